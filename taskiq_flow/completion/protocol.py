@@ -1,0 +1,47 @@
+"""How a run learns that a task has ended, whatever carries the news."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+from taskiq import TaskiqResult
+
+N = TypeVar("N", contravariant=True)
+"""The run's nodes, which completions only hand back."""
+
+
+class Observer(Protocol[N]):
+    """The run, as seen by what brings it completions. Both calls come on the run's event loop."""
+
+    def settle(self, node: N, task_id: str, result: TaskiqResult[Any]) -> None:
+        """The node's task has ended for good. Comes at most once for each expected task."""
+
+    def retried(self, node: N, task_id: str) -> None:
+        """Somebody other than the run has sent a task once more; its outcome is still to come."""
+
+
+class Completions(Protocol[N]):
+    """The completions of one run's tasks."""
+
+    def expect(self, task_id: str, node: N, return_type: Any) -> None:
+        """Watch for a node's task that is about to be sent; a stored result is of ``return_type``.
+
+        Raises ``ConfigurationError`` if the id is being watched already.
+        """
+
+    def sent(self, task_id: str) -> None:
+        """The broker has taken the task."""
+
+    def forget(self, task_id: str) -> None:
+        """Stop watching for a task that could not be sent."""
+
+    def revoke(self) -> None:
+        """Cancel whatever is still expected, as far as the broker allows. Nothing settles again."""
+
+    async def aclose(self) -> None:
+        """Revoke, and wait for what was cancelled to end; leaves nothing of the run behind."""
+
+
+def failed(error: BaseException) -> TaskiqResult[Any]:
+    """The result of a task that ended with ``error`` without a result of its own."""
+    return TaskiqResult(is_err=True, return_value=None, execution_time=0.0, error=error)

@@ -1,0 +1,8 @@
+"""Declaring a graph: nodes and their keys, edges, order, drawing."""
+
+from taskiq_flow.dataflow.builder import DAGBuilder
+from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.registry import DataflowRegistry, TaskNode
+
+__all__ = ["DAG", "DAGBuilder", "DAGNode", "DataflowRegistry", "TaskNode"]

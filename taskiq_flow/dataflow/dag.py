@@ -1,0 +1,296 @@
+"""The graph: its nodes, the edges that follow from their keys, its order and its mistakes."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+from taskiq_flow.dataflow import render
+from taskiq_flow.dataflow.binding import Task
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.errors import CycleError, DuplicateOutputError, MissingNodeError
+
+NodeRef = DAGNode | Task | str
+"""A node, its task, or its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A validated graph, ready to be run or asked about. Never changed once it is made.
+
+    ``order``: the nodes, each behind its dependencies. ``predecessors``, ``successors``: only for
+    nodes that have some. ``producers``: output key → node. ``required``, ``optional``: the
+    external input keys without which a run cannot start, and those that it may be given.
+    """
+
+    order: list[DAGNode]
+    predecessors: dict[DAGNode, list[DAGNode]]
+    successors: dict[DAGNode, list[DAGNode]]
+    producers: dict[str, DAGNode]
+    required: dict[str, DAGNode]
+    optional: dict[str, DAGNode]
+
+    def remaining_path(self) -> dict[DAGNode, float]:
+        """Seconds from a node's start to the end of the longest path behind it, as expected."""
+        longest: dict[DAGNode, float] = {}
+        for node in reversed(self.order):
+            behind = (longest[after] for after in self.successors.get(node, ()))
+            longest[node] = node.expected_seconds + max(behind, default=0.0)
+        return longest
+
+
+class DAG:
+    """A directed acyclic graph of tasks. Edges follow from keys, in whatever order nodes come.
+
+    An edge that no data flows along is added with ``add_edge``. Everything here is linear in
+    nodes and edges, but for the logarithm that keeps the order stable.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, DAGNode] = {}
+        self._same_name: Counter[str] = Counter()
+        self._orderings: list[tuple[NodeRef, NodeRef]] = []
+        self._plan: Plan | None = None
+
+    def add_node(self, node: DAGNode) -> None:
+        """Take a node in; the second of a name becomes ``name_2``. Adding it twice changes nothing.
+
+        Raises ``GraphError`` for a node whose name another graph has fixed and this one has taken.
+        """
+        name = node.task_name
+        if self._nodes.get(name) is node:
+            return
+        while name in self._nodes:
+            self._same_name[node.task_name] += 1
+            name = f"{node.task_name}_{self._same_name[node.task_name] + 1}"
+        node.place(name)
+        self._nodes[name] = node
+        self._plan = None
+
+    def add_edge(self, from_task: NodeRef, to_task: NodeRef) -> None:
+        """Have ``to_task`` wait for ``from_task``; each is a node, its task, or its name."""
+        self._orderings.append((from_task, to_task))
+        self._plan = None
+
+    def get_node(self, name: str) -> DAGNode:
+        """The node of that name; raises ``MissingNodeError``."""
+        try:
+            return self._nodes[name]
+        except KeyError:
+            raise MissingNodeError(
+                f"the graph has no node {name!r}; it has {_listed(self._nodes)}", reference=name
+            ) from None
+
+    @property
+    def nodes(self) -> list[DAGNode]:
+        """All nodes, as they were added."""
+        return list(self._nodes.values())
+
+    @property
+    def edges(self) -> set[tuple[DAGNode, DAGNode]]:
+        """All edges, those of data and those of order."""
+        return {
+            (node, after) for node, others in self.plan().successors.items() for after in others
+        }
+
+    @property
+    def roots(self) -> list[DAGNode]:
+        """The nodes that wait for no other."""
+        return [node for node in self.nodes if node not in self.plan().predecessors]
+
+    @property
+    def leaves(self) -> list[DAGNode]:
+        """The nodes that no other waits for."""
+        return [node for node in self.nodes if node not in self.plan().successors]
+
+    @property
+    def outputs(self) -> list[str]:
+        """All output keys."""
+        return list(self.plan().producers)
+
+    @property
+    def external_inputs(self) -> list[str]:
+        """The keys that a run takes from outside, required ones first."""
+        plan = self.plan()
+        return [*plan.required, *(key for key in plan.optional if key not in plan.required)]
+
+    def validate(self) -> None:
+        """Check the graph.
+
+        Raises ``DuplicateOutputError``, ``BindingError``, ``MissingNodeError`` or ``CycleError``.
+        """
+        self.plan()
+
+    def topological_sort(self) -> list[DAGNode]:
+        """The nodes, each behind its dependencies, in insertion order where that leaves a choice."""
+        return list(self.plan().order)
+
+    def get_parallel_levels(self) -> list[list[DAGNode]]:
+        """The nodes by the length of the longest chain before them. Nothing waits for a level."""
+        plan = self.plan()
+        depth: dict[DAGNode, int] = {}
+        for node in plan.order:
+            before = (depth[other] for other in plan.predecessors.get(node, ()))
+            depth[node] = 1 + max(before, default=-1)
+        levels: list[list[DAGNode]] = [[] for _ in range(1 + max(depth.values(), default=-1))]
+        for node in self._nodes.values():
+            levels[depth[node]].append(node)
+        return levels
+
+    def print(self, file: TextIO | None = None) -> None:
+        """Draw the graph as text, to ``file`` or standard output."""
+        print(render.to_text(self.get_parallel_levels(), self.plan().predecessors), file=file)
+
+    def to_mermaid(self) -> str:
+        """The graph as a Mermaid flowchart."""
+        return render.to_mermaid(self.get_parallel_levels(), self.plan().predecessors)
+
+    def to_dot(self) -> str:
+        """The graph in Graphviz's DOT language."""
+        return render.to_dot(self.get_parallel_levels(), self.plan().predecessors)
+
+    def plan(self) -> Plan:
+        """The validated graph; raises what ``validate`` raises. Made once until nodes are added."""
+        if self._plan is None:
+            self._plan = _plan(self.nodes, self._resolved_orderings())
+        return self._plan
+
+    def plan_for(self, outputs: Iterable[str]) -> Plan:
+        """The part of the graph that has to run to give these output keys.
+
+        Raises ``MissingNodeError`` for a key that no node produces.
+        """
+        whole = self.plan()
+        needed: set[DAGNode] = set()
+        pending = []
+        for key in [outputs] if isinstance(outputs, str) else outputs:
+            if key not in whole.producers:
+                raise MissingNodeError(
+                    f"no node of the graph produces {key!r}; outputs: {_listed(whole.producers)}",
+                    reference=key,
+                )
+            pending.append(whole.producers[key])
+        while pending:
+            node = pending.pop()
+            if node not in needed:
+                needed.add(node)
+                pending.extend(whole.predecessors.get(node, ()))
+        return _plan([node for node in self.nodes if node in needed], self._resolved_orderings())
+
+    def _resolved_orderings(self) -> dict[DAGNode, list[DAGNode]]:
+        by_task: dict[int, list[DAGNode]] = {}
+        if any(not isinstance(end, (str, DAGNode)) for edge in self._orderings for end in edge):
+            for node in self._nodes.values():
+                by_task.setdefault(id(node.task), []).append(node)
+        before: dict[DAGNode, list[DAGNode]] = {}
+        for start, end in self._orderings:
+            resolved = self._resolve(start, by_task)
+            before.setdefault(self._resolve(end, by_task), []).append(resolved)
+        return before
+
+    def _resolve(self, reference: NodeRef, by_task: dict[int, list[DAGNode]]) -> DAGNode:
+        if isinstance(reference, str):
+            return self.get_node(reference)
+        if isinstance(reference, DAGNode):
+            found = [reference] if self._nodes.get(reference.task_name) is reference else []
+        else:
+            found = by_task.get(id(reference), [])
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(repr(node.task_name) for node in found)
+        raise MissingNodeError(
+            f"an edge names {reference!r}, which stands in the graph as {names}; name one of them"
+            if found
+            else f"an edge names {reference!r}, which is not in the graph; add its node",
+            reference=reference,
+        )
+
+
+def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode]]) -> Plan:
+    producers = _producers(nodes)
+    successors: dict[DAGNode, list[DAGNode]] = {}
+    predecessors: dict[DAGNode, list[DAGNode]] = {}
+    required: dict[str, DAGNode] = {}
+    optional: dict[str, DAGNode] = {}
+    for node in nodes:
+        before = dict.fromkeys(orderings.get(node, ()))
+        for keys, external in (
+            (node.binding.required_keys, required),
+            (node.binding.optional_keys, optional),
+        ):
+            for key in keys:
+                if key in producers:
+                    before[producers[key]] = None
+                else:
+                    external.setdefault(key, node)
+        if before:
+            predecessors[node] = list(before)
+        for other in before:
+            successors.setdefault(other, []).append(node)
+    order = _topological_order(nodes, predecessors, successors)
+    return Plan(order, predecessors, successors, producers, required, optional)
+
+
+def _producers(nodes: Sequence[DAGNode]) -> dict[str, DAGNode]:
+    producers: dict[str, DAGNode] = {}
+    for node in nodes:
+        for key in node.outputs:
+            other = producers.setdefault(key, node)
+            if other is not node:
+                raise DuplicateOutputError(
+                    f"nodes {other.task_name!r} and {node.task_name!r} both declare the output "
+                    f"{key!r}; give one of them another output=",
+                    key=key,
+                    task_names=[other.task_name, node.task_name],
+                )
+    return producers
+
+
+def _topological_order(
+    nodes: Sequence[DAGNode],
+    predecessors: dict[DAGNode, list[DAGNode]],
+    successors: dict[DAGNode, list[DAGNode]],
+) -> list[DAGNode]:
+    """Kahn's algorithm (1962) with a heap of insertion indices, so that the order is stable."""
+    index = {node: position for position, node in enumerate(nodes)}
+    waiting = {node: len(before) for node, before in predecessors.items()}
+    ready = [position for position, node in enumerate(nodes) if node not in waiting]
+    order = []
+    while ready:
+        node = nodes[heapq.heappop(ready)]
+        order.append(node)
+        for after in successors.get(node, ()):
+            waiting[after] -= 1
+            if not waiting[after]:
+                del waiting[after]
+                heapq.heappush(ready, index[after])
+    if waiting:
+        raise _cycle_error(waiting, predecessors)
+    return order
+
+
+def _cycle_error(
+    stuck: dict[DAGNode, int], predecessors: dict[DAGNode, list[DAGNode]]
+) -> CycleError:
+    """Every stuck node has a stuck predecessor, so walking backwards must meet itself."""
+    walked: dict[DAGNode, int] = {}
+    node = next(iter(stuck))
+    while node not in walked:
+        walked[node] = len(walked)
+        node = next(before for before in predecessors[node] if before in stuck)
+    cycle = [other.task_name for other in list(walked)[walked[node] :]][::-1]
+    shown = cycle if len(cycle) <= 10 else [*cycle[:5], f"... {len(cycle) - 10} more", *cycle[-5:]]
+    return CycleError(
+        f"the graph has a cycle: {' -> '.join([*shown, cycle[0]])}; "
+        "take one of these dependencies away",
+        cycle=cycle,
+    )
+
+
+def _listed(names: Iterable[str], most: int = 10) -> str:
+    known = [repr(name) for name in names]
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return ", ".join(known[:most]) + more if known else "none"

@@ -1,0 +1,216 @@
+"""One task with the keys that it takes and gives."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from taskiq import AsyncTaskiqDecoratedTask
+
+from taskiq_flow.dataflow.binding import Binding, Inputs, Task, bind, original_function
+from taskiq_flow.errors import GraphError, OutputShapeError
+
+# taskiq renames every function that it decorates, once more at each registration.
+_RENAMED = "__taskiq_original"
+
+
+class DAGNode:
+    """A task, the input keys it needs and the output keys it gives.
+
+    ``task``: a taskiq task or a plain callable, sync or async. ``output="x"`` and
+    ``outputs=["x"]`` mean the same; several ``outputs`` split a returned tuple or list by
+    position, or a mapping by key; with neither, the output key is the node's name.
+    ``inputs``: input keys, or a mapping parameter → key, or ``None`` for every parameter under
+    its own name. ``name``: the node's name, else the task's custom name, else the function's.
+    ``metadata`` is the user's own. ``expected_seconds``: an estimate of the run time, which
+    orders the sending when ``max_parallel`` makes nodes wait.
+
+    Raises ``TypeError`` or ``ValueError`` for arguments that no node can have.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_binding",
+        "_inputs",
+        "_name",
+        "_outputs",
+        "_placed",
+        "expected_seconds",
+        "metadata",
+        "task",
+    )
+
+    def __init__(
+        self,
+        task: Task,
+        output: str | None = None,
+        inputs: Inputs = None,
+        *,
+        outputs: Iterable[str] | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        expected_seconds: float = 1.0,
+    ) -> None:
+        if not callable(task):
+            raise TypeError(f"a node's task is a taskiq task or a callable, not {task!r}")
+        self.task = task
+        self._name = name if name is not None else default_name(task)
+        self._inputs = _checked_inputs(self._name, inputs)
+        self._outputs = _checked_outputs(self._name, output, outputs)
+        self.metadata: dict[str, Any] = dict(metadata or {})
+        if not (math.isfinite(expected_seconds) and expected_seconds >= 0):
+            raise ValueError(
+                f"expected_seconds of node {self._name!r} is {expected_seconds!r}; "
+                "give a number of seconds, zero or more"
+            )
+        self.expected_seconds = expected_seconds
+        self._binding: Binding | None = None
+        self._placed = False
+
+    @property
+    def task_name(self) -> str:
+        """The node's name, unique within its graph."""
+        return self._name
+
+    @property
+    def output(self) -> str | None:
+        """The output key, or ``None`` for a node with several."""
+        keys = self._outputs or (self._name,)
+        return keys[0] if len(keys) == 1 else None
+
+    @property
+    def outputs(self) -> list[str]:
+        """All output keys."""
+        return list(self._outputs or (self._name,))
+
+    @property
+    def inputs(self) -> list[str]:
+        """The input keys as declared; undeclared: the names of the required parameters."""
+        if self._inputs is None:
+            return self.binding.required_keys
+        keys = self._inputs.values() if isinstance(self._inputs, Mapping) else self._inputs
+        return list(keys)
+
+    @property
+    def binding(self) -> Binding:
+        """How the input keys reach the task's parameters; may raise ``BindingError``."""
+        if self._binding is None:
+            self._binding = bind(self._name, self.task, self._inputs)
+        return self._binding
+
+    def place(self, name: str) -> None:
+        """Fix the node's name for good, as a graph or a registry does when it takes the node in.
+
+        Raises ``GraphError`` if another graph has fixed a different one.
+        """
+        if self._placed and name != self._name:
+            raise GraphError(
+                f"node {self._name!r} belongs to another graph under that name, which is taken in "
+                "this one; make a new DAGNode of the same task"
+            )
+        self._name, self._placed = name, True
+
+    def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments of the task's call, taken from ``values``."""
+        return self.binding.arguments(values)
+
+    def keyed(self, result: Any) -> dict[str, Any]:
+        """What the task returned, by output key.
+
+        Raises ``OutputShapeError`` if it cannot be split into this node's keys.
+        """
+        keys = self._outputs or (self._name,)
+        if len(keys) == 1:
+            return {keys[0]: result}
+        if isinstance(result, Mapping):
+            missing = [key for key in keys if key not in result]
+            if not missing:
+                return {key: result[key] for key in keys}
+            problem = f"a mapping without {', '.join(map(repr, missing))}"
+        elif isinstance(result, (tuple, list)):
+            if len(result) == len(keys):
+                return dict(zip(keys, result, strict=True))
+            problem = f"a {type(result).__name__} of {len(result)}"
+        else:
+            problem = f"a {type(result).__name__}"
+        raise OutputShapeError(
+            f"node {self._name!r} declares {len(keys)} outputs ({', '.join(keys)}) and returned "
+            f"{problem}; return a tuple or list of {len(keys)}, or a mapping with these keys",
+            task_name=self._name,
+        )
+
+    def __repr__(self) -> str:
+        return f"<DAGNode {self._name}: {self.inputs} -> {self.outputs}>"
+
+
+def default_name(task: Task) -> str:
+    """A task's own custom name if it has one, else the bare name of its function."""
+    bare = _bare_name(original_function(task))
+    if isinstance(task, AsyncTaskiqDecoratedTask) and not _is_generated(task, bare):
+        return task.task_name
+    return "lambda" if bare == "<lambda>" else bare
+
+
+def _bare_name(function: Any) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    name: str = getattr(function, "__name__", type(function).__name__)
+    while name.endswith(_RENAMED):
+        name = name.removesuffix(_RENAMED)
+    return name
+
+
+def _is_generated(task: AsyncTaskiqDecoratedTask[Any, Any], bare: str) -> bool:
+    """Whether taskiq made the task's name from the function's module and name."""
+    module, _, function = task.task_name.rpartition(":")
+    if function != bare and not (bare == "<lambda>" and function.startswith("lambda_")):
+        return False
+    if module == task.original_func.__module__:
+        return True
+    script = os.path.normpath(sys.argv[0]).removesuffix(".py")
+    return task.original_func.__module__ == "__main__" and module == script.replace(os.sep, ".")
+
+
+def _checked_inputs(name: str, inputs: Inputs) -> dict[str, str] | tuple[str, ...] | None:
+    if inputs is None:
+        return None
+    keys: Sequence[Any]
+    if isinstance(inputs, Mapping):
+        keys = [*inputs, *inputs.values()]
+    elif isinstance(inputs, str):
+        raise TypeError(f"inputs of node {name!r} is the string {inputs!r}; write [{inputs!r}]")
+    else:
+        inputs = keys = tuple(inputs)
+    _check_strings(name, "inputs", keys)
+    return dict(inputs) if isinstance(inputs, Mapping) else tuple(inputs)
+
+
+def _checked_outputs(
+    name: str, output: str | None, outputs: Iterable[str] | None
+) -> tuple[str, ...] | None:
+    """The declared output keys; ``None`` means that the node's name is its key."""
+    if isinstance(outputs, str):
+        raise TypeError(f"outputs of node {name!r} is the string {outputs!r}; write output=")
+    keys = () if outputs is None else tuple(outputs)
+    if output is not None:
+        if outputs is not None and keys != (output,):
+            raise ValueError(
+                f"node {name!r} has both output={output!r} and outputs={list(keys)}; keep one"
+            )
+        keys = (output,)
+    elif outputs is not None and not keys:
+        raise ValueError(f"outputs of node {name!r} is empty; leave it out to use the node's name")
+    _check_strings(name, "outputs", keys)
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"outputs of node {name!r} repeat a key: {list(keys)}")
+    return keys or None
+
+
+def _check_strings(name: str, what: str, keys: Sequence[Any]) -> None:
+    for key in keys:
+        if not isinstance(key, str):
+            raise TypeError(f"{what} of node {name!r} holds {key!r}; keys are strings")

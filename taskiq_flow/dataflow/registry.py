@@ -1,0 +1,81 @@
+"""Declaring tasks with their keys, and asking who gives and who takes what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from taskiq_flow.dataflow.binding import Inputs, Task
+from taskiq_flow.dataflow.builder import DAGBuilder
+from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.dataflow.node import DAGNode
+
+TaskNode = DAGNode
+"""The registry's word for what it holds."""
+
+
+class DataflowRegistry:
+    """Tasks under their input and output keys. Two registries know nothing of each other."""
+
+    def __init__(self) -> None:
+        self._builder = DAGBuilder()
+        self._nodes: list[TaskNode] = []
+
+    def register_task(
+        self,
+        task: Task,
+        output: str | None = None,
+        inputs: Inputs = None,
+        *,
+        outputs: Iterable[str] | None = None,
+        name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        expected_seconds: float = 1.0,
+    ) -> TaskNode:
+        """Register a task and return its node. The arguments are those of ``DAGNode``."""
+        node = self._builder.add_task(
+            task,
+            output,
+            inputs,
+            outputs=outputs,
+            name=name,
+            metadata=metadata,
+            expected_seconds=expected_seconds,
+        )
+        self._nodes.append(node)
+        return node
+
+    def get_tasks(self) -> list[TaskNode]:
+        """All registered nodes, in order of registration."""
+        return list(self._nodes)
+
+    def get_outputs(self) -> list[str]:
+        """All output keys, in order of registration."""
+        return [key for node in self._nodes for key in node.outputs]
+
+    def get_external_inputs(self) -> list[str]:
+        """The input keys that no task produces; may raise ``BindingError``."""
+        produced = set(self.get_outputs())
+        return [key for key in dict.fromkeys(self._input_keys()) if key not in produced]
+
+    def get_producer(self, output_key: str) -> TaskNode | None:
+        """The node that gives a key, or ``None`` for a key that comes from outside."""
+        return next((node for node in self._nodes if output_key in node.outputs), None)
+
+    def get_consumers(self, input_key: str) -> list[TaskNode]:
+        """The nodes that take a key; may raise ``BindingError``."""
+        return [
+            node
+            for node in self._nodes
+            if input_key in node.binding.required_keys or input_key in node.binding.optional_keys
+        ]
+
+    def build_dag(self) -> DAG:
+        """A graph of all registered tasks, validated; raises what ``DAG.validate`` raises."""
+        return self._builder.build()
+
+    def _input_keys(self) -> Iterable[str]:
+        for node in self._nodes:
+            yield from node.binding.required_keys
+        for node in self._nodes:
+            yield from node.binding.optional_keys

@@ -1,0 +1,66 @@
+"""Telling listeners what a run does, without waiting for them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Iterable
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from taskiq.utils import maybe_awaitable
+
+from taskiq_flow.completion.waiting import until_ended
+from taskiq_flow.events import Event, Listener
+
+logger = logging.getLogger("taskiq_flow")
+
+LISTENER_GRACE = 5.0
+"""Seconds that a listener is given, after the run, for the events that it has not taken yet."""
+
+Telling = Callable[[], Event]
+"""Makes an event at the moment in which it is told."""
+
+
+class Audience:
+    """The listeners of one run. Each is told every event in order, at its own pace."""
+
+    def __init__(self, listeners: Iterable[Listener]) -> None:
+        self._channels: list[MemoryObjectSendStream[Telling]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        for listener in listeners:
+            send, receive = anyio.create_memory_object_stream[Telling](math.inf)
+            self._channels.append(send)
+            self._tasks.append(asyncio.get_running_loop().create_task(_tell(listener, receive)))
+
+    def __bool__(self) -> bool:
+        return bool(self._channels)
+
+    def tell(self, telling: Telling) -> None:
+        """Have every listener told."""
+        for channel in self._channels:
+            if channel.statistics().open_receive_streams:  # none: the listener was dropped
+                channel.send_nowait(telling)
+
+    async def aclose(self) -> None:
+        """Let the listeners catch up, for a bounded time."""
+        for channel in self._channels:
+            channel.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=LISTENER_GRACE)
+        late = [task for task in self._tasks if not task.done()]
+        for task in late:
+            logger.warning("a listener was dropped %g s after its run had ended", LISTENER_GRACE)
+            task.cancel()
+        await until_ended(late, LISTENER_GRACE)
+
+
+async def _tell(listener: Listener, tellings: MemoryObjectReceiveStream[Telling]) -> None:
+    with tellings:
+        async for telling in tellings:
+            try:
+                await maybe_awaitable(listener.on_event(telling()))
+            except Exception:  # whatever it raises is its own affair
+                logger.exception("listener %r raised; it is dropped for this run", listener)
+                return

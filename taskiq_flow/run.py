@@ -1,0 +1,308 @@
+"""One run of one graph: driven by completions, ended once, and gone without a trace.
+
+Nothing here waits for the reader. A completion is taken in at once, what it makes ready is sent at
+once, and pairs wait in a buffer for whoever reads them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from aiostream import streamcontext
+from taskiq import AsyncBroker, TaskiqResult
+
+from taskiq_flow.completion import completions_of
+from taskiq_flow.completion.protocol import failed
+from taskiq_flow.completion.waiting import to_the_end, until_ended
+from taskiq_flow.dataflow.ready_set import ReadySet
+from taskiq_flow.dispatch import Dispatcher, RunnableNode
+from taskiq_flow.errors import OutputShapeError, RunCancelledError, TaskLostError
+from taskiq_flow.events import (
+    Event,
+    Listener,
+    NodeCompleted,
+    NodeFailed,
+    NodeFailure,
+    NodeRetried,
+    NodeSkipped,
+    NodeStarted,
+    RunFinished,
+    RunStarted,
+)
+from taskiq_flow.listening import Audience
+from taskiq_flow.record import Record
+from taskiq_flow.sending import Senders
+from taskiq_flow.values import copied, never_changes
+
+OnError = Literal["raise", "continue", "collect"]
+
+CLEAN_UP_GRACE = 5.0
+"""Seconds that cancelled sends are given to end before the run stops waiting for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a run has to do: nodes, those they wait for, those that wait for them.
+
+    ``inputs``: the run's inputs by key. ``priority``: for the order under a limit.
+
+    ``source`` brings further nodes while the run goes on, which wait for none and whose results
+    are not kept. It is read while fewer than ``window`` nodes are unsent, in flight or unread;
+    ``None`` for no such bound.
+    """
+
+    nodes: Sequence[RunnableNode] = ()
+    predecessors: Mapping[RunnableNode, Sequence[RunnableNode]] = field(default_factory=dict)
+    successors: Mapping[RunnableNode, Sequence[RunnableNode]] = field(default_factory=dict)
+    priority: Mapping[RunnableNode, float] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    source: AsyncIterable[RunnableNode] | None = None
+    window: int | None = None
+
+
+class Run:
+    """The state of one run. Made, started, read to its end, closed; all on one event loop."""
+
+    def __init__(
+        self,
+        broker: AsyncBroker,
+        work: Work,
+        dispatcher: Dispatcher,
+        *,
+        run_id: str,
+        max_parallel: int | None,
+        on_error: OnError,
+        listeners: Iterable[Listener],
+    ) -> None:
+        self.run_id = run_id
+        self._work = work
+        self._dispatcher = dispatcher
+        self._on_error = on_error
+        self._loop = asyncio.get_running_loop()
+        self._record = Record(run_id, work.inputs, work.successors)
+        self._being_sent: set[RunnableNode] = set()
+        self._attempts: dict[str, int] = {}  # of the tasks that were sent more than once
+        self._unread: deque[tuple[RunnableNode, Any]] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self._feeder: asyncio.Task[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._is_fed = work.source is not None
+        self._over = False
+        self._exhausted = False
+        self._error: BaseException | None = None
+        self._ready: ReadySet[RunnableNode] = ReadySet(max_parallel)
+        self._senders = Senders(self._ready, self._send)
+        self._completions = completions_of(broker, self)
+        self._audience = Audience(listeners)
+        self._listened_to = bool(self._audience)
+
+    # The life of a run
+
+    def start(self) -> None:
+        """Send what may start. Called once."""
+        work = self._work
+        if self._listened_to:
+            self._tell(RunStarted, tuple(node.task_name for node in work.nodes))
+        for node in work.nodes:
+            self._ready.add(node, work.predecessors.get(node, ()), work.priority.get(node, 0.0))
+        if work.source is not None:
+            self._feeder = self._loop.create_task(self._feed(work.source))
+        self._advance()
+
+    async def next(self) -> tuple[str, Any] | None:
+        """The next pair, in order of completion; ``None`` at the end.
+
+        Raises what ended the run, once all that had arrived before it has been read.
+        """
+        while not self._unread:
+            if self._over:
+                if self._error is not None:
+                    raise self._error
+                self._exhausted = True
+                return None
+            self._reader = self._loop.create_future()
+            await self._reader
+        node, value = self._unread.popleft()
+        _wake(self._room)
+        return node.task_name, self._handed_over(node, value)
+
+    def cancel(self) -> None:
+        """Stop at once; the reader gets ``RunCancelledError`` at its next read."""
+        if self._error is None:
+            self._unread.clear()
+            self._stop(self._record.cancelled())
+
+    async def aclose(self) -> None:
+        """End the run if it has not ended, and leave nothing of it behind.
+
+        Takes a bounded time and is not cut short by cancellation.
+        """
+        self._stop(self._error)
+        self._tell(RunFinished, self._outcome(), self._error)
+        await to_the_end(self._clean_up())
+
+    # What happens to a node
+
+    async def _send(self, node: RunnableNode) -> None:
+        task_id = f"{self.run_id}:{node.task_name}:1"
+        self._being_sent.add(node)
+        if self._listened_to:
+            self._tell(NodeStarted, node.task_name, task_id)
+        try:
+            address = self._dispatcher.address(node)
+            args, kwargs = node.arguments(self._record.values)
+            self._completions.expect(task_id, node, address.return_type)
+            await self._dispatcher.send(node, address, task_id, args, kwargs)
+        except Exception as error:  # whatever the broker or its middlewares raise
+            self._completions.forget(task_id)
+            self.settle(node, task_id, failed(error))
+        else:
+            self._completions.sent(task_id)
+        finally:
+            self._being_sent.discard(node)
+
+    def settle(self, node: RunnableNode, task_id: str, result: TaskiqResult[Any]) -> None:
+        """Take in how a task ended, and send what that makes ready."""
+        if self._over:
+            return
+        if result.is_err:
+            self._fail(node, task_id, result.error or _without_error(node))
+            return
+        value = result.return_value
+        try:
+            keyed = node.keyed(value)
+        except OutputShapeError as error:
+            self._fail(node, task_id, error)
+            return
+        skipped = self._ready.complete(node)
+        if self._work.source is None:
+            self._record.values.update(keyed)
+        else:
+            self._ready.forget(node)
+        if self._listened_to:
+            told = partial(NodeCompleted, self.run_id, self._loop.time(), node.task_name, task_id)
+            self._audience.tell(lambda: told(self._handed_over(node, value)))
+        self._offer(node, value)
+        if skipped:
+            self._skip(skipped)
+        self._advance()
+
+    def retried(self, node: RunnableNode, task_id: str) -> None:
+        """Take in that a task was sent once more."""
+        attempt = self._attempts[task_id] = self._attempts.get(task_id, 1) + 1
+        self._tell(NodeRetried, node.task_name, task_id, attempt)
+
+    def _fail(self, node: RunnableNode, task_id: str, error: BaseException) -> None:
+        name, attempts = node.task_name, self._attempts.get(task_id, 1)
+        self._record.add_failure(node, error)
+        skipped = self._ready.fail(node)
+        self._tell(NodeFailed, name, task_id, error, attempts)
+        if self._on_error == "raise":
+            self._stop(self._record.node_failed(name, task_id, attempts))
+            return
+        if self._on_error == "collect":
+            self._offer(node, NodeFailure(name, task_id, error, attempts))
+        self._skip(skipped)
+        self._advance()
+
+    def _skip(self, nodes: Sequence[RunnableNode]) -> None:
+        record = self._record
+        for node in nodes:
+            before = (other.task_name for other in self._work.predecessors[node])
+            broken = tuple(n for n in before if n in record.failures or n in record.skipped)
+            record.skipped.add(node.task_name)
+            event = NodeSkipped(self.run_id, self._loop.time(), node.task_name, broken)
+            self._audience.tell(partial(_same, event))
+            if self._on_error == "collect":
+                self._offer(node, event)
+
+    # What moves the run
+
+    def _advance(self) -> None:
+        """After every change: send what may start, read the source on, or end."""
+        if self._ready.exhausted and not self._is_fed:
+            incomplete = self._record.failures and self._on_error == "continue"
+            self._stop(self._record.run_failed() if incomplete else None)
+        else:
+            self._senders.wake()
+            _wake(self._room)
+
+    async def _feed(self, source: AsyncIterable[RunnableNode]) -> None:
+        """Take nodes from the source, no faster than there is room for them."""
+        window = self._work.window
+        try:
+            async with streamcontext(source) as nodes:
+                async for node in nodes:
+                    self._ready.add(node)
+                    self._senders.wake()
+                    while window and self._ready.unfinished + len(self._unread) >= window:
+                        self._room = self._loop.create_future()
+                        await self._room
+        except Exception as error:  # the source's own, which the reader gets as it is
+            self._stop(error)
+        else:
+            self._is_fed = False
+            self._advance()
+
+    def _stop(self, error: BaseException | None) -> None:
+        """Nothing more is sent or taken in; what is in flight is cancelled."""
+        self._over, self._error = True, error
+        self._senders.stop()
+        self._completions.revoke()
+        if self._feeder is not None and self._feeder is not asyncio.current_task():
+            self._feeder.cancel()
+        _wake(self._reader)
+
+    async def _clean_up(self) -> None:
+        await self._completions.aclose()
+        feeders = [] if self._feeder is None else [self._feeder]
+        await until_ended([*self._senders.tasks, *feeders], CLEAN_UP_GRACE)
+        await self._audience.aclose()
+
+    # What others are given
+
+    def _offer(self, node: RunnableNode, value: Any) -> None:
+        self._unread.append((node, value))
+        _wake(self._reader)
+
+    def _tell(self, event: Callable[..., Event], *details: Any) -> None:
+        if self._listened_to:
+            self._audience.tell(partial(_same, event(self.run_id, self._loop.time(), *details)))
+
+    def _handed_over(self, node: RunnableNode, value: Any) -> Any:
+        """The value itself, or a copy as long as later nodes are still to get it as it is."""
+        if never_changes(value) or self._over:
+            return value
+        for later in self._work.successors.get(node, ()):
+            sent = self._ready.has_started(later) and later not in self._being_sent
+            if not sent and not later.binding.keys.isdisjoint(node.outputs):
+                return copied(value)
+        return value
+
+    def _outcome(self) -> Literal["completed", "failed", "cancelled"]:
+        if self._exhausted:
+            return "completed"
+        if self._error is None or isinstance(self._error, RunCancelledError):
+            return "cancelled"
+        return "failed"
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
+
+
+def _same(event: Event) -> Event:
+    return event
+
+
+def _without_error(node: RunnableNode) -> TaskLostError:
+    return TaskLostError(
+        f"node {node.task_name!r} failed on its worker, and its error was not stored",
+        task_name=node.task_name,
+    )
