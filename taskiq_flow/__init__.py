@@ -1,5 +1,80 @@
-"""A streaming dataflow engine on taskiq: declare tasks with inputs and outputs, read results as
-they come."""
+"""A streaming dataflow engine on taskiq: declare tasks, read their results as they come."""
 
 from taskiq_flow.dataflow import DAG, DAGBuilder, DAGNode, DataflowRegistry, TaskNode
+from taskiq_flow.errors import (
+    BindingError,
+    ConfigurationError,
+    CycleError,
+    DuplicateOutputError,
+    GraphError,
+    InputConflictError,
+    InputError,
+    MissingInputError,
+    MissingNodeError,
+    NodeError,
+    NodeFailedError,
+    OutputShapeError,
+    RunCancelledError,
+    RunError,
+    RunFailedError,
+    SerializationError,
+    TaskiqFlowError,
+    TaskLostError,
+    UnusedInputWarning,
+)
+from taskiq_flow.events import (
+    Event,
+    Listener,
+    NodeCompleted,
+    NodeFailed,
+    NodeFailure,
+    NodeRetried,
+    NodeSkipped,
+    NodeStarted,
+    RunFinished,
+    RunStarted,
+)
 from taskiq_flow.execution_engine import ExecutionEngine
+from taskiq_flow.flow_task import FlowTask
+from taskiq_flow.map_reduce import MapReduce, MapReduceResult
+
+__all__ = [
+    "DAG",
+    "BindingError",
+    "ConfigurationError",
+    "CycleError",
+    "DAGBuilder",
+    "DAGNode",
+    "DataflowRegistry",
+    "DuplicateOutputError",
+    "Event",
+    "ExecutionEngine",
+    "FlowTask",
+    "GraphError",
+    "InputConflictError",
+    "InputError",
+    "Listener",
+    "MapReduce",
+    "MapReduceResult",
+    "MissingInputError",
+    "MissingNodeError",
+    "NodeCompleted",
+    "NodeError",
+    "NodeFailed",
+    "NodeFailedError",
+    "NodeFailure",
+    "NodeRetried",
+    "NodeSkipped",
+    "NodeStarted",
+    "OutputShapeError",
+    "RunCancelledError",
+    "RunError",
+    "RunFailedError",
+    "RunFinished",
+    "RunStarted",
+    "SerializationError",
+    "TaskLostError",
+    "TaskNode",
+    "TaskiqFlowError",
+    "UnusedInputWarning",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, Protocol
 
@@ -26,19 +26,30 @@ from taskiq_flow.dataflow.node import default_name
 from taskiq_flow.errors import ConfigurationError, SerializationError
 
 
-class RunnableNode(Protocol):
+class RunnableNode(Hashable, Protocol):
     """What a run needs of a node."""
 
     @property
-    def task(self) -> Task: ...
+    def task(self) -> Task:
+        """What is sent to the broker."""
+
     @property
-    def task_name(self) -> str: ...
+    def task_name(self) -> str:
+        """The node's name, unique within its run."""
+
     @property
-    def binding(self) -> Binding: ...
+    def binding(self) -> Binding:
+        """How keys reach the task's parameters."""
+
     @property
-    def outputs(self) -> list[str]: ...
-    def keyed(self, result: Any) -> dict[str, Any]: ...
-    def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]: ...
+    def outputs(self) -> list[str]:
+        """The output keys."""
+
+    def keyed(self, result: Any) -> dict[str, Any]:
+        """What the task returned, by output key."""
+
+    def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments of the task's call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +172,7 @@ class Dispatcher:
 def _registered(
     broker: AsyncBroker, function: Callable[..., Any]
 ) -> AsyncTaskiqDecoratedTask[Any, Any]:
-    """A plain callable as a task of the broker: registered once, for as long as the broker lives."""
+    """A plain callable as a task of the broker, registered once for as long as the broker lives."""
     module = getattr(function, "__module__", None) or __name__
     first_name = name = f"{module}:{default_name(function)}"
     for number in itertools.count(2):
@@ -178,20 +189,23 @@ def _registered(
 
 def _stand_in(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of the same signature, for taskiq to rename instead of the user's own."""
-    call = getattr(type(function), "__call__", None)
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
 
-        async def stand_in(*args: Any, **kwargs: Any) -> Any:
-            return await function(*args, **kwargs)
-    else:
+    async def call_async(*args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **kwargs)
 
-        def stand_in(*args: Any, **kwargs: Any) -> Any:
-            return function(*args, **kwargs)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
 
-    functools.update_wrapper(stand_in, function)
+    stand_in = functools.wraps(function)(call_async if _is_async(function) else call)
     stand_in.__module__ = __name__  # where taskiq leaves the renamed function as an attribute
-    stand_in.stands_for = function
+    vars(stand_in)["stands_for"] = function
     return stand_in
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    if inspect.iscoroutinefunction(function):
+        return True
+    return inspect.iscoroutinefunction(type(function).__call__)
 
 
 _ALREADY_PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple})

@@ -62,7 +62,7 @@ class ExecutionEngine:
         self._on_step_complete = on_step_complete
         self._on_error: OnError = on_error
         self._listeners = tuple(listeners)
-        self._runs: set[Run] = set()
+        self._runs: set[Run[Any]] = set()
 
     async def execute_async(
         self,
@@ -132,12 +132,14 @@ class ExecutionEngine:
         return results
 
     def cancel(self) -> None:
-        """Stop every run of this engine that is in progress; their readers get
-        ``RunCancelledError``. Safe from anywhere on the event loop."""
+        """Stop every run of this engine that is in progress.
+
+        Their readers get ``RunCancelledError``. Safe from anywhere on the event loop.
+        """
         for run in tuple(self._runs):
             run.cancel()
 
-    def _work(self, inputs: Mapping[str, Any] | None, outputs: Iterable[str] | None) -> Work:
+    def _work(self, inputs: Mapping[str, Any] | None, outputs: Iterable[str] | None) -> Work[Any]:
         """What is to be run. Raises for inputs and outputs that do not fit the graph."""
         whole = self._dag.plan()
         plan = whole if outputs is None else self._dag.plan_for(outputs)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Generic, TypedDict, TypeVar
 
 from taskiq_flow.dispatch import RunnableNode
 from taskiq_flow.errors import NodeFailedError, RunCancelledError, RunFailedError
+
+N = TypeVar("N", bound=RunnableNode)
 
 
 class Reached(TypedDict):
@@ -17,14 +19,14 @@ class Reached(TypedDict):
     skipped: list[str]
 
 
-class Record:
+class Record(Generic[N]):
     """What nodes are given and have given, by key; failures by node; what lies behind them."""
 
     def __init__(
         self,
         run_id: str,
         inputs: Mapping[str, Any],
-        successors: Mapping[RunnableNode, Sequence[RunnableNode]],
+        successors: Mapping[N, Sequence[N]],
     ) -> None:
         self.values = dict(inputs)
         self.failures: dict[str, BaseException] = {}
@@ -32,9 +34,9 @@ class Record:
         self._run_id = run_id
         self._inputs = inputs
         self._successors = successors
-        self._failed_nodes: list[RunnableNode] = []
+        self._failed_nodes: list[N] = []
 
-    def add_failure(self, node: RunnableNode, error: BaseException) -> None:
+    def add_failure(self, node: N, error: BaseException) -> None:
         """A node has failed for good."""
         self.failures[node.task_name] = error
         self._failed_nodes.append(node)
@@ -79,7 +81,7 @@ class Record:
 
     def _behind_failures(self) -> list[str]:
         """The names of all nodes that depend on a failure, whether the run came to them or not."""
-        behind: dict[RunnableNode, None] = {}
+        behind: dict[N, None] = {}
         pending = list(self._failed_nodes)
         for node in pending:  # grows while it is walked
             for later in self._successors.get(node, ()):

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from aiostream import streamcontext
 from taskiq import AsyncBroker, TaskiqResult
@@ -37,7 +37,9 @@ from taskiq_flow.events import (
 from taskiq_flow.listening import Audience
 from taskiq_flow.record import Record
 from taskiq_flow.sending import Senders
-from taskiq_flow.values import copied, never_changes
+from taskiq_flow.values import NEVER_CHANGE, copied
+
+N = TypeVar("N", bound=RunnableNode)
 
 OnError = Literal["raise", "continue", "collect"]
 
@@ -46,7 +48,7 @@ CLEAN_UP_GRACE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Work(Generic[N]):
     """What a run has to do: nodes, those they wait for, those that wait for them.
 
     ``inputs``: the run's inputs by key. ``priority``: for the order under a limit.
@@ -56,22 +58,22 @@ class Work:
     ``None`` for no such bound.
     """
 
-    nodes: Sequence[RunnableNode] = ()
-    predecessors: Mapping[RunnableNode, Sequence[RunnableNode]] = field(default_factory=dict)
-    successors: Mapping[RunnableNode, Sequence[RunnableNode]] = field(default_factory=dict)
-    priority: Mapping[RunnableNode, float] = field(default_factory=dict)
+    nodes: Sequence[N] = ()
+    predecessors: Mapping[N, Sequence[N]] = field(default_factory=dict)
+    successors: Mapping[N, Sequence[N]] = field(default_factory=dict)
+    priority: Mapping[N, float] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    source: AsyncIterable[RunnableNode] | None = None
+    source: AsyncIterable[N] | None = None
     window: int | None = None
 
 
-class Run:
+class Run(Generic[N]):
     """The state of one run. Made, started, read to its end, closed; all on one event loop."""
 
     def __init__(
         self,
         broker: AsyncBroker,
-        work: Work,
+        work: Work[N],
         dispatcher: Dispatcher,
         *,
         run_id: str,
@@ -85,9 +87,9 @@ class Run:
         self._on_error = on_error
         self._loop = asyncio.get_running_loop()
         self._record = Record(run_id, work.inputs, work.successors)
-        self._being_sent: set[RunnableNode] = set()
+        self._being_sent: set[N] = set()
         self._attempts: dict[str, int] = {}  # of the tasks that were sent more than once
-        self._unread: deque[tuple[RunnableNode, Any]] = deque()
+        self._unread: deque[tuple[N, Any]] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._feeder: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None
@@ -95,7 +97,7 @@ class Run:
         self._over = False
         self._exhausted = False
         self._error: BaseException | None = None
-        self._ready: ReadySet[RunnableNode] = ReadySet(max_parallel)
+        self._ready: ReadySet[N] = ReadySet(max_parallel)
         self._senders = Senders(self._ready, self._send)
         self._completions = completions_of(broker, self)
         self._audience = Audience(listeners)
@@ -128,7 +130,8 @@ class Run:
             self._reader = self._loop.create_future()
             await self._reader
         node, value = self._unread.popleft()
-        _wake(self._room)
+        if self._is_fed:
+            _wake(self._room)
         return node.task_name, self._handed_over(node, value)
 
     def cancel(self) -> None:
@@ -148,25 +151,23 @@ class Run:
 
     # What happens to a node
 
-    async def _send(self, node: RunnableNode) -> None:
+    async def _send(self, node: N) -> None:
         task_id = f"{self.run_id}:{node.task_name}:1"
         self._being_sent.add(node)
         if self._listened_to:
             self._tell(NodeStarted, node.task_name, task_id)
+        address = self._dispatcher.address(node)
+        args, kwargs = node.arguments(self._record.values)
+        self._completions.expect(task_id, node, address.return_type)
         try:
-            address = self._dispatcher.address(node)
-            args, kwargs = node.arguments(self._record.values)
-            self._completions.expect(task_id, node, address.return_type)
             await self._dispatcher.send(node, address, task_id, args, kwargs)
         except Exception as error:  # whatever the broker or its middlewares raise
-            self._completions.forget(task_id)
-            self.settle(node, task_id, failed(error))
-        else:
-            self._completions.sent(task_id)
+            if self._completions.forget(task_id):
+                self.settle(node, task_id, failed(error))
         finally:
             self._being_sent.discard(node)
 
-    def settle(self, node: RunnableNode, task_id: str, result: TaskiqResult[Any]) -> None:
+    def settle(self, node: N, task_id: str, result: TaskiqResult[Any]) -> None:
         """Take in how a task ended, and send what that makes ready."""
         if self._over:
             return
@@ -179,6 +180,8 @@ class Run:
         except OutputShapeError as error:
             self._fail(node, task_id, error)
             return
+        if self._attempts:
+            self._attempts.pop(task_id, None)
         skipped = self._ready.complete(node)
         if self._work.source is None:
             self._record.values.update(keyed)
@@ -192,13 +195,17 @@ class Run:
             self._skip(skipped)
         self._advance()
 
-    def retried(self, node: RunnableNode, task_id: str) -> None:
+    def is_being_sent(self, node: N) -> bool:
+        """Whether the broker has not taken the node's task yet."""
+        return node in self._being_sent
+
+    def retried(self, node: N, task_id: str) -> None:
         """Take in that a task was sent once more."""
         attempt = self._attempts[task_id] = self._attempts.get(task_id, 1) + 1
         self._tell(NodeRetried, node.task_name, task_id, attempt)
 
-    def _fail(self, node: RunnableNode, task_id: str, error: BaseException) -> None:
-        name, attempts = node.task_name, self._attempts.get(task_id, 1)
+    def _fail(self, node: N, task_id: str, error: BaseException) -> None:
+        name, attempts = node.task_name, self._attempts.pop(task_id, 1)
         self._record.add_failure(node, error)
         skipped = self._ready.fail(node)
         self._tell(NodeFailed, name, task_id, error, attempts)
@@ -210,7 +217,7 @@ class Run:
         self._skip(skipped)
         self._advance()
 
-    def _skip(self, nodes: Sequence[RunnableNode]) -> None:
+    def _skip(self, nodes: Sequence[N]) -> None:
         record = self._record
         for node in nodes:
             before = (other.task_name for other in self._work.predecessors[node])
@@ -230,9 +237,10 @@ class Run:
             self._stop(self._record.run_failed() if incomplete else None)
         else:
             self._senders.wake()
-            _wake(self._room)
+            if self._is_fed:
+                _wake(self._room)
 
-    async def _feed(self, source: AsyncIterable[RunnableNode]) -> None:
+    async def _feed(self, source: AsyncIterable[N]) -> None:
         """Take nodes from the source, no faster than there is room for them."""
         window = self._work.window
         try:
@@ -266,7 +274,7 @@ class Run:
 
     # What others are given
 
-    def _offer(self, node: RunnableNode, value: Any) -> None:
+    def _offer(self, node: N, value: Any) -> None:
         self._unread.append((node, value))
         _wake(self._reader)
 
@@ -274,9 +282,9 @@ class Run:
         if self._listened_to:
             self._audience.tell(partial(_same, event(self.run_id, self._loop.time(), *details)))
 
-    def _handed_over(self, node: RunnableNode, value: Any) -> Any:
+    def _handed_over(self, node: N, value: Any) -> Any:
         """The value itself, or a copy as long as later nodes are still to get it as it is."""
-        if never_changes(value) or self._over:
+        if type(value) in NEVER_CHANGE or self._over:
             return value
         for later in self._work.successors.get(node, ()):
             sent = self._ready.has_started(later) and later not in self._being_sent

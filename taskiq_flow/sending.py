@@ -1,4 +1,4 @@
-"""Sending as input and output: a slow send holds back no other, and costs nothing where none is slow.
+"""Sending as I/O: a slow send holds back no other, and costs nothing where none is slow.
 
 One sender takes ready nodes and sends them in a row. When it gets stuck in a send, another takes
 over, and the first one ends with its send. So there are as many tasks as sends that wait, and a
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic
 
 from taskiq_flow.dataflow.ready_set import N, ReadySet
 

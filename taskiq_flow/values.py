@@ -5,12 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-_NEVER_CHANGES = frozenset({type(None), bool, int, float, complex, str, bytes})
-
-
-def never_changes(value: Any) -> bool:
-    """Whether nobody can change the value, so that everybody may have it."""
-    return type(value) in _NEVER_CHANGES
+NEVER_CHANGE = frozenset({type(None), bool, int, float, complex, str, bytes})
+"""Types of values that nobody can change, so that everybody may have them."""
 
 
 def copied(value: Any) -> Any:

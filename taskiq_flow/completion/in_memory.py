@@ -14,7 +14,7 @@ from taskiq import AsyncBroker, NoResultError, TaskiqMessage, TaskiqMiddleware, 
 
 from taskiq_flow.completion.protocol import Observer, failed
 from taskiq_flow.completion.waiting import until_ended
-from taskiq_flow.errors import ConfigurationError, TaskLostError
+from taskiq_flow.errors import TaskLostError
 
 SWEEP_INTERVAL = 1.0
 """Seconds between two looks at the tasks in flight."""
@@ -28,40 +28,23 @@ _REQUEUE_COUNT = "X-Taskiq-requeue"  # the label in which ``Context.requeue`` co
 class Execution:
     """One expected task on its way through the broker, over all of its attempts."""
 
-    __slots__ = (
-        "expected",
-        "node",
-        "observer",
-        "requeues",
-        "resent",
-        "revoked",
-        "superseded",
-        "taken",
-        "worker",
-    )
+    resent = -1  # how often it was sent; the first time does not count
+    requeues = 0
+    sweeps = 0  # that found it taken by the broker and not begun
+    revoked = False
+    worker: asyncio.Task[Any] | None = None  # runs the newest attempt
+    superseded: frozenset[asyncio.Task[Any]] = frozenset()  # ran attempts that were sent again
 
-    def __init__(
-        self, node: Any, observer: Observer[Any], expected: dict[str, Execution]
-    ) -> None:
+    def __init__(self, node: Any, observer: Observer[Any], expected: dict[str, Execution]) -> None:
         self.node = node
         self.observer = observer
-        self.expected = expected
-        self.resent = -1  # the first time that it is sent does not count
-        self.requeues = 0
-        self.taken = 0  # sweeps that found the task taken by the broker and not begun
-        self.revoked = False
-        self.worker: asyncio.Task[Any] | None = None  # runs the newest attempt
-        self.superseded: set[asyncio.Task[Any]] | None = None  # ran attempts that were sent again
+        self.expected = expected  # where it stands among its run's own
 
     def supersede(self) -> None:
         """The attempt that runs in this asyncio task is not the last one."""
         task = asyncio.current_task()
         if task is not None:
-            self.superseded = {*(self.superseded or ()), task}
-
-    def is_superseded(self, task: asyncio.Task[Any] | None) -> bool:
-        """Whether the attempt that runs in this asyncio task was sent again."""
-        return self.superseded is not None and task in self.superseded
+            self.superseded |= {task}
 
 
 class InMemoryHooks(TaskiqMiddleware):
@@ -108,9 +91,9 @@ class InMemoryHooks(TaskiqMiddleware):
         if execution.revoked:
             raise asyncio.CancelledError
         execution.worker = asyncio.current_task()
-        if execution.superseded is not None:
-            # A broker that runs tasks in place begins the new attempt inside the old one's task.
-            execution.superseded.discard(execution.worker)  # type: ignore[arg-type]
+        # A broker that runs tasks in place begins the new attempt inside the old one's task.
+        if execution.superseded and execution.worker is not None:
+            execution.superseded -= {execution.worker}
         return message
 
     def on_error(
@@ -133,7 +116,7 @@ class InMemoryHooks(TaskiqMiddleware):
         execution = self.executions.get(message.task_id)
         if execution is None or execution.revoked:
             return
-        if execution.superseded and execution.is_superseded(asyncio.current_task()):
+        if execution.superseded and asyncio.current_task() in execution.superseded:
             return
         del self.executions[message.task_id], execution.expected[message.task_id]
         execution.observer.settle(execution.node, message.task_id, result)
@@ -143,31 +126,21 @@ class InMemoryCompletions:
     """The completions of one run on an ``InMemoryBroker``."""
 
     def __init__(self, broker: AsyncBroker, observer: Observer[Any]) -> None:
-        self._executions = InMemoryHooks.of(broker).executions
         self._observer = observer
+        self._executions = InMemoryHooks.of(broker).executions
         self._expected: dict[str, Execution] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._arm()
 
-    def expect(self, task_id: str, node: Any, return_type: Any) -> None:  # noqa: ARG002
+    def expect(self, task_id: str, node: Any, return_type: Any) -> None:
         """Watch for a task. Its result is taken as it is, whatever it is annotated with."""
-        if task_id in self._executions:
-            raise ConfigurationError(
-                f"task id {task_id!r} is in use on this broker; give each run a run_id of its own"
-            )
         execution = Execution(node, self._observer, self._expected)
         self._executions[task_id] = self._expected[task_id] = execution
 
-    def sent(self, task_id: str) -> None:
-        """From now on the task is missed if it does not begin."""
-        execution = self._expected.get(task_id)
-        if execution is not None:
-            execution.taken = 1
-
-    def forget(self, task_id: str) -> None:
+    def forget(self, task_id: str) -> bool:
         """Stop watching for a task that could not be sent."""
-        if self._expected.pop(task_id, None) is not None:
-            del self._executions[task_id]
+        self._executions.pop(task_id, None)
+        return self._expected.pop(task_id, None) is not None
 
     def revoke(self) -> None:
         """Cancel the tasks that run, and have those that were only sent end as they begin."""
@@ -204,14 +177,16 @@ class InMemoryCompletions:
     def _what_became_of(self, task_id: str, execution: Execution) -> BaseException | None:
         worker = execution.worker
         if worker is None:
-            if execution.taken > 1:
+            if self._observer.is_being_sent(execution.node):
+                return None
+            execution.sweeps += 1  # from one to the next, the loop has begun what it could
+            if execution.sweeps > 1:
                 return TaskLostError(
                     f"task {task_id!r} was taken by the broker and never began: its message could "
                     "not be read back, or it was cancelled first; see the log of 'taskiq'"
                 )
-            execution.taken *= 2  # from one sweep to the next the loop has begun what it could
             return None
-        if not worker.done() or execution.is_superseded(worker):
+        if not worker.done() or worker in execution.superseded:
             return None
         if worker.cancelled():
             return asyncio.CancelledError(f"task {task_id!r} was cancelled on its worker")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiostream import pipe, stream
+from aiostream import stream
 from taskiq import AsyncBroker, AsyncTaskiqTask, TaskiqResult
 
 from taskiq_flow.completion.protocol import Observer, failed
+
 logger = logging.getLogger("taskiq_flow")
 
 SHORTEST_INTERVAL = 0.005
@@ -26,6 +28,10 @@ BACKEND_PATIENCE = 60.0
 """Seconds of nothing but errors from the result backend before a task is given up."""
 
 
+Answer = tuple[str, TaskiqResult[Any] | None]
+"""A task's id, and its result if there is one."""
+
+
 class PollingCompletions:
     """The completions of one run, read from the broker's result backend."""
 
@@ -33,7 +39,6 @@ class PollingCompletions:
         self._backend = broker.result_backend
         self._observer = observer
         self._expected: dict[str, tuple[Any, AsyncTaskiqTask[Any]]] = {}
-        self._in_flight: dict[str, AsyncTaskiqTask[Any]] = {}
         self._unreadable_since: dict[str, float] = {}
         self._interval = SHORTEST_INTERVAL
         self._poller: asyncio.Task[None] | None = None
@@ -41,26 +46,18 @@ class PollingCompletions:
     def expect(self, task_id: str, node: Any, return_type: Any) -> None:
         """Watch for a task; its result is parsed as its annotation says, as taskiq does."""
         self._expected[task_id] = node, AsyncTaskiqTask(task_id, self._backend, return_type)
-
-    def sent(self, task_id: str) -> None:
-        """Ask for the task's result from now on."""
-        if task_id not in self._expected:
-            return
-        self._in_flight[task_id] = self._expected[task_id][1]
         self._interval = SHORTEST_INTERVAL
         if self._poller is None:
             self._poller = asyncio.get_running_loop().create_task(self._poll())
 
-    def forget(self, task_id: str) -> None:
+    def forget(self, task_id: str) -> bool:
         """Stop watching for a task."""
-        self._expected.pop(task_id, None)
-        self._in_flight.pop(task_id, None)
         self._unreadable_since.pop(task_id, None)
+        return self._expected.pop(task_id, None) is not None
 
     def revoke(self) -> None:
         """Stop asking. The tasks themselves cannot be reached: they run on, and end unheard."""
         self._expected.clear()
-        self._in_flight.clear()
         if self._poller is not None:
             self._poller.cancel()
 
@@ -75,10 +72,10 @@ class PollingCompletions:
         while True:
             await asyncio.sleep(self._interval)
             self._interval = min(self._interval * 1.5, LONGEST_INTERVAL)
-            round_ = stream.iterate(list(self._in_flight.values())) | pipe.map(
-                self._ask, task_limit=ASKED_AT_ONCE, ordered=False
-            )
-            async with round_.stream() as answers:
+            tasks = [task for _, task in self._expected.values()]
+            ask: Callable[..., Awaitable[Answer]] = self._ask
+            asked = stream.map(stream.iterate(tasks), ask, task_limit=ASKED_AT_ONCE, ordered=False)
+            async with asked.stream() as answers:
                 async for task_id, result in answers:
                     if result is not None and task_id in self._expected:
                         self._interval = SHORTEST_INTERVAL
@@ -86,10 +83,8 @@ class PollingCompletions:
                         self.forget(task_id)
                         self._observer.settle(node, task_id, result)
 
-    async def _ask(
-        self, task: AsyncTaskiqTask[Any], *_: object
-    ) -> tuple[str, TaskiqResult[Any] | None]:
-        """A task's result if there is one by now. A backend that fails is asked again, for a while."""
+    async def _ask(self, task: AsyncTaskiqTask[Any]) -> Answer:
+        """A task's result, if there is one by now. A failing backend is asked again for a while."""
         now = asyncio.get_running_loop().time()
         try:
             result = await task.get_result() if await task.is_ready() else None

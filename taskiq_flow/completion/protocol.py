@@ -16,6 +16,9 @@ class Observer(Protocol[N]):
     def settle(self, node: N, task_id: str, result: TaskiqResult[Any]) -> None:
         """The node's task has ended for good. Comes at most once for each expected task."""
 
+    def is_being_sent(self, node: N) -> bool:
+        """Whether the broker has not taken the node's task yet."""
+
     def retried(self, node: N, task_id: str) -> None:
         """Somebody other than the run has sent a task once more; its outcome is still to come."""
 
@@ -24,16 +27,10 @@ class Completions(Protocol[N]):
     """The completions of one run's tasks."""
 
     def expect(self, task_id: str, node: N, return_type: Any) -> None:
-        """Watch for a node's task that is about to be sent; a stored result is of ``return_type``.
+        """Watch for a node's task, which is about to be sent and returns ``return_type``."""
 
-        Raises ``ConfigurationError`` if the id is being watched already.
-        """
-
-    def sent(self, task_id: str) -> None:
-        """The broker has taken the task."""
-
-    def forget(self, task_id: str) -> None:
-        """Stop watching for a task that could not be sent."""
+    def forget(self, task_id: str) -> bool:
+        """Stop watching for a task that could not be sent; whether it had not settled yet."""
 
     def revoke(self) -> None:
         """Cancel whatever is still expected, as far as the broker allows. Nothing settles again."""

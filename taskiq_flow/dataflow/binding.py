@@ -154,9 +154,7 @@ def _call(
     parameters: Sequence[Parameter], bound: Mapping[str, str], surplus: Sequence[str]
 ) -> Binding:
     """Lay out a declared call: by name, and by position where Python leaves no choice."""
-    kinds = {Parameter.POSITIONAL_ONLY}
-    if surplus:
-        kinds.add(Parameter.POSITIONAL_OR_KEYWORD)
+    kinds = [Parameter.POSITIONAL_ONLY, *([Parameter.POSITIONAL_OR_KEYWORD] if surplus else [])]
     by_position = [p.name for p in parameters if p.kind in kinds and p.name in bound]
     return Binding(
         positional=(*(bound[name] for name in by_position), *surplus),
@@ -166,9 +164,9 @@ def _call(
 
 def _undeclared(parameters: Sequence[Parameter]) -> Binding:
     """The call of a task without declared inputs: each parameter takes the key of its name."""
-    required, optional = [], []
-    for parameter in filter(_is_plain, parameters):
-        (required if parameter.default is Parameter.empty else optional).append(parameter)
+    plain = [p for p in parameters if _is_plain(p)]
+    required = [p for p in plain if p.default is Parameter.empty]
+    optional = [p for p in plain if p.default is not Parameter.empty]
     only = Parameter.POSITIONAL_ONLY
     return Binding(
         positional=tuple(p.name for p in required if p.kind is only),
@@ -243,6 +241,9 @@ def _is_plain(parameter: Parameter) -> bool:
 
 
 def _spelled(parameter: Parameter) -> str:
-    stars = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
     default = "" if parameter.default is Parameter.empty else "=..."
-    return f"{stars.get(parameter.kind, '')}{parameter.name}{default}"
+    if parameter.kind is Parameter.VAR_POSITIONAL:
+        return f"*{parameter.name}"
+    if parameter.kind is Parameter.VAR_KEYWORD:
+        return f"**{parameter.name}"
+    return f"{parameter.name}{default}"

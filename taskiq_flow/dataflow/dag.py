@@ -125,7 +125,7 @@ class DAG:
         self.plan()
 
     def topological_sort(self) -> list[DAGNode]:
-        """The nodes, each behind its dependencies, in insertion order where that leaves a choice."""
+        """The nodes, each behind its dependencies, and otherwise in insertion order."""
         return list(self.plan().order)
 
     def get_parallel_levels(self) -> list[list[DAGNode]]:
@@ -272,6 +272,9 @@ def _topological_order(
     return order
 
 
+_SHOWN = 5  # nodes at either end of a long cycle
+
+
 def _cycle_error(
     stuck: dict[DAGNode, int], predecessors: dict[DAGNode, list[DAGNode]]
 ) -> CycleError:
@@ -282,7 +285,9 @@ def _cycle_error(
         walked[node] = len(walked)
         node = next(before for before in predecessors[node] if before in stuck)
     cycle = [other.task_name for other in list(walked)[walked[node] :]][::-1]
-    shown = cycle if len(cycle) <= 10 else [*cycle[:5], f"... {len(cycle) - 10} more", *cycle[-5:]]
+    shown = cycle
+    if len(cycle) > 2 * _SHOWN:
+        shown = [*cycle[:_SHOWN], f"... {len(cycle) - 2 * _SHOWN} more", *cycle[-_SHOWN:]]
     return CycleError(
         f"the graph has a cycle: {' -> '.join([*shown, cycle[0]])}; "
         "take one of these dependencies away",

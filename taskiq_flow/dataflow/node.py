@@ -26,6 +26,7 @@ class DAGNode:
     position, or a mapping by key; with neither, the output key is the node's name.
     ``inputs``: input keys, or a mapping parameter → key, or ``None`` for every parameter under
     its own name. ``name``: the node's name, else the task's custom name, else the function's.
+    ``task_name`` is the name then; a graph that has it already makes it ``name_2``.
     ``metadata`` is the user's own. ``expected_seconds``: an estimate of the run time, which
     orders the sending when ``max_parallel`` makes nodes wait.
 
@@ -36,12 +37,12 @@ class DAGNode:
         "__weakref__",
         "_binding",
         "_inputs",
-        "_name",
         "_outputs",
         "_placed",
         "expected_seconds",
         "metadata",
         "task",
+        "task_name",
     )
 
     def __init__(
@@ -58,13 +59,13 @@ class DAGNode:
         if not callable(task):
             raise TypeError(f"a node's task is a taskiq task or a callable, not {task!r}")
         self.task = task
-        self._name = name if name is not None else default_name(task)
-        self._inputs = _checked_inputs(self._name, inputs)
-        self._outputs = _checked_outputs(self._name, output, outputs)
+        self.task_name = name if name is not None else default_name(task)
+        self._inputs = _checked_inputs(self.task_name, inputs)
+        self._outputs = _checked_outputs(self.task_name, output, outputs)
         self.metadata: dict[str, Any] = dict(metadata or {})
         if not (math.isfinite(expected_seconds) and expected_seconds >= 0):
             raise ValueError(
-                f"expected_seconds of node {self._name!r} is {expected_seconds!r}; "
+                f"expected_seconds of node {self.task_name!r} is {expected_seconds!r}; "
                 "give a number of seconds, zero or more"
             )
         self.expected_seconds = expected_seconds
@@ -72,20 +73,15 @@ class DAGNode:
         self._placed = False
 
     @property
-    def task_name(self) -> str:
-        """The node's name, unique within its graph."""
-        return self._name
-
-    @property
     def output(self) -> str | None:
         """The output key, or ``None`` for a node with several."""
-        keys = self._outputs or (self._name,)
+        keys = self._outputs or (self.task_name,)
         return keys[0] if len(keys) == 1 else None
 
     @property
     def outputs(self) -> list[str]:
         """All output keys."""
-        return list(self._outputs or (self._name,))
+        return list(self._outputs or (self.task_name,))
 
     @property
     def inputs(self) -> list[str]:
@@ -99,7 +95,7 @@ class DAGNode:
     def binding(self) -> Binding:
         """How the input keys reach the task's parameters; may raise ``BindingError``."""
         if self._binding is None:
-            self._binding = bind(self._name, self.task, self._inputs)
+            self._binding = bind(self.task_name, self.task, self._inputs)
         return self._binding
 
     def place(self, name: str) -> None:
@@ -107,23 +103,23 @@ class DAGNode:
 
         Raises ``GraphError`` if another graph has fixed a different one.
         """
-        if self._placed and name != self._name:
+        if self._placed and name != self.task_name:
             raise GraphError(
-                f"node {self._name!r} belongs to another graph under that name, which is taken in "
-                "this one; make a new DAGNode of the same task"
+                f"node {self.task_name!r} belongs to another graph under that name, which is taken "
+                "in this one; make a new DAGNode of the same task"
             )
-        self._name, self._placed = name, True
+        self.task_name, self._placed = name, True
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments of the task's call, taken from ``values``."""
-        return self.binding.arguments(values)
+        return (self._binding or self.binding).arguments(values)
 
     def keyed(self, result: Any) -> dict[str, Any]:
         """What the task returned, by output key.
 
         Raises ``OutputShapeError`` if it cannot be split into this node's keys.
         """
-        keys = self._outputs or (self._name,)
+        keys = self._outputs or (self.task_name,)
         if len(keys) == 1:
             return {keys[0]: result}
         if isinstance(result, Mapping):
@@ -138,13 +134,13 @@ class DAGNode:
         else:
             problem = f"a {type(result).__name__}"
         raise OutputShapeError(
-            f"node {self._name!r} declares {len(keys)} outputs ({', '.join(keys)}) and returned "
-            f"{problem}; return a tuple or list of {len(keys)}, or a mapping with these keys",
-            task_name=self._name,
+            f"node {self.task_name!r} declares {len(keys)} outputs ({', '.join(keys)}) and "
+            f"returned {problem}; return a tuple or list of {len(keys)}, or a mapping with these keys",
+            task_name=self.task_name,
         )
 
     def __repr__(self) -> str:
-        return f"<DAGNode {self._name}: {self.inputs} -> {self.outputs}>"
+        return f"<DAGNode {self.task_name}: {self.inputs} -> {self.outputs}>"
 
 
 def default_name(task: Task) -> str:

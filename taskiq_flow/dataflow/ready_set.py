@@ -69,9 +69,14 @@ class ReadySet(Generic[N]):
 
     def pop(self) -> N | None:
         """The next node that may start, which runs from now on; ``None`` if there is none now."""
-        if not self.may_start:
-            return None
-        node = self._queue.popleft() if self._limit is None else heapq.heappop(self._heap)[2]
+        if self._limit is None:
+            if not self._queue:
+                return None
+            node = self._queue.popleft()
+        else:
+            if not self._heap or self._running == self._limit:
+                return None
+            node = heapq.heappop(self._heap)[2]
         self._state[node] = RUNNING
         self._running += 1
         return node
@@ -81,7 +86,7 @@ class ReadySet(Generic[N]):
         """Whether ``pop`` would give a node."""
         if self._limit is None:
             return bool(self._queue)
-        return bool(self._heap) and self._running < self._limit
+        return bool(self._heap) and self._running != self._limit
 
     @property
     def exhausted(self) -> bool:
@@ -120,14 +125,15 @@ class ReadySet(Generic[N]):
         self._running -= 1
         self._state[node] = outcome
         self._ended += 1
-        self._rank.pop(node, None)
         skipped: list[N] = []
-        self._release(node, skipped)
-        for other in skipped:  # grows while it is walked: what is behind a skipped node follows
-            self._release(other, skipped)
+        if node in self._dependents:
+            self._release(node, skipped)
+            for other in skipped:  # grows while it is walked: what is behind a skipped node follows
+                self._release(other, skipped)
         return skipped
 
     def _release(self, node: N, skipped: list[N]) -> None:
+        """Take an ended node off what waits for it; add to ``skipped`` what can never run now."""
         broken = self._state[node] == BROKEN
         for dependent in self._dependents.pop(node, ()):
             if broken:
@@ -147,5 +153,5 @@ class ReadySet(Generic[N]):
         if self._limit is None:
             self._queue.append(node)
         else:
-            heapq.heappush(self._heap, (*self._rank[node], node))
+            heapq.heappush(self._heap, (*self._rank.pop(node), node))
         return True

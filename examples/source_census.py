@@ -1,0 +1,225 @@
+"""A census of the Python standard library that is installed here, or of any directory.
+
+It shows a graph with two fan-outs in it: one node finds the files, two nodes parse them with
+``MapReduce.map``, first the library and then its tests, and every other node looks at one side of
+what was found. A node starts when its own inputs are there, so that most findings about the
+library are printed while the tests are still being parsed. The last node writes the report.
+
+Run it with ``python examples/source_census.py``, or with a directory as its argument. What is
+noted about each file is in ``source_facts.py``, what is concluded in ``source_findings.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import sysconfig
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import source_findings
+from source_facts import facts_of
+from source_findings import ByFile, Finding
+from taskiq import InMemoryBroker
+
+from taskiq_flow import DAG, DataflowRegistry, ExecutionEngine, MapReduce
+
+MAX_PARALLEL = 32  # files that are being parsed or wait for a thread
+TEST_FOLDERS = {"test", "tests", "idle_test"}
+KINDS_OF_FACTS = (
+    "lines",
+    "kinds",
+    "imports",
+    "names",
+    "functions",
+    "documented",
+    "years",
+    "failure",
+)
+CLEAR_LINE = "\r\x1b[K"
+
+broker = InMemoryBroker()
+
+
+@broker.task
+def find_files(directory: str, base: str) -> tuple[list[str], list[str]]:
+    """The Python files below a directory, as seen from ``base``: the library's and the tests'."""
+    paths = sorted(
+        path.relative_to(base)
+        for path in Path(directory).rglob("*.py")
+        if "site-packages" not in path.parts and path.is_file()
+    )
+    library = [str(path) for path in paths if TEST_FOLDERS.isdisjoint(path.parts)]
+    tests = [str(path) for path in paths if not TEST_FOLDERS.isdisjoint(path.parts)]
+    return library, tests
+
+
+@broker.task
+def parse_file(path: str) -> dict[str, Any]:
+    """What is noted about one file."""
+    return facts_of(path)
+
+
+@broker.task
+async def parse_files(base: str, paths: list[str]) -> list[ByFile]:
+    """The facts of all these files: one value for each kind of fact."""
+    full_paths = [f"{base}/{path}" for path in paths]
+    mapped = await MapReduce.map(broker, parse_file, full_paths, max_parallel=MAX_PARALLEL)
+    progress = Progress(len(paths))
+    facts: ByFile = {}
+    async for index, value in mapped:
+        facts[paths[index]] = value
+        progress.advance()
+    return [
+        {path: facts[path][kind] for path in paths if kind in facts[path]}
+        for kind in KINDS_OF_FACTS
+    ]
+
+
+@broker.task
+def report(*findings: Finding) -> str:
+    """All findings as one text."""
+    return "\n\n".join(map(table, findings))
+
+
+def make_dag() -> DAG:
+    """The graph. What is registered without ``inputs`` takes the keys that its parameters name."""
+    registry = DataflowRegistry()
+    registry.register_task(find_files, outputs=["library_files", "test_files"])
+    for part in ("library", "test"):
+        registry.register_task(
+            parse_files,
+            name=f"parse_{part}_files",
+            inputs=["base", f"{part}_files"],
+            outputs=[f"{part}_{kind}" for kind in KINDS_OF_FACTS],
+        )
+    registry.register_task(source_findings.import_graph)
+    findings = (
+        source_findings.lines,
+        source_findings.largest_packages,
+        source_findings.largest_files,
+        source_findings.oldest_notices,
+        source_findings.constructs,
+        source_findings.most_used_names,
+        source_findings.longest_functions,
+        source_findings.most_complex_functions,
+        source_findings.deepest_functions,
+        source_findings.docstring_coverage,
+        source_findings.most_imported,
+        source_findings.import_cycles,
+        source_findings.never_imported,
+        source_findings.unread_files,
+    )
+    keys = [registry.register_task(task).task_name for task in findings]
+    registry.register_task(report, inputs=keys)
+    dag = registry.build_dag()
+    # Both could run side by side. One after the other, the library's findings come early.
+    dag.add_edge("parse_library_files", "parse_test_files")
+    return dag
+
+
+class Progress:
+    """A bar that is redrawn on a terminal; a line at each quarter elsewhere."""
+
+    width = 40
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+        self.on_terminal = sys.stderr.isatty()
+
+    def advance(self) -> None:
+        """One more is done."""
+        before, self.done = self.done, self.done + 1
+        steps = self.width if self.on_terminal else 4
+        if before * steps // self.total != self.done * steps // self.total:
+            self.show()
+
+    def show(self) -> None:
+        """Write how far it is, over what was there if that can be done."""
+        count = f"{self.done:,} of {self.total:,} files parsed"
+        if not self.on_terminal:
+            print(count, file=sys.stderr)
+        elif self.done == self.total:
+            print(CLEAR_LINE, end="", file=sys.stderr, flush=True)
+        else:
+            bar = "#" * (self.width * self.done // self.total)
+            line = f"{CLEAR_LINE}[{bar:<{self.width}}] {count}"
+            print(line, end="", file=sys.stderr, flush=True)
+
+
+def say(line: str) -> None:
+    """Print a line where a progress bar may stand."""
+    over_a_bar = sys.stdout.isatty() and sys.stderr.isatty()
+    print(f"{CLEAR_LINE if over_a_bar else ''}{line}", flush=True)
+
+
+def headline(result: Any) -> str:
+    """A result in a few words."""
+    return str(result["headline"]) if isinstance(result, dict) and "headline" in result else "done"
+
+
+def table(finding: Finding) -> str:
+    """A finding with aligned columns, numbers to the right."""
+    columns = [
+        aligned([name, *(row[index] for row in finding["rows"])])
+        for index, name in enumerate(finding["columns"])
+    ]
+    lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+    title = f"{finding['title']}: {finding['headline']}"
+    return "\n".join([title, "-" * len(title), *lines])
+
+
+def aligned(column: Sequence[Any]) -> list[str]:
+    """A column, its name first, as texts of one length: numbers to the right, all else left."""
+    is_numeric = isinstance(column[-1], int)
+    cells = [f"{value:,}" if isinstance(value, int) else str(value) for value in column]
+    width = max(map(len, cells))
+    return [cell.rjust(width) if is_numeric else cell.ljust(width) for cell in cells]
+
+
+async def census(directory: Path) -> str:
+    """Run the graph on a directory, print each result as it comes, and return the report."""
+    inputs = {"directory": str(directory), "base": str(base_of(directory))}
+    engine = ExecutionEngine(broker, make_dag())
+    started = time.monotonic()
+    result: Any = ""
+    async for name, result in engine.execute_async(inputs):
+        say(f"{time.monotonic() - started:6.2f} s  {name:<24}{headline(result)}")
+    return str(result)
+
+
+def base_of(directory: Path) -> Path:
+    """Where the dotted names of a directory's modules begin: above the package that it is in."""
+    while (directory / "__init__.py").exists():
+        directory = directory.parent
+    return directory
+
+
+def chosen_directory() -> Path:
+    """The directory on the command line, or that of the standard library."""
+    standard_library = sysconfig.get_paths()["stdlib"]
+    parser = argparse.ArgumentParser(description="Take a census of Python source files.")
+    parser.add_argument("directory", nargs="?", default=standard_library)
+    directory = Path(parser.parse_args().directory).resolve()
+    if not directory.is_dir():
+        parser.error(f"{directory} is not a directory")
+    return directory
+
+
+async def main(directory: Path) -> None:
+    """Take the census and print its report."""
+    print(f"Census of {directory}\n")
+    await broker.startup()
+    text = await census(directory)
+    await broker.shutdown()
+    print(f"\n{text}")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore", SyntaxWarning)  # about the files, and not what is asked here
+    asyncio.run(main(chosen_directory()))

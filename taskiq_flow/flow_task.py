@@ -1,0 +1,83 @@
+"""A taskiq task whose result is gathered in this process instead of in a result backend."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+from taskiq import AsyncResultBackend, AsyncTaskiqTask, TaskiqResult, TaskiqResultTimeoutError
+
+T = TypeVar("T")
+
+
+class FlowTask(AsyncTaskiqTask[T]):
+    """The outcome of a run, with the methods of a taskiq task.
+
+    What the run raises becomes the result's ``error``, as with any task of taskiq.
+    """
+
+    def __init__(self, task_id: str, gather: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._gathered = _Gathered(gather)
+        super().__init__(task_id, self._gathered)
+
+    async def wait_result(
+        self,
+        check_interval: float = 0.2,
+        timeout: float = -1.0,
+        with_logs: bool = False,
+    ) -> TaskiqResult[T]:
+        """Wait for the result, ``timeout`` seconds at the most if that is above zero.
+
+        It is pushed, so ``check_interval`` has no effect. Raises ``TaskiqResultTimeoutError``; the
+        run goes on then.
+        """
+        limit = timeout if timeout > 0 else None
+        done, _ = await asyncio.wait([self._gathered.task()], timeout=limit)
+        if not done:
+            raise TaskiqResultTimeoutError(timeout=timeout)
+        return await self.get_result(with_logs=with_logs)
+
+
+class _Gathered(AsyncResultBackend[T], Generic[T]):
+    """The result backend of one task: an asyncio task that starts when somebody first asks."""
+
+    def __init__(self, gather: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._gather = gather
+        self._task: asyncio.Task[TaskiqResult[T]] | None = None
+
+    def task(self) -> asyncio.Task[TaskiqResult[T]]:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(_result_of(self._gather()))
+        return self._task
+
+    async def set_result(self, task_id: str, result: TaskiqResult[T]) -> None:
+        raise TypeError(f"the result of {task_id!r} is gathered, not set")
+
+    async def is_result_ready(self, task_id: str) -> bool:
+        return self.task().done()
+
+    async def get_result(
+        self,
+        task_id: str,
+        with_logs: bool = False,
+    ) -> TaskiqResult[T]:
+        return self.task().result()
+
+
+async def _result_of(work: Coroutine[Any, Any, T]) -> TaskiqResult[T]:
+    """What taskiq makes of a task's end: a value, or an error in its place."""
+    value: Any = None
+    error: Exception | None = None
+    start = time.monotonic()
+    try:
+        value = await work
+    except Exception as raised:  # whatever ended the run is its result
+        error = raised
+    return TaskiqResult(
+        is_err=error is not None,
+        return_value=value,
+        execution_time=round(time.monotonic() - start, 2),
+        error=error,
+    )

@@ -1,0 +1,254 @@
+"""Map over items in parallel, then reduce: both feed the engine and gather from its stream."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sized
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import anyio
+from aiostream import pipe, stream
+from anyio.streams.memory import MemoryObjectSendStream
+from taskiq import AsyncBroker, AsyncTaskiqTask
+
+from taskiq_flow.completion import check_readable
+from taskiq_flow.dataflow.binding import Binding, Task
+from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dispatch import Dispatcher
+from taskiq_flow.errors import BindingError, RunError
+from taskiq_flow.execution_engine import ExecutionEngine
+from taskiq_flow.flow_task import FlowTask
+from taskiq_flow.run import Work
+
+Items = Iterable[Any] | AsyncIterable[Any]
+
+MOST_IN_FLIGHT = 256
+"""Items in flight or unread, over a source of unknown length, where no limit is given."""
+
+_ITEM = "item"
+
+
+class MapReduce:
+    """Parallel map and reduce on a taskiq broker. Each returns at once, with its run under way."""
+
+    @staticmethod
+    async def map(
+        broker: AsyncBroker,
+        map_func: Task,
+        items: Items,
+        output: str = "mapped",
+        max_parallel: int | None = None,
+    ) -> MapReduceResult:
+        """Run ``map_func`` once for each of ``items``, which may be endless or asynchronous.
+
+        An item goes to the parameter ``item``, or to the first one. Items are read only as fast as
+        ``max_parallel`` lets them in; ``None`` means no limit on a sized collection, and at most
+        256 in flight or unread for a source of unknown length. ``output`` names the items' nodes:
+        ``mapped[0]``, ``mapped[1]``.
+
+        Raises ``BindingError``, ``ConfigurationError``, ``TypeError`` or ``ValueError`` before
+        anything is sent.
+        """
+        if not isinstance(items, (Iterable, AsyncIterable)):
+            raise TypeError(f"items is {items!r}; give an iterable or an async iterable")
+        node = DAGNode(map_func, output=output, inputs=[_ITEM], name=output)
+        _check(broker, node, given=_ITEM)
+        window = max_parallel
+        if window is None and not isinstance(items, Sized):
+            window = MOST_IN_FLIGHT
+        engine = _MapEngine(broker, node, items, window, max_parallel)
+        return MapReduceResult(engine, output, room=math.inf if isinstance(items, Sized) else 0)
+
+    @staticmethod
+    async def reduce(
+        broker: AsyncBroker,
+        reduce_func: Task,
+        mapped_result: AsyncTaskiqTask[Any],
+        input_name: str,
+        output: str = "reduced",
+    ) -> FlowTask[Any]:
+        """Run ``reduce_func`` once, with the whole list of ``mapped_result`` as ``input_name``.
+
+        If the map has failed, so has the reduction, with the same error, and ``reduce_func`` is
+        not called. Raises ``BindingError`` or ``ConfigurationError`` before anything is sent.
+        """
+        node = _reducer(broker, reduce_func, input_name, output)
+        run_id = uuid4().hex
+
+        async def gather() -> Any:
+            mapped = await mapped_result.wait_result()
+            values = mapped.raise_for_error().return_value
+            dag = DAG()
+            dag.add_node(node)
+            results = await ExecutionEngine(broker, dag).execute(
+                {input_name: values}, run_id=run_id
+            )
+            return results[output]
+
+        reduced = FlowTask(run_id, gather)
+        await reduced.is_ready()  # which has it begin
+        return reduced
+
+    @staticmethod
+    async def map_reduce(
+        broker: AsyncBroker,
+        map_func: Task,
+        items: Items,
+        reduce_func: Task,
+        map_output: str = "mapped",
+        reduce_output: str = "final",
+        max_parallel: int | None = 10,
+    ) -> FlowTask[Any]:
+        """``map``, then ``reduce`` of its whole result. Takes and raises what these do."""
+        _reducer(broker, reduce_func, map_output, reduce_output)  # fails before the map is sent
+        mapped = await MapReduce.map(broker, map_func, items, map_output, max_parallel)
+        return await MapReduce.reduce(broker, reduce_func, mapped, map_output, reduce_output)
+
+
+class MapReduceResult(FlowTask[list[Any]]):
+    """A map under way: a taskiq task whose value is the list of results, in the order of items.
+
+    It can be streamed instead, once: ``async for index, value in mapped``, in order of completion.
+    Only what has not been taken is held; over a source of unknown length, reading stops while the
+    reader lags. Leaving the loop cancels the rest. A failing item ends the map with
+    ``NodeFailedError``: the stream raises it, the result has it as its ``error``, with the other
+    items' values in ``.results``.
+    """
+
+    def __init__(self, engine: ExecutionEngine, output: str, room: float) -> None:
+        run_id = uuid4().hex
+        super().__init__(run_id, self._collect)
+        send, self._pairs = anyio.create_memory_object_stream[tuple[int, Any]](room)
+        self._engine = engine
+        self._output = output
+        self._is_read = False
+        pumping = _pump(engine, run_id, len(output) + 1, send, runs_on_unread=room == math.inf)
+        self._pump = asyncio.get_running_loop().create_task(pumping)
+        weakref.finalize(self, self._pairs.close)
+
+    def cancel(self) -> None:
+        """Stop the map; whoever reads or waits for it gets ``RunCancelledError``."""
+        self._engine.cancel()
+
+    def __aiter__(self) -> AsyncGenerator[tuple[int, Any], None]:
+        if self._is_read:
+            raise RuntimeError(
+                f"map {self.task_id!r} is being read already; a map is either streamed once or "
+                "waited for"
+            )
+        self._is_read = True
+        return self._stream()
+
+    async def _stream(self) -> AsyncGenerator[tuple[int, Any], None]:
+        try:
+            async for pair in self._pairs:
+                yield pair
+            await self._pump  # raises what ended the run
+        finally:
+            self._pairs.close()
+            self._pump.cancel()
+            await asyncio.wait([self._pump])
+
+    async def _collect(self) -> list[Any]:
+        values: dict[int, Any] = {}
+        try:
+            async with aclosing(aiter(self)) as pairs:
+                async for index, value in pairs:
+                    values[index] = value  # noqa: PERF403 - kept when the stream raises
+        except RunError as error:
+            error.results.update((f"{self._output}[{i}]", value) for i, value in values.items())
+            raise
+        return [values[index] for index in sorted(values)]
+
+
+async def _pump(
+    engine: ExecutionEngine,
+    run_id: str,
+    prefix: int,
+    pairs: MemoryObjectSendStream[tuple[int, Any]],
+    *,
+    runs_on_unread: bool,
+) -> None:
+    """Move pairs from the engine's stream to the reader's, as fast as the reader's has room.
+
+    A map that nobody holds any more runs on if its end is in sight, and is cancelled otherwise.
+    """
+    with pairs:
+        async with aclosing(engine.execute_async(run_id=run_id)) as results:
+            async for name, value in results:
+                try:
+                    await pairs.send((int(name[prefix:-1]), value))
+                except anyio.BrokenResourceError:
+                    if not runs_on_unread:
+                        return
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Item:
+    """One item on its way through a task."""
+
+    task: Task
+    task_name: str
+    binding: Binding
+    value: Any
+
+    @property
+    def outputs(self) -> list[str]:
+        return [self.task_name]
+
+    def keyed(self, result: Any) -> dict[str, Any]:
+        return {self.task_name: result}
+
+    def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        return self.binding.arguments({_ITEM: self.value})
+
+
+class _MapEngine(ExecutionEngine):
+    """An engine that is fed by a source: a node for each of its items."""
+
+    def __init__(
+        self,
+        broker: AsyncBroker,
+        node: DAGNode,
+        items: Items,
+        window: int | None,
+        max_parallel: int | None,
+    ) -> None:
+        super().__init__(broker, DAG(), max_parallel)
+        self._node = node
+        self._items = items
+        self._window = window
+
+    def _work(self, inputs: object, outputs: object) -> Work[_Item]:
+        nodes = stream.iterate(self._items) | pipe.enumerate() | pipe.map(self._item)
+        return Work(source=nodes, window=self._window)
+
+    def _item(self, numbered: tuple[int, Any], *_: object) -> _Item:
+        index, value = numbered
+        node = self._node
+        return _Item(node.task, f"{node.task_name}[{index}]", node.binding, value)
+
+
+def _reducer(broker: AsyncBroker, reduce_func: Task, input_name: str, output: str) -> DAGNode:
+    node = DAGNode(reduce_func, output=output, inputs=[input_name])
+    _check(broker, node, given=input_name)
+    return node
+
+
+def _check(broker: AsyncBroker, node: DAGNode, given: str) -> None:
+    """Whether the node can be run, given a value for one key."""
+    if missing := [key for key in node.binding.required_keys if key != given]:
+        raise BindingError(
+            f"the task of {node.task_name!r} is called with one value, and has no other for "
+            f"{', '.join(map(repr, missing))}; give these parameters a default",
+            task_name=node.task_name,
+            parameter=missing[0],
+        )
+    check_readable(broker)
+    Dispatcher(broker).address(node)
