@@ -69,7 +69,7 @@ def most_imported(library_imports: ByFile, test_imports: ByFile) -> Finding:
 
 
 def import_graph(library_imports: ByFile) -> dict[str, list[str]]:
-    """For each module of the library, the others of it that it imports on load."""
+    """For each module of the library, the others of it that it imports on load, in any branch."""
     modules = set(map(module_of, library_imports))
     graph = {}
     for path, imports in library_imports.items():
@@ -128,7 +128,7 @@ def deepest_functions(library_functions: ByFile) -> Finding:
 
 def most_used_names(library_names: ByFile) -> Finding:
     """Built-in names and the authors' own, side by side."""
-    names = [[count, name] for name, count in summed(library_names).items()]
+    names: list[list[Any]] = [[count, name] for name, count in summed(library_names).items()]
     built_in = first(row for row in names if is_built_in(row[1]))
     own = first(row for row in names if not is_built_in(row[1]))
     rows = [[*left, *right] for left, right in zip(built_in, own, strict=False)]

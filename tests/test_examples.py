@@ -2,7 +2,9 @@ import ast
 import importlib
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
@@ -171,6 +173,28 @@ def test_the_facts_of_a_file_are_exact(example: Importer, package: Path) -> None
         "documented": [True, False, True],
         "years": [1999],
     }
+
+
+def test_no_two_threads_build_a_tree_at_once(
+    example: Importer, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = example("source_facts")
+    parse = ast.parse
+    at_work: list[str] = []
+    most = 0
+
+    def watched(source: bytes, path: str) -> ast.Module:
+        nonlocal most
+        at_work.append(path)
+        most = max(most, len(at_work))
+        time.sleep(0.01)  # gives the other threads their turn
+        at_work.remove(path)
+        return parse(source, path)
+
+    monkeypatch.setattr(facts.ast, "parse", watched)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(facts.facts_of, map(str, package.rglob("*.py"))))
+    assert most == 1
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiostream import stream
+from aiostream.core import Stream
 from taskiq import AsyncBroker, AsyncTaskiqTask, TaskiqResult
 
 from taskiq_flow.completion.protocol import Observer, failed
@@ -73,8 +73,9 @@ class PollingCompletions:
             await asyncio.sleep(self._interval)
             self._interval = min(self._interval * 1.5, LONGEST_INTERVAL)
             tasks = [task for _, task in self._expected.values()]
-            ask: Callable[..., Awaitable[Answer]] = self._ask
-            asked = stream.map(stream.iterate(tasks), ask, task_limit=ASKED_AT_ONCE, ordered=False)
+            asked: Stream[Answer] = stream.map(
+                stream.iterate(tasks), self._ask, task_limit=ASKED_AT_ONCE, ordered=False
+            )
             async with asked.stream() as answers:
                 async for task_id, result in answers:
                     if result is not None and task_id in self._expected:

@@ -135,7 +135,8 @@ class DAGNode:
             problem = f"a {type(result).__name__}"
         raise OutputShapeError(
             f"node {self.task_name!r} declares {len(keys)} outputs ({', '.join(keys)}) and "
-            f"returned {problem}; return a tuple or list of {len(keys)}, or a mapping with these keys",
+            f"returned {problem}; return a tuple or list of {len(keys)}, or a mapping with "
+            "these keys",
             task_name=self.task_name,
         )
 
