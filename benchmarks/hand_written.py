@@ -8,11 +8,13 @@ checks nothing, cancels nothing, survives nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker, TaskiqMessage, TaskiqMiddleware
-from taskiq import TaskiqResult
+from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
+
+from benchmarks.measure import Contestant
+from benchmarks.shapes import NoOp, Shape, no_op
 
 
 class Resolve(TaskiqMiddleware):
@@ -24,19 +26,14 @@ class Resolve(TaskiqMiddleware):
         self.finished: list[tuple[int, Any]] = []
         self.something: asyncio.Future[None] | None = None
 
-    def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
-        """Note the result and wake the loop."""
+    async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        """Note the result and wake the loop. A coroutine, as taskiq is slower with functions."""
         self.finished.append((self.waiting.pop(message.task_id), result.return_value))
         if self.something is not None and not self.something.done():
             self.something.set_result(None)
 
 
-async def run_by_hand(
-    broker: InMemoryBroker,
-    resolve: Resolve,
-    task: AsyncTaskiqDecoratedTask[..., Any],
-    predecessors: Sequence[Sequence[int]],
-) -> Mapping[int, Any]:
+async def run_by_hand(resolve: Resolve, task: NoOp, predecessors: Shape) -> Mapping[int, Any]:
     """Run ``task`` once per node, with its predecessors' results; return all results by node."""
     loop = asyncio.get_running_loop()
     successors: list[list[int]] = [[] for _ in predecessors]
@@ -62,3 +59,11 @@ async def run_by_hand(
                 if not missing[after]:
                     ready.append(after)
     return results
+
+
+def by_hand(shape: Shape) -> Contestant:
+    """A run of the shape by the loop, on a broker of its own."""
+    resolve = Resolve()
+    broker = InMemoryBroker().with_middlewares(resolve)
+    task = no_op(broker)
+    return lambda: run_by_hand(resolve, task, shape)

@@ -21,7 +21,7 @@ from taskiq.labels import prepare_label
 from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.completion import runs_in_process
-from taskiq_flow.dataflow.binding import Binding, Task
+from taskiq_flow.dataflow.binding import Binding, Task, signature_of
 from taskiq_flow.dataflow.node import default_name
 from taskiq_flow.errors import ConfigurationError, SerializationError
 
@@ -197,9 +197,22 @@ def _stand_in(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     stand_in = functools.wraps(function)(call_async if _is_async(function) else call)
+    stand_in.__annotations__ = _annotations(function)
     stand_in.__module__ = __name__  # where taskiq leaves the renamed function as an attribute
     vars(stand_in)["stands_for"] = function
     return stand_in
+
+
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    """What taskiq reads to parse arguments and to inject; it fails on one it cannot evaluate."""
+    signature = signature_of(function)
+    hints = {name: p.annotation for name, p in signature.parameters.items()}
+    hints["return"] = signature.return_annotation
+    return {
+        name: hint
+        for name, hint in hints.items()
+        if hint is not inspect.Signature.empty and not isinstance(hint, str)
+    }
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

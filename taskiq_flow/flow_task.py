@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 
 from taskiq import AsyncResultBackend, AsyncTaskiqTask, TaskiqResult, TaskiqResultTimeoutError
 
+from taskiq_flow.completion.waiting import to_the_end
+
 T = TypeVar("T")
 
 
@@ -20,7 +22,12 @@ class FlowTask(AsyncTaskiqTask[T]):
 
     def __init__(self, task_id: str, gather: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._gathered = _Gathered(gather)
+        self._waiting = 0
         super().__init__(task_id, self._gathered)
+
+    def cancel(self) -> None:
+        """Stop the run; its result becomes an error that says so."""
+        self._gathered.task().cancel()
 
     async def wait_result(
         self,
@@ -31,11 +38,21 @@ class FlowTask(AsyncTaskiqTask[T]):
         """Wait for the result, ``timeout`` seconds at the most if that is above zero.
 
         It is pushed, so ``check_interval`` has no effect. Raises ``TaskiqResultTimeoutError``; the
-        run goes on then.
+        run goes on then. If the only one who waits is cancelled, so is the run, as it is with any
+        coroutine that is awaited.
         """
-        limit = timeout if timeout > 0 else None
-        done, _ = await asyncio.wait([self._gathered.task()], timeout=limit)
-        if not done:
+        gathering = self._gathered.task()
+        self._waiting += 1
+        try:
+            await asyncio.wait([gathering], timeout=timeout if timeout > 0 else None)
+        except asyncio.CancelledError:
+            if self._waiting == 1:
+                self.cancel()
+                await to_the_end(asyncio.wait([gathering]))
+            raise
+        finally:
+            self._waiting -= 1
+        if not gathering.done():
             raise TaskiqResultTimeoutError(timeout=timeout)
         return await self.get_result(with_logs=with_logs)
 
@@ -69,11 +86,11 @@ class _Gathered(AsyncResultBackend[T], Generic[T]):
 async def _result_of(work: Coroutine[Any, Any, T]) -> TaskiqResult[T]:
     """What taskiq makes of a task's end: a value, or an error in its place."""
     value: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
     start = time.monotonic()
     try:
         value = await work
-    except Exception as raised:  # whatever ended the run is its result
+    except (Exception, asyncio.CancelledError) as raised:  # whatever ended the run is its result
         error = raised
     return TaskiqResult(
         is_err=error is not None,

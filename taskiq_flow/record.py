@@ -45,7 +45,7 @@ class Record(Generic[N]):
         """The error of a run that one failure has ended."""
         cause = self.failures[name]
         error = NodeFailedError(
-            f"node {name!r} failed in attempt {attempts} with {_told(cause)}; {self._progress()}",
+            f"node {name!r} failed in attempt {attempts} with {_told(cause)}{self._progress()}",
             task_name=name,
             task_id=task_id,
             attempts=attempts,
@@ -58,19 +58,19 @@ class Record(Generic[N]):
         """The error of a run that went on to its end in spite of failures."""
         failures = "; ".join(f"{name!r} with {_told(e)}" for name, e in self.failures.items())
         return RunFailedError(
-            f"nodes of run {self._run_id!r} failed: {failures}; {self._progress()}",
+            f"nodes of run {self._run_id!r} failed: {failures}{self._progress()}",
             **self._reached(),
         )
 
     def cancelled(self) -> RunCancelledError:
         """The error of a run that was stopped."""
         return RunCancelledError(
-            f"run {self._run_id!r} was cancelled; {self._progress()}", **self._reached()
+            f"run {self._run_id!r} was cancelled{self._progress()}", **self._reached()
         )
 
     def _progress(self) -> str:
         count = len(self.values) - len(self._inputs)
-        return f"{count} {'result is' if count == 1 else 'results are'} in .results"
+        return f"; results of what had completed are in .results: {count}" if count else ""
 
     def _reached(self) -> Reached:
         return Reached(

@@ -99,7 +99,7 @@ class Run(Generic[N]):
         self._error: BaseException | None = None
         self._ready: ReadySet[N] = ReadySet(max_parallel)
         self._senders = Senders(self._ready, self._send)
-        self._completions = completions_of(broker, self)
+        self._completions = completions_of(broker, self, run_id)
         self._audience = Audience(listeners)
         self._listened_to = bool(self._audience)
 
@@ -251,20 +251,24 @@ class Run(Generic[N]):
                     while window and self._ready.unfinished + len(self._unread) >= window:
                         self._room = self._loop.create_future()
                         await self._room
-        except Exception as error:  # the source's own, which the reader gets as it is
-            self._stop(error)
-        else:
-            self._is_fed = False
-            self._advance()
+        except BaseException as error:  # the source's own, which the reader gets as it is
+            if not self._over:
+                self._stop(error)
+            raise
+        self._is_fed = False
+        self._advance()
 
     def _stop(self, error: BaseException | None) -> None:
-        """Nothing more is sent or taken in; what is in flight is cancelled."""
-        self._over, self._error = True, error
+        """Nothing more is sent or taken in; what is in flight is cancelled, once."""
+        self._error = error
+        _wake(self._reader)
+        if self._over:
+            return
+        self._over = True
         self._senders.stop()
         self._completions.revoke()
         if self._feeder is not None and self._feeder is not asyncio.current_task():
             self._feeder.cancel()
-        _wake(self._reader)
 
     async def _clean_up(self) -> None:
         await self._completions.aclose()

@@ -25,8 +25,10 @@ async def nothing_is_left_over() -> AsyncIterator[None]:
 
 
 @pytest.fixture
-def broker() -> InMemoryBroker:
-    return InMemoryBroker()
+async def broker() -> AsyncIterator[InMemoryBroker]:
+    broker = InMemoryBroker()
+    yield broker
+    await broker.shutdown()
 
 
 @pytest.fixture(autouse=True)

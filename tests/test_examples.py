@@ -191,8 +191,8 @@ def test_no_two_threads_build_a_tree_at_once(
         at_work.remove(path)
         return parse(source, path)
 
-    monkeypatch.setattr(facts.ast, "parse", watched)
-    with ThreadPoolExecutor(4) as pool:
+    with monkeypatch.context() as patch, ThreadPoolExecutor(4) as pool:
+        patch.setattr(ast, "parse", watched)
         list(pool.map(facts.facts_of, map(str, package.rglob("*.py"))))
     assert most == 1
 

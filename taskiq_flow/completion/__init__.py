@@ -29,8 +29,11 @@ def check_readable(broker: AsyncBroker) -> None:
         )
 
 
-def completions_of(broker: AsyncBroker, observer: Observer[Any]) -> Completions[Any]:
-    """What brings a run on this broker its completions. Called on the run's event loop."""
+def completions_of(broker: AsyncBroker, observer: Observer[Any], run_id: str) -> Completions[Any]:
+    """What brings a run on this broker its completions. Called on the run's event loop.
+
+    Raises ``ConfigurationError`` if another run has the id, where that can be known.
+    """
     if runs_in_process(broker):
-        return InMemoryCompletions(broker, observer)
+        return InMemoryCompletions(broker, observer, run_id)
     return PollingCompletions(broker, observer)

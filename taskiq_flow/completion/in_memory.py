@@ -14,7 +14,7 @@ from taskiq import AsyncBroker, NoResultError, TaskiqMessage, TaskiqMiddleware, 
 
 from taskiq_flow.completion.protocol import Observer, failed
 from taskiq_flow.completion.waiting import until_ended
-from taskiq_flow.errors import TaskLostError
+from taskiq_flow.errors import ConfigurationError, TaskLostError
 
 SWEEP_INTERVAL = 1.0
 """Seconds between two looks at the tasks in flight."""
@@ -56,6 +56,7 @@ class InMemoryHooks(TaskiqMiddleware):
     def __init__(self) -> None:
         super().__init__()
         self.executions: dict[str, Execution] = {}
+        self.run_ids: set[str] = set()
 
     @classmethod
     def of(cls, broker: AsyncBroker) -> InMemoryHooks:
@@ -125,9 +126,17 @@ class InMemoryHooks(TaskiqMiddleware):
 class InMemoryCompletions:
     """The completions of one run on an ``InMemoryBroker``."""
 
-    def __init__(self, broker: AsyncBroker, observer: Observer[Any]) -> None:
+    def __init__(self, broker: AsyncBroker, observer: Observer[Any], run_id: str) -> None:
+        hooks = InMemoryHooks.of(broker)
+        if run_id in hooks.run_ids:
+            raise ConfigurationError(
+                f"run id {run_id!r} is in use on this broker; give each run an id of its own"
+            )
+        hooks.run_ids.add(run_id)
+        self._run_ids = hooks.run_ids
+        self._run_id = run_id
         self._observer = observer
-        self._executions = InMemoryHooks.of(broker).executions
+        self._executions = hooks.executions
         self._expected: dict[str, Execution] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._arm()
@@ -147,20 +156,21 @@ class InMemoryCompletions:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         for execution in self._expected.values():
-            execution.revoked = True
-            if execution.worker is not None:
+            # Once only: a second cancellation would cut short what a task does on the first.
+            if execution.worker is not None and not execution.revoked:
                 execution.worker.cancel()
+            execution.revoked = True
 
     async def aclose(self) -> None:
         """Revoke, and wait for the cancelled tasks to end, for a bounded time."""
         self.revoke()
-        if not self._expected:
-            return
-        await asyncio.sleep(0)  # whatever was sent has begun by then, and ended as it was revoked
-        workers = [e.worker for e in self._expected.values() if e.worker is not None]
-        await until_ended(workers, CANCEL_GRACE)
-        for task_id in list(self._expected):
-            self.forget(task_id)
+        if self._expected:
+            await asyncio.sleep(0)  # what was sent has begun by then, and ended as it was revoked
+            workers = [e.worker for e in self._expected.values() if e.worker is not None]
+            await until_ended(workers, CANCEL_GRACE)
+            for task_id in list(self._expected):
+                self.forget(task_id)
+        self._run_ids.discard(self._run_id)
 
     def _arm(self) -> None:
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep)

@@ -84,7 +84,7 @@ class PollingCompletions:
                         self.forget(task_id)
                         self._observer.settle(node, task_id, result)
 
-    async def _ask(self, task: AsyncTaskiqTask[Any]) -> Answer:
+    async def _ask(self, task: AsyncTaskiqTask[Any], *_: AsyncTaskiqTask[Any]) -> Answer:
         """A task's result, if there is one by now. A failing backend is asked again for a while."""
         now = asyncio.get_running_loop().time()
         try:

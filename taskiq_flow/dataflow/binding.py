@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 from taskiq import AsyncTaskiqDecoratedTask, Context
 from taskiq_dependencies.dependency import Dependency
@@ -27,12 +27,14 @@ _VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 class Binding:
     """The keys that a task's call is made of.
 
-    ``positional``: keys passed by position; ``keyword``: (parameter, key) pairs passed by name.
+    ``positional``: keys passed by position; ``filled``: (position, default) of the parameters
+    between them that no key goes to; ``keyword``: (parameter, key) pairs passed by name.
     ``optional`` pairs are passed by name if the key has a value; ``trailing``: (key, default)
     pairs of positional-only parameters, passed as far as the last one that has a value.
     """
 
     positional: tuple[str, ...] = ()
+    filled: tuple[tuple[int, Any], ...] = ()
     keyword: tuple[tuple[str, str], ...] = ()
     optional: tuple[tuple[str, str], ...] = ()
     trailing: tuple[tuple[str, Any], ...] = ()
@@ -54,12 +56,17 @@ class Binding:
 
     def keys_of(self, by_position: int) -> tuple[list[str], dict[str, str]]:
         """The keys behind a call's first ``by_position`` arguments, and those behind its names."""
-        positional = [*self.positional, *(key for key, _ in self.trailing)]
+        positional = list(self.positional)
+        for position, default in self.filled:
+            positional.insert(position, f"(default {default!r})")
+        positional += [key for key, _ in self.trailing]
         return positional[:by_position], dict((*self.keyword, *self.optional))
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments of the call, taken from ``values``."""
         by_position = [values[key] for key in self.positional]
+        for position, default in self.filled:
+            by_position.insert(position, default)
         by_name = {parameter: values[key] for parameter, key in self.keyword}
         for parameter, key in self.optional:
             if key in values:
@@ -76,10 +83,17 @@ def bind(task_name: str, task: Task, inputs: Inputs) -> Binding:
 
     Raises ``BindingError`` for a key that finds no parameter and for a parameter bound twice.
     """
-    parameters = parameters_of(task)
+    try:
+        parameters, injected = parameters_of(task)
+    except ValueError as error:
+        raise BindingError(
+            f"node {task_name!r}: the parameters of {task!r} cannot be read ({error}); wrap it in "
+            "a function of your own",
+            task_name=task_name,
+        ) from error
     if inputs is None:
         return _undeclared(parameters)
-    matching = _Matching(task_name, parameters)
+    matching = _Matching(task_name, parameters, injected)
     if isinstance(inputs, Mapping):
         matching.match_spelled_out(inputs)
     else:
@@ -90,9 +104,12 @@ def bind(task_name: str, task: Task, inputs: Inputs) -> Binding:
 class _Matching:
     """The state of matching keys with parameters, for inputs that were declared."""
 
-    def __init__(self, task_name: str, parameters: Sequence[Parameter]) -> None:
+    def __init__(
+        self, task_name: str, parameters: Sequence[Parameter], injected: Collection[str]
+    ) -> None:
         self.task_name = task_name
         self.parameters = parameters
+        self.injected = injected
         self.plain = {p.name: p for p in parameters if _is_plain(p)}
         self.takes_args = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
         self.takes_kwargs = any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
@@ -129,6 +146,8 @@ class _Matching:
     def bind(self, parameter: str, key: str) -> None:
         if parameter in self.bound:
             raise self.error("binds a parameter twice", parameter, key)
+        if parameter in self.injected:
+            raise self.error("binds a parameter that taskiq injects", parameter, key)
         self.bound[parameter] = key
 
     def binding(self) -> Binding:
@@ -155,10 +174,14 @@ def _call(
 ) -> Binding:
     """Lay out a declared call: by name, and by position where Python leaves no choice."""
     kinds = [Parameter.POSITIONAL_ONLY, *([Parameter.POSITIONAL_OR_KEYWORD] if surplus else [])]
-    by_position = [p.name for p in parameters if p.kind in kinds and p.name in bound]
+    by_position = [p for p in parameters if p.kind in kinds]
+    while by_position and by_position[-1].name not in bound:
+        by_position.pop()  # behind the last that has a key, the defaults fill in by themselves
+    names = [p.name for p in by_position]
     return Binding(
-        positional=(*(bound[name] for name in by_position), *surplus),
-        keyword=tuple(item for item in bound.items() if item[0] not in by_position),
+        positional=(*(bound[name] for name in names if name in bound), *surplus),
+        filled=tuple((i, p.default) for i, p in enumerate(by_position) if p.name not in bound),
+        keyword=tuple(item for item in bound.items() if item[0] not in names),
     )
 
 
@@ -181,13 +204,17 @@ def original_function(task: Task) -> Callable[..., Any]:
     return task.original_func if isinstance(task, AsyncTaskiqDecoratedTask) else task
 
 
-_parameters_seen: weakref.WeakKeyDictionary[Callable[..., Any], tuple[Parameter, ...]] = (
+_Parameters = tuple[tuple[Parameter, ...], frozenset[str]]
+_parameters_seen: weakref.WeakKeyDictionary[Callable[..., Any], _Parameters] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def parameters_of(task: Task) -> tuple[Parameter, ...]:
-    """The parameters of a task that a graph may bind: all but those that taskiq injects."""
+def parameters_of(task: Task) -> _Parameters:
+    """The parameters of a task that a graph may bind, and the names of those that taskiq injects.
+
+    Raises ``ValueError`` for a callable that does not tell its parameters.
+    """
     function = original_function(task)
     try:
         if (seen := _parameters_seen.get(function)) is not None:
@@ -198,36 +225,33 @@ def parameters_of(task: Task) -> tuple[Parameter, ...]:
     return parameters
 
 
-def _read_parameters(function: Callable[..., Any]) -> tuple[Parameter, ...]:
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """A callable's signature, with its annotations evaluated if all of them can be."""
     try:
-        signature = inspect.signature(function)
-    except ValueError as error:
-        raise BindingError(
-            f"the parameters of {function!r} cannot be read; wrap it in a function of your own"
-        ) from error
-    try:
-        hints = get_type_hints(function, include_extras=True)
-    except (NameError, TypeError):  # a name known to type checkers only, or not a function
-        hints = {}
-    injected = {
-        name
-        for name, parameter in signature.parameters.items()
-        if _is_injected(parameter, hints.get(name, parameter.annotation))
-    }
+        return inspect.signature(function, eval_str=True)
+    except (NameError, SyntaxError):  # a name that only type checkers know
+        return inspect.signature(function)
+
+
+def _read_parameters(function: Callable[..., Any]) -> _Parameters:
+    parameters = signature_of(function).parameters
+    injected = frozenset(name for name, parameter in parameters.items() if _is_injected(parameter))
     # taskiq injects by name: with such a parameter among the others, *args is out of reach.
     unreachable = {
         Parameter.VAR_POSITIONAL
         for name in injected
-        if signature.parameters[name].kind is Parameter.POSITIONAL_OR_KEYWORD
+        if parameters[name].kind is Parameter.POSITIONAL_OR_KEYWORD
     }
-    return tuple(
+    bindable = (
         parameter
-        for name, parameter in signature.parameters.items()
+        for name, parameter in parameters.items()
         if name not in injected and parameter.kind not in unreachable
     )
+    return tuple(bindable), injected
 
 
-def _is_injected(parameter: Parameter, annotation: object) -> bool:
+def _is_injected(parameter: Parameter) -> bool:
+    annotation = parameter.annotation
     if isinstance(parameter.default, Dependency) or annotation is Context:
         return True
     if get_origin(annotation) is not Annotated:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import inspect
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,7 +144,9 @@ class DAG:
 
     def print(self, file: TextIO | None = None) -> None:
         """Draw the graph as text, to ``file`` or standard output."""
-        print(render.to_text(self.get_parallel_levels(), self.plan().predecessors), file=file)
+        text = render.to_text(self.get_parallel_levels(), self.plan().predecessors)
+        encoding = getattr(file or sys.stdout, "encoding", None) or "utf-8"
+        print(render.encodable(text, encoding), file=file)
 
     def to_mermaid(self) -> str:
         """The graph as a Mermaid flowchart."""
@@ -181,23 +185,23 @@ class DAG:
         return _plan([node for node in self.nodes if node in needed], self._resolved_orderings())
 
     def _resolved_orderings(self) -> dict[DAGNode, list[DAGNode]]:
-        by_task: dict[int, list[DAGNode]] = {}
+        by_task: dict[object, list[DAGNode]] = {}
         if any(not isinstance(end, (str, DAGNode)) for edge in self._orderings for end in edge):
             for node in self._nodes.values():
-                by_task.setdefault(id(node.task), []).append(node)
+                by_task.setdefault(_identity(node.task), []).append(node)
         before: dict[DAGNode, list[DAGNode]] = {}
         for start, end in self._orderings:
             resolved = self._resolve(start, by_task)
             before.setdefault(self._resolve(end, by_task), []).append(resolved)
         return before
 
-    def _resolve(self, reference: NodeRef, by_task: dict[int, list[DAGNode]]) -> DAGNode:
+    def _resolve(self, reference: NodeRef, by_task: dict[object, list[DAGNode]]) -> DAGNode:
         if isinstance(reference, str):
             return self.get_node(reference)
         if isinstance(reference, DAGNode):
             found = [reference] if self._nodes.get(reference.task_name) is reference else []
         else:
-            found = by_task.get(id(reference), [])
+            found = by_task.get(_identity(reference), [])
         if len(found) == 1:
             return found[0]
         names = ", ".join(repr(node.task_name) for node in found)
@@ -207,6 +211,13 @@ class DAG:
             else f"an edge names {reference!r}, which is not in the graph; add its node",
             reference=reference,
         )
+
+
+def _identity(task: Task) -> object:
+    """What tells a task from others; a bound method is a new object each time it is looked up."""
+    if inspect.ismethod(task):
+        return id(task.__self__), task.__func__
+    return id(task)
 
 
 def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode]]) -> Plan:

@@ -155,7 +155,10 @@ def default_name(task: Task) -> str:
 def _bare_name(function: Any) -> str:
     while isinstance(function, functools.partial):
         function = function.func
-    name: str = getattr(function, "__name__", type(function).__name__)
+    return _as_written(getattr(function, "__name__", type(function).__name__))
+
+
+def _as_written(name: str) -> str:
     while name.endswith(_RENAMED):
         name = name.removesuffix(_RENAMED)
     return name
@@ -164,6 +167,7 @@ def _bare_name(function: Any) -> str:
 def _is_generated(task: AsyncTaskiqDecoratedTask[Any, Any], bare: str) -> bool:
     """Whether taskiq made the task's name from the function's module and name."""
     module, _, function = task.task_name.rpartition(":")
+    function = _as_written(function)
     if function != bare and not (bare == "<lambda>" and function.startswith("lambda_")):
         return False
     if module == task.original_func.__module__:

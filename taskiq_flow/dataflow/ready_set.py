@@ -51,11 +51,13 @@ class ReadySet(Generic[N]):
         """
         if node in self._state:
             raise ValueError(f"{node!r} was added before")
-        unresolved = 0
-        for dependency in dict.fromkeys(after):
-            state = self._state.get(dependency)
-            if state is None:
+        dependencies = dict.fromkeys(after)
+        for dependency in dependencies:
+            if dependency not in self._state:
                 raise ValueError(f"{node!r} waits for {dependency!r}, which is not in the set")
+        unresolved = 0
+        for dependency in dependencies:
+            state = self._state[dependency]
             if state == BROKEN:
                 self._behind_failure.add(node)
             elif state != COMPLETED:

@@ -246,3 +246,15 @@ def _for_dot(text: str) -> str:
 
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def encodable(text: str, encoding: str) -> str:
+    """The text, or where the encoding cannot carry it, the same drawn with ASCII signs."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        signs = str.maketrans(
+            {"←": "<-", "─": "-", "├": "|", "└": "`", "┬": "+", "│": "|", "…": "..."}
+        )
+        return text.translate(signs).encode(encoding, "backslashreplace").decode(encoding)
+    return text

@@ -1,0 +1,40 @@
+"""Timing of several contestants side by side, so that a busy machine is busy for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+Contestant = Callable[[], Awaitable[object]]
+"""One timed run: what it returns is of no account."""
+
+
+async def interleaved(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[float]]:
+    """Seconds that each contestant took in each round, in rounds of A B C, A B C, A B C.
+
+    A first round that nobody counts comes before: caches fill, hooks find their place.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for name, run in contestants.items():
+            seconds = await timed(run)
+            if number:
+                taken[name].append(seconds)
+    return taken
+
+
+async def timed(run: Contestant) -> float:
+    """Seconds that one run takes, with nothing of an earlier one to be ended or collected in it."""
+    await asyncio.sleep(0.005)
+    gc.collect()
+    start = time.perf_counter()
+    await run()
+    return time.perf_counter() - start
+
+
+def median_ratio(taken: Sequence[float], beside: Sequence[float]) -> float:
+    """The median of the ratios within each round, of two contestants that took turns."""
+    return statistics.median(a / b for a, b in zip(taken, beside, strict=True))

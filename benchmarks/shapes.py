@@ -1,0 +1,79 @@
+"""Graphs of no-op nodes, as shapes: for each node the numbers of the nodes that it waits for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
+
+from benchmarks.measure import Contestant
+from taskiq_flow import DAG, DAGNode, ExecutionEngine
+
+Shape = Sequence[Sequence[int]]
+NoOp = AsyncTaskiqDecoratedTask[..., int]
+
+
+def chains(nodes: int, length: int) -> Shape:
+    """Chains of ``length`` nodes, beside each other."""
+    return [[node - 1] if node % length else [] for node in range(nodes)]
+
+
+def chain(nodes: int) -> Shape:
+    """Each node behind the one before."""
+    return chains(nodes, nodes)
+
+
+def fan(nodes: int) -> Shape:
+    """One node, and all others behind it."""
+    return [[0] if node else [] for node in range(nodes)]
+
+
+def random_graph(nodes: int, edges: int, seed: int = 1) -> Shape:
+    """Any two nodes are as likely as any other two to have an edge, from lower to higher."""
+    chance = random.Random(seed)
+    drawn: set[tuple[int, int]] = set()
+    while len(drawn) < edges:
+        before, after = sorted(chance.sample(range(nodes), 2))
+        drawn.add((before, after))
+    shape: list[list[int]] = [[] for _ in range(nodes)]
+    for before, after in sorted(drawn):
+        shape[after].append(before)
+    return shape
+
+
+def no_op(broker: InMemoryBroker) -> NoOp:
+    """A task that takes anything, does nothing and returns the same small number."""
+
+    @broker.task(task_name="no_op")
+    async def work(*_: int) -> int:
+        return 1
+
+    return work
+
+
+def dag_of(task: NoOp, shape: Shape) -> DAG:
+    """The graph of a shape, each node given what its predecessors return."""
+    dag = DAG()
+    names = [f"node_{number}" for number in range(len(shape))]
+    for name, before in zip(names, shape, strict=True):
+        dag.add_node(DAGNode(task, output=name, inputs=[names[n] for n in before], name=name))
+    return dag
+
+
+async def drain(engine: ExecutionEngine, expected: int) -> None:
+    """Read a run to its end as a user would, and see that nothing is missing."""
+    count = 0
+    async for _ in engine.execute_async():
+        count += 1
+    if count != expected:
+        raise AssertionError(f"{count} pairs of {expected}")
+
+
+def by_engine(shape: Shape) -> Contestant:
+    """A run of the shape by the engine, the graph built and validated beforehand."""
+    broker = InMemoryBroker()
+    dag = dag_of(no_op(broker), shape)
+    dag.validate()
+    engine = ExecutionEngine(broker, dag)
+    return lambda: drain(engine, len(shape))

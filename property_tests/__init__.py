@@ -1,0 +1,1 @@
+"""Properties that hold for any graph: random examples held against plain sequential models."""

@@ -1,0 +1,156 @@
+"""What chance may make: graphs, limits, signatures, inputs, sources."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from hypothesis import strategies as st
+from property_tests.model import Form, GraphSpec, NodeSpec, Returns
+
+LIMITS = st.none() | st.integers(1, 4)
+"""``max_parallel``."""
+
+DELAYS = st.integers(0, 2)
+"""Seconds that a reader takes for each pair."""
+
+
+@cache
+def subsets(size: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """Some of the numbers below ``size``: often none or one, so that graphs are not all dense."""
+    if not size:
+        return st.just(())
+    one = st.integers(0, size - 1).map(lambda number: (number,))
+    some = st.integers(0, 2**size - 1).map(
+        lambda bits: tuple(number for number in range(size) if bits >> number & 1)
+    )
+    return st.just(()) | one | one | some
+
+
+@dataclass(frozen=True)
+class _Traits:
+    """What a node is like, whatever its place in the graph."""
+
+    given_name: str
+    seconds: int
+    cleaning: int
+    fails: bool
+    form: Form = "by position"
+    returns: Returns = "number"
+    outputs: int = 1
+    has_key_of_its_name: bool = False
+    takes_outside: bool = False
+    may_take_outside: bool = False
+    picks: int = 0
+
+
+def _plain(*, failing: bool, cleaning: bool) -> st.SearchStrategy[_Traits]:
+    return st.builds(
+        _Traits,
+        given_name=st.just("node"),
+        seconds=st.integers(0, 3),
+        cleaning=st.integers(0, 2) if cleaning else st.just(0),
+        fails=st.sampled_from([False, False, False, True]) if failing else st.just(False),
+    )
+
+
+def _varied(*, failing: bool) -> st.SearchStrategy[_Traits]:
+    return st.builds(
+        _Traits,
+        given_name=st.sampled_from("abc"),
+        seconds=st.integers(0, 2),
+        cleaning=st.just(0),
+        fails=st.sampled_from([False, False, False, False, True]) if failing else st.just(False),
+        form=st.sampled_from(["undeclared", "by name", "by position", "spelled out"]),
+        returns=st.sampled_from(["number", "list", "tuple", "mapping"]),
+        outputs=st.integers(1, 3),
+        has_key_of_its_name=st.booleans(),
+        takes_outside=st.booleans(),
+        may_take_outside=st.booleans(),
+        picks=st.integers(0, 5),
+    )
+
+
+@st.composite
+def graphs(
+    draw: st.DrawFn,
+    *,
+    most_nodes: int = 12,
+    failing: bool = False,
+    cleaning: bool = False,
+    varied: bool = False,
+) -> GraphSpec:
+    """Acyclic graphs whose nodes are added in any order.
+
+    ``failing``: some nodes fail; ``cleaning``: some need time when they are cancelled; ``varied``:
+    all ways to declare names, inputs and outputs, edges without data, inputs from outside.
+    """
+    kind = _varied(failing=failing) if varied else _plain(failing=failing, cleaning=cleaning)
+    size = draw(st.integers(0, most_nodes))
+    traits = draw(st.lists(kind, min_size=size, max_size=size))
+    places = draw(st.permutations(range(size)))
+    names = _names([traits[index].given_name for index in places])
+    made: list[NodeSpec] = []
+    for index, trait in enumerate(traits):
+        before = draw(subsets(index))
+        after = draw(subsets(index)) if varied else ()
+        made.append(_node(index, names[places.index(index)], trait, made, (before, after)))
+    outside = {key: draw(st.integers(0, 9)) for key in ("x", "y")} if varied else {}
+    if varied and draw(st.booleans()):
+        outside["maybe"] = draw(st.integers(0, 9))
+    return GraphSpec(tuple(made[index] for index in places), _taken(made, outside))
+
+
+def _names(given: Sequence[str]) -> list[str]:
+    """The second node of a name gets a number behind it."""
+    seen: Counter[str] = Counter()
+    names = []
+    for name in given:
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return names
+
+
+def _node(
+    index: int,
+    name: str,
+    trait: _Traits,
+    made: Sequence[NodeSpec],
+    edges: tuple[Sequence[int], Sequence[int]],
+) -> NodeSpec:
+    before, after = edges
+    keys = [made[other].outputs[trait.picks % len(made[other].outputs)] for other in before]
+    optional: list[str] = []
+    if trait.form == "undeclared":  # the only form in which inputs are optional
+        split = trait.picks % (len(keys) + 1)
+        keys, optional = keys[split:], keys[:split]
+        if trait.may_take_outside:
+            optional.append("maybe")
+    if trait.takes_outside:
+        keys.append("x" if trait.picks % 2 else "y")
+    outputs = tuple(f"{name}_gives_{number}" for number in range(trait.outputs))
+    several = trait.outputs > 1
+    return NodeSpec(
+        index=index,
+        name=name,
+        given_name=trait.given_name,
+        outputs=(name,) if trait.has_key_of_its_name else outputs,
+        required=tuple(keys),
+        optional=tuple(optional),
+        after=tuple(after),
+        form=trait.form,
+        returns="tuple"
+        if several and not trait.has_key_of_its_name and trait.returns == "number"
+        else trait.returns,
+        seconds=trait.seconds,
+        cleaning=trait.cleaning,
+        fails=trait.fails,
+    )
+
+
+def _taken(nodes: Sequence[NodeSpec], outside: dict[str, int]) -> dict[str, int]:
+    """The inputs that some node takes: others would be warned about."""
+    keys = {key for node in nodes for key in (*node.required, *node.optional)}
+    return {key: value for key, value in outside.items() if key in keys}
