@@ -12,52 +12,65 @@ import tracemalloc
 
 from taskiq import InMemoryBroker
 
-from benchmarks.hand_written import by_hand
-from benchmarks.measure import Contestant
-from benchmarks.report import Check, Options, print_checks, print_table
+from benchmarks.hand_written import Resolve, run_by_hand
+from benchmarks.report import CHECKED, Check, Options, print_table
 from benchmarks.shapes import Shape, chains, dag_of, drain, fan, no_op
 from taskiq_flow import ExecutionEngine
 
-MOST_KILOBYTES = 1.5
+MOST = 1.5
 
 
 async def run(options: Options) -> list[Check]:
     """Measure chains of 10 and one wide fan."""
     nodes = 20_000 if options.quick else 100_000
-    shapes = {"chains of 10": chains(nodes, 10), "fan": fan(nodes)}
-    rows = []
     checks = []
-    for name, shape in shapes.items():
+    rows = []
+    for name, shape in {"chains of 10": chains(nodes, 10), "fan": fan(nodes)}.items():
         graph, peak = await by_engine(shape)
-        hand = await added_by(lambda shape=shape: by_hand(shape)())
-        rows.append([name, f"{graph:.2f}", f"{peak:.2f}", f"{hand:.2f}"])
-        checks.append(Check(f"peak memory per node, {name}", peak, MOST_KILOBYTES, "KB"))
-    heads = (f"{nodes:,} nodes", "graph, validated", "peak, with its run", "peak, by hand")
-    print_table("Memory on top of the results, KB per node", heads, rows)
-    print_checks("Targets", checks)
+        hand = await by_hand(shape)
+        check = Check(f"peak memory per node, {nodes:,} nodes, {name}", peak, MOST, "KB")
+        rows.append([name, f"{graph:.2f}", f"{hand:.2f}", *check.cells()])
+        checks.append(check)
+    heads = (f"{nodes:,} nodes", "graph alone", "run by hand", *CHECKED)
+    print_table("Peak memory on top of the results, KB per node", heads, rows)
     return checks
 
 
 async def by_engine(shape: Shape) -> tuple[float, float]:
-    """KB per node: held by the validated graph, and at the peak of building and running it."""
-    graph = 0.0
-
-    async def build_and_run() -> None:
-        nonlocal graph
-        dag = dag_of(no_op(broker), shape)
-        dag.validate()
-        gc.collect()
-        graph = (tracemalloc.get_traced_memory()[0] - baseline) / len(shape) / 1000
-        await drain(ExecutionEngine(broker, dag), len(shape))
-
+    """What the validated graph holds, and the peak of building and running it."""
     broker = InMemoryBroker()
+    task = no_op(broker)
     baseline = _start()
-    await build_and_run()
-    return graph, _stop(baseline) / len(shape) / 1000
+    dag = dag_of(task, shape)
+    dag.validate()
+    gc.collect()
+    graph = tracemalloc.get_traced_memory()[0] - baseline
+    await drain(ExecutionEngine(broker, dag), len(shape))
+    return _per_node(graph, shape), _per_node(_stop() - baseline, shape)
 
 
-async def added_by(run_by_hand: Contestant) -> float:
-    """KB per node at the peak of a run."""
+async def by_hand(shape: Shape) -> float:
+    """The peak of the loop written by hand, which has no graph beside its lists."""
+    resolve = Resolve()
+    task = no_op(InMemoryBroker().with_middlewares(resolve))
     baseline = _start()
-    await run_by_hand()
-    return _stop(baseline)
+    await run_by_hand(resolve, task, shape)
+    return _per_node(_stop() - baseline, shape)
+
+
+def _start() -> int:
+    """Begin to count, and return what there is."""
+    gc.collect()
+    tracemalloc.start()
+    return tracemalloc.get_traced_memory()[0]
+
+
+def _stop() -> int:
+    """End counting, and return the peak."""
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def _per_node(size: int, shape: Shape) -> float:
+    return size / len(shape) / 1000

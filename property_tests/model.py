@@ -80,7 +80,7 @@ class NodeSpec:
         """What its task returned, by output key."""
         if len(self.outputs) == 1:
             return {self.outputs[0]: result}
-        return dict(result) if isinstance(result, dict) else dict(zip(self.outputs, result))  # noqa: B905
+        return result if isinstance(result, dict) else dict(zip(self.outputs, result, strict=True))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ LIMITS = st.none() | st.integers(1, 4)
 DELAYS = st.integers(0, 2)
 """Seconds that a reader takes for each pair."""
 
+LONGEST_CLEANING = 2
+"""Seconds that a node may need when it is cancelled; well below what the engine grants."""
+
 
 @cache
 def subsets(size: int) -> st.SearchStrategy[tuple[int, ...]]:
@@ -51,7 +54,7 @@ def _plain(*, failing: bool, cleaning: bool) -> st.SearchStrategy[_Traits]:
         _Traits,
         given_name=st.just("node"),
         seconds=st.integers(0, 3),
-        cleaning=st.integers(0, 2) if cleaning else st.just(0),
+        cleaning=st.integers(0, LONGEST_CLEANING) if cleaning else st.just(0),
         fails=st.sampled_from([False, False, False, True]) if failing else st.just(False),
     )
 
@@ -154,3 +157,26 @@ def _taken(nodes: Sequence[NodeSpec], outside: dict[str, int]) -> dict[str, int]
     """The inputs that some node takes: others would be warned about."""
     keys = {key for node in nodes for key in (*node.required, *node.optional)}
     return {key: value for key, value in outside.items() if key in keys}
+
+
+Edges = tuple[tuple[int, ...], ...]
+"""For each node of a bare graph, in order of insertion, the nodes that it waits for."""
+
+
+@st.composite
+def acyclic_edges(draw: st.DrawFn, *, most_nodes: int = 15) -> Edges:
+    """Bare acyclic graphs, their nodes inserted in any order."""
+    size = draw(st.integers(0, most_nodes))
+    places = draw(st.permutations(range(size)))
+    edges: list[tuple[int, ...]] = [()] * size
+    for index in range(size):
+        before = draw(subsets(index))
+        edges[places[index]] = tuple(sorted(places[other] for other in before))
+    return tuple(edges)
+
+
+@st.composite
+def any_edges(draw: st.DrawFn, *, most_nodes: int = 8) -> Edges:
+    """Bare graphs that may have cycles."""
+    size = draw(st.integers(0, most_nodes))
+    return tuple(draw(subsets(size)) for _ in range(size))

@@ -87,7 +87,6 @@ LISTED: list[tuple[Task, list[str], Values]] = [
     (defaults, ["x", "y"], {"a": "X", "b": "Y", "c": 3}),
     (defaults, ["c", "x"], {"a": "X", "b": 2, "c": "C"}),
     (defaults, ["x", "a"], {"a": "A", "b": "X", "c": 3}),
-    (rest, ["x"], {"a": "X", "more": ()}),
     (rest, ["x", "y", "z"], {"a": "X", "more": ("Y", "Z")}),
     (rest, ["y", "a"], {"a": "A", "more": ("Y",)}),
     (rest, ["x", "more"], {"a": "X", "more": ("MORE",)}),
@@ -371,8 +370,7 @@ def test_a_key_without_a_parameter_is_a_binding_error(
         bind("train", task, inputs)
     error = caught.value
     assert (error.task_name, error.parameter, error.key) == ("train", parameter, key)
-    named_in_message = ["'train'", repr(key), *([repr(parameter)] if parameter else [])]
-    assert all(part in str(error) for part in named_in_message)
+    assert all(repr(part) in str(error) for part in ("train", key, parameter) if part)
 
 
 def test_a_binding_error_shows_what_the_task_takes() -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from aiostream import stream
+from aiostream import pipe, stream
 from aiostream.core import Stream
 from taskiq import InMemoryBroker
 from virtual_clock import run_virtually
@@ -205,7 +205,7 @@ async def test_a_stream_is_at_home_in_an_aiostream_pipeline(broker: InMemoryBrok
     pairs: Stream[tuple[str, Any]] = stream.iterate(
         ExecutionEngine(broker, slow.dag).execute_async()
     )
-    async with stream.take(pairs, 1).stream() as first:
+    async with (pairs | pipe.take(1)).stream() as first:
         assert [pair async for pair in first] == [("quick", 0)]
     assert nothing_left(broker)
 

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeAlias, get_args, get_origin
 
 from taskiq import AsyncTaskiqDecoratedTask, Context
 from taskiq_dependencies.dependency import Dependency
@@ -84,7 +84,7 @@ def bind(task_name: str, task: Task, inputs: Inputs) -> Binding:
     Raises ``BindingError`` for a key that finds no parameter and for a parameter bound twice.
     """
     try:
-        parameters, injected = parameters_of(task)
+        parameters, injected = _signature_parts(task)
     except ValueError as error:
         raise BindingError(
             f"node {task_name!r}: the parameters of {task!r} cannot be read ({error}); wrap it in "
@@ -204,17 +204,22 @@ def original_function(task: Task) -> Callable[..., Any]:
     return task.original_func if isinstance(task, AsyncTaskiqDecoratedTask) else task
 
 
-_Parameters = tuple[tuple[Parameter, ...], frozenset[str]]
+_Parameters: TypeAlias = tuple[tuple[Parameter, ...], frozenset[str]]
 _parameters_seen: weakref.WeakKeyDictionary[Callable[..., Any], _Parameters] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def parameters_of(task: Task) -> _Parameters:
-    """The parameters of a task that a graph may bind, and the names of those that taskiq injects.
+def parameters_of(task: Task) -> tuple[Parameter, ...]:
+    """The parameters of a task that a graph may bind: all but those that taskiq injects.
 
     Raises ``ValueError`` for a callable that does not tell its parameters.
     """
+    return _signature_parts(task)[0]
+
+
+def _signature_parts(task: Task) -> _Parameters:
+    """The parameters that a graph may bind, and the names of those that taskiq injects."""
     function = original_function(task)
     try:
         if (seen := _parameters_seen.get(function)) is not None:

@@ -141,7 +141,9 @@ class DAGNode:
         )
 
     def __repr__(self) -> str:
-        return f"<DAGNode {self.task_name}: {self.inputs} -> {self.outputs}>"
+        # Not what the task's signature says: that may be an error, which a repr does not raise.
+        inputs = "its parameters" if self._inputs is None else self.inputs
+        return f"<DAGNode {self.task_name}: {inputs} -> {self.outputs}>"
 
 
 def default_name(task: Task) -> str:

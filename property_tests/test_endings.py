@@ -1,0 +1,168 @@
+"""Left, cancelled or closed at any moment: nothing stays behind, and the broker works on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from typing import Any, Literal
+
+from hypothesis import given
+from hypothesis import strategies as st
+from property_tests.model import GraphSpec, evaluate
+from property_tests.stage import Stage
+from property_tests.strategies import DELAYS, LONGEST_CLEANING, graphs
+from property_tests.virtual_clock import run_virtually, virtual_loop
+
+from taskiq_flow import ExecutionEngine, RunCancelledError
+
+Leaving = Literal["closed", "dropped", "raised", "closed by another task"]
+
+GRAPHS = graphs(cleaning=True)
+MOMENTS = st.integers(0, 16).map(lambda halves: halves / 2)
+"""Seconds; those between whole ones are moments in which no node begins or ends."""
+
+MUCH_LATER = 100
+
+
+class ReaderError(Exception):
+    """Comes from the body of a reader's loop."""
+
+
+async def _check_aftermath(
+    engine: ExecutionEngine, stage: Stage, graph: GraphSpec, started: set[str]
+) -> None:
+    """Nothing is left, nothing starts any more, and the same engine runs the graph once more."""
+    await stage.check_nothing_is_left()
+    await asyncio.sleep(MUCH_LATER)
+    assert set(stage.started) == started
+    assert set(stage.executions.values()) <= {1}
+    stage.forget()
+    assert await engine.execute() == evaluate(graph).values
+    await stage.check_nothing_is_left()
+
+
+async def _take(pairs: AsyncGenerator[tuple[str, Any], None], number: int) -> None:
+    """Read some pairs, and hold on to nothing."""
+    while number:
+        if await anext(pairs, None) is None:
+            return
+        number -= 1
+
+
+async def _leave(pairs: AsyncGenerator[tuple[str, Any], None], number: int, how: Leaving) -> None:
+    if how == "raised":
+        with suppress(ReaderError):
+            async with aclosing(pairs):
+                await _take(pairs, number)
+                raise ReaderError
+    await _take(pairs, number)
+    if how == "closed":
+        await pairs.aclose()
+    elif how == "closed by another task":
+        await asyncio.create_task(pairs.aclose())  # type: ignore[arg-type]
+
+
+@given(
+    GRAPHS,
+    st.integers(0, 12),
+    st.sampled_from(["closed", "dropped", "raised", "closed by another task"]),
+    st.none() | st.integers(1, 3),
+)
+def test_a_stream_left_after_any_pair_leaves_nothing_behind(
+    graph: GraphSpec, number: int, how: Leaving, limit: int | None
+) -> None:
+    async def main() -> None:
+        stage = Stage(graph)
+        engine = ExecutionEngine(stage.broker, stage.dag, limit)
+        await _leave(engine.execute_async(), number, how)
+        if how == "dropped":
+            await asyncio.sleep(0.5)  # closed by then, and no node begins at half seconds
+        started = set(stage.started)
+        if how == "dropped":
+            await asyncio.sleep(LONGEST_CLEANING)
+        await _check_aftermath(engine, stage, graph, started)
+
+    run_virtually(main())
+
+
+async def _gather(
+    engine: ExecutionEngine, pairs: list[tuple[str, Any]], reading: int | None
+) -> None:
+    """Read a run to its end; ``None``: with ``execute``, which reads at once."""
+    if reading is None:
+        await engine.execute()
+        return
+    async with aclosing(engine.execute_async()) as stream:
+        async for pair in stream:
+            pairs.append(pair)
+            await asyncio.sleep(reading)
+
+
+@given(GRAPHS, MOMENTS, st.none() | DELAYS)
+def test_cancel_stops_at_once_and_hands_over_the_results_so_far(
+    graph: GraphSpec, moment: float, reading: int | None
+) -> None:
+    async def main() -> None:
+        stage = Stage(graph)
+        engine = ExecutionEngine(stage.broker, stage.dag)
+        pairs: list[tuple[str, Any]] = []
+        started: list[set[str]] = []
+
+        def cancel() -> None:
+            engine.cancel()
+            started.append(set(stage.started))
+
+        timer = virtual_loop().call_at(moment, cancel)
+        error: RunCancelledError | None = None
+        try:
+            await _gather(engine, pairs, reading)
+        except RunCancelledError as raised:
+            error = raised
+        timer.cancel()
+        _check_cancelled(graph, error, pairs, moment)
+        await _check_aftermath(engine, stage, graph, started[0] if error else {*stage.started})
+
+    run_virtually(main())
+
+
+def _check_cancelled(
+    graph: GraphSpec,
+    error: RunCancelledError | None,
+    pairs: list[tuple[str, Any]],
+    moment: float,
+) -> None:
+    expected = evaluate(graph)
+    last_end = max(expected.ends.values(), default=0)
+    assert all(expected.results[name] == result for name, result in pairs)
+    if error is None:
+        assert last_end <= moment
+        return
+    keys = {node.name: node.outputs for node in graph}
+    before = {key for name, end in expected.ends.items() if end < moment for key in keys[name]}
+    until = {key for name, end in expected.ends.items() if end <= moment for key in keys[name]}
+    assert before <= set(error.results) <= until
+    assert error.results == {key: expected.values[key] for key in error.results}
+    assert not error.failures
+    assert not error.skipped
+
+
+@given(GRAPHS, st.lists(MOMENTS, min_size=1, max_size=3), st.none() | DELAYS)
+def test_a_consumer_cancelled_at_any_moments_leaves_nothing_behind(
+    graph: GraphSpec, moments: list[float], reading: int | None
+) -> None:
+    async def main() -> None:
+        stage = Stage(graph)
+        engine = ExecutionEngine(stage.broker, stage.dag)
+        loop = virtual_loop()
+        consumer = loop.create_task(_gather(engine, [], reading))
+        timers = [loop.call_at(moment, consumer.cancel) for moment in moments]
+        await asyncio.wait([consumer])
+        for timer in timers:
+            timer.cancel()
+        if not consumer.cancelled():
+            consumer.result()
+            assert max(evaluate(graph).ends.values(), default=0) <= min(moments)
+        await _check_aftermath(engine, stage, graph, {*stage.started})
+
+    run_virtually(main())

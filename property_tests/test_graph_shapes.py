@@ -1,0 +1,97 @@
+"""All ways to declare a graph mean the same: names, keys, inputs, outputs, edges without data."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from property_tests.model import GraphSpec, evaluate
+from property_tests.stage import Stage
+from property_tests.strategies import DELAYS, LIMITS, graphs
+from property_tests.virtual_clock import run_virtually
+
+from taskiq_flow import DAG, DAGNode, ExecutionEngine
+
+GRAPHS = graphs(varied=True)
+
+
+async def _read_and_change(
+    stage: Stage, graph: GraphSpec, limit: int | None, reading: int, outputs: Collection[str] | None
+) -> None:
+    """Run a graph, with a slow reader that compares each value and then changes it."""
+    expected = evaluate(graph)
+    engine = ExecutionEngine(stage.broker, stage.dag, limit)
+    left = set(expected.results) if outputs is None else graph.needed_for(outputs)
+    async for name, value in engine.execute_async(graph.inputs, outputs=outputs):
+        left.remove(name)
+        assert value == expected.results[name]
+        if isinstance(value, (list, dict)):
+            value.clear()
+        await asyncio.sleep(reading)
+    assert not left
+    await stage.check_nothing_is_left()
+
+
+@given(GRAPHS, LIMITS, DELAYS)
+def test_any_graph_gives_what_a_sequential_evaluation_gives(
+    graph: GraphSpec, limit: int | None, reading: int
+) -> None:
+    async def main() -> None:
+        stage = Stage(graph)
+        await _read_and_change(stage, graph, limit, reading, None)
+        for node in graph:
+            before = [stage.ended[other.name] for other in graph.waits_for[node.name]]
+            assert stage.started[node.name] >= max(before, default=0)
+        if limit is None:
+            assert stage.started == evaluate(graph).starts
+
+    run_virtually(main())
+
+
+@given(graphs(varied=True, failing=True), LIMITS)
+def test_execute_gives_every_output_key_its_value(graph: GraphSpec, limit: int | None) -> None:
+    async def main() -> dict[str, Any]:
+        stage = Stage(graph)
+        engine = ExecutionEngine(stage.broker, stage.dag, limit, on_error="collect")
+        return await engine.execute(graph.inputs)
+
+    values, expected = run_virtually(main()), evaluate(graph)
+    assert {*values} == {key for node in graph for key in node.outputs}
+    assert {key: values[key] for key in expected.values} == expected.values
+    for node in graph:
+        if node.name not in expected.results:
+            assert {values[key].task_name for key in node.outputs} == {node.name}
+
+
+@given(GRAPHS, LIMITS, DELAYS, st.data())
+def test_with_outputs_exactly_the_needed_nodes_run(
+    graph: GraphSpec, limit: int | None, reading: int, data: st.DataObject
+) -> None:
+    keys = [key for node in graph for key in node.outputs]
+    wanted = data.draw(st.sets(st.sampled_from(keys), max_size=3) if keys else st.just(set()))
+
+    async def main() -> None:
+        stage = Stage(graph)
+        await _read_and_change(stage, graph, limit, reading, wanted)
+        assert set(stage.executions) == graph.needed_for(wanted)
+        assert set(stage.executions.values()) <= {1}
+
+    run_virtually(main())
+
+
+@given(st.lists(st.sampled_from(["a", "b", "a_2", "a_3", "a_2_2", ""]), max_size=12))
+def test_names_are_unique_and_the_first_of_a_name_keeps_it(names: list[str]) -> None:
+    dag = DAG()
+    nodes = [DAGNode(print, inputs=[], name=name) for name in names]
+    for node in nodes:
+        dag.add_node(node)
+    given = [node.task_name for node in nodes]
+    assert len(set(given)) == len(given)
+    assert [node.task_name for node in dag.nodes] == given
+    for place, (name, node) in enumerate(zip(names, nodes, strict=True)):
+        assert dag.get_node(node.task_name) is node
+        assert (node.task_name == name) == (name not in given[:place])
+        assert node.task_name.startswith(name)

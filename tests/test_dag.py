@@ -1,0 +1,449 @@
+"""The graph: its edges follow from keys, its order is stable, its mistakes are named."""
+
+import random
+import time
+from collections.abc import Callable, Iterable
+from io import StringIO
+from typing import Any
+
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import (
+    DAG,
+    BindingError,
+    CycleError,
+    DAGNode,
+    DuplicateOutputError,
+    GraphError,
+    MissingNodeError,
+)
+
+SECONDS = 10.0
+"""What 100,000 nodes may take, on any machine."""
+
+
+def task(*args: Any) -> None: ...
+
+
+def load(source: str, rate: int = 16000) -> None: ...
+
+
+def clean(raw: str) -> None: ...
+
+
+class Service:
+    def method(self, *args: Any) -> None: ...
+
+
+def node(name: str, *inputs: str, outputs: Iterable[str] | None = None) -> DAGNode:
+    return DAGNode(task, name=name, inputs=inputs, outputs=outputs)
+
+
+def graph(*nodes: DAGNode, edges: Iterable[tuple[str, str]] = ()) -> DAG:
+    dag = DAG()
+    for one in nodes:
+        dag.add_node(one)
+    for start, end in edges:
+        dag.add_edge(start, end)
+    return dag
+
+
+def diamond() -> DAG:
+    return graph(node("a"), node("b", "a"), node("c", "a"), node("d", "b", "c"))
+
+
+def chain(length: int) -> DAG:
+    return graph(
+        *(node(f"n{i}", *([f"n{i - 1}"] if i else [])) for i in range(length)),
+    )
+
+
+def names(nodes: Iterable[DAGNode]) -> list[str]:
+    return [one.task_name for one in nodes]
+
+
+def levels(dag: DAG) -> list[list[str]]:
+    return [names(level) for level in dag.get_parallel_levels()]
+
+
+def edges(dag: DAG) -> set[tuple[str, str]]:
+    return {(start.task_name, end.task_name) for start, end in dag.edges}
+
+
+# What follows from the keys
+
+GRAPHS: dict[str, tuple[Callable[[], DAG], set[tuple[str, str]], list[list[str]]]] = {
+    "empty": (DAG, set(), []),
+    "single": (lambda: graph(node("a", "x")), set(), [["a"]]),
+    "chain": (lambda: chain(3), {("n0", "n1"), ("n1", "n2")}, [["n0"], ["n1"], ["n2"]]),
+    "diamond": (
+        diamond,
+        {("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")},
+        [["a"], ["b", "c"], ["d"]],
+    ),
+    "uneven arms": (
+        lambda: graph(node("a"), node("x", "a"), node("y", "x"), node("d", "a", "y")),
+        {("a", "x"), ("x", "y"), ("a", "d"), ("y", "d")},
+        [["a"], ["x"], ["y"], ["d"]],
+    ),
+    "unconnected parts": (
+        lambda: graph(node("a"), node("p"), node("b", "a"), node("q", "p"), node("alone")),
+        {("a", "b"), ("p", "q")},
+        [["a", "p", "alone"], ["b", "q"]],
+    ),
+    "two keys of one node": (
+        lambda: graph(node("a", outputs=["x", "y"]), node("b", "x", "y")),
+        {("a", "b")},
+        [["a"], ["b"]],
+    ),
+    "an edge beside a key": (
+        lambda: graph(node("a"), node("b", "a"), edges=[("a", "b"), ("a", "b")]),
+        {("a", "b")},
+        [["a"], ["b"]],
+    ),
+    "an ordering": (
+        lambda: graph(node("a"), node("b"), edges=[("b", "a")]),
+        {("b", "a")},
+        [["b"], ["a"]],
+    ),
+    "an optional key": (
+        lambda: graph(DAGNode(load, "raw"), node("rate")),
+        {("rate", "load")},
+        [["rate"], ["load"]],
+    ),
+}
+each_graph = pytest.mark.parametrize(("make", "edges_", "levels_"), GRAPHS.values(), ids=GRAPHS)
+
+
+@each_graph
+def test_edges_and_levels_follow_from_keys(
+    make: Callable[[], DAG], edges_: set[tuple[str, str]], levels_: list[list[str]]
+) -> None:
+    dag = make()
+    assert edges(dag) == edges_
+    assert levels(dag) == levels_
+
+
+@each_graph
+def test_roots_wait_for_no_node_and_leaves_are_waited_for_by_none(
+    make: Callable[[], DAG], edges_: set[tuple[str, str]], levels_: list[list[str]]
+) -> None:
+    dag = make()
+    assert names(dag.roots) == [
+        name for name in names(dag.nodes) if name not in {e for _, e in edges_}
+    ]
+    assert names(dag.leaves) == [
+        name for name in names(dag.nodes) if name not in {s for s, _ in edges_}
+    ]
+
+
+@each_graph
+def test_each_node_is_sorted_once_and_behind_what_it_waits_for(
+    make: Callable[[], DAG], edges_: set[tuple[str, str]], levels_: list[list[str]]
+) -> None:
+    dag = make()
+    order = names(dag.topological_sort())
+    assert sorted(order) == sorted(names(dag.nodes))
+    assert all(order.index(start) < order.index(end) for start, end in edges_)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nodes_may_be_added_in_any_order(seed: int) -> None:
+    nodes = diamond().nodes
+    random.Random(seed).shuffle(nodes)
+    dag = graph(*(node(one.task_name, *one.inputs) for one in nodes))
+    assert edges(dag) == edges(diamond())
+    assert [sorted(level) for level in levels(dag)] == [["a"], ["b", "c"], ["d"]]
+
+
+def test_equals_are_sorted_as_they_were_added() -> None:
+    assert names(graph(*map(node, "zay")).topological_sort()) == ["z", "a", "y"]
+    dag = graph(node("late", "z"), node("m"), node("z"), node("k", "m"))
+    assert names(dag.topological_sort()) == ["m", "z", "late", "k"]
+
+
+def test_nodes_keep_the_order_in_which_they_were_added() -> None:
+    assert names(graph(node("d", "a"), node("a"), node("c")).nodes) == ["d", "a", "c"]
+
+
+def test_outputs_are_all_keys_that_nodes_give() -> None:
+    assert graph(node("a", outputs=["x", "y"]), node("b")).outputs == ["x", "y", "b"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "external"),
+    [
+        ([], []),
+        ([node("a", "x", "y"), node("b", "x", "a")], ["x", "y"]),
+        ([DAGNode(load, "raw")], ["source", "rate"]),
+        ([DAGNode(load, "raw", [])], ["source"]),
+        ([DAGNode(load, "raw"), DAGNode(task, "rate", [])], ["source"]),
+        ([DAGNode(load, "raw"), node("b", "rate")], ["source", "rate"]),
+    ],
+)
+def test_keys_that_no_node_gives_are_external_inputs(
+    nodes: list[DAGNode], external: list[str]
+) -> None:
+    assert graph(*nodes).external_inputs == external
+
+
+def test_what_a_graph_shows_may_be_changed_without_changing_it() -> None:
+    dag = diamond()
+    dag.nodes.clear()
+    dag.edges.clear()
+    dag.topological_sort().clear()
+    dag.get_parallel_levels()[0].clear()
+    dag.roots.clear()
+    dag.outputs.clear()
+    dag.external_inputs.append("x")
+    assert names(dag.nodes) == names(dag.topological_sort()) == ["a", "b", "c", "d"]
+    assert (len(dag.edges), names(dag.roots), dag.external_inputs) == (4, ["a"], [])
+
+
+# Names
+
+
+def test_the_second_node_of_a_name_gets_a_number() -> None:
+    dag = graph(*(DAGNode(load) for _ in range(3)), DAGNode(clean))
+    assert names(dag.nodes) == ["load", "load_2", "load_3", "clean"]
+    assert dag.outputs == ["load", "load_2", "load_3", "clean"]
+
+
+def test_a_number_that_is_taken_is_left_out() -> None:
+    dag = graph(node("load"), node("load_2"), node("load"), node("load_2"))
+    assert names(dag.nodes) == ["load", "load_2", "load_3", "load_2_2"]
+
+
+def test_a_node_that_is_added_twice_is_there_once() -> None:
+    only = node("a")
+    assert graph(only, only).nodes == [only]
+
+
+def test_a_node_is_found_by_its_name() -> None:
+    dag = graph(node("a"), DAGNode(load), DAGNode(load))
+    assert dag.get_node("load_2") is dag.nodes[2]
+    with pytest.raises(MissingNodeError, match="no node 'b'; it has 'a', 'load', 'load_2'") as c:
+        dag.get_node("b")
+    assert c.value.reference == "b"
+
+
+def test_a_long_list_of_names_is_cut_in_a_message() -> None:
+    with pytest.raises(MissingNodeError, match="'n9' and 90 more$"):
+        chain(100).get_node("x")
+    with pytest.raises(MissingNodeError, match="it has none$"):
+        DAG().get_node("x")
+
+
+# Edges without data
+
+
+@pytest.mark.parametrize("refer", [lambda n: n, lambda n: n.task, lambda n: n.task_name])
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        (load, clean),
+        (InMemoryBroker().register_task(load, "l"), InMemoryBroker().register_task(clean, "c")),
+        (Service(), Service().method),
+        (lambda: 1, lambda: 2),
+    ],
+    ids=["functions", "tasks", "objects", "lambdas"],
+)
+def test_an_edge_names_its_ends_by_node_by_task_or_by_name(
+    refer: Callable[[DAGNode], Any], tasks: tuple[Any, Any]
+) -> None:
+    first, second = (DAGNode(one, inputs=[]) for one in tasks)
+    dag = graph(second, first)
+    dag.add_edge(from_task=refer(first), to_task=refer(second))
+    assert dag.edges == {(first, second)}
+    assert dag.topological_sort() == [first, second]
+
+
+def test_an_edge_may_name_a_method_that_is_looked_up_again() -> None:
+    service = Service()
+    dag = graph(DAGNode(service.method, inputs=[]), DAGNode(clean))
+    dag.add_edge(clean, service.method)
+    assert edges(dag) == {("clean", "method")}
+
+
+def test_an_edge_may_be_added_before_its_nodes() -> None:
+    dag = DAG()
+    dag.add_edge("a", "b")
+    dag.add_node(node("b"))
+    dag.add_node(node("a"))
+    assert edges(dag) == {("a", "b")}
+
+
+@pytest.mark.parametrize("missing", ["x", node("x"), node("a"), load])
+@pytest.mark.parametrize("at_start", [True, False])
+def test_an_edge_to_what_is_not_in_the_graph_is_an_error(missing: Any, at_start: bool) -> None:  # noqa: FBT001 - a row of a table
+    dag = diamond()
+    dag.add_edge(*((missing, "a") if at_start else ("a", missing)))
+    with pytest.raises(MissingNodeError, match="not in the graph|has no node") as caught:
+        dag.validate()
+    assert caught.value.reference is missing
+
+
+def test_an_edge_by_a_task_of_two_nodes_is_an_error_that_names_them() -> None:
+    dag = graph(DAGNode(load), DAGNode(load), DAGNode(clean))
+    dag.add_edge(load, clean)
+    with pytest.raises(MissingNodeError, match="as 'load', 'load_2'; name one of them") as caught:
+        dag.validate()
+    assert caught.value.reference is load
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "key"),
+    [
+        (node("a", outputs=["x"]), node("b", outputs=["x"]), "x"),
+        (node("a"), node("b", outputs=["y", "a"]), "a"),
+        (node("a", outputs=["b"]), node("b"), "b"),
+    ],
+)
+def test_an_output_key_that_two_nodes_give_is_an_error(
+    first: DAGNode, second: DAGNode, key: str
+) -> None:
+    with pytest.raises(DuplicateOutputError) as caught:
+        graph(first, node("between"), second).validate()
+    error = caught.value
+    assert (error.key, error.task_names) == (key, ["a", "b"])
+    assert str(error) == (
+        f"nodes 'a' and 'b' both declare the output {key!r}; give one of them another output="
+    )
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        DAG.validate,
+        DAG.topological_sort,
+        DAG.get_parallel_levels,
+        lambda dag: dag.edges,
+        lambda dag: dag.roots,
+        lambda dag: dag.leaves,
+        lambda dag: dag.outputs,
+        lambda dag: dag.external_inputs,
+        lambda dag: dag.print(StringIO()),
+    ],
+)
+def test_a_graph_with_a_mistake_answers_nothing(ask: Callable[[DAG], object]) -> None:
+    with pytest.raises(BindingError, match="'clean'"):
+        ask(graph(DAGNode(clean, inputs=["x", "y"])))
+
+
+def ring(length: int) -> DAG:
+    return graph(*(node(f"n{i}", f"n{(i - 1) % length}") for i in range(length)))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 10, 1000])
+def test_a_cycle_is_an_error_that_names_the_nodes_along_it(length: int) -> None:
+    dag = ring(length)
+    with pytest.raises(CycleError, match="take one of these dependencies away") as caught:
+        dag.validate()
+    cycle = caught.value.cycle
+    assert sorted(cycle) == sorted(names(dag.nodes))
+    assert {
+        (int(a[1:]) + 1) % length == int(b[1:])
+        for a, b in zip(cycle, cycle[1:] + cycle[:1], strict=True)
+    } == {True}
+
+
+@pytest.mark.parametrize(
+    ("length", "shown"),
+    [(1, r"cycle: n0 -> n0;"), (2, r"n0 -> n1 -> n0|n1 -> n0 -> n1"), (1000, r"\.\.\. 990 more")],
+)
+def test_a_cycle_is_shown(length: int, shown: str) -> None:
+    with pytest.raises(CycleError, match=shown) as caught:
+        ring(length).validate()
+    assert len(str(caught.value)) < 300
+
+
+def test_a_cycle_is_told_from_what_stands_before_and_behind_it() -> None:
+    dag = graph(
+        node("behind", "in_2"), node("before"), node("in_1", "in_2", "before"), node("in_2", "in_1")
+    )
+    with pytest.raises(CycleError) as caught:
+        dag.validate()
+    assert sorted(caught.value.cycle) == ["in_1", "in_2"]
+
+
+def test_edges_without_data_can_close_a_cycle() -> None:
+    dag = diamond()
+    dag.add_edge("d", "a")
+    with pytest.raises(CycleError) as caught:
+        dag.validate()
+    assert {caught.value.cycle[0], caught.value.cycle[-1]} <= {"a", "b", "c", "d"}
+    assert len(caught.value.cycle) == 3
+    with pytest.raises(CycleError) as caught:
+        graph(node("a"), edges=[("a", "a")]).validate()
+    assert caught.value.cycle == ["a"]
+
+
+def test_every_mistake_of_a_graph_is_a_graph_error() -> None:
+    for kind in (CycleError, MissingNodeError, DuplicateOutputError, BindingError):
+        assert issubclass(kind, GraphError)
+
+
+# Growing
+
+
+def test_a_graph_may_grow_after_it_was_validated() -> None:
+    dag = graph(node("b", "a"))
+    dag.validate()
+    assert dag.external_inputs == ["a"]
+    dag.add_node(node("a"))
+    assert (edges(dag), dag.external_inputs) == ({("a", "b")}, [])
+    dag.add_node(node("c"))
+    dag.add_edge("b", "c")
+    assert levels(dag) == [["a"], ["b"], ["c"]]
+
+
+def test_a_mistake_may_be_mended_by_adding_what_was_missing() -> None:
+    dag = graph(node("a"), edges=[("b", "a")])
+    with pytest.raises(MissingNodeError):
+        dag.validate()
+    dag.add_node(node("b"))
+    dag.validate()
+
+
+# Size
+
+
+def test_a_very_deep_chain_is_validated_and_sorted() -> None:
+    dag = chain(100_000)
+    start = time.perf_counter()
+    dag.validate()
+    assert names(dag.topological_sort()[:2]) == ["n0", "n1"]
+    assert len(dag.get_parallel_levels()) == 100_000
+    assert time.perf_counter() - start < SECONDS
+
+
+def test_a_very_long_cycle_is_found() -> None:
+    with pytest.raises(CycleError) as caught:
+        ring(100_000).validate()
+    assert len(caught.value.cycle) == 100_000
+
+
+def test_a_very_wide_fan_is_validated_and_sorted() -> None:
+    start = time.perf_counter()
+    dag = graph(node("root"), *(node(f"n{i}", "root") for i in range(100_000)))
+    assert [len(level) for level in dag.get_parallel_levels()] == [1, 100_000]
+    assert (len(dag.edges), len(dag.leaves), names(dag.roots)) == (100_000, 100_000, ["root"])
+    assert time.perf_counter() - start < SECONDS
+
+
+def test_a_very_wide_join_is_validated_and_sorted() -> None:
+    keys = [f"n{i}" for i in range(10_000)]
+    dag = graph(node("join", *keys), *map(node, keys))
+    assert names(dag.topological_sort())[-1] == "join"
+    assert (len(dag.edges), names(dag.leaves)) == (10_000, ["join"])
+
+
+def test_very_many_nodes_of_one_name_get_their_numbers_in_time() -> None:
+    start = time.perf_counter()
+    dag = graph(*(DAGNode(task, inputs=[]) for _ in range(20_000)))
+    assert dag.nodes[-1].task_name == "task_20000"
+    assert time.perf_counter() - start < SECONDS
