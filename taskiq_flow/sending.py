@@ -56,9 +56,7 @@ class Senders(Generic[N]):
     async def _take(self) -> None:
         me = asyncio.current_task()
         try:
-            while not self._stopped:
-                if not await self._send_slice(me):
-                    return
+            while await self._send_slice(me):
                 if self._ready.may_start:
                     await asyncio.sleep(0)
                 else:
@@ -70,7 +68,7 @@ class Senders(Generic[N]):
             self.wake()
 
     async def _send_slice(self, me: asyncio.Task[None] | None) -> bool:
-        """Send some nodes in a row. Returns whether this sender is still the one that takes."""
+        """Send some nodes in a row. Returns whether this sender is to go on taking."""
         watched = False
         for _ in range(SLICE):
             node = None if self._stopped else self._ready.pop()
@@ -84,4 +82,4 @@ class Senders(Generic[N]):
             if self._taker is not me:
                 return False
             self._taker_is_stuck = False
-        return True
+        return not self._stopped

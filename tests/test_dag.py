@@ -15,7 +15,6 @@ from taskiq_flow import (
     CycleError,
     DAGNode,
     DuplicateOutputError,
-    GraphError,
     MissingNodeError,
 )
 
@@ -33,7 +32,9 @@ def clean(raw: str) -> None: ...
 
 
 class Service:
-    def method(self, *args: Any) -> None: ...
+    def __call__(self) -> None: ...
+
+    def method(self) -> None: ...
 
 
 def node(name: str, *inputs: str, outputs: Iterable[str] | None = None) -> DAGNode:
@@ -54,9 +55,7 @@ def diamond() -> DAG:
 
 
 def chain(length: int) -> DAG:
-    return graph(
-        *(node(f"n{i}", *([f"n{i - 1}"] if i else [])) for i in range(length)),
-    )
+    return graph(*(node(f"n{i}", *([f"n{i - 1}"] if i else [])) for i in range(length)))
 
 
 def names(nodes: Iterable[DAGNode]) -> list[str]:
@@ -113,39 +112,21 @@ GRAPHS: dict[str, tuple[Callable[[], DAG], set[tuple[str, str]], list[list[str]]
         [["rate"], ["load"]],
     ),
 }
-each_graph = pytest.mark.parametrize(("make", "edges_", "levels_"), GRAPHS.values(), ids=GRAPHS)
 
 
-@each_graph
-def test_edges_and_levels_follow_from_keys(
+@pytest.mark.parametrize(("make", "edges_", "levels_"), GRAPHS.values(), ids=GRAPHS)
+def test_edges_levels_and_order_follow_from_keys(
     make: Callable[[], DAG], edges_: set[tuple[str, str]], levels_: list[list[str]]
 ) -> None:
     dag = make()
+    all_names, order = names(dag.nodes), names(dag.topological_sort())
     assert edges(dag) == edges_
     assert levels(dag) == levels_
-
-
-@each_graph
-def test_roots_wait_for_no_node_and_leaves_are_waited_for_by_none(
-    make: Callable[[], DAG], edges_: set[tuple[str, str]], levels_: list[list[str]]
-) -> None:
-    dag = make()
-    assert names(dag.roots) == [
-        name for name in names(dag.nodes) if name not in {e for _, e in edges_}
-    ]
-    assert names(dag.leaves) == [
-        name for name in names(dag.nodes) if name not in {s for s, _ in edges_}
-    ]
-
-
-@each_graph
-def test_each_node_is_sorted_once_and_behind_what_it_waits_for(
-    make: Callable[[], DAG], edges_: set[tuple[str, str]], levels_: list[list[str]]
-) -> None:
-    dag = make()
-    order = names(dag.topological_sort())
-    assert sorted(order) == sorted(names(dag.nodes))
+    assert sorted(order) == sorted(all_names)
     assert all(order.index(start) < order.index(end) for start, end in edges_)
+    starts, ends = {start for start, _ in edges_}, {end for _, end in edges_}
+    assert names(dag.roots) == [name for name in all_names if name not in ends]
+    assert names(dag.leaves) == [name for name in all_names if name not in starts]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -161,10 +142,6 @@ def test_equals_are_sorted_as_they_were_added() -> None:
     assert names(graph(*map(node, "zay")).topological_sort()) == ["z", "a", "y"]
     dag = graph(node("late", "z"), node("m"), node("z"), node("k", "m"))
     assert names(dag.topological_sort()) == ["m", "z", "late", "k"]
-
-
-def test_nodes_keep_the_order_in_which_they_were_added() -> None:
-    assert names(graph(node("d", "a"), node("a"), node("c")).nodes) == ["d", "a", "c"]
 
 
 def test_outputs_are_all_keys_that_nodes_give() -> None:
@@ -204,15 +181,16 @@ def test_what_a_graph_shows_may_be_changed_without_changing_it() -> None:
 # Names
 
 
-def test_the_second_node_of_a_name_gets_a_number() -> None:
-    dag = graph(*(DAGNode(load) for _ in range(3)), DAGNode(clean))
-    assert names(dag.nodes) == ["load", "load_2", "load_3", "clean"]
-    assert dag.outputs == ["load", "load_2", "load_3", "clean"]
-
-
-def test_a_number_that_is_taken_is_left_out() -> None:
-    dag = graph(node("load"), node("load_2"), node("load"), node("load_2"))
-    assert names(dag.nodes) == ["load", "load_2", "load_3", "load_2_2"]
+@pytest.mark.parametrize(
+    ("added", "numbered"),
+    [
+        (["a", "a", "b", "a"], ["a", "a_2", "b", "a_3"]),
+        (["a", "a_2", "a", "a_2"], ["a", "a_2", "a_3", "a_2_2"]),
+    ],
+)
+def test_the_second_node_of_a_name_gets_a_number(added: list[str], numbered: list[str]) -> None:
+    dag = graph(*map(node, added))
+    assert names(dag.nodes) == dag.outputs == numbered
 
 
 def test_a_node_that_is_added_twice_is_there_once() -> None:
@@ -228,11 +206,12 @@ def test_a_node_is_found_by_its_name() -> None:
     assert c.value.reference == "b"
 
 
-def test_a_long_list_of_names_is_cut_in_a_message() -> None:
-    with pytest.raises(MissingNodeError, match="'n9' and 90 more$"):
-        chain(100).get_node("x")
-    with pytest.raises(MissingNodeError, match="it has none$"):
-        DAG().get_node("x")
+@pytest.mark.parametrize(
+    ("length", "listed"), [(0, "has none$"), (10, "'n9'$"), (11, "'n9' and 1 more$")]
+)
+def test_a_long_list_of_names_is_cut_in_a_message(length: int, listed: str) -> None:
+    with pytest.raises(MissingNodeError, match=listed):
+        chain(length).get_node("x")
 
 
 # Edges without data
@@ -245,9 +224,8 @@ def test_a_long_list_of_names_is_cut_in_a_message() -> None:
         (load, clean),
         (InMemoryBroker().register_task(load, "l"), InMemoryBroker().register_task(clean, "c")),
         (Service(), Service().method),
-        (lambda: 1, lambda: 2),
     ],
-    ids=["functions", "tasks", "objects", "lambdas"],
+    ids=["functions", "tasks", "objects"],
 )
 def test_an_edge_names_its_ends_by_node_by_task_or_by_name(
     refer: Callable[[DAGNode], Any], tasks: tuple[Any, Any]
@@ -275,11 +253,11 @@ def test_an_edge_may_be_added_before_its_nodes() -> None:
 
 
 @pytest.mark.parametrize("missing", ["x", node("x"), node("a"), load])
-@pytest.mark.parametrize("at_start", [True, False])
-def test_an_edge_to_what_is_not_in_the_graph_is_an_error(missing: Any, at_start: bool) -> None:  # noqa: FBT001 - a row of a table
+@pytest.mark.parametrize("side", ["from_task", "to_task"])
+def test_an_edge_to_what_is_not_in_the_graph_is_an_error(missing: Any, side: str) -> None:
     dag = diamond()
-    dag.add_edge(*((missing, "a") if at_start else ("a", missing)))
-    with pytest.raises(MissingNodeError, match="not in the graph|has no node") as caught:
+    dag.add_edge(**{"from_task": "a", "to_task": "a", side: missing})
+    with pytest.raises(MissingNodeError, match=r"not in the graph|has no node") as caught:
         dag.validate()
     assert caught.value.reference is missing
 
@@ -334,28 +312,28 @@ def test_a_graph_with_a_mistake_answers_nothing(ask: Callable[[DAG], object]) ->
         ask(graph(DAGNode(clean, inputs=["x", "y"])))
 
 
+def edges_along(cycle: list[str]) -> set[tuple[str, str]]:
+    return set(zip(cycle, cycle[1:] + cycle[:1], strict=True))
+
+
 def ring(length: int) -> DAG:
     return graph(*(node(f"n{i}", f"n{(i - 1) % length}") for i in range(length)))
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 10, 1000])
+@pytest.mark.parametrize("length", [1, 2, 3, 1000, 100_000])
 def test_a_cycle_is_an_error_that_names_the_nodes_along_it(length: int) -> None:
     dag = ring(length)
     with pytest.raises(CycleError, match="take one of these dependencies away") as caught:
         dag.validate()
     cycle = caught.value.cycle
     assert sorted(cycle) == sorted(names(dag.nodes))
-    assert {
-        (int(a[1:]) + 1) % length == int(b[1:])
-        for a, b in zip(cycle, cycle[1:] + cycle[:1], strict=True)
-    } == {True}
+    assert edges_along(cycle) == {(f"n{i}", f"n{(i + 1) % length}") for i in range(length)}
 
 
 @pytest.mark.parametrize(
-    ("length", "shown"),
-    [(1, r"cycle: n0 -> n0;"), (2, r"n0 -> n1 -> n0|n1 -> n0 -> n1"), (1000, r"\.\.\. 990 more")],
+    ("length", "shown"), [(1, r"n0 -> n0;"), (2, r"n(.) -> n. -> n\1;"), (1000, r"\.\.\. 990 more")]
 )
-def test_a_cycle_is_shown(length: int, shown: str) -> None:
+def test_a_cycle_is_shown_in_short(length: int, shown: str) -> None:
     with pytest.raises(CycleError, match=shown) as caught:
         ring(length).validate()
     assert len(str(caught.value)) < 300
@@ -370,21 +348,14 @@ def test_a_cycle_is_told_from_what_stands_before_and_behind_it() -> None:
     assert sorted(caught.value.cycle) == ["in_1", "in_2"]
 
 
-def test_edges_without_data_can_close_a_cycle() -> None:
+@pytest.mark.parametrize(("end", "length"), [("a", 1), ("b", 2), ("d", 3)])
+def test_an_edge_without_data_can_close_a_cycle(end: str, length: int) -> None:
     dag = diamond()
-    dag.add_edge("d", "a")
+    dag.add_edge(end, "a")
     with pytest.raises(CycleError) as caught:
         dag.validate()
-    assert {caught.value.cycle[0], caught.value.cycle[-1]} <= {"a", "b", "c", "d"}
-    assert len(caught.value.cycle) == 3
-    with pytest.raises(CycleError) as caught:
-        graph(node("a"), edges=[("a", "a")]).validate()
-    assert caught.value.cycle == ["a"]
-
-
-def test_every_mistake_of_a_graph_is_a_graph_error() -> None:
-    for kind in (CycleError, MissingNodeError, DuplicateOutputError, BindingError):
-        assert issubclass(kind, GraphError)
+    assert len(caught.value.cycle) == length
+    assert edges_along(caught.value.cycle) <= edges(diamond()) | {(end, "a")}
 
 
 # Growing
@@ -419,12 +390,6 @@ def test_a_very_deep_chain_is_validated_and_sorted() -> None:
     assert names(dag.topological_sort()[:2]) == ["n0", "n1"]
     assert len(dag.get_parallel_levels()) == 100_000
     assert time.perf_counter() - start < SECONDS
-
-
-def test_a_very_long_cycle_is_found() -> None:
-    with pytest.raises(CycleError) as caught:
-        ring(100_000).validate()
-    assert len(caught.value.cycle) == 100_000
 
 
 def test_a_very_wide_fan_is_validated_and_sorted() -> None:

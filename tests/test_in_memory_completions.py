@@ -1,0 +1,387 @@
+"""Completions on the embedded broker: pushed, once, whatever taskiq's own parts do in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+import pytest
+from taskiq import (
+    Context,
+    InMemoryBroker,
+    NoResultError,
+    SimpleRetryMiddleware,
+    SmartRetryMiddleware,
+    TaskiqDepends,
+    TaskiqMessage,
+    TaskiqMiddleware,
+    TaskiqResult,
+)
+
+from taskiq_flow import (
+    DAG,
+    DAGBuilder,
+    ExecutionEngine,
+    MapReduce,
+    NodeFailedError,
+    NodeRetried,
+    TaskLostError,
+)
+from taskiq_flow.completion import in_memory
+from taskiq_flow.completion.in_memory import InMemoryHooks
+
+
+def one_node(task: Any, **kwargs: Any) -> DAG:
+    return DAGBuilder().node(task, name="node", **kwargs).build()
+
+
+@pytest.fixture
+def quick_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_memory, "SWEEP_INTERVAL", 0.01)
+
+
+async def test_a_graph_of_500_with_a_sleeping_reader_loses_nothing(broker: InMemoryBroker) -> None:
+    async def number(value: int) -> int:
+        return value
+
+    builder = DAGBuilder()
+    for index in range(500):
+        builder.node(number, name=f"n{index}", inputs={"value": f"v{index}"})
+    inputs = {f"v{index}": index for index in range(500)}
+    seen = {}
+    async for name, value in ExecutionEngine(broker, builder.build()).execute_async(inputs):
+        seen[name] = value
+        await asyncio.sleep(0.0005)
+    assert seen == {f"n{index}": index for index in range(500)}
+
+
+async def test_a_map_of_500_with_a_sleeping_reader_loses_nothing(broker: InMemoryBroker) -> None:
+    async def double(item: int) -> int:
+        return 2 * item
+
+    seen = {}
+    async for index, value in await MapReduce.map(broker, double, range(500)):
+        seen[index] = value
+        await asyncio.sleep(0.0005)
+    assert seen == {index: 2 * index for index in range(500)}
+
+
+async def test_a_result_that_the_store_refuses_still_arrives(broker: InMemoryBroker) -> None:
+    async def refuse(task_id: str, result: Any) -> None:
+        raise TypeError("cannot be stored")
+
+    broker.result_backend.set_result = refuse  # type: ignore[method-assign]
+    value = object()
+    results = await ExecutionEngine(broker, one_node(lambda: value)).execute()
+    assert results["node"] is value
+
+
+async def test_a_task_that_raises_no_result_error_has_failed(broker: InMemoryBroker) -> None:
+    async def shy() -> None:
+        raise NoResultError
+
+    with pytest.raises(NodeFailedError) as caught:
+        await ExecutionEngine(broker, one_node(shy)).execute()
+    assert isinstance(caught.value.__cause__, NoResultError)
+
+
+class Flaky:
+    """Fails twice, then gives a value."""
+
+    def __init__(self, failures: int = 2) -> None:
+        self.calls = 0
+        self.failures = failures
+
+    async def __call__(self) -> str:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise ValueError(self.calls)
+        return "done"
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def on_event(self, event: Any) -> None:
+        self.events.append(event)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("no_result_on_retry", [True, False])
+class TestRetryMiddleware:
+    """One final outcome, never an attempt's; and no attempts but the middleware's."""
+
+    @pytest.fixture
+    def retrying(self, no_result_on_retry: bool, in_place: bool) -> InMemoryBroker:
+        broker = InMemoryBroker(await_inplace=in_place)
+        broker.add_middlewares(
+            SimpleRetryMiddleware(
+                default_retry_count=3,
+                default_retry_label=True,
+                no_result_on_retry=no_result_on_retry,
+            )
+        )
+        return broker
+
+    async def test_a_success_after_failures_is_the_outcome(self, retrying: InMemoryBroker) -> None:
+        task, recorder = Flaky(), Recorder()
+        engine = ExecutionEngine(retrying, one_node(task), listeners=[recorder])
+        pairs = [pair async for pair in engine.execute_async()]
+        assert pairs == [("node", "done")]
+        assert task.calls == 3
+        retries = [event for event in recorder.events if isinstance(event, NodeRetried)]
+        assert [event.attempt for event in retries] == [2, 3]
+
+    async def test_the_last_failure_is_the_outcome(self, retrying: InMemoryBroker) -> None:
+        task = Flaky(failures=10)
+        with pytest.raises(NodeFailedError) as caught:
+            await ExecutionEngine(retrying, one_node(task)).execute()
+        assert repr(caught.value.__cause__) == "ValueError(3)"
+        assert caught.value.attempts == task.calls == 3
+
+    async def test_a_cancelled_task_is_not_sent_again(self, retrying: InMemoryBroker) -> None:
+        started: list[int] = []
+
+        async def wait() -> None:
+            started.append(1)
+            await asyncio.Event().wait()
+
+        engine = ExecutionEngine(retrying, one_node(wait))
+        run = asyncio.ensure_future(engine.execute())
+        while not started:
+            await asyncio.sleep(0)
+        engine.cancel()
+        with contextlib.suppress(Exception):
+            await run
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert started == [1]
+        assert not InMemoryHooks.of(retrying).executions
+
+
+async def test_a_retry_with_a_slow_hook_behind_it_is_not_taken_for_the_outcome(
+    broker: InMemoryBroker,
+) -> None:
+    class SlowHooks(TaskiqMiddleware):
+        async def post_send(self, message: TaskiqMessage) -> None:
+            await asyncio.sleep(0.005)
+
+    broker.add_middlewares(
+        SimpleRetryMiddleware(default_retry_label=True, no_result_on_retry=False), SlowHooks()
+    )
+    assert await ExecutionEngine(broker, one_node(Flaky())).execute() == {"node": "done"}
+
+
+async def test_a_retry_that_is_sent_later_is_waited_for(
+    broker: InMemoryBroker, quick_sweep: None
+) -> None:
+    class Later(SmartRetryMiddleware):
+        """Has the task sent again in a while, as a schedule does."""
+
+        async def on_send(self, kicker: Any, message: TaskiqMessage, delay: float) -> None:
+            async def send() -> None:
+                await asyncio.sleep(delay)
+                await kicker.kiq(*message.args, **message.kwargs)
+
+            sends.append(asyncio.ensure_future(send()))
+
+    sends: list[asyncio.Task[None]] = []
+    broker.add_middlewares(Later(default_retry_label=True, default_delay=0.05))
+    assert await ExecutionEngine(broker, one_node(Flaky())).execute() == {"node": "done"}
+    assert len(sends) == 2
+
+
+async def test_a_task_that_requeues_itself_is_waited_for(broker: InMemoryBroker) -> None:
+    calls: list[int] = []
+
+    @broker.task
+    async def patient(context: Context = TaskiqDepends()) -> str:  # noqa: B008 - taskiq's way
+        calls.append(1)
+        if len(calls) < 3:
+            await context.requeue()
+        return "done"
+
+    recorder = Recorder()
+    engine = ExecutionEngine(broker, one_node(patient), listeners=[recorder])
+    assert await engine.execute() == {"node": "done"}
+    assert sum(isinstance(event, NodeRetried) for event in recorder.events) == 2
+
+
+@pytest.mark.parametrize("hook", ["pre_execute", "post_execute", "on_error"])
+async def test_a_middleware_that_raises_fails_the_node_instead_of_hanging(
+    broker: InMemoryBroker, quick_sweep: None, hook: str
+) -> None:
+    def breaks(self: Any, *_: Any) -> Any:
+        raise RuntimeError("middleware is broken")
+
+    broker.add_middlewares(type("Broken", (TaskiqMiddleware,), {hook: breaks})())
+
+    def task() -> None:
+        if hook == "on_error":
+            raise ValueError
+
+    with pytest.raises(NodeFailedError) as caught:
+        await ExecutionEngine(broker, one_node(task)).execute()
+    assert repr(caught.value.__cause__) == "RuntimeError('middleware is broken')"
+
+
+async def test_a_middleware_that_raises_after_the_result_is_saved_changes_nothing(
+    broker: InMemoryBroker,
+) -> None:
+    class Broken(TaskiqMiddleware):
+        def post_save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+            raise RuntimeError
+
+    broker.add_middlewares(Broken())
+    assert await ExecutionEngine(broker, one_node(lambda: 1)).execute() == {"node": 1}
+
+
+async def test_what_another_middleware_makes_of_the_result_is_what_arrives(
+    broker: InMemoryBroker,
+) -> None:
+    class Doubling(TaskiqMiddleware):
+        def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+            result.return_value *= 2
+
+    broker.add_middlewares(Doubling())
+    assert await ExecutionEngine(broker, one_node(lambda: 21)).execute() == {"node": 42}
+
+
+async def test_a_worker_task_that_is_cancelled_is_reported_as_cancelled(
+    broker: InMemoryBroker,
+) -> None:
+    async def wait() -> None:
+        (worker,) = broker._running_tasks
+        worker.cancel()
+        await asyncio.Event().wait()
+
+    with pytest.raises(NodeFailedError) as caught:
+        await ExecutionEngine(broker, one_node(wait)).execute()
+    assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+    assert caught.value.results == {}
+
+
+async def test_a_worker_task_that_is_cancelled_before_it_begins_is_found(
+    broker: InMemoryBroker, quick_sweep: None
+) -> None:
+    kick = broker.kick
+
+    async def kick_and_cancel(message: Any) -> None:
+        await kick(message)
+        for worker in broker._running_tasks:
+            worker.cancel()
+
+    broker.kick = kick_and_cancel  # type: ignore[method-assign]
+    with pytest.raises(NodeFailedError) as caught:
+        await ExecutionEngine(broker, one_node(lambda: 1)).execute()
+    assert isinstance(caught.value.__cause__, TaskLostError)
+    assert "never began" in str(caught.value)
+
+
+async def test_a_message_that_cannot_be_read_back_is_found(
+    broker: InMemoryBroker, quick_sweep: None
+) -> None:
+    class OneWay(type(broker.serializer)):  # type: ignore[misc]
+        def loadb(self, value: bytes) -> Any:
+            raise ValueError("garbled")
+
+    broker.with_serializer(OneWay())
+    with pytest.raises(NodeFailedError) as caught:
+        await ExecutionEngine(broker, one_node(lambda: 1)).execute()
+    assert isinstance(caught.value.__cause__, TaskLostError)
+
+
+async def test_a_task_that_the_broker_no_longer_knows_is_an_error(broker: InMemoryBroker) -> None:
+    @broker.task(task_name="gone")
+    async def second(first: int) -> None: ...
+
+    @broker.task
+    async def first() -> int:
+        del broker.local_task_registry["gone"]
+        return 1
+
+    dag = DAGBuilder().node(first).node(second).build()
+    with pytest.raises(NodeFailedError, match="unknown task"):
+        await ExecutionEngine(broker, dag).execute()
+
+
+async def test_the_hooks_are_put_in_place_once_and_first(broker: InMemoryBroker) -> None:
+    other = SimpleRetryMiddleware()
+    broker.add_middlewares(other)
+    engine = ExecutionEngine(broker, one_node(lambda: 1))
+    await asyncio.gather(engine.execute(), engine.execute())
+    assert broker.middlewares == [InMemoryHooks.of(broker), other]
+
+
+async def test_tasks_that_no_run_has_sent_are_left_alone(broker: InMemoryBroker) -> None:
+    @broker.task
+    async def plain() -> int:
+        return 1
+
+    await ExecutionEngine(broker, one_node(plain)).execute()
+    sent = await plain.kiq()
+    assert (await sent.wait_result(check_interval=0.001)).return_value == 1
+
+
+async def test_a_broker_that_runs_tasks_in_place_keeps_the_contract() -> None:
+    broker = InMemoryBroker(await_inplace=True)
+    release = asyncio.Event()
+
+    async def slow() -> str:
+        await release.wait()
+        return "slow"
+
+    async def fast() -> str:
+        return "fast"
+
+    async def after(fast: str) -> str:
+        release.set()
+        return "after"
+
+    dag = DAGBuilder().node(slow).node(fast).node(after).build()
+    pairs = [pair async for pair in ExecutionEngine(broker, dag).execute_async()]
+    assert pairs == [("fast", "fast"), ("after", "after"), ("slow", "slow")]
+
+
+async def test_a_chain_of_thousands_in_place_needs_no_recursion() -> None:
+    builder = DAGBuilder().node(lambda: 0, name="n0")
+    for index in range(1, 3000):
+        builder.node(_next, name=f"n{index}", inputs=[f"n{index - 1}"])
+    results = await ExecutionEngine(InMemoryBroker(await_inplace=True), builder.build()).execute()
+    assert results["n2999"] == 2999
+
+
+async def _next(number: int) -> int:
+    return number + 1
+
+
+async def test_a_sync_task_that_is_cancelled_gives_no_late_second_result(
+    broker: InMemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    import threading
+
+    release, begun = threading.Event(), threading.Event()
+
+    def stuck() -> str:
+        begun.set()
+        release.wait(10)
+        return "late"
+
+    engine = ExecutionEngine(broker, one_node(stuck))
+    run = asyncio.ensure_future(engine.execute())
+    await asyncio.to_thread(begun.wait)
+    engine.cancel()
+    outcome = (await asyncio.gather(run, return_exceptions=True))[0]
+    assert type(outcome).__name__ == "RunCancelledError"
+    with caplog.at_level(logging.WARNING):
+        release.set()
+        await asyncio.to_thread(lambda: None)
+    assert not caplog.records
+    assert await engine_still_works(broker)
+
+
+async def engine_still_works(broker: InMemoryBroker) -> bool:
+    return await ExecutionEngine(broker, one_node(lambda: 1)).execute() == {"node": 1}
