@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -361,8 +362,6 @@ async def _next(number: int) -> int:
 async def test_a_sync_task_that_is_cancelled_gives_no_late_second_result(
     broker: InMemoryBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import threading
-
     release, begun = threading.Event(), threading.Event()
 
     def stuck() -> str:

@@ -302,7 +302,7 @@ def test_a_node_cannot_wait_for_what_is_not_there(after: str) -> None:
     ready = ready_set({"a": "", "b": ""})
     started(ready)
     ready.fail("b")
-    with pytest.raises(ValueError, match="'n' waits for '[xn]', which is not in the set"):
+    with pytest.raises(ValueError, match=r"'n' waits for '[xn]', which is not in the set"):
         ready.add("n", after)
     assert ready.complete("a") == []
     assert ready.exhausted

@@ -1,0 +1,360 @@
+"""The examples of the API reference, word for word, on an embedded broker."""
+
+# ruff: noqa: T201 - the examples print
+
+import io
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, AsyncTaskiqTask, InMemoryBroker
+
+from taskiq_flow import DAGBuilder, DataflowRegistry, ExecutionEngine, MapReduce
+from taskiq_flow.dataflow import DAG, DAGNode
+
+
+def load(source: str) -> str:
+    return f"content of {source}"
+
+
+async def process(raw: str) -> str:
+    return raw.upper()
+
+
+def save(clean: str) -> int:
+    return len(clean)
+
+
+def extract(audio_files: list[str]) -> list[int]:
+    return [len(name) for name in audio_files]
+
+
+def tag(features: list[int]) -> list[str]:
+    return ["long" if size > 5 else "short" for size in features]
+
+
+def my_task(input_a: int) -> int:
+    return input_a + 1
+
+
+def my_task_function(input_a: int, input_b: int) -> int:
+    return input_a + input_b
+
+
+def task1() -> int:
+    return 1
+
+
+def task2(a: int) -> int:
+    return a + 1
+
+
+def task3(a: int, b: int) -> int:
+    return a + b
+
+
+async def map_func(item: int) -> int:
+    return item * item
+
+
+def reduce_func(values: list[int]) -> int:
+    return sum(values)
+
+
+RESULTS = {
+    "raw": "content of data.csv",
+    "clean": "CONTENT OF DATA.CSV",
+    "saved": 19,
+}
+files = ["kick.wav", "a.wav"]
+
+Kind = Callable[[AsyncBroker, Callable[..., Any]], Any]
+
+
+def plain(broker: AsyncBroker, function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+def decorated(
+    broker: AsyncBroker, function: Callable[..., Any]
+) -> AsyncTaskiqDecoratedTask[..., Any]:
+    return broker.task(function)
+
+
+def named(broker: AsyncBroker, function: Callable[..., Any]) -> AsyncTaskiqDecoratedTask[..., Any]:
+    return broker.task(task_name=function.__name__.split("__")[0])(function)
+
+
+def of_kind(
+    kind: Kind, broker: AsyncBroker, *functions: Callable[..., Any]
+) -> Iterable[Callable[..., Any]]:
+    return [kind(broker, function) for function in functions]
+
+
+@pytest.fixture(params=[plain, decorated, named])
+def tasks(request: pytest.FixtureRequest, broker: InMemoryBroker) -> Iterable[Callable[..., Any]]:
+    """``load``, ``process`` and ``save``, of each kind that a task can be of."""
+    return of_kind(request.param, broker, load, process, save)
+
+
+def registry_of(tasks: Iterable[Callable[..., Any]]) -> DataflowRegistry:
+    load, process, save = tasks
+    registry = DataflowRegistry()
+    registry.register_task(load, output="raw", inputs=[])
+    registry.register_task(process, output="clean", inputs=["raw"])
+    registry.register_task(save, output="saved", inputs=["clean"])
+    return registry
+
+
+# ExecutionEngine
+
+
+async def test_execution_engine(broker: InMemoryBroker, tasks: Iterable[Any]) -> None:
+    load, process, save = tasks
+    # Build registry manually
+    registry = DataflowRegistry()
+    registry.register_task(load, output="raw", inputs=[])
+    registry.register_task(process, output="clean", inputs=["raw"])
+    registry.register_task(save, output="saved", inputs=["clean"])
+    # Build DAG
+    dag = registry.build_dag()
+    # Create engine
+    engine = ExecutionEngine(broker, dag)
+    # Execute
+    results = await engine.execute(inputs={"source": "data.csv"})
+    assert results == RESULTS
+
+
+async def test_execution_engine_constructor(broker: InMemoryBroker, tasks: Iterable[Any]) -> None:
+    seen: list[str] = []
+
+    def on_step(task_name: str, result: Any) -> None:
+        seen.append(task_name)
+
+    dag = registry_of(tasks).build_dag()
+    for engine in (
+        ExecutionEngine(broker=broker, dag=dag, max_parallel=None, on_step_complete=on_step),
+        ExecutionEngine(broker, dag, 2, on_step),
+    ):
+        seen.clear()
+        assert await engine.execute(inputs={"source": "data.csv"}) == RESULTS
+        assert seen == ["load", "process", "save"]
+
+
+async def test_execute_async_streams_results_as_they_complete(
+    broker: InMemoryBroker, tasks: Iterable[Any]
+) -> None:
+    engine = ExecutionEngine(broker, registry_of(tasks).build_dag())
+    pairs = [pair async for pair in engine.execute_async(inputs={"source": "data.csv"})]
+    assert pairs == list(zip(["load", "process", "save"], RESULTS.values(), strict=True))
+
+
+async def test_cancel_without_a_run_does_nothing(
+    broker: InMemoryBroker, tasks: Iterable[Any]
+) -> None:
+    engine = ExecutionEngine(broker, registry_of(tasks).build_dag())
+    engine.cancel()
+    assert await engine.execute({"source": "data.csv"}) == RESULTS
+
+
+async def test_events(
+    broker: InMemoryBroker, tasks: Iterable[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def on_step(task_name: str, result: Any) -> None:
+        print(f"Step {task_name} completed")
+
+    dag = registry_of(tasks).build_dag()
+    engine = ExecutionEngine(broker, dag, on_step_complete=on_step)
+    await engine.execute(inputs={"source": "data.csv"})
+    assert capsys.readouterr().out == (
+        "Step load completed\nStep process completed\nStep save completed\n"
+    )
+
+
+# DAG
+
+
+def test_dag() -> None:
+    dag = DAG()
+    node = DAGNode(task=my_task, output="result", inputs=["input_a"])
+    dag.add_node(node)
+    assert dag.nodes == [node]
+    assert dag.edges == set()
+    assert dag.roots == dag.leaves == dag.topological_sort() == [node]
+    assert dag.get_parallel_levels() == [[node]]
+    dag.validate()
+
+
+def test_dag_methods() -> None:
+    dag = DAG()
+    first = DAGNode(task=my_task, output="result", inputs=["input_a"])
+    second = DAGNode(task=save, output="saved", inputs=["clean"])
+    dag.add_node(node=first)
+    dag.add_node(second)
+    dag.add_edge(from_task=my_task, to_task=save)
+    assert dag.edges == {(first, second)}
+    assert (dag.roots, dag.leaves) == ([first], [second])
+    assert dag.topological_sort() == [first, second]
+    assert dag.get_parallel_levels() == [[first], [second]]
+
+
+def test_dag_node() -> None:
+    node = DAGNode(
+        task=my_task_function,
+        output="result_key",
+        inputs=["input_a", "input_b"],
+        metadata={"description": "My task"},
+    )
+    assert node.task is my_task_function
+    assert node.task_name == "my_task_function"
+    assert node.output == "result_key"
+    assert node.outputs == ["result_key"]
+    assert node.inputs == ["input_a", "input_b"]
+    assert node.metadata == {"description": "My task"}
+
+
+def test_print_draws_on_the_console(capsys: pytest.CaptureFixture[str]) -> None:
+    dag = registry_of([load, process, save]).build_dag()
+    dag.print()
+    drawing = capsys.readouterr().out
+    assert all(name in drawing for name in ("load", "process", "save", "source"))
+
+
+def test_print_draws_on_a_console_that_knows_nothing_but_ascii() -> None:
+    dag = registry_of([load, process, save]).build_dag()
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    dag.print(file=console)
+    console.seek(0)
+    assert "process" in console.read()
+
+
+# DAGBuilder
+
+
+async def test_dag_builder(broker: InMemoryBroker) -> None:
+    builder = DAGBuilder()
+    builder.add_task(task1, output="a", inputs=[])
+    builder.add_task(task2, output="b", inputs=["a"])
+    builder.add_task(task3, output="c", inputs=["a", "b"])
+    dag = builder.build()
+    assert await ExecutionEngine(broker, dag).execute(inputs={}) == {"a": 1, "b": 2, "c": 3}
+
+
+async def test_builder_pattern(broker: InMemoryBroker, tasks: Iterable[Any]) -> None:
+    load, process, save = tasks
+    # fmt: off
+    dag = (DAGBuilder()
+        .node(load, output="raw", inputs=[])
+        .node(process, output="clean", inputs=["raw"])
+        .node(save, output="saved", inputs=["clean"])
+        .build()
+    )
+    # fmt: on
+    results = await ExecutionEngine(broker, dag).execute(inputs={"source": "data.csv"})
+    assert results == RESULTS
+
+
+# MapReduce
+
+
+@pytest.mark.parametrize("kind", [plain, decorated, named])
+async def test_map_reduce_map_and_reduce(broker: InMemoryBroker, kind: Kind) -> None:
+    mapper, reducer = of_kind(kind, broker, map_func, reduce_func)
+    mapped = await MapReduce.map(
+        broker,
+        mapper,  # Task function to apply
+        items=range(5),  # Items to process
+        output="mapped",
+        max_parallel=None,
+    )
+    assert isinstance(mapped, AsyncTaskiqTask)
+    reduced = await MapReduce.reduce(
+        broker,
+        reducer,  # Aggregation function
+        mapped,  # Output from MapReduce.map
+        input_name="mapped",  # Name of mapped output to consume
+        output="reduced",
+    )
+    assert isinstance(reduced, AsyncTaskiqTask)
+    assert (await mapped.wait_result()).return_value == [0, 1, 4, 9, 16]
+    assert (await reduced.wait_result()).return_value == 30
+
+
+@pytest.mark.parametrize("kind", [plain, decorated, named])
+async def test_map_reduce_combined(broker: InMemoryBroker, kind: Kind) -> None:
+    mapper, reducer = of_kind(kind, broker, map_func, reduce_func)
+    items = [1, 2, 3]
+    final = await MapReduce.map_reduce(
+        broker,
+        mapper,
+        items,
+        reducer,
+        map_output="mapped",
+        reduce_output="final",
+        max_parallel=10,
+    )
+    assert isinstance(final, AsyncTaskiqTask)
+    assert (await final.wait_result()).return_value == 14
+
+
+async def test_every_parameter_of_map_reduce_has_its_name(broker: InMemoryBroker) -> None:
+    mapped = await MapReduce.map(broker=broker, map_func=map_func, items=[1, 2])
+    reduced = await MapReduce.reduce(
+        broker=broker, reduce_func=reduce_func, mapped_result=mapped, input_name="values"
+    )
+    final = await MapReduce.map_reduce(
+        broker=broker, map_func=map_func, items=iter([1, 2]), reduce_func=reduce_func
+    )
+    assert (await reduced.wait_result()).return_value == 5
+    assert (await final.wait_result(check_interval=0.1, timeout=5)).return_value == 5
+
+
+# DataflowRegistry
+
+
+@pytest.mark.parametrize("kind", [plain, decorated, named])
+async def test_dataflow_registry(
+    broker: InMemoryBroker, kind: Kind, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extract_, tag_ = of_kind(kind, broker, extract, tag)
+    registry = DataflowRegistry()
+    # Register tasks with explicit I/O
+    registry.register_task(
+        task=extract_,
+        output="features",
+        inputs=["audio_files"],  # external input
+    )
+    registry.register_task(
+        task=tag_,
+        output="tags",
+        inputs=["features"],  # depends on extract's output
+    )
+    # Inspect
+    print("Tasks:", [t.task_name for t in registry.get_tasks()])
+    print("Outputs:", registry.get_outputs())
+    print("External inputs:", registry.get_external_inputs())
+    assert capsys.readouterr().out == (
+        "Tasks: ['extract', 'tag']\n"
+        "Outputs: ['features', 'tags']\n"
+        "External inputs: ['audio_files']\n"
+    )
+    # Build DAG
+    dag = registry.build_dag()
+    dag.print()
+    assert "extract" in capsys.readouterr().out
+    # Execute via ExecutionEngine
+    engine = ExecutionEngine(broker, dag)
+    results = await engine.execute(inputs={"audio_files": files})
+    assert results == {"features": [8, 5], "tags": ["long", "short"]}
+
+
+def test_registry_queries() -> None:
+    registry = registry_of([load, process, save])
+    first, second, third = registry.get_tasks()
+    assert registry.get_producer("raw") is first
+    assert registry.get_producer("source") is None
+    assert registry.get_consumers("raw") == [second]
+    assert registry.get_consumers("source") == [first]
+    assert registry.get_outputs() == ["raw", "clean", "saved"]
+    assert registry.get_external_inputs() == ["source"]
+    assert registry.build_dag().nodes == [first, second, third]

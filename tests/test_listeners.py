@@ -1,0 +1,143 @@
+"""Listeners: told everything in order, waited for within bounds, and never able to break a run."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from taskiq import InMemoryBroker
+from virtual_clock import run_virtually
+
+from taskiq_flow import (
+    DAG,
+    DAGBuilder,
+    ExecutionEngine,
+    NodeCompleted,
+    NodeFailed,
+    NodeSkipped,
+    NodeStarted,
+    RunFailedError,
+    RunFinished,
+    RunStarted,
+)
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def on_event(self, event: Any) -> None:
+        self.events.append(event)
+
+    def told(self) -> list[tuple[str, str | None]]:
+        return [(type(e).__name__, getattr(e, "task_name", None)) for e in self.events]
+
+
+class SlowRecorder(Recorder):
+    async def on_event(self, event: Any) -> None:  # type: ignore[override]
+        await asyncio.sleep(0)
+        self.events.append(event)
+
+
+def chain() -> DAG:
+    return DAGBuilder().node(lambda: [1], name="a").node(lambda a: a, name="b").build()
+
+
+async def test_every_event_comes_once_and_in_order_to_sync_and_async_listeners(
+    broker: InMemoryBroker,
+) -> None:
+    recorders = [Recorder(), SlowRecorder()]
+    await ExecutionEngine(broker, chain(), listeners=recorders).execute(run_id="r")
+    for recorder in recorders:
+        assert recorder.told() == [
+            ("RunStarted", None),
+            ("NodeStarted", "a"),
+            ("NodeCompleted", "a"),
+            ("NodeStarted", "b"),
+            ("NodeCompleted", "b"),
+            ("RunFinished", None),
+        ]
+        started, a_started, a_completed, *_, finished = recorder.events
+        assert started == RunStarted("r", started.at, ("a", "b"))
+        assert a_started == NodeStarted("r", a_started.at, "a", "r:a:1")
+        assert a_completed == NodeCompleted("r", a_completed.at, "a", "r:a:1", [1])
+        assert finished == RunFinished("r", finished.at, "completed", None)
+        times = [event.at for event in recorder.events]
+        assert times == sorted(times)
+
+
+async def test_failures_and_skips_are_told(broker: InMemoryBroker) -> None:
+    dag = DAGBuilder().node(lambda: 1 // 0, name="bad").node(lambda bad: 1, name="behind").build()
+    recorder = Recorder()
+    engine = ExecutionEngine(broker, dag, on_error="continue", listeners=[recorder])
+    with pytest.raises(RunFailedError) as caught:
+        await engine.execute(run_id="r")
+    failed, skipped, finished = recorder.events[2:]
+    assert failed == NodeFailed("r", failed.at, "bad", "r:bad:1", failed.error, 1)
+    assert isinstance(failed.error, ZeroDivisionError)
+    assert skipped == NodeSkipped("r", skipped.at, "behind", ("bad",))
+    assert finished == RunFinished("r", finished.at, "failed", caught.value)
+
+
+@pytest.mark.parametrize("how", ["cancel", "break"])
+async def test_a_run_that_is_left_or_cancelled_is_told_as_cancelled(
+    broker: InMemoryBroker, how: str
+) -> None:
+    recorder = Recorder()
+    engine = ExecutionEngine(broker, chain(), listeners=[recorder])
+    stream = engine.execute_async()
+    await anext(stream)
+    if how == "cancel":
+        engine.cancel()
+        with pytest.raises(Exception, match="was cancelled"):
+            await anext(stream)
+    await stream.aclose()
+    finished = [event for event in recorder.events if isinstance(event, RunFinished)]
+    assert [event.outcome for event in finished] == ["cancelled"]
+
+
+async def test_a_listener_that_raises_is_logged_and_dropped_for_that_run_only(
+    broker: InMemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Raising(Recorder):
+        def on_event(self, event: Any) -> None:
+            super().on_event(event)
+            raise RuntimeError("not today")
+
+    raising, other = Raising(), Recorder()
+    engine = ExecutionEngine(broker, chain(), listeners=[raising, other])
+    for run in (1, 2):
+        assert await engine.execute() == {"a": [1], "b": [1]}
+        assert len(raising.events) == run
+        assert len(other.events) == 6 * run
+    assert "it is dropped for this run" in caplog.text
+
+
+def test_a_listener_that_hangs_holds_up_neither_nodes_nor_the_end_for_long(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Hanging:
+        async def on_event(self, event: Any) -> None:
+            await asyncio.Event().wait()
+
+    async def main() -> tuple[float, float]:
+        loop = asyncio.get_running_loop()
+        stream = ExecutionEngine(
+            InMemoryBroker(), chain_of_sleeps(), listeners=[Hanging()]
+        ).execute_async()
+        async for _ in stream:
+            completed = loop.time()
+        return completed, loop.time()
+
+    completed, ended = run_virtually(main())
+    assert completed == pytest.approx(2.0)
+    assert ended == pytest.approx(7.0)
+    assert "a listener was dropped 5 s after its run had ended" in caplog.text
+
+
+def chain_of_sleeps() -> DAG:
+    async def sleep(**_: Any) -> None:
+        await asyncio.sleep(1)
+
+    return DAGBuilder().node(sleep, name="a").node(sleep, name="b", inputs=["a"]).build()

@@ -1,0 +1,352 @@
+"""MapReduce: lists and endless sources, streamed or gathered, over the engine's own stream."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import taskiq
+from taskiq import AsyncTaskiqTask, InMemoryBroker, TaskiqResultTimeoutError
+from virtual_clock import run_virtually
+
+from taskiq_flow import (
+    BindingError,
+    DAGBuilder,
+    ExecutionEngine,
+    MapReduce,
+    NodeFailedError,
+    RunCancelledError,
+)
+from taskiq_flow.map_reduce import MOST_IN_FLIGHT
+
+
+async def square(number: int) -> int:
+    return number * number
+
+
+async def fail_at_seven(number: int) -> int:
+    if number == 7:
+        raise ValueError("seven")
+    return number
+
+
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+class Source:
+    """Numbers without end, counting how many were read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.closed = False
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            self.read += 1
+            yield self.read - 1
+
+    async def __aiter__(self) -> AsyncIterator[int]:
+        try:
+            for number in iter(self):
+                yield number
+        finally:
+            self.closed = True
+
+
+async def other_tasks_end() -> None:
+    gc.collect()
+    await asyncio.sleep(0)
+    if others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others, timeout=5)
+
+
+async def test_results_come_in_the_order_of_items(broker: InMemoryBroker) -> None:
+    async def slow_first(number: int) -> int:
+        await asyncio.sleep(0.01 if number == 0 else 0)
+        return number
+
+    mapped = await MapReduce.map(broker, slow_first, range(5))
+    assert (await mapped.wait_result()).return_value == [0, 1, 2, 3, 4]
+
+
+async def test_streamed_results_come_in_order_of_completion(broker: InMemoryBroker) -> None:
+    async def slow_first(number: int) -> int:
+        await asyncio.sleep(0.01 if number == 0 else 0)
+        return number * 10
+
+    mapped = await MapReduce.map(broker, slow_first, range(3))
+    assert [pair async for pair in mapped] == [(1, 10), (2, 20), (0, 0)]
+
+
+@pytest.mark.parametrize("items", [[], (), iter([]), {}])
+async def test_nothing_maps_to_nothing(broker: InMemoryBroker, items: Any) -> None:
+    mapped = await MapReduce.map(broker, square, items)
+    assert (await mapped.wait_result()).return_value == []
+
+
+async def test_it_behaves_as_a_taskiq_task(broker: InMemoryBroker) -> None:
+    release = asyncio.Event()
+
+    async def wait(number: int) -> int:
+        await release.wait()
+        return number
+
+    mapped = await MapReduce.map(broker, wait, [1, 2])
+    assert isinstance(mapped, AsyncTaskiqTask)
+    assert mapped.task_id
+    assert not await mapped.is_ready()
+    with pytest.raises(TaskiqResultTimeoutError):
+        await mapped.wait_result(check_interval=0.001, timeout=0.01)
+    release.set()
+    (gathered,) = await taskiq.gather(mapped)
+    assert gathered.return_value == [1, 2]
+    assert await mapped.is_ready()
+    assert (await mapped.get_result()).return_value == [1, 2]
+    first, second = await asyncio.gather(mapped.wait_result(), mapped.wait_result())
+    assert first.return_value == second.return_value == [1, 2]
+
+
+async def test_it_starts_at_once_and_runs_to_its_end_unread(broker: InMemoryBroker) -> None:
+    done: list[int] = []
+
+    async def note(number: int) -> None:
+        done.append(number)
+
+    await MapReduce.map(broker, note, range(300), max_parallel=5)
+    await other_tasks_end()
+    assert sorted(done) == list(range(300))
+
+
+class TestFailures:
+    async def test_a_failing_item_makes_the_result_an_error(self, broker: InMemoryBroker) -> None:
+        mapped = await MapReduce.map(broker, fail_at_seven, range(20))
+        result = await mapped.wait_result()
+        assert result.is_err
+        assert isinstance(result.error, NodeFailedError)
+        assert result.error.task_name == "mapped[7]"
+        assert repr(result.error.__cause__) == "ValueError('seven')"
+        assert result.error.results["mapped[3]"] == 3
+        with pytest.raises(NodeFailedError):
+            result.raise_for_error()
+
+    async def test_a_stream_raises_it_after_what_had_arrived(self, broker: InMemoryBroker) -> None:
+        seen = []
+        with pytest.raises(NodeFailedError, match=r"'mapped\[7\]' failed"):
+            async for index, _ in await MapReduce.map(
+                broker, fail_at_seven, range(20), max_parallel=1
+            ):
+                seen.append(index)
+        assert seen == [0, 1, 2, 3, 4, 5, 6]
+
+    async def test_a_reduction_of_a_failed_map_has_failed_with_its_error(
+        self, broker: InMemoryBroker
+    ) -> None:
+        called: list[Any] = []
+        mapped = await MapReduce.map(broker, fail_at_seven, range(20))
+        reduced = await MapReduce.reduce(broker, called.append, mapped, "mapped")
+        result = await reduced.wait_result()
+        assert result.error is (await mapped.wait_result()).error
+        assert called == []
+
+    async def test_a_source_that_raises_is_an_error_too(self, broker: InMemoryBroker) -> None:
+        def source() -> Iterator[int]:
+            yield 1
+            raise LookupError("source is broken")
+
+        mapped = await MapReduce.map(broker, square, source())
+        assert repr((await mapped.wait_result()).error) == "LookupError('source is broken')"
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ({"items": 5}, TypeError, "items is 5"),
+            ({"max_parallel": 0}, ValueError, "max_parallel is 0"),
+            ({"map_func": lambda a, b: a}, BindingError, "no other for 'b'"),
+            ({"map_func": lambda: 1}, BindingError, "no parameter left"),
+        ],
+    )
+    async def test_bad_arguments_are_refused_before_anything_is_sent(
+        self,
+        broker: InMemoryBroker,
+        arguments: dict[str, Any],
+        error: type[Exception],
+        message: str,
+    ) -> None:
+        with pytest.raises(error, match=message):
+            await MapReduce.map(broker, **{"map_func": square, "items": [1], **arguments})
+
+    async def test_a_reducer_that_cannot_be_called_is_refused_before_the_map_is_sent(
+        self, broker: InMemoryBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(broker, "kick", pytest.fail)
+        with pytest.raises(BindingError, match="no other for 'b'"):
+            await MapReduce.map_reduce(broker, square, [1], lambda a, b: a)
+
+
+class TestReduce:
+    async def test_the_whole_list_is_reduced_in_one_call(self, broker: InMemoryBroker) -> None:
+        calls: list[list[int]] = []
+
+        def note(mapped: list[int]) -> int:
+            calls.append(mapped)
+            return sum(mapped)
+
+        final = await MapReduce.map_reduce(broker, square, range(10), note)
+        assert (await final.wait_result()).return_value == 285
+        assert calls == [[number * number for number in range(10)]]
+
+    async def test_the_list_is_bound_to_input_name(self, broker: InMemoryBroker) -> None:
+        def scaled(factor: int = 2, squares: list[int] | None = None) -> int:
+            return factor * sum(squares or [])
+
+        mapped = await MapReduce.map(broker, square, [1, 2, 3], output="squares")
+        reduced = await MapReduce.reduce(broker, scaled, mapped, "squares", output="scaled")
+        assert (await reduced.wait_result()).return_value == 28
+
+    async def test_any_task_of_taskiq_can_be_reduced(self, broker: InMemoryBroker) -> None:
+        @broker.task
+        async def numbers() -> list[int]:
+            return [1, 2, 3]
+
+        reduced = await MapReduce.reduce(broker, total, await numbers.kiq(), "numbers")
+        assert (await reduced.wait_result()).return_value == 6
+
+    async def test_a_reducer_that_fails_is_an_error(self, broker: InMemoryBroker) -> None:
+        final = await MapReduce.map_reduce(broker, square, [1], lambda mapped: mapped[5])
+        result = await final.wait_result()
+        assert isinstance(result.error, NodeFailedError)
+        assert isinstance(result.error.__cause__, IndexError)
+
+
+class TestEndlessSources:
+    @pytest.mark.parametrize("limit", [3, None])
+    async def test_reading_stops_while_nobody_takes(
+        self, broker: InMemoryBroker, limit: int | None
+    ) -> None:
+        source = Source()
+        mapped = await MapReduce.map(broker, square, iter(source), max_parallel=limit)
+        for _ in range(3000):
+            await asyncio.sleep(0)
+        window = limit or MOST_IN_FLIGHT
+        assert window <= source.read <= window + 2
+        pairs = aiter(mapped)
+        taken = [await anext(pairs) for _ in range(1000)]
+        assert sorted(taken) == [(number, number * number) for number in range(1000)]
+        assert source.read <= 1000 + window + 2
+        await pairs.aclose()
+
+    async def test_an_async_source_is_closed_when_the_loop_is_left(
+        self, broker: InMemoryBroker
+    ) -> None:
+        source = Source()
+        async for index, value in await MapReduce.map(broker, square, aiter(source)):
+            assert value == index * index
+            if index > 10:
+                break
+        await other_tasks_end()
+        assert source.closed
+
+    async def test_a_map_that_is_dropped_unread_is_cancelled(self, broker: InMemoryBroker) -> None:
+        source = Source()
+        mapped = await MapReduce.map(broker, square, aiter(source))
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        del mapped
+        await other_tasks_end()
+        assert source.closed
+
+    async def test_memory_does_not_grow_with_the_number_of_items(
+        self, broker: InMemoryBroker
+    ) -> None:
+        mapped = await MapReduce.map(broker, square, itertools.count())
+        sizes = []
+        tracemalloc.start()
+        try:
+            async for index, _ in mapped:
+                if index % 1000 == 999:
+                    sizes.append(tracemalloc.get_traced_memory()[0])
+                if len(sizes) == 5:
+                    break
+        finally:
+            tracemalloc.stop()
+        assert sizes[-1] - sizes[1] < 200_000
+
+
+def test_max_parallel_holds_for_items_too() -> None:
+    async def main() -> tuple[int, float]:
+        running = most = 0
+
+        async def work(number: int) -> None:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(1)
+            running -= 1
+
+        mapped = await MapReduce.map(InMemoryBroker(), work, range(12), max_parallel=4)
+        await mapped.wait_result()
+        return most, asyncio.get_running_loop().time()
+
+    most, took = run_virtually(main())
+    assert most == 4
+    assert took == pytest.approx(3.0)
+
+
+class TestCancelling:
+    async def test_cancel_stops_a_map(self, broker: InMemoryBroker) -> None:
+        mapped = await MapReduce.map(broker, asyncio.sleep, itertools.repeat(60))
+        await asyncio.sleep(0)
+        mapped.cancel()
+        assert isinstance((await mapped.wait_result()).error, RunCancelledError)
+
+    async def test_cancelling_a_run_stops_the_map_that_a_node_waits_for(
+        self, broker: InMemoryBroker
+    ) -> None:
+        done: list[int] = []
+
+        async def item(number: int) -> None:
+            await asyncio.sleep(0.001)
+            done.append(number)
+            if len(done) == 3:
+                engine.cancel()
+
+        async def fan_out() -> None:
+            mapped = await MapReduce.map(broker, item, range(100), max_parallel=1)
+            await mapped.wait_result()
+
+        engine = ExecutionEngine(broker, DAGBuilder().node(fan_out).build())
+        with pytest.raises(RunCancelledError):
+            await engine.execute()
+        await other_tasks_end()
+        assert len(done) <= 4
+
+    async def test_one_waiter_that_gives_up_leaves_the_map_to_the_other(
+        self, broker: InMemoryBroker
+    ) -> None:
+        release = asyncio.Event()
+
+        async def wait(number: int) -> int:
+            await release.wait()
+            return number
+
+        mapped = await MapReduce.map(broker, wait, [1, 2])
+        impatient = asyncio.ensure_future(mapped.wait_result())
+        patient = asyncio.ensure_future(mapped.wait_result())
+        await asyncio.sleep(0)
+        impatient.cancel()
+        await asyncio.sleep(0)
+        release.set()
+        assert (await patient).return_value == [1, 2]
+        assert impatient.cancelled()
+
+    async def test_a_map_is_read_once(self, broker: InMemoryBroker) -> None:
+        mapped = await MapReduce.map(broker, square, range(3))
+        assert [index async for index, _ in mapped] == [0, 1, 2]
+        with pytest.raises(RuntimeError, match="streamed once or waited for"):
+            aiter(mapped)

@@ -1,0 +1,181 @@
+"""Completions by polling: any broker with a result backend keeps the contract, only slower."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from local_broker import LocalBroker, Store
+from pydantic import BaseModel
+from virtual_clock import run_virtually
+
+from taskiq_flow import (
+    ConfigurationError,
+    DAGBuilder,
+    ExecutionEngine,
+    MapReduce,
+    NodeFailedError,
+    RunCancelledError,
+)
+from taskiq_flow.completion import polling
+
+
+class Point(BaseModel):
+    x: int
+
+
+class Tasks:
+    """The tasks of a broker; they are registered by name, as workers know them."""
+
+    def __init__(self, broker: LocalBroker) -> None:
+        self.ran: list[str] = []
+
+        @broker.task
+        async def load(source: str) -> list[str]:
+            self.ran.append("load")
+            return source.split()
+
+        @broker.task
+        async def count(raw: list[str]) -> int:
+            self.ran.append("count")
+            return len(raw)
+
+        @broker.task
+        async def fail(raw: list[str]) -> None:
+            raise ValueError("spoilt")
+
+        @broker.task
+        async def point(raw: list[str]) -> Point:
+            return Point(x=len(raw))
+
+        self.load, self.count, self.fail, self.point = load, count, fail, point
+
+
+@pytest.fixture
+async def remote() -> AsyncIterator[LocalBroker]:
+    broker = LocalBroker()
+    async with broker.worker():
+        yield broker
+
+
+async def test_the_same_graph_gives_the_same_pairs(remote: LocalBroker) -> None:
+    tasks = Tasks(remote)
+    builder = DAGBuilder().node(tasks.load, output="raw").node(tasks.count, output="words")
+    engine = ExecutionEngine(remote, builder.build())
+    pairs = [pair async for pair in engine.execute_async({"source": "a b c"})]
+    assert pairs == [("load", ["a", "b", "c"]), ("count", 3)]
+
+
+async def test_a_failure_is_the_tasks_own_exception(remote: LocalBroker) -> None:
+    tasks = Tasks(remote)
+    dag = DAGBuilder().node(tasks.load, output="raw").node(tasks.fail).build()
+    with pytest.raises(NodeFailedError) as caught:
+        await ExecutionEngine(remote, dag).execute({"source": "a"})
+    assert repr(caught.value.__cause__) == "ValueError('spoilt')"
+    assert caught.value.results == {"raw": ["a"]}
+
+
+async def test_a_result_is_read_as_its_annotation_says(remote: LocalBroker) -> None:
+    tasks = Tasks(remote)
+    dag = DAGBuilder().node(tasks.load, output="raw").node(tasks.point).build()
+    assert (await ExecutionEngine(remote, dag).execute({"source": "a b"}))["point"] == Point(x=2)
+
+
+async def test_a_map_of_five_hundred(remote: LocalBroker) -> None:
+    @remote.task
+    async def double(item: int) -> int:
+        return 2 * item
+
+    mapped = await MapReduce.map(remote, double, range(500))
+    assert (await mapped.wait_result()).return_value == [2 * index for index in range(500)]
+
+
+async def test_a_result_that_can_be_read_only_once_reaches_all_consumers() -> None:
+    broker = LocalBroker(Store(keep_results=False))
+    tasks = Tasks(broker)
+    builder = DAGBuilder().node(tasks.load, output="raw")
+    builder.node(tasks.count, output="one").node(tasks.count, output="two")
+    async with broker.worker():
+        results = await ExecutionEngine(broker, builder.build()).execute({"source": "a b"})
+    assert (results["one"], results["two"]) == (2, 2)
+
+
+async def test_a_result_backend_that_fails_for_a_while_is_ridden_out(
+    remote: LocalBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = Tasks(remote)
+    remote.store.failures_to_come = 10
+    dag = DAGBuilder().node(tasks.load, output="raw").node(tasks.count).build()
+    assert (await ExecutionEngine(remote, dag).execute({"source": "a"}))["count"] == 1
+    assert sum("cannot be read yet" in record.message for record in caplog.records) == 1
+
+
+def test_a_result_backend_that_never_answers_ends_the_node() -> None:
+    async def main() -> float:
+        broker = LocalBroker()
+        broker.store.failures_to_come = 10**9
+        dag = DAGBuilder().node(Tasks(broker).load).build()
+        with pytest.raises(NodeFailedError) as caught:
+            await ExecutionEngine(broker, dag).execute({"source": "a"})
+        assert isinstance(caught.value.__cause__, ConnectionError)
+        return asyncio.get_running_loop().time()
+
+    assert run_virtually(main()) == pytest.approx(polling.BACKEND_PATIENCE, abs=1.0)
+
+
+def test_polling_slows_down_while_nothing_comes_and_asks_for_all_in_one_round() -> None:
+    async def main() -> int:
+        broker = LocalBroker()
+        builder = DAGBuilder()
+        for index in range(10):
+            builder.node(Tasks(broker).load, name=f"n{index}")
+        engine = ExecutionEngine(broker, builder.build())
+        run = asyncio.ensure_future(engine.execute({"source": "a"}))
+        await asyncio.sleep(10)
+        engine.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+        return broker.store.questions
+
+    rounds = run_virtually(main()) / 10
+    assert 10 / polling.LONGEST_INTERVAL <= rounds <= 10 / polling.LONGEST_INTERVAL + 15
+
+
+def test_cancel_stops_asking_and_sends_nothing_more() -> None:
+    async def main() -> None:
+        broker = LocalBroker()
+        tasks = Tasks(broker)
+
+        @broker.task
+        async def wait() -> str:
+            begun.set()
+            await asyncio.sleep(1)
+            return "late"
+
+        begun = asyncio.Event()
+        dag = DAGBuilder().node(wait).node(tasks.load, output="raw", inputs=["wait"]).build()
+        engine = ExecutionEngine(broker, dag)
+        async with broker.worker():
+            run = asyncio.ensure_future(engine.execute())
+            await begun.wait()
+            engine.cancel()
+            with pytest.raises(RunCancelledError):
+                await run
+            questions = broker.store.questions
+            await asyncio.sleep(10)
+            assert len(broker.store.results) == 1  # the task ran on, and nobody asked for it
+            assert broker.store.questions == questions
+            assert tasks.ran == []
+
+    run_virtually(main())
+
+
+async def test_a_plain_callable_is_refused_with_the_remedy(remote: LocalBroker) -> None:
+    def plain(number: int = 1) -> int:
+        return number
+
+    dag = DAGBuilder().node(plain).build()
+    with pytest.raises(ConfigurationError, match=r"decorate it with @broker\.task"):
+        await ExecutionEngine(remote, dag).execute()
+    with pytest.raises(ConfigurationError, match=r"decorate it with @broker\.task"):
+        await MapReduce.map(remote, plain, [1])

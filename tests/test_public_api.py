@@ -1,0 +1,243 @@
+"""What users may rely on: the public names, where they are found, and how they are called."""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from taskiq import AsyncTaskiqTask, InMemoryBroker
+
+import taskiq_flow
+from taskiq_flow import (
+    DAG,
+    DAGBuilder,
+    DAGNode,
+    DataflowRegistry,
+    ExecutionEngine,
+    MapReduce,
+    MapReduceResult,
+)
+
+NAMES = [
+    "BindingError",
+    "ConfigurationError",
+    "CycleError",
+    "DAG",
+    "DAGBuilder",
+    "DAGNode",
+    "DataflowRegistry",
+    "DuplicateOutputError",
+    "Event",
+    "ExecutionEngine",
+    "FlowTask",
+    "GraphError",
+    "InputConflictError",
+    "InputError",
+    "Listener",
+    "MapReduce",
+    "MapReduceResult",
+    "MissingInputError",
+    "MissingNodeError",
+    "NodeCompleted",
+    "NodeError",
+    "NodeFailed",
+    "NodeFailedError",
+    "NodeFailure",
+    "NodeRetried",
+    "NodeSkipped",
+    "NodeStarted",
+    "OutputShapeError",
+    "RunCancelledError",
+    "RunError",
+    "RunFailedError",
+    "RunFinished",
+    "RunStarted",
+    "SerializationError",
+    "TaskLostError",
+    "TaskNode",
+    "TaskiqFlowError",
+    "UnusedInputWarning",
+]
+
+PLACES = [
+    ("taskiq_flow.execution_engine", "ExecutionEngine"),
+    ("taskiq_flow.dataflow", "DAG"),
+    ("taskiq_flow.dataflow", "DAGNode"),
+    ("taskiq_flow.dataflow", "DAGBuilder"),
+    ("taskiq_flow.dataflow", "DataflowRegistry"),
+    ("taskiq_flow.dataflow", "TaskNode"),
+    ("taskiq_flow.dataflow.dag", "DAG"),
+    ("taskiq_flow.dataflow.dag", "DAGNode"),
+    ("taskiq_flow.map_reduce", "MapReduce"),
+    ("taskiq_flow.map_reduce", "MapReduceResult"),
+]
+
+NODE = (
+    "task, output=None, inputs=None, *, outputs=None, name=None, metadata=None, "
+    "expected_seconds=1.0"
+)
+MAP_REDUCE = (
+    "broker, map_func, items, reduce_func, map_output='mapped', reduce_output='final', "
+    "max_parallel=10"
+)
+RUN = "inputs=None, *, outputs=None, run_id=None"
+
+SIGNATURES: list[tuple[Callable[..., Any], str]] = [
+    (DAGNode, NODE),
+    (DataflowRegistry, ""),
+    (DataflowRegistry().register_task, NODE),
+    (DataflowRegistry().get_tasks, ""),
+    (DataflowRegistry().get_outputs, ""),
+    (DataflowRegistry().get_external_inputs, ""),
+    (DataflowRegistry().get_producer, "output_key"),
+    (DataflowRegistry().get_consumers, "input_key"),
+    (DataflowRegistry().build_dag, ""),
+    (DAGBuilder, ""),
+    (DAGBuilder().add_task, NODE),
+    (DAGBuilder().node, NODE),
+    (DAGBuilder().build, ""),
+    (DAG, ""),
+    (DAG().add_node, "node"),
+    (DAG().add_edge, "from_task, to_task"),
+    (DAG().topological_sort, ""),
+    (DAG().get_parallel_levels, ""),
+    (DAG().validate, ""),
+    (DAG().print, "file=None"),
+    (DAG().get_node, "name"),
+    (
+        ExecutionEngine,
+        "broker, dag, max_parallel=None, on_step_complete=None, *, on_error='raise', listeners=()",
+    ),
+    (ExecutionEngine(InMemoryBroker(), DAG()).execute, RUN),
+    (ExecutionEngine(InMemoryBroker(), DAG()).execute_async, RUN),
+    (ExecutionEngine(InMemoryBroker(), DAG()).cancel, ""),
+    (MapReduce.map, "broker, map_func, items, output='mapped', max_parallel=None"),
+    (MapReduce.reduce, "broker, reduce_func, mapped_result, input_name, output='reduced'"),
+    (MapReduce.map_reduce, MAP_REDUCE),
+]
+
+NOT_YET = {
+    "retry": None,
+    "timeout": None,
+    "fallback": None,
+    "join": "all",
+    "when": None,
+    "cache": None,
+}
+"""Promised for later: silently taking one of them would be a promise that is not kept."""
+
+ENGINE_NOT_YET = {
+    "pass_by": "value",
+    "lost_after": 60.0,
+    "retry": None,
+    "timeout": None,
+    "run_timeout": None,
+    "journal": None,
+}
+
+
+def bare(signature: inspect.Signature) -> str:
+    """A signature without its annotations."""
+    parameters = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in signature.parameters.values()
+    ]
+    return str(inspect.Signature(parameters))[1:-1]
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(taskiq_flow.__all__) == NAMES
+    assert len(set(taskiq_flow.__all__)) == len(taskiq_flow.__all__)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(taskiq_flow, name) is not None
+
+
+def test_nothing_else_looks_public() -> None:
+    found = {
+        name
+        for name, item in vars(taskiq_flow).items()
+        if not name.startswith("_") and not inspect.ismodule(item)
+    }
+    assert found == set(NAMES)
+
+
+@pytest.mark.parametrize(("module", "name"), PLACES)
+def test_a_name_is_the_same_wherever_it_is_imported_from(module: str, name: str) -> None:
+    assert getattr(importlib.import_module(module), name) is getattr(taskiq_flow, name)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"Event"}))
+def test_every_public_class_says_what_it_is(name: str) -> None:
+    item = getattr(taskiq_flow, name)
+    assert inspect.isclass(item)
+    assert item.__doc__
+    assert not item.__doc__.startswith(f"{name}(")  # what a dataclass writes by itself
+
+
+@pytest.mark.parametrize(
+    ("function", "signature"), SIGNATURES, ids=[f.__qualname__ for f, _ in SIGNATURES]
+)
+def test_a_public_callable_is_called_like_this(
+    function: Callable[..., Any], signature: str
+) -> None:
+    assert bare(inspect.signature(function)) == signature
+
+
+@pytest.mark.parametrize("name", NOT_YET)
+@pytest.mark.parametrize(
+    "declare", [DAGNode, DataflowRegistry().register_task, DAGBuilder().add_task, DAGBuilder().node]
+)
+def test_a_node_refuses_what_is_not_built_yet(name: str, declare: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        declare(len, **{name: NOT_YET[name]})
+
+
+@pytest.mark.parametrize("name", ENGINE_NOT_YET)
+def test_the_engine_refuses_what_is_not_built_yet(name: str) -> None:
+    options: dict[str, Any] = {name: ENGINE_NOT_YET[name]}
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        ExecutionEngine(InMemoryBroker(), DAG(), **options)
+
+
+def test_calls_are_awaited_iterated_or_plain_as_documented() -> None:
+    engine = ExecutionEngine(InMemoryBroker(), DAG())
+    assert inspect.isasyncgenfunction(engine.execute_async)
+    assert inspect.iscoroutinefunction(engine.execute)
+    assert not inspect.iscoroutinefunction(engine.cancel)
+    for function in (MapReduce.map, MapReduce.reduce, MapReduce.map_reduce):
+        assert inspect.iscoroutinefunction(function)
+
+
+def test_what_a_map_returns_is_a_task_of_taskiq() -> None:
+    assert issubclass(MapReduceResult, AsyncTaskiqTask)
+    assert {"check_interval", "timeout"} <= set(
+        inspect.signature(MapReduceResult.wait_result).parameters
+    )
+    taskiqs, ours = (
+        bare(inspect.signature(kind.wait_result)) for kind in (AsyncTaskiqTask, MapReduceResult)
+    )
+    assert ours == taskiqs
+
+
+@pytest.mark.parametrize("name", ["nodes", "edges", "roots", "leaves", "outputs"])
+def test_a_graph_shows_its_parts_as_properties(name: str) -> None:
+    assert isinstance(getattr(DAG, name), property)
+    assert isinstance(getattr(DAG(), name), set if name == "edges" else list)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("task_name", str),
+        ("output", str),
+        ("outputs", list),
+        ("inputs", list),
+        ("metadata", dict),
+    ],
+)
+def test_a_node_shows_its_parts_as_attributes(name: str, kind: type) -> None:
+    assert isinstance(getattr(DAGNode(len), name), kind)

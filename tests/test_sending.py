@@ -1,0 +1,127 @@
+"""Sending is I/O: a slow send holds back no other, and a quick one needs no task of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware
+from virtual_clock import run_virtually
+
+from taskiq_flow import DAG, DAGNode, ExecutionEngine, RunCancelledError
+from taskiq_flow.sending import MOST_SENDERS
+
+
+class SlowSends(TaskiqMiddleware):
+    """Each send takes a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = 0
+        self.most_waiting = 0
+
+    async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+        self.waiting += 1
+        self.most_waiting = max(self.most_waiting, self.waiting)
+        try:
+            await asyncio.sleep(1)
+        finally:
+            self.waiting -= 1
+        return message
+
+
+def fan(width: int) -> DAG:
+    async def nothing() -> None: ...
+
+    dag = DAG()
+    for index in range(width):
+        dag.add_node(DAGNode(nothing, name=f"n{index}"))
+    return dag
+
+
+def run_with_slow_sends(dag: DAG, **kwargs: Any) -> tuple[float, SlowSends]:
+    async def main() -> tuple[float, SlowSends]:
+        broker, sends = InMemoryBroker(), SlowSends()
+        broker.add_middlewares(sends)
+        await ExecutionEngine(broker, dag, **kwargs).execute()
+        return asyncio.get_running_loop().time(), sends
+
+    return run_virtually(main())
+
+
+def test_slow_sends_go_on_side_by_side() -> None:
+    took, sends = run_with_slow_sends(fan(100))
+    assert (took, sends.most_waiting) == (1.0, 100)
+
+
+def test_the_sends_that_wait_at_once_are_bounded() -> None:
+    took, sends = run_with_slow_sends(fan(3 * MOST_SENDERS))
+    assert (took, sends.most_waiting) == (3.0, MOST_SENDERS)
+
+
+def test_a_slow_send_counts_as_in_flight() -> None:
+    took, sends = run_with_slow_sends(fan(10), max_parallel=2)
+    assert (took, sends.most_waiting) == (5.0, 2)
+
+
+def test_what_becomes_ready_during_a_slow_send_is_sent_beside_it() -> None:
+    async def main() -> float:
+        class SlowFirst(TaskiqMiddleware):
+            async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+                await asyncio.sleep(10 if "slow" in message.task_id else 1)
+                return message
+
+        broker = InMemoryBroker()
+        broker.add_middlewares(SlowFirst())
+        ended: dict[str, float] = {}
+
+        def noting(name: str) -> Any:
+            async def task(**_: Any) -> None:
+                ended[name] = asyncio.get_running_loop().time()
+
+            return task
+
+        dag = DAG()
+        for name, inputs in (("a", []), ("slow", []), ("b", ["a"]), ("c", ["b"])):
+            dag.add_node(DAGNode(noting(name), name=name, inputs=inputs))
+        await ExecutionEngine(broker, dag).execute()
+        assert ended == {"a": 1.0, "b": 2.0, "c": 3.0, "slow": 10.0}
+        return asyncio.get_running_loop().time()
+
+    assert run_virtually(main()) == 10.0
+
+
+def test_sends_that_wait_are_cancelled_with_the_run() -> None:
+    async def main() -> None:
+        broker, sends = InMemoryBroker(), SlowSends()
+        broker.add_middlewares(sends)
+        engine = ExecutionEngine(broker, fan(10))
+        run = asyncio.ensure_future(engine.execute())
+        while sends.waiting < 10:
+            await asyncio.sleep(0)
+        engine.cancel()
+        with pytest.raises(RunCancelledError):
+            await run
+        assert sends.waiting == 0
+        assert asyncio.get_running_loop().time() < 1.0
+
+    run_virtually(main())
+
+
+def test_quick_sends_share_one_task() -> None:
+    async def main() -> int:
+        broker, most = InMemoryBroker(), 0
+        kick = broker.kick
+
+        async def counting(message: Any) -> None:
+            nonlocal most
+            senders = [task for task in asyncio.all_tasks() if "Senders" in repr(task)]
+            most = max(most, len(senders))
+            await kick(message)
+
+        broker.kick = counting  # type: ignore[method-assign]
+        await ExecutionEngine(broker, fan(300)).execute()
+        return most
+
+    assert run_virtually(main()) == 1
