@@ -36,7 +36,7 @@ class Store(AsyncResultBackend[Any]):
             raise ConnectionError("the store is away")
         return task_id in self.results
 
-    async def get_result(self, task_id: str, with_logs: bool = False) -> TaskiqResult[Any]:  # noqa: FBT001, FBT002 - taskiq's signature
+    async def get_result(self, task_id: str, with_logs: bool = False) -> TaskiqResult[Any]:  # noqa: FBT002 - taskiq's signature
         await asyncio.sleep(0)
         stored = self.results[task_id] if self.keep_results else self.results.pop(task_id)
         result: TaskiqResult[Any] = pickle.loads(stored)  # noqa: S301 - written above
