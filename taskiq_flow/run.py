@@ -18,7 +18,6 @@ from taskiq import AsyncBroker, TaskiqResult
 
 from taskiq_flow.completion import completions_of
 from taskiq_flow.completion.protocol import failed
-from taskiq_flow.completion.waiting import to_the_end, until_ended
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.dispatch import Dispatcher, RunnableNode
 from taskiq_flow.errors import OutputShapeError, RunCancelledError, TaskLostError
@@ -38,6 +37,7 @@ from taskiq_flow.listening import Audience
 from taskiq_flow.record import Record
 from taskiq_flow.sending import Senders
 from taskiq_flow.values import NEVER_CHANGE, copied
+from taskiq_flow.waiting import to_the_end, until_ended
 
 N = TypeVar("N", bound=RunnableNode)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from taskiq import InMemoryBroker
-from virtual_clock import run_virtually
 
 from taskiq_flow import (
     DAG,
@@ -21,6 +20,7 @@ from taskiq_flow import (
     RunFinished,
     RunStarted,
 )
+from tests.virtual_clock import run_virtually
 
 
 class Recorder:

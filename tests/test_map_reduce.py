@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import taskiq
 from taskiq import AsyncTaskiqTask, InMemoryBroker, TaskiqResultTimeoutError
-from virtual_clock import run_virtually
 
 from taskiq_flow import (
     BindingError,
@@ -23,6 +22,7 @@ from taskiq_flow import (
     RunCancelledError,
 )
 from taskiq_flow.map_reduce import MOST_IN_FLIGHT
+from tests.virtual_clock import run_virtually
 
 
 async def square(number: int) -> int:

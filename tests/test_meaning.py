@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from taskiq import InMemoryBroker
-from virtual_clock import run_virtually
 
 from taskiq_flow import (
     DAG,
@@ -19,6 +18,7 @@ from taskiq_flow import (
     NodeFailedError,
     SerializationError,
 )
+from tests.virtual_clock import run_virtually
 
 
 class Timeline:

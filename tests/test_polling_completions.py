@@ -6,9 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from local_broker import LocalBroker, Store
 from pydantic import BaseModel
-from virtual_clock import run_virtually
 
 from taskiq_flow import (
     ConfigurationError,
@@ -19,6 +17,8 @@ from taskiq_flow import (
     RunCancelledError,
 )
 from taskiq_flow.completion import polling
+from tests.local_broker import LocalBroker, Store
+from tests.virtual_clock import run_virtually
 
 
 class Point(BaseModel):

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware
-from virtual_clock import run_virtually
 
 from taskiq_flow import DAG, DAGNode, ExecutionEngine, RunCancelledError
 from taskiq_flow.sending import MOST_SENDERS
+from tests.virtual_clock import run_virtually
 
 
 class SlowSends(TaskiqMiddleware):

@@ -14,7 +14,6 @@ import pytest
 from aiostream import pipe, stream
 from aiostream.core import Stream
 from taskiq import InMemoryBroker
-from virtual_clock import run_virtually
 
 from taskiq_flow import (
     DAG,
@@ -24,6 +23,7 @@ from taskiq_flow import (
     RunCancelledError,
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
+from tests.virtual_clock import run_virtually
 
 
 async def quick() -> int:

@@ -13,8 +13,8 @@ from typing import Any
 from taskiq import AsyncBroker, NoResultError, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
 from taskiq_flow.completion.protocol import Observer, failed
-from taskiq_flow.completion.waiting import until_ended
 from taskiq_flow.errors import ConfigurationError, TaskLostError
+from taskiq_flow.waiting import until_ended
 
 SWEEP_INTERVAL = 1.0
 """Seconds between two looks at the tasks in flight."""
