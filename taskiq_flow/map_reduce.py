@@ -123,29 +123,38 @@ class MapReduceResult(FlowTask[list[Any]]):
 
     def __init__(self, engine: ExecutionEngine, output: str, room: float) -> None:
         run_id = uuid4().hex
-        super().__init__(run_id, self._collect)
-        send, self._pairs = anyio.create_memory_object_stream[tuple[int, Any]](room)
         self._engine = engine
-        self._output = output
-        self._is_read = False
-        pumping = _pump(engine, run_id, len(output) + 1, send, runs_on_unread=room == math.inf)
-        self._pump = asyncio.get_running_loop().create_task(pumping)
-        weakref.finalize(self, self._pairs.close)
+        self._reading = _Reading(engine, run_id, output, room)
+        super().__init__(run_id, self._reading.collect)
+        weakref.finalize(self, self._reading.drop)
 
     def cancel(self) -> None:
         """Stop the map; whoever reads or waits for it gets ``RunCancelledError``."""
         self._engine.cancel()
 
-    def __aiter__(self) -> AsyncGenerator[tuple[int, Any], None]:
-        if self._is_read:
+    def __aiter__(self) -> AsyncGenerator[tuple[int, Any], None]:  # noqa: PYI058 - to be closed
+        return self._reading.stream(held_by=self)
+
+
+class _Reading:
+    """The reading end of a map. It does not hold the map, so that a dropped one is noticed."""
+
+    def __init__(self, engine: ExecutionEngine, run_id: str, output: str, room: float) -> None:
+        send, self._pairs = anyio.create_memory_object_stream[tuple[int, Any]](room)
+        pumping = _pump(engine, run_id, len(output) + 1, send, runs_on_unread=room == math.inf)
+        self._pump = asyncio.get_running_loop().create_task(pumping)
+        self._run_id = run_id
+        self._output = output
+        self._has_begun = False
+
+    async def stream(self, held_by: object) -> AsyncGenerator[tuple[int, Any], None]:
+        """The pairs as they come. ``held_by`` is kept for as long as they are read."""
+        if self._has_begun:
             raise RuntimeError(
-                f"map {self.task_id!r} is being read already; a map is either streamed once or "
+                f"map {self._run_id!r} is being read already; a map is either streamed once or "
                 "waited for"
             )
-        self._is_read = True
-        return self._stream()
-
-    async def _stream(self) -> AsyncGenerator[tuple[int, Any], None]:
+        self._has_begun = True
         try:
             async for pair in self._pairs:
                 yield pair
@@ -155,16 +164,22 @@ class MapReduceResult(FlowTask[list[Any]]):
             self._pump.cancel()
             await asyncio.wait([self._pump])
 
-    async def _collect(self) -> list[Any]:
+    async def collect(self) -> list[Any]:
+        """The values of all pairs, in the order of items."""
         values: dict[int, Any] = {}
         try:
-            async with aclosing(aiter(self)) as pairs:
+            async with aclosing(self.stream(held_by=None)) as pairs:
                 async for index, value in pairs:
                     values[index] = value  # noqa: PERF403 - kept when the stream raises
         except RunError as error:
             error.results.update((f"{self._output}[{i}]", value) for i, value in values.items())
             raise
         return [values[index] for index in sorted(values)]
+
+    def drop(self) -> None:
+        """Nobody holds the map any more; what nobody has begun to read, nobody will."""
+        if not self._has_begun:
+            self._pairs.close()
 
 
 async def _pump(
