@@ -201,16 +201,17 @@ def test_a_binding_says_which_keys_it_needs_and_which_it_can_do_without(
 
 def test_a_binding_knows_the_keys_behind_the_arguments_of_a_call() -> None:
     assert bind("train", positional_defaults, None).keys_of(1) == (["a"], {"c": "c"})
+    assert bind("train", positional_defaults, ["b"]).keys_of(2)[0][1] == "b"
     assert bind("train", rest, ["x", "y"]).keys_of(2) == (["x", "y"], {})
     assert bind("train", two, {"a": "x"}).keys_of(0) == ([], {"a": "x", "b": "b"})
 
 
 # What taskiq injects
 
-INJECTION: Context = TaskiqDepends()
+INJECTION: Any = TaskiqDepends()
 
 
-def injected_by_default(a: Any, context: Context = INJECTION) -> None: ...
+def injected_by_default(a: Any, context: Any = INJECTION) -> None: ...
 
 
 def injected_by_annotation(context: Annotated[Context, TaskiqDepends()], a: Any) -> None: ...

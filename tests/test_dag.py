@@ -192,9 +192,8 @@ def test_a_node_is_found_by_its_name() -> None:
     first = node("a")
     dag = graph(first, first, DAGNode(load), DAGNode(load))  # adding it twice changes nothing
     assert dag.get_node("load_2") is dag.nodes[2]
-    with pytest.raises(MissingNodeError, match="no node 'b'; it has 'a', 'load', 'load_2'") as c:
+    with pytest.raises(MissingNodeError, match="no node 'b'; it has 'a', 'load', 'load_2'"):
         dag.get_node("b")
-    assert c.value.reference == "b"
 
 
 @pytest.mark.parametrize(
@@ -326,7 +325,7 @@ def test_a_cycle_is_shown_in_short(length: int, shown: str) -> None:
 
 def test_a_cycle_is_told_from_what_stands_before_and_behind_it() -> None:
     dag = graph(
-        node("behind", "in_2"), node("before"), node("in_1", "in_2", "before"), node("in_2", "in_1")
+        node("behind", "in_2"), node("before"), node("in_1", "before", "in_2"), node("in_2", "in_1")
     )
     with pytest.raises(CycleError) as caught:
         dag.validate()
@@ -353,6 +352,7 @@ def test_a_graph_may_grow_after_it_was_validated() -> None:
     dag.add_node(node("a"))
     assert (edges(dag), dag.external_inputs) == ({("a", "b")}, [])
     dag.add_node(node("c"))
+    assert levels(dag) == [["a", "c"], ["b"]]
     dag.add_edge("b", "c")
     assert levels(dag) == [["a"], ["b"], ["c"]]
 

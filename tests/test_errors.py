@@ -134,11 +134,14 @@ def test_failures_travel_with_the_error_of_their_run() -> None:
 
 
 def test_an_error_keeps_copies_of_what_it_is_given() -> None:
-    results, skipped = {"x": 1}, ["b"]
-    error = errors.RunError("ended", results=results, skipped=skipped)
+    results, names = {"x": 1}, ["b"]
+    run = errors.RunError("ended", results=results, skipped=names)
+    cycle = errors.CycleError("circle", cycle=names)
+    duplicate = errors.DuplicateOutputError("twice", task_names=names)
     results.clear()
-    skipped.clear()
-    assert (error.results, error.skipped) == ({"x": 1}, ["b"])
+    names.clear()
+    assert run.results == {"x": 1}
+    assert run.skipped == cycle.cycle == duplicate.task_names == ["b"]
 
 
 def test_two_errors_of_one_kind_share_nothing() -> None:
