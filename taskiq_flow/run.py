@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
@@ -109,7 +109,8 @@ class Run(Generic[N]):
         """Send what may start. Called once."""
         work = self._work
         if self._listened_to:
-            self._tell(RunStarted, tuple(node.task_name for node in work.nodes))
+            names = tuple(node.task_name for node in work.nodes)
+            self._tell(RunStarted(self.run_id, self._loop.time(), names))
         for node in work.nodes:
             self._ready.add(node, work.predecessors.get(node, ()), work.priority.get(node, 0.0))
         if work.source is not None:
@@ -146,7 +147,7 @@ class Run(Generic[N]):
         Takes a bounded time and is not cut short by cancellation.
         """
         self._stop(self._error)
-        self._tell(RunFinished, self._outcome(), self._error)
+        self._tell(RunFinished(self.run_id, self._loop.time(), self._outcome(), self._error))
         await to_the_end(self._clean_up())
 
     # What happens to a node
@@ -155,7 +156,7 @@ class Run(Generic[N]):
         task_id = f"{self.run_id}:{node.task_name}:1"
         self._being_sent.add(node)
         if self._listened_to:
-            self._tell(NodeStarted, node.task_name, task_id)
+            self._tell(NodeStarted(self.run_id, self._loop.time(), node.task_name, task_id))
         address = self._dispatcher.address(node)
         args, kwargs = node.arguments(self._record.values)
         self._completions.expect(task_id, node, address.return_type)
@@ -188,8 +189,8 @@ class Run(Generic[N]):
         else:
             self._ready.forget(node)
         if self._listened_to:
-            told = partial(NodeCompleted, self.run_id, self._loop.time(), node.task_name, task_id)
-            self._audience.tell(lambda: told(self._handed_over(node, value)))
+            event = partial(NodeCompleted, self.run_id, self._loop.time(), node.task_name, task_id)
+            self._audience.tell(lambda: event(self._handed_over(node, value)))
         self._offer(node, value)
         if skipped:
             self._skip(skipped)
@@ -202,13 +203,13 @@ class Run(Generic[N]):
     def retried(self, node: N, task_id: str) -> None:
         """Take in that a task was sent once more."""
         attempt = self._attempts[task_id] = self._attempts.get(task_id, 1) + 1
-        self._tell(NodeRetried, node.task_name, task_id, attempt)
+        self._tell(NodeRetried(self.run_id, self._loop.time(), node.task_name, task_id, attempt))
 
     def _fail(self, node: N, task_id: str, error: BaseException) -> None:
         name, attempts = node.task_name, self._attempts.pop(task_id, 1)
         self._record.add_failure(node, error)
         skipped = self._ready.fail(node)
-        self._tell(NodeFailed, name, task_id, error, attempts)
+        self._tell(NodeFailed(self.run_id, self._loop.time(), name, task_id, error, attempts))
         if self._on_error == "raise":
             self._stop(self._record.node_failed(name, task_id, attempts))
             return
@@ -224,7 +225,7 @@ class Run(Generic[N]):
             broken = tuple(n for n in before if n in record.failures or n in record.skipped)
             record.skipped.add(node.task_name)
             event = NodeSkipped(self.run_id, self._loop.time(), node.task_name, broken)
-            self._audience.tell(partial(_same, event))
+            self._tell(event)
             if self._on_error == "collect":
                 self._offer(node, event)
 
@@ -282,9 +283,8 @@ class Run(Generic[N]):
         self._unread.append((node, value))
         _wake(self._reader)
 
-    def _tell(self, event: Callable[..., Event], *details: Any) -> None:
-        if self._listened_to:
-            self._audience.tell(partial(_same, event(self.run_id, self._loop.time(), *details)))
+    def _tell(self, event: Event) -> None:
+        self._audience.tell(lambda: event)
 
     def _handed_over(self, node: N, value: Any) -> Any:
         """The value itself, or a copy as long as later nodes are still to get it as it is."""
@@ -307,10 +307,6 @@ class Run(Generic[N]):
 def _wake(waiter: asyncio.Future[None] | None) -> None:
     if waiter is not None and not waiter.done():
         waiter.set_result(None)
-
-
-def _same(event: Event) -> Event:
-    return event
 
 
 def _without_error(node: RunnableNode) -> TaskLostError:

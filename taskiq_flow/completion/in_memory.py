@@ -10,7 +10,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from taskiq import AsyncBroker, NoResultError, TaskiqMessage, TaskiqMiddleware, TaskiqResult
+from taskiq import (
+    AsyncBroker,
+    InMemoryBroker,
+    NoResultError,
+    TaskiqMessage,
+    TaskiqMiddleware,
+    TaskiqResult,
+)
 
 from taskiq_flow.completion.protocol import Observer, failed
 from taskiq_flow.errors import ConfigurationError, TaskLostError
@@ -133,6 +140,8 @@ class InMemoryCompletions:
                 f"run id {run_id!r} is in use on this broker; give each run an id of its own"
             )
         hooks.run_ids.add(run_id)
+        # A kick of somebody's own may hold a task back for as long as it likes.
+        self._begins_at_once = type(broker).kick is InMemoryBroker.kick
         self._run_ids = hooks.run_ids
         self._run_id = run_id
         self._observer = observer
@@ -187,7 +196,7 @@ class InMemoryCompletions:
     def _what_became_of(self, task_id: str, execution: Execution) -> BaseException | None:
         worker = execution.worker
         if worker is None:
-            if self._observer.is_being_sent(execution.node):
+            if not self._begins_at_once or self._observer.is_being_sent(execution.node):
                 return None
             execution.sweeps += 1  # from one to the next, the loop has begun what it could
             if execution.sweeps > 1:
