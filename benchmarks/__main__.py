@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.report import Check, Options, print_checks
 from benchmarks.suite import NAMES, run_one
 
+
 def main() -> int:
     """Run what the command line names; return 1 if a target was missed."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)

@@ -14,11 +14,14 @@ from contextlib import AsyncExitStack
 
 from benchmarks import peers
 from benchmarks.peers import engine
-from benchmarks.peers.protocol import Stream, Tree
+from benchmarks.peers.protocol import Step, Stream
 from benchmarks.report import Check, Options, print_checks, print_table
 
-FAST, SLOW, AFTER = 0, 1, 2
-RACE = Tree(parents=[None, None, FAST], seconds=[0.05, 1.0, 1.0])
+RACE = [
+    Step("fast", seconds=0.05),
+    Step("slow", seconds=1.0),
+    Step("after", parent="fast", seconds=1.0),
+]
 POSSIBLE = 1.05
 MOST = POSSIBLE * 1.05
 READERS_PAUSE = 0.5
@@ -58,10 +61,10 @@ async def race(stream: Stream, pause: float) -> tuple[float, float]:
     start = time.perf_counter()
     ends = {}
     read = 0.0
-    async for number, ended in stream():
-        ends[number] = ended
+    async for name, ended in stream():
+        ends[name] = ended
         read = time.perf_counter() - start
         await asyncio.sleep(pause)
-    if len(ends) != len(RACE.parents):
+    if len(ends) != len(RACE):
         raise AssertionError(f"the pairs of {sorted(ends)} only")
     return read, max(ends.values()) - start

@@ -26,8 +26,7 @@ async def run(options: Options) -> list[Check]:
     dag = dag_of(no_op(broker), chains(nodes, 1))
     dag.validate()
     engine = ExecutionEngine(broker, dag)
-    firsts = []
-    lasts = []
+    firsts: list[float] = []
 
     async def note_first() -> None:
         start = time.perf_counter()
@@ -37,8 +36,7 @@ async def run(options: Options) -> list[Check]:
                 first = time.perf_counter() - start
         firsts.append(first or 0.0)
 
-    for _ in range(rounds):
-        lasts.append(await timed(note_first))
+    lasts = [await timed(note_first) for _ in range(rounds)]
     part = statistics.median(first / last for first, last in zip(firsts, lasts, strict=True))
     checks = [Check(f"first pair of {nodes:,} roots", part, MOST, "of the whole")]
     first, last = statistics.median(firsts), statistics.median(lasts)

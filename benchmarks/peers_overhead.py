@@ -15,7 +15,7 @@ from benchmarks import peers
 from benchmarks.hand_written import by_hand
 from benchmarks.measure import Contestant, interleaved, median_ratio
 from benchmarks.peers import engine
-from benchmarks.peers.protocol import Peer, Stream, Tree
+from benchmarks.peers.protocol import Peer, Step, Stream
 from benchmarks.report import Check, Options, print_table
 from benchmarks.shapes import Shape, chain, fan
 
@@ -28,7 +28,9 @@ async def run(options: Options) -> list[Check]:
     rounds = 3 if options.quick else 9
     present, absent = peers.installed()
     contestants = [engine.Peer(), *present]
-    rows: dict[str, list[str]] = {name.title: [] for name in contestants} | {BY_HAND: []}
+    rows: dict[str, list[str]] = {
+        name: [] for name in [*(peer.title for peer in contestants), BY_HAND]
+    }
     for shape in SHAPES.values():
         taken = await _measure(shape, contestants, rounds)
         for name, row in rows.items():
@@ -46,7 +48,7 @@ async def _measure(
     shape: Shape, contestants: Sequence[Peer], rounds: int
 ) -> dict[str, list[float]]:
     """Seconds by contestant and round; those that have servers run when all others have."""
-    tree = Tree([before[0] if before else None for before in shape], [0.0] * len(shape))
+    tree = [Step(f"n{n}", f"n{before[0]}" if before else None) for n, before in enumerate(shape)]
     taken: dict[str, list[float]] = {}
     for with_servers in (False, True):
         runs = {} if with_servers else {BY_HAND: by_hand(shape)}
@@ -60,7 +62,7 @@ async def _measure(
 
 def _read(stream: Stream, expected: int) -> Contestant:
     async def read() -> None:
-        seen = {number async for number, _ in stream()}
+        seen = {name async for name, _ in stream()}
         if len(seen) != expected:
             raise AssertionError(f"{len(seen)} nodes of {expected}")
 

@@ -32,7 +32,7 @@ class Check:
     def cells(self) -> list[str]:
         """The figure, the target and the verdict, as the last three cells of a row."""
         verdict = "met" if self.met else "missed"
-        return [f"{self.figure:.3g} {self.unit}", f"<= {self.target:.3g} {self.unit}", verdict]
+        return [f"{self.figure:.4g} {self.unit}", f"<= {self.target:.4g} {self.unit}", verdict]
 
 
 CHECKED = ("figure", "target", "")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
 
 from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
 
@@ -11,7 +12,7 @@ from benchmarks.measure import Contestant
 from taskiq_flow import DAG, DAGNode, ExecutionEngine
 
 Shape = Sequence[Sequence[int]]
-NoOp = AsyncTaskiqDecoratedTask[..., int]
+NoOp = AsyncTaskiqDecoratedTask[..., Coroutine[Any, Any, int]]
 
 
 def chains(nodes: int, length: int) -> Shape:
@@ -45,11 +46,10 @@ def random_graph(nodes: int, edges: int, seed: int = 1) -> Shape:
 def no_op(broker: InMemoryBroker) -> NoOp:
     """A task that takes anything, does nothing and returns the same small number."""
 
-    @broker.task(task_name="no_op")
     async def work(*_: int) -> int:
         return 1
 
-    return work
+    return broker.register_task(work, task_name="no_op")
 
 
 def dag_of(task: NoOp, shape: Shape) -> DAG:
@@ -61,10 +61,12 @@ def dag_of(task: NoOp, shape: Shape) -> DAG:
     return dag
 
 
-async def drain(engine: ExecutionEngine, expected: int) -> None:
+async def drain(
+    engine: ExecutionEngine, expected: int, inputs: Mapping[str, float] | None = None
+) -> None:
     """Read a run to its end as a user would, and see that nothing is missing."""
     count = 0
-    async for _ in engine.execute_async():
+    async for _ in engine.execute_async(inputs):
         count += 1
     if count != expected:
         raise AssertionError(f"{count} pairs of {expected}")

@@ -21,6 +21,7 @@ from taskiq.labels import prepare_label
 from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.completion import runs_in_process
+from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.dataflow.binding import Binding, Task, signature_of
 from taskiq_flow.dataflow.node import default_name
 from taskiq_flow.errors import ConfigurationError, SerializationError
@@ -45,8 +46,8 @@ class RunnableNode(Hashable, Protocol):
     def outputs(self) -> list[str]:
         """The output keys."""
 
-    def keyed(self, result: Any) -> dict[str, Any]:
-        """What the task returned, by output key."""
+    def store(self, result: Any, values: dict[str, Any]) -> None:
+        """Put what the task returned under the output keys; may raise ``OutputShapeError``."""
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments of the task's call."""
@@ -63,11 +64,18 @@ class Address:
 
 
 class Dispatcher:
-    """Sends the tasks of one run to one broker, as taskiq's own kicker does."""
+    """Sends the tasks of one run to one broker, as taskiq's own kicker does.
+
+    The run calls the middlewares that the broker has when it begins.
+    """
 
     def __init__(self, broker: AsyncBroker) -> None:
         self._broker = broker
         self._addresses: dict[int, Address] = {}
+        others = [m for m in broker.middlewares if not isinstance(m, InMemoryHooks)]
+        base = TaskiqMiddleware
+        self._before = [m for m in others if type(m).pre_send is not base.pre_send]
+        self._behind = [m for m in reversed(others) if type(m).post_send is not base.post_send]
 
     def address(self, node: RunnableNode) -> Address:
         """Where a node's task is sent. A plain callable is registered with the broker first.
@@ -99,15 +107,11 @@ class Dispatcher:
             args=[_plain(value) for value in args],
             kwargs={name: _plain(value) for name, value in kwargs.items()},
         )
-        middlewares = self._broker.middlewares
-        for middleware in middlewares:
-            if type(middleware).pre_send is not TaskiqMiddleware.pre_send:
-                sent = middleware.pre_send(message)
-                message = sent if isinstance(sent, TaskiqMessage) else await sent
+        for middleware in self._before:
+            message = await maybe_awaitable(middleware.pre_send(message))
         await self._broker.kick(self._encode(node, message))
-        for middleware in reversed(middlewares):
-            if type(middleware).post_send is not TaskiqMiddleware.post_send:
-                await maybe_awaitable(middleware.post_send(message))
+        for middleware in self._behind:
+            await maybe_awaitable(middleware.post_send(message))
 
     def _find(self, node: RunnableNode) -> Address:
         task = node.task

@@ -101,7 +101,8 @@ class ExecutionEngine:
         self._runs.add(run)
         try:
             run.start()
-            while (pair := await run.next()) is not None:
+            while run.unread or await run.more():
+                pair = run.take()
                 if self._on_step_complete is not None:
                     await maybe_awaitable(self._on_step_complete(*pair))
                 yield pair
@@ -128,7 +129,7 @@ class ExecutionEngine:
                 if isinstance(result, (NodeFailure, NodeSkipped)):
                     results.update(dict.fromkeys(node.outputs, result))
                 else:
-                    results.update(node.keyed(result))
+                    node.store(result, results)
         return results
 
     def cancel(self) -> None:

@@ -217,8 +217,8 @@ class _Item:
     def outputs(self) -> list[str]:
         return [self.task_name]
 
-    def keyed(self, result: Any) -> dict[str, Any]:
-        return {self.task_name: result}
+    def store(self, result: Any, values: dict[str, Any]) -> None:
+        """Nowhere: no later node needs it."""
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         return self.binding.arguments({_ITEM: self.value})

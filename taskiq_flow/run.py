@@ -89,7 +89,7 @@ class Run(Generic[N]):
         self._record = Record(run_id, work.inputs, work.successors)
         self._being_sent: set[N] = set()
         self._attempts: dict[str, int] = {}  # of the tasks that were sent more than once
-        self._unread: deque[tuple[N, Any]] = deque()
+        self.unread: deque[tuple[N, Any]] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._feeder: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None
@@ -97,7 +97,9 @@ class Run(Generic[N]):
         self._over = False
         self._exhausted = False
         self._error: BaseException | None = None
-        self._ready: ReadySet[N] = ReadySet(max_parallel)
+        self._ready: ReadySet[N] = ReadySet.of_graph(
+            work.nodes, work.predecessors, work.successors, work.priority, max_parallel
+        )
         self._senders = Senders(self._ready, self._send)
         self._completions = completions_of(broker, self, run_id)
         self._audience = Audience(listeners)
@@ -111,26 +113,28 @@ class Run(Generic[N]):
         if self._listened_to:
             names = tuple(node.task_name for node in work.nodes)
             self._tell(RunStarted(self.run_id, self._loop.time(), names))
-        for node in work.nodes:
-            self._ready.add(node, work.predecessors.get(node, ()), work.priority.get(node, 0.0))
         if work.source is not None:
             self._feeder = self._loop.create_task(self._feed(work.source))
         self._advance()
 
-    async def next(self) -> tuple[str, Any] | None:
-        """The next pair, in order of completion; ``None`` at the end.
+    async def more(self) -> bool:
+        """Wait until there is something to take, or, with ``False``, nothing to come.
 
-        Raises what ended the run, once all that had arrived before it has been read.
+        Raises what ended the run, once all that had arrived before it has been taken.
         """
-        while not self._unread:
+        while not self.unread:
             if self._over:
                 if self._error is not None:
                     raise self._error
                 self._exhausted = True
-                return None
+                return False
             self._reader = self._loop.create_future()
             await self._reader
-        node, value = self._unread.popleft()
+        return True
+
+    def take(self) -> tuple[str, Any]:
+        """The next pair, in order of completion, of those that are ``unread``."""
+        node, value = self.unread.popleft()
         if self._is_fed:
             _wake(self._room)
         return node.task_name, self._handed_over(node, value)
@@ -138,7 +142,7 @@ class Run(Generic[N]):
     def cancel(self) -> None:
         """Stop at once; the reader gets ``RunCancelledError`` at its next read."""
         if self._error is None:
-            self._unread.clear()
+            self.unread.clear()
             self._stop(self._record.cancelled())
 
     async def aclose(self) -> None:
@@ -177,21 +181,20 @@ class Run(Generic[N]):
             return
         value = result.return_value
         try:
-            keyed = node.keyed(value)
+            node.store(value, self._record.values)
         except OutputShapeError as error:
             self._fail(node, task_id, error)
             return
         if self._attempts:
             self._attempts.pop(task_id, None)
         skipped = self._ready.complete(node)
-        if self._work.source is None:
-            self._record.values.update(keyed)
-        else:
+        if self._is_fed:
             self._ready.forget(node)
         if self._listened_to:
             event = partial(NodeCompleted, self.run_id, self._loop.time(), node.task_name, task_id)
             self._audience.tell(lambda: event(self._handed_over(node, value)))
-        self._offer(node, value)
+        self.unread.append((node, value))
+        _wake(self._reader)
         if skipped:
             self._skip(skipped)
         self._advance()
@@ -249,7 +252,7 @@ class Run(Generic[N]):
                 async for node in nodes:
                     self._ready.add(node)
                     self._senders.wake()
-                    while window and self._ready.unfinished + len(self._unread) >= window:
+                    while window and self._ready.unfinished + len(self.unread) >= window:
                         self._room = self._loop.create_future()
                         await self._room
         except BaseException as error:  # the source's own, which the reader gets as it is
@@ -280,7 +283,7 @@ class Run(Generic[N]):
     # What others are given
 
     def _offer(self, node: N, value: Any) -> None:
-        self._unread.append((node, value))
+        self.unread.append((node, value))
         _wake(self._reader)
 
     def _tell(self, event: Event) -> None:

@@ -175,10 +175,16 @@ def test_a_mapping_given_as_inputs_may_change_afterwards() -> None:
 # Splitting a result
 
 
+def stored(node: DAGNode, result: object) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    node.store(result, values)
+    return values
+
+
 @pytest.mark.parametrize("result", [None, False, 0, (), (1, 2), ["a"], {"raw": 1}, ValueError()])
 def test_one_output_takes_the_result_whole(result: object) -> None:
-    assert DAGNode(load, "raw").keyed(result) == {"raw": result}
-    assert DAGNode(load).keyed(result) == {"load": result}
+    assert stored(DAGNode(load, "raw"), result) == {"raw": result}
+    assert stored(DAGNode(load), result) == {"load": result}
 
 
 @pytest.mark.parametrize(
@@ -193,7 +199,7 @@ def test_one_output_takes_the_result_whole(result: object) -> None:
     ],
 )
 def test_several_outputs_split_a_sequence_by_position_and_a_mapping_by_key(result: object) -> None:
-    assert DAGNode(load, outputs=["a", "b"]).keyed(result) == {"a": 1, "b": 2}
+    assert stored(DAGNode(load, outputs=["a", "b"]), result) == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize(
@@ -213,8 +219,10 @@ def test_several_outputs_split_a_sequence_by_position_and_a_mapping_by_key(resul
 )
 def test_a_result_of_the_wrong_shape_is_an_error(result: object, problem: str) -> None:
     node = DAGNode(load, outputs=["a", "b"])
+    values = {"a": 0}
     with pytest.raises(OutputShapeError) as caught:
-        node.keyed(result)
+        node.store(result, values)
+    assert values == {"a": 0}
     assert caught.value.task_name == "load"
     assert str(caught.value) == (
         f"node 'load' declares 2 outputs (a, b) and returned {problem}; "

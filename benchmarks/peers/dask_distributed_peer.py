@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, Future, LocalCluster, as_completed
 
 from benchmarks.peers.protocol import Stream, Tree, sleep_in_thread
 
@@ -33,13 +33,14 @@ class Peer:
         )
         client = await stack.enter_async_context(Client(cluster, asynchronous=True))
 
-        async def stream() -> AsyncIterator[tuple[int, float]]:
-            futures = []
-            for parent, seconds in zip(tree.parents, tree.seconds, strict=True):
-                behind = [] if parent is None else [futures[parent]]
-                futures.append(client.submit(sleep_in_thread, seconds, *behind, pure=False))
-            numbers = {future.key: number for number, future in enumerate(futures)}
-            async for future, ended in as_completed(futures, with_results=True):
-                yield numbers[future.key], ended
+        async def stream() -> AsyncIterator[tuple[str, float]]:
+            futures: dict[str, Future] = {}
+            for step in tree:
+                behind = [] if step.parent is None else [futures[step.parent]]
+                future = client.submit(sleep_in_thread, step.seconds, *behind, pure=False)
+                futures[step.name] = future
+            names = {future.key: name for name, future in futures.items()}
+            async for future, ended in as_completed(futures.values(), with_results=True):
+                yield names[future.key], ended
 
         return stream

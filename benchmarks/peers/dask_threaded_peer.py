@@ -23,14 +23,18 @@ class Peer:
         """Write the graph down."""
         del stack
         graph: dict[str, tuple[object, ...]] = {
-            f"node_{n}": (sleep_in_thread, seconds, *([] if parent is None else [f"node_{parent}"]))
-            for n, (parent, seconds) in enumerate(zip(tree.parents, tree.seconds, strict=True))
+            step.name: (
+                (sleep_in_thread, step.seconds)
+                if step.parent is None
+                else (sleep_in_thread, step.seconds, step.parent)
+            )
+            for step in tree
         }
         names = list(graph)
 
-        async def stream() -> AsyncIterator[tuple[int, float]]:
+        async def stream() -> AsyncIterator[tuple[str, float]]:
             results = dask.threaded.get(graph, names, num_workers=THREADS)
-            for number, ended in enumerate(results):
-                yield number, ended
+            for name, ended in zip(names, results, strict=True):
+                yield name, ended
 
         return stream

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 from taskiq import InMemoryBroker
@@ -28,16 +27,11 @@ class Peer:
             return await sleep(seconds)
 
         dag = DAG()
-        numbers = {f"node_{number}": number for number in range(len(tree.parents))}
-        inputs = {f"seconds_{n}": seconds for n, seconds in enumerate(tree.seconds)}
-        for (name, number), parent in zip(numbers.items(), tree.parents, strict=True):
-            keys = [f"seconds_{number}", *([] if parent is None else [f"node_{parent}"])]
-            dag.add_node(DAGNode(work, output=name, inputs=keys, name=name))
+        inputs = {f"seconds of {step.name}": step.seconds for step in tree}
+        for key, step in zip(inputs, tree, strict=True):
+            keys = [key] if step.parent is None else [key, step.parent]
+            dag.add_node(DAGNode(work, output=step.name, inputs=keys, name=step.name))
         dag.validate()
         engine = ExecutionEngine(broker, dag)
 
-        async def stream() -> AsyncIterator[tuple[int, float]]:
-            async for name, ended in engine.execute_async(inputs):
-                yield numbers[name], ended
-
-        return stream
+        return lambda: engine.execute_async(inputs)

@@ -1,4 +1,7 @@
-"""Haystack: a component for each node, its output connected to those that wait for it."""
+"""Haystack: a component for each node, its output connected to those that wait for it.
+
+What it starts while others run depends on the alphabetical order of the components' names.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class _Behind:
         return {"ended": sleep_in_thread(self.seconds, before)}
 
     @haystack.component.output_types(ended=float)  # type: ignore[untyped-decorator]
-    async def run_async(self, before: float) -> dict[str, float]:  # noqa: ARG002 - the same as run's
+    async def run_async(self, before: float) -> dict[str, float]:
         return {"ended": await sleep(self.seconds)}
 
 
@@ -57,22 +60,20 @@ class Peer:
         del stack
         # Since Haystack 3, Pipeline does what AsyncPipeline did.
         pipeline = getattr(haystack, "AsyncPipeline", haystack.Pipeline)()
-        for number, (parent, seconds) in enumerate(zip(tree.parents, tree.seconds, strict=True)):
-            kind = Root if parent is None else Behind
-            pipeline.add_component(str(number), kind(seconds))
-        for number, parent in enumerate(tree.parents):
-            if parent is not None:
-                pipeline.connect(f"{parent}.ended", f"{number}.before")
-        # Without these names it streams the leaves only.
-        names = set(map(str, range(len(tree.parents))))
+        for step in tree:
+            kind = Root if step.parent is None else Behind
+            pipeline.add_component(step.name, kind(step.seconds))
+            if step.parent is not None:
+                pipeline.connect(f"{step.parent}.ended", f"{step.name}.before")
+        names = {step.name for step in tree}  # without which it streams the leaves only
 
-        async def stream() -> AsyncIterator[tuple[int, float]]:
+        async def stream() -> AsyncIterator[tuple[str, float]]:
             told: set[str] = set()
             # What it yields last is the whole once more.
             async for partial in pipeline.run_async_generator({}, names, len(names)):
                 for name, outputs in partial.items():
                     if name not in told:
                         told.add(name)
-                        yield int(name), outputs["ended"]
+                        yield name, outputs["ended"]
 
         return stream

@@ -32,17 +32,16 @@ class Peer:
         """Compile the graph."""
         del stack
         graph = StateGraph(State)
-        for number, seconds in enumerate(tree.seconds):
-            graph.add_node(str(number), _node(seconds))
-        for number, parent in enumerate(tree.parents):
-            graph.add_edge(START if parent is None else str(parent), str(number))
+        for step in tree:
+            graph.add_node(step.name, _node(step.seconds))
+            graph.add_edge(START if step.parent is None else step.parent, step.name)
         compiled = graph.compile()
-        config = {"recursion_limit": len(tree.parents) + 1}
+        config = {"recursion_limit": len(tree) + 1}
 
-        async def stream() -> AsyncIterator[tuple[int, float]]:
+        async def stream() -> AsyncIterator[tuple[str, float]]:
             async for update in compiled.astream({"ended": 0.0}, config, stream_mode="updates"):
                 for name, state in update.items():
-                    yield int(name), state["ended"]
+                    yield name, state["ended"]
 
         return stream
 

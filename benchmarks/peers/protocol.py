@@ -11,14 +11,18 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
-    """Nodes by number: the one that each waits for, and the seconds that it sleeps."""
+class Step:
+    """A node: the name of the one that it waits for, if any, and the seconds that it sleeps."""
 
-    parents: Sequence[int | None]
-    seconds: Sequence[float]
+    name: str
+    parent: str | None = None
+    seconds: float = 0.0
 
 
-Stream = Callable[[], AsyncIterator[tuple[int, float]]]
+Tree = Sequence[Step]
+"""Steps, each behind its parent."""
+
+Stream = Callable[[], AsyncIterator[tuple[str, float]]]
 """Starts a run: node and the time of its end, in the order in which the system tells them."""
 
 

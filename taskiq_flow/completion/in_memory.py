@@ -35,12 +35,11 @@ _REQUEUE_COUNT = "X-Taskiq-requeue"  # the label in which ``Context.requeue`` co
 class Execution:
     """One expected task on its way through the broker, over all of its attempts."""
 
-    resent = -1  # how often it was sent; the first time does not count
     requeues = 0
     sweeps = 0  # that found it taken by the broker and not begun
     revoked = False
     worker: asyncio.Task[Any] | None = None  # runs the newest attempt
-    superseded: frozenset[asyncio.Task[Any]] = frozenset()  # ran attempts that were sent again
+    superseded: frozenset[asyncio.Task[Any] | None] = frozenset()  # ran attempts sent again
 
     def __init__(self, node: Any, observer: Observer[Any], expected: dict[str, Execution]) -> None:
         self.node = node
@@ -49,9 +48,7 @@ class Execution:
 
     def supersede(self) -> None:
         """The attempt that runs in this asyncio task is not the last one."""
-        task = asyncio.current_task()
-        if task is not None:
-            self.superseded |= {task}
+        self.superseded |= {asyncio.current_task()}
 
 
 class InMemoryHooks(TaskiqMiddleware):
@@ -79,16 +76,17 @@ class InMemoryHooks(TaskiqMiddleware):
         return hooks
 
     def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
-        """Notice that an attempt is sent again: by a retry middleware, before the attempt ends."""
+        """Notice that an attempt is sent again: by a retry middleware, before the attempt ends.
+
+        A run does not call this for what it sends itself.
+        """
         execution = self.executions.get(message.task_id)
         if execution is None:
             return message
         if execution.revoked:
             raise asyncio.CancelledError
-        execution.resent += 1
-        if execution.resent:
-            execution.supersede()
-            execution.observer.retried(execution.node, message.task_id)
+        execution.supersede()
+        execution.observer.retried(execution.node, message.task_id)
         return message
 
     async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
@@ -99,8 +97,8 @@ class InMemoryHooks(TaskiqMiddleware):
         if execution.revoked:
             raise asyncio.CancelledError
         execution.worker = asyncio.current_task()
-        # A broker that runs tasks in place begins the new attempt inside the old one's task.
-        if execution.superseded and execution.worker is not None:
+        if execution.superseded:
+            # A broker that runs tasks in place begins the new attempt inside the old one's task.
             execution.superseded -= {execution.worker}
         return message
 

@@ -65,16 +65,17 @@ class Binding:
     def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments of the call, taken from ``values``."""
         by_position = [values[key] for key in self.positional]
+        by_name = {parameter: values[key] for parameter, key in self.keyword}
+        if not (self.filled or self.optional or self.trailing):
+            return by_position, by_name
         for position, default in self.filled:
             by_position.insert(position, default)
-        by_name = {parameter: values[key] for parameter, key in self.keyword}
         for parameter, key in self.optional:
             if key in values:
                 by_name[parameter] = values[key]
-        if self.trailing:
-            given = [index for index, (key, _) in enumerate(self.trailing) if key in values]
-            for key, default in self.trailing[: given[-1] + 1 if given else 0]:
-                by_position.append(values.get(key, default))
+        given = [index for index, (key, _) in enumerate(self.trailing) if key in values]
+        for key, default in self.trailing[: given[-1] + 1 if given else 0]:
+            by_position.append(values.get(key, default))
         return by_position, by_name
 
 

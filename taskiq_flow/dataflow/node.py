@@ -114,14 +114,20 @@ class DAGNode:
         """Positional and keyword arguments of the task's call, taken from ``values``."""
         return (self._binding or self.binding).arguments(values)
 
-    def keyed(self, result: Any) -> dict[str, Any]:
-        """What the task returned, by output key.
+    def store(self, result: Any, values: dict[str, Any]) -> None:
+        """Put what the task returned under this node's output keys.
 
-        Raises ``OutputShapeError`` if it cannot be split into this node's keys.
+        Raises ``OutputShapeError``, with ``values`` unchanged, if it cannot be split into them.
         """
-        keys = self._outputs or (self.task_name,)
-        if len(keys) == 1:
-            return {keys[0]: result}
+        keys = self._outputs
+        if keys is None:
+            values[self.task_name] = result
+        elif len(keys) == 1:
+            values[keys[0]] = result
+        else:
+            values.update(self._split(result, keys))
+
+    def _split(self, result: Any, keys: tuple[str, ...]) -> dict[str, Any]:
         if isinstance(result, Mapping):
             missing = [key for key in keys if key not in result]
             if not missing:

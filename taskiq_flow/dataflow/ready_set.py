@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Hashable, Iterable
-from typing import Generic, TypeVar
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from typing import Generic, Self, TypeVar
 
 N = TypeVar("N", bound=Hashable)
 
@@ -33,7 +33,8 @@ class ReadySet(Generic[N]):
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
         self._state: dict[N, int] = {}
-        self._dependents: dict[N, list[N]] = {}
+        self._successors: Mapping[N, Iterable[N]] = {}
+        self._dependents: dict[N, list[N]] = {}  # those that came later
         self._behind_failure: set[N] = set()
         self._queue: deque[N] = deque()
         self._heap: list[tuple[float, int, N]] = []
@@ -41,6 +42,30 @@ class ReadySet(Generic[N]):
         self._added = 0
         self._ended = 0
         self._running = 0
+
+    @classmethod
+    def of_graph(
+        cls,
+        nodes: Iterable[N],
+        predecessors: Mapping[N, Collection[N]],
+        successors: Mapping[N, Iterable[N]],
+        priority: Mapping[N, float],
+        limit: int | None = None,
+    ) -> Self:
+        """The ready set of a graph that is known whole and was checked, without looking twice.
+
+        ``predecessors`` and ``successors`` say the same in both directions and are not changed.
+        """
+        ready = cls(limit)
+        ready._successors = successors
+        for node in nodes:
+            if limit is not None:
+                ready._rank[node] = (-priority.get(node, 0.0), ready._added)
+            ready._added += 1
+            ready._state[node] = waits_for = len(predecessors.get(node, ()))
+            if not waits_for:
+                ready._resolve(node)
+        return ready
 
     def add(self, node: N, after: Iterable[N] = (), priority: float = 0.0) -> bool:
         """Take in a node that waits for the nodes of ``after``, all of which were added before.
@@ -128,21 +153,22 @@ class ReadySet(Generic[N]):
         self._state[node] = outcome
         self._ended += 1
         skipped: list[N] = []
-        if node in self._dependents:
-            self._release(node, skipped)
-            for other in skipped:  # grows while it is walked: what is behind a skipped node follows
-                self._release(other, skipped)
+        self._release(node, skipped)
+        for other in skipped:  # grows while it is walked: what is behind a skipped node follows
+            self._release(other, skipped)
         return skipped
 
     def _release(self, node: N, skipped: list[N]) -> None:
         """Take an ended node off what waits for it; add to ``skipped`` what can never run now."""
-        broken = self._state[node] == BROKEN
-        for dependent in self._dependents.pop(node, ()):
-            if broken:
-                self._behind_failure.add(dependent)
-            self._state[dependent] -= 1
-            if self._state[dependent] == READY and not self._resolve(dependent):
-                skipped.append(dependent)
+        state = self._state
+        broken = state[node] == BROKEN
+        for dependents in (self._successors.get(node, ()), self._dependents.pop(node, ())):
+            for dependent in dependents:
+                if broken:
+                    self._behind_failure.add(dependent)
+                state[dependent] -= 1
+                if state[dependent] == READY and not self._resolve(dependent):
+                    skipped.append(dependent)
 
     def _resolve(self, node: N) -> bool:
         """Decide over a node that waits for nothing any more: ready, or skipped."""
