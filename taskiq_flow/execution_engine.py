@@ -6,7 +6,6 @@ import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, get_args
-from uuid import uuid4
 
 from taskiq import AsyncBroker
 from taskiq.utils import maybe_awaitable
@@ -16,7 +15,7 @@ from taskiq_flow.dataflow.dag import DAG, Plan
 from taskiq_flow.dispatch import Dispatcher
 from taskiq_flow.errors import InputConflictError, MissingInputError, UnusedInputWarning
 from taskiq_flow.events import Listener, NodeFailure, NodeSkipped
-from taskiq_flow.run import OnError, Run, Work
+from taskiq_flow.run import OnError, Run, Work, new_run_id
 
 StepCallback = Callable[[str, Any], Awaitable[None] | None]
 
@@ -93,7 +92,7 @@ class ExecutionEngine:
             self._broker,
             work,
             dispatcher,
-            run_id=uuid4().hex if run_id is None else run_id,
+            run_id=new_run_id() if run_id is None else run_id,
             max_parallel=self._max_parallel,
             on_error=self._on_error,
             listeners=self._listeners,

@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Si
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import anyio
 from aiostream import pipe, stream
@@ -24,7 +23,7 @@ from taskiq_flow.dispatch import Dispatcher
 from taskiq_flow.errors import BindingError, RunError
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask
-from taskiq_flow.run import Work
+from taskiq_flow.run import Work, new_run_id
 
 Items = Iterable[Any] | AsyncIterable[Any]
 
@@ -79,7 +78,7 @@ class MapReduce:
         not called. Raises ``BindingError`` or ``ConfigurationError`` before anything is sent.
         """
         node = _reducer(broker, reduce_func, input_name, output)
-        run_id = uuid4().hex
+        run_id = new_run_id()
 
         async def gather() -> Any:
             mapped = await mapped_result.wait_result()
@@ -122,7 +121,7 @@ class MapReduceResult(FlowTask[list[Any]]):
     """
 
     def __init__(self, engine: ExecutionEngine, output: str, room: float) -> None:
-        run_id = uuid4().hex
+        run_id = new_run_id()
         self._engine = engine
         self._reading = _Reading(engine, run_id, output, room)
         super().__init__(run_id, self._reading.collect)

@@ -7,6 +7,7 @@ once, and pairs wait in a buffer for whoever reads them.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,11 @@ OnError = Literal["raise", "continue", "collect"]
 
 CLEAN_UP_GRACE = 5.0
 """Seconds that cancelled sends are given to end before the run stops waiting for them."""
+
+
+def new_run_id() -> str:
+    """Sixteen hexadecimal digits of chance: short, as it stands in every task's id."""
+    return secrets.token_hex(8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ ROWS = [
     ["dataflow.dag"],
     ["dataflow.ready_set", "dataflow.builder", "dataflow.registry", "dataflow"],
     ["waiting", "completion.protocol", "completion.in_memory", "completion.polling", "completion"],
-    ["sending", "listening", "dispatch"],
+    ["sending", "listening", "plain_callables", "encoding", "dispatch"],
     ["record", "run", "execution_engine"],
     ["flow_task", "map_reduce"],
     [""],
@@ -27,8 +27,15 @@ ROWS = [
 ORDER = [module for row in ROWS for module in row]
 DECLARING = [module for row in ROWS[:4] for module in row]
 
-REQUIRED = {"taskiq", "taskiq_dependencies", "pydantic", "anyio", "aiostream"}
-"""What this package depends on, and two that taskiq brings."""
+REQUIRED = {
+    "taskiq",
+    "taskiq_dependencies",
+    "pydantic",
+    "pydantic_core",
+    "anyio",
+    "aiostream",
+}
+"""What this package depends on, and three that taskiq brings."""
 
 CLIENTS = {
     "aio_pika",

@@ -1,0 +1,145 @@
+"""From the call of a task to what a broker carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, BrokerMessage, TaskiqMessage
+from taskiq.formatters.proxy_formatter import ProxyFormatter
+from taskiq.labels import prepare_label
+
+from taskiq_flow.dataflow.binding import Binding
+from taskiq_flow.errors import SerializationError
+
+_ALREADY_PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple})
+
+
+class Recipient(Protocol):
+    """What an error says of the node that a call is for."""
+
+    @property
+    def task_name(self) -> str:
+        """The node's name."""
+
+    @property
+    def binding(self) -> Binding:
+        """How keys reach the task's parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What is the same in all messages of one task."""
+
+    task_name: str
+    labels: dict[str, str]
+    labels_types: dict[str, int]
+    return_type: Any
+
+    @classmethod
+    def of(cls, task: AsyncTaskiqDecoratedTask[Any, Any]) -> Address:
+        """The address of a task, with its labels as taskiq's kicker prepares them."""
+        prepared = {
+            label: prepare_label(value)
+            for label, value in task.labels.items()
+            if label != "types_of_exceptions"  # exception classes, which taskiq keeps at home too
+        }
+        return cls(
+            task_name=task.task_name,
+            labels={label: value for label, (value, _) in prepared.items()},
+            labels_types={label: kind for label, (_, kind) in prepared.items()},
+            return_type=task.return_type,
+        )
+
+    def message(self, task_id: str, args: list[Any], kwargs: dict[str, Any]) -> TaskiqMessage:
+        """The message of one call."""
+        return TaskiqMessage(
+            task_id=task_id,
+            task_name=self.task_name,
+            labels=self.labels,
+            labels_types=self.labels_types,
+            args=args,
+            kwargs=kwargs,
+        )
+
+
+def plain(value: Any) -> Any:
+    """Models and dataclasses as plain data, as taskiq's kicker passes them on."""
+    if type(value) in _ALREADY_PLAIN:  # spares the common values two slow questions
+        return value
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return value
+
+
+def formats_as_usual(broker: AsyncBroker) -> bool:
+    """Whether the broker has taskiq's own formatter, whose result ``encode_unseen`` knows."""
+    return type(broker.formatter) is ProxyFormatter
+
+
+def encode_unseen(
+    broker: AsyncBroker, address: Address, task_id: str, args: list[Any], kwargs: dict[str, Any]
+) -> BrokerMessage:
+    """What taskiq's own formatter makes of a call's message, without making the message.
+
+    For calls whose message nobody looks at; it takes a tenth off what a node costs. Raises
+    whatever the serializer raises.
+    """
+    content = {
+        "task_id": task_id,
+        "task_name": address.task_name,
+        "labels": address.labels,
+        "labels_types": address.labels_types,
+        "args": args,
+        "kwargs": kwargs,
+    }
+    return BrokerMessage(
+        task_id=task_id,
+        task_name=address.task_name,
+        message=broker.serializer.dumpb(to_jsonable_python(content, inf_nan_mode="null")),
+        labels=address.labels,
+    )
+
+
+def explained(
+    broker: AsyncBroker, node: Recipient, message: TaskiqMessage, error: Exception
+) -> SerializationError:
+    """The error of a message that cannot be encoded: it names the first value that cannot alone."""
+    for key, value in _passed(node.binding, message):
+        try:
+            broker.formatter.dumps(message.model_copy(update={"args": [value], "kwargs": {}}))
+        except Exception:  # this is the one
+            return SerializationError(
+                f"node {node.task_name!r} cannot be sent the value of {key!r}, a "
+                f"{_type_name(value)}: {type(broker.formatter).__name__} with "
+                f"{type(broker.serializer).__name__} cannot carry it ({error}); have the task "
+                "that makes it return plain data (numbers, strings, lists, dicts, models), or "
+                "give the broker a formatter that can",
+                task_name=node.task_name,
+                key=key,
+                value_type=type(value),
+            )
+    return SerializationError(
+        f"the message of node {node.task_name!r} cannot be encoded: {error}",
+        task_name=node.task_name,
+    )
+
+
+def _passed(binding: Binding, message: TaskiqMessage) -> Iterable[tuple[str, Any]]:
+    """The values of a call with the keys they came under."""
+    keys, names = binding.keys_of(len(message.args))
+    yield from zip(keys, message.args, strict=True)
+    for name, value in message.kwargs.items():
+        yield names.get(name, name), value
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
