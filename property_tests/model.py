@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +26,8 @@ class NodeSpec:
     """One node. ``index``: its place in a topological order; ``name``: the one in its graph.
 
     ``required``, ``optional``: input keys; ``after``: indices of nodes that it waits for without
-    taking anything from them. ``cleaning``: seconds that it needs when it is cancelled.
+    taking anything from them. ``sending``, ``seconds``, ``cleaning``: how long it takes to send
+    it, to run it, and to end either when it is cancelled.
     """
 
     index: int
@@ -37,6 +39,7 @@ class NodeSpec:
     after: tuple[int, ...] = ()
     form: Form = "by position"
     returns: Returns = "number"
+    sending: int = 0
     seconds: int = 0
     cleaning: int = 0
     fails: bool = False
@@ -68,7 +71,8 @@ class NodeSpec:
 
     def result(self, arguments: Mapping[str, Any]) -> Any:
         """What its task returns: as good as unique to the node and what it was given."""
-        seed = zlib.crc32(repr((self.index, sorted(arguments.items()))).encode())
+        # On its way to a task a tuple becomes a list, which JSON does not tell from it either.
+        seed = zlib.crc32(json.dumps([self.index, dict(arguments)], sort_keys=True).encode())
         parts = [seed + number for number in range(len(self.outputs))]
         if self.returns == "number":
             return seed
@@ -157,6 +161,7 @@ def evaluate(graph: GraphSpec) -> Expected:
         if bad:
             expected.skipped[node.name] = bad
             continue
+        start += node.sending
         expected.starts[node.name] = start
         expected.ends[node.name] = start + node.seconds
         if node.fails:

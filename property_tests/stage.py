@@ -4,39 +4,67 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+
+from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
 from property_tests.model import BrokenError, GraphSpec, NodeSpec
 from property_tests.virtual_clock import virtual_loop
-from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
-
 from taskiq_flow import DAG, DAGNode
 from taskiq_flow.completion.in_memory import InMemoryHooks
 
 
 class Traffic(TaskiqMiddleware):
-    """Counts the tasks between being sent and having ended."""
+    """Counts the tasks between being sent and having ended; makes sending take its time.
 
-    def __init__(self) -> None:
+    ``nodes``: those whose sending needs time, by name. ``sent``: when the run began to send each.
+    """
+
+    def __init__(self, nodes: Mapping[str, NodeSpec]) -> None:
         super().__init__()
+        self.nodes = nodes
+        self.sent: dict[str, float] = {}
         self.in_flight = 0
         self.most_in_flight = 0
 
-    def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+    async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+        _, name, _ = message.task_id.split(":")
+        self.sent[name] = virtual_loop().time()
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        if (node := self.nodes.get(name)) is not None:
+            await _take_time(node.sending, node.cleaning)
         return message
 
     def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
         self.in_flight -= 1
 
 
+async def _take_time(seconds: int, cleaning: int) -> None:
+    """No time at all means not to wait at all; a cancellation needs its own time to be heeded."""
+    try:
+        if seconds:
+            await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        await asyncio.sleep(cleaning)
+        raise
+
+
+def check_nothing_is_left(broker: InMemoryBroker) -> None:
+    """No trace of any run is there, now and without waiting for anything."""
+    hooks = InMemoryHooks.of(broker)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert not hooks.executions
+    assert not hooks.run_ids
+    assert not virtual_loop().pending_timers
+
+
 class Stage:
     """A graph, ready to be run, and what has been seen of its nodes."""
 
     def __init__(self, graph: GraphSpec) -> None:
-        self.traffic = Traffic()
+        self.traffic = Traffic({node.name: node for node in graph if node.sending})
         self.broker = InMemoryBroker().with_middlewares(self.traffic)
         self.forget()
         self.dag = DAG()
@@ -56,14 +84,14 @@ class Stage:
     def running(self) -> set[str]:
         return {name for name in self.started if name not in self.ended}
 
-    async def check_nothing_is_left(self) -> None:
-        """At once, that is without time going by, no trace of any run is there."""
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        assert not InMemoryHooks.of(self.broker).executions
-        assert not virtual_loop().pending_timers
+    def check_nothing_is_left(self) -> None:
+        check_nothing_is_left(self.broker)
         assert not self.running
+
+    def check_stopped(self, moment: float) -> None:
+        """Nothing began after that moment, and what was running then has been cancelled."""
+        assert all(start <= moment for start in self.started.values())
+        assert {name for name, end in self.ended.items() if end > moment} <= self.cancelled
 
     def _added(self, spec: NodeSpec) -> DAGNode:
         by_key_of_its_name = spec.outputs == (spec.name,)
@@ -84,7 +112,7 @@ class Stage:
         async def work(*args: Any, **kwargs: Any) -> Any:
             call = spec.signature.bind(*args, **kwargs)
             call.apply_defaults()
-            await self._take_time(spec)
+            await self._live_through(spec)
             if spec.fails:
                 raise BrokenError(spec.name)
             return spec.result(call.arguments)
@@ -93,16 +121,14 @@ class Stage:
         vars(work)["__signature__"] = spec.signature
         return work
 
-    async def _take_time(self, spec: NodeSpec) -> None:
+    async def _live_through(self, spec: NodeSpec) -> None:
         loop = virtual_loop()
         self.executions[spec.name] += 1
         self.started[spec.name] = loop.time()
         try:
-            if spec.seconds:
-                await asyncio.sleep(spec.seconds)
+            await _take_time(spec.seconds, spec.cleaning)
         except asyncio.CancelledError:
             self.cancelled.add(spec.name)
-            await asyncio.sleep(spec.cleaning)
             raise
         finally:
             self.ended[spec.name] = loop.time()

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 
 from hypothesis import strategies as st
+
+from property_tests.mapping import ItemSpec, MapSpec, SourceKind
 from property_tests.model import Form, GraphSpec, NodeSpec, Returns
+from property_tests.signatures import INJECTED, ParameterSpec, SignatureSpec
 
 LIMITS = st.none() | st.integers(1, 4)
 """``max_parallel``."""
@@ -18,6 +21,9 @@ DELAYS = st.integers(0, 2)
 
 LONGEST_CLEANING = 2
 """Seconds that a node may need when it is cancelled; well below what the engine grants."""
+
+_SENDING = st.sampled_from([0, 0, 0, 0, 1, 2])
+_NEVER = st.just(value=False)
 
 
 @cache
@@ -37,6 +43,7 @@ class _Traits:
     """What a node is like, whatever its place in the graph."""
 
     given_name: str
+    sending: int
     seconds: int
     cleaning: int
     fails: bool
@@ -53,9 +60,10 @@ def _plain(*, failing: bool, cleaning: bool) -> st.SearchStrategy[_Traits]:
     return st.builds(
         _Traits,
         given_name=st.just("node"),
+        sending=_SENDING,
         seconds=st.integers(0, 3),
         cleaning=st.integers(0, LONGEST_CLEANING) if cleaning else st.just(0),
-        fails=st.sampled_from([False, False, False, True]) if failing else st.just(False),
+        fails=st.sampled_from([False, False, False, True]) if failing else _NEVER,
     )
 
 
@@ -63,9 +71,10 @@ def _varied(*, failing: bool) -> st.SearchStrategy[_Traits]:
     return st.builds(
         _Traits,
         given_name=st.sampled_from("abc"),
+        sending=_SENDING,
         seconds=st.integers(0, 2),
         cleaning=st.just(0),
-        fails=st.sampled_from([False, False, False, False, True]) if failing else st.just(False),
+        fails=st.sampled_from([False, False, False, False, True]) if failing else _NEVER,
         form=st.sampled_from(["undeclared", "by name", "by position", "spelled out"]),
         returns=st.sampled_from(["number", "list", "tuple", "mapping"]),
         outputs=st.integers(1, 3),
@@ -147,6 +156,7 @@ def _node(
         returns="tuple"
         if several and not trait.has_key_of_its_name and trait.returns == "number"
         else trait.returns,
+        sending=trait.sending,
         seconds=trait.seconds,
         cleaning=trait.cleaning,
         fails=trait.fails,
@@ -180,3 +190,52 @@ def any_edges(draw: st.DrawFn, *, most_nodes: int = 8) -> Edges:
     """Bare graphs that may have cycles."""
     size = draw(st.integers(0, most_nodes))
     return tuple(draw(subsets(size)) for _ in range(size))
+
+
+PARAMETERS = "abcdefgh"
+_KINDS = ("position", "either", "name")
+_NAMES = st.sampled_from([*PARAMETERS[:5], "x", "y", "args", "kwargs", INJECTED])
+
+INPUT_LISTS = st.lists(_NAMES, max_size=6)
+INPUT_MAPPINGS = st.dictionaries(_NAMES, st.sampled_from(["a", "b", "x", "y"]), max_size=4)
+
+
+@st.composite
+def signatures(draw: st.DrawFn) -> SignatureSpec:
+    """All kinds of parameters, with and without defaults, one of which taskiq may inject."""
+    counts = [draw(st.integers(0, most)) for most in (3, 3, 2)]
+    kinds = [kind for kind, count in zip(_KINDS, counts, strict=True) for _ in range(count)]
+    names = list(PARAMETERS[: len(kinds)])
+    by_name_too = [place for place, kind in enumerate(kinds) if kind != "position"]
+    injects: bool = draw(st.booleans())
+    if by_name_too and injects:
+        names[draw(st.sampled_from(by_name_too))] = INJECTED
+    first_default = draw(st.integers(0, counts[0] + counts[1]))
+    return SignatureSpec(
+        tuple(
+            ParameterSpec(
+                name, kind, draw(st.booleans()) if kind == "name" else place >= first_default
+            )
+            for place, (name, kind) in enumerate(zip(names, kinds, strict=True))
+        ),
+        takes_args=draw(st.booleans()),
+        takes_kwargs=draw(st.booleans()),
+    )
+
+
+@st.composite
+def maps(
+    draw: st.DrawFn,
+    *,
+    failing: bool = False,
+    kinds: Sequence[SourceKind] = ("list", "generator", "async generator"),
+) -> MapSpec:
+    """Items with run times, from a source of any kind."""
+    fails = st.sampled_from([False] * 5 + [True]) if failing else _NEVER
+    items = st.lists(st.builds(ItemSpec, st.integers(0, 3), fails), max_size=10)
+    return MapSpec(
+        items=tuple(draw(items)),
+        kind=draw(st.sampled_from(kinds)),
+        reading=draw(st.integers(0, 2)),
+        limit=draw(LIMITS),
+    )

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any, Literal
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from property_tests.model import GraphSpec, evaluate
 from property_tests.stage import Stage
 from property_tests.strategies import DELAYS, LONGEST_CLEANING, graphs
 from property_tests.virtual_clock import run_virtually, virtual_loop
-
 from taskiq_flow import ExecutionEngine, RunCancelledError
 
 Leaving = Literal["closed", "dropped", "raised", "closed by another task"]
@@ -33,13 +34,13 @@ async def _check_aftermath(
     engine: ExecutionEngine, stage: Stage, graph: GraphSpec, started: set[str]
 ) -> None:
     """Nothing is left, nothing starts any more, and the same engine runs the graph once more."""
-    await stage.check_nothing_is_left()
+    stage.check_nothing_is_left()
     await asyncio.sleep(MUCH_LATER)
     assert set(stage.started) == started
     assert set(stage.executions.values()) <= {1}
     stage.forget()
     assert await engine.execute() == evaluate(graph).values
-    await stage.check_nothing_is_left()
+    stage.check_nothing_is_left()
 
 
 async def _take(pairs: AsyncGenerator[tuple[str, Any], None], number: int) -> None:
@@ -50,17 +51,19 @@ async def _take(pairs: AsyncGenerator[tuple[str, Any], None], number: int) -> No
         number -= 1
 
 
-async def _leave(pairs: AsyncGenerator[tuple[str, Any], None], number: int, how: Leaving) -> None:
-    if how == "raised":
-        with suppress(ReaderError):
-            async with aclosing(pairs):
-                await _take(pairs, number)
-                raise ReaderError
+async def _leave(pairs: AsyncGenerator[tuple[str, Any], None], number: int, how: Leaving) -> float:
+    """Returns when it was left."""
     await _take(pairs, number)
+    left_at = virtual_loop().time()
     if how == "closed":
         await pairs.aclose()
     elif how == "closed by another task":
-        await asyncio.create_task(pairs.aclose())  # type: ignore[arg-type]
+        await asyncio.create_task(pairs.aclose())
+    elif how == "raised":
+        with pytest.raises(ReaderError):
+            async with aclosing(pairs):
+                raise ReaderError
+    return left_at
 
 
 @given(
@@ -75,12 +78,13 @@ def test_a_stream_left_after_any_pair_leaves_nothing_behind(
     async def main() -> None:
         stage = Stage(graph)
         engine = ExecutionEngine(stage.broker, stage.dag, limit)
-        await _leave(engine.execute_async(), number, how)
+        left_at = await _leave(engine.execute_async(), number, how)
         if how == "dropped":
             await asyncio.sleep(0.5)  # closed by then, and no node begins at half seconds
         started = set(stage.started)
         if how == "dropped":
             await asyncio.sleep(LONGEST_CLEANING)
+        stage.check_stopped(left_at)
         await _check_aftermath(engine, stage, graph, started)
 
     run_virtually(main())
@@ -107,11 +111,11 @@ def test_cancel_stops_at_once_and_hands_over_the_results_so_far(
         stage = Stage(graph)
         engine = ExecutionEngine(stage.broker, stage.dag)
         pairs: list[tuple[str, Any]] = []
-        started: list[set[str]] = []
+        at_cancel: list[tuple[set[str], int]] = []
 
         def cancel() -> None:
             engine.cancel()
-            started.append(set(stage.started))
+            at_cancel.append((set(stage.started), len(pairs)))
 
         timer = virtual_loop().call_at(moment, cancel)
         error: RunCancelledError | None = None
@@ -121,7 +125,10 @@ def test_cancel_stops_at_once_and_hands_over_the_results_so_far(
             error = raised
         timer.cancel()
         _check_cancelled(graph, error, pairs, moment)
-        await _check_aftermath(engine, stage, graph, started[0] if error else {*stage.started})
+        if error is not None:
+            assert (set(stage.started), len(pairs)) == at_cancel[0]
+            stage.check_stopped(moment)
+        await _check_aftermath(engine, stage, graph, set(stage.started))
 
     run_virtually(main())
 
@@ -163,6 +170,7 @@ def test_a_consumer_cancelled_at_any_moments_leaves_nothing_behind(
         if not consumer.cancelled():
             consumer.result()
             assert max(evaluate(graph).ends.values(), default=0) <= min(moments)
-        await _check_aftermath(engine, stage, graph, {*stage.started})
+        stage.check_stopped(min(moments))
+        await _check_aftermath(engine, stage, graph, set(stage.started))
 
     run_virtually(main())

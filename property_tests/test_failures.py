@@ -6,11 +6,11 @@ import asyncio
 from typing import Any
 
 from hypothesis import given
+
 from property_tests.model import BrokenError, Expected, GraphSpec, evaluate
 from property_tests.stage import Stage
 from property_tests.strategies import DELAYS, LIMITS, graphs
 from property_tests.virtual_clock import run_virtually
-
 from taskiq_flow import (
     ExecutionEngine,
     NodeFailedError,
@@ -40,7 +40,7 @@ class Outcome:
                 await asyncio.sleep(reading)
         except RunError as error:
             self.error = error
-        await self.stage.check_nothing_is_left()
+        self.stage.check_nothing_is_left()
 
 
 def _run(graph: GraphSpec, on_error: OnError, limit: int | None, reading: int) -> Outcome:

@@ -8,11 +8,11 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from property_tests.model import GraphSpec, evaluate
 from property_tests.stage import Stage
 from property_tests.strategies import DELAYS, LIMITS, graphs
 from property_tests.virtual_clock import run_virtually
-
 from taskiq_flow import DAG, DAGNode, ExecutionEngine
 
 GRAPHS = graphs(varied=True)
@@ -32,7 +32,7 @@ async def _read_and_change(
             value.clear()
         await asyncio.sleep(reading)
     assert not left
-    await stage.check_nothing_is_left()
+    stage.check_nothing_is_left()
 
 
 @given(GRAPHS, LIMITS, DELAYS)

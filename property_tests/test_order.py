@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from property_tests.strategies import Edges, acyclic_edges, any_edges
 
+from property_tests.strategies import Edges, acyclic_edges, any_edges
 from taskiq_flow import DAG, CycleError, DAGNode
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import ipaddress
@@ -57,8 +57,8 @@ VALUES: list[Callable[[], Any]] = [
     lambda: b"raw",
     lambda: b"\xff",
     lambda: bytearray(b"raw"),
-    lambda: datetime.datetime(2020, 1, 2, tzinfo=datetime.UTC),
-    lambda: datetime.timedelta(seconds=90),
+    lambda: dt.datetime(2020, 1, 2, tzinfo=dt.UTC),
+    lambda: dt.timedelta(seconds=90),
     lambda: decimal.Decimal("1.50"),
     lambda: Colour.RED,
     lambda: Level.LOW,
