@@ -1,0 +1,208 @@
+"""The ready set against a naive model that looks at every node again after each step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from property_tests.strategies import Edges, acyclic_edges
+from taskiq_flow.dataflow.ready_set import ReadySet
+
+PICKS = st.lists(st.integers(0, 40), max_size=4)
+"""Which of the nodes known so far; counted round if there are fewer."""
+
+PRIORITIES = st.sampled_from([0.0, 0.0, 1.0, 2.5])
+
+UNKNOWN = -1
+
+
+@dataclass
+class ModelNode:
+    after: frozenset[int]
+    priority: float
+    state: str = "waiting"  # ready, running, completed, failed, skipped
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ("completed", "failed", "skipped")
+
+
+class Model:
+    """Nodes are numbered as they are added; ``ready`` in the order in which they became so."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.nodes: dict[int, ModelNode] = {}
+        self.ready: list[int] = []
+
+    def add(self, node: int, after: Iterable[int], priority: float) -> bool:
+        self.nodes[node] = ModelNode(frozenset(after), priority)
+        return node not in self.settle()
+
+    def settle(self) -> set[int]:
+        """Decide over nodes that wait for nothing any more; returns those that are skipped."""
+        skipped: set[int] = set()
+        changed = True
+        while changed:
+            changed = False
+            for number, node in self.nodes.items():
+                before = [self.nodes[other] for other in node.after]
+                if node.state != "waiting" or not all(other.has_ended for other in before):
+                    continue
+                changed = True
+                if all(other.state == "completed" for other in before):
+                    node.state = "ready"
+                    self.ready.append(number)
+                else:
+                    node.state = "skipped"
+                    skipped.add(number)
+        return skipped
+
+    def those(self, *states: str) -> list[int]:
+        return [number for number, node in self.nodes.items() if node.state in states]
+
+    def next(self) -> int | None:
+        if not self.ready or len(self.those("running")) == self.limit:
+            return None
+        if self.limit is None:
+            return self.ready[0]
+        return min(self.ready, key=lambda number: (-self.nodes[number].priority, number))
+
+
+class ReadySetMachine(RuleBasedStateMachine):
+    """Adds, starts, ends and forgets nodes in any order, in both at once."""
+
+    @initialize(
+        limit=st.none() | st.integers(1, 3),
+        edges=acyclic_edges(most_nodes=6),
+        priorities=st.lists(PRIORITIES, min_size=6, max_size=6),
+    )
+    def begin(self, limit: int | None, edges: Edges, priorities: list[float]) -> None:
+        """A graph that is known whole, perhaps an empty one, comes first."""
+        self.model = Model(limit)
+        for node, before in enumerate(edges):
+            self.model.nodes[node] = ModelNode(frozenset(before), priorities[node])
+        self.model.settle()
+        self.ready = ReadySet.of_graph(
+            range(len(edges)),
+            {node: before for node, before in enumerate(edges) if before},
+            {
+                node: [n for n, before in enumerate(edges) if node in before]
+                for node in self.model.nodes
+            },
+            dict(enumerate(priorities)),
+            limit,
+        )
+        self.forgotten: set[int] = set()
+        self.place_of_end: dict[int, int] = {}
+
+    def pick(self, picks: list[int]) -> list[int]:
+        known = [number for number in self.model.nodes if number not in self.forgotten]
+        return [known[pick % len(known)] for pick in picks] if known else []
+
+    @rule(picks=PICKS, priority=PRIORITIES)
+    def add(self, picks: list[int], priority: float) -> None:
+        node, after = len(self.model.nodes), self.pick(picks)
+        assert self.ready.add(node, after, priority) == self.model.add(node, after, priority)
+        if self.model.nodes[node].state == "skipped":
+            self.place_of_end[node] = len(self.place_of_end)
+
+    @rule(picks=PICKS, place=st.integers(0, 4))
+    def add_behind_an_unknown_node(self, picks: list[int], place: int) -> None:
+        after = self.pick(picks)
+        after.insert(place, UNKNOWN)
+        with pytest.raises(ValueError, match="not in the set"):
+            self.ready.add(len(self.model.nodes), after)
+
+    @precondition(lambda self: self.model.nodes)
+    @rule(pick=st.integers(0, 40))
+    def add_again(self, pick: int) -> None:
+        for node in self.pick([pick]):
+            with pytest.raises(ValueError, match="added before"):
+                self.ready.add(node)
+
+    @rule()
+    def start(self) -> None:
+        node = self.model.next()
+        assert self.ready.pop() == node
+        if node is not None:
+            self.model.ready.remove(node)
+            self.model.nodes[node].state = "running"
+
+    @precondition(lambda self: self.model.those("running"))
+    @rule(pick=st.integers(0, 40))
+    def complete(self, pick: int) -> None:
+        self.end(pick, "completed", self.ready.complete)
+
+    @precondition(lambda self: self.model.those("running"))
+    @rule(pick=st.integers(0, 40))
+    def fail(self, pick: int) -> None:
+        self.end(pick, "failed", self.ready.fail)
+
+    def end(self, pick: int, state: str, report: Callable[[int], list[int]]) -> None:
+        running = self.model.those("running")
+        node = running[pick % len(running)]
+        self.model.nodes[node].state = state
+        self.place_of_end[node] = len(self.place_of_end)
+        skipped = report(node)
+        assert sorted(skipped) == sorted(self.model.settle())
+        for other in skipped:
+            self.place_of_end[other] = len(self.place_of_end)
+
+    @precondition(lambda self: self.model.nodes)
+    @rule(pick=st.integers(0, 40), well=st.booleans())
+    def end_one_that_does_not_run(self, pick: int, well: bool) -> None:  # noqa: FBT001
+        report = self.ready.complete if well else self.ready.fail
+        for node in self.pick([pick]):
+            if self.model.nodes[node].state != "running":
+                with pytest.raises(ValueError, match="not running"):
+                    report(node)
+
+    @precondition(lambda self: self.model.nodes)
+    @rule(pick=st.integers(0, 40))
+    def forget(self, pick: int) -> None:
+        for node in self.pick([pick]):
+            if self.model.nodes[node].has_ended:
+                self.ready.forget(node)
+                self.forgotten.add(node)
+                with pytest.raises(ValueError, match="not in the set"):
+                    self.ready.add(len(self.model.nodes), [node])
+            else:
+                with pytest.raises(ValueError, match="has not ended"):
+                    self.ready.forget(node)
+
+    @invariant()
+    def both_say_the_same(self) -> None:
+        model, ready = self.model, self.ready
+        unfinished = model.those("waiting", "ready", "running")
+        assert ready.may_start == (model.next() is not None)
+        assert ready.unfinished == len(unfinished)
+        assert ready.exhausted == (not unfinished)
+        for number, node in model.nodes.items():
+            if number not in self.forgotten:
+                assert ready.has_started(number) == (node.state not in ("waiting", "ready"))
+
+    @invariant()
+    def nodes_end_in_an_order_that_follows_the_edges(self) -> None:
+        place = self.place_of_end
+        for node, ended in place.items():
+            assert all(place[before] < ended for before in self.model.nodes[node].after)
+
+    def teardown(self) -> None:
+        """Whatever was done, what is left can be run to its end."""
+        if not hasattr(self, "model"):
+            return
+        while self.model.those("ready", "running"):
+            self.start()
+            if self.model.next() is None:
+                self.complete(0)
+        assert self.ready.exhausted
+
+
+ReadySetMachine.TestCase.settings = settings(stateful_step_count=40)
+TestReadySet = ReadySetMachine.TestCase
