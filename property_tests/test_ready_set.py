@@ -156,7 +156,7 @@ class ReadySetMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.nodes)
     @rule(pick=st.integers(0, 40), well=st.booleans())
-    def end_one_that_does_not_run(self, pick: int, well: bool) -> None:  # noqa: FBT001
+    def end_one_that_does_not_run(self, pick: int, *, well: bool) -> None:
         report = self.ready.complete if well else self.ready.fail
         for node in self.pick([pick]):
             if self.model.nodes[node].state != "running":
