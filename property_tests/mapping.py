@@ -11,8 +11,8 @@ from taskiq import InMemoryBroker
 
 from property_tests.model import BrokenError
 from property_tests.stage import Traffic
-from property_tests.virtual_clock import virtual_loop
 from taskiq_flow.map_reduce import Items
+from tests.virtual_clock import virtual_loop
 
 SourceKind = Literal["list", "generator", "async generator"]
 

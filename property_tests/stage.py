@@ -10,9 +10,9 @@ from typing import Any
 from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
 from property_tests.model import BrokenError, GraphSpec, NodeSpec
-from property_tests.virtual_clock import virtual_loop
 from taskiq_flow import DAG, DAGNode
 from taskiq_flow.completion.in_memory import InMemoryHooks
+from tests.virtual_clock import virtual_loop
 
 
 class Traffic(TaskiqMiddleware):

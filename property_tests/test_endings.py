@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from property_tests.model import GraphSpec, evaluate
 from property_tests.stage import Stage
 from property_tests.strategies import DELAYS, LONGEST_CLEANING, graphs
-from property_tests.virtual_clock import run_virtually, virtual_loop
 from taskiq_flow import ExecutionEngine, RunCancelledError
+from tests.virtual_clock import run_virtually, virtual_loop
 
 Leaving = Literal["closed", "dropped", "raised", "closed by another task"]
 

@@ -10,7 +10,6 @@ from hypothesis import given
 from property_tests.model import BrokenError, Expected, GraphSpec, evaluate
 from property_tests.stage import Stage
 from property_tests.strategies import DELAYS, LIMITS, graphs
-from property_tests.virtual_clock import run_virtually
 from taskiq_flow import (
     ExecutionEngine,
     NodeFailedError,
@@ -20,6 +19,7 @@ from taskiq_flow import (
     RunFailedError,
 )
 from taskiq_flow.run import OnError
+from tests.virtual_clock import run_virtually
 
 GRAPHS = graphs(most_nodes=15, failing=True)
 

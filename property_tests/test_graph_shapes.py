@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from property_tests.model import GraphSpec, evaluate
 from property_tests.stage import Stage
 from property_tests.strategies import DELAYS, LIMITS, graphs
-from property_tests.virtual_clock import run_virtually
 from taskiq_flow import DAG, DAGNode, ExecutionEngine
+from tests.virtual_clock import run_virtually
 
 GRAPHS = graphs(varied=True)
 

@@ -14,8 +14,8 @@ from property_tests.mapping import Mapping, MapSpec
 from property_tests.model import BrokenError
 from property_tests.stage import check_nothing_is_left
 from property_tests.strategies import DELAYS, maps
-from property_tests.virtual_clock import run_virtually, virtual_loop
 from taskiq_flow import MapReduce, MapReduceResult, NodeFailedError, RunCancelledError
+from tests.virtual_clock import run_virtually, virtual_loop
 
 Leaving = Literal["closed", "dropped", "cancelled"]
 

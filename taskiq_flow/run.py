@@ -21,7 +21,7 @@ from taskiq_flow.completion import completions_of
 from taskiq_flow.completion.protocol import failed
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.dispatch import Dispatcher, RunnableNode
-from taskiq_flow.errors import OutputShapeError, RunCancelledError, TaskLostError
+from taskiq_flow.errors import RunCancelledError, TaskLostError
 from taskiq_flow.events import (
     Event,
     Listener,
@@ -188,7 +188,7 @@ class Run(Generic[N]):
         value = result.return_value
         try:
             node.store(value, self._record.values)
-        except OutputShapeError as error:
+        except Exception as error:  # of the wrong shape, or a mapping that cannot be read
             self._fail(node, task_id, error)
             return
         if self._attempts:

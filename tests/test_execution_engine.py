@@ -105,6 +105,16 @@ async def test_a_result_of_the_wrong_shape_fails_the_node(broker: InMemoryBroker
     assert "'pair' declares 2 outputs (a, b) and returned a tuple of 3" in str(caught.value)
 
 
+async def test_a_mapping_that_cannot_be_read_fails_the_node(broker: InMemoryBroker) -> None:
+    class Lazy(dict[str, int]):
+        def __getitem__(self, key: str) -> int:
+            raise LookupError(key)
+
+    dag = DAGBuilder().node(lambda: Lazy(a=1, b=2), outputs=["a", "b"], name="lazy").build()
+    with pytest.raises(NodeFailedError, match="LookupError: a"):
+        await ExecutionEngine(broker, dag).execute()
+
+
 class TestPruning:
     async def test_only_what_the_outputs_need_is_run(
         self, broker: InMemoryBroker, words: DAG

@@ -1,8 +1,4 @@
-"""An event loop whose clock jumps to the next timer as soon as nothing else is to be done.
-
-What takes seconds in a test takes none then, and always the same number of them. Only for code
-that waits for timers alone: threads and sockets know nothing of this clock.
-"""
+"""An event loop whose time is virtual: it jumps to the next timer when nothing else is ready."""
 
 from __future__ import annotations
 
@@ -13,33 +9,58 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-
-class _Selector(selectors.SelectSelector):
-    """Never waits: the time that the loop would wait for its next timer passes at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.time = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise RuntimeError("everything waits, and no timer is set: this would hang for ever")
-        self.time += max(timeout, 0.0)
-        return super().select(0)
+LONGEST_RUN = 10_000.0
+"""Virtual seconds after which a run that still has timers counts as hanging."""
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop in virtual time; ``time()`` starts at zero."""
+class HangingError(Exception):
+    """Whoever is waited for will never come."""
+
+
+class VirtualClockLoop(asyncio.SelectorEventLoop):
+    """An event loop that waits no real time, and knows when it would wait forever."""
 
     def __init__(self) -> None:
-        self._virtual = _Selector()
-        super().__init__(self._virtual)
+        self._clock = _Clock()
+        super().__init__(self._clock)
 
     def time(self) -> float:
-        return self._virtual.time
+        return self._clock.now
+
+    @property
+    def pending_timers(self) -> list[asyncio.TimerHandle]:
+        """The timers that would still come to pass."""
+        scheduled: list[asyncio.TimerHandle] = vars(self)["_scheduled"]
+        return [timer for timer in scheduled if not timer.cancelled()]
+
+
+class _Clock(selectors.SelectSelector):
+    """Looks whether something is ready, and lets the time pass at once if nothing is."""
+
+    now = 0.0
+    hangs_at = LONGEST_RUN
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = super().select(0)
+        if events or timeout == 0:
+            return events
+        if timeout is None:
+            raise HangingError("nothing is ready and no timer is pending")
+        self.now += timeout
+        if self.now > self.hangs_at:
+            self.hangs_at += LONGEST_RUN  # what is left is still to be cancelled
+            raise HangingError(f"still not at the end after {self.now:g} virtual seconds")
+        return events
 
 
 def run_virtually(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in virtual time."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    """Run a coroutine to its end, on a loop of its own that begins at second zero."""
+    with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
         return runner.run(main)
+
+
+def virtual_loop() -> VirtualClockLoop:
+    """The running loop."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualClockLoop)
+    return loop
