@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping
 from typing import Any, Protocol
 
-from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqMiddleware
+from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqMessage, TaskiqMiddleware
 from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.completion import runs_in_process
@@ -14,6 +15,8 @@ from taskiq_flow.dataflow.binding import Binding, Task
 from taskiq_flow.encoding import Address, encode_unseen, explained, formats_as_usual, plain
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.plain_callables import as_task
+
+logger = logging.getLogger("taskiq_flow")
 
 
 class RunnableNode(Hashable, Protocol):
@@ -80,26 +83,32 @@ class Dispatcher:
         Raises ``SerializationError``, or whatever the broker and its middlewares raise.
         """
         broker = self._broker
-        args = [plain(value) for value in args]
-        kwargs = {name: plain(value) for name, value in kwargs.items()}
+        try:
+            plain_args = [plain(value) for value in args]
+            plain_kwargs = {name: plain(value) for name, value in kwargs.items()}
+            if self._unseen:
+                encoded = encode_unseen(broker, address, task_id, plain_args, plain_kwargs)
+        except Exception as error:  # whatever a value or a serializer raises
+            raise explained(broker, node, args, kwargs, error) from error
         if self._unseen:
-            try:
-                encoded = encode_unseen(broker, address, task_id, args, kwargs)
-            except Exception as error:  # whatever a serializer raises
-                message = address.message(task_id, args, kwargs)
-                raise explained(broker, node, message, error) from error
             await broker.kick(encoded)
             return
-        message = address.message(task_id, args, kwargs)
+        message = address.message(task_id, plain_args, plain_kwargs)
         for middleware in self._before:
             message = await maybe_awaitable(middleware.pre_send(message))
         try:
             encoded = broker.formatter.dumps(message)
         except Exception as error:  # whatever a formatter or a serializer raises
-            raise explained(broker, node, message, error) from error
+            raise explained(broker, node, message.args, message.kwargs, error) from error
         await broker.kick(encoded)
+        await self._tell_that_it_was_sent(message)
+
+    async def _tell_that_it_was_sent(self, message: TaskiqMessage) -> None:
         for middleware in self._behind:
-            await maybe_awaitable(middleware.post_send(message))
+            try:
+                await maybe_awaitable(middleware.post_send(message))
+            except Exception:  # the task is on its way, and what comes of it counts
+                logger.exception("post_send of %r raised", middleware)
 
     def _find(self, node: RunnableNode) -> AsyncTaskiqDecoratedTask[Any, Any]:
         """The node's task as the broker knows it."""

@@ -107,12 +107,17 @@ def encode_unseen(
 
 
 def explained(
-    broker: AsyncBroker, node: Recipient, message: TaskiqMessage, error: Exception
+    broker: AsyncBroker,
+    node: Recipient,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    error: Exception,
 ) -> SerializationError:
-    """The error of a message that cannot be encoded: it names the first value that cannot alone."""
-    for key, value in _passed(node.binding, message):
+    """The error of a call that cannot be encoded: it names the first value that cannot alone."""
+    alone = Address(task_name=node.task_name, labels={}, labels_types={}, return_type=None)
+    for key, value in _passed(node.binding, args, kwargs):
         try:
-            broker.formatter.dumps(message.model_copy(update={"args": [value], "kwargs": {}}))
+            broker.formatter.dumps(alone.message("", [plain(value)], {}))
         except Exception:  # this is the one
             return SerializationError(
                 f"node {node.task_name!r} cannot be sent the value of {key!r}, a "
@@ -130,11 +135,11 @@ def explained(
     )
 
 
-def _passed(binding: Binding, message: TaskiqMessage) -> Iterable[tuple[str, Any]]:
+def _passed(binding: Binding, args: list[Any], kwargs: dict[str, Any]) -> Iterable[tuple[str, Any]]:
     """The values of a call with the keys they came under."""
-    keys, names = binding.keys_of(len(message.args))
-    yield from zip(keys, message.args, strict=True)
-    for name, value in message.kwargs.items():
+    keys, names = binding.keys_of(len(args))
+    yield from zip(keys, args, strict=True)
+    for name, value in kwargs.items():
         yield names.get(name, name), value
 
 

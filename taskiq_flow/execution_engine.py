@@ -103,7 +103,7 @@ class ExecutionEngine:
             while run.unread or await run.more():
                 pair = run.take()
                 if self._on_step_complete is not None:
-                    await maybe_awaitable(self._on_step_complete(*pair))
+                    await self._step(self._on_step_complete, run, pair)
                 yield pair
         finally:
             self._runs.discard(run)
@@ -138,6 +138,14 @@ class ExecutionEngine:
         """
         for run in tuple(self._runs):
             run.cancel()
+
+    @staticmethod
+    async def _step(call: StepCallback, run: Run[Any], pair: tuple[str, Any]) -> None:
+        try:
+            await maybe_awaitable(call(*pair))
+        except Exception as error:  # the caller's own, which ends the run
+            run.fail(error)
+            raise
 
     def _work(self, inputs: Mapping[str, Any] | None, outputs: Iterable[str] | None) -> Work[Any]:
         """What is to be run. Raises for inputs and outputs that do not fit the graph."""
@@ -180,5 +188,5 @@ def _check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> None:
                 f"the run was given {key!r}, which no node takes; external inputs: "
                 f"{', '.join(map(repr, (*whole.required, *whole.optional))) or 'none'}",
                 UnusedInputWarning,
-                stacklevel=2,
+                stacklevel=4,  # the line that reads the stream
             )

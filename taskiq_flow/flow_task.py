@@ -21,7 +21,7 @@ class FlowTask(AsyncTaskiqTask[T]):
     """
 
     def __init__(self, task_id: str, gather: Callable[[], Coroutine[Any, Any, T]]) -> None:
-        self._gathered = _Gathered(gather)
+        self._gathered = Gathered(gather)
         self._waiting = 0
         super().__init__(task_id, self._gathered)
 
@@ -57,14 +57,20 @@ class FlowTask(AsyncTaskiqTask[T]):
         return await self.get_result(with_logs=with_logs)
 
 
-class _Gathered(AsyncResultBackend[T], Generic[T]):
+class Gathered(AsyncResultBackend[T], Generic[T]):
     """The result backend of one task: an asyncio task that starts when somebody first asks."""
 
     def __init__(self, gather: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._gather = gather
         self._task: asyncio.Task[TaskiqResult[T]] | None = None
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether somebody has asked."""
+        return self._task is not None
+
     def task(self) -> asyncio.Task[TaskiqResult[T]]:
+        """What gathers the result."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(_result_of(self._gather()))
         return self._task
@@ -75,11 +81,7 @@ class _Gathered(AsyncResultBackend[T], Generic[T]):
     async def is_result_ready(self, task_id: str) -> bool:
         return self.task().done()
 
-    async def get_result(
-        self,
-        task_id: str,
-        with_logs: bool = False,
-    ) -> TaskiqResult[T]:
+    async def get_result(self, task_id: str, with_logs: bool = False) -> TaskiqResult[T]:
         return self.task().result()
 
 

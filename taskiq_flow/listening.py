@@ -17,7 +17,7 @@ from taskiq_flow.waiting import until_ended
 logger = logging.getLogger("taskiq_flow")
 
 LISTENER_GRACE = 5.0
-"""Seconds that a listener is given, after the run, for the events that it has not taken yet."""
+"""Seconds that a listener is given, after the run, for each event that it has not taken yet."""
 
 Telling = Callable[[], Event]
 """Makes an event at the moment in which it is told."""
@@ -44,16 +44,22 @@ class Audience:
                 channel.send_nowait(telling)
 
     async def aclose(self) -> None:
-        """Let the listeners catch up, for a bounded time."""
+        """Let the listeners catch up, each as long as it takes events."""
         for channel in self._channels:
             channel.close()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=LISTENER_GRACE)
-        late = [task for task in self._tasks if not task.done()]
-        for task in late:
-            logger.warning("a listener was dropped %g s after its run had ended", LISTENER_GRACE)
-            task.cancel()
-        await until_ended(late, LISTENER_GRACE)
+        await asyncio.gather(*map(_catch_up, self._tasks, self._channels))
+
+
+async def _catch_up(task: asyncio.Task[None], channel: MemoryObjectSendStream[Telling]) -> None:
+    """Wait for a listener that takes its events; drop one that is stuck in one of them."""
+    left = math.inf
+    while not task.done() and (now_left := channel.statistics().current_buffer_used) < left:
+        left = now_left
+        await asyncio.wait([task], timeout=LISTENER_GRACE)
+    if not task.done():
+        logger.warning("a listener took more than %g s for an event; dropped", LISTENER_GRACE)
+        task.cancel()
+        await until_ended([task], LISTENER_GRACE)
 
 
 async def _tell(listener: Listener, tellings: MemoryObjectReceiveStream[Telling]) -> None:

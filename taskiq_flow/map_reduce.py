@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sized
@@ -13,7 +14,7 @@ from typing import Any
 import anyio
 from aiostream import pipe, stream
 from anyio.streams.memory import MemoryObjectSendStream
-from taskiq import AsyncBroker, AsyncTaskiqTask
+from taskiq import AsyncBroker, AsyncTaskiqTask, TaskiqResult
 
 from taskiq_flow.completion import check_readable
 from taskiq_flow.dataflow.binding import Binding, Task
@@ -22,7 +23,7 @@ from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dispatch import Dispatcher
 from taskiq_flow.errors import BindingError, RunError
 from taskiq_flow.execution_engine import ExecutionEngine
-from taskiq_flow.flow_task import FlowTask
+from taskiq_flow.flow_task import FlowTask, Gathered
 from taskiq_flow.run import Work, new_run_id
 
 Items = Iterable[Any] | AsyncIterable[Any]
@@ -31,6 +32,8 @@ MOST_IN_FLIGHT = 256
 """Items in flight or unread, over a source of unknown length, where no limit is given."""
 
 _ITEM = "item"
+
+logger = logging.getLogger("taskiq_flow")
 
 
 class MapReduce:
@@ -62,7 +65,9 @@ class MapReduce:
         if window is None and not isinstance(items, Sized):
             window = MOST_IN_FLIGHT
         engine = _MapEngine(broker, node, items, window, max_parallel)
-        return MapReduceResult(engine, output, room=math.inf if isinstance(items, Sized) else 0)
+        mapped = MapReduceResult(engine, output, ends=isinstance(items, Sized))
+        await asyncio.sleep(0)  # it is under way, and can be cancelled, when it is returned
+        return mapped
 
     @staticmethod
     async def reduce(
@@ -77,14 +82,12 @@ class MapReduce:
         If the map has failed, so has the reduction, with the same error, and ``reduce_func`` is
         not called. Raises ``BindingError`` or ``ConfigurationError`` before anything is sent.
         """
-        node = _reducer(broker, reduce_func, input_name, output)
+        dag = _reduction(broker, reduce_func, input_name, output)
         run_id = new_run_id()
 
         async def gather() -> Any:
             mapped = await mapped_result.wait_result()
             values = mapped.raise_for_error().return_value
-            dag = DAG()
-            dag.add_node(node)
             results = await ExecutionEngine(broker, dag).execute(
                 {input_name: values}, run_id=run_id
             )
@@ -92,6 +95,7 @@ class MapReduce:
 
         reduced = FlowTask(run_id, gather)
         await reduced.is_ready()  # which has it begin
+        await asyncio.sleep(0)
         return reduced
 
     @staticmethod
@@ -105,7 +109,7 @@ class MapReduce:
         max_parallel: int | None = 10,
     ) -> FlowTask[Any]:
         """``map``, then ``reduce`` of its whole result. Takes and raises what these do."""
-        _reducer(broker, reduce_func, map_output, reduce_output)  # fails before the map is sent
+        _reduction(broker, reduce_func, map_output, reduce_output)  # fails before anything is sent
         mapped = await MapReduce.map(broker, map_func, items, map_output, max_parallel)
         return await MapReduce.reduce(broker, reduce_func, mapped, map_output, reduce_output)
 
@@ -120,12 +124,24 @@ class MapReduceResult(FlowTask[list[Any]]):
     items' values in ``.results``.
     """
 
-    def __init__(self, engine: ExecutionEngine, output: str, room: float) -> None:
+    def __init__(self, engine: ExecutionEngine, output: str, *, ends: bool) -> None:
         run_id = new_run_id()
         self._engine = engine
-        self._reading = _Reading(engine, run_id, output, room)
+        self._reading = _Reading(engine, run_id, output, ends=ends)
         super().__init__(run_id, self._reading.collect)
-        weakref.finalize(self, self._reading.drop)
+        weakref.finalize(self, self._reading.drop, self._gathered).atexit = False
+
+    async def is_ready(self) -> bool:
+        """Whether the map is done. Asked of a source of unknown length, begins to gather it."""
+        if self._reading.ends and not self._gathered.has_begun:
+            return self._reading.is_done
+        return await super().is_ready()
+
+    async def get_result(self, with_logs: bool = False) -> TaskiqResult[list[Any]]:
+        """The result of a map that is done; raises ``ResultGetError`` before that."""
+        if self._reading.is_done:
+            await asyncio.wait([self._gathered.task()])
+        return await super().get_result(with_logs=with_logs)
 
     def cancel(self) -> None:
         """Stop the map; whoever reads or waits for it gets ``RunCancelledError``."""
@@ -138,13 +154,21 @@ class MapReduceResult(FlowTask[list[Any]]):
 class _Reading:
     """The reading end of a map. It does not hold the map, so that a dropped one is noticed."""
 
-    def __init__(self, engine: ExecutionEngine, run_id: str, output: str, room: float) -> None:
+    def __init__(self, engine: ExecutionEngine, run_id: str, output: str, *, ends: bool) -> None:
+        room = math.inf if ends else 0
         send, self._pairs = anyio.create_memory_object_stream[tuple[int, Any]](room)
-        pumping = _pump(engine, run_id, len(output) + 1, send, runs_on_unread=room == math.inf)
-        self._pump = asyncio.get_running_loop().create_task(pumping)
+        pumping = _pump(engine, run_id, len(output) + 1, send, runs_on_unread=ends)
+        self._loop = asyncio.get_running_loop()
+        self._pump = self._loop.create_task(pumping)
         self._run_id = run_id
         self._output = output
         self._has_begun = False
+        self.ends = ends
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all pairs are there, or what ended the run instead."""
+        return self._pump.done()
 
     async def stream(self, held_by: object) -> AsyncGenerator[tuple[int, Any], None]:
         """The pairs as they come. ``held_by`` is kept for as long as they are read."""
@@ -175,10 +199,18 @@ class _Reading:
             raise
         return [values[index] for index in sorted(values)]
 
-    def drop(self) -> None:
-        """Nobody holds the map any more; what nobody has begun to read, nobody will."""
-        if not self._has_begun:
-            self._pairs.close()
+    def drop(self, gathered: Gathered[list[Any]]) -> None:
+        """Nobody holds the map any more, so nobody will ask what it gathers."""
+        if self._loop.is_closed():
+            return
+        if gathered.has_begun:
+            gathered.task().cancel()
+        self._pairs.close()
+        self._pump.add_done_callback(self._report)
+
+    def _report(self, pump: asyncio.Task[None]) -> None:
+        if not pump.cancelled() and (error := pump.exception()) is not None:
+            logger.warning("map %s, which nobody held any more: %s", self._run_id, error)
 
 
 async def _pump(
@@ -249,10 +281,14 @@ class _MapEngine(ExecutionEngine):
         return _Item(node.task, f"{node.task_name}[{index}]", node.binding, value)
 
 
-def _reducer(broker: AsyncBroker, reduce_func: Task, input_name: str, output: str) -> DAGNode:
+def _reduction(broker: AsyncBroker, reduce_func: Task, input_name: str, output: str) -> DAG:
+    """The graph of a reduction, checked: a single node."""
     node = DAGNode(reduce_func, output=output, inputs=[input_name])
     _check(broker, node, given=input_name)
-    return node
+    dag = DAG()
+    dag.add_node(node)
+    dag.validate()
+    return dag
 
 
 def _check(broker: AsyncBroker, node: DAGNode, given: str) -> None:

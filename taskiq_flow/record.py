@@ -92,5 +92,8 @@ class Record(Generic[N]):
 
 
 def _told(error: BaseException) -> str:
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception:  # an exception of the user's that cannot tell what it is
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

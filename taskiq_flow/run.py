@@ -101,7 +101,7 @@ class Run(Generic[N]):
         self._room: asyncio.Future[None] | None = None
         self._is_fed = work.source is not None
         self._over = False
-        self._exhausted = False
+        self._complete = False
         self._error: BaseException | None = None
         self._ready: ReadySet[N] = ReadySet.of_graph(
             work.nodes, work.predecessors, work.successors, work.priority, max_parallel
@@ -132,7 +132,6 @@ class Run(Generic[N]):
             if self._over:
                 if self._error is not None:
                     raise self._error
-                self._exhausted = True
                 return False
             self._reader = self._loop.create_future()
             await self._reader
@@ -150,6 +149,10 @@ class Run(Generic[N]):
         if self._error is None:
             self.unread.clear()
             self._stop(self._record.cancelled())
+
+    def fail(self, error: BaseException) -> None:
+        """Stop at once because of what its reader's own code raised."""
+        self._stop(error)
 
     async def aclose(self) -> None:
         """End the run if it has not ended, and leave nothing of it behind.
@@ -172,7 +175,10 @@ class Run(Generic[N]):
         self._completions.expect(task_id, node, address.return_type)
         try:
             await self._dispatcher.send(node, address, task_id, args, kwargs)
-        except Exception as error:  # whatever the broker or its middlewares raise
+        except (Exception, asyncio.CancelledError) as error:
+            # Whatever the broker or its middlewares raise, unless it is the run that ends the send.
+            if self._over:
+                raise
             if self._completions.forget(task_id):
                 self.settle(node, task_id, failed(error))
         finally:
@@ -182,6 +188,13 @@ class Run(Generic[N]):
         """Take in how a task ended, and send what that makes ready."""
         if self._over:
             return
+        try:
+            self._take_in(node, task_id, result)
+        except Exception as error:  # not foreseen; a run that lost its thread would wait for ever
+            self._stop(error)
+            raise
+
+    def _take_in(self, node: N, task_id: str, result: TaskiqResult[Any]) -> None:
         if result.is_err:
             self._fail(node, task_id, result.error or _without_error(node))
             return
@@ -200,10 +213,11 @@ class Run(Generic[N]):
             event = partial(NodeCompleted, self.run_id, self._loop.time(), node.task_name, task_id)
             self._audience.tell(lambda: event(self._handed_over(node, value)))
         self.unread.append((node, value))
-        _wake(self._reader)
         if skipped:
             self._skip(skipped)
         self._advance()
+        # Last: what the value made ready is sent by then, and needs no copy of it.
+        _wake(self._reader)
 
     def is_being_sent(self, node: N) -> bool:
         """Whether the broker has not taken the node's task yet."""
@@ -243,8 +257,9 @@ class Run(Generic[N]):
     def _advance(self) -> None:
         """After every change: send what may start, read the source on, or end."""
         if self._ready.exhausted and not self._is_fed:
-            incomplete = self._record.failures and self._on_error == "continue"
-            self._stop(self._record.run_failed() if incomplete else None)
+            self._complete = True
+            some_failed = self._record.failures and self._on_error == "continue"
+            self._stop(self._record.run_failed() if some_failed else None)
         else:
             self._senders.wake()
             if self._is_fed:
@@ -281,9 +296,9 @@ class Run(Generic[N]):
             self._feeder.cancel()
 
     async def _clean_up(self) -> None:
-        await self._completions.aclose()
         feeders = [] if self._feeder is None else [self._feeder]
         await until_ended([*self._senders.tasks, *feeders], CLEAN_UP_GRACE)
+        await self._completions.aclose()
         await self._audience.aclose()
 
     # What others are given
@@ -306,7 +321,7 @@ class Run(Generic[N]):
         return value
 
     def _outcome(self) -> Literal["completed", "failed", "cancelled"]:
-        if self._exhausted:
+        if self._error is None and self._complete and not self.unread:
             return "completed"
         if self._error is None or isinstance(self._error, RunCancelledError):
             return "cancelled"

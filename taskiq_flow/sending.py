@@ -8,6 +8,7 @@ broker that never makes anybody wait is served by one.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable
 from typing import Generic
 
@@ -27,6 +28,8 @@ class Senders(Generic[N]):
         self._ready = ready
         self._send = send
         self._loop = asyncio.get_running_loop()
+        # Senders are woken from within tasks that have ended, whose context is not theirs to send.
+        self._context = contextvars.copy_context()
         self._taker: asyncio.Task[None] | None = None
         self._taker_is_stuck = False
         self._idle: asyncio.Future[None] | None = None  # what the taker waits for, without work
@@ -50,7 +53,8 @@ class Senders(Generic[N]):
 
     def _replace_taker(self) -> None:
         if self._ready.may_start and len(self.tasks) < MOST_SENDERS and not self._stopped:
-            self._taker, self._taker_is_stuck = self._loop.create_task(self._take()), False
+            self._taker_is_stuck = False
+            self._taker = self._loop.create_task(self._take(), context=self._context.copy())
             self.tasks.add(self._taker)
 
     async def _take(self) -> None:
@@ -60,12 +64,19 @@ class Senders(Generic[N]):
                 if self._ready.may_start:
                     await asyncio.sleep(0)
                 else:
-                    self._idle = self._loop.create_future()
-                    await self._idle
-                    self._idle = None
+                    await self._wait_for_work()
         finally:
             self.tasks.discard(me)
+            if self._taker is me:
+                self._taker = None
             self.wake()
+
+    async def _wait_for_work(self) -> None:
+        self._idle = self._loop.create_future()
+        try:
+            await self._idle
+        finally:
+            self._idle = None
 
     async def _send_slice(self, me: asyncio.Task[None] | None) -> bool:
         """Send some nodes in a row. Returns whether this sender is to go on taking."""

@@ -34,7 +34,7 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
 
 async def until_ended(tasks: Iterable[asyncio.Task[Any]], grace: float) -> None:
     """Wait ``grace`` seconds at the most for cancelled tasks to end; name those that do not."""
-    waited_for = {task for task in tasks if task is not asyncio.current_task()}
+    waited_for = set(tasks)
     if not waited_for:
         return
     done, still_running = await asyncio.wait(waited_for, timeout=grace)

@@ -37,6 +37,7 @@ class Execution:
 
     requeues = 0
     sweeps = 0  # that found it taken by the broker and not begun
+    scheduled = False  # somebody is to send it again, at a time of their own
     revoked = False
     worker: asyncio.Task[Any] | None = None  # runs the newest attempt
     superseded: frozenset[asyncio.Task[Any] | None] = frozenset()  # ran attempts sent again
@@ -85,6 +86,7 @@ class InMemoryHooks(TaskiqMiddleware):
             return message
         if execution.revoked:
             raise asyncio.CancelledError
+        execution.scheduled = False
         execution.supersede()
         execution.observer.retried(execution.node, message.task_id)
         return message
@@ -97,6 +99,7 @@ class InMemoryHooks(TaskiqMiddleware):
         if execution.revoked:
             raise asyncio.CancelledError
         execution.worker = asyncio.current_task()
+        execution.sweeps = 0
         if execution.superseded:
             # A broker that runs tasks in place begins the new attempt inside the old one's task.
             execution.superseded -= {execution.worker}
@@ -111,6 +114,8 @@ class InMemoryHooks(TaskiqMiddleware):
             return
         if not isinstance(exception, NoResultError):
             if isinstance(result.error, NoResultError):  # a middleware will have it sent again
+                worker = asyncio.current_task()
+                execution.scheduled = worker not in execution.superseded
                 execution.supersede()
         elif int(message.labels.get(_REQUEUE_COUNT, 0)) > execution.requeues:
             execution.requeues += 1
@@ -192,21 +197,38 @@ class InMemoryCompletions:
                 self._observer.settle(execution.node, task_id, failed(error))
 
     def _what_became_of(self, task_id: str, execution: Execution) -> BaseException | None:
+        """The error of a task of which nothing runs and nothing will come; else ``None``."""
         worker = execution.worker
-        if worker is None:
-            if not self._begins_at_once or self._observer.is_being_sent(execution.node):
-                return None
-            execution.sweeps += 1  # from one to the next, the loop has begun what it could
-            if execution.sweeps > 1:
-                return TaskLostError(
-                    f"task {task_id!r} was taken by the broker and never began: its message could "
-                    "not be read back, or it was cancelled first; see the log of 'taskiq'"
-                )
+        if worker is not None and not worker.done():
             return None
-        if not worker.done() or worker in execution.superseded:
+        error = _ended_with(worker, task_id)
+        if worker is not None and worker not in execution.superseded:
+            return error or TaskLostError(
+                f"task {task_id!r} ended without a result; a middleware of the broker swallowed it"
+            )
+        return self._unless_it_begins(task_id, execution, error)
+
+    def _unless_it_begins(
+        self, task_id: str, execution: Execution, error: BaseException | None
+    ) -> BaseException | None:
+        """What became of a task that was sent, or sent again, and has not begun."""
+        waits_for_others = execution.scheduled and error is None
+        being_sent = self._observer.is_being_sent(execution.node)
+        if waits_for_others or being_sent or not self._begins_at_once:
             return None
-        if worker.cancelled():
-            return asyncio.CancelledError(f"task {task_id!r} was cancelled on its worker")
-        return worker.exception() or TaskLostError(
-            f"task {task_id!r} ended without a result; a middleware of the broker swallowed it"
+        execution.sweeps += 1
+        if execution.sweeps == 1:  # from one sweep to the next, the loop begins what it can
+            return None
+        return error or TaskLostError(
+            f"task {task_id!r} was taken by the broker and never began: its message could not be "
+            "read back, or it was cancelled first; see the log of 'taskiq'"
         )
+
+
+def _ended_with(worker: asyncio.Task[Any] | None, task_id: str) -> BaseException | None:
+    """What an attempt's asyncio task raised, if there was one and it did."""
+    if worker is None:
+        return None
+    if worker.cancelled():
+        return asyncio.CancelledError(f"task {task_id!r} was cancelled on its worker")
+    return worker.exception()

@@ -14,7 +14,7 @@ class DAGBuilder:
     """Collects nodes and builds a graph of them."""
 
     def __init__(self) -> None:
-        self._nodes = DAG()
+        self._dag = DAG()
 
     def add_task(
         self,
@@ -37,7 +37,7 @@ class DAGBuilder:
             metadata=metadata,
             expected_seconds=expected_seconds,
         )
-        self._nodes.add_node(node)
+        self._dag.add_node(node)
         return node
 
     def node(
@@ -66,7 +66,7 @@ class DAGBuilder:
     def build(self) -> DAG:
         """A graph of the nodes so far, validated; raises what ``DAG.validate`` raises."""
         dag = DAG()
-        for node in self._nodes.nodes:
+        for node in self._dag.nodes:
             dag.add_node(node)
         dag.validate()
         return dag

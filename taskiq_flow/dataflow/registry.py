@@ -64,11 +64,7 @@ class DataflowRegistry:
 
     def get_consumers(self, input_key: str) -> list[TaskNode]:
         """The nodes that take a key; may raise ``BindingError``."""
-        return [
-            node
-            for node in self._nodes
-            if input_key in node.binding.required_keys or input_key in node.binding.optional_keys
-        ]
+        return [node for node in self._nodes if input_key in node.binding.keys]
 
     def build_dag(self) -> DAG:
         """A graph of all registered tasks, validated; raises what ``DAG.validate`` raises."""
