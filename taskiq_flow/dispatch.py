@@ -6,10 +6,15 @@ import logging
 from collections.abc import Hashable, Mapping
 from typing import Any, Protocol
 
-from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, TaskiqMessage, TaskiqMiddleware
+from taskiq import (
+    AsyncBroker,
+    AsyncTaskiqDecoratedTask,
+    InMemoryBroker,
+    TaskiqMessage,
+    TaskiqMiddleware,
+)
 from taskiq.utils import maybe_awaitable
 
-from taskiq_flow.completion import runs_in_process
 from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.dataflow.binding import Binding, Task
 from taskiq_flow.encoding import Address, encode_unseen, explained, formats_as_usual, plain
@@ -114,13 +119,13 @@ class Dispatcher:
         """The node's task as the broker knows it."""
         task, broker = node.task, self._broker
         if not isinstance(task, AsyncTaskiqDecoratedTask):
-            if runs_in_process(broker):
+            if isinstance(broker, InMemoryBroker):
                 return as_task(broker, task)
             raise ConfigurationError(
                 f"node {node.task_name!r} is a plain callable, which the workers of "
                 f"{type(broker).__name__} cannot know; decorate it with @broker.task"
             )
-        if runs_in_process(broker) and broker.find_task(task.task_name) is None:
+        if isinstance(broker, InMemoryBroker) and broker.find_task(task.task_name) is None:
             raise ConfigurationError(
                 f"the task {task.task_name!r} of node {node.task_name!r} belongs to another "
                 "broker than the engine's; decorate it with that one, or give the engine this one"

@@ -72,7 +72,7 @@ class Gathered(AsyncResultBackend[T], Generic[T]):
     def task(self) -> asyncio.Task[TaskiqResult[T]]:
         """What gathers the result."""
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(_result_of(self._gather()))
+            self._task = asyncio.get_running_loop().create_task(_result_of(self._gather))
         return self._task
 
     async def set_result(self, task_id: str, result: TaskiqResult[T]) -> None:
@@ -85,13 +85,13 @@ class Gathered(AsyncResultBackend[T], Generic[T]):
         return self.task().result()
 
 
-async def _result_of(work: Coroutine[Any, Any, T]) -> TaskiqResult[T]:
+async def _result_of(gather: Callable[[], Coroutine[Any, Any, T]]) -> TaskiqResult[T]:
     """What taskiq makes of a task's end: a value, or an error in its place."""
     value: Any = None
     error: BaseException | None = None
     start = time.monotonic()
     try:
-        value = await work
+        value = await gather()
     except (Exception, asyncio.CancelledError) as raised:  # whatever ended the run is its result
         error = raised
     return TaskiqResult(

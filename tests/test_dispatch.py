@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import gc
 import sys
 from typing import Annotated, Any
 
@@ -81,15 +82,19 @@ async def test_a_hook_that_raises_fails_the_node(broker: InMemoryBroker) -> None
     assert repr(caught.value.__cause__) == "PermissionError('not this one')"
 
 
-async def test_a_hook_that_raises_after_the_send_does_not_end_the_node_twice() -> None:
+@pytest.mark.parametrize("in_place", [True, False])
+async def test_a_hook_that_raises_after_the_send_changes_nothing(
+    in_place: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     class Raising(TaskiqMiddleware):
         def post_send(self, message: TaskiqMessage) -> None:
             raise RuntimeError
 
-    broker = InMemoryBroker(await_inplace=True)  # the task has ended when the hook is called
+    broker = InMemoryBroker(await_inplace=in_place)
     broker.add_middlewares(Raising())
     dag = DAGBuilder().node(lambda: 1, name="a").node(lambda a: a + 1, name="b").build()
     assert await ExecutionEngine(broker, dag).execute() == {"a": 1, "b": 2}
+    assert "post_send" in caplog.text
 
 
 class Scaler:
@@ -177,6 +182,53 @@ async def test_taskiq_injects_into_plain_callables(broker: InMemoryBroker, kind:
     dag = DAGBuilder().node(task, name="named").build()
     results = await ExecutionEngine(broker, dag).execute({"number": 1}, run_id="r")
     assert results == {"named": (1, "r:named:1")}
+
+
+async def test_a_callable_made_for_one_run_goes_with_it(broker: InMemoryBroker) -> None:
+    def run_of(number: int) -> Any:
+        async def give(held: list[int]) -> int:
+            return number + len(held)
+
+        dag = DAGBuilder().node(give).build()
+        return ExecutionEngine(broker, dag).execute({"held": [0]})
+
+    for number in range(20):
+        assert await run_of(number) == {"give": number + 1}
+        gc.collect()
+    assert len(broker.local_task_registry) <= 1
+    assert len(broker.receiver.known_tasks) <= 1
+
+
+async def test_a_callable_of_a_gone_ones_name_has_its_own_signature(
+    broker: InMemoryBroker,
+) -> None:
+    def once(number: int) -> Any:
+        def first(value: int) -> str:
+            return f"{value!r} {number}"
+
+        return first
+
+    def other() -> Any:
+        def first(value: str) -> str:
+            return f"{value!r}"
+
+        first.__qualname__ = "first"
+        return first
+
+    assert await _run(broker, once(1)) == "5 1"
+    gc.collect()
+    assert await _run(broker, other()) == "'5'"
+
+
+async def _run(broker: InMemoryBroker, task: Any) -> Any:
+    dag = DAGBuilder().node(task, output="out").build()
+    return (await ExecutionEngine(broker, dag).execute({"value": "5"}))["out"]
+
+
+async def test_a_sync_callable_that_raises_stop_iteration_fails(broker: InMemoryBroker) -> None:
+    dag = DAGBuilder().node(lambda: next(iter([])), name="none").build()
+    with pytest.raises(NodeFailedError, match="raised StopIteration"):
+        await ExecutionEngine(broker, dag).execute()
 
 
 async def test_values_are_parsed_as_the_tasks_annotations_say(broker: InMemoryBroker) -> None:

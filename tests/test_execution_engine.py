@@ -115,6 +115,20 @@ async def test_a_mapping_that_cannot_be_read_fails_the_node(broker: InMemoryBrok
         await ExecutionEngine(broker, dag).execute()
 
 
+async def test_an_exception_that_cannot_tell_what_it_is_fails_the_node(
+    broker: InMemoryBroker,
+) -> None:
+    class SpeechlessError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    async def bad() -> None:
+        raise SpeechlessError
+
+    with pytest.raises(NodeFailedError, match="SpeechlessError"):
+        await ExecutionEngine(broker, DAGBuilder().node(bad).build()).execute()
+
+
 class TestPruning:
     async def test_only_what_the_outputs_need_is_run(
         self, broker: InMemoryBroker, words: DAG

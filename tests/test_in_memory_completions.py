@@ -195,6 +195,50 @@ async def test_a_retry_that_is_sent_later_is_waited_for(
     assert len(sends) == 2
 
 
+async def test_a_retry_that_cannot_be_sent_is_an_error(
+    broker: InMemoryBroker, quick_sweep: None
+) -> None:
+    class OnceOnly(TaskiqMiddleware):
+        sends = 0
+
+        def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+            self.sends += 1
+            if self.sends > 1:
+                raise ConnectionError("the line is dead")
+            return message
+
+    broker.add_middlewares(SimpleRetryMiddleware(default_retry_label=True), OnceOnly())
+    with pytest.raises(NodeFailedError) as caught:
+        await ExecutionEngine(broker, one_node(Flaky())).execute()
+    assert repr(caught.value.__cause__) == "ConnectionError('the line is dead')"
+
+
+async def test_a_send_that_is_cancelled_by_somebody_else_is_an_error() -> None:
+    class Cancelling(InMemoryBroker):
+        async def kick(self, message: Any) -> None:
+            raise asyncio.CancelledError
+
+    with pytest.raises(NodeFailedError) as caught:
+        await ExecutionEngine(Cancelling(), one_node(lambda: 1)).execute()
+    assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+
+
+async def test_a_task_in_place_that_cancels_its_own_asyncio_task_ends_nothing_else() -> None:
+    async def slow() -> int:
+        await asyncio.sleep(0.01)
+        return 1
+
+    async def rude() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        return 2
+
+    dag = DAGBuilder().node(slow).node(rude).node(lambda slow: slow + 1, name="after").build()
+    engine = ExecutionEngine(InMemoryBroker(await_inplace=True), dag, on_error="collect")
+    assert (await engine.execute())["after"] == 2
+
+
 async def test_a_task_that_requeues_itself_is_waited_for(broker: InMemoryBroker) -> None:
     calls: list[int] = []
 

@@ -114,6 +114,45 @@ async def test_a_listener_that_raises_is_logged_and_dropped_for_that_run_only(
     assert "it is dropped for this run" in caplog.text
 
 
+@pytest.mark.parametrize("how", ["on_step_complete", "all read"])
+async def test_how_a_run_ended_is_told_as_it_was(broker: InMemoryBroker, how: str) -> None:
+    problem = LookupError("mine")
+
+    def on_step(task_name: str, result: Any) -> None:
+        if how == "on_step_complete":
+            raise problem
+
+    recorder = Recorder()
+    engine = ExecutionEngine(broker, chain(), on_step_complete=on_step, listeners=[recorder])
+    stream = engine.execute_async()
+    if how == "on_step_complete":
+        with pytest.raises(LookupError):
+            await anext(stream)
+        expected: tuple[str, Any] = ("failed", problem)
+    else:
+        await anext(stream)
+        await anext(stream)  # the last pair; the reader leaves without asking for more
+        expected = ("completed", None)
+    await stream.aclose()
+    assert (recorder.events[-1].outcome, recorder.events[-1].error) == expected
+
+
+def test_a_slow_listener_gets_every_event_in_the_end() -> None:
+    class Slow(Recorder):
+        async def on_event(self, event: Any) -> None:  # type: ignore[override]
+            await asyncio.sleep(3)
+            self.events.append(event)
+
+    slow = Slow()
+
+    async def main() -> None:
+        engine = ExecutionEngine(InMemoryBroker(), chain_of_sleeps(), listeners=[slow])
+        await engine.execute()
+
+    run_virtually(main())
+    assert len(slow.events) == 6
+
+
 def test_a_listener_that_hangs_holds_up_neither_nodes_nor_the_end_for_long(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -15,6 +15,7 @@ from taskiq import AsyncTaskiqTask, InMemoryBroker, TaskiqResultTimeoutError
 
 from taskiq_flow import (
     BindingError,
+    CycleError,
     DAGBuilder,
     ExecutionEngine,
     MapReduce,
@@ -187,6 +188,8 @@ class TestFailures:
         monkeypatch.setattr(broker, "kick", pytest.fail)
         with pytest.raises(BindingError, match="no other for 'b'"):
             await MapReduce.map_reduce(broker, square, [1], lambda a, b: a)
+        with pytest.raises(CycleError):
+            await MapReduce.map_reduce(broker, square, [1], total, "same", "same")
 
 
 class TestReduce:
@@ -303,6 +306,19 @@ def test_max_parallel_holds_for_items_too() -> None:
 
 
 class TestCancelling:
+    @pytest.mark.parametrize("kind", ["map", "reduce"])
+    async def test_cancel_works_from_the_first_moment(
+        self, broker: InMemoryBroker, kind: str
+    ) -> None:
+        mapped = await MapReduce.map(broker, asyncio.sleep, itertools.repeat(60))
+        if kind == "map":
+            mapped.cancel()
+            assert isinstance((await mapped.wait_result()).error, RunCancelledError)
+        else:
+            reduced = await MapReduce.reduce(broker, total, mapped, "mapped")
+            reduced.cancel()
+            assert isinstance((await reduced.wait_result()).error, asyncio.CancelledError)
+
     async def test_cancel_stops_a_map(self, broker: InMemoryBroker) -> None:
         mapped = await MapReduce.map(broker, asyncio.sleep, itertools.repeat(60))
         await asyncio.sleep(0)
@@ -348,6 +364,40 @@ class TestCancelling:
         release.set()
         assert (await patient).return_value == [1, 2]
         assert impatient.cancelled()
+
+    async def test_asking_whether_it_is_ready_takes_nothing_away(
+        self, broker: InMemoryBroker
+    ) -> None:
+        mapped = await MapReduce.map(broker, square, range(3))
+        while not await mapped.is_ready():
+            await asyncio.sleep(0)
+        assert [value async for _, value in mapped] == [0, 1, 4]
+
+    async def test_a_source_of_unknown_length_is_ready_some_time(
+        self, broker: InMemoryBroker
+    ) -> None:
+        mapped = await MapReduce.map(broker, square, iter(range(1000)), max_parallel=3)
+        (gathered,) = await taskiq.gather(mapped)
+        assert len(gathered.return_value) == 1000
+
+    async def test_an_endless_map_that_was_asked_and_dropped_is_cancelled(
+        self, broker: InMemoryBroker
+    ) -> None:
+        source = Source()
+        mapped = await MapReduce.map(broker, square, aiter(source))
+        assert not await mapped.is_ready()
+        del mapped
+        await other_tasks_end()
+        assert source.closed
+
+    async def test_a_failed_map_that_nobody_holds_is_logged(
+        self, broker: InMemoryBroker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        mapped = await MapReduce.map(broker, fail_at_seven, range(20))
+        del mapped
+        await other_tasks_end()
+        await asyncio.sleep(0)
+        assert "which nobody held any more: node 'mapped[7]' failed" in caplog.text
 
     async def test_a_map_is_read_once(self, broker: InMemoryBroker) -> None:
         mapped = await MapReduce.map(broker, square, range(3))

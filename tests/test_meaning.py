@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
+import threading
 from typing import Any
 
 import pytest
@@ -191,6 +193,21 @@ class TestMutableValues:
         results = await ExecutionEngine(broker, dag, max_parallel=1).execute()
         assert results["leaf"] is value
 
+    async def test_a_chain_copies_nothing(self, broker: InMemoryBroker) -> None:
+        copies = 0
+
+        class Counting(dict[str, int]):
+            def __deepcopy__(self, memo: Any) -> Any:
+                nonlocal copies
+                copies += 1
+                return self
+
+        builder = DAGBuilder().node(lambda: Counting(a=1), name="n0")
+        for index in range(1, 5):
+            builder.node(lambda value: Counting(), name=f"n{index}", inputs=[f"n{index - 1}"])
+        await ExecutionEngine(broker, builder.build()).execute()
+        assert copies == 0
+
     async def test_a_value_that_cannot_be_copied_is_handed_over_itself(
         self, broker: InMemoryBroker
     ) -> None:
@@ -284,6 +301,21 @@ class TestValuesThatCannotBeSent:
         for part in ("'use'", "'model'", "Model", "ProxyFormatter", "return plain data"):
             assert part in str(error)
         assert isinstance(caught.value.results["model"], Model)
+
+    async def test_so_does_the_error_of_a_dataclass_that_cannot_be_made_plain(
+        self, broker: InMemoryBroker
+    ) -> None:
+        @dataclasses.dataclass
+        class Guarded:
+            lock: Any
+
+        dag = DAGBuilder().node(lambda: Guarded(threading.Lock()), output="guarded", name="make")
+        dag.node(lambda guarded: 1, name="use")
+        with pytest.raises(NodeFailedError) as caught:
+            await ExecutionEngine(broker, dag.build()).execute()
+        error = caught.value.__cause__
+        assert isinstance(error, SerializationError)
+        assert (error.key, error.value_type) == ("guarded", Guarded)
 
     async def test_other_nodes_go_on(self, broker: InMemoryBroker) -> None:
         dag = DAGBuilder().node(object, name="thing").node(lambda thing: 1, name="use").build()

@@ -124,6 +124,64 @@ def test_a_result_backend_that_never_answers_ends_the_node() -> None:
     assert run_virtually(main()) == pytest.approx(polling.BACKEND_PATIENCE, abs=1.0)
 
 
+class Unknown:
+    """A type that pydantic knows nothing of."""
+
+
+@pytest.mark.parametrize("keep_results", [True, False])
+async def test_a_value_of_a_type_that_cannot_be_parsed_arrives_as_it_is(
+    keep_results: bool,
+) -> None:
+    broker = LocalBroker(Store(keep_results=keep_results))
+
+    @broker.task
+    async def give() -> Unknown:
+        return Unknown()
+
+    async with broker.worker():
+        results = await ExecutionEngine(broker, DAGBuilder().node(give).build()).execute()
+    assert isinstance(results["give"], Unknown)
+
+
+def test_a_question_that_is_never_answered_holds_no_other_back_for_long() -> None:
+    async def main() -> float:
+        broker = LocalBroker()
+        ask = broker.store.is_result_ready
+
+        async def deaf(task_id: str) -> bool:
+            if "slow" in task_id:
+                await asyncio.Event().wait()
+            return await ask(task_id)
+
+        broker.store.is_result_ready = deaf  # type: ignore[method-assign]
+        tasks = Tasks(broker)
+        builder = DAGBuilder().node(tasks.load, name="slow", inputs=["source"])
+        builder.node(tasks.load, output="raw").node(tasks.count)
+        engine = ExecutionEngine(broker, builder.build(), on_error="collect")
+        async with broker.worker():
+            async for name, _ in engine.execute_async({"source": "a"}):
+                if name == "count":
+                    return asyncio.get_running_loop().time()
+        raise AssertionError
+
+    assert run_virtually(main()) <= 3 * polling.LONGEST_ANSWER
+
+
+async def test_a_backend_that_raises_a_cancellation_is_asked_again(remote: LocalBroker) -> None:
+    ask, asked = remote.store.is_result_ready, 0
+
+    async def confused(task_id: str) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise asyncio.CancelledError
+        return await ask(task_id)
+
+    remote.store.is_result_ready = confused  # type: ignore[method-assign]
+    dag = DAGBuilder().node(Tasks(remote).load).build()
+    assert await ExecutionEngine(remote, dag).execute({"source": "a"}) == {"load": ["a"]}
+
+
 def test_polling_slows_down_while_nothing_comes_and_asks_for_all_in_one_round() -> None:
     async def main() -> int:
         broker = LocalBroker()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from typing import Any
 
 import pytest
@@ -107,6 +108,25 @@ def test_sends_that_wait_are_cancelled_with_the_run() -> None:
         assert asyncio.get_running_loop().time() < 1.0
 
     run_virtually(main())
+
+
+def test_what_a_task_leaves_in_its_context_does_not_reach_its_successors() -> None:
+    variable = contextvars.ContextVar("variable", default="unset")
+
+    async def leave(**_: Any) -> str:
+        seen = variable.get()
+        variable.set("left behind")
+        return seen
+
+    async def main() -> dict[str, Any]:
+        broker = InMemoryBroker()
+        broker.add_middlewares(SlowSends())
+        dag = DAG()
+        for index, inputs in enumerate(([], ["n0"], ["n1"], ["n0"])):
+            dag.add_node(DAGNode(leave, name=f"n{index}", inputs=inputs))
+        return await ExecutionEngine(broker, dag).execute()
+
+    assert set(run_virtually(main()).values()) == {"unset"}
 
 
 def test_quick_sends_share_one_task() -> None:

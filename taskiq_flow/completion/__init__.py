@@ -12,17 +12,14 @@ from taskiq_flow.completion.polling import PollingCompletions
 from taskiq_flow.completion.protocol import Completions, Observer
 from taskiq_flow.errors import ConfigurationError
 
-__all__ = ["Completions", "Observer", "check_readable", "completions_of", "runs_in_process"]
-
-
-def runs_in_process(broker: AsyncBroker) -> bool:
-    """Whether the broker runs its tasks in this process."""
-    return isinstance(broker, InMemoryBroker)
+__all__ = ["Completions", "Observer", "check_readable", "completions_of"]
 
 
 def check_readable(broker: AsyncBroker) -> None:
     """Raise ``ConfigurationError`` for a broker from which no result can ever be read."""
-    if not runs_in_process(broker) and isinstance(broker.result_backend, DummyResultBackend):
+    if isinstance(broker, InMemoryBroker):
+        return
+    if isinstance(broker.result_backend, DummyResultBackend):
         raise ConfigurationError(
             f"{type(broker).__name__} has no result backend, so no result can be read back; "
             "add one with broker.with_result_backend(...)"
@@ -34,6 +31,6 @@ def completions_of(broker: AsyncBroker, observer: Observer[Any], run_id: str) ->
 
     Raises ``ConfigurationError`` if another run has the id, where that can be known.
     """
-    if runs_in_process(broker):
+    if isinstance(broker, InMemoryBroker):
         return InMemoryCompletions(broker, observer, run_id)
     return PollingCompletions(broker, observer)
