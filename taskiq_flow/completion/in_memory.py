@@ -35,6 +35,7 @@ _REQUEUE_COUNT = "X-Taskiq-requeue"  # the label in which ``Context.requeue`` co
 class Execution:
     """One expected task on its way through the broker, over all of its attempts."""
 
+    # Defaults of the class, not set for each of them: there is one for every node.
     requeues = 0
     sweeps = 0  # that found it taken by the broker and not begun
     scheduled = False  # somebody is to send it again, at a time of their own
