@@ -386,6 +386,8 @@ class TestCancelling:
         source = Source()
         mapped = await MapReduce.map(broker, square, aiter(source))
         assert not await mapped.is_ready()
+        while source.read < 1000:
+            await asyncio.sleep(0)
         del mapped
         await other_tasks_end()
         assert source.closed

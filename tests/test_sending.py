@@ -118,12 +118,19 @@ def test_what_a_task_leaves_in_its_context_does_not_reach_its_successors() -> No
         variable.set("left behind")
         return seen
 
+    class OneSlowSend(TaskiqMiddleware):
+        async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+            if "slow" in message.task_id:
+                await asyncio.sleep(10)
+            return message
+
     async def main() -> dict[str, Any]:
         broker = InMemoryBroker()
-        broker.add_middlewares(SlowSends())
+        broker.add_middlewares(OneSlowSend())
         dag = DAG()
-        for index, inputs in enumerate(([], ["n0"], ["n1"], ["n0"])):
-            dag.add_node(DAGNode(leave, name=f"n{index}", inputs=inputs))
+        # The sender is stuck when n0 ends, so that the end of n0 makes the next one.
+        for name, inputs in (("n0", []), ("slow", []), ("n1", ["n0"]), ("n2", ["n1"])):
+            dag.add_node(DAGNode(leave, name=name, inputs=inputs))
         return await ExecutionEngine(broker, dag).execute()
 
     assert set(run_virtually(main()).values()) == {"unset"}
