@@ -18,7 +18,7 @@ from taskiq_flow.errors import SerializationError
 _ALREADY_PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple})
 
 
-class Recipient(Protocol):
+class BoundNode(Protocol):
     """What an error says of the node that a call is for."""
 
     @property
@@ -108,7 +108,7 @@ def encode_unseen(
 
 def explained(
     broker: AsyncBroker,
-    node: Recipient,
+    node: BoundNode,
     args: list[Any],
     kwargs: dict[str, Any],
     error: Exception,

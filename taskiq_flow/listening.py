@@ -1,4 +1,4 @@
-"""Telling listeners what a run does, without waiting for them."""
+"""MakeEvent listeners what a run does, without waiting for them."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ logger = logging.getLogger("taskiq_flow")
 LISTENER_GRACE = 5.0
 """Seconds that a listener is given, after the run, for each event that it has not taken yet."""
 
-Telling = Callable[[], Event]
+MakeEvent = Callable[[], Event]
 """Makes an event at the moment in which it is told."""
 
 
-class Audience:
+class Listeners:
     """The listeners of one run. Each is told every event in order, at its own pace."""
 
     def __init__(self, listeners: Iterable[Listener]) -> None:
-        self._channels: list[MemoryObjectSendStream[Telling]] = []
+        self._channels: list[MemoryObjectSendStream[MakeEvent]] = []
         self._tasks: list[asyncio.Task[None]] = []
         for listener in listeners:
-            send, receive = anyio.create_memory_object_stream[Telling](math.inf)
+            send, receive = anyio.create_memory_object_stream[MakeEvent](math.inf)
             self._channels.append(send)
             self._tasks.append(asyncio.get_running_loop().create_task(_tell(listener, receive)))
 
     def __bool__(self) -> bool:
         return bool(self._channels)
 
-    def tell(self, telling: Telling) -> None:
+    def tell(self, make_event: MakeEvent) -> None:
         """Have every listener told."""
         for channel in self._channels:
             if channel.statistics().open_receive_streams:  # none: the listener was dropped
-                channel.send_nowait(telling)
+                channel.send_nowait(make_event)
 
     async def aclose(self) -> None:
         """Let the listeners catch up, each as long as it takes events."""
@@ -50,7 +50,7 @@ class Audience:
         await asyncio.gather(*map(_catch_up, self._tasks, self._channels))
 
 
-async def _catch_up(task: asyncio.Task[None], channel: MemoryObjectSendStream[Telling]) -> None:
+async def _catch_up(task: asyncio.Task[None], channel: MemoryObjectSendStream[MakeEvent]) -> None:
     """Wait for a listener that takes its events; drop one that is stuck in one of them."""
     left = math.inf
     while not task.done() and (now_left := channel.statistics().current_buffer_used) < left:
@@ -62,11 +62,11 @@ async def _catch_up(task: asyncio.Task[None], channel: MemoryObjectSendStream[Te
         await until_ended([task], LISTENER_GRACE)
 
 
-async def _tell(listener: Listener, tellings: MemoryObjectReceiveStream[Telling]) -> None:
-    with tellings:
-        async for telling in tellings:
+async def _tell(listener: Listener, events: MemoryObjectReceiveStream[MakeEvent]) -> None:
+    with events:
+        async for make_event in events:
             try:
-                await maybe_awaitable(listener.on_event(telling()))
+                await maybe_awaitable(listener.on_event(make_event()))
             except Exception:  # whatever it raises is its own affair
                 logger.exception("listener %r raised; it is dropped for this run", listener)
                 return

@@ -34,7 +34,7 @@ from taskiq_flow.events import (
     RunFinished,
     RunStarted,
 )
-from taskiq_flow.listening import Audience
+from taskiq_flow.listening import Listeners
 from taskiq_flow.record import Record
 from taskiq_flow.sending import Senders
 from taskiq_flow.values import NEVER_CHANGE, copied
@@ -108,8 +108,8 @@ class Run(Generic[N]):
         )
         self._senders = Senders(self._ready, self._send)
         self._completions = completions_of(broker, self, run_id)
-        self._audience = Audience(listeners)
-        self._listened_to = bool(self._audience)
+        self._listeners = Listeners(listeners)
+        self._listened_to = bool(self._listeners)
 
     # The life of a run
 
@@ -211,7 +211,7 @@ class Run(Generic[N]):
             self._ready.forget(node)
         if self._listened_to:
             event = partial(NodeCompleted, self.run_id, self._loop.time(), node.task_name, task_id)
-            self._audience.tell(lambda: event(self._handed_over(node, value)))
+            self._listeners.tell(lambda: event(self._handed_over(node, value)))
         self.unread.append((node, value))
         if skipped:
             self._skip(skipped)
@@ -299,7 +299,7 @@ class Run(Generic[N]):
         feeders = [] if self._feeder is None else [self._feeder]
         await until_ended([*self._senders.tasks, *feeders], CLEAN_UP_GRACE)
         await self._completions.aclose()
-        await self._audience.aclose()
+        await self._listeners.aclose()
 
     # What others are given
 
@@ -308,7 +308,7 @@ class Run(Generic[N]):
         _wake(self._reader)
 
     def _tell(self, event: Event) -> None:
-        self._audience.tell(lambda: event)
+        self._listeners.tell(lambda: event)
 
     def _handed_over(self, node: N, value: Any) -> Any:
         """The value itself, or a copy as long as later nodes are still to get it as it is."""

@@ -259,7 +259,7 @@ INJECTED: list[tuple[str, Task]] = [
 
 @pytest.mark.parametrize("task", [task for _, task in INJECTED], ids=[name for name, _ in INJECTED])
 def test_what_taskiq_injects_is_no_parameter_of_the_graph(task: Task) -> None:
-    assert [parameter.name for parameter in parameters_of(task)] == ["a"]
+    assert [parameter.name for parameter in parameters_of(task)[0]] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_annotations_count_whether_they_are_strings_or_not(
 
     functools.update_wrapper(evaluated, function)
     evaluated.__annotations__ = get_type_hints(function, include_extras=True)
-    assert [parameter.name for parameter in parameters_of(evaluated)] == ["a"]
+    assert [parameter.name for parameter in parameters_of(evaluated)[0]] == ["a"]
 
 
 @pytest.mark.parametrize("inputs", [["a", "context"], {"context": "x"}])
@@ -341,7 +341,7 @@ def decorated(function: Callable[..., Any]) -> AsyncTaskiqDecoratedTask[..., Any
     ],
 )
 def test_every_kind_of_callable_shows_its_parameters(task: Task, names: Iterable[str]) -> None:
-    assert [parameter.name for parameter in parameters_of(task)] == names
+    assert [parameter.name for parameter in parameters_of(task)[0]] == names
 
 
 def test_builtins_are_called_by_position_where_they_must() -> None:

@@ -85,7 +85,7 @@ def bind(task_name: str, task: Task, inputs: Inputs) -> Binding:
     Raises ``BindingError`` for a key that finds no parameter and for a parameter bound twice.
     """
     try:
-        parameters, injected = _signature_parts(task)
+        parameters, injected = parameters_of(task)
     except ValueError as error:
         raise BindingError(
             f"node {task_name!r}: the parameters of {task!r} cannot be read ({error}); wrap it in "
@@ -211,16 +211,11 @@ _parameters_seen: weakref.WeakKeyDictionary[Callable[..., Any], _Parameters] = (
 )
 
 
-def parameters_of(task: Task) -> tuple[Parameter, ...]:
-    """The parameters of a task that a graph may bind: all but those that taskiq injects.
+def parameters_of(task: Task) -> _Parameters:
+    """The parameters of a task that a graph may bind, and the names of those that taskiq injects.
 
     Raises ``ValueError`` for a callable that does not tell its parameters.
     """
-    return _signature_parts(task)[0]
-
-
-def _signature_parts(task: Task) -> _Parameters:
-    """The parameters that a graph may bind, and the names of those that taskiq injects."""
     function = original_function(task)
     try:
         if (seen := _parameters_seen.get(function)) is not None:
