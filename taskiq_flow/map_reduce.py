@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import weakref
@@ -186,6 +187,8 @@ class _Reading:
             self._pairs.close()
             self._pump.cancel()
             await asyncio.wait([self._pump])
+            if not self._pump.cancelled():
+                self._pump.exception()  # seen, though a reader that leaves does not ask for it
 
     async def collect(self) -> list[Any]:
         """The values of all pairs, in the order of items."""
@@ -200,13 +203,16 @@ class _Reading:
         return [values[index] for index in sorted(values)]
 
     def drop(self, gathered: Gathered[list[Any]]) -> None:
-        """Nobody holds the map any more, so nobody will ask what it gathers."""
-        if self._loop.is_closed():
-            return
+        """Nobody holds the map any more. May be called in any thread, as the collector is."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and all on it has ended
+            self._loop.call_soon_threadsafe(self._end_unheard, gathered)
+
+    def _end_unheard(self, gathered: Gathered[list[Any]]) -> None:
         if gathered.has_begun:
             gathered.task().cancel()
         self._pairs.close()
-        self._pump.add_done_callback(self._report)
+        if not self._has_begun:
+            self._pump.add_done_callback(self._report)
 
     def _report(self, pump: asyncio.Task[None]) -> None:
         if not pump.cancelled() and (error := pump.exception()) is not None:

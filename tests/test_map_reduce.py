@@ -22,6 +22,7 @@ from taskiq_flow import (
     NodeFailedError,
     RunCancelledError,
 )
+from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.map_reduce import MOST_IN_FLIGHT
 from tests.virtual_clock import run_virtually
 
@@ -391,6 +392,27 @@ class TestCancelling:
         del mapped
         await other_tasks_end()
         assert source.closed
+
+    async def test_a_map_may_be_dropped_in_another_thread(self, broker: InMemoryBroker) -> None:
+        source = Source()
+        held = [await MapReduce.map(broker, square, aiter(source), max_parallel=2)]
+        for _ in range(1000):  # until it waits for a reader
+            await asyncio.sleep(0)
+        asyncio.get_running_loop().set_debug(True)  # which objects to calls from other threads
+        await asyncio.to_thread(held.clear)
+        await other_tasks_end()
+        assert source.closed
+
+    async def test_leaving_a_map_that_has_failed_unread_logs_nothing(
+        self, broker: InMemoryBroker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async for _ in await MapReduce.map(broker, fail_at_seven, range(20)):
+            while InMemoryHooks.of(broker).run_ids:
+                await asyncio.sleep(0)
+            break
+        await other_tasks_end()
+        gc.collect()
+        assert not caplog.records
 
     async def test_a_failed_map_that_nobody_holds_is_logged(
         self, broker: InMemoryBroker, caplog: pytest.LogCaptureFixture
