@@ -216,8 +216,6 @@ class Run(Generic[N]):
         if skipped:
             self._skip(skipped)
         self._advance()
-        # Last: what the value made ready is sent by then, and needs no copy of it.
-        _wake(self._reader)
 
     def is_being_sent(self, node: N) -> bool:
         """Whether the broker has not taken the node's task yet."""
@@ -237,7 +235,7 @@ class Run(Generic[N]):
             self._stop(self._record.node_failed(name, task_id, attempts))
             return
         if self._on_error == "collect":
-            self._offer(node, NodeFailure(name, task_id, error, attempts))
+            self.unread.append((node, NodeFailure(name, task_id, error, attempts)))
         self._skip(skipped)
         self._advance()
 
@@ -250,12 +248,12 @@ class Run(Generic[N]):
             event = NodeSkipped(self.run_id, self._loop.time(), node.task_name, broken)
             self._tell(event)
             if self._on_error == "collect":
-                self._offer(node, event)
+                self.unread.append((node, event))
 
     # What moves the run
 
     def _advance(self) -> None:
-        """After every change: send what may start, read the source on, or end."""
+        """After every change: send what may start, read the source and be read on, or end."""
         if self._ready.exhausted and not self._is_fed:
             self._complete = True
             some_failed = self._record.failures and self._on_error == "continue"
@@ -264,6 +262,8 @@ class Run(Generic[N]):
             self._senders.wake()
             if self._is_fed:
                 _wake(self._room)
+            # Last: what a value made ready is sent before it is read, and needs no copy of it.
+            _wake(self._reader)
 
     async def _feed(self, source: AsyncIterable[N]) -> None:
         """Take nodes from the source, no faster than there is room for them."""
@@ -302,10 +302,6 @@ class Run(Generic[N]):
         await self._listeners.aclose()
 
     # What others are given
-
-    def _offer(self, node: N, value: Any) -> None:
-        self.unread.append((node, value))
-        _wake(self._reader)
 
     def _tell(self, event: Event) -> None:
         self._listeners.tell(lambda: event)

@@ -111,7 +111,7 @@ def test_an_error_can_be_made_of_its_message_alone(
     assert vars(error).keys() == attributes.keys()
 
 
-@pytest.mark.parametrize("travel", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy])  # noqa: S301
+@pytest.mark.parametrize("travel", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy])  # noqa: S301 - its own
 @each_error
 def test_an_error_arrives_with_all_that_it_carries(
     kind: type[Exception], attributes: dict[str, Any], travel: Callable[[Exception], Exception]

@@ -20,11 +20,11 @@ class _Root:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
-    @haystack.component.output_types(ended=float)  # type: ignore[untyped-decorator]
+    @haystack.component.output_types(ended=float)  # type: ignore[untyped-decorator]  # theirs
     def run(self) -> dict[str, float]:
         return {"ended": sleep_in_thread(self.seconds)}
 
-    @haystack.component.output_types(ended=float)  # type: ignore[untyped-decorator]
+    @haystack.component.output_types(ended=float)  # type: ignore[untyped-decorator]  # theirs
     async def run_async(self) -> dict[str, float]:
         return {"ended": await sleep(self.seconds)}
 
@@ -35,11 +35,11 @@ class _Behind:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
-    @haystack.component.output_types(ended=float)  # type: ignore[untyped-decorator]
+    @haystack.component.output_types(ended=float)  # type: ignore[untyped-decorator]  # theirs
     def run(self, before: float) -> dict[str, float]:
         return {"ended": sleep_in_thread(self.seconds, before)}
 
-    @haystack.component.output_types(ended=float)  # type: ignore[untyped-decorator]
+    @haystack.component.output_types(ended=float)  # type: ignore[untyped-decorator]  # theirs
     async def run_async(self, before: float) -> dict[str, float]:
         return {"ended": await sleep(self.seconds)}
 

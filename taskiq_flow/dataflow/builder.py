@@ -63,10 +63,15 @@ class DAGBuilder:
         )
         return self
 
+    @property
+    def nodes(self) -> list[DAGNode]:
+        """The nodes so far, as they were added."""
+        return self._dag.nodes
+
     def build(self) -> DAG:
         """A graph of the nodes so far, validated; raises what ``DAG.validate`` raises."""
         dag = DAG()
-        for node in self._dag.nodes:
+        for node in self.nodes:
             dag.add_node(node)
         dag.validate()
         return dag

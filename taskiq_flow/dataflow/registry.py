@@ -19,7 +19,6 @@ class DataflowRegistry:
 
     def __init__(self) -> None:
         self._builder = DAGBuilder()
-        self._nodes: list[TaskNode] = []
 
     def register_task(
         self,
@@ -33,7 +32,7 @@ class DataflowRegistry:
         expected_seconds: float = 1.0,
     ) -> TaskNode:
         """Register a task and return its node. The arguments are those of ``DAGNode``."""
-        node = self._builder.add_task(
+        return self._builder.add_task(
             task,
             output,
             inputs,
@@ -42,16 +41,14 @@ class DataflowRegistry:
             metadata=metadata,
             expected_seconds=expected_seconds,
         )
-        self._nodes.append(node)
-        return node
 
     def get_tasks(self) -> list[TaskNode]:
         """All registered nodes, in order of registration."""
-        return list(self._nodes)
+        return self._builder.nodes
 
     def get_outputs(self) -> list[str]:
         """All output keys, in order of registration."""
-        return [key for node in self._nodes for key in node.outputs]
+        return [key for node in self.get_tasks() for key in node.outputs]
 
     def get_external_inputs(self) -> list[str]:
         """The input keys that no task produces; may raise ``BindingError``."""
@@ -60,18 +57,19 @@ class DataflowRegistry:
 
     def get_producer(self, output_key: str) -> TaskNode | None:
         """The node that gives a key, or ``None`` for a key that comes from outside."""
-        return next((node for node in self._nodes if output_key in node.outputs), None)
+        return next((node for node in self.get_tasks() if output_key in node.outputs), None)
 
     def get_consumers(self, input_key: str) -> list[TaskNode]:
         """The nodes that take a key; may raise ``BindingError``."""
-        return [node for node in self._nodes if input_key in node.binding.keys]
+        return [node for node in self.get_tasks() if input_key in node.binding.keys]
 
     def build_dag(self) -> DAG:
         """A graph of all registered tasks, validated; raises what ``DAG.validate`` raises."""
         return self._builder.build()
 
     def _input_keys(self) -> Iterable[str]:
-        for node in self._nodes:
+        nodes = self.get_tasks()
+        for node in nodes:
             yield from node.binding.required_keys
-        for node in self._nodes:
+        for node in nodes:
             yield from node.binding.optional_keys
