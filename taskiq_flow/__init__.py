@@ -1,5 +1,6 @@
 """A streaming dataflow engine on taskiq: declare tasks, read their results as they come."""
 
+from taskiq_flow.completion import FlowMiddleware
 from taskiq_flow.dataflow import DAG, DAGBuilder, DAGNode, DataflowRegistry, TaskNode
 from taskiq_flow.errors import (
     BindingError,
@@ -14,6 +15,8 @@ from taskiq_flow.errors import (
     NodeError,
     NodeFailedError,
     OutputShapeError,
+    PollingWarning,
+    ResultUnavailableError,
     RunCancelledError,
     RunError,
     RunFailedError,
@@ -37,6 +40,7 @@ from taskiq_flow.events import (
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask
 from taskiq_flow.map_reduce import MapReduce, MapReduceResult
+from taskiq_flow.results import ResultHandle
 
 __all__ = [
     "DAG",
@@ -49,6 +53,7 @@ __all__ = [
     "DuplicateOutputError",
     "Event",
     "ExecutionEngine",
+    "FlowMiddleware",
     "FlowTask",
     "GraphError",
     "InputConflictError",
@@ -67,6 +72,9 @@ __all__ = [
     "NodeSkipped",
     "NodeStarted",
     "OutputShapeError",
+    "PollingWarning",
+    "ResultHandle",
+    "ResultUnavailableError",
     "RunCancelledError",
     "RunError",
     "RunFailedError",

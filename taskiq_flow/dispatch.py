@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from taskiq import (
     AsyncBroker,
     AsyncTaskiqDecoratedTask,
+    BrokerMessage,
     InMemoryBroker,
     TaskiqMessage,
     TaskiqMiddleware,
@@ -16,10 +18,21 @@ from taskiq import (
 from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.completion.in_memory import InMemoryHooks
+from taskiq_flow.completion.middleware import FlowMiddleware
 from taskiq_flow.dataflow.binding import Binding, Task
-from taskiq_flow.encoding import Address, encode_unseen, explained, formats_as_usual, plain
+from taskiq_flow.encoding import (
+    Address,
+    encode_unseen,
+    explained,
+    formats_as_usual,
+    plain,
+    with_references,
+    with_values,
+)
 from taskiq_flow.errors import ConfigurationError
+from taskiq_flow.outages import Outages, ride_out
 from taskiq_flow.plain_callables import as_task
+from taskiq_flow.results import ResultHandle
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -53,13 +66,22 @@ class RunnableNode(Hashable, Protocol):
 class Dispatcher:
     """Sends the tasks of one run to one broker, as taskiq's own kicker does.
 
-    The run calls the middlewares that the broker has when it begins.
+    The run calls the middlewares that the broker has when it begins. ``labels`` are added to each
+    message. While the broker raises one of ``outages``, a task is sent again and again.
     """
 
-    def __init__(self, broker: AsyncBroker) -> None:
+    def __init__(
+        self,
+        broker: AsyncBroker,
+        labels: Mapping[str, str] = MappingProxyType({}),
+        outages: Outages = (),
+    ) -> None:
         self._broker = broker
+        self._labels = labels
+        self._outages = outages
         self._addresses: dict[int, Address] = {}
-        others = [m for m in broker.middlewares if not isinstance(m, InMemoryHooks)]
+        own = (InMemoryHooks, FlowMiddleware)
+        others = [m for m in broker.middlewares if not isinstance(m, own)]
         base = TaskiqMiddleware
         self._before = [m for m in others if type(m).pre_send is not base.pre_send]
         self._behind = [m for m in reversed(others) if type(m).post_send is not base.post_send]
@@ -72,7 +94,7 @@ class Dispatcher:
         """
         address = self._addresses.get(id(node.task))
         if address is None:
-            address = self._addresses[id(node.task)] = Address.of(self._find(node))
+            address = self._addresses[id(node.task)] = Address.of(self._find(node), self._labels)
         return address
 
     async def send(
@@ -88,6 +110,11 @@ class Dispatcher:
         Raises ``SerializationError``, or whatever the broker and its middlewares raise.
         """
         broker = self._broker
+        if any(isinstance(value, ResultHandle) for value in (*args, *kwargs.values())):
+            if isinstance(broker, InMemoryBroker):
+                args, kwargs = await with_values(args, kwargs)
+            else:
+                address, args, kwargs = with_references(address, args, kwargs)
         try:
             plain_args = [plain(value) for value in args]
             plain_kwargs = {name: plain(value) for name, value in kwargs.items()}
@@ -96,7 +123,7 @@ class Dispatcher:
         except Exception as error:  # whatever a value or a serializer raises
             raise explained(broker, node, args, kwargs, error) from error
         if self._unseen:
-            await broker.kick(encoded)
+            await self._kick(encoded)
             return
         message = address.message(task_id, plain_args, plain_kwargs)
         for middleware in self._before:
@@ -105,8 +132,20 @@ class Dispatcher:
             encoded = broker.formatter.dumps(message)
         except Exception as error:  # whatever a formatter or a serializer raises
             raise explained(broker, node, message.args, message.kwargs, error) from error
-        await broker.kick(encoded)
+        await self._kick(encoded)
         await self._tell_that_it_was_sent(message)
+
+    async def _kick(self, encoded: BrokerMessage) -> None:
+        if not self._outages:
+            await self._broker.kick(encoded)
+            return
+        # A broker that was cut off may have taken the message: then it comes twice, and the task
+        # is executed twice, but its result is taken once.
+        await ride_out(
+            lambda: self._broker.kick(encoded),
+            self._outages,
+            f"task {encoded.task_id!r} cannot be sent yet",
+        )
 
     async def _tell_that_it_was_sent(self, message: TaskiqMessage) -> None:
         for middleware in self._behind:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, is_dataclass
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, Protocol
 
 from pydantic import BaseModel
@@ -12,8 +13,10 @@ from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, BrokerMessage, TaskiqM
 from taskiq.formatters.proxy_formatter import ProxyFormatter
 from taskiq.labels import prepare_label
 
+from taskiq_flow.completion.notice import REFERENCES_LABEL
 from taskiq_flow.dataflow.binding import Binding
 from taskiq_flow.errors import SerializationError
+from taskiq_flow.results import ResultHandle
 
 _ALREADY_PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple})
 
@@ -40,11 +43,13 @@ class Address:
     return_type: Any
 
     @classmethod
-    def of(cls, task: AsyncTaskiqDecoratedTask[Any, Any]) -> Address:
-        """The address of a task, with its labels as taskiq's kicker prepares them."""
+    def of(
+        cls, task: AsyncTaskiqDecoratedTask[Any, Any], further_labels: Mapping[str, str]
+    ) -> Address:
+        """The address of a task, with its labels as taskiq's kicker prepares them, and others."""
         prepared = {
             label: prepare_label(value)
-            for label, value in task.labels.items()
+            for label, value in (*task.labels.items(), *further_labels.items())
             if label != "types_of_exceptions"  # exception classes, which taskiq keeps at home too
         }
         return cls(
@@ -52,6 +57,20 @@ class Address:
             labels={label: value for label, (value, _) in prepared.items()},
             labels_types={label: kind for label, (_, kind) in prepared.items()},
             return_type=task.return_type,
+        )
+
+    @property
+    def queue(self) -> str | None:
+        """The queue that the task is sent to, ``None`` for the broker's own."""
+        return self.labels.get("queue_name") or None
+
+    def with_label(self, label: str, value: str) -> Address:
+        """The same address with one label more."""
+        content, kind = prepare_label(value)
+        return replace(
+            self,
+            labels={**self.labels, label: content},
+            labels_types={**self.labels_types, label: kind},
         )
 
     def message(self, task_id: str, args: list[Any], kwargs: dict[str, Any]) -> TaskiqMessage:
@@ -104,6 +123,39 @@ def encode_unseen(
         message=broker.serializer.dumpb(to_jsonable_python(content, inf_nan_mode="null")),
         labels=address.labels,
     )
+
+
+def with_references(
+    address: Address, args: list[Any], kwargs: dict[str, Any]
+) -> tuple[Address, list[Any], dict[str, Any]]:
+    """A call with references in the places of handles, and a label that says which these are.
+
+    The label does, as no value that a task returned may pass for a reference.
+    """
+    places: list[int | str] = [n for n, value in enumerate(args) if isinstance(value, ResultHandle)]
+    places += [name for name, value in kwargs.items() if isinstance(value, ResultHandle)]
+    return (
+        address.with_label(REFERENCES_LABEL, json.dumps(places)),
+        [_referring(value) for value in args],
+        {name: _referring(value) for name, value in kwargs.items()},
+    )
+
+
+async def with_values(args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """A call with values in the places of handles, for tasks that run in this process."""
+    return [await _read(value) for value in args], {
+        name: await _read(value) for name, value in kwargs.items()
+    }
+
+
+def _referring(value: Any) -> Any:
+    if not isinstance(value, ResultHandle):
+        return value
+    return {name: part for name, part in asdict(value.reference).items() if part}
+
+
+async def _read(value: Any) -> Any:
+    return await value.get() if isinstance(value, ResultHandle) else value
 
 
 def explained(

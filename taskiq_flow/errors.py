@@ -13,6 +13,7 @@
     ├── NodeError                  one node; found as a cause or in ``.failures``
     │   ├── OutputShapeError
     │   ├── SerializationError
+    │   ├── ResultUnavailableError
     │   └── TaskLostError
     └── RunError                   how a run ended; carries what it had reached
         ├── NodeFailedError
@@ -20,7 +21,8 @@
         └── RunCancelledError
 
     UserWarning
-    └── UnusedInputWarning
+    ├── UnusedInputWarning
+    └── PollingWarning
 
 Every class can be built from its message alone, so that each can be pickled.
 """
@@ -117,6 +119,10 @@ class UnusedInputWarning(UserWarning):
     """The run was given an input that no node takes."""
 
 
+class PollingWarning(UserWarning):
+    """The broker has no ``FlowMiddleware``: results are polled, and nothing reaches its workers."""
+
+
 class NodeError(TaskiqFlowError):
     """What kept one node from giving its result. ``task_name``: the node."""
 
@@ -130,9 +136,9 @@ class OutputShapeError(NodeError):
 
 
 class SerializationError(NodeError):
-    """A value that the broker's formatter and serializer cannot carry to a node.
+    """A value that cannot be carried to a node, or a result that cannot be stored.
 
-    ``key``: the key it came under; ``value_type``: its type.
+    ``key``: the key it came under; ``value_type``: its type. Both are ``None`` for a result.
     """
 
     def __init__(
@@ -146,6 +152,10 @@ class SerializationError(NodeError):
         super().__init__(message, task_name=task_name)
         self.key = key
         self.value_type = value_type
+
+
+class ResultUnavailableError(NodeError):
+    """A task has ended, and its result could not be stored or is not stored any more."""
 
 
 class TaskLostError(NodeError):

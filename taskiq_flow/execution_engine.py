@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from taskiq import AsyncBroker
 from taskiq.utils import maybe_awaitable
 
-from taskiq_flow.completion import check_readable
+from taskiq_flow.completion import check_readable, link_to
+from taskiq_flow.completion.notice import ALWAYS
+from taskiq_flow.completion.worker import BEAT
 from taskiq_flow.dataflow.dag import DAG, Plan
 from taskiq_flow.dispatch import Dispatcher
 from taskiq_flow.errors import InputConflictError, MissingInputError, UnusedInputWarning
@@ -18,6 +21,12 @@ from taskiq_flow.events import Listener, NodeFailure, NodeSkipped
 from taskiq_flow.run import OnError, Run, Work, new_run_id
 
 StepCallback = Callable[[str, Any], Awaitable[None] | None]
+
+PassBy = Literal["value", "reference"] | int
+"""How results reach later nodes; a number of bytes is where ``"value"`` ends."""
+
+SHORTEST_LOST_AFTER = 2 * BEAT
+"""Seconds; a task that is running has been reported once by then."""
 
 
 class ExecutionEngine:
@@ -32,8 +41,16 @@ class ExecutionEngine:
     ``"continue"`` runs whatever does not depend on a failure, then raises ``RunFailedError``;
     ``"collect"`` never raises for a node and gives ``NodeFailure`` and ``NodeSkipped`` as values.
 
+    On a broker with workers elsewhere, ``lost_after`` is for how many seconds a task of which
+    nothing is heard counts as alive; then it fails with ``TaskLostError``. One that its worker
+    reports as running, or that still stands in the broker's queue, is not lost, however long it
+    takes.
+    ``pass_by="reference"`` leaves what nodes return in the result backend: the stream gives a
+    ``ResultHandle``, and later nodes are sent a reference in place of the value. A number of bytes
+    does so for results above that size; ``"value"`` for none.
+
     An engine may be used for any number of runs, also at the same time. Raises ``ValueError`` for
-    a ``max_parallel`` or ``on_error`` that is none.
+    an argument that cannot be.
     """
 
     def __init__(
@@ -45,6 +62,8 @@ class ExecutionEngine:
         *,
         on_error: OnError = "raise",
         listeners: Iterable[Listener] = (),
+        pass_by: PassBy = "value",
+        lost_after: float = 60.0,
     ) -> None:
         if max_parallel is not None and (
             isinstance(max_parallel, bool) or not isinstance(max_parallel, int) or max_parallel < 1
@@ -55,8 +74,15 @@ class ExecutionEngine:
             )
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error is {on_error!r}; give one of {get_args(OnError)}")
+        if not (math.isfinite(lost_after) and lost_after >= SHORTEST_LOST_AFTER):
+            raise ValueError(
+                f"lost_after is {lost_after!r}; give a number of seconds from "
+                f"{SHORTEST_LOST_AFTER:g} on, as workers report every {BEAT:g} s"
+            )
         self._broker = broker
         self._dag = dag
+        self._limit = _limit(pass_by)
+        self._lost_after = lost_after
         self._max_parallel = max_parallel
         self._on_step_complete = on_step_complete
         self._on_error: OnError = on_error
@@ -84,15 +110,17 @@ class ExecutionEngine:
         task while a read is pending, use ``cancel()``: Python lets no generator be closed then.
         """
         work = self._work(inputs, outputs)
-        dispatcher = Dispatcher(self._broker)
         check_readable(self._broker)
+        run_id = new_run_id() if run_id is None else run_id
+        link = await link_to(self._broker, run_id, lost_after=self._lost_after, limit=self._limit)
+        dispatcher = Dispatcher(self._broker, link.labels, link.outages)
         for node in work.nodes:
             dispatcher.address(node)
         run = Run(
-            self._broker,
             work,
             dispatcher,
-            run_id=new_run_id() if run_id is None else run_id,
+            link.completions,
+            run_id=run_id,
             max_parallel=self._max_parallel,
             on_error=self._on_error,
             listeners=self._listeners,
@@ -160,6 +188,19 @@ class ExecutionEngine:
             priority={} if self._max_parallel is None else plan.remaining_path(),
             inputs=values,
         )
+
+
+def _limit(pass_by: PassBy) -> int | None:
+    """The bytes above which results are passed by reference."""
+    if pass_by == "value":
+        return None
+    if pass_by == "reference":
+        return ALWAYS
+    if isinstance(pass_by, bool) or not isinstance(pass_by, int) or pass_by < 0:
+        raise ValueError(
+            f"pass_by is {pass_by!r}; give 'value', 'reference' or a number of bytes, 0 or more"
+        )
+    return pass_by
 
 
 def _check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 from aiostream import streamcontext
-from taskiq import AsyncBroker, TaskiqResult
+from taskiq import TaskiqResult
 
-from taskiq_flow.completion import completions_of
-from taskiq_flow.completion.protocol import failed
+from taskiq_flow.completion.protocol import Completions, Observer, failed
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.dispatch import Dispatcher, RunnableNode
 from taskiq_flow.errors import RunCancelledError, TaskLostError
@@ -78,9 +77,9 @@ class Run(Generic[N]):
 
     def __init__(
         self,
-        broker: AsyncBroker,
         work: Work[N],
         dispatcher: Dispatcher,
+        completions: Callable[[Observer[N]], Completions[N]],
         *,
         run_id: str,
         max_parallel: int | None,
@@ -107,7 +106,7 @@ class Run(Generic[N]):
             work.nodes, work.predecessors, work.successors, work.priority, max_parallel
         )
         self._senders = Senders(self._ready, self._send)
-        self._completions = completions_of(broker, self, run_id)
+        self._completions = completions(self)
         self._listeners = Listeners(listeners)
         self._listened_to = bool(self._listeners)
 
@@ -172,7 +171,7 @@ class Run(Generic[N]):
             self._tell(NodeStarted(self.run_id, self._loop.time(), node.task_name, task_id))
         address = self._dispatcher.address(node)
         args, kwargs = node.arguments(self._record.values)
-        self._completions.expect(task_id, node, address.return_type)
+        self._completions.expect(task_id, node, address.return_type, address.queue)
         try:
             await self._dispatcher.send(node, address, task_id, args, kwargs)
         except (Exception, asyncio.CancelledError) as error:

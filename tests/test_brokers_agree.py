@@ -13,6 +13,9 @@ from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, NodeFailure, NodeSkipp
 from tests.local_broker import LocalBroker
 
 
+pytestmark = pytest.mark.filterwarnings("ignore::taskiq_flow.PollingWarning")
+
+
 @pytest.fixture(params=["embedded", "queued"])
 async def any_broker(request: pytest.FixtureRequest) -> AsyncIterator[AsyncBroker]:
     if request.param == "embedded":

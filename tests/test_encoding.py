@@ -87,7 +87,7 @@ def address() -> Address:
     @InMemoryBroker().task(task_name="work", priority=3, flag=True, blob=b"x")
     def work() -> None: ...
 
-    return Address.of(work)
+    return Address.of(work, {})
 
 
 def outcome(encode: Callable[[], BrokerMessage]) -> object:

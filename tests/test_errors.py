@@ -44,9 +44,11 @@ ATTRIBUTES: list[tuple[type[Exception], dict[str, Any]]] = [
     (errors.MissingInputError, {"keys": ["x", "y"]}),
     (errors.InputConflictError, {"keys": ["x"]}),
     (errors.UnusedInputWarning, {}),
+    (errors.PollingWarning, {}),
     (errors.NodeError, {"task_name": "a"}),
     (errors.OutputShapeError, {"task_name": "a"}),
     (errors.SerializationError, {"task_name": "a", "key": "x", "value_type": set}),
+    (errors.ResultUnavailableError, {"task_name": "a"}),
     (errors.TaskLostError, {"task_name": "a"}),
     (errors.RunError, {"results": {"x": 1}, "failures": {}, "skipped": ["b"]}),
     (
@@ -78,11 +80,11 @@ def test_every_class_of_the_tree_is_tested_here() -> None:
     assert [kind for kind, _ in ATTRIBUTES] == list(CLASSES.values())
 
 
-def test_everything_but_the_warning_is_a_taskiq_flow_error() -> None:
+def test_everything_but_the_warnings_is_a_taskiq_flow_error() -> None:
     others = {
         name for name, kind in CLASSES.items() if not issubclass(kind, errors.TaskiqFlowError)
     }
-    assert others == {"UnusedInputWarning"}
+    assert others == {"UnusedInputWarning", "PollingWarning"}
     assert issubclass(errors.UnusedInputWarning, UserWarning)
 
 

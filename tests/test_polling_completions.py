@@ -16,9 +16,12 @@ from taskiq_flow import (
     NodeFailedError,
     RunCancelledError,
 )
-from taskiq_flow.completion import polling
+from taskiq_flow.completion import polling, reading
 from tests.local_broker import LocalBroker, Store
 from tests.virtual_clock import run_virtually
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::taskiq_flow.PollingWarning")
 
 
 class Point(BaseModel):
@@ -121,7 +124,7 @@ def test_a_result_backend_that_never_answers_ends_the_node() -> None:
         assert isinstance(caught.value.__cause__, ConnectionError)
         return asyncio.get_running_loop().time()
 
-    assert run_virtually(main()) == pytest.approx(polling.BACKEND_PATIENCE, abs=1.0)
+    assert run_virtually(main()) == pytest.approx(reading.BACKEND_PATIENCE, abs=1.0)
 
 
 class Unknown:
@@ -164,7 +167,7 @@ def test_a_question_that_is_never_answered_holds_no_other_back_for_long() -> Non
                     return asyncio.get_running_loop().time()
         raise AssertionError
 
-    assert run_virtually(main()) <= 3 * polling.LONGEST_ANSWER
+    assert run_virtually(main()) <= 3 * reading.LONGEST_ANSWER
 
 
 async def test_a_backend_that_raises_a_cancellation_is_asked_again(remote: LocalBroker) -> None:

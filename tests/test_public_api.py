@@ -15,6 +15,7 @@ from taskiq_flow import (
     DAGNode,
     DataflowRegistry,
     ExecutionEngine,
+    FlowMiddleware,
     MapReduce,
     MapReduceResult,
 )
@@ -30,6 +31,7 @@ NAMES = [
     "DuplicateOutputError",
     "Event",
     "ExecutionEngine",
+    "FlowMiddleware",
     "FlowTask",
     "GraphError",
     "InputConflictError",
@@ -48,6 +50,9 @@ NAMES = [
     "NodeSkipped",
     "NodeStarted",
     "OutputShapeError",
+    "PollingWarning",
+    "ResultHandle",
+    "ResultUnavailableError",
     "RunCancelledError",
     "RunError",
     "RunFailedError",
@@ -107,8 +112,10 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (DAG().get_node, "name"),
     (
         ExecutionEngine,
-        "broker, dag, max_parallel=None, on_step_complete=None, *, on_error='raise', listeners=()",
+        "broker, dag, max_parallel=None, on_step_complete=None, *, on_error='raise', listeners=(), "
+        "pass_by='value', lost_after=60.0",
     ),
+    (FlowMiddleware, "url=None, *, inline_limit=65536"),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute, RUN),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute_async, RUN),
     (ExecutionEngine(InMemoryBroker(), DAG()).cancel, ""),
@@ -128,8 +135,6 @@ NOT_YET = {
 """Promised for later: silently taking one of them would be a promise that is not kept."""
 
 ENGINE_NOT_YET = {
-    "pass_by": "value",
-    "lost_after": 60.0,
     "retry": None,
     "timeout": None,
     "run_timeout": None,

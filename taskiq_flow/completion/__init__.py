@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from taskiq import AsyncBroker, InMemoryBroker
 from taskiq.result_backends.dummy import DummyResultBackend
 
 from taskiq_flow.completion.in_memory import InMemoryCompletions
+from taskiq_flow.completion.middleware import FlowMiddleware, outages_of
+from taskiq_flow.completion.notice import LABEL, ReplyTo
 from taskiq_flow.completion.polling import PollingCompletions
 from taskiq_flow.completion.protocol import Completions, Observer
-from taskiq_flow.errors import ConfigurationError
+from taskiq_flow.completion.pushed import PushedCompletions
+from taskiq_flow.errors import ConfigurationError, PollingWarning
+from taskiq_flow.outages import Outages
 
-__all__ = ["Completions", "Observer", "check_readable", "completions_of"]
+__all__ = ["Completions", "FlowMiddleware", "Link", "Observer", "check_readable", "link_to"]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What connects a run with those who execute its tasks.
+
+    ``completions``: makes the run's, given the run. ``labels``: what its messages carry for the
+    workers. ``outages``: how the broker says that its server is away.
+    """
+
+    completions: Callable[[Observer[Any]], Completions[Any]]
+    labels: Mapping[str, str]
+    outages: Outages
 
 
 def check_readable(broker: AsyncBroker) -> None:
@@ -26,11 +46,47 @@ def check_readable(broker: AsyncBroker) -> None:
         )
 
 
-def completions_of(broker: AsyncBroker, observer: Observer[Any], run_id: str) -> Completions[Any]:
-    """What brings a run on this broker its completions. Called on the run's event loop.
+async def link_to(
+    broker: AsyncBroker, run_id: str, *, lost_after: float, limit: int | None
+) -> Link:
+    """Connect a run with its broker. Called on the run's event loop, before anything is sent.
 
-    Raises ``ConfigurationError`` if another run has the id, where that can be known.
+    ``lost_after``: seconds of silence after which a task is lost; ``limit``: bytes above which
+    results are passed by reference. Raises ``ConfigurationError`` for what cannot be had there.
     """
     if isinstance(broker, InMemoryBroker):
-        return InMemoryCompletions(broker, observer, run_id)
-    return PollingCompletions(broker, observer)
+        return Link(lambda run: InMemoryCompletions(broker, run, run_id, limit), {}, ())
+    outages = outages_of(broker)
+    pushing = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
+    if not pushing:
+        _tell_what_polling_lacks(broker, limit)
+        return Link(lambda run: PollingCompletions(broker, run), {}, outages)
+    if limit is not None and not getattr(broker.result_backend, "keep_results", True):
+        raise ConfigurationError(
+            "results can be passed by reference only if they stay where they are: give the result "
+            "backend keep_results=True, or the engine pass_by='value'"
+        )
+    inbox = await pushing[0].inbox()
+    label = ReplyTo(inbox.channel, inbox.key, run_id, limit).label()
+    return Link(
+        lambda run: PushedCompletions(inbox, run, run_id, lost_after=lost_after, limit=limit),
+        {LABEL: label},
+        outages,
+    )
+
+
+def _tell_what_polling_lacks(broker: AsyncBroker, limit: int | None) -> None:
+    name = type(broker).__name__
+    if limit is not None:
+        raise ConfigurationError(
+            f"{name} has no FlowMiddleware, without which workers cannot put values in the places "
+            "of references; add one with broker.with_middlewares(FlowMiddleware()), here and "
+            "where its workers run"
+        )
+    warnings.warn(
+        f"{name} has no FlowMiddleware: results are polled, cancellation does not reach its "
+        "workers, and lost tasks are not noticed; add one with "
+        "broker.with_middlewares(FlowMiddleware()), here and where its workers run",
+        PollingWarning,
+        stacklevel=3,  # the line that reads the stream
+    )

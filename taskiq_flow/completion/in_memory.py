@@ -20,7 +20,10 @@ from taskiq import (
 )
 
 from taskiq_flow.completion.protocol import Observer, failed
+from taskiq_flow.completion.referring import is_referred_to
 from taskiq_flow.errors import ConfigurationError, TaskLostError
+from taskiq_flow.results import Reference, ResultHandle
+from taskiq_flow.values import copied
 from taskiq_flow.waiting import until_ended
 
 SWEEP_INTERVAL = 1.0
@@ -137,7 +140,9 @@ class InMemoryHooks(TaskiqMiddleware):
 class InMemoryCompletions:
     """The completions of one run on an ``InMemoryBroker``."""
 
-    def __init__(self, broker: AsyncBroker, observer: Observer[Any], run_id: str) -> None:
+    def __init__(
+        self, broker: AsyncBroker, observer: Observer[Any], run_id: str, limit: int | None = None
+    ) -> None:
         hooks = InMemoryHooks.of(broker)
         if run_id in hooks.run_ids:
             raise ConfigurationError(
@@ -148,13 +153,13 @@ class InMemoryCompletions:
         self._begins_at_once = type(broker).kick is InMemoryBroker.kick
         self._run_ids = hooks.run_ids
         self._run_id = run_id
-        self._observer = observer
+        self._observer = observer if limit is None else _Referring(observer, limit)
         self._executions = hooks.executions
         self._expected: dict[str, Execution] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._arm()
 
-    def expect(self, task_id: str, node: Any, return_type: Any) -> None:
+    def expect(self, task_id: str, node: Any, return_type: Any, queue: str | None) -> None:
         """Watch for a task. Its result is taken as it is, whatever it is annotated with."""
         execution = Execution(node, self._observer, self._expected)
         self._executions[task_id] = self._expected[task_id] = execution
@@ -224,6 +229,30 @@ class InMemoryCompletions:
             f"task {task_id!r} was taken by the broker and never began: its message could not be "
             "read back, or it was cancelled first; see the log of 'taskiq'"
         )
+
+
+class _Referring:
+    """An observer that is given handles for results above a limit on their size.
+
+    There is no result backend here that keeps them: a handle holds its result itself.
+    """
+
+    def __init__(self, observer: Observer[Any], limit: int) -> None:
+        self.is_being_sent = observer.is_being_sent
+        self.retried = observer.retried
+        self._settle = observer.settle
+        self._limit = limit
+
+    def settle(self, node: Any, task_id: str, result: TaskiqResult[Any]) -> None:
+        if is_referred_to(result, self._limit):
+            value = result.return_value
+
+            async def read() -> Any:
+                return copied(value)
+
+            handle = ResultHandle(Reference(task_id), read)
+            result = result.model_copy(update={"return_value": handle})
+        self._settle(node, task_id, result)
 
 
 def _ended_with(worker: asyncio.Task[Any] | None, task_id: str) -> BaseException | None:

@@ -26,8 +26,11 @@ class Observer(Protocol[N]):
 class Completions(Protocol[N]):
     """The completions of one run's tasks."""
 
-    def expect(self, task_id: str, node: N, return_type: Any) -> None:
-        """Watch for a node's task, which is about to be sent and returns ``return_type``."""
+    def expect(self, task_id: str, node: N, return_type: Any, queue: str | None) -> None:
+        """Watch for a node's task, which is about to be sent and returns ``return_type``.
+
+        ``queue``: where it is sent to, ``None`` for the broker's own.
+        """
 
     def forget(self, task_id: str) -> bool:
         """Stop watching for a task that could not be sent; whether it had not settled yet."""

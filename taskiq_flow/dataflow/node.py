@@ -12,7 +12,8 @@ from typing import Any
 from taskiq import AsyncTaskiqDecoratedTask
 
 from taskiq_flow.dataflow.binding import Binding, Inputs, Task, bind, original_function
-from taskiq_flow.errors import GraphError, OutputShapeError
+from taskiq_flow.errors import GraphError
+from taskiq_flow.results import ResultHandle, split_outputs
 
 # taskiq renames every function that it decorates, once more at each registration.
 _RENAMED = "__taskiq_original"
@@ -124,27 +125,10 @@ class DAGNode:
             values[self.task_name] = result
         elif len(keys) == 1:
             values[keys[0]] = result
+        elif isinstance(result, ResultHandle):
+            values.update(result.split(self.task_name, keys))
         else:
-            values.update(self._split(result, keys))
-
-    def _split(self, result: Any, keys: tuple[str, ...]) -> dict[str, Any]:
-        if isinstance(result, Mapping):
-            missing = [key for key in keys if key not in result]
-            if not missing:
-                return {key: result[key] for key in keys}
-            problem = f"a mapping without {', '.join(map(repr, missing))}"
-        elif isinstance(result, (tuple, list)):
-            if len(result) == len(keys):
-                return dict(zip(keys, result, strict=True))
-            problem = f"a {type(result).__name__} of {len(result)}"
-        else:
-            problem = f"a {type(result).__name__}"
-        raise OutputShapeError(
-            f"node {self.task_name!r} declares {len(keys)} outputs ({', '.join(keys)}) and "
-            f"returned {problem}; return a tuple or list of {len(keys)}, or a mapping with "
-            "these keys",
-            task_name=self.task_name,
-        )
+            values.update(split_outputs(self.task_name, keys, result))
 
     def __repr__(self) -> str:
         # Not what the task's signature says: that may be an error, which a repr does not raise.

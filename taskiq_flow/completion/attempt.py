@@ -1,0 +1,125 @@
+"""One execution of a task on a worker, and the wrapper around its function that can stop it.
+
+taskiq has no way to pass over a task: a middleware that raises leaves the message unacknowledged.
+What the task's own function raises is an ordinary outcome, so that is where a task is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from taskiq import NoResultError, TaskiqMessage
+
+from taskiq_flow.completion.notice import ReplyTo
+
+REFUSAL = "taskiq_flow_refusal"
+"""The keyword argument with the exception that a task is to raise instead of running.
+
+An argument, as it has to reach functions in threads and in other processes as well.
+"""
+
+REQUEUE_COUNT = "X-Taskiq-requeue"
+"""The label in which taskiq's ``Context.requeue`` counts."""
+
+
+class RevokedError(NoResultError):
+    """The task's run is over.
+
+    taskiq acknowledges its message and saves nothing, and retry middlewares leave it alone.
+    """
+
+    __template__ = "the run of this task is over"
+
+    def __reduce__(self) -> tuple[type[RevokedError], tuple[()]]:
+        return type(self), ()
+
+
+class Attempt:
+    """One execution of an engine's task. Made in the asyncio task that executes it."""
+
+    def __init__(self, message: TaskiqMessage, reply_to: ReplyTo) -> None:
+        self.task_id = message.task_id
+        self.reply_to = reply_to
+        self.args, self.kwargs = message.args, message.kwargs  # as they were sent
+        self.requeues = message.labels.get(REQUEUE_COUNT)
+        self.is_revoked = False
+        self.is_superseded = False  # the task was sent again: this is not its outcome
+        self.is_reported = False
+        self.raised: BaseException | None = None
+        self._running: asyncio.Task[Any] | None = None  # within the task's function
+
+    @property
+    def node_name(self) -> str:
+        """The name of the task's node, as the task's id has it."""
+        return self.task_id.removeprefix(f"{self.reply_to.run_id}:").rpartition(":")[0]
+
+    def revoke(self) -> None:
+        """Cancel it if it runs, once, and keep it from running if it does not yet."""
+        if not self.is_revoked and self._running is not None:
+            self._running.cancel()
+        self.is_revoked = True
+
+    async def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the task's function, within reach of ``revoke``."""
+        self.check()
+        self._running = asyncio.current_task()
+        try:
+            return await function(*args, **kwargs)
+        except asyncio.CancelledError:
+            if self.is_revoked and self._running is not None:
+                self._running.uncancel()
+                raise RevokedError from None
+            raise
+        finally:
+            self._running = None
+
+    def check(self) -> None:
+        """Raise ``RevokedError`` for a task that is not to run any more."""
+        if self.is_revoked:
+            raise RevokedError
+
+
+current: ContextVar[Attempt | None] = ContextVar("current", default=None)
+"""The attempt that the running task is about, in the worker's asyncio task and its threads."""
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A task's function, wrapped so that the task can be refused and revoked."""
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            _refuse(kwargs)
+            attempt = current.get()
+            if attempt is None:
+                return await function(*args, **kwargs)
+            return await attempt.run(function, *args, **kwargs)
+
+        return call
+    return _Guarded(function)
+
+
+class _Guarded:
+    """A sync function; an object, so that it can be sent to another process."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        _refuse(kwargs)
+        attempt = current.get()
+        if attempt is not None:
+            attempt.check()
+        function: Callable[..., Any] = vars(self)["__wrapped__"]
+        return function(*args, **kwargs)
+
+
+def _refuse(kwargs: dict[str, Any]) -> None:
+    refusal: BaseException | None = kwargs.pop(REFUSAL, None)
+    if refusal is not None:
+        raise refusal

@@ -1,0 +1,354 @@
+"""What workers tell this process about the tasks of its runs.
+
+One subscription serves all runs on a broker. A notice is a hint: behind it stands one loop that
+asks the result backend for the tasks of which nothing was heard, and gives up those that are lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+import secrets
+from collections.abc import Iterable
+from typing import Any
+
+from taskiq import AsyncBroker, TaskiqResult
+
+from taskiq_flow.completion.notice import Kind, Notice
+from taskiq_flow.completion.notifier import Backlog, Notifier
+from taskiq_flow.completion.protocol import Observer, failed
+from taskiq_flow.completion.reading import ASKED_AT_ONCE, ResultReader, parsed
+from taskiq_flow.completion.referring import handle_of, is_referred_to
+from taskiq_flow.errors import NodeError, ResultUnavailableError, TaskLostError
+from taskiq_flow.outages import PATIENCE, growing_pauses
+from taskiq_flow.results import ResultHandle
+from taskiq_flow.waiting import until_ended
+
+logger = logging.getLogger("taskiq_flow")
+
+LOOK_INTERVAL = 0.5
+"""Seconds between two looks at the tasks in flight, while notices can be relied on."""
+
+SHORTEST_INTERVAL = 0.005
+"""Seconds between two looks while they find results of which no notice told."""
+
+SILENCE = 1.0
+"""Seconds of silence after which a task's result is asked for."""
+
+ASKED_PER_LOOK = 128
+"""Silent tasks that are asked for in one look, those sent first before the others."""
+
+SAVED_GRACE = 2.0
+"""Seconds within which a result has to be readable of which its worker says that it is saved."""
+
+LATE_LOOK = 5.0
+"""Seconds without a look after which this process itself counts as having been away."""
+
+GRACE = 1.0
+"""Seconds that the inbox's tasks are given to end when they are cancelled."""
+
+
+class Watch:
+    """One task in flight, and the last that was heard of it."""
+
+    __slots__ = (
+        "asked_at",
+        "expected",
+        "heard_at",
+        "is_alive_at",
+        "is_begun",
+        "is_queued",
+        "limit",
+        "lost_after",
+        "mark",
+        "node",
+        "number",
+        "observer",
+        "queue",
+        "return_type",
+        "taken_at",
+    )
+
+    def __init__(
+        self,
+        node: Any,
+        observer: Observer[Any],
+        expected: set[str],
+        return_type: Any,
+        queue: str | None,
+        *,
+        lost_after: float,
+        limit: int | None,
+    ) -> None:
+        self.node = node
+        self.observer = observer
+        self.expected = expected  # where it stands among its run's own
+        self.return_type = return_type
+        self.queue = queue
+        self.lost_after = lost_after
+        self.limit = limit
+
+    def enqueue(self, number: int, now: float) -> None:
+        """It was sent, behind all of lower number."""
+        self.number = number
+        self.heard_at = self.is_alive_at = self.asked_at = now
+        self.is_begun = False  # as far as was heard
+        self.is_queued = False  # as far as is known
+        self.mark: Any = None  # the newest message in the queue, at some time after it was sent
+        self.taken_at = -math.inf  # when it was seen that a worker had taken it from there
+
+
+class Inbox:
+    """The engine's end of a ``FlowMiddleware``, on one event loop."""
+
+    def __init__(self, broker: AsyncBroker, notifier: Notifier, backlog: Backlog | None) -> None:
+        self.channel = f"taskiq_flow.{secrets.token_hex(8)}"
+        self.key = secrets.token_bytes(16)
+        self.run_ids: set[str] = set()
+        self.notifier = notifier
+        self._broker = broker
+        self._backlog = backlog
+        self._reader = ResultReader(broker.result_backend)
+        self._reading_at_once = asyncio.Semaphore(ASKED_AT_ONCE)
+        self._watched: dict[str, Watch] = {}  # in the order in which they were sent
+        self._is_watching = asyncio.Event()
+        self._numbers = itertools.count()
+        self._earliest_sign: float = math.inf  # lowest number heard of since the last look
+        self._silence = SILENCE
+        self._interval = LOOK_INTERVAL
+        self._loop = asyncio.get_running_loop()
+        self._last_look = self._loop.time()
+        self._deaf_since: float | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._readings: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Begin to listen. Raises what the notifier does if it cannot."""
+        await self.notifier.open()
+        await self.notifier.subscribe(self.channel, self._hear)
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def aclose(self) -> None:
+        """Stop listening; tasks that are still watched are not heard of any more."""
+        self._reader.end()
+        tasks = [*self._readings, *([] if self._keeper is None else [self._keeper])]
+        for task in tasks:
+            task.cancel()
+        await until_ended(tasks, GRACE)
+        await self.notifier.aclose()
+
+    def watch(self, task_id: str, watch: Watch) -> None:
+        """Wait for a task that is about to be sent."""
+        watch.enqueue(next(self._numbers), self._loop.time())
+        watch.expected.add(task_id)
+        self._watched[task_id] = watch
+        self._is_watching.set()
+
+    def forget(self, task_id: str) -> bool:
+        """Wait for a task no longer; whether it was still waited for."""
+        self._reader.forget(task_id)
+        watch = self._watched.pop(task_id, None)
+        if watch is not None:
+            watch.expected.discard(task_id)
+        return watch is not None
+
+    # What is heard
+
+    def _hear(self, data: bytes) -> None:
+        """Take in a notice. Whatever may be wrong with it, the next one will be heard."""
+        try:
+            notice = Notice.opened(data, self.key)
+            if notice is None:
+                logger.warning("a notice on %s is not sealed with its key; ignored", self.channel)
+                return
+            self._silence = SILENCE
+            self._take_in(notice)
+        except Exception:
+            logger.exception("a notice on %s could not be taken in", self.channel)
+
+    def _take_in(self, notice: Notice) -> None:
+        if notice.kind is Kind.RUNNING:
+            for task_id in notice.running_ids():
+                self._note_running(task_id)
+            return
+        task_id = notice.task_id
+        watch = self._watched.get(task_id)
+        if watch is None:  # come twice, or too late
+            return
+        if notice.kind is Kind.RESULT:
+            self._settle(task_id, TaskiqResult.model_validate_json(notice.body))
+        elif notice.kind is Kind.REFERENCE:
+            handle = handle_of(self._broker.result_backend, task_id, watch.return_type)
+            self._settle(
+                task_id, TaskiqResult(is_err=False, return_value=handle, execution_time=0.0)
+            )
+        elif notice.kind is Kind.SAVED:
+            watch.heard_at = watch.is_alive_at = self._loop.time()
+            reading = self._loop.create_task(self._read(task_id))
+            self._readings.add(reading)
+            reading.add_done_callback(self._readings.discard)
+        else:
+            self._watched[task_id] = self._watched.pop(task_id)  # it is the last that was sent now
+            watch.enqueue(next(self._numbers), self._loop.time())
+            watch.observer.retried(watch.node, task_id)
+
+    def _note_running(self, task_id: str) -> None:
+        watch = self._watched.get(task_id)
+        if watch is not None:
+            watch.is_begun = True
+            watch.heard_at = watch.is_alive_at = self._loop.time()
+            self._earliest_sign = min(self._earliest_sign, watch.number)
+
+    def _settle(self, task_id: str, result: TaskiqResult[Any]) -> None:
+        watch = self._watched[task_id]
+        self.forget(task_id)
+        self._earliest_sign = min(self._earliest_sign, watch.number)
+        if isinstance(result.error, NodeError) and not result.error.task_name:
+            result.error.task_name = watch.node.task_name  # only its message has travelled
+        if not isinstance(result.return_value, ResultHandle):
+            result = parsed(result, watch.return_type)
+        watch.observer.settle(watch.node, task_id, result)
+
+    # What is read
+
+    async def _read(self, task_id: str) -> None:
+        """Read a result that is saved, as its worker says."""
+        saved_at = self._loop.time()
+        for pause in growing_pauses():
+            async with self._reading_at_once:
+                _, result = await self._reader.ask(task_id)
+            if task_id not in self._watched:
+                return
+            gone = self._loop.time() - saved_at > SAVED_GRACE
+            if result is None and gone and not self._reader.has_no_answer(task_id):
+                result = failed(_gone(task_id))
+            if result is not None:
+                self._settle_read(task_id, result)
+                return
+            await asyncio.sleep(pause)
+
+    def _settle_read(self, task_id: str, result: TaskiqResult[Any]) -> None:
+        watch = self._watched[task_id]
+        if is_referred_to(result, watch.limit):
+            result.return_value = handle_of(self._broker.result_backend, task_id, watch.return_type)
+        self._settle(task_id, result)
+
+    # The safety net
+
+    async def _keep(self) -> None:
+        """Look after the tasks in flight, for as long as there are any."""
+        while True:
+            if not self._watched:
+                self._is_watching.clear()
+                await self._is_watching.wait()
+                self._last_look = self._loop.time()
+            await asyncio.sleep(self._interval)
+            try:
+                found = await self._ask_for_silent()
+                self._silence = SHORTEST_INTERVAL if found else self._silence
+                self._interval = (
+                    SHORTEST_INTERVAL if found else min(self._interval * 1.5, LOOK_INTERVAL)
+                )
+                await self._give_up_lost()
+            except Exception:  # not foreseen; without this loop a run may wait for ever
+                logger.exception("a look at the tasks in flight failed")
+                self._interval = LOOK_INTERVAL
+
+    async def _ask_for_silent(self) -> bool:
+        """Ask for tasks of which nothing was heard; whether a result was found that way."""
+        now = self._loop.time()
+        silent = itertools.islice(self._silent_since(now - self._silence), ASKED_PER_LOOK)
+        asked = list(silent)
+        for task_id in asked:
+            self._watched[task_id].asked_at = now
+        found = False
+        if asked:
+            async with self._reader.answers(asked) as answers:
+                async for task_id, result in answers:
+                    if result is not None and task_id in self._watched:
+                        found = True
+                        self._settle_read(task_id, result)
+        return found
+
+    def _silent_since(self, moment: float) -> Iterable[str]:
+        for task_id, watch in self._watched.items():
+            if watch.heard_at < moment and watch.asked_at < moment:
+                yield task_id
+
+    async def _give_up_lost(self) -> None:
+        """Settle the tasks that nobody will ever tell of."""
+        now = self._loop.time()
+        away = self._was_away(now)
+        suspects: dict[str, Watch] = {}
+        for task_id, watch in self._watched.items():
+            # Workers are busy with what was sent before it, or this process could not hear them.
+            waits_its_turn = not watch.is_begun and watch.number > self._earliest_sign
+            if away or waits_its_turn:
+                watch.is_alive_at = now
+            elif now - watch.is_alive_at > watch.lost_after / 2:
+                suspects[task_id] = watch
+        self._earliest_sign = math.inf
+        await self._locate([watch for watch in suspects.values() if not watch.is_begun], now)
+        for task_id, watch in suspects.items():
+            is_there = self._watched.get(task_id) is watch
+            if is_there and not watch.is_queued and self._is_lost(watch, now):
+                self._settle(task_id, failed(_lost(task_id, watch)))
+
+    def _was_away(self, now: float) -> bool:
+        late = now - self._last_look > LATE_LOOK
+        self._last_look = now
+        if self.notifier.is_listening:
+            self._deaf_since = None
+            return late
+        if self._deaf_since is None:
+            self._deaf_since = now
+        return now - self._deaf_since < PATIENCE
+
+    async def _locate(self, watches: list[Watch], now: float) -> None:
+        """Find out which tasks still stand in the broker's queue: no worker can tell of them."""
+        if self._backlog is None:
+            return
+        for queue in {watch.queue for watch in watches if watch.taken_at == -math.inf}:
+            try:
+                newest, taken = await self._backlog.position(queue)
+            except Exception as error:  # the broker is away; whatever its client makes of that
+                logger.debug("the backlog of %r cannot be seen: %r", queue, error)
+                newest = taken = None
+            for watch in watches:
+                if watch.queue != queue or watch.taken_at != -math.inf:
+                    continue
+                if newest is None:
+                    watch.is_queued = now - watch.is_alive_at < watch.lost_after + PATIENCE
+                    continue
+                if watch.mark is None:
+                    watch.mark = newest
+                watch.is_queued = taken < watch.mark
+                if not watch.is_queued:
+                    watch.taken_at = now
+
+    @staticmethod
+    def _is_lost(watch: Watch, now: float) -> bool:
+        silent = now - watch.is_alive_at > watch.lost_after
+        return silent and now - watch.taken_at > watch.lost_after / 2
+
+
+def _gone(task_id: str) -> ResultUnavailableError:
+    return ResultUnavailableError(
+        f"task {task_id!r} has ended, and its result is not in the result backend any more: it "
+        "has expired or was deleted; keep results for longer than a run takes"
+    )
+
+
+def _lost(task_id: str, watch: Watch) -> TaskLostError:
+    what = (
+        "its worker has stopped reporting it, and may have been killed"
+        if watch.is_begun
+        else "no worker has reported it: its message was lost, the workers do not know the task, "
+        "its worker was killed, or the workers have no FlowMiddleware"
+    )
+    return TaskLostError(
+        f"nothing was heard of task {task_id!r} for {watch.lost_after:g} s: {what}; "
+        "lost_after= of the engine says how long to wait"
+    )

@@ -1,0 +1,232 @@
+"""The middleware that users add to their broker, on the engine's side and on the workers'."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+from taskiq import AsyncBroker, InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
+
+from taskiq_flow.completion.inbox import Inbox
+from taskiq_flow.completion.notifier import Notifier, System
+from taskiq_flow.completion.worker import Worker
+from taskiq_flow.errors import ConfigurationError
+from taskiq_flow.outages import Outages, ride_out
+
+CONNECT_PATIENCE = 5.0
+"""Seconds for which a server may be away when a run begins."""
+
+_BY_PACKAGE = {"taskiq_redis": "redis", "taskiq_nats": "nats", "taskiq_aio_pika": "rabbitmq"}
+_BY_SCHEME = {
+    "redis": "redis",
+    "rediss": "redis",
+    "unix": "redis",
+    "nats": "nats",
+    "tls": "nats",
+    "amqp": "rabbitmq",
+    "amqps": "rabbitmq",
+}
+
+
+def system_of(thing: object) -> System | None:
+    """The system that a broker or a result backend belongs to, if it is one of those known."""
+    for kind in type(thing).__mro__:
+        name = _BY_PACKAGE.get(kind.__module__.partition(".")[0])
+        if name is not None:
+            return _system(name)
+    return None
+
+
+def outages_of(*things: object) -> Outages:
+    """How brokers and result backends say that their server is away."""
+    systems = [system for system in map(system_of, things) if system is not None]
+    return (OSError, *(kind for system in systems for kind in system.OUTAGES))
+
+
+def _system(name: str) -> System:
+    module: Any = importlib.import_module(f"taskiq_flow.completion.{name}")
+    system: System = module
+    return system
+
+
+class FlowMiddleware(TaskiqMiddleware):
+    """Pushes what becomes of tasks from workers to engines, and cancellation the other way.
+
+    To be added to the broker where engines run and where workers do. ``url``: what carries the
+    notices, ``redis://``, ``nats://`` or ``amqp://``; left out, it is the broker's own server.
+    ``inline_limit``: bytes up to which a result travels with its notice and need not be read from
+    the result backend.
+
+    Raises ``ConfigurationError`` for a URL or a broker of an unknown kind, ``ValueError`` for a
+    limit that is none.
+    """
+
+    def __init__(self, url: str | None = None, *, inline_limit: int = 65536) -> None:
+        super().__init__()
+        if isinstance(inline_limit, bool) or not isinstance(inline_limit, int) or inline_limit < 0:
+            raise ValueError(f"inline_limit is {inline_limit!r}; give a number of bytes, 0 or more")
+        if url is not None and urlsplit(url).scheme not in _BY_SCHEME:
+            raise ConfigurationError(
+                f"FlowMiddleware does not know what {_without_password(url)!r} is; give a URL "
+                f"that begins with one of {', '.join(f'{scheme}://' for scheme in _BY_SCHEME)}"
+            )
+        self._url = url
+        self._inline_limit = inline_limit
+        self._inbox = _OnDemand(self._open_inbox)
+        self._worker = _OnDemand(self._open_worker)
+
+    def set_broker(self, broker: AsyncBroker) -> None:
+        """Take the settings of a broker; taskiq calls this when the middleware is added."""
+        super().set_broker(broker)
+        if self._url is None and system_of(broker) is None and not self.is_embedded:
+            raise ConfigurationError(
+                f"FlowMiddleware cannot tell what carries its notices beside a "
+                f"{type(broker).__name__}; name it, as in FlowMiddleware('redis://localhost')"
+            )
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the broker runs tasks in this process, where nothing has to be carried."""
+        return isinstance(self.broker, InMemoryBroker)
+
+    # taskiq's hooks
+
+    async def startup(self) -> None:
+        """On a worker, begin to listen before the first task comes."""
+        if self.broker.is_worker_process and not self.is_embedded:
+            system = system_of(self.broker)
+            if system is not None:
+                system.steady(self.broker)
+            await self._worker.get()
+
+    async def shutdown(self) -> None:
+        """Disconnect."""
+        await self._inbox.aclose()
+        await self._worker.aclose()
+
+    async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+        """On a worker, notice that a task is tried once more."""
+        worker = self._worker.opened
+        return message if worker is None else await worker.send_again(message)
+
+    async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
+        """On a worker, before a task is executed."""
+        if self.is_embedded:
+            return message
+        worker = self._worker.opened or await self._worker.get()
+        return await worker.begin(message)
+
+    def on_error(
+        self, message: TaskiqMessage, result: TaskiqResult[Any], exception: BaseException
+    ) -> None:
+        """On a worker, when a task has raised."""
+        if (worker := self._worker.opened) is not None:
+            worker.note_error(message, exception)
+
+    async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        """On a worker, after a task was executed."""
+        if (worker := self._worker.opened) is not None:
+            await worker.end(message, result)
+
+    # The two sides, each opened when it is first needed
+
+    async def inbox(self) -> Inbox:
+        """What engines of this process hear.
+
+        Raises ``ConfigurationError`` if the server cannot be reached, or the broker was not
+        started.
+        """
+        return self._inbox.opened or await self._inbox.get()
+
+    async def _open_inbox(self) -> Inbox:
+        broker = self.broker
+        system = system_of(broker)
+        if system is not None and not system.is_started(broker):
+            raise ConfigurationError(
+                f"{type(broker).__name__} has not been started; call 'await broker.startup()' "
+                "before the first run"
+            )
+        backlog = None if system is None else system.backlog_of(broker)
+        notifier = self._notifier()
+        inbox = Inbox(broker, notifier, backlog)
+        await self._open(inbox, notifier.outages)
+        return inbox
+
+    async def _open_worker(self) -> Worker:
+        broker, notifier = self.broker, self._notifier()
+        outages = (*outages_of(broker, broker.result_backend), *notifier.outages)
+        worker = Worker(broker, notifier, self._inline_limit, outages)
+        await self._open(worker, outages)
+        return worker
+
+    async def _open(self, side: Inbox | Worker, outages: Outages) -> None:
+        where = _without_password(self._url) if self._url else f"{type(self.broker).__name__}'s"
+        try:
+            await ride_out(side.open, outages, f"{where} server is away", CONNECT_PATIENCE)
+        except Exception as error:  # refused for good, or wrong settings, as its client says it
+            await side.aclose()
+            raise ConfigurationError(
+                f"FlowMiddleware cannot reach its server, {where}: {error!r}; start it, or correct "
+                "the settings of the broker or the URL"
+            ) from error
+
+    def _notifier(self) -> Notifier:
+        if self._url is not None:
+            return _system(_BY_SCHEME[urlsplit(self._url).scheme]).notifier_at(self._url)
+        system = system_of(self.broker)
+        if system is None:
+            raise AssertionError("a broker of unknown kind is refused when it is set")
+        return system.notifier_of(self.broker)
+
+
+class _Side(Protocol):
+    async def aclose(self) -> None: ...
+
+
+S = TypeVar("S", bound=_Side)
+
+
+class _OnDemand(Generic[S]):
+    """One side of a middleware: opened once on an event loop, by whoever needs it first."""
+
+    def __init__(self, open_side: Callable[[], Coroutine[Any, Any, S]]) -> None:
+        self._open_side = open_side
+        self._opening: asyncio.Task[S] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._side: S | None = None
+
+    @property
+    def opened(self) -> S | None:
+        """It, if it is open on the running event loop."""
+        return self._side if self._loop is asyncio.get_running_loop() else None
+
+    async def get(self) -> S:
+        """It, opened if it is not."""
+        loop = asyncio.get_running_loop()
+        if self._opening is None or self._loop is not loop:
+            self._loop, self._side = loop, None
+            self._opening = loop.create_task(self._open_side())
+        opening = self._opening
+        await asyncio.wait([opening])  # which others may wait for as well
+        if opening is self._opening:
+            if opening.cancelled() or opening.exception() is not None:
+                self._opening = None  # the next one tries again
+            else:
+                self._side = opening.result()
+        return opening.result()
+
+    async def aclose(self) -> None:
+        """Close it, if it is open on the running event loop."""
+        side, self._side, self._opening = self.opened, None, None
+        if side is not None:
+            await side.aclose()
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")).geturl()

@@ -1,0 +1,118 @@
+"""What engines and workers tell each other about tasks, and how it is written.
+
+A task's message carries a label that says whom to tell; a worker answers with notices. Each is
+sealed with a key that only that label gives away (keyed BLAKE2; RFC 7693), so that nobody who can
+merely publish can have an engine believe anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from typing import Self
+
+LABEL = "taskiq_flow"
+"""The label of every task that an engine with a ``FlowMiddleware`` sends."""
+
+REFERENCES_LABEL = "taskiq_flow_references"
+"""The label that says which arguments are references: places and names, as a JSON list."""
+
+ALWAYS = -1
+"""As a limit on the size of values: none is small enough."""
+
+_SEAL = 16  # bytes
+_LENGTH = 4  # bytes of the number in front of a task's id
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyTo:
+    """Whom a worker tells about a task, and how its result is passed on.
+
+    ``channel``: the engine's; ``key``: seals what is told; ``limit``: bytes above which a result
+    stays in the result backend and is passed by reference, ``None`` for no such limit.
+    """
+
+    channel: str
+    key: bytes
+    run_id: str
+    limit: int | None = None
+
+    def label(self) -> str:
+        """The value of ``LABEL``: plain text, as some brokers carry labels as headers."""
+        limit = "" if self.limit is None else str(self.limit)
+        return " ".join((self.channel, self.key.hex(), limit, self.run_id.encode().hex()))
+
+    @classmethod
+    @lru_cache(maxsize=1024)
+    def of(cls, label: str) -> Self:
+        """What a label says; raises ``ValueError`` for what is none."""
+        channel, key, limit, run_id = label.split(" ")
+        return cls(
+            channel=channel,
+            key=bytes.fromhex(key),
+            run_id=bytes.fromhex(run_id).decode(),
+            limit=int(limit) if limit else None,
+        )
+
+
+class Kind(Enum):
+    """What a notice says of its task."""
+
+    RESULT = b"="
+    """It has ended with the result in the body, JSON as of ``TaskiqResult``."""
+
+    SAVED = b"s"
+    """It has ended, and its result can be read from the result backend."""
+
+    REFERENCE = b"r"
+    """It has ended well, its result is in the result backend and is to stay there."""
+
+    AGAIN = b"+"
+    """It was, or will be, sent once more by somebody other than the engine."""
+
+    RUNNING = b"."
+    """The tasks named in the body, a JSON list, are being executed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a worker tells an engine."""
+
+    kind: Kind
+    task_id: str = ""
+    body: bytes = b""
+
+    @classmethod
+    def running(cls, task_ids: Sequence[str]) -> Self:
+        """The notice that these tasks are being executed."""
+        return cls(Kind.RUNNING, body=json.dumps(task_ids).encode())
+
+    def running_ids(self) -> list[str]:
+        """The tasks of a ``RUNNING`` notice."""
+        task_ids: list[str] = json.loads(self.body)
+        return task_ids
+
+    def sealed(self, key: bytes) -> bytes:
+        """The notice as it travels."""
+        task_id = self.task_id.encode()
+        content = self.kind.value + len(task_id).to_bytes(_LENGTH, "big") + task_id + self.body
+        return _seal(content, key) + content
+
+    @classmethod
+    def opened(cls, data: bytes, key: bytes) -> Self | None:
+        """The notice in ``data``, or ``None`` if it was not sealed with this key."""
+        content = data[_SEAL:]
+        if not hmac.compare_digest(_seal(content, key), data[:_SEAL]):
+            return None
+        kind, length, rest = content[:1], content[1 : 1 + _LENGTH], content[1 + _LENGTH :]
+        end = int.from_bytes(length, "big")
+        return cls(Kind(kind), rest[:end].decode(), rest[end:])
+
+
+def _seal(content: bytes, key: bytes) -> bytes:
+    return hashlib.blake2b(content, key=key, digest_size=_SEAL).digest()

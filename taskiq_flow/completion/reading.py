@@ -1,0 +1,86 @@
+"""Reading results from a result backend, whichever it is and whether it answers or not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import anyio
+from aiostream import stream
+from aiostream.core import Stream, Streamer
+from taskiq import AsyncResultBackend, TaskiqResult
+from taskiq.compat import parse_obj_as
+
+from taskiq_flow.completion.protocol import failed
+
+logger = logging.getLogger("taskiq_flow")
+
+ASKED_AT_ONCE = 32
+"""Questions to the result backend that are on their way at the same time."""
+
+LONGEST_ANSWER = 10.0
+"""Seconds that one question may take; its answer is missing then like that of a failing backend."""
+
+BACKEND_PATIENCE = 60.0
+"""Seconds of nothing but errors from the result backend before a task is given up."""
+
+Answer = tuple[str, TaskiqResult[Any] | None]
+"""A task's id, and its result if there is one."""
+
+
+class ResultReader:
+    """Asks a result backend for tasks, until somebody says that it is no longer wanted."""
+
+    def __init__(self, backend: AsyncResultBackend[Any]) -> None:
+        self._backend = backend
+        self._unreadable_since: dict[str, float] = {}
+        self._ended = False
+
+    def forget(self, task_id: str) -> None:
+        """A task will not be asked for again."""
+        self._unreadable_since.pop(task_id, None)
+
+    def end(self) -> None:
+        """From now on, a cancellation is meant for whoever asks."""
+        self._ended = True
+
+    def answers(self, task_ids: Iterable[str]) -> Streamer[Answer]:
+        """Ask for several tasks; the answers come in any order."""
+        asked: Stream[Answer] = stream.map(
+            stream.iterate(list(task_ids)), self.ask, task_limit=ASKED_AT_ONCE, ordered=False
+        )
+        return asked.stream()
+
+    def has_no_answer(self, task_id: str) -> bool:
+        """Whether the backend raised when it was last asked for a task."""
+        return task_id in self._unreadable_since
+
+    async def ask(self, task_id: str, *_: str) -> Answer:
+        """A task's result, if there is one by now. A failing backend is asked again for a while."""
+        now = asyncio.get_running_loop().time()
+        try:
+            with anyio.fail_after(LONGEST_ANSWER):
+                ready = await self._backend.is_result_ready(task_id)
+                result = await self._backend.get_result(task_id) if ready else None
+        except (Exception, asyncio.CancelledError) as error:
+            # Whatever a backend's client raises, unless it is the run that ends the question.
+            if self._ended:
+                raise
+            since = self._unreadable_since.setdefault(task_id, now)
+            if since == now:
+                logger.warning("the result of %s cannot be read yet: %r", task_id, error)
+            return task_id, failed(error) if now - since > BACKEND_PATIENCE else None
+        self.forget(task_id)
+        return task_id, result
+
+
+def parsed(result: TaskiqResult[Any], return_type: Any) -> TaskiqResult[Any]:
+    """The value as the task's annotation says, as taskiq does it; or as it is, if it cannot be."""
+    if return_type is not None and not result.is_err:
+        try:
+            result.return_value = parse_obj_as(return_type, result.return_value)
+        except Exception as error:  # of the wrong form, or of a type that pydantic does not know
+            logger.warning("a result was not read as %r: %s", return_type, error)
+    return result

@@ -1,0 +1,361 @@
+"""Redis: notices by publish/subscribe, saved and published in one pipeline where both go there.
+
+The only file that knows Redis's clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from aiostream import stream
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.client import PubSub
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import BusyLoadingError, ReadOnlyError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, TaskiqResult
+from taskiq_redis import (
+    ListQueueBroker,
+    ListQueueClusterBroker,
+    ListQueueSentinelBroker,
+    RedisAsyncResultBackend,
+    RedisStreamBroker,
+    RedisStreamClusterBroker,
+    RedisStreamSentinelBroker,
+)
+
+from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, MakeNotice, SaveAndPublish
+from taskiq_flow.outages import growing_pauses, listen_through
+from taskiq_flow.waiting import until_ended
+
+logger = logging.getLogger("taskiq_flow")
+
+OUTAGES = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+
+REVOKED = "taskiq_flow:revoked"
+"""A sorted set of run ids by the time when they were revoked, and the channel that tells them."""
+
+SILENCE = 10.0
+"""Seconds without a word from the server after which it is asked for one, and given up at last."""
+
+GRACE = 1.0
+"""Seconds that a subscription is given to end when it is cancelled."""
+
+Client = Redis | RedisCluster
+
+
+def notifier_at(url: str) -> RedisNotifier:
+    """A notifier with the settings of a URL: ``redis://``, ``rediss://`` or ``unix://``."""
+    return RedisNotifier(Redis.from_url(url), is_own=True)
+
+
+def notifier_of(broker: AsyncBroker) -> RedisNotifier:
+    """A notifier with a broker's settings: of one server, behind sentinels, or of a cluster."""
+    return RedisNotifier(client_of(broker), is_own=False)
+
+
+def client_of(broker: Any) -> Client:
+    """A client over the broker's own connections."""
+    if hasattr(broker, "connection_pool"):
+        return Redis(connection_pool=broker.connection_pool)
+    if hasattr(broker, "sentinel"):
+        master: Redis = broker.sentinel.master_for(broker.master_name)
+        return master
+    cluster: RedisCluster = broker.redis
+    return cluster
+
+
+def is_started(_: AsyncBroker) -> bool:
+    """Whether the broker can send; one over Redis connects when it does."""
+    return True
+
+
+def backlog_of(broker: AsyncBroker) -> Backlog | None:
+    """The backlog of a broker with queues, which one that broadcasts has not."""
+    if isinstance(broker, (RedisStreamBroker, RedisStreamSentinelBroker, RedisStreamClusterBroker)):
+        return StreamBacklog(client_of(broker), broker.queue_name, broker.consumer_group_name)
+    if isinstance(broker, (ListQueueBroker, ListQueueSentinelBroker, ListQueueClusterBroker)):
+        return ListBacklog(client_of(broker), broker.queue_name)
+    return None
+
+
+class RedisNotifier:
+    """Notices by publish/subscribe; revocations in a sorted set as well."""
+
+    outages = OUTAGES
+
+    def __init__(self, client: Client, *, is_own: bool) -> None:
+        self._client = client
+        self._is_own = is_own
+        self._subscriptions: dict[asyncio.Task[None], bool] = {}  # whether each is up
+
+    async def open(self) -> None:
+        """Connect."""
+        await self._client.ping()
+
+    async def publish(self, channel: str, data: bytes) -> None:
+        """Have all who listen on the channel hear ``data``."""
+        await self._client.publish(channel, data)
+
+    async def subscribe(self, channel: str, hear: Callable[[bytes], None]) -> None:
+        """Listen on a channel from now on until ``aclose``."""
+        await self._keep_up(channel, hear, _nothing)
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether all subscriptions are up, as far as is known."""
+        return all(self._subscriptions.values())
+
+    def saver(self, backend: AsyncResultBackend[Any]) -> SaveAndPublish | None:
+        """How to save and publish in one pipeline, if taskiq's own backend is on this server."""
+        if type(backend) is not RedisAsyncResultBackend or isinstance(self._client, RedisCluster):
+            return None
+        own, other = self._client.connection_pool.connection_kwargs, backend.redis_pool
+        same = ("host", "port", "path")
+        if any(own.get(name) != other.connection_kwargs.get(name) for name in same):
+            return None
+        return _Saver(backend).save
+
+    async def revoke(self, run_id: str) -> None:
+        """Have every worker hear that a run is over, those that are away now as well."""
+        now = time.time()
+        await self._client.zremrangebyscore(REVOKED, 0, now - REVOCATION_LIFE)
+        await self._client.zadd(REVOKED, {run_id: now})
+        await self._client.publish(REVOKED, run_id)
+
+    async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
+        """Hear of all runs that were revoked lately, at each new connection, and from then on."""
+
+        async def catch_up() -> None:
+            run_ids: Any = await self._client.zrange(REVOKED, 0, -1)
+            for run_id in run_ids:
+                hear(run_id.decode())
+
+        await self._keep_up(REVOKED, lambda data: hear(data.decode()), catch_up)
+
+    async def aclose(self) -> None:
+        """End the subscriptions. The connections of a broker are the broker's to close."""
+        for task in self._subscriptions:
+            task.cancel()
+        await until_ended(self._subscriptions, GRACE)
+        if self._is_own:
+            await self._client.aclose()
+
+    async def _keep_up(
+        self, channel: str, hear: Callable[[bytes], None], catch_up: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Start a subscription that is renewed when it breaks; return once it is up."""
+        is_up = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._renew(channel, hear, catch_up, is_up))
+        self._subscriptions[task] = False
+        await is_up
+
+    async def _renew(
+        self,
+        channel: str,
+        hear: Callable[[bytes], None],
+        catch_up: Callable[[], Awaitable[None]],
+        is_up: asyncio.Future[None],
+    ) -> None:
+        me: Any = asyncio.current_task()
+        pauses = growing_pauses()
+        while True:
+            try:
+                async with PubSub(await self._outside_of_pool()) as pubsub:
+                    await pubsub.subscribe(channel)
+                    await pubsub.get_message(timeout=SILENCE)  # the confirmation
+                    await catch_up()
+                    self._subscriptions[me] = True
+                    pauses = growing_pauses()
+                    if not is_up.done():
+                        is_up.set_result(None)
+                    await _listen(pubsub, hear)
+            except OUTAGES as error:
+                if not is_up.done():
+                    is_up.set_exception(error)
+                    return
+                if self._subscriptions[me]:
+                    logger.warning("the subscription of %r broke: %r; renewed", channel, error)
+                self._subscriptions[me] = False
+            await asyncio.sleep(next(pauses))
+
+    async def _outside_of_pool(self) -> Any:
+        """Makes connections like the client's own, which do not count among those of its pool."""
+        client = self._client
+        if isinstance(client, RedisCluster):
+            await client.initialize()
+            node = client.get_default_node()
+            return _Connections(
+                lambda: node.connection_class(**node.connection_kwargs), client.encoder
+            )
+        pool: Any = client.connection_pool
+        return _Connections(pool.make_connection, pool.get_encoder())
+
+
+async def _listen(pubsub: PubSub, hear: Callable[[bytes], None]) -> None:
+    """Hand on what comes; a server from which nothing comes is asked whether it is there."""
+    silent = False
+    while True:
+        message = await pubsub.get_message(timeout=SILENCE)
+        if message is not None:
+            silent = False
+            if message["type"] == "message":
+                hear(message["data"])
+        elif silent:
+            raise RedisConnectionError(f"no word from the server for {2 * SILENCE:g} s")
+        else:
+            silent = True
+            await pubsub.ping()
+
+
+class _Connections:
+    """As much of a connection pool as a subscription needs."""
+
+    def __init__(self, make: Callable[[], AbstractConnection], encoder: Any) -> None:
+        self._make = make
+        self._encoder = encoder
+
+    async def get_connection(self, *_: Any) -> AbstractConnection:
+        connection: Any = self._make()
+        await connection.connect()
+        return connection  # type: ignore[no-any-return]
+
+    async def release(self, connection: AbstractConnection) -> None:
+        with contextlib.suppress(*OUTAGES):
+            await connection.disconnect()
+
+    def get_encoder(self) -> Any:
+        return self._encoder
+
+
+class _Saver:
+    """Does what taskiq's result backend does, and publishes the notice with it."""
+
+    def __init__(self, backend: RedisAsyncResultBackend[Any]) -> None:
+        self._backend = backend
+        self._client = Redis(connection_pool=backend.redis_pool)
+
+    async def save(
+        self, task_id: str, result: TaskiqResult[Any], channel: str, make_notice: MakeNotice
+    ) -> None:
+        backend = self._backend
+        value = backend.serializer.dumpb(result.model_dump(mode="json"))
+        prefix = "" if backend.prefix_str is None else f"{backend.prefix_str}:"
+        async with self._client.pipeline(transaction=False) as pipeline:
+            pipeline.set(
+                prefix + task_id,
+                value,
+                ex=backend.result_ex_time or None,
+                px=backend.result_px_time or None,
+            )
+            pipeline.publish(channel, make_notice(len(value)))
+            await pipeline.execute()
+
+
+class StreamBacklog:
+    """A stream, and how far its consumer group has read it."""
+
+    def __init__(self, client: Client, stream: str, group: str) -> None:
+        self._client = client
+        self._stream = stream
+        self._group = group
+
+    async def position(self, queue: str | None) -> tuple[Any, Any]:
+        """The ids of the newest entry and of the newest one delivered, as pairs of numbers."""
+        stream = queue or self._stream
+        groups = await self._client.xinfo_groups(stream)
+        info = await self._client.xinfo_stream(stream)
+        delivered = [g for g in groups if g["name"].decode() == self._group]
+        read = _numbers(delivered[0]["last-delivered-id"]) if delivered else (0, 0)
+        return _numbers(info["last-generated-id"]), read
+
+
+class ListBacklog:
+    """A list, from which workers take what they execute."""
+
+    def __init__(self, client: Client, key: str) -> None:
+        self._client = client
+        self._key = key
+
+    async def position(self, queue: str | None) -> tuple[Any, Any]:
+        """A list does not number what is in it: all is taken, or some is not."""
+        return 1, int(not await self._client.llen(queue or self._key))
+
+
+def _numbers(entry_id: bytes) -> tuple[int, ...]:
+    return tuple(int(part) for part in entry_id.split(b"-"))
+
+
+async def _nothing() -> None: ...
+
+
+def steady(broker: AsyncBroker) -> None:
+    """Have the broker keep listening when the server goes away for a while.
+
+    A broker over a stream declares its group again if the server has come back without its data,
+    and takes over what a worker that is gone has left unacknowledged, also when nothing new comes.
+    """
+    listen = broker.listen
+    if isinstance(broker, ListQueueBroker):
+        # A client that gives up waiting for the list loses what is taken from it at that moment.
+        broker.connection_pool.connection_kwargs["socket_timeout"] = None
+    if isinstance(broker, RedisStreamBroker):
+        listen = partial(_listen_and_take_over, broker, broker.listen)
+    what = f"{type(broker).__name__} cannot listen"
+    broker.listen = lambda: listen_through(listen, OUTAGES, what)  # type: ignore[method-assign]
+
+
+async def _listen_and_take_over(
+    broker: RedisStreamBroker, listen: Any
+) -> AsyncGenerator[AckableMessage, None]:
+    try:
+        async with stream.merge(listen(), _left_by_others(broker)).stream() as messages:
+            async for message in messages:
+                yield message
+    except ResponseError as error:
+        if not str(error).startswith("NOGROUP"):
+            raise
+        await _declare_groups(broker)
+        raise ConnectionResetError(f"the server has lost its streams ({error})") from error
+
+
+async def _left_by_others(broker: RedisStreamBroker) -> AsyncGenerator[AckableMessage, None]:
+    """What has been with a consumer for ``idle_timeout`` without being acknowledged.
+
+    The broker itself looks for it only behind messages that have just come.
+    """
+    client: Any = client_of(broker)
+    while True:
+        await asyncio.sleep(broker.idle_timeout / 1000 / 2)
+        for key in _streams(broker):
+            _, messages, *_ = await client.xautoclaim(
+                key,
+                broker.consumer_group_name,
+                broker.consumer_name,
+                min_idle_time=broker.idle_timeout,
+                count=broker.unacknowledged_batch_size,
+            )
+            for message_id, fields in messages:
+                ack = partial(client.xack, key, broker.consumer_group_name, message_id)
+                yield AckableMessage(data=fields[b"data"], ack=ack)
+
+
+async def _declare_groups(broker: RedisStreamBroker) -> None:
+    """As the broker does when it starts, but from the beginning: all that is there is new."""
+    client: Any = client_of(broker)
+    for key in _streams(broker):
+        try:
+            await client.xgroup_create(key, broker.consumer_group_name, id="0", mkstream=True)
+        except ResponseError as error:
+            logger.debug("the group of %r is there already: %s", key, error)
+
+
+def _streams(broker: RedisStreamBroker) -> list[str]:
+    return [broker.queue_name, *broker.additional_streams]

@@ -1,0 +1,42 @@
+"""Results that are passed by reference: what stays in the result backend, and how it is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taskiq import AsyncResultBackend, TaskiqResult
+
+from taskiq_flow.completion.notice import ALWAYS
+from taskiq_flow.completion.reading import parsed
+from taskiq_flow.errors import ResultUnavailableError
+from taskiq_flow.results import Reference, ResultHandle
+
+
+def is_referred_to(result: TaskiqResult[Any], limit: int | None, size: int | None = None) -> bool:
+    """Whether a result is passed by reference under a limit on the size of values, in bytes.
+
+    ``size``: that of the result as it is stored, where it is known.
+    """
+    if limit is None or result.is_err:
+        return False
+    if limit == ALWAYS:
+        return True
+    return (len(result.model_dump_json()) if size is None else size) > limit
+
+
+async def read_result(backend: AsyncResultBackend[Any], task_id: str, return_type: Any) -> Any:
+    """The value that a task returned and that is in the result backend.
+
+    Raises ``ResultUnavailableError`` if it is not, and whatever the backend raises.
+    """
+    if not await backend.is_result_ready(task_id):
+        raise ResultUnavailableError(
+            f"the result of task {task_id!r}, which was passed by reference, is not in the result "
+            "backend: it has expired or was deleted; keep results for longer than they are needed"
+        )
+    return parsed(await backend.get_result(task_id), return_type).return_value
+
+
+def handle_of(backend: AsyncResultBackend[Any], task_id: str, return_type: Any) -> ResultHandle:
+    """The handle of a result in the result backend."""
+    return ResultHandle(Reference(task_id), lambda: read_result(backend, task_id, return_type))

@@ -1,0 +1,293 @@
+"""A worker's side: it tells engines how their tasks end, and heeds what they revoke."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from taskiq import AsyncBroker, NoResultError, TaskiqMessage, TaskiqResult
+
+from taskiq_flow.completion.attempt import (
+    REFUSAL,
+    REQUEUE_COUNT,
+    Attempt,
+    RevokedError,
+    current,
+    guarded,
+)
+from taskiq_flow.completion.notice import LABEL, REFERENCES_LABEL, Kind, Notice, ReplyTo
+from taskiq_flow.completion.notifier import Notifier
+from taskiq_flow.completion.protocol import failed
+from taskiq_flow.completion.referring import is_referred_to, read_result
+from taskiq_flow.errors import ResultUnavailableError, SerializationError, TaskLostError
+from taskiq_flow.outages import Outages, ride_out
+from taskiq_flow.results import Reference
+from taskiq_flow.waiting import until_ended
+
+logger = logging.getLogger("taskiq_flow")
+
+BEAT = 0.5
+"""Seconds between two notices of what a worker is executing."""
+
+GRACE = 1.0
+"""Seconds that the worker's own tasks are given to end when they are cancelled."""
+
+
+class Worker:
+    """What a ``FlowMiddleware`` does where tasks are executed.
+
+    ``inline_limit``: bytes up to which a result travels with its notice. ``outages``: how the
+    broker, the result backend and the notifier say that a server is away.
+    """
+
+    def __init__(
+        self, broker: AsyncBroker, notifier: Notifier, inline_limit: int, outages: Outages
+    ) -> None:
+        self._broker = broker
+        self._notifier = notifier
+        self._inline_limit = inline_limit
+        self._outages = outages
+        self._attempts: set[Attempt] = set()
+        self._revoked: set[str] = set()
+        self._guarded: dict[str, Callable[..., Any]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        backend = broker.result_backend
+        self._backend = backend
+        self._save_only = backend.set_result
+        self._save_and_publish = notifier.saver(backend)
+        # A result that travels with its notice would stay in a backend that deletes what is read.
+        self._inlines = getattr(backend, "keep_results", True)
+
+    async def open(self) -> None:
+        """Begin to hear of revocations, to report, and to save in place of the result backend."""
+        await self._notifier.open()
+        await self._notifier.subscribe_to_revocations(self._revoke)
+        self._backend.set_result = self._save  # type: ignore[method-assign]
+        self._start(self._beat())
+
+    async def aclose(self) -> None:
+        """Stop all of that."""
+        self._backend.set_result = self._save_only  # type: ignore[method-assign]
+        for task in self._tasks:
+            task.cancel()
+        await until_ended(self._tasks, GRACE)
+        await self._notifier.aclose()
+
+    # The life of an attempt, in the asyncio task that executes it
+
+    async def begin(self, message: TaskiqMessage) -> TaskiqMessage:
+        """Before a task is executed: note it, and put values in the places of references."""
+        label = message.labels.get(LABEL)
+        if label is None:
+            return message
+        attempt = Attempt(message, ReplyTo.of(label))
+        current.set(attempt)
+        self._attempts.add(attempt)
+        executing: Any = asyncio.current_task()
+        executing.add_done_callback(partial(self._left, attempt))
+        self._guard(message.task_name)
+        if attempt.reply_to.run_id in self._revoked:
+            attempt.revoke()
+            return _with_arguments(message, {**message.kwargs, REFUSAL: RevokedError()})
+        if REFERENCES_LABEL not in message.labels:
+            return message
+        try:
+            return await self._resolved(message)
+        except Exception as error:  # whatever the result backend raises is the task's failure
+            return _with_arguments(message, {**message.kwargs, REFUSAL: error})
+
+    async def send_again(self, message: TaskiqMessage) -> TaskiqMessage:
+        """Somebody sends a task; if it is the one being executed, it is tried once more."""
+        attempt = current.get()
+        if attempt is not None and attempt.task_id == message.task_id:
+            attempt.is_superseded = True
+            message.args, message.kwargs = attempt.args, attempt.kwargs
+            await self._publish(attempt, Notice(Kind.AGAIN, attempt.task_id))
+        return message
+
+    def note_error(self, message: TaskiqMessage, error: BaseException) -> None:
+        """What the task itself raised, whatever middlewares make of it."""
+        if (attempt := _attempt_of(message)) is not None:
+            attempt.raised = error
+
+    async def end(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        """After a task was executed: see to the outcomes that taskiq does not save."""
+        attempt = _attempt_of(message)
+        if attempt is None or not isinstance(result.error, NoResultError):
+            return
+        attempt.is_reported = True
+        if attempt.is_revoked or attempt.is_superseded:
+            return
+        is_left_to_others = not isinstance(attempt.raised, NoResultError)
+        was_requeued = message.labels.get(REQUEUE_COUNT) != attempt.requeues
+        if is_left_to_others or was_requeued:
+            await self._publish(attempt, Notice(Kind.AGAIN, attempt.task_id))
+        else:
+            await self._report(attempt, failed(result.error))
+
+    async def _save(self, task_id: str, result: TaskiqResult[Any]) -> None:
+        """In place of the result backend's ``set_result``: save, and tell the engine."""
+        attempt = current.get()
+        if attempt is None or attempt.task_id != task_id:
+            await self._save_only(task_id, result)
+            return
+        attempt.is_reported = True
+        if not (attempt.is_revoked or attempt.is_superseded):
+            await self._report(attempt, result)
+
+    def _left(self, attempt: Attempt, executing: asyncio.Task[Any]) -> None:
+        """The asyncio task is over. If nothing was reported, something has got in the way."""
+        self._attempts.discard(attempt)
+        if attempt.is_reported or executing.cancelled():
+            return
+        error = executing.exception()
+        logger.error("task %r ended without a result", attempt.task_id, exc_info=error)
+        lost = TaskLostError(
+            f"task {attempt.task_id!r} ended on its worker without a result; a middleware of the "
+            f"worker's broker raised {error!r}"
+        )
+        self._start(self._report(attempt, failed(lost)))
+
+    # What an attempt needs
+
+    def _guard(self, task_name: str) -> None:
+        task = self._broker.find_task(task_name)
+        if task is not None and self._guarded.get(task_name) is not task.original_func:
+            self._guarded[task_name] = task.original_func = guarded(task.original_func)
+
+    async def _resolved(self, message: TaskiqMessage) -> TaskiqMessage:
+        """The message with values in the places of references, each result read once."""
+        places = json.loads(message.labels[REFERENCES_LABEL])
+        args, kwargs = list(message.args), dict(message.kwargs)
+        held = [(args if isinstance(place, int) else kwargs, place) for place in places]
+        references = [Reference(**container[place]) for container, place in held]
+        task_ids = list({reference.task_id for reference in references})
+        results = await asyncio.gather(*map(self._read, task_ids))
+        values = dict(zip(task_ids, results, strict=True))
+        for (container, place), reference in zip(held, references, strict=True):
+            container[place] = reference.of(values[reference.task_id])
+        return _with_arguments(message, kwargs, args)
+
+    async def _read(self, task_id: str) -> Any:
+        return await ride_out(
+            lambda: read_result(self._backend, task_id, None),
+            self._outages,
+            f"the result of {task_id} cannot be read yet",
+        )
+
+    # What is told
+
+    async def _report(self, attempt: Attempt, result: TaskiqResult[Any]) -> None:
+        """Save a task's outcome and tell the engine; if it cannot be saved, tell that."""
+        task_id = attempt.task_id
+        try:
+            await ride_out(
+                lambda: self._save_and_tell(attempt, result),
+                self._outages,
+                f"the result of {task_id} cannot be saved yet",
+            )
+        except Exception as error:  # of the value, of the serializer, of the server
+            logger.exception("the result of %s cannot be saved", task_id)
+            instead = failed(self._why_not_saved(attempt, result, error))
+            try:
+                await self._save_only(task_id, instead)
+            except Exception as again:  # the notice carries it all the same
+                logger.warning("nor can it be saved that it cannot be: %r", again)
+            body = instead.model_dump_json().encode()
+            await self._publish(attempt, Notice(Kind.RESULT, task_id, body))
+
+    async def _save_and_tell(self, attempt: Attempt, result: TaskiqResult[Any]) -> None:
+        reply_to = attempt.reply_to
+        if self._save_and_publish is not None:
+            await self._save_and_publish(
+                attempt.task_id,
+                result,
+                reply_to.channel,
+                lambda size: self._notice(attempt, result, size).sealed(reply_to.key),
+            )
+            return
+        await self._save_only(attempt.task_id, result)
+        await self._publish(attempt, self._notice(attempt, result, None))
+
+    def _notice(self, attempt: Attempt, result: TaskiqResult[Any], size: int | None) -> Notice:
+        """The notice of a result, with it if it is small. ``size``: as it is stored, in bytes."""
+        task_id = attempt.task_id
+        if is_referred_to(result, attempt.reply_to.limit, size):
+            return Notice(Kind.REFERENCE, task_id)
+        if self._inlines and (size is None or size <= self._inline_limit):
+            body = result.model_dump_json().encode()
+            if len(body) <= self._inline_limit:
+                return Notice(Kind.RESULT, task_id, body)
+        return Notice(Kind.SAVED, task_id)
+
+    async def _publish(self, attempt: Attempt, notice: Notice) -> None:
+        """Tell the engine, if that can be done now: a notice is a hint."""
+        reply_to = attempt.reply_to
+        try:
+            await self._notifier.publish(reply_to.channel, notice.sealed(reply_to.key))
+        except self._outages as error:
+            logger.warning("the engine could not be told of %s: %r", attempt.task_id, error)
+
+    def _why_not_saved(
+        self, attempt: Attempt, result: TaskiqResult[Any], error: Exception
+    ) -> Exception:
+        name = attempt.node_name
+        serializer: Any = getattr(self._backend, "serializer", None)
+        try:
+            content = result.model_dump(mode="json")
+            if serializer is not None:
+                serializer.dumpb(content)
+        except Exception as cause:  # whatever a value or a serializer raises
+            kind = type(result.return_value)
+            return SerializationError(
+                f"node {name!r} returned a {kind.__module__}.{kind.__qualname__}, which "
+                f"{type(self._backend).__name__} cannot store ({cause}); return plain data "
+                "(numbers, strings, lists, dicts, models)"
+            )
+        return ResultUnavailableError(
+            f"the result of node {name!r} could not be stored in {type(self._backend).__name__}: "
+            f"{error!r}"
+        )
+
+    async def _beat(self) -> None:
+        """Tell engines, again and again, which of their tasks are being executed."""
+        while True:
+            await asyncio.sleep(BEAT)
+            by_engine: defaultdict[tuple[str, bytes], list[str]] = defaultdict(list)
+            for attempt in self._attempts:
+                by_engine[attempt.reply_to.channel, attempt.reply_to.key].append(attempt.task_id)
+            for (channel, key), task_ids in by_engine.items():
+                try:
+                    await self._notifier.publish(channel, Notice.running(task_ids).sealed(key))
+                except self._outages as error:
+                    logger.debug("%s cannot be told what is executed: %r", channel, error)
+
+    def _revoke(self, run_id: str) -> None:
+        """A run is over: what runs of it is cancelled, what comes of it will be refused."""
+        self._revoked.add(run_id)
+        for attempt in self._attempts:
+            if attempt.reply_to.run_id == run_id:
+                attempt.revoke()
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _attempt_of(message: TaskiqMessage) -> Attempt | None:
+    attempt = current.get()
+    return attempt if attempt is not None and attempt.task_id == message.task_id else None
+
+
+def _with_arguments(
+    message: TaskiqMessage, kwargs: dict[str, Any], args: list[Any] | None = None
+) -> TaskiqMessage:
+    return message.model_copy(
+        update={"kwargs": kwargs, "args": message.args if args is None else args}
+    )

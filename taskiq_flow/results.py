@@ -1,0 +1,84 @@
+"""What a task returned: split into its node's outputs, or left where it is and referred to."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from taskiq_flow.errors import OutputShapeError
+
+
+def split_outputs(task_name: str, outputs: Sequence[str], result: Any) -> dict[str, Any]:
+    """A returned tuple or list by position, or a mapping by key, as the node's several outputs.
+
+    Raises ``OutputShapeError`` for anything that cannot be split into them.
+    """
+    if isinstance(result, Mapping):
+        missing = [key for key in outputs if key not in result]
+        if not missing:
+            return {key: result[key] for key in outputs}
+        problem = f"a mapping without {', '.join(map(repr, missing))}"
+    elif isinstance(result, (tuple, list)):
+        if len(result) == len(outputs):
+            return dict(zip(outputs, result, strict=True))
+        problem = f"a {type(result).__name__} of {len(result)}"
+    else:
+        problem = f"a {type(result).__name__}"
+    raise OutputShapeError(
+        f"node {task_name!r} declares {len(outputs)} outputs ({', '.join(outputs)}) and "
+        f"returned {problem}; return a tuple or list of {len(outputs)}, or a mapping with "
+        "these keys",
+        task_name=task_name,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What travels in place of a result: the task that returned it, and which part is meant.
+
+    ``outputs`` and ``output``: where the task's node gives several outputs, their keys and one of
+    them. ``task_name``: that node.
+    """
+
+    task_id: str
+    task_name: str = ""
+    outputs: tuple[str, ...] = ()
+    output: str = ""
+
+    def of(self, result: Any) -> Any:
+        """What this refers to, given all that the task returned; may raise ``OutputShapeError``."""
+        if not self.outputs:
+            return result
+        return split_outputs(self.task_name, self.outputs, result)[self.output]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ResultHandle:
+    """A result that was passed by reference: ``await handle.get()`` reads it.
+
+    ``reference``: what it stands for.
+    """
+
+    reference: Reference
+    _read: Callable[[], Awaitable[Any]]
+
+    async def get(self) -> Any:
+        """The value, read anew each time.
+
+        Raises ``ResultUnavailableError`` if it is not in the result backend any more, and
+        ``OutputShapeError`` if it cannot be split into the several outputs of its node.
+        """
+        return self.reference.of(await self._read())
+
+    def split(self, task_name: str, outputs: Sequence[str]) -> dict[str, Self]:
+        """A handle for each of the several outputs of a node, without reading anything."""
+        whole = replace(self.reference, task_name=task_name, outputs=tuple(outputs))
+        return {key: replace(self, reference=replace(whole, output=key)) for key in outputs}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # it never changes, and what it reads from is everybody's
+
+    def __repr__(self) -> str:
+        part = f", {self.reference.output!r}" if self.reference.output else ""
+        return f"<ResultHandle {self.reference.task_id!r}{part}>"
