@@ -12,7 +12,6 @@ from taskiq import AsyncBroker, InMemoryBroker
 from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, NodeFailure, NodeSkipped
 from tests.local_broker import LocalBroker
 
-
 pytestmark = pytest.mark.filterwarnings("ignore::taskiq_flow.PollingWarning")
 
 

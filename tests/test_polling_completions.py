@@ -20,7 +20,6 @@ from taskiq_flow.completion import polling, reading
 from tests.local_broker import LocalBroker, Store
 from tests.virtual_clock import run_virtually
 
-
 pytestmark = pytest.mark.filterwarnings("ignore::taskiq_flow.PollingWarning")
 
 

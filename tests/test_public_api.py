@@ -86,6 +86,10 @@ MAP_REDUCE = (
     "broker, map_func, items, reduce_func, map_output='mapped', reduce_output='final', "
     "max_parallel=10"
 )
+ENGINE = (
+    "broker, dag, max_parallel=None, on_step_complete=None, *, on_error='raise', listeners=(), "
+    "pass_by='value', lost_after=60.0"
+)
 RUN = "inputs=None, *, outputs=None, run_id=None"
 
 SIGNATURES: list[tuple[Callable[..., Any], str]] = [
@@ -112,8 +116,7 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (DAG().get_node, "name"),
     (
         ExecutionEngine,
-        "broker, dag, max_parallel=None, on_step_complete=None, *, on_error='raise', listeners=(), "
-        "pass_by='value', lost_after=60.0",
+        ENGINE,
     ),
     (FlowMiddleware, "url=None, *, inline_limit=65536"),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute, RUN),

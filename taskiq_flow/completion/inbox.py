@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterable
 from typing import Any
 
-from taskiq import AsyncBroker, TaskiqResult
+from taskiq import AsyncBroker, NoResultError, TaskiqResult
 
 from taskiq_flow.completion.notice import Kind, Notice
 from taskiq_flow.completion.notifier import Backlog, Notifier
@@ -179,6 +179,8 @@ class Inbox:
             return
         if notice.kind is Kind.RESULT:
             self._settle(task_id, TaskiqResult.model_validate_json(notice.body))
+        elif notice.kind is Kind.NO_RESULT:
+            self._settle(task_id, failed(NoResultError()))
         elif notice.kind is Kind.REFERENCE:
             handle = handle_of(self._broker.result_backend, task_id, watch.return_type)
             self._settle(

@@ -72,6 +72,9 @@ class Kind(Enum):
     REFERENCE = b"r"
     """It has ended well, its result is in the result backend and is to stay there."""
 
+    NO_RESULT = b"-"
+    """It has raised taskiq's ``NoResultError``, which cannot travel as others do."""
+
     AGAIN = b"+"
     """It was, or will be, sent once more by somebody other than the engine."""
 

@@ -217,6 +217,8 @@ class Worker:
     def _notice(self, attempt: Attempt, result: TaskiqResult[Any], size: int | None) -> Notice:
         """The notice of a result, with it if it is small. ``size``: as it is stored, in bytes."""
         task_id = attempt.task_id
+        if isinstance(result.error, NoResultError):
+            return Notice(Kind.NO_RESULT, task_id)
         if is_referred_to(result, attempt.reply_to.limit, size):
             return Notice(Kind.REFERENCE, task_id)
         if self._inlines and (size is None or size <= self._inline_limit):

@@ -1,0 +1,1 @@
+"""The contract over real servers and real worker processes."""

@@ -1,0 +1,296 @@
+"""A broker of each kind with the same tasks: what workers serve, and what tests send."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from taskiq import (
+    AsyncBroker,
+    AsyncTaskiqDecoratedTask,
+    Context,
+    InMemoryBroker,
+    NoResultError,
+    SimpleRetryMiddleware,
+    TaskiqDepends,
+    TaskiqMessage,
+    TaskiqMiddleware,
+    TaskiqResult,
+)
+
+from taskiq_flow import FlowMiddleware
+
+KINDS = ("in-memory", "redis-streams", "redis-lists", "nats", "rabbitmq")
+
+SETTINGS = "TASKIQ_FLOW_TEST_SETTINGS"
+"""The environment variable by which a worker is told what broker it is to serve."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which broker, at which servers. ``queue`` keeps those of different tests apart."""
+
+    kind: str
+    redis: str = ""
+    nats: str = ""
+    rabbitmq: str = ""
+    queue: str = "tests"
+    flow: bool = True
+    notifier: str | None = None
+    inline_limit: int = 65536
+    retries: bool = False
+    no_result_on_retry: bool = True
+    keep_results: bool = True
+    result_ex_time: int | None = None
+    idle_timeout: int = 1000
+    broken: bool = False
+    registers: bool = True
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a worker of this broker."""
+        return {SETTINGS: json.dumps(asdict(self))}
+
+
+def broker_of(settings: Settings) -> AsyncBroker:
+    """The broker, with its tasks."""
+    broker = _bare(settings)
+    if settings.kind != "in-memory":
+        broker = broker.with_result_backend(_backend(settings))
+    if settings.flow:
+        flow = FlowMiddleware(settings.notifier, inline_limit=settings.inline_limit)
+        broker = broker.with_middlewares(flow)
+    if settings.retries:
+        retry = SimpleRetryMiddleware(no_result_on_retry=settings.no_result_on_retry)
+        broker = broker.with_middlewares(retry)
+    if settings.broken:
+        broker = broker.with_middlewares(Broken())
+    if settings.registers:
+        for function, name in NAMES.items():
+            broker.register_task(function, task_name=name, **LABELS.get(name, {}))
+    return broker
+
+
+def _bare(settings: Settings) -> AsyncBroker:
+    # Each client is imported by those who use it, so that the others start faster.
+    queue = settings.queue
+    if settings.kind == "in-memory":
+        return InMemoryBroker()
+    if settings.kind == "redis-streams":
+        from taskiq_redis import RedisStreamBroker
+
+        return RedisStreamBroker(
+            settings.redis,
+            queue_name=queue,
+            consumer_id="0",
+            idle_timeout=settings.idle_timeout,
+            unacknowledged_lock_timeout=5.0,
+        )
+    if settings.kind == "redis-lists":
+        from taskiq_redis import ListQueueBroker
+
+        return ListQueueBroker(settings.redis, queue_name=queue)
+    if settings.kind == "nats":
+        from nats.js.api import ConsumerConfig
+        from taskiq_nats import PullBasedJetStreamBroker
+
+        return PullBasedJetStreamBroker(
+            settings.nats,
+            subject=queue,
+            stream_name=queue,
+            durable=queue,
+            consumer_config=ConsumerConfig(
+                durable_name=queue, ack_wait=settings.idle_timeout / 1000, max_ack_pending=10_000
+            ),
+            pull_consume_timeout=0.5,
+        )
+    from taskiq_aio_pika import AioPikaBroker, Exchange, Queue
+
+    rabbit = AioPikaBroker(settings.rabbitmq, exchange=Exchange(name=queue))
+    return rabbit.with_queue(Queue(name=queue))
+
+
+def _backend(settings: Settings) -> Any:
+    if settings.kind == "nats":
+        from taskiq_nats import NATSObjectStoreResultBackend
+
+        return NATSObjectStoreResultBackend(settings.nats, keep_results=settings.keep_results)
+    from taskiq_redis import RedisAsyncResultBackend
+
+    return RedisAsyncResultBackend(
+        settings.redis,
+        keep_results=settings.keep_results,
+        result_ex_time=settings.result_ex_time,
+    )
+
+
+class Broken(TaskiqMiddleware):
+    """Raises where a task's arguments say so."""
+
+    def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
+        if message.kwargs.get("breaks") == "pre_execute":
+            raise RuntimeError("broken before it was executed")
+        return message
+
+    def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        if message.kwargs.get("breaks") == "post_execute":
+            raise RuntimeError("broken after it was executed")
+
+
+class Point(BaseModel):
+    x: int
+
+
+async def load(text: str) -> list[str]:
+    return text.split()
+
+
+def cut(words: list[str]) -> tuple[str, list[str]]:
+    return words[0], words[1:]
+
+
+async def joined(first: str, rest: list[str], glue: str = "-") -> str:
+    return glue.join([first, *rest])
+
+
+async def fail(words: list[str]) -> None:
+    raise LookupError(words[0])
+
+
+async def behind(fail: None) -> None: ...
+
+
+async def empty() -> None:
+    return None
+
+
+async def point(words: list[str]) -> Point:
+    return Point(x=len(words))
+
+
+async def shifted(point: Point, by: int = 1) -> int:
+    return point.x + by
+
+
+async def double(item: int) -> int:
+    return 2 * item
+
+
+async def total(*numbers: int) -> int:
+    return sum(numbers)
+
+
+async def echo(value: Any) -> Any:
+    return value
+
+
+async def set_of(words: list[str]) -> Any:
+    return set(words)
+
+
+async def unstorable() -> object:
+    return object()
+
+
+async def nap(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+def hold(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def write(path: str, line: str) -> None:
+    """Append a line at once, whoever else is writing."""
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+async def noted(path: str, name: str, seconds: float = 0.0, after: Any = None) -> str:
+    """Write when it begins, ends or is cancelled, and where it runs."""
+    write(path, f"begin {name} {os.getpid()}")
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        write(path, f"cancel {name} {os.getpid()}")
+        raise
+    write(path, f"end {name} {os.getpid()}")
+    return name
+
+
+def noted_in_thread(path: str, name: str, seconds: float = 0.0) -> str:
+    """The same, in a thread."""
+    write(path, f"begin {name} {os.getpid()}")
+    threading.Event().wait(seconds)
+    write(path, f"end {name} {os.getpid()}")
+    return name
+
+
+async def refuses_result() -> None:
+    raise NoResultError
+
+
+async def fails_at_first(path: str, times: int, context: Context = TaskiqDepends()) -> int:
+    """Fail so many times, each of which is noted, and then give the number of the attempt."""
+    write(path, "attempt")
+    attempts = len(Path(path).read_text(encoding="utf-8").splitlines())
+    if attempts <= times:
+        raise LookupError(attempts)
+    return attempts
+
+
+async def requeues_once(path: str, context: Context = TaskiqDepends()) -> str:
+    write(path, "attempt")
+    if len(Path(path).read_text(encoding="utf-8").splitlines()) == 1:
+        await context.requeue()
+    return "done"
+
+
+async def breaks_middleware(breaks: str) -> str:
+    return breaks
+
+
+async def blob(size: int) -> str:
+    return "x" * size
+
+
+async def two_blobs(size: int) -> tuple[str, str]:
+    return "x" * size, "y" * size
+
+
+async def measure(blob: str, number: int = 0) -> int:
+    return len(blob)
+
+
+TASKS: list[Any] = [
+    *(load, cut, joined, fail, behind, empty, point, shifted, double, total, echo, set_of),
+    *(unstorable, nap, hold, noted, noted_in_thread, refuses_result, fails_at_first),
+    *(requeues_once, breaks_middleware, blob, two_blobs, measure),
+]
+
+NAMES = {function: function.__name__ for function in TASKS}  # which taskiq changes
+
+LABELS: dict[str, dict[str, Any]] = {
+    "fails_at_first": {"retry_on_error": True, "max_retries": 3},
+}
+
+
+def task(broker: AsyncBroker, function: Any) -> AsyncTaskiqDecoratedTask[Any, Any]:
+    """A task of the broker."""
+    found = broker.find_task(NAMES[function])
+    assert found is not None
+    return found
+
+
+def from_environment() -> AsyncBroker:
+    """The broker that a worker serves."""
+    return broker_of(Settings(**json.loads(os.environ[SETTINGS])))

@@ -1,0 +1,136 @@
+"""Servers and workers, started when a test first needs them and shared from then on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from taskiq import AsyncBroker
+
+from tests.distributed.app import KINDS, Settings, broker_of
+from tests.servers.nats import NatsServer
+from tests.servers.rabbitmq import RabbitServer
+from tests.servers.redis import RedisServer
+from tests.servers.server import Server
+from tests.servers.workers import Workers
+
+S = TypeVar("S", bound=Server)
+
+APP = "tests.distributed.app:from_environment"
+
+HOW_TO_INSTALL = "RabbitMQ is not installed; scripts/test does so where it may (apt-get)"
+
+
+class Farm:
+    """The servers of a test session, and the workers that serve the contract's tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._servers: list[Server] = []
+        self._workers: dict[Settings, Workers] = {}
+
+    @cached_property
+    def redis(self) -> RedisServer:
+        return self._started(RedisServer(self.folder / "redis", appendonly=False))
+
+    @cached_property
+    def nats(self) -> NatsServer:
+        return self._started(NatsServer(self.folder / "nats"))
+
+    @cached_property
+    def rabbitmq(self) -> RabbitServer:
+        return self._started(RabbitServer(self.folder / "rabbitmq"))
+
+    def settings(self, kind: str, queue: str = "contract", **others: object) -> Settings:
+        """A broker of a kind at these servers, its workers with all that the tests need."""
+        settings = Settings(kind, queue=f"{queue}-{kind}")
+        if kind == "nats":
+            settings = replace(settings, nats=self.nats.url)
+        elif kind != "in-memory":
+            settings = replace(settings, redis=self.redis.url)
+        if kind == "rabbitmq":
+            settings = replace(settings, rabbitmq=self.rabbitmq.url)
+        return replace(settings, **others)  # type: ignore[arg-type]
+
+    def serve(self, settings: Settings) -> None:
+        """See to it that workers serve this broker until the session ends."""
+        if settings.kind != "in-memory" and settings not in self._workers:
+            self._workers[settings] = workers = self.workers(settings)
+            workers.start()
+
+    def workers(self, settings: Settings, **options: Any) -> Workers:
+        """Workers of a broker, not started yet."""
+        folder = self.folder / f"workers-{settings.queue}"
+        return Workers(APP, folder=folder, env=settings.environment, **options)
+
+    def close(self) -> None:
+        """Stop everything."""
+        for workers in self._workers.values():
+            workers.kill()
+        for server in self._servers:
+            server.kill()
+
+    def _started(self, server: S) -> S:
+        server.start()
+        self._servers.append(server)
+        return server
+
+
+@pytest.fixture(scope="session")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+    with contextlib.closing(Farm(tmp_path_factory.mktemp("farm"))) as farm:
+        yield farm
+
+
+def _each(kinds: tuple[str, ...]) -> list[object]:
+    needs_rabbitmq = pytest.mark.skipif(not RabbitServer.is_available(), reason=HOW_TO_INSTALL)
+    marks = {"rabbitmq": [needs_rabbitmq]}
+    return [pytest.param(kind, marks=marks.get(kind, [])) for kind in kinds]
+
+
+@pytest.fixture(params=_each(KINDS))
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of broker in turn."""
+    chosen: str = request.param
+    return chosen
+
+
+@pytest.fixture(params=_each(KINDS[1:]))
+def remote_kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of broker with workers elsewhere in turn."""
+    chosen: str = request.param
+    return chosen
+
+
+@contextlib.asynccontextmanager
+async def started(settings: Settings) -> AsyncIterator[AsyncBroker]:
+    """A broker for an engine in this process."""
+    broker = broker_of(settings)
+    await broker.startup()
+    try:
+        yield broker
+    finally:
+        await broker.shutdown()
+
+
+@pytest.fixture
+async def any_broker(kind: str, farm: Farm) -> AsyncIterator[AsyncBroker]:
+    """A broker that workers serve, of each kind."""
+    settings = farm.settings(kind, retries=True, broken=True)
+    farm.serve(settings)
+    async with started(settings) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def remote(remote_kind: str, farm: Farm) -> AsyncIterator[AsyncBroker]:
+    """A broker that workers in other processes serve, of each kind."""
+    settings = farm.settings(remote_kind, retries=True, broken=True)
+    farm.serve(settings)
+    async with started(settings) as broker:
+        yield broker
