@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from taskiq import (
     AsyncBroker,
     AsyncTaskiqDecoratedTask,
-    BrokerMessage,
     InMemoryBroker,
     TaskiqMessage,
     TaskiqMiddleware,
@@ -19,6 +18,7 @@ from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.completion.middleware import FlowMiddleware
+from taskiq_flow.completion.notifier import Kick
 from taskiq_flow.dataflow.binding import Binding, Task
 from taskiq_flow.encoding import (
     Address,
@@ -30,7 +30,6 @@ from taskiq_flow.encoding import (
     with_values,
 )
 from taskiq_flow.errors import ConfigurationError
-from taskiq_flow.outages import Outages, ride_out
 from taskiq_flow.plain_callables import as_task
 from taskiq_flow.results import ResultHandle
 
@@ -67,18 +66,18 @@ class Dispatcher:
     """Sends the tasks of one run to one broker, as taskiq's own kicker does.
 
     The run calls the middlewares that the broker has when it begins. ``labels`` are added to each
-    message. While the broker raises one of ``outages``, a task is sent again and again.
+    message, ``kick`` hands it to the broker.
     """
 
     def __init__(
         self,
         broker: AsyncBroker,
         labels: Mapping[str, str] = MappingProxyType({}),
-        outages: Outages = (),
+        kick: Kick | None = None,
     ) -> None:
         self._broker = broker
         self._labels = labels
-        self._outages = outages
+        self._kick = broker.kick if kick is None else kick
         self._addresses: dict[int, Address] = {}
         own = (InMemoryHooks, FlowMiddleware)
         others = [m for m in broker.middlewares if not isinstance(m, own)]
@@ -134,18 +133,6 @@ class Dispatcher:
             raise explained(broker, node, message.args, message.kwargs, error) from error
         await self._kick(encoded)
         await self._tell_that_it_was_sent(message)
-
-    async def _kick(self, encoded: BrokerMessage) -> None:
-        if not self._outages:
-            await self._broker.kick(encoded)
-            return
-        # A broker that was cut off may have taken the message: then it comes twice, and the task
-        # is executed twice, but its result is taken once.
-        await ride_out(
-            lambda: self._broker.kick(encoded),
-            self._outages,
-            f"task {encoded.task_id!r} cannot be sent yet",
-        )
 
     async def _tell_that_it_was_sent(self, message: TaskiqMessage) -> None:
         for middleware in self._behind:

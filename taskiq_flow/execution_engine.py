@@ -113,7 +113,7 @@ class ExecutionEngine:
         check_readable(self._broker)
         run_id = new_run_id() if run_id is None else run_id
         link = await link_to(self._broker, run_id, lost_after=self._lost_after, limit=self._limit)
-        dispatcher = Dispatcher(self._broker, link.labels, link.outages)
+        dispatcher = Dispatcher(self._broker, link.labels, link.kick)
         for node in work.nodes:
             dispatcher.address(node)
         run = Run(

@@ -5,19 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from taskiq import AsyncBroker, InMemoryBroker
+from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
 from taskiq.result_backends.dummy import DummyResultBackend
 
 from taskiq_flow.completion.in_memory import InMemoryCompletions
-from taskiq_flow.completion.middleware import FlowMiddleware, outages_of
+from taskiq_flow.completion.middleware import FlowMiddleware, outages_of, system_of
 from taskiq_flow.completion.notice import LABEL, ReplyTo
+from taskiq_flow.completion.notifier import Kick
 from taskiq_flow.completion.polling import PollingCompletions
 from taskiq_flow.completion.protocol import Completions, Observer
 from taskiq_flow.completion.pushed import PushedCompletions
 from taskiq_flow.errors import ConfigurationError, PollingWarning
-from taskiq_flow.outages import Outages
+from taskiq_flow.outages import ride_out
 
 __all__ = ["Completions", "FlowMiddleware", "Link", "Observer", "check_readable", "link_to"]
 
@@ -27,12 +29,12 @@ class Link:
     """What connects a run with those who execute its tasks.
 
     ``completions``: makes the run's, given the run. ``labels``: what its messages carry for the
-    workers. ``outages``: how the broker says that its server is away.
+    workers. ``kick``: hands a message to the broker, again and again while its server is away.
     """
 
     completions: Callable[[Observer[Any]], Completions[Any]]
     labels: Mapping[str, str]
-    outages: Outages
+    kick: Kick
 
 
 def check_readable(broker: AsyncBroker) -> None:
@@ -55,12 +57,12 @@ async def link_to(
     results are passed by reference. Raises ``ConfigurationError`` for what cannot be had there.
     """
     if isinstance(broker, InMemoryBroker):
-        return Link(lambda run: InMemoryCompletions(broker, run, run_id, limit), {}, ())
-    outages = outages_of(broker)
+        return Link(lambda run: InMemoryCompletions(broker, run, run_id, limit), {}, broker.kick)
+    kick = _lasting_kick(broker)
     pushing = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
     if not pushing:
         _tell_what_polling_lacks(broker, limit)
-        return Link(lambda run: PollingCompletions(broker, run), {}, outages)
+        return Link(lambda run: PollingCompletions(broker, run), {}, kick)
     if limit is not None and not getattr(broker.result_backend, "keep_results", True):
         raise ConfigurationError(
             "results can be passed by reference only if they stay where they are: give the result "
@@ -71,8 +73,22 @@ async def link_to(
     return Link(
         lambda run: PushedCompletions(inbox, run, run_id, lost_after=lost_after, limit=limit),
         {LABEL: label},
-        outages,
+        kick,
     )
+
+
+def _lasting_kick(broker: AsyncBroker) -> Kick:
+    system = system_of(broker)
+    kick = broker.kick if system is None or "kick" in vars(broker) else system.kick_of(broker)
+    outages = outages_of(broker)
+
+    async def kick_until_taken(message: BrokerMessage) -> None:
+        # A broker that was cut off may have taken the message: then it comes twice, and the task
+        # is executed twice, but its result is taken once.
+        what = f"task {message.task_id!r} cannot be sent yet"
+        await ride_out(partial(kick, message), outages, what)
+
+    return kick_until_taken
 
 
 def _tell_what_polling_lacks(broker: AsyncBroker, limit: int | None) -> None:

@@ -20,7 +20,7 @@ from nats.js.kv import KeyValue
 from taskiq import AsyncBroker, AsyncResultBackend
 from taskiq_nats import NatsBroker
 
-from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, SaveAndPublish
+from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, Kick, SaveAndPublish
 from taskiq_flow.waiting import until_ended
 
 OUTAGES = (NatsError, OSError)
@@ -56,6 +56,11 @@ def is_started(broker: AsyncBroker) -> bool:
 def backlog_of(broker: AsyncBroker) -> Backlog | None:
     """The backlog of a broker over JetStream; core subjects have none."""
     return None if isinstance(broker, NatsBroker) else JetStreamBacklog(broker)
+
+
+def kick_of(broker: AsyncBroker) -> Kick:
+    """The broker's own way."""
+    return broker.kick
 
 
 def steady(broker: AsyncBroker) -> None:

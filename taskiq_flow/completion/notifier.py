@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from taskiq import AsyncBroker, AsyncResultBackend, TaskiqResult
+from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
 
 from taskiq_flow.outages import Outages
 
@@ -17,6 +17,9 @@ MakeNotice = Callable[[int | None], bytes]
 
 SaveAndPublish = Callable[[str, TaskiqResult[Any], str, MakeNotice], Awaitable[None]]
 """Saves the result of a task id and publishes its notice on a channel."""
+
+Kick = Callable[[BrokerMessage], Awaitable[None]]
+"""Hands a message to a broker."""
 
 
 class Notifier(Protocol):
@@ -80,6 +83,9 @@ class System(Protocol):
 
     def backlog_of(self, broker: AsyncBroker) -> Backlog | None:
         """How to ask for the broker's backlog, if that is possible."""
+
+    def kick_of(self, broker: AsyncBroker) -> Kick:
+        """The fastest way to do what the broker's ``kick`` does."""
 
     def steady(self, broker: AsyncBroker) -> None:
         """Have a worker's broker keep listening through outages."""

@@ -16,7 +16,7 @@ from aio_pika.abc import AbstractIncomingMessage, AbstractRobustChannel, Abstrac
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from taskiq import AsyncBroker, AsyncResultBackend
 
-from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, SaveAndPublish
+from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, Kick, SaveAndPublish
 
 OUTAGES = (AMQPError, ChannelInvalidStateError, OSError, asyncio.TimeoutError)
 
@@ -50,6 +50,11 @@ def is_started(broker: AsyncBroker) -> bool:
 def backlog_of(broker: AsyncBroker) -> Backlog | None:
     """The backlog of the broker's queues."""
     return QueueBacklog(broker)
+
+
+def kick_of(broker: AsyncBroker) -> Kick:
+    """The broker's own way."""
+    return broker.kick
 
 
 def steady(broker: AsyncBroker) -> None:

@@ -1,6 +1,6 @@
 """Redis: notices by publish/subscribe, saved and published in one pipeline where both go there.
 
-The only file that knows Redis's clients.
+With ``redis_broker.py`` beside it, the only file that knows Redis's clients.
 """
 
 from __future__ import annotations
@@ -9,35 +9,41 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiostream import stream
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import BusyLoadingError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, TaskiqResult
-from taskiq_redis import (
-    ListQueueBroker,
-    ListQueueClusterBroker,
-    ListQueueSentinelBroker,
-    RedisAsyncResultBackend,
-    RedisStreamBroker,
-    RedisStreamClusterBroker,
-    RedisStreamSentinelBroker,
-)
+from taskiq import AsyncBroker, AsyncResultBackend, TaskiqResult
+from taskiq_redis import RedisAsyncResultBackend
 
-from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, MakeNotice, SaveAndPublish
-from taskiq_flow.outages import growing_pauses, listen_through
+from taskiq_flow.completion.notifier import REVOCATION_LIFE, MakeNotice, SaveAndPublish
+from taskiq_flow.completion.redis_broker import (
+    OUTAGES,
+    Client,
+    backlog_of,
+    client_of,
+    is_started,
+    kick_of,
+    steady,
+)
+from taskiq_flow.outages import growing_pauses
 from taskiq_flow.waiting import until_ended
 
-logger = logging.getLogger("taskiq_flow")
+__all__ = [
+    "OUTAGES",
+    "RedisNotifier",
+    "backlog_of",
+    "is_started",
+    "kick_of",
+    "notifier_at",
+    "notifier_of",
+    "steady",
+]
 
-OUTAGES = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+logger = logging.getLogger("taskiq_flow")
 
 REVOKED = "taskiq_flow:revoked"
 """A sorted set of run ids by the time when they were revoked, and the channel that tells them."""
@@ -48,8 +54,6 @@ SILENCE = 10.0
 GRACE = 1.0
 """Seconds that a subscription is given to end when it is cancelled."""
 
-Client = Redis | RedisCluster
-
 
 def notifier_at(url: str) -> RedisNotifier:
     """A notifier with the settings of a URL: ``redis://``, ``rediss://`` or ``unix://``."""
@@ -59,31 +63,6 @@ def notifier_at(url: str) -> RedisNotifier:
 def notifier_of(broker: AsyncBroker) -> RedisNotifier:
     """A notifier with a broker's settings: of one server, behind sentinels, or of a cluster."""
     return RedisNotifier(client_of(broker), is_own=False)
-
-
-def client_of(broker: Any) -> Client:
-    """A client over the broker's own connections."""
-    if hasattr(broker, "connection_pool"):
-        return Redis(connection_pool=broker.connection_pool)
-    if hasattr(broker, "sentinel"):
-        master: Redis = broker.sentinel.master_for(broker.master_name)
-        return master
-    cluster: RedisCluster = broker.redis
-    return cluster
-
-
-def is_started(_: AsyncBroker) -> bool:
-    """Whether the broker can send; one over Redis connects when it does."""
-    return True
-
-
-def backlog_of(broker: AsyncBroker) -> Backlog | None:
-    """The backlog of a broker with queues, which one that broadcasts has not."""
-    if isinstance(broker, (RedisStreamBroker, RedisStreamSentinelBroker, RedisStreamClusterBroker)):
-        return StreamBacklog(client_of(broker), broker.queue_name, broker.consumer_group_name)
-    if isinstance(broker, (ListQueueBroker, ListQueueSentinelBroker, ListQueueClusterBroker)):
-        return ListBacklog(client_of(broker), broker.queue_name)
-    return None
 
 
 class RedisNotifier:
@@ -256,106 +235,10 @@ class _Saver:
                 px=backend.result_px_time or None,
             )
             pipeline.publish(channel, make_notice(len(value)))
-            await pipeline.execute()
-
-
-class StreamBacklog:
-    """A stream, and how far its consumer group has read it."""
-
-    def __init__(self, client: Client, stream: str, group: str) -> None:
-        self._client = client
-        self._stream = stream
-        self._group = group
-
-    async def position(self, queue: str | None) -> tuple[Any, Any]:
-        """The ids of the newest entry and of the newest one delivered, as pairs of numbers."""
-        stream = queue or self._stream
-        groups = await self._client.xinfo_groups(stream)
-        info = await self._client.xinfo_stream(stream)
-        delivered = [g for g in groups if g["name"].decode() == self._group]
-        read = _numbers(delivered[0]["last-delivered-id"]) if delivered else (0, 0)
-        return _numbers(info["last-generated-id"]), read
-
-
-class ListBacklog:
-    """A list, from which workers take what they execute."""
-
-    def __init__(self, client: Client, key: str) -> None:
-        self._client = client
-        self._key = key
-
-    async def position(self, queue: str | None) -> tuple[Any, Any]:
-        """A list does not number what is in it: all is taken, or some is not."""
-        return 1, int(not await self._client.llen(queue or self._key))
-
-
-def _numbers(entry_id: bytes) -> tuple[int, ...]:
-    return tuple(int(part) for part in entry_id.split(b"-"))
+            # Raised here: what the pipeline raises would spell out the value, however large.
+            for answer in await pipeline.execute(raise_on_error=False):
+                if isinstance(answer, Exception):
+                    raise answer
 
 
 async def _nothing() -> None: ...
-
-
-def steady(broker: AsyncBroker) -> None:
-    """Have the broker keep listening when the server goes away for a while.
-
-    A broker over a stream declares its group again if the server has come back without its data,
-    and takes over what a worker that is gone has left unacknowledged, also when nothing new comes.
-    """
-    listen = broker.listen
-    if isinstance(broker, ListQueueBroker):
-        # A client that gives up waiting for the list loses what is taken from it at that moment.
-        broker.connection_pool.connection_kwargs["socket_timeout"] = None
-    if isinstance(broker, RedisStreamBroker):
-        listen = partial(_listen_and_take_over, broker, broker.listen)
-    what = f"{type(broker).__name__} cannot listen"
-    broker.listen = lambda: listen_through(listen, OUTAGES, what)  # type: ignore[method-assign]
-
-
-async def _listen_and_take_over(
-    broker: RedisStreamBroker, listen: Any
-) -> AsyncGenerator[AckableMessage, None]:
-    try:
-        async with stream.merge(listen(), _left_by_others(broker)).stream() as messages:
-            async for message in messages:
-                yield message
-    except ResponseError as error:
-        if not str(error).startswith("NOGROUP"):
-            raise
-        await _declare_groups(broker)
-        raise ConnectionResetError(f"the server has lost its streams ({error})") from error
-
-
-async def _left_by_others(broker: RedisStreamBroker) -> AsyncGenerator[AckableMessage, None]:
-    """What has been with a consumer for ``idle_timeout`` without being acknowledged.
-
-    The broker itself looks for it only behind messages that have just come.
-    """
-    client: Any = client_of(broker)
-    while True:
-        await asyncio.sleep(broker.idle_timeout / 1000 / 2)
-        for key in _streams(broker):
-            _, messages, *_ = await client.xautoclaim(
-                key,
-                broker.consumer_group_name,
-                broker.consumer_name,
-                min_idle_time=broker.idle_timeout,
-                count=broker.unacknowledged_batch_size,
-            )
-            for message_id, fields in messages:
-                ack = partial(client.xack, key, broker.consumer_group_name, message_id)
-                yield AckableMessage(data=fields[b"data"], ack=ack)
-
-
-async def _declare_groups(broker: RedisStreamBroker) -> None:
-    """As the broker does when it starts, but from the beginning: all that is there is new."""
-    client: Any = client_of(broker)
-    for key in _streams(broker):
-        try:
-            await client.xgroup_create(key, broker.consumer_group_name, id="0", mkstream=True)
-        except ResponseError as error:
-            logger.debug("the group of %r is there already: %s", key, error)
-
-
-def _streams(broker: RedisStreamBroker) -> list[str]:
-    return [broker.queue_name, *broker.additional_streams]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import threading
 import time
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,7 @@ class Settings:
     no_result_on_retry: bool = True
     keep_results: bool = True
     result_ex_time: int | None = None
+    result_px_time: int | None = None
     idle_timeout: int = 1000
     broken: bool = False
     registers: bool = True
@@ -128,6 +131,7 @@ def _backend(settings: Settings) -> Any:
         settings.redis,
         keep_results=settings.keep_results,
         result_ex_time=settings.result_ex_time,
+        result_px_time=settings.result_px_time,
     )
 
 
@@ -289,6 +293,24 @@ def task(broker: AsyncBroker, function: Any) -> AsyncTaskiqDecoratedTask[Any, An
     found = broker.find_task(NAMES[function])
     assert found is not None
     return found
+
+
+@contextlib.asynccontextmanager
+async def started(settings: Settings) -> AsyncIterator[AsyncBroker]:
+    """A broker for an engine in this process."""
+    broker = broker_of(settings)
+    await broker.startup()
+    try:
+        yield broker
+    finally:
+        await broker.shutdown()
+
+
+def redis_client(settings: Settings) -> Any:
+    """A client of the settings' Redis server."""
+    from redis.asyncio import Redis
+
+    return Redis.from_url(settings.redis)
 
 
 def from_environment() -> AsyncBroker:

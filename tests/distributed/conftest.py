@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 from taskiq import AsyncBroker
 
-from tests.distributed.app import KINDS, Settings, broker_of
+from tests.distributed.app import KINDS, Settings, started
 from tests.servers.nats import NatsServer
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer
@@ -57,10 +57,10 @@ class Farm:
             settings = replace(settings, rabbitmq=self.rabbitmq.url)
         return replace(settings, **others)  # type: ignore[arg-type]
 
-    def serve(self, settings: Settings) -> None:
+    def serve(self, settings: Settings, **options: Any) -> None:
         """See to it that workers serve this broker until the session ends."""
         if settings.kind != "in-memory" and settings not in self._workers:
-            self._workers[settings] = workers = self.workers(settings)
+            self._workers[settings] = workers = self.workers(settings, **options)
             workers.start()
 
     def workers(self, settings: Settings, **options: Any) -> Workers:
@@ -105,17 +105,6 @@ def remote_kind(request: pytest.FixtureRequest) -> str:
     """Each kind of broker with workers elsewhere in turn."""
     chosen: str = request.param
     return chosen
-
-
-@contextlib.asynccontextmanager
-async def started(settings: Settings) -> AsyncIterator[AsyncBroker]:
-    """A broker for an engine in this process."""
-    broker = broker_of(settings)
-    await broker.startup()
-    try:
-        yield broker
-    finally:
-        await broker.shutdown()
 
 
 @pytest.fixture

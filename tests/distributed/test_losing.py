@@ -1,0 +1,189 @@
+"""Nothing is lost in silence: each task that will never be heard of again is a typed error."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from taskiq import AsyncBroker
+
+from taskiq_flow import (
+    DAGBuilder,
+    ExecutionEngine,
+    NodeFailedError,
+    ResultUnavailableError,
+    TaskLostError,
+)
+from tests.distributed import app
+from tests.distributed.app import started, task
+from tests.distributed.conftest import Farm
+from tests.distributed.watching import Notes, inputs, many
+from tests.servers.redis import RedisServer
+
+LOST_AFTER = 1.5
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Notes:
+    return Notes(tmp_path)
+
+
+async def test_a_task_that_no_worker_knows(remote: AsyncBroker) -> None:
+    @remote.task(task_name="unknown")
+    async def unknown() -> None: ...
+
+    dag = DAGBuilder().node(unknown).build()
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    with pytest.raises(NodeFailedError) as caught:
+        await ExecutionEngine(remote, dag, lost_after=LOST_AFTER).execute(run_id="strange")
+    assert loop.time() - begin < 3 * LOST_AFTER
+    cause = caught.value.__cause__
+    assert isinstance(cause, TaskLostError)
+    assert cause.task_name == "unknown"
+    assert "task 'strange:unknown:1'" in str(cause)
+    assert "the workers do not know the task" in str(cause)
+
+
+@pytest.mark.parametrize("function", [app.nap, app.hold])
+async def test_a_task_that_takes_longer_is_not_lost(remote: AsyncBroker, function: object) -> None:
+    dag = DAGBuilder().node(task(remote, function), name="long").build()
+    engine = ExecutionEngine(remote, dag, lost_after=1.0)
+    assert await engine.execute({"seconds": 2.5}) == {"long": 2.5}
+
+
+async def test_a_task_that_waits_in_a_long_queue_is_not_lost(
+    remote_kind: str, farm: Farm, notes: Notes
+) -> None:
+    settings = farm.settings(remote_kind, queue="one-slot")
+    farm.serve(settings, max_async_tasks=1)
+    async with started(settings) as broker:
+        engine = ExecutionEngine(broker, many(broker, app.noted, 8), lost_after=1.0)
+        assert len(await engine.execute(inputs(notes, 8, 0.4))) == 8
+
+
+async def test_a_task_that_waits_behind_those_of_others_is_not_lost(
+    farm: Farm, notes: Notes
+) -> None:
+    """No run of this engine is ahead of it in the queue: only the broker knows where it is."""
+    settings = farm.settings("redis-lists", queue="one-slot")
+    farm.serve(settings, max_async_tasks=1)
+    async with started(settings) as other, started(settings) as broker:
+        before = ExecutionEngine(other, many(other, app.noted, 8))
+        ahead = asyncio.ensure_future(before.execute(inputs(notes, 8, 0.4)))
+        await notes.until("begin", 1)
+        dag = DAGBuilder().node(task(broker, app.double)).build()
+        assert await ExecutionEngine(broker, dag, lost_after=1.0).execute({"item": 1})
+        await ahead
+
+
+async def test_a_killed_workers_task_comes_again_or_is_an_error(
+    remote_kind: str, farm: Farm, notes: Notes
+) -> None:
+    settings = farm.settings(remote_kind, queue="killed", idle_timeout=2000)
+    workers = farm.workers(settings)
+    workers.start()
+    try:
+        async with started(settings) as broker:
+            engine = ExecutionEngine(broker, many(broker, app.noted, 1), lost_after=6.0)
+            reading = asyncio.ensure_future(_read(engine, inputs(notes, 1, 0.5)))
+            await notes.until("begin", 1)
+            workers.kill_one()
+            if remote_kind == "redis-lists":
+                with pytest.raises(NodeFailedError) as caught:
+                    await reading
+                assert isinstance(caught.value.__cause__, TaskLostError)
+            else:
+                assert await reading == [("n0", "n0")]
+                assert len(notes.of("begin")) == 2
+    finally:
+        workers.kill()
+
+
+async def _read(engine: ExecutionEngine, values: dict[str, object]) -> list[tuple[str, object]]:
+    return [pair async for pair in engine.execute_async(values)]
+
+
+async def test_a_suspended_worker_is_waited_for(farm: Farm, notes: Notes) -> None:
+    settings = farm.settings("redis-streams", queue="suspended", idle_timeout=60_000)
+    workers = farm.workers(settings)
+    workers.start()
+    try:
+        async with started(settings) as broker:
+            engine = ExecutionEngine(broker, many(broker, app.noted, 3), lost_after=10.0)
+            reading = asyncio.ensure_future(_read(engine, inputs(notes, 3, 0.3)))
+            await notes.until("begin", 3)
+            workers.suspend()
+            await asyncio.sleep(2.0)  # not in the hope of anything: it is the length of the outage
+            assert not reading.done()
+            workers.resume()
+            assert len(await reading) == 3
+            assert len(notes.of("begin")) == 3
+    finally:
+        workers.kill()
+
+
+async def test_a_result_that_has_expired_before_it_is_read(farm: Farm) -> None:
+    settings = farm.settings("redis-streams", queue="expired", result_px_time=1, inline_limit=0)
+    farm.serve(settings)
+    async with started(settings) as broker:
+        dag = DAGBuilder().node(task(broker, app.double)).build()
+        with pytest.raises(NodeFailedError) as caught:
+            await ExecutionEngine(broker, dag).execute({"item": 1}, run_id="short")
+    cause = caught.value.__cause__
+    assert isinstance(cause, ResultUnavailableError)
+    assert "task 'short:double:1' has ended" in str(cause)
+
+
+async def test_a_result_that_expires_before_a_later_node_needs_it(farm: Farm) -> None:
+    settings = farm.settings("redis-streams", queue="expires", result_ex_time=1)
+    farm.serve(settings)
+    async with started(settings) as broker:
+        builder = DAGBuilder().node(task(broker, app.double), inputs=["item"], output="early")
+        builder.node(task(broker, app.nap), inputs=["seconds"], output="late")
+        dag = builder.node(task(broker, app.total), inputs=["early", "late"]).build()
+        values = {"item": 1, "seconds": 2.5}
+        assert await ExecutionEngine(broker, dag).execute(values)  # by value: it has arrived
+        with pytest.raises(NodeFailedError) as caught:
+            await ExecutionEngine(broker, dag, pass_by="reference").execute(values)
+    assert caught.value.task_name == "total"
+    assert isinstance(caught.value.__cause__, ResultUnavailableError)
+    assert "has expired or was deleted" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("kind", ["redis-streams", "nats"])
+async def test_a_result_that_can_be_read_only_once_reaches_all_consumers(
+    kind: str, farm: Farm
+) -> None:
+    settings = farm.settings(kind, queue="read-once", keep_results=False)
+    farm.serve(settings)
+    async with started(settings) as broker:
+        builder = DAGBuilder().node(task(broker, app.double), inputs=["item"], output="two")
+        builder.node(task(broker, app.echo), inputs=["two"], output="one")
+        builder.node(task(broker, app.echo), inputs=["two"], output="other")
+        results = await ExecutionEngine(broker, builder.build()).execute({"item": 1})
+        assert results == {"two": 2, "one": 2, "other": 2}
+        for name in ("double", "echo", "echo_2"):
+            ready = broker.result_backend.is_result_ready
+            assert not [task_id for task_id in (f"{name}:1",) if await ready(task_id)]
+
+
+async def test_a_result_for_which_the_store_has_no_room(farm: Farm, tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "full", appendonly=False, maxmemory="8mb")
+    server.start()
+    settings = farm.settings("redis-streams", queue="full", redis=server.url)
+    workers = farm.workers(settings)
+    workers.start()
+    try:
+        async with started(settings) as broker:
+            dag = DAGBuilder().node(task(broker, app.blob)).build()
+            engine = ExecutionEngine(broker, dag)
+            with pytest.raises(NodeFailedError) as caught:
+                await engine.execute({"size": 20_000_000})
+            cause = caught.value.__cause__
+            assert isinstance(cause, ResultUnavailableError)
+            assert "the result of node 'blob' could not be stored" in str(cause)
+    finally:
+        workers.kill()
+        server.kill()

@@ -1,0 +1,82 @@
+"""How a test sees what workers do: by the lines that tasks write, and by what is left in queues."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from taskiq import AsyncBroker
+
+from taskiq_flow import DAG, DAGBuilder
+from tests.distributed import app
+from tests.distributed.app import Settings, started, task
+
+LONGEST = 15.0
+"""Seconds after which what a test waits for will not come any more."""
+
+
+async def until(condition: Callable[[], Any], what: str) -> float:
+    """Wait until something holds; the seconds that it took."""
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    while not condition():
+        if loop.time() - begin > LONGEST:
+            raise AssertionError(f"after {LONGEST:g} s, still not so: {what}")
+        await asyncio.sleep(0.005)
+    return loop.time() - begin
+
+
+class Notes:
+    """What the tasks of a test write down."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "notes"
+        self.path.touch()
+
+    def of(self, word: str) -> list[str]:
+        """The names of the tasks that wrote a word."""
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        return [line.split()[1] for line in lines if line.startswith(f"{word} ")]
+
+    async def until(self, word: str, count: int) -> float:
+        """Wait until this many tasks have written a word; the seconds that it took."""
+        return await until(lambda: len(self.of(word)) >= count, f"{count} x {word}")
+
+
+def many(broker: AsyncBroker, function: Any, count: int) -> DAG:
+    """So many nodes of one task that notes what it does; inputs: path, seconds and names."""
+    builder = DAGBuilder()
+    for number in range(count):
+        keys = {"path": "path", "name": f"name {number}", "seconds": "seconds"}
+        builder.node(task(broker, function), name=f"n{number}", inputs=keys)
+    return builder.build()
+
+
+def inputs(notes: Notes, count: int, seconds: float) -> dict[str, Any]:
+    """The inputs of a run of ``many``."""
+    names = {f"name {number}": f"n{number}" for number in range(count)}
+    return {"path": str(notes.path), "seconds": seconds, **names}
+
+
+async def left_over(settings: Settings) -> int:
+    """Messages in a broker's queue that are not taken, or taken and not acknowledged."""
+    async with started(settings) as broker:
+        queues: Any = broker
+        if settings.kind == "redis-streams":
+            client = app.redis_client(settings)
+            async with client:
+                pending = await client.xpending(settings.queue, "taskiq")
+                groups = await client.xinfo_groups(settings.queue)
+                info = await client.xinfo_stream(settings.queue)
+            unread = groups[0]["last-delivered-id"] != info["last-generated-id"]
+            return int(pending["pending"]) + int(unread)
+        if settings.kind == "redis-lists":
+            async with app.redis_client(settings) as client:
+                return int(await client.llen(settings.queue))
+        if settings.kind == "nats":
+            consumer = await queues.consumer.consumer_info()
+            return int(consumer.num_pending + consumer.num_ack_pending)
+        declared = await queues.write_channel.declare_queue(settings.queue, passive=True)
+        return int(declared.declaration_result.message_count)
