@@ -61,9 +61,9 @@ class LocalBroker(AsyncBroker):
             yield await self.queue.get()
 
     @contextlib.asynccontextmanager
-    async def worker(self) -> AsyncIterator[None]:
-        """Work while the block runs."""
-        receiver = Receiver(self, max_async_tasks=100, run_startup=False)
+    async def worker(self, slots: int = 100) -> AsyncIterator[None]:
+        """Work while the block runs, on so many tasks at once."""
+        receiver = Receiver(self, max_async_tasks=slots, run_startup=False)
         stop = asyncio.Event()
         listening = asyncio.ensure_future(receiver.listen(stop))
         try:

@@ -206,6 +206,8 @@ class Inbox:
     def _settle(self, task_id: str, result: TaskiqResult[Any]) -> None:
         watch = self._watched[task_id]
         self.forget(task_id)
+        if isinstance(result.error, TaskLostError):
+            watch.expected.add(task_id)  # it may run all the same, and is to be revoked then
         self._earliest_sign = min(self._earliest_sign, watch.number)
         if isinstance(result.error, NodeError) and not result.error.task_name:
             result.error.task_name = watch.node.task_name  # only its message has travelled
@@ -345,10 +347,10 @@ def _gone(task_id: str) -> ResultUnavailableError:
 
 def _lost(task_id: str, watch: Watch) -> TaskLostError:
     what = (
-        "its worker has stopped reporting it, and may have been killed"
+        "its worker has stopped reporting it: it was killed, or a task blocks its event loop"
         if watch.is_begun
         else "no worker has reported it: its message was lost, the workers do not know the task, "
-        "its worker was killed, or the workers have no FlowMiddleware"
+        "its worker was killed or blocked at once, or the workers have no FlowMiddleware"
     )
     return TaskLostError(
         f"nothing was heard of task {task_id!r} for {watch.lost_after:g} s: {what}; "

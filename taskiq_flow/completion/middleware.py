@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from taskiq import AsyncBroker, InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
 from taskiq_flow.completion.inbox import Inbox
-from taskiq_flow.completion.notifier import Notifier, System
+from taskiq_flow.completion.notifier import Notifier, Renew, System
 from taskiq_flow.completion.worker import Worker
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.outages import Outages, ride_out
@@ -75,6 +75,7 @@ class FlowMiddleware(TaskiqMiddleware):
             )
         self._url = url
         self._inline_limit = inline_limit
+        self._renew: Renew | None = None
         self._inbox = _OnDemand(self._open_inbox)
         self._worker = _OnDemand(self._open_worker)
 
@@ -99,7 +100,7 @@ class FlowMiddleware(TaskiqMiddleware):
         if self.broker.is_worker_process and not self.is_embedded:
             system = system_of(self.broker)
             if system is not None:
-                system.steady(self.broker)
+                self._renew = system.steady(self.broker)
             await self._worker.get()
 
     async def shutdown(self) -> None:
@@ -158,7 +159,7 @@ class FlowMiddleware(TaskiqMiddleware):
     async def _open_worker(self) -> Worker:
         broker, notifier = self.broker, self._notifier()
         outages = (*outages_of(broker, broker.result_backend), *notifier.outages)
-        worker = Worker(broker, notifier, self._inline_limit, outages)
+        worker = Worker(broker, notifier, self._inline_limit, outages, self._renew)
         await self._open(worker, outages)
         return worker
 

@@ -7,23 +7,46 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Any
 
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import (
+    ConnectionClosedError,
+    ConnectionReconnectingError,
+    MaxPayloadError,
+    NoRespondersError,
+    NoServersError,
+    OutboundBufferLimitError,
+    StaleConnectionError,
+)
 from nats.errors import Error as NatsError
+from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.api import KeyValueConfig
-from nats.js.errors import NotFoundError
+from nats.js.errors import NoStreamResponseError, NotFoundError, ServiceUnavailableError
 from nats.js.kv import KeyValue
-from taskiq import AsyncBroker, AsyncResultBackend
+from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessage
 from taskiq_nats import NatsBroker
 
-from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, Kick, SaveAndPublish
+from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, Kick, Renew, SaveAndPublish
+from taskiq_flow.errors import SerializationError
 from taskiq_flow.waiting import until_ended
 
-OUTAGES = (NatsError, OSError)
+OUTAGES = (
+    ConnectionClosedError,
+    ConnectionReconnectingError,
+    NatsTimeoutError,
+    NoRespondersError,
+    NoServersError,
+    NoStreamResponseError,
+    OutboundBufferLimitError,
+    ServiceUnavailableError,
+    StaleConnectionError,
+    OSError,
+)
 
 REVOKED = "taskiq_flow_revoked"
 """The bucket whose keys are the revoked runs."""
@@ -59,12 +82,53 @@ def backlog_of(broker: AsyncBroker) -> Backlog | None:
 
 
 def kick_of(broker: AsyncBroker) -> Kick:
-    """The broker's own way."""
-    return broker.kick
+    """The broker's own way; what is too large for the server is said to be so."""
+
+    async def kick(message: BrokerMessage) -> None:
+        try:
+            await broker.kick(message)
+        except MaxPayloadError as error:
+            raise SerializationError(
+                f"the message of task {message.task_id!r} has {len(message.message)} bytes, more "
+                "than the NATS server takes; pass large values by reference, as with "
+                "ExecutionEngine(..., pass_by=65536), or raise the server's max_payload"
+            ) from error
+
+    return kick
 
 
-def steady(broker: AsyncBroker) -> None:
-    """NATS's client reconnects by itself."""
+def steady(broker: AsyncBroker) -> Renew:
+    """NATS's client reconnects by itself. What is being executed is kept from coming again."""
+    unacknowledged: set[Msg] = set()
+    listen = broker.listen
+
+    async def listen_and_note() -> AsyncGenerator[bytes | AckableMessage, None]:
+        async with aclosing(listen()) as messages:
+            async for message in messages:
+                yield (
+                    _noted(message, unacknowledged)
+                    if isinstance(message, AckableMessage)
+                    else message
+                )
+
+    async def renew() -> None:
+        for message in tuple(unacknowledged):
+            await message.in_progress()
+
+    broker.listen = listen_and_note  # type: ignore[method-assign]
+    return renew
+
+
+def _noted(message: AckableMessage, unacknowledged: set[Msg]) -> AckableMessage:
+    """The message, which is among the unacknowledged until it is acknowledged."""
+    original: Msg = getattr(message.ack, "__self__")  # noqa: B009 - of a bound method, as it is one
+
+    async def ack() -> None:
+        unacknowledged.discard(original)
+        await original.ack()
+
+    unacknowledged.add(original)
+    return AckableMessage(data=message.data, ack=ack)
 
 
 class NatsNotifier:
@@ -81,7 +145,7 @@ class NatsNotifier:
 
     async def open(self) -> None:
         """Connect."""
-        once = {"allow_reconnect": False, "connect_timeout": CONNECT_TIMEOUT}
+        once = {"max_reconnect_attempts": 1, "reconnect_time_wait": 0}
         # A client that may reconnect does not say that it could not connect at all.
         probe = await nats.connect(self._servers, **{**self._settings, **once})
         await probe.close()

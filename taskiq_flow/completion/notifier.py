@@ -21,6 +21,9 @@ SaveAndPublish = Callable[[str, TaskiqResult[Any], str, MakeNotice], Awaitable[N
 Kick = Callable[[BrokerMessage], Awaitable[None]]
 """Hands a message to a broker."""
 
+Renew = Callable[[], Awaitable[None]]
+"""Called by a worker again and again, keeps what it executes from being delivered to others."""
+
 
 class Notifier(Protocol):
     """A connection to the system that carries the notices. It is kept up until it is closed.
@@ -87,5 +90,5 @@ class System(Protocol):
     def kick_of(self, broker: AsyncBroker) -> Kick:
         """The fastest way to do what the broker's ``kick`` does."""
 
-    def steady(self, broker: AsyncBroker) -> None:
+    def steady(self, broker: AsyncBroker) -> Renew:
         """Have a worker's broker keep listening through outages."""

@@ -16,7 +16,7 @@ from aio_pika.abc import AbstractIncomingMessage, AbstractRobustChannel, Abstrac
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from taskiq import AsyncBroker, AsyncResultBackend
 
-from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, Kick, SaveAndPublish
+from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, Kick, Renew, SaveAndPublish
 
 OUTAGES = (AMQPError, ChannelInvalidStateError, OSError, asyncio.TimeoutError)
 
@@ -57,8 +57,12 @@ def kick_of(broker: AsyncBroker) -> Kick:
     return broker.kick
 
 
-def steady(broker: AsyncBroker) -> None:
-    """RabbitMQ's client reconnects by itself."""
+def steady(_: AsyncBroker) -> Renew:
+    """RabbitMQ's client reconnects by itself, and its server keeps what a connection was given."""
+
+    async def nothing() -> None: ...
+
+    return nothing
 
 
 class RabbitNotifier:
@@ -69,7 +73,7 @@ class RabbitNotifier:
     def __init__(self, url: str, **settings: Any) -> None:
         self._url = url
         self._settings = settings
-        self._connection: AbstractRobustConnection
+        self._connection: AbstractRobustConnection | None = None
         self._channel: AbstractRobustChannel
         self._revocations: AbstractRobustChannel
 
@@ -78,10 +82,10 @@ class RabbitNotifier:
         # A robust connection does not say that it could not connect at all: it tries for ever.
         probe = await connect(self._url, timeout=CONNECT_TIMEOUT, **self._settings)
         await probe.close()
-        self._connection = await connect_robust(self._url, **self._settings)
+        self._connection = connection = await connect_robust(self._url, **self._settings)
         # Without confirms: a notice is a hint.
-        self._channel = await self._connection.channel(publisher_confirms=False)
-        self._revocations = await self._connection.channel()
+        self._channel = await connection.channel(publisher_confirms=False)
+        self._revocations = await connection.channel()
         await self._revocations.set_qos(prefetch_count=PREFETCH)
 
     async def publish(self, channel: str, data: bytes) -> None:
@@ -101,7 +105,7 @@ class RabbitNotifier:
     @property
     def is_listening(self) -> bool:
         """Whether the connection is up."""
-        return self._connection.connected.is_set()
+        return self._connection is not None and self._connection.connected.is_set()
 
     def saver(self, backend: AsyncResultBackend[Any]) -> SaveAndPublish | None:
         """RabbitMQ stores no results."""
@@ -126,8 +130,9 @@ class RabbitNotifier:
 
     async def aclose(self) -> None:
         """Disconnect."""
-        with contextlib.suppress(*OUTAGES):
-            await self._connection.close()
+        if self._connection is not None:
+            with contextlib.suppress(*OUTAGES):
+                await self._connection.close()
 
     async def _declare_revoked(self) -> Any:
         return await self._revocations.declare_queue(

@@ -26,7 +26,7 @@ from taskiq_redis import (
     RedisStreamSentinelBroker,
 )
 
-from taskiq_flow.completion.notifier import Backlog, Kick
+from taskiq_flow.completion.notifier import Backlog, Kick, Renew
 from taskiq_flow.outages import listen_through
 
 logger = logging.getLogger("taskiq_flow")
@@ -34,6 +34,11 @@ logger = logging.getLogger("taskiq_flow")
 OUTAGES = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OSError)
 
 Client = Redis | RedisCluster
+
+STREAM_BROKERS = (RedisStreamBroker, RedisStreamSentinelBroker, RedisStreamClusterBroker)
+
+IDLE_TIMEOUT = 600_000
+"""Milliseconds after which a message that is not acknowledged is delivered again, by default."""
 
 
 def client_of(broker: Any) -> Client:
@@ -54,7 +59,7 @@ def is_started(_: AsyncBroker) -> bool:
 
 def backlog_of(broker: AsyncBroker) -> Backlog | None:
     """The backlog of a broker with queues, which one that broadcasts has not."""
-    if isinstance(broker, (RedisStreamBroker, RedisStreamSentinelBroker, RedisStreamClusterBroker)):
+    if isinstance(broker, STREAM_BROKERS):
         return StreamBacklog(client_of(broker), broker.queue_name, broker.consumer_group_name)
     if isinstance(broker, (ListQueueBroker, ListQueueSentinelBroker, ListQueueClusterBroker)):
         return ListBacklog(client_of(broker), broker.queue_name)
@@ -87,60 +92,78 @@ def kick_of(broker: AsyncBroker) -> Kick:
     return broker.kick
 
 
-def steady(broker: AsyncBroker) -> None:
+def steady(broker: AsyncBroker) -> Renew:
     """Have the broker keep listening when the server goes away for a while.
 
     A broker over a stream declares its group again if the server has come back without its data,
     and takes over what a worker that is gone has left unacknowledged.
     """
     listen: Callable[[], AsyncGenerator[bytes | AckableMessage, None]] = broker.listen
+    renew: Renew = _nothing
     if isinstance(broker, ListQueueBroker):
         # A client that gives up waiting for the list loses what is taken from it at that moment.
         broker.connection_pool.connection_kwargs["socket_timeout"] = None
-    if isinstance(broker, RedisStreamBroker) and type(broker).listen is RedisStreamBroker.listen:
-        listen = StreamReader(broker).listen
+    if type(broker) in STREAM_BROKERS:
+        reader = StreamReader(broker)
+        listen, renew = reader.listen, reader.renew
     what = f"{type(broker).__name__} cannot listen"
     broker.listen = lambda: listen_through(listen, OUTAGES, what)  # type: ignore[method-assign]
+    return renew
 
 
 class StreamReader:
     """Reads a broker's streams, as the broker does, and what others have left in them.
 
-    The broker itself looks for what was left only behind messages that have just come, and makes
-    a client for each acknowledgement.
+    The broker itself looks for what was left only behind messages that have just come, if at all,
+    makes a client for each acknowledgement, and has what takes longer than its idle timeout
+    delivered again while it is still being executed.
     """
 
-    def __init__(self, broker: RedisStreamBroker) -> None:
+    def __init__(self, broker: Any) -> None:
         self._broker = broker
         self._client: Any = client_of(broker)
+        self._group: str = broker.consumer_group_name
+        self._consumer: str = broker.consumer_name
         self._streams = {broker.queue_name: ">", **broker.additional_streams}
-        self._idle_seconds = broker.idle_timeout / 1000
+        self._idle_timeout: int = getattr(broker, "idle_timeout", IDLE_TIMEOUT)
+        self._most_at_once: int | None = getattr(broker, "count", 100)
+        self._unacknowledged: dict[tuple[Any, Any], None] = {}  # stream and id
+        self._renewed_at = time.monotonic()
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
         """Messages, each for one worker."""
-        broker = self._broker
-        block = min(broker.block, max(1, broker.idle_timeout // 2))
         looked_at = -math.inf
         while True:
-            fetched = await self._read(block)
-            for stream, messages in fetched:
-                for message_id, fields in messages:
-                    yield self._message(stream, message_id, fields)
-            if time.monotonic() - looked_at > self._idle_seconds / 2:
+            for message in self._noted(await self._read()):
+                yield message
+            if time.monotonic() - looked_at > self._idle_timeout / 1000 / 2:
                 looked_at = time.monotonic()
                 for stream in self._streams:
-                    for message_id, fields in await self._left_in(stream):
-                        yield self._message(stream, message_id, fields)
+                    for message in self._noted([(stream, await self._left_in(stream))]):
+                        yield message
 
-    async def _read(self, block: int) -> Any:
-        broker = self._broker
+    async def renew(self) -> None:
+        """Keep what this worker has taken and not finished from being taken over by others."""
+        now = time.monotonic()
+        if now - self._renewed_at < self._idle_timeout / 1000 / 4:
+            return
+        self._renewed_at = now
+        by_stream: dict[Any, list[Any]] = {}
+        for stream, message_id in self._unacknowledged:
+            by_stream.setdefault(stream, []).append(message_id)
+        for stream, ids in by_stream.items():
+            await self._client.xclaim(
+                stream, self._group, self._consumer, min_idle_time=0, message_ids=ids, justid=True
+            )
+
+    async def _read(self) -> Any:
         try:
             return await self._client.xreadgroup(
-                broker.consumer_group_name,
-                broker.consumer_name,
+                self._group,
+                self._consumer,
                 self._streams,
-                block=block,
-                count=broker.count,
+                block=min(self._broker.block, max(1, self._idle_timeout // 2)),
+                count=self._most_at_once,
             )
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
@@ -151,30 +174,41 @@ class StreamReader:
 
     async def _left_in(self, stream: Any) -> Any:
         """What has been with a consumer for the idle timeout without being acknowledged."""
-        broker = self._broker
         _, messages, *_ = await self._client.xautoclaim(
             stream,
-            broker.consumer_group_name,
-            broker.consumer_name,
-            min_idle_time=broker.idle_timeout,
-            count=broker.unacknowledged_batch_size,
+            self._group,
+            self._consumer,
+            min_idle_time=self._idle_timeout,
+            count=self._most_at_once,
         )
-        return messages
+        # One that was trimmed away meanwhile comes without an id.
+        return [message for message in messages if message[0] is not None]
 
     async def _declare_groups(self) -> None:
         """As the broker does when it starts, but from the beginning: all that is there is new."""
+        self._unacknowledged.clear()
         for stream in self._streams:
             try:
-                await self._client.xgroup_create(
-                    stream, self._broker.consumer_group_name, id="0", mkstream=True
-                )
+                await self._client.xgroup_create(stream, self._group, id="0", mkstream=True)
             except ResponseError as error:
                 logger.debug("another worker has declared the group of %r: %s", stream, error)
 
-    def _message(self, stream: Any, message_id: Any, fields: Any) -> AckableMessage:
-        group = self._broker.consumer_group_name
-        ack = partial(self._client.xack, stream, group, message_id)
-        return AckableMessage(data=fields[b"data"], ack=ack)
+    def _noted(self, fetched: Any) -> list[AckableMessage]:
+        """Messages for taskiq, which are this worker's from now on until they are acknowledged."""
+        messages = []
+        for stream, entries in fetched:
+            for message_id, fields in entries:
+                self._unacknowledged[stream, message_id] = None
+                ack = partial(self._acknowledge, stream, message_id)
+                messages.append(AckableMessage(data=fields[b"data"], ack=ack))
+        return messages
+
+    async def _acknowledge(self, stream: Any, message_id: Any) -> None:
+        self._unacknowledged.pop((stream, message_id), None)
+        await self._client.xack(stream, self._group, message_id)
+
+
+async def _nothing() -> None: ...
 
 
 class StreamBacklog:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from taskiq import AsyncResultBackend, TaskiqResult
@@ -21,7 +22,7 @@ def is_referred_to(result: TaskiqResult[Any], limit: int | None, size: int | Non
         return False
     if limit == ALWAYS:
         return True
-    return (len(result.model_dump_json()) if size is None else size) > limit
+    return (len(json.dumps(result.model_dump(mode="json"))) if size is None else size) > limit
 
 
 async def read_result(backend: AsyncResultBackend[Any], task_id: str, return_type: Any) -> Any:

@@ -21,7 +21,7 @@ from taskiq_flow.completion.attempt import (
     guarded,
 )
 from taskiq_flow.completion.notice import LABEL, REFERENCES_LABEL, Kind, Notice, ReplyTo
-from taskiq_flow.completion.notifier import Notifier
+from taskiq_flow.completion.notifier import Notifier, Renew
 from taskiq_flow.completion.protocol import failed
 from taskiq_flow.completion.referring import is_referred_to, read_result
 from taskiq_flow.errors import ResultUnavailableError, SerializationError, TaskLostError
@@ -38,20 +38,30 @@ GRACE = 1.0
 """Seconds that the worker's own tasks are given to end when they are cancelled."""
 
 
+_NOT_TOLD = {"labels", "log"}  # which an engine has no use for
+
+
 class Worker:
     """What a ``FlowMiddleware`` does where tasks are executed.
 
     ``inline_limit``: bytes up to which a result travels with its notice. ``outages``: how the
-    broker, the result backend and the notifier say that a server is away.
+    broker, the result backend and the notifier say that a server is away. ``renew`` keeps the
+    broker from delivering to others what this worker executes.
     """
 
     def __init__(
-        self, broker: AsyncBroker, notifier: Notifier, inline_limit: int, outages: Outages
+        self,
+        broker: AsyncBroker,
+        notifier: Notifier,
+        inline_limit: int,
+        outages: Outages,
+        renew: Renew | None = None,
     ) -> None:
         self._broker = broker
         self._notifier = notifier
         self._inline_limit = inline_limit
         self._outages = outages
+        self._renew = renew
         self._attempts: set[Attempt] = set()
         self._revoked: set[str] = set()
         self._guarded: dict[str, Callable[..., Any]] = {}
@@ -222,7 +232,10 @@ class Worker:
         if is_referred_to(result, attempt.reply_to.limit, size):
             return Notice(Kind.REFERENCE, task_id)
         if self._inlines and (size is None or size <= self._inline_limit):
-            body = result.model_dump_json().encode()
+            try:
+                body = result.model_dump_json(exclude=_NOT_TOLD).encode()
+            except ValueError:  # of a text that is no Unicode, say, which the backend may store
+                return Notice(Kind.SAVED, task_id)
             if len(body) <= self._inline_limit:
                 return Notice(Kind.RESULT, task_id, body)
         return Notice(Kind.SAVED, task_id)
@@ -257,17 +270,24 @@ class Worker:
         )
 
     async def _beat(self) -> None:
-        """Tell engines, again and again, which of their tasks are being executed."""
+        """Tell the broker and the engines, again and again, what is being executed."""
         while True:
             await asyncio.sleep(BEAT)
-            by_engine: defaultdict[tuple[str, bytes], list[str]] = defaultdict(list)
-            for attempt in self._attempts:
-                by_engine[attempt.reply_to.channel, attempt.reply_to.key].append(attempt.task_id)
-            for (channel, key), task_ids in by_engine.items():
-                try:
-                    await self._notifier.publish(channel, Notice.running(task_ids).sealed(key))
-                except self._outages as error:
-                    logger.debug("%s cannot be told what is executed: %r", channel, error)
+            try:
+                if self._renew is not None:
+                    await self._renew()
+                await self._tell_what_runs()
+            except self._outages as error:
+                logger.debug("nobody can be told what is executed: %r", error)
+            except Exception:  # not foreseen; without this loop, what runs counts as lost
+                logger.exception("telling what is executed failed")
+
+    async def _tell_what_runs(self) -> None:
+        by_engine: defaultdict[tuple[str, bytes], list[str]] = defaultdict(list)
+        for attempt in self._attempts:
+            by_engine[attempt.reply_to.channel, attempt.reply_to.key].append(attempt.task_id)
+        for (channel, key), task_ids in by_engine.items():
+            await self._notifier.publish(channel, Notice.running(task_ids).sealed(key))
 
     def _revoke(self, run_id: str) -> None:
         """A run is over: what runs of it is cancelled, what comes of it will be refused."""

@@ -114,10 +114,11 @@ def _bare(settings: Settings) -> AsyncBroker:
             ),
             pull_consume_timeout=0.5,
         )
-    from taskiq_aio_pika import AioPikaBroker, Exchange, Queue
+    from taskiq_aio_pika import AioPikaBroker, Exchange, Queue, QueueType
 
+    # Quorum queues of RabbitMQ 3.10 may be left without a leader when their only node was killed.
     rabbit = AioPikaBroker(settings.rabbitmq, exchange=Exchange(name=queue))
-    return rabbit.with_queue(Queue(name=queue))
+    return rabbit.with_queue(Queue(name=queue, type=QueueType.CLASSIC))
 
 
 def _backend(settings: Settings) -> Any:
