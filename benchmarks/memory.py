@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import tracemalloc
 
-from taskiq import InMemoryBroker
+from taskiq import AsyncBroker, InMemoryBroker
 
 from benchmarks.hand_written import Resolve, run_by_hand
 from benchmarks.report import CHECKED, Check, Options, print_table
@@ -26,7 +26,7 @@ async def run(options: Options) -> list[Check]:
     checks = []
     rows = []
     for name, shape in {"chains of 10": chains(nodes, 10), "fan": fan(nodes)}.items():
-        graph, peak = await by_engine(shape)
+        graph, peak = await by_engine(InMemoryBroker(), shape)
         hand = await by_hand(shape)
         check = Check(f"peak memory per node, {nodes:,} nodes, {name}", peak, MOST, "KB")
         rows.append([name, f"{graph:.2f}", f"{hand:.2f}", *check.cells()])
@@ -36,9 +36,8 @@ async def run(options: Options) -> list[Check]:
     return checks
 
 
-async def by_engine(shape: Shape) -> tuple[float, float]:
+async def by_engine(broker: AsyncBroker, shape: Shape) -> tuple[float, float]:
     """What the validated graph holds, and the peak of building and running it."""
-    broker = InMemoryBroker()
     task = no_op(broker)
     baseline = _start()
     dag = dag_of(task, shape)

@@ -35,6 +35,10 @@ class Check:
         return [f"{self.figure:.4g} {self.unit}", f"<= {self.target:.4g} {self.unit}", verdict]
 
 
+class NotInstalledError(Exception):
+    """A benchmark needs what this machine does not have."""
+
+
 CHECKED = ("figure", "target", "")
 """The heads of the columns that ``Check.cells`` fills."""
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
-from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
+from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, InMemoryBroker
 
 from benchmarks.measure import Contestant
 from taskiq_flow import DAG, DAGNode, ExecutionEngine
@@ -30,6 +30,11 @@ def fan(nodes: int) -> Shape:
     return [[0] if node else [] for node in range(nodes)]
 
 
+def fan_in(nodes: int) -> Shape:
+    """All nodes but one, and that one behind them."""
+    return [*([] for _ in range(nodes - 1)), range(nodes - 1)]
+
+
 def random_graph(nodes: int, edges: int, seed: int = 1) -> Shape:
     """Any two nodes are as likely as any other two to have an edge, from lower to higher."""
     chance = random.Random(seed)
@@ -43,7 +48,7 @@ def random_graph(nodes: int, edges: int, seed: int = 1) -> Shape:
     return shape
 
 
-def no_op(broker: InMemoryBroker) -> NoOp:
+def no_op(broker: AsyncBroker) -> NoOp:
     """A task that takes anything, does nothing and returns the same small number."""
 
     async def work(*_: int) -> int:

@@ -99,7 +99,7 @@ def kick_of(broker: AsyncBroker) -> Kick:
 
 def steady(broker: AsyncBroker) -> Renew:
     """NATS's client reconnects by itself. What is being executed is kept from coming again."""
-    unacknowledged: set[Msg] = set()
+    unacknowledged: dict[int, Msg] = {}  # by identity: they cannot be hashed
     listen = broker.listen
 
     async def listen_and_note() -> AsyncGenerator[bytes | AckableMessage, None]:
@@ -112,22 +112,22 @@ def steady(broker: AsyncBroker) -> Renew:
                 )
 
     async def renew() -> None:
-        for message in tuple(unacknowledged):
+        for message in tuple(unacknowledged.values()):
             await message.in_progress()
 
     broker.listen = listen_and_note  # type: ignore[method-assign]
     return renew
 
 
-def _noted(message: AckableMessage, unacknowledged: set[Msg]) -> AckableMessage:
+def _noted(message: AckableMessage, unacknowledged: dict[int, Msg]) -> AckableMessage:
     """The message, which is among the unacknowledged until it is acknowledged."""
     original: Msg = getattr(message.ack, "__self__")  # noqa: B009 - of a bound method, as it is one
 
     async def ack() -> None:
-        unacknowledged.discard(original)
+        unacknowledged.pop(id(original), None)
         await original.ack()
 
-    unacknowledged.add(original)
+    unacknowledged[id(original)] = original
     return AckableMessage(data=message.data, ack=ack)
 
 

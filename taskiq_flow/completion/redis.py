@@ -25,6 +25,7 @@ from taskiq_flow.completion.redis_broker import (
     Client,
     backlog_of,
     client_of,
+    is_behind_sentinels,
     is_started,
     kick_of,
     steady,
@@ -62,7 +63,7 @@ def notifier_at(url: str) -> RedisNotifier:
 
 def notifier_of(broker: AsyncBroker) -> RedisNotifier:
     """A notifier with a broker's settings: of one server, behind sentinels, or of a cluster."""
-    return RedisNotifier(client_of(broker), is_own=False)
+    return RedisNotifier(client_of(broker), is_own=is_behind_sentinels(broker))
 
 
 class RedisNotifier:
@@ -149,14 +150,14 @@ class RedisNotifier:
             try:
                 async with PubSub(await self._outside_of_pool()) as pubsub:
                     await pubsub.subscribe(channel)
-                    await pubsub.get_message(timeout=SILENCE)  # the confirmation
+                    await _confirmed(pubsub)
                     await catch_up()
                     self._subscriptions[me] = True
                     pauses = growing_pauses()
                     if not is_up.done():
                         is_up.set_result(None)
-                    await _listen(pubsub, hear)
-            except OUTAGES as error:
+                    await _listen(pubsub, channel, hear)
+            except Exception as error:  # refused, say: whoever opens it is told, else it is renewed
                 if not is_up.done():
                     is_up.set_exception(error)
                     return
@@ -178,8 +179,13 @@ class RedisNotifier:
         return _Connections(pool.make_connection, pool.get_encoder())
 
 
-async def _listen(pubsub: PubSub, hear: Callable[[bytes], None]) -> None:
-    """Hand on what comes; a server from which nothing comes is asked whether it is there."""
+async def _confirmed(pubsub: PubSub) -> None:
+    if await pubsub.get_message(timeout=SILENCE) is None:
+        raise RedisConnectionError("the subscription was not confirmed")
+
+
+async def _listen(pubsub: PubSub, channel: str, hear: Callable[[bytes], None]) -> None:
+    """Hand on what comes; if nothing does, the server has to confirm the subscription again."""
     silent = False
     while True:
         message = await pubsub.get_message(timeout=SILENCE)
@@ -191,7 +197,7 @@ async def _listen(pubsub: PubSub, hear: Callable[[bytes], None]) -> None:
             raise RedisConnectionError(f"no word from the server for {2 * SILENCE:g} s")
         else:
             silent = True
-            await pubsub.ping()
+            await pubsub.subscribe(channel)
 
 
 class _Connections:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import BusyLoadingError, ReadOnlyError, ResponseError
@@ -42,14 +43,25 @@ IDLE_TIMEOUT = 600_000
 
 
 def client_of(broker: Any) -> Client:
-    """A client over the broker's own connections."""
-    if hasattr(broker, "connection_pool"):
-        return Redis(connection_pool=broker.connection_pool)
-    if hasattr(broker, "sentinel"):
-        master: Redis = broker.sentinel.master_for(broker.master_name)
-        return master
-    cluster: RedisCluster = broker.redis
-    return cluster
+    """The client of a broker: over its own connections, or beside them, behind sentinels."""
+    client = _clients.get(broker)
+    if client is None:
+        if hasattr(broker, "connection_pool"):
+            client = Redis(connection_pool=broker.connection_pool)
+        elif is_behind_sentinels(broker):
+            client = broker.sentinel.master_for(broker.master_name)
+        else:
+            client = broker.redis
+        _clients[broker] = client
+    return client
+
+
+def is_behind_sentinels(broker: AsyncBroker) -> bool:
+    """Whether sentinels say where the broker's server is."""
+    return hasattr(broker, "sentinel")
+
+
+_clients: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 def is_started(_: AsyncBroker) -> bool:

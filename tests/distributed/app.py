@@ -43,6 +43,7 @@ class Settings:
     redis: str = ""
     nats: str = ""
     rabbitmq: str = ""
+    sentinel: int = 0
     queue: str = "tests"
     flow: bool = True
     notifier: str | None = None
@@ -100,6 +101,19 @@ def _bare(settings: Settings) -> AsyncBroker:
         from taskiq_redis import ListQueueBroker
 
         return ListQueueBroker(settings.redis, queue_name=queue)
+    if settings.kind.startswith("redis-sentinel"):
+        from taskiq_redis import ListQueueSentinelBroker, RedisStreamSentinelBroker
+
+        at: Any = {"sentinels": [("127.0.0.1", settings.sentinel)], "master_name": "mymaster"}
+        if settings.kind.endswith("lists"):
+            return ListQueueSentinelBroker(queue_name=queue, **at)
+        return RedisStreamSentinelBroker(queue_name=queue, consumer_id="0", **at)
+    if settings.kind.startswith("redis-cluster"):
+        from taskiq_redis import ListQueueClusterBroker, RedisStreamClusterBroker
+
+        if settings.kind.endswith("lists"):
+            return ListQueueClusterBroker(settings.redis, queue_name=queue)
+        return RedisStreamClusterBroker(settings.redis, queue_name=queue, consumer_id="0")
     if settings.kind == "nats":
         from nats.js.api import ConsumerConfig
         from taskiq_nats import PullBasedJetStreamBroker
@@ -126,8 +140,10 @@ def _backend(settings: Settings) -> Any:
         from taskiq_nats import NATSObjectStoreResultBackend
 
         return NATSObjectStoreResultBackend(settings.nats, keep_results=settings.keep_results)
-    from taskiq_redis import RedisAsyncResultBackend
+    from taskiq_redis import RedisAsyncClusterResultBackend, RedisAsyncResultBackend
 
+    if settings.kind.startswith("redis-cluster"):
+        return RedisAsyncClusterResultBackend(settings.redis)
     return RedisAsyncResultBackend(
         settings.redis,
         keep_results=settings.keep_results,

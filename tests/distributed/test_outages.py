@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from taskiq import AsyncBroker
-
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
 from taskiq_flow import (

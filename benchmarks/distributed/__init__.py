@@ -1,0 +1,1 @@
+"""The engine, and what stands beside it, over a real Redis and with real worker processes."""

@@ -1,0 +1,75 @@
+"""Celery over the same Redis, with one worker process, as its documentation starts one.
+
+Its settings are its own: the pool is prefork, results come by subscription, so that ``get()`` asks
+nobody at intervals. Not started is what a worker on its own has no use for: gossip, mingling and
+heartbeats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+from celery import Celery, chain, chord
+
+from benchmarks.distributed.processes import running
+from benchmarks.measure import Contestant
+
+QUIETLY = ("--loglevel", "ERROR", "--without-gossip", "--without-mingle", "--without-heartbeat")
+LONGEST = 60
+
+
+class Peer:
+    """Chains and chords of no-op tasks."""
+
+    title = "Celery, prefork, 1 process"
+
+    def __init__(self, url: str, queue: str) -> None:
+        self.app: Any = Celery("benchmark", broker=url, backend=url, set_as_current=False)
+        self.app.conf.task_default_queue = queue
+        self.no_op = self.app.task(no_op, name="no_op")
+
+    def chain(self, nodes: int, runs: int) -> Contestant:
+        """Runs of ``nodes`` tasks, each given what the one before returns."""
+        no_op = self.no_op
+        return _prepared(
+            [chain(no_op.s(1), *[no_op.s() for _ in range(nodes - 1)]) for _ in range(runs)]
+        )
+
+    def chord(self, header: int, runs: int) -> Contestant:
+        """Runs of a body given what the ``header`` tasks return."""
+        no_op = self.no_op
+        return _prepared(
+            [chord([no_op.s(1) for _ in range(header)], no_op.s()) for _ in range(runs)]
+        )
+
+
+def no_op(*_: Any) -> int:
+    """Take anything, do nothing and return a small number."""
+    return 1
+
+
+@contextlib.asynccontextmanager
+async def by_celery(url: str, queue: str) -> AsyncIterator[Peer]:
+    """Start the worker, and give what runs on it once it has answered."""
+    command = ["celery", "--app", "benchmarks.distributed.celery_worker", "worker", *QUIETLY]
+    peer = Peer(url, queue)
+    with running([*command, "--concurrency", "1"], url, queue):
+        first = await asyncio.to_thread(peer.no_op.delay)
+        await asyncio.to_thread(first.get, timeout=LONGEST)
+        yield peer
+    await asyncio.to_thread(peer.app.close)
+
+
+def _prepared(canvases: Iterable[Any]) -> Contestant:
+    """Runs of canvases made beforehand, one for each: a chain sent again has the same task ids."""
+    coming = iter(canvases)
+
+    def run() -> None:
+        value = next(coming).apply_async().get(timeout=LONGEST)
+        if value != 1:
+            raise AssertionError(f"the last task returned {value!r}")
+
+    return lambda: asyncio.to_thread(run)

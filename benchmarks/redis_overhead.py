@@ -1,0 +1,41 @@
+"""What the engine adds to a node across processes: Redis streams, one worker process each.
+
+The engine stands beside a loop written by hand for one graph, in turns, on the same server, with
+the same broker and the same worker settings; only one of the two workers has something to do at a
+time. The time is that of a whole run, read to its end, divided by the nodes; building and
+validating the graph, connecting and subscribing are not in it, nor are the starts of server and
+workers. Both save every result in Redis.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+from benchmarks.distributed.both import both
+from benchmarks.distributed.processes import redis_server
+from benchmarks.measure import interleaved, median_ratio
+from benchmarks.report import CHECKED, Check, Options, print_table
+from benchmarks.shapes import chain, fan
+
+SHAPES = {"chain of 100": chain(100), "fan of 400": fan(400)}
+MOST = 1.25
+
+
+async def run(options: Options) -> list[Check]:
+    """Measure both shapes."""
+    rounds = 7 if options.quick else 31
+    checks = []
+    rows = []
+    with redis_server() as url:
+        async with both(url) as (by_engine, by_hand):
+            for name, shape in SHAPES.items():
+                runs = {"engine": by_engine(shape), "hand": by_hand(shape)}
+                taken = await interleaved(runs, rounds)
+                ratio = median_ratio(taken["engine"], taken["hand"])
+                check = Check(f"Redis, cost per node, {name}", ratio, MOST, "x by hand")
+                costs = [f"{statistics.median(taken[who]) / len(shape) * 1e6:,.0f}" for who in runs]
+                rows.append([name, *costs, *check.cells()])
+                checks.append(check)
+    heads = ("no-op nodes", "engine, us/node", "by hand, us/node", *CHECKED)
+    print_table(f"Redis: cost per node, median of {rounds} rounds", heads, rows)
+    return checks

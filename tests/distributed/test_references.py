@@ -1,0 +1,187 @@
+"""Large values by reference: they stay in the result backend, and their ids travel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from taskiq import AsyncBroker, InMemoryBroker, TaskiqMessage, TaskiqMiddleware
+
+from taskiq_flow import (
+    ConfigurationError,
+    DAGBuilder,
+    ExecutionEngine,
+    NodeFailedError,
+    OutputShapeError,
+    PollingWarning,
+    ResultHandle,
+)
+from tests.distributed import app
+from tests.distributed.app import started, task
+from tests.distributed.conftest import Farm
+
+SIZE = 100_000
+
+
+async def test_the_stream_gives_handles_and_later_nodes_get_values(
+    any_broker: AsyncBroker,
+) -> None:
+    builder = DAGBuilder().node(task(any_broker, app.blob))
+    dag = builder.node(task(any_broker, app.measure)).build()
+    engine = ExecutionEngine(any_broker, dag, pass_by="reference")
+    pairs = [pair async for pair in engine.execute_async({"size": SIZE}, run_id="refers")]
+    assert [name for name, _ in pairs] == ["blob", "measure"]
+    blob, length = (handle for _, handle in pairs)
+    assert isinstance(blob, ResultHandle)
+    assert repr(blob) == "<ResultHandle 'refers:blob:1'>"
+    assert await blob.get() == "x" * SIZE
+    assert await length.get() == SIZE
+
+
+async def test_only_what_is_larger_goes_by_reference(any_broker: AsyncBroker) -> None:
+    builder = DAGBuilder().node(task(any_broker, app.blob))
+    dag = builder.node(task(any_broker, app.measure)).build()
+    engine = ExecutionEngine(any_broker, dag, pass_by=SIZE // 2)
+    results = await engine.execute({"size": SIZE})
+    assert isinstance(results["blob"], ResultHandle)
+    assert results["measure"] == SIZE
+    assert await engine.execute({"size": 10}) == {"blob": "x" * 10, "measure": 10}
+
+
+async def test_a_value_is_parsed_as_it_is_annotated(any_broker: AsyncBroker) -> None:
+    builder = DAGBuilder().node(task(any_broker, app.point), inputs=["words"], output="point")
+    dag = builder.node(task(any_broker, app.shifted)).build()
+    results = await ExecutionEngine(any_broker, dag, pass_by="reference").execute(
+        {"words": ["a", "b"]}
+    )
+    assert await results["point"].get() == app.Point(x=2)
+    assert await results["shifted"].get() == 3
+
+
+async def test_each_of_several_outputs_has_a_handle(any_broker: AsyncBroker) -> None:
+    builder = DAGBuilder().node(task(any_broker, app.two_blobs), outputs=["left", "right"])
+    builder.node(task(any_broker, app.echo), inputs=["right"], output="taken")
+    engine = ExecutionEngine(any_broker, builder.build(), pass_by="reference")
+    results = await engine.execute({"size": 3}, run_id="parts")
+    assert [await results[key].get() for key in ("left", "right", "taken")] == ["xxx", "yyy", "yyy"]
+    assert repr(results["left"]) == "<ResultHandle 'parts:two_blobs:1', 'left'>"
+
+
+async def test_outputs_of_the_wrong_shape_show_where_they_are_read(
+    any_broker: AsyncBroker,
+) -> None:
+    builder = DAGBuilder().node(task(any_broker, app.two_blobs), outputs=["a", "b", "c"])
+    builder.node(task(any_broker, app.echo), inputs=["b"], output="taken")
+    engine = ExecutionEngine(any_broker, builder.build(), pass_by="reference")
+    with pytest.raises(NodeFailedError) as caught:
+        await engine.execute({"size": 3})
+    assert isinstance(caught.value.__cause__, OutputShapeError)
+    with pytest.raises(OutputShapeError, match="node 'two_blobs' declares 3 outputs"):
+        await caught.value.results["a"].get()
+
+
+async def test_a_failure_is_a_failure(any_broker: AsyncBroker) -> None:
+    dag = DAGBuilder().node(task(any_broker, app.fail)).build()
+    engine = ExecutionEngine(any_broker, dag, pass_by="reference")
+    with pytest.raises(NodeFailedError) as caught:
+        await engine.execute({"words": ["a"]})
+    assert isinstance(caught.value.__cause__, LookupError)
+
+
+async def test_a_value_that_looks_like_a_reference_is_a_value(any_broker: AsyncBroker) -> None:
+    """What a task returned, from a web page say, cannot have a worker read other results."""
+    value = {"task_id": "refers:blob:1"}
+    builder = DAGBuilder().node(task(any_broker, app.echo), inputs=["given"], output="one")
+    builder.node(task(any_broker, app.echo), inputs=["one"], output="other")
+    for pass_by in ("value", "reference", 1000):
+        engine = ExecutionEngine(any_broker, builder.build(), pass_by=pass_by)
+        other = (await engine.execute({"given": value}))["other"]
+        assert (await other.get() if isinstance(other, ResultHandle) else other) == value
+
+
+async def test_a_retry_is_sent_the_reference_again(any_broker: AsyncBroker, tmp_path: Any) -> None:
+    builder = DAGBuilder().node(task(any_broker, app.echo), inputs=["given"], output="times")
+    dag = builder.node(task(any_broker, app.fails_at_first)).build()
+    engine = ExecutionEngine(any_broker, dag, pass_by="reference")
+    results = await engine.execute({"given": 1, "path": str(tmp_path / "attempts")})
+    assert await results["fails_at_first"].get() == 2
+
+
+class Sizes(TaskiqMiddleware):
+    """The sizes of the messages that an engine sends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: list[int] = []
+
+    def post_send(self, message: TaskiqMessage) -> None:
+        self.bytes.append(len(self.broker.formatter.dumps(message).message))
+
+
+@pytest.fixture
+async def large(farm: Farm) -> AsyncIterator[AsyncBroker]:
+    settings = farm.settings("redis-streams", queue="large")
+    farm.serve(settings)
+    async with started(settings) as broker:
+        yield broker
+
+
+@pytest.mark.timeout(60)
+async def test_a_large_value_for_many_consumers_is_stored_once_in_small_messages(
+    large: AsyncBroker, farm: Farm
+) -> None:
+    """20 MB to 20 consumers here; ``benchmarks`` has 50 MB to 100, and the engine's memory."""
+    size, count = 20_000_000, 20
+    sizes = Sizes()
+    large.add_middlewares(sizes)
+    builder = DAGBuilder().node(task(large, app.blob))
+    for number in range(count):
+        keys = {"blob": "blob"}
+        builder.node(task(large, app.measure), name=f"n{number}", inputs=keys)
+    engine = ExecutionEngine(large, builder.build(), pass_by=65536, max_parallel=4)
+    with farm.redis.client() as redis:
+        before = redis.info("memory")["used_memory"]
+        results = await engine.execute({"size": size})
+        assert redis.info("memory")["used_memory"] - before < 1.5 * size
+    assert {results[f"n{number}"] for number in range(count)} == {size}
+    assert max(sizes.bytes) < 10_000
+
+
+async def test_references_need_the_middleware(farm: Farm) -> None:
+    settings = farm.settings("redis-streams", queue="polled", flow=False)
+    farm.serve(settings)
+    async with started(settings) as broker:
+        dag = DAGBuilder().node(task(broker, app.double)).build()
+        with pytest.raises(ConfigurationError, match=r"with_middlewares\(FlowMiddleware\(\)\)"):
+            await ExecutionEngine(broker, dag, pass_by="reference").execute({"item": 1})
+        with pytest.warns(PollingWarning, match=r"with_middlewares\(FlowMiddleware\(\)\)"):
+            assert await ExecutionEngine(broker, dag).execute({"item": 1}) == {"double": 2}
+
+
+async def test_references_need_results_that_stay(farm: Farm) -> None:
+    settings = farm.settings("redis-streams", queue="fleeting", keep_results=False)
+    async with started(settings) as broker:
+        dag = DAGBuilder().node(task(broker, app.double)).build()
+        with pytest.raises(ConfigurationError, match="keep_results=True"):
+            await ExecutionEngine(broker, dag, pass_by="reference").execute({"item": 1})
+
+
+@pytest.mark.parametrize("pass_by", ["values", -1, 1.5, True, None])
+def test_other_ways_to_pass_are_refused(pass_by: Any) -> None:
+    with pytest.raises(ValueError, match="pass_by is"):
+        ExecutionEngine(InMemoryBroker(), DAGBuilder().build(), pass_by=pass_by)
+
+
+async def test_a_handle_of_the_embedded_broker_cannot_be_used_to_change_a_value() -> None:
+    async with started(app.Settings("in-memory")) as broker:
+        builder = DAGBuilder().node(task(broker, app.load), output="words")
+        dag = builder.node(task(broker, app.echo), inputs=["words"], output="later").build()
+        engine = ExecutionEngine(broker, dag, pass_by="reference")
+        async for name, handle in engine.execute_async({"text": "a b"}):
+            if name == "load":
+                (await handle.get()).clear()
+                await asyncio.sleep(0)
+            else:
+                assert await handle.get() == ["a", "b"]

@@ -1,0 +1,129 @@
+"""Other ways to be connected: sentinels, clusters, one system's notices beside another's broker."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from taskiq import AsyncBroker
+
+from taskiq_flow import DAGBuilder, ExecutionEngine, RunCancelledError
+from tests.distributed import app
+from tests.distributed.app import started, task
+from tests.distributed.conftest import HOW_TO_INSTALL, Farm
+from tests.distributed.test_contract import graph
+from tests.distributed.watching import Notes, inputs, many
+from tests.servers.rabbitmq import RabbitServer
+from tests.servers.redis import RedisCluster, RedisSentinel, RedisServer
+
+needs_rabbitmq = pytest.mark.skipif(not RabbitServer.is_available(), reason=HOW_TO_INSTALL)
+
+
+async def check(broker: AsyncBroker, notes: Notes) -> None:
+    """Results are pushed, and cancellation arrives."""
+    engine = ExecutionEngine(broker, graph(broker), on_error="collect")
+    loop = asyncio.get_running_loop()
+    begin = loop.time()
+    results = await engine.execute({"text": "a b c"})
+    assert loop.time() - begin < 1.0  # nothing of it had to be asked for
+    assert results["joined"] == "a-b-c"
+    engine = ExecutionEngine(broker, many(broker, app.noted, 2))
+    run = asyncio.ensure_future(engine.execute(inputs(notes, 2, 60.0)))
+    await notes.until("begin", 2)
+    engine.cancel()
+    with pytest.raises(RunCancelledError):
+        await run
+    await notes.until("cancel", 2)
+
+
+@pytest.fixture(params=["redis-sentinel-streams", "redis-sentinel-lists"])
+def behind_sentinels(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    master = RedisServer(tmp_path / "master", appendonly=False)
+    sentinel = RedisSentinel(tmp_path / "sentinel", master)
+    master.start()
+    sentinel.start()
+    yield {"kind": request.param, "redis": master.url, "sentinel": sentinel.port}
+    sentinel.kill()
+    master.kill()
+
+
+# taskiq's broker does not close its connections to the sentinels.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_redis_behind_sentinels(
+    behind_sentinels: dict[str, Any], farm: Farm, tmp_path: Path
+) -> None:
+    settings = app.Settings(queue="sentinels", **behind_sentinels)
+    workers = farm.workers(settings)
+    workers.start()
+    try:
+        async with started(settings) as broker:
+            await check(broker, Notes(tmp_path))
+    finally:
+        workers.kill()
+        gc.collect()  # so that it is this test where they are found
+
+
+@pytest.mark.parametrize("kind", ["redis-cluster-streams", "redis-cluster-lists"])
+async def test_a_redis_cluster(kind: str, farm: Farm, tmp_path: Path) -> None:
+    cluster = RedisCluster(tmp_path / "cluster", appendonly=False)
+    cluster.start()
+    settings = app.Settings(kind, redis=cluster.url, queue="cluster")
+    workers = farm.workers(settings)
+    try:
+        workers.start()
+        async with started(settings) as broker:
+            await check(broker, Notes(tmp_path))
+    finally:
+        workers.kill()
+        cluster.kill()
+
+
+@pytest.mark.parametrize("kind", ["nats", pytest.param("rabbitmq", marks=needs_rabbitmq)])
+async def test_notices_over_redis_beside_another_broker(
+    kind: str, farm: Farm, tmp_path: Path
+) -> None:
+    settings = farm.settings(kind, queue="beside", notifier=farm.redis.url)
+    farm.serve(settings)
+    async with started(settings) as broker:
+        await check(broker, Notes(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["redis-streams", "nats"])
+async def test_a_task_that_outlives_the_time_for_an_acknowledgement_is_executed_once(
+    kind: str, farm: Farm, tmp_path: Path
+) -> None:
+    notes = Notes(tmp_path)
+    settings = farm.settings(kind, queue="renewed", idle_timeout=1000)
+    farm.serve(settings, processes=2)
+    async with started(settings) as broker:
+        engine = ExecutionEngine(broker, many(broker, app.noted, 2))
+        assert len(await engine.execute(inputs(notes, 2, 4.0))) == 2
+        dag = DAGBuilder().node(task(broker, app.double)).build()
+        assert await ExecutionEngine(broker, dag).execute({"item": 1}) == {"double": 2}
+    assert sorted(notes.of("begin")) == ["n0", "n1"]
+
+
+def test_the_workers_of_a_pool_of_processes_run_tasks(farm: Farm, tmp_path: Path) -> None:
+    """The wrapper around a task's function travels to another process."""
+    settings = farm.settings("redis-streams", queue="pool")
+    workers = farm.workers(settings, arguments=["--use-process-pool"])
+    workers.start()
+
+    async def main() -> None:
+        async with started(settings) as broker:
+            dag = many(broker, app.noted_in_thread, 2)
+            results = await ExecutionEngine(broker, dag).execute(inputs(notes, 2, 0.0))
+            assert results == {"n0": "n0", "n1": "n1"}
+
+    notes = Notes(tmp_path)
+    try:
+        asyncio.run(main())
+    finally:
+        workers.kill()
+    pids = {int(line.split()[2]) for line in notes.path.read_text(encoding="utf-8").splitlines()}
+    assert os.getpid() not in pids
