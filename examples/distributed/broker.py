@@ -24,7 +24,7 @@ from source_facts import facts_of
 from source_findings import ByFile
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379")
-IDLE_SECONDS = 35.0  # more than any task takes; 1.5 times that is less than lost_after, 60 s
+IDLE_SECONDS = 10.0  # 1.5 times that is less than lost_after, 60 s
 
 results = RedisAsyncResultBackend[object](
     REDIS_URL,
@@ -38,7 +38,6 @@ broker = (
         xread_count=1,  # none takes what it would only hold while another is idle
         consumer_id="0",  # workers that start late find what was sent before
         idle_timeout=round(1000 * IDLE_SECONDS),  # a killed worker's tasks are another's then
-        unacknowledged_lock_timeout=IDLE_SECONDS,  # and its lock is nobody's
     )
     .with_result_backend(results)
     .with_middlewares(FlowMiddleware())

@@ -1,0 +1,122 @@
+"""The wrapper around a task's function: what it lets through, what it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import pickle
+
+import pytest
+from taskiq import NoResultError, TaskiqMessage
+
+from taskiq_flow.completion.attempt import REFUSAL, Attempt, RevokedError, current, guarded
+from taskiq_flow.completion.notice import ReplyTo
+
+
+def attempt(task_id: str = "run:node:1") -> Attempt:
+    message = TaskiqMessage(
+        task_id=task_id, task_name="t", labels={}, labels_types={}, args=[], kwargs={}
+    )
+    return Attempt(message, ReplyTo("channel", b"", "run"))
+
+
+def module_level(a: int, b: int = 2) -> int:
+    """Adds."""
+    return a + b
+
+
+async def async_level(a: int, b: int = 2) -> int:
+    """Adds."""
+    return a + b
+
+
+both = pytest.mark.parametrize("function", [module_level, async_level])
+
+
+async def call(function: object, *args: object, **kwargs: object) -> object:
+    result = guarded(function)(*args, **kwargs)  # type: ignore[arg-type]
+    return await result if inspect.isawaitable(result) else result
+
+
+@both
+async def test_it_looks_and_acts_like_the_function(function: object) -> None:
+    wrapped = guarded(function)  # type: ignore[arg-type]
+    assert inspect.signature(wrapped) == inspect.signature(function)  # type: ignore[arg-type]
+    assert inspect.iscoroutinefunction(wrapped) == inspect.iscoroutinefunction(function)
+    assert (wrapped.__doc__, wrapped.__module__) == ("Adds.", __name__)
+    assert await call(function, 1, b=5) == 6
+
+
+@both
+async def test_a_refused_task_raises_instead_of_running(function: object) -> None:
+    with pytest.raises(LookupError):
+        await call(function, 1, **{REFUSAL: LookupError("refused")})
+
+
+@both
+async def test_a_revoked_task_does_not_run(function: object) -> None:
+    revoked = attempt()
+    current.set(revoked)
+    revoked.revoke()
+    with pytest.raises(RevokedError):
+        await call(function, 1)
+
+
+async def test_a_task_that_runs_is_cancelled_once_and_may_clean_up() -> None:
+    begun, cleaned = asyncio.Event(), []
+
+    async def work() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(True)
+
+    async def execute() -> str:
+        current.set(running)
+        try:
+            await guarded(work)()
+        except RevokedError:
+            await asyncio.sleep(0)  # what follows is not cancelled
+            return "revoked"
+        return "ended"
+
+    running = attempt()
+    executing = asyncio.ensure_future(execute())
+    await begun.wait()
+    running.revoke()
+    running.revoke()
+    assert await executing == "revoked"
+    assert cleaned == [True]
+    assert not executing.cancelling()
+
+
+async def test_a_cancellation_of_somebody_elses_is_let_through() -> None:
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def execute() -> None:
+        current.set(attempt())
+        await guarded(work)()
+
+    executing = asyncio.ensure_future(execute())
+    await begun.wait()
+    executing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await executing
+
+
+def test_a_sync_function_and_a_refusal_travel_to_another_process() -> None:
+    assert pickle.loads(pickle.dumps(guarded(module_level)))(1) == 3  # noqa: S301 - ours
+    refusal = pickle.loads(pickle.dumps(RevokedError()))  # noqa: S301 - ours
+    assert isinstance(refusal, RevokedError)
+    assert isinstance(refusal, NoResultError)  # which retry middlewares leave alone
+
+
+@pytest.mark.parametrize("name", ["node", "a:b", "node:1"])
+def test_an_attempt_knows_its_node(name: str) -> None:
+    assert attempt(f"run:{name}:1").node_name == name

@@ -1,0 +1,108 @@
+"""A server that is away is tried again, with growing pauses, for a bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from itertools import islice
+
+import pytest
+
+from taskiq_flow.outages import PATIENCE, growing_pauses, listen_through, ride_out
+from tests.virtual_clock import run_virtually
+
+
+class Server:
+    """Is away between two moments; each try is noted."""
+
+    def __init__(self, until: float, since: float = 0.0) -> None:
+        self.since, self.until = since, until
+        self.tries: list[float] = []
+
+    async def answer(self) -> str:
+        now = asyncio.get_running_loop().time()
+        self.tries.append(now)
+        if self.since <= now < self.until:
+            raise ConnectionResetError("away")
+        return "here"
+
+    async def listen(self) -> AsyncGenerator[float, None]:
+        while True:
+            await self.answer()
+            await asyncio.sleep(1)
+            yield asyncio.get_running_loop().time()
+
+
+def test_pauses_grow_and_are_bounded() -> None:
+    pauses = list(islice(growing_pauses(), 20))
+    assert pauses == sorted(pauses)
+    assert pauses[0] < 0.1
+    assert pauses[-1] == pauses[-2] <= 2.0
+
+
+def test_an_outage_is_ridden_out(caplog: pytest.LogCaptureFixture) -> None:
+    server = Server(until=30.0)
+
+    async def main() -> float:
+        assert await ride_out(server.answer, (ConnectionError,), "it cannot be asked") == "here"
+        return asyncio.get_running_loop().time()
+
+    assert 30.0 <= run_virtually(main()) <= 32.0
+    assert len(server.tries) < 30
+    assert [record.getMessage() for record in caplog.records] == [
+        "it cannot be asked: ConnectionResetError('away'); trying again for 60 s"
+    ]
+
+
+def test_an_outage_that_does_not_end_is_raised_at_last() -> None:
+    async def main() -> float:
+        with pytest.raises(ConnectionResetError, match="away"):
+            await ride_out(Server(until=1e9).answer, (ConnectionError,), "it")
+        return asyncio.get_running_loop().time()
+
+    assert PATIENCE - 2 <= run_virtually(main()) <= PATIENCE
+
+
+def test_what_is_no_outage_is_raised_at_once() -> None:
+    async def main() -> float:
+        with pytest.raises(ConnectionResetError):
+            await ride_out(Server(until=9.0).answer, (ValueError,), "it")
+        return asyncio.get_running_loop().time()
+
+    assert run_virtually(main()) == 0.0
+
+
+@pytest.mark.parametrize("outages", [[(10.0, 40.0)], [(10.0, 60.0), (80.0, 130.0)]])
+def test_listening_goes_on_behind_outages(outages: list[tuple[float, float]]) -> None:
+    async def main() -> None:
+        server = Server(until=-1.0)
+        heard = []
+        items = listen_through(server.listen, (ConnectionError,), "it cannot listen")
+        for since, until in outages:
+            server.since, server.until = since, until
+            async for moment in items:
+                heard.append(moment)
+                if moment > until:
+                    break
+        await items.aclose()
+        assert all(not since + 1 < moment < until for moment in heard for since, until in outages)
+
+    run_virtually(main())
+
+
+def test_listening_ends_with_an_outage_that_does_not() -> None:
+    async def main() -> float:
+        with pytest.raises(ConnectionResetError):
+            async for _ in listen_through(Server(1e9).listen, (ConnectionError,), "it"):
+                raise AssertionError
+        return asyncio.get_running_loop().time()
+
+    assert PATIENCE <= run_virtually(main()) <= PATIENCE + 5
+
+
+async def test_listening_to_what_ends_ends() -> None:
+    async def two() -> AsyncGenerator[int, None]:
+        yield 1
+        yield 2
+
+    assert [item async for item in listen_through(two, (OSError,), "it")] == [1, 2]
