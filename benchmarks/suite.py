@@ -21,6 +21,7 @@ NAMES = (
     "redis_cpu",
     "redis_scale",
     "redis_cancel",
+    "redis_references",
 )
 
 

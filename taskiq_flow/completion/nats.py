@@ -139,7 +139,7 @@ class NatsNotifier:
     def __init__(self, servers: str | list[str], **settings: Any) -> None:
         self._servers = servers
         self._settings = {"max_reconnect_attempts": -1, **settings}
-        self._client = Client()
+        self._client: Client | None = None
         self._bucket: KeyValue | None = None
         self._watchers: set[asyncio.Task[None]] = set()
 
@@ -149,11 +149,17 @@ class NatsNotifier:
         # A client that may reconnect does not say that it could not connect at all.
         probe = await nats.connect(self._servers, **{**self._settings, **once})
         await probe.close()
-        await self._client.connect(self._servers, **self._settings)
+        self._client = await nats.connect(self._servers, **self._settings)
+
+    @property
+    def _connected(self) -> Client:
+        if self._client is None:
+            raise AssertionError("the notifier was not opened")
+        return self._client
 
     async def publish(self, channel: str, data: bytes) -> None:
         """Have all who listen on the subject hear ``data``."""
-        await self._client.publish(channel, data)
+        await self._connected.publish(channel, data)
 
     async def subscribe(self, channel: str, hear: Callable[[bytes], None]) -> None:
         """Listen on a subject from now on until ``aclose``."""
@@ -161,13 +167,13 @@ class NatsNotifier:
         async def handle(message: Msg) -> None:
             hear(message.data)
 
-        await self._client.subscribe(channel, cb=handle)
-        await self._client.flush()
+        await self._connected.subscribe(channel, cb=handle)
+        await self._connected.flush()
 
     @property
     def is_listening(self) -> bool:
         """Whether the connection is up."""
-        return self._client.is_connected
+        return self._connected.is_connected
 
     def saver(self, backend: AsyncResultBackend[Any]) -> SaveAndPublish | None:
         """A JetStream object is stored in several messages: nothing to gain."""
@@ -199,12 +205,13 @@ class NatsNotifier:
         for task in self._watchers:
             task.cancel()
         await until_ended(self._watchers, GRACE)
-        with contextlib.suppress(NatsError):
-            await self._client.close()
+        if self._client is not None:
+            with contextlib.suppress(NatsError):
+                await self._client.close()
 
     async def _revoked(self) -> KeyValue:
         if self._bucket is None:
-            context = self._client.jetstream()
+            context = self._connected.jetstream()
             try:
                 self._bucket = await context.key_value(REVOKED)
             except NotFoundError:

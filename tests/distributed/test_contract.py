@@ -26,7 +26,8 @@ from taskiq_flow import (
     TaskLostError,
 )
 from tests.distributed import app
-from tests.distributed.app import task
+from tests.distributed.app import started, task
+from tests.distributed.conftest import Farm
 
 
 class Recorder:
@@ -167,6 +168,17 @@ async def test_a_retry_middleware_has_one_outcome(
     inputs = {"path": str(tmp_path / "attempts"), "times": times}
     assert await engine.execute(inputs) == {"fails_at_first": times + 1}
     assert [event.attempt for event in recorder.of(NodeRetried)] == list(range(2, times + 2))
+
+
+async def test_an_attempt_that_taskiq_would_save_is_no_outcome(
+    remote_kind: str, farm: Farm, tmp_path: Path
+) -> None:
+    settings = farm.settings(remote_kind, "saved", retries=True, no_result_on_retry=False)
+    farm.serve(settings)
+    async with started(settings) as broker:
+        dag = DAGBuilder().node(task(broker, app.fails_at_first)).build()
+        inputs = {"path": str(tmp_path / "attempts"), "times": 2}
+        assert await ExecutionEngine(broker, dag).execute(inputs) == {"fails_at_first": 3}
 
 
 async def test_a_retry_middleware_that_gives_up_is_one_failure(
