@@ -19,9 +19,10 @@ ROWS = [
     [
         *("waiting", "outages", "completion.protocol", "completion.reading", "completion.notice"),
         *("completion.referring", "completion.in_memory", "completion.polling"),
-        *("completion.notifier", "completion.redis_broker", "completion.redis"),
+        *("completion.attempt", "completion.deliveries", "completion.notifier"),
+        *("completion.redis_broker", "completion.redis"),
         *("completion.nats", "completion.rabbitmq"),
-        *("completion.inbox", "completion.pushed", "completion.attempt", "completion.worker"),
+        *("completion.inbox", "completion.pushed", "completion.worker"),
         *("completion.middleware", "completion"),
     ],
     ["sending", "listening", "plain_callables", "encoding", "dispatch"],

@@ -133,7 +133,7 @@ def forged(inbox: Inbox) -> list[bytes]:
         good[16:],
         b"",
         b"\xff" * 40,
-        Notice(Kind.RUNNING, body=b"not json").sealed(inbox.key),
+        Notice(Kind.HERE, body=b"not json").sealed(inbox.key),
         Notice(Kind.RESULT, "r:number:1", b"not json").sealed(inbox.key),
         Notice(Kind.SAVED, "of another run").sealed(inbox.key),
         notice_of(666, "r:other:1").sealed(inbox.key),
@@ -165,8 +165,8 @@ def test_a_notice_that_comes_early_late_or_twice_changes_nothing(kind: Kind) -> 
         site = Site()
         inbox = await site.inbox()
         notice = (
-            Notice.running(["r:number:1"])
-            if kind is Kind.RUNNING
+            Notice.here(["r:number:1"])
+            if kind is Kind.HERE
             else Notice(kind, "r:number:1", notice_of(1).body)
         )
         pairs = []

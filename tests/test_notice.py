@@ -52,8 +52,8 @@ def test_what_is_no_notice_is_not_opened(data: bytes) -> None:
     assert Notice.opened(data, KEY) is None
 
 
-def test_a_report_names_the_tasks_that_run() -> None:
-    sealed = Notice.running(["r:a:1", "r:b\n:1"]).sealed(KEY)
+def test_a_report_names_the_tasks_that_a_worker_has() -> None:
+    sealed = Notice.here(["r:a:1", "r:b\n:1"]).sealed(KEY)
     opened = Notice.opened(sealed, KEY)
     assert opened is not None
-    assert opened.running_ids() == ["r:a:1", "r:b\n:1"]
+    assert opened.ids_here() == ["r:a:1", "r:b\n:1"]

@@ -50,6 +50,7 @@ class Attempt:
         self.is_revoked = False
         self.is_superseded = False  # the task was sent again: this is not its outcome
         self.is_reported = False
+        self.is_acknowledged = False
         self.raised: BaseException | None = None
         self._running: asyncio.Task[Any] | None = None  # within the task's function
 

@@ -58,8 +58,9 @@ class Watch:
         "expected",
         "heard_at",
         "is_alive_at",
-        "is_begun",
         "is_queued",
+        "is_taken",
+        "left_at",
         "limit",
         "lost_after",
         "mark",
@@ -68,7 +69,6 @@ class Watch:
         "observer",
         "queue",
         "return_type",
-        "taken_at",
     )
 
     def __init__(
@@ -93,11 +93,17 @@ class Watch:
     def enqueue(self, number: int, now: float) -> None:
         """It was sent, behind all of lower number."""
         self.number = number
-        self.heard_at = self.is_alive_at = self.asked_at = now
-        self.is_begun = False  # as far as was heard
+        self.asked_at = now
+        self.take(now)
+        self.is_taken = False  # by a worker, as far as was heard
+
+    def take(self, now: float) -> None:
+        """A worker has it; should it fall silent, the task may stand in the queue again."""
+        self.is_taken = True
+        self.heard_at = self.is_alive_at = now
         self.is_queued = False  # as far as is known
         self.mark: Any = None  # the newest message in the queue, at some time after it was sent
-        self.taken_at = -math.inf  # when it was seen that a worker had taken it from there
+        self.left_at = -math.inf  # when it was seen that it stands there no longer
 
 
 class Inbox:
@@ -169,9 +175,9 @@ class Inbox:
             logger.exception("a notice on %s could not be taken in", self.channel)
 
     def _take_in(self, notice: Notice) -> None:
-        if notice.kind is Kind.RUNNING:
-            for task_id in notice.running_ids():
-                self._note_running(task_id)
+        if notice.kind is Kind.HERE:
+            for task_id in notice.ids_here():
+                self._note_alive(task_id)
             return
         task_id = notice.task_id
         watch = self._watched.get(task_id)
@@ -196,11 +202,10 @@ class Inbox:
             watch.enqueue(next(self._numbers), self._loop.time())
             watch.observer.retried(watch.node, task_id)
 
-    def _note_running(self, task_id: str) -> None:
+    def _note_alive(self, task_id: str) -> None:
         watch = self._watched.get(task_id)
         if watch is not None:
-            watch.is_begun = True
-            watch.heard_at = watch.is_alive_at = self._loop.time()
+            watch.take(self._loop.time())
             self._earliest_sign = min(self._earliest_sign, watch.number)
 
     def _settle(self, task_id: str, result: TaskiqResult[Any]) -> None:
@@ -287,14 +292,14 @@ class Inbox:
         away = self._was_away(now)
         suspects: dict[str, Watch] = {}
         for task_id, watch in self._watched.items():
-            # Workers are busy with what was sent before it, or this process could not hear them.
-            waits_its_turn = not watch.is_begun and watch.number > self._earliest_sign
-            if away or waits_its_turn:
+            # Where the queue cannot be seen, workers may be busy with what was sent before it.
+            waits_its_turn = not watch.is_taken and watch.number > self._earliest_sign
+            if away or (waits_its_turn and self._backlog is None):
                 watch.is_alive_at = now
             elif now - watch.is_alive_at > watch.lost_after / 2:
                 suspects[task_id] = watch
         self._earliest_sign = math.inf
-        await self._locate([watch for watch in suspects.values() if not watch.is_begun], now)
+        await self._locate(suspects.values(), now)
         for task_id, watch in suspects.items():
             is_there = self._watched.get(task_id) is watch
             if is_there and not watch.is_queued and self._is_lost(watch, now):
@@ -310,18 +315,19 @@ class Inbox:
             self._deaf_since = now
         return now - self._deaf_since < PATIENCE
 
-    async def _locate(self, watches: list[Watch], now: float) -> None:
-        """Find out which tasks still stand in the broker's queue: no worker can tell of them."""
+    async def _locate(self, suspects: Iterable[Watch], now: float) -> None:
+        """Find out which tasks stand in the broker's queue: no worker can tell of them."""
         if self._backlog is None:
             return
-        for queue in {watch.queue for watch in watches if watch.taken_at == -math.inf}:
+        watches = [watch for watch in suspects if watch.left_at == -math.inf]
+        for queue in {watch.queue for watch in watches}:
             try:
                 newest, taken = await self._backlog.position(queue)
             except Exception as error:  # the broker is away; whatever its client makes of that
                 logger.debug("the backlog of %r cannot be seen: %r", queue, error)
                 newest = taken = None
             for watch in watches:
-                if watch.queue != queue or watch.taken_at != -math.inf:
+                if watch.queue != queue:
                     continue
                 if newest is None:
                     watch.is_queued = now - watch.is_alive_at < watch.lost_after + PATIENCE
@@ -330,12 +336,12 @@ class Inbox:
                     watch.mark = newest
                 watch.is_queued = taken < watch.mark
                 if not watch.is_queued:
-                    watch.taken_at = now
+                    watch.left_at = now
 
     @staticmethod
     def _is_lost(watch: Watch, now: float) -> bool:
         silent = now - watch.is_alive_at > watch.lost_after
-        return silent and now - watch.taken_at > watch.lost_after / 2
+        return silent and now - watch.left_at > watch.lost_after / 2
 
 
 def _gone(task_id: str) -> ResultUnavailableError:
@@ -348,7 +354,7 @@ def _gone(task_id: str) -> ResultUnavailableError:
 def _lost(task_id: str, watch: Watch) -> TaskLostError:
     what = (
         "its worker has stopped reporting it: it was killed, or a task blocks its event loop"
-        if watch.is_begun
+        if watch.is_taken
         else "no worker has reported it: its message was lost, the workers do not know the task, "
         "its worker was killed or blocked at once, or the workers have no FlowMiddleware"
     )

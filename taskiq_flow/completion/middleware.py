@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 from taskiq import AsyncBroker, InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
+from taskiq_flow.completion.deliveries import Deliveries
 from taskiq_flow.completion.inbox import Inbox
-from taskiq_flow.completion.notifier import Notifier, Renew, System
+from taskiq_flow.completion.notifier import Notifier, System
 from taskiq_flow.completion.worker import Worker
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.outages import Outages, ride_out
@@ -75,7 +76,7 @@ class FlowMiddleware(TaskiqMiddleware):
             )
         self._url = url
         self._inline_limit = inline_limit
-        self._renew: Renew | None = None
+        self._deliveries: Deliveries | None = None
         self._inbox = _OnDemand(self._open_inbox)
         self._worker = _OnDemand(self._open_worker)
 
@@ -97,11 +98,15 @@ class FlowMiddleware(TaskiqMiddleware):
 
     async def startup(self) -> None:
         """On a worker, begin to listen before the first task comes."""
-        if self.broker.is_worker_process and not self.is_embedded:
-            system = system_of(self.broker)
-            if system is not None:
-                self._renew = system.steady(self.broker)
-            await self._worker.get()
+        broker = self.broker
+        if not broker.is_worker_process or self.is_embedded:
+            return
+        # First of all: it sees each task begin, whatever another middleware may do then.
+        broker.middlewares = [self, *(other for other in broker.middlewares if other is not self)]
+        system = system_of(broker)
+        if system is not None:
+            self._deliveries = system.steady(broker)
+        await self._worker.get()
 
     async def shutdown(self) -> None:
         """Disconnect."""
@@ -159,7 +164,7 @@ class FlowMiddleware(TaskiqMiddleware):
     async def _open_worker(self) -> Worker:
         broker, notifier = self.broker, self._notifier()
         outages = (*outages_of(broker, broker.result_backend), *notifier.outages)
-        worker = Worker(broker, notifier, self._inline_limit, outages, self._renew)
+        worker = Worker(broker, notifier, self._inline_limit, outages, self._deliveries)
         await self._open(worker, outages)
         return worker
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from typing import Any
 
 import nats
@@ -29,9 +28,10 @@ from nats.js.api import KeyValueConfig
 from nats.js.errors import NoStreamResponseError, NotFoundError, ServiceUnavailableError
 from nats.js.kv import KeyValue
 from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessage
-from taskiq_nats import NatsBroker
+from taskiq_nats import NatsBroker, PullBasedJetStreamBroker
 
-from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, Kick, Renew, SaveAndPublish
+from taskiq_flow.completion.deliveries import Deliveries, Delivery, holding_ahead
+from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, Kick, SaveAndPublish
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.waiting import until_ended
 
@@ -97,38 +97,32 @@ def kick_of(broker: AsyncBroker) -> Kick:
     return kick
 
 
-def steady(broker: AsyncBroker) -> Renew:
-    """NATS's client reconnects by itself. What is being executed is kept from coming again."""
-    unacknowledged: dict[int, Msg] = {}  # by identity: they cannot be hashed
-    listen = broker.listen
-
-    async def listen_and_note() -> AsyncGenerator[bytes | AckableMessage, None]:
-        async with aclosing(listen()) as messages:
-            async for message in messages:
-                yield (
-                    _noted(message, unacknowledged)
-                    if isinstance(message, AckableMessage)
-                    else message
-                )
-
-    async def renew() -> None:
-        for message in tuple(unacknowledged.values()):
-            await message.in_progress()
-
-    broker.listen = listen_and_note  # type: ignore[method-assign]
-    return renew
+def steady(broker: AsyncBroker) -> Deliveries:
+    """NATS's client reconnects by itself. What a worker holds is kept from coming again."""
+    deliveries = Deliveries(broker, _renew)
+    if isinstance(broker, PullBasedJetStreamBroker):
+        broker.listen = lambda: _pull(broker, deliveries)  # type: ignore[method-assign]
+    elif not isinstance(broker, NatsBroker):  # whose subjects have nothing to acknowledge
+        broker.listen = holding_ahead(broker.listen, deliveries)  # type: ignore[method-assign]
+    return deliveries
 
 
-def _noted(message: AckableMessage, unacknowledged: dict[int, Msg]) -> AckableMessage:
-    """The message, which is among the unacknowledged until it is acknowledged."""
-    original: Msg = getattr(message.ack, "__self__")  # noqa: B009 - of a bound method, as it is one
+async def _renew(held: list[Delivery]) -> None:
+    for delivery in held:
+        await delivery.origin.in_progress()
 
-    async def ack() -> None:
-        unacknowledged.pop(id(original), None)
-        await original.ack()
 
-    unacknowledged[id(original)] = original
-    return AckableMessage(data=message.data, ack=ack)
+async def _pull(broker: Any, deliveries: Deliveries) -> AsyncGenerator[AckableMessage, None]:
+    """What the broker's own ``listen`` does; a batch is held from when it has come."""
+    while True:
+        try:
+            batch = await broker.consumer.fetch(
+                batch=broker.pull_consume_batch, timeout=broker.pull_consume_timeout
+            )
+        except NatsTimeoutError:
+            continue
+        for message in [deliveries.hold(each.data, each.ack, each) for each in batch]:
+            yield message
 
 
 class NatsNotifier:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -78,8 +78,8 @@ class Kind(Enum):
     AGAIN = b"+"
     """It was, or will be, sent once more by somebody other than the engine."""
 
-    RUNNING = b"."
-    """The tasks named in the body, a JSON list, are being executed."""
+    HERE = b"."
+    """The tasks named in the body, a JSON list, are executed by a worker or wait there for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +91,12 @@ class Notice:
     body: bytes = b""
 
     @classmethod
-    def running(cls, task_ids: Sequence[str]) -> Self:
-        """The notice that these tasks are being executed."""
-        return cls(Kind.RUNNING, body=json.dumps(task_ids).encode())
+    def here(cls, task_ids: Iterable[str]) -> Self:
+        """The notice that these tasks are with a worker."""
+        return cls(Kind.HERE, body=json.dumps(list(task_ids)).encode())
 
-    def running_ids(self) -> list[str]:
-        """The tasks of a ``RUNNING`` notice."""
+    def ids_here(self) -> list[str]:
+        """The tasks of a ``HERE`` notice."""
         task_ids: list[str] = json.loads(self.body)
         return task_ids
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
 
+from taskiq_flow.completion.deliveries import Deliveries
 from taskiq_flow.outages import Outages
 
 REVOCATION_LIFE = 24 * 3600
@@ -20,9 +21,6 @@ SaveAndPublish = Callable[[str, TaskiqResult[Any], str, MakeNotice], Awaitable[N
 
 Kick = Callable[[BrokerMessage], Awaitable[None]]
 """Hands a message to a broker."""
-
-Renew = Callable[[], Awaitable[None]]
-"""Called by a worker again and again, keeps what it executes from being delivered to others."""
 
 
 class Notifier(Protocol):
@@ -90,5 +88,5 @@ class System(Protocol):
     def kick_of(self, broker: AsyncBroker) -> Kick:
         """The fastest way to do what the broker's ``kick`` does."""
 
-    def steady(self, broker: AsyncBroker) -> Renew:
-        """Have a worker's broker keep listening through outages."""
+    def steady(self, broker: AsyncBroker) -> Deliveries:
+        """Have a worker's broker keep listening through outages; what it will have been given."""

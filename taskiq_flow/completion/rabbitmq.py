@@ -16,7 +16,8 @@ from aio_pika.abc import AbstractIncomingMessage, AbstractRobustChannel, Abstrac
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from taskiq import AsyncBroker, AsyncResultBackend
 
-from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, Kick, Renew, SaveAndPublish
+from taskiq_flow.completion.deliveries import Deliveries, holding_ahead
+from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, Kick, SaveAndPublish
 
 OUTAGES = (AMQPError, ChannelInvalidStateError, OSError, asyncio.TimeoutError)
 
@@ -57,12 +58,11 @@ def kick_of(broker: AsyncBroker) -> Kick:
     return broker.kick
 
 
-def steady(_: AsyncBroker) -> Renew:
+def steady(broker: AsyncBroker) -> Deliveries:
     """RabbitMQ's client reconnects by itself, and its server keeps what a connection was given."""
-
-    async def nothing() -> None: ...
-
-    return nothing
+    deliveries = Deliveries(broker)
+    broker.listen = holding_ahead(broker.listen, deliveries)  # type: ignore[method-assign]
+    return deliveries
 
 
 class RabbitNotifier:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,7 +27,8 @@ from taskiq_redis import (
     RedisStreamSentinelBroker,
 )
 
-from taskiq_flow.completion.notifier import Backlog, Kick, Renew
+from taskiq_flow.completion.deliveries import Deliveries, Delivery, Listen, holding
+from taskiq_flow.completion.notifier import Backlog, Kick
 from taskiq_flow.outages import listen_through
 
 logger = logging.getLogger("taskiq_flow")
@@ -104,23 +105,25 @@ def kick_of(broker: AsyncBroker) -> Kick:
     return broker.kick
 
 
-def steady(broker: AsyncBroker) -> Renew:
+def steady(broker: AsyncBroker) -> Deliveries:
     """Have the broker keep listening when the server goes away for a while.
 
     A broker over a stream declares its group again if the server has come back without its data,
     and takes over what a worker that is gone has left unacknowledged.
     """
-    listen: Callable[[], AsyncGenerator[bytes | AckableMessage, None]] = broker.listen
-    renew: Renew = _nothing
+    listen: Listen
+    if type(broker) in STREAM_BROKERS:
+        reader = StreamReader(broker)
+        listen, deliveries = reader.listen, reader.deliveries
+    else:
+        deliveries = Deliveries(broker)
+        listen = holding(broker.listen, deliveries)
     if isinstance(broker, ListQueueBroker):
         # A client that gives up waiting for the list loses what is taken from it at that moment.
         broker.connection_pool.connection_kwargs["socket_timeout"] = None
-    if type(broker) in STREAM_BROKERS:
-        reader = StreamReader(broker)
-        listen, renew = reader.listen, reader.renew
     what = f"{type(broker).__name__} cannot listen"
     broker.listen = lambda: listen_through(listen, OUTAGES, what)  # type: ignore[method-assign]
-    return renew
+    return deliveries
 
 
 class StreamReader:
@@ -139,29 +142,30 @@ class StreamReader:
         self._streams = {broker.queue_name: ">", **broker.additional_streams}
         self._idle_timeout: int = getattr(broker, "idle_timeout", IDLE_TIMEOUT)
         self._most_at_once: int | None = getattr(broker, "count", 100)
-        self._unacknowledged: dict[tuple[Any, Any], None] = {}  # stream and id
         self._renewed_at = time.monotonic()
+        self.deliveries = Deliveries(broker, self._renew)
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
         """Messages, each for one worker."""
         looked_at = -math.inf
         while True:
-            for message in self._noted(await self._read()):
+            for message in self._held(await self._read()):
                 yield message
             if time.monotonic() - looked_at > self._idle_timeout / 1000 / 2:
                 looked_at = time.monotonic()
                 for stream in self._streams:
-                    for message in self._noted([(stream, await self._left_in(stream))]):
+                    for message in self._held([(stream, await self._left_in(stream))]):
                         yield message
 
-    async def renew(self) -> None:
-        """Keep what this worker has taken and not finished from being taken over by others."""
+    async def _renew(self, held: list[Delivery]) -> None:
+        """Claim anew what this worker has taken and not finished."""
         now = time.monotonic()
         if now - self._renewed_at < self._idle_timeout / 1000 / 4:
             return
         self._renewed_at = now
         by_stream: dict[Any, list[Any]] = {}
-        for stream, message_id in self._unacknowledged:
+        for delivery in held:
+            stream, message_id = delivery.origin
             by_stream.setdefault(stream, []).append(message_id)
         for stream, ids in by_stream.items():
             await self._client.xclaim(
@@ -198,29 +202,24 @@ class StreamReader:
 
     async def _declare_groups(self) -> None:
         """As the broker does when it starts, but from the beginning: all that is there is new."""
-        self._unacknowledged.clear()
+        self.deliveries.clear()
         for stream in self._streams:
             try:
                 await self._client.xgroup_create(stream, self._group, id="0", mkstream=True)
             except ResponseError as error:
                 logger.debug("another worker has declared the group of %r: %s", stream, error)
 
-    def _noted(self, fetched: Any) -> list[AckableMessage]:
-        """Messages for taskiq, which are this worker's from now on until they are acknowledged."""
-        messages = []
-        for stream, entries in fetched:
-            for message_id, fields in entries:
-                self._unacknowledged[stream, message_id] = None
-                ack = partial(self._acknowledge, stream, message_id)
-                messages.append(AckableMessage(data=fields[b"data"], ack=ack))
-        return messages
-
-    async def _acknowledge(self, stream: Any, message_id: Any) -> None:
-        self._unacknowledged.pop((stream, message_id), None)
-        await self._client.xack(stream, self._group, message_id)
-
-
-async def _nothing() -> None: ...
+    def _held(self, fetched: Any) -> list[AckableMessage]:
+        """Messages for taskiq, all of which are this worker's from now on."""
+        return [
+            self.deliveries.hold(
+                fields[b"data"],
+                partial(self._client.xack, stream, self._group, message_id),
+                (stream, message_id),
+            )
+            for stream, entries in fetched
+            for message_id, fields in entries
+        ]
 
 
 class StreamBacklog:

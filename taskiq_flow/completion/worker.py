@@ -20,8 +20,9 @@ from taskiq_flow.completion.attempt import (
     current,
     guarded,
 )
+from taskiq_flow.completion.deliveries import Deliveries, Delivery
 from taskiq_flow.completion.notice import LABEL, REFERENCES_LABEL, Kind, Notice, ReplyTo
-from taskiq_flow.completion.notifier import Notifier, Renew
+from taskiq_flow.completion.notifier import Notifier
 from taskiq_flow.completion.protocol import failed
 from taskiq_flow.completion.referring import is_referred_to, read_result
 from taskiq_flow.errors import ResultUnavailableError, SerializationError, TaskLostError
@@ -32,7 +33,7 @@ from taskiq_flow.waiting import until_ended
 logger = logging.getLogger("taskiq_flow")
 
 BEAT = 0.5
-"""Seconds between two notices of what a worker is executing."""
+"""Seconds between two notices of what a worker executes and holds."""
 
 GRACE = 1.0
 """Seconds that the worker's own tasks are given to end when they are cancelled."""
@@ -45,8 +46,8 @@ class Worker:
     """What a ``FlowMiddleware`` does where tasks are executed.
 
     ``inline_limit``: bytes up to which a result travels with its notice. ``outages``: how the
-    broker, the result backend and the notifier say that a server is away. ``renew`` keeps the
-    broker from delivering to others what this worker executes.
+    broker, the result backend and the notifier say that a server is away. ``deliveries``: what the
+    broker gives to this worker, where that can be seen.
     """
 
     def __init__(
@@ -55,13 +56,13 @@ class Worker:
         notifier: Notifier,
         inline_limit: int,
         outages: Outages,
-        renew: Renew | None = None,
+        deliveries: Deliveries | None = None,
     ) -> None:
         self._broker = broker
         self._notifier = notifier
         self._inline_limit = inline_limit
         self._outages = outages
-        self._renew = renew
+        self._deliveries = Deliveries(broker) if deliveries is None else deliveries
         self._attempts: set[Attempt] = set()
         self._revoked: set[str] = set()
         self._guarded: dict[str, Callable[..., Any]] = {}
@@ -153,7 +154,11 @@ class Worker:
     def _left(self, attempt: Attempt, executing: asyncio.Task[Any]) -> None:
         """The asyncio task is over. If nothing was reported, something has got in the way."""
         self._attempts.discard(attempt)
-        if attempt.is_reported or executing.cancelled():
+        if executing.cancelled():
+            return
+        if not attempt.is_acknowledged:  # what the engine was told is final: it must not come again
+            self._start(self._acknowledge(attempt))
+        if attempt.is_reported:
             return
         error = executing.exception()
         logger.error("task %r ended without a result", attempt.task_id, exc_info=error)
@@ -162,6 +167,17 @@ class Worker:
             f"worker's broker raised {error!r}"
         )
         self._start(self._report(attempt, failed(lost)))
+
+    async def _acknowledge(self, attempt: Attempt) -> None:
+        task_id = attempt.task_id
+        try:
+            await ride_out(
+                lambda: self._deliveries.acknowledge(task_id),
+                self._outages,
+                f"{task_id} cannot be acknowledged yet",
+            )
+        except Exception as error:  # whatever the client raises; it comes again, and is told again
+            logger.warning("%s was not acknowledged: %r", task_id, error)
 
     # What an attempt needs
 
@@ -270,24 +286,26 @@ class Worker:
         )
 
     async def _beat(self) -> None:
-        """Tell the broker and the engines, again and again, what is being executed."""
+        """Tell the broker and the engines, again and again, what is here."""
         while True:
             await asyncio.sleep(BEAT)
             try:
-                if self._renew is not None:
-                    await self._renew()
-                await self._tell_what_runs()
+                await self._deliveries.renew()
+                await self._tell_what_is_here()
             except self._outages as error:
-                logger.debug("nobody can be told what is executed: %r", error)
-            except Exception:  # not foreseen; without this loop, what runs counts as lost
-                logger.exception("telling what is executed failed")
+                logger.debug("nobody can be told what is here: %r", error)
+            except Exception:  # not foreseen; without this loop, what is here counts as lost
+                logger.exception("telling what is here failed")
 
-    async def _tell_what_runs(self) -> None:
-        by_engine: defaultdict[tuple[str, bytes], list[str]] = defaultdict(list)
-        for attempt in self._attempts:
-            by_engine[attempt.reply_to.channel, attempt.reply_to.key].append(attempt.task_id)
+    async def _tell_what_is_here(self) -> None:
+        """Tell engines of their tasks that are executed, or wait for it, in this process."""
+        by_engine: defaultdict[tuple[str, bytes], set[str]] = defaultdict(set)
+        here: list[Attempt | Delivery] = [*self._attempts, *self._deliveries.of_engines()]
+        for task in here:
+            if task.reply_to is not None:
+                by_engine[task.reply_to.channel, task.reply_to.key].add(task.task_id)
         for (channel, key), task_ids in by_engine.items():
-            await self._notifier.publish(channel, Notice.running(task_ids).sealed(key))
+            await self._notifier.publish(channel, Notice.here(task_ids).sealed(key))
 
     def _revoke(self, run_id: str) -> None:
         """A run is over: what runs of it is cancelled, what comes of it will be refused."""

@@ -68,14 +68,14 @@ def broker_of(settings: Settings) -> AsyncBroker:
     broker = _bare(settings)
     if settings.kind != "in-memory":
         broker = broker.with_result_backend(_backend(settings))
+    if settings.broken:  # before the others, where it may keep tasks from them
+        broker = broker.with_middlewares(Broken())
     if settings.flow:
         flow = FlowMiddleware(settings.notifier, inline_limit=settings.inline_limit)
         broker = broker.with_middlewares(flow)
     if settings.retries:
         retry = SimpleRetryMiddleware(no_result_on_retry=settings.no_result_on_retry)
         broker = broker.with_middlewares(retry)
-    if settings.broken:
-        broker = broker.with_middlewares(Broken())
     if settings.registers:
         for function, name in NAMES.items():
             broker.register_task(function, task_name=name, **LABELS.get(name, {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from taskiq_flow import (
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, inputs, many
+from tests.distributed.watching import Notes, inputs, left_over, many
+from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer
 
 LOST_AFTER = 1.5
@@ -29,28 +31,29 @@ def notes(tmp_path: Path) -> Notes:
     return Notes(tmp_path)
 
 
-async def test_a_task_that_no_worker_knows(remote: AsyncBroker) -> None:
+async def test_a_task_that_no_worker_knows(remote: AsyncBroker, remote_kind: str) -> None:
     @remote.task(task_name="unknown")
     async def unknown() -> None: ...
 
-    dag = DAGBuilder().node(unknown).build()
+    # One that was sent before it and runs on keeps nobody from noticing.
+    dag = DAGBuilder().node(task(remote, app.nap)).node(unknown).build()
+    engine = ExecutionEngine(remote, dag, lost_after=LOST_AFTER)
     loop = asyncio.get_running_loop()
     begin = loop.time()
     with pytest.raises(NodeFailedError) as caught:
-        await ExecutionEngine(remote, dag, lost_after=LOST_AFTER).execute(run_id="strange")
+        await engine.execute({"seconds": 60.0}, run_id=remote_kind)
     assert loop.time() - begin < 3 * LOST_AFTER
     cause = caught.value.__cause__
     assert isinstance(cause, TaskLostError)
     assert cause.task_name == "unknown"
-    assert "task 'strange:unknown:1'" in str(cause)
+    assert f"task '{remote_kind}:unknown:1'" in str(cause)
     assert "the workers do not know the task" in str(cause)
 
 
-@pytest.mark.parametrize("function", [app.nap, app.hold])
-async def test_a_task_that_takes_longer_is_not_lost(remote: AsyncBroker, function: object) -> None:
-    dag = DAGBuilder().node(task(remote, function), name="long").build()
+async def test_a_task_that_takes_longer_is_not_lost(remote: AsyncBroker) -> None:
+    dag = DAGBuilder().node(task(remote, app.nap)).node(task(remote, app.hold)).build()
     engine = ExecutionEngine(remote, dag, lost_after=1.0)
-    assert await engine.execute({"seconds": 2.5}) == {"long": 2.5}
+    assert await engine.execute({"seconds": 2.5}) == {"nap": 2.5, "hold": 2.5}
 
 
 async def test_a_task_that_waits_in_a_long_queue_is_not_lost(
@@ -64,10 +67,10 @@ async def test_a_task_that_waits_in_a_long_queue_is_not_lost(
 
 
 async def test_a_task_that_waits_behind_those_of_others_is_not_lost(
-    farm: Farm, notes: Notes
+    remote_kind: str, farm: Farm, notes: Notes
 ) -> None:
-    """No run of this engine is ahead of it in the queue: only the broker knows where it is."""
-    settings = farm.settings("redis-lists", queue="one-slot")
+    """In the queue, or with a worker that took it and is busy; nothing of this engine is ahead."""
+    settings = farm.settings(remote_kind, queue="one-slot")
     farm.serve(settings, max_async_tasks=1)
     async with started(settings) as other, started(settings) as broker:
         before = ExecutionEngine(other, many(other, app.noted, 8))
@@ -76,6 +79,18 @@ async def test_a_task_that_waits_behind_those_of_others_is_not_lost(
         dag = DAGBuilder().node(task(broker, app.double)).build()
         assert await ExecutionEngine(broker, dag, lost_after=1.0).execute({"item": 1})
         await ahead
+
+
+@pytest.mark.parametrize("where", ["pre_execute", "post_execute"])
+async def test_a_task_that_a_middleware_has_stopped_does_not_come_again(
+    remote: AsyncBroker, remote_kind: str, farm: Farm, where: str
+) -> None:
+    dag = DAGBuilder().node(task(remote, app.breaks_middleware)).build()
+    with pytest.raises(NodeFailedError):
+        await ExecutionEngine(remote, dag).execute({"breaks": where})
+    settings = farm.settings(remote_kind, retries=True, broken=True)
+    while await left_over(settings):  # it is acknowledged in a moment
+        await asyncio.sleep(0.05)
 
 
 async def test_a_killed_workers_task_comes_again_or_is_an_error(
@@ -125,12 +140,15 @@ async def test_a_suspended_worker_is_waited_for(farm: Farm, notes: Notes) -> Non
 
 
 async def test_a_result_that_has_expired_before_it_is_read(farm: Farm) -> None:
-    settings = farm.settings("redis-streams", queue="expired", result_px_time=1, inline_limit=0)
+    settings = farm.settings("redis-streams", queue="expired", result_px_time=50, inline_limit=0)
     farm.serve(settings)
-    async with started(settings) as broker:
-        dag = DAGBuilder().node(task(broker, app.double)).build()
-        with pytest.raises(NodeFailedError) as caught:
-            await ExecutionEngine(broker, dag).execute({"item": 1}, run_id="short")
+    async with Proxy(farm.redis.port) as proxy:
+        heard = replace(settings, notifier=f"redis://127.0.0.1:{proxy.port}")
+        proxy.delay(0.2)  # of the notice that it is there
+        async with started(heard) as broker:
+            dag = DAGBuilder().node(task(broker, app.double)).build()
+            with pytest.raises(NodeFailedError) as caught:
+                await ExecutionEngine(broker, dag).execute({"item": 1}, run_id="short")
     cause = caught.value.__cause__
     assert isinstance(cause, ResultUnavailableError)
     assert "task 'short:double:1' has ended" in str(cause)

@@ -1,0 +1,137 @@
+"""What a worker was given and has not acknowledged: it is seen, and it is not forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import pytest
+from taskiq import AckableMessage
+
+from taskiq_flow.completion.attempt import Attempt, current
+from taskiq_flow.completion.deliveries import Deliveries, holding, holding_ahead
+from taskiq_flow.completion.notice import LABEL, ReplyTo
+from taskiq_flow.encoding import Address
+from tests.local_broker import LocalBroker
+
+REPLY_TO = ReplyTo("channel", b"key", "run")
+
+
+def message_of(task_id: str, **labels: str) -> bytes:
+    address = Address("task", labels, dict.fromkeys(labels, 3), None)
+    return LocalBroker().formatter.dumps(address.message(task_id, [], {})).message
+
+
+def of_engine(task_id: str) -> bytes:
+    return message_of(task_id, **{LABEL: REPLY_TO.label()})
+
+
+class Acks:
+    """Acknowledgements, and for how many of them the server is away."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+        self.count = 0
+
+    async def ack(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError
+        self.count += 1
+
+
+def held(deliveries: Deliveries) -> list[str]:
+    return [delivery.task_id for delivery in deliveries.of_engines()]
+
+
+async def test_a_message_is_held_until_it_is_acknowledged() -> None:
+    deliveries, acks = Deliveries(LocalBroker()), Acks()
+    messages = [deliveries.hold(of_engine(f"run:{name}:1"), acks.ack) for name in "ab"]
+    assert held(deliveries) == ["run:a:1", "run:b:1"]
+    assert {delivery.reply_to for delivery in deliveries.of_engines()} == {REPLY_TO}
+    await asyncio.ensure_future(messages[0].ack())  # type: ignore[arg-type]
+    assert held(deliveries) == ["run:b:1"]
+    assert acks.count == 1
+
+
+async def test_an_acknowledgement_that_failed_can_be_made_up_for_once() -> None:
+    deliveries, acks = Deliveries(LocalBroker()), Acks(failures=1)
+    message = deliveries.hold(of_engine("run:a:1"), acks.ack)
+    with pytest.raises(ConnectionError):
+        await message.ack()  # type: ignore[misc]
+    for _ in range(2):
+        await deliveries.acknowledge("run:a:1")
+    assert held(deliveries) == []
+    assert acks.count == 1
+
+
+async def test_an_attempt_knows_that_its_message_was_acknowledged() -> None:
+    deliveries, acks = Deliveries(LocalBroker()), Acks(failures=1)
+    message = deliveries.hold(of_engine("run:a:1"), acks.ack)
+    task_message = LocalBroker().formatter.loads(message.data)
+    attempt = Attempt(task_message, REPLY_TO)
+    current.set(attempt)
+    with pytest.raises(ConnectionError):
+        await message.ack()  # type: ignore[misc]
+    assert not attempt.is_acknowledged
+    await message.ack()  # type: ignore[misc]
+    assert attempt.is_acknowledged
+
+
+@pytest.mark.parametrize("data", [message_of("x"), message_of("x", **{LABEL: "?"}), b"{", b""])
+async def test_what_no_engine_has_sent_is_taskiqs_affair(data: bytes) -> None:
+    renewed: list[int] = []
+
+    async def renew(some: list[object]) -> None:
+        renewed.append(len(some))
+
+    deliveries, acks = Deliveries(LocalBroker(), renew), Acks()  # type: ignore[arg-type]
+    message = deliveries.hold(data, acks.ack)
+    await deliveries.renew()
+    assert renewed == [0]
+    await message.ack()  # type: ignore[misc]
+    assert acks.count == 1
+
+
+async def test_messages_that_need_no_acknowledgement_are_held_as_well() -> None:
+    async def listen() -> AsyncGenerator[bytes, None]:
+        yield of_engine("run:a:1")
+        yield of_engine("run:b:1")
+
+    deliveries = Deliveries(LocalBroker())
+    async with aclosing(holding(listen, deliveries)()) as messages:
+        first = await anext(messages)
+        assert isinstance(first, AckableMessage)
+        assert held(deliveries) == ["run:a:1"]
+        await first.ack()  # type: ignore[misc]
+        assert held(deliveries) == []
+
+
+async def test_what_a_client_takes_ahead_is_held_before_anybody_asks_for_it() -> None:
+    acks = Acks()
+
+    async def listen() -> AsyncGenerator[AckableMessage, None]:
+        for name in "abc":
+            yield AckableMessage(data=of_engine(f"run:{name}:1"), ack=acks.ack)
+        await asyncio.Event().wait()
+
+    deliveries = Deliveries(LocalBroker())
+    async with aclosing(holding_ahead(listen, deliveries)()) as messages:
+        first = await anext(messages)
+        assert held(deliveries) == ["run:a:1", "run:b:1", "run:c:1"]
+        await first.ack()  # type: ignore[union-attr, misc]
+        assert held(deliveries) == ["run:b:1", "run:c:1"]
+
+
+async def test_what_ends_a_client_that_takes_ahead_ends_the_listening() -> None:
+    async def listen() -> AsyncGenerator[AckableMessage, None]:
+        yield AckableMessage(data=of_engine("run:a:1"), ack=Acks().ack)
+        raise ConnectionError("gone")
+
+    seen = 0
+    with pytest.raises(ConnectionError, match="gone"):
+        async with aclosing(holding_ahead(listen, Deliveries(LocalBroker()))()) as messages:
+            async for _ in messages:
+                seen += 1
+    assert seen == 1
