@@ -87,10 +87,15 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
         yield farm
 
 
+NEEDS_RABBITMQ = pytest.param(
+    "rabbitmq",
+    marks=pytest.mark.skipif(not RabbitServer.is_available(), reason=HOW_TO_INSTALL),
+)
+"""The kind of broker as a parameter, left out where there is no server for it."""
+
+
 def _each(kinds: tuple[str, ...]) -> list[object]:
-    needs_rabbitmq = pytest.mark.skipif(not RabbitServer.is_available(), reason=HOW_TO_INSTALL)
-    marks = {"rabbitmq": [needs_rabbitmq]}
-    return [pytest.param(kind, marks=marks.get(kind, [])) for kind in kinds]
+    return [NEEDS_RABBITMQ if kind == "rabbitmq" else kind for kind in kinds]
 
 
 @pytest.fixture(params=_each(KINDS))

@@ -18,7 +18,7 @@ from taskiq_flow import (
 )
 from tests.distributed import app
 from tests.distributed.app import started, task
-from tests.distributed.conftest import Farm
+from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
 from tests.distributed.watching import Notes, inputs, left_over, many
 from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer
@@ -139,8 +139,9 @@ async def test_a_suspended_worker_is_waited_for(farm: Farm, notes: Notes) -> Non
         workers.kill()
 
 
-async def test_a_result_that_has_expired_before_it_is_read(farm: Farm) -> None:
-    settings = farm.settings("redis-streams", queue="expired", result_px_time=50, inline_limit=0)
+@pytest.mark.parametrize("kind", ["redis-streams", "redis-lists"])
+async def test_a_result_that_has_expired_before_it_is_read(kind: str, farm: Farm) -> None:
+    settings = farm.settings(kind, queue="expired", result_px_time=50, inline_limit=0)
     farm.serve(settings)
     async with Proxy(farm.redis.port) as proxy:
         heard = replace(settings, notifier=f"redis://127.0.0.1:{proxy.port}")
@@ -148,14 +149,15 @@ async def test_a_result_that_has_expired_before_it_is_read(farm: Farm) -> None:
         async with started(heard) as broker:
             dag = DAGBuilder().node(task(broker, app.double)).build()
             with pytest.raises(NodeFailedError) as caught:
-                await ExecutionEngine(broker, dag).execute({"item": 1}, run_id="short")
+                await ExecutionEngine(broker, dag).execute({"item": 1}, run_id=f"short {kind}")
     cause = caught.value.__cause__
     assert isinstance(cause, ResultUnavailableError)
-    assert "task 'short:double:1' has ended" in str(cause)
+    assert f"task 'short {kind}:double:1' has ended" in str(cause)
 
 
-async def test_a_result_that_expires_before_a_later_node_needs_it(farm: Farm) -> None:
-    settings = farm.settings("redis-streams", queue="expires", result_ex_time=1)
+@pytest.mark.parametrize("kind", ["redis-streams", "redis-lists", NEEDS_RABBITMQ])
+async def test_a_result_that_expires_before_a_later_node_needs_it(kind: str, farm: Farm) -> None:
+    settings = farm.settings(kind, queue="expires", result_ex_time=1)
     farm.serve(settings)
     async with started(settings) as broker:
         builder = DAGBuilder().node(task(broker, app.double), inputs=["item"], output="early")
@@ -170,21 +172,20 @@ async def test_a_result_that_expires_before_a_later_node_needs_it(farm: Farm) ->
     assert "has expired or was deleted" in str(caught.value.__cause__)
 
 
-@pytest.mark.parametrize("kind", ["redis-streams", "nats"])
 async def test_a_result_that_can_be_read_only_once_reaches_all_consumers(
-    kind: str, farm: Farm
+    remote_kind: str, farm: Farm
 ) -> None:
-    settings = farm.settings(kind, queue="read-once", keep_results=False)
+    settings = farm.settings(remote_kind, queue="read-once", keep_results=False)
     farm.serve(settings)
     async with started(settings) as broker:
         builder = DAGBuilder().node(task(broker, app.double), inputs=["item"], output="two")
         builder.node(task(broker, app.echo), inputs=["two"], output="one")
         builder.node(task(broker, app.echo), inputs=["two"], output="other")
-        results = await ExecutionEngine(broker, builder.build()).execute({"item": 1})
+        engine, run_id = ExecutionEngine(broker, builder.build()), f"once {remote_kind}"
+        results = await engine.execute({"item": 1}, run_id=run_id)
         assert results == {"two": 2, "one": 2, "other": 2}
         for name in ("double", "echo", "echo_2"):
-            ready = broker.result_backend.is_result_ready
-            assert not [task_id for task_id in (f"{name}:1",) if await ready(task_id)]
+            assert not await broker.result_backend.is_result_ready(f"{run_id}:{name}:1")
 
 
 async def test_a_result_for_which_the_store_has_no_room(farm: Farm, tmp_path: Path) -> None:

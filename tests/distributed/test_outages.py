@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from taskiq import AsyncBroker
@@ -143,16 +144,22 @@ async def test_a_broker_that_was_not_started_is_a_clear_error(remote_kind: str, 
 
 
 @contextlib.asynccontextmanager
-async def through_a_proxy(farm: Farm) -> AsyncIterator[tuple[Settings, Proxy]]:
+async def through_a_proxy(farm: Farm, kind: str) -> AsyncIterator[tuple[Settings, Proxy]]:
     """A broker whose engine hears through a proxy, while all else goes straight to the server."""
-    settings = farm.settings("redis-streams", queue="proxied")
+    settings = farm.settings(kind, queue="proxied")
     farm.serve(settings)
-    async with Proxy(farm.redis.port) as proxy:
-        yield replace(settings, notifier=f"redis://127.0.0.1:{proxy.port}"), proxy
+    url = {"nats": settings.nats, "rabbitmq": settings.rabbitmq}.get(kind, settings.redis)
+    port = urlsplit(url).port
+    assert port is not None
+    async with Proxy(port) as proxy:
+        yield replace(settings, notifier=url.replace(f":{port}", f":{proxy.port}")), proxy
 
 
-async def test_notices_that_never_come_are_made_up_for(farm: Farm) -> None:
-    async with through_a_proxy(farm) as (settings, proxy), started(settings) as broker:
+async def test_notices_that_never_come_are_made_up_for(remote_kind: str, farm: Farm) -> None:
+    async with (
+        through_a_proxy(farm, remote_kind) as (settings, proxy),
+        started(settings) as broker,
+    ):
         engine = chain_of(broker, 4)
         values = {"path": str(farm.folder / "unread"), "name": "n", "seconds": 0.0}
         assert len(await engine.execute(values)) == 8
@@ -163,8 +170,11 @@ async def test_notices_that_never_come_are_made_up_for(farm: Farm) -> None:
         assert len(await engine.execute(values)) == 8
 
 
-async def test_notices_that_come_late_change_nothing(farm: Farm) -> None:
-    async with through_a_proxy(farm) as (settings, proxy), started(settings) as broker:
+async def test_notices_that_come_late_change_nothing(remote_kind: str, farm: Farm) -> None:
+    async with (
+        through_a_proxy(farm, remote_kind) as (settings, proxy),
+        started(settings) as broker,
+    ):
         engine = chain_of(broker, 3)
         values = {"path": str(farm.folder / "unread"), "name": "n", "seconds": 0.0}
         proxy.delay(0.3)  # they come behind the polls
@@ -176,7 +186,10 @@ async def test_notices_that_come_late_change_nothing(farm: Farm) -> None:
 async def test_a_subscription_that_breaks_is_renewed(
     farm: Farm, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with through_a_proxy(farm) as (settings, proxy), started(settings) as broker:
+    async with (
+        through_a_proxy(farm, "redis-streams") as (settings, proxy),
+        started(settings) as broker,
+    ):
         engine = chain_of(broker, 3)
         values = {"path": str(farm.folder / "unread"), "name": "n", "seconds": 0.0}
         assert len(await engine.execute(values)) == 6

@@ -14,13 +14,10 @@ from taskiq import AsyncBroker
 from taskiq_flow import DAGBuilder, ExecutionEngine, RunCancelledError
 from tests.distributed import app
 from tests.distributed.app import started, task
-from tests.distributed.conftest import HOW_TO_INSTALL, Farm
+from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
 from tests.distributed.test_contract import graph
 from tests.distributed.watching import Notes, inputs, many
-from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisCluster, RedisSentinel, RedisServer
-
-needs_rabbitmq = pytest.mark.skipif(not RabbitServer.is_available(), reason=HOW_TO_INSTALL)
 
 
 async def check(broker: AsyncBroker, notes: Notes) -> None:
@@ -82,7 +79,7 @@ async def test_a_redis_cluster(kind: str, farm: Farm, tmp_path: Path) -> None:
         cluster.kill()
 
 
-@pytest.mark.parametrize("kind", ["nats", pytest.param("rabbitmq", marks=needs_rabbitmq)])
+@pytest.mark.parametrize("kind", ["nats", NEEDS_RABBITMQ])
 async def test_notices_over_redis_beside_another_broker(
     kind: str, farm: Farm, tmp_path: Path
 ) -> None:
