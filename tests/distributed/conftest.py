@@ -1,4 +1,4 @@
-"""Servers and workers, started when a test first needs them and shared by its process from then on."""
+"""Servers and workers, started when a test first needs them and shared from then on."""
 
 from __future__ import annotations
 
