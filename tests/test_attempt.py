@@ -9,7 +9,7 @@ import pickle
 import pytest
 from taskiq import NoResultError, TaskiqMessage
 
-from taskiq_flow.completion.attempt import REFUSAL, Attempt, RevokedError, current, guarded
+from taskiq_flow.completion.attempt import REFUSAL, Attempt, Refusal, RevokedError, current, guarded
 from taskiq_flow.completion.notice import ReplyTo
 
 
@@ -50,7 +50,30 @@ async def test_it_looks_and_acts_like_the_function(function: object) -> None:
 @both
 async def test_a_refused_task_raises_instead_of_running(function: object) -> None:
     with pytest.raises(LookupError):
-        await call(function, 1, **{REFUSAL: LookupError("refused")})
+        await call(function, 1, **{REFUSAL: Refusal(LookupError("refused"))})
+
+
+def any_words(**words: object) -> dict[str, object]:
+    return words
+
+
+async def test_an_argument_of_that_name_is_no_refusal() -> None:
+    given = {REFUSAL: "the user's own"}
+    assert await call(any_words, **given) == given
+
+
+def test_a_function_is_wrapped_once() -> None:
+    for function in (module_level, async_level):
+        wrapped = guarded(function)
+        assert guarded(wrapped) is wrapped
+
+
+async def test_a_process_that_was_forked_while_a_task_was_revoked_runs_others() -> None:
+    revoked = attempt()
+    current.set(revoked)
+    revoked.revoke()
+    revoked._pid += 1  # as if this were another process than that of the attempt
+    assert await call(module_level, 1) == 3
 
 
 @both

@@ -10,7 +10,7 @@ import pytest
 from taskiq import AckableMessage
 
 from taskiq_flow.completion.attempt import Attempt, current
-from taskiq_flow.completion.deliveries import Deliveries, holding, holding_ahead
+from taskiq_flow.completion.deliveries import Deliveries, Delivery, holding, holding_ahead
 from taskiq_flow.completion.notice import LABEL, ReplyTo
 from taskiq_flow.encoding import Address
 from tests.local_broker import LocalBroker
@@ -92,6 +92,16 @@ async def test_what_no_engine_has_sent_is_taskiqs_affair(data: bytes) -> None:
     assert renewed == [0]
     await message.ack()  # type: ignore[misc]
     assert acks.count == 1
+
+
+async def test_what_was_never_begun_is_told_as_dropped() -> None:
+    """taskiq acknowledges what it does not know before any middleware has seen it."""
+    dropped: list[Delivery] = []
+    deliveries, acks = Deliveries(LocalBroker()), Acks()
+    deliveries.on_drop = dropped.append
+    message = deliveries.hold(of_engine("run:a:1"), acks.ack)
+    await message.ack()  # type: ignore[misc]
+    assert [delivery.data for delivery in dropped] == [message.data]
 
 
 async def test_messages_that_need_no_acknowledgement_are_held_as_well() -> None:

@@ -21,7 +21,7 @@ ROWS = [
         *("completion.referring", "completion.in_memory", "completion.polling"),
         *("completion.attempt", "completion.deliveries", "completion.notifier"),
         *("completion.redis_broker", "completion.redis"),
-        *("completion.nats", "completion.rabbitmq"),
+        *("completion.nats_broker", "completion.nats", "completion.rabbitmq"),
         *("completion.inbox", "completion.pushed", "completion.worker"),
         *("completion.middleware", "completion"),
     ],
@@ -49,6 +49,7 @@ SPEAK_TO = {
     "completion.redis": {"redis", "taskiq_redis"},
     "completion.redis_broker": {"redis", "taskiq_redis"},
     "completion.nats": {"nats", "taskiq_nats"},
+    "completion.nats_broker": {"nats", "taskiq_nats"},
     "completion.rabbitmq": {"aio_pika", "taskiq_aio_pika"},
 }
 """The modules that speak to a server, one or two for each, and the clients that they import."""

@@ -18,7 +18,7 @@ from taskiq_flow import (
     ResultUnavailableError,
     TaskLostError,
 )
-from taskiq_flow.completion.inbox import LOOK_INTERVAL, SILENCE, Inbox
+from taskiq_flow.completion.inbox import LATE_LOOK, LOOK_INTERVAL, SILENCE, Inbox
 from taskiq_flow.completion.notice import Kind, Notice
 from taskiq_flow.completion.worker import BEAT
 from tests.local_broker import LocalBroker
@@ -348,6 +348,96 @@ def test_a_task_that_stands_in_the_queue_is_not_lost_until_it_was_taken(taken_at
     assert expected < lost_at(main) <= expected + 3 * LOOK_INTERVAL
 
 
+@pytest.mark.parametrize("others", [0, 3])
+def test_a_task_of_a_queue_that_was_begun_anew_is_lost(others: int) -> None:
+    """Where the server has lost its data, it numbers from the beginning."""
+
+    async def main() -> None:
+        site = Site()
+        inbox = await site.inbox()
+        inbox._backlog = queue = Queue()
+        loop = asyncio.get_running_loop()
+        loop.call_later(100.0, setattr, queue, "newest", others)
+        loop.call_later(200.0, setattr, queue, "taken", others)
+        try:
+            await site.engine(site.number, lost_after=20.0).execute()
+        finally:
+            await site.flow.shutdown()
+
+    expected = (200.0 if others else 100.0) + 10.0
+    assert expected < lost_at(main) <= expected + 3 * LOOK_INTERVAL
+
+
+def test_a_run_whose_broker_is_shut_down_ends() -> None:
+    async def main() -> None:
+        site = Site()
+        async with site.broker.worker():
+            run = asyncio.ensure_future(site.engine(site.nap).execute({"seconds": 100.0}))
+            await asyncio.sleep(1.0)
+            await site.flow.shutdown()
+            with pytest.raises(NodeFailedError, match="was shut down while it was in flight"):
+                await run
+            assert now() == 1.0
+
+    run_virtually(main())
+
+
+def test_a_run_goes_on_after_its_broker_was_shut_down_and_started() -> None:
+    async def main() -> None:
+        site = Site()
+        for _ in range(2):
+            async with site.working():
+                assert await site.engine(site.number).execute() == {"number": 1}
+
+    run_virtually(main())
+
+
+def test_a_slow_store_does_not_pass_for_a_process_that_was_away() -> None:
+    async def main() -> None:
+        site = Site()
+        ready = site.broker.store.is_result_ready
+
+        async def slow(task_id: str) -> bool:
+            await asyncio.sleep(LATE_LOOK + 1.0)
+            return await ready(task_id)
+
+        site.broker.store.is_result_ready = slow  # type: ignore[method-assign]
+        try:
+            await site.engine(site.number, lost_after=20.0).execute()  # nobody is working
+        finally:
+            await site.flow.shutdown()
+
+    assert 20.0 < lost_at(main) <= 20.0 + 2 * (LATE_LOOK + 1.0)
+
+
+async def test_a_reader_that_leaves_while_the_inbox_opens_leaves_it_to_be_closed() -> None:
+    site = Site()
+    reading = asyncio.ensure_future(site.engine(site.number).execute())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.wait([reading])
+    await site.flow.shutdown()
+    assert not any(site.board.hearers.values())
+
+
+def test_a_broker_is_used_on_one_event_loop_at_a_time() -> None:
+    site = LocalBroker(), Switchboard()
+    flow = with_flow(*site)
+
+    async def use() -> None:
+        assert await flow.inbox()
+
+    async def main() -> None:
+        await use()
+        with pytest.raises(ConfigurationError, match="another event loop"):
+            await asyncio.to_thread(asyncio.run, use())
+        await flow.shutdown()
+
+    for _ in range(2):  # one loop after the other is well
+        asyncio.run(main())
+
+
 def test_a_queue_that_cannot_be_seen_does_not_keep_a_run_for_ever() -> None:
     async def main() -> None:
         site = Site()
@@ -379,7 +469,7 @@ async def test_nothing_of_a_run_is_left_in_the_inbox() -> None:
             await asyncio.sleep(0)
         engine.cancel()
         await asyncio.gather(run, return_exceptions=True)
-        assert site.board.revoked == ["gone"]
+        assert site.board.revoked == [f"{inbox.channel} gone"]
         assert not inbox._watched
         assert not inbox.run_ids
 

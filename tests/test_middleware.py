@@ -37,6 +37,12 @@ def test_a_broker_of_an_unknown_kind_needs_a_url() -> None:
     LocalBroker().with_middlewares(FlowMiddleware("redis://localhost"))
 
 
+def test_a_broker_has_one() -> None:
+    broker = LocalBroker().with_middlewares(FlowMiddleware("redis://localhost"))
+    with pytest.raises(ConfigurationError, match="has a FlowMiddleware already"):
+        broker.with_middlewares(FlowMiddleware("redis://localhost"))
+
+
 async def test_the_embedded_broker_does_without_it() -> None:
     broker = InMemoryBroker().with_middlewares(FlowMiddleware())
     await broker.startup()

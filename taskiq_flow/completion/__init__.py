@@ -13,7 +13,7 @@ from taskiq.result_backends.dummy import DummyResultBackend
 
 from taskiq_flow.completion.in_memory import InMemoryCompletions
 from taskiq_flow.completion.middleware import FlowMiddleware, outages_of, system_of
-from taskiq_flow.completion.notice import LABEL, ReplyTo
+from taskiq_flow.completion.notice import LABEL
 from taskiq_flow.completion.notifier import Kick
 from taskiq_flow.completion.polling import PollingCompletions
 from taskiq_flow.completion.protocol import Completions, Observer
@@ -69,7 +69,7 @@ async def link_to(
             "backend keep_results=True, or the engine pass_by='value'"
         )
     inbox = await pushing[0].inbox()
-    label = ReplyTo(inbox.channel, inbox.key, run_id, limit).label()
+    label = inbox.reply_to(run_id, limit).label()
     return Link(
         lambda run: PushedCompletions(inbox, run, run_id, lost_after=lost_after, limit=limit),
         {LABEL: label},

@@ -9,19 +9,29 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from taskiq import NoResultError, TaskiqMessage
 
-from taskiq_flow.completion.notice import ReplyTo
+from taskiq_flow.completion.notice import REFERENCES_LABEL, ReplyTo
 
 REFUSAL = "taskiq_flow_refusal"
-"""The keyword argument with the exception that a task is to raise instead of running.
+"""The keyword argument with the ``Refusal`` of a task that is not to run.
 
 An argument, as it has to reach functions in threads and in other processes as well.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a task is to raise instead of running. No message can carry one."""
+
+    error: BaseException
+
 
 REQUEUE_COUNT = "X-Taskiq-requeue"
 """The label in which taskiq's ``Context.requeue`` counts."""
@@ -46,7 +56,9 @@ class Attempt:
         self.task_id = message.task_id
         self.reply_to = reply_to
         self.args, self.kwargs = message.args, message.kwargs  # as they were sent
+        self.references = message.labels.get(REFERENCES_LABEL)  # likewise
         self.requeues = message.labels.get(REQUEUE_COUNT)
+        self._pid = os.getpid()
         self.is_revoked = False
         self.is_superseded = False  # the task was sent again: this is not its outcome
         self.is_reported = False
@@ -81,7 +93,8 @@ class Attempt:
 
     def check(self) -> None:
         """Raise ``RevokedError`` for a task that is not to run any more."""
-        if self.is_revoked:
+        # A pool's process is forked while some attempt is current, and has it for ever.
+        if self.is_revoked and self._pid == os.getpid():
             raise RevokedError
 
 
@@ -90,7 +103,9 @@ current: ContextVar[Attempt | None] = ContextVar("current", default=None)
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A task's function, wrapped so that the task can be refused and revoked."""
+    """A task's function, wrapped, once, so that the task can be refused and revoked."""
+    if isinstance(function, _Guarded) or hasattr(function, _IS_GUARDED):
+        return function
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
@@ -101,8 +116,12 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
                 return await function(*args, **kwargs)
             return await attempt.run(function, *args, **kwargs)
 
+        setattr(call, _IS_GUARDED, True)
         return call
     return _Guarded(function)
+
+
+_IS_GUARDED = "taskiq_flow_is_guarded"
 
 
 class _Guarded:
@@ -121,6 +140,6 @@ class _Guarded:
 
 
 def _refuse(kwargs: dict[str, Any]) -> None:
-    refusal: BaseException | None = kwargs.pop(REFUSAL, None)
-    if refusal is not None:
-        raise refusal
+    refusal = kwargs.get(REFUSAL)
+    if isinstance(refusal, Refusal):
+        raise refusal.error

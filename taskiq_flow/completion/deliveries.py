@@ -57,13 +57,17 @@ class Delivery:
 
 
 class Deliveries:
-    """Those that a worker holds. ``renew`` keeps some of them from being delivered to others."""
+    """Those that a worker holds. ``renew`` keeps some of them from being delivered to others.
+
+    ``on_drop`` is called for what was acknowledged without having been begun.
+    """
 
     def __init__(
         self, broker: AsyncBroker, renew: Callable[[list[Delivery]], Awaitable[None]] | None = None
     ) -> None:
         self._broker = broker
         self._renew = renew
+        self.on_drop: Callable[[Delivery], None] = _nothing
         self._held: dict[Delivery, None] = {}
 
     def hold(
@@ -76,7 +80,9 @@ class Deliveries:
         async def acknowledge() -> None:
             await self._let_go(delivery)
             attempt = current.get()
-            if attempt is not None:
+            if attempt is None:
+                self.on_drop(delivery)
+            else:
                 attempt.is_acknowledged = True
 
         return AckableMessage(data=data, ack=acknowledge)
@@ -98,7 +104,6 @@ class Deliveries:
         for delivery in self.of_engines():
             if delivery.task_id == task_id:
                 await self._let_go(delivery)
-                return
 
     def clear(self) -> None:
         """Hold nothing any more: the server has forgotten all of it."""
@@ -152,4 +157,4 @@ def _held(message: bytes | AckableMessage, deliveries: Deliveries) -> AckableMes
     return deliveries.hold(message, _nothing)
 
 
-def _nothing() -> None: ...
+def _nothing(*_: object) -> None: ...

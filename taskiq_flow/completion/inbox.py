@@ -16,7 +16,7 @@ from typing import Any
 
 from taskiq import AsyncBroker, NoResultError, TaskiqResult
 
-from taskiq_flow.completion.notice import Kind, Notice
+from taskiq_flow.completion.notice import Kind, Notice, ReplyTo
 from taskiq_flow.completion.notifier import Backlog, Notifier
 from taskiq_flow.completion.protocol import Observer, failed
 from taskiq_flow.completion.reading import ASKED_AT_ONCE, ResultReader, parsed
@@ -44,7 +44,7 @@ SAVED_GRACE = 2.0
 """Seconds within which a result has to be readable of which its worker says that it is saved."""
 
 LATE_LOOK = 5.0
-"""Seconds without a look after which this process itself counts as having been away."""
+"""Seconds by which a look comes too late when this process itself counts as having been away."""
 
 GRACE = 1.0
 """Seconds that the inbox's tasks are given to end when they are cancelled."""
@@ -102,7 +102,7 @@ class Watch:
         self.is_taken = True
         self.heard_at = self.is_alive_at = now
         self.is_queued = False  # as far as is known
-        self.mark: Any = None  # the newest message in the queue, at some time after it was sent
+        self.mark: Any = None  # behind it in the queue, at some time after it was sent
         self.left_at = -math.inf  # when it was seen that it stands there no longer
 
 
@@ -113,6 +113,7 @@ class Inbox:
         self.channel = f"taskiq_flow.{secrets.token_hex(8)}"
         self.key = secrets.token_bytes(16)
         self.run_ids: set[str] = set()
+        self.is_closed = False
         self.notifier = notifier
         self._broker = broker
         self._backlog = backlog
@@ -125,7 +126,6 @@ class Inbox:
         self._silence = SILENCE
         self._interval = LOOK_INTERVAL
         self._loop = asyncio.get_running_loop()
-        self._last_look = self._loop.time()
         self._deaf_since: float | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._readings: set[asyncio.Task[None]] = set()
@@ -136,8 +136,15 @@ class Inbox:
         await self.notifier.subscribe(self.channel, self._hear)
         self._keeper = asyncio.create_task(self._keep())
 
+    def reply_to(self, run_id: str, limit: int | None = None) -> ReplyTo:
+        """What the messages of a run tell the workers."""
+        return ReplyTo(self.channel, self.key, run_id, limit)
+
     async def aclose(self) -> None:
-        """Stop listening; tasks that are still watched are not heard of any more."""
+        """Stop listening. Tasks that are still watched are given up: nothing is heard any more."""
+        self.is_closed = True
+        for task_id in tuple(self._watched):
+            self._give_up(task_id)
         self._reader.end()
         tasks = [*self._readings, *([] if self._keeper is None else [self._keeper])]
         for task in tasks:
@@ -151,6 +158,8 @@ class Inbox:
         watch.expected.add(task_id)
         self._watched[task_id] = watch
         self._is_watching.set()
+        if self.is_closed:
+            self._loop.call_soon(self._give_up, task_id)
 
     def forget(self, task_id: str) -> bool:
         """Wait for a task no longer; whether it was still waited for."""
@@ -159,6 +168,10 @@ class Inbox:
         if watch is not None:
             watch.expected.discard(task_id)
         return watch is not None
+
+    def _give_up(self, task_id: str) -> None:
+        if task_id in self._watched:
+            self._settle(task_id, failed(_deaf(task_id)))
 
     # What is heard
 
@@ -252,15 +265,16 @@ class Inbox:
             if not self._watched:
                 self._is_watching.clear()
                 await self._is_watching.wait()
-                self._last_look = self._loop.time()
+            fell_asleep = self._loop.time()
             await asyncio.sleep(self._interval)
+            overslept = self._loop.time() - fell_asleep - self._interval
             try:
                 found = await self._ask_for_silent()
                 self._silence = SHORTEST_INTERVAL if found else self._silence
                 self._interval = (
                     SHORTEST_INTERVAL if found else min(self._interval * 1.5, LOOK_INTERVAL)
                 )
-                await self._give_up_lost()
+                await self._give_up_lost(overslept)
             except Exception:  # not foreseen; without this loop a run may wait for ever
                 logger.exception("a look at the tasks in flight failed")
                 self._interval = LOOK_INTERVAL
@@ -286,10 +300,10 @@ class Inbox:
             if watch.heard_at < moment and watch.asked_at < moment:
                 yield task_id
 
-    async def _give_up_lost(self) -> None:
+    async def _give_up_lost(self, overslept: float) -> None:
         """Settle the tasks that nobody will ever tell of."""
         now = self._loop.time()
-        away = self._was_away(now)
+        away = overslept > LATE_LOOK or self._is_deaf(now)
         suspects: dict[str, Watch] = {}
         for task_id, watch in self._watched.items():
             # Where the queue cannot be seen, workers may be busy with what was sent before it.
@@ -305,12 +319,10 @@ class Inbox:
             if is_there and not watch.is_queued and self._is_lost(watch, now):
                 self._settle(task_id, failed(_lost(task_id, watch)))
 
-    def _was_away(self, now: float) -> bool:
-        late = now - self._last_look > LATE_LOOK
-        self._last_look = now
+    def _is_deaf(self, now: float) -> bool:
         if self.notifier.is_listening:
             self._deaf_since = None
-            return late
+            return False
         if self._deaf_since is None:
             self._deaf_since = now
         return now - self._deaf_since < PATIENCE
@@ -332,7 +344,7 @@ class Inbox:
                 if newest is None:
                     watch.is_queued = now - watch.is_alive_at < watch.lost_after + PATIENCE
                     continue
-                if watch.mark is None:
+                if watch.mark is None or newest < watch.mark:  # the queue was begun anew
                     watch.mark = newest
                 watch.is_queued = taken < watch.mark
                 if not watch.is_queued:
@@ -348,6 +360,13 @@ def _gone(task_id: str) -> ResultUnavailableError:
     return ResultUnavailableError(
         f"task {task_id!r} has ended, and its result is not in the result backend any more: it "
         "has expired or was deleted; keep results for longer than a run takes"
+    )
+
+
+def _deaf(task_id: str) -> TaskLostError:
+    return TaskLostError(
+        f"nothing will be heard of task {task_id!r}: the broker was shut down while it was in "
+        "flight; shut it down when its runs have ended, or after engine.cancel()"
     )
 
 

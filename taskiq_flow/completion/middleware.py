@@ -83,6 +83,10 @@ class FlowMiddleware(TaskiqMiddleware):
     def set_broker(self, broker: AsyncBroker) -> None:
         """Take the settings of a broker; taskiq calls this when the middleware is added."""
         super().set_broker(broker)
+        if any(isinstance(other, FlowMiddleware) for other in broker.middlewares):
+            raise ConfigurationError(
+                f"this {type(broker).__name__} has a FlowMiddleware already; one is enough"
+            )
         if self._url is None and system_of(broker) is None and not self.is_embedded:
             raise ConfigurationError(
                 f"FlowMiddleware cannot tell what carries its notices beside a "
@@ -106,6 +110,9 @@ class FlowMiddleware(TaskiqMiddleware):
         system = system_of(broker)
         if system is not None:
             self._deliveries = system.steady(broker)
+        stores_in = system_of(broker.result_backend)
+        if stores_in is not None:
+            stores_in.steady_results(broker.result_backend)
         await self._worker.get()
 
     async def shutdown(self) -> None:
@@ -196,7 +203,7 @@ S = TypeVar("S", bound=_Side)
 
 
 class _OnDemand(Generic[S]):
-    """One side of a middleware: opened once on an event loop, by whoever needs it first."""
+    """One side of a middleware: opened on one event loop, by whoever needs it first."""
 
     def __init__(self, open_side: Callable[[], Coroutine[Any, Any, S]]) -> None:
         self._open_side = open_side
@@ -210,9 +217,14 @@ class _OnDemand(Generic[S]):
         return self._side if self._loop is asyncio.get_running_loop() else None
 
     async def get(self) -> S:
-        """It, opened if it is not."""
+        """It, opened if it is not. Raises ``ConfigurationError`` while another loop has it."""
         loop = asyncio.get_running_loop()
         if self._opening is None or self._loop is not loop:
+            if self._opening is not None and self._loop is not None and self._loop.is_running():
+                raise ConfigurationError(
+                    "this broker is in use on another event loop; give each event loop a broker "
+                    "of its own"
+                )
             self._loop, self._side = loop, None
             self._opening = loop.create_task(self._open_side())
         opening = self._opening
@@ -226,9 +238,12 @@ class _OnDemand(Generic[S]):
 
     async def aclose(self) -> None:
         """Close it, if it is open on the running event loop."""
-        side, self._side, self._opening = self.opened, None, None
-        if side is not None:
-            await side.aclose()
+        opening, self._opening, self._side = self._opening, None, None
+        if opening is None or self._loop is not asyncio.get_running_loop():
+            return
+        await asyncio.wait([opening])  # takes a bounded time; nobody else may be there to wait
+        if not opening.cancelled() and opening.exception() is None:
+            await opening.result().aclose()
 
 
 def _without_password(url: str) -> str:

@@ -1,58 +1,59 @@
 """NATS: notices on core subjects, revocations in a JetStream key-value bucket.
 
-The only file that knows NATS's clients.
+With ``nats_broker.py`` beside it, the only file that knows NATS's clients.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+import logging
+import math
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import (
-    ConnectionClosedError,
-    ConnectionReconnectingError,
-    MaxPayloadError,
-    NoRespondersError,
-    NoServersError,
-    OutboundBufferLimitError,
-    StaleConnectionError,
-)
 from nats.errors import Error as NatsError
-from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.api import KeyValueConfig
-from nats.js.errors import NoStreamResponseError, NotFoundError, ServiceUnavailableError
+from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
-from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessage
-from taskiq_nats import NatsBroker, PullBasedJetStreamBroker
+from taskiq import AsyncBroker, AsyncResultBackend
 
-from taskiq_flow.completion.deliveries import Deliveries, Delivery, holding_ahead
-from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, Kick, SaveAndPublish
-from taskiq_flow.errors import SerializationError
+from taskiq_flow.completion.nats_broker import (
+    AWAY,
+    OUTAGES,
+    backlog_of,
+    is_started,
+    kick_of,
+    steady,
+    steady_results,
+)
+from taskiq_flow.completion.notifier import REVOCATION_LIFE, SaveAndPublish
+from taskiq_flow.outages import ride_out
 from taskiq_flow.waiting import until_ended
 
-OUTAGES = (
-    ConnectionClosedError,
-    ConnectionReconnectingError,
-    NatsTimeoutError,
-    NoRespondersError,
-    NoServersError,
-    NoStreamResponseError,
-    OutboundBufferLimitError,
-    ServiceUnavailableError,
-    StaleConnectionError,
-    OSError,
-)
+__all__ = [
+    "OUTAGES",
+    "NatsNotifier",
+    "backlog_of",
+    "is_started",
+    "kick_of",
+    "notifier_at",
+    "notifier_of",
+    "steady",
+    "steady_results",
+]
+
+logger = logging.getLogger("taskiq_flow")
 
 REVOKED = "taskiq_flow_revoked"
 """The bucket whose keys are the revoked runs."""
 
-CONNECT_TIMEOUT = 2
-"""Seconds after which one try to connect counts as failed."""
+CATCHING_UP = 15.0
+"""Seconds within which a server that does not go away has told all that is in the bucket."""
 
 GRACE = 1.0
 """Seconds that a subscription is given to end when it is cancelled."""
@@ -69,62 +70,6 @@ def notifier_of(broker: AsyncBroker) -> NatsNotifier:
     return NatsNotifier(nats_broker.servers, **nats_broker.connection_kwargs)
 
 
-def is_started(broker: AsyncBroker) -> bool:
-    """Whether the broker can send."""
-    nats_broker: Any = broker
-    connected: bool = nats_broker.client.is_connected or nats_broker.client.is_reconnecting
-    return connected
-
-
-def backlog_of(broker: AsyncBroker) -> Backlog | None:
-    """The backlog of a broker over JetStream; core subjects have none."""
-    return None if isinstance(broker, NatsBroker) else JetStreamBacklog(broker)
-
-
-def kick_of(broker: AsyncBroker) -> Kick:
-    """The broker's own way; what is too large for the server is said to be so."""
-
-    async def kick(message: BrokerMessage) -> None:
-        try:
-            await broker.kick(message)
-        except MaxPayloadError as error:
-            raise SerializationError(
-                f"the message of task {message.task_id!r} has {len(message.message)} bytes, more "
-                "than the NATS server takes; pass large values by reference, as with "
-                "ExecutionEngine(..., pass_by=65536), or raise the server's max_payload"
-            ) from error
-
-    return kick
-
-
-def steady(broker: AsyncBroker) -> Deliveries:
-    """NATS's client reconnects by itself. What a worker holds is kept from coming again."""
-    deliveries = Deliveries(broker, _renew)
-    if isinstance(broker, PullBasedJetStreamBroker):
-        broker.listen = lambda: _pull(broker, deliveries)  # type: ignore[method-assign]
-    elif not isinstance(broker, NatsBroker):  # whose subjects have nothing to acknowledge
-        broker.listen = holding_ahead(broker.listen, deliveries)  # type: ignore[method-assign]
-    return deliveries
-
-
-async def _renew(held: list[Delivery]) -> None:
-    for delivery in held:
-        await delivery.origin.in_progress()
-
-
-async def _pull(broker: Any, deliveries: Deliveries) -> AsyncGenerator[AckableMessage, None]:
-    """What the broker's own ``listen`` does; a batch is held from when it has come."""
-    while True:
-        try:
-            batch = await broker.consumer.fetch(
-                batch=broker.pull_consume_batch, timeout=broker.pull_consume_timeout
-            )
-        except NatsTimeoutError:
-            continue
-        for message in [deliveries.hold(each.data, each.ack, each) for each in batch]:
-            yield message
-
-
 class NatsNotifier:
     """Notices over a connection of its own, which reconnects for as long as it is open."""
 
@@ -134,16 +79,18 @@ class NatsNotifier:
         self._servers = servers
         self._settings = {"max_reconnect_attempts": -1, **settings}
         self._client: Client | None = None
-        self._bucket: KeyValue | None = None
+        self._hearers: list[Callable[[str], None]] = []
         self._watchers: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Connect."""
+        await self.aclose()  # where an earlier try came half way
         once = {"max_reconnect_attempts": 1, "reconnect_time_wait": 0}
         # A client that may reconnect does not say that it could not connect at all.
         probe = await nats.connect(self._servers, **{**self._settings, **once})
         await probe.close()
-        self._client = await nats.connect(self._servers, **self._settings)
+        again = {"reconnected_cb": self._watch_again}
+        self._client = await nats.connect(self._servers, **{**self._settings, **again})
 
     @property
     def _connected(self) -> Client:
@@ -167,63 +114,79 @@ class NatsNotifier:
     @property
     def is_listening(self) -> bool:
         """Whether the connection is up."""
-        return self._connected.is_connected
+        return self._client is not None and self._client.is_connected
 
     def saver(self, backend: AsyncResultBackend[Any]) -> SaveAndPublish | None:
         """A JetStream object is stored in several messages: nothing to gain."""
         return None
 
-    async def revoke(self, run_id: str) -> None:
+    async def revoke(self, run: str) -> None:
         """Have every worker hear that a run is over, those that are away now as well."""
         bucket = await self._revoked()
-        await bucket.put(run_id.encode().hex(), b"")
+        await bucket.put(run.encode().hex(), b"")
 
     async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
         """Hear of all runs in the bucket, and of those that come to it."""
+        await self._watch(hear)
+        self._hearers.append(hear)
+
+    async def _watch(self, hear: Callable[[str], None]) -> None:
         bucket = await self._revoked()
         watcher: Any = await bucket.watchall()
-        caught_up = asyncio.get_running_loop().create_future()
+        caught_up = asyncio.Event()
 
         async def watch() -> None:
-            async for entry in watcher:
-                if entry is not None:
-                    hear(bytes.fromhex(entry.key).decode())
-                elif not caught_up.done():
-                    caught_up.set_result(None)
+            try:
+                async for entry in watcher:
+                    if entry is None:
+                        caught_up.set()
+                    else:
+                        _tell(hear, entry.key)
+            finally:
+                await watcher.stop()
 
-        self._watchers.add(asyncio.create_task(watch()))
-        await caught_up
+        self._start(watch())
+        async with asyncio.timeout(CATCHING_UP):
+            await caught_up.wait()
+
+    async def _watch_again(self) -> None:
+        """The server was away. It has forgotten who watches, and may have lost the bucket."""
+        for task in self._watchers:
+            task.cancel()
+        for hear in self._hearers:
+            self._start(
+                ride_out(partial(self._watch, hear), AWAY, "no revocation is heard of", math.inf)
+            )
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._watchers.add(task)
+        task.add_done_callback(self._watchers.discard)
 
     async def aclose(self) -> None:
         """Disconnect."""
-        for task in self._watchers:
+        watchers = tuple(self._watchers)
+        for task in watchers:
             task.cancel()
-        await until_ended(self._watchers, GRACE)
-        if self._client is not None:
+        await until_ended(watchers, GRACE)
+        self._hearers.clear()
+        client, self._client = self._client, None
+        if client is not None:
             with contextlib.suppress(NatsError):
-                await self._client.close()
+                await client.close()
 
     async def _revoked(self) -> KeyValue:
-        if self._bucket is None:
-            context = self._connected.jetstream()
-            try:
-                self._bucket = await context.key_value(REVOKED)
-            except NotFoundError:
-                config = KeyValueConfig(bucket=REVOKED, ttl=REVOCATION_LIFE)
-                self._bucket = await context.create_key_value(config)
-        return self._bucket
+        """The bucket, asked for each time: the server may have lost it."""
+        context = self._connected.jetstream()
+        try:
+            return await context.key_value(REVOKED)
+        except NotFoundError:
+            config = KeyValueConfig(bucket=REVOKED, ttl=REVOCATION_LIFE)
+            return await context.create_key_value(config)
 
 
-class JetStreamBacklog:
-    """A stream, and how far its consumer was given it."""
-
-    def __init__(self, broker: AsyncBroker) -> None:
-        self._broker: Any = broker
-
-    async def position(self, queue: str | None) -> tuple[Any, Any]:
-        """The sequence numbers of the newest message and of the newest one delivered."""
-        broker = self._broker
-        stream = broker.stream_config.name or broker.stream_name
-        state = await broker.js.stream_info(stream)
-        consumer = await broker.consumer.consumer_info()
-        return state.state.last_seq, consumer.delivered.stream_seq
+def _tell(hear: Callable[[str], None], key: str) -> None:
+    try:
+        hear(bytes.fromhex(key).decode())
+    except ValueError:
+        logger.warning("%r in the bucket %s is no revoked run; ignored", key, REVOKED)

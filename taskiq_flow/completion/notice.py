@@ -42,6 +42,11 @@ class ReplyTo:
     run_id: str
     limit: int | None = None
 
+    @property
+    def run(self) -> str:
+        """What names the run among those of all engines, on one server or on several."""
+        return f"{self.channel} {self.run_id}"
+
     def label(self) -> str:
         """The value of ``LABEL``: plain text, as some brokers carry labels as headers."""
         limit = "" if self.limit is None else str(self.limit)

@@ -47,8 +47,11 @@ class Notifier(Protocol):
     def saver(self, backend: AsyncResultBackend[Any]) -> SaveAndPublish | None:
         """How to save and publish in one go, where the result backend is the same system."""
 
-    async def revoke(self, run_id: str) -> None:
-        """Have every worker hear that a run is over, those that are away now as well."""
+    async def revoke(self, run: str) -> None:
+        """Have every worker hear that a run is over, those that are away now as well.
+
+        ``run``: as of ``ReplyTo.run``, which no other run has.
+        """
 
     async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
         """Hear of all runs that were revoked within ``REVOCATION_LIFE``, and from now on."""
@@ -61,10 +64,19 @@ class Backlog(Protocol):
     """How far the workers have come with a broker's queues."""
 
     async def position(self, queue: str | None) -> tuple[Any, Any]:
-        """The newest message of a queue, and the newest that a worker has taken, comparable.
+        """A mark behind all that stands in a queue, and the last mark that workers have passed.
 
+        They can be compared. A queue that was begun anew may give lower ones than before.
         ``queue``: ``None`` for the broker's own.
         """
+
+
+class NothingWaits:
+    """The backlog of a broker that hands out at once what it is given."""
+
+    async def position(self, queue: str | None) -> tuple[Any, Any]:
+        """No message stands anywhere."""
+        return 0, 0
 
 
 class System(Protocol):
@@ -82,11 +94,14 @@ class System(Protocol):
     def is_started(self, broker: AsyncBroker) -> bool:
         """Whether the broker can send."""
 
-    def backlog_of(self, broker: AsyncBroker) -> Backlog | None:
-        """How to ask for the broker's backlog, if that is possible."""
+    def backlog_of(self, broker: AsyncBroker) -> Backlog:
+        """How to ask for the broker's backlog."""
 
     def kick_of(self, broker: AsyncBroker) -> Kick:
         """The fastest way to do what the broker's ``kick`` does."""
 
     def steady(self, broker: AsyncBroker) -> Deliveries:
         """Have a worker's broker keep listening through outages; what it will have been given."""
+
+    def steady_results(self, backend: AsyncResultBackend[Any]) -> None:
+        """Have a worker's result backend go on when the server has lost its data."""

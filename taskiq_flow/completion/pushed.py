@@ -79,9 +79,12 @@ class PushedCompletions:
 
     async def _tell_workers(self) -> None:
         notifier = self._inbox.notifier
+        if self._inbox.is_closed:
+            logger.warning("the broker was shut down before its run %r had ended", self._run_id)
+            return
         try:
             await ride_out(
-                lambda: notifier.revoke(self._run_id),
+                lambda: notifier.revoke(self._inbox.reply_to(self._run_id).run),
                 notifier.outages,
                 f"run {self._run_id!r} cannot be revoked",
                 REVOKING_PATIENCE,

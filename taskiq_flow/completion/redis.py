@@ -29,6 +29,7 @@ from taskiq_flow.completion.redis_broker import (
     is_started,
     kick_of,
     steady,
+    steady_results,
 )
 from taskiq_flow.outages import growing_pauses
 from taskiq_flow.waiting import until_ended
@@ -42,12 +43,13 @@ __all__ = [
     "notifier_at",
     "notifier_of",
     "steady",
+    "steady_results",
 ]
 
 logger = logging.getLogger("taskiq_flow")
 
 REVOKED = "taskiq_flow:revoked"
-"""A sorted set of run ids by the time when they were revoked, and the channel that tells them."""
+"""A sorted set of runs by the time when they were revoked, and the channel that tells them."""
 
 SILENCE = 10.0
 """Seconds without a word from the server after which it is asked for one, and given up at last."""
@@ -78,6 +80,7 @@ class RedisNotifier:
 
     async def open(self) -> None:
         """Connect."""
+        await self._end_subscriptions()  # where an earlier try came half way
         await self._client.ping()
 
     async def publish(self, channel: str, data: bytes) -> None:
@@ -103,30 +106,34 @@ class RedisNotifier:
             return None
         return _Saver(backend).save
 
-    async def revoke(self, run_id: str) -> None:
+    async def revoke(self, run: str) -> None:
         """Have every worker hear that a run is over, those that are away now as well."""
         now = time.time()
+        await self._client.publish(REVOKED, run)  # even a server without room carries it
         await self._client.zremrangebyscore(REVOKED, 0, now - REVOCATION_LIFE)
-        await self._client.zadd(REVOKED, {run_id: now})
-        await self._client.publish(REVOKED, run_id)
+        await self._client.zadd(REVOKED, {run: now})
 
     async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
         """Hear of all runs that were revoked lately, at each new connection, and from then on."""
 
         async def catch_up() -> None:
-            run_ids: Any = await self._client.zrange(REVOKED, 0, -1)
-            for run_id in run_ids:
-                hear(run_id.decode())
+            runs: Any = await self._client.zrange(REVOKED, 0, -1)
+            for run in runs:
+                hear(run.decode())
 
         await self._keep_up(REVOKED, lambda data: hear(data.decode()), catch_up)
 
     async def aclose(self) -> None:
         """End the subscriptions. The connections of a broker are the broker's to close."""
+        await self._end_subscriptions()
+        if self._is_own:
+            await self._client.aclose()
+
+    async def _end_subscriptions(self) -> None:
         for task in self._subscriptions:
             task.cancel()
         await until_ended(self._subscriptions, GRACE)
-        if self._is_own:
-            await self._client.aclose()
+        self._subscriptions.clear()
 
     async def _keep_up(
         self, channel: str, hear: Callable[[bytes], None], catch_up: Callable[[], Awaitable[None]]
@@ -159,6 +166,7 @@ class RedisNotifier:
                     await _listen(pubsub, channel, hear)
             except Exception as error:  # refused, say: whoever opens it is told, else it is renewed
                 if not is_up.done():
+                    del self._subscriptions[me]
                     is_up.set_exception(error)
                     return
                 if self._subscriptions[me]:
@@ -237,6 +245,7 @@ class _Saver:
             pipeline.set(
                 prefix + task_id,
                 value,
+                nx=True,  # of a task that is executed twice, the first outcome is what counts
                 ex=backend.result_ex_time or None,
                 px=backend.result_px_time or None,
             )

@@ -17,7 +17,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import BusyLoadingError, ReadOnlyError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from taskiq import AckableMessage, AsyncBroker, BrokerMessage
+from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessage
 from taskiq_redis import (
     ListQueueBroker,
     ListQueueClusterBroker,
@@ -27,8 +27,14 @@ from taskiq_redis import (
     RedisStreamSentinelBroker,
 )
 
-from taskiq_flow.completion.deliveries import Deliveries, Delivery, Listen, holding
-from taskiq_flow.completion.notifier import Backlog, Kick
+from taskiq_flow.completion.deliveries import (
+    Deliveries,
+    Delivery,
+    Listen,
+    holding,
+    holding_ahead,
+)
+from taskiq_flow.completion.notifier import Backlog, Kick, NothingWaits
 from taskiq_flow.outages import listen_through
 
 logger = logging.getLogger("taskiq_flow")
@@ -38,6 +44,7 @@ OUTAGES = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyEr
 Client = Redis | RedisCluster
 
 STREAM_BROKERS = (RedisStreamBroker, RedisStreamSentinelBroker, RedisStreamClusterBroker)
+LIST_BROKERS = (ListQueueBroker, ListQueueSentinelBroker, ListQueueClusterBroker)
 
 IDLE_TIMEOUT = 600_000
 """Milliseconds after which a message that is not acknowledged is delivered again, by default."""
@@ -70,13 +77,13 @@ def is_started(_: AsyncBroker) -> bool:
     return True
 
 
-def backlog_of(broker: AsyncBroker) -> Backlog | None:
-    """The backlog of a broker with queues, which one that broadcasts has not."""
+def backlog_of(broker: AsyncBroker) -> Backlog:
+    """The backlog of a broker over streams or lists; where it broadcasts, nothing waits."""
     if isinstance(broker, STREAM_BROKERS):
         return StreamBacklog(client_of(broker), broker.queue_name, broker.consumer_group_name)
-    if isinstance(broker, (ListQueueBroker, ListQueueSentinelBroker, ListQueueClusterBroker)):
+    if isinstance(broker, LIST_BROKERS):
         return ListBacklog(client_of(broker), broker.queue_name)
-    return None
+    return NothingWaits()
 
 
 def kick_of(broker: AsyncBroker) -> Kick:
@@ -111,19 +118,26 @@ def steady(broker: AsyncBroker) -> Deliveries:
     A broker over a stream declares its group again if the server has come back without its data,
     and takes over what a worker that is gone has left unacknowledged.
     """
-    listen: Listen
-    if type(broker) in STREAM_BROKERS:
-        reader = StreamReader(broker)
-        listen, deliveries = reader.listen, reader.deliveries
+    deliveries = Deliveries(broker)
+    listen: Listen = broker.listen
+    if isinstance(broker, STREAM_BROKERS):
+        if type(broker).listen in {kind.listen for kind in STREAM_BROKERS}:
+            reader = StreamReader(broker)
+            listen, deliveries = reader.listen, reader.deliveries
+    elif isinstance(broker, LIST_BROKERS):
+        listen = holding(listen, deliveries)
     else:
-        deliveries = Deliveries(broker)
-        listen = holding(broker.listen, deliveries)
+        listen = holding_ahead(listen, deliveries)
     if isinstance(broker, ListQueueBroker):
         # A client that gives up waiting for the list loses what is taken from it at that moment.
         broker.connection_pool.connection_kwargs["socket_timeout"] = None
     what = f"{type(broker).__name__} cannot listen"
     broker.listen = lambda: listen_through(listen, OUTAGES, what)  # type: ignore[method-assign]
     return deliveries
+
+
+def steady_results(_: AsyncResultBackend[Any]) -> None:
+    """A result needs nothing on the server that could be lost before it."""
 
 
 class StreamReader:
@@ -190,15 +204,22 @@ class StreamReader:
 
     async def _left_in(self, stream: Any) -> Any:
         """What has been with a consumer for the idle timeout without being acknowledged."""
-        _, messages, *_ = await self._client.xautoclaim(
-            stream,
-            self._group,
-            self._consumer,
-            min_idle_time=self._idle_timeout,
-            count=self._most_at_once,
-        )
-        # One that was trimmed away meanwhile comes without an id.
-        return [message for message in messages if message[0] is not None]
+        place = _START
+        left: list[Any] = []
+        while not left:  # the server looks at some at a time, and says where to go on
+            place, messages, *_ = await self._client.xautoclaim(
+                stream,
+                self._group,
+                self._consumer,
+                min_idle_time=self._idle_timeout,
+                start_id=place,
+                count=self._most_at_once,
+            )
+            # One that was trimmed away meanwhile comes without an id.
+            left = [message for message in messages if message[0] is not None]
+            if place == _START:
+                break
+        return left
 
     async def _declare_groups(self) -> None:
         """As the broker does when it starts, but from the beginning: all that is there is new."""
@@ -231,25 +252,48 @@ class StreamBacklog:
         self._group = group
 
     async def position(self, queue: str | None) -> tuple[Any, Any]:
-        """The ids of the newest entry and of the newest one delivered, as pairs of numbers."""
+        """The ids of the newest entry and of the newest one delivered, as pairs of numbers.
+
+        Where no entry waits to be delivered, the group has passed all that ever were.
+        """
         stream = queue or self._stream
+        if not await self._client.exists(stream):
+            return _NOTHING, _NOTHING
         groups = await self._client.xinfo_groups(stream)
         info = await self._client.xinfo_stream(stream)
         delivered = [g for g in groups if g["name"].decode() == self._group]
-        read = _numbers(delivered[0]["last-delivered-id"]) if delivered else (0, 0)
-        return _numbers(info["last-generated-id"]), read
+        read = _numbers(delivered[0]["last-delivered-id"]) if delivered else _NOTHING
+        newest = _numbers(info["last-generated-id"])
+        last_entry = info["last-entry"]
+        if last_entry is None or _numbers(last_entry[0]) <= read:
+            return newest, newest
+        return newest, read
 
 
 class ListBacklog:
-    """A list, from which workers take what they execute."""
+    """Lists, from which workers take what they execute.
+
+    A list does not number what is in it. So the element that was its newest at some time is
+    remembered: when that has left the list, all that stood before it has.
+    """
 
     def __init__(self, client: Client, key: str) -> None:
-        self._client = client
+        self._client: Any = client
         self._key = key
+        self._remembered: dict[str, tuple[int, bytes | None]] = {}
 
     async def position(self, queue: str | None) -> tuple[Any, Any]:
-        """A list does not number what is in it: all is taken, or some is not."""
-        return 1, int(not await self._client.llen(queue or self._key))
+        """The number of the element that will be remembered next, and of the last one that left."""
+        key = queue or self._key
+        number, element = self._remembered.get(key, (0, None))
+        if element is None or await self._client.lpos(key, element) is None:
+            number, element = number + 1, await self._client.lindex(key, 0)
+            self._remembered[key] = number, element
+        return number + 1, number + 1 if element is None else number - 1
+
+
+_START = b"0-0"
+_NOTHING = (0, 0)
 
 
 def _numbers(entry_id: bytes) -> tuple[int, ...]:

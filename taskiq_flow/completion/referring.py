@@ -28,14 +28,17 @@ def is_referred_to(result: TaskiqResult[Any], limit: int | None, size: int | Non
 async def read_result(backend: AsyncResultBackend[Any], task_id: str, return_type: Any) -> Any:
     """The value that a task returned and that is in the result backend.
 
-    Raises ``ResultUnavailableError`` if it is not, and whatever the backend raises.
+    Raises ``ResultUnavailableError`` if it is not, what the task has raised if it was executed once
+    more and failed, and whatever the backend raises.
     """
     if not await backend.is_result_ready(task_id):
         raise ResultUnavailableError(
             f"the result of task {task_id!r}, which was passed by reference, is not in the result "
             "backend: it has expired or was deleted; keep results for longer than they are needed"
         )
-    return parsed(await backend.get_result(task_id), return_type).return_value
+    result = parsed(await backend.get_result(task_id), return_type)
+    result.raise_for_error()
+    return result.return_value
 
 
 def handle_of(backend: AsyncResultBackend[Any], task_id: str, return_type: Any) -> ResultHandle:

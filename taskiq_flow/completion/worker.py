@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -16,13 +18,14 @@ from taskiq_flow.completion.attempt import (
     REFUSAL,
     REQUEUE_COUNT,
     Attempt,
+    Refusal,
     RevokedError,
     current,
     guarded,
 )
 from taskiq_flow.completion.deliveries import Deliveries, Delivery
 from taskiq_flow.completion.notice import LABEL, REFERENCES_LABEL, Kind, Notice, ReplyTo
-from taskiq_flow.completion.notifier import Notifier
+from taskiq_flow.completion.notifier import REVOCATION_LIFE, Notifier
 from taskiq_flow.completion.protocol import failed
 from taskiq_flow.completion.referring import is_referred_to, read_result
 from taskiq_flow.errors import ResultUnavailableError, SerializationError, TaskLostError
@@ -34,6 +37,9 @@ logger = logging.getLogger("taskiq_flow")
 
 BEAT = 0.5
 """Seconds between two notices of what a worker executes and holds."""
+
+TELLING_PATIENCE = 1.0
+"""Seconds for which a task's end may be held up by telling the engine, which can ask for itself."""
 
 GRACE = 1.0
 """Seconds that the worker's own tasks are given to end when they are cancelled."""
@@ -64,7 +70,8 @@ class Worker:
         self._outages = outages
         self._deliveries = Deliveries(broker) if deliveries is None else deliveries
         self._attempts: set[Attempt] = set()
-        self._revoked: set[str] = set()
+        self._revoked: dict[str, float] = {}  # when each run was heard of, the earliest first
+        self._is_closed = False
         self._guarded: dict[str, Callable[..., Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         backend = broker.result_backend
@@ -79,10 +86,12 @@ class Worker:
         await self._notifier.open()
         await self._notifier.subscribe_to_revocations(self._revoke)
         self._backend.set_result = self._save  # type: ignore[method-assign]
+        self._deliveries.on_drop = self._dropped
         self._start(self._beat())
 
     async def aclose(self) -> None:
-        """Stop all of that."""
+        """Stop all of that. What is still executed is left for others to execute again."""
+        self._is_closed = True
         self._backend.set_result = self._save_only  # type: ignore[method-assign]
         for task in self._tasks:
             task.cancel()
@@ -102,15 +111,15 @@ class Worker:
         executing: Any = asyncio.current_task()
         executing.add_done_callback(partial(self._left, attempt))
         self._guard(message.task_name)
-        if attempt.reply_to.run_id in self._revoked:
+        if attempt.reply_to.run in self._revoked:
             attempt.revoke()
-            return _with_arguments(message, {**message.kwargs, REFUSAL: RevokedError()})
+            return _refused(message, RevokedError())
         if REFERENCES_LABEL not in message.labels:
             return message
         try:
             return await self._resolved(message)
         except Exception as error:  # whatever the result backend raises is the task's failure
-            return _with_arguments(message, {**message.kwargs, REFUSAL: error})
+            return _refused(message, error)
 
     async def send_again(self, message: TaskiqMessage) -> TaskiqMessage:
         """Somebody sends a task; if it is the one being executed, it is tried once more."""
@@ -118,6 +127,8 @@ class Worker:
         if attempt is not None and attempt.task_id == message.task_id:
             attempt.is_superseded = True
             message.args, message.kwargs = attempt.args, attempt.kwargs
+            if attempt.references is not None:
+                message.labels[REFERENCES_LABEL] = attempt.references
             await self._publish(attempt, Notice(Kind.AGAIN, attempt.task_id))
         return message
 
@@ -154,19 +165,32 @@ class Worker:
     def _left(self, attempt: Attempt, executing: asyncio.Task[Any]) -> None:
         """The asyncio task is over. If nothing was reported, something has got in the way."""
         self._attempts.discard(attempt)
-        if executing.cancelled():
+        if self._is_closed:
             return
         if not attempt.is_acknowledged:  # what the engine was told is final: it must not come again
             self._start(self._acknowledge(attempt))
         if attempt.is_reported:
             return
-        error = executing.exception()
+        cancelled = executing.cancelled()
+        error = asyncio.CancelledError() if cancelled else executing.exception()
         logger.error("task %r ended without a result", attempt.task_id, exc_info=error)
         lost = TaskLostError(
             f"task {attempt.task_id!r} ended on its worker without a result; a middleware of the "
             f"worker's broker raised {error!r}"
         )
         self._start(self._report(attempt, failed(lost)))
+
+    def _dropped(self, delivery: Delivery) -> None:
+        """Taskiq has thrown a message away: it knows no task of that name."""
+        reply_to = delivery.read(self._broker)
+        if reply_to is None:
+            return
+        message = self._broker.formatter.loads(delivery.data)
+        unknown = TaskLostError(
+            f"the worker that was given task {message.task_id!r} knows no task named "
+            f"{message.task_name!r}; have its process import the module where it is defined"
+        )
+        self._start(self._report(Attempt(message, reply_to), failed(unknown)))
 
     async def _acknowledge(self, attempt: Attempt) -> None:
         task_id = attempt.task_id
@@ -197,7 +221,9 @@ class Worker:
         values = dict(zip(task_ids, results, strict=True))
         for (container, place), reference in zip(held, references, strict=True):
             container[place] = reference.of(values[reference.task_id])
-        return _with_arguments(message, kwargs, args)
+        # A task that requeues itself sends this message, in which nothing is a reference any more.
+        labels = {k: v for k, v in message.labels.items() if k != REFERENCES_LABEL}
+        return message.model_copy(update={"args": args, "kwargs": kwargs, "labels": labels})
 
     async def _read(self, task_id: str) -> Any:
         return await ride_out(
@@ -260,8 +286,9 @@ class Worker:
         """Tell the engine, if that can be done now: a notice is a hint."""
         reply_to = attempt.reply_to
         try:
-            await self._notifier.publish(reply_to.channel, notice.sealed(reply_to.key))
-        except self._outages as error:
+            async with asyncio.timeout(TELLING_PATIENCE):
+                await self._notifier.publish(reply_to.channel, notice.sealed(reply_to.key))
+        except Exception as error:  # of the server, or of the client that finds it too large
             logger.warning("the engine could not be told of %s: %r", attempt.task_id, error)
 
     def _why_not_saved(
@@ -289,13 +316,13 @@ class Worker:
         """Tell the broker and the engines, again and again, what is here."""
         while True:
             await asyncio.sleep(BEAT)
-            try:
-                await self._deliveries.renew()
-                await self._tell_what_is_here()
-            except self._outages as error:
-                logger.debug("nobody can be told what is here: %r", error)
-            except Exception:  # not foreseen; without this loop, what is here counts as lost
-                logger.exception("telling what is here failed")
+            for tell in (self._deliveries.renew, self._tell_what_is_here):
+                try:
+                    await tell()
+                except self._outages as error:
+                    logger.debug("nobody can be told what is here: %r", error)
+                except Exception:  # not foreseen; without this loop, what is here counts as lost
+                    logger.exception("telling what is here failed")
 
     async def _tell_what_is_here(self) -> None:
         """Tell engines of their tasks that are executed, or wait for it, in this process."""
@@ -307,11 +334,16 @@ class Worker:
         for (channel, key), task_ids in by_engine.items():
             await self._notifier.publish(channel, Notice.here(task_ids).sealed(key))
 
-    def _revoke(self, run_id: str) -> None:
+    def _revoke(self, run: str) -> None:
         """A run is over: what runs of it is cancelled, what comes of it will be refused."""
-        self._revoked.add(run_id)
+        now = time.monotonic()
+        self._revoked.pop(run, None)
+        self._revoked[run] = now
+        for earliest in tuple(itertools.islice(self._revoked, 2)):  # more go than come
+            if now - self._revoked[earliest] > REVOCATION_LIFE:
+                del self._revoked[earliest]
         for attempt in self._attempts:
-            if attempt.reply_to.run_id == run_id:
+            if attempt.reply_to.run == run:
                 attempt.revoke()
 
     def _start(self, work: Any) -> None:
@@ -325,9 +357,5 @@ def _attempt_of(message: TaskiqMessage) -> Attempt | None:
     return attempt if attempt is not None and attempt.task_id == message.task_id else None
 
 
-def _with_arguments(
-    message: TaskiqMessage, kwargs: dict[str, Any], args: list[Any] | None = None
-) -> TaskiqMessage:
-    return message.model_copy(
-        update={"kwargs": kwargs, "args": message.args if args is None else args}
-    )
+def _refused(message: TaskiqMessage, error: Exception) -> TaskiqMessage:
+    return message.model_copy(update={"kwargs": {**message.kwargs, REFUSAL: Refusal(error)}})

@@ -158,6 +158,8 @@ class Broken(TaskiqMiddleware):
     def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
         if message.kwargs.get("breaks") == "pre_execute":
             raise RuntimeError("broken before it was executed")
+        if message.kwargs.get("breaks") == "cancel":
+            raise asyncio.CancelledError
         return message
 
     def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
@@ -276,6 +278,22 @@ async def requeues_once(path: str, context: Context = TaskiqDepends()) -> str:
     return "done"
 
 
+async def succeeds_at_first(path: str) -> int:
+    """Give 1, and fail if it is executed once more."""
+    write(path, "attempt")
+    attempts = len(Path(path).read_text(encoding="utf-8").splitlines())
+    if attempts > 1:
+        raise LookupError(attempts)
+    return attempts
+
+
+async def passes_on_requeued(value: str, path: str, context: Context = TaskiqDepends()) -> str:
+    write(path, "attempt")
+    if len(Path(path).read_text(encoding="utf-8").splitlines()) == 1:
+        await context.requeue()
+    return value
+
+
 async def breaks_middleware(breaks: str) -> str:
     return breaks
 
@@ -295,6 +313,7 @@ async def measure(blob: str, number: int = 0) -> int:
 TASKS: list[Any] = [
     *(load, cut, joined, fail, behind, empty, point, shifted, double, total, echo, set_of),
     *(unstorable, nap, hold, noted, noted_in_thread, refuses_result, fails_at_first),
+    *(succeeds_at_first, passes_on_requeued),
     *(requeues_once, breaks_middleware, blob, two_blobs, measure),
 ]
 

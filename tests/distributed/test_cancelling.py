@@ -8,13 +8,16 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from redis.exceptions import OutOfMemoryError
 from taskiq import AsyncBroker
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError, RunCancelledError
+from taskiq_flow.completion.rabbitmq import notifier_of
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
-from tests.distributed.conftest import Farm
+from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
 from tests.distributed.watching import Notes, inputs, left_over, many, until
+from tests.servers.redis import RedisServer
 
 SLOTS = 4
 THREADS = 2
@@ -128,6 +131,68 @@ async def test_another_run_is_left_alone(broker: AsyncBroker, notes: Notes) -> N
     with pytest.raises(RunCancelledError):
         await cancelled
     await notes.until("cancel", 1)
+
+
+async def test_a_run_of_the_same_id_elsewhere_is_left_alone(
+    broker: AsyncBroker, narrow: Settings, notes: Notes
+) -> None:
+    """Another application on the same server may give its runs the same names."""
+    async with started(narrow) as elsewhere:
+        other = ExecutionEngine(elsewhere, many(elsewhere, app.noted, 1))
+        one = ExecutionEngine(broker, many(broker, app.noted, 1))
+        run_id = f"nightly {narrow.kind}"
+        running = asyncio.ensure_future(other.execute(inputs(notes, 1, 0.5), run_id=run_id))
+        await notes.until("begin", 1)
+        cancelled = asyncio.ensure_future(one.execute(inputs(notes, 1, LONG), run_id=run_id))
+        await notes.until("begin", 2)
+        one.cancel()
+        assert await running == {"n0": "n0"}
+        with pytest.raises(RunCancelledError):
+            await cancelled
+
+
+async def test_a_server_without_room_carries_a_cancellation(farm: Farm, notes: Notes) -> None:
+    server = RedisServer(notes.path.parent / "full", appendonly=False, maxmemory="8mb")
+    server.start()
+    settings = farm.settings("redis-streams", queue="no-room", redis=server.url)
+    workers = farm.workers(settings)
+    workers.start()
+    try:
+        async with started(settings) as broker:
+            engine = ExecutionEngine(broker, many(broker, app.noted, 1))
+            run = asyncio.ensure_future(engine.execute(inputs(notes, 1, LONG)))
+            await notes.until("begin", 1)
+            with server.client() as client, pytest.raises(OutOfMemoryError):
+                for number in range(100):
+                    client.set(f"filling {number}", "x" * 100_000)
+            engine.cancel()
+            await notes.until("cancel", 1)
+            with pytest.raises(RunCancelledError):
+                await run
+    finally:
+        workers.kill()
+        server.kill()
+
+
+@pytest.mark.parametrize("remote_kind", [NEEDS_RABBITMQ])
+async def test_a_worker_hears_of_all_that_was_revoked_before_it_begins(
+    remote_kind: str, farm: Farm, notes: Notes
+) -> None:
+    settings = farm.settings(remote_kind, queue="behind")
+    async with started(settings) as broker:
+        engine = ExecutionEngine(broker, many(broker, app.noted_in_thread, 5))
+        run = asyncio.ensure_future(engine.execute(inputs(notes, 5, 0.0)))
+        await until(lambda: len(engine._runs) == 1 and not next(iter(engine._runs))._being_sent, "")
+        notifier = notifier_of(broker)
+        await notifier.open()
+        await asyncio.gather(*(notifier.revoke(f"other {number}") for number in range(3000)))
+        await notifier.aclose()
+        engine.cancel()
+        with pytest.raises(RunCancelledError):
+            await run
+        farm.serve(settings)
+        await passed_by(broker)
+    assert notes.of("begin") == []
 
 
 async def test_workers_that_were_away_do_not_execute_what_was_cancelled(

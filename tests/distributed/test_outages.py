@@ -1,13 +1,10 @@
-"""A server that is away, hangs, or comes back with or without its data; a connection that fails."""
+"""A server that is away, hangs, or comes back with or without its data."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 from taskiq import AsyncBroker
@@ -19,14 +16,14 @@ from taskiq_flow import (
     ExecutionEngine,
     FlowMiddleware,
     NodeFailedError,
+    RunCancelledError,
 )
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, inputs, many
+from tests.distributed.watching import Notes, chain_of, inputs, many
 from tests.servers.nats import NatsServer
 from tests.servers.process import free_port
-from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
@@ -47,10 +44,10 @@ class Site:
 
 @pytest.fixture
 async def site(remote_kind: str, farm: Farm, tmp_path: Path) -> AsyncIterator[Site]:
-    servers = {"nats": NatsServer, "rabbitmq": RabbitServer}
-    server: Server = servers.get(remote_kind, RedisServer)(tmp_path / "server")
+    where = remote_kind.partition("-")[0]
+    servers = {"nats": NatsServer, "rabbitmq": RabbitServer, "redis": RedisServer}
+    server: Server = servers[where](tmp_path / "server")
     server.start()
-    where = {"nats": "nats", "rabbitmq": "rabbitmq"}.get(remote_kind, "redis")
     at = {where: server.url}
     settings = farm.settings(remote_kind, queue="outages", idle_timeout=4000, **at)
     workers = farm.workers(settings)
@@ -60,18 +57,6 @@ async def site(remote_kind: str, farm: Farm, tmp_path: Path) -> AsyncIterator[Si
     finally:
         workers.kill()
         server.kill()
-
-
-def chain_of(broker: AsyncBroker, count: int) -> ExecutionEngine:
-    """Tasks that take a while, one after the other, and as many beside them."""
-    builder = DAGBuilder()
-    for number in range(count):
-        before = [f"n{number - 1}"] if number else []
-        keys = {"path": "path", "name": "name", "seconds": "seconds"}
-        after = {"after": before[0]} if before else {}
-        builder.node(task(broker, app.noted), name=f"n{number}", inputs={**keys, **after})
-        builder.node(task(broker, app.noted), name=f"m{number}", inputs=keys)
-    return ExecutionEngine(broker, builder.build(), lost_after=30.0)
 
 
 @pytest.mark.timeout(90)
@@ -88,8 +73,7 @@ async def test_a_run_survives_a_server_that_is_gone_for_three_seconds(
         await asyncio.sleep(AWAY)  # the length of the outage
         site.server.restart(keep_data=True)
         assert len(await run) == 24
-        again = await engine.execute(values)  # with the same workers
-        assert len(again) == 24
+        await check_all_is_there(broker, tmp_path / "again")  # with the same workers
 
 
 @pytest.mark.timeout(90)
@@ -107,10 +91,10 @@ async def test_a_run_survives_a_server_that_hangs(site: Site, tmp_path: Path) ->
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("remote_kind", ["redis-streams", "redis-lists"])
 async def test_a_server_that_comes_back_without_its_data(site: Site, tmp_path: Path) -> None:
     """What was queued there is lost, and said to be; the next run goes on with the same workers."""
     notes = Notes(tmp_path)
+    pids = site.workers.pids
     async with started(site.settings) as broker:
         engine = ExecutionEngine(broker, many(broker, app.noted, 150), lost_after=3.0)
         run = asyncio.ensure_future(engine.execute(inputs(notes, 150, 0.5)))
@@ -119,8 +103,37 @@ async def test_a_server_that_comes_back_without_its_data(site: Site, tmp_path: P
         site.server.restart(keep_data=False)
         with pytest.raises(NodeFailedError, match="TaskLostError"):
             await run
-        dag = DAGBuilder().node(task(broker, app.double)).build()
-        assert await ExecutionEngine(broker, dag).execute({"item": 1}) == {"double": 2}
+        await check_all_is_there(broker, tmp_path / "1")
+    assert site.workers.pids == pids
+
+
+@pytest.mark.timeout(90)
+async def test_a_server_may_lose_its_data_more_than_once(site: Site, tmp_path: Path) -> None:
+    pids = site.workers.pids
+    async with started(site.settings) as broker:
+        for number in range(2):
+            await check_all_is_there(broker, tmp_path / str(number))
+            site.server.kill()
+            site.server.restart(keep_data=False)
+        await check_all_is_there(broker, tmp_path / "2")
+    assert site.workers.pids == pids
+
+
+async def check_all_is_there(broker: AsyncBroker, folder: Path) -> None:
+    """Tasks are sent and executed, their results are stored and read, cancellation arrives."""
+    folder.mkdir()
+    notes = Notes(folder)
+    builder = DAGBuilder().node(task(broker, app.blob), inputs={"size": "size"})
+    dag = builder.node(task(broker, app.measure), inputs={"blob": "blob"}).build()
+    by_reference = ExecutionEngine(broker, dag, pass_by=1000, lost_after=30.0)
+    assert (await by_reference.execute({"size": 5000}))["measure"] == 5000
+    engine = ExecutionEngine(broker, many(broker, app.noted, 3), lost_after=30.0)
+    run = asyncio.ensure_future(engine.execute(inputs(notes, 3, 60.0)))
+    await notes.until("begin", 3)
+    engine.cancel()
+    with pytest.raises(RunCancelledError):
+        await run
+    await notes.until("cancel", 3)
 
 
 async def test_a_server_that_cannot_be_reached_is_a_clear_error(remote_kind: str) -> None:
@@ -141,58 +154,3 @@ async def test_a_broker_that_was_not_started_is_a_clear_error(remote_kind: str, 
     dag = DAGBuilder().node(task(broker, app.double)).build()
     with pytest.raises(ConfigurationError, match=r"call 'await broker.startup\(\)'"):
         await ExecutionEngine(broker, dag).execute({"item": 1})
-
-
-@contextlib.asynccontextmanager
-async def through_a_proxy(farm: Farm, kind: str) -> AsyncIterator[tuple[Settings, Proxy]]:
-    """A broker whose engine hears through a proxy, while all else goes straight to the server."""
-    settings = farm.settings(kind, queue="proxied")
-    farm.serve(settings)
-    url = {"nats": settings.nats, "rabbitmq": settings.rabbitmq}.get(kind, settings.redis)
-    port = urlsplit(url).port
-    assert port is not None
-    async with Proxy(port) as proxy:
-        yield replace(settings, notifier=url.replace(f":{port}", f":{proxy.port}")), proxy
-
-
-async def test_notices_that_never_come_are_made_up_for(remote_kind: str, farm: Farm) -> None:
-    async with (
-        through_a_proxy(farm, remote_kind) as (settings, proxy),
-        started(settings) as broker,
-    ):
-        engine = chain_of(broker, 4)
-        values = {"path": str(farm.folder / "unread"), "name": "n", "seconds": 0.0}
-        assert len(await engine.execute(values)) == 8
-        proxy.drop()
-        assert len(await engine.execute(values)) == 8
-        await proxy.cut()
-        await proxy.heal()
-        assert len(await engine.execute(values)) == 8
-
-
-async def test_notices_that_come_late_change_nothing(remote_kind: str, farm: Farm) -> None:
-    async with (
-        through_a_proxy(farm, remote_kind) as (settings, proxy),
-        started(settings) as broker,
-    ):
-        engine = chain_of(broker, 3)
-        values = {"path": str(farm.folder / "unread"), "name": "n", "seconds": 0.0}
-        proxy.delay(0.3)  # they come behind the polls
-        names = [name async for name, _ in engine.execute_async(values)]
-        assert sorted(names) == sorted({*names})
-        assert len(names) == 6
-
-
-async def test_a_subscription_that_breaks_is_renewed(
-    farm: Farm, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with (
-        through_a_proxy(farm, "redis-streams") as (settings, proxy),
-        started(settings) as broker,
-    ):
-        engine = chain_of(broker, 3)
-        values = {"path": str(farm.folder / "unread"), "name": "n", "seconds": 0.0}
-        assert len(await engine.execute(values)) == 6
-        await proxy.cut()
-        assert len(await engine.execute(values)) == 6
-        assert "broke" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +19,11 @@ from taskiq_flow import (
     PollingWarning,
     ResultHandle,
 )
+from taskiq_flow.completion.protocol import failed
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
+from tests.distributed.watching import left_over, until
 
 SIZE = 100_000
 
@@ -107,6 +110,44 @@ async def test_a_retry_is_sent_the_reference_again(any_broker: AsyncBroker, tmp_
     engine = ExecutionEngine(any_broker, dag, pass_by="reference")
     results = await engine.execute({"given": 1, "path": str(tmp_path / "attempts")})
     assert await results["fails_at_first"].get() == 2
+
+
+async def test_a_task_that_requeues_itself_has_its_values_again(
+    any_broker: AsyncBroker, tmp_path: Any
+) -> None:
+    builder = DAGBuilder().node(
+        task(any_broker, app.echo), inputs={"value": "given"}, output="value"
+    )
+    dag = builder.node(task(any_broker, app.passes_on_requeued), output="passed").build()
+    engine = ExecutionEngine(any_broker, dag, pass_by="reference")
+    results = await engine.execute({"given": "x", "path": str(tmp_path / "attempts")})
+    assert await results["passed"].get() == "x"
+
+
+async def test_what_is_executed_twice_keeps_its_first_outcome(
+    large: AsyncBroker, farm: Farm, tmp_path: Path
+) -> None:
+    path = tmp_path / "attempts"
+    dag = DAGBuilder().node(task(large, app.succeeds_at_first), output="first").build()
+    engine = ExecutionEngine(large, dag, pass_by="reference")
+    handle = (await engine.execute({"path": str(path)}))["first"]
+    settings = farm.settings("redis-streams", queue="large")
+    async with app.redis_client(settings) as client:
+        ((_, fields),) = await client.xrevrange(settings.queue, count=1)
+        await client.xadd(settings.queue, fields)
+    await until(lambda: len(path.read_text(encoding="utf-8").split()) == 2, "it was executed twice")
+    while await left_over(settings):  # the second outcome is dealt with
+        await asyncio.sleep(0.01)
+    assert await handle.get() == 1
+
+
+async def test_a_failure_where_a_value_should_be_is_raised(large: AsyncBroker) -> None:
+    dag = DAGBuilder().node(task(large, app.double), output="two").build()
+    engine = ExecutionEngine(large, dag, pass_by="reference")
+    handle = (await engine.execute({"item": 1}, run_id="overwritten"))["two"]
+    await large.result_backend.set_result("overwritten:double:1", failed(LookupError("later")))
+    with pytest.raises(LookupError, match="later"):
+        await handle.get()
 
 
 class Sizes(TaskiqMiddleware):

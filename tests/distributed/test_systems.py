@@ -16,7 +16,7 @@ from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
 from tests.distributed.test_contract import graph
-from tests.distributed.watching import Notes, inputs, many
+from tests.distributed.watching import Notes, inputs, many, until
 from tests.servers.redis import RedisCluster, RedisSentinel, RedisServer
 
 
@@ -108,10 +108,15 @@ def test_the_workers_of_a_pool_of_processes_run_tasks(farm: Farm, tmp_path: Path
     """The wrapper around a task's function travels to another process."""
     settings = farm.settings("redis-streams", queue="pool")
     workers = farm.workers(settings, arguments=["--use-process-pool"])
-    workers.start()
 
     async def main() -> None:
         async with started(settings) as broker:
+            engine = ExecutionEngine(broker, many(broker, app.noted_in_thread, 1))
+            run = asyncio.ensure_future(engine.execute(inputs(notes, 1, 0.0)))
+            await until(lambda: any(not run._being_sent for run in engine._runs), "it was sent")
+            engine.cancel()  # the first that the workers see, and that the pool is begun with
+            await asyncio.wait([run])
+            await asyncio.to_thread(workers.start)
             dag = many(broker, app.noted_in_thread, 2)
             results = await ExecutionEngine(broker, dag).execute(inputs(notes, 2, 0.0))
             assert results == {"n0": "n0", "n1": "n1"}

@@ -9,7 +9,7 @@ from typing import Any
 
 from taskiq import AsyncBroker
 
-from taskiq_flow import DAG, DAGBuilder
+from taskiq_flow import DAG, DAGBuilder, ExecutionEngine
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 
@@ -60,6 +60,18 @@ def inputs(notes: Notes, count: int, seconds: float) -> dict[str, Any]:
     return {"path": str(notes.path), "seconds": seconds, **names}
 
 
+def chain_of(broker: AsyncBroker, count: int) -> ExecutionEngine:
+    """Tasks that take a while, one after the other, and as many beside them."""
+    builder = DAGBuilder()
+    for number in range(count):
+        before = [f"n{number - 1}"] if number else []
+        keys = {"path": "path", "name": "name", "seconds": "seconds"}
+        after = {"after": before[0]} if before else {}
+        builder.node(task(broker, app.noted), name=f"n{number}", inputs={**keys, **after})
+        builder.node(task(broker, app.noted), name=f"m{number}", inputs=keys)
+    return ExecutionEngine(broker, builder.build(), lost_after=30.0)
+
+
 async def left_over(settings: Settings) -> int:
     """Messages in a broker's queue that are not taken, or taken and not acknowledged."""
     async with started(settings) as broker:
@@ -80,3 +92,18 @@ async def left_over(settings: Settings) -> int:
             return int(consumer.num_pending + consumer.num_ack_pending)
         declared = await queues.write_channel.declare_queue(settings.queue, passive=True)
         return int(declared.declaration_result.message_count)
+
+
+async def purge(settings: Settings) -> None:
+    """Throw away what stands in a broker's queue."""
+    if settings.kind.startswith("redis"):
+        async with app.redis_client(settings) as client:
+            await client.delete(settings.queue)
+        return
+    async with started(settings) as broker:
+        queues: Any = broker
+        if settings.kind == "nats":
+            await queues.js.purge_stream(settings.queue)
+        else:
+            queue = await queues.write_channel.get_queue(settings.queue)
+            await queue.purge()
