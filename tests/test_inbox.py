@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -20,10 +21,11 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion.inbox import LATE_LOOK, LOOK_INTERVAL, SILENCE, Inbox
 from taskiq_flow.completion.notice import Kind, Notice
+from taskiq_flow.completion.notifier import REVOCATION_LIFE
 from taskiq_flow.completion.worker import BEAT
 from tests.local_broker import LocalBroker
-from tests.local_notifier import LocalFlow, Switchboard, with_flow
-from tests.virtual_clock import run_virtually
+from tests.local_notifier import LocalFlow, LocalNotifier, Switchboard, with_flow
+from tests.virtual_clock import run_virtually, virtual_loop
 
 
 class Site:
@@ -453,6 +455,25 @@ def test_a_queue_that_cannot_be_seen_does_not_keep_a_run_for_ever() -> None:
 
 
 # Life
+
+
+def test_a_worker_forgets_runs_that_were_revoked_long_ago() -> None:
+    async def main() -> None:
+        site = Site()
+        async with site.working():
+            await site.engine(site.number).execute()
+            notifier = LocalNotifier(site.board)
+            for number in range(100):
+                await notifier.revoke(f"channel {number}")
+            clock = virtual_loop()._clock
+            clock.now, clock.hangs_at = REVOCATION_LIFE + 10.0, math.inf
+            for number in range(100):
+                await notifier.revoke(f"channel later {number}")
+            worker = site.flow._worker.opened
+            assert worker is not None
+            assert list(worker._revoked) == [f"channel later {number}" for number in range(100)]
+
+    run_virtually(main())
 
 
 async def test_nothing_of_a_run_is_left_in_the_inbox() -> None:

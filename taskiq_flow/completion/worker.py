@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -336,7 +335,7 @@ class Worker:
 
     def _revoke(self, run: str) -> None:
         """A run is over: what runs of it is cancelled, what comes of it will be refused."""
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         self._revoked.pop(run, None)
         self._revoked[run] = now
         for earliest in tuple(itertools.islice(self._revoked, 2)):  # more go than come

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -162,11 +163,13 @@ async def test_a_server_without_room_carries_a_cancellation(farm: Farm, notes: N
             engine = ExecutionEngine(broker, many(broker, app.noted, 1))
             run = asyncio.ensure_future(engine.execute(inputs(notes, 1, LONG)))
             await notes.until("begin", 1)
-            with server.client() as client, pytest.raises(OutOfMemoryError):
-                for number in range(100):
-                    client.set(f"filling {number}", "x" * 100_000)
-            engine.cancel()
-            await notes.until("cancel", 1)
+            with server.client() as client:
+                for size in (100_000, 100):  # up to the last byte
+                    with pytest.raises(OutOfMemoryError):
+                        for number in itertools.count():
+                            client.set(f"filling {size} {number}", "x" * size)
+                engine.cancel()
+                await notes.until("cancel", 1)
             with pytest.raises(RunCancelledError):
                 await run
     finally:
