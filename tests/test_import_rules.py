@@ -50,7 +50,7 @@ SPEAK_TO = {
     "completion.redis_broker": {"redis", "taskiq_redis"},
     "completion.nats": {"nats", "taskiq_nats"},
     "completion.nats_broker": {"nats", "taskiq_nats"},
-    "completion.rabbitmq": {"aio_pika", "taskiq_aio_pika"},
+    "completion.rabbitmq": {"aio_pika", "aiormq", "taskiq_aio_pika"},
 }
 """The modules that speak to a server, one or two for each, and the clients that they import."""
 

@@ -1,4 +1,4 @@
-"""RabbitMQ: notices in an exclusive queue for each engine, revocations in a stream for all.
+"""RabbitMQ: notices in an exclusive queue for each engine, revocations in one for each worker.
 
 The only file that knows RabbitMQ's clients.
 """
@@ -7,35 +7,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import math
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
-from aio_pika import DeliveryMode, Message, connect, connect_robust
-from aio_pika.abc import AbstractIncomingMessage, AbstractRobustChannel, AbstractRobustConnection
+from aio_pika import DeliveryMode, ExchangeType, Message, connect, connect_robust
+from aio_pika.abc import (
+    AbstractExchange,
+    AbstractIncomingMessage,
+    AbstractRobustChannel,
+    AbstractRobustConnection,
+)
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotFoundEntity
+from aiormq.abc import AbstractChannel, DeliveredMessage
 from taskiq import AsyncBroker, AsyncResultBackend
 
 from taskiq_flow.completion.deliveries import Deliveries, holding_ahead
 from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, Kick, SaveAndPublish
-
-logger = logging.getLogger("taskiq_flow")
+from taskiq_flow.outages import ride_out
+from taskiq_flow.waiting import until_ended
 
 OUTAGES = (AMQPError, ChannelInvalidStateError, OSError, asyncio.TimeoutError)
 
 REVOKED = "taskiq_flow_revoked"
-"""The stream whose messages are the revoked runs."""
+"""The exchange that tells workers of revoked runs, and the queue that keeps them for a while."""
 
-MARK = b"\0"
-"""What begins a message in it that is no run."""
-
-PREFETCH = 1000
-"""Revocations that a worker is sent before it has acknowledged the first."""
+PAUSE = 1.0
+"""Seconds of silence after which nothing more is expected of that queue."""
 
 CATCHING_UP = 15.0
-"""Seconds that a worker waits at the most to hear of all runs that were revoked before."""
+"""Seconds within which a worker has to hear of all runs that were revoked before it came."""
+
+GRACE = 1.0
+"""Seconds that the notifier's tasks are given to end when they are cancelled."""
 
 CONNECT_TIMEOUT = 5
 """Seconds after which one try to connect counts as failed."""
@@ -88,7 +94,8 @@ class RabbitNotifier:
         self._url = url
         self._settings = settings
         self._connection: AbstractRobustConnection | None = None
-        self._revoked: Any = None
+        self._exchange: AbstractExchange | None = None
+        self._catching_up: asyncio.Task[None] | None = None
         self._channel: AbstractRobustChannel
         self._revocations: AbstractRobustChannel
 
@@ -102,7 +109,6 @@ class RabbitNotifier:
         # Without confirms: a notice is a hint.
         self._channel = await connection.channel(publisher_confirms=False)
         self._revocations = await connection.channel()
-        await self._revocations.set_qos(prefetch_count=PREFETCH)
 
     async def publish(self, channel: str, data: bytes) -> None:
         """Have the engine that listens on the channel hear ``data``."""
@@ -129,52 +135,79 @@ class RabbitNotifier:
 
     async def revoke(self, run: str) -> None:
         """Have every worker hear that a run is over, those that are away now as well."""
-        await self._add_to_revoked(run.encode())
+        exchange = await self._revoked()
+        await exchange.publish(Message(run.encode(), delivery_mode=DeliveryMode.PERSISTENT), "")
 
     async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
-        """Hear of all runs in the stream, and of those that come to it."""
-        queue = await self._declare_revoked()
-        mark = MARK + secrets.token_bytes(8)
-        caught_up = asyncio.Event()
+        """Hear of all runs that are kept in the queue, and of those that come from now on."""
+        exchange, name = await self._revoked(), f"{REVOKED}.{secrets.token_hex(8)}"
+        queue = await self._revocations.declare_queue(name, exclusive=True, auto_delete=True)
+        await queue.bind(exchange)
 
         async def handle(message: AbstractIncomingMessage) -> None:
-            if message.body == mark:
-                caught_up.set()
-            elif not message.body.startswith(MARK):
-                hear(message.body.decode(errors="replace"))
-            await message.ack()
+            _tell(hear, message.body)
 
-        since = datetime.now(UTC) - timedelta(seconds=REVOCATION_LIFE)
-        await queue.consume(handle, arguments={"x-stream-offset": since})
-        # The stream does not say where its end is; what comes back says that all before it came.
-        await self._add_to_revoked(mark)
-        try:
-            async with asyncio.timeout(CATCHING_UP):
-                await caught_up.wait()
-        except TimeoutError:
-            logger.warning("not all revoked runs were heard of within %g s", CATCHING_UP)
+        await queue.consume(handle, no_ack=True)
+        await self._catch_up(hear, CATCHING_UP)
+
+        def catch_up_again(*_: Any) -> None:
+            if self._catching_up is not None:
+                self._catching_up.cancel()
+            self._catching_up = asyncio.create_task(self._catch_up(hear, math.inf))
+
+        if self._connection is not None:
+            self._connection.reconnect_callbacks.add(catch_up_again)
 
     async def aclose(self) -> None:
         """Disconnect."""
-        connection, self._connection, self._revoked = self._connection, None, None
+        connection, self._connection, self._exchange = self._connection, None, None
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+            await until_ended([self._catching_up], GRACE)
         if connection is not None:
             with contextlib.suppress(*OUTAGES):
                 await connection.close()
 
-    async def _add_to_revoked(self, body: bytes) -> None:
-        await self._declare_revoked()
-        message = Message(body, delivery_mode=DeliveryMode.PERSISTENT)
-        await self._revocations.default_exchange.publish(message, REVOKED)
+    async def _revoked(self) -> AbstractExchange:
+        """Where revoked runs go, declared once: the client does so again when it reconnects."""
+        if self._exchange is None:
+            channel = self._revocations
+            exchange = await channel.declare_exchange(REVOKED, ExchangeType.FANOUT, durable=True)
+            life = {"x-message-ttl": REVOCATION_LIFE * 1000}
+            kept = await channel.declare_queue(REVOKED, durable=True, arguments=life)
+            await kept.bind(exchange)
+            self._exchange = exchange
+        return self._exchange
 
-    async def _declare_revoked(self) -> Any:
-        """The stream, declared once: the client does so again at each new connection."""
-        if self._revoked is None:
-            self._revoked = await self._revocations.declare_queue(
-                REVOKED,
-                durable=True,
-                arguments={"x-queue-type": "stream", "x-max-age": f"{REVOCATION_LIFE}s"},
-            )
-        return self._revoked
+    async def _catch_up(self, hear: Callable[[str], None], patience: float) -> None:
+        what = "not all revoked runs are known yet"
+        await ride_out(partial(self._read_kept, hear), OUTAGES, what, patience)
+
+    async def _read_kept(self, hear: Callable[[str], None]) -> None:
+        """Read the queue and leave all of it there, as one worker at a time may do."""
+        channel = await _own_channel(self._connection)
+        came: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def handle(message: DeliveredMessage) -> None:
+            came.put_nowait(message.body)
+
+        declared = await channel.queue_declare(REVOKED, passive=True)
+        await channel.basic_consume(REVOKED, handle, exclusive=True)
+        with contextlib.suppress(TimeoutError):  # some may have outlived their time
+            for _ in range(declared.message_count or 0):
+                async with asyncio.timeout(PAUSE):
+                    _tell(hear, await came.get())
+        await channel.close()  # what was not acknowledged is in its place again
+
+
+def _tell(hear: Callable[[str], None], body: bytes) -> None:
+    hear(body.decode(errors="replace"))
+
+
+async def _own_channel(connection: Any) -> AbstractChannel:
+    """A channel that is no other's to be closed by an error, and has no memory of its own."""
+    channel: AbstractChannel = await connection.transport.connection.channel()
+    return channel
 
 
 class QueueBacklog:
@@ -191,12 +224,11 @@ class QueueBacklog:
         return 1, int(not sum(waiting))
 
     async def _count(self, name: str) -> int:
-        # The broker's own channel would answer with what it was told when it began, and is closed
-        # by a question for a queue that is not there.
-        channel = await self._broker.write_conn.transport.connection.channel()
+        # The broker's own channel would answer with what it was told when it began.
+        channel = await _own_channel(self._broker.write_conn)
         try:
             declared = await channel.queue_declare(name, passive=True)
         except ChannelNotFoundEntity:
             return 0
         await channel.close()
-        return int(declared.message_count)
+        return int(declared.message_count or 0)
