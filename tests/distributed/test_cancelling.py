@@ -17,7 +17,7 @@ from taskiq_flow.completion.rabbitmq import notifier_of
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
-from tests.distributed.watching import Notes, inputs, left_over, many, until
+from tests.distributed.watching import Notes, inputs, left_over, many, until, until_sent
 from tests.servers.redis import RedisServer
 
 SLOTS = 4
@@ -185,7 +185,7 @@ async def test_a_worker_hears_of_all_that_was_revoked_before_it_begins(
     async with started(settings) as broker:
         engine = ExecutionEngine(broker, many(broker, app.noted_in_thread, 5))
         run = asyncio.ensure_future(engine.execute(inputs(notes, 5, 0.0)))
-        await until(lambda: len(engine._runs) == 1 and not next(iter(engine._runs))._being_sent, "")
+        await until_sent(engine)
         notifier = notifier_of(broker)
         await notifier.open()
         await asyncio.gather(*(notifier.revoke(f"other {number}") for number in range(3000)))
@@ -205,7 +205,7 @@ async def test_workers_that_were_away_do_not_execute_what_was_cancelled(
     async with started(settings) as broker:
         engine = ExecutionEngine(broker, many(broker, app.noted, 5))
         run = asyncio.ensure_future(engine.execute(inputs(notes, 5, 0.0)))
-        await until(lambda: len(engine._runs) == 1 and not next(iter(engine._runs))._being_sent, "")
+        await until_sent(engine)
         engine.cancel()
         with pytest.raises(RunCancelledError):
             await run

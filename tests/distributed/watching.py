@@ -28,6 +28,15 @@ async def until(condition: Callable[[], Any], what: str) -> float:
     return loop.time() - begin
 
 
+async def until_sent(engine: ExecutionEngine) -> None:
+    """Wait until the broker has taken all that the engine's one run has to send at first."""
+
+    def is_sent() -> bool:
+        return any(not (run._ready.may_start or run._being_sent) for run in engine._runs)
+
+    await until(is_sent, "the run's tasks were sent")
+
+
 class Notes:
     """What the tasks of a test write down."""
 

@@ -190,19 +190,28 @@ def find_program(name: str) -> str | None:
 _given_ports: set[int] = set()
 
 
-def free_port() -> int:
+def free_port(second: int = 0) -> int:
     """Give a port nobody listens on, and never the same one twice.
+
+    ``second``: how far above it a port lies that has to be as free.
 
     It lies below the range of which the system takes ports for outgoing connections. Else, while
     a server is away, a client that keeps trying to connect could get the server's port for its
     own end, be connected with itself, and keep the server from coming back.
     """
     while True:
-        port = random.randrange(10_000, 32_000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                if port not in _given_ports:
-                    _given_ports.add(port)
-                    return port
+        port = random.randrange(10_000, 32_000 - second)
+        ports = {port, port + second}
+        if not ports & _given_ports and all(map(_is_free, ports)):
+            _given_ports.update(ports)
+            return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True

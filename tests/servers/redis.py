@@ -6,10 +6,13 @@ from pathlib import Path
 
 import redis
 
-from tests.servers.process import find_program
+from tests.servers.process import find_program, free_port
 from tests.servers.server import Server
 
 SLOTS = 16384
+
+BUS = 10_000
+"""How far above a node's port that of the cluster's own messages lies."""
 
 
 class RedisServer(Server):
@@ -72,6 +75,7 @@ class RedisCluster(RedisServer):
     def __init__(self, folder: Path, *, appendonly: bool = True) -> None:
         arguments = ("--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1")
         super().__init__(folder, appendonly=appendonly, arguments=arguments)
+        self.port = free_port(BUS)
 
     def start(self) -> None:
         """Start the node, give it all slots, and return when the cluster is up."""
