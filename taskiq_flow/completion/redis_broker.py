@@ -118,16 +118,14 @@ def steady(broker: AsyncBroker) -> Deliveries:
     A broker over a stream declares its group again if the server has come back without its data,
     and takes over what a worker that is gone has left unacknowledged.
     """
-    deliveries = Deliveries(broker)
-    listen: Listen = broker.listen
-    if isinstance(broker, STREAM_BROKERS):
-        if type(broker).listen in {kind.listen for kind in STREAM_BROKERS}:
-            reader = StreamReader(broker)
-            listen, deliveries = reader.listen, reader.deliveries
-    elif isinstance(broker, LIST_BROKERS):
-        listen = holding(listen, deliveries)
+    listen: Listen
+    if type(broker).listen in {kind.listen for kind in STREAM_BROKERS}:
+        reader = StreamReader(broker)
+        listen, deliveries = reader.listen, reader.deliveries
     else:
-        listen = holding_ahead(listen, deliveries)
+        deliveries = Deliveries(broker)
+        has_queue = isinstance(broker, (*STREAM_BROKERS, *LIST_BROKERS))
+        listen = (holding if has_queue else holding_ahead)(broker.listen, deliveries)
     if isinstance(broker, ListQueueBroker):
         # A client that gives up waiting for the list loses what is taken from it at that moment.
         broker.connection_pool.connection_kwargs["socket_timeout"] = None
