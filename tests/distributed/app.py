@@ -250,6 +250,14 @@ async def noted(path: str, name: str, seconds: float = 0.0, after: Any = None) -
     return name
 
 
+async def held(path: str, name: str) -> str:
+    """Write when it begins, and end once the test has written that it may."""
+    write(path, f"begin {name} {os.getpid()}")
+    while not Path(f"{path}.released").exists():
+        await asyncio.sleep(0.005)
+    return name
+
+
 def noted_in_thread(path: str, name: str, seconds: float = 0.0) -> str:
     """The same, in a thread."""
     write(path, f"begin {name} {os.getpid()}")
@@ -312,7 +320,7 @@ async def measure(blob: str, number: int = 0) -> int:
 
 TASKS: list[Any] = [
     *(load, cut, joined, fail, behind, empty, point, shifted, double, total, echo, set_of),
-    *(unstorable, nap, hold, noted, noted_in_thread, refuses_result, fails_at_first),
+    *(unstorable, nap, hold, noted, held, noted_in_thread, refuses_result, fails_at_first),
     *(succeeds_at_first, passes_on_requeued),
     *(requeues_once, breaks_middleware, blob, two_blobs, measure),
 ]

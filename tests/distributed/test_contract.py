@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from taskiq_flow import (
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
+from tests.distributed.watching import Notes
 
 
 class Recorder:
@@ -128,13 +130,21 @@ async def test_a_wide_graph_loses_nothing(any_broker: AsyncBroker) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 7])
-async def test_a_limit_is_kept_and_nothing_is_dropped(any_broker: AsyncBroker, limit: int) -> None:
-    recorder = Recorder()
+async def test_a_limit_is_reached_and_kept_and_nothing_is_dropped(
+    any_broker: AsyncBroker, tmp_path: Path, limit: int
+) -> None:
+    recorder, notes = Recorder(), Notes(tmp_path)
     builder = DAGBuilder()
     for number in range(20):
-        builder.node(task(any_broker, app.double), name=f"n{number}", inputs=["start"])
+        keys = {"path": "path", "name": f"name {number}"}
+        builder.node(task(any_broker, app.held), name=f"n{number}", inputs=keys)
     engine = ExecutionEngine(any_broker, builder.build(), limit, listeners=[recorder])
-    assert len(await engine.execute({"start": 1})) == 20
+    names = {f"name {number}": f"n{number}" for number in range(20)}
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(engine.execute({"path": str(notes.path), **names}))
+        await notes.until("begin", limit)  # none of them ends before all of these are there
+        notes.release()
+    assert len(running.result()) == 20
     in_flight = most = 0
     for event in recorder.events:
         in_flight += isinstance(event, NodeStarted) - isinstance(event, NodeCompleted)

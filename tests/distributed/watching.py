@@ -49,6 +49,10 @@ class Notes:
         lines = self.path.read_text(encoding="utf-8").splitlines()
         return [line.split()[1] for line in lines if line.startswith(f"{word} ")]
 
+    def release(self) -> None:
+        """Let the tasks that are ``held`` end, and those that are yet to begin."""
+        Path(f"{self.path}.released").touch()
+
     async def until(self, word: str, count: int) -> float:
         """Wait until this many tasks have written a word; the seconds that it took."""
         return await until(lambda: len(self.of(word)) >= count, f"{count} x {word}")
