@@ -11,25 +11,30 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from property_tests.strategies import Edges, acyclic_edges
-from taskiq_flow.dataflow.ready_set import ReadySet
+from taskiq_flow.dataflow.ready_set import Join, ReadySet
 
 PICKS = st.lists(st.integers(0, 40), max_size=4)
 """Which of the nodes known so far; counted round if there are fewer."""
 
 PRIORITIES = st.sampled_from([0.0, 0.0, 1.0, 2.5])
 
+JOINS: st.SearchStrategy[Join] = st.sampled_from(["all", "all", "any", "none_failed"])
+
 UNKNOWN = -1
+
+ENDED = ("completed", "failed", "skipped", "broken")
 
 
 @dataclass
 class ModelNode:
     after: frozenset[int]
     priority: float
-    state: str = "waiting"  # ready, running, completed, failed, skipped
+    join: Join = "all"
+    state: str = "waiting"  # ready, running, suspended, or one of ENDED
 
     @property
     def has_ended(self) -> bool:
-        return self.state in ("completed", "failed", "skipped")
+        return self.state in ENDED
 
 
 class Model:
@@ -40,28 +45,37 @@ class Model:
         self.nodes: dict[int, ModelNode] = {}
         self.ready: list[int] = []
 
-    def add(self, node: int, after: Iterable[int], priority: float) -> bool:
-        self.nodes[node] = ModelNode(frozenset(after), priority)
+    def add(self, node: int, after: Iterable[int], priority: float, join: Join) -> bool:
+        self.nodes[node] = ModelNode(frozenset(after), priority, join)
         return node not in self.settle()
 
     def settle(self) -> set[int]:
-        """Decide over nodes that wait for nothing any more; returns those that are skipped."""
-        skipped: set[int] = set()
+        """Decide over nodes that can be decided over; returns those that are passed over."""
+        passed_over: set[int] = set()
         changed = True
         while changed:
             changed = False
             for number, node in self.nodes.items():
-                before = [self.nodes[other] for other in node.after]
-                if node.state != "waiting" or not all(other.has_ended for other in before):
+                state = self.decide(node)
+                if node.state != "waiting" or state == "waiting":
                     continue
                 changed = True
-                if all(other.state == "completed" for other in before):
-                    node.state = "ready"
+                node.state = state
+                if state == "ready":
                     self.ready.append(number)
                 else:
-                    node.state = "skipped"
-                    skipped.add(number)
-        return skipped
+                    passed_over.add(number)
+        return passed_over
+
+    def decide(self, node: ModelNode) -> str:
+        states = [self.nodes[other].state for other in node.after]
+        if node.join == "any" and "completed" in states:
+            return "ready"
+        if not all(state in ENDED for state in states):
+            return "waiting"
+        if "failed" in states or "broken" in states:
+            return "broken"
+        return "skipped" if "skipped" in states and node.join != "none_failed" else "ready"
 
     def those(self, *states: str) -> list[int]:
         return [number for number, node in self.nodes.items() if node.state in states]
@@ -81,12 +95,27 @@ class ReadySetMachine(RuleBasedStateMachine):
         limit=st.none() | st.integers(1, 3),
         edges=acyclic_edges(most_nodes=6),
         priorities=st.lists(PRIORITIES, min_size=6, max_size=6),
+        joins=st.lists(JOINS, min_size=6, max_size=6),
+        picks=PICKS,
     )
-    def begin(self, limit: int | None, edges: Edges, priorities: list[float]) -> None:
-        """A graph that is known whole, perhaps an empty one, comes first."""
+    def begin(
+        self,
+        limit: int | None,
+        edges: Edges,
+        priorities: list[float],
+        joins: list[Join],
+        picks: list[int],
+    ) -> None:
+        """A graph that is known whole, perhaps an empty one, comes first.
+
+        Some of its nodes had completed before.
+        """
         self.model = Model(limit)
         for node, before in enumerate(edges):
-            self.model.nodes[node] = ModelNode(frozenset(before), priorities[node])
+            self.model.nodes[node] = ModelNode(frozenset(before), priorities[node], joins[node])
+        completed = self.with_what_they_waited_for({p % len(edges) for p in picks if edges})
+        for node in completed:
+            self.model.nodes[node].state = "completed"
         self.model.settle()
         self.ready = ReadySet.of_graph(
             range(len(edges)),
@@ -97,19 +126,31 @@ class ReadySetMachine(RuleBasedStateMachine):
             },
             dict(enumerate(priorities)),
             limit,
+            {node: join for node, join in enumerate(joins[: len(edges)]) if join != "all"},
+            completed,
         )
         self.forgotten: set[int] = set()
         self.place_of_end: dict[int, int] = {}
+        self.passed_over: set[int] = set()
+
+    def with_what_they_waited_for(self, nodes: set[int]) -> set[int]:
+        pending = list(nodes)
+        while pending:
+            before = self.model.nodes[pending.pop()].after
+            pending += before - nodes
+            nodes |= before
+        return nodes
 
     def pick(self, picks: list[int]) -> list[int]:
         known = [number for number in self.model.nodes if number not in self.forgotten]
         return [known[pick % len(known)] for pick in picks] if known else []
 
-    @rule(picks=PICKS, priority=PRIORITIES)
-    def add(self, picks: list[int], priority: float) -> None:
+    @rule(picks=PICKS, priority=PRIORITIES, join=JOINS)
+    def add(self, picks: list[int], priority: float, join: Join) -> None:
         node, after = len(self.model.nodes), self.pick(picks)
-        assert self.ready.add(node, after, priority) == self.model.add(node, after, priority)
-        if self.model.nodes[node].state == "skipped":
+        expected = self.model.add(node, after, priority, join)
+        assert self.ready.add(node, after, priority, join) == expected
+        if self.model.nodes[node].has_ended:
             self.place_of_end[node] = len(self.place_of_end)
 
     @rule(picks=PICKS, place=st.integers(0, 4))
@@ -144,6 +185,28 @@ class ReadySetMachine(RuleBasedStateMachine):
     def fail(self, pick: int) -> None:
         self.end(pick, "failed", self.ready.fail)
 
+    @precondition(lambda self: self.model.those("running"))
+    @rule(pick=st.integers(0, 40))
+    def skip(self, pick: int) -> None:
+        self.end(pick, "skipped", self.ready.skip)
+
+    @precondition(lambda self: self.model.those("running"))
+    @rule(pick=st.integers(0, 40))
+    def suspend(self, pick: int) -> None:
+        running = self.model.those("running")
+        node = running[pick % len(running)]
+        self.model.nodes[node].state = "suspended"
+        self.ready.suspend(node)
+
+    @precondition(lambda self: self.model.those("suspended"))
+    @rule(pick=st.integers(0, 40))
+    def requeue(self, pick: int) -> None:
+        suspended = self.model.those("suspended")
+        node = suspended[pick % len(suspended)]
+        self.model.nodes[node].state = "ready"
+        self.model.ready.append(node)
+        self.ready.requeue(node)
+
     def end(self, pick: int, state: str, report: Callable[[int], list[int]]) -> None:
         running = self.model.those("running")
         node = running[pick % len(running)]
@@ -151,6 +214,7 @@ class ReadySetMachine(RuleBasedStateMachine):
         self.place_of_end[node] = len(self.place_of_end)
         skipped = report(node)
         assert sorted(skipped) == sorted(self.model.settle())
+        self.passed_over.update(skipped)
         for other in skipped:
             self.place_of_end[other] = len(self.place_of_end)
 
@@ -179,7 +243,7 @@ class ReadySetMachine(RuleBasedStateMachine):
     @invariant()
     def both_say_the_same(self) -> None:
         model, ready = self.model, self.ready
-        unfinished = model.those("waiting", "ready", "running")
+        unfinished = model.those("waiting", "ready", "running", "suspended")
         assert ready.may_start == (model.next() is not None)
         assert ready.unfinished == len(unfinished)
         assert ready.exhausted == (not unfinished)
@@ -191,13 +255,18 @@ class ReadySetMachine(RuleBasedStateMachine):
     def nodes_end_in_an_order_that_follows_the_edges(self) -> None:
         place = self.place_of_end
         for node, ended in place.items():
-            assert all(place[before] < ended for before in self.model.nodes[node].after)
+            model = self.model.nodes[node]
+            before = [place.get(other, -1) for other in model.after]
+            if model.join != "any" or node in self.passed_over:
+                assert all(other < ended for other in before)
 
     def teardown(self) -> None:
         """Whatever was done, what is left can be run to its end."""
         if not hasattr(self, "model"):
             return
-        while self.model.those("ready", "running"):
+        while self.model.those("ready", "running", "suspended"):
+            if self.model.those("suspended"):
+                self.requeue(0)
             self.start()
             if self.model.next() is None:
                 self.complete(0)

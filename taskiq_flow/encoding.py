@@ -64,7 +64,7 @@ class Address:
         """The queue that the task is sent to, ``None`` for the broker's own."""
         return self.labels.get("queue_name") or None
 
-    def with_label(self, label: str, value: str) -> Address:
+    def with_label(self, label: str, value: object) -> Address:
         """The same address with one label more."""
         content, kind = prepare_label(value)
         return replace(

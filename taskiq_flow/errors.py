@@ -5,8 +5,10 @@
     │   ├── CycleError
     │   ├── MissingNodeError
     │   ├── DuplicateOutputError
-    │   └── BindingError
+    │   ├── BindingError
+    │   └── GraphChangedError      not the graph that a run in a journal was begun with
     ├── ConfigurationError         the broker or the task cannot do what is asked
+    ├── RunNotFoundError           no such run is in the journal
     ├── InputError                 what this run was given
     │   ├── MissingInputError
     │   └── InputConflictError
@@ -14,15 +16,20 @@
     │   ├── OutputShapeError
     │   ├── SerializationError
     │   ├── ResultUnavailableError
+    │   ├── NodeTimeoutError       a ``TimeoutError`` as well
     │   └── TaskLostError
     └── RunError                   how a run ended; carries what it had reached
         ├── NodeFailedError
         ├── RunFailedError
-        └── RunCancelledError
+        ├── RunCancelledError
+        ├── RunTimeoutError
+        ├── RunLockedError         another process goes on with it
+        └── JournalError           what was to be kept could not be, or cannot be read
 
     UserWarning
     ├── UnusedInputWarning
-    └── PollingWarning
+    ├── PollingWarning
+    └── NotCachedWarning
 
 Every class can be built from its message alone, so that each can be pickled.
 """
@@ -95,8 +102,37 @@ class BindingError(GraphError):
         self.key = key
 
 
+class GraphChangedError(GraphError):
+    """A run in a journal was begun with a graph that is not the engine's.
+
+    ``added``, ``removed``, ``changed``: names of the nodes that only the engine's graph has, that
+    only the run had, and that were declared otherwise.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        added: Iterable[str] = (),
+        removed: Iterable[str] = (),
+        changed: Iterable[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.added = list(added)
+        self.removed = list(removed)
+        self.changed = list(changed)
+
+
 class ConfigurationError(TaskiqFlowError):
     """The broker or a task is not set up for what is asked of it."""
+
+
+class RunNotFoundError(TaskiqFlowError):
+    """The journal knows no run of that id. ``run_id``: the one that was asked for."""
+
+    def __init__(self, message: str, *, run_id: str = "") -> None:
+        super().__init__(message)
+        self.run_id = run_id
 
 
 class InputError(TaskiqFlowError):
@@ -121,6 +157,10 @@ class UnusedInputWarning(UserWarning):
 
 class PollingWarning(UserWarning):
     """The broker has no ``FlowMiddleware``: results are polled, and nothing reaches its workers."""
+
+
+class NotCachedWarning(UserWarning):
+    """A node has a ``Cache``, and what it takes or gives cannot be told from other values."""
 
 
 class NodeError(TaskiqFlowError):
@@ -156,6 +196,20 @@ class SerializationError(NodeError):
 
 class ResultUnavailableError(NodeError):
     """A task has ended, and its result could not be stored or is not stored any more."""
+
+
+class NodeTimeoutError(NodeError, TimeoutError):
+    """An attempt took longer than it may. ``seconds``: the limit that it has passed.
+
+    ``waited``: whether it was not begun at all, and the limit that of ``queue_timeout``.
+    """
+
+    def __init__(
+        self, message: str, *, task_name: str = "", seconds: float = 0.0, waited: bool = False
+    ) -> None:
+        super().__init__(message, task_name=task_name)
+        self.seconds = seconds
+        self.waited = waited
 
 
 class TaskLostError(NodeError):
@@ -214,3 +268,15 @@ class RunFailedError(RunError):
 
 class RunCancelledError(RunError):
     """The run was stopped by ``cancel()``."""
+
+
+class RunTimeoutError(RunError):
+    """The run took longer than its ``run_timeout``."""
+
+
+class RunLockedError(RunError):
+    """Another engine goes on with the run, or has taken it over."""
+
+
+class JournalError(RunError):
+    """A journal that cannot be written or read. Nothing was yielded that is not in it."""

@@ -10,6 +10,9 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+Source = Literal["task", "fallback", "cache", "journal"]
+"""What a result came from: the node's task, its fallback, its cache, or an earlier process."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
@@ -32,24 +35,42 @@ class NodeStarted:
 
 @dataclass(frozen=True, slots=True)
 class NodeRetried:
-    """A node's task was sent once more. ``attempt``: the number of the attempt now on its way."""
+    """A node's task is sent once more. ``attempt``: the number of the attempt now on its way.
+
+    ``error``: what the attempt before ended with; ``None`` where a middleware of the broker's has
+    sent the task again, or an engine goes on with what another had sent.
+    """
 
     run_id: str
     at: float
     task_name: str
     task_id: str
     attempt: int
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFellBack:
+    """A node failed for good, and its fallback stands in. ``attempts``: how often it was tried."""
+
+    run_id: str
+    at: float
+    task_name: str
+    task_id: str
+    error: BaseException
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
 class NodeCompleted:
-    """A node gave its result."""
+    """A node has its result. ``source``: what gave it."""
 
     run_id: str
     at: float
     task_name: str
     task_id: str
     result: Any
+    source: Source = "task"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +87,18 @@ class NodeFailed:
 
 @dataclass(frozen=True, slots=True)
 class NodeSkipped:
-    """A node did not run because it depends on a failure.
+    """A node did not run: it depends on a failure, or a condition has it skipped.
 
     The event, and under ``on_error="collect"`` also the node's value in the stream.
-    ``because_of``: the dependencies that failed or were skipped themselves.
+    ``because_of``: the dependencies that failed or were skipped themselves; none for a node whose
+    own condition says no. ``reason``: a skip by condition is not a failure, nor is one behind it.
     """
 
     run_id: str
     at: float
     task_name: str
     because_of: tuple[str, ...]
+    reason: Literal["failure", "condition"] = "failure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +112,14 @@ class RunFinished:
 
 
 Event = (
-    RunStarted | NodeStarted | NodeRetried | NodeCompleted | NodeFailed | NodeSkipped | RunFinished
+    RunStarted
+    | NodeStarted
+    | NodeRetried
+    | NodeFellBack
+    | NodeCompleted
+    | NodeFailed
+    | NodeSkipped
+    | RunFinished
 )
 
 

@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 from taskiq import AsyncBroker
 from taskiq.utils import maybe_awaitable
 
-from taskiq_flow.completion import check_readable, link_to
+from taskiq_flow.completion import Link, check_readable, link_to
 from taskiq_flow.completion.notice import ALWAYS
+from taskiq_flow.completion.reading import as_annotated
+from taskiq_flow.completion.referring import handle_of, pick_up
 from taskiq_flow.completion.worker import BEAT
 from taskiq_flow.dataflow.dag import DAG, Plan
+from taskiq_flow.dataflow.fingerprint import Fingerprints, behind, changes, fingerprints
+from taskiq_flow.dataflow.policy import Retry, check_seconds
 from taskiq_flow.dispatch import Dispatcher
-from taskiq_flow.errors import InputConflictError, MissingInputError, UnusedInputWarning
+from taskiq_flow.errors import (
+    ConfigurationError,
+    InputConflictError,
+    MissingInputError,
+    UnusedInputWarning,
+)
 from taskiq_flow.events import Listener, NodeFailure, NodeSkipped
-from taskiq_flow.run import OnError, Run, Work, new_run_id
+from taskiq_flow.flights import PLAIN, Policy
+from taskiq_flow.journal.log import Record
+from taskiq_flow.journal.protocol import Journal
+from taskiq_flow.plain_callables import return_type_of
+from taskiq_flow.recall import Recalled, first_chunk, loaded, loaded_inputs, recall
+from taskiq_flow.run import OnError, Run
+from taskiq_flow.run import new_run_id as _new_run_id
+from taskiq_flow.run_log import RunLog
+from taskiq_flow.work import Before, Work
 
 StepCallback = Callable[[str, Any], Awaitable[None] | None]
 
@@ -49,6 +68,11 @@ class ExecutionEngine:
     ``ResultHandle``, and later nodes are sent a reference in place of the value. A number of bytes
     does so for results above that size; ``"value"`` for none.
 
+    ``retry``, ``timeout``, ``queue_timeout``: for all nodes that have none of their own.
+    ``run_timeout``: seconds that a run may take; then it ends with ``RunTimeoutError``.
+    ``journal``: where runs are kept, for ``resume`` and ``rerun`` to go on with; a pair is yielded
+    once the journal has it.
+
     An engine may be used for any number of runs, also at the same time. Raises ``ValueError`` for
     an argument that cannot be.
     """
@@ -64,6 +88,11 @@ class ExecutionEngine:
         listeners: Iterable[Listener] = (),
         pass_by: PassBy = "value",
         lost_after: float = 60.0,
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        run_timeout: float | None = None,
+        journal: Journal | None = None,
     ) -> None:
         if max_parallel is not None and (
             isinstance(max_parallel, bool) or not isinstance(max_parallel, int) or max_parallel < 1
@@ -79,8 +108,14 @@ class ExecutionEngine:
                 f"lost_after is {lost_after!r}; give a number of seconds from "
                 f"{SHORTEST_LOST_AFTER:g} on, as workers report every {BEAT:g} s"
             )
+        check_seconds("timeout", timeout)
+        check_seconds("queue_timeout", queue_timeout)
+        check_seconds("run_timeout", run_timeout)
         self._broker = broker
         self._dag = dag
+        self._policy = Policy(retry=retry, timeout=timeout, queue_timeout=queue_timeout)
+        self._run_timeout = run_timeout
+        self._journal = journal
         self._limit = _limit(pass_by)
         self._lost_after = lost_after
         self._max_parallel = max_parallel
@@ -88,6 +123,7 @@ class ExecutionEngine:
         self._on_error: OnError = on_error
         self._listeners = tuple(listeners)
         self._runs: set[Run[Any]] = set()
+        self._fingerprinted: tuple[Plan, Fingerprints] | None = None
 
     async def execute_async(
         self,
@@ -110,32 +146,80 @@ class ExecutionEngine:
         task while a read is pending, use ``cancel()``: Python lets no generator be closed then.
         """
         work = self._work(inputs, outputs)
-        check_readable(self._broker)
-        run_id = new_run_id() if run_id is None else run_id
-        link = await link_to(self._broker, run_id, lost_after=self._lost_after, limit=self._limit)
-        dispatcher = Dispatcher(self._broker, link.labels, link.kick)
-        for node in work.nodes:
-            dispatcher.address(node)
-        run = Run(
-            work,
-            dispatcher,
-            link.completions,
-            run_id=run_id,
-            max_parallel=self._max_parallel,
-            on_error=self._on_error,
-            listeners=self._listeners,
-        )
-        self._runs.add(run)
-        try:
-            run.start()
-            while run.unread or await run.more():
-                pair = run.take()
-                if self._on_step_complete is not None:
-                    await self._step(self._on_step_complete, run, pair)
+        run_id = _new_run_id() if run_id is None else run_id
+        log = self._new_log(run_id, inputs, outputs)
+        async with aclosing(self._stream(work, run_id, log)) as pairs:
+            async for pair in pairs:
                 yield pair
-        finally:
-            self._runs.discard(run)
-            await run.aclose()
+
+    async def resume(
+        self, run_id: str, *, replay: bool = True, allow_changed: bool = False
+    ) -> AsyncGenerator[tuple[str, Any], None]:
+        """Go on with a run of the engine's journal where it has stopped, and yield its pairs.
+
+        Nodes that had completed are not run again: their pairs come first, unless ``replay=False``.
+        Of those that were in flight, what has become of them is taken from the result backend if it
+        is there; the others, and those that had failed, are sent again.
+
+        Raises ``RunNotFoundError``, ``RunLockedError`` while another engine is at it, and
+        ``GraphChangedError`` if it was begun with another graph; ``allow_changed=True`` keeps what
+        neither has changed nor depends on a node that has, and runs the rest. Otherwise as
+        ``execute_async``.
+        """
+        journal = self._needed_journal()
+        log: RunLog[Any] = RunLog(journal, run_id)
+        await log.acquire()
+        try:
+            recalled = await recall(journal, run_id)
+            now = self._fingerprints()
+            if not allow_changed:
+                recalled.check_unchanged(
+                    now,
+                    remedy="resume it with that graph, or with allow_changed=True, which keeps "
+                    "the results of nodes that have not changed nor depend on one that has",
+                )
+            work = self._recalled_work(recalled, self._outdated(recalled, now), replay=replay)
+        except BaseException:
+            await log.release()
+            raise
+        async with aclosing(self._stream(work, run_id, log, recalled.sessions)) as pairs:
+            async for pair in pairs:
+                yield pair
+
+    async def rerun(
+        self,
+        run_id: str,
+        from_: Iterable[str],
+        *,
+        replay: bool = True,
+        allow_changed: bool = False,
+        new_run_id: str | None = None,
+    ) -> AsyncGenerator[tuple[str, Any], None]:
+        """Run these nodes of an earlier run, and all that depends on them, once more, as a new run.
+
+        What other nodes had given is kept, and their pairs come first unless ``replay=False``. The
+        new run is called ``new_run_id``, and its inputs are those of the earlier one, which stays
+        as it is. Raises ``MissingNodeError`` for a name that the graph does not have, otherwise
+        as ``resume``.
+        """
+        journal = self._needed_journal()
+        recalled = await recall(journal, run_id)
+        now = self._fingerprints()
+        if not allow_changed:
+            recalled.check_unchanged(
+                now, remedy="rerun it with that graph, or with allow_changed=True"
+            )
+        names = [from_] if isinstance(from_, str) else list(from_)
+        again = behind(self._dag.plan(), [self._dag.get_node(name).task_name for name in names])
+        again |= self._outdated(recalled, now)
+        work = self._recalled_work(recalled, again, replay=replay)
+        work = replace(work, before=Before(work.before.results, is_replayed=replay))
+        new_id = _new_run_id() if new_run_id is None else new_run_id
+        kept = [recalled.results[name] for name in work.before.results]
+        log = self._new_log(new_id, work.inputs, recalled.header.outputs, kept)
+        async with aclosing(self._stream(work, new_id, log)) as pairs:
+            async for pair in pairs:
+                yield pair
 
     async def execute(
         self,
@@ -167,6 +251,68 @@ class ExecutionEngine:
         for run in tuple(self._runs):
             run.cancel()
 
+    # One run
+
+    async def _stream(
+        self,
+        work: Work[Any],
+        run_id: str,
+        log: RunLog[Any] | None,
+        earlier_sessions: Iterable[str] = (),
+    ) -> AsyncGenerator[tuple[str, Any], None]:
+        """Run ``work``, and leave nothing of it behind but its ``log``."""
+        run: Run[Any] | None = None
+        try:
+            link, dispatcher = await self._prepare(work, run_id)
+            if log is not None:
+                await log.begin(link.session)
+            if link.revoke is not None:
+                for session in earlier_sessions:
+                    await link.revoke(session)
+            run = Run(
+                work,
+                dispatcher,
+                link.completions,
+                run_id=run_id,
+                max_parallel=self._max_parallel,
+                on_error=self._on_error,
+                listeners=self._listeners,
+                timeout=self._run_timeout,
+                log=log,
+            )
+            self._runs.add(run)
+            run.start()
+            while run.unread or await run.more():
+                pair = run.take()
+                if self._on_step_complete is not None:
+                    await self._step(self._on_step_complete, run, pair)
+                yield pair
+        finally:
+            if run is not None:
+                self._runs.discard(run)
+                await run.aclose()
+            elif log is not None:
+                await log.release()
+
+    async def _prepare(self, work: Work[Any], run_id: str) -> tuple[Link, Dispatcher]:
+        """Connect with the broker, and see that it can do what is asked."""
+        broker = self._broker
+        check_readable(broker)
+        link = await link_to(broker, run_id, lost_after=self._lost_after, limit=self._limit)
+        dispatcher = Dispatcher(broker, link.labels, link.kick)
+        for node in work.nodes:
+            dispatcher.address(node)
+        for node, policy in work.policies.items():
+            if policy.fallback_node is not None:
+                dispatcher.address(policy.fallback_node)
+            if policy.queue_timeout is not None and not link.tells_begin:
+                raise ConfigurationError(
+                    f"node {node.task_name!r} has a queue_timeout, and {type(broker).__name__} "
+                    "does not tell when a task begins; add a FlowMiddleware to it, here and where "
+                    "its workers run"
+                )
+        return link, dispatcher
+
     @staticmethod
     async def _step(call: StepCallback, run: Run[Any], pair: tuple[str, Any]) -> None:
         try:
@@ -181,13 +327,80 @@ class ExecutionEngine:
         plan = whole if outputs is None else self._dag.plan_for(outputs)
         values = dict(inputs or {})
         _check_inputs(values, whole, plan)
+        policies = {node: self._policy.of(node) for node in plan.order if node.has_policy}
+        if self._policy != PLAIN:
+            policies = {node: self._policy.of(node) for node in plan.order}
         return Work(
             nodes=plan.order,
             predecessors=plan.predecessors,
             successors=plan.successors,
             priority={} if self._max_parallel is None else plan.remaining_path(),
+            joins=plan.joins(),
             inputs=values,
+            policies=policies,
         )
+
+    # What is kept of a run
+
+    def _needed_journal(self) -> Journal:
+        if self._journal is None:
+            raise ConfigurationError(
+                "this engine has no journal, so no run of it is kept; give it one, as in "
+                "ExecutionEngine(..., journal=SqliteJournal('runs.db')), before the first run"
+            )
+        return self._journal
+
+    def _fingerprints(self) -> Fingerprints:
+        plan = self._dag.plan()
+        if self._fingerprinted is None or self._fingerprinted[0] is not plan:
+            self._fingerprinted = plan, fingerprints(plan)
+        return self._fingerprinted[1]
+
+    def _new_log(
+        self,
+        run_id: str,
+        inputs: Mapping[str, Any] | None,
+        outputs: Iterable[str] | None,
+        results: Iterable[Record] = (),
+    ) -> RunLog[Any] | None:
+        journal = self._journal
+        if journal is None:
+            return None
+        listed = None if outputs is None else [outputs] if isinstance(outputs, str) else [*outputs]
+        chunk = first_chunk(
+            journal.serializer, self._fingerprints(), dict(inputs or {}), listed, results
+        )
+        return RunLog(journal, run_id, chunk)
+
+    def _outdated(self, recalled: Recalled, now: Fingerprints) -> set[str]:
+        """The nodes that have changed since a run was begun, and all that depend on them."""
+        found = changes(recalled.header.nodes, now)
+        return behind(self._dag.plan(), [*found.added, *found.changed]) if found else set()
+
+    def _recalled_work(
+        self, recalled: Recalled, again: Collection[str], *, replay: bool
+    ) -> Work[Any]:
+        """What is left to do of a run. ``again``: nodes whose results do not count any more."""
+        serializer = self._needed_journal().serializer
+        work = self._work(loaded_inputs(recalled, serializer), recalled.header.outputs)
+        nodes = {node.task_name: node for node in work.nodes if node.task_name not in again}
+        backend, limit = self._broker.result_backend, self._limit
+        results = loaded(
+            recalled,
+            serializer,
+            nodes,
+            lambda name, value: as_annotated(value, return_type_of(nodes[name].task)),
+            lambda name, task_id: handle_of(backend, task_id, return_type_of(nodes[name].task)),
+        )
+        before = Before(
+            results=results,
+            is_replayed=replay,
+            # A task that was sent and not noted has the number behind: it is another now.
+            attempts={name: n + (name in again) for name, n in recalled.attempts.items()},
+            in_flight=recalled.in_flight.difference(again),
+            pick_up=partial(pick_up, backend, limit),
+        )
+        return replace(work, before=before)
 
 
 def _limit(pass_by: PassBy) -> int | None:

@@ -25,7 +25,8 @@ from taskiq_flow.dispatch import Dispatcher
 from taskiq_flow.errors import BindingError, RunError
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask, Gathered
-from taskiq_flow.run import Work, new_run_id
+from taskiq_flow.run import new_run_id
+from taskiq_flow.work import Work
 
 Items = Iterable[Any] | AsyncIterable[Any]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
 
-from taskiq_flow.dataflow.binding import signature_of
+from taskiq_flow.dataflow.binding import Task, signature_of
 from taskiq_flow.dataflow.node import default_name
 
 Reference = Callable[[], Callable[..., Any] | None]
@@ -36,6 +36,13 @@ def as_task(
         if stands_for() == function:
             return task
     raise AssertionError(f"{name!r} is taken, by a callable that {function!r} is not")
+
+
+def return_type_of(task: Task) -> Any:
+    """What a task's annotation says that it returns, ``None`` if nothing does."""
+    if isinstance(task, AsyncTaskiqDecoratedTask):
+        return task.return_type
+    return _annotations(signature_of(task)).get("return")
 
 
 def _register(

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypedDict, TypeVar
+from collections.abc import Mapping
+from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from taskiq_flow.dispatch import RunnableNode
-from taskiq_flow.errors import NodeFailedError, RunCancelledError, RunFailedError
+from taskiq_flow.errors import (
+    NodeFailedError,
+    RunCancelledError,
+    RunError,
+    RunFailedError,
+    RunTimeoutError,
+)
+from taskiq_flow.work import Work
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -22,18 +29,12 @@ class Reached(TypedDict):
 class Record(Generic[N]):
     """What nodes are given and have given, by key; failures by node; what lies behind them."""
 
-    def __init__(
-        self,
-        run_id: str,
-        inputs: Mapping[str, Any],
-        successors: Mapping[N, Sequence[N]],
-    ) -> None:
-        self.values = dict(inputs)
+    def __init__(self, run_id: str, work: Work[N]) -> None:
+        self.values = dict(work.inputs)
         self.failures: dict[str, BaseException] = {}
-        self.skipped: set[str] = set()
+        self.skipped: dict[str, Literal["failure", "condition"]] = {}
         self._run_id = run_id
-        self._inputs = inputs
-        self._successors = successors
+        self._work = work
         self._failed_nodes: list[N] = []
 
     def add_failure(self, node: N, error: BaseException) -> None:
@@ -41,11 +42,20 @@ class Record(Generic[N]):
         self.failures[node.task_name] = error
         self._failed_nodes.append(node)
 
+    def reason_to_skip(self, node: N) -> tuple[tuple[str, ...], Literal["failure", "condition"]]:
+        """The nodes that have another passed over, and whether a failure is behind that."""
+        before = [other.task_name for other in self._work.predecessors[node]]
+        because_of = tuple(n for n in before if n in self.failures or n in self.skipped)
+        behind_failure = any(
+            n in self.failures or self.skipped.get(n) == "failure" for n in because_of
+        )
+        return because_of, "failure" if behind_failure else "condition"
+
     def node_failed(self, name: str, task_id: str, attempts: int) -> NodeFailedError:
         """The error of a run that one failure has ended."""
         cause = self.failures[name]
         error = NodeFailedError(
-            f"node {name!r} failed in attempt {attempts} with {_told(cause)}{self._progress()}",
+            f"node {name!r} failed in attempt {attempts} with {told(cause)}{self._progress()}",
             task_name=name,
             task_id=task_id,
             attempts=attempts,
@@ -56,7 +66,7 @@ class Record(Generic[N]):
 
     def run_failed(self) -> RunFailedError:
         """The error of a run that went on to its end in spite of failures."""
-        failures = "; ".join(f"{name!r} with {_told(e)}" for name, e in self.failures.items())
+        failures = "; ".join(f"{name!r} with {told(e)}" for name, e in self.failures.items())
         return RunFailedError(
             f"nodes of run {self._run_id!r} failed: {failures}{self._progress()}",
             **self._reached(),
@@ -68,13 +78,27 @@ class Record(Generic[N]):
             f"run {self._run_id!r} was cancelled{self._progress()}", **self._reached()
         )
 
+    def timed_out(self, seconds: float) -> RunTimeoutError:
+        """The error of a run that took too long."""
+        return RunTimeoutError(
+            f"run {self._run_id!r} did not end within {seconds:g} s, its run_timeout"
+            f"{self._progress()}",
+            **self._reached(),
+        )
+
+    def filled(self, error: RunError) -> RunError:
+        """An error of somebody else's that ends the run, with what the run has reached."""
+        for name, value in self._reached().items():
+            setattr(error, name, value)
+        return error
+
     def _progress(self) -> str:
-        count = len(self.values) - len(self._inputs)
+        count = len(self.values) - len(self._work.inputs)
         return f"; results of what had completed are in .results: {count}" if count else ""
 
     def _reached(self) -> Reached:
         return Reached(
-            results={k: value for k, value in self.values.items() if k not in self._inputs},
+            results={k: value for k, value in self.values.items() if k not in self._work.inputs},
             failures=self.failures,
             skipped=self._behind_failures(),
         )
@@ -84,14 +108,22 @@ class Record(Generic[N]):
         behind: dict[N, None] = {}
         pending = list(self._failed_nodes)
         for node in pending:  # grows while it is walked
-            for later in self._successors.get(node, ()):
-                if later not in behind:
+            for later in self._work.successors.get(node, ()):
+                if later not in behind and self._is_behind(later, behind):
                     behind[later] = None
                     pending.append(later)
         return [node.task_name for node in behind]
 
+    def _is_behind(self, node: N, behind: Mapping[N, None]) -> bool:
+        """Whether a node with such a dependency cannot run: with another, one by ``"any"`` may."""
+        return self._work.joins.get(node) != "any" or all(
+            other in behind or other.task_name in self.failures or other.task_name in self.skipped
+            for other in self._work.predecessors[node]
+        )
 
-def _told(error: BaseException) -> str:
+
+def told(error: BaseException) -> str:
+    """An error in words: its type and what it says."""
     try:
         text = str(error)
     except Exception:  # an exception of the user's that cannot tell what it is

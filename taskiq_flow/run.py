@@ -1,7 +1,7 @@
 """One run of one graph: driven by completions, ended once, and gone without a trace.
 
 Nothing here waits for the reader. A completion is taken in at once, what it makes ready is sent at
-once, and pairs wait in a buffer for whoever reads them.
+once, and pairs wait in a buffer for whoever reads them; with a journal, until that has them.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 from aiostream import streamcontext
 from taskiq import TaskiqResult
 
-from taskiq_flow.completion.protocol import Completions, Observer, failed
+from taskiq_flow.attempts import Attempts
+from taskiq_flow.completion.protocol import Completions, Observer
+from taskiq_flow.dataflow.policy import NO_FALLBACK
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.dispatch import Dispatcher, RunnableNode
-from taskiq_flow.errors import RunCancelledError, TaskLostError
+from taskiq_flow.errors import RunCancelledError, RunError, TaskLostError
 from taskiq_flow.events import (
     Event,
     Listener,
@@ -29,15 +30,18 @@ from taskiq_flow.events import (
     NodeFailure,
     NodeRetried,
     NodeSkipped,
-    NodeStarted,
     RunFinished,
     RunStarted,
+    Source,
 )
+from taskiq_flow.flights import Flight
 from taskiq_flow.listening import Listeners
 from taskiq_flow.record import Record
+from taskiq_flow.run_log import RunLog
 from taskiq_flow.sending import Senders
 from taskiq_flow.values import NEVER_CHANGE, copied
 from taskiq_flow.waiting import to_the_end, until_ended
+from taskiq_flow.work import Work
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -52,75 +56,84 @@ def new_run_id() -> str:
     return secrets.token_hex(8)
 
 
-@dataclass(frozen=True, slots=True)
-class Work(Generic[N]):
-    """What a run has to do: nodes, those they wait for, those that wait for them.
-
-    ``inputs``: the run's inputs by key. ``priority``: for the order under a limit.
-
-    ``source`` brings further nodes while the run goes on, which wait for none and whose results
-    are not kept. It is read while fewer than ``window`` nodes are unsent, in flight or unread;
-    ``None`` for no such bound.
-    """
-
-    nodes: Sequence[N] = ()
-    predecessors: Mapping[N, Sequence[N]] = field(default_factory=dict)
-    successors: Mapping[N, Sequence[N]] = field(default_factory=dict)
-    priority: Mapping[N, float] = field(default_factory=dict)
-    inputs: Mapping[str, Any] = field(default_factory=dict)
-    source: AsyncIterable[N] | None = None
-    window: int | None = None
-
-
 class Run(Generic[N]):
-    """The state of one run. Made, started, read to its end, closed; all on one event loop."""
+    """The state of one run. Made, started, read to its end, closed; all on one event loop.
+
+    ``log``: where it is kept, if it is.
+    """
 
     def __init__(
         self,
         work: Work[N],
         dispatcher: Dispatcher,
-        completions: Callable[[Observer[N]], Completions[N]],
+        completions: Callable[[Observer[Flight[N]]], Completions[Flight[N]]],
         *,
         run_id: str,
         max_parallel: int | None,
         on_error: OnError,
         listeners: Iterable[Listener],
+        timeout: float | None = None,
+        log: RunLog[tuple[N, Any]] | None = None,
     ) -> None:
         self.run_id = run_id
         self._work = work
-        self._dispatcher = dispatcher
         self._on_error = on_error
+        self._timeout = timeout
+        self._log = log
         self._loop = asyncio.get_running_loop()
-        self._record = Record(run_id, work.inputs, work.successors)
-        self._being_sent: set[N] = set()
-        self._attempts: dict[str, int] = {}  # of the tasks that were sent more than once
+        self._record = Record(run_id, work)
         self.unread: deque[tuple[N, Any]] = deque()
         self._reader: asyncio.Future[None] | None = None
         self._feeder: asyncio.Task[None] | None = None
         self._room: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._is_fed = work.source is not None
         self._over = False
         self._complete = False
         self._error: BaseException | None = None
+        restored = self._restored_nodes()
         self._ready: ReadySet[N] = ReadySet.of_graph(
-            work.nodes, work.predecessors, work.successors, work.priority, max_parallel
+            work.nodes,
+            work.predecessors,
+            work.successors,
+            work.priority,
+            max_parallel,
+            work.joins,
+            restored,
         )
-        self._senders = Senders(self._ready, self._send)
+        self._restored = restored
         self._completions = completions(self)
         self._listeners = Listeners(listeners)
-        self._listened_to = bool(self._listeners)
+        self.is_listened_to = bool(self._listeners)
+        self._attempts = Attempts(
+            run_id,
+            work,
+            self._ready,
+            dispatcher,
+            self._completions,
+            self._record.values,
+            log,
+            self,
+        )
+        self._senders = Senders(self._ready, self._attempts.start)
 
     # The life of a run
 
     def start(self) -> None:
         """Send what may start. Called once."""
         work = self._work
-        if self._listened_to:
+        if self.is_listened_to:
             names = tuple(node.task_name for node in work.nodes)
             self._tell(RunStarted(self.run_id, self._loop.time(), names))
+        if self._timeout is not None:
+            self._timer = self._loop.call_later(self._timeout, self._time_out, self._timeout)
+        if self._log is not None:
+            self._log.open(self._release, self._lose)
+        for node in self._restored:
+            self._restore(node)
         if work.source is not None:
             self._feeder = self._loop.create_task(self._feed(work.source))
-        self._advance()
+        self.advance()
 
     async def more(self) -> bool:
         """Wait until there is something to take, or, with ``False``, nothing to come.
@@ -128,7 +141,7 @@ class Run(Generic[N]):
         Raises what ended the run, once all that had arrived before it has been taken.
         """
         while not self.unread:
-            if self._over:
+            if self._over and not self._held_back:
                 if self._error is not None:
                     raise self._error
                 return False
@@ -147,6 +160,8 @@ class Run(Generic[N]):
         """Stop at once; the reader gets ``RunCancelledError`` at its next read."""
         if self._error is None:
             self.unread.clear()
+            if self._log is not None:
+                self._log.drop_pairs()
             self._stop(self._record.cancelled())
 
     def fail(self, error: BaseException) -> None:
@@ -164,94 +179,124 @@ class Run(Generic[N]):
 
     # What happens to a node
 
-    async def _send(self, node: N) -> None:
-        task_id = f"{self.run_id}:{node.task_name}:1"
-        self._being_sent.add(node)
-        if self._listened_to:
-            self._tell(NodeStarted(self.run_id, self._loop.time(), node.task_name, task_id))
-        address = self._dispatcher.address(node)
-        args, kwargs = node.arguments(self._record.values)
-        self._completions.expect(task_id, node, address.return_type, address.queue)
-        try:
-            await self._dispatcher.send(node, address, task_id, args, kwargs)
-        except (Exception, asyncio.CancelledError) as error:
-            # Whatever the broker or its middlewares raise, unless it is the run that ends the send.
-            if self._over:
-                raise
-            if self._completions.forget(task_id):
-                self.settle(node, task_id, failed(error))
-        finally:
-            self._being_sent.discard(node)
-
-    def settle(self, node: N, task_id: str, result: TaskiqResult[Any]) -> None:
-        """Take in how a task ended, and send what that makes ready."""
-        if self._over:
+    def settle(self, flight: Flight[N], task_id: str, result: TaskiqResult[Any]) -> None:
+        """Take in how an attempt ended, and send what that makes ready."""
+        if self._over or task_id != flight.task_id:
             return
         try:
-            self._take_in(node, task_id, result)
+            self._attempts.ended(flight)
+            if result.is_err:
+                error = result.error or _without_error(flight.node)
+                self._fail(flight, flight.explained(error, result.execution_time))
+            else:
+                self._succeed(flight, result.return_value, flight.source)
         except Exception as error:  # not foreseen; a run that lost its thread would wait for ever
             self._stop(error)
             raise
 
-    def _take_in(self, node: N, task_id: str, result: TaskiqResult[Any]) -> None:
-        if result.is_err:
-            self._fail(node, task_id, result.error or _without_error(node))
-            return
-        value = result.return_value
+    def pass_over(self, flight: Flight[N]) -> None:
+        """Take in that a node is not to run, as its condition says."""
+        self._skip(flight.node, (), "condition")
+        self._skip_behind(self._ready.skip(flight.node))
+        self.advance()
+
+    def is_being_sent(self, flight: Flight[N]) -> bool:
+        """Whether the broker has not taken the node's task yet."""
+        return flight.is_being_sent
+
+    def began(self, flight: Flight[N], task_id: str) -> None:
+        """Take in that a worker executes a task."""
+        self._attempts.began(flight, task_id)
+
+    def retried(self, flight: Flight[N], task_id: str) -> None:
+        """Take in that a middleware of the broker's has sent a task once more."""
+        flight.resent += 1
+        name, attempt = flight.node.task_name, flight.attempts
+        self._tell(NodeRetried(self.run_id, self._loop.time(), name, task_id, attempt))
+
+    def _succeed(self, flight: Flight[N], value: Any, source: Source) -> None:
+        node = flight.node
         try:
+            noted = None if self._log is None else self._log.completion(flight, value)
             node.store(value, self._record.values)
-        except Exception as error:  # of the wrong shape, or a mapping that cannot be read
-            self._fail(node, task_id, error)
+        except Exception as error:  # of the wrong shape, a mapping that cannot be read, ...
+            self._fail(flight, error)
             return
-        if self._attempts:
-            self._attempts.pop(task_id, None)
-        skipped = self._ready.complete(node)
+        if self._log is not None and noted is not None:
+            self._log.note(noted)
+        self._attempts.finish(flight)
+        passed_over = self._ready.complete(node)
         if self._is_fed:
             self._ready.forget(node)
-        if self._listened_to:
-            event = partial(NodeCompleted, self.run_id, self._loop.time(), node.task_name, task_id)
-            self._listeners.tell(lambda: event(self._handed_over(node, value)))
-        self.unread.append((node, value))
-        if skipped:
-            self._skip(skipped)
-        self._advance()
+        if self.is_listened_to:
+            self._tell_completion(node, flight.task_id, value, source)
+        self._deliver(node, value)
+        if passed_over:
+            self._skip_behind(passed_over)
+        self.advance()
 
-    def is_being_sent(self, node: N) -> bool:
-        """Whether the broker has not taken the node's task yet."""
-        return node in self._being_sent
+    def _fail(self, flight: Flight[N], error: BaseException) -> None:
+        flight.failures += 1
+        if isinstance(error, TaskLostError):  # it may be executed all the same, and is not to be
+            self._completions.revoke_task(flight.task_id)
+        if self._attempts.again(flight, error):
+            self.advance()
+        elif flight.policy.fallback is not NO_FALLBACK and not flight.falls_back:
+            self._attempts.fall_back(flight, error)
+            self._succeed(flight, flight.policy.fallback, "fallback")
+        else:
+            self._fail_for_good(flight, error)
 
-    def retried(self, node: N, task_id: str) -> None:
-        """Take in that a task was sent once more."""
-        attempt = self._attempts[task_id] = self._attempts.get(task_id, 1) + 1
-        self._tell(NodeRetried(self.run_id, self._loop.time(), node.task_name, task_id, attempt))
-
-    def _fail(self, node: N, task_id: str, error: BaseException) -> None:
-        name, attempts = node.task_name, self._attempts.pop(task_id, 1)
+    def _fail_for_good(self, flight: Flight[N], error: BaseException) -> None:
+        node, task_id, attempts = flight.node, flight.task_id, flight.attempts
+        name = node.task_name
+        self._attempts.finish(flight)
         self._record.add_failure(node, error)
-        skipped = self._ready.fail(node)
+        if self._log is not None:
+            self._log.note(self._log.failure(flight, error))
+        passed_over = self._ready.fail(node)
         self._tell(NodeFailed(self.run_id, self._loop.time(), name, task_id, error, attempts))
         if self._on_error == "raise":
             self._stop(self._record.node_failed(name, task_id, attempts))
             return
         if self._on_error == "collect":
-            self.unread.append((node, NodeFailure(name, task_id, error, attempts)))
-        self._skip(skipped)
-        self._advance()
+            self._deliver(node, NodeFailure(name, task_id, error, attempts))
+        self._skip_behind(passed_over)
+        self.advance()
 
-    def _skip(self, nodes: Sequence[N]) -> None:
-        record = self._record
+    def _skip_behind(self, nodes: Sequence[N]) -> None:
         for node in nodes:
-            before = (other.task_name for other in self._work.predecessors[node])
-            broken = tuple(n for n in before if n in record.failures or n in record.skipped)
-            record.skipped.add(node.task_name)
-            event = NodeSkipped(self.run_id, self._loop.time(), node.task_name, broken)
-            self._tell(event)
-            if self._on_error == "collect":
-                self.unread.append((node, event))
+            self._skip(node, *self._record.reason_to_skip(node))
+
+    def _skip(
+        self, node: N, because_of: tuple[str, ...], reason: Literal["failure", "condition"]
+    ) -> None:
+        self._record.skipped[node.task_name] = reason
+        event = NodeSkipped(self.run_id, self._loop.time(), node.task_name, because_of, reason)
+        self._tell(event)
+        if self._on_error == "collect":
+            self._deliver(node, event)
+
+    # What earlier engines have reached
+
+    def _restored_nodes(self) -> dict[N, None]:
+        results = self._work.before.results
+        if not results:
+            return {}
+        by_name = {node.task_name: node for node in self._work.nodes}
+        return {by_name[name]: None for name in results if name in by_name}
+
+    def _restore(self, node: N) -> None:
+        value = self._work.before.results[node.task_name]
+        node.store(value, self._record.values)
+        if self.is_listened_to:
+            self._tell_completion(node, "", value, "journal")
+        if self._work.before.is_replayed:
+            self.unread.append((node, value))
 
     # What moves the run
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
         """After every change: send what may start, read the source and be read on, or end."""
         if self._ready.exhausted and not self._is_fed:
             self._complete = True
@@ -262,17 +307,23 @@ class Run(Generic[N]):
             if self._is_fed:
                 _wake(self._room)
             # Last: what a value made ready is sent before it is read, and needs no copy of it.
-            _wake(self._reader)
+            if self.unread:
+                _wake(self._reader)
 
     async def _feed(self, source: AsyncIterable[N]) -> None:
         """Take nodes from the source, no faster than there is room for them."""
         window = self._work.window
+        restored = self._work.before.results
         try:
             async with streamcontext(source) as nodes:
                 async for node in nodes:
-                    self._ready.add(node)
-                    self._senders.wake()
-                    while window and self._ready.unfinished + len(self.unread) >= window:
+                    if node.task_name in restored:
+                        self._restore(node)
+                        _wake(self._reader)
+                    else:
+                        self._ready.add(node)
+                        self._senders.wake()
+                    while window and self._unfinished >= window:
                         self._room = self._loop.create_future()
                         await self._room
         except BaseException as error:  # the source's own, which the reader gets as it is
@@ -280,7 +331,10 @@ class Run(Generic[N]):
                 self._stop(error)
             raise
         self._is_fed = False
-        self._advance()
+        self.advance()
+
+    def _time_out(self, seconds: float) -> None:
+        self._stop(self._record.timed_out(seconds))
 
     def _stop(self, error: BaseException | None) -> None:
         """Nothing more is sent or taken in; what is in flight is cancelled, once."""
@@ -289,6 +343,9 @@ class Run(Generic[N]):
         if self._over:
             return
         self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._attempts.stop()
         self._senders.stop()
         self._completions.revoke()
         if self._feeder is not None and self._feeder is not asyncio.current_task():
@@ -298,19 +355,52 @@ class Run(Generic[N]):
         feeders = [] if self._feeder is None else [self._feeder]
         await until_ended([*self._senders.tasks, *feeders], CLEAN_UP_GRACE)
         await self._completions.aclose()
+        if self._log is not None:
+            await self._log.aclose(self._outcome())
         await self._listeners.aclose()
 
     # What others are given
 
+    def tell(self, make_event: Callable[[], Event]) -> None:
+        """Have listeners told."""
+        self._listeners.tell(make_event)
+
     def _tell(self, event: Event) -> None:
         self._listeners.tell(lambda: event)
+
+    def _tell_completion(self, node: N, task_id: str, value: Any, source: Source) -> None:
+        event = partial(NodeCompleted, self.run_id, self._loop.time(), node.task_name, task_id)
+        self._listeners.tell(lambda: event(self._handed_over(node, value), source))
+
+    def _deliver(self, node: N, value: Any) -> None:
+        """Let the reader have a pair, with a journal once that has all that was noted so far."""
+        if self._log is None:
+            self.unread.append((node, value))
+        else:
+            self._log.hand_over((node, value))
+
+    def _release(self, pairs: Sequence[tuple[N, Any]]) -> None:
+        self.unread.extend(pairs)
+        _wake(self._reader)
+
+    def _lose(self, error: RunError) -> None:
+        """Nothing can be kept any more, and so nothing more is yielded."""
+        self._stop(self._error or self._record.filled(error))
+
+    @property
+    def _held_back(self) -> int:
+        return 0 if self._log is None else self._log.pairs_held
+
+    @property
+    def _unfinished(self) -> int:
+        return self._ready.unfinished + len(self.unread) + self._held_back
 
     def _handed_over(self, node: N, value: Any) -> Any:
         """The value itself, or a copy as long as later nodes are still to get it as it is."""
         if type(value) in NEVER_CHANGE or self._over:
             return value
         for later in self._work.successors.get(node, ()):
-            sent = self._ready.has_started(later) and later not in self._being_sent
+            sent = self._ready.has_started(later) and later not in self._attempts.unsent
             if not sent and not later.binding.keys.isdisjoint(node.outputs):
                 return copied(value)
         return value

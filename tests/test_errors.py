@@ -39,16 +39,20 @@ ATTRIBUTES: list[tuple[type[Exception], dict[str, Any]]] = [
     (errors.MissingNodeError, {"reference": "a"}),
     (errors.DuplicateOutputError, {"key": "x", "task_names": ["a", "b"]}),
     (errors.BindingError, {"task_name": "a", "parameter": "p", "key": "x"}),
+    (errors.GraphChangedError, {"added": ["a"], "removed": ["b"], "changed": ["c"]}),
     (errors.ConfigurationError, {}),
+    (errors.RunNotFoundError, {"run_id": "r"}),
     (errors.InputError, {"keys": ["x"]}),
     (errors.MissingInputError, {"keys": ["x", "y"]}),
     (errors.InputConflictError, {"keys": ["x"]}),
     (errors.UnusedInputWarning, {}),
     (errors.PollingWarning, {}),
+    (errors.NotCachedWarning, {}),
     (errors.NodeError, {"task_name": "a"}),
     (errors.OutputShapeError, {"task_name": "a"}),
     (errors.SerializationError, {"task_name": "a", "key": "x", "value_type": set}),
     (errors.ResultUnavailableError, {"task_name": "a"}),
+    (errors.NodeTimeoutError, {"task_name": "a", "seconds": 2.5, "waited": True}),
     (errors.TaskLostError, {"task_name": "a"}),
     (errors.RunError, {"results": {"x": 1}, "failures": {}, "skipped": ["b"]}),
     (
@@ -64,6 +68,9 @@ ATTRIBUTES: list[tuple[type[Exception], dict[str, Any]]] = [
     ),
     (errors.RunFailedError, {"results": {"x": 1}, "failures": {}, "skipped": []}),
     (errors.RunCancelledError, {"results": {}, "failures": {}, "skipped": []}),
+    (errors.RunTimeoutError, {"results": {"x": 1}, "failures": {}, "skipped": []}),
+    (errors.RunLockedError, {"results": {}, "failures": {}, "skipped": []}),
+    (errors.JournalError, {"results": {"x": 1}, "failures": {}, "skipped": []}),
 ]
 each_error = pytest.mark.parametrize(
     ("kind", "attributes"), ATTRIBUTES, ids=[kind.__name__ for kind, _ in ATTRIBUTES]
@@ -71,7 +78,7 @@ each_error = pytest.mark.parametrize(
 
 
 def test_the_tree_is_as_it_is_drawn() -> None:
-    hanging = {name: kind.__base__ for name, kind in CLASSES.items()}
+    hanging = {name: kind.__bases__[0] for name, kind in CLASSES.items()}
     assert hanging.pop("TaskiqFlowError") is Exception
     assert drawn() == {name: base.__name__ for name, base in hanging.items() if base}
 
@@ -84,7 +91,7 @@ def test_everything_but_the_warnings_is_a_taskiq_flow_error() -> None:
     others = {
         name for name, kind in CLASSES.items() if not issubclass(kind, errors.TaskiqFlowError)
     }
-    assert others == {"UnusedInputWarning", "PollingWarning"}
+    assert others == {"UnusedInputWarning", "PollingWarning", "NotCachedWarning"}
     assert issubclass(errors.UnusedInputWarning, UserWarning)
 
 

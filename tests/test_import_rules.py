@@ -13,11 +13,14 @@ PACKAGE = Path(__file__).parent.parent / "taskiq_flow"
 
 ROWS = [
     ["errors", "events", "values", "results"],
-    ["dataflow.binding", "dataflow.node", "dataflow.render"],
+    ["dataflow.ready_set", "dataflow.binding", "dataflow.policy"],
+    ["dataflow.node", "dataflow.render"],
     ["dataflow.dag"],
-    ["dataflow.ready_set", "dataflow.builder", "dataflow.registry", "dataflow"],
+    ["dataflow.builder", "dataflow.registry", "dataflow", "dataflow.fingerprint"],
     [
-        *("waiting", "outages", "completion.protocol", "completion.reading", "completion.notice"),
+        *("waiting", "outages", "journal.protocol", "journal.refusals", "journal.owner"),
+        *("journal.log", "journal.memory", "journal.sqlite", "journal.redis", "journal"),
+        *("completion.protocol", "completion.reading", "completion.notice"),
         *("completion.referring", "completion.in_memory", "completion.polling"),
         *("completion.attempt", "completion.deliveries", "completion.notifier"),
         *("completion.redis_broker", "completion.redis"),
@@ -26,14 +29,14 @@ ROWS = [
         *("completion.middleware", "completion"),
     ],
     ["sending", "listening", "plain_callables", "encoding", "dispatch"],
-    ["record", "run", "execution_engine"],
+    ["flights", "work", "record", "run_log", "recall", "attempts", "run", "execution_engine"],
     ["flow_task", "map_reduce"],
     [""],
 ]
 """A module imports from the rows above it, and from what stands before it in its own row."""
 
 ORDER = [module for row in ROWS for module in row]
-DECLARING = [module for row in ROWS[:4] for module in row]
+DECLARING = [module for row in ROWS[:5] for module in row]
 
 REQUIRED = {
     "taskiq",
@@ -50,6 +53,7 @@ SPEAK_TO = {
     "completion.redis_broker": {"redis", "taskiq_redis"},
     "completion.nats": {"nats", "taskiq_nats"},
     "completion.nats_broker": {"nats", "taskiq_nats"},
+    "journal.redis": {"redis"},
     "completion.rabbitmq": {"aio_pika", "aiormq", "taskiq_aio_pika"},
 }
 """The modules that speak to a server, one or two for each, and the clients that they import."""

@@ -56,4 +56,4 @@ def test_a_report_names_the_tasks_that_a_worker_has() -> None:
     sealed = Notice.here(["r:a:1", "r:b\n:1"]).sealed(KEY)
     opened = Notice.opened(sealed, KEY)
     assert opened is not None
-    assert opened.ids_here() == ["r:a:1", "r:b\n:1"]
+    assert opened.task_ids() == ["r:a:1", "r:b\n:1"]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from taskiq_flow.dataflow.ready_set import ReadySet
+from taskiq_flow.dataflow.ready_set import Join, ReadySet
 
 Graph = Mapping[str, str]
 """Node → the nodes that it waits for, one letter each; in order of being added."""
@@ -256,7 +256,112 @@ def test_forgotten_nodes_leave_nothing_and_may_come_again() -> None:
         assert groups(ready, failing="f") == ["af", "b"]
         for node in "abfs":
             ready.forget(node)
-        assert not any(vars(ready)[held] for held in ("_state", "_dependents", "_behind_failure"))
+        assert not any(vars(ready)[held] for held in ("_state", "_dependents", "_spoilt", "_joins"))
+
+
+# Join rules: "any" and "none_failed"; skipped is not failed
+
+
+def join_of(join: Join, *, limit: int | None = None) -> ReadySet[str]:
+    """Two nodes, and a third behind both that starts by a rule; both have started."""
+    ready = ReadySet.of_graph(
+        "abj", {"j": "ab"}, {"a": "j", "b": "j"}, {}, limit, joins={"j": join}
+    )
+    assert started(ready) == "ab"
+    return ready
+
+
+def test_any_starts_at_the_first_that_completes_and_only_once() -> None:
+    ready = join_of("any", limit=3)
+    assert ready.complete("b") == []
+    assert ready.pop() == "j"
+    assert ready.complete("a") == []
+    assert ready.pop() is None
+    ready.complete("j")
+    assert ready.exhausted
+
+
+@pytest.mark.parametrize("late", ["complete", "fail", "skip"])
+def test_any_does_not_mind_how_the_others_end(late: str) -> None:
+    ready = join_of("any")
+    ready.complete("a")
+    assert getattr(ready, late)("b") == []
+    assert groups(ready) == ["j"]
+
+
+@pytest.mark.parametrize(
+    ("join", "ends", "outcome"),
+    [
+        ("all", ("complete", "skip"), "skipped"),
+        ("all", ("skip", "fail"), "broken"),
+        ("any", ("skip", "complete"), "runs"),
+        ("any", ("skip", "skip"), "skipped"),
+        ("any", ("skip", "fail"), "broken"),
+        ("any", ("fail", "complete"), "runs"),
+        ("none_failed", ("skip", "complete"), "runs"),
+        ("none_failed", ("skip", "skip"), "runs"),
+        ("none_failed", ("complete", "fail"), "broken"),
+        ("none_failed", ("skip", "fail"), "broken"),
+    ],
+)
+def test_what_a_rule_makes_of_how_dependencies_end(
+    join: Join, ends: tuple[str, str], outcome: str
+) -> None:
+    ready = join_of(join)
+    passed_over = [*getattr(ready, ends[0])("a"), *getattr(ready, ends[1])("b")]
+    assert passed_over == ([] if outcome == "runs" else ["j"])
+    assert groups(ready) == (["j"] if outcome == "runs" else [])
+    # What it has come to is what the nodes behind it see.
+    runs_behind = ready.add("z", "j", join="none_failed")
+    assert runs_behind == (outcome != "broken")
+
+
+def test_a_node_added_behind_any_that_completed_may_start_at_once() -> None:
+    ready = ready_set({"a": "", "b": "", "f": ""})
+    started(ready)
+    ready.complete("a")
+    ready.fail("f")
+    assert ready.add("j", "abf", join="any")
+    assert started(ready) == "j"
+    assert ready.complete("b") == []
+
+
+# Nodes that run again, and nodes that had completed before
+
+
+def test_a_suspended_node_makes_room_and_comes_again_in_its_turn() -> None:
+    ready = ready_set({"a": "", "b": "", "c": "", "z": "a"}, limit=1)
+    assert ready.pop() == "a"
+    ready.suspend("a")
+    assert ready.pop() == "b"
+    ready.requeue("a")
+    assert ready.pop() is None
+    ready.complete("b")
+    assert groups(ready) == ["a", "c", "z"]
+
+
+def test_only_what_runs_is_suspended_and_only_what_is_suspended_comes_again() -> None:
+    ready = ready_set({"a": ""})
+    with pytest.raises(ValueError, match="not running"):
+        ready.suspend("a")
+    ready.pop()
+    with pytest.raises(ValueError, match="not suspended"):
+        ready.requeue("a")
+    ready.suspend("a")
+    assert ready.has_started("a")
+    assert not ready.exhausted
+    with pytest.raises(ValueError, match="not running"):
+        ready.complete("a")
+
+
+def test_what_had_completed_before_is_not_handed_out() -> None:
+    graph = {"c": "ab", "d": "c", "j": "be"}
+    behind = {"a": "c", "b": "cj", "c": "d", "e": "j"}
+    ready = ReadySet.of_graph(
+        "abcdej", graph, behind, {}, joins={"j": "any"}, completed=frozenset("ab")
+    )
+    assert ready.unfinished == 4
+    assert groups(ready) == ["cej", "d"]
 
 
 # What it tells

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from taskiq_flow.completion.notice import LABEL
 from taskiq_flow.completion.notifier import Kick
 from taskiq_flow.completion.polling import PollingCompletions
 from taskiq_flow.completion.protocol import Completions, Observer
-from taskiq_flow.completion.pushed import PushedCompletions
+from taskiq_flow.completion.pushed import PushedCompletions, tell_workers
 from taskiq_flow.errors import ConfigurationError, PollingWarning
 from taskiq_flow.outages import ride_out
 
@@ -30,11 +30,16 @@ class Link:
 
     ``completions``: makes the run's, given the run. ``labels``: what its messages carry for the
     workers. ``kick``: hands a message to the broker, again and again while its server is away.
+    ``session``: names this session of the run among all, for ``revoke``, which has workers hear
+    that such a one is over; empty where workers cannot be told.
     """
 
     completions: Callable[[Observer[Any]], Completions[Any]]
     labels: Mapping[str, str]
     kick: Kick
+    tells_begin: bool
+    session: str = ""
+    revoke: Callable[[str], Awaitable[None]] | None = None
 
 
 def check_readable(broker: AsyncBroker) -> None:
@@ -57,23 +62,33 @@ async def link_to(
     results are passed by reference. Raises ``ConfigurationError`` for what cannot be had there.
     """
     if isinstance(broker, InMemoryBroker):
-        return Link(lambda run: InMemoryCompletions(broker, run, run_id, limit), {}, broker.kick)
+        return Link(
+            lambda run: InMemoryCompletions(broker, run, run_id, limit),
+            {},
+            broker.kick,
+            InMemoryCompletions.tells_begin,
+        )
     kick = _lasting_kick(broker)
     pushing = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
     if not pushing:
         _tell_what_polling_lacks(broker, limit)
-        return Link(lambda run: PollingCompletions(broker, run), {}, kick)
+        return Link(
+            lambda run: PollingCompletions(broker, run), {}, kick, PollingCompletions.tells_begin
+        )
     if limit is not None and not getattr(broker.result_backend, "keep_results", True):
         raise ConfigurationError(
             "results can be passed by reference only if they stay where they are: give the result "
             "backend keep_results=True, or the engine pass_by='value'"
         )
     inbox = await pushing[0].inbox()
-    label = inbox.reply_to(run_id, limit).label()
+    reply_to = inbox.reply_to(run_id, limit)
     return Link(
-        lambda run: PushedCompletions(inbox, run, run_id, lost_after=lost_after, limit=limit),
-        {LABEL: label},
+        lambda run: PushedCompletions(inbox, run, reply_to, lost_after=lost_after),
+        {LABEL: reply_to.label()},
         kick,
+        PushedCompletions.tells_begin,
+        reply_to.run,
+        lambda session: tell_workers(inbox, session, f"an earlier session of run {run_id!r}"),
     )
 
 

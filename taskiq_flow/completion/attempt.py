@@ -17,7 +17,7 @@ from typing import Any
 
 from taskiq import NoResultError, TaskiqMessage
 
-from taskiq_flow.completion.notice import REFERENCES_LABEL, ReplyTo
+from taskiq_flow.completion.notice import BEGIN_LABEL, REFERENCES_LABEL, ReplyTo
 
 REFUSAL = "taskiq_flow_refusal"
 """The keyword argument with the ``Refusal`` of a task that is not to run.
@@ -58,6 +58,7 @@ class Attempt:
         self.args, self.kwargs = message.args, message.kwargs  # as they were sent
         self.references = message.labels.get(REFERENCES_LABEL)  # likewise
         self.requeues = message.labels.get(REQUEUE_COUNT)
+        self.tells_begin = BEGIN_LABEL in message.labels
         self._pid = os.getpid()
         self.is_revoked = False
         self.is_superseded = False  # the task was sent again: this is not its outcome
@@ -65,6 +66,11 @@ class Attempt:
         self.is_acknowledged = False
         self.raised: BaseException | None = None
         self._running: asyncio.Task[Any] | None = None  # within the task's function
+
+    @property
+    def name(self) -> str:
+        """What names the task among those of all engines."""
+        return self.reply_to.task(self.task_id)
 
     @property
     def node_name(self) -> str:

@@ -43,6 +43,7 @@ class Execution:
     sweeps = 0  # that found it taken by the broker and not begun
     scheduled = False  # somebody is to send it again, at a time of their own
     revoked = False
+    tells_begin = False
     worker: asyncio.Task[Any] | None = None  # runs the newest attempt
     superseded: frozenset[asyncio.Task[Any] | None] = frozenset()  # ran attempts sent again
 
@@ -50,6 +51,13 @@ class Execution:
         self.node = node
         self.observer = observer
         self.expected = expected  # where it stands among its run's own
+
+    def revoke(self) -> None:
+        """Cancel it where it runs, or keep it from running."""
+        # Once only: a second cancellation would cut short what a task does on the first.
+        if self.worker is not None and not self.revoked:
+            self.worker.cancel()
+        self.revoked = True
 
     def supersede(self) -> None:
         """The attempt that runs in this asyncio task is not the last one."""
@@ -104,6 +112,8 @@ class InMemoryHooks(TaskiqMiddleware):
             raise asyncio.CancelledError
         execution.worker = asyncio.current_task()
         execution.sweeps = 0
+        if execution.tells_begin:
+            execution.observer.began(execution.node, message.task_id)
         if execution.superseded:
             # A broker that runs tasks in place begins the new attempt inside the old one's task.
             execution.superseded -= {execution.worker}
@@ -140,6 +150,8 @@ class InMemoryHooks(TaskiqMiddleware):
 class InMemoryCompletions:
     """The completions of one run on an ``InMemoryBroker``."""
 
+    tells_begin = True
+
     def __init__(
         self, broker: AsyncBroker, observer: Observer[Any], run_id: str, limit: int | None = None
     ) -> None:
@@ -159,9 +171,19 @@ class InMemoryCompletions:
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._arm()
 
-    def expect(self, task_id: str, node: Any, return_type: Any, queue: str | None) -> None:
+    def expect(
+        self,
+        task_id: str,
+        node: Any,
+        return_type: Any,
+        queue: str | None,
+        *,
+        tell_begin: bool = False,
+    ) -> None:
         """Watch for a task. Its result is taken as it is, whatever it is annotated with."""
         execution = Execution(node, self._observer, self._expected)
+        if tell_begin:
+            execution.tells_begin = True
         self._executions[task_id] = self._expected[task_id] = execution
 
     def forget(self, task_id: str) -> bool:
@@ -169,15 +191,18 @@ class InMemoryCompletions:
         self._executions.pop(task_id, None)
         return self._expected.pop(task_id, None) is not None
 
+    def revoke_task(self, task_id: str) -> None:
+        """Cancel a task that runs, or have it end as it begins; it is forgotten when it has."""
+        execution = self._expected.get(task_id)
+        if execution is not None:
+            execution.revoke()
+
     def revoke(self) -> None:
         """Cancel the tasks that run, and have those that were only sent end as they begin."""
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         for execution in self._expected.values():
-            # Once only: a second cancellation would cut short what a task does on the first.
-            if execution.worker is not None and not execution.revoked:
-                execution.worker.cancel()
-            execution.revoked = True
+            execution.revoke()
 
     async def aclose(self) -> None:
         """Revoke, and wait for the cancelled tasks to end, for a bounded time."""
@@ -197,6 +222,10 @@ class InMemoryCompletions:
         """Settle the tasks of whose end nobody told: a middleware raised, or nothing ever began."""
         self._arm()
         for task_id, execution in list(self._expected.items()):
+            if execution.revoked:
+                if execution.worker is None or execution.worker.done():
+                    self.forget(task_id)
+                continue
             error = self._what_became_of(task_id, execution)
             if error is not None:
                 self.forget(task_id)
@@ -239,6 +268,7 @@ class _Referring:
 
     def __init__(self, observer: Observer[Any], limit: int) -> None:
         self.is_being_sent = observer.is_being_sent
+        self.began = observer.began
         self.retried = observer.retried
         self._settle = observer.settle
         self._limit = limit

@@ -21,7 +21,7 @@ from taskiq_flow.completion.notifier import Backlog, Notifier
 from taskiq_flow.completion.protocol import Observer, failed
 from taskiq_flow.completion.reading import ASKED_AT_ONCE, ResultReader, parsed
 from taskiq_flow.completion.referring import handle_of, is_referred_to
-from taskiq_flow.errors import NodeError, ResultUnavailableError, TaskLostError
+from taskiq_flow.errors import ResultUnavailableError, TaskLostError
 from taskiq_flow.outages import PATIENCE, growing_pauses
 from taskiq_flow.results import ResultHandle
 from taskiq_flow.waiting import until_ended
@@ -137,8 +137,8 @@ class Inbox:
         self._keeper = asyncio.create_task(self._keep())
 
     def reply_to(self, run_id: str, limit: int | None = None) -> ReplyTo:
-        """What the messages of a run tell the workers."""
-        return ReplyTo(self.channel, self.key, run_id, limit)
+        """What the messages of a run tell the workers, from now until the run ends."""
+        return ReplyTo(self.channel, self.key, run_id, limit, secrets.token_hex(4))
 
     async def aclose(self) -> None:
         """Stop listening. Tasks that are still watched are given up: nothing is heard any more."""
@@ -188,9 +188,9 @@ class Inbox:
             logger.exception("a notice on %s could not be taken in", self.channel)
 
     def _take_in(self, notice: Notice) -> None:
-        if notice.kind is Kind.HERE:
-            for task_id in notice.ids_here():
-                self._note_alive(task_id)
+        if notice.kind in (Kind.HERE, Kind.BEGUN):
+            for task_id in notice.task_ids():
+                self._note_alive(task_id, has_begun=notice.kind is Kind.BEGUN)
             return
         task_id = notice.task_id
         watch = self._watched.get(task_id)
@@ -215,9 +215,11 @@ class Inbox:
             watch.enqueue(next(self._numbers), self._loop.time())
             watch.observer.retried(watch.node, task_id)
 
-    def _note_alive(self, task_id: str) -> None:
+    def _note_alive(self, task_id: str, *, has_begun: bool) -> None:
         watch = self._watched.get(task_id)
         if watch is not None:
+            if has_begun:
+                watch.observer.began(watch.node, task_id)
             watch.take(self._loop.time())
             self._earliest_sign = min(self._earliest_sign, watch.number)
 
@@ -227,8 +229,6 @@ class Inbox:
         if isinstance(result.error, TaskLostError):
             watch.expected.add(task_id)  # it may run all the same, and is to be revoked then
         self._earliest_sign = min(self._earliest_sign, watch.number)
-        if isinstance(result.error, NodeError) and not result.error.task_name:
-            result.error.task_name = watch.node.task_name  # only its message has travelled
         if not isinstance(result.return_value, ResultHandle):
             result = parsed(result, watch.return_type)
         watch.observer.settle(watch.node, task_id, result)

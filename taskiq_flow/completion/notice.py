@@ -22,6 +22,9 @@ LABEL = "taskiq_flow"
 REFERENCES_LABEL = "taskiq_flow_references"
 """The label that says which arguments are references: places and names, as a JSON list."""
 
+BEGIN_LABEL = "taskiq_flow_begin"
+"""The label of tasks of whose beginning an engine is to be told."""
+
 ALWAYS = -1
 """As a limit on the size of values: none is small enough."""
 
@@ -34,34 +37,45 @@ class ReplyTo:
     """Whom a worker tells about a task, and how its result is passed on.
 
     ``channel``: the engine's; ``key``: seals what is told; ``limit``: bytes above which a result
-    stays in the result backend and is passed by reference, ``None`` for no such limit.
+    stays in the result backend and is passed by reference, ``None`` for no such limit;
+    ``session``: tells apart the times that one run was gone on with.
     """
 
     channel: str
     key: bytes
     run_id: str
     limit: int | None = None
+    session: str = ""
 
     @property
     def run(self) -> str:
-        """What names the run among those of all engines, on one server or on several."""
-        return f"{self.channel} {self.run_id}"
+        """What names this session of the run among all, of all engines and servers.
+
+        A run that is gone on with is another session: what was revoked of it before stays so.
+        """
+        return f"{self.channel} {self.session} {self.run_id}"
+
+    def task(self, task_id: str) -> str:
+        """What names one task of this session, for the same purpose."""
+        return f"{self.run} task {task_id}"
 
     def label(self) -> str:
         """The value of ``LABEL``: plain text, as some brokers carry labels as headers."""
         limit = "" if self.limit is None else str(self.limit)
-        return " ".join((self.channel, self.key.hex(), limit, self.run_id.encode().hex()))
+        run_id = self.run_id.encode().hex()
+        return f"{self.channel} {self.key.hex()} {limit} {run_id} {self.session}"
 
     @classmethod
     @lru_cache(maxsize=1024)
     def of(cls, label: str) -> Self:
         """What a label says; raises ``ValueError`` for what is none."""
-        channel, key, limit, run_id = label.split(" ")
+        channel, key, limit, run_id, session = label.split(" ")
         return cls(
             channel=channel,
             key=bytes.fromhex(key),
             run_id=bytes.fromhex(run_id).decode(),
             limit=int(limit) if limit else None,
+            session=session,
         )
 
 
@@ -86,6 +100,9 @@ class Kind(Enum):
     HERE = b"."
     """The tasks named in the body, a JSON list, are executed by a worker or wait there for it."""
 
+    BEGUN = b"b"
+    """The tasks named in the body, a JSON list, are executed by a worker."""
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:
@@ -100,8 +117,13 @@ class Notice:
         """The notice that these tasks are with a worker."""
         return cls(Kind.HERE, body=json.dumps(list(task_ids)).encode())
 
-    def ids_here(self) -> list[str]:
-        """The tasks of a ``HERE`` notice."""
+    @classmethod
+    def begun(cls, task_ids: Iterable[str]) -> Self:
+        """The notice that these tasks are executed."""
+        return cls(Kind.BEGUN, body=json.dumps(list(task_ids)).encode())
+
+    def task_ids(self) -> list[str]:
+        """The tasks of a notice of several."""
         task_ids: list[str] = json.loads(self.body)
         return task_ids
 

@@ -21,6 +21,8 @@ LONGEST_INTERVAL = 0.2
 class PollingCompletions:
     """The completions of one run, read from the broker's result backend."""
 
+    tells_begin = False
+
     def __init__(self, broker: AsyncBroker, observer: Observer[Any]) -> None:
         self._reader = ResultReader(broker.result_backend)
         self._observer = observer
@@ -28,7 +30,15 @@ class PollingCompletions:
         self._interval = SHORTEST_INTERVAL
         self._poller: asyncio.Task[None] | None = None
 
-    def expect(self, task_id: str, node: Any, return_type: Any, queue: str | None) -> None:
+    def expect(
+        self,
+        task_id: str,
+        node: Any,
+        return_type: Any,
+        queue: str | None,
+        *,
+        tell_begin: bool = False,
+    ) -> None:
         """Watch for a task; its result is parsed as its annotation says, as taskiq does."""
         self._expected[task_id] = node, return_type
         self._interval = SHORTEST_INTERVAL
@@ -39,6 +49,10 @@ class PollingCompletions:
         """Stop watching for a task."""
         self._reader.forget(task_id)
         return self._expected.pop(task_id, None) is not None
+
+    def revoke_task(self, task_id: str) -> None:
+        """Stop asking for a task, which cannot be reached."""
+        self.forget(task_id)
 
     def revoke(self) -> None:
         """Stop asking. The tasks themselves cannot be reached: they run on, and end unheard."""

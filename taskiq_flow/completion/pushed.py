@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from taskiq_flow.completion.inbox import Inbox, Watch
+from taskiq_flow.completion.notice import ReplyTo
 from taskiq_flow.completion.protocol import Observer
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.outages import ride_out
@@ -22,17 +23,19 @@ REVOKING_GRACE = 5.0
 
 
 class PushedCompletions:
-    """The completions of one run."""
+    """The completions of one run. ``reply_to``: what its messages tell the workers."""
+
+    tells_begin = True
 
     def __init__(
         self,
         inbox: Inbox,
         observer: Observer[Any],
-        run_id: str,
+        reply_to: ReplyTo,
         *,
         lost_after: float,
-        limit: int | None,
     ) -> None:
+        run_id = reply_to.run_id
         if run_id in inbox.run_ids:
             raise ConfigurationError(
                 f"run id {run_id!r} is in use on this broker; give each run an id of its own"
@@ -40,13 +43,21 @@ class PushedCompletions:
         inbox.run_ids.add(run_id)
         self._inbox = inbox
         self._observer = observer
-        self._run_id = run_id
+        self._reply_to = reply_to
         self._lost_after = lost_after
-        self._limit = limit
         self._expected: set[str] = set()
-        self._revoking: asyncio.Task[None] | None = None
+        self._is_revoked = False
+        self._revoking: set[asyncio.Task[None]] = set()
 
-    def expect(self, task_id: str, node: Any, return_type: Any, queue: str | None) -> None:
+    def expect(
+        self,
+        task_id: str,
+        node: Any,
+        return_type: Any,
+        queue: str | None,
+        *,
+        tell_begin: bool = False,
+    ) -> None:
         """Watch for a task, sent to a queue of that name or to the broker's own."""
         watch = Watch(
             node,
@@ -55,7 +66,7 @@ class PushedCompletions:
             return_type,
             queue,
             lost_after=self._lost_after,
-            limit=self._limit,
+            limit=self._reply_to.limit,
         )
         self._inbox.watch(task_id, watch)
 
@@ -63,35 +74,51 @@ class PushedCompletions:
         """Stop watching for a task that could not be sent."""
         return self._inbox.forget(task_id)
 
+    def revoke_task(self, task_id: str) -> None:
+        """Have workers cancel one task, or pass it over."""
+        self._inbox.forget(task_id)
+        self._expected.discard(task_id)
+        self._start_telling(self._reply_to.task(task_id), f"task {task_id!r}")
+
     def revoke(self) -> None:
         """Have workers cancel what they run of the run, and pass over what is queued."""
-        if self._expected and self._revoking is None:
-            self._revoking = asyncio.get_running_loop().create_task(self._tell_workers())
+        if self._expected and not self._is_revoked:
+            self._start_telling(self._reply_to.run, f"run {self._reply_to.run_id!r}")
+        self._is_revoked = True
         for task_id in tuple(self._expected):
             self._inbox.forget(task_id)
 
     async def aclose(self) -> None:
         """Revoke, and wait until that is told, for a bounded time."""
         self.revoke()
-        if self._revoking is not None:
-            await until_ended([self._revoking], REVOKING_GRACE)
-        self._inbox.run_ids.discard(self._run_id)
+        await until_ended(self._revoking, REVOKING_GRACE)
+        self._inbox.run_ids.discard(self._reply_to.run_id)
 
-    async def _tell_workers(self) -> None:
-        notifier = self._inbox.notifier
-        if self._inbox.is_closed:
-            logger.warning("the broker was shut down before its run %r had ended", self._run_id)
-            return
-        try:
-            await ride_out(
-                lambda: notifier.revoke(self._inbox.reply_to(self._run_id).run),
-                notifier.outages,
-                f"run {self._run_id!r} cannot be revoked",
-                REVOKING_PATIENCE,
-            )
-        except Exception as error:  # whatever the client raises: the run is over all the same
-            logger.warning(
-                "workers were not told that run %r is over, and execute what is left of it: %r",
-                self._run_id,
-                error,
-            )
+    def _start_telling(self, what: str, name: str) -> None:
+        telling = asyncio.get_running_loop().create_task(tell_workers(self._inbox, what, name))
+        self._revoking.add(telling)
+        telling.add_done_callback(self._revoking.discard)
+
+
+async def tell_workers(inbox: Inbox, what: str, name: str) -> None:
+    """Have every worker hear that something is over, by what names it among all; ``name``: to us.
+
+    If they cannot be told within ``REVOKING_PATIENCE``, that is logged: it is over all the same.
+    """
+    if inbox.is_closed:
+        logger.warning("the broker was shut down before its %s had ended", name)
+        return
+    notifier = inbox.notifier
+    try:
+        await ride_out(
+            lambda: notifier.revoke(what),
+            notifier.outages,
+            f"{name} cannot be revoked",
+            REVOKING_PATIENCE,
+        )
+    except Exception as error:  # whatever the client raises
+        logger.warning(
+            "workers were not told that %s is over, and execute what is left of it: %r",
+            name,
+            error,
+        )

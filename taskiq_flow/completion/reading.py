@@ -77,10 +77,18 @@ class ResultReader:
 
 
 def parsed(result: TaskiqResult[Any], return_type: Any) -> TaskiqResult[Any]:
-    """The value as the task's annotation says, as taskiq does it; or as it is, if it cannot be."""
-    if return_type is not None and not result.is_err:
-        try:
-            result.return_value = parse_obj_as(return_type, result.return_value)
-        except Exception as error:  # of the wrong form, or of a type that pydantic does not know
-            logger.warning("a result was not read as %r: %s", return_type, error)
+    """The result with its value as the task's annotation says."""
+    if not result.is_err:
+        result.return_value = as_annotated(result.return_value, return_type)
     return result
+
+
+def as_annotated(value: Any, return_type: Any) -> Any:
+    """A value as its task's annotation says, as taskiq does it; or as it is, if it cannot be."""
+    if return_type is None:
+        return value
+    try:
+        return parse_obj_as(return_type, value)
+    except Exception as error:  # of the wrong form, or of a type that pydantic does not know
+        logger.warning("a result was not read as %r: %s", return_type, error)
+        return value

@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -110,9 +110,11 @@ class Worker:
         executing: Any = asyncio.current_task()
         executing.add_done_callback(partial(self._left, attempt))
         self._guard(message.task_name)
-        if attempt.reply_to.run in self._revoked:
+        if attempt.reply_to.run in self._revoked or attempt.name in self._revoked:
             attempt.revoke()
             return _refused(message, RevokedError())
+        if attempt.tells_begin:
+            self._start(self._publish(attempt, Notice.begun([attempt.task_id])))
         if REFERENCES_LABEL not in message.labels:
             return message
         try:
@@ -325,16 +327,22 @@ class Worker:
 
     async def _tell_what_is_here(self) -> None:
         """Tell engines of their tasks that are executed, or wait for it, in this process."""
-        by_engine: defaultdict[tuple[str, bytes], set[str]] = defaultdict(set)
         here: list[Attempt | Delivery] = [*self._attempts, *self._deliveries.of_engines()]
-        for task in here:
+        await self._tell_of(here, Notice.here)
+        await self._tell_of([a for a in self._attempts if a.tells_begin], Notice.begun)
+
+    async def _tell_of(
+        self, tasks: Iterable[Attempt | Delivery], notice: Callable[[Iterable[str]], Notice]
+    ) -> None:
+        by_engine: defaultdict[tuple[str, bytes], set[str]] = defaultdict(set)
+        for task in tasks:
             if task.reply_to is not None:
                 by_engine[task.reply_to.channel, task.reply_to.key].add(task.task_id)
         for (channel, key), task_ids in by_engine.items():
-            await self._notifier.publish(channel, Notice.here(task_ids).sealed(key))
+            await self._notifier.publish(channel, notice(task_ids).sealed(key))
 
     def _revoke(self, run: str) -> None:
-        """A run is over: what runs of it is cancelled, what comes of it will be refused."""
+        """A run, or one task, is over: what runs of it is cancelled, what comes will be refused."""
         now = asyncio.get_running_loop().time()
         self._revoked.pop(run, None)
         self._revoked[run] = now
@@ -342,7 +350,7 @@ class Worker:
             if now - self._revoked[earliest] > REVOCATION_LIFE:
                 del self._revoked[earliest]
         for attempt in self._attempts:
-            if attempt.reply_to.run == run:
+            if run in (attempt.reply_to.run, attempt.name):
                 attempt.revoke()
 
     def _start(self, work: Any) -> None:

@@ -3,6 +3,18 @@
 from taskiq_flow.dataflow.builder import DAGBuilder
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.policy import NO_FALLBACK, Cache, Retry
+from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.dataflow.registry import DataflowRegistry, TaskNode
 
-__all__ = ["DAG", "DAGBuilder", "DAGNode", "DataflowRegistry", "TaskNode"]
+__all__ = [
+    "DAG",
+    "NO_FALLBACK",
+    "Cache",
+    "DAGBuilder",
+    "DAGNode",
+    "DataflowRegistry",
+    "Join",
+    "Retry",
+    "TaskNode",
+]

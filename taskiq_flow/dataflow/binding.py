@@ -30,14 +30,16 @@ class Binding:
     ``positional``: keys passed by position; ``filled``: (position, default) of the parameters
     between them that no key goes to; ``keyword``: (parameter, key) pairs passed by name.
     ``optional`` pairs are passed by name if the key has a value; ``trailing``: (key, default)
-    pairs of positional-only parameters, passed as far as the last one that has a value.
+    pairs of parameters by position, passed as far as the last one that has a value, where ``None``
+    is no key; ``surplus``: keys passed behind all of these to ``*args``, those that have a value.
     """
 
     positional: tuple[str, ...] = ()
     filled: tuple[tuple[int, Any], ...] = ()
     keyword: tuple[tuple[str, str], ...] = ()
     optional: tuple[tuple[str, str], ...] = ()
-    trailing: tuple[tuple[str, Any], ...] = ()
+    trailing: tuple[tuple[str | None, Any], ...] = ()
+    surplus: tuple[str, ...] = ()
 
     @property
     def required_keys(self) -> list[str]:
@@ -47,7 +49,8 @@ class Binding:
     @property
     def optional_keys(self) -> list[str]:
         """The keys that are passed if they have a value."""
-        return [*(key for key, _ in self.trailing), *(key for _, key in self.optional)]
+        trailing = (key for key, _ in self.trailing if key is not None)
+        return list(dict.fromkeys((*trailing, *self.surplus, *(key for _, key in self.optional))))
 
     @property
     def keys(self) -> set[str]:
@@ -55,32 +58,46 @@ class Binding:
         return {*self.required_keys, *self.optional_keys}
 
     def keys_of(self, by_position: int) -> tuple[list[str], dict[str, str]]:
-        """The keys behind a call's first ``by_position`` arguments, and those behind its names."""
+        """The keys behind a call's first ``by_position`` arguments, and those behind its names.
+
+        Of surplus arguments it cannot be said which were there: they are named after all of them.
+        """
         positional = list(self.positional)
         for position, default in self.filled:
             positional.insert(position, f"(default {default!r})")
-        positional += [key for key, _ in self.trailing]
+        positional += [
+            f"(default {default!r})" if key is None else key for key, default in self.trailing
+        ]
+        surplus = "/".join(self.surplus)
+        positional += [surplus] * (by_position - len(positional))
         return positional[:by_position], dict((*self.keyword, *self.optional))
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments of the call, taken from ``values``."""
         by_position = [values[key] for key in self.positional]
         by_name = {parameter: values[key] for parameter, key in self.keyword}
-        if not (self.filled or self.optional or self.trailing):
+        if not (self.filled or self.optional or self.trailing or self.surplus):
             return by_position, by_name
         for position, default in self.filled:
             by_position.insert(position, default)
         for parameter, key in self.optional:
             if key in values:
                 by_name[parameter] = values[key]
-        given = [index for index, (key, _) in enumerate(self.trailing) if key in values]
-        for key, default in self.trailing[: given[-1] + 1 if given else 0]:
-            by_position.append(values.get(key, default))
-        return by_position, by_name
+        surplus = [values[key] for key in self.surplus if key in values]
+        given = [i for i, (key, _) in enumerate(self.trailing) if key in values]
+        reached = len(self.trailing) if surplus else given[-1] + 1 if given else 0
+        by_position += [
+            default if key is None else values.get(key, default)
+            for key, default in self.trailing[:reached]
+        ]
+        return by_position + surplus, by_name
 
 
-def bind(task_name: str, task: Task, inputs: Inputs) -> Binding:
+def bind(task_name: str, task: Task, inputs: Inputs, *, lenient: bool = False) -> Binding:
     """Bind ``inputs`` to the parameters of ``task``.
+
+    ``lenient``: a key that is declared for a parameter with a default, or for ``*args``, is passed
+    only if it has a value.
 
     Raises ``BindingError`` for a key that finds no parameter and for a parameter bound twice.
     """
@@ -99,7 +116,7 @@ def bind(task_name: str, task: Task, inputs: Inputs) -> Binding:
         matching.match_spelled_out(inputs)
     else:
         matching.match_listed(list(inputs))
-    return matching.binding()
+    return matching.binding(lenient=lenient)
 
 
 class _Matching:
@@ -151,12 +168,13 @@ class _Matching:
             raise self.error("binds a parameter that taskiq injects", parameter, key)
         self.bound[parameter] = key
 
-    def binding(self) -> Binding:
+    def binding(self, *, lenient: bool) -> Binding:
         """The call; required parameters that nothing has bound are taken by their own name."""
         for name, parameter in self.plain.items():
             if name not in self.bound and parameter.default is Parameter.empty:
                 self.bound[name] = name
-        return _call(self.parameters, self.bound, self.surplus)
+        call = _lenient_call if lenient else _call
+        return call(self.parameters, self.bound, self.surplus)
 
     def error(self, problem: str, parameter: str | None, key: str) -> BindingError:
         at = f" at parameter {parameter!r}" if parameter else ""
@@ -183,6 +201,27 @@ def _call(
         positional=(*(bound[name] for name in names if name in bound), *surplus),
         filled=tuple((i, p.default) for i, p in enumerate(by_position) if p.name not in bound),
         keyword=tuple(item for item in bound.items() if item[0] not in names),
+    )
+
+
+def _lenient_call(
+    parameters: Sequence[Parameter], bound: Mapping[str, str], surplus: Sequence[str]
+) -> Binding:
+    """Lay out a declared call in which only parameters without a default need their keys."""
+    kinds = [Parameter.POSITIONAL_ONLY, *([Parameter.POSITIONAL_OR_KEYWORD] if surplus else [])]
+    by_position = [p for p in parameters if p.kind in kinds]
+    while by_position and not surplus and by_position[-1].name not in bound:
+        by_position.pop()
+    required = [p for p in by_position if p.default is Parameter.empty]
+    defaults = [p for p in by_position if p.default is not Parameter.empty]
+    needed = {p.name for p in parameters if _is_plain(p) and p.default is Parameter.empty}
+    by_name = bound.keys() - {p.name for p in by_position}
+    return Binding(
+        positional=tuple(bound[p.name] for p in required),
+        trailing=tuple((bound.get(p.name), p.default) for p in defaults),
+        surplus=tuple(surplus),
+        keyword=tuple((n, key) for n, key in bound.items() if n in by_name & needed),
+        optional=tuple((n, key) for n, key in bound.items() if n in by_name - needed),
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any, Self
 from taskiq_flow.dataflow.binding import Inputs, Task
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.policy import NO_FALLBACK, Cache, Condition, Retry
+from taskiq_flow.dataflow.ready_set import Join
 
 
 class DAGBuilder:
@@ -25,6 +27,13 @@ class DAGBuilder:
         outputs: Iterable[str] | None = None,
         name: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        fallback: Any = NO_FALLBACK,
+        join: Join = "all",
+        when: Condition | None = None,
+        cache: Cache | None = None,
         expected_seconds: float = 1.0,
     ) -> DAGNode:
         """Add a node and return it. The arguments are those of ``DAGNode``."""
@@ -35,6 +44,13 @@ class DAGBuilder:
             outputs=outputs,
             name=name,
             metadata=metadata,
+            retry=retry,
+            timeout=timeout,
+            queue_timeout=queue_timeout,
+            fallback=fallback,
+            join=join,
+            when=when,
+            cache=cache,
             expected_seconds=expected_seconds,
         )
         self._dag.add_node(node)
@@ -49,6 +65,13 @@ class DAGBuilder:
         outputs: Iterable[str] | None = None,
         name: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        fallback: Any = NO_FALLBACK,
+        join: Join = "all",
+        when: Condition | None = None,
+        cache: Cache | None = None,
         expected_seconds: float = 1.0,
     ) -> Self:
         """Add a node and return the builder, for chaining."""
@@ -59,6 +82,13 @@ class DAGBuilder:
             outputs=outputs,
             name=name,
             metadata=metadata,
+            retry=retry,
+            timeout=timeout,
+            queue_timeout=queue_timeout,
+            fallback=fallback,
+            join=join,
+            when=when,
+            cache=cache,
             expected_seconds=expected_seconds,
         )
         return self

@@ -13,7 +13,8 @@ from typing import TextIO
 from taskiq_flow.dataflow import render
 from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.errors import CycleError, DuplicateOutputError, MissingNodeError
+from taskiq_flow.dataflow.ready_set import Join
+from taskiq_flow.errors import BindingError, CycleError, DuplicateOutputError, MissingNodeError
 
 NodeRef = DAGNode | Task | str
 """A node, its task, or its name."""
@@ -34,6 +35,10 @@ class Plan:
     producers: dict[str, DAGNode]
     required: dict[str, DAGNode]
     optional: dict[str, DAGNode]
+
+    def joins(self) -> dict[DAGNode, Join]:
+        """The join rules of the nodes that have another than ``"all"``."""
+        return {node: node.join for node in self.order if node.join != "all"}
 
     def remaining_path(self) -> dict[DAGNode, float]:
         """Seconds from a node's start to the end of the longest path behind it, as expected."""
@@ -229,11 +234,13 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
     for node in nodes:
         before = dict.fromkeys(orderings.get(node, ()))
         for keys, external in (
-            (node.binding.required_keys, required),
-            (node.binding.optional_keys, optional),
+            (node.required_keys, required),
+            (node.optional_keys, optional),
         ):
             for key in keys:
                 if key in producers:
+                    if external is required and node.join != "all":
+                        raise _no_default_error(node, key)
                     before[producers[key]] = None
                 else:
                     external.setdefault(key, node)
@@ -243,6 +250,15 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
             successors.setdefault(other, []).append(node)
     order = _topological_order(nodes, predecessors, successors)
     return Plan(order, predecessors, successors, producers, required, optional)
+
+
+def _no_default_error(node: DAGNode, key: str) -> BindingError:
+    return BindingError(
+        f"node {node.task_name!r} has join={node.join!r} and may start without {key!r}; give the "
+        "parameter that takes it a default",
+        task_name=node.task_name,
+        key=key,
+    )
 
 
 def _producers(nodes: Sequence[DAGNode]) -> dict[str, DAGNode]:

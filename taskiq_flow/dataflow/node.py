@@ -12,7 +12,17 @@ from typing import Any
 from taskiq import AsyncTaskiqDecoratedTask
 
 from taskiq_flow.dataflow.binding import Binding, Inputs, Task, bind, original_function
-from taskiq_flow.errors import GraphError
+from taskiq_flow.dataflow.policy import (
+    NO_FALLBACK,
+    Cache,
+    Condition,
+    Retry,
+    check_join,
+    check_seconds,
+    condition_keys,
+)
+from taskiq_flow.dataflow.ready_set import Join
+from taskiq_flow.errors import BindingError, GraphError
 from taskiq_flow.results import ResultHandle, split_outputs
 
 # taskiq renames every function that it decorates, once more at each registration.
@@ -31,19 +41,37 @@ class DAGNode:
     ``metadata`` is the user's own. ``expected_seconds``: an estimate of the run time, which
     orders the sending when ``max_parallel`` makes nodes wait.
 
+    ``retry``: whether a failed task is tried again; ``timeout``: seconds that an attempt may run,
+    ``queue_timeout``: seconds that it may wait before; ``None`` for what the engine says.
+    ``fallback``: a value, or a task called as the node's is, in place of a result when the node has
+    failed for good. ``join``: when the node may start: ``"all"`` of its inputs are there, ``"any"``
+    is, or ``"none_failed"`` of what it waits for; under the latter two, parameters whose inputs are
+    not there keep their defaults. ``when``: a function of keys, by its parameters' names, called
+    when the node may start; with a false answer it is skipped. ``cache``: whether results are kept
+    and taken again.
+
     Raises ``TypeError`` or ``ValueError`` for arguments that no node can have.
     """
 
     __slots__ = (
         "__weakref__",
         "_binding",
+        "_fallback_node",
         "_inputs",
         "_outputs",
         "_placed",
+        "_when_keys",
+        "cache",
         "expected_seconds",
+        "fallback",
+        "join",
         "metadata",
+        "queue_timeout",
+        "retry",
         "task",
         "task_name",
+        "timeout",
+        "when",
     )
 
     def __init__(
@@ -55,6 +83,13 @@ class DAGNode:
         outputs: Iterable[str] | None = None,
         name: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        fallback: Any = NO_FALLBACK,
+        join: Join = "all",
+        when: Condition | None = None,
+        cache: Cache | None = None,
         expected_seconds: float = 1.0,
     ) -> None:
         if not callable(task):
@@ -70,7 +105,14 @@ class DAGNode:
                 "give a number of seconds, zero or more"
             )
         self.expected_seconds = expected_seconds
+        check_seconds(f"timeout of node {self.task_name!r}", timeout)
+        check_seconds(f"queue_timeout of node {self.task_name!r}", queue_timeout)
+        check_join(self.task_name, join)
+        self.retry, self.timeout, self.queue_timeout = retry, timeout, queue_timeout
+        self.fallback, self.join, self.when, self.cache = fallback, join, when, cache
+        self._when_keys = condition_keys(self.task_name, when)
         self._binding: Binding | None = None
+        self._fallback_node: DAGNode | None = None
         self._placed = False
 
     @property
@@ -96,8 +138,42 @@ class DAGNode:
     def binding(self) -> Binding:
         """How the input keys reach the task's parameters; may raise ``BindingError``."""
         if self._binding is None:
-            self._binding = bind(self.task_name, self.task, self._inputs)
+            binding = bind(self.task_name, self.task, self._inputs, lenient=self.join != "all")
+            if callable(self.fallback):
+                self._fallback_node = self._placed_fallback(binding.keys)
+            self._binding = binding
         return self._binding
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether more is asked for the node than to be run once with all of its inputs."""
+        asked = (self.retry, self.timeout, self.queue_timeout, self.when, self.cache)
+        return self.fallback is not NO_FALLBACK or any(part is not None for part in asked)
+
+    @property
+    def fallback_node(self) -> DAGNode | None:
+        """A fallback that is a task, as a node in the place of this one; else ``None``.
+
+        May raise ``BindingError``, as it may need no more keys than this node takes.
+        """
+        return self._fallback_node if self.binding else None
+
+    @property
+    def required_keys(self) -> list[str]:
+        """The keys that have to be there for the task to be called and the condition to be asked.
+
+        May raise ``BindingError``, as ``optional_keys`` may.
+        """
+        if not self._when_keys[0]:
+            return self.binding.required_keys
+        return list(dict.fromkeys((*self.binding.required_keys, *self._when_keys[0])))
+
+    @property
+    def optional_keys(self) -> list[str]:
+        """The keys that the task and the condition are given if they have a value."""
+        if not self._when_keys[1]:
+            return self.binding.optional_keys
+        return list(dict.fromkeys((*self.binding.optional_keys, *self._when_keys[1])))
 
     def place(self, name: str) -> None:
         """Fix the node's name for good, as a graph or a registry does when it takes the node in.
@@ -114,6 +190,31 @@ class DAGNode:
     def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments of the task's call, taken from ``values``."""
         return (self._binding or self.binding).arguments(values)
+
+    def is_wanted(self, values: Mapping[str, Any]) -> bool:
+        """What the node's condition says. Raises whatever it raises."""
+        if self.when is None:
+            return True
+        required, optional = self._when_keys
+        keys = [*required, *(key for key in optional if key in values)]
+        return bool(self.when(**{key: values[key] for key in keys}))
+
+    def _placed_fallback(self, known: set[str]) -> DAGNode:
+        node = DAGNode(
+            self.fallback,
+            outputs=self._outputs,
+            inputs=self._inputs,
+            name=self.task_name,
+            join=self.join,
+        )
+        if unknown := [key for key in node.binding.required_keys if key not in known]:
+            raise BindingError(
+                f"the fallback of node {self.task_name!r} needs {unknown[0]!r}, which the node's "
+                f"task does not take; it takes {', '.join(map(repr, sorted(known))) or 'nothing'}",
+                task_name=self.task_name,
+                key=unknown[0],
+            )
+        return node
 
     def store(self, result: Any, values: dict[str, Any]) -> None:
         """Put what the task returned under this node's output keys.

@@ -9,6 +9,8 @@ from taskiq_flow.dataflow.binding import Inputs, Task
 from taskiq_flow.dataflow.builder import DAGBuilder
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.policy import NO_FALLBACK, Cache, Condition, Retry
+from taskiq_flow.dataflow.ready_set import Join
 
 TaskNode = DAGNode
 """The registry's word for what it holds."""
@@ -29,6 +31,13 @@ class DataflowRegistry:
         outputs: Iterable[str] | None = None,
         name: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        retry: Retry | None = None,
+        timeout: float | None = None,
+        queue_timeout: float | None = None,
+        fallback: Any = NO_FALLBACK,
+        join: Join = "all",
+        when: Condition | None = None,
+        cache: Cache | None = None,
         expected_seconds: float = 1.0,
     ) -> TaskNode:
         """Register a task and return its node. The arguments are those of ``DAGNode``."""
@@ -39,6 +48,13 @@ class DataflowRegistry:
             outputs=outputs,
             name=name,
             metadata=metadata,
+            retry=retry,
+            timeout=timeout,
+            queue_timeout=queue_timeout,
+            fallback=fallback,
+            join=join,
+            when=when,
+            cache=cache,
             expected_seconds=expected_seconds,
         )
 
@@ -61,7 +77,11 @@ class DataflowRegistry:
 
     def get_consumers(self, input_key: str) -> list[TaskNode]:
         """The nodes that take a key; may raise ``BindingError``."""
-        return [node for node in self.get_tasks() if input_key in node.binding.keys]
+        return [
+            node
+            for node in self.get_tasks()
+            if input_key in (*node.required_keys, *node.optional_keys)
+        ]
 
     def build_dag(self) -> DAG:
         """A graph of all registered tasks, validated; raises what ``DAG.validate`` raises."""
@@ -70,6 +90,6 @@ class DataflowRegistry:
     def _input_keys(self) -> Iterable[str]:
         nodes = self.get_tasks()
         for node in nodes:
-            yield from node.binding.required_keys
+            yield from node.required_keys
         for node in nodes:
-            yield from node.binding.optional_keys
+            yield from node.optional_keys

@@ -89,8 +89,8 @@ def _places(levels: Levels, predecessors: Predecessors) -> dict[DAGNode, _Place]
 def _place(node: DAGNode, before: Sequence[DAGNode], producers: Mapping[str, DAGNode]) -> _Place:
     data: dict[DAGNode, list[str]] = {}
     inputs: dict[str, bool] = {}
-    required = node.binding.required_keys
-    for index, key in enumerate((*required, *node.binding.optional_keys)):
+    required = node.required_keys
+    for index, key in enumerate((*required, *node.optional_keys)):
         if key in producers:
             data.setdefault(producers[key], []).append(key)
         else:

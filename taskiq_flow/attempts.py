@@ -1,0 +1,226 @@
+"""From a node that may start to its task at the broker, once and as often as it is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+from taskiq import TaskiqResult
+
+from taskiq_flow.completion.protocol import Completions, failed
+from taskiq_flow.dataflow.ready_set import ReadySet
+from taskiq_flow.dispatch import Dispatcher, RunnableNode
+from taskiq_flow.events import Event, NodeFellBack, NodeRetried, NodeStarted
+from taskiq_flow.flights import PLAIN, TIMEOUT_GRACE, Flight
+from taskiq_flow.journal.log import SENT, record
+from taskiq_flow.run_log import RunLog
+from taskiq_flow.work import Work
+
+N = TypeVar("N", bound=RunnableNode)
+
+
+class Outcomes(Protocol[N]):
+    """The run, as seen by what starts its nodes."""
+
+    is_listened_to: bool
+
+    def settle(self, flight: Flight[N], task_id: str, result: TaskiqResult[Any]) -> None:
+        """A node's attempt has ended."""
+
+    def pass_over(self, flight: Flight[N]) -> None:
+        """A node is not to run: its condition says no."""
+
+    def tell(self, make_event: Callable[[], Event]) -> None:
+        """Have listeners told."""
+
+    def advance(self) -> None:
+        """See to what has become possible."""
+
+
+class Attempts(Generic[N]):
+    """Starts the nodes of one run, and those again that are to be tried once more.
+
+    ``values``: the run's, by key, as they come.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        work: Work[N],
+        ready: ReadySet[N],
+        dispatcher: Dispatcher,
+        completions: Completions[Flight[N]],
+        values: Mapping[str, Any],
+        log: RunLog[Any] | None,
+        outcomes: Outcomes[N],
+    ) -> None:
+        self._run_id = run_id
+        self._work = work
+        self._ready = ready
+        self._dispatcher = dispatcher
+        self._completions = completions
+        self._values = values
+        self._log = log
+        self._outcomes = outcomes
+        self._loop = asyncio.get_running_loop()
+        self._suspended: dict[N, Flight[N]] = {}
+        self._timers: dict[Flight[N], asyncio.TimerHandle] = {}
+        self._is_over = False
+        self.unsent: set[N] = set()
+        """Nodes that have started and whose inputs are still needed as they are."""
+
+    async def start(self, node: N) -> None:
+        """Send a node that the ready set has given. Raises nothing while the run goes on."""
+        flight = self._suspended.pop(node, None)
+        is_new = flight is None
+        if flight is None:
+            flight = Flight(node, self._work.policies.get(node, self._work.policy))
+        self.unsent.add(node)
+        flight.is_being_sent = True
+        try:
+            if not is_new or await self._is_to_be_sent(flight):
+                await self._send(flight)
+        except (Exception, asyncio.CancelledError) as error:
+            # Whatever the broker or its middlewares raise, unless it is the run that ends the send.
+            if self._is_over:
+                raise
+            if not flight.is_expected or self._completions.forget(flight.task_id):
+                self._outcomes.settle(flight, flight.task_id, failed(error))
+        finally:
+            flight.is_being_sent = False
+            if not flight.policy.may_send_again:
+                self.unsent.discard(node)
+
+    def again(self, flight: Flight[N], error: BaseException) -> bool:
+        """Have a node whose attempt has failed sent again, or its fallback; whether that is so."""
+        delay = flight.delay_before_retry(error)
+        if delay is None:
+            if flight.policy.fallback_node is None or flight.falls_back:
+                return False
+            self.fall_back(flight, error)
+            delay = 0.0
+        flight.error = error
+        self._ready.suspend(flight.node)
+        self._suspended[flight.node] = flight
+        self._start_timer(flight, delay, partial(self._requeue, flight))
+        return True
+
+    def fall_back(self, flight: Flight[N], error: BaseException) -> None:
+        """Note that a node has failed for good, and that its fallback stands in from now on."""
+        flight.falls_back = True
+        name, task_id, attempts = flight.node.task_name, flight.task_id, flight.attempts
+        at = self._loop.time()
+        self._outcomes.tell(lambda: NodeFellBack(self._run_id, at, name, task_id, error, attempts))
+
+    def began(self, flight: Flight[N], task_id: str) -> None:
+        """A worker has begun to execute an attempt."""
+        if task_id != flight.task_id or flight.has_begun or not flight.is_expected:
+            return
+        flight.has_begun = True
+        self._cancel_timer(flight)
+        timeout = flight.policy.timeout
+        if timeout is not None:  # which its worker keeps by itself, where it can
+            self._limit(flight, timeout + TIMEOUT_GRACE, timeout)
+
+    def ended(self, flight: Flight[N]) -> None:
+        """An attempt has ended, whichever way."""
+        flight.is_expected = False
+        if self._timers:
+            self._cancel_timer(flight)
+
+    def finish(self, flight: Flight[N]) -> None:
+        """A node has ended: nothing more of it will be sent."""
+        if flight.policy.may_send_again:
+            self.unsent.discard(flight.node)
+
+    def stop(self) -> None:
+        """Start nothing more, and wait for nothing more."""
+        self._is_over = True
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    # A node that has not been sent yet
+
+    async def _is_to_be_sent(self, flight: Flight[N]) -> bool:
+        policy, node, before = flight.policy, flight.node, self._work.before
+        if policy is not PLAIN:
+            if policy.is_wanted is not None and not policy.is_wanted(self._values):
+                self._outcomes.pass_over(flight)
+                return False
+            values = self._values
+            flight.taken = {key: values[key] for key in node.binding.keys if key in values}
+        if before.attempts:
+            flight.attempt = before.attempts.get(node.task_name, 0)
+            if node.task_name in before.in_flight and before.pick_up is not None:
+                flight.name_attempt(self._run_id)
+                return_type = self._dispatcher.address(node).return_type
+                result = await before.pick_up(flight.task_id, return_type)
+                if result is not None:
+                    self._outcomes.settle(flight, flight.task_id, result)
+                    return False
+        return True
+
+    # An attempt
+
+    async def _send(self, flight: Flight[N]) -> None:
+        flight.next_attempt(self._run_id)
+        policy, sends, task_id = flight.policy, flight.sends, flight.task_id
+        address = self._dispatcher.address(sends)
+        args, kwargs = sends.arguments(self._values if flight.taken is None else flight.taken)
+        if policy is not PLAIN:
+            address = flight.addressed(address)
+        if self._log is not None:
+            digest = b"" if self._work.digest is None else self._work.digest(flight.node)
+            self._log.note(record(SENT, sends.task_name, flight.attempt, digest))
+        if self._outcomes.is_listened_to:
+            self._tell_that_it_is_sent(flight)
+        flight.is_expected = True
+        self._completions.expect(
+            task_id, flight, address.return_type, address.queue, tell_begin=policy.is_timed
+        )
+        if policy.queue_timeout is not None:
+            self._limit(flight, policy.queue_timeout, policy.queue_timeout, waited=True)
+        elif policy.timeout is not None and not self._completions.tells_begin:
+            self._limit(flight, policy.timeout, policy.timeout)
+        await self._dispatcher.send(sends, address, task_id, args, kwargs)
+
+    def _tell_that_it_is_sent(self, flight: Flight[N]) -> None:
+        at, name, task_id = self._loop.time(), flight.node.task_name, flight.task_id
+        attempt, error = flight.attempt, flight.error
+        if flight.falls_back:
+            return
+        if attempt == 1:
+            self._outcomes.tell(lambda: NodeStarted(self._run_id, at, name, task_id))
+        else:
+            self._outcomes.tell(
+                lambda: NodeRetried(self._run_id, at, name, task_id, attempt, error)
+            )
+
+    def _requeue(self, flight: Flight[N]) -> None:
+        self._timers.pop(flight, None)
+        self._ready.requeue(flight.node)
+        self._outcomes.advance()
+
+    # Limits in time
+
+    def _limit(
+        self, flight: Flight[N], after: float, seconds: float, *, waited: bool = False
+    ) -> None:
+        self._start_timer(flight, after, partial(self._time_out, flight, seconds, waited=waited))
+
+    def _time_out(self, flight: Flight[N], seconds: float, *, waited: bool) -> None:
+        self._timers.pop(flight, None)
+        self._completions.revoke_task(flight.task_id)
+        error = flight.timed_out(seconds, waited=waited)
+        self._outcomes.settle(flight, flight.task_id, failed(error))
+
+    def _start_timer(self, flight: Flight[N], seconds: float, call: Callable[[], None]) -> None:
+        self._timers[flight] = self._loop.call_later(seconds, call)
+
+    def _cancel_timer(self, flight: Flight[N]) -> None:
+        timer = self._timers.pop(flight, None)
+        if timer is not None:
+            timer.cancel()

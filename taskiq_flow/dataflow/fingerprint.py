@@ -1,0 +1,77 @@
+"""Telling whether a graph is the one that a run was begun with, and what of it still is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from taskiq_flow.dataflow.dag import Plan
+from taskiq_flow.dataflow.node import DAGNode, default_name
+
+Fingerprints = Mapping[str, str]
+"""Node name → what tells a declaration of the node from others."""
+
+
+def fingerprints(plan: Plan) -> dict[str, str]:
+    """Those of all nodes of a graph.
+
+    They are made of what is declared: the task's name, keys, rules and dependencies. The task's
+    code is not among it, as mending a task that failed is the usual reason to go on with a run.
+    """
+    return {node.task_name: _fingerprint(node, plan) for node in plan.order}
+
+
+def _fingerprint(node: DAGNode, plan: Plan) -> str:
+    binding = node.binding
+    declared = (
+        default_name(node.task),
+        node.outputs,
+        binding.positional,
+        [position for position, _ in binding.filled],
+        binding.keyword,
+        binding.optional,
+        [key for key, _ in binding.trailing],
+        binding.surplus,
+        node.join,
+        node.required_keys,
+        node.optional_keys,
+        node.when is not None,
+        sorted(before.task_name for before in plan.predecessors.get(node, ())),
+    )
+    return hashlib.blake2b(repr(declared).encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How a graph differs from an earlier one: names of nodes, in order."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+    def __str__(self) -> str:
+        parts = {"added": self.added, "removed": self.removed, "changed": self.changed}
+        return "; ".join(f"{what}: {', '.join(names)}" for what, names in parts.items() if names)
+
+
+def changes(before: Fingerprints, now: Fingerprints) -> Changes:
+    """What of a graph differs from what it was."""
+    return Changes(
+        added=[name for name in now if name not in before],
+        removed=[name for name in before if name not in now],
+        changed=[name for name in now if name in before and before[name] != now[name]],
+    )
+
+
+def behind(plan: Plan, names: Iterable[str]) -> set[str]:
+    """The nodes of these names and all that depend on them, directly or not."""
+    wanted, found = set(names), set[str]()
+    for node in plan.order:
+        before = (other.task_name for other in plan.predecessors.get(node, ()))
+        if node.task_name in wanted or not found.isdisjoint(before):
+            found.add(node.task_name)
+    return found

@@ -1,0 +1,8 @@
+"""Where runs are kept, so that another process can go on with them."""
+
+from taskiq_flow.journal.memory import MemoryJournal
+from taskiq_flow.journal.protocol import Journal, Lease
+from taskiq_flow.journal.redis import RedisJournal
+from taskiq_flow.journal.sqlite import SqliteJournal
+
+__all__ = ["Journal", "Lease", "MemoryJournal", "RedisJournal", "SqliteJournal"]

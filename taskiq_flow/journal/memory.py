@@ -1,0 +1,90 @@
+"""A journal in this process: for tests, and where cached results are kept without another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+from taskiq.abc.serializer import TaskiqSerializer
+from taskiq.serializers import JSONSerializer
+
+from taskiq_flow.journal import refusals
+from taskiq_flow.journal.protocol import Lease
+
+
+@dataclass(slots=True)
+class _Log:
+    owner: str | None = None
+    expires: float = 0.0
+    chunks: list[bytes] = field(default_factory=list)
+
+
+class MemoryJournal:
+    """Keeps runs for as long as it lives. ``serializer``: how values are written, JSON by default.
+
+    A run can be resumed from it in the same process, by any engine that is given this journal.
+    """
+
+    def __init__(self, *, serializer: TaskiqSerializer | None = None) -> None:
+        self.serializer = JSONSerializer() if serializer is None else serializer
+        self._logs: dict[str, _Log] = {}
+
+    async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        """Begin a log."""
+        if run_id in self._logs:
+            raise refusals.exists(run_id)
+        self._logs[run_id] = _Log(chunks=[chunk])
+        await self.acquire(run_id, lease)
+
+    async def acquire(self, run_id: str, lease: Lease) -> None:
+        """Take the lease of a log."""
+        log, now = self._log(run_id), asyncio.get_running_loop().time()
+        if log.owner not in (None, lease.owner) and log.expires > now:
+            raise refusals.locked(run_id, str(log.owner), log.expires - now)
+        log.owner, log.expires = lease.owner, now + lease.seconds
+
+    async def renew(self, run_id: str, lease: Lease) -> None:
+        """Keep a lease."""
+        self._held(run_id, lease).expires = asyncio.get_running_loop().time() + lease.seconds
+
+    async def release(self, run_id: str, lease: Lease) -> None:
+        """Give a lease back."""
+        log = self._logs.get(run_id)
+        if log is not None and log.owner == lease.owner:
+            log.owner = None
+
+    async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        """Add a chunk."""
+        self._held(run_id, lease).chunks.append(chunk)
+
+    async def read(self, run_id: str) -> AsyncGenerator[bytes, None]:
+        """The chunks of a log."""
+        for chunk in tuple(self._log(run_id).chunks):
+            yield chunk
+
+    async def run_ids(self) -> list[str]:
+        """The logs there are."""
+        return list(self._logs)
+
+    async def delete(self, run_id: str) -> None:
+        """Remove a log."""
+        log, now = self._log(run_id), asyncio.get_running_loop().time()
+        if log.owner is not None and log.expires > now:
+            raise refusals.locked(run_id, log.owner, log.expires - now)
+        del self._logs[run_id]
+
+    async def aclose(self) -> None:
+        """Nothing is held open."""
+
+    def _log(self, run_id: str) -> _Log:
+        try:
+            return self._logs[run_id]
+        except KeyError:
+            raise refusals.not_found(run_id) from None
+
+    def _held(self, run_id: str, lease: Lease) -> _Log:
+        log = self._log(run_id)
+        if log.owner != lease.owner:
+            raise refusals.taken_over(run_id)
+        return log

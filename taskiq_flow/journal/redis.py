@@ -1,0 +1,174 @@
+"""A journal on a Redis server, for engines on any number of machines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+
+from taskiq.abc.serializer import TaskiqSerializer
+from taskiq.serializers import JSONSerializer
+
+from taskiq_flow.errors import JournalError
+from taskiq_flow.journal import refusals
+from taskiq_flow.journal.protocol import Lease
+from taskiq_flow.outages import ride_out
+
+_READ_AT_ONCE = 64  # chunks
+
+# A script's first answer; behind the third come the owner and the milliseconds it has left.
+_NOT_FOUND, _REFUSED = 1, 2
+
+_CREATE = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return {2} end
+redis.call('RPUSH', KEYS[1], ARGV[3])
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+redis.call('SET', KEYS[4], ARGV[1])
+redis.call('ZADD', KEYS[3], redis.call('INCR', KEYS[5]), ARGV[4])
+return {0}
+"""
+_ACQUIRE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return {1} end
+local owner = redis.call('GET', KEYS[2])
+if owner and owner ~= ARGV[1] then return {2, owner, redis.call('PTTL', KEYS[2])} end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+redis.call('SET', KEYS[4], ARGV[1])
+return {0}
+"""
+# The last owner is remembered without an end: a lease that is over is one's own until another
+# has taken it.
+_RENEW = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return {1} end
+if redis.call('GET', KEYS[4]) ~= ARGV[1] then return {2} end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+if ARGV[3] then redis.call('RPUSH', KEYS[1], ARGV[3]) end
+return {0}
+"""
+_RELEASE = """
+if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+return {0}
+"""
+_DELETE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return {1} end
+local owner = redis.call('GET', KEYS[2])
+if owner then return {2, owner, redis.call('PTTL', KEYS[2])} end
+redis.call('DEL', KEYS[1], KEYS[4])
+redis.call('ZREM', KEYS[3], ARGV[1])
+return {0}
+"""
+
+
+class RedisJournal:
+    """Keeps runs on the Redis server at ``url``, under keys that begin with ``prefix``.
+
+    What was written is as safe as the server makes it: with ``appendfsync always`` it survives a
+    loss of power there, with ``everysec``, what was written up to a second before. Outages of up to
+    a minute are ridden out. ``serializer``: how values are written, JSON by default. Needs the
+    extra ``redis``; for one server, or one behind a proxy, not for a cluster.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "taskiq_flow:journal",
+        serializer: TaskiqSerializer | None = None,
+    ) -> None:
+        # Here, as those who keep their runs elsewhere need no client of Redis.
+        from redis import exceptions  # noqa: PLC0415
+        from redis.asyncio import Redis  # noqa: PLC0415
+
+        self.serializer = JSONSerializer() if serializer is None else serializer
+        self._prefix = prefix
+        self._client: Any = Redis.from_url(url)
+        self._outages = (OSError, exceptions.ConnectionError, exceptions.TimeoutError)
+        self._errors = (*self._outages, exceptions.RedisError)
+
+    async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        """Begin a log."""
+        answer = await self._run(_CREATE, run_id, *_terms(lease), chunk, run_id)
+        if answer[0] == _REFUSED:
+            raise refusals.exists(run_id)
+
+    async def acquire(self, run_id: str, lease: Lease) -> None:
+        """Take the lease of a log."""
+        _check(run_id, await self._run(_ACQUIRE, run_id, *_terms(lease)))
+
+    async def renew(self, run_id: str, lease: Lease) -> None:
+        """Keep a lease."""
+        _check(run_id, await self._run(_RENEW, run_id, *_terms(lease)))
+
+    async def release(self, run_id: str, lease: Lease) -> None:
+        """Give a lease back."""
+        await self._run(_RELEASE, run_id, lease.owner)
+
+    async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        """Add a chunk, and renew the lease with it."""
+        _check(run_id, await self._run(_RENEW, run_id, *_terms(lease), chunk))
+
+    async def read(self, run_id: str) -> AsyncGenerator[bytes, None]:
+        """The chunks of a log."""
+        log, place = self._keys(run_id)[0], 0
+        while True:
+            last = place + _READ_AT_ONCE - 1
+            chunks = await self._call(lambda: self._client.lrange(log, place, last))  # noqa: B023
+            if not place and not chunks:
+                raise refusals.not_found(run_id)
+            for chunk in chunks:
+                yield chunk
+            place += len(chunks)
+            if len(chunks) < _READ_AT_ONCE:
+                return
+
+    async def run_ids(self) -> list[str]:
+        """The logs there are."""
+        index = self._keys("")[2]
+        names = await self._call(lambda: self._client.zrange(index, 0, -1))
+        return [name.decode("utf-8", "surrogatepass") for name in names]
+
+    async def delete(self, run_id: str) -> None:
+        """Remove a log."""
+        _check(run_id, await self._run(_DELETE, run_id, _text(run_id)))
+
+    async def aclose(self) -> None:
+        """Close the connections. They are opened again when they are needed again."""
+        await self._client.aclose()
+
+    def _keys(self, run_id: str) -> list[bytes]:
+        """Of the log, of its lease, of the index, of the lease's last owner, of the counter."""
+        parts = (f"log:{run_id}", f"lease:{run_id}", "runs", f"owner:{run_id}", "count")
+        return [_text(f"{self._prefix}:{part}") for part in parts]
+
+    async def _run(self, script: str, run_id: str, *arguments: Any) -> list[Any]:
+        keys = self._keys(run_id)
+        encoded = [_text(a) if isinstance(a, str) else a for a in arguments]
+        answer: list[Any] = await self._call(
+            lambda: self._client.eval(script, len(keys), *keys, *encoded)
+        )
+        return answer
+
+    async def _call(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            return await ride_out(call, self._outages, "the journal cannot be reached")
+        except self._errors as error:
+            raise JournalError(
+                f"the journal on Redis cannot be used: {error!r}; see to the server or its URL, "
+                "then resume the run"
+            ) from error
+
+
+def _terms(lease: Lease) -> tuple[str, int]:
+    return lease.owner, max(1, round(lease.seconds * 1000))
+
+
+def _check(run_id: str, answer: list[Any]) -> None:
+    """Raise what a script's answer says."""
+    if answer[0] == _NOT_FOUND:
+        raise refusals.not_found(run_id)
+    if answer[0] == _REFUSED and len(answer) > 1:
+        raise refusals.locked(run_id, answer[1].decode(), answer[2] / 1000)
+    if answer[0] == _REFUSED:
+        raise refusals.taken_over(run_id)
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

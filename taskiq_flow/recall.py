@@ -1,0 +1,171 @@
+"""What a journal says of a run: how that is begun, read, and held against the graph of today."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from taskiq.abc.serializer import TaskiqSerializer
+
+from taskiq_flow.dataflow.fingerprint import Fingerprints, changes
+from taskiq_flow.errors import GraphChangedError, JournalError, SerializationError
+from taskiq_flow.journal.log import (
+    COMPLETED,
+    FAILED,
+    INPUT,
+    REFERRED,
+    SENT,
+    SESSION,
+    Header,
+    Record,
+    chunk,
+    dumped,
+    read_records,
+    record,
+    serializer_name,
+)
+from taskiq_flow.journal.protocol import Journal
+
+
+@dataclass(slots=True)
+class Recalled:
+    """A run as its log tells it.
+
+    ``inputs``: as they are written. ``results``: the records of what nodes have given, by name, in
+    the order in which they did. ``attempts``: how often each node was sent; ``in_flight``: those of
+    which nothing more is known. ``digests``: of nodes that came from a source. ``sessions``: how
+    workers know the engines that have gone on with the run.
+    """
+
+    run_id: str
+    header: Header
+    inputs: dict[str, bytes] = field(default_factory=dict)
+    results: dict[str, Record] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    in_flight: set[str] = field(default_factory=set)
+    digests: dict[str, bytes] = field(default_factory=dict)
+    sessions: list[str] = field(default_factory=list)
+
+    def add(self, entry: Record) -> None:
+        """Take in what was noted next."""
+        kind, name = entry.kind, entry.name
+        if kind == SENT:
+            self.attempts[name] = max(entry.attempt, self.attempts.get(name, 0))
+            self.in_flight.add(name)
+            if entry.data:
+                self.digests[name] = entry.data
+        elif kind in (COMPLETED, REFERRED):
+            self.results[name] = entry
+            self.in_flight.discard(name)
+        elif kind == FAILED:
+            self.in_flight.discard(name)
+        elif kind == INPUT:
+            self.inputs[name] = entry.data
+        elif kind == SESSION:
+            self.sessions.append(entry.data.decode())
+
+    def check_unchanged(self, now: Fingerprints, *, remedy: str) -> None:
+        """Raise ``GraphChangedError`` if the run was begun with another graph."""
+        found = changes(self.header.nodes, now)
+        if found:
+            raise GraphChangedError(
+                f"run {self.run_id!r} was begun with another graph ({found}); {remedy}",
+                added=found.added,
+                removed=found.removed,
+                changed=found.changed,
+            )
+
+
+async def recall(journal: Journal, run_id: str) -> Recalled:
+    """Read a run's log.
+
+    Raises ``RunNotFoundError``, or ``JournalError`` for a log that cannot be read or whose values
+    were written by another serializer.
+    """
+    recalled: Recalled | None = None
+    async for entries in read_records(run_id, journal.read(run_id)):
+        if recalled is None:
+            recalled = Recalled(run_id, Header.decoded(run_id, entries[0]))
+        for entry in entries:
+            recalled.add(entry)
+    if recalled is None:
+        raise JournalError(f"the log of run {run_id!r} is empty; begin the run anew")
+    name = serializer_name(journal.serializer)
+    if recalled.header.serializer != name:
+        raise JournalError(
+            f"the values of run {run_id!r} were written by {recalled.header.serializer}, and this "
+            f"journal has {name}; give it the same serializer"
+        )
+    return recalled
+
+
+def first_chunk(
+    serializer: TaskiqSerializer,
+    nodes: Fingerprints,
+    inputs: Mapping[str, Any],
+    outputs: Sequence[str] | None,
+    results: Iterable[Record] = (),
+) -> bytes:
+    """What a log begins with. ``results``: what nodes have given that are not to be run.
+
+    Raises ``SerializationError`` for an input that cannot be kept.
+    """
+    header = Header(nodes, outputs, serializer_name(serializer))
+    kept = [record(INPUT, key, 0, _dumped_input(serializer, key, inputs[key])) for key in inputs]
+    given = [record(entry.kind, entry.name, entry.attempt, entry.data) for entry in results]
+    return chunk([header.encoded(), *kept, *given])
+
+
+def _dumped_input(serializer: TaskiqSerializer, key: str, value: Any) -> bytes:
+    try:
+        return dumped(serializer, value)
+    except Exception as error:  # whatever a value or a serializer raises
+        kind = type(value)
+        raise SerializationError(
+            f"the run was given a {kind.__module__}.{kind.__qualname__} as {key!r}, which the "
+            f"journal's {type(serializer).__name__} cannot keep ({error}); give it plain data, or "
+            "give the journal a serializer that can",
+            key=key,
+            value_type=kind,
+        ) from error
+
+
+def loaded(
+    recalled: Recalled,
+    serializer: TaskiqSerializer,
+    names: Collection[str],
+    as_annotated: Callable[[str, Any], Any],
+    handle: Callable[[str, str], Any],
+) -> dict[str, Any]:
+    """The results of these nodes, in the order in which they were given.
+
+    ``as_annotated``: has a node's value as its task's annotation says; ``handle``: made from the
+    id of a task whose result was passed by reference. Raises ``JournalError`` for a value that
+    cannot be read.
+    """
+    results: dict[str, Any] = {}
+    for name, entry in recalled.results.items():
+        if name not in names:
+            continue
+        try:
+            if entry.kind == REFERRED:
+                results[name] = handle(name, entry.data.decode())
+            else:
+                results[name] = as_annotated(name, serializer.loadb(entry.data))
+        except Exception as error:  # whatever a serializer raises
+            raise JournalError(
+                f"the result of node {name!r} of run {recalled.run_id!r} cannot be read: "
+                f"{error!r}; do without it by engine.rerun({recalled.run_id!r}, [{name!r}])"
+            ) from error
+    return results
+
+
+def loaded_inputs(recalled: Recalled, serializer: TaskiqSerializer) -> dict[str, Any]:
+    """The run's inputs. Raises ``JournalError`` for one that cannot be read."""
+    try:
+        return {key: serializer.loadb(data) for key, data in recalled.inputs.items()}
+    except Exception as error:  # whatever a serializer raises
+        raise JournalError(
+            f"the inputs of run {recalled.run_id!r} cannot be read: {error!r}"
+        ) from error

@@ -1,0 +1,190 @@
+"""One run's log in a journal: written in batches, under a lease that is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from taskiq_flow.errors import JournalError, RunError, RunLockedError, SerializationError
+from taskiq_flow.flights import Flight
+from taskiq_flow.journal.log import (
+    COMPLETED,
+    ENDED,
+    FAILED,
+    REFERRED,
+    SESSION,
+    chunk,
+    dumped,
+    record,
+)
+from taskiq_flow.journal.owner import new_owner
+from taskiq_flow.journal.protocol import Journal, Lease
+from taskiq_flow.record import told
+from taskiq_flow.results import ResultHandle
+from taskiq_flow.waiting import until_ended
+
+logger = logging.getLogger("taskiq_flow")
+
+T = TypeVar("T")
+
+CLOSING_GRACE = 5.0
+"""Seconds that the last batch is given, when a run is closed, to be written."""
+
+
+class RunLog(Generic[T]):
+    """What a run notes, and the pairs that its reader may have once all noted before is safe.
+
+    While one batch is written the next one gathers, so that the run never waits for the journal.
+    ``first_chunk``: what the log of a new run begins with.
+    """
+
+    def __init__(self, journal: Journal, run_id: str, first_chunk: bytes | None = None) -> None:
+        self._journal = journal
+        self._run_id = run_id
+        self._lease = Lease(new_owner())
+        self._first_chunk = first_chunk
+        self._records: list[bytes] = []
+        self._pairs: list[T] = []
+        self._being_written: list[T] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._has_failed = False
+        self._release_pairs: Callable[[Sequence[T]], None]
+        self._fail: Callable[[RunError], None]
+
+    async def acquire(self) -> None:
+        """Take the lease of a log that is there; raises what ``Journal.acquire`` does."""
+        await self._journal.acquire(self._run_id, self._lease)
+
+    async def release(self) -> None:
+        """Give the lease back, if one has it."""
+        try:
+            async with asyncio.timeout(CLOSING_GRACE):
+                await self._journal.release(self._run_id, self._lease)
+        except (Exception, TimeoutError) as error:  # the lease ends by itself
+            logger.warning("the lease of run %r was not given back: %r", self._run_id, error)
+
+    async def begin(self, session: str) -> None:
+        """Begin the log of a new run, or go on with one whose lease was acquired.
+
+        ``session``: how workers know this engine's part of the run.
+        """
+        if self._first_chunk is not None:
+            await self._journal.create(self._run_id, self._lease, self._first_chunk)
+        self._records.append(record(SESSION, "", 0, session.encode()))
+
+    def open(
+        self, release_pairs: Callable[[Sequence[T]], None], fail: Callable[[RunError], None]
+    ) -> None:
+        """Keep the lease from now on. ``release_pairs``: takes pairs that are safe to be read.
+
+        ``fail``: told once, with ``JournalError`` or ``RunLockedError``, when nothing can be kept
+        any more; what was noted and not written is lost then, and so are its pairs.
+        """
+        self._release_pairs = release_pairs
+        self._fail = fail
+        self._keeper = asyncio.get_running_loop().create_task(self._keep_lease())
+
+    def completion(self, flight: Flight[Any], value: Any) -> bytes:
+        """The record of a result. Raises ``SerializationError`` if it cannot be kept."""
+        name, attempt = flight.node.task_name, flight.attempt
+        if isinstance(value, ResultHandle):
+            return record(REFERRED, name, attempt, value.reference.task_id.encode())
+        try:
+            return record(COMPLETED, name, attempt, dumped(self._journal.serializer, value))
+        except Exception as error:  # whatever a value or a serializer raises
+            kind = type(value)
+            raise SerializationError(
+                f"node {name!r} returned a {kind.__module__}.{kind.__qualname__}, which the "
+                f"journal's {type(self._journal.serializer).__name__} cannot keep ({error}); "
+                "return plain data (numbers, strings, lists, dicts, models), or give the journal "
+                "a serializer that can",
+                task_name=name,
+                value_type=kind,
+            ) from error
+
+    def failure(self, flight: Flight[Any], error: BaseException) -> bytes:
+        """The record of a node that has failed for good."""
+        return record(FAILED, flight.node.task_name, flight.attempt, told(error).encode())
+
+    def note(self, record: bytes) -> None:
+        """Have a record written."""
+        if not self._has_failed:
+            self._records.append(record)
+            self._wake()
+
+    def hand_over(self, pair: T) -> None:
+        """Have a pair released once all that was noted so far is safe."""
+        if not self._has_failed:
+            self._pairs.append(pair)
+            self._wake()
+
+    @property
+    def pairs_held(self) -> int:
+        """How many pairs are still to be released."""
+        return len(self._pairs) + len(self._being_written)
+
+    def drop_pairs(self) -> None:
+        """Nobody will read them any more. What was noted is written all the same."""
+        self._pairs, self._being_written = [], []
+
+    async def aclose(self, outcome: str) -> None:
+        """Write what was noted, and give the lease back; takes a bounded time."""
+        self.note(record(ENDED, "", 0, outcome.encode()))
+        if self._writer is not None:
+            await until_ended([self._writer], CLOSING_GRACE)
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await until_ended([self._keeper], CLOSING_GRACE)
+        await self.release()
+
+    def _wake(self) -> None:
+        if self._writer is None:
+            self._writer = asyncio.get_running_loop().create_task(self._write())
+
+    async def _write(self) -> None:
+        try:
+            while self._records or self._pairs:
+                records, self._records = self._records, []
+                self._being_written, self._pairs = self._pairs, []
+                if records:
+                    await self._journal.append(self._run_id, self._lease, chunk(records))
+                safe, self._being_written = self._being_written, []
+                if safe:
+                    self._release_pairs(safe)
+        except Exception as error:  # whatever a journal raises: nothing more can be kept
+            self._give_up(error)
+        finally:
+            self._writer = None
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease.seconds / 4)
+            try:
+                await self._journal.renew(self._run_id, self._lease)
+            except RunLockedError as error:
+                self._give_up(error)
+                return
+            except Exception as error:  # the store is away: the next batch will tell
+                logger.warning("the lease of run %r was not renewed: %r", self._run_id, error)
+
+    def _give_up(self, error: Exception) -> None:
+        if self._has_failed:
+            return
+        self._has_failed = True
+        self._records = []
+        self.drop_pairs()
+        if not isinstance(error, RunError):
+            error = _explained(self._run_id, self._journal, error)
+        self._fail(error)
+
+
+def _explained(run_id: str, journal: Journal, cause: Exception) -> JournalError:
+    error = JournalError(
+        f"run {run_id!r} cannot be kept in {type(journal).__name__}: {cause!r}; see to that, then "
+        "resume the run"
+    )
+    error.__cause__ = cause
+    return error
