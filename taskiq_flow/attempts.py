@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from taskiq import TaskiqResult
 
+from taskiq_flow.cache_key import cache_key
+from taskiq_flow.caching import CachedResults, Claim
 from taskiq_flow.completion.protocol import Completions, failed
+from taskiq_flow.completion.reading import as_annotated
+from taskiq_flow.dataflow.policy import Cache
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.dispatch import Dispatcher, RunnableNode
+from taskiq_flow.encoding import Address
+from taskiq_flow.errors import NotCachedWarning
 from taskiq_flow.events import Event, NodeFellBack, NodeRetried, NodeStarted
 from taskiq_flow.flights import PLAIN, TIMEOUT_GRACE, Flight
 from taskiq_flow.journal.log import SENT, record
@@ -28,6 +35,9 @@ class Outcomes(Protocol[N]):
 
     def settle(self, flight: Flight[N], task_id: str, result: TaskiqResult[Any]) -> None:
         """A node's attempt has ended."""
+
+    def take_cached(self, flight: Flight[N], value: Any) -> None:
+        """A node's result was kept from another time."""
 
     def pass_over(self, flight: Flight[N]) -> None:
         """A node is not to run: its condition says no."""
@@ -54,6 +64,7 @@ class Attempts(Generic[N]):
         completions: Completions[Flight[N]],
         values: Mapping[str, Any],
         log: RunLog[Any] | None,
+        cache: CachedResults | None,
         outcomes: Outcomes[N],
     ) -> None:
         self._run_id = run_id
@@ -63,25 +74,27 @@ class Attempts(Generic[N]):
         self._completions = completions
         self._values = values
         self._log = log
+        self._cache = cache
         self._outcomes = outcomes
         self._loop = asyncio.get_running_loop()
         self._suspended: dict[N, Flight[N]] = {}
         self._timers: dict[Flight[N], asyncio.TimerHandle] = {}
+        self._policies = work.policies
+        self._has_past = bool(work.before.attempts)
         self._is_over = False
-        self.unsent: set[N] = set()
-        """Nodes that have started and whose inputs are still needed as they are."""
+        self._being_sent: set[N] = set()
+        self._repeatable: set[N] = set()  # those that may be sent once more
 
     async def start(self, node: N) -> None:
         """Send a node that the ready set has given. Raises nothing while the run goes on."""
-        flight = self._suspended.pop(node, None)
-        is_new = flight is None
+        flight = self._suspended.pop(node, None) if self._suspended else None
         if flight is None:
-            flight = Flight(node, self._work.policies.get(node, self._work.policy))
-        self.unsent.add(node)
-        flight.is_being_sent = True
+            flight = Flight(node, self._policies.get(node, PLAIN))
+        self._being_sent.add(node)
+        is_plain = flight.policy is PLAIN and not self._has_past
         try:
-            if not is_new or await self._is_to_be_sent(flight):
-                await self._send(flight)
+            if is_plain or flight.is_cleared or await self._is_to_be_sent(flight):
+                await self._dispatcher.send(*self._expected(flight))
         except (Exception, asyncio.CancelledError) as error:
             # Whatever the broker or its middlewares raise, unless it is the run that ends the send.
             if self._is_over:
@@ -89,9 +102,7 @@ class Attempts(Generic[N]):
             if not flight.is_expected or self._completions.forget(flight.task_id):
                 self._outcomes.settle(flight, flight.task_id, failed(error))
         finally:
-            flight.is_being_sent = False
-            if not flight.policy.may_send_again:
-                self.unsent.discard(node)
+            self._being_sent.discard(node)
 
     def again(self, flight: Flight[N], error: BaseException) -> bool:
         """Have a node whose attempt has failed sent again, or its fallback; whether that is so."""
@@ -101,11 +112,14 @@ class Attempts(Generic[N]):
                 return False
             self.fall_back(flight, error)
             delay = 0.0
-        flight.error = error
+        flight.error, flight.began_at = error, None
+        self._suspend(flight, delay)
+        return True
+
+    def _suspend(self, flight: Flight[N], seconds: float) -> None:
         self._ready.suspend(flight.node)
         self._suspended[flight.node] = flight
-        self._start_timer(flight, delay, partial(self._requeue, flight))
-        return True
+        self._start_timer(flight, seconds, partial(self._requeue, flight))
 
     def fall_back(self, flight: Flight[N], error: BaseException) -> None:
         """Note that a node has failed for good, and that its fallback stands in from now on."""
@@ -116,24 +130,45 @@ class Attempts(Generic[N]):
 
     def began(self, flight: Flight[N], task_id: str) -> None:
         """A worker has begun to execute an attempt."""
-        if task_id != flight.task_id or flight.has_begun or not flight.is_expected:
+        if task_id != flight.task_id or flight.began_at is not None:
             return
-        flight.has_begun = True
+        flight.began_at = self._loop.time()
         self._cancel_timer(flight)
         timeout = flight.policy.timeout
         if timeout is not None:  # which its worker keeps by itself, where it can
             self._limit(flight, timeout + TIMEOUT_GRACE, timeout)
 
+    def lasted(self, flight: Flight[N]) -> float:
+        """Seconds since an attempt has begun, as far as is known."""
+        return 0.0 if flight.began_at is None else self._loop.time() - flight.began_at
+
     def ended(self, flight: Flight[N]) -> None:
-        """An attempt has ended, whichever way."""
+        """An attempt of a node with a policy has ended, whichever way."""
         flight.is_expected = False
-        if self._timers:
-            self._cancel_timer(flight)
+        self._cancel_timer(flight)
 
     def finish(self, flight: Flight[N]) -> None:
-        """A node has ended: nothing more of it will be sent."""
-        if flight.policy.may_send_again:
-            self.unsent.discard(flight.node)
+        """A node with a policy has ended: nothing more of it will be sent."""
+        self._repeatable.discard(flight.node)
+        if self._cache is not None:
+            self._cache.release(flight)
+
+    def keep(self, flight: Flight[N], value: Any) -> None:
+        """Keep what a node's task has given for another time, if it was claimed for that."""
+        if not flight.has_claim or self._cache is None:
+            return
+        try:
+            self._cache.keep(flight, value)
+        except Exception as error:  # whatever a value or a serializer raises
+            warn_not_cached(flight.node.task_name, error)
+
+    def is_being_sent(self, node: N) -> bool:
+        """Whether the broker has not taken a node's task yet."""
+        return node in self._being_sent
+
+    def needs_inputs(self, node: N) -> bool:
+        """Whether a node that has started still needs its inputs as they are."""
+        return node in self._being_sent or node in self._repeatable
 
     def stop(self) -> None:
         """Start nothing more, and wait for nothing more."""
@@ -147,6 +182,8 @@ class Attempts(Generic[N]):
     async def _is_to_be_sent(self, flight: Flight[N]) -> bool:
         policy, node, before = flight.policy, flight.node, self._work.before
         if policy is not PLAIN:
+            if policy.may_send_again:
+                self._repeatable.add(node)
             if policy.is_wanted is not None and not policy.is_wanted(self._values):
                 self._outcomes.pass_over(flight)
                 return False
@@ -155,37 +192,75 @@ class Attempts(Generic[N]):
         if before.attempts:
             flight.attempt = before.attempts.get(node.task_name, 0)
             if node.task_name in before.in_flight and before.pick_up is not None:
-                flight.name_attempt(self._run_id)
+                flight.resume_attempt(self._run_id, flight.attempt)
                 return_type = self._dispatcher.address(node).return_type
                 result = await before.pick_up(flight.task_id, return_type)
                 if result is not None:
                     self._outcomes.settle(flight, flight.task_id, result)
                     return False
+        if policy.cache is not None and await self._is_cached(flight, policy.cache):
+            return False
+        flight.is_cleared = True
+        return True
+
+    async def _is_cached(self, flight: Flight[N], cache: Cache) -> bool:
+        """Whether a node has its result without being sent, or somebody else computes it."""
+        if self._cache is None:
+            return False
+        node = flight.node
+        if flight.cache_key is None:
+            try:
+                flight.cache_key = cache_key(node.task, *node.arguments(flight.taken))
+            except Exception as error:  # of a type that cannot be hashed, nested too deeply, ...
+                warn_not_cached(node.task_name, error)
+                return False
+        found = await self._cache.look_up(flight.cache_key, cache.ttl, flight)
+        if found is None:
+            # Without the place that others may need to be able to compute it.
+            self._suspend(flight, flight.pause_for_claim())
+            return True
+        if isinstance(found, Claim):
+            flight.has_claim = True
+            return False
+        return_type = self._dispatcher.address(node).return_type
+        self._outcomes.take_cached(flight, as_annotated(found.value, return_type))
         return True
 
     # An attempt
 
-    async def _send(self, flight: Flight[N]) -> None:
+    def _expected(
+        self, flight: Flight[N]
+    ) -> tuple[RunnableNode, Address, str, list[Any], dict[str, Any]]:
+        """Have an attempt's end expected; what to send, as ``Dispatcher.send`` takes it."""
         flight.next_attempt(self._run_id)
-        policy, sends, task_id = flight.policy, flight.sends, flight.task_id
-        address = self._dispatcher.address(sends)
-        args, kwargs = sends.arguments(self._values if flight.taken is None else flight.taken)
+        policy, node, task_id = flight.policy, flight.node, flight.task_id
+        sends: RunnableNode = node
+        values, is_timed = self._values, False
+        address = self._dispatcher.address(node)
         if policy is not PLAIN:
-            address = flight.addressed(address)
+            sends, values, is_timed = flight.sends, flight.taken, policy.is_timed
+            address = flight.addressed(self._dispatcher.address(sends))
+        args, kwargs = sends.arguments(values)
         if self._log is not None:
-            digest = b"" if self._work.digest is None else self._work.digest(flight.node)
-            self._log.note(record(SENT, sends.task_name, flight.attempt, digest))
+            digest = b"" if self._work.digest is None else self._work.digest(node)
+            self._log.note(record(SENT, node.task_name, flight.attempt, digest))
         if self._outcomes.is_listened_to:
             self._tell_that_it_is_sent(flight)
         flight.is_expected = True
         self._completions.expect(
-            task_id, flight, address.return_type, address.queue, tell_begin=policy.is_timed
+            task_id, flight, address.return_type, address.queue, tell_begin=is_timed
         )
+        if is_timed:
+            self._limit_from_sending(flight)
+        return sends, address, task_id, args, kwargs
+
+    def _limit_from_sending(self, flight: Flight[N]) -> None:
+        policy = flight.policy
         if policy.queue_timeout is not None:
             self._limit(flight, policy.queue_timeout, policy.queue_timeout, waited=True)
         elif policy.timeout is not None and not self._completions.tells_begin:
+            flight.began_at = self._loop.time()  # for all that can be told
             self._limit(flight, policy.timeout, policy.timeout)
-        await self._dispatcher.send(sends, address, task_id, args, kwargs)
 
     def _tell_that_it_is_sent(self, flight: Flight[N]) -> None:
         at, name, task_id = self._loop.time(), flight.node.task_name, flight.task_id
@@ -224,3 +299,12 @@ class Attempts(Generic[N]):
         timer = self._timers.pop(flight, None)
         if timer is not None:
             timer.cancel()
+
+
+def warn_not_cached(task_name: str, error: Exception) -> None:
+    """Say once why a node is run as if it had no cache."""
+    warnings.warn(
+        f"node {task_name!r} is not cached: {error}; give it plain data, or take its cache away",
+        NotCachedWarning,
+        stacklevel=2,
+    )

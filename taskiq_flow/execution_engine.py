@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -13,11 +13,13 @@ from typing import Any, Literal, get_args
 from taskiq import AsyncBroker
 from taskiq.utils import maybe_awaitable
 
+from taskiq_flow.caching import CachedResults
 from taskiq_flow.completion import Link, check_readable, link_to
 from taskiq_flow.completion.notice import ALWAYS
 from taskiq_flow.completion.reading import as_annotated
 from taskiq_flow.completion.referring import handle_of, pick_up
 from taskiq_flow.completion.worker import BEAT
+from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.dag import DAG, Plan
 from taskiq_flow.dataflow.fingerprint import Fingerprints, behind, changes, fingerprints
 from taskiq_flow.dataflow.policy import Retry, check_seconds
@@ -31,6 +33,7 @@ from taskiq_flow.errors import (
 from taskiq_flow.events import Listener, NodeFailure, NodeSkipped
 from taskiq_flow.flights import PLAIN, Policy
 from taskiq_flow.journal.log import Record
+from taskiq_flow.journal.memory import MemoryJournal
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.plain_callables import return_type_of
 from taskiq_flow.recall import Recalled, first_chunk, loaded, loaded_inputs, recall
@@ -116,6 +119,7 @@ class ExecutionEngine:
         self._policy = Policy(retry=retry, timeout=timeout, queue_timeout=queue_timeout)
         self._run_timeout = run_timeout
         self._journal = journal
+        self._memory = MemoryJournal()  # of cached results, where there is no journal
         self._limit = _limit(pass_by)
         self._lost_after = lost_after
         self._max_parallel = max_parallel
@@ -148,8 +152,11 @@ class ExecutionEngine:
         work = self._work(inputs, outputs)
         run_id = _new_run_id() if run_id is None else run_id
         log = self._new_log(run_id, inputs, outputs)
-        async with aclosing(self._stream(work, run_id, log)) as pairs:
-            async for pair in pairs:
+        async with self._running(work, run_id, log) as run:
+            while run.unread or await run.more():
+                pair = run.take()
+                if self._on_step_complete is not None:
+                    await self._step(self._on_step_complete, run, pair)
                 yield pair
 
     async def resume(
@@ -182,7 +189,7 @@ class ExecutionEngine:
         except BaseException:
             await log.release()
             raise
-        async with aclosing(self._stream(work, run_id, log, recalled.sessions)) as pairs:
+        async with aclosing(self._continued(work, run_id, log, recalled.sessions)) as pairs:
             async for pair in pairs:
                 yield pair
 
@@ -217,7 +224,7 @@ class ExecutionEngine:
         new_id = _new_run_id() if new_run_id is None else new_run_id
         kept = [recalled.results[name] for name in work.before.results]
         log = self._new_log(new_id, work.inputs, recalled.header.outputs, kept)
-        async with aclosing(self._stream(work, new_id, log)) as pairs:
+        async with aclosing(self._continued(work, new_id, log)) as pairs:
             async for pair in pairs:
                 yield pair
 
@@ -253,14 +260,29 @@ class ExecutionEngine:
 
     # One run
 
-    async def _stream(
+    async def _continued(
         self,
         work: Work[Any],
         run_id: str,
         log: RunLog[Any] | None,
         earlier_sessions: Iterable[str] = (),
     ) -> AsyncGenerator[tuple[str, Any], None]:
-        """Run ``work``, and leave nothing of it behind but its ``log``."""
+        async with self._running(work, run_id, log, earlier_sessions) as run:
+            while run.unread or await run.more():
+                pair = run.take()
+                if self._on_step_complete is not None:
+                    await self._step(self._on_step_complete, run, pair)
+                yield pair
+
+    @asynccontextmanager
+    async def _running(
+        self,
+        work: Work[Any],
+        run_id: str,
+        log: RunLog[Any] | None,
+        earlier_sessions: Iterable[str] = (),
+    ) -> AsyncGenerator[Run[Any], None]:
+        """A run of ``work``, of which nothing is left behind but its ``log``."""
         run: Run[Any] | None = None
         try:
             link, dispatcher = await self._prepare(work, run_id)
@@ -279,14 +301,11 @@ class ExecutionEngine:
                 listeners=self._listeners,
                 timeout=self._run_timeout,
                 log=log,
+                cache=self._cached_results(work),
             )
             self._runs.add(run)
             run.start()
-            while run.unread or await run.more():
-                pair = run.take()
-                if self._on_step_complete is not None:
-                    await self._step(self._on_step_complete, run, pair)
-                yield pair
+            yield run
         finally:
             if run is not None:
                 self._runs.discard(run)
@@ -350,6 +369,17 @@ class ExecutionEngine:
             )
         return self._journal
 
+    def _kept_tasks(
+        self, work: Work[Any], recalled: Recalled, again: Collection[str]
+    ) -> Mapping[str, Task]:
+        """The tasks of the nodes whose results are kept, by the nodes' names."""
+        return {node.task_name: node.task for node in work.nodes if node.task_name not in again}
+
+    def _cached_results(self, work: Work[Any]) -> CachedResults | None:
+        if all(policy.cache is None for policy in work.policies.values()):
+            return None
+        return CachedResults(self._journal or self._memory)
+
     def _fingerprints(self) -> Fingerprints:
         plan = self._dag.plan()
         if self._fingerprinted is None or self._fingerprinted[0] is not plan:
@@ -383,14 +413,14 @@ class ExecutionEngine:
         """What is left to do of a run. ``again``: nodes whose results do not count any more."""
         serializer = self._needed_journal().serializer
         work = self._work(loaded_inputs(recalled, serializer), recalled.header.outputs)
-        nodes = {node.task_name: node for node in work.nodes if node.task_name not in again}
+        tasks = self._kept_tasks(work, recalled, again)
         backend, limit = self._broker.result_backend, self._limit
         results = loaded(
             recalled,
             serializer,
-            nodes,
-            lambda name, value: as_annotated(value, return_type_of(nodes[name].task)),
-            lambda name, task_id: handle_of(backend, task_id, return_type_of(nodes[name].task)),
+            tasks,
+            lambda name, value: as_annotated(value, return_type_of(tasks[name])),
+            lambda name, task_id: handle_of(backend, task_id, return_type_of(tasks[name])),
         )
         before = Before(
             results=results,

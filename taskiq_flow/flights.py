@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from taskiq_flow.completion.notice import BEGIN_LABEL
@@ -16,7 +17,6 @@ from taskiq_flow.dataflow.policy import NO_FALLBACK, Cache, Retry
 from taskiq_flow.dispatch import RunnableNode
 from taskiq_flow.encoding import Address
 from taskiq_flow.errors import NodeError, NodeTimeoutError
-from taskiq_flow.events import Source
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -26,8 +26,12 @@ FALLBACK = "fallback"
 TIMEOUT_GRACE = 1.0
 """Seconds that a worker is given to end an attempt by itself when its time is over."""
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 _ROUNDING = 0.011
 """Seconds by which taskiq's rounding may make an execution shorter than it was."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.25  # seconds between two looks at another's claim
 
 _BY_THE_ENGINE = ("retry_on_error", False)
 """The label by which taskiq's retry middlewares leave a task alone: the engine tries it again."""
@@ -81,12 +85,16 @@ class Flight(Generic[N]):
     attempt = 0  # the number of the task that was sent last
     failures = 0  # of attempts of this engine's
     resent = 0  # times that a middleware of the broker's has sent the task again
-    is_being_sent = False
-    is_expected = False  # was sent, or is being sent, and has not ended
-    has_begun = False  # as far as was asked and is known
+    is_cleared = False  # to be sent: no condition, and no result from elsewhere, is in the way
+    is_expected = False  # its task is about to be sent, or was
+    began_at: float | None = None  # as far as was asked and is known
     falls_back = False
     error: BaseException | None = None  # that the last attempt ended with
-    taken: Mapping[str, Any] | None = None  # the inputs that were there when the node started
+    taken: Mapping[str, Any] = NOTHING  # with a policy: the inputs that were there at the start
+
+    cache_key: str | None = None
+    has_claim = False  # on the cached result
+    pauses = 0  # that it has made for another's claim
 
     def __init__(self, node: N, policy: Policy) -> None:
         self.node = node
@@ -100,26 +108,22 @@ class Flight(Generic[N]):
         return fallback if self.falls_back and fallback is not None else self.node
 
     @property
-    def source(self) -> Source:
-        """What gives the result of what was sent."""
-        return "fallback" if self.falls_back else "task"
-
-    @property
     def attempts(self) -> int:
         """How often the node's task was executed, as far as is known."""
         return self.attempt + self.resent
 
     def next_attempt(self, run_id: str) -> None:
         """Count one attempt more, and name its task."""
-        self.has_begun = False
-        if not self.falls_back:
+        if self.falls_back:
+            self.task_id = f"{run_id}:{self.node.task_name}:{FALLBACK}"
+        else:
             self.attempt += 1
-        self.name_attempt(run_id)
+            self.task_id = f"{run_id}:{self.node.task_name}:{self.attempt}"
 
-    def name_attempt(self, run_id: str) -> None:
-        """Name the present attempt's task."""
-        which = FALLBACK if self.falls_back else self.attempt
-        self.task_id = f"{run_id}:{self.node.task_name}:{which}"
+    def resume_attempt(self, run_id: str, attempt: int) -> None:
+        """Go on with an attempt whose task another engine has sent."""
+        self.attempt = attempt - 1
+        self.next_attempt(run_id)
 
     def addressed(self, address: Address) -> Address:
         """The address of an attempt's task, with what its worker is to know of its limits."""
@@ -153,6 +157,11 @@ class Flight(Generic[N]):
         timed_out = self.timed_out(timeout)
         timed_out.__cause__ = error
         return timed_out
+
+    def pause_for_claim(self) -> float:
+        """Seconds until it is looked again whether another has computed what this one waits for."""
+        self.pauses += 1
+        return min(_FIRST_PAUSE * 2.0 ** min(self.pauses, 10), _LONGEST_PAUSE)
 
     def timed_out(self, seconds: float, *, waited: bool = False) -> NodeTimeoutError:
         """The error of the present attempt when its time is over."""

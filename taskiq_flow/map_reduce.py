@@ -7,9 +7,10 @@ import contextlib
 import logging
 import math
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable, Mapping, Sized
 from contextlib import aclosing
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import anyio
@@ -17,14 +18,17 @@ from aiostream import pipe, stream
 from anyio.streams.memory import MemoryObjectSendStream
 from taskiq import AsyncBroker, AsyncTaskiqTask, TaskiqResult
 
+from taskiq_flow.cache_key import digest_of
 from taskiq_flow.completion import check_readable
 from taskiq_flow.dataflow.binding import Binding, Task
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dispatch import Dispatcher
-from taskiq_flow.errors import BindingError, RunError
+from taskiq_flow.errors import BindingError, GraphChangedError, RunError
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask, Gathered
+from taskiq_flow.journal.protocol import Journal
+from taskiq_flow.recall import Recalled
 from taskiq_flow.run import new_run_id
 from taskiq_flow.work import Work
 
@@ -48,6 +52,10 @@ class MapReduce:
         items: Items,
         output: str = "mapped",
         max_parallel: int | None = None,
+        *,
+        journal: Journal | None = None,
+        run_id: str | None = None,
+        resume: bool = False,
     ) -> MapReduceResult:
         """Run ``map_func`` once for each of ``items``, which may be endless or asynchronous.
 
@@ -55,6 +63,11 @@ class MapReduce:
         ``max_parallel`` lets them in; ``None`` means no limit on a sized collection, and at most
         256 in flight or unread for a source of unknown length. ``output`` names the items' nodes:
         ``mapped[0]``, ``mapped[1]``.
+
+        ``journal`` keeps the map as that of an engine keeps a run. With ``resume=True`` the map of
+        that ``run_id`` is gone on with: ``items`` are read again from the first one on, and those
+        that were done are not done again. One that is not the item that stood in its place ends
+        the map with ``GraphChangedError``.
 
         Raises ``BindingError``, ``ConfigurationError``, ``TypeError`` or ``ValueError`` before
         anything is sent.
@@ -66,8 +79,11 @@ class MapReduce:
         window = max_parallel
         if window is None and not isinstance(items, Sized):
             window = MOST_IN_FLIGHT
-        engine = _MapEngine(broker, node, items, window, max_parallel)
-        mapped = MapReduceResult(engine, output, ends=isinstance(items, Sized))
+        if resume and run_id is None:
+            raise ValueError("a map is resumed by its run_id; give the one that it was begun with")
+        feed = _Feed(node, items, window, new_run_id() if run_id is None else run_id, resume)
+        engine = _MapEngine(broker, feed, max_parallel, journal)
+        mapped = MapReduceResult(engine, ends=isinstance(items, Sized))
         await asyncio.sleep(0)  # it is under way, and can be cancelled, when it is returned
         return mapped
 
@@ -126,11 +142,10 @@ class MapReduceResult(FlowTask[list[Any]]):
     items' values in ``.results``.
     """
 
-    def __init__(self, engine: ExecutionEngine, output: str, *, ends: bool) -> None:
-        run_id = new_run_id()
+    def __init__(self, engine: _MapEngine, *, ends: bool) -> None:
         self._engine = engine
-        self._reading = _Reading(engine, run_id, output, ends=ends)
-        super().__init__(run_id, self._reading.collect)
+        self._reading = _Reading(engine, ends=ends)
+        super().__init__(engine.feed.run_id, self._reading.collect)
         weakref.finalize(self, self._reading.drop, self._gathered).atexit = False
 
     async def is_ready(self) -> bool:
@@ -156,14 +171,13 @@ class MapReduceResult(FlowTask[list[Any]]):
 class _Reading:
     """The reading end of a map. It does not hold the map, so that a dropped one is noticed."""
 
-    def __init__(self, engine: ExecutionEngine, run_id: str, output: str, *, ends: bool) -> None:
+    def __init__(self, engine: _MapEngine, *, ends: bool) -> None:
         room = math.inf if ends else 0
         send, self._pairs = anyio.create_memory_object_stream[tuple[int, Any]](room)
-        pumping = _pump(engine, run_id, len(output) + 1, send, runs_on_unread=ends)
         self._loop = asyncio.get_running_loop()
-        self._pump = self._loop.create_task(pumping)
-        self._run_id = run_id
-        self._output = output
+        self._pump = self._loop.create_task(_pump(engine, send, runs_on_unread=ends))
+        self._run_id = engine.feed.run_id
+        self._output = engine.feed.node.task_name
         self._has_begun = False
         self.ends = ends
 
@@ -221,9 +235,7 @@ class _Reading:
 
 
 async def _pump(
-    engine: ExecutionEngine,
-    run_id: str,
-    prefix: int,
+    engine: _MapEngine,
     pairs: MemoryObjectSendStream[tuple[int, Any]],
     *,
     runs_on_unread: bool,
@@ -232,8 +244,9 @@ async def _pump(
 
     A map that nobody holds any more runs on if its end is in sight, and is cancelled otherwise.
     """
+    prefix = len(engine.feed.node.task_name) + 1
     with pairs:
-        async with aclosing(engine.execute_async(run_id=run_id)) as results:
+        async with aclosing(engine.pairs()) as results:
             async for name, value in results:
                 try:
                     await pairs.send((int(name[prefix:-1]), value))
@@ -250,6 +263,7 @@ class _Item:
     task_name: str
     binding: Binding
     value: Any
+    digest: bytes
 
     @property
     def outputs(self) -> list[str]:
@@ -262,30 +276,61 @@ class _Item:
         return self.binding.arguments({_ITEM: self.value})
 
 
+@dataclass(frozen=True, slots=True)
+class _Feed:
+    """What a map is fed with. ``resumes``: whether it goes on with an earlier map of this id."""
+
+    node: DAGNode
+    items: Items
+    window: int | None
+    run_id: str
+    resumes: bool
+
+
 class _MapEngine(ExecutionEngine):
-    """An engine that is fed by a source: a node for each of its items."""
+    """An engine of one map, fed by a source: a node for each of its items."""
 
     def __init__(
         self,
         broker: AsyncBroker,
-        node: DAGNode,
-        items: Items,
-        window: int | None,
+        feed: _Feed,
         max_parallel: int | None,
+        journal: Journal | None,
     ) -> None:
-        super().__init__(broker, DAG(), max_parallel)
-        self._node = node
-        self._items = items
-        self._window = window
+        dag = DAG()
+        dag.add_node(feed.node)  # which stands for all of its items
+        super().__init__(broker, dag, max_parallel, journal=journal)
+        self.feed = feed
+        self._digests: Mapping[str, bytes] = {}
+
+    def pairs(self) -> AsyncGenerator[tuple[str, Any], None]:
+        """The stream of the map."""
+        if self.feed.resumes:
+            return self.resume(self.feed.run_id)
+        return self.execute_async(run_id=self.feed.run_id)
 
     def _work(self, inputs: object, outputs: object) -> Work[_Item]:
-        nodes = stream.iterate(self._items) | pipe.enumerate() | pipe.map(self._item)
-        return Work(source=nodes, window=self._window)
+        nodes = stream.iterate(self.feed.items) | pipe.enumerate() | pipe.map(self._item)
+        return Work(source=nodes, window=self.feed.window, digest=attrgetter("digest"))
+
+    def _kept_tasks(
+        self, work: Work[Any], recalled: Recalled, again: Collection[str]
+    ) -> Mapping[str, Task]:
+        self._digests = recalled.digests
+        return dict.fromkeys(recalled.results, self.feed.node.task)
 
     def _item(self, numbered: tuple[int, Any], *_: object) -> _Item:
         index, value = numbered
-        node = self._node
-        return _Item(node.task, f"{node.task_name}[{index}]", node.binding, value)
+        node, name = self.feed.node, f"{self.feed.node.task_name}[{index}]"
+        digest = b"" if self._journal is None else digest_of(value)
+        before = self._digests.get(name, b"")
+        if digest and before and digest != before:
+            raise GraphChangedError(
+                f"item {index} of map {self.feed.run_id!r} is not the one that it was begun with; "
+                "resume it with the same items in the same order, or begin another",
+                changed=[name],
+            )
+        return _Item(node.task, name, node.binding, value, digest)
 
 
 def _reduction(broker: AsyncBroker, reduce_func: Task, input_name: str, output: str) -> DAG:

@@ -17,6 +17,7 @@ from aiostream import streamcontext
 from taskiq import TaskiqResult
 
 from taskiq_flow.attempts import Attempts
+from taskiq_flow.caching import CachedResults
 from taskiq_flow.completion.protocol import Completions, Observer
 from taskiq_flow.dataflow.policy import NO_FALLBACK
 from taskiq_flow.dataflow.ready_set import ReadySet
@@ -34,7 +35,7 @@ from taskiq_flow.events import (
     RunStarted,
     Source,
 )
-from taskiq_flow.flights import Flight
+from taskiq_flow.flights import PLAIN, Flight
 from taskiq_flow.listening import Listeners
 from taskiq_flow.record import Record
 from taskiq_flow.run_log import RunLog
@@ -74,12 +75,14 @@ class Run(Generic[N]):
         listeners: Iterable[Listener],
         timeout: float | None = None,
         log: RunLog[tuple[N, Any]] | None = None,
+        cache: CachedResults | None = None,
     ) -> None:
         self.run_id = run_id
         self._work = work
         self._on_error = on_error
         self._timeout = timeout
         self._log = log
+        self._cache = cache
         self._loop = asyncio.get_running_loop()
         self._record = Record(run_id, work)
         self.unread: deque[tuple[N, Any]] = deque()
@@ -113,6 +116,7 @@ class Run(Generic[N]):
             self._completions,
             self._record.values,
             log,
+            cache,
             self,
         )
         self._senders = Senders(self._ready, self._attempts.start)
@@ -184,15 +188,22 @@ class Run(Generic[N]):
         if self._over or task_id != flight.task_id:
             return
         try:
-            self._attempts.ended(flight)
+            if flight.policy is not PLAIN:
+                self._attempts.ended(flight)
             if result.is_err:
                 error = result.error or _without_error(flight.node)
-                self._fail(flight, flight.explained(error, result.execution_time))
+                seconds = max(result.execution_time, self._attempts.lasted(flight))
+                self._fail(flight, flight.explained(error, seconds))
             else:
-                self._succeed(flight, result.return_value, flight.source)
+                source: Source = "fallback" if flight.falls_back else "task"
+                self._succeed(flight, result.return_value, source)
         except Exception as error:  # not foreseen; a run that lost its thread would wait for ever
             self._stop(error)
             raise
+
+    def take_cached(self, flight: Flight[N], value: Any) -> None:
+        """Take in a result that was kept from another time."""
+        self._succeed(flight, value, "cache")
 
     def pass_over(self, flight: Flight[N]) -> None:
         """Take in that a node is not to run, as its condition says."""
@@ -202,7 +213,7 @@ class Run(Generic[N]):
 
     def is_being_sent(self, flight: Flight[N]) -> bool:
         """Whether the broker has not taken the node's task yet."""
-        return flight.is_being_sent
+        return self._attempts.is_being_sent(flight.node)
 
     def began(self, flight: Flight[N], task_id: str) -> None:
         """Take in that a worker executes a task."""
@@ -224,13 +235,19 @@ class Run(Generic[N]):
             return
         if self._log is not None and noted is not None:
             self._log.note(noted)
-        self._attempts.finish(flight)
+        if flight.policy is not PLAIN:
+            if source == "task":
+                self._attempts.keep(flight, value)
+            self._attempts.finish(flight)
         passed_over = self._ready.complete(node)
         if self._is_fed:
             self._ready.forget(node)
         if self.is_listened_to:
             self._tell_completion(node, flight.task_id, value, source)
-        self._deliver(node, value)
+        if self._log is None:
+            self.unread.append((node, value))
+        else:
+            self._deliver(node, value)
         if passed_over:
             self._skip_behind(passed_over)
         self.advance()
@@ -355,6 +372,8 @@ class Run(Generic[N]):
         feeders = [] if self._feeder is None else [self._feeder]
         await until_ended([*self._senders.tasks, *feeders], CLEAN_UP_GRACE)
         await self._completions.aclose()
+        if self._cache is not None:
+            await self._cache.aclose()
         if self._log is not None:
             await self._log.aclose(self._outcome())
         await self._listeners.aclose()
@@ -400,7 +419,7 @@ class Run(Generic[N]):
         if type(value) in NEVER_CHANGE or self._over:
             return value
         for later in self._work.successors.get(node, ()):
-            sent = self._ready.has_started(later) and later not in self._attempts.unsent
+            sent = self._ready.has_started(later) and not self._attempts.needs_inputs(later)
             if not sent and not later.binding.keys.isdisjoint(node.outputs):
                 return copied(value)
         return value

@@ -10,7 +10,7 @@ from taskiq import TaskiqResult
 
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.dispatch import RunnableNode
-from taskiq_flow.flights import PLAIN, Policy
+from taskiq_flow.flights import Policy
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -43,8 +43,7 @@ class Work(Generic[N]):
     """What a run has to do: nodes, those they wait for, those that wait for them.
 
     ``inputs``: the run's inputs by key. ``priority``: for the order under a limit. ``joins``: the
-    rules of nodes that have another than ``"all"``. ``policies``: those of nodes that have one of
-    their own, ``policy`` that of all others.
+    rules of nodes that have another than ``"all"``. ``policies``: those of nodes that have one.
 
     ``source`` brings further nodes while the run goes on, which wait for none and whose results
     are not kept. It is read while fewer than ``window`` nodes are unsent, in flight or unread;
@@ -58,7 +57,6 @@ class Work(Generic[N]):
     joins: Mapping[N, Join] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
     policies: Mapping[N, Policy] = field(default_factory=dict)
-    policy: Policy = PLAIN
     before: Before = NOTHING
     source: AsyncIterable[N] | None = None
     window: int | None = None

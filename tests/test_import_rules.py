@@ -29,7 +29,10 @@ ROWS = [
         *("completion.middleware", "completion"),
     ],
     ["sending", "listening", "plain_callables", "encoding", "dispatch"],
-    ["flights", "work", "record", "run_log", "recall", "attempts", "run", "execution_engine"],
+    [
+        *("flights", "work", "record", "run_log", "recall", "cache_key", "caching", "attempts"),
+        *("run", "execution_engine"),
+    ],
     ["flow_task", "map_reduce"],
     [""],
 ]

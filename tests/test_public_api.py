@@ -104,6 +104,10 @@ NODE = (
     "retry=None, timeout=None, queue_timeout=None, fallback=NO_FALLBACK, join='all', when=None, "
     "cache=None, expected_seconds=1.0"
 )
+MAP = (
+    "broker, map_func, items, output='mapped', max_parallel=None, *, journal=None, run_id=None, "
+    "resume=False"
+)
 MAP_REDUCE = (
     "broker, map_func, items, reduce_func, map_output='mapped', reduce_output='final', "
     "max_parallel=10"
@@ -158,7 +162,7 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (Cache, "ttl=None"),
     (SqliteJournal, "path, *, fsync=False, serializer=None"),
     (RedisJournal, "url, *, prefix='taskiq_flow:journal', serializer=None"),
-    (MapReduce.map, "broker, map_func, items, output='mapped', max_parallel=None"),
+    (MapReduce.map, MAP),
     (MapReduce.reduce, "broker, reduce_func, mapped_result, input_name, output='reduced'"),
     (MapReduce.map_reduce, MAP_REDUCE),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -49,9 +50,12 @@ def handle_of(backend: AsyncResultBackend[Any], task_id: str, return_type: Any) 
 async def pick_up(
     backend: AsyncResultBackend[Any], limit: int | None, task_id: str, return_type: Any
 ) -> TaskiqResult[Any] | None:
-    """The outcome of a task that another engine has sent, if it is in the result backend by now."""
+    """The outcome of a task that another engine has sent, if it is in the result backend by now.
+
+    That it was cancelled is none: it was, as that engine's part of the run was over.
+    """
     _, result = await ResultReader(backend).ask(task_id)
-    if result is None:
+    if result is None or isinstance(result.error, asyncio.CancelledError):
         return None
     if is_referred_to(result, limit):
         result.return_value = handle_of(backend, task_id, return_type)

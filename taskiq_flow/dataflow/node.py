@@ -48,7 +48,7 @@ class DAGNode:
     is, or ``"none_failed"`` of what it waits for; under the latter two, parameters whose inputs are
     not there keep their defaults. ``when``: a function of keys, by its parameters' names, called
     when the node may start; with a false answer it is skipped. ``cache``: whether results are kept
-    and taken again.
+    and taken again. ``has_policy``: whether any of these is asked for but ``join``.
 
     Raises ``TypeError`` or ``ValueError`` for arguments that no node can have.
     """
@@ -64,6 +64,7 @@ class DAGNode:
         "cache",
         "expected_seconds",
         "fallback",
+        "has_policy",
         "join",
         "metadata",
         "queue_timeout",
@@ -110,6 +111,8 @@ class DAGNode:
         check_join(self.task_name, join)
         self.retry, self.timeout, self.queue_timeout = retry, timeout, queue_timeout
         self.fallback, self.join, self.when, self.cache = fallback, join, when, cache
+        asked = (retry, timeout, queue_timeout, when, cache)
+        self.has_policy = fallback is not NO_FALLBACK or any(part is not None for part in asked)
         self._when_keys = condition_keys(self.task_name, when)
         self._binding: Binding | None = None
         self._fallback_node: DAGNode | None = None
@@ -143,12 +146,6 @@ class DAGNode:
                 self._fallback_node = self._placed_fallback(binding.keys)
             self._binding = binding
         return self._binding
-
-    @property
-    def has_policy(self) -> bool:
-        """Whether more is asked for the node than to be run once with all of its inputs."""
-        asked = (self.retry, self.timeout, self.queue_timeout, self.when, self.cache)
-        return self.fallback is not NO_FALLBACK or any(part is not None for part in asked)
 
     @property
     def fallback_node(self) -> DAGNode | None:

@@ -178,7 +178,9 @@ class ReadySet(Generic[N]):
 
     def suspend(self, node: N) -> None:
         """Take a running node out of those that run, until it is queued again."""
-        self._stop_running(node)
+        if self._state.get(node) != RUNNING:
+            raise ValueError(f"{node!r} is not running")
+        self._running -= 1
         self._state[node] = SUSPENDED
 
     def requeue(self, node: N) -> None:
@@ -194,13 +196,10 @@ class ReadySet(Generic[N]):
         del self._state[node]
         self._joins.pop(node, None)
 
-    def _stop_running(self, node: N) -> None:
+    def _end(self, node: N, outcome: int) -> list[N]:
         if self._state.get(node) != RUNNING:
             raise ValueError(f"{node!r} is not running")
         self._running -= 1
-
-    def _end(self, node: N, outcome: int) -> list[N]:
-        self._stop_running(node)
         self._record_end(node, outcome)
         passed_over: list[N] = []
         self._release(node, passed_over)
@@ -243,7 +242,10 @@ class ReadySet(Generic[N]):
         if spoilt is not None and not tolerated:
             self._record_end(node, spoilt)
             return False
-        self._enqueue(node)
+        if self._limit is None:
+            self._queue.append(node)
+        else:
+            self._enqueue(node)
         return True
 
     def _enqueue(self, node: N) -> None:

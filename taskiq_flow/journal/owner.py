@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 from pathlib import Path
 
 _PROCESSES = Path("/proc")
+
+_OWNER = re.compile(r"(.*) process ([1-9]\d{0,8}) since (\S+) \S+", re.ASCII | re.DOTALL)
+
+_GONE, _UNKNOWN = "-", "?"
+"""In place of a process's beginning: there is none of that number, or one that cannot be seen."""
 
 
 def new_owner() -> str:
@@ -18,13 +24,13 @@ def new_owner() -> str:
 def is_gone(owner: str) -> bool:
     """Whether a lease's process has ended, as far as can be told from here.
 
-    A process elsewhere, in another container say, cannot be seen: it counts as alive.
+    A process elsewhere, in another container say, cannot be seen: it counts as alive. So does one
+    of another user whose beginning is hidden, and whoever's name is none of these.
     """
-    place, _, rest = owner.partition(" process ")
-    pid, _, since = rest.partition(" since ")
-    if place != _place() or not pid.isdecimal():
+    parts = _OWNER.fullmatch(owner)
+    if parts is None or parts[1] != _place():
         return False
-    return _start(int(pid)) != since.split()[0]
+    return _start(int(parts[2])) not in (parts[3], _UNKNOWN)
 
 
 def _place() -> str:
@@ -37,16 +43,16 @@ def _place() -> str:
 
 
 def _start(pid: int) -> str:
-    """When a process began, in the system's own terms; ``"-"`` if there is none of that number."""
+    """When a process began, in the system's own terms."""
     try:
         os.kill(pid, 0)
         status = (_PROCESSES / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except ProcessLookupError:
-        return "-"
+        return _GONE
     except PermissionError:
-        return "?"
+        return _UNKNOWN
     except FileNotFoundError:  # it ended between the two, or this is no Linux
-        return "?" if not _PROCESSES.exists() else "-"
+        return _GONE if _PROCESSES.exists() else _UNKNOWN
     fields = status.rpartition(")")[2].split()  # the name in front may contain anything
     state, since = fields[0], fields[19]
-    return "-" if state in "ZX" else since
+    return _GONE if state in "ZX" else since

@@ -8,6 +8,9 @@ from typing import Protocol
 
 from taskiq.abc.serializer import TaskiqSerializer
 
+LEASE_SECONDS = 10.0
+"""For how long the lease of an engine that was killed keeps others away, where that is not seen."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -17,7 +20,7 @@ class Lease:
     """
 
     owner: str
-    seconds: float = 10.0
+    seconds: float = LEASE_SECONDS
 
 
 class Journal(Protocol):
@@ -44,7 +47,10 @@ class Journal(Protocol):
         """Give a lease back. Nothing happens if another has it."""
 
     async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
-        """Add a chunk. When this returns, it is as safe as the journal makes anything."""
+        """Add a chunk, behind those of earlier calls.
+
+        When this returns, it is as safe as the journal makes anything.
+        """
 
     def read(self, run_id: str) -> AsyncGenerator[bytes, None]:
         """The chunks of a log in order. Raises ``RunNotFoundError``."""

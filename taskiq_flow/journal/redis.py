@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 from taskiq.abc.serializer import TaskiqSerializer
 from taskiq.serializers import JSONSerializer
@@ -11,19 +14,25 @@ from taskiq.serializers import JSONSerializer
 from taskiq_flow.errors import JournalError
 from taskiq_flow.journal import refusals
 from taskiq_flow.journal.protocol import Lease
-from taskiq_flow.outages import ride_out
+from taskiq_flow.outages import PATIENCE, ride_out
 
 _READ_AT_ONCE = 64  # chunks
+
+OPENING_PATIENCE = 5.0
+"""Seconds for which a server that has never answered may be away."""
 
 # A script's first answer; behind the third come the owner and the milliseconds it has left.
 _NOT_FOUND, _REFUSED = 1, 2
 
+# What adds a chunk is told the number of its call, and says so in the log's state: if the answer is
+# lost in an outage, the same call comes once more, and is not to be taken for another.
 _CREATE = """
+if redis.call('HGET', KEYS[3], 'call') == ARGV[4] then return {0} end
 if redis.call('EXISTS', KEYS[1]) == 1 then return {2} end
 redis.call('RPUSH', KEYS[1], ARGV[3])
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-redis.call('SET', KEYS[4], ARGV[1])
-redis.call('ZADD', KEYS[3], redis.call('INCR', KEYS[5]), ARGV[4])
+redis.call('HSET', KEYS[3], 'owner', ARGV[1], 'call', ARGV[4])
+redis.call('ZADD', KEYS[4], redis.call('INCR', KEYS[5]), ARGV[5])
 return {0}
 """
 _ACQUIRE = """
@@ -31,28 +40,34 @@ if redis.call('EXISTS', KEYS[1]) == 0 then return {1} end
 local owner = redis.call('GET', KEYS[2])
 if owner and owner ~= ARGV[1] then return {2, owner, redis.call('PTTL', KEYS[2])} end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-redis.call('SET', KEYS[4], ARGV[1])
+redis.call('HSET', KEYS[3], 'owner', ARGV[1])
 return {0}
 """
 # The last owner is remembered without an end: a lease that is over is one's own until another
 # has taken it.
 _RENEW = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return {1} end
-if redis.call('GET', KEYS[4]) ~= ARGV[1] then return {2} end
+if redis.call('HGET', KEYS[3], 'owner') ~= ARGV[1] then return {2} end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-if ARGV[3] then redis.call('RPUSH', KEYS[1], ARGV[3]) end
+if ARGV[3] and redis.call('HGET', KEYS[3], 'call') ~= ARGV[4] then
+    redis.call('RPUSH', KEYS[1], ARGV[3])
+    redis.call('HSET', KEYS[3], 'call', ARGV[4])
+end
 return {0}
 """
 _RELEASE = """
-if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end
+if redis.call('HGET', KEYS[3], 'owner') == ARGV[1] then
+    redis.call('DEL', KEYS[2])
+    redis.call('HDEL', KEYS[3], 'owner')
+end
 return {0}
 """
 _DELETE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return {1} end
 local owner = redis.call('GET', KEYS[2])
 if owner then return {2, owner, redis.call('PTTL', KEYS[2])} end
-redis.call('DEL', KEYS[1], KEYS[4])
-redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('DEL', KEYS[1], KEYS[3])
+redis.call('ZREM', KEYS[4], ARGV[1])
 return {0}
 """
 
@@ -80,12 +95,14 @@ class RedisJournal:
         self.serializer = JSONSerializer() if serializer is None else serializer
         self._prefix = prefix
         self._client: Any = Redis.from_url(url)
+        self._has_answered = False
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._outages = (OSError, exceptions.ConnectionError, exceptions.TimeoutError)
         self._errors = (*self._outages, exceptions.RedisError)
 
     async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
         """Begin a log."""
-        answer = await self._run(_CREATE, run_id, *_terms(lease), chunk, run_id)
+        answer = await self._run(_CREATE, run_id, *_terms(lease), chunk, _call_number(), run_id)
         if answer[0] == _REFUSED:
             raise refusals.exists(run_id)
 
@@ -103,7 +120,7 @@ class RedisJournal:
 
     async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
         """Add a chunk, and renew the lease with it."""
-        _check(run_id, await self._run(_RENEW, run_id, *_terms(lease), chunk))
+        _check(run_id, await self._run(_RENEW, run_id, *_terms(lease), chunk, _call_number()))
 
     async def read(self, run_id: str) -> AsyncGenerator[bytes, None]:
         """The chunks of a log."""
@@ -121,43 +138,52 @@ class RedisJournal:
 
     async def run_ids(self) -> list[str]:
         """The logs there are."""
-        index = self._keys("")[2]
+        index = self._keys("")[3]
         names = await self._call(lambda: self._client.zrange(index, 0, -1))
         return [name.decode("utf-8", "surrogatepass") for name in names]
 
     async def delete(self, run_id: str) -> None:
         """Remove a log."""
-        _check(run_id, await self._run(_DELETE, run_id, _text(run_id)))
+        _check(run_id, await self._run(_DELETE, run_id, run_id))
 
     async def aclose(self) -> None:
         """Close the connections. They are opened again when they are needed again."""
         await self._client.aclose()
 
     def _keys(self, run_id: str) -> list[bytes]:
-        """Of the log, of its lease, of the index, of the lease's last owner, of the counter."""
-        parts = (f"log:{run_id}", f"lease:{run_id}", "runs", f"owner:{run_id}", "count")
+        """Of the log, of its lease, of its state, of the index, of the counter behind that."""
+        parts = (f"log:{run_id}", f"lease:{run_id}", f"state:{run_id}", "runs", "count")
         return [_text(f"{self._prefix}:{part}") for part in parts]
 
     async def _run(self, script: str, run_id: str, *arguments: Any) -> list[Any]:
         keys = self._keys(run_id)
         encoded = [_text(a) if isinstance(a, str) else a for a in arguments]
-        answer: list[Any] = await self._call(
-            lambda: self._client.eval(script, len(keys), *keys, *encoded)
-        )
+        # By connections of their own, and after outages, calls would overtake each other.
+        async with self._turns.setdefault(run_id, asyncio.Lock()):
+            answer: list[Any] = await self._call(
+                lambda: self._client.eval(script, len(keys), *keys, *encoded)
+            )
         return answer
 
     async def _call(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        patience = PATIENCE if self._has_answered else OPENING_PATIENCE
         try:
-            return await ride_out(call, self._outages, "the journal cannot be reached")
+            answer = await ride_out(call, self._outages, "the journal cannot be reached", patience)
         except self._errors as error:
             raise JournalError(
                 f"the journal on Redis cannot be used: {error!r}; see to the server or its URL, "
                 "then resume the run"
             ) from error
+        self._has_answered = True
+        return answer
 
 
 def _terms(lease: Lease) -> tuple[str, int]:
     return lease.owner, max(1, round(lease.seconds * 1000))
+
+
+def _call_number() -> bytes:
+    return secrets.token_bytes(8)
 
 
 def _check(run_id: str, answer: list[Any]) -> None:

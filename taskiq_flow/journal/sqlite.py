@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,10 +34,12 @@ SCHEMA_VERSION = 1
 BUSY_PATIENCE = 30.0
 """Seconds to wait for another process that writes to the file."""
 
+_PAUSE = 0.01  # seconds
+
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE runs (
-    number INTEGER PRIMARY KEY, run_id TEXT NOT NULL UNIQUE, owner TEXT, expires REAL NOT NULL
+    number INTEGER PRIMARY KEY, run_id BLOB NOT NULL UNIQUE, owner TEXT, expires REAL NOT NULL
 );
 CREATE TABLE chunks (number INTEGER PRIMARY KEY, run INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE INDEX chunks_of_run ON chunks (run, number);
@@ -46,6 +49,12 @@ COMMIT;
 """
 
 _READ_AT_ONCE = 64  # chunks
+
+
+class _Own(threading.local):
+    """What each thread has to itself: one may still be closing the file when the next opens it."""
+
+    connection: sqlite3.Connection | None = None
 
 
 class SqliteJournal:
@@ -69,7 +78,7 @@ class SqliteJournal:
         self.serializer = JSONSerializer() if serializer is None else serializer
         self._path = Path(path)
         self._fsync = fsync
-        self._connection: sqlite3.Connection | None = None
+        self._own = _Own()
         # SQLite blocks, and a connection is used by one thread at a time: this one.
         self._thread: ThreadPoolExecutor | None = None
 
@@ -81,7 +90,7 @@ class SqliteJournal:
             try:
                 run = connection.execute(
                     "INSERT INTO runs (run_id, owner, expires) VALUES (?, ?, ?)",
-                    (run_id, lease.owner, expires),
+                    (_text(run_id), lease.owner, expires),
                 ).lastrowid
             except sqlite3.IntegrityError:
                 raise refusals.exists(run_id) from None
@@ -110,7 +119,7 @@ class SqliteJournal:
         await self._write(
             lambda connection: connection.execute(
                 "UPDATE runs SET owner = NULL WHERE run_id = ? AND owner = ?",
-                (run_id, lease.owner),
+                (_text(run_id), lease.owner),
             )
         )
 
@@ -141,7 +150,7 @@ class SqliteJournal:
                 "SELECT run_id FROM runs ORDER BY number"
             ).fetchall()
         )
-        return [run_id for (run_id,) in rows]
+        return [str(run_id, "utf-8", "surrogatepass") for (run_id,) in rows]
 
     async def delete(self, run_id: str) -> None:
         """Remove a log."""
@@ -165,9 +174,9 @@ class SqliteJournal:
     # In the journal's thread
 
     def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._own.connection is not None:
+            self._own.connection.close()
+            self._own.connection = None
 
     async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def in_a_transaction(connection: sqlite3.Connection) -> T:
@@ -186,13 +195,28 @@ class SqliteJournal:
     async def _call(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def call() -> T:
             with self._explained():
-                if self._connection is None:
-                    self._connection = self._open()
-                return work(self._connection)
+                if self._own.connection is None:
+                    self._own.connection = self._opened()
+                return work(self._own.connection)
 
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="taskiq_flow-journal")
         return await asyncio.wrap_future(self._thread.submit(call))
+
+    def _opened(self) -> sqlite3.Connection:
+        """Open the file, after others that are just making it or letting go of it.
+
+        SQLite waits for whoever writes, and not for these.
+        """
+        gives_up_at = time.monotonic() + BUSY_PATIENCE
+        while True:
+            try:
+                return self._open()
+            except sqlite3.OperationalError as error:
+                code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without its details
+                if code != sqlite3.SQLITE_BUSY or time.monotonic() > gives_up_at:
+                    raise
+            time.sleep(_PAUSE)
 
     def _open(self) -> sqlite3.Connection:
         if self._path.exists() and self._path.stat().st_size:
@@ -222,9 +246,15 @@ class SqliteJournal:
 
     def _check(self) -> None:
         """Look at a file that is there before anything is written to it."""
-        location = f"file:{quote(str(self._path.absolute()))}?mode=ro"
+        if not os.access(self._path, os.W_OK):  # to be read, it would still need files beside it
+            raise PermissionError(f"{self._path} may not be written")
+        # Where nothing lies beside the file, a look that may write clears away what it puts there.
+        # What a kill has left beside it is not for a look to bring in.
+        mode = "ro" if Path(f"{self._path}-wal").exists() else "rw"
+        location = f"file:{quote(str(self._path.absolute()))}?mode={mode}"
         connection = sqlite3.connect(location, uri=True, timeout=BUSY_PATIENCE)
         try:
+            connection.execute("BEGIN")  # it is looked at as it is at one moment
             ours = connection.execute("PRAGMA application_id").fetchone()[0]
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if (ours, version) == (0, 0) and not connection.execute(
@@ -241,9 +271,10 @@ class SqliteJournal:
                     f"taskiq_flow reads format {SCHEMA_VERSION}; use the version that wrote it, or "
                     "give the journal another file"
                 )
-            problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            # A quick_check would not see that a chunk is missing in the index by which it is read.
+            problem = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if problem != "ok":
-                raise sqlite3.DatabaseError(problem)
+                raise sqlite3.DatabaseError(problem.splitlines()[-1])
         finally:
             connection.close()
 
@@ -253,21 +284,28 @@ class SqliteJournal:
             yield
         except sqlite3.OperationalError as error:  # of the disk, of the file's place or rights
             raise JournalError(
-                f"the journal {self._path} cannot be used: {error}; see to its disk and its "
-                "rights, then resume the run"
+                f"the journal {self._path} cannot be used: {error}; see to its folder, its disk "
+                "and its rights, then resume the run"
             ) from error
-        except sqlite3.DatabaseError as error:
+        except sqlite3.DataError as error:
+            raise JournalError(
+                f"the journal {self._path} cannot take that much at once: {error}; have large "
+                "results passed by reference, or keep runs elsewhere"
+            ) from error
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # or damage in its message
             raise JournalError(
                 f"the journal {self._path} is damaged: {error}; it was left as it is: restore it "
                 "from a copy, or give the journal another file"
             ) from error
         except OSError as error:
-            raise JournalError(f"the journal {self._path} cannot be opened: {error}") from error
+            raise JournalError(
+                f"the journal {self._path} cannot be opened: {error}; give it another file"
+            ) from error
 
 
 def _run(connection: sqlite3.Connection, run_id: str) -> tuple[int, str | None, float]:
     row: tuple[int, str | None, float] | None = connection.execute(
-        "SELECT number, owner, expires FROM runs WHERE run_id = ?", (run_id,)
+        "SELECT number, owner, expires FROM runs WHERE run_id = ?", (_text(run_id),)
     ).fetchone()
     if row is None:
         raise refusals.not_found(run_id)
@@ -294,10 +332,14 @@ def _renew(connection: sqlite3.Connection, run_id: str, lease: Lease) -> int:
     """Keep a lease; the number of its run."""
     row = connection.execute(
         "UPDATE runs SET expires = ? WHERE run_id = ? AND owner = ? RETURNING number",
-        (time.time() + lease.seconds, run_id, lease.owner),
+        (time.time() + lease.seconds, _text(run_id), lease.owner),
     ).fetchone()
     if row is None:
         _run(connection, run_id)
         raise refusals.taken_over(run_id)
     number: int = row[0]
     return number
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -32,7 +32,7 @@ async def until_sent(engine: ExecutionEngine) -> None:
     """Wait until the broker has taken all that the engine's one run has to send at first."""
 
     def is_sent() -> bool:
-        return any(not (run._ready.may_start or run._attempts.unsent) for run in engine._runs)
+        return any(not (run._ready.may_start or run._attempts._being_sent) for run in engine._runs)
 
     await until(is_sent, "the run's tasks were sent")
 

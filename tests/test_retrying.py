@@ -1,0 +1,521 @@
+"""Nodes that are tried again, that may take so long and no longer, and that have a fallback."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import anyio
+import pytest
+from taskiq import InMemoryBroker, SimpleRetryMiddleware, TaskiqMessage, TaskiqMiddleware
+
+from taskiq_flow import (
+    BindingError,
+    Cache,
+    ConfigurationError,
+    DAGBuilder,
+    ExecutionEngine,
+    NodeCompleted,
+    NodeFailed,
+    NodeFailedError,
+    NodeFailure,
+    NodeFellBack,
+    NodeRetried,
+    NodeStarted,
+    NodeTimeoutError,
+    OutputShapeError,
+    Retry,
+    RunTimeoutError,
+    SerializationError,
+)
+from taskiq_flow.completion.in_memory import InMemoryHooks
+from tests.local_broker import LocalBroker
+from tests.virtual_clock import run_virtually, virtual_loop
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def on_event(self, event: Any) -> None:
+        self.events.append(event)
+
+    def of(self, *kinds: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kinds)]
+
+
+class Flaky:
+    """A task that fails so many times, with errors of a kind, and notes when it was executed."""
+
+    def __init__(self, failures: int, kind: type[Exception] = LookupError) -> None:
+        self.failures = failures
+        self.kind = kind
+        self.at: list[float] = []
+
+    async def __call__(self, start: int = 0) -> int:
+        self.at.append(asyncio.get_running_loop().time())
+        if len(self.at) <= self.failures:
+            raise self.kind(len(self.at))
+        return start + len(self.at)
+
+
+def engine_of(
+    task: Any, broker: Any = None, *, engine: Any = None, **node: Any
+) -> tuple[ExecutionEngine, Recorder]:
+    """An engine of one node, ``n``, and what its listener is told."""
+    recorder = Recorder()
+    dag = DAGBuilder().node(task, name="n", **node).build()
+    broker = broker or InMemoryBroker()
+    return ExecutionEngine(broker, dag, listeners=[recorder], **(engine or {})), recorder
+
+
+# Retry
+
+
+def test_a_node_is_tried_again_after_growing_delays_with_a_task_id_for_each_attempt() -> None:
+    task = Flaky(3)
+    engine, recorder = engine_of(task, retry=Retry(5, wait=1.0, factor=3.0, max_wait=5.0, jitter=0))
+
+    async def main() -> None:
+        assert await engine.execute(run_id="r") == {"n": 4}
+
+    run_virtually(main())
+    assert task.at == [0.0, 1.0, 4.0, 9.0]
+    (started,) = recorder.of(NodeStarted)
+    assert started.task_id == "r:n:1"
+    retried = recorder.of(NodeRetried)
+    assert [(event.task_id, event.attempt) for event in retried] == [
+        *(("r:n:2", 2), ("r:n:3", 3), ("r:n:4", 4)),
+    ]
+    assert [repr(event.error) for event in retried] == [f"LookupError({n})" for n in (1, 2, 3)]
+    assert recorder.of(NodeCompleted)[0].task_id == "r:n:4"
+
+
+def test_the_engine_says_what_its_nodes_do_not() -> None:
+    retry = Retry(2, wait=0)
+
+    async def main() -> None:
+        of_engine, once = Flaky(1), Flaky(1)
+        engine, _ = engine_of(of_engine, engine={"retry": retry})
+        assert await engine.execute() == {"n": 2}
+        engine, _ = engine_of(once, engine={"retry": retry}, retry=Retry(1))
+        with pytest.raises(NodeFailedError):
+            await engine.execute()
+        assert len(once.at) == 1
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize("on_error", ["raise", "continue", "collect"])
+def test_when_all_attempts_have_failed_the_last_error_counts(on_error: str) -> None:
+    engine, recorder = engine_of(Flaky(9), retry=Retry(3), engine={"on_error": on_error})
+
+    async def main() -> Any:
+        try:
+            return (await engine.execute())["n"]
+        except Exception as error:
+            return error
+
+    outcome = run_virtually(main())
+    (failed,) = recorder.of(NodeFailed)
+    assert (failed.attempts, repr(failed.error)) == (3, "LookupError(3)")
+    if on_error == "collect":
+        assert isinstance(outcome, NodeFailure)
+        assert outcome.attempts == 3
+    else:
+        assert repr(outcome.failures["n"]) == "LookupError(3)"
+        assert not isinstance(outcome, NodeFailedError) or outcome.attempts == 3
+
+
+@pytest.mark.parametrize(("kind", "executions"), [(KeyError, 3), (LookupError, 3), (OSError, 1)])
+def test_only_errors_of_the_given_kinds_are_tried_again(
+    kind: type[Exception], executions: int
+) -> None:
+    task = Flaky(9, kind)
+    engine, _ = engine_of(task, retry=Retry(on=(LookupError,)))
+
+    async def main() -> None:
+        with pytest.raises(NodeFailedError):
+            await engine.execute()
+
+    run_virtually(main())
+    assert len(task.at) == executions
+
+
+def test_what_cannot_be_sent_is_not_sent_again() -> None:
+    engine, recorder = engine_of(Flaky(0), retry=Retry())
+
+    async def main() -> None:
+        with pytest.raises(NodeFailedError) as caught:
+            await engine.execute({"start": object()})
+        assert isinstance(caught.value.__cause__, SerializationError)
+
+    run_virtually(main())
+    assert not recorder.of(NodeRetried)
+
+
+def test_a_result_of_the_wrong_shape_is_tried_again() -> None:
+    results = [[1], [1, 2]]
+    engine, _ = engine_of(lambda: results.pop(0), outputs=["a", "b"], retry=Retry(wait=0))
+    assert asyncio.run(engine.execute()) == {"a": 1, "b": 2}
+    engine, _ = engine_of(lambda: [1], outputs=["a", "b"], retry=Retry(2, wait=0))
+    with pytest.raises(NodeFailedError) as caught:
+        asyncio.run(engine.execute())
+    assert isinstance(caught.value.__cause__, OutputShapeError)
+    assert caught.value.attempts == 2
+
+
+@pytest.mark.parametrize("no_result_on_retry", [True, False])
+def test_a_retry_middleware_leaves_a_node_with_a_retry_to_the_engine(
+    *, no_result_on_retry: bool
+) -> None:
+    middleware = SimpleRetryMiddleware(
+        default_retry_count=4, default_retry_label=True, no_result_on_retry=no_result_on_retry
+    )
+    broker = InMemoryBroker().with_middlewares(middleware)
+    task = Flaky(99)
+    engine, recorder = engine_of(task, broker, retry=Retry(2))
+
+    async def main() -> None:
+        with pytest.raises(NodeFailedError) as caught:
+            await engine.execute()
+        assert caught.value.attempts == 2
+
+    run_virtually(main())
+    assert len(task.at) == 2
+    assert len(recorder.of(NodeRetried)) == 1
+
+
+def test_attempts_of_a_middleware_that_heeds_no_label_count_as_well() -> None:
+    class Stubborn(TaskiqMiddleware):
+        resent = 0
+
+        async def on_error(self, message: TaskiqMessage, result: Any, exception: Any) -> None:
+            if self.resent < 5:
+                self.resent += 1
+                again = self.broker.formatter.dumps(await hooks.pre_send(message))
+                await self.broker.kick(again)
+
+    broker = InMemoryBroker().with_middlewares(Stubborn())
+    hooks: Any = None
+    task = Flaky(99)
+    engine, _ = engine_of(task, broker, retry=Retry(4))
+
+    async def main() -> None:
+        nonlocal hooks
+        original = InMemoryHooks.of(broker)
+        hooks = AsyncPreSend(original)
+        with pytest.raises(NodeFailedError) as caught:
+            await engine.execute()
+        assert caught.value.attempts == len(task.at) == 6
+
+    run_virtually(main())
+
+
+class AsyncPreSend:
+    """What a kicker calls before it sends."""
+
+    def __init__(self, hooks: InMemoryHooks) -> None:
+        self.hooks = hooks
+
+    async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+        return self.hooks.pre_send(message)
+
+
+def test_a_node_that_waits_for_its_next_attempt_leaves_its_place_to_others() -> None:
+    order: list[str] = []
+
+    async def other() -> None:
+        order.append("other")
+
+    async def flaky() -> None:
+        order.append("flaky")
+        if order.count("flaky") == 1:
+            raise LookupError
+
+    dag = DAGBuilder().node(flaky, retry=Retry(wait=5.0)).node(other).build()
+    run_virtually(ExecutionEngine(InMemoryBroker(), dag, max_parallel=1).execute())
+    assert order == ["flaky", "other", "flaky"]
+
+
+def test_what_a_later_attempt_is_given_is_what_the_first_one_was() -> None:
+    seen: list[list[int]] = []
+
+    async def make() -> list[int]:
+        return [1]
+
+    async def take(make: list[int]) -> None:
+        seen.append(list(make))
+        if len(seen) == 1:
+            raise LookupError
+
+    async def main() -> None:
+        dag = DAGBuilder().node(make).node(take, retry=Retry(wait=1.0)).build()
+        async for name, value in ExecutionEngine(InMemoryBroker(), dag).execute_async():
+            if name == "make":
+                value.append(2)
+
+    run_virtually(main())
+    assert seen == [[1], [1]]
+
+
+@pytest.mark.parametrize("end", ["break", "cancel"])
+def test_a_run_that_ends_while_a_node_waits_leaves_nothing(end: str) -> None:
+    async def main() -> None:
+        task = Flaky(9)
+        engine, _ = engine_of(task, retry=Retry(wait=1000.0, max_wait=1000.0))
+        running = asyncio.ensure_future(engine.execute())
+        while not task.at:
+            await asyncio.sleep(0)
+        await asyncio.sleep(1)
+        if end == "cancel":
+            engine.cancel()
+        else:
+            running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert not virtual_loop().pending_timers
+        assert len(task.at) == 1
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"attempts": 0}, {"attempts": True}, {"attempts": 1.5}, {"wait": -1.0}),
+        *({"factor": 0.5}, {"max_wait": float("nan")}, {"jitter": 1.5}, {"on": (1,)}),
+    ],
+)
+def test_a_retry_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+        Retry(**wrong)
+
+
+@pytest.mark.parametrize("failures", [1, 2, 5, 60, 5000])
+def test_a_delay_is_bounded_and_only_ever_shortened_by_chance(failures: int) -> None:
+    retry = Retry(10_000, wait=0.5, factor=2.0, max_wait=60.0, jitter=0.25)
+    longest = min(60.0, 0.5 * 2.0 ** min(failures - 1, 100))
+    assert retry.delay(failures, 0.0) == longest
+    assert retry.delay(failures, 1.0) == longest * 0.75
+
+
+# Timeouts
+
+
+async def sleeping(seconds: float = 10.0) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+def test_an_attempt_that_takes_too_long_is_cancelled_and_named() -> None:
+    engine, recorder = engine_of(sleeping, timeout=2.0)
+
+    async def main() -> float:
+        with pytest.raises(NodeFailedError) as caught:
+            await engine.execute()
+        cause = caught.value.__cause__
+        assert isinstance(cause, NodeTimeoutError)
+        assert isinstance(cause, TimeoutError)
+        assert (cause.task_name, cause.seconds, cause.waited) == ("n", 2.0, False)
+        return virtual_loop().time()
+
+    assert run_virtually(main()) == 2.0
+    assert isinstance(recorder.of(NodeFailed)[0].error, NodeTimeoutError)
+
+
+def test_a_timeout_is_that_of_an_attempt() -> None:
+    durations = [10.0, 10.0, 1.0]
+
+    async def task() -> str:
+        await asyncio.sleep(durations.pop(0))
+        return "done"
+
+    async def main() -> float:
+        engine, _ = engine_of(task, engine={"timeout": 2.0}, retry=Retry(wait=1.0, jitter=0))
+        assert await engine.execute() == {"n": "done"}
+        return virtual_loop().time()
+
+    assert run_virtually(main()) == 2.0 + 1.0 + 2.0 + 2.0 + 1.0
+
+
+def test_a_timeout_error_of_the_tasks_own_is_its_own() -> None:
+    async def task() -> None:
+        await asyncio.sleep(1)
+        raise TimeoutError("of mine")
+
+    async def main() -> None:
+        engine, _ = engine_of(task, timeout=5.0)
+        with pytest.raises(NodeFailedError) as caught:
+            await engine.execute()
+        assert type(caught.value.__cause__) is TimeoutError
+
+    run_virtually(main())
+
+
+def test_a_sync_task_that_outlives_its_timeout_is_one_error_and_no_late_result() -> None:
+    released = threading.Event()
+    ended = threading.Event()
+
+    def task() -> str:
+        released.wait()
+        ended.set()
+        return "late"
+
+    async def main() -> None:
+        engine, recorder = engine_of(task, timeout=0.05, engine={"on_error": "collect"})
+        pairs = [pair async for pair in engine.execute_async()]
+        released.set()
+        while not ended.is_set():
+            await asyncio.sleep(0.001)
+        ((_, failure),) = pairs
+        assert isinstance(failure.error, NodeTimeoutError)
+        assert len(recorder.of(NodeFailed, NodeCompleted)) == 1
+
+    asyncio.run(main())
+
+
+def test_a_task_that_will_not_be_cancelled_is_given_up() -> None:
+    async def stubborn() -> str:
+        with anyio.CancelScope(shield=True):
+            await asyncio.sleep(20)
+        return "late"
+
+    async def main() -> None:
+        engine, recorder = engine_of(stubborn, timeout=2.0, fallback="instead")
+        async with asyncio.timeout(10):
+            pair = await anext(engine.execute_async())
+        assert pair == ("n", "instead")
+        await asyncio.sleep(30)
+        assert len(recorder.of(NodeCompleted)) == 1
+
+    run_virtually(main())
+
+
+def test_a_queue_timeout_is_refused_where_nobody_can_tell_what_waits() -> None:
+    async def main() -> None:
+        broker = LocalBroker()  # which nobody serves
+        ran: list[str] = []
+
+        @broker.task(task_name="t")
+        async def t() -> None:
+            ran.append("t")
+
+        engine, _ = engine_of(t, broker, queue_timeout=3.0)
+        with (
+            pytest.warns(match="has no FlowMiddleware"),
+            pytest.raises(ConfigurationError, match="does not tell when a task begins"),
+        ):
+            await engine.execute()
+
+    run_virtually(main())
+
+
+def test_a_queue_timeout_does_not_count_what_runs() -> None:
+    async def main() -> None:
+        engine, _ = engine_of(sleeping, queue_timeout=1.0)
+        assert await engine.execute() == {"n": 10.0}
+
+    run_virtually(main())
+
+
+def test_a_run_has_a_limit_too_and_keeps_what_it_had_reached() -> None:
+    async def main() -> float:
+        dag = DAGBuilder().node(lambda: 1, name="fast").node(sleeping).build()
+        engine = ExecutionEngine(InMemoryBroker(), dag, run_timeout=4.0, on_error="collect")
+        names: list[str] = []
+        with pytest.raises(RunTimeoutError, match="did not end within 4 s") as caught:
+            async for name, _ in engine.execute_async():
+                names.append(name)
+        assert names == ["fast"]
+        assert caught.value.results == {"fast": 1}
+        assert not virtual_loop().pending_timers
+        return virtual_loop().time()
+
+    assert run_virtually(main()) == 4.0
+
+
+@pytest.mark.parametrize("name", ["timeout", "queue_timeout", "run_timeout"])
+@pytest.mark.parametrize("seconds", [0, -1.0, float("inf"), float("nan")])
+def test_a_limit_that_cannot_be_is_refused(name: str, seconds: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} is"):
+        engine_of(sleeping, engine={name: seconds})
+    if name != "run_timeout":
+        with pytest.raises(ValueError, match=f"{name} of node 'n' is"):
+            engine_of(sleeping, engine=None, **{name: seconds})
+    with pytest.raises(ValueError, match="ttl is"):
+        Cache(ttl=seconds)
+
+
+# Fallback
+
+
+@pytest.mark.parametrize("value", [None, 0, "x", [1]])
+def test_a_value_stands_in_for_a_node_that_has_failed_for_good(value: Any) -> None:
+    engine, recorder = engine_of(Flaky(9), retry=Retry(2, wait=0), fallback=value)
+
+    async def main() -> None:
+        assert await engine.execute() == {"n": value}
+
+    run_virtually(main())
+    (fell,) = recorder.of(NodeFellBack)
+    assert (fell.task_name, repr(fell.error), fell.attempts) == ("n", "LookupError(2)", 2)
+    (completed,) = recorder.of(NodeCompleted)
+    assert (completed.result, completed.source) == (value, "fallback")
+    assert not recorder.of(NodeFailed)
+
+
+def test_a_task_stands_in_with_the_inputs_of_the_node() -> None:
+    async def instead(start: int, missing: int = 7) -> tuple[int, int]:
+        return start, missing
+
+    engine, recorder = engine_of(Flaky(9), inputs=["start"], fallback=instead, outputs=["a", "b"])
+
+    async def main() -> None:
+        results = await engine.execute({"start": 5}, run_id="r")
+        assert results == {"a": 5, "b": 7}
+
+    run_virtually(main())
+    assert recorder.of(NodeCompleted)[0].task_id == "r:n:fallback"
+    assert [type(event) for event in recorder.events[1:-1]] == [
+        NodeStarted,
+        NodeFellBack,
+        NodeCompleted,
+    ]
+
+
+@pytest.mark.parametrize("fallback", [Flaky(9, OSError), (1,)])
+def test_a_fallback_that_fails_too_is_the_nodes_failure(fallback: Any) -> None:
+    engine, recorder = engine_of(Flaky(9), outputs=["a", "b"], fallback=fallback, retry=Retry(2))
+
+    async def main() -> None:
+        with pytest.raises(NodeFailedError) as caught:
+            await engine.execute()
+        assert isinstance(caught.value.__cause__, (OSError, OutputShapeError))
+        assert caught.value.attempts == 2
+
+    run_virtually(main())
+    assert len(recorder.of(NodeFailed)) == 1
+
+
+def test_a_fallback_may_need_nothing_that_the_node_does_not_take() -> None:
+    with pytest.raises(BindingError, match=r"the fallback of node 'n' needs 'other'"):
+        engine_of(Flaky(0), fallback=lambda other: other)
+
+
+def test_a_fallback_that_the_broker_does_not_know_is_refused_before_anything_is_sent() -> None:
+    async def main() -> None:
+        broker = LocalBroker()
+
+        @broker.task(task_name="t")
+        async def t() -> None: ...
+
+        engine, _ = engine_of(t, broker, fallback=lambda: 1)
+        with (
+            pytest.warns(match="has no FlowMiddleware"),
+            pytest.raises(ConfigurationError, match="is a plain callable"),
+        ):
+            await engine.execute()
+
+    run_virtually(main())
