@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from taskiq import AsyncTaskiqDecoratedTask
 
 from taskiq_flow.dataflow.binding import Task, original_function
+from taskiq_flow.results import ResultHandle
 
 _BY_THEIR_TEXT = frozenset(
     {
@@ -63,7 +64,7 @@ def _of(value: Any) -> bytes:
         parts = sorted(map(_of, value))
     elif isinstance(value, dict):
         parts = sorted(_joined(b":", [_of(key), _of(part)]) for key, part in value.items())
-    elif isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type)):
+    elif isinstance(value, BaseModel) or _is_data(value):
         own = kind.model_fields if isinstance(value, BaseModel) else [f.name for f in fields(kind)]
         parts = [_of({name: getattr(value, name) for name in own})]
     elif inspect.isfunction(value):
@@ -74,6 +75,11 @@ def _of(value: Any) -> bytes:
             "the same"
         )
     return _joined(f"{kind.__module__}.{kind.__qualname__}".encode(), parts)
+
+
+def _is_data(value: Any) -> bool:
+    # A handle says where a value is, not what it is.
+    return is_dataclass(value) and not isinstance(value, (type, ResultHandle))
 
 
 def _of_function(function: Callable[..., Any]) -> bytes:

@@ -54,8 +54,9 @@ class Record(Generic[N]):
     def node_failed(self, name: str, task_id: str, attempts: int) -> NodeFailedError:
         """The error of a run that one failure has ended."""
         cause = self.failures[name]
+        where = f"in attempt {attempts}" if attempts else "before its first attempt"
         error = NodeFailedError(
-            f"node {name!r} failed in attempt {attempts} with {told(cause)}{self._progress()}",
+            f"node {name!r} failed {where} with {told(cause)}{self._progress()}",
             task_name=name,
             task_id=task_id,
             attempts=attempts,

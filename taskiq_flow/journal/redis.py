@@ -171,8 +171,8 @@ class RedisJournal:
             answer = await ride_out(call, self._outages, "the journal cannot be reached", patience)
         except self._errors as error:
             raise JournalError(
-                f"the journal on Redis cannot be used: {error!r}; see to the server or its URL, "
-                "then resume the run"
+                f"the journal on Redis cannot be used: {type(error).__name__}: {error}; see to the "
+                "server or its URL, then resume the run"
             ) from error
         self._has_answered = True
         return answer

@@ -1,0 +1,168 @@
+"""What is the same call, and what is not."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from taskiq import InMemoryBroker
+
+from taskiq_flow.cache_key import cache_key, digest_of
+from taskiq_flow.results import Reference, ResultHandle
+
+
+@dataclass
+class Data:
+    x: int
+
+
+@dataclass
+class OtherData:
+    x: int
+
+
+class Model(BaseModel):
+    x: int
+
+
+class Colour(Enum):
+    RED = 1
+
+
+VALUES: list[Any] = [
+    *(None, ..., True, False, 0, 1, -1, 1.0, 0.5, float("inf"), 1j, Decimal("1.0")),
+    *("", "1", "a", "\ud800", b"", b"a", Path("a"), Colour.RED, datetime(2026, 1, 1, tzinfo=UTC)),
+    *((), (1,), [], [1], [[1]], [1, 2], [2, 1], ["a", "b"], ["ab"], ["a", ["b"]]),
+    *(set(), {1}, frozenset(), {}, {"a": 1}, {"a": "1"}, {1: "a"}, {"1": "a"}, {"a": {"b": 1}}),
+    *({"a": 1, "b": 2}, Data(1), Data(2), OtherData(1), Model(x=1), Model(x=2)),
+]
+
+
+def task(*args: Any, **kwargs: Any) -> Any: ...
+
+
+def key(value: Any) -> str:
+    return cache_key(task, [value], {})
+
+
+def test_different_values_have_different_keys() -> None:
+    keys = [key(value) for value in VALUES]
+    assert len(set(keys)) == len(VALUES)
+    digests = [digest_of(value) for value in VALUES]
+    assert len(set(digests)) == len(VALUES)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ({"a", "b", "c"}, {"c", "b", "a"}),
+        ([Data(1)], [Data(1)]),
+        (float("nan"), float("nan")),
+    ],
+)
+def test_equal_values_have_one_key(one: Any, other: Any) -> None:
+    assert key(one) == key(other)
+
+
+def test_a_call_is_told_by_where_its_arguments_stand() -> None:
+    calls: list[tuple[list[Any], dict[str, Any]]] = [
+        ([1, 2], {}),
+        ([2, 1], {}),
+        ([1], {"b": 2}),
+        ([], {"a": 1, "b": 2}),
+        ([[1, 2]], {}),
+    ]
+    assert len({cache_key(task, args, kwargs) for args, kwargs in calls}) == len(calls)
+
+
+def made(text: str, **names: Any) -> Callable[..., Any]:
+    """A function ``f`` of this source, in a module of its own."""
+    exec(text, names)  # noqa: S102 - the text stands below
+    function: Callable[..., Any] = names["f"]
+    return function
+
+
+def test_a_task_with_other_code_is_another() -> None:
+    sources = [
+        "def f(x): return x + 1",
+        "def f(x): return x + 2",
+        "def f(x): return x - 1",
+        "def f(x, y=1): return x + 1",
+        "def f(x, y=2): return x + 1",
+        "def f(x): return [y + 1 for y in x]",
+        "def f(x): return [y + 2 for y in x]",
+        "def f(x): return x in {'a', 'b'}",
+        "def g(z):\n def f(x): return x + z\n return f\nf = g(1)",
+        "def g(z):\n def f(x): return x + z\n return f\nf = g(2)",
+        "def h(x): return x\nimport functools\nf = functools.partial(h, 1)",
+        "def h(x): return x\nimport functools\nf = functools.partial(h, 2)",
+        "def f(x): return len(x)",
+        "def f(x): return sum(x)",
+    ]
+    keys = {cache_key(made(source, __name__="m"), [1], {}) for source in sources}
+    assert len(keys) == len(sources)
+    assert cache_key(made(sources[0], __name__="m"), [1], {}) in keys
+
+
+def test_where_a_function_stands_in_its_file_does_not_matter() -> None:
+    one = made("def f(x):\n    return x", __name__="m")
+    other = made("\n\n\ndef f(x):\n    # a comment\n    return x", __name__="m")
+    assert cache_key(one, [1], {}) == cache_key(other, [1], {})
+
+
+def test_the_name_of_a_task_counts() -> None:
+    broker = InMemoryBroker()
+    one = broker.register_task(task, task_name="one")
+    other = broker.register_task(task, task_name="other")
+    assert cache_key(one, [1], {}) != cache_key(other, [1], {})
+
+
+async def _nothing() -> None: ...
+
+
+@pytest.mark.parametrize(
+    "odd", [object(), iter(()), ResultHandle(Reference("t"), _nothing), [[object()]]]
+)
+def test_what_cannot_be_told_apart_is_no_key(odd: Any) -> None:
+    with pytest.raises(TypeError, match="it cannot be told whether another one is the same"):
+        key(odd)
+    assert digest_of(odd) == b""
+
+
+def test_a_task_that_holds_such_a_thing_is_none_either() -> None:
+    with pytest.raises(TypeError):
+        cache_key(functools.partial(task, object()), [], {})
+
+
+SCRIPT = """
+from taskiq_flow.cache_key import cache_key
+def task(x):
+    return x in {'a', 'b', 'c', 'd'}
+print(cache_key(task, [{'a', 'b', 'c'}, {'x': 1, 'y': [2.5]}], {'z': frozenset('xyz')}))
+"""
+
+
+def test_a_key_is_the_same_in_every_process() -> None:
+    found = {
+        subprocess.run(  # noqa: S603 - this interpreter, with the script above
+            [sys.executable, "-c", SCRIPT],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1

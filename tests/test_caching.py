@@ -1,0 +1,267 @@
+"""Results that are taken again instead of being computed."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections import deque
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import BaseModel
+from taskiq import InMemoryBroker
+
+from taskiq_flow import (
+    Cache,
+    DAGBuilder,
+    ExecutionEngine,
+    Lease,
+    MemoryJournal,
+    NodeCompleted,
+    NodeFailedError,
+    NotCachedWarning,
+    Retry,
+    RunCancelledError,
+    caching,
+)
+from tests.virtual_clock import run_virtually, virtual_loop
+
+
+class Work:
+    """A task that takes its time, and counts what it does; one test at a time."""
+
+    executed: ClassVar[list[int]] = []
+    fails = 0
+
+    def __init__(self) -> None:
+        Work.executed, Work.fails = [], 0
+        self.task = work
+
+
+async def work(x: int) -> int:
+    Work.executed.append(x)
+    await asyncio.sleep(5)
+    if Work.fails:
+        Work.fails -= 1
+        raise LookupError(x)
+    return 10 * x
+
+
+def engine_of(work: Any, journal: Any = None, **options: Any) -> ExecutionEngine:
+    node = {"cache": Cache(), **options.pop("node", {})}
+    dag = DAGBuilder().node(work, name="n", **node).build()
+    return ExecutionEngine(InMemoryBroker(), dag, journal=journal, **options)
+
+
+def test_a_result_is_taken_again_for_the_same_inputs_only() -> None:
+    async def main() -> None:
+        work, events = Work(), list[Any]()
+
+        class Recorder:
+            def on_event(self, event: Any) -> None:
+                events.append(event)
+
+        engine = engine_of(work.task, listeners=[Recorder()])
+        for x in (1, 1, 2, 1):
+            assert await engine.execute({"x": x}) == {"n": 10 * x}
+        assert work.executed == [1, 2]
+        completed = [event for event in events if isinstance(event, NodeCompleted)]
+        assert [event.source for event in completed] == ["task", "cache", "task", "cache"]
+        assert virtual_loop().time() == 10.0
+
+    run_virtually(main())
+
+
+def test_nothing_is_cached_unless_it_is_asked_for() -> None:
+    async def main() -> None:
+        work = Work()
+        engine = engine_of(work.task, node={"cache": None})
+        await engine.execute({"x": 1})
+        await engine.execute({"x": 1})
+        assert work.executed == [1, 1]
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_several_want_at_once_is_computed_once(*, shared: bool, limit: int | None) -> None:
+    async def main() -> None:
+        work = Work()
+        dag = DAGBuilder().node(work.task, name="n", cache=Cache())
+        dag.node(work.task, name="m", cache=Cache())
+        journal = MemoryJournal()
+        engines = [
+            ExecutionEngine(InMemoryBroker(), dag.build(), limit, journal=journal)
+            for _ in range(1 if shared else 3)
+        ]
+        runs = [engine.execute({"x": 1}) for engine in engines * (3 if shared else 1)]
+        assert await asyncio.gather(*runs) == [{"n": 10, "m": 10}] * 3
+        assert work.executed == [1]
+
+    run_virtually(main())
+
+
+def test_engines_without_a_journal_keep_results_to_themselves() -> None:
+    async def main() -> None:
+        work = Work()
+        for _ in range(2):
+            await engine_of(work.task).execute({"x": 1})
+        assert work.executed == [1, 1]
+
+    run_virtually(main())
+
+
+def test_a_result_is_kept_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr("time.time", virtual_loop().time)
+        work = Work()
+        engine = engine_of(work.task, node={"cache": Cache(ttl=60.0)})
+        await engine.execute({"x": 1})
+        await asyncio.sleep(59)
+        await engine.execute({"x": 1})
+        assert work.executed == [1]
+        await asyncio.sleep(2)
+        await engine.execute({"x": 1})
+        await engine.execute({"x": 1})
+        assert work.executed == [1, 1]
+
+    run_virtually(main())
+
+
+def test_a_failure_is_not_kept_and_the_next_one_tries() -> None:
+    async def main() -> None:
+        work = Work()
+        Work.fails = 1
+        engine = engine_of(work.task)
+        failing, waiting = (asyncio.ensure_future(engine.execute({"x": 1})) for _ in range(2))
+        with pytest.raises(NodeFailedError):
+            await failing
+        assert await waiting == {"n": 10}
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_who_waits_for_another_leaves_it_the_place_for_its_next_attempt(limit: int | None) -> None:
+    async def main() -> None:
+        work = Work()
+        Work.fails = 1
+        dag = DAGBuilder().node(work.task, name="n", cache=Cache(), retry=Retry(wait=7.0))
+        dag.node(work.task, name="m", cache=Cache(), retry=Retry(wait=7.0))
+        engine = ExecutionEngine(InMemoryBroker(), dag.build(), limit)
+        assert await engine.execute({"x": 1}) == {"n": 10, "m": 10}
+        assert work.executed == [1, 1]
+
+    run_virtually(main())
+
+
+def test_a_fallback_is_not_kept() -> None:
+    async def main() -> None:
+        work = Work()
+        Work.fails = 1
+        engine = engine_of(work.task, node={"fallback": 0})
+        assert await engine.execute({"x": 1}) == {"n": 0}
+        assert await engine.execute({"x": 1}) == {"n": 10}
+
+    run_virtually(main())
+
+
+def test_a_run_that_is_cancelled_leaves_no_claim() -> None:
+    async def main() -> None:
+        work = Work()
+        engine = engine_of(work.task, journal=MemoryJournal())
+        running = asyncio.ensure_future(engine.execute({"x": 1}))
+        while not work.executed:
+            await asyncio.sleep(0)
+        engine.cancel()
+        with pytest.raises(RunCancelledError):
+            await running
+        assert await engine.execute({"x": 1}) == {"n": 10}
+        assert virtual_loop().time() == 5.0
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_virtually(main())
+
+
+async def long(x: int) -> int:
+    Work.executed.append(x)
+    await asyncio.sleep(300)
+    return x
+
+
+def test_a_claim_is_kept_for_as_long_as_the_task_runs() -> None:
+    async def main() -> None:
+        work, engine = Work(), engine_of(long)
+        assert await asyncio.gather(*(engine.execute({"x": 1}) for _ in range(2))) == [{"n": 1}] * 2
+        assert work.executed == [1]
+
+    run_virtually(main())
+
+
+async def take(odd: Any) -> int:
+    Work.executed.append(0)
+    if len(Work.executed) % 2:
+        raise LookupError
+    return len(Work.executed)
+
+
+def test_an_input_that_cannot_be_hashed_means_no_caching_and_one_warning() -> None:
+    async def main() -> None:
+        Work()
+        engine = engine_of(take, node={"retry": Retry(wait=0)})
+        for expected in (2, 4):
+            with pytest.warns(NotCachedWarning) as warned:
+                results = await engine.execute({"odd": deque([1])})
+            assert results == {"n": expected}
+            assert len(warned) == 1
+            assert "node 'n' is not cached: of a collections.deque" in str(warned[0].message)
+
+    run_virtually(main())
+
+
+def test_a_result_that_cannot_be_kept_is_given_all_the_same() -> None:
+    async def odd() -> object:
+        return len
+
+    async def main() -> None:
+        engine = engine_of(odd)
+        for _ in range(2):
+            with pytest.warns(NotCachedWarning, match="node 'n' is not cached"):
+                assert await engine.execute() == {"n": len}
+
+    run_virtually(main())
+
+
+class Point(BaseModel):
+    x: int
+
+
+def test_a_cached_value_is_as_the_tasks_annotation_says() -> None:
+    async def point() -> Point:
+        return Point(x=1)
+
+    async def main() -> None:
+        engine = engine_of(point)
+        assert [await engine.execute() for _ in range(2)] == [{"n": Point(x=1)}] * 2
+
+    run_virtually(main())
+
+
+def test_a_journal_that_does_not_take_a_result_costs_nothing_but_the_next_time() -> None:
+    class Full(MemoryJournal):
+        async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+            if run_id.startswith(caching.PREFIX):
+                raise OSError("full")
+            await super().append(run_id, lease, chunk)
+
+    async def main() -> None:
+        work = Work()
+        engine = engine_of(work.task, Full())
+        for _ in range(2):
+            assert await engine.execute({"x": 1}) == {"n": 10}
+        assert work.executed == [1, 1]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run_virtually(main())

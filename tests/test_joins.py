@@ -1,0 +1,197 @@
+"""When a node starts, and what becomes of those whose inputs will never be there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import (
+    BindingError,
+    DAGBuilder,
+    ExecutionEngine,
+    NodeFailedError,
+    NodeFailure,
+    RunFailedError,
+)
+from tests.virtual_clock import run_virtually, virtual_loop
+
+
+async def one() -> int:
+    return 1
+
+
+async def slow() -> int:
+    await asyncio.sleep(5)
+    return 5
+
+
+async def failing() -> int:
+    raise LookupError
+
+
+async def given(*, one: int | None = None, slow: int | None = None, failing: Any = None) -> Any:
+    return {"one": one, "slow": slow, "failing": failing}
+
+
+def never() -> bool:
+    return False
+
+
+def engine_of(builder: DAGBuilder, **options: Any) -> ExecutionEngine:
+    return ExecutionEngine(InMemoryBroker(), builder.build(), **options)
+
+
+async def pairs_of(builder: DAGBuilder, **inputs: Any) -> dict[str, Any]:
+    engine = engine_of(builder, on_error="collect")
+    return {name: value async for name, value in engine.execute_async(inputs)}
+
+
+def test_any_starts_with_the_first_input_and_leaves_out_the_others() -> None:
+    builder = DAGBuilder().node(one).node(slow)
+    builder.node(given, inputs=["one", "slow"], join="any", name="j")
+
+    async def main() -> list[tuple[float, str, Any]]:
+        engine = engine_of(builder)
+        return [(virtual_loop().time(), *pair) async for pair in engine.execute_async()]
+
+    assert run_virtually(main()) == [
+        (0.0, "one", 1),
+        (0.0, "j", {"one": 1, "slow": None, "failing": None}),
+        (5.0, "slow", 5),
+    ]
+
+
+def test_none_failed_waits_for_all_and_minds_failures_only() -> None:
+    builder = DAGBuilder().node(one, when=lambda: False).node(slow)
+    builder.node(given, inputs=["one", "slow"], join="none_failed", name="j")
+    builder.node(failing).node(given, inputs=["slow", "failing"], join="none_failed", name="k")
+    pairs = run_virtually(pairs_of(builder))
+    assert pairs["j"] == {"one": None, "slow": 5, "failing": None}
+    assert pairs["k"].because_of == ("failing",)
+    assert pairs["k"].reason == "failure"
+    assert isinstance(pairs["failing"], NodeFailure)
+
+
+@pytest.mark.parametrize("join", ["any", "none_failed"])
+def test_what_a_rule_may_do_without_needs_a_default(join: Any) -> None:
+    async def needs(one: int, slow: int | None = None) -> None: ...
+
+    builder = DAGBuilder().node(one).node(slow)
+    with pytest.raises(BindingError, match=f"node 'needs' has join='{join}' and may start without"):
+        builder.node(needs, join=join).build()
+
+
+@pytest.mark.parametrize(
+    ("declare", "expected"),
+    [
+        (lambda first=0, *rest: (first, rest), (0, [5])),
+        (lambda *all_of_them: list(all_of_them), [5]),
+        (lambda **by_name: by_name, {"slow": 5}),
+        (lambda one=0, /, slow=0: (one, slow), (0, 5)),
+        (lambda *, one=0, slow=0: (one, slow), (0, 5)),
+    ],
+)
+def test_inputs_that_are_not_there_are_left_out_of_any_call(
+    declare: Callable[..., Any], expected: Any
+) -> None:
+    builder = DAGBuilder().node(failing, name="one").node(slow)
+    builder.node(declare, inputs=["one", "slow"], join="any", name="j")
+    value = run_virtually(pairs_of(builder))["j"]
+    assert _listed(value) == _listed(expected)
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+# Conditions
+
+
+def test_a_node_is_skipped_by_a_condition_and_what_depends_on_it_follows_its_own_rule() -> None:
+    builder = DAGBuilder().node(one, when=lambda x: x > 3)
+    builder.node(lambda one: one, name="all")
+    builder.node(lambda value=7: value, name="any", inputs=["all"], join="any")
+    builder.node(lambda value=7: value, name="none_failed", inputs=["all"], join="none_failed")
+    pairs = run_virtually(pairs_of(builder, x=3))
+    assert pairs.pop("none_failed") == 7
+    assert {name: (skip.because_of, skip.reason) for name, skip in pairs.items()} == {
+        "one": ((), "condition"),
+        "all": (("one",), "condition"),
+        "any": (("all",), "condition"),
+    }
+    pairs = run_virtually(pairs_of(builder, x=4))
+    assert pairs == dict.fromkeys(["one", "all", "any", "none_failed"], 1)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "continue"])
+def test_a_skip_by_condition_is_no_failure(on_error: Any) -> None:
+    builder = DAGBuilder().node(one, when=never).node(lambda one: one, name="behind").node(slow)
+    assert run_virtually(engine_of(builder, on_error=on_error).execute()) == {"slow": 5}
+
+
+def test_a_condition_may_ask_for_a_key_that_the_task_does_not_take() -> None:
+    builder = DAGBuilder().node(one, when=lambda slow: slow == 5).node(slow)
+    dag = builder.build()
+    assert [(a.task_name, b.task_name) for a, b in dag.edges] == [("slow", "one")]
+    assert run_virtually(engine_of(builder).execute()) == {"one": 1, "slow": 5}
+
+
+def test_a_condition_is_asked_once_with_what_is_there() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def condition(x: int, maybe: int = 7) -> bool:
+        asked.append((x, maybe))
+        return True
+
+    builder = DAGBuilder().node(one, when=condition)
+    run_virtually(engine_of(builder).execute({"x": 1}))
+    run_virtually(engine_of(builder).execute({"x": 1, "maybe": 2}))
+    assert asked == [(1, 7), (1, 2)]
+
+
+def test_a_condition_that_raises_is_the_nodes_failure() -> None:
+    builder = DAGBuilder().node(one, when=lambda x: 1 / x > 0)
+    with pytest.raises(NodeFailedError) as caught:
+        run_virtually(engine_of(builder).execute({"x": 0}))
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+async def _asked(x: int) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("when", ["text", _asked, lambda *keys: True])
+def test_a_condition_that_cannot_be_asked_is_refused(when: Any) -> None:
+    with pytest.raises(TypeError, match="when of node 'one'"):
+        DAGBuilder().node(one, when=when)
+
+
+def test_a_rule_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="join of node 'one' is 'some'"):
+        DAGBuilder().node(one, join="some")  # type: ignore[arg-type]
+
+
+# Failures beside rules
+
+
+def test_a_node_that_another_input_lets_start_is_not_among_the_skipped() -> None:
+    builder = DAGBuilder().node(failing).node(one)
+    builder.node(given, inputs=["one", "failing"], join="any", name="j")
+    builder.node(lambda failing=0: failing, inputs=["failing"], join="any", name="k")
+    builder.node(lambda failing: failing, name="behind")
+    for on_error in ("raise", "continue"):
+        with pytest.raises((NodeFailedError, RunFailedError)) as caught:
+            run_virtually(engine_of(builder, on_error=on_error).execute())
+        assert sorted(caught.value.skipped) == ["behind", "k"]
+
+
+def test_a_limit_is_kept_and_nothing_hangs_with_rules() -> None:
+    builder = DAGBuilder().node(one).node(slow).node(failing)
+    for number in range(6):
+        builder.node(given, inputs=["one", "slow", "failing"], join="any", name=f"j{number}")
+    engine = engine_of(builder, max_parallel=1, on_error="collect")
+    assert len(run_virtually(engine.execute())) == 9

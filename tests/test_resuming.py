@@ -1,0 +1,458 @@
+"""Runs that are gone on with: what is kept, what is run again, and who may."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from taskiq import InMemoryBroker
+from taskiq.serializers import PickleSerializer
+
+from taskiq_flow import (
+    DAG,
+    ConfigurationError,
+    DAGBuilder,
+    ExecutionEngine,
+    GraphChangedError,
+    JournalError,
+    Lease,
+    MemoryJournal,
+    MissingNodeError,
+    NodeCompleted,
+    NodeFailedError,
+    NodeRetried,
+    Retry,
+    RunCancelledError,
+    RunLockedError,
+    RunNotFoundError,
+    RunTimeoutError,
+    SerializationError,
+)
+from taskiq_flow.recall import recall
+from tests.local_broker import LocalBroker
+from tests.local_notifier import Switchboard, with_flow
+from tests.virtual_clock import run_virtually
+
+
+class Site:
+    """Three tasks in a row and one beside them, a journal, and what was executed."""
+
+    def __init__(self, journal: Any = None, broker: Any = None) -> None:
+        self.journal = journal or MemoryJournal()
+        self.broker = broker or InMemoryBroker()
+        self.executed: Counter[str] = Counter()
+        self.fails: set[str] = set()
+        self.waits: set[str] = set()
+
+    def dag(self, *names: str, **options: Any) -> DAG:
+        """``a`` takes ``x``, each further node the one before, ``beside`` takes ``a``."""
+        builder = DAGBuilder()
+        before = "x"
+        for name in names or ("a", "b", "c"):
+            builder.node(self.task(name), name=name, inputs=[before], **options)
+            before = name
+        builder.node(self.task("beside"), name="beside", inputs=["a"], **options)
+        return builder.build()
+
+    def task(self, name: str) -> Any:
+        async def work(value: int) -> int:
+            self.executed[name] += 1
+            while name in self.waits:
+                await asyncio.sleep(1)
+            if name in self.fails:
+                raise LookupError(name)
+            return value + 1
+
+        return work
+
+    def engine(self, dag: DAG | None = None, **options: Any) -> ExecutionEngine:
+        return ExecutionEngine(self.broker, dag or self.dag(), journal=self.journal, **options)
+
+
+async def all_of(pairs: AsyncGenerator[tuple[str, Any], None]) -> list[tuple[str, Any]]:
+    return [pair async for pair in pairs]
+
+
+WHOLE = {"a": 2, "b": 3, "c": 4, "beside": 3}
+
+
+async def test_a_run_goes_on_where_it_has_failed() -> None:
+    site = Site()
+    site.fails = {"b"}
+    engine = site.engine()
+    with pytest.raises(NodeFailedError):
+        await engine.execute({"x": 1}, run_id="r")
+    site.fails.clear()
+    pairs = await all_of(engine.resume("r"))
+    assert dict(pairs) == WHOLE
+    assert pairs[0] == ("a", 2)
+    assert site.executed["a"] == 1
+    assert site.executed["b"] == 2
+
+
+async def test_a_run_that_is_done_is_told_again_and_nothing_is_run() -> None:
+    site = Site()
+    first = await all_of(site.engine().execute_async({"x": 1}, run_id="r"))
+    events: list[Any] = []
+
+    class Recorder:
+        def on_event(self, event: Any) -> None:
+            events.append(event)
+
+    assert await all_of(site.engine(listeners=[Recorder()]).resume("r")) == first
+    assert await all_of(site.engine().resume("r", replay=False)) == []
+    assert set(site.executed.values()) == {1}
+    completed = [event for event in events if isinstance(event, NodeCompleted)]
+    assert [event.source for event in completed] == ["journal"] * 4
+
+
+@pytest.mark.parametrize("end", ["break", "cancel", "timeout", "callback"])
+def test_whatever_has_ended_a_run_it_goes_on(end: str) -> None:
+    async def main() -> None:
+        site = Site()
+        site.waits = {"c"}
+        engine = site.engine(run_timeout=5.0 if end == "timeout" else None)
+        seen: list[tuple[str, Any]] = []
+        reached: dict[str, Any] = {}
+
+        async def read() -> None:
+            async for pair in engine.execute_async({"x": 1}, run_id="r"):
+                seen.append(pair)
+                if len(seen) == 3 and end == "break":
+                    break
+                if len(seen) == 3 and end == "cancel":
+                    engine.cancel()
+                if len(seen) == 3 and end == "callback":
+                    raise ZeroDivisionError
+
+        try:
+            await read()
+        except (RunCancelledError, ZeroDivisionError):
+            pass
+        except RunTimeoutError as timeout:
+            reached.update(timeout.results)
+        site.waits.clear()
+        while engine._runs:  # the loop closes what a break has left
+            await asyncio.sleep(1)
+        assert end != "timeout" or reached == dict(seen)
+        pairs = await all_of(site.engine().resume("r"))
+        assert pairs[:3] == seen
+        assert dict(pairs) == WHOLE
+        assert all(count == 1 for name, count in site.executed.items() if name != "c")
+
+    run_virtually(main())
+
+
+async def test_a_pair_is_in_the_journal_before_it_is_yielded() -> None:
+    site = Site()
+    async for name, _ in site.engine().execute_async({"x": 1}, run_id="r"):
+        assert name in (await recall(site.journal, "r")).results
+
+
+async def test_what_is_made_ready_does_not_wait_for_the_journal() -> None:
+    class Stuck(MemoryJournal):
+        may_write = asyncio.Event()
+
+        async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+            await self.may_write.wait()
+            await super().append(run_id, lease, chunk)
+
+    site = Site(Stuck())
+    reading = asyncio.ensure_future(all_of(site.engine().execute_async({"x": 1})))
+    while len(site.executed) < 4:
+        await asyncio.sleep(0)
+    assert not reading.done()
+    Stuck.may_write.set()
+    assert dict(await reading) == WHOLE
+
+
+async def test_a_journal_that_fails_ends_the_run_and_the_error_has_what_it_had_reached() -> None:
+    class Failing(MemoryJournal):
+        broken = False
+
+        async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+            if self.broken:
+                raise ConnectionError("gone")
+            await super().append(run_id, lease, chunk)
+
+    journal = Failing()
+    site = Site(journal)
+    seen: list[str] = []
+    with pytest.raises(JournalError, match=r"cannot be kept in Failing: ConnectionError") as caught:
+        async for name, _ in site.engine().execute_async({"x": 1}, run_id="r"):
+            seen.append(name)
+            journal.broken = True
+    assert seen == ["a"]
+    assert caught.value.results["a"] == 2
+    journal.broken = False
+    assert dict(await all_of(site.engine().resume("r"))) == WHOLE
+
+
+@pytest.mark.parametrize("where", ["input", "result"])
+async def test_what_cannot_be_kept_is_an_error_that_names_it(where: str) -> None:
+    async def odd(x: Any) -> object:
+        return object()
+
+    site = Site()
+    dag = DAGBuilder().node(odd).build()
+    engine = ExecutionEngine(site.broker, dag, journal=site.journal)
+    if where == "input":
+        with pytest.raises(SerializationError, match=r"a builtins.object as 'x'") as refused:
+            await engine.execute({"x": object()})
+        assert refused.value.key == "x"
+        assert await site.journal.run_ids() == []
+    else:
+        with pytest.raises(NodeFailedError) as caught:
+            await engine.execute({"x": 1})
+        cause = caught.value.__cause__
+        assert isinstance(cause, SerializationError)
+        assert (cause.task_name, cause.value_type) == ("odd", object)
+
+
+class Point(BaseModel):
+    x: int
+
+
+async def test_values_come_back_as_their_tasks_annotations_say() -> None:
+    def point() -> Point:
+        return Point(x=1)
+
+    def pair(point: Point) -> tuple[int, int]:
+        return point.x, 2
+
+    dag = DAGBuilder().node(point).node(pair).build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=MemoryJournal())
+    first = await all_of(engine.execute_async(run_id="r"))
+    assert await all_of(engine.resume("r")) == first == [("point", Point(x=1)), ("pair", (1, 2))]
+
+
+async def test_another_serializer_keeps_what_json_does_not() -> None:
+    journal = MemoryJournal(serializer=PickleSerializer())
+    dag = DAGBuilder().node(lambda: {1: {2}}, name="n").build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+    await engine.execute(run_id="r")
+    assert await all_of(engine.resume("r")) == [("n", {1: {2}})]
+
+
+async def test_only_what_was_asked_for_is_asked_for_again() -> None:
+    site = Site()
+    site.fails = {"b"}
+    with pytest.raises(NodeFailedError):
+        await site.engine().execute({"x": 1}, outputs=["b"], run_id="r")
+    site.fails.clear()
+    assert await all_of(site.engine().resume("r")) == [("a", 2), ("b", 3)]
+
+
+async def test_several_outputs_are_kept_apart() -> None:
+    dag = DAGBuilder().node(lambda: (1, 2), outputs=["a", "b"], name="two").build()
+    grown = DAGBuilder().node(lambda: (1, 2), outputs=["a", "b"], name="two")
+    grown.node(lambda a, b: a + b, name="sum")
+    journal = MemoryJournal()
+    await ExecutionEngine(InMemoryBroker(), dag, journal=journal).execute(run_id="r")
+    engine = ExecutionEngine(InMemoryBroker(), grown.build(), journal=journal)
+    pairs = await all_of(engine.resume("r", allow_changed=True))
+    assert pairs == [("two", [1, 2]), ("sum", 3)]
+
+
+# Who may
+
+
+async def test_a_run_that_somebody_is_at_is_not_gone_on_with() -> None:
+    site = Site()
+    site.waits = {"c"}
+    engine = site.engine()
+    running = asyncio.ensure_future(engine.execute({"x": 1}, run_id="r"))
+    while "c" not in site.executed:
+        await asyncio.sleep(0)
+    with pytest.raises(RunLockedError, match=r"run 'r' is in the hands of .* process \d+"):
+        await anext(site.engine().resume("r"))
+    engine.cancel()
+    with pytest.raises(RunCancelledError):
+        await running
+    site.waits.clear()
+    assert dict(await all_of(site.engine().resume("r"))) == WHOLE
+
+
+def test_an_engine_whose_lease_was_taken_over_stops() -> None:
+    async def main() -> None:
+        site = Site()
+        site.waits = {"c"}
+        running = asyncio.ensure_future(site.engine().execute({"x": 1}, run_id="r"))
+        while "c" not in site.executed:
+            await asyncio.sleep(0)
+        site.journal._logs["r"].owner = "somebody else"
+        with pytest.raises(RunLockedError, match="taken over by another engine") as caught:
+            await running
+        assert caught.value.results == {"a": 2, "b": 3, "beside": 3}
+
+    run_virtually(main())
+
+
+async def test_a_run_id_is_used_once() -> None:
+    site = Site()
+    await site.engine().execute({"x": 1}, run_id="r")
+    executed = site.executed.copy()
+    with pytest.raises(JournalError, match=r"go on with it by engine.resume\('r'\)"):
+        await site.engine().execute({"x": 1}, run_id="r")
+    assert site.executed == executed
+
+
+async def test_a_run_that_is_not_there_and_an_engine_without_a_journal() -> None:
+    site = Site()
+    with pytest.raises(RunNotFoundError, match="has no run 'r'") as caught:
+        await anext(site.engine().resume("r"))
+    assert caught.value.run_id == "r"
+    engine = ExecutionEngine(site.broker, site.dag())
+    for stream in (engine.resume("r"), engine.rerun("r", ["a"])):
+        with pytest.raises(ConfigurationError, match="this engine has no journal"):
+            await anext(stream)
+
+
+async def test_a_resumption_that_fails_early_gives_the_run_back() -> None:
+    site = Site()
+    await site.engine().execute({"x": 1}, run_id="r")
+    with pytest.raises(GraphChangedError):
+        await anext(site.engine(site.dag("a", "z")).resume("r"))
+    assert len(await all_of(site.engine().resume("r"))) == 4
+
+
+# Changed graphs
+
+
+async def test_a_changed_graph_is_an_error_that_shows_what_has_changed() -> None:
+    site = Site()
+    await site.engine().execute({"x": 1}, run_id="r")
+    changed = DAGBuilder().node(site.task("a"), name="a", inputs=["x"])
+    changed.node(site.task("b"), name="b", inputs=["x"]).node(
+        site.task("d"), name="d", inputs=["a"]
+    )
+    engine = site.engine(changed.node(site.task("beside"), name="beside", inputs=["a"]).build())
+    with pytest.raises(GraphChangedError, match="added: d; removed: c; changed: b") as caught:
+        await anext(engine.resume("r"))
+    assert (caught.value.added, caught.value.removed, caught.value.changed) == (["d"], ["c"], ["b"])
+    site.executed.clear()
+    pairs = await all_of(engine.resume("r", allow_changed=True))
+    assert dict(pairs) == {"a": 2, "beside": 3, "b": 2, "d": 3}
+    assert [name for name, _ in pairs[:2]] == ["a", "beside"]
+    assert site.executed == {"b": 1, "d": 1}
+
+
+async def test_a_tasks_code_may_be_mended() -> None:
+    site = Site()
+    site.fails = {"b"}
+    with pytest.raises(NodeFailedError):
+        await site.engine().execute({"x": 1}, run_id="r")
+    mended = Site(site.journal)
+    assert dict(await all_of(mended.engine().resume("r"))) == WHOLE
+    assert "a" not in mended.executed
+
+
+# Running again
+
+
+async def test_nodes_are_run_again_with_all_that_depends_on_them_as_another_run() -> None:
+    site = Site()
+    await site.engine().execute({"x": 1}, run_id="r")
+    site.executed.clear()
+    pairs = await all_of(site.engine().rerun("r", ["b"], new_run_id="s"))
+    assert dict(pairs) == WHOLE
+    assert {name for name, _ in pairs[:2]} == {"a", "beside"}
+    assert site.executed == {"b": 1, "c": 1}
+    assert await site.journal.run_ids() == ["r", "s"]
+    site.executed.clear()
+    for run_id in ("r", "s"):
+        assert dict(await all_of(site.engine().resume(run_id))) == WHOLE
+    assert not site.executed
+    assert await all_of(site.engine().rerun("r", "c", replay=False)) == [("c", 4)]
+
+
+async def test_a_node_that_the_graph_does_not_have_cannot_be_run_again() -> None:
+    site = Site()
+    await site.engine().execute({"x": 1}, run_id="r")
+    with pytest.raises(MissingNodeError, match="no node 'z'"):
+        await anext(site.engine().rerun("r", ["z"]))
+    assert await site.journal.run_ids() == ["r"]
+
+
+# What was in flight
+
+
+class Remote:
+    """A broker with a queue, whose worker outlives engines."""
+
+    def __init__(self) -> None:
+        self.board = Switchboard()
+        self.broker = LocalBroker()
+        self.flow = with_flow(self.broker, self.board)
+        self.journal = MemoryJournal()
+        self.executed: list[str] = []
+        self.may_end = asyncio.Event()
+
+        @self.broker.task(task_name="held")
+        async def held() -> str:
+            self.executed.append("held")
+            try:
+                await self.may_end.wait()
+            except asyncio.CancelledError:
+                self.executed.append("cancelled")
+                raise
+            return "done"
+
+        self.dag = DAGBuilder().node(held).build()
+
+    def engine(self, **options: Any) -> ExecutionEngine:
+        return ExecutionEngine(self.broker, self.dag, journal=self.journal, **options)
+
+    async def crash(self, engine: ExecutionEngine) -> None:
+        """Let a run come to nothing as a killed process does: nobody hears of it any more."""
+        running = asyncio.ensure_future(engine.execute(run_id="r"))
+        while "held" not in self.executed:
+            await asyncio.sleep(0)
+        while not (await recall(self.journal, "r")).in_flight:
+            await asyncio.sleep(0)
+        (run,) = engine._runs
+        run._completions.revoke = lambda: None  # type: ignore[method-assign]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def test_a_task_that_has_ended_meanwhile_is_not_sent_again() -> None:
+    async def main() -> None:
+        remote = Remote()
+        async with remote.broker.worker():
+            await remote.crash(remote.engine())
+            remote.may_end.set()
+            while not remote.broker.store.results:
+                await asyncio.sleep(0)
+            assert await all_of(remote.engine().resume("r")) == [("held", "done")]
+            assert remote.executed == ["held"]
+        await remote.flow.shutdown()
+
+    run_virtually(main())
+
+
+def test_a_task_that_still_runs_is_cancelled_and_sent_as_another_attempt() -> None:
+    async def main() -> None:
+        remote = Remote()
+        events: list[Any] = []
+
+        class Recorder:
+            def on_event(self, event: Any) -> None:
+                events.append(event)
+                if isinstance(event, NodeRetried):
+                    remote.may_end.set()
+
+        async with remote.broker.worker():
+            await remote.crash(remote.engine())
+            resumed = remote.engine(listeners=[Recorder()], retry=Retry(1))
+            assert await all_of(resumed.resume("r")) == [("held", "done")]
+            assert sorted(remote.executed) == ["cancelled", "held", "held"]
+            (retried,) = [event for event in events if isinstance(event, NodeRetried)]
+            assert (retried.task_id, retried.error) == ("r:held:2", None)
+        await remote.flow.shutdown()
+
+    run_virtually(main())
