@@ -166,9 +166,16 @@ class Attempts(Generic[N]):
         """Whether the broker has not taken a node's task yet."""
         return node in self._being_sent
 
-    def needs_inputs(self, node: N) -> bool:
-        """Whether a node that has started still needs its inputs as they are."""
-        return node in self._being_sent or node in self._repeatable
+    def is_still_needed(self, node: N) -> bool:
+        """Whether a later node is still to be sent what a node has given."""
+        return any(
+            self._needs_inputs(later) and not later.binding.keys.isdisjoint(node.outputs)
+            for later in self._work.successors.get(node, ())
+        )
+
+    def _needs_inputs(self, node: N) -> bool:
+        sent = self._ready.has_started(node) and node not in self._being_sent
+        return not sent or node in self._repeatable
 
     def stop(self) -> None:
         """Start nothing more, and wait for nothing more."""

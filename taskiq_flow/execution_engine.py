@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -14,31 +13,29 @@ from taskiq import AsyncBroker
 from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.caching import CachedResults
-from taskiq_flow.completion import Link, check_readable, link_to
+from taskiq_flow.completion import Link, check_outlives, check_readable, link_to
 from taskiq_flow.completion.notice import ALWAYS
 from taskiq_flow.completion.reading import as_annotated
 from taskiq_flow.completion.referring import handle_of, pick_up
 from taskiq_flow.completion.worker import BEAT
 from taskiq_flow.dataflow.binding import Task
-from taskiq_flow.dataflow.dag import DAG, Plan
-from taskiq_flow.dataflow.fingerprint import Fingerprints, behind, changes, fingerprints
+from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.dataflow.fingerprint import behind
 from taskiq_flow.dataflow.policy import Retry, check_seconds
 from taskiq_flow.dispatch import Dispatcher
 from taskiq_flow.errors import (
     ConfigurationError,
-    InputConflictError,
-    MissingInputError,
-    UnusedInputWarning,
 )
 from taskiq_flow.events import Listener, NodeFailure, NodeSkipped
 from taskiq_flow.flights import PLAIN, Policy
-from taskiq_flow.journal.log import Record
 from taskiq_flow.journal.memory import MemoryJournal
 from taskiq_flow.journal.protocol import Journal
+from taskiq_flow.kept_runs import KeptRuns
 from taskiq_flow.plain_callables import return_type_of
-from taskiq_flow.recall import Recalled, first_chunk, loaded, loaded_inputs, recall
+from taskiq_flow.recall import Recalled, loaded, loaded_inputs, recall
 from taskiq_flow.run import OnError, Run
 from taskiq_flow.run import new_run_id as _new_run_id
+from taskiq_flow.run_inputs import check_inputs
 from taskiq_flow.run_log import RunLog
 from taskiq_flow.work import Before, Work
 
@@ -127,7 +124,7 @@ class ExecutionEngine:
         self._on_error: OnError = on_error
         self._listeners = tuple(listeners)
         self._runs: set[Run[Any]] = set()
-        self._fingerprinted: tuple[Plan, Fingerprints] | None = None
+        self._kept = KeptRuns(journal, dag)
 
     async def execute_async(
         self,
@@ -151,9 +148,9 @@ class ExecutionEngine:
         """
         work = self._work(inputs, outputs)
         run_id = _new_run_id() if run_id is None else run_id
-        log = self._new_log(run_id, inputs, outputs)
+        log = self._kept.new_log(run_id, inputs, outputs)
         async with self._running(work, run_id, log) as run:
-            while run.unread or await run.more():
+            while run.pairs.unread or await run.pairs.more():
                 pair = run.take()
                 if self._on_step_complete is not None:
                     await self._step(self._on_step_complete, run, pair)
@@ -173,19 +170,12 @@ class ExecutionEngine:
         neither has changed nor depends on a node that has, and runs the rest. Otherwise as
         ``execute_async``.
         """
-        journal = self._needed_journal()
-        log: RunLog[Any] = RunLog(journal, run_id)
+        log: RunLog[Any] = RunLog(self._kept.journal, run_id)
         await log.acquire()
         try:
-            recalled = await recall(journal, run_id)
-            now = self._fingerprints()
-            if not allow_changed:
-                recalled.check_unchanged(
-                    now,
-                    remedy="resume it with that graph, or with allow_changed=True, which keeps "
-                    "the results of nodes that have not changed nor depend on one that has",
-                )
-            work = self._recalled_work(recalled, self._outdated(recalled, now), replay=replay)
+            recalled = await recall(self._kept.journal, run_id)
+            outdated = self._kept.outdated(recalled, allow_changed=allow_changed)
+            work = self._recalled_work(recalled, outdated, replay=replay)
         except BaseException:
             await log.release()
             raise
@@ -209,21 +199,15 @@ class ExecutionEngine:
         as it is. Raises ``MissingNodeError`` for a name that the graph does not have, otherwise
         as ``resume``.
         """
-        journal = self._needed_journal()
-        recalled = await recall(journal, run_id)
-        now = self._fingerprints()
-        if not allow_changed:
-            recalled.check_unchanged(
-                now, remedy="rerun it with that graph, or with allow_changed=True"
-            )
+        recalled = await recall(self._kept.journal, run_id)
         names = [from_] if isinstance(from_, str) else list(from_)
         again = behind(self._dag.plan(), [self._dag.get_node(name).task_name for name in names])
-        again |= self._outdated(recalled, now)
+        again |= self._kept.outdated(recalled, allow_changed=allow_changed)
         work = self._recalled_work(recalled, again, replay=replay)
         work = replace(work, before=Before(work.before.results, is_replayed=replay))
         new_id = _new_run_id() if new_run_id is None else new_run_id
         kept = [recalled.results[name] for name in work.before.results]
-        log = self._new_log(new_id, work.inputs, recalled.header.outputs, kept)
+        log = self._kept.new_log(new_id, work.inputs, recalled.header.outputs, kept)
         async with aclosing(self._continued(work, new_id, log)) as pairs:
             async for pair in pairs:
                 yield pair
@@ -268,7 +252,7 @@ class ExecutionEngine:
         earlier_sessions: Iterable[str] = (),
     ) -> AsyncGenerator[tuple[str, Any], None]:
         async with self._running(work, run_id, log, earlier_sessions) as run:
-            while run.unread or await run.more():
+            while run.pairs.unread or await run.pairs.more():
                 pair = run.take()
                 if self._on_step_complete is not None:
                     await self._step(self._on_step_complete, run, pair)
@@ -317,6 +301,8 @@ class ExecutionEngine:
         """Connect with the broker, and see that it can do what is asked."""
         broker = self._broker
         check_readable(broker)
+        if self._journal is not None and self._limit is not None:
+            check_outlives(broker)
         link = await link_to(broker, run_id, lost_after=self._lost_after, limit=self._limit)
         dispatcher = Dispatcher(broker, link.labels, link.kick)
         for node in work.nodes:
@@ -345,7 +331,7 @@ class ExecutionEngine:
         whole = self._dag.plan()
         plan = whole if outputs is None else self._dag.plan_for(outputs)
         values = dict(inputs or {})
-        _check_inputs(values, whole, plan)
+        check_inputs(values, whole, plan)
         policies = {node: self._policy.of(node) for node in plan.order if node.has_policy}
         if self._policy != PLAIN:
             policies = {node: self._policy.of(node) for node in plan.order}
@@ -361,14 +347,6 @@ class ExecutionEngine:
 
     # What is kept of a run
 
-    def _needed_journal(self) -> Journal:
-        if self._journal is None:
-            raise ConfigurationError(
-                "this engine has no journal, so no run of it is kept; give it one, as in "
-                "ExecutionEngine(..., journal=SqliteJournal('runs.db')), before the first run"
-            )
-        return self._journal
-
     def _kept_tasks(
         self, work: Work[Any], recalled: Recalled, again: Collection[str]
     ) -> Mapping[str, Task]:
@@ -380,38 +358,11 @@ class ExecutionEngine:
             return None
         return CachedResults(self._journal or self._memory)
 
-    def _fingerprints(self) -> Fingerprints:
-        plan = self._dag.plan()
-        if self._fingerprinted is None or self._fingerprinted[0] is not plan:
-            self._fingerprinted = plan, fingerprints(plan)
-        return self._fingerprinted[1]
-
-    def _new_log(
-        self,
-        run_id: str,
-        inputs: Mapping[str, Any] | None,
-        outputs: Iterable[str] | None,
-        results: Iterable[Record] = (),
-    ) -> RunLog[Any] | None:
-        journal = self._journal
-        if journal is None:
-            return None
-        listed = None if outputs is None else [outputs] if isinstance(outputs, str) else [*outputs]
-        chunk = first_chunk(
-            journal.serializer, self._fingerprints(), dict(inputs or {}), listed, results
-        )
-        return RunLog(journal, run_id, chunk)
-
-    def _outdated(self, recalled: Recalled, now: Fingerprints) -> set[str]:
-        """The nodes that have changed since a run was begun, and all that depend on them."""
-        found = changes(recalled.header.nodes, now)
-        return behind(self._dag.plan(), [*found.added, *found.changed]) if found else set()
-
     def _recalled_work(
         self, recalled: Recalled, again: Collection[str], *, replay: bool
     ) -> Work[Any]:
         """What is left to do of a run. ``again``: nodes whose results do not count any more."""
-        serializer = self._needed_journal().serializer
+        serializer = self._kept.journal.serializer
         work = self._work(loaded_inputs(recalled, serializer), recalled.header.outputs)
         tasks = self._kept_tasks(work, recalled, again)
         backend, limit = self._broker.result_backend, self._limit
@@ -444,33 +395,3 @@ def _limit(pass_by: PassBy) -> int | None:
             f"pass_by is {pass_by!r}; give 'value', 'reference' or a number of bytes, 0 or more"
         )
     return pass_by
-
-
-def _check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> None:
-    """Hold a run's inputs against the whole graph and the part of it that is to be run."""
-    if conflicts := [key for key in values if key in whole.producers]:
-        listed = ", ".join(
-            f"{key!r} (node {whole.producers[key].task_name!r})" for key in conflicts
-        )
-        raise InputConflictError(
-            f"the run was given {listed}, which its own nodes produce; leave them out, or rename "
-            "the nodes' outputs",
-            keys=conflicts,
-        )
-    if missing := [key for key in plan.required if key not in values]:
-        raise MissingInputError(
-            "; ".join(
-                f"node {plan.required[key].task_name!r} needs {key!r}, which no node produces and "
-                f"the run was not given; pass it as an input, or add a node with output={key!r}"
-                for key in missing
-            ),
-            keys=missing,
-        )
-    for key in values:
-        if key not in whole.required and key not in whole.optional:
-            warnings.warn(
-                f"the run was given {key!r}, which no node takes; external inputs: "
-                f"{', '.join(map(repr, (*whole.required, *whole.optional))) or 'none'}",
-                UnusedInputWarning,
-                stacklevel=4,  # the line that reads the stream
-            )

@@ -8,8 +8,8 @@ from typing import Any
 
 from taskiq.abc.serializer import TaskiqSerializer
 
-from taskiq_flow.dataflow.fingerprint import Fingerprints, changes
-from taskiq_flow.errors import GraphChangedError, JournalError, SerializationError
+from taskiq_flow.dataflow.fingerprint import Fingerprints
+from taskiq_flow.errors import JournalError, SerializationError
 from taskiq_flow.journal.log import (
     COMPLETED,
     FAILED,
@@ -64,17 +64,6 @@ class Recalled:
             self.inputs[name] = entry.data
         elif kind == SESSION:
             self.sessions.append(entry.data.decode())
-
-    def check_unchanged(self, now: Fingerprints, *, remedy: str) -> None:
-        """Raise ``GraphChangedError`` if the run was begun with another graph."""
-        found = changes(self.header.nodes, now)
-        if found:
-            raise GraphChangedError(
-                f"run {self.run_id!r} was begun with another graph ({found}); {remedy}",
-                added=found.added,
-                removed=found.removed,
-                changed=found.changed,
-            )
 
 
 async def recall(journal: Journal, run_id: str) -> Recalled:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
-from aiostream import streamcontext
 from taskiq import TaskiqResult
 
 from taskiq_flow.attempts import Attempts
@@ -35,8 +33,10 @@ from taskiq_flow.events import (
     RunStarted,
     Source,
 )
+from taskiq_flow.feeding import Feeder
 from taskiq_flow.flights import PLAIN, Flight
 from taskiq_flow.listening import Listeners
+from taskiq_flow.pairs import Pairs
 from taskiq_flow.record import Record
 from taskiq_flow.run_log import RunLog
 from taskiq_flow.sending import Senders
@@ -85,12 +85,9 @@ class Run(Generic[N]):
         self._cache = cache
         self._loop = asyncio.get_running_loop()
         self._record = Record(run_id, work)
-        self.unread: deque[tuple[N, Any]] = deque()
-        self._reader: asyncio.Future[None] | None = None
-        self._feeder: asyncio.Task[None] | None = None
-        self._room: asyncio.Future[None] | None = None
+        self.pairs: Pairs[N] = Pairs(log)
         self._timer: asyncio.TimerHandle | None = None
-        self._is_fed = work.source is not None
+        self._feeder = None if work.source is None else self._feeder_of(work.source)
         self._over = False
         self._complete = False
         self._error: BaseException | None = None
@@ -132,40 +129,24 @@ class Run(Generic[N]):
         if self._timeout is not None:
             self._timer = self._loop.call_later(self._timeout, self._time_out, self._timeout)
         if self._log is not None:
-            self._log.open(self._release, self._lose)
+            self._log.open(self.pairs.release, self._lose)
         for node in self._restored:
             self._restore(node)
-        if work.source is not None:
-            self._feeder = self._loop.create_task(self._feed(work.source))
+        if self._feeder is not None:
+            self._feeder.start()
         self.advance()
 
-    async def more(self) -> bool:
-        """Wait until there is something to take, or, with ``False``, nothing to come.
-
-        Raises what ended the run, once all that had arrived before it has been taken.
-        """
-        while not self.unread:
-            if self._over and not self._held_back:
-                if self._error is not None:
-                    raise self._error
-                return False
-            self._reader = self._loop.create_future()
-            await self._reader
-        return True
-
     def take(self) -> tuple[str, Any]:
-        """The next pair, in order of completion, of those that are ``unread``."""
-        node, value = self.unread.popleft()
-        if self._is_fed:
-            _wake(self._room)
+        """The next of the ``pairs``, as it is handed over."""
+        node, value = self.pairs.unread.popleft()
+        if self._feeder is not None:
+            self._feeder.make_room()
         return node.task_name, self._handed_over(node, value)
 
     def cancel(self) -> None:
         """Stop at once; the reader gets ``RunCancelledError`` at its next read."""
         if self._error is None:
-            self.unread.clear()
-            if self._log is not None:
-                self._log.drop_pairs()
+            self.pairs.drop()
             self._stop(self._record.cancelled())
 
     def fail(self, error: BaseException) -> None:
@@ -240,14 +221,11 @@ class Run(Generic[N]):
                 self._attempts.keep(flight, value)
             self._attempts.finish(flight)
         passed_over = self._ready.complete(node)
-        if self._is_fed:
+        if self._feeder is not None:
             self._ready.forget(node)
         if self.is_listened_to:
             self._tell_completion(node, flight.task_id, value, source)
-        if self._log is None:
-            self.unread.append((node, value))
-        else:
-            self._deliver(node, value)
+        self.pairs.deliver(node, value)
         if passed_over:
             self._skip_behind(passed_over)
         self.advance()
@@ -277,7 +255,7 @@ class Run(Generic[N]):
             self._stop(self._record.node_failed(name, task_id, attempts))
             return
         if self._on_error == "collect":
-            self._deliver(node, NodeFailure(name, task_id, error, attempts))
+            self.pairs.deliver(node, NodeFailure(name, task_id, error, attempts))
         self._skip_behind(passed_over)
         self.advance()
 
@@ -292,7 +270,7 @@ class Run(Generic[N]):
         event = NodeSkipped(self.run_id, self._loop.time(), node.task_name, because_of, reason)
         self._tell(event)
         if self._on_error == "collect":
-            self._deliver(node, event)
+            self.pairs.deliver(node, event)
 
     # What earlier engines have reached
 
@@ -309,46 +287,45 @@ class Run(Generic[N]):
         if self.is_listened_to:
             self._tell_completion(node, "", value, "journal")
         if self._work.before.is_replayed:
-            self.unread.append((node, value))
+            self.pairs.unread.append((node, value))
 
     # What moves the run
 
     def advance(self) -> None:
         """After every change: send what may start, read the source and be read on, or end."""
-        if self._ready.exhausted and not self._is_fed:
+        if self._ready.exhausted and (self._feeder is None or not self._feeder.is_feeding):
             self._complete = True
             some_failed = self._record.failures and self._on_error == "continue"
             self._stop(self._record.run_failed() if some_failed else None)
         else:
             self._senders.wake()
-            if self._is_fed:
-                _wake(self._room)
+            if self._feeder is not None:
+                self._feeder.make_room()
             # Last: what a value made ready is sent before it is read, and needs no copy of it.
-            if self.unread:
-                _wake(self._reader)
+            if self.pairs.unread:
+                self.pairs.wake()
 
-    async def _feed(self, source: AsyncIterable[N]) -> None:
-        """Take nodes from the source, no faster than there is room for them."""
-        window = self._work.window
-        restored = self._work.before.results
-        try:
-            async with streamcontext(source) as nodes:
-                async for node in nodes:
-                    if node.task_name in restored:
-                        self._restore(node)
-                        _wake(self._reader)
-                    else:
-                        self._ready.add(node)
-                        self._senders.wake()
-                    while window and self._unfinished >= window:
-                        self._room = self._loop.create_future()
-                        await self._room
-        except BaseException as error:  # the source's own, which the reader gets as it is
-            if not self._over:
-                self._stop(error)
-            raise
-        self._is_fed = False
-        self.advance()
+    def _feeder_of(self, source: AsyncIterable[N]) -> Feeder[N]:
+        return Feeder(
+            source,
+            self._work.window,
+            take=self._feed,
+            unfinished=self._unfinished,
+            ended=self.advance,
+            fail=self._lose_source,
+        )
+
+    def _feed(self, node: N) -> None:
+        if node.task_name in self._work.before.results:
+            self._restore(node)
+            self.pairs.wake()
+        else:
+            self._ready.add(node)
+            self._senders.wake()
+
+    def _lose_source(self, error: BaseException) -> None:
+        if not self._over:
+            self._stop(error)
 
     def _time_out(self, seconds: float) -> None:
         self._stop(self._record.timed_out(seconds))
@@ -356,7 +333,7 @@ class Run(Generic[N]):
     def _stop(self, error: BaseException | None) -> None:
         """Nothing more is sent or taken in; what is in flight is cancelled, once."""
         self._error = error
-        _wake(self._reader)
+        self.pairs.end(error)
         if self._over:
             return
         self._over = True
@@ -365,12 +342,12 @@ class Run(Generic[N]):
         self._attempts.stop()
         self._senders.stop()
         self._completions.revoke()
-        if self._feeder is not None and self._feeder is not asyncio.current_task():
-            self._feeder.cancel()
+        if self._feeder is not None:
+            self._feeder.stop()
 
     async def _clean_up(self) -> None:
-        feeders = [] if self._feeder is None else [self._feeder]
-        await until_ended([*self._senders.tasks, *feeders], CLEAN_UP_GRACE)
+        feeding = [] if self._feeder is None else self._feeder.tasks
+        await until_ended([*self._senders.tasks, *feeding], CLEAN_UP_GRACE)
         await self._completions.aclose()
         if self._cache is not None:
             await self._cache.aclose()
@@ -391,50 +368,25 @@ class Run(Generic[N]):
         event = partial(NodeCompleted, self.run_id, self._loop.time(), node.task_name, task_id)
         self._listeners.tell(lambda: event(self._handed_over(node, value), source))
 
-    def _deliver(self, node: N, value: Any) -> None:
-        """Let the reader have a pair, with a journal once that has all that was noted so far."""
-        if self._log is None:
-            self.unread.append((node, value))
-        else:
-            self._log.hand_over((node, value))
-
-    def _release(self, pairs: Sequence[tuple[N, Any]]) -> None:
-        self.unread.extend(pairs)
-        _wake(self._reader)
-
     def _lose(self, error: RunError) -> None:
         """Nothing can be kept any more, and so nothing more is yielded."""
         self._stop(self._error or self._record.filled(error))
 
-    @property
-    def _held_back(self) -> int:
-        return 0 if self._log is None else self._log.pairs_held
-
-    @property
     def _unfinished(self) -> int:
-        return self._ready.unfinished + len(self.unread) + self._held_back
+        return self._ready.unfinished + len(self.pairs)
 
     def _handed_over(self, node: N, value: Any) -> Any:
         """The value itself, or a copy as long as later nodes are still to get it as it is."""
         if type(value) in NEVER_CHANGE or self._over:
             return value
-        for later in self._work.successors.get(node, ()):
-            sent = self._ready.has_started(later) and not self._attempts.needs_inputs(later)
-            if not sent and not later.binding.keys.isdisjoint(node.outputs):
-                return copied(value)
-        return value
+        return copied(value) if self._attempts.is_still_needed(node) else value
 
     def _outcome(self) -> Literal["completed", "failed", "cancelled"]:
-        if self._error is None and self._complete and not self.unread:
+        if self._error is None and self._complete and not self.pairs.unread:
             return "completed"
         if self._error is None or isinstance(self._error, RunCancelledError):
             return "cancelled"
         return "failed"
-
-
-def _wake(waiter: asyncio.Future[None] | None) -> None:
-    if waiter is not None and not waiter.done():
-        waiter.set_result(None)
 
 
 def _without_error(node: RunnableNode) -> TaskLostError:

@@ -28,9 +28,10 @@ ROWS = [
         *("completion.inbox", "completion.pushed", "completion.worker"),
         *("completion.middleware", "completion"),
     ],
-    ["sending", "listening", "plain_callables", "encoding", "dispatch"],
+    ["sending", "feeding", "listening", "plain_callables", "encoding", "dispatch"],
     [
-        *("flights", "work", "record", "run_log", "recall", "cache_key", "caching", "attempts"),
+        *("flights", "work", "record", "run_log", "recall", "cache_key", "caching", "attempts", "pairs"),
+        *("kept_runs", "run_inputs"),
         *("run", "execution_engine"),
     ],
     ["flow_task", "map_reduce"],

@@ -258,6 +258,13 @@ async def test_several_outputs_are_kept_apart() -> None:
     assert pairs == [("two", [1, 2]), ("sum", 3)]
 
 
+async def test_references_are_kept_only_where_they_outlive_the_process() -> None:
+    site = Site()
+    with pytest.raises(ConfigurationError, match="end with this process"):
+        await site.engine(pass_by="reference").execute({"x": 1})
+    assert not site.executed
+
+
 # Who may
 
 

@@ -21,7 +21,15 @@ from taskiq_flow.completion.pushed import PushedCompletions, tell_workers
 from taskiq_flow.errors import ConfigurationError, PollingWarning
 from taskiq_flow.outages import ride_out
 
-__all__ = ["Completions", "FlowMiddleware", "Link", "Observer", "check_readable", "link_to"]
+__all__ = [
+    "Completions",
+    "FlowMiddleware",
+    "Link",
+    "Observer",
+    "check_outlives",
+    "check_readable",
+    "link_to",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,15 @@ def check_readable(broker: AsyncBroker) -> None:
         raise ConfigurationError(
             f"{type(broker).__name__} has no result backend, so no result can be read back; "
             "add one with broker.with_result_backend(...)"
+        )
+
+
+def check_outlives(broker: AsyncBroker) -> None:
+    """Raise ``ConfigurationError`` for a broker whose results end with this process."""
+    if isinstance(broker, InMemoryBroker):
+        raise ConfigurationError(
+            "the results of an InMemoryBroker end with this process, and so would what a journal "
+            "refers to; give the engine pass_by='value', or a broker with a result backend"
         )
 
 

@@ -1,0 +1,75 @@
+"""The runs of one graph that a journal keeps: how they are begun, and what still counts of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from taskiq_flow.dataflow.dag import DAG, Plan
+from taskiq_flow.dataflow.fingerprint import Fingerprints, behind, changes, fingerprints
+from taskiq_flow.errors import ConfigurationError, GraphChangedError
+from taskiq_flow.journal.log import Record
+from taskiq_flow.journal.protocol import Journal
+from taskiq_flow.recall import Recalled, first_chunk
+from taskiq_flow.run_log import RunLog
+
+
+class KeptRuns:
+    """What an engine with this graph keeps, if it has a journal."""
+
+    def __init__(self, journal: Journal | None, dag: DAG) -> None:
+        self._journal = journal
+        self._dag = dag
+        self._fingerprinted: tuple[Plan, Fingerprints] | None = None
+
+    @property
+    def journal(self) -> Journal:
+        """The engine's journal; raises ``ConfigurationError`` if it has none."""
+        if self._journal is None:
+            raise ConfigurationError(
+                "this engine has no journal, so no run of it is kept; give it one, as in "
+                "ExecutionEngine(..., journal=SqliteJournal('runs.db')), before the first run"
+            )
+        return self._journal
+
+    def new_log(
+        self,
+        run_id: str,
+        inputs: Mapping[str, Any] | None,
+        outputs: Iterable[str] | None,
+        results: Iterable[Record] = (),
+    ) -> RunLog[Any] | None:
+        """The log of a run that is about to begin, with results that it has from another."""
+        journal = self._journal
+        if journal is None:
+            return None
+        listed = None if outputs is None else [outputs] if isinstance(outputs, str) else [*outputs]
+        chunk = first_chunk(
+            journal.serializer, self._fingerprints(), dict(inputs or {}), listed, results
+        )
+        return RunLog(journal, run_id, chunk)
+
+    def outdated(self, recalled: Recalled, *, allow_changed: bool) -> set[str]:
+        """The nodes that have changed since a run was begun, and all that depend on them.
+
+        Raises ``GraphChangedError`` for any change that is not allowed.
+        """
+        found = changes(recalled.header.nodes, self._fingerprints())
+        if not found:
+            return set()
+        if not allow_changed:
+            raise GraphChangedError(
+                f"run {recalled.run_id!r} was begun with another graph ({found}); go on with that "
+                "graph, or say allow_changed=True, which keeps the results of nodes that have not "
+                "changed nor depend on one that has",
+                added=found.added,
+                removed=found.removed,
+                changed=found.changed,
+            )
+        return behind(self._dag.plan(), [*found.added, *found.changed])
+
+    def _fingerprints(self) -> Fingerprints:
+        plan = self._dag.plan()
+        if self._fingerprinted is None or self._fingerprinted[0] is not plan:
+            self._fingerprinted = plan, fingerprints(plan)
+        return self._fingerprinted[1]
