@@ -16,6 +16,8 @@ NAMES = (
     "barrier",
     "first_pair",
     "workflows",
+    "journal",
+    "resuming",
     "redis_overhead",
     "redis_celery",
     "redis_cpu",
