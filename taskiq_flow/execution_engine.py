@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -149,12 +149,12 @@ class ExecutionEngine:
         work = self._work(inputs, outputs)
         run_id = _new_run_id() if run_id is None else run_id
         log = self._kept.new_log(run_id, inputs, outputs)
-        async with self._running(work, run_id, log) as run:
+        run = await self._start(work, run_id, log)
+        try:
             while run.pairs.unread or await run.pairs.more():
-                pair = run.take()
-                if self._on_step_complete is not None:
-                    await self._step(self._on_step_complete, run, pair)
-                yield pair
+                yield await self._next_pair(run)
+        finally:
+            await self._end(run)
 
     async def resume(
         self, run_id: str, *, replay: bool = True, allow_changed: bool = False
@@ -179,9 +179,12 @@ class ExecutionEngine:
         except BaseException:
             await log.release()
             raise
-        async with aclosing(self._continued(work, run_id, log, recalled.sessions)) as pairs:
-            async for pair in pairs:
-                yield pair
+        run = await self._start(work, run_id, log, recalled.sessions)
+        try:
+            while run.pairs.unread or await run.pairs.more():
+                yield await self._next_pair(run)
+        finally:
+            await self._end(run)
 
     async def rerun(
         self,
@@ -208,9 +211,12 @@ class ExecutionEngine:
         new_id = _new_run_id() if new_run_id is None else new_run_id
         kept = [recalled.results[name] for name in work.before.results]
         log = self._kept.new_log(new_id, work.inputs, recalled.header.outputs, kept)
-        async with aclosing(self._continued(work, new_id, log)) as pairs:
-            async for pair in pairs:
-                yield pair
+        run = await self._start(work, new_id, log)
+        try:
+            while run.pairs.unread or await run.pairs.more():
+                yield await self._next_pair(run)
+        finally:
+            await self._end(run)
 
     async def execute(
         self,
@@ -244,29 +250,46 @@ class ExecutionEngine:
 
     # One run
 
-    async def _continued(
-        self,
-        work: Work[Any],
-        run_id: str,
-        log: RunLog[Any] | None,
-        earlier_sessions: Iterable[str] = (),
-    ) -> AsyncGenerator[tuple[str, Any], None]:
-        async with self._running(work, run_id, log, earlier_sessions) as run:
-            while run.pairs.unread or await run.pairs.more():
-                pair = run.take()
-                if self._on_step_complete is not None:
-                    await self._step(self._on_step_complete, run, pair)
-                yield pair
+    async def _prepare(self, work: Work[Any], run_id: str) -> tuple[Link, Dispatcher]:
+        """Connect with the broker, and see that it can do what is asked."""
+        broker = self._broker
+        check_readable(broker)
+        if self._journal is not None and self._limit is not None:
+            check_outlives(broker)
+        link = await link_to(broker, run_id, lost_after=self._lost_after, limit=self._limit)
+        dispatcher = Dispatcher(broker, link.labels, link.kick)
+        for node in work.nodes:
+            dispatcher.address(node)
+        for node, policy in work.policies.items():
+            if policy.fallback_node is not None:
+                dispatcher.address(policy.fallback_node)
+            if policy.queue_timeout is not None and not link.tells_begin:
+                raise ConfigurationError(
+                    f"node {node.task_name!r} has a queue_timeout, and {type(broker).__name__} "
+                    "does not tell when a task begins; add a FlowMiddleware to it, here and where "
+                    "its workers run"
+                )
+        return link, dispatcher
 
-    @asynccontextmanager
-    async def _running(
+    async def _next_pair(self, run: Run[Any]) -> tuple[str, Any]:
+        """A pair for the reader, once it was told to whoever else asked for it."""
+        pair = run.take()
+        if self._on_step_complete is not None:
+            try:
+                await maybe_awaitable(self._on_step_complete(*pair))
+            except Exception as error:  # the caller's own, which ends the run
+                run.fail(error)
+                raise
+        return pair
+
+    async def _start(
         self,
         work: Work[Any],
         run_id: str,
         log: RunLog[Any] | None,
         earlier_sessions: Iterable[str] = (),
-    ) -> AsyncGenerator[Run[Any], None]:
-        """A run of ``work``, of which nothing is left behind but its ``log``."""
+    ) -> Run[Any]:
+        """A run of ``work`` that has started, to be ended by ``_end``."""
         run: Run[Any] | None = None
         try:
             link, dispatcher = await self._prepare(work, run_id)
@@ -289,42 +312,18 @@ class ExecutionEngine:
             )
             self._runs.add(run)
             run.start()
-            yield run
-        finally:
+        except BaseException:
             if run is not None:
-                self._runs.discard(run)
-                await run.aclose()
+                await self._end(run)
             elif log is not None:
                 await log.release()
-
-    async def _prepare(self, work: Work[Any], run_id: str) -> tuple[Link, Dispatcher]:
-        """Connect with the broker, and see that it can do what is asked."""
-        broker = self._broker
-        check_readable(broker)
-        if self._journal is not None and self._limit is not None:
-            check_outlives(broker)
-        link = await link_to(broker, run_id, lost_after=self._lost_after, limit=self._limit)
-        dispatcher = Dispatcher(broker, link.labels, link.kick)
-        for node in work.nodes:
-            dispatcher.address(node)
-        for node, policy in work.policies.items():
-            if policy.fallback_node is not None:
-                dispatcher.address(policy.fallback_node)
-            if policy.queue_timeout is not None and not link.tells_begin:
-                raise ConfigurationError(
-                    f"node {node.task_name!r} has a queue_timeout, and {type(broker).__name__} "
-                    "does not tell when a task begins; add a FlowMiddleware to it, here and where "
-                    "its workers run"
-                )
-        return link, dispatcher
-
-    @staticmethod
-    async def _step(call: StepCallback, run: Run[Any], pair: tuple[str, Any]) -> None:
-        try:
-            await maybe_awaitable(call(*pair))
-        except Exception as error:  # the caller's own, which ends the run
-            run.fail(error)
             raise
+        return run
+
+    async def _end(self, run: Run[Any]) -> None:
+        """Leave nothing of a run behind but its log."""
+        self._runs.discard(run)
+        await run.aclose()
 
     def _work(self, inputs: Mapping[str, Any] | None, outputs: Iterable[str] | None) -> Work[Any]:
         """What is to be run. Raises for inputs and outputs that do not fit the graph."""

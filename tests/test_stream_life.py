@@ -19,8 +19,10 @@ from taskiq_flow import (
     DAG,
     DAGBuilder,
     ExecutionEngine,
+    MemoryJournal,
     NodeFailedError,
     RunCancelledError,
+    RunTimeoutError,
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
 from tests.virtual_clock import run_virtually
@@ -427,3 +429,42 @@ async def test_a_failure_cancels_what_is_in_flight(broker: InMemoryBroker) -> No
     assert caught.value.results == {"quick": 0}
     assert len(slow.cancelled) == slow.width
     assert nothing_left(broker)
+
+
+@pytest.mark.parametrize("how", ["execute_async", "resume", "rerun"])
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_stream_that_is_left_as_its_loop_ends_ends_with_it(*, how: str, is_held: bool) -> None:
+    """The loop closes all generators at once, also those that others are made of."""
+    reported: list[dict[str, Any]] = []
+    ended: list[str] = []
+    held: list[Any] = []
+
+    async def nap(seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            ended.append("nap")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: reported.append(context))
+        dag = DAGBuilder().node(lambda: 1, name="fast").node(nap).build()
+        engine = ExecutionEngine(InMemoryBroker(), dag, journal=MemoryJournal(), run_timeout=0.01)
+        if how != "execute_async":
+            with pytest.raises(RunTimeoutError):
+                await engine.execute({"seconds": 100.0}, run_id="r")
+        engine = ExecutionEngine(InMemoryBroker(), dag, journal=engine._journal)
+        streams = {
+            "execute_async": lambda: engine.execute_async({"seconds": 100.0}, run_id="s"),
+            "resume": lambda: engine.resume("r"),
+            "rerun": lambda: engine.rerun("r", ["fast"]),
+        }
+        stream = streams[how]()
+        await anext(stream)
+        if is_held:
+            held.append(stream)
+
+    asyncio.run(main())
+    assert not reported
+    # What is resumed was only about to be sent when its stream was left.
+    assert ended.count("nap") == (2 if how == "rerun" else 1)
