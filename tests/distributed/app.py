@@ -286,6 +286,16 @@ async def requeues_once(path: str, context: Context = TaskiqDepends()) -> str:
     return "done"
 
 
+async def fails_once(path: str, name: str = "once") -> int:
+    """Fail the first time, whoever asks, and then give the number of the attempt."""
+    write(path, f"begin {name} {os.getpid()}")
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    attempts = sum(line.startswith(f"begin {name} ") for line in lines)
+    if attempts == 1:
+        raise LookupError(attempts)
+    return attempts
+
+
 async def succeeds_at_first(path: str) -> int:
     """Give 1, and fail if it is executed once more."""
     write(path, "attempt")
@@ -321,7 +331,7 @@ async def measure(blob: str, number: int = 0) -> int:
 TASKS: list[Any] = [
     *(load, cut, joined, fail, behind, empty, point, shifted, double, total, echo, set_of),
     *(unstorable, nap, hold, noted, held, noted_in_thread, refuses_result, fails_at_first),
-    *(succeeds_at_first, passes_on_requeued),
+    *(fails_once, succeeds_at_first, passes_on_requeued),
     *(requeues_once, breaks_middleware, blob, two_blobs, measure),
 ]
 
