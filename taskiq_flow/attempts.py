@@ -95,6 +95,8 @@ class Attempts(Generic[N]):
         try:
             if is_plain or flight.is_cleared or await self._is_to_be_sent(flight):
                 await self._dispatcher.send(*self._expected(flight))
+                if flight.policy is not PLAIN:
+                    self._limit_from_sending(flight)
         except (Exception, asyncio.CancelledError) as error:
             # Whatever the broker or its middlewares raise, unless it is the run that ends the send.
             if self._is_over:
@@ -203,6 +205,7 @@ class Attempts(Generic[N]):
                 return_type = self._dispatcher.address(node).return_type
                 result = await before.pick_up(flight.task_id, return_type)
                 if result is not None:
+                    flight.is_cleared = True
                     self._outcomes.settle(flight, flight.task_id, result)
                     return False
         if policy.cache is not None and await self._is_cached(flight, policy.cache):
@@ -257,12 +260,12 @@ class Attempts(Generic[N]):
         self._completions.expect(
             task_id, flight, address.return_type, address.queue, tell_begin=is_timed
         )
-        if is_timed:
-            self._limit_from_sending(flight)
         return sends, address, task_id, args, kwargs
 
     def _limit_from_sending(self, flight: Flight[N]) -> None:
         policy = flight.policy
+        if not flight.is_expected or flight.began_at is not None:  # it was faster
+            return
         if policy.queue_timeout is not None:
             self._limit(flight, policy.queue_timeout, policy.queue_timeout, waited=True)
         elif policy.timeout is not None and not self._completions.tells_begin:

@@ -139,7 +139,7 @@ class Flight(Generic[N]):
     def delay_before_retry(self, error: BaseException) -> float | None:
         """Seconds until the next attempt; ``None`` if there is none."""
         retry = self.policy.retry
-        if retry is None or self.falls_back or not retry.covers(error):
+        if retry is None or self.falls_back or not self.is_cleared or not retry.covers(error):
             return None
         if self.failures + self.resent >= retry.attempts:
             return None

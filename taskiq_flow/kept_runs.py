@@ -10,7 +10,7 @@ from taskiq_flow.dataflow.fingerprint import Fingerprints, behind, changes, fing
 from taskiq_flow.errors import ConfigurationError, GraphChangedError
 from taskiq_flow.journal.log import Record
 from taskiq_flow.journal.protocol import Journal
-from taskiq_flow.recall import Recalled, first_chunk
+from taskiq_flow.recall import Recalled, first_records
 from taskiq_flow.run_log import RunLog
 
 
@@ -44,10 +44,10 @@ class KeptRuns:
         if journal is None:
             return None
         listed = None if outputs is None else [outputs] if isinstance(outputs, str) else [*outputs]
-        chunk = first_chunk(
+        first = first_records(
             journal.serializer, self._fingerprints(), dict(inputs or {}), listed, results
         )
-        return RunLog(journal, run_id, chunk)
+        return RunLog(journal, run_id, first)
 
     def outdated(self, recalled: Recalled, *, allow_changed: bool) -> set[str]:
         """The nodes that have changed since a run was begun, and all that depend on them.

@@ -19,7 +19,6 @@ from taskiq_flow.journal.log import (
     SESSION,
     Header,
     Record,
-    chunk,
     dumped,
     read_records,
     record,
@@ -89,13 +88,13 @@ async def recall(journal: Journal, run_id: str) -> Recalled:
     return recalled
 
 
-def first_chunk(
+def first_records(
     serializer: TaskiqSerializer,
     nodes: Fingerprints,
     inputs: Mapping[str, Any],
     outputs: Sequence[str] | None,
     results: Iterable[Record] = (),
-) -> bytes:
+) -> list[bytes]:
     """What a log begins with. ``results``: what nodes have given that are not to be run.
 
     Raises ``SerializationError`` for an input that cannot be kept.
@@ -103,7 +102,7 @@ def first_chunk(
     header = Header(nodes, outputs, serializer_name(serializer))
     kept = [record(INPUT, key, 0, _dumped_input(serializer, key, inputs[key])) for key in inputs]
     given = [record(entry.kind, entry.name, entry.attempt, entry.data) for entry in results]
-    return chunk([header.encoded(), *kept, *given])
+    return [header.encoded(), *kept, *given]
 
 
 def _dumped_input(serializer: TaskiqSerializer, key: str, value: Any) -> bytes:

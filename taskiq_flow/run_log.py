@@ -37,14 +37,14 @@ class RunLog(Generic[T]):
     """What a run notes, and the pairs that its reader may have once all noted before is safe.
 
     While one batch is written the next one gathers, so that the run never waits for the journal.
-    ``first_chunk``: what the log of a new run begins with.
+    ``first``: the records that the log of a new run begins with.
     """
 
-    def __init__(self, journal: Journal, run_id: str, first_chunk: bytes | None = None) -> None:
+    def __init__(self, journal: Journal, run_id: str, first: Sequence[bytes] = ()) -> None:
         self._journal = journal
         self._run_id = run_id
         self._lease = Lease(new_owner())
-        self._first_chunk = first_chunk
+        self._first = first
         self._records: list[bytes] = []
         self._pairs: list[T] = []
         self._being_written: list[T] = []
@@ -69,11 +69,12 @@ class RunLog(Generic[T]):
     async def begin(self, session: str) -> None:
         """Begin the log of a new run, or go on with one whose lease was acquired.
 
-        ``session``: how workers know this engine's part of the run.
+        ``session``: how workers know this engine's part of the run. It is noted before anything is
+        sent, so that whoever goes on can have them drop all of that.
         """
-        if self._first_chunk is not None:
-            await self._journal.create(self._run_id, self._lease, self._first_chunk)
-        self._records.append(record(SESSION, "", 0, session.encode()))
+        write = self._journal.create if self._first else self._journal.append
+        noted = record(SESSION, "", 0, session.encode())
+        await write(self._run_id, self._lease, chunk([*self._first, noted]))
 
     def open(
         self, release_pairs: Callable[[Sequence[T]], None], fail: Callable[[RunError], None]

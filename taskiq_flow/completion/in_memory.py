@@ -223,7 +223,7 @@ class InMemoryCompletions:
         self._arm()
         for task_id, execution in list(self._expected.items()):
             if execution.revoked:
-                if execution.worker is None or execution.worker.done():
+                if execution.worker is not None and execution.worker.done():
                     self.forget(task_id)
                 continue
             error = self._what_became_of(task_id, execution)

@@ -251,7 +251,7 @@ class SqliteJournal:
         # Where nothing lies beside the file, a look that may write clears away what it puts there.
         # What a kill has left beside it is not for a look to bring in.
         mode = "ro" if Path(f"{self._path}-wal").exists() else "rw"
-        location = f"file:{quote(str(self._path.absolute()))}?mode={mode}"
+        location = f"file:{quote(os.fsencode(self._path.absolute()))}?mode={mode}"
         connection = sqlite3.connect(location, uri=True, timeout=BUSY_PATIENCE)
         try:
             connection.execute("BEGIN")  # it is looked at as it is at one moment
