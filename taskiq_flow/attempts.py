@@ -242,14 +242,15 @@ class Attempts(Generic[N]):
         self, flight: Flight[N]
     ) -> tuple[RunnableNode, Address, str, list[Any], dict[str, Any]]:
         """Have an attempt's end expected; what to send, as ``Dispatcher.send`` takes it."""
-        flight.next_attempt(self._run_id)
-        policy, node, task_id = flight.policy, flight.node, flight.task_id
+        node, policy = flight.node, flight.policy
+        task_id = flight.next_attempt(self._run_id)
         sends: RunnableNode = node
         values, is_timed = self._values, False
-        address = self._dispatcher.address(node)
         if policy is not PLAIN:
             sends, values, is_timed = flight.sends, flight.taken, policy.is_timed
-            address = flight.addressed(self._dispatcher.address(sends))
+        address = self._dispatcher.address(sends)
+        if policy is not PLAIN:
+            address = flight.addressed(address)
         args, kwargs = sends.arguments(values)
         if self._log is not None:
             digest = b"" if self._work.digest is None else self._work.digest(node)

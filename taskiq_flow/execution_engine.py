@@ -150,9 +150,10 @@ class ExecutionEngine:
         run_id = _new_run_id() if run_id is None else run_id
         log = self._kept.new_log(run_id, inputs, outputs)
         run = await self._start(work, run_id, log)
+        unread, is_told_on = run.pairs.unread, self._on_step_complete is not None
         try:
-            while run.pairs.unread or await run.pairs.more():
-                yield await self._next_pair(run)
+            while unread or await run.pairs.more():
+                yield await self._next_pair(run) if is_told_on else run.take()
         finally:
             await self._end(run)
 

@@ -112,13 +112,14 @@ class Flight(Generic[N]):
         """How often the node's task was executed, as far as is known."""
         return self.attempt + self.resent
 
-    def next_attempt(self, run_id: str) -> None:
-        """Count one attempt more, and name its task."""
+    def next_attempt(self, run_id: str) -> str:
+        """Count one attempt more; its task's id."""
         if self.falls_back:
-            self.task_id = f"{run_id}:{self.node.task_name}:{FALLBACK}"
+            which: int | str = FALLBACK
         else:
-            self.attempt += 1
-            self.task_id = f"{run_id}:{self.node.task_name}:{self.attempt}"
+            which = self.attempt = self.attempt + 1
+        self.task_id = task_id = f"{run_id}:{self.node.task_name}:{which}"
+        return task_id
 
     def resume_attempt(self, run_id: str, attempt: int) -> None:
         """Go on with an attempt whose task another engine has sent."""

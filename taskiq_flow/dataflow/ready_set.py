@@ -200,18 +200,15 @@ class ReadySet(Generic[N]):
         if self._state.get(node) != RUNNING:
             raise ValueError(f"{node!r} is not running")
         self._running -= 1
-        self._record_end(node, outcome)
+        self._state[node] = outcome
+        self._ended += 1
+        if self._rank:
+            self._rank.pop(node, None)
         passed_over: list[N] = []
         self._release(node, passed_over)
         for other in passed_over:  # grows while it is walked: what is behind them follows
             self._release(other, passed_over)
         return passed_over
-
-    def _record_end(self, node: N, outcome: int) -> None:
-        self._state[node] = outcome
-        self._ended += 1
-        if self._rank:
-            self._rank.pop(node, None)
 
     def _release(self, node: N, passed_over: list[N]) -> None:
         """Take an ended node off what waits for it; add to ``passed_over`` what can't run now."""
@@ -240,7 +237,9 @@ class ReadySet(Generic[N]):
         spoilt = self._spoilt.pop(node, None) if self._spoilt else None
         tolerated = spoilt == SKIPPED and self._joins.get(node) == "none_failed"
         if spoilt is not None and not tolerated:
-            self._record_end(node, spoilt)
+            self._state[node] = spoilt
+            self._ended += 1
+            self._rank.pop(node, None)
             return False
         if self._limit is None:
             self._queue.append(node)
