@@ -229,7 +229,7 @@ async def in_chaos(folder: Path, seed: int, graphs: int, workers: int, concurren
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/chaos workers", description=__doc__)
     defaults = {"graphs": 200, "seed": random.randrange(10**6), "workers": 2, "concurrency": 4}
     for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
