@@ -82,7 +82,7 @@ class Attempts(Generic[N]):
         self._policies = work.policies
         self._has_past = bool(work.before.attempts)
         self._is_over = False
-        self._being_sent: set[N] = set()
+        self._being_sent: dict[N, str] = {}  # with the task's id
         self._repeatable: set[N] = set()  # those that may be sent once more
 
     async def start(self, node: N) -> None:
@@ -90,21 +90,24 @@ class Attempts(Generic[N]):
         flight = self._suspended.pop(node, None) if self._suspended else None
         if flight is None:
             flight = Flight(node, self._policies.get(node, PLAIN))
-        self._being_sent.add(node)
         is_plain = flight.policy is PLAIN and not self._has_past
+        task_id = self._being_sent[node] = ""  # until it has one
         try:
             if is_plain or flight.is_cleared or await self._is_to_be_sent(flight):
-                await self._dispatcher.send(*self._expected(flight))
+                call = self._expected(flight)
+                task_id = self._being_sent[node] = flight.task_id
+                await self._dispatcher.send(*call)
                 if flight.policy is not PLAIN:
-                    self._limit_from_sending(flight)
+                    self._limit_from_sending(flight, task_id)
         except (Exception, asyncio.CancelledError) as error:
             # Whatever the broker or its middlewares raise, unless it is the run that ends the send.
             if self._is_over:
                 raise
-            if not flight.is_expected or self._completions.forget(flight.task_id):
-                self._outcomes.settle(flight, flight.task_id, failed(error))
+            if not task_id or self._completions.forget(task_id):
+                self._outcomes.settle(flight, task_id or flight.task_id, failed(error))
         finally:
-            self._being_sent.discard(node)
+            if self._being_sent.get(node) == task_id:  # and it is not the next attempt that is
+                del self._being_sent[node]
 
     def again(self, flight: Flight[N], error: BaseException) -> bool:
         """Have a node whose attempt has failed sent again, or its fallback; whether that is so."""
@@ -125,7 +128,7 @@ class Attempts(Generic[N]):
 
     def fall_back(self, flight: Flight[N], error: BaseException) -> None:
         """Note that a node has failed for good, and that its fallback stands in from now on."""
-        flight.falls_back = True
+        flight.falls_back = flight.is_cleared = True
         name, task_id, attempts = flight.node.task_name, flight.task_id, flight.attempts
         at = self._loop.time()
         self._outcomes.tell(lambda: NodeFellBack(self._run_id, at, name, task_id, error, attempts))
@@ -193,11 +196,11 @@ class Attempts(Generic[N]):
         if policy is not PLAIN:
             if policy.may_send_again:
                 self._repeatable.add(node)
-            if policy.is_wanted is not None and not policy.is_wanted(self._values):
-                self._outcomes.pass_over(flight)
-                return False
             values = self._values
             flight.taken = {key: values[key] for key in node.binding.keys if key in values}
+            if policy.is_wanted is not None and not policy.is_wanted(values):
+                self._outcomes.pass_over(flight)
+                return False
         if before.attempts:
             flight.attempt = before.attempts.get(node.task_name, 0)
             if node.task_name in before.in_flight and before.pick_up is not None:
@@ -263,9 +266,10 @@ class Attempts(Generic[N]):
         )
         return sends, address, task_id, args, kwargs
 
-    def _limit_from_sending(self, flight: Flight[N]) -> None:
+    def _limit_from_sending(self, flight: Flight[N], task_id: str) -> None:
         policy = flight.policy
-        if not flight.is_expected or flight.began_at is not None:  # it was faster
+        is_under_way = flight.is_expected and flight.task_id == task_id
+        if not is_under_way or flight.began_at is not None:  # it was faster
             return
         if policy.queue_timeout is not None:
             self._limit(flight, policy.queue_timeout, policy.queue_timeout, waited=True)

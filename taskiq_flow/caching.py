@@ -10,11 +10,12 @@ import logging
 import struct
 import time
 from collections.abc import Coroutine, Hashable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 from taskiq_flow.errors import JournalError, RunLockedError, RunNotFoundError
-from taskiq_flow.journal.log import COMPLETED, chunk, dumped, read_records, record
+from taskiq_flow.journal.log import COMPLETED, chunk, dumped, read_chunk, record
 from taskiq_flow.journal.owner import new_owner
 from taskiq_flow.journal.protocol import LEASE_SECONDS, Journal, Lease
 from taskiq_flow.waiting import until_ended
@@ -110,8 +111,10 @@ class CachedResults:
 
     async def _read(self, name: str, ttl: float | None) -> Hit | None:
         found: bytes | None = None
-        async for entries in read_records(name, self._journal.read(name)):
-            found = entries[-1].data if entries else found
+        async with aclosing(self._journal.read(name)) as chunks:
+            async for data in chunks:
+                for entry in read_chunk(name, data):
+                    found = entry.data
         if found is None:
             return None
         age = time.time() - _TIME.unpack_from(found)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -175,8 +175,8 @@ class ExecutionEngine:
         await log.acquire()
         try:
             recalled = await recall(self._kept.journal, run_id)
-            outdated = self._kept.outdated(recalled, allow_changed=allow_changed)
-            work = self._recalled_work(recalled, outdated, replay=replay)
+            log.precede(self._kept.brought_up(recalled, allow_changed=allow_changed))
+            work = self._recalled_work(recalled, replay=replay)
         except BaseException:
             await log.release()
             raise
@@ -206,8 +206,10 @@ class ExecutionEngine:
         recalled = await recall(self._kept.journal, run_id)
         names = [from_] if isinstance(from_, str) else list(from_)
         again = behind(self._dag.plan(), [self._dag.get_node(name).task_name for name in names])
-        again |= self._kept.outdated(recalled, allow_changed=allow_changed)
-        work = self._recalled_work(recalled, again, replay=replay)
+        self._kept.brought_up(recalled, allow_changed=allow_changed)
+        for name in again:
+            recalled.results.pop(name, None)
+        work = self._recalled_work(recalled, replay=replay)
         work = replace(work, before=Before(work.before.results, is_replayed=replay))
         new_id = _new_run_id() if new_run_id is None else new_run_id
         kept = [recalled.results[name] for name in work.before.results]
@@ -347,24 +349,20 @@ class ExecutionEngine:
 
     # What is kept of a run
 
-    def _kept_tasks(
-        self, work: Work[Any], recalled: Recalled, again: Collection[str]
-    ) -> Mapping[str, Task]:
+    def _kept_tasks(self, work: Work[Any], recalled: Recalled) -> Mapping[str, Task]:
         """The tasks of the nodes whose results are kept, by the nodes' names."""
-        return {node.task_name: node.task for node in work.nodes if node.task_name not in again}
+        return {node.task_name: node.task for node in work.nodes}
 
     def _cached_results(self, work: Work[Any]) -> CachedResults | None:
         if all(policy.cache is None for policy in work.policies.values()):
             return None
         return CachedResults(self._journal or self._memory)
 
-    def _recalled_work(
-        self, recalled: Recalled, again: Collection[str], *, replay: bool
-    ) -> Work[Any]:
-        """What is left to do of a run. ``again``: nodes whose results do not count any more."""
+    def _recalled_work(self, recalled: Recalled, *, replay: bool) -> Work[Any]:
+        """What is left to do of a run."""
         serializer = self._kept.journal.serializer
         work = self._work(loaded_inputs(recalled, serializer), recalled.header.outputs)
-        tasks = self._kept_tasks(work, recalled, again)
+        tasks = self._kept_tasks(work, recalled)
         backend, limit = self._broker.result_backend, self._limit
         results = loaded(
             recalled,
@@ -376,9 +374,8 @@ class ExecutionEngine:
         before = Before(
             results=results,
             is_replayed=replay,
-            # A task that was sent and not noted has the number behind: it is another now.
-            attempts={name: n + (name in again) for name, n in recalled.attempts.items()},
-            in_flight=recalled.in_flight.difference(again),
+            attempts=recalled.attempts,
+            in_flight=recalled.in_flight,
             pick_up=partial(pick_up, backend, limit),
         )
         return replace(work, before=before)

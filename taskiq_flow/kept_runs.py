@@ -49,14 +49,15 @@ class KeptRuns:
         )
         return RunLog(journal, run_id, first)
 
-    def outdated(self, recalled: Recalled, *, allow_changed: bool) -> set[str]:
-        """The nodes that have changed since a run was begun, and all that depend on them.
+    def brought_up(self, recalled: Recalled, *, allow_changed: bool) -> list[bytes]:
+        """Have a run recalled in terms of today's graph; what is to be noted for that.
 
-        Raises ``GraphChangedError`` for any change that is not allowed.
+        Results of nodes that have changed since, or depend on such, do not count any more. Raises
+        ``GraphChangedError`` for any change that is not allowed.
         """
         found = changes(recalled.header.nodes, self._fingerprints())
         if not found:
-            return set()
+            return []
         if not allow_changed:
             raise GraphChangedError(
                 f"run {recalled.run_id!r} was begun with another graph ({found}); go on with that "
@@ -66,7 +67,8 @@ class KeptRuns:
                 removed=found.removed,
                 changed=found.changed,
             )
-        return behind(self._dag.plan(), [*found.added, *found.changed])
+        outdated = behind(self._dag.plan(), [*found.added, *found.changed])
+        return recalled.changed(self._fingerprints(), outdated)
 
     def _fingerprints(self) -> Fingerprints:
         plan = self._dag.plan()

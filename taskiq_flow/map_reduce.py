@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable, Mapping, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sized
 from contextlib import aclosing
 from dataclasses import dataclass
 from operator import attrgetter
@@ -313,9 +313,7 @@ class _MapEngine(ExecutionEngine):
         nodes = stream.iterate(self.feed.items) | pipe.enumerate() | pipe.map(self._item)
         return Work(source=nodes, window=self.feed.window, digest=attrgetter("digest"))
 
-    def _kept_tasks(
-        self, work: Work[Any], recalled: Recalled, again: Collection[str]
-    ) -> Mapping[str, Task]:
+    def _kept_tasks(self, work: Work[Any], recalled: Recalled) -> Mapping[str, Task]:
         self._digests = recalled.digests
         return dict.fromkeys(recalled.results, self.feed.node.task)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,15 +13,18 @@ from taskiq_flow.dataflow.fingerprint import Fingerprints
 from taskiq_flow.errors import JournalError, SerializationError
 from taskiq_flow.journal.log import (
     COMPLETED,
+    DROPPED,
     FAILED,
+    HEADER,
     INPUT,
     REFERRED,
     SENT,
     SESSION,
     Header,
     Record,
+    damaged,
     dumped,
-    read_records,
+    read_chunk,
     record,
     serializer_name,
 )
@@ -59,10 +63,32 @@ class Recalled:
             self.in_flight.discard(name)
         elif kind == FAILED:
             self.in_flight.discard(name)
+        elif kind == DROPPED:
+            self._drop(name)
+        elif kind == HEADER:
+            self.header = Header.decoded(self.run_id, entry)
         elif kind == INPUT:
             self.inputs[name] = entry.data
         elif kind == SESSION:
             self.sessions.append(entry.data.decode())
+
+    def _drop(self, name: str) -> None:
+        self.results.pop(name, None)
+        self.in_flight.discard(name)
+        # One more may have been sent than was noted: its number is not to be used again.
+        self.attempts[name] = self.attempts.get(name, 0) + 1
+
+    def changed(self, nodes: Fingerprints, outdated: Iterable[str]) -> list[bytes]:
+        """What is noted when the run is gone on with in another graph; it is taken in as well.
+
+        ``nodes``: the graph's fingerprints; ``outdated``: the nodes that are run again.
+        """
+        header = Header(nodes, self.header.outputs, self.header.serializer)
+        self.header = header
+        dropped = [name for name in outdated if name in self.results or name in self.attempts]
+        for name in dropped:
+            self._drop(name)
+        return [header.encoded(), *(record(DROPPED, name, 0) for name in dropped)]
 
 
 async def recall(journal: Journal, run_id: str) -> Recalled:
@@ -72,13 +98,15 @@ async def recall(journal: Journal, run_id: str) -> Recalled:
     were written by another serializer.
     """
     recalled: Recalled | None = None
-    async for entries in read_records(run_id, journal.read(run_id)):
-        if recalled is None:
-            recalled = Recalled(run_id, Header.decoded(run_id, entries[0]))
-        for entry in entries:
-            recalled.add(entry)
+    async with aclosing(journal.read(run_id)) as chunks:
+        async for data in chunks:
+            for entry in read_chunk(run_id, data):
+                if recalled is None:
+                    recalled = Recalled(run_id, Header.decoded(run_id, entry))
+                else:
+                    recalled.add(entry)
     if recalled is None:
-        raise JournalError(f"the log of run {run_id!r} is empty; begin the run anew")
+        raise damaged(run_id, "it is empty")
     name = serializer_name(journal.serializer)
     if recalled.header.serializer != name:
         raise JournalError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from taskiq_flow.errors import JournalError, RunError, RunLockedError, SerializationError
@@ -29,6 +29,9 @@ logger = logging.getLogger("taskiq_flow")
 
 T = TypeVar("T")
 
+MOST_BYTES = 16 * 1024 * 1024
+"""Bytes that are gathered into one chunk, unless a single record is larger."""
+
 CLOSING_GRACE = 5.0
 """Seconds that the last batch is given, when a run is closed, to be written."""
 
@@ -37,14 +40,16 @@ class RunLog(Generic[T]):
     """What a run notes, and the pairs that its reader may have once all noted before is safe.
 
     While one batch is written the next one gathers, so that the run never waits for the journal.
-    ``first``: the records that the log of a new run begins with.
+    ``first``: the records that the log of a new run begins with; ``None`` for one that is there.
     """
 
-    def __init__(self, journal: Journal, run_id: str, first: Sequence[bytes] = ()) -> None:
+    def __init__(self, journal: Journal, run_id: str, first: Sequence[bytes] | None = None) -> None:
         self._journal = journal
         self._run_id = run_id
         self._lease = Lease(new_owner())
-        self._first = first
+        self._is_held = False
+        self._is_new = first is not None
+        self._first = list(first or ())
         self._records: list[bytes] = []
         self._pairs: list[T] = []
         self._being_written: list[T] = []
@@ -57,14 +62,21 @@ class RunLog(Generic[T]):
     async def acquire(self) -> None:
         """Take the lease of a log that is there; raises what ``Journal.acquire`` does."""
         await self._journal.acquire(self._run_id, self._lease)
+        self._is_held = True
 
     async def release(self) -> None:
         """Give the lease back, if one has it."""
+        if not self._is_held:
+            return
         try:
             async with asyncio.timeout(CLOSING_GRACE):
                 await self._journal.release(self._run_id, self._lease)
         except (Exception, TimeoutError) as error:  # the lease ends by itself
             logger.warning("the lease of run %r was not given back: %r", self._run_id, error)
+
+    def precede(self, records: Iterable[bytes]) -> None:
+        """Have records written with the session."""
+        self._first += records
 
     async def begin(self, session: str) -> None:
         """Begin the log of a new run, or go on with one whose lease was acquired.
@@ -72,9 +84,10 @@ class RunLog(Generic[T]):
         ``session``: how workers know this engine's part of the run. It is noted before anything is
         sent, so that whoever goes on can have them drop all of that.
         """
-        write = self._journal.create if self._first else self._journal.append
+        write = self._journal.create if self._is_new else self._journal.append
         noted = record(SESSION, "", 0, session.encode())
         await write(self._run_id, self._lease, chunk([*self._first, noted]))
+        self._is_held = True
 
     def open(
         self, release_pairs: Callable[[Sequence[T]], None], fail: Callable[[RunError], None]
@@ -150,8 +163,8 @@ class RunLog(Generic[T]):
             while self._records or self._pairs:
                 records, self._records = self._records, []
                 self._being_written, self._pairs = self._pairs, []
-                if records:
-                    await self._journal.append(self._run_id, self._lease, chunk(records))
+                for part in _parts(records):
+                    await self._journal.append(self._run_id, self._lease, chunk(part))
                 safe, self._being_written = self._being_written, []
                 if safe:
                     self._release_pairs(safe)
@@ -180,6 +193,18 @@ class RunLog(Generic[T]):
         if not isinstance(error, RunError):
             error = _explained(self._run_id, self._journal, error)
         self._fail(error)
+
+
+def _parts(records: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Records in parts that a store takes at once, in order."""
+    start = size = 0
+    for place, record_ in enumerate(records):
+        if size and size + len(record_) > MOST_BYTES:
+            yield records[start:place]
+            start, size = place, 0
+        size += len(record_)
+    if size:
+        yield records[start:]
 
 
 def _explained(run_id: str, journal: Journal, cause: Exception) -> JournalError:

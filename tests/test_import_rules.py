@@ -30,7 +30,17 @@ ROWS = [
     ],
     ["sending", "feeding", "listening", "plain_callables", "encoding", "dispatch"],
     [
-        *("flights", "work", "record", "run_log", "recall", "cache_key", "caching", "attempts", "pairs"),
+        *(
+            "flights",
+            "work",
+            "record",
+            "run_log",
+            "recall",
+            "cache_key",
+            "caching",
+            "attempts",
+            "pairs",
+        ),
         *("kept_runs", "run_inputs"),
         *("run", "execution_engine"),
     ],

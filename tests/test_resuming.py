@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -346,6 +347,48 @@ async def test_a_changed_graph_is_an_error_that_shows_what_has_changed() -> None
     assert dict(pairs) == {"a": 2, "beside": 3, "b": 2, "d": 3}
     assert [name for name, _ in pairs[:2]] == ["a", "beside"]
     assert site.executed == {"b": 1, "d": 1}
+
+
+async def test_a_run_that_was_gone_on_with_in_another_graph_is_that_graphs_from_then_on() -> None:
+    site = Site()
+    old, new = site.engine(), site.engine(site.dag("a", "c", "b"))
+    await old.execute({"x": 1}, run_id="r")
+    changed = await all_of(new.resume("r", allow_changed=True))
+    assert dict(changed) == {"a": 2, "c": 3, "b": 4, "beside": 3}
+    site.executed.clear()
+    assert dict(await all_of(new.resume("r"))) == dict(changed)
+    assert not site.executed
+    with pytest.raises(GraphChangedError, match="changed: b, c"):
+        await anext(old.resume("r"))
+    assert dict(await all_of(old.resume("r", allow_changed=True))) == WHOLE
+    assert site.executed == {"b": 1, "c": 1}
+
+
+async def test_a_failed_attempt_that_is_taken_up_counts_once() -> None:
+    site = Site()
+    site.fails = {"b"}
+    engine = site.engine(site.dag(retry=Retry(2, wait=0.2, jitter=0)))
+    async with aclosing(engine.execute_async({"x": 1}, run_id="r")) as pairs:
+        assert {(await anext(pairs))[0] for _ in range(2)} == {"a", "beside"}
+        assert site.executed["b"] == 1
+    site.fails.clear()
+    assert dict(await all_of(site.engine(retry=Retry(2, wait=0)).resume("r"))) == WHOLE
+    assert site.executed["b"] == 2
+
+
+async def test_more_than_a_store_takes_at_once_is_written_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("taskiq_flow.run_log.MOST_BYTES", 1000)
+    site = Site()
+    dag = DAGBuilder()
+    for number in range(20):
+        dag.node(lambda size: "x" * size, name=f"n{number}", inputs=["size"])
+    engine = site.engine(dag.build())
+    first = await all_of(engine.execute_async({"size": 600}, run_id="r"))
+    sizes = [len(chunk) for chunk in site.journal._logs["r"].chunks[1:]]
+    assert max(sizes) < 1100
+    assert await all_of(engine.resume("r")) == first
 
 
 async def test_a_tasks_code_may_be_mended() -> None:

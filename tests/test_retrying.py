@@ -8,7 +8,13 @@ from typing import Any
 
 import anyio
 import pytest
-from taskiq import InMemoryBroker, SimpleRetryMiddleware, TaskiqMessage, TaskiqMiddleware
+from taskiq import (
+    BrokerMessage,
+    InMemoryBroker,
+    SimpleRetryMiddleware,
+    TaskiqMessage,
+    TaskiqMiddleware,
+)
 
 from taskiq_flow import (
     BindingError,
@@ -519,3 +525,95 @@ def test_a_fallback_that_the_broker_does_not_know_is_refused_before_anything_is_
             await engine.execute()
 
     run_virtually(main())
+
+
+# Sends that take their time
+
+
+class Lingering(InMemoryBroker):
+    """Hands tasks over at once, and raises or returns for the first of them much later."""
+
+    raises = True
+
+    async def kick(self, message: BrokerMessage) -> None:
+        await super().kick(message)
+        if message.task_id.endswith(":1"):
+            await asyncio.sleep(3)
+            if self.raises:
+                raise ConnectionError("no confirm")
+
+
+class SlowToSendAgain(TaskiqMiddleware):
+    async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+        if message.task_id.endswith(":2"):
+            await asyncio.sleep(10)
+        return message
+
+
+@pytest.mark.parametrize("policy", [{}, {"timeout": 60.0}, {"retry": Retry(2)}])
+def test_a_send_that_raises_after_its_tasks_end_changes_nothing(policy: dict[str, Any]) -> None:
+    async def main() -> None:
+        dag = DAGBuilder().node(Flaky(0), name="n", **policy)
+        dag.node(sleeping, inputs={"seconds": "n"})
+        engine = ExecutionEngine(Lingering(), dag.build(), on_error="collect")
+        assert (await engine.execute())["n"] == 1
+
+    run_virtually(main())
+
+
+def test_a_late_error_of_a_send_is_not_that_of_the_next_attempt() -> None:
+    async def main() -> None:
+        task = Flaky(1)
+
+        async def slow_at_last() -> int:
+            given = await task()
+            await asyncio.sleep(10)
+            return given
+
+        engine, _ = engine_of(slow_at_last, Lingering(), retry=Retry(2, wait=0))
+        assert await engine.execute() == {"n": 2}
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_virtually(main())
+
+
+def test_a_send_that_returns_late_does_not_set_the_next_attempts_clock_going() -> None:
+    async def main() -> None:
+        broker = Lingering().with_middlewares(SlowToSendAgain())
+        broker.raises = False
+        engine, _ = engine_of(Flaky(1), broker, retry=Retry(2, wait=0), queue_timeout=5.0)
+        assert await engine.execute() == {"n": 2}
+
+    run_virtually(main())
+
+
+def test_an_attempt_that_is_given_up_while_it_is_being_sent_does_not_run_afterwards() -> None:
+    class SlowAtFirst(TaskiqMiddleware):
+        async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+            if message.task_id.endswith(":1"):
+                await asyncio.sleep(1.5)
+            return message
+
+    async def main() -> None:
+        broker = InMemoryBroker().with_middlewares(SlowAtFirst())
+        engine, _ = engine_of(sleeping, broker, queue_timeout=0.5, retry=Retry(2, wait=0))
+        assert await engine.execute() == {"n": 10.0}
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_virtually(main())
+
+
+# Conditions beside retries and fallbacks
+
+
+@pytest.mark.parametrize("fallback", [-1, lambda x: -x])
+def test_a_condition_that_raises_is_asked_once_and_the_fallback_stands_in(fallback: Any) -> None:
+    asked: list[int] = []
+
+    def when(x: int) -> bool:
+        asked.append(x)
+        raise ValueError(x)
+
+    engine, _ = engine_of(Flaky(0), inputs=["x"], when=when, retry=Retry(3), fallback=fallback)
+    assert run_virtually(engine.execute({"x": 1})) == {"n": -1}
+    assert asked == [1]

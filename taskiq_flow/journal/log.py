@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,11 +18,13 @@ FORMAT = 1
 """The version of what is written below; a log of another version is refused."""
 
 HEADER, INPUT, SESSION = b"h", b"i", b"b"
-SENT, COMPLETED, REFERRED, FAILED, ENDED = b"s", b"c", b"r", b"f", b"e"
-# HEADER: the graph and how values are written; INPUT: the value of one of the run's inputs.
+SENT, COMPLETED, REFERRED, FAILED, DROPPED, ENDED = b"s", b"c", b"r", b"f", b"d", b"e"
+# HEADER: the graph and how values are written, once more when the run is gone on with in another
+# graph; INPUT: the value of one of the run's inputs.
 # SESSION: an engine begins or goes on with the run; the data says how workers know it.
 # SENT, COMPLETED, FAILED: what a node has come to in an attempt; with COMPLETED its result, with
-# REFERRED the reference to it, with FAILED the error in words. ENDED: how the session has ended.
+# REFERRED the reference to it, with FAILED the error in words. DROPPED: what a node has come to
+# does not count any more, as the graph has changed. ENDED: how the session has ended.
 
 _RECORD = struct.Struct(">cIII")  # kind, attempt, length of the name, length of the data
 _CHECKSUM = struct.Struct(">I")
@@ -103,13 +105,12 @@ class Header:
         return cls(content["nodes"], content["outputs"], content["serializer"])
 
 
-async def read_records(run_id: str, chunks: AsyncIterable[bytes]) -> AsyncIterator[list[Record]]:
-    """The records of a log, chunk by chunk; ``JournalError`` for a chunk that is damaged."""
-    async for data in chunks:
-        try:
-            yield list(records(data))
-        except (ValueError, struct.error) as error:
-            raise damaged(run_id, error) from error
+def read_chunk(run_id: str, data: bytes) -> list[Record]:
+    """The records of a chunk of a run's log; raises ``JournalError`` for one that is damaged."""
+    try:
+        return list(records(data))
+    except (ValueError, struct.error) as error:
+        raise damaged(run_id, error) from error
 
 
 def damaged(run_id: str, error: object) -> JournalError:

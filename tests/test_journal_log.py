@@ -1,0 +1,251 @@
+"""Records, chunks with a checksum, headers, and values as plain data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel
+from taskiq import InMemoryBroker
+from taskiq.serializers import JSONSerializer, PickleSerializer
+
+from taskiq_flow import DAGBuilder, ExecutionEngine, JournalError, Lease, MemoryJournal
+from taskiq_flow.journal.log import (
+    COMPLETED,
+    ENDED,
+    FORMAT,
+    HEADER,
+    INPUT,
+    SENT,
+    SESSION,
+    Header,
+    Record,
+    chunk,
+    dumped,
+    read_chunk,
+    record,
+    records,
+    serializer_name,
+)
+from taskiq_flow.recall import Recalled, first_records, recall
+
+LEASE = Lease("engine")
+
+RECORDS = [
+    Record(SESSION, data=b"session"),
+    Record(INPUT, "key", data=b"[1, 2]"),
+    Record(SENT, "node", 1),
+    Record(COMPLETED, "node", 2**32 - 1, bytes(range(256))),
+    Record(COMPLETED, "ключ\n\0\ud800🏃", 3, b""),
+    Record(ENDED, "", 0, b"completed"),
+]
+
+CHUNK = chunk(entry.encoded() for entry in RECORDS)
+
+
+def test_records_are_read_as_they_were_written() -> None:
+    assert list(records(CHUNK)) == RECORDS
+
+
+def test_a_chunk_of_nothing_has_no_records() -> None:
+    assert list(records(chunk([]))) == []
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
+def test_a_byte_that_has_changed_is_noticed_wherever_it_is(mask: int) -> None:
+    for place in range(len(CHUNK)):
+        damaged = bytearray(CHUNK)
+        damaged[place] ^= mask
+        with pytest.raises(ValueError, match="checksum"):
+            list(records(bytes(damaged)))
+
+
+def test_a_chunk_that_was_cut_off_is_noticed_wherever_it_was() -> None:
+    for length in range(len(CHUNK)):
+        with pytest.raises(ValueError, match="checksum"):
+            list(records(CHUNK[:length]))
+
+
+@pytest.mark.parametrize(
+    "damaged", [CHUNK + b"\0", CHUNK + CHUNK, b"", b"\0" * len(CHUNK), chunk([b"s\0\0"])]
+)
+def test_a_chunk_that_is_none_is_an_error_that_names_the_run(damaged: bytes) -> None:
+    assert read_chunk("a run", CHUNK) == RECORDS
+    with pytest.raises(JournalError, match=r"the log of run 'a run' is damaged .* from a copy"):
+        read_chunk("a run", damaged)
+
+
+# What is read of a run
+
+
+async def logged(*chunks: bytes) -> MemoryJournal:
+    """A journal with one run, that nobody is at."""
+    journal = MemoryJournal()
+    await journal.create("a run", LEASE, chunks[0])
+    for each in chunks[1:]:
+        await journal.append("a run", LEASE, each)
+    await journal.release("a run", LEASE)
+    return journal
+
+
+def beginning(**inputs: Any) -> bytes:
+    return chunk(first_records(JSONSerializer(), {"node": "fingerprint"}, inputs, ["node"]))
+
+
+async def test_a_run_is_recalled_from_its_beginning_on() -> None:
+    journal = await logged(
+        beginning(key={"a": 1}),
+        chunk([record(SENT, "node", 1), record(SENT, "other", 1)]),
+        chunk([record(COMPLETED, "node", 1, b"7")]),
+    )
+    recalled = await recall(journal, "a run")
+    assert recalled.header.nodes == {"node": "fingerprint"}
+    assert recalled.header.outputs == ["node"]
+    assert recalled.inputs == {"key": b'{"a": 1}'}
+    assert recalled.results == {"node": Record(COMPLETED, "node", 1, b"7")}
+    assert recalled.in_flight == {"other"}
+
+
+async def test_a_chunk_that_stands_twice_says_no_more_than_once() -> None:
+    """Whoever keeps logs may have to repeat a chunk of which it is not known that it arrived."""
+    chunks = [
+        chunk([record(SENT, "a", 1), record(SENT, "b", 1), record(COMPLETED, "a", 1, b"1")]),
+        chunk([record(SENT, "a", 2), record(COMPLETED, "a", 2, b"2"), record(SENT, "c", 1)]),
+    ]
+
+    async def told_by(*all_chunks: bytes) -> Recalled:
+        return await recall(await logged(beginning(), *all_chunks), "a run")
+
+    assert await told_by(*chunks) == await told_by(chunks[0], chunks[0], chunks[1], chunks[1])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "outputs"), [({}, None), ({"n": "1", "\ud800": "2"}, []), ({"n": "1"}, ["n", "m"])]
+)
+def test_a_header_is_read_as_it_was_written(nodes: dict[str, str], outputs: Any) -> None:
+    header = Header(nodes, outputs, "a serializer")
+    (entry,) = records(chunk([header.encoded()]))
+    assert Header.decoded("a run", entry) == header
+
+
+async def test_a_log_of_another_format_is_an_error_that_names_both() -> None:
+    content = {"format": FORMAT + 1, "whatever": "else there is in it"}
+    journal = await logged(chunk([record(HEADER, "", 0, json.dumps(content).encode())]))
+    message = (
+        rf"'a run' was written in format {FORMAT + 1} .* reads format {FORMAT}; resume it with"
+    )
+    with pytest.raises(JournalError, match=message):
+        await recall(journal, "a run")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        record(SESSION, "", 0, b"session"),
+        record(HEADER, "", 0, b"{"),
+        record(HEADER, "", 0, b"[]"),
+        record(HEADER, "", 0, b"{}"),
+        record(HEADER, "", 0, b"\xff"),
+    ],
+)
+async def test_a_log_without_a_header_is_an_error_that_names_the_run(first: bytes) -> None:
+    journal = await logged(chunk([first]))
+    with pytest.raises(JournalError, match="the log of run 'a run' is damaged"):
+        await recall(journal, "a run")
+
+
+async def test_values_of_another_serializer_are_an_error_that_names_both() -> None:
+    journal = await logged(beginning())
+    journal.serializer = PickleSerializer()
+    written, given = serializer_name(JSONSerializer()), serializer_name(PickleSerializer())
+    assert written != given
+    message = f"the values of run 'a run' were written by {written}, and this journal has {given};"
+    with pytest.raises(JournalError, match=message):
+        await recall(journal, "a run")
+
+
+async def test_a_damaged_run_is_neither_resumed_nor_held_nor_changed(
+    broker: InMemoryBroker,
+) -> None:
+    executed: list[int] = []
+    journal = MemoryJournal()
+    dag = DAGBuilder().node(lambda: executed.append(1), name="node").build()
+    engine = ExecutionEngine(broker, dag, journal=journal)
+    async for _ in engine.execute_async(run_id="a run"):
+        pass
+    log = journal._logs["a run"].chunks
+    log[-1] = log[-1][:-1]
+    before = list(log)
+    for again in (engine.resume("a run"), engine.rerun("a run", ["node"])):
+        with pytest.raises(JournalError, match="the log of run 'a run' is damaged"):
+            await anext(again)
+    assert executed == [1]
+    assert log == before
+    await journal.acquire("a run", LEASE)
+
+
+# Values
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Model(BaseModel):
+    at: datetime
+    tags: set[str]
+
+
+@dataclass
+class Point:
+    x: int
+    labels: frozenset[str] = frozenset()
+
+
+MOMENT = datetime(2024, 2, 29, 12, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"a": [1, 2.5, None, True, "ä\ud800"]}, {"a": [1, 2.5, None, True, "ä\ud800"]}),
+        ((1, (2,)), [1, [2]]),
+        ({1}, [1]),
+        (frozenset(["a"]), ["a"]),
+        ({"deep": [{"set": {1}}]}, {"deep": [{"set": [1]}]}),
+        (MOMENT, "2024-02-29T12:30:00Z"),
+        (date(2024, 2, 29), "2024-02-29"),
+        (timedelta(hours=1), "PT1H"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (Colour.RED, "red"),
+        (b"bytes", "bytes"),
+        (Point(1, frozenset(["a"])), {"x": 1, "labels": ["a"]}),
+        (Model(at=MOMENT, tags={"a"}), {"at": "2024-02-29T12:30:00Z", "tags": ["a"]}),
+        ([Model(at=MOMENT, tags=set())], [{"at": "2024-02-29T12:30:00Z", "tags": []}]),
+        ((number for number in range(3)), [0, 1, 2]),
+    ],
+)
+def test_a_value_is_written_as_the_serializer_takes_it_or_as_plain_data(
+    value: object, expected: object
+) -> None:
+    serializer = JSONSerializer()
+    assert serializer.loadb(dumped(serializer, value)) == expected
+
+
+def test_a_serializer_that_takes_a_value_gets_it_as_it_is() -> None:
+    serializer = PickleSerializer()
+    value = [Point(1), {Colour.RED}, 1j]
+    assert serializer.loadb(dumped(serializer, value)) == value
+
+
+@pytest.mark.parametrize(
+    "value", [object(), {"a": [object()]}, b"\xff", lambda: None, {1: {2: object()}}]
+)
+def test_a_value_that_cannot_be_written_raises_what_the_serializer_does(value: object) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        dumped(JSONSerializer(), value)

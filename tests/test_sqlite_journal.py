@@ -1,0 +1,354 @@
+"""A journal in a file: one that is none, is damaged or may not be written; opened and closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sqlite3
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import ExecutionEngine, JournalError, Lease, SqliteJournal
+from taskiq_flow.journal import sqlite
+from taskiq_flow.recall import recall
+from tests.journals import big, big_inputs, open_gate
+
+LEASE = Lease("engine", 60.0)
+
+PAGE = 4096
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "runs.db"
+
+
+@pytest.fixture
+async def journal(path: Path) -> AsyncIterator[SqliteJournal]:
+    journal = SqliteJournal(path)
+    yield journal
+    await journal.aclose()
+
+
+def lying_beside(path: Path) -> set[str]:
+    return {other.name for other in path.parent.iterdir()} - {path.name}
+
+
+# Files that cannot be used
+
+
+async def _fill_journal(path: Path) -> None:
+    """Make a journal of many pages, with a finished run called "run"."""
+    journal = SqliteJournal(path)
+    engine = ExecutionEngine(InMemoryBroker(await_inplace=True), big(3), journal=journal)
+    notes = path.with_name("notes")
+    open_gate(notes)
+    async for _ in engine.execute_async(big_inputs(notes, 3), run_id="run"):
+        pass
+    for number in range(150):
+        await journal.create(f"small {number}", LEASE, b"chunk")
+    await journal.aclose()
+
+
+@pytest.fixture(scope="module")
+def a_journal(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The content of a journal in good order."""
+    path = tmp_path_factory.mktemp("journal") / "runs.db"
+    asyncio.run(_fill_journal(path))
+    return path.read_bytes()
+
+
+def _database(path: Path, *statements: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+def _text(path: Path, journal: bytes) -> None:
+    path.write_text("no database at all, " * 1000)
+
+
+def _short_text(path: Path, journal: bytes) -> None:
+    path.write_text("no")
+
+
+def _zeros(path: Path, journal: bytes) -> None:
+    path.write_bytes(bytes(3 * PAGE))
+
+
+def _other(path: Path, journal: bytes) -> None:
+    _database(path, "CREATE TABLE runs (number)", "INSERT INTO runs VALUES (1)")
+
+
+def _other_with_wal(path: Path, journal: bytes) -> None:
+    _database(path, "PRAGMA journal_mode = WAL", "CREATE TABLE runs (number)")
+
+
+def _other_with_an_id(path: Path, journal: bytes) -> None:
+    _database(path, "PRAGMA application_id = 12", f"PRAGMA user_version = {sqlite.SCHEMA_VERSION}")
+
+
+def _other_version(path: Path, journal: bytes) -> None:
+    path.write_bytes(journal)
+    _database(path, "PRAGMA user_version = 7")
+
+
+def _name_with_a_letter_that_is_none(path: Path, journal: bytes) -> None:
+    path.write_bytes(journal.replace(b"chunks_of_runchunks", b"chunks\xffof_runchunks"))
+
+
+def _chunk_missing_in_the_index(path: Path, journal: bytes) -> None:
+    path.write_bytes(journal)
+    change = "UPDATE sqlite_master SET sql = replace(sql, {}, {}) WHERE name = 'chunks_of_run'"
+    columns, some = "'(run, number)'", "'(run, number) WHERE run <> 1'"
+    _database(path, "PRAGMA writable_schema = 1", change.format(columns, some))
+    _database(path, "INSERT INTO chunks (run, data) VALUES (1, 'chunk')")
+    _database(path, "PRAGMA writable_schema = 1", change.format(some, columns))
+
+
+def _truncated(pages: float) -> Callable[[Path, bytes], None]:
+    def make(path: Path, journal: bytes) -> None:
+        path.write_bytes(journal[: int(pages * PAGE)])
+
+    return make
+
+
+def _page_overwritten(number: int, content: bytes) -> Callable[[Path, bytes], None]:
+    def make(path: Path, journal: bytes) -> None:
+        begin = number * PAGE if number >= 0 else len(journal) + number * PAGE
+        path.write_bytes(journal[:begin] + content * PAGE + journal[begin + PAGE :])
+
+    return make
+
+
+def _folder(path: Path, journal: bytes) -> None:
+    path.mkdir()
+
+
+DAMAGED = "is damaged: .*; it was left as it is: restore it from a copy, or .* another file"
+NO_JOURNAL = "is a database, but no journal; give it a file of its own"
+
+BAD_FILES = {
+    "a text": (_text, DAMAGED),
+    "a short text": (_short_text, DAMAGED),
+    "zeros": (_zeros, DAMAGED),
+    "a database": (_other, NO_JOURNAL),
+    "a database with WAL": (_other_with_wal, NO_JOURNAL),
+    "a database with an id": (_other_with_an_id, NO_JOURNAL),
+    "another version": (
+        _other_version,
+        f"a journal of format 7, .* reads format {sqlite.SCHEMA_VERSION}; use the version that",
+    ),
+    **{f"{pages} pages left": (_truncated(pages), DAMAGED) for pages in (0.01, 0.5, 1, 2.5, 4)},
+    **{f"page {number}": (_page_overwritten(number, b"\xff"), DAMAGED) for number in (0, 1, 3, -1)},
+    **{f"page {number} empty": (_page_overwritten(number, b"\0"), DAMAGED) for number in (2, -2)},
+    "an unreadable name": (_name_with_a_letter_that_is_none, DAMAGED),
+    "a chunk missing in the index": (_chunk_missing_in_the_index, DAMAGED),
+    "a folder": (_folder, "cannot be used: .*; see to its folder, its disk and its rights"),
+}
+
+
+async def check_it_is_refused(path: Path, message: str) -> None:
+    """Before anything is sent, in whatever way it is used."""
+    sent: list[str] = []
+
+    class Broker(InMemoryBroker):
+        async def kick(self, message: Any) -> None:
+            sent.append(message.task_name)
+
+    journal = SqliteJournal(path)
+    engine = ExecutionEngine(Broker(), big(3), journal=journal)
+    new = engine.execute_async(big_inputs(path, 3))
+    for attempt in (new, engine.resume("run"), engine.rerun("run", ["n0"])):
+        with pytest.raises(JournalError, match=message) as caught:
+            await anext(attempt)
+        assert str(path) in str(caught.value)
+    assert not sent
+    await journal.aclose()
+
+
+@pytest.mark.parametrize(("make", "message"), BAD_FILES.values(), ids=BAD_FILES.keys())
+async def test_a_file_that_is_no_journal_in_good_order_is_refused_and_left_as_it_is(
+    path: Path, a_journal: bytes, make: Callable[[Path, bytes], None], message: str
+) -> None:
+    make(path, a_journal)
+    before = None if path.is_dir() else path.read_bytes()
+    await check_it_is_refused(path, message)
+    assert before is None or path.read_bytes() == before
+    assert lying_beside(path) == set()
+
+
+async def test_whatever_byte_is_damaged_what_is_read_is_right_or_an_error(
+    path: Path, a_journal: bytes
+) -> None:
+    path.write_bytes(a_journal)
+    journal = SqliteJournal(path)
+    expected = await recall(journal, "run")
+    await journal.aclose()
+    outcomes = []
+    for place in range(0, len(a_journal), 397):
+        damaged = bytearray(a_journal)
+        damaged[place] ^= 0x21
+        path.write_bytes(damaged)
+        journal = SqliteJournal(path)
+        try:
+            assert await recall(journal, "run") == expected
+            outcomes.append("right")
+        except JournalError:
+            outcomes.append("error")
+        await journal.aclose()
+    assert {"right", "error"} == set(outcomes)
+
+
+async def test_an_empty_file_becomes_a_journal(path: Path, journal: SqliteJournal) -> None:
+    path.touch()
+    await journal.create("run", LEASE, b"chunk")
+    assert await journal.run_ids() == ["run"]
+
+
+@pytest.mark.parametrize("name", ["a?mode=ro#b", "%41 b", "ä\n", ":memory: ", os.fsdecode(b"\xff")])
+async def test_a_file_may_be_called_anything(tmp_path: Path, name: str) -> None:
+    journal = SqliteJournal(tmp_path / name)
+    await journal.create("run", LEASE, b"chunk")
+    await journal.aclose()
+    assert [other.name for other in tmp_path.iterdir()] == [name]
+    assert await journal.run_ids() == ["run"]
+    await journal.aclose()
+
+
+@pytest.mark.parametrize(
+    "place", ["not there/runs.db", "runs.db/runs.db", "x" * 300, "not there/" + "x" * 300]
+)
+async def test_a_file_that_cannot_be_there_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "runs.db").touch()
+    await check_it_is_refused(tmp_path / place, "cannot be (used|opened): .*; (see to|give it)")
+    assert [other.name for other in tmp_path.iterdir()] == ["runs.db"]
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder of which others than root see what is in it."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def with_no_more_rights_than_others() -> Iterator[None]:
+    """Rights mean nothing to root."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.setresuid(0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("file_mode", "folder_mode"),
+    [(0o444, 0o777), (0o666, 0o555), (0o444, 0o555), (None, 0o555), (0o666, 0o600)],
+)
+async def test_a_journal_that_may_not_be_written_is_refused_and_left_as_it_is(
+    open_folder: Path, a_journal: bytes, file_mode: int | None, folder_mode: int
+) -> None:
+    path = open_folder / "runs.db"
+    if file_mode is not None:
+        path.write_bytes(a_journal)
+        path.chmod(file_mode)
+    open_folder.chmod(folder_mode)
+    with with_no_more_rights_than_others():
+        await check_it_is_refused(path, "cannot be (used|opened): .*; (see to|give it)")
+    open_folder.chmod(0o755)
+    assert [other.name for other in open_folder.iterdir()] == ["runs.db"][: file_mode is not None]
+    assert file_mode is None or path.read_bytes() == a_journal
+
+
+async def test_a_chunk_that_is_too_big_is_an_error_that_does_not_speak_of_damage(
+    journal: SqliteJournal,
+) -> None:
+    await journal.create("run", LEASE, b"chunk")
+    await journal._call(lambda connection: connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000))
+    with pytest.raises(JournalError, match="cannot take that much at once"):
+        await journal.append("run", LEASE, bytes(1001))
+    assert [chunk async for chunk in journal.read("run")] == [b"chunk"]
+
+
+# The file, open and closed
+
+
+@pytest.mark.parametrize(("fsync", "level"), [(True, 2), (False, 1)])
+async def test_a_loss_of_power_is_survived_if_that_is_asked_for(
+    path: Path, fsync: bool, level: int
+) -> None:
+    journal = SqliteJournal(path, fsync=fsync)
+    ask = "PRAGMA synchronous"
+    assert await journal._call(lambda found: found.execute(ask).fetchone()[0]) == level
+    assert await journal._call(lambda f: f.execute("PRAGMA journal_mode").fetchone()[0]) == "wal"
+    await journal.aclose()
+
+
+def _threads() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("taskiq_flow-journal")]
+
+
+def _open_files(path: Path) -> list[str]:
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(link.readlink()))
+    return [name for name in found if name.startswith(str(path))]
+
+
+async def test_nothing_is_left_of_a_journal_that_was_closed(path: Path) -> None:
+    journal = SqliteJournal(path)
+    await journal.create("run", LEASE, b"chunk")
+    assert [chunk async for chunk in journal.read("run")] == [b"chunk"]
+    (thread,) = _threads()
+    assert _open_files(path)
+    await journal.aclose()
+    await asyncio.to_thread(thread.join, 5.0)
+    assert not _threads()
+    assert not _open_files(path)
+    assert lying_beside(path) == set()
+
+
+async def test_a_journal_may_be_closed_while_it_is_used(path: Path, journal: SqliteJournal) -> None:
+    await journal.create("run", LEASE, b"")
+    for _ in range(30):
+        appends = [journal.append("run", LEASE, b"chunk") for _ in range(6)]
+        await asyncio.gather(*appends[:3], journal.aclose(), *appends[3:], journal.aclose())
+    assert len([chunk async for chunk in journal.read("run")]) == 1 + 30 * 6
+    await journal.aclose()
+    assert not _open_files(path)
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_journal_serves_one_event_loop_after_the_other(path: Path, is_closed: bool) -> None:
+    journal = SqliteJournal(path)
+
+    async def use(number: int) -> list[bytes]:
+        if number == 0:
+            await journal.create("run", LEASE, b"0")
+        else:
+            await journal.append("run", LEASE, str(number).encode())
+        try:
+            return [chunk async for chunk in journal.read("run")]
+        finally:
+            if is_closed:
+                await journal.aclose()
+
+    assert [len(asyncio.run(use(number))) for number in range(3)] == [1, 2, 3]
+    asyncio.run(journal.aclose())
