@@ -61,6 +61,11 @@ class NodeSpec:
         return f"p{self.required.index(key)}"
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """All that it takes, if it is there."""
+        return (*self.required, *self.optional)
+
+    @property
     def inputs(self) -> list[str] | dict[str, str] | None:
         """Its inputs, as they are declared."""
         if self.form == "undeclared":
@@ -103,11 +108,11 @@ class GraphSpec:
     def waits_for(self) -> dict[str, list[NodeSpec]]:
         """The direct dependencies of each node, by name."""
         producers = {key: node for node in self.nodes for key in node.outputs}
-        by_index = self.in_order
+        by_index = {node.index: node for node in self.nodes}
         return {
             node.name: list(
                 dict.fromkeys(
-                    [producers[k] for k in (*node.required, *node.optional) if k in producers]
+                    [producers[key] for key in node.keys if key in producers]
                     + [by_index[index] for index in node.after]
                 )
             )

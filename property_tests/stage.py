@@ -63,9 +63,15 @@ def check_nothing_is_left(broker: InMemoryBroker) -> None:
 class Stage:
     """A graph, ready to be run, and what has been seen of its nodes."""
 
-    def __init__(self, graph: GraphSpec) -> None:
-        self.traffic = Traffic({node.name: node for node in graph if node.sending})
-        self.broker = InMemoryBroker().with_middlewares(self.traffic)
+    def __init__(
+        self,
+        graph: GraphSpec,
+        traffic: Traffic | None = None,
+        broker: InMemoryBroker | None = None,
+    ) -> None:
+        slow = {node.name: node for node in graph if node.sending}
+        self.traffic = Traffic(slow) if traffic is None else traffic
+        self.broker = (broker or InMemoryBroker()).with_middlewares(self.traffic)
         self.forget()
         self.dag = DAG()
         self.nodes = {spec.index: self._added(spec) for spec in graph}
@@ -96,30 +102,39 @@ class Stage:
     def _added(self, spec: NodeSpec) -> DAGNode:
         by_key_of_its_name = spec.outputs == (spec.name,)
         node = DAGNode(
-            self._task(spec),
+            self.task(spec),
             outputs=None if by_key_of_its_name else spec.outputs,
             inputs=spec.inputs,
             name=spec.given_name if spec.index % 2 else None,
+            **self.policies(spec),
         )
         self.dag.add_node(node)
         return node
+
+    def policies(self, spec: NodeSpec) -> dict[str, Any]:
+        """What else is asked for a node."""
+        return {}
 
     def _reference(self, spec: NodeSpec) -> Any:
         node = self.nodes[spec.index]
         return (node, node.task, node.task_name)[spec.index % 3]
 
-    def _task(self, spec: NodeSpec) -> Callable[..., Awaitable[Any]]:
+    def task(self, spec: NodeSpec) -> Callable[..., Awaitable[Any]]:
         async def work(*args: Any, **kwargs: Any) -> Any:
             call = spec.signature.bind(*args, **kwargs)
             call.apply_defaults()
-            await self._live_through(spec)
-            if spec.fails:
-                raise BrokenError(spec.name)
-            return spec.result(call.arguments)
+            return await self.perform(spec, call.arguments)
 
         work.__name__ = spec.given_name
         vars(work)["__signature__"] = spec.signature
         return work
+
+    async def perform(self, spec: NodeSpec, arguments: Mapping[str, Any]) -> Any:
+        """What the task of a node does when it is executed."""
+        await self._live_through(spec)
+        if spec.fails:
+            raise BrokenError(spec.name)
+        return spec.result(arguments)
 
     async def _live_through(self, spec: NodeSpec) -> None:
         loop = virtual_loop()

@@ -165,7 +165,7 @@ def _node(
 
 def _taken(nodes: Sequence[NodeSpec], outside: dict[str, int]) -> dict[str, int]:
     """The inputs that some node takes: others would be warned about."""
-    keys = {key for node in nodes for key in (*node.required, *node.optional)}
+    keys = {key for node in nodes for key in node.keys}
     return {key: value for key, value in outside.items() if key in keys}
 
 
