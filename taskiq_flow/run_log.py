@@ -147,8 +147,10 @@ class RunLog(Generic[T]):
     async def aclose(self, outcome: str) -> None:
         """Write what was noted, and give the lease back; takes a bounded time."""
         self.note(record(ENDED, "", 0, outcome.encode()))
-        if self._writer is not None:
-            await until_ended([self._writer], CLOSING_GRACE)
+        if (writer := self._writer) is not None:
+            await asyncio.wait([writer], timeout=CLOSING_GRACE)
+            writer.cancel()  # a store that hangs has had its time
+            await until_ended([writer], CLOSING_GRACE)
         if self._keeper is not None:
             self._keeper.cancel()
             await until_ended([self._keeper], CLOSING_GRACE)

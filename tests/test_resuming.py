@@ -36,7 +36,7 @@ from taskiq_flow import (
 from taskiq_flow.recall import recall
 from tests.local_broker import LocalBroker
 from tests.local_notifier import Switchboard, with_flow
-from tests.virtual_clock import run_virtually
+from tests.virtual_clock import run_virtually, virtual_loop
 
 
 class Site:
@@ -191,6 +191,26 @@ async def test_a_journal_that_fails_ends_the_run_and_the_error_has_what_it_had_r
     assert caught.value.results["a"] == 2
     journal.broken = False
     assert dict(await all_of(site.engine().resume("r"))) == WHOLE
+
+
+def test_a_store_that_hangs_does_not_hold_up_the_end_of_a_run_for_long() -> None:
+    class Hanging(MemoryJournal):
+        async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+            await asyncio.sleep(10_000)
+
+    async def main() -> None:
+        site = Site(Hanging())
+        engine = site.engine()
+        running = asyncio.ensure_future(engine.execute({"x": 1}))
+        while len(site.executed) < 4:
+            await asyncio.sleep(0)
+        engine.cancel()
+        with pytest.raises(RunCancelledError):
+            await running
+        assert virtual_loop().time() < 15.0
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_virtually(main())
 
 
 @pytest.mark.parametrize("where", ["input", "result"])
