@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -84,34 +83,31 @@ async def test_time_in_the_queue_is_no_time_of_the_attempts(
         assert len(await ExecutionEngine(broker, builder.build()).execute(inputs)) == 3
 
 
-async def test_a_task_that_waits_too_long_in_the_queue_is_passed_over(
+async def test_a_task_that_waits_too_long_in_the_queue_is_not_executed(
     remote_kind: str, farm: Farm, tmp_path: Path
 ) -> None:
+    """It is passed over, or cancelled if it begins before its worker has heard of that."""
     settings = farm.settings(remote_kind, "busy")
     farm.serve(settings, max_async_tasks=1)
-    notes, recorder = Notes(tmp_path), Recorder()
+    notes = Notes(tmp_path)
     async with started(settings) as broker:
-        builder = DAGBuilder()
-        for name in ("first", "second"):
-            builder.node(
-                task(broker, app.held),
-                name=name,
-                inputs={"path": "path", "name": f"name {name}"},
-                queue_timeout=1.0,
+        held = DAGBuilder().node(task(broker, app.held)).build()
+        waiting = DAGBuilder().node(task(broker, app.noted), queue_timeout=1.0).build()
+        inputs = {"path": str(notes.path), "name": "waiting", "seconds": 60.0}
+        async with asyncio.TaskGroup() as group:
+            group.create_task(
+                ExecutionEngine(broker, held).execute({"path": str(notes.path), "name": "held"})
             )
-        inputs = {"path": str(notes.path), "name first": "first", "name second": "second"}
-        engine = ExecutionEngine(broker, builder.build(), on_error="collect", listeners=[recorder])
-        async with aclosing(engine.execute_async(inputs)) as pairs:
-            name, failure = await anext(pairs)
-            assert isinstance(failure.error, NodeTimeoutError)
-            assert failure.error.waited
+            await notes.until("begin", 1)
+            with pytest.raises(NodeFailedError) as caught:
+                await ExecutionEngine(broker, waiting).execute(inputs)
+            assert isinstance(caught.value.__cause__, NodeTimeoutError)
+            assert caught.value.__cause__.waited
             notes.release()
-            other, value = await anext(pairs)
-        assert {name, other} == {"first", "second"}
-        assert (value, notes.of("begin")) == (other, [other])
     while await left_over(settings):
         await asyncio.sleep(0.05)
-    assert notes.of("begin") == [other]
+    assert notes.of("begin")[1:] == notes.of("cancel")
+    assert notes.of("end") == []
 
 
 async def test_rules_and_conditions_are_the_same(any_broker: AsyncBroker) -> None:
