@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import aclosing
 from typing import Any
 
 import anyio
@@ -538,7 +539,7 @@ class Lingering(InMemoryBroker):
     async def kick(self, message: BrokerMessage) -> None:
         await super().kick(message)
         if message.task_id.endswith(":1"):
-            await asyncio.sleep(3)
+            await asyncio.sleep(2.5)
             if self.raises:
                 raise ConnectionError("no confirm")
 
@@ -557,6 +558,22 @@ def test_a_send_that_raises_after_its_tasks_end_changes_nothing(policy: dict[str
         dag.node(sleeping, inputs={"seconds": "n"})
         engine = ExecutionEngine(Lingering(), dag.build(), on_error="collect")
         assert (await engine.execute())["n"] == 1
+
+    run_virtually(main())
+
+
+def test_a_send_that_raises_after_its_attempt_was_given_up_changes_nothing() -> None:
+    async def unstoppable() -> None:
+        with anyio.CancelScope(shield=True):
+            await asyncio.sleep(60)
+
+    async def main() -> None:
+        dag = DAGBuilder().node(unstoppable, name="n", timeout=1.2, retry=Retry(2, wait=5.0))
+        engine = ExecutionEngine(Lingering(), dag.build(), on_error="collect")
+        async with aclosing(engine.execute_async()) as pairs:
+            _, failure = await anext(pairs)
+        assert isinstance(failure.error, NodeTimeoutError)
+        assert failure.attempts == 2
 
     run_virtually(main())
 

@@ -187,9 +187,16 @@ class InMemoryCompletions:
         self._executions[task_id] = self._expected[task_id] = execution
 
     def forget(self, task_id: str) -> bool:
-        """Stop watching for a task that could not be sent."""
+        """Stop watching for a task that could not be sent, unless it is over by our own word."""
+        execution = self._expected.get(task_id)
+        if execution is None or execution.revoked:
+            return False
+        self._drop(task_id)
+        return True
+
+    def _drop(self, task_id: str) -> None:
         self._executions.pop(task_id, None)
-        return self._expected.pop(task_id, None) is not None
+        self._expected.pop(task_id, None)
 
     def revoke_task(self, task_id: str) -> None:
         """Cancel a task that runs, or have it end as it begins; it is forgotten when it has."""
@@ -212,7 +219,7 @@ class InMemoryCompletions:
             workers = [e.worker for e in self._expected.values() if e.worker is not None]
             await until_ended(workers, CANCEL_GRACE)
             for task_id in list(self._expected):
-                self.forget(task_id)
+                self._drop(task_id)
         self._run_ids.discard(self._run_id)
 
     def _arm(self) -> None:
@@ -224,11 +231,11 @@ class InMemoryCompletions:
         for task_id, execution in list(self._expected.items()):
             if execution.revoked:
                 if execution.worker is not None and execution.worker.done():
-                    self.forget(task_id)
+                    self._drop(task_id)
                 continue
             error = self._what_became_of(task_id, execution)
             if error is not None:
-                self.forget(task_id)
+                self._drop(task_id)
                 self._observer.settle(execution.node, task_id, failed(error))
 
     def _what_became_of(self, task_id: str, execution: Execution) -> BaseException | None:
