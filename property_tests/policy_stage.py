@@ -68,6 +68,7 @@ class PolicyTraffic(Traffic):
         self.fates: dict[str, Fate] = {}
         self.attempts: list[Attempt] = []
         self.on_their_way: set[str] = set()
+        self.began: dict[str, float] = {}
 
     async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
         spec = self.specs[_name(message.task_id)]
@@ -79,8 +80,14 @@ class PolicyTraffic(Traffic):
             raise SendingError(spec.name)
         return message
 
+    def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
+        self.began[message.task_id] = virtual_loop().time()
+        return message
+
     def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
         self.on_their_way.discard(message.task_id)
+        # taskiq measures real time, which does not pass here.
+        result.execution_time = virtual_loop().time() - self.began[message.task_id]
 
     def _begin(self, spec: PolicyNode, task_id: str) -> Fate:
         self.numbers[spec.name] += 1
@@ -116,7 +123,7 @@ class PolicyBroker(InMemoryBroker):
             return
         await super().kick(message)
         if spec.kick != "returns":
-            await asyncio.sleep(spec.lasts(fate) + GRACE)
+            await asyncio.sleep(spec.lasts(fate) + GRACE / 2)
         if spec.kick == "raises late":
             raise SendingError(spec.name)
 

@@ -193,6 +193,7 @@ def _named_node(draw: st.DrawFn, index: int) -> PolicyNode:
         given_name=name,
         outputs=(f"{name}_gives",),
         required=tuple(keys[number] for number in draw(subsets(index))),
+        after=draw(subsets(index)),
         seconds=draw(st.integers(0, 2)),
     )
     return _policy_node(draw, base, Defaults(), keys)
@@ -201,16 +202,18 @@ def _named_node(draw: st.DrawFn, index: int) -> PolicyNode:
 def _changed(draw: st.DrawFn, node: PolicyNode) -> PolicyNode:
     keys = [f"n{number}_gives" for number in range(node.index)]
     required = tuple(keys[number] for number in draw(subsets(node.index)))
-    node = _with(node, required=required, join=draw(_JOINS))
+    node = _with(node, required=required, after=draw(subsets(node.index)), join=draw(_JOINS))
     return _with(node, condition=_condition(draw, node, keys))
 
 
 def _fitted(node: PolicyNode, others: Sequence[PolicyNode]) -> PolicyNode:
-    """The node without the keys that no other gives."""
+    """The node without what no other gives and what it waits for in vain."""
     keys = {key for other in others for key in other.outputs}
     condition = node.condition if node.condition and node.condition.key in keys else None
     required = tuple(key for key in node.required if key in keys)
-    return _with(node, required=required, condition=condition)
+    present = {other.index for other in others}
+    after = tuple(index for index in node.after if index in present)
+    return _with(node, required=required, after=after, condition=condition)
 
 
 def _with(node: PolicyNode, **changes: Any) -> PolicyNode:

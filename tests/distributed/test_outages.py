@@ -21,7 +21,7 @@ from taskiq_flow import (
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, chain_of, inputs, many
+from tests.distributed.watching import Notes, chain_of, inputs, many, until_sent
 from tests.servers.nats import NatsServer
 from tests.servers.process import free_port
 from tests.servers.rabbitmq import RabbitServer
@@ -96,9 +96,11 @@ async def test_a_server_that_comes_back_without_its_data(site: Site, tmp_path: P
     notes = Notes(tmp_path)
     pids = site.workers.pids
     async with started(site.settings) as broker:
-        engine = ExecutionEngine(broker, many(broker, app.noted, 150), lost_after=3.0)
-        run = asyncio.ensure_future(engine.execute(inputs(notes, 150, 0.5)))
-        await notes.until("begin", 100)
+        # More than workers have executed, and hold, when the last of them is sent.
+        engine = ExecutionEngine(broker, many(broker, app.noted, 600), lost_after=3.0)
+        run = asyncio.ensure_future(engine.execute(inputs(notes, 600, 0.5)))
+        await notes.until("begin", 1)
+        await until_sent(engine)
         site.server.kill()
         site.server.restart(keep_data=False)
         with pytest.raises(NodeFailedError, match="TaskLostError"):
