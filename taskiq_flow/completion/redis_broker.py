@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -180,19 +180,32 @@ class StreamReader:
             stream, message_id = delivery.origin
             by_stream.setdefault(stream, []).append(message_id)
         for stream, ids in by_stream.items():
-            await self._client.xclaim(
-                stream, self._group, self._consumer, min_idle_time=0, message_ids=ids, justid=True
+            await self._answer(
+                self._client.xclaim(
+                    stream,
+                    self._group,
+                    self._consumer,
+                    min_idle_time=0,
+                    message_ids=ids,
+                    justid=True,
+                )
             )
 
     async def _read(self) -> Any:
-        try:
-            return await self._client.xreadgroup(
+        return await self._answer(
+            self._client.xreadgroup(
                 self._group,
                 self._consumer,
                 self._streams,
                 block=min(self._broker.block, max(1, self._idle_timeout // 2)),
                 count=self._most_at_once,
             )
+        )
+
+    async def _answer(self, asked: Awaitable[Any]) -> Any:
+        """What the server says; nothing if it has lost the streams, which are begun anew then."""
+        try:
+            return await asked
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
@@ -205,14 +218,19 @@ class StreamReader:
         place = _START
         left: list[Any] = []
         while not left:  # the server looks at some at a time, and says where to go on
-            place, messages, *_ = await self._client.xautoclaim(
-                stream,
-                self._group,
-                self._consumer,
-                min_idle_time=self._idle_timeout,
-                start_id=place,
-                count=self._most_at_once,
+            answer = await self._answer(
+                self._client.xautoclaim(
+                    stream,
+                    self._group,
+                    self._consumer,
+                    min_idle_time=self._idle_timeout,
+                    start_id=place,
+                    count=self._most_at_once,
+                )
             )
+            if not answer:
+                break
+            place, messages, *_ = answer
             # One that was trimmed away meanwhile comes without an id.
             left = [message for message in messages if message[0] is not None]
             if place == _START:

@@ -109,6 +109,25 @@ async def test_a_server_that_comes_back_without_its_data(site: Site, tmp_path: P
     assert site.workers.pids == pids
 
 
+@pytest.mark.parametrize("remote_kind", ["redis-streams"])
+async def test_a_worker_that_is_busy_outlives_the_loss_of_its_streams(
+    site: Site, tmp_path: Path
+) -> None:
+    """All of its places are taken, so that it does not read when the streams vanish."""
+    notes, pids = Notes(tmp_path), site.workers.pids
+    async with started(site.settings) as broker:
+        engine = ExecutionEngine(broker, many(broker, app.noted, 300), lost_after=3.0)
+        run = asyncio.ensure_future(engine.execute(inputs(notes, 300, 60.0)))
+        await notes.until("begin", 100)
+        await until_sent(engine)
+        site.server.kill()
+        site.server.restart(keep_data=False)
+        with pytest.raises(NodeFailedError, match="TaskLostError"):
+            await run
+        await check_all_is_there(broker, tmp_path / "1")
+    assert site.workers.pids == pids
+
+
 @pytest.mark.timeout(90)
 async def test_a_server_may_lose_its_data_more_than_once(site: Site, tmp_path: Path) -> None:
     pids = site.workers.pids
