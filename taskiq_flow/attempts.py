@@ -18,7 +18,7 @@ from taskiq_flow.dataflow.policy import Cache
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.dispatch import Dispatcher, RunnableNode
 from taskiq_flow.encoding import Address
-from taskiq_flow.errors import NotCachedWarning
+from taskiq_flow.errors import NotCachedWarning, SerializationError
 from taskiq_flow.events import Event, NodeFellBack, NodeRetried, NodeStarted
 from taskiq_flow.flights import PLAIN, TIMEOUT_GRACE, Flight
 from taskiq_flow.journal.log import SENT, record
@@ -104,6 +104,8 @@ class Attempts(Generic[N]):
             if self._is_over:
                 raise
             if not task_id or self._completions.forget(task_id):
+                if task_id and not isinstance(error, SerializationError):  # it may have been taken
+                    self._completions.revoke_task(task_id)
                 self._outcomes.settle(flight, task_id or flight.task_id, failed(error))
         finally:
             if self._being_sent.get(node) == task_id:  # and it is not the next attempt that is

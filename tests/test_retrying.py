@@ -578,6 +578,36 @@ def test_a_send_that_raises_after_its_attempt_was_given_up_changes_nothing() -> 
     run_virtually(main())
 
 
+@pytest.mark.parametrize("policy", [{}, {"retry": Retry(3, wait=0)}])
+def test_a_task_whose_send_raises_while_it_runs_is_cancelled(policy: dict[str, Any]) -> None:
+    class RaisesLate(InMemoryBroker):
+        async def kick(self, message: BrokerMessage) -> None:
+            await super().kick(message)
+            await asyncio.sleep(1)
+            raise ConnectionError("no confirm")
+
+    running: list[int] = []
+    most = 0
+
+    async def slow() -> None:
+        nonlocal most
+        running.append(1)
+        most = max(most, len(running))
+        try:
+            await asyncio.sleep(100)
+        finally:
+            running.pop()
+
+    async def main() -> None:
+        dag = DAGBuilder().node(slow, name="n", **policy).build()
+        results = await ExecutionEngine(RaisesLate(), dag, on_error="collect").execute()
+        assert isinstance(results["n"].error, ConnectionError)
+        assert (most, running) == (1, [])
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run_virtually(main())
+
+
 def test_a_late_error_of_a_send_is_not_that_of_the_next_attempt() -> None:
     async def main() -> None:
         task = Flaky(1)

@@ -187,11 +187,17 @@ class InMemoryCompletions:
         self._executions[task_id] = self._expected[task_id] = execution
 
     def forget(self, task_id: str) -> bool:
-        """Stop watching for a task that could not be sent, unless it is over by our own word."""
+        """Stop waiting for a task whose sending has failed, unless it is over by our own word.
+
+        It may have been handed over all the same: then it is cancelled, or ends as it begins.
+        """
         execution = self._expected.get(task_id)
         if execution is None or execution.revoked:
             return False
-        self._drop(task_id)
+        if execution.worker is asyncio.current_task():  # a broker that runs tasks in place
+            self._drop(task_id)
+        else:
+            execution.revoke()
         return True
 
     def _drop(self, task_id: str) -> None:
