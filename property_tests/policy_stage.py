@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -185,6 +185,7 @@ class PolicyStage(Stage):
         self.fates.attempts = []
         self.fates.most_in_flight = 0
         self.events: list[Event] = []
+        self.given: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
 
     def engine(self, limit: int | None = None, **options: Any) -> ExecutionEngine:
         """An engine for the graph, with the graph's defaults, to which this listens."""
@@ -195,6 +196,11 @@ class PolicyStage(Stage):
 
     def on_event(self, event: Event) -> None:
         self.events.append(event)
+
+    def check_given(self) -> None:
+        """All attempts of a node are given the same, and its fallback is as well."""
+        for given in self.given.values():
+            assert all(arguments == given[0] for arguments in given)
 
     def story(self, name: str) -> list[Told]:
         """What this was told of a node."""
@@ -221,6 +227,7 @@ class PolicyStage(Stage):
     async def perform(self, spec: NodeSpec, arguments: Mapping[str, Any]) -> Any:
         node, fate = self.fates.specs[spec.name], self.fates.fates[spec.name]
         self.executions[node.name] += 1
+        self.given[node.name.removesuffix(FALLBACK)].append(arguments)
         self.started[node.name] = virtual_loop().time()
         self.ended.pop(node.name, None)
         try:

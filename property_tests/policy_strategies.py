@@ -50,8 +50,10 @@ _FALLBACKS: st.SearchStrategy[Literal["none", "value", "task"]] = st.sampled_fro
 _KICKS: st.SearchStrategy[Literal["returns", "lingers", "raises late"]] = st.sampled_from(
     ["returns"] * 10 + ["lingers", "raises late"]
 )
+_WITH_RETRY = st.sampled_from(["well"] * 3 + ["well after all"] * 3 + ["never well"])
+_WITHOUT_RETRY = st.sampled_from(["well"] * 5 + ["never well"])
 _VERDICTS: st.SearchStrategy[Verdict] = st.sampled_from(
-    ["yes", "no", "by value", "by value", "by value", "raises"]
+    ["by value", "by value", "by value", "by value", "yes", "no", "raises"]
 )
 _OUTSIDE = ("x", "y", "maybe")
 
@@ -90,7 +92,9 @@ def _policy_node(
         kick=draw(_KICKS),
     )
     mishaps = _mishaps(node)
-    node = replace(node, course=draw(_courses(mishaps)), condition=_condition(draw, node, keys))
+    node = replace(
+        node, course=_course(draw, node, mishaps), condition=_condition(draw, node, keys)
+    )
     fallback = draw(_FALLBACKS)
     if fallback == "none":
         return node
@@ -117,12 +121,12 @@ def _mishaps(node: PolicyNode) -> list[Fate]:
     return mishaps
 
 
-def _courses(mishaps: Sequence[Fate]) -> st.SearchStrategy[tuple[Fate, ...]]:
-    value: Fate = "value"
-    well = st.just((value,))
-    some = st.lists(st.sampled_from(mishaps), min_size=1, max_size=3)
-    healing = some.map(lambda fates: (*fates, value))
-    return well | well | well | healing | healing | healing | some.map(tuple)
+def _course(draw: st.DrawFn, node: PolicyNode, mishaps: Sequence[Fate]) -> tuple[Fate, ...]:
+    goes = draw(_WITH_RETRY if node.retry else _WITHOUT_RETRY)
+    if goes == "well":
+        return ("value",)
+    fates = draw(st.lists(st.sampled_from(mishaps), min_size=1, max_size=3))
+    return (*fates, "value") if goes == "well after all" else tuple(fates)
 
 
 def _condition(draw: st.DrawFn, node: PolicyNode, keys: Sequence[str]) -> Condition | None:
@@ -160,12 +164,12 @@ class ChangedGraph:
 
 
 @st.composite
-def changed_graphs(draw: st.DrawFn, *, most_nodes: int = 6) -> ChangedGraph:
+def changed_graphs(draw: st.DrawFn, *, most_nodes: int = 8) -> ChangedGraph:
     """Graphs in which nodes came and went, were declared otherwise, or mended where they failed."""
     before: list[PolicyNode] = []
     now: list[PolicyNode] = []
     for index in range(draw(st.integers(1, most_nodes))):
-        what = draw(st.sampled_from(["same", "same", "same", "changed", "added", "removed"]))
+        what = draw(st.sampled_from(["same"] * 7 + ["changed", "added", "removed"]))
         node = _named_node(draw, index).steady
         if what != "added":
             before.append(_fitted(node, before))

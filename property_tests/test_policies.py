@@ -77,6 +77,7 @@ def test_a_run_gives_the_outcomes_of_a_sequential_evaluation(
         _check_continued(seen, outcomes)
     stage = seen.stage
     assert +stage.executions == executions(graph, outcomes)
+    stage.check_given()
     for node in graph:
         assert stage.story(node.name) == story(node, outcomes[node.name])
         ids = [attempt.task_id for attempt in stage.attempts(node.name)]

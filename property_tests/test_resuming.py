@@ -36,7 +36,7 @@ from taskiq_flow import (
 )
 from tests.virtual_clock import run_virtually
 
-SAGAS = settings(max_examples=250)
+SAGAS = settings(max_examples=350)
 """Each of them is several runs."""
 
 STEADY = policy_graphs(most_nodes=6).map(lambda graph: graph.steady)
@@ -73,6 +73,7 @@ class Ledger:
         assert self.yielded <= set(part.kept)
         assert part.executed.isdisjoint(part.kept)
         assert saga.stage.executions <= self.executions
+        saga.stage.check_given()
         names = [name for name, _ in part.pairs]
         assert len(names) == len(set(names))
         if session.replay:
