@@ -146,9 +146,10 @@ class ExecutionEngine:
         ``contextlib.aclosing``, to have it done by a certain moment. To stop a run from another
         task while a read is pending, use ``cancel()``: Python lets no generator be closed then.
         """
-        work = self._work(inputs, outputs)
+        asked = None if outputs is None else _listed(outputs)  # it may be read only once
+        work = self._work(inputs, asked)
         run_id = _new_run_id() if run_id is None else run_id
-        log = self._kept.new_log(run_id, inputs, outputs)
+        log = self._kept.new_log(run_id, work.inputs, asked)
         run = await self._start(work, run_id, log)
         unread, is_told_on = run.pairs.unread, self._on_step_complete is not None
         try:
@@ -204,8 +205,8 @@ class ExecutionEngine:
         as ``resume``.
         """
         recalled = await recall(self._kept.journal, run_id)
-        names = [from_] if isinstance(from_, str) else list(from_)
-        again = behind(self._dag.plan(), [self._dag.get_node(name).task_name for name in names])
+        names = [self._dag.get_node(name).task_name for name in _listed(from_)]
+        again = behind(self._dag.plan(), names)
         self._kept.brought_up(recalled, allow_changed=allow_changed)
         for name in again:
             recalled.results.pop(name, None)
@@ -379,6 +380,11 @@ class ExecutionEngine:
             pick_up=partial(pick_up, backend, limit),
         )
         return replace(work, before=before)
+
+
+def _listed(names: Iterable[str]) -> list[str]:
+    """Names as a list, where a string is one of them."""
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _limit(pass_by: PassBy) -> int | None:

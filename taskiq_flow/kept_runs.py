@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from taskiq_flow.dataflow.dag import DAG, Plan
@@ -35,18 +35,15 @@ class KeptRuns:
     def new_log(
         self,
         run_id: str,
-        inputs: Mapping[str, Any] | None,
-        outputs: Iterable[str] | None,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str] | None,
         results: Iterable[Record] = (),
     ) -> RunLog[Any] | None:
         """The log of a run that is about to begin, with results that it has from another."""
         journal = self._journal
         if journal is None:
             return None
-        listed = None if outputs is None else [outputs] if isinstance(outputs, str) else [*outputs]
-        first = first_records(
-            journal.serializer, self._fingerprints(), dict(inputs or {}), listed, results
-        )
+        first = first_records(journal.serializer, self._fingerprints(), inputs, outputs, results)
         return RunLog(journal, run_id, first)
 
     def brought_up(self, recalled: Recalled, *, allow_changed: bool) -> list[bytes]:

@@ -259,11 +259,12 @@ async def test_another_serializer_keeps_what_json_does_not() -> None:
     assert await all_of(engine.resume("r")) == [("n", {1: {2}})]
 
 
-async def test_only_what_was_asked_for_is_asked_for_again() -> None:
+@pytest.mark.parametrize("outputs", [["b"], "b", iter(["b"])])
+async def test_only_what_was_asked_for_is_asked_for_again(outputs: Any) -> None:
     site = Site()
     site.fails = {"b"}
     with pytest.raises(NodeFailedError):
-        await site.engine().execute({"x": 1}, outputs=["b"], run_id="r")
+        await site.engine().execute({"x": 1}, outputs=outputs, run_id="r")
     site.fails.clear()
     assert await all_of(site.engine().resume("r")) == [("a", 2), ("b", 3)]
 
