@@ -44,34 +44,40 @@ class Model:
         self.limit = limit
         self.nodes: dict[int, ModelNode] = {}
         self.ready: list[int] = []
+        self.told: set[int] = set()  # whose end those behind them know of
 
     def add(self, node: int, after: Iterable[int], priority: float, join: Join) -> bool:
         self.nodes[node] = ModelNode(frozenset(after), priority, join)
-        return node not in self.settle()
+        passed_over = self.decide_over([node])
+        self.told.update(passed_over)
+        return not passed_over
 
-    def settle(self) -> set[int]:
-        """Decide over nodes that can be decided over; returns those that are passed over."""
-        passed_over: set[int] = set()
-        changed = True
-        while changed:
-            changed = False
-            for number, node in self.nodes.items():
-                state = self.decide(node)
-                if node.state != "waiting" or state == "waiting":
-                    continue
-                changed = True
-                node.state = state
-                if state == "ready":
-                    self.ready.append(number)
-                else:
-                    passed_over.add(number)
+    def end(self, number: int, state: str) -> list[int]:
+        """Have a node end. Returns those that are passed over, each behind what it waited for."""
+        self.nodes[number].state = state
+        ended = [number]
+        for other in ended:  # grows while it is walked
+            self.told.add(other)
+            ended += self.decide_over(n for n, node in self.nodes.items() if other in node.after)
+        return ended[1:]
+
+    def decide_over(self, numbers: Iterable[int]) -> list[int]:
+        """Decide over those that wait and need not any more. Returns those passed over."""
+        passed_over: list[int] = []
+        for number in numbers:
+            node = self.nodes[number]
+            state = self.decide(node)
+            if node.state != "waiting" or state == "waiting":
+                continue
+            node.state = state
+            (self.ready if state == "ready" else passed_over).append(number)
         return passed_over
 
     def decide(self, node: ModelNode) -> str:
-        states = [self.nodes[other].state for other in node.after]
+        states = [self.nodes[other].state for other in node.after & self.told]
         if node.join == "any" and "completed" in states:
             return "ready"
-        if not all(state in ENDED for state in states):
+        if len(states) < len(node.after):
             return "waiting"
         if "failed" in states or "broken" in states:
             return "broken"
@@ -116,7 +122,8 @@ class ReadySetMachine(RuleBasedStateMachine):
         completed = self.with_what_they_waited_for({p % len(edges) for p in picks if edges})
         for node in completed:
             self.model.nodes[node].state = "completed"
-        self.model.settle()
+        self.model.told.update(completed)
+        self.model.decide_over(self.model.nodes)
         self.ready = ReadySet.of_graph(
             range(len(edges)),
             {node: before for node, before in enumerate(edges) if before},
@@ -210,10 +217,9 @@ class ReadySetMachine(RuleBasedStateMachine):
     def end(self, pick: int, state: str, report: Callable[[int], list[int]]) -> None:
         running = self.model.those("running")
         node = running[pick % len(running)]
-        self.model.nodes[node].state = state
         self.place_of_end[node] = len(self.place_of_end)
         skipped = report(node)
-        assert sorted(skipped) == sorted(self.model.settle())
+        assert skipped == self.model.end(node, state)
         self.passed_over.update(skipped)
         for other in skipped:
             self.place_of_end[other] = len(self.place_of_end)
