@@ -22,10 +22,13 @@ from taskiq_flow.errors import NotCachedWarning, SerializationError
 from taskiq_flow.events import Event, NodeFellBack, NodeRetried, NodeStarted
 from taskiq_flow.flights import PLAIN, TIMEOUT_GRACE, Flight
 from taskiq_flow.journal.log import SENT, record
+from taskiq_flow.outages import growing_pauses
 from taskiq_flow.run_log import RunLog
 from taskiq_flow.work import Work
 
 N = TypeVar("N", bound=RunnableNode)
+
+_PAUSES = (0.01, 0.25)  # seconds between two looks at another's claim: the first, the longest
 
 
 class Outcomes(Protocol[N]):
@@ -206,12 +209,13 @@ class Attempts(Generic[N]):
         if before.attempts:
             flight.attempt = before.attempts.get(node.task_name, 0)
             if node.task_name in before.in_flight and before.pick_up is not None:
-                flight.resume_attempt(self._run_id, flight.attempt)
+                flight.attempt -= 1  # it is the same one
+                task_id = flight.next_attempt(self._run_id)
                 return_type = self._dispatcher.address(node).return_type
-                result = await before.pick_up(flight.task_id, return_type)
+                result = await before.pick_up(task_id, return_type)
                 if result is not None:
                     flight.is_cleared = True
-                    self._outcomes.settle(flight, flight.task_id, result)
+                    self._outcomes.settle(flight, task_id, result)
                     return False
         if policy.cache is not None and await self._is_cached(flight, policy.cache):
             return False
@@ -232,7 +236,8 @@ class Attempts(Generic[N]):
         found = await self._cache.look_up(flight.cache_key, cache.ttl, flight)
         if found is None:
             # Without the place that others may need to be able to compute it.
-            self._suspend(flight, flight.pause_for_claim())
+            flight.pauses = flight.pauses or growing_pauses(*_PAUSES)
+            self._suspend(flight, next(flight.pauses))
             return True
         if isinstance(found, Claim):
             flight.has_claim = True

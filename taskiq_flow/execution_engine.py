@@ -335,9 +335,8 @@ class ExecutionEngine:
         plan = whole if outputs is None else self._dag.plan_for(outputs)
         values = dict(inputs or {})
         check_inputs(values, whole, plan)
-        policies = {node: self._policy.of(node) for node in plan.order if node.has_policy}
-        if self._policy != PLAIN:
-            policies = {node: self._policy.of(node) for node in plan.order}
+        for_all = self._policy != PLAIN
+        policies = {n: self._policy.of(n) for n in plan.order if for_all or n.has_policy}
         return Work(
             nodes=plan.order,
             predecessors=plan.predecessors,

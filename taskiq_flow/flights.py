@@ -6,7 +6,7 @@ Nothing here sends or waits. A flight says what is to be sent next, and what an 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -26,12 +26,8 @@ FALLBACK = "fallback"
 TIMEOUT_GRACE = 1.0
 """Seconds that a worker is given to end an attempt by itself when its time is over."""
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
-
 _ROUNDING = 0.011
 """Seconds by which taskiq's rounding may make an execution shorter than it was."""
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.25  # seconds between two looks at another's claim
 
 _BY_THE_ENGINE = ("retry_on_error", False)
 """The label by which taskiq's retry middlewares leave a task alone: the engine tries it again."""
@@ -90,11 +86,10 @@ class Flight(Generic[N]):
     began_at: float | None = None  # as far as was asked and is known
     falls_back = False
     error: BaseException | None = None  # that the last attempt ended with
-    taken: Mapping[str, Any] = NOTHING  # with a policy: the inputs that were there at the start
-
+    taken: Mapping[str, Any] = MappingProxyType({})  # with a policy: the inputs it started with
     cache_key: str | None = None
     has_claim = False  # on the cached result
-    pauses = 0  # that it has made for another's claim
+    pauses: Iterator[float] | None = None  # that it makes for another's claim
 
     def __init__(self, node: N, policy: Policy) -> None:
         self.node = node
@@ -120,11 +115,6 @@ class Flight(Generic[N]):
             which = self.attempt = self.attempt + 1
         self.task_id = task_id = f"{run_id}:{self.node.task_name}:{which}"
         return task_id
-
-    def resume_attempt(self, run_id: str, attempt: int) -> None:
-        """Go on with an attempt whose task another engine has sent."""
-        self.attempt = attempt - 1
-        self.next_attempt(run_id)
 
     def addressed(self, address: Address) -> Address:
         """The address of an attempt's task, with what its worker is to know of its limits."""
@@ -158,11 +148,6 @@ class Flight(Generic[N]):
         timed_out = self.timed_out(timeout)
         timed_out.__cause__ = error
         return timed_out
-
-    def pause_for_claim(self) -> float:
-        """Seconds until it is looked again whether another has computed what this one waits for."""
-        self.pauses += 1
-        return min(_FIRST_PAUSE * 2.0 ** min(self.pauses, 10), _LONGEST_PAUSE)
 
     def timed_out(self, seconds: float, *, waited: bool = False) -> NodeTimeoutError:
         """The error of the present attempt when its time is over."""

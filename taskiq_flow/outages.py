@@ -21,12 +21,12 @@ PATIENCE = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
-def growing_pauses() -> Iterator[float]:
+def growing_pauses(first: float = _FIRST_PAUSE, longest: float = _LONGEST_PAUSE) -> Iterator[float]:
     """Seconds to wait before each further try, without end."""
-    pause = _FIRST_PAUSE
+    pause = first
     while True:
         yield pause
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        pause = min(2 * pause, longest)
 
 
 async def ride_out(

@@ -129,8 +129,7 @@ def first_records(
     """
     header = Header(nodes, outputs, serializer_name(serializer))
     kept = [record(INPUT, key, 0, _dumped_input(serializer, key, inputs[key])) for key in inputs]
-    given = [record(entry.kind, entry.name, entry.attempt, entry.data) for entry in results]
-    return [header.encoded(), *kept, *given]
+    return [header.encoded(), *kept, *(entry.encoded() for entry in results)]
 
 
 def _dumped_input(serializer: TaskiqSerializer, key: str, value: Any) -> bytes:

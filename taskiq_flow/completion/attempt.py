@@ -68,9 +68,9 @@ class Attempt:
         self._running: asyncio.Task[Any] | None = None  # within the task's function
 
     @property
-    def name(self) -> str:
-        """What names the task among those of all engines."""
-        return self.reply_to.task(self.task_id)
+    def names(self) -> tuple[str, str]:
+        """What names its run, and the task itself, among those of all engines."""
+        return self.reply_to.run, self.reply_to.task(self.task_id)
 
     @property
     def node_name(self) -> str:

@@ -110,7 +110,7 @@ class Worker:
         executing: Any = asyncio.current_task()
         executing.add_done_callback(partial(self._left, attempt))
         self._guard(message.task_name)
-        if attempt.reply_to.run in self._revoked or attempt.name in self._revoked:
+        if any(name in self._revoked for name in attempt.names):
             attempt.revoke()
             return _refused(message, RevokedError())
         if attempt.tells_begin:
@@ -350,7 +350,7 @@ class Worker:
             if now - self._revoked[earliest] > REVOCATION_LIFE:
                 del self._revoked[earliest]
         for attempt in self._attempts:
-            if run in (attempt.reply_to.run, attempt.name):
+            if run in attempt.names:
                 attempt.revoke()
 
     def _start(self, work: Any) -> None:

@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 from taskiq.abc.serializer import TaskiqSerializer
 
 from taskiq_flow.errors import JournalError
+from taskiq_flow.journal.protocol import decoded, encoded
 
 FORMAT = 1
 """The version of what is written below; a log of another version is refused."""
@@ -46,8 +47,8 @@ class Record:
 
 def record(kind: bytes, name: str, attempt: int, data: bytes = b"") -> bytes:
     """A record as it stands in a chunk."""
-    encoded = name.encode("utf-8", "surrogatepass")
-    return _RECORD.pack(kind, attempt, len(encoded), len(data)) + encoded + data
+    named = encoded(name)
+    return _RECORD.pack(kind, attempt, len(named), len(data)) + named + data
 
 
 def chunk(records: Iterable[bytes]) -> bytes:
@@ -67,7 +68,7 @@ def records(data: bytes) -> Iterator[Record]:
         name_at = place + _RECORD.size
         data_at = name_at + name_length
         place = data_at + data_length
-        name = str(content[name_at:data_at], "utf-8", "surrogatepass")
+        name = decoded(content[name_at:data_at])
         yield Record(kind, name, attempt, bytes(content[data_at:place]))
 
 

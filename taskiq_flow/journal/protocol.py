@@ -8,6 +8,17 @@ from typing import Protocol
 
 from taskiq.abc.serializer import TaskiqSerializer
 
+
+def encoded(text: str) -> bytes:
+    """Any text as bytes, such as has no Unicode as well."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def decoded(data: bytes | memoryview) -> str:
+    """The text that was ``encoded``."""
+    return str(data, "utf-8", "surrogatepass")
+
+
 LEASE_SECONDS = 10.0
 """For how long the lease of an engine that was killed keeps others away, where that is not seen."""
 

@@ -13,7 +13,7 @@ from taskiq.serializers import JSONSerializer
 
 from taskiq_flow.errors import JournalError
 from taskiq_flow.journal import refusals
-from taskiq_flow.journal.protocol import Lease
+from taskiq_flow.journal.protocol import Lease, decoded, encoded
 from taskiq_flow.outages import PATIENCE, ride_out
 
 _READ_AT_ONCE = 64  # chunks
@@ -140,7 +140,7 @@ class RedisJournal:
         """The logs there are."""
         index = self._keys("")[3]
         names = await self._call(lambda: self._client.zrange(index, 0, -1))
-        return [name.decode("utf-8", "surrogatepass") for name in names]
+        return [decoded(name) for name in names]
 
     async def delete(self, run_id: str) -> None:
         """Remove a log."""
@@ -153,15 +153,15 @@ class RedisJournal:
     def _keys(self, run_id: str) -> list[bytes]:
         """Of the log, of its lease, of its state, of the index, of the counter behind that."""
         parts = (f"log:{run_id}", f"lease:{run_id}", f"state:{run_id}", "runs", "count")
-        return [_text(f"{self._prefix}:{part}") for part in parts]
+        return [encoded(f"{self._prefix}:{part}") for part in parts]
 
     async def _run(self, script: str, run_id: str, *arguments: Any) -> list[Any]:
         keys = self._keys(run_id)
-        encoded = [_text(a) if isinstance(a, str) else a for a in arguments]
+        values = [encoded(a) if isinstance(a, str) else a for a in arguments]
         # By connections of their own, and after outages, calls would overtake each other.
         async with self._turns.setdefault(run_id, asyncio.Lock()):
             answer: list[Any] = await self._call(
-                lambda: self._client.eval(script, len(keys), *keys, *encoded)
+                lambda: self._client.eval(script, len(keys), *keys, *values)
             )
         return answer
 
@@ -194,7 +194,3 @@ def _check(run_id: str, answer: list[Any]) -> None:
         raise refusals.locked(run_id, answer[1].decode(), answer[2] / 1000)
     if answer[0] == _REFUSED:
         raise refusals.taken_over(run_id)
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

@@ -21,7 +21,7 @@ from taskiq.serializers import JSONSerializer
 from taskiq_flow.errors import JournalError
 from taskiq_flow.journal import refusals
 from taskiq_flow.journal.owner import is_gone
-from taskiq_flow.journal.protocol import Lease
+from taskiq_flow.journal.protocol import Lease, decoded, encoded
 from taskiq_flow.waiting import to_the_end
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class SqliteJournal:
             try:
                 run = connection.execute(
                     "INSERT INTO runs (run_id, owner, expires) VALUES (?, ?, ?)",
-                    (_text(run_id), lease.owner, expires),
+                    (encoded(run_id), lease.owner, expires),
                 ).lastrowid
             except sqlite3.IntegrityError:
                 raise refusals.exists(run_id) from None
@@ -119,7 +119,7 @@ class SqliteJournal:
         await self._write(
             lambda connection: connection.execute(
                 "UPDATE runs SET owner = NULL WHERE run_id = ? AND owner = ?",
-                (_text(run_id), lease.owner),
+                (encoded(run_id), lease.owner),
             )
         )
 
@@ -150,7 +150,7 @@ class SqliteJournal:
                 "SELECT run_id FROM runs ORDER BY number"
             ).fetchall()
         )
-        return [str(run_id, "utf-8", "surrogatepass") for (run_id,) in rows]
+        return [decoded(run_id) for (run_id,) in rows]
 
     async def delete(self, run_id: str) -> None:
         """Remove a log."""
@@ -305,7 +305,7 @@ class SqliteJournal:
 
 def _run(connection: sqlite3.Connection, run_id: str) -> tuple[int, str | None, float]:
     row: tuple[int, str | None, float] | None = connection.execute(
-        "SELECT number, owner, expires FROM runs WHERE run_id = ?", (_text(run_id),)
+        "SELECT number, owner, expires FROM runs WHERE run_id = ?", (encoded(run_id),)
     ).fetchone()
     if row is None:
         raise refusals.not_found(run_id)
@@ -332,14 +332,10 @@ def _renew(connection: sqlite3.Connection, run_id: str, lease: Lease) -> int:
     """Keep a lease; the number of its run."""
     row = connection.execute(
         "UPDATE runs SET expires = ? WHERE run_id = ? AND owner = ? RETURNING number",
-        (time.time() + lease.seconds, _text(run_id), lease.owner),
+        (time.time() + lease.seconds, encoded(run_id), lease.owner),
     ).fetchone()
     if row is None:
         _run(connection, run_id)
         raise refusals.taken_over(run_id)
     number: int = row[0]
     return number
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

@@ -93,20 +93,8 @@ async def test_a_run_survives_a_server_that_hangs(site: Site, tmp_path: Path) ->
 @pytest.mark.timeout(90)
 async def test_a_server_that_comes_back_without_its_data(site: Site, tmp_path: Path) -> None:
     """What was queued there is lost, and said to be; the next run goes on with the same workers."""
-    notes = Notes(tmp_path)
-    pids = site.workers.pids
-    async with started(site.settings) as broker:
-        # More than workers have executed, and hold, when the last of them is sent.
-        engine = ExecutionEngine(broker, many(broker, app.noted, 600), lost_after=3.0)
-        run = asyncio.ensure_future(engine.execute(inputs(notes, 600, 0.5)))
-        await notes.until("begin", 1)
-        await until_sent(engine)
-        site.server.kill()
-        site.server.restart(keep_data=False)
-        with pytest.raises(NodeFailedError, match="TaskLostError"):
-            await run
-        await check_all_is_there(broker, tmp_path / "1")
-    assert site.workers.pids == pids
+    # More than workers have executed, and hold, when the last of them is sent.
+    await check_what_is_queued_is_lost(site, tmp_path, count=600, seconds=0.5, begun=1)
 
 
 @pytest.mark.parametrize("remote_kind", ["redis-streams"])
@@ -114,17 +102,24 @@ async def test_a_worker_that_is_busy_outlives_the_loss_of_its_streams(
     site: Site, tmp_path: Path
 ) -> None:
     """All of its places are taken, so that it does not read when the streams vanish."""
-    notes, pids = Notes(tmp_path), site.workers.pids
+    await check_what_is_queued_is_lost(site, tmp_path, count=300, seconds=60.0, begun=100)
+
+
+async def check_what_is_queued_is_lost(
+    site: Site, folder: Path, *, count: int, seconds: float, begun: int
+) -> None:
+    """The server loses its data once all tasks are sent, and so many of them have begun."""
+    notes, pids = Notes(folder), site.workers.pids
     async with started(site.settings) as broker:
-        engine = ExecutionEngine(broker, many(broker, app.noted, 300), lost_after=3.0)
-        run = asyncio.ensure_future(engine.execute(inputs(notes, 300, 60.0)))
-        await notes.until("begin", 100)
+        engine = ExecutionEngine(broker, many(broker, app.noted, count), lost_after=3.0)
+        run = asyncio.ensure_future(engine.execute(inputs(notes, count, seconds)))
+        await notes.until("begin", begun)
         await until_sent(engine)
         site.server.kill()
         site.server.restart(keep_data=False)
         with pytest.raises(NodeFailedError, match="TaskLostError"):
             await run
-        await check_all_is_there(broker, tmp_path / "1")
+        await check_all_is_there(broker, folder / "1")
     assert site.workers.pids == pids
 
 
