@@ -20,7 +20,7 @@ from taskiq_flow import (
     NodeCompleted,
     RunError,
 )
-from taskiq_flow.run import OnError
+from taskiq_flow.engine.run import OnError
 from tests.virtual_clock import virtual_loop
 
 Pairs = AsyncGenerator[tuple[str, Any], None]

@@ -18,7 +18,7 @@ from taskiq_flow import (
     RunError,
     RunFailedError,
 )
-from taskiq_flow.run import OnError
+from taskiq_flow.engine.run import OnError
 from tests.virtual_clock import run_virtually
 
 GRAPHS = graphs(most_nodes=15, failing=True)

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from taskiq.serializers import JSONSerializer
 
-from taskiq_flow.journal.log import Header, Record, chunk, dumped, records
+from taskiq_flow.journal.records import Header, Record, chunk, dumped, records
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
 """With surrogates, of which JSON makes one character where two stand side by side."""

@@ -1,6 +1,5 @@
 """A streaming dataflow engine on taskiq: declare tasks, read their results as they come."""
 
-from taskiq_flow.completion import FlowMiddleware
 from taskiq_flow.dataflow import (
     DAG,
     NO_FALLBACK,
@@ -59,7 +58,8 @@ from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask
 from taskiq_flow.journal import Journal, Lease, MemoryJournal, RedisJournal, SqliteJournal
 from taskiq_flow.map_reduce import MapReduce, MapReduceResult
-from taskiq_flow.results import ResultHandle
+from taskiq_flow.middleware import FlowMiddleware
+from taskiq_flow.values.handle import ResultHandle
 
 __all__ = [
     "DAG",

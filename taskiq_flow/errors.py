@@ -280,3 +280,12 @@ class RunLockedError(RunError):
 
 class JournalError(RunError):
     """A journal that cannot be written or read. Nothing was yielded that is not in it."""
+
+
+def describe(error: BaseException) -> str:
+    """An error in words: the name of its type, and its message."""
+    try:
+        text = str(error)
+    except Exception:  # an exception of the user's whose own __str__ raises
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -12,32 +12,33 @@ from typing import Any, Literal, get_args
 from taskiq import AsyncBroker
 from taskiq.utils import maybe_awaitable
 
-from taskiq_flow.caching import CachedResults
-from taskiq_flow.completion import Link, check_outlives, check_readable, link_to
-from taskiq_flow.completion.notice import ALWAYS
-from taskiq_flow.completion.reading import as_annotated
-from taskiq_flow.completion.referring import handle_of, pick_up
-from taskiq_flow.completion.worker import BEAT
+from taskiq_flow.cache.results import CachedResults
+from taskiq_flow.completion.reading import pick_up
 from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.fingerprint import behind
-from taskiq_flow.dataflow.policy import Retry, check_seconds
-from taskiq_flow.dispatch import Dispatcher
+from taskiq_flow.dataflow.inputs import check_inputs
+from taskiq_flow.dataflow.options import Retry, check_seconds
+from taskiq_flow.dispatch.callables import return_type_of
+from taskiq_flow.dispatch.dispatcher import Dispatcher
+from taskiq_flow.engine.connection import Link, check_outlives, check_readable, link_to
+from taskiq_flow.engine.node_run import PLAIN, Policy
+from taskiq_flow.engine.run import OnError, Run
+from taskiq_flow.engine.run import new_run_id as _new_run_id
+from taskiq_flow.engine.run_spec import Before, Work
 from taskiq_flow.errors import (
     ConfigurationError,
 )
 from taskiq_flow.events import Listener, NodeFailure, NodeSkipped
-from taskiq_flow.flights import PLAIN, Policy
+from taskiq_flow.journal.history import Recalled, loaded, loaded_inputs, recall
 from taskiq_flow.journal.memory import MemoryJournal
 from taskiq_flow.journal.protocol import Journal
-from taskiq_flow.kept_runs import KeptRuns
-from taskiq_flow.plain_callables import return_type_of
-from taskiq_flow.recall import Recalled, loaded, loaded_inputs, recall
-from taskiq_flow.run import OnError, Run
-from taskiq_flow.run import new_run_id as _new_run_id
-from taskiq_flow.run_inputs import check_inputs
-from taskiq_flow.run_log import RunLog
-from taskiq_flow.work import Before, Work
+from taskiq_flow.journal.runs import KeptRuns
+from taskiq_flow.journal.writer import RunLog
+from taskiq_flow.transport.notice import ALWAYS
+from taskiq_flow.values.references import handle_of
+from taskiq_flow.values.results import as_annotated
+from taskiq_flow.worker.worker import BEAT
 
 StepCallback = Callable[[str, Any], Awaitable[None] | None]
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from taskiq import AsyncResultBackend, AsyncTaskiqTask, TaskiqResult, TaskiqResultTimeoutError
 
-from taskiq_flow.waiting import to_the_end
+from taskiq_flow.cleanup import to_the_end
 
 T = TypeVar("T")
 

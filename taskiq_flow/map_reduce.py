@@ -18,19 +18,19 @@ from aiostream import pipe, stream
 from anyio.streams.memory import MemoryObjectSendStream
 from taskiq import AsyncBroker, AsyncTaskiqTask, TaskiqResult
 
-from taskiq_flow.cache_key import digest_of
-from taskiq_flow.completion import check_readable
+from taskiq_flow.cache.key import digest_of
 from taskiq_flow.dataflow.binding import Binding, Task
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dispatch import Dispatcher
+from taskiq_flow.dispatch.dispatcher import Dispatcher
+from taskiq_flow.engine.connection import check_readable
+from taskiq_flow.engine.run import new_run_id
+from taskiq_flow.engine.run_spec import Work
 from taskiq_flow.errors import BindingError, GraphChangedError, RunError
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask, Gathered
+from taskiq_flow.journal.history import Recalled
 from taskiq_flow.journal.protocol import Journal
-from taskiq_flow.recall import Recalled
-from taskiq_flow.run import new_run_id
-from taskiq_flow.work import Work
 
 Items = Iterable[Any] | AsyncIterable[Any]
 

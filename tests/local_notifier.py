@@ -10,8 +10,8 @@ from typing import Any
 from taskiq import AsyncBroker, AsyncResultBackend
 
 from taskiq_flow import FlowMiddleware
-from taskiq_flow.completion.notifier import Notifier, SaveAndPublish
-from taskiq_flow.outages import Outages
+from taskiq_flow.reconnect import Outages
+from taskiq_flow.transport.protocol import Notifier, SaveAndPublish
 
 
 class Switchboard:

@@ -9,8 +9,8 @@ import pickle
 import pytest
 from taskiq import NoResultError, TaskiqMessage
 
-from taskiq_flow.completion.attempt import REFUSAL, Attempt, Refusal, RevokedError, current, guarded
-from taskiq_flow.completion.notice import ReplyTo
+from taskiq_flow.transport.notice import ReplyTo
+from taskiq_flow.worker.execution import REFUSAL, Attempt, Refusal, RevokedError, current, guarded
 
 
 def attempt(task_id: str = "run:node:1") -> Attempt:

@@ -18,8 +18,8 @@ import pytest
 from pydantic import BaseModel
 from taskiq import InMemoryBroker
 
-from taskiq_flow.cache_key import cache_key, digest_of
-from taskiq_flow.results import Reference, ResultHandle
+from taskiq_flow.cache.key import cache_key, digest_of
+from taskiq_flow.values.handle import Reference, ResultHandle
 
 
 @dataclass
@@ -147,7 +147,7 @@ def test_a_task_that_holds_such_a_thing_is_none_either() -> None:
 
 
 SCRIPT = """
-from taskiq_flow.cache_key import cache_key
+from taskiq_flow.cache.key import cache_key
 def task(x):
     return x in {'a', 'b', 'c', 'd'}
 print(cache_key(task, [{'a', 'b', 'c'}, {'x': 1, 'y': [2.5]}], {'z': frozenset('xyz')}))

@@ -22,8 +22,8 @@ from taskiq_flow import (
     NotCachedWarning,
     Retry,
     RunCancelledError,
-    caching,
 )
+from taskiq_flow.cache import results as caching
 from tests.virtual_clock import run_virtually, virtual_loop
 
 

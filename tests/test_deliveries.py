@@ -9,10 +9,9 @@ from contextlib import aclosing
 import pytest
 from taskiq import AckableMessage
 
-from taskiq_flow.completion.attempt import Attempt, current
-from taskiq_flow.completion.deliveries import Deliveries, Delivery, holding, holding_ahead
-from taskiq_flow.completion.notice import LABEL, ReplyTo
-from taskiq_flow.encoding import Address
+from taskiq_flow.dispatch.encoding import Address
+from taskiq_flow.transport.deliveries import Deliveries, Delivery, holding, holding_ahead
+from taskiq_flow.transport.notice import LABEL, ReplyTo
 from tests.local_broker import LocalBroker
 
 REPLY_TO = ReplyTo("channel", b"key", "run")
@@ -66,17 +65,16 @@ async def test_an_acknowledgement_that_failed_can_be_made_up_for_once() -> None:
     assert acks.count == 1
 
 
-async def test_an_attempt_knows_that_its_message_was_acknowledged() -> None:
+async def test_an_acknowledgement_is_told_once_it_has_reached_the_server() -> None:
+    told: list[Delivery] = []
     deliveries, acks = Deliveries(LocalBroker()), Acks(failures=1)
+    deliveries.on_acknowledged = told.append
     message = deliveries.hold(of_engine("run:a:1"), acks.ack)
-    task_message = LocalBroker().formatter.loads(message.data)
-    attempt = Attempt(task_message, REPLY_TO)
-    current.set(attempt)
     with pytest.raises(ConnectionError):
         await message.ack()  # type: ignore[misc]
-    assert not attempt.is_acknowledged
+    assert told == []
     await message.ack()  # type: ignore[misc]
-    assert attempt.is_acknowledged
+    assert [delivery.data for delivery in told] == [message.data]
 
 
 @pytest.mark.parametrize("data", [message_of("x"), message_of("x", **{LABEL: "?"}), b"{", b""])
@@ -92,16 +90,6 @@ async def test_what_no_engine_has_sent_is_taskiqs_affair(data: bytes) -> None:
     assert renewed == [0]
     await message.ack()  # type: ignore[misc]
     assert acks.count == 1
-
-
-async def test_what_was_never_begun_is_told_as_dropped() -> None:
-    """taskiq acknowledges what it does not know before any middleware has seen it."""
-    dropped: list[Delivery] = []
-    deliveries, acks = Deliveries(LocalBroker()), Acks()
-    deliveries.on_drop = dropped.append
-    message = deliveries.hold(of_engine("run:a:1"), acks.ack)
-    await message.ack()  # type: ignore[misc]
-    assert [delivery.data for delivery in dropped] == [message.data]
 
 
 async def test_messages_that_need_no_acknowledgement_are_held_as_well() -> None:

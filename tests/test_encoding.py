@@ -18,7 +18,7 @@ import pytest
 from pydantic import BaseModel
 from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
 
-from taskiq_flow.encoding import Address, encode_unseen, plain
+from taskiq_flow.dispatch.encoding import Address, encode_unseen, plain
 
 
 class Point(BaseModel):

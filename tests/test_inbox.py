@@ -20,9 +20,9 @@ from taskiq_flow import (
     TaskLostError,
 )
 from taskiq_flow.completion.inbox import LATE_LOOK, LOOK_INTERVAL, SILENCE, Inbox
-from taskiq_flow.completion.notice import Kind, Notice
-from taskiq_flow.completion.notifier import REVOCATION_LIFE
-from taskiq_flow.completion.worker import BEAT
+from taskiq_flow.transport.notice import Kind, Notice
+from taskiq_flow.transport.protocol import REVOCATION_LIFE
+from taskiq_flow.worker.worker import BEAT
 from tests.local_broker import LocalBroker
 from tests.local_notifier import LocalFlow, LocalNotifier, Switchboard, with_flow
 from tests.virtual_clock import run_virtually, virtual_loop

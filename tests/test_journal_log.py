@@ -15,7 +15,8 @@ from taskiq import InMemoryBroker
 from taskiq.serializers import JSONSerializer, PickleSerializer
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, JournalError, Lease, MemoryJournal
-from taskiq_flow.journal.log import (
+from taskiq_flow.journal.history import Recalled, first_records, recall
+from taskiq_flow.journal.records import (
     COMPLETED,
     ENDED,
     FORMAT,
@@ -32,7 +33,6 @@ from taskiq_flow.journal.log import (
     records,
     serializer_name,
 )
-from taskiq_flow.recall import Recalled, first_records, recall
 
 LEASE = Lease("engine")
 

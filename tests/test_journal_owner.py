@@ -11,14 +11,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from taskiq_flow.journal import owner
-from taskiq_flow.journal.owner import is_gone, new_owner
+from taskiq_flow.journal import lease as owner
+from taskiq_flow.journal.lease import is_gone, new_owner
 
 
 @pytest.fixture
 def ended() -> Iterator[subprocess.Popen[str]]:
     """A process that was killed, and nobody has asked yet how it ended; it gave its name first."""
-    script = "from taskiq_flow.journal.owner import new_owner; print(new_owner()); input()"
+    script = "from taskiq_flow.journal.lease import new_owner; print(new_owner()); input()"
     command = [sys.executable, "-c", script]
     with subprocess.Popen(  # noqa: S603 - made above
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -13,7 +13,7 @@ import pytest
 from taskiq import InMemoryBroker
 
 from taskiq_flow import Lease, MapReduce, MapReduceResult, SqliteJournal
-from taskiq_flow.recall import recall
+from taskiq_flow.journal.history import recall
 
 ITEMS = 40
 

@@ -19,7 +19,7 @@ from taskiq_flow import (
     RunLockedError,
     RunNotFoundError,
 )
-from taskiq_flow.recall import recall
+from taskiq_flow.journal.history import recall
 from tests.virtual_clock import run_virtually
 
 

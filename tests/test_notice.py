@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskiq_flow.completion.notice import ALWAYS, Kind, Notice, ReplyTo
+from taskiq_flow.transport.notice import ALWAYS, Kind, Notice, ReplyTo
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 KEY = b"k" * 16

@@ -8,7 +8,7 @@ from itertools import islice
 
 import pytest
 
-from taskiq_flow.outages import PATIENCE, growing_pauses, listen_through, ride_out
+from taskiq_flow.reconnect import PATIENCE, growing_pauses, listen_through, ride_out
 from tests.virtual_clock import run_virtually
 
 

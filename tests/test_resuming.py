@@ -33,7 +33,7 @@ from taskiq_flow import (
     RunTimeoutError,
     SerializationError,
 )
-from taskiq_flow.recall import recall
+from taskiq_flow.journal.history import recall
 from tests.local_broker import LocalBroker
 from tests.local_notifier import Switchboard, with_flow
 from tests.virtual_clock import run_virtually, virtual_loop
@@ -400,7 +400,7 @@ async def test_a_failed_attempt_that_is_taken_up_counts_once() -> None:
 async def test_more_than_a_store_takes_at_once_is_written_in_parts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("taskiq_flow.run_log.MOST_BYTES", 1000)
+    monkeypatch.setattr("taskiq_flow.journal.writer.MOST_BYTES", 1000)
     site = Site()
     dag = DAGBuilder()
     for number in range(20):

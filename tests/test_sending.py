@@ -10,7 +10,7 @@ import pytest
 from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware
 
 from taskiq_flow import DAG, DAGNode, ExecutionEngine, RunCancelledError
-from taskiq_flow.sending import MOST_SENDERS
+from taskiq_flow.engine.senders import MOST_SENDERS
 from tests.virtual_clock import run_virtually
 
 

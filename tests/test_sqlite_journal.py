@@ -18,7 +18,7 @@ from taskiq import InMemoryBroker
 
 from taskiq_flow import ExecutionEngine, JournalError, Lease, SqliteJournal
 from taskiq_flow.journal import sqlite
-from taskiq_flow.recall import recall
+from taskiq_flow.journal.history import recall
 from tests.journals import big, big_inputs, open_gate
 
 LEASE = Lease("engine", 60.0)

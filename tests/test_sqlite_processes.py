@@ -15,7 +15,7 @@ from taskiq import InMemoryBroker
 
 from taskiq_flow import ExecutionEngine, JournalError, Lease, RunLockedError, SqliteJournal
 from taskiq_flow.journal import sqlite
-from taskiq_flow.recall import recall
+from taskiq_flow.journal.history import recall
 from tests.journals import (
     GATED,
     Child,

@@ -19,12 +19,13 @@ from taskiq import (
     TaskiqResult,
 )
 
-from taskiq_flow.completion.protocol import Observer, failed
-from taskiq_flow.completion.referring import is_referred_to
+from taskiq_flow.cleanup import until_ended
+from taskiq_flow.completion.protocol import Observer
 from taskiq_flow.errors import ConfigurationError, TaskLostError
-from taskiq_flow.results import Reference, ResultHandle
-from taskiq_flow.values import copied
-from taskiq_flow.waiting import until_ended
+from taskiq_flow.values.copying import copied
+from taskiq_flow.values.handle import Reference, ResultHandle
+from taskiq_flow.values.references import is_referred_to
+from taskiq_flow.values.results import failed
 
 SWEEP_INTERVAL = 1.0
 """Seconds between two looks at the tasks in flight."""

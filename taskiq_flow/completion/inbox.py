@@ -16,15 +16,16 @@ from typing import Any
 
 from taskiq import AsyncBroker, NoResultError, TaskiqResult
 
-from taskiq_flow.completion.notice import Kind, Notice, ReplyTo
-from taskiq_flow.completion.notifier import Backlog, Notifier
-from taskiq_flow.completion.protocol import Observer, failed
-from taskiq_flow.completion.reading import ASKED_AT_ONCE, ResultReader, parsed
-from taskiq_flow.completion.referring import handle_of, is_referred_to
+from taskiq_flow.cleanup import until_ended
+from taskiq_flow.completion.protocol import Observer
+from taskiq_flow.completion.reading import ASKED_AT_ONCE, ResultReader
 from taskiq_flow.errors import ResultUnavailableError, TaskLostError
-from taskiq_flow.outages import PATIENCE, growing_pauses
-from taskiq_flow.results import ResultHandle
-from taskiq_flow.waiting import until_ended
+from taskiq_flow.reconnect import PATIENCE, growing_pauses
+from taskiq_flow.transport.notice import Kind, Notice, ReplyTo
+from taskiq_flow.transport.protocol import Backlog, Notifier
+from taskiq_flow.values.handle import ResultHandle
+from taskiq_flow.values.references import handle_of, is_referred_to
+from taskiq_flow.values.results import failed, parsed
 
 logger = logging.getLogger("taskiq_flow")
 

@@ -9,7 +9,8 @@ from typing import Any
 from taskiq import AsyncBroker
 
 from taskiq_flow.completion.protocol import Observer
-from taskiq_flow.completion.reading import ResultReader, parsed
+from taskiq_flow.completion.reading import ResultReader
+from taskiq_flow.values.results import parsed
 
 SHORTEST_INTERVAL = 0.005
 """Seconds between two rounds while results keep coming."""

@@ -58,8 +58,3 @@ class Completions(Protocol[N]):
 
     async def aclose(self) -> None:
         """Revoke, and wait for what was cancelled to end; leaves nothing of the run behind."""
-
-
-def failed(error: BaseException) -> TaskiqResult[Any]:
-    """The result of a task that ended with ``error`` without a result of its own."""
-    return TaskiqResult(is_err=True, return_value=None, execution_time=0.0, error=error)

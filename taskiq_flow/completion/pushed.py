@@ -6,12 +6,12 @@ import asyncio
 import logging
 from typing import Any
 
+from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.inbox import Inbox, Watch
-from taskiq_flow.completion.notice import ReplyTo
 from taskiq_flow.completion.protocol import Observer
 from taskiq_flow.errors import ConfigurationError
-from taskiq_flow.outages import ride_out
-from taskiq_flow.waiting import until_ended
+from taskiq_flow.reconnect import ride_out
+from taskiq_flow.transport.notice import ReplyTo
 
 logger = logging.getLogger("taskiq_flow")
 

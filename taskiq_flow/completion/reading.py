@@ -11,9 +11,9 @@ import anyio
 from aiostream import stream
 from aiostream.core import Stream, Streamer
 from taskiq import AsyncResultBackend, TaskiqResult
-from taskiq.compat import parse_obj_as
 
-from taskiq_flow.completion.protocol import failed
+from taskiq_flow.values.references import handle_of, is_referred_to
+from taskiq_flow.values.results import failed, parsed
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -76,19 +76,17 @@ class ResultReader:
         return task_id, result
 
 
-def parsed(result: TaskiqResult[Any], return_type: Any) -> TaskiqResult[Any]:
-    """The result with its value as the task's annotation says."""
-    if not result.is_err:
-        result.return_value = as_annotated(result.return_value, return_type)
-    return result
+async def pick_up(
+    backend: AsyncResultBackend[Any], limit: int | None, task_id: str, return_type: Any
+) -> TaskiqResult[Any] | None:
+    """The outcome of a task that another engine has sent, if it is in the result backend by now.
 
-
-def as_annotated(value: Any, return_type: Any) -> Any:
-    """A value as its task's annotation says, as taskiq does it; or as it is, if it cannot be."""
-    if return_type is None:
-        return value
-    try:
-        return parse_obj_as(return_type, value)
-    except Exception as error:  # of the wrong form, or of a type that pydantic does not know
-        logger.warning("a result was not read as %r: %s", return_type, error)
-        return value
+    A cancellation is no outcome: that engine cancelled the task when its part of the run was over.
+    """
+    _, result = await ResultReader(backend).ask(task_id)
+    if result is None or isinstance(result.error, asyncio.CancelledError):
+        return None
+    if is_referred_to(result, limit):
+        result.return_value = handle_of(backend, task_id, return_type)
+        return result
+    return parsed(result, return_type)

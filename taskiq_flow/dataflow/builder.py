@@ -8,7 +8,7 @@ from typing import Any, Self
 from taskiq_flow.dataflow.binding import Inputs, Task
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.policy import NO_FALLBACK, Cache, Condition, Retry
+from taskiq_flow.dataflow.options import NO_FALLBACK, Cache, Condition, Retry
 from taskiq_flow.dataflow.ready_set import Join
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from taskiq import AsyncTaskiqDecoratedTask
 
 from taskiq_flow.dataflow.binding import Binding, Inputs, Task, bind, original_function
-from taskiq_flow.dataflow.policy import (
+from taskiq_flow.dataflow.options import (
     NO_FALLBACK,
     Cache,
     Condition,
@@ -23,7 +23,7 @@ from taskiq_flow.dataflow.policy import (
 )
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.errors import BindingError, GraphError
-from taskiq_flow.results import ResultHandle, split_outputs
+from taskiq_flow.values.handle import ResultHandle, split_outputs
 
 # taskiq renames every function that it decorates, once more at each registration.
 _RENAMED = "__taskiq_original"

@@ -9,7 +9,7 @@ from taskiq_flow.dataflow.binding import Inputs, Task
 from taskiq_flow.dataflow.builder import DAGBuilder
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.policy import NO_FALLBACK, Cache, Condition, Retry
+from taskiq_flow.dataflow.options import NO_FALLBACK, Cache, Condition, Retry
 from taskiq_flow.dataflow.ready_set import Join
 
 TaskNode = DAGNode

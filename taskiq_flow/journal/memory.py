@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from taskiq.abc.serializer import TaskiqSerializer
 from taskiq.serializers import JSONSerializer
 
-from taskiq_flow.journal import refusals
+from taskiq_flow.journal import errors
 from taskiq_flow.journal.protocol import Lease
 
 
@@ -33,7 +33,7 @@ class MemoryJournal:
     async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
         """Begin a log."""
         if run_id in self._logs:
-            raise refusals.exists(run_id)
+            raise errors.exists(run_id)
         self._logs[run_id] = _Log(chunks=[chunk])
         await self.acquire(run_id, lease)
 
@@ -41,7 +41,7 @@ class MemoryJournal:
         """Take the lease of a log."""
         log, now = self._log(run_id), asyncio.get_running_loop().time()
         if log.owner not in (None, lease.owner) and log.expires > now:
-            raise refusals.locked(run_id, str(log.owner), log.expires - now)
+            raise errors.locked(run_id, str(log.owner), log.expires - now)
         log.owner, log.expires = lease.owner, now + lease.seconds
 
     async def renew(self, run_id: str, lease: Lease) -> None:
@@ -71,7 +71,7 @@ class MemoryJournal:
         """Remove a log."""
         log, now = self._log(run_id), asyncio.get_running_loop().time()
         if log.owner is not None and log.expires > now:
-            raise refusals.locked(run_id, log.owner, log.expires - now)
+            raise errors.locked(run_id, log.owner, log.expires - now)
         del self._logs[run_id]
 
     async def aclose(self) -> None:
@@ -81,10 +81,10 @@ class MemoryJournal:
         try:
             return self._logs[run_id]
         except KeyError:
-            raise refusals.not_found(run_id) from None
+            raise errors.not_found(run_id) from None
 
     def _held(self, run_id: str, lease: Lease) -> _Log:
         log = self._log(run_id)
         if log.owner != lease.owner:
-            raise refusals.taken_over(run_id)
+            raise errors.taken_over(run_id)
         return log

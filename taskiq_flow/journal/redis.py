@@ -12,9 +12,9 @@ from taskiq.abc.serializer import TaskiqSerializer
 from taskiq.serializers import JSONSerializer
 
 from taskiq_flow.errors import JournalError
-from taskiq_flow.journal import refusals
+from taskiq_flow.journal import errors
 from taskiq_flow.journal.protocol import Lease, decoded, encoded
-from taskiq_flow.outages import PATIENCE, ride_out
+from taskiq_flow.reconnect import PATIENCE, ride_out
 
 _READ_AT_ONCE = 64  # chunks
 
@@ -104,7 +104,7 @@ class RedisJournal:
         """Begin a log."""
         answer = await self._run(_CREATE, run_id, *_terms(lease), chunk, _call_number(), run_id)
         if answer[0] == _REFUSED:
-            raise refusals.exists(run_id)
+            raise errors.exists(run_id)
 
     async def acquire(self, run_id: str, lease: Lease) -> None:
         """Take the lease of a log."""
@@ -129,7 +129,7 @@ class RedisJournal:
             last = place + _READ_AT_ONCE - 1
             chunks = await self._call(lambda: self._client.lrange(log, place, last))  # noqa: B023
             if not place and not chunks:
-                raise refusals.not_found(run_id)
+                raise errors.not_found(run_id)
             for chunk in chunks:
                 yield chunk
             place += len(chunks)
@@ -189,8 +189,8 @@ def _call_number() -> bytes:
 def _check(run_id: str, answer: list[Any]) -> None:
     """Raise what a script's answer says."""
     if answer[0] == _NOT_FOUND:
-        raise refusals.not_found(run_id)
+        raise errors.not_found(run_id)
     if answer[0] == _REFUSED and len(answer) > 1:
-        raise refusals.locked(run_id, answer[1].decode(), answer[2] / 1000)
+        raise errors.locked(run_id, answer[1].decode(), answer[2] / 1000)
     if answer[0] == _REFUSED:
-        raise refusals.taken_over(run_id)
+        raise errors.taken_over(run_id)

@@ -18,11 +18,11 @@ from urllib.parse import quote
 from taskiq.abc.serializer import TaskiqSerializer
 from taskiq.serializers import JSONSerializer
 
+from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.errors import JournalError
-from taskiq_flow.journal import refusals
-from taskiq_flow.journal.owner import is_gone
+from taskiq_flow.journal import errors
+from taskiq_flow.journal.lease import is_gone
 from taskiq_flow.journal.protocol import Lease, decoded, encoded
-from taskiq_flow.waiting import to_the_end
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ class SqliteJournal:
                     (encoded(run_id), lease.owner, expires),
                 ).lastrowid
             except sqlite3.IntegrityError:
-                raise refusals.exists(run_id) from None
+                raise errors.exists(run_id) from None
             connection.execute("INSERT INTO chunks (run, data) VALUES (?, ?)", (run, chunk))
 
         await self._write(insert)
@@ -308,7 +308,7 @@ def _run(connection: sqlite3.Connection, run_id: str) -> tuple[int, str | None, 
         "SELECT number, owner, expires FROM runs WHERE run_id = ?", (encoded(run_id),)
     ).fetchone()
     if row is None:
-        raise refusals.not_found(run_id)
+        raise errors.not_found(run_id)
     return row
 
 
@@ -324,7 +324,7 @@ def _free(connection: sqlite3.Connection, run_id: str, owner: str | None) -> int
     number, other, expires = _run(connection, run_id)
     left = expires - time.time()
     if other not in (None, owner) and left > 0 and not is_gone(str(other)):
-        raise refusals.locked(run_id, str(other), left)
+        raise errors.locked(run_id, str(other), left)
     return number
 
 
@@ -336,6 +336,6 @@ def _renew(connection: sqlite3.Connection, run_id: str, lease: Lease) -> int:
     ).fetchone()
     if row is None:
         _run(connection, run_id)
-        raise refusals.taken_over(run_id)
+        raise errors.taken_over(run_id)
     number: int = row[0]
     return number

@@ -16,7 +16,7 @@ from taskiq_flow import (
     ResultUnavailableError,
     TaskLostError,
 )
-from taskiq_flow.completion.redis_broker import backlog_of
+from taskiq_flow.transport.redis_broker import backlog_of
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import NEEDS_RABBITMQ, Farm

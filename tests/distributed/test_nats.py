@@ -15,10 +15,10 @@ from nats.js.api import ConsumerConfig
 from taskiq import AsyncBroker, BrokerMessage
 from taskiq_nats import PullBasedJetStreamBroker, PushBasedJetStreamBroker
 
-from taskiq_flow.completion.deliveries import Deliveries
-from taskiq_flow.completion.nats import REVOKED, NatsNotifier
-from taskiq_flow.completion.nats_broker import OUTAGES, JetStreamListener, kick_of
-from taskiq_flow.outages import ride_out
+from taskiq_flow.reconnect import ride_out
+from taskiq_flow.transport.deliveries import Deliveries
+from taskiq_flow.transport.nats import REVOKED, NatsNotifier
+from taskiq_flow.transport.nats_broker import OUTAGES, JetStreamListener, kick_of
 from tests.distributed.watching import until
 from tests.servers.nats import NatsServer
 

@@ -22,7 +22,7 @@ from taskiq_flow import (
     JournalError,
     RunLockedError,
 )
-from taskiq_flow.recall import recall
+from taskiq_flow.journal.history import recall
 from tests.distributed.test_examples import ROOT, blocks, named, output_of
 from tests.journals import GATED, gated, noted, open_gate
 from tests.servers.postgres import PostgresServer

@@ -24,7 +24,7 @@ from taskiq_flow import (
     RunLockedError,
 )
 from taskiq_flow.journal import redis as redis_journal
-from taskiq_flow.recall import recall
+from taskiq_flow.journal.history import recall
 from tests.distributed.conftest import Farm
 from tests.journals import (
     GATED,

@@ -19,7 +19,7 @@ from taskiq_flow import (
     PollingWarning,
     ResultHandle,
 )
-from taskiq_flow.completion.protocol import failed
+from taskiq_flow.values.results import failed
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from taskiq_flow import ExecutionEngine, ResultHandle, SqliteJournal
 from taskiq_flow.journal import Journal, Lease
-from taskiq_flow.journal.log import COMPLETED, REFERRED, records
+from taskiq_flow.journal.records import COMPLETED, REFERRED, records
 from tests.distributed.app import broker_of
 from tests.resuming.app import Death, Job, journal_at, with_tasks
 

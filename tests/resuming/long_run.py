@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from taskiq_flow import RunNotFoundError
-from taskiq_flow.recall import Recalled, recall
+from taskiq_flow.journal.history import Recalled, recall
 from tests.distributed.app import write
 from tests.distributed.watching import Notes
 from tests.resuming.app import PATH, Death, Job, is_file, journal_at

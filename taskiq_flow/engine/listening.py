@@ -11,8 +11,8 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from taskiq.utils import maybe_awaitable
 
+from taskiq_flow.cleanup import until_ended
 from taskiq_flow.events import Event, Listener
-from taskiq_flow.waiting import until_ended
 
 logger = logging.getLogger("taskiq_flow")
 

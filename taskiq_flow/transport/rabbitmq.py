@@ -24,10 +24,10 @@ from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotF
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from taskiq import AsyncBroker, AsyncResultBackend
 
-from taskiq_flow.completion.deliveries import Deliveries, holding_ahead
-from taskiq_flow.completion.notifier import REVOCATION_LIFE, Backlog, Kick, SaveAndPublish
-from taskiq_flow.outages import ride_out
-from taskiq_flow.waiting import until_ended
+from taskiq_flow.cleanup import until_ended
+from taskiq_flow.reconnect import ride_out
+from taskiq_flow.transport.deliveries import Deliveries, holding_ahead
+from taskiq_flow.transport.protocol import REVOCATION_LIFE, Backlog, Kick, SaveAndPublish
 
 OUTAGES = (AMQPError, ChannelInvalidStateError, OSError, asyncio.TimeoutError)
 

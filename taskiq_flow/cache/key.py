@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from taskiq import AsyncTaskiqDecoratedTask
 
 from taskiq_flow.dataflow.binding import Task, original_function
-from taskiq_flow.results import ResultHandle
+from taskiq_flow.values.handle import ResultHandle
 
 _BY_THEIR_TEXT = frozenset(
     {

@@ -14,12 +14,20 @@ from typing import Any, Generic, Literal, TypeVar
 
 from taskiq import TaskiqResult
 
-from taskiq_flow.attempts import Attempts
-from taskiq_flow.caching import CachedResults
+from taskiq_flow.cache.results import CachedResults
+from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions, Observer
-from taskiq_flow.dataflow.policy import NO_FALLBACK
+from taskiq_flow.dataflow.options import NO_FALLBACK
 from taskiq_flow.dataflow.ready_set import ReadySet
-from taskiq_flow.dispatch import Dispatcher, RunnableNode
+from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
+from taskiq_flow.engine.feeder import Feeder
+from taskiq_flow.engine.listening import Listeners
+from taskiq_flow.engine.node_run import PLAIN, Flight
+from taskiq_flow.engine.result_stream import Pairs
+from taskiq_flow.engine.run_spec import Work
+from taskiq_flow.engine.run_state import Record
+from taskiq_flow.engine.senders import Senders
+from taskiq_flow.engine.starter import Attempts
 from taskiq_flow.errors import RunCancelledError, RunError, TaskLostError
 from taskiq_flow.events import (
     Event,
@@ -33,16 +41,8 @@ from taskiq_flow.events import (
     RunStarted,
     Source,
 )
-from taskiq_flow.feeding import Feeder
-from taskiq_flow.flights import PLAIN, Flight
-from taskiq_flow.listening import Listeners
-from taskiq_flow.pairs import Pairs
-from taskiq_flow.record import Record
-from taskiq_flow.run_log import RunLog
-from taskiq_flow.sending import Senders
-from taskiq_flow.values import NEVER_CHANGE, copied
-from taskiq_flow.waiting import to_the_end, until_ended
-from taskiq_flow.work import Work
+from taskiq_flow.journal.writer import RunLog
+from taskiq_flow.values.copying import NEVER_CHANGE, copied
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -209,7 +209,11 @@ class Run(Generic[N]):
     def _succeed(self, flight: Flight[N], value: Any, source: Source) -> None:
         node = flight.node
         try:
-            noted = None if self._log is None else self._log.completion(flight, value)
+            noted = (
+                None
+                if self._log is None
+                else self._log.completion(node.task_name, flight.attempt, value)
+            )
             node.store(value, self._record.values)
         except Exception as error:  # of the wrong shape, a mapping that cannot be read, ...
             self._fail(flight, error)
@@ -248,7 +252,7 @@ class Run(Generic[N]):
         self._attempts.finish(flight)
         self._record.add_failure(node, error)
         if self._log is not None:
-            self._log.note(self._log.failure(flight, error))
+            self._log.note(self._log.failure(name, flight.attempt, error))
         passed_over = self._ready.fail(node)
         self._tell(NodeFailed(self.run_id, self._loop.time(), name, task_id, error, attempts))
         if self._on_error == "raise":

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
 from taskiq import AsyncResultBackend, TaskiqResult
 
-from taskiq_flow.completion.notice import ALWAYS
-from taskiq_flow.completion.reading import ResultReader, parsed
 from taskiq_flow.errors import ResultUnavailableError
-from taskiq_flow.results import Reference, ResultHandle
+from taskiq_flow.transport.notice import ALWAYS
+from taskiq_flow.values.handle import Reference, ResultHandle
+from taskiq_flow.values.results import parsed
 
 
 def is_referred_to(result: TaskiqResult[Any], limit: int | None, size: int | None = None) -> bool:
@@ -45,19 +44,3 @@ async def read_result(backend: AsyncResultBackend[Any], task_id: str, return_typ
 def handle_of(backend: AsyncResultBackend[Any], task_id: str, return_type: Any) -> ResultHandle:
     """The handle of a result in the result backend."""
     return ResultHandle(Reference(task_id), lambda: read_result(backend, task_id, return_type))
-
-
-async def pick_up(
-    backend: AsyncResultBackend[Any], limit: int | None, task_id: str, return_type: Any
-) -> TaskiqResult[Any] | None:
-    """The outcome of a task that another engine has sent, if it is in the result backend by now.
-
-    That it was cancelled is none: it was, as that engine's part of the run was over.
-    """
-    _, result = await ResultReader(backend).ask(task_id)
-    if result is None or isinstance(result.error, asyncio.CancelledError):
-        return None
-    if is_referred_to(result, limit):
-        result.return_value = handle_of(backend, task_id, return_type)
-        return result
-    return parsed(result, return_type)

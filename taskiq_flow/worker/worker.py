@@ -13,7 +13,16 @@ from typing import Any
 
 from taskiq import AsyncBroker, NoResultError, TaskiqMessage, TaskiqResult
 
-from taskiq_flow.completion.attempt import (
+from taskiq_flow.cleanup import until_ended
+from taskiq_flow.errors import ResultUnavailableError, SerializationError, TaskLostError
+from taskiq_flow.reconnect import Outages, ride_out
+from taskiq_flow.transport.deliveries import Deliveries, Delivery
+from taskiq_flow.transport.notice import LABEL, REFERENCES_LABEL, Kind, Notice, ReplyTo
+from taskiq_flow.transport.protocol import REVOCATION_LIFE, Notifier
+from taskiq_flow.values.handle import Reference
+from taskiq_flow.values.references import is_referred_to, read_result
+from taskiq_flow.values.results import failed
+from taskiq_flow.worker.execution import (
     REFUSAL,
     REQUEUE_COUNT,
     Attempt,
@@ -22,15 +31,6 @@ from taskiq_flow.completion.attempt import (
     current,
     guarded,
 )
-from taskiq_flow.completion.deliveries import Deliveries, Delivery
-from taskiq_flow.completion.notice import LABEL, REFERENCES_LABEL, Kind, Notice, ReplyTo
-from taskiq_flow.completion.notifier import REVOCATION_LIFE, Notifier
-from taskiq_flow.completion.protocol import failed
-from taskiq_flow.completion.referring import is_referred_to, read_result
-from taskiq_flow.errors import ResultUnavailableError, SerializationError, TaskLostError
-from taskiq_flow.outages import Outages, ride_out
-from taskiq_flow.results import Reference
-from taskiq_flow.waiting import until_ended
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -85,7 +85,7 @@ class Worker:
         await self._notifier.open()
         await self._notifier.subscribe_to_revocations(self._revoke)
         self._backend.set_result = self._save  # type: ignore[method-assign]
-        self._deliveries.on_drop = self._dropped
+        self._deliveries.on_acknowledged = self._acknowledged
         self._start(self._beat())
 
     async def aclose(self) -> None:
@@ -181,8 +181,11 @@ class Worker:
         )
         self._start(self._report(attempt, failed(lost)))
 
-    def _dropped(self, delivery: Delivery) -> None:
-        """Taskiq has thrown a message away: it knows no task of that name."""
+    def _acknowledged(self, delivery: Delivery) -> None:
+        """Handle an acknowledgement by taskiq. If no task began, taskiq knows none of that name."""
+        if (attempt := current.get()) is not None:
+            attempt.is_acknowledged = True
+            return
         reply_to = delivery.read(self._broker)
         if reply_to is None:
             return

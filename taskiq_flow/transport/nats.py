@@ -22,7 +22,9 @@ from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
 from taskiq import AsyncBroker, AsyncResultBackend
 
-from taskiq_flow.completion.nats_broker import (
+from taskiq_flow.cleanup import until_ended
+from taskiq_flow.reconnect import ride_out
+from taskiq_flow.transport.nats_broker import (
     AWAY,
     OUTAGES,
     backlog_of,
@@ -31,9 +33,7 @@ from taskiq_flow.completion.nats_broker import (
     steady,
     steady_results,
 )
-from taskiq_flow.completion.notifier import REVOCATION_LIFE, SaveAndPublish
-from taskiq_flow.outages import ride_out
-from taskiq_flow.waiting import until_ended
+from taskiq_flow.transport.protocol import REVOCATION_LIFE, SaveAndPublish
 
 __all__ = [
     "OUTAGES",

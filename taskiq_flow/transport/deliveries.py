@@ -16,8 +16,7 @@ import anyio
 from taskiq import AckableMessage, AsyncBroker
 from taskiq.utils import maybe_awaitable
 
-from taskiq_flow.completion.attempt import current
-from taskiq_flow.completion.notice import LABEL, ReplyTo
+from taskiq_flow.transport.notice import LABEL, ReplyTo
 
 Listen = Callable[[], AsyncGenerator[bytes | AckableMessage, None]]
 """A broker's ``listen``."""
@@ -59,7 +58,7 @@ class Delivery:
 class Deliveries:
     """Those that a worker holds. ``renew`` keeps some of them from being delivered to others.
 
-    ``on_drop`` is called for what was acknowledged without having been begun.
+    ``on_acknowledged`` is called when taskiq has acknowledged one.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Deliveries:
     ) -> None:
         self._broker = broker
         self._renew = renew
-        self.on_drop: Callable[[Delivery], None] = _nothing
+        self.on_acknowledged: Callable[[Delivery], None] = _nothing
         self._held: dict[Delivery, None] = {}
 
     def hold(
@@ -79,11 +78,7 @@ class Deliveries:
 
         async def acknowledge() -> None:
             await self._let_go(delivery)
-            attempt = current.get()
-            if attempt is None:
-                self.on_drop(delivery)
-            else:
-                attempt.is_acknowledged = True
+            self.on_acknowledged(delivery)
 
         return AckableMessage(data=data, ack=acknowledge)
 

@@ -8,10 +8,10 @@ from typing import Any
 from taskiq_flow.dataflow.dag import DAG, Plan
 from taskiq_flow.dataflow.fingerprint import Fingerprints, behind, changes, fingerprints
 from taskiq_flow.errors import ConfigurationError, GraphChangedError
-from taskiq_flow.journal.log import Record
+from taskiq_flow.journal.history import Recalled, first_records
 from taskiq_flow.journal.protocol import Journal
-from taskiq_flow.recall import Recalled, first_records
-from taskiq_flow.run_log import RunLog
+from taskiq_flow.journal.records import Record
+from taskiq_flow.journal.writer import RunLog
 
 
 class KeptRuns:

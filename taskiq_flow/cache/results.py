@@ -14,11 +14,11 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from taskiq_flow.cleanup import until_ended
 from taskiq_flow.errors import JournalError, RunLockedError, RunNotFoundError
-from taskiq_flow.journal.log import COMPLETED, chunk, dumped, read_chunk, record
-from taskiq_flow.journal.owner import new_owner
+from taskiq_flow.journal.lease import new_owner
 from taskiq_flow.journal.protocol import LEASE_SECONDS, Journal, Lease
-from taskiq_flow.waiting import until_ended
+from taskiq_flow.journal.records import COMPLETED, chunk, dumped, read_chunk, record
 
 logger = logging.getLogger("taskiq_flow")
 

@@ -9,8 +9,8 @@ from typing import Any, Generic, TypeVar
 from taskiq import TaskiqResult
 
 from taskiq_flow.dataflow.ready_set import Join
-from taskiq_flow.dispatch import RunnableNode
-from taskiq_flow.flights import Policy
+from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.engine.node_run import Policy
 
 N = TypeVar("N", bound=RunnableNode)
 

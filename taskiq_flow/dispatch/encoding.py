@@ -13,10 +13,10 @@ from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, BrokerMessage, TaskiqM
 from taskiq.formatters.proxy_formatter import ProxyFormatter
 from taskiq.labels import prepare_label
 
-from taskiq_flow.completion.notice import REFERENCES_LABEL
 from taskiq_flow.dataflow.binding import Binding
 from taskiq_flow.errors import SerializationError
-from taskiq_flow.results import ResultHandle
+from taskiq_flow.transport.notice import REFERENCES_LABEL
+from taskiq_flow.values.handle import ResultHandle
 
 _ALREADY_PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple})
 

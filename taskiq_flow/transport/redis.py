@@ -19,8 +19,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from taskiq import AsyncBroker, AsyncResultBackend, TaskiqResult
 from taskiq_redis import RedisAsyncResultBackend
 
-from taskiq_flow.completion.notifier import REVOCATION_LIFE, MakeNotice, SaveAndPublish
-from taskiq_flow.completion.redis_broker import (
+from taskiq_flow.cleanup import until_ended
+from taskiq_flow.reconnect import growing_pauses
+from taskiq_flow.transport.protocol import REVOCATION_LIFE, MakeNotice, SaveAndPublish
+from taskiq_flow.transport.redis_broker import (
     OUTAGES,
     Client,
     backlog_of,
@@ -31,8 +33,6 @@ from taskiq_flow.completion.redis_broker import (
     steady,
     steady_results,
 )
-from taskiq_flow.outages import growing_pauses
-from taskiq_flow.waiting import until_ended
 
 __all__ = [
     "OUTAGES",

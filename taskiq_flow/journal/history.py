@@ -11,7 +11,8 @@ from taskiq.abc.serializer import TaskiqSerializer
 
 from taskiq_flow.dataflow.fingerprint import Fingerprints
 from taskiq_flow.errors import JournalError, SerializationError
-from taskiq_flow.journal.log import (
+from taskiq_flow.journal.protocol import Journal
+from taskiq_flow.journal.records import (
     COMPLETED,
     DROPPED,
     FAILED,
@@ -28,7 +29,6 @@ from taskiq_flow.journal.log import (
     record,
     serializer_name,
 )
-from taskiq_flow.journal.protocol import Journal
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 from taskiq import NoResultError, TaskiqMessage
 
-from taskiq_flow.completion.notice import BEGIN_LABEL, REFERENCES_LABEL, ReplyTo
+from taskiq_flow.transport.notice import BEGIN_LABEL, REFERENCES_LABEL, ReplyTo
 
 REFUSAL = "taskiq_flow_refusal"
 """The keyword argument with the ``Refusal`` of a task that is not to run.

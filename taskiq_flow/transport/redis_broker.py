@@ -27,15 +27,15 @@ from taskiq_redis import (
     RedisStreamSentinelBroker,
 )
 
-from taskiq_flow.completion.deliveries import (
+from taskiq_flow.reconnect import listen_through
+from taskiq_flow.transport.deliveries import (
     Deliveries,
     Delivery,
     Listen,
     holding,
     holding_ahead,
 )
-from taskiq_flow.completion.notifier import Backlog, Kick, NothingWaits
-from taskiq_flow.outages import listen_through
+from taskiq_flow.transport.protocol import Backlog, Kick, NothingWaits
 
 logger = logging.getLogger("taskiq_flow")
 

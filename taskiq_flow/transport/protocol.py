@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
 
-from taskiq_flow.completion.deliveries import Deliveries
-from taskiq_flow.outages import Outages
+from taskiq_flow.reconnect import Outages
+from taskiq_flow.transport.deliveries import Deliveries
 
 REVOCATION_LIFE = 24 * 3600
 """Seconds for which it is remembered that a run was revoked, for workers that were away."""

@@ -17,10 +17,9 @@ from taskiq import (
 from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.completion.in_memory import InMemoryHooks
-from taskiq_flow.completion.middleware import FlowMiddleware
-from taskiq_flow.completion.notifier import Kick
 from taskiq_flow.dataflow.binding import Binding, Task
-from taskiq_flow.encoding import (
+from taskiq_flow.dispatch.callables import as_task
+from taskiq_flow.dispatch.encoding import (
     Address,
     encode_unseen,
     explained,
@@ -30,8 +29,9 @@ from taskiq_flow.encoding import (
     with_values,
 )
 from taskiq_flow.errors import ConfigurationError
-from taskiq_flow.plain_callables import as_task
-from taskiq_flow.results import ResultHandle
+from taskiq_flow.middleware import FlowMiddleware
+from taskiq_flow.transport.protocol import Kick
+from taskiq_flow.values.handle import ResultHandle
 
 logger = logging.getLogger("taskiq_flow")
 

@@ -3,54 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from taskiq import AsyncBroker, InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
-from taskiq_flow.completion.deliveries import Deliveries
 from taskiq_flow.completion.inbox import Inbox
-from taskiq_flow.completion.notifier import Notifier, System
-from taskiq_flow.completion.worker import Worker
 from taskiq_flow.errors import ConfigurationError
-from taskiq_flow.outages import Outages, ride_out
+from taskiq_flow.reconnect import Outages, ride_out
+from taskiq_flow.transport.deliveries import Deliveries
+from taskiq_flow.transport.protocol import Notifier
+from taskiq_flow.transport.systems import SCHEMES, outages_of, system_at, system_of
+from taskiq_flow.worker.worker import Worker
 
 CONNECT_PATIENCE = 5.0
 """Seconds for which a server may be away when a run begins."""
-
-_BY_PACKAGE = {"taskiq_redis": "redis", "taskiq_nats": "nats", "taskiq_aio_pika": "rabbitmq"}
-_BY_SCHEME = {
-    "redis": "redis",
-    "rediss": "redis",
-    "unix": "redis",
-    "nats": "nats",
-    "tls": "nats",
-    "amqp": "rabbitmq",
-    "amqps": "rabbitmq",
-}
-
-
-def system_of(thing: object) -> System | None:
-    """The system that a broker or a result backend belongs to, if it is one of those known."""
-    for kind in type(thing).__mro__:
-        name = _BY_PACKAGE.get(kind.__module__.partition(".")[0])
-        if name is not None:
-            return _system(name)
-    return None
-
-
-def outages_of(*things: object) -> Outages:
-    """How brokers and result backends say that their server is away."""
-    systems = [system for system in map(system_of, things) if system is not None]
-    return (OSError, *(kind for system in systems for kind in system.OUTAGES))
-
-
-def _system(name: str) -> System:
-    module: Any = importlib.import_module(f"taskiq_flow.completion.{name}")
-    system: System = module
-    return system
 
 
 class FlowMiddleware(TaskiqMiddleware):
@@ -69,10 +37,10 @@ class FlowMiddleware(TaskiqMiddleware):
         super().__init__()
         if isinstance(inline_limit, bool) or not isinstance(inline_limit, int) or inline_limit < 0:
             raise ValueError(f"inline_limit is {inline_limit!r}; give a number of bytes, 0 or more")
-        if url is not None and urlsplit(url).scheme not in _BY_SCHEME:
+        if url is not None and urlsplit(url).scheme not in SCHEMES:
             raise ConfigurationError(
                 f"FlowMiddleware does not know what {_without_password(url)!r} is; give a URL "
-                f"that begins with one of {', '.join(f'{scheme}://' for scheme in _BY_SCHEME)}"
+                f"that begins with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
             )
         self._url = url
         self._inline_limit = inline_limit
@@ -188,7 +156,7 @@ class FlowMiddleware(TaskiqMiddleware):
 
     def _notifier(self) -> Notifier:
         if self._url is not None:
-            return _system(_BY_SCHEME[urlsplit(self._url).scheme]).notifier_at(self._url)
+            return system_at(self._url).notifier_at(self._url)
         system = system_of(self.broker)
         if system is None:
             raise AssertionError("a broker of unknown kind is refused when it is set")

@@ -7,9 +7,11 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from taskiq_flow.errors import JournalError, RunError, RunLockedError, SerializationError
-from taskiq_flow.flights import Flight
-from taskiq_flow.journal.log import (
+from taskiq_flow.cleanup import until_ended
+from taskiq_flow.errors import JournalError, RunError, RunLockedError, SerializationError, describe
+from taskiq_flow.journal.lease import new_owner
+from taskiq_flow.journal.protocol import Journal, Lease
+from taskiq_flow.journal.records import (
     COMPLETED,
     ENDED,
     FAILED,
@@ -19,11 +21,7 @@ from taskiq_flow.journal.log import (
     dumped,
     record,
 )
-from taskiq_flow.journal.owner import new_owner
-from taskiq_flow.journal.protocol import Journal, Lease
-from taskiq_flow.record import told
-from taskiq_flow.results import ResultHandle
-from taskiq_flow.waiting import until_ended
+from taskiq_flow.values.handle import ResultHandle
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -101,9 +99,8 @@ class RunLog(Generic[T]):
         self._fail = fail
         self._keeper = asyncio.get_running_loop().create_task(self._keep_lease())
 
-    def completion(self, flight: Flight[Any], value: Any) -> bytes:
+    def completion(self, name: str, attempt: int, value: Any) -> bytes:
         """The record of a result. Raises ``SerializationError`` if it cannot be kept."""
-        name, attempt = flight.node.task_name, flight.attempt
         if isinstance(value, ResultHandle):
             return record(REFERRED, name, attempt, value.reference.task_id.encode())
         try:
@@ -119,9 +116,9 @@ class RunLog(Generic[T]):
                 value_type=kind,
             ) from error
 
-    def failure(self, flight: Flight[Any], error: BaseException) -> bytes:
+    def failure(self, name: str, attempt: int, error: BaseException) -> bytes:
         """The record of a node that has failed for good."""
-        return record(FAILED, flight.node.task_name, flight.attempt, told(error).encode())
+        return record(FAILED, name, attempt, describe(error).encode())
 
     def note(self, record: bytes) -> None:
         """Have a record written."""

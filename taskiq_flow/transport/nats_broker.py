@@ -33,10 +33,10 @@ from nats.js.errors import (
 from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
 from taskiq_nats import NatsBroker, PullBasedJetStreamBroker
 
-from taskiq_flow.completion.deliveries import Deliveries, Delivery, Listen, holding_ahead
-from taskiq_flow.completion.notifier import Backlog, Kick, NothingWaits
 from taskiq_flow.errors import SerializationError
-from taskiq_flow.outages import listen_through, ride_out
+from taskiq_flow.reconnect import listen_through, ride_out
+from taskiq_flow.transport.deliveries import Deliveries, Delivery, Listen, holding_ahead
+from taskiq_flow.transport.protocol import Backlog, Kick, NothingWaits
 
 logger = logging.getLogger("taskiq_flow")
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from taskiq_flow.completion.notice import BEGIN_LABEL
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.policy import NO_FALLBACK, Cache, Retry
-from taskiq_flow.dispatch import RunnableNode
-from taskiq_flow.encoding import Address
+from taskiq_flow.dataflow.options import NO_FALLBACK, Cache, Retry
+from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.dispatch.encoding import Address
 from taskiq_flow.errors import NodeError, NodeTimeoutError
+from taskiq_flow.transport.notice import BEGIN_LABEL
 
 N = TypeVar("N", bound=RunnableNode)
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
-from taskiq_flow.dispatch import RunnableNode
+from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.engine.run_spec import Work
 from taskiq_flow.errors import (
     NodeFailedError,
     RunCancelledError,
     RunError,
     RunFailedError,
     RunTimeoutError,
+    describe,
 )
-from taskiq_flow.work import Work
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -56,7 +57,7 @@ class Record(Generic[N]):
         cause = self.failures[name]
         where = f"in attempt {attempts}" if attempts else "before its first attempt"
         error = NodeFailedError(
-            f"node {name!r} failed {where} with {told(cause)}{self._progress()}",
+            f"node {name!r} failed {where} with {describe(cause)}{self._progress()}",
             task_name=name,
             task_id=task_id,
             attempts=attempts,
@@ -67,7 +68,7 @@ class Record(Generic[N]):
 
     def run_failed(self) -> RunFailedError:
         """The error of a run that went on to its end in spite of failures."""
-        failures = "; ".join(f"{name!r} with {told(e)}" for name, e in self.failures.items())
+        failures = "; ".join(f"{name!r} with {describe(e)}" for name, e in self.failures.items())
         return RunFailedError(
             f"nodes of run {self._run_id!r} failed: {failures}{self._progress()}",
             **self._reached(),
@@ -121,12 +122,3 @@ class Record(Generic[N]):
             other in behind or other.task_name in self.failures or other.task_name in self.skipped
             for other in self._work.predecessors[node]
         )
-
-
-def told(error: BaseException) -> str:
-    """An error in words: its type and what it says."""
-    try:
-        text = str(error)
-    except Exception:  # an exception of the user's that cannot tell what it is
-        text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

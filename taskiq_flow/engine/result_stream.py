@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from taskiq_flow.run_log import RunLog
+from taskiq_flow.journal.writer import RunLog
 
 N = TypeVar("N")
 

@@ -10,21 +10,21 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from taskiq import TaskiqResult
 
-from taskiq_flow.cache_key import cache_key
-from taskiq_flow.caching import CachedResults, Claim
-from taskiq_flow.completion.protocol import Completions, failed
-from taskiq_flow.completion.reading import as_annotated
-from taskiq_flow.dataflow.policy import Cache
+from taskiq_flow.cache.key import cache_key
+from taskiq_flow.cache.results import CachedResults, Claim
+from taskiq_flow.completion.protocol import Completions
+from taskiq_flow.dataflow.options import Cache
 from taskiq_flow.dataflow.ready_set import ReadySet
-from taskiq_flow.dispatch import Dispatcher, RunnableNode
-from taskiq_flow.encoding import Address
+from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
+from taskiq_flow.dispatch.encoding import Address
+from taskiq_flow.engine.node_run import PLAIN, TIMEOUT_GRACE, Flight
+from taskiq_flow.engine.run_spec import Work
 from taskiq_flow.errors import NotCachedWarning, SerializationError
 from taskiq_flow.events import Event, NodeFellBack, NodeRetried, NodeStarted
-from taskiq_flow.flights import PLAIN, TIMEOUT_GRACE, Flight
-from taskiq_flow.journal.log import SENT, record
-from taskiq_flow.outages import growing_pauses
-from taskiq_flow.run_log import RunLog
-from taskiq_flow.work import Work
+from taskiq_flow.journal.records import SENT, record
+from taskiq_flow.journal.writer import RunLog
+from taskiq_flow.reconnect import growing_pauses
+from taskiq_flow.values.results import as_annotated, failed
 
 N = TypeVar("N", bound=RunnableNode)
 

@@ -1,0 +1,1 @@
+"""How the call of a task becomes a message of the broker."""

@@ -1,0 +1,1 @@
+"""The systems that carry messages and notices. Only these files import the systems' clients."""
