@@ -178,7 +178,7 @@ def test_skipped_nodes_come_in_an_order_that_follows_the_edges() -> None:
     assert ready.fail("a") == ["b", "c", "d", "e", "f"]
 
 
-def test_a_node_behind_a_failure_is_skipped_when_the_last_of_its_others_has_ended() -> None:
+def test_a_successor_of_a_failed_node_ends_when_its_last_dependency_has_ended() -> None:
     ready = ready_set({"a": "", "b": "", "c": "ab", "d": "c"})
     started(ready)
     assert ready.fail("a") == []
@@ -187,7 +187,7 @@ def test_a_node_behind_a_failure_is_skipped_when_the_last_of_its_others_has_ende
     assert ready.exhausted
 
 
-def test_a_node_behind_two_failures_is_skipped_once() -> None:
+def test_a_successor_of_two_failed_nodes_is_reported_once() -> None:
     ready = ready_set({"a": "", "b": "", "c": "ab"})
     started(ready)
     assert (ready.fail("a"), ready.fail("b")) == ([], ["c"])
@@ -213,7 +213,7 @@ def test_nodes_may_be_added_while_others_run() -> None:
 
 
 @pytest.mark.parametrize("limit", [None, 1])
-def test_a_node_behind_completed_ones_may_start_at_once(limit: int | None) -> None:
+def test_a_node_added_after_completed_dependencies_may_start_at_once(limit: int | None) -> None:
     ready = ready_set({"a": ""}, limit)
     groups(ready)
     assert ready.exhausted
@@ -223,7 +223,7 @@ def test_a_node_behind_completed_ones_may_start_at_once(limit: int | None) -> No
 
 
 @pytest.mark.parametrize("limit", [None, 1])
-def test_a_node_added_behind_a_failure_is_skipped_at_once(limit: int | None) -> None:
+def test_a_node_added_after_a_failed_dependency_never_runs(limit: int | None) -> None:
     ready = ready_set({"a": "", "b": "a"}, limit)
     groups(ready, failing="a")
     assert not ready.add("c", "a")
@@ -232,7 +232,7 @@ def test_a_node_added_behind_a_failure_is_skipped_at_once(limit: int | None) -> 
     assert ready.exhausted
 
 
-def test_a_node_added_behind_a_failure_waits_for_its_others_before_it_is_skipped() -> None:
+def test_a_node_added_after_a_failed_dependency_ends_when_its_others_have_ended() -> None:
     ready = ready_set({"a": "", "b": ""})
     started(ready)
     ready.fail("a")
@@ -256,14 +256,15 @@ def test_forgotten_nodes_leave_nothing_and_may_come_again() -> None:
         assert groups(ready, failing="f") == ["af", "b"]
         for node in "abfs":
             ready.forget(node)
-        assert not any(vars(ready)[held] for held in ("_state", "_dependents", "_spoilt", "_joins"))
+        for held in ("_state", "_added_successors", "_worst", "_joins"):
+            assert not vars(ready)[held]
 
 
 # Join rules: "any" and "none_failed"; skipped is not failed
 
 
 def join_of(join: Join, *, limit: int | None = None) -> ReadySet[str]:
-    """Two nodes, and a third behind both that starts by a rule; both have started."""
+    """Two nodes, and a third that depends on both by a join rule; both have started."""
     ready = ReadySet.of_graph(
         "abj", {"j": "ab"}, {"a": "j", "b": "j"}, {}, limit, joins={"j": join}
     )
@@ -293,30 +294,30 @@ def test_any_does_not_mind_how_the_others_end(late: str) -> None:
     ("join", "ends", "outcome"),
     [
         ("all", ("complete", "skip"), "skipped"),
-        ("all", ("skip", "fail"), "broken"),
+        ("all", ("skip", "fail"), "failed"),
         ("any", ("skip", "complete"), "runs"),
         ("any", ("skip", "skip"), "skipped"),
-        ("any", ("skip", "fail"), "broken"),
+        ("any", ("skip", "fail"), "failed"),
         ("any", ("fail", "complete"), "runs"),
         ("none_failed", ("skip", "complete"), "runs"),
         ("none_failed", ("skip", "skip"), "runs"),
-        ("none_failed", ("complete", "fail"), "broken"),
-        ("none_failed", ("skip", "fail"), "broken"),
+        ("none_failed", ("complete", "fail"), "failed"),
+        ("none_failed", ("skip", "fail"), "failed"),
     ],
 )
 def test_what_a_rule_makes_of_how_dependencies_end(
     join: Join, ends: tuple[str, str], outcome: str
 ) -> None:
     ready = join_of(join)
-    passed_over = [*getattr(ready, ends[0])("a"), *getattr(ready, ends[1])("b")]
-    assert passed_over == ([] if outcome == "runs" else ["j"])
+    never_run = [*getattr(ready, ends[0])("a"), *getattr(ready, ends[1])("b")]
+    assert never_run == ([] if outcome == "runs" else ["j"])
     assert groups(ready) == (["j"] if outcome == "runs" else [])
-    # What it has come to is what the nodes behind it see.
-    runs_behind = ready.add("z", "j", join="none_failed")
-    assert runs_behind == (outcome != "broken")
+    # The nodes after it see how it ended.
+    runs_after = ready.add("z", "j", join="none_failed")
+    assert runs_after == (outcome != "failed")
 
 
-def test_a_node_added_behind_any_that_completed_may_start_at_once() -> None:
+def test_a_node_with_join_any_may_start_at_once_after_a_completed_dependency() -> None:
     ready = ready_set({"a": "", "b": "", "f": ""})
     started(ready)
     ready.complete("a")
@@ -354,11 +355,20 @@ def test_only_what_runs_is_suspended_and_only_what_is_suspended_comes_again() ->
         ready.complete("a")
 
 
+def test_a_node_that_was_forgotten_does_not_start_again() -> None:
+    ready = join_of("any")
+    ready.complete("a")
+    assert groups(ready) == ["j"]
+    ready.forget("j")
+    assert ready.complete("b") == []
+    assert ready.exhausted
+
+
 def test_what_had_completed_before_is_not_handed_out() -> None:
     graph = {"c": "ab", "d": "c", "j": "be"}
-    behind = {"a": "c", "b": "cj", "c": "d", "e": "j"}
+    successors = {"a": "c", "b": "cj", "c": "d", "e": "j"}
     ready = ReadySet.of_graph(
-        "abcdej", graph, behind, {}, joins={"j": "any"}, completed=frozenset("ab")
+        "abcdej", graph, successors, {}, joins={"j": "any"}, completed=frozenset("ab")
     )
     assert ready.unfinished == 4
     assert groups(ready) == ["cej", "d"]
@@ -440,7 +450,7 @@ def test_a_node_that_has_not_ended_cannot_be_forgotten() -> None:
             ready.forget(node)
 
 
-def test_no_node_can_be_added_behind_a_forgotten_one() -> None:
+def test_no_node_can_depend_on_a_forgotten_one() -> None:
     ready = ready_set({"a": ""})
     groups(ready)
     ready.forget("a")

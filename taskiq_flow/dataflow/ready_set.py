@@ -1,8 +1,8 @@
 """Only this file decides whether a node may start.
 
-A node may start when its dependencies have ended as its join rule asks, by default all of them
-well, and fewer nodes than the limit are running. The ready set has neither a clock nor a broker: it
-is told what was added and how it ended, and says which node is next.
+A node may start when its dependencies have ended as its join rule asks, and fewer nodes than the
+limit are running. The ready set has no clock and no broker: its caller adds nodes, starts those
+that it returns, and reports how each one ended.
 """
 
 from __future__ import annotations
@@ -16,37 +16,39 @@ from typing import Generic, Literal, Self, TypeVar
 N = TypeVar("N", bound=Hashable)
 
 Join = Literal["all", "any", "none_failed"]
-"""When a node may start: all of its dependencies have completed; one has, and the others may still
-run; all have ended, and none has failed or is behind a failure."""
+"""When a node may start. ``"all"``: all of its dependencies have completed. ``"any"``: one has
+completed; the others may still run. ``"none_failed"``: all have ended, and none has failed."""
 
-# A node's state: above zero, the number of dependencies that have not ended yet; else one of these.
-READY, RUNNING, SUSPENDED, COMPLETED, SKIPPED, BROKEN = 0, -1, -2, -3, -4, -5
+# The state of a node. Above READY it is the number of dependencies that have not ended.
+# A node that never runs because of its dependencies ends as FAILED or SKIPPED too.
+READY, RUNNING, SUSPENDED, COMPLETED, SKIPPED, FAILED = 0, -1, -2, -3, -4, -5
 
 
 class ReadySet(Generic[N]):
-    """Who may start now, over a graph that may grow while it runs.
+    """Decides which node starts next, in a graph that may grow while it runs.
 
-    Nodes are added with the nodes they wait for. ``pop`` hands out the next that may start;
-    ``complete``, ``fail`` and ``skip`` report how it ended. A node whose join rule cannot be met
-    any more is passed over once all that it waits for has ended, so that nodes always end in an
-    order that follows the edges: as broken if one of these has failed or is broken itself, else as
-    skipped.
+    ``pop`` returns the next node to start. ``complete``, ``fail`` and ``skip`` report how it ended.
 
-    ``limit``: how many nodes may run at once, ``None`` for any number. Without a limit nodes start
-    in the order in which they became ready; with one, the ready node of the highest priority goes
-    first, and the one added first among equals (list scheduling; Graham, 1966).
+    A node whose join rule can no longer be met never runs. It ends when the last of its
+    dependencies has ended, so that nodes always end in an order that follows the edges: as failed
+    if one of them has failed, otherwise as skipped. ``complete``, ``fail``, ``skip`` and ``add``
+    report such nodes to the caller.
+
+    ``limit``: how many nodes may run at once; ``None`` for any number. Without a limit, nodes start
+    in the order in which they became ready. With a limit, the ready node of the highest priority
+    starts first, and among equals the one that was added first (list scheduling; Graham, 1966).
     """
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
         self._state: dict[N, int] = {}
-        self._successors: Mapping[N, Iterable[N]] = {}
-        self._dependents: dict[N, list[N]] = {}  # those that came later
+        self._successors: Mapping[N, Iterable[N]] = {}  # of the graph that ``of_graph`` was given
+        self._added_successors: dict[N, list[N]] = {}  # by ``add``
         self._joins: dict[N, Join] = {}  # where it is not "all"
-        self._spoilt: dict[N, int] = {}  # the worst that a dependency has come to
-        self._queue: deque[N] = deque()
-        self._heap: list[tuple[float, int, N]] = []
-        self._rank: dict[N, tuple[float, int]] = {}
+        self._worst: dict[N, int] = {}  # waiting node → FAILED or SKIPPED, as a dependency ended
+        self._queue: deque[N] = deque()  # the ready nodes, without a limit
+        self._heap: list[tuple[float, int, N]] = []  # the ready nodes, with a limit
+        self._rank: dict[N, tuple[float, int]] = {}  # the place in the heap, with a limit
         self._added = 0
         self._ended = 0
         self._running = 0
@@ -62,44 +64,42 @@ class ReadySet(Generic[N]):
         joins: Mapping[N, Join] = MappingProxyType({}),
         completed: Collection[N] = (),
     ) -> Self:
-        """The ready set of a graph that is known whole and was checked, without looking twice.
+        """The ready set of a whole graph, which the caller has validated.
 
-        ``predecessors`` and ``successors`` say the same in both directions and are not changed.
-        ``joins``: the rules of nodes that have another than ``"all"``. ``completed``: nodes that
-        had completed before, and with them all that they had waited for.
+        ``predecessors`` and ``successors`` hold the same edges in both directions; neither may
+        change later. ``joins``: the rules other than ``"all"``. ``completed``: nodes that an
+        earlier run completed, together with everything that they depend on.
         """
         ready = cls(limit)
         ready._successors = successors
         ready._joins = dict(joins)
         for node in nodes:
+            ready._added += 1
+            if completed and node in completed:
+                ready._state[node] = COMPLETED
+                ready._ended += 1
+                continue
             if limit is not None:
                 ready._rank[node] = (-priority.get(node, 0.0), ready._added)
-            ready._added += 1
-            before = predecessors.get(node, ())
-            waits_for = len(before)
+            dependencies = predecessors.get(node, ())
+            waits_for = len(dependencies)
             if completed:
-                if node in completed:
-                    ready._state[node] = COMPLETED
-                    ready._ended += 1
-                    continue
-                waits_for = ready._still_to_come(node, before, completed)
+                waits_for = sum(other not in completed for other in dependencies)
+                if waits_for < len(dependencies) and ready._joins.get(node) == "any":
+                    waits_for = 0
             ready._state[node] = waits_for
             if not waits_for:
-                ready._resolve(node)
+                ready._enqueue(node)
         return ready
-
-    def _still_to_come(self, node: N, before: Collection[N], completed: Collection[N]) -> int:
-        left = sum(other not in completed for other in before)
-        return 0 if left < len(before) and self._joins.get(node) == "any" else left
 
     def add(
         self, node: N, after: Iterable[N] = (), priority: float = 0.0, join: Join = "all"
     ) -> bool:
-        """Take in a node that waits for the nodes of ``after``, all of which were added before.
+        """Add a node that depends on the nodes ``after``, which were added before it.
 
-        Returns ``False`` if the node is passed over at once: all that it waits for has ended, and
-        not as its rule asks. Raises ``ValueError`` for a node that is known already or a dependency
-        that is not.
+        Returns ``False`` if the node will never run, because all of its dependencies have ended
+        and its join rule is not met. Raises ``ValueError`` if the node was added before, or if a
+        dependency was not.
         """
         if node in self._state:
             raise ValueError(f"{node!r} was added before")
@@ -107,27 +107,27 @@ class ReadySet(Generic[N]):
         for dependency in dependencies:
             if dependency not in self._state:
                 raise ValueError(f"{node!r} waits for {dependency!r}, which is not in the set")
+        self._added += 1
         if self._limit is not None:
             self._rank[node] = (-priority, self._added)
-        self._added += 1
         if join != "all":
             self._joins[node] = join
         states = [self._state[dependency] for dependency in dependencies]
         if join == "any" and COMPLETED in states:
             self._enqueue(node)
             return True
-        unresolved = 0
+        waits_for = 0
         for dependency, state in zip(dependencies, states, strict=True):
-            if state in (SKIPPED, BROKEN):
-                self._spoil(node, state)
+            if state > COMPLETED:
+                self._added_successors.setdefault(dependency, []).append(node)
+                waits_for += 1
             elif state != COMPLETED:
-                self._dependents.setdefault(dependency, []).append(node)
-                unresolved += 1
-        self._state[node] = unresolved
-        return unresolved > 0 or self._resolve(node)
+                self._note_worst(node, state)
+        self._state[node] = waits_for
+        return waits_for > 0 or self._enqueue_or_end(node)
 
     def pop(self) -> N | None:
-        """The next node that may start, which runs from now on; ``None`` if there is none now."""
+        """Start the next node: it is running from now on. ``None`` if none may start now."""
         if self._limit is None:
             if not self._queue:
                 return None
@@ -142,7 +142,7 @@ class ReadySet(Generic[N]):
 
     @property
     def may_start(self) -> bool:
-        """Whether ``pop`` would give a node."""
+        """Whether ``pop`` would return a node."""
         if self._limit is None:
             return bool(self._queue)
         return bool(self._heap) and self._running != self._limit
@@ -154,43 +154,65 @@ class ReadySet(Generic[N]):
 
     @property
     def unfinished(self) -> int:
-        """How many nodes were added and have not ended."""
+        """The number of nodes that were added and have not ended."""
         return self._added - self._ended
 
     def has_started(self, node: N) -> bool:
-        """Whether a node is running or has ended."""
+        """Whether a node is running, is suspended or has ended."""
         return self._state[node] < READY
 
     def complete(self, node: N) -> list[N]:
-        """Report that a running node gave its result.
+        """Report that a running node completed. Returns the nodes that will therefore never run.
 
-        Returns the nodes that are passed over now because of another that they wait for.
+        There are such nodes if another of their dependencies failed or was skipped earlier.
         """
-        return self._end(node, COMPLETED)
+        state = self._state
+        if state.get(node) != RUNNING:
+            raise ValueError(f"{node!r} is not running")
+        if self._joins or self._worst or self._added_successors:
+            return self._end(node, COMPLETED)
+        # The usual case, in one frame: without join rules, failures and added edges, a successor
+        # that still waits has one dependency less to wait for, and nothing else can happen to it.
+        state[node] = COMPLETED
+        self._running -= 1
+        self._ended += 1
+        limited = self._limit is not None
+        if limited:
+            del self._rank[node]
+        for successor in self._successors.get(node, ()):
+            waits_for = state.get(successor, READY)
+            if waits_for > READY:
+                state[successor] = waits_for - 1
+                if waits_for == 1:
+                    if limited:
+                        self._enqueue(successor)
+                    else:
+                        self._queue.append(successor)
+        return []
 
     def fail(self, node: N) -> list[N]:
-        """Report that a running node failed. Returns the nodes that are passed over now."""
-        return self._end(node, BROKEN)
+        """Report that a running node failed. Returns the nodes that will therefore never run."""
+        return self._end(node, FAILED)
 
     def skip(self, node: N) -> list[N]:
-        """Report that a running node is not to run. Returns the nodes that are passed over now."""
+        """Report that a started node is skipped. Returns the nodes that will never run either."""
         return self._end(node, SKIPPED)
 
     def suspend(self, node: N) -> None:
-        """Take a running node out of those that run, until it is queued again."""
+        """Stop counting a running node as running, until it is queued again."""
         if self._state.get(node) != RUNNING:
             raise ValueError(f"{node!r} is not running")
         self._running -= 1
         self._state[node] = SUSPENDED
 
     def requeue(self, node: N) -> None:
-        """Have a suspended node started again, in its turn."""
+        """Make a suspended node ready again; it starts in its turn."""
         if self._state.get(node) != SUSPENDED:
             raise ValueError(f"{node!r} is not suspended")
         self._enqueue(node)
 
     def forget(self, node: N) -> None:
-        """Drop what is known of a node that has ended; no node may be added behind it any more."""
+        """Remove a node that has ended. No node that depends on it can be added any more."""
         if self._state[node] > COMPLETED:
             raise ValueError(f"{node!r} has not ended")
         del self._state[node]
@@ -200,52 +222,49 @@ class ReadySet(Generic[N]):
         if self._state.get(node) != RUNNING:
             raise ValueError(f"{node!r} is not running")
         self._running -= 1
-        self._state[node] = outcome
-        self._ended += 1
-        if self._rank:
-            self._rank.pop(node, None)
-        passed_over: list[N] = []
-        self._release(node, passed_over)
-        for other in passed_over:  # grows while it is walked: what is behind them follows
-            self._release(other, passed_over)
-        return passed_over
+        self._record_end(node, outcome)
+        never_run: list[N] = []
+        self._release_successors(node, never_run)
+        for other in never_run:  # grows while it is iterated, as their successors never run either
+            self._release_successors(other, never_run)
+        return never_run
 
-    def _release(self, node: N, passed_over: list[N]) -> None:
-        """Take an ended node off what waits for it; add to ``passed_over`` what can't run now."""
-        state, joins = self._state, self._joins
+    def _release_successors(self, node: N, never_run: list[N]) -> None:
+        """Tell the successors of a node that it has ended. Appends to ``never_run``."""
+        state = self._state
         outcome = state[node]
-        for dependents in (self._successors.get(node, ()), self._dependents.pop(node, ())):
-            for dependent in dependents:
-                waits_for = state.get(dependent, READY)
-                if waits_for <= READY:  # it did not wait for this one
+        for successors in (self._successors.get(node, ()), self._added_successors.pop(node, ())):
+            for successor in successors:
+                waits_for = state.get(successor, READY)
+                if waits_for <= READY:  # its rule is "any", and another dependency completed first
                     continue
                 if outcome != COMPLETED:
-                    self._spoil(dependent, outcome)
-                elif joins and joins.get(dependent) == "any":
-                    self._spoilt.pop(dependent, None)
-                    self._enqueue(dependent)
+                    self._note_worst(successor, outcome)
+                elif self._joins.get(successor) == "any":
+                    self._worst.pop(successor, None)
+                    self._enqueue(successor)
                     continue
-                state[dependent] = waits_for - 1
-                if waits_for == 1 and not self._resolve(dependent):
-                    passed_over.append(dependent)
+                state[successor] = waits_for - 1
+                if waits_for == 1 and not self._enqueue_or_end(successor):
+                    never_run.append(successor)
 
-    def _spoil(self, node: N, outcome: int) -> None:
-        self._spoilt[node] = min(outcome, self._spoilt.get(node, SKIPPED))
+    def _note_worst(self, node: N, outcome: int) -> None:
+        self._worst[node] = min(outcome, self._worst.get(node, SKIPPED))
 
-    def _resolve(self, node: N) -> bool:
-        """Decide over a node that waits for nothing any more: ready, or passed over."""
-        spoilt = self._spoilt.pop(node, None) if self._spoilt else None
-        tolerated = spoilt == SKIPPED and self._joins.get(node) == "none_failed"
-        if spoilt is not None and not tolerated:
-            self._state[node] = spoilt
-            self._ended += 1
-            self._rank.pop(node, None)
-            return False
-        if self._limit is None:
-            self._queue.append(node)
-        else:
+    def _enqueue_or_end(self, node: N) -> bool:
+        """Whether a node may run, now that all of its dependencies have ended."""
+        worst = self._worst.pop(node, COMPLETED)
+        if worst == COMPLETED or (worst == SKIPPED and self._joins.get(node) == "none_failed"):
             self._enqueue(node)
-        return True
+            return True
+        self._record_end(node, worst)
+        return False
+
+    def _record_end(self, node: N, outcome: int) -> None:
+        self._state[node] = outcome
+        self._ended += 1
+        if self._limit is not None:
+            del self._rank[node]
 
     def _enqueue(self, node: N) -> None:
         self._state[node] = READY
