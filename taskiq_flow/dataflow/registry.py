@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from taskiq_flow.dataflow.binding import Inputs, Task
 from taskiq_flow.dataflow.builder import DAGBuilder
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.options import NO_FALLBACK, Cache, Condition, Retry
-from taskiq_flow.dataflow.ready_set import Join
+from taskiq_flow.dataflow.signature import takes_arguments_of
 
 TaskNode = DAGNode
-"""The registry's word for what it holds."""
+"""Another name of ``DAGNode``: a node as a registry holds it."""
 
 
 class DataflowRegistry:
@@ -22,41 +20,10 @@ class DataflowRegistry:
     def __init__(self) -> None:
         self._builder = DAGBuilder()
 
-    def register_task(
-        self,
-        task: Task,
-        output: str | None = None,
-        inputs: Inputs = None,
-        *,
-        outputs: Iterable[str] | None = None,
-        name: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        retry: Retry | None = None,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
-        fallback: Any = NO_FALLBACK,
-        join: Join = "all",
-        when: Condition | None = None,
-        cache: Cache | None = None,
-        expected_seconds: float = 1.0,
-    ) -> TaskNode:
+    @takes_arguments_of(DAGNode)
+    def register_task(self, *args: Any, **kwargs: Any) -> TaskNode:
         """Register a task and return its node. The arguments are those of ``DAGNode``."""
-        return self._builder.add_task(
-            task,
-            output,
-            inputs,
-            outputs=outputs,
-            name=name,
-            metadata=metadata,
-            retry=retry,
-            timeout=timeout,
-            queue_timeout=queue_timeout,
-            fallback=fallback,
-            join=join,
-            when=when,
-            cache=cache,
-            expected_seconds=expected_seconds,
-        )
+        return self._builder.add_task(*args, **kwargs)
 
     def get_tasks(self) -> list[TaskNode]:
         """All registered nodes, in order of registration."""
