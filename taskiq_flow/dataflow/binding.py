@@ -102,7 +102,7 @@ def bind(task_name: str, task: Task, inputs: Inputs, *, lenient: bool = False) -
     Raises ``BindingError`` for a key that finds no parameter and for a parameter bound twice.
     """
     try:
-        parameters, injected = parameters_of(task)
+        parameters, injected = task_info(task).parameters
     except ValueError as error:
         raise BindingError(
             f"node {task_name!r}: the parameters of {task!r} cannot be read ({error}); wrap it in "
@@ -245,9 +245,42 @@ def original_function(task: Task) -> Callable[..., Any]:
 
 
 _Parameters: TypeAlias = tuple[tuple[Parameter, ...], frozenset[str]]
-_parameters_seen: weakref.WeakKeyDictionary[Callable[..., Any], _Parameters] = (
-    weakref.WeakKeyDictionary()
-)
+
+
+class TaskInfo:
+    """A task and its parameters, which are read once.
+
+    Each node of a task holds the same ``TaskInfo``, and nothing else holds it. What stands here may
+    refer to the task (a default often does), so it must not live longer than the task's nodes.
+    """
+
+    __slots__ = ("__weakref__", "_parameters", "task")
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self._parameters: _Parameters | None = None
+
+    @property
+    def parameters(self) -> _Parameters:
+        """What ``parameters_of`` returns."""
+        if self._parameters is None:
+            self._parameters = parameters_of(self.task)
+        return self._parameters
+
+    def __reduce__(self) -> tuple[Callable[[Task], TaskInfo], tuple[Task]]:
+        return task_info, (self.task,)
+
+
+# By identity, as equal callables are not the same. A task that is found here is alive.
+_infos: weakref.WeakValueDictionary[int, TaskInfo] = weakref.WeakValueDictionary()
+
+
+def task_info(task: Task) -> TaskInfo:
+    """The ``TaskInfo`` that all nodes of a task share."""
+    info = _infos.get(id(task))
+    if info is None:
+        info = _infos[id(task)] = TaskInfo(task)
+    return info
 
 
 def parameters_of(task: Task) -> _Parameters:
@@ -255,26 +288,7 @@ def parameters_of(task: Task) -> _Parameters:
 
     Raises ``ValueError`` for a callable that does not tell its parameters.
     """
-    function = original_function(task)
-    try:
-        if (seen := _parameters_seen.get(function)) is not None:
-            return seen
-        _parameters_seen[function] = parameters = _read_parameters(function)
-    except TypeError:  # a callable that cannot be hashed or referenced weakly
-        return _read_parameters(function)
-    return parameters
-
-
-def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """A callable's signature, with its annotations evaluated if all of them can be."""
-    try:
-        return inspect.signature(function, eval_str=True)
-    except (NameError, SyntaxError):  # a name that only type checkers know
-        return inspect.signature(function)
-
-
-def _read_parameters(function: Callable[..., Any]) -> _Parameters:
-    parameters = signature_of(function).parameters
+    parameters = signature_of(original_function(task)).parameters
     injected = frozenset(name for name, parameter in parameters.items() if _is_injected(parameter))
     # taskiq injects by name: with such a parameter among the others, *args is out of reach.
     unreachable = {
@@ -288,6 +302,14 @@ def _read_parameters(function: Callable[..., Any]) -> _Parameters:
         if name not in injected and parameter.kind not in unreachable
     )
     return tuple(bindable), injected
+
+
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """A callable's signature, with its annotations evaluated if all of them can be."""
+    try:
+        return inspect.signature(function, eval_str=True)
+    except (NameError, SyntaxError):  # a name that only type checkers know
+        return inspect.signature(function)
 
 
 def _is_injected(parameter: Parameter) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from taskiq import AsyncTaskiqDecoratedTask
 
-from taskiq_flow.dataflow.binding import Binding, Inputs, Task, bind, original_function
+from taskiq_flow.dataflow.binding import Binding, Inputs, Task, bind, original_function, task_info
 from taskiq_flow.dataflow.options import (
     NO_FALLBACK,
     Cache,
@@ -57,6 +57,7 @@ class DAGNode:
         "__weakref__",
         "_binding",
         "_fallback_node",
+        "_info",
         "_inputs",
         "_outputs",
         "_placed",
@@ -96,6 +97,7 @@ class DAGNode:
         if not callable(task):
             raise TypeError(f"a node's task is a taskiq task or a callable, not {task!r}")
         self.task = task
+        self._info = task_info(task)
         self.task_name = name if name is not None else default_name(task)
         self._inputs = _checked_inputs(self.task_name, inputs)
         self._outputs = _checked_outputs(self.task_name, output, outputs)

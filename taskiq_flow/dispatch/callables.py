@@ -1,7 +1,7 @@
 """Plain callables as tasks of a broker that runs them in this process.
 
-A callable is registered when it is first needed and for as long as it lives: one that was made for
-a single run goes with it, and so does what it holds.
+A callable is registered when a run first needs it, and unregistered when no node of it is left. The
+broker refers to it weakly, and keeps none of its defaults, so that graphs can be collected.
 """
 
 from __future__ import annotations
@@ -12,28 +12,24 @@ from collections.abc import Callable
 from typing import Any
 
 from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
+from taskiq_dependencies.dependency import Dependency
 
-from taskiq_flow.dataflow.binding import Task, signature_of
+from taskiq_flow.dataflow.binding import Task, TaskInfo, signature_of, task_info
 from taskiq_flow.dataflow.node import default_name
-
-Reference = Callable[[], Callable[..., Any] | None]
-"""Gives the callable, or ``None`` once nobody else holds it."""
 
 
 def as_task(
     broker: InMemoryBroker, function: Callable[..., Any]
 ) -> AsyncTaskiqDecoratedTask[Any, Any]:
-    """A plain callable as a task of the broker."""
-    # A bound method is a new object each time it is looked up: its object tells it from others.
-    owner = function.__self__ if inspect.ismethod(function) else function
+    """A plain callable as a task of the broker. The caller holds a node of the callable."""
     module = getattr(function, "__module__", None) or __name__
     usual_name = f"{module}:{default_name(function)}"
-    for name in (usual_name, f"{usual_name}#{id(owner):x}"):
+    for name in (usual_name, f"{usual_name}#{id(function):x}"):
         task = broker.find_task(name)
         if task is None:
-            return _register(broker, name, function, owner)
-        stands_for: Reference = getattr(task.original_func, "stands_for", _nothing)
-        if stands_for() == function:
+            return _register(broker, name, function)
+        stands_for = getattr(task.original_func, "stands_for", None)
+        if stands_for is not None and stands_for() is task_info(function):
             return task
     raise AssertionError(f"{name!r} is taken, by a callable that {function!r} is not")
 
@@ -46,17 +42,14 @@ def return_type_of(task: Task) -> Any:
 
 
 def _register(
-    broker: InMemoryBroker, name: str, function: Callable[..., Any], owner: object
+    broker: InMemoryBroker, name: str, function: Callable[..., Any]
 ) -> AsyncTaskiqDecoratedTask[Any, Any]:
-    reference: Reference
-    try:
-        reference = (
-            weakref.WeakMethod(function) if inspect.ismethod(function) else weakref.ref(function)
-        )
-        weakref.finalize(owner, _unregister, weakref.ref(broker), name)
-    except TypeError:  # of a kind that cannot be referenced weakly, as built-in methods are
-        reference = lambda: function  # noqa: E731 - a function of two lines says no more
-    return broker.register_task(_stand_in(function, reference), task_name=name)
+    info = task_info(function)
+    stand_in = _stand_in(function, weakref.ref(info))
+    task = broker.register_task(stand_in, task_name=name)
+    del globals()[stand_in.__name__]  # where taskiq puts every function, for process pools
+    weakref.finalize(info, _unregister, weakref.ref(broker), name)
+    return task
 
 
 def _unregister(broker_reference: weakref.ref[InMemoryBroker], name: str) -> None:
@@ -71,31 +64,46 @@ def _unregister(broker_reference: weakref.ref[InMemoryBroker], name: str) -> Non
         learned.pop(name, None)
 
 
-def _stand_in(function: Callable[..., Any], reference: Reference) -> Callable[..., Any]:
+def _stand_in(function: Callable[..., Any], info: weakref.ref[TaskInfo]) -> Callable[..., Any]:
     """A function of the same signature, for taskiq to rename and keep instead of the user's own."""
 
     async def call_async(*args: Any, **kwargs: Any) -> Any:
-        return await _alive(reference)(*args, **kwargs)
+        return await _alive(info)(*args, **kwargs)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return _alive(reference)(*args, **kwargs)
+            return _alive(info)(*args, **kwargs)
         except StopIteration as error:  # no asyncio future can carry it: the task would never end
             raise RuntimeError("the task raised StopIteration") from error
 
     stand_in = call_async if _is_async(function) else call
-    signature = signature_of(function)
+    signature = _without_defaults(signature_of(function))
     stand_in.__name__ = stand_in.__qualname__ = default_name(function)
     stand_in.__annotations__ = _annotations(signature)
-    vars(stand_in).update(__signature__=signature, stands_for=reference)
+    vars(stand_in).update(__signature__=signature, stands_for=info)
     return stand_in
 
 
-def _alive(reference: Reference) -> Callable[..., Any]:
-    function = reference()
-    if function is None:
-        raise ReferenceError("the callable is gone, as its graph and its run are")
-    return function
+def _without_defaults(signature: inspect.Signature) -> inspect.Signature:
+    """The signature for taskiq, which keeps it: a default may refer to its own function.
+
+    The defaults that taskiq injects stay, as it reads them. The stand-in never uses the others.
+    """
+    return signature.replace(
+        parameters=[
+            p
+            if p.default is p.empty or isinstance(p.default, Dependency)
+            else p.replace(default=None)
+            for p in signature.parameters.values()
+        ]
+    )
+
+
+def _alive(info: weakref.ref[TaskInfo]) -> Callable[..., Any]:
+    alive = info()
+    if alive is None:
+        raise ReferenceError("the callable was collected with its graph, after its run")
+    return alive.task
 
 
 def _annotations(signature: inspect.Signature) -> dict[str, Any]:
@@ -113,7 +121,3 @@ def _is_async(function: Callable[..., Any]) -> bool:
     if inspect.iscoroutinefunction(function):
         return True
     return inspect.iscoroutinefunction(type(function).__call__)
-
-
-def _nothing() -> None:
-    return None
