@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile(
@@ -16,3 +17,10 @@ settings.register_profile(
 settings.load_profile("properties")
 
 logging.getLogger("taskiq").setLevel(logging.CRITICAL)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Hundreds of examples take longer than one test may, where the machine is busy."""
+    for item in items:
+        if "property_tests" in item.path.parts:
+            item.add_marker(pytest.mark.timeout(180))

@@ -95,7 +95,8 @@ class PolicyTraffic(Traffic):
         now = virtual_loop().time()
         self.attempts.append(Attempt(spec.name, task_id, fate, now, now + spec.lasts(fate)))
         # One whose time is over may still be there, but is not waited for any more.
-        executions = InMemoryHooks.of(self.broker).executions
+        (hooks,) = (m for m in self.broker.middlewares if isinstance(m, InMemoryHooks))
+        executions = hooks.executions
         self.on_their_way = {
             other
             for other in self.on_their_way

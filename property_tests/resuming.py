@@ -19,6 +19,7 @@ from taskiq_flow import (
     MemoryJournal,
     NodeCompleted,
     RunError,
+    RunStarted,
 )
 from taskiq_flow.engine.run import OnError
 from tests.virtual_clock import virtual_loop
@@ -95,12 +96,14 @@ class FragileJournal(MemoryJournal):
 class Part:
     """What is seen of one session.
 
-    ``kept``: the nodes whose results the journal has given; ``completed``: those that have
-    completed beside them; ``executed``: those whose task was executed, or their fallback.
+    ``has_begun``: it was not cancelled before. ``kept``: the nodes whose results the journal has
+    given; ``completed``: those that have completed beside them; ``executed``: those whose task was
+    executed, or their fallback.
     """
 
     pairs: list[tuple[str, Any]]
     error: RunError | None
+    has_begun: bool
     kept: list[str]
     completed: list[str]
     executed: set[str]
@@ -179,6 +182,7 @@ class Saga:
         return Part(
             pairs,
             error,
+            has_begun=any(isinstance(event, RunStarted) for event in self.stage.events),
             kept=[event.task_name for event in ends if event.source == "journal"],
             completed=[event.task_name for event in ends if event.source != "journal"],
             executed={name.removesuffix(FALLBACK) for name in self.stage.executions},

@@ -36,6 +36,9 @@ Every class can be built from its message alone, so that each can be pickled.
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -289,3 +292,14 @@ def describe(error: BaseException) -> str:
     except Exception:  # an exception of the user's whose own __str__ raises
         text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+_PACKAGE = os.path.dirname(__file__) + os.sep  # noqa: PTH120 - compared with the names in frames
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line outside this package by which the caller was called."""
+    level, frame = 2, sys._getframe(1)  # noqa: SLF001 - as the warnings module does
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level - 1)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, get_args
 
 from taskiq import AsyncBroker
+from taskiq.serializers import JSONSerializer
 from taskiq.utils import maybe_awaitable
 
-from taskiq_flow.cache.results import CachedResults
-from taskiq_flow.completion.reading import pick_up
+from taskiq_flow.cache.results import ResultCache
+from taskiq_flow.cache.store import store_beside
 from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.fingerprint import behind
@@ -21,17 +23,18 @@ from taskiq_flow.dataflow.inputs import check_inputs
 from taskiq_flow.dataflow.options import Retry, check_seconds
 from taskiq_flow.dispatch.callables import return_type_of
 from taskiq_flow.dispatch.dispatcher import Dispatcher
-from taskiq_flow.engine.connection import Link, check_outlives, check_readable, link_to
-from taskiq_flow.engine.node_run import PLAIN, Policy
-from taskiq_flow.engine.run import OnError, Run
+from taskiq_flow.engine.connection import check_outlives, check_readable, connect
+from taskiq_flow.engine.run import OnError, Run, RunSettings
 from taskiq_flow.engine.run import new_run_id as _new_run_id
-from taskiq_flow.engine.run_spec import Before, Work
-from taskiq_flow.errors import (
-    ConfigurationError,
+from taskiq_flow.engine.run_spec import (
+    PLAIN_OPTIONS,
+    EarlierSessions,
+    NodeOptions,
+    RunSpec,
 )
+from taskiq_flow.errors import ConfigurationError, RunCancelledError
 from taskiq_flow.events import Listener, NodeFailure, NodeSkipped
 from taskiq_flow.journal.history import Recalled, loaded, loaded_inputs, recall
-from taskiq_flow.journal.memory import MemoryJournal
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.runs import KeptRuns
 from taskiq_flow.journal.writer import RunLog
@@ -114,20 +117,20 @@ class ExecutionEngine:
         check_seconds("run_timeout", run_timeout)
         self._broker = broker
         self._dag = dag
-        self._policy = Policy(retry=retry, timeout=timeout, queue_timeout=queue_timeout)
-        self._run_timeout = run_timeout
-        self._journal = journal
-        self._memory = MemoryJournal()  # of cached results, where there is no journal
+        self._options = NodeOptions(retry, timeout, queue_timeout)
         self._limit = _limit(pass_by)
+        self._settings = RunSettings(
+            max_parallel, on_error, tuple(listeners), run_timeout, self._limit
+        )
+        self._journal = journal
         self._lost_after = lost_after
-        self._max_parallel = max_parallel
         self._on_step_complete = on_step_complete
-        self._on_error: OnError = on_error
-        self._listeners = tuple(listeners)
-        self._runs: set[Run[Any]] = set()
+        self._in_progress: set[_InProgress] = set()
+        self._cache_store = store_beside(journal)
+        self._serializer = JSONSerializer() if journal is None else journal.serializer
         self._kept = KeptRuns(journal, dag)
 
-    async def execute_async(
+    def execute_async(
         self,
         inputs: Mapping[str, Any] | None = None,
         *,
@@ -147,19 +150,16 @@ class ExecutionEngine:
         ``contextlib.aclosing``, to have it done by a certain moment. To stop a run from another
         task while a read is pending, use ``cancel()``: Python lets no generator be closed then.
         """
-        asked = None if outputs is None else _listed(outputs)  # it may be read only once
-        work = self._work(inputs, asked)
-        run_id = _new_run_id() if run_id is None else run_id
-        log = self._kept.new_log(run_id, work.inputs, asked)
-        run = await self._start(work, run_id, log)
-        unread, is_told_on = run.pairs.unread, self._on_step_complete is not None
-        try:
-            while unread or await run.pairs.more():
-                yield await self._next_pair(run) if is_told_on else run.take()
-        finally:
-            await self._end(run)
+        wanted = None if outputs is None else _listed(outputs)  # it may be read only once
+        name = _new_run_id() if run_id is None else run_id
 
-    async def resume(
+        async def begin() -> Run[Any]:
+            spec = self._spec(inputs, wanted)
+            return await self._begin(name, spec, self._kept.new_log(name, spec.inputs, wanted))
+
+        return self._stream(name, begin)
+
+    def resume(
         self, run_id: str, *, replay: bool = True, allow_changed: bool = False
     ) -> AsyncGenerator[tuple[str, Any], None]:
         """Go on with a run of the engine's journal where it has stopped, and yield its pairs.
@@ -173,23 +173,22 @@ class ExecutionEngine:
         neither has changed nor depends on a node that has, and runs the rest. Otherwise as
         ``execute_async``.
         """
-        log: RunLog[Any] = RunLog(self._kept.journal, run_id)
-        await log.acquire()
-        try:
-            recalled = await recall(self._kept.journal, run_id)
-            log.precede(self._kept.brought_up(recalled, allow_changed=allow_changed))
-            work = self._recalled_work(recalled, replay=replay)
-        except BaseException:
-            await log.release()
-            raise
-        run = await self._start(work, run_id, log, recalled.sessions)
-        try:
-            while run.pairs.unread or await run.pairs.more():
-                yield await self._next_pair(run)
-        finally:
-            await self._end(run)
 
-    async def rerun(
+        async def begin() -> Run[Any]:
+            log: RunLog[Any] = RunLog(self._kept.journal, run_id)
+            await log.acquire()
+            try:
+                recalled = await recall(self._kept.journal, run_id)
+                log.precede(self._kept.brought_up(recalled, allow_changed=allow_changed))
+                spec = self._recalled_spec(recalled, replay=replay)
+            except BaseException:
+                await log.release()
+                raise
+            return await self._begin(run_id, spec, log, recalled.sessions)
+
+        return self._stream(run_id, begin)
+
+    def rerun(
         self,
         run_id: str,
         from_: Iterable[str],
@@ -205,23 +204,22 @@ class ExecutionEngine:
         as it is. Raises ``MissingNodeError`` for a name that the graph does not have, otherwise
         as ``resume``.
         """
-        recalled = await recall(self._kept.journal, run_id)
-        names = [self._dag.get_node(name).task_name for name in _listed(from_)]
-        again = behind(self._dag.plan(), names)
-        self._kept.brought_up(recalled, allow_changed=allow_changed)
-        for name in again:
-            recalled.results.pop(name, None)
-        work = self._recalled_work(recalled, replay=replay)
-        work = replace(work, before=Before(work.before.results, is_replayed=replay))
-        new_id = _new_run_id() if new_run_id is None else new_run_id
-        kept = [recalled.results[name] for name in work.before.results]
-        log = self._kept.new_log(new_id, work.inputs, recalled.header.outputs, kept)
-        run = await self._start(work, new_id, log)
-        try:
-            while run.pairs.unread or await run.pairs.more():
-                yield await self._next_pair(run)
-        finally:
-            await self._end(run)
+        asked = _listed(from_)
+        name = _new_run_id() if new_run_id is None else new_run_id
+
+        async def begin() -> Run[Any]:
+            recalled = await recall(self._kept.journal, run_id)
+            again = [self._dag.get_node(name).task_name for name in asked]
+            self._kept.brought_up(recalled, allow_changed=allow_changed)
+            for node_name in behind(self._dag.plan(), again):
+                recalled.results.pop(node_name, None)
+            spec = self._recalled_spec(recalled, replay=replay)
+            earlier = EarlierSessions(spec.earlier.results, is_replayed=replay)
+            kept = [recalled.results[node_name] for node_name in earlier.results]
+            log = self._kept.new_log(name, spec.inputs, recalled.header.outputs, kept)
+            return await self._begin(name, replace(spec, earlier=earlier), log)
+
+        return self._stream(name, begin)
 
     async def execute(
         self,
@@ -246,38 +244,71 @@ class ExecutionEngine:
         return results
 
     def cancel(self) -> None:
-        """Stop every run of this engine that is in progress.
+        """Stop every run of this engine that is in progress, or about to begin.
 
-        Their readers get ``RunCancelledError``. Safe from anywhere on the event loop.
+        Their readers get ``RunCancelledError``. May be called in any thread.
         """
-        for run in tuple(self._runs):
+        for run in tuple(self._in_progress):
             run.cancel()
 
     # One run
 
-    async def _prepare(self, work: Work[Any], run_id: str) -> tuple[Link, Dispatcher]:
-        """Connect with the broker, and see that it can do what is asked."""
-        broker = self._broker
-        check_readable(broker)
-        if self._journal is not None and self._limit is not None:
-            check_outlives(broker)
-        link = await link_to(broker, run_id, lost_after=self._lost_after, limit=self._limit)
-        dispatcher = Dispatcher(broker, link.labels, link.kick)
-        for node in work.nodes:
-            dispatcher.address(node)
-        for node, policy in work.policies.items():
-            if policy.fallback_node is not None:
-                dispatcher.address(policy.fallback_node)
-            if policy.queue_timeout is not None and not link.tells_begin:
-                raise ConfigurationError(
-                    f"node {node.task_name!r} has a queue_timeout, and {type(broker).__name__} "
-                    "does not tell when a task begins; add a FlowMiddleware to it, here and where "
-                    "its workers run"
-                )
-        return link, dispatcher
+    async def _stream(
+        self, run_id: str, begin: Callable[[], Awaitable[Run[Any]]]
+    ) -> AsyncGenerator[tuple[str, Any], None]:
+        """The results of a run, which ``begin`` makes and starts."""
+        in_progress = _InProgress()
+        self._in_progress.add(in_progress)
+        try:
+            run = await in_progress.begun(run_id, begin)
+            unread, is_told_on = run.stream.unread, self._on_step_complete is not None
+            try:
+                while unread or await run.stream.more():
+                    yield await self._told_on(run) if is_told_on else run.take()
+            finally:
+                await run.aclose()
+        finally:
+            self._in_progress.discard(in_progress)
 
-    async def _next_pair(self, run: Run[Any]) -> tuple[str, Any]:
-        """A pair for the reader, once it was told to whoever else asked for it."""
+    async def _begin(
+        self,
+        run_id: str,
+        spec: RunSpec[Any],
+        log: RunLog[Any] | None,
+        earlier_sessions: Iterable[str] = (),
+    ) -> Run[Any]:
+        """Connect, open the log, and start. What was opened is closed if that fails."""
+        broker = self._broker
+        run: Run[Any] | None = None
+        try:
+            check_readable(broker)
+            if self._journal is not None and self._limit is not None:
+                check_outlives(broker)
+            connection = await connect(
+                broker, run_id, lost_after=self._lost_after, limit=self._limit
+            )
+            dispatcher = Dispatcher(broker, connection.labels, connection.kick)
+            self._check(spec, dispatcher, tells_begin=connection.tells_begin)
+            if log is not None:
+                await log.begin(connection.session)
+            if connection.revoke is not None:
+                for session in earlier_sessions:
+                    await connection.revoke(session)
+            completions, cache = connection.completions(), self._cache(spec)
+            run = Run(
+                run_id, spec, self._settings, broker, completions, dispatcher, log=log, cache=cache
+            )
+            run.start()
+        except BaseException:
+            if run is not None:
+                await run.aclose()
+            elif log is not None:
+                await log.release()
+            raise
+        return run
+
+    async def _told_on(self, run: Run[Any]) -> tuple[str, Any]:
+        """The next pair, once ``on_step_complete`` was called with it."""
         pair = run.take()
         if self._on_step_complete is not None:
             try:
@@ -287,84 +318,57 @@ class ExecutionEngine:
                 raise
         return pair
 
-    async def _start(
-        self,
-        work: Work[Any],
-        run_id: str,
-        log: RunLog[Any] | None,
-        earlier_sessions: Iterable[str] = (),
-    ) -> Run[Any]:
-        """A run of ``work`` that has started, to be ended by ``_end``."""
-        run: Run[Any] | None = None
-        try:
-            link, dispatcher = await self._prepare(work, run_id)
-            if log is not None:
-                await log.begin(link.session)
-            if link.revoke is not None:
-                for session in earlier_sessions:
-                    await link.revoke(session)
-            run = Run(
-                work,
-                dispatcher,
-                link.completions,
-                run_id=run_id,
-                max_parallel=self._max_parallel,
-                on_error=self._on_error,
-                listeners=self._listeners,
-                timeout=self._run_timeout,
-                log=log,
-                cache=self._cached_results(work),
-            )
-            self._runs.add(run)
-            run.start()
-        except BaseException:
-            if run is not None:
-                await self._end(run)
-            elif log is not None:
-                await log.release()
-            raise
-        return run
-
-    async def _end(self, run: Run[Any]) -> None:
-        """Leave nothing of a run behind but its log."""
-        self._runs.discard(run)
-        await run.aclose()
-
-    def _work(self, inputs: Mapping[str, Any] | None, outputs: Iterable[str] | None) -> Work[Any]:
+    def _spec(
+        self, inputs: Mapping[str, Any] | None, outputs: Iterable[str] | None
+    ) -> RunSpec[Any]:
         """What is to be run. Raises for inputs and outputs that do not fit the graph."""
         whole = self._dag.plan()
         plan = whole if outputs is None else self._dag.plan_for(outputs)
         values = dict(inputs or {})
         check_inputs(values, whole, plan)
-        for_all = self._policy != PLAIN
-        policies = {n: self._policy.of(n) for n in plan.order if for_all or n.has_policy}
-        return Work(
+        of_engine = self._options
+        for_all = of_engine != PLAIN_OPTIONS
+        return RunSpec(
             nodes=plan.order,
             predecessors=plan.predecessors,
             successors=plan.successors,
-            priority={} if self._max_parallel is None else plan.remaining_path(),
+            priority={} if self._settings.max_parallel is None else plan.remaining_path(),
             joins=plan.joins(),
             inputs=values,
-            policies=policies,
+            options={n: of_engine.of(n) for n in plan.order if for_all or n.has_policy},
         )
 
-    # What is kept of a run
+    def _check(self, spec: RunSpec[Any], dispatcher: Dispatcher, *, tells_begin: bool) -> None:
+        """Raise ``ConfigurationError`` if the broker cannot run a node as is asked."""
+        for node in spec.nodes:
+            dispatcher.address(node)
+        for node, options in spec.options.items():
+            if options.fallback_node is not None:
+                dispatcher.address(options.fallback_node)
+            if options.queue_timeout is not None and not tells_begin:
+                raise ConfigurationError(
+                    f"node {node.task_name!r} has a queue_timeout, and "
+                    f"{type(self._broker).__name__} does not tell when a task begins; add a "
+                    "FlowMiddleware to it, here and where its workers run"
+                )
 
-    def _kept_tasks(self, work: Work[Any], recalled: Recalled) -> Mapping[str, Task]:
-        """The tasks of the nodes whose results are kept, by the nodes' names."""
-        return {node.task_name: node.task for node in work.nodes}
-
-    def _cached_results(self, work: Work[Any]) -> CachedResults | None:
-        if all(policy.cache is None for policy in work.policies.values()):
+    def _cache(self, spec: RunSpec[Any]) -> ResultCache | None:
+        if all(options.cache is None for options in spec.options.values()):
             return None
-        return CachedResults(self._journal or self._memory)
+        return ResultCache.of(self._cache_store, self._serializer)
 
-    def _recalled_work(self, recalled: Recalled, *, replay: bool) -> Work[Any]:
+    # A run of the journal
+
+    def _kept_tasks(self, spec: RunSpec[Any], recalled: Recalled) -> Mapping[str, Task]:
+        """The tasks of the nodes whose results are kept, by the nodes' names."""
+        return {node.task_name: node.task for node in spec.nodes}
+
+    def _recalled_spec(self, recalled: Recalled, *, replay: bool) -> RunSpec[Any]:
         """What is left to do of a run."""
         serializer = self._kept.journal.serializer
-        work = self._work(loaded_inputs(recalled, serializer), recalled.header.outputs)
-        tasks = self._kept_tasks(work, recalled)
-        backend, limit = self._broker.result_backend, self._limit
+        spec = self._spec(loaded_inputs(recalled, serializer), recalled.header.outputs)
+        tasks = self._kept_tasks(spec, recalled)
+        backend = self._broker.result_backend
         results = loaded(
             recalled,
             serializer,
@@ -372,14 +376,50 @@ class ExecutionEngine:
             lambda name, value: as_annotated(value, return_type_of(tasks[name])),
             lambda name, task_id: handle_of(backend, task_id, return_type_of(tasks[name])),
         )
-        before = Before(
-            results=results,
-            is_replayed=replay,
-            attempts=recalled.attempts,
-            in_flight=recalled.in_flight,
-            pick_up=partial(pick_up, backend, limit),
-        )
-        return replace(work, before=before)
+        earlier = EarlierSessions(results, replay, recalled.attempts, recalled.in_flight)
+        return replace(spec, earlier=earlier)
+
+
+class _InProgress:
+    """What ``cancel`` stops: a run, or its beginning."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._beginning = asyncio.timeout(None)
+        self._is_cancelled = False
+        self._run: Run[Any] | None = None
+
+    async def begun(self, run_id: str, begin: Callable[[], Awaitable[Run[Any]]]) -> Run[Any]:
+        """The run, once it has begun. Raises ``RunCancelledError`` if it is cancelled before."""
+        try:
+            async with self._beginning:
+                self._run = run = await begin()
+        except TimeoutError:
+            if not self._is_cancelled:
+                raise
+            raise RunCancelledError(f"run {run_id!r} was cancelled before it began") from None
+        if self._is_cancelled:
+            run.cancel()
+        return run
+
+    def cancel(self) -> None:
+        """Stop it. May be called in any thread."""
+        try:
+            is_here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:  # a thread without an event loop
+            is_here = False
+        if is_here:
+            self._cancel()
+        else:
+            with contextlib.suppress(RuntimeError):  # that loop is closed, and the run has ended
+                self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._run is not None:
+            self._run.cancel()
+        elif not self._is_cancelled:
+            self._is_cancelled = True
+            self._beginning.reschedule(self._loop.time())
 
 
 def _listed(names: Iterable[str]) -> list[str]:

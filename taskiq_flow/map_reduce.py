@@ -25,7 +25,7 @@ from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dispatch.dispatcher import Dispatcher
 from taskiq_flow.engine.connection import check_readable
 from taskiq_flow.engine.run import new_run_id
-from taskiq_flow.engine.run_spec import Work
+from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.errors import BindingError, GraphChangedError, RunError
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask, Gathered
@@ -309,11 +309,11 @@ class _MapEngine(ExecutionEngine):
             return self.resume(self.feed.run_id)
         return self.execute_async(run_id=self.feed.run_id)
 
-    def _work(self, inputs: object, outputs: object) -> Work[_Item]:
+    def _spec(self, inputs: object, outputs: object) -> RunSpec[_Item]:
         nodes = stream.iterate(self.feed.items) | pipe.enumerate() | pipe.map(self._item)
-        return Work(source=nodes, window=self.feed.window, digest=attrgetter("digest"))
+        return RunSpec(source=nodes, window=self.feed.window, digest=attrgetter("digest"))
 
-    def _kept_tasks(self, work: Work[Any], recalled: Recalled) -> Mapping[str, Task]:
+    def _kept_tasks(self, spec: RunSpec[Any], recalled: Recalled) -> Mapping[str, Task]:
         self._digests = recalled.digests
         return dict.fromkeys(recalled.results, self.feed.node.task)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import struct
+import time
 import warnings
 from collections import deque
 from typing import Any, ClassVar
@@ -12,10 +14,10 @@ from pydantic import BaseModel
 from taskiq import InMemoryBroker
 
 from taskiq_flow import (
+    DAG,
     Cache,
     DAGBuilder,
     ExecutionEngine,
-    Lease,
     MemoryJournal,
     NodeCompleted,
     NodeFailedError,
@@ -23,7 +25,8 @@ from taskiq_flow import (
     Retry,
     RunCancelledError,
 )
-from taskiq_flow.cache import results as caching
+from taskiq_flow.cache.key import cache_key, is_large
+from taskiq_flow.cache.store import CacheStore, MemoryCacheStore
 from tests.virtual_clock import run_virtually, virtual_loop
 
 
@@ -248,16 +251,15 @@ def test_a_cached_value_is_as_the_tasks_annotation_says() -> None:
     run_virtually(main())
 
 
-def test_a_journal_that_does_not_take_a_result_costs_nothing_but_the_next_time() -> None:
-    class Full(MemoryJournal):
-        async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
-            if run_id.startswith(caching.PREFIX):
-                raise OSError("full")
-            await super().append(run_id, lease, chunk)
+def test_a_store_that_does_not_take_a_result_costs_nothing_but_the_next_time() -> None:
+    class Full(MemoryCacheStore):
+        async def put(self, key: str, value: bytes, seconds: float | None) -> None:
+            raise OSError("full")
 
     async def main() -> None:
         work = Work()
-        engine = engine_of(work.task, Full())
+        engine = engine_of(work.task)
+        engine._cache_store = Full()
         for _ in range(2):
             assert await engine.execute({"x": 1}) == {"n": 10}
         assert work.executed == [1, 1]
@@ -265,3 +267,122 @@ def test_a_journal_that_does_not_take_a_result_costs_nothing_but_the_next_time()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run_virtually(main())
+
+
+# The store
+
+
+class Counting(MemoryCacheStore):
+    """Counts what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.questions = 0
+
+    async def get(self, key: str) -> bytes | None:
+        self.questions += 1
+        return await super().get(key)
+
+    async def claim(self, key: str, owner: str, seconds: float) -> bool:
+        self.questions += 1
+        return await super().claim(key, owner, seconds)
+
+
+async def minute(x: int) -> int:
+    Work.executed.append(x)
+    await asyncio.sleep(60)
+    return x
+
+
+def wide(task: Any, width: int, **node: Any) -> DAG:
+    builder = DAGBuilder()
+    for number in range(width):
+        builder.node(task, name=f"n{number}", **{"cache": Cache(), **node})
+    return builder.build()
+
+
+def with_store(store: CacheStore, dag: DAG, **options: Any) -> ExecutionEngine:
+    engine = ExecutionEngine(InMemoryBroker(), dag, **options)
+    engine._cache_store = store
+    return engine
+
+
+def test_those_who_wait_in_one_process_ask_the_store_nothing() -> None:
+    async def main() -> None:
+        work, store = Work(), Counting()
+        results = await with_store(store, wide(minute, 50)).execute({"x": 1})
+        assert results == {f"n{number}": 1 for number in range(50)}
+        assert work.executed == [1]
+        assert store.questions < 50  # the first, and its claim while it is kept
+
+    run_virtually(main())
+
+
+def test_those_who_wait_for_another_process_ask_as_one() -> None:
+    async def main() -> None:
+        work, store = Work(), Counting()
+        key = cache_key(minute, [], {"x": 1})
+        await store.claim(key, "another process", 60.0)
+        running = asyncio.ensure_future(with_store(store, wide(minute, 50)).execute({"x": 1}))
+        await asyncio.sleep(30)
+        assert store.questions < 250  # two each half a second
+        await store.put(key, struct.pack(">d", time.time()) + b"7", None)
+        await store.release(key, "another process")
+        assert await running == {f"n{number}": 7 for number in range(50)}
+        assert work.executed == []
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize("how", ["raises", "hangs"])
+def test_a_store_that_is_away_costs_time_and_one_warning(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Away(MemoryCacheStore):
+        async def get(self, key: str) -> bytes | None:
+            if how == "raises":
+                raise ConnectionError("away")
+            await asyncio.Event().wait()
+            return None
+
+    async def main() -> None:
+        work, store = Work(), Away()
+        engine = with_store(store, wide(work.task, 20))
+        for _ in range(2):
+            assert await engine.execute({"x": 1}) == {f"n{number}": 10 for number in range(20)}
+        assert virtual_loop().time() < 25.0
+        assert caplog.text.count("the cache cannot be used") == 1
+
+    run_virtually(main())
+
+
+def test_a_damaged_entry_is_computed_and_written_anew() -> None:
+    async def main() -> None:
+        work, store = Work(), MemoryCacheStore()
+        await store.put(cache_key(work.task, [], {"x": 1}), b"damaged", None)
+        engine = with_store(store, wide(work.task, 1))
+        for _ in range(2):
+            assert await engine.execute({"x": 1}) == {"n0": 10}
+        assert work.executed == [1]
+
+    run_virtually(main())
+
+
+def test_what_one_taker_changes_is_not_what_the_next_one_gets() -> None:
+    async def listed(x: int) -> list[int]:
+        await asyncio.sleep(1)
+        return [x]
+
+    async def main() -> None:
+        engine = with_store(MemoryCacheStore(), wide(listed, 3))
+        async for _, value in engine.execute_async({"x": 1}):
+            assert value == [1]
+            value.append(2)
+
+    run_virtually(main())
+
+
+def test_a_key_of_many_values_is_made_without_blocking_the_loop() -> None:
+    assert is_large([[1] * 2_000])
+    assert is_large({"a": "x" * 2_000_000})
+    assert not is_large([1, "a", {"b": (2, 3)}])

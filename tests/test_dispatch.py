@@ -50,7 +50,8 @@ async def test_a_message_is_what_taskiqs_kicker_makes_of_the_same_call(
     watcher = Watcher()
     broker.add_middlewares(watcher)
     values: dict[str, Any] = {"a": 1, "b": Point(x=2), "c": Pair(left=3), "d": [4]}
-    await work.kicker().with_task_id("r:work:1").kiq(**values)
+    sent = await work.kicker().with_task_id("r:work:1").kiq(**values)
+    await sent.wait_result()
     results = await ExecutionEngine(broker, DAGBuilder().node(work).build()).execute(
         values, run_id="r"
     )

@@ -64,8 +64,8 @@ async def test_execute_returns_all_output_keys(broker: InMemoryBroker, words: DA
     assert results == {"raw": ["a", "b"], "words": 2, "loud": ["A", "B"]}
 
 
-def test_execute_async_is_an_async_generator() -> None:
-    assert inspect.isasyncgenfunction(ExecutionEngine.execute_async)
+def test_execute_async_gives_an_async_generator(broker: InMemoryBroker, words: DAG) -> None:
+    assert inspect.isasyncgen(ExecutionEngine(broker, words).execute_async())
 
 
 async def test_an_engine_can_be_used_again_and_keeps_nothing(
@@ -77,7 +77,7 @@ async def test_an_engine_can_be_used_again_and_keeps_nothing(
     second = await engine.execute({"source": "a b"})
     assert (first["words"], second["words"]) == (1, 2)
     assert (dict(vars(engine)), words.nodes, words.edges) == before
-    assert not engine._runs
+    assert not engine._in_progress
 
 
 async def test_an_empty_graph_ends_at_once(broker: InMemoryBroker) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -28,6 +29,9 @@ from taskiq_flow import (
     MapReduce,
     NodeFailedError,
     NodeRetried,
+    Retry,
+    RunCancelledError,
+    RunTimeoutError,
     TaskLostError,
 )
 from taskiq_flow.completion import in_memory
@@ -428,3 +432,96 @@ async def test_a_sync_task_that_is_cancelled_gives_no_late_second_result(
 
 async def engine_still_works(broker: InMemoryBroker) -> bool:
     return await ExecutionEngine(broker, one_node(lambda: 1)).execute() == {"node": 1}
+
+
+# What is logged
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, bool]]:
+    """The lines of taskiq's that are about an error: level, text, whether with a traceback."""
+    return [
+        (record.levelname, record.getMessage(), bool(record.exc_info))
+        for record in caplog.records
+        if record.name.startswith("taskiq.receiver") and record.levelno >= logging.WARNING
+    ]
+
+
+async def test_a_task_that_fails_is_one_line_and_no_traceback(
+    broker: InMemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "taskiq")
+
+    async def fail() -> None:
+        raise LookupError("not here")
+
+    engine = ExecutionEngine(broker, one_node(fail, retry=Retry(attempts=2, wait=0)))
+    with pytest.raises(NodeFailedError):
+        await engine.execute(run_id="run")
+    assert lines_of(caplog) == [
+        ("WARNING", f"task 'run:node:{attempt}' ended with LookupError: not here", False)
+        for attempt in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize("how", ["left", "cancelled", "timed out"])
+async def test_a_task_that_was_cancelled_on_purpose_is_no_error(
+    broker: InMemoryBroker, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    caplog.set_level(logging.WARNING, "taskiq")
+
+    async def wait() -> None:
+        if how == "cancelled":
+            engine.cancel()
+        await asyncio.Event().wait()
+
+    dag = DAGBuilder().node(wait).node(lambda: 1, name="quick").build()
+    limit = 0.05 if how == "timed out" else None
+    engine = ExecutionEngine(broker, dag, run_timeout=limit)
+    with contextlib.suppress(RunCancelledError, RunTimeoutError):
+        async with aclosing(engine.execute_async()) as pairs:
+            async for _ in pairs:
+                if how == "left":
+                    break
+    assert lines_of(caplog) == []
+
+
+async def test_a_task_that_no_engine_has_sent_is_logged_as_ever(
+    broker: InMemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "taskiq")
+
+    @broker.task
+    async def fail() -> None:
+        raise LookupError("not here")
+
+    await ExecutionEngine(broker, one_node(lambda: 1)).execute()
+    await (await fail.kiq()).wait_result()
+    assert lines_of(caplog) == [("ERROR", "Exception found while executing function.", True)]
+
+
+# Threads
+
+
+async def test_a_pool_whose_tasks_wait_for_each_other_is_said_to_stand_still(
+    quick_sweep: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(in_memory, "STALLED_AFTER", 0.1)
+    broker, release = InMemoryBroker(sync_tasks_pool_size=2), threading.Event()
+    warned = asyncio.Event()
+
+    class Heard(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "sync tasks wait for a thread" in record.getMessage():
+                warned.set()
+
+    handler = Heard()
+    logging.getLogger("taskiq_flow").addHandler(handler)
+    builder = DAGBuilder()
+    for number in range(3):
+        builder.node(lambda: release.wait(20), name=f"n{number}")
+    running = asyncio.ensure_future(ExecutionEngine(broker, builder.build()).execute())
+    await asyncio.wait_for(warned.wait(), 10)
+    release.set()
+    assert await running == {"n0": True, "n1": True, "n2": True}
+    logging.getLogger("taskiq_flow").removeHandler(handler)
+    assert caplog.text.count("sync tasks wait for a thread") == 1

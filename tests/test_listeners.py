@@ -20,6 +20,8 @@ from taskiq_flow import (
     RunFinished,
     RunStarted,
 )
+from taskiq_flow.engine import listeners
+from taskiq_flow.engine.listeners import CATCHING_UP, LISTENER_GRACE
 from tests.virtual_clock import run_virtually
 
 
@@ -180,3 +182,55 @@ def chain_of_sleeps() -> DAG:
         await asyncio.sleep(1)
 
     return DAGBuilder().node(sleep, name="a").node(sleep, name="b", inputs=["a"]).build()
+
+
+def test_a_listener_that_lags_holds_up_the_end_for_a_bounded_time_in_all(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Slow(Recorder):
+        async def on_event(self, event: Any) -> None:  # type: ignore[override]
+            await asyncio.sleep(4)
+            self.events.append(event)
+
+    async def nothing(**_: Any) -> None: ...
+
+    async def main() -> float:
+        slow = Slow()
+        builder = DAGBuilder()
+        for number in range(200):
+            builder.node(nothing, name=f"n{number}")
+        await ExecutionEngine(InMemoryBroker(), builder.build(), listeners=[slow]).execute()
+        assert 0 < len(slow.events) < 10
+        return asyncio.get_running_loop().time()
+
+    assert run_virtually(main()) <= CATCHING_UP + LISTENER_GRACE
+    assert "a listener took more than 30 s for its events; dropped, with 3" in caplog.text
+
+
+def test_what_a_lagging_listener_misses_is_bounded_and_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "MOST_EVENTS", 10)
+    gate = asyncio.Event()
+
+    class Held(Recorder):
+        async def on_event(self, event: Any) -> None:  # type: ignore[override]
+            await gate.wait()
+            self.events.append(event)
+
+    async def nothing(**_: Any) -> None: ...
+
+    async def main() -> None:
+        held, quick = Held(), Recorder()
+        builder = DAGBuilder().node(nothing, name="n0")
+        for number in range(1, 50):
+            builder.node(nothing, name=f"n{number}", inputs=[f"n{number - 1}"])
+        engine = ExecutionEngine(InMemoryBroker(), builder.build(), listeners=[held, quick])
+        async for name, _ in engine.execute_async():
+            if name == "n49":
+                gate.set()
+        assert len(quick.events) == 102
+        assert held.events[1:] == quick.events[-10:]
+        assert "lags by more than 10 events" in caplog.text
+
+    run_virtually(main())

@@ -49,7 +49,7 @@ class Site:
             seen += 1
             if seen == count:
                 break
-        while mapped._engine._runs:
+        while mapped._engine._in_progress:
             await asyncio.sleep(1)
 
 

@@ -220,7 +220,7 @@ def test_a_public_callable_is_called_like_this(
 
 def test_calls_are_awaited_iterated_or_plain_as_documented() -> None:
     engine = ExecutionEngine(InMemoryBroker(), DAG())
-    assert inspect.isasyncgenfunction(engine.execute_async)
+    assert inspect.isasyncgen(engine.execute_async())
     assert inspect.iscoroutinefunction(engine.execute)
     assert not inspect.iscoroutinefunction(engine.cancel)
     for function in (MapReduce.map, MapReduce.reduce, MapReduce.map_reduce):

@@ -137,7 +137,7 @@ def test_whatever_has_ended_a_run_it_goes_on(end: str) -> None:
         except RunTimeoutError as timeout:
             reached.update(timeout.results)
         site.waits.clear()
-        while engine._runs:  # the loop closes what a break has left
+        while engine._in_progress:  # the loop closes what a break has left
             await asyncio.sleep(1)
         assert end != "timeout" or reached == dict(seen)
         pairs = await all_of(site.engine().resume("r"))
@@ -485,7 +485,9 @@ class Remote:
             await asyncio.sleep(0)
         while not (await recall(self.journal, "r")).in_flight:
             await asyncio.sleep(0)
-        (run,) = engine._runs
+        (in_progress,) = engine._in_progress
+        run = in_progress._run
+        assert run is not None
         run._completions.revoke = lambda: None  # type: ignore[method-assign]
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
+import time
 from contextlib import aclosing
 from typing import Any
 
@@ -664,3 +666,79 @@ def test_a_condition_that_raises_is_asked_once_and_the_fallback_stands_in(fallba
     engine, _ = engine_of(Flaky(0), inputs=["x"], when=when, retry=Retry(3), fallback=fallback)
     assert run_virtually(engine.execute({"x": 1})) == {"n": -1}
     assert asked == [1]
+
+
+# When an attempt begins
+
+
+def test_a_sync_task_begins_when_it_has_a_thread() -> None:
+    """Six tasks on four threads: those that wait for a thread are not running."""
+    first_four = threading.Barrier(4)
+    running: list[int] = []
+
+    def work(number: int) -> int:
+        running.append(number)
+        if len(running) <= 4:
+            first_four.wait(10)
+        else:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        return number
+
+    async def main(**options: Any) -> dict[str, Any]:
+        running.clear()
+        builder = DAGBuilder()
+        for number in range(6):
+            builder.node(
+                functools.partial(work, number), name=f"n{number}", output=f"n{number}", **options
+            )
+        engine = ExecutionEngine(InMemoryBroker(), builder.build(), on_error="collect")
+        return await engine.execute()
+
+    assert asyncio.run(main(timeout=0.55)) == {f"n{number}": number for number in range(6)}
+    results = asyncio.run(main(queue_timeout=0.1))
+    late = [result.error for result in results.values() if isinstance(result, NodeFailure)]
+    assert len(late) == 2
+    assert all(isinstance(error, NodeTimeoutError) and error.waited for error in late)
+
+
+def test_a_limit_counts_from_the_second_execution_when_a_middleware_sends_a_task_again() -> None:
+    executed: list[float] = []
+
+    async def work() -> str:
+        executed.append(asyncio.get_running_loop().time())
+        if len(executed) == 1:
+            await asyncio.sleep(8)
+            raise LookupError
+        await asyncio.sleep(9)
+        return "done"
+
+    async def main() -> tuple[dict[str, Any], float]:
+        broker = InMemoryBroker().with_middlewares(SimpleRetryMiddleware(default_retry_count=3))
+        task = broker.register_task(work, task_name="work", retry_on_error=True)
+        engine, _ = engine_of(task, broker, timeout=10.0)
+        return await engine.execute(), asyncio.get_running_loop().time()
+
+    assert run_virtually(main()) == ({"n": "done"}, 17.0)
+
+
+def test_a_second_execution_that_takes_too_long_is_timed_out_when_its_own_time_is_over() -> None:
+    executed: list[float] = []
+
+    async def work() -> None:
+        executed.append(asyncio.get_running_loop().time())
+        if len(executed) == 1:
+            await asyncio.sleep(8)
+            raise LookupError
+        await asyncio.Event().wait()
+
+    async def main() -> float:
+        broker = InMemoryBroker().with_middlewares(SimpleRetryMiddleware(default_retry_count=2))
+        task = broker.register_task(work, task_name="work", retry_on_error=True)
+        engine, _ = engine_of(task, broker, timeout=10.0)
+        with pytest.raises(NodeFailedError) as caught:
+            await engine.execute()
+        assert isinstance(caught.value.__cause__, NodeTimeoutError)
+        return asyncio.get_running_loop().time()
+
+    assert 18.0 <= run_virtually(main()) <= 19.0

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
+import signal
 import sqlite3
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,9 @@ import pytest
 from taskiq import InMemoryBroker
 
 from taskiq_flow import ExecutionEngine, JournalError, Lease, SqliteJournal
-from taskiq_flow.journal import sqlite
+from taskiq_flow.journal import sqlite_file
 from taskiq_flow.journal.history import recall
+from taskiq_flow.journal.lease import new_owner
 from tests.journals import big, big_inputs, open_gate
 
 LEASE = Lease("engine", 60.0)
@@ -60,10 +64,17 @@ async def _fill_journal(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def a_journal(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The content of a journal in good order."""
+    """The content of a journal in good order, which a process had open that was killed."""
     path = tmp_path_factory.mktemp("journal") / "runs.db"
     asyncio.run(_fill_journal(path))
+    _have_been_killed(path)
     return path.read_bytes()
+
+
+def _have_been_killed(path: Path) -> None:
+    killed = re.sub(r"since \S+", "since 1", new_owner())
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO openers VALUES (?, ?)", (killed, time.time()))
 
 
 def _database(path: Path, *statements: str) -> None:
@@ -94,7 +105,9 @@ def _other_with_wal(path: Path, journal: bytes) -> None:
 
 
 def _other_with_an_id(path: Path, journal: bytes) -> None:
-    _database(path, "PRAGMA application_id = 12", f"PRAGMA user_version = {sqlite.SCHEMA_VERSION}")
+    _database(
+        path, "PRAGMA application_id = 12", f"PRAGMA user_version = {sqlite_file.SCHEMA_VERSION}"
+    )
 
 
 def _other_version(path: Path, journal: bytes) -> None:
@@ -146,7 +159,7 @@ BAD_FILES = {
     "a database with an id": (_other_with_an_id, NO_JOURNAL),
     "another version": (
         _other_version,
-        f"a journal of format 7, .* reads format {sqlite.SCHEMA_VERSION}; use the version that",
+        rf"of format 7, .* reads format {sqlite_file.SCHEMA_VERSION}; use the version that",
     ),
     **{f"{pages} pages left": (_truncated(pages), DAMAGED) for pages in (0.01, 0.5, 1, 2.5, 4)},
     **{f"page {number}": (_page_overwritten(number, b"\xff"), DAMAGED) for number in (0, 1, 3, -1)},
@@ -280,7 +293,9 @@ async def test_a_chunk_that_is_too_big_is_an_error_that_does_not_speak_of_damage
     journal: SqliteJournal,
 ) -> None:
     await journal.create("run", LEASE, b"chunk")
-    await journal._call(lambda connection: connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000))
+    await journal.file.read(
+        lambda connection: connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
+    )
     with pytest.raises(JournalError, match="cannot take that much at once"):
         await journal.append("run", LEASE, bytes(1001))
     assert [chunk async for chunk in journal.read("run")] == [b"chunk"]
@@ -295,8 +310,10 @@ async def test_a_loss_of_power_is_survived_if_that_is_asked_for(
 ) -> None:
     journal = SqliteJournal(path, fsync=fsync)
     ask = "PRAGMA synchronous"
-    assert await journal._call(lambda found: found.execute(ask).fetchone()[0]) == level
-    assert await journal._call(lambda f: f.execute("PRAGMA journal_mode").fetchone()[0]) == "wal"
+    assert await journal.file.read(lambda found: found.execute(ask).fetchone()[0]) == level
+    assert (
+        await journal.file.read(lambda f: f.execute("PRAGMA journal_mode").fetchone()[0]) == "wal"
+    )
     await journal.aclose()
 
 
@@ -351,4 +368,98 @@ def test_a_journal_serves_one_event_loop_after_the_other(path: Path, is_closed: 
                 await journal.aclose()
 
     assert [len(asyncio.run(use(number))) for number in range(3)] == [1, 2, 3]
+    asyncio.run(journal.aclose())
+
+
+# When the whole file is read
+
+
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with each time that a whole file is read."""
+    done: list[int] = []
+    check_whole = sqlite_file._check_whole
+
+    def check(connection: sqlite3.Connection) -> None:
+        done.append(1)
+        check_whole(connection)
+
+    monkeypatch.setattr(sqlite_file, "_check_whole", check)
+    return done
+
+
+async def test_a_file_that_was_closed_is_not_read_whole_when_it_is_opened(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = checks(monkeypatch)
+    for run_id in ("a", "b"):
+        journal = SqliteJournal(path)
+        await journal.create(run_id, LEASE, b"chunk")
+        beside = SqliteJournal(path)
+        assert run_id in await beside.run_ids()
+        await beside.aclose()
+        await journal.aclose()
+    assert done == []
+    await journal.check()
+    assert done == [1]
+    await journal.aclose()
+
+
+async def test_a_file_that_a_killed_process_had_open_is_read_whole_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = SqliteJournal(path)
+    await journal.create("a", LEASE, b"chunk")
+    await journal.aclose()
+    _have_been_killed(path)
+    done = checks(monkeypatch)
+    for _ in range(2):
+        assert await journal.run_ids() == ["a"]
+        await journal.aclose()
+    assert done == [1]
+
+
+async def test_a_check_that_is_asked_for_finds_damage(path: Path, a_journal: bytes) -> None:
+    _chunk_missing_in_the_index(path, a_journal)
+    _database(path, "DELETE FROM openers")
+    journal = SqliteJournal(path)
+    assert await journal.run_ids()
+    with pytest.raises(JournalError, match=DAMAGED):
+        await journal.check()
+    await journal.aclose()
+
+
+# Another directory, another process
+
+
+async def test_a_relative_path_stays_where_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    journal = SqliteJournal("runs.db")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    await journal.create("a", LEASE, b"chunk")
+    await journal.aclose()
+    assert (tmp_path / "runs.db").exists()
+    assert not (tmp_path / "elsewhere" / "runs.db").exists()
+
+
+def test_a_journal_that_was_used_goes_on_in_a_forked_process(path: Path) -> None:
+    """Neither its thread nor its connection is there."""
+    journal = SqliteJournal(path)
+
+    async def add(run_id: str) -> list[str]:
+        await journal.create(run_id, LEASE, b"chunk")
+        return await journal.run_ids()
+
+    assert asyncio.run(add("parent")) == ["parent"]
+    child = os.fork()
+    if not child:
+        code = 1
+        with contextlib.suppress(BaseException):
+            signal.alarm(10)
+            code = asyncio.run(add("child")) != ["parent", "child"]
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert asyncio.run(add("parent again")) == ["parent", "child", "parent again"]
     asyncio.run(journal.aclose())

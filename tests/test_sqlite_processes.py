@@ -14,7 +14,7 @@ import pytest
 from taskiq import InMemoryBroker
 
 from taskiq_flow import ExecutionEngine, JournalError, Lease, RunLockedError, SqliteJournal
-from taskiq_flow.journal import sqlite
+from taskiq_flow.journal import sqlite_file
 from taskiq_flow.journal.history import recall
 from tests.journals import (
     GATED,
@@ -114,7 +114,7 @@ async def test_a_file_that_becomes_a_journal_while_it_is_looked_at_is_one(
         class Interrupted(sqlite3.Connection):
             def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
                 if sql == "PRAGMA user_version" and not maker.execute(sql).fetchone()[0]:
-                    maker.executescript(sqlite._SCHEMA)
+                    maker.executescript(sqlite_file._SCHEMA)
                 return super().execute(sql, *parameters)
 
         connect = sqlite3.connect
@@ -162,7 +162,7 @@ async def test_a_file_that_may_not_grow_ends_the_run_with_what_it_has_reached(
     path: Path, journal: SqliteJournal, tmp_path: Path
 ) -> None:
     notes, read = tmp_path / "notes", set()
-    await journal._call(lambda connection: connection.execute("PRAGMA max_page_count = 40"))
+    await journal.file.read(lambda connection: connection.execute("PRAGMA max_page_count = 40"))
     engine = ExecutionEngine(InMemoryBroker(), big(COUNT), journal=journal)
     with pytest.raises(JournalError, match="cannot be used: database or disk is full") as caught:
         async for name, _ in engine.execute_async(big_inputs(notes, COUNT), run_id="run"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
+import threading
 import tracemalloc
 import weakref
 from collections.abc import AsyncGenerator
@@ -18,13 +20,17 @@ from taskiq import InMemoryBroker
 from taskiq_flow import (
     DAG,
     DAGBuilder,
+    DAGNode,
     ExecutionEngine,
+    Lease,
     MemoryJournal,
     NodeFailedError,
+    Retry,
     RunCancelledError,
     RunTimeoutError,
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
+from taskiq_flow.journal import writer
 from tests.virtual_clock import run_virtually
 
 
@@ -275,9 +281,11 @@ class TestCancel:
         engine = ExecutionEngine(broker, builder.build())
         kick = broker.kick
 
+        kicked = itertools.count(1)
+
         async def kick_and_cancel(message: Any) -> None:
             await kick(message)
-            if len(InMemoryHooks.of(broker).executions) == 30:
+            if next(kicked) == 30:
                 engine.cancel()
 
         broker.kick = kick_and_cancel  # type: ignore[method-assign]
@@ -469,3 +477,83 @@ def test_a_stream_that_is_left_as_its_loop_ends_ends_with_it(*, how: str, is_hel
     asyncio.run(main())
     assert not reported
     assert began == ended
+
+
+class TestOrdersToStop:
+    @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+    @pytest.mark.parametrize("on_error", ["raise", "continue", "collect"])
+    @pytest.mark.parametrize("node", [{}, {"retry": Retry(on=(BaseException,))}, {"fallback": 0}])
+    def test_what_stops_the_process_ends_the_run(
+        self, kind: type[BaseException], on_error: Any, node: dict[str, Any]
+    ) -> None:
+        ran: list[str] = []
+
+        async def stop() -> None:
+            ran.append("stop")
+            raise kind
+
+        async def later() -> None:
+            ran.append("later")
+            await asyncio.sleep(60)
+
+        async def main() -> None:
+            broker = InMemoryBroker()
+            dag = DAGBuilder().node(stop, **node).node(later).build()
+            try:
+                await ExecutionEngine(broker, dag, on_error=on_error).execute()
+            finally:
+                assert nothing_left(broker)
+
+        with pytest.raises(kind):
+            asyncio.run(main())
+        assert ran.count("stop") == 1
+
+
+class TestCancellingFromElsewhere:
+    @pytest.mark.parametrize("where", ["another thread", "a sync node"])
+    async def test_a_run_is_cancelled_from_any_thread(
+        self, broker: InMemoryBroker, where: str
+    ) -> None:
+        slow = Slow(3)
+        dag = slow.dag
+
+        def cancel() -> None:
+            engine.cancel()
+
+        if where == "a sync node":
+            dag.add_node(DAGNode(cancel, name="cancel"))
+        engine = ExecutionEngine(broker, dag)
+        running = asyncio.ensure_future(engine.execute())
+        await slow.all_started.wait()
+        if where == "another thread":
+            threading.Thread(target=cancel).start()
+        with pytest.raises(RunCancelledError):
+            await asyncio.wait_for(running, 5)
+        assert sorted(slow.cancelled) == [0, 1, 2]
+        assert nothing_left(broker)
+
+    @pytest.mark.parametrize("where", ["the loop", "a thread"])
+    async def test_a_run_that_is_about_to_begin_is_cancelled(
+        self, broker: InMemoryBroker, where: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opened = asyncio.Event()
+
+        class NeverOpen(MemoryJournal):
+            async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+                opened.set()
+                await asyncio.Event().wait()
+
+        monkeypatch.setattr(writer, "CLOSING_GRACE", 0.01)
+        sent: list[int] = []
+        dag = DAGBuilder().node(lambda: sent.append(1), name="n").build()
+        engine = ExecutionEngine(broker, dag, journal=NeverOpen())
+        running = asyncio.ensure_future(engine.execute())
+        await opened.wait()
+        if where == "the loop":
+            engine.cancel()
+        else:
+            await asyncio.to_thread(engine.cancel)
+        with pytest.raises(RunCancelledError, match="before it began"):
+            await asyncio.wait_for(running, 5)
+        assert sent == []
+        assert asyncio.all_tasks() == {asyncio.current_task()}

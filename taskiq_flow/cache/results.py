@@ -1,6 +1,7 @@
-"""Results that are kept and taken again, in a journal: each key has a log, and its lease a claim.
+"""Cached results, as the runs of one process and one event loop share them.
 
-Who has the lease of a key's log computes the result; others who want it wait for that.
+Whoever is first to want a key asks the store, and computes the result if it is not there. Others of
+this process wait for that on one future. For keys that another process computes, one loop asks.
 """
 
 from __future__ import annotations
@@ -9,26 +10,33 @@ import asyncio
 import logging
 import struct
 import time
-from collections.abc import Coroutine, Hashable
-from contextlib import aclosing
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet, WeakValueDictionary
 
+from taskiq.abc.serializer import TaskiqSerializer
+
+from taskiq_flow.cache.store import CacheStore
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.errors import JournalError, RunLockedError, RunNotFoundError
 from taskiq_flow.journal.lease import new_owner
-from taskiq_flow.journal.protocol import LEASE_SECONDS, Journal, Lease
-from taskiq_flow.journal.records import COMPLETED, chunk, dumped, read_chunk, record
+from taskiq_flow.journal.records import dumped
+from taskiq_flow.reconnect import growing_pauses
 
 logger = logging.getLogger("taskiq_flow")
 
-PREFIX = "taskiq_flow cache "
-"""What the names of the logs begin with that hold results, and no runs."""
+CLAIM_SECONDS = 10.0
+"""For how long a claim keeps others waiting when the process that had it was killed."""
+
+STORE_PATIENCE = 5.0
+"""Seconds that the store may take to answer before a result is computed without it."""
 
 CLOSING_GRACE = 5.0
-"""Seconds that the journal is given to take what a run leaves, when it is closed."""
+"""Seconds that the store is given to take what a run leaves, when the run is closed."""
 
-_TIME = struct.Struct(">d")  # seconds since 1970, as of the clock of whoever has kept a result
+_PAUSES = (0.05, 0.5)  # seconds between two looks at keys of other processes: the first, the most
+
+_TIME = struct.Struct(">d")  # seconds since 1970, by the clock of whoever has kept the result
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,107 +48,194 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The duty to compute a result, which others wait for."""
+    """The duty to compute a result, for which others wait."""
 
     key: str
-    lease: Lease
 
 
-class CachedResults:
-    """What one run takes from a cache and gives to it. ``journal``: where results are kept."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Waiting:
+    """Somebody else computes the result. ``future``: done when ``look_up`` is to be asked again.
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._claims: dict[Hashable, Claim] = {}
+    It has what was kept, or ``None`` if nothing was.
+    """
+
+    future: asyncio.Future[bytes | None]
+
+
+class ResultCache:
+    """The results in one store. ``serializer``: how values are written."""
+
+    def __init__(self, store: CacheStore, serializer: TaskiqSerializer) -> None:
+        self._store = store
+        self._serializer = serializer
+        self._loop = asyncio.get_running_loop()
+        self._owner = new_owner()
+        self._wanted: dict[str, Waiting] = {}  # keys that somebody computes, or asks for
+        self._claims: set[str] = set()
+        self._elsewhere: set[str] = set()  # keys that other processes compute
         self._keeper: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._poller: asyncio.Task[None] | None = None
+        self._writes: set[asyncio.Task[None]] = set()
+        self._away_until = 0.0
 
-    async def look_up(self, key: str, ttl: float | None, holder: Hashable) -> Hit | Claim | None:
-        """A result that is at most ``ttl`` seconds old; or the claim on it, now ``holder``'s.
+    @staticmethod
+    def of(store: CacheStore, serializer: TaskiqSerializer) -> ResultCache:
+        """The one that all runs on this event loop share which have this store."""
+        key = id(asyncio.get_running_loop()), id(store), id(serializer)
+        cache = _shared.get(key)
+        if cache is None:
+            cache = _shared[key] = ResultCache(store, serializer)
+        return cache
 
-        ``None`` while another has the claim. Raises ``JournalError`` if the journal cannot tell.
+    async def look_up(
+        self, key: str, ttl: float | None, waited_for: Waiting | None = None
+    ) -> Hit | Claim | Waiting | None:
+        """A result that is at most ``ttl`` seconds old, or who computes it.
+
+        A ``Claim`` is the caller's, who is to ``keep`` a result or to ``release`` it. ``None``: the
+        store does not answer, and the result is to be computed without it. ``waited_for``: what an
+        earlier call has returned.
         """
-        name, lease = PREFIX + key, Lease(new_owner())
-        try:
-            if (hit := await self._read(name, ttl)) is not None:
-                return hit
-            await self._journal.acquire(name, lease)
-        except RunLockedError:
+        given = None if waited_for is None else waited_for.future.result()
+        if (hit := self._fresh(given, ttl)) is not None:
+            return hit
+        if (waiting := self._wanted.get(key)) is not None:
+            return waiting
+        if self._loop.time() < self._away_until:
             return None
-        except RunNotFoundError:
-            try:
-                await self._journal.create(name, lease, chunk(()))
-            except JournalError:
-                if name in await self._journal.run_ids():  # another was faster
-                    return None
-                raise
-        else:
-            hit = await self._read(name, ttl)  # it may have come in between
-            if hit is not None:
-                await self._journal.release(name, lease)
-                return hit
-        claim = self._claims[holder] = Claim(key, lease)
-        if self._keeper is None:
-            self._keeper = asyncio.get_running_loop().create_task(self._keep_claims())
-        return claim
+        waiting = self._wanted[key] = Waiting(self._loop.create_future())
+        found: Hit | Claim | Waiting | None = None
+        try:
+            async with asyncio.timeout(STORE_PATIENCE):
+                found = await self._ask(key, ttl, waiting)
+            _away.discard(self._store)
+        except Exception as error:  # whatever a store raises, or how long it takes
+            self._note_away(error)
+        finally:
+            if not isinstance(found, (Claim, Waiting)):
+                self._resolve(key, None)
+        return found
 
-    def keep(self, holder: Hashable, value: Any) -> None:
-        """Keep a result that was claimed, and let others have it.
+    def keep(self, claim: Claim, value: Any, ttl: float | None) -> None:
+        """Keep a result that was claimed, and give it to those who wait for it.
 
-        Raises whatever the journal's serializer does for one that it cannot carry; the claim stays.
+        Raises whatever the serializer does for a value that it cannot carry; the claim stays.
         """
-        claim = self._claims[holder]
-        data = _TIME.pack(time.time()) + dumped(self._journal.serializer, value)
-        del self._claims[holder]
-        self._start(self._write(claim, chunk([record(COMPLETED, "", 0, data)])))
+        data = _TIME.pack(time.time()) + dumped(self._serializer, value)
+        self._wanted[claim.key].future.set_result(data)
+        self._start(self._write(claim.key, data, ttl))
 
-    def release(self, holder: Hashable) -> None:
-        """Let others compute what was claimed, if it was and is not kept."""
-        claim = self._claims.pop(holder, None)
-        if claim is not None:
-            self._start(self._write(claim, None))
+    def release(self, claim: Claim) -> None:
+        """Let others compute what was claimed."""
+        self._resolve(claim.key, None)
+        self._start(self._give_back(claim.key))
 
     async def aclose(self) -> None:
-        """Release all claims, and wait until the journal has taken everything, for a while."""
-        for holder in tuple(self._claims):
-            self.release(holder)
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await until_ended([self._keeper], CLOSING_GRACE)
-        await until_ended(self._tasks, CLOSING_GRACE)
+        """Wait until the store has taken what was given to it, for a bounded time."""
+        await until_ended(self._writes, CLOSING_GRACE)
 
-    async def _read(self, name: str, ttl: float | None) -> Hit | None:
-        found: bytes | None = None
-        async with aclosing(self._journal.read(name)) as chunks:
-            async for data in chunks:
-                for entry in read_chunk(name, data):
-                    found = entry.data
-        if found is None:
-            return None
-        age = time.time() - _TIME.unpack_from(found)[0]
-        if ttl is not None and age > ttl:
-            return None
-        return Hit(self._journal.serializer.loadb(found[_TIME.size :]))
+    async def _ask(self, key: str, ttl: float | None, waiting: Waiting) -> Hit | Claim | Waiting:
+        if (hit := self._fresh(await self._store.get(key), ttl)) is not None:
+            return hit
+        if not await self._store.claim(key, self._owner, CLAIM_SECONDS):
+            self._elsewhere.add(key)
+            if self._poller is None:
+                self._poller = self._loop.create_task(self._poll())
+            return waiting
+        # It may have been kept in between.
+        if (hit := self._fresh(await self._store.get(key), ttl)) is not None:
+            self._start(self._give_back(key))
+            return hit
+        self._claims.add(key)
+        if self._keeper is None:
+            self._keeper = self._loop.create_task(self._keep_claims())
+        return Claim(key)
 
-    async def _write(self, claim: Claim, data: bytes | None) -> None:
-        name = PREFIX + claim.key
+    def _fresh(self, data: bytes | None, ttl: float | None) -> Hit | None:
+        """What was kept, if it can be read and is not too old."""
+        if data is None:
+            return None
         try:
-            if data is not None:
-                await self._journal.append(name, claim.lease, data)
-            await self._journal.release(name, claim.lease)
-        except Exception as error:  # whatever a journal raises: the node has its result
-            logger.warning("a result was not kept in the cache: %r", error)
+            age = time.time() - _TIME.unpack_from(data)[0]
+            if ttl is not None and age > ttl:
+                return None
+            return Hit(self._serializer.loadb(data[_TIME.size :]))
+        except Exception as error:  # of a damaged entry, which is computed and written anew
+            logger.warning("a cached result cannot be read: %r; it is computed anew", error)
+            return None
+
+    def _resolve(self, key: str, data: bytes | None) -> None:
+        """Have those who wait for a key ask again."""
+        self._elsewhere.discard(key)
+        waiting = self._wanted.pop(key, None)
+        if waiting is not None and not waiting.future.done():
+            waiting.future.set_result(data)
+
+    async def _write(self, key: str, data: bytes, ttl: float | None) -> None:
+        try:
+            async with asyncio.timeout(STORE_PATIENCE):
+                await self._store.put(key, data, ttl)
+        except Exception as error:  # whatever a store raises: the node has its result
+            self._note_away(error)
+        self._resolve(key, data)
+        await self._give_back(key)
+
+    async def _give_back(self, key: str) -> None:
+        self._claims.discard(key)
+        if not self._claims and self._keeper is not None:
+            self._keeper.cancel()
+            self._keeper = None
+        try:
+            async with asyncio.timeout(STORE_PATIENCE):
+                await self._store.release(key, self._owner)
+        except Exception as error:  # the claim ends by itself
+            self._note_away(error)
 
     async def _keep_claims(self) -> None:
         while True:
-            await asyncio.sleep(LEASE_SECONDS / 4)
-            for claim in tuple(self._claims.values()):
+            await asyncio.sleep(CLAIM_SECONDS / 4)
+            for key in tuple(self._claims):
                 try:
-                    await self._journal.renew(PREFIX + claim.key, claim.lease)
+                    async with asyncio.timeout(STORE_PATIENCE):
+                        await self._store.claim(key, self._owner, CLAIM_SECONDS)
                 except Exception as error:  # it is computed twice, at worst
-                    logger.warning("a claim on a cached result was not renewed: %r", error)
+                    self._note_away(error)
+
+    async def _poll(self) -> None:
+        """Ask for all keys that other processes compute, until there are none."""
+        pauses = growing_pauses(*_PAUSES)
+        while self._elsewhere:
+            await asyncio.sleep(next(pauses))
+            for key in tuple(self._elsewhere):
+                try:
+                    async with asyncio.timeout(STORE_PATIENCE):
+                        data = await self._store.get(key)
+                        is_free = await self._store.claim(key, self._owner, CLAIM_SECONDS)
+                        if is_free:  # it is kept by now, or nobody computes it
+                            data = await self._store.get(key)
+                            await self._store.release(key, self._owner)
+                except Exception as error:  # whatever a store raises: it is computed without it
+                    self._note_away(error)
+                    data, is_free = None, True
+                if is_free:
+                    self._resolve(key, data)
+        self._poller = None
+
+    def _note_away(self, error: Exception) -> None:
+        """Warn once while the store does not answer; nobody asks it for a while."""
+        if self._store not in _away:
+            _away.add(self._store)
+            logger.warning("the cache cannot be used, and results are computed anew: %r", error)
+        self._away_until = self._loop.time() + STORE_PATIENCE
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self._loop.create_task(work)
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+
+
+_away: WeakSet[CacheStore] = WeakSet()
+"""Stores of which it was said that they do not answer."""
+
+_shared: WeakValueDictionary[tuple[int, int, int], ResultCache] = WeakValueDictionary()

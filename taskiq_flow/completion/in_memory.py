@@ -8,10 +8,15 @@ stands a slow sweep that finds the tasks of whose end the middleware was never t
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from contextvars import ContextVar
 from typing import Any
 
 from taskiq import (
-    AsyncBroker,
     InMemoryBroker,
     NoResultError,
     TaskiqMessage,
@@ -20,18 +25,23 @@ from taskiq import (
 )
 
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.completion.protocol import Observer
-from taskiq_flow.errors import ConfigurationError, TaskLostError
+from taskiq_flow.completion.protocol import InFlight
+from taskiq_flow.errors import ConfigurationError, TaskLostError, describe
 from taskiq_flow.values.copying import copied
 from taskiq_flow.values.handle import Reference, ResultHandle
 from taskiq_flow.values.references import is_referred_to
 from taskiq_flow.values.results import failed
+
+logger = logging.getLogger("taskiq_flow")
 
 SWEEP_INTERVAL = 1.0
 """Seconds between two looks at the tasks in flight."""
 
 CANCEL_GRACE = 5.0
 """Seconds that cancelled tasks are given to end before the run stops waiting for them."""
+
+STALLED_AFTER = 5.0
+"""Seconds after which a warning says that no thread of the broker becomes free."""
 
 _REQUEUE_COUNT = "X-Taskiq-requeue"  # the label in which ``Context.requeue`` counts
 
@@ -48,10 +58,10 @@ class Execution:
     worker: asyncio.Task[Any] | None = None  # runs the newest attempt
     superseded: frozenset[asyncio.Task[Any] | None] = frozenset()  # ran attempts sent again
 
-    def __init__(self, node: Any, observer: Observer[Any], expected: dict[str, Execution]) -> None:
-        self.node = node
-        self.observer = observer
-        self.expected = expected  # where it stands among its run's own
+    def __init__(self, task_id: str, in_flight: InFlight, completions: InMemoryCompletions) -> None:
+        self.task_id = task_id
+        self.in_flight = in_flight
+        self.completions = completions
 
     def revoke(self) -> None:
         """Cancel it where it runs, or keep it from running."""
@@ -65,28 +75,39 @@ class Execution:
         self.superseded |= {asyncio.current_task()}
 
 
+_executing: ContextVar[Execution | None] = ContextVar("executing", default=None)
+"""The execution that the running asyncio task is about."""
+
+_when_begun: ContextVar[Callable[[], None] | None] = ContextVar("when_begun", default=None)
+"""What a thread calls when it begins with the function of the running asyncio task."""
+
+
 class InMemoryHooks(TaskiqMiddleware):
     """The middleware: one on each broker, first in its list, shared by all runs on it.
 
     The hooks that every task passes are coroutines, which taskiq tells from results faster.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, broker: InMemoryBroker) -> None:
         super().__init__()
+        self.set_broker(broker)
         self.executions: dict[str, Execution] = {}
         self.run_ids: set[str] = set()
+        executor = broker.receiver.executor
+        self.threads = None if executor is None else _Threads(executor)
+        broker.receiver.executor = self.threads or executor
 
     @classmethod
-    def of(cls, broker: AsyncBroker) -> InMemoryHooks:
+    def of(cls, broker: InMemoryBroker) -> InMemoryHooks:
         """The hooks of a broker, put in place at the first call."""
         for middleware in broker.middlewares:
             if isinstance(middleware, cls):
                 return middleware
-        hooks = cls()
-        hooks.set_broker(broker)
+        hooks = cls(broker)
         # A new list, as a task may be walking through the present one. First in it: called before
         # the others when a task begins and behind them when it ends, so that theirs is what counts.
         broker.middlewares = [hooks, *broker.middlewares]
+        logging.getLogger("taskiq.receiver.receiver").addFilter(_ENGINES_TASKS)
         return hooks
 
     def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
@@ -101,7 +122,7 @@ class InMemoryHooks(TaskiqMiddleware):
             raise asyncio.CancelledError
         execution.scheduled = False
         execution.supersede()
-        execution.observer.retried(execution.node, message.task_id)
+        execution.in_flight.resent(message.task_id)
         return message
 
     async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
@@ -113,12 +134,27 @@ class InMemoryHooks(TaskiqMiddleware):
             raise asyncio.CancelledError
         execution.worker = asyncio.current_task()
         execution.sweeps = 0
+        _executing.set(execution)
         if execution.tells_begin:
-            execution.observer.began(execution.node, message.task_id)
+            self._tell_begin(execution, message)
         if execution.superseded:
             # A broker that runs tasks in place begins the new attempt inside the old one's task.
             execution.superseded -= {execution.worker}
         return message
+
+    def _tell_begin(self, execution: Execution, message: TaskiqMessage) -> None:
+        """Tell that a task begins: now, or, where it needs a thread, when it has one."""
+        task = self.broker.find_task(message.task_name)
+        if task is None or asyncio.iscoroutinefunction(task.original_func):
+            execution.in_flight.began(message.task_id)
+            return
+        loop = asyncio.get_running_loop()
+
+        def begun() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the run is over
+                loop.call_soon_threadsafe(execution.in_flight.began, message.task_id)
+
+        _when_begun.set(begun)
 
     def on_error(
         self, message: TaskiqMessage, result: TaskiqResult[Any], exception: BaseException
@@ -127,7 +163,9 @@ class InMemoryHooks(TaskiqMiddleware):
         execution = self.executions.get(message.task_id)
         if execution is None:
             return
-        if not isinstance(exception, NoResultError):
+        if isinstance(exception, (KeyboardInterrupt, SystemExit)):
+            execution.in_flight.interrupted(exception)
+        elif not isinstance(exception, NoResultError):
             if isinstance(result.error, NoResultError):  # a middleware will have it sent again
                 worker = asyncio.current_task()
                 execution.scheduled = worker not in execution.superseded
@@ -135,28 +173,33 @@ class InMemoryHooks(TaskiqMiddleware):
         elif int(message.labels.get(_REQUEUE_COUNT, 0)) > execution.requeues:
             execution.requeues += 1
             execution.supersede()
-            execution.observer.retried(execution.node, message.task_id)
+            execution.in_flight.resent(message.task_id)
 
     async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
         """Hand the result over, unless the task was sent again or nobody wants it any more."""
-        execution = self.executions.get(message.task_id)
+        task_id = message.task_id
+        execution = self.executions.get(task_id)
         if execution is None or execution.revoked:
             return
         if execution.superseded and asyncio.current_task() in execution.superseded:
             return
-        del self.executions[message.task_id], execution.expected[message.task_id]
-        execution.observer.settle(execution.node, message.task_id, result)
+        completions = execution.completions
+        del self.executions[task_id], completions.expected[task_id]
+        if completions.limit is not None:
+            result = _referring(task_id, result, completions.limit)
+        execution.in_flight.settle(task_id, result)
 
 
 class InMemoryCompletions:
-    """The completions of one run on an ``InMemoryBroker``."""
+    """The completions of one run on an ``InMemoryBroker``.
+
+    ``limit``: bytes above which the run is given a handle instead of the value.
+    """
 
     tells_begin = True
 
-    def __init__(
-        self, broker: AsyncBroker, observer: Observer[Any], run_id: str, limit: int | None = None
-    ) -> None:
-        hooks = InMemoryHooks.of(broker)
+    def __init__(self, broker: InMemoryBroker, run_id: str, limit: int | None = None) -> None:
+        self._hooks = hooks = InMemoryHooks.of(broker)
         if run_id in hooks.run_ids:
             raise ConfigurationError(
                 f"run id {run_id!r} is in use on this broker; give each run an id of its own"
@@ -164,35 +207,34 @@ class InMemoryCompletions:
         hooks.run_ids.add(run_id)
         # A kick of somebody's own may hold a task back for as long as it likes.
         self._begins_at_once = type(broker).kick is InMemoryBroker.kick
-        self._run_ids = hooks.run_ids
         self._run_id = run_id
-        self._observer = observer if limit is None else _Referring(observer, limit)
         self._executions = hooks.executions
-        self._expected: dict[str, Execution] = {}
+        self.expected: dict[str, Execution] = {}
+        self.limit = limit
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._arm()
 
     def expect(
         self,
         task_id: str,
-        node: Any,
+        in_flight: InFlight,
         return_type: Any,
         queue: str | None,
         *,
         tell_begin: bool = False,
     ) -> None:
         """Watch for a task. Its result is taken as it is, whatever it is annotated with."""
-        execution = Execution(node, self._observer, self._expected)
+        execution = Execution(task_id, in_flight, self)
         if tell_begin:
             execution.tells_begin = True
-        self._executions[task_id] = self._expected[task_id] = execution
+        self._executions[task_id] = self.expected[task_id] = execution
 
     def forget(self, task_id: str) -> bool:
-        """Stop waiting for a task whose sending has failed, unless it is over by our own word.
+        """Stop watching for a task whose sending has failed. It is cancelled if it runs anyway.
 
-        It may have been handed over all the same: then it is cancelled, or ends as it begins.
+        Returns whether it was neither settled nor revoked.
         """
-        execution = self._expected.get(task_id)
+        execution = self.expected.get(task_id)
         if execution is None or execution.revoked:
             return False
         if execution.worker is asyncio.current_task():  # a broker that runs tasks in place
@@ -203,11 +245,11 @@ class InMemoryCompletions:
 
     def _drop(self, task_id: str) -> None:
         self._executions.pop(task_id, None)
-        self._expected.pop(task_id, None)
+        self.expected.pop(task_id, None)
 
     def revoke_task(self, task_id: str) -> None:
         """Cancel a task that runs, or have it end as it begins; it is forgotten when it has."""
-        execution = self._expected.get(task_id)
+        execution = self.expected.get(task_id)
         if execution is not None:
             execution.revoke()
 
@@ -215,19 +257,19 @@ class InMemoryCompletions:
         """Cancel the tasks that run, and have those that were only sent end as they begin."""
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
-        for execution in self._expected.values():
+        for execution in self.expected.values():
             execution.revoke()
 
     async def aclose(self) -> None:
         """Revoke, and wait for the cancelled tasks to end, for a bounded time."""
         self.revoke()
-        if self._expected:
+        if self.expected:
             await asyncio.sleep(0)  # what was sent has begun by then, and ended as it was revoked
-            workers = [e.worker for e in self._expected.values() if e.worker is not None]
+            workers = [e.worker for e in self.expected.values() if e.worker is not None]
             await until_ended(workers, CANCEL_GRACE)
-            for task_id in list(self._expected):
+            for task_id in list(self.expected):
                 self._drop(task_id)
-        self._run_ids.discard(self._run_id)
+        self._hooks.run_ids.discard(self._run_id)
 
     def _arm(self) -> None:
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep)
@@ -235,7 +277,9 @@ class InMemoryCompletions:
     def _sweep(self) -> None:
         """Settle the tasks of whose end nobody told: a middleware raised, or nothing ever began."""
         self._arm()
-        for task_id, execution in list(self._expected.items()):
+        if self._hooks.threads is not None:
+            self._hooks.threads.warn_if_stalled()
+        for task_id, execution in list(self.expected.items()):
             if execution.revoked:
                 if execution.worker is not None and execution.worker.done():
                     self._drop(task_id)
@@ -243,7 +287,7 @@ class InMemoryCompletions:
             error = self._what_became_of(task_id, execution)
             if error is not None:
                 self._drop(task_id)
-                self._observer.settle(execution.node, task_id, failed(error))
+                execution.in_flight.settle(task_id, failed(error))
 
     def _what_became_of(self, task_id: str, execution: Execution) -> BaseException | None:
         """The error of a task of which nothing runs and nothing will come; else ``None``."""
@@ -262,7 +306,7 @@ class InMemoryCompletions:
     ) -> BaseException | None:
         """What became of a task that was sent, or sent again, and has not begun."""
         waits_for_others = execution.scheduled and error is None
-        being_sent = self._observer.is_being_sent(execution.node)
+        being_sent = execution.in_flight.is_being_sent
         if waits_for_others or being_sent or not self._begins_at_once:
             return None
         execution.sweeps += 1
@@ -274,29 +318,94 @@ class InMemoryCompletions:
         )
 
 
-class _Referring:
-    """An observer that is given handles for results above a limit on their size.
+def _referring(task_id: str, result: TaskiqResult[Any], limit: int) -> TaskiqResult[Any]:
+    """The result with a handle for its value, if that is above the limit on its size.
 
-    There is no result backend here that keeps them: a handle holds its result itself.
+    There is no result backend here that would keep the value: the handle itself holds it.
+    """
+    if not is_referred_to(result, limit):
+        return result
+    value = result.return_value
+
+    async def read() -> Any:
+        return copied(value)
+
+    handle = ResultHandle(Reference(task_id), read)
+    return result.model_copy(update={"return_value": handle})
+
+
+class _Threads(Executor):
+    """The broker's threads for sync functions, which tell when they begin."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._waiting: set[object] = set()  # functions that no thread has begun with
+        self._changed_at = time.monotonic()
+        self._has_warned = False
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have a thread call the function. ``run_in_executor`` calls this."""
+        tell, ticket = _when_begun.get(), object()
+
+        def call() -> Any:
+            self._begin(ticket)
+            if tell is not None:
+                tell()
+            return function(*args, **kwargs)
+
+        if not self._waiting:
+            self._has_changed()
+        self._waiting.add(ticket)
+        future = self._executor.submit(call)
+        future.add_done_callback(lambda _: self._begin(ticket))  # or it was cancelled before
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - as of its base
+        """Shut the threads down."""
+        self._executor.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+    def warn_if_stalled(self) -> None:
+        """Say once that functions wait for a thread, if none has become free for a while."""
+        stalled = self._waiting and time.monotonic() - self._changed_at > STALLED_AFTER
+        if stalled and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%d sync tasks wait for a thread of their InMemoryBroker, and none has become free "
+                "for %g s: its tasks take long, or they wait for other tasks of this broker, which "
+                "cannot begin then; give it more threads by sync_tasks_pool_size=",
+                len(self._waiting),
+                STALLED_AFTER,
+            )
+
+    def _begin(self, ticket: object) -> None:
+        self._waiting.discard(ticket)
+        self._has_changed()
+
+    def _has_changed(self) -> None:
+        self._changed_at = time.monotonic()
+        self._has_warned = False
+
+
+class _EnginesTasks(logging.Filter):
+    """Writes one line, instead of a traceback at ERROR, for a task that an engine has sent.
+
+    The engine reports the error to whoever reads its run. A task that it has cancelled itself is
+    no error at all.
     """
 
-    def __init__(self, observer: Observer[Any], limit: int) -> None:
-        self.is_being_sent = observer.is_being_sent
-        self.began = observer.began
-        self.retried = observer.retried
-        self._settle = observer.settle
-        self._limit = limit
+    def filter(self, record: logging.LogRecord) -> bool:
+        execution = _executing.get()
+        error = record.exc_info[1] if record.exc_info else None
+        if execution is None or error is None:
+            return True
+        record.levelno = logging.DEBUG if execution.revoked else logging.WARNING
+        record.levelname = logging.getLevelName(record.levelno)
+        record.msg, record.args = "task %r ended with %s", (execution.task_id, describe(error))
+        record.exc_info = record.exc_text = None
+        return logging.getLogger(record.name).isEnabledFor(record.levelno)
 
-    def settle(self, node: Any, task_id: str, result: TaskiqResult[Any]) -> None:
-        if is_referred_to(result, self._limit):
-            value = result.return_value
 
-            async def read() -> Any:
-                return copied(value)
-
-            handle = ResultHandle(Reference(task_id), read)
-            result = result.model_copy(update={"return_value": handle})
-        self._settle(node, task_id, result)
+_ENGINES_TASKS = _EnginesTasks()
 
 
 def _ended_with(worker: asyncio.Task[Any] | None, task_id: str) -> BaseException | None:

@@ -17,7 +17,7 @@ from typing import Any
 from taskiq import AsyncBroker, NoResultError, TaskiqResult
 
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.completion.protocol import Observer
+from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.completion.reading import ASKED_AT_ONCE, ResultReader
 from taskiq_flow.errors import ResultUnavailableError, TaskLostError
 from taskiq_flow.reconnect import PATIENCE, growing_pauses
@@ -58,6 +58,7 @@ class Watch:
         "asked_at",
         "expected",
         "heard_at",
+        "in_flight",
         "is_alive_at",
         "is_queued",
         "is_taken",
@@ -65,17 +66,14 @@ class Watch:
         "limit",
         "lost_after",
         "mark",
-        "node",
         "number",
-        "observer",
         "queue",
         "return_type",
     )
 
     def __init__(
         self,
-        node: Any,
-        observer: Observer[Any],
+        in_flight: InFlight,
         expected: set[str],
         return_type: Any,
         queue: str | None,
@@ -83,8 +81,7 @@ class Watch:
         lost_after: float,
         limit: int | None,
     ) -> None:
-        self.node = node
-        self.observer = observer
+        self.in_flight = in_flight
         self.expected = expected  # where it stands among its run's own
         self.return_type = return_type
         self.queue = queue
@@ -214,13 +211,13 @@ class Inbox:
         else:
             self._watched[task_id] = self._watched.pop(task_id)  # it is the last that was sent now
             watch.enqueue(next(self._numbers), self._loop.time())
-            watch.observer.retried(watch.node, task_id)
+            watch.in_flight.resent(task_id)
 
     def _note_alive(self, task_id: str, *, has_begun: bool) -> None:
         watch = self._watched.get(task_id)
         if watch is not None:
             if has_begun:
-                watch.observer.began(watch.node, task_id)
+                watch.in_flight.began(task_id)
             watch.take(self._loop.time())
             self._earliest_sign = min(self._earliest_sign, watch.number)
 
@@ -232,7 +229,7 @@ class Inbox:
         self._earliest_sign = min(self._earliest_sign, watch.number)
         if not isinstance(result.return_value, ResultHandle):
             result = parsed(result, watch.return_type)
-        watch.observer.settle(watch.node, task_id, result)
+        watch.in_flight.settle(task_id, result)
 
     # What is read
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from taskiq import AsyncBroker
 
-from taskiq_flow.completion.protocol import Observer
+from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.completion.reading import ResultReader
 from taskiq_flow.values.results import parsed
 
@@ -24,24 +24,23 @@ class PollingCompletions:
 
     tells_begin = False
 
-    def __init__(self, broker: AsyncBroker, observer: Observer[Any]) -> None:
+    def __init__(self, broker: AsyncBroker) -> None:
         self._reader = ResultReader(broker.result_backend)
-        self._observer = observer
-        self._expected: dict[str, tuple[Any, Any]] = {}  # id → node, return type
+        self._expected: dict[str, tuple[InFlight, Any]] = {}  # id → in flight, return type
         self._interval = SHORTEST_INTERVAL
         self._poller: asyncio.Task[None] | None = None
 
     def expect(
         self,
         task_id: str,
-        node: Any,
+        in_flight: InFlight,
         return_type: Any,
         queue: str | None,
         *,
         tell_begin: bool = False,
     ) -> None:
         """Watch for a task; its result is parsed as its annotation says, as taskiq does."""
-        self._expected[task_id] = node, return_type
+        self._expected[task_id] = in_flight, return_type
         self._interval = SHORTEST_INTERVAL
         if self._poller is None:
             self._poller = asyncio.get_running_loop().create_task(self._poll())
@@ -77,6 +76,6 @@ class PollingCompletions:
                 async for task_id, result in answers:
                     if result is not None and task_id in self._expected:
                         self._interval = SHORTEST_INTERVAL
-                        node, return_type = self._expected[task_id]
+                        in_flight, return_type = self._expected[task_id]
                         self.forget(task_id)
-                        self._observer.settle(node, task_id, parsed(result, return_type))
+                        in_flight.settle(task_id, parsed(result, return_type))

@@ -8,7 +8,7 @@ from typing import Any
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.inbox import Inbox, Watch
-from taskiq_flow.completion.protocol import Observer
+from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.reconnect import ride_out
 from taskiq_flow.transport.notice import ReplyTo
@@ -30,7 +30,6 @@ class PushedCompletions:
     def __init__(
         self,
         inbox: Inbox,
-        observer: Observer[Any],
         reply_to: ReplyTo,
         *,
         lost_after: float,
@@ -42,7 +41,6 @@ class PushedCompletions:
             )
         inbox.run_ids.add(run_id)
         self._inbox = inbox
-        self._observer = observer
         self._reply_to = reply_to
         self._lost_after = lost_after
         self._expected: set[str] = set()
@@ -52,7 +50,7 @@ class PushedCompletions:
     def expect(
         self,
         task_id: str,
-        node: Any,
+        in_flight: InFlight,
         return_type: Any,
         queue: str | None,
         *,
@@ -60,8 +58,7 @@ class PushedCompletions:
     ) -> None:
         """Watch for a task, sent to a queue of that name or to the broker's own."""
         watch = Watch(
-            node,
-            self._observer,
+            in_flight,
             self._expected,
             return_type,
             queue,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from taskiq_flow.dataflow.dag import Plan
-from taskiq_flow.errors import InputConflictError, MissingInputError, UnusedInputWarning
+from taskiq_flow.errors import InputConflictError, MissingInputError, UnusedInputWarning, warn
 
 
 def check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> None:
@@ -32,9 +31,8 @@ def check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> None:
         )
     for key in values:
         if key not in whole.required and key not in whole.optional:
-            warnings.warn(
+            warn(
                 f"the run was given {key!r}, which no node takes; external inputs: "
                 f"{', '.join(map(repr, (*whole.required, *whole.optional))) or 'none'}",
                 UnusedInputWarning,
-                stacklevel=4,  # the line that reads the stream
             )

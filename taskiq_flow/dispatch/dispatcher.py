@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -11,7 +12,6 @@ from taskiq import (
     AsyncBroker,
     AsyncTaskiqDecoratedTask,
     InMemoryBroker,
-    TaskiqMessage,
     TaskiqMiddleware,
 )
 from taskiq.utils import maybe_awaitable
@@ -20,6 +20,7 @@ from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.dataflow.binding import Binding, Task
 from taskiq_flow.dispatch.callables import as_task
 from taskiq_flow.dispatch.encoding import (
+    ALREADY_PLAIN,
     Address,
     encode_unseen,
     explained,
@@ -34,6 +35,9 @@ from taskiq_flow.transport.protocol import Kick
 from taskiq_flow.values.handle import ResultHandle
 
 logger = logging.getLogger("taskiq_flow")
+
+Sending = Callable[[], Coroutine[Any, Any, None]]
+"""The rest of a send, which is awaited where it may wait for the broker."""
 
 
 class RunnableNode(Hashable, Protocol):
@@ -83,8 +87,9 @@ class Dispatcher:
         others = [m for m in broker.middlewares if not isinstance(m, own)]
         base = TaskiqMiddleware
         self._before = [m for m in others if type(m).pre_send is not base.pre_send]
-        self._behind = [m for m in reversed(others) if type(m).post_send is not base.post_send]
-        self._unseen = not (self._before or self._behind) and formats_as_usual(broker)
+        self._after = [m for m in reversed(others) if type(m).post_send is not base.post_send]
+        self._unseen = not (self._before or self._after) and formats_as_usual(broker)
+        self._never_waits = _never_waits(broker)
 
     def address(self, node: RunnableNode) -> Address:
         """Where a node's task is sent. A plain callable is registered with the broker first.
@@ -96,7 +101,53 @@ class Dispatcher:
             address = self._addresses[id(node.task)] = Address.of(self._find(node), self._labels)
         return address
 
-    async def send(
+    def send(
+        self,
+        node: RunnableNode,
+        address: Address,
+        task_id: str,
+        args: list[Any],
+        kwargs: dict[str, Any],
+    ) -> Sending | None:
+        """Send one call of a node's task. Returns what is left to be done, if anything is.
+
+        Raises ``SerializationError``, or whatever the broker and its middlewares raise, at once or
+        when what is left is awaited.
+        """
+        if not (
+            ALREADY_PLAIN.issuperset(map(type, args))
+            and ALREADY_PLAIN.issuperset(map(type, kwargs.values()))
+        ):
+            if any(isinstance(value, ResultHandle) for value in (*args, *kwargs.values())):
+                if isinstance(self._broker, InMemoryBroker):
+                    return partial(self._send_values, node, address, task_id, args, kwargs)
+                address, args, kwargs = with_references(address, args, kwargs)
+            args, kwargs = self._plain(node, args, kwargs)
+        if not self._unseen:
+            return partial(self._send_message, node, address, task_id, args, kwargs)
+        try:
+            encoded = encode_unseen(self._broker, address, task_id, args, kwargs)
+        except Exception as error:  # whatever a value or a serializer raises
+            raise explained(self._broker, node, args, kwargs, error) from error
+        if not self._never_waits:
+            return partial(self._kick, encoded)
+        try:
+            self._kick(encoded).send(None)
+        except StopIteration:
+            return None
+        raise AssertionError(f"{type(self._broker).__name__}.kick has waited")
+
+    def _plain(
+        self, node: RunnableNode, args: list[Any], kwargs: dict[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        try:
+            return [plain(value) for value in args], {
+                name: plain(value) for name, value in kwargs.items()
+            }
+        except Exception as error:  # whatever a value's own code raises
+            raise explained(self._broker, node, args, kwargs, error) from error
+
+    async def _send_values(
         self,
         node: RunnableNode,
         address: Address,
@@ -104,41 +155,33 @@ class Dispatcher:
         args: list[Any],
         kwargs: dict[str, Any],
     ) -> None:
-        """Send one call of a node's task.
+        """Send a call that holds handles to a task of this process, which is given the values."""
+        args, kwargs = await with_values(args, kwargs)
+        sending = self.send(node, address, task_id, args, kwargs)
+        if sending is not None:
+            await sending()
 
-        Raises ``SerializationError``, or whatever the broker and its middlewares raise.
-        """
-        broker = self._broker
-        if any(isinstance(value, ResultHandle) for value in (*args, *kwargs.values())):
-            if isinstance(broker, InMemoryBroker):
-                args, kwargs = await with_values(args, kwargs)
-            else:
-                address, args, kwargs = with_references(address, args, kwargs)
-        try:
-            plain_args = [plain(value) for value in args]
-            plain_kwargs = {name: plain(value) for name, value in kwargs.items()}
-            if self._unseen:
-                encoded = encode_unseen(broker, address, task_id, plain_args, plain_kwargs)
-        except Exception as error:  # whatever a value or a serializer raises
-            raise explained(broker, node, args, kwargs, error) from error
-        if self._unseen:
-            await self._kick(encoded)
-            return
-        message = address.message(task_id, plain_args, plain_kwargs)
+    async def _send_message(
+        self,
+        node: RunnableNode,
+        address: Address,
+        task_id: str,
+        args: list[Any],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Send a call whose message middlewares see, or a formatter of the user's encodes."""
+        message = address.message(task_id, args, kwargs)
         for middleware in self._before:
             message = await maybe_awaitable(middleware.pre_send(message))
         try:
-            encoded = broker.formatter.dumps(message)
+            encoded = self._broker.formatter.dumps(message)
         except Exception as error:  # whatever a formatter or a serializer raises
-            raise explained(broker, node, message.args, message.kwargs, error) from error
+            raise explained(self._broker, node, message.args, message.kwargs, error) from error
         await self._kick(encoded)
-        await self._tell_that_it_was_sent(message)
-
-    async def _tell_that_it_was_sent(self, message: TaskiqMessage) -> None:
-        for middleware in self._behind:
+        for middleware in self._after:
             try:
                 await maybe_awaitable(middleware.post_send(message))
-            except Exception:  # the task is on its way, and what comes of it counts
+            except Exception:  # the task is on its way, and its outcome counts
                 logger.exception("post_send of %r raised", middleware)
 
     def _find(self, node: RunnableNode) -> AsyncTaskiqDecoratedTask[Any, Any]:
@@ -157,3 +200,13 @@ class Dispatcher:
                 "broker than the engine's; decorate it with that one, or give the engine this one"
             )
         return task
+
+
+def _never_waits(broker: AsyncBroker) -> bool:
+    """Whether the broker's ``kick`` only starts an asyncio task, so that it need not be awaited."""
+    return (
+        isinstance(broker, InMemoryBroker)
+        and not broker.await_inplace
+        and type(broker).kick is InMemoryBroker.kick
+        and "kick" not in vars(broker)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -18,7 +19,7 @@ from taskiq_flow.errors import SerializationError
 from taskiq_flow.transport.notice import REFERENCES_LABEL
 from taskiq_flow.values.handle import ResultHandle
 
-_ALREADY_PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple})
+ALREADY_PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple})
 
 
 class BoundNode(Protocol):
@@ -35,12 +36,18 @@ class BoundNode(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """What is the same in all messages of one task."""
+    """What is the same in all messages of one task.
+
+    ``queue``: where it is sent to, ``None`` for the broker's own queue. ``is_async``: whether the
+    task's function is a coroutine function, which its worker can cancel.
+    """
 
     task_name: str
     labels: dict[str, str]
     labels_types: dict[str, int]
-    return_type: Any
+    return_type: Any = None
+    queue: str | None = None
+    is_async: bool = True
 
     @classmethod
     def of(
@@ -52,17 +59,15 @@ class Address:
             for label, value in (*task.labels.items(), *further_labels.items())
             if label != "types_of_exceptions"  # exception classes, which taskiq keeps at home too
         }
+        labels = {label: value for label, (value, _) in prepared.items()}
         return cls(
             task_name=task.task_name,
-            labels={label: value for label, (value, _) in prepared.items()},
+            labels=labels,
             labels_types={label: kind for label, (_, kind) in prepared.items()},
             return_type=task.return_type,
+            queue=labels.get("queue_name") or None,
+            is_async=inspect.iscoroutinefunction(task.original_func),
         )
-
-    @property
-    def queue(self) -> str | None:
-        """The queue that the task is sent to, ``None`` for the broker's own."""
-        return self.labels.get("queue_name") or None
 
     def with_label(self, label: str, value: object) -> Address:
         """The same address with one label more."""
@@ -87,7 +92,7 @@ class Address:
 
 def plain(value: Any) -> Any:
     """Models and dataclasses as plain data, as taskiq's kicker passes them on."""
-    if type(value) in _ALREADY_PLAIN:  # spares the common values two slow questions
+    if type(value) in ALREADY_PLAIN:  # spares the common values two slow questions
         return value
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
@@ -166,7 +171,7 @@ def explained(
     error: Exception,
 ) -> SerializationError:
     """The error of a call that cannot be encoded: it names the first value that cannot alone."""
-    alone = Address(task_name=node.task_name, labels={}, labels_types={}, return_type=None)
+    alone = Address(task_name=node.task_name, labels={}, labels_types={})
     for key, value in _passed(node.binding, args, kwargs):
         try:
             broker.formatter.dumps(alone.message("", [plain(value)], {}))

@@ -1,21 +1,19 @@
-"""The broker as one run needs it: how tasks are sent, and how their ends are learned."""
+"""The broker as one run needs it: how its tasks are sent, and how it learns of their ends."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
 from taskiq.result_backends.dummy import DummyResultBackend
 
 from taskiq_flow.completion.in_memory import InMemoryCompletions
 from taskiq_flow.completion.polling import PollingCompletions
-from taskiq_flow.completion.protocol import Completions, Observer
+from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.pushed import PushedCompletions, tell_workers
-from taskiq_flow.errors import ConfigurationError, PollingWarning
+from taskiq_flow.errors import ConfigurationError, PollingWarning, warn
 from taskiq_flow.middleware import FlowMiddleware
 from taskiq_flow.reconnect import ride_out
 from taskiq_flow.transport.notice import LABEL
@@ -24,19 +22,20 @@ from taskiq_flow.transport.systems import outages_of, system_of
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class Connection:
     """What connects a run with those who execute its tasks.
 
-    ``completions``: makes the run's, given the run. ``labels``: what its messages carry for the
-    workers. ``kick``: hands a message to the broker, again and again while its server is away.
-    ``session``: names this session of the run among all, for ``revoke``, which has workers hear
-    that such a one is over; empty where workers cannot be told.
+    ``completions``: makes the run's, which holds the run's id on this broker from then on.
+    ``tells_begin``: whether they see a task begin. ``kick``: hands a message to the broker; it is
+    repeated while the broker's server is away. ``labels``: added to each message, for the workers.
+    ``session``: names this engine's part of the run, and no other; empty where workers cannot be
+    told. ``revoke``: tells all workers that a session is over.
     """
 
-    completions: Callable[[Observer[Any]], Completions[Any]]
-    labels: Mapping[str, str]
-    kick: Kick
+    completions: Callable[[], Completions]
     tells_begin: bool
+    kick: Kick
+    labels: Mapping[str, str]
     session: str = ""
     revoke: Callable[[str], Awaitable[None]] | None = None
 
@@ -61,27 +60,27 @@ def check_outlives(broker: AsyncBroker) -> None:
         )
 
 
-async def link_to(
+async def connect(
     broker: AsyncBroker, run_id: str, *, lost_after: float, limit: int | None
-) -> Link:
+) -> Connection:
     """Connect a run with its broker. Called on the run's event loop, before anything is sent.
 
     ``lost_after``: seconds of silence after which a task is lost; ``limit``: bytes above which
-    results are passed by reference. Raises ``ConfigurationError`` for what cannot be had there.
+    results are passed by reference. Raises ``ConfigurationError`` for what the broker cannot do.
     """
     if isinstance(broker, InMemoryBroker):
-        return Link(
-            lambda run: InMemoryCompletions(broker, run, run_id, limit),
-            {},
-            broker.kick,
+        return Connection(
+            lambda: InMemoryCompletions(broker, run_id, limit),
             InMemoryCompletions.tells_begin,
+            broker.kick,
+            {},
         )
     kick = _lasting_kick(broker)
     pushing = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
     if not pushing:
-        _tell_what_polling_lacks(broker, limit)
-        return Link(
-            lambda run: PollingCompletions(broker, run), {}, kick, PollingCompletions.tells_begin
+        _warn_of_polling(broker, limit)
+        return Connection(
+            lambda: PollingCompletions(broker), PollingCompletions.tells_begin, kick, {}
         )
     if limit is not None and not getattr(broker.result_backend, "keep_results", True):
         raise ConfigurationError(
@@ -90,11 +89,11 @@ async def link_to(
         )
     inbox = await pushing[0].inbox()
     reply_to = inbox.reply_to(run_id, limit)
-    return Link(
-        lambda run: PushedCompletions(inbox, run, reply_to, lost_after=lost_after),
-        {LABEL: reply_to.label()},
-        kick,
+    return Connection(
+        lambda: PushedCompletions(inbox, reply_to, lost_after=lost_after),
         PushedCompletions.tells_begin,
+        kick,
+        {LABEL: reply_to.label()},
         reply_to.run,
         lambda session: tell_workers(inbox, session, f"an earlier session of run {run_id!r}"),
     )
@@ -114,7 +113,7 @@ def _lasting_kick(broker: AsyncBroker) -> Kick:
     return kick_until_taken
 
 
-def _tell_what_polling_lacks(broker: AsyncBroker, limit: int | None) -> None:
+def _warn_of_polling(broker: AsyncBroker, limit: int | None) -> None:
     name = type(broker).__name__
     if limit is not None:
         raise ConfigurationError(
@@ -122,10 +121,9 @@ def _tell_what_polling_lacks(broker: AsyncBroker, limit: int | None) -> None:
             "of references; add one with broker.with_middlewares(FlowMiddleware()), here and "
             "where its workers run"
         )
-    warnings.warn(
+    warn(
         f"{name} has no FlowMiddleware: results are polled, cancellation does not reach its "
         "workers, and lost tasks are not noticed; add one with "
         "broker.with_middlewares(FlowMiddleware()), here and where its workers run",
         PollingWarning,
-        stacklevel=3,  # the line that reads the stream
     )

@@ -1,4 +1,4 @@
-"""The pairs of a run on their way to its reader."""
+"""The results of a run on their way to its reader."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from taskiq_flow.journal.writer import RunLog
 N = TypeVar("N")
 
 
-class Pairs(Generic[N]):
-    """Nodes with their values, in order of completion. ``log``: has each before it may be read."""
+class ResultStream(Generic[N]):
+    """Nodes with their values, in order of completion.
+
+    ``log``: where the run has a journal, that has to hold each result before it is read.
+    """
 
     def __init__(self, log: RunLog[tuple[N, Any]] | None) -> None:
         self._log = log
@@ -38,19 +41,19 @@ class Pairs(Generic[N]):
         return True
 
     def deliver(self, node: N, value: Any) -> None:
-        """Let the reader have a pair, with a log once that has all that was noted so far."""
+        """Give the reader a result; with a log, once that has written all that was noted so far."""
         if self._log is None:
             self.unread.append((node, value))
         else:
             self._log.hand_over((node, value))
 
-    def release(self, pairs: Sequence[tuple[N, Any]]) -> None:
-        """Let the reader have pairs that the log has held back."""
-        self.unread.extend(pairs)
+    def release(self, results: Sequence[tuple[N, Any]]) -> None:
+        """Give the reader results that the log has held back."""
+        self.unread.extend(results)
         self.wake()
 
     def drop(self) -> None:
-        """Nobody is to read what has not been read."""
+        """Drop all results that have not been read."""
         self.unread.clear()
         if self._log is not None:
             self._log.drop_pairs()
@@ -61,7 +64,7 @@ class Pairs(Generic[N]):
         self.wake()
 
     def wake(self) -> None:
-        """Have a reader that waits look again."""
+        """Wake the reader, if it waits."""
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 

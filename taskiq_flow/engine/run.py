@@ -1,33 +1,46 @@
 """One run of one graph: driven by completions, ended once, and gone without a trace.
 
-Nothing here waits for the reader. A completion is taken in at once, what it makes ready is sent at
-once, and pairs wait in a buffer for whoever reads them; with a journal, until that has them.
+Nothing here waits for the reader, and nothing here decides: ``NodeRun`` says what becomes of a
+node, and the run carries that out. Results wait in a stream for whoever reads them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
-from taskiq import TaskiqResult
+from taskiq import AsyncBroker, TaskiqResult
 
-from taskiq_flow.cache.results import CachedResults
+from taskiq_flow.cache.results import ResultCache
 from taskiq_flow.cleanup import to_the_end, until_ended
-from taskiq_flow.completion.protocol import Completions, Observer
-from taskiq_flow.dataflow.options import NO_FALLBACK
+from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.feeder import Feeder
-from taskiq_flow.engine.listening import Listeners
-from taskiq_flow.engine.node_run import PLAIN, Flight
-from taskiq_flow.engine.result_stream import Pairs
-from taskiq_flow.engine.run_spec import Work
-from taskiq_flow.engine.run_state import Record
+from taskiq_flow.engine.listeners import Listeners
+from taskiq_flow.engine.node_run import (
+    Fail,
+    FallBack,
+    LookUp,
+    NodeRun,
+    PickUp,
+    Send,
+    Skip,
+    Use,
+    Verdict,
+    Wait,
+    WaitFor,
+)
+from taskiq_flow.engine.result_stream import ResultStream
+from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSpec
+from taskiq_flow.engine.run_state import RunState, SkipReason
 from taskiq_flow.engine.senders import Senders
-from taskiq_flow.engine.starter import Attempts
+from taskiq_flow.engine.starter import Starter, Waiting, warn_not_cached
+from taskiq_flow.engine.timers import Timers
 from taskiq_flow.errors import RunCancelledError, RunError, TaskLostError
 from taskiq_flow.events import (
     Event,
@@ -35,6 +48,7 @@ from taskiq_flow.events import (
     NodeCompleted,
     NodeFailed,
     NodeFailure,
+    NodeFellBack,
     NodeRetried,
     NodeSkipped,
     RunFinished,
@@ -57,100 +71,117 @@ def new_run_id() -> str:
     return secrets.token_hex(8)
 
 
-class Run(Generic[N]):
-    """The state of one run. Made, started, read to its end, closed; all on one event loop.
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What an engine asks of all of its runs.
 
-    ``log``: where it is kept, if it is.
+    ``limit``: bytes above which results are passed by reference.
     """
+
+    max_parallel: int | None = None
+    on_error: OnError = "raise"
+    listeners: Iterable[Listener] = ()
+    run_timeout: float | None = None
+    limit: int | None = None
+
+
+class Run(Generic[N]):
+    """The state of one run. Made, started, read to its end, closed; all on one event loop."""
 
     def __init__(
         self,
-        work: Work[N],
-        dispatcher: Dispatcher,
-        completions: Callable[[Observer[Flight[N]]], Completions[Flight[N]]],
-        *,
         run_id: str,
-        max_parallel: int | None,
-        on_error: OnError,
-        listeners: Iterable[Listener],
-        timeout: float | None = None,
+        spec: RunSpec[N],
+        settings: RunSettings,
+        broker: AsyncBroker,
+        completions: Completions,
+        dispatcher: Dispatcher,
+        *,
         log: RunLog[tuple[N, Any]] | None = None,
-        cache: CachedResults | None = None,
+        cache: ResultCache | None = None,
     ) -> None:
         self.run_id = run_id
-        self._work = work
-        self._on_error = on_error
-        self._timeout = timeout
+        self._spec = spec
+        self._on_error = settings.on_error
+        self._run_timeout = settings.run_timeout
+        self._completions = completions
         self._log = log
         self._cache = cache
         self._loop = asyncio.get_running_loop()
-        self._record = Record(run_id, work)
-        self.pairs: Pairs[N] = Pairs(log)
-        self._timer: asyncio.TimerHandle | None = None
-        self._feeder = None if work.source is None else self._feeder_of(work.source)
-        self._over = False
-        self._complete = False
+        self._state = RunState(run_id, spec)
+        self._values = self._state.values
+        self.stream: ResultStream[N] = ResultStream(log)
+        self._feeder = None if spec.source is None else self._feeder_of(spec.source)
+        self._is_over = False
+        self._is_complete = False
         self._error: BaseException | None = None
-        restored = self._restored_nodes()
+        self._timer: asyncio.TimerHandle | None = None
+        self._restored = self._restored_nodes()
         self._ready: ReadySet[N] = ReadySet.of_graph(
-            work.nodes,
-            work.predecessors,
-            work.successors,
-            work.priority,
-            max_parallel,
-            work.joins,
-            restored,
+            spec.nodes,
+            spec.predecessors,
+            spec.successors,
+            spec.priority,
+            settings.max_parallel,
+            spec.joins,
+            self._restored,
         )
-        self._restored = restored
-        self._completions = completions(self)
-        self._listeners = Listeners(listeners)
-        self.is_listened_to = bool(self._listeners)
-        self._attempts = Attempts(
+        self._timers: Timers[NodeRun[N]] = Timers()
+        self._waiting: dict[N, NodeRun[N]] = {}  # to be started once more
+        self._listeners = Listeners(settings.listeners)
+        self._is_listened_to = bool(self._listeners)
+        self._starter: Starter[N] = Starter(
             run_id,
-            work,
-            self._ready,
+            broker,
             dispatcher,
             self._completions,
-            self._record.values,
+            self._listeners,
             log,
             cache,
-            self,
+            decide=self._carry_out,
+            sent=self._limit_from_sending,
+            limit=settings.limit,
+            digest=spec.digest,
         )
-        self._senders = Senders(self._ready, self._attempts.start)
+        self._senders = Senders(self._ready, self._start_node, self._stop)
 
     # The life of a run
 
     def start(self) -> None:
         """Send what may start. Called once."""
-        work = self._work
-        if self.is_listened_to:
-            names = tuple(node.task_name for node in work.nodes)
+        if self._is_listened_to:
+            names = tuple(node.task_name for node in self._spec.nodes)
             self._tell(RunStarted(self.run_id, self._loop.time(), names))
-        if self._timeout is not None:
-            self._timer = self._loop.call_later(self._timeout, self._time_out, self._timeout)
+        if self._run_timeout is not None:
+            self._timer = self._loop.call_later(
+                self._run_timeout, self._time_out, self._run_timeout
+            )
         if self._log is not None:
-            self._log.open(self.pairs.release, self._lose)
+            self._log.open(self.stream.release, self._lose_journal)
         for node in self._restored:
             self._restore(node)
         if self._feeder is not None:
             self._feeder.start()
-        self.advance()
+        self._advance()
 
     def take(self) -> tuple[str, Any]:
-        """The next of the ``pairs``, as it is handed over."""
-        node, value = self.pairs.unread.popleft()
+        """The next result of ``stream``, for the reader."""
+        node, value = self.stream.unread.popleft()
         if self._feeder is not None:
             self._feeder.make_room()
         return node.task_name, self._handed_over(node, value)
 
     def cancel(self) -> None:
-        """Stop at once; the reader gets ``RunCancelledError`` at its next read."""
+        """Stop at once; the reader gets ``RunCancelledError`` at its next read.
+
+        Called on the run's event loop.
+        """
         if self._error is None:
-            self.pairs.drop()
-            self._stop(self._record.cancelled())
+            self.stream.drop()
+            self._stop(self._state.cancelled())
 
     def fail(self, error: BaseException) -> None:
-        """Stop at once because of what its reader's own code raised."""
+        """Stop at once because of what the reader's own code raised."""
         self._stop(error)
 
     async def aclose(self) -> None:
@@ -162,208 +193,282 @@ class Run(Generic[N]):
         self._tell(RunFinished(self.run_id, self._loop.time(), self._outcome(), self._error))
         await to_the_end(self._clean_up())
 
-    # What happens to a node
+    # What node runs pass on from transports
 
-    def settle(self, flight: Flight[N], task_id: str, result: TaskiqResult[Any]) -> None:
-        """Take in how an attempt ended, and send what that makes ready."""
-        if self._over or task_id != flight.task_id:
+    def settle(self, node_run: NodeRun[N], task_id: str, result: TaskiqResult[Any]) -> None:
+        """Handle the result of an attempt, then start the nodes that it made ready."""
+        if self._is_over or task_id != node_run.task_id:
             return
+        node_run.is_expected = False
+        self._timers.cancel(node_run)
         try:
-            if flight.policy is not PLAIN:
-                self._attempts.ended(flight)
-            if result.is_err:
-                error = result.error or _without_error(flight.node)
-                seconds = max(result.execution_time, self._attempts.lasted(flight))
-                self._fail(flight, flight.explained(error, seconds))
-            else:
-                source: Source = "fallback" if flight.falls_back else "task"
-                self._succeed(flight, result.return_value, source)
-        except Exception as error:  # not foreseen; a run that lost its thread would wait for ever
+            if not result.is_err:
+                source: Source = "fallback" if node_run.falls_back else "task"
+                self._complete(node_run, result.return_value, source)
+                return
+            error = result.error or _without_error(node_run.node)
+            if isinstance(error, TaskLostError):  # it may be executed all the same
+                self._completions.revoke_task(task_id)
+            now = self._loop.time()
+            self._carry_out(node_run, node_run.on_error(error, result.execution_time, now))
+        except Exception as error:  # a fault in this package must end the run: else it would hang
             self._stop(error)
             raise
 
-    def take_cached(self, flight: Flight[N], value: Any) -> None:
-        """Take in a result that was kept from another time."""
-        self._succeed(flight, value, "cache")
+    def began(self, node_run: NodeRun[N], task_id: str) -> None:
+        """A worker has begun to execute an attempt."""
+        if node_run.is_expected and task_id == node_run.task_id:
+            ends_by_itself = self._starter.ends_by_itself(node_run)
+            self._limit(
+                node_run, node_run.on_began(self._loop.time(), ends_by_itself=ends_by_itself)
+            )
 
-    def pass_over(self, flight: Flight[N]) -> None:
-        """Take in that a node is not to run, as its condition says."""
-        self._skip(flight.node, (), "condition")
-        self._skip_behind(self._ready.skip(flight.node))
-        self.advance()
-
-    def is_being_sent(self, flight: Flight[N]) -> bool:
-        """Whether the broker has not taken the node's task yet."""
-        return self._attempts.is_being_sent(flight.node)
-
-    def began(self, flight: Flight[N], task_id: str) -> None:
-        """Take in that a worker executes a task."""
-        self._attempts.began(flight, task_id)
-
-    def retried(self, flight: Flight[N], task_id: str) -> None:
-        """Take in that a middleware of the broker's has sent a task once more."""
-        flight.resent += 1
-        name, attempt = flight.node.task_name, flight.attempts
+    def resent(self, node_run: NodeRun[N], task_id: str) -> None:
+        """A middleware of the broker has sent an attempt's task once more."""
+        self._limit(node_run, node_run.on_resent())
+        name, attempt = node_run.node.task_name, node_run.attempts
         self._tell(NodeRetried(self.run_id, self._loop.time(), name, task_id, attempt))
 
-    def _succeed(self, flight: Flight[N], value: Any, source: Source) -> None:
-        node = flight.node
+    def interrupted(self, error: BaseException) -> None:
+        """The process was told to stop: the run ends, and its reader gets the error itself."""
+        if not self._is_over:
+            self._stop(error)
+
+    # Starting nodes
+
+    def _start_node(self, node: N) -> Waiting | None:
+        node_run = self._waiting.pop(node, None) if self._waiting else None
+        if node_run is None:
+            options = self._spec.options.get(node, PLAIN_OPTIONS)
+            node_run = NodeRun(node, self, options, self._values, self._spec.earlier)
+            if options.asks_first:
+                self._starter.unsent[node] = node_run
+        return self._carry_out(node_run, node_run.on_ready())
+
+    def _start_again(self, node_run: NodeRun[N]) -> None:
+        if not self._is_over:
+            self._ready.requeue(node_run.node)
+            self._advance()
+
+    def _limit_from_sending(self, node_run: NodeRun[N]) -> None:
+        tells_begin = self._completions.tells_begin
+        self._limit(node_run, node_run.on_sent(self._loop.time(), tells_begin=tells_begin))
+
+    def _limit(self, node_run: NodeRun[N], seconds: float | None) -> None:
+        if seconds is not None and not self._is_over:
+            self._timers.set(node_run, seconds, self._time_out_attempt)
+
+    def _time_out_attempt(self, node_run: NodeRun[N]) -> None:
+        node_run.is_expected = False
+        self._completions.revoke_task(node_run.task_id)
+        self._carry_out(node_run, node_run.on_timeout())
+
+    # Carrying out verdicts
+
+    def _carry_out(self, node_run: NodeRun[N], verdict: Verdict) -> Waiting | None:
+        """Do what is to become of a node. Returns what is left to be awaited of its start."""
+        match verdict:
+            case Send():
+                return self._starter.send(node_run)
+            case LookUp():
+                return self._starter.look_up(node_run)
+            case PickUp():
+                return self._starter.pick_up(node_run)
+            case Wait(seconds):
+                self._suspend(node_run)
+                self._timers.set(node_run, seconds, self._start_again)
+                self._advance()
+            case WaitFor(waiting):
+                # Without the place that others may need to be able to compute the result.
+                self._suspend(node_run)
+                waiting.future.add_done_callback(lambda _: self._start_again(node_run))
+                self._advance()
+            case Use(value, source):
+                self._complete(node_run, value, source)
+            case FallBack(error, then):
+                self._tell_fallback(node_run, error)
+                return self._carry_out(node_run, then)
+            case Skip():
+                self._skip(node_run.node, (), "condition")
+                self._release(node_run)
+                self._skip_all(self._ready.skip(node_run.node))
+                self._advance()
+            case Fail(error):
+                self._fail(node_run, error)
+        return None
+
+    def _suspend(self, node_run: NodeRun[N]) -> None:
+        self._ready.suspend(node_run.node)
+        self._waiting[node_run.node] = node_run
+
+    def _complete(self, node_run: NodeRun[N], value: Any, source: Source) -> None:
+        node, log = node_run.node, self._log
         try:
-            noted = (
-                None
-                if self._log is None
-                else self._log.completion(node.task_name, flight.attempt, value)
-            )
-            node.store(value, self._record.values)
+            if log is not None:
+                completion = log.completion(node.task_name, node_run.attempt, value)
+            node.store(value, self._values)
         except Exception as error:  # of the wrong shape, a mapping that cannot be read, ...
-            self._fail(flight, error)
+            self._carry_out(node_run, node_run.on_error(error))
             return
-        if self._log is not None and noted is not None:
-            self._log.note(noted)
-        if flight.policy is not PLAIN:
-            if source == "task":
-                self._attempts.keep(flight, value)
-            self._attempts.finish(flight)
-        passed_over = self._ready.complete(node)
+        if log is not None:
+            log.note(completion)
+        if node_run.claim is not None and source == "task":
+            self._keep(node_run, value)
+        self._release(node_run)
+        skipped = self._ready.complete(node)
         if self._feeder is not None:
             self._ready.forget(node)
-        if self.is_listened_to:
-            self._tell_completion(node, flight.task_id, value, source)
-        self.pairs.deliver(node, value)
-        if passed_over:
-            self._skip_behind(passed_over)
-        self.advance()
+        if self._is_listened_to:
+            self._tell_completion(node, node_run.task_id, value, source)
+        self.stream.deliver(node, value)
+        if skipped:
+            self._skip_all(skipped)
+        self._advance()
 
-    def _fail(self, flight: Flight[N], error: BaseException) -> None:
-        flight.failures += 1
-        if isinstance(error, TaskLostError):  # it may be executed all the same, and is not to be
-            self._completions.revoke_task(flight.task_id)
-        if self._attempts.again(flight, error):
-            self.advance()
-        elif flight.policy.fallback is not NO_FALLBACK and not flight.falls_back:
-            self._attempts.fall_back(flight, error)
-            self._succeed(flight, flight.policy.fallback, "fallback")
-        else:
-            self._fail_for_good(flight, error)
-
-    def _fail_for_good(self, flight: Flight[N], error: BaseException) -> None:
-        node, task_id, attempts = flight.node, flight.task_id, flight.attempts
+    def _fail(self, node_run: NodeRun[N], error: BaseException) -> None:
+        node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts
         name = node.task_name
-        self._attempts.finish(flight)
-        self._record.add_failure(node, error)
+        self._release(node_run)
+        self._state.add_failure(node, error)
         if self._log is not None:
-            self._log.note(self._log.failure(name, flight.attempt, error))
-        passed_over = self._ready.fail(node)
+            self._log.note(self._log.failure(name, node_run.attempt, error))
+        skipped = self._ready.fail(node)
         self._tell(NodeFailed(self.run_id, self._loop.time(), name, task_id, error, attempts))
         if self._on_error == "raise":
-            self._stop(self._record.node_failed(name, task_id, attempts))
+            self._stop(self._state.node_failed(name, task_id, attempts))
             return
         if self._on_error == "collect":
-            self.pairs.deliver(node, NodeFailure(name, task_id, error, attempts))
-        self._skip_behind(passed_over)
-        self.advance()
+            self.stream.deliver(node, NodeFailure(name, task_id, error, attempts))
+        self._skip_all(skipped)
+        self._advance()
 
-    def _skip_behind(self, nodes: Sequence[N]) -> None:
+    def _skip_all(self, nodes: Sequence[N]) -> None:
         for node in nodes:
-            self._skip(node, *self._record.reason_to_skip(node))
+            self._skip(node, *self._state.reason_to_skip(node))
 
-    def _skip(
-        self, node: N, because_of: tuple[str, ...], reason: Literal["failure", "condition"]
-    ) -> None:
-        self._record.skipped[node.task_name] = reason
+    def _skip(self, node: N, because_of: tuple[str, ...], reason: SkipReason) -> None:
+        self._state.skipped[node.task_name] = reason
         event = NodeSkipped(self.run_id, self._loop.time(), node.task_name, because_of, reason)
         self._tell(event)
         if self._on_error == "collect":
-            self.pairs.deliver(node, event)
+            self.stream.deliver(node, event)
 
-    # What earlier engines have reached
+    # Results that are cached
 
-    def _restored_nodes(self) -> dict[N, None]:
-        results = self._work.before.results
-        if not results:
-            return {}
-        by_name = {node.task_name: node for node in self._work.nodes}
-        return {by_name[name]: None for name in results if name in by_name}
+    def _keep(self, node_run: NodeRun[N], value: Any) -> None:
+        """Give a result to the cache, which has asked this run to compute it."""
+        claim, cache = node_run.claim, node_run.options.cache
+        if claim is None or cache is None or self._cache is None:
+            return
+        try:
+            self._cache.keep(claim, value, cache.ttl)
+            node_run.claim = None
+        except Exception as error:  # whatever a value or a serializer raises
+            warn_not_cached(node_run.node.task_name, error)
 
-    def _restore(self, node: N) -> None:
-        value = self._work.before.results[node.task_name]
-        node.store(value, self._record.values)
-        if self.is_listened_to:
-            self._tell_completion(node, "", value, "journal")
-        if self._work.before.is_replayed:
-            self.pairs.unread.append((node, value))
+    def _release(self, node_run: NodeRun[N]) -> None:
+        """A node has ended: its inputs are not needed any more, nor is its claim."""
+        if self._starter.unsent:
+            self._starter.unsent.pop(node_run.node, None)
+        if node_run.claim is not None and self._cache is not None:
+            self._cache.release(node_run.claim)
+            node_run.claim = None
 
     # What moves the run
 
-    def advance(self) -> None:
-        """After every change: send what may start, read the source and be read on, or end."""
+    def _advance(self) -> None:
+        """After every change: start what may start, or end."""
         if self._ready.exhausted and (self._feeder is None or not self._feeder.is_feeding):
-            self._complete = True
-            some_failed = self._record.failures and self._on_error == "continue"
-            self._stop(self._record.run_failed() if some_failed else None)
+            self._is_complete = True
+            some_failed = self._state.failures and self._on_error == "continue"
+            self._stop(self._state.run_failed() if some_failed else None)
         else:
             self._senders.wake()
             if self._feeder is not None:
                 self._feeder.make_room()
             # Last: what a value made ready is sent before it is read, and needs no copy of it.
-            if self.pairs.unread:
-                self.pairs.wake()
+            if self.stream.unread:
+                self.stream.wake()
 
     def _feeder_of(self, source: AsyncIterable[N]) -> Feeder[N]:
         return Feeder(
             source,
-            self._work.window,
+            self._spec.window,
             take=self._feed,
-            unfinished=self._unfinished,
-            ended=self.advance,
+            unfinished=lambda: self._ready.unfinished + len(self.stream),
+            ended=self._advance,
             fail=self._lose_source,
         )
 
     def _feed(self, node: N) -> None:
-        if node.task_name in self._work.before.results:
+        if node.task_name in self._spec.earlier.results:
             self._restore(node)
-            self.pairs.wake()
+            self.stream.wake()
         else:
             self._ready.add(node)
             self._senders.wake()
 
     def _lose_source(self, error: BaseException) -> None:
-        if not self._over:
+        if not self._is_over:
             self._stop(error)
 
+    def _lose_journal(self, error: RunError) -> None:
+        """Nothing can be written any more, and so nothing more is yielded."""
+        self._stop(self._error or self._state.filled(error))
+
     def _time_out(self, seconds: float) -> None:
-        self._stop(self._record.timed_out(seconds))
+        self._stop(self._state.timed_out(seconds))
 
     def _stop(self, error: BaseException | None) -> None:
         """Nothing more is sent or taken in; what is in flight is cancelled, once."""
         self._error = error
-        self.pairs.end(error)
-        if self._over:
+        self.stream.end(error)
+        if self._is_over:
             return
-        self._over = True
+        self._is_over = True
         if self._timer is not None:
             self._timer.cancel()
-        self._attempts.stop()
+        self._timers.stop()
+        self._starter.stop()
         self._senders.stop()
         self._completions.revoke()
         if self._feeder is not None:
             self._feeder.stop()
 
     async def _clean_up(self) -> None:
+        # Side by side: what one part waits for is not added to what another does.
         feeding = [] if self._feeder is None else self._feeder.tasks
-        await until_ended([*self._senders.tasks, *feeding], CLEAN_UP_GRACE)
-        await self._completions.aclose()
+        await asyncio.gather(
+            until_ended([*self._senders.tasks, *feeding], CLEAN_UP_GRACE),
+            self._completions.aclose(),
+        )
+        closing = [self._listeners.aclose()]
         if self._cache is not None:
-            await self._cache.aclose()
+            for node_run in tuple(self._starter.unsent.values()):
+                self._release(node_run)
+            closing.append(self._cache.aclose())
         if self._log is not None:
-            await self._log.aclose(self._outcome())
-        await self._listeners.aclose()
+            closing.append(self._log.aclose(self._outcome()))
+        await asyncio.gather(*closing)
 
-    # What others are given
+    # What earlier engines have reached
 
-    def tell(self, make_event: Callable[[], Event]) -> None:
-        """Have listeners told."""
-        self._listeners.tell(make_event)
+    def _restored_nodes(self) -> dict[N, None]:
+        results = self._spec.earlier.results
+        if not results:
+            return {}
+        by_name = {node.task_name: node for node in self._spec.nodes}
+        return {by_name[name]: None for name in results if name in by_name}
+
+    def _restore(self, node: N) -> None:
+        value = self._spec.earlier.results[node.task_name]
+        node.store(value, self._values)
+        if self._is_listened_to:
+            self._tell_completion(node, "", value, "journal")
+        if self._spec.earlier.is_replayed:
+            self.stream.unread.append((node, value))
+
+    # What readers and listeners are given
 
     def _tell(self, event: Event) -> None:
         self._listeners.tell(lambda: event)
@@ -372,21 +477,28 @@ class Run(Generic[N]):
         event = partial(NodeCompleted, self.run_id, self._loop.time(), node.task_name, task_id)
         self._listeners.tell(lambda: event(self._handed_over(node, value), source))
 
-    def _lose(self, error: RunError) -> None:
-        """Nothing can be kept any more, and so nothing more is yielded."""
-        self._stop(self._error or self._record.filled(error))
-
-    def _unfinished(self) -> int:
-        return self._ready.unfinished + len(self.pairs)
+    def _tell_fallback(self, node_run: NodeRun[N], error: BaseException) -> None:
+        name, task_id, attempts = node_run.node.task_name, node_run.task_id, node_run.attempts
+        self._tell(NodeFellBack(self.run_id, self._loop.time(), name, task_id, error, attempts))
 
     def _handed_over(self, node: N, value: Any) -> Any:
-        """The value itself, or a copy as long as later nodes are still to get it as it is."""
-        if type(value) in NEVER_CHANGE or self._over:
+        """The value itself, or a copy as long as later nodes are still to be sent it."""
+        if type(value) in NEVER_CHANGE or self._is_over:
             return value
-        return copied(value) if self._attempts.is_still_needed(node) else value
+        return copied(value) if self._is_still_needed(node) else value
+
+    def _is_still_needed(self, node: N) -> bool:
+        return any(
+            self._needs_inputs(dependent) and not dependent.binding.keys.isdisjoint(node.outputs)
+            for dependent in self._spec.successors.get(node, ())
+        )
+
+    def _needs_inputs(self, node: N) -> bool:
+        """Whether a node's arguments are still to be encoded, for the first time or once more."""
+        return not self._ready.has_started(node) or node in self._starter.unsent
 
     def _outcome(self) -> Literal["completed", "failed", "cancelled"]:
-        if self._error is None and self._complete and not self.pairs.unread:
+        if self._error is None and self._is_complete and not self.stream.unread:
             return "completed"
         if self._error is None or isinstance(self._error, RunCancelledError):
             return "cancelled"

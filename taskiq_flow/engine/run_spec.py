@@ -1,53 +1,119 @@
-"""What a run has to do, and what is asked of it on the way."""
+"""What a run is to do: its nodes, what is asked of each, and what earlier engines have reached."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from taskiq import TaskiqResult
-
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.options import NO_FALLBACK, Cache, Retry
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.dispatch.dispatcher import RunnableNode
-from taskiq_flow.engine.node_run import Policy
+from taskiq_flow.transport.notice import BEGIN_LABEL
 
 N = TypeVar("N", bound=RunnableNode)
 
+TIMEOUT_LABEL = "timeout"
+"""taskiq's label for the seconds that a task may run. It has an effect on coroutines only."""
 
-PickUp = Callable[[str, Any], Awaitable[TaskiqResult[Any] | None]]
+_ONCE = Retry(attempts=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
+class NodeOptions:
+    """What is asked of a node, by itself or by its engine. ``PLAIN_OPTIONS`` asks for nothing.
+
+    ``condition``: called with all values there are; the node is skipped if its answer is false.
+    """
+
+    retry: Retry | None = None
+    timeout: float | None = None
+    queue_timeout: float | None = None
+    fallback: Any = NO_FALLBACK
+    fallback_node: RunnableNode | None = None
+    condition: Callable[[Mapping[str, Any]], bool] | None = None
+    cache: Cache | None = None
+
+    asks_first: bool = field(init=False)
+    """Whether anything is to be asked before the node's task is sent, or its inputs be kept."""
+
+    is_timed: bool = field(init=False)
+    """Whether an attempt has a time limit."""
+
+    may_send_again: bool = field(init=False)
+    """Whether a node that was sent may need its inputs once more."""
+
+    labels: tuple[tuple[str, object], ...] = field(init=False)
+    """What the message of an attempt carries for its worker, and for taskiq's middlewares."""
+
+    def __post_init__(self) -> None:
+        is_timed = self.timeout is not None or self.queue_timeout is not None
+        may_send_again = self.retry is not None or self.fallback_node is not None
+        asks = self.condition is not None or self.cache is not None
+        labels: list[tuple[str, object]] = []
+        if self.timeout is not None:
+            labels.append((TIMEOUT_LABEL, self.timeout))
+        if is_timed:
+            labels.append((BEGIN_LABEL, "1"))
+        if self.retry is not None:
+            labels.append(("retry_on_error", False))  # the engine tries the task again
+        object.__setattr__(self, "asks_first", asks or may_send_again)
+        object.__setattr__(self, "is_timed", is_timed)
+        object.__setattr__(self, "may_send_again", may_send_again)
+        object.__setattr__(self, "labels", tuple(labels))
+
+    def of(self, node: DAGNode) -> NodeOptions:
+        """The options of a node whose engine has these."""
+        return NodeOptions(
+            retry=self.retry if node.retry is None else node.retry,
+            timeout=self.timeout if node.timeout is None else node.timeout,
+            queue_timeout=(
+                self.queue_timeout if node.queue_timeout is None else node.queue_timeout
+            ),
+            fallback=node.fallback,
+            fallback_node=node.fallback_node,
+            condition=None if node.when is None else node.is_wanted,
+            cache=node.cache,
+        )
+
+    def of_fallback(self) -> NodeOptions:
+        """The options of the fallback's one attempt."""
+        return NodeOptions(_ONCE, self.timeout, self.queue_timeout)
+
+
+PLAIN_OPTIONS = NodeOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierSessions:
     """What earlier engines have reached of a run, by the names of nodes.
 
-    ``results``: what nodes have given that are not run again, in the order in which they did;
-    ``is_replayed``: whether their pairs are yielded. ``attempts``: how often each other node was
-    sent; ``in_flight``: those of which it is not known how their last attempt has ended, which
-    ``pick_up`` reads, given the task's id and what it returns, if it is there by now.
+    ``results``: of nodes that are not run again, in order of completion. ``is_replayed``: whether
+    their pairs are yielded. ``attempts``: how often each other node was sent. ``in_flight``: nodes
+    whose last attempt has an unknown outcome.
     """
 
     results: Mapping[str, Any] = field(default_factory=dict)
     is_replayed: bool = True
     attempts: Mapping[str, int] = field(default_factory=dict)
     in_flight: Collection[str] = ()
-    pick_up: PickUp | None = None
 
 
-NOTHING = Before()
+NO_SESSIONS = EarlierSessions()
 
 
 @dataclass(frozen=True, slots=True)
-class Work(Generic[N]):
-    """What a run has to do: nodes, those they wait for, those that wait for them.
+class RunSpec(Generic[N]):
+    """The nodes of a run, in an order that follows the edges.
 
-    ``inputs``: the run's inputs by key. ``priority``: for the order under a limit. ``joins``: the
-    rules of nodes that have another than ``"all"``. ``policies``: those of nodes that have one.
+    ``inputs``: the run's inputs by key. ``priority``: the order of sending under a limit.
+    ``joins``: the rules of nodes that have another than ``"all"``. ``options``: of nodes that have
+    any.
 
-    ``source`` brings further nodes while the run goes on, which wait for none and whose results
-    are not kept. It is read while fewer than ``window`` nodes are unsent, in flight or unread;
-    ``None`` for no such bound. ``digest``: tells what such a node was made of from other such.
+    ``source`` adds nodes while the run goes on. They wait for no other node, and their results are
+    not kept. It is read while fewer than ``window`` nodes are unsent, in flight or unread; ``None``
+    for no such bound. ``digest``: tells such a node from others that were made of other items.
     """
 
     nodes: Sequence[N] = ()
@@ -56,8 +122,8 @@ class Work(Generic[N]):
     priority: Mapping[N, float] = field(default_factory=dict)
     joins: Mapping[N, Join] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    policies: Mapping[N, Policy] = field(default_factory=dict)
-    before: Before = NOTHING
+    options: Mapping[N, NodeOptions] = field(default_factory=dict)
+    earlier: EarlierSessions = NO_SESSIONS
     source: AsyncIterable[N] | None = None
     window: int | None = None
     digest: Callable[[N], bytes] | None = None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from taskiq_flow.dispatch.dispatcher import RunnableNode
-from taskiq_flow.engine.run_spec import Work
+from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.errors import (
     NodeFailedError,
     RunCancelledError,
@@ -18,6 +18,8 @@ from taskiq_flow.errors import (
 
 N = TypeVar("N", bound=RunnableNode)
 
+SkipReason = Literal["failure", "condition"]
+
 
 class Reached(TypedDict):
     """What every ``RunError`` carries."""
@@ -27,15 +29,18 @@ class Reached(TypedDict):
     skipped: list[str]
 
 
-class Record(Generic[N]):
-    """What nodes are given and have given, by key; failures by node; what lies behind them."""
+class RunState(Generic[N]):
+    """Values by key, failures and skips by node name.
 
-    def __init__(self, run_id: str, work: Work[N]) -> None:
-        self.values = dict(work.inputs)
+    ``values``: the run's inputs, and what its nodes have given.
+    """
+
+    def __init__(self, run_id: str, spec: RunSpec[N]) -> None:
+        self.values = dict(spec.inputs)
         self.failures: dict[str, BaseException] = {}
-        self.skipped: dict[str, Literal["failure", "condition"]] = {}
+        self.skipped: dict[str, SkipReason] = {}
         self._run_id = run_id
-        self._work = work
+        self._spec = spec
         self._failed_nodes: list[N] = []
 
     def add_failure(self, node: N, error: BaseException) -> None:
@@ -43,14 +48,12 @@ class Record(Generic[N]):
         self.failures[node.task_name] = error
         self._failed_nodes.append(node)
 
-    def reason_to_skip(self, node: N) -> tuple[tuple[str, ...], Literal["failure", "condition"]]:
-        """The nodes that have another passed over, and whether a failure is behind that."""
-        before = [other.task_name for other in self._work.predecessors[node]]
-        because_of = tuple(n for n in before if n in self.failures or n in self.skipped)
-        behind_failure = any(
-            n in self.failures or self.skipped.get(n) == "failure" for n in because_of
-        )
-        return because_of, "failure" if behind_failure else "condition"
+    def reason_to_skip(self, node: N) -> tuple[tuple[str, ...], SkipReason]:
+        """The dependencies because of which a node does not run, and whether one has failed."""
+        dependencies = [other.task_name for other in self._spec.predecessors[node]]
+        because_of = tuple(n for n in dependencies if n in self.failures or n in self.skipped)
+        of_failure = any(n in self.failures or self.skipped.get(n) == "failure" for n in because_of)
+        return because_of, "failure" if of_failure else "condition"
 
     def node_failed(self, name: str, task_id: str, attempts: int) -> NodeFailedError:
         """The error of a run that one failure has ended."""
@@ -89,36 +92,36 @@ class Record(Generic[N]):
         )
 
     def filled(self, error: RunError) -> RunError:
-        """An error of somebody else's that ends the run, with what the run has reached."""
+        """The same error, raised elsewhere, with what the run has reached."""
         for name, value in self._reached().items():
             setattr(error, name, value)
         return error
 
     def _progress(self) -> str:
-        count = len(self.values) - len(self._work.inputs)
+        count = len(self.values) - len(self._spec.inputs)
         return f"; results of what had completed are in .results: {count}" if count else ""
 
     def _reached(self) -> Reached:
         return Reached(
-            results={k: value for k, value in self.values.items() if k not in self._work.inputs},
+            results={k: value for k, value in self.values.items() if k not in self._spec.inputs},
             failures=self.failures,
-            skipped=self._behind_failures(),
+            skipped=self._dependents_of_failures(),
         )
 
-    def _behind_failures(self) -> list[str]:
-        """The names of all nodes that depend on a failure, whether the run came to them or not."""
-        behind: dict[N, None] = {}
+    def _dependents_of_failures(self) -> list[str]:
+        """The names of all nodes that depend on a failure and cannot run because of it."""
+        found: dict[N, None] = {}
         pending = list(self._failed_nodes)
         for node in pending:  # grows while it is walked
-            for later in self._work.successors.get(node, ()):
-                if later not in behind and self._is_behind(later, behind):
-                    behind[later] = None
-                    pending.append(later)
-        return [node.task_name for node in behind]
+            for dependent in self._spec.successors.get(node, ()):
+                if dependent not in found and self._cannot_run(dependent, found):
+                    found[dependent] = None
+                    pending.append(dependent)
+        return [node.task_name for node in found]
 
-    def _is_behind(self, node: N, behind: Mapping[N, None]) -> bool:
-        """Whether a node with such a dependency cannot run: with another, one by ``"any"`` may."""
-        return self._work.joins.get(node) != "any" or all(
-            other in behind or other.task_name in self.failures or other.task_name in self.skipped
-            for other in self._work.predecessors[node]
+    def _cannot_run(self, node: N, found: Mapping[N, None]) -> bool:
+        """Whether a node cannot run with such a dependency. By ``"any"``, another is enough."""
+        return self._spec.joins.get(node) != "any" or all(
+            other in found or other.task_name in self.failures or other.task_name in self.skipped
+            for other in self._spec.predecessors[node]
         )

@@ -1,96 +1,90 @@
-"""Sending as I/O: a slow send holds back no other, and costs nothing where none is slow.
-
-One sender takes ready nodes and sends them in a row. When it gets stuck in a send, another takes
-over, and the first one ends with its send. So there are as many tasks as sends that wait, and a
-broker that never makes anybody wait is served by one.
-"""
+"""Sending is I/O: a slow send holds back no other, and costs nothing where none is slow."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable
-from typing import Generic
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic
 
 from taskiq_flow.dataflow.ready_set import N, ReadySet
 
 SLICE = 64
-"""Sends in a row before the tasks that were sent, and the reader, have their turn."""
+"""Nodes that are started in a row before the event loop has its turn."""
 
-MOST_SENDERS = 128
+MOST_WAITING = 128
 """Sends that may wait for the broker at the same time."""
 
 
 class Senders(Generic[N]):
-    """Sends the nodes that a ready set gives, with ``send``, which may not raise."""
+    """Starts the nodes that a ready set gives.
 
-    def __init__(self, ready: ReadySet[N], send: Callable[[N], Awaitable[None]]) -> None:
+    ``start`` returns what is left to be awaited of a node's start, if anything is, and that is
+    awaited by an asyncio task of its own. ``fail``: told what either has raised, which is a fault
+    in this package.
+    """
+
+    def __init__(
+        self,
+        ready: ReadySet[N],
+        start: Callable[[N], Coroutine[Any, Any, None] | None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
         self._ready = ready
-        self._send = send
+        self._start = start
+        self._fail = fail
         self._loop = asyncio.get_running_loop()
-        # Senders are woken from within tasks that have ended, whose context is not theirs to send.
+        # A node is often started from within the task of another, whose context is not its own.
         self._context = contextvars.copy_context()
-        self._taker: asyncio.Task[None] | None = None
-        self._taker_is_stuck = False
-        self._idle: asyncio.Future[None] | None = None  # what the taker waits for, without work
+        self._is_starting = False
+        self._continuation: asyncio.Handle | None = None
         self._stopped = False
         self.tasks: set[asyncio.Task[None]] = set()
 
     def wake(self) -> None:
-        """See to it that somebody sends what is ready."""
-        if self._idle is not None:
-            if self._ready.may_start and not self._idle.done():
-                self._idle.set_result(None)
-        elif self._taker is None or self._taker_is_stuck:
-            self._replace_taker()
+        """Start what is ready, unless that is going on: a start may make further nodes ready."""
+        if not self._is_starting and self._continuation is None and not self._stopped:
+            self._context.run(self._start_slice)
 
     def stop(self) -> None:
-        """Send nothing more; sends that wait for the broker are cancelled."""
+        """Start nothing more. Sends that wait for the broker are cancelled."""
         self._stopped = True
+        if self._continuation is not None:
+            self._continuation.cancel()
         for task in self.tasks:
             if task is not asyncio.current_task():
                 task.cancel()
 
-    def _replace_taker(self) -> None:
-        if self._ready.may_start and len(self.tasks) < MOST_SENDERS and not self._stopped:
-            self._taker_is_stuck = False
-            self._taker = self._loop.create_task(self._take(), context=self._context.copy())
-            self.tasks.add(self._taker)
-
-    async def _take(self) -> None:
-        me = asyncio.current_task()
+    def _start_slice(self) -> None:
+        self._is_starting = True
         try:
-            while await self._send_slice(me):
-                if self._ready.may_start:
-                    await asyncio.sleep(0)
-                else:
-                    await self._wait_for_work()
+            for _ in range(SLICE):
+                if len(self.tasks) == MOST_WAITING or self._stopped:
+                    return
+                node = self._ready.pop()
+                if node is None:
+                    return
+                waiting = self._start(node)
+                if waiting is not None:
+                    self._await(waiting)
+            self._continuation = self._loop.call_soon(self._continue)
+        except Exception as error:
+            self._fail(error)
+            raise
         finally:
-            self.tasks.discard(me)
-            if self._taker is me:
-                self._taker = None
-            self.wake()
+            self._is_starting = False
 
-    async def _wait_for_work(self) -> None:
-        self._idle = self._loop.create_future()
-        try:
-            await self._idle
-        finally:
-            self._idle = None
+    def _continue(self) -> None:
+        self._continuation = None
+        self._start_slice()
 
-    async def _send_slice(self, me: asyncio.Task[None] | None) -> bool:
-        """Send some nodes in a row. Returns whether this sender is to go on taking."""
-        watched = False
-        for _ in range(SLICE):
-            node = None if self._stopped else self._ready.pop()
-            if node is None:
-                break
-            if not watched and self._ready.may_start:
-                self._loop.call_soon(self.wake)  # comes to pass once this sender waits
-                watched = True
-            self._taker_is_stuck = True
-            await self._send(node)
-            if self._taker is not me:
-                return False
-            self._taker_is_stuck = False
-        return not self._stopped
+    def _await(self, waiting: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(waiting)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
+        self.wake()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
@@ -17,6 +18,9 @@ from taskiq_flow.journal.protocol import Lease, decoded, encoded
 from taskiq_flow.reconnect import PATIENCE, ride_out
 
 _READ_AT_ONCE = 64  # chunks
+
+MOST_CONNECTIONS = 32
+"""Connections that calls share, unless the URL has ``max_connections`` of its own."""
 
 OPENING_PATIENCE = 5.0
 """Seconds for which a server that has never answered may be away."""
@@ -62,11 +66,16 @@ if redis.call('HGET', KEYS[3], 'owner') == ARGV[1] then
 end
 return {0}
 """
+# A deletion leaves the number of its call for a minute, so that the same call may come again.
 _DELETE = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return {1} end
+if redis.call('EXISTS', KEYS[1]) == 0 then
+    if redis.call('GET', KEYS[6]) == ARGV[2] then return {0} end
+    return {1}
+end
 local owner = redis.call('GET', KEYS[2])
 if owner then return {2, owner, redis.call('PTTL', KEYS[2])} end
 redis.call('DEL', KEYS[1], KEYS[3])
+redis.call('SET', KEYS[6], ARGV[2], 'PX', 120000)
 redis.call('ZREM', KEYS[4], ARGV[1])
 return {0}
 """
@@ -90,11 +99,17 @@ class RedisJournal:
     ) -> None:
         # Here, as those who keep their runs elsewhere need no client of Redis.
         from redis import exceptions  # noqa: PLC0415
-        from redis.asyncio import Redis  # noqa: PLC0415
+        from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
+        from redis.asyncio.connection import parse_url  # noqa: PLC0415
 
         self.serializer = JSONSerializer() if serializer is None else serializer
-        self._prefix = prefix
-        self._client: Any = Redis.from_url(url)
+        parse_url(url)  # which refuses what is none
+        self.prefix = prefix
+        self._url = url
+        self._redis = Redis
+        self._pool = BlockingConnectionPool
+        self._client: Any = None
+        self._place: tuple[int, Any] | None = None  # the process and the event loop of the client
         self._has_answered = False
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._outages = (OSError, exceptions.ConnectionError, exceptions.TimeoutError)
@@ -127,7 +142,7 @@ class RedisJournal:
         log, place = self._keys(run_id)[0], 0
         while True:
             last = place + _READ_AT_ONCE - 1
-            chunks = await self._call(lambda: self._client.lrange(log, place, last))  # noqa: B023
+            chunks = await self.call(lambda client: client.lrange(log, place, last))  # noqa: B023
             if not place and not chunks:
                 raise errors.not_found(run_id)
             for chunk in chunks:
@@ -139,36 +154,44 @@ class RedisJournal:
     async def run_ids(self) -> list[str]:
         """The logs there are."""
         index = self._keys("")[3]
-        names = await self._call(lambda: self._client.zrange(index, 0, -1))
+        names = await self.call(lambda client: client.zrange(index, 0, -1))
         return [decoded(name) for name in names]
 
     async def delete(self, run_id: str) -> None:
         """Remove a log."""
-        _check(run_id, await self._run(_DELETE, run_id, run_id))
+        _check(run_id, await self._run(_DELETE, run_id, run_id, _call_number()))
 
     async def aclose(self) -> None:
         """Close the connections. They are opened again when they are needed again."""
-        await self._client.aclose()
+        if self._client is not None and self._is_at_home():
+            await self._client.aclose()
 
     def _keys(self, run_id: str) -> list[bytes]:
-        """Of the log, of its lease, of its state, of the index, of the counter behind that."""
-        parts = (f"log:{run_id}", f"lease:{run_id}", f"state:{run_id}", "runs", "count")
-        return [encoded(f"{self._prefix}:{part}") for part in parts]
+        """Of the log, its lease, its state; of the index and its counter; of the log's deletion."""
+        parts = (
+            *(f"log:{run_id}", f"lease:{run_id}", f"state:{run_id}", "runs", "count"),
+            f"deleted:{run_id}",
+        )
+        return [encoded(f"{self.prefix}:{part}") for part in parts]
 
     async def _run(self, script: str, run_id: str, *arguments: Any) -> list[Any]:
         keys = self._keys(run_id)
         values = [encoded(a) if isinstance(a, str) else a for a in arguments]
         # By connections of their own, and after outages, calls would overtake each other.
         async with self._turns.setdefault(run_id, asyncio.Lock()):
-            answer: list[Any] = await self._call(
-                lambda: self._client.eval(script, len(keys), *keys, *values)
+            answer: list[Any] = await self.call(
+                lambda client: client.eval(script, len(keys), *keys, *values)
             )
         return answer
 
-    async def _call(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def call(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
+        """The server's answer to ``call``, which is given the client. Outages are waited out."""
+        client = self._connected()
         patience = PATIENCE if self._has_answered else OPENING_PATIENCE
         try:
-            answer = await ride_out(call, self._outages, "the journal cannot be reached", patience)
+            answer = await ride_out(
+                lambda: call(client), self._outages, "the journal cannot be reached", patience
+            )
         except self._errors as error:
             raise JournalError(
                 f"the journal on Redis cannot be used: {type(error).__name__}: {error}; see to the "
@@ -176,6 +199,19 @@ class RedisJournal:
             ) from error
         self._has_answered = True
         return answer
+
+    def _connected(self) -> Any:
+        """The client of this process and event loop: connections outlive neither."""
+        if self._client is None or not self._is_at_home():
+            self._place = os.getpid(), asyncio.get_running_loop()
+            self._turns = WeakValueDictionary()
+            # Calls wait their turn for a connection; by default they would be refused.
+            pool = self._pool.from_url(self._url, max_connections=MOST_CONNECTIONS, timeout=None)
+            self._client = self._redis.from_pool(pool)
+        return self._client
+
+    def _is_at_home(self) -> bool:
+        return self._place == (os.getpid(), asyncio.get_running_loop())
 
 
 def _terms(lease: Lease) -> tuple[str, int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from taskiq_flow.cleanup import until_ended
+from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.errors import JournalError, RunError, RunLockedError, SerializationError, describe
 from taskiq_flow.journal.lease import new_owner
 from taskiq_flow.journal.protocol import Journal, Lease
@@ -51,6 +51,7 @@ class RunLog(Generic[T]):
         self._records: list[bytes] = []
         self._pairs: list[T] = []
         self._being_written: list[T] = []
+        self._is_writing = False
         self._writer: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._has_failed = False
@@ -59,8 +60,7 @@ class RunLog(Generic[T]):
 
     async def acquire(self) -> None:
         """Take the lease of a log that is there; raises what ``Journal.acquire`` does."""
-        await self._journal.acquire(self._run_id, self._lease)
-        self._is_held = True
+        await self._hold(self._journal.acquire(self._run_id, self._lease))
 
     async def release(self) -> None:
         """Give the lease back, if one has it."""
@@ -84,7 +84,17 @@ class RunLog(Generic[T]):
         """
         write = self._journal.create if self._is_new else self._journal.append
         noted = record(SESSION, "", 0, session.encode())
-        await write(self._run_id, self._lease, chunk([*self._first, noted]))
+        await self._hold(write(self._run_id, self._lease, chunk([*self._first, noted])))
+
+    async def _hold(self, call: Coroutine[Any, Any, None]) -> None:
+        """Have the lease once the journal's call has returned, also if that is cancelled first."""
+        calling = asyncio.ensure_future(call)
+        try:
+            await asyncio.shield(calling)
+        except asyncio.CancelledError:
+            await to_the_end(asyncio.wait([calling], timeout=CLOSING_GRACE))
+            self._is_held = not calling.cancel() and not calling.exception()
+            raise
         self._is_held = True
 
     def open(
@@ -154,7 +164,8 @@ class RunLog(Generic[T]):
         await self.release()
 
     def _wake(self) -> None:
-        if self._writer is None:
+        if not self._is_writing:
+            self._is_writing = True  # before the task begins: it may do so at once
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
     async def _write(self) -> None:
@@ -170,7 +181,7 @@ class RunLog(Generic[T]):
         except Exception as error:  # whatever a journal raises: nothing more can be kept
             self._give_up(error)
         finally:
-            self._writer = None
+            self._is_writing = False
 
     async def _keep_lease(self) -> None:
         while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
@@ -19,7 +19,7 @@ MakeNotice = Callable[[int | None], bytes]
 SaveAndPublish = Callable[[str, TaskiqResult[Any], str, MakeNotice], Awaitable[None]]
 """Saves the result of a task id and publishes its notice on a channel."""
 
-Kick = Callable[[BrokerMessage], Awaitable[None]]
+Kick = Callable[[BrokerMessage], Coroutine[Any, Any, None]]
 """Hands a message to a broker."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,12 @@ from taskiq_flow import (
     Lease,
     RedisJournal,
     RunLockedError,
+    RunNotFoundError,
 )
+from taskiq_flow.cache.store import CacheStore, RedisCacheStore
 from taskiq_flow.journal import redis as redis_journal
 from taskiq_flow.journal.history import recall
+from tests.cache_stores import CHECKS
 from tests.distributed.conftest import Farm
 from tests.journals import (
     GATED,
@@ -93,7 +96,9 @@ async def test_nothing_is_left_of_a_run_that_was_removed(store: RedisStore) -> N
     assert len(await store.keys()) == 5
     await journal.release("run", LEASE)
     await journal.delete("run")
-    assert await store.keys() == [f"{store.prefix}:count".encode()]
+    async with Redis.from_url(store.url) as client:
+        lasting = {key for key in await store.keys() if await client.ttl(key) == -1}
+    assert lasting == {f"{store.prefix}:count".encode()}
 
 
 async def test_journals_with_other_prefixes_have_other_runs(farm: Farm) -> None:
@@ -111,7 +116,8 @@ async def test_a_chunk_whose_answer_was_lost_is_not_written_twice(
 ) -> None:
     journal = RedisJournal(store.url, prefix=store.prefix)
     store.journals.append(journal)
-    evaluate = journal._client.eval
+    client = journal._connected()
+    evaluate = client.eval
     answers_lost: list[object] = []
 
     async def lose_answer(*arguments: Any) -> Any:
@@ -122,11 +128,11 @@ async def test_a_chunk_whose_answer_was_lost_is_not_written_twice(
         return answer
 
     if call == "create":
-        monkeypatch.setattr(journal._client, "eval", lose_answer)
+        monkeypatch.setattr(client, "eval", lose_answer)
         await journal.create("run", LEASE, b"chunk")
     else:
         await journal.create("run", LEASE, b"chunk")
-        monkeypatch.setattr(journal._client, "eval", lose_answer)
+        monkeypatch.setattr(client, "eval", lose_answer)
     await journal.append("run", LEASE, b"chunk")
     await journal.append("run", LEASE, b"chunk")
     assert len(answers_lost) == 2
@@ -337,3 +343,59 @@ async def test_the_lease_of_a_process_that_was_killed_is_over_after_a_while(
                 await asyncio.sleep(0.1)
     assert pairs == GATED
     assert noted(notes) == ["first", "second", "gate", "gate", "last"]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+async def test_cached_results_keep_to_the_contract_of_stores(
+    store: RedisStore, check: Callable[[CacheStore], Awaitable[None]]
+) -> None:
+    journal = RedisJournal(store.url, prefix=store.prefix)
+    await check(RedisCacheStore(journal))
+    assert await journal.run_ids() == []
+    await journal.aclose()
+
+
+async def test_more_calls_than_connections_wait_their_turn(store: RedisStore) -> None:
+    journal = RedisJournal(f"{store.url}?max_connections=2", prefix=store.prefix)
+    runs = [f"run {number}" for number in range(100)]
+    await asyncio.gather(*(journal.create(run_id, LEASE, b"chunk") for run_id in runs))
+    assert sorted(await journal.run_ids()) == sorted(runs)
+    await journal.aclose()
+
+
+async def test_a_deletion_whose_answer_was_lost_is_done_all_the_same(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = RedisJournal(store.url, prefix=store.prefix)
+    await journal.create("run", LEASE, b"chunk")
+    await journal.release("run", LEASE)
+    client = journal._connected()
+    evaluate = client.eval
+    lost: list[bool] = []
+
+    async def lose_answer(*args: Any) -> Any:
+        answer = await evaluate(*args)
+        if not lost:
+            lost.append(True)
+            raise redis.exceptions.ConnectionError("the answer was lost")
+        return answer
+
+    monkeypatch.setattr(client, "eval", lose_answer)
+    await journal.delete("run")
+    assert await journal.run_ids() == []
+    with pytest.raises(RunNotFoundError):
+        await journal.delete("run")
+    await journal.aclose()
+
+
+def test_a_journal_is_used_on_one_event_loop_after_another(farm: Farm) -> None:
+    journal = RedisJournal(farm.redis.url, prefix="loops")
+
+    async def add(run_id: str) -> list[str]:
+        await journal.create(run_id, LEASE, b"chunk")
+        run_ids = await journal.run_ids()
+        await journal.aclose()
+        return run_ids
+
+    assert asyncio.run(add("a")) == ["a"]
+    assert asyncio.run(add("b")) == ["a", "b"]

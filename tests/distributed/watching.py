@@ -32,7 +32,8 @@ async def until_sent(engine: ExecutionEngine) -> None:
     """Wait until the broker has taken all that the engine's one run has to send at first."""
 
     def is_sent() -> bool:
-        return any(not (run._ready.may_start or run._attempts._being_sent) for run in engine._runs)
+        runs = [one._run for one in engine._in_progress if one._run is not None]
+        return any(not (run._ready.may_start or run._senders.tasks) for run in runs)
 
     await until(is_sent, "the run's tasks were sent")
 

@@ -1,0 +1,242 @@
+"""Where cached results are kept: one value for each key, and a claim by whoever computes it."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from taskiq_flow.journal.protocol import Journal, encoded
+from taskiq_flow.journal.redis import RedisJournal
+from taskiq_flow.journal.sqlite import SqliteJournal
+
+MOST_ENTRIES = 10_000
+"""Values that a store keeps; the least recently used go first."""
+
+MOST_BYTES = 256 * 1024 * 1024
+"""Bytes of values that a store in memory keeps."""
+
+
+class CacheStore(Protocol):
+    """One value for each key, under claims that end by themselves.
+
+    All calls may come from several runs at once. What they raise costs a run nothing but the value.
+    """
+
+    async def get(self, key: str) -> bytes | None:
+        """The key's value, unless there is none or it has expired."""
+
+    async def put(self, key: str, value: bytes, seconds: float | None) -> None:
+        """Keep a value in place of any other, for so many seconds; ``None``: without an end."""
+
+    async def claim(self, key: str, owner: str, seconds: float) -> bool:
+        """Claim a key, or keep one's claim, for so many seconds; ``False`` if another has it."""
+
+    async def release(self, key: str, owner: str) -> None:
+        """Give a claim back. Nothing happens if another has it."""
+
+
+class MemoryCacheStore:
+    """Keeps values in this process, as many as the two limits allow."""
+
+    def __init__(self, *, most_entries: int = MOST_ENTRIES, most_bytes: int = MOST_BYTES) -> None:
+        self._most_entries = most_entries
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._values: OrderedDict[str, tuple[bytes, float]] = OrderedDict()  # with their expiry
+        self._claims: dict[str, tuple[str, float]] = {}  # owner, expiry
+
+    async def get(self, key: str) -> bytes | None:
+        """The key's value."""
+        value, expires = self._values.get(key, (None, math.inf))
+        if expires <= time.time():
+            self._remove(key)
+            return None
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
+
+    async def put(self, key: str, value: bytes, seconds: float | None) -> None:
+        """Keep a value. One that is larger than the limit on bytes is not kept."""
+        self._remove(key)
+        self._values[key] = value, math.inf if seconds is None else time.time() + seconds
+        self._bytes += len(value)
+        while self._bytes > self._most_bytes or len(self._values) > self._most_entries:
+            self._remove(next(iter(self._values)))
+
+    async def claim(self, key: str, owner: str, seconds: float) -> bool:
+        """Claim a key."""
+        now = time.time()
+        other, expires = self._claims.get(key, (owner, now))
+        if other != owner and expires > now:
+            return False
+        self._claims[key] = owner, now + seconds
+        return True
+
+    async def release(self, key: str, owner: str) -> None:
+        """Give a claim back."""
+        if self._claims.get(key, ("", 0.0))[0] == owner:
+            del self._claims[key]
+
+    def _remove(self, key: str) -> None:
+        value, _ = self._values.pop(key, (b"", 0.0))
+        self._bytes -= len(value)
+
+
+class SqliteCacheStore:
+    """Keeps values in the file of a ``SqliteJournal``."""
+
+    def __init__(self, journal: SqliteJournal, *, most_entries: int = MOST_ENTRIES) -> None:
+        self._file = journal.file
+        self._most_entries = most_entries
+
+    async def get(self, key: str) -> bytes | None:
+        """The key's value."""
+
+        def select(connection: sqlite3.Connection) -> bytes | None:
+            row = connection.execute(
+                "SELECT value FROM cache WHERE key = ? AND expires > ?", (key, time.time())
+            ).fetchone()
+            return None if row is None else row[0]
+
+        value: bytes | None = await self._do(select)
+        return value
+
+    async def put(self, key: str, value: bytes, seconds: float | None) -> None:
+        """Keep a value. What has expired is removed, and the oldest of more than the limit."""
+        now = time.time()
+        expires = math.inf if seconds is None else now + seconds
+
+        def insert(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT OR REPLACE INTO cache (key, value, written, expires) VALUES (?, ?, ?, ?)",
+                (key, value, now, expires),
+            )
+            connection.execute("DELETE FROM cache WHERE expires <= ?", (now,))
+            connection.execute(
+                "DELETE FROM cache WHERE key IN"
+                " (SELECT key FROM cache ORDER BY written DESC LIMIT -1 OFFSET ?)",
+                (self._most_entries,),
+            )
+
+        await self._do(insert)
+
+    async def claim(self, key: str, owner: str, seconds: float) -> bool:
+        """Claim a key."""
+        now = time.time()
+
+        def take(connection: sqlite3.Connection) -> bool:
+            connection.execute("DELETE FROM claims WHERE expires <= ?", (now,))
+            connection.execute(
+                "INSERT INTO claims (key, owner, expires) VALUES (?, ?, ?) ON CONFLICT (key)"
+                " DO UPDATE SET expires = excluded.expires WHERE owner = excluded.owner",
+                (key, owner, now + seconds),
+            )
+            row = connection.execute("SELECT owner FROM claims WHERE key = ?", (key,)).fetchone()
+            return bool(row[0] == owner)
+
+        return bool(await self._do(take))
+
+    async def release(self, key: str, owner: str) -> None:
+        """Give a claim back."""
+        await self._do(
+            lambda connection: connection.execute(
+                "DELETE FROM claims WHERE key = ? AND owner = ?", (key, owner)
+            )
+        )
+
+    async def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        def with_tables(connection: sqlite3.Connection) -> Any:
+            for statement in _TABLES:
+                connection.execute(statement)
+            return work(connection)
+
+        return await self._file.write(with_tables)
+
+
+# Versions of the journal that have no cache pass these tables over.
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS cache (
+        key TEXT PRIMARY KEY, value BLOB NOT NULL, written REAL NOT NULL, expires REAL NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS claims (
+        key TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL
+    )""",
+)
+
+
+class RedisCacheStore:
+    """Keeps values on the server of a ``RedisJournal``, which removes them when they expire.
+
+    Values without an end are kept as long as the server's own limits allow.
+    """
+
+    def __init__(self, journal: RedisJournal) -> None:
+        self._journal = journal
+
+    async def get(self, key: str) -> bytes | None:
+        """The key's value."""
+        value: bytes | None = await self._journal.call(
+            lambda client: client.get(self._key("cache", key))
+        )
+        return value
+
+    async def put(self, key: str, value: bytes, seconds: float | None) -> None:
+        """Keep a value."""
+        expires = None if seconds is None else max(1, round(seconds * 1000))
+        await self._journal.call(
+            lambda client: client.set(self._key("cache", key), value, px=expires)
+        )
+
+    async def claim(self, key: str, owner: str, seconds: float) -> bool:
+        """Claim a key."""
+        life = max(1, round(seconds * 1000))
+        return bool(await self._eval(_CLAIM, key, owner, life))
+
+    async def release(self, key: str, owner: str) -> None:
+        """Give a claim back."""
+        await self._eval(_RELEASE, key, owner)
+
+    async def _eval(self, script: str, key: str, *arguments: str | int) -> Any:
+        place = self._key("claim", key)
+        return await self._journal.call(lambda client: client.eval(script, 1, place, *arguments))
+
+    def _key(self, what: str, key: str) -> bytes:
+        return encoded(f"{self._journal.prefix}:{what}:{key}")
+
+
+_CLAIM = """
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+_RELEASE = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+"""
+
+_stores: WeakKeyDictionary[Journal, CacheStore] = WeakKeyDictionary()
+
+
+def store_beside(journal: Journal | None) -> CacheStore:
+    """The store that all engines with this journal share. Without one, a store of its own.
+
+    A journal that is none of this package's has a store in memory.
+    """
+    if journal is None:
+        return MemoryCacheStore()
+    store = _stores.get(journal)
+    if store is None:
+        match journal:
+            case SqliteJournal():
+                store = SqliteCacheStore(journal)
+            case RedisJournal():
+                store = RedisCacheStore(journal)
+            case _:
+                store = MemoryCacheStore()
+        _stores[journal] = store
+    return store

@@ -1,0 +1,39 @@
+"""Time limits and pauses of the nodes in flight: at most one for each."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Timers(Generic[K]):
+    """One timer for each key. A timer that is set again replaces the one before."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+
+    def set(self, key: K, seconds: float, call: Callable[[K], None]) -> None:
+        """Call ``call(key)`` after ``seconds``; never, if that is infinite."""
+        self.cancel(key)
+        if math.isfinite(seconds):
+            self._timers[key] = self._loop.call_later(seconds, self._expire, key, call)
+
+    def cancel(self, key: K) -> None:
+        """Drop the key's timer, if it has one."""
+        if self._timers and (timer := self._timers.pop(key, None)) is not None:
+            timer.cancel()
+
+    def stop(self) -> None:
+        """Drop all timers."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def _expire(self, key: K, call: Callable[[K], None]) -> None:
+        del self._timers[key]
+        call(key)

@@ -1,0 +1,98 @@
+"""Cache stores: one value for each key, bounded, and never in the way of a journal's runs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from taskiq_flow import Lease, MemoryJournal, SqliteJournal
+from taskiq_flow.cache.store import (
+    CacheStore,
+    MemoryCacheStore,
+    SqliteCacheStore,
+    store_beside,
+)
+from tests.cache_stores import CHECKS
+
+
+@pytest.mark.parametrize("check", CHECKS)
+async def test_a_store_in_memory_keeps_to_the_contract(
+    check: Callable[[CacheStore], Awaitable[None]],
+) -> None:
+    await check(MemoryCacheStore())
+
+
+@pytest.mark.parametrize("check", CHECKS)
+async def test_a_store_in_a_file_keeps_to_the_contract(
+    check: Callable[[CacheStore], Awaitable[None]], tmp_path: Path
+) -> None:
+    journal = SqliteJournal(tmp_path / "runs.db")
+    await check(SqliteCacheStore(journal))
+    await journal.aclose()
+
+
+async def test_a_store_in_memory_drops_the_least_recently_used() -> None:
+    store = MemoryCacheStore(most_entries=2)
+    for key in ("a", "b"):
+        await store.put(key, b"", None)
+    await store.get("a")
+    await store.put("c", b"", None)
+    assert [await store.get(key) for key in ("a", "b", "c")] == [b"", None, b""]
+
+
+async def test_a_store_in_memory_is_bounded_in_bytes() -> None:
+    store = MemoryCacheStore(most_bytes=10)
+    await store.put("a", bytes(6), None)
+    await store.put("a", bytes(7), None)
+    await store.put("b", bytes(3), None)
+    assert await store.get("a") is not None
+    await store.put("c", bytes(3), None)
+    assert [await store.get(key) is None for key in ("a", "b", "c")] == [False, True, False]
+    await store.put("d", bytes(11), None)
+    assert await store.get("d") is None
+
+
+async def test_a_store_in_a_file_is_bounded_and_removes_what_has_expired(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "runs.db")
+    store = SqliteCacheStore(journal, most_entries=3)
+    await store.put("expires", b"", 0.001)
+    while await store.get("expires") is not None:
+        pass
+    for number in range(10):
+        await store.put(str(number), b"", None)
+    kept = await journal.file.read(
+        lambda connection: connection.execute("SELECT key FROM cache ORDER BY key").fetchall()
+    )
+    assert kept == [("7",), ("8",), ("9",)]
+    await journal.aclose()
+
+
+async def test_runs_and_cached_results_in_one_file_know_nothing_of_each_other(
+    tmp_path: Path,
+) -> None:
+    journal = SqliteJournal(tmp_path / "runs.db")
+    await store_beside(journal).put("a", b"1", None)
+    assert await journal.run_ids() == []
+    await journal.create("run", Lease("engine"), b"chunk")
+    assert await journal.run_ids() == ["run"]
+    await journal.aclose()
+    again = SqliteJournal(tmp_path / "runs.db")
+    assert await store_beside(again).get("a") == b"1"
+    await again.aclose()
+
+
+def test_engines_with_one_journal_have_one_store() -> None:
+    journal = MemoryJournal()
+    assert store_beside(journal) is store_beside(journal)
+    assert store_beside(None) is not store_beside(None)
+    assert isinstance(store_beside(journal), MemoryCacheStore)
+
+
+async def test_a_value_that_was_replaced_is_not_counted_any_more() -> None:
+    store = MemoryCacheStore(most_bytes=100)
+    for _ in range(50):
+        await store.put("a", bytes(60), None)
+    await store.put("b", bytes(40), None)
+    assert await store.get("a") is not None
