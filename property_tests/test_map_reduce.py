@@ -84,7 +84,9 @@ def test_a_failing_item_makes_the_result_an_error_that_carries_the_others(spec: 
 def test_a_source_that_raises_ends_the_map_with_its_own_error(spec: MapSpec) -> None:
     mapping = Mapping(spec)
     mapping.source_error = OSError("the source broke off")
-    assert _result(mapping).error is mapping.source_error
+    error = _result(mapping).error
+    assert error is not None
+    assert error.__cause__ is mapping.source_error
 
 
 @given(maps(failing=True), DELAYS)

@@ -26,7 +26,7 @@ from taskiq_flow.dispatch.dispatcher import Dispatcher
 from taskiq_flow.engine.connection import check_readable
 from taskiq_flow.engine.run import new_run_id
 from taskiq_flow.engine.run_spec import RunSpec
-from taskiq_flow.errors import BindingError, GraphChangedError, RunError
+from taskiq_flow.errors import BindingError, GraphChangedError, RunError, TaskiqFlowError, describe
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask, Gathered
 from taskiq_flow.journal.history import Recalled
@@ -139,7 +139,8 @@ class MapReduceResult(FlowTask[list[Any]]):
     Only what has not been taken is held; over a source of unknown length, reading stops while the
     reader lags. Leaving the loop cancels the rest. A failing item ends the map with
     ``NodeFailedError``: the stream raises it, the result has it as its ``error``, with the other
-    items' values in ``.results``.
+    items' values in ``.results``. What the source raises reaches a stream as it is; the result has
+    it as the ``__cause__`` of a ``RunError``, with the values in ``.results``.
     """
 
     def __init__(self, engine: _MapEngine, *, ends: bool) -> None:
@@ -188,12 +189,45 @@ class _Reading:
 
     async def stream(self, held_by: object) -> AsyncGenerator[tuple[int, Any], None]:
         """The pairs as they come. ``held_by`` is kept for as long as they are read."""
+        self._begin()
+        async with aclosing(self._read()) as pairs:
+            async for pair in pairs:
+                yield pair
+
+    async def collect(self) -> list[Any]:
+        """The values of all pairs, in the order of items.
+
+        Raises what ended the map. The error has the values so far in ``results``: an exception of
+        the source becomes the ``__cause__`` of a ``RunError``.
+        """
+        self._begin()
+        values: dict[int, Any] = {}
+        try:
+            async with aclosing(self._read()) as pairs:
+                async for index, value in pairs:
+                    values[index] = value  # noqa: PERF403 - kept when the stream raises
+        except RunError as error:
+            error.results.update(self._named(values))
+            raise
+        except TaskiqFlowError:  # the map could not be started or resumed
+            raise
+        except Exception as error:
+            raise RunError(
+                f"map {self._run_id!r} ended after {len(values)} results, as its items could not "
+                f"be read: {describe(error)}",
+                results=self._named(values),
+            ) from error
+        return [values[index] for index in sorted(values)]
+
+    def _begin(self) -> None:
         if self._has_begun:
             raise RuntimeError(
                 f"map {self._run_id!r} is being read already; a map is either streamed once or "
                 "waited for"
             )
         self._has_begun = True
+
+    async def _read(self) -> AsyncGenerator[tuple[int, Any], None]:
         try:
             async for pair in self._pairs:
                 yield pair
@@ -205,17 +239,8 @@ class _Reading:
             if not self._pump.cancelled():
                 self._pump.exception()  # seen, though a reader that leaves does not ask for it
 
-    async def collect(self) -> list[Any]:
-        """The values of all pairs, in the order of items."""
-        values: dict[int, Any] = {}
-        try:
-            async with aclosing(self.stream(held_by=None)) as pairs:
-                async for index, value in pairs:
-                    values[index] = value  # noqa: PERF403 - kept when the stream raises
-        except RunError as error:
-            error.results.update((f"{self._output}[{i}]", value) for i, value in values.items())
-            raise
-        return [values[index] for index in sorted(values)]
+    def _named(self, values: Mapping[int, Any]) -> dict[str, Any]:
+        return {f"{self._output}[{index}]": value for index, value in values.items()}
 
     def drop(self, gathered: Gathered[list[Any]]) -> None:
         """Nobody holds the map any more. May be called in any thread, as the collector is."""

@@ -21,6 +21,7 @@ from taskiq_flow import (
     MapReduce,
     NodeFailedError,
     RunCancelledError,
+    RunError,
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.map_reduce import MOST_IN_FLIGHT
@@ -156,13 +157,30 @@ class TestFailures:
         assert result.error is (await mapped.wait_result()).error
         assert called == []
 
-    async def test_a_source_that_raises_is_an_error_too(self, broker: InMemoryBroker) -> None:
+    async def test_a_source_that_raises_ends_the_map_with_the_results_so_far(
+        self, broker: InMemoryBroker
+    ) -> None:
+        def source() -> Iterator[int]:
+            yield from range(5)
+            raise LookupError("source is broken")
+
+        # With room for one item, the source is read on once its last item has a result.
+        mapped = await MapReduce.map(broker, square, source(), max_parallel=1)
+        error = (await mapped.wait_result()).error
+        assert isinstance(error, RunError)
+        assert repr(error.__cause__) == "LookupError('source is broken')"
+        assert error.results == {f"mapped[{n}]": n * n for n in range(5)}
+        assert "5 results" in str(error)
+
+    async def test_a_stream_raises_what_its_source_raised(self, broker: InMemoryBroker) -> None:
         def source() -> Iterator[int]:
             yield 1
             raise LookupError("source is broken")
 
         mapped = await MapReduce.map(broker, square, source())
-        assert repr((await mapped.wait_result()).error) == "LookupError('source is broken')"
+        with pytest.raises(LookupError, match="source is broken"):
+            async for _ in mapped:
+                pass
 
     @pytest.mark.parametrize(
         ("arguments", "error", "message"),
