@@ -1,4 +1,4 @@
-"""The graph: its nodes, the edges that follow from their keys, its order and its mistakes."""
+"""The graph: its nodes, its edges, their topological order, and its validation."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ NodeRef = DAGNode | Task | str
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A validated graph, ready to be run or asked about. Never changed once it is made.
+    """A validated graph. It never changes.
 
-    ``order``: the nodes, each behind its dependencies. ``predecessors``, ``successors``: only for
-    nodes that have some. ``producers``: output key → node. ``required``, ``optional``: the
-    external input keys without which a run cannot start, and those that it may be given.
+    ``order``: the nodes, each after its dependencies. ``predecessors``, ``successors``: only for
+    nodes that have some. ``producers``: output key → the node that produces it. ``required``,
+    ``optional``: external input key → the first node that takes it; a run must be given the
+    required keys and may be given the optional ones.
     """
 
     order: list[DAGNode]
@@ -37,23 +38,23 @@ class Plan:
     optional: dict[str, DAGNode]
 
     def joins(self) -> dict[DAGNode, Join]:
-        """The join rules of the nodes that have another than ``"all"``."""
+        """The join rules other than ``"all"``."""
         return {node: node.join for node in self.order if node.join != "all"}
 
     def remaining_path(self) -> dict[DAGNode, float]:
-        """Seconds from a node's start to the end of the longest path behind it, as expected."""
+        """Expected seconds from the start of each node to the end of the longest path from it."""
         longest: dict[DAGNode, float] = {}
         for node in reversed(self.order):
-            behind = (longest[after] for after in self.successors.get(node, ()))
-            longest[node] = node.expected_seconds + max(behind, default=0.0)
+            paths = (longest[successor] for successor in self.successors.get(node, ()))
+            longest[node] = node.expected_seconds + max(paths, default=0.0)
         return longest
 
 
 class DAG:
-    """A directed acyclic graph of tasks. Edges follow from keys, in whatever order nodes come.
+    """A directed acyclic graph of tasks. Edges follow from the nodes' input and output keys.
 
-    An edge that no data flows along is added with ``add_edge``. Everything here is linear in
-    nodes and edges, but for the logarithm that keeps the order stable.
+    Nodes may be added in any order. ``add_edge`` adds an edge without data. Every operation takes
+    time linear in nodes and edges, except for the topological sort, which adds a logarithm.
     """
 
     def __init__(self) -> None:
@@ -63,9 +64,9 @@ class DAG:
         self._plan: Plan | None = None
 
     def add_node(self, node: DAGNode) -> None:
-        """Take a node in; the second of a name becomes ``name_2``. Adding it twice changes nothing.
+        """Add a node. The second node of a name becomes ``name_2``; adding one again does nothing.
 
-        Raises ``GraphError`` for a node whose name another graph has fixed and this one has taken.
+        Raises ``GraphError`` if the name is taken here and another graph has fixed it already.
         """
         name = node.task_name
         if self._nodes.get(name) is node:
@@ -78,7 +79,7 @@ class DAG:
         self._plan = None
 
     def add_edge(self, from_task: NodeRef, to_task: NodeRef) -> None:
-        """Have ``to_task`` wait for ``from_task``; each is a node, its task, or its name."""
+        """Make ``to_task`` wait for ``from_task``; each is a node, its task, or its name."""
         self._orderings.append((from_task, to_task))
         self._plan = None
 
@@ -93,24 +94,24 @@ class DAG:
 
     @property
     def nodes(self) -> list[DAGNode]:
-        """All nodes, as they were added."""
+        """All nodes, in the order in which they were added."""
         return list(self._nodes.values())
 
     @property
     def edges(self) -> set[tuple[DAGNode, DAGNode]]:
-        """All edges, those of data and those of order."""
+        """All edges, including those of ``add_edge``."""
         return {
             (node, after) for node, others in self.plan().successors.items() for after in others
         }
 
     @property
     def roots(self) -> list[DAGNode]:
-        """The nodes that wait for no other."""
+        """The nodes without dependencies."""
         return [node for node in self.nodes if node not in self.plan().predecessors]
 
     @property
     def leaves(self) -> list[DAGNode]:
-        """The nodes that no other waits for."""
+        """The nodes on which no other depends."""
         return [node for node in self.nodes if node not in self.plan().successors]
 
     @property
@@ -120,7 +121,7 @@ class DAG:
 
     @property
     def external_inputs(self) -> list[str]:
-        """The keys that a run takes from outside, required ones first."""
+        """The keys that a run takes as inputs, required ones first."""
         plan = self.plan()
         return [*plan.required, *(key for key in plan.optional if key not in plan.required)]
 
@@ -132,11 +133,11 @@ class DAG:
         self.plan()
 
     def topological_sort(self) -> list[DAGNode]:
-        """The nodes, each behind its dependencies, and otherwise in insertion order."""
+        """The nodes, each after its dependencies, and otherwise in insertion order."""
         return list(self.plan().order)
 
     def get_parallel_levels(self) -> list[list[DAGNode]]:
-        """The nodes by the length of the longest chain before them. Nothing waits for a level."""
+        """The nodes by the length of the longest path to them. No run waits for a level."""
         plan = self.plan()
         depth: dict[DAGNode, int] = {}
         for node in plan.order:
@@ -162,13 +163,13 @@ class DAG:
         return render.to_dot(self.get_parallel_levels(), self.plan().predecessors)
 
     def plan(self) -> Plan:
-        """The validated graph; raises what ``validate`` raises. Made once until nodes are added."""
+        """The validated graph, computed once per change; raises what ``validate`` raises."""
         if self._plan is None:
             self._plan = _plan(self.nodes, self._resolved_orderings())
         return self._plan
 
     def plan_for(self, outputs: Iterable[str]) -> Plan:
-        """The part of the graph that has to run to give these output keys.
+        """The part of the graph that produces these output keys.
 
         Raises ``MissingNodeError`` for a key that no node produces.
         """
@@ -211,7 +212,7 @@ class DAG:
             return found[0]
         names = ", ".join(repr(node.task_name) for node in found)
         raise MissingNodeError(
-            f"an edge names {reference!r}, which stands in the graph as {names}; name one of them"
+            f"an edge names {reference!r}, which is the task of {names}; name one of them"
             if found
             else f"an edge names {reference!r}, which is not in the graph; add its node",
             reference=reference,
@@ -219,7 +220,7 @@ class DAG:
 
 
 def _identity(task: Task) -> object:
-    """What tells a task from others; a bound method is a new object each time it is looked up."""
+    """The identity of a task. A bound method is a new object each time it is looked up."""
     if inspect.ismethod(task):
         return id(task.__self__), task.__func__
     return id(task)
@@ -305,7 +306,7 @@ _SHOWN = 5  # nodes at either end of a long cycle
 def _cycle_error(
     stuck: dict[DAGNode, int], predecessors: dict[DAGNode, list[DAGNode]]
 ) -> CycleError:
-    """Every stuck node has a stuck predecessor, so walking backwards must meet itself."""
+    """Walk backwards until a node repeats: every stuck node has a stuck predecessor."""
     walked: dict[DAGNode, int] = {}
     node = next(iter(stuck))
     while node not in walked:
@@ -317,7 +318,7 @@ def _cycle_error(
         shown = [*cycle[:_SHOWN], f"... {len(cycle) - 2 * _SHOWN} more", *cycle[-_SHOWN:]]
     return CycleError(
         f"the graph has a cycle: {' -> '.join([*shown, cycle[0]])}; "
-        "take one of these dependencies away",
+        "remove one of these dependencies",
         cycle=cycle,
     )
 

@@ -1,4 +1,4 @@
-"""Telling whether a graph is the one that a run was begun with, and what of it still is."""
+"""Comparing a graph with the graph that a run was started with."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from taskiq_flow.dataflow.dag import Plan
 from taskiq_flow.dataflow.node import DAGNode, default_name
 
 Fingerprints = Mapping[str, str]
-"""Node name → what tells a declaration of the node from others."""
+"""Node name → a digest of the node's declaration."""
 
 
 def fingerprints(plan: Plan) -> dict[str, str]:
-    """Those of all nodes of a graph.
+    """The fingerprints of all nodes of a graph.
 
-    They are made of what is declared: the task's name, keys, rules and dependencies. The task's
-    code is not among it, as mending a task that failed is the usual reason to go on with a run.
+    A fingerprint covers the name of the task, the keys, the rules and the dependencies. It leaves
+    out the code of the task, as fixing a failed task is the usual reason to resume a run.
     """
     return {node.task_name: _fingerprint(node, plan) for node in plan.order}
 
@@ -44,7 +44,7 @@ def _fingerprint(node: DAGNode, plan: Plan) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """How a graph differs from an earlier one: names of nodes, in order."""
+    """How a graph differs from an earlier one, as names of nodes in order."""
 
     added: list[str]
     removed: list[str]
@@ -59,7 +59,7 @@ class Changes:
 
 
 def changes(before: Fingerprints, now: Fingerprints) -> Changes:
-    """What of a graph differs from what it was."""
+    """The differences between two versions of a graph."""
     return Changes(
         added=[name for name in now if name not in before],
         removed=[name for name in before if name not in now],

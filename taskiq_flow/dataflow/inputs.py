@@ -1,4 +1,4 @@
-"""What a run is given, held against what its graph takes."""
+"""Checking the inputs of a run against its graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from taskiq_flow.errors import InputConflictError, MissingInputError, UnusedInpu
 
 
 def check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> None:
-    """Hold a run's inputs against the whole graph and the part of it that is to be run."""
+    """Check a run's inputs. ``whole``: the graph; ``plan``: the part of it that is to run.
+
+    Raises ``InputConflictError`` or ``MissingInputError``; issues ``UnusedInputWarning``.
+    """
     if conflicts := [key for key in values if key in whole.producers]:
         listed = ", ".join(
             f"{key!r} (node {whole.producers[key].task_name!r})" for key in conflicts
