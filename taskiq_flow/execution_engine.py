@@ -18,7 +18,7 @@ from taskiq_flow.cache.results import ResultCache
 from taskiq_flow.cache.store import store_beside
 from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.dag import DAG
-from taskiq_flow.dataflow.fingerprint import behind
+from taskiq_flow.dataflow.fingerprint import with_dependents
 from taskiq_flow.dataflow.inputs import check_inputs
 from taskiq_flow.dataflow.options import Retry, check_seconds
 from taskiq_flow.dispatch.callables import return_type_of
@@ -211,7 +211,7 @@ class ExecutionEngine:
             recalled = await recall(self._kept.journal, run_id)
             again = [self._dag.get_node(name).task_name for name in asked]
             self._kept.brought_up(recalled, allow_changed=allow_changed)
-            for node_name in behind(self._dag.plan(), again):
+            for node_name in with_dependents(self._dag.plan(), again):
                 recalled.results.pop(node_name, None)
             spec = self._recalled_spec(recalled, replay=replay)
             earlier = EarlierSessions(spec.earlier.results, is_replayed=replay)

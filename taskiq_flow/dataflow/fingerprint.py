@@ -67,11 +67,11 @@ def changes(before: Fingerprints, now: Fingerprints) -> Changes:
     )
 
 
-def behind(plan: Plan, names: Iterable[str]) -> set[str]:
+def with_dependents(plan: Plan, names: Iterable[str]) -> set[str]:
     """The nodes of these names and all that depend on them, directly or not."""
     wanted, found = set(names), set[str]()
     for node in plan.order:
-        before = (other.task_name for other in plan.predecessors.get(node, ()))
-        if node.task_name in wanted or not found.isdisjoint(before):
+        dependencies = (other.task_name for other in plan.predecessors.get(node, ()))
+        if node.task_name in wanted or not found.isdisjoint(dependencies):
             found.add(node.task_name)
     return found

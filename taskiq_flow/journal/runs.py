@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from taskiq_flow.dataflow.dag import DAG, Plan
-from taskiq_flow.dataflow.fingerprint import Fingerprints, behind, changes, fingerprints
+from taskiq_flow.dataflow.fingerprint import Fingerprints, changes, fingerprints, with_dependents
 from taskiq_flow.errors import ConfigurationError, GraphChangedError
 from taskiq_flow.journal.history import Recalled, first_records
 from taskiq_flow.journal.protocol import Journal
@@ -64,7 +64,7 @@ class KeptRuns:
                 removed=found.removed,
                 changed=found.changed,
             )
-        outdated = behind(self._dag.plan(), [*found.added, *found.changed])
+        outdated = with_dependents(self._dag.plan(), [*found.added, *found.changed])
         return recalled.changed(self._fingerprints(), outdated)
 
     def _fingerprints(self) -> Fingerprints:
