@@ -16,10 +16,18 @@ from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
     NodeFailedError,
+    NodeFailure,
     ResultUnavailableError,
     TaskLostError,
 )
-from taskiq_flow.completion.inbox import LATE_LOOK, LOOK_INTERVAL, SILENCE, Inbox
+from taskiq_flow.completion import inbox as inbox_module
+from taskiq_flow.completion.inbox import (
+    ASKED_PER_LOOK,
+    LATE_LOOK,
+    LOOK_INTERVAL,
+    SILENCE,
+    Inbox,
+)
 from taskiq_flow.transport.notice import Kind, Notice
 from taskiq_flow.transport.protocol import REVOCATION_LIFE
 from taskiq_flow.worker.worker import BEAT
@@ -548,3 +556,38 @@ def test_one_inbox_serves_all_runs_and_each_event_loop_has_its_own() -> None:
             return first
 
     assert asyncio.run(main()) is not asyncio.run(main())
+
+
+def test_silent_tasks_are_asked_for_in_turn() -> None:
+    """However many older ones have no result: the younger ones may have one."""
+
+    async def main() -> None:
+        site = Site()
+        site.board.drops = lambda _: True
+        builder = DAGBuilder()
+        for index in range(3 * ASKED_PER_LOOK):
+            builder.node(site.nap, name=f"old{index}")
+        for index in range(100):
+            builder.node(site.number, name=f"young{index}", inputs=[])
+        async with site.working(1000):
+            engine = ExecutionEngine(
+                site.broker, builder.build(), lost_after=5.0, on_error="collect"
+            )
+            results = await engine.execute({"seconds": 1000.0})
+            lost = {name for name, value in results.items() if isinstance(value, NodeFailure)}
+            assert lost == {f"old{index}" for index in range(3 * ASKED_PER_LOOK)}
+
+    run_virtually(main())
+
+
+def test_a_task_is_asked_for_once_more_before_it_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(inbox_module, "SILENCE", 1000.0)  # it is not asked for before
+        site = Site()
+        site.board.drops = lambda _: True
+        async with site.working():
+            assert await site.engine(site.number, lost_after=5.0).execute() == {"number": 1}
+
+    run_virtually(main())

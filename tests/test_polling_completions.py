@@ -239,3 +239,26 @@ async def test_a_plain_callable_is_refused_with_the_remedy(remote: LocalBroker) 
         await ExecutionEngine(remote, dag).execute()
     with pytest.raises(ConfigurationError, match=r"decorate it with @broker\.task"):
         await MapReduce.map(remote, plain, [1])
+
+
+async def test_whoever_is_cancelled_while_asking_for_a_result_is_cancelled() -> None:
+    class Hanging(Store):
+        async def is_result_ready(self, task_id: str) -> bool:
+            asked.set()
+            await asyncio.Event().wait()
+            return False
+
+    asked = asyncio.Event()
+    asking = asyncio.ensure_future(reading.ResultReader(Hanging()).ask("task"))
+    await asked.wait()
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+
+
+async def test_a_backend_that_raises_a_cancellation_of_its_own_counts_as_failing() -> None:
+    class Cancelling(Store):
+        async def is_result_ready(self, task_id: str) -> bool:
+            raise asyncio.CancelledError
+
+    assert await reading.ResultReader(Cancelling()).ask("task") == ("task", None)

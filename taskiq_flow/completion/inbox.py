@@ -7,11 +7,12 @@ asks the result backend for the tasks of which nothing was heard, and gives up t
 from __future__ import annotations
 
 import asyncio
+import heapq
 import itertools
 import logging
 import math
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from taskiq import AsyncBroker, NoResultError, TaskiqResult
@@ -39,7 +40,7 @@ SILENCE = 1.0
 """Seconds of silence after which a task's result is asked for."""
 
 ASKED_PER_LOOK = 128
-"""Silent tasks that are asked for in one look, those sent first before the others."""
+"""Silent tasks that are asked for in one look, in turn."""
 
 SAVED_GRACE = 2.0
 """Seconds within which a result has to be readable of which its worker says that it is saved."""
@@ -143,7 +144,6 @@ class Inbox:
         self.is_closed = True
         for task_id in tuple(self._watched):
             self._give_up(task_id)
-        self._reader.end()
         tasks = [*self._readings, *([] if self._keeper is None else [self._keeper])]
         for task in tasks:
             task.cancel()
@@ -280,16 +280,21 @@ class Inbox:
     async def _ask_for_silent(self) -> bool:
         """Ask for tasks of which nothing was heard; whether a result was found that way."""
         now = self._loop.time()
-        silent = itertools.islice(self._silent_since(now - self._silence), ASKED_PER_LOOK)
-        asked = list(silent)
+        silent = self._silent_since(now - self._silence)
+        asked_at = {task_id: self._watched[task_id].asked_at for task_id in silent}
+        asked = heapq.nsmallest(ASKED_PER_LOOK, asked_at, asked_at.__getitem__)
         for task_id in asked:
             self._watched[task_id].asked_at = now
-        found = False
-        if asked:
-            async with self._reader.answers(asked) as answers:
+        return bool(await self._ask(asked))
+
+    async def _ask(self, task_ids: Sequence[str]) -> int:
+        """Ask for the results of tasks, and settle those that have one. Returns how many have."""
+        found = 0
+        if task_ids:
+            async with self._reader.answers(task_ids) as answers:
                 async for task_id, result in answers:
                     if result is not None and task_id in self._watched:
-                        found = True
+                        found += 1
                         self._settle_read(task_id, result)
         return found
 
@@ -312,9 +317,10 @@ class Inbox:
                 suspects[task_id] = watch
         self._earliest_sign = math.inf
         await self._locate(suspects.values(), now)
-        for task_id, watch in suspects.items():
-            is_there = self._watched.get(task_id) is watch
-            if is_there and not watch.is_queued and self._is_lost(watch, now):
+        lost = {t: w for t, w in suspects.items() if not w.is_queued and self._is_lost(w, now)}
+        await self._ask([task_id for task_id in lost if task_id in self._watched])
+        for task_id, watch in lost.items():
+            if self._watched.get(task_id) is watch and self._is_lost(watch, now):
                 self._settle(task_id, failed(_lost(task_id, watch)))
 
     def _is_deaf(self, now: float) -> bool:

@@ -56,7 +56,6 @@ class PollingCompletions:
 
     def revoke(self) -> None:
         """Stop asking. The tasks themselves cannot be reached: they run on, and end unheard."""
-        self._reader.end()
         self._expected.clear()
         if self._poller is not None:
             self._poller.cancel()

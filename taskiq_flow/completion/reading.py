@@ -31,20 +31,15 @@ Answer = tuple[str, TaskiqResult[Any] | None]
 
 
 class ResultReader:
-    """Asks a result backend for tasks, until somebody says that it is no longer wanted."""
+    """Asks a result backend for the results of tasks."""
 
     def __init__(self, backend: AsyncResultBackend[Any]) -> None:
         self._backend = backend
         self._unreadable_since: dict[str, float] = {}
-        self._ended = False
 
     def forget(self, task_id: str) -> None:
         """A task will not be asked for again."""
         self._unreadable_since.pop(task_id, None)
-
-    def end(self) -> None:
-        """From now on, a cancellation is meant for whoever asks."""
-        self._ended = True
 
     def answers(self, task_ids: Iterable[str]) -> Streamer[Answer]:
         """Ask for several tasks; the answers come in any order."""
@@ -65,8 +60,9 @@ class ResultReader:
                 ready = await self._backend.is_result_ready(task_id)
                 result = await self._backend.get_result(task_id) if ready else None
         except (Exception, asyncio.CancelledError) as error:
-            # Whatever a backend's client raises, unless it is the run that ends the question.
-            if self._ended:
+            # Whatever a backend's client raises, unless whoever asks is cancelled.
+            asking = asyncio.current_task()
+            if asking is not None and asking.cancelling():
                 raise
             since = self._unreadable_since.setdefault(task_id, now)
             if since == now:
