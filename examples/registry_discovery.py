@@ -20,25 +20,25 @@ broker = InMemoryBroker()
 
 
 @broker.task
-def split(text: str) -> list[str]:
+async def split(text: str) -> list[str]:
     """The words of a text, in lower case."""
     return [word.strip(".,;").lower() for word in text.split()]
 
 
 @broker.task
-def count(words: list[str]) -> dict[str, int]:
+async def count(words: list[str]) -> dict[str, int]:
     """How often each word occurs."""
     return {word: words.count(word) for word in sorted(set(words))}
 
 
 @broker.task
-def longest(words: list[str]) -> str:
+async def longest(words: list[str]) -> str:
     """The longest word, the first of them in the text."""
     return max(words, key=len)
 
 
 @broker.task
-def summarise(counts: dict[str, int], longest_word: str, least_count: int) -> str:
+async def summarise(counts: dict[str, int], longest_word: str, least_count: int) -> str:
     """One sentence on the text."""
     frequent = [word for word, number in counts.items() if number >= least_count]
     return f"Repeated: {', '.join(frequent)}. Longest: {longest_word}."

@@ -290,7 +290,8 @@ class TestEndlessSources:
     async def test_memory_does_not_grow_with_the_number_of_items(
         self, broker: InMemoryBroker
     ) -> None:
-        mapped = await MapReduce.map(broker, square, itertools.count())
+        # What is in flight varies, and is no growth: let it be little.
+        mapped = await MapReduce.map(broker, square, itertools.count(), max_parallel=8)
         sizes = []
         tracemalloc.start()
         try:
@@ -301,7 +302,7 @@ class TestEndlessSources:
                     break
         finally:
             tracemalloc.stop()
-        assert sizes[-1] - sizes[1] < 200_000
+        assert sizes[-1] - sizes[1] < 100_000
 
 
 def test_max_parallel_holds_for_items_too() -> None:
