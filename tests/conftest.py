@@ -11,10 +11,13 @@ from collections.abc import AsyncIterator
 import pytest
 from taskiq import InMemoryBroker
 
+from tests.virtual_clock import start_tasks_eagerly
+
 
 @pytest.fixture(autouse=True)
 async def nothing_is_left_over(request: pytest.FixtureRequest) -> AsyncIterator[None]:
     """After each test no asyncio task of it is left, once what it dropped is collected."""
+    start_tasks_eagerly(asyncio.get_running_loop())
     before = asyncio.all_tasks()
     yield
     if not inspect.iscoroutinefunction(request.function):

@@ -36,6 +36,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion import in_memory
 from taskiq_flow.completion.in_memory import InMemoryHooks
+from tests.virtual_clock import start_tasks_later
 
 
 def one_node(task: Any, **kwargs: Any) -> DAG:
@@ -302,6 +303,8 @@ async def test_what_another_middleware_makes_of_the_result_is_what_arrives(
 async def test_a_worker_task_that_is_cancelled_is_reported_as_cancelled(
     broker: InMemoryBroker,
 ) -> None:
+    start_tasks_later()
+
     async def wait() -> None:
         (worker,) = broker._running_tasks
         worker.cancel()
@@ -316,6 +319,7 @@ async def test_a_worker_task_that_is_cancelled_is_reported_as_cancelled(
 async def test_a_worker_task_that_is_cancelled_before_it_begins_is_found(
     broker: InMemoryBroker, quick_sweep: None
 ) -> None:
+    start_tasks_later()
     kick = broker.kick
 
     async def kick_and_cancel(message: Any) -> None:

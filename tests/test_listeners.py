@@ -22,7 +22,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.engine import listeners
 from taskiq_flow.engine.listeners import CATCHING_UP, LISTENER_GRACE
-from tests.virtual_clock import run_virtually
+from tests.virtual_clock import run_virtually, start_tasks_later
 
 
 class Recorder:
@@ -221,6 +221,7 @@ def test_what_a_lagging_listener_misses_is_bounded_and_said(
     async def nothing(**_: Any) -> None: ...
 
     async def main() -> None:
+        start_tasks_later()
         held, quick = Held(), Recorder()
         builder = DAGBuilder().node(nothing, name="n0")
         for number in range(1, 50):

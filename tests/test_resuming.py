@@ -36,7 +36,7 @@ from taskiq_flow import (
 from taskiq_flow.journal.history import recall
 from tests.local_broker import LocalBroker
 from tests.local_notifier import Switchboard, with_flow
-from tests.virtual_clock import run_virtually, virtual_loop
+from tests.virtual_clock import run_virtually, start_tasks_later, virtual_loop
 
 
 class Site:
@@ -172,6 +172,8 @@ async def test_what_is_made_ready_does_not_wait_for_the_journal() -> None:
 
 
 async def test_a_journal_that_fails_ends_the_run_and_the_error_has_what_it_had_reached() -> None:
+    start_tasks_later()
+
     class Failing(MemoryJournal):
         broken = False
 

@@ -31,7 +31,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.journal import writer
-from tests.virtual_clock import run_virtually
+from tests.virtual_clock import run_virtually, start_tasks_later
 
 
 async def quick() -> int:
@@ -274,6 +274,7 @@ class TestCancel:
         assert nothing_left(broker)
 
     async def test_what_was_sent_and_has_not_begun_never_runs(self, broker: InMemoryBroker) -> None:
+        start_tasks_later()
         ran: list[int] = []
         builder = DAGBuilder()
         for number in range(50):
@@ -380,6 +381,7 @@ async def test_results_are_collectable_once_the_reader_lets_them_go(
     results = await ExecutionEngine(broker, dag).execute()
     reference = weakref.ref(results["value"])
     del results
+    await asyncio.sleep(0)  # the event loop lets go of what it has just called
     gc.collect()
     assert reference() is None
 

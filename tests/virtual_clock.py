@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -11,6 +12,21 @@ T = TypeVar("T")
 
 LONGEST_RUN = 10_000.0
 """Virtual seconds after which a run that still has timers counts as hanging."""
+
+
+EAGERLY = "TASKIQ_FLOW_TESTS_EAGERLY"
+"""The environment variable that has every asyncio task of a test start eagerly (Python 3.12)."""
+
+
+def start_tasks_eagerly(loop: asyncio.AbstractEventLoop) -> None:
+    """Have the loop start tasks eagerly, if that is asked for."""
+    if os.environ.get(EAGERLY):
+        loop.set_task_factory(vars(asyncio)["eager_task_factory"])
+
+
+def start_tasks_later() -> None:
+    """For a test that is about what happens before a task begins: it does not begin at once."""
+    asyncio.get_running_loop().set_task_factory(None)
 
 
 class HangingError(Exception):
@@ -23,6 +39,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._clock = _Clock()
         super().__init__(self._clock)
+        start_tasks_eagerly(self)
 
     def time(self) -> float:
         return self._clock.now

@@ -132,6 +132,8 @@ class InMemoryHooks(TaskiqMiddleware):
             return message
         if execution.revoked:
             raise asyncio.CancelledError
+        if execution.worker is not None:
+            self._note_requeue(execution, message)
         execution.worker = asyncio.current_task()
         execution.sweeps = 0
         _executing.set(execution)
@@ -141,6 +143,13 @@ class InMemoryHooks(TaskiqMiddleware):
             # A broker that runs tasks in place begins the new attempt inside the old one's task.
             execution.superseded -= {execution.worker}
         return message
+
+    def _note_requeue(self, execution: Execution, message: TaskiqMessage) -> None:
+        """Notice that a task has sent itself again, by whichever of its attempts comes first."""
+        if int(message.labels.get(_REQUEUE_COUNT, 0)) > execution.requeues:
+            execution.requeues += 1
+            execution.superseded |= {execution.worker}
+            execution.in_flight.resent(message.task_id)
 
     def _tell_begin(self, execution: Execution, message: TaskiqMessage) -> None:
         """Tell that a task begins: now, or, where it needs a thread, when it has one."""
@@ -170,10 +179,8 @@ class InMemoryHooks(TaskiqMiddleware):
                 worker = asyncio.current_task()
                 execution.scheduled = worker not in execution.superseded
                 execution.supersede()
-        elif int(message.labels.get(_REQUEUE_COUNT, 0)) > execution.requeues:
-            execution.requeues += 1
-            execution.supersede()
-            execution.in_flight.resent(message.task_id)
+        else:
+            self._note_requeue(execution, message)
 
     async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
         """Hand the result over, unless the task was sent again or nobody wants it any more."""
