@@ -7,6 +7,7 @@ nor being executed; only here can it be seen.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -18,21 +19,30 @@ from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.transport.notice import LABEL, ReplyTo
 
+logger = logging.getLogger("taskiq_flow")
+
+GIVING_BACK = 5.0
+"""Seconds that the server may take for one message that is given back."""
+
 Listen = Callable[[], AsyncGenerator[bytes | AckableMessage, None]]
 """A broker's ``listen``."""
 
 
 class Delivery:
-    """One message. ``origin``: what its system knows it by.
+    """One message. ``origin``: what its client has given out.
 
+    ``key``: tells the message from others on its server, however often it is delivered.
     ``task_id`` and ``reply_to`` are known once it was ``read``.
     """
 
-    __slots__ = ("_ack", "data", "is_acknowledged", "origin", "reply_to", "task_id")
+    __slots__ = ("_ack", "data", "is_acknowledged", "key", "origin", "reply_to", "task_id")
 
-    def __init__(self, data: bytes, ack: Callable[[], Awaitable[None] | None], origin: Any) -> None:
+    def __init__(
+        self, data: bytes, ack: Callable[[], Awaitable[None] | None], origin: Any, key: Any
+    ) -> None:
         self.data = data
         self.origin = origin
+        self.key = key
         self.task_id = ""
         self.reply_to: ReplyTo | None = None
         self.is_acknowledged = False
@@ -56,31 +66,67 @@ class Delivery:
 
 
 class Deliveries:
-    """Those that a worker holds. ``renew`` keeps some of them from being delivered to others.
+    """The messages that a worker holds.
 
-    ``on_acknowledged`` is called when taskiq has acknowledged one.
+    ``renew`` keeps some of them from being delivered to others. ``give_back`` has one delivered to
+    another worker at once. ``on_acknowledged`` is called when taskiq has acknowledged one.
     """
 
     def __init__(
-        self, broker: AsyncBroker, renew: Callable[[list[Delivery]], Awaitable[None]] | None = None
+        self,
+        broker: AsyncBroker,
+        renew: Callable[[list[Delivery]], Awaitable[None]] | None = None,
+        give_back: Callable[[Delivery], Awaitable[None]] | None = None,
     ) -> None:
         self._broker = broker
         self._renew = renew
+        self._give_back = give_back
+        self._fetched: dict[int, tuple[AckableMessage, Delivery]] = {}  # not handed to taskiq yet
         self.on_acknowledged: Callable[[Delivery], None] = _nothing
         self._held: dict[Delivery, None] = {}
 
     def hold(
-        self, data: bytes, ack: Callable[[], Awaitable[None] | None], origin: Any = None
+        self,
+        data: bytes,
+        ack: Callable[[], Awaitable[None] | None],
+        origin: Any = None,
+        key: Any = None,
     ) -> AckableMessage:
         """Hold a message from now until it is acknowledged; what to give to taskiq in its place."""
-        delivery = Delivery(data, ack, origin)
+        delivery = Delivery(data, ack, origin, key)
         self._held[delivery] = None
 
         async def acknowledge() -> None:
             await self._let_go(delivery)
             self.on_acknowledged(delivery)
 
-        return AckableMessage(data=data, ack=acknowledge)
+        message = AckableMessage(data=data, ack=acknowledge)
+        self._fetched[id(message)] = message, delivery
+        return message
+
+    def hand_over(self, message: AckableMessage) -> AckableMessage:
+        """Note that taskiq is given a message, and sees to it from now on."""
+        self._fetched.pop(id(message), None)
+        return message
+
+    async def give_back(self) -> None:
+        """Have what was fetched and not handed over delivered to others: nobody listens here now.
+
+        A broker that cannot do that delivers it again when its own time is over.
+        """
+        fetched, self._fetched = [delivery for _, delivery in self._fetched.values()], {}
+        for delivery in fetched:
+            self._held.pop(delivery, None)
+            if self._give_back is not None:
+                try:
+                    async with asyncio.timeout(GIVING_BACK):
+                        await self._give_back(delivery)
+                except Exception as error:  # whatever the client raises
+                    logger.warning("a message was not given back: %r; it comes again later", error)
+
+    def keys(self) -> set[Any]:
+        """The keys of all messages that are held."""
+        return {delivery.key for delivery in self._held}
 
     def of_engines(self) -> list[Delivery]:
         """Those that engines have sent. The others are taskiq's to look after, and forgotten."""
@@ -103,6 +149,7 @@ class Deliveries:
     def clear(self) -> None:
         """Hold nothing any more: the server has forgotten all of it."""
         self._held.clear()
+        self._fetched.clear()
 
     async def _let_go(self, delivery: Delivery) -> None:
         await delivery.ack()
@@ -115,15 +162,18 @@ def holding(listen: Listen, deliveries: Deliveries) -> Listen:
     async def listen_and_hold() -> AsyncGenerator[AckableMessage, None]:
         async with aclosing(listen()) as messages:
             async for message in messages:
-                yield _held(message, deliveries)
+                yield deliveries.hand_over(_held(message, deliveries))
 
     return listen_and_hold
 
 
-def holding_ahead(listen: Listen, deliveries: Deliveries) -> Listen:
+def holding_ahead(
+    listen: Listen, deliveries: Deliveries, key_of: Callable[[Any], Any] | None = None
+) -> Listen:
     """Likewise, where the client takes messages ahead of those who listen: they are held as well.
 
-    The server says how many it gives out unacknowledged.
+    The server says how many it gives out unacknowledged. ``key_of``: the key of what the client has
+    given out; what is held already is left out.
     """
 
     async def listen_ahead() -> AsyncGenerator[AckableMessage, None]:
@@ -132,24 +182,35 @@ def holding_ahead(listen: Listen, deliveries: Deliveries) -> Listen:
         async def take() -> None:
             async with put, aclosing(listen()) as messages:
                 async for message in messages:
-                    put.send_nowait(_held(message, deliveries))
+                    key = None if key_of is None else key_of(_origin(message))
+                    held = deliveries.keys()
+                    if key is None or key not in held:
+                        put.send_nowait(_held(message, deliveries, key))
 
         taking = asyncio.create_task(take())
         try:
             async with taken:
                 async for message in taken:
-                    yield message
+                    yield deliveries.hand_over(message)
             await taking  # raises what has ended it
         finally:
             taking.cancel()
+            await deliveries.give_back()
 
     return listen_ahead
 
 
-def _held(message: bytes | AckableMessage, deliveries: Deliveries) -> AckableMessage:
+def _held(
+    message: bytes | AckableMessage, deliveries: Deliveries, key: Any = None
+) -> AckableMessage:
     if isinstance(message, AckableMessage):
-        return deliveries.hold(message.data, message.ack, getattr(message.ack, "__self__", None))
+        return deliveries.hold(message.data, message.ack, _origin(message), key)
     return deliveries.hold(message, _nothing)
+
+
+def _origin(message: bytes | AckableMessage) -> Any:
+    """What the client has given out, of which taskiq's message has the acknowledging method."""
+    return getattr(getattr(message, "ack", None), "__self__", None)
 
 
 def _nothing(*_: object) -> None: ...

@@ -33,7 +33,7 @@ from taskiq_flow.transport.nats_broker import (
     steady,
     steady_results,
 )
-from taskiq_flow.transport.protocol import REVOCATION_LIFE, SaveAndPublish
+from taskiq_flow.transport.protocol import REVOCATION_LIFE, SaveAndPublish, hear_revoked
 
 __all__ = [
     "OUTAGES",
@@ -186,7 +186,9 @@ class NatsNotifier:
 
 
 def _tell(hear: Callable[[str], None], key: str) -> None:
+    """Hear of a revoked run, of which a bucket's key holds the bytes in hexadecimal digits."""
     try:
-        hear(bytes.fromhex(key).decode())
+        run = bytes.fromhex(key)
     except ValueError:
-        logger.warning("%r in the bucket %s is no revoked run; ignored", key, REVOKED)
+        run = key.encode() + b"\xff"  # which names no run
+    hear_revoked(hear, run)

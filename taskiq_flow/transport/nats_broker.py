@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -56,6 +57,9 @@ OUTAGES = (
 AWAY = (*(kind for kind in OUTAGES if kind is not ConnectionClosedError), APIError)
 """Those that pass, and what a server says that has just come up; a closed client stays closed."""
 
+ACK_WAIT = 30.0
+"""Seconds after which the server delivers again what was not acknowledged, by its default."""
+
 FETCH_TIMEOUT = 5.0
 """Seconds after which messages are asked for again, by default: a server that was away forgets."""
 
@@ -100,13 +104,14 @@ def steady(broker: AsyncBroker) -> Deliveries:
 
     One over JetStream declares what the server has lost, if it comes back without its data.
     """
-    deliveries = Deliveries(broker, _renew)
     if isinstance(broker, NatsBroker):
+        deliveries = Deliveries(broker)
         listen = holding_ahead(broker.listen, deliveries)
-    else:
-        listen = JetStreamListener(broker, deliveries).listen
-    broker.listen = listen  # type: ignore[method-assign]
-    return deliveries
+        broker.listen = listen  # type: ignore[method-assign, assignment]
+        return deliveries
+    listener = JetStreamListener(broker)
+    broker.listen = listener.listen  # type: ignore[method-assign]
+    return listener.deliveries
 
 
 def steady_results(backend: AsyncResultBackend[Any]) -> None:
@@ -125,11 +130,6 @@ def steady_results(backend: AsyncResultBackend[Any]) -> None:
     backend.set_result = set_result_somewhere  # type: ignore[method-assign]
 
 
-async def _renew(held: list[Delivery]) -> None:
-    for delivery in held:
-        await delivery.origin.in_progress()
-
-
 class JetStreamListener:
     """Keeps a broker listening, whatever the server has lost when it comes back.
 
@@ -138,13 +138,14 @@ class JetStreamListener:
     for that of a new one: what was held before is let go.
     """
 
-    def __init__(self, broker: Any, deliveries: Deliveries) -> None:
+    def __init__(self, broker: Any) -> None:
         self._broker = broker
-        self._deliveries = deliveries
+        self.deliveries = deliveries = Deliveries(broker, self._renew, _give_back)
+        self._renewed_at = -math.inf
         self._listen: Listen = (
             self._pull
             if isinstance(broker, PullBasedJetStreamBroker)
-            else holding_ahead(broker.listen, deliveries)
+            else holding_ahead(broker.listen, deliveries, _key)
         )
         self._what = f"{type(broker).__name__} cannot listen"
         self._known: ConsumerInfo | None = None
@@ -171,13 +172,30 @@ class JetStreamListener:
         """What the broker's own ``listen`` does; a batch is held from when it has come."""
         broker = self._broker
         timeout = broker.pull_consume_timeout or FETCH_TIMEOUT
-        while True:
-            try:
-                batch = await broker.consumer.fetch(broker.pull_consume_batch, timeout)
-            except NatsTimeoutError:
-                continue
-            for message in [self._deliveries.hold(each.data, each.ack, each) for each in batch]:
-                yield message
+        hold = self.deliveries.hold
+        try:
+            while True:
+                try:
+                    batch = await broker.consumer.fetch(broker.pull_consume_batch, timeout)
+                except NatsTimeoutError:
+                    continue
+                # One that is here already comes again only as this process has stood still.
+                here = self.deliveries.keys()
+                new = [each for each in batch if _key(each) not in here]
+                for message in [hold(each.data, each.ack, each, _key(each)) for each in new]:
+                    yield self.deliveries.hand_over(message)
+        finally:
+            await self.deliveries.give_back()
+
+    async def _renew(self, held: list[Delivery]) -> None:
+        """Keep the server from delivering what this worker holds to others."""
+        now = time.monotonic()
+        limit = None if self._known is None else self._known.config.ack_wait
+        if now - self._renewed_at < (limit or ACK_WAIT) / 4:
+            return
+        self._renewed_at = now
+        for delivery in held:
+            await delivery.origin.in_progress()
 
     async def _reconnected(self) -> None:
         """Nothing else would show the loss to a consumer that is only sent messages."""
@@ -208,7 +226,17 @@ class JetStreamListener:
             found = await broker.js.add_consumer(known.stream_name, config=known.config)
         self._known = found
         if known is not None and found.created != known.created:
-            self._deliveries.clear()
+            self.deliveries.clear()
+
+
+def _key(message: Any) -> int:
+    """The message's number in its stream."""
+    number: int = message.metadata.sequence.stream
+    return number
+
+
+async def _give_back(delivery: Delivery) -> None:
+    await delivery.origin.nak()
 
 
 class JetStreamBacklog:

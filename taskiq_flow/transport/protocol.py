@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
@@ -9,6 +10,8 @@ from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
 
 from taskiq_flow.reconnect import Outages
 from taskiq_flow.transport.deliveries import Deliveries
+
+logger = logging.getLogger("taskiq_flow")
 
 REVOCATION_LIFE = 24 * 3600
 """Seconds for which it is remembered that a run was revoked, for workers that were away."""
@@ -21,6 +24,14 @@ SaveAndPublish = Callable[[str, TaskiqResult[Any], str, MakeNotice], Awaitable[N
 
 Kick = Callable[[BrokerMessage], Coroutine[Any, Any, None]]
 """Hands a message to a broker."""
+
+
+def hear_revoked(hear: Callable[[str], None], run: bytes) -> None:
+    """Hear of a revoked run. A record that names none is ignored, so that others are heard."""
+    try:
+        hear(run.decode())
+    except ValueError:
+        logger.warning("%r among the revocations names no run; ignored", run)
 
 
 class Notifier(Protocol):

@@ -26,8 +26,14 @@ from taskiq import AsyncBroker, AsyncResultBackend
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.reconnect import ride_out
-from taskiq_flow.transport.deliveries import Deliveries, holding_ahead
-from taskiq_flow.transport.protocol import REVOCATION_LIFE, Backlog, Kick, SaveAndPublish
+from taskiq_flow.transport.deliveries import Deliveries, Delivery, holding_ahead
+from taskiq_flow.transport.protocol import (
+    REVOCATION_LIFE,
+    Backlog,
+    Kick,
+    SaveAndPublish,
+    hear_revoked,
+)
 
 OUTAGES = (AMQPError, ChannelInvalidStateError, OSError, asyncio.TimeoutError)
 
@@ -76,9 +82,13 @@ def kick_of(broker: AsyncBroker) -> Kick:
 
 def steady(broker: AsyncBroker) -> Deliveries:
     """RabbitMQ's client reconnects by itself, and its server keeps what a connection was given."""
-    deliveries = Deliveries(broker)
+    deliveries = Deliveries(broker, give_back=_give_back)
     broker.listen = holding_ahead(broker.listen, deliveries)  # type: ignore[method-assign]
     return deliveries
+
+
+async def _give_back(delivery: Delivery) -> None:
+    await delivery.origin.nack(requeue=True)
 
 
 def steady_results(_: AsyncResultBackend[Any]) -> None:
@@ -145,7 +155,7 @@ class RabbitNotifier:
         await queue.bind(exchange)
 
         async def handle(message: AbstractIncomingMessage) -> None:
-            _tell(hear, message.body)
+            hear_revoked(hear, message.body)
 
         await queue.consume(handle, no_ack=True)
         await self._catch_up(hear, CATCHING_UP)
@@ -196,12 +206,8 @@ class RabbitNotifier:
         with contextlib.suppress(TimeoutError):  # some may have outlived their time
             for _ in range(declared.message_count or 0):
                 async with asyncio.timeout(PAUSE):
-                    _tell(hear, await came.get())
+                    hear_revoked(hear, await came.get())
         await channel.close()  # what was not acknowledged is in its place again
-
-
-def _tell(hear: Callable[[str], None], body: bytes) -> None:
-    hear(body.decode(errors="replace"))
 
 
 async def _own_channel(connection: Any) -> AbstractChannel:

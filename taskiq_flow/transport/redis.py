@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
@@ -21,7 +22,12 @@ from taskiq_redis import RedisAsyncResultBackend
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.reconnect import growing_pauses
-from taskiq_flow.transport.protocol import REVOCATION_LIFE, MakeNotice, SaveAndPublish
+from taskiq_flow.transport.protocol import (
+    REVOCATION_LIFE,
+    MakeNotice,
+    SaveAndPublish,
+    hear_revoked,
+)
 from taskiq_flow.transport.redis_broker import (
     OUTAGES,
     Client,
@@ -53,6 +59,9 @@ REVOKED = "taskiq_flow:revoked"
 
 SILENCE = 10.0
 """Seconds without a word from the server after which it is asked for one, and given up at last."""
+
+AT_ONCE = 100
+"""Revocations that a worker takes in before its event loop has its turn."""
 
 GRACE = 1.0
 """Seconds that a subscription is given to end when it is cancelled."""
@@ -109,19 +118,24 @@ class RedisNotifier:
     async def revoke(self, run: str) -> None:
         """Have every worker hear that a run is over, those that are away now as well."""
         now = time.time()
-        await self._client.publish(REVOKED, run)  # even a server without room carries it
-        await self._client.zremrangebyscore(REVOKED, 0, now - REVOCATION_LIFE)
-        await self._client.zadd(REVOKED, {run: now})
+        try:
+            # First, for workers that begin to listen meanwhile.
+            await self._client.zremrangebyscore(REVOKED, 0, now - REVOCATION_LIFE)
+            await self._client.zadd(REVOKED, {run: now})
+        finally:
+            await self._client.publish(REVOKED, run)  # even a server without room carries it
 
     async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
         """Hear of all runs that were revoked lately, at each new connection, and from then on."""
 
         async def catch_up() -> None:
             runs: Any = await self._client.zrange(REVOKED, 0, -1)
-            for run in runs:
-                hear(run.decode())
+            for number, run in enumerate(runs):
+                hear_revoked(hear, run)
+                if number % AT_ONCE == 0:
+                    await asyncio.sleep(0)
 
-        await self._keep_up(REVOKED, lambda data: hear(data.decode()), catch_up)
+        await self._keep_up(REVOKED, partial(hear_revoked, hear), catch_up)
 
     async def aclose(self) -> None:
         """End the subscriptions. The connections of a broker are the broker's to close."""

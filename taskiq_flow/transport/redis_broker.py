@@ -155,19 +155,26 @@ class StreamReader:
         self._idle_timeout: int = getattr(broker, "idle_timeout", IDLE_TIMEOUT)
         self._most_at_once: int | None = getattr(broker, "count", 100)
         self._renewed_at = time.monotonic()
-        self.deliveries = Deliveries(broker, self._renew)
+        self.deliveries = Deliveries(broker, self._renew, self._give_back)
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
         """Messages, each for one worker."""
         looked_at = -math.inf
-        while True:
-            for message in self._held(await self._read()):
-                yield message
-            if time.monotonic() - looked_at > self._idle_timeout / 1000 / 2:
-                looked_at = time.monotonic()
-                for stream in self._streams:
-                    for message in self._held([(stream, await self._left_in(stream))]):
-                        yield message
+        try:
+            while True:
+                for message in self._held(await self._read()):
+                    yield self.deliveries.hand_over(message)
+                if time.monotonic() - looked_at > self._idle_timeout / 1000 / 2:
+                    looked_at = time.monotonic()
+                    for stream in self._streams:
+                        for message in self._held([(stream, await self._left_in(stream))]):
+                            yield self.deliveries.hand_over(message)
+        finally:
+            await self.deliveries.give_back()
+
+    async def _give_back(self, delivery: Delivery) -> None:
+        stream, message_id = delivery.origin
+        await self._client.eval(_GIVE_BACK, 1, stream, self._group, message_id, delivery.data)
 
     async def _renew(self, held: list[Delivery]) -> None:
         """Claim anew what this worker has taken and not finished."""
@@ -231,8 +238,10 @@ class StreamReader:
             if not answer:
                 break
             place, messages, *_ = answer
-            # One that was trimmed away meanwhile comes without an id.
-            left = [message for message in messages if message[0] is not None]
+            # One that was trimmed away meanwhile comes without an id. One that is here already is
+            # idle only as this process or the server has stood still for so long.
+            here = self.deliveries.keys()
+            left = [m for m in messages if m[0] is not None and (stream, m[0]) not in here]
             if place == _START:
                 break
         return left
@@ -252,6 +261,7 @@ class StreamReader:
             self.deliveries.hold(
                 fields[b"data"],
                 partial(self._client.xack, stream, self._group, message_id),
+                (stream, message_id),
                 (stream, message_id),
             )
             for stream, entries in fetched
@@ -307,6 +317,13 @@ class ListBacklog:
             self._remembered[key] = number, element
         return number + 1, number + 1 if element is None else number - 1
 
+
+# Redis cannot have a message delivered again at once. So a copy takes its place.
+_GIVE_BACK = """
+if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 1 then
+    redis.call('XADD', KEYS[1], '*', 'data', ARGV[3])
+end
+"""
 
 _START = b"0-0"
 _NOTHING = (0, 0)

@@ -37,6 +37,9 @@ logger = logging.getLogger("taskiq_flow")
 BEAT = 0.5
 """Seconds between two notices of what a worker executes and holds."""
 
+BEAT_PATIENCE = 5.0
+"""Seconds that one of them may take: a connection whose other end is gone does not answer."""
+
 TELLING_PATIENCE = 1.0
 """Seconds for which a task's end may be held up by telling the engine, which can ask for itself."""
 
@@ -69,6 +72,7 @@ class Worker:
         self._outages = outages
         self._deliveries = Deliveries(broker) if deliveries is None else deliveries
         self._attempts: set[Attempt] = set()
+        self._by_name: defaultdict[str, set[Attempt]] = defaultdict(set)  # as of ``Attempt.names``
         self._revoked: dict[str, float] = {}  # when each run was heard of, the earliest first
         self._is_closed = False
         self._guarded: dict[str, Callable[..., Any]] = {}
@@ -107,6 +111,8 @@ class Worker:
         attempt = Attempt(message, ReplyTo.of(label))
         current.set(attempt)
         self._attempts.add(attempt)
+        for name in attempt.names:
+            self._by_name[name].add(attempt)
         executing: Any = asyncio.current_task()
         executing.add_done_callback(partial(self._left, attempt))
         self._guard(message.task_name)
@@ -166,6 +172,10 @@ class Worker:
     def _left(self, attempt: Attempt, executing: asyncio.Task[Any]) -> None:
         """The asyncio task is over. If nothing was reported, something has got in the way."""
         self._attempts.discard(attempt)
+        for name in attempt.names:
+            self._by_name[name].discard(attempt)
+            if not self._by_name[name]:
+                del self._by_name[name]
         if self._is_closed:
             return
         if not attempt.is_acknowledged:  # what the engine was told is final: it must not come again
@@ -322,7 +332,8 @@ class Worker:
             await asyncio.sleep(BEAT)
             for tell in (self._deliveries.renew, self._tell_what_is_here):
                 try:
-                    await tell()
+                    async with asyncio.timeout(BEAT_PATIENCE):
+                        await tell()
                 except self._outages as error:
                     logger.debug("nobody can be told what is here: %r", error)
                 except Exception:  # not foreseen; without this loop, what is here counts as lost
@@ -352,9 +363,8 @@ class Worker:
         for earliest in tuple(itertools.islice(self._revoked, 2)):  # more go than come
             if now - self._revoked[earliest] > REVOCATION_LIFE:
                 del self._revoked[earliest]
-        for attempt in self._attempts:
-            if run in attempt.names:
-                attempt.revoke()
+        for attempt in self._by_name.get(run, ()):
+            attempt.revoke()
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

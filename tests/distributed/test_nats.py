@@ -38,7 +38,8 @@ class Listening:
         self.broker = broker
         self.came: set[bytes] = set()
         self.times_forgotten = 0
-        self._listener = JetStreamListener(broker, Forgetful(broker, self))
+        self._listener = JetStreamListener(broker)
+        self._listener.deliveries = Forgetful(broker, self)
 
     async def listen(self) -> None:
         async with aclosing(self._listener.listen()) as messages:
