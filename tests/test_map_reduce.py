@@ -297,6 +297,7 @@ class TestEndlessSources:
         try:
             async for index, _ in mapped:
                 if index % 1000 == 999:
+                    gc.collect()
                     sizes.append(tracemalloc.get_traced_memory()[0])
                 if len(sizes) == 5:
                     break

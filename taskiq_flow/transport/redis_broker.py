@@ -241,7 +241,7 @@ class StreamReader:
             # One that was trimmed away meanwhile comes without an id. One that is here already is
             # idle only as this process or the server has stood still for so long.
             here = self.deliveries.keys()
-            left = [m for m in messages if m[0] is not None and (stream, m[0]) not in here]
+            left = [m for m in messages if m[0] is not None and _key(stream, m[0]) not in here]
             if place == _START:
                 break
         return left
@@ -262,7 +262,7 @@ class StreamReader:
                 fields[b"data"],
                 partial(self._client.xack, stream, self._group, message_id),
                 (stream, message_id),
-                (stream, message_id),
+                _key(stream, message_id),
             )
             for stream, entries in fetched
             for message_id, fields in entries
@@ -324,6 +324,12 @@ if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 1 then
     redis.call('XADD', KEYS[1], '*', 'data', ARGV[3])
 end
 """
+
+
+def _key(stream: bytes | str, message_id: bytes) -> tuple[str, bytes]:
+    """What tells a message from others. The server names its stream in bytes."""
+    return (stream.decode() if isinstance(stream, bytes) else stream), message_id
+
 
 _START = b"0-0"
 _NOTHING = (0, 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from taskiq_flow.transport.redis_broker import backlog_of
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
-from tests.distributed.watching import Notes, inputs, left_over, many, purge
+from tests.distributed.watching import Notes, inputs, left_over, many, purge, until, until_sent
 from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer
 
@@ -253,3 +255,33 @@ async def test_a_result_for_which_the_store_has_no_room(farm: Farm, tmp_path: Pa
     finally:
         workers.kill()
         server.kill()
+
+
+async def test_what_a_worker_has_fetched_is_given_back_at_once_when_it_is_told_to_stop(
+    remote_kind: str, farm: Farm, notes: Notes
+) -> None:
+    """Though the task that it executes goes on for as long as it likes."""
+    settings = farm.settings(remote_kind, queue="deployed")
+    old, new = farm.workers(settings, max_async_tasks=1), farm.workers(settings)
+    new.folder = old.folder / "new"
+    try:
+        async with started(settings) as broker:
+            builder = DAGBuilder()
+            builder.node(task(broker, app.held), name="held", inputs={"path": "path", "name": "h"})
+            for number in range(20):
+                keys = {"path": "path", "name": "name", "seconds": "seconds"}
+                builder.node(task(broker, app.noted), name=f"n{number}", inputs=keys)
+            engine = ExecutionEngine(broker, builder.build(), lost_after=30.0)
+            given = {"path": str(notes.path), "name": "n", "seconds": 0.0, "h": "h"}
+            running = asyncio.ensure_future(engine.execute(given))
+            await until_sent(engine)
+            await asyncio.to_thread(old.start)  # which fetches all that is there at once
+            await until(lambda: "h" in notes.of("begin"), "the long task has begun")
+            os.kill(old.process.pid, signal.SIGTERM)
+            await asyncio.to_thread(new.start)
+            await notes.until("end", 20)
+            notes.release()
+            assert len(await running) == 21
+    finally:
+        new.kill()
+        old.kill()

@@ -1,0 +1,126 @@
+"""Redis as its workers and engines use it: messages that come again, and runs that are revoked."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from taskiq import AckableMessage, BrokerMessage
+from taskiq_redis import RedisStreamBroker
+
+from taskiq_flow.transport import redis
+from taskiq_flow.transport.redis import REVOKED, notifier_at
+from taskiq_flow.transport.redis_broker import StreamReader
+from tests.distributed.conftest import Farm
+from tests.distributed.watching import until
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+async def client(farm: Farm) -> AsyncIterator[Redis]:
+    async with Redis.from_url(farm.redis.url) as client:
+        yield client
+
+
+async def test_a_message_that_a_worker_holds_does_not_come_to_it_again(
+    farm: Farm, client: Redis
+) -> None:
+    """Though the worker, or the server, has stood still for longer than the idle timeout."""
+    queue = f"held {next(_numbers)}"
+    broker = RedisStreamBroker(
+        farm.redis.url, queue_name=queue, idle_timeout=50, xread_block=10, consumer_id="0"
+    )
+    await broker.startup()
+    reader = StreamReader(broker)
+    looks = 0
+    xautoclaim = reader._client.xautoclaim
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return await xautoclaim(*args, **kwargs)
+
+    reader._client.xautoclaim = counted
+
+    async def send(body: bytes) -> None:
+        await broker.kick(BrokerMessage(task_id="", task_name="", message=body, labels={}))
+
+    async with aclosing(reader.listen()) as messages:
+        await send(b"first")
+        first = await anext(messages)
+        assert first.data == b"first"
+        pending: dict[str, Any] = {"time_since_delivered": 0}
+        while pending["time_since_delivered"] < 50:
+            (pending,) = await client.xpending_range(queue, "taskiq", "-", "+", 1)
+        following = asyncio.ensure_future(anext(messages))
+        await until(lambda: looks >= 2 or following.done(), "what was left was looked for")
+        assert not following.done()
+        await send(b"second")
+        second: AckableMessage = await following
+        assert second.data == b"second"
+        for message in (first, second):
+            await message.ack()  # type: ignore[misc]
+    assert (await client.xpending(queue, "taskiq"))["pending"] == 0
+    await broker.shutdown()
+
+
+async def test_what_names_no_run_among_the_revoked_is_ignored(farm: Farm, client: Redis) -> None:
+    heard: list[str] = []
+    notifier = notifier_at(farm.redis.url)
+    await client.zadd(REVOKED, {b"\xff\xfe": 1e12})
+    try:
+        await notifier.open()
+        await notifier.subscribe_to_revocations(heard.append)
+        await client.publish(REVOKED, b"\xff")
+        await notifier.revoke("run")
+        await until(lambda: heard[-1:] == ["run"], "the revoked run was heard of")
+    finally:
+        await client.zrem(REVOKED, b"\xff\xfe", "run")
+        await notifier.aclose()
+
+
+async def test_a_revocation_is_written_before_it_is_told(farm: Farm, client: Redis) -> None:
+    """Whoever begins to listen in between finds it written."""
+    notifier = notifier_at(farm.redis.url)
+    redis_client: Any = notifier._client
+    publish = redis_client.publish
+    written: list[bool] = []
+
+    async def seen(*args: Any) -> Any:
+        written.append(await client.zscore(REVOKED, "run") is not None)
+        return await publish(*args)
+
+    redis_client.publish = seen
+    await notifier.revoke("run")
+    assert written == [True]
+    await client.zrem(REVOKED, "run")
+    await redis_client.aclose()
+
+
+async def test_many_revocations_leave_the_event_loop_its_turn(
+    farm: Farm, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "REVOKED", "many revoked")
+    await client.zadd("many revoked", {f"run {number}": 1e12 for number in range(2_000)})
+    notifier = notifier_at(farm.redis.url)
+    await notifier.open()
+    heard: list[str] = []
+    turns: list[int] = []
+
+    async def watch() -> None:
+        while len(heard) < 2_000:
+            turns.append(len(heard))
+            await asyncio.sleep(0)
+
+    watching = asyncio.ensure_future(watch())
+    await notifier.subscribe_to_revocations(heard.append)
+    await watching
+    assert len(set(turns)) > 10
+    await client.delete("many revoked")
+    await notifier.aclose()
