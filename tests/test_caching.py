@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import struct
 import time
 import warnings
+import weakref
 from collections import deque
 from typing import Any, ClassVar
 
@@ -386,3 +388,26 @@ def test_a_key_of_many_values_is_made_without_blocking_the_loop() -> None:
     assert is_large([[1] * 2_000])
     assert is_large({"a": "x" * 2_000_000})
     assert not is_large([1, "a", {"b": (2, 3)}])
+
+
+def test_a_run_that_is_left_while_it_waits_for_another_leaves_no_callback() -> None:
+    async def main() -> None:
+        Work()
+        store = MemoryCacheStore()
+        computing = asyncio.ensure_future(with_store(store, wide(minute, 1)).execute({"x": 1}))
+        while not Work.executed:
+            await asyncio.sleep(0)
+        engine = with_store(store, wide(minute, 3))
+        leaving = asyncio.ensure_future(engine.execute({"x": 1}))
+        await asyncio.sleep(1)
+        (in_progress,) = engine._in_progress
+        run = weakref.ref(in_progress._run)
+        del in_progress
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        del leaving
+        gc.collect()
+        assert run() is None
+        assert await computing == {"n0": 1}
+
+    run_virtually(main())

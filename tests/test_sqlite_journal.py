@@ -463,3 +463,11 @@ def test_a_journal_that_was_used_goes_on_in_a_forked_process(path: Path) -> None
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert asyncio.run(add("parent again")) == ["parent", "child", "parent again"]
     asyncio.run(journal.aclose())
+
+
+async def test_cached_results_that_earlier_versions_kept_as_logs_are_no_runs(
+    journal: SqliteJournal,
+) -> None:
+    await journal.create("taskiq_flow cache 00ff", LEASE, b"chunk")
+    await journal.create("run", LEASE, b"chunk")
+    assert await journal.run_ids() == ["run"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
@@ -128,6 +128,9 @@ class Run(Generic[N]):
         )
         self._timers: Timers[NodeRun[N]] = Timers()
         self._waiting: dict[N, NodeRun[N]] = {}  # to be started once more
+        self._awaited: dict[
+            NodeRun[N], tuple[asyncio.Future[Any], Callable[[object], None]]
+        ] = {}  # what some of them wait for, and their callbacks
         self._listeners = Listeners(settings.listeners)
         self._is_listened_to = bool(self._listeners)
         self._starter: Starter[N] = Starter(
@@ -281,7 +284,7 @@ class Run(Generic[N]):
             case WaitFor(waiting):
                 # Without the place that others may need to be able to compute the result.
                 self._suspend(node_run)
-                waiting.future.add_done_callback(lambda _: self._start_again(node_run))
+                self._wait_for(node_run, waiting.future)
                 self._advance()
             case Use(value, source):
                 self._complete(node_run, value, source)
@@ -296,6 +299,14 @@ class Run(Generic[N]):
             case Fail(error):
                 self._fail(node_run, error)
         return None
+
+    def _wait_for(self, node_run: NodeRun[N], future: asyncio.Future[Any]) -> None:
+        def start_again(_: object) -> None:
+            del self._awaited[node_run]
+            self._start_again(node_run)
+
+        self._awaited[node_run] = future, start_again
+        future.add_done_callback(start_again)
 
     def _suspend(self, node_run: NodeRun[N]) -> None:
         self._ready.suspend(node_run.node)
@@ -429,6 +440,8 @@ class Run(Generic[N]):
         if self._timer is not None:
             self._timer.cancel()
         self._timers.stop()
+        for future, callback in self._awaited.values():
+            future.remove_done_callback(callback)
         self._starter.stop()
         self._senders.stop()
         self._completions.revoke()

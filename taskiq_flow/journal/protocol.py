@@ -19,6 +19,11 @@ def decoded(data: bytes | memoryview) -> str:
     return str(data, "utf-8", "surrogatepass")
 
 
+def is_run(name: str) -> bool:
+    """Whether a log is that of a run. Earlier versions had cached results in logs as well."""
+    return not name.startswith("taskiq_flow cache ")
+
+
 LEASE_SECONDS = 10.0
 """For how long the lease of an engine that was killed keeps others away, where that is not seen."""
 

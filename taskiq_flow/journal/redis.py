@@ -14,7 +14,7 @@ from taskiq.serializers import JSONSerializer
 
 from taskiq_flow.errors import JournalError
 from taskiq_flow.journal import errors
-from taskiq_flow.journal.protocol import Lease, decoded, encoded
+from taskiq_flow.journal.protocol import Lease, decoded, encoded, is_run
 from taskiq_flow.reconnect import PATIENCE, ride_out
 
 _READ_AT_ONCE = 64  # chunks
@@ -155,7 +155,7 @@ class RedisJournal:
         """The logs there are."""
         index = self._keys("")[3]
         names = await self.call(lambda client: client.zrange(index, 0, -1))
-        return [decoded(name) for name in names]
+        return list(filter(is_run, map(decoded, names)))
 
     async def delete(self, run_id: str) -> None:
         """Remove a log."""

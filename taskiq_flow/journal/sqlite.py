@@ -13,7 +13,7 @@ from taskiq.serializers import JSONSerializer
 
 from taskiq_flow.journal import errors
 from taskiq_flow.journal.lease import is_gone
-from taskiq_flow.journal.protocol import Lease, decoded, encoded
+from taskiq_flow.journal.protocol import Lease, decoded, encoded, is_run
 from taskiq_flow.journal.sqlite_file import SqliteFile
 
 _READ_AT_ONCE = 64  # chunks
@@ -109,7 +109,7 @@ class SqliteJournal:
                 "SELECT run_id FROM runs ORDER BY number"
             ).fetchall()
         )
-        return [decoded(run_id) for (run_id,) in rows]
+        return list(filter(is_run, (decoded(run_id) for (run_id,) in rows)))
 
     async def delete(self, run_id: str) -> None:
         """Remove a log."""

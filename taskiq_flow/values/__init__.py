@@ -1,1 +1,1 @@
-"""What a value is on its way from task to task. Only this folder copies or encodes one."""
+"""What a value is on its way from task to task. Only this folder copies or converts one."""
