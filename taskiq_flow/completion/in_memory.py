@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import time
 from collections.abc import Callable
@@ -154,7 +155,7 @@ class InMemoryHooks(TaskiqMiddleware):
     def _tell_begin(self, execution: Execution, message: TaskiqMessage) -> None:
         """Tell that a task begins: now, or, where it needs a thread, when it has one."""
         task = self.broker.find_task(message.task_name)
-        if task is None or asyncio.iscoroutinefunction(task.original_func):
+        if task is None or inspect.iscoroutinefunction(task.original_func):
             execution.in_flight.began(message.task_id)
             return
         loop = asyncio.get_running_loop()
