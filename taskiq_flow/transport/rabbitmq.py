@@ -22,7 +22,7 @@ from aio_pika.abc import (
 )
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotFoundEntity
 from aiormq.abc import AbstractChannel, DeliveredMessage
-from taskiq import AsyncBroker, AsyncResultBackend
+from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.reconnect import ride_out
@@ -76,8 +76,20 @@ def backlog_of(broker: AsyncBroker) -> Backlog:
 
 
 def kick_of(broker: AsyncBroker) -> Kick:
-    """The broker's own way."""
-    return broker.kick
+    """The broker's own way. A message that no queue takes counts as an outage, and is sent again.
+
+    A server that has lost its data has no queues until a client has declared them anew. By default
+    it drops what comes before that, and says so to nobody.
+    """
+    channel: Any = vars(broker)["write_channel"]
+    channel.on_return_raises = True  # of the channels that it will open
+
+    async def kick(message: BrokerMessage) -> None:
+        underlay = await channel.get_underlay_channel()
+        underlay.on_return_raises = True
+        await broker.kick(message)
+
+    return kick
 
 
 def steady(broker: AsyncBroker) -> Deliveries:
