@@ -96,3 +96,12 @@ async def test_a_value_that_was_replaced_is_not_counted_any_more() -> None:
         await store.put("a", bytes(60), None)
     await store.put("b", bytes(40), None)
     assert await store.get("a") is not None
+
+
+def test_a_journal_of_ones_own_may_be_unhashable() -> None:
+    class Own:
+        __slots__ = ()  # nor can it be referenced weakly
+
+        __hash__ = None  # type: ignore[assignment]
+
+    assert isinstance(store_beside(Own()), MemoryCacheStore)  # type: ignore[arg-type]

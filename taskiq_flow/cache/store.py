@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
+from taskiq_flow.journal.memory import MemoryJournal
 from taskiq_flow.journal.protocol import Journal, encoded
 from taskiq_flow.journal.redis import RedisJournal
 from taskiq_flow.journal.sqlite import SqliteJournal
@@ -223,11 +224,11 @@ _stores: WeakKeyDictionary[Journal, CacheStore] = WeakKeyDictionary()
 
 
 def store_beside(journal: Journal | None) -> CacheStore:
-    """The store that all engines with this journal share. Without one, a store of its own.
+    """The store that all engines with this journal share.
 
-    A journal that is none of this package's has a store in memory.
+    Without a journal, and with one that is none of this package's, it is a new one in memory.
     """
-    if journal is None:
+    if not isinstance(journal, (MemoryJournal, RedisJournal, SqliteJournal)):
         return MemoryCacheStore()
     store = _stores.get(journal)
     if store is None:
