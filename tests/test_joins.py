@@ -15,6 +15,7 @@ from taskiq_flow import (
     ExecutionEngine,
     NodeFailedError,
     NodeFailure,
+    RunCancelledError,
     RunFailedError,
 )
 from tests.virtual_clock import run_virtually, virtual_loop
@@ -195,3 +196,34 @@ def test_a_limit_is_kept_and_nothing_hangs_with_rules() -> None:
         builder.node(given, inputs=["one", "slow", "failing"], join="any", name=f"j{number}")
     engine = engine_of(builder, max_parallel=1, on_error="collect")
     assert len(run_virtually(engine.execute())) == 9
+
+
+# What conditions and fallbacks must not change
+
+
+@pytest.mark.parametrize("answer", [True, False])
+async def test_a_run_that_is_cancelled_in_a_condition_is_cancelled(*, answer: bool) -> None:
+    ran: list[int] = []
+
+    def cancel(first: int) -> bool:
+        engine.cancel()
+        return answer
+
+    dag = DAGBuilder().node(lambda: 1, name="first")
+    dag.node(ran.append, name="second", inputs=["first"], when=cancel)
+    engine = ExecutionEngine(InMemoryBroker(), dag.build())
+    with pytest.raises(RunCancelledError):
+        await engine.execute()
+    assert ran == []
+
+
+async def test_a_fallback_is_a_fresh_value_in_each_run() -> None:
+    def fail() -> list[int]:
+        raise LookupError
+
+    builder = DAGBuilder().node(fail, name="n", fallback=[])
+    engine = ExecutionEngine(InMemoryBroker(), builder.build())
+    for _ in range(2):
+        results = await engine.execute()
+        assert results == {"n": []}
+        results["n"].append(1)

@@ -20,6 +20,7 @@ from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.engine.run_spec import EarlierSessions, NodeOptions
 from taskiq_flow.errors import NodeError, NodeTimeoutError
 from taskiq_flow.events import Source
+from taskiq_flow.values.copying import copied
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -228,7 +229,7 @@ class NodeRun(Generic[N]):
         self.falls_back = self.is_cleared = True
         self.options = options.of_fallback()
         if options.fallback_node is None:
-            return FallBack(error, Use(options.fallback, "fallback"))
+            return FallBack(error, Use(copied(options.fallback), "fallback"))
         self.sends = options.fallback_node
         return FallBack(error, Wait(0.0))
 

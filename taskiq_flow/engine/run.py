@@ -268,8 +268,12 @@ class Run(Generic[N]):
 
     # Carrying out verdicts
 
-    def _carry_out(self, node_run: NodeRun[N], verdict: Verdict) -> Waiting | None:
+    def _carry_out(  # noqa: C901 - one case for each verdict
+        self, node_run: NodeRun[N], verdict: Verdict
+    ) -> Waiting | None:
         """Do what is to become of a node. Returns what is left to be awaited of its start."""
+        if self._is_over:  # the user's code has ended the run, in a condition say
+            return None
         match verdict:
             case Send():
                 return self._starter.send(node_run)
@@ -389,6 +393,8 @@ class Run(Generic[N]):
 
     def _advance(self) -> None:
         """After every change: start what may start, or end."""
+        if self._is_over:
+            return
         if self._ready.exhausted and (self._feeder is None or not self._feeder.is_feeding):
             self._is_complete = True
             some_failed = self._state.failures and self._on_error == "continue"
@@ -502,12 +508,16 @@ class Run(Generic[N]):
 
     def _is_still_needed(self, node: N) -> bool:
         return any(
-            self._needs_inputs(dependent) and not dependent.binding.keys.isdisjoint(node.outputs)
+            self._needs_inputs(dependent)
+            and (
+                not dependent.binding.keys.isdisjoint(node.outputs)
+                or self._spec.options.get(dependent, PLAIN_OPTIONS).condition is not None
+            )
             for dependent in self._spec.successors.get(node, ())
         )
 
     def _needs_inputs(self, node: N) -> bool:
-        """Whether a node's arguments are still to be encoded, for the first time or once more."""
+        """Whether a node's arguments are still to be encoded, or its condition to be asked."""
         return not self._ready.has_started(node) or node in self._starter.unsent
 
     def _outcome(self) -> Literal["completed", "failed", "cancelled"]:
