@@ -128,6 +128,10 @@ class Deliveries:
         """The keys of all messages that are held."""
         return {delivery.key for delivery in self._held}
 
+    def holds(self, key: Any) -> bool:
+        """Whether a message of this key is held."""
+        return any(delivery.key == key for delivery in self._held)
+
     def of_engines(self) -> list[Delivery]:
         """Those that engines have sent. The others are taskiq's to look after, and forgotten."""
         for delivery in tuple(self._held):
@@ -183,8 +187,7 @@ def holding_ahead(
             async with put, aclosing(listen()) as messages:
                 async for message in messages:
                     key = None if key_of is None else key_of(_origin(message))
-                    held = deliveries.keys()
-                    if key is None or key not in held:
+                    if key is None or not deliveries.holds(key):
                         put.send_nowait(_held(message, deliveries, key))
 
         taking = asyncio.create_task(take())
