@@ -81,12 +81,13 @@ def kick_of(broker: AsyncBroker) -> Kick:
     A server that has lost its data has no queues until a client has declared them anew. By default
     it drops what comes before that, and says so to nobody.
     """
-    channel: Any = vars(broker)["write_channel"]
-    channel.on_return_raises = True  # of the channels that it will open
 
     async def kick(message: BrokerMessage) -> None:
-        underlay = await channel.get_underlay_channel()
-        underlay.on_return_raises = True
+        channel: Any = vars(broker)["write_channel"]
+        if channel is not None:  # otherwise the broker says that it was not started
+            channel.on_return_raises = True  # of the channels that it will open
+            underlay = await channel.get_underlay_channel()
+            underlay.on_return_raises = True
         await broker.kick(message)
 
     return kick
