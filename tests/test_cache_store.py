@@ -51,7 +51,7 @@ async def test_a_store_in_memory_is_bounded_in_bytes() -> None:
     await store.put("c", bytes(3), None)
     assert [await store.get(key) is None for key in ("a", "b", "c")] == [False, True, False]
     await store.put("d", bytes(11), None)
-    assert await store.get("d") is None
+    assert [await store.get(key) is None for key in ("a", "c", "d")] == [False, False, True]
 
 
 async def test_a_store_in_a_file_is_bounded_and_removes_what_has_expired(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from taskiq_flow import (
     RunCancelledError,
 )
 from taskiq_flow.cache.key import cache_key, is_large
+from taskiq_flow.cache.results import ResultCache
 from taskiq_flow.cache.store import CacheStore, MemoryCacheStore
 from tests.virtual_clock import run_virtually, virtual_loop
 
@@ -358,7 +359,58 @@ def test_a_store_that_is_away_costs_time_and_one_warning(
     run_virtually(main())
 
 
-def test_a_damaged_entry_is_computed_and_written_anew() -> None:
+def test_a_store_that_begins_to_hang_keeps_nobody_waiting_once_for_each_key() -> None:
+    class Hanging(MemoryCacheStore):
+        hangs = False
+
+        async def claim(self, key: str, owner: str, seconds: float) -> bool:
+            if self.hangs:
+                await asyncio.Event().wait()
+            return await super().claim(key, owner, seconds)
+
+    async def main() -> None:
+        work, store = Work(), Hanging()
+        for x in range(20):
+            await store.claim(cache_key(work.task, [], {"x": x}), "another process", 60.0)
+        engine = with_store(store, wide(work.task, 1))
+        running = [asyncio.ensure_future(engine.execute({"x": x})) for x in range(20)]
+        await asyncio.sleep(1)
+        store.hangs = True
+        await asyncio.gather(*running)
+        assert virtual_loop().time() < 20.0
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize("ttl", [1e-9, None])
+def test_while_a_result_is_being_written_nobody_asks_for_it_again_and_again(
+    ttl: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(MemoryCacheStore):
+        async def put(self, key: str, value: bytes, seconds: float | None) -> None:
+            await asyncio.sleep(4)
+
+    looked_up: list[str] = []
+    look_up = ResultCache.look_up
+
+    async def counted(cache: ResultCache, key: str, *terms: Any) -> Any:
+        looked_up.append(key)
+        return await look_up(cache, key, *terms)
+
+    monkeypatch.setattr(ResultCache, "look_up", counted)
+
+    async def main() -> None:
+        work, store = Work(), Slow()
+        dag = wide(work.task, 2, cache=Cache(ttl=ttl))
+        assert await with_store(store, dag).execute({"x": 1}) == {"n0": 10, "n1": 10}
+        assert len(looked_up) < 5
+
+    run_virtually(main())
+
+
+def test_a_damaged_entry_is_computed_and_written_anew_with_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def main() -> None:
         work, store = Work(), MemoryCacheStore()
         await store.put(cache_key(work.task, [], {"x": 1}), b"damaged", None)
@@ -366,6 +418,7 @@ def test_a_damaged_entry_is_computed_and_written_anew() -> None:
         for _ in range(2):
             assert await engine.execute({"x": 1}) == {"n0": 10}
         assert work.executed == [1]
+        assert caplog.text.count("cannot be read") == 1
 
     run_virtually(main())
 

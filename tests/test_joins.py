@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -199,6 +200,33 @@ def test_a_limit_is_kept_and_nothing_hangs_with_rules() -> None:
 
 
 # What conditions and fallbacks must not change
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, KeyboardInterrupt, GeneratorExit])
+def test_whatever_a_condition_raises_the_run_ends(error: type[BaseException]) -> None:
+    def condition(one: int) -> bool:
+        raise error
+
+    builder = DAGBuilder().node(one).node(lambda one: one, name="n", when=condition)
+    with pytest.raises((error, NodeFailedError)) as caught:
+        run_virtually(engine_of(builder).execute())
+    assert error in (type(caught.value), type(caught.value.__cause__))
+
+
+def test_what_a_condition_sets_in_its_context_stays_there() -> None:
+    setting = ContextVar("setting", default="of the run")
+
+    def condition(one: int) -> bool:
+        setting.set("of the condition")
+        return True
+
+    async def read(one: int) -> str:
+        return setting.get()
+
+    builder = DAGBuilder().node(one)
+    builder.node(read, name="asked", when=condition).node(read, name="beside")
+    results = run_virtually(engine_of(builder).execute())
+    assert results == {"one": 1, "asked": "of the run", "beside": "of the run"}
 
 
 @pytest.mark.parametrize("answer", [True, False])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from taskiq import InMemoryBroker
+from taskiq.brokers.inmemory_broker import InmemoryResultBackend
 from taskiq.serializers import PickleSerializer
 
 from taskiq_flow import (
@@ -529,5 +530,38 @@ def test_a_task_that_still_runs_is_cancelled_and_sent_as_another_attempt() -> No
             (retried,) = [event for event in events if isinstance(event, NodeRetried)]
             assert (retried.task_id, retried.error) == ("r:held:2", None)
         await remote.flow.shutdown()
+
+    run_virtually(main())
+
+
+def test_what_the_reader_does_to_a_value_does_not_reach_a_task_that_is_being_picked_up() -> None:
+    class Asked(InmemoryResultBackend[Any]):
+        async def is_result_ready(self, task_id: str) -> bool:
+            await asyncio.sleep(1)
+            return False
+
+    given: list[list[int]] = []
+
+    async def items() -> list[int]:
+        return [1]
+
+    async def take(items: list[int]) -> int:
+        given.append(list(items))
+        if len(given) == 1:
+            engine.cancel()
+            await asyncio.sleep(60)
+        return len(items)
+
+    dag, journal = DAGBuilder().node(items).node(take).build(), MemoryJournal()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+
+    async def main() -> None:
+        with pytest.raises(RunCancelledError):
+            await engine.execute(run_id="r")
+        broker = InMemoryBroker().with_result_backend(Asked())
+        async for _, value in ExecutionEngine(broker, dag, journal=journal).resume("r"):
+            if isinstance(value, list):
+                value.append(2)
+        assert given == [[1], [1]]
 
     run_virtually(main())

@@ -24,9 +24,11 @@ from taskiq_flow import (
     ExecutionEngine,
     Lease,
     MemoryJournal,
+    NodeCompleted,
     NodeFailedError,
     Retry,
     RunCancelledError,
+    RunFinished,
     RunTimeoutError,
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
@@ -559,3 +561,26 @@ class TestCancellingFromElsewhere:
             await asyncio.wait_for(running, 5)
         assert sent == []
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    @pytest.mark.parametrize("event", [NodeCompleted, RunFinished])
+    async def test_a_run_ends_in_one_way_for_listeners_journal_and_reader(
+        self, broker: InMemoryBroker, event: type[Any]
+    ) -> None:
+        ends: list[str] = []
+
+        class Cancelling:
+            def on_event(self, happened: Any) -> None:
+                if isinstance(happened, RunFinished):
+                    ends.append(happened.outcome)
+                if isinstance(happened, event):
+                    engine.cancel()
+
+        dag, journal = DAGBuilder().node(lambda: 1, name="n").build(), MemoryJournal()
+        engine = ExecutionEngine(broker, dag, journal=journal, listeners=[Cancelling()])
+        try:
+            await engine.execute(run_id="r")
+            ends.append("completed")
+        except RunCancelledError:
+            ends.append("cancelled")
+        assert ends in (["completed"] * 2, ["cancelled"] * 2)
+        assert ends[0].encode() in [chunk async for chunk in journal.read("r")][-1]

@@ -78,6 +78,7 @@ class ResultCache:
         self._poller: asyncio.Task[None] | None = None
         self._writes: set[asyncio.Task[None]] = set()
         self._away_until = 0.0
+        self._unreadable: set[str] = set()  # keys of which that was said
 
     @staticmethod
     def of(store: CacheStore, serializer: TaskiqSerializer) -> ResultCache:
@@ -97,12 +98,14 @@ class ResultCache:
         store does not answer, and the result is to be computed without it. ``waited_for``: what an
         earlier call has returned.
         """
-        given = None if waited_for is None else waited_for.future.result()
-        if (hit := self._fresh(given, ttl)) is not None:
+        waiting = self._wanted.get(key)
+        is_written = waiting is not None and waiting.future.done()  # the store is taking it
+        computed = waiting if is_written else waited_for
+        if computed and (hit := self._fresh(key, computed.future.result(), ttl)) is not None:
             return hit
-        if (waiting := self._wanted.get(key)) is not None:
-            return waiting
-        if self._loop.time() < self._away_until:
+        if waiting is not None:
+            return None if is_written else waiting
+        if self._is_away:
             return None
         waiting = self._wanted[key] = Waiting(self._loop.create_future())
         found: Hit | Claim | Waiting | None = None
@@ -136,7 +139,7 @@ class ResultCache:
         await until_ended(self._writes, CLOSING_GRACE)
 
     async def _ask(self, key: str, ttl: float | None, waiting: Waiting) -> Hit | Claim | Waiting:
-        if (hit := self._fresh(await self._store.get(key), ttl)) is not None:
+        if (hit := self._fresh(key, await self._store.get(key), ttl)) is not None:
             return hit
         if not await self._store.claim(key, self._owner, CLAIM_SECONDS):
             self._elsewhere.add(key)
@@ -144,7 +147,7 @@ class ResultCache:
                 self._poller = self._loop.create_task(self._poll())
             return waiting
         # It may have been kept in between.
-        if (hit := self._fresh(await self._store.get(key), ttl)) is not None:
+        if (hit := self._fresh(key, await self._store.get(key), ttl)) is not None:
             self._start(self._give_back(key))
             return hit
         self._claims.add(key)
@@ -152,7 +155,7 @@ class ResultCache:
             self._keeper = self._loop.create_task(self._keep_claims())
         return Claim(key)
 
-    def _fresh(self, data: bytes | None, ttl: float | None) -> Hit | None:
+    def _fresh(self, key: str, data: bytes | None, ttl: float | None) -> Hit | None:
         """What was kept, if it can be read and is not too old."""
         if data is None:
             return None
@@ -162,7 +165,9 @@ class ResultCache:
                 return None
             return Hit(self._serializer.loadb(data[_TIME.size :]))
         except Exception as error:  # of a damaged entry, which is computed and written anew
-            logger.warning("a cached result cannot be read: %r; it is computed anew", error)
+            if key not in self._unreadable:
+                self._unreadable.add(key)
+                logger.warning("a cached result cannot be read: %r; it is computed anew", error)
             return None
 
     def _resolve(self, key: str, data: bytes | None) -> None:
@@ -195,12 +200,12 @@ class ResultCache:
     async def _keep_claims(self) -> None:
         while True:
             await asyncio.sleep(CLAIM_SECONDS / 4)
-            for key in tuple(self._claims):
-                try:
-                    async with asyncio.timeout(STORE_PATIENCE):
+            try:
+                async with asyncio.timeout(STORE_PATIENCE):
+                    for key in tuple(self._claims):
                         await self._store.claim(key, self._owner, CLAIM_SECONDS)
-                except Exception as error:  # it is computed twice, at worst
-                    self._note_away(error)
+            except Exception as error:  # they are computed twice, at worst
+                self._note_away(error)
 
     async def _poll(self) -> None:
         """Ask for all keys that other processes compute, until there are none."""
@@ -208,19 +213,23 @@ class ResultCache:
         while self._elsewhere:
             await asyncio.sleep(next(pauses))
             for key in tuple(self._elsewhere):
-                try:
-                    async with asyncio.timeout(STORE_PATIENCE):
-                        data = await self._store.get(key)
-                        is_free = await self._store.claim(key, self._owner, CLAIM_SECONDS)
-                        if is_free:  # it is kept by now, or nobody computes it
-                            data = await self._store.get(key)
-                            await self._store.release(key, self._owner)
-                except Exception as error:  # whatever a store raises: it is computed without it
-                    self._note_away(error)
-                    data, is_free = None, True
+                data, is_free = None, True
+                if not self._is_away:  # else it is computed without the store
+                    try:
+                        async with asyncio.timeout(STORE_PATIENCE):
+                            is_free = await self._store.claim(key, self._owner, CLAIM_SECONDS)
+                            if is_free:  # it is kept by now, or nobody computes it
+                                data = await self._store.get(key)
+                                await self._store.release(key, self._owner)
+                    except Exception as error:  # whatever a store raises
+                        self._note_away(error)
                 if is_free:
                     self._resolve(key, data)
         self._poller = None
+
+    @property
+    def _is_away(self) -> bool:
+        return self._loop.time() < self._away_until
 
     def _note_away(self, error: Exception) -> None:
         """Warn once while the store does not answer; nobody asks it for a while."""

@@ -64,6 +64,8 @@ class MemoryCacheStore:
     async def put(self, key: str, value: bytes, seconds: float | None) -> None:
         """Keep a value. One that is larger than the limit on bytes is not kept."""
         self._remove(key)
+        if len(value) > self._most_bytes:
+            return
         self._values[key] = value, math.inf if seconds is None else time.time() + seconds
         self._bytes += len(value)
         while self._bytes > self._most_bytes or len(self._values) > self._most_entries:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import random
+from asyncio import CancelledError
 from collections.abc import Mapping
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -32,6 +34,9 @@ TIMEOUT_GRACE = 1.0
 
 NO_LIMIT = math.inf
 """Seconds of a time limit that there is not."""
+
+NODE_ERRORS = (Exception, CancelledError)
+"""What the user's code may raise for one node. Anything else stops the process, and its runs."""
 
 _ROUNDING = 0.011
 """Seconds by which taskiq's rounding may make an execution shorter than it was."""
@@ -183,9 +188,10 @@ class NodeRun(Generic[N]):
             # Attempts are given the same inputs, also if further ones arrive between them.
             self.inputs = {key: values[key] for key in self.node.binding.keys if key in values}
             try:
-                if condition is not None and not condition(values):
+                # In a context of its own: what it sets must not reach the nodes behind it.
+                if condition is not None and not copy_context().run(condition, values):
                     return _SKIP
-            except Exception as error:  # whatever the condition raises
+            except NODE_ERRORS as error:  # whatever the condition raises
                 return self.on_error(error)
             self.attempt = self._earlier.attempts.get(self.node.task_name, 0)
             if self.node.task_name in self._earlier.in_flight:

@@ -23,6 +23,7 @@ from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.feeder import Feeder
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.node_run import (
+    NODE_ERRORS,
     Fail,
     FallBack,
     LookUp,
@@ -61,6 +62,8 @@ from taskiq_flow.values.copying import NEVER_CHANGE, copied
 N = TypeVar("N", bound=RunnableNode)
 
 OnError = Literal["raise", "continue", "collect"]
+
+Outcome = Literal["completed", "failed", "cancelled"]
 
 CLEAN_UP_GRACE = 5.0
 """Seconds that cancelled sends are given to end before the run stops waiting for them."""
@@ -114,6 +117,7 @@ class Run(Generic[N]):
         self._feeder = None if spec.source is None else self._feeder_of(spec.source)
         self._is_over = False
         self._is_complete = False
+        self._is_closing = False
         self._error: BaseException | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._restored = self._restored_nodes()
@@ -179,7 +183,7 @@ class Run(Generic[N]):
 
         Called on the run's event loop.
         """
-        if self._error is None:
+        if self._error is None and not self._is_closing:
             self.stream.drop()
             self._stop(self._state.cancelled())
 
@@ -192,9 +196,11 @@ class Run(Generic[N]):
 
         Takes a bounded time and is not cut short by cancellation.
         """
+        self._is_closing = True
         self._stop(self._error)
-        self._tell(RunFinished(self.run_id, self._loop.time(), self._outcome(), self._error))
-        await to_the_end(self._clean_up())
+        outcome = self._outcome()
+        self._tell(RunFinished(self.run_id, self._loop.time(), outcome, self._error))
+        await to_the_end(self._clean_up(outcome))
 
     # What node runs pass on from transports
 
@@ -214,7 +220,7 @@ class Run(Generic[N]):
                 self._completions.revoke_task(task_id)
             now = self._loop.time()
             self._carry_out(node_run, node_run.on_error(error, result.execution_time, now))
-        except Exception as error:  # a fault in this package must end the run: else it would hang
+        except BaseException as error:  # whatever it is, the run must end: else it would hang
             self._stop(error)
             raise
 
@@ -244,7 +250,7 @@ class Run(Generic[N]):
         if node_run is None:
             options = self._spec.options.get(node, PLAIN_OPTIONS)
             node_run = NodeRun(node, self, options, self._values, self._spec.earlier)
-            if options.asks_first:
+            if not node_run.is_cleared:
                 self._starter.unsent[node] = node_run
         return self._carry_out(node_run, node_run.on_ready())
 
@@ -322,7 +328,7 @@ class Run(Generic[N]):
             if log is not None:
                 completion = log.completion(node.task_name, node_run.attempt, value)
             node.store(value, self._values)
-        except Exception as error:  # of the wrong shape, a mapping that cannot be read, ...
+        except NODE_ERRORS as error:  # of the wrong shape, a mapping that cannot be read, ...
             self._carry_out(node_run, node_run.on_error(error))
             return
         if log is not None:
@@ -454,7 +460,7 @@ class Run(Generic[N]):
         if self._feeder is not None:
             self._feeder.stop()
 
-    async def _clean_up(self) -> None:
+    async def _clean_up(self, outcome: Outcome) -> None:
         # Side by side: what one part waits for is not added to what another does.
         feeding = [] if self._feeder is None else self._feeder.tasks
         await asyncio.gather(
@@ -467,7 +473,7 @@ class Run(Generic[N]):
                 self._release(node_run)
             closing.append(self._cache.aclose())
         if self._log is not None:
-            closing.append(self._log.aclose(self._outcome()))
+            closing.append(self._log.aclose(outcome))
         await asyncio.gather(*closing)
 
     # What earlier engines have reached
@@ -520,7 +526,7 @@ class Run(Generic[N]):
         """Whether a node's arguments are still to be encoded, or its condition to be asked."""
         return not self._ready.has_started(node) or node in self._starter.unsent
 
-    def _outcome(self) -> Literal["completed", "failed", "cancelled"]:
+    def _outcome(self) -> Outcome:
         if self._error is None and self._is_complete and not self.stream.unread:
             return "completed"
         if self._error is None or isinstance(self._error, RunCancelledError):

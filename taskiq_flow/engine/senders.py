@@ -68,7 +68,7 @@ class Senders(Generic[N]):
                 if waiting is not None:
                     self._await(waiting)
             self._continuation = self._loop.call_soon(self._continue)
-        except Exception as error:
+        except BaseException as error:  # of the user's code too, an order to stop say
             self._fail(error)
             raise
         finally:

@@ -15,7 +15,7 @@ from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.reading import pick_up
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode, Sending
 from taskiq_flow.engine.listeners import Listeners
-from taskiq_flow.engine.node_run import NodeRun, Verdict
+from taskiq_flow.engine.node_run import NODE_ERRORS, NodeRun, Verdict
 from taskiq_flow.engine.run_spec import TIMEOUT_LABEL
 from taskiq_flow.errors import NotCachedWarning, SerializationError, warn
 from taskiq_flow.events import NodeRetried, NodeStarted
@@ -103,12 +103,14 @@ class Starter(Generic[N]):
             return self._finish_sending(node_run, task_id, sending)
         if options.is_timed:
             self._sent(node_run)
+        if self.unsent and not options.asks_first:
+            self.unsent.pop(node_run.node, None)
         return None
 
     async def _finish_sending(self, node_run: NodeRun[N], task_id: str, sending: Sending) -> None:
         try:
             await sending()
-        except (Exception, asyncio.CancelledError) as error:
+        except NODE_ERRORS as error:
             # Whatever the broker or its middlewares raise, unless it is the run that ends the send.
             if self._is_over:
                 raise
