@@ -39,8 +39,12 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from asyncio import CancelledError
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+NODE_ERRORS = (Exception, CancelledError)
+"""What the user's code may raise for one node. Anything else stops the process, and its runs."""
 
 
 class TaskiqFlowError(Exception):

@@ -1,4 +1,4 @@
-"""The engine: graphs in, a stream of results out. All else collects from ``execute_async``."""
+"""Runs a graph, and yields its results as a stream. All other methods collect from that stream."""
 
 from __future__ import annotations
 
@@ -118,9 +118,9 @@ class ExecutionEngine:
         self._broker = broker
         self._dag = dag
         self._options = NodeOptions(retry, timeout, queue_timeout)
-        self._limit = _limit(pass_by)
+        self._reference_above = _reference_above(pass_by)
         self._settings = RunSettings(
-            max_parallel, on_error, tuple(listeners), run_timeout, self._limit
+            max_parallel, on_error, tuple(listeners), run_timeout, self._reference_above
         )
         self._journal = journal
         self._lost_after = lost_after
@@ -146,9 +146,9 @@ class ExecutionEngine:
         Before anything is sent, raises ``MissingInputError``, ``InputConflictError``,
         ``MissingNodeError``, ``ConfigurationError`` or what ``DAG.validate`` raises. Afterwards,
         raises as ``on_error`` says, and ``RunCancelledError`` after ``cancel()``. Leaving the loop
-        early cancels what is in flight; close the generator, as with
-        ``contextlib.aclosing``, to have it done by a certain moment. To stop a run from another
-        task while a read is pending, use ``cancel()``: Python lets no generator be closed then.
+        early cancels what is in flight. Leave it within ``contextlib.aclosing``: then that is done
+        at once, and not when the generator is collected as garbage. To stop a run from another task
+        while a read is pending, use ``cancel()``: Python refuses to close a generator then.
         """
         wanted = None if outputs is None else _listed(outputs)  # it may be read only once
         name = _new_run_id() if run_id is None else run_id
@@ -162,16 +162,16 @@ class ExecutionEngine:
     def resume(
         self, run_id: str, *, replay: bool = True, allow_changed: bool = False
     ) -> AsyncGenerator[tuple[str, Any], None]:
-        """Go on with a run of the engine's journal where it has stopped, and yield its pairs.
+        """Continue a run of the engine's journal where it stopped, and yield its results.
 
-        Nodes that had completed are not run again: their pairs come first, unless ``replay=False``.
-        Of those that were in flight, what has become of them is taken from the result backend if it
-        is there; the others, and those that had failed, are sent again.
+        Nodes that had completed are not run again. Their results come first, unless
+        ``replay=False``. The result backend is asked for the outcomes of nodes that were in flight.
+        Nodes whose outcome it does not have, and nodes that had failed, are sent again.
 
-        Raises ``RunNotFoundError``, ``RunLockedError`` while another engine is at it, and
-        ``GraphChangedError`` if it was begun with another graph; ``allow_changed=True`` keeps what
-        neither has changed nor depends on a node that has, and runs the rest. Otherwise as
-        ``execute_async``.
+        Raises ``RunNotFoundError``, ``RunLockedError`` while another engine runs it, and
+        ``GraphChangedError`` if it was begun with another graph. ``allow_changed=True`` keeps the
+        results of unchanged nodes whose dependencies are unchanged, and runs the other nodes.
+        Otherwise like ``execute_async``.
         """
 
         async def begin() -> Run[Any]:
@@ -197,12 +197,12 @@ class ExecutionEngine:
         allow_changed: bool = False,
         new_run_id: str | None = None,
     ) -> AsyncGenerator[tuple[str, Any], None]:
-        """Run these nodes of an earlier run, and all that depends on them, once more, as a new run.
+        """Run nodes of an earlier run again, with all that depends on them, as a new run.
 
-        What other nodes had given is kept, and their pairs come first unless ``replay=False``. The
-        new run is called ``new_run_id``, and its inputs are those of the earlier one, which stays
-        as it is. Raises ``MissingNodeError`` for a name that the graph does not have, otherwise
-        as ``resume``.
+        ``from_``: names of nodes. The results of all others are taken from the earlier run, and
+        come first unless ``replay=False``. The new run is called ``new_run_id``. It has the inputs
+        of the earlier run, which does not change. Raises ``MissingNodeError`` for a name that the
+        graph does not have, otherwise like ``resume``.
         """
         asked = _listed(from_)
         name = _new_run_id() if new_run_id is None else new_run_id
@@ -244,7 +244,7 @@ class ExecutionEngine:
         return results
 
     def cancel(self) -> None:
-        """Stop every run of this engine that is in progress, or about to begin.
+        """Stop every run of this engine that is in progress or about to begin.
 
         Their readers get ``RunCancelledError``. May be called in any thread.
         """
@@ -256,15 +256,15 @@ class ExecutionEngine:
     async def _stream(
         self, run_id: str, begin: Callable[[], Awaitable[Run[Any]]]
     ) -> AsyncGenerator[tuple[str, Any], None]:
-        """The results of a run, which ``begin`` makes and starts."""
+        """The results of a run. ``begin`` makes and starts it."""
         in_progress = _InProgress()
         self._in_progress.add(in_progress)
         try:
             run = await in_progress.begun(run_id, begin)
-            unread, is_told_on = run.stream.unread, self._on_step_complete is not None
+            unread, is_next_reported = run.stream.unread, self._on_step_complete is not None
             try:
                 while unread or await run.stream.more():
-                    yield await self._told_on(run) if is_told_on else run.take()
+                    yield await self._next_reported(run) if is_next_reported else run.take()
             finally:
                 await run.aclose()
         finally:
@@ -277,15 +277,15 @@ class ExecutionEngine:
         log: RunLog[Any] | None,
         earlier_sessions: Iterable[str] = (),
     ) -> Run[Any]:
-        """Connect, open the log, and start. What was opened is closed if that fails."""
+        """Connect, open the log, and start the run. Closes what was opened if that fails."""
         broker = self._broker
         run: Run[Any] | None = None
         try:
             check_readable(broker)
-            if self._journal is not None and self._limit is not None:
+            if self._journal is not None and self._reference_above is not None:
                 check_outlives(broker)
             connection = await connect(
-                broker, run_id, lost_after=self._lost_after, limit=self._limit
+                broker, run_id, lost_after=self._lost_after, reference_above=self._reference_above
             )
             dispatcher = Dispatcher(broker, connection.labels, connection.kick)
             self._check(spec, dispatcher, tells_begin=connection.tells_begin)
@@ -307,21 +307,21 @@ class ExecutionEngine:
             raise
         return run
 
-    async def _told_on(self, run: Run[Any]) -> tuple[str, Any]:
-        """The next pair, once ``on_step_complete`` was called with it."""
+    async def _next_reported(self, run: Run[Any]) -> tuple[str, Any]:
+        """The next pair, after ``on_step_complete`` was called with it."""
         pair = run.take()
         if self._on_step_complete is not None:
             try:
                 await maybe_awaitable(self._on_step_complete(*pair))
             except Exception as error:  # the caller's own, which ends the run
-                run.fail(error)
+                run.stop_because_of(error)
                 raise
         return pair
 
     def _spec(
         self, inputs: Mapping[str, Any] | None, outputs: Iterable[str] | None
     ) -> RunSpec[Any]:
-        """What is to be run. Raises for inputs and outputs that do not fit the graph."""
+        """What a run has to do. Raises for inputs and outputs that do not fit the graph."""
         whole = self._dag.plan()
         plan = whole if outputs is None else self._dag.plan_for(outputs)
         values = dict(inputs or {})
@@ -339,7 +339,7 @@ class ExecutionEngine:
         )
 
     def _check(self, spec: RunSpec[Any], dispatcher: Dispatcher, *, tells_begin: bool) -> None:
-        """Raise ``ConfigurationError`` if the broker cannot run a node as is asked."""
+        """Raise ``ConfigurationError`` if the broker cannot do what a node's options ask for."""
         for node in spec.nodes:
             dispatcher.address(node)
         for node, options in spec.options.items():
@@ -381,7 +381,7 @@ class ExecutionEngine:
 
 
 class _InProgress:
-    """What ``cancel`` stops: a run, or its beginning."""
+    """A run, or its beginning, that ``cancel`` can stop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -390,7 +390,7 @@ class _InProgress:
         self._run: Run[Any] | None = None
 
     async def begun(self, run_id: str, begin: Callable[[], Awaitable[Run[Any]]]) -> Run[Any]:
-        """The run, once it has begun. Raises ``RunCancelledError`` if it is cancelled before."""
+        """Begin the run. Raises ``RunCancelledError`` if it is cancelled before it has begun."""
         try:
             async with self._beginning:
                 self._run = run = await begin()
@@ -423,11 +423,11 @@ class _InProgress:
 
 
 def _listed(names: Iterable[str]) -> list[str]:
-    """Names as a list, where a string is one of them."""
+    """A list of names. A single string becomes a list of one."""
     return [names] if isinstance(names, str) else list(names)
 
 
-def _limit(pass_by: PassBy) -> int | None:
+def _reference_above(pass_by: PassBy) -> int | None:
     """The bytes above which results are passed by reference."""
     if pass_by == "value":
         return None

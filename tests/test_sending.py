@@ -10,7 +10,7 @@ import pytest
 from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware
 
 from taskiq_flow import DAG, DAGNode, ExecutionEngine, RunCancelledError
-from taskiq_flow.engine.senders import MOST_WAITING
+from taskiq_flow.engine.start_loop import MOST_WAITING
 from tests.virtual_clock import run_virtually
 
 

@@ -1,7 +1,8 @@
-"""Cached results, as the runs of one process and one event loop share them.
+"""Cached results. All runs of one event loop share them.
 
-Whoever is first to want a key asks the store, and computes the result if it is not there. Others of
-this process wait for that on one future. For keys that another process computes, one loop asks.
+The first node that wants a key asks the store, and computes the result if it is not there. Other
+nodes of this process wait for it on one future. One loop polls the keys that other processes
+compute.
 """
 
 from __future__ import annotations
@@ -26,55 +27,55 @@ from taskiq_flow.reconnect import growing_pauses
 logger = logging.getLogger("taskiq_flow")
 
 CLAIM_SECONDS = 10.0
-"""For how long a claim keeps others waiting when the process that had it was killed."""
+"""Seconds after which a claim ends whose process was killed."""
 
 STORE_PATIENCE = 5.0
 """Seconds that the store may take to answer before a result is computed without it."""
 
 CLOSING_GRACE = 5.0
-"""Seconds that the store is given to take what a run leaves, when the run is closed."""
+"""Seconds that a run which is closed waits for the store to take its results."""
 
-_PAUSES = (0.05, 0.5)  # seconds between two looks at keys of other processes: the first, the most
+_PAUSES = (0.05, 0.5)  # seconds between two polls of other processes' keys: the first, the most
 
-_TIME = struct.Struct(">d")  # seconds since 1970, by the clock of whoever has kept the result
+_TIME = struct.Struct(">d")  # stands before each value: when it was stored, in seconds since 1970
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A result that was kept."""
+    """A cached result."""
 
     value: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The duty to compute a result, for which others wait."""
+    """The caller has to compute the result. Others wait for it."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Waiting:
-    """Somebody else computes the result. ``future``: done when ``look_up`` is to be asked again.
+class PendingResult:
+    """Another node computes the result. Call ``look_up`` again when ``future`` is done.
 
-    It has what was kept, or ``None`` if nothing was.
+    The future has the encoded result, or ``None`` if there is none.
     """
 
     future: asyncio.Future[bytes | None]
 
 
 class ResultCache:
-    """The results in one store. ``serializer``: how values are written."""
+    """The results in one store. ``serializer`` encodes the values."""
 
     def __init__(self, store: CacheStore, serializer: TaskiqSerializer) -> None:
         self._store = store
         self._serializer = serializer
         self._loop = asyncio.get_running_loop()
         self._owner = new_owner()
-        self._wanted: dict[str, Waiting] = {}  # keys that somebody computes, or asks for
+        self._wanted: dict[str, PendingResult] = {}  # by a node of this process
         self._claims: set[str] = set()
         self._elsewhere: set[str] = set()  # keys that other processes compute
-        self._keeper: asyncio.Task[None] | None = None
+        self._renewer: asyncio.Task[None] | None = None
         self._poller: asyncio.Task[None] | None = None
         self._writes: set[asyncio.Task[None]] = set()
         self._away_until = 0.0
@@ -82,7 +83,7 @@ class ResultCache:
 
     @staticmethod
     def of(store: CacheStore, serializer: TaskiqSerializer) -> ResultCache:
-        """The one that all runs on this event loop share which have this store."""
+        """The instance that all runs with this store and serializer share on this event loop."""
         key = id(asyncio.get_running_loop()), id(store), id(serializer)
         cache = _shared.get(key)
         if cache is None:
@@ -90,73 +91,75 @@ class ResultCache:
         return cache
 
     async def look_up(
-        self, key: str, ttl: float | None, waited_for: Waiting | None = None
-    ) -> Hit | Claim | Waiting | None:
-        """A result that is at most ``ttl`` seconds old, or who computes it.
+        self, key: str, ttl: float | None, waited_for: PendingResult | None = None
+    ) -> Hit | Claim | PendingResult | None:
+        """Get a result that is at most ``ttl`` seconds old, or say who computes it.
 
-        A ``Claim`` is the caller's, who is to ``keep`` a result or to ``release`` it. ``None``: the
-        store does not answer, and the result is to be computed without it. ``waited_for``: what an
-        earlier call has returned.
+        ``Claim``: the caller computes the result, and then calls ``put`` or ``release``.
+        ``PendingResult``: another node computes it. ``None``: the caller computes it without the
+        cache, which does not answer. ``waited_for``: what an earlier call has returned.
         """
-        waiting = self._wanted.get(key)
-        is_written = waiting is not None and waiting.future.done()  # the store is taking it
-        computed = waiting if is_written else waited_for
+        pending = self._wanted.get(key)
+        is_written = pending is not None and pending.future.done()  # the store is taking it
+        computed = pending if is_written else waited_for
         if computed and (hit := self._fresh(key, computed.future.result(), ttl)) is not None:
             return hit
-        if waiting is not None:
-            return None if is_written else waiting
+        if pending is not None:
+            return None if is_written else pending
         if self._is_away:
             return None
-        waiting = self._wanted[key] = Waiting(self._loop.create_future())
-        found: Hit | Claim | Waiting | None = None
+        pending = self._wanted[key] = PendingResult(self._loop.create_future())
+        found: Hit | Claim | PendingResult | None = None
         try:
             async with asyncio.timeout(STORE_PATIENCE):
-                found = await self._ask(key, ttl, waiting)
+                found = await self._ask(key, ttl, pending)
             _away.discard(self._store)
         except Exception as error:  # whatever a store raises, or how long it takes
             self._note_away(error)
         finally:
-            if not isinstance(found, (Claim, Waiting)):
+            if not isinstance(found, (Claim, PendingResult)):
                 self._resolve(key, None)
         return found
 
-    def keep(self, claim: Claim, value: Any, ttl: float | None) -> None:
-        """Keep a result that was claimed, and give it to those who wait for it.
+    def put(self, claim: Claim, value: Any, ttl: float | None) -> None:
+        """Store a claimed result, and give it to the nodes that wait for it.
 
-        Raises whatever the serializer does for a value that it cannot carry; the claim stays.
+        Raises what the serializer raises for a value that it cannot encode; the claim stays.
         """
         data = _TIME.pack(time.time()) + dumped(self._serializer, value)
         self._wanted[claim.key].future.set_result(data)
         self._start(self._write(claim.key, data, ttl))
 
     def release(self, claim: Claim) -> None:
-        """Let others compute what was claimed."""
+        """Give up a claim, so that another node computes the result."""
         self._resolve(claim.key, None)
         self._start(self._give_back(claim.key))
 
     async def aclose(self) -> None:
-        """Wait until the store has taken what was given to it, for a bounded time."""
+        """Wait until the store has taken all results, for at most ``CLOSING_GRACE`` seconds."""
         await until_ended(self._writes, CLOSING_GRACE)
 
-    async def _ask(self, key: str, ttl: float | None, waiting: Waiting) -> Hit | Claim | Waiting:
+    async def _ask(
+        self, key: str, ttl: float | None, pending: PendingResult
+    ) -> Hit | Claim | PendingResult:
         if (hit := self._fresh(key, await self._store.get(key), ttl)) is not None:
             return hit
         if not await self._store.claim(key, self._owner, CLAIM_SECONDS):
             self._elsewhere.add(key)
             if self._poller is None:
                 self._poller = self._loop.create_task(self._poll())
-            return waiting
+            return pending
         # It may have been kept in between.
         if (hit := self._fresh(key, await self._store.get(key), ttl)) is not None:
             self._start(self._give_back(key))
             return hit
         self._claims.add(key)
-        if self._keeper is None:
-            self._keeper = self._loop.create_task(self._keep_claims())
+        if self._renewer is None:
+            self._renewer = self._loop.create_task(self._renew_claims())
         return Claim(key)
 
     def _fresh(self, key: str, data: bytes | None, ttl: float | None) -> Hit | None:
-        """What was kept, if it can be read and is not too old."""
+        """The decoded result, if it can be decoded and is not too old."""
         if data is None:
             return None
         try:
@@ -171,11 +174,11 @@ class ResultCache:
             return None
 
     def _resolve(self, key: str, data: bytes | None) -> None:
-        """Have those who wait for a key ask again."""
+        """Have the nodes that wait for a key call ``look_up`` again."""
         self._elsewhere.discard(key)
-        waiting = self._wanted.pop(key, None)
-        if waiting is not None and not waiting.future.done():
-            waiting.future.set_result(data)
+        pending = self._wanted.pop(key, None)
+        if pending is not None and not pending.future.done():
+            pending.future.set_result(data)
 
     async def _write(self, key: str, data: bytes, ttl: float | None) -> None:
         try:
@@ -188,16 +191,16 @@ class ResultCache:
 
     async def _give_back(self, key: str) -> None:
         self._claims.discard(key)
-        if not self._claims and self._keeper is not None:
-            self._keeper.cancel()
-            self._keeper = None
+        if not self._claims and self._renewer is not None:
+            self._renewer.cancel()
+            self._renewer = None
         try:
             async with asyncio.timeout(STORE_PATIENCE):
                 await self._store.release(key, self._owner)
         except Exception as error:  # the claim ends by itself
             self._note_away(error)
 
-    async def _keep_claims(self) -> None:
+    async def _renew_claims(self) -> None:
         while True:
             await asyncio.sleep(CLAIM_SECONDS / 4)
             try:
@@ -208,7 +211,7 @@ class ResultCache:
                 self._note_away(error)
 
     async def _poll(self) -> None:
-        """Ask for all keys that other processes compute, until there are none."""
+        """Poll the keys that other processes compute, until there are none."""
         pauses = growing_pauses(*_PAUSES)
         while self._elsewhere:
             await asyncio.sleep(next(pauses))
@@ -232,7 +235,7 @@ class ResultCache:
         return self._loop.time() < self._away_until
 
     def _note_away(self, error: Exception) -> None:
-        """Warn once while the store does not answer; nobody asks it for a while."""
+        """Warn once, and leave the store alone for ``STORE_PATIENCE`` seconds."""
         if self._store not in _away:
             _away.add(self._store)
             logger.warning("the cache cannot be used, and results are computed anew: %r", error)

@@ -61,16 +61,17 @@ def check_outlives(broker: AsyncBroker) -> None:
 
 
 async def connect(
-    broker: AsyncBroker, run_id: str, *, lost_after: float, limit: int | None
+    broker: AsyncBroker, run_id: str, *, lost_after: float, reference_above: int | None
 ) -> Connection:
     """Connect a run with its broker. Called on the run's event loop, before anything is sent.
 
-    ``lost_after``: seconds of silence after which a task is lost; ``limit``: bytes above which
-    results are passed by reference. Raises ``ConfigurationError`` for what the broker cannot do.
+    ``lost_after``: seconds of silence after which a task is lost. ``reference_above``: bytes above
+    which results are passed by reference. Raises ``ConfigurationError`` for what the broker cannot
+    do.
     """
     if isinstance(broker, InMemoryBroker):
         return Connection(
-            lambda: InMemoryCompletions(broker, run_id, limit),
+            lambda: InMemoryCompletions(broker, run_id, reference_above),
             InMemoryCompletions.tells_begin,
             broker.kick,
             {},
@@ -78,17 +79,17 @@ async def connect(
     kick = _lasting_kick(broker)
     pushing = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
     if not pushing:
-        _warn_of_polling(broker, limit)
+        _warn_of_polling(broker, reference_above)
         return Connection(
             lambda: PollingCompletions(broker), PollingCompletions.tells_begin, kick, {}
         )
-    if limit is not None and not getattr(broker.result_backend, "keep_results", True):
+    if reference_above is not None and not getattr(broker.result_backend, "keep_results", True):
         raise ConfigurationError(
             "results can be passed by reference only if they stay where they are: give the result "
             "backend keep_results=True, or the engine pass_by='value'"
         )
     inbox = await pushing[0].inbox()
-    reply_to = inbox.reply_to(run_id, limit)
+    reply_to = inbox.reply_to(run_id, reference_above)
     return Connection(
         lambda: PushedCompletions(inbox, reply_to, lost_after=lost_after),
         PushedCompletions.tells_begin,
@@ -113,9 +114,9 @@ def _lasting_kick(broker: AsyncBroker) -> Kick:
     return kick_until_taken
 
 
-def _warn_of_polling(broker: AsyncBroker, limit: int | None) -> None:
+def _warn_of_polling(broker: AsyncBroker, reference_above: int | None) -> None:
     name = type(broker).__name__
-    if limit is not None:
+    if reference_above is not None:
         raise ConfigurationError(
             f"{name} has no FlowMiddleware, without which workers cannot put values in the places "
             "of references; add one with broker.with_middlewares(FlowMiddleware()), here and "

@@ -1,7 +1,7 @@
-"""One run of one graph: driven by completions, ended once, and gone without a trace.
+"""One run of one graph. It carries out verdicts, ends once, and leaves no task behind.
 
-Nothing here waits for the reader, and nothing here decides: ``NodeRun`` says what becomes of a
-node, and the run carries that out. Results wait in a stream for whoever reads them.
+Completions drive it, and it does not wait for its reader: results wait in a stream. It decides
+nothing: ``NodeRun`` returns a verdict for a node, and the run carries it out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.feeder import Feeder
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.node_run import (
-    NODE_ERRORS,
     Fail,
     FallBack,
     LookUp,
@@ -39,10 +38,10 @@ from taskiq_flow.engine.node_run import (
 from taskiq_flow.engine.result_stream import ResultStream
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSpec
 from taskiq_flow.engine.run_state import RunState, SkipReason
-from taskiq_flow.engine.senders import Senders
-from taskiq_flow.engine.starter import Starter, Waiting, warn_not_cached
+from taskiq_flow.engine.sender import RestOfStart, Sender, warn_not_cached
+from taskiq_flow.engine.start_loop import StartLoop
 from taskiq_flow.engine.timers import Timers
-from taskiq_flow.errors import RunCancelledError, RunError, TaskLostError
+from taskiq_flow.errors import NODE_ERRORS, RunCancelledError, RunError, TaskLostError
 from taskiq_flow.events import (
     Event,
     Listener,
@@ -70,26 +69,26 @@ CLEAN_UP_GRACE = 5.0
 
 
 def new_run_id() -> str:
-    """Sixteen hexadecimal digits of chance: short, as it stands in every task's id."""
+    """Sixteen random hexadecimal digits. Short, because every task's id begins with it."""
     return secrets.token_hex(8)
 
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """What an engine asks of all of its runs.
+    """The options of an engine that all of its runs share.
 
-    ``limit``: bytes above which results are passed by reference.
+    ``reference_above``: bytes above which results are passed by reference.
     """
 
     max_parallel: int | None = None
     on_error: OnError = "raise"
     listeners: Iterable[Listener] = ()
     run_timeout: float | None = None
-    limit: int | None = None
+    reference_above: int | None = None
 
 
 class Run(Generic[N]):
-    """The state of one run. Made, started, read to its end, closed; all on one event loop."""
+    """One run. It is made, started, read and closed on one event loop."""
 
     def __init__(
         self,
@@ -131,13 +130,13 @@ class Run(Generic[N]):
             self._restored,
         )
         self._timers: Timers[NodeRun[N]] = Timers()
-        self._waiting: dict[N, NodeRun[N]] = {}  # to be started once more
-        self._awaited: dict[
+        self._suspended: dict[N, NodeRun[N]] = {}  # they are started once more later
+        self._pending_results: dict[
             NodeRun[N], tuple[asyncio.Future[Any], Callable[[object], None]]
-        ] = {}  # what some of them wait for, and their callbacks
+        ] = {}  # by node: what it waits for, and the callback there
         self._listeners = Listeners(settings.listeners)
         self._is_listened_to = bool(self._listeners)
-        self._starter: Starter[N] = Starter(
+        self._sender: Sender[N] = Sender(
             run_id,
             broker,
             dispatcher,
@@ -145,17 +144,17 @@ class Run(Generic[N]):
             self._listeners,
             log,
             cache,
-            decide=self._carry_out,
-            sent=self._limit_from_sending,
-            limit=settings.limit,
+            carry_out=self._carry_out,
+            taken=self._was_taken,
+            reference_above=settings.reference_above,
             digest=spec.digest,
         )
-        self._senders = Senders(self._ready, self._start_node, self._stop)
+        self._start_loop = StartLoop(self._ready, self._start_node, self._end)
 
     # The life of a run
 
     def start(self) -> None:
-        """Send what may start. Called once."""
+        """Restore what the journal has, and start the nodes that are ready. Called once."""
         if self._is_listened_to:
             names = tuple(node.task_name for node in self._spec.nodes)
             self._tell(RunStarted(self.run_id, self._loop.time(), names))
@@ -164,7 +163,7 @@ class Run(Generic[N]):
                 self._run_timeout, self._time_out, self._run_timeout
             )
         if self._log is not None:
-            self._log.open(self.stream.release, self._lose_journal)
+            self._log.open(self.stream.release, self._journal_failed)
         for node in self._restored:
             self._restore(node)
         if self._feeder is not None:
@@ -185,24 +184,24 @@ class Run(Generic[N]):
         """
         if self._error is None and not self._is_closing:
             self.stream.drop()
-            self._stop(self._state.cancelled())
+            self._end(self._state.cancelled())
 
-    def fail(self, error: BaseException) -> None:
-        """Stop at once because of what the reader's own code raised."""
-        self._stop(error)
+    def stop_because_of(self, error: BaseException) -> None:
+        """Stop at once because the reader's own code has raised ``error``."""
+        self._end(error)
 
     async def aclose(self) -> None:
-        """End the run if it has not ended, and leave nothing of it behind.
+        """End the run if it has not ended, and wait until nothing of it is left.
 
-        Takes a bounded time and is not cut short by cancellation.
+        Takes a bounded time. A cancellation does not cut it short.
         """
         self._is_closing = True
-        self._stop(self._error)
+        self._end(self._error)
         outcome = self._outcome()
         self._tell(RunFinished(self.run_id, self._loop.time(), outcome, self._error))
         await to_the_end(self._clean_up(outcome))
 
-    # What node runs pass on from transports
+    # Called by node runs, for transports
 
     def settle(self, node_run: NodeRun[N], task_id: str, result: TaskiqResult[Any]) -> None:
         """Handle the result of an attempt, then start the nodes that it made ready."""
@@ -213,7 +212,7 @@ class Run(Generic[N]):
         try:
             if not result.is_err:
                 source: Source = "fallback" if node_run.falls_back else "task"
-                self._complete(node_run, result.return_value, source)
+                self._complete_node(node_run, result.return_value, source)
                 return
             error = result.error or _without_error(node_run.node)
             if isinstance(error, TaskLostError):  # it may be executed all the same
@@ -221,37 +220,37 @@ class Run(Generic[N]):
             now = self._loop.time()
             self._carry_out(node_run, node_run.on_error(error, result.execution_time, now))
         except BaseException as error:  # whatever it is, the run must end: else it would hang
-            self._stop(error)
+            self._end(error)
             raise
 
     def began(self, node_run: NodeRun[N], task_id: str) -> None:
         """A worker has begun to execute an attempt."""
         if node_run.is_expected and task_id == node_run.task_id:
-            ends_by_itself = self._starter.ends_by_itself(node_run)
-            self._limit(
+            ends_by_itself = self._sender.ends_by_itself(node_run)
+            self._set_timer(
                 node_run, node_run.on_began(self._loop.time(), ends_by_itself=ends_by_itself)
             )
 
     def resent(self, node_run: NodeRun[N], task_id: str) -> None:
         """A middleware of the broker has sent an attempt's task once more."""
-        self._limit(node_run, node_run.on_resent())
+        self._set_timer(node_run, node_run.on_resent())
         name, attempt = node_run.node.task_name, node_run.attempts
         self._tell(NodeRetried(self.run_id, self._loop.time(), name, task_id, attempt))
 
     def interrupted(self, error: BaseException) -> None:
         """The process was told to stop: the run ends, and its reader gets the error itself."""
         if not self._is_over:
-            self._stop(error)
+            self._end(error)
 
     # Starting nodes
 
-    def _start_node(self, node: N) -> Waiting | None:
-        node_run = self._waiting.pop(node, None) if self._waiting else None
+    def _start_node(self, node: N) -> RestOfStart | None:
+        node_run = self._suspended.pop(node, None) if self._suspended else None
         if node_run is None:
             options = self._spec.options.get(node, PLAIN_OPTIONS)
             node_run = NodeRun(node, self, options, self._values, self._spec.earlier)
-            if not node_run.is_cleared:
-                self._starter.unsent[node] = node_run
+            if not node_run.may_be_sent:
+                self._sender.inputs_needed[node] = node_run
         return self._carry_out(node_run, node_run.on_ready())
 
     def _start_again(self, node_run: NodeRun[N]) -> None:
@@ -259,11 +258,11 @@ class Run(Generic[N]):
             self._ready.requeue(node_run.node)
             self._advance()
 
-    def _limit_from_sending(self, node_run: NodeRun[N]) -> None:
+    def _was_taken(self, node_run: NodeRun[N]) -> None:
         tells_begin = self._completions.tells_begin
-        self._limit(node_run, node_run.on_sent(self._loop.time(), tells_begin=tells_begin))
+        self._set_timer(node_run, node_run.on_sent(self._loop.time(), tells_begin=tells_begin))
 
-    def _limit(self, node_run: NodeRun[N], seconds: float | None) -> None:
+    def _set_timer(self, node_run: NodeRun[N], seconds: float | None) -> None:
         if seconds is not None and not self._is_over:
             self._timers.set(node_run, seconds, self._time_out_attempt)
 
@@ -276,53 +275,53 @@ class Run(Generic[N]):
 
     def _carry_out(  # noqa: C901 - one case for each verdict
         self, node_run: NodeRun[N], verdict: Verdict
-    ) -> Waiting | None:
-        """Do what is to become of a node. Returns what is left to be awaited of its start."""
-        if self._is_over:  # the user's code has ended the run, in a condition say
+    ) -> RestOfStart | None:
+        """Carry out a verdict. Returns the part of the node's start that has to be awaited."""
+        if self._is_over:  # a condition may have called ``cancel``
             return None
         match verdict:
             case Send():
-                return self._starter.send(node_run)
+                return self._sender.send(node_run)
             case LookUp():
-                return self._starter.look_up(node_run)
+                return self._sender.look_up(node_run)
             case PickUp():
-                return self._starter.pick_up(node_run)
+                return self._sender.pick_up(node_run)
             case Wait(seconds):
                 self._suspend(node_run)
                 self._timers.set(node_run, seconds, self._start_again)
                 self._advance()
-            case WaitFor(waiting):
-                # Without the place that others may need to be able to compute the result.
+            case WaitFor(pending):
+                # Gives up its place of ``max_parallel``, which the other node may need.
                 self._suspend(node_run)
-                self._wait_for(node_run, waiting.future)
+                self._wait_for(node_run, pending.future)
                 self._advance()
             case Use(value, source):
-                self._complete(node_run, value, source)
+                self._complete_node(node_run, value, source)
             case FallBack(error, then):
                 self._tell_fallback(node_run, error)
                 return self._carry_out(node_run, then)
             case Skip():
-                self._skip(node_run.node, (), "condition")
-                self._release(node_run)
-                self._skip_all(self._ready.skip(node_run.node))
+                self._skip_node(node_run.node, (), "condition")
+                self._drop_inputs_and_claim(node_run)
+                self._skip_nodes(self._ready.skip(node_run.node))
                 self._advance()
             case Fail(error):
-                self._fail(node_run, error)
+                self._fail_node(node_run, error)
         return None
 
     def _wait_for(self, node_run: NodeRun[N], future: asyncio.Future[Any]) -> None:
         def start_again(_: object) -> None:
-            del self._awaited[node_run]
+            del self._pending_results[node_run]
             self._start_again(node_run)
 
-        self._awaited[node_run] = future, start_again
+        self._pending_results[node_run] = future, start_again
         future.add_done_callback(start_again)
 
     def _suspend(self, node_run: NodeRun[N]) -> None:
         self._ready.suspend(node_run.node)
-        self._waiting[node_run.node] = node_run
+        self._suspended[node_run.node] = node_run
 
-    def _complete(self, node_run: NodeRun[N], value: Any, source: Source) -> None:
+    def _complete_node(self, node_run: NodeRun[N], value: Any, source: Source) -> None:
         node, log = node_run.node, self._log
         try:
             if log is not None:
@@ -334,8 +333,8 @@ class Run(Generic[N]):
         if log is not None:
             log.note(completion)
         if node_run.claim is not None and source == "task":
-            self._keep(node_run, value)
-        self._release(node_run)
+            self._cache_result(node_run, value)
+        self._drop_inputs_and_claim(node_run)
         skipped = self._ready.complete(node)
         if self._feeder is not None:
             self._ready.forget(node)
@@ -343,31 +342,31 @@ class Run(Generic[N]):
             self._tell_completion(node, node_run.task_id, value, source)
         self.stream.deliver(node, value)
         if skipped:
-            self._skip_all(skipped)
+            self._skip_nodes(skipped)
         self._advance()
 
-    def _fail(self, node_run: NodeRun[N], error: BaseException) -> None:
+    def _fail_node(self, node_run: NodeRun[N], error: BaseException) -> None:
         node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts
         name = node.task_name
-        self._release(node_run)
+        self._drop_inputs_and_claim(node_run)
         self._state.add_failure(node, error)
         if self._log is not None:
             self._log.note(self._log.failure(name, node_run.attempt, error))
         skipped = self._ready.fail(node)
         self._tell(NodeFailed(self.run_id, self._loop.time(), name, task_id, error, attempts))
         if self._on_error == "raise":
-            self._stop(self._state.node_failed(name, task_id, attempts))
+            self._end(self._state.node_failed(name, task_id, attempts))
             return
         if self._on_error == "collect":
             self.stream.deliver(node, NodeFailure(name, task_id, error, attempts))
-        self._skip_all(skipped)
+        self._skip_nodes(skipped)
         self._advance()
 
-    def _skip_all(self, nodes: Sequence[N]) -> None:
+    def _skip_nodes(self, nodes: Sequence[N]) -> None:
         for node in nodes:
-            self._skip(node, *self._state.reason_to_skip(node))
+            self._skip_node(node, *self._state.reason_to_skip(node))
 
-    def _skip(self, node: N, because_of: tuple[str, ...], reason: SkipReason) -> None:
+    def _skip_node(self, node: N, because_of: tuple[str, ...], reason: SkipReason) -> None:
         self._state.skipped[node.task_name] = reason
         event = NodeSkipped(self.run_id, self._loop.time(), node.task_name, because_of, reason)
         self._tell(event)
@@ -376,21 +375,21 @@ class Run(Generic[N]):
 
     # Results that are cached
 
-    def _keep(self, node_run: NodeRun[N], value: Any) -> None:
-        """Give a result to the cache, which has asked this run to compute it."""
+    def _cache_result(self, node_run: NodeRun[N], value: Any) -> None:
+        """Give a result to the cache if this run has the claim to compute it."""
         claim, cache = node_run.claim, node_run.options.cache
         if claim is None or cache is None or self._cache is None:
             return
         try:
-            self._cache.keep(claim, value, cache.ttl)
+            self._cache.put(claim, value, cache.ttl)
             node_run.claim = None
         except Exception as error:  # whatever a value or a serializer raises
             warn_not_cached(node_run.node.task_name, error)
 
-    def _release(self, node_run: NodeRun[N]) -> None:
-        """A node has ended: its inputs are not needed any more, nor is its claim."""
-        if self._starter.unsent:
-            self._starter.unsent.pop(node_run.node, None)
+    def _drop_inputs_and_claim(self, node_run: NodeRun[N]) -> None:
+        """A node has ended. Its inputs are not needed any more, nor is its claim on the cache."""
+        if self._sender.inputs_needed:
+            self._sender.inputs_needed.pop(node_run.node, None)
         if node_run.claim is not None and self._cache is not None:
             self._cache.release(node_run.claim)
             node_run.claim = None
@@ -404,12 +403,12 @@ class Run(Generic[N]):
         if self._ready.exhausted and (self._feeder is None or not self._feeder.is_feeding):
             self._is_complete = True
             some_failed = self._state.failures and self._on_error == "continue"
-            self._stop(self._state.run_failed() if some_failed else None)
+            self._end(self._state.run_failed() if some_failed else None)
         else:
-            self._senders.wake()
+            self._start_loop.wake()
             if self._feeder is not None:
                 self._feeder.make_room()
-            # Last: what a value made ready is sent before it is read, and needs no copy of it.
+            # The reader is last: successors have the value by then, and it need not be copied.
             if self.stream.unread:
                 self.stream.wake()
 
@@ -420,7 +419,7 @@ class Run(Generic[N]):
             take=self._feed,
             unfinished=lambda: self._ready.unfinished + len(self.stream),
             ended=self._advance,
-            fail=self._lose_source,
+            fail=self._source_failed,
         )
 
     def _feed(self, node: N) -> None:
@@ -429,21 +428,24 @@ class Run(Generic[N]):
             self.stream.wake()
         else:
             self._ready.add(node)
-            self._senders.wake()
+            self._start_loop.wake()
 
-    def _lose_source(self, error: BaseException) -> None:
+    def _source_failed(self, error: BaseException) -> None:
         if not self._is_over:
-            self._stop(error)
+            self._end(error)
 
-    def _lose_journal(self, error: RunError) -> None:
-        """Nothing can be written any more, and so nothing more is yielded."""
-        self._stop(self._error or self._state.filled(error))
+    def _journal_failed(self, error: RunError) -> None:
+        """The journal cannot write any more. Nothing that it has not written is yielded."""
+        self._end(self._error or self._state.filled(error))
 
     def _time_out(self, seconds: float) -> None:
-        self._stop(self._state.timed_out(seconds))
+        self._end(self._state.timed_out(seconds))
 
-    def _stop(self, error: BaseException | None) -> None:
-        """Nothing more is sent or taken in; what is in flight is cancelled, once."""
+    def _end(self, error: BaseException | None) -> None:
+        """End the run: send nothing more, and cancel what is in flight.
+
+        A later call only replaces the error that the reader gets.
+        """
         self._error = error
         self.stream.end(error)
         if self._is_over:
@@ -452,10 +454,10 @@ class Run(Generic[N]):
         if self._timer is not None:
             self._timer.cancel()
         self._timers.stop()
-        for future, callback in self._awaited.values():
+        for future, callback in self._pending_results.values():
             future.remove_done_callback(callback)
-        self._starter.stop()
-        self._senders.stop()
+        self._sender.stop()
+        self._start_loop.stop()
         self._completions.revoke()
         if self._feeder is not None:
             self._feeder.stop()
@@ -464,19 +466,19 @@ class Run(Generic[N]):
         # Side by side: what one part waits for is not added to what another does.
         feeding = [] if self._feeder is None else self._feeder.tasks
         await asyncio.gather(
-            until_ended([*self._senders.tasks, *feeding], CLEAN_UP_GRACE),
+            until_ended([*self._start_loop.tasks, *feeding], CLEAN_UP_GRACE),
             self._completions.aclose(),
         )
         closing = [self._listeners.aclose()]
         if self._cache is not None:
-            for node_run in tuple(self._starter.unsent.values()):
-                self._release(node_run)
+            for node_run in tuple(self._sender.inputs_needed.values()):
+                self._drop_inputs_and_claim(node_run)
             closing.append(self._cache.aclose())
         if self._log is not None:
             closing.append(self._log.aclose(outcome))
         await asyncio.gather(*closing)
 
-    # What earlier engines have reached
+    # Restoring what earlier engines have completed
 
     def _restored_nodes(self) -> dict[N, None]:
         results = self._spec.earlier.results
@@ -507,7 +509,7 @@ class Run(Generic[N]):
         self._tell(NodeFellBack(self.run_id, self._loop.time(), name, task_id, error, attempts))
 
     def _handed_over(self, node: N, value: Any) -> Any:
-        """The value itself, or a copy as long as later nodes are still to be sent it."""
+        """A copy if a later node has still to be sent the value, else the value itself."""
         if type(value) in NEVER_CHANGE or self._is_over:
             return value
         return copied(value) if self._is_still_needed(node) else value
@@ -524,7 +526,7 @@ class Run(Generic[N]):
 
     def _needs_inputs(self, node: N) -> bool:
         """Whether a node's arguments are still to be encoded, or its condition to be asked."""
-        return not self._ready.has_started(node) or node in self._starter.unsent
+        return not self._ready.has_started(node) or node in self._sender.inputs_needed
 
     def _outcome(self) -> Outcome:
         if self._error is None and self._is_complete and not self.stream.unread:

@@ -33,7 +33,7 @@ async def until_sent(engine: ExecutionEngine) -> None:
 
     def is_sent() -> bool:
         runs = [one._run for one in engine._in_progress if one._run is not None]
-        return any(not (run._ready.may_start or run._senders.tasks) for run in runs)
+        return any(not (run._ready.may_start or run._start_loop.tasks) for run in runs)
 
     await until(is_sent, "the run's tasks were sent")
 

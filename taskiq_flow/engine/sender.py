@@ -1,4 +1,4 @@
-"""Only this file sends a node's task to the broker, and asks for results that are there already."""
+"""Sends tasks to the broker, which no other file does. Also asks for results that exist already."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.reading import pick_up
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode, Sending
 from taskiq_flow.engine.listeners import Listeners
-from taskiq_flow.engine.node_run import NODE_ERRORS, NodeRun, Verdict
+from taskiq_flow.engine.node_run import NodeRun, Verdict
 from taskiq_flow.engine.run_spec import TIMEOUT_LABEL
-from taskiq_flow.errors import NotCachedWarning, SerializationError, warn
+from taskiq_flow.errors import NODE_ERRORS, NotCachedWarning, SerializationError, warn
 from taskiq_flow.events import NodeRetried, NodeStarted
 from taskiq_flow.journal.records import SENT, record
 from taskiq_flow.journal.writer import RunLog
@@ -25,15 +25,16 @@ from taskiq_flow.values.results import as_annotated, failed
 
 N = TypeVar("N", bound=RunnableNode)
 
-Waiting = Coroutine[Any, Any, None]
-"""What is left to be awaited of a node's start."""
+RestOfStart = Coroutine[Any, Any, None]
+"""The part of a node's start that has to be awaited."""
 
 
-class Starter(Generic[N]):
-    """Carries out the verdicts of one run's nodes that are about their start.
+class Sender(Generic[N]):
+    """Carries out the verdicts ``Send``, ``LookUp`` and ``PickUp`` of one run.
 
-    ``decide``: carries out any verdict. ``sent``: told when the broker has taken a task. ``limit``:
-    bytes above which results are passed by reference. ``digest``: as of ``RunSpec``.
+    ``carry_out``: carries out any verdict. ``taken``: called when the broker has taken the task of
+    a node with a time limit. ``reference_above``: bytes above which results are passed by
+    reference. ``digest``: see ``RunSpec``.
     """
 
     def __init__(
@@ -46,9 +47,9 @@ class Starter(Generic[N]):
         log: RunLog[Any] | None,
         cache: ResultCache | None,
         *,
-        decide: Callable[[NodeRun[N], Verdict], Waiting | None],
-        sent: Callable[[NodeRun[N]], None],
-        limit: int | None,
+        carry_out: Callable[[NodeRun[N], Verdict], RestOfStart | None],
+        taken: Callable[[NodeRun[N]], None],
+        reference_above: int | None,
         digest: Callable[[N], bytes] | None,
     ) -> None:
         self._run_id = run_id
@@ -58,30 +59,30 @@ class Starter(Generic[N]):
         self._listeners = listeners
         self._log = log
         self._cache = cache
-        self._decide = decide
-        self._sent = sent
-        self._limit = limit
+        self._carry_out = carry_out
+        self._taken = taken
+        self._reference_above = reference_above
         self._digest = digest
         self._loop = asyncio.get_running_loop()
         self._is_listened_to = bool(listeners)
         self._is_over = False
-        self.unsent: dict[N, NodeRun[N]] = {}
-        """Nodes that have started, and whose inputs are still to be encoded, or may be again."""
+        self.inputs_needed: dict[N, NodeRun[N]] = {}
+        """Started nodes whose inputs are not encoded yet, or may have to be encoded again."""
 
     def stop(self) -> None:
-        """From now on, a cancellation is meant for whoever waits."""
+        """The run is over. A cancellation is passed on from now on: it is no failed send."""
         self._is_over = True
 
-    def send(self, node_run: NodeRun[N]) -> Waiting | None:
+    def send(self, node_run: NodeRun[N]) -> RestOfStart | None:
         """Send the next attempt of a node."""
-        task_id = node_run.next_attempt(self._run_id)
-        sends, options = node_run.sends, node_run.options
+        task_id = node_run.begin_attempt(self._run_id)
+        sent_node, options = node_run.sent_node, node_run.options
         try:
-            address = self._dispatcher.address(sends)
+            address = self._dispatcher.address(sent_node)
             for label in options.labels:
                 if address.is_async or label[0] != TIMEOUT_LABEL:
                     address = address.with_label(*label)
-            args, kwargs = sends.arguments(node_run.inputs)
+            args, kwargs = sent_node.arguments(node_run.inputs)
         except Exception as error:  # of a value of the user's
             node_run.settle(task_id, failed(error))
             return None
@@ -93,64 +94,65 @@ class Starter(Generic[N]):
             task_id, node_run, address.return_type, address.queue, tell_begin=options.is_timed
         )
         try:
-            sending = self._dispatcher.send(sends, address, task_id, args, kwargs)
+            sending = self._dispatcher.send(sent_node, address, task_id, args, kwargs)
         except Exception as error:  # of a value, of its encoding, of the broker
             self._has_failed(node_run, task_id, error)
             return None
         if sending is not None:
             node_run.is_being_sent = True
-            self.unsent[node_run.node] = node_run
+            self.inputs_needed[node_run.node] = node_run
             return self._finish_sending(node_run, task_id, sending)
         if options.is_timed:
-            self._sent(node_run)
-        if self.unsent and not options.asks_first:
-            self.unsent.pop(node_run.node, None)
+            self._taken(node_run)
+        if self.inputs_needed and not options.asks_first:
+            self.inputs_needed.pop(node_run.node, None)
         return None
 
     async def _finish_sending(self, node_run: NodeRun[N], task_id: str, sending: Sending) -> None:
         try:
             await sending()
         except NODE_ERRORS as error:
-            # Whatever the broker or its middlewares raise, unless it is the run that ends the send.
+            # The attempt has failed, whatever the broker or a middleware raises. But a run that
+            # is over has cancelled the send itself.
             if self._is_over:
                 raise
             self._has_failed(node_run, task_id, error)
         else:
             if node_run.task_id == task_id and node_run.options.is_timed:
-                self._sent(node_run)
+                self._taken(node_run)
         finally:
             if node_run.task_id == task_id:  # else it is the next attempt that is being sent
                 node_run.is_being_sent = False
                 if not node_run.options.asks_first:
-                    self.unsent.pop(node_run.node, None)
+                    self.inputs_needed.pop(node_run.node, None)
 
     def _has_failed(self, node_run: NodeRun[N], task_id: str, error: BaseException) -> None:
-        """A task could not be sent, which is its outcome unless that is known already."""
+        """Settle a task as failed because it could not be sent, unless it is settled already."""
         if self._completions.forget(task_id):
             if not isinstance(error, SerializationError):  # the broker may have taken it
                 self._completions.revoke_task(task_id)
             node_run.settle(task_id, failed(error))
 
     async def pick_up(self, node_run: NodeRun[N]) -> None:
-        """Ask the result backend for the outcome of the attempt that an earlier engine has sent."""
+        """Ask the result backend how an earlier engine's attempt has ended."""
         node_run.attempt -= 1  # it is the same attempt
-        task_id = node_run.next_attempt(self._run_id)
+        task_id = node_run.begin_attempt(self._run_id)
         backend, return_type = self._broker.result_backend, self._return_type(node_run)
-        result = await pick_up(backend, self._limit, task_id, return_type)
+        result = await pick_up(backend, self._reference_above, task_id, return_type)
         if result is None:
             await self._go_on(node_run, node_run.on_unknown_outcome())
         else:
-            node_run.is_cleared = True
+            node_run.may_be_sent = True
             node_run.settle(task_id, result)
 
     async def look_up(self, node_run: NodeRun[N]) -> None:
         """Ask the cache for a node's result."""
-        found = None if self._cache is None else await self._found(node_run, self._cache)
+        found = None if self._cache is None else await self._ask_cache(node_run, self._cache)
         if isinstance(found, Hit):
             found = Hit(as_annotated(found.value, self._return_type(node_run)))
         await self._go_on(node_run, node_run.on_looked_up(found))
 
-    async def _found(self, node_run: NodeRun[N], cache: ResultCache) -> Any:
+    async def _ask_cache(self, node_run: NodeRun[N], cache: ResultCache) -> Any:
         node, options = node_run.node, node_run.options
         if node_run.cache_key is None:
             args, kwargs = node.arguments(node_run.inputs)
@@ -172,23 +174,23 @@ class Starter(Generic[N]):
     async def _go_on(self, node_run: NodeRun[N], verdict: Verdict) -> None:
         if self._is_over:
             return
-        waiting = self._decide(node_run, verdict)
-        if waiting is not None:
-            await waiting
+        rest = self._carry_out(node_run, verdict)
+        if rest is not None:
+            await rest
 
     def ends_by_itself(self, node_run: NodeRun[N]) -> bool:
-        """Whether a worker ends the node's attempt when its time limit is over."""
-        return self._dispatcher.address(node_run.sends).is_async
+        """Whether a worker ends the node's attempt when its time reference_above is over."""
+        return self._dispatcher.address(node_run.sent_node).is_async
 
     def _return_type(self, node_run: NodeRun[N]) -> Any:
-        return self._dispatcher.address(node_run.sends).return_type
+        return self._dispatcher.address(node_run.sent_node).return_type
 
     def _note(self, node_run: NodeRun[N], log: RunLog[Any]) -> None:
         digest = b"" if self._digest is None else self._digest(node_run.node)
         log.note(record(SENT, node_run.node.task_name, node_run.attempt, digest))
 
     def _tell(self, node_run: NodeRun[N]) -> None:
-        if node_run.falls_back:  # ``NodeFellBack`` has told it
+        if node_run.falls_back:  # listeners have been told ``NodeFellBack``
             return
         at, name, task_id = self._loop.time(), node_run.node.task_name, node_run.task_id
         attempt, error = node_run.attempt, node_run.error
@@ -201,7 +203,7 @@ class Starter(Generic[N]):
 
 
 def warn_not_cached(task_name: str, error: Exception) -> None:
-    """Say once why a node is run as if it had no cache."""
+    """Warn once that a node is run without its cache, and say why."""
     warn(
         f"node {task_name!r} is not cached: {error}; give it plain data, or take its cache away",
         NotCachedWarning,

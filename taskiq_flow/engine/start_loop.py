@@ -1,4 +1,4 @@
-"""Sending is I/O: a slow send holds back no other, and costs nothing where none is slow."""
+"""Starts nodes as they become ready. A slow send delays no other."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from typing import Any, Generic
 from taskiq_flow.dataflow.ready_set import N, ReadySet
 
 SLICE = 64
-"""Nodes that are started in a row before the event loop has its turn."""
+"""Nodes that are started in a row before other callbacks of the event loop have their turn."""
 
 MOST_WAITING = 128
 """Sends that may wait for the broker at the same time."""
 
 
-class Senders(Generic[N]):
-    """Starts the nodes that a ready set gives.
+class StartLoop(Generic[N]):
+    """Takes nodes from a ready set and starts them.
 
-    ``start`` returns what is left to be awaited of a node's start, if anything is, and that is
-    awaited by an asyncio task of its own. ``fail``: told what either has raised, which is a fault
-    in this package.
+    ``start`` starts a node. It may return a coroutine, which an asyncio task of its own awaits.
+    ``fail``: called with what either raises.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class Senders(Generic[N]):
         self.tasks: set[asyncio.Task[None]] = set()
 
     def wake(self) -> None:
-        """Start what is ready, unless that is going on: a start may make further nodes ready."""
+        """Start what is ready. Does nothing while that goes on already, further up the stack."""
         if not self._is_starting and self._continuation is None and not self._stopped:
             self._context.run(self._start_slice)
 
@@ -64,9 +63,9 @@ class Senders(Generic[N]):
                 node = self._ready.pop()
                 if node is None:
                     return
-                waiting = self._start(node)
-                if waiting is not None:
-                    self._await(waiting)
+                rest = self._start(node)
+                if rest is not None:
+                    self._await(rest)
             self._continuation = self._loop.call_soon(self._continue)
         except BaseException as error:  # of the user's code too, an order to stop say
             self._fail(error)
@@ -78,8 +77,8 @@ class Senders(Generic[N]):
         self._continuation = None
         self._start_slice()
 
-    def _await(self, waiting: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(waiting)
+    def _await(self, rest: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(rest)
         self.tasks.add(task)
         task.add_done_callback(self._ended)
 
