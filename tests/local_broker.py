@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import pickle
 from collections.abc import AsyncGenerator, AsyncIterator
+from concurrent.futures import Executor
 from typing import Any
 
 from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
@@ -61,9 +62,9 @@ class LocalBroker(AsyncBroker):
             yield await self.queue.get()
 
     @contextlib.asynccontextmanager
-    async def worker(self, slots: int = 100) -> AsyncIterator[None]:
-        """Work while the block runs, on so many tasks at once."""
-        receiver = Receiver(self, max_async_tasks=slots, run_startup=False)
+    async def worker(self, slots: int = 100, pool: Executor | None = None) -> AsyncIterator[None]:
+        """Work while the block runs, on so many tasks at once, on sync ones in the pool."""
+        receiver = Receiver(self, pool, max_async_tasks=slots, run_startup=False)
         stop = asyncio.Event()
         listening = asyncio.ensure_future(receiver.listen(stop))
         try:

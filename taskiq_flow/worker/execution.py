@@ -60,6 +60,9 @@ class Attempt:
         self.requeues = message.labels.get(REQUEUE_COUNT)
         self.tells_begin = BEGIN_LABEL in message.labels
         self._pid = os.getpid()
+        self.function: Callable[..., Any] | None = None  # the task's, guarded
+        self._has_entered = False
+        self.on_begun: Callable[[], object] = _nothing  # called in the thread of the function
         self.is_revoked = False
         self.is_superseded = False  # the task was sent again: this is not its outcome
         self.is_reported = False
@@ -85,7 +88,7 @@ class Attempt:
 
     async def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the task's function, within reach of ``revoke``."""
-        self.check()
+        self.enter()
         self._running = asyncio.current_task()
         try:
             return await function(*args, **kwargs)
@@ -97,11 +100,25 @@ class Attempt:
         finally:
             self._running = None
 
-    def check(self) -> None:
-        """Raise ``RevokedError`` for a task that is not to run any more."""
+    @property
+    def has_begun(self) -> bool:
+        """Whether it counts as running: a sync function does when a thread begins with it.
+
+        In a pool of processes that cannot be seen, so it counts from when the worker has it.
+        """
+        in_thread = isinstance(self.function, _Guarded) and not self.function.is_pickled
+        return self._has_entered or not in_thread
+
+    def enter(self) -> None:
+        """Note that the task's function begins; raise ``RevokedError`` if it is not to."""
         # A pool's process is forked while some attempt is current, and has it for ever.
-        if self.is_revoked and self._pid == os.getpid():
+        if self._pid != os.getpid():
+            return
+        if self.is_revoked:
             raise RevokedError
+        if not self.has_begun:
+            self._has_entered = True
+            self.on_begun()
 
 
 current: ContextVar[Attempt | None] = ContextVar("current", default=None)
@@ -133,16 +150,26 @@ _IS_GUARDED = "taskiq_flow_is_guarded"
 class _Guarded:
     """A sync function; an object, so that it can be sent to another process."""
 
+    is_pickled = False
+    """Whether it was sent to another process: nobody here sees it begin then."""
+
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.is_pickled = True
+        return vars(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         _refuse(kwargs)
         attempt = current.get()
         if attempt is not None:
-            attempt.check()
+            attempt.enter()
         function: Callable[..., Any] = vars(self)["__wrapped__"]
         return function(*args, **kwargs)
+
+
+def _nothing() -> None: ...
 
 
 def _refuse(kwargs: dict[str, Any]) -> None:

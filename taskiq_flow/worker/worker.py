@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import logging
@@ -75,7 +76,6 @@ class Worker:
         self._by_name: defaultdict[str, set[Attempt]] = defaultdict(set)  # as of ``Attempt.names``
         self._revoked: dict[str, float] = {}  # when each run was heard of, the earliest first
         self._is_closed = False
-        self._guarded: dict[str, Callable[..., Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         backend = broker.result_backend
         self._backend = backend
@@ -115,18 +115,32 @@ class Worker:
             self._by_name[name].add(attempt)
         executing: Any = asyncio.current_task()
         executing.add_done_callback(partial(self._left, attempt))
-        self._guard(message.task_name)
+        attempt.function = self._guard(message.task_name)
         if any(name in self._revoked for name in attempt.names):
             attempt.revoke()
             return _refused(message, RevokedError())
         if attempt.tells_begin:
-            self._start(self._publish(attempt, Notice.begun([attempt.task_id])))
+            self._tell_when_begun(attempt)
         if REFERENCES_LABEL not in message.labels:
             return message
         try:
             return await self._resolved(message)
         except Exception as error:  # whatever the result backend raises is the task's failure
             return _refused(message, error)
+
+    def _tell_when_begun(self, attempt: Attempt) -> None:
+        def tell() -> None:
+            self._start(self._publish(attempt, Notice.begun([attempt.task_id])))
+
+        def tell_from_thread() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the worker gone
+                loop.call_soon_threadsafe(tell)
+
+        loop = asyncio.get_running_loop()
+        if attempt.has_begun:
+            tell()
+        else:
+            attempt.on_begun = tell_from_thread
 
     async def send_again(self, message: TaskiqMessage) -> TaskiqMessage:
         """Somebody sends a task; if it is the one being executed, it is tried once more."""
@@ -219,10 +233,13 @@ class Worker:
 
     # What an attempt needs
 
-    def _guard(self, task_name: str) -> None:
+    def _guard(self, task_name: str) -> Callable[..., Any] | None:
+        """Wrap the function of a task, unless it is wrapped. Returns the wrapper."""
         task = self._broker.find_task(task_name)
-        if task is not None and self._guarded.get(task_name) is not task.original_func:
-            self._guarded[task_name] = task.original_func = guarded(task.original_func)
+        if task is None:
+            return None
+        task.original_func = function = guarded(task.original_func)
+        return function
 
     async def _resolved(self, message: TaskiqMessage) -> TaskiqMessage:
         """The message with values in the places of references, each result read once."""
@@ -343,7 +360,9 @@ class Worker:
         """Tell engines of their tasks that are executed, or wait for it, in this process."""
         here: list[Attempt | Delivery] = [*self._attempts, *self._deliveries.of_engines()]
         await self._tell_of(here, Notice.here)
-        await self._tell_of([a for a in self._attempts if a.tells_begin], Notice.begun)
+        await self._tell_of(
+            [a for a in self._attempts if a.tells_begin and a.has_begun], Notice.begun
+        )
 
     async def _tell_of(
         self, tasks: Iterable[Attempt | Delivery], notice: Callable[[Iterable[str]], Notice]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from taskiq import AsyncBroker
@@ -66,18 +67,22 @@ async def test_an_attempt_that_takes_too_long_is_cancelled_where_it_runs(
     assert recorder.of(NodeCompleted)[0].source == "fallback"
 
 
+@pytest.mark.parametrize(
+    ("function", "limit"),
+    [(app.noted, "max_async_tasks"), (app.noted_in_thread, "max_threadpool_threads")],
+)
 async def test_time_in_the_queue_is_no_time_of_the_attempts(
-    remote_kind: str, farm: Farm, tmp_path: Path
+    remote_kind: str, farm: Farm, tmp_path: Path, function: Any, limit: str
 ) -> None:
     """One worker process for one task at a time: of three, two wait for longer than a timeout."""
-    settings = farm.settings(remote_kind, "one-at-a-time")
-    farm.serve(settings, max_async_tasks=1)
+    settings = farm.settings(remote_kind, f"one-{limit}")
+    farm.serve(settings, **{limit: 1})
     notes = Notes(tmp_path)
     async with started(settings) as broker:
         builder = DAGBuilder()
         for number in range(3):
             keys = {"path": "path", "name": f"name {number}", "seconds": "seconds"}
-            builder.node(task(broker, app.noted), name=f"n{number}", inputs=keys, timeout=1.2)
+            builder.node(task(broker, function), name=f"n{number}", inputs=keys, timeout=1.2)
         names = {f"name {number}": f"n{number}" for number in range(3)}
         inputs = {"path": str(notes.path), "seconds": 0.6, **names}
         assert len(await ExecutionEngine(broker, builder.build()).execute(inputs)) == 3

@@ -124,7 +124,8 @@ def test_the_workers_of_a_pool_of_processes_run_tasks(farm: Farm, tmp_path: Path
             await asyncio.wait([run])
             await asyncio.to_thread(workers.start)
             dag = many(broker, app.noted_in_thread, 2)
-            results = await ExecutionEngine(broker, dag).execute(inputs(notes, 2, 0.0))
+            engine = ExecutionEngine(broker, dag, queue_timeout=2.0)  # they begin, as is told
+            results = await engine.execute(inputs(notes, 2, 3.0))
             assert results == {"n0": "n0", "n1": "n1"}
 
     notes = Notes(tmp_path)
