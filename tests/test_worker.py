@@ -1,21 +1,26 @@
-"""When a worker reports that a task has begun."""
+"""When a worker reports that a task has begun, and what it logs of tasks that fail."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
+import types
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from taskiq import SimpleRetryMiddleware, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
 from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
     NodeFailedError,
     NodeTimeoutError,
+    Retry,
+    RunCancelledError,
 )
 from taskiq_flow.transport.notice import Kind, Notice
 from tests.local_broker import LocalBroker
@@ -109,3 +114,157 @@ async def test_a_queue_timeout_covers_the_wait_for_a_thread(
         site.release.set()
         assert await first == {"first": "first"}
     assert site.begun == ["first"]
+
+
+# What is logged
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, bool]]:
+    """The lines that taskiq's receiver logs above INFO: level, text, whether with a traceback."""
+    return [
+        (record.levelname, record.getMessage(), bool(record.exc_info))
+        for record in caplog.records
+        if record.name.startswith("taskiq.receiver") and record.levelno > logging.INFO
+    ]
+
+
+async def fail() -> None:
+    raise LookupError("not here")
+
+
+def fail_in_thread() -> None:
+    raise LookupError("not here")
+
+
+def copy_of(function: Any) -> Any:
+    """A function that taskiq may rename."""
+    return types.FunctionType(function.__code__, globals(), function.__name__)
+
+
+def fails_at(function: Any) -> str:
+    """Where the error of one of these is raised."""
+    code = function.__code__
+    return f"{code.co_filename}:{code.co_firstlineno + 1}"
+
+
+@pytest.mark.parametrize("function", [fail, fail_in_thread])
+@pytest.mark.parametrize("level", [logging.WARNING, logging.DEBUG])
+async def test_an_attempt_that_fails_is_one_line_that_says_where(
+    caplog: pytest.LogCaptureFixture, function: Any, level: int
+) -> None:
+    """Whether it is an error the engine knows: it may try again. DEBUG shows the traceback."""
+    caplog.set_level(level, "taskiq")
+    site = Site()
+    place = fails_at(function)
+    node = site.broker.register_task(copy_of(function), task_name="fail")
+    dag = DAGBuilder().node(node, retry=Retry(attempts=2, wait=0)).build()
+    async with site.working():
+        with pytest.raises(NodeFailedError):
+            await ExecutionEngine(site.broker, dag).execute(run_id="run")
+    assert lines_of(caplog) == [
+        (
+            "WARNING",
+            f"task 'run:fail:{attempt}' ended with LookupError: not here ({place})",
+            level == logging.DEBUG,
+        )
+        for attempt in (1, 2)
+    ]
+
+
+async def test_an_attempt_that_taskiq_repeats_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "taskiq.receiver")
+    site = Site()
+    site.broker.add_middlewares(SimpleRetryMiddleware())
+    place = fails_at(fail)
+    labels = {"retry_on_error": True, "max_retries": 2}
+    node = site.broker.register_task(copy_of(fail), task_name="fail", **labels)
+    async with site.working():
+        with pytest.raises(NodeFailedError):
+            await ExecutionEngine(site.broker, DAGBuilder().node(node).build()).execute(run_id="r")
+    line = ("WARNING", f"task 'r:fail:1' ended with LookupError: not here ({place})", False)
+    assert lines_of(caplog) == [line] * 2
+
+
+@pytest.mark.parametrize(
+    ("how", "is_async"), [("cancelled", True), ("cancelled", False), ("timed out", False)]
+)
+async def test_a_task_that_was_cancelled_on_purpose_is_no_error(
+    caplog: pytest.LogCaptureFixture, how: str, is_async: bool, one_thread: ThreadPoolExecutor
+) -> None:
+    caplog.set_level(logging.WARNING, "taskiq.receiver")
+    site = Site()
+    begun = asyncio.Event()
+
+    @site.broker.task(task_name="wait")
+    async def wait() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    loop = asyncio.get_running_loop()
+
+    @site.broker.task(task_name="wait_in_thread")
+    def wait_in_thread() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        site.release.wait(10)
+        raise LookupError("left alone")
+
+    timeout = 0.1 if how == "timed out" else None
+    dag = DAGBuilder().node(wait if is_async else wait_in_thread, timeout=timeout).build()
+    engine = ExecutionEngine(site.broker, dag)
+    async with site.working(one_thread):
+        run = asyncio.ensure_future(engine.execute())
+        await begun.wait()
+        if how == "cancelled":
+            engine.cancel()
+        with pytest.raises((NodeFailedError, RunCancelledError)):
+            await run
+        while not site.board.revoked:
+            await asyncio.sleep(0.01)
+    assert lines_of(caplog) == []
+
+
+async def test_a_task_that_the_worker_times_out_is_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING, "taskiq.receiver")
+    site = Site()
+
+    @site.broker.task(task_name="wait")
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    dag = DAGBuilder().node(wait, timeout=0.1).build()
+    async with site.working():
+        with pytest.raises(NodeFailedError):
+            await ExecutionEngine(site.broker, dag).execute(run_id="r")
+    ((level, text, has_traceback),) = lines_of(caplog)
+    assert (level, has_traceback) == ("WARNING", False)
+    assert text.startswith("task 'r:wait:1' ended with TimeoutError")
+
+
+async def test_a_task_that_no_engine_has_sent_is_logged_as_ever(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING, "taskiq.receiver")
+    site = Site()
+    node = site.broker.register_task(copy_of(fail), task_name="fail")
+    async with site.working():
+        await (await node.kiq()).wait_result(check_interval=0.001)
+    assert lines_of(caplog) == [("ERROR", "Exception found while executing function.", True)]
+
+
+async def test_a_middleware_that_fails_after_saving_is_logged_as_ever(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING, "taskiq.receiver")
+    site = Site()
+    site.release.set()
+
+    class Broken(TaskiqMiddleware):
+        def post_save(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+            raise LookupError("not here")
+
+    site.broker.add_middlewares(Broken())
+    async with site.working():
+        assert await site.run("first") == {"first": "first"}
+    assert lines_of(caplog) == [("ERROR", "Can't set result in result backend.", True)]

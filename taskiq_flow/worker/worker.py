@@ -32,6 +32,7 @@ from taskiq_flow.worker.execution import (
     current,
     guarded,
 )
+from taskiq_flow.worker.log import shorten_errors_of_tasks
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -90,6 +91,7 @@ class Worker:
         await self._notifier.subscribe_to_revocations(self._revoke)
         self._backend.set_result = self._save  # type: ignore[method-assign]
         self._deliveries.on_acknowledged = self._acknowledged
+        shorten_errors_of_tasks()
         self._start(self._beat())
 
     async def aclose(self) -> None:
