@@ -10,14 +10,14 @@ import pytest
 from taskiq import NoResultError, TaskiqMessage
 
 from taskiq_flow.transport.notice import ReplyTo
-from taskiq_flow.worker.execution import REFUSAL, Attempt, Refusal, RevokedError, current, guarded
+from taskiq_flow.worker.execution import REFUSAL, Execution, Refusal, RevokedError, current, guarded
 
 
-def attempt(task_id: str = "run:node:1") -> Attempt:
+def execution(task_id: str = "run:node:1") -> Execution:
     message = TaskiqMessage(
         task_id=task_id, task_name="t", labels={}, labels_types={}, args=[], kwargs={}
     )
-    return Attempt(message, ReplyTo("channel", b"", "run"))
+    return Execution(message, ReplyTo("channel", b"", "run"))
 
 
 def module_level(a: int, b: int = 2) -> int:
@@ -69,16 +69,16 @@ def test_a_function_is_wrapped_once() -> None:
 
 
 async def test_a_process_that_was_forked_while_a_task_was_revoked_runs_others() -> None:
-    revoked = attempt()
+    revoked = execution()
     current.set(revoked)
     revoked.revoke()
-    revoked._pid += 1  # as if this were another process than that of the attempt
+    revoked._pid += 1  # as if this were another process than that of the execution
     assert await call(module_level, 1) == 3
 
 
 @both
 async def test_a_revoked_task_does_not_run(function: object) -> None:
-    revoked = attempt()
+    revoked = execution()
     current.set(revoked)
     revoked.revoke()
     with pytest.raises(RevokedError):
@@ -105,7 +105,7 @@ async def test_a_task_that_runs_is_cancelled_once_and_may_clean_up() -> None:
             return "revoked"
         return "ended"
 
-    running = attempt()
+    running = execution()
     executing = asyncio.ensure_future(execute())
     await begun.wait()
     running.revoke()
@@ -123,7 +123,7 @@ async def test_a_cancellation_of_somebody_elses_is_let_through() -> None:
         await asyncio.Event().wait()
 
     async def execute() -> None:
-        current.set(attempt())
+        current.set(execution())
         await guarded(work)()
 
     executing = asyncio.ensure_future(execute())
@@ -141,5 +141,5 @@ def test_a_sync_function_and_a_refusal_travel_to_another_process() -> None:
 
 
 @pytest.mark.parametrize("name", ["node", "a:b", "node:1"])
-def test_an_attempt_knows_its_node(name: str) -> None:
-    assert attempt(f"run:{name}:1").node_name == name
+def test_an_execution_knows_its_node(name: str) -> None:
+    assert execution(f"run:{name}:1").node_name == name

@@ -1,1 +1,1 @@
-"""The worker's side of a ``FlowMiddleware``: it executes tasks and tells engines how they end."""
+"""The worker's side of a ``FlowMiddleware``: it watches executions and reports to engines."""

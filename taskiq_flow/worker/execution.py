@@ -1,7 +1,7 @@
 """One execution of a task on a worker, and the wrapper around its function that can stop it.
 
-taskiq has no way to pass over a task: a middleware that raises leaves the message unacknowledged.
-What the task's own function raises is an ordinary outcome, so that is where a task is refused.
+taskiq cannot skip a task: a middleware that raises leaves the message unacknowledged. An exception
+from the task's own function is an ordinary result, so the wrapper around it refuses tasks.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ An argument, as it has to reach functions in threads and in other processes as w
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a task is to raise instead of running. No message can carry one."""
+    """The error that a task raises instead of running. No message can carry one."""
 
     error: BaseException
 
 
 REQUEUE_COUNT = "X-Taskiq-requeue"
-"""The label in which taskiq's ``Context.requeue`` counts."""
+"""The label in which taskiq's ``Context.requeue`` counts its calls."""
 
 
 class RevokedError(NoResultError):
     """The task's run is over.
 
-    taskiq acknowledges its message and saves nothing, and retry middlewares leave it alone.
+    taskiq acknowledges its message and saves no result. Retry middlewares do not send it again.
     """
 
     __template__ = "the run of this task is over"
@@ -49,14 +49,14 @@ class RevokedError(NoResultError):
         return type(self), ()
 
 
-class Attempt:
-    """One execution of an engine's task. Made in the asyncio task that executes it."""
+class Execution:
+    """One execution of an engine's task. Created in the asyncio task that executes it."""
 
     def __init__(self, message: TaskiqMessage, reply_to: ReplyTo) -> None:
         self.task_id = message.task_id
         self.reply_to = reply_to
-        self.args, self.kwargs = message.args, message.kwargs  # as they were sent
-        self.references = message.labels.get(REFERENCES_LABEL)  # likewise
+        self.args, self.kwargs = message.args, message.kwargs  # as sent, with references
+        self.references = message.labels.get(REFERENCES_LABEL)  # which of these are references
         self.requeues = message.labels.get(REQUEUE_COUNT)
         self.tells_begin = BEGIN_LABEL in message.labels
         self._pid = os.getpid()
@@ -64,7 +64,7 @@ class Attempt:
         self._has_entered = False
         self.on_begun: Callable[[], object] = _nothing  # called in the thread of the function
         self.is_revoked = False
-        self.is_superseded = False  # the task was sent again: this is not its outcome
+        self.is_superseded = False  # the task was sent again: this result is not final
         self.is_reported = False
         self.is_acknowledged = False
         self.raised: BaseException | None = None
@@ -72,22 +72,22 @@ class Attempt:
 
     @property
     def names(self) -> tuple[str, str]:
-        """What names its run, and the task itself, among those of all engines."""
+        """The names by which a revocation may mean it: those of its run and of the task."""
         return self.reply_to.run, self.reply_to.task(self.task_id)
 
     @property
     def node_name(self) -> str:
-        """The name of the task's node, as the task's id has it."""
+        """The name of the task's node, taken from the task's id."""
         return self.task_id.removeprefix(f"{self.reply_to.run_id}:").rpartition(":")[0]
 
     def revoke(self) -> None:
-        """Cancel it if it runs, once, and keep it from running if it does not yet."""
+        """Cancel the function if it runs, once; if it has not begun, prevent it from running."""
         if not self.is_revoked and self._running is not None:
             self._running.cancel()
         self.is_revoked = True
 
     async def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call the task's function, within reach of ``revoke``."""
+        """Call the task's coroutine function so that ``revoke`` can cancel it."""
         self.enter()
         self._running = asyncio.current_task()
         try:
@@ -102,16 +102,16 @@ class Attempt:
 
     @property
     def has_begun(self) -> bool:
-        """Whether it counts as running: a sync function does when a thread begins with it.
+        """Whether it counts as running. A sync function does once a thread has begun with it.
 
-        In a pool of processes that cannot be seen, so it counts from when the worker has it.
+        In a pool of processes the beginning cannot be seen: there it counts from its receipt.
         """
         in_thread = isinstance(self.function, _Guarded) and not self.function.is_pickled
         return self._has_entered or not in_thread
 
     def enter(self) -> None:
-        """Note that the task's function begins; raise ``RevokedError`` if it is not to."""
-        # A pool's process is forked while some attempt is current, and has it for ever.
+        """Note that the function begins. Raises ``RevokedError`` if the task is revoked."""
+        # A process of a pool is forked while some execution is current, and inherits it.
         if self._pid != os.getpid():
             return
         if self.is_revoked:
@@ -121,12 +121,12 @@ class Attempt:
             self.on_begun()
 
 
-current: ContextVar[Attempt | None] = ContextVar("current", default=None)
-"""The attempt that the running task is about, in the worker's asyncio task and its threads."""
+current: ContextVar[Execution | None] = ContextVar("current", default=None)
+"""The execution of the worker's current asyncio task, also in the thread of its function."""
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A task's function, wrapped, once, so that the task can be refused and revoked."""
+    """Wrap a task's function so that the task can be refused and revoked. Never wraps twice."""
     if isinstance(function, _Guarded) or hasattr(function, _IS_GUARDED):
         return function
     if inspect.iscoroutinefunction(function):
@@ -134,10 +134,10 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         async def call(*args: Any, **kwargs: Any) -> Any:
             _refuse(kwargs)
-            attempt = current.get()
-            if attempt is None:
+            execution = current.get()
+            if execution is None:
                 return await function(*args, **kwargs)
-            return await attempt.run(function, *args, **kwargs)
+            return await execution.run(function, *args, **kwargs)
 
         setattr(call, _IS_GUARDED, True)
         return call
@@ -148,10 +148,10 @@ _IS_GUARDED = "taskiq_flow_is_guarded"
 
 
 class _Guarded:
-    """A sync function; an object, so that it can be sent to another process."""
+    """The wrapper of a sync function. It is an object so that it can be pickled."""
 
     is_pickled = False
-    """Whether it was sent to another process: nobody here sees it begin then."""
+    """Whether it was sent to another process, where its beginning cannot be seen from here."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
@@ -162,9 +162,9 @@ class _Guarded:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         _refuse(kwargs)
-        attempt = current.get()
-        if attempt is not None:
-            attempt.enter()
+        execution = current.get()
+        if execution is not None:
+            execution.enter()
         function: Callable[..., Any] = vars(self)["__wrapped__"]
         return function(*args, **kwargs)
 

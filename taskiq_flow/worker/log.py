@@ -1,4 +1,4 @@
-"""What taskiq's receiver logs of the tasks of engines."""
+"""Shortens what taskiq's receiver logs when the task of an engine fails."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ receiver_logger = logging.getLogger("taskiq.receiver.receiver")
 
 
 class _ErrorsOfTasks(logging.Filter):
-    """Makes one line of the traceback that taskiq logs at ERROR when a task raises.
+    """Replaces the traceback that taskiq logs at ERROR when a task raises by one line.
 
-    Only the engine knows whether that is an error: it may try the task again, and it reports what
-    fails at last. So the line is a warning, and DEBUG for a task that the engine has cancelled.
-    Where the logger's level is DEBUG, the traceback stays.
+    The engine may retry the task, and reports the final error itself, so the line is a WARNING.
+    For a task that its engine has cancelled it is DEBUG. If DEBUG is enabled for the logger, the
+    traceback is logged as well.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -42,5 +42,5 @@ _filter = _ErrorsOfTasks()
 
 
 def shorten_errors_of_tasks() -> None:
-    """Put the filter on taskiq's logger, where it stays for all workers of this process."""
+    """Add the filter to taskiq's logger, for all workers of this process."""
     receiver_logger.addFilter(_filter)

@@ -1,4 +1,4 @@
-"""A worker's side: it tells engines how their tasks end, and heeds what they revoke."""
+"""The worker's side: reports results to engines and cancels the tasks that they revoke."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from taskiq_flow.values.results import failed
 from taskiq_flow.worker.execution import (
     REFUSAL,
     REQUEUE_COUNT,
-    Attempt,
+    Execution,
     Refusal,
     RevokedError,
     current,
@@ -37,27 +37,27 @@ from taskiq_flow.worker.log import shorten_errors_of_tasks
 logger = logging.getLogger("taskiq_flow")
 
 BEAT = 0.5
-"""Seconds between two notices of what a worker executes and holds."""
+"""Seconds between two heartbeats. A heartbeat names the tasks that a worker executes or holds."""
 
-BEAT_PATIENCE = 5.0
-"""Seconds that one of them may take: a connection whose other end is gone does not answer."""
+HEARTBEAT_TIMEOUT = 5.0
+"""Seconds that a heartbeat may take: a half-open connection never answers."""
 
-TELLING_PATIENCE = 1.0
-"""Seconds for which a task's end may be held up by telling the engine, which can ask for itself."""
+PUBLISH_TIMEOUT = 1.0
+"""Seconds that a notice may delay the end of its task. The engine polls for what is missed."""
 
 GRACE = 1.0
-"""Seconds that the worker's own tasks are given to end when they are cancelled."""
+"""Seconds within which the worker's own asyncio tasks end when they are cancelled."""
 
 
-_NOT_TOLD = {"labels", "log"}  # which an engine has no use for
+_NOT_PUBLISHED = {"labels", "log"}  # fields of a result that engines do not use
 
 
 class Worker:
-    """What a ``FlowMiddleware`` does where tasks are executed.
+    """Reports the executions of one worker process to the engines that sent the tasks.
 
-    ``inline_limit``: bytes up to which a result travels with its notice. ``outages``: how the
-    broker, the result backend and the notifier say that a server is away. ``deliveries``: what the
-    broker gives to this worker, where that can be seen.
+    ``inline_limit``: bytes up to which a result travels with its notice. ``outages``: exceptions
+    of the broker, the result backend and the notifier for an unreachable server. ``deliveries``:
+    the messages that this worker holds, if its broker shows them.
     """
 
     def __init__(
@@ -73,20 +73,20 @@ class Worker:
         self._inline_limit = inline_limit
         self._outages = outages
         self._deliveries = Deliveries(broker) if deliveries is None else deliveries
-        self._attempts: set[Attempt] = set()
-        self._by_name: defaultdict[str, set[Attempt]] = defaultdict(set)  # as of ``Attempt.names``
-        self._revoked: dict[str, float] = {}  # when each run was heard of, the earliest first
+        self._executions: set[Execution] = set()
+        self._by_name: defaultdict[str, set[Execution]] = defaultdict(set)  # by ``Execution.names``
+        self._revoked: dict[str, float] = {}  # loop time of each revocation, oldest first
         self._is_closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         backend = broker.result_backend
         self._backend = backend
         self._save_only = backend.set_result
         self._save_and_publish = notifier.saver(backend)
-        # A result that travels with its notice would stay in a backend that deletes what is read.
+        # A backend that deletes on reading would keep results that travel with their notices.
         self._inlines = getattr(backend, "keep_results", True)
 
     async def open(self) -> None:
-        """Begin to hear of revocations, to report, and to save in place of the result backend."""
+        """Subscribe to revocations, start the heartbeat, replace the backend's ``set_result``."""
         await self._notifier.open()
         await self._notifier.subscribe_to_revocations(self._revoke)
         self._backend.set_result = self._save  # type: ignore[method-assign]
@@ -95,7 +95,7 @@ class Worker:
         self._start(self._beat())
 
     async def aclose(self) -> None:
-        """Stop all of that. What is still executed is left for others to execute again."""
+        """Undo ``open``. The messages of unfinished tasks are delivered to other workers."""
         self._is_closed = True
         self._backend.set_result = self._save_only  # type: ignore[method-assign]
         for task in self._tasks:
@@ -103,114 +103,114 @@ class Worker:
         await until_ended(self._tasks, GRACE)
         await self._notifier.aclose()
 
-    # The life of an attempt, in the asyncio task that executes it
+    # Hooks of an execution, called in its asyncio task
 
     async def begin(self, message: TaskiqMessage) -> TaskiqMessage:
-        """Before a task is executed: note it, and put values in the places of references."""
+        """Register an execution, and replace references in its arguments by their values."""
         label = message.labels.get(LABEL)
         if label is None:
             return message
-        attempt = Attempt(message, ReplyTo.of(label))
-        current.set(attempt)
-        self._attempts.add(attempt)
-        for name in attempt.names:
-            self._by_name[name].add(attempt)
+        execution = Execution(message, ReplyTo.of(label))
+        current.set(execution)
+        self._executions.add(execution)
+        for name in execution.names:
+            self._by_name[name].add(execution)
         executing: Any = asyncio.current_task()
-        executing.add_done_callback(partial(self._left, attempt))
-        attempt.function = self._guard(message.task_name)
-        if any(name in self._revoked for name in attempt.names):
-            attempt.revoke()
+        executing.add_done_callback(partial(self._ended, execution))
+        execution.function = self._guard(message.task_name)
+        if any(name in self._revoked for name in execution.names):
+            execution.revoke()
             return _refused(message, RevokedError())
-        if attempt.tells_begin:
-            self._tell_when_begun(attempt)
+        if execution.tells_begin:
+            self._tell_when_begun(execution)
         if REFERENCES_LABEL not in message.labels:
             return message
         try:
             return await self._resolved(message)
-        except Exception as error:  # whatever the result backend raises is the task's failure
+        except Exception as error:  # whatever the result backend raises fails the task
             return _refused(message, error)
 
-    def _tell_when_begun(self, attempt: Attempt) -> None:
+    def _tell_when_begun(self, execution: Execution) -> None:
         def tell() -> None:
-            self._start(self._publish(attempt, Notice.begun([attempt.task_id])))
+            self._start(self._publish(execution, Notice.begun([execution.task_id])))
 
         def tell_from_thread() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and the worker gone
+            with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(tell)
 
         loop = asyncio.get_running_loop()
-        if attempt.has_begun:
+        if execution.has_begun:
             tell()
         else:
-            attempt.on_begun = tell_from_thread
+            execution.on_begun = tell_from_thread
 
     async def send_again(self, message: TaskiqMessage) -> TaskiqMessage:
-        """Somebody sends a task; if it is the one being executed, it is tried once more."""
-        attempt = current.get()
-        if attempt is not None and attempt.task_id == message.task_id:
-            attempt.is_superseded = True
-            message.args, message.kwargs = attempt.args, attempt.kwargs
-            if attempt.references is not None:
-                message.labels[REFERENCES_LABEL] = attempt.references
-            await self._publish(attempt, Notice(Kind.AGAIN, attempt.task_id))
+        """Note that a task is sent again from within its own execution, and tell its engine."""
+        execution = current.get()
+        if execution is not None and execution.task_id == message.task_id:
+            execution.is_superseded = True
+            message.args, message.kwargs = execution.args, execution.kwargs
+            if execution.references is not None:
+                message.labels[REFERENCES_LABEL] = execution.references
+            await self._publish(execution, Notice(Kind.AGAIN, execution.task_id))
         return message
 
     def note_error(self, message: TaskiqMessage, error: BaseException) -> None:
-        """What the task itself raised, whatever middlewares make of it."""
-        if (attempt := _attempt_of(message)) is not None:
-            attempt.raised = error
+        """Note what the task itself raised: middlewares may replace the error of its result."""
+        if (execution := _execution_of(message)) is not None:
+            execution.raised = error
 
     async def end(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
-        """After a task was executed: see to the outcomes that taskiq does not save."""
-        attempt = _attempt_of(message)
-        if attempt is None or not isinstance(result.error, NoResultError):
+        """Report a ``NoResultError``, for which taskiq saves no result."""
+        execution = _execution_of(message)
+        if execution is None or not isinstance(result.error, NoResultError):
             return
-        attempt.is_reported = True
-        if attempt.is_revoked or attempt.is_superseded:
+        execution.is_reported = True
+        if execution.is_revoked or execution.is_superseded:
             return
-        is_left_to_others = not isinstance(attempt.raised, NoResultError)
-        was_requeued = message.labels.get(REQUEUE_COUNT) != attempt.requeues
-        if is_left_to_others or was_requeued:
-            await self._publish(attempt, Notice(Kind.AGAIN, attempt.task_id))
+        is_ended_to_others = not isinstance(execution.raised, NoResultError)
+        was_requeued = message.labels.get(REQUEUE_COUNT) != execution.requeues
+        if is_ended_to_others or was_requeued:
+            await self._publish(execution, Notice(Kind.AGAIN, execution.task_id))
         else:
-            await self._report(attempt, failed(result.error))
+            await self._report(execution, failed(result.error))
 
     async def _save(self, task_id: str, result: TaskiqResult[Any]) -> None:
-        """In place of the result backend's ``set_result``: save, and tell the engine."""
-        attempt = current.get()
-        if attempt is None or attempt.task_id != task_id:
+        """Replaces the result backend's ``set_result``: save the result and tell the engine."""
+        execution = current.get()
+        if execution is None or execution.task_id != task_id:
             await self._save_only(task_id, result)
             return
-        attempt.is_reported = True
-        if not (attempt.is_revoked or attempt.is_superseded):
-            await self._report(attempt, result)
+        execution.is_reported = True
+        if not (execution.is_revoked or execution.is_superseded):
+            await self._report(execution, result)
 
-    def _left(self, attempt: Attempt, executing: asyncio.Task[Any]) -> None:
-        """The asyncio task is over. If nothing was reported, something has got in the way."""
-        self._attempts.discard(attempt)
-        for name in attempt.names:
-            self._by_name[name].discard(attempt)
+    def _ended(self, execution: Execution, executing: asyncio.Task[Any]) -> None:
+        """The asyncio task has ended. If it reported no result, report what a middleware raised."""
+        self._executions.discard(execution)
+        for name in execution.names:
+            self._by_name[name].discard(execution)
             if not self._by_name[name]:
                 del self._by_name[name]
         if self._is_closed:
             return
-        if not attempt.is_acknowledged:  # what the engine was told is final: it must not come again
-            self._start(self._acknowledge(attempt))
-        if attempt.is_reported:
+        if not execution.is_acknowledged:  # the result is final: no redelivery
+            self._start(self._acknowledge(execution))
+        if execution.is_reported:
             return
         cancelled = executing.cancelled()
         error = asyncio.CancelledError() if cancelled else executing.exception()
-        logger.error("task %r ended without a result", attempt.task_id, exc_info=error)
+        logger.error("task %r ended without a result", execution.task_id, exc_info=error)
         lost = TaskLostError(
-            f"task {attempt.task_id!r} ended on its worker without a result; a middleware of the "
+            f"task {execution.task_id!r} ended on its worker without a result; a middleware of the "
             f"worker's broker raised {error!r}"
         )
-        self._start(self._report(attempt, failed(lost)))
+        self._start(self._report(execution, failed(lost)))
 
     def _acknowledged(self, delivery: Delivery) -> None:
-        """Handle an acknowledgement by taskiq. If no task began, taskiq knows none of that name."""
-        if (attempt := current.get()) is not None:
-            attempt.is_acknowledged = True
+        """Handle an acknowledgement by taskiq. Without an execution, the task is unknown here."""
+        if (execution := current.get()) is not None:
+            execution.is_acknowledged = True
             return
         reply_to = delivery.read(self._broker)
         if reply_to is None:
@@ -220,20 +220,20 @@ class Worker:
             f"the worker that was given task {message.task_id!r} knows no task named "
             f"{message.task_name!r}; have its process import the module where it is defined"
         )
-        self._start(self._report(Attempt(message, reply_to), failed(unknown)))
+        self._start(self._report(Execution(message, reply_to), failed(unknown)))
 
-    async def _acknowledge(self, attempt: Attempt) -> None:
-        task_id = attempt.task_id
+    async def _acknowledge(self, execution: Execution) -> None:
+        task_id = execution.task_id
         try:
             await ride_out(
                 lambda: self._deliveries.acknowledge(task_id),
                 self._outages,
                 f"{task_id} cannot be acknowledged yet",
             )
-        except Exception as error:  # whatever the client raises; it comes again, and is told again
+        except Exception as error:  # whatever the client raises; the message is redelivered
             logger.warning("%s was not acknowledged: %r", task_id, error)
 
-    # What an attempt needs
+    # Helpers of ``begin``
 
     def _guard(self, task_name: str) -> Callable[..., Any] | None:
         """Wrap the function of a task, unless it is wrapped. Returns the wrapper."""
@@ -244,7 +244,7 @@ class Worker:
         return function
 
     async def _resolved(self, message: TaskiqMessage) -> TaskiqMessage:
-        """The message with values in the places of references, each result read once."""
+        """The message with references replaced by their values. Each result is read once."""
         places = json.loads(message.labels[REFERENCES_LABEL])
         args, kwargs = list(message.args), dict(message.kwargs)
         held = [(args if isinstance(place, int) else kwargs, place) for place in places]
@@ -254,7 +254,7 @@ class Worker:
         values = dict(zip(task_ids, results, strict=True))
         for (container, place), reference in zip(held, references, strict=True):
             container[place] = reference.of(values[reference.task_id])
-        # A task that requeues itself sends this message, in which nothing is a reference any more.
+        # ``Context.requeue`` sends this message, which has no references any more.
         labels = {k: v for k, v in message.labels.items() if k != REFERENCES_LABEL}
         return message.model_copy(update={"args": args, "kwargs": kwargs, "labels": labels})
 
@@ -265,69 +265,71 @@ class Worker:
             f"the result of {task_id} cannot be read yet",
         )
 
-    # What is told
+    # Reporting
 
-    async def _report(self, attempt: Attempt, result: TaskiqResult[Any]) -> None:
-        """Save a task's outcome and tell the engine; if it cannot be saved, tell that."""
-        task_id = attempt.task_id
+    async def _report(self, execution: Execution, result: TaskiqResult[Any]) -> None:
+        """Save a result and tell the engine. If saving fails, report an error that says why."""
+        task_id = execution.task_id
         try:
             await ride_out(
-                lambda: self._save_and_tell(attempt, result),
+                lambda: self._save_and_tell(execution, result),
                 self._outages,
                 f"the result of {task_id} cannot be saved yet",
             )
         except Exception as error:  # of the value, of the serializer, of the server
             logger.exception("the result of %s cannot be saved", task_id)
-            instead = failed(self._why_not_saved(attempt, result, error))
+            instead = failed(self._why_not_saved(execution, result, error))
             try:
                 await self._save_only(task_id, instead)
-            except Exception as again:  # the notice carries it all the same
-                logger.warning("nor can it be saved that it cannot be: %r", again)
+            except Exception as again:  # the notice carries the error
+                logger.warning(
+                    "the error in place of the result of %s cannot be saved: %r", task_id, again
+                )
             body = instead.model_dump_json().encode()
-            await self._publish(attempt, Notice(Kind.RESULT, task_id, body))
+            await self._publish(execution, Notice(Kind.RESULT, task_id, body))
 
-    async def _save_and_tell(self, attempt: Attempt, result: TaskiqResult[Any]) -> None:
-        reply_to = attempt.reply_to
+    async def _save_and_tell(self, execution: Execution, result: TaskiqResult[Any]) -> None:
+        reply_to = execution.reply_to
         if self._save_and_publish is not None:
             await self._save_and_publish(
-                attempt.task_id,
+                execution.task_id,
                 result,
                 reply_to.channel,
-                lambda size: self._notice(attempt, result, size).sealed(reply_to.key),
+                lambda size: self._notice(execution, result, size).sealed(reply_to.key),
             )
             return
-        await self._save_only(attempt.task_id, result)
-        await self._publish(attempt, self._notice(attempt, result, None))
+        await self._save_only(execution.task_id, result)
+        await self._publish(execution, self._notice(execution, result, None))
 
-    def _notice(self, attempt: Attempt, result: TaskiqResult[Any], size: int | None) -> Notice:
-        """The notice of a result, with it if it is small. ``size``: as it is stored, in bytes."""
-        task_id = attempt.task_id
+    def _notice(self, execution: Execution, result: TaskiqResult[Any], size: int | None) -> Notice:
+        """The notice of a result, with its value if small. ``size``: bytes of the stored result."""
+        task_id = execution.task_id
         if isinstance(result.error, NoResultError):
             return Notice(Kind.NO_RESULT, task_id)
-        if is_referred_to(result, attempt.reply_to.limit, size):
+        if is_referred_to(result, execution.reply_to.limit, size):
             return Notice(Kind.REFERENCE, task_id)
         if self._inlines and (size is None or size <= self._inline_limit):
             try:
-                body = result.model_dump_json(exclude=_NOT_TOLD).encode()
-            except ValueError:  # of a text that is no Unicode, say, which the backend may store
+                body = result.model_dump_json(exclude=_NOT_PUBLISHED).encode()
+            except ValueError:  # e.g. a lone surrogate, which the backend may be able to store
                 return Notice(Kind.SAVED, task_id)
             if len(body) <= self._inline_limit:
                 return Notice(Kind.RESULT, task_id, body)
         return Notice(Kind.SAVED, task_id)
 
-    async def _publish(self, attempt: Attempt, notice: Notice) -> None:
-        """Tell the engine, if that can be done now: a notice is a hint."""
-        reply_to = attempt.reply_to
+    async def _publish(self, execution: Execution, notice: Notice) -> None:
+        """Send a notice, if that is possible now: the engine finds out without it, too."""
+        reply_to = execution.reply_to
         try:
-            async with asyncio.timeout(TELLING_PATIENCE):
+            async with asyncio.timeout(PUBLISH_TIMEOUT):
                 await self._notifier.publish(reply_to.channel, notice.sealed(reply_to.key))
-        except Exception as error:  # of the server, or of the client that finds it too large
-            logger.warning("the engine could not be told of %s: %r", attempt.task_id, error)
+        except Exception as error:  # of the server, or of a client that refuses the size
+            logger.warning("the notice of %s was not published: %r", execution.task_id, error)
 
     def _why_not_saved(
-        self, attempt: Attempt, result: TaskiqResult[Any], error: Exception
+        self, execution: Execution, result: TaskiqResult[Any], error: Exception
     ) -> Exception:
-        name = attempt.node_name
+        name = execution.node_name
         serializer: Any = getattr(self._backend, "serializer", None)
         try:
             content = result.model_dump(mode="json")
@@ -346,28 +348,30 @@ class Worker:
         )
 
     async def _beat(self) -> None:
-        """Tell the broker and the engines, again and again, what is here."""
+        """Renew the claims on held messages and send heartbeats, until cancelled."""
         while True:
             await asyncio.sleep(BEAT)
-            for tell in (self._deliveries.renew, self._tell_what_is_here):
+            for beat in (self._deliveries.renew, self._send_heartbeat):
                 try:
-                    async with asyncio.timeout(BEAT_PATIENCE):
-                        await tell()
+                    async with asyncio.timeout(HEARTBEAT_TIMEOUT):
+                        await beat()
                 except self._outages as error:
-                    logger.debug("nobody can be told what is here: %r", error)
-                except Exception:  # not foreseen; without this loop, what is here counts as lost
-                    logger.exception("telling what is here failed")
+                    logger.debug("the heartbeat was not sent: %r", error)
+                except (
+                    Exception
+                ):  # a bug of ours must not end the heartbeat: healthy tasks would count as lost
+                    logger.exception("the heartbeat failed")
 
-    async def _tell_what_is_here(self) -> None:
-        """Tell engines of their tasks that are executed, or wait for it, in this process."""
-        here: list[Attempt | Delivery] = [*self._attempts, *self._deliveries.of_engines()]
-        await self._tell_of(here, Notice.here)
-        await self._tell_of(
-            [a for a in self._attempts if a.tells_begin and a.has_begun], Notice.begun
+    async def _send_heartbeat(self) -> None:
+        """Name to each engine its tasks that are executed or held in this process."""
+        here: list[Execution | Delivery] = [*self._executions, *self._deliveries.of_engines()]
+        await self._publish_each(here, Notice.here)
+        await self._publish_each(
+            [a for a in self._executions if a.tells_begin and a.has_begun], Notice.begun
         )
 
-    async def _tell_of(
-        self, tasks: Iterable[Attempt | Delivery], notice: Callable[[Iterable[str]], Notice]
+    async def _publish_each(
+        self, tasks: Iterable[Execution | Delivery], notice: Callable[[Iterable[str]], Notice]
     ) -> None:
         by_engine: defaultdict[tuple[str, bytes], set[str]] = defaultdict(set)
         for task in tasks:
@@ -377,15 +381,17 @@ class Worker:
             await self._notifier.publish(channel, notice(task_ids).sealed(key))
 
     def _revoke(self, run: str) -> None:
-        """A run, or one task, is over: what runs of it is cancelled, what comes will be refused."""
+        """Cancel the executions of a run or a task, and refuse those to come."""
         now = asyncio.get_running_loop().time()
         self._revoked.pop(run, None)
         self._revoked[run] = now
-        for earliest in tuple(itertools.islice(self._revoked, 2)):  # more go than come
+        for earliest in tuple(
+            itertools.islice(self._revoked, 2)
+        ):  # removes faster than entries are added
             if now - self._revoked[earliest] > REVOCATION_LIFE:
                 del self._revoked[earliest]
-        for attempt in self._by_name.get(run, ()):
-            attempt.revoke()
+        for execution in self._by_name.get(run, ()):
+            execution.revoke()
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -393,9 +399,9 @@ class Worker:
         task.add_done_callback(self._tasks.discard)
 
 
-def _attempt_of(message: TaskiqMessage) -> Attempt | None:
-    attempt = current.get()
-    return attempt if attempt is not None and attempt.task_id == message.task_id else None
+def _execution_of(message: TaskiqMessage) -> Execution | None:
+    execution = current.get()
+    return execution if execution is not None and execution.task_id == message.task_id else None
 
 
 def _refused(message: TaskiqMessage, error: Exception) -> TaskiqMessage:
