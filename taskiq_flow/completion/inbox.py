@@ -22,7 +22,7 @@ from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.completion.reading import ASKED_AT_ONCE, ResultReader
 from taskiq_flow.errors import ResultUnavailableError, TaskLostError
 from taskiq_flow.reconnect import PATIENCE, growing_pauses
-from taskiq_flow.transport.notice import Kind, Notice, ReplyTo
+from taskiq_flow.transport.notice import LABEL, Kind, Notice, ReplyTo
 from taskiq_flow.transport.protocol import Backlog, Notifier
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.references import handle_of, is_referred_to
@@ -64,11 +64,11 @@ class Watch:
         "is_queued",
         "is_taken",
         "left_at",
-        "limit",
         "lost_after",
         "mark",
         "number",
         "queue",
+        "reply_to",
         "return_type",
     )
 
@@ -80,14 +80,14 @@ class Watch:
         queue: str | None,
         *,
         lost_after: float,
-        limit: int | None,
+        reply_to: ReplyTo,
     ) -> None:
         self.in_flight = in_flight
         self.expected = expected  # where it stands among its run's own
         self.return_type = return_type
         self.queue = queue
         self.lost_after = lost_after
-        self.limit = limit
+        self.reply_to = reply_to
 
     def enqueue(self, number: int, now: float) -> None:
         """It was sent, behind all of lower number."""
@@ -241,6 +241,8 @@ class Inbox:
                 _, result = await self._reader.ask(task_id)
             if task_id not in self._watched:
                 return
+            if result is not None and self._is_of_another_run(task_id, result):
+                result = None
             gone = self._loop.time() - saved_at > SAVED_GRACE
             if result is None and gone and not self._reader.has_no_answer(task_id):
                 result = failed(_gone(task_id))
@@ -249,9 +251,17 @@ class Inbox:
                 return
             await asyncio.sleep(pause)
 
+    def _is_of_another_run(self, task_id: str, result: TaskiqResult[Any]) -> bool:
+        """Whether a result was stored under this task's id by an earlier run with the same run id.
+
+        A result without the label, of a backend that does not store labels, counts as this run's.
+        """
+        label = self._watched[task_id].reply_to.label()
+        return bool(result.labels.get(LABEL, label) != label)
+
     def _settle_read(self, task_id: str, result: TaskiqResult[Any]) -> None:
         watch = self._watched[task_id]
-        if is_referred_to(result, watch.limit):
+        if is_referred_to(result, watch.reply_to.limit):
             result.return_value = handle_of(self._broker.result_backend, task_id, watch.return_type)
         self._settle(task_id, result)
 
@@ -293,7 +303,9 @@ class Inbox:
         if task_ids:
             async with self._reader.answers(task_ids) as answers:
                 async for task_id, result in answers:
-                    if result is not None and task_id in self._watched:
+                    if result is None or task_id not in self._watched:
+                        continue
+                    if not self._is_of_another_run(task_id, result):
                         found += 1
                         self._settle_read(task_id, result)
         return found

@@ -63,7 +63,7 @@ class PushedCompletions:
             return_type,
             queue,
             lost_after=self._lost_after,
-            limit=self._reply_to.limit,
+            reply_to=self._reply_to,
         )
         self._inbox.watch(task_id, watch)
 

@@ -22,6 +22,7 @@ from taskiq_redis import RedisAsyncResultBackend
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.reconnect import growing_pauses
+from taskiq_flow.transport.notice import LABEL
 from taskiq_flow.transport.protocol import (
     REVOCATION_LIFE,
     MakeNotice,
@@ -256,6 +257,8 @@ class _Saver:
         value = backend.serializer.dumpb(result.model_dump(mode="json"))
         prefix = "" if backend.prefix_str is None else f"{backend.prefix_str}:"
         async with self._client.pipeline(transaction=False) as pipeline:
+            label = result.labels.get(LABEL, "")
+            pipeline.eval(_DELETE_OF_ANOTHER_RUN, 1, prefix + task_id, label)
             pipeline.set(
                 prefix + task_id,
                 value,
@@ -268,6 +271,15 @@ class _Saver:
             for answer in await pipeline.execute(raise_on_error=False):
                 if isinstance(answer, Exception):
                     raise answer
+
+
+# A run id may be used again, and its task ids with it. taskiq's serializers write labels verbatim.
+_DELETE_OF_ANOTHER_RUN = """
+local stored = redis.call('GET', KEYS[1])
+if stored and not string.find(stored, ARGV[1], 1, true) then
+    redis.call('DEL', KEYS[1])
+end
+"""
 
 
 async def _nothing() -> None: ...

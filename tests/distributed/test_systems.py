@@ -7,7 +7,7 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from taskiq import AsyncBroker
@@ -135,3 +135,20 @@ def test_the_workers_of_a_pool_of_processes_run_tasks(farm: Farm, tmp_path: Path
         workers.kill()
     pids = {int(line.split()[2]) for line in notes.path.read_text(encoding="utf-8").splitlines()}
     assert os.getpid() not in pids
+
+
+@pytest.mark.parametrize("pass_by", ["value", "reference"])
+async def test_a_run_id_that_is_used_again_gives_the_new_results(
+    farm: Farm, pass_by: Literal["value", "reference"]
+) -> None:
+    """Results that are read from the result backend, in which the earlier run's still are."""
+    settings = farm.settings("redis-streams", queue="again", inline_limit=0)
+    farm.serve(settings)
+    async with started(settings) as broker:
+        builder = DAGBuilder().node(task(broker, app.blob))
+        dag = builder.node(task(broker, app.measure), inputs=["blob"]).build()
+        engine = ExecutionEngine(broker, dag, pass_by=pass_by)
+        for size in (10, 20):
+            results = await engine.execute({"size": size}, run_id=f"again-{pass_by}")
+            measured = results["measure"]
+            assert (measured if pass_by == "value" else await measured.get()) == size
