@@ -11,7 +11,7 @@ from taskiq import AsyncBroker, InMemoryBroker, TaskiqMessage, TaskiqMiddleware,
 
 from taskiq_flow.completion.inbox import Inbox
 from taskiq_flow.errors import ConfigurationError
-from taskiq_flow.reconnect import Outages, ride_out
+from taskiq_flow.reconnect import Outages, retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries
 from taskiq_flow.transport.protocol import Notifier
 from taskiq_flow.transport.systems import SCHEMES, outages_of, system_at, system_of
@@ -146,7 +146,9 @@ class FlowMiddleware(TaskiqMiddleware):
     async def _open(self, side: Inbox | Worker, outages: Outages) -> None:
         where = _without_password(self._url) if self._url else f"{type(self.broker).__name__}'s"
         try:
-            await ride_out(side.open, outages, f"{where} server is away", CONNECT_PATIENCE)
+            await retry_through_outage(
+                side.open, outages, f"{where} server is away", CONNECT_PATIENCE
+            )
         except Exception as error:  # refused for good, or wrong settings, as its client says it
             await side.aclose()
             raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Riding out a server that is away: again and again, with growing pauses, for a bounded time."""
+"""Retrying with exponential backoff, for a bounded time, while a server is unreachable."""
 
 from __future__ import annotations
 
@@ -13,67 +13,66 @@ logger = logging.getLogger("taskiq_flow")
 T = TypeVar("T")
 
 Outages = tuple[type[BaseException], ...]
-"""The exceptions by which a client says that its server is away, or slow to answer."""
+"""The exceptions that a client raises when its server is unreachable or slow to answer."""
 
-PATIENCE = 60.0
-"""Seconds for which a server may be away before whoever needs it fails."""
+OUTAGE_TIMEOUT = 60.0
+"""Seconds of an outage after which a call fails."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_FIRST_DELAY, _MAX_DELAY = 0.05, 2.0
 
 
-def growing_pauses(first: float = _FIRST_PAUSE, longest: float = _LONGEST_PAUSE) -> Iterator[float]:
-    """Seconds to wait before each further try, without end."""
-    pause = first
+def backoff_delays(first: float = _FIRST_DELAY, longest: float = _MAX_DELAY) -> Iterator[float]:
+    """Seconds to wait before each retry, without end; each delay is twice the previous one."""
     while True:
-        yield pause
-        pause = min(2 * pause, longest)
+        yield first
+        first = min(2 * first, longest)
 
 
-async def ride_out(
-    call: Callable[[], Awaitable[T]], outages: Outages, what: str, patience: float = PATIENCE
+async def retry_through_outage(
+    call: Callable[[], Awaitable[T]], outages: Outages, what: str, seconds: float = OUTAGE_TIMEOUT
 ) -> T:
-    """What ``call`` gives, called again while it raises one of ``outages``.
+    """Return what ``call`` returns. It is called again while it raises one of ``outages``.
 
-    After ``patience`` seconds the outage itself is raised. ``what`` is tried, for the log.
+    Raises the last of them after ``seconds``. ``what``: the problem, for the log.
     """
     loop = asyncio.get_running_loop()
-    gives_up_at = loop.time() + patience
-    for number, pause in enumerate(growing_pauses()):
+    deadline = loop.time() + seconds
+    for number, delay in enumerate(backoff_delays()):
         try:
             return await call()
         except outages as error:
-            if loop.time() + pause > gives_up_at:
+            if loop.time() + delay > deadline:
                 raise
             if not number:
-                logger.warning("%s: %r; trying again for %g s", what, error, patience)
-        await asyncio.sleep(pause)
-    raise AssertionError("the pauses have no end")
+                logger.warning("%s: %r; trying again for %g s", what, error, seconds)
+        await asyncio.sleep(delay)
+    raise AssertionError("the delays have no end")
 
 
-async def listen_through(
+async def listen_through_outages(
     listen: Callable[[], AsyncGenerator[T, None]], outages: Outages, what: str
 ) -> AsyncGenerator[T, None]:
-    """What ``listen`` yields, begun anew whenever it raises one of ``outages``.
+    """Yield what ``listen`` yields. It is called again whenever it raises one of ``outages``.
 
-    Ends with the outage itself once nothing has come for ``PATIENCE`` seconds of trying.
+    Raises the last of them after ``OUTAGE_TIMEOUT`` seconds of retries without an item.
     """
     loop = asyncio.get_running_loop()
-    away_since: float | None = None
-    pauses = growing_pauses()
+    outage_began: float | None = None
+    delays = backoff_delays()
     while True:
         began = loop.time()
         try:
             async with aclosing(listen()) as items:
                 async for item in items:
-                    away_since = None
+                    outage_began = None
                     yield item
         except outages as error:
             now = loop.time()
-            if away_since is None or now - began > _LONGEST_PAUSE:  # it was up in between
-                away_since, pauses = now, growing_pauses()
-                logger.warning("%s: %r; trying again for %g s", what, error, PATIENCE)
-            elif now - away_since > PATIENCE:
+            if outage_began is None or now - began > _MAX_DELAY:  # it had connected in between
+                outage_began, delays = now, backoff_delays()
+                logger.warning("%s: %r; trying again for %g s", what, error, OUTAGE_TIMEOUT)
+            elif now - outage_began > OUTAGE_TIMEOUT:
                 raise
         else:
             return
-        await asyncio.sleep(next(pauses))
+        await asyncio.sleep(next(delays))

@@ -8,7 +8,12 @@ from itertools import islice
 
 import pytest
 
-from taskiq_flow.reconnect import PATIENCE, growing_pauses, listen_through, ride_out
+from taskiq_flow.reconnect import (
+    OUTAGE_TIMEOUT,
+    backoff_delays,
+    listen_through_outages,
+    retry_through_outage,
+)
 from tests.virtual_clock import run_virtually
 
 
@@ -34,17 +39,20 @@ class Server:
 
 
 def test_pauses_grow_and_are_bounded() -> None:
-    pauses = list(islice(growing_pauses(), 20))
+    pauses = list(islice(backoff_delays(), 20))
     assert pauses == sorted(pauses)
     assert pauses[0] < 0.1
     assert pauses[-1] == pauses[-2] <= 2.0
 
 
-def test_an_outage_is_ridden_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_call_is_repeated_until_an_outage_ends(caplog: pytest.LogCaptureFixture) -> None:
     server = Server(until=30.0)
 
     async def main() -> float:
-        assert await ride_out(server.answer, (ConnectionError,), "it cannot be asked") == "here"
+        assert (
+            await retry_through_outage(server.answer, (ConnectionError,), "it cannot be asked")
+            == "here"
+        )
         return asyncio.get_running_loop().time()
 
     assert 30.0 <= run_virtually(main()) <= 32.0
@@ -57,16 +65,16 @@ def test_an_outage_is_ridden_out(caplog: pytest.LogCaptureFixture) -> None:
 def test_an_outage_that_does_not_end_is_raised_at_last() -> None:
     async def main() -> float:
         with pytest.raises(ConnectionResetError, match="away"):
-            await ride_out(Server(until=1e9).answer, (ConnectionError,), "it")
+            await retry_through_outage(Server(until=1e9).answer, (ConnectionError,), "it")
         return asyncio.get_running_loop().time()
 
-    assert PATIENCE - 2 <= run_virtually(main()) <= PATIENCE
+    assert OUTAGE_TIMEOUT - 2 <= run_virtually(main()) <= OUTAGE_TIMEOUT
 
 
 def test_what_is_no_outage_is_raised_at_once() -> None:
     async def main() -> float:
         with pytest.raises(ConnectionResetError):
-            await ride_out(Server(until=9.0).answer, (ValueError,), "it")
+            await retry_through_outage(Server(until=9.0).answer, (ValueError,), "it")
         return asyncio.get_running_loop().time()
 
     assert run_virtually(main()) == 0.0
@@ -77,7 +85,7 @@ def test_listening_goes_on_behind_outages(outages: list[tuple[float, float]]) ->
     async def main() -> None:
         server = Server(until=-1.0)
         heard = []
-        items = listen_through(server.listen, (ConnectionError,), "it cannot listen")
+        items = listen_through_outages(server.listen, (ConnectionError,), "it cannot listen")
         for since, until in outages:
             server.since, server.until = since, until
             async for moment in items:
@@ -93,11 +101,11 @@ def test_listening_goes_on_behind_outages(outages: list[tuple[float, float]]) ->
 def test_listening_ends_with_an_outage_that_does_not() -> None:
     async def main() -> float:
         with pytest.raises(ConnectionResetError):
-            async for _ in listen_through(Server(1e9).listen, (ConnectionError,), "it"):
+            async for _ in listen_through_outages(Server(1e9).listen, (ConnectionError,), "it"):
                 raise AssertionError
         return asyncio.get_running_loop().time()
 
-    assert PATIENCE <= run_virtually(main()) <= PATIENCE + 5
+    assert OUTAGE_TIMEOUT <= run_virtually(main()) <= OUTAGE_TIMEOUT + 5
 
 
 async def test_listening_to_what_ends_ends() -> None:
@@ -105,4 +113,4 @@ async def test_listening_to_what_ends_ends() -> None:
         yield 1
         yield 2
 
-    assert [item async for item in listen_through(two, (OSError,), "it")] == [1, 2]
+    assert [item async for item in listen_through_outages(two, (OSError,), "it")] == [1, 2]

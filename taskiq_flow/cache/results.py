@@ -22,7 +22,7 @@ from taskiq_flow.cache.store import CacheStore
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.journal.lease import new_owner
 from taskiq_flow.journal.records import dumped
-from taskiq_flow.reconnect import growing_pauses
+from taskiq_flow.reconnect import backoff_delays
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -212,7 +212,7 @@ class ResultCache:
 
     async def _poll(self) -> None:
         """Poll the keys that other processes compute, until there are none."""
-        pauses = growing_pauses(*_PAUSES)
+        pauses = backoff_delays(*_PAUSES)
         while self._elsewhere:
             await asyncio.sleep(next(pauses))
             for key in tuple(self._elsewhere):

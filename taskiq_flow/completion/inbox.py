@@ -21,7 +21,7 @@ from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.completion.reading import ASKED_AT_ONCE, ResultReader
 from taskiq_flow.errors import ResultUnavailableError, TaskLostError
-from taskiq_flow.reconnect import PATIENCE, growing_pauses
+from taskiq_flow.reconnect import OUTAGE_TIMEOUT, backoff_delays
 from taskiq_flow.transport.notice import LABEL, Kind, Notice, ReplyTo
 from taskiq_flow.transport.protocol import Backlog, Notifier
 from taskiq_flow.values.handle import ResultHandle
@@ -236,7 +236,7 @@ class Inbox:
     async def _read(self, task_id: str) -> None:
         """Read a result that is saved, as its worker says."""
         saved_at = self._loop.time()
-        for pause in growing_pauses():
+        for pause in backoff_delays():
             async with self._reading_at_once:
                 _, result = await self._reader.ask(task_id)
             if task_id not in self._watched:
@@ -341,7 +341,7 @@ class Inbox:
             return False
         if self._deaf_since is None:
             self._deaf_since = now
-        return now - self._deaf_since < PATIENCE
+        return now - self._deaf_since < OUTAGE_TIMEOUT
 
     async def _locate(self, suspects: Iterable[Watch], now: float) -> None:
         """Find out which tasks stand in the broker's queue: no worker can tell of them."""
@@ -358,7 +358,7 @@ class Inbox:
                 if watch.queue != queue:
                     continue
                 if newest is None:
-                    watch.is_queued = now - watch.is_alive_at < watch.lost_after + PATIENCE
+                    watch.is_queued = now - watch.is_alive_at < watch.lost_after + OUTAGE_TIMEOUT
                     continue
                 if watch.mark is None or newest < watch.mark:  # the queue was begun anew
                     watch.mark = newest

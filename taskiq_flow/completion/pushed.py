@@ -10,7 +10,7 @@ from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.inbox import Inbox, Watch
 from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.errors import ConfigurationError
-from taskiq_flow.reconnect import ride_out
+from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.notice import ReplyTo
 
 logger = logging.getLogger("taskiq_flow")
@@ -107,7 +107,7 @@ async def tell_workers(inbox: Inbox, what: str, name: str) -> None:
         return
     notifier = inbox.notifier
     try:
-        await ride_out(
+        await retry_through_outage(
             lambda: notifier.revoke(what),
             notifier.outages,
             f"{name} cannot be revoked",

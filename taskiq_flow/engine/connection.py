@@ -15,7 +15,7 @@ from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.pushed import PushedCompletions, tell_workers
 from taskiq_flow.errors import ConfigurationError, PollingWarning, warn
 from taskiq_flow.middleware import FlowMiddleware
-from taskiq_flow.reconnect import ride_out
+from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.notice import LABEL
 from taskiq_flow.transport.protocol import Kick
 from taskiq_flow.transport.systems import outages_of, system_of
@@ -109,7 +109,7 @@ def _lasting_kick(broker: AsyncBroker) -> Kick:
         # A broker that was cut off may have taken the message: then it comes twice, and the task
         # is executed twice, but its result is taken once.
         what = f"task {message.task_id!r} cannot be sent yet"
-        await ride_out(partial(kick, message), outages, what)
+        await retry_through_outage(partial(kick, message), outages, what)
 
     return kick_until_taken
 

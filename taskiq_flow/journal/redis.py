@@ -15,7 +15,7 @@ from taskiq.serializers import JSONSerializer
 from taskiq_flow.errors import JournalError
 from taskiq_flow.journal import errors
 from taskiq_flow.journal.protocol import Lease, decoded, encoded, is_run
-from taskiq_flow.reconnect import PATIENCE, ride_out
+from taskiq_flow.reconnect import OUTAGE_TIMEOUT, retry_through_outage
 
 _READ_AT_ONCE = 64  # chunks
 
@@ -187,9 +187,9 @@ class RedisJournal:
     async def call(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
         """The server's answer to ``call``, which is given the client. Outages are waited out."""
         client = self._connected()
-        patience = PATIENCE if self._has_answered else OPENING_PATIENCE
+        patience = OUTAGE_TIMEOUT if self._has_answered else OPENING_PATIENCE
         try:
-            answer = await ride_out(
+            answer = await retry_through_outage(
                 lambda: call(client), self._outages, "the journal cannot be reached", patience
             )
         except self._errors as error:

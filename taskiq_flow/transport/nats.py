@@ -23,7 +23,7 @@ from nats.js.kv import KeyValue
 from taskiq import AsyncBroker, AsyncResultBackend
 
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.reconnect import ride_out
+from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.nats_broker import (
     AWAY,
     OUTAGES,
@@ -155,7 +155,9 @@ class NatsNotifier:
             task.cancel()
         for hear in self._hearers:
             self._start(
-                ride_out(partial(self._watch, hear), AWAY, "no revocation is heard of", math.inf)
+                retry_through_outage(
+                    partial(self._watch, hear), AWAY, "no revocation is heard of", math.inf
+                )
             )
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

@@ -35,7 +35,7 @@ from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessag
 from taskiq_nats import NatsBroker, PullBasedJetStreamBroker
 
 from taskiq_flow.errors import SerializationError
-from taskiq_flow.reconnect import listen_through, ride_out
+from taskiq_flow.reconnect import listen_through_outages, retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries, Delivery, Listen, holding_ahead
 from taskiq_flow.transport.protocol import Backlog, Kick, NothingWaits
 
@@ -156,7 +156,7 @@ class JetStreamListener:
     async def listen(self) -> AsyncGenerator[bytes | AckableMessage, None]:
         """What the broker yields, through outages."""
         try:
-            async with aclosing(listen_through(self._begin, AWAY, self._what)) as messages:
+            async with aclosing(listen_through_outages(self._begin, AWAY, self._what)) as messages:
                 async for message in messages:
                     yield message
         finally:
@@ -211,7 +211,7 @@ class JetStreamListener:
 
     async def _restore_at_last(self) -> None:
         with contextlib.suppress(ConnectionClosedError):
-            await ride_out(self._restore, AWAY, self._what, math.inf)
+            await retry_through_outage(self._restore, AWAY, self._what, math.inf)
 
     async def _restore(self) -> None:
         """Declare the stream and the consumer if they are lost."""

@@ -25,7 +25,7 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage
 
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.reconnect import ride_out
+from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries, Delivery, holding_ahead
 from taskiq_flow.transport.protocol import (
     REVOCATION_LIFE,
@@ -204,7 +204,7 @@ class RabbitNotifier:
 
     async def _catch_up(self, hear: Callable[[str], None], patience: float) -> None:
         what = "not all revoked runs are known yet"
-        await ride_out(partial(self._read_kept, hear), OUTAGES, what, patience)
+        await retry_through_outage(partial(self._read_kept, hear), OUTAGES, what, patience)
 
     async def _read_kept(self, hear: Callable[[str], None]) -> None:
         """Read the queue and leave all of it there, as one worker at a time may do."""

@@ -21,7 +21,7 @@ from taskiq import AsyncBroker, AsyncResultBackend, TaskiqResult
 from taskiq_redis import RedisAsyncResultBackend
 
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.reconnect import growing_pauses
+from taskiq_flow.reconnect import backoff_delays
 from taskiq_flow.transport.notice import LABEL
 from taskiq_flow.transport.protocol import (
     REVOCATION_LIFE,
@@ -167,7 +167,7 @@ class RedisNotifier:
         is_up: asyncio.Future[None],
     ) -> None:
         me: Any = asyncio.current_task()
-        pauses = growing_pauses()
+        pauses = backoff_delays()
         while True:
             try:
                 async with PubSub(await self._outside_of_pool()) as pubsub:
@@ -175,7 +175,7 @@ class RedisNotifier:
                     await _confirmed(pubsub)
                     await catch_up()
                     self._subscriptions[me] = True
-                    pauses = growing_pauses()
+                    pauses = backoff_delays()
                     if not is_up.done():
                         is_up.set_result(None)
                     await _listen(pubsub, channel, hear)

@@ -27,7 +27,7 @@ from taskiq_redis import (
     RedisStreamSentinelBroker,
 )
 
-from taskiq_flow.reconnect import listen_through
+from taskiq_flow.reconnect import listen_through_outages
 from taskiq_flow.transport.deliveries import (
     Deliveries,
     Delivery,
@@ -130,7 +130,7 @@ def steady(broker: AsyncBroker) -> Deliveries:
         # A client that gives up waiting for the list loses what is taken from it at that moment.
         broker.connection_pool.connection_kwargs["socket_timeout"] = None
     what = f"{type(broker).__name__} cannot listen"
-    broker.listen = lambda: listen_through(listen, OUTAGES, what)  # type: ignore[method-assign]
+    broker.listen = lambda: listen_through_outages(listen, OUTAGES, what)  # type: ignore[method-assign]
     return deliveries
 
 

@@ -16,7 +16,7 @@ from taskiq import AsyncBroker, NoResultError, TaskiqMessage, TaskiqResult
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.errors import ResultUnavailableError, SerializationError, TaskLostError
-from taskiq_flow.reconnect import Outages, ride_out
+from taskiq_flow.reconnect import Outages, retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries, Delivery
 from taskiq_flow.transport.notice import LABEL, REFERENCES_LABEL, Kind, Notice, ReplyTo
 from taskiq_flow.transport.protocol import REVOCATION_LIFE, Notifier
@@ -225,7 +225,7 @@ class Worker:
     async def _acknowledge(self, execution: Execution) -> None:
         task_id = execution.task_id
         try:
-            await ride_out(
+            await retry_through_outage(
                 lambda: self._deliveries.acknowledge(task_id),
                 self._outages,
                 f"{task_id} cannot be acknowledged yet",
@@ -259,7 +259,7 @@ class Worker:
         return message.model_copy(update={"args": args, "kwargs": kwargs, "labels": labels})
 
     async def _read(self, task_id: str) -> Any:
-        return await ride_out(
+        return await retry_through_outage(
             lambda: read_result(self._backend, task_id, None),
             self._outages,
             f"the result of {task_id} cannot be read yet",
@@ -271,7 +271,7 @@ class Worker:
         """Save a result and tell the engine. If saving fails, report an error that says why."""
         task_id = execution.task_id
         try:
-            await ride_out(
+            await retry_through_outage(
                 lambda: self._save_and_tell(execution, result),
                 self._outages,
                 f"the result of {task_id} cannot be saved yet",

@@ -15,7 +15,7 @@ from nats.js.api import ConsumerConfig
 from taskiq import AsyncBroker, BrokerMessage
 from taskiq_nats import PullBasedJetStreamBroker, PushBasedJetStreamBroker
 
-from taskiq_flow.reconnect import ride_out
+from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries
 from taskiq_flow.transport.nats import REVOKED, NatsNotifier
 from taskiq_flow.transport.nats_broker import OUTAGES, JetStreamListener, kick_of
@@ -54,7 +54,7 @@ class Listening:
         kick = kick_of(self.broker)
         for body in bodies:
             message = BrokerMessage(task_id="", task_name="", message=body, labels={})
-            await ride_out(partial(kick, message), OUTAGES, "sending")
+            await retry_through_outage(partial(kick, message), OUTAGES, "sending")
         await until(lambda: self.came.issuperset(bodies), f"{bodies} came")
 
 
