@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from taskiq.serializers import JSONSerializer
 
-from taskiq_flow.journal.records import Header, Record, chunk, dumped, records
+from taskiq_flow.journal.records import Header, Record, chunk, records, serialize
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
 """With surrogates, of which JSON makes one character where two stand side by side."""
@@ -78,4 +78,4 @@ def test_a_header_is_read_as_it_was_written(
 @given(PLAIN)
 def test_plain_data_is_kept_as_it_is(value: object) -> None:
     serializer = JSONSerializer()
-    assert serializer.loadb(dumped(serializer, value)) == value
+    assert serializer.loadb(serialize(serializer, value)) == value

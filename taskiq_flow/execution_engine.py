@@ -34,10 +34,10 @@ from taskiq_flow.engine.run_spec import (
 )
 from taskiq_flow.errors import ConfigurationError, RunCancelledError
 from taskiq_flow.events import Listener, NodeFailure, NodeSkipped
-from taskiq_flow.journal.history import Recalled, loaded, loaded_inputs, recall
+from taskiq_flow.journal.history import RestoredRun, load_inputs, load_results, restore_run
 from taskiq_flow.journal.protocol import Journal
-from taskiq_flow.journal.runs import KeptRuns
-from taskiq_flow.journal.writer import RunLog
+from taskiq_flow.journal.runs import JournaledRuns
+from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.transport.notice import ALWAYS
 from taskiq_flow.values.references import handle_of
 from taskiq_flow.values.results import as_annotated
@@ -128,7 +128,7 @@ class ExecutionEngine:
         self._in_progress: set[_InProgress] = set()
         self._cache_store = store_beside(journal)
         self._serializer = JSONSerializer() if journal is None else journal.serializer
-        self._kept = KeptRuns(journal, dag)
+        self._runs = JournaledRuns(journal, dag)
 
     def execute_async(
         self,
@@ -155,7 +155,7 @@ class ExecutionEngine:
 
         async def begin() -> Run[Any]:
             spec = self._spec(inputs, wanted)
-            return await self._begin(name, spec, self._kept.new_log(name, spec.inputs, wanted))
+            return await self._begin(name, spec, self._runs.new_log(name, spec.inputs, wanted))
 
         return self._stream(name, begin)
 
@@ -175,16 +175,16 @@ class ExecutionEngine:
         """
 
         async def begin() -> Run[Any]:
-            log: RunLog[Any] = RunLog(self._kept.journal, run_id)
+            log: LogWriter[Any] = LogWriter(self._runs.journal, run_id)
             await log.acquire()
             try:
-                recalled = await recall(self._kept.journal, run_id)
-                log.precede(self._kept.brought_up(recalled, allow_changed=allow_changed))
-                spec = self._recalled_spec(recalled, replay=replay)
+                restored = await restore_run(self._runs.journal, run_id)
+                log.prepend(self._runs.adapt_to_graph(restored, allow_changed=allow_changed))
+                spec = self._restored_spec(restored, replay=replay)
             except BaseException:
                 await log.release()
                 raise
-            return await self._begin(run_id, spec, log, recalled.sessions)
+            return await self._begin(run_id, spec, log, restored.sessions)
 
         return self._stream(run_id, begin)
 
@@ -208,15 +208,15 @@ class ExecutionEngine:
         name = _new_run_id() if new_run_id is None else new_run_id
 
         async def begin() -> Run[Any]:
-            recalled = await recall(self._kept.journal, run_id)
+            restored = await restore_run(self._runs.journal, run_id)
             again = [self._dag.get_node(name).task_name for name in asked]
-            self._kept.brought_up(recalled, allow_changed=allow_changed)
+            self._runs.adapt_to_graph(restored, allow_changed=allow_changed)
             for node_name in with_dependents(self._dag.plan(), again):
-                recalled.results.pop(node_name, None)
-            spec = self._recalled_spec(recalled, replay=replay)
+                restored.results.pop(node_name, None)
+            spec = self._restored_spec(restored, replay=replay)
             earlier = EarlierSessions(spec.earlier.results, is_replayed=replay)
-            kept = [recalled.results[node_name] for node_name in earlier.results]
-            log = self._kept.new_log(name, spec.inputs, recalled.header.outputs, kept)
+            kept = [restored.results[node_name] for node_name in earlier.results]
+            log = self._runs.new_log(name, spec.inputs, restored.header.outputs, kept)
             return await self._begin(name, replace(spec, earlier=earlier), log)
 
         return self._stream(name, begin)
@@ -274,7 +274,7 @@ class ExecutionEngine:
         self,
         run_id: str,
         spec: RunSpec[Any],
-        log: RunLog[Any] | None,
+        log: LogWriter[Any] | None,
         earlier_sessions: Iterable[str] = (),
     ) -> Run[Any]:
         """Connect, open the log, and start the run. Closes what was opened if that fails."""
@@ -359,24 +359,24 @@ class ExecutionEngine:
 
     # A run of the journal
 
-    def _kept_tasks(self, spec: RunSpec[Any], recalled: Recalled) -> Mapping[str, Task]:
+    def _restored_tasks(self, spec: RunSpec[Any], restored: RestoredRun) -> Mapping[str, Task]:
         """The tasks of the nodes whose results are kept, by the nodes' names."""
         return {node.task_name: node.task for node in spec.nodes}
 
-    def _recalled_spec(self, recalled: Recalled, *, replay: bool) -> RunSpec[Any]:
+    def _restored_spec(self, restored: RestoredRun, *, replay: bool) -> RunSpec[Any]:
         """What is left to do of a run."""
-        serializer = self._kept.journal.serializer
-        spec = self._spec(loaded_inputs(recalled, serializer), recalled.header.outputs)
-        tasks = self._kept_tasks(spec, recalled)
+        serializer = self._runs.journal.serializer
+        spec = self._spec(load_inputs(restored, serializer), restored.header.outputs)
+        tasks = self._restored_tasks(spec, restored)
         backend = self._broker.result_backend
-        results = loaded(
-            recalled,
+        results = load_results(
+            restored,
             serializer,
             tasks,
             lambda name, value: as_annotated(value, return_type_of(tasks[name])),
             lambda name, task_id: handle_of(backend, task_id, return_type_of(tasks[name])),
         )
-        earlier = EarlierSessions(results, replay, recalled.attempts, recalled.in_flight)
+        earlier = EarlierSessions(results, replay, restored.attempts, restored.in_flight)
         return replace(spec, earlier=earlier)
 
 

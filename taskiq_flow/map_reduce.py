@@ -29,7 +29,7 @@ from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.errors import BindingError, GraphChangedError, RunError, TaskiqFlowError, describe
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask, Gathered
-from taskiq_flow.journal.history import Recalled
+from taskiq_flow.journal.history import RestoredRun
 from taskiq_flow.journal.protocol import Journal
 
 Items = Iterable[Any] | AsyncIterable[Any]
@@ -338,9 +338,9 @@ class _MapEngine(ExecutionEngine):
         nodes = stream.iterate(self.feed.items) | pipe.enumerate() | pipe.map(self._item)
         return RunSpec(source=nodes, window=self.feed.window, digest=attrgetter("digest"))
 
-    def _kept_tasks(self, spec: RunSpec[Any], recalled: Recalled) -> Mapping[str, Task]:
-        self._digests = recalled.digests
-        return dict.fromkeys(recalled.results, self.feed.node.task)
+    def _restored_tasks(self, spec: RunSpec[Any], restored: RestoredRun) -> Mapping[str, Task]:
+        self._digests = restored.digests
+        return dict.fromkeys(restored.results, self.feed.node.task)
 
     def _item(self, numbered: tuple[int, Any], *_: object) -> _Item:
         index, value = numbered

@@ -15,7 +15,7 @@ from taskiq import InMemoryBroker
 from taskiq.serializers import JSONSerializer, PickleSerializer
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, JournalError, Lease, MemoryJournal
-from taskiq_flow.journal.history import Recalled, first_records, recall
+from taskiq_flow.journal.history import RestoredRun, initial_records, restore_run
 from taskiq_flow.journal.records import (
     COMPLETED,
     ENDED,
@@ -27,10 +27,10 @@ from taskiq_flow.journal.records import (
     Header,
     Record,
     chunk,
-    dumped,
     read_chunk,
     record,
     records,
+    serialize,
     serializer_name,
 )
 
@@ -94,7 +94,7 @@ async def logged(*chunks: bytes) -> MemoryJournal:
 
 
 def beginning(**inputs: Any) -> bytes:
-    return chunk(first_records(JSONSerializer(), {"node": "fingerprint"}, inputs, ["node"]))
+    return chunk(initial_records(JSONSerializer(), {"node": "fingerprint"}, inputs, ["node"]))
 
 
 async def test_a_run_is_recalled_from_its_beginning_on() -> None:
@@ -103,12 +103,12 @@ async def test_a_run_is_recalled_from_its_beginning_on() -> None:
         chunk([record(SENT, "node", 1), record(SENT, "other", 1)]),
         chunk([record(COMPLETED, "node", 1, b"7")]),
     )
-    recalled = await recall(journal, "a run")
-    assert recalled.header.nodes == {"node": "fingerprint"}
-    assert recalled.header.outputs == ["node"]
-    assert recalled.inputs == {"key": b'{"a": 1}'}
-    assert recalled.results == {"node": Record(COMPLETED, "node", 1, b"7")}
-    assert recalled.in_flight == {"other"}
+    restored = await restore_run(journal, "a run")
+    assert restored.header.nodes == {"node": "fingerprint"}
+    assert restored.header.outputs == ["node"]
+    assert restored.inputs == {"key": b'{"a": 1}'}
+    assert restored.results == {"node": Record(COMPLETED, "node", 1, b"7")}
+    assert restored.in_flight == {"other"}
 
 
 async def test_a_chunk_that_stands_twice_says_no_more_than_once() -> None:
@@ -118,8 +118,8 @@ async def test_a_chunk_that_stands_twice_says_no_more_than_once() -> None:
         chunk([record(SENT, "a", 2), record(COMPLETED, "a", 2, b"2"), record(SENT, "c", 1)]),
     ]
 
-    async def told_by(*all_chunks: bytes) -> Recalled:
-        return await recall(await logged(beginning(), *all_chunks), "a run")
+    async def told_by(*all_chunks: bytes) -> RestoredRun:
+        return await restore_run(await logged(beginning(), *all_chunks), "a run")
 
     assert await told_by(*chunks) == await told_by(chunks[0], chunks[0], chunks[1], chunks[1])
 
@@ -140,7 +140,7 @@ async def test_a_log_of_another_format_is_an_error_that_names_both() -> None:
         rf"'a run' was written in format {FORMAT + 1} .* reads format {FORMAT}; resume it with"
     )
     with pytest.raises(JournalError, match=message):
-        await recall(journal, "a run")
+        await restore_run(journal, "a run")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ async def test_a_log_of_another_format_is_an_error_that_names_both() -> None:
 async def test_a_log_without_a_header_is_an_error_that_names_the_run(first: bytes) -> None:
     journal = await logged(chunk([first]))
     with pytest.raises(JournalError, match="the log of run 'a run' is damaged"):
-        await recall(journal, "a run")
+        await restore_run(journal, "a run")
 
 
 async def test_values_of_another_serializer_are_an_error_that_names_both() -> None:
@@ -166,7 +166,7 @@ async def test_values_of_another_serializer_are_an_error_that_names_both() -> No
     assert written != given
     message = f"the values of run 'a run' were written by {written}, and this journal has {given};"
     with pytest.raises(JournalError, match=message):
-        await recall(journal, "a run")
+        await restore_run(journal, "a run")
 
 
 async def test_a_damaged_run_is_neither_resumed_nor_held_nor_changed(
@@ -234,13 +234,13 @@ def test_a_value_is_written_as_the_serializer_takes_it_or_as_plain_data(
     value: object, expected: object
 ) -> None:
     serializer = JSONSerializer()
-    assert serializer.loadb(dumped(serializer, value)) == expected
+    assert serializer.loadb(serialize(serializer, value)) == expected
 
 
 def test_a_serializer_that_takes_a_value_gets_it_as_it_is() -> None:
     serializer = PickleSerializer()
     value = [Point(1), {Colour.RED}, 1j]
-    assert serializer.loadb(dumped(serializer, value)) == value
+    assert serializer.loadb(serialize(serializer, value)) == value
 
 
 @pytest.mark.parametrize(
@@ -248,4 +248,4 @@ def test_a_serializer_that_takes_a_value_gets_it_as_it_is() -> None:
 )
 def test_a_value_that_cannot_be_written_raises_what_the_serializer_does(value: object) -> None:
     with pytest.raises((TypeError, ValueError)):
-        dumped(JSONSerializer(), value)
+        serialize(JSONSerializer(), value)

@@ -110,7 +110,7 @@ async def test_a_run_that_was_about_to_be_noted_is_not_there_and_can_be_begun(
     chain: LongRun, nursery: Nursery, statement: str, number: int
 ) -> None:
     assert await killed(chain, nursery, Death("at", statement, number)) == 0
-    assert await chain.recalled() is None
+    assert await chain.restored() is None
     assert chain.executions == {}
     await ended(chain, nursery)
 

@@ -13,7 +13,7 @@ import pytest
 from taskiq import InMemoryBroker
 
 from taskiq_flow import Lease, MapReduce, MapReduceResult, SqliteJournal
-from taskiq_flow.journal.history import recall
+from taskiq_flow.journal.history import restore_run
 
 ITEMS = 40
 
@@ -66,7 +66,7 @@ async def test_a_map_whose_process_was_killed_goes_on(
     )
     assert await process.wait() == -signal.SIGKILL
     journal = SqliteJournal(tmp_path / "runs.db")
-    kept = (await recall(journal, "m")).results
+    kept = (await restore_run(journal, "m")).results
     assert len(kept) < ITEMS
     notes = tmp_path / "notes"
     notes.touch()

@@ -19,7 +19,7 @@ from taskiq_flow import (
     RunLockedError,
     RunNotFoundError,
 )
-from taskiq_flow.journal.history import recall
+from taskiq_flow.journal.history import restore_run
 from tests.virtual_clock import run_virtually
 
 
@@ -58,7 +58,7 @@ def test_what_was_done_is_not_done_again(limit: int | None) -> None:
     async def main() -> None:
         site = Site()
         await site.stop_after(3, range(10), max_parallel=limit)
-        kept = (await recall(site.journal, "m")).results
+        kept = (await restore_run(site.journal, "m")).results
         site.done.clear()
         mapped = await site.map(range(10), max_parallel=limit, resume=True)
         result = await mapped.wait_result()

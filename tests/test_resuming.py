@@ -34,7 +34,7 @@ from taskiq_flow import (
     RunTimeoutError,
     SerializationError,
 )
-from taskiq_flow.journal.history import recall
+from taskiq_flow.journal.history import restore_run
 from tests.local_broker import LocalBroker
 from tests.local_notifier import Switchboard, with_flow
 from tests.virtual_clock import run_virtually, start_tasks_later, virtual_loop
@@ -152,7 +152,7 @@ def test_whatever_has_ended_a_run_it_goes_on(end: str) -> None:
 async def test_a_pair_is_in_the_journal_before_it_is_yielded() -> None:
     site = Site()
     async for name, _ in site.engine().execute_async({"x": 1}, run_id="r"):
-        assert name in (await recall(site.journal, "r")).results
+        assert name in (await restore_run(site.journal, "r")).results
 
 
 async def test_what_is_made_ready_does_not_wait_for_the_journal() -> None:
@@ -486,7 +486,7 @@ class Remote:
         running = asyncio.ensure_future(engine.execute(run_id="r"))
         while "held" not in self.executed:
             await asyncio.sleep(0)
-        while not (await recall(self.journal, "r")).in_flight:
+        while not (await restore_run(self.journal, "r")).in_flight:
             await asyncio.sleep(0)
         (in_progress,) = engine._in_progress
         run = in_progress._run

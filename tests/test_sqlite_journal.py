@@ -21,7 +21,7 @@ from taskiq import InMemoryBroker
 
 from taskiq_flow import ExecutionEngine, JournalError, Lease, SqliteJournal
 from taskiq_flow.journal import sqlite_file
-from taskiq_flow.journal.history import recall
+from taskiq_flow.journal.history import restore_run
 from taskiq_flow.journal.lease import new_owner
 from tests.journals import big, big_inputs, open_gate
 
@@ -205,7 +205,7 @@ async def test_whatever_byte_is_damaged_what_is_read_is_right_or_an_error(
 ) -> None:
     path.write_bytes(a_journal)
     journal = SqliteJournal(path)
-    expected = await recall(journal, "run")
+    expected = await restore_run(journal, "run")
     await journal.aclose()
     outcomes = []
     for place in range(0, len(a_journal), 397):
@@ -214,7 +214,7 @@ async def test_whatever_byte_is_damaged_what_is_read_is_right_or_an_error(
         path.write_bytes(damaged)
         journal = SqliteJournal(path)
         try:
-            assert await recall(journal, "run") == expected
+            assert await restore_run(journal, "run") == expected
             outcomes.append("right")
         except JournalError:
             outcomes.append("error")

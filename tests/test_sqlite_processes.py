@@ -15,7 +15,7 @@ from taskiq import InMemoryBroker
 
 from taskiq_flow import ExecutionEngine, JournalError, Lease, RunLockedError, SqliteJournal
 from taskiq_flow.journal import sqlite_file
-from taskiq_flow.journal.history import recall
+from taskiq_flow.journal.history import restore_run
 from tests.journals import (
     GATED,
     Child,
@@ -133,7 +133,7 @@ COUNT = 30
 async def check_what_is_kept(path: Path, notes: Path, read: set[str]) -> None:
     """Nothing was read that is not kept, and the run is completed where there is room again."""
     journal = SqliteJournal(path)
-    kept = set((await recall(journal, "run")).results)
+    kept = set((await restore_run(journal, "run")).results)
     assert read <= kept < {f"n{number}" for number in range(COUNT)}
     before = len(noted(notes))
     engine = ExecutionEngine(InMemoryBroker(), big(COUNT), journal=journal)

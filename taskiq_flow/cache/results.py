@@ -21,7 +21,7 @@ from taskiq.abc.serializer import TaskiqSerializer
 from taskiq_flow.cache.store import CacheStore
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.journal.lease import new_owner
-from taskiq_flow.journal.records import dumped
+from taskiq_flow.journal.records import serialize
 from taskiq_flow.reconnect import backoff_delays
 
 logger = logging.getLogger("taskiq_flow")
@@ -126,7 +126,7 @@ class ResultCache:
 
         Raises what the serializer raises for a value that it cannot encode; the claim stays.
         """
-        data = _TIME.pack(time.time()) + dumped(self._serializer, value)
+        data = _TIME.pack(time.time()) + serialize(self._serializer, value)
         self._wanted[claim.key].future.set_result(data)
         self._start(self._write(claim.key, data, ttl))
 

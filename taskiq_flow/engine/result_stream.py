@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from taskiq_flow.journal.writer import RunLog
+from taskiq_flow.journal.writer import LogWriter
 
 N = TypeVar("N")
 
@@ -18,7 +18,7 @@ class ResultStream(Generic[N]):
     ``log``: where the run has a journal, that has to hold each result before it is read.
     """
 
-    def __init__(self, log: RunLog[tuple[N, Any]] | None) -> None:
+    def __init__(self, log: LogWriter[tuple[N, Any]] | None) -> None:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._reader: asyncio.Future[None] | None = None
@@ -45,7 +45,7 @@ class ResultStream(Generic[N]):
         if self._log is None:
             self.unread.append((node, value))
         else:
-            self._log.hand_over((node, value))
+            self._log.deliver_when_durable((node, value))
 
     def release(self, results: Sequence[tuple[N, Any]]) -> None:
         """Give the reader results that the log has held back."""
@@ -56,7 +56,7 @@ class ResultStream(Generic[N]):
         """Drop all results that have not been read."""
         self.unread.clear()
         if self._log is not None:
-            self._log.drop_pairs()
+            self._log.discard_pairs()
 
     def end(self, error: BaseException | None) -> None:
         """Nothing more will be delivered, because of ``error`` if there is one."""
@@ -73,4 +73,4 @@ class ResultStream(Generic[N]):
 
     @property
     def _held_back(self) -> int:
-        return 0 if self._log is None else self._log.pairs_held
+        return 0 if self._log is None else self._log.undelivered

@@ -55,7 +55,7 @@ from taskiq_flow.events import (
     RunStarted,
     Source,
 )
-from taskiq_flow.journal.writer import RunLog
+from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.copying import NEVER_CHANGE, copied
 
 N = TypeVar("N", bound=RunnableNode)
@@ -99,7 +99,7 @@ class Run(Generic[N]):
         completions: Completions,
         dispatcher: Dispatcher,
         *,
-        log: RunLog[tuple[N, Any]] | None = None,
+        log: LogWriter[tuple[N, Any]] | None = None,
         cache: ResultCache | None = None,
     ) -> None:
         self.run_id = run_id
@@ -331,7 +331,7 @@ class Run(Generic[N]):
             self._carry_out(node_run, node_run.on_error(error))
             return
         if log is not None:
-            log.note(completion)
+            log.append(completion)
         if node_run.claim is not None and source == "task":
             self._cache_result(node_run, value)
         self._drop_inputs_and_claim(node_run)
@@ -351,7 +351,7 @@ class Run(Generic[N]):
         self._drop_inputs_and_claim(node_run)
         self._state.add_failure(node, error)
         if self._log is not None:
-            self._log.note(self._log.failure(name, node_run.attempt, error))
+            self._log.append(self._log.failure(name, node_run.attempt, error))
         skipped = self._ready.fail(node)
         self._tell(NodeFailed(self.run_id, self._loop.time(), name, task_id, error, attempts))
         if self._on_error == "raise":

@@ -20,7 +20,7 @@ from taskiq_flow.engine.run_spec import TIMEOUT_LABEL
 from taskiq_flow.errors import NODE_ERRORS, NotCachedWarning, SerializationError, warn
 from taskiq_flow.events import NodeRetried, NodeStarted
 from taskiq_flow.journal.records import SENT, record
-from taskiq_flow.journal.writer import RunLog
+from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.results import as_annotated, failed
 
 N = TypeVar("N", bound=RunnableNode)
@@ -44,7 +44,7 @@ class Sender(Generic[N]):
         dispatcher: Dispatcher,
         completions: Completions,
         listeners: Listeners,
-        log: RunLog[Any] | None,
+        log: LogWriter[Any] | None,
         cache: ResultCache | None,
         *,
         carry_out: Callable[[NodeRun[N], Verdict], RestOfStart | None],
@@ -185,9 +185,9 @@ class Sender(Generic[N]):
     def _return_type(self, node_run: NodeRun[N]) -> Any:
         return self._dispatcher.address(node_run.sent_node).return_type
 
-    def _note(self, node_run: NodeRun[N], log: RunLog[Any]) -> None:
+    def _note(self, node_run: NodeRun[N], log: LogWriter[Any]) -> None:
         digest = b"" if self._digest is None else self._digest(node_run.node)
-        log.note(record(SENT, node_run.node.task_name, node_run.attempt, digest))
+        log.append(record(SENT, node_run.node.task_name, node_run.attempt, digest))
 
     def _tell(self, node_run: NodeRun[N]) -> None:
         if node_run.falls_back:  # listeners have been told ``NodeFellBack``

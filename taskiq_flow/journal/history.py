@@ -24,15 +24,15 @@ from taskiq_flow.journal.records import (
     Header,
     Record,
     damaged,
-    dumped,
     read_chunk,
     record,
+    serialize,
     serializer_name,
 )
 
 
 @dataclass(slots=True)
-class Recalled:
+class RestoredRun:
     """A run as its log tells it.
 
     ``inputs``: as they are written. ``results``: the records of what nodes have given, by name, in
@@ -91,32 +91,32 @@ class Recalled:
         return [header.encoded(), *(record(DROPPED, name, 0) for name in dropped)]
 
 
-async def recall(journal: Journal, run_id: str) -> Recalled:
+async def restore_run(journal: Journal, run_id: str) -> RestoredRun:
     """Read a run's log.
 
     Raises ``RunNotFoundError``, or ``JournalError`` for a log that cannot be read or whose values
     were written by another serializer.
     """
-    recalled: Recalled | None = None
+    restored: RestoredRun | None = None
     async with aclosing(journal.read(run_id)) as chunks:
         async for data in chunks:
             for entry in read_chunk(run_id, data):
-                if recalled is None:
-                    recalled = Recalled(run_id, Header.decoded(run_id, entry))
+                if restored is None:
+                    restored = RestoredRun(run_id, Header.decoded(run_id, entry))
                 else:
-                    recalled.add(entry)
-    if recalled is None:
+                    restored.add(entry)
+    if restored is None:
         raise damaged(run_id, "it is empty")
     name = serializer_name(journal.serializer)
-    if recalled.header.serializer != name:
+    if restored.header.serializer != name:
         raise JournalError(
-            f"the values of run {run_id!r} were written by {recalled.header.serializer}, and this "
+            f"the values of run {run_id!r} were written by {restored.header.serializer}, and this "
             f"journal has {name}; give it the same serializer"
         )
-    return recalled
+    return restored
 
 
-def first_records(
+def initial_records(
     serializer: TaskiqSerializer,
     nodes: Fingerprints,
     inputs: Mapping[str, Any],
@@ -134,7 +134,7 @@ def first_records(
 
 def _dumped_input(serializer: TaskiqSerializer, key: str, value: Any) -> bytes:
     try:
-        return dumped(serializer, value)
+        return serialize(serializer, value)
     except Exception as error:  # whatever a value or a serializer raises
         kind = type(value)
         raise SerializationError(
@@ -146,8 +146,8 @@ def _dumped_input(serializer: TaskiqSerializer, key: str, value: Any) -> bytes:
         ) from error
 
 
-def loaded(
-    recalled: Recalled,
+def load_results(
+    restored: RestoredRun,
     serializer: TaskiqSerializer,
     names: Collection[str],
     as_annotated: Callable[[str, Any], Any],
@@ -160,7 +160,7 @@ def loaded(
     cannot be read.
     """
     results: dict[str, Any] = {}
-    for name, entry in recalled.results.items():
+    for name, entry in restored.results.items():
         if name not in names:
             continue
         try:
@@ -170,17 +170,17 @@ def loaded(
                 results[name] = as_annotated(name, serializer.loadb(entry.data))
         except Exception as error:  # whatever a serializer raises
             raise JournalError(
-                f"the result of node {name!r} of run {recalled.run_id!r} cannot be read: "
-                f"{error!r}; do without it by engine.rerun({recalled.run_id!r}, [{name!r}])"
+                f"the result of node {name!r} of run {restored.run_id!r} cannot be read: "
+                f"{error!r}; do without it by engine.rerun({restored.run_id!r}, [{name!r}])"
             ) from error
     return results
 
 
-def loaded_inputs(recalled: Recalled, serializer: TaskiqSerializer) -> dict[str, Any]:
+def load_inputs(restored: RestoredRun, serializer: TaskiqSerializer) -> dict[str, Any]:
     """The run's inputs. Raises ``JournalError`` for one that cannot be read."""
     try:
-        return {key: serializer.loadb(data) for key, data in recalled.inputs.items()}
+        return {key: serializer.loadb(data) for key, data in restored.inputs.items()}
     except Exception as error:  # whatever a serializer raises
         raise JournalError(
-            f"the inputs of run {recalled.run_id!r} cannot be read: {error!r}"
+            f"the inputs of run {restored.run_id!r} cannot be read: {error!r}"
         ) from error

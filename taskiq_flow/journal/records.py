@@ -127,7 +127,7 @@ def serializer_name(serializer: TaskiqSerializer) -> str:
     return f"{type(serializer).__module__}.{type(serializer).__qualname__}"
 
 
-def dumped(serializer: TaskiqSerializer, value: Any) -> bytes:
+def serialize(serializer: TaskiqSerializer, value: Any) -> bytes:
     """A value as it is written: as the serializer takes it, or else as plain data.
 
     Raises whatever the serializer does if it takes neither.

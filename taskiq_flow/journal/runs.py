@@ -8,13 +8,13 @@ from typing import Any
 from taskiq_flow.dataflow.dag import DAG, Plan
 from taskiq_flow.dataflow.fingerprint import Fingerprints, changes, fingerprints, with_dependents
 from taskiq_flow.errors import ConfigurationError, GraphChangedError
-from taskiq_flow.journal.history import Recalled, first_records
+from taskiq_flow.journal.history import RestoredRun, initial_records
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.records import Record
-from taskiq_flow.journal.writer import RunLog
+from taskiq_flow.journal.writer import LogWriter
 
 
-class KeptRuns:
+class JournaledRuns:
     """What an engine with this graph keeps, if it has a journal."""
 
     def __init__(self, journal: Journal | None, dag: DAG) -> None:
@@ -38,26 +38,26 @@ class KeptRuns:
         inputs: Mapping[str, Any],
         outputs: Sequence[str] | None,
         results: Iterable[Record] = (),
-    ) -> RunLog[Any] | None:
+    ) -> LogWriter[Any] | None:
         """The log of a run that is about to begin, with results that it has from another."""
         journal = self._journal
         if journal is None:
             return None
-        first = first_records(journal.serializer, self._fingerprints(), inputs, outputs, results)
-        return RunLog(journal, run_id, first)
+        first = initial_records(journal.serializer, self._fingerprints(), inputs, outputs, results)
+        return LogWriter(journal, run_id, first)
 
-    def brought_up(self, recalled: Recalled, *, allow_changed: bool) -> list[bytes]:
-        """Have a run recalled in terms of today's graph; what is to be noted for that.
+    def adapt_to_graph(self, restored: RestoredRun, *, allow_changed: bool) -> list[bytes]:
+        """Have a run restored in terms of today's graph; what is to be noted for that.
 
         Results of nodes that have changed since, or depend on such, do not count any more. Raises
         ``GraphChangedError`` for any change that is not allowed.
         """
-        found = changes(recalled.header.nodes, self._fingerprints())
+        found = changes(restored.header.nodes, self._fingerprints())
         if not found:
             return []
         if not allow_changed:
             raise GraphChangedError(
-                f"run {recalled.run_id!r} was begun with another graph ({found}); go on with that "
+                f"run {restored.run_id!r} was begun with another graph ({found}); go on with that "
                 "graph, or say allow_changed=True, which keeps the results of nodes that have not "
                 "changed nor depend on one that has",
                 added=found.added,
@@ -65,7 +65,7 @@ class KeptRuns:
                 changed=found.changed,
             )
         outdated = with_dependents(self._dag.plan(), [*found.added, *found.changed])
-        return recalled.changed(self._fingerprints(), outdated)
+        return restored.changed(self._fingerprints(), outdated)
 
     def _fingerprints(self) -> Fingerprints:
         plan = self._dag.plan()

@@ -18,8 +18,8 @@ from taskiq_flow.journal.records import (
     REFERRED,
     SESSION,
     chunk,
-    dumped,
     record,
+    serialize,
 )
 from taskiq_flow.values.handle import ResultHandle
 
@@ -34,7 +34,7 @@ CLOSING_GRACE = 5.0
 """Seconds that the last batch is given, when a run is closed, to be written."""
 
 
-class RunLog(Generic[T]):
+class LogWriter(Generic[T]):
     """What a run notes, and the pairs that its reader may have once all noted before is safe.
 
     While one batch is written the next one gathers, so that the run never waits for the journal.
@@ -72,7 +72,7 @@ class RunLog(Generic[T]):
         except (Exception, TimeoutError) as error:  # the lease ends by itself
             logger.warning("the lease of run %r was not given back: %r", self._run_id, error)
 
-    def precede(self, records: Iterable[bytes]) -> None:
+    def prepend(self, records: Iterable[bytes]) -> None:
         """Have records written with the session."""
         self._first += records
 
@@ -114,7 +114,7 @@ class RunLog(Generic[T]):
         if isinstance(value, ResultHandle):
             return record(REFERRED, name, attempt, value.reference.task_id.encode())
         try:
-            return record(COMPLETED, name, attempt, dumped(self._journal.serializer, value))
+            return record(COMPLETED, name, attempt, serialize(self._journal.serializer, value))
         except Exception as error:  # whatever a value or a serializer raises
             kind = type(value)
             raise SerializationError(
@@ -130,30 +130,30 @@ class RunLog(Generic[T]):
         """The record of a node that has failed for good."""
         return record(FAILED, name, attempt, describe(error).encode())
 
-    def note(self, record: bytes) -> None:
+    def append(self, record: bytes) -> None:
         """Have a record written."""
         if not self._has_failed:
             self._records.append(record)
             self._wake()
 
-    def hand_over(self, pair: T) -> None:
+    def deliver_when_durable(self, pair: T) -> None:
         """Have a pair released once all that was noted so far is safe."""
         if not self._has_failed:
             self._pairs.append(pair)
             self._wake()
 
     @property
-    def pairs_held(self) -> int:
+    def undelivered(self) -> int:
         """How many pairs are still to be released."""
         return len(self._pairs) + len(self._being_written)
 
-    def drop_pairs(self) -> None:
+    def discard_pairs(self) -> None:
         """Nobody will read them any more. What was noted is written all the same."""
         self._pairs, self._being_written = [], []
 
     async def aclose(self, outcome: str) -> None:
         """Write what was noted, and give the lease back; takes a bounded time."""
-        self.note(record(ENDED, "", 0, outcome.encode()))
+        self.append(record(ENDED, "", 0, outcome.encode()))
         if (writer := self._writer) is not None:
             await asyncio.wait([writer], timeout=CLOSING_GRACE)
             writer.cancel()  # a store that hangs has had its time
@@ -199,7 +199,7 @@ class RunLog(Generic[T]):
             return
         self._has_failed = True
         self._records = []
-        self.drop_pairs()
+        self.discard_pairs()
         if not isinstance(error, RunError):
             error = _explained(self._run_id, self._journal, error)
         self._fail(error)

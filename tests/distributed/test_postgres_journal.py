@@ -22,7 +22,7 @@ from taskiq_flow import (
     JournalError,
     RunLockedError,
 )
-from taskiq_flow.journal.history import recall
+from taskiq_flow.journal.history import restore_run
 from tests.distributed.test_examples import ROOT, blocks, named, output_of
 from tests.journals import GATED, gated, noted, open_gate
 from tests.servers.postgres import PostgresServer
@@ -280,7 +280,7 @@ async def test_an_outage_ends_a_run_that_can_be_gone_on_with(
     assert pairs == GATED[:2]
     assert dict(pairs).items() <= caught.value.results.items()
     store.server.restart(keep_data=True)
-    assert list((await recall(store.open(), "run")).results) == ["first", "second"]
+    assert list((await restore_run(store.open(), "run")).results) == ["first", "second"]
     store.ask("UPDATE flow_runs SET owner = NULL")  # it could not be given back
     assert [pair async for pair in engine.resume("run")] == GATED
     assert [name for name in noted(notes) if name not in ("gate", "last")] == ["first", "second"]

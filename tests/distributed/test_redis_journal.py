@@ -26,7 +26,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.cache.store import CacheStore, RedisCacheStore
 from taskiq_flow.journal import redis as redis_journal
-from taskiq_flow.journal.history import recall
+from taskiq_flow.journal.history import restore_run
 from tests.cache_stores import CHECKS
 from tests.distributed.conftest import Farm
 from tests.journals import (
@@ -250,7 +250,7 @@ async def test_an_outage_in_the_middle_of_a_run_is_ridden_out(
             server.restart(keep_data=True) if outage == "killed" else server.resume()
     assert pairs == GATED
     assert noted(notes) == ["first", "second", "gate", "last"]
-    assert list((await recall(journal, "run")).results) == [name for name, _ in GATED]
+    assert list((await restore_run(journal, "run")).results) == [name for name, _ in GATED]
     assert [pair async for pair in engine.resume("run")] == GATED
 
 
@@ -286,7 +286,7 @@ async def test_a_server_that_is_short_of_memory_ends_the_run_with_what_it_has_re
         assert read
         assert read <= set(caught.value.results)
         client.config_set("maxmemory", 0)
-    kept = set((await recall(journal, "run")).results)
+    kept = set((await restore_run(journal, "run")).results)
     assert read <= kept
     before = len(noted(notes))
     pairs = [pair async for pair in engine.resume("run")]

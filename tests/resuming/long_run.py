@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from taskiq_flow import RunNotFoundError
-from taskiq_flow.journal.history import Recalled, recall
+from taskiq_flow.journal.history import RestoredRun, restore_run
 from tests.distributed.app import write
 from tests.distributed.watching import Notes
 from tests.resuming.app import PATH, Death, Job, is_file, journal_at
@@ -36,7 +36,7 @@ class LongRun:
 
     async def live(self, nursery: Nursery, death: Death | None = None) -> Engine:
         """Have one engine more, which resumes the run if the journal has it."""
-        resumes = bool(self.engines) and await self.recalled() is not None
+        resumes = bool(self.engines) and await self.restored() is not None
         job = replace(self.job, resumes=resumes, death=death)
         engine = await nursery.engine(job)
         if resumes and not is_file(job.journal):
@@ -53,9 +53,9 @@ class LongRun:
         """See to it that an engine is dead, and note what it has left."""
         if not engine.has_ended:
             await engine.kill()
-        recalled = await self.recalled()
+        restored = await self.restored()
         write(str(self.notes.path), "killed -")
-        self.kept.append([] if recalled is None else list(recalled.results))
+        self.kept.append([] if restored is None else list(restored.results))
 
     async def finish(self, nursery: Nursery) -> Engine:
         """Have an engine that is not killed."""
@@ -64,11 +64,11 @@ class LongRun:
             await engine.read()
         return engine
 
-    async def recalled(self) -> Recalled | None:
+    async def restored(self) -> RestoredRun | None:
         """What the journal has of the run, if anything."""
         journal = journal_at(self.job.journal)
         try:
-            return await recall(journal, self.job.run_id)
+            return await restore_run(journal, self.job.run_id)
         except RunNotFoundError:
             return None
         finally:
