@@ -1,4 +1,4 @@
-"""What every journal says when it refuses."""
+"""The errors that all journals raise."""
 
 from __future__ import annotations
 
@@ -6,31 +6,39 @@ from taskiq_flow.errors import JournalError, RunLockedError, RunNotFoundError
 
 
 def exists(run_id: str) -> JournalError:
-    """The error of a run that is begun a second time."""
+    """The error of creating a run that exists."""
     return JournalError(
-        f"run {run_id!r} is in the journal already; go on with it by engine.resume({run_id!r}), or "
+        f"run {run_id!r} is in the journal already; continue it with engine.resume({run_id!r}), or "
         "give the new run another run_id"
     )
 
 
 def not_found(run_id: str) -> RunNotFoundError:
-    """The error of a run that the journal does not know."""
+    """The error of a run that is not in the journal."""
     return RunNotFoundError(
-        f"the journal has no run {run_id!r}; its run_ids() are those it has", run_id=run_id
+        f"the journal has no run {run_id!r}; list its runs with run_ids()", run_id=run_id
     )
 
 
 def locked(run_id: str, owner: str, seconds: float) -> RunLockedError:
-    """The error of whoever comes second. ``seconds``: until the first one's lease is over."""
+    """The error of a run whose lease another engine holds, for ``seconds`` more."""
     return RunLockedError(
-        f"run {run_id!r} is in the hands of {owner}, whose lease ends in {max(seconds, 0.0):.1f} s "
-        "unless it is renewed; wait until it has ended, or resume another run"
+        f"run {run_id!r} is locked by {owner}, whose lease expires in {max(seconds, 0.0):.1f} s "
+        "unless it is renewed; wait until it has expired, or resume another run"
     )
 
 
 def taken_over(run_id: str) -> RunLockedError:
-    """The error of whoever has lost the lease."""
+    """The error of an engine that has lost its lease."""
     return RunLockedError(
         f"run {run_id!r} was taken over by another engine, as its lease had not been renewed in "
-        "time: this process was stopped, or its event loop blocked, for longer than that"
+        "time: this process was suspended, or its event loop blocked, for longer than the lease"
+    )
+
+
+def damaged(run_id: str, error: object) -> JournalError:
+    """The error of a log that does not read as it was written."""
+    return JournalError(
+        f"the log of run {run_id!r} is damaged ({error}) and was left unchanged; restore the "
+        "journal from a copy, or start the run again under another run_id"
     )

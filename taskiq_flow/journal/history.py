@@ -1,4 +1,4 @@
-"""What a journal says of a run: how that is begun, read, and held against the graph of today."""
+"""A run's log: the records that it begins with, and restoring the run from them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from taskiq.abc.serializer import TaskiqSerializer
 
 from taskiq_flow.dataflow.fingerprint import Fingerprints
 from taskiq_flow.errors import JournalError, SerializationError
+from taskiq_flow.journal import errors
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.records import (
     COMPLETED,
@@ -23,7 +24,6 @@ from taskiq_flow.journal.records import (
     SESSION,
     Header,
     Record,
-    damaged,
     read_chunk,
     record,
     serialize,
@@ -33,12 +33,12 @@ from taskiq_flow.journal.records import (
 
 @dataclass(slots=True)
 class RestoredRun:
-    """A run as its log tells it.
+    """The state of a run after the records of its log.
 
-    ``inputs``: as they are written. ``results``: the records of what nodes have given, by name, in
-    the order in which they did. ``attempts``: how often each node was sent; ``in_flight``: those of
-    which nothing more is known. ``digests``: of nodes that came from a source. ``sessions``: how
-    workers know the engines that have gone on with the run.
+    ``inputs``: serialized. ``results``: COMPLETED and REFERRED records by node, in order of
+    completion. ``attempts``: by node, how often it was sent. ``in_flight``: nodes that were sent
+    and have no outcome. ``digests``: of nodes that came from a source. ``sessions``: the ids under
+    which engines have sent the run's tasks.
     """
 
     run_id: str
@@ -50,8 +50,8 @@ class RestoredRun:
     digests: dict[str, bytes] = field(default_factory=dict)
     sessions: list[str] = field(default_factory=list)
 
-    def add(self, entry: Record) -> None:
-        """Take in what was noted next."""
+    def apply(self, entry: Record) -> None:
+        """Apply the next record of the log."""
         kind, name = entry.kind, entry.name
         if kind == SENT:
             self.attempts[name] = max(entry.attempt, self.attempts.get(name, 0))
@@ -72,27 +72,26 @@ class RestoredRun:
         elif kind == SESSION:
             self.sessions.append(entry.data.decode())
 
-    def _drop(self, name: str) -> None:
-        self.results.pop(name, None)
-        self.in_flight.discard(name)
-        # One more may have been sent than was noted: its number is not to be used again.
-        self.attempts[name] = self.attempts.get(name, 0) + 1
+    def replace_graph(self, nodes: Fingerprints, outdated: Iterable[str]) -> list[bytes]:
+        """Continue the run with another graph. Returns the records that say so in the log.
 
-    def changed(self, nodes: Fingerprints, outdated: Iterable[str]) -> list[bytes]:
-        """What is noted when the run is gone on with in another graph; it is taken in as well.
-
-        ``nodes``: the graph's fingerprints; ``outdated``: the nodes that are run again.
+        ``nodes``: the graph's fingerprints; ``outdated``: nodes whose results become invalid.
         """
-        header = Header(nodes, self.header.outputs, self.header.serializer)
-        self.header = header
+        self.header = Header(nodes, self.header.outputs, self.header.serializer)
         dropped = [name for name in outdated if name in self.results or name in self.attempts]
         for name in dropped:
             self._drop(name)
-        return [header.encoded(), *(record(DROPPED, name, 0) for name in dropped)]
+        return [self.header.encoded(), *(record(DROPPED, name, 0) for name in dropped)]
+
+    def _drop(self, name: str) -> None:
+        self.results.pop(name, None)
+        self.in_flight.discard(name)
+        # The log may lack the record of one more attempt, whose number must not be used again.
+        self.attempts[name] = self.attempts.get(name, 0) + 1
 
 
 async def restore_run(journal: Journal, run_id: str) -> RestoredRun:
-    """Read a run's log.
+    """Restore a run from its log.
 
     Raises ``RunNotFoundError``, or ``JournalError`` for a log that cannot be read or whose values
     were written by another serializer.
@@ -104,9 +103,9 @@ async def restore_run(journal: Journal, run_id: str) -> RestoredRun:
                 if restored is None:
                     restored = RestoredRun(run_id, Header.decoded(run_id, entry))
                 else:
-                    restored.add(entry)
+                    restored.apply(entry)
     if restored is None:
-        raise damaged(run_id, "it is empty")
+        raise errors.damaged(run_id, "it is empty")
     name = serializer_name(journal.serializer)
     if restored.header.serializer != name:
         raise JournalError(
@@ -123,23 +122,23 @@ def initial_records(
     outputs: Sequence[str] | None,
     results: Iterable[Record] = (),
 ) -> list[bytes]:
-    """What a log begins with. ``results``: what nodes have given that are not to be run.
+    """The records that a log begins with. ``results``: of nodes that are not to be run.
 
-    Raises ``SerializationError`` for an input that cannot be kept.
+    Raises ``SerializationError`` for an input that cannot be serialized.
     """
     header = Header(nodes, outputs, serializer_name(serializer))
-    kept = [record(INPUT, key, 0, _dumped_input(serializer, key, inputs[key])) for key in inputs]
-    return [header.encoded(), *kept, *(entry.encoded() for entry in results)]
+    given = [record(INPUT, k, 0, _serialize_input(serializer, k, v)) for k, v in inputs.items()]
+    return [header.encoded(), *given, *(entry.encoded() for entry in results)]
 
 
-def _dumped_input(serializer: TaskiqSerializer, key: str, value: Any) -> bytes:
+def _serialize_input(serializer: TaskiqSerializer, key: str, value: Any) -> bytes:
     try:
         return serialize(serializer, value)
     except Exception as error:  # whatever a value or a serializer raises
         kind = type(value)
         raise SerializationError(
             f"the run was given a {kind.__module__}.{kind.__qualname__} as {key!r}, which the "
-            f"journal's {type(serializer).__name__} cannot keep ({error}); give it plain data, or "
+            f"journal's {type(serializer).__name__} cannot write ({error}); give it plain data, or "
             "give the journal a serializer that can",
             key=key,
             value_type=kind,
@@ -153,11 +152,11 @@ def load_results(
     as_annotated: Callable[[str, Any], Any],
     handle: Callable[[str, str], Any],
 ) -> dict[str, Any]:
-    """The results of these nodes, in the order in which they were given.
+    """The results of these nodes, in order of completion.
 
-    ``as_annotated``: has a node's value as its task's annotation says; ``handle``: made from the
-    id of a task whose result was passed by reference. Raises ``JournalError`` for a value that
-    cannot be read.
+    ``as_annotated``: converts a node's value to its task's return annotation. ``handle``: makes a
+    handle for a node's result that was passed by reference, from the id of its task. Raises
+    ``JournalError`` for a value that cannot be read.
     """
     results: dict[str, Any] = {}
     for name, entry in restored.results.items():
@@ -171,7 +170,7 @@ def load_results(
         except Exception as error:  # whatever a serializer raises
             raise JournalError(
                 f"the result of node {name!r} of run {restored.run_id!r} cannot be read: "
-                f"{error!r}; do without it by engine.rerun({restored.run_id!r}, [{name!r}])"
+                f"{error!r}; compute it again with engine.rerun({restored.run_id!r}, [{name!r}])"
             ) from error
     return results
 

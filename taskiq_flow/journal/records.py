@@ -1,4 +1,4 @@
-"""What a run's log says, and how it is written: records, gathered into chunks with a checksum."""
+"""The format of a run's log: records, in chunks with a checksum."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from pydantic_core import to_jsonable_python
 from taskiq.abc.serializer import TaskiqSerializer
 
 from taskiq_flow.errors import JournalError
+from taskiq_flow.journal import errors
 from taskiq_flow.journal.protocol import decoded, encoded
 
 FORMAT = 1
-"""The version of what is written below; a log of another version is refused."""
+"""The version of this format. A log of another version is refused."""
 
 HEADER, INPUT, SESSION = b"h", b"i", b"b"
 SENT, COMPLETED, REFERRED, FAILED, DROPPED, ENDED = b"s", b"c", b"r", b"f", b"d", b"e"
-# HEADER: the graph and how values are written, once more when the run is gone on with in another
-# graph; INPUT: the value of one of the run's inputs.
-# SESSION: an engine begins or goes on with the run; the data says how workers know it.
-# SENT, COMPLETED, FAILED: what a node has come to in an attempt; with COMPLETED its result, with
-# REFERRED the reference to it, with FAILED the error in words. DROPPED: what a node has come to
-# does not count any more, as the graph has changed. ENDED: how the session has ended.
+# HEADER: the graph and the serializer; a second one when the run is resumed with another graph.
+# INPUT: the value of one of the run's inputs. SESSION: an engine starts or resumes the run; the
+# data is the session's id. SENT, COMPLETED, REFERRED, FAILED: an attempt of a node; the data of
+# COMPLETED is its result, of REFERRED the id of the task that has it, of FAILED the error's text.
+# DROPPED: the node's earlier records are void, as the graph has changed. ENDED: the session's
+# outcome.
 
 _RECORD = struct.Struct(">cIII")  # kind, attempt, length of the name, length of the data
 _CHECKSUM = struct.Struct(">I")
@@ -33,7 +34,7 @@ _CHECKSUM = struct.Struct(">I")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One thing that happened. ``name``: the node or the input that it is about."""
+    """One entry of the log. ``name``: its node or input."""
 
     kind: bytes
     name: str = ""
@@ -41,24 +42,24 @@ class Record:
     data: bytes = b""
 
     def encoded(self) -> bytes:
-        """The record as it stands in a chunk."""
+        """The record's bytes in a chunk."""
         return record(self.kind, self.name, self.attempt, self.data)
 
 
 def record(kind: bytes, name: str, attempt: int, data: bytes = b"") -> bytes:
-    """A record as it stands in a chunk."""
-    named = encoded(name)
-    return _RECORD.pack(kind, attempt, len(named), len(data)) + named + data
+    """A record's bytes in a chunk."""
+    name_bytes = encoded(name)
+    return _RECORD.pack(kind, attempt, len(name_bytes), len(data)) + name_bytes + data
 
 
 def chunk(records: Iterable[bytes]) -> bytes:
-    """Records, gathered for being written at once. CRC-32, as of zlib, tells a damaged one."""
+    """A chunk of records: their CRC-32 (zlib), then the records."""
     content = b"".join(records)
     return _CHECKSUM.pack(zlib.crc32(content)) + content
 
 
 def records(data: bytes) -> Iterator[Record]:
-    """The records of a chunk. Raises ``ValueError`` for one that is not as it was written."""
+    """The records of a chunk. Raises ``ValueError`` if its checksum does not match."""
     content = memoryview(data)[_CHECKSUM.size :]
     if len(data) < _CHECKSUM.size or _CHECKSUM.unpack_from(data)[0] != zlib.crc32(content):
         raise ValueError("its checksum does not match")
@@ -74,7 +75,7 @@ def records(data: bytes) -> Iterator[Record]:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a log begins with. ``nodes``: the graph's fingerprints; ``outputs``: those asked for."""
+    """A log's first record. ``nodes``: fingerprints by node; ``outputs``: the requested keys."""
 
     nodes: Mapping[str, str]
     outputs: Sequence[str] | None
@@ -92,12 +93,12 @@ class Header:
 
     @classmethod
     def decoded(cls, run_id: str, first: Record) -> Self:
-        """The header in a log's first record; raises ``JournalError`` for what is none."""
+        """The header in a log's first record. Raises ``JournalError`` if that has none."""
         try:
             content = json.loads(first.data) if first.kind == HEADER else {}
             version = content["format"]
         except (ValueError, KeyError, TypeError) as error:
-            raise damaged(run_id, error) from error
+            raise errors.damaged(run_id, error) from error
         if version != FORMAT:
             raise JournalError(
                 f"run {run_id!r} was written in format {version} of the journal, and this version "
@@ -107,32 +108,24 @@ class Header:
 
 
 def read_chunk(run_id: str, data: bytes) -> list[Record]:
-    """The records of a chunk of a run's log; raises ``JournalError`` for one that is damaged."""
+    """The records of a chunk of a run's log. Raises ``JournalError`` if it is damaged."""
     try:
         return list(records(data))
     except (ValueError, struct.error) as error:
-        raise damaged(run_id, error) from error
-
-
-def damaged(run_id: str, error: object) -> JournalError:
-    """The error of a log that is not as it was written."""
-    return JournalError(
-        f"the log of run {run_id!r} is damaged ({error}); nothing was changed in it: restore the "
-        "journal from a copy, or begin the run anew under another run_id"
-    )
+        raise errors.damaged(run_id, error) from error
 
 
 def serializer_name(serializer: TaskiqSerializer) -> str:
-    """What a header says of how values are written."""
+    """The serializer's name in a header."""
     return f"{type(serializer).__module__}.{type(serializer).__qualname__}"
 
 
 def serialize(serializer: TaskiqSerializer, value: Any) -> bytes:
-    """A value as it is written: as the serializer takes it, or else as plain data.
+    """Serialize a value; if the serializer refuses it, convert it to JSON types first.
 
-    Raises whatever the serializer does if it takes neither.
+    Raises what the serializer raises for the converted value.
     """
     try:
         return serializer.dumpb(value)
-    except Exception:  # of whatever kind: what it does not know may have a plain form
+    except Exception:  # whatever a serializer raises
         return serializer.dumpb(to_jsonable_python(value))

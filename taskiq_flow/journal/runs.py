@@ -1,4 +1,4 @@
-"""The runs of one graph that a journal keeps: how they are begun, and what still counts of them."""
+"""An engine's runs in its journal: their new logs, and old logs after the graph has changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taskiq_flow.journal.writer import LogWriter
 
 
 class JournaledRuns:
-    """What an engine with this graph keeps, if it has a journal."""
+    """The journal of an engine, if it has one, for the runs of the engine's graph."""
 
     def __init__(self, journal: Journal | None, dag: DAG) -> None:
         self._journal = journal
@@ -24,10 +24,10 @@ class JournaledRuns:
 
     @property
     def journal(self) -> Journal:
-        """The engine's journal; raises ``ConfigurationError`` if it has none."""
+        """The engine's journal. Raises ``ConfigurationError`` if it has none."""
         if self._journal is None:
             raise ConfigurationError(
-                "this engine has no journal, so no run of it is kept; give it one, as in "
+                "this engine has no journal, so no run of it can be resumed; give it one, as in "
                 "ExecutionEngine(..., journal=SqliteJournal('runs.db')), before the first run"
             )
         return self._journal
@@ -39,33 +39,35 @@ class JournaledRuns:
         outputs: Sequence[str] | None,
         results: Iterable[Record] = (),
     ) -> LogWriter[Any] | None:
-        """The log of a run that is about to begin, with results that it has from another."""
+        """The log of a new run; ``None`` without a journal. ``results``: taken from another run."""
         journal = self._journal
         if journal is None:
             return None
-        first = initial_records(journal.serializer, self._fingerprints(), inputs, outputs, results)
-        return LogWriter(journal, run_id, first)
+        nodes = self._fingerprints()
+        records = initial_records(journal.serializer, nodes, inputs, outputs, results)
+        return LogWriter(journal, run_id, records)
 
     def adapt_to_graph(self, restored: RestoredRun, *, allow_changed: bool) -> list[bytes]:
-        """Have a run restored in terms of today's graph; what is to be noted for that.
+        """Continue a restored run with the engine's graph. Returns the records that log a change.
 
-        Results of nodes that have changed since, or depend on such, do not count any more. Raises
-        ``GraphChangedError`` for any change that is not allowed.
+        Drops the results of nodes that have changed or that depend on one that has. Raises
+        ``GraphChangedError`` if the graph has changed and that is not allowed.
         """
-        found = changes(restored.header.nodes, self._fingerprints())
+        nodes = self._fingerprints()
+        found = changes(restored.header.nodes, nodes)
         if not found:
             return []
         if not allow_changed:
             raise GraphChangedError(
-                f"run {restored.run_id!r} was begun with another graph ({found}); go on with that "
-                "graph, or say allow_changed=True, which keeps the results of nodes that have not "
-                "changed nor depend on one that has",
+                f"run {restored.run_id!r} was started with another graph ({found}); resume it with "
+                "that graph, or with allow_changed=True, which keeps the results of nodes that "
+                "have not changed and depend on none that has",
                 added=found.added,
                 removed=found.removed,
                 changed=found.changed,
             )
         outdated = with_dependents(self._dag.plan(), [*found.added, *found.changed])
-        return restored.changed(self._fingerprints(), outdated)
+        return restored.replace_graph(nodes, outdated)
 
     def _fingerprints(self) -> Fingerprints:
         plan = self._dag.plan()

@@ -1,4 +1,4 @@
-"""One run's log in a journal: written in batches, under a lease that is kept."""
+"""Writes one run's log to a journal, in batches, and renews its lease."""
 
 from __future__ import annotations
 
@@ -27,90 +27,92 @@ logger = logging.getLogger("taskiq_flow")
 
 T = TypeVar("T")
 
-MOST_BYTES = 16 * 1024 * 1024
-"""Bytes that are gathered into one chunk, unless a single record is larger."""
+MAX_CHUNK_BYTES = 16 * 1024 * 1024
+"""Bytes of records in one chunk. A larger record has a chunk of its own."""
 
 CLOSING_GRACE = 5.0
-"""Seconds that the last batch is given, when a run is closed, to be written."""
+"""Seconds that a closing run waits for the last batch, and for the lease to be released."""
 
 
 class LogWriter(Generic[T]):
-    """What a run notes, and the pairs that its reader may have once all noted before is safe.
+    """Appends a run's records to its log, and delivers each pair once it is durable.
 
-    While one batch is written the next one gathers, so that the run never waits for the journal.
-    ``first``: the records that the log of a new run begins with; ``None`` for one that is there.
+    Records gather while the previous batch is written, so the run never waits for the journal.
+    ``initial``: the records that a new log begins with; ``None`` for a log that exists.
     """
 
-    def __init__(self, journal: Journal, run_id: str, first: Sequence[bytes] | None = None) -> None:
+    def __init__(
+        self, journal: Journal, run_id: str, initial: Sequence[bytes] | None = None
+    ) -> None:
         self._journal = journal
         self._run_id = run_id
         self._lease = Lease(new_owner())
-        self._is_held = False
-        self._is_new = first is not None
-        self._first = list(first or ())
+        self._has_lease = False
+        self._is_new = initial is not None
+        self._initial = list(initial or ())
         self._records: list[bytes] = []
         self._pairs: list[T] = []
-        self._being_written: list[T] = []
+        self._pairs_being_written: list[T] = []
         self._is_writing = False
         self._writer: asyncio.Task[None] | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._renewer: asyncio.Task[None] | None = None
         self._has_failed = False
-        self._release_pairs: Callable[[Sequence[T]], None]
+        self._deliver: Callable[[Sequence[T]], None]
         self._fail: Callable[[RunError], None]
 
     async def acquire(self) -> None:
-        """Take the lease of a log that is there; raises what ``Journal.acquire`` does."""
-        await self._hold(self._journal.acquire(self._run_id, self._lease))
+        """Take the lease of an existing log. Raises what ``Journal.acquire`` does."""
+        await self._take_lease(self._journal.acquire(self._run_id, self._lease))
 
     async def release(self) -> None:
-        """Give the lease back, if one has it."""
-        if not self._is_held:
+        """Release the lease, if this writer has it."""
+        if not self._has_lease:
             return
         try:
             async with asyncio.timeout(CLOSING_GRACE):
                 await self._journal.release(self._run_id, self._lease)
-        except (Exception, TimeoutError) as error:  # the lease ends by itself
-            logger.warning("the lease of run %r was not given back: %r", self._run_id, error)
+        except Exception as error:  # the lease expires
+            logger.warning("the lease of run %r was not released: %r", self._run_id, error)
 
     def prepend(self, records: Iterable[bytes]) -> None:
-        """Have records written with the session."""
-        self._first += records
+        """Write these records together with the session, before it."""
+        self._initial += records
 
     async def begin(self, session: str) -> None:
-        """Begin the log of a new run, or go on with one whose lease was acquired.
+        """Create the log of a new run, or continue one whose lease was acquired.
 
-        ``session``: how workers know this engine's part of the run. It is noted before anything is
-        sent, so that whoever goes on can have them drop all of that.
+        ``session``: the id under which this engine sends the run's tasks. It is written before
+        anything is sent, so that an engine that resumes the run can revoke those tasks.
         """
         write = self._journal.create if self._is_new else self._journal.append
-        noted = record(SESSION, "", 0, session.encode())
-        await self._hold(write(self._run_id, self._lease, chunk([*self._first, noted])))
+        started = record(SESSION, "", 0, session.encode())
+        await self._take_lease(write(self._run_id, self._lease, chunk([*self._initial, started])))
 
-    async def _hold(self, call: Coroutine[Any, Any, None]) -> None:
-        """Have the lease once the journal's call has returned, also if that is cancelled first."""
+    async def _take_lease(self, call: Coroutine[Any, Any, None]) -> None:
+        """Await a call that takes the lease, also one that is cancelled: it may take it as well."""
         calling = asyncio.ensure_future(call)
         try:
             await asyncio.shield(calling)
         except asyncio.CancelledError:
             await to_the_end(asyncio.wait([calling], timeout=CLOSING_GRACE))
-            self._is_held = not calling.cancel() and not calling.exception()
+            self._has_lease = not calling.cancel() and not calling.exception()
             raise
-        self._is_held = True
+        self._has_lease = True
 
     def open(
-        self, release_pairs: Callable[[Sequence[T]], None], fail: Callable[[RunError], None]
+        self, deliver: Callable[[Sequence[T]], None], fail: Callable[[RunError], None]
     ) -> None:
-        """Keep the lease from now on. ``release_pairs``: takes pairs that are safe to be read.
+        """Begin to renew the lease. ``deliver``: called with pairs that are durable.
 
-        ``fail``: told once, with ``JournalError`` or ``RunLockedError``, when nothing can be kept
-        any more; what was noted and not written is lost then, and so are its pairs.
+        ``fail``: called once, with ``JournalError`` or ``RunLockedError``, when the log cannot be
+        written any more. Records that are not written by then are lost, and so are their pairs.
         """
-        self._release_pairs = release_pairs
+        self._deliver = deliver
         self._fail = fail
-        self._keeper = asyncio.get_running_loop().create_task(self._keep_lease())
+        self._renewer = asyncio.get_running_loop().create_task(self._renew_lease())
 
     def completion(self, name: str, attempt: int, value: Any) -> bytes:
-        """The record of a result. Raises ``SerializationError`` if it cannot be kept."""
+        """The record of a result. Raises ``SerializationError`` if it cannot be serialized."""
         if isinstance(value, ResultHandle):
             return record(REFERRED, name, attempt, value.reference.task_id.encode())
         try:
@@ -119,7 +121,7 @@ class LogWriter(Generic[T]):
             kind = type(value)
             raise SerializationError(
                 f"node {name!r} returned a {kind.__module__}.{kind.__qualname__}, which the "
-                f"journal's {type(self._journal.serializer).__name__} cannot keep ({error}); "
+                f"journal's {type(self._journal.serializer).__name__} cannot write ({error}); "
                 "return plain data (numbers, strings, lists, dicts, models), or give the journal "
                 "a serializer that can",
                 task_name=name,
@@ -131,85 +133,85 @@ class LogWriter(Generic[T]):
         return record(FAILED, name, attempt, describe(error).encode())
 
     def append(self, record: bytes) -> None:
-        """Have a record written."""
+        """Write a record with the next batch."""
         if not self._has_failed:
             self._records.append(record)
             self._wake()
 
     def deliver_when_durable(self, pair: T) -> None:
-        """Have a pair released once all that was noted so far is safe."""
+        """Deliver a pair once all records appended so far are written."""
         if not self._has_failed:
             self._pairs.append(pair)
             self._wake()
 
     @property
     def undelivered(self) -> int:
-        """How many pairs are still to be released."""
-        return len(self._pairs) + len(self._being_written)
+        """How many pairs have not been delivered yet."""
+        return len(self._pairs) + len(self._pairs_being_written)
 
     def discard_pairs(self) -> None:
-        """Nobody will read them any more. What was noted is written all the same."""
-        self._pairs, self._being_written = [], []
+        """Deliver none of the pairs that are pending. Their records are written all the same."""
+        self._pairs, self._pairs_being_written = [], []
 
     async def aclose(self, outcome: str) -> None:
-        """Write what was noted, and give the lease back; takes a bounded time."""
+        """Write the pending records, then release the lease. Takes a bounded time."""
         self.append(record(ENDED, "", 0, outcome.encode()))
         if (writer := self._writer) is not None:
             await asyncio.wait([writer], timeout=CLOSING_GRACE)
-            writer.cancel()  # a store that hangs has had its time
+            writer.cancel()  # the store hangs
             await until_ended([writer], CLOSING_GRACE)
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await until_ended([self._keeper], CLOSING_GRACE)
+        if self._renewer is not None:
+            self._renewer.cancel()
+            await until_ended([self._renewer], CLOSING_GRACE)
         await self.release()
 
     def _wake(self) -> None:
         if not self._is_writing:
-            self._is_writing = True  # before the task begins: it may do so at once
+            self._is_writing = True  # first, as an eager task runs at once
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
     async def _write(self) -> None:
         try:
             while self._records or self._pairs:
                 records, self._records = self._records, []
-                self._being_written, self._pairs = self._pairs, []
+                self._pairs_being_written, self._pairs = self._pairs, []
                 for part in _parts(records):
                     await self._journal.append(self._run_id, self._lease, chunk(part))
-                safe, self._being_written = self._being_written, []
-                if safe:
-                    self._release_pairs(safe)
-        except Exception as error:  # whatever a journal raises: nothing more can be kept
-            self._give_up(error)
+                durable, self._pairs_being_written = self._pairs_being_written, []
+                if durable:
+                    self._deliver(durable)
+        except Exception as error:  # whatever a journal raises
+            self._stop(error)
         finally:
             self._is_writing = False
 
-    async def _keep_lease(self) -> None:
+    async def _renew_lease(self) -> None:
         while True:
             await asyncio.sleep(self._lease.seconds / 4)
             try:
                 await self._journal.renew(self._run_id, self._lease)
             except RunLockedError as error:
-                self._give_up(error)
+                self._stop(error)
                 return
-            except Exception as error:  # the store is away: the next batch will tell
+            except Exception as error:  # if the store is down, the next batch fails
                 logger.warning("the lease of run %r was not renewed: %r", self._run_id, error)
 
-    def _give_up(self, error: Exception) -> None:
+    def _stop(self, error: Exception) -> None:
         if self._has_failed:
             return
         self._has_failed = True
         self._records = []
         self.discard_pairs()
         if not isinstance(error, RunError):
-            error = _explained(self._run_id, self._journal, error)
+            error = _cannot_write(self._run_id, self._journal, error)
         self._fail(error)
 
 
 def _parts(records: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Records in parts that a store takes at once, in order."""
+    """Split records into parts of at most ``MAX_CHUNK_BYTES``."""
     start = size = 0
     for place, record_ in enumerate(records):
-        if size and size + len(record_) > MOST_BYTES:
+        if size and size + len(record_) > MAX_CHUNK_BYTES:
             yield records[start:place]
             start, size = place, 0
         size += len(record_)
@@ -217,9 +219,9 @@ def _parts(records: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         yield records[start:]
 
 
-def _explained(run_id: str, journal: Journal, cause: Exception) -> JournalError:
+def _cannot_write(run_id: str, journal: Journal, cause: Exception) -> JournalError:
     error = JournalError(
-        f"run {run_id!r} cannot be kept in {type(journal).__name__}: {cause!r}; see to that, then "
+        f"run {run_id!r} cannot be written to {type(journal).__name__}: {cause!r}; fix that, then "
         "resume the run"
     )
     error.__cause__ = cause

@@ -164,7 +164,7 @@ async def test_a_lease_that_was_over_is_not_taken_if_its_owner_has_just_renewed_
         taking = asyncio.create_task(late)
         await store.until_one_waits()
         await owner.commit()
-        with pytest.raises(RunLockedError, match=r"in the hands of engine a, .* ends in [56]\d\."):
+        with pytest.raises(RunLockedError, match=r"locked by engine a, .* expires in [56]\d\."):
             await taking
     await journal.append("run", A, b"1")
 
@@ -309,7 +309,7 @@ async def test_of_two_engines_at_a_run_one_goes_on(store: PostgresStore, tmp_pat
     engines = [ExecutionEngine(InMemoryBroker(), gated(), journal=store.open()) for _ in range(3)]
     begun = engines[0].execute_async({"notes": str(notes)}, run_id="run")
     assert [await anext(begun) for _ in GATED[:2]] == GATED[:2]
-    with pytest.raises(RunLockedError, match=r"run 'run' is in the hands of .* process "):
+    with pytest.raises(RunLockedError, match=r"run 'run' is locked by .* process "):
         await anext(engines[1].resume("run"))
     await begun.aclose()
     resumed = [engine.resume("run") for engine in engines[1:]]

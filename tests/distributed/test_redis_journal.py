@@ -260,7 +260,7 @@ async def test_a_server_that_comes_back_without_its_data_ends_the_run(
     notes = tmp_path / "notes"
     engine = ExecutionEngine(InMemoryBroker(), gated(), journal=journal)
     pairs = []
-    with pytest.raises(JournalError, match=r"cannot be kept in RedisJournal: .*no run 'run'") as e:
+    with pytest.raises(JournalError, match=r"written to RedisJournal: .*no run 'run'") as e:
         async for pair in engine.execute_async({"notes": str(notes)}, run_id="run"):
             pairs.append(pair)
             if pair == GATED[1]:

@@ -1,4 +1,4 @@
-"""One run in the hands of one engine after the other, and what holds of it however they end."""
+"""One run that several engines continue, one after the other, and checks of its results."""
 
 from __future__ import annotations
 
