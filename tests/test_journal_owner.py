@@ -64,7 +64,7 @@ def test_names_are_like_no_other() -> None:
     ],
 )
 def test_who_is_elsewhere_or_nobody_that_is_known_counts_as_alive(name: str) -> None:
-    assert not is_gone(name.format(place=owner._place()))
+    assert not is_gone(name.format(place=owner._host()))
 
 
 def test_a_process_that_others_may_not_see_counts_as_alive(

@@ -1,4 +1,4 @@
-"""Where runs are kept, so that another process can go on with them."""
+"""Journals: the logs of runs, from which another process can resume them."""
 
 from taskiq_flow.journal.memory import MemoryJournal
 from taskiq_flow.journal.protocol import Journal, Lease

@@ -1,4 +1,4 @@
-"""A journal in this process: for tests, and where cached results are kept without another."""
+"""A journal in this process's memory, for tests."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class _Log:
 
 
 class MemoryJournal:
-    """Keeps runs for as long as it lives. ``serializer``: how values are written, JSON by default.
+    """A journal in memory. Engines in this process that share it can resume each other's runs.
 
-    A run can be resumed from it in the same process, by any engine that is given this journal.
+    ``serializer``: serializes values; JSON by default.
     """
 
     def __init__(self, *, serializer: TaskiqSerializer | None = None) -> None:
@@ -31,7 +31,7 @@ class MemoryJournal:
         self._logs: dict[str, _Log] = {}
 
     async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
-        """Begin a log."""
+        """Create a log and take its lease."""
         if run_id in self._logs:
             raise errors.exists(run_id)
         self._logs[run_id] = _Log(chunks=[chunk])
@@ -45,37 +45,37 @@ class MemoryJournal:
         log.owner, log.expires = lease.owner, now + lease.seconds
 
     async def renew(self, run_id: str, lease: Lease) -> None:
-        """Keep a lease."""
-        self._held(run_id, lease).expires = asyncio.get_running_loop().time() + lease.seconds
+        """Renew a lease."""
+        self._owned(run_id, lease).expires = asyncio.get_running_loop().time() + lease.seconds
 
     async def release(self, run_id: str, lease: Lease) -> None:
-        """Give a lease back."""
+        """Release a lease."""
         log = self._logs.get(run_id)
         if log is not None and log.owner == lease.owner:
             log.owner = None
 
     async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
-        """Add a chunk."""
-        self._held(run_id, lease).chunks.append(chunk)
+        """Append a chunk."""
+        self._owned(run_id, lease).chunks.append(chunk)
 
     async def read(self, run_id: str) -> AsyncGenerator[bytes, None]:
-        """The chunks of a log."""
+        """Yield the chunks of a log."""
         for chunk in tuple(self._log(run_id).chunks):
             yield chunk
 
     async def run_ids(self) -> list[str]:
-        """The logs there are."""
+        """The ids of all runs."""
         return list(self._logs)
 
     async def delete(self, run_id: str) -> None:
-        """Remove a log."""
+        """Delete a log."""
         log, now = self._log(run_id), asyncio.get_running_loop().time()
         if log.owner is not None and log.expires > now:
             raise errors.locked(run_id, log.owner, log.expires - now)
         del self._logs[run_id]
 
     async def aclose(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: there is nothing to close."""
 
     def _log(self, run_id: str) -> _Log:
         try:
@@ -83,7 +83,7 @@ class MemoryJournal:
         except KeyError:
             raise errors.not_found(run_id) from None
 
-    def _held(self, run_id: str, lease: Lease) -> _Log:
+    def _owned(self, run_id: str, lease: Lease) -> _Log:
         log = self._log(run_id)
         if log.owner != lease.owner:
             raise errors.taken_over(run_id)

@@ -1,4 +1,4 @@
-"""Where runs are kept, so that another process can go on with them."""
+"""What a journal is to the engine: logs of runs, each written under a lease."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from taskiq.abc.serializer import TaskiqSerializer
 
 
 def encoded(text: str) -> bytes:
-    """Any text as bytes, such as has no Unicode as well."""
+    """Encode any text, also one with lone surrogates."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def decoded(data: bytes | memoryview) -> str:
-    """The text that was ``encoded``."""
+    """Decode what ``encoded`` returned."""
     return str(data, "utf-8", "surrogatepass")
 
 
 def is_run(name: str) -> bool:
-    """Whether a log is that of a run. Earlier versions had cached results in logs as well."""
+    """Whether a log is a run's. Earlier versions also stored cached results in logs."""
     return not name.startswith("taskiq_flow cache ")
 
 
 LEASE_SECONDS = 10.0
-"""For how long the lease of an engine that was killed keeps others away, where that is not seen."""
+"""How long the lease of an engine that was killed locks its run, unless its death is noticed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to write a run's log. ``owner``: who has it, like nobody else.
+    """The right to write a run's log. ``owner``: a name that no other lease has.
 
-    ``seconds``: for how long it is valid without being renewed; then another may take it.
+    ``seconds``: how long the lease is valid unless it is renewed; then another engine may take it.
     """
 
     owner: str
@@ -40,42 +40,39 @@ class Lease:
 
 
 class Journal(Protocol):
-    """Logs of runs: each an ordered list of chunks of bytes that only grows, under a lease.
+    """Logs of runs. A log is an append-only list of byte chunks, which one lease owner writes.
 
-    What a chunk says is the engine's affair. All calls may come from several runs at once. Each
-    raises ``JournalError`` for what the store does not do, and those with a lease
-    ``RunLockedError`` if another has it.
+    A journal does not interpret the chunks. Calls may come from several runs at once. Each raises
+    ``JournalError`` if the store fails, and each that takes a lease ``RunLockedError`` if another
+    owner has it.
     """
 
     serializer: TaskiqSerializer
-    """How values are written."""
+    """Serializes the values in the chunks."""
 
     async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
-        """Begin a log with a chunk, and take its lease. ``JournalError`` if there is one."""
+        """Create a log with a first chunk, and take its lease. ``JournalError`` if it exists."""
 
     async def acquire(self, run_id: str, lease: Lease) -> None:
-        """Take the lease of a log. Raises ``RunNotFoundError`` as well."""
+        """Take the lease of a log. Raises ``RunNotFoundError``."""
 
     async def renew(self, run_id: str, lease: Lease) -> None:
-        """Keep a lease that one has, also one that was over and that nobody has taken."""
+        """Renew an own lease, also one that has expired and that nobody else has taken."""
 
     async def release(self, run_id: str, lease: Lease) -> None:
-        """Give a lease back. Nothing happens if another has it."""
+        """Release a lease. Does nothing if another owner has it."""
 
     async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
-        """Add a chunk, behind those of earlier calls.
-
-        When this returns, it is as safe as the journal makes anything.
-        """
+        """Append a chunk. When this returns, the chunk is as durable as the journal can make it."""
 
     def read(self, run_id: str) -> AsyncGenerator[bytes, None]:
-        """The chunks of a log in order. Raises ``RunNotFoundError``."""
+        """Yield the chunks of a log in order. Raises ``RunNotFoundError``."""
 
     async def run_ids(self) -> list[str]:
-        """The logs there are, the oldest first."""
+        """The ids of all runs, the oldest first."""
 
     async def delete(self, run_id: str) -> None:
-        """Remove a log. Raises ``RunNotFoundError``, and ``RunLockedError`` if it has a lease."""
+        """Delete a log. Raises ``RunNotFoundError``, and ``RunLockedError`` if it has a lease."""
 
     async def aclose(self) -> None:
-        """Let go of the store. The journal may be used again, and is opened by that."""
+        """Close the store. Using the journal again opens it again."""

@@ -17,19 +17,20 @@ from taskiq_flow.journal import errors
 from taskiq_flow.journal.protocol import Lease, decoded, encoded, is_run
 from taskiq_flow.reconnect import OUTAGE_TIMEOUT, retry_through_outage
 
-_READ_AT_ONCE = 64  # chunks
+_CHUNKS_PER_READ = 64
 
-MOST_CONNECTIONS = 32
-"""Connections that calls share, unless the URL has ``max_connections`` of its own."""
+MAX_CONNECTIONS = 32
+"""Connections in the pool, unless the URL has ``max_connections``."""
 
-OPENING_PATIENCE = 5.0
-"""Seconds for which a server that has never answered may be away."""
+CONNECT_TIMEOUT = 5.0
+"""Seconds of an outage after which a call fails, if the server has never answered."""
 
-# A script's first answer; behind the third come the owner and the milliseconds it has left.
+# A script returns one of 0 (done), _NOT_FOUND and _REFUSED. After _REFUSED there may follow the
+# owner of the lease and the milliseconds until it expires.
 _NOT_FOUND, _REFUSED = 1, 2
 
-# What adds a chunk is told the number of its call, and says so in the log's state: if the answer is
-# lost in an outage, the same call comes once more, and is not to be taken for another.
+# A call that appends a chunk stores its id in the log's state. If its answer is lost in an outage,
+# the call is repeated, and the script recognises it by the id.
 _CREATE = """
 if redis.call('HGET', KEYS[3], 'call') == ARGV[4] then return {0} end
 if redis.call('EXISTS', KEYS[1]) == 1 then return {2} end
@@ -47,8 +48,7 @@ redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 redis.call('HSET', KEYS[3], 'owner', ARGV[1])
 return {0}
 """
-# The last owner is remembered without an end: a lease that is over is one's own until another
-# has taken it.
+# The owner in the state has no expiry: an expired lease stays its owner's until another takes it.
 _RENEW = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return {1} end
 if redis.call('HGET', KEYS[3], 'owner') ~= ARGV[1] then return {2} end
@@ -66,7 +66,7 @@ if redis.call('HGET', KEYS[3], 'owner') == ARGV[1] then
 end
 return {0}
 """
-# A deletion leaves the number of its call for a minute, so that the same call may come again.
+# A deletion stores its call's id for two minutes, so that the call may be repeated.
 _DELETE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then
     if redis.call('GET', KEYS[6]) == ARGV[2] then return {0} end
@@ -82,12 +82,12 @@ return {0}
 
 
 class RedisJournal:
-    """Keeps runs on the Redis server at ``url``, under keys that begin with ``prefix``.
+    """A journal on the Redis server at ``url``, under keys that begin with ``prefix``.
 
-    What was written is as safe as the server makes it: with ``appendfsync always`` it survives a
-    loss of power there, with ``everysec``, what was written up to a second before. Outages of up to
-    a minute are ridden out. ``serializer``: how values are written, JSON by default. Needs the
-    extra ``redis``; for one server, or one behind a proxy, not for a cluster.
+    A write is as durable as the server makes it: with ``appendfsync always`` it survives a loss of
+    power at the server, with ``everysec`` one up to a second old may be lost. Calls are retried
+    through outages of up to a minute. ``serializer``: serializes values; JSON by default. Needs the
+    extra ``redis``. Works with one server, also behind a proxy, but not with a cluster.
     """
 
     def __init__(
@@ -97,77 +97,77 @@ class RedisJournal:
         prefix: str = "taskiq_flow:journal",
         serializer: TaskiqSerializer | None = None,
     ) -> None:
-        # Here, as those who keep their runs elsewhere need no client of Redis.
+        # Imported here, as other journals need no Redis client.
         from redis import exceptions  # noqa: PLC0415
         from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
         from redis.asyncio.connection import parse_url  # noqa: PLC0415
 
         self.serializer = JSONSerializer() if serializer is None else serializer
-        parse_url(url)  # which refuses what is none
+        parse_url(url)  # raises ValueError
         self.prefix = prefix
         self._url = url
         self._redis = Redis
         self._pool = BlockingConnectionPool
         self._client: Any = None
-        self._place: tuple[int, Any] | None = None  # the process and the event loop of the client
+        self._client_home: tuple[int, Any] | None = None  # its process and its event loop
         self._has_answered = False
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._outages = (OSError, exceptions.ConnectionError, exceptions.TimeoutError)
         self._errors = (*self._outages, exceptions.RedisError)
 
     async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
-        """Begin a log."""
-        answer = await self._run(_CREATE, run_id, *_terms(lease), chunk, _call_number(), run_id)
+        """Create a log and take its lease."""
+        answer = await self._run(_CREATE, run_id, *_arguments(lease), chunk, _call_id(), run_id)
         if answer[0] == _REFUSED:
             raise errors.exists(run_id)
 
     async def acquire(self, run_id: str, lease: Lease) -> None:
         """Take the lease of a log."""
-        _check(run_id, await self._run(_ACQUIRE, run_id, *_terms(lease)))
+        _raise_for(run_id, await self._run(_ACQUIRE, run_id, *_arguments(lease)))
 
     async def renew(self, run_id: str, lease: Lease) -> None:
-        """Keep a lease."""
-        _check(run_id, await self._run(_RENEW, run_id, *_terms(lease)))
+        """Renew a lease."""
+        _raise_for(run_id, await self._run(_RENEW, run_id, *_arguments(lease)))
 
     async def release(self, run_id: str, lease: Lease) -> None:
-        """Give a lease back."""
+        """Release a lease."""
         await self._run(_RELEASE, run_id, lease.owner)
 
     async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
-        """Add a chunk, and renew the lease with it."""
-        _check(run_id, await self._run(_RENEW, run_id, *_terms(lease), chunk, _call_number()))
+        """Append a chunk, and renew the lease with it."""
+        _raise_for(run_id, await self._run(_RENEW, run_id, *_arguments(lease), chunk, _call_id()))
 
     async def read(self, run_id: str) -> AsyncGenerator[bytes, None]:
-        """The chunks of a log."""
+        """Yield the chunks of a log."""
         log, place = self._keys(run_id)[0], 0
         while True:
-            last = place + _READ_AT_ONCE - 1
+            last = place + _CHUNKS_PER_READ - 1
             chunks = await self.call(lambda client: client.lrange(log, place, last))  # noqa: B023
             if not place and not chunks:
                 raise errors.not_found(run_id)
             for chunk in chunks:
                 yield chunk
             place += len(chunks)
-            if len(chunks) < _READ_AT_ONCE:
+            if len(chunks) < _CHUNKS_PER_READ:
                 return
 
     async def run_ids(self) -> list[str]:
-        """The logs there are."""
+        """The ids of all runs."""
         index = self._keys("")[3]
         names = await self.call(lambda client: client.zrange(index, 0, -1))
         return list(filter(is_run, map(decoded, names)))
 
     async def delete(self, run_id: str) -> None:
-        """Remove a log."""
-        _check(run_id, await self._run(_DELETE, run_id, run_id, _call_number()))
+        """Delete a log."""
+        _raise_for(run_id, await self._run(_DELETE, run_id, run_id, _call_id()))
 
     async def aclose(self) -> None:
-        """Close the connections. They are opened again when they are needed again."""
-        if self._client is not None and self._is_at_home():
+        """Close the connections. Using the journal again opens new ones."""
+        if self._client is not None and self._client_is_usable():
             await self._client.aclose()
 
     def _keys(self, run_id: str) -> list[bytes]:
-        """Of the log, its lease, its state; of the index and its counter; of the log's deletion."""
+        """Keys of the log, its lease, its state, the index, its counter and the log's deletion."""
         parts = (
             *(f"log:{run_id}", f"lease:{run_id}", f"state:{run_id}", "runs", "count"),
             f"deleted:{run_id}",
@@ -177,53 +177,53 @@ class RedisJournal:
     async def _run(self, script: str, run_id: str, *arguments: Any) -> list[Any]:
         keys = self._keys(run_id)
         values = [encoded(a) if isinstance(a, str) else a for a in arguments]
-        # By connections of their own, and after outages, calls would overtake each other.
-        async with self._turns.setdefault(run_id, asyncio.Lock()):
+        # One at a time: on several connections, or after outages, calls would overtake each other.
+        async with self._locks.setdefault(run_id, asyncio.Lock()):
             answer: list[Any] = await self.call(
                 lambda client: client.eval(script, len(keys), *keys, *values)
             )
         return answer
 
     async def call(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
-        """The server's answer to ``call``, which is given the client. Outages are waited out."""
-        client = self._connected()
-        patience = OUTAGE_TIMEOUT if self._has_answered else OPENING_PATIENCE
+        """What ``call`` returns, given the client. It is called again during an outage."""
+        client = self._connected_client()
+        seconds = OUTAGE_TIMEOUT if self._has_answered else CONNECT_TIMEOUT
         try:
             answer = await retry_through_outage(
-                lambda: call(client), self._outages, "the journal cannot be reached", patience
+                lambda: call(client), self._outages, "the journal cannot be reached", seconds
             )
         except self._errors as error:
             raise JournalError(
-                f"the journal on Redis cannot be used: {type(error).__name__}: {error}; see to the "
-                "server or its URL, then resume the run"
+                f"the journal on Redis cannot be used: {type(error).__name__}: {error}; check the "
+                "server and its URL, then resume the run"
             ) from error
         self._has_answered = True
         return answer
 
-    def _connected(self) -> Any:
-        """The client of this process and event loop: connections outlive neither."""
-        if self._client is None or not self._is_at_home():
-            self._place = os.getpid(), asyncio.get_running_loop()
-            self._turns = WeakValueDictionary()
-            # Calls wait their turn for a connection; by default they would be refused.
-            pool = self._pool.from_url(self._url, max_connections=MOST_CONNECTIONS, timeout=None)
+    def _connected_client(self) -> Any:
+        """The client of this process and event loop, as connections outlive neither."""
+        if self._client is None or not self._client_is_usable():
+            self._client_home = os.getpid(), asyncio.get_running_loop()
+            self._locks = WeakValueDictionary()
+            # This pool lets calls wait for a connection; redis-py's default pool would raise.
+            pool = self._pool.from_url(self._url, max_connections=MAX_CONNECTIONS, timeout=None)
             self._client = self._redis.from_pool(pool)
         return self._client
 
-    def _is_at_home(self) -> bool:
-        return self._place == (os.getpid(), asyncio.get_running_loop())
+    def _client_is_usable(self) -> bool:
+        return self._client_home == (os.getpid(), asyncio.get_running_loop())
 
 
-def _terms(lease: Lease) -> tuple[str, int]:
+def _arguments(lease: Lease) -> tuple[str, int]:
     return lease.owner, max(1, round(lease.seconds * 1000))
 
 
-def _call_number() -> bytes:
+def _call_id() -> bytes:
     return secrets.token_bytes(8)
 
 
-def _check(run_id: str, answer: list[Any]) -> None:
-    """Raise what a script's answer says."""
+def _raise_for(run_id: str, answer: list[Any]) -> None:
+    """Raise the error that a script has returned."""
     if answer[0] == _NOT_FOUND:
         raise errors.not_found(run_id)
     if answer[0] == _REFUSED and len(answer) > 1:

@@ -16,19 +16,18 @@ from taskiq_flow.journal.lease import is_gone
 from taskiq_flow.journal.protocol import Lease, decoded, encoded, is_run
 from taskiq_flow.journal.sqlite_file import SqliteFile
 
-_READ_AT_ONCE = 64  # chunks
+_CHUNKS_PER_READ = 64
 
 
 class SqliteJournal:
-    """Keeps runs in the SQLite file at ``path``, which is made if it is not there.
+    """A journal in the SQLite file at ``path``, which is created if it does not exist.
 
-    What was written survives a kill of the process. ``fsync=True``: a loss of power as well, as
-    nothing counts as written before the disk has it; that takes the disk's time for each batch.
-    ``serializer``: how values are written, JSON by default.
+    Writes survive a kill of the process. With ``fsync=True`` they also survive a loss of power;
+    each batch then waits for the disk. ``serializer``: serializes values; JSON by default.
 
-    The file is opened when it is first needed, also once more in a process that was forked. All
-    engines of a machine may share it, not those of several: SQLite's log ahead of writing (WAL)
-    works by shared memory. A relative path counts from the directory that is the current one now.
+    The file is opened at the first call, and again in a forked process. All engines of one machine
+    may share it. Several machines may not: SQLite's write-ahead log (WAL) needs shared memory. A
+    relative path is resolved now.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class SqliteJournal:
         self.file = SqliteFile(path, fsync=fsync)
 
     async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
-        """Begin a log."""
+        """Create a log and take its lease."""
 
         def insert(connection: sqlite3.Connection) -> None:
             expires = time.time() + lease.seconds
@@ -58,10 +57,10 @@ class SqliteJournal:
         await self.file.write(insert)
 
     async def acquire(self, run_id: str, lease: Lease) -> None:
-        """Take the lease of a log, at once if its owner was a process here that is gone."""
+        """Take the lease of a log, at once if its owner was a process here that has ended."""
 
         def take(connection: sqlite3.Connection) -> None:
-            number = _free(connection, run_id, lease.owner)
+            number = _unlocked_run(connection, run_id, lease.owner)
             connection.execute(
                 "UPDATE runs SET owner = ?, expires = ? WHERE number = ?",
                 (lease.owner, time.time() + lease.seconds, number),
@@ -70,11 +69,11 @@ class SqliteJournal:
         await self.file.write(take)
 
     async def renew(self, run_id: str, lease: Lease) -> None:
-        """Keep a lease."""
+        """Renew a lease."""
         await self.file.write(lambda connection: _renew(connection, run_id, lease))
 
     async def release(self, run_id: str, lease: Lease) -> None:
-        """Give a lease back."""
+        """Release a lease."""
         await self.file.write(
             lambda connection: connection.execute(
                 "UPDATE runs SET owner = NULL WHERE run_id = ? AND owner = ?",
@@ -83,7 +82,7 @@ class SqliteJournal:
         )
 
     async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
-        """Add a chunk, and renew the lease with it."""
+        """Append a chunk, and renew the lease with it."""
 
         def insert(connection: sqlite3.Connection) -> None:
             number = _renew(connection, run_id, lease)
@@ -92,18 +91,18 @@ class SqliteJournal:
         await self.file.write(insert)
 
     async def read(self, run_id: str) -> AsyncGenerator[bytes, None]:
-        """The chunks of a log."""
-        run, last = await self.file.read(lambda connection: _run(connection, run_id)[0]), 0
+        """Yield the chunks of a log."""
+        run, last = await self.file.read(lambda connection: _find_run(connection, run_id)[0]), 0
         while True:
-            rows = await self.file.read(partial(_chunks, run=run, behind=last))
+            rows = await self.file.read(partial(_chunks, run=run, after=last))
             for _, data in rows:
                 yield data
-            if len(rows) < _READ_AT_ONCE:
+            if len(rows) < _CHUNKS_PER_READ:
                 return
             last = rows[-1][0]
 
     async def run_ids(self) -> list[str]:
-        """The logs there are."""
+        """The ids of all runs."""
         rows = await self.file.read(
             lambda connection: connection.execute(
                 "SELECT run_id FROM runs ORDER BY number"
@@ -112,10 +111,10 @@ class SqliteJournal:
         return list(filter(is_run, (decoded(run_id) for (run_id,) in rows)))
 
     async def delete(self, run_id: str) -> None:
-        """Remove a log."""
+        """Delete a log."""
 
         def remove(connection: sqlite3.Connection) -> None:
-            number = _free(connection, run_id, None)
+            number = _unlocked_run(connection, run_id, None)
             connection.execute("DELETE FROM chunks WHERE run = ?", (number,))
             connection.execute("DELETE FROM runs WHERE number = ?", (number,))
 
@@ -124,16 +123,16 @@ class SqliteJournal:
     async def check(self) -> None:
         """Read the whole file. Raises ``JournalError`` if it is damaged.
 
-        This is done by itself when the file is opened after a process was killed that had it open.
+        Opening the file does the same if a process was killed while it had the file open.
         """
         await self.file.check()
 
     async def aclose(self) -> None:
-        """Close the file. It is opened again when it is needed again."""
+        """Close the file. Using the journal again opens it again."""
         await self.file.aclose()
 
 
-def _run(connection: sqlite3.Connection, run_id: str) -> tuple[int, str | None, float]:
+def _find_run(connection: sqlite3.Connection, run_id: str) -> tuple[int, str | None, float]:
     row: tuple[int, str | None, float] | None = connection.execute(
         "SELECT number, owner, expires FROM runs WHERE run_id = ?", (encoded(run_id),)
     ).fetchone()
@@ -142,16 +141,16 @@ def _run(connection: sqlite3.Connection, run_id: str) -> tuple[int, str | None, 
     return row
 
 
-def _chunks(connection: sqlite3.Connection, run: int, behind: int) -> list[tuple[int, bytes]]:
+def _chunks(connection: sqlite3.Connection, run: int, after: int) -> list[tuple[int, bytes]]:
     return connection.execute(
         "SELECT number, data FROM chunks WHERE run = ? AND number > ? ORDER BY number LIMIT ?",
-        (run, behind, _READ_AT_ONCE),
+        (run, after, _CHUNKS_PER_READ),
     ).fetchall()
 
 
-def _free(connection: sqlite3.Connection, run_id: str, owner: str | None) -> int:
-    """The number of a run that nobody else has."""
-    number, other, expires = _run(connection, run_id)
+def _unlocked_run(connection: sqlite3.Connection, run_id: str, owner: str | None) -> int:
+    """The number of a run. Raises ``RunLockedError`` if another owner has its lease."""
+    number, other, expires = _find_run(connection, run_id)
     left = expires - time.time()
     if other not in (None, owner) and left > 0 and not is_gone(str(other)):
         raise errors.locked(run_id, str(other), left)
@@ -159,13 +158,13 @@ def _free(connection: sqlite3.Connection, run_id: str, owner: str | None) -> int
 
 
 def _renew(connection: sqlite3.Connection, run_id: str, lease: Lease) -> int:
-    """Keep a lease; the number of its run."""
+    """Renew a lease. Returns the number of its run."""
     row = connection.execute(
         "UPDATE runs SET expires = ? WHERE run_id = ? AND owner = ? RETURNING number",
         (time.time() + lease.seconds, encoded(run_id), lease.owner),
     ).fetchone()
     if row is None:
-        _run(connection, run_id)
+        _find_run(connection, run_id)
         raise errors.taken_over(run_id)
     number: int = row[0]
     return number

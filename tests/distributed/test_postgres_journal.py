@@ -258,7 +258,7 @@ async def test_a_server_that_cannot_be_used_is_an_error_before_anything_is_sent(
     dag = DAGBuilder().node(lambda: 1, name="node").build()
     engine = ExecutionEngine(Broker(), dag, journal=journal)
     for attempt in (engine.execute_async(), engine.resume("run"), engine.rerun("run", ["node"])):
-        message = "the journal on PostgreSQL cannot be used: .*; see to the server, its URL and"
+        message = "the journal on PostgreSQL cannot be used: .*; check the server, its URL and"
         with pytest.raises(JournalError, match=re.compile(message, re.DOTALL)) as caught:
             await anext(attempt)
         assert isinstance(caught.value.__cause__, psycopg.Error)

@@ -116,7 +116,7 @@ async def test_a_chunk_whose_answer_was_lost_is_not_written_twice(
 ) -> None:
     journal = RedisJournal(store.url, prefix=store.prefix)
     store.journals.append(journal)
-    client = journal._connected()
+    client = journal._connected_client()
     evaluate = client.eval
     answers_lost: list[object] = []
 
@@ -193,13 +193,13 @@ async def test_a_server_that_cannot_be_used_is_an_error_before_anything_is_sent(
         async def kick(self, message: Any) -> None:
             sent.append(message.task_name)
 
-    monkeypatch.setattr(redis_journal, "OPENING_PATIENCE", 0.1)
+    monkeypatch.setattr(redis_journal, "CONNECT_TIMEOUT", 0.1)
     ports = {"nobody": free_port(), "no_redis": no_redis, "port": farm.redis.port}
     journal = RedisJournal(url.format(**ports))
     dag = DAGBuilder().node(lambda: 1, name="node").build()
     engine = ExecutionEngine(Broker(), dag, journal=journal)
     for attempt in (engine.execute_async(), engine.resume("run"), engine.rerun("run", ["node"])):
-        message = "the journal on Redis cannot be used: .*; see to the server or its URL"
+        message = "the journal on Redis cannot be used: .*; check the server and its URL"
         with pytest.raises(JournalError, match=message):
             await anext(attempt)
     assert not sent
@@ -235,7 +235,7 @@ async def test_an_outage_in_the_middle_of_a_run_is_ridden_out(
     monkeypatch: pytest.MonkeyPatch,
     outage: str,
 ) -> None:
-    monkeypatch.setattr(redis_journal, "OPENING_PATIENCE", 0.0)  # it is no longer opened by then
+    monkeypatch.setattr(redis_journal, "CONNECT_TIMEOUT", 0.0)  # it is no longer opened by then
     notes = tmp_path / "notes"
     engine = ExecutionEngine(InMemoryBroker(), gated(), journal=journal)
     pairs = []
@@ -369,7 +369,7 @@ async def test_a_deletion_whose_answer_was_lost_is_done_all_the_same(
     journal = RedisJournal(store.url, prefix=store.prefix)
     await journal.create("run", LEASE, b"chunk")
     await journal.release("run", LEASE)
-    client = journal._connected()
+    client = journal._connected_client()
     evaluate = client.eval
     lost: list[bool] = []
 
