@@ -147,8 +147,8 @@ def _folder(path: Path, journal: bytes) -> None:
     path.mkdir()
 
 
-DAMAGED = "is damaged: .*; it was left as it is: restore it from a copy, or .* another file"
-NO_JOURNAL = "is a database, but no journal; give it a file of its own"
+DAMAGED = "is damaged: .*; it was left unchanged: restore it from a copy, or .* another file"
+NO_JOURNAL = "is a database but not a journal; give the journal another file"
 
 BAD_FILES = {
     "a text": (_text, DAMAGED),
@@ -166,7 +166,7 @@ BAD_FILES = {
     **{f"page {number} empty": (_page_overwritten(number, b"\0"), DAMAGED) for number in (2, -2)},
     "an unreadable name": (_name_with_a_letter_that_is_none, DAMAGED),
     "a chunk missing in the index": (_chunk_missing_in_the_index, DAMAGED),
-    "a folder": (_folder, "cannot be used: .*; see to its folder, its disk and its rights"),
+    "a folder": (_folder, "cannot be used: .*; check its folder, its disk and its permissions"),
 }
 
 
@@ -243,7 +243,7 @@ async def test_a_file_may_be_called_anything(tmp_path: Path, name: str) -> None:
 )
 async def test_a_file_that_cannot_be_there_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "runs.db").touch()
-    await check_it_is_refused(tmp_path / place, "cannot be (used|opened): .*; (see to|give it)")
+    await check_it_is_refused(tmp_path / place, "cannot be (used|opened): .*; (check its|give it)")
     assert [other.name for other in tmp_path.iterdir()] == ["runs.db"]
 
 
@@ -283,7 +283,7 @@ async def test_a_journal_that_may_not_be_written_is_refused_and_left_as_it_is(
         path.chmod(file_mode)
     open_folder.chmod(folder_mode)
     with with_no_more_rights_than_others():
-        await check_it_is_refused(path, "cannot be (used|opened): .*; (see to|give it)")
+        await check_it_is_refused(path, "cannot be (used|opened): .*; (check its|give it)")
     open_folder.chmod(0o755)
     assert [other.name for other in open_folder.iterdir()] == ["runs.db"][: file_mode is not None]
     assert file_mode is None or path.read_bytes() == a_journal
@@ -296,7 +296,7 @@ async def test_a_chunk_that_is_too_big_is_an_error_that_does_not_speak_of_damage
     await journal.file.read(
         lambda connection: connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1000)
     )
-    with pytest.raises(JournalError, match="cannot take that much at once"):
+    with pytest.raises(JournalError, match="cannot store a value this large"):
         await journal.append("run", LEASE, bytes(1001))
     assert [chunk async for chunk in journal.read("run")] == [b"chunk"]
 
@@ -377,13 +377,13 @@ def test_a_journal_serves_one_event_loop_after_the_other(path: Path, is_closed: 
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with each time that a whole file is read."""
     done: list[int] = []
-    check_whole = sqlite_file._check_whole
+    check_integrity = sqlite_file._check_integrity
 
     def check(connection: sqlite3.Connection) -> None:
         done.append(1)
-        check_whole(connection)
+        check_integrity(connection)
 
-    monkeypatch.setattr(sqlite_file, "_check_whole", check)
+    monkeypatch.setattr(sqlite_file, "_check_integrity", check)
     return done
 
 

@@ -152,7 +152,7 @@ async def test_a_disk_that_is_full_ends_the_run_with_what_it_has_reached(
         while (said := await child.hear())[0] == "pair":
             read.add(said[1])
         assert said[:2] == ["error", "JournalError"]
-        assert f"{path} cannot be used: disk I/O error; see to" in said[2]
+        assert f"{path} cannot be used: disk I/O error; check" in said[2]
         assert read
         assert read <= set(said[3])
     await check_what_is_kept(path, notes, read)

@@ -1,4 +1,4 @@
-"""The SQLite file of a journal: its thread, its connection, its tables, and its errors."""
+"""A journal's SQLite file: its thread, its connection, its tables and its errors."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from taskiq_flow.journal.lease import is_gone, new_owner
 T = TypeVar("T")
 
 APPLICATION_ID = 0x74666C6F
-"""What tells a journal from other SQLite files: 'tflo'."""
+"""Marks a SQLite file as a journal: 'tflo' in ASCII."""
 
 SCHEMA_VERSION = 1
 
-BUSY_PATIENCE = 30.0
-"""Seconds to wait for another process that writes to the file."""
+BUSY_TIMEOUT = 30.0
+"""Seconds to wait for another process that has the file locked."""
 
-_PAUSE = 0.01  # seconds
+_BUSY_DELAY = 0.01  # seconds
 
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
@@ -45,61 +45,61 @@ COMMIT;
 _OPENERS = """
 CREATE TABLE IF NOT EXISTS openers (owner TEXT PRIMARY KEY, opened REAL NOT NULL)
 """
-"""Who has the file open. One whose process is gone has not closed it."""
+"""The owners of open connections. If an owner's process has ended, it was killed."""
 
-LONGEST_OPENING = 30 * 24 * 3600.0
-"""Seconds after which an opener that cannot be seen from here, in a container say, is forgotten."""
+OPENER_EXPIRY = 30 * 24 * 3600.0
+"""Seconds after which an opener is removed whose process cannot be seen, in a container say."""
 
 
-class _Own(threading.local):
-    """What each thread has to itself: one may still be closing the file when the next opens it."""
+class _ThreadState(threading.local):
+    """Per thread, as an old thread may still close the file while a new one opens it."""
 
     connection: sqlite3.Connection | None = None
     opener = ""
 
 
 class SqliteFile:
-    """The file at ``path``, opened when it is first needed, by a thread of its own.
+    """The file at ``path``, opened at the first call, in a thread of its own.
 
-    Raises ``JournalError`` for whatever SQLite or the disk does not do.
+    Calls raise ``JournalError`` if SQLite or the disk fails.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, fsync: bool) -> None:
         self._path = Path(path).absolute()
         self._fsync = fsync
         self._pid = os.getpid()
-        self._own = _Own()
-        self._inherited: list[_Own] = []  # SQLite allows no connection to be closed behind a fork
-        # SQLite blocks, and a connection is used by one thread at a time: this one.
+        self._state = _ThreadState()
+        self._inherited: list[_ThreadState] = []  # after a fork, SQLite forbids closing these
+        # SQLite calls block. This thread makes all of them.
         self._thread: ThreadPoolExecutor | None = None
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What ``work`` returns, in a transaction of its own."""
-        return await self.read(lambda connection: _in_a_transaction(connection, work))
+        """Call ``work`` with the connection, in a transaction; return what it returns."""
+        return await self.read(lambda connection: _in_transaction(connection, work))
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What ``work`` returns, given the connection."""
+        """Call ``work`` with the connection; return what it returns."""
 
         def call() -> T:
-            with self._explained():
-                if self._own.connection is None:
-                    self._own.connection = self._opened()
-                return work(self._own.connection)
+            with self._translated_errors():
+                if self._state.connection is None:
+                    self._state.connection = self._open_when_free()
+                return work(self._state.connection)
 
         if self._pid != os.getpid():  # neither threads nor connections outlive a fork
             self._pid, self._thread = os.getpid(), None
-            self._inherited.append(self._own)
-            self._own = _Own()
+            self._inherited.append(self._state)
+            self._state = _ThreadState()
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="taskiq_flow-journal")
         return await asyncio.wrap_future(self._thread.submit(call))
 
     async def check(self) -> None:
         """Read the whole file. Raises ``JournalError`` if it is damaged."""
-        await self.read(_check_whole)
+        await self.read(_check_integrity)
 
     async def aclose(self) -> None:
-        """Close the file. It is opened again when it is needed again."""
+        """Close the file. Another call opens it again."""
         thread, self._thread = self._thread, None
         if thread is None or self._pid != os.getpid():
             return
@@ -110,94 +110,91 @@ class SqliteFile:
     # In the file's thread
 
     def _close(self) -> None:
-        connection, self._own.connection = self._own.connection, None
+        connection, self._state.connection = self._state.connection, None
         if connection is not None:
-            with contextlib.suppress(sqlite3.Error):  # then the file is checked once more
-                connection.execute("DELETE FROM openers WHERE owner = ?", (self._own.opener,))
+            with contextlib.suppress(sqlite3.Error):  # then the next open checks the file
+                connection.execute("DELETE FROM openers WHERE owner = ?", (self._state.opener,))
             connection.close()
 
-    def _opened(self) -> sqlite3.Connection:
-        """Open the file, after others that are just making it or letting go of it.
-
-        SQLite waits for whoever writes, and not for these.
-        """
-        gives_up_at = time.monotonic() + BUSY_PATIENCE
+    def _open_when_free(self) -> sqlite3.Connection:
+        """Open the file. Wait while another process creates or closes it, as SQLite does not."""
+        deadline = time.monotonic() + BUSY_TIMEOUT
         while True:
             try:
                 return self._open()
             except sqlite3.OperationalError as error:
-                code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without its details
-                if code != sqlite3.SQLITE_BUSY or time.monotonic() > gives_up_at:
+                code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary result code
+                if code != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
-            time.sleep(_PAUSE)
+            time.sleep(_BUSY_DELAY)
 
     def _open(self) -> sqlite3.Connection:
         if self._path.exists() and self._path.stat().st_size:
             self._check_format()
         connection = sqlite3.connect(
-            self._path, timeout=BUSY_PATIENCE, isolation_level=None, check_same_thread=False
+            self._path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
         )
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._fsync else 'NORMAL'}")
             if not connection.execute("PRAGMA user_version").fetchone()[0]:
-                self._declare(connection)
-            self._note_opener(connection)
+                self._create_tables(connection)
+            self._register_opener(connection)
         except BaseException:
             connection.close()
             raise
         return connection
 
     @staticmethod
-    def _declare(connection: sqlite3.Connection) -> None:
+    def _create_tables(connection: sqlite3.Connection) -> None:
         try:
             connection.executescript(_SCHEMA)
         except sqlite3.OperationalError:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             if not connection.execute("PRAGMA user_version").fetchone()[0]:
-                raise  # and it was not that another process has just done so
+                raise  # else another process has just created them
 
-    def _note_opener(self, connection: sqlite3.Connection) -> None:
-        """Note that this process has the file open.
+    def _register_opener(self, connection: sqlite3.Connection) -> None:
+        """Record that this process has the file open.
 
-        If another was killed while it had, the file is checked first. That takes long for a large
-        file, and is done outside of a transaction, so that nobody else has to wait.
+        If another process was killed while it had the file open, check the file first. For a large
+        file that takes long, so it is done outside a transaction, which would block others.
         """
         connection.execute(_OPENERS)
         openers = [owner for (owner,) in connection.execute("SELECT owner FROM openers")]
         gone = [(owner,) for owner in openers if is_gone(owner)]
         if gone:
-            _check_whole(connection)
-        self._own.opener, now = new_owner(), time.time()
+            _check_integrity(connection)
+        self._state.opener, now = new_owner(), time.time()
 
-        def note(connection: sqlite3.Connection) -> None:
+        def register(connection: sqlite3.Connection) -> None:
             connection.executemany("DELETE FROM openers WHERE owner = ?", gone)
-            connection.execute("DELETE FROM openers WHERE opened < ?", (now - LONGEST_OPENING,))
-            connection.execute("INSERT INTO openers VALUES (?, ?)", (self._own.opener, now))
+            connection.execute("DELETE FROM openers WHERE opened < ?", (now - OPENER_EXPIRY,))
+            connection.execute("INSERT INTO openers VALUES (?, ?)", (self._state.opener, now))
 
-        _in_a_transaction(connection, note)
+        _in_transaction(connection, register)
 
     def _check_format(self) -> None:
-        """Look at a file that is there before anything is written to it."""
-        if not os.access(self._path, os.W_OK):  # to be read, it would still need files beside it
+        """Check that an existing file is a journal of this format. Writes nothing to it."""
+        if not os.access(self._path, os.W_OK):  # WAL needs files beside it even to read
             raise PermissionError(f"{self._path} may not be written")
-        # Where nothing lies beside the file, a look that may write clears away what it puts there.
-        # What a kill has left beside it is not for a look to bring in.
+        # Without a WAL file, a read-write connection removes the files that it creates. A WAL file
+        # that a killed process has left must not be merged by this check, so then read only.
         mode = "ro" if Path(f"{self._path}-wal").exists() else "rw"
         location = f"file:{quote(os.fsencode(self._path))}?mode={mode}"
-        connection = sqlite3.connect(location, uri=True, timeout=BUSY_PATIENCE)
+        connection = sqlite3.connect(location, uri=True, timeout=BUSY_TIMEOUT)
         try:
-            connection.execute("BEGIN")  # it is looked at as it is at one moment
-            ours = connection.execute("PRAGMA application_id").fetchone()[0]
+            connection.execute("BEGIN")  # all reads see one state of the file
+            application = connection.execute("PRAGMA application_id").fetchone()[0]
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if (ours, version) == (0, 0) and not connection.execute(
+            if (application, version) == (0, 0) and not connection.execute(
                 "SELECT count(*) FROM sqlite_master"
             ).fetchone()[0]:
-                return  # another process has made the file and is about to declare its tables
-            if ours != APPLICATION_ID:
+                return  # another process has created the file and not yet its tables
+            if application != APPLICATION_ID:
                 raise JournalError(
-                    f"{self._path} is a database, but no journal; give it a file of its own"
+                    f"{self._path} is a database but not a journal; give the journal another file"
                 )
             if version != SCHEMA_VERSION:
                 raise JournalError(
@@ -209,23 +206,24 @@ class SqliteFile:
             connection.close()
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
+        """Raise ``JournalError`` in place of SQLite's errors and the disk's."""
         try:
             yield
-        except sqlite3.OperationalError as error:  # of the disk, of the file's place or rights
+        except sqlite3.OperationalError as error:  # the disk, the folder or the permissions
             raise JournalError(
-                f"the journal {self._path} cannot be used: {error}; see to its folder, its disk "
-                "and its rights, then resume the run"
+                f"the journal {self._path} cannot be used: {error}; check its folder, its disk "
+                "and its permissions, then resume the run"
             ) from error
         except sqlite3.DataError as error:
             raise JournalError(
-                f"the journal {self._path} cannot take that much at once: {error}; have large "
-                "results passed by reference, or keep runs elsewhere"
+                f"the journal {self._path} cannot store a value this large: {error}; pass large "
+                "results by reference, or use another journal"
             ) from error
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # or damage in its message
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # in a damaged message
             raise JournalError(
-                f"the journal {self._path} is damaged: {error}; it was left as it is: restore it "
-                "from a copy, or give the journal another file"
+                f"the journal {self._path} is damaged: {error}; it was left unchanged: restore "
+                "it from a copy, or give the journal another file"
             ) from error
         except OSError as error:
             raise JournalError(
@@ -233,7 +231,7 @@ class SqliteFile:
             ) from error
 
 
-def _in_a_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
+def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
     connection.execute("BEGIN IMMEDIATE")
     try:
         result = work(connection)
@@ -245,8 +243,8 @@ def _in_a_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Co
     return result
 
 
-def _check_whole(connection: sqlite3.Connection) -> None:
-    # A quick_check would not see that a chunk is missing in the index by which it is read.
+def _check_integrity(connection: sqlite3.Connection) -> None:
+    # quick_check would not find a chunk that is missing in the index.
     problem = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if problem != "ok":
         raise sqlite3.DatabaseError(problem.splitlines()[-1])
