@@ -1,37 +1,37 @@
-"""What can go wrong, and whose fault it is.
+"""The errors and warnings of this package.
 
     TaskiqFlowError
-    ├── GraphError                 the graph as it was declared
+    ├── GraphError                 the graph was declared wrongly
     │   ├── CycleError
     │   ├── MissingNodeError
     │   ├── DuplicateOutputError
     │   ├── BindingError
-    │   └── GraphChangedError      not the graph that a run in a journal was begun with
-    ├── ConfigurationError         the broker or the task cannot do what is asked
-    ├── RunNotFoundError           no such run is in the journal
-    ├── InputError                 what this run was given
+    │   └── GraphChangedError      the run in the journal was started with another graph
+    ├── ConfigurationError         the broker or a task cannot do what is asked
+    ├── RunNotFoundError           the journal has no such run
+    ├── InputError                 the run was given wrong inputs
     │   ├── MissingInputError
     │   └── InputConflictError
-    ├── NodeError                  one node; found as a cause or in ``.failures``
+    ├── NodeError                  a node failed; found as a cause or in ``.failures``
     │   ├── OutputShapeError
     │   ├── SerializationError
     │   ├── ResultUnavailableError
     │   ├── NodeTimeoutError       a ``TimeoutError`` as well
     │   └── TaskLostError
-    └── RunError                   how a run ended; carries what it had reached
+    └── RunError                   a run ended without all results; has those it reached
         ├── NodeFailedError
         ├── RunFailedError
         ├── RunCancelledError
         ├── RunTimeoutError
-        ├── RunLockedError         another process goes on with it
-        └── JournalError           what was to be kept could not be, or cannot be read
+        ├── RunLockedError         another engine has the run's lease
+        └── JournalError           the journal cannot be written or read
 
     UserWarning
     ├── UnusedInputWarning
     ├── PollingWarning
     └── NotCachedWarning
 
-Every class can be built from its message alone, so that each can be pickled.
+Every class can be constructed from its message alone, so that it can be pickled.
 """
 
 from __future__ import annotations
@@ -48,18 +48,15 @@ NODE_ERRORS = (Exception, CancelledError)
 
 
 class TaskiqFlowError(Exception):
-    """Base of every error that this package raises on its own account."""
+    """Base class of this package's errors."""
 
 
 class GraphError(TaskiqFlowError):
-    """A graph that cannot be run as it was declared."""
+    """The graph cannot be run as it was declared."""
 
 
 class CycleError(GraphError):
-    """Nodes wait for each other in a circle.
-
-    ``cycle``: the names along it; the last one leads back to the first.
-    """
+    """Nodes depend on each other in a cycle. ``cycle``: their names, in order, each once."""
 
     def __init__(self, message: str, *, cycle: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -67,10 +64,7 @@ class CycleError(GraphError):
 
 
 class MissingNodeError(GraphError):
-    """A node, an output key or an edge's end that is not in the graph.
-
-    ``reference``: what was asked for.
-    """
+    """A node, an output key or an end of an edge is not in the graph. ``reference``: its name."""
 
     def __init__(self, message: str, *, reference: object = None) -> None:
         super().__init__(message)
@@ -78,10 +72,7 @@ class MissingNodeError(GraphError):
 
 
 class DuplicateOutputError(GraphError):
-    """Two nodes declare the same output key.
-
-    ``key``: the key; ``task_names``: the nodes that declare it.
-    """
+    """Several nodes declare the output key ``key``. ``task_names``: the nodes."""
 
     def __init__(self, message: str, *, key: str = "", task_names: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -90,9 +81,9 @@ class DuplicateOutputError(GraphError):
 
 
 class BindingError(GraphError):
-    """A node's inputs cannot be matched with its task's parameters.
+    """A node's inputs do not match its task's parameters.
 
-    ``task_name``, ``parameter``, ``key``: where it happened; ``None`` where it does not apply.
+    ``task_name``, ``parameter``, ``key``: the node, parameter and input key; ``None`` if unknown.
     """
 
     def __init__(
@@ -110,10 +101,10 @@ class BindingError(GraphError):
 
 
 class GraphChangedError(GraphError):
-    """A run in a journal was begun with a graph that is not the engine's.
+    """A run in the journal was started with a graph that differs from the engine's.
 
     ``added``, ``removed``, ``changed``: names of the nodes that only the engine's graph has, that
-    only the run had, and that were declared otherwise.
+    only the run's graph had, and whose declarations differ.
     """
 
     def __init__(
@@ -131,11 +122,11 @@ class GraphChangedError(GraphError):
 
 
 class ConfigurationError(TaskiqFlowError):
-    """The broker or a task is not set up for what is asked of it."""
+    """The broker or a task cannot do what is asked of it."""
 
 
 class RunNotFoundError(TaskiqFlowError):
-    """The journal knows no run of that id. ``run_id``: the one that was asked for."""
+    """The journal has no run ``run_id``."""
 
     def __init__(self, message: str, *, run_id: str = "") -> None:
         super().__init__(message)
@@ -143,7 +134,7 @@ class RunNotFoundError(TaskiqFlowError):
 
 
 class InputError(TaskiqFlowError):
-    """The inputs of a run do not fit its graph. ``keys``: the keys concerned."""
+    """The inputs of a run do not fit its graph. ``keys``: the wrong or missing keys."""
 
     def __init__(self, message: str, *, keys: Iterable[str] = ()) -> None:
         super().__init__(message)
@@ -151,11 +142,11 @@ class InputError(TaskiqFlowError):
 
 
 class MissingInputError(InputError):
-    """The run was not given inputs that its nodes need; ``keys`` names all of them."""
+    """Inputs that the run's nodes need are missing. ``keys``: all of them."""
 
 
 class InputConflictError(InputError):
-    """The run was given values under keys that its own nodes produce."""
+    """The run was given inputs under output keys of its own nodes."""
 
 
 class UnusedInputWarning(UserWarning):
@@ -167,11 +158,11 @@ class PollingWarning(UserWarning):
 
 
 class NotCachedWarning(UserWarning):
-    """A node has a ``Cache``, and what it takes or gives cannot be told from other values."""
+    """A node with a ``Cache`` is not cached, as its inputs or its result cannot be encoded."""
 
 
 class NodeError(TaskiqFlowError):
-    """What kept one node from giving its result. ``task_name``: the node."""
+    """A node has no result. ``task_name``: the node."""
 
     def __init__(self, message: str, *, task_name: str = "") -> None:
         super().__init__(message)
@@ -179,13 +170,13 @@ class NodeError(TaskiqFlowError):
 
 
 class OutputShapeError(NodeError):
-    """A node with several outputs returned something that cannot be split into them."""
+    """A node with several outputs returned a value that cannot be split into them."""
 
 
 class SerializationError(NodeError):
-    """A value that cannot be carried to a node, or a result that cannot be stored.
+    """An input or a result cannot be serialized.
 
-    ``key``: the key it came under; ``value_type``: its type. Both are ``None`` for a result.
+    ``key``: the input's key, ``None`` for a result; ``value_type``: the value's type, if known.
     """
 
     def __init__(
@@ -202,13 +193,13 @@ class SerializationError(NodeError):
 
 
 class ResultUnavailableError(NodeError):
-    """A task has ended, and its result could not be stored or is not stored any more."""
+    """A task has ended, but its result was not stored, or is no longer stored."""
 
 
 class NodeTimeoutError(NodeError, TimeoutError):
-    """An attempt took longer than it may. ``seconds``: the limit that it has passed.
+    """An attempt exceeded its time limit of ``seconds``.
 
-    ``waited``: whether it was not begun at all, and the limit that of ``queue_timeout``.
+    ``waited``: whether no worker had begun it, so that the limit was its ``queue_timeout``.
     """
 
     def __init__(
@@ -220,15 +211,14 @@ class NodeTimeoutError(NodeError, TimeoutError):
 
 
 class TaskLostError(NodeError):
-    """A task was sent, and neither a result nor an error of it will ever come."""
+    """A task was sent, and nothing will ever report its result or its error."""
 
 
 class RunError(TaskiqFlowError):
-    """A run that did not end with all of its results.
+    """A run ended without all of its results.
 
-    ``results``: output key → value, of every node that had completed.
-    ``failures``: node name → the exception that it failed with.
-    ``skipped``: names of the nodes that did not run because they depend on a failure.
+    ``results``: output key → value, of all completed nodes. ``failures``: node name → exception.
+    ``skipped``: names of the nodes that did not run because they depend on a failed node.
     """
 
     def __init__(
@@ -248,7 +238,7 @@ class RunError(TaskiqFlowError):
 class NodeFailedError(RunError):
     """A node failed and ended the run (``on_error="raise"``).
 
-    ``__cause__`` is the task's own exception. ``task_name``, ``task_id``: whose;
+    ``__cause__``: the task's exception. ``task_name``, ``task_id``: the node and its task;
     ``attempts``: how often the task was executed.
     """
 
@@ -270,7 +260,7 @@ class NodeFailedError(RunError):
 
 
 class RunFailedError(RunError):
-    """All that could run has run, and some nodes failed (``on_error="continue"``)."""
+    """Some nodes failed; all others that could run have run (``on_error="continue"``)."""
 
 
 class RunCancelledError(RunError):
@@ -282,27 +272,27 @@ class RunTimeoutError(RunError):
 
 
 class RunLockedError(RunError):
-    """Another engine goes on with the run, or has taken it over."""
+    """Another engine has the run's lease, or has taken it over."""
 
 
 class JournalError(RunError):
-    """A journal that cannot be written or read. Nothing was yielded that is not in it."""
+    """The journal cannot be written or read. It has everything that was yielded."""
 
 
 def describe(error: BaseException) -> str:
-    """An error in words: the name of its type, and its message."""
+    """The name of an error's type, and its message if it has one."""
     try:
         text = str(error)
-    except Exception:  # an exception of the user's whose own __str__ raises
+    except Exception:  # a user's exception whose __str__ raises
         text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-_PACKAGE = os.path.dirname(__file__) + os.sep  # noqa: PTH120 - compared with the names in frames
+_PACKAGE = os.path.dirname(__file__) + os.sep  # noqa: PTH120 - compared with file names in frames
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warn at the line outside this package by which the caller was called."""
+    """Warn, naming the line outside this package that called into it."""
     level, frame = 2, sys._getframe(1)  # noqa: SLF001 - as the warnings module does
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back

@@ -1,7 +1,7 @@
-"""What a run tells its listeners.
+"""The events that a run sends to its listeners.
 
-Every event carries ``run_id`` and ``at``, seconds of the event loop's monotonic clock. The union
-``Event`` is closed: a listener that matches all of its members has seen everything there is.
+Every event has its ``run_id`` and ``at``, the event loop's monotonic time in seconds. ``Event`` is
+a closed union: a listener that matches all of its members handles every event.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Source = Literal["task", "fallback", "cache", "journal"]
-"""What a result came from: the node's task, its fallback, its cache, or an earlier process."""
+"""Where a result came from: the node's task, its fallback, its cache, or the journal."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """A run begins. ``task_names``: the nodes known at that moment."""
+    """A run has started. ``task_names``: the nodes known at that moment."""
 
     run_id: str
     at: float
@@ -25,7 +25,7 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class NodeStarted:
-    """A node's task is handed to the broker."""
+    """A node's task is being sent to the broker."""
 
     run_id: str
     at: float
@@ -35,10 +35,10 @@ class NodeStarted:
 
 @dataclass(frozen=True, slots=True)
 class NodeRetried:
-    """A node's task is sent once more. ``attempt``: the number of the attempt now on its way.
+    """A node's task is being sent again. ``attempt``: the number of the new attempt.
 
-    ``error``: what the attempt before ended with; ``None`` where a middleware of the broker's has
-    sent the task again, or an engine goes on with what another had sent.
+    ``error``: the previous attempt's; ``None`` if a middleware of the broker sent the task again,
+    or if the previous attempt was another engine's.
     """
 
     run_id: str
@@ -51,7 +51,7 @@ class NodeRetried:
 
 @dataclass(frozen=True, slots=True)
 class NodeFellBack:
-    """A node failed for good, and its fallback stands in. ``attempts``: how often it was tried."""
+    """A node failed after ``attempts`` executions of its task, and its fallback is used."""
 
     run_id: str
     at: float
@@ -63,7 +63,7 @@ class NodeFellBack:
 
 @dataclass(frozen=True, slots=True)
 class NodeCompleted:
-    """A node has its result. ``source``: what gave it."""
+    """A node has its result. ``source``: where it came from."""
 
     run_id: str
     at: float
@@ -87,11 +87,11 @@ class NodeFailed:
 
 @dataclass(frozen=True, slots=True)
 class NodeSkipped:
-    """A node did not run: it depends on a failure, or a condition has it skipped.
+    """A node did not run: it depends on a failed node, or a condition was false.
 
-    The event, and under ``on_error="collect"`` also the node's value in the stream.
-    ``because_of``: the dependencies that failed or were skipped themselves; none for a node whose
-    own condition says no. ``reason``: a skip by condition is not a failure, nor is one behind it.
+    Under ``on_error="collect"`` the event is also the node's value in the stream. ``because_of``:
+    the dependencies that failed or were skipped; empty if the node's own condition was false.
+    ``reason``: ``"failure"`` if any node that it depends on has failed, directly or not.
     """
 
     run_id: str
@@ -103,7 +103,7 @@ class NodeSkipped:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """A run ended, once. ``error``: what its reader gets, where it gets one."""
+    """A run has ended; sent once. ``error``: the one that the reader gets, if any."""
 
     run_id: str
     at: float
@@ -124,10 +124,10 @@ Event = (
 
 
 class Listener(Protocol):
-    """Is told what runs do. May be sync or async; one that raises is dropped for that run."""
+    """Receives events. A listener that raises gets no more events of that run."""
 
     def on_event(self, event: Event, /) -> Awaitable[None] | None:
-        """Take one event. Events of one run come one at a time and in order."""
+        """Handle one event; sync or async. A run's events come one at a time and in order."""
 
 
 @dataclass(frozen=True, slots=True)
