@@ -24,10 +24,10 @@ from taskiq_flow import (
 )
 from taskiq_flow.journal.history import restore_run
 from tests.distributed.test_examples import ROOT, blocks, named, output_of
-from tests.journals import GATED, gated, noted, open_gate
+from tests.journal.processes import GATED, gated, noted, open_gate
+from tests.journal.test_protocol import SHORT, A, B, JournalContract, Store, log_of
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import free_port
-from tests.test_journals import SHORT, A, B, JournalContract, Store, log_of
 
 pytestmark = pytest.mark.skipif(
     not PostgresServer.is_available(),

@@ -29,7 +29,7 @@ from taskiq_flow.journal import redis as redis_journal
 from taskiq_flow.journal.history import restore_run
 from tests.cache_stores import CHECKS
 from tests.distributed.conftest import Farm
-from tests.journals import (
+from tests.journal.processes import (
     GATED,
     Child,
     big,
@@ -39,9 +39,9 @@ from tests.journals import (
     noted,
     open_gate,
 )
+from tests.journal.test_protocol import JournalContract, Store, log_of
 from tests.servers.process import free_port
 from tests.servers.redis import RedisServer
-from tests.test_journals import JournalContract, Store, log_of
 
 LEASE = Lease("engine", 60.0)
 

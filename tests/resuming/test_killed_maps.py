@@ -61,8 +61,15 @@ async def test_a_map_whose_process_was_killed_goes_on(
     tmp_path: Path, moment: str, number: int
 ) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.test_killed_maps", str(tmp_path), moment, str(number)),
-        cwd=Path(__file__).parents[1],
+        *(
+            sys.executable,
+            "-m",
+            "tests.resuming.test_killed_maps",
+            str(tmp_path),
+            moment,
+            str(number),
+        ),
+        cwd=Path(__file__).parents[2],
     )
     assert await process.wait() == -signal.SIGKILL
     journal = SqliteJournal(tmp_path / "runs.db")

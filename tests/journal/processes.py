@@ -30,7 +30,7 @@ from taskiq_flow import (
     TaskiqFlowError,
 )
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 GATED = [("first", 1), ("second", 2), ("gate", 2), ("last", 3)]
 """The pairs of a run of ``gated()`` in their order."""
@@ -129,7 +129,12 @@ class Child:
     """A process with engines on a journal. Used as a context, at the end of which it is gone."""
 
     def __init__(self, place: str) -> None:
-        command = [sys.executable, "-c", "from tests.journals import serve; serve()", place]
+        command = [
+            sys.executable,
+            "-c",
+            "from tests.journal.processes import serve; serve()",
+            place,
+        ]
         self._process = subprocess.Popen(  # noqa: S603 - made above
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
         )

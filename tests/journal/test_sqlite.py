@@ -23,7 +23,7 @@ from taskiq_flow import ExecutionEngine, JournalError, Lease, SqliteJournal
 from taskiq_flow.journal import sqlite_file
 from taskiq_flow.journal.history import restore_run
 from taskiq_flow.journal.lease import new_owner
-from tests.journals import big, big_inputs, open_gate
+from tests.journal.processes import big, big_inputs, open_gate
 
 LEASE = Lease("engine", 60.0)
 

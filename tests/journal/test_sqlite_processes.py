@@ -16,7 +16,7 @@ from taskiq import InMemoryBroker
 from taskiq_flow import ExecutionEngine, JournalError, Lease, RunLockedError, SqliteJournal
 from taskiq_flow.journal import sqlite_file
 from taskiq_flow.journal.history import restore_run
-from tests.journals import (
+from tests.journal.processes import (
     GATED,
     Child,
     big,

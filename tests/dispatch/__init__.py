@@ -1,0 +1,1 @@
+"""Tests of ``taskiq_flow/dispatch/``."""
