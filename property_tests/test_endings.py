@@ -15,7 +15,7 @@ from property_tests.model import GraphSpec, evaluate
 from property_tests.stage import Stage
 from property_tests.strategies import DELAYS, LONGEST_CLEANING, graphs
 from taskiq_flow import ExecutionEngine, RunCancelledError
-from tests.virtual_clock import run_virtually, virtual_loop
+from tests.virtual_clock import virtual_loop, virtually
 
 Leaving = Literal["closed", "dropped", "raised", "closed by another task"]
 
@@ -72,22 +72,20 @@ async def _leave(pairs: AsyncGenerator[tuple[str, Any], None], number: int, how:
     st.sampled_from(["closed", "dropped", "raised", "closed by another task"]),
     st.none() | st.integers(1, 3),
 )
-def test_a_stream_left_after_any_pair_leaves_nothing_behind(
+@virtually
+async def test_a_stream_left_after_any_pair_leaves_nothing_behind(
     graph: GraphSpec, number: int, how: Leaving, limit: int | None
 ) -> None:
-    async def main() -> None:
-        stage = Stage(graph)
-        engine = ExecutionEngine(stage.broker, stage.dag, limit)
-        left_at = await _leave(engine.execute_async(), number, how)
-        if how == "dropped":
-            await asyncio.sleep(0.5)  # closed by then, and no node begins at half seconds
-        started = set(stage.started)
-        if how == "dropped":
-            await asyncio.sleep(LONGEST_CLEANING)
-        stage.check_stopped(left_at)
-        await _check_aftermath(engine, stage, graph, started)
-
-    run_virtually(main())
+    stage = Stage(graph)
+    engine = ExecutionEngine(stage.broker, stage.dag, limit)
+    left_at = await _leave(engine.execute_async(), number, how)
+    if how == "dropped":
+        await asyncio.sleep(0.5)  # closed by then, and no node begins at half seconds
+    started = set(stage.started)
+    if how == "dropped":
+        await asyncio.sleep(LONGEST_CLEANING)
+    stage.check_stopped(left_at)
+    await _check_aftermath(engine, stage, graph, started)
 
 
 async def _gather(
@@ -104,33 +102,31 @@ async def _gather(
 
 
 @given(GRAPHS, MOMENTS, st.none() | DELAYS)
-def test_cancel_stops_at_once_and_hands_over_the_results_so_far(
+@virtually
+async def test_cancel_stops_at_once_and_hands_over_the_results_so_far(
     graph: GraphSpec, moment: float, reading: int | None
 ) -> None:
-    async def main() -> None:
-        stage = Stage(graph)
-        engine = ExecutionEngine(stage.broker, stage.dag)
-        pairs: list[tuple[str, Any]] = []
-        at_cancel: list[tuple[set[str], int]] = []
+    stage = Stage(graph)
+    engine = ExecutionEngine(stage.broker, stage.dag)
+    pairs: list[tuple[str, Any]] = []
+    at_cancel: list[tuple[set[str], int]] = []
 
-        def cancel() -> None:
-            engine.cancel()
-            at_cancel.append((set(stage.started), len(pairs)))
+    def cancel() -> None:
+        engine.cancel()
+        at_cancel.append((set(stage.started), len(pairs)))
 
-        timer = virtual_loop().call_at(moment, cancel)
-        error: RunCancelledError | None = None
-        try:
-            await _gather(engine, pairs, reading)
-        except RunCancelledError as raised:
-            error = raised
-        timer.cancel()
-        _check_cancelled(graph, error, pairs, moment)
-        if error is not None:
-            assert (set(stage.started), len(pairs)) == at_cancel[0]
-            stage.check_stopped(moment)
-        await _check_aftermath(engine, stage, graph, set(stage.started))
-
-    run_virtually(main())
+    timer = virtual_loop().call_at(moment, cancel)
+    error: RunCancelledError | None = None
+    try:
+        await _gather(engine, pairs, reading)
+    except RunCancelledError as raised:
+        error = raised
+    timer.cancel()
+    _check_cancelled(graph, error, pairs, moment)
+    if error is not None:
+        assert (set(stage.started), len(pairs)) == at_cancel[0]
+        stage.check_stopped(moment)
+    await _check_aftermath(engine, stage, graph, set(stage.started))
 
 
 def _check_cancelled(
@@ -155,22 +151,20 @@ def _check_cancelled(
 
 
 @given(GRAPHS, st.lists(MOMENTS, min_size=1, max_size=3), st.none() | DELAYS)
-def test_a_consumer_cancelled_at_any_moments_leaves_nothing_behind(
+@virtually
+async def test_a_consumer_cancelled_at_any_moments_leaves_nothing_behind(
     graph: GraphSpec, moments: list[float], reading: int | None
 ) -> None:
-    async def main() -> None:
-        stage = Stage(graph)
-        engine = ExecutionEngine(stage.broker, stage.dag)
-        loop = virtual_loop()
-        consumer = loop.create_task(_gather(engine, [], reading))
-        timers = [loop.call_at(moment, consumer.cancel) for moment in moments]
-        await asyncio.wait([consumer])
-        for timer in timers:
-            timer.cancel()
-        if not consumer.cancelled():
-            consumer.result()
-            assert max(evaluate(graph).ends.values(), default=0) <= min(moments)
-        stage.check_stopped(min(moments))
-        await _check_aftermath(engine, stage, graph, set(stage.started))
-
-    run_virtually(main())
+    stage = Stage(graph)
+    engine = ExecutionEngine(stage.broker, stage.dag)
+    loop = virtual_loop()
+    consumer = loop.create_task(_gather(engine, [], reading))
+    timers = [loop.call_at(moment, consumer.cancel) for moment in moments]
+    await asyncio.wait([consumer])
+    for timer in timers:
+        timer.cancel()
+    if not consumer.cancelled():
+        consumer.result()
+        assert max(evaluate(graph).ends.values(), default=0) <= min(moments)
+    stage.check_stopped(min(moments))
+    await _check_aftermath(engine, stage, graph, set(stage.started))

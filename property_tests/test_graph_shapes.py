@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +12,7 @@ from property_tests.model import GraphSpec, evaluate
 from property_tests.stage import Stage
 from property_tests.strategies import DELAYS, LIMITS, graphs
 from taskiq_flow import DAG, DAGNode, ExecutionEngine
-from tests.virtual_clock import run_virtually
+from tests.virtual_clock import virtually
 
 GRAPHS = graphs(varied=True)
 
@@ -36,29 +35,27 @@ async def _read_and_change(
 
 
 @given(GRAPHS, LIMITS, DELAYS)
-def test_any_graph_gives_what_a_sequential_evaluation_gives(
+@virtually
+async def test_any_graph_gives_what_a_sequential_evaluation_gives(
     graph: GraphSpec, limit: int | None, reading: int
 ) -> None:
-    async def main() -> None:
-        stage = Stage(graph)
-        await _read_and_change(stage, graph, limit, reading, None)
-        for node in graph:
-            before = [stage.ended[other.name] for other in graph.waits_for[node.name]]
-            assert stage.started[node.name] >= max(before, default=0)
-        if limit is None:
-            assert stage.started == evaluate(graph).starts
-
-    run_virtually(main())
+    stage = Stage(graph)
+    await _read_and_change(stage, graph, limit, reading, None)
+    for node in graph:
+        before = [stage.ended[other.name] for other in graph.waits_for[node.name]]
+        assert stage.started[node.name] >= max(before, default=0)
+    if limit is None:
+        assert stage.started == evaluate(graph).starts
 
 
 @given(graphs(varied=True, failing=True), LIMITS)
-def test_execute_gives_every_output_key_its_value(graph: GraphSpec, limit: int | None) -> None:
-    async def main() -> dict[str, Any]:
-        stage = Stage(graph)
-        engine = ExecutionEngine(stage.broker, stage.dag, limit, on_error="collect")
-        return await engine.execute(graph.inputs)
-
-    values, expected = run_virtually(main()), evaluate(graph)
+@virtually
+async def test_execute_gives_every_output_key_its_value(
+    graph: GraphSpec, limit: int | None
+) -> None:
+    stage = Stage(graph)
+    engine = ExecutionEngine(stage.broker, stage.dag, limit, on_error="collect")
+    values, expected = (await engine.execute(graph.inputs)), evaluate(graph)
     assert {*values} == {key for node in graph for key in node.outputs}
     assert {key: values[key] for key in expected.values} == expected.values
     for node in graph:
@@ -67,19 +64,17 @@ def test_execute_gives_every_output_key_its_value(graph: GraphSpec, limit: int |
 
 
 @given(GRAPHS, LIMITS, DELAYS, st.data())
-def test_with_outputs_exactly_the_needed_nodes_run(
+@virtually
+async def test_with_outputs_exactly_the_needed_nodes_run(
     graph: GraphSpec, limit: int | None, reading: int, data: st.DataObject
 ) -> None:
     keys = [key for node in graph for key in node.outputs]
     wanted = data.draw(st.sets(st.sampled_from(keys), max_size=3) if keys else st.just(set()))
 
-    async def main() -> None:
-        stage = Stage(graph)
-        await _read_and_change(stage, graph, limit, reading, wanted)
-        assert set(stage.executions) == graph.needed_for(wanted)
-        assert set(stage.executions.values()) <= {1}
-
-    run_virtually(main())
+    stage = Stage(graph)
+    await _read_and_change(stage, graph, limit, reading, wanted)
+    assert set(stage.executions) == graph.needed_for(wanted)
+    assert set(stage.executions.values()) <= {1}
 
 
 @given(st.lists(st.sampled_from(["a", "b", "a_2", "a_3", "a_2_2", ""]), max_size=12))

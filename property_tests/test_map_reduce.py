@@ -15,7 +15,7 @@ from property_tests.model import BrokenError
 from property_tests.stage import check_nothing_is_left
 from property_tests.strategies import DELAYS, maps
 from taskiq_flow import MapReduce, MapReduceResult, NodeFailedError, RunCancelledError
-from tests.virtual_clock import run_virtually, virtual_loop
+from tests.virtual_clock import run_virtually, virtual_loop, virtually
 
 Leaving = Literal["closed", "dropped", "cancelled"]
 
@@ -131,25 +131,23 @@ def _check_taken(mapping: Mapping, taken: list[int], cause: BaseException | None
 
 
 @given(maps(), st.integers(1, 8), st.sampled_from(["closed", "dropped", "cancelled"]))
-def test_a_stream_left_after_any_pair_leaves_nothing_behind(
+@virtually
+async def test_a_stream_left_after_any_pair_leaves_nothing_behind(
     spec: MapSpec, number: int, how: Leaving
 ) -> None:
     mapping = Mapping(spec)
 
-    async def main() -> None:
-        if how == "dropped":
-            await _map(mapping)
-            await asyncio.sleep(MUCH_LATER)
-            assert spec.kind != "list" or len(mapping.ended) == len(spec.items)
-        else:
-            await _leave(await _map(mapping), number, how)
-            started = len(mapping.started)
-            _check_aftermath(mapping)
-            await asyncio.sleep(MUCH_LATER)
-            assert len(mapping.started) == started
+    if how == "dropped":
+        await _map(mapping)
+        await asyncio.sleep(MUCH_LATER)
+        assert spec.kind != "list" or len(mapping.ended) == len(spec.items)
+    else:
+        await _leave(await _map(mapping), number, how)
+        started = len(mapping.started)
         _check_aftermath(mapping)
-
-    run_virtually(main())
+        await asyncio.sleep(MUCH_LATER)
+        assert len(mapping.started) == started
+    _check_aftermath(mapping)
 
 
 async def _leave(mapped: MapReduceResult, number: int, how: Leaving) -> None:

@@ -34,7 +34,7 @@ from taskiq_flow import (
     RunFailedError,
     RunTimeoutError,
 )
-from tests.virtual_clock import run_virtually
+from tests.virtual_clock import virtually
 
 SAGAS = settings(max_examples=350)
 """Each of them is several runs."""
@@ -117,7 +117,8 @@ class Ledger:
 
 @SAGAS
 @given(STEADY, st.data(), SETTINGS, st.lists(STOPPED, min_size=1, max_size=3), WHOLE)
-def test_a_run_is_stopped_and_resumed_until_it_is_done(
+@virtually
+async def test_a_run_is_stopped_and_resumed_until_it_is_done(
     graph: PolicyGraph,
     data: st.DataObject,
     setting: Setting,
@@ -127,27 +128,25 @@ def test_a_run_is_stopped_and_resumed_until_it_is_done(
     keys = [key for node in graph for key in node.outputs]
     outputs = data.draw(st.none() | st.lists(st.sampled_from(keys), min_size=1)) if keys else None
 
-    async def main() -> None:
-        saga = Saga(graph, setting)
-        ledger = Ledger(graph if outputs is None else graph.part(outputs))
-        first, *others = stopped
-        ledger.check(saga, await saga.begin(first, outputs), first)
-        for session in others:
-            ledger.check(saga, await saga.resume(session), session)
-        for _ in range(2):  # the second time with nothing left to do but what has failed
-            part = await saga.resume(last)
-            ledger.check(saga, part, last)
-            ledger.check_end(part, last, setting)
-        assert set(part.kept) == ledger.all_completed
-        ids = [attempt.task_id for attempt in saga.attempts if FALLBACK not in attempt.name]
-        assert any(s.stop == "journal broken" for s in stopped) or len(ids) == len(set(ids))
-
-    run_virtually(main())
+    saga = Saga(graph, setting)
+    ledger = Ledger(graph if outputs is None else graph.part(outputs))
+    first, *others = stopped
+    ledger.check(saga, await saga.begin(first, outputs), first)
+    for session in others:
+        ledger.check(saga, await saga.resume(session), session)
+    for _ in range(2):  # the second time with nothing left to do but what has failed
+        part = await saga.resume(last)
+        ledger.check(saga, part, last)
+        ledger.check_end(part, last, setting)
+    assert set(part.kept) == ledger.all_completed
+    ids = [attempt.task_id for attempt in saga.attempts if FALLBACK not in attempt.name]
+    assert any(s.stop == "journal broken" for s in stopped) or len(ids) == len(set(ids))
 
 
 @SAGAS
 @given(STEADY, SETTINGS, st.data(), st.none() | STOPPED, st.none() | STOPPED, WHOLE)
-def test_a_rerun_runs_the_named_nodes_and_those_behind_them_and_leaves_the_run_as_it_was(
+@virtually
+async def test_a_rerun_runs_the_named_nodes_and_those_behind_them_and_leaves_the_run_as_it_was(
     graph: PolicyGraph,
     setting: Setting,
     data: st.DataObject,
@@ -158,57 +157,52 @@ def test_a_rerun_runs_the_named_nodes_and_those_behind_them_and_leaves_the_run_a
     names = [node.name for node in graph]
     named = data.draw(st.lists(st.sampled_from(names), max_size=2) if names else st.just([]))
 
-    async def main() -> None:
-        saga, ledger = Saga(graph, setting), Ledger(graph)
-        first = stopped or Session()
-        ledger.check(saga, await saga.begin(first), first)
-        log = await saga.journal.log("run")
-        again = {*named}.union(*(graph.behind(name) for name in named))
-        other = Ledger(graph)
-        other.completed = [name for name in ledger.completed if name not in again]
-        other.may_lack = ledger.may_lack
-        second = stopped_again or session
-        part = await saga.rerun(second, named)
-        other.check(saga, part, second)
-        if second is session:
-            other.check_end(part, session, setting)
-        assert {attempt.task_id.split(":")[0] for attempt in saga.stage.fates.attempts} <= {"again"}
-        assert await saga.journal.log("run") == log
-        for run_id, its in (("run", ledger), ("again", other)):
-            part = await saga.resume(session, run_id)
-            its.check(saga, part, session)
-            its.check_end(part, session, setting)
-
-    run_virtually(main())
+    saga, ledger = Saga(graph, setting), Ledger(graph)
+    first = stopped or Session()
+    ledger.check(saga, await saga.begin(first), first)
+    log = await saga.journal.log("run")
+    again = {*named}.union(*(graph.behind(name) for name in named))
+    other = Ledger(graph)
+    other.completed = [name for name in ledger.completed if name not in again]
+    other.may_lack = ledger.may_lack
+    second = stopped_again or session
+    part = await saga.rerun(second, named)
+    other.check(saga, part, second)
+    if second is session:
+        other.check_end(part, session, setting)
+    assert {attempt.task_id.split(":")[0] for attempt in saga.stage.fates.attempts} <= {"again"}
+    assert await saga.journal.log("run") == log
+    for run_id, its in (("run", ledger), ("again", other)):
+        part = await saga.resume(session, run_id)
+        its.check(saga, part, session)
+        its.check_end(part, session, setting)
 
 
 @SAGAS
 @given(changed_graphs(), SETTINGS, st.none() | STOPPED, st.none() | STOPPED, WHOLE)
-def test_a_changed_graph_is_refused_by_name_or_keeps_what_is_as_it_was(
+@virtually
+async def test_a_changed_graph_is_refused_by_name_or_keeps_what_is_as_it_was(
     graphs: ChangedGraph,
     setting: Setting,
     stopped: Session | None,
     stopped_again: Session | None,
     session: Session,
 ) -> None:
-    async def main() -> None:
-        saga, before, now = Saga(graphs.before, setting), Ledger(graphs.before), Ledger(graphs.now)
-        first, second = stopped or session, stopped_again or session
-        before.check(saga, await saga.begin(first), first)
-        saga.enter(graphs.now)
-        await _check_refusal(saga, session, (graphs.added, graphs.removed, graphs.changed))
-        outdated = {*graphs.added, *graphs.changed}
-        outdated.update(*(graphs.now.behind(name) for name in outdated))
-        now.completed = [n for n in before.completed if n in now.outcomes and n not in outdated]
-        now.may_lack = before.may_lack
-        now.check(saga, await saga.resume(second, allow_changed=True), second)
-        part = await saga.resume(session)  # by now it is the run's own graph
-        now.check(saga, part, session)
-        now.check_end(part, session, setting)
-        saga.enter(graphs.before)
-        await _check_refusal(saga, session, (graphs.removed, graphs.added, graphs.changed))
-
-    run_virtually(main())
+    saga, before, now = Saga(graphs.before, setting), Ledger(graphs.before), Ledger(graphs.now)
+    first, second = stopped or session, stopped_again or session
+    before.check(saga, await saga.begin(first), first)
+    saga.enter(graphs.now)
+    await _check_refusal(saga, session, (graphs.added, graphs.removed, graphs.changed))
+    outdated = {*graphs.added, *graphs.changed}
+    outdated.update(*(graphs.now.behind(name) for name in outdated))
+    now.completed = [n for n in before.completed if n in now.outcomes and n not in outdated]
+    now.may_lack = before.may_lack
+    now.check(saga, await saga.resume(second, allow_changed=True), second)
+    part = await saga.resume(session)  # by now it is the run's own graph
+    now.check(saga, part, session)
+    now.check_end(part, session, setting)
+    saga.enter(graphs.before)
+    await _check_refusal(saga, session, (graphs.removed, graphs.added, graphs.changed))
 
 
 async def _check_refusal(

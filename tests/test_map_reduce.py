@@ -25,7 +25,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.map_reduce import MOST_IN_FLIGHT
-from tests.virtual_clock import run_virtually
+from tests.virtual_clock import virtually
 
 
 async def square(number: int) -> int:
@@ -306,24 +306,21 @@ class TestEndlessSources:
         assert sizes[-1] - sizes[1] < 100_000
 
 
-def test_max_parallel_holds_for_items_too() -> None:
-    async def main() -> tuple[int, float]:
-        running = most = 0
+@virtually
+async def test_max_parallel_holds_for_items_too() -> None:
+    running = most = 0
 
-        async def work(number: int) -> None:
-            nonlocal running, most
-            running += 1
-            most = max(most, running)
-            await asyncio.sleep(1)
-            running -= 1
+    async def work(number: int) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(1)
+        running -= 1
 
-        mapped = await MapReduce.map(InMemoryBroker(), work, range(12), max_parallel=4)
-        await mapped.wait_result()
-        return most, asyncio.get_running_loop().time()
-
-    most, took = run_virtually(main())
+    mapped = await MapReduce.map(InMemoryBroker(), work, range(12), max_parallel=4)
+    await mapped.wait_result()
     assert most == 4
-    assert took == pytest.approx(3.0)
+    assert asyncio.get_running_loop().time() == pytest.approx(3.0)
 
 
 class TestCancelling:

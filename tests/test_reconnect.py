@@ -14,7 +14,7 @@ from taskiq_flow.reconnect import (
     listen_through_outages,
     retry_through_outage,
 )
-from tests.virtual_clock import run_virtually
+from tests.virtual_clock import virtually
 
 
 class Server:
@@ -45,67 +45,57 @@ def test_pauses_grow_and_are_bounded() -> None:
     assert pauses[-1] == pauses[-2] <= 2.0
 
 
-def test_a_call_is_repeated_until_an_outage_ends(caplog: pytest.LogCaptureFixture) -> None:
+@virtually
+async def test_a_call_is_repeated_until_an_outage_ends(caplog: pytest.LogCaptureFixture) -> None:
     server = Server(until=30.0)
 
-    async def main() -> float:
-        assert (
-            await retry_through_outage(server.answer, (ConnectionError,), "it cannot be asked")
-            == "here"
-        )
-        return asyncio.get_running_loop().time()
-
-    assert 30.0 <= run_virtually(main()) <= 32.0
+    assert (
+        await retry_through_outage(server.answer, (ConnectionError,), "it cannot be asked")
+        == "here"
+    )
+    assert 30.0 <= asyncio.get_running_loop().time() <= 32.0
     assert len(server.tries) < 30
     assert [record.getMessage() for record in caplog.records] == [
         "it cannot be asked: ConnectionResetError('away'); trying again for 60 s"
     ]
 
 
-def test_an_outage_that_does_not_end_is_raised_at_last() -> None:
-    async def main() -> float:
-        with pytest.raises(ConnectionResetError, match="away"):
-            await retry_through_outage(Server(until=1e9).answer, (ConnectionError,), "it")
-        return asyncio.get_running_loop().time()
-
-    assert OUTAGE_TIMEOUT - 2 <= run_virtually(main()) <= OUTAGE_TIMEOUT
+@virtually
+async def test_an_outage_that_does_not_end_is_raised_at_last() -> None:
+    with pytest.raises(ConnectionResetError, match="away"):
+        await retry_through_outage(Server(until=1e9).answer, (ConnectionError,), "it")
+    assert OUTAGE_TIMEOUT - 2 <= asyncio.get_running_loop().time() <= OUTAGE_TIMEOUT
 
 
-def test_what_is_no_outage_is_raised_at_once() -> None:
-    async def main() -> float:
-        with pytest.raises(ConnectionResetError):
-            await retry_through_outage(Server(until=9.0).answer, (ValueError,), "it")
-        return asyncio.get_running_loop().time()
-
-    assert run_virtually(main()) == 0.0
+@virtually
+async def test_what_is_no_outage_is_raised_at_once() -> None:
+    with pytest.raises(ConnectionResetError):
+        await retry_through_outage(Server(until=9.0).answer, (ValueError,), "it")
+    assert asyncio.get_running_loop().time() == 0.0
 
 
 @pytest.mark.parametrize("outages", [[(10.0, 40.0)], [(10.0, 60.0), (80.0, 130.0)]])
-def test_listening_goes_on_behind_outages(outages: list[tuple[float, float]]) -> None:
-    async def main() -> None:
-        server = Server(until=-1.0)
-        heard = []
-        items = listen_through_outages(server.listen, (ConnectionError,), "it cannot listen")
-        for since, until in outages:
-            server.since, server.until = since, until
-            async for moment in items:
-                heard.append(moment)
-                if moment > until:
-                    break
-        await items.aclose()
-        assert all(not since + 1 < moment < until for moment in heard for since, until in outages)
-
-    run_virtually(main())
+@virtually
+async def test_listening_goes_on_behind_outages(outages: list[tuple[float, float]]) -> None:
+    server = Server(until=-1.0)
+    heard = []
+    items = listen_through_outages(server.listen, (ConnectionError,), "it cannot listen")
+    for since, until in outages:
+        server.since, server.until = since, until
+        async for moment in items:
+            heard.append(moment)
+            if moment > until:
+                break
+    await items.aclose()
+    assert all(not since + 1 < moment < until for moment in heard for since, until in outages)
 
 
-def test_listening_ends_with_an_outage_that_does_not() -> None:
-    async def main() -> float:
-        with pytest.raises(ConnectionResetError):
-            async for _ in listen_through_outages(Server(1e9).listen, (ConnectionError,), "it"):
-                raise AssertionError
-        return asyncio.get_running_loop().time()
-
-    assert OUTAGE_TIMEOUT <= run_virtually(main()) <= OUTAGE_TIMEOUT + 5
+@virtually
+async def test_listening_ends_with_an_outage_that_does_not() -> None:
+    with pytest.raises(ConnectionResetError):
+        async for _ in listen_through_outages(Server(1e9).listen, (ConnectionError,), "it"):
+            raise AssertionError
+    assert OUTAGE_TIMEOUT <= asyncio.get_running_loop().time() <= OUTAGE_TIMEOUT + 5
 
 
 async def test_listening_to_what_ends_ends() -> None:

@@ -30,7 +30,7 @@ from taskiq_flow import (
 from taskiq_flow.cache.key import cache_key, is_large
 from taskiq_flow.cache.results import ResultCache
 from taskiq_flow.cache.store import CacheStore, MemoryCacheStore
-from tests.virtual_clock import run_virtually, virtual_loop
+from tests.virtual_clock import run_virtually, virtual_loop, virtually
 
 
 class Work:
@@ -59,135 +59,121 @@ def engine_of(work: Any, journal: Any = None, **options: Any) -> ExecutionEngine
     return ExecutionEngine(InMemoryBroker(), dag, journal=journal, **options)
 
 
-def test_a_result_is_taken_again_for_the_same_inputs_only() -> None:
-    async def main() -> None:
-        work, events = Work(), list[Any]()
+@virtually
+async def test_a_result_is_taken_again_for_the_same_inputs_only() -> None:
+    work, events = Work(), list[Any]()
 
-        class Recorder:
-            def on_event(self, event: Any) -> None:
-                events.append(event)
+    class Recorder:
+        def on_event(self, event: Any) -> None:
+            events.append(event)
 
-        engine = engine_of(work.task, listeners=[Recorder()])
-        for x in (1, 1, 2, 1):
-            assert await engine.execute({"x": x}) == {"n": 10 * x}
-        assert work.executed == [1, 2]
-        completed = [event for event in events if isinstance(event, NodeCompleted)]
-        assert [event.source for event in completed] == ["task", "cache", "task", "cache"]
-        assert virtual_loop().time() == 10.0
-
-    run_virtually(main())
+    engine = engine_of(work.task, listeners=[Recorder()])
+    for x in (1, 1, 2, 1):
+        assert await engine.execute({"x": x}) == {"n": 10 * x}
+    assert work.executed == [1, 2]
+    completed = [event for event in events if isinstance(event, NodeCompleted)]
+    assert [event.source for event in completed] == ["task", "cache", "task", "cache"]
+    assert virtual_loop().time() == 10.0
 
 
-def test_nothing_is_cached_unless_it_is_asked_for() -> None:
-    async def main() -> None:
-        work = Work()
-        engine = engine_of(work.task, node={"cache": None})
-        await engine.execute({"x": 1})
-        await engine.execute({"x": 1})
-        assert work.executed == [1, 1]
-
-    run_virtually(main())
+@virtually
+async def test_nothing_is_cached_unless_it_is_asked_for() -> None:
+    work = Work()
+    engine = engine_of(work.task, node={"cache": None})
+    await engine.execute({"x": 1})
+    await engine.execute({"x": 1})
+    assert work.executed == [1, 1]
 
 
 @pytest.mark.parametrize("limit", [None, 1])
 @pytest.mark.parametrize("shared", [True, False])
-def test_what_several_want_at_once_is_computed_once(*, shared: bool, limit: int | None) -> None:
-    async def main() -> None:
-        work = Work()
-        dag = DAGBuilder().node(work.task, name="n", cache=Cache())
-        dag.node(work.task, name="m", cache=Cache())
-        journal = MemoryJournal()
-        engines = [
-            ExecutionEngine(InMemoryBroker(), dag.build(), limit, journal=journal)
-            for _ in range(1 if shared else 3)
-        ]
-        runs = [engine.execute({"x": 1}) for engine in engines * (3 if shared else 1)]
-        assert await asyncio.gather(*runs) == [{"n": 10, "m": 10}] * 3
-        assert work.executed == [1]
-
-    run_virtually(main())
-
-
-def test_engines_without_a_journal_keep_results_to_themselves() -> None:
-    async def main() -> None:
-        work = Work()
-        for _ in range(2):
-            await engine_of(work.task).execute({"x": 1})
-        assert work.executed == [1, 1]
-
-    run_virtually(main())
+@virtually
+async def test_what_several_want_at_once_is_computed_once(
+    *, shared: bool, limit: int | None
+) -> None:
+    work = Work()
+    dag = DAGBuilder().node(work.task, name="n", cache=Cache())
+    dag.node(work.task, name="m", cache=Cache())
+    journal = MemoryJournal()
+    engines = [
+        ExecutionEngine(InMemoryBroker(), dag.build(), limit, journal=journal)
+        for _ in range(1 if shared else 3)
+    ]
+    runs = [engine.execute({"x": 1}) for engine in engines * (3 if shared else 1)]
+    assert await asyncio.gather(*runs) == [{"n": 10, "m": 10}] * 3
+    assert work.executed == [1]
 
 
-def test_a_result_is_kept_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        monkeypatch.setattr("time.time", virtual_loop().time)
-        work = Work()
-        engine = engine_of(work.task, node={"cache": Cache(ttl=60.0)})
-        await engine.execute({"x": 1})
-        await asyncio.sleep(59)
-        await engine.execute({"x": 1})
-        assert work.executed == [1]
-        await asyncio.sleep(2)
-        await engine.execute({"x": 1})
-        await engine.execute({"x": 1})
-        assert work.executed == [1, 1]
-
-    run_virtually(main())
+@virtually
+async def test_engines_without_a_journal_keep_results_to_themselves() -> None:
+    work = Work()
+    for _ in range(2):
+        await engine_of(work.task).execute({"x": 1})
+    assert work.executed == [1, 1]
 
 
-def test_a_failure_is_not_kept_and_the_next_one_tries() -> None:
-    async def main() -> None:
-        work = Work()
-        Work.fails = 1
-        engine = engine_of(work.task)
-        failing, waiting = (asyncio.ensure_future(engine.execute({"x": 1})) for _ in range(2))
-        with pytest.raises(NodeFailedError):
-            await failing
-        assert await waiting == {"n": 10}
+@virtually
+async def test_a_result_is_kept_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", virtual_loop().time)
+    work = Work()
+    engine = engine_of(work.task, node={"cache": Cache(ttl=60.0)})
+    await engine.execute({"x": 1})
+    await asyncio.sleep(59)
+    await engine.execute({"x": 1})
+    assert work.executed == [1]
+    await asyncio.sleep(2)
+    await engine.execute({"x": 1})
+    await engine.execute({"x": 1})
+    assert work.executed == [1, 1]
 
-    run_virtually(main())
+
+@virtually
+async def test_a_failure_is_not_kept_and_the_next_one_tries() -> None:
+    work = Work()
+    Work.fails = 1
+    engine = engine_of(work.task)
+    failing, waiting = (asyncio.ensure_future(engine.execute({"x": 1})) for _ in range(2))
+    with pytest.raises(NodeFailedError):
+        await failing
+    assert await waiting == {"n": 10}
 
 
 @pytest.mark.parametrize("limit", [None, 1])
-def test_who_waits_for_another_leaves_it_the_place_for_its_next_attempt(limit: int | None) -> None:
-    async def main() -> None:
-        work = Work()
-        Work.fails = 1
-        dag = DAGBuilder().node(work.task, name="n", cache=Cache(), retry=Retry(wait=7.0))
-        dag.node(work.task, name="m", cache=Cache(), retry=Retry(wait=7.0))
-        engine = ExecutionEngine(InMemoryBroker(), dag.build(), limit)
-        assert await engine.execute({"x": 1}) == {"n": 10, "m": 10}
-        assert work.executed == [1, 1]
-
-    run_virtually(main())
-
-
-def test_a_fallback_is_not_kept() -> None:
-    async def main() -> None:
-        work = Work()
-        Work.fails = 1
-        engine = engine_of(work.task, node={"fallback": 0})
-        assert await engine.execute({"x": 1}) == {"n": 0}
-        assert await engine.execute({"x": 1}) == {"n": 10}
-
-    run_virtually(main())
+@virtually
+async def test_who_waits_for_another_leaves_it_the_place_for_its_next_attempt(
+    limit: int | None,
+) -> None:
+    work = Work()
+    Work.fails = 1
+    dag = DAGBuilder().node(work.task, name="n", cache=Cache(), retry=Retry(wait=7.0))
+    dag.node(work.task, name="m", cache=Cache(), retry=Retry(wait=7.0))
+    engine = ExecutionEngine(InMemoryBroker(), dag.build(), limit)
+    assert await engine.execute({"x": 1}) == {"n": 10, "m": 10}
+    assert work.executed == [1, 1]
 
 
-def test_a_run_that_is_cancelled_leaves_no_claim() -> None:
-    async def main() -> None:
-        work = Work()
-        engine = engine_of(work.task, journal=MemoryJournal())
-        running = asyncio.ensure_future(engine.execute({"x": 1}))
-        while not work.executed:
-            await asyncio.sleep(0)
-        engine.cancel()
-        with pytest.raises(RunCancelledError):
-            await running
-        assert await engine.execute({"x": 1}) == {"n": 10}
-        assert virtual_loop().time() == 5.0
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+@virtually
+async def test_a_fallback_is_not_kept() -> None:
+    work = Work()
+    Work.fails = 1
+    engine = engine_of(work.task, node={"fallback": 0})
+    assert await engine.execute({"x": 1}) == {"n": 0}
+    assert await engine.execute({"x": 1}) == {"n": 10}
 
-    run_virtually(main())
+
+@virtually
+async def test_a_run_that_is_cancelled_leaves_no_claim() -> None:
+    work = Work()
+    engine = engine_of(work.task, journal=MemoryJournal())
+    running = asyncio.ensure_future(engine.execute({"x": 1}))
+    while not work.executed:
+        await asyncio.sleep(0)
+    engine.cancel()
+    with pytest.raises(RunCancelledError):
+        await running
+    assert await engine.execute({"x": 1}) == {"n": 10}
+    assert virtual_loop().time() == 5.0
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def long(x: int) -> int:
@@ -196,13 +182,11 @@ async def long(x: int) -> int:
     return x
 
 
-def test_a_claim_is_kept_for_as_long_as_the_task_runs() -> None:
-    async def main() -> None:
-        work, engine = Work(), engine_of(long)
-        assert await asyncio.gather(*(engine.execute({"x": 1}) for _ in range(2))) == [{"n": 1}] * 2
-        assert work.executed == [1]
-
-    run_virtually(main())
+@virtually
+async def test_a_claim_is_kept_for_as_long_as_the_task_runs() -> None:
+    work, engine = Work(), engine_of(long)
+    assert await asyncio.gather(*(engine.execute({"x": 1}) for _ in range(2))) == [{"n": 1}] * 2
+    assert work.executed == [1]
 
 
 async def take(odd: Any) -> int:
@@ -212,46 +196,40 @@ async def take(odd: Any) -> int:
     return len(Work.executed)
 
 
-def test_an_input_that_cannot_be_hashed_means_no_caching_and_one_warning() -> None:
-    async def main() -> None:
-        Work()
-        engine = engine_of(take, node={"retry": Retry(wait=0)})
-        for expected in (2, 4):
-            with pytest.warns(NotCachedWarning) as warned:
-                results = await engine.execute({"odd": deque([1])})
-            assert results == {"n": expected}
-            assert len(warned) == 1
-            assert "node 'n' is not cached: of a collections.deque" in str(warned[0].message)
-
-    run_virtually(main())
+@virtually
+async def test_an_input_that_cannot_be_hashed_means_no_caching_and_one_warning() -> None:
+    Work()
+    engine = engine_of(take, node={"retry": Retry(wait=0)})
+    for expected in (2, 4):
+        with pytest.warns(NotCachedWarning) as warned:
+            results = await engine.execute({"odd": deque([1])})
+        assert results == {"n": expected}
+        assert len(warned) == 1
+        assert "node 'n' is not cached: of a collections.deque" in str(warned[0].message)
 
 
-def test_a_result_that_cannot_be_kept_is_given_all_the_same() -> None:
+@virtually
+async def test_a_result_that_cannot_be_kept_is_given_all_the_same() -> None:
     async def odd() -> object:
         return len
 
-    async def main() -> None:
-        engine = engine_of(odd)
-        for _ in range(2):
-            with pytest.warns(NotCachedWarning, match="node 'n' is not cached"):
-                assert await engine.execute() == {"n": len}
-
-    run_virtually(main())
+    engine = engine_of(odd)
+    for _ in range(2):
+        with pytest.warns(NotCachedWarning, match="node 'n' is not cached"):
+            assert await engine.execute() == {"n": len}
 
 
 class Point(BaseModel):
     x: int
 
 
-def test_a_cached_value_is_as_the_tasks_annotation_says() -> None:
+@virtually
+async def test_a_cached_value_is_as_the_tasks_annotation_says() -> None:
     async def point() -> Point:
         return Point(x=1)
 
-    async def main() -> None:
-        engine = engine_of(point)
-        assert [await engine.execute() for _ in range(2)] == [{"n": Point(x=1)}] * 2
-
-    run_virtually(main())
+    engine = engine_of(point)
+    assert [await engine.execute() for _ in range(2)] == [{"n": Point(x=1)}] * 2
 
 
 def test_a_store_that_does_not_take_a_result_costs_nothing_but_the_next_time() -> None:
@@ -310,35 +288,32 @@ def with_store(store: CacheStore, dag: DAG, **options: Any) -> ExecutionEngine:
     return engine
 
 
-def test_those_who_wait_in_one_process_ask_the_store_nothing() -> None:
-    async def main() -> None:
-        work, store = Work(), Counting()
-        results = await with_store(store, wide(minute, 50)).execute({"x": 1})
-        assert results == {f"n{number}": 1 for number in range(50)}
-        assert work.executed == [1]
-        assert store.questions < 50  # the first, and its claim while it is kept
-
-    run_virtually(main())
+@virtually
+async def test_those_who_wait_in_one_process_ask_the_store_nothing() -> None:
+    work, store = Work(), Counting()
+    results = await with_store(store, wide(minute, 50)).execute({"x": 1})
+    assert results == {f"n{number}": 1 for number in range(50)}
+    assert work.executed == [1]
+    assert store.questions < 50  # the first, and its claim while it is kept
 
 
-def test_those_who_wait_for_another_process_ask_as_one() -> None:
-    async def main() -> None:
-        work, store = Work(), Counting()
-        key = cache_key(minute, [], {"x": 1})
-        await store.claim(key, "another process", 60.0)
-        running = asyncio.ensure_future(with_store(store, wide(minute, 50)).execute({"x": 1}))
-        await asyncio.sleep(30)
-        assert store.questions < 250  # two each half a second
-        await store.put(key, struct.pack(">d", time.time()) + b"7", None)
-        await store.release(key, "another process")
-        assert await running == {f"n{number}": 7 for number in range(50)}
-        assert work.executed == []
-
-    run_virtually(main())
+@virtually
+async def test_those_who_wait_for_another_process_ask_as_one() -> None:
+    work, store = Work(), Counting()
+    key = cache_key(minute, [], {"x": 1})
+    await store.claim(key, "another process", 60.0)
+    running = asyncio.ensure_future(with_store(store, wide(minute, 50)).execute({"x": 1}))
+    await asyncio.sleep(30)
+    assert store.questions < 250  # two each half a second
+    await store.put(key, struct.pack(">d", time.time()) + b"7", None)
+    await store.release(key, "another process")
+    assert await running == {f"n{number}": 7 for number in range(50)}
+    assert work.executed == []
 
 
 @pytest.mark.parametrize("how", ["raises", "hangs"])
-def test_a_store_that_is_away_costs_time_and_one_warning(
+@virtually
+async def test_a_store_that_is_away_costs_time_and_one_warning(
     how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Away(MemoryCacheStore):
@@ -348,18 +323,16 @@ def test_a_store_that_is_away_costs_time_and_one_warning(
             await asyncio.Event().wait()
             return None
 
-    async def main() -> None:
-        work, store = Work(), Away()
-        engine = with_store(store, wide(work.task, 20))
-        for _ in range(2):
-            assert await engine.execute({"x": 1}) == {f"n{number}": 10 for number in range(20)}
-        assert virtual_loop().time() < 25.0
-        assert caplog.text.count("the cache cannot be used") == 1
-
-    run_virtually(main())
+    work, store = Work(), Away()
+    engine = with_store(store, wide(work.task, 20))
+    for _ in range(2):
+        assert await engine.execute({"x": 1}) == {f"n{number}": 10 for number in range(20)}
+    assert virtual_loop().time() < 25.0
+    assert caplog.text.count("the cache cannot be used") == 1
 
 
-def test_a_store_that_begins_to_hang_keeps_nobody_waiting_once_for_each_key() -> None:
+@virtually
+async def test_a_store_that_begins_to_hang_keeps_nobody_waiting_once_for_each_key() -> None:
     class Hanging(MemoryCacheStore):
         hangs = False
 
@@ -368,22 +341,20 @@ def test_a_store_that_begins_to_hang_keeps_nobody_waiting_once_for_each_key() ->
                 await asyncio.Event().wait()
             return await super().claim(key, owner, seconds)
 
-    async def main() -> None:
-        work, store = Work(), Hanging()
-        for x in range(20):
-            await store.claim(cache_key(work.task, [], {"x": x}), "another process", 60.0)
-        engine = with_store(store, wide(work.task, 1))
-        running = [asyncio.ensure_future(engine.execute({"x": x})) for x in range(20)]
-        await asyncio.sleep(1)
-        store.hangs = True
-        await asyncio.gather(*running)
-        assert virtual_loop().time() < 20.0
-
-    run_virtually(main())
+    work, store = Work(), Hanging()
+    for x in range(20):
+        await store.claim(cache_key(work.task, [], {"x": x}), "another process", 60.0)
+    engine = with_store(store, wide(work.task, 1))
+    running = [asyncio.ensure_future(engine.execute({"x": x})) for x in range(20)]
+    await asyncio.sleep(1)
+    store.hangs = True
+    await asyncio.gather(*running)
+    assert virtual_loop().time() < 20.0
 
 
 @pytest.mark.parametrize("ttl", [1e-9, None])
-def test_while_a_result_is_being_written_nobody_asks_for_it_again_and_again(
+@virtually
+async def test_while_a_result_is_being_written_nobody_asks_for_it_again_and_again(
     ttl: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Slow(MemoryCacheStore):
@@ -399,42 +370,35 @@ def test_while_a_result_is_being_written_nobody_asks_for_it_again_and_again(
 
     monkeypatch.setattr(ResultCache, "look_up", counted)
 
-    async def main() -> None:
-        work, store = Work(), Slow()
-        dag = wide(work.task, 2, cache=Cache(ttl=ttl))
-        assert await with_store(store, dag).execute({"x": 1}) == {"n0": 10, "n1": 10}
-        assert len(looked_up) < 5
-
-    run_virtually(main())
+    work, store = Work(), Slow()
+    dag = wide(work.task, 2, cache=Cache(ttl=ttl))
+    assert await with_store(store, dag).execute({"x": 1}) == {"n0": 10, "n1": 10}
+    assert len(looked_up) < 5
 
 
-def test_a_damaged_entry_is_computed_and_written_anew_with_one_warning(
+@virtually
+async def test_a_damaged_entry_is_computed_and_written_anew_with_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> None:
-        work, store = Work(), MemoryCacheStore()
-        await store.put(cache_key(work.task, [], {"x": 1}), b"damaged", None)
-        engine = with_store(store, wide(work.task, 1))
-        for _ in range(2):
-            assert await engine.execute({"x": 1}) == {"n0": 10}
-        assert work.executed == [1]
-        assert caplog.text.count("cannot be read") == 1
-
-    run_virtually(main())
+    work, store = Work(), MemoryCacheStore()
+    await store.put(cache_key(work.task, [], {"x": 1}), b"damaged", None)
+    engine = with_store(store, wide(work.task, 1))
+    for _ in range(2):
+        assert await engine.execute({"x": 1}) == {"n0": 10}
+    assert work.executed == [1]
+    assert caplog.text.count("cannot be read") == 1
 
 
-def test_what_one_taker_changes_is_not_what_the_next_one_gets() -> None:
+@virtually
+async def test_what_one_taker_changes_is_not_what_the_next_one_gets() -> None:
     async def listed(x: int) -> list[int]:
         await asyncio.sleep(1)
         return [x]
 
-    async def main() -> None:
-        engine = with_store(MemoryCacheStore(), wide(listed, 3))
-        async for _, value in engine.execute_async({"x": 1}):
-            assert value == [1]
-            value.append(2)
-
-    run_virtually(main())
+    engine = with_store(MemoryCacheStore(), wide(listed, 3))
+    async for _, value in engine.execute_async({"x": 1}):
+        assert value == [1]
+        value.append(2)
 
 
 def test_a_key_of_many_values_is_made_without_blocking_the_loop() -> None:
@@ -443,24 +407,22 @@ def test_a_key_of_many_values_is_made_without_blocking_the_loop() -> None:
     assert not is_large([1, "a", {"b": (2, 3)}])
 
 
-def test_a_run_that_is_left_while_it_waits_for_another_leaves_no_callback() -> None:
-    async def main() -> None:
-        Work()
-        store = MemoryCacheStore()
-        computing = asyncio.ensure_future(with_store(store, wide(minute, 1)).execute({"x": 1}))
-        while not Work.executed:
-            await asyncio.sleep(0)
-        engine = with_store(store, wide(minute, 3))
-        leaving = asyncio.ensure_future(engine.execute({"x": 1}))
-        await asyncio.sleep(1)
-        (in_progress,) = engine._in_progress
-        run = weakref.ref(in_progress._run)
-        del in_progress
-        leaving.cancel()
-        await asyncio.wait([leaving])
-        del leaving
-        gc.collect()
-        assert run() is None
-        assert await computing == {"n0": 1}
-
-    run_virtually(main())
+@virtually
+async def test_a_run_that_is_left_while_it_waits_for_another_leaves_no_callback() -> None:
+    Work()
+    store = MemoryCacheStore()
+    computing = asyncio.ensure_future(with_store(store, wide(minute, 1)).execute({"x": 1}))
+    while not Work.executed:
+        await asyncio.sleep(0)
+    engine = with_store(store, wide(minute, 3))
+    leaving = asyncio.ensure_future(engine.execute({"x": 1}))
+    await asyncio.sleep(1)
+    (in_progress,) = engine._in_progress
+    run = weakref.ref(in_progress._run)
+    del in_progress
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    del leaving
+    gc.collect()
+    assert run() is None
+    assert await computing == {"n0": 1}

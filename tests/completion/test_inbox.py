@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -33,7 +33,7 @@ from taskiq_flow.transport.protocol import REVOCATION_LIFE
 from taskiq_flow.worker.worker import BEAT
 from tests.local_broker import LocalBroker
 from tests.local_notifier import LocalFlow, LocalNotifier, Switchboard, with_flow
-from tests.virtual_clock import run_virtually, virtual_loop
+from tests.virtual_clock import virtual_loop, virtually
 
 
 class Site:
@@ -81,55 +81,47 @@ def notice_of(result: Any, task_id: str = "r:number:1") -> Notice:
 
 
 @pytest.mark.parametrize("inline_limit", [65536, 0])
-def test_a_result_is_there_as_soon_as_its_task_has_ended(inline_limit: int) -> None:
-    async def main() -> None:
-        site = Site(inline_limit=inline_limit)
-        async with site.working():
-            assert await site.engine(site.nap).execute({"seconds": 3.0}) == {"nap": 3.0}
-            assert now() == 3.0
-
-    run_virtually(main())
+@virtually
+async def test_a_result_is_there_as_soon_as_its_task_has_ended(inline_limit: int) -> None:
+    site = Site(inline_limit=inline_limit)
+    async with site.working():
+        assert await site.engine(site.nap).execute({"seconds": 3.0}) == {"nap": 3.0}
+        assert now() == 3.0
 
 
-def test_small_results_travel_with_their_notices_and_large_ones_do_not() -> None:
-    async def main() -> list[Kind]:
-        site = Site(inline_limit=200)
-        async with site.working():
-            for value in (1, 10**300):
-                await site.engine(site.number).execute({"value": value})
-            inbox = await site.inbox()
-            opened = [Notice.opened(data, inbox.key) for _, data in site.board.published]
-            return [notice.kind for notice in opened if notice]
-
-    assert run_virtually(main()) == [Kind.RESULT, Kind.SAVED]
+@virtually
+async def test_small_results_travel_with_their_notices_and_large_ones_do_not() -> None:
+    site = Site(inline_limit=200)
+    async with site.working():
+        for value in (1, 10**300):
+            await site.engine(site.number).execute({"value": value})
+        inbox = await site.inbox()
+        opened = [Notice.opened(data, inbox.key) for _, data in site.board.published]
+        assert [notice.kind for notice in opened if notice] == [Kind.RESULT, Kind.SAVED]
 
 
-def test_a_result_whose_notice_is_dropped_is_found() -> None:
-    async def main() -> None:
-        site = Site()
-        site.board.drops = lambda _: True
-        async with site.working():
-            assert await site.engine(site.number).execute() == {"number": 1}
-            assert now() <= SILENCE + 2 * LOOK_INTERVAL
-
-    run_virtually(main())
+@virtually
+async def test_a_result_whose_notice_is_dropped_is_found() -> None:
+    site = Site()
+    site.board.drops = lambda _: True
+    async with site.working():
+        assert await site.engine(site.number).execute() == {"number": 1}
+        assert now() <= SILENCE + 2 * LOOK_INTERVAL
 
 
-def test_without_any_notices_a_chain_does_not_wait_for_each_of_them() -> None:
+@virtually
+async def test_without_any_notices_a_chain_does_not_wait_for_each_of_them() -> None:
     """As with workers that have no middleware: what was found by asking is asked for sooner."""
 
-    async def main() -> None:
-        site = Site()
-        site.board.drops = lambda _: True
-        builder = DAGBuilder()
-        for index in range(50):
-            before = {"value": f"n{index - 1}"} if index else {}
-            builder.node(site.number, name=f"n{index}", inputs=before)
-        async with site.working():
-            await ExecutionEngine(site.broker, builder.build()).execute()
-            assert now() <= SILENCE + 2 * LOOK_INTERVAL + 50 * 0.05
-
-    run_virtually(main())
+    site = Site()
+    site.board.drops = lambda _: True
+    builder = DAGBuilder()
+    for index in range(50):
+        before = {"value": f"n{index - 1}"} if index else {}
+        builder.node(site.number, name=f"n{index}", inputs=before)
+    async with site.working():
+        await ExecutionEngine(site.broker, builder.build()).execute()
+        assert now() <= SILENCE + 2 * LOOK_INTERVAL + 50 * 0.05
 
 
 def forged(inbox: Inbox) -> list[bytes]:
@@ -151,180 +143,156 @@ def forged(inbox: Inbox) -> list[bytes]:
 
 
 @pytest.mark.parametrize("index", range(11))
-def test_a_forged_or_spoilt_notice_is_ignored(index: int, caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        site = Site()
-        engine = site.engine(site.number)
-        inbox = await site.inbox()
-        run = asyncio.ensure_future(engine.execute(run_id="r"))
-        while not site.broker.queue.qsize():
-            await asyncio.sleep(0)
-        site.board.tell(inbox.channel, forged(inbox)[index])
-        async with site.working():
-            assert await run == {"number": 1}
-            assert now() < SILENCE
-
-    run_virtually(main())
+@virtually
+async def test_a_forged_or_spoilt_notice_is_ignored(
+    index: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site()
+    engine = site.engine(site.number)
+    inbox = await site.inbox()
+    run = asyncio.ensure_future(engine.execute(run_id="r"))
+    while not site.broker.queue.qsize():
+        await asyncio.sleep(0)
+    site.board.tell(inbox.channel, forged(inbox)[index])
+    async with site.working():
+        assert await run == {"number": 1}
+        assert now() < SILENCE
 
 
 @pytest.mark.parametrize("kind", list(Kind))
-def test_a_notice_that_comes_early_late_or_twice_changes_nothing(kind: Kind) -> None:
+@virtually
+async def test_a_notice_that_comes_early_late_or_twice_changes_nothing(kind: Kind) -> None:
     """A notice that a result is saved, before it is; each notice again when the run is over."""
 
-    async def main() -> None:
-        site = Site()
-        inbox = await site.inbox()
-        notice = (
-            Notice.here(["r:number:1"])
-            if kind is Kind.HERE
-            else Notice(kind, "r:number:1", notice_of(1).body)
-        )
-        pairs = []
-        async with site.working():
-            async for pair in site.engine(site.number).execute_async(run_id="r"):
-                pairs.append(pair)
-                for _ in range(2):
-                    site.board.tell(inbox.channel, notice.sealed(inbox.key))
-            site.board.tell(inbox.channel, notice.sealed(inbox.key))
-            await asyncio.sleep(10)
-        assert pairs == [("number", 1)]
-
-    run_virtually(main())
+    site = Site()
+    inbox = await site.inbox()
+    notice = (
+        Notice.here(["r:number:1"])
+        if kind is Kind.HERE
+        else Notice(kind, "r:number:1", notice_of(1).body)
+    )
+    pairs = []
+    async with site.working():
+        async for pair in site.engine(site.number).execute_async(run_id="r"):
+            pairs.append(pair)
+            for _ in range(2):
+                site.board.tell(inbox.channel, notice.sealed(inbox.key))
+        site.board.tell(inbox.channel, notice.sealed(inbox.key))
+        await asyncio.sleep(10)
+    assert pairs == [("number", 1)]
 
 
-def test_a_notice_of_a_result_that_is_not_saved_yet_is_early() -> None:
-    async def main() -> None:
-        site = Site()
-        inbox = await site.inbox()
-        run = asyncio.ensure_future(site.engine(site.nap).execute({"seconds": 1.5}, run_id="r"))
-        async with site.working():
-            await asyncio.sleep(0.5)
-            site.board.tell(inbox.channel, Notice(Kind.SAVED, "r:nap:1").sealed(inbox.key))
-            assert await run == {"nap": 1.5}
-            assert now() == 1.5
-
-    run_virtually(main())
+@virtually
+async def test_a_notice_of_a_result_that_is_not_saved_yet_is_early() -> None:
+    site = Site()
+    inbox = await site.inbox()
+    run = asyncio.ensure_future(site.engine(site.nap).execute({"seconds": 1.5}, run_id="r"))
+    async with site.working():
+        await asyncio.sleep(0.5)
+        site.board.tell(inbox.channel, Notice(Kind.SAVED, "r:nap:1").sealed(inbox.key))
+        assert await run == {"nap": 1.5}
+        assert now() == 1.5
 
 
-def test_a_saved_result_that_is_gone_is_a_named_error() -> None:
-    async def main() -> None:
-        site = Site(inline_limit=0)
+@virtually
+async def test_a_saved_result_that_is_gone_is_a_named_error() -> None:
+    site = Site(inline_limit=0)
 
-        async def forget(task_id: str, result: Any) -> None:
-            """As a backend does whose results expire at once."""
+    async def forget(task_id: str, result: Any) -> None:
+        """As a backend does whose results expire at once."""
 
-        site.broker.store.set_result = forget  # type: ignore[method-assign]
-        async with site.working():
-            with pytest.raises(NodeFailedError) as caught:
-                await site.engine(site.number).execute()
-        assert isinstance(caught.value.__cause__, ResultUnavailableError)
-        assert now() < 10
-
-    run_virtually(main())
+    site.broker.store.set_result = forget  # type: ignore[method-assign]
+    async with site.working():
+        with pytest.raises(NodeFailedError) as caught:
+            await site.engine(site.number).execute()
+    assert isinstance(caught.value.__cause__, ResultUnavailableError)
+    assert now() < 10
 
 
 # Who is lost, and who is not
 
 
-def lost_at(main: Callable[[], Any]) -> float:
-    """The moment at which a run ends because a task is lost."""
-
-    async def until_lost() -> float:
-        with pytest.raises(NodeFailedError) as caught:
-            await main()
-        assert isinstance(caught.value.__cause__, TaskLostError)
-        return now()
-
-    return run_virtually(until_lost())
+@contextlib.asynccontextmanager
+async def lost(site: Site, after: float, by: float) -> AsyncIterator[None]:
+    """A block in which a run ends because a task is lost, between these moments."""
+    with pytest.raises(NodeFailedError) as caught:
+        yield
+    assert isinstance(caught.value.__cause__, TaskLostError)
+    assert after < now() <= by
+    await site.flow.shutdown()
 
 
-def test_a_task_of_which_nothing_is_heard_is_lost_by_the_deadline() -> None:
-    async def main() -> None:
-        site = Site()
-        try:
-            await site.engine(site.number, lost_after=20.0).execute()  # nobody is working
-        finally:
-            await site.flow.shutdown()
-
-    assert 20.0 < lost_at(main) <= 20.0 + 2 * LOOK_INTERVAL
+@virtually
+async def test_a_task_of_which_nothing_is_heard_is_lost_by_the_deadline() -> None:
+    site = Site()
+    async with lost(site, 20.0, 20.0 + 2 * LOOK_INTERVAL):
+        await site.engine(site.number, lost_after=20.0).execute()  # nobody is working
 
 
-def test_a_task_that_is_reported_is_not_lost_however_long_it_takes() -> None:
-    async def main() -> None:
-        site = Site()
-        async with site.working():
-            engine = site.engine(site.nap, lost_after=1.0)
-            assert await engine.execute({"seconds": 5000.0}) == {"nap": 5000.0}
-
-    run_virtually(main())
+@virtually
+async def test_a_task_that_is_reported_is_not_lost_however_long_it_takes() -> None:
+    site = Site()
+    async with site.working():
+        engine = site.engine(site.nap, lost_after=1.0)
+        assert await engine.execute({"seconds": 5000.0}) == {"nap": 5000.0}
 
 
-def test_a_task_whose_reports_cease_is_lost() -> None:
-    async def main() -> None:
-        site = Site()
-        site.board.drops = lambda _: now() > 30.0
-        async with site.working():
-            await site.engine(site.nap, lost_after=10.0).execute({"seconds": 5000.0})
-
-    assert 40.0 - BEAT <= lost_at(main) <= 40.0 + 2 * LOOK_INTERVAL
+@virtually
+async def test_a_task_whose_reports_cease_is_lost() -> None:
+    site = Site()
+    site.board.drops = lambda _: now() > 30.0
+    async with site.working(), lost(site, 40.0 - 1.01 * BEAT, 40.0 + 2 * LOOK_INTERVAL):
+        await site.engine(site.nap, lost_after=10.0).execute({"seconds": 5000.0})
 
 
-def test_a_task_that_waits_behind_one_that_is_reported_is_not_lost() -> None:
-    async def main() -> None:
-        site = Site()
-        builder = DAGBuilder()
-        for index in range(4):
-            builder.node(site.nap, name=f"n{index}", inputs=["seconds"])
-        async with site.working(slots=1):
-            engine = ExecutionEngine(site.broker, builder.build(), lost_after=2.0)
-            assert len(await engine.execute({"seconds": 30.0})) == 4
-            assert now() == 120.0
-
-    run_virtually(main())
+@virtually
+async def test_a_task_that_waits_behind_one_that_is_reported_is_not_lost() -> None:
+    site = Site()
+    builder = DAGBuilder()
+    for index in range(4):
+        builder.node(site.nap, name=f"n{index}", inputs=["seconds"])
+    async with site.working(slots=1):
+        engine = ExecutionEngine(site.broker, builder.build(), lost_after=2.0)
+        assert len(await engine.execute({"seconds": 30.0})) == 4
+        assert now() == 120.0
 
 
-def test_a_lost_task_is_noticed_although_later_ones_are_heard_of() -> None:
-    async def main() -> None:
-        site = Site()
+@virtually
+async def test_a_lost_task_is_noticed_although_later_ones_are_heard_of() -> None:
+    site = Site()
 
-        @site.broker.task(task_name="strange")
-        async def strange() -> None: ...
+    @site.broker.task(task_name="strange")
+    async def strange() -> None: ...
 
-        dag = DAGBuilder().node(strange).node(site.nap).build()
-        del site.broker.local_task_registry["strange"]
-        async with site.working():
-            await ExecutionEngine(site.broker, dag, lost_after=5.0).execute({"seconds": 500.0})
-
-    assert 5.0 < lost_at(main) <= 5.0 + 2 * LOOK_INTERVAL
+    dag = DAGBuilder().node(strange).node(site.nap).build()
+    del site.broker.local_task_registry["strange"]
+    async with site.working(), lost(site, 5.0, 5.0 + 2 * LOOK_INTERVAL):
+        await ExecutionEngine(site.broker, dag, lost_after=5.0).execute({"seconds": 500.0})
 
 
-def test_nobody_is_lost_while_the_engine_cannot_hear() -> None:
-    async def main() -> None:
-        site = Site()
-        async with site.working():
-            engine = site.engine(site.nap, lost_after=5.0)
-            run = asyncio.ensure_future(engine.execute({"seconds": 50.0}))
-            await asyncio.sleep(10)
-            site.board.is_up = False
-            await asyncio.sleep(30)
-            site.board.is_up = True
-            assert await run == {"nap": 50.0}
-
-    run_virtually(main())
+@virtually
+async def test_nobody_is_lost_while_the_engine_cannot_hear() -> None:
+    site = Site()
+    async with site.working():
+        engine = site.engine(site.nap, lost_after=5.0)
+        run = asyncio.ensure_future(engine.execute({"seconds": 50.0}))
+        await asyncio.sleep(10)
+        site.board.is_up = False
+        await asyncio.sleep(30)
+        site.board.is_up = True
+        assert await run == {"nap": 50.0}
 
 
-def test_nobody_is_lost_because_this_process_was_away() -> None:
-    async def main() -> None:
-        site = Site()
-        loop: Any = asyncio.get_running_loop()
-        async with site.working():
-            engine = site.engine(site.nap, lost_after=20.0)
-            run = asyncio.ensure_future(engine.execute({"seconds": 100.0}))
-            await asyncio.sleep(10)
-            loop._clock.now += 60.0  # as when it is suspended, or its loop is blocked
-            assert await run == {"nap": 100.0}
-
-    run_virtually(main())
+@virtually
+async def test_nobody_is_lost_because_this_process_was_away() -> None:
+    site = Site()
+    loop: Any = asyncio.get_running_loop()
+    async with site.working():
+        engine = site.engine(site.nap, lost_after=20.0)
+        run = asyncio.ensure_future(engine.execute({"seconds": 100.0}))
+        await asyncio.sleep(10)
+        loop._clock.now += 60.0  # as when it is suspended, or its loop is blocked
+        assert await run == {"nap": 100.0}
 
 
 class Queue:
@@ -341,83 +309,64 @@ class Queue:
 
 
 @pytest.mark.parametrize("taken_at", [0.0, 3.0, 300.0])
-def test_a_task_that_stands_in_the_queue_is_not_lost_until_it_was_taken(taken_at: float) -> None:
-    async def main() -> None:
-        site = Site()
-        inbox = await site.inbox()
-        inbox._backlog = queue = Queue()
-        loop = asyncio.get_running_loop()
-        loop.call_later(taken_at, setattr, queue, "taken", 5)
-        loop.call_later(taken_at + 11.0, setattr, queue, "newest", 50)  # sent by others
-        try:
-            await site.engine(site.number, lost_after=20.0).execute()
-        finally:
-            await site.flow.shutdown()
-
+@virtually
+async def test_a_task_that_stands_in_the_queue_is_not_lost_until_it_was_taken(
+    taken_at: float,
+) -> None:
+    site, queue, loop = Site(), Queue(), asyncio.get_running_loop()
+    (await site.inbox())._backlog = queue
+    loop.call_later(taken_at, setattr, queue, "taken", 5)
+    loop.call_later(taken_at + 11.0, setattr, queue, "newest", 50)  # sent by others
     expected = max(20.0, taken_at + 10.0)
-    assert expected < lost_at(main) <= expected + 3 * LOOK_INTERVAL
+    async with lost(site, expected, expected + 3 * LOOK_INTERVAL):
+        await site.engine(site.number, lost_after=20.0).execute()
 
 
 @pytest.mark.parametrize("others", [0, 3])
-def test_a_task_of_a_queue_that_was_begun_anew_is_lost(others: int) -> None:
+@virtually
+async def test_a_task_of_a_queue_that_was_begun_anew_is_lost(others: int) -> None:
     """Where the server has lost its data, it numbers from the beginning."""
-
-    async def main() -> None:
-        site = Site()
-        inbox = await site.inbox()
-        inbox._backlog = queue = Queue()
-        loop = asyncio.get_running_loop()
-        loop.call_later(100.0, setattr, queue, "newest", others)
-        loop.call_later(200.0, setattr, queue, "taken", others)
-        try:
-            await site.engine(site.number, lost_after=20.0).execute()
-        finally:
-            await site.flow.shutdown()
-
+    site, queue, loop = Site(), Queue(), asyncio.get_running_loop()
+    (await site.inbox())._backlog = queue
+    loop.call_later(100.0, setattr, queue, "newest", others)
+    loop.call_later(200.0, setattr, queue, "taken", others)
     expected = (200.0 if others else 100.0) + 10.0
-    assert expected < lost_at(main) <= expected + 3 * LOOK_INTERVAL
+    async with lost(site, expected, expected + 3 * LOOK_INTERVAL):
+        await site.engine(site.number, lost_after=20.0).execute()
 
 
-def test_a_run_whose_broker_is_shut_down_ends() -> None:
-    async def main() -> None:
-        site = Site()
-        async with site.broker.worker():
-            run = asyncio.ensure_future(site.engine(site.nap).execute({"seconds": 100.0}))
-            await asyncio.sleep(1.0)
-            await site.flow.shutdown()
-            with pytest.raises(NodeFailedError, match="was shut down while it was in flight"):
-                await run
-            assert now() == 1.0
-
-    run_virtually(main())
+@virtually
+async def test_a_run_whose_broker_is_shut_down_ends() -> None:
+    site = Site()
+    async with site.broker.worker():
+        run = asyncio.ensure_future(site.engine(site.nap).execute({"seconds": 100.0}))
+        await asyncio.sleep(1.0)
+        await site.flow.shutdown()
+        with pytest.raises(NodeFailedError, match="was shut down while it was in flight"):
+            await run
+        assert now() == 1.0
 
 
-def test_a_run_goes_on_after_its_broker_was_shut_down_and_started() -> None:
-    async def main() -> None:
-        site = Site()
-        for _ in range(2):
-            async with site.working():
-                assert await site.engine(site.number).execute() == {"number": 1}
-
-    run_virtually(main())
+@virtually
+async def test_a_run_goes_on_after_its_broker_was_shut_down_and_started() -> None:
+    site = Site()
+    for _ in range(2):
+        async with site.working():
+            assert await site.engine(site.number).execute() == {"number": 1}
 
 
-def test_a_slow_store_does_not_pass_for_a_process_that_was_away() -> None:
-    async def main() -> None:
-        site = Site()
-        ready = site.broker.store.is_result_ready
+@virtually
+async def test_a_slow_store_does_not_pass_for_a_process_that_was_away() -> None:
+    site = Site()
+    ready = site.broker.store.is_result_ready
 
-        async def slow(task_id: str) -> bool:
-            await asyncio.sleep(LATE_LOOK + 1.0)
-            return await ready(task_id)
+    async def slow(task_id: str) -> bool:
+        await asyncio.sleep(LATE_LOOK + 1.0)
+        return await ready(task_id)
 
-        site.broker.store.is_result_ready = slow  # type: ignore[method-assign]
-        try:
-            await site.engine(site.number, lost_after=20.0).execute()  # nobody is working
-        finally:
-            await site.flow.shutdown()
-
-    assert 20.0 < lost_at(main) <= 20.0 + 2 * (LATE_LOOK + 1.0)
+    site.broker.store.is_result_ready = slow  # type: ignore[method-assign]
+    async with lost(site, 20.0, 20.0 + 2 * (LATE_LOOK + 1.0)):
+        await site.engine(site.number, lost_after=20.0).execute()  # nobody is working
 
 
 async def test_a_reader_that_leaves_while_the_inbox_opens_leaves_it_to_be_closed() -> None:
@@ -448,40 +397,33 @@ def test_a_broker_is_used_on_one_event_loop_at_a_time() -> None:
         asyncio.run(main())
 
 
-def test_a_queue_that_cannot_be_seen_does_not_keep_a_run_for_ever() -> None:
-    async def main() -> None:
-        site = Site()
-        inbox = await site.inbox()
-        inbox._backlog = queue = Queue()
-        queue.is_away = True
-        try:
-            await site.engine(site.number, lost_after=20.0).execute()
-        finally:
-            await site.flow.shutdown()
-
-    assert 60.0 < lost_at(main) < 100.0
+@virtually
+async def test_a_queue_that_cannot_be_seen_does_not_keep_a_run_for_ever() -> None:
+    site, queue = Site(), Queue()
+    queue.is_away = True
+    (await site.inbox())._backlog = queue
+    async with lost(site, 60.0, 100.0):
+        await site.engine(site.number, lost_after=20.0).execute()
 
 
 # Life
 
 
-def test_a_worker_forgets_runs_that_were_revoked_long_ago() -> None:
-    async def main() -> None:
-        site = Site()
-        async with site.working():
-            await site.engine(site.number).execute()
-            notifier = LocalNotifier(site.board)
-            for number in range(100):
-                await notifier.revoke(f"channel {number}")
-            clock = virtual_loop()._clock
-            clock.now, clock.hangs_at = REVOCATION_LIFE + 10.0, math.inf
-            for number in range(100):
-                await notifier.revoke(f"channel later {number}")
-            worker = site.flow._worker.opened
-            assert worker is not None
-            assert list(worker._revoked) == [f"channel later {number}" for number in range(100)]
-
-    run_virtually(main())
+@virtually
+async def test_a_worker_forgets_runs_that_were_revoked_long_ago() -> None:
+    site = Site()
+    async with site.working():
+        await site.engine(site.number).execute()
+        notifier = LocalNotifier(site.board)
+        for number in range(100):
+            await notifier.revoke(f"channel {number}")
+        clock = virtual_loop()._clock
+        clock.now, clock.hangs_at = REVOCATION_LIFE + 10.0, math.inf
+        for number in range(100):
+            await notifier.revoke(f"channel later {number}")
+        worker = site.flow._worker.opened
+        assert worker is not None
+        assert list(worker._revoked) == [f"channel later {number}" for number in range(100)]
 
 
 async def test_nothing_of_a_run_is_left_in_the_inbox() -> None:
@@ -524,23 +466,20 @@ async def test_two_runs_of_one_id_at_once_are_refused() -> None:
         assert await first == {"nap": 0.1}
 
 
-def test_a_run_ends_although_nobody_can_be_told_that_it_is_over(
+@virtually
+async def test_a_run_ends_although_nobody_can_be_told_that_it_is_over(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def main() -> float:
-        site = Site()
-        async with site.working():
-            engine = site.engine(site.nap)
-            run = asyncio.ensure_future(engine.execute({"seconds": 50.0}))
-            await asyncio.sleep(1)
-            site.board.is_up = False
-            engine.cancel()
-            await asyncio.gather(run, return_exceptions=True)
-            ended = now()
-            site.board.is_up = True
-            return ended
-
-    assert run_virtually(main()) < 10
+    site = Site()
+    async with site.working():
+        engine = site.engine(site.nap)
+        run = asyncio.ensure_future(engine.execute({"seconds": 50.0}))
+        await asyncio.sleep(1)
+        site.board.is_up = False
+        engine.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+        assert now() < 10
+        site.board.is_up = True
     assert "workers were not told" in caplog.text
 
 
@@ -558,54 +497,46 @@ def test_one_inbox_serves_all_runs_and_each_event_loop_has_its_own() -> None:
     assert asyncio.run(main()) is not asyncio.run(main())
 
 
-def test_silent_tasks_are_asked_for_in_turn() -> None:
+@virtually
+async def test_silent_tasks_are_asked_for_in_turn() -> None:
     """However many older ones have no result: the younger ones may have one."""
 
-    async def main() -> None:
-        site = Site()
-        site.board.drops = lambda _: True
-        builder = DAGBuilder()
-        for index in range(3 * ASKED_PER_LOOK):
-            builder.node(site.nap, name=f"old{index}")
-        for index in range(100):
-            builder.node(site.number, name=f"young{index}", inputs=[])
-        async with site.working(1000):
-            engine = ExecutionEngine(
-                site.broker, builder.build(), lost_after=5.0, on_error="collect"
-            )
-            results = await engine.execute({"seconds": 1000.0})
-            lost = {name for name, value in results.items() if isinstance(value, NodeFailure)}
-            assert lost == {f"old{index}" for index in range(3 * ASKED_PER_LOOK)}
-
-    run_virtually(main())
+    site = Site()
+    site.board.drops = lambda _: True
+    builder = DAGBuilder()
+    for index in range(3 * ASKED_PER_LOOK):
+        builder.node(site.nap, name=f"old{index}")
+    for index in range(100):
+        builder.node(site.number, name=f"young{index}", inputs=[])
+    async with site.working(1000):
+        engine = ExecutionEngine(site.broker, builder.build(), lost_after=5.0, on_error="collect")
+        results = await engine.execute({"seconds": 1000.0})
+        lost = {name for name, value in results.items() if isinstance(value, NodeFailure)}
+        assert lost == {f"old{index}" for index in range(3 * ASKED_PER_LOOK)}
 
 
-def test_a_task_is_asked_for_once_more_before_it_is_given_up(
+@virtually
+async def test_a_task_is_asked_for_once_more_before_it_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def main() -> None:
-        monkeypatch.setattr(inbox_module, "SILENCE", 1000.0)  # it is not asked for before
-        site = Site()
-        site.board.drops = lambda _: True
-        async with site.working():
-            assert await site.engine(site.number, lost_after=5.0).execute() == {"number": 1}
-
-    run_virtually(main())
+    monkeypatch.setattr(inbox_module, "SILENCE", 1000.0)  # it is not asked for before
+    site = Site()
+    site.board.drops = lambda _: True
+    async with site.working():
+        assert await site.engine(site.number, lost_after=5.0).execute() == {"number": 1}
 
 
-def test_a_result_of_an_earlier_run_of_the_same_id_is_not_taken() -> None:
+@virtually
+async def test_a_result_of_an_earlier_run_of_the_same_id_is_not_taken() -> None:
     """The task waits in the queue for so long that its result is asked for."""
 
-    async def main() -> None:
-        site = Site()
-        async with site.working():
-            engine = site.engine(site.number)
-            site.board.drops = lambda _: True
-            assert await engine.execute({"value": 1}, run_id="r") == {"number": 1}
-        run = asyncio.ensure_future(engine.execute({"value": 2}, run_id="r"))
-        await asyncio.sleep(5 * SILENCE)
-        assert not run.done()
-        async with site.working():
-            assert await run == {"number": 2}
-
-    run_virtually(main())
+    site = Site()
+    async with site.working():
+        engine = site.engine(site.number)
+        site.board.drops = lambda _: True
+        assert await engine.execute({"value": 1}, run_id="r") == {"number": 1}
+    run = asyncio.ensure_future(engine.execute({"value": 2}, run_id="r"))
+    await asyncio.sleep(5 * SILENCE)
+    assert not run.done()
+    async with site.working():
+        assert await run == {"number": 2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 from pydantic import BaseModel
@@ -18,7 +19,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion import polling, reading
 from tests.local_broker import LocalBroker, Store
-from tests.virtual_clock import run_virtually
+from tests.virtual_clock import virtually
 
 pytestmark = pytest.mark.filterwarnings("ignore::taskiq_flow.PollingWarning")
 
@@ -113,17 +114,15 @@ async def test_a_result_backend_that_fails_for_a_while_is_ridden_out(
     assert sum("cannot be read yet" in record.message for record in caplog.records) == 1
 
 
-def test_a_result_backend_that_never_answers_ends_the_node() -> None:
-    async def main() -> float:
-        broker = LocalBroker()
-        broker.store.failures_to_come = 10**9
-        dag = DAGBuilder().node(Tasks(broker).load).build()
-        with pytest.raises(NodeFailedError) as caught:
-            await ExecutionEngine(broker, dag).execute({"source": "a"})
-        assert isinstance(caught.value.__cause__, ConnectionError)
-        return asyncio.get_running_loop().time()
-
-    assert run_virtually(main()) == pytest.approx(reading.BACKEND_PATIENCE, abs=1.0)
+@virtually
+async def test_a_result_backend_that_never_answers_ends_the_node() -> None:
+    broker = LocalBroker()
+    broker.store.failures_to_come = 10**9
+    dag = DAGBuilder().node(Tasks(broker).load).build()
+    with pytest.raises(NodeFailedError) as caught:
+        await ExecutionEngine(broker, dag).execute({"source": "a"})
+    assert isinstance(caught.value.__cause__, ConnectionError)
+    assert asyncio.get_running_loop().time() == pytest.approx(reading.BACKEND_PATIENCE, abs=1.0)
 
 
 class Unknown:
@@ -145,28 +144,24 @@ async def test_a_value_of_a_type_that_cannot_be_parsed_arrives_as_it_is(
     assert isinstance(results["give"], Unknown)
 
 
-def test_a_question_that_is_never_answered_holds_no_other_back_for_long() -> None:
-    async def main() -> float:
-        broker = LocalBroker()
-        ask = broker.store.is_result_ready
+@virtually
+async def test_a_question_that_is_never_answered_holds_no_other_back_for_long() -> None:
+    broker = LocalBroker()
+    ask = broker.store.is_result_ready
 
-        async def deaf(task_id: str) -> bool:
-            if "slow" in task_id:
-                await asyncio.Event().wait()
-            return await ask(task_id)
+    async def deaf(task_id: str) -> bool:
+        if "slow" in task_id:
+            await asyncio.Event().wait()
+        return await ask(task_id)
 
-        broker.store.is_result_ready = deaf  # type: ignore[method-assign]
-        tasks = Tasks(broker)
-        builder = DAGBuilder().node(tasks.load, name="slow", inputs=["source"])
-        builder.node(tasks.load, output="raw").node(tasks.count)
-        engine = ExecutionEngine(broker, builder.build(), on_error="collect")
-        async with broker.worker():
-            async for name, _ in engine.execute_async({"source": "a"}):
-                if name == "count":
-                    return asyncio.get_running_loop().time()
-        raise AssertionError
-
-    assert run_virtually(main()) <= 3 * reading.LONGEST_ANSWER
+    broker.store.is_result_ready = deaf  # type: ignore[method-assign]
+    tasks = Tasks(broker)
+    builder = DAGBuilder().node(tasks.load, name="slow", inputs=["source"])
+    builder.node(tasks.load, output="raw").node(tasks.count)
+    engine = ExecutionEngine(broker, builder.build(), on_error="collect")
+    async with broker.worker(), aclosing(engine.execute_async({"source": "a"})) as pairs:
+        assert [(await anext(pairs))[0] for _ in range(2)] == ["load", "count"]
+    assert asyncio.get_running_loop().time() <= 3 * reading.LONGEST_ANSWER
 
 
 async def test_a_backend_that_raises_a_cancellation_is_asked_again(remote: LocalBroker) -> None:
@@ -184,50 +179,46 @@ async def test_a_backend_that_raises_a_cancellation_is_asked_again(remote: Local
     assert await ExecutionEngine(remote, dag).execute({"source": "a"}) == {"load": ["a"]}
 
 
-def test_polling_slows_down_while_nothing_comes_and_asks_for_all_in_one_round() -> None:
-    async def main() -> int:
-        broker = LocalBroker()
-        builder = DAGBuilder()
-        for index in range(10):
-            builder.node(Tasks(broker).load, name=f"n{index}")
-        engine = ExecutionEngine(broker, builder.build())
-        run = asyncio.ensure_future(engine.execute({"source": "a"}))
-        await asyncio.sleep(10)
-        engine.cancel()
-        await asyncio.gather(run, return_exceptions=True)
-        return broker.store.questions
-
-    rounds = run_virtually(main()) / 10
+@virtually
+async def test_polling_slows_down_while_nothing_comes_and_asks_for_all_in_one_round() -> None:
+    broker = LocalBroker()
+    builder = DAGBuilder()
+    for index in range(10):
+        builder.node(Tasks(broker).load, name=f"n{index}")
+    engine = ExecutionEngine(broker, builder.build())
+    run = asyncio.ensure_future(engine.execute({"source": "a"}))
+    await asyncio.sleep(10)
+    engine.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+    rounds = broker.store.questions / 10
     assert 10 / polling.LONGEST_INTERVAL <= rounds <= 10 / polling.LONGEST_INTERVAL + 15
 
 
-def test_cancel_stops_asking_and_sends_nothing_more() -> None:
-    async def main() -> None:
-        broker = LocalBroker()
-        tasks = Tasks(broker)
+@virtually
+async def test_cancel_stops_asking_and_sends_nothing_more() -> None:
+    broker = LocalBroker()
+    tasks = Tasks(broker)
 
-        @broker.task
-        async def wait() -> str:
-            begun.set()
-            await asyncio.sleep(1)
-            return "late"
+    @broker.task
+    async def wait() -> str:
+        begun.set()
+        await asyncio.sleep(1)
+        return "late"
 
-        begun = asyncio.Event()
-        dag = DAGBuilder().node(wait).node(tasks.load, output="raw", inputs=["wait"]).build()
-        engine = ExecutionEngine(broker, dag)
-        async with broker.worker():
-            run = asyncio.ensure_future(engine.execute())
-            await begun.wait()
-            engine.cancel()
-            with pytest.raises(RunCancelledError):
-                await run
-            questions = broker.store.questions
-            await asyncio.sleep(10)
-            assert len(broker.store.results) == 1  # the task ran on, and nobody asked for it
-            assert broker.store.questions == questions
-            assert tasks.ran == []
-
-    run_virtually(main())
+    begun = asyncio.Event()
+    dag = DAGBuilder().node(wait).node(tasks.load, output="raw", inputs=["wait"]).build()
+    engine = ExecutionEngine(broker, dag)
+    async with broker.worker():
+        run = asyncio.ensure_future(engine.execute())
+        await begun.wait()
+        engine.cancel()
+        with pytest.raises(RunCancelledError):
+            await run
+        questions = broker.store.questions
+        await asyncio.sleep(10)
+        assert len(broker.store.results) == 1  # the task ran on, and nobody asked for it
+        assert broker.store.questions == questions
+        assert tasks.ran == []
 
 
 async def test_a_plain_callable_is_refused_with_the_remedy(remote: LocalBroker) -> None:

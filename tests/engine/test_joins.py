@@ -19,7 +19,7 @@ from taskiq_flow import (
     RunCancelledError,
     RunFailedError,
 )
-from tests.virtual_clock import run_virtually, virtual_loop
+from tests.virtual_clock import run_virtually, virtual_loop, virtually
 
 
 async def one() -> int:
@@ -52,15 +52,13 @@ async def pairs_of(builder: DAGBuilder, **inputs: Any) -> dict[str, Any]:
     return {name: value async for name, value in engine.execute_async(inputs)}
 
 
-def test_any_starts_with_the_first_input_and_leaves_out_the_others() -> None:
+@virtually
+async def test_any_starts_with_the_first_input_and_leaves_out_the_others() -> None:
     builder = DAGBuilder().node(one).node(slow)
     builder.node(given, inputs=["one", "slow"], join="any", name="j")
 
-    async def main() -> list[tuple[float, str, Any]]:
-        engine = engine_of(builder)
-        return [(virtual_loop().time(), *pair) async for pair in engine.execute_async()]
-
-    assert run_virtually(main()) == [
+    engine = engine_of(builder)
+    assert [(virtual_loop().time(), *pair) async for pair in engine.execute_async()] == [
         (0.0, "one", 1),
         (0.0, "j", {"one": 1, "slow": None, "failing": None}),
         (5.0, "slow", 5),

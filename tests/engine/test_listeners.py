@@ -22,7 +22,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.engine import listeners
 from taskiq_flow.engine.listeners import CATCHING_UP, LISTENER_GRACE
-from tests.virtual_clock import run_virtually, start_tasks_later
+from tests.virtual_clock import start_tasks_later, virtually
 
 
 class Recorder:
@@ -139,7 +139,8 @@ async def test_how_a_run_ended_is_told_as_it_was(broker: InMemoryBroker, how: st
     assert (recorder.events[-1].outcome, recorder.events[-1].error) == expected
 
 
-def test_a_slow_listener_gets_every_event_in_the_end() -> None:
+@virtually
+async def test_a_slow_listener_gets_every_event_in_the_end() -> None:
     class Slow(Recorder):
         async def on_event(self, event: Any) -> None:  # type: ignore[override]
             await asyncio.sleep(3)
@@ -147,33 +148,27 @@ def test_a_slow_listener_gets_every_event_in_the_end() -> None:
 
     slow = Slow()
 
-    async def main() -> None:
-        engine = ExecutionEngine(InMemoryBroker(), chain_of_sleeps(), listeners=[slow])
-        await engine.execute()
-
-    run_virtually(main())
+    engine = ExecutionEngine(InMemoryBroker(), chain_of_sleeps(), listeners=[slow])
+    await engine.execute()
     assert len(slow.events) == 6
 
 
-def test_a_listener_that_hangs_holds_up_neither_nodes_nor_the_end_for_long(
+@virtually
+async def test_a_listener_that_hangs_holds_up_neither_nodes_nor_the_end_for_long(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Hanging:
         async def on_event(self, event: Any) -> None:
             await asyncio.Event().wait()
 
-    async def main() -> tuple[float, float]:
-        loop = asyncio.get_running_loop()
-        stream = ExecutionEngine(
-            InMemoryBroker(), chain_of_sleeps(), listeners=[Hanging()]
-        ).execute_async()
-        async for _ in stream:
-            completed = loop.time()
-        return completed, loop.time()
-
-    completed, ended = run_virtually(main())
+    loop = asyncio.get_running_loop()
+    stream = ExecutionEngine(
+        InMemoryBroker(), chain_of_sleeps(), listeners=[Hanging()]
+    ).execute_async()
+    async for _ in stream:
+        completed = loop.time()
     assert completed == pytest.approx(2.0)
-    assert ended == pytest.approx(7.0)
+    assert loop.time() == pytest.approx(7.0)
     assert "a listener took more than 5 s for an event; dropped" in caplog.text
 
 
@@ -184,7 +179,8 @@ def chain_of_sleeps() -> DAG:
     return DAGBuilder().node(sleep, name="a").node(sleep, name="b", inputs=["a"]).build()
 
 
-def test_a_listener_that_lags_holds_up_the_end_for_a_bounded_time_in_all(
+@virtually
+async def test_a_listener_that_lags_holds_up_the_end_for_a_bounded_time_in_all(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Slow(Recorder):
@@ -194,20 +190,18 @@ def test_a_listener_that_lags_holds_up_the_end_for_a_bounded_time_in_all(
 
     async def nothing(**_: Any) -> None: ...
 
-    async def main() -> float:
-        slow = Slow()
-        builder = DAGBuilder()
-        for number in range(200):
-            builder.node(nothing, name=f"n{number}")
-        await ExecutionEngine(InMemoryBroker(), builder.build(), listeners=[slow]).execute()
-        assert 0 < len(slow.events) < 10
-        return asyncio.get_running_loop().time()
-
-    assert run_virtually(main()) <= CATCHING_UP + LISTENER_GRACE
+    slow = Slow()
+    builder = DAGBuilder()
+    for number in range(200):
+        builder.node(nothing, name=f"n{number}")
+    await ExecutionEngine(InMemoryBroker(), builder.build(), listeners=[slow]).execute()
+    assert 0 < len(slow.events) < 10
+    assert asyncio.get_running_loop().time() <= CATCHING_UP + LISTENER_GRACE
     assert "a listener took more than 30 s for its events; dropped, with 3" in caplog.text
 
 
-def test_what_a_lagging_listener_misses_is_bounded_and_said(
+@virtually
+async def test_what_a_lagging_listener_misses_is_bounded_and_said(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listeners, "MOST_EVENTS", 10)
@@ -220,18 +214,15 @@ def test_what_a_lagging_listener_misses_is_bounded_and_said(
 
     async def nothing(**_: Any) -> None: ...
 
-    async def main() -> None:
-        start_tasks_later()
-        held, quick = Held(), Recorder()
-        builder = DAGBuilder().node(nothing, name="n0")
-        for number in range(1, 50):
-            builder.node(nothing, name=f"n{number}", inputs=[f"n{number - 1}"])
-        engine = ExecutionEngine(InMemoryBroker(), builder.build(), listeners=[held, quick])
-        async for name, _ in engine.execute_async():
-            if name == "n49":
-                gate.set()
-        assert len(quick.events) == 102
-        assert held.events[1:] == quick.events[-10:]
-        assert "lags by more than 10 events" in caplog.text
-
-    run_virtually(main())
+    start_tasks_later()
+    held, quick = Held(), Recorder()
+    builder = DAGBuilder().node(nothing, name="n0")
+    for number in range(1, 50):
+        builder.node(nothing, name=f"n{number}", inputs=[f"n{number - 1}"])
+    engine = ExecutionEngine(InMemoryBroker(), builder.build(), listeners=[held, quick])
+    async for name, _ in engine.execute_async():
+        if name == "n49":
+            gate.set()
+    assert len(quick.events) == 102
+    assert held.events[1:] == quick.events[-10:]
+    assert "lags by more than 10 events" in caplog.text

@@ -33,7 +33,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.journal import writer
-from tests.virtual_clock import run_virtually, start_tasks_later
+from tests.virtual_clock import run_virtually, start_tasks_later, virtually
 
 
 async def quick() -> int:
@@ -325,26 +325,24 @@ class TestCancel:
         assert "has not ended 5 s after it was cancelled" in caplog.text
 
 
-def test_a_slow_reader_does_not_delay_successors() -> None:
-    async def main() -> float:
-        ended: list[float] = []
-        loop = asyncio.get_running_loop()
+@virtually
+async def test_a_slow_reader_does_not_delay_successors() -> None:
+    ended: list[float] = []
+    loop = asyncio.get_running_loop()
 
-        def after(seconds: float) -> Any:
-            async def task(**_: Any) -> None:
-                await asyncio.sleep(seconds)
-                ended.append(loop.time())
+    def after(seconds: float) -> Any:
+        async def task(**_: Any) -> None:
+            await asyncio.sleep(seconds)
+            ended.append(loop.time())
 
-            return task
+        return task
 
-        builder = DAGBuilder()
-        builder.node(after(0.1), name="a").node(after(0.1), name="b", inputs=["a"])
-        builder.node(after(0.1), name="c", inputs=["b"]).node(after(0.1), name="d", inputs=["c"])
-        async for _ in ExecutionEngine(InMemoryBroker(), builder.build()).execute_async():
-            await asyncio.sleep(0.5)
-        return ended[-1]
-
-    assert run_virtually(main()) == pytest.approx(0.4)
+    builder = DAGBuilder()
+    builder.node(after(0.1), name="a").node(after(0.1), name="b", inputs=["a"])
+    builder.node(after(0.1), name="c", inputs=["b"]).node(after(0.1), name="d", inputs=["c"])
+    async for _ in ExecutionEngine(InMemoryBroker(), builder.build()).execute_async():
+        await asyncio.sleep(0.5)
+    assert ended[-1] == pytest.approx(0.4)
 
 
 async def test_a_thousand_runs_leave_memory_and_tasks_flat(broker: InMemoryBroker) -> None:

@@ -37,7 +37,7 @@ from taskiq_flow import (
 from taskiq_flow.journal.history import restore_run
 from tests.local_broker import LocalBroker
 from tests.local_notifier import Switchboard, with_flow
-from tests.virtual_clock import run_virtually, start_tasks_later, virtual_loop
+from tests.virtual_clock import start_tasks_later, virtual_loop, virtually
 
 
 class Site:
@@ -113,40 +113,38 @@ async def test_a_run_that_is_done_is_told_again_and_nothing_is_run() -> None:
 
 
 @pytest.mark.parametrize("end", ["break", "cancel", "timeout", "callback"])
-def test_whatever_has_ended_a_run_it_goes_on(end: str) -> None:
-    async def main() -> None:
-        site = Site()
-        site.waits = {"c"}
-        engine = site.engine(run_timeout=5.0 if end == "timeout" else None)
-        seen: list[tuple[str, Any]] = []
-        reached: dict[str, Any] = {}
+@virtually
+async def test_whatever_has_ended_a_run_it_goes_on(end: str) -> None:
+    site = Site()
+    site.waits = {"c"}
+    engine = site.engine(run_timeout=5.0 if end == "timeout" else None)
+    seen: list[tuple[str, Any]] = []
+    reached: dict[str, Any] = {}
 
-        async def read() -> None:
-            async for pair in engine.execute_async({"x": 1}, run_id="r"):
-                seen.append(pair)
-                if len(seen) == 3 and end == "break":
-                    break
-                if len(seen) == 3 and end == "cancel":
-                    engine.cancel()
-                if len(seen) == 3 and end == "callback":
-                    raise ZeroDivisionError
+    async def read() -> None:
+        async for pair in engine.execute_async({"x": 1}, run_id="r"):
+            seen.append(pair)
+            if len(seen) == 3 and end == "break":
+                break
+            if len(seen) == 3 and end == "cancel":
+                engine.cancel()
+            if len(seen) == 3 and end == "callback":
+                raise ZeroDivisionError
 
-        try:
-            await read()
-        except (RunCancelledError, ZeroDivisionError):
-            pass
-        except RunTimeoutError as timeout:
-            reached.update(timeout.results)
-        site.waits.clear()
-        while engine._in_progress:  # the loop closes what a break has left
-            await asyncio.sleep(1)
-        assert end != "timeout" or reached == dict(seen)
-        pairs = await all_of(site.engine().resume("r"))
-        assert pairs[:3] == seen
-        assert dict(pairs) == WHOLE
-        assert all(count == 1 for name, count in site.executed.items() if name != "c")
-
-    run_virtually(main())
+    try:
+        await read()
+    except (RunCancelledError, ZeroDivisionError):
+        pass
+    except RunTimeoutError as timeout:
+        reached.update(timeout.results)
+    site.waits.clear()
+    while engine._in_progress:  # the loop closes what a break has left
+        await asyncio.sleep(1)
+    assert end != "timeout" or reached == dict(seen)
+    pairs = await all_of(site.engine().resume("r"))
+    assert pairs[:3] == seen
+    assert dict(pairs) == WHOLE
+    assert all(count == 1 for name, count in site.executed.items() if name != "c")
 
 
 async def test_a_pair_is_in_the_journal_before_it_is_yielded() -> None:
@@ -196,24 +194,22 @@ async def test_a_journal_that_fails_ends_the_run_and_the_error_has_what_it_had_r
     assert dict(await all_of(site.engine().resume("r"))) == WHOLE
 
 
-def test_a_store_that_hangs_does_not_hold_up_the_end_of_a_run_for_long() -> None:
+@virtually
+async def test_a_store_that_hangs_does_not_hold_up_the_end_of_a_run_for_long() -> None:
     class Hanging(MemoryJournal):
         async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
             await asyncio.sleep(10_000)
 
-    async def main() -> None:
-        site = Site(Hanging())
-        engine = site.engine()
-        running = asyncio.ensure_future(engine.execute({"x": 1}))
-        while len(site.executed) < 4:
-            await asyncio.sleep(0)
-        engine.cancel()
-        with pytest.raises(RunCancelledError):
-            await running
-        assert virtual_loop().time() < 15.0
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    run_virtually(main())
+    site = Site(Hanging())
+    engine = site.engine()
+    running = asyncio.ensure_future(engine.execute({"x": 1}))
+    while len(site.executed) < 4:
+        await asyncio.sleep(0)
+    engine.cancel()
+    with pytest.raises(RunCancelledError):
+        await running
+    assert virtual_loop().time() < 15.0
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 @pytest.mark.parametrize("where", ["input", "result"])
@@ -309,19 +305,17 @@ async def test_a_run_that_somebody_is_at_is_not_gone_on_with() -> None:
     assert dict(await all_of(site.engine().resume("r"))) == WHOLE
 
 
-def test_an_engine_whose_lease_was_taken_over_stops() -> None:
-    async def main() -> None:
-        site = Site()
-        site.waits = {"c"}
-        running = asyncio.ensure_future(site.engine().execute({"x": 1}, run_id="r"))
-        while "c" not in site.executed:
-            await asyncio.sleep(0)
-        site.journal._logs["r"].owner = "somebody else"
-        with pytest.raises(RunLockedError, match="taken over by another engine") as caught:
-            await running
-        assert caught.value.results == {"a": 2, "b": 3, "beside": 3}
-
-    run_virtually(main())
+@virtually
+async def test_an_engine_whose_lease_was_taken_over_stops() -> None:
+    site = Site()
+    site.waits = {"c"}
+    running = asyncio.ensure_future(site.engine().execute({"x": 1}, run_id="r"))
+    while "c" not in site.executed:
+        await asyncio.sleep(0)
+    site.journal._logs["r"].owner = "somebody else"
+    with pytest.raises(RunLockedError, match="taken over by another engine") as caught:
+        await running
+    assert caught.value.results == {"a": 2, "b": 3, "beside": 3}
 
 
 async def test_a_run_id_is_used_once() -> None:
@@ -496,45 +490,42 @@ class Remote:
         await asyncio.gather(running, return_exceptions=True)
 
 
-def test_a_task_that_has_ended_meanwhile_is_not_sent_again() -> None:
-    async def main() -> None:
-        remote = Remote()
-        async with remote.broker.worker():
-            await remote.crash(remote.engine())
-            remote.may_end.set()
-            while not remote.broker.store.results:
-                await asyncio.sleep(0)
-            assert await all_of(remote.engine().resume("r")) == [("held", "done")]
-            assert remote.executed == ["held"]
-        await remote.flow.shutdown()
-
-    run_virtually(main())
+@virtually
+async def test_a_task_that_has_ended_meanwhile_is_not_sent_again() -> None:
+    remote = Remote()
+    async with remote.broker.worker():
+        await remote.crash(remote.engine())
+        remote.may_end.set()
+        while not remote.broker.store.results:
+            await asyncio.sleep(0)
+        assert await all_of(remote.engine().resume("r")) == [("held", "done")]
+        assert remote.executed == ["held"]
+    await remote.flow.shutdown()
 
 
-def test_a_task_that_still_runs_is_cancelled_and_sent_as_another_attempt() -> None:
-    async def main() -> None:
-        remote = Remote()
-        events: list[Any] = []
+@virtually
+async def test_a_task_that_still_runs_is_cancelled_and_sent_as_another_attempt() -> None:
+    remote = Remote()
+    events: list[Any] = []
 
-        class Recorder:
-            def on_event(self, event: Any) -> None:
-                events.append(event)
-                if isinstance(event, NodeRetried):
-                    remote.may_end.set()
+    class Recorder:
+        def on_event(self, event: Any) -> None:
+            events.append(event)
+            if isinstance(event, NodeRetried):
+                remote.may_end.set()
 
-        async with remote.broker.worker():
-            await remote.crash(remote.engine())
-            resumed = remote.engine(listeners=[Recorder()], retry=Retry(1))
-            assert await all_of(resumed.resume("r")) == [("held", "done")]
-            assert sorted(remote.executed) == ["cancelled", "held", "held"]
-            (retried,) = [event for event in events if isinstance(event, NodeRetried)]
-            assert (retried.task_id, retried.error) == ("r:held:2", None)
-        await remote.flow.shutdown()
-
-    run_virtually(main())
+    async with remote.broker.worker():
+        await remote.crash(remote.engine())
+        resumed = remote.engine(listeners=[Recorder()], retry=Retry(1))
+        assert await all_of(resumed.resume("r")) == [("held", "done")]
+        assert sorted(remote.executed) == ["cancelled", "held", "held"]
+        (retried,) = [event for event in events if isinstance(event, NodeRetried)]
+        assert (retried.task_id, retried.error) == ("r:held:2", None)
+    await remote.flow.shutdown()
 
 
-def test_what_the_reader_does_to_a_value_does_not_reach_a_task_that_is_being_picked_up() -> None:
+@virtually
+async def test_what_a_reader_changes_does_not_reach_a_task_that_is_picked_up() -> None:
     class Asked(InmemoryResultBackend[Any]):
         async def is_result_ready(self, task_id: str) -> bool:
             await asyncio.sleep(1)
@@ -555,13 +546,10 @@ def test_what_the_reader_does_to_a_value_does_not_reach_a_task_that_is_being_pic
     dag, journal = DAGBuilder().node(items).node(take).build(), MemoryJournal()
     engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
 
-    async def main() -> None:
-        with pytest.raises(RunCancelledError):
-            await engine.execute(run_id="r")
-        broker = InMemoryBroker().with_result_backend(Asked())
-        async for _, value in ExecutionEngine(broker, dag, journal=journal).resume("r"):
-            if isinstance(value, list):
-                value.append(2)
-        assert given == [[1], [1]]
-
-    run_virtually(main())
+    with pytest.raises(RunCancelledError):
+        await engine.execute(run_id="r")
+    broker = InMemoryBroker().with_result_backend(Asked())
+    async for _, value in ExecutionEngine(broker, dag, journal=journal).resume("r"):
+        if isinstance(value, list):
+            value.append(2)
+    assert given == [[1], [1]]

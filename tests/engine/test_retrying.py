@@ -40,7 +40,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
 from tests.local_broker import LocalBroker
-from tests.virtual_clock import run_virtually, virtual_loop
+from tests.virtual_clock import run_virtually, virtual_loop, virtually
 
 
 class Recorder:
@@ -82,14 +82,12 @@ def engine_of(
 # Retry
 
 
-def test_a_node_is_tried_again_after_growing_delays_with_a_task_id_for_each_attempt() -> None:
+@virtually
+async def test_a_node_is_tried_again_after_growing_delays_with_a_task_id_for_each_attempt() -> None:
     task = Flaky(3)
     engine, recorder = engine_of(task, retry=Retry(5, wait=1.0, factor=3.0, max_wait=5.0, jitter=0))
 
-    async def main() -> None:
-        assert await engine.execute(run_id="r") == {"n": 4}
-
-    run_virtually(main())
+    assert await engine.execute(run_id="r") == {"n": 4}
     assert task.at == [0.0, 1.0, 4.0, 9.0]
     (started,) = recorder.of(NodeStarted)
     assert started.task_id == "r:n:1"
@@ -101,19 +99,17 @@ def test_a_node_is_tried_again_after_growing_delays_with_a_task_id_for_each_atte
     assert recorder.of(NodeCompleted)[0].task_id == "r:n:4"
 
 
-def test_the_engine_says_what_its_nodes_do_not() -> None:
+@virtually
+async def test_the_engine_says_what_its_nodes_do_not() -> None:
     retry = Retry(2, wait=0)
 
-    async def main() -> None:
-        of_engine, once = Flaky(1), Flaky(1)
-        engine, _ = engine_of(of_engine, engine={"retry": retry})
-        assert await engine.execute() == {"n": 2}
-        engine, _ = engine_of(once, engine={"retry": retry}, retry=Retry(1))
-        with pytest.raises(NodeFailedError):
-            await engine.execute()
-        assert len(once.at) == 1
-
-    run_virtually(main())
+    of_engine, once = Flaky(1), Flaky(1)
+    engine, _ = engine_of(of_engine, engine={"retry": retry})
+    assert await engine.execute() == {"n": 2}
+    engine, _ = engine_of(once, engine={"retry": retry}, retry=Retry(1))
+    with pytest.raises(NodeFailedError):
+        await engine.execute()
+    assert len(once.at) == 1
 
 
 @pytest.mark.parametrize("on_error", ["raise", "continue", "collect"])
@@ -138,29 +134,25 @@ def test_when_all_attempts_have_failed_the_last_error_counts(on_error: str) -> N
 
 
 @pytest.mark.parametrize(("kind", "executions"), [(KeyError, 3), (LookupError, 3), (OSError, 1)])
-def test_only_errors_of_the_given_kinds_are_tried_again(
+@virtually
+async def test_only_errors_of_the_given_kinds_are_tried_again(
     kind: type[Exception], executions: int
 ) -> None:
     task = Flaky(9, kind)
     engine, _ = engine_of(task, retry=Retry(on=(LookupError,)))
 
-    async def main() -> None:
-        with pytest.raises(NodeFailedError):
-            await engine.execute()
-
-    run_virtually(main())
+    with pytest.raises(NodeFailedError):
+        await engine.execute()
     assert len(task.at) == executions
 
 
-def test_what_cannot_be_sent_is_not_sent_again() -> None:
+@virtually
+async def test_what_cannot_be_sent_is_not_sent_again() -> None:
     engine, recorder = engine_of(Flaky(0), retry=Retry())
 
-    async def main() -> None:
-        with pytest.raises(NodeFailedError) as caught:
-            await engine.execute({"start": object()})
-        assert isinstance(caught.value.__cause__, SerializationError)
-
-    run_virtually(main())
+    with pytest.raises(NodeFailedError) as caught:
+        await engine.execute({"start": object()})
+    assert isinstance(caught.value.__cause__, SerializationError)
     assert not recorder.of(NodeRetried)
 
 
@@ -176,7 +168,8 @@ def test_a_result_of_the_wrong_shape_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize("no_result_on_retry", [True, False])
-def test_a_retry_middleware_leaves_a_node_with_a_retry_to_the_engine(
+@virtually
+async def test_a_retry_middleware_leaves_a_node_with_a_retry_to_the_engine(
     *, no_result_on_retry: bool
 ) -> None:
     middleware = SimpleRetryMiddleware(
@@ -186,17 +179,15 @@ def test_a_retry_middleware_leaves_a_node_with_a_retry_to_the_engine(
     task = Flaky(99)
     engine, recorder = engine_of(task, broker, retry=Retry(2))
 
-    async def main() -> None:
-        with pytest.raises(NodeFailedError) as caught:
-            await engine.execute()
-        assert caught.value.attempts == 2
-
-    run_virtually(main())
+    with pytest.raises(NodeFailedError) as caught:
+        await engine.execute()
+    assert caught.value.attempts == 2
     assert len(task.at) == 2
     assert len(recorder.of(NodeRetried)) == 1
 
 
-def test_attempts_of_a_middleware_that_heeds_no_label_count_as_well() -> None:
+@virtually
+async def test_attempts_of_a_middleware_that_heeds_no_label_count_as_well() -> None:
     class Stubborn(TaskiqMiddleware):
         resent = 0
 
@@ -211,15 +202,11 @@ def test_attempts_of_a_middleware_that_heeds_no_label_count_as_well() -> None:
     task = Flaky(99)
     engine, _ = engine_of(task, broker, retry=Retry(4))
 
-    async def main() -> None:
-        nonlocal hooks
-        original = InMemoryHooks.of(broker)
-        hooks = AsyncPreSend(original)
-        with pytest.raises(NodeFailedError) as caught:
-            await engine.execute()
-        assert caught.value.attempts == len(task.at) == 6
-
-    run_virtually(main())
+    original = InMemoryHooks.of(broker)
+    hooks = AsyncPreSend(original)
+    with pytest.raises(NodeFailedError) as caught:
+        await engine.execute()
+    assert caught.value.attempts == len(task.at) == 6
 
 
 class AsyncPreSend:
@@ -248,7 +235,8 @@ def test_a_node_that_waits_for_its_next_attempt_leaves_its_place_to_others() -> 
     assert order == ["flaky", "other", "flaky"]
 
 
-def test_what_a_later_attempt_is_given_is_what_the_first_one_was() -> None:
+@virtually
+async def test_what_a_later_attempt_is_given_is_what_the_first_one_was() -> None:
     seen: list[list[int]] = []
 
     async def make() -> list[int]:
@@ -259,35 +247,30 @@ def test_what_a_later_attempt_is_given_is_what_the_first_one_was() -> None:
         if len(seen) == 1:
             raise LookupError
 
-    async def main() -> None:
-        dag = DAGBuilder().node(make).node(take, retry=Retry(wait=1.0)).build()
-        async for name, value in ExecutionEngine(InMemoryBroker(), dag).execute_async():
-            if name == "make":
-                value.append(2)
-
-    run_virtually(main())
+    dag = DAGBuilder().node(make).node(take, retry=Retry(wait=1.0)).build()
+    async for name, value in ExecutionEngine(InMemoryBroker(), dag).execute_async():
+        if name == "make":
+            value.append(2)
     assert seen == [[1], [1]]
 
 
 @pytest.mark.parametrize("end", ["break", "cancel"])
-def test_a_run_that_ends_while_a_node_waits_leaves_nothing(end: str) -> None:
-    async def main() -> None:
-        task = Flaky(9)
-        engine, _ = engine_of(task, retry=Retry(wait=1000.0, max_wait=1000.0))
-        running = asyncio.ensure_future(engine.execute())
-        while not task.at:
-            await asyncio.sleep(0)
-        await asyncio.sleep(1)
-        if end == "cancel":
-            engine.cancel()
-        else:
-            running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        assert not virtual_loop().pending_timers
-        assert len(task.at) == 1
-
-    run_virtually(main())
+@virtually
+async def test_a_run_that_ends_while_a_node_waits_leaves_nothing(end: str) -> None:
+    task = Flaky(9)
+    engine, _ = engine_of(task, retry=Retry(wait=1000.0, max_wait=1000.0))
+    running = asyncio.ensure_future(engine.execute())
+    while not task.at:
+        await asyncio.sleep(0)
+    await asyncio.sleep(1)
+    if end == "cancel":
+        engine.cancel()
+    else:
+        running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert not virtual_loop().pending_timers
+    assert len(task.at) == 1
 
 
 @pytest.mark.parametrize(
@@ -318,49 +301,43 @@ async def sleeping(seconds: float = 10.0) -> float:
     return seconds
 
 
-def test_an_attempt_that_takes_too_long_is_cancelled_and_named() -> None:
+@virtually
+async def test_an_attempt_that_takes_too_long_is_cancelled_and_named() -> None:
     engine, recorder = engine_of(sleeping, timeout=2.0)
 
-    async def main() -> float:
-        with pytest.raises(NodeFailedError) as caught:
-            await engine.execute()
-        cause = caught.value.__cause__
-        assert isinstance(cause, NodeTimeoutError)
-        assert isinstance(cause, TimeoutError)
-        assert (cause.task_name, cause.seconds, cause.waited) == ("n", 2.0, False)
-        return virtual_loop().time()
-
-    assert run_virtually(main()) == 2.0
+    with pytest.raises(NodeFailedError) as caught:
+        await engine.execute()
+    cause = caught.value.__cause__
+    assert isinstance(cause, NodeTimeoutError)
+    assert isinstance(cause, TimeoutError)
+    assert (cause.task_name, cause.seconds, cause.waited) == ("n", 2.0, False)
+    assert virtual_loop().time() == 2.0
     assert isinstance(recorder.of(NodeFailed)[0].error, NodeTimeoutError)
 
 
-def test_a_timeout_is_that_of_an_attempt() -> None:
+@virtually
+async def test_a_timeout_is_that_of_an_attempt() -> None:
     durations = [10.0, 10.0, 1.0]
 
     async def task() -> str:
         await asyncio.sleep(durations.pop(0))
         return "done"
 
-    async def main() -> float:
-        engine, _ = engine_of(task, engine={"timeout": 2.0}, retry=Retry(wait=1.0, jitter=0))
-        assert await engine.execute() == {"n": "done"}
-        return virtual_loop().time()
-
-    assert run_virtually(main()) == 2.0 + 1.0 + 2.0 + 2.0 + 1.0
+    engine, _ = engine_of(task, engine={"timeout": 2.0}, retry=Retry(wait=1.0, jitter=0))
+    assert await engine.execute() == {"n": "done"}
+    assert virtual_loop().time() == 2.0 + 1.0 + 2.0 + 2.0 + 1.0
 
 
-def test_a_timeout_error_of_the_tasks_own_is_its_own() -> None:
+@virtually
+async def test_a_timeout_error_of_the_tasks_own_is_its_own() -> None:
     async def task() -> None:
         await asyncio.sleep(1)
         raise TimeoutError("of mine")
 
-    async def main() -> None:
-        engine, _ = engine_of(task, timeout=5.0)
-        with pytest.raises(NodeFailedError) as caught:
-            await engine.execute()
-        assert type(caught.value.__cause__) is TimeoutError
-
-    run_virtually(main())
+    engine, _ = engine_of(task, timeout=5.0)
+    with pytest.raises(NodeFailedError) as caught:
+        await engine.execute()
+    assert type(caught.value.__cause__) is TimeoutError
 
 
 def test_a_sync_task_that_outlives_its_timeout_is_one_error_and_no_late_result() -> None:
@@ -385,64 +362,56 @@ def test_a_sync_task_that_outlives_its_timeout_is_one_error_and_no_late_result()
     asyncio.run(main())
 
 
-def test_a_task_that_will_not_be_cancelled_is_given_up() -> None:
+@virtually
+async def test_a_task_that_will_not_be_cancelled_is_given_up() -> None:
     async def stubborn() -> str:
         with anyio.CancelScope(shield=True):
             await asyncio.sleep(20)
         return "late"
 
-    async def main() -> None:
-        engine, recorder = engine_of(stubborn, timeout=2.0, fallback="instead")
-        async with asyncio.timeout(10):
-            pair = await anext(engine.execute_async())
-        assert pair == ("n", "instead")
-        await asyncio.sleep(30)
-        assert len(recorder.of(NodeCompleted)) == 1
-
-    run_virtually(main())
+    engine, recorder = engine_of(stubborn, timeout=2.0, fallback="instead")
+    async with asyncio.timeout(10):
+        pair = await anext(engine.execute_async())
+    assert pair == ("n", "instead")
+    await asyncio.sleep(30)
+    assert len(recorder.of(NodeCompleted)) == 1
 
 
-def test_a_queue_timeout_is_refused_where_nobody_can_tell_what_waits() -> None:
-    async def main() -> None:
-        broker = LocalBroker()  # which nobody serves
-        ran: list[str] = []
+@virtually
+async def test_a_queue_timeout_is_refused_where_nobody_can_tell_what_waits() -> None:
+    broker = LocalBroker()  # which nobody serves
+    ran: list[str] = []
 
-        @broker.task(task_name="t")
-        async def t() -> None:
-            ran.append("t")
+    @broker.task(task_name="t")
+    async def t() -> None:
+        ran.append("t")
 
-        engine, _ = engine_of(t, broker, queue_timeout=3.0)
-        with (
-            pytest.warns(match="has no FlowMiddleware"),
-            pytest.raises(ConfigurationError, match="does not tell when a task begins"),
-        ):
-            await engine.execute()
-
-    run_virtually(main())
+    engine, _ = engine_of(t, broker, queue_timeout=3.0)
+    with (
+        pytest.warns(match="has no FlowMiddleware"),
+        pytest.raises(ConfigurationError, match="does not tell when a task begins"),
+    ):
+        await engine.execute()
 
 
-def test_a_queue_timeout_does_not_count_what_runs() -> None:
-    async def main() -> None:
-        engine, _ = engine_of(sleeping, queue_timeout=1.0)
-        assert await engine.execute() == {"n": 10.0}
-
-    run_virtually(main())
+@virtually
+async def test_a_queue_timeout_does_not_count_what_runs() -> None:
+    engine, _ = engine_of(sleeping, queue_timeout=1.0)
+    assert await engine.execute() == {"n": 10.0}
 
 
-def test_a_run_has_a_limit_too_and_keeps_what_it_had_reached() -> None:
-    async def main() -> float:
-        dag = DAGBuilder().node(lambda: 1, name="fast").node(sleeping).build()
-        engine = ExecutionEngine(InMemoryBroker(), dag, run_timeout=4.0, on_error="collect")
-        names: list[str] = []
-        with pytest.raises(RunTimeoutError, match="did not end within 4 s") as caught:
-            async for name, _ in engine.execute_async():
-                names.append(name)
-        assert names == ["fast"]
-        assert caught.value.results == {"fast": 1}
-        assert not virtual_loop().pending_timers
-        return virtual_loop().time()
-
-    assert run_virtually(main()) == 4.0
+@virtually
+async def test_a_run_has_a_limit_too_and_keeps_what_it_had_reached() -> None:
+    dag = DAGBuilder().node(lambda: 1, name="fast").node(sleeping).build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, run_timeout=4.0, on_error="collect")
+    names: list[str] = []
+    with pytest.raises(RunTimeoutError, match="did not end within 4 s") as caught:
+        async for name, _ in engine.execute_async():
+            names.append(name)
+    assert names == ["fast"]
+    assert caught.value.results == {"fast": 1}
+    assert not virtual_loop().pending_timers
+    assert virtual_loop().time() == 4.0
 
 
 @pytest.mark.parametrize("name", ["timeout", "queue_timeout", "run_timeout"])
@@ -461,13 +430,11 @@ def test_a_limit_that_cannot_be_is_refused(name: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 0, "x", [1]])
-def test_a_value_stands_in_for_a_node_that_has_failed_for_good(value: Any) -> None:
+@virtually
+async def test_a_value_stands_in_for_a_node_that_has_failed_for_good(value: Any) -> None:
     engine, recorder = engine_of(Flaky(9), retry=Retry(2, wait=0), fallback=value)
 
-    async def main() -> None:
-        assert await engine.execute() == {"n": value}
-
-    run_virtually(main())
+    assert await engine.execute() == {"n": value}
     (fell,) = recorder.of(NodeFellBack)
     assert (fell.task_name, repr(fell.error), fell.attempts) == ("n", "LookupError(2)", 2)
     (completed,) = recorder.of(NodeCompleted)
@@ -475,17 +442,15 @@ def test_a_value_stands_in_for_a_node_that_has_failed_for_good(value: Any) -> No
     assert not recorder.of(NodeFailed)
 
 
-def test_a_task_stands_in_with_the_inputs_of_the_node() -> None:
+@virtually
+async def test_a_task_stands_in_with_the_inputs_of_the_node() -> None:
     async def instead(start: int, missing: int = 7) -> tuple[int, int]:
         return start, missing
 
     engine, recorder = engine_of(Flaky(9), inputs=["start"], fallback=instead, outputs=["a", "b"])
 
-    async def main() -> None:
-        results = await engine.execute({"start": 5}, run_id="r")
-        assert results == {"a": 5, "b": 7}
-
-    run_virtually(main())
+    results = await engine.execute({"start": 5}, run_id="r")
+    assert results == {"a": 5, "b": 7}
     assert recorder.of(NodeCompleted)[0].task_id == "r:n:fallback"
     assert [type(event) for event in recorder.events[1:-1]] == [
         NodeStarted,
@@ -495,16 +460,14 @@ def test_a_task_stands_in_with_the_inputs_of_the_node() -> None:
 
 
 @pytest.mark.parametrize("fallback", [Flaky(9, OSError), (1,)])
-def test_a_fallback_that_fails_too_is_the_nodes_failure(fallback: Any) -> None:
+@virtually
+async def test_a_fallback_that_fails_too_is_the_nodes_failure(fallback: Any) -> None:
     engine, recorder = engine_of(Flaky(9), outputs=["a", "b"], fallback=fallback, retry=Retry(2))
 
-    async def main() -> None:
-        with pytest.raises(NodeFailedError) as caught:
-            await engine.execute()
-        assert isinstance(caught.value.__cause__, (OSError, OutputShapeError))
-        assert caught.value.attempts == 2
-
-    run_virtually(main())
+    with pytest.raises(NodeFailedError) as caught:
+        await engine.execute()
+    assert isinstance(caught.value.__cause__, (OSError, OutputShapeError))
+    assert caught.value.attempts == 2
     assert len(recorder.of(NodeFailed)) == 1
 
 
@@ -513,21 +476,21 @@ def test_a_fallback_may_need_nothing_that_the_node_does_not_take() -> None:
         engine_of(Flaky(0), fallback=lambda other: other)
 
 
-def test_a_fallback_that_the_broker_does_not_know_is_refused_before_anything_is_sent() -> None:
-    async def main() -> None:
-        broker = LocalBroker()
+@virtually
+async def test_a_fallback_that_the_broker_does_not_know_is_refused_before_anything_is_sent() -> (
+    None
+):
+    broker = LocalBroker()
 
-        @broker.task(task_name="t")
-        async def t() -> None: ...
+    @broker.task(task_name="t")
+    async def t() -> None: ...
 
-        engine, _ = engine_of(t, broker, fallback=lambda: 1)
-        with (
-            pytest.warns(match="has no FlowMiddleware"),
-            pytest.raises(ConfigurationError, match="is a plain callable"),
-        ):
-            await engine.execute()
-
-    run_virtually(main())
+    engine, _ = engine_of(t, broker, fallback=lambda: 1)
+    with (
+        pytest.warns(match="has no FlowMiddleware"),
+        pytest.raises(ConfigurationError, match="is a plain callable"),
+    ):
+        await engine.execute()
 
 
 # Sends that take their time
@@ -554,34 +517,33 @@ class SlowToSendAgain(TaskiqMiddleware):
 
 
 @pytest.mark.parametrize("policy", [{}, {"timeout": 60.0}, {"retry": Retry(2)}])
-def test_a_send_that_raises_after_its_tasks_end_changes_nothing(policy: dict[str, Any]) -> None:
-    async def main() -> None:
-        dag = DAGBuilder().node(Flaky(0), name="n", **policy)
-        dag.node(sleeping, inputs={"seconds": "n"})
-        engine = ExecutionEngine(Lingering(), dag.build(), on_error="collect")
-        assert (await engine.execute())["n"] == 1
+@virtually
+async def test_a_send_that_raises_after_its_tasks_end_changes_nothing(
+    policy: dict[str, Any],
+) -> None:
+    dag = DAGBuilder().node(Flaky(0), name="n", **policy)
+    dag.node(sleeping, inputs={"seconds": "n"})
+    engine = ExecutionEngine(Lingering(), dag.build(), on_error="collect")
+    assert (await engine.execute())["n"] == 1
 
-    run_virtually(main())
 
-
-def test_a_send_that_raises_after_its_attempt_was_given_up_changes_nothing() -> None:
+@virtually
+async def test_a_send_that_raises_after_its_attempt_was_given_up_changes_nothing() -> None:
     async def unstoppable() -> None:
         with anyio.CancelScope(shield=True):
             await asyncio.sleep(60)
 
-    async def main() -> None:
-        dag = DAGBuilder().node(unstoppable, name="n", timeout=1.2, retry=Retry(2, wait=5.0))
-        engine = ExecutionEngine(Lingering(), dag.build(), on_error="collect")
-        async with aclosing(engine.execute_async()) as pairs:
-            _, failure = await anext(pairs)
-        assert isinstance(failure.error, NodeTimeoutError)
-        assert failure.attempts == 2
-
-    run_virtually(main())
+    dag = DAGBuilder().node(unstoppable, name="n", timeout=1.2, retry=Retry(2, wait=5.0))
+    engine = ExecutionEngine(Lingering(), dag.build(), on_error="collect")
+    async with aclosing(engine.execute_async()) as pairs:
+        _, failure = await anext(pairs)
+    assert isinstance(failure.error, NodeTimeoutError)
+    assert failure.attempts == 2
 
 
 @pytest.mark.parametrize("policy", [{}, {"retry": Retry(3, wait=0)}])
-def test_a_task_whose_send_raises_while_it_runs_is_cancelled(policy: dict[str, Any]) -> None:
+@virtually
+async def test_a_task_whose_send_raises_while_it_runs_is_cancelled(policy: dict[str, Any]) -> None:
     class RaisesLate(InMemoryBroker):
         async def kick(self, message: BrokerMessage) -> None:
             await super().kick(message)
@@ -600,56 +562,47 @@ def test_a_task_whose_send_raises_while_it_runs_is_cancelled(policy: dict[str, A
         finally:
             running.pop()
 
-    async def main() -> None:
-        dag = DAGBuilder().node(slow, name="n", **policy).build()
-        results = await ExecutionEngine(RaisesLate(), dag, on_error="collect").execute()
-        assert isinstance(results["n"].error, ConnectionError)
-        assert (most, running) == (1, [])
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    run_virtually(main())
+    dag = DAGBuilder().node(slow, name="n", **policy).build()
+    results = await ExecutionEngine(RaisesLate(), dag, on_error="collect").execute()
+    assert isinstance(results["n"].error, ConnectionError)
+    assert (most, running) == (1, [])
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_a_late_error_of_a_send_is_not_that_of_the_next_attempt() -> None:
-    async def main() -> None:
-        task = Flaky(1)
+@virtually
+async def test_a_late_error_of_a_send_is_not_that_of_the_next_attempt() -> None:
+    task = Flaky(1)
 
-        async def slow_at_last() -> int:
-            given = await task()
-            await asyncio.sleep(10)
-            return given
+    async def slow_at_last() -> int:
+        given = await task()
+        await asyncio.sleep(10)
+        return given
 
-        engine, _ = engine_of(slow_at_last, Lingering(), retry=Retry(2, wait=0))
-        assert await engine.execute() == {"n": 2}
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    run_virtually(main())
+    engine, _ = engine_of(slow_at_last, Lingering(), retry=Retry(2, wait=0))
+    assert await engine.execute() == {"n": 2}
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def test_a_send_that_returns_late_does_not_set_the_next_attempts_clock_going() -> None:
-    async def main() -> None:
-        broker = Lingering().with_middlewares(SlowToSendAgain())
-        broker.raises = False
-        engine, _ = engine_of(Flaky(1), broker, retry=Retry(2, wait=0), queue_timeout=5.0)
-        assert await engine.execute() == {"n": 2}
-
-    run_virtually(main())
+@virtually
+async def test_a_send_that_returns_late_does_not_set_the_next_attempts_clock_going() -> None:
+    broker = Lingering().with_middlewares(SlowToSendAgain())
+    broker.raises = False
+    engine, _ = engine_of(Flaky(1), broker, retry=Retry(2, wait=0), queue_timeout=5.0)
+    assert await engine.execute() == {"n": 2}
 
 
-def test_an_attempt_that_is_given_up_while_it_is_being_sent_does_not_run_afterwards() -> None:
+@virtually
+async def test_an_attempt_that_is_given_up_while_it_is_being_sent_does_not_run_afterwards() -> None:
     class SlowAtFirst(TaskiqMiddleware):
         async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
             if message.task_id.endswith(":1"):
                 await asyncio.sleep(1.5)
             return message
 
-    async def main() -> None:
-        broker = InMemoryBroker().with_middlewares(SlowAtFirst())
-        engine, _ = engine_of(sleeping, broker, queue_timeout=0.5, retry=Retry(2, wait=0))
-        assert await engine.execute() == {"n": 10.0}
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    run_virtually(main())
+    broker = InMemoryBroker().with_middlewares(SlowAtFirst())
+    engine, _ = engine_of(sleeping, broker, queue_timeout=0.5, retry=Retry(2, wait=0))
+    assert await engine.execute() == {"n": 10.0}
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 # Conditions beside retries and fallbacks
@@ -702,7 +655,10 @@ def test_a_sync_task_begins_when_it_has_a_thread() -> None:
     assert all(isinstance(error, NodeTimeoutError) and error.waited for error in late)
 
 
-def test_a_limit_counts_from_the_second_execution_when_a_middleware_sends_a_task_again() -> None:
+@virtually
+async def test_a_limit_counts_from_the_second_execution_when_a_middleware_sends_a_task_again() -> (
+    None
+):
     executed: list[float] = []
 
     async def work() -> str:
@@ -713,16 +669,16 @@ def test_a_limit_counts_from_the_second_execution_when_a_middleware_sends_a_task
         await asyncio.sleep(9)
         return "done"
 
-    async def main() -> tuple[dict[str, Any], float]:
-        broker = InMemoryBroker().with_middlewares(SimpleRetryMiddleware(default_retry_count=3))
-        task = broker.register_task(work, task_name="work", retry_on_error=True)
-        engine, _ = engine_of(task, broker, timeout=10.0)
-        return await engine.execute(), asyncio.get_running_loop().time()
-
-    assert run_virtually(main()) == ({"n": "done"}, 17.0)
+    broker = InMemoryBroker().with_middlewares(SimpleRetryMiddleware(default_retry_count=3))
+    task = broker.register_task(work, task_name="work", retry_on_error=True)
+    engine, _ = engine_of(task, broker, timeout=10.0)
+    assert (await engine.execute(), asyncio.get_running_loop().time()) == ({"n": "done"}, 17.0)
 
 
-def test_a_second_execution_that_takes_too_long_is_timed_out_when_its_own_time_is_over() -> None:
+@virtually
+async def test_a_second_execution_that_takes_too_long_is_timed_out_when_its_own_time_is_over() -> (
+    None
+):
     executed: list[float] = []
 
     async def work() -> None:
@@ -732,13 +688,10 @@ def test_a_second_execution_that_takes_too_long_is_timed_out_when_its_own_time_i
             raise LookupError
         await asyncio.Event().wait()
 
-    async def main() -> float:
-        broker = InMemoryBroker().with_middlewares(SimpleRetryMiddleware(default_retry_count=2))
-        task = broker.register_task(work, task_name="work", retry_on_error=True)
-        engine, _ = engine_of(task, broker, timeout=10.0)
-        with pytest.raises(NodeFailedError) as caught:
-            await engine.execute()
-        assert isinstance(caught.value.__cause__, NodeTimeoutError)
-        return asyncio.get_running_loop().time()
-
-    assert 18.0 <= run_virtually(main()) <= 19.0
+    broker = InMemoryBroker().with_middlewares(SimpleRetryMiddleware(default_retry_count=2))
+    task = broker.register_task(work, task_name="work", retry_on_error=True)
+    engine, _ = engine_of(task, broker, timeout=10.0)
+    with pytest.raises(NodeFailedError) as caught:
+        await engine.execute()
+    assert isinstance(caught.value.__cause__, NodeTimeoutError)
+    assert 18.0 <= asyncio.get_running_loop().time() <= 19.0

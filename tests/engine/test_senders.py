@@ -11,7 +11,7 @@ from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware
 
 from taskiq_flow import DAG, DAGNode, ExecutionEngine, RunCancelledError
 from taskiq_flow.engine.start_loop import MOST_WAITING
-from tests.virtual_clock import run_virtually
+from tests.virtual_clock import run_virtually, virtually
 
 
 class SlowSends(TaskiqMiddleware):
@@ -66,51 +66,48 @@ def test_a_slow_send_counts_as_in_flight() -> None:
     assert (took, sends.most_waiting) == (5.0, 2)
 
 
-def test_what_becomes_ready_during_a_slow_send_is_sent_beside_it() -> None:
-    async def main() -> float:
-        class SlowFirst(TaskiqMiddleware):
-            async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
-                await asyncio.sleep(10 if "slow" in message.task_id else 1)
-                return message
+@virtually
+async def test_what_becomes_ready_during_a_slow_send_is_sent_beside_it() -> None:
+    class SlowFirst(TaskiqMiddleware):
+        async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+            await asyncio.sleep(10 if "slow" in message.task_id else 1)
+            return message
 
-        broker = InMemoryBroker()
-        broker.add_middlewares(SlowFirst())
-        ended: dict[str, float] = {}
+    broker = InMemoryBroker()
+    broker.add_middlewares(SlowFirst())
+    ended: dict[str, float] = {}
 
-        def noting(name: str) -> Any:
-            async def task(**_: Any) -> None:
-                ended[name] = asyncio.get_running_loop().time()
+    def noting(name: str) -> Any:
+        async def task(**_: Any) -> None:
+            ended[name] = asyncio.get_running_loop().time()
 
-            return task
+        return task
 
-        dag = DAG()
-        for name, inputs in (("a", []), ("slow", []), ("b", ["a"]), ("c", ["b"])):
-            dag.add_node(DAGNode(noting(name), name=name, inputs=inputs))
-        await ExecutionEngine(broker, dag).execute()
-        assert ended == {"a": 1.0, "b": 2.0, "c": 3.0, "slow": 10.0}
-        return asyncio.get_running_loop().time()
-
-    assert run_virtually(main()) == 10.0
+    dag = DAG()
+    for name, inputs in (("a", []), ("slow", []), ("b", ["a"]), ("c", ["b"])):
+        dag.add_node(DAGNode(noting(name), name=name, inputs=inputs))
+    await ExecutionEngine(broker, dag).execute()
+    assert ended == {"a": 1.0, "b": 2.0, "c": 3.0, "slow": 10.0}
+    assert asyncio.get_running_loop().time() == 10.0
 
 
-def test_sends_that_wait_are_cancelled_with_the_run() -> None:
-    async def main() -> None:
-        broker, sends = InMemoryBroker(), SlowSends()
-        broker.add_middlewares(sends)
-        engine = ExecutionEngine(broker, fan(10))
-        run = asyncio.ensure_future(engine.execute())
-        while sends.waiting < 10:
-            await asyncio.sleep(0)
-        engine.cancel()
-        with pytest.raises(RunCancelledError):
-            await run
-        assert sends.waiting == 0
-        assert asyncio.get_running_loop().time() < 1.0
-
-    run_virtually(main())
+@virtually
+async def test_sends_that_wait_are_cancelled_with_the_run() -> None:
+    broker, sends = InMemoryBroker(), SlowSends()
+    broker.add_middlewares(sends)
+    engine = ExecutionEngine(broker, fan(10))
+    run = asyncio.ensure_future(engine.execute())
+    while sends.waiting < 10:
+        await asyncio.sleep(0)
+    engine.cancel()
+    with pytest.raises(RunCancelledError):
+        await run
+    assert sends.waiting == 0
+    assert asyncio.get_running_loop().time() < 1.0
 
 
-def test_what_a_task_leaves_in_its_context_does_not_reach_its_successors() -> None:
+@virtually
+async def test_what_a_task_leaves_in_its_context_does_not_reach_its_successors() -> None:
     variable = contextvars.ContextVar("variable", default="unset")
 
     async def leave(**_: Any) -> str:
@@ -124,29 +121,24 @@ def test_what_a_task_leaves_in_its_context_does_not_reach_its_successors() -> No
                 await asyncio.sleep(10)
             return message
 
-    async def main() -> dict[str, Any]:
-        broker = InMemoryBroker()
-        broker.add_middlewares(OneSlowSend())
-        dag = DAG()
-        # The sender is stuck when n0 ends, so that the end of n0 makes the next one.
-        for name, inputs in (("n0", []), ("slow", []), ("n1", ["n0"]), ("n2", ["n1"])):
-            dag.add_node(DAGNode(leave, name=name, inputs=inputs))
-        return await ExecutionEngine(broker, dag).execute()
-
-    assert set(run_virtually(main()).values()) == {"unset"}
+    broker = InMemoryBroker()
+    broker.add_middlewares(OneSlowSend())
+    dag = DAG()
+    # The sender is stuck when n0 ends, so that the end of n0 makes the next one.
+    for name, inputs in (("n0", []), ("slow", []), ("n1", ["n0"]), ("n2", ["n1"])):
+        dag.add_node(DAGNode(leave, name=name, inputs=inputs))
+    assert set((await ExecutionEngine(broker, dag).execute()).values()) == {"unset"}
 
 
-def test_a_send_that_does_not_wait_needs_no_task() -> None:
-    async def main() -> set[str]:
-        tasks: set[str] = set()
+@virtually
+async def test_a_send_that_does_not_wait_needs_no_task() -> None:
+    tasks: set[str] = set()
 
-        def look(**_: Any) -> None:
-            tasks.update(repr(task) for task in asyncio.all_tasks(loop))
+    def look(**_: Any) -> None:
+        tasks.update(repr(task) for task in asyncio.all_tasks(loop))
 
-        loop = asyncio.get_running_loop()
-        dag = fan(300)
-        dag.add_node(DAGNode(look, name="look"))
-        await ExecutionEngine(InMemoryBroker(), dag).execute()
-        return {task for task in tasks if "_finish_sending" in task}
-
-    assert run_virtually(main()) == set()
+    loop = asyncio.get_running_loop()
+    dag = fan(300)
+    dag.add_node(DAGNode(look, name="look"))
+    await ExecutionEngine(InMemoryBroker(), dag).execute()
+    assert {task for task in tasks if "_finish_sending" in task} == set()

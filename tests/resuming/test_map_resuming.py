@@ -20,7 +20,7 @@ from taskiq_flow import (
     RunNotFoundError,
 )
 from taskiq_flow.journal.history import restore_run
-from tests.virtual_clock import run_virtually
+from tests.virtual_clock import virtually
 
 
 class Site:
@@ -54,96 +54,84 @@ class Site:
 
 
 @pytest.mark.parametrize("limit", [1, 2, None])
-def test_what_was_done_is_not_done_again(limit: int | None) -> None:
-    async def main() -> None:
-        site = Site()
-        await site.stop_after(3, range(10), max_parallel=limit)
-        kept = (await restore_run(site.journal, "m")).results
-        site.done.clear()
-        mapped = await site.map(range(10), max_parallel=limit, resume=True)
-        result = await mapped.wait_result()
-        assert result.raise_for_error().return_value == [2 * number for number in range(10)]
-        assert len(kept) >= 3
-        assert sorted(site.done) == [n for n in range(10) if f"mapped[{n}]" not in kept]
-
-    run_virtually(main())
+@virtually
+async def test_what_was_done_is_not_done_again(limit: int | None) -> None:
+    site = Site()
+    await site.stop_after(3, range(10), max_parallel=limit)
+    kept = (await restore_run(site.journal, "m")).results
+    site.done.clear()
+    mapped = await site.map(range(10), max_parallel=limit, resume=True)
+    result = await mapped.wait_result()
+    assert result.raise_for_error().return_value == [2 * number for number in range(10)]
+    assert len(kept) >= 3
+    assert sorted(site.done) == [n for n in range(10) if f"mapped[{n}]" not in kept]
 
 
-def test_pairs_come_again_first_and_a_finished_map_runs_nothing() -> None:
-    async def main() -> None:
-        site = Site()
-        assert (await (await site.map(range(4))).wait_result()).return_value == [0, 2, 4, 6]
-        site.done.clear()
-        pairs = [pair async for pair in await site.map(range(4), resume=True)]
-        assert pairs == [(0, 0), (1, 2), (2, 4), (3, 6)]
-        assert site.done == []
-
-    run_virtually(main())
+@virtually
+async def test_pairs_come_again_first_and_a_finished_map_runs_nothing() -> None:
+    site = Site()
+    assert (await (await site.map(range(4))).wait_result()).return_value == [0, 2, 4, 6]
+    site.done.clear()
+    pairs = [pair async for pair in await site.map(range(4), resume=True)]
+    assert pairs == [(0, 0), (1, 2), (2, 4), (3, 6)]
+    assert site.done == []
 
 
-def test_a_source_without_an_end_is_gone_on_with_where_it_was() -> None:
-    async def main() -> None:
-        site = Site()
-        await site.stop_after(5, itertools.count(), max_parallel=2)
-        site.done.clear()
+@virtually
+async def test_a_source_without_an_end_is_gone_on_with_where_it_was() -> None:
+    site = Site()
+    await site.stop_after(5, itertools.count(), max_parallel=2)
+    site.done.clear()
 
-        async def numbers() -> AsyncIterator[int]:
-            for number in itertools.count():
-                yield number
+    async def numbers() -> AsyncIterator[int]:
+        for number in itertools.count():
+            yield number
 
-        seen = []
-        async for index, value in await site.map(numbers(), max_parallel=2, resume=True):
-            seen.append((index, value))
-            if index == 8:
-                break
-        assert sorted(seen)[:8] == [(n, 2 * n) for n in range(8)]
-        assert min(site.done) >= 5
-
-    run_virtually(main())
+    seen = []
+    async for index, value in await site.map(numbers(), max_parallel=2, resume=True):
+        seen.append((index, value))
+        if index == 8:
+            break
+    assert sorted(seen)[:8] == [(n, 2 * n) for n in range(8)]
+    assert min(site.done) >= 5
 
 
-def test_an_item_that_is_another_now_ends_the_map_by_name() -> None:
-    async def main() -> None:
-        site = Site()
-        await site.stop_after(3, ["a", "b", "c", "d"], max_parallel=1)
-        mapped = await site.map(["a", "x", "c", "d"], max_parallel=1, resume=True)
-        error = (await mapped.wait_result()).error
-        assert isinstance(error, GraphChangedError)
-        assert error.changed == ["mapped[1]"]
-        assert "item 1 of map 'm' is not the one that it was begun with" in str(error)
-        mapped = await site.map(["a", "b", "c", "d", "e"], resume=True)
-        assert (await mapped.wait_result()).return_value == ["aa", "bb", "cc", "dd", "ee"]
-
-    run_virtually(main())
+@virtually
+async def test_an_item_that_is_another_now_ends_the_map_by_name() -> None:
+    site = Site()
+    await site.stop_after(3, ["a", "b", "c", "d"], max_parallel=1)
+    mapped = await site.map(["a", "x", "c", "d"], max_parallel=1, resume=True)
+    error = (await mapped.wait_result()).error
+    assert isinstance(error, GraphChangedError)
+    assert error.changed == ["mapped[1]"]
+    assert "item 1 of map 'm' is not the one that it was begun with" in str(error)
+    mapped = await site.map(["a", "b", "c", "d", "e"], resume=True)
+    assert (await mapped.wait_result()).return_value == ["aa", "bb", "cc", "dd", "ee"]
 
 
-def test_another_task_is_a_changed_graph() -> None:
-    async def main() -> None:
-        site = Site()
-        await site.stop_after(1, range(3))
-        mapped = await MapReduce.map(
-            site.broker, abs, range(3), journal=site.journal, run_id="m", resume=True
-        )
-        assert isinstance((await mapped.wait_result()).error, GraphChangedError)
-
-    run_virtually(main())
+@virtually
+async def test_another_task_is_a_changed_graph() -> None:
+    site = Site()
+    await site.stop_after(1, range(3))
+    mapped = await MapReduce.map(
+        site.broker, abs, range(3), journal=site.journal, run_id="m", resume=True
+    )
+    assert isinstance((await mapped.wait_result()).error, GraphChangedError)
 
 
-def test_who_may_go_on_with_a_map() -> None:
-    async def main() -> None:
-        site = Site()
-        first = await site.map(range(3))
-        await asyncio.sleep(0.5)
-        second = await site.map(range(3), resume=True)
-        assert isinstance((await second.wait_result()).error, RunLockedError)
-        again = await site.map(range(3))
-        assert isinstance((await again.wait_result()).error, JournalError)
-        assert (await first.wait_result()).return_value == [0, 2, 4]
-        unknown = await MapReduce.map(
-            site.broker, abs, [1], journal=site.journal, run_id="other", resume=True
-        )
-        assert isinstance((await unknown.wait_result()).error, RunNotFoundError)
-        with pytest.raises(ValueError, match="resumed by its run_id"):
-            await MapReduce.map(site.broker, abs, [1], journal=site.journal, resume=True)
-
-    run_virtually(main())
+@virtually
+async def test_who_may_go_on_with_a_map() -> None:
+    site = Site()
+    first = await site.map(range(3))
+    await asyncio.sleep(0.5)
+    second = await site.map(range(3), resume=True)
+    assert isinstance((await second.wait_result()).error, RunLockedError)
+    again = await site.map(range(3))
+    assert isinstance((await again.wait_result()).error, JournalError)
+    assert (await first.wait_result()).return_value == [0, 2, 4]
+    unknown = await MapReduce.map(
+        site.broker, abs, [1], journal=site.journal, run_id="other", resume=True
+    )
+    assert isinstance((await unknown.wait_result()).error, RunNotFoundError)
+    with pytest.raises(ValueError, match="resumed by its run_id"):
+        await MapReduce.map(site.broker, abs, [1], journal=site.journal, resume=True)
