@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -22,7 +24,7 @@ DELAYS = st.integers(0, 2)
 LONGEST_CLEANING = 2
 """Seconds that a node may need when it is cancelled; well below what the engine grants."""
 
-_SENDING = st.sampled_from([0, 0, 0, 0, 1, 2])
+_SENDING = (0, 0, 0, 0, 1, 2)
 _NEVER = st.just(value=False)
 
 
@@ -56,32 +58,43 @@ class _Traits:
     picks: int = 0
 
 
+def _traits(**choices: Sequence[object]) -> st.SearchStrategy[_Traits]:
+    """One of each, in a single draw: it is draws that take time."""
+
+    def chosen(number: int) -> _Traits:
+        parts: dict[str, Any] = {}
+        for name, values in choices.items():
+            number, place = divmod(number, len(values))
+            parts[name] = values[place]
+        return _Traits(**parts)
+
+    return st.integers(0, math.prod(map(len, choices.values())) - 1).map(chosen)
+
+
 def _plain(*, failing: bool, cleaning: bool) -> st.SearchStrategy[_Traits]:
-    return st.builds(
-        _Traits,
-        given_name=st.just("node"),
+    return _traits(
+        given_name=["node"],
         sending=_SENDING,
-        seconds=st.integers(0, 3),
-        cleaning=st.integers(0, LONGEST_CLEANING) if cleaning else st.just(0),
-        fails=st.sampled_from([False, False, False, True]) if failing else _NEVER,
+        seconds=range(4),
+        cleaning=range(LONGEST_CLEANING + 1) if cleaning else [0],
+        fails=[False, False, False, True] if failing else [False],
     )
 
 
 def _varied(*, failing: bool) -> st.SearchStrategy[_Traits]:
-    return st.builds(
-        _Traits,
-        given_name=st.sampled_from("abc"),
+    return _traits(
+        given_name="abc",
         sending=_SENDING,
-        seconds=st.integers(0, 2),
-        cleaning=st.just(0),
-        fails=st.sampled_from([False, False, False, False, True]) if failing else _NEVER,
-        form=st.sampled_from(["undeclared", "by name", "by position", "spelled out"]),
-        returns=st.sampled_from(["number", "list", "tuple", "mapping"]),
-        outputs=st.integers(1, 3),
-        has_key_of_its_name=st.booleans(),
-        takes_outside=st.booleans(),
-        may_take_outside=st.booleans(),
-        picks=st.integers(0, 5),
+        seconds=range(3),
+        cleaning=[0],
+        fails=[False, False, False, False, True] if failing else [False],
+        form=["undeclared", "by name", "by position", "spelled out"],
+        returns=["number", "list", "tuple", "mapping"],
+        outputs=range(1, 4),
+        has_key_of_its_name=[False, True],
+        takes_outside=[False, True],
+        may_take_outside=[False, True],
+        picks=range(6),
     )
 
 

@@ -13,10 +13,7 @@ from property_tests.strategies import DELAYS, LIMITS, graphs
 from taskiq_flow import (
     ExecutionEngine,
     NodeFailedError,
-    NodeFailure,
-    NodeSkipped,
     RunError,
-    RunFailedError,
 )
 from taskiq_flow.engine.run import OnError
 from tests.virtual_clock import run_virtually
@@ -90,50 +87,3 @@ def _check_what_had_arrived(outcome: Outcome, error: NodeFailedError, expected: 
     assert all(start <= over for start in stage.started.values())
     assert all(stage.executions[name] == 1 for name in stage.started)
     assert set(stage.started) >= {*names, error.task_name, *stage.cancelled}
-
-
-@given(GRAPHS, LIMITS, DELAYS)
-def test_continue_runs_all_that_does_not_depend_on_a_failure(
-    graph: GraphSpec, limit: int | None, reading: int
-) -> None:
-    outcome, expected = _run(graph, "continue", limit, reading), evaluate(graph)
-    error, stage = outcome.error, outcome.stage
-    assert dict(outcome.pairs) == expected.results
-    assert len(outcome.pairs) == len(expected.results)
-    assert set(stage.executions) == {*expected.results, *expected.failures}
-    assert set(stage.executions.values()) <= {1}
-    assert stage.traffic.most_in_flight <= (limit or len(graph.nodes))
-    if limit is None:
-        assert stage.started == expected.starts
-    assert (error is None) == (not expected.failures)
-    if error is not None:
-        assert isinstance(error, RunFailedError)
-        assert error.results == expected.values
-        assert {name: str(failure) for name, failure in error.failures.items()} == {
-            name: name for name in expected.failures
-        }
-        assert sorted(error.skipped) == sorted(expected.skipped)
-
-
-@given(GRAPHS, LIMITS, DELAYS)
-def test_collect_gives_one_pair_for_each_node_and_never_raises(
-    graph: GraphSpec, limit: int | None, reading: int
-) -> None:
-    outcome, expected = _run(graph, "collect", limit, reading), evaluate(graph)
-    assert outcome.error is None
-    names = [name for name, _ in outcome.pairs]
-    assert sorted(names) == sorted(node.name for node in graph)
-    place = {name: number for number, name in enumerate(names)}
-    for name, value in outcome.pairs:
-        assert all(place[before.name] < place[name] for before in graph.waits_for[name])
-        if name in expected.failures:
-            assert isinstance(value, NodeFailure)
-            assert (value.task_name, str(value.error), value.attempts) == (name, name, 1)
-        elif name in expected.skipped:
-            assert isinstance(value, NodeSkipped)
-            assert value.task_name == name
-            assert sorted(value.because_of) == sorted(expected.skipped[name])
-        else:
-            assert value == expected.results[name]
-    if limit is None:
-        assert outcome.stage.started == expected.starts

@@ -83,6 +83,7 @@ def test_a_run_gives_the_outcomes_of_a_sequential_evaluation(
         ids = [attempt.task_id for attempt in stage.attempts(node.name)]
         assert ids == [f"run:{node.name}:{number + 1}" for number in range(len(ids))]
     assert stage.fates.most_in_flight <= (limit or len(graph.nodes))
+    _check_each_attempt_is_sent_when_its_time_has_come(graph, stage, limit)
 
 
 def _check_collected(seen: Seen, outcomes: Mapping[str, Outcome]) -> None:
@@ -139,11 +140,10 @@ def _surely_behind(graph: PolicyGraph, failed: str) -> set[str]:
     return behind - {failed}
 
 
-@given(policy_graphs(), LIMITS)
-def test_an_attempt_is_sent_when_its_time_has_come_unless_the_limit_is_reached(
-    graph: PolicyGraph, limit: int | None
+def _check_each_attempt_is_sent_when_its_time_has_come(
+    graph: PolicyGraph, stage: PolicyStage, limit: int | None
 ) -> None:
-    stage = _run(graph, "collect", limit, 0).stage
+    """Unless the limit is reached."""
     spans = [(attempt.sent, attempt.ended) for attempt in stage.fates.attempts]
     for node in graph:
         if node.condition is not None and node.condition.verdict == "raises":

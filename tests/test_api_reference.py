@@ -10,7 +10,6 @@ import pytest
 from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, AsyncTaskiqTask, InMemoryBroker
 
 from taskiq_flow import DAGBuilder, DataflowRegistry, ExecutionEngine, MapReduce
-from taskiq_flow.dataflow import DAG, DAGNode
 
 
 def load(source: str) -> str:
@@ -31,14 +30,6 @@ def extract(audio_files: list[str]) -> list[int]:
 
 def tag(features: list[int]) -> list[str]:
     return ["long" if size > 5 else "short" for size in features]
-
-
-def my_task(input_a: int) -> int:
-    return input_a + 1
-
-
-def my_task_function(input_a: int, input_b: int) -> int:
-    return input_a + input_b
 
 
 def task1() -> int:
@@ -125,92 +116,7 @@ async def test_execution_engine(broker: InMemoryBroker, tasks: Iterable[Any]) ->
     assert results == RESULTS
 
 
-async def test_execution_engine_constructor(broker: InMemoryBroker, tasks: Iterable[Any]) -> None:
-    seen: list[str] = []
-
-    def on_step(task_name: str, result: Any) -> None:
-        seen.append(task_name)
-
-    dag = registry_of(tasks).build_dag()
-    for engine in (
-        ExecutionEngine(broker=broker, dag=dag, max_parallel=None, on_step_complete=on_step),
-        ExecutionEngine(broker, dag, 2, on_step),
-    ):
-        seen.clear()
-        assert await engine.execute(inputs={"source": "data.csv"}) == RESULTS
-        assert seen == ["load", "process", "save"]
-
-
-async def test_execute_async_streams_results_as_they_complete(
-    broker: InMemoryBroker, tasks: Iterable[Any]
-) -> None:
-    engine = ExecutionEngine(broker, registry_of(tasks).build_dag())
-    pairs = [pair async for pair in engine.execute_async(inputs={"source": "data.csv"})]
-    assert pairs == list(zip(["load", "process", "save"], RESULTS.values(), strict=True))
-
-
-async def test_cancel_without_a_run_does_nothing(
-    broker: InMemoryBroker, tasks: Iterable[Any]
-) -> None:
-    engine = ExecutionEngine(broker, registry_of(tasks).build_dag())
-    engine.cancel()
-    assert await engine.execute({"source": "data.csv"}) == RESULTS
-
-
-async def test_events(
-    broker: InMemoryBroker, tasks: Iterable[Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    async def on_step(task_name: str, result: Any) -> None:
-        print(f"Step {task_name} completed")
-
-    dag = registry_of(tasks).build_dag()
-    engine = ExecutionEngine(broker, dag, on_step_complete=on_step)
-    await engine.execute(inputs={"source": "data.csv"})
-    assert capsys.readouterr().out == (
-        "Step load completed\nStep process completed\nStep save completed\n"
-    )
-
-
 # DAG
-
-
-def test_dag() -> None:
-    dag = DAG()
-    node = DAGNode(task=my_task, output="result", inputs=["input_a"])
-    dag.add_node(node)
-    assert dag.nodes == [node]
-    assert dag.edges == set()
-    assert dag.roots == dag.leaves == dag.topological_sort() == [node]
-    assert dag.get_parallel_levels() == [[node]]
-    dag.validate()
-
-
-def test_dag_methods() -> None:
-    dag = DAG()
-    first = DAGNode(task=my_task, output="result", inputs=["input_a"])
-    second = DAGNode(task=save, output="saved", inputs=["clean"])
-    dag.add_node(node=first)
-    dag.add_node(second)
-    dag.add_edge(from_task=my_task, to_task=save)
-    assert dag.edges == {(first, second)}
-    assert (dag.roots, dag.leaves) == ([first], [second])
-    assert dag.topological_sort() == [first, second]
-    assert dag.get_parallel_levels() == [[first], [second]]
-
-
-def test_dag_node() -> None:
-    node = DAGNode(
-        task=my_task_function,
-        output="result_key",
-        inputs=["input_a", "input_b"],
-        metadata={"description": "My task"},
-    )
-    assert node.task is my_task_function
-    assert node.task_name == "my_task_function"
-    assert node.output == "result_key"
-    assert node.outputs == ["result_key"]
-    assert node.inputs == ["input_a", "input_b"]
-    assert node.metadata == {"description": "My task"}
 
 
 def test_print_draws_on_the_console(capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,18 +203,6 @@ async def test_map_reduce_combined(broker: InMemoryBroker, kind: Kind) -> None:
     assert (await final.wait_result()).return_value == 14
 
 
-async def test_every_parameter_of_map_reduce_has_its_name(broker: InMemoryBroker) -> None:
-    mapped = await MapReduce.map(broker=broker, map_func=map_func, items=[1, 2])
-    reduced = await MapReduce.reduce(
-        broker=broker, reduce_func=reduce_func, mapped_result=mapped, input_name="values"
-    )
-    final = await MapReduce.map_reduce(
-        broker=broker, map_func=map_func, items=iter([1, 2]), reduce_func=reduce_func
-    )
-    assert (await reduced.wait_result()).return_value == 5
-    assert (await final.wait_result(check_interval=0.1, timeout=5)).return_value == 5
-
-
 # DataflowRegistry
 
 
@@ -346,15 +240,3 @@ async def test_dataflow_registry(
     engine = ExecutionEngine(broker, dag)
     results = await engine.execute(inputs={"audio_files": files})
     assert results == {"features": [8, 5], "tags": ["long", "short"]}
-
-
-def test_registry_queries() -> None:
-    registry = registry_of([load, process, save])
-    first, second, third = registry.get_tasks()
-    assert registry.get_producer("raw") is first
-    assert registry.get_producer("source") is None
-    assert registry.get_consumers("raw") == [second]
-    assert registry.get_consumers("source") == [first]
-    assert registry.get_outputs() == ["raw", "clean", "saved"]
-    assert registry.get_external_inputs() == ["source"]
-    assert registry.build_dag().nodes == [first, second, third]

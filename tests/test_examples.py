@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,40 +94,6 @@ def rows_of(finding: dict[str, Any]) -> list[list[Any]]:
     return rows
 
 
-@pytest.mark.parametrize("bpm", [72, 90, 120, 150, 180])
-def test_the_tempo_of_clicks_is_found_within_three_bpm(audio: ModuleType, bpm: int) -> None:
-    assert audio.tempo_of(audio.clicks(bpm)) == pytest.approx(bpm, abs=3)
-
-
-@pytest.mark.parametrize("make", ["tone", "chord", "sweep", "noise"])
-def test_what_does_not_beat_has_no_tempo(audio: ModuleType, make: str) -> None:
-    sounds = {
-        "tone": lambda: audio.tone(440.0),
-        "chord": lambda: audio.tone(261.6, 329.6, 392.0),
-        "sweep": lambda: audio.sweep(200.0, 3000.0),
-        "noise": lambda: audio.noise(0.2),
-    }
-    assert audio.tempo_of(sounds[make]()) == 0
-
-
-def test_the_features_of_a_tone_are_those_of_a_sine(audio: ModuleType) -> None:
-    features = audio.features_of(audio.tone(1000.0))
-    assert features["rms"] == pytest.approx(0.5 / 2**0.5, rel=0.01)
-    assert features["crossings"] == pytest.approx(2000, rel=0.01)
-    assert features["centroid"] == pytest.approx(1000, rel=0.02)
-    assert features["flatness"] < 0.01
-
-
-def test_noise_is_flat(audio: ModuleType) -> None:
-    assert audio.features_of(audio.noise(0.2))["flatness"] > 0.4
-
-
-def test_audio_survives_its_file(audio: ModuleType, tmp_path: Path) -> None:
-    samples = [0.0, 0.5, -0.5, 1.0, -1.0]
-    audio.write_wav(str(tmp_path / "clip.wav"), samples)
-    assert audio.read_wav(str(tmp_path / "clip.wav")) == pytest.approx(samples, abs=1e-4)
-
-
 async def test_the_audio_graph_catalogues_its_clips(audio: ModuleType, tmp_path: Path) -> None:
     clips = {
         "beat": audio.clicks(90),
@@ -198,21 +163,6 @@ def test_no_two_threads_build_a_tree_at_once(
 
 
 @pytest.mark.parametrize(
-    ("body", "depth"),
-    [
-        ("pass", 0),
-        ("if a: pass", 1),
-        ("if a: pass\nelif b: pass\nelif c: pass", 1),
-        ("if a: pass\nelse:\n if b: pass", 2),
-        ("try: pass\nexcept E:\n with a: pass", 2),
-        ("match a:\n case 1:\n  for b in c: pass", 2),
-    ],
-)
-def test_an_elif_is_no_deeper_than_its_if(example: Importer, body: str, depth: int) -> None:
-    assert example("source_facts").depth_of(ast.parse(body)) == depth
-
-
-@pytest.mark.parametrize(
     ("file", "reason"),
     [
         ("pkg/broken.py", "SyntaxError: invalid syntax (line 2)"),
@@ -264,52 +214,3 @@ def test_the_census_reports_a_broken_file_and_a_few_lines_of_progress(package: P
     assert "Files that cannot be read: 2 files, among them pkg/bad_coding.py" in ended.stdout
     assert "pkg/broken.py      SyntaxError: invalid syntax (line 2)" in ended.stdout
     assert ended.stderr.splitlines()[-2:] == ["5 of 5 files parsed", "1 of 1 files parsed"]
-
-
-class Terminal(StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_a_bar_on_a_terminal_stays_on_its_line_and_leaves_nothing(
-    example: Importer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    census = example("source_census")
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    progress = census.Progress(1000)
-    for _ in range(1000):
-        progress.advance()
-    shown = terminal.getvalue().split(census.CLEAR_LINE)
-    assert "\n" not in terminal.getvalue()
-    assert len(shown) == progress.width + 1
-    assert shown[20] == f"[{'#' * 20}{' ' * 20}] 500 of 1,000 files parsed"
-    assert shown[-1] == ""
-
-
-def test_progress_that_is_piped_takes_four_lines(
-    example: Importer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    progress = example("source_census").Progress(1000)
-    for _ in range(1000):
-        progress.advance()
-    assert capsys.readouterr().err.splitlines() == [
-        f"{count} of 1,000 files parsed" for count in ("250", "500", "750", "1,000")
-    ]
-
-
-def test_a_table_aligns_numbers_to_the_right_and_texts_to_the_left(example: Importer) -> None:
-    census = example("source_census")
-    finding = {
-        "title": "Sizes",
-        "headline": "two",
-        "columns": ["bytes", "file"],
-        "rows": [[12345, "a.py"], [7, "long.py"]],
-    }
-    assert census.table(finding).splitlines() == [
-        "Sizes: two",
-        "----------",
-        " bytes  file",
-        "12,345  a.py",
-        "     7  long.py",
-    ]

@@ -296,14 +296,14 @@ class TestEndlessSources:
         tracemalloc.start()
         try:
             async for index, _ in mapped:
-                if index % 1000 == 999:
+                if index % 300 == 299:
                     gc.collect()
                     sizes.append(tracemalloc.get_traced_memory()[0])
                 if len(sizes) == 5:
                     break
         finally:
             tracemalloc.stop()
-        assert sizes[-1] - sizes[1] < 100_000
+        assert sizes[-1] - sizes[1] < 30_000
 
 
 @virtually

@@ -182,11 +182,6 @@ def test_the_public_names_are_these() -> None:
     assert len(set(taskiq_flow.__all__)) == len(taskiq_flow.__all__)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_public_name_is_there(name: str) -> None:
-    assert getattr(taskiq_flow, name) is not None
-
-
 def test_nothing_else_looks_public() -> None:
     found = {
         name
@@ -236,23 +231,3 @@ def test_what_a_map_returns_is_a_task_of_taskiq() -> None:
         bare(inspect.signature(kind.wait_result)) for kind in (AsyncTaskiqTask, MapReduceResult)
     )
     assert ours == taskiqs
-
-
-@pytest.mark.parametrize("name", ["nodes", "edges", "roots", "leaves", "outputs"])
-def test_a_graph_shows_its_parts_as_properties(name: str) -> None:
-    assert isinstance(getattr(DAG, name), property)
-    assert isinstance(getattr(DAG(), name), set if name == "edges" else list)
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("task_name", str),
-        ("output", str),
-        ("outputs", list),
-        ("inputs", list),
-        ("metadata", dict),
-    ],
-)
-def test_a_node_shows_its_parts_as_attributes(name: str, kind: type) -> None:
-    assert isinstance(getattr(DAGNode(len), name), kind)

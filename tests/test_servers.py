@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -12,29 +11,17 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import aio_pika
-import nats
 import pytest
 import redis
-from nats.js.errors import NotFoundError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.servers.nats import NatsServer
 from tests.servers.process import Process, ProcessError, descendants, free_port, processes
 from tests.servers.proxy import Proxy
-from tests.servers.rabbitmq import RabbitServer
-from tests.servers.redis import RedisCluster, RedisSentinel, RedisServer
-from tests.servers.sample_app import make_broker
+from tests.servers.redis import RedisServer
 from tests.servers.server import Server
-from tests.servers.workers import Workers
 
 pytestmark = pytest.mark.timeout(60)
-
-needs_rabbitmq = pytest.mark.skipif(
-    not RabbitServer.is_available(),
-    reason="RabbitMQ is not installed: apt-get install rabbitmq-server",
-)
 
 
 def running(*roots: int) -> set[int]:
@@ -45,16 +32,6 @@ def running(*roots: int) -> set[int]:
 
 def still_running(pids: set[int]) -> set[int]:
     return pids & {process.pid for process in processes()}
-
-
-def set_key(server: RedisServer) -> None:
-    with server.client() as client:
-        client.set("key", "value")
-
-
-def get_key(server: RedisServer) -> object:
-    with server.client() as client:
-        return client.get("key")
 
 
 @contextlib.contextmanager
@@ -68,27 +45,6 @@ def started(server: Server) -> Iterator[None]:
     assert not still_running(pids)
 
 
-def test_redis_keeps_its_data_when_killed(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path)
-    with started(server):
-        set_key(server)
-        server.kill()
-        assert not server.is_running
-        server.restart(keep_data=True)
-        assert get_key(server) == "value"
-        server.restart(keep_data=False)
-        assert get_key(server) is None
-
-
-def test_redis_can_be_short_of_memory(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path, appendonly=False, maxmemory="2mb")
-    with started(server), server.client() as client:
-        with pytest.raises(redis.exceptions.OutOfMemoryError):
-            client.set("key", "value" * 1_000_000)
-        with pytest.raises(ValueError, match="keeps no data"):
-            server.restart(keep_data=True)
-
-
 def test_redis_hangs_while_it_is_suspended(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     never = Retry(NoBackoff(), 0)
@@ -99,62 +55,6 @@ def test_redis_hangs_while_it_is_suspended(tmp_path: Path) -> None:
         server.resume()
         assert client.ping()
         server.suspend()  # which does not keep it from being stopped
-
-
-def test_redis_cluster(tmp_path: Path) -> None:
-    server = RedisCluster(tmp_path)
-    with started(server):
-        with redis.RedisCluster(host="127.0.0.1", port=server.port) as client:
-            client.set("key", "value")
-        server.restart(keep_data=True)
-        assert get_key(server) == "value"
-
-
-def test_redis_sentinel(tmp_path: Path) -> None:
-    master = RedisServer(tmp_path / "master")
-    sentinel = RedisSentinel(tmp_path / "sentinel", master)
-    with started(master), started(sentinel), redis.Redis(port=sentinel.port) as client:
-        address = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", sentinel.master_name)
-        assert address == (b"127.0.0.1", master.port)
-
-
-async def test_nats_keeps_its_streams(tmp_path: Path) -> None:
-    server = NatsServer(tmp_path)
-    with started(server):
-        async with await nats.connect(server.url) as client:
-            await client.jetstream().add_stream(name="stream", subjects=["subject"])
-            await client.jetstream().publish("subject", b"message")
-        server.kill()
-        server.restart(keep_data=True)
-        async with await nats.connect(server.url) as client:
-            assert (await client.jetstream().stream_info("stream")).state.messages == 1
-        server.restart(keep_data=False)
-        async with await nats.connect(server.url) as client:
-            with pytest.raises(NotFoundError):
-                await client.jetstream().stream_info("stream")
-
-
-@needs_rabbitmq
-async def test_rabbitmq_keeps_its_queues(tmp_path: Path) -> None:
-    server = RabbitServer(tmp_path)
-    server.start()
-    try:
-        pids = running(server.process.pid, server.epmd.pid)
-        async with await aio_pika.connect(server.url) as connection:
-            channel = await connection.channel()
-            await channel.declare_queue("queue", durable=True)
-            message = aio_pika.Message(b"message", delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
-            await channel.default_exchange.publish(message, "queue")
-        server.kill()
-        assert not still_running(pids)
-        server.restart(keep_data=True)
-        pids = running(server.process.pid, server.epmd.pid)
-        async with await aio_pika.connect(server.url) as connection:
-            queue = await (await connection.channel()).declare_queue("queue", durable=True)
-            assert queue.declaration_result.message_count == 1
-    finally:
-        server.stop()
-    assert not still_running(pids)
 
 
 def test_a_server_that_does_not_come_up_says_why(tmp_path: Path) -> None:
@@ -243,50 +143,3 @@ async def test_proxy(echo_port: int) -> None:
     with contextlib.suppress(ConnectionResetError):
         assert await reader.read(10) == b""
     writer.transport.abort()
-
-
-async def test_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = RedisServer(tmp_path / "redis")
-    workers = Workers(
-        "tests.servers.sample_app:make_broker",
-        folder=tmp_path / "workers",
-        processes=2,
-        env={"REDIS_URL": server.url},
-    )
-    monkeypatch.setenv("REDIS_URL", server.url)
-    with started(server):
-        workers.start()
-        try:
-            broker = make_broker()
-            add = broker.find_task("add")
-            assert add is not None
-            first_pids = workers.pids
-            assert len(first_pids) == 2
-            result = await (await add.kiq(1, 2)).wait_result(timeout=10)
-            assert result.return_value[0] == 3
-            assert result.return_value[1] in first_pids
-
-            killed = workers.kill_one()
-            await asyncio.to_thread(workers.wait_for_processes, 1)
-            await asyncio.to_thread(workers.wait_for_processes, 2)
-            assert killed not in workers.pids
-            assert len(set(workers.pids) & set(first_pids)) == 1
-
-            workers.suspend()
-            task = await add.kiq(3, 4)
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(task.wait_result(), 0.3)
-            workers.resume()
-            assert (await task.wait_result(timeout=10)).return_value[0] == 7
-            await broker.shutdown()
-            pids = running(workers.process.pid)
-        finally:
-            workers.stop()
-        assert not still_running(pids)
-
-        workers.start()
-        pids = running(workers.process.pid)
-        assert len(pids) == 3
-        workers.kill()
-        assert not still_running(pids)
-    assert os.getpid() not in pids

@@ -1,7 +1,6 @@
 """The builder: the same graph, node by node or as one chain."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -10,7 +9,6 @@ from taskiq_flow import (
     BindingError,
     CycleError,
     DAGBuilder,
-    DAGNode,
     DuplicateOutputError,
 )
 
@@ -24,27 +22,6 @@ def process(raw: str, strict: int = 0) -> str:
 
 
 def save(clean: str) -> None: ...
-
-
-EVERYTHING: dict[str, Any] = {
-    "task": process,
-    "inputs": {"raw": "text"},
-    "outputs": ["clean", "dirty"],
-    "name": "sort",
-    "metadata": {"team": "audio"},
-    "expected_seconds": 4.0,
-}
-
-
-def declared(node: DAGNode) -> dict[str, Any]:
-    return {
-        "task": node.task,
-        "inputs": dict(node.binding.keyword),
-        "outputs": node.outputs,
-        "name": node.task_name,
-        "metadata": node.metadata,
-        "expected_seconds": node.expected_seconds,
-    }
 
 
 def chained() -> DAG:
@@ -91,32 +68,6 @@ def test_a_chain_and_steps_build_the_same_graph(build: Callable[[], DAG]) -> Non
     assert dag.external_inputs == ["source"]
 
 
-def test_adding_a_task_returns_its_node() -> None:
-    builder = DAGBuilder()
-    node = builder.add_task(load, output="raw")
-    assert isinstance(node, DAGNode)
-    assert builder.build().nodes == [node]
-
-
-def test_adding_a_node_returns_the_builder() -> None:
-    builder = DAGBuilder()
-    assert builder.node(load) is builder
-
-
-def test_all_that_a_node_may_have_can_be_said_in_both_ways() -> None:
-    builder = DAGBuilder()
-    node = builder.add_task(**EVERYTHING)
-    chained_node = DAGBuilder().node(**EVERYTHING).build().nodes[0]
-    assert declared(node) == declared(chained_node) == EVERYTHING
-
-
-def test_tasks_of_one_name_are_numbered_as_they_were_added() -> None:
-    builder = DAGBuilder().node(load).node(load)
-    third = builder.add_task(load)
-    assert third.task_name == "load_3"
-    assert [node.task_name for node in builder.build().nodes] == ["load", "load_2", "load_3"]
-
-
 def test_a_builder_may_build_and_go_on() -> None:
     builder = DAGBuilder().node(load, "raw")
     first = builder.build()
@@ -124,16 +75,6 @@ def test_a_builder_may_build_and_go_on() -> None:
     assert (len(first.nodes), len(second.nodes)) == (1, 2)
     assert first.nodes[0] is second.nodes[0]
     assert first.external_inputs == ["source"]
-
-
-def test_two_builders_know_nothing_of_each_other() -> None:
-    first, second = DAGBuilder().node(load), DAGBuilder().node(load)
-    assert [node.task_name for node in first.build().nodes] == ["load"]
-    assert [node.task_name for node in second.build().nodes] == ["load"]
-
-
-def test_an_empty_builder_builds_an_empty_graph() -> None:
-    assert DAGBuilder().build().nodes == []
 
 
 @pytest.mark.parametrize(

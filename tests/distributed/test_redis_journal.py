@@ -386,16 +386,3 @@ async def test_a_deletion_whose_answer_was_lost_is_done_all_the_same(
     with pytest.raises(RunNotFoundError):
         await journal.delete("run")
     await journal.aclose()
-
-
-def test_a_journal_is_used_on_one_event_loop_after_another(farm: Farm) -> None:
-    journal = RedisJournal(farm.redis.url, prefix="loops")
-
-    async def add(run_id: str) -> list[str]:
-        await journal.create(run_id, LEASE, b"chunk")
-        run_ids = await journal.run_ids()
-        await journal.aclose()
-        return run_ids
-
-    assert asyncio.run(add("a")) == ["a"]
-    assert asyncio.run(add("b")) == ["a", "b"]

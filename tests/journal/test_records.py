@@ -24,12 +24,10 @@ from taskiq_flow.journal.records import (
     INPUT,
     SENT,
     SESSION,
-    Header,
     Record,
     chunk,
     read_chunk,
     record,
-    records,
     serialize,
     serializer_name,
 )
@@ -46,29 +44,6 @@ RECORDS = [
 ]
 
 CHUNK = chunk(entry.encoded() for entry in RECORDS)
-
-
-def test_records_are_read_as_they_were_written() -> None:
-    assert list(records(CHUNK)) == RECORDS
-
-
-def test_a_chunk_of_nothing_has_no_records() -> None:
-    assert list(records(chunk([]))) == []
-
-
-@pytest.mark.parametrize("mask", [0x01, 0x80, 0xFF])
-def test_a_byte_that_has_changed_is_noticed_wherever_it_is(mask: int) -> None:
-    for place in range(len(CHUNK)):
-        damaged = bytearray(CHUNK)
-        damaged[place] ^= mask
-        with pytest.raises(ValueError, match="checksum"):
-            list(records(bytes(damaged)))
-
-
-def test_a_chunk_that_was_cut_off_is_noticed_wherever_it_was() -> None:
-    for length in range(len(CHUNK)):
-        with pytest.raises(ValueError, match="checksum"):
-            list(records(CHUNK[:length]))
 
 
 @pytest.mark.parametrize(
@@ -122,15 +97,6 @@ async def test_a_chunk_that_stands_twice_says_no_more_than_once() -> None:
         return await restore_run(await logged(beginning(), *all_chunks), "a run")
 
     assert await told_by(*chunks) == await told_by(chunks[0], chunks[0], chunks[1], chunks[1])
-
-
-@pytest.mark.parametrize(
-    ("nodes", "outputs"), [({}, None), ({"n": "1", "\ud800": "2"}, []), ({"n": "1"}, ["n", "m"])]
-)
-def test_a_header_is_read_as_it_was_written(nodes: dict[str, str], outputs: Any) -> None:
-    header = Header(nodes, outputs, "a serializer")
-    (entry,) = records(chunk([header.encoded()]))
-    assert Header.decoded("a run", entry) == header
 
 
 async def test_a_log_of_another_format_is_an_error_that_names_both() -> None:

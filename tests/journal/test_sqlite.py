@@ -208,7 +208,7 @@ async def test_whatever_byte_is_damaged_what_is_read_is_right_or_an_error(
     expected = await restore_run(journal, "run")
     await journal.aclose()
     outcomes = []
-    for place in range(0, len(a_journal), 397):
+    for place in range(0, len(a_journal), 997):
         damaged = bytearray(a_journal)
         damaged[place] ^= 0x21
         path.write_bytes(damaged)

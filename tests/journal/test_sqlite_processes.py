@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from taskiq import InMemoryBroker
 
-from taskiq_flow import ExecutionEngine, JournalError, Lease, RunLockedError, SqliteJournal
+from taskiq_flow import ExecutionEngine, JournalError, Lease, SqliteJournal
 from taskiq_flow.journal import sqlite_file
 from taskiq_flow.journal.history import restore_run
 from tests.journal.processes import (
@@ -22,7 +22,6 @@ from tests.journal.processes import (
     big,
     big_inputs,
     big_text,
-    gated,
     noted,
     open_gate,
 )
@@ -59,21 +58,6 @@ async def test_of_two_processes_that_resume_a_run_one_goes_on(path: Path, tmp_pa
         assert await winner.hear_all() == GATED[1:]
         loser.tell("resume")
         assert await loser.hear_all() == GATED
-    assert noted(notes) == ["first", "second", "gate", "gate", "last"]
-
-
-async def test_the_lease_of_a_process_that_was_killed_is_taken_over_at_once(
-    path: Path, journal: SqliteJournal, tmp_path: Path
-) -> None:
-    notes = tmp_path / "notes"
-    engine = ExecutionEngine(InMemoryBroker(), gated(), journal=journal)
-    with Child(str(path)) as child:
-        await child.begin(notes)
-        with pytest.raises(RunLockedError, match=f"process {child.pid} "):
-            await anext(engine.resume("run"))
-        child.kill()
-        open_gate(notes)
-        assert [pair async for pair in engine.resume("run")] == GATED
     assert noted(notes) == ["first", "second", "gate", "gate", "last"]
 
 
