@@ -30,6 +30,7 @@ from taskiq_flow import (
 from taskiq_flow.cache.key import cache_key, is_large
 from taskiq_flow.cache.results import ResultCache
 from taskiq_flow.cache.store import CacheStore, MemoryCacheStore
+from tests.recording import Recorder
 from tests.virtual_clock import run_virtually, virtual_loop, virtually
 
 
@@ -61,18 +62,17 @@ def engine_of(work: Any, journal: Any = None, **options: Any) -> ExecutionEngine
 
 @virtually
 async def test_a_result_is_taken_again_for_the_same_inputs_only() -> None:
-    work, events = Work(), list[Any]()
-
-    class Recorder:
-        def on_event(self, event: Any) -> None:
-            events.append(event)
-
-    engine = engine_of(work.task, listeners=[Recorder()])
+    work, recorder = Work(), Recorder()
+    engine = engine_of(work.task, listeners=[recorder])
     for x in (1, 1, 2, 1):
         assert await engine.execute({"x": x}) == {"n": 10 * x}
     assert work.executed == [1, 2]
-    completed = [event for event in events if isinstance(event, NodeCompleted)]
-    assert [event.source for event in completed] == ["task", "cache", "task", "cache"]
+    assert [event.source for event in recorder.of(NodeCompleted)] == [
+        "task",
+        "cache",
+        "task",
+        "cache",
+    ]
     assert virtual_loop().time() == 10.0
 
 

@@ -36,6 +36,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion import in_memory
 from taskiq_flow.completion.in_memory import InMemoryHooks
+from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later
 
 
@@ -107,14 +108,6 @@ class Flaky:
         return "done"
 
 
-class Recorder:
-    def __init__(self) -> None:
-        self.events: list[Any] = []
-
-    def on_event(self, event: Any) -> None:
-        self.events.append(event)
-
-
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("no_result_on_retry", [True, False])
 class TestRetryMiddleware:
@@ -138,8 +131,7 @@ class TestRetryMiddleware:
         pairs = [pair async for pair in engine.execute_async()]
         assert pairs == [("node", "done")]
         assert task.calls == 3
-        retries = [event for event in recorder.events if isinstance(event, NodeRetried)]
-        assert [event.attempt for event in retries] == [2, 3]
+        assert [event.attempt for event in recorder.of(NodeRetried)] == [2, 3]
 
     async def test_the_last_failure_is_the_outcome(self, retrying: InMemoryBroker) -> None:
         task = Flaky(failures=10)
@@ -257,7 +249,7 @@ async def test_a_task_that_requeues_itself_is_waited_for(broker: InMemoryBroker)
     recorder = Recorder()
     engine = ExecutionEngine(broker, one_node(patient), listeners=[recorder])
     assert await engine.execute() == {"node": "done"}
-    assert sum(isinstance(event, NodeRetried) for event in recorder.events) == 2
+    assert len(recorder.of(NodeRetried)) == 2
 
 
 @pytest.mark.parametrize("hook", ["pre_execute", "post_execute", "on_error"])
@@ -436,6 +428,45 @@ async def test_a_sync_task_that_is_cancelled_gives_no_late_second_result(
 
 async def engine_still_works(broker: InMemoryBroker) -> bool:
     return await ExecutionEngine(broker, one_node(lambda: 1)).execute() == {"node": 1}
+
+
+async def test_a_task_that_outlives_its_label_timeout_fails_once(broker: InMemoryBroker) -> None:
+    release = asyncio.Event()
+
+    @broker.task(timeout=0.01)
+    async def slow() -> str:
+        await release.wait()
+        return "late"
+
+    @broker.task
+    async def quick() -> int:
+        return 1
+
+    dag = DAGBuilder().node(slow).node(quick).build()
+    engine = ExecutionEngine(broker, dag, on_error="collect")
+    pairs = [pair async for pair in engine.execute_async()]
+    assert [name for name, _ in pairs] == ["quick", "slow"]
+    assert isinstance(pairs[1][1].error, TimeoutError)
+
+
+async def test_a_sync_task_that_outlives_its_timeout_gives_no_second_result(
+    broker: InMemoryBroker,
+) -> None:
+    release = threading.Event()
+
+    @broker.task(timeout=0.01)
+    def slow() -> str:
+        release.wait(10)
+        ended.append(1)
+        return "late"
+
+    ended: list[int] = []
+    engine = ExecutionEngine(broker, DAGBuilder().node(slow).build(), on_error="collect")
+    async for _, result in engine.execute_async():
+        assert isinstance(result.error, TimeoutError)
+        release.set()
+        while not ended:
+            await asyncio.sleep(0.001)
 
 
 # What is logged

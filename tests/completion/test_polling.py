@@ -253,3 +253,22 @@ async def test_a_backend_that_raises_a_cancellation_of_its_own_counts_as_failing
             raise asyncio.CancelledError
 
     assert await reading.ResultReader(Cancelling()).ask("task") == ("task", None)
+
+
+async def test_a_task_that_outlives_its_label_timeout_fails_once(remote: LocalBroker) -> None:
+    release = asyncio.Event()
+
+    @remote.task(timeout=0.01)
+    async def slow() -> str:
+        await release.wait()
+        return "late"
+
+    @remote.task
+    async def quick() -> int:
+        return 1
+
+    dag = DAGBuilder().node(slow).node(quick).build()
+    engine = ExecutionEngine(remote, dag, on_error="collect")
+    pairs = [pair async for pair in engine.execute_async()]
+    assert [name for name, _ in pairs] == ["quick", "slow"]
+    assert isinstance(pairs[1][1].error, TimeoutError)

@@ -28,7 +28,8 @@ from taskiq_flow import (
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, Recorder
+from tests.distributed.watching import Notes
+from tests.recording import Recorder
 
 
 def graph(broker: AsyncBroker) -> DAG:

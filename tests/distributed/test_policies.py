@@ -25,7 +25,8 @@ from taskiq_flow import (
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, Recorder, left_over
+from tests.distributed.watching import Notes, left_over
+from tests.recording import Recorder
 
 
 async def test_a_task_that_fails_is_sent_again_under_another_id(

@@ -27,7 +27,7 @@ from taskiq_flow import (
 from taskiq_flow.cache.store import CacheStore, RedisCacheStore
 from taskiq_flow.journal import redis as redis_journal
 from taskiq_flow.journal.history import restore_run
-from tests.cache_stores import CHECKS
+from tests.cache.test_store import CHECKS
 from tests.distributed.conftest import Farm
 from tests.journal.processes import (
     GATED,

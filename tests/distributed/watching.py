@@ -38,19 +38,6 @@ async def until_sent(engine: ExecutionEngine) -> None:
     await until(is_sent, "the run's tasks were sent")
 
 
-class Recorder:
-    """A listener that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.events: list[Any] = []
-
-    def on_event(self, event: Any) -> None:
-        self.events.append(event)
-
-    def of(self, kind: type) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-
 class Notes:
     """What the tasks of a test write down."""
 

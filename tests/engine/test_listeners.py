@@ -22,18 +22,8 @@ from taskiq_flow import (
 )
 from taskiq_flow.engine import listeners
 from taskiq_flow.engine.listeners import CATCHING_UP, LISTENER_GRACE
+from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later, virtually
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.events: list[Any] = []
-
-    def on_event(self, event: Any) -> None:
-        self.events.append(event)
-
-    def told(self) -> list[tuple[str, str | None]]:
-        return [(type(e).__name__, getattr(e, "task_name", None)) for e in self.events]
 
 
 class SlowRecorder(Recorder):
@@ -52,13 +42,13 @@ async def test_every_event_comes_once_and_in_order_to_sync_and_async_listeners(
     recorders = [Recorder(), SlowRecorder()]
     await ExecutionEngine(broker, chain(), listeners=recorders).execute(run_id="r")
     for recorder in recorders:
-        assert recorder.told() == [
-            ("RunStarted", None),
-            ("NodeStarted", "a"),
-            ("NodeCompleted", "a"),
-            ("NodeStarted", "b"),
-            ("NodeCompleted", "b"),
-            ("RunFinished", None),
+        assert [(type(e), getattr(e, "task_name", None)) for e in recorder.events] == [
+            (RunStarted, None),
+            (NodeStarted, "a"),
+            (NodeCompleted, "a"),
+            (NodeStarted, "b"),
+            (NodeCompleted, "b"),
+            (RunFinished, None),
         ]
         started, a_started, a_completed, *_, finished = recorder.events
         assert started == RunStarted("r", started.at, ("a", "b"))
@@ -95,8 +85,7 @@ async def test_a_run_that_is_left_or_cancelled_is_told_as_cancelled(
         with pytest.raises(Exception, match="was cancelled"):
             await anext(stream)
     await stream.aclose()
-    finished = [event for event in recorder.events if isinstance(event, RunFinished)]
-    assert [event.outcome for event in finished] == ["cancelled"]
+    assert [event.outcome for event in recorder.of(RunFinished)] == ["cancelled"]
 
 
 async def test_a_listener_that_raises_is_logged_and_dropped_for_that_run_only(

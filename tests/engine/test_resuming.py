@@ -37,6 +37,7 @@ from taskiq_flow import (
 from taskiq_flow.journal.history import restore_run
 from tests.local_broker import LocalBroker
 from tests.local_notifier import Switchboard, with_flow
+from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later, virtual_loop, virtually
 
 
@@ -99,17 +100,11 @@ async def test_a_run_goes_on_where_it_has_failed() -> None:
 async def test_a_run_that_is_done_is_told_again_and_nothing_is_run() -> None:
     site = Site()
     first = await all_of(site.engine().execute_async({"x": 1}, run_id="r"))
-    events: list[Any] = []
-
-    class Recorder:
-        def on_event(self, event: Any) -> None:
-            events.append(event)
-
-    assert await all_of(site.engine(listeners=[Recorder()]).resume("r")) == first
+    recorder = Recorder()
+    assert await all_of(site.engine(listeners=[recorder]).resume("r")) == first
     assert await all_of(site.engine().resume("r", replay=False)) == []
     assert set(site.executed.values()) == {1}
-    completed = [event for event in events if isinstance(event, NodeCompleted)]
-    assert [event.source for event in completed] == ["journal"] * 4
+    assert [event.source for event in recorder.of(NodeCompleted)] == ["journal"] * 4
 
 
 @pytest.mark.parametrize("end", ["break", "cancel", "timeout", "callback"])
@@ -506,20 +501,21 @@ async def test_a_task_that_has_ended_meanwhile_is_not_sent_again() -> None:
 @virtually
 async def test_a_task_that_still_runs_is_cancelled_and_sent_as_another_attempt() -> None:
     remote = Remote()
-    events: list[Any] = []
 
-    class Recorder:
+    class Releasing(Recorder):
         def on_event(self, event: Any) -> None:
-            events.append(event)
+            super().on_event(event)
             if isinstance(event, NodeRetried):
                 remote.may_end.set()
 
+    recorder = Releasing()
+
     async with remote.broker.worker():
         await remote.crash(remote.engine())
-        resumed = remote.engine(listeners=[Recorder()], retry=Retry(1))
+        resumed = remote.engine(listeners=[recorder], retry=Retry(1))
         assert await all_of(resumed.resume("r")) == [("held", "done")]
         assert sorted(remote.executed) == ["cancelled", "held", "held"]
-        (retried,) = [event for event in events if isinstance(event, NodeRetried)]
+        (retried,) = recorder.of(NodeRetried)
         assert (retried.task_id, retried.error) == ("r:held:2", None)
     await remote.flow.shutdown()
 

@@ -40,18 +40,8 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
 from tests.local_broker import LocalBroker
+from tests.recording import Recorder
 from tests.virtual_clock import run_virtually, virtual_loop, virtually
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.events: list[Any] = []
-
-    def on_event(self, event: Any) -> None:
-        self.events.append(event)
-
-    def of(self, *kinds: type) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kinds)]
 
 
 class Flaky:

@@ -20,6 +20,7 @@ from taskiq_flow import (
     NodeFailedError,
     SerializationError,
 )
+from tests.recording import Recorder
 from tests.virtual_clock import run_virtually, virtually
 
 
@@ -334,12 +335,7 @@ async def test_some_values_change_on_their_way_to_a_later_node_and_not_to_the_re
 
 @virtually
 async def test_reading_events_and_results_use_the_loops_own_clock() -> None:
-    events: list[Any] = []
-
-    class Recorder:
-        def on_event(self, event: Any) -> None:
-            events.append(event)
-
+    recorder = Recorder()
     dag = DAGBuilder().node(asyncio.sleep, name="sleep", inputs=["delay"]).build()
-    await ExecutionEngine(InMemoryBroker(), dag, listeners=[Recorder()]).execute({"delay": 7})
-    assert [event.at for event in events] == [0.0, 0.0, 7.0, 7.0]
+    await ExecutionEngine(InMemoryBroker(), dag, listeners=[recorder]).execute({"delay": 7})
+    assert [event.at for event in recorder.events] == [0.0, 0.0, 7.0, 7.0]
