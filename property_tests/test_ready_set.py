@@ -230,8 +230,12 @@ class ReadySetMachine(RuleBasedStateMachine):
         report = self.ready.complete if well else self.ready.fail
         for node in self.pick([pick]):
             if self.model.nodes[node].state != "running":
-                with pytest.raises(ValueError, match="not running"):
-                    report(node)
+                for refused in (report, self.ready.suspend):
+                    with pytest.raises(ValueError, match="not running"):
+                        refused(node)
+            if self.model.nodes[node].state != "suspended":
+                with pytest.raises(ValueError, match="not suspended"):
+                    self.ready.requeue(node)
 
     @precondition(lambda self: self.model.nodes)
     @rule(pick=st.integers(0, 40))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from typing import Any
 
 import pytest
@@ -62,10 +61,6 @@ async def test_the_stream_yields_each_node_once_with_its_result(
 async def test_execute_returns_all_output_keys(broker: InMemoryBroker, words: DAG) -> None:
     results = await ExecutionEngine(broker, words).execute(inputs={"source": "a b"})
     assert results == {"raw": ["a", "b"], "words": 2, "loud": ["A", "B"]}
-
-
-def test_execute_async_gives_an_async_generator(broker: InMemoryBroker, words: DAG) -> None:
-    assert inspect.isasyncgen(ExecutionEngine(broker, words).execute_async())
 
 
 async def test_an_engine_can_be_used_again_and_keeps_nothing(
@@ -237,12 +232,6 @@ class TestOnStepComplete:
         steps.clear()
         await engine.execute({"source": "a b"})
         assert sorted(steps) == sorted(pairs)
-
-    async def test_it_may_be_a_plain_function(self, broker: InMemoryBroker, words: DAG) -> None:
-        steps: list[str] = []
-        engine = ExecutionEngine(broker, words, on_step_complete=lambda name, _: steps.append(name))
-        await engine.execute({"source": "a"})
-        assert sorted(steps) == ["count", "load", "shout"]
 
     async def test_what_it_raises_ends_the_run_and_reaches_the_caller(
         self, broker: InMemoryBroker, words: DAG

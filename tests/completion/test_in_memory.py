@@ -361,16 +361,6 @@ async def test_the_hooks_are_put_in_place_once_and_first(broker: InMemoryBroker)
     assert broker.middlewares == [InMemoryHooks.of(broker), other]
 
 
-async def test_tasks_that_no_run_has_sent_are_left_alone(broker: InMemoryBroker) -> None:
-    @broker.task
-    async def plain() -> int:
-        return 1
-
-    await ExecutionEngine(broker, one_node(plain)).execute()
-    sent = await plain.kiq()
-    assert (await sent.wait_result(check_interval=0.001)).return_value == 1
-
-
 async def test_a_broker_that_runs_tasks_in_place_keeps_the_contract() -> None:
     broker = InMemoryBroker(await_inplace=True)
     release = asyncio.Event()

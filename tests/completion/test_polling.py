@@ -62,14 +62,6 @@ async def remote() -> AsyncIterator[LocalBroker]:
         yield broker
 
 
-async def test_the_same_graph_gives_the_same_pairs(remote: LocalBroker) -> None:
-    tasks = Tasks(remote)
-    builder = DAGBuilder().node(tasks.load, output="raw").node(tasks.count, output="words")
-    engine = ExecutionEngine(remote, builder.build())
-    pairs = [pair async for pair in engine.execute_async({"source": "a b c"})]
-    assert pairs == [("load", ["a", "b", "c"]), ("count", 3)]
-
-
 async def test_a_failure_is_the_tasks_own_exception(remote: LocalBroker) -> None:
     tasks = Tasks(remote)
     dag = DAGBuilder().node(tasks.load, output="raw").node(tasks.fail).build()

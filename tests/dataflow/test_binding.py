@@ -35,10 +35,6 @@ def rest_then_k(a: Any, *more: Any, k: Any) -> Values:
     return locals()
 
 
-def rest_behind_default(a: Any, b: Any = 2, *more: Any) -> Values:
-    return locals()
-
-
 def rest_then_default(*more: Any, k: Any = 9) -> Values:
     return locals()
 
@@ -77,33 +73,20 @@ def call(task: Task, inputs: Inputs, *provided: str) -> Values:
 
 
 LISTED: list[tuple[Task, list[str], Values]] = [
-    (two, ["a", "b"], {"a": "A", "b": "B"}),
     (two, ["b", "a"], {"a": "A", "b": "B"}),
     (two, ["x", "y"], {"a": "X", "b": "Y"}),
     (two, ["b", "x"], {"a": "X", "b": "B"}),
     (two, ["x", "a"], {"a": "A", "b": "X"}),
-    (two, ["x", "x"], {"a": "X", "b": "X"}),
-    (defaults, ["x"], {"a": "X", "b": 2, "c": 3}),
-    (defaults, ["x", "y"], {"a": "X", "b": "Y", "c": 3}),
     (defaults, ["c", "x"], {"a": "X", "b": 2, "c": "C"}),
-    (defaults, ["x", "a"], {"a": "A", "b": "X", "c": 3}),
     (rest, ["x", "y", "z"], {"a": "X", "more": ("Y", "Z")}),
     (rest, ["y", "a"], {"a": "A", "more": ("Y",)}),
-    (rest, ["x", "more"], {"a": "X", "more": ("MORE",)}),
     (rest_then_k, ["x", "k", "y"], {"a": "X", "more": ("Y",), "k": "K"}),
-    (rest_behind_default, ["x", "y", "z"], {"a": "X", "b": "Y", "more": ("Z",)}),
-    (rest_then_default, ["x", "y"], {"more": ("X", "Y"), "k": 9}),
     (rest_then_default, ["x", "k"], {"more": ("X",), "k": "K"}),
-    (named, ["x", "y"], {"a": "X", "others": {"y": "Y"}}),
     (named, ["a", "my key"], {"a": "A", "others": {"my key": "MY KEY"}}),
     (rest_and_named, ["x", "y"], {"more": ("X", "Y"), "others": {}}),
     (keyword_only, ["x", "y"], {"a": "X", "k": "Y"}),
-    (keyword_only, ["k", "x"], {"a": "X", "k": "K"}),
-    (positional_only, ["x", "y"], {"a": "X", "b": "Y"}),
     (positional_only, ["b", "x"], {"a": "X", "b": "B"}),
     (positional_defaults, ["a", "c"], {"a": "A", "b": 2, "c": "C"}),
-    (positional_defaults, ["b"], {"a": 1, "b": "B", "c": 3}),
-    (positional_and_named, ["x", "y"], {"a": "X", "others": {"y": "Y"}}),
     (positional_and_named, ["x", "a"], {"a": "A", "others": {"x": "X"}}),
 ]
 
@@ -116,16 +99,12 @@ def test_listed_keys_go_by_name_and_then_from_left_to_right(
 
 
 SPELLED_OUT: list[tuple[Task, dict[str, str], Values]] = [
-    (two, {"a": "x", "b": "y"}, {"a": "X", "b": "Y"}),
     (two, {"b": "y", "a": "x"}, {"a": "X", "b": "Y"}),
     (two, {"a": "b", "b": "a"}, {"a": "B", "b": "A"}),
-    (two, {"a": "x", "b": "x"}, {"a": "X", "b": "X"}),
     (defaults, {"a": "x", "c": "z"}, {"a": "X", "b": 2, "c": "Z"}),
     (named, {"a": "x", "other": "y"}, {"a": "X", "others": {"other": "Y"}}),
-    (keyword_only, {"a": "x", "k": "y"}, {"a": "X", "k": "Y"}),
     (positional_only, {"b": "y", "a": "x"}, {"a": "X", "b": "Y"}),
     (positional_defaults, {"b": "y"}, {"a": 1, "b": "Y", "c": 3}),
-    (rest_then_default, {"k": "x"}, {"more": (), "k": "X"}),
 ]
 
 
@@ -144,7 +123,6 @@ UNDECLARED: list[tuple[Task, list[str], Values]] = [
     (rest_then_k, ["more"], {"a": "A", "more": (), "k": "K"}),
     (named, ["others", "x"], {"a": "A", "others": {}}),
     (positional_only, [], {"a": "A", "b": "B"}),
-    (positional_defaults, [], {"a": 1, "b": 2, "c": 3}),
     (positional_defaults, ["a"], {"a": "A", "b": 2, "c": 3}),
     (positional_defaults, ["b", "c"], {"a": 1, "b": "B", "c": "C"}),
 ]

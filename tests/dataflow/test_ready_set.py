@@ -61,34 +61,6 @@ def test_nodes_start_once_all_that_they_wait_for_has_completed(
     assert ready.exhausted
 
 
-def test_a_node_does_not_wait_for_its_siblings() -> None:
-    ready = ready_set(UNEVEN)
-    assert started(ready) == "a"
-    ready.complete("a")
-    assert started(ready) == "bs"
-    ready.complete("b")
-    assert started(ready) == "c"
-    ready.complete("c")
-    assert started(ready) == "d"
-    ready.complete("s")
-    assert started(ready) == ""
-    ready.complete("d")
-    assert started(ready) == "j"
-
-
-def test_nodes_start_in_the_order_in_which_they_became_ready() -> None:
-    ready = ready_set({"a": "", "b": "", "x": "a", "y": "b"})
-    assert started(ready) == "ab"
-    ready.complete("b")
-    ready.complete("a")
-    assert started(ready) == "yx"
-
-
-def test_a_node_that_runs_is_not_given_again() -> None:
-    ready = ready_set({"a": "", "b": "a"})
-    assert (ready.pop(), ready.pop()) == ("a", None)
-
-
 # A limit
 
 
@@ -108,15 +80,6 @@ def test_no_more_nodes_run_than_the_limit_allows(
     assert groups(ready_set(graph, limit)) == expected
 
 
-def test_a_node_that_ends_makes_room_for_one() -> None:
-    ready = ready_set({"a": "", "b": "", "c": "", "d": ""}, limit=2)
-    assert started(ready) == "ab"
-    ready.complete("b")
-    assert started(ready) == "c"
-    ready.fail("a")
-    assert started(ready) == "d"
-
-
 @pytest.mark.parametrize(
     ("priorities", "expected"),
     [
@@ -131,15 +94,6 @@ def test_with_a_limit_the_highest_priority_goes_first_and_then_the_first_added(
 ) -> None:
     graph = {"a": "", "b": "", "c": "", "d": ""}
     assert groups(ready_set(graph, 2, **priorities)) == expected
-
-
-def test_a_priority_counts_among_what_is_ready() -> None:
-    ready = ready_set({"a": "", "b": "a", "c": "", "d": ""}, 1, b=9.0, d=1.0)
-    assert groups(ready) == ["d", "a", "b", "c"]
-
-
-def test_without_a_limit_a_priority_changes_nothing() -> None:
-    assert groups(ready_set({"a": "", "b": ""}, None, b=9.0)) == ["ab"]
 
 
 # Failures
@@ -172,80 +126,7 @@ def test_exactly_the_dependents_of_a_failure_are_skipped(
     assert ready.exhausted
 
 
-def test_skipped_nodes_come_in_an_order_that_follows_the_edges() -> None:
-    ready = ready_set({"a": "", "b": "a", "c": "a", "d": "b", "e": "cd", "f": "e"})
-    started(ready)
-    assert ready.fail("a") == ["b", "c", "d", "e", "f"]
-
-
-def test_a_successor_of_a_failed_node_ends_when_its_last_dependency_has_ended() -> None:
-    ready = ready_set({"a": "", "b": "", "c": "ab", "d": "c"})
-    started(ready)
-    assert ready.fail("a") == []
-    assert not ready.exhausted
-    assert ready.complete("b") == ["c", "d"]
-    assert ready.exhausted
-
-
-def test_a_successor_of_two_failed_nodes_is_reported_once() -> None:
-    ready = ready_set({"a": "", "b": "", "c": "ab"})
-    started(ready)
-    assert (ready.fail("a"), ready.fail("b")) == ([], ["c"])
-
-
-def test_a_failure_makes_room_under_a_limit() -> None:
-    assert groups(ready_set({"a": "", "b": "a", "c": ""}, 1), failing="a") == ["a", "c"]
-
-
 # Growing
-
-
-def test_nodes_may_be_added_while_others_run() -> None:
-    ready = ready_set({"a": "", "b": ""})
-    assert started(ready) == "ab"
-    assert ready.add("c", "a")
-    assert ready.add("d", "ac")
-    assert started(ready) == ""
-    ready.complete("a")
-    assert started(ready) == "c"
-    ready.complete("c")
-    assert started(ready) == "d"
-
-
-@pytest.mark.parametrize("limit", [None, 1])
-def test_a_node_added_after_completed_dependencies_may_start_at_once(limit: int | None) -> None:
-    ready = ready_set({"a": ""}, limit)
-    groups(ready)
-    assert ready.exhausted
-    assert ready.add("b", "a")
-    assert not ready.exhausted
-    assert groups(ready) == ["b"]
-
-
-@pytest.mark.parametrize("limit", [None, 1])
-def test_a_node_added_after_a_failed_dependency_never_runs(limit: int | None) -> None:
-    ready = ready_set({"a": "", "b": "a"}, limit)
-    groups(ready, failing="a")
-    assert not ready.add("c", "a")
-    assert not ready.add("d", "b")
-    assert started(ready) == ""
-    assert ready.exhausted
-
-
-def test_a_node_added_after_a_failed_dependency_ends_when_its_others_have_ended() -> None:
-    ready = ready_set({"a": "", "b": ""})
-    started(ready)
-    ready.fail("a")
-    assert ready.add("c", "ab")
-    assert ready.complete("b") == ["c"]
-
-
-def test_a_node_with_a_higher_priority_may_be_added_later() -> None:
-    ready = ready_set({"a": "", "b": "", "c": ""}, limit=1)
-    assert ready.pop() == "a"
-    ready.add("z", priority=1.0)
-    ready.complete("a")
-    assert groups(ready) == ["z", "b", "c"]
 
 
 def test_forgotten_nodes_leave_nothing_and_may_come_again() -> None:
@@ -270,24 +151,6 @@ def join_of(join: Join, *, limit: int | None = None) -> ReadySet[str]:
     )
     assert started(ready) == "ab"
     return ready
-
-
-def test_any_starts_at_the_first_that_completes_and_only_once() -> None:
-    ready = join_of("any", limit=3)
-    assert ready.complete("b") == []
-    assert ready.pop() == "j"
-    assert ready.complete("a") == []
-    assert ready.pop() is None
-    ready.complete("j")
-    assert ready.exhausted
-
-
-@pytest.mark.parametrize("late", ["complete", "fail", "skip"])
-def test_any_does_not_mind_how_the_others_end(late: str) -> None:
-    ready = join_of("any")
-    ready.complete("a")
-    assert getattr(ready, late)("b") == []
-    assert groups(ready) == ["j"]
 
 
 @pytest.mark.parametrize(
@@ -317,16 +180,6 @@ def test_what_a_rule_makes_of_how_dependencies_end(
     assert runs_after == (outcome != "failed")
 
 
-def test_a_node_with_join_any_may_start_at_once_after_a_completed_dependency() -> None:
-    ready = ready_set({"a": "", "b": "", "f": ""})
-    started(ready)
-    ready.complete("a")
-    ready.fail("f")
-    assert ready.add("j", "abf", join="any")
-    assert started(ready) == "j"
-    assert ready.complete("b") == []
-
-
 # Nodes that run again, and nodes that had completed before
 
 
@@ -339,29 +192,6 @@ def test_a_suspended_node_makes_room_and_comes_again_in_its_turn() -> None:
     assert ready.pop() is None
     ready.complete("b")
     assert groups(ready) == ["a", "c", "z"]
-
-
-def test_only_what_runs_is_suspended_and_only_what_is_suspended_comes_again() -> None:
-    ready = ready_set({"a": ""})
-    with pytest.raises(ValueError, match="not running"):
-        ready.suspend("a")
-    ready.pop()
-    with pytest.raises(ValueError, match="not suspended"):
-        ready.requeue("a")
-    ready.suspend("a")
-    assert ready.has_started("a")
-    assert not ready.exhausted
-    with pytest.raises(ValueError, match="not running"):
-        ready.complete("a")
-
-
-def test_a_node_that_was_forgotten_does_not_start_again() -> None:
-    ready = join_of("any")
-    ready.complete("a")
-    assert groups(ready) == ["j"]
-    ready.forget("j")
-    assert ready.complete("b") == []
-    assert ready.exhausted
 
 
 def test_what_had_completed_before_is_not_handed_out() -> None:
@@ -377,38 +207,7 @@ def test_what_had_completed_before_is_not_handed_out() -> None:
 # What it tells
 
 
-def test_it_tells_what_is_left_and_what_has_started() -> None:
-    ready = ready_set({"a": "", "b": "a", "c": "b"})
-    assert (ready.unfinished, ready.exhausted, ready.may_start) == (3, False, True)
-    assert not ready.has_started("a")
-    started(ready)
-    assert (ready.unfinished, ready.may_start) == (3, False)
-    assert ready.has_started("a")
-    assert not ready.has_started("b")
-    ready.complete("a")
-    assert (ready.unfinished, ready.may_start) == (2, True)
-    started(ready)
-    ready.fail("b")
-    assert (ready.unfinished, ready.exhausted, ready.may_start) == (0, True, False)
-    assert ready.has_started("c")
-
-
-def test_nothing_may_start_while_the_limit_is_reached() -> None:
-    ready = ready_set({"a": "", "b": ""}, limit=1)
-    ready.pop()
-    assert not ready.may_start
-    ready.complete("a")
-    assert ready.may_start
-
-
 # Mistakes
-
-
-def test_a_node_cannot_be_added_twice() -> None:
-    ready = ready_set({"a": ""})
-    with pytest.raises(ValueError, match="'a' was added before"):
-        ready.add("a")
-    assert groups(ready) == ["a"]
 
 
 @pytest.mark.parametrize("after", ["x", "ax", "bx", "n"])
@@ -422,40 +221,6 @@ def test_a_node_cannot_wait_for_what_is_not_there(after: str) -> None:
     assert ready.exhausted
     assert ready.add("n", "a")
     assert groups(ready) == ["n"]
-
-
-@pytest.mark.parametrize("node", ["ready", "waiting", "completed", "failed", "skipped", "unknown"])
-def test_only_a_running_node_can_end(node: str) -> None:
-    ready: ReadySet[str] = ReadySet()
-    for root in ("completed", "failed", "running", "ready"):
-        ready.add(root)
-    ready.add("skipped", ["failed"])
-    ready.add("waiting", ["running"])
-    for _ in range(3):
-        ready.pop()
-    ready.complete("completed")
-    ready.fail("failed")
-    for report in (ready.complete, ready.fail):
-        with pytest.raises(ValueError, match=f"'{node}' is not running"):
-            report(node)
-    ready.complete("running")
-    assert (ready.pop(), ready.pop(), ready.pop()) == ("ready", "waiting", None)
-
-
-def test_a_node_that_has_not_ended_cannot_be_forgotten() -> None:
-    ready = ready_set({"a": "", "b": ""})
-    ready.pop()
-    for node in "ab":
-        with pytest.raises(ValueError, match=f"'{node}' has not ended"):
-            ready.forget(node)
-
-
-def test_no_node_can_depend_on_a_forgotten_one() -> None:
-    ready = ready_set({"a": ""})
-    groups(ready)
-    ready.forget("a")
-    with pytest.raises(ValueError, match="not in the set"):
-        ready.add("b", "a")
 
 
 # Size

@@ -1,11 +1,9 @@
 """The drawings of a graph: what they show, and that no name can spoil them."""
 
-import ast
 import html
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 import pytest
 
@@ -173,10 +171,6 @@ def test_an_empty_graph_can_be_drawn() -> None:
     assert draw(graph(), render.to_dot).endswith("}")
 
 
-def test_a_single_node_can_be_drawn() -> None:
-    assert draw(graph(node("only"))).splitlines()[2:] == ["0 ── only"]
-
-
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize(("count", "width", "most"), [(12, 3, 3), (60, 10, 4), (60, 20, 25)])
 def test_every_node_and_edge_can_be_read_off_the_text(
@@ -192,16 +186,6 @@ def test_every_node_and_edge_can_be_read_off_the_text(
     assert {name for name, row in rows.items() if row.get("takes") == ["config"]} == {
         one.task_name for one in dag.nodes if "config" in one.inputs
     }
-
-
-def test_each_node_stands_in_its_level() -> None:
-    dag = layered(60, 10, 4)
-    drawn: list[set[str]] = [set() for _ in dag.get_parallel_levels()]
-    level = 0
-    for row in re.finditer(r"^ *(\d*) [─┬├└]─ (\w+)", draw(dag), re.MULTILINE):
-        level = int(row[1]) if row[1] else level
-        drawn[level].add(row[2])
-    assert drawn == [{one.task_name for one in level} for level in dag.get_parallel_levels()]
 
 
 def test_neighbours_are_drawn_as_a_range() -> None:
@@ -396,13 +380,3 @@ def test_keys_are_looked_through_once_per_node_and_not_per_edge(drawer: Drawer) 
     looked_at = 0
     drawer(levels, predecessors)
     assert looked_at <= 3 * len(keys)
-
-
-def test_drawing_needs_nothing_but_the_nodes() -> None:
-    tree = ast.parse(Path(render.__file__).read_text(encoding="utf-8"))
-    imported = {one.module for one in ast.walk(tree) if isinstance(one, ast.ImportFrom)}
-    imported |= {
-        name.name for one in ast.walk(tree) if isinstance(one, ast.Import) for name in one.names
-    }
-    assert {name for name in imported if name and "taskiq" in name} == {"taskiq_flow.dataflow.node"}
-    assert "asyncio" not in imported

@@ -110,32 +110,38 @@ async def test_journals_with_other_prefixes_have_other_runs(farm: Farm) -> None:
         await store.aclose()
 
 
+def lose_answers(
+    journal: RedisJournal, count: int, monkeypatch: pytest.MonkeyPatch
+) -> list[object]:
+    """Have the connection break before so many answers of the server arrive; returns these."""
+    client, lost = journal._connected_client(), list[object]()
+    evaluate = client.eval
+
+    async def lose_answer(*arguments: Any) -> Any:
+        answer = await evaluate(*arguments)
+        if len(lost) < count:
+            lost.append(answer)
+            raise redis.exceptions.ConnectionError("gone before it had answered")
+        return answer
+
+    monkeypatch.setattr(client, "eval", lose_answer)
+    return lost
+
+
 @pytest.mark.parametrize("call", ["create", "append"])
 async def test_a_chunk_whose_answer_was_lost_is_not_written_twice(
     store: RedisStore, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = RedisJournal(store.url, prefix=store.prefix)
     store.journals.append(journal)
-    client = journal._connected_client()
-    evaluate = client.eval
-    answers_lost: list[object] = []
-
-    async def lose_answer(*arguments: Any) -> Any:
-        answer = await evaluate(*arguments)
-        if len(answers_lost) < 2:
-            answers_lost.append(answer)
-            raise redis.exceptions.ConnectionError("gone before it had answered")
-        return answer
-
+    if call == "append":
+        await journal.create("run", LEASE, b"chunk")
+    lost = lose_answers(journal, 2, monkeypatch)
     if call == "create":
-        monkeypatch.setattr(client, "eval", lose_answer)
         await journal.create("run", LEASE, b"chunk")
-    else:
-        await journal.create("run", LEASE, b"chunk")
-        monkeypatch.setattr(client, "eval", lose_answer)
     await journal.append("run", LEASE, b"chunk")
     await journal.append("run", LEASE, b"chunk")
-    assert len(answers_lost) == 2
+    assert len(lost) == 2
     assert await log_of(journal, "run") == [b"chunk"] * 3
 
 
@@ -369,19 +375,9 @@ async def test_a_deletion_whose_answer_was_lost_is_done_all_the_same(
     journal = RedisJournal(store.url, prefix=store.prefix)
     await journal.create("run", LEASE, b"chunk")
     await journal.release("run", LEASE)
-    client = journal._connected_client()
-    evaluate = client.eval
-    lost: list[bool] = []
-
-    async def lose_answer(*args: Any) -> Any:
-        answer = await evaluate(*args)
-        if not lost:
-            lost.append(True)
-            raise redis.exceptions.ConnectionError("the answer was lost")
-        return answer
-
-    monkeypatch.setattr(client, "eval", lose_answer)
+    lost = lose_answers(journal, 1, monkeypatch)
     await journal.delete("run")
+    assert len(lost) == 1
     assert await journal.run_ids() == []
     with pytest.raises(RunNotFoundError):
         await journal.delete("run")

@@ -102,40 +102,6 @@ async def test_the_engine_says_what_its_nodes_do_not() -> None:
     assert len(once.at) == 1
 
 
-@pytest.mark.parametrize("on_error", ["raise", "continue", "collect"])
-def test_when_all_attempts_have_failed_the_last_error_counts(on_error: str) -> None:
-    engine, recorder = engine_of(Flaky(9), retry=Retry(3), engine={"on_error": on_error})
-
-    async def main() -> Any:
-        try:
-            return (await engine.execute())["n"]
-        except Exception as error:
-            return error
-
-    outcome = run_virtually(main())
-    (failed,) = recorder.of(NodeFailed)
-    assert (failed.attempts, repr(failed.error)) == (3, "LookupError(3)")
-    if on_error == "collect":
-        assert isinstance(outcome, NodeFailure)
-        assert outcome.attempts == 3
-    else:
-        assert repr(outcome.failures["n"]) == "LookupError(3)"
-        assert not isinstance(outcome, NodeFailedError) or outcome.attempts == 3
-
-
-@pytest.mark.parametrize(("kind", "executions"), [(KeyError, 3), (LookupError, 3), (OSError, 1)])
-@virtually
-async def test_only_errors_of_the_given_kinds_are_tried_again(
-    kind: type[Exception], executions: int
-) -> None:
-    task = Flaky(9, kind)
-    engine, _ = engine_of(task, retry=Retry(on=(LookupError,)))
-
-    with pytest.raises(NodeFailedError):
-        await engine.execute()
-    assert len(task.at) == executions
-
-
 @virtually
 async def test_what_cannot_be_sent_is_not_sent_again() -> None:
     engine, recorder = engine_of(Flaky(0), retry=Retry())
@@ -144,17 +110,6 @@ async def test_what_cannot_be_sent_is_not_sent_again() -> None:
         await engine.execute({"start": object()})
     assert isinstance(caught.value.__cause__, SerializationError)
     assert not recorder.of(NodeRetried)
-
-
-def test_a_result_of_the_wrong_shape_is_tried_again() -> None:
-    results = [[1], [1, 2]]
-    engine, _ = engine_of(lambda: results.pop(0), outputs=["a", "b"], retry=Retry(wait=0))
-    assert asyncio.run(engine.execute()) == {"a": 1, "b": 2}
-    engine, _ = engine_of(lambda: [1], outputs=["a", "b"], retry=Retry(2, wait=0))
-    with pytest.raises(NodeFailedError) as caught:
-        asyncio.run(engine.execute())
-    assert isinstance(caught.value.__cause__, OutputShapeError)
-    assert caught.value.attempts == 2
 
 
 @pytest.mark.parametrize("no_result_on_retry", [True, False])
@@ -207,22 +162,6 @@ class AsyncPreSend:
 
     async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
         return self.hooks.pre_send(message)
-
-
-def test_a_node_that_waits_for_its_next_attempt_leaves_its_place_to_others() -> None:
-    order: list[str] = []
-
-    async def other() -> None:
-        order.append("other")
-
-    async def flaky() -> None:
-        order.append("flaky")
-        if order.count("flaky") == 1:
-            raise LookupError
-
-    dag = DAGBuilder().node(flaky, retry=Retry(wait=5.0)).node(other).build()
-    run_virtually(ExecutionEngine(InMemoryBroker(), dag, max_parallel=1).execute())
-    assert order == ["flaky", "other", "flaky"]
 
 
 @virtually
@@ -305,31 +244,6 @@ async def test_an_attempt_that_takes_too_long_is_cancelled_and_named() -> None:
     assert isinstance(recorder.of(NodeFailed)[0].error, NodeTimeoutError)
 
 
-@virtually
-async def test_a_timeout_is_that_of_an_attempt() -> None:
-    durations = [10.0, 10.0, 1.0]
-
-    async def task() -> str:
-        await asyncio.sleep(durations.pop(0))
-        return "done"
-
-    engine, _ = engine_of(task, engine={"timeout": 2.0}, retry=Retry(wait=1.0, jitter=0))
-    assert await engine.execute() == {"n": "done"}
-    assert virtual_loop().time() == 2.0 + 1.0 + 2.0 + 2.0 + 1.0
-
-
-@virtually
-async def test_a_timeout_error_of_the_tasks_own_is_its_own() -> None:
-    async def task() -> None:
-        await asyncio.sleep(1)
-        raise TimeoutError("of mine")
-
-    engine, _ = engine_of(task, timeout=5.0)
-    with pytest.raises(NodeFailedError) as caught:
-        await engine.execute()
-    assert type(caught.value.__cause__) is TimeoutError
-
-
 def test_a_sync_task_that_outlives_its_timeout_is_one_error_and_no_late_result() -> None:
     released = threading.Event()
     ended = threading.Event()
@@ -382,12 +296,6 @@ async def test_a_queue_timeout_is_refused_where_nobody_can_tell_what_waits() -> 
         pytest.raises(ConfigurationError, match="does not tell when a task begins"),
     ):
         await engine.execute()
-
-
-@virtually
-async def test_a_queue_timeout_does_not_count_what_runs() -> None:
-    engine, _ = engine_of(sleeping, queue_timeout=1.0)
-    assert await engine.execute() == {"n": 10.0}
 
 
 @virtually
