@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ from property_tests.policies import (
     Verdict,
     evaluate,
 )
-from property_tests.strategies import graphs, subsets
+from property_tests.strategies import graphs, one_of_each, subsets
 from taskiq_flow import Join, NodeTimeoutError, Retry
 
 _ANY_ERROR = [
@@ -36,19 +36,21 @@ _SOME_ERRORS = [
     Retry(2, wait=1, jitter=0, on=(NodeTimeoutError, BrokenError)),
     Retry(2, wait=1, jitter=0, on=(asyncio.CancelledError,)),
 ]
-_RETRIES = st.sampled_from([None, None, *_ANY_ERROR, *_ANY_ERROR, *_ANY_ERROR, *_SOME_ERRORS])
-_BEYOND = st.sampled_from([None, None, 0.5, 1.5])
+_RETRIES = (None, None, *_ANY_ERROR, *_ANY_ERROR, *_ANY_ERROR, *_SOME_ERRORS)
+_BEYOND = (None, None, 0.5, 1.5)
 """Seconds of a limit beyond what it limits; at half seconds nothing else happens."""
 
-_DEFAULTS = st.just(Defaults()) | st.builds(
-    Defaults, _RETRIES, st.sampled_from([None, 3.5]), st.sampled_from([None, 3.5])
-)
-_JOINS: st.SearchStrategy[Join] = st.sampled_from(["all", "all", "all", "any", "none_failed"])
-_FALLBACKS: st.SearchStrategy[Literal["none", "value", "task"]] = st.sampled_from(
-    ["none", "none", "none", "value", "task"]
-)
-_KICKS: st.SearchStrategy[Literal["returns", "lingers", "raises late"]] = st.sampled_from(
-    ["returns"] * 10 + ["lingers", "raises late"]
+_JOINS: tuple[Join, ...] = ("all", "all", "all", "any", "none_failed")
+_DEFAULTS = st.just(Defaults()) | one_of_each(
+    retry=_RETRIES, timeout=[None, 3.5], queue_timeout=[None, 3.5]
+).map(lambda parts: Defaults(**parts))
+_POLICIES = one_of_each(
+    retry=_RETRIES,
+    timeout=_BEYOND,
+    queue_timeout=_BEYOND,
+    join=_JOINS,
+    kick=["returns"] * 10 + ["lingers", "raises late"],
+    fallback=["none", "none", "none", "value", "task"],
 )
 _WITH_RETRY = st.sampled_from(["well"] * 3 + ["well after all"] * 3 + ["never well"])
 _WITHOUT_RETRY = st.sampled_from(["well"] * 5 + ["never well"])
@@ -80,22 +82,23 @@ def _policy_node(
     draw: st.DrawFn, base: NodeSpec, defaults: Defaults, keys: Sequence[str]
 ) -> PolicyNode:
     """``keys``: those that a condition may ask for."""
-    timeout, queue_timeout = draw(_BEYOND), draw(_BEYOND)
+    policies = draw(_POLICIES)
+    timeout, queue_timeout = policies["timeout"], policies["queue_timeout"]
     node = PolicyNode(
         **{field.name: getattr(base, field.name) for field in fields(NodeSpec)},
-        retry=draw(_RETRIES) or defaults.retry,
+        retry=policies["retry"] or defaults.retry,
         timeout=defaults.timeout if timeout is None else base.seconds + timeout,
         queue_timeout=(
             defaults.queue_timeout if queue_timeout is None else base.sending + queue_timeout
         ),
-        join=draw(_JOINS),
-        kick=draw(_KICKS),
+        join=policies["join"],
+        kick=policies["kick"],
     )
     mishaps = _mishaps(node)
     node = replace(
         node, course=_course(draw, node, mishaps), condition=_condition(draw, node, keys)
     )
-    fallback = draw(_FALLBACKS)
+    fallback = policies["fallback"]
     if fallback == "none":
         return node
     if fallback == "value":
@@ -206,7 +209,9 @@ def _named_node(draw: st.DrawFn, index: int) -> PolicyNode:
 def _changed(draw: st.DrawFn, node: PolicyNode) -> PolicyNode:
     keys = [f"n{number}_gives" for number in range(node.index)]
     required = tuple(keys[number] for number in draw(subsets(node.index)))
-    node = _with(node, required=required, after=draw(subsets(node.index)), join=draw(_JOINS))
+    node = _with(
+        node, required=required, after=draw(subsets(node.index)), join=draw(st.sampled_from(_JOINS))
+    )
     return _with(node, condition=_condition(draw, node, keys))
 
 

@@ -58,31 +58,31 @@ class _Traits:
     picks: int = 0
 
 
-def _traits(**choices: Sequence[object]) -> st.SearchStrategy[_Traits]:
+def one_of_each(**choices: Sequence[object]) -> st.SearchStrategy[dict[str, Any]]:
     """One of each, in a single draw: it is draws that take time."""
 
-    def chosen(number: int) -> _Traits:
+    def chosen(number: int) -> dict[str, Any]:
         parts: dict[str, Any] = {}
         for name, values in choices.items():
             number, place = divmod(number, len(values))
             parts[name] = values[place]
-        return _Traits(**parts)
+        return parts
 
     return st.integers(0, math.prod(map(len, choices.values())) - 1).map(chosen)
 
 
 def _plain(*, failing: bool, cleaning: bool) -> st.SearchStrategy[_Traits]:
-    return _traits(
+    return one_of_each(
         given_name=["node"],
         sending=_SENDING,
         seconds=range(4),
         cleaning=range(LONGEST_CLEANING + 1) if cleaning else [0],
         fails=[False, False, False, True] if failing else [False],
-    )
+    ).map(lambda parts: _Traits(**parts))
 
 
 def _varied(*, failing: bool) -> st.SearchStrategy[_Traits]:
-    return _traits(
+    return one_of_each(
         given_name="abc",
         sending=_SENDING,
         seconds=range(3),
@@ -95,7 +95,7 @@ def _varied(*, failing: bool) -> st.SearchStrategy[_Traits]:
         takes_outside=[False, True],
         may_take_outside=[False, True],
         picks=range(6),
-    )
+    ).map(lambda parts: _Traits(**parts))
 
 
 @st.composite

@@ -225,17 +225,16 @@ class ReadySetMachine(RuleBasedStateMachine):
             self.place_of_end[other] = len(self.place_of_end)
 
     @precondition(lambda self: self.model.nodes)
-    @rule(pick=st.integers(0, 40), well=st.booleans())
-    def end_one_that_does_not_run(self, pick: int, *, well: bool) -> None:
-        report = self.ready.complete if well else self.ready.fail
+    @rule(
+        pick=st.integers(0, 40),
+        what=st.sampled_from(["complete", "fail", "skip", "suspend", "requeue"]),
+    )
+    def refuse_what_a_node_in_another_state_may_do(self, pick: int, what: str) -> None:
+        state = "suspended" if what == "requeue" else "running"
         for node in self.pick([pick]):
-            if self.model.nodes[node].state != "running":
-                for refused in (report, self.ready.suspend):
-                    with pytest.raises(ValueError, match="not running"):
-                        refused(node)
-            if self.model.nodes[node].state != "suspended":
-                with pytest.raises(ValueError, match="not suspended"):
-                    self.ready.requeue(node)
+            if self.model.nodes[node].state != state:
+                with pytest.raises(ValueError, match=f"not {state}"):
+                    getattr(self.ready, what)(node)
 
     @precondition(lambda self: self.model.nodes)
     @rule(pick=st.integers(0, 40))
