@@ -32,6 +32,15 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
+def was_cancelled() -> bool:
+    """Whether the running asyncio task was cancelled.
+
+    If not, a ``CancelledError`` in it is an error like any other: of a client that was closed, say.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def until_ended(tasks: Iterable[asyncio.Task[Any]], grace: float) -> None:
     """Wait ``grace`` seconds at the most for cancelled tasks to end; name those that do not."""
     waited_for = set(tasks)

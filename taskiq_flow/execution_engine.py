@@ -16,6 +16,7 @@ from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.cache.results import ResultCache
 from taskiq_flow.cache.store import store_beside
+from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.fingerprint import with_dependents
@@ -182,7 +183,7 @@ class ExecutionEngine:
                 log.prepend(self._runs.adapt_to_graph(restored, allow_changed=allow_changed))
                 spec = self._restored_spec(restored, replay=replay)
             except BaseException:
-                await log.release()
+                await to_the_end(log.release())
                 raise
             return await self._begin(run_id, spec, log, restored.sessions)
 
@@ -211,10 +212,11 @@ class ExecutionEngine:
             restored = await restore_run(self._runs.journal, run_id)
             again = [self._dag.get_node(name).task_name for name in asked]
             self._runs.adapt_to_graph(restored, allow_changed=allow_changed)
-            for node_name in with_dependents(self._dag.plan(), again):
+            rerun = with_dependents(self._dag.plan(), again)
+            for node_name in rerun:
                 restored.results.pop(node_name, None)
             spec = self._restored_spec(restored, replay=replay)
-            earlier = EarlierSessions(spec.earlier.results, is_replayed=replay)
+            earlier = EarlierSessions(spec.earlier.results, is_replayed=replay, rerun=rerun)
             kept = [restored.results[node_name] for node_name in earlier.results]
             log = self._runs.new_log(name, spec.inputs, restored.header.outputs, kept)
             return await self._begin(name, replace(spec, earlier=earlier), log)
@@ -303,7 +305,7 @@ class ExecutionEngine:
             if run is not None:
                 await run.aclose()
             elif log is not None:
-                await log.release()
+                await to_the_end(log.release())
             raise
         return run
 

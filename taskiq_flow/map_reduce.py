@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 import math
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sized
 from contextlib import aclosing
 from dataclasses import dataclass
 from operator import attrgetter
@@ -280,6 +281,13 @@ async def _pump(
                         return
 
 
+async def _closed_at_the_end(items: Generator[Any, Any, Any]) -> AsyncGenerator[Any, None]:
+    """The items of a generator, which is closed when the map ends, as an async one is."""
+    with contextlib.closing(items):
+        for item in items:
+            yield item
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Item:
     """One item on its way through a task."""
@@ -335,7 +343,10 @@ class _MapEngine(ExecutionEngine):
         return self.execute_async(run_id=self.feed.run_id)
 
     def _spec(self, inputs: object, outputs: object) -> RunSpec[_Item]:
-        nodes = stream.iterate(self.feed.items) | pipe.enumerate() | pipe.map(self._item)
+        items = self.feed.items
+        if inspect.isgenerator(items):
+            items = _closed_at_the_end(items)
+        nodes = stream.iterate(items) | pipe.enumerate() | pipe.map(self._item)
         return RunSpec(source=nodes, window=self.feed.window, digest=attrgetter("digest"))
 
     def _restored_tasks(self, spec: RunSpec[Any], restored: RestoredRun) -> Mapping[str, Task]:

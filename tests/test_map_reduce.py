@@ -274,6 +274,23 @@ class TestEndlessSources:
         await other_tasks_end()
         assert source.closed
 
+    async def test_a_generator_is_closed_when_the_loop_is_left(
+        self, broker: InMemoryBroker
+    ) -> None:
+        closed = asyncio.Event()
+
+        def numbers() -> Iterator[int]:
+            try:
+                yield from itertools.count()
+            finally:
+                closed.set()
+
+        mapped = await MapReduce.map(broker, square, numbers())
+        async for index, value in mapped:
+            assert value == index * index
+            break
+        await asyncio.wait_for(closed.wait(), 5)
+
     async def test_a_map_that_is_dropped_unread_is_cancelled(self, broker: InMemoryBroker) -> None:
         source = Source()
         mapped = await MapReduce.map(broker, square, aiter(source))

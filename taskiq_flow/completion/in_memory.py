@@ -129,7 +129,9 @@ class InMemoryHooks(TaskiqMiddleware):
     async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
         """Remember who runs the task; keep a revoked one from running at all."""
         execution = self.executions.get(message.task_id)
-        if execution is None:
+        _executing.set(execution)
+        if execution is None:  # nobody's of an engine, though perhaps sent from within such a task
+            _when_begun.set(None)
             return message
         if execution.revoked:
             raise asyncio.CancelledError
@@ -137,7 +139,6 @@ class InMemoryHooks(TaskiqMiddleware):
             self._note_requeue(execution, message)
         execution.worker = asyncio.current_task()
         execution.sweeps = 0
-        _executing.set(execution)
         if execution.tells_begin:
             self._tell_begin(execution, message)
         if execution.superseded:
@@ -192,9 +193,9 @@ class InMemoryHooks(TaskiqMiddleware):
         if execution.superseded and asyncio.current_task() in execution.superseded:
             return
         completions = execution.completions
-        del self.executions[task_id], completions.expected[task_id]
         if completions.limit is not None:
             result = _referring(task_id, result, completions.limit)
+        del self.executions[task_id], completions.expected[task_id]
         execution.in_flight.settle(task_id, result)
 
 

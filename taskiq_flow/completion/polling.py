@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 
 from taskiq import AsyncBroker
 
+from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.completion.reading import ResultReader
 from taskiq_flow.values.results import parsed
@@ -17,6 +17,9 @@ SHORTEST_INTERVAL = 0.005
 
 LONGEST_INTERVAL = 0.2
 """Seconds between two rounds when nothing has come for a while."""
+
+CLOSING_GRACE = 5.0
+"""Seconds that a question to the result backend may take to end after it was cancelled."""
 
 
 class PollingCompletions:
@@ -61,11 +64,10 @@ class PollingCompletions:
             self._poller.cancel()
 
     async def aclose(self) -> None:
-        """Stop asking, and wait for the loop to end."""
+        """Stop asking, and wait for the loop to end, for a bounded time."""
         self.revoke()
         if self._poller is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._poller
+            await until_ended([self._poller], CLOSING_GRACE)
 
     async def _poll(self) -> None:
         while True:

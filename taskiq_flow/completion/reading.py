@@ -12,6 +12,7 @@ from aiostream import stream
 from aiostream.core import Stream, Streamer
 from taskiq import AsyncResultBackend, TaskiqResult
 
+from taskiq_flow.cleanup import was_cancelled
 from taskiq_flow.values.references import handle_of, is_referred_to
 from taskiq_flow.values.results import failed, parsed
 
@@ -60,9 +61,7 @@ class ResultReader:
                 ready = await self._backend.is_result_ready(task_id)
                 result = await self._backend.get_result(task_id) if ready else None
         except (Exception, asyncio.CancelledError) as error:
-            # Whatever a backend's client raises, unless whoever asks is cancelled.
-            asking = asyncio.current_task()
-            if asking is not None and asking.cancelling():
+            if was_cancelled():
                 raise
             since = self._unreadable_since.setdefault(task_id, now)
             if since == now:

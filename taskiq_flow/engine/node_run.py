@@ -27,7 +27,7 @@ from taskiq_flow.values.copying import copied
 N = TypeVar("N", bound=RunnableNode)
 
 FALLBACK = "fallback"
-"""Stands in a task's id in place of the attempt's number."""
+"""Stands before the number in the id of a fallback's task."""
 
 TIMEOUT_GRACE = 1.0
 """Seconds that a worker has after the time limit to end an attempt by itself."""
@@ -195,6 +195,11 @@ class NodeRun(Generic[N]):
                 return _PICK_UP
         return self._unless_cached()
 
+    @property
+    def computes_anew(self) -> bool:
+        """Whether a cached result is overwritten, and not used: ``rerun`` asks for that."""
+        return self.node.task_name in self._earlier.rerun
+
     def on_unknown_outcome(self) -> Verdict:
         """The outcome of an earlier engine's attempt cannot be found out."""
         return self._unless_cached()
@@ -276,12 +281,21 @@ class NodeRun(Generic[N]):
         """Count one more attempt. Returns the id of its task."""
         which: int | str
         if self.falls_back:
-            which = FALLBACK
+            which = f"{FALLBACK}-{self.log_number}"
         else:
             which = self.attempt = self.attempt + 1
         self.is_expected = True
         self.task_id = task_id = f"{run_id}:{self.node.task_name}:{which}"
         return task_id
+
+    @property
+    def log_number(self) -> int:
+        """The number under which the journal has what was sent last.
+
+        A fallback has the number behind the last attempt's. So no session of a run sends two tasks
+        under one id.
+        """
+        return self.attempt + self.falls_back
 
     @property
     def attempts(self) -> int:

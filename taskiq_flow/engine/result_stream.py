@@ -32,7 +32,7 @@ class ResultStream(Generic[N]):
         Raises what ended the run, once all that had arrived before it has been read.
         """
         while not self.unread:
-            if self._is_over and not self._held_back:
+            if self._is_over and not self.held_back:
                 if self._error is not None:
                     raise self._error
                 return False
@@ -58,6 +58,11 @@ class ResultStream(Generic[N]):
         if self._log is not None:
             self._log.discard_pairs()
 
+    def drop_held_back(self) -> None:
+        """Drop the results that the log has not written yet."""
+        if self._log is not None:
+            self._log.discard_pairs()
+
     def end(self, error: BaseException | None) -> None:
         """Nothing more will be delivered, because of ``error`` if there is one."""
         self._is_over, self._error = True, error
@@ -69,8 +74,9 @@ class ResultStream(Generic[N]):
             self._reader.set_result(None)
 
     def __len__(self) -> int:
-        return len(self.unread) + self._held_back
+        return len(self.unread) + self.held_back
 
     @property
-    def _held_back(self) -> int:
+    def held_back(self) -> int:
+        """Results that the log has not written yet."""
         return 0 if self._log is None else self._log.undelivered

@@ -196,6 +196,8 @@ class Run(Generic[N]):
         Takes a bounded time. A cancellation does not cut it short.
         """
         self._is_closing = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._end(self._error)
         outcome = self._outcome()
         self._tell(RunFinished(self.run_id, self._loop.time(), outcome, self._error))
@@ -325,7 +327,7 @@ class Run(Generic[N]):
         node, log = node_run.node, self._log
         try:
             if log is not None:
-                completion = log.completion(node.task_name, node_run.attempt, value)
+                completion = log.completion(node.task_name, node_run.log_number, value)
             node.store(value, self._values)
         except NODE_ERRORS as error:  # of the wrong shape, a mapping that cannot be read, ...
             self._carry_out(node_run, node_run.on_error(error))
@@ -351,7 +353,7 @@ class Run(Generic[N]):
         self._drop_inputs_and_claim(node_run)
         self._state.add_failure(node, error)
         if self._log is not None:
-            self._log.append(self._log.failure(name, node_run.attempt, error))
+            self._log.append(self._log.failure(name, node_run.log_number, error))
         skipped = self._ready.fail(node)
         self._tell(NodeFailed(self.run_id, self._loop.time(), name, task_id, error, attempts))
         if self._on_error == "raise":
@@ -439,7 +441,10 @@ class Run(Generic[N]):
         self._end(self._error or self._state.filled(error))
 
     def _time_out(self, seconds: float) -> None:
-        self._end(self._state.timed_out(seconds))
+        """The run's time is over. A journal that hangs must not keep the end from the reader."""
+        if not self._is_over or self.stream.held_back:
+            self.stream.drop_held_back()
+            self._end(self._error or self._state.timed_out(seconds))
 
     def _end(self, error: BaseException | None) -> None:
         """End the run: send nothing more, and cancel what is in flight.
@@ -451,8 +456,6 @@ class Run(Generic[N]):
         if self._is_over:
             return
         self._is_over = True
-        if self._timer is not None:
-            self._timer.cancel()
         self._timers.stop()
         for future, callback in self._pending_results.values():
             future.remove_done_callback(callback)

@@ -91,13 +91,15 @@ class EarlierSessions:
 
     ``results``: of nodes that are not run again, in order of completion. ``is_replayed``: whether
     their pairs are yielded. ``attempts``: how often each other node was sent. ``in_flight``: nodes
-    whose last attempt has an unknown outcome.
+    whose last attempt has an unknown outcome. ``rerun``: nodes that run also if their results are
+    cached.
     """
 
     results: Mapping[str, Any] = field(default_factory=dict)
     is_replayed: bool = True
     attempts: Mapping[str, int] = field(default_factory=dict)
     in_flight: Collection[str] = ()
+    rerun: Collection[str] = ()
 
 
 NO_SESSIONS = EarlierSessions()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +25,9 @@ from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.results import as_annotated, failed
 
 N = TypeVar("N", bound=RunnableNode)
+
+NOTHING = -math.inf
+"""Seconds for which no cached result is fresh enough."""
 
 RestOfStart = Coroutine[Any, Any, None]
 """The part of a node's start that has to be awaited."""
@@ -166,6 +170,8 @@ class Sender(Generic[N]):
                 return None
             node_run.cache_key = key
         ttl = None if options.cache is None else options.cache.ttl
+        if node_run.computes_anew:
+            ttl = NOTHING
         found = await cache.look_up(node_run.cache_key, ttl, node_run.waited_for)
         if self._is_over and isinstance(found, Claim):
             cache.release(found)
@@ -187,7 +193,7 @@ class Sender(Generic[N]):
 
     def _note(self, node_run: NodeRun[N], log: LogWriter[Any]) -> None:
         digest = b"" if self._digest is None else self._digest(node_run.node)
-        log.append(record(SENT, node_run.node.task_name, node_run.attempt, digest))
+        log.append(record(SENT, node_run.node.task_name, node_run.log_number, digest))
 
     def _tell(self, node_run: NodeRun[N]) -> None:
         if node_run.falls_back:  # listeners have been told ``NodeFellBack``

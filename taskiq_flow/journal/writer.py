@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from taskiq_flow.cleanup import to_the_end, until_ended
+from taskiq_flow.cleanup import to_the_end, until_ended, was_cancelled
 from taskiq_flow.errors import JournalError, RunError, RunLockedError, SerializationError, describe
 from taskiq_flow.journal.lease import new_owner
 from taskiq_flow.journal.protocol import Journal, Lease
@@ -71,7 +71,9 @@ class LogWriter(Generic[T]):
         try:
             async with asyncio.timeout(CLOSING_GRACE):
                 await self._journal.release(self._run_id, self._lease)
-        except Exception as error:  # the lease expires
+        except (Exception, asyncio.CancelledError) as error:  # the lease expires
+            if was_cancelled():
+                raise
             logger.warning("the lease of run %r was not released: %r", self._run_id, error)
 
     def prepend(self, records: Iterable[bytes]) -> None:
@@ -93,9 +95,16 @@ class LogWriter(Generic[T]):
         calling = asyncio.ensure_future(call)
         try:
             await asyncio.shield(calling)
-        except asyncio.CancelledError:
-            await to_the_end(asyncio.wait([calling], timeout=CLOSING_GRACE))
-            self._has_lease = not calling.cancel() and not calling.exception()
+        except asyncio.CancelledError as error:
+            try:
+                await to_the_end(asyncio.wait([calling], timeout=CLOSING_GRACE))
+            finally:  # it may be cancelled once more
+                calling.cancel()
+                self._has_lease = calling.done() and not (
+                    calling.cancelled() or calling.exception()
+                )
+            if not was_cancelled():
+                raise _cannot_write(self._run_id, self._journal, error) from error
             raise
         self._has_lease = True
 
@@ -180,7 +189,9 @@ class LogWriter(Generic[T]):
                 durable, self._pairs_being_written = self._pairs_being_written, []
                 if durable:
                     self._deliver(durable)
-        except Exception as error:  # whatever a journal raises
+        except (Exception, asyncio.CancelledError) as error:  # whatever a journal raises
+            if was_cancelled():
+                raise
             self._stop(error)
         finally:
             self._is_writing = False
@@ -193,10 +204,12 @@ class LogWriter(Generic[T]):
             except RunLockedError as error:
                 self._stop(error)
                 return
-            except Exception as error:  # if the store is down, the next batch fails
+            except (Exception, asyncio.CancelledError) as error:  # the next batch fails as well
+                if was_cancelled():
+                    raise
                 logger.warning("the lease of run %r was not renewed: %r", self._run_id, error)
 
-    def _stop(self, error: Exception) -> None:
+    def _stop(self, error: BaseException) -> None:
         if self._has_failed:
             return
         self._has_failed = True
@@ -219,7 +232,7 @@ def _parts(records: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         yield records[start:]
 
 
-def _cannot_write(run_id: str, journal: Journal, cause: Exception) -> JournalError:
+def _cannot_write(run_id: str, journal: Journal, cause: BaseException) -> JournalError:
     error = JournalError(
         f"run {run_id!r} cannot be written to {type(journal).__name__}: {cause!r}; fix that, then "
         "resume the run"

@@ -16,13 +16,19 @@ from taskiq_flow.values.results import parsed
 def is_referred_to(result: TaskiqResult[Any], limit: int | None, size: int | None = None) -> bool:
     """Whether a result is passed by reference under a limit on the size of values, in bytes.
 
-    ``size``: that of the result as it is stored, where it is known.
+    ``size``: that of the result as it is stored, where it is known. A result without a JSON form
+    has no size and is passed by value.
     """
     if limit is None or result.is_err:
         return False
     if limit == ALWAYS:
         return True
-    return (len(json.dumps(result.model_dump(mode="json"))) if size is None else size) > limit
+    if size is None:
+        try:
+            size = len(json.dumps(result.model_dump(mode="json")))
+        except Exception:  # it has no JSON form, and whoever encodes it says so
+            return False
+    return size > limit
 
 
 async def read_result(backend: AsyncResultBackend[Any], task_id: str, return_type: Any) -> Any:

@@ -550,3 +550,34 @@ async def test_a_pool_whose_tasks_wait_for_each_other_is_said_to_stand_still(
     assert await running == {"n0": True, "n1": True, "n2": True}
     logging.getLogger("taskiq_flow").removeHandler(handler)
     assert caplog.text.count("sync tasks wait for a thread") == 1
+
+
+class Opaque:
+    """A value that has no JSON form."""
+
+
+@pytest.mark.parametrize("pass_by", ["value", 1000])
+async def test_a_value_without_a_json_form_reaches_the_reader(
+    broker: InMemoryBroker, pass_by: Any
+) -> None:
+    engine = ExecutionEngine(broker, one_node(Opaque), pass_by=pass_by)
+    results = await asyncio.wait_for(engine.execute(), 5)
+    assert isinstance(results["node"], Opaque)
+
+
+async def test_a_task_that_a_node_sends_by_itself_is_logged_as_taskiq_does(
+    broker: InMemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    @broker.task
+    async def audit() -> None:
+        raise ValueError("audit")
+
+    async def sends() -> int:
+        sent = await audit.kiq()
+        assert (await sent.wait_result(check_interval=0.01)).is_err
+        return 1
+
+    logging.getLogger("taskiq").setLevel(logging.WARNING)
+    assert await ExecutionEngine(broker, one_node(sends)).execute() == {"node": 1}
+    (line,) = lines_of(caplog)
+    assert (line[0], line[2]) == ("ERROR", True)

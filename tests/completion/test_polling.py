@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -16,10 +17,11 @@ from taskiq_flow import (
     MapReduce,
     NodeFailedError,
     RunCancelledError,
+    RunTimeoutError,
 )
 from taskiq_flow.completion import polling, reading
 from tests.local_broker import LocalBroker, Store
-from tests.virtual_clock import virtually
+from tests.virtual_clock import virtual_loop, virtually
 
 pytestmark = pytest.mark.filterwarnings("ignore::taskiq_flow.PollingWarning")
 
@@ -264,3 +266,25 @@ async def test_a_task_that_outlives_its_label_timeout_fails_once(remote: LocalBr
     pairs = [pair async for pair in engine.execute_async()]
     assert [name for name, _ in pairs] == ["quick", "slow"]
     assert isinstance(pairs[1][1].error, TimeoutError)
+
+
+@virtually
+async def test_a_backend_that_swallows_a_cancellation_does_not_hold_up_the_end() -> None:
+    class Deaf(Store):
+        async def is_result_ready(self, task_id: str) -> bool:
+            for _ in range(2):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(30)
+            return False
+
+    broker = LocalBroker().with_result_backend(Deaf())
+
+    @broker.task
+    async def work() -> int:
+        return 1
+
+    engine = ExecutionEngine(broker, DAGBuilder().node(work).build(), run_timeout=0.3)
+    with pytest.raises(RunTimeoutError):
+        await engine.execute()
+    assert virtual_loop().time() < 10.0
+    await asyncio.sleep(100)

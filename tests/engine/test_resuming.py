@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+import anyio
 import pytest
 from pydantic import BaseModel
 from taskiq import InMemoryBroker
@@ -16,6 +17,7 @@ from taskiq.serializers import PickleSerializer
 
 from taskiq_flow import (
     DAG,
+    Cache,
     ConfigurationError,
     DAGBuilder,
     ExecutionEngine,
@@ -549,3 +551,118 @@ async def test_what_a_reader_changes_does_not_reach_a_task_that_is_picked_up() -
         if isinstance(value, list):
             value.append(2)
     assert given == [[1], [1]]
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+async def test_a_cancellation_that_a_journal_raises_is_an_error_of_the_journal(call: int) -> None:
+    class Closed(MemoryJournal):
+        calls = 0
+
+        async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+            Closed.calls += 1
+            if Closed.calls == call:
+                raise asyncio.CancelledError("connection closed")
+            await super().append(run_id, lease, chunk)
+
+    site, read = Site(Closed()), list[tuple[str, Any]]()
+    with pytest.raises(JournalError, match="connection closed"):
+        async for pair in site.engine().execute_async({"x": 1}, run_id="r"):
+            read.append(pair)
+    assert sorted([*await all_of(site.engine().resume("r"))]) == [
+        ("a", 2),
+        ("b", 3),
+        ("beside", 3),
+        ("c", 4),
+    ]
+
+
+async def test_a_cancellation_that_a_journal_raises_at_first_is_an_error_of_the_journal() -> None:
+    class Closed(MemoryJournal):
+        async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+            raise asyncio.CancelledError("connection closed")
+
+    with pytest.raises(JournalError, match="CancelledError"):
+        await Site(Closed()).engine().execute({"x": 1})
+
+
+@virtually
+async def test_a_journal_that_hangs_does_not_keep_a_run_from_timing_out() -> None:
+    class Hanging(MemoryJournal):
+        async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+            await asyncio.Event().wait()
+
+    for waits in (set(), {"c"}):
+        site, since = Site(Hanging()), virtual_loop().time()
+        site.waits = waits
+        with pytest.raises(RunTimeoutError):
+            await site.engine(run_timeout=1.0).execute({"x": 1})
+        assert virtual_loop().time() - since < 15.0
+
+
+@pytest.mark.parametrize("how", ["a scope", "twice"])
+@virtually
+async def test_a_beginning_that_is_cancelled_gives_the_lease_back(how: str) -> None:
+    class Far(MemoryJournal):
+        async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+            await asyncio.sleep(1)
+            await super().create(run_id, lease, chunk)
+            await asyncio.sleep(1)
+
+        async def release(self, run_id: str, lease: Lease) -> None:
+            await asyncio.sleep(1)
+            await super().release(run_id, lease)
+
+    site = Site(Far())
+    if how == "a scope":
+        with anyio.move_on_after(1.5):
+            await site.engine().execute({"x": 1}, run_id="r")
+    else:
+        running = asyncio.ensure_future(site.engine().execute({"x": 1}, run_id="r"))
+        for seconds in (1.5, 0.2):
+            await asyncio.sleep(seconds)
+            running.cancel()
+        await asyncio.wait([running])
+    assert len(await all_of(site.engine().resume("r"))) == 4
+
+
+@virtually
+async def test_a_fallback_that_failed_runs_again_with_the_next_session() -> None:
+    remote, calls = Remote(), list[str]()
+
+    @remote.broker.task
+    async def failing() -> int:
+        raise LookupError
+
+    @remote.broker.task
+    async def instead() -> str:
+        calls.append("instead")
+        if len(calls) == 1:
+            raise OSError
+        return "fallback"
+
+    dag = DAGBuilder().node(failing, name="n", fallback=instead).build()
+    async with remote.broker.worker():
+        with pytest.raises(NodeFailedError):
+            await ExecutionEngine(remote.broker, dag, journal=remote.journal).execute(run_id="r")
+        resumed = ExecutionEngine(remote.broker, dag, journal=remote.journal)
+        assert await all_of(resumed.resume("r")) == [("n", "fallback")]
+    await remote.flow.shutdown()
+
+
+FACTOR = [1]
+
+
+async def test_rerun_computes_cached_nodes_anew() -> None:
+    async def work(x: int) -> int:
+        return x * FACTOR[0]
+
+    def engine() -> ExecutionEngine:
+        dag = DAGBuilder().node(lambda x: x, name="x2").node(work, inputs=["x2"], cache=Cache())
+        return ExecutionEngine(InMemoryBroker(), dag.build(), journal=journal)
+
+    journal = MemoryJournal()
+    await engine().execute({"x": 3}, run_id="r")
+    FACTOR[0] = 10  # which no key contains, as it is global
+    assert (await engine().execute({"x": 3}))["work"] == 3
+    assert dict(await all_of(engine().rerun("r", ["work"]))) == {"x2": 3, "work": 30}
+    assert (await engine().execute({"x": 3}))["work"] == 30

@@ -349,7 +349,7 @@ async def test_a_task_stands_in_with_the_inputs_of_the_node() -> None:
 
     results = await engine.execute({"start": 5}, run_id="r")
     assert results == {"a": 5, "b": 7}
-    assert recorder.of(NodeCompleted)[0].task_id == "r:n:fallback"
+    assert recorder.of(NodeCompleted)[0].task_id == "r:n:fallback-2"
     assert [type(event) for event in recorder.events[1:-1]] == [
         NodeStarted,
         NodeFellBack,
