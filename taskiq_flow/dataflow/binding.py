@@ -1,4 +1,4 @@
-"""How a node's input keys reach its task's parameters: decided once, when the graph is built."""
+"""Binds a node's input keys to its task's parameters, once, when the graph is built."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ Task = AsyncTaskiqDecoratedTask[Any, Any] | Callable[..., Any]
 """What a node runs: a taskiq task, or a plain callable, sync or async."""
 
 Inputs = Iterable[str] | Mapping[str, str] | None
-"""Input keys; or parameter → key; or ``None``: every parameter under its own name."""
-
-_VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+"""Input keys, or parameter → key; ``None``: each parameter takes the key of its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """The keys that a task's call is made of.
+    """From which keys a task's arguments are taken.
 
-    ``positional``: keys passed by position; ``filled``: (position, default) of the parameters
-    between them that no key goes to; ``keyword``: (parameter, key) pairs passed by name.
-    ``optional`` pairs are passed by name if the key has a value; ``trailing``: (key, default)
-    pairs of parameters by position, passed as far as the last one that has a value, where ``None``
-    is no key; ``surplus``: keys passed behind all of these to ``*args``, those that have a value.
+    ``positional``: keys of arguments by position. ``fixed``: (position, default) of positional
+    parameters between them that have no key. ``keyword``: (parameter, key) of arguments by name.
+
+    The others are passed only if their key has a value. ``optional_keyword``: (parameter, key).
+    ``optional_positional``: (key, default) of parameters by position, up to the last that has a
+    value; those before it get their default, as do those whose key is ``None``. ``var_args``: keys
+    for ``*args``, after all of these.
     """
 
     positional: tuple[str, ...] = ()
-    filled: tuple[tuple[int, Any], ...] = ()
+    fixed: tuple[tuple[int, Any], ...] = ()
     keyword: tuple[tuple[str, str], ...] = ()
-    optional: tuple[tuple[str, str], ...] = ()
-    trailing: tuple[tuple[str | None, Any], ...] = ()
-    surplus: tuple[str, ...] = ()
+    optional_keyword: tuple[tuple[str, str], ...] = ()
+    optional_positional: tuple[tuple[str | None, Any], ...] = ()
+    var_args: tuple[str, ...] = ()
 
     @property
     def required_keys(self) -> list[str]:
-        """The keys without which the task cannot be called, each once."""
+        """The keys that must have a value before the task can be called."""
         return list(dict.fromkeys((*self.positional, *(key for _, key in self.keyword))))
 
     @property
     def optional_keys(self) -> list[str]:
         """The keys that are passed if they have a value."""
-        trailing = (key for key, _ in self.trailing if key is not None)
-        return list(dict.fromkeys((*trailing, *self.surplus, *(key for _, key in self.optional))))
+        positional = (key for key, _ in self.optional_positional if key is not None)
+        keyword = (key for _, key in self.optional_keyword)
+        return list(dict.fromkeys((*positional, *self.var_args, *keyword)))
 
     @property
     def keys(self) -> set[str]:
@@ -58,48 +59,50 @@ class Binding:
         return {*self.required_keys, *self.optional_keys}
 
     def keys_of(self, by_position: int) -> tuple[list[str], dict[str, str]]:
-        """The keys behind a call's first ``by_position`` arguments, and those behind its names.
+        """The keys of a call's ``by_position`` positional arguments, and key by keyword argument.
 
-        Of surplus arguments it cannot be said which were there: they are named after all of them.
+        Which keys of ``*args`` had a value is unknown here: each of them is named after all.
         """
         positional = list(self.positional)
-        for position, default in self.filled:
+        for position, default in self.fixed:
             positional.insert(position, f"(default {default!r})")
         positional += [
-            f"(default {default!r})" if key is None else key for key, default in self.trailing
+            f"(default {value!r})" if key is None else key
+            for key, value in self.optional_positional
         ]
-        surplus = "/".join(self.surplus)
-        positional += [surplus] * (by_position - len(positional))
-        return positional[:by_position], dict((*self.keyword, *self.optional))
+        var_args = "/".join(self.var_args)
+        positional += [var_args] * (by_position - len(positional))
+        return positional[:by_position], dict((*self.keyword, *self.optional_keyword))
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments of the call, taken from ``values``."""
+        """The positional and keyword arguments of the call. ``values``: by key."""
         by_position = [values[key] for key in self.positional]
         by_name = {parameter: values[key] for parameter, key in self.keyword}
-        if not (self.filled or self.optional or self.trailing or self.surplus):
+        if not (self.fixed or self.optional_keyword or self.optional_positional or self.var_args):
             return by_position, by_name
-        for position, default in self.filled:
+        for position, default in self.fixed:
             by_position.insert(position, default)
-        for parameter, key in self.optional:
+        for parameter, key in self.optional_keyword:
             if key in values:
                 by_name[parameter] = values[key]
-        surplus = [values[key] for key in self.surplus if key in values]
-        given = [i for i, (key, _) in enumerate(self.trailing) if key in values]
-        reached = len(self.trailing) if surplus else given[-1] + 1 if given else 0
+        var_args = [values[key] for key in self.var_args if key in values]
+        given = [i for i, (key, _) in enumerate(self.optional_positional) if key in values]
+        reached = len(self.optional_positional) if var_args else given[-1] + 1 if given else 0
         by_position += [
             default if key is None else values.get(key, default)
-            for key, default in self.trailing[:reached]
+            for key, default in self.optional_positional[:reached]
         ]
-        return by_position + surplus, by_name
+        return by_position + var_args, by_name
 
 
 def bind(task_name: str, task: Task, inputs: Inputs, *, lenient: bool = False) -> Binding:
     """Bind ``inputs`` to the parameters of ``task``.
 
-    ``lenient``: a key that is declared for a parameter with a default, or for ``*args``, is passed
-    only if it has a value.
+    In a list, each key is bound to the parameter of its name. The other keys are bound to the
+    remaining parameters from left to right, then to ``*args``, then to ``**kwargs``. ``lenient``:
+    keys of parameters with a default and of ``*args`` need not have a value.
 
-    Raises ``BindingError`` for a key that finds no parameter and for a parameter bound twice.
+    Raises ``BindingError`` for a key without a parameter and for a parameter bound twice.
     """
     try:
         parameters, injected = task_info(task).parameters
@@ -110,17 +113,17 @@ def bind(task_name: str, task: Task, inputs: Inputs, *, lenient: bool = False) -
             task_name=task_name,
         ) from error
     if inputs is None:
-        return _undeclared(parameters)
+        return _bind_by_name(parameters)
     matching = _Matching(task_name, parameters, injected)
     if isinstance(inputs, Mapping):
-        matching.match_spelled_out(inputs)
+        matching.match_mapping(inputs)
     else:
-        matching.match_listed(list(inputs))
+        matching.match_list(list(inputs))
     return matching.binding(lenient=lenient)
 
 
 class _Matching:
-    """The state of matching keys with parameters, for inputs that were declared."""
+    """Matches declared keys with parameters. ``single``: all but ``*args`` and ``**kwargs``."""
 
     def __init__(
         self, task_name: str, parameters: Sequence[Parameter], injected: Collection[str]
@@ -128,34 +131,34 @@ class _Matching:
         self.task_name = task_name
         self.parameters = parameters
         self.injected = injected
-        self.plain = {p.name: p for p in parameters if _is_plain(p)}
+        self.single = {p.name: p for p in parameters if _is_single(p)}
         self.takes_args = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
         self.takes_kwargs = any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
         self.bound: dict[str, str] = {}
-        self.surplus: list[str] = []
+        self.var_args: list[str] = []
 
-    def match_spelled_out(self, inputs: Mapping[str, str]) -> None:
+    def match_mapping(self, inputs: Mapping[str, str]) -> None:
         for parameter, key in inputs.items():
-            if parameter not in self.plain and not self.takes_kwargs:
+            if parameter not in self.single and not self.takes_kwargs:
                 raise self.error("has no such parameter", parameter, key)
             self.bind(parameter, key)
 
-    def match_listed(self, keys: list[str]) -> None:
+    def match_list(self, keys: list[str]) -> None:
         for key in keys:
-            if key in self.plain:
+            if key in self.single:
                 self.bind(key, key)
-        # Left to right, ``*args`` comes before the keyword-only parameters and takes all there is.
+        # *args takes all remaining keys, which leaves none for the keyword-only parameters.
         left = [
             name
-            for name, parameter in self.plain.items()
+            for name, parameter in self.single.items()
             if name not in self.bound
             and not (self.takes_args and parameter.kind is Parameter.KEYWORD_ONLY)
         ]
-        for key in (key for key in keys if key not in self.plain):
+        for key in (key for key in keys if key not in self.single):
             if left:
                 self.bind(left.pop(0), key)
             elif self.takes_args:
-                self.surplus.append(key)
+                self.var_args.append(key)
             elif self.takes_kwargs:
                 self.bind(key, key)
             else:
@@ -169,18 +172,18 @@ class _Matching:
         self.bound[parameter] = key
 
     def binding(self, *, lenient: bool) -> Binding:
-        """The call; required parameters that nothing has bound are taken by their own name."""
-        for name, parameter in self.plain.items():
+        """The binding. A required parameter that is not bound yet takes the key of its name."""
+        for name, parameter in self.single.items():
             if name not in self.bound and parameter.default is Parameter.empty:
                 self.bound[name] = name
-        call = _lenient_call if lenient else _call
-        return call(self.parameters, self.bound, self.surplus)
+        make = _lenient_binding if lenient else _strict_binding
+        return make(self.parameters, self.bound, self.var_args)
 
     def error(self, problem: str, parameter: str | None, key: str) -> BindingError:
         at = f" at parameter {parameter!r}" if parameter else ""
         return BindingError(
             f"node {self.task_name!r} {problem}{at} for input key {key!r}; its task takes "
-            f"({', '.join(map(_spelled, self.parameters))}): name as many inputs as that, "
+            f"({', '.join(map(_parameter_text, self.parameters))}): name as many inputs as that, "
             f"or spell them out as inputs={{parameter: key}}",
             task_name=self.task_name,
             parameter=parameter,
@@ -188,59 +191,59 @@ class _Matching:
         )
 
 
-def _call(
-    parameters: Sequence[Parameter], bound: Mapping[str, str], surplus: Sequence[str]
+def _strict_binding(
+    parameters: Sequence[Parameter], bound: Mapping[str, str], var_args: Sequence[str]
 ) -> Binding:
-    """Lay out a declared call: by name, and by position where Python leaves no choice."""
-    kinds = [Parameter.POSITIONAL_ONLY, *([Parameter.POSITIONAL_OR_KEYWORD] if surplus else [])]
+    """A binding whose keys all need a value; by position only where Python allows no name."""
+    kinds = [Parameter.POSITIONAL_ONLY, *([Parameter.POSITIONAL_OR_KEYWORD] if var_args else [])]
     by_position = [p for p in parameters if p.kind in kinds]
     while by_position and by_position[-1].name not in bound:
-        by_position.pop()  # behind the last that has a key, the defaults fill in by themselves
+        by_position.pop()  # Python fills in the defaults after the last key
     names = [p.name for p in by_position]
     return Binding(
-        positional=(*(bound[name] for name in names if name in bound), *surplus),
-        filled=tuple((i, p.default) for i, p in enumerate(by_position) if p.name not in bound),
+        positional=(*(bound[name] for name in names if name in bound), *var_args),
+        fixed=tuple((i, p.default) for i, p in enumerate(by_position) if p.name not in bound),
         keyword=tuple(item for item in bound.items() if item[0] not in names),
     )
 
 
-def _lenient_call(
-    parameters: Sequence[Parameter], bound: Mapping[str, str], surplus: Sequence[str]
+def _lenient_binding(
+    parameters: Sequence[Parameter], bound: Mapping[str, str], var_args: Sequence[str]
 ) -> Binding:
-    """Lay out a declared call in which only parameters without a default need their keys."""
-    kinds = [Parameter.POSITIONAL_ONLY, *([Parameter.POSITIONAL_OR_KEYWORD] if surplus else [])]
+    """A binding in which only parameters without a default need a value."""
+    kinds = [Parameter.POSITIONAL_ONLY, *([Parameter.POSITIONAL_OR_KEYWORD] if var_args else [])]
     by_position = [p for p in parameters if p.kind in kinds]
-    while by_position and not surplus and by_position[-1].name not in bound:
+    while by_position and not var_args and by_position[-1].name not in bound:
         by_position.pop()
     required = [p for p in by_position if p.default is Parameter.empty]
     defaults = [p for p in by_position if p.default is not Parameter.empty]
-    needed = {p.name for p in parameters if _is_plain(p) and p.default is Parameter.empty}
+    needed = {p.name for p in parameters if _is_single(p) and p.default is Parameter.empty}
     by_name = bound.keys() - {p.name for p in by_position}
     return Binding(
         positional=tuple(bound[p.name] for p in required),
-        trailing=tuple((bound.get(p.name), p.default) for p in defaults),
-        surplus=tuple(surplus),
+        optional_positional=tuple((bound.get(p.name), p.default) for p in defaults),
+        var_args=tuple(var_args),
         keyword=tuple((n, key) for n, key in bound.items() if n in by_name & needed),
-        optional=tuple((n, key) for n, key in bound.items() if n in by_name - needed),
+        optional_keyword=tuple((n, key) for n, key in bound.items() if n in by_name - needed),
     )
 
 
-def _undeclared(parameters: Sequence[Parameter]) -> Binding:
-    """The call of a task without declared inputs: each parameter takes the key of its name."""
-    plain = [p for p in parameters if _is_plain(p)]
-    required = [p for p in plain if p.default is Parameter.empty]
-    optional = [p for p in plain if p.default is not Parameter.empty]
+def _bind_by_name(parameters: Sequence[Parameter]) -> Binding:
+    """The binding of undeclared inputs: each parameter takes the key of its name."""
+    single = [p for p in parameters if _is_single(p)]
+    required = [p for p in single if p.default is Parameter.empty]
+    optional = [p for p in single if p.default is not Parameter.empty]
     only = Parameter.POSITIONAL_ONLY
     return Binding(
         positional=tuple(p.name for p in required if p.kind is only),
         keyword=tuple((p.name, p.name) for p in required if p.kind is not only),
-        optional=tuple((p.name, p.name) for p in optional if p.kind is not only),
-        trailing=tuple((p.name, p.default) for p in optional if p.kind is only),
+        optional_keyword=tuple((p.name, p.name) for p in optional if p.kind is not only),
+        optional_positional=tuple((p.name, p.default) for p in optional if p.kind is only),
     )
 
 
 def original_function(task: Task) -> Callable[..., Any]:
-    """The callable behind a task."""
+    """The callable that a task wraps, or the callable itself."""
     return task.original_func if isinstance(task, AsyncTaskiqDecoratedTask) else task
 
 
@@ -248,10 +251,10 @@ _Parameters: TypeAlias = tuple[tuple[Parameter, ...], frozenset[str]]
 
 
 class TaskInfo:
-    """A task and its parameters, which are read once.
+    """A task and its parameters, which are read once and shared by all nodes of the task.
 
-    Each node of a task holds the same ``TaskInfo``, and nothing else holds it. What stands here may
-    refer to the task (a default often does), so it must not live longer than the task's nodes.
+    Only the nodes hold it. Its parameters may refer to the task (a default often does), so a
+    longer-lived cache would keep the task alive.
     """
 
     __slots__ = ("__weakref__", "_parameters", "task")
@@ -271,7 +274,7 @@ class TaskInfo:
         return task_info, (self.task,)
 
 
-# By identity, as equal callables are not the same. A task that is found here is alive.
+# By id, as equal callables differ. An id here is not reused, as its ``TaskInfo`` holds the task.
 _infos: weakref.WeakValueDictionary[int, TaskInfo] = weakref.WeakValueDictionary()
 
 
@@ -286,11 +289,11 @@ def task_info(task: Task) -> TaskInfo:
 def parameters_of(task: Task) -> _Parameters:
     """The parameters of a task that a graph may bind, and the names of those that taskiq injects.
 
-    Raises ``ValueError`` for a callable that does not tell its parameters.
+    Raises ``ValueError`` for a callable whose signature cannot be read.
     """
     parameters = signature_of(original_function(task)).parameters
     injected = frozenset(name for name, parameter in parameters.items() if _is_injected(parameter))
-    # taskiq injects by name: with such a parameter among the others, *args is out of reach.
+    # taskiq injects by name: *args after such a parameter cannot be passed.
     unreachable = {
         Parameter.VAR_POSITIONAL
         for name in injected
@@ -305,7 +308,7 @@ def parameters_of(task: Task) -> _Parameters:
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """A callable's signature, with its annotations evaluated if all of them can be."""
+    """A callable's signature; its annotations are evaluated if all of them can be."""
     try:
         return inspect.signature(function, eval_str=True)
     except (NameError, SyntaxError):  # a name that only type checkers know
@@ -322,11 +325,11 @@ def _is_injected(parameter: Parameter) -> bool:
     return kind is Context or any(isinstance(extra, Dependency) for extra in extras)
 
 
-def _is_plain(parameter: Parameter) -> bool:
-    return parameter.kind not in _VARIADIC
+def _is_single(parameter: Parameter) -> bool:
+    return parameter.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
-def _spelled(parameter: Parameter) -> str:
+def _parameter_text(parameter: Parameter) -> str:
     default = "" if parameter.default is Parameter.empty else "=..."
     if parameter.kind is Parameter.VAR_POSITIONAL:
         return f"*{parameter.name}"
