@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakSet
 
 from taskiq import (
     InMemoryBroker,
@@ -76,9 +77,6 @@ class Execution:
         self.superseded |= {asyncio.current_task()}
 
 
-_executing: ContextVar[Execution | None] = ContextVar("executing", default=None)
-"""The execution that the running asyncio task is about."""
-
 _when_begun: ContextVar[Callable[[], None] | None] = ContextVar("when_begun", default=None)
 """What a thread calls when it begins with the function of the running asyncio task."""
 
@@ -108,6 +106,7 @@ class InMemoryHooks(TaskiqMiddleware):
         # A new list, as a task may be walking through the present one. First in it: called before
         # the others when a task begins and behind them when it ends, so that theirs is what counts.
         broker.middlewares = [hooks, *broker.middlewares]
+        _all_hooks.add(hooks)
         logging.getLogger("taskiq.receiver.receiver").addFilter(_ENGINES_TASKS)
         return hooks
 
@@ -129,15 +128,16 @@ class InMemoryHooks(TaskiqMiddleware):
     async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
         """Remember who runs the task; keep a revoked one from running at all."""
         execution = self.executions.get(message.task_id)
-        _executing.set(execution)
-        if execution is None:  # nobody's of an engine, though perhaps sent from within such a task
+        if execution is None:  # not of an engine, but perhaps sent from within such a task
             _when_begun.set(None)
             return message
         if execution.revoked:
             raise asyncio.CancelledError
         if execution.worker is not None:
             self._note_requeue(execution, message)
-        execution.worker = asyncio.current_task()
+        execution.worker = worker = asyncio.current_task()
+        if worker is not None:
+            worker.set_name(message.task_id)  # by which the log's filter knows it
         execution.sweeps = 0
         if execution.tells_begin:
             self._tell_begin(execution, message)
@@ -403,8 +403,8 @@ class _EnginesTasks(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        execution = _executing.get()
         error = record.exc_info[1] if record.exc_info else None
+        execution = None if error is None else _present_execution()
         if execution is None or error is None:
             return True
         record.levelno = logging.DEBUG if execution.revoked else logging.WARNING
@@ -415,6 +415,22 @@ class _EnginesTasks(logging.Filter):
 
 
 _ENGINES_TASKS = _EnginesTasks()
+
+_all_hooks: WeakSet[InMemoryHooks] = WeakSet()
+
+
+def _present_execution() -> Execution | None:
+    """The execution of the running asyncio task, if an engine has sent what it runs."""
+    try:
+        worker = asyncio.current_task()
+    except RuntimeError:  # no event loop runs in this thread
+        return None
+    if worker is not None:
+        for hooks in _all_hooks:
+            execution = hooks.executions.get(worker.get_name())
+            if execution is not None and execution.worker is worker:
+                return execution
+    return None
 
 
 def _ended_with(worker: asyncio.Task[Any] | None, task_id: str) -> BaseException | None:
