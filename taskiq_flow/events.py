@@ -63,7 +63,11 @@ class NodeFellBack:
 
 @dataclass(frozen=True, slots=True)
 class NodeCompleted:
-    """A node has its result. ``source``: where it came from."""
+    """A node has its result. ``source``: where it came from.
+
+    ``result`` is the value itself, which the reader and other listeners may hold too: do not change
+    it.
+    """
 
     run_id: str
     at: float
