@@ -1,4 +1,4 @@
-"""Map over items in parallel, then reduce: both feed the engine and gather from its stream."""
+"""Map over items in parallel, and reduce the results. Both collect from an engine's stream."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from taskiq_flow.journal.protocol import Journal
 Items = Iterable[Any] | AsyncIterable[Any]
 
 MOST_IN_FLIGHT = 256
-"""Items in flight or unread, over a source of unknown length, where no limit is given."""
+"""Items in flight or unread at most, for a source of unknown length without ``max_parallel``."""
 
 _ITEM = "item"
 
@@ -44,7 +44,7 @@ logger = logging.getLogger("taskiq_flow")
 
 
 class MapReduce:
-    """Parallel map and reduce on a taskiq broker. Each returns at once, with its run under way."""
+    """Parallel map and reduce on a taskiq broker. Each call starts its run and returns at once."""
 
     @staticmethod
     async def map(
@@ -60,15 +60,15 @@ class MapReduce:
     ) -> MapReduceResult:
         """Run ``map_func`` once for each of ``items``, which may be endless or asynchronous.
 
-        An item goes to the parameter ``item``, or to the first one. Items are read only as fast as
-        ``max_parallel`` lets them in; ``None`` means no limit on a sized collection, and at most
-        256 in flight or unread for a source of unknown length. ``output`` names the items' nodes:
+        An item is passed to the parameter ``item``, or to the first one. At most ``max_parallel``
+        items are in flight. ``None`` means no limit for a sized collection, and at most 256 in
+        flight or unread for a source of unknown length. ``output`` names the items' nodes:
         ``mapped[0]``, ``mapped[1]``.
 
-        ``journal`` keeps the map as that of an engine keeps a run. With ``resume=True`` the map of
-        that ``run_id`` is gone on with: ``items`` are read again from the first one on, and those
-        that were done are not done again. One that is not the item that stood in its place ends
-        the map with ``GraphChangedError``.
+        With ``journal`` the map is written to it like a run. ``resume=True`` continues the map of
+        that ``run_id``: ``items`` are read again from the first one, and completed items are not
+        run again. If an item differs from the one that was in its place, the map ends with
+        ``GraphChangedError``.
 
         Raises ``BindingError``, ``ConfigurationError``, ``TypeError`` or ``ValueError`` before
         anything is sent.
@@ -85,7 +85,7 @@ class MapReduce:
         feed = _Feed(node, items, window, new_run_id() if run_id is None else run_id, resume)
         engine = _MapEngine(broker, feed, max_parallel, journal)
         mapped = MapReduceResult(engine, ends=isinstance(items, Sized))
-        await asyncio.sleep(0)  # it is under way, and can be cancelled, when it is returned
+        await asyncio.sleep(0)  # the map has begun, and can be cancelled, when this returns
         return mapped
 
     @staticmethod
@@ -96,10 +96,10 @@ class MapReduce:
         input_name: str,
         output: str = "reduced",
     ) -> FlowTask[Any]:
-        """Run ``reduce_func`` once, with the whole list of ``mapped_result`` as ``input_name``.
+        """Run ``reduce_func`` once, with the list of all mapped results as ``input_name``.
 
-        If the map has failed, so has the reduction, with the same error, and ``reduce_func`` is
-        not called. Raises ``BindingError`` or ``ConfigurationError`` before anything is sent.
+        If the map fails, the reduction fails with the same error and ``reduce_func`` is not called.
+        Raises ``BindingError`` or ``ConfigurationError`` before anything is sent.
         """
         dag = _reduction(broker, reduce_func, input_name, output)
         run_id = new_run_id()
@@ -113,7 +113,7 @@ class MapReduce:
             return results[output]
 
         reduced = FlowTask(run_id, gather)
-        await reduced.is_ready()  # which has it begin
+        await reduced.is_ready()  # begins it
         await asyncio.sleep(0)
         return reduced
 
@@ -127,21 +127,22 @@ class MapReduce:
         reduce_output: str = "final",
         max_parallel: int | None = 10,
     ) -> FlowTask[Any]:
-        """``map``, then ``reduce`` of its whole result. Takes and raises what these do."""
+        """``map``, then ``reduce``. Takes and raises what these do."""
         _reduction(broker, reduce_func, map_output, reduce_output)  # fails before anything is sent
         mapped = await MapReduce.map(broker, map_func, items, map_output, max_parallel)
         return await MapReduce.reduce(broker, reduce_func, mapped, map_output, reduce_output)
 
 
 class MapReduceResult(FlowTask[list[Any]]):
-    """A map under way: a taskiq task whose value is the list of results, in the order of items.
+    """A map in progress: a taskiq task whose value is the list of results, in the order of items.
 
     It can be streamed instead, once: ``async for index, value in mapped``, in order of completion.
-    Only what has not been taken is held; over a source of unknown length, reading stops while the
-    reader lags. Leaving the loop cancels the rest. A failing item ends the map with
-    ``NodeFailedError``: the stream raises it, the result has it as its ``error``, with the other
-    items' values in ``.results``. What the source raises reaches a stream as it is; the result has
-    it as the ``__cause__`` of a ``RunError``, with the values in ``.results``.
+    The stream holds only results that have not been read. For a source of unknown length, no more
+    items are read while the reader lags. Leaving the loop cancels the rest.
+
+    A failing item ends the map with ``NodeFailedError``. The stream raises it; a result has it as
+    its ``error``, with the other items' values in ``.results``. The stream raises what the source
+    raises; a result has that as the ``__cause__`` of a ``RunError``.
     """
 
     def __init__(self, engine: _MapEngine, *, ends: bool) -> None:
@@ -151,19 +152,19 @@ class MapReduceResult(FlowTask[list[Any]]):
         weakref.finalize(self, self._reading.drop, self._gathered).atexit = False
 
     async def is_ready(self) -> bool:
-        """Whether the map is done. Asked of a source of unknown length, begins to gather it."""
+        """Whether the map is done. For a source of unknown length, this begins to collect it."""
         if self._reading.ends and not self._gathered.has_begun:
             return self._reading.is_done
         return await super().is_ready()
 
     async def get_result(self, with_logs: bool = False) -> TaskiqResult[list[Any]]:
-        """The result of a map that is done; raises ``ResultGetError`` before that."""
+        """The result of a map that is done. Raises ``ResultGetError`` before that."""
         if self._reading.is_done:
             await asyncio.wait([self._gathered.task()])
         return await super().get_result(with_logs=with_logs)
 
     def cancel(self) -> None:
-        """Stop the map; whoever reads or waits for it gets ``RunCancelledError``."""
+        """Stop the map. Its reader, or whoever waits for it, gets ``RunCancelledError``."""
         self._engine.cancel()
 
     def __aiter__(self) -> AsyncGenerator[tuple[int, Any], None]:  # noqa: PYI058 - to be closed
@@ -171,7 +172,7 @@ class MapReduceResult(FlowTask[list[Any]]):
 
 
 class _Reading:
-    """The reading end of a map. It does not hold the map, so that a dropped one is noticed."""
+    """The reading end of a map. It holds no reference to the map, so that can be collected."""
 
     def __init__(self, engine: _MapEngine, *, ends: bool) -> None:
         room = math.inf if ends else 0
@@ -185,7 +186,7 @@ class _Reading:
 
     @property
     def is_done(self) -> bool:
-        """Whether all pairs are there, or what ended the run instead."""
+        """Whether the run has ended, in whichever way."""
         return self._pump.done()
 
     async def stream(self, held_by: object) -> AsyncGenerator[tuple[int, Any], None]:
@@ -244,7 +245,7 @@ class _Reading:
         return {f"{self._output}[{index}]": value for index, value in values.items()}
 
     def drop(self, gathered: Gathered[list[Any]]) -> None:
-        """Nobody holds the map any more. May be called in any thread, as the collector is."""
+        """Nobody holds the map any more. The garbage collector may call this in any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, and all on it has ended
             self._loop.call_soon_threadsafe(self._end_unheard, gathered)
 
@@ -266,9 +267,9 @@ async def _pump(
     *,
     runs_on_unread: bool,
 ) -> None:
-    """Move pairs from the engine's stream to the reader's, as fast as the reader's has room.
+    """Move pairs from the engine's stream to the reader's, as fast as that has room.
 
-    A map that nobody holds any more runs on if its end is in sight, and is cancelled otherwise.
+    ``runs_on_unread``: whether the map goes on when nobody holds it any more.
     """
     prefix = len(engine.feed.node.task_name) + 1
     with pairs:
@@ -290,7 +291,7 @@ async def _closed_at_the_end(items: Generator[Any, Any, Any]) -> AsyncGenerator[
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Item:
-    """One item on its way through a task."""
+    """One item of a map: a node that is made while the run goes on."""
 
     task: Task
     task_name: str
@@ -303,7 +304,7 @@ class _Item:
         return [self.task_name]
 
     def store(self, result: Any, values: dict[str, Any]) -> None:
-        """Nowhere: no later node needs it."""
+        """Do nothing: no later node needs the result."""
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         return self.binding.arguments({_ITEM: self.value})
@@ -311,7 +312,7 @@ class _Item:
 
 @dataclass(frozen=True, slots=True)
 class _Feed:
-    """What a map is fed with. ``resumes``: whether it goes on with an earlier map of this id."""
+    """What a map runs. ``resumes``: whether it continues an earlier map of this id."""
 
     node: DAGNode
     items: Items
@@ -321,7 +322,7 @@ class _Feed:
 
 
 class _MapEngine(ExecutionEngine):
-    """An engine of one map, fed by a source: a node for each of its items."""
+    """The engine of one map. Its source makes a node of each item."""
 
     def __init__(
         self,
@@ -331,7 +332,7 @@ class _MapEngine(ExecutionEngine):
         journal: Journal | None,
     ) -> None:
         dag = DAG()
-        dag.add_node(feed.node)  # which stands for all of its items
+        dag.add_node(feed.node)  # stands for all items
         super().__init__(broker, dag, max_parallel, journal=journal)
         self.feed = feed
         self._digests: Mapping[str, bytes] = {}

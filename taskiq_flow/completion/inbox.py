@@ -1,7 +1,7 @@
-"""What workers tell this process about the tasks of its runs.
+"""Receives the notices that workers send about the tasks of this process's runs.
 
-One subscription serves all runs on a broker. A notice is a hint: behind it stands one loop that
-asks the result backend for the tasks of which nothing was heard, and gives up those that are lost.
+One subscription serves all runs on a broker. A notice is a hint and may be lost. Therefore one loop
+asks the result backend for tasks that have been silent, and gives up the tasks that are lost.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from taskiq_flow.values.results import failed, parsed
 
 logger = logging.getLogger("taskiq_flow")
 
-LOOK_INTERVAL = 0.5
-"""Seconds between two looks at the tasks in flight, while notices can be relied on."""
+CHECK_INTERVAL = 0.5
+"""Seconds between two checks of the tasks in flight while notices arrive."""
 
 SHORTEST_INTERVAL = 0.005
-"""Seconds between two looks while they find results of which no notice told."""
+"""Seconds between two checks while they find results that came without a notice."""
 
 SILENCE = 1.0
-"""Seconds of silence after which a task's result is asked for."""
+"""Seconds without a notice after which the result backend is asked for a task's result."""
 
-ASKED_PER_LOOK = 128
-"""Silent tasks that are asked for in one look, in turn."""
+ASKED_PER_CHECK = 128
+"""Silent tasks for which one check asks the result backend; the next check takes the next ones."""
 
 SAVED_GRACE = 2.0
-"""Seconds within which a result has to be readable of which its worker says that it is saved."""
+"""Seconds after which a result that its worker has saved counts as gone if it cannot be read."""
 
-LATE_LOOK = 5.0
-"""Seconds by which a look comes too late when this process itself counts as having been away."""
+SUSPENDED_AFTER = 5.0
+"""If a check comes this late (seconds), this process was suspended: silence is counted anew."""
 
 GRACE = 1.0
-"""Seconds that the inbox's tasks are given to end when they are cancelled."""
+"""Seconds that the inbox's own tasks have to end after they were cancelled."""
 
 
 class Watch:
-    """One task in flight, and the last that was heard of it."""
+    """One task in flight, and when it last gave a sign of life."""
 
     __slots__ = (
         "asked_at",
@@ -83,30 +83,30 @@ class Watch:
         reply_to: ReplyTo,
     ) -> None:
         self.in_flight = in_flight
-        self.expected = expected  # where it stands among its run's own
+        self.expected = expected  # the ids of its run's tasks in flight
         self.return_type = return_type
         self.queue = queue
         self.lost_after = lost_after
         self.reply_to = reply_to
 
     def enqueue(self, number: int, now: float) -> None:
-        """It was sent, behind all of lower number."""
+        """The task was sent, after all tasks with a lower number."""
         self.number = number
         self.asked_at = now
         self.take(now)
-        self.is_taken = False  # by a worker, as far as was heard
+        self.is_taken = False  # by a worker, as far as notices tell
 
     def take(self, now: float) -> None:
-        """A worker has it; should it fall silent, the task may stand in the queue again."""
+        """A worker has the task. If it falls silent later, the task may be in the queue again."""
         self.is_taken = True
         self.heard_at = self.is_alive_at = now
         self.is_queued = False  # as far as is known
-        self.mark: Any = None  # behind it in the queue, at some time after it was sent
-        self.left_at = -math.inf  # when it was seen that it stands there no longer
+        self.mark: Any = None  # a position in the queue behind the task
+        self.left_at = -math.inf  # when it was found that the task had left the queue
 
 
 class Inbox:
-    """The engine's end of a ``FlowMiddleware``, on one event loop."""
+    """The engine's side of a ``FlowMiddleware``, on one event loop."""
 
     def __init__(self, broker: AsyncBroker, notifier: Notifier, backlog: Backlog | None) -> None:
         self.channel = f"taskiq_flow.{secrets.token_hex(8)}"
@@ -123,35 +123,35 @@ class Inbox:
         self._numbers = itertools.count()
         self._earliest_sign: float = math.inf  # lowest number heard of since the last look
         self._silence = SILENCE
-        self._interval = LOOK_INTERVAL
+        self._interval = CHECK_INTERVAL
         self._loop = asyncio.get_running_loop()
         self._deaf_since: float | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._checker: asyncio.Task[None] | None = None
         self._readings: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Begin to listen. Raises what the notifier does if it cannot."""
+        """Begin to listen. Raises what the notifier raises if it cannot connect."""
         await self.notifier.open()
         await self.notifier.subscribe(self.channel, self._hear)
-        self._keeper = asyncio.create_task(self._keep())
+        self._checker = asyncio.create_task(self._check_regularly())
 
     def reply_to(self, run_id: str, limit: int | None = None) -> ReplyTo:
-        """What the messages of a run tell the workers, from now until the run ends."""
+        """The label of a run's messages, which tells workers where to report."""
         return ReplyTo(self.channel, self.key, run_id, limit, secrets.token_hex(4))
 
     async def aclose(self) -> None:
-        """Stop listening. Tasks that are still watched are given up: nothing is heard any more."""
+        """Stop listening. Tasks that are still watched fail with ``TaskLostError``."""
         self.is_closed = True
         for task_id in tuple(self._watched):
             self._give_up(task_id)
-        tasks = [*self._readings, *([] if self._keeper is None else [self._keeper])]
+        tasks = [*self._readings, *([] if self._checker is None else [self._checker])]
         for task in tasks:
             task.cancel()
         await until_ended(tasks, GRACE)
         await self.notifier.aclose()
 
     def watch(self, task_id: str, watch: Watch) -> None:
-        """Wait for a task that is about to be sent."""
+        """Watch a task that is about to be sent."""
         watch.enqueue(next(self._numbers), self._loop.time())
         watch.expected.add(task_id)
         self._watched[task_id] = watch
@@ -160,7 +160,7 @@ class Inbox:
             self._loop.call_soon(self._give_up, task_id)
 
     def forget(self, task_id: str) -> bool:
-        """Wait for a task no longer; whether it was still waited for."""
+        """Stop watching a task. Returns whether it was watched."""
         self._reader.forget(task_id)
         watch = self._watched.pop(task_id, None)
         if watch is not None:
@@ -171,28 +171,28 @@ class Inbox:
         if task_id in self._watched:
             self._settle(task_id, failed(_deaf(task_id)))
 
-    # What is heard
+    # Notices
 
     def _hear(self, data: bytes) -> None:
-        """Take in a notice. Whatever may be wrong with it, the next one will be heard."""
+        """Handle a notice. An invalid one is logged and ignored."""
         try:
             notice = Notice.opened(data, self.key)
             if notice is None:
                 logger.warning("a notice on %s is not sealed with its key; ignored", self.channel)
                 return
             self._silence = SILENCE
-            self._take_in(notice)
+            self._handle(notice)
         except Exception:
-            logger.exception("a notice on %s could not be taken in", self.channel)
+            logger.exception("a notice on %s could not be handled", self.channel)
 
-    def _take_in(self, notice: Notice) -> None:
+    def _handle(self, notice: Notice) -> None:
         if notice.kind in (Kind.HERE, Kind.BEGUN):
             for task_id in notice.task_ids():
                 self._note_alive(task_id, has_begun=notice.kind is Kind.BEGUN)
             return
         task_id = notice.task_id
         watch = self._watched.get(task_id)
-        if watch is None:  # come twice, or too late
+        if watch is None:  # the notice came twice, or too late
             return
         if notice.kind is Kind.RESULT:
             self._settle(task_id, TaskiqResult.model_validate_json(notice.body))
@@ -209,7 +209,7 @@ class Inbox:
             self._readings.add(reading)
             reading.add_done_callback(self._readings.discard)
         else:
-            self._watched[task_id] = self._watched.pop(task_id)  # it is the last that was sent now
+            self._watched[task_id] = self._watched.pop(task_id)  # the one that was sent last
             watch.enqueue(next(self._numbers), self._loop.time())
             watch.in_flight.resent(task_id)
 
@@ -225,16 +225,16 @@ class Inbox:
         watch = self._watched[task_id]
         self.forget(task_id)
         if isinstance(result.error, TaskLostError):
-            watch.expected.add(task_id)  # it may run all the same, and is to be revoked then
+            watch.expected.add(task_id)  # it may run all the same: the run revokes it at its end
         self._earliest_sign = min(self._earliest_sign, watch.number)
         if not isinstance(result.return_value, ResultHandle):
             result = parsed(result, watch.return_type)
         watch.in_flight.settle(task_id, result)
 
-    # What is read
+    # Results in the result backend
 
     async def _read(self, task_id: str) -> None:
-        """Read a result that is saved, as its worker says."""
+        """Read a result that its worker has saved."""
         saved_at = self._loop.time()
         for pause in backoff_delays():
             async with self._reading_at_once:
@@ -267,8 +267,8 @@ class Inbox:
 
     # The safety net
 
-    async def _keep(self) -> None:
-        """Look after the tasks in flight, for as long as there are any."""
+    async def _check_regularly(self) -> None:
+        """Check the tasks in flight, for as long as there are any."""
         while True:
             if not self._watched:
                 self._is_watching.clear()
@@ -280,25 +280,25 @@ class Inbox:
                 found = await self._ask_for_silent()
                 self._silence = SHORTEST_INTERVAL if found else self._silence
                 self._interval = (
-                    SHORTEST_INTERVAL if found else min(self._interval * 1.5, LOOK_INTERVAL)
+                    SHORTEST_INTERVAL if found else min(self._interval * 1.5, CHECK_INTERVAL)
                 )
                 await self._give_up_lost(overslept)
-            except Exception:  # not foreseen; without this loop a run may wait for ever
-                logger.exception("a look at the tasks in flight failed")
-                self._interval = LOOK_INTERVAL
+            except Exception:  # a bug of ours must not end this loop: runs would hang
+                logger.exception("a check of the tasks in flight failed")
+                self._interval = CHECK_INTERVAL
 
     async def _ask_for_silent(self) -> bool:
-        """Ask for tasks of which nothing was heard; whether a result was found that way."""
+        """Ask the result backend for silent tasks. Returns whether it had a result."""
         now = self._loop.time()
         silent = self._silent_since(now - self._silence)
         asked_at = {task_id: self._watched[task_id].asked_at for task_id in silent}
-        asked = heapq.nsmallest(ASKED_PER_LOOK, asked_at, asked_at.__getitem__)
+        asked = heapq.nsmallest(ASKED_PER_CHECK, asked_at, asked_at.__getitem__)
         for task_id in asked:
             self._watched[task_id].asked_at = now
         return bool(await self._ask(asked))
 
     async def _ask(self, task_ids: Sequence[str]) -> int:
-        """Ask for the results of tasks, and settle those that have one. Returns how many have."""
+        """Ask for the results of tasks, and settle those that have one. Returns how many."""
         found = 0
         if task_ids:
             async with self._reader.answers(task_ids) as answers:
@@ -316,12 +316,12 @@ class Inbox:
                 yield task_id
 
     async def _give_up_lost(self, overslept: float) -> None:
-        """Settle the tasks that nobody will ever tell of."""
+        """Fail the tasks of which no notice will come any more."""
         now = self._loop.time()
-        away = overslept > LATE_LOOK or self._is_deaf(now)
+        away = overslept > SUSPENDED_AFTER or self._is_deaf(now)
         suspects: dict[str, Watch] = {}
         for task_id, watch in self._watched.items():
-            # Where the queue cannot be seen, workers may be busy with what was sent before it.
+            # If the queue cannot be read, workers may still be busy with tasks sent earlier.
             waits_its_turn = not watch.is_taken and watch.number > self._earliest_sign
             if away or (waits_its_turn and self._backlog is None):
                 watch.is_alive_at = now

@@ -1,4 +1,4 @@
-"""What a user may ask for a node beyond being run once when all of its inputs are there."""
+"""The options of a node: retries, caching, join rules, conditions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.errors import SerializationError
 
 Condition = Callable[..., object]
-"""Whether a node is to run; its parameters are keys of the graph."""
+"""A function that says whether a node runs. Its parameters are keys of the graph."""
 
 
 class _NoFallback:
@@ -22,7 +22,7 @@ class _NoFallback:
 
 
 NO_FALLBACK: Final = _NoFallback()
-"""In the place of a fallback: there is none. ``None`` is a value like any other."""
+"""The node has no fallback. ``None`` would be a fallback value like any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,11 @@ class Retry:
         object.__setattr__(self, "on", kinds)
 
     def covers(self, error: BaseException) -> bool:
-        """Whether there may be a further attempt behind this error."""
+        """Whether a further attempt may follow this error."""
         return isinstance(error, self.on) and not isinstance(error, SerializationError)
 
     def delay(self, failures: int, chance: float) -> float:
-        """Seconds to wait after so many failed attempts; ``chance`` is between 0 and 1."""
+        """Seconds to wait after so many failed attempts. ``chance``: random, between 0 and 1."""
         try:
             grown = self.wait * self.factor ** (failures - 1)
         except OverflowError:
@@ -77,10 +77,10 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """A node's result is kept, and taken again for the same task with the same inputs.
+    """A node's result is cached, and used again for the same task with the same inputs.
 
-    ``ttl``: seconds for which it is, ``None`` for ever. It is kept in the engine's journal, where
-    all engines with that journal find it; without a journal in the engine's memory.
+    ``ttl``: seconds after which it expires, ``None`` for never. It is stored beside the engine's
+    journal, for all engines with that journal; without one, in the engine's memory.
     """
 
     ttl: float | None = None
@@ -91,21 +91,21 @@ class Cache:
 
 
 def check_seconds(name: str, value: float | None) -> None:
-    """Raise ``ValueError`` for a limit in seconds that is none; ``None`` means no limit."""
+    """Raise ``ValueError`` unless ``value`` is a time limit in seconds, or ``None`` for none."""
     if value is not None and not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} is {value!r}; give a number of seconds above 0, or None")
 
 
 def check_join(task_name: str, join: Any) -> None:
-    """Raise ``ValueError`` for a join rule that is none."""
+    """Raise ``ValueError`` for an unknown join rule."""
     if join not in get_args(Join):
         raise ValueError(f"join of node {task_name!r} is {join!r}; give one of {get_args(Join)}")
 
 
 def condition_keys(task_name: str, when: Condition | None) -> tuple[list[str], list[str]]:
-    """The keys that a condition needs, and those that it is given if they have a value.
+    """The keys that a condition requires, and the keys that it takes if they have a value.
 
-    Raises ``TypeError`` for what cannot be called with keys by name, in this process and at once.
+    Raises ``TypeError`` for anything but a plain function that takes keys by name.
     """
     if when is None:
         return [], []

@@ -1,4 +1,4 @@
-"""What a task returned: split into its node's outputs, or left where it is and referred to."""
+"""Splits a task's result into its node's outputs, and refers to results that stay on a server."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from taskiq_flow.errors import OutputShapeError
 
 
 def split_outputs(task_name: str, outputs: Sequence[str], result: Any) -> dict[str, Any]:
-    """A returned tuple or list by position, or a mapping by key, as the node's several outputs.
+    """Split a result into several outputs: a tuple or list by position, a mapping by key.
 
-    Raises ``OutputShapeError`` for anything that cannot be split into them.
+    Raises ``OutputShapeError`` for a result that cannot be split into them.
     """
     if isinstance(result, Mapping):
         missing = [key for key in outputs if key not in result]
@@ -35,10 +35,10 @@ def split_outputs(task_name: str, outputs: Sequence[str], result: Any) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What travels in place of a result: the task that returned it, and which part is meant.
+    """Stands for a result in messages: the task that returned it, and which output is meant.
 
-    ``outputs`` and ``output``: where the task's node gives several outputs, their keys and one of
-    them. ``task_name``: that node.
+    ``outputs`` and ``output``: the keys of a node with several outputs, and one of them.
+    ``task_name``: the name of that node.
     """
 
     task_id: str
@@ -47,7 +47,7 @@ class Reference:
     output: str = ""
 
     def of(self, result: Any) -> Any:
-        """What this refers to, given all that the task returned; may raise ``OutputShapeError``."""
+        """The part of a task's result that this refers to. May raise ``OutputShapeError``."""
         if not self.outputs:
             return result
         return split_outputs(self.task_name, self.outputs, result)[self.output]
@@ -57,14 +57,14 @@ class Reference:
 class ResultHandle:
     """A result that was passed by reference: ``await handle.get()`` reads it.
 
-    ``reference``: what it stands for.
+    ``reference``: the result that it stands for.
     """
 
     reference: Reference
     _read: Callable[[], Awaitable[Any]]
 
     async def get(self) -> Any:
-        """The value, read anew each time.
+        """Read the value, anew at each call.
 
         Raises ``ResultUnavailableError`` if it is not in the result backend any more, and
         ``OutputShapeError`` if it cannot be split into the several outputs of its node.
@@ -72,7 +72,7 @@ class ResultHandle:
         return self.reference.of(await self._read())
 
     def split(self, task_name: str, outputs: Sequence[str]) -> dict[str, Self]:
-        """A handle for each of the several outputs of a node, without reading anything."""
+        """A handle for each output of a node with several outputs. Reads nothing."""
         whole = replace(self.reference, task_name=task_name, outputs=tuple(outputs))
         return {key: replace(self, reference=replace(whole, output=key)) for key in outputs}
 

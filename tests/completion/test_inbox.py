@@ -22,10 +22,10 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion import inbox as inbox_module
 from taskiq_flow.completion.inbox import (
-    ASKED_PER_LOOK,
-    LATE_LOOK,
-    LOOK_INTERVAL,
+    ASKED_PER_CHECK,
+    CHECK_INTERVAL,
     SILENCE,
+    SUSPENDED_AFTER,
     Inbox,
 )
 from taskiq_flow.transport.notice import Kind, Notice
@@ -106,7 +106,7 @@ async def test_a_result_whose_notice_is_dropped_is_found() -> None:
     site.board.drops = lambda _: True
     async with site.working():
         assert await site.engine(site.number).execute() == {"number": 1}
-        assert now() <= SILENCE + 2 * LOOK_INTERVAL
+        assert now() <= SILENCE + 2 * CHECK_INTERVAL
 
 
 @virtually
@@ -121,7 +121,7 @@ async def test_without_any_notices_a_chain_does_not_wait_for_each_of_them() -> N
         builder.node(site.number, name=f"n{index}", inputs=before)
     async with site.working():
         await ExecutionEngine(site.broker, builder.build()).execute()
-        assert now() <= SILENCE + 2 * LOOK_INTERVAL + 50 * 0.05
+        assert now() <= SILENCE + 2 * CHECK_INTERVAL + 50 * 0.05
 
 
 def forged(inbox: Inbox) -> list[bytes]:
@@ -225,7 +225,7 @@ async def lost(site: Site, after: float, by: float) -> AsyncIterator[None]:
 @virtually
 async def test_a_task_of_which_nothing_is_heard_is_lost_by_the_deadline() -> None:
     site = Site()
-    async with lost(site, 20.0, 20.0 + 2 * LOOK_INTERVAL):
+    async with lost(site, 20.0, 20.0 + 2 * CHECK_INTERVAL):
         await site.engine(site.number, lost_after=20.0).execute()  # nobody is working
 
 
@@ -241,7 +241,7 @@ async def test_a_task_that_is_reported_is_not_lost_however_long_it_takes() -> No
 async def test_a_task_whose_reports_cease_is_lost() -> None:
     site = Site()
     site.board.drops = lambda _: now() > 30.0
-    async with site.working(), lost(site, 40.0 - 1.01 * BEAT, 40.0 + 2 * LOOK_INTERVAL):
+    async with site.working(), lost(site, 40.0 - 1.01 * BEAT, 40.0 + 2 * CHECK_INTERVAL):
         await site.engine(site.nap, lost_after=10.0).execute({"seconds": 5000.0})
 
 
@@ -266,7 +266,7 @@ async def test_a_lost_task_is_noticed_although_later_ones_are_heard_of() -> None
 
     dag = DAGBuilder().node(strange).node(site.nap).build()
     del site.broker.local_task_registry["strange"]
-    async with site.working(), lost(site, 5.0, 5.0 + 2 * LOOK_INTERVAL):
+    async with site.working(), lost(site, 5.0, 5.0 + 2 * CHECK_INTERVAL):
         await ExecutionEngine(site.broker, dag, lost_after=5.0).execute({"seconds": 500.0})
 
 
@@ -318,7 +318,7 @@ async def test_a_task_that_stands_in_the_queue_is_not_lost_until_it_was_taken(
     loop.call_later(taken_at, setattr, queue, "taken", 5)
     loop.call_later(taken_at + 11.0, setattr, queue, "newest", 50)  # sent by others
     expected = max(20.0, taken_at + 10.0)
-    async with lost(site, expected, expected + 3 * LOOK_INTERVAL):
+    async with lost(site, expected, expected + 3 * CHECK_INTERVAL):
         await site.engine(site.number, lost_after=20.0).execute()
 
 
@@ -331,7 +331,7 @@ async def test_a_task_of_a_queue_that_was_begun_anew_is_lost(others: int) -> Non
     loop.call_later(100.0, setattr, queue, "newest", others)
     loop.call_later(200.0, setattr, queue, "taken", others)
     expected = (200.0 if others else 100.0) + 10.0
-    async with lost(site, expected, expected + 3 * LOOK_INTERVAL):
+    async with lost(site, expected, expected + 3 * CHECK_INTERVAL):
         await site.engine(site.number, lost_after=20.0).execute()
 
 
@@ -361,11 +361,11 @@ async def test_a_slow_store_does_not_pass_for_a_process_that_was_away() -> None:
     ready = site.broker.store.is_result_ready
 
     async def slow(task_id: str) -> bool:
-        await asyncio.sleep(LATE_LOOK + 1.0)
+        await asyncio.sleep(SUSPENDED_AFTER + 1.0)
         return await ready(task_id)
 
     site.broker.store.is_result_ready = slow  # type: ignore[method-assign]
-    async with lost(site, 20.0, 20.0 + 2 * (LATE_LOOK + 1.0)):
+    async with lost(site, 20.0, 20.0 + 2 * (SUSPENDED_AFTER + 1.0)):
         await site.engine(site.number, lost_after=20.0).execute()  # nobody is working
 
 
@@ -504,7 +504,7 @@ async def test_silent_tasks_are_asked_for_in_turn() -> None:
     site = Site()
     site.board.drops = lambda _: True
     builder = DAGBuilder()
-    for index in range(3 * ASKED_PER_LOOK):
+    for index in range(3 * ASKED_PER_CHECK):
         builder.node(site.nap, name=f"old{index}")
     for index in range(100):
         builder.node(site.number, name=f"young{index}", inputs=[])
@@ -512,7 +512,7 @@ async def test_silent_tasks_are_asked_for_in_turn() -> None:
         engine = ExecutionEngine(site.broker, builder.build(), lost_after=5.0, on_error="collect")
         results = await engine.execute({"seconds": 1000.0})
         lost = {name for name, value in results.items() if isinstance(value, NodeFailure)}
-        assert lost == {f"old{index}" for index in range(3 * ASKED_PER_LOOK)}
+        assert lost == {f"old{index}" for index in range(3 * ASKED_PER_CHECK)}
 
 
 @virtually
