@@ -1,4 +1,4 @@
-"""What tells one call of a task from all others: its name, its code and everything it is given."""
+"""The keys of cached results: a task's name, its code, and everything that it is given."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime, time, timedelta
@@ -19,7 +20,7 @@ from uuid import UUID
 from pydantic import BaseModel
 from taskiq import AsyncTaskiqDecoratedTask
 
-from taskiq_flow.dataflow.binding import Task, original_function
+from taskiq_flow.dataflow.binding import Task, original_function, task_info
 from taskiq_flow.values.handle import ResultHandle
 
 _BY_THEIR_TEXT = frozenset(
@@ -30,21 +31,28 @@ _BY_THEIR_TEXT = frozenset(
 )
 """Types whose values are the same if they are written the same."""
 
+_UNKNOWN = "of which it cannot be told whether another one is the same"
+
 
 def cache_key(task: Task, args: Iterable[Any], kwargs: Mapping[str, Any]) -> str:
     """The key of a call: 32 hexadecimal digits (BLAKE2b; RFC 7693).
 
-    Raises ``TypeError``, naming the type, if the task or what it is given holds anything of which
-    it cannot be told whether it is the same as another time.
+    Raises ``TypeError``, naming it, if the task or its arguments hold anything of which it cannot
+    be told whether it is the same as another time.
     """
     function = original_function(task)
     name = task.task_name if isinstance(task, AsyncTaskiqDecoratedTask) else _name(function)
-    parts = [name.encode(), _of_function(function), _of([*args]), _of(dict(kwargs))]
+    if injected := task_info(task).parameters[1]:
+        raise TypeError(
+            f"its parameter {min(injected)!r} is injected, and the engine does not know its value"
+        )
+    given = _of_named("argument", {**dict(enumerate(args, 1)), **kwargs})
+    parts = [name.encode(), _of_function(function), given]
     return hashlib.blake2b(b"".join(map(_framed, parts)), digest_size=16).hexdigest()
 
 
 def digest_of(value: Any) -> bytes:
-    """What tells a value from others, in eight bytes; empty if that cannot be told."""
+    """Eight bytes that differ for different values. Empty if that cannot be told of a value."""
     try:
         return hashlib.blake2b(_of(value), digest_size=8).digest()
     except Exception:  # of a type that is not known, nested too deeply, ...
@@ -52,30 +60,55 @@ def digest_of(value: Any) -> bytes:
 
 
 def _of(value: Any) -> bytes:
-    """A value, spelled so that different ones are spelled differently, in every process."""
+    """Bytes that differ for different values, and are the same in every process.
+
+    Dicts and sets are compared without their order. What is passed on of a value counts: all fields
+    of a model, extra and private ones included, and attributes that a subclass adds.
+    """
     kind = type(value)
     parts: Iterable[bytes]
     if kind in _BY_THEIR_TEXT or isinstance(value, PurePath):
         parts = [repr(value).encode("utf-8", "surrogatepass")]
     elif isinstance(value, Enum):
-        parts = [value.name.encode()]
+        parts = map(_of, (value.name, value.value))
     elif isinstance(value, (list, tuple)):
         parts = map(_of, value)
     elif isinstance(value, (set, frozenset)):
         parts = sorted(map(_of, value))
     elif isinstance(value, dict):
-        parts = sorted(_joined(b":", [_of(key), _of(part)]) for key, part in value.items())
-    elif isinstance(value, BaseModel) or _is_data(value):
-        own = kind.model_fields if isinstance(value, BaseModel) else [f.name for f in fields(kind)]
-        parts = [_of({name: getattr(value, name) for name in own})]
+        pairs = [_joined(b":", [_of(key), _of(part)]) for key, part in value.items()]
+        parts = pairs if isinstance(value, OrderedDict) else sorted(pairs)
+    elif isinstance(value, BaseModel):
+        own = {name: getattr(value, name) for name in kind.model_fields}
+        parts = map(_of, (own, value.__pydantic_extra__, value.__pydantic_private__))
+    elif _is_data(value):
+        parts = [_of({field.name: getattr(value, field.name) for field in fields(kind)})]
     elif inspect.isfunction(value):
         parts = [_of_function(value)]
     else:
-        raise TypeError(
-            f"of a {kind.__module__}.{kind.__qualname__} it cannot be told whether another one is "
-            "the same"
-        )
-    return _joined(f"{kind.__module__}.{kind.__qualname__}".encode(), parts)
+        raise TypeError(f"it is a {kind.__module__}.{kind.__qualname__}, {_UNKNOWN}")
+    added = _added_attributes(value)
+    return _joined(f"{kind.__module__}.{kind.__qualname__}".encode(), [*parts, *added])
+
+
+def _added_attributes(value: Any) -> list[bytes]:
+    """The attributes that an object of a subclass has beyond what its base class holds."""
+    if isinstance(value, (Enum, BaseModel, PurePath)) or inspect.isfunction(value):
+        return []
+    own = getattr(type(value), "__dataclass_fields__", ())
+    added = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in own}
+    return [_of(added)] if added else []
+
+
+def _of_named(what: str, values: Mapping[Any, Any]) -> bytes:
+    """As ``_of`` for a dict. An error says which of its values it is about."""
+    parts = []
+    for name, value in values.items():
+        try:
+            parts.append(_joined(b":", [_of(name), _of(value)]))
+        except TypeError as error:
+            raise TypeError(f"{what} {name!r}: {error}") from None
+    return _joined(b"named", sorted(parts))
 
 
 def _is_data(value: Any) -> bool:
@@ -84,9 +117,9 @@ def _is_data(value: Any) -> bool:
 
 
 def _of_function(function: Callable[..., Any]) -> bytes:
-    """What a function does, as far as it is its own code: not what the functions do that it calls.
+    """A function's own code, its defaults, and the variables that it has closed over.
 
-    What it was made with, its defaults and what it has closed over, is a part of it.
+    The code of functions that it calls does not count, nor do global variables.
     """
     if isinstance(function, functools.partial):
         made_with = [_of(list(function.args)), _of(function.keywords)]
@@ -94,18 +127,30 @@ def _of_function(function: Callable[..., Any]) -> bytes:
     if inspect.ismethod(function):
         return _joined(b"method", [_of(function.__self__), _of_function(function.__func__)])
     if not inspect.isfunction(function):
+        if inspect.isbuiltin(function) and not inspect.ismodule(function.__self__):
+            return _joined(b"bound", [_of(function.__self__), function.__name__.encode()])
+        if inspect.isclass(function) and "<locals>" in function.__qualname__:
+            raise TypeError(f"it is a class made within a function, {_UNKNOWN}")
         if inspect.isbuiltin(function) or inspect.isclass(function):
             return _name(function).encode()
         return _joined(b"call", [_of(function), _of_function(type(function).__call__)])
+    code = function.__code__
+    names, defaults = code.co_varnames[: code.co_argcount], function.__defaults__ or ()
+    by_name = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    made_with = [_of(function.__defaults__), _of(function.__kwdefaults__), _of(cells)]
-    return _joined(b"function", [_of_code(function.__code__), *made_with])
+    made_with = [
+        _of_named("the default of", by_name | (function.__kwdefaults__ or {})),
+        _of_named("variable", dict(zip(code.co_freevars, cells, strict=True))),
+    ]
+    return _joined(b"function", [_of_code(code), *made_with])
 
 
 def _of_code(code: CodeType) -> bytes:
     constants = [_of_code(c) if isinstance(c, CodeType) else _of(c) for c in code.co_consts]
-    names = [" ".join(part).encode() for part in (code.co_names, code.co_varnames)]
-    return _joined(b"code", [code.co_code, *names, *constants])
+    names = [code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars]
+    counts = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags]
+    told = _of([*names, *counts, code.co_code, code.co_exceptiontable])
+    return _joined(b"code", [told, *constants])
 
 
 def _name(function: Any) -> str:
@@ -137,4 +182,6 @@ def is_large(value: Any, most: int = 1_000) -> bool:
         elif isinstance(part, (list, tuple, set, frozenset)):
             parts += len(part)
             pending.extend(itertools.islice(part, most))
+        elif isinstance(part, BaseModel) or _is_data(part):
+            pending.append(getattr(part, "__dict__", {}))
     return parts > most

@@ -211,6 +211,7 @@ class Sender(Generic[N]):
 def warn_not_cached(task_name: str, error: Exception) -> None:
     """Warn once that a node is run without its cache, and say why."""
     warn(
-        f"node {task_name!r} is not cached: {error}; give it plain data, or take its cache away",
+        f"node {task_name!r} is not cached: {error}; give it plain data as inputs, or take "
+        "its cache away",
         NotCachedWarning,
     )

@@ -6,19 +6,20 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, Flag
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel
-from taskiq import InMemoryBroker
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+from taskiq import InMemoryBroker, TaskiqDepends
 
-from taskiq_flow.cache.key import cache_key, digest_of
+from taskiq_flow.cache.key import cache_key, digest_of, is_large
 from taskiq_flow.values.handle import Reference, ResultHandle
 
 
@@ -40,7 +41,55 @@ class Colour(Enum):
     RED = 1
 
 
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    x: int
+    _private: int = PrivateAttr(0)
+
+    def with_private(self, value: int) -> Open:
+        self._private = value
+        return self
+
+
+class Price(Enum):
+    """An enum whose values differ from those of ``OLD_PRICE``, as after an edit."""
+
+    LOW = 1
+
+
+OLD_PRICE: Any = Enum("Price", {"LOW": 2}, module=__name__, qualname="Price")  # type: ignore[misc]
+
+
+class Access(Flag):
+    READ = 1
+
+
+class Added(Data):
+    """Has an attribute that is no field."""
+
+    def __init__(self, x: int, y: int) -> None:
+        super().__init__(x)
+        self.y = y
+
+
+class Labelled(list[int]):
+    label = ""
+
+    def of(self, label: str) -> Labelled:
+        self.label = label
+        return self
+
+
 VALUES: list[Any] = [
+    *(
+        Open(x=1),
+        Open.model_validate({"x": 1, "y": 1}),
+        Open.model_validate({"x": 1, "y": 2}),
+        Open(x=1).with_private(1),
+    ),
+    *(Price.LOW, *OLD_PRICE, Access(0), Access.READ, Added(1, 1), Added(1, 2)),
+    *(OrderedDict(a=1, b=2), OrderedDict(b=2, a=1), Labelled([1]), Labelled([1]).of("a")),
     *(None, ..., True, False, 0, 1, -1, 1.0, 0.5, float("inf"), 1j, Decimal("1.0")),
     *("", "1", "a", "\ud800", b"", b"a", Path("a"), Colour.RED, datetime(2026, 1, 1, tzinfo=UTC)),
     *((), (1,), [], [1], [[1]], [1, 2], [2, 1], ["a", "b"], ["ab"], ["a", ["b"]]),
@@ -114,6 +163,66 @@ def test_a_task_with_other_code_is_another() -> None:
     keys = {cache_key(made(source, __name__="m"), [1], {}) for source in sources}
     assert len(keys) == len(sources)
     assert cache_key(made(sources[0], __name__="m"), [1], {}) in keys
+
+
+def test_what_a_function_does_counts_as_well_as_what_it_is_made_of() -> None:
+    def tasks() -> Iterable[Any]:
+        yield from (", ".join, "; ".join, {"a": 1}.get, {"a": 2}.get, len, sum)
+        for text in ("def f(x): return g(x)", "def f(*x): return g(x)", "def f(x, /): return g(x)"):
+            yield made(text, __name__="m")
+
+    keys = [cache_key(task, [1], {}) for task in tasks()]
+    assert len(set(keys)) == len(keys)
+
+
+def test_code_that_differs_in_what_it_catches_is_other_code() -> None:
+    within = "def f(x):\n try:\n  y = g(x)\n  y = h(y)\n except E:\n  y = 0\n return y"
+    behind = "def f(x):\n try:\n  y = g(x)\n except E:\n  y = 0\n else:\n  y = h(y)\n return y"
+    one, other = made(within, __name__="m"), made(behind, __name__="m")
+    assert cache_key(one, [1], {}) != cache_key(other, [1], {})
+
+
+def in_a_signature(user: Annotated[str, TaskiqDepends(str)]) -> None: ...
+
+
+def as_a_default(user: str = TaskiqDepends(str)) -> None: ...
+
+
+@pytest.mark.parametrize("task", [in_a_signature, as_a_default])
+def test_a_task_with_an_injected_parameter_has_no_key(task: Any) -> None:
+    with pytest.raises(TypeError, match="'user' is injected"):
+        cache_key(task, [], {})
+
+
+def test_an_error_names_what_has_no_key() -> None:
+    client = object()
+
+    def closes_over_it(x: int, *, other: Any = 1) -> Any:
+        return client
+
+    def has_it_as_default(x: int, other: Any = client) -> Any: ...
+
+    cases: list[tuple[Any, list[Any], str]] = [
+        (closes_over_it, [1], "variable 'client'"),
+        (has_it_as_default, [1], "the default of 'other'"),
+        (task, [1, client], "argument 2"),
+    ]
+    for function, args, named in cases:
+        with pytest.raises(TypeError, match=f"{named}: it is a builtins.object"):
+            cache_key(function, args, {})
+
+
+def test_large_values_are_told_from_small_ones() -> None:
+    class Wide(BaseModel):
+        xs: Any
+
+    @dataclass
+    class WideData:
+        xs: Any
+
+    for kind in (lambda xs: xs, lambda xs: Wide(xs=xs), WideData):
+        assert is_large(kind(list(range(2_000))))
+        assert not is_large(kind(list(range(20))))
 
 
 def test_where_a_function_stands_in_its_file_does_not_matter() -> None:

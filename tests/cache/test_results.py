@@ -205,7 +205,9 @@ async def test_an_input_that_cannot_be_hashed_means_no_caching_and_one_warning()
             results = await engine.execute({"odd": deque([1])})
         assert results == {"n": expected}
         assert len(warned) == 1
-        assert "node 'n' is not cached: of a collections.deque" in str(warned[0].message)
+        assert "node 'n' is not cached: argument 'odd': it is a collections.deque" in str(
+            warned[0].message
+        )
 
 
 @virtually
