@@ -13,7 +13,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 from uuid import UUID
 
@@ -80,10 +80,11 @@ def _of(value: Any) -> bytes:
         parts = pairs if isinstance(value, OrderedDict) else sorted(pairs)
     elif isinstance(value, BaseModel):
         own = {name: getattr(value, name) for name in kind.model_fields}
-        parts = map(_of, (own, value.__pydantic_extra__, value.__pydantic_private__))
+        hidden = (value.__pydantic_extra__, value.__pydantic_private__)
+        parts = [_of(own), *map(_of, hidden if any(hidden) else ())]
     elif _is_data(value):
         parts = [_of({field.name: getattr(value, field.name) for field in fields(kind)})]
-    elif inspect.isfunction(value):
+    elif inspect.isfunction(value) or inspect.isclass(value):
         parts = [_of_function(value)]
     else:
         raise TypeError(f"it is a {kind.__module__}.{kind.__qualname__}, {_UNKNOWN}")
@@ -93,7 +94,7 @@ def _of(value: Any) -> bytes:
 
 def _added_attributes(value: Any) -> list[bytes]:
     """The attributes that an object of a subclass has beyond what its base class holds."""
-    if isinstance(value, (Enum, BaseModel, PurePath)) or inspect.isfunction(value):
+    if isinstance(value, (Enum, BaseModel, PurePath, FunctionType, type)):
         return []
     own = getattr(type(value), "__dataclass_fields__", ())
     added = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in own}

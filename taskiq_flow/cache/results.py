@@ -11,18 +11,20 @@ import asyncio
 import logging
 import struct
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 from taskiq.abc.serializer import TaskiqSerializer
 
 from taskiq_flow.cache.store import CacheStore
-from taskiq_flow.cleanup import until_ended
+from taskiq_flow.cleanup import until_ended, was_cancelled
 from taskiq_flow.journal.lease import new_owner
 from taskiq_flow.journal.records import serialize
 from taskiq_flow.reconnect import backoff_delays
+
+T = TypeVar("T")
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -34,6 +36,9 @@ STORE_PATIENCE = 5.0
 
 CLOSING_GRACE = 5.0
 """Seconds that a run which is closed waits for the store to take its results."""
+
+CLOCK_TOLERANCE = 10.0
+"""Seconds by which a result may come from the future: clocks of machines differ a little."""
 
 _PAUSES = (0.05, 0.5)  # seconds between two polls of other processes' keys: the first, the most
 
@@ -54,14 +59,24 @@ class Claim:
     key: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class PendingResult:
-    """Another node computes the result. Call ``look_up`` again when ``future`` is done.
+    """Another node computes the result. Call ``look_up`` again when ``wait`` says so."""
 
-    The future has the encoded result, or ``None`` if there is none.
-    """
+    __slots__ = ("callbacks", "future")
 
-    future: asyncio.Future[bytes | None]
+    def __init__(self) -> None:
+        self.future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self.callbacks: set[Callable[[object], None]] = set()
+
+    def wait(self, callback: Callable[[object], None]) -> None:
+        """Have ``callback`` called soon after the result is there, or will not come."""
+        self.callbacks.add(callback)
+        self.future.add_done_callback(callback)
+
+    def leave(self, callback: Callable[[object], None]) -> None:
+        """Wait no longer."""
+        self.callbacks.discard(callback)
+        self.future.remove_done_callback(callback)
 
 
 class ResultCache:
@@ -91,34 +106,37 @@ class ResultCache:
         return cache
 
     async def look_up(
-        self, key: str, ttl: float | None, waited_for: PendingResult | None = None
+        self,
+        key: str,
+        ttl: float | None,
+        convert: Callable[[Any], Any],
+        waited_for: PendingResult | None = None,
     ) -> Hit | Claim | PendingResult | None:
         """Get a result that is at most ``ttl`` seconds old, or say who computes it.
 
         ``Claim``: the caller computes the result, and then calls ``put`` or ``release``.
         ``PendingResult``: another node computes it. ``None``: the caller computes it without the
-        cache, which does not answer. ``waited_for``: what an earlier call has returned.
+        cache, which does not answer. ``convert``: converts a decoded value; what it refuses by
+        raising is computed anew. ``waited_for``: what an earlier call has returned.
         """
         pending = self._wanted.get(key)
         is_written = pending is not None and pending.future.done()  # the store is taking it
         computed = pending if is_written else waited_for
-        if computed and (hit := self._fresh(key, computed.future.result(), ttl)) is not None:
+        if computed and (hit := self._fresh(key, computed.future.result(), ttl, convert)):
             return hit
         if pending is not None:
             return None if is_written else pending
         if self._is_away:
             return None
-        pending = self._wanted[key] = PendingResult(self._loop.create_future())
+        pending = self._wanted[key] = PendingResult()
         found: Hit | Claim | PendingResult | None = None
         try:
-            async with asyncio.timeout(STORE_PATIENCE):
-                found = await self._ask(key, ttl, pending)
-            _away.discard(self._store)
-        except Exception as error:  # whatever a store raises, or how long it takes
-            self._note_away(error)
+            found = await self._call(self._ask(key, ttl, convert, pending))
         finally:
             if not isinstance(found, (Claim, PendingResult)):
                 self._resolve(key, None)
+        if found is not None:
+            _away.discard(self._store)
         return found
 
     def put(self, claim: Claim, value: Any, ttl: float | None) -> None:
@@ -138,19 +156,23 @@ class ResultCache:
     async def aclose(self) -> None:
         """Wait until the store has taken all results, for at most ``CLOSING_GRACE`` seconds."""
         await until_ended(self._writes, CLOSING_GRACE)
+        self._drop_unwanted()
+        if self._poller is not None and not self._elsewhere:
+            self._poller.cancel()
+            await until_ended([self._poller], CLOSING_GRACE)
 
     async def _ask(
-        self, key: str, ttl: float | None, pending: PendingResult
+        self, key: str, ttl: float | None, convert: Callable[[Any], Any], pending: PendingResult
     ) -> Hit | Claim | PendingResult:
-        if (hit := self._fresh(key, await self._store.get(key), ttl)) is not None:
+        if hit := self._fresh(key, await self._store.get(key), ttl, convert):
             return hit
         if not await self._store.claim(key, self._owner, CLAIM_SECONDS):
             self._elsewhere.add(key)
-            if self._poller is None:
+            if self._poller is None or self._poller.done():
                 self._poller = self._loop.create_task(self._poll())
             return pending
         # It may have been kept in between.
-        if (hit := self._fresh(key, await self._store.get(key), ttl)) is not None:
+        if hit := self._fresh(key, await self._store.get(key), ttl, convert):
             self._start(self._give_back(key))
             return hit
         self._claims.add(key)
@@ -158,16 +180,18 @@ class ResultCache:
             self._renewer = self._loop.create_task(self._renew_claims())
         return Claim(key)
 
-    def _fresh(self, key: str, data: bytes | None, ttl: float | None) -> Hit | None:
+    def _fresh(
+        self, key: str, data: bytes | None, ttl: float | None, convert: Callable[[Any], Any]
+    ) -> Hit | None:
         """The decoded result, if it can be decoded and is not too old."""
         if data is None:
             return None
         try:
             age = time.time() - _TIME.unpack_from(data)[0]
-            if ttl is not None and age > ttl:
+            if ttl is not None and not -CLOCK_TOLERANCE <= age <= ttl:
                 return None
-            return Hit(self._serializer.loadb(data[_TIME.size :]))
-        except Exception as error:  # of a damaged entry, which is computed and written anew
+            return Hit(convert(self._serializer.loadb(data[_TIME.size :])))
+        except Exception as error:  # of a damaged entry, or of a type that was changed since
             if key not in self._unreadable:
                 self._unreadable.add(key)
                 logger.warning("a cached result cannot be read: %r; it is computed anew", error)
@@ -180,12 +204,14 @@ class ResultCache:
         if pending is not None and not pending.future.done():
             pending.future.set_result(data)
 
+    def _drop_unwanted(self) -> None:
+        """Drop the keys of other processes for which no node of this one waits any more."""
+        for key in tuple(self._elsewhere):
+            if not self._wanted[key].callbacks:
+                self._resolve(key, None)
+
     async def _write(self, key: str, data: bytes, ttl: float | None) -> None:
-        try:
-            async with asyncio.timeout(STORE_PATIENCE):
-                await self._store.put(key, data, ttl)
-        except Exception as error:  # whatever a store raises: the node has its result
-            self._note_away(error)
+        await self._call(self._store.put(key, data, ttl))
         self._resolve(key, data)
         await self._give_back(key)
 
@@ -194,47 +220,54 @@ class ResultCache:
         if not self._claims and self._renewer is not None:
             self._renewer.cancel()
             self._renewer = None
-        try:
-            async with asyncio.timeout(STORE_PATIENCE):
-                await self._store.release(key, self._owner)
-        except Exception as error:  # the claim ends by itself
-            self._note_away(error)
+        await self._call(self._store.release(key, self._owner))
 
     async def _renew_claims(self) -> None:
+        async def renew() -> None:
+            for key in tuple(self._claims):
+                await self._store.claim(key, self._owner, CLAIM_SECONDS)
+
         while True:
             await asyncio.sleep(CLAIM_SECONDS / 4)
-            try:
-                async with asyncio.timeout(STORE_PATIENCE):
-                    for key in tuple(self._claims):
-                        await self._store.claim(key, self._owner, CLAIM_SECONDS)
-            except Exception as error:  # they are computed twice, at worst
-                self._note_away(error)
+            await self._call(renew())
 
     async def _poll(self) -> None:
         """Poll the keys that other processes compute, until there are none."""
         pauses = backoff_delays(*_PAUSES)
         while self._elsewhere:
             await asyncio.sleep(next(pauses))
+            self._drop_unwanted()
             for key in tuple(self._elsewhere):
-                data, is_free = None, True
-                if not self._is_away:  # else it is computed without the store
-                    try:
-                        async with asyncio.timeout(STORE_PATIENCE):
-                            is_free = await self._store.claim(key, self._owner, CLAIM_SECONDS)
-                            if is_free:  # it is kept by now, or nobody computes it
-                                data = await self._store.get(key)
-                                await self._store.release(key, self._owner)
-                    except Exception as error:  # whatever a store raises
-                        self._note_away(error)
+                # Without the store, they are computed here.
+                found = (True, None) if self._is_away else await self._call(self._ended(key))
+                is_free, data = found or (True, None)
                 if is_free:
                     self._resolve(key, data)
-        self._poller = None
+
+    async def _ended(self, key: str) -> tuple[bool, bytes | None]:
+        """Whether no other process computes a key any more, and the result if there is one."""
+        if not await self._store.claim(key, self._owner, CLAIM_SECONDS):
+            return False, None
+        data = await self._store.get(key)
+        await self._store.release(key, self._owner)
+        return True, data
+
+    async def _call(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Await calls of the store, for a bounded time. If they fail: ``None``, and a warning."""
+        try:
+            async with asyncio.timeout(STORE_PATIENCE):
+                return await work
+        except (Exception, asyncio.CancelledError) as error:  # whatever a store raises
+            if was_cancelled():
+                raise
+            self._note_away(error)
+            return None
 
     @property
     def _is_away(self) -> bool:
         return self._loop.time() < self._away_until
 
-    def _note_away(self, error: Exception) -> None:
+    def _note_away(self, error: BaseException) -> None:
         """Warn once, and leave the store alone for ``STORE_PATIENCE`` seconds."""
         if self._store not in _away:
             _away.add(self._store)

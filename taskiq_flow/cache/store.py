@@ -7,13 +7,16 @@ import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from typing import Any, Protocol, TypeVar
+from weakref import WeakKeyDictionary, proxy
 
+from taskiq_flow.journal.lease import is_gone
 from taskiq_flow.journal.memory import MemoryJournal
 from taskiq_flow.journal.protocol import Journal, encoded
 from taskiq_flow.journal.redis import RedisJournal
 from taskiq_flow.journal.sqlite import SqliteJournal
+
+T = TypeVar("T")
 
 MOST_ENTRIES = 10_000
 """Values that a store keeps; the least recently used go first."""
@@ -101,13 +104,14 @@ class SqliteCacheStore:
         """The key's value."""
 
         def select(connection: sqlite3.Connection) -> bytes | None:
+            if not _has_tables(connection):
+                return None
             row = connection.execute(
                 "SELECT value FROM cache WHERE key = ? AND expires > ?", (key, time.time())
             ).fetchone()
             return None if row is None else row[0]
 
-        value: bytes | None = await self._do(select)
-        return value
+        return await self._file.read(select)
 
     async def put(self, key: str, value: bytes, seconds: float | None) -> None:
         """Keep a value. What has expired is removed, and the oldest of more than the limit."""
@@ -121,47 +125,54 @@ class SqliteCacheStore:
             )
             connection.execute("DELETE FROM cache WHERE expires <= ?", (now,))
             connection.execute(
-                "DELETE FROM cache WHERE key IN"
-                " (SELECT key FROM cache ORDER BY written DESC LIMIT -1 OFFSET ?)",
+                "DELETE FROM cache WHERE rowid IN"
+                " (SELECT rowid FROM cache ORDER BY written DESC LIMIT -1 OFFSET ?)",
                 (self._most_entries,),
             )
 
-        await self._do(insert)
+        await self._write(insert)
 
     async def claim(self, key: str, owner: str, seconds: float) -> bool:
-        """Claim a key."""
+        """Claim a key. A claim whose process is gone does not count."""
         now = time.time()
 
         def take(connection: sqlite3.Connection) -> bool:
             connection.execute("DELETE FROM claims WHERE expires <= ?", (now,))
+            row = connection.execute("SELECT owner FROM claims WHERE key = ?", (key,)).fetchone()
+            if row is not None and row[0] != owner and not is_gone(row[0]):
+                return False
             connection.execute(
-                "INSERT INTO claims (key, owner, expires) VALUES (?, ?, ?) ON CONFLICT (key)"
-                " DO UPDATE SET expires = excluded.expires WHERE owner = excluded.owner",
+                "INSERT OR REPLACE INTO claims (key, owner, expires) VALUES (?, ?, ?)",
                 (key, owner, now + seconds),
             )
-            row = connection.execute("SELECT owner FROM claims WHERE key = ?", (key,)).fetchone()
-            return bool(row[0] == owner)
+            return True
 
-        return bool(await self._do(take))
+        return await self._write(take)
 
     async def release(self, key: str, owner: str) -> None:
         """Give a claim back."""
-        await self._do(
+        await self._write(
             lambda connection: connection.execute(
                 "DELETE FROM claims WHERE key = ? AND owner = ?", (key, owner)
             )
         )
 
-    async def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
-        def with_tables(connection: sqlite3.Connection) -> Any:
-            for statement in _TABLES:
-                connection.execute(statement)
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        def with_tables(connection: sqlite3.Connection) -> T:
+            if not _has_tables(connection):
+                for statement in _TABLES:
+                    connection.execute(statement)
             return work(connection)
 
         return await self._file.write(with_tables)
 
 
-# Versions of the journal that have no cache pass these tables over.
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    last = "SELECT 1 FROM sqlite_master WHERE name = 'cache_written'"
+    return connection.execute(last).fetchone() is not None
+
+
+# Versions of the journal that have no cache ignore these. A value is not read to find its expiry.
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS cache (
         key TEXT PRIMARY KEY, value BLOB NOT NULL, written REAL NOT NULL, expires REAL NOT NULL
@@ -169,6 +180,8 @@ _TABLES = (
     """CREATE TABLE IF NOT EXISTS claims (
         key TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL
     )""",
+    "CREATE INDEX IF NOT EXISTS cache_expires ON cache (expires)",
+    "CREATE INDEX IF NOT EXISTS cache_written ON cache (written)",
 )
 
 
@@ -238,7 +251,7 @@ def store_beside(journal: Journal | None) -> CacheStore:
             case SqliteJournal():
                 store = SqliteCacheStore(journal)
             case RedisJournal():
-                store = RedisCacheStore(journal)
+                store = RedisCacheStore(proxy(journal))  # which is the key of this entry
             case _:
                 store = MemoryCacheStore()
         _stores[journal] = store

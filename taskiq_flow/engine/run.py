@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from taskiq import AsyncBroker, TaskiqResult
 
-from taskiq_flow.cache.results import ResultCache
+from taskiq_flow.cache.results import PendingResult, ResultCache
 from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.dataflow.ready_set import ReadySet
@@ -132,7 +132,7 @@ class Run(Generic[N]):
         self._timers: Timers[NodeRun[N]] = Timers()
         self._suspended: dict[N, NodeRun[N]] = {}  # they are started once more later
         self._pending_results: dict[
-            NodeRun[N], tuple[asyncio.Future[Any], Callable[[object], None]]
+            NodeRun[N], tuple[PendingResult, Callable[[object], None]]
         ] = {}  # by node: what it waits for, and the callback there
         self._listeners = Listeners(settings.listeners)
         self._is_listened_to = bool(self._listeners)
@@ -295,7 +295,7 @@ class Run(Generic[N]):
             case WaitFor(pending):
                 # Gives up its place of ``max_parallel``, which the other node may need.
                 self._suspend(node_run)
-                self._wait_for(node_run, pending.future)
+                self._wait_for(node_run, pending)
                 self._advance()
             case Use(value, source):
                 self._complete_node(node_run, value, source)
@@ -311,13 +311,13 @@ class Run(Generic[N]):
                 self._fail_node(node_run, error)
         return None
 
-    def _wait_for(self, node_run: NodeRun[N], future: asyncio.Future[Any]) -> None:
+    def _wait_for(self, node_run: NodeRun[N], pending: PendingResult) -> None:
         def start_again(_: object) -> None:
             del self._pending_results[node_run]
             self._start_again(node_run)
 
-        self._pending_results[node_run] = future, start_again
-        future.add_done_callback(start_again)
+        self._pending_results[node_run] = pending, start_again
+        pending.wait(start_again)
 
     def _suspend(self, node_run: NodeRun[N]) -> None:
         self._ready.suspend(node_run.node)
@@ -457,8 +457,8 @@ class Run(Generic[N]):
             return
         self._is_over = True
         self._timers.stop()
-        for future, callback in self._pending_results.values():
-            future.remove_done_callback(callback)
+        for pending, callback in self._pending_results.values():
+            pending.leave(callback)
         self._sender.stop()
         self._start_loop.stop()
         self._completions.revoke()

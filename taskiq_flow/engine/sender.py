@@ -8,10 +8,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 import anyio
+from pydantic import ValidationError
 from taskiq import AsyncBroker
 
 from taskiq_flow.cache.key import cache_key, is_large
-from taskiq_flow.cache.results import Claim, Hit, ResultCache
+from taskiq_flow.cache.results import Claim, ResultCache
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.reading import pick_up
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode, Sending
@@ -22,7 +23,7 @@ from taskiq_flow.errors import NODE_ERRORS, NotCachedWarning, SerializationError
 from taskiq_flow.events import NodeRetried, NodeStarted
 from taskiq_flow.journal.records import SENT, record
 from taskiq_flow.journal.writer import LogWriter
-from taskiq_flow.values.results import as_annotated, failed
+from taskiq_flow.values.results import failed, fitting
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -152,8 +153,6 @@ class Sender(Generic[N]):
     async def look_up(self, node_run: NodeRun[N]) -> None:
         """Ask the cache for a node's result."""
         found = None if self._cache is None else await self._ask_cache(node_run, self._cache)
-        if isinstance(found, Hit):
-            found = Hit(as_annotated(found.value, self._return_type(node_run)))
         await self._go_on(node_run, node_run.on_looked_up(found))
 
     async def _ask_cache(self, node_run: NodeRun[N], cache: ResultCache) -> Any:
@@ -172,7 +171,17 @@ class Sender(Generic[N]):
         ttl = None if options.cache is None else options.cache.ttl
         if node_run.computes_anew:
             ttl = NOTHING
-        found = await cache.look_up(node_run.cache_key, ttl, node_run.waited_for)
+        return_type = self._return_type(node_run)
+
+        def convert(value: Any) -> Any:
+            try:
+                return fitting(value, return_type)
+            except ValidationError:  # the type was changed since
+                raise
+            except Exception:  # of a type that pydantic does not know
+                return value
+
+        found = await cache.look_up(node_run.cache_key, ttl, convert, node_run.waited_for)
         if self._is_over and isinstance(found, Claim):
             cache.release(found)
         return found

@@ -23,12 +23,15 @@ def parsed(result: TaskiqResult[Any], return_type: Any) -> TaskiqResult[Any]:
     return result
 
 
+def fitting(value: Any, return_type: Any) -> Any:
+    """A value converted to a return type, as taskiq does it. Raises what pydantic raises."""
+    return value if return_type is None else parse_obj_as(return_type, value)
+
+
 def as_annotated(value: Any, return_type: Any) -> Any:
     """A value converted to a return type, as taskiq does it; unchanged if that is impossible."""
-    if return_type is None:
-        return value
     try:
-        return parse_obj_as(return_type, value)
+        return fitting(value, return_type)
     except Exception as error:  # of the wrong form, or of a type that pydantic does not know
         logger.warning("a result was not read as %r: %s", return_type, error)
         return value

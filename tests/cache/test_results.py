@@ -26,6 +26,7 @@ from taskiq_flow import (
     NotCachedWarning,
     Retry,
     RunCancelledError,
+    RunTimeoutError,
 )
 from taskiq_flow.cache.key import cache_key, is_large
 from taskiq_flow.cache.results import ResultCache
@@ -428,3 +429,57 @@ async def test_a_run_that_is_left_while_it_waits_for_another_leaves_no_callback(
     gc.collect()
     assert run() is None
     assert await computing == {"n0": 1}
+
+
+@virtually
+async def test_a_result_from_the_future_is_not_taken_for_a_fresh_one() -> None:
+    work, store = Work(), MemoryCacheStore()
+    key = cache_key(work.task, [], {"x": 1})
+    await store.put(key, struct.pack(">d", time.time() + 1_000_000) + b"7", None)
+    engine = with_store(store, wide(work.task, 1, cache=Cache(ttl=60)))
+    assert await engine.execute({"x": 1}) == {"n0": 10}
+
+
+class Old(BaseModel):
+    name: str
+
+
+class New(BaseModel):
+    title: str
+
+
+@virtually
+async def test_a_result_that_does_not_fit_its_type_any_more_is_computed_anew() -> None:
+    async def read(x: int) -> New:
+        Work.executed.append(x)
+        return New(title="t")
+
+    work, store = Work(), MemoryCacheStore()
+    key = cache_key(read, [], {"x": 1})
+    old = Old(name="n").model_dump_json().encode()
+    await store.put(key, struct.pack(">d", time.time()) + old, None)
+    for _ in range(2):
+        assert await with_store(store, wide(read, 1)).execute({"x": 1}) == {"n0": New(title="t")}
+    assert work.executed == [1]
+
+
+@virtually
+async def test_nobody_asks_the_store_for_a_run_that_has_ended() -> None:
+    work, store = Work(), Counting()
+    await store.claim(cache_key(work.task, [], {"x": 1}), "another process", 1e6)
+    with pytest.raises(RunTimeoutError):
+        await with_store(store, wide(work.task, 2), run_timeout=3.0).execute({"x": 1})
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    asked = store.questions
+    await asyncio.sleep(10)
+    assert store.questions == asked
+
+
+@virtually
+async def test_a_cancellation_that_a_store_raises_counts_as_a_failure() -> None:
+    class Closed(MemoryCacheStore):
+        async def get(self, key: str) -> bytes | None:
+            raise asyncio.CancelledError
+
+    work = Work()
+    assert await with_store(Closed(), wide(work.task, 2)).execute({"x": 1}) == {"n0": 10, "n1": 10}

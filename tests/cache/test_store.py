@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import sqlite3
+import subprocess
+import sys
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from taskiq_flow import Lease, MemoryJournal, SqliteJournal
+from taskiq_flow import Journal, Lease, MemoryJournal, RedisJournal, SqliteJournal
 from taskiq_flow.cache.store import (
     CacheStore,
     MemoryCacheStore,
     SqliteCacheStore,
     store_beside,
 )
+from taskiq_flow.journal.lease import new_owner
 
 
 async def check_values(store: CacheStore) -> None:
@@ -142,3 +149,41 @@ def test_a_journal_of_ones_own_may_be_unhashable() -> None:
         __hash__ = None  # type: ignore[assignment]
 
     assert isinstance(store_beside(Own()), MemoryCacheStore)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def ended() -> str:
+    """An owner whose process has ended."""
+    script = "from taskiq_flow.journal.lease import new_owner\nprint(new_owner(), end='')"
+    return subprocess.run(  # noqa: S603 - this interpreter, with the script above
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+
+
+async def test_a_claim_of_a_process_that_has_ended_is_free(ended: str, tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "runs.db")
+    store = SqliteCacheStore(journal)
+    assert await store.claim("a", ended, 3600.0)
+    assert await store.claim("a", new_owner(), 10.0)
+    assert not await store.claim("a", new_owner(), 10.0)
+    await journal.aclose()
+
+
+async def test_a_look_up_writes_nothing_to_the_file(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "runs.db")
+    await journal.run_ids()  # the file is there
+    other = sqlite3.connect(tmp_path / "runs.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # nobody else can write
+    assert await asyncio.wait_for(SqliteCacheStore(journal).get("a"), 5) is None
+    other.close()
+    await journal.aclose()
+
+
+def test_a_journal_is_collected_with_its_store() -> None:
+    def used(journal: Journal) -> weakref.ref[Journal]:
+        store_beside(journal)
+        return weakref.ref(journal)
+
+    for reference in (used(MemoryJournal()), used(RedisJournal("redis://127.0.0.1:1"))):
+        gc.collect()
+        assert reference() is None
