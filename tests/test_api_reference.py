@@ -32,18 +32,6 @@ def tag(features: list[int]) -> list[str]:
     return ["long" if size > 5 else "short" for size in features]
 
 
-def task1() -> int:
-    return 1
-
-
-def task2(a: int) -> int:
-    return a + 1
-
-
-def task3(a: int, b: int) -> int:
-    return a + b
-
-
 async def map_func(item: int) -> int:
     return item * item
 
@@ -135,15 +123,6 @@ def test_print_draws_on_a_console_that_knows_nothing_but_ascii() -> None:
 
 
 # DAGBuilder
-
-
-async def test_dag_builder(broker: InMemoryBroker) -> None:
-    builder = DAGBuilder()
-    builder.add_task(task1, output="a", inputs=[])
-    builder.add_task(task2, output="b", inputs=["a"])
-    builder.add_task(task3, output="c", inputs=["a", "b"])
-    dag = builder.build()
-    assert await ExecutionEngine(broker, dag).execute(inputs={}) == {"a": 1, "b": 2, "c": 3}
 
 
 async def test_builder_pattern(broker: InMemoryBroker, tasks: Iterable[Any]) -> None:

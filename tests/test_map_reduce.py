@@ -354,12 +354,6 @@ class TestCancelling:
             reduced.cancel()
             assert isinstance((await reduced.wait_result()).error, asyncio.CancelledError)
 
-    async def test_cancel_stops_a_map(self, broker: InMemoryBroker) -> None:
-        mapped = await MapReduce.map(broker, asyncio.sleep, itertools.repeat(60))
-        await asyncio.sleep(0)
-        mapped.cancel()
-        assert isinstance((await mapped.wait_result()).error, RunCancelledError)
-
     async def test_cancelling_a_run_stops_the_map_that_a_node_waits_for(
         self, broker: InMemoryBroker
     ) -> None:

@@ -189,14 +189,6 @@ def test_a_node_that_another_input_lets_start_is_not_among_the_skipped() -> None
         assert sorted(caught.value.skipped) == ["behind", "k"]
 
 
-def test_a_limit_is_kept_and_nothing_hangs_with_rules() -> None:
-    builder = DAGBuilder().node(one).node(slow).node(failing)
-    for number in range(6):
-        builder.node(given, inputs=["one", "slow", "failing"], join="any", name=f"j{number}")
-    engine = engine_of(builder, max_parallel=1, on_error="collect")
-    assert len(run_virtually(engine.execute())) == 9
-
-
 # What conditions and fallbacks must not change
 
 
