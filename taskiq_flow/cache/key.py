@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -165,24 +164,3 @@ def _joined(tag: bytes, parts: Iterable[bytes]) -> bytes:
 
 def _framed(part: bytes) -> bytes:
     return len(part).to_bytes(8, "big") + part
-
-
-def is_large(value: Any, most: int = 1_000) -> bool:
-    """Whether a value has more than ``most`` parts, so that its key takes long to compute.
-
-    A part is an element of a collection, or a thousand characters or bytes of a text.
-    """
-    pending, parts = [value], 0
-    while pending and parts <= most:
-        part = pending.pop()
-        if isinstance(part, (str, bytes)):
-            parts += len(part) // 1_000
-        elif isinstance(part, dict):
-            parts += len(part)
-            pending.extend(itertools.islice(part.values(), most))
-        elif isinstance(part, (list, tuple, set, frozenset)):
-            parts += len(part)
-            pending.extend(itertools.islice(part, most))
-        elif isinstance(part, BaseModel) or _is_data(part):
-            pending.append(getattr(part, "__dict__", {}))
-    return parts > most

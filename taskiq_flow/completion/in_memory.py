@@ -33,6 +33,7 @@ from taskiq_flow.values.copying import copied
 from taskiq_flow.values.handle import Reference, ResultHandle
 from taskiq_flow.values.references import is_referred_to
 from taskiq_flow.values.results import failed
+from taskiq_flow.values.size import read_off_loop
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -194,7 +195,10 @@ class InMemoryHooks(TaskiqMiddleware):
             return
         completions = execution.completions
         if completions.limit is not None:
-            result = _referring(task_id, result, completions.limit)
+            value, limit = result.return_value, completions.limit
+            result = await read_off_loop(value, _referring, task_id, result, limit)
+            if execution.revoked:
+                return
         del self.executions[task_id], completions.expected[task_id]
         execution.in_flight.settle(task_id, result)
 

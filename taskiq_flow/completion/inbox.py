@@ -27,6 +27,7 @@ from taskiq_flow.transport.protocol import Backlog, Notifier
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.references import handle_of, is_referred_to
 from taskiq_flow.values.results import failed, parsed
+from taskiq_flow.values.size import read_off_loop
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -247,7 +248,7 @@ class Inbox:
             if result is None and gone and not self._reader.has_no_answer(task_id):
                 result = failed(_gone(task_id))
             if result is not None:
-                self._settle_read(task_id, result)
+                await self._settle_read(task_id, result)
                 return
             await asyncio.sleep(pause)
 
@@ -259,9 +260,12 @@ class Inbox:
         label = self._watched[task_id].reply_to.label()
         return bool(result.labels.get(LABEL, label) != label)
 
-    def _settle_read(self, task_id: str, result: TaskiqResult[Any]) -> None:
-        watch = self._watched[task_id]
-        if is_referred_to(result, watch.reply_to.limit):
+    async def _settle_read(self, task_id: str, result: TaskiqResult[Any]) -> None:
+        watch, value = self._watched[task_id], result.return_value
+        refers = await read_off_loop(value, is_referred_to, result, watch.reply_to.limit)
+        if self._watched.get(task_id) is not watch:  # settled meanwhile
+            return
+        if refers:
             result.return_value = handle_of(self._broker.result_backend, task_id, watch.return_type)
         self._settle(task_id, result)
 
@@ -307,7 +311,7 @@ class Inbox:
                         continue
                     if not self._is_of_another_run(task_id, result):
                         found += 1
-                        self._settle_read(task_id, result)
+                        await self._settle_read(task_id, result)
         return found
 
     def _silent_since(self, moment: float) -> Iterable[str]:

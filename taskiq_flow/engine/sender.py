@@ -7,11 +7,10 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
-import anyio
 from pydantic import ValidationError
 from taskiq import AsyncBroker
 
-from taskiq_flow.cache.key import cache_key, is_large
+from taskiq_flow.cache.key import cache_key
 from taskiq_flow.cache.results import Claim, ResultCache
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.reading import pick_up
@@ -24,6 +23,7 @@ from taskiq_flow.events import NodeRetried, NodeStarted
 from taskiq_flow.journal.records import SENT, record
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.results import failed, fitting
+from taskiq_flow.values.size import read_off_loop
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -160,10 +160,7 @@ class Sender(Generic[N]):
         if node_run.cache_key is None:
             args, kwargs = node.arguments(node_run.inputs)
             try:
-                if is_large((args, kwargs)):
-                    key = await anyio.to_thread.run_sync(cache_key, node.task, args, kwargs)
-                else:
-                    key = cache_key(node.task, args, kwargs)
+                key = await read_off_loop((args, kwargs), cache_key, node.task, args, kwargs)
             except Exception as error:  # of a type that cannot be hashed, nested too deeply, ...
                 warn_not_cached(node.task_name, error)
                 return None

@@ -23,6 +23,7 @@ from taskiq_flow.transport.protocol import REVOCATION_LIFE, Notifier
 from taskiq_flow.values.handle import Reference
 from taskiq_flow.values.references import is_referred_to, read_result
 from taskiq_flow.values.results import failed
+from taskiq_flow.values.size import read_off_loop
 from taskiq_flow.worker.execution import (
     REFUSAL,
     REQUEUE_COUNT,
@@ -299,7 +300,8 @@ class Worker:
             )
             return
         await self._save_only(execution.task_id, result)
-        await self._publish(execution, self._notice(execution, result, None))
+        notice = await read_off_loop(result.return_value, self._notice, execution, result, None)
+        await self._publish(execution, notice)
 
     def _notice(self, execution: Execution, result: TaskiqResult[Any], size: int | None) -> Notice:
         """The notice of a result, with its value if small. ``size``: bytes of the stored result."""

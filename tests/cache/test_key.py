@@ -19,8 +19,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 from taskiq import InMemoryBroker, TaskiqDepends
 
-from taskiq_flow.cache.key import cache_key, digest_of, is_large
+from taskiq_flow.cache.key import cache_key, digest_of
 from taskiq_flow.values.handle import Reference, ResultHandle
+from taskiq_flow.values.size import is_large
 
 
 @dataclass

@@ -28,9 +28,10 @@ from taskiq_flow import (
     RunCancelledError,
     RunTimeoutError,
 )
-from taskiq_flow.cache.key import cache_key, is_large
+from taskiq_flow.cache.key import cache_key
 from taskiq_flow.cache.results import ResultCache
 from taskiq_flow.cache.store import CacheStore, MemoryCacheStore
+from taskiq_flow.values.size import is_large
 from tests.recording import Recorder
 from tests.virtual_clock import run_virtually, virtual_loop, virtually
 

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, model_serializer
 from taskiq import (
     Context,
     InMemoryBroker,
@@ -29,6 +30,7 @@ from taskiq_flow import (
     MapReduce,
     NodeFailedError,
     NodeRetried,
+    ResultHandle,
     Retry,
     RunCancelledError,
     RunTimeoutError,
@@ -581,3 +583,19 @@ async def test_a_task_that_a_node_sends_by_itself_is_logged_as_taskiq_does(
     assert await ExecutionEngine(broker, one_node(sends)).execute() == {"node": 1}
     (line,) = lines_of(caplog)
     assert (line[0], line[2]) == ("ERROR", True)
+
+
+async def test_a_large_result_is_not_measured_on_the_event_loop(broker: InMemoryBroker) -> None:
+    threads: set[int] = set()
+
+    class Recorded(BaseModel):
+        @model_serializer
+        def dump(self) -> str:
+            threads.add(threading.get_ident())
+            return "recorded"
+
+    dag = one_node(lambda: [Recorded()] * 2_000)
+    results = await ExecutionEngine(broker, dag, pass_by=10).execute()
+    assert isinstance(results["node"], ResultHandle)
+    assert threads
+    assert threading.get_ident() not in threads

@@ -1,0 +1,42 @@
+"""Whether a value is so large that reading all of it must not happen on the event loop."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+from pydantic import BaseModel
+
+T = TypeVar("T")
+
+
+async def read_off_loop(value: Any, function: Callable[..., T], *args: Any) -> T:
+    """Call a function that reads all of ``value``: in a thread if the value is large."""
+    if is_large(value):
+        return await anyio.to_thread.run_sync(partial(function, *args))
+    return function(*args)
+
+
+def is_large(value: Any, most: int = 1_000) -> bool:
+    """Whether a value has more than ``most`` parts, so that reading it takes long.
+
+    A part is an element of a collection, or a thousand characters or bytes of a text.
+    """
+    pending, parts = [value], 0
+    while pending and parts <= most:
+        part = pending.pop()
+        if isinstance(part, (str, bytes)):
+            parts += len(part) // 1_000
+        elif isinstance(part, dict):
+            parts += len(part)
+            pending.extend(itertools.islice(part.values(), most))
+        elif isinstance(part, (list, tuple, set, frozenset)):
+            parts += len(part)
+            pending.extend(itertools.islice(part, most))
+        elif isinstance(part, BaseModel) or (is_dataclass(part) and not isinstance(part, type)):
+            pending.append(getattr(part, "__dict__", {}))
+    return parts > most
