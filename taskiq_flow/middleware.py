@@ -22,7 +22,7 @@ CONNECT_PATIENCE = 5.0
 
 
 class FlowMiddleware(TaskiqMiddleware):
-    """Pushes what becomes of tasks from workers to engines, and cancellation the other way.
+    """Sends the outcomes of tasks from workers to engines, and cancellations to workers.
 
     To be added to the broker where engines run and where workers do. ``url``: what carries the
     notices, ``redis://``, ``nats://`` or ``amqp://``; left out, it is the broker's own server.
@@ -63,7 +63,7 @@ class FlowMiddleware(TaskiqMiddleware):
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the broker runs tasks in this process, where nothing has to be carried."""
+        """Whether the broker runs tasks in this process, where the middleware does nothing."""
         return isinstance(self.broker, InMemoryBroker)
 
     # taskiq's hooks
@@ -73,7 +73,7 @@ class FlowMiddleware(TaskiqMiddleware):
         broker = self.broker
         if not broker.is_worker_process or self.is_embedded:
             return
-        # First of all: it sees each task begin, whatever another middleware may do then.
+        # First in the list: it sees each task begin, whatever another middleware does then.
         broker.middlewares = [self, *(other for other in broker.middlewares if other is not self)]
         system = system_of(broker)
         if system is not None:
@@ -115,7 +115,7 @@ class FlowMiddleware(TaskiqMiddleware):
     # The two sides, each opened when it is first needed
 
     async def inbox(self) -> Inbox:
-        """What engines of this process hear.
+        """The inbox of this process's engines.
 
         Raises ``ConfigurationError`` if the server cannot be reached, or the broker was not
         started.
@@ -173,7 +173,7 @@ S = TypeVar("S", bound=_Side)
 
 
 class _OnDemand(Generic[S]):
-    """One side of a middleware: opened on one event loop, by whoever needs it first."""
+    """One side of a middleware, opened on one event loop at its first use."""
 
     def __init__(self, open_side: Callable[[], Coroutine[Any, Any, S]]) -> None:
         self._open_side = open_side
@@ -183,11 +183,11 @@ class _OnDemand(Generic[S]):
 
     @property
     def opened(self) -> S | None:
-        """It, if it is open on the running event loop."""
+        """The object, if it is open on the running event loop."""
         return self._side if self._loop is asyncio.get_running_loop() else None
 
     async def get(self) -> S:
-        """It, opened if it is not. Raises ``ConfigurationError`` while another loop has it."""
+        """The object, opened at need. Raises ``ConfigurationError`` while another loop has it."""
         loop = asyncio.get_running_loop()
         if self._opening is None or self._loop is not loop:
             if self._opening is not None and self._loop is not None and self._loop.is_running():

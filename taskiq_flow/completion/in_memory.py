@@ -1,4 +1,4 @@
-"""Completions of an ``InMemoryBroker``: the result itself is handed over when the task ends.
+"""Completions of an ``InMemoryBroker``. A task's result is passed on when the task ends.
 
 A middleware on the broker sees each task begin and end, in this process and on this loop, so that
 nothing depends on the broker's store, which keeps the newest hundred results only. Behind the push
@@ -38,10 +38,10 @@ from taskiq_flow.values.size import read_off_loop
 logger = logging.getLogger("taskiq_flow")
 
 SWEEP_INTERVAL = 1.0
-"""Seconds between two looks at the tasks in flight."""
+"""Seconds between two checks of the tasks in flight."""
 
 CANCEL_GRACE = 5.0
-"""Seconds that cancelled tasks are given to end before the run stops waiting for them."""
+"""Seconds that cancelled tasks have to end before the run stops waiting for them."""
 
 STALLED_AFTER = 5.0
 """Seconds after which a warning says that no thread of the broker becomes free."""
@@ -67,7 +67,7 @@ class Execution:
         self.completions = completions
 
     def revoke(self) -> None:
-        """Cancel it where it runs, or keep it from running."""
+        """Cancel the task, or keep it from running."""
         # Once only: a second cancellation would cut short what a task does on the first.
         if self.worker is not None and not self.revoked:
             self.worker.cancel()
@@ -79,7 +79,7 @@ class Execution:
 
 
 _when_begun: ContextVar[Callable[[], None] | None] = ContextVar("when_begun", default=None)
-"""What a thread calls when it begins with the function of the running asyncio task."""
+"""Called by the thread that begins the function of the running asyncio task."""
 
 
 class InMemoryHooks(TaskiqMiddleware):
@@ -92,6 +92,7 @@ class InMemoryHooks(TaskiqMiddleware):
         super().__init__()
         self.set_broker(broker)
         self.executions: dict[str, Execution] = {}
+        self.workers: dict[asyncio.Task[Any] | None, Execution] = {}  # what each task executes
         self.run_ids: set[str] = set()
         executor = broker.receiver.executor
         self.threads = None if executor is None else _Threads(executor)
@@ -127,7 +128,7 @@ class InMemoryHooks(TaskiqMiddleware):
         return message
 
     async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
-        """Remember who runs the task; keep a revoked one from running at all."""
+        """Note which asyncio task runs the task. A revoked task does not run."""
         execution = self.executions.get(message.task_id)
         if execution is None:  # not of an engine, but perhaps sent from within such a task
             _when_begun.set(None)
@@ -136,9 +137,9 @@ class InMemoryHooks(TaskiqMiddleware):
             raise asyncio.CancelledError
         if execution.worker is not None:
             self._note_requeue(execution, message)
-        execution.worker = worker = asyncio.current_task()
-        if worker is not None:
-            worker.set_name(message.task_id)  # by which the log's filter knows it
+        self.workers.pop(execution.worker, None)
+        execution.worker = asyncio.current_task()
+        self.workers[execution.worker] = execution
         execution.sweeps = 0
         if execution.tells_begin:
             self._tell_begin(execution, message)
@@ -155,7 +156,7 @@ class InMemoryHooks(TaskiqMiddleware):
             execution.in_flight.resent(message.task_id)
 
     def _tell_begin(self, execution: Execution, message: TaskiqMessage) -> None:
-        """Tell that a task begins: now, or, where it needs a thread, when it has one."""
+        """Report that a task begins: now, or when it has its thread."""
         task = self.broker.find_task(message.task_name)
         if task is None or inspect.iscoroutinefunction(task.original_func):
             execution.in_flight.began(message.task_id)
@@ -171,7 +172,7 @@ class InMemoryHooks(TaskiqMiddleware):
     def on_error(
         self, message: TaskiqMessage, result: TaskiqResult[Any], exception: BaseException
     ) -> None:
-        """Tell «not yet» from «failed», both of which may look like a ``NoResultError``."""
+        """Tell a task that is tried again from a failed one: both may raise ``NoResultError``."""
         execution = self.executions.get(message.task_id)
         if execution is None:
             return
@@ -186,7 +187,7 @@ class InMemoryHooks(TaskiqMiddleware):
             self._note_requeue(execution, message)
 
     async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
-        """Hand the result over, unless the task was sent again or nobody wants it any more."""
+        """Settle the task, unless it was sent again or is not expected any more."""
         task_id = message.task_id
         execution = self.executions.get(task_id)
         if execution is None or execution.revoked:
@@ -200,6 +201,7 @@ class InMemoryHooks(TaskiqMiddleware):
             if execution.revoked:
                 return
         del self.executions[task_id], completions.expected[task_id]
+        self.workers.pop(execution.worker, None)
         execution.in_flight.settle(task_id, result)
 
 
@@ -218,7 +220,7 @@ class InMemoryCompletions:
                 f"run id {run_id!r} is in use on this broker; give each run an id of its own"
             )
         hooks.run_ids.add(run_id)
-        # A kick of somebody's own may hold a task back for as long as it likes.
+        # A subclass's own ``kick`` may delay a task for any time.
         self._begins_at_once = type(broker).kick is InMemoryBroker.kick
         self._run_id = run_id
         self._executions = hooks.executions
@@ -258,7 +260,9 @@ class InMemoryCompletions:
 
     def _drop(self, task_id: str) -> None:
         self._executions.pop(task_id, None)
-        self.expected.pop(task_id, None)
+        execution = self.expected.pop(task_id, None)
+        if execution is not None:
+            self._hooks.workers.pop(execution.worker, None)
 
     def revoke_task(self, task_id: str) -> None:
         """Cancel a task that runs, or have it end as it begins; it is forgotten when it has."""
@@ -288,7 +292,7 @@ class InMemoryCompletions:
         self._sweep_timer = asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self._sweep)
 
     def _sweep(self) -> None:
-        """Settle the tasks of whose end nobody told: a middleware raised, or nothing ever began."""
+        """Settle tasks that ended or vanished unnoticed, as when a middleware raised."""
         self._arm()
         if self._hooks.threads is not None:
             self._hooks.threads.warn_if_stalled()
@@ -303,7 +307,7 @@ class InMemoryCompletions:
                 execution.in_flight.settle(task_id, failed(error))
 
     def _what_became_of(self, task_id: str, execution: Execution) -> BaseException | None:
-        """The error of a task of which nothing runs and nothing will come; else ``None``."""
+        """The error of a task that has vanished; ``None`` if it is alive."""
         worker = execution.worker
         if worker is not None and not worker.done():
             return None
@@ -317,7 +321,7 @@ class InMemoryCompletions:
     def _unless_it_begins(
         self, task_id: str, execution: Execution, error: BaseException | None
     ) -> BaseException | None:
-        """What became of a task that was sent, or sent again, and has not begun."""
+        """The error of a task that was sent and will not begin; ``None`` if it may."""
         waits_for_others = execution.scheduled and error is None
         being_sent = execution.in_flight.is_being_sent
         if waits_for_others or being_sent or not self._begins_at_once:
@@ -431,8 +435,7 @@ def _present_execution() -> Execution | None:
         return None
     if worker is not None:
         for hooks in _all_hooks:
-            execution = hooks.executions.get(worker.get_name())
-            if execution is not None and execution.worker is worker:
+            if (execution := hooks.workers.get(worker)) is not None:
                 return execution
     return None
 

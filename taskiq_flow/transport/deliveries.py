@@ -1,7 +1,7 @@
-"""The messages that a worker was given by its broker and has not acknowledged.
+"""The messages that a worker has received from its broker and not acknowledged.
 
-A broker hands out more than a worker can execute at once. What waits there is neither in the queue
-nor being executed; only here can it be seen.
+A broker delivers more messages than a worker executes at once. Those that wait in the worker are
+neither in the queue nor being executed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from taskiq_flow.transport.notice import LABEL, ReplyTo
 logger = logging.getLogger("taskiq_flow")
 
 GIVING_BACK = 5.0
-"""Seconds that the server may take for one message that is given back."""
+"""Seconds that the server has to take one message back."""
 
 Listen = Callable[[], AsyncGenerator[bytes | AckableMessage, None]]
 """A broker's ``listen``."""
 
 
 class Delivery:
-    """One message. ``origin``: what its client has given out.
+    """One message. ``origin``: the client's own object for it.
 
     ``key``: tells the message from others on its server, however often it is delivered.
     ``task_id`` and ``reply_to`` are known once it was ``read``.
@@ -55,7 +55,7 @@ class Delivery:
             self.is_acknowledged = True
 
     def read(self, broker: AsyncBroker) -> ReplyTo | None:
-        """Whom to tell about the task; ``None`` if no engine has sent it."""
+        """Where to report about the task. ``None`` if no engine has sent it."""
         try:
             message = broker.formatter.loads(self.data)
             self.task_id = message.task_id
@@ -92,7 +92,7 @@ class Deliveries:
         origin: Any = None,
         key: Any = None,
     ) -> AckableMessage:
-        """Hold a message from now until it is acknowledged; what to give to taskiq in its place."""
+        """Hold a message until it is acknowledged. Returns the message to give to taskiq."""
         delivery = Delivery(data, ack, origin, key)
         self._held[delivery] = None
 
@@ -105,12 +105,12 @@ class Deliveries:
         return message
 
     def hand_over(self, message: AckableMessage) -> AckableMessage:
-        """Note that taskiq is given a message, and sees to it from now on."""
+        """Note that taskiq has the message from now on."""
         self._fetched.pop(id(message), None)
         return message
 
     async def give_back(self) -> None:
-        """Have what was fetched and not handed over delivered to others: nobody listens here now.
+        """Have messages that taskiq has not got yet delivered to other workers.
 
         A broker that cannot do that delivers it again when its own time is over.
         """
@@ -133,25 +133,25 @@ class Deliveries:
         return any(delivery.key == key for delivery in self._held)
 
     def of_engines(self) -> list[Delivery]:
-        """Those that engines have sent. The others are taskiq's to look after, and forgotten."""
+        """The messages that engines have sent. Other messages are dropped from here."""
         for delivery in tuple(self._held):
             if delivery.reply_to is None and delivery.read(self._broker) is None:
                 del self._held[delivery]
         return list(self._held)
 
     async def renew(self) -> None:
-        """Keep those of engines from being delivered to others."""
+        """Keep the messages of engines from being delivered to other workers."""
         if self._renew is not None:
             await self._renew(self.of_engines())
 
     async def acknowledge(self, task_id: str) -> None:
-        """Acknowledge a task that has ended and that taskiq has left unacknowledged."""
+        """Acknowledge a task that has ended if taskiq has not done so."""
         for delivery in self.of_engines():
             if delivery.task_id == task_id:
                 await self._let_go(delivery)
 
     def clear(self) -> None:
-        """Hold nothing any more: the server has forgotten all of it."""
+        """Drop all messages: the server has lost them."""
         self._held.clear()
         self._fetched.clear()
 
@@ -161,7 +161,7 @@ class Deliveries:
 
 
 def holding(listen: Listen, deliveries: Deliveries) -> Listen:
-    """A ``listen`` whose messages are held. Those that need no acknowledgement get one."""
+    """Wrap a ``listen`` so that its messages are held until they are acknowledged."""
 
     async def listen_and_hold() -> AsyncGenerator[AckableMessage, None]:
         async with aclosing(listen()) as messages:
@@ -174,10 +174,10 @@ def holding(listen: Listen, deliveries: Deliveries) -> Listen:
 def holding_ahead(
     listen: Listen, deliveries: Deliveries, key_of: Callable[[Any], Any] | None = None
 ) -> Listen:
-    """Likewise, where the client takes messages ahead of those who listen: they are held as well.
+    """Like ``holding``, for a client that fetches messages in advance: these are held as well.
 
-    The server says how many it gives out unacknowledged. ``key_of``: the key of what the client has
-    given out; what is held already is left out.
+    The server limits how many messages are unacknowledged. ``key_of``: the key of a client's
+    message. A message whose key is held already is ignored.
     """
 
     async def listen_ahead() -> AsyncGenerator[AckableMessage, None]:
@@ -212,7 +212,7 @@ def _held(
 
 
 def _origin(message: bytes | AckableMessage) -> Any:
-    """What the client has given out, of which taskiq's message has the acknowledging method."""
+    """The client's own object for a message."""
     return getattr(getattr(message, "ack", None), "__self__", None)
 
 

@@ -56,7 +56,7 @@ CATCHING_UP = 15.0
 """Seconds within which a server that does not go away has told all that is in the bucket."""
 
 GRACE = 1.0
-"""Seconds that a subscription is given to end when it is cancelled."""
+"""Seconds that a subscription has to end after it was cancelled."""
 
 
 def notifier_at(url: str) -> NatsNotifier:
@@ -84,9 +84,9 @@ class NatsNotifier:
 
     async def open(self) -> None:
         """Connect."""
-        await self.aclose()  # where an earlier try came half way
+        await self.aclose()  # of an earlier attempt that failed halfway
         once = {"max_reconnect_attempts": 1, "reconnect_time_wait": 0}
-        # A client that may reconnect does not say that it could not connect at all.
+        # A client that may reconnect does not report that it could not connect at all.
         probe = await nats.connect(self._servers, **{**self._settings, **once})
         await probe.close()
         again = {"reconnected_cb": self._watch_again}
@@ -99,7 +99,7 @@ class NatsNotifier:
         return self._client
 
     async def publish(self, channel: str, data: bytes) -> None:
-        """Have all who listen on the subject hear ``data``."""
+        """Send ``data`` to all who listen on the subject."""
         await self._connected.publish(channel, data)
 
     async def subscribe(self, channel: str, hear: Callable[[bytes], None]) -> None:
@@ -121,7 +121,7 @@ class NatsNotifier:
         return None
 
     async def revoke(self, run: str) -> None:
-        """Have every worker hear that a run is over, those that are away now as well."""
+        """Tell every worker that a run is over, also those that are not connected now."""
         bucket = await self._revoked()
         await bucket.put(run.encode().hex(), b"")
 

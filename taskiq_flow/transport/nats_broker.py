@@ -100,7 +100,7 @@ def kick_of(broker: AsyncBroker) -> Kick:
 
 
 def steady(broker: AsyncBroker) -> Deliveries:
-    """Have the broker keep listening through outages, and what it holds from coming again.
+    """Make the broker listen through outages, and keep its held messages from coming again.
 
     One over JetStream declares what the server has lost, if it comes back without its data.
     """
@@ -115,7 +115,7 @@ def steady(broker: AsyncBroker) -> Deliveries:
 
 
 def steady_results(backend: AsyncResultBackend[Any]) -> None:
-    """Have a worker's result backend make its bucket again if the server has lost it."""
+    """Make a worker's result backend create its bucket again if the server has lost it."""
     nats_backend: Any = backend
     set_result = backend.set_result
 
@@ -154,7 +154,7 @@ class JetStreamListener:
         broker.connection_kwargs["reconnected_cb"] = self._reconnected  # it connects after this
 
     async def listen(self) -> AsyncGenerator[bytes | AckableMessage, None]:
-        """What the broker yields, through outages."""
+        """The broker's messages, through outages."""
         try:
             async with aclosing(listen_through_outages(self._begin, AWAY, self._what)) as messages:
                 async for message in messages:
@@ -188,7 +188,7 @@ class JetStreamListener:
             await self.deliveries.give_back()
 
     async def _renew(self, held: list[Delivery]) -> None:
-        """Keep the server from delivering what this worker holds to others."""
+        """Keep the server from delivering held messages to other workers."""
         now = time.monotonic()
         limit = None if self._known is None else self._known.config.ack_wait
         if now - self._renewed_at < (limit or ACK_WAIT) / 4:
@@ -214,7 +214,7 @@ class JetStreamListener:
             await retry_through_outage(self._restore, AWAY, self._what, math.inf)
 
     async def _restore(self) -> None:
-        """Declare the stream and the consumer if they are lost."""
+        """Create the stream and the consumer again if the server has lost them."""
         broker, known = self._broker, self._known
         try:
             found = await broker.consumer.consumer_info()

@@ -1,4 +1,4 @@
-"""What engines and workers tell each other about tasks, and how it is written.
+"""The notices that workers send to engines, and the labels that engines add to tasks.
 
 A task's message carries a label that says whom to tell; a worker answers with notices. Each is
 sealed with a key that only that label gives away (keyed BLAKE2; RFC 7693), so that nobody who can
@@ -23,10 +23,10 @@ REFERENCES_LABEL = "taskiq_flow_references"
 """The label that says which arguments are references: places and names, as a JSON list."""
 
 BEGIN_LABEL = "taskiq_flow_begin"
-"""The label of tasks of whose beginning an engine is to be told."""
+"""The label of tasks whose worker reports when it begins them."""
 
 ALWAYS = -1
-"""As a limit on the size of values: none is small enough."""
+"""A limit on the size of values that no value meets: all are passed by reference."""
 
 _SEAL = 16  # bytes
 _LENGTH = 4  # bytes of the number in front of a task's id
@@ -34,7 +34,7 @@ _LENGTH = 4  # bytes of the number in front of a task's id
 
 @dataclass(frozen=True, slots=True)
 class ReplyTo:
-    """Whom a worker tells about a task, and how its result is passed on.
+    """Where a worker reports about a task, and how it passes the result on.
 
     ``channel``: the engine's; ``key``: seals what is told; ``limit``: bytes above which a result
     stays in the result backend and is passed by reference, ``None`` for no such limit;
@@ -49,14 +49,14 @@ class ReplyTo:
 
     @property
     def run(self) -> str:
-        """What names this session of the run among all, of all engines and servers.
+        """The name of this session of the run, unique among all engines and servers.
 
         A run that is gone on with is another session: what was revoked of it before stays so.
         """
         return f"{self.channel} {self.session} {self.run_id}"
 
     def task(self, task_id: str) -> str:
-        """What names one task of this session, for the same purpose."""
+        """The name of one task of this session, likewise unique."""
         return f"{self.run} task {task_id}"
 
     def label(self) -> str:
@@ -68,7 +68,7 @@ class ReplyTo:
     @classmethod
     @lru_cache(maxsize=1024)
     def of(cls, label: str) -> Self:
-        """What a label says; raises ``ValueError`` for what is none."""
+        """Read a label. Raises ``ValueError`` if it is invalid."""
         channel, key, limit, run_id, session = label.split(" ")
         return cls(
             channel=channel,
@@ -80,7 +80,7 @@ class ReplyTo:
 
 
 class Kind(Enum):
-    """What a notice says of its task."""
+    """The kinds of notices about a task."""
 
     RESULT = b"="
     """It has ended with the result in the body, JSON as of ``TaskiqResult``."""
@@ -89,13 +89,13 @@ class Kind(Enum):
     """It has ended, and its result can be read from the result backend."""
 
     REFERENCE = b"r"
-    """It has ended well, its result is in the result backend and is to stay there."""
+    """It has ended. Its result stays in the result backend, and is passed by reference."""
 
     NO_RESULT = b"-"
     """It has raised taskiq's ``NoResultError``, which cannot travel as others do."""
 
     AGAIN = b"+"
-    """It was, or will be, sent once more by somebody other than the engine."""
+    """It was or will be sent once more, not by the engine."""
 
     HERE = b"."
     """The tasks named in the body, a JSON list, are executed by a worker or wait there for it."""
@@ -106,7 +106,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What a worker tells an engine."""
+    """A notice of a worker to an engine."""
 
     kind: Kind
     task_id: str = ""
@@ -114,12 +114,12 @@ class Notice:
 
     @classmethod
     def here(cls, task_ids: Iterable[str]) -> Self:
-        """The notice that these tasks are with a worker."""
+        """The notice that a worker has these tasks."""
         return cls(Kind.HERE, body=json.dumps(list(task_ids)).encode())
 
     @classmethod
     def begun(cls, task_ids: Iterable[str]) -> Self:
-        """The notice that these tasks are executed."""
+        """The notice that a worker executes these tasks."""
         return cls(Kind.BEGUN, body=json.dumps(list(task_ids)).encode())
 
     def task_ids(self) -> list[str]:
@@ -128,7 +128,7 @@ class Notice:
         return task_ids
 
     def sealed(self, key: bytes) -> bytes:
-        """The notice as it travels."""
+        """The notice as bytes, sealed with a key."""
         task_id = self.task_id.encode()
         content = self.kind.value + len(task_id).to_bytes(_LENGTH, "big") + task_id + self.body
         return _seal(content, key) + content

@@ -1,4 +1,4 @@
-"""What carries notices between workers and engines, whichever system does it."""
+"""The protocols of a system that carries tasks and notices: Redis, NATS or RabbitMQ."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from taskiq_flow.transport.deliveries import Deliveries
 logger = logging.getLogger("taskiq_flow")
 
 REVOCATION_LIFE = 24 * 3600
-"""Seconds for which it is remembered that a run was revoked, for workers that were away."""
+"""Seconds for which a revocation is stored, for workers that are not connected."""
 
 MakeNotice = Callable[[int | None], bytes]
-"""Makes the notice of a result from the size in bytes under which it was stored, where known."""
+"""Makes the notice of a result. Given the bytes of the stored result, where known."""
 
 SaveAndPublish = Callable[[str, TaskiqResult[Any], str, MakeNotice], Awaitable[None]]
 """Saves the result of a task id and publishes its notice on a channel."""
@@ -27,7 +27,7 @@ Kick = Callable[[BrokerMessage], Coroutine[Any, Any, None]]
 
 
 def hear_revoked(hear: Callable[[str], None], run: bytes) -> None:
-    """Hear of a revoked run. A record that names none is ignored, so that others are heard."""
+    """Handle a revoked run. A record that names no run is ignored, with a warning."""
     try:
         hear(run.decode())
     except ValueError:
@@ -43,10 +43,10 @@ class Notifier(Protocol):
     outages: Outages
 
     async def open(self) -> None:
-        """Connect. Raises one of ``outages``, or what the client says of wrong settings."""
+        """Connect. Raises one of ``outages``, or the client's error for wrong settings."""
 
     async def publish(self, channel: str, data: bytes) -> None:
-        """Have all who listen on the channel hear ``data``."""
+        """Send ``data`` to all who listen on the channel."""
 
     async def subscribe(self, channel: str, hear: Callable[[bytes], None]) -> None:
         """Listen on a channel from now on until ``aclose``."""
@@ -56,26 +56,26 @@ class Notifier(Protocol):
         """Whether all subscriptions are up, as far as is known."""
 
     def saver(self, backend: AsyncResultBackend[Any]) -> SaveAndPublish | None:
-        """How to save and publish in one go, where the result backend is the same system."""
+        """Saves and publishes in one step, if the result backend is on the same server."""
 
     async def revoke(self, run: str) -> None:
-        """Have every worker hear that a run is over, those that are away now as well.
+        """Tell every worker that a run is over, also those that are not connected now.
 
         ``run``: as of ``ReplyTo.run``, which no other run has.
         """
 
     async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
-        """Hear of all runs that were revoked within ``REVOCATION_LIFE``, and from now on."""
+        """Call for each run that was revoked within ``REVOCATION_LIFE``, or is from now on."""
 
     async def aclose(self) -> None:
         """Disconnect."""
 
 
 class Backlog(Protocol):
-    """How far the workers have come with a broker's queues."""
+    """Tells how far workers have read a broker's queues."""
 
     async def position(self, queue: str | None) -> tuple[Any, Any]:
-        """A mark behind all that stands in a queue, and the last mark that workers have passed.
+        """The position behind the last message of a queue, and the last one that workers passed.
 
         They can be compared. A queue that was begun anew may give lower ones than before.
         ``queue``: ``None`` for the broker's own.
@@ -83,18 +83,18 @@ class Backlog(Protocol):
 
 
 class NothingWaits:
-    """The backlog of a broker that hands out at once what it is given."""
+    """The backlog of a broker that delivers each message at once."""
 
     async def position(self, queue: str | None) -> tuple[Any, Any]:
-        """No message stands anywhere."""
+        """No message waits."""
         return 0, 0
 
 
 class System(Protocol):
-    """A module that knows one system and is the only one to import its clients."""
+    """A module that serves one system. Only it, and its parts, import the system's client."""
 
     OUTAGES: Outages
-    """How its clients say that the server is away."""
+    """The errors by which its clients say that the server cannot be reached."""
 
     def notifier_at(self, url: str) -> Notifier:
         """A notifier with the settings of a URL."""
@@ -109,10 +109,10 @@ class System(Protocol):
         """How to ask for the broker's backlog."""
 
     def kick_of(self, broker: AsyncBroker) -> Kick:
-        """The fastest way to do what the broker's ``kick`` does."""
+        """Sends a message, as the broker's ``kick`` does."""
 
     def steady(self, broker: AsyncBroker) -> Deliveries:
-        """Have a worker's broker keep listening through outages; what it will have been given."""
+        """Make a worker's broker listen through outages. Returns the messages that it holds."""
 
     def steady_results(self, backend: AsyncResultBackend[Any]) -> None:
-        """Have a worker's result backend go on when the server has lost its data."""
+        """Make a worker's result backend continue when the server has lost its data."""

@@ -47,7 +47,7 @@ CATCHING_UP = 15.0
 """Seconds within which a worker has to hear of all runs that were revoked before it came."""
 
 GRACE = 1.0
-"""Seconds that the notifier's tasks are given to end when they are cancelled."""
+"""Seconds that the notifier's tasks have to end after they were cancelled."""
 
 CONNECT_TIMEOUT = 5
 """Seconds after which one try to connect counts as failed."""
@@ -124,8 +124,8 @@ class RabbitNotifier:
 
     async def open(self) -> None:
         """Connect."""
-        await self.aclose()  # where an earlier try came half way
-        # A robust connection does not say that it could not connect at all: it tries for ever.
+        await self.aclose()  # of an earlier attempt that failed halfway
+        # A robust connection does not report that it could not connect: it tries for ever.
         probe = await connect(self._url, timeout=CONNECT_TIMEOUT, **self._settings)
         await probe.close()
         self._connection = connection = await connect_robust(self._url, **self._settings)
@@ -134,7 +134,7 @@ class RabbitNotifier:
         self._revocations = await connection.channel()
 
     async def publish(self, channel: str, data: bytes) -> None:
-        """Have the engine that listens on the channel hear ``data``."""
+        """Send ``data`` to the engine that listens on the channel."""
         message = Message(data, delivery_mode=DeliveryMode.NOT_PERSISTENT)
         await self._channel.default_exchange.publish(message, channel, mandatory=False)
 
@@ -157,12 +157,12 @@ class RabbitNotifier:
         return None
 
     async def revoke(self, run: str) -> None:
-        """Have every worker hear that a run is over, those that are away now as well."""
+        """Tell every worker that a run is over, also those that are not connected now."""
         exchange = await self._revoked()
         await exchange.publish(Message(run.encode(), delivery_mode=DeliveryMode.PERSISTENT), "")
 
     async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
-        """Hear of all runs that are kept in the queue, and of those that come from now on."""
+        """Call for each run in the queue, and for each that comes from now on."""
         exchange, name = await self._revoked(), f"{REVOKED}.{secrets.token_hex(8)}"
         queue = await self._revocations.declare_queue(name, exclusive=True, auto_delete=True)
         await queue.bind(exchange)
@@ -192,7 +192,7 @@ class RabbitNotifier:
                 await connection.close()
 
     async def _revoked(self) -> AbstractExchange:
-        """Where revoked runs go, declared once: the client does so again when it reconnects."""
+        """Declare where revocations go. The client does so again when it reconnects."""
         if self._exchange is None:
             channel = self._revocations
             exchange = await channel.declare_exchange(REVOKED, ExchangeType.FANOUT, durable=True)
@@ -207,7 +207,7 @@ class RabbitNotifier:
         await retry_through_outage(partial(self._read_kept, hear), OUTAGES, what, patience)
 
     async def _read_kept(self, hear: Callable[[str], None]) -> None:
-        """Read the queue and leave all of it there, as one worker at a time may do."""
+        """Read the queue without removing anything. One worker at a time does that."""
         channel = await _own_channel(self._connection)
         came: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -224,13 +224,13 @@ class RabbitNotifier:
 
 
 async def _own_channel(connection: Any) -> AbstractChannel:
-    """A channel that is no other's to be closed by an error, and has no memory of its own."""
+    """A channel of its own: an error on it closes no other."""
     channel: AbstractChannel = await connection.transport.connection.channel()
     return channel
 
 
 class QueueBacklog:
-    """Queues that do not number what is in them: all is taken, or some is not."""
+    """Queues without positions: either all messages are taken, or some wait."""
 
     def __init__(self, broker: AsyncBroker) -> None:
         self._broker: Any = broker

@@ -56,16 +56,16 @@ __all__ = [
 logger = logging.getLogger("taskiq_flow")
 
 REVOKED = "taskiq_flow:revoked"
-"""A sorted set of runs by the time when they were revoked, and the channel that tells them."""
+"""A sorted set of revoked runs, by time, and the channel on which they are published."""
 
 SILENCE = 10.0
-"""Seconds without a word from the server after which it is asked for one, and given up at last."""
+"""Seconds of silence after which the server is pinged, and later given up."""
 
 AT_ONCE = 100
-"""Revocations that a worker takes in before its event loop has its turn."""
+"""Revocations that a worker handles in a row before its event loop has its turn."""
 
 GRACE = 1.0
-"""Seconds that a subscription is given to end when it is cancelled."""
+"""Seconds that a subscription has to end after it was cancelled."""
 
 
 def notifier_at(url: str) -> RedisNotifier:
@@ -90,11 +90,11 @@ class RedisNotifier:
 
     async def open(self) -> None:
         """Connect."""
-        await self._end_subscriptions()  # where an earlier try came half way
+        await self._end_subscriptions()  # of an earlier attempt that failed halfway
         await self._client.ping()
 
     async def publish(self, channel: str, data: bytes) -> None:
-        """Have all who listen on the channel hear ``data``."""
+        """Send ``data`` to all who listen on the channel."""
         await self._client.publish(channel, data)
 
     async def subscribe(self, channel: str, hear: Callable[[bytes], None]) -> None:
@@ -117,7 +117,7 @@ class RedisNotifier:
         return _Saver(backend).save
 
     async def revoke(self, run: str) -> None:
-        """Have every worker hear that a run is over, those that are away now as well."""
+        """Tell every worker that a run is over, also those that are not connected now."""
         now = time.time()
         try:
             # First, for workers that begin to listen meanwhile.
@@ -127,7 +127,7 @@ class RedisNotifier:
             await self._client.publish(REVOKED, run)  # even a server without room carries it
 
     async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
-        """Hear of all runs that were revoked lately, at each new connection, and from then on."""
+        """Call for each run that was revoked lately, at each new connection, and from then on."""
 
         async def catch_up() -> None:
             runs: Any = await self._client.zrange(REVOKED, 0, -1)
@@ -208,7 +208,7 @@ async def _confirmed(pubsub: PubSub) -> None:
 
 
 async def _listen(pubsub: PubSub, channel: str, hear: Callable[[bytes], None]) -> None:
-    """Hand on what comes; if nothing does, the server has to confirm the subscription again."""
+    """Yield the messages. If none comes, the server has to confirm the subscription again."""
     silent = False
     while True:
         message = await pubsub.get_message(timeout=SILENCE)
@@ -224,7 +224,7 @@ async def _listen(pubsub: PubSub, channel: str, hear: Callable[[bytes], None]) -
 
 
 class _Connections:
-    """As much of a connection pool as a subscription needs."""
+    """The part of a connection pool that a subscription needs."""
 
     def __init__(self, make: Callable[[], AbstractConnection], encoder: Any) -> None:
         self._make = make

@@ -51,7 +51,7 @@ IDLE_TIMEOUT = 600_000
 
 
 def client_of(broker: Any) -> Client:
-    """The client of a broker: over its own connections, or beside them, behind sentinels."""
+    """A client for a broker, over its own connections, or through sentinels."""
     client = _clients.get(broker)
     if client is None:
         if hasattr(broker, "connection_pool"):
@@ -135,7 +135,7 @@ def steady(broker: AsyncBroker) -> Deliveries:
 
 
 def steady_results(_: AsyncResultBackend[Any]) -> None:
-    """A result needs nothing on the server that could be lost before it."""
+    """Nothing to do: a result needs no queue or bucket that the server could lose."""
 
 
 class StreamReader:
@@ -177,7 +177,7 @@ class StreamReader:
         await self._client.eval(_GIVE_BACK, 1, stream, self._group, message_id, delivery.data)
 
     async def _renew(self, held: list[Delivery]) -> None:
-        """Claim anew what this worker has taken and not finished."""
+        """Claim again the messages that this worker has not finished."""
         now = time.monotonic()
         if now - self._renewed_at < self._idle_timeout / 1000 / 4:
             return
@@ -210,7 +210,7 @@ class StreamReader:
         )
 
     async def _answer(self, asked: Awaitable[Any]) -> Any:
-        """What the server says; nothing if it has lost the streams, which are begun anew then."""
+        """The server's answer. If it has lost the streams, they are created again: no answer."""
         try:
             return await asked
         except ResponseError as error:
@@ -221,7 +221,7 @@ class StreamReader:
             return ()
 
     async def _left_in(self, stream: Any) -> Any:
-        """What has been with a consumer for the idle timeout without being acknowledged."""
+        """Messages that a consumer has held for the idle timeout without acknowledging them."""
         place = _START
         left: list[Any] = []
         while not left:  # the server looks at some at a time, and says where to go on
@@ -247,7 +247,7 @@ class StreamReader:
         return left
 
     async def _declare_groups(self) -> None:
-        """As the broker does when it starts, but from the beginning: all that is there is new."""
+        """Create the group, as the broker does, but from the stream's beginning."""
         self.deliveries.clear()
         for stream in self._streams:
             try:
@@ -256,7 +256,7 @@ class StreamReader:
                 logger.debug("another worker has declared the group of %r: %s", stream, error)
 
     def _held(self, fetched: Any) -> list[AckableMessage]:
-        """Messages for taskiq, all of which are this worker's from now on."""
+        """Messages for taskiq, which this worker holds from now on."""
         return [
             self.deliveries.hold(
                 fields[b"data"],
@@ -327,7 +327,7 @@ end
 
 
 def _key(stream: bytes | str, message_id: bytes) -> tuple[str, bytes]:
-    """What tells a message from others. The server names its stream in bytes."""
+    """The key of a message: its stream and its id."""
     return (stream.decode() if isinstance(stream, bytes) else stream), message_id
 
 

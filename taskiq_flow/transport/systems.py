@@ -1,4 +1,4 @@
-"""Which system a broker, a result backend or a URL belongs to. Its module is imported on demand."""
+"""Finds the system of a broker, a result backend or a URL, and imports its module on demand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def system_of(thing: object) -> System | None:
 
 
 def outages_of(*things: object) -> Outages:
-    """How brokers and result backends say that their server is away."""
+    """The errors by which brokers and result backends say that a server cannot be reached."""
     systems = [system for system in map(system_of, things) if system is not None]
     return (OSError, *(kind for system in systems for kind in system.OUTAGES))
 
