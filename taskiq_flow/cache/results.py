@@ -8,6 +8,7 @@ compute.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import struct
 import time
@@ -92,6 +93,7 @@ class ResultCache:
         self._elsewhere: set[str] = set()  # keys that other processes compute
         self._renewer: asyncio.Task[None] | None = None
         self._poller: asyncio.Task[None] | None = None
+        self._stop_polling = asyncio.Event()
         self._writes: set[asyncio.Task[None]] = set()
         self._away_until = 0.0
         self._unreadable: set[str] = set()  # keys of which that was said
@@ -158,7 +160,7 @@ class ResultCache:
         await until_ended(self._writes, CLOSING_GRACE)
         self._drop_unwanted()
         if self._poller is not None and not self._elsewhere:
-            self._poller.cancel()
+            self._stop_polling.set()  # it is not cancelled: it may just have claimed a key
             await until_ended([self._poller], CLOSING_GRACE)
 
     async def _ask(
@@ -234,8 +236,11 @@ class ResultCache:
     async def _poll(self) -> None:
         """Poll the keys that other processes compute, until there are none."""
         pauses = backoff_delays(*_PAUSES)
+        self._stop_polling.clear()
         while self._elsewhere:
-            await asyncio.sleep(next(pauses))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(next(pauses)):
+                    await self._stop_polling.wait()
             self._drop_unwanted()
             for key in tuple(self._elsewhere):
                 # Without the store, they are computed here.
