@@ -57,7 +57,7 @@ class MemoryCacheStore:
     async def get(self, key: str) -> bytes | None:
         """The key's value."""
         value, expires = self._values.get(key, (None, math.inf))
-        if expires <= time.time():
+        if expires <= time.monotonic():
             self._remove(key)
             return None
         if value is not None:
@@ -69,14 +69,14 @@ class MemoryCacheStore:
         self._remove(key)
         if len(value) > self._most_bytes:
             return
-        self._values[key] = value, math.inf if seconds is None else time.time() + seconds
+        self._values[key] = value, math.inf if seconds is None else time.monotonic() + seconds
         self._bytes += len(value)
         while self._bytes > self._most_bytes or len(self._values) > self._most_entries:
             self._remove(next(iter(self._values)))
 
     async def claim(self, key: str, owner: str, seconds: float) -> bool:
         """Claim a key."""
-        now = time.time()
+        now = time.monotonic()
         other, expires = self._claims.get(key, (owner, now))
         if other != owner and expires > now:
             return False
@@ -125,21 +125,28 @@ class SqliteCacheStore:
             )
             connection.execute("DELETE FROM cache WHERE expires <= ?", (now,))
             connection.execute(
-                "DELETE FROM cache WHERE rowid IN"
-                " (SELECT rowid FROM cache ORDER BY written DESC LIMIT -1 OFFSET ?)",
+                "DELETE FROM cache WHERE rowid IN (SELECT rowid FROM cache ORDER BY rowid"
+                " LIMIT max(0, (SELECT count(*) FROM cache) - ?))",  # rowids ascend, clocks may not
                 (self._most_entries,),
             )
 
         await self._write(insert)
 
     async def claim(self, key: str, owner: str, seconds: float) -> bool:
-        """Claim a key. A claim whose process is gone does not count."""
-        now = time.time()
+        """Claim a key.
+
+        Another's claim counts unless its process is gone. It counts for ``seconds`` at the most, as
+        the clock may have been set back since.
+        """
 
         def take(connection: sqlite3.Connection) -> bool:
+            now = time.time()  # no claim in the file is newer
             connection.execute("DELETE FROM claims WHERE expires <= ?", (now,))
-            row = connection.execute("SELECT owner FROM claims WHERE key = ?", (key,)).fetchone()
-            if row is not None and row[0] != owner and not is_gone(row[0]):
+            other = connection.execute(
+                "SELECT owner FROM claims WHERE key = ? AND owner != ? AND expires <= ?",
+                (key, owner, now + seconds),
+            ).fetchone()
+            if other is not None and not is_gone(other[0]):
                 return False
             connection.execute(
                 "INSERT OR REPLACE INTO claims (key, owner, expires) VALUES (?, ?, ?)",
@@ -168,7 +175,7 @@ class SqliteCacheStore:
 
 
 def _has_tables(connection: sqlite3.Connection) -> bool:
-    last = "SELECT 1 FROM sqlite_master WHERE name = 'cache_written'"
+    last = "SELECT 1 FROM sqlite_master WHERE name = 'cache_expires'"
     return connection.execute(last).fetchone() is not None
 
 
@@ -181,7 +188,6 @@ _TABLES = (
         key TEXT PRIMARY KEY, owner TEXT NOT NULL, expires REAL NOT NULL
     )""",
     "CREATE INDEX IF NOT EXISTS cache_expires ON cache (expires)",
-    "CREATE INDEX IF NOT EXISTS cache_written ON cache (written)",
 )
 
 

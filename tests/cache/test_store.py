@@ -7,8 +7,9 @@ import gc
 import sqlite3
 import subprocess
 import sys
+import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -163,9 +164,99 @@ def ended() -> str:
 async def test_a_claim_of_a_process_that_has_ended_is_free(ended: str, tmp_path: Path) -> None:
     journal = SqliteJournal(tmp_path / "runs.db")
     store = SqliteCacheStore(journal)
-    assert await store.claim("a", ended, 3600.0)
+    assert await store.claim("a", ended, 10.0)
     assert await store.claim("a", new_owner(), 10.0)
     assert not await store.claim("a", new_owner(), 10.0)
+    await journal.aclose()
+
+
+@pytest.fixture(params=["memory", "file"])
+async def bounded_store(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[CacheStore]:
+    """A store of at most three values."""
+    journal = SqliteJournal(tmp_path / "runs.db")
+    if request.param == "memory":
+        yield MemoryCacheStore(most_entries=3)
+    else:
+        yield SqliteCacheStore(journal, most_entries=3)
+    await journal.aclose()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the wall clock so many seconds ahead of the real one."""
+    real_time = time.time
+
+    def set_ahead(seconds: float) -> None:
+        monkeypatch.setattr(time, "time", lambda: real_time() + seconds)
+
+    return set_ahead
+
+
+async def test_a_claim_ends_in_time_although_the_clock_was_set_back(
+    bounded_store: CacheStore, clock: Callable[[float], None]
+) -> None:
+    clock(3600.0)
+    assert await bounded_store.claim("a", new_owner(), 0.1)
+    clock(0.0)
+    async with asyncio.timeout(5):
+        while not await bounded_store.claim("a", new_owner(), 0.1):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_claim_made_while_another_process_waits_for_the_file_counts(
+    tmp_path: Path, clock: Callable[[float], None]
+) -> None:
+    journal = SqliteJournal(tmp_path / "runs.db")
+    store = SqliteCacheStore(journal)
+    await store.release("a", "me")  # the tables are there
+    other = sqlite3.connect(tmp_path / "runs.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    claiming = asyncio.ensure_future(store.claim("a", "me", 10.0))
+    await asyncio.sleep(0)  # it has begun, and waits
+    clock(5.0)
+    other.execute("INSERT INTO claims VALUES ('a', ?, ?)", (new_owner(), time.time() + 10.0))
+    other.execute("COMMIT")
+    other.close()
+    assert not await claiming
+    await journal.aclose()
+
+
+async def test_the_newest_values_stay_although_the_clock_was_set_back(
+    bounded_store: CacheStore, clock: Callable[[float], None]
+) -> None:
+    clock(3600.0)
+    for key in ("a", "b", "c"):
+        await bounded_store.put(key, b"", None)
+    clock(0.0)
+    await bounded_store.put("d", b"", None)
+    stored = [await bounded_store.get(key) is not None for key in ("a", "b", "c", "d")]
+    assert stored == [False, True, True, True]
+
+
+async def test_a_put_takes_as_many_steps_however_many_values_a_file_has(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "runs.db")
+    store = SqliteCacheStore(journal)
+
+    async def steps_of_a_put() -> int:
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        await store.put("measured", b"", 60.0)
+        await journal.file.read(lambda connection: connection.set_progress_handler(count, 1))
+        await store.put("measured", b"", 60.0)
+        await journal.file.read(lambda connection: connection.set_progress_handler(None, 0))
+        return steps
+
+    few = await steps_of_a_put()
+    for number in range(300):
+        await store.put(str(number), b"", None)
+    assert await steps_of_a_put() < few + 100
     await journal.aclose()
 
 
