@@ -194,7 +194,8 @@ _TABLES = (
 class RedisCacheStore:
     """Keeps values on the server of a ``RedisJournal``, which removes them when they expire.
 
-    Values without an end are kept as long as the server's own limits allow.
+    Values without an end are kept as long as the server's own limits allow. A key of another type
+    counts as empty and is overwritten.
     """
 
     def __init__(self, journal: RedisJournal) -> None:
@@ -202,10 +203,10 @@ class RedisCacheStore:
 
     async def get(self, key: str) -> bytes | None:
         """The key's value."""
-        value: bytes | None = await self._journal.call(
-            lambda client: client.get(self._key("cache", key))
+        values: list[bytes | None] = await self._journal.call(
+            lambda client: client.mget([self._key("cache", key)])
         )
-        return value
+        return values[0]
 
     async def put(self, key: str, value: bytes, seconds: float | None) -> None:
         """Keep a value."""
@@ -231,14 +232,15 @@ class RedisCacheStore:
         return encoded(f"{self._journal.prefix}:{what}:{key}")
 
 
+# MGET has nothing for a key of another type, of which GET makes an error.
 _CLAIM = """
-local owner = redis.call('GET', KEYS[1])
+local owner = redis.call('MGET', KEYS[1])[1]
 if owner and owner ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 _RELEASE = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+if redis.call('MGET', KEYS[1])[1] == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
 
 _stores: WeakKeyDictionary[Journal, CacheStore] = WeakKeyDictionary()

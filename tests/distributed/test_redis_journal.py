@@ -361,6 +361,23 @@ async def test_cached_results_keep_to_the_contract_of_stores(
     await journal.aclose()
 
 
+async def test_a_key_of_another_type_counts_as_empty_and_is_overwritten(store: RedisStore) -> None:
+    journal = RedisJournal(store.url, prefix=store.prefix)
+    cache = RedisCacheStore(journal)
+    async with Redis.from_url(store.url) as client:
+        for kind in ("cache", "claim"):
+            await client.rpush(f"{store.prefix}:{kind}:a", "an element")
+    assert await cache.get("a") is None
+    await cache.release("a", "me")
+    assert await cache.claim("a", "me", 60.0)
+    assert not await cache.claim("a", "other", 60.0)
+    await cache.put("a", b"1", None)
+    assert await cache.get("a") == b"1"
+    await cache.release("a", "me")
+    assert await cache.claim("a", "other", 60.0)
+    await journal.aclose()
+
+
 async def test_more_calls_than_connections_wait_their_turn(store: RedisStore) -> None:
     journal = RedisJournal(f"{store.url}?max_connections=2", prefix=store.prefix)
     runs = [f"run {number}" for number in range(100)]
