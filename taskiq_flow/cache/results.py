@@ -158,8 +158,8 @@ class ResultCache:
     async def aclose(self) -> None:
         """Wait until the store has taken all results, for at most ``CLOSING_GRACE`` seconds."""
         await until_ended(self._writes, CLOSING_GRACE)
-        self._drop_unwanted()
-        if self._poller is not None and not self._elsewhere:
+        is_wanted = any(self._wanted[key].callbacks for key in self._elsewhere)
+        if self._poller is not None and not is_wanted:
             self._stop_polling.set()  # it is not cancelled: it may just have claimed a key
             await until_ended([self._poller], CLOSING_GRACE)
 
@@ -171,7 +171,7 @@ class ResultCache:
         if not await self._store.claim(key, self._owner, CLAIM_SECONDS):
             self._elsewhere.add(key)
             if self._poller is None or self._poller.done():
-                self._poller = self._loop.create_task(self._poll())
+                self._start_poller()
             return pending
         # It may have been kept in between.
         if hit := self._fresh(key, await self._store.get(key), ttl, convert):
@@ -233,21 +233,33 @@ class ResultCache:
             await asyncio.sleep(CLAIM_SECONDS / 4)
             await self._call(renew())
 
-    async def _poll(self) -> None:
-        """Poll the keys that other processes compute, until there are none."""
-        pauses = backoff_delays(*_PAUSES)
+    def _start_poller(self) -> None:
         self._stop_polling.clear()
-        while self._elsewhere:
+        self._poller = self._loop.create_task(self._poll())
+
+    async def _poll(self) -> None:
+        """Poll the keys that other processes compute, until there are none or ``aclose`` stops it.
+
+        Keys that are wanted since it was stopped have a new poller.
+        """
+        pauses = backoff_delays(*_PAUSES)
+        while self._elsewhere and not self._stop_polling.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(next(pauses)):
                     await self._stop_polling.wait()
             self._drop_unwanted()
             for key in tuple(self._elsewhere):
+                if self._stop_polling.is_set():
+                    break
                 # Without the store, they are computed here.
                 found = (True, None) if self._is_away else await self._call(self._ended(key))
                 is_free, data = found or (True, None)
                 if is_free:
                     self._resolve(key, data)
+        self._drop_unwanted()
+        self._poller = None
+        if self._elsewhere:
+            self._start_poller()
 
     async def _ended(self, key: str) -> tuple[bool, bytes | None]:
         """Whether no other process computes a key any more, and the result if there is one."""

@@ -484,3 +484,35 @@ async def test_a_cancellation_that_a_store_raises_counts_as_a_failure() -> None:
 
     work = Work()
     assert await with_store(Closed(), wide(work.task, 2)).execute({"x": 1}) == {"n0": 10, "n1": 10}
+
+
+@virtually
+async def test_a_run_may_begin_to_wait_while_another_that_waited_is_closed() -> None:
+    class Slow(MemoryCacheStore):
+        asked = asyncio.Event()
+
+        async def claim(self, key: str, owner: str, seconds: float) -> bool:
+            if key == keys[0] and owner != "another process":
+                self.asked.set()
+                await asyncio.sleep(1)
+            return await super().claim(key, owner, seconds)
+
+    work, store = Work(), Slow()
+    keys = [cache_key(work.task, [], {"x": x}) for x in (1, 2)]
+    for key in keys:
+        await store.claim(key, "another process", 1e6)
+    engine = with_store(store, wide(work.task, 1))
+    closed = asyncio.ensure_future(engine.execute({"x": 1}))
+    await asyncio.sleep(1.01)  # its node waits
+    store.asked.clear()
+    await store.asked.wait()  # the cache asks again for it
+    closed.cancel()
+    await asyncio.sleep(0.5)  # it waits until the cache has its answer
+    waiting = asyncio.ensure_future(engine.execute({"x": 2}))
+    await asyncio.wait([closed])
+    assert virtual_loop().time() < 3.0
+    await asyncio.sleep(10)
+    await store.put(keys[1], struct.pack(">d", time.time()) + b"7", None)
+    await store.release(keys[1], "another process")
+    assert await waiting == {"n0": 7}
+    assert work.executed == []
