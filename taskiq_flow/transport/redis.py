@@ -58,6 +58,9 @@ logger = logging.getLogger("taskiq_flow")
 REVOKED = "taskiq_flow:revoked"
 """A sorted set of revoked runs, by time, and the channel on which they are published."""
 
+FIRST_ANSWER = 2.4
+"""Seconds in which a server has to answer at first. What got lost on its way is sent once more."""
+
 SILENCE = 10.0
 """Seconds of silence after which the server is pinged, and later given up."""
 
@@ -91,7 +94,8 @@ class RedisNotifier:
     async def open(self) -> None:
         """Connect."""
         await self._end_subscriptions()  # of an earlier attempt that failed halfway
-        await self._client.ping()
+        async with asyncio.timeout(FIRST_ANSWER):
+            await self._client.ping()
 
     async def publish(self, channel: str, data: bytes) -> None:
         """Send ``data`` to all who listen on the channel."""
@@ -157,7 +161,8 @@ class RedisNotifier:
         is_up = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._renew(channel, hear, catch_up, is_up))
         self._subscriptions[task] = False
-        await is_up
+        async with asyncio.timeout(FIRST_ANSWER):
+            await is_up
 
     async def _renew(
         self,

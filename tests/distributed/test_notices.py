@@ -47,6 +47,21 @@ async def test_notices_that_never_come_are_made_up_for(remote_kind: str, farm: F
         assert len(await engine.execute(values)) == 8
 
 
+async def test_what_is_lost_of_the_first_connection_is_sent_again(
+    remote_kind: str, farm: Farm
+) -> None:
+    async with (
+        through_a_proxy(farm, remote_kind) as (settings, proxy),
+        started(settings) as broker,
+    ):
+        proxy.drop()
+        values = {"path": str(farm.folder / "unread"), "name": "n", "seconds": 0.0}
+        run = asyncio.ensure_future(chain_of(broker, 2).execute(values))
+        await proxy.has_dropped.wait()
+        await proxy.heal()
+        assert len(await run) == 4
+
+
 async def test_notices_that_come_late_change_nothing(remote_kind: str, farm: Farm) -> None:
     async with (
         through_a_proxy(farm, remote_kind) as (settings, proxy),

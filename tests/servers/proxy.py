@@ -22,6 +22,7 @@ class Proxy:
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._dropping = False
         self._delay = 0.0
+        self.has_dropped = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         await self._listen()
@@ -95,6 +96,7 @@ class Proxy:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(CHUNK):
             if self._dropping:
+                self.has_dropped.set()
                 continue
             await asyncio.sleep(self._delay)
             writer.write(chunk)
