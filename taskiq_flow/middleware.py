@@ -17,7 +17,7 @@ from taskiq_flow.transport.protocol import Notifier
 from taskiq_flow.transport.systems import SCHEMES, outages_of, system_at, system_of
 from taskiq_flow.worker.worker import Worker
 
-CONNECT_PATIENCE = 5.0
+CONNECT_PATIENCE = 8.0
 """Seconds for which a server may be away when a run begins."""
 
 

@@ -49,7 +49,7 @@ CATCHING_UP = 15.0
 GRACE = 1.0
 """Seconds that the notifier's tasks have to end after they were cancelled."""
 
-CONNECT_TIMEOUT = 3
+CONNECT_TIMEOUT = 5
 """Seconds after which one try to connect counts as failed."""
 
 

@@ -58,7 +58,7 @@ logger = logging.getLogger("taskiq_flow")
 REVOKED = "taskiq_flow:revoked"
 """A sorted set of revoked runs, by time, and the channel on which they are published."""
 
-FIRST_ANSWER = 2.4
+FIRST_ANSWER = 5.0
 """Seconds in which a server has to answer at first. What got lost on its way is sent once more."""
 
 SILENCE = 10.0
