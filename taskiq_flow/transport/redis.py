@@ -161,8 +161,7 @@ class RedisNotifier:
         is_up = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._renew(channel, hear, catch_up, is_up))
         self._subscriptions[task] = False
-        async with asyncio.timeout(FIRST_ANSWER):
-            await is_up
+        await is_up
 
     async def _renew(
         self,
@@ -176,8 +175,10 @@ class RedisNotifier:
         while True:
             try:
                 async with PubSub(await self._outside_of_pool()) as pubsub:
-                    await pubsub.subscribe(channel)
-                    await _confirmed(pubsub)
+                    # Without the catching up, which takes as long as there is to read.
+                    async with asyncio.timeout(None if is_up.done() else FIRST_ANSWER):
+                        await pubsub.subscribe(channel)
+                        await _confirmed(pubsub)
                     await catch_up()
                     self._subscriptions[me] = True
                     pauses = backoff_delays()

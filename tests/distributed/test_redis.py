@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -123,4 +124,25 @@ async def test_many_revocations_leave_the_event_loop_its_turn(
     await watching
     assert len(set(turns)) > 10
     await client.delete("many revoked")
+    await notifier.aclose()
+
+
+async def test_a_worker_may_take_long_to_hear_of_all_that_was_revoked(
+    farm: Farm, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the server's first answer has to come soon."""
+    monkeypatch.setattr(redis, "REVOKED", "slowly revoked")
+    monkeypatch.setattr(redis, "FIRST_ANSWER", 1.0)
+    await client.zadd("slowly revoked", {f"run {number}": 1e12 for number in range(500)})
+    notifier = notifier_at(farm.redis.url)
+    heard: list[str] = []
+
+    def hear(run: str) -> None:
+        time.sleep(0.004)  # two seconds for all
+        heard.append(run)
+
+    await notifier.open()
+    await notifier.subscribe_to_revocations(hear)
+    assert len(heard) == 500
+    await client.delete("slowly revoked")
     await notifier.aclose()
