@@ -63,21 +63,20 @@ class Claim:
 class PendingResult:
     """Another node computes the result. Call ``look_up`` again when ``wait`` says so."""
 
-    __slots__ = ("callbacks", "future")
+    __slots__ = ("future", "waiters")
 
     def __init__(self) -> None:
         self.future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-        self.callbacks: set[Callable[[object], None]] = set()
+        self.waiters = 0  # callbacks of the future, while it is not done
 
     def wait(self, callback: Callable[[object], None]) -> None:
         """Have ``callback`` called soon after the result is there, or will not come."""
-        self.callbacks.add(callback)
+        self.waiters += 1
         self.future.add_done_callback(callback)
 
     def leave(self, callback: Callable[[object], None]) -> None:
         """Wait no longer."""
-        self.callbacks.discard(callback)
-        self.future.remove_done_callback(callback)
+        self.waiters -= self.future.remove_done_callback(callback)
 
 
 class ResultCache:
@@ -158,7 +157,7 @@ class ResultCache:
     async def aclose(self) -> None:
         """Wait until the store has taken all results, for at most ``CLOSING_GRACE`` seconds."""
         await until_ended(self._writes, CLOSING_GRACE)
-        is_wanted = any(self._wanted[key].callbacks for key in self._elsewhere)
+        is_wanted = any(self._wanted[key].waiters for key in self._elsewhere)
         if self._poller is not None and not is_wanted:
             self._stop_polling.set()  # it is not cancelled: it may just have claimed a key
             await until_ended([self._poller], CLOSING_GRACE)
@@ -209,7 +208,7 @@ class ResultCache:
     def _drop_unwanted(self) -> None:
         """Drop the keys of other processes for which no node of this one waits any more."""
         for key in tuple(self._elsewhere):
-            if not self._wanted[key].callbacks:
+            if not self._wanted[key].waiters:
                 self._resolve(key, None)
 
     async def _write(self, key: str, data: bytes, ttl: float | None) -> None:

@@ -55,8 +55,7 @@ class ResultStream(Generic[N]):
     def drop(self) -> None:
         """Drop all results that have not been read."""
         self.unread.clear()
-        if self._log is not None:
-            self._log.discard_pairs()
+        self.drop_held_back()
 
     def drop_held_back(self) -> None:
         """Drop the results that the log has not written yet."""
