@@ -182,7 +182,7 @@ class ExecutionEngine:
                 restored = await restore_run(self._runs.journal, run_id)
                 log.prepend(self._runs.adapt_to_graph(restored, allow_changed=allow_changed))
                 spec = self._restored_spec(restored, replay=replay)
-            except BaseException:
+            except BaseException:  # a cancellation too
                 await to_the_end(log.release())
                 raise
             return await self._begin(run_id, spec, log, restored.sessions)
@@ -263,10 +263,10 @@ class ExecutionEngine:
         self._in_progress.add(in_progress)
         try:
             run = await in_progress.begun(run_id, begin)
-            unread, is_next_reported = run.stream.unread, self._on_step_complete is not None
+            unread, is_reported = run.stream.unread, self._on_step_complete is not None
             try:
                 while unread or await run.stream.more():
-                    yield await self._next_reported(run) if is_next_reported else run.take()
+                    yield await self._next_reported(run) if is_reported else run.take()
             finally:
                 await run.aclose()
         finally:
@@ -301,7 +301,7 @@ class ExecutionEngine:
                 run_id, spec, self._settings, broker, completions, dispatcher, log=log, cache=cache
             )
             run.start()
-        except BaseException:
+        except BaseException:  # a cancellation too
             if run is not None:
                 await run.aclose()
             elif log is not None:

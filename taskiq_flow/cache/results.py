@@ -94,8 +94,8 @@ class ResultCache:
         self._poller: asyncio.Task[None] | None = None
         self._stop_polling = asyncio.Event()
         self._writes: set[asyncio.Task[None]] = set()
-        self._away_until = 0.0
-        self._unreadable: set[str] = set()  # keys of which that was said
+        self._ask_again_at = 0.0
+        self._logged_unreadable: set[str] = set()  # keys
 
     @staticmethod
     def of(store: CacheStore, serializer: TaskiqSerializer) -> ResultCache:
@@ -118,15 +118,16 @@ class ResultCache:
         ``Claim``: the caller computes the result, and then calls ``put`` or ``release``.
         ``PendingResult``: another node computes it. ``None``: the caller computes it without the
         cache, which does not answer. ``convert``: converts a decoded value; what it refuses by
-        raising is computed anew. ``waited_for``: what an earlier call has returned.
+        raising is computed anew. ``waited_for``: the ``PendingResult`` that the node has waited
+        for.
         """
         pending = self._wanted.get(key)
-        is_written = pending is not None and pending.future.done()  # the store is taking it
-        computed = pending if is_written else waited_for
+        is_computed = pending is not None and pending.future.done()  # and being stored
+        computed = pending if is_computed else waited_for
         if computed and (hit := self._fresh(key, computed.future.result(), ttl, convert)):
             return hit
         if pending is not None:
-            return None if is_written else pending
+            return None if is_computed else pending
         if self._is_away:
             return None
         pending = self._wanted[key] = PendingResult()
@@ -137,7 +138,7 @@ class ResultCache:
             if not isinstance(found, (Claim, PendingResult)):
                 self._resolve(key, None)
         if found is not None:
-            _away.discard(self._store)
+            _warned_of.discard(self._store)
         return found
 
     def put(self, claim: Claim, value: Any, ttl: float | None) -> None:
@@ -172,7 +173,7 @@ class ResultCache:
             if self._poller is None or self._poller.done():
                 self._start_poller()
             return pending
-        # It may have been kept in between.
+        # Another process may have stored it before the claim was ours.
         if hit := self._fresh(key, await self._store.get(key), ttl, convert):
             self._start(self._give_back(key))
             return hit
@@ -193,8 +194,8 @@ class ResultCache:
                 return None
             return Hit(convert(self._serializer.loadb(data[_TIME.size :])))
         except Exception as error:  # of a damaged entry, or of a type that was changed since
-            if key not in self._unreadable:
-                self._unreadable.add(key)
+            if key not in self._logged_unreadable:
+                self._logged_unreadable.add(key)
                 logger.warning("a cached result cannot be read: %r; it is computed anew", error)
             return None
 
@@ -239,7 +240,7 @@ class ResultCache:
     async def _poll(self) -> None:
         """Poll the keys that other processes compute, until there are none or ``aclose`` stops it.
 
-        Keys that are wanted since it was stopped have a new poller.
+        If nodes began to wait after that, a new poller is started.
         """
         pauses = backoff_delays(*_PAUSES)
         while self._elsewhere and not self._stop_polling.is_set():
@@ -250,8 +251,8 @@ class ResultCache:
             for key in tuple(self._elsewhere):
                 if self._stop_polling.is_set():
                     break
-                # Without the store, they are computed here.
-                found = (True, None) if self._is_away else await self._call(self._ended(key))
+                # If the store fails, the key counts as free: its result is computed here.
+                found = (True, None) if self._is_away else await self._call(self._take_if_free(key))
                 is_free, data = found or (True, None)
                 if is_free:
                     self._resolve(key, data)
@@ -260,8 +261,8 @@ class ResultCache:
         if self._elsewhere:
             self._start_poller()
 
-    async def _ended(self, key: str) -> tuple[bool, bytes | None]:
-        """Whether no other process computes a key any more, and the result if there is one."""
+    async def _take_if_free(self, key: str) -> tuple[bool, bytes | None]:
+        """Whether no other process has the claim of a key, and the result if there is one."""
         if not await self._store.claim(key, self._owner, CLAIM_SECONDS):
             return False, None
         data = await self._store.get(key)
@@ -281,14 +282,14 @@ class ResultCache:
 
     @property
     def _is_away(self) -> bool:
-        return self._loop.time() < self._away_until
+        return self._loop.time() < self._ask_again_at
 
     def _note_away(self, error: BaseException) -> None:
         """Warn once, and leave the store alone for ``STORE_PATIENCE`` seconds."""
-        if self._store not in _away:
-            _away.add(self._store)
+        if self._store not in _warned_of:
+            _warned_of.add(self._store)
             logger.warning("the cache cannot be used, and results are computed anew: %r", error)
-        self._away_until = self._loop.time() + STORE_PATIENCE
+        self._ask_again_at = self._loop.time() + STORE_PATIENCE
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -296,7 +297,7 @@ class ResultCache:
         task.add_done_callback(self._writes.discard)
 
 
-_away: WeakSet[CacheStore] = WeakSet()
-"""Stores of which it was said that they do not answer."""
+_warned_of: WeakSet[CacheStore] = WeakSet()
+"""Stores that did not answer when they were asked last. A warning has said so."""
 
 _shared: WeakValueDictionary[tuple[int, int, int], ResultCache] = WeakValueDictionary()

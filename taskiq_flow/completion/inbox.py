@@ -183,7 +183,7 @@ class Inbox:
                 return
             self._silence = SILENCE
             self._handle(notice)
-        except Exception:
+        except Exception:  # of one notice, which must not stop the others
             logger.exception("a notice on %s could not be handled", self.channel)
 
     def _handle(self, notice: Notice) -> None:

@@ -20,7 +20,8 @@ Join = Literal["all", "any", "none_failed"]
 completed; the others may still run. ``"none_failed"``: all have ended, and none has failed."""
 
 # The state of a node. Above READY it is the number of dependencies that have not ended.
-# A node that never runs because of its dependencies ends as FAILED or SKIPPED too.
+# A node that never runs because of its dependencies ends like them: FAILED or SKIPPED. The run
+# reports both as skipped.
 READY, RUNNING, SUSPENDED, COMPLETED, SKIPPED, FAILED = 0, -1, -2, -3, -4, -5
 
 

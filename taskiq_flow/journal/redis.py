@@ -142,6 +142,7 @@ class RedisJournal:
         log, place = self._keys(run_id)[0], 0
         while True:
             last = place + _CHUNKS_PER_READ - 1
+            # Each call has ended before the variables change.
             chunks = await self.call(lambda client: client.lrange(log, place, last))  # noqa: B023
             if not place and not chunks:
                 raise errors.not_found(run_id)

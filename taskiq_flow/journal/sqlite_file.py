@@ -140,7 +140,7 @@ class SqliteFile:
             if not connection.execute("PRAGMA user_version").fetchone()[0]:
                 self._create_tables(connection)
             self._register_opener(connection)
-        except BaseException:
+        except BaseException:  # whatever it is, the file must not stay open
             connection.close()
             raise
         return connection
@@ -236,7 +236,7 @@ def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Conn
     try:
         result = work(connection)
         connection.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # whatever it is, no transaction may stay open
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise

@@ -107,9 +107,11 @@ def steady(broker: AsyncBroker) -> Deliveries:
     if isinstance(broker, NatsBroker):
         deliveries = Deliveries(broker)
         listen = holding_ahead(broker.listen, deliveries)
+        # Replaced, as taskiq has no hook for it.
         broker.listen = listen  # type: ignore[method-assign, assignment]
         return deliveries
     listener = JetStreamListener(broker)
+    # Replaced, as taskiq has no hook for it.
     broker.listen = listener.listen  # type: ignore[method-assign]
     return listener.deliveries
 
@@ -127,6 +129,7 @@ def steady_results(backend: AsyncResultBackend[Any]) -> None:
             await nats_backend.nats_jetstream.create_object_store(nats_backend.bucket_name)
             await set_result(task_id, result)
 
+    # Replaced, as taskiq has no hook for it.
     backend.set_result = set_result_somewhere  # type: ignore[method-assign]
 
 

@@ -96,6 +96,7 @@ def kick_of(broker: AsyncBroker) -> Kick:
 def steady(broker: AsyncBroker) -> Deliveries:
     """RabbitMQ's client reconnects by itself, and its server keeps what a connection was given."""
     deliveries = Deliveries(broker, give_back=_give_back)
+    # Replaced, as taskiq has no hook for it.
     broker.listen = holding_ahead(broker.listen, deliveries)  # type: ignore[method-assign]
     return deliveries
 

@@ -130,6 +130,7 @@ def steady(broker: AsyncBroker) -> Deliveries:
         # A client that gives up waiting for the list loses what is taken from it at that moment.
         broker.connection_pool.connection_kwargs["socket_timeout"] = None
     what = f"{type(broker).__name__} cannot listen"
+    # Replaced, as taskiq has no hook for it.
     broker.listen = lambda: listen_through_outages(listen, OUTAGES, what)  # type: ignore[method-assign]
     return deliveries
 

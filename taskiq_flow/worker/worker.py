@@ -169,9 +169,9 @@ class Worker:
         execution.is_reported = True
         if execution.is_revoked or execution.is_superseded:
             return
-        is_ended_to_others = not isinstance(execution.raised, NoResultError)
+        is_left_to_others = not isinstance(execution.raised, NoResultError)
         was_requeued = message.labels.get(REQUEUE_COUNT) != execution.requeues
-        if is_ended_to_others or was_requeued:
+        if is_left_to_others or was_requeued:
             await self._publish(execution, Notice(Kind.AGAIN, execution.task_id))
         else:
             await self._report(execution, failed(result.error))
@@ -359,18 +359,15 @@ class Worker:
                         await beat()
                 except self._outages as error:
                     logger.debug("the heartbeat was not sent: %r", error)
-                except (
-                    Exception
-                ):  # a bug of ours must not end the heartbeat: healthy tasks would count as lost
+                except Exception:  # a bug of ours must not end it: healthy tasks would be lost
                     logger.exception("the heartbeat failed")
 
     async def _send_heartbeat(self) -> None:
         """Name to each engine its tasks that are executed or held in this process."""
         here: list[Execution | Delivery] = [*self._executions, *self._deliveries.of_engines()]
         await self._publish_each(here, Notice.here)
-        await self._publish_each(
-            [a for a in self._executions if a.tells_begin and a.has_begun], Notice.begun
-        )
+        begun = [e for e in self._executions if e.tells_begin and e.has_begun]
+        await self._publish_each(begun, Notice.begun)
 
     async def _publish_each(
         self, tasks: Iterable[Execution | Delivery], notice: Callable[[Iterable[str]], Notice]
@@ -387,9 +384,7 @@ class Worker:
         now = asyncio.get_running_loop().time()
         self._revoked.pop(run, None)
         self._revoked[run] = now
-        for earliest in tuple(
-            itertools.islice(self._revoked, 2)
-        ):  # removes faster than entries are added
+        for earliest in tuple(itertools.islice(self._revoked, 2)):  # more go than come
             if now - self._revoked[earliest] > REVOCATION_LIFE:
                 del self._revoked[earliest]
         for execution in self._by_name.get(run, ()):
