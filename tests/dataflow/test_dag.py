@@ -16,12 +16,10 @@ from taskiq_flow import (
     DuplicateOutputError,
     MissingNodeError,
 )
+from tests.dataflow.graphs import graph, node, task
 
 SECONDS = 4.0
 """What 20,000 nodes may take, on any machine."""
-
-
-def task(*args: Any) -> None: ...
 
 
 def load(source: str, rate: int = 16000) -> None: ...
@@ -34,19 +32,6 @@ class Service:
     def __call__(self) -> None: ...
 
     def method(self) -> None: ...
-
-
-def node(name: str, *inputs: str, outputs: Iterable[str] | None = None) -> DAGNode:
-    return DAGNode(task, name=name, inputs=inputs, outputs=outputs)
-
-
-def graph(*nodes: DAGNode, edges: Iterable[tuple[str, str]] = ()) -> DAG:
-    dag = DAG()
-    for one in nodes:
-        dag.add_node(one)
-    for start, end in edges:
-        dag.add_edge(start, end)
-    return dag
 
 
 def diamond() -> DAG:

@@ -3,13 +3,14 @@
 import html
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from taskiq_flow.dataflow import render
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
+from tests.dataflow.graphs import graph, node, task
 
 HOSTILE = [
     'say "hi"',
@@ -30,25 +31,8 @@ HOSTILE = [
 WIDTH = 100
 
 
-def nothing(**values: object) -> None:
-    pass
-
-
 def load(path: str, rate: int = 16000) -> None:
     pass
-
-
-def node(name: str, *inputs: str, outputs: Iterable[str] | None = None) -> DAGNode:
-    return DAGNode(nothing, name=name, inputs=inputs, outputs=outputs)
-
-
-def graph(*nodes: DAGNode, orderings: Iterable[tuple[str, str]] = ()) -> DAG:
-    dag = DAG()
-    for one in nodes:
-        dag.add_node(one)
-    for before, after in orderings:
-        dag.add_edge(before, after)
-    return dag
 
 
 def audio() -> DAG:
@@ -58,7 +42,7 @@ def audio() -> DAG:
         node("stats", "raw"),
         node("join", "clean", "stats"),
         node("report", "join", "title"),
-        orderings=[("load", "report")],
+        edges=[("load", "report")],
     )
 
 
@@ -71,14 +55,14 @@ def layered(count: int, width: int, most: int, seed: int = 1) -> DAG:
     """Levels of ``width``; each node takes data of up to ``most`` of the two levels before."""
     chance = random.Random(seed)
     names = [f"node_{index}" for index in range(count)]
-    nodes, orderings = [], []
+    nodes, edges = [], []
     for index, name in enumerate(names):
         level = index // width
         before = names[max(0, level - 2) * width : level * width]
         chosen = chance.sample(before, min(len(before), chance.randint(1, most)))
         nodes.append(node(name, *chosen[1:], *(["config"] if chance.random() < 0.1 else [])))
-        orderings += [(other, name) for other in chosen[:1]]
-    return graph(*nodes, orderings=orderings)
+        edges += [(other, name) for other in chosen[:1]]
+    return graph(*nodes, edges=edges)
 
 
 Drawer = Callable[[render.Levels, render.Predecessors], str]
@@ -231,7 +215,7 @@ def test_a_list_that_is_wrapped_goes_on_below_its_first_name() -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_stays_on_its_line(name: str) -> None:
-    dag = graph(node(name, "in " + name), node("after it", name), orderings=[(name, "after it")])
+    dag = graph(node(name, "in " + name), node("after it", name), edges=[(name, "after it")])
     drawing = draw(dag)
     assert len(drawing.splitlines()) <= 6
     assert drawing.replace("\n", "").isprintable()
@@ -308,8 +292,8 @@ def test_an_edge_is_an_ordering_only_if_no_data_flows(
     drawer: Drawer, ordering: str, data: str
 ) -> None:
     both = [("a", "b")]
-    assert ordering in draw(graph(node("a"), node("b"), orderings=both), drawer)
-    with_data = draw(graph(node("a"), node("b", "a"), orderings=both), drawer)
+    assert ordering in draw(graph(node("a"), node("b"), edges=both), drawer)
+    with_data = draw(graph(node("a"), node("b", "a"), edges=both), drawer)
     assert ordering not in with_data
     assert with_data.count(data) == 1
 
@@ -374,7 +358,7 @@ def test_keys_are_looked_through_once_per_node_and_not_per_edge(drawer: Drawer) 
             return keys
 
     keys = [f"key_{index}" for index in range(1000)]
-    split = Counting(nothing, name="split", inputs=[], outputs=keys)
+    split = Counting(task, name="split", inputs=[], outputs=keys)
     dag = graph(split, *(node("take_" + key, key) for key in keys))
     levels, predecessors = dag.get_parallel_levels(), dag.plan().predecessors
     looked_at = 0

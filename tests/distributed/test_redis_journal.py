@@ -35,6 +35,7 @@ from tests.journal.processes import (
     big,
     big_inputs,
     big_text,
+    check_that_one_resumes,
     gated,
     noted,
     open_gate,
@@ -313,18 +314,7 @@ async def test_of_two_processes_that_resume_a_run_one_goes_on(farm: Farm, tmp_pa
         with pytest.raises(RunLockedError):
             await anext(engine.resume(run_id))
         await begun.aclose()
-        for child in (a, b):
-            child.tell("resume", run_id=run_id)
-        said = await asyncio.gather(a.hear(), b.hear())
-        winner, loser = (a, b) if said[0][0] == "pair" else (b, a)
-        pair, refusal = said if winner is a else said[::-1]
-        assert pair == ["pair", "first", 1]
-        assert refusal[:2] == ["error", "RunLockedError"]
-        assert f"process {winner.pid} " in refusal[2]
-        open_gate(notes)
-        assert await winner.hear_all() == GATED[1:]
-        loser.tell("resume", run_id=run_id)
-        assert await loser.hear_all() == GATED
+        await check_that_one_resumes(a, b, notes, run_id)
     assert [name for name in noted(notes) if name != "gate"] == ["first", "second", "last"]
     await journal.aclose()
 

@@ -188,6 +188,22 @@ class Child:
         self._process.stdout.close()
 
 
+async def check_that_one_resumes(a: Child, b: Child, notes: Path, run_id: str) -> None:
+    """Of two processes that resume the gated run at once, one does, and the other is refused."""
+    for child in (a, b):
+        child.tell("resume", run_id=run_id)
+    said = await asyncio.gather(a.hear(), b.hear())
+    winner, loser = (a, b) if said[0][0] == "pair" else (b, a)
+    pair, refusal = said if winner is a else said[::-1]
+    assert pair == ["pair", "first", 1]
+    assert refusal[:2] == ["error", "RunLockedError"]
+    assert f"process {winner.pid} " in refusal[2]
+    open_gate(notes)
+    assert await winner.hear_all() == GATED[1:]
+    loser.tell("resume", run_id=run_id)
+    assert await loser.hear_all() == GATED
+
+
 def serve() -> None:
     """Do what is told, until nobody is there any more to tell."""
     asyncio.run(_serve(sys.argv[1]))

@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,6 @@ from tests.journal.processes import big, big_inputs, open_gate
 LEASE = Lease("engine", 60.0)
 
 PAGE = 4096
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "runs.db"
-
-
-@pytest.fixture
-async def journal(path: Path) -> AsyncIterator[SqliteJournal]:
-    journal = SqliteJournal(path)
-    yield journal
-    await journal.aclose()
 
 
 def lying_beside(path: Path) -> set[str]:

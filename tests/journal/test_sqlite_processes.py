@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,11 @@ from taskiq_flow import ExecutionEngine, JournalError, Lease, SqliteJournal
 from taskiq_flow.journal import sqlite_file
 from taskiq_flow.journal.history import restore_run
 from tests.journal.processes import (
-    GATED,
     Child,
     big,
     big_inputs,
     big_text,
+    check_that_one_resumes,
     noted,
     open_gate,
 )
@@ -29,35 +27,12 @@ from tests.journal.processes import (
 LEASE = Lease("engine", 60.0)
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "runs.db"
-
-
-@pytest.fixture
-async def journal(path: Path) -> AsyncIterator[SqliteJournal]:
-    journal = SqliteJournal(path)
-    yield journal
-    await journal.aclose()
-
-
 async def test_of_two_processes_that_resume_a_run_one_goes_on(path: Path, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     with Child(str(path)) as a, Child(str(path)) as b, Child(str(path)) as beginner:
         await beginner.begin(notes)
         beginner.kill()
-        for child in (a, b):
-            child.tell("resume")
-        said = await asyncio.gather(a.hear(), b.hear())
-        winner, loser = (a, b) if said[0][0] == "pair" else (b, a)
-        pair, refusal = said if winner is a else said[::-1]
-        assert pair == ["pair", "first", 1]
-        assert refusal[:2] == ["error", "RunLockedError"]
-        assert f"process {winner.pid} " in refusal[2]
-        open_gate(notes)
-        assert await winner.hear_all() == GATED[1:]
-        loser.tell("resume")
-        assert await loser.hear_all() == GATED
+        await check_that_one_resumes(a, b, notes, "run")
     assert noted(notes) == ["first", "second", "gate", "gate", "last"]
 
 
