@@ -31,9 +31,8 @@ from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.errors import ConfigurationError, TaskLostError, describe
 from taskiq_flow.values.copying import copied
 from taskiq_flow.values.handle import Reference, ResultHandle
-from taskiq_flow.values.references import is_referred_to
+from taskiq_flow.values.references import refers
 from taskiq_flow.values.results import failed
-from taskiq_flow.values.size import read_off_loop
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -196,8 +195,7 @@ class InMemoryHooks(TaskiqMiddleware):
             return
         completions = execution.completions
         if completions.limit is not None:
-            value, limit = result.return_value, completions.limit
-            result = await read_off_loop(value, _referring, task_id, result, limit)
+            result = await _referring(task_id, result, completions.limit)
             if execution.revoked:
                 return
         del self.executions[task_id], completions.expected[task_id]
@@ -335,12 +333,12 @@ class InMemoryCompletions:
         )
 
 
-def _referring(task_id: str, result: TaskiqResult[Any], limit: int) -> TaskiqResult[Any]:
+async def _referring(task_id: str, result: TaskiqResult[Any], limit: int) -> TaskiqResult[Any]:
     """The result with a handle for its value, if that is above the limit on its size.
 
     There is no result backend here that would keep the value: the handle itself holds it.
     """
-    if not is_referred_to(result, limit):
+    if not await refers(result, limit):
         return result
     value = result.return_value
 

@@ -25,9 +25,8 @@ from taskiq_flow.reconnect import OUTAGE_TIMEOUT, backoff_delays
 from taskiq_flow.transport.notice import LABEL, Kind, Notice, ReplyTo
 from taskiq_flow.transport.protocol import Backlog, Notifier
 from taskiq_flow.values.handle import ResultHandle
-from taskiq_flow.values.references import handle_of, is_referred_to
+from taskiq_flow.values.references import handle_of, refers
 from taskiq_flow.values.results import failed, parsed
-from taskiq_flow.values.size import read_off_loop
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -261,11 +260,11 @@ class Inbox:
         return bool(result.labels.get(LABEL, label) != label)
 
     async def _settle_read(self, task_id: str, result: TaskiqResult[Any]) -> None:
-        watch, value = self._watched[task_id], result.return_value
-        refers = await read_off_loop(value, is_referred_to, result, watch.reply_to.limit)
+        watch = self._watched[task_id]
+        is_reference = await refers(result, watch.reply_to.limit)
         if self._watched.get(task_id) is not watch:  # settled meanwhile
             return
-        if refers:
+        if is_reference:
             result.return_value = handle_of(self._broker.result_backend, task_id, watch.return_type)
         self._settle(task_id, result)
 

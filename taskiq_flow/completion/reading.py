@@ -13,9 +13,8 @@ from aiostream.core import Stream, Streamer
 from taskiq import AsyncResultBackend, TaskiqResult
 
 from taskiq_flow.cleanup import was_cancelled
-from taskiq_flow.values.references import handle_of, is_referred_to
+from taskiq_flow.values.references import handle_of, refers
 from taskiq_flow.values.results import failed, parsed
-from taskiq_flow.values.size import read_off_loop
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -82,7 +81,7 @@ async def pick_up(
     _, result = await ResultReader(backend).ask(task_id)
     if result is None or isinstance(result.error, asyncio.CancelledError):
         return None
-    if await read_off_loop(result.return_value, is_referred_to, result, limit):
+    if await refers(result, limit):
         result.return_value = handle_of(backend, task_id, return_type)
         return result
     return parsed(result, return_type)

@@ -11,6 +11,7 @@ from taskiq_flow.errors import ResultUnavailableError
 from taskiq_flow.transport.notice import ALWAYS
 from taskiq_flow.values.handle import Reference, ResultHandle
 from taskiq_flow.values.results import parsed
+from taskiq_flow.values.size import read_off_loop
 
 
 def is_referred_to(result: TaskiqResult[Any], limit: int | None, size: int | None = None) -> bool:
@@ -29,6 +30,13 @@ def is_referred_to(result: TaskiqResult[Any], limit: int | None, size: int | Non
         except Exception:  # it has no JSON form, and whoever encodes it says so
             return False
     return size > limit
+
+
+async def refers(result: TaskiqResult[Any], limit: int | None) -> bool:
+    """As ``is_referred_to``. A large value is measured in a thread, and only if its size counts."""
+    if limit is None or limit == ALWAYS or result.is_err:
+        return is_referred_to(result, limit)
+    return await read_off_loop(result.return_value, is_referred_to, result, limit)
 
 
 async def read_result(backend: AsyncResultBackend[Any], task_id: str, return_type: Any) -> Any:
