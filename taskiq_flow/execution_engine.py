@@ -27,6 +27,7 @@ from taskiq_flow.dispatch.dispatcher import Dispatcher
 from taskiq_flow.engine.connection import check_outlives, check_readable, connect
 from taskiq_flow.engine.run import OnError, Run, RunSettings
 from taskiq_flow.engine.run import new_run_id as _new_run_id
+from taskiq_flow.engine.run import new_task_suffix as _new_task_suffix
 from taskiq_flow.engine.run_spec import (
     PLAIN_OPTIONS,
     EarlierSessions,
@@ -141,8 +142,9 @@ class ExecutionEngine:
         """Run the graph and yield ``(task_name, result)`` as the results arrive.
 
         ``inputs``: the graph's external inputs by key. ``outputs``: run only what these keys need.
-        ``run_id``: names the run and its tasks, ``{run_id}:{task_name}:{attempt}``; it must not
-        have been used on this broker before.
+        ``run_id``: names the run. The ids of its tasks begin with
+        ``{run_id}:{task_name}:{attempt}``. The same name may be given again when the run has ended;
+        with a journal it may not, as ``resume`` continues the run of that name.
 
         Before anything is sent, raises ``MissingInputError``, ``InputConflictError``,
         ``MissingNodeError``, ``ConfigurationError`` or what ``DAG.validate`` raises. Afterwards,
@@ -156,7 +158,8 @@ class ExecutionEngine:
 
         async def begin() -> Run[Any]:
             spec = self._spec(inputs, wanted)
-            return await self._begin(name, spec, self._runs.new_log(name, spec.inputs, wanted))
+            log = self._runs.new_log(name, spec.inputs, wanted)
+            return await self._begin(name, spec, log, is_named=run_id is not None)
 
         return self._stream(name, begin)
 
@@ -185,7 +188,7 @@ class ExecutionEngine:
             except BaseException:  # a cancellation too
                 await to_the_end(log.release())
                 raise
-            return await self._begin(run_id, spec, log, restored.sessions)
+            return await self._begin(run_id, spec, log, restored.sessions, is_named=True)
 
         return self._stream(run_id, begin)
 
@@ -219,7 +222,8 @@ class ExecutionEngine:
             earlier = EarlierSessions(spec.earlier.results, is_replayed=replay, rerun=rerun)
             kept = [restored.results[node_name] for node_name in earlier.results]
             log = self._runs.new_log(name, spec.inputs, restored.header.outputs, kept)
-            return await self._begin(name, replace(spec, earlier=earlier), log)
+            spec = replace(spec, earlier=earlier)
+            return await self._begin(name, spec, log, is_named=new_run_id is not None)
 
         return self._stream(name, begin)
 
@@ -278,27 +282,44 @@ class ExecutionEngine:
         spec: RunSpec[Any],
         log: LogWriter[Any] | None,
         earlier_sessions: Iterable[str] = (),
+        *,
+        is_named: bool,
     ) -> Run[Any]:
-        """Connect, open the log, and start the run. Closes what was opened if that fails."""
+        """Connect, open the log, and start the run. Closes what was opened if that fails.
+
+        ``is_named``: whether another run may have had this run id, as its user gave it.
+        """
         broker = self._broker
+        suffix = _new_task_suffix() if is_named else ""
         run: Run[Any] | None = None
         try:
             check_readable(broker)
             if self._journal is not None and self._reference_above is not None:
                 check_outlives(broker)
             connection = await connect(
-                broker, run_id, lost_after=self._lost_after, reference_above=self._reference_above
+                broker,
+                run_id,
+                lost_after=self._lost_after,
+                reference_above=self._reference_above,
+                is_journaled=log is not None,
             )
             dispatcher = Dispatcher(broker, connection.labels, connection.kick)
             self._check(spec, dispatcher, tells_begin=connection.tells_begin)
             if log is not None:
-                await log.begin(connection.session)
+                await log.begin(connection.session, suffix)
             if connection.revoke is not None:
                 for session in earlier_sessions:
                     await connection.revoke(session)
             completions, cache = connection.completions(), self._cache(spec)
             run = Run(
-                run_id, spec, self._settings, broker, completions, dispatcher, log=log, cache=cache
+                run_id,
+                replace(spec, task_suffix=suffix),
+                self._settings,
+                broker,
+                completions,
+                dispatcher,
+                log=log,
+                cache=cache,
             )
             run.start()
         except BaseException:  # a cancellation too

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -11,14 +13,23 @@ from taskiq import AsyncBroker, InMemoryBroker, TaskiqMessage, TaskiqMiddleware,
 
 from taskiq_flow.completion.inbox import Inbox
 from taskiq_flow.errors import ConfigurationError
-from taskiq_flow.reconnect import Outages, retry_through_outage
+from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries
 from taskiq_flow.transport.protocol import Notifier
-from taskiq_flow.transport.systems import SCHEMES, outages_of, system_at, system_of
+from taskiq_flow.transport.systems import (
+    SCHEMES,
+    any_of,
+    outages_of,
+    system_at,
+    system_of,
+    without_secrets,
+)
 from taskiq_flow.worker.worker import Worker
 
 CONNECT_PATIENCE = 8.0
-"""Seconds for which a server may be away when a run begins."""
+"""Seconds for which a server may be away when a run begins. A worker waits for it."""
+
+_PREFIX = re.compile(r"[A-Za-z0-9_.:-]+")
 
 
 class FlowMiddleware(TaskiqMiddleware):
@@ -27,29 +38,49 @@ class FlowMiddleware(TaskiqMiddleware):
     To be added to the broker where engines run and where workers do. ``url``: what carries the
     notices, ``redis://``, ``nats://`` or ``amqp://``; left out, it is the broker's own server.
     ``inline_limit``: bytes up to which a result travels with its notice and need not be read from
-    the result backend.
+    the result backend. ``prefix``: begins the name of each key, channel, queue and bucket that the
+    middleware uses; of letters, digits and ``_.:-``. ``max_deliveries``: how often a task's message
+    is delivered without an end of the task, as it kills its worker for example; then the task fails
+    with ``TaskLostError``.
 
     Raises ``ConfigurationError`` for a URL or a broker of an unknown kind, ``ValueError`` for a
-    limit that is none.
+    limit or a prefix that is none.
     """
 
-    def __init__(self, url: str | None = None, *, inline_limit: int = 65536) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        inline_limit: int = 65536,
+        prefix: str = "taskiq_flow",
+        max_deliveries: int = 3,
+    ) -> None:
         super().__init__()
-        if isinstance(inline_limit, bool) or not isinstance(inline_limit, int) or inline_limit < 0:
-            raise ValueError(f"inline_limit is {inline_limit!r}; give a number of bytes, 0 or more")
+        if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
+            raise ValueError(f"prefix is {prefix!r}; give letters, digits and any of _.:-")
+        _check_number("max_deliveries", max_deliveries, 1, "deliveries")
+        _check_number("inline_limit", inline_limit, 0, "bytes")
         if url is not None and urlsplit(url).scheme not in SCHEMES:
             raise ConfigurationError(
-                f"FlowMiddleware does not know what {_without_password(url)!r} is; give a URL "
+                f"FlowMiddleware does not know what {without_secrets(url)!r} is; give a URL "
                 f"that begins with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
             )
         self._url = url
         self._inline_limit = inline_limit
+        self._prefix = prefix
+        self._max_deliveries = max_deliveries
         self._deliveries: Deliveries | None = None
         self._inbox = _OnDemand(self._open_inbox)
         self._worker = _OnDemand(self._open_worker)
 
     def set_broker(self, broker: AsyncBroker) -> None:
         """Take the settings of a broker; taskiq calls this when the middleware is added."""
+        own: AsyncBroker | None = getattr(self, "broker", None)
+        if own is not None and own is not broker:
+            raise ConfigurationError(
+                f"this FlowMiddleware belongs to a {type(own).__name__} already; give the "
+                f"{type(broker).__name__} one of its own"
+            )
         super().set_broker(broker)
         if any(isinstance(other, FlowMiddleware) for other in broker.middlewares):
             raise ConfigurationError(
@@ -132,37 +163,44 @@ class FlowMiddleware(TaskiqMiddleware):
             )
         backlog = None if system is None else system.backlog_of(broker)
         notifier = self._notifier()
-        inbox = Inbox(broker, notifier, backlog)
-        await self._open(inbox, notifier.outages)
+        inbox = Inbox(broker, notifier, backlog, self._prefix)
+        await self._open(inbox, notifier.is_outage, CONNECT_PATIENCE)
         return inbox
 
     async def _open_worker(self) -> Worker:
         broker, notifier = self.broker, self._notifier()
-        outages = (*outages_of(broker, broker.result_backend), *notifier.outages)
-        worker = Worker(broker, notifier, self._inline_limit, outages, self._deliveries)
-        await self._open(worker, outages)
+        is_outage = any_of(outages_of(broker, broker.result_backend), notifier.is_outage)
+        worker = Worker(
+            broker,
+            notifier,
+            is_outage,
+            self._deliveries,
+            inline_limit=self._inline_limit,
+            max_deliveries=self._max_deliveries,
+        )
+        await self._open(worker, is_outage, math.inf)
         return worker
 
-    async def _open(self, side: Inbox | Worker, outages: Outages) -> None:
-        where = _without_password(self._url) if self._url else f"{type(self.broker).__name__}'s"
+    async def _open(self, side: Inbox | Worker, is_outage: IsOutage, patience: float) -> None:
+        where = without_secrets(self._url) if self._url else f"that of {type(self.broker).__name__}"
         try:
             await retry_through_outage(
-                side.open, outages, f"{where} server is away", CONNECT_PATIENCE
+                side.open, is_outage, f"the server of notices, {where}, is away", patience
             )
         except Exception as error:  # refused for good, or wrong settings, as its client says it
             await side.aclose()
             raise ConfigurationError(
-                f"FlowMiddleware cannot reach its server, {where}: {error!r}; start it, or correct "
-                "the settings of the broker or the URL"
+                f"FlowMiddleware cannot reach its server, {where}: {text_of(error)}; start "
+                "it, or correct the settings of the broker or the URL"
             ) from error
 
     def _notifier(self) -> Notifier:
         if self._url is not None:
-            return system_at(self._url).notifier_at(self._url)
+            return system_at(self._url).notifier_at(self._url, self._prefix)
         system = system_of(self.broker)
         if system is None:
             raise AssertionError("a broker of unknown kind is refused when it is set")
-        return system.notifier_of(self.broker)
+        return system.notifier_of(self.broker, self._prefix)
 
 
 class _Side(Protocol):
@@ -216,8 +254,6 @@ class _OnDemand(Generic[S]):
             await opening.result().aclose()
 
 
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")).geturl()
+def _check_number(name: str, value: object, least: int, unit: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value!r}; give a number of {unit}, {least} or more")

@@ -1,9 +1,10 @@
-"""Retrying with exponential backoff, for a bounded time, while a server is unreachable."""
+"""Retrying with exponential backoff while a server is unreachable or says «not now»."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import TypeVar
@@ -12,11 +13,11 @@ logger = logging.getLogger("taskiq_flow")
 
 T = TypeVar("T")
 
-Outages = tuple[type[BaseException], ...]
-"""The exceptions that a client raises when its server is unreachable or slow to answer."""
+IsOutage = Callable[[BaseException], bool]
+"""Whether an error says that a server cannot serve now, and may later."""
 
 OUTAGE_TIMEOUT = 60.0
-"""Seconds of an outage after which a call fails."""
+"""Seconds of an outage after which an engine's call fails. Workers wait for its end."""
 
 _FIRST_DELAY, _MAX_DELAY = 0.05, 2.0
 
@@ -29,9 +30,12 @@ def backoff_delays(first: float = _FIRST_DELAY, longest: float = _MAX_DELAY) -> 
 
 
 async def retry_through_outage(
-    call: Callable[[], Awaitable[T]], outages: Outages, what: str, seconds: float = OUTAGE_TIMEOUT
+    call: Callable[[], Awaitable[T]],
+    is_outage: IsOutage,
+    what: str,
+    seconds: float = OUTAGE_TIMEOUT,
 ) -> T:
-    """Return what ``call`` returns. It is called again while it raises one of ``outages``.
+    """Return what ``call`` returns. It is called again while it raises an error of an outage.
 
     Raises the last of them after ``seconds``. ``what``: the problem, for the log.
     """
@@ -40,39 +44,45 @@ async def retry_through_outage(
     for number, delay in enumerate(backoff_delays()):
         try:
             return await call()
-        except outages as error:
-            if loop.time() + delay > deadline:
+        except Exception as error:
+            if not is_outage(error) or loop.time() + delay > deadline:
                 raise
             if not number:
-                logger.warning("%s: %r; trying again for %g s", what, error, seconds)
+                _warn(what, error, seconds)
         await asyncio.sleep(delay)
     raise AssertionError("the delays have no end")
 
 
 async def listen_through_outages(
-    listen: Callable[[], AsyncGenerator[T, None]], outages: Outages, what: str
+    listen: Callable[[], AsyncGenerator[T, None]], is_outage: IsOutage, what: str
 ) -> AsyncGenerator[T, None]:
-    """Yield what ``listen`` yields. It is called again whenever it raises one of ``outages``.
-
-    Raises the last of them after ``OUTAGE_TIMEOUT`` seconds of retries without an item.
-    """
+    """Yield what ``listen`` yields. It is called again after each error of an outage."""
     loop = asyncio.get_running_loop()
-    outage_began: float | None = None
     delays = backoff_delays()
+    is_away = False
     while True:
         began = loop.time()
         try:
             async with aclosing(listen()) as items:
                 async for item in items:
-                    outage_began = None
+                    is_away = False
                     yield item
-        except outages as error:
-            now = loop.time()
-            if outage_began is None or now - began > _MAX_DELAY:  # it had connected in between
-                outage_began, delays = now, backoff_delays()
-                logger.warning("%s: %r; trying again for %g s", what, error, OUTAGE_TIMEOUT)
-            elif now - outage_began > OUTAGE_TIMEOUT:
+        except Exception as error:
+            if not is_outage(error):
                 raise
+            if not is_away or loop.time() - began > _MAX_DELAY:  # it had connected in between
+                is_away, delays = True, backoff_delays()
+                _warn(what, error, math.inf)
         else:
             return
         await asyncio.sleep(next(delays))
+
+
+def text_of(error: BaseException) -> str:
+    """An error's type and text, for messages: the ``repr`` of some clients' errors has no text."""
+    return f"{type(error).__name__}: {error}"
+
+
+def _warn(what: str, error: BaseException, seconds: float) -> None:
+    how_long = "until it succeeds" if seconds == math.inf else f"for {seconds:g} s"
+    logger.warning("%s: %s; trying again %s", what, text_of(error), how_long)

@@ -41,3 +41,9 @@ async def broker() -> AsyncIterator[InMemoryBroker]:
 def taskiq_is_quiet() -> None:
     """taskiq logs the traceback of every task that fails, which is what many tests are about."""
     logging.getLogger("taskiq").setLevel(logging.CRITICAL)
+
+
+@pytest.fixture
+def plain_task_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ids of tasks end with the attempt, as if nobody had chosen the run's id before."""
+    monkeypatch.setattr("taskiq_flow.execution_engine._new_task_suffix", lambda: "")

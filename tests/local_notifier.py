@@ -10,8 +10,7 @@ from typing import Any
 from taskiq import AsyncBroker, AsyncResultBackend
 
 from taskiq_flow import FlowMiddleware
-from taskiq_flow.reconnect import Outages
-from taskiq_flow.transport.protocol import Notifier, SaveAndPublish
+from taskiq_flow.transport.protocol import Notifier, SaveAndPublish, unnoticed
 
 
 class Switchboard:
@@ -34,11 +33,14 @@ class Switchboard:
 class LocalNotifier:
     """One end of a switchboard."""
 
-    outages: Outages = (ConnectionError,)
-
     def __init__(self, board: Switchboard) -> None:
+        self.on_unheard: Callable[[str], None] = unnoticed
         self._board = board
         self._mine: list[tuple[str, Callable[[bytes], None]]] = []
+
+    @staticmethod
+    def is_outage(error: BaseException) -> bool:
+        return isinstance(error, ConnectionError)
 
     async def open(self) -> None:
         await asyncio.sleep(0)
@@ -50,6 +52,8 @@ class LocalNotifier:
         self._board.published.append((channel, data))
         if not self._board.drops(data):
             self._board.tell(channel, data)
+        if not self._board.hearers[channel]:
+            self.on_unheard(channel)
 
     async def subscribe(self, channel: str, hear: Callable[[bytes], None]) -> None:
         self._board.hearers[channel].append(hear)

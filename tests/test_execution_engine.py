@@ -261,6 +261,7 @@ def failing_graph() -> DAG:
 
 
 class TestFailures:
+    @pytest.mark.usefixtures("plain_task_ids")
     async def test_raise_ends_the_run_with_the_tasks_own_exception(
         self, broker: InMemoryBroker
     ) -> None:

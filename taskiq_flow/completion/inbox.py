@@ -22,7 +22,7 @@ from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.completion.reading import ASKED_AT_ONCE, ResultReader
 from taskiq_flow.errors import ResultUnavailableError, TaskLostError
 from taskiq_flow.reconnect import OUTAGE_TIMEOUT, backoff_delays
-from taskiq_flow.transport.notice import LABEL, Kind, Notice, ReplyTo
+from taskiq_flow.transport.notice import Kind, Notice, ReplyTo
 from taskiq_flow.transport.protocol import Backlog, Notifier
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.references import handle_of, refers
@@ -106,10 +106,12 @@ class Watch:
 
 
 class Inbox:
-    """The engine's side of a ``FlowMiddleware``, on one event loop."""
+    """The engine's side of a ``FlowMiddleware``, on one event loop. ``prefix``: of its channel."""
 
-    def __init__(self, broker: AsyncBroker, notifier: Notifier, backlog: Backlog | None) -> None:
-        self.channel = f"taskiq_flow.{secrets.token_hex(8)}"
+    def __init__(
+        self, broker: AsyncBroker, notifier: Notifier, backlog: Backlog | None, prefix: str
+    ) -> None:
+        self.channel = f"{prefix}.{secrets.token_hex(8)}"
         self.key = secrets.token_bytes(16)
         self.run_ids: set[str] = set()
         self.is_closed = False
@@ -241,8 +243,6 @@ class Inbox:
                 _, result = await self._reader.ask(task_id)
             if task_id not in self._watched:
                 return
-            if result is not None and self._is_of_another_run(task_id, result):
-                result = None
             gone = self._loop.time() - saved_at > SAVED_GRACE
             if result is None and gone and not self._reader.has_no_answer(task_id):
                 result = failed(_gone(task_id))
@@ -250,14 +250,6 @@ class Inbox:
                 await self._settle_read(task_id, result)
                 return
             await asyncio.sleep(pause)
-
-    def _is_of_another_run(self, task_id: str, result: TaskiqResult[Any]) -> bool:
-        """Whether a result was stored under this task's id by an earlier run with the same run id.
-
-        A result without the label, of a backend that does not store labels, counts as this run's.
-        """
-        label = self._watched[task_id].reply_to.label()
-        return bool(result.labels.get(LABEL, label) != label)
 
     async def _settle_read(self, task_id: str, result: TaskiqResult[Any]) -> None:
         watch = self._watched[task_id]
@@ -308,9 +300,8 @@ class Inbox:
                 async for task_id, result in answers:
                     if result is None or task_id not in self._watched:
                         continue
-                    if not self._is_of_another_run(task_id, result):
-                        found += 1
-                        await self._settle_read(task_id, result)
+                    found += 1
+                    await self._settle_read(task_id, result)
         return found
 
     def _silent_since(self, moment: float) -> Iterable[str]:

@@ -109,7 +109,7 @@ async def tell_workers(inbox: Inbox, what: str, name: str) -> None:
     try:
         await retry_through_outage(
             lambda: notifier.revoke(what),
-            notifier.outages,
+            notifier.is_outage,
             f"{name} cannot be revoked",
             REVOKING_PATIENCE,
         )

@@ -16,7 +16,7 @@ from taskiq_flow.completion.pushed import PushedCompletions, tell_workers
 from taskiq_flow.errors import ConfigurationError, PollingWarning, warn
 from taskiq_flow.middleware import FlowMiddleware
 from taskiq_flow.reconnect import retry_through_outage
-from taskiq_flow.transport.notice import LABEL
+from taskiq_flow.transport.notice import KEEP_LABEL, LABEL
 from taskiq_flow.transport.protocol import Kick
 from taskiq_flow.transport.systems import outages_of, system_of
 
@@ -61,13 +61,18 @@ def check_outlives(broker: AsyncBroker) -> None:
 
 
 async def connect(
-    broker: AsyncBroker, run_id: str, *, lost_after: float, reference_above: int | None
+    broker: AsyncBroker,
+    run_id: str,
+    *,
+    lost_after: float,
+    reference_above: int | None,
+    is_journaled: bool,
 ) -> Connection:
     """Connect a run with its broker. Called on the run's event loop, before anything is sent.
 
     ``lost_after``: seconds of silence after which a task is lost. ``reference_above``: bytes above
-    which results are passed by reference. Raises ``ConfigurationError`` for what the broker cannot
-    do.
+    which results are passed by reference. ``is_journaled``: whether the run can be resumed. Raises
+    ``ConfigurationError`` for what the broker cannot do.
     """
     if isinstance(broker, InMemoryBroker):
         return Connection(
@@ -94,7 +99,7 @@ async def connect(
         lambda: PushedCompletions(inbox, reply_to, lost_after=lost_after),
         PushedCompletions.tells_begin,
         kick,
-        {LABEL: reply_to.label()},
+        {LABEL: reply_to.label(), **({KEEP_LABEL: "1"} if is_journaled else {})},
         reply_to.run,
         lambda session: tell_workers(inbox, session, f"an earlier session of run {run_id!r}"),
     )
@@ -103,13 +108,13 @@ async def connect(
 def _lasting_kick(broker: AsyncBroker) -> Kick:
     system = system_of(broker)
     kick = broker.kick if system is None or "kick" in vars(broker) else system.kick_of(broker)
-    outages = outages_of(broker)
+    is_outage = outages_of(broker)
 
     async def kick_until_taken(message: BrokerMessage) -> None:
         # A broker that was cut off may have taken the message: then it comes twice, and the task
         # is executed twice, but its result is taken once.
         what = f"task {message.task_id!r} cannot be sent yet"
-        await retry_through_outage(partial(kick, message), outages, what)
+        await retry_through_outage(partial(kick, message), is_outage, what)
 
     return kick_until_taken
 

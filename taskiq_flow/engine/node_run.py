@@ -277,7 +277,12 @@ class NodeRun(Generic[N]):
 
     # An attempt
 
-    def begin_attempt(self, run_id: str) -> str:
+    @property
+    def earlier_suffix(self) -> str:
+        """What ends the task's id of an earlier engine's attempt, if ``PickUp`` asks for that."""
+        return self._earlier.in_flight[self.node.task_name]
+
+    def begin_attempt(self, run_id: str, task_suffix: str) -> str:
         """Count one more attempt. Returns the id of its task."""
         which: int | str
         if self.falls_back:
@@ -285,7 +290,7 @@ class NodeRun(Generic[N]):
         else:
             which = self.attempt = self.attempt + 1
         self.is_expected = True
-        self.task_id = task_id = f"{run_id}:{self.node.task_name}:{which}"
+        self.task_id = task_id = f"{run_id}:{self.node.task_name}:{which}{task_suffix}"
         return task_id
 
     @property

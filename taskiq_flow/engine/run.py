@@ -73,6 +73,11 @@ def new_run_id() -> str:
     return secrets.token_hex(8)
 
 
+def new_task_suffix() -> str:
+    """What tells the tasks of a run from those of another run of the same name."""
+    return f".{secrets.token_hex(4)}"
+
+
 @dataclass(frozen=True, slots=True)
 class RunSettings:
     """The options of an engine that all of its runs share.
@@ -138,6 +143,7 @@ class Run(Generic[N]):
         self._is_listened_to = bool(self._listeners)
         self._sender: Sender[N] = Sender(
             run_id,
+            spec.task_suffix,
             broker,
             dispatcher,
             self._completions,

@@ -91,14 +91,14 @@ class EarlierSessions:
 
     ``results``: of nodes that are not run again, in order of completion. ``is_replayed``: whether
     their pairs are yielded. ``attempts``: how often each other node was sent. ``in_flight``: nodes
-    whose last attempt has an unknown outcome. ``rerun``: nodes that run also if their results are
-    cached.
+    whose last attempt has an unknown outcome, with the ``task_suffix`` of its task's id.
+    ``rerun``: nodes that run also if their results are cached.
     """
 
     results: Mapping[str, Any] = field(default_factory=dict)
     is_replayed: bool = True
     attempts: Mapping[str, int] = field(default_factory=dict)
-    in_flight: Collection[str] = ()
+    in_flight: Mapping[str, str] = field(default_factory=dict)
     rerun: Collection[str] = ()
 
 
@@ -113,6 +113,9 @@ class RunSpec(Generic[N]):
     ``joins``: the rules of nodes that have another than ``"all"``. ``options``: of nodes that have
     any.
 
+    ``task_suffix``: ends the ids of all tasks. It tells them from those of another run of the same
+    name.
+
     ``source`` adds nodes while the run goes on. They wait for no other node, and their results are
     not kept. It is read while fewer than ``window`` nodes are unsent, in flight or unread; ``None``
     for no such bound. ``digest``: tells such a node from others that were made of other items.
@@ -126,6 +129,7 @@ class RunSpec(Generic[N]):
     inputs: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[N, NodeOptions] = field(default_factory=dict)
     earlier: EarlierSessions = NO_SESSIONS
+    task_suffix: str = ""
     source: AsyncIterable[N] | None = None
     window: int | None = None
     digest: Callable[[N], bytes] | None = None

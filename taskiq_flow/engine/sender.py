@@ -39,12 +39,13 @@ class Sender(Generic[N]):
 
     ``carry_out``: carries out any verdict. ``taken``: called when the broker has taken the task of
     a node with a time limit. ``reference_above``: bytes above which results are passed by
-    reference. ``digest``: see ``RunSpec``.
+    reference. ``task_suffix`` and ``digest``: see ``RunSpec``.
     """
 
     def __init__(
         self,
         run_id: str,
+        task_suffix: str,
         broker: AsyncBroker,
         dispatcher: Dispatcher,
         completions: Completions,
@@ -58,6 +59,7 @@ class Sender(Generic[N]):
         digest: Callable[[N], bytes] | None,
     ) -> None:
         self._run_id = run_id
+        self._task_suffix = task_suffix
         self._broker = broker
         self._dispatcher = dispatcher
         self._completions = completions
@@ -80,7 +82,7 @@ class Sender(Generic[N]):
 
     def send(self, node_run: NodeRun[N]) -> RestOfStart | None:
         """Send the next attempt of a node."""
-        task_id = node_run.begin_attempt(self._run_id)
+        task_id = node_run.begin_attempt(self._run_id, self._task_suffix)
         sent_node, options = node_run.sent_node, node_run.options
         try:
             address = self._dispatcher.address(sent_node)
@@ -141,7 +143,7 @@ class Sender(Generic[N]):
     async def pick_up(self, node_run: NodeRun[N]) -> None:
         """Ask the result backend how an earlier engine's attempt has ended."""
         node_run.attempt -= 1  # it is the same attempt
-        task_id = node_run.begin_attempt(self._run_id)
+        task_id = node_run.begin_attempt(self._run_id, node_run.earlier_suffix)
         backend, return_type = self._broker.result_backend, self._return_type(node_run)
         result = await pick_up(backend, self._reference_above, task_id, return_type)
         if result is None:

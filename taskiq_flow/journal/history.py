@@ -37,8 +37,8 @@ class RestoredRun:
 
     ``inputs``: serialized. ``results``: COMPLETED and REFERRED records by node, in order of
     completion. ``attempts``: by node, how often it was sent. ``in_flight``: nodes that were sent
-    and have no outcome. ``digests``: of nodes that came from a source. ``sessions``: the ids under
-    which engines have sent the run's tasks.
+    and have no outcome, with what ends the ids of their tasks. ``digests``: of nodes
+    that came from a source. ``sessions``: the ids under which engines have sent the run's tasks.
     """
 
     run_id: str
@@ -46,23 +46,24 @@ class RestoredRun:
     inputs: dict[str, bytes] = field(default_factory=dict)
     results: dict[str, Record] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
-    in_flight: set[str] = field(default_factory=set)
+    in_flight: dict[str, str] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
     sessions: list[str] = field(default_factory=list)
+    _task_suffix: str = ""
 
     def apply(self, entry: Record) -> None:
         """Apply the next record of the log."""
         kind, name = entry.kind, entry.name
         if kind == SENT:
             self.attempts[name] = max(entry.attempt, self.attempts.get(name, 0))
-            self.in_flight.add(name)
+            self.in_flight[name] = self._task_suffix
             if entry.data:
                 self.digests[name] = entry.data
         elif kind in (COMPLETED, REFERRED):
             self.results[name] = entry
-            self.in_flight.discard(name)
+            self.in_flight.pop(name, None)
         elif kind == FAILED:
-            self.in_flight.discard(name)
+            self.in_flight.pop(name, None)
         elif kind == DROPPED:
             self._drop(name)
         elif kind == HEADER:
@@ -71,6 +72,7 @@ class RestoredRun:
             self.inputs[name] = entry.data
         elif kind == SESSION:
             self.sessions.append(entry.data.decode())
+            self._task_suffix = name
 
     def replace_graph(self, nodes: Fingerprints, outdated: Iterable[str]) -> list[bytes]:
         """Continue the run with another graph. Returns the records that say so in the log.
@@ -85,7 +87,7 @@ class RestoredRun:
 
     def _drop(self, name: str) -> None:
         self.results.pop(name, None)
-        self.in_flight.discard(name)
+        self.in_flight.pop(name, None)
         # The log may lack the record of one more attempt, whose number must not be used again.
         self.attempts[name] = self.attempts.get(name, 0) + 1
 

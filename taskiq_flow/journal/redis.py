@@ -113,7 +113,7 @@ class RedisJournal:
         self._has_answered = False
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._outages = (OSError, exceptions.ConnectionError, exceptions.TimeoutError)
-        self._errors = (*self._outages, exceptions.RedisError)
+        self._errors = (OSError, exceptions.RedisError)
 
     async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
         """Create a log and take its lease."""
@@ -191,7 +191,7 @@ class RedisJournal:
         seconds = OUTAGE_TIMEOUT if self._has_answered else CONNECT_TIMEOUT
         try:
             answer = await retry_through_outage(
-                lambda: call(client), self._outages, "the journal cannot be reached", seconds
+                lambda: call(client), self._is_outage, "the journal cannot be reached", seconds
             )
         except self._errors as error:
             raise JournalError(
@@ -200,6 +200,9 @@ class RedisJournal:
             ) from error
         self._has_answered = True
         return answer
+
+    def _is_outage(self, error: BaseException) -> bool:
+        return isinstance(error, self._outages)
 
     def _connected_client(self) -> Any:
         """The client of this process and event loop, as connections outlive neither."""

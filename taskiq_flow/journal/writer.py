@@ -80,14 +80,15 @@ class LogWriter(Generic[T]):
         """Write these records together with the session, before it."""
         self._initial += records
 
-    async def begin(self, session: str) -> None:
+    async def begin(self, session: str, task_suffix: str) -> None:
         """Create the log of a new run, or continue one whose lease was acquired.
 
         ``session``: the id under which this engine sends the run's tasks. It is written before
         anything is sent, so that an engine that resumes the run can revoke those tasks.
+        ``task_suffix``: ends the ids of those tasks, so that it can look for their results.
         """
         write = self._journal.create if self._is_new else self._journal.append
-        started = record(SESSION, "", 0, session.encode())
+        started = record(SESSION, task_suffix, 0, session.encode())
         await self._take_lease(write(self._run_id, self._lease, chunk([*self._initial, started])))
 
     async def _take_lease(self, call: Coroutine[Any, Any, None]) -> None:

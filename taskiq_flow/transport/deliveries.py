@@ -32,17 +32,33 @@ class Delivery:
     """One message. ``origin``: the client's own object for it.
 
     ``key``: tells the message from others on its server, however often it is delivered.
-    ``task_id`` and ``reply_to`` are known once it was ``read``.
+    ``number``: which delivery of the message it is, 1 for the first. ``task_id``
+    and ``reply_to`` are known once it was ``read``.
     """
 
-    __slots__ = ("_ack", "data", "is_acknowledged", "key", "origin", "reply_to", "task_id")
+    __slots__ = (
+        "_ack",
+        "data",
+        "is_acknowledged",
+        "key",
+        "number",
+        "origin",
+        "reply_to",
+        "task_id",
+    )
 
     def __init__(
-        self, data: bytes, ack: Callable[[], Awaitable[None] | None], origin: Any, key: Any
+        self,
+        data: bytes,
+        ack: Callable[[], Awaitable[None] | None],
+        origin: Any,
+        key: Any,
+        number: int,
     ) -> None:
         self.data = data
         self.origin = origin
         self.key = key
+        self.number = number
         self.task_id = ""
         self.reply_to: ReplyTo | None = None
         self.is_acknowledged = False
@@ -84,6 +100,7 @@ class Deliveries:
         self._fetched: dict[int, tuple[AckableMessage, Delivery]] = {}  # not handed to taskiq yet
         self.on_acknowledged: Callable[[Delivery], None] = _nothing
         self._held: dict[Delivery, None] = {}
+        self._redelivered: dict[Delivery, None] = {}  # those held that were delivered before
 
     def hold(
         self,
@@ -91,10 +108,13 @@ class Deliveries:
         ack: Callable[[], Awaitable[None] | None],
         origin: Any = None,
         key: Any = None,
+        number: int = 1,
     ) -> AckableMessage:
         """Hold a message until it is acknowledged. Returns the message to give to taskiq."""
-        delivery = Delivery(data, ack, origin, key)
+        delivery = Delivery(data, ack, origin, key, number)
         self._held[delivery] = None
+        if number > 1:
+            self._redelivered[delivery] = None
 
         async def acknowledge() -> None:
             await self._let_go(delivery)
@@ -116,13 +136,22 @@ class Deliveries:
         """
         fetched, self._fetched = [delivery for _, delivery in self._fetched.values()], {}
         for delivery in fetched:
-            self._held.pop(delivery, None)
+            self._drop(delivery)
             if self._give_back is not None:
                 try:
                     async with asyncio.timeout(GIVING_BACK):
                         await self._give_back(delivery)
                 except Exception as error:  # whatever the client raises
                     logger.warning("a message was not given back: %r; it comes again later", error)
+
+    def redelivery_of(self, task_id: str) -> Delivery | None:
+        """The held message of a task, if it was delivered before."""
+        for delivery in self._redelivered:
+            if not delivery.task_id:
+                delivery.read(self._broker)
+            if delivery.task_id == task_id:
+                return delivery
+        return None
 
     def keys(self) -> set[Any]:
         """The keys of all messages that are held."""
@@ -136,7 +165,7 @@ class Deliveries:
         """The messages that engines have sent. Other messages are dropped from here."""
         for delivery in tuple(self._held):
             if delivery.reply_to is None and delivery.read(self._broker) is None:
-                del self._held[delivery]
+                self._drop(delivery)
         return list(self._held)
 
     async def renew(self) -> None:
@@ -153,11 +182,16 @@ class Deliveries:
     def clear(self) -> None:
         """Drop all messages: the server has lost them."""
         self._held.clear()
+        self._redelivered.clear()
         self._fetched.clear()
 
     async def _let_go(self, delivery: Delivery) -> None:
         await delivery.ack()
+        self._drop(delivery)
+
+    def _drop(self, delivery: Delivery) -> None:
         self._held.pop(delivery, None)
+        self._redelivered.pop(delivery, None)
 
 
 def holding(listen: Listen, deliveries: Deliveries) -> Listen:

@@ -25,20 +25,25 @@ from taskiq import AsyncBroker, AsyncResultBackend
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.nats_broker import (
-    AWAY,
-    OUTAGES,
     backlog_of,
+    is_away,
+    is_outage,
     is_started,
     kick_of,
     steady,
     steady_results,
 )
-from taskiq_flow.transport.protocol import REVOCATION_LIFE, SaveAndPublish, hear_revoked
+from taskiq_flow.transport.protocol import (
+    REVOCATION_LIFE,
+    SaveAndPublish,
+    hear_revoked,
+    unnoticed,
+)
 
 __all__ = [
-    "OUTAGES",
     "NatsNotifier",
     "backlog_of",
+    "is_outage",
     "is_started",
     "kick_of",
     "notifier_at",
@@ -49,9 +54,6 @@ __all__ = [
 
 logger = logging.getLogger("taskiq_flow")
 
-REVOKED = "taskiq_flow_revoked"
-"""The bucket whose keys are the revoked runs."""
-
 CATCHING_UP = 15.0
 """Seconds within which a server that does not go away has told all that is in the bucket."""
 
@@ -59,23 +61,28 @@ GRACE = 1.0
 """Seconds that a subscription has to end after it was cancelled."""
 
 
-def notifier_at(url: str) -> NatsNotifier:
+def notifier_at(url: str, prefix: str) -> NatsNotifier:
     """A notifier with the settings of a URL: ``nats://`` or ``tls://``."""
-    return NatsNotifier(url)
+    return NatsNotifier(url, prefix)
 
 
-def notifier_of(broker: AsyncBroker) -> NatsNotifier:
+def notifier_of(broker: AsyncBroker, prefix: str) -> NatsNotifier:
     """A notifier with a connection like the broker's."""
     nats_broker: Any = broker
-    return NatsNotifier(nats_broker.servers, **nats_broker.connection_kwargs)
+    return NatsNotifier(nats_broker.servers, prefix, **nats_broker.connection_kwargs)
 
 
 class NatsNotifier:
-    """Notices over a connection of its own, which reconnects for as long as it is open."""
+    """Notices over a connection of its own, which reconnects for as long as it is open.
 
-    outages = OUTAGES
+    The keys of a bucket are the revoked runs.
+    """
 
-    def __init__(self, servers: str | list[str], **settings: Any) -> None:
+    is_outage = staticmethod(is_outage)
+
+    def __init__(self, servers: str | list[str], prefix: str, **settings: Any) -> None:
+        self.on_unheard: Callable[[str], None] = unnoticed
+        self._bucket = f"{prefix.replace('.', '_').replace(':', '_')}_revoked"
         self._servers = servers
         self._settings = {"max_reconnect_attempts": -1, **settings}
         self._client: Client | None = None
@@ -156,7 +163,7 @@ class NatsNotifier:
         for hear in self._hearers:
             self._start(
                 retry_through_outage(
-                    partial(self._watch, hear), AWAY, "no revocation is heard of", math.inf
+                    partial(self._watch, hear), is_away, "no revocation is heard of", math.inf
                 )
             )
 
@@ -181,9 +188,9 @@ class NatsNotifier:
         """The bucket, asked for each time: the server may have lost it."""
         context = self._connected.jetstream()
         try:
-            return await context.key_value(REVOKED)
+            return await context.key_value(self._bucket)
         except NotFoundError:
-            config = KeyValueConfig(bucket=REVOKED, ttl=REVOCATION_LIFE)
+            config = KeyValueConfig(bucket=self._bucket, ttl=REVOCATION_LIFE)
             return await context.create_key_value(config)
 
 

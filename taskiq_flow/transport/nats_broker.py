@@ -41,7 +41,7 @@ from taskiq_flow.transport.protocol import Backlog, Kick, NothingWaits
 
 logger = logging.getLogger("taskiq_flow")
 
-OUTAGES = (
+_OUTAGES = (
     ConnectionClosedError,
     ConnectionReconnectingError,
     NatsTimeoutError,
@@ -54,14 +54,26 @@ OUTAGES = (
     OSError,
 )
 
-AWAY = (*(kind for kind in OUTAGES if kind is not ConnectionClosedError), APIError)
-"""Those that pass, and what a server says that has just come up; a closed client stays closed."""
+_AWAY = (*(kind for kind in _OUTAGES if kind is not ConnectionClosedError), APIError)
 
 ACK_WAIT = 30.0
 """Seconds after which the server delivers again what was not acknowledged, by its default."""
 
 FETCH_TIMEOUT = 5.0
 """Seconds after which messages are asked for again, by default: a server that was away forgets."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error says that the server cannot serve now, and may later."""
+    return isinstance(error, _OUTAGES)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether a client that listens may go on after an error: not if it was closed.
+
+    A server that has just come up answers with errors of its API.
+    """
+    return isinstance(error, _AWAY)
 
 
 def is_started(broker: AsyncBroker) -> bool:
@@ -159,7 +171,9 @@ class JetStreamListener:
     async def listen(self) -> AsyncGenerator[bytes | AckableMessage, None]:
         """The broker's messages, through outages."""
         try:
-            async with aclosing(listen_through_outages(self._begin, AWAY, self._what)) as messages:
+            async with aclosing(
+                listen_through_outages(self._begin, is_away, self._what)
+            ) as messages:
                 async for message in messages:
                     yield message
         finally:
@@ -214,7 +228,7 @@ class JetStreamListener:
 
     async def _restore_at_last(self) -> None:
         with contextlib.suppress(ConnectionClosedError):
-            await retry_through_outage(self._restore, AWAY, self._what, math.inf)
+            await retry_through_outage(self._restore, is_away, self._what, math.inf)
 
     async def _restore(self) -> None:
         """Create the stream and the consumer again if the server has lost them."""

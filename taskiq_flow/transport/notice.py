@@ -25,6 +25,9 @@ REFERENCES_LABEL = "taskiq_flow_references"
 BEGIN_LABEL = "taskiq_flow_begin"
 """The label of tasks whose worker reports when it begins them."""
 
+KEEP_LABEL = "taskiq_flow_keep"
+"""The label of tasks whose results somebody may read when the engine that sent them is gone."""
+
 ALWAYS = -1
 """A limit on the size of values that no value meets: all are passed by reference."""
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
 
-from taskiq_flow.reconnect import Outages
+from taskiq_flow.reconnect import IsOutage
 from taskiq_flow.transport.deliveries import Deliveries
 
 logger = logging.getLogger("taskiq_flow")
@@ -40,10 +40,18 @@ class Notifier(Protocol):
     What is published while somebody's connection is away does not reach them: a notice is a hint.
     """
 
-    outages: Outages
+    @property
+    def is_outage(self) -> IsOutage:
+        """Whether an error of its client says that the server cannot serve now, and may later."""
+
+    on_unheard: Callable[[str], None]
+    """Called with a channel when something was published on it and nobody listened.
+
+    A system that cannot tell never calls it. Does nothing until somebody sets it.
+    """
 
     async def open(self) -> None:
-        """Connect. Raises one of ``outages``, or the client's error for wrong settings."""
+        """Connect. Raises the client's error."""
 
     async def publish(self, channel: str, data: bytes) -> None:
         """Send ``data`` to all who listen on the channel."""
@@ -71,6 +79,10 @@ class Notifier(Protocol):
         """Disconnect."""
 
 
+def unnoticed(_: str) -> None:
+    """The ``on_unheard`` of a notifier that nobody has asked."""
+
+
 class Backlog(Protocol):
     """Tells how far workers have read a broker's queues."""
 
@@ -93,13 +105,13 @@ class NothingWaits:
 class System(Protocol):
     """A module that serves one system. Only it, and its parts, import the system's client."""
 
-    OUTAGES: Outages
-    """The errors by which its clients say that the server cannot be reached."""
+    is_outage: IsOutage
+    """Whether an error of its clients says that the server cannot serve now, and may later."""
 
-    def notifier_at(self, url: str) -> Notifier:
-        """A notifier with the settings of a URL."""
+    def notifier_at(self, url: str, prefix: str) -> Notifier:
+        """A notifier with the settings of a URL. ``prefix``: of all names on the server."""
 
-    def notifier_of(self, broker: AsyncBroker) -> Notifier:
+    def notifier_of(self, broker: AsyncBroker, prefix: str) -> Notifier:
         """A notifier with the settings of a broker."""
 
     def is_started(self, broker: AsyncBroker) -> bool:

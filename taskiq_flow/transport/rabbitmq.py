@@ -33,12 +33,10 @@ from taskiq_flow.transport.protocol import (
     Kick,
     SaveAndPublish,
     hear_revoked,
+    unnoticed,
 )
 
-OUTAGES = (AMQPError, ChannelInvalidStateError, OSError, asyncio.TimeoutError)
-
-REVOKED = "taskiq_flow_revoked"
-"""The exchange that tells workers of revoked runs, and the queue that keeps them for a while."""
+_OUTAGES = (AMQPError, ChannelInvalidStateError, OSError, asyncio.TimeoutError)
 
 PAUSE = 1.0
 """Seconds of silence after which nothing more is expected of that queue."""
@@ -53,15 +51,21 @@ CONNECT_TIMEOUT = 5
 """Seconds after which one try to connect counts as failed."""
 
 
-def notifier_at(url: str) -> RabbitNotifier:
+def is_outage(error: BaseException) -> bool:
+    """Whether an error says that the server cannot serve now, and may later."""
+    return isinstance(error, _OUTAGES)
+
+
+def notifier_at(url: str, prefix: str) -> RabbitNotifier:
     """A notifier with the settings of a URL: ``amqp://`` or ``amqps://``."""
-    return RabbitNotifier(url)
+    return RabbitNotifier(url, prefix)
 
 
-def notifier_of(broker: AsyncBroker) -> RabbitNotifier:
+def notifier_of(broker: AsyncBroker, prefix: str) -> RabbitNotifier:
     """A notifier with a connection like the broker's."""
     rabbit: Any = broker
-    return RabbitNotifier(rabbit.url, **rabbit._conn_kwargs)  # noqa: SLF001 - kept nowhere else
+    settings = rabbit._conn_kwargs  # noqa: SLF001 - kept nowhere else
+    return RabbitNotifier(rabbit.url, prefix, **settings)
 
 
 def is_started(broker: AsyncBroker) -> bool:
@@ -110,11 +114,16 @@ def steady_results(_: AsyncResultBackend[Any]) -> None:
 
 
 class RabbitNotifier:
-    """Notices over a connection of its own, which reconnects for as long as it is open."""
+    """Notices over a connection of its own, which reconnects for as long as it is open.
 
-    outages = OUTAGES
+    An exchange tells workers of revoked runs. A queue of the same name keeps them for a while.
+    """
 
-    def __init__(self, url: str, **settings: Any) -> None:
+    is_outage = staticmethod(is_outage)
+
+    def __init__(self, url: str, prefix: str, **settings: Any) -> None:
+        self.on_unheard: Callable[[str], None] = unnoticed
+        self._revoked_name = f"{prefix}_revoked"
         self._url = url
         self._settings = settings
         self._connection: AbstractRobustConnection | None = None
@@ -164,7 +173,7 @@ class RabbitNotifier:
 
     async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
         """Call for each run in the queue, and for each that comes from now on."""
-        exchange, name = await self._revoked(), f"{REVOKED}.{secrets.token_hex(8)}"
+        exchange, name = await self._revoked(), f"{self._revoked_name}.{secrets.token_hex(8)}"
         queue = await self._revocations.declare_queue(name, exclusive=True, auto_delete=True)
         await queue.bind(exchange)
 
@@ -189,23 +198,25 @@ class RabbitNotifier:
             self._catching_up.cancel()
             await until_ended([self._catching_up], GRACE)
         if connection is not None:
-            with contextlib.suppress(*OUTAGES):
+            with contextlib.suppress(*_OUTAGES):
                 await connection.close()
 
     async def _revoked(self) -> AbstractExchange:
         """Declare where revocations go. The client does so again when it reconnects."""
         if self._exchange is None:
             channel = self._revocations
-            exchange = await channel.declare_exchange(REVOKED, ExchangeType.FANOUT, durable=True)
+            exchange = await channel.declare_exchange(
+                self._revoked_name, ExchangeType.FANOUT, durable=True
+            )
             life = {"x-message-ttl": REVOCATION_LIFE * 1000}
-            kept = await channel.declare_queue(REVOKED, durable=True, arguments=life)
+            kept = await channel.declare_queue(self._revoked_name, durable=True, arguments=life)
             await kept.bind(exchange)
             self._exchange = exchange
         return self._exchange
 
     async def _catch_up(self, hear: Callable[[str], None], patience: float) -> None:
         what = "not all revoked runs are known yet"
-        await retry_through_outage(partial(self._read_kept, hear), OUTAGES, what, patience)
+        await retry_through_outage(partial(self._read_kept, hear), is_outage, what, patience)
 
     async def _read_kept(self, hear: Callable[[str], None]) -> None:
         """Read the queue without removing anything. One worker at a time does that."""
@@ -215,8 +226,8 @@ class RabbitNotifier:
         async def handle(message: DeliveredMessage) -> None:
             came.put_nowait(message.body)
 
-        declared = await channel.queue_declare(REVOKED, passive=True)
-        await channel.basic_consume(REVOKED, handle, exclusive=True)
+        declared = await channel.queue_declare(self._revoked_name, passive=True)
+        await channel.basic_consume(self._revoked_name, handle, exclusive=True)
         with contextlib.suppress(TimeoutError):  # some may have outlived their time
             for _ in range(declared.message_count or 0):
                 async with asyncio.timeout(PAUSE):

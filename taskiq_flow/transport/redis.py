@@ -17,24 +17,25 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from taskiq import AsyncBroker, AsyncResultBackend, TaskiqResult
 from taskiq_redis import RedisAsyncResultBackend
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.reconnect import backoff_delays
-from taskiq_flow.transport.notice import LABEL
 from taskiq_flow.transport.protocol import (
     REVOCATION_LIFE,
     MakeNotice,
     SaveAndPublish,
     hear_revoked,
+    unnoticed,
 )
 from taskiq_flow.transport.redis_broker import (
-    OUTAGES,
     Client,
     backlog_of,
     client_of,
     is_behind_sentinels,
+    is_outage,
     is_started,
     kick_of,
     steady,
@@ -42,9 +43,9 @@ from taskiq_flow.transport.redis_broker import (
 )
 
 __all__ = [
-    "OUTAGES",
     "RedisNotifier",
     "backlog_of",
+    "is_outage",
     "is_started",
     "kick_of",
     "notifier_at",
@@ -54,9 +55,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger("taskiq_flow")
-
-REVOKED = "taskiq_flow:revoked"
-"""A sorted set of revoked runs, by time, and the channel on which they are published."""
 
 FIRST_ANSWER = 5.0
 """Seconds in which a server has to answer at first. What got lost on its way is sent once more."""
@@ -71,23 +69,29 @@ GRACE = 1.0
 """Seconds that a subscription has to end after it was cancelled."""
 
 
-def notifier_at(url: str) -> RedisNotifier:
+def notifier_at(url: str, prefix: str) -> RedisNotifier:
     """A notifier with the settings of a URL: ``redis://``, ``rediss://`` or ``unix://``."""
-    return RedisNotifier(Redis.from_url(url), is_own=True)
+    return RedisNotifier(Redis.from_url(url), prefix, is_own=True)
 
 
-def notifier_of(broker: AsyncBroker) -> RedisNotifier:
+def notifier_of(broker: AsyncBroker, prefix: str) -> RedisNotifier:
     """A notifier with a broker's settings: of one server, behind sentinels, or of a cluster."""
-    return RedisNotifier(client_of(broker), is_own=is_behind_sentinels(broker))
+    return RedisNotifier(client_of(broker), prefix, is_own=is_behind_sentinels(broker))
 
 
 class RedisNotifier:
-    """Notices by publish/subscribe; revocations in a sorted set as well."""
+    """Notices by publish/subscribe; revocations in a sorted set as well.
 
-    outages = OUTAGES
+    The sorted set has the times of revoked runs. It has the name of the channel on which they are
+    published.
+    """
 
-    def __init__(self, client: Client, *, is_own: bool) -> None:
+    is_outage = staticmethod(is_outage)
+
+    def __init__(self, client: Client, prefix: str, *, is_own: bool) -> None:
+        self.on_unheard: Callable[[str], None] = unnoticed
         self._client = client
+        self._revoked = f"{prefix}:revoked"
         self._is_own = is_own
         self._subscriptions: dict[asyncio.Task[None], bool] = {}  # whether each is up
 
@@ -125,22 +129,22 @@ class RedisNotifier:
         now = time.time()
         try:
             # First, for workers that begin to listen meanwhile.
-            await self._client.zremrangebyscore(REVOKED, 0, now - REVOCATION_LIFE)
-            await self._client.zadd(REVOKED, {run: now})
+            await self._client.zremrangebyscore(self._revoked, 0, now - REVOCATION_LIFE)
+            await self._client.zadd(self._revoked, {run: now})
         finally:
-            await self._client.publish(REVOKED, run)  # even a server without room carries it
+            await self._client.publish(self._revoked, run)  # even a server without room carries it
 
     async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
         """Call for each run that was revoked lately, at each new connection, and from then on."""
 
         async def catch_up() -> None:
-            runs: Any = await self._client.zrange(REVOKED, 0, -1)
+            runs: Any = await self._client.zrange(self._revoked, 0, -1)
             for number, run in enumerate(runs):
                 hear_revoked(hear, run)
                 if number % AT_ONCE == 0:
                     await asyncio.sleep(0)
 
-        await self._keep_up(REVOKED, partial(hear_revoked, hear), catch_up)
+        await self._keep_up(self._revoked, partial(hear_revoked, hear), catch_up)
 
     async def aclose(self) -> None:
         """End the subscriptions. The connections of a broker are the broker's to close."""
@@ -242,7 +246,7 @@ class _Connections:
         return connection  # type: ignore[no-any-return]
 
     async def release(self, connection: AbstractConnection) -> None:
-        with contextlib.suppress(*OUTAGES):
+        with contextlib.suppress(RedisError, OSError):
             await connection.disconnect()
 
     def get_encoder(self) -> Any:
@@ -263,8 +267,6 @@ class _Saver:
         value = backend.serializer.dumpb(result.model_dump(mode="json"))
         prefix = "" if backend.prefix_str is None else f"{backend.prefix_str}:"
         async with self._client.pipeline(transaction=False) as pipeline:
-            label = result.labels.get(LABEL, "")
-            pipeline.eval(_DELETE_OF_ANOTHER_RUN, 1, prefix + task_id, label)
             pipeline.set(
                 prefix + task_id,
                 value,
@@ -277,15 +279,6 @@ class _Saver:
             for answer in await pipeline.execute(raise_on_error=False):
                 if isinstance(answer, Exception):
                     raise answer
-
-
-# A run id may be used again, and its task ids with it. taskiq's serializers write labels verbatim.
-_DELETE_OF_ANOTHER_RUN = """
-local stored = redis.call('GET', KEYS[1])
-if stored and not string.find(stored, ARGV[1], 1, true) then
-    redis.call('DEL', KEYS[1])
-end
-"""
 
 
 async def _nothing() -> None: ...

@@ -39,7 +39,7 @@ from taskiq_flow.transport.protocol import Backlog, Kick, NothingWaits
 
 logger = logging.getLogger("taskiq_flow")
 
-OUTAGES = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+_OUTAGES = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OSError)
 
 Client = Redis | RedisCluster
 
@@ -48,6 +48,11 @@ LIST_BROKERS = (ListQueueBroker, ListQueueSentinelBroker, ListQueueClusterBroker
 
 IDLE_TIMEOUT = 600_000
 """Milliseconds after which a message that is not acknowledged is delivered again, by default."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error says that the server cannot serve now, and may later."""
+    return isinstance(error, _OUTAGES)
 
 
 def client_of(broker: Any) -> Client:
@@ -131,7 +136,7 @@ def steady(broker: AsyncBroker) -> Deliveries:
         broker.connection_pool.connection_kwargs["socket_timeout"] = None
     what = f"{type(broker).__name__} cannot listen"
     # Replaced, as taskiq has no hook for it.
-    broker.listen = lambda: listen_through_outages(listen, OUTAGES, what)  # type: ignore[method-assign]
+    broker.listen = lambda: listen_through_outages(listen, is_outage, what)  # type: ignore[method-assign]
     return deliveries
 
 

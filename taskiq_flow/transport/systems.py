@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from taskiq_flow.reconnect import Outages
+from taskiq_flow.reconnect import IsOutage
 from taskiq_flow.transport.protocol import System
 
 _BY_PACKAGE = {"taskiq_redis": "redis", "taskiq_nats": "nats", "taskiq_aio_pika": "rabbitmq"}
@@ -30,15 +31,43 @@ def system_of(thing: object) -> System | None:
     return None
 
 
-def outages_of(*things: object) -> Outages:
-    """The errors by which brokers and result backends say that a server cannot be reached."""
-    systems = [system for system in map(system_of, things) if system is not None]
-    return (OSError, *(kind for system in systems for kind in system.OUTAGES))
+def outages_of(*things: object) -> IsOutage:
+    """Whether an error of these brokers and result backends says that a server cannot serve now."""
+    questions = [system.is_outage for system in map(system_of, things) if system is not None]
+    return any_of(is_unreachable, *questions)
+
+
+def any_of(*questions: IsOutage) -> IsOutage:
+    """Whether one of several clients says that its server cannot serve now."""
+    return lambda error: any(is_outage(error) for is_outage in questions)
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether the operating system says that a server cannot be reached."""
+    return isinstance(error, OSError)
 
 
 def system_at(url: str) -> System:
     """The system that a URL of one of the ``SCHEMES`` names."""
     return _system(SCHEMES[urlsplit(url).scheme])
+
+
+def without_secrets(url: str) -> str:
+    """The URL for messages and logs: without its password, its token and such parameters."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    if at:
+        name, colon, _ = user.partition(":")
+        # A lone user name is a token for NATS.
+        user = f"{name}:***" if colon else "***"
+    asked = parse_qsl(parts.query, keep_blank_values=True)
+    shown = [(key, "***" if _SECRET.search(key) else value) for key, value in asked]
+    return parts._replace(
+        netloc=f"{user}{at}{host}", query=urlencode(shown, safe="*/:", quote_via=quote)
+    ).geturl()
+
+
+_SECRET = re.compile("pass|token|secret|key|auth|user|cred", re.IGNORECASE)
 
 
 def _system(name: str) -> System:

@@ -17,7 +17,7 @@ from typing import Any
 
 from taskiq import NoResultError, TaskiqMessage
 
-from taskiq_flow.transport.notice import BEGIN_LABEL, REFERENCES_LABEL, ReplyTo
+from taskiq_flow.transport.notice import BEGIN_LABEL, KEEP_LABEL, REFERENCES_LABEL, ReplyTo
 
 REFUSAL = "taskiq_flow_refusal"
 """The keyword argument with the ``Refusal`` of a task that is not to run.
@@ -59,6 +59,7 @@ class Execution:
         self.references = message.labels.get(REFERENCES_LABEL)  # which of these are references
         self.requeues = message.labels.get(REQUEUE_COUNT)
         self.tells_begin = BEGIN_LABEL in message.labels
+        self._outlives_engine = KEEP_LABEL in message.labels
         self._pid = os.getpid()
         self.function: Callable[..., Any] | None = None  # the task's, guarded
         self._has_entered = False
@@ -71,9 +72,13 @@ class Execution:
         self._running: asyncio.Task[Any] | None = None  # within the task's function
 
     @property
-    def names(self) -> tuple[str, str]:
-        """The names by which a revocation may mean it: those of its run and of the task."""
-        return self.reply_to.run, self.reply_to.task(self.task_id)
+    def names(self) -> list[str]:
+        """The names by which a revocation may mean it: those of its run, the task and its engine.
+
+        A run with a journal may be resumed: its tasks are executed though their engine is gone.
+        """
+        names = [self.reply_to.run, self.reply_to.task(self.task_id)]
+        return names if self._outlives_engine else [*names, self.reply_to.channel]
 
     @property
     def node_name(self) -> str:

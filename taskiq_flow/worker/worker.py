@@ -7,16 +7,17 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from taskiq import AsyncBroker, NoResultError, TaskiqMessage, TaskiqResult
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.errors import ResultUnavailableError, SerializationError, TaskLostError
-from taskiq_flow.reconnect import Outages, retry_through_outage
+from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries, Delivery
 from taskiq_flow.transport.notice import LABEL, REFERENCES_LABEL, Kind, Notice, ReplyTo
 from taskiq_flow.transport.protocol import REVOCATION_LIFE, Notifier
@@ -37,6 +38,8 @@ from taskiq_flow.worker.log import shorten_errors_of_tasks
 
 logger = logging.getLogger("taskiq_flow")
 
+T = TypeVar("T")
+
 BEAT = 0.5
 """Seconds between two heartbeats. A heartbeat names the tasks that a worker executes or holds."""
 
@@ -49,6 +52,9 @@ PUBLISH_TIMEOUT = 1.0
 GRACE = 1.0
 """Seconds within which the worker's own asyncio tasks end when they are cancelled."""
 
+ENGINE_PATIENCE = 60.0
+"""Seconds after which the tasks of an engine that does not listen any more are dropped."""
+
 
 _NOT_PUBLISHED = {"labels", "log"}  # fields of a result that engines do not use
 
@@ -56,27 +62,33 @@ _NOT_PUBLISHED = {"labels", "log"}  # fields of a result that engines do not use
 class Worker:
     """Reports the executions of one worker process to the engines that sent the tasks.
 
-    ``inline_limit``: bytes up to which a result travels with its notice. ``outages``: exceptions
-    of the broker, the result backend and the notifier for an unreachable server. ``deliveries``:
-    the messages that this worker holds, if its broker shows them.
+    ``is_outage``: whether an error of the broker, the result backend or the notifier says that its
+    server cannot serve now. The worker waits for the end of an outage, however long it takes.
+    ``deliveries``: the messages that this worker holds, if its broker shows them.
+    ``inline_limit``: bytes up to which a result travels with its notice. ``max_deliveries``: how
+    often a message is delivered before its task counts as lost.
     """
 
     def __init__(
         self,
         broker: AsyncBroker,
         notifier: Notifier,
-        inline_limit: int,
-        outages: Outages,
+        is_outage: IsOutage,
         deliveries: Deliveries | None = None,
+        *,
+        inline_limit: int,
+        max_deliveries: int,
     ) -> None:
         self._broker = broker
         self._notifier = notifier
+        self._is_outage = is_outage
         self._inline_limit = inline_limit
-        self._outages = outages
+        self._max_deliveries = max_deliveries
         self._deliveries = Deliveries(broker) if deliveries is None else deliveries
         self._executions: set[Execution] = set()
         self._by_name: defaultdict[str, set[Execution]] = defaultdict(set)  # by ``Execution.names``
         self._revoked: dict[str, float] = {}  # loop time of each revocation, oldest first
+        self._unheard: dict[str, tuple[float, float]] = {}  # loop times by channel: first, last
         self._is_closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         backend = broker.result_backend
@@ -90,6 +102,7 @@ class Worker:
         """Subscribe to revocations, start the heartbeat, replace the backend's ``set_result``."""
         await self._notifier.open()
         await self._notifier.subscribe_to_revocations(self._revoke)
+        self._notifier.on_unheard = self._note_unheard
         self._backend.set_result = self._save  # type: ignore[method-assign]
         self._deliveries.on_acknowledged = self._acknowledged
         shorten_errors_of_tasks()
@@ -124,12 +137,37 @@ class Worker:
             return _refused(message, RevokedError())
         if execution.tells_begin:
             self._tell_when_begun(execution)
+        delivery = self._deliveries.redelivery_of(execution.task_id)
+        if delivery is not None and (refusal := await self._refusal_of(execution, delivery)):
+            return _refused(message, refusal)
         if REFERENCES_LABEL not in message.labels:
             return message
         try:
             return await self._resolved(message)
         except Exception as error:  # whatever the result backend raises fails the task
             return _refused(message, error)
+
+    async def _refusal_of(self, execution: Execution, delivery: Delivery) -> Exception | None:
+        """Why a task is not executed whose message was delivered before. ``None`` if it is."""
+        task_id, name = execution.task_id, execution.node_name
+        if await self._through_outage(
+            lambda: self._backend.is_result_ready(task_id), f"{task_id} cannot be looked for yet"
+        ):
+            await self._publish(execution, Notice(Kind.SAVED, task_id))
+            execution.revoke()
+            return RevokedError()
+        if delivery.number <= self._max_deliveries:
+            return None
+        logger.error(
+            "task %s is given up: its message was delivered %d times without an end",
+            task_id,
+            delivery.number - 1,
+        )
+        return TaskLostError(
+            f"the message of node {name!r}, task {task_id!r}, was delivered {delivery.number - 1} "
+            "times and the task never ended: it kills its worker, or its workers were killed or "
+            "lost their connection each time; FlowMiddleware(max_deliveries=) says how often to try"
+        )
 
     def _tell_when_begun(self, execution: Execution) -> None:
         def tell() -> None:
@@ -226,13 +264,12 @@ class Worker:
     async def _acknowledge(self, execution: Execution) -> None:
         task_id = execution.task_id
         try:
-            await retry_through_outage(
+            await self._through_outage(
                 lambda: self._deliveries.acknowledge(task_id),
-                self._outages,
                 f"{task_id} cannot be acknowledged yet",
             )
         except Exception as error:  # whatever the client raises; the message is redelivered
-            logger.warning("%s was not acknowledged: %r", task_id, error)
+            logger.warning("%s was not acknowledged: %s", task_id, text_of(error))
 
     # Helpers of ``begin``
 
@@ -260,9 +297,8 @@ class Worker:
         return message.model_copy(update={"args": args, "kwargs": kwargs, "labels": labels})
 
     async def _read(self, task_id: str) -> Any:
-        return await retry_through_outage(
+        return await self._through_outage(
             lambda: read_result(self._backend, task_id, None),
-            self._outages,
             f"the result of {task_id} cannot be read yet",
         )
 
@@ -272,9 +308,8 @@ class Worker:
         """Save a result and tell the engine. If saving fails, report an error that says why."""
         task_id = execution.task_id
         try:
-            await retry_through_outage(
+            await self._through_outage(
                 lambda: self._save_and_tell(execution, result),
-                self._outages,
                 f"the result of {task_id} cannot be saved yet",
             )
         except Exception as error:  # of the value, of the serializer, of the server
@@ -284,7 +319,9 @@ class Worker:
                 await self._save_only(task_id, instead)
             except Exception as again:  # the notice carries the error
                 logger.warning(
-                    "the error in place of the result of %s cannot be saved: %r", task_id, again
+                    "the error in place of the result of %s cannot be saved: %s",
+                    task_id,
+                    text_of(again),
                 )
             body = instead.model_dump_json().encode()
             await self._publish(execution, Notice(Kind.RESULT, task_id, body))
@@ -326,7 +363,9 @@ class Worker:
             async with asyncio.timeout(PUBLISH_TIMEOUT):
                 await self._notifier.publish(reply_to.channel, notice.sealed(reply_to.key))
         except Exception as error:  # of the server, or of a client that refuses the size
-            logger.warning("the notice of %s was not published: %r", execution.task_id, error)
+            logger.warning(
+                "the notice of %s was not published: %s", execution.task_id, text_of(error)
+            )
 
     def _why_not_saved(
         self, execution: Execution, result: TaskiqResult[Any], error: Exception
@@ -346,8 +385,11 @@ class Worker:
             )
         return ResultUnavailableError(
             f"the result of node {name!r} could not be stored in {type(self._backend).__name__}: "
-            f"{error!r}"
+            f"{text_of(error)}"
         )
+
+    async def _through_outage(self, call: Callable[[], Awaitable[T]], what: str) -> T:
+        return await retry_through_outage(call, self._is_outage, what, math.inf)
 
     async def _beat(self) -> None:
         """Renew the claims on held messages and send heartbeats, until cancelled."""
@@ -357,10 +399,11 @@ class Worker:
                 try:
                     async with asyncio.timeout(HEARTBEAT_TIMEOUT):
                         await beat()
-                except self._outages as error:
-                    logger.debug("the heartbeat was not sent: %r", error)
-                except Exception:  # a bug of ours must not end it: healthy tasks would be lost
-                    logger.exception("the heartbeat failed")
+                except Exception as error:  # nothing may end it: healthy tasks would be lost
+                    if self._is_outage(error):
+                        logger.debug("the heartbeat was not sent: %s", text_of(error))
+                    else:
+                        logger.exception("the heartbeat failed")
 
     async def _send_heartbeat(self) -> None:
         """Name to each engine its tasks that are executed or held in this process."""
@@ -389,6 +432,25 @@ class Worker:
                 del self._revoked[earliest]
         for execution in self._by_name.get(run, ()):
             execution.revoke()
+
+    def _note_unheard(self, channel: str) -> None:
+        """Nobody listens on an engine's channel. After some time, its tasks are dropped."""
+        now = asyncio.get_running_loop().time()
+        first, last = self._unheard.pop(channel, (now, now))
+        if now - last > 4 * BEAT:  # it was heard in between, or had no tasks here
+            first = now
+        self._unheard[channel] = first, now
+        for oldest in tuple(itertools.islice(self._unheard, 2)):  # more go than come
+            if now - self._unheard[oldest][1] > ENGINE_PATIENCE:
+                del self._unheard[oldest]
+        if now - first > ENGINE_PATIENCE and channel not in self._revoked:
+            logger.warning(
+                "no engine has listened on %s for %g s; its tasks are dropped, but for those of "
+                "runs with a journal",
+                channel,
+                ENGINE_PATIENCE,
+            )
+            self._revoke(channel)
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

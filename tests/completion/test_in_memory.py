@@ -473,6 +473,7 @@ def lines_of(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, bool]]:
     ]
 
 
+@pytest.mark.usefixtures("plain_task_ids")
 async def test_a_task_that_fails_is_one_line_and_no_traceback(
     broker: InMemoryBroker, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -35,6 +35,8 @@ from tests.local_broker import LocalBroker
 from tests.local_notifier import LocalFlow, LocalNotifier, Switchboard, with_flow
 from tests.virtual_clock import virtual_loop, virtually
 
+pytestmark = pytest.mark.usefixtures("plain_task_ids")
+
 
 class Site:
     """A broker with the middleware, and a worker of it in this process."""
@@ -524,19 +526,3 @@ async def test_a_task_is_asked_for_once_more_before_it_is_given_up(
     site.board.drops = lambda _: True
     async with site.working():
         assert await site.engine(site.number, lost_after=5.0).execute() == {"number": 1}
-
-
-@virtually
-async def test_a_result_of_an_earlier_run_of_the_same_id_is_not_taken() -> None:
-    """The task waits in the queue for so long that its result is asked for."""
-
-    site = Site()
-    async with site.working():
-        engine = site.engine(site.number)
-        site.board.drops = lambda _: True
-        assert await engine.execute({"value": 1}, run_id="r") == {"number": 1}
-    run = asyncio.ensure_future(engine.execute({"value": 2}, run_id="r"))
-    await asyncio.sleep(5 * SILENCE)
-    assert not run.done()
-    async with site.working():
-        assert await run == {"number": 2}

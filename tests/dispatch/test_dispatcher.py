@@ -15,6 +15,8 @@ from taskiq import Context, InMemoryBroker, TaskiqDepends, TaskiqMessage, Taskiq
 
 from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, NodeFailedError
 
+pytestmark = pytest.mark.usefixtures("plain_task_ids")
+
 
 class Point(BaseModel):
     x: int

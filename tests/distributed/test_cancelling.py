@@ -186,7 +186,7 @@ async def test_a_worker_hears_of_all_that_was_revoked_before_it_begins(
         engine = ExecutionEngine(broker, many(broker, app.noted_in_thread, 5))
         run = asyncio.ensure_future(engine.execute(inputs(notes, 5, 0.0)))
         await until_sent(engine)
-        notifier = notifier_of(broker)
+        notifier = notifier_of(broker, "taskiq_flow")
         await notifier.open()
         await asyncio.gather(*(notifier.revoke(f"other {number}") for number in range(3000)))
         await notifier.aclose()

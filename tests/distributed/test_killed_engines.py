@@ -72,7 +72,7 @@ async def killed_in_flight(run: LongRun, nursery: Nursery, sent: Collection[str]
     """Have an engine die when the journal says that these nodes were sent."""
     engine = await run.live(nursery)
     async with asyncio.timeout(LONGEST):
-        while (restored := await run.restored()) is None or restored.in_flight != set(sent):
+        while (restored := await run.restored()) is None or set(restored.in_flight) != set(sent):
             await asyncio.sleep(0.01)
     await run.notes.until("begin", min(SLOTS, len(sent)))
     await run.killed(engine)
@@ -138,7 +138,7 @@ async def test_a_task_that_was_sent_and_not_noted_is_cancelled_as_well(
     restored = await run.restored()
     assert restored is not None
     assert len(restored.sessions) == 1
-    assert restored.in_flight == set()
+    assert restored.in_flight == {}
     engine = await run.live(nursery)
     await run.notes.until("cancel", 1)
     await run.notes.until("begin", 2)

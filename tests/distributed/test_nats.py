@@ -17,8 +17,8 @@ from taskiq_nats import PullBasedJetStreamBroker, PushBasedJetStreamBroker
 
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries
-from taskiq_flow.transport.nats import REVOKED, NatsNotifier
-from taskiq_flow.transport.nats_broker import OUTAGES, JetStreamListener, kick_of
+from taskiq_flow.transport.nats import NatsNotifier
+from taskiq_flow.transport.nats_broker import JetStreamListener, is_outage, kick_of
 from tests.distributed.watching import until
 from tests.servers.nats import NatsServer
 
@@ -54,7 +54,7 @@ class Listening:
         kick = kick_of(self.broker)
         for body in bodies:
             message = BrokerMessage(task_id="", task_name="", message=body, labels={})
-            await retry_through_outage(partial(kick, message), OUTAGES, "sending")
+            await retry_through_outage(partial(kick, message), is_outage, "sending")
         await until(lambda: self.came.issuperset(bodies), f"{bodies} came")
 
 
@@ -71,11 +71,11 @@ class Forgetful(Deliveries):
 
 async def test_what_is_no_run_among_the_revoked_is_passed_over(server: NatsServer) -> None:
     heard: list[str] = []
-    notifier = NatsNotifier(server.url)
+    notifier = NatsNotifier(server.url, "taskiq_flow")
     await notifier.open()
     await notifier.subscribe_to_revocations(heard.append)
     async with await nats.connect(server.url) as client:
-        bucket = await client.jetstream().key_value(REVOKED)
+        bucket = await client.jetstream().key_value("taskiq_flow_revoked")
         await bucket.put("hello", b"")
     await notifier.revoke("channel run")
     await until(lambda: heard == ["channel run"], "it was heard of")

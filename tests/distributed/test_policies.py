@@ -38,7 +38,7 @@ async def test_a_task_that_fails_is_sent_again_under_another_id(
     results = await engine.execute({"path": str(notes.path)}, run_id=f"again-{tmp_path.name}")
     assert results == {"fails_once": 2}
     (retried,) = recorder.of(NodeRetried)
-    assert retried.task_id == f"again-{tmp_path.name}:fails_once:2"
+    assert retried.task_id.startswith(f"again-{tmp_path.name}:fails_once:2.")
     assert repr(retried.error) == "LookupError(1)"
 
 

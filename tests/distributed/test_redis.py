@@ -15,7 +15,7 @@ from taskiq import AckableMessage, BrokerMessage
 from taskiq_redis import RedisStreamBroker
 
 from taskiq_flow.transport import redis
-from taskiq_flow.transport.redis import REVOKED, notifier_at
+from taskiq_flow.transport.redis import notifier_at
 from taskiq_flow.transport.redis_broker import StreamReader
 from tests.distributed.conftest import Farm
 from tests.distributed.watching import until
@@ -73,43 +73,40 @@ async def test_a_message_that_a_worker_holds_does_not_come_to_it_again(
 
 async def test_what_names_no_run_among_the_revoked_is_ignored(farm: Farm, client: Redis) -> None:
     heard: list[str] = []
-    notifier = notifier_at(farm.redis.url)
-    await client.zadd(REVOKED, {b"\xff\xfe": 1e12})
+    notifier = notifier_at(farm.redis.url, "taskiq_flow")
+    await client.zadd("taskiq_flow:revoked", {b"\xff\xfe": 1e12})
     try:
         await notifier.open()
         await notifier.subscribe_to_revocations(heard.append)
-        await client.publish(REVOKED, b"\xff")
+        await client.publish("taskiq_flow:revoked", b"\xff")
         await notifier.revoke("run")
         await until(lambda: heard[-1:] == ["run"], "the revoked run was heard of")
     finally:
-        await client.zrem(REVOKED, b"\xff\xfe", "run")
+        await client.zrem("taskiq_flow:revoked", b"\xff\xfe", "run")
         await notifier.aclose()
 
 
 async def test_a_revocation_is_written_before_it_is_told(farm: Farm, client: Redis) -> None:
     """Whoever begins to listen in between finds it written."""
-    notifier = notifier_at(farm.redis.url)
+    notifier = notifier_at(farm.redis.url, "taskiq_flow")
     redis_client: Any = notifier._client
     publish = redis_client.publish
     written: list[bool] = []
 
     async def seen(*args: Any) -> Any:
-        written.append(await client.zscore(REVOKED, "run") is not None)
+        written.append(await client.zscore("taskiq_flow:revoked", "run") is not None)
         return await publish(*args)
 
     redis_client.publish = seen
     await notifier.revoke("run")
     assert written == [True]
-    await client.zrem(REVOKED, "run")
+    await client.zrem("taskiq_flow:revoked", "run")
     await redis_client.aclose()
 
 
-async def test_many_revocations_leave_the_event_loop_its_turn(
-    farm: Farm, client: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(redis, "REVOKED", "many revoked")
-    await client.zadd("many revoked", {f"run {number}": 1e12 for number in range(2_000)})
-    notifier = notifier_at(farm.redis.url)
+async def test_many_revocations_leave_the_event_loop_its_turn(farm: Farm, client: Redis) -> None:
+    await client.zadd("many:revoked", {f"run {number}": 1e12 for number in range(2_000)})
+    notifier = notifier_at(farm.redis.url, "many")
     await notifier.open()
     heard: list[str] = []
     turns: list[int] = []
@@ -123,7 +120,7 @@ async def test_many_revocations_leave_the_event_loop_its_turn(
     await notifier.subscribe_to_revocations(heard.append)
     await watching
     assert len(set(turns)) > 10
-    await client.delete("many revoked")
+    await client.delete("many:revoked")
     await notifier.aclose()
 
 
@@ -131,10 +128,9 @@ async def test_a_worker_may_take_long_to_hear_of_all_that_was_revoked(
     farm: Farm, client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the server's first answer has to come soon."""
-    monkeypatch.setattr(redis, "REVOKED", "slowly revoked")
     monkeypatch.setattr(redis, "FIRST_ANSWER", 1.0)
-    await client.zadd("slowly revoked", {f"run {number}": 1e12 for number in range(500)})
-    notifier = notifier_at(farm.redis.url)
+    await client.zadd("slow:revoked", {f"run {number}": 1e12 for number in range(500)})
+    notifier = notifier_at(farm.redis.url, "slow")
     heard: list[str] = []
 
     def hear(run: str) -> None:
@@ -144,5 +140,5 @@ async def test_a_worker_may_take_long_to_hear_of_all_that_was_revoked(
     await notifier.open()
     await notifier.subscribe_to_revocations(hear)
     assert len(heard) == 500
-    await client.delete("slowly revoked")
+    await client.delete("slow:revoked")
     await notifier.aclose()

@@ -25,6 +25,8 @@ from taskiq_flow.engine.listeners import CATCHING_UP, LISTENER_GRACE
 from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later, virtually
 
+pytestmark = pytest.mark.usefixtures("plain_task_ids")
+
 
 class SlowRecorder(Recorder):
     async def on_event(self, event: Any) -> None:  # type: ignore[override]

@@ -42,6 +42,8 @@ from tests.local_notifier import Switchboard, with_flow
 from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later, virtual_loop, virtually
 
+pytestmark = pytest.mark.usefixtures("plain_task_ids")
+
 
 class Site:
     """Three tasks in a row and one beside them, a journal, and what was executed."""

@@ -43,6 +43,8 @@ from tests.local_broker import LocalBroker
 from tests.recording import Recorder
 from tests.virtual_clock import run_virtually, virtual_loop, virtually
 
+pytestmark = pytest.mark.usefixtures("plain_task_ids")
+
 
 class Flaky:
     """A task that fails so many times, with errors of a kind, and notes when it was executed."""

@@ -83,7 +83,7 @@ async def test_a_run_is_recalled_from_its_beginning_on() -> None:
     assert restored.header.outputs == ["node"]
     assert restored.inputs == {"key": b'{"a": 1}'}
     assert restored.results == {"node": Record(COMPLETED, "node", 1, b"7")}
-    assert restored.in_flight == {"other"}
+    assert restored.in_flight == {"other": ""}
 
 
 async def test_a_chunk_that_stands_twice_says_no_more_than_once() -> None:

@@ -26,6 +26,8 @@ from taskiq_flow.transport.notice import Kind, Notice
 from tests.local_broker import LocalBroker
 from tests.local_notifier import LocalFlow, Switchboard, with_flow
 
+pytestmark = pytest.mark.usefixtures("plain_task_ids")
+
 
 class Site:
     """A worker in this process with one thread, and the notices that it publishes."""

@@ -1,0 +1,155 @@
+"""What a worker does with a message that was delivered before, or whose engine is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+import pytest
+from taskiq import AckableMessage
+
+from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError, TaskLostError
+from taskiq_flow.journal.memory import MemoryJournal
+from taskiq_flow.transport.deliveries import Deliveries
+from taskiq_flow.transport.notice import Kind, Notice
+from taskiq_flow.worker.worker import ENGINE_PATIENCE
+from tests.local_broker import LocalBroker
+from tests.local_notifier import Switchboard, with_flow
+from tests.virtual_clock import virtually
+
+
+class Redelivering(LocalBroker):
+    """Delivers each message as if it had been delivered some times before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.board = Switchboard()
+        self.flow = with_flow(self, self.board)
+        self.flow._deliveries = self.deliveries = Deliveries(self)
+        self.number = 1
+        self.messages: list[bytes] = []
+        self.acknowledged = 0
+        self.executed: list[int] = []
+        self.may_end = asyncio.Event()
+
+        @self.task(task_name="work")
+        async def work(value: int) -> int:
+            self.executed.append(value)
+            await self.may_end.wait()
+            return value
+
+        self.work = work
+
+    async def listen(self) -> AsyncGenerator[Any, None]:
+        async for data in super().listen():
+            self.messages.append(data)
+            yield self.delivery(data)
+
+    def delivery(self, data: bytes) -> AckableMessage:
+        return self.deliveries.hold(data, self._acknowledge, number=self.number)
+
+    def _acknowledge(self) -> None:
+        self.acknowledged += 1
+
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        async with self.worker():
+            yield
+        await self.flow.shutdown()
+
+    def engine(self, **options: Any) -> ExecutionEngine:
+        return ExecutionEngine(self, DAGBuilder().node(self.work).build(), **options)
+
+
+@virtually
+async def test_a_message_on_its_last_delivery_is_executed() -> None:
+    broker = Redelivering()
+    broker.number = 3
+    broker.may_end.set()
+    async with broker.working():
+        assert await broker.engine().execute({"value": 1}) == {"work": 1}
+
+
+@virtually
+async def test_a_message_that_was_delivered_too_often_is_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = Redelivering()
+    broker.number = 4
+    async with broker.working():
+        with pytest.raises(NodeFailedError) as caught:
+            await broker.engine().execute({"value": 1}, run_id="run")
+    assert isinstance(caught.value.__cause__, TaskLostError)
+    assert "was delivered 3 times and the task never ended" in str(caught.value.__cause__)
+    assert broker.executed == []
+    assert broker.acknowledged == 1
+    assert "is given up: its message was delivered 3 times without an end" in caplog.text
+
+
+@virtually
+async def test_a_task_whose_result_is_stored_is_not_executed_again() -> None:
+    """Its worker was killed, or cut off, before it could acknowledge the message."""
+    broker = Redelivering()
+    broker.may_end.set()
+    async with broker.working():
+        await broker.engine().execute({"value": 1})
+        inbox = await broker.flow.inbox()
+        broker.number, before = 2, len(broker.board.published)
+        broker.queue.put_nowait(broker.messages[0])
+        while broker.acknowledged < 2:
+            await asyncio.sleep(0.01)
+        told = [Notice.opened(data, inbox.key) for _, data in broker.board.published[before:]]
+        assert [notice.kind for notice in told if notice] == [Kind.SAVED]
+    assert broker.executed == [1]
+
+
+async def drop_engines(broker: Redelivering) -> None:
+    """Have the engine's process be gone, as if it had been killed."""
+    broker.board.hearers.clear()
+
+
+@pytest.mark.parametrize("is_journaled", [False, True])
+@virtually
+async def test_tasks_of_an_engine_that_is_gone_are_dropped_unless_its_run_can_be_resumed(
+    caplog: pytest.LogCaptureFixture,
+    is_journaled: bool,
+) -> None:
+    broker = Redelivering()
+    journal = MemoryJournal() if is_journaled else None
+    run = asyncio.ensure_future(
+        broker.engine(journal=journal, lost_after=1e4).execute({"value": 1})
+    )
+    async with broker.working():
+        while not broker.executed:
+            await asyncio.sleep(0.1)
+        hearers = {channel: list(heard) for channel, heard in broker.board.hearers.items()}
+        await drop_engines(broker)
+        await asyncio.sleep(ENGINE_PATIENCE + 2)
+        broker.queue.put_nowait(broker.messages[0])
+        broker.may_end.set()
+        await asyncio.sleep(1)
+        assert broker.executed == ([1, 1] if is_journaled else [1])
+        assert "its tasks are dropped" in caplog.text
+        assert bool(broker.store.results) is is_journaled
+        broker.board.hearers.update(hearers)
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+
+
+@virtually
+async def test_an_engine_that_is_away_for_less_than_the_limit_keeps_its_tasks() -> None:
+    broker = Redelivering()
+    run = asyncio.ensure_future(broker.engine(lost_after=1e4).execute({"value": 1}))
+    async with broker.working():
+        while not broker.executed:
+            await asyncio.sleep(0.1)
+        for _ in range(3):
+            hearers = {channel: list(heard) for channel, heard in broker.board.hearers.items()}
+            await drop_engines(broker)
+            await asyncio.sleep(ENGINE_PATIENCE * 0.9)
+            broker.board.hearers.update(hearers)
+            await asyncio.sleep(5)
+        broker.may_end.set()
+        assert await run == {"work": 1}
