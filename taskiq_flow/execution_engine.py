@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from taskiq import AsyncBroker
+from taskiq import AsyncBroker, InMemoryBroker
 from taskiq.serializers import JSONSerializer
 from taskiq.utils import maybe_awaitable
 
@@ -41,7 +41,8 @@ from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.runs import JournaledRuns
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.transport.notice import ALWAYS
-from taskiq_flow.values.references import handle_of
+from taskiq_flow.transport.systems import outages_of
+from taskiq_flow.values.references import handle_of, store_large_inputs
 from taskiq_flow.values.results import as_annotated
 from taskiq_flow.worker.worker import BEAT
 
@@ -310,6 +311,7 @@ class ExecutionEngine:
             if connection.revoke is not None:
                 for session in earlier_sessions:
                     await connection.revoke(session)
+            spec = replace(spec, inputs=await self._handed_inputs(spec, run_id, suffix))
             completions, cache = connection.completions(), self._cache(spec)
             run = Run(
                 run_id,
@@ -374,6 +376,22 @@ class ExecutionEngine:
                     f"{type(self._broker).__name__} does not tell when a task begins; add a "
                     "FlowMiddleware to it, here and where its workers run"
                 )
+
+    async def _handed_inputs(
+        self, spec: RunSpec[Any], run_id: str, suffix: str
+    ) -> Mapping[str, Any]:
+        """The run's inputs as nodes are given them: large ones by reference, if that is asked."""
+        broker, limit = self._broker, self._reference_above
+        if limit is None or isinstance(broker, InMemoryBroker):
+            return spec.inputs
+        backend = broker.result_backend
+        return await store_large_inputs(
+            backend,
+            spec.inputs,
+            limit,
+            lambda key: f"{run_id}:input-{key}{suffix}",
+            outages_of(backend),
+        )
 
     def _cache(self, spec: RunSpec[Any]) -> ResultCache | None:
         if all(options.cache is None for options in spec.options.values()):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from taskiq import AsyncResultBackend, TaskiqResult
 
-from taskiq_flow.errors import ResultUnavailableError
+from taskiq_flow.errors import ResultUnavailableError, SerializationError
+from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.notice import ALWAYS
 from taskiq_flow.values.handle import Reference, ResultHandle
 from taskiq_flow.values.results import parsed
 from taskiq_flow.values.size import read_off_loop
+
+SMALL_INPUT = 65536
+"""Bytes up to which an input of a run travels by value where all results go by reference."""
 
 
 def is_referred_to(result: TaskiqResult[Any], limit: int | None, size: int | None = None) -> bool:
@@ -37,6 +42,42 @@ async def refers(result: TaskiqResult[Any], limit: int | None) -> bool:
     if limit is None or limit == ALWAYS or result.is_err:
         return is_referred_to(result, limit)
     return await read_off_loop(result.return_value, is_referred_to, result, limit)
+
+
+async def store_large_inputs(
+    backend: AsyncResultBackend[Any],
+    inputs: Mapping[str, Any],
+    limit: int,
+    id_of: Callable[[str], str],
+    is_outage: IsOutage,
+) -> dict[str, Any]:
+    """The inputs of a run, with handles in place of those above the limit, which are stored.
+
+    ``id_of``: the id under which an input of some key is stored, as if a task had returned it.
+    Raises ``SerializationError`` for an input that the result backend cannot store.
+    """
+    found: dict[str, Any] = {}
+    for key, value in inputs.items():
+        found[key] = value
+        if isinstance(value, ResultHandle):
+            continue
+        result = TaskiqResult(is_err=False, return_value=value, execution_time=0.0)
+        if not await refers(result, SMALL_INPUT if limit == ALWAYS else limit):
+            continue
+        task_id = id_of(key)
+        try:
+            await retry_through_outage(
+                lambda: backend.set_result(task_id, result),  # noqa: B023 - it ends before the next
+                is_outage,
+                f"input {key!r} cannot be stored yet",
+            )
+        except Exception as error:  # whatever a serializer or the client raises
+            raise SerializationError(
+                f"input {key!r}, a {type(value).__qualname__}, is passed by reference, and "
+                f"{type(backend).__name__} cannot store it: {text_of(error)}"
+            ) from error
+        found[key] = handle_of(backend, task_id, None)
+    return found
 
 
 async def read_result(backend: AsyncResultBackend[Any], task_id: str, return_type: Any) -> Any:

@@ -192,6 +192,17 @@ async def test_a_large_value_for_many_consumers_is_stored_once_in_small_messages
     assert max(sizes.bytes) < 10_000
 
 
+@pytest.mark.parametrize("pass_by", [1000, "reference"])
+async def test_a_large_input_of_a_run_goes_by_reference(
+    any_broker: AsyncBroker, pass_by: Any
+) -> None:
+    """Its message would be too large for some servers."""
+    dag = DAGBuilder().node(task(any_broker, app.measure), inputs={"blob": "text"}).build()
+    engine = ExecutionEngine(any_broker, dag, pass_by=pass_by)
+    length = (await engine.execute({"text": "x" * 2_000_000}))["measure"]
+    assert (await length.get() if isinstance(length, ResultHandle) else length) == 2_000_000
+
+
 async def test_references_need_the_middleware(farm: Farm) -> None:
     settings = farm.settings("redis-streams", queue="polled", flow=False)
     farm.serve(settings)
