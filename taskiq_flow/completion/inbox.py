@@ -12,8 +12,9 @@ import itertools
 import logging
 import math
 import secrets
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from taskiq import AsyncBroker, NoResultError, TaskiqResult
 
@@ -48,8 +49,18 @@ SAVED_GRACE = 2.0
 SUSPENDED_AFTER = 5.0
 """If a check comes this late (seconds), this process was suspended: silence is counted anew."""
 
+UNTAKEN = 10.0
+"""Seconds after which a warning says that no worker has taken any of the tasks in flight."""
+
 GRACE = 1.0
 """Seconds that the inbox's own tasks have to end after they were cancelled."""
+
+
+class OuterTask(Protocol):
+    """A task of a worker that waits for tasks of its own."""
+
+    task_id: str
+    is_waiting: bool
 
 
 class Watch:
@@ -70,6 +81,7 @@ class Watch:
         "queue",
         "reply_to",
         "return_type",
+        "within",
     )
 
     def __init__(
@@ -81,6 +93,7 @@ class Watch:
         *,
         lost_after: float,
         reply_to: ReplyTo,
+        within: OuterTask | None,
     ) -> None:
         self.in_flight = in_flight
         self.expected = expected  # the ids of its run's tasks in flight
@@ -88,6 +101,7 @@ class Watch:
         self.queue = queue
         self.lost_after = lost_after
         self.reply_to = reply_to
+        self.within = within  # the task whose run this one is of
 
     def enqueue(self, number: int, now: float) -> None:
         """The task was sent, after all tasks with a lower number."""
@@ -103,6 +117,10 @@ class Watch:
         self.is_queued = False  # as far as is known
         self.mark: Any = None  # a position in the queue behind the task
         self.left_at = -math.inf  # when it was found that the task had left the queue
+
+    def is_untaken_since(self, moment: float) -> bool:
+        """Whether no worker has the task, as far as is known, and it was sent before a moment."""
+        return not self.is_taken and self.heard_at < moment
 
 
 class Inbox:
@@ -128,6 +146,10 @@ class Inbox:
         self._interval = CHECK_INTERVAL
         self._loop = asyncio.get_running_loop()
         self._deaf_since: float | None = None
+        # When a task was last taken or ended, by the task whose run it is of.
+        self._moved_at: dict[OuterTask | None, float] = {}
+        self._stuck: set[OuterTask | None] = set()
+        self._waiting: set[str] = set()  # tasks that have told that they wait for others
         self._checker: asyncio.Task[None] | None = None
         self._readings: set[asyncio.Task[None]] = set()
 
@@ -164,6 +186,7 @@ class Inbox:
     def forget(self, task_id: str) -> bool:
         """Stop watching a task. Returns whether it was watched."""
         self._reader.forget(task_id)
+        self._waiting.discard(task_id)
         watch = self._watched.pop(task_id, None)
         if watch is not None:
             watch.expected.discard(task_id)
@@ -188,6 +211,9 @@ class Inbox:
             logger.exception("a notice on %s could not be handled", self.channel)
 
     def _handle(self, notice: Notice) -> None:
+        if notice.kind is Kind.WAITING:
+            self._warn_of_waiting(notice.task_ids())
+            return
         if notice.kind in (Kind.HERE, Kind.BEGUN):
             for task_id in notice.task_ids():
                 self._note_alive(task_id, has_begun=notice.kind is Kind.BEGUN)
@@ -220,11 +246,13 @@ class Inbox:
         if watch is not None:
             if has_begun:
                 watch.in_flight.began(task_id)
-            watch.take(self._loop.time())
+            self._moved_at[watch.within] = now = self._loop.time()
+            watch.take(now)
             self._earliest_sign = min(self._earliest_sign, watch.number)
 
     def _settle(self, task_id: str, result: TaskiqResult[Any]) -> None:
         watch = self._watched[task_id]
+        self._moved_at[watch.within] = self._loop.time()
         self.forget(task_id)
         if isinstance(result.error, TaskLostError):
             watch.expected.add(task_id)  # it may run all the same: the run revokes it at its end
@@ -277,6 +305,7 @@ class Inbox:
                 self._interval = (
                     SHORTEST_INTERVAL if found else min(self._interval * 1.5, CHECK_INTERVAL)
                 )
+                self._note_stuck()
                 await self._give_up_lost(overslept)
             except Exception:  # a bug of ours must not end this loop: runs would hang
                 logger.exception("a check of the tasks in flight failed")
@@ -308,6 +337,56 @@ class Inbox:
         for task_id, watch in self._watched.items():
             if watch.heard_at < moment and watch.asked_at < moment:
                 yield task_id
+
+    def _note_stuck(self) -> None:
+        """Warn if for some time no worker has taken any of the tasks, or of those of one task."""
+        earliest = self._loop.time() - UNTAKEN
+        groups: defaultdict[OuterTask | None, list[str]] = defaultdict(list)
+        if self.notifier.is_listening:
+            for task_id, watch in self._watched.items():
+                groups[watch.within].append(task_id)
+        stuck = {
+            within
+            for within, task_ids in groups.items()
+            if self._moved_at.get(within, 0.0) < earliest
+            and all(self._watched[task_id].is_untaken_since(earliest) for task_id in task_ids)
+        }
+        for within in stuck - self._stuck:
+            self._warn_of_stuck(groups[within], within)
+        for within in stuck ^ self._stuck:
+            if within is not None:
+                within.is_waiting = within in stuck
+        self._stuck = stuck
+        self._moved_at = {w: at for w, at in self._moved_at.items() if at >= earliest}
+
+    @staticmethod
+    def _warn_of_stuck(task_ids: Sequence[str], within: OuterTask | None) -> None:
+        held = (
+            ""
+            if within is None
+            else (
+                f"; {within.task_id!r} waits for them and holds a place: give such tasks, or the tasks "
+                "that they wait for, workers of their own"
+            )
+        )
+        logger.warning(
+            "no worker has taken any of %d tasks for %g s, %r is the first: no worker reads their "
+            "queue, or all places of the workers are taken%s",
+            len(task_ids),
+            UNTAKEN,
+            task_ids[0],
+            held,
+        )
+
+    def _warn_of_waiting(self, task_ids: Iterable[str]) -> None:
+        for task_id in task_ids:
+            if task_id in self._watched and task_id not in self._waiting:
+                self._waiting.add(task_id)
+                logger.warning(
+                    "task %r runs a graph, and no worker takes the tasks of that: tasks that wait "
+                    "for tasks may hold all places of the workers; give them workers of their own",
+                    task_id,
+                )
 
     async def _give_up_lost(self, overslept: float) -> None:
         """Fail the tasks of which no notice will come any more."""

@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.completion.inbox import Inbox, Watch
+from taskiq_flow.completion.inbox import Inbox, OuterTask, Watch
 from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.reconnect import retry_through_outage
@@ -23,7 +23,11 @@ REVOKING_GRACE = 5.0
 
 
 class PushedCompletions:
-    """The completions of one run. ``reply_to``: what its messages tell the workers."""
+    """The completions of one run.
+
+    ``reply_to``: what its messages tell the workers. ``within``: the task that runs it, if one
+    does.
+    """
 
     tells_begin = True
 
@@ -33,6 +37,7 @@ class PushedCompletions:
         reply_to: ReplyTo,
         *,
         lost_after: float,
+        within: OuterTask | None = None,
     ) -> None:
         run_id = reply_to.run_id
         if run_id in inbox.run_ids:
@@ -43,6 +48,7 @@ class PushedCompletions:
         self._inbox = inbox
         self._reply_to = reply_to
         self._lost_after = lost_after
+        self._within = within
         self._expected: set[str] = set()
         self._is_revoked = False
         self._revoking: set[asyncio.Task[None]] = set()
@@ -64,6 +70,7 @@ class PushedCompletions:
             queue,
             lost_after=self._lost_after,
             reply_to=self._reply_to,
+            within=self._within,
         )
         self._inbox.watch(task_id, watch)
 

@@ -19,6 +19,7 @@ from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.notice import KEEP_LABEL, LABEL
 from taskiq_flow.transport.protocol import Kick
 from taskiq_flow.transport.systems import outages_of, system_of
+from taskiq_flow.worker.execution import current
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ async def connect(
     inbox = await pushing[0].inbox()
     reply_to = inbox.reply_to(run_id, reference_above)
     return Connection(
-        lambda: PushedCompletions(inbox, reply_to, lost_after=lost_after),
+        lambda: PushedCompletions(inbox, reply_to, lost_after=lost_after, within=current.get()),
         PushedCompletions.tells_begin,
         kick,
         {LABEL: reply_to.label(), **({KEEP_LABEL: "1"} if is_journaled else {})},

@@ -106,6 +106,9 @@ class Kind(Enum):
     BEGUN = b"b"
     """The tasks named in the body, a JSON list, are executed by a worker."""
 
+    WAITING = b"w"
+    """The tasks named in the body, a JSON list, wait for tasks that no worker takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:
@@ -124,6 +127,11 @@ class Notice:
     def begun(cls, task_ids: Iterable[str]) -> Self:
         """The notice that a worker executes these tasks."""
         return cls(Kind.BEGUN, body=json.dumps(list(task_ids)).encode())
+
+    @classmethod
+    def waiting(cls, task_ids: Iterable[str]) -> Self:
+        """The notice that these tasks wait for tasks that no worker takes."""
+        return cls(Kind.WAITING, body=json.dumps(list(task_ids)).encode())
 
     def task_ids(self) -> list[str]:
         """The tasks of a notice of several."""

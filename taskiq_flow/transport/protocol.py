@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
@@ -102,6 +103,20 @@ class NothingWaits:
         return 0, 0
 
 
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """Something that a broker or its ``FlowMiddleware`` has put on a server.
+
+    ``kind``: what the server calls it, such as ``"stream"`` or ``"queue"``. ``count``: its entries,
+    messages or members. ``note``: what it is for.
+    """
+
+    name: str
+    kind: str
+    count: int
+    note: str
+
+
 class System(Protocol):
     """A module that serves one system. Only it, and its parts, import the system's client."""
 
@@ -119,6 +134,9 @@ class System(Protocol):
 
     def backlog_of(self, broker: AsyncBroker) -> Backlog:
         """How to ask for the broker's backlog."""
+
+    async def inventory_of(self, broker: AsyncBroker, prefix: str) -> list[Leftover]:
+        """What a broker and its middleware have on the server, in the order of their names."""
 
     def kick_of(self, broker: AsyncBroker) -> Kick:
         """Sends a message, as the broker's ``kick`` does."""

@@ -67,6 +67,7 @@ class Execution:
         self.is_revoked = False
         self.is_superseded = False  # the task was sent again: this result is not final
         self.is_reported = False
+        self.is_waiting = False  # for tasks of its own, which no worker takes
         self.is_acknowledged = False
         self.raised: BaseException | None = None
         self._running: asyncio.Task[Any] | None = None  # within the task's function

@@ -257,7 +257,9 @@ class Worker:
         message = self._broker.formatter.loads(delivery.data)
         unknown = TaskLostError(
             f"the worker that was given task {message.task_id!r} knows no task named "
-            f"{message.task_name!r}; have its process import the module where it is defined"
+            f"{message.task_name!r}; have its process import the module where it is defined. If "
+            "its workers are being replaced by newer ones, give the node a retry=: a later attempt "
+            "may reach one that knows the task"
         )
         self._start(self._report(Execution(message, reply_to), failed(unknown)))
 
@@ -411,6 +413,7 @@ class Worker:
         await self._publish_each(here, Notice.here)
         begun = [e for e in self._executions if e.tells_begin and e.has_begun]
         await self._publish_each(begun, Notice.begun)
+        await self._publish_each([e for e in self._executions if e.is_waiting], Notice.waiting)
 
     async def _publish_each(
         self, tasks: Iterable[Execution | Delivery], notice: Callable[[Iterable[str]], Notice]
