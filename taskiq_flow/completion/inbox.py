@@ -361,13 +361,11 @@ class Inbox:
 
     @staticmethod
     def _warn_of_stuck(task_ids: Sequence[str], within: OuterTask | None) -> None:
-        held = (
+        holder = (
             ""
             if within is None
-            else (
-                f"; {within.task_id!r} waits for them and holds a place: give such tasks, or the tasks "
-                "that they wait for, workers of their own"
-            )
+            else f"; {within.task_id!r} waits for them and holds a place: give such tasks, or the "
+            "tasks that they wait for, workers of their own"
         )
         logger.warning(
             "no worker has taken any of %d tasks for %g s, %r is the first: no worker reads their "
@@ -375,7 +373,7 @@ class Inbox:
             len(task_ids),
             UNTAKEN,
             task_ids[0],
-            held,
+            holder,
         )
 
     def _warn_of_waiting(self, task_ids: Iterable[str]) -> None:
