@@ -143,8 +143,13 @@ class PolicyBroker(InMemoryBroker):
         self.waiting.clear()
 
 
+def without_suffix(task_id: str) -> str:
+    """The id without what tells the task from those of other runs, or sessions, of one name."""
+    return task_id.partition(".")[0]
+
+
 def _name(task_id: str) -> str:
-    _, name, which = task_id.split(":")
+    _, name, which = without_suffix(task_id).split(":")
     return name if which.isdecimal() else name + FALLBACK
 
 
