@@ -18,17 +18,39 @@ def test_a_url_of_an_unknown_kind_is_refused(url: str) -> None:
         FlowMiddleware(url)
 
 
-def test_a_password_is_not_repeated() -> None:
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://me:hidden@localhost", "http://me:***@localhost"),
+        ("http://me:hid:den@localhost/1", "http://me:***@localhost/1"),
+        ("http://hidden@localhost", "http://***@localhost"),
+        ("http://localhost/?password=hidden&db=1", "http://localhost/?password=***&db=1"),
+        ("http://:hidden@localhost?auth_token=hidden", "http://:***@localhost?auth_token=***"),
+    ],
+)
+def test_no_secret_of_a_url_is_repeated(url: str, shown: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        FlowMiddleware("http://me:secret@localhost")
-    assert "secret" not in str(caught.value)
-    assert "me:***@localhost" in str(caught.value)
+        FlowMiddleware(url)
+    assert "hid" not in str(caught.value)
+    assert repr(shown) in str(caught.value)
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, "1", True, None])
 def test_a_limit_that_is_none_is_refused(limit: Any) -> None:
     with pytest.raises(ValueError, match="inline_limit is"):
         FlowMiddleware(inline_limit=limit)
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, "1", True, None])
+def test_a_number_of_deliveries_that_is_none_is_refused(number: Any) -> None:
+    with pytest.raises(ValueError, match="max_deliveries is"):
+        FlowMiddleware(max_deliveries=number)
+
+
+@pytest.mark.parametrize("prefix", ["", "a b", "a*", "a>", None, 1])
+def test_a_prefix_that_some_server_could_not_have_is_refused(prefix: Any) -> None:
+    with pytest.raises(ValueError, match="prefix is"):
+        FlowMiddleware(prefix=prefix)
 
 
 def test_a_broker_of_an_unknown_kind_needs_a_url() -> None:

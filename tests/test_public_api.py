@@ -146,7 +146,10 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
         ExecutionEngine,
         ENGINE,
     ),
-    (FlowMiddleware, "url=None, *, inline_limit=65536"),
+    (
+        FlowMiddleware,
+        "url=None, *, inline_limit=65536, prefix='taskiq_flow', max_deliveries=3",
+    ),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute, RUN),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute_async, RUN),
     (ExecutionEngine(InMemoryBroker(), DAG()).cancel, ""),
