@@ -30,7 +30,13 @@ REQUIRED = {"taskiq", "taskiq_dependencies", "pydantic", "pydantic_core", "anyio
 
 CLIENTS = {"redis", "taskiq_redis", "nats", "taskiq_nats", "aio_pika", "aiormq", "taskiq_aio_pika"}
 SPEAK_TO_SERVERS = {
-    *("transport/redis", "transport/redis_broker", "transport/nats", "transport/nats_broker"),
+    *(
+        "transport/redis",
+        "transport/redis_broker",
+        "transport/redis_errors",
+        "transport/nats",
+        "transport/nats_broker",
+    ),
     *("transport/rabbitmq", "journal/redis"),
 }
 ENTRANCES = {"opentelemetry", "rich", "sse_starlette", "starlette", "typer", "uvicorn"}

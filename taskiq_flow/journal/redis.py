@@ -102,6 +102,8 @@ class RedisJournal:
         from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
         from redis.asyncio.connection import parse_url  # noqa: PLC0415
 
+        from taskiq_flow.transport.redis_errors import is_outage  # noqa: PLC0415
+
         self.serializer = JSONSerializer() if serializer is None else serializer
         parse_url(url)  # raises ValueError
         self.prefix = prefix
@@ -112,7 +114,7 @@ class RedisJournal:
         self._client_home: tuple[int, Any] | None = None  # its process and its event loop
         self._has_answered = False
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._outages = (OSError, exceptions.ConnectionError, exceptions.TimeoutError)
+        self._is_outage = is_outage
         self._errors = (OSError, exceptions.RedisError)
 
     async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
@@ -200,9 +202,6 @@ class RedisJournal:
             ) from error
         self._has_answered = True
         return answer
-
-    def _is_outage(self, error: BaseException) -> bool:
-        return isinstance(error, self._outages)
 
     def _connected_client(self) -> Any:
         """The client of this process and event loop, as connections outlive neither."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 
@@ -17,6 +18,7 @@ import anyio
 from taskiq import AckableMessage, AsyncBroker
 from taskiq.utils import maybe_awaitable
 
+from taskiq_flow.reconnect import text_of
 from taskiq_flow.transport.notice import LABEL, ReplyTo
 
 logger = logging.getLogger("taskiq_flow")
@@ -32,12 +34,13 @@ class Delivery:
     """One message. ``origin``: the client's own object for it.
 
     ``key``: tells the message from others on its server, however often it is delivered.
-    ``number``: which delivery of the message it is, 1 for the first. ``task_id``
-    and ``reply_to`` are known once it was ``read``.
+    ``number``: which delivery of the message it is, 1 for the first. ``came_at``: the time of the
+    monotonic clock. ``task_id`` and ``reply_to`` are known once it was ``read``.
     """
 
     __slots__ = (
         "_ack",
+        "came_at",
         "data",
         "is_acknowledged",
         "key",
@@ -59,6 +62,7 @@ class Delivery:
         self.origin = origin
         self.key = key
         self.number = number
+        self.came_at = time.monotonic()
         self.task_id = ""
         self.reply_to: ReplyTo | None = None
         self.is_acknowledged = False
@@ -85,7 +89,8 @@ class Deliveries:
     """The messages that a worker holds.
 
     ``renew`` keeps some of them from being delivered to others. ``give_back`` has one delivered to
-    another worker at once. ``on_acknowledged`` is called when taskiq has acknowledged one.
+    another worker at once. ``leave`` is called when the worker ends. ``on_acknowledged`` is called
+    when taskiq has acknowledged one.
     """
 
     def __init__(
@@ -93,10 +98,12 @@ class Deliveries:
         broker: AsyncBroker,
         renew: Callable[[list[Delivery]], Awaitable[None]] | None = None,
         give_back: Callable[[Delivery], Awaitable[None]] | None = None,
+        leave: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._broker = broker
         self._renew = renew
         self._give_back = give_back
+        self._leave = leave
         self._fetched: dict[int, tuple[AckableMessage, Delivery]] = {}  # not handed to taskiq yet
         self.on_acknowledged: Callable[[Delivery], None] = _nothing
         self._held: dict[Delivery, None] = {}
@@ -129,12 +136,21 @@ class Deliveries:
         self._fetched.pop(id(message), None)
         return message
 
-    async def give_back(self) -> None:
+    def next(self) -> AckableMessage | None:
+        """The next message for taskiq, which has it from now on."""
+        for message, _ in self._fetched.values():
+            return self.hand_over(message)
+        return None
+
+    async def give_back(self, after: float = 0.0) -> int:
         """Have messages that taskiq has not got yet delivered to other workers.
 
-        A broker that cannot do that delivers it again when its own time is over.
+        ``after``: seconds for which they have been here. A broker that cannot do that delivers them
+        again when its own time is over. Returns how many.
         """
-        fetched, self._fetched = [delivery for _, delivery in self._fetched.values()], {}
+        latest = time.monotonic() - after
+        fetched = [d for _, d in self._fetched.values() if d.came_at <= latest]
+        self._fetched = {k: v for k, v in self._fetched.items() if v[1].came_at > latest}
         for delivery in fetched:
             self._drop(delivery)
             if self._give_back is not None:
@@ -142,7 +158,19 @@ class Deliveries:
                     async with asyncio.timeout(GIVING_BACK):
                         await self._give_back(delivery)
                 except Exception as error:  # whatever the client raises
-                    logger.warning("a message was not given back: %r; it comes again later", error)
+                    logger.warning(
+                        "a message was not given back: %s; it comes again later", text_of(error)
+                    )
+        return len(fetched)
+
+    async def aclose(self) -> None:
+        """The worker ends. Messages that it holds are delivered to others in time."""
+        if self._leave is not None:
+            await self._leave()
+
+    def redelivered(self) -> Iterable[Delivery]:
+        """The held messages that were delivered before."""
+        return self._redelivered
 
     def redelivery_of(self, task_id: str) -> Delivery | None:
         """The held message of a task, if it was delivered before."""

@@ -22,7 +22,7 @@ from taskiq import AsyncBroker, AsyncResultBackend, TaskiqResult
 from taskiq_redis import RedisAsyncResultBackend
 
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.reconnect import backoff_delays
+from taskiq_flow.reconnect import backoff_delays, text_of
 from taskiq_flow.transport.protocol import (
     REVOCATION_LIFE,
     MakeNotice,
@@ -34,17 +34,19 @@ from taskiq_flow.transport.redis_broker import (
     Client,
     backlog_of,
     client_of,
+    inventory_of,
     is_behind_sentinels,
-    is_outage,
     is_started,
     kick_of,
     steady,
     steady_results,
 )
+from taskiq_flow.transport.redis_errors import is_outage, named, naming
 
 __all__ = [
     "RedisNotifier",
     "backlog_of",
+    "inventory_of",
     "is_outage",
     "is_started",
     "kick_of",
@@ -103,7 +105,10 @@ class RedisNotifier:
 
     async def publish(self, channel: str, data: bytes) -> None:
         """Send ``data`` to all who listen on the channel."""
-        await self._client.publish(channel, data)
+        with naming("PUBLISH", channel):
+            heard_by = await self._client.publish(channel, data)
+        if not heard_by and not isinstance(self._client, RedisCluster):  # it counts its node's only
+            self.on_unheard(channel)
 
     async def subscribe(self, channel: str, hear: Callable[[bytes], None]) -> None:
         """Listen on a channel from now on until ``aclose``."""
@@ -122,23 +127,26 @@ class RedisNotifier:
         same = ("host", "port", "path")
         if any(own.get(name) != other.connection_kwargs.get(name) for name in same):
             return None
-        return _Saver(backend).save
+        return _Saver(backend, self.on_unheard).save
 
     async def revoke(self, run: str) -> None:
         """Tell every worker that a run is over, also those that are not connected now."""
         now = time.time()
         try:
             # First, for workers that begin to listen meanwhile.
-            await self._client.zremrangebyscore(self._revoked, 0, now - REVOCATION_LIFE)
-            await self._client.zadd(self._revoked, {run: now})
+            with naming("ZADD", self._revoked):
+                await self._client.zremrangebyscore(self._revoked, 0, now - REVOCATION_LIFE)
+                await self._client.zadd(self._revoked, {run: now})
         finally:
-            await self._client.publish(self._revoked, run)  # even a server without room carries it
+            with naming("PUBLISH", self._revoked):  # even a server without room carries it
+                await self._client.publish(self._revoked, run)
 
     async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
         """Call for each run that was revoked lately, at each new connection, and from then on."""
 
         async def catch_up() -> None:
-            runs: Any = await self._client.zrange(self._revoked, 0, -1)
+            with naming("ZRANGE", self._revoked):
+                runs: Any = await self._client.zrange(self._revoked, 0, -1)
             for number, run in enumerate(runs):
                 hear_revoked(hear, run)
                 if number % AT_ONCE == 0:
@@ -181,8 +189,9 @@ class RedisNotifier:
                 async with PubSub(await self._outside_of_pool()) as pubsub:
                     # Without the catching up, which takes as long as there is to read.
                     async with asyncio.timeout(None if is_up.done() else FIRST_ANSWER):
-                        await pubsub.subscribe(channel)
-                        await _confirmed(pubsub)
+                        with naming("SUBSCRIBE", channel):
+                            await pubsub.subscribe(channel)
+                            await _confirmed(pubsub)
                     await catch_up()
                     self._subscriptions[me] = True
                     pauses = backoff_delays()
@@ -195,7 +204,9 @@ class RedisNotifier:
                     is_up.set_exception(error)
                     return
                 if self._subscriptions[me]:
-                    logger.warning("the subscription of %r broke: %r; renewed", channel, error)
+                    logger.warning(
+                        "the subscription of %r broke: %s; renewed", channel, text_of(error)
+                    )
                 self._subscriptions[me] = False
             await asyncio.sleep(next(pauses))
 
@@ -256,8 +267,11 @@ class _Connections:
 class _Saver:
     """Does what taskiq's result backend does, and publishes the notice with it."""
 
-    def __init__(self, backend: RedisAsyncResultBackend[Any]) -> None:
+    def __init__(
+        self, backend: RedisAsyncResultBackend[Any], on_unheard: Callable[[str], None]
+    ) -> None:
         self._backend = backend
+        self._on_unheard = on_unheard
         self._client = Redis(connection_pool=backend.redis_pool)
 
     async def save(
@@ -276,9 +290,14 @@ class _Saver:
             )
             pipeline.publish(channel, make_notice(len(value)))
             # Raised here: what the pipeline raises would spell out the value, however large.
-            for answer in await pipeline.execute(raise_on_error=False):
-                if isinstance(answer, Exception):
-                    raise answer
+            saved, heard_by = await pipeline.execute(raise_on_error=False)
+        if isinstance(saved, Exception):
+            raise named(saved, "SET", prefix + task_id)
+        if isinstance(heard_by, Exception):  # the engine finds the result without the notice
+            error = named(heard_by, "PUBLISH", channel)
+            logger.warning("the notice of %s was not published: %s", task_id, text_of(error))
+        elif not heard_by:
+            self._on_unheard(channel)
 
 
 async def _nothing() -> None: ...

@@ -8,15 +8,16 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable
 from functools import partial
+from inspect import signature
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import BusyLoadingError, ReadOnlyError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
 from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessage
 from taskiq_redis import (
     ListQueueBroker,
@@ -35,11 +36,10 @@ from taskiq_flow.transport.deliveries import (
     holding,
     holding_ahead,
 )
-from taskiq_flow.transport.protocol import Backlog, Kick, NothingWaits
+from taskiq_flow.transport.protocol import Backlog, Kick, Leftover, NothingWaits
+from taskiq_flow.transport.redis_errors import is_outage, is_without_group, naming
 
 logger = logging.getLogger("taskiq_flow")
-
-_OUTAGES = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, OSError)
 
 Client = Redis | RedisCluster
 
@@ -49,10 +49,20 @@ LIST_BROKERS = (ListQueueBroker, ListQueueSentinelBroker, ListQueueClusterBroker
 IDLE_TIMEOUT = 600_000
 """Milliseconds after which a message that is not acknowledged is delivered again, by default."""
 
+MOST_AT_ONCE = 100
+"""Messages that one question may fetch, by default."""
 
-def is_outage(error: BaseException) -> bool:
-    """Whether an error says that the server cannot serve now, and may later."""
-    return isinstance(error, _OUTAGES)
+QUICKLY = 0.1
+"""Seconds within which a worker has to begin what it has fetched, to be given more at once."""
+
+HELD_BACK = 1.0
+"""Seconds after which other workers are given what this one has fetched and not begun."""
+
+LIST_WAIT = 1.0
+"""Seconds for which the server waits for an element of a list."""
+
+GONE_AFTER = 60.0
+"""Seconds of silence after which a consumer that holds no message is removed, at the least."""
 
 
 def client_of(broker: Any) -> Client:
@@ -98,23 +108,55 @@ def kick_of(broker: AsyncBroker) -> Kick:
     if isinstance(broker, RedisStreamBroker) and kick is RedisStreamBroker.kick:
 
         async def add(message: BrokerMessage) -> None:
-            await client.xadd(
-                message.labels.get("queue_name") or broker.queue_name,
-                {b"data": message.message},
-                maxlen=broker.maxlen,
-                approximate=broker.approximate,
-            )
+            stream = message.labels.get("queue_name") or broker.queue_name
+            with naming("XADD", stream):
+                await client.xadd(
+                    stream,
+                    {b"data": message.message},
+                    maxlen=broker.maxlen,
+                    approximate=broker.approximate,
+                )
 
         return add
     if isinstance(broker, ListQueueBroker) and kick is ListQueueBroker.kick:
 
         async def push(message: BrokerMessage) -> None:
-            await client.lpush(
-                message.labels.get("queue_name") or broker.queue_name, message.message
-            )
+            key = message.labels.get("queue_name") or broker.queue_name
+            with naming("LPUSH", key):
+                await client.lpush(key, message.message)
 
         return push
     return broker.kick
+
+
+async def inventory_of(broker: AsyncBroker, prefix: str) -> list[Leftover]:
+    """Queues with their groups, and the keys with the prefix, counted by kind."""
+    client: Any = client_of(broker)
+    found: list[Leftover] = []
+    if isinstance(broker, STREAM_BROKERS):
+        for stream in (broker.queue_name, *broker.additional_streams):
+            if not await client.exists(stream):
+                continue
+            length = await client.xlen(stream)
+            found.append(Leftover(stream, "stream", length, "messages that are not acknowledged"))
+            for group in await client.xinfo_groups(stream):
+                name = f"{stream} {group['name'].decode()}"
+                note = f"consumers; {group['pending']} messages are with them"
+                found.append(Leftover(name, "consumer group", group["consumers"], note))
+    elif isinstance(broker, LIST_BROKERS):
+        length = await client.llen(broker.queue_name)
+        found.append(Leftover(broker.queue_name, "list", length, "messages that wait"))
+    revoked = f"{prefix}:revoked"
+    found.append(Leftover(revoked, "sorted set", await client.zcard(revoked), "revoked runs"))
+    kinds: Counter[str] = Counter()
+    async for key in client.scan_iter(match=f"{prefix}:*", count=1000):
+        if (name := key.decode(errors="replace")) != revoked:
+            kinds[":".join(name.removeprefix(f"{prefix}:").split(":")[:2])] += 1
+    found += [
+        Leftover(f"{prefix}:{kind}:*", "keys", count, "of journals and caches")
+        for kind, count in kinds.items()
+    ]
+    return sorted(found, key=lambda leftover: leftover.name)
 
 
 def steady(broker: AsyncBroker) -> Deliveries:
@@ -127,17 +169,48 @@ def steady(broker: AsyncBroker) -> Deliveries:
     if type(broker).listen in {kind.listen for kind in STREAM_BROKERS}:
         reader = StreamReader(broker)
         listen, deliveries = reader.listen, reader.deliveries
+    elif type(broker).listen in {kind.listen for kind in LIST_BROKERS}:
+        deliveries = Deliveries(broker)
+        listen = holding(partial(_pop, broker), deliveries)
     else:
         deliveries = Deliveries(broker)
         has_queue = isinstance(broker, (*STREAM_BROKERS, *LIST_BROKERS))
         listen = (holding if has_queue else holding_ahead)(broker.listen, deliveries)
-    if isinstance(broker, ListQueueBroker):
-        # A client that gives up waiting for the list loses what is taken from it at that moment.
-        broker.connection_pool.connection_kwargs["socket_timeout"] = None
     what = f"{type(broker).__name__} cannot listen"
     # Replaced, as taskiq has no hook for it.
     broker.listen = lambda: listen_through_outages(listen, is_outage, what)  # type: ignore[method-assign]
     return deliveries
+
+
+async def _pop(broker: Any) -> AsyncGenerator[bytes, None]:
+    """Take the elements of a broker's list.
+
+    The client gives up on an answer after its own timeout, and what the server has taken from the
+    list by then is lost. So the server waits for less than that.
+    """
+    client: Any = client_of(broker)
+    wait = min(LIST_WAIT, _patience_of(broker) / 2)
+    while True:
+        with naming("BRPOP", broker.queue_name):
+            popped = await client.brpop([broker.queue_name], timeout=wait)
+        if popped is not None:
+            yield popped[1]
+
+
+def _patience_of(broker: Any) -> float:
+    """Seconds after which a broker's client gives up on an answer."""
+    client: Any = client_of(broker)
+    if isinstance(client, RedisCluster):
+        settings = client.connection_kwargs
+    else:
+        settings = client.connection_pool.connection_kwargs
+    seconds: float | None = settings.get("socket_timeout", _CLIENTS_TIMEOUT)
+    return math.inf if seconds is None else seconds
+
+
+_CLIENTS_TIMEOUT: float | None = (
+    signature(AbstractConnection.__init__).parameters["socket_timeout"].default
+)
 
 
 def steady_results(_: AsyncResultBackend[Any]) -> None:
@@ -148,8 +221,8 @@ class StreamReader:
     """Reads a broker's streams, as the broker does, and what others have left in them.
 
     The broker itself looks for what was left only behind messages that have just come, if at all,
-    makes a client for each acknowledgement, and has what takes longer than its idle timeout
-    delivered again while it is still being executed.
+    makes a client for each acknowledgement, has what takes longer than its idle timeout delivered
+    again while it is still being executed, and removes neither messages nor consumers.
     """
 
     def __init__(self, broker: Any) -> None:
@@ -159,31 +232,69 @@ class StreamReader:
         self._consumer: str = broker.consumer_name
         self._streams = {broker.queue_name: ">", **broker.additional_streams}
         self._idle_timeout: int = getattr(broker, "idle_timeout", IDLE_TIMEOUT)
-        self._most_at_once: int | None = getattr(broker, "count", 100)
+        self._most_at_once: int = getattr(broker, "count", None) or MOST_AT_ONCE
+        self._at_once = 1
+        self._wait = max(
+            1,
+            int(
+                min(
+                    broker.block,
+                    self._idle_timeout / 2,
+                    _patience_of(broker) * 500,  # milliseconds; half of what the client waits
+                )
+            ),
+        )
         self._renewed_at = time.monotonic()
-        self.deliveries = Deliveries(broker, self._renew, self._give_back)
+        self._looked_at = -math.inf
+        self._suspects_wait = False
+        self.deliveries = Deliveries(broker, self._renew, self._give_back, self._leave)
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
         """Messages, each for one worker."""
-        looked_at = -math.inf
         try:
             while True:
-                for message in self._held(await self._read()):
-                    yield self.deliveries.hand_over(message)
-                if time.monotonic() - looked_at > self._idle_timeout / 1000 / 2:
-                    looked_at = time.monotonic()
+                self._hold(await self._read())
+                began = time.monotonic()
+                while (message := self.deliveries.next()) is not None:
+                    yield message
+                took = time.monotonic() - began
+                # A worker that is busy fetches one at a time: others may be idle.
+                self._at_once = min(2 * self._at_once, self._most_at_once) if took < QUICKLY else 1
+                if self._is_time_to_look():
+                    self._looked_at = time.monotonic()
                     for stream in self._streams:
-                        for message in self._held([(stream, await self._left_in(stream))]):
-                            yield self.deliveries.hand_over(message)
+                        await self._take_over(stream)
+                        await self._remove_consumers(stream)
+                    while (message := self.deliveries.next()) is not None:
+                        yield message
         finally:
             await self.deliveries.give_back()
+
+    def _is_time_to_look(self) -> bool:
+        """Whether to look for messages that others have left."""
+        if self._suspects_wait and not self._has_suspect():
+            return True
+        return time.monotonic() - self._looked_at > self._idle_timeout / 1000 / 2
 
     async def _give_back(self, delivery: Delivery) -> None:
         stream, message_id = delivery.origin
         await self._client.eval(_GIVE_BACK, 1, stream, self._group, message_id, delivery.data)
 
+    async def _acknowledge(self, stream: Any, message_id: Any) -> None:
+        await self._client.eval(_ACKNOWLEDGE, 1, stream, self._group, message_id)
+
+    async def _leave(self) -> None:
+        """Remove this worker's consumer where it holds no message."""
+        for stream in self._streams:
+            await self._client.eval(_REMOVE_CONSUMER, 1, stream, self._group, self._consumer)
+
     async def _renew(self, held: list[Delivery]) -> None:
-        """Claim again the messages that this worker has not finished."""
+        """Claim again the messages that this worker has not finished.
+
+        Those that it has not begun for a while are given to others.
+        """
+        if await self.deliveries.give_back(HELD_BACK):
+            self._at_once = 1
         now = time.monotonic()
         if now - self._renewed_at < self._idle_timeout / 1000 / 4:
             return
@@ -200,57 +311,75 @@ class StreamReader:
                     self._consumer,
                     min_idle_time=0,
                     message_ids=ids,
-                    justid=True,
+                    justid=True,  # which is not counted as a delivery
                 )
             )
 
     async def _read(self) -> Any:
+        wait = min(self._wait, _SHORT_WAIT) if self._suspects_wait else self._wait
         return await self._answer(
             self._client.xreadgroup(
-                self._group,
-                self._consumer,
-                self._streams,
-                block=min(self._broker.block, max(1, self._idle_timeout // 2)),
-                count=self._most_at_once,
+                self._group, self._consumer, self._streams, block=wait, count=self._at_once
             )
         )
 
     async def _answer(self, asked: Awaitable[Any]) -> Any:
         """The server's answer. If it has lost the streams, they are created again: no answer."""
         try:
-            return await asked
+            with naming("the commands of the group", ", ".join(map(str, self._streams))):
+                return await asked
         except ResponseError as error:
-            if not str(error).startswith("NOGROUP"):
+            if not is_without_group(error):
                 raise
             logger.warning("the server has lost its streams (%s); they are begun anew", error)
             await self._declare_groups()
             return ()
 
-    async def _left_in(self, stream: Any) -> Any:
-        """Messages that a consumer has held for the idle timeout without acknowledging them."""
-        place = _START
-        left: list[Any] = []
-        while not left:  # the server looks at some at a time, and says where to go on
-            answer = await self._answer(
-                self._client.xautoclaim(
+    async def _take_over(self, stream: Any) -> None:
+        """Take over messages that a consumer has held for the idle timeout without finishing them.
+
+        A message that was taken over before may have killed its workers, and others that they held
+        with it. So each such message is executed with no other one beside it: what is innocent ends
+        before it was delivered too often.
+        """
+        pending: list[dict[str, Any]] = await self._answer(
+            self._client.xpending_range(
+                stream,
+                self._group,
+                min="-",
+                max="+",
+                count=self._most_at_once,
+                idle=self._idle_timeout,
+            )
+        )
+        # One that is here already is idle only as this process or the server has stood still.
+        here = self.deliveries.keys()
+        left = [entry for entry in pending if _key(stream, entry["message_id"]) not in here]
+        suspects = [entry for entry in left if entry["times_delivered"] >= _SUSPECT]
+        alone = suspects[:1] if not self._has_suspect() else []
+        self._suspects_wait = len(suspects) > len(alone)
+        for entry in [e for e in left if e["times_delivered"] < _SUSPECT] + alone:
+            claimed = await self._answer(
+                self._client.xclaim(
                     stream,
                     self._group,
                     self._consumer,
-                    min_idle_time=self._idle_timeout,
-                    start_id=place,
-                    count=self._most_at_once,
+                    min_idle_time=self._idle_timeout,  # unless another worker was faster
+                    message_ids=[entry["message_id"]],
                 )
             )
-            if not answer:
-                break
-            place, messages, *_ = answer
-            # One that was trimmed away meanwhile comes without an id. One that is here already is
-            # idle only as this process or the server has stood still for so long.
-            here = self.deliveries.keys()
-            left = [m for m in messages if m[0] is not None and _key(stream, m[0]) not in here]
-            if place == _START:
-                break
-        return left
+            # One that was trimmed away meanwhile comes without fields, or not at all.
+            found = [message for message in claimed if message[1]]
+            self._hold([(stream, found)], entry["times_delivered"] + 1)
+
+    async def _remove_consumers(self, stream: Any) -> None:
+        """Remove consumers that hold no message and have not been heard of for long."""
+        gone_after = max(GONE_AFTER * 1000, 2 * self._idle_timeout)
+        arguments = (stream, self._group, "", gone_after)
+        await self._answer(self._client.eval(_REMOVE_CONSUMER, 1, *arguments))
+
+    def _has_suspect(self) -> bool:
+        return any(delivery.number > _SUSPECT for delivery in self.deliveries.redelivered())
 
     async def _declare_groups(self) -> None:
         """Create the group, as the broker does, but from the stream's beginning."""
@@ -259,20 +388,28 @@ class StreamReader:
             try:
                 await self._client.xgroup_create(stream, self._group, id="0", mkstream=True)
             except ResponseError as error:
+                if is_outage(error):
+                    raise
                 logger.debug("another worker has declared the group of %r: %s", stream, error)
 
-    def _held(self, fetched: Any) -> list[AckableMessage]:
-        """Messages for taskiq, which this worker holds from now on."""
-        return [
-            self.deliveries.hold(
-                fields[b"data"],
-                partial(self._client.xack, stream, self._group, message_id),
-                (stream, message_id),
-                _key(stream, message_id),
-            )
-            for stream, entries in fetched
-            for message_id, fields in entries
-        ]
+    def _hold(self, fetched: Any, number: int = 1) -> None:
+        """Hold messages from now on, to be handed to taskiq."""
+        for stream, entries in fetched:
+            for message_id, fields in entries:
+                self.deliveries.hold(
+                    fields[b"data"],
+                    partial(self._acknowledge, stream, message_id),
+                    (stream, message_id),
+                    _key(stream, message_id),
+                    number,
+                )
+
+
+_SUSPECT = 2
+"""Deliveries without an end after which a message is executed alone."""
+
+_SHORT_WAIT = 200
+"""Milliseconds to wait for new messages while one that is suspect waits for its turn."""
 
 
 class StreamBacklog:
@@ -328,6 +465,29 @@ class ListBacklog:
 _GIVE_BACK = """
 if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 1 then
     redis.call('XADD', KEYS[1], '*', 'data', ARGV[3])
+    if #redis.call('XINFO', 'GROUPS', KEYS[1]) == 1 then
+        redis.call('XDEL', KEYS[1], ARGV[2])
+    end
+end
+"""
+
+# Nobody reads a message that is acknowledged, unless the stream has another group.
+_ACKNOWLEDGE = """
+if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 1
+        and #redis.call('XINFO', 'GROUPS', KEYS[1]) == 1 then
+    redis.call('XDEL', KEYS[1], ARGV[2])
+end
+"""
+
+# Consumers come as lists of names and values. Removing one would lose the messages that it holds.
+_REMOVE_CONSUMER = """
+for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+    local is = {}
+    for i = 1, #consumer, 2 do is[consumer[i]] = consumer[i + 1] end
+    if is['pending'] == 0 and (is['name'] == ARGV[2] or ARGV[3] and is['idle'] > tonumber(ARGV[3]))
+    then
+        redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], is['name'])
+    end
 end
 """
 
@@ -337,7 +497,6 @@ def _key(stream: bytes | str, message_id: bytes) -> tuple[str, bytes]:
     return (stream.decode() if isinstance(stream, bytes) else stream), message_id
 
 
-_START = b"0-0"
 _NOTHING = (0, 0)
 
 

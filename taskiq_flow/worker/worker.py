@@ -94,6 +94,7 @@ class Worker:
         backend = broker.result_backend
         self._backend = backend
         self._save_only = backend.set_result
+        notifier.on_unheard = self._note_unheard
         self._save_and_publish = notifier.saver(backend)
         # A backend that deletes on reading would keep results that travel with their notices.
         self._inlines = getattr(backend, "keep_results", True)
@@ -102,7 +103,6 @@ class Worker:
         """Subscribe to revocations, start the heartbeat, replace the backend's ``set_result``."""
         await self._notifier.open()
         await self._notifier.subscribe_to_revocations(self._revoke)
-        self._notifier.on_unheard = self._note_unheard
         self._backend.set_result = self._save  # type: ignore[method-assign]
         self._deliveries.on_acknowledged = self._acknowledged
         shorten_errors_of_tasks()
@@ -115,6 +115,11 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await until_ended(self._tasks, GRACE)
+        try:
+            async with asyncio.timeout(GRACE):
+                await self._deliveries.aclose()
+        except Exception as error:  # the server may be away; what is left is removed in time
+            logger.debug("the worker has left something on the server: %s", text_of(error))
         await self._notifier.aclose()
 
     # Hooks of an execution, called in its asyncio task

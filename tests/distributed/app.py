@@ -28,6 +28,8 @@ from taskiq import (
 )
 
 from taskiq_flow import FlowMiddleware
+from taskiq_flow.worker import worker
+from taskiq_flow.worker.worker import ENGINE_PATIENCE
 
 KINDS = ("in-memory", "redis-streams", "redis-lists", "nats", "rabbitmq")
 
@@ -56,6 +58,9 @@ class Settings:
     idle_timeout: int = 1000
     broken: bool = False
     registers: bool = True
+    engine_patience: float = ENGINE_PATIENCE
+    prefix: str = "taskiq_flow"
+    result_prefix: str | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -65,13 +70,16 @@ class Settings:
 
 def broker_of(settings: Settings) -> AsyncBroker:
     """The broker, with its tasks."""
+    worker.ENGINE_PATIENCE = settings.engine_patience
     broker = _bare(settings)
     if settings.kind != "in-memory":
         broker = broker.with_result_backend(_backend(settings))
     if settings.broken:  # before the others, where it may keep tasks from them
         broker = broker.with_middlewares(Broken())
     if settings.flow:
-        flow = FlowMiddleware(settings.notifier, inline_limit=settings.inline_limit)
+        flow = FlowMiddleware(
+            settings.notifier, inline_limit=settings.inline_limit, prefix=settings.prefix
+        )
         broker = broker.with_middlewares(flow)
     if settings.retries:
         retry = SimpleRetryMiddleware(no_result_on_retry=settings.no_result_on_retry)
@@ -149,6 +157,7 @@ def _backend(settings: Settings) -> Any:
         keep_results=settings.keep_results,
         result_ex_time=settings.result_ex_time,
         result_px_time=settings.result_px_time,
+        prefix_str=settings.result_prefix,
     )
 
 
@@ -258,6 +267,12 @@ async def held(path: str, name: str) -> str:
     return name
 
 
+async def deadly(path: str, name: str, seconds: float = 0.0) -> str:
+    """Write when it begins, and kill the worker's process."""
+    write(path, f"begin {name} {os.getpid()}")
+    os._exit(1)
+
+
 def noted_in_thread(path: str, name: str, seconds: float = 0.0) -> str:
     """The same, in a thread."""
     write(path, f"begin {name} {os.getpid()}")
@@ -331,7 +346,7 @@ async def measure(blob: str, number: int = 0) -> int:
 TASKS: list[Any] = [
     *(load, cut, joined, fail, behind, empty, point, shifted, double, total, echo, set_of),
     *(unstorable, nap, hold, noted, held, noted_in_thread, refuses_result, fails_at_first),
-    *(fails_once, succeeds_at_first, passes_on_requeued),
+    *(fails_once, succeeds_at_first, passes_on_requeued, deadly),
     *(requeues_once, breaks_middleware, blob, two_blobs, measure),
 ]
 

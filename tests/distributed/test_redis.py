@@ -40,14 +40,14 @@ async def test_a_message_that_a_worker_holds_does_not_come_to_it_again(
     await broker.startup()
     reader = StreamReader(broker)
     looks = 0
-    xautoclaim = reader._client.xautoclaim
+    xpending_range = reader._client.xpending_range
 
     async def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal looks
         looks += 1
-        return await xautoclaim(*args, **kwargs)
+        return await xpending_range(*args, **kwargs)
 
-    reader._client.xautoclaim = counted
+    reader._client.xpending_range = counted
 
     async def send(body: bytes) -> None:
         await broker.kick(BrokerMessage(task_id="", task_name="", message=body, labels={}))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import redis
@@ -15,6 +18,16 @@ BUS = 10_000
 """How far above a node's port that of the cluster's own messages lies."""
 
 
+def newest_program() -> str | None:
+    """A Redis server of version 7 or later among the system's programs, if there is one."""
+    found = shutil.which("redis-server", path="/usr/local/bin:/usr/bin")
+    if found is None:
+        return None
+    said = subprocess.run([found, "--version"], capture_output=True, check=True).stdout.decode()  # noqa: S603
+    version = re.search(r"v=(\d+)\.", said)
+    return found if version is not None and int(version[1]) >= 7 else None
+
+
 class RedisServer(Server):
     """A Redis that writes each command to disk before it answers, unless told not to."""
 
@@ -25,8 +38,10 @@ class RedisServer(Server):
         appendonly: bool = True,
         maxmemory: str | None = None,
         arguments: tuple[str, ...] = (),
+        program: str | None = None,
     ) -> None:
         super().__init__(folder)
+        self.program = program or find_program("redis-server") or "redis-server"
         self.appendonly = appendonly
         self.maxmemory = maxmemory
         self.arguments = arguments
@@ -63,7 +78,7 @@ class RedisServer(Server):
         if self.maxmemory is not None:
             options |= {"maxmemory": self.maxmemory, "maxmemory-policy": "noeviction"}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
-        return [find_program("redis-server") or "redis-server", *words, *self.arguments]
+        return [self.program, *words, *self.arguments]
 
     def _answers(self) -> bool:
         return self._answer(b"PING\r\n").startswith(b"+PONG")

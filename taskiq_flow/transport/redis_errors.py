@@ -1,0 +1,82 @@
+"""What Redis's answers and its client's errors mean. Imports Redis's client, and no broker."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis import exceptions
+
+_PASSING = (
+    exceptions.ConnectionError,
+    exceptions.TimeoutError,
+    exceptions.ReadOnlyError,
+    exceptions.ClusterDownError,
+    exceptions.TryAgainError,
+    exceptions.AskError,
+    exceptions.SlotNotCoveredError,
+    OSError,
+)
+
+_FOR_GOOD = (exceptions.AuthenticationError, exceptions.AuthorizationError)
+"""Refusals, which the client counts among the errors of connections."""
+
+_NOT_NOW = re.compile(
+    r"(?:^|[-\s])(?:"
+    "CLUSTERDOWN"  # a slot of a cluster has no node, or the cluster no majority
+    "|LOADING"  # the server reads its data after a start
+    "|MASTERDOWN"  # a replica has lost its master
+    "|MISCONF"  # it cannot write to its disk
+    "|NOREPLICAS"  # fewer replicas than it needs to accept a write
+    "|READONLY"  # it has become a replica: a failover
+    "|TRYAGAIN"  # a slot is being moved
+    "|UNBLOCKED"  # it has let go a client that waited: a failover, or a stream that is gone
+    r")\b"
+)
+"""The codes by which a server says that it cannot serve now.
+
+They begin its error, or stand within it behind a ``-`` if a script was refused.
+"""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error says that the server cannot serve now, and may later."""
+    if isinstance(error, _FOR_GOOD):
+        return False
+    if isinstance(error, _PASSING):
+        return True
+    if isinstance(error, exceptions.ResponseError):
+        return _NOT_NOW.search(str(error)) is not None
+    # The client of a cluster raises just this when it has reached no node.
+    return type(error) is exceptions.RedisClusterException
+
+
+def named(error: Exception, command: str, name: str) -> Exception:
+    """The error, with the command and the key or channel if the server refuses it to this user.
+
+    The server names neither key nor channel.
+    """
+    if not isinstance(error, exceptions.NoPermissionError):
+        return error
+    return exceptions.NoPermissionError(f"{error} ({command} {name}); give the user that right")
+
+
+@contextmanager
+def naming(command: str, name: str) -> Iterator[None]:
+    """Raise what the block raises as ``named`` has it."""
+    try:
+        yield
+    except exceptions.NoPermissionError as error:
+        raise named(error, command, name) from error
+
+
+def is_without_group(error: BaseException) -> bool:
+    """Whether an error says that a stream or its group is gone, as after ``FLUSHALL``.
+
+    Redis 6 answers ``NOGROUP`` to clients that wait, Redis 7 ``UNBLOCKED``.
+    """
+    text = str(error)
+    return isinstance(error, exceptions.ResponseError) and (
+        "NOGROUP" in text or "the stream key no longer exists" in text
+    )

@@ -1,0 +1,290 @@
+"""What servers of production do: they say «not now», lose streams, fill up, and are shared."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from taskiq_flow import ExecutionEngine, NodeFailedError, TaskLostError
+from taskiq_flow.journal.redis import RedisJournal
+from taskiq_flow.transport.redis_broker import StreamReader, inventory_of
+from tests.distributed import app
+from tests.distributed.app import Settings, started
+from tests.distributed.conftest import Farm
+from tests.distributed.watching import Notes, chain_of, inputs, many
+from tests.servers.process import find_program
+from tests.servers.redis import RedisServer, newest_program
+from tests.servers.workers import Workers
+
+PROGRAMS = {"6.2": find_program("redis-server"), "7": newest_program()}
+
+NOT_NOW = 2.0
+"""Seconds for which the server says «not now»."""
+
+
+@pytest.fixture(params=["7"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis of a version."""
+    program = PROGRAMS[request.param]
+    if program is None:
+        pytest.skip("Redis 7 is not installed; scripts/test does so where it may (apt-get)")
+    server = RedisServer(tmp_path / "redis", appendonly=False, program=program)
+    server.start()
+    yield server
+    server.kill()
+
+
+@contextlib.contextmanager
+def working(farm: Farm, settings: Settings, **options: Any) -> Iterator[Workers]:
+    workers = farm.workers(settings, **options)
+    workers.start()
+    try:
+        yield workers
+    finally:
+        workers.kill()
+
+
+@pytest.fixture
+async def client(server: RedisServer) -> AsyncIterator[Any]:
+    async with Redis.from_url(server.url) as client:
+        yield client
+
+
+async def become_replica(client: Any, _: RedisServer) -> None:
+    await client.execute_command("REPLICAOF", "127.0.0.1", "1")
+
+
+async def become_master(client: Any, _: RedisServer) -> None:
+    await client.execute_command("REPLICAOF", "NO", "ONE")
+
+
+async def miss_replicas(client: Any, _: RedisServer) -> None:
+    await client.config_set("min-replicas-to-write", 1)
+
+
+async def need_no_replicas(client: Any, _: RedisServer) -> None:
+    await client.config_set("min-replicas-to-write", 0)
+
+
+async def fail_to_save(client: Any, server: RedisServer) -> None:
+    in_the_way = server.data / "dump.rdb" / "in the way"
+    in_the_way.mkdir(parents=True)
+    await client.config_set("save", "3600 1")
+    await save(client)
+
+
+async def be_able_to_save(client: Any, server: RedisServer) -> None:
+    shutil.rmtree(server.data / "dump.rdb")
+    await save(client)
+    await client.config_set("save", "")
+
+
+async def save(client: Any) -> None:
+    """Have the server save its data, which it may fail to do."""
+    await client.execute_command("BGSAVE")
+    while (await client.info("persistence"))["rdb_bgsave_in_progress"]:
+        await asyncio.sleep(0.01)
+
+
+READONLY, NOREPLICAS = (become_replica, become_master), (miss_replicas, need_no_replicas)
+MISCONF = (fail_to_save, be_able_to_save)
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize(
+    ("server", "kind", "states"),
+    [
+        ("6.2", "redis-streams", READONLY),
+        ("7", "redis-streams", READONLY),
+        ("7", "redis-lists", READONLY),
+        ("6.2", "redis-lists", NOREPLICAS),
+        ("7", "redis-streams", MISCONF),
+    ],
+    indirect=["server"],
+    ids=["READONLY, 6.2", "READONLY", "READONLY, lists", "NOREPLICAS, lists, 6.2", "MISCONF"],
+)
+async def test_a_server_that_says_not_now_is_waited_for(
+    kind: str, states: Any, farm: Farm, server: RedisServer, client: Any, tmp_path: Path
+) -> None:
+    """By engine, workers and journal; each task is executed once, and no process ends."""
+    begin, end = states
+    settings = Settings(kind, redis=server.url, idle_timeout=20_000)
+    notes = Notes(tmp_path)
+    with working(farm, settings, processes=2) as workers:
+        pids = workers.pids
+        async with started(settings) as broker:
+            journal = RedisJournal(server.url)
+            engine = ExecutionEngine(broker, chain_of(broker, 8)._dag, journal=journal)
+            run = asyncio.ensure_future(
+                engine.execute({"path": str(notes.path), "name": "x", "seconds": 0.3}, run_id="r")
+            )
+            await notes.until("end", 4)
+            await begin(client, server)
+            await asyncio.sleep(NOT_NOW)
+            await end(client, server)
+            assert len(await run) == 16
+            await journal.aclose()
+        assert workers.pids == pids
+    assert len(notes.of("begin")) == len(notes.of("end")) == 16
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("server", PROGRAMS, indirect=True)
+async def test_workers_begin_streams_anew_that_the_server_has_lost(
+    farm: Farm, server: RedisServer, client: Any, tmp_path: Path
+) -> None:
+    settings = Settings("redis-streams", redis=server.url, idle_timeout=20_000)
+    notes = Notes(tmp_path)
+    with working(farm, settings, processes=2) as workers:
+        pids = workers.pids
+        async with started(settings) as broker:
+            run = asyncio.ensure_future(
+                chain_of(broker, 1).execute({"path": str(notes.path), "name": "x", "seconds": 1.0})
+            )
+            await notes.until("begin", 2)
+            await client.flushall()
+            assert len(await run) == 2
+            await client.delete(settings.queue)
+            engine = ExecutionEngine(broker, many(broker, app.noted, 10))
+            assert len(await engine.execute(inputs(notes, 10, 0.0))) == 10
+        assert workers.pids == pids
+    assert len(notes.of("begin")) == 12
+
+
+@pytest.mark.timeout(90)
+async def test_a_task_that_kills_its_worker_is_lost_and_those_beside_it_are_not(
+    farm: Farm, tmp_path: Path
+) -> None:
+    settings = farm.settings("redis-streams", queue="deadly", idle_timeout=600)
+    notes = Notes(tmp_path)
+    with working(farm, settings, processes=2):
+        async with started(settings) as broker:
+            builder_of_many = many(broker, app.noted, 12)
+            deadly = many(broker, app.deadly, 1)
+            keys = inputs(notes, 12, 0.5)
+            innocent = asyncio.ensure_future(ExecutionEngine(broker, builder_of_many).execute(keys))
+            with pytest.raises(NodeFailedError) as caught:
+                await ExecutionEngine(broker, deadly).execute(
+                    {"path": str(notes.path), "name 0": "deadly", "seconds": 0}
+                )
+            assert isinstance(caught.value.__cause__, TaskLostError)
+            assert "was delivered 3 times" in str(caught.value.__cause__)
+            assert len(await innocent) == 12
+    assert notes.of("begin").count("deadly") == 3
+
+
+@pytest.mark.timeout(60)
+async def test_a_burst_of_heavy_tasks_is_shared(farm: Farm, tmp_path: Path) -> None:
+    """Four workers, one place each: none holds what another could begin."""
+    settings = farm.settings("redis-streams", queue="burst", idle_timeout=20_000)
+    notes = Notes(tmp_path)
+    with working(farm, settings, processes=4, max_async_tasks=1) as workers:
+        async with started(settings) as broker:
+            engine = ExecutionEngine(broker, many(broker, app.noted, 8))
+            await engine.execute(inputs(notes, 8, 1.0))
+        lines = notes.path.read_text(encoding="utf-8").splitlines()
+        by_worker = [
+            sum(line.startswith("begin") and line.endswith(f" {pid}") for line in lines)
+            for pid in workers.pids
+        ]
+    assert max(by_worker) <= 3
+
+
+@pytest.mark.timeout(90)
+async def test_nothing_is_left_of_tasks_and_workers(farm: Farm, tmp_path: Path) -> None:
+    settings = farm.settings("redis-streams", queue="nothing-left", idle_timeout=20_000)
+    notes = Notes(tmp_path)
+    async with started(settings) as broker:
+        for _ in range(3):
+            workers = farm.workers(settings, processes=2)
+            workers.start()
+            engine = ExecutionEngine(broker, many(broker, app.noted, 50))
+            await engine.execute(inputs(notes, 50, 0.0))
+            workers.stop()
+        left = {item.name: item for item in await inventory_of(broker, "taskiq_flow")}
+    assert left[settings.queue].count == 0
+    assert left[f"{settings.queue} taskiq"].count == 0
+
+
+async def test_a_stream_that_another_group_reads_keeps_its_messages(
+    farm: Farm, tmp_path: Path
+) -> None:
+    settings = farm.settings("redis-streams", queue="two-groups")
+    notes = Notes(tmp_path)
+    async with started(settings) as broker, app.redis_client(settings) as client:
+        await client.xgroup_create(settings.queue, "others", id="0")
+        with working(farm, settings):
+            engine = ExecutionEngine(broker, many(broker, app.noted, 5))
+            await engine.execute(inputs(notes, 5, 0.0))
+        assert await client.xlen(settings.queue) == 5
+        await client.delete(settings.queue)
+
+
+async def test_consumers_that_are_gone_are_removed_with_nothing_lost(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskiq_flow.transport.redis_broker.GONE_AFTER", 0.1)
+    settings = farm.settings("redis-streams", queue="gone", idle_timeout=50)
+    async with started(settings) as broker, app.redis_client(settings) as client:
+        await client.xadd(settings.queue, {"data": b"held"})
+        await client.xreadgroup("taskiq", "holds one", {settings.queue: ">"})
+        await client.xreadgroup("taskiq", "holds none", {settings.queue: ">"})
+        await asyncio.sleep(0.2)  # which is what consumers are judged by
+        reader = StreamReader(broker)
+        await reader._remove_consumers(settings.queue)
+        consumers = await client.xinfo_consumers(settings.queue, "taskiq")
+        assert [consumer["name"] for consumer in consumers] == [b"holds one"]
+        await client.delete(settings.queue)
+
+
+async def test_a_confined_user_needs_these_rights(
+    farm: Farm, server: RedisServer, client: Any, tmp_path: Path
+) -> None:
+    """The line stands in docs/production.md."""
+    rights = (
+        "~tenant:* &tenant:* &tenant.* -@all +ping +hello +client +auth +select +info"
+        " +xadd +xreadgroup +xgroup +xpending +xclaim +xack +xdel +xinfo +xlen +exists +eval"
+        " +get +set +getdel +del +lpush +brpop +lindex +lpos +llen +publish +subscribe"
+        " +unsubscribe +zadd +zrange +zremrangebyscore +zcard +hget +hset +hdel +incr +rpush"
+        " +lrange +zrem +pttl +scan"
+    )
+    await client.execute_command("ACL", "SETUSER", "tenant", "on", ">hidden", *rights.split())
+    url = server.url.replace("redis://", "redis://tenant:hidden@")
+    settings = Settings(
+        "redis-streams",
+        redis=url,
+        queue="tenant:tasks",
+        prefix="tenant",
+        result_prefix="tenant:results",
+    )
+    notes = Notes(tmp_path)
+    with working(farm, settings):
+        async with started(settings) as broker:
+            journal = RedisJournal(url, prefix="tenant:journal")
+            engine = ExecutionEngine(broker, many(broker, app.noted, 5), journal=journal)
+            assert len(await engine.execute(inputs(notes, 5, 0.0))) == 5
+            engine.cancel()
+            await journal.aclose()
+
+
+async def test_what_a_confined_user_lacks_is_named(
+    farm: Farm, server: RedisServer, client: Any, tmp_path: Path
+) -> None:
+    await client.execute_command(
+        "ACL", "SETUSER", "tenant", "on", ">hidden", "~*", "+@all", "resetchannels"
+    )
+    url = server.url.replace("redis://", "redis://tenant:hidden@")
+    settings = Settings("redis-streams", redis=url, queue="tasks")
+    async with started(settings) as broker:
+        engine = ExecutionEngine(broker, many(broker, app.noted, 1))
+        with pytest.raises(Exception, match=r"SUBSCRIBE taskiq_flow\.") as caught:
+            await engine.execute(inputs(Notes(tmp_path), 1, 0.0))
+    assert "hidden" not in str(caught.value)
+    assert "channel" in str(caught.value)
