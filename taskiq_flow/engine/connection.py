@@ -18,7 +18,7 @@ from taskiq_flow.middleware import FlowMiddleware
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.notice import KEEP_LABEL, LABEL
 from taskiq_flow.transport.protocol import Kick
-from taskiq_flow.transport.systems import outages_of, system_of
+from taskiq_flow.transport.systems import any_of, fullness_of, outages_of, system_of
 from taskiq_flow.worker.execution import current
 
 
@@ -109,7 +109,7 @@ async def connect(
 def _lasting_kick(broker: AsyncBroker) -> Kick:
     system = system_of(broker)
     kick = broker.kick if system is None or "kick" in vars(broker) else system.kick_of(broker)
-    is_outage = outages_of(broker)
+    is_outage = any_of(outages_of(broker), fullness_of(broker))
 
     async def kick_until_taken(message: BrokerMessage) -> None:
         # A broker that was cut off may have taken the message: then it comes twice, and the task

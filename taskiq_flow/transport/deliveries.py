@@ -234,12 +234,16 @@ def holding(listen: Listen, deliveries: Deliveries) -> Listen:
 
 
 def holding_ahead(
-    listen: Listen, deliveries: Deliveries, key_of: Callable[[Any], Any] | None = None
+    listen: Listen,
+    deliveries: Deliveries,
+    key_of: Callable[[Any], Any] | None = None,
+    number_of: Callable[[Any], int] | None = None,
 ) -> Listen:
     """Like ``holding``, for a client that fetches messages in advance: these are held as well.
 
     The server limits how many messages are unacknowledged. ``key_of``: the key of a client's
-    message. A message whose key is held already is ignored.
+    message; ``number_of``: which delivery of it this is. A message whose key is held already is
+    ignored.
     """
 
     async def listen_ahead() -> AsyncGenerator[AckableMessage, None]:
@@ -248,9 +252,11 @@ def holding_ahead(
         async def take() -> None:
             async with put, aclosing(listen()) as messages:
                 async for message in messages:
-                    key = None if key_of is None else key_of(_origin(message))
+                    origin = _origin(message)
+                    key = None if key_of is None else key_of(origin)
+                    number = 1 if number_of is None else number_of(origin)
                     if key is None or not deliveries.holds(key):
-                        put.send_nowait(_held(message, deliveries, key))
+                        put.send_nowait(_held(message, deliveries, key, number))
 
         taking = asyncio.create_task(take())
         try:
@@ -266,10 +272,10 @@ def holding_ahead(
 
 
 def _held(
-    message: bytes | AckableMessage, deliveries: Deliveries, key: Any = None
+    message: bytes | AckableMessage, deliveries: Deliveries, key: Any = None, number: int = 1
 ) -> AckableMessage:
     if isinstance(message, AckableMessage):
-        return deliveries.hold(message.data, message.ack, _origin(message), key)
+        return deliveries.hold(message.data, message.ack, _origin(message), key, number)
     return deliveries.hold(message, _nothing)
 
 

@@ -26,7 +26,10 @@ from taskiq_flow.cleanup import until_ended
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.nats_broker import (
     backlog_of,
+    bucket_of,
+    inventory_of,
     is_away,
+    is_full,
     is_outage,
     is_started,
     kick_of,
@@ -43,6 +46,8 @@ from taskiq_flow.transport.protocol import (
 __all__ = [
     "NatsNotifier",
     "backlog_of",
+    "inventory_of",
+    "is_full",
     "is_outage",
     "is_started",
     "kick_of",
@@ -56,6 +61,8 @@ logger = logging.getLogger("taskiq_flow")
 
 CATCHING_UP = 15.0
 """Seconds within which a server that does not go away has told all that is in the bucket."""
+
+_NO_RESPONDERS = "503"
 
 GRACE = 1.0
 """Seconds that a subscription has to end after it was cancelled."""
@@ -82,7 +89,8 @@ class NatsNotifier:
 
     def __init__(self, servers: str | list[str], prefix: str, **settings: Any) -> None:
         self.on_unheard: Callable[[str], None] = unnoticed
-        self._bucket = f"{prefix.replace('.', '_').replace(':', '_')}_revoked"
+        self._bucket = bucket_of(prefix)
+        self._returns = ""  # the subject on which the server says that nobody listens
         self._servers = servers
         self._settings = {"max_reconnect_attempts": -1, **settings}
         self._client: Client | None = None
@@ -98,6 +106,8 @@ class NatsNotifier:
         await probe.close()
         again = {"reconnected_cb": self._watch_again}
         self._client = await nats.connect(self._servers, **{**self._settings, **again})
+        self._returns = self._client.new_inbox()
+        await self._client.subscribe(f"{self._returns}.>", cb=self._returned)
 
     @property
     def _connected(self) -> Client:
@@ -107,7 +117,12 @@ class NatsNotifier:
 
     async def publish(self, channel: str, data: bytes) -> None:
         """Send ``data`` to all who listen on the subject."""
-        await self._connected.publish(channel, data)
+        await self._connected.publish(channel, data, reply=f"{self._returns}.{channel}")
+
+    async def _returned(self, message: Msg) -> None:
+        """The server has found nobody who listens, which it says by a status."""
+        if message.headers is not None and message.headers.get("Status") == _NO_RESPONDERS:
+            self.on_unheard(message.subject.removeprefix(f"{self._returns}."))
 
     async def subscribe(self, channel: str, hear: Callable[[bytes], None]) -> None:
         """Listen on a subject from now on until ``aclose``."""

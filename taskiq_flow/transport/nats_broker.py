@@ -24,7 +24,7 @@ from nats.errors import (
     StaleConnectionError,
 )
 from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js.api import ConsumerInfo
+from nats.js.api import ConsumerInfo, RetentionPolicy
 from nats.js.errors import (
     APIError,
     NoStreamResponseError,
@@ -34,10 +34,11 @@ from nats.js.errors import (
 from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
 from taskiq_nats import NatsBroker, PullBasedJetStreamBroker
 
+from taskiq_flow.cleanup import until_ended
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.reconnect import listen_through_outages, retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries, Delivery, Listen, holding_ahead
-from taskiq_flow.transport.protocol import Backlog, Kick, NothingWaits
+from taskiq_flow.transport.protocol import Backlog, Kick, Leftover, NothingWaits
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -59,13 +60,52 @@ _AWAY = (*(kind for kind in _OUTAGES if kind is not ConnectionClosedError), APIE
 ACK_WAIT = 30.0
 """Seconds after which the server delivers again what was not acknowledged, by its default."""
 
+GRACE = 1.0
+"""Seconds that the listener's own task has to end after it was cancelled."""
+
+HELD_BACK = 1.0
+"""Seconds after which other workers are given what this one has fetched and not begun."""
+
 FETCH_TIMEOUT = 5.0
 """Seconds after which messages are asked for again, by default: a server that was away forgets."""
 
 
+# Numbers of JetStream's errors, as in ``server/errors.json`` of nats-server. What comes with the
+# status 503 passes as well, but for a server or an account that has no JetStream.
+_PASSING = frozenset(
+    {
+        10005,  # no suitable peers for placement
+        10009,  # the cluster has no leader
+        10118,  # the stream is offline
+        10119,  # the consumer is offline
+    }
+)
+_FULL = frozenset(
+    {
+        10002,  # the account's limits
+        10023,  # insufficient resources
+        10028,  # memory
+        10047,  # storage
+        10077,  # the stream's limits, if it refuses new messages
+    }
+)
+_WITHOUT_JETSTREAM = frozenset({10039, 10076})
+_UNAVAILABLE = 503
+
+
 def is_outage(error: BaseException) -> bool:
     """Whether an error says that the server cannot serve now, and may later."""
+    if isinstance(error, APIError):
+        number, status = error.err_code, error.code
+        if number in _FULL or number in _WITHOUT_JETSTREAM:
+            return False
+        return number in _PASSING or status == _UNAVAILABLE
     return isinstance(error, _OUTAGES)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the server has no room."""
+    return isinstance(error, APIError) and error.err_code in _FULL
 
 
 def is_away(error: BaseException) -> bool:
@@ -133,7 +173,13 @@ def steady_results(backend: AsyncResultBackend[Any]) -> None:
     nats_backend: Any = backend
     set_result = backend.set_result
 
+    is_looked_at = False
+
     async def set_result_somewhere(task_id: str, result: TaskiqResult[Any]) -> None:
+        nonlocal is_looked_at
+        if not is_looked_at:
+            is_looked_at = True
+            await _warn_of_results_that_stay(nats_backend)
         try:
             await set_result(task_id, result)
         except NotFoundError as error:
@@ -143,6 +189,51 @@ def steady_results(backend: AsyncResultBackend[Any]) -> None:
 
     # Replaced, as taskiq has no hook for it.
     backend.set_result = set_result_somewhere  # type: ignore[method-assign]
+
+
+async def _warn_of_results_that_stay(backend: Any) -> None:
+    try:
+        info = await backend.nats_jetstream.stream_info(f"OBJ_{backend.bucket_name}")
+    except Exception as error:  # of the server; saving the result will say more
+        logger.debug("bucket %r cannot be looked at: %r", backend.bucket_name, error)
+        return
+    if not info.config.max_age:
+        logger.warning(
+            "results in bucket %r never expire; create it with a time to live before the first "
+            "worker starts, as in jetstream.create_object_store(%r, ObjectStoreConfig(ttl=3600))",
+            backend.bucket_name,
+            backend.bucket_name,
+        )
+
+
+async def inventory_of(broker: AsyncBroker, prefix: str) -> list[Leftover]:
+    """The broker's stream and consumer, the results, and the bucket of revocations."""
+    nats_broker: Any = broker
+    found: list[Leftover] = []
+    if isinstance(broker, NatsBroker):
+        return found
+    stream = nats_broker.stream_config.name or nats_broker.stream_name
+    names = {stream: "messages", f"KV_{bucket_of(prefix)}": "revoked runs"}
+    bucket = getattr(broker.result_backend, "bucket_name", None)
+    if bucket is not None:
+        names[f"OBJ_{bucket}"] = "results, in pieces"
+    for name, note in names.items():
+        try:
+            info = await nats_broker.js.stream_info(name)
+        except NotFoundError:
+            continue
+        found.append(Leftover(name, "stream", info.state.messages, note))
+        for consumer in await nats_broker.js.consumers_info(name) if name == stream else []:
+            waiting = f"messages are with workers; {consumer.num_pending} wait"
+            found.append(
+                Leftover(f"{name} {consumer.name}", "consumer", consumer.num_ack_pending, waiting)
+            )
+    return sorted(found, key=lambda leftover: leftover.name)
+
+
+def bucket_of(prefix: str) -> str:
+    """The bucket of revocations. The server allows no points and colons in its name."""
+    return f"{prefix.replace('.', '_').replace(':', '_')}_revoked"
 
 
 class JetStreamListener:
@@ -155,16 +246,17 @@ class JetStreamListener:
 
     def __init__(self, broker: Any) -> None:
         self._broker = broker
-        self.deliveries = deliveries = Deliveries(broker, self._renew, _give_back)
+        self.deliveries = deliveries = Deliveries(broker, self._renew, self._give_back)
         self._renewed_at = -math.inf
         self._listen: Listen = (
             self._pull
             if isinstance(broker, PullBasedJetStreamBroker)
-            else holding_ahead(broker.listen, deliveries, _key)
+            else holding_ahead(broker.listen, deliveries, _key, _number)
         )
         self._what = f"{type(broker).__name__} cannot listen"
         self._known: ConsumerInfo | None = None
         self._restoring: asyncio.Task[None] | None = None
+        broker.connection_kwargs.setdefault("max_reconnect_attempts", -1)  # it outlives outages
         self._call_user = broker.connection_kwargs.get("reconnected_cb")
         broker.connection_kwargs["reconnected_cb"] = self._reconnected  # it connects after this
 
@@ -178,6 +270,8 @@ class JetStreamListener:
                     yield message
         finally:
             self._stop_restoring()
+            if self._restoring is not None:
+                await until_ended([self._restoring], GRACE)
 
     async def _begin(self) -> AsyncGenerator[bytes | AckableMessage, None]:
         await self._restore()
@@ -186,7 +280,7 @@ class JetStreamListener:
                 yield message
 
     async def _pull(self) -> AsyncGenerator[AckableMessage, None]:
-        """What the broker's own ``listen`` does; a batch is held from when it has come."""
+        """What the broker's own ``listen`` does. A batch is held from when it has come."""
         broker = self._broker
         timeout = broker.pull_consume_timeout or FETCH_TIMEOUT
         hold = self.deliveries.hold
@@ -199,13 +293,21 @@ class JetStreamListener:
                 # One that is here already comes again only as this process has stood still.
                 here = self.deliveries.keys()
                 new = [each for each in batch if _key(each) not in here]
-                for message in [hold(each.data, each.ack, each, _key(each)) for each in new]:
-                    yield self.deliveries.hand_over(message)
+                for each in new:
+                    number = each.metadata.num_delivered or 1
+                    hold(each.data, each.ack, each, _key(each), number)
+                while (message := self.deliveries.next()) is not None:
+                    yield message
         finally:
             await self.deliveries.give_back()
 
     async def _renew(self, held: list[Delivery]) -> None:
-        """Keep the server from delivering held messages to other workers."""
+        """Keep the server from delivering held messages to other workers.
+
+        Those of a batch that this worker has not begun for a while are given to others.
+        """
+        if isinstance(self._broker, PullBasedJetStreamBroker):
+            await self.deliveries.give_back(HELD_BACK)
         now = time.monotonic()
         limit = None if self._known is None else self._known.config.ack_wait
         if now - self._renewed_at < (limit or ACK_WAIT) / 4:
@@ -213,6 +315,11 @@ class JetStreamListener:
         self._renewed_at = now
         for delivery in held:
             await delivery.origin.in_progress()
+
+    async def _give_back(self, delivery: Delivery) -> None:
+        """Have a copy delivered to another worker: a refusal would count as a delivery."""
+        await self._broker.js.publish(self._broker.subject, delivery.data)
+        await delivery.ack()
 
     async def _reconnected(self) -> None:
         """Nothing else would show the loss to a consumer that is only sent messages."""
@@ -241,9 +348,27 @@ class JetStreamListener:
             logger.warning("the server has lost its streams (%s); they are begun anew", error)
             await broker._add_or_reuse_stream()  # noqa: SLF001 - as when it starts
             found = await broker.js.add_consumer(known.stream_name, config=known.config)
+        if known is None:
+            await self._warn_of_what_stays(found.stream_name)
         self._known = found
         if known is not None and found.created != known.created:
             self.deliveries.clear()
+
+    async def _warn_of_what_stays(self, stream: str) -> None:
+        """Warn of a stream that keeps messages for ever after they were acknowledged."""
+        config = (await self._broker.js.stream_info(stream)).config
+        if config.retention == RetentionPolicy.LIMITS and not (
+            config.max_age or _is_limit(config.max_msgs) or _is_limit(config.max_bytes)
+        ):
+            logger.warning(
+                "stream %r keeps each message for ever, also when its task has ended; create it "
+                "with StreamConfig(retention=RetentionPolicy.WORK_QUEUE)",
+                stream,
+            )
+
+
+def _is_limit(number: int | None) -> bool:
+    return number is not None and number > 0
 
 
 def _key(message: Any) -> int:
@@ -252,8 +377,10 @@ def _key(message: Any) -> int:
     return number
 
 
-async def _give_back(delivery: Delivery) -> None:
-    await delivery.origin.nak()
+def _number(message: Any) -> int:
+    """Which delivery of the message it is."""
+    number: int = message.metadata.num_delivered or 1
+    return number
 
 
 class JetStreamBacklog:

@@ -123,6 +123,9 @@ class System(Protocol):
     is_outage: IsOutage
     """Whether an error of its clients says that the server cannot serve now, and may later."""
 
+    def is_full(self, error: BaseException) -> bool:
+        """Whether an error says that the server has no room, which it may have later."""
+
     def notifier_at(self, url: str, prefix: str) -> Notifier:
         """A notifier with the settings of a URL. ``prefix``: of all names on the server."""
 

@@ -56,6 +56,11 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, _OUTAGES)
 
 
+def is_full(_: BaseException) -> bool:
+    """A server without room lets its clients wait, and answers with no error."""
+    return False
+
+
 def notifier_at(url: str, prefix: str) -> RabbitNotifier:
     """A notifier with the settings of a URL: ``amqp://`` or ``amqps://``."""
     return RabbitNotifier(url, prefix)

@@ -41,12 +41,13 @@ from taskiq_flow.transport.redis_broker import (
     steady,
     steady_results,
 )
-from taskiq_flow.transport.redis_errors import is_outage, named, naming
+from taskiq_flow.transport.redis_errors import is_full, is_outage, named, naming
 
 __all__ = [
     "RedisNotifier",
     "backlog_of",
     "inventory_of",
+    "is_full",
     "is_outage",
     "is_started",
     "kick_of",

@@ -52,6 +52,13 @@ def is_outage(error: BaseException) -> bool:
     return type(error) is exceptions.RedisClusterException
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the server has no room: ``maxmemory`` is reached."""
+    return isinstance(error, exceptions.OutOfMemoryError) or (
+        isinstance(error, exceptions.ResponseError) and "OOM command not allowed" in str(error)
+    )
+
+
 def named(error: Exception, command: str, name: str) -> Exception:
     """The error, with the command and the key or channel if the server refuses it to this user.
 

@@ -37,6 +37,11 @@ def outages_of(*things: object) -> IsOutage:
     return any_of(is_unreachable, *questions)
 
 
+def fullness_of(*things: object) -> IsOutage:
+    """Whether an error of these brokers and result backends says that a server has no room."""
+    return any_of(*(system.is_full for system in map(system_of, things) if system is not None))
+
+
 def any_of(*questions: IsOutage) -> IsOutage:
     """Whether one of several clients says that its server cannot serve now."""
     return lambda error: any(is_outage(error) for is_outage in questions)

@@ -21,6 +21,7 @@ from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries, Delivery
 from taskiq_flow.transport.notice import LABEL, REFERENCES_LABEL, Kind, Notice, ReplyTo
 from taskiq_flow.transport.protocol import REVOCATION_LIFE, Notifier
+from taskiq_flow.transport.systems import fullness_of
 from taskiq_flow.values.handle import Reference
 from taskiq_flow.values.references import is_referred_to, read_result
 from taskiq_flow.values.results import failed
@@ -52,6 +53,9 @@ PUBLISH_TIMEOUT = 1.0
 GRACE = 1.0
 """Seconds within which the worker's own asyncio tasks end when they are cancelled."""
 
+FULL_TIMEOUT = 60.0
+"""Seconds for which a result waits for room on its server before its task fails."""
+
 ENGINE_PATIENCE = 60.0
 """Seconds after which the tasks of an engine that does not listen any more are dropped."""
 
@@ -82,6 +86,7 @@ class Worker:
         self._broker = broker
         self._notifier = notifier
         self._is_outage = is_outage
+        self._is_full = fullness_of(broker.result_backend)
         self._inline_limit = inline_limit
         self._max_deliveries = max_deliveries
         self._deliveries = Deliveries(broker) if deliveries is None else deliveries
@@ -316,7 +321,7 @@ class Worker:
         task_id = execution.task_id
         try:
             await self._through_outage(
-                lambda: self._save_and_tell(execution, result),
+                lambda: self._when_there_is_room(lambda: self._save_and_tell(execution, result)),
                 f"the result of {task_id} cannot be saved yet",
             )
         except Exception as error:  # of the value, of the serializer, of the server
@@ -394,6 +399,11 @@ class Worker:
             f"the result of node {name!r} could not be stored in {type(self._backend).__name__}: "
             f"{text_of(error)}"
         )
+
+    async def _when_there_is_room(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Wait for room on the server, for a bounded time: a result may be too large for ever."""
+        what = "the server of results has no room"
+        return await retry_through_outage(call, self._is_full, what, FULL_TIMEOUT)
 
     async def _through_outage(self, call: Callable[[], Awaitable[T]], what: str) -> T:
         return await retry_through_outage(call, self._is_outage, what, math.inf)

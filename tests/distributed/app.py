@@ -59,6 +59,8 @@ class Settings:
     broken: bool = False
     registers: bool = True
     engine_patience: float = ENGINE_PATIENCE
+    full_timeout: float = 60.0
+    stream: str = "{}"
     prefix: str = "taskiq_flow"
     result_prefix: str | None = None
 
@@ -71,6 +73,7 @@ class Settings:
 def broker_of(settings: Settings) -> AsyncBroker:
     """The broker, with its tasks."""
     worker.ENGINE_PATIENCE = settings.engine_patience
+    worker.FULL_TIMEOUT = settings.full_timeout
     broker = _bare(settings)
     if settings.kind != "in-memory":
         broker = broker.with_result_backend(_backend(settings))
@@ -123,7 +126,7 @@ def _bare(settings: Settings) -> AsyncBroker:
             return ListQueueClusterBroker(settings.redis, queue_name=queue)
         return RedisStreamClusterBroker(settings.redis, queue_name=queue, consumer_id="0")
     if settings.kind == "nats":
-        from nats.js.api import ConsumerConfig
+        from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
         from taskiq_nats import PullBasedJetStreamBroker
 
         return PullBasedJetStreamBroker(
@@ -131,6 +134,9 @@ def _bare(settings: Settings) -> AsyncBroker:
             subject=queue,
             stream_name=queue,
             durable=queue,
+            stream_config=StreamConfig(
+                retention=RetentionPolicy.WORK_QUEUE, **json.loads(settings.stream)
+            ),
             consumer_config=ConsumerConfig(
                 durable_name=queue, ack_wait=settings.idle_timeout / 1000, max_ack_pending=10_000
             ),

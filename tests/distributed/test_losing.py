@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from redis.exceptions import OutOfMemoryError
 from taskiq import AsyncBroker
 
 from taskiq_flow import (
@@ -24,7 +26,16 @@ from taskiq_flow.transport.redis_broker import backlog_of
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
-from tests.distributed.watching import Notes, inputs, left_over, many, purge, until, until_sent
+from tests.distributed.watching import (
+    Notes,
+    chain_of,
+    inputs,
+    left_over,
+    many,
+    purge,
+    until,
+    until_sent,
+)
 from tests.recording import Recorder
 from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer
@@ -246,7 +257,7 @@ async def test_a_result_that_can_be_read_only_once_reaches_all_consumers(
 async def test_a_result_for_which_the_store_has_no_room(farm: Farm, tmp_path: Path) -> None:
     server = RedisServer(tmp_path / "full", appendonly=False, maxmemory="8mb")
     server.start()
-    settings = farm.settings("redis-streams", queue="full", redis=server.url)
+    settings = farm.settings("redis-streams", queue="full", redis=server.url, full_timeout=1.0)
     workers = farm.workers(settings)
     workers.start()
     try:
@@ -258,6 +269,36 @@ async def test_a_result_for_which_the_store_has_no_room(farm: Farm, tmp_path: Pa
             cause = caught.value.__cause__
             assert isinstance(cause, ResultUnavailableError)
             assert "the result of node 'blob' could not be stored" in str(cause)
+    finally:
+        workers.kill()
+        server.kill()
+
+
+async def test_a_server_that_is_full_for_a_while_loses_nothing(
+    farm: Farm, notes: Notes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the results of tasks that end meanwhile nor the tasks that are to be sent."""
+    server = RedisServer(notes.path.parent / "full", appendonly=False, maxmemory="8mb")
+    server.start()
+    settings = farm.settings("redis-streams", queue="full", redis=server.url)
+    workers = farm.workers(settings)
+    workers.start()
+    try:
+        async with started(settings) as broker:
+            given = {"path": str(notes.path), "name": "x", "seconds": 0.2}
+            run = asyncio.ensure_future(chain_of(broker, 8).execute(given))
+            await notes.until("begin", 4)
+            with server.client() as client:
+                for size in (100_000, 100):  # up to the last byte
+                    with pytest.raises(OutOfMemoryError):
+                        for number in itertools.count():
+                            client.set(f"filling {size} {number}", "x" * size)
+                await until(
+                    lambda: "OutOfMemoryError" in caplog.text + workers.log(), "it was full"
+                )
+                client.delete(*client.keys("filling *"))
+            assert len(await run) == 16
+        assert len(notes.of("begin")) == 16
     finally:
         workers.kill()
         server.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
@@ -15,11 +16,21 @@ from nats.js.api import ConsumerConfig
 from taskiq import AsyncBroker, BrokerMessage
 from taskiq_nats import PullBasedJetStreamBroker, PushBasedJetStreamBroker
 
+from taskiq_flow import ExecutionEngine, NodeFailedError, TaskLostError
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries
 from taskiq_flow.transport.nats import NatsNotifier
-from taskiq_flow.transport.nats_broker import JetStreamListener, is_outage, kick_of
-from tests.distributed.watching import until
+from taskiq_flow.transport.nats_broker import (
+    JetStreamListener,
+    inventory_of,
+    is_outage,
+    kick_of,
+    steady,
+)
+from tests.distributed import app
+from tests.distributed.app import started
+from tests.distributed.conftest import Farm
+from tests.distributed.watching import Notes, inputs, left_over, many, until
 from tests.servers.nats import NatsServer
 
 
@@ -106,4 +117,76 @@ async def test_a_broker_listens_on(kind: Any, keep_data: bool, server: NatsServe
         await asyncio.wait_for(reconnected.wait(), 10.0)
     task.cancel()
     await asyncio.wait([task])
+    await broker.shutdown()
+
+
+@pytest.mark.timeout(60)
+async def test_a_task_that_kills_its_worker_is_lost(farm: Farm, tmp_path: Path) -> None:
+    settings = farm.settings("nats", queue="deadly", idle_timeout=1500)
+    notes = Notes(tmp_path)
+    workers = farm.workers(settings, processes=2)
+    workers.start()
+    try:
+        async with started(settings) as broker:
+            given = {"path": str(notes.path), "name 0": "deadly", "seconds": 0}
+            with pytest.raises(NodeFailedError) as caught:
+                await ExecutionEngine(broker, many(broker, app.deadly, 1)).execute(given)
+        assert isinstance(caught.value.__cause__, TaskLostError)
+        assert "was delivered 3 times" in str(caught.value.__cause__)
+        assert notes.of("begin") == ["deadly"] * 3
+    finally:
+        workers.kill()
+
+
+async def test_a_stream_that_is_full_is_waited_for(farm: Farm, tmp_path: Path) -> None:
+    stream = json.dumps({"max_msgs": 5, "discard": "new"})
+    settings = farm.settings("nats", queue="narrow", idle_timeout=20_000, stream=stream)
+    notes = Notes(tmp_path)
+    workers = farm.workers(settings)
+    async with started(settings) as broker:
+        engine = ExecutionEngine(broker, many(broker, app.noted, 30))
+        run = asyncio.ensure_future(engine.execute(inputs(notes, 30, 0.0)))
+        await until_full(broker, settings.queue)
+        workers.start()
+        try:
+            assert len(await run) == 30
+        finally:
+            workers.kill()
+    assert len(notes.of("begin")) == 30
+
+
+async def until_full(broker: Any, stream: str) -> None:
+    while (await broker.js.stream_info(stream)).state.messages < 5:
+        await asyncio.sleep(0.01)
+
+
+async def test_nothing_of_tasks_is_left_in_a_work_queue(farm: Farm, tmp_path: Path) -> None:
+    settings = farm.settings("nats", queue="nothing-left", idle_timeout=20_000)
+    notes = Notes(tmp_path)
+    workers = farm.workers(settings)
+    workers.start()
+    try:
+        async with started(settings) as broker:
+            engine = ExecutionEngine(broker, many(broker, app.noted, 50))
+            await engine.execute(inputs(notes, 50, 0.0))
+            while await left_over(settings):
+                await asyncio.sleep(0.01)
+            left = {item.name: item for item in await inventory_of(broker, "taskiq_flow")}
+        assert left[settings.queue].count == 0
+        assert left[f"{settings.queue} {settings.queue}"].count == 0
+        assert "results in bucket 'taskiq_results' never expire" in workers.log()
+    finally:
+        workers.kill()
+
+
+async def test_a_stream_that_keeps_its_messages_is_warned_of(
+    server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = PullBasedJetStreamBroker(server.url, subject="k", stream_name="k", durable="k")
+    steady(broker)
+    await broker.startup()
+    listening = asyncio.ensure_future(anext(broker.listen()))
+    await until(lambda: "stream 'k' keeps each message for ever" in caplog.text, "it was warned of")
+    listening.cancel()
+    await asyncio.wait([listening])
     await broker.shutdown()
