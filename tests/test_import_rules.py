@@ -37,7 +37,7 @@ SPEAK_TO_SERVERS = {
         "transport/nats",
         "transport/nats_broker",
     ),
-    *("transport/rabbitmq", "journal/redis"),
+    *("transport/rabbitmq", "transport/rabbitmq_broker", "journal/redis"),
 }
 ENTRANCES = {"opentelemetry", "rich", "sse_starlette", "starlette", "typer", "uvicorn"}
 CLOCKLESS = {"dataflow", "engine/node_run", "engine/run_spec", "engine/run_state"}

@@ -74,6 +74,11 @@ class Delivery:
             await maybe_awaitable(self._ack())
             self.is_acknowledged = True
 
+    def come_again(self, ack: Callable[[], Awaitable[None] | None], origin: Any) -> None:
+        """The server has delivered the message again: it has forgotten the delivery before."""
+        self._ack, self.origin = ack, origin
+        self.is_acknowledged = False
+
     def read(self, broker: AsyncBroker) -> ReplyTo | None:
         """Where to report about the task. ``None`` if no engine has sent it."""
         try:
@@ -185,9 +190,15 @@ class Deliveries:
         """The keys of all messages that are held."""
         return {delivery.key for delivery in self._held}
 
-    def holds(self, key: Any) -> bool:
-        """Whether a message of this key is held."""
-        return any(delivery.key == key for delivery in self._held)
+    def has_come_again(
+        self, key: Any, ack: Callable[[], Awaitable[None] | None], origin: Any
+    ) -> bool:
+        """Whether a message of this key is held. It is acknowledged by ``ack`` from now on."""
+        for delivery in self._held:
+            if delivery.key == key:
+                delivery.come_again(ack, origin)
+                return True
+        return False
 
     def of_engines(self) -> list[Delivery]:
         """The messages that engines have sent. Other messages are dropped from here."""
@@ -237,13 +248,14 @@ def holding_ahead(
     listen: Listen,
     deliveries: Deliveries,
     key_of: Callable[[Any], Any] | None = None,
-    number_of: Callable[[Any], int] | None = None,
+    number_of: Callable[[Any], Awaitable[int | None] | int | None] | None = None,
 ) -> Listen:
     """Like ``holding``, for a client that fetches messages in advance: these are held as well.
 
     The server limits how many messages are unacknowledged. ``key_of``: the key of a client's
-    message; ``number_of``: which delivery of it this is. A message whose key is held already is
-    ignored.
+    message; ``number_of``: which delivery of it this is, ``None`` if another takes its place. A
+    message whose key is held already is not handed over again; that one is acknowledged by what
+    has come last.
     """
 
     async def listen_ahead() -> AsyncGenerator[AckableMessage, None]:
@@ -252,10 +264,12 @@ def holding_ahead(
         async def take() -> None:
             async with put, aclosing(listen()) as messages:
                 async for message in messages:
-                    origin = _origin(message)
+                    origin, ack = _origin(message), getattr(message, "ack", _nothing)
                     key = None if key_of is None else key_of(origin)
-                    number = 1 if number_of is None else number_of(origin)
-                    if key is None or not deliveries.holds(key):
+                    if key is not None and deliveries.has_come_again(key, ack, origin):
+                        continue
+                    number = 1 if number_of is None else await maybe_awaitable(number_of(origin))
+                    if number is not None:
                         put.send_nowait(_held(message, deliveries, key, number))
 
         taking = asyncio.create_task(take())

@@ -1,64 +1,82 @@
-"""RabbitMQ: notices in an exclusive queue for each engine, revocations in one for each worker.
+"""RabbitMQ: notices by one exchange, revocations by another and in a queue that keeps them.
 
-The only file that knows RabbitMQ's clients.
+With ``rabbitmq_broker.py`` beside it, the only file that knows RabbitMQ's clients.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import secrets
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from aio_pika import DeliveryMode, ExchangeType, Message, connect, connect_robust
-from aio_pika.abc import (
-    AbstractExchange,
-    AbstractIncomingMessage,
-    AbstractRobustChannel,
-    AbstractRobustConnection,
-)
-from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotFoundEntity
-from aiormq.abc import AbstractChannel, DeliveredMessage
-from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage
+from aio_pika.abc import AbstractRobustChannel, AbstractRobustConnection
+from aiormq.abc import DeliveredMessage
+from aiormq.exceptions import ChannelAccessRefused, PublishError
+from taskiq import AsyncBroker, AsyncResultBackend
 
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.reconnect import retry_through_outage
-from taskiq_flow.transport.deliveries import Deliveries, Delivery, holding_ahead
+from taskiq_flow.reconnect import backoff_delays, retry_through_outage, text_of
 from taskiq_flow.transport.protocol import (
     REVOCATION_LIFE,
-    Backlog,
-    Kick,
     SaveAndPublish,
     hear_revoked,
     unnoticed,
 )
+from taskiq_flow.transport.rabbitmq_broker import (
+    OUTAGES,
+    backlog_of,
+    inventory_of,
+    is_full,
+    is_outage,
+    is_started,
+    kick_of,
+    own_channel,
+    revoked_of,
+    steady,
+    steady_results,
+)
 
-_OUTAGES = (AMQPError, ChannelInvalidStateError, OSError, asyncio.TimeoutError)
+__all__ = [
+    "RabbitNotifier",
+    "backlog_of",
+    "inventory_of",
+    "is_full",
+    "is_outage",
+    "is_started",
+    "kick_of",
+    "notifier_at",
+    "notifier_of",
+    "steady",
+    "steady_results",
+]
+
+logger = logging.getLogger("taskiq_flow")
 
 PAUSE = 1.0
-"""Seconds of silence after which nothing more is expected of that queue."""
+"""Seconds of silence after which nothing more is expected of the queue of revocations."""
 
-CATCHING_UP = 15.0
-"""Seconds within which a worker has to hear of all runs that were revoked before it came."""
+MOST_KEPT = 20_000
+"""Revocations that the queue keeps; the oldest go first."""
+
+TURN = (0.1, 0.5)
+"""Seconds between two tries to read that queue: the first, the longest."""
+
+CATCHING_UP = 120.0
+"""Seconds within which a worker has to have read it. One worker at a time does so."""
+
+ASKED_EVERY = 0.4
+"""Seconds between two notices on a channel of which the server says whether anybody listens."""
 
 GRACE = 1.0
 """Seconds that the notifier's tasks have to end after they were cancelled."""
 
 CONNECT_TIMEOUT = 5
 """Seconds after which one try to connect counts as failed."""
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether an error says that the server cannot serve now, and may later."""
-    return isinstance(error, _OUTAGES)
-
-
-def is_full(_: BaseException) -> bool:
-    """A server without room lets its clients wait, and answers with no error."""
-    return False
 
 
 def notifier_at(url: str, prefix: str) -> RabbitNotifier:
@@ -73,69 +91,27 @@ def notifier_of(broker: AsyncBroker, prefix: str) -> RabbitNotifier:
     return RabbitNotifier(rabbit.url, prefix, **settings)
 
 
-def is_started(broker: AsyncBroker) -> bool:
-    """Whether the broker can send."""
-    rabbit: Any = broker
-    return rabbit.write_channel is not None
-
-
-def backlog_of(broker: AsyncBroker) -> Backlog:
-    """The backlog of the broker's queues."""
-    return QueueBacklog(broker)
-
-
-def kick_of(broker: AsyncBroker) -> Kick:
-    """The broker's own way. A message that no queue takes counts as an outage, and is sent again.
-
-    A server that has lost its data has no queues until a client has declared them anew. By default
-    it drops what comes before that, and says so to nobody.
-    """
-
-    async def kick(message: BrokerMessage) -> None:
-        channel: Any = vars(broker)["write_channel"]
-        if channel is not None:  # otherwise the broker says that it was not started
-            channel.on_return_raises = True  # of the channels that it will open
-            underlay = await channel.get_underlay_channel()
-            underlay.on_return_raises = True
-        await broker.kick(message)
-
-    return kick
-
-
-def steady(broker: AsyncBroker) -> Deliveries:
-    """RabbitMQ's client reconnects by itself, and its server keeps what a connection was given."""
-    deliveries = Deliveries(broker, give_back=_give_back)
-    # Replaced, as taskiq has no hook for it.
-    broker.listen = holding_ahead(broker.listen, deliveries)  # type: ignore[method-assign]
-    return deliveries
-
-
-async def _give_back(delivery: Delivery) -> None:
-    await delivery.origin.nack(requeue=True)
-
-
-def steady_results(_: AsyncResultBackend[Any]) -> None:
-    """RabbitMQ stores no results."""
-
-
 class RabbitNotifier:
     """Notices over a connection of its own, which reconnects for as long as it is open.
 
-    An exchange tells workers of revoked runs. A queue of the same name keeps them for a while.
+    Exchanges carry notices and revocations, to queues that each connection has for itself. A queue
+    keeps the revocations for a while.
     """
 
     is_outage = staticmethod(is_outage)
 
     def __init__(self, url: str, prefix: str, **settings: Any) -> None:
         self.on_unheard: Callable[[str], None] = unnoticed
-        self._revoked_name = f"{prefix}_revoked"
+        self._notices = f"{prefix}_notices"
+        self._revoked = revoked_of(prefix)
         self._url = url
         self._settings = settings
         self._connection: AbstractRobustConnection | None = None
-        self._exchange: AbstractExchange | None = None
-        self._catching_up: asyncio.Task[None] | None = None
         self._channel: AbstractRobustChannel
-        self._revocations: AbstractRobustChannel
+        self._confirmed: AbstractRobustChannel
+        self._listenings: list[Callable[[], Awaitable[None]]] = []  # at each connection
+        self._listening: asyncio.Task[None] | None = None
+        self._asked_at: dict[str, float] = {}  # loop time by channel
 
     async def open(self) -> None:
         """Connect."""
@@ -146,26 +122,45 @@ class RabbitNotifier:
         self._connection = connection = await connect_robust(self._url, **self._settings)
         # Without confirms: a notice is a hint.
         self._channel = await connection.channel(publisher_confirms=False)
-        self._revocations = await connection.channel()
+        self._exchange = await self._channel.declare_exchange(
+            self._notices, ExchangeType.DIRECT, durable=True
+        )
+        self._confirmed = await connection.channel(on_return_raises=True)
+        await self._declare_revoked()
+        connection.reconnect_callbacks.add(self._listen_again)
 
     async def publish(self, channel: str, data: bytes) -> None:
         """Send ``data`` to the engine that listens on the channel."""
         message = Message(data, delivery_mode=DeliveryMode.NOT_PERSISTENT)
-        await self._channel.default_exchange.publish(message, channel, mandatory=False)
+        now = asyncio.get_running_loop().time()
+        if now - self._asked_at.get(channel, -math.inf) < ASKED_EVERY:
+            await self._exchange.publish(message, channel, mandatory=False)
+            return
+        # Now and then with a confirm, which says whether a queue is bound to the channel.
+        self._asked_at = {c: at for c, at in self._asked_at.items() if now - at < ASKED_EVERY}
+        self._asked_at[channel] = now
+        exchange = await self._confirmed.get_exchange(self._notices, ensure=False)
+        try:
+            await exchange.publish(message, channel, mandatory=True)
+        except PublishError:
+            self.on_unheard(channel)
 
     async def subscribe(self, channel: str, hear: Callable[[bytes], None]) -> None:
         """Listen on a channel from now on until ``aclose``."""
-        queue = await self._channel.declare_queue(channel, exclusive=True, auto_delete=True)
 
-        async def handle(message: AbstractIncomingMessage) -> None:
+        async def handle(message: DeliveredMessage) -> None:
             hear(message.body)
 
-        await queue.consume(handle, no_ack=True)
+        async def listen() -> None:
+            await self._consume(channel, self._notices, channel, handle)
+
+        await self._begin(listen)
 
     @property
     def is_listening(self) -> bool:
-        """Whether the connection is up."""
-        return self._connection is not None and self._connection.connected.is_set()
+        """Whether the connection is up, and what listens on it."""
+        is_connected = self._connection is not None and self._connection.connected.is_set()
+        return is_connected and (self._listening is None or self._listening.done())
 
     def saver(self, backend: AsyncResultBackend[Any]) -> SaveAndPublish | None:
         """RabbitMQ stores no results."""
@@ -173,98 +168,93 @@ class RabbitNotifier:
 
     async def revoke(self, run: str) -> None:
         """Tell every worker that a run is over, also those that are not connected now."""
-        exchange = await self._revoked()
+        exchange = await self._confirmed.get_exchange(self._revoked, ensure=False)
         await exchange.publish(Message(run.encode(), delivery_mode=DeliveryMode.PERSISTENT), "")
 
     async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
         """Call for each run in the queue, and for each that comes from now on."""
-        exchange, name = await self._revoked(), f"{self._revoked_name}.{secrets.token_hex(8)}"
-        queue = await self._revocations.declare_queue(name, exclusive=True, auto_delete=True)
-        await queue.bind(exchange)
 
-        async def handle(message: AbstractIncomingMessage) -> None:
+        async def handle(message: DeliveredMessage) -> None:
             hear_revoked(hear, message.body)
 
-        await queue.consume(handle, no_ack=True)
-        await self._catch_up(hear, CATCHING_UP)
+        async def listen() -> None:
+            await self._consume(self._revoked, self._revoked, "", handle)
+            for pause in backoff_delays(*TURN):
+                try:
+                    await self._read_kept(hear)
+                except ChannelAccessRefused as error:
+                    if "exclusive use" not in str(error):
+                        raise
+                    await asyncio.sleep(pause)  # another worker reads it
+                else:
+                    return
 
-        def catch_up_again(*_: Any) -> None:
-            if self._catching_up is not None:
-                self._catching_up.cancel()
-            self._catching_up = asyncio.create_task(self._catch_up(hear, math.inf))
+        await self._begin(listen)
 
-        if self._connection is not None:
-            self._connection.reconnect_callbacks.add(catch_up_again)
+    async def _consume(
+        self, name: str, exchange: str, key: str, handle: Callable[[DeliveredMessage], Any]
+    ) -> None:
+        """Have a queue of this connection's own, bound to an exchange.
 
-    async def aclose(self) -> None:
-        """Disconnect."""
-        connection, self._connection, self._exchange = self._connection, None, None
-        if self._catching_up is not None:
-            self._catching_up.cancel()
-            await until_ended([self._catching_up], GRACE)
-        if connection is not None:
-            with contextlib.suppress(*_OUTAGES):
-                await connection.close()
-
-    async def _revoked(self) -> AbstractExchange:
-        """Declare where revocations go. The client does so again when it reconnects."""
-        if self._exchange is None:
-            channel = self._revocations
-            exchange = await channel.declare_exchange(
-                self._revoked_name, ExchangeType.FANOUT, durable=True
-            )
-            life = {"x-message-ttl": REVOCATION_LIFE * 1000}
-            kept = await channel.declare_queue(self._revoked_name, durable=True, arguments=life)
-            await kept.bind(exchange)
-            self._exchange = exchange
-        return self._exchange
-
-    async def _catch_up(self, hear: Callable[[str], None], patience: float) -> None:
-        what = "not all revoked runs are known yet"
-        await retry_through_outage(partial(self._read_kept, hear), is_outage, what, patience)
+        Its name is new: that of a connection which dropped on this side alone stays locked.
+        """
+        channel = await own_channel(self._connection)
+        queue = f"{name}.{secrets.token_hex(4)}"
+        await channel.queue_declare(queue, exclusive=True, auto_delete=True)
+        await channel.queue_bind(queue, exchange, routing_key=key)
+        await channel.basic_consume(queue, handle, no_ack=True)
 
     async def _read_kept(self, hear: Callable[[str], None]) -> None:
         """Read the queue without removing anything. One worker at a time does that."""
-        channel = await _own_channel(self._connection)
+        channel = await own_channel(self._connection)
         came: asyncio.Queue[bytes] = asyncio.Queue()
 
         async def handle(message: DeliveredMessage) -> None:
             came.put_nowait(message.body)
 
-        declared = await channel.queue_declare(self._revoked_name, passive=True)
-        await channel.basic_consume(self._revoked_name, handle, exclusive=True)
+        declared = await channel.queue_declare(self._revoked, passive=True)
+        await channel.basic_consume(self._revoked, handle, exclusive=True)
         with contextlib.suppress(TimeoutError):  # some may have outlived their time
             for _ in range(declared.message_count or 0):
                 async with asyncio.timeout(PAUSE):
                     hear_revoked(hear, await came.get())
         await channel.close()  # what was not acknowledged is in its place again
 
+    async def aclose(self) -> None:
+        """Disconnect."""
+        connection, self._connection = self._connection, None
+        self._listenings.clear()
+        if self._listening is not None:
+            self._listening.cancel()
+            await until_ended([self._listening], GRACE)
+        if connection is not None:
+            with contextlib.suppress(*OUTAGES):
+                await connection.close()
 
-async def _own_channel(connection: Any) -> AbstractChannel:
-    """A channel of its own: an error on it closes no other."""
-    channel: AbstractChannel = await connection.transport.connection.channel()
-    return channel
+    async def _begin(self, listen: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        async with asyncio.timeout(CATCHING_UP):
+            await listen()
+        self._listenings.append(listen)
 
+    def _listen_again(self, *_: Any) -> None:
+        """Begin anew what listened on the connection that broke."""
+        if self._listening is not None:
+            self._listening.cancel()
+        self._listening = asyncio.create_task(self._listen_to_all())
 
-class QueueBacklog:
-    """Queues without positions: either all messages are taken, or some wait."""
+    async def _listen_to_all(self) -> None:
+        for listen in (self._declare_revoked, *self._listenings):
+            try:
+                what = "notices are not heard yet"
+                await retry_through_outage(listen, is_outage, what, math.inf)
+            except Exception as error:  # refused, say; what is missed is asked for
+                logger.warning("%s: %s", what, text_of(error))
 
-    def __init__(self, broker: AsyncBroker) -> None:
-        self._broker: Any = broker
-
-    async def position(self, queue: str | None) -> tuple[Any, Any]:
-        """Whether any message of a queue waits for a worker."""
-        own = self._broker._task_queues  # noqa: SLF001 - kept nowhere else
-        names = [queue] if queue else [declared.name for declared in own]
-        waiting = [await self._count(name) for name in names]
-        return 1, int(not sum(waiting))
-
-    async def _count(self, name: str) -> int:
-        # The broker's own channel would answer with what it was told when it began.
-        channel = await _own_channel(self._broker.write_conn)
-        try:
-            declared = await channel.queue_declare(name, passive=True)
-        except ChannelNotFoundEntity:
-            return 0
+    async def _declare_revoked(self) -> None:
+        """Declare where revocations go. A server that has lost its data has it no more."""
+        channel = await own_channel(self._connection)
+        await channel.exchange_declare(self._revoked, exchange_type="fanout", durable=True)
+        life: dict[str, Any] = {"x-message-ttl": REVOCATION_LIFE * 1000, "x-max-length": MOST_KEPT}
+        await channel.queue_declare(self._revoked, durable=True, arguments=life)
+        await channel.queue_bind(self._revoked, self._revoked)
         await channel.close()
-        return int(declared.message_count or 0)

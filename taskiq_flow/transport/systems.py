@@ -34,7 +34,7 @@ def system_of(thing: object) -> System | None:
 def outages_of(*things: object) -> IsOutage:
     """Whether an error of these brokers and result backends says that a server cannot serve now."""
     questions = [system.is_outage for system in map(system_of, things) if system is not None]
-    return any_of(is_unreachable, *questions)
+    return any_of(*questions) if questions else is_unreachable
 
 
 def fullness_of(*things: object) -> IsOutage:
