@@ -58,7 +58,8 @@ from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask
 from taskiq_flow.journal import Journal, Lease, MemoryJournal, RedisJournal, SqliteJournal
 from taskiq_flow.map_reduce import MapReduce, MapReduceResult
-from taskiq_flow.middleware import FlowMiddleware
+from taskiq_flow.middleware import FlowMiddleware, inventory
+from taskiq_flow.transport.protocol import Leftover
 from taskiq_flow.values.handle import ResultHandle
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "Journal",
     "JournalError",
     "Lease",
+    "Leftover",
     "Listener",
     "MapReduce",
     "MapReduceResult",
@@ -121,4 +123,5 @@ __all__ = [
     "TaskNode",
     "TaskiqFlowError",
     "UnusedInputWarning",
+    "inventory",
 ]

@@ -15,7 +15,7 @@ from taskiq_flow.completion.inbox import Inbox
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries
-from taskiq_flow.transport.protocol import Notifier
+from taskiq_flow.transport.protocol import Leftover, Notifier
 from taskiq_flow.transport.systems import (
     SCHEMES,
     any_of,
@@ -28,6 +28,8 @@ from taskiq_flow.worker.worker import Worker
 
 CONNECT_PATIENCE = 8.0
 """Seconds for which a server may be away when a run begins. A worker waits for it."""
+
+_DEFAULT_PREFIX = "taskiq_flow"
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]+")
 
@@ -52,7 +54,7 @@ class FlowMiddleware(TaskiqMiddleware):
         url: str | None = None,
         *,
         inline_limit: int = 65536,
-        prefix: str = "taskiq_flow",
+        prefix: str = _DEFAULT_PREFIX,
         max_deliveries: int = 3,
     ) -> None:
         super().__init__()
@@ -67,7 +69,7 @@ class FlowMiddleware(TaskiqMiddleware):
             )
         self._url = url
         self._inline_limit = inline_limit
-        self._prefix = prefix
+        self.prefix = prefix
         self._max_deliveries = max_deliveries
         self._deliveries: Deliveries | None = None
         self._inbox = _OnDemand(self._open_inbox)
@@ -163,7 +165,7 @@ class FlowMiddleware(TaskiqMiddleware):
             )
         backlog = None if system is None else system.backlog_of(broker)
         notifier = self._notifier()
-        inbox = Inbox(broker, notifier, backlog, self._prefix)
+        inbox = Inbox(broker, notifier, backlog, self.prefix)
         await self._open(inbox, notifier.is_outage, CONNECT_PATIENCE)
         return inbox
 
@@ -196,11 +198,30 @@ class FlowMiddleware(TaskiqMiddleware):
 
     def _notifier(self) -> Notifier:
         if self._url is not None:
-            return system_at(self._url).notifier_at(self._url, self._prefix)
+            return system_at(self._url).notifier_at(self._url, self.prefix)
         system = system_of(self.broker)
         if system is None:
             raise AssertionError("a broker of unknown kind is refused when it is set")
-        return system.notifier_of(self.broker, self._prefix)
+        return system.notifier_of(self.broker, self.prefix)
+
+
+async def inventory(broker: AsyncBroker) -> list[Leftover]:
+    """What a broker and its ``FlowMiddleware`` have on the broker's server.
+
+    The broker must have been started. Raises ``ConfigurationError`` for a broker of an unknown
+    kind, and what the client raises.
+
+        for item in await inventory(broker):
+            print(item.name, item.kind, item.count, item.note)
+    """
+    system = system_of(broker)
+    if system is None:
+        raise ConfigurationError(
+            f"what a {type(broker).__name__} has on its server is not known; inventory() takes "
+            "brokers over Redis, NATS and RabbitMQ"
+        )
+    flows = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
+    return await system.inventory_of(broker, flows[0].prefix if flows else _DEFAULT_PREFIX)
 
 
 class _Side(Protocol):

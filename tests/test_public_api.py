@@ -22,6 +22,7 @@ from taskiq_flow import (
     RedisJournal,
     Retry,
     SqliteJournal,
+    inventory,
 )
 
 NAMES = [
@@ -46,6 +47,7 @@ NAMES = [
     "Journal",
     "JournalError",
     "Lease",
+    "Leftover",
     "Listener",
     "MapReduce",
     "MapReduceResult",
@@ -84,6 +86,7 @@ NAMES = [
     "TaskNode",
     "TaskiqFlowError",
     "UnusedInputWarning",
+    "inventory",
 ]
 
 PLACES = [
@@ -150,6 +153,7 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
         FlowMiddleware,
         "url=None, *, inline_limit=65536, prefix='taskiq_flow', max_deliveries=3",
     ),
+    (inventory, "broker"),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute, RUN),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute_async, RUN),
     (ExecutionEngine(InMemoryBroker(), DAG()).cancel, ""),
@@ -200,9 +204,9 @@ def test_a_name_is_the_same_wherever_it_is_imported_from(module: str, name: str)
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"Event", "Join", "NO_FALLBACK"}))
-def test_every_public_class_says_what_it_is(name: str) -> None:
+def test_every_public_name_says_what_it_is(name: str) -> None:
     item = getattr(taskiq_flow, name)
-    assert inspect.isclass(item)
+    assert inspect.isclass(item) or inspect.isfunction(item)
     assert item.__doc__
     assert not item.__doc__.startswith(f"{name}(")  # what a dataclass writes by itself
 

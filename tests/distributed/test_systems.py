@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 from taskiq import AsyncBroker
 
-from taskiq_flow import DAGBuilder, ExecutionEngine, RunCancelledError
+from taskiq_flow import DAGBuilder, ExecutionEngine, RunCancelledError, inventory
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
@@ -152,3 +152,22 @@ async def test_a_run_id_that_is_used_again_gives_the_new_results(
             results = await engine.execute({"size": size}, run_id=f"again-{pass_by}")
             measured = results["measure"]
             assert (measured if pass_by == "value" else await measured.get()) == size
+
+
+async def test_the_inventory_shows_what_stands_on_the_server(
+    remote_kind: str, farm: Farm, tmp_path: Path
+) -> None:
+    settings, notes = farm.settings(remote_kind, queue="inventory"), Notes(tmp_path)
+    async with started(settings) as broker:
+        engine = ExecutionEngine(broker, many(broker, app.noted, 3))
+        run = asyncio.ensure_future(engine.execute(inputs(notes, 3, 0.0)))
+        await until_sent(engine)
+        assert (await counted(broker))[settings.queue] == 3
+        farm.serve(settings)
+        await run
+        while (await counted(broker))[settings.queue]:
+            await asyncio.sleep(0.01)
+
+
+async def counted(broker: AsyncBroker) -> dict[str, int]:
+    return {item.name: item.count for item in await inventory(broker)}
