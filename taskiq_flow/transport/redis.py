@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -216,7 +217,8 @@ class RedisNotifier:
         client = self._client
         if isinstance(client, RedisCluster):
             await client.initialize()
-            node = client.get_default_node()
+            # Any of them, as all carry the notices: the one before may be gone for good.
+            node = random.choice(client.get_nodes())  # noqa: S311 - no secret
             return _Connections(
                 lambda: node.connection_class(**node.connection_kwargs), client.encoder
             )

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -46,6 +46,9 @@ BEAT = 0.5
 
 HEARTBEAT_TIMEOUT = 5.0
 """Seconds that a heartbeat may take: a half-open connection never answers."""
+
+HEARTBEAT_BYTES = 32_768
+"""Bytes of one heartbeat at the most. NATS takes no message above a megabyte by default."""
 
 PUBLISH_TIMEOUT = 1.0
 """Seconds that a notice may delay the end of its task. The engine polls for what is missed."""
@@ -438,7 +441,8 @@ class Worker:
             if task.reply_to is not None:
                 by_engine[task.reply_to.channel, task.reply_to.key].add(task.task_id)
         for (channel, key), task_ids in by_engine.items():
-            await self._notifier.publish(channel, notice(task_ids).sealed(key))
+            for some in _in_pieces(task_ids):
+                await self._notifier.publish(channel, notice(some).sealed(key))
 
     def _revoke(self, run: str) -> None:
         """Cancel the executions of a run or a task, and refuse those to come."""
@@ -474,6 +478,20 @@ class Worker:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _in_pieces(task_ids: Iterable[str]) -> Iterator[list[str]]:
+    """The ids in lists whose notices a server takes."""
+    piece: list[str] = []
+    size = 0
+    for task_id in task_ids:
+        size += 6 * len(task_id) + 4  # as JSON, which writes some characters as six
+        if piece and size > HEARTBEAT_BYTES:
+            yield piece
+            piece, size = [], 6 * len(task_id) + 4
+        piece.append(task_id)
+    if piece:
+        yield piece
 
 
 def _execution_of(message: TaskiqMessage) -> Execution | None:

@@ -63,6 +63,7 @@ class Settings:
     stream: str = "{}"
     prefix: str = "taskiq_flow"
     result_prefix: str | None = None
+    results: str = ""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -159,7 +160,7 @@ def _backend(settings: Settings) -> Any:
     if settings.kind.startswith("redis-cluster"):
         return RedisAsyncClusterResultBackend(settings.redis)
     return RedisAsyncResultBackend(
-        settings.redis,
+        settings.results or settings.redis,
         keep_results=settings.keep_results,
         result_ex_time=settings.result_ex_time,
         result_px_time=settings.result_px_time,

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from taskiq_redis import RedisStreamBroker
 
 from taskiq_flow import ExecutionEngine, NodeFailedError, TaskLostError
 from taskiq_flow.journal.redis import RedisJournal
@@ -288,3 +290,60 @@ async def test_what_a_confined_user_lacks_is_named(
             await engine.execute(inputs(Notes(tmp_path), 1, 0.0))
     assert "hidden" not in str(caught.value)
     assert "channel" in str(caught.value)
+
+
+async def test_blocking_reads_are_shorter_than_the_clients_patience(farm: Farm) -> None:
+    """Else the client gives up on an answer, and what the server has handed over is lost."""
+    for patience in (None, 0.5, 5.0):
+        broker = RedisStreamBroker(
+            farm.redis.url, xread_block=10_000, idle_timeout=600_000, socket_timeout=patience
+        )
+        assert StreamReader(broker)._wait <= (10_000 if patience is None else patience * 500)
+        await broker.connection_pool.disconnect()
+    default = RedisStreamBroker(farm.redis.url, xread_block=10_000)
+    assert StreamReader(default)._wait <= 2_500
+    await default.connection_pool.disconnect()
+
+
+async def test_runs_wait_their_turn_for_few_connections(farm: Farm, tmp_path: Path) -> None:
+    settings = farm.settings("redis-streams", queue="few", idle_timeout=20_000)
+    notes = Notes(tmp_path)
+    with working(farm, settings):
+        few = replace(settings, redis=f"{settings.redis}?max_connections=4")
+        async with started(few) as broker:
+            journal = RedisJournal(few.redis)
+            engine = ExecutionEngine(broker, many(broker, app.noted, 3), journal=journal)
+            runs = [engine.execute(inputs(notes, 3, 0.0)) for _ in range(60)]
+            assert [len(results) for results in await asyncio.gather(*runs)] == [3] * 60
+            await journal.aclose()
+
+
+async def test_a_result_stays_though_its_notice_is_refused(
+    farm: Farm, server: RedisServer, client: Any, tmp_path: Path
+) -> None:
+    """As by a user of the result backend who may write and not publish, or by some proxies."""
+    await client.execute_command(
+        "ACL", "SETUSER", "mute", "on", ">hidden", *["~*", "&*", "+@all", "-publish"]
+    )
+    mute = server.url.replace("redis://", "redis://mute:hidden@")
+    notes = Notes(tmp_path)
+    settings = Settings("redis-streams", redis=server.url, queue="mute")
+    with working(farm, replace(settings, results=mute)) as workers:
+        async with started(settings) as broker:
+            engine = ExecutionEngine(broker, many(broker, app.noted, 2))
+            assert len(await engine.execute(inputs(notes, 2, 0.0))) == 2
+        assert "PUBLISH" in workers.log()
+        assert "hidden" not in workers.log()
+    assert len(notes.of("end")) == 2
+
+
+async def test_children_that_are_replaced_leave_nothing_waiting(farm: Farm, tmp_path: Path) -> None:
+    """As a worker is by ``--max-tasks-per-child``."""
+    settings = farm.settings("redis-streams", queue="children", idle_timeout=30_000)
+    notes = Notes(tmp_path)
+    with working(farm, settings, processes=2, arguments=("--max-tasks-per-child", "10")):
+        async with started(settings) as broker:
+            engine = ExecutionEngine(broker, many(broker, app.noted, 60))
+            async with asyncio.timeout(20.0):
+                await engine.execute(inputs(notes, 60, 0.02))
+    assert len(notes.of("begin")) == 60

@@ -14,7 +14,7 @@ from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError, TaskLostEr
 from taskiq_flow.journal.memory import MemoryJournal
 from taskiq_flow.transport.deliveries import Deliveries
 from taskiq_flow.transport.notice import Kind, Notice
-from taskiq_flow.worker.worker import ENGINE_PATIENCE
+from taskiq_flow.worker.worker import BEAT, ENGINE_PATIENCE
 from tests.local_broker import LocalBroker
 from tests.local_notifier import Switchboard, with_flow
 from tests.virtual_clock import virtually
@@ -153,3 +153,27 @@ async def test_an_engine_that_is_away_for_less_than_the_limit_keeps_its_tasks() 
             await asyncio.sleep(5)
         broker.may_end.set()
         assert await run == {"work": 1}
+
+
+@pytest.mark.parametrize("name", ["plain", "\u00fc" * 500])
+@virtually
+async def test_heartbeats_of_many_tasks_come_in_pieces_that_a_server_takes(name: str) -> None:
+    broker = Redelivering()
+    builder = DAGBuilder()
+    for number in range(1_000):
+        builder.node(broker.work, name=f"{name} {number}", inputs=["value"])
+    run = asyncio.ensure_future(ExecutionEngine(broker, builder.build()).execute({"value": 1}))
+    async with broker.working():
+        while len(broker.executed) < 100:
+            await asyncio.sleep(0.1)
+        for number in range(1_000):
+            broker.delivery(broker.messages[0].replace(b" 0", b" %d" % number))
+        before = len(broker.board.published)
+        await asyncio.sleep(2 * BEAT)
+        inbox = await broker.flow.inbox()
+        beats = [data for _, data in broker.board.published[before:]]
+        opened = [notice for data in beats if (notice := Notice.opened(data, inbox.key))]
+        assert max(map(len, beats)) < 40_000
+        assert len(set().union(*(n.task_ids() for n in opened if n.kind is Kind.HERE))) >= 1_000
+        broker.may_end.set()
+        await run
