@@ -22,7 +22,7 @@ from tests.distributed.app import Settings, started
 from tests.distributed.conftest import Farm
 from tests.distributed.watching import Notes, chain_of, inputs, many
 from tests.servers.process import find_program
-from tests.servers.redis import RedisServer, newest_program
+from tests.servers.redis import RedisCluster, RedisServer, newest_program
 from tests.servers.workers import Workers
 
 PROGRAMS = {"6.2": find_program("redis-server"), "7": newest_program()}
@@ -347,3 +347,34 @@ async def test_children_that_are_replaced_leave_nothing_waiting(farm: Farm, tmp_
             async with asyncio.timeout(20.0):
                 await engine.execute(inputs(notes, 60, 0.02))
     assert len(notes.of("begin")) == 60
+
+
+@pytest.mark.timeout(60)
+async def test_a_cluster_whose_node_dies_for_good_is_heard_by_another(
+    farm: Farm, tmp_path: Path
+) -> None:
+    """The node that engine and workers talked to first; it has no slots, so that none is lost."""
+    cluster = RedisCluster(tmp_path / "cluster", appendonly=False)
+    first = RedisCluster(tmp_path / "first", appendonly=False, slots=0)
+    cluster.start()
+    first.start()
+    first.join(cluster)
+    settings = Settings("redis-cluster-streams", redis=first.url, queue="cluster")
+    notes = Notes(tmp_path)
+    try:
+        with working(farm, settings):
+            async with started(settings) as broker:
+                engine = ExecutionEngine(broker, many(broker, app.noted, 4), lost_after=5.0)
+                assert len(await engine.execute(inputs(notes, 4, 0.0))) == 4
+                run = asyncio.ensure_future(engine.execute(inputs(notes, 4, 8.0)))
+                await notes.until("begin", 8)
+                first.kill()
+                assert len(await run) == 4  # the heartbeats are heard, else they would be lost
+                run = asyncio.ensure_future(engine.execute(inputs(notes, 4, 60.0)))
+                await notes.until("begin", 12)
+                engine.cancel()
+                await notes.until("cancel", 4)
+                await asyncio.gather(run, return_exceptions=True)
+    finally:
+        first.kill()
+        cluster.kill()

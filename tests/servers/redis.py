@@ -85,22 +85,35 @@ class RedisServer(Server):
 
 
 class RedisCluster(RedisServer):
-    """A cluster of one node, which has all slots."""
+    """A cluster of one node, which has all slots, or none if it is to join another."""
 
-    def __init__(self, folder: Path, *, appendonly: bool = True) -> None:
+    def __init__(self, folder: Path, *, appendonly: bool = True, slots: int = SLOTS) -> None:
         arguments = ("--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1")
         super().__init__(folder, appendonly=appendonly, arguments=arguments)
         self.port = free_port(BUS)
+        self.slots = slots
 
     def start(self) -> None:
-        """Start the node, give it all slots, and return when the cluster is up."""
+        """Start the node, give it its slots, and return when the cluster is up."""
         super().start()
+        if not self.slots:
+            return
         with self.client() as client:
             if client.execute_command("CLUSTER INFO")["cluster_slots_assigned"] == "0":
-                client.execute_command("CLUSTER ADDSLOTS", *range(SLOTS))
+                client.execute_command("CLUSTER ADDSLOTS", *range(self.slots))
             self.process.wait_until(
                 lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok",
                 "the cluster is up",
+                self.start_timeout,
+            )
+
+    def join(self, other: RedisCluster) -> None:
+        """Become a node of another's cluster."""
+        with self.client() as client:
+            client.execute_command("CLUSTER MEET", "127.0.0.1", other.port)
+            self.process.wait_until(
+                lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok",
+                "it has joined the cluster",
                 self.start_timeout,
             )
 
