@@ -28,7 +28,10 @@ ROWS = [
 REQUIRED = {"taskiq", "taskiq_dependencies", "pydantic", "pydantic_core", "anyio", "aiostream"}
 """What the package depends on, and three packages that taskiq brings."""
 
-CLIENTS = {"redis", "taskiq_redis", "nats", "taskiq_nats", "aio_pika", "aiormq", "taskiq_aio_pika"}
+CLIENTS = {
+    *("redis", "taskiq_redis", "nats", "taskiq_nats"),
+    *("aio_pika", "aiormq", "pamqp", "taskiq_aio_pika"),
+}
 SPEAK_TO_SERVERS = {
     *(
         "transport/redis",

@@ -143,9 +143,19 @@ class Deliveries:
 
     def next(self) -> AckableMessage | None:
         """The next message for taskiq, which has it from now on."""
-        for message, _ in self._fetched.values():
-            return self.hand_over(message)
+        following = self.next_delivery()
+        return None if following is None else following[0]
+
+    def next_delivery(self) -> tuple[AckableMessage, Delivery] | None:
+        """Like ``next``, with the delivery of the message."""
+        for message, delivery in self._fetched.values():
+            return self.hand_over(message), delivery
         return None
+
+    def waits(self, seconds: float = 0.0) -> bool:
+        """Whether a message waits to be handed to taskiq, and has done so for so many seconds."""
+        latest = time.monotonic() - seconds
+        return any(delivery.came_at <= latest for _, delivery in self._fetched.values())
 
     async def give_back(self, after: float = 0.0) -> int:
         """Have messages that taskiq has not got yet delivered to other workers.
@@ -190,15 +200,13 @@ class Deliveries:
         """The keys of all messages that are held."""
         return {delivery.key for delivery in self._held}
 
-    def has_come_again(
-        self, key: Any, ack: Callable[[], Awaitable[None] | None], origin: Any
-    ) -> bool:
-        """Whether a message of this key is held. It is acknowledged by ``ack`` from now on."""
-        for delivery in self._held:
-            if delivery.key == key:
-                delivery.come_again(ack, origin)
-                return True
-        return False
+    def held(self, key: Any) -> Delivery | None:
+        """The held message of this key."""
+        return next((delivery for delivery in self._held if delivery.key == key), None)
+
+    def discard(self, delivery: Delivery) -> None:
+        """Drop a message: the server has taken it back."""
+        self._drop(delivery)
 
     def of_engines(self) -> list[Delivery]:
         """The messages that engines have sent. Other messages are dropped from here."""
@@ -248,14 +256,13 @@ def holding_ahead(
     listen: Listen,
     deliveries: Deliveries,
     key_of: Callable[[Any], Any] | None = None,
-    number_of: Callable[[Any], Awaitable[int | None] | int | None] | None = None,
+    number_of: Callable[[Any], int] | None = None,
 ) -> Listen:
     """Like ``holding``, for a client that fetches messages in advance: these are held as well.
 
     The server limits how many messages are unacknowledged. ``key_of``: the key of a client's
-    message; ``number_of``: which delivery of it this is, ``None`` if another takes its place. A
-    message whose key is held already is not handed over again; that one is acknowledged by what
-    has come last.
+    message; ``number_of``: which delivery of it this is. A message whose key is held already
+    is not handed over again; that one is acknowledged by what has come last.
     """
 
     async def listen_ahead() -> AsyncGenerator[AckableMessage, None]:
@@ -266,11 +273,12 @@ def holding_ahead(
                 async for message in messages:
                     origin, ack = _origin(message), getattr(message, "ack", _nothing)
                     key = None if key_of is None else key_of(origin)
-                    if key is not None and deliveries.has_come_again(key, ack, origin):
+                    held = None if key is None else deliveries.held(key)
+                    if held is not None:
+                        held.come_again(ack, origin)
                         continue
-                    number = 1 if number_of is None else await maybe_awaitable(number_of(origin))
-                    if number is not None:
-                        put.send_nowait(_held(message, deliveries, key, number))
+                    number = 1 if number_of is None else number_of(origin)
+                    put.send_nowait(_held(message, deliveries, key, number))
 
         taking = asyncio.create_task(take())
         try:

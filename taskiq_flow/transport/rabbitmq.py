@@ -1,26 +1,32 @@
-"""RabbitMQ: notices by one exchange, revocations by another and in a queue that keeps them.
+"""RabbitMQ: notices and revocations, each over an exchange.
 
-With ``rabbitmq_broker.py`` beside it, the only file that knows RabbitMQ's clients.
+``rabbitmq_broker`` has the queues of tasks. Only these two files know RabbitMQ's clients.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from aio_pika import DeliveryMode, ExchangeType, Message, connect, connect_robust
-from aio_pika.abc import AbstractRobustChannel, AbstractRobustConnection
+from aio_pika.abc import (
+    AbstractExchange,
+    AbstractRobustConnection,
+)
+from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, PublishError
 from aiormq.abc import DeliveredMessage
-from aiormq.exceptions import ChannelAccessRefused, PublishError
+from aiormq.exceptions import ChannelAccessRefused
+from pamqp.commands import Basic
 from taskiq import AsyncBroker, AsyncResultBackend
 
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.reconnect import backoff_delays, retry_through_outage, text_of
+from taskiq_flow.errors import ConfigurationError
+from taskiq_flow.reconnect import retry_through_outage, text_of
 from taskiq_flow.transport.protocol import (
     REVOCATION_LIFE,
     SaveAndPublish,
@@ -28,14 +34,14 @@ from taskiq_flow.transport.protocol import (
     unnoticed,
 )
 from taskiq_flow.transport.rabbitmq_broker import (
-    OUTAGES,
+    CLIENT_ERRORS,
     backlog_of,
+    channel_of,
     inventory_of,
     is_full,
     is_outage,
     is_started,
     kick_of,
-    own_channel,
     revoked_of,
     steady,
     steady_results,
@@ -55,22 +61,17 @@ __all__ = [
     "steady_results",
 ]
 
-logger = logging.getLogger("taskiq_flow")
+PAUSE = 5.0
+"""Seconds in which the next stored revocation has to arrive."""
 
-PAUSE = 1.0
-"""Seconds of silence after which nothing more is expected of the queue of revocations."""
+CATCHING_UP = 3.0
+"""Seconds that a worker's start may take longer to hear of runs that were revoked before."""
 
-MOST_KEPT = 20_000
-"""Revocations that the queue keeps; the oldest go first."""
+MOST_REVOCATIONS = 10_000
+"""Revocations that the server stores. The oldest are dropped."""
 
-TURN = (0.1, 0.5)
-"""Seconds between two tries to read that queue: the first, the longest."""
-
-CATCHING_UP = 120.0
-"""Seconds within which a worker has to have read it. One worker at a time does so."""
-
-ASKED_EVERY = 0.4
-"""Seconds between two notices on a channel of which the server says whether anybody listens."""
+TURN = 0.1
+"""Seconds after which a worker tries again to read that queue while another one reads it."""
 
 GRACE = 1.0
 """Seconds that the notifier's tasks have to end after they were cancelled."""
@@ -94,73 +95,77 @@ def notifier_of(broker: AsyncBroker, prefix: str) -> RabbitNotifier:
 class RabbitNotifier:
     """Notices over a connection of its own, which reconnects for as long as it is open.
 
-    Exchanges carry notices and revocations, to queues that each connection has for itself. A queue
-    keeps the revocations for a while.
+    One exchange routes notices to engines, another tells all workers of revoked runs. Each listener
+    has a queue with a new name for each connection: a queue of a fixed name stays locked until the
+    server has noticed that the connection before was lost. A queue of the name of the second
+    exchange stores revoked runs for workers that start later.
     """
 
     is_outage = staticmethod(is_outage)
 
     def __init__(self, url: str, prefix: str, **settings: Any) -> None:
         self.on_unheard: Callable[[str], None] = unnoticed
-        self._notices = f"{prefix}_notices"
-        self._revoked = revoked_of(prefix)
+        self._notices_name = f"{prefix}_notices"
+        self._revoked_name = revoked_of(prefix)
         self._url = url
         self._settings = settings
         self._connection: AbstractRobustConnection | None = None
-        self._channel: AbstractRobustChannel
-        self._confirmed: AbstractRobustChannel
-        self._listenings: list[Callable[[], Awaitable[None]]] = []  # at each connection
-        self._listening: asyncio.Task[None] | None = None
-        self._asked_at: dict[str, float] = {}  # loop time by channel
+        self._subscriptions: list[Callable[[], Awaitable[None]]] = []
+        self._subscribed_on: object = None
+        self._subscribing: asyncio.Task[None] | None = None
+        self._catching_up: asyncio.Task[None] | None = None
+        self._notices: AbstractExchange
+        self._revoked: AbstractExchange
 
     async def open(self) -> None:
         """Connect."""
         await self.aclose()  # of an earlier attempt that failed halfway
         # A robust connection does not report that it could not connect: it tries for ever.
-        probe = await connect(self._url, timeout=CONNECT_TIMEOUT, **self._settings)
+        try:
+            probe = await connect(self._url, timeout=CONNECT_TIMEOUT, **self._settings)
+        except AMQPError as error:
+            if is_outage(error):
+                raise
+            # The client's error is an OSError, which counts as an outage elsewhere.
+            raise ConfigurationError(f"RabbitMQ refuses the connection: {text_of(error)}") from None
         await probe.close()
         self._connection = connection = await connect_robust(self._url, **self._settings)
-        # Without confirms: a notice is a hint.
-        self._channel = await connection.channel(publisher_confirms=False)
-        self._exchange = await self._channel.declare_exchange(
-            self._notices, ExchangeType.DIRECT, durable=True
+        # The client declares again when it reconnects.
+        notices = await connection.channel(on_return_raises=True)
+        self._notices = await notices.declare_exchange(
+            self._notices_name, ExchangeType.DIRECT, durable=True
         )
-        self._confirmed = await connection.channel(on_return_raises=True)
-        await self._declare_revoked()
-        connection.reconnect_callbacks.add(self._listen_again)
+        revocations = await connection.channel()
+        self._revoked = await revocations.declare_exchange(
+            self._revoked_name, ExchangeType.FANOUT, durable=True
+        )
+        bounds = {"x-message-ttl": REVOCATION_LIFE * 1000, "x-max-length": MOST_REVOCATIONS}
+        stored = await revocations.declare_queue(self._revoked_name, durable=True, arguments=bounds)
+        await stored.bind(self._revoked)
+        self._subscribed_on = connection.transport
+        connection.reconnect_callbacks.add(self._subscribe_again)
 
     async def publish(self, channel: str, data: bytes) -> None:
         """Send ``data`` to the engine that listens on the channel."""
         message = Message(data, delivery_mode=DeliveryMode.NOT_PERSISTENT)
-        now = asyncio.get_running_loop().time()
-        if now - self._asked_at.get(channel, -math.inf) < ASKED_EVERY:
-            await self._exchange.publish(message, channel, mandatory=False)
-            return
-        # Now and then with a confirm, which says whether a queue is bound to the channel.
-        self._asked_at = {c: at for c, at in self._asked_at.items() if now - at < ASKED_EVERY}
-        self._asked_at[channel] = now
-        exchange = await self._confirmed.get_exchange(self._notices, ensure=False)
         try:
-            await exchange.publish(message, channel, mandatory=True)
-        except PublishError:
+            await self._notices.publish(message, channel)
+        except PublishError:  # no queue takes it
             self.on_unheard(channel)
 
     async def subscribe(self, channel: str, hear: Callable[[bytes], None]) -> None:
         """Listen on a channel from now on until ``aclose``."""
-
-        async def handle(message: DeliveredMessage) -> None:
-            hear(message.body)
-
-        async def listen() -> None:
-            await self._consume(channel, self._notices, channel, handle)
-
-        await self._begin(listen)
+        await self._subscribe(partial(self._consume, self._notices_name, channel, hear))
 
     @property
     def is_listening(self) -> bool:
-        """Whether the connection is up, and what listens on it."""
-        is_connected = self._connection is not None and self._connection.connected.is_set()
-        return is_connected and (self._listening is None or self._listening.done())
+        """Whether the connection is up, with all subscriptions."""
+        connection = self._connection
+        return (
+            connection is not None
+            and connection.connected.is_set()
+            and connection.transport is self._subscribed_on
+        )
 
     def saver(self, backend: AsyncResultBackend[Any]) -> SaveAndPublish | None:
         """RabbitMQ stores no results."""
@@ -168,93 +173,103 @@ class RabbitNotifier:
 
     async def revoke(self, run: str) -> None:
         """Tell every worker that a run is over, also those that are not connected now."""
-        exchange = await self._confirmed.get_exchange(self._revoked, ensure=False)
-        await exchange.publish(Message(run.encode(), delivery_mode=DeliveryMode.PERSISTENT), "")
+        message = Message(run.encode(), delivery_mode=DeliveryMode.PERSISTENT)
+        await self._revoked.publish(message, "")
 
     async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
-        """Call for each run in the queue, and for each that comes from now on."""
+        """Call for each run in the queue, and for each that comes from now on.
 
-        async def handle(message: DeliveredMessage) -> None:
-            hear_revoked(hear, message.body)
-
-        async def listen() -> None:
-            await self._consume(self._revoked, self._revoked, "", handle)
-            for pause in backoff_delays(*TURN):
-                try:
-                    await self._read_kept(hear)
-                except ChannelAccessRefused as error:
-                    if "exclusive use" not in str(error):
-                        raise
-                    await asyncio.sleep(pause)  # another worker reads it
-                else:
-                    return
-
-        await self._begin(listen)
-
-    async def _consume(
-        self, name: str, exchange: str, key: str, handle: Callable[[DeliveredMessage], Any]
-    ) -> None:
-        """Have a queue of this connection's own, bound to an exchange.
-
-        Its name is new: that of a connection which dropped on this side alone stays locked.
+        Workers read the queue one after another. This returns after ``CATCHING_UP`` seconds at the
+        latest; the rest is read while the worker works.
         """
-        channel = await own_channel(self._connection)
-        queue = f"{name}.{secrets.token_hex(4)}"
-        await channel.queue_declare(queue, exclusive=True, auto_delete=True)
-        await channel.queue_bind(queue, exchange, routing_key=key)
-        await channel.basic_consume(queue, handle, no_ack=True)
+        hear_run = partial(hear_revoked, hear)
 
-    async def _read_kept(self, hear: Callable[[str], None]) -> None:
-        """Read the queue without removing anything. One worker at a time does that."""
-        channel = await own_channel(self._connection)
-        came: asyncio.Queue[bytes] = asyncio.Queue()
+        async def listen_and_read() -> None:
+            await self._consume(self._revoked_name, "", hear_run)
+            if self._catching_up is not None:
+                self._catching_up.cancel()
+            self._catching_up = asyncio.create_task(self._catch_up(hear_run))
 
-        async def handle(message: DeliveredMessage) -> None:
-            came.put_nowait(message.body)
-
-        declared = await channel.queue_declare(self._revoked, passive=True)
-        await channel.basic_consume(self._revoked, handle, exclusive=True)
-        with contextlib.suppress(TimeoutError):  # some may have outlived their time
-            for _ in range(declared.message_count or 0):
-                async with asyncio.timeout(PAUSE):
-                    hear_revoked(hear, await came.get())
-        await channel.close()  # what was not acknowledged is in its place again
+        await self._subscribe(listen_and_read)
+        if self._catching_up is not None:
+            await asyncio.wait([self._catching_up], timeout=CATCHING_UP)
 
     async def aclose(self) -> None:
         """Disconnect."""
         connection, self._connection = self._connection, None
-        self._listenings.clear()
-        if self._listening is not None:
-            self._listening.cancel()
-            await until_ended([self._listening], GRACE)
+        self._subscriptions.clear()
+        tasks = {task for task in (self._subscribing, self._catching_up) if task is not None}
+        for task in tasks:
+            task.cancel()
+        await until_ended(tasks, GRACE)
         if connection is not None:
-            with contextlib.suppress(*OUTAGES):
+            with contextlib.suppress(*CLIENT_ERRORS):
                 await connection.close()
 
-    async def _begin(self, listen: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        async with asyncio.timeout(CATCHING_UP):
-            await listen()
-        self._listenings.append(listen)
+    async def _subscribe(self, subscription: Callable[[], Awaitable[None]]) -> None:
+        await subscription()
+        self._subscriptions.append(subscription)
 
-    def _listen_again(self, *_: Any) -> None:
-        """Begin anew what listened on the connection that broke."""
-        if self._listening is not None:
-            self._listening.cancel()
-        self._listening = asyncio.create_task(self._listen_to_all())
+    def _subscribe_again(self, *_: Any) -> None:
+        """The client has reconnected."""
+        if self._subscribing is not None:
+            self._subscribing.cancel()
+        self._subscribing = asyncio.create_task(self._subscribe_to_all())
 
-    async def _listen_to_all(self) -> None:
-        for listen in (self._declare_revoked, *self._listenings):
-            try:
-                what = "notices are not heard yet"
-                await retry_through_outage(listen, is_outage, what, math.inf)
-            except Exception as error:  # refused, say; what is missed is asked for
-                logger.warning("%s: %s", what, text_of(error))
+    async def _subscribe_to_all(self) -> None:
+        transport = None if self._connection is None else self._connection.transport
+        for subscription in tuple(self._subscriptions):
+            await retry_through_outage(
+                subscription, is_outage_or_gone, "notices cannot be heard yet", math.inf
+            )
+        self._subscribed_on = transport
 
-    async def _declare_revoked(self) -> None:
-        """Declare where revocations go. A server that has lost its data has it no more."""
-        channel = await own_channel(self._connection)
-        await channel.exchange_declare(self._revoked, exchange_type="fanout", durable=True)
-        life: dict[str, Any] = {"x-message-ttl": REVOCATION_LIFE * 1000, "x-max-length": MOST_KEPT}
-        await channel.queue_declare(self._revoked, durable=True, arguments=life)
-        await channel.queue_bind(self._revoked, self._revoked)
-        await channel.close()
+    async def _consume(self, exchange: str, key: str, hear: Callable[[bytes], None]) -> None:
+        channel = await channel_of(self._connection)
+
+        async def handle(message: DeliveredMessage) -> None:
+            hear(message.body)
+
+        queue = f"{exchange}.{secrets.token_hex(8)}"
+        await channel.queue_declare(queue, exclusive=True, auto_delete=True)
+        await channel.queue_bind(queue, exchange, key)
+        await channel.basic_consume(queue, handle, no_ack=True)
+
+    async def _catch_up(self, hear: Callable[[bytes], None]) -> None:
+        what = "not all revoked runs are known yet"
+        await retry_through_outage(
+            partial(self._read_stored, hear), is_outage_or_gone, what, math.inf
+        )
+
+    async def _read_stored(self, hear: Callable[[bytes], None]) -> None:
+        """Read the queue without removing anything. One worker at a time does that."""
+        while not await self._has_read(hear):  # noqa: ASYNC110 - others are other processes
+            await asyncio.sleep(TURN)
+
+    async def _has_read(self, hear: Callable[[bytes], None]) -> bool:
+        """Read the queue up to a message of our own, unless another worker reads it."""
+        channel = await channel_of(self._connection)
+        came: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
+        try:
+            await channel.basic_consume(self._revoked_name, came.put, exclusive=True)
+        except ChannelAccessRefused as error:
+            if "in exclusive use" in str(error):
+                return False
+            raise
+        end = secrets.token_hex(16).encode()
+        properties = Basic.Properties(expiration=str(int(PAUSE * 1000)))
+        await channel.basic_publish(end, routing_key=self._revoked_name, properties=properties)
+        while True:
+            async with asyncio.timeout(PAUSE):
+                message = await came.get()
+            if message.body == end:
+                break
+            hear(message.body)
+        await channel.basic_ack(message.delivery_tag or 0)
+        await channel.close()  # the others, not acknowledged, are in their places again
+        return True
+
+
+def is_outage_or_gone(error: BaseException) -> bool:
+    """Like ``is_outage``. What the server has lost is about to be declared anew."""
+    return is_outage(error) or isinstance(error, ChannelNotFoundEntity)

@@ -1,68 +1,96 @@
-"""RabbitMQ as a broker: its queues, and how its workers hold what they are given.
+"""RabbitMQ's queues of tasks: what a worker receives, holds and gives back; how an engine sends.
 
-With ``rabbitmq.py`` beside it, the only file that knows RabbitMQ's clients.
+The server bounds how long a message may be unacknowledged (``consumer_timeout``), and clients
+cannot read that bound. So the message of a long task is parked: a copy goes to a queue of the
+worker's own, where the worker receives it at once, and the original is acknowledged. If the worker
+dies, the copy returns to that queue, expires, and the server moves it to the queue of tasks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
+from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 from aio_pika import Message
 from aio_pika.abc import AbstractIncomingMessage
-from aiormq.abc import AbstractChannel
-from aiormq.exceptions import (
+from aio_pika.exceptions import (
     AMQPError,
     AuthenticationError,
-    ChannelAccessRefused,
     ChannelInvalidStateError,
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
-    ConnectionNotAllowed,
     IncompatibleProtocolError,
+    MethodNotImplemented,
     ProbableAuthenticationError,
+    PublishError,
 )
-from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage
+from aiormq.abc import AbstractChannel
+from aiormq.exceptions import ChannelAccessRefused, ConnectionNotAllowed
+from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessage
 
 from taskiq_flow.errors import SerializationError
-from taskiq_flow.transport.deliveries import Deliveries, Delivery, holding_ahead
+from taskiq_flow.reconnect import listen_through_outages, retry_through_outage, text_of
+from taskiq_flow.transport.deliveries import Deliveries, Delivery
 from taskiq_flow.transport.protocol import Backlog, Kick, Leftover
 
 logger = logging.getLogger("taskiq_flow")
 
-OUTAGES = (AMQPError, ChannelInvalidStateError, OSError, asyncio.TimeoutError)
+CLIENT_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, asyncio.TimeoutError)
+"""What the client raises when the server is away, or refuses something."""
 
-# The server refuses these, and would do so again.
-_FOR_GOOD = (
-    AuthenticationError,
-    ChannelAccessRefused,
-    ChannelNotFoundEntity,
-    ChannelPreconditionFailed,
-    ConnectionNotAllowed,
-    IncompatibleProtocolError,
-    ProbableAuthenticationError,
+_REFUSALS = (
+    *(AuthenticationError, ProbableAuthenticationError, IncompatibleProtocolError),
+    *(ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed),
+    *(ConnectionNotAllowed, MethodNotImplemented),
 )
 
-LONGEST_UNACKNOWLEDGED = 20 * 60.0
-"""Seconds after which a message is acknowledged though its task has not ended.
+_NOT_NOW = (
+    "timed out",  # consumer_timeout: the channel is opened anew
+    "unknown delivery tag",  # of an earlier channel
+    "down or inaccessible",  # the node of a queue
+    "stopped by supervisor",
+    "limit",  # of connections
+)
+"""Parts of a refusal's text that say that it passes."""
 
-By default a server closes the channel of a consumer that leaves a message unacknowledged for 30
-minutes, and delivers it again. From then on the worker's heartbeat alone stands for the task.
-"""
+PARK_AFTER = 30.0
+"""Seconds for which a message is unacknowledged. RabbitMQ advises no lower limit than a minute."""
 
-DELIVERIES = "taskiq_flow_deliveries"
-"""The header of a copy of a message: how often the message was delivered before."""
+PARKED_LIFE = 1000
+"""Milliseconds after which a parked message that no worker has returns to the queue of tasks."""
 
-_COUNTED = "x-delivery-count"  # a quorum queue's own header: how often it was delivered before
+PARKING_LIFE = 60_000
+"""Milliseconds after which the server removes the queue of a worker that has ended."""
+
+PARKING_TIMEOUT = 2.0
+"""Seconds in which a copy has to arrive."""
+
+PATIENCE = 1.0
+"""Seconds that a message may wait in a worker before it is given back."""
+
+AT_ONCE = 0.1
+"""Seconds in which a worker that has places free asks for the next message."""
+
+REOPENING = 5.0
+"""Seconds in which the client opens a channel anew that the server has closed."""
+
+NUMBER = "taskiq_flow_deliveries"
+"""The header with the number of deliveries that were in vain."""
+
+_OF_THE_SERVER = ("x-death", "x-first-death", "x-last-death", "x-delivery-count", "x-acquired")
+"""Beginnings of headers that a copy does not have: the server drops messages that go in circles."""
 
 
 def is_outage(error: BaseException) -> bool:
     """Whether an error says that the server cannot serve now, and may later."""
-    if isinstance(error, ChannelNotFoundEntity):  # which a server that has just come up answers
-        return "down or inaccessible" in str(error)
-    return isinstance(error, OUTAGES) and not isinstance(error, _FOR_GOOD)
+    if isinstance(error, _REFUSALS):
+        return any(part in str(error) for part in _NOT_NOW)
+    return isinstance(error, CLIENT_ERRORS)
 
 
 def is_full(_: BaseException) -> bool:
@@ -82,16 +110,19 @@ def backlog_of(broker: AsyncBroker) -> Backlog:
 
 
 def kick_of(broker: AsyncBroker) -> Kick:
-    """The broker's own way. A message that no queue takes counts as an outage, and is sent again.
+    """Sends as the broker does. A message that no queue takes is an error.
 
-    A server that has lost its data has no queues until a client has declared them anew. By default
-    it drops what comes before that, and says so to nobody. An exchange that is gone is declared as
-    when the broker starts.
+    An exchange or a queue that is gone is declared anew, once. By default the server drops a
+    message that no queue takes, and says so to nobody.
     """
     rabbit: Any = broker
 
-    async def kick(message: BrokerMessage) -> None:
-        channel: Any = vars(broker)["write_channel"]
+    async def declare() -> None:
+        await rabbit._declare_exchanges()  # noqa: SLF001 - no other way
+        await rabbit._declare_queues(rabbit.write_channel)  # noqa: SLF001 - as above
+
+    async def send(message: BrokerMessage) -> None:
+        channel = rabbit.write_channel
         if channel is not None:  # otherwise the broker says that it was not started
             channel.on_return_raises = True  # of the channels that it will open
             underlay = await channel.get_underlay_channel()
@@ -105,106 +136,303 @@ def kick_of(broker: AsyncBroker) -> Kick:
                 "ExecutionEngine(..., pass_by=65536), or raise the server's max_message_size"
             ) from error
 
-    async def kick_anew(message: BrokerMessage) -> None:
+    async def kick(message: BrokerMessage) -> None:
         try:
-            await kick(message)
-        except ChannelNotFoundEntity as error:
-            logger.warning("RabbitMQ has lost an exchange (%s); it is declared anew", error)
-            await rabbit._declare_exchanges()  # noqa: SLF001 - as when it starts
-            await rabbit._declare_queues(rabbit.write_channel)  # noqa: SLF001
-            await kick(message)
+            await send(message)
+        except (ChannelNotFoundEntity, PublishError):
+            await retry_through_outage(declare, is_outage, "the queue is gone", REOPENING)
+            await send(message)
 
-    return kick_anew
+    return kick
 
 
 def steady(broker: AsyncBroker) -> Deliveries:
-    """Hold what the client fetches, count its deliveries, and acknowledge it in time.
-
-    RabbitMQ's client reconnects by itself, and its server keeps what a connection was given.
-    """
-    rabbit: Any = broker
-
-    async def renew(held: list[Delivery]) -> None:
-        """Acknowledge what the server would deliver again though it is being executed."""
-        latest = time.monotonic() - LONGEST_UNACKNOWLEDGED
-        for delivery in held:
-            if delivery.came_at < latest and not delivery.is_acknowledged:
-                logger.info(
-                    "task %s is acknowledged before its end: RabbitMQ would deliver it again",
-                    delivery.task_id,
-                )
-                await delivery.ack()
-
-    async def send_copy(message: AbstractIncomingMessage, deliveries: int) -> None:
-        """Put a copy of a message at the end of its queue, in its place."""
-        copy = Message(
-            message.body,
-            headers={**message.headers, DELIVERIES: deliveries},
-            delivery_mode=message.delivery_mode,
-            priority=message.priority,
-        )
-        exchange = await rabbit.write_channel.get_exchange(message.exchange or "", ensure=False)
-        await exchange.publish(copy, routing_key=message.routing_key or "")
-        await message.ack()
-
-    async def number_of(message: AbstractIncomingMessage) -> int | None:
-        """Which delivery of the message it is. ``None`` if a copy that counts it takes its place.
-
-        A classic queue says only that it was delivered before.
-        """
-        before = message.headers.get(_COUNTED, message.headers.get(DELIVERIES, 0))
-        before = before if isinstance(before, int) else 0
-        if message.redelivered and _COUNTED not in message.headers:
-            await send_copy(message, before + 1)
-            return None
-        return before + 1
-
-    async def give_back(delivery: Delivery) -> None:
-        """Have a copy delivered to another worker: a refusal would count as a delivery."""
-        await send_copy(delivery.origin, delivery.number - 1)
-
-    deliveries = Deliveries(broker, renew, give_back)
+    """Make a worker's broker listen as ``QueueListener`` does."""
+    listener = QueueListener(broker)
     # Replaced, as taskiq has no hook for it.
-    broker.listen = holding_ahead(broker.listen, deliveries, _key, number_of)  # type: ignore[method-assign]
-    return deliveries
-
-
-def _key(message: AbstractIncomingMessage) -> tuple[Any, bytes]:
-    """What a message has in common with itself when it is delivered again, and no other has."""
-    return message.headers.get("task_id"), message.body
+    broker.listen = listener.listen  # type: ignore[method-assign]
+    return listener.deliveries
 
 
 def steady_results(_: AsyncResultBackend[Any]) -> None:
     """RabbitMQ stores no results."""
 
 
-async def inventory_of(broker: AsyncBroker, prefix: str) -> list[Leftover]:
-    """The broker's queues, and the one that keeps revocations."""
-    rabbit: Any = broker
-    notes = {queue.name: "messages that wait" for queue in rabbit._task_queues}  # noqa: SLF001
-    notes[rabbit._dead_letter_queue.name] = "messages that were refused"  # noqa: SLF001
-    notes[revoked_of(prefix)] = "revoked runs"
-    found = []
-    for name, note in sorted(notes.items()):
-        channel = await own_channel(rabbit.write_conn)
+class _Held:
+    """A message that the worker holds, and the copies of it that came since."""
+
+    def __init__(self, queue: str, message: AbstractIncomingMessage) -> None:
+        self.queue = queue
+        self.messages = [message]
+        self.since = time.monotonic()
+        self.has_come = asyncio.Event()
+
+    def add(self, message: AbstractIncomingMessage) -> None:
+        """The message came again: the server wants this delivery acknowledged as well."""
+        self.messages.append(message)
+        self.since = time.monotonic()
+        self.has_come.set()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether a channel of the message is open: else the server has taken it back."""
+        return any(_is_open(message) for message in self.messages)
+
+    async def ack(self) -> None:
+        """Acknowledge all but those whose channel is closed: the server has taken these back."""
+        messages, self.messages = self.messages, []
+        for message in messages:
+            await _acknowledge(message)
+
+
+class QueueListener:
+    """Receives the messages of a worker, through closed channels and lost connections.
+
+    The client reconnects and consumes again by itself. A message that comes again while it is held
+    is acknowledged with the first. While messages wait in the worker for longer than ``PATIENCE``,
+    it consumes nothing, and gives them back.
+    """
+
+    def __init__(self, broker: AsyncBroker) -> None:
+        self._broker: Any = broker
+        self.deliveries = Deliveries(broker, self._park_old, self._give_back)
+        self._token = secrets.token_hex(8)
+        self._queues: list[tuple[Any, dict[str, Any]]] = []
+        self._consumers: list[tuple[Any, str]] = []
+        self._is_changing = asyncio.Lock()
+        self._has_news = asyncio.Event()
+        self._own_channel: Any = None
+        self._parkings: set[str] = set()
+        self._size = 0
+        self._suspect: Delivery | None = None
+        self._suspects: list[tuple[AckableMessage, Delivery]] = []  # that wait for it
+
+    def listen(self) -> AsyncGenerator[AckableMessage, None]:
+        """Yield each message."""
+        return listen_through_outages(self._listen, is_outage, "the queues cannot be read")
+
+    async def _listen(self) -> AsyncGenerator[AckableMessage, None]:
+        broker = self._broker
+        delay = broker._delay_queue  # noqa: SLF001 - kept nowhere else
+        declared = await broker._declare_queues(broker.read_channel)  # noqa: SLF001 - as above
+        self._queues = [(q, a) for q, a in declared if delay is None or q.name != delay.name]
+        if self._own_channel is None:
+            self._own_channel = await broker.read_conn.channel()
+        self._size = broker._qos  # noqa: SLF001 - kept nowhere else
+        watching = asyncio.create_task(self._watch())
+        handed_over_at = -1.0
         try:
-            declared = await channel.queue_declare(name, passive=True)
-        except ChannelNotFoundEntity:
-            continue
-        found.append(Leftover(name, "queue", int(declared.message_count or 0), note))
-        await channel.close()
-    return found
+            while True:
+                self._has_news.clear()
+                if (following := self._next()) is not None:
+                    message, delivery = following
+                    if delivery.number > 1:
+                        await self._count_begin(delivery)
+                    handed_over_at = time.monotonic()
+                    yield message
+                    continue
+                await self._consume(is_prompt=time.monotonic() - handed_over_at < AT_ONCE)
+                if not self.deliveries.waits():
+                    await self._has_news.wait()
+        finally:
+            watching.cancel()
+            await self._stop()
+            for _, delivery in self._suspects:
+                await self._give_back(delivery)
+
+    def _next(self) -> tuple[AckableMessage, Delivery] | None:
+        """The next message to begin.
+
+        Of those that were begun twice in vain, one at a time: the others may be innocent.
+        """
+        if self._suspect is not None and self._suspect.is_acknowledged:
+            self._suspect = None
+        if self._suspect is None and self._suspects:
+            message, self._suspect = self._suspects.pop(0)
+            return message, self._suspect
+        while (following := self.deliveries.next_delivery()) is not None:
+            _, delivery = following
+            if not delivery.origin.is_here:
+                self.deliveries.discard(delivery)
+                continue
+            if delivery.number <= 2:  # noqa: PLR2004 - the second attempt
+                return following
+            if self._suspect is None:
+                self._suspect = delivery
+                return following
+            self._suspects.append(following)
+        return None
+
+    async def _consume(self, *, is_prompt: bool) -> None:
+        """Have messages delivered: as many as ``qos`` says, few while the worker's places are full.
+
+        ``is_prompt``: the worker has begun the previous message at once, and has places free.
+        """
+        full = self._broker._qos  # noqa: SLF001 - kept nowhere else
+        async with self._is_changing:
+            if self._consumers and self._size >= full:
+                return
+            await self._cancel()
+            if self.deliveries.waits():
+                return
+            self._size = min(2 * self._size, full) if is_prompt else self._size
+            await self._broker.read_channel.set_qos(prefetch_count=self._size)
+            for queue, arguments in self._queues:
+                tag = await queue.consume(partial(self._take, queue.name), **arguments)
+                self._consumers.append((queue, tag))
+
+    async def _cancel(self) -> None:
+        consumers, self._consumers = self._consumers, []
+        for queue, tag in consumers:
+            try:
+                await queue.cancel(tag)
+            except CLIENT_ERRORS as error:  # the server has forgotten the consumer
+                logger.debug("a consumer was not cancelled: %s", text_of(error))
+
+    async def _watch(self) -> None:
+        """Give back what waits here too long."""
+        while True:
+            await asyncio.sleep(PATIENCE / 4)
+            if self.deliveries.waits(PATIENCE):
+                await self._stop()
+
+    async def _stop(self) -> None:
+        async with self._is_changing:
+            await self._cancel()
+            self._size = 1
+            await self.deliveries.give_back()
+
+    async def _take(self, queue: str, message: AbstractIncomingMessage) -> None:
+        """Hold a message that was delivered. ``queue``: of tasks."""
+        # A task that is tried once more has other labels, and so another body.
+        if (delivery := self.deliveries.held(message.body)) is not None:
+            delivery.origin.add(message)
+            return
+        in_vain = message.headers.get(NUMBER, int(bool(message.redelivered)))
+        held = _Held(queue, message)
+        number = int(str(in_vain)) + 1
+        self.deliveries.hold(message.body, partial(self._ack, held), held, message.body, number)
+        self._has_news.set()
+
+    async def _ack(self, held: _Held) -> None:
+        await held.ack()
+        self._has_news.set()  # a suspect may have ended
+
+    async def _count_begin(self, delivery: Delivery) -> None:
+        try:
+            await self._park(delivery, delivery.number)
+        except CLIENT_ERRORS as error:
+            logger.warning("a delivery is not counted: %s", text_of(error))
+
+    async def _park_old(self, deliveries: list[Delivery]) -> None:
+        before = time.monotonic() - PARK_AFTER
+        old = [d for d in deliveries if d.origin.since < before]
+        await asyncio.gather(*(self._park(d, max(d.number, 1)) for d in old))
+
+    async def _park(self, delivery: Delivery, number: int) -> None:
+        """Hold a copy in place of the message. ``number``: of deliveries, should it be in vain."""
+        held: _Held = delivery.origin
+        originals = tuple(held.messages)
+        if not originals:
+            return
+        held.has_come.clear()
+        await self._publish(await self._parking(held.queue), originals[-1], number)
+        async with asyncio.timeout(PARKING_TIMEOUT):
+            await held.has_come.wait()
+        for original in originals:
+            if original in held.messages:  # not acknowledged in the meantime
+                held.messages.remove(original)
+                await _acknowledge(original)
+
+    async def _parking(self, queue: str) -> str:
+        """The worker's own queue for messages of a queue. It has the server clean up after it."""
+        name = f"{queue}.held.{self._token}"
+        if name not in self._parkings:
+            parking = await self._own_channel.declare_queue(
+                name,
+                durable=True,
+                arguments={
+                    "x-message-ttl": PARKED_LIFE,
+                    "x-expires": PARKING_LIFE,
+                    "x-dead-letter-exchange": "",
+                    "x-dead-letter-routing-key": queue,
+                },
+            )
+            await parking.consume(partial(self._take, queue))
+            self._parkings.add(name)
+        return name
+
+    async def _give_back(self, delivery: Delivery) -> None:
+        """Put a copy at the queue's end: a message that is rejected counts as delivered."""
+        held: _Held = delivery.origin
+        if held.is_here:
+            await self._publish(held.queue, held.messages[-1], delivery.number - 1)
+            await held.ack()
+
+    async def _publish(self, queue: str, original: AbstractIncomingMessage, in_vain: int) -> None:
+        headers = {k: v for k, v in original.headers.items() if not k.startswith(_OF_THE_SERVER)}
+        if in_vain:
+            headers[NUMBER] = in_vain
+        copy = Message(
+            original.body,
+            headers=headers,
+            delivery_mode=original.delivery_mode,
+            priority=original.priority,
+        )
+        await self._own_channel.default_exchange.publish(copy, queue)
+
+
+def _is_open(message: AbstractIncomingMessage) -> bool:
+    try:
+        return not message.channel.is_closed
+    except ChannelInvalidStateError:
+        return False
+
+
+async def _acknowledge(message: AbstractIncomingMessage) -> None:
+    try:
+        await message.ack()
+    except CLIENT_ERRORS as error:  # the server delivers it again, which is recognised
+        logger.debug("a message was not acknowledged: %s", text_of(error))
 
 
 def revoked_of(prefix: str) -> str:
-    """The queue that keeps revoked runs for a while, and the exchange that tells of them."""
+    """The exchange that tells workers of revoked runs, and the queue that stores them."""
     return f"{prefix}_revocations"
 
 
-async def own_channel(connection: Any) -> AbstractChannel:
-    """A channel of its own: an error on it closes no other."""
+async def channel_of(connection: Any) -> AbstractChannel:
+    """A new channel: an error on it closes no other."""
     channel: AbstractChannel = await connection.transport.connection.channel()
     return channel
+
+
+async def count_of(connection: Any, name: str) -> int | None:
+    """The messages that wait in a queue. ``None`` if there is no such queue."""
+    channel = await channel_of(connection)
+    try:
+        declared = await channel.queue_declare(name, passive=True)
+    except ChannelNotFoundEntity:
+        return None
+    await channel.close()
+    return int(declared.message_count or 0)
+
+
+async def inventory_of(broker: AsyncBroker, prefix: str) -> list[Leftover]:
+    """What a broker and its middleware have on the server, in the order of their names.
+
+    AMQP lists no names: the queues of engines and workers, which end with them, are left out.
+    """
+    rabbit: Any = broker
+    dead = rabbit._dead_letter_queue.name  # noqa: SLF001 - kept nowhere else
+    notes = {revoked_of(prefix): "runs that are over, for a day", dead: "rejected messages"}
+    notes |= {queue.name: "tasks that wait" for queue in rabbit._task_queues}  # noqa: SLF001
+    counts = {name: await count_of(rabbit.write_conn, name) for name in sorted(notes)}
+    return [
+        Leftover(name, "queue", count, notes[name])
+        for name, count in counts.items()
+        if count is not None
+    ]
 
 
 class QueueBacklog:
@@ -217,15 +445,6 @@ class QueueBacklog:
         """Whether any message of a queue waits for a worker."""
         own = self._broker._task_queues  # noqa: SLF001 - kept nowhere else
         names = [queue] if queue else [declared.name for declared in own]
-        waiting = [await self._count(name) for name in names]
-        return 1, int(not sum(waiting))
-
-    async def _count(self, name: str) -> int:
         # The broker's own channel would answer with what it was told when it began.
-        channel = await own_channel(self._broker.write_conn)
-        try:
-            declared = await channel.queue_declare(name, passive=True)
-        except ChannelNotFoundEntity:
-            return 0
-        await channel.close()
-        return int(declared.message_count or 0)
+        waiting = [await count_of(self._broker.write_conn, name) or 0 for name in names]
+        return 1, int(not sum(waiting))

@@ -62,6 +62,8 @@ class Settings:
     full_timeout: float = 60.0
     stream: str = "{}"
     prefix: str = "taskiq_flow"
+    park_after: float | None = None
+    qos: int = 10
     result_prefix: str | None = None
     results: str = ""
 
@@ -145,8 +147,11 @@ def _bare(settings: Settings) -> AsyncBroker:
         )
     from taskiq_aio_pika import AioPikaBroker, Exchange, Queue, QueueType
 
+    from taskiq_flow.transport import rabbitmq_broker
+
+    rabbitmq_broker.PARK_AFTER = settings.park_after or rabbitmq_broker.PARK_AFTER
     # Quorum queues of RabbitMQ 3.10 may be left without a leader when their only node was killed.
-    rabbit = AioPikaBroker(settings.rabbitmq, exchange=Exchange(name=queue))
+    rabbit = AioPikaBroker(settings.rabbitmq, exchange=Exchange(name=queue), qos=settings.qos)
     return rabbit.with_queue(Queue(name=queue, type=QueueType.CLASSIC))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,8 +19,10 @@ class RabbitServer(Server):
 
     start_timeout = 60.0
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: int) -> None:
+        """``settings``: of the server's application, such as ``consumer_timeout`` (ms)."""
         super().__init__(folder)
+        self._settings = settings
         self._epmd_port = free_port()
         self._distribution_port = free_port()
         self._epmd: Process | None = None
@@ -66,6 +69,13 @@ class RabbitServer(Server):
         super().kill()
         self._stop_epmd()
 
+    def control(self, *words: str) -> str:
+        """Run ``rabbitmqctl``. Returns what it writes."""
+        command = [str(PROGRAM.with_name("rabbitmqctl")), "--quiet", *words]
+        return subprocess.run(  # noqa: S603 - of this server
+            command, env=self._environment(), capture_output=True, text=True, check=True
+        ).stdout
+
     def _stop_epmd(self) -> None:
         if self._epmd is not None:
             self._epmd.kill()
@@ -78,7 +88,8 @@ class RabbitServer(Server):
             "disk_free_limit.absolute = 1MB\n",
         )
         (self.data / "enabled_plugins").write_text("[].\n")
-        (self.data / "advanced.config").write_text("[].\n")
+        settings = ", ".join(f"{{{name}, {value}}}" for name, value in self._settings.items())
+        (self.data / "advanced.config").write_text(f"[{{rabbit, [{settings}]}}].\n")
         (self.data / "rabbitmq-env.conf").write_text("")
         return [str(PROGRAM)]
 
