@@ -7,6 +7,7 @@ asks the result backend for tasks that have been silent, and gives up the tasks 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import logging
@@ -152,6 +153,7 @@ class Inbox:
         self._waiting: set[str] = set()  # tasks that have told that they wait for others
         self._checker: asyncio.Task[None] | None = None
         self._readings: set[asyncio.Task[None]] = set()
+        self._asking = asyncio.Lock()  # held while the result backend is asked
 
     async def open(self) -> None:
         """Begin to listen. Raises what the notifier raises if it cannot connect."""
@@ -169,6 +171,12 @@ class Inbox:
         for task_id in tuple(self._watched):
             self._give_up(task_id)
         tasks = [*self._readings, *([] if self._checker is None else [self._checker])]
+        # A read that is cancelled halfway leaves tasks of some clients behind.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE):
+                await self._asking.acquire()
+                if self._readings:
+                    await asyncio.wait(tuple(self._readings))
         for task in tasks:
             task.cancel()
         await until_ended(tasks, GRACE)
@@ -299,17 +307,21 @@ class Inbox:
             fell_asleep = self._loop.time()
             await asyncio.sleep(self._interval)
             overslept = self._loop.time() - fell_asleep - self._interval
-            try:
-                found = await self._ask_for_silent()
-                self._silence = SHORTEST_INTERVAL if found else self._silence
-                self._interval = (
-                    SHORTEST_INTERVAL if found else min(self._interval * 1.5, CHECK_INTERVAL)
-                )
-                self._note_stuck()
-                await self._give_up_lost(overslept)
-            except Exception:  # a bug of ours must not end this loop: runs would hang
-                logger.exception("a check of the tasks in flight failed")
-                self._interval = CHECK_INTERVAL
+            async with self._asking:
+                await self._check(overslept)
+
+    async def _check(self, overslept: float) -> None:
+        try:
+            found = await self._ask_for_silent()
+            self._silence = SHORTEST_INTERVAL if found else self._silence
+            self._interval = (
+                SHORTEST_INTERVAL if found else min(self._interval * 1.5, CHECK_INTERVAL)
+            )
+            self._note_stuck()
+            await self._give_up_lost(overslept)
+        except Exception:  # a bug of ours must not end this loop: runs would hang
+            logger.exception("a check of the tasks in flight failed")
+            self._interval = CHECK_INTERVAL
 
     async def _ask_for_silent(self) -> bool:
         """Ask the result backend for silent tasks. Returns whether it had a result."""
