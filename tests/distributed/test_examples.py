@@ -320,3 +320,53 @@ def test_who_refuses_integers_beyond_64_bits(serializer: str) -> None:
         refuses = "integers beyond 64 bits" in row[0]
         expected = "refused\n" if refuses else "True\n"
         assert output_of(["-c", textwrap.dedent(code)]) == expected
+
+
+def test_the_broker_of_the_page_on_production_works_with_the_command_of_the_unit(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs/production.md").read_text("utf-8")
+    (block,) = BLOCK.finditer(page)
+    (tmp_path / "broker.py").write_text(block["code"], "utf-8")
+    (tmp_path / "tasks.py").write_text(
+        "from broker import broker\n\n@broker.task\n"
+        "async def double(x: int) -> int:\n    return 2 * x\n",
+        "utf-8",
+    )
+    (tmp_path / "drive.py").write_text(textwrap.dedent(DRIVE), "utf-8")
+    unit = (ROOT / "deploy/taskiq-worker.service").read_text("utf-8")
+    (command,) = re.findall(r"^ExecStart=\S+/taskiq (.*)$", unit, re.MULTILINE)
+    compose = (ROOT / "deploy/compose.yaml").read_text("utf-8")
+    assert ", ".join(f'"{word}"' for word in ["taskiq", *shlex.split(command)]) in compose
+    env = {"REDIS_URL": redis.url}
+    process = Process(
+        [sys.executable, "-m", "taskiq", *shlex.split(command)],
+        log=tmp_path / "workers.log",
+        env={**os.environ, **env},
+        cwd=tmp_path,
+    )
+    process.start()
+    try:
+        printed = output_of(["drive.py"], cwd=tmp_path, env=env)
+    finally:
+        process.kill()
+    assert "{'double': 42}" in printed
+    assert "Leftover(name='shop:tasks', kind='stream', count=0" in printed
+
+
+DRIVE = """
+    import asyncio
+
+    from broker import broker
+    from tasks import double
+    from taskiq_flow import DAGBuilder, ExecutionEngine, inventory
+
+    async def main() -> None:
+        await broker.startup()
+        print(await ExecutionEngine(broker, DAGBuilder().node(double).build()).execute({"x": 21}))
+        await asyncio.sleep(0.5)  # the worker acknowledges behind the result
+        print(*await inventory(broker), sep="\\n")
+        await broker.shutdown()
+
+    asyncio.run(main())
+"""
