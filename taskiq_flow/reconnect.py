@@ -8,6 +8,7 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -20,6 +21,11 @@ OUTAGE_TIMEOUT = 60.0
 """Seconds of an outage after which an engine's call fails. Workers wait for its end."""
 
 _FIRST_DELAY, _MAX_DELAY = 0.05, 2.0
+
+_REPEATED_AFTER = 10.0
+"""Seconds after which a problem is logged again."""
+
+_warned_at: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, float]] = WeakKeyDictionary()
 
 
 def backoff_delays(first: float = _FIRST_DELAY, longest: float = _MAX_DELAY) -> Iterator[float]:
@@ -84,5 +90,11 @@ def text_of(error: BaseException) -> str:
 
 
 def _warn(what: str, error: BaseException, seconds: float) -> None:
+    """Log an outage. Many calls meet it at once, and one line says so for all of them."""
+    loop = asyncio.get_running_loop()
+    warned_at = _warned_at.setdefault(loop, {})
+    if loop.time() - warned_at.get(what, -math.inf) < _REPEATED_AFTER:
+        return
+    warned_at[what] = loop.time()
     how_long = "until it succeeds" if seconds == math.inf else f"for {seconds:g} s"
     logger.warning("%s: %s; trying again %s", what, text_of(error), how_long)

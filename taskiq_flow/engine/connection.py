@@ -114,8 +114,7 @@ def _lasting_kick(broker: AsyncBroker) -> Kick:
     async def kick_until_taken(message: BrokerMessage) -> None:
         # A broker that was cut off may have taken the message: then it comes twice, and the task
         # is executed twice, but its result is taken once.
-        what = f"task {message.task_id!r} cannot be sent yet"
-        await retry_through_outage(partial(kick, message), is_outage, what)
+        await retry_through_outage(partial(kick, message), is_outage, "tasks cannot be sent yet")
 
     return kick_until_taken
 

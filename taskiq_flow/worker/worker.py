@@ -164,7 +164,7 @@ class Worker:
         """Why a task is not executed whose message was delivered before. ``None`` if it is."""
         task_id, name = execution.task_id, execution.node_name
         if await self._through_outage(
-            lambda: self._backend.is_result_ready(task_id), f"{task_id} cannot be looked for yet"
+            lambda: self._backend.is_result_ready(task_id), "results cannot be looked for yet"
         ):
             await self._publish(execution, Notice(Kind.SAVED, task_id))
             execution.revoke()
@@ -281,7 +281,7 @@ class Worker:
         try:
             await self._through_outage(
                 lambda: self._deliveries.acknowledge(task_id),
-                f"{task_id} cannot be acknowledged yet",
+                "tasks cannot be acknowledged yet",
             )
         except Exception as error:  # whatever the client raises; the message is redelivered
             logger.warning("%s was not acknowledged: %s", task_id, text_of(error))
@@ -314,7 +314,7 @@ class Worker:
     async def _read(self, task_id: str) -> Any:
         return await self._through_outage(
             lambda: read_result(self._backend, task_id, None),
-            f"the result of {task_id} cannot be read yet",
+            "results cannot be read yet",
         )
 
     # Reporting
@@ -325,7 +325,7 @@ class Worker:
         try:
             await self._through_outage(
                 lambda: self._when_there_is_room(lambda: self._save_and_tell(execution, result)),
-                f"the result of {task_id} cannot be saved yet",
+                "results cannot be saved yet",
             )
         except Exception as error:  # of the value, of the serializer, of the server
             logger.exception("the result of %s cannot be saved", task_id)

@@ -364,9 +364,9 @@ async def test_a_cluster_whose_node_dies_for_good_is_heard_by_another(
     try:
         with working(farm, settings):
             async with started(settings) as broker:
-                engine = ExecutionEngine(broker, many(broker, app.noted, 4), lost_after=5.0)
+                engine = ExecutionEngine(broker, many(broker, app.noted, 4), lost_after=2.0)
                 assert len(await engine.execute(inputs(notes, 4, 0.0))) == 4
-                run = asyncio.ensure_future(engine.execute(inputs(notes, 4, 8.0)))
+                run = asyncio.ensure_future(engine.execute(inputs(notes, 4, 4.0)))
                 await notes.until("begin", 8)
                 first.kill()
                 assert len(await run) == 4  # the heartbeats are heard, else they would be lost

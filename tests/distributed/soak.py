@@ -1,0 +1,367 @@
+"""Mixed runs for hours, while workers are replaced and the server fails over, fills up, restarts.
+
+What has to hold: each run ends with the right values; a task is executed twice only where a worker
+was killed or the server was restarted; no worker process ends that was not told to; nothing grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from redis.exceptions import OutOfMemoryError
+from taskiq import AsyncBroker
+
+from taskiq_flow import (
+    DAGBuilder,
+    ExecutionEngine,
+    MapReduce,
+    Retry,
+    RunCancelledError,
+    SqliteJournal,
+    inventory,
+)
+from tests.distributed import app
+from tests.distributed.app import Settings, started, task
+from tests.distributed.watching import Notes, inputs, many
+from tests.servers.nats import NatsServer
+from tests.servers.process import children
+from tests.servers.rabbitmq import RabbitServer
+from tests.servers.redis import RedisServer, newest_program
+from tests.servers.workers import Workers
+
+KINDS = ("redis-streams", "redis-lists", "nats", "rabbitmq")
+
+TIME_LIMIT = 90.0
+"""Seconds after which a run counts as hanging."""
+
+NOT_NOW = 2.0
+"""Seconds for which a server is in trouble."""
+
+ENGINES = 4
+"""Runs at once."""
+
+say = partial(print, flush=True)
+
+Trouble = Callable[[], Awaitable[None]]
+
+
+@dataclass
+class Counts:
+    """What has happened so far."""
+
+    happened: Counter[str] = field(default_factory=Counter)
+    complaints: list[str] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)  # megabytes of this process, by report
+
+    def complain(self, what: str) -> None:
+        say(f"WRONG: {what}")
+        self.complaints.append(what)
+
+
+class Site:
+    """The servers, and the workers that come and go."""
+
+    def __init__(self, kind: str, folder: Path, counts: Counts) -> None:
+        self.kind, self.folder, self.counts = kind, folder, counts
+        self.redis = RedisServer(folder / "redis", program=newest_program())
+        self.nats = NatsServer(folder / "nats") if kind == "nats" else None
+        self.rabbitmq = RabbitServer(folder / "rabbitmq") if kind == "rabbitmq" else None
+        self.servers = [s for s in (self.redis, self.nats, self.rabbitmq) if s is not None]
+        for server in self.servers:
+            server.start()
+        self.settings = Settings(
+            kind,
+            redis=self.redis.url,
+            nats=self.nats.url if self.nats else "",
+            rabbitmq=self.rabbitmq.url if self.rabbitmq else "",
+            queue="soak",
+            idle_timeout=4_000,
+            result_ex_time=60,
+        )
+        self.workers: list[Workers] = []
+        self.expected: dict[Workers, set[int]] = {}
+        self._numbers = itertools.count()
+
+    def hire(self) -> None:
+        """Start another manager with two worker processes."""
+        workers = Workers(
+            "tests.distributed.app:from_environment",
+            folder=self.folder / f"workers-{next(self._numbers)}",
+            env=self.settings.environment,
+            processes=2,
+            max_async_tasks=10,
+        )
+        workers.start()
+        self.workers.append(workers)
+        self.expected[workers] = set(workers.pids)
+        self.counts.happened["managers"] += 1
+
+    def replace(self) -> None:
+        """Start new workers, and have the oldest end in good order."""
+        self.hire()
+        oldest = self.workers.pop(0)
+        del self.expected[oldest]
+        oldest.stop()
+
+    def kill_one(self) -> None:
+        """Kill a worker process, which its manager replaces."""
+        workers = self.workers[0]
+        self.expected[workers].discard(workers.kill_one())
+        self.counts.happened["kills"] += 1
+
+    def look(self) -> None:
+        """See whether a worker process has ended that nobody has told to."""
+        for workers, expected in self.expected.items():
+            pids = set(children(workers.process.pid))
+            for pid in expected - pids:
+                self.counts.complain(f"worker process {pid} has ended by itself")
+            self.expected[workers] = pids
+
+    def troubles(self) -> list[Trouble]:
+        """What may befall the server, without any loss of data."""
+        if self.nats is not None:
+            return [self.restart]
+        if self.rabbitmq is not None:
+            return [self.restart, self.close_connections, self.raise_alarm]
+        return [self.become_replica, self.miss_replicas, self.fill, self.restart]
+
+    async def become_replica(self) -> None:
+        with self.redis.client() as client:
+            client.execute_command("REPLICAOF", "127.0.0.1", "1")
+            await asyncio.sleep(NOT_NOW)
+            client.execute_command("REPLICAOF", "NO", "ONE")
+
+    async def miss_replicas(self) -> None:
+        with self.redis.client() as client:
+            client.config_set("min-replicas-to-write", 1)
+            await asyncio.sleep(NOT_NOW)
+            client.config_set("min-replicas-to-write", 0)
+
+    async def fill(self) -> None:
+        with self.redis.client() as client:
+            client.config_set("maxmemory", client.info("memory")["used_memory"] + 2_000_000)
+            with contextlib.suppress(OutOfMemoryError):
+                for number in itertools.count():
+                    client.set(f"filling {number}", "x" * 100_000)
+            await asyncio.sleep(NOT_NOW)
+            client.delete(*client.keys("filling *"))
+            client.config_set("maxmemory", 0)
+
+    async def restart(self) -> None:
+        server = self.servers[-1]
+        await asyncio.to_thread(server.kill)
+        await asyncio.sleep(NOT_NOW / 2)
+        await asyncio.to_thread(partial(server.restart, keep_data=True))
+
+    async def close_connections(self) -> None:
+        assert self.rabbitmq is not None
+        await asyncio.to_thread(self.rabbitmq.control, "close_all_connections", "soak")
+
+    async def raise_alarm(self) -> None:
+        assert self.rabbitmq is not None
+        control, limit = self.rabbitmq.control, "set_vm_memory_high_watermark"
+        await asyncio.to_thread(control, limit, "0.00001")
+        await asyncio.sleep(NOT_NOW)
+        await asyncio.to_thread(control, limit, "absolute", "512MB")
+
+    def close(self) -> None:
+        for workers in self.workers:
+            workers.kill()
+        for server in self.servers:
+            server.kill()
+
+
+class Load:
+    """Runs of every kind, each checked."""
+
+    def __init__(self, broker: AsyncBroker, folder: Path, counts: Counts, seed: int) -> None:
+        self.broker, self.counts = broker, counts
+        self.folder = folder
+        self.journal = SqliteJournal(folder / "runs.db")
+        self.chance = random.Random(seed)
+        self.notes = Notes(folder)
+        self._numbers = itertools.count()
+        self.is_over = False
+
+    async def work(self) -> None:
+        """One run after the other, until the time is over."""
+        kinds = (self.chain, self.fan, self.references, self.journaled, self.cancelled, self.map)
+        while not self.is_over:
+            run = self.chance.choice(kinds)
+            try:
+                async with asyncio.timeout(TIME_LIMIT):
+                    await run()
+            except Exception as error:  # each is a finding
+                self.counts.complain(f"{run.__name__}: {type(error).__name__}: {error}")
+            self.counts.happened["runs"] += 1
+
+    def _doubling(self, length: int) -> DAGBuilder:
+        builder = DAGBuilder()
+        for number in range(length):
+            before = f"n{number - 1}" if number else "item"
+            builder.node(task(self.broker, app.double), name=f"n{number}", inputs={"item": before})
+        return builder
+
+    async def chain(self) -> None:
+        engine = ExecutionEngine(self.broker, self._doubling(10).build())
+        results = await engine.execute({"item": 1})
+        self._expect(results["n9"] == 2**10, "a chain")
+
+    async def fan(self) -> None:
+        run = next(self._numbers)
+        engine = ExecutionEngine(self.broker, many(self.broker, app.noted, 20))
+        given = inputs(self.notes, 20, 0.05)
+        named = {
+            key: f"{run}-{value}" if key.startswith("name") else value
+            for key, value in given.items()
+        }
+        results = await engine.execute(named)
+        self._expect(set(results.values()) == {f"{run}-n{n}" for n in range(20)}, "a fan")
+
+    async def references(self) -> None:
+        builder = DAGBuilder().node(task(self.broker, app.blob))
+        builder.node(task(self.broker, app.measure), inputs={"blob": "blob"}, output="length")
+        engine = ExecutionEngine(self.broker, builder.build(), pass_by=10_000)
+        results = await engine.execute({"size": 200_000})
+        self._expect(results["length"] == 200_000, "a value by reference")
+
+    async def journaled(self) -> None:
+        engine = ExecutionEngine(
+            self.broker, self._doubling(5).build(), journal=self.journal, retry=Retry(wait=0.1)
+        )
+        name = f"run-{next(self._numbers)}"
+        results = await engine.execute({"item": 3}, run_id=name)
+        self._expect(results["n4"] == 3 * 2**5, "a run with a journal")
+        again = [pair async for pair in engine.resume(name)]
+        self._expect(dict(again)["n4"] == 3 * 2**5, "a resumed run")
+        await self.journal.delete(name)
+
+    async def cancelled(self) -> None:
+        builder = DAGBuilder()
+        for number in range(10):
+            builder.node(task(self.broker, app.nap), name=f"n{number}", inputs=["seconds"])
+        engine = ExecutionEngine(self.broker, builder.build())
+        run = asyncio.ensure_future(engine.execute({"seconds": 60.0}))
+        await asyncio.wait([run], timeout=self.chance.random())
+        engine.cancel()
+        outcomes = await asyncio.gather(run, return_exceptions=True)
+        self._expect(isinstance(outcomes[0], RunCancelledError), "a cancelled run")
+
+    async def map(self) -> None:
+        mapped = await MapReduce.map(self.broker, task(self.broker, app.double), range(50))
+        result = await mapped.wait_result(timeout=TIME_LIMIT)
+        self._expect(result.return_value == [2 * n for n in range(50)], "a map")
+
+    def _expect(self, holds: bool, what: str) -> None:
+        if not holds:
+            self.counts.complain(f"{what} has wrong values")
+
+    def doubled(self) -> list[str]:
+        """The tasks that were begun more than once."""
+        begun = Counter(self.notes.of("begin"))
+        return [name for name, times in begun.items() if times > 1]
+
+
+def resident() -> float:
+    """Megabytes of this process."""
+    pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])
+    return pages * 4096 / 1e6
+
+
+async def soak(kind: str, seconds: float, seed: int, folder: Path, every: float) -> Counts:
+    """Run one system for a while. ``every``: seconds between two troubles, or replacements."""
+    counts = Counts()
+    chance = random.Random(seed)
+    site = Site(kind, folder, counts)
+    try:
+        site.hire()
+        site.hire()
+        async with started(site.settings) as broker:
+            load = Load(broker, folder, counts, seed)
+            runs = [asyncio.create_task(load.work()) for _ in range(ENGINES)]
+            began = time.monotonic()
+            troubles = itertools.cycle(site.troubles())
+            for number in itertools.count(1):
+                await asyncio.sleep(every / 3)
+                trouble = next(troubles)
+                counts.happened[trouble.__name__] += 1
+                await trouble()
+                await asyncio.sleep(every / 3)
+                site.look()
+                await asyncio.to_thread(site.replace)
+                await asyncio.sleep(every / 3)
+                site.look()
+                if kind != "redis-lists" and chance.random() < 0.3:  # a list forgets
+                    site.kill_one()
+                counts.memory.append(resident())
+                left = {item.name: item.count for item in await inventory(broker)}
+                passed = time.monotonic() - began
+                say(f"{passed:.0f} s: {dict(counts.happened)}, {counts.memory[-1]:.0f} MB, {left}")
+                if passed > seconds or number > 10_000:
+                    break
+            load.is_over = True
+            await asyncio.gather(*runs)
+            await check_the_end(broker, site, load, counts)
+    finally:
+        site.close()
+    return counts
+
+
+async def check_the_end(broker: AsyncBroker, site: Site, load: Load, counts: Counts) -> None:
+    """What holds when all runs have ended."""
+    deadline = time.monotonic() + 30.0
+    queue = site.settings.queue
+    while (left := {i.name: i.count for i in await inventory(broker)}).get(queue):
+        if time.monotonic() > deadline:
+            counts.complain(f"left on the server: {left}")
+            break
+        await asyncio.sleep(0.2)
+    doubled = load.doubled()
+    counts.happened["executed twice"] = len(doubled)
+    if doubled and not (counts.happened["kills"] or counts.happened["restart"]):
+        counts.complain(f"executed twice though nothing was killed: {doubled[:5]}")
+    third = max(1, len(counts.memory) // 3)
+    first, last = max(counts.memory[:third]), max(counts.memory[-third:])
+    if len(counts.memory) >= 6 and last > first * 1.3 + 20:
+        counts.complain(f"this process has grown from {first:.0f} to {last:.0f} MB")
+    say(f"the end: {dict(counts.happened)}; left: {left}; memory {first:.0f} -> {last:.0f} MB")
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="soak"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--minutes", type=float, default=120.0)
+    parser.add_argument("--every", type=float, default=60.0, help="seconds between two troubles")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    options = parser.parse_args()
+    say(f"{options.kind}, seed {options.seed}")
+    with temporary_folder() as folder:
+        counts: Any = asyncio.run(
+            soak(options.kind, options.minutes * 60, options.seed, folder, options.every)
+        )
+    sys.exit(1 if counts.complaints else 0)
+
+
+if __name__ == "__main__":
+    main()
