@@ -294,8 +294,7 @@ class JetStreamListener:
                 here = self.deliveries.keys()
                 new = [each for each in batch if _key(each) not in here]
                 for each in new:
-                    number = each.metadata.num_delivered or 1
-                    hold(each.data, each.ack, each, _key(each), number)
+                    hold(each.data, each.ack, each, _key(each), _number(each))
                 while (message := self.deliveries.next()) is not None:
                     yield message
         finally:
@@ -318,7 +317,8 @@ class JetStreamListener:
 
     async def _give_back(self, delivery: Delivery) -> None:
         """Have a copy delivered to another worker: a refusal would count as a delivery."""
-        await self._broker.js.publish(self._broker.subject, delivery.data)
+        headers = {_IN_VAIN: str(delivery.number - 1)}
+        await self._broker.js.publish(delivery.origin.subject, delivery.data, headers=headers)
         await delivery.ack()
 
     async def _reconnected(self) -> None:
@@ -378,9 +378,13 @@ def _key(message: Any) -> int:
 
 
 def _number(message: Any) -> int:
-    """Which delivery of the message it is."""
-    number: int = message.metadata.num_delivered or 1
-    return number
+    """Which delivery of the message it is, with those of what it is a copy of."""
+    before = (message.headers or {}).get(_IN_VAIN, "0")
+    return int(message.metadata.num_delivered or 1) + int(before)
+
+
+_IN_VAIN = "taskiq-flow-deliveries"
+"""The header of a copy with the number of times that the message was delivered in vain."""
 
 
 class JetStreamBacklog:

@@ -262,6 +262,7 @@ class StreamReader:
                 self._at_once = min(2 * self._at_once, self._most_at_once) if took < QUICKLY else 1
                 if self._is_time_to_look():
                     self._looked_at = time.monotonic()
+                    self._suspects_wait = False
                     for stream in self._streams:
                         await self._take_over(stream)
                         await self._remove_consumers(stream)
@@ -278,7 +279,8 @@ class StreamReader:
 
     async def _give_back(self, delivery: Delivery) -> None:
         stream, message_id = delivery.origin
-        await self._client.eval(_GIVE_BACK, 1, stream, self._group, message_id, delivery.data)
+        arguments = (self._group, message_id, delivery.data, delivery.number - 1)
+        await self._client.eval(_GIVE_BACK, 1, stream, *arguments)
 
     async def _acknowledge(self, stream: Any, message_id: Any) -> None:
         await self._client.eval(_ACKNOWLEDGE, 1, stream, self._group, message_id)
@@ -356,8 +358,8 @@ class StreamReader:
         here = self.deliveries.keys()
         left = [entry for entry in pending if _key(stream, entry["message_id"]) not in here]
         suspects = [entry for entry in left if entry["times_delivered"] >= _SUSPECT]
-        alone = suspects[:1] if not self._has_suspect() else []
-        self._suspects_wait = len(suspects) > len(alone)
+        alone = [] if self._has_suspect() else suspects[:1]
+        self._suspects_wait |= len(suspects) > len(alone)
         for entry in [e for e in left if e["times_delivered"] < _SUSPECT] + alone:
             claimed = await self._answer(
                 self._client.xclaim(
@@ -401,7 +403,7 @@ class StreamReader:
                     partial(self._acknowledge, stream, message_id),
                     (stream, message_id),
                     _key(stream, message_id),
-                    number,
+                    number + int(fields.get(_IN_VAIN, 0)),
                 )
 
 
@@ -461,10 +463,13 @@ class ListBacklog:
         return number + 1, number + 1 if element is None else number - 1
 
 
+_IN_VAIN = b"taskiq_flow_deliveries"
+"""The field of a copy with the number of times that the message was begun in vain."""
+
 # Redis cannot have a message delivered again at once. So a copy takes its place.
 _GIVE_BACK = """
 if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 1 then
-    redis.call('XADD', KEYS[1], '*', 'data', ARGV[3])
+    redis.call('XADD', KEYS[1], '*', 'data', ARGV[3], 'taskiq_flow_deliveries', ARGV[4])
     if #redis.call('XINFO', 'GROUPS', KEYS[1]) == 1 then
         redis.call('XDEL', KEYS[1], ARGV[2])
     end

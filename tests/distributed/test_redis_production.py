@@ -378,3 +378,40 @@ async def test_a_cluster_whose_node_dies_for_good_is_heard_by_another(
     finally:
         first.kill()
         cluster.kill()
+
+
+async def test_what_is_given_back_keeps_the_number_of_its_deliveries(farm: Farm) -> None:
+    settings = farm.settings("redis-streams", queue="numbers", idle_timeout=30)
+    async with started(settings) as broker, app.redis_client(settings) as client:
+        await client.xadd(settings.queue, {"data": b"begun in vain"})
+        await client.xreadgroup("taskiq", "killed", {settings.queue: ">"})
+        await asyncio.sleep(0.05)  # the idle timeout
+        reader = StreamReader(broker)
+        await reader._take_over(settings.queue)
+        (delivery,) = reader.deliveries.redelivered()
+        assert delivery.number == 2
+        await reader.deliveries.give_back()
+        reader._hold(await reader._read())
+        assert [again.number for again in reader.deliveries.redelivered()] == [2]
+        await client.delete(settings.queue)
+
+
+async def test_messages_that_were_begun_in_vain_twice_are_taken_one_at_a_time(farm: Farm) -> None:
+    settings = farm.settings("redis-streams", queue="suspects", idle_timeout=30)
+    async with started(settings) as broker, app.redis_client(settings) as client:
+        for number in range(4):
+            await client.xadd(settings.queue, {"data": b"%d" % number})
+        ids = [key for key, _ in await client.xrange(settings.queue)]
+        await client.xreadgroup("taskiq", "killed", {settings.queue: ">"})
+        await client.xclaim(settings.queue, "taskiq", "killed too", 0, ids[:3])
+        await asyncio.sleep(0.05)  # the idle timeout
+        reader = StreamReader(broker)
+        for expected in ([0, 3], [1], [2]):
+            await reader._take_over(settings.queue)
+            held = [int(delivery.data) for delivery in reader.deliveries.redelivered()]
+            assert sorted(held) == expected
+            for _ in held:
+                message = reader.deliveries.next()
+                assert message is not None
+                await message.ack()  # type: ignore[misc]
+        await client.delete(settings.queue)
