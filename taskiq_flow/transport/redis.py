@@ -66,6 +66,9 @@ FIRST_ANSWER = 5.0
 SILENCE = 10.0
 """Seconds of silence after which the server is pinged, and later given up."""
 
+MOST_KEPT = 100_000
+"""Revocations that the server keeps; the oldest go first."""
+
 AT_ONCE = 100
 """Revocations that a worker handles in a row before its event loop has its turn."""
 
@@ -139,6 +142,7 @@ class RedisNotifier:
             with naming("ZADD", self._revoked):
                 await self._client.zremrangebyscore(self._revoked, 0, now - REVOCATION_LIFE)
                 await self._client.zadd(self._revoked, {run: now})
+                await self._client.zremrangebyrank(self._revoked, 0, -MOST_KEPT - 1)
         finally:
             with naming("PUBLISH", self._revoked):  # even a server without room carries it
                 await self._client.publish(self._revoked, run)

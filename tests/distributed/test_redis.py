@@ -142,3 +142,15 @@ async def test_a_worker_may_take_long_to_hear_of_all_that_was_revoked(
     assert len(heard) == 500
     await client.delete("slow:revoked")
     await notifier.aclose()
+
+
+async def test_revocations_are_bounded(
+    farm: Farm, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "MOST_KEPT", 3)
+    notifier = notifier_at(farm.redis.url, "bounded")
+    for number in range(5):
+        await notifier.revoke(f"run {number}")
+    assert await client.zrange("bounded:revoked", 0, -1) == [b"run 2", b"run 3", b"run 4"]
+    await client.delete("bounded:revoked")
+    await notifier.aclose()
