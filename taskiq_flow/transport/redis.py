@@ -18,7 +18,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from taskiq import AsyncBroker, AsyncResultBackend, TaskiqResult
 from taskiq_redis import RedisAsyncResultBackend
 
@@ -42,7 +42,7 @@ from taskiq_flow.transport.redis_broker import (
     steady,
     steady_results,
 )
-from taskiq_flow.transport.redis_errors import is_full, is_outage, named, naming
+from taskiq_flow.transport.redis_errors import is_full, is_outage, naming
 
 __all__ = [
     "RedisNotifier",
@@ -68,6 +68,9 @@ SILENCE = 10.0
 
 MOST_KEPT = 100_000
 """Revocations that the server keeps; the oldest go first."""
+
+SMALL = 65_536
+"""Bytes of a result up to which it is saved and its notice published in one step."""
 
 AT_ONCE = 100
 """Revocations that a worker handles in a row before its event loop has its turn."""
@@ -279,32 +282,52 @@ class _Saver:
     ) -> None:
         self._backend = backend
         self._on_unheard = on_unheard
-        self._client = Redis(connection_pool=backend.redis_pool)
+        self._client: Any = Redis(connection_pool=backend.redis_pool)
 
     async def save(
         self, task_id: str, result: TaskiqResult[Any], channel: str, make_notice: MakeNotice
     ) -> None:
         backend = self._backend
         value = backend.serializer.dumpb(result.model_dump(mode="json"))
-        prefix = "" if backend.prefix_str is None else f"{backend.prefix_str}:"
-        async with self._client.pipeline(transaction=False) as pipeline:
-            pipeline.set(
-                prefix + task_id,
-                value,
-                nx=True,  # of a task that is executed twice, the first outcome is what counts
-                ex=backend.result_ex_time or None,
-                px=backend.result_px_time or None,
+        key = task_id if backend.prefix_str is None else f"{backend.prefix_str}:{task_id}"
+        expiry: list[Any] = []
+        if backend.result_ex_time:
+            expiry = ["EX", backend.result_ex_time]
+        elif backend.result_px_time:
+            expiry = ["PX", backend.result_px_time]
+        notice = make_notice(len(value))
+        with naming("SET", key):
+            if len(value) > SMALL:  # a script would have the server copy it
+                await self._client.execute_command("SET", key, value, "NX", *expiry)
+                heard_by = await self._publish(channel, notice)
+            else:
+                heard_by = await self._client.eval(_SAVE, 1, key, value, channel, notice, *expiry)
+        if isinstance(heard_by, bytes):  # the engine finds the result without the notice
+            logger.warning(
+                "the notice of %s was not published: %s (PUBLISH %s)",
+                task_id,
+                heard_by.decode(),
+                channel,
             )
-            pipeline.publish(channel, make_notice(len(value)))
-            # Raised here: what the pipeline raises would spell out the value, however large.
-            saved, heard_by = await pipeline.execute(raise_on_error=False)
-        if isinstance(saved, Exception):
-            raise named(saved, "SET", prefix + task_id)
-        if isinstance(heard_by, Exception):  # the engine finds the result without the notice
-            error = named(heard_by, "PUBLISH", channel)
-            logger.warning("the notice of %s was not published: %s", task_id, text_of(error))
         elif not heard_by:
             self._on_unheard(channel)
+
+    async def _publish(self, channel: str, notice: bytes) -> int | bytes:
+        """How many have heard the notice, or why it was refused."""
+        try:
+            heard_by: int = await self._client.publish(channel, notice)
+        except ResponseError as error:
+            return str(error).encode()
+        return heard_by
+
+
+# Of a task that is executed twice, the first outcome is what counts. If it cannot be saved, the
+# script ends there, and nobody hears of it. A notice that is refused does not undo the saving.
+_SAVE = """
+redis.call('SET', KEYS[1], ARGV[1], 'NX', unpack(ARGV, 4))
+local heard_by = redis.pcall('PUBLISH', ARGV[2], ARGV[3])
+return type(heard_by) == 'table' and heard_by['err'] or heard_by
+"""
 
 
 async def _nothing() -> None: ...

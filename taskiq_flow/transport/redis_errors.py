@@ -59,23 +59,17 @@ def is_full(error: BaseException) -> bool:
     )
 
 
-def named(error: Exception, command: str, name: str) -> Exception:
-    """The error, with the command and the key or channel if the server refuses it to this user.
+@contextmanager
+def naming(command: str, name: str) -> Iterator[None]:
+    """Add the command and its key or channel to the error if the user may not use them.
 
     The server names neither key nor channel.
     """
-    if not isinstance(error, exceptions.NoPermissionError):
-        return error
-    return exceptions.NoPermissionError(f"{error} ({command} {name}); give the user that right")
-
-
-@contextmanager
-def naming(command: str, name: str) -> Iterator[None]:
-    """Raise what the block raises as ``named`` has it."""
     try:
         yield
     except exceptions.NoPermissionError as error:
-        raise named(error, command, name) from error
+        text = f"{error} ({command} {name}); give the user that right"
+        raise exceptions.NoPermissionError(text) from error
 
 
 def is_without_group(error: BaseException) -> bool:

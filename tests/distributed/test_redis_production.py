@@ -12,15 +12,18 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+from taskiq import TaskiqResult
 from taskiq_redis import RedisStreamBroker
 
 from taskiq_flow import ExecutionEngine, NodeFailedError, TaskLostError
 from taskiq_flow.journal.redis import RedisJournal
+from taskiq_flow.transport.redis import notifier_of
 from taskiq_flow.transport.redis_broker import StreamReader, inventory_of
 from tests.distributed import app
 from tests.distributed.app import Settings, started
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, chain_of, inputs, many
+from tests.distributed.watching import Notes, chain_of, inputs, many, until
 from tests.servers.process import find_program
 from tests.servers.redis import RedisCluster, RedisServer, newest_program
 from tests.servers.workers import Workers
@@ -411,3 +414,27 @@ async def test_messages_that_were_begun_in_vain_twice_are_taken_one_at_a_time(fa
                 assert message is not None
                 await message.ack()  # type: ignore[misc]
         await client.delete(settings.queue)
+
+
+@pytest.mark.parametrize("size", [1_000, 200_000])
+async def test_nobody_hears_of_a_result_that_could_not_be_saved(
+    farm: Farm, server: RedisServer, client: Any, size: int
+) -> None:
+    settings = Settings("redis-streams", redis=server.url, queue="unsaved")
+    async with started(settings) as broker:
+        notifier = notifier_of(broker, "unsaved")
+        save = notifier.saver(broker.result_backend)
+        assert save is not None
+        heard: list[bytes] = []
+        await notifier.subscribe("channel", heard.append)
+        result: TaskiqResult[Any] = TaskiqResult(
+            is_err=False, return_value="x" * size, execution_time=0.0
+        )
+        await client.config_set("min-replicas-to-write", 1)
+        with pytest.raises(ResponseError, match="NOREPLICAS"):
+            await save("task", result, "channel", lambda _: b"a")
+        await client.config_set("min-replicas-to-write", 0)
+        await save("task", result, "channel", lambda _: b"b")
+        await until(lambda: heard, "a notice was heard")
+        assert heard == [b"b"]
+        await notifier.aclose()
