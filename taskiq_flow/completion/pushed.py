@@ -10,7 +10,7 @@ from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.inbox import Inbox, OuterTask, Watch
 from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.errors import ConfigurationError
-from taskiq_flow.reconnect import retry_through_outage
+from taskiq_flow.reconnect import retry_through_outage, text_of
 from taskiq_flow.transport.notice import ReplyTo
 
 logger = logging.getLogger("taskiq_flow")
@@ -122,7 +122,7 @@ async def tell_workers(inbox: Inbox, what: str, name: str) -> None:
         )
     except Exception as error:  # whatever the client raises
         logger.warning(
-            "workers were not told that %s is over, and execute what is left of it: %r",
+            "workers were not told that %s is over, and execute what is left of it: %s",
             name,
-            error,
+            text_of(error),
         )

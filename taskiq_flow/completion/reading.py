@@ -13,6 +13,7 @@ from aiostream.core import Stream, Streamer
 from taskiq import AsyncResultBackend, TaskiqResult
 
 from taskiq_flow.cleanup import was_cancelled
+from taskiq_flow.reconnect import text_of
 from taskiq_flow.values.references import handle_of, refers
 from taskiq_flow.values.results import failed, parsed
 
@@ -65,7 +66,7 @@ class ResultReader:
                 raise
             since = self._unreadable_since.setdefault(task_id, now)
             if since == now:
-                logger.warning("the result of %s cannot be read yet: %r", task_id, error)
+                logger.warning("the result of %s cannot be read yet: %s", task_id, text_of(error))
             return task_id, failed(error) if now - since > BACKEND_PATIENCE else None
         self.forget(task_id)
         return task_id, result

@@ -1,4 +1,4 @@
-"""Redis: notices by publish/subscribe, saved and published in one pipeline where both go there.
+"""Redis: notices by publish/subscribe, saved and published in one step where both go there.
 
 With ``redis_broker.py`` beside it, the only file that knows Redis's clients.
 """
@@ -128,7 +128,7 @@ class RedisNotifier:
         return all(self._subscriptions.values())
 
     def saver(self, backend: AsyncResultBackend[Any]) -> SaveAndPublish | None:
-        """How to save and publish in one pipeline, if taskiq's own backend is on this server."""
+        """How to save and publish in one step, if taskiq's own backend is on this server."""
         if type(backend) is not RedisAsyncResultBackend or isinstance(self._client, RedisCluster):
             return None
         own, other = self._client.connection_pool.connection_kwargs, backend.redis_pool
