@@ -141,10 +141,16 @@ class Deliveries:
         self._fetched.pop(id(message), None)
         return message
 
-    def next(self) -> AckableMessage | None:
-        """The next message for taskiq, which has it from now on."""
-        following = self.next_delivery()
-        return None if following is None else following[0]
+    def next(self, may_begin: Callable[[Delivery], bool] = lambda _: True) -> AckableMessage | None:
+        """The next message for taskiq that may be executed now. taskiq has it from now on."""
+        for message, delivery in self._fetched.values():
+            if may_begin(delivery):
+                return self.hand_over(message)
+        return None
+
+    def is_fetched(self, delivery: Delivery) -> bool:
+        """Whether taskiq has not got a message yet."""
+        return any(other is delivery for _, other in self._fetched.values())
 
     def next_delivery(self) -> tuple[AckableMessage, Delivery] | None:
         """Like ``next``, with the delivery of the message."""

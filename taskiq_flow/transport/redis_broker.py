@@ -255,7 +255,7 @@ class StreamReader:
             while True:
                 self._hold(await self._read())
                 began = time.monotonic()
-                while (message := self.deliveries.next()) is not None:
+                while (message := self.deliveries.next(self._may_begin)) is not None:
                     yield message
                 took = time.monotonic() - began
                 # A worker that is busy fetches one at a time: others may be idle.
@@ -266,7 +266,7 @@ class StreamReader:
                     for stream in self._streams:
                         await self._take_over(stream)
                         await self._remove_consumers(stream)
-                    while (message := self.deliveries.next()) is not None:
+                    while (message := self.deliveries.next(self._may_begin)) is not None:
                         yield message
         finally:
             await self.deliveries.give_back()
@@ -370,9 +370,11 @@ class StreamReader:
                     message_ids=[entry["message_id"]],
                 )
             )
-            # One that was trimmed away meanwhile comes without fields, or not at all.
-            found = [message for message in claimed if message[1]]
-            self._hold([(stream, found)], entry["times_delivered"] + 1)
+            for message in claimed:
+                if message[1]:
+                    self._hold([(stream, [message])], entry["times_delivered"] + 1)
+                else:  # it was trimmed away, which Redis 6 leaves to others to note
+                    await self._client.xack(stream, self._group, entry["message_id"])
 
     async def _remove_consumers(self, stream: Any) -> None:
         """Remove consumers that hold no message and have not been heard of for long."""
@@ -383,14 +385,22 @@ class StreamReader:
     def _has_suspect(self) -> bool:
         return any(delivery.number > _SUSPECT for delivery in self.deliveries.redelivered())
 
+    def _may_begin(self, delivery: Delivery) -> bool:
+        """Whether a message may be executed now. One that is suspect waits for another to end."""
+        return delivery.number <= _SUSPECT or not any(
+            other.number > _SUSPECT and not self.deliveries.is_fetched(other)
+            for other in self.deliveries.redelivered()
+        )
+
     async def _declare_groups(self) -> None:
         """Create the group, as the broker does, but from the stream's beginning."""
         self.deliveries.clear()
         for stream in self._streams:
             try:
-                await self._client.xgroup_create(stream, self._group, id="0", mkstream=True)
+                with naming("XGROUP CREATE", str(stream)):
+                    await self._client.xgroup_create(stream, self._group, id="0", mkstream=True)
             except ResponseError as error:
-                if is_outage(error):
+                if "BUSYGROUP" not in str(error):
                     raise
                 logger.debug("another worker has declared the group of %r: %s", stream, error)
 
@@ -486,6 +496,7 @@ end
 
 # Consumers come as lists of names and values. Removing one would lose the messages that it holds.
 _REMOVE_CONSUMER = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return end
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
     local is = {}
     for i = 1, #consumer, 2 do is[consumer[i]] = consumer[i + 1] end

@@ -48,8 +48,13 @@ def is_outage(error: BaseException) -> bool:
         return True
     if isinstance(error, exceptions.ResponseError):
         return _NOT_NOW.search(str(error)) is not None
-    # The client of a cluster raises just this when it has reached no node.
-    return type(error) is exceptions.RedisClusterException
+    if type(error) is exceptions.RedisClusterException:
+        # The client of a cluster has reached no node, and says of the last one why.
+        cause = error.__cause__
+        passes = ("slots are not covered", "could not agree")
+        return is_outage(cause) if cause else any(text in str(error) for text in passes)
+    # It has followed slots that are being moved for too long.
+    return type(error) is exceptions.ClusterError
 
 
 def is_full(error: BaseException) -> bool:

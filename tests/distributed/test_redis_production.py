@@ -12,18 +12,26 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 from taskiq import TaskiqResult
 from taskiq_redis import RedisStreamBroker
 
-from taskiq_flow import ExecutionEngine, NodeFailedError, TaskLostError
+from taskiq_flow import (
+    Cache,
+    DAGBuilder,
+    ExecutionEngine,
+    NodeCompleted,
+    NodeFailedError,
+    TaskLostError,
+)
 from taskiq_flow.journal.redis import RedisJournal
 from taskiq_flow.transport.redis import notifier_of
 from taskiq_flow.transport.redis_broker import StreamReader, inventory_of
 from tests.distributed import app
-from tests.distributed.app import Settings, started
+from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
 from tests.distributed.watching import Notes, chain_of, inputs, many, until
+from tests.recording import Recorder
 from tests.servers.process import find_program
 from tests.servers.redis import RedisCluster, RedisServer, newest_program
 from tests.servers.workers import Workers
@@ -265,13 +273,18 @@ async def test_a_confined_user_needs_these_rights(
         prefix="tenant",
         result_prefix="tenant:results",
     )
-    notes = Notes(tmp_path)
+    notes, recorder = Notes(tmp_path), Recorder()
     with working(farm, settings):
         async with started(settings) as broker:
             journal = RedisJournal(url, prefix="tenant:journal")
             engine = ExecutionEngine(broker, many(broker, app.noted, 5), journal=journal)
             assert len(await engine.execute(inputs(notes, 5, 0.0))) == 5
             engine.cancel()
+            cached = DAGBuilder().node(task(broker, app.double), cache=Cache()).build()
+            for _ in range(2):
+                engine = ExecutionEngine(broker, cached, journal=journal, listeners=[recorder])
+                assert await engine.execute({"item": 1}) == {"double": 2}
+            assert [event.source for event in recorder.of(NodeCompleted)] == ["task", "cache"]
             await journal.aclose()
 
 
@@ -438,3 +451,51 @@ async def test_nobody_hears_of_a_result_that_could_not_be_saved(
         await until(lambda: heard, "a notice was heard")
         assert heard == [b"b"]
         await notifier.aclose()
+
+
+async def test_a_worker_that_may_not_make_its_group_anew_says_so(
+    farm: Farm, server: RedisServer, client: Any
+) -> None:
+    await client.execute_command(
+        "ACL", "SETUSER", "reader", "on", ">hidden", "~*", "&*", "+@all", "-xgroup"
+    )
+    url = server.url.replace("redis://", "redis://reader:hidden@")
+    broker = RedisStreamBroker(url, queue_name="none")
+    with pytest.raises(NoPermissionError, match="XGROUP CREATE none"):
+        await anext(StreamReader(broker).listen())
+    await broker.connection_pool.disconnect()
+
+
+@pytest.mark.parametrize("server", PROGRAMS, indirect=True)
+async def test_entries_that_were_trimmed_away_do_not_stay_pending(server: RedisServer) -> None:
+    broker = RedisStreamBroker(server.url, queue_name="trimmed", consumer_id="0", idle_timeout=30)
+    await broker.startup()
+    async with Redis.from_url(server.url) as client:
+        (message_id,) = [await client.xadd("trimmed", {"data": b"x"})]
+        await client.xreadgroup("taskiq", "killed", {"trimmed": ">"})
+        await client.xdel("trimmed", message_id)
+        await asyncio.sleep(0.05)  # the idle timeout
+        reader = StreamReader(broker)
+        await reader._take_over("trimmed")
+        assert (await client.xpending("trimmed", "taskiq"))["pending"] == 0
+        await client.delete("trimmed")
+        await reader._remove_consumers("trimmed")
+    await broker.shutdown()
+
+
+async def test_copies_that_are_suspect_are_executed_one_at_a_time(farm: Farm) -> None:
+    settings = farm.settings("redis-streams", queue="copies")
+    async with started(settings) as broker, app.redis_client(settings) as client:
+        for number in (2, 0, 2):
+            await client.xadd(settings.queue, {"data": b"x", "taskiq_flow_deliveries": number})
+        reader = StreamReader(broker)
+        reader._at_once = 10
+        reader._hold(await reader._read())
+        first = reader.deliveries.next(reader._may_begin)
+        innocent = reader.deliveries.next(reader._may_begin)
+        assert first is not None
+        assert innocent is not None
+        assert reader.deliveries.next(reader._may_begin) is None
+        await first.ack()  # type: ignore[misc]
+        assert reader.deliveries.next(reader._may_begin) is not None
+        await client.delete(settings.queue)
