@@ -24,6 +24,7 @@ from taskiq_flow.dataflow.inputs import check_inputs
 from taskiq_flow.dataflow.options import Retry, check_seconds
 from taskiq_flow.dispatch.callables import return_type_of
 from taskiq_flow.dispatch.dispatcher import Dispatcher
+from taskiq_flow.dispatch.encoding import plain
 from taskiq_flow.engine.connection import check_outlives, check_readable, connect
 from taskiq_flow.engine.run import OnError, Run, RunSettings
 from taskiq_flow.engine.run import new_run_id as _new_run_id
@@ -41,7 +42,7 @@ from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.runs import JournaledRuns
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.transport.notice import ALWAYS
-from taskiq_flow.transport.systems import outages_of
+from taskiq_flow.transport.systems import any_of, fullness_of, outages_of
 from taskiq_flow.values.references import handle_of, store_large_inputs
 from taskiq_flow.values.results import as_annotated
 from taskiq_flow.worker.worker import BEAT
@@ -306,16 +307,16 @@ class ExecutionEngine:
             )
             dispatcher = Dispatcher(broker, connection.labels, connection.kick)
             self._check(spec, dispatcher, tells_begin=connection.tells_begin)
+            stored = await self._stored_inputs(spec, run_id)
             if log is not None:
                 await log.begin(connection.session, suffix)
             if connection.revoke is not None:
                 for session in earlier_sessions:
                     await connection.revoke(session)
-            spec = replace(spec, inputs=await self._handed_inputs(spec, run_id, suffix))
             completions, cache = connection.completions(), self._cache(spec)
             run = Run(
                 run_id,
-                replace(spec, task_suffix=suffix),
+                replace(spec, task_suffix=suffix, stored_inputs=stored),
                 self._settings,
                 broker,
                 completions,
@@ -377,21 +378,14 @@ class ExecutionEngine:
                     "FlowMiddleware to it, here and where its workers run"
                 )
 
-    async def _handed_inputs(
-        self, spec: RunSpec[Any], run_id: str, suffix: str
-    ) -> Mapping[str, Any]:
-        """The run's inputs as nodes are given them: large ones by reference, if that is asked."""
+    async def _stored_inputs(self, spec: RunSpec[Any], run_id: str) -> Mapping[str, Any]:
+        """Handles of the run's large inputs, if these are to go by reference."""
         broker, limit = self._broker, self._reference_above
         if limit is None or isinstance(broker, InMemoryBroker):
-            return spec.inputs
+            return {}
         backend = broker.result_backend
-        return await store_large_inputs(
-            backend,
-            spec.inputs,
-            limit,
-            lambda key: f"{run_id}:input-{key}{suffix}",
-            outages_of(backend),
-        )
+        is_outage = any_of(outages_of(backend), fullness_of(backend))
+        return await store_large_inputs(backend, spec.inputs, limit, run_id, is_outage, plain)
 
     def _cache(self, spec: RunSpec[Any]) -> ResultCache | None:
         if all(options.cache is None for options in spec.options.values()):

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 from taskiq import AsyncBroker, InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
@@ -31,7 +30,7 @@ CONNECT_PATIENCE = 8.0
 
 _DEFAULT_PREFIX = "taskiq_flow"
 
-_PREFIX = re.compile(r"[A-Za-z0-9_.:-]+")
+_PREFIX = re.compile(r"[A-Za-z0-9_:-]+(?:\.[A-Za-z0-9_:-]+)*")
 
 
 class FlowMiddleware(TaskiqMiddleware):
@@ -59,10 +58,12 @@ class FlowMiddleware(TaskiqMiddleware):
     ) -> None:
         super().__init__()
         if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
-            raise ValueError(f"prefix is {prefix!r}; give letters, digits and any of _.:-")
+            raise ValueError(
+                f"prefix is {prefix!r}; give letters, digits and any of _:- with single points"
+            )
         _check_number("max_deliveries", max_deliveries, 1, "deliveries")
         _check_number("inline_limit", inline_limit, 0, "bytes")
-        if url is not None and urlsplit(url).scheme not in SCHEMES:
+        if url is not None and url.partition("://")[0] not in SCHEMES:
             raise ConfigurationError(
                 f"FlowMiddleware does not know what {without_secrets(url)!r} is; give a URL "
                 f"that begins with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from typing import TypeVar
@@ -19,6 +20,9 @@ IsOutage = Callable[[BaseException], bool]
 
 OUTAGE_TIMEOUT = 60.0
 """Seconds of an outage after which an engine's call fails. Workers wait for its end."""
+
+_LOCAL = (PermissionError, FileNotFoundError, IsADirectoryError, ssl.SSLCertVerificationError)
+"""Errors of the operating system that say nothing of a server that is away."""
 
 _FIRST_DELAY, _MAX_DELAY = 0.05, 2.0
 
@@ -51,7 +55,7 @@ async def retry_through_outage(
         try:
             return await call()
         except Exception as error:
-            if not is_outage(error) or loop.time() + delay > deadline:
+            if isinstance(error, _LOCAL) or not is_outage(error) or loop.time() + delay > deadline:
                 raise
             if not number:
                 _warn(what, error, seconds)
@@ -74,7 +78,7 @@ async def listen_through_outages(
                     is_away = False
                     yield item
         except Exception as error:
-            if not is_outage(error):
+            if isinstance(error, _LOCAL) or not is_outage(error):
                 raise
             if not is_away or loop.time() - began > _MAX_DELAY:  # it had connected in between
                 is_away, delays = True, backoff_delays()

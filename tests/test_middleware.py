@@ -26,6 +26,11 @@ def test_a_url_of_an_unknown_kind_is_refused(url: str) -> None:
         ("http://hidden@localhost", "http://***@localhost"),
         ("http://localhost/?password=hidden&db=1", "http://localhost/?password=***&db=1"),
         ("http://:hidden@localhost?auth_token=hidden", "http://:***@localhost?auth_token=***"),
+        ("http://u:hid1@a,nats://u:hid2@b", "http://u:***@a,nats://u:***@b"),
+        ("http://a,nats://hidden@b", "http://a,nats://***@b"),
+        ("http://u:hid/d#e?n@a/1", "http://u:***@a/1"),
+        ("http://u:hid[den@a", "http://u:***@a"),
+        ("http://a?jwt=hidden&db=2#hidden", "http://a?jwt=***&db=2"),
     ],
 )
 def test_no_secret_of_a_url_is_repeated(url: str, shown: str) -> None:
@@ -47,7 +52,7 @@ def test_a_number_of_deliveries_that_is_none_is_refused(number: Any) -> None:
         FlowMiddleware(max_deliveries=number)
 
 
-@pytest.mark.parametrize("prefix", ["", "a b", "a*", "a>", None, 1])
+@pytest.mark.parametrize("prefix", ["", "a b", "a*", "a>", "a.", ".a", "a..b", None, 1])
 def test_a_prefix_that_some_server_could_not_have_is_refused(prefix: Any) -> None:
     with pytest.raises(ValueError, match="prefix is"):
         FlowMiddleware(prefix=prefix)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import ssl
 from collections.abc import AsyncGenerator
 from itertools import islice
 
@@ -120,3 +122,14 @@ async def test_listening_to_what_ends_ends() -> None:
         yield 2
 
     assert [item async for item in listen_through_outages(two, is_away, "it")] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [PermissionError, FileNotFoundError, ssl.SSLCertVerificationError])
+@virtually
+async def test_errors_of_this_machine_are_no_outage(kind: type[OSError]) -> None:
+    async def fail() -> None:
+        raise kind("here")
+
+    with pytest.raises(kind):
+        await retry_through_outage(fail, lambda error: isinstance(error, OSError), "it", math.inf)
+    assert asyncio.get_running_loop().time() == 0.0

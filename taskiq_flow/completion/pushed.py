@@ -117,7 +117,7 @@ async def tell_workers(inbox: Inbox, what: str, name: str) -> None:
         await retry_through_outage(
             lambda: notifier.revoke(what),
             notifier.is_outage,
-            f"{name} cannot be revoked",
+            "runs cannot be revoked",
             REVOKING_PATIENCE,
         )
     except Exception as error:  # whatever the client raises

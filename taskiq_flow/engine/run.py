@@ -144,6 +144,7 @@ class Run(Generic[N]):
         self._sender: Sender[N] = Sender(
             run_id,
             spec.task_suffix,
+            spec.stored_inputs,
             broker,
             dispatcher,
             self._completions,

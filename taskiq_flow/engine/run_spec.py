@@ -114,7 +114,7 @@ class RunSpec(Generic[N]):
     any.
 
     ``task_suffix``: ends the ids of all tasks. It tells them from those of another run of the same
-    name.
+    name. ``stored_inputs``: handles that tasks are sent in place of large inputs.
 
     ``source`` adds nodes while the run goes on. They wait for no other node, and their results are
     not kept. It is read while fewer than ``window`` nodes are unsent, in flight or unread; ``None``
@@ -130,6 +130,7 @@ class RunSpec(Generic[N]):
     options: Mapping[N, NodeOptions] = field(default_factory=dict)
     earlier: EarlierSessions = NO_SESSIONS
     task_suffix: str = ""
+    stored_inputs: Mapping[str, Any] = field(default_factory=dict)
     source: AsyncIterable[N] | None = None
     window: int | None = None
     digest: Callable[[N], bytes] | None = None

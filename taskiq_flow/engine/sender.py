@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
@@ -39,13 +39,14 @@ class Sender(Generic[N]):
 
     ``carry_out``: carries out any verdict. ``taken``: called when the broker has taken the task of
     a node with a time limit. ``reference_above``: bytes above which results are passed by
-    reference. ``task_suffix`` and ``digest``: see ``RunSpec``.
+    reference. ``task_suffix``, ``stored_inputs`` and ``digest``: see ``RunSpec``.
     """
 
     def __init__(
         self,
         run_id: str,
         task_suffix: str,
+        stored_inputs: Mapping[str, Any],
         broker: AsyncBroker,
         dispatcher: Dispatcher,
         completions: Completions,
@@ -60,6 +61,7 @@ class Sender(Generic[N]):
     ) -> None:
         self._run_id = run_id
         self._task_suffix = task_suffix
+        self._stored_inputs = stored_inputs
         self._broker = broker
         self._dispatcher = dispatcher
         self._completions = completions
@@ -89,7 +91,7 @@ class Sender(Generic[N]):
             for label in options.labels:
                 if address.is_async or label[0] != TIMEOUT_LABEL:
                     address = address.with_label(*label)
-            args, kwargs = sent_node.arguments(node_run.inputs)
+            args, kwargs = sent_node.arguments(self._as_sent(node_run.inputs))
         except Exception as error:  # of a value of the user's
             node_run.settle(task_id, failed(error))
             return None
@@ -114,6 +116,12 @@ class Sender(Generic[N]):
         if self.inputs_needed and not options.asks_first:
             self.inputs_needed.pop(node_run.node, None)
         return None
+
+    def _as_sent(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A node's inputs, with handles in place of those that are stored."""
+        if self._stored_inputs.keys().isdisjoint(inputs):
+            return inputs
+        return {key: self._stored_inputs.get(key, value) for key, value in inputs.items()}
 
     async def _finish_sending(self, node_run: NodeRun[N], task_id: str, sending: Sending) -> None:
         try:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import re
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from taskiq_flow.reconnect import IsOutage
 from taskiq_flow.transport.protocol import System
@@ -58,21 +57,31 @@ def system_at(url: str) -> System:
 
 
 def without_secrets(url: str) -> str:
-    """The URL for messages and logs: without its password, its token and such parameters."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
+    """The URL for messages and logs: without its passwords, tokens and unknown parameters.
+
+    There may be several, as ``nats://a,nats://b``. Nothing is taken for granted: an address that is
+    wrong is shown as well.
+    """
+    return ",".join(map(_one_without_secrets, url.split(",")))
+
+
+def _one_without_secrets(url: str) -> str:
+    scheme, separator, rest = url.rpartition("://")
+    user, at, host = rest.rpartition("@")
     if at:
         name, colon, _ = user.partition(":")
         # A lone user name is a token for NATS.
         user = f"{name}:***" if colon else "***"
-    asked = parse_qsl(parts.query, keep_blank_values=True)
-    shown = [(key, "***" if _SECRET.search(key) else value) for key, value in asked]
-    return parts._replace(
-        netloc=f"{user}{at}{host}", query=urlencode(shown, safe="*/:", quote_via=quote)
-    ).geturl()
+    place, mark, query = host.partition("#")[0].partition("?")
+    shown = [
+        f"{key}={value if key in _HARMLESS else '***'}"
+        for key, _, value in (word.partition("=") for word in query.split("&"))
+        if key
+    ]
+    return f"{scheme}{separator}{user}{at}{place}{mark}{'&'.join(shown)}"
 
 
-_SECRET = re.compile("pass|token|secret|key|auth|user|cred", re.IGNORECASE)
+_HARMLESS = {"db", "max_connections", "protocol", "socket_timeout", "heartbeat", "ssl_cert_reqs"}
 
 
 def _system(name: str) -> System:

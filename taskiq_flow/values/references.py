@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic_core import to_jsonable_python
 from taskiq import AsyncResultBackend, TaskiqResult
 
 from taskiq_flow.errors import ResultUnavailableError, SerializationError
@@ -48,23 +50,29 @@ async def store_large_inputs(
     backend: AsyncResultBackend[Any],
     inputs: Mapping[str, Any],
     limit: int,
-    id_of: Callable[[str], str],
+    run_id: str,
     is_outage: IsOutage,
+    plain: Callable[[Any], Any],
 ) -> dict[str, Any]:
-    """The inputs of a run, with handles in place of those above the limit, which are stored.
+    """Handles of those inputs of a run that are above the limit, which are stored.
 
-    ``id_of``: the id under which an input of some key is stored, as if a task had returned it.
-    Raises ``SerializationError`` for an input that the result backend cannot store.
+    They are stored as they would stand in a message, under ids that no task has. ``plain``: what a
+    value becomes in a message before it is JSON. Raises
+    ``SerializationError`` for an input that the result backend cannot store, and the client's error
+    if the server is away for too long.
     """
     found: dict[str, Any] = {}
     for key, value in inputs.items():
-        found[key] = value
         if isinstance(value, ResultHandle):
             continue
-        result = TaskiqResult(is_err=False, return_value=value, execution_time=0.0)
+        try:
+            content = to_jsonable_python(plain(value), inf_nan_mode="null")
+        except Exception:  # noqa: S112 - it is sent by value, and whoever encodes it says so
+            continue
+        result = TaskiqResult(is_err=False, return_value=content, execution_time=0.0)
         if not await refers(result, SMALL_INPUT if limit == ALWAYS else limit):
             continue
-        task_id = id_of(key)
+        task_id = f"{run_id}:input.{secrets.token_hex(8)}"
         try:
             await retry_through_outage(
                 lambda: backend.set_result(task_id, result),  # noqa: B023 - it ends before the next
@@ -72,6 +80,8 @@ async def store_large_inputs(
                 f"input {key!r} cannot be stored yet",
             )
         except Exception as error:  # whatever a serializer or the client raises
+            if is_outage(error):
+                raise
             raise SerializationError(
                 f"input {key!r}, a {type(value).__qualname__}, is passed by reference, and "
                 f"{type(backend).__name__} cannot store it: {text_of(error)}"
@@ -86,14 +96,21 @@ async def read_result(backend: AsyncResultBackend[Any], task_id: str, return_typ
     Raises ``ResultUnavailableError`` if it is not, what the task has raised if it was executed once
     more and failed, and whatever the backend raises.
     """
+    result = await stored_result(backend, task_id, return_type)
+    result.raise_for_error()
+    return result.return_value
+
+
+async def stored_result(
+    backend: AsyncResultBackend[Any], task_id: str, return_type: Any
+) -> TaskiqResult[Any]:
+    """As ``read_result``, without raising what the task has raised."""
     if not await backend.is_result_ready(task_id):
         raise ResultUnavailableError(
             f"the result of task {task_id!r}, which was passed by reference, is not in the result "
             "backend: it has expired or was deleted; keep results for longer than they are needed"
         )
-    result = parsed(await backend.get_result(task_id), return_type)
-    result.raise_for_error()
-    return result.return_value
+    return parsed(await backend.get_result(task_id), return_type)
 
 
 def handle_of(backend: AsyncResultBackend[Any], task_id: str, return_type: Any) -> ResultHandle:

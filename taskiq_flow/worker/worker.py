@@ -8,7 +8,7 @@ import itertools
 import json
 import logging
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from taskiq_flow.transport.notice import LABEL, REFERENCES_LABEL, Kind, Notice, 
 from taskiq_flow.transport.protocol import REVOCATION_LIFE, Notifier
 from taskiq_flow.transport.systems import fullness_of
 from taskiq_flow.values.handle import Reference
-from taskiq_flow.values.references import is_referred_to, read_result
+from taskiq_flow.values.references import is_referred_to, stored_result
 from taskiq_flow.values.results import failed
 from taskiq_flow.values.size import read_off_loop
 from taskiq_flow.worker.execution import (
@@ -63,6 +63,9 @@ ENGINE_PATIENCE = 60.0
 """Seconds after which the tasks of an engine that does not listen any more are dropped."""
 
 
+_ANSWER = (0.0, 0.05, 0.2, 0.75)
+"""Seconds between looks for a server's word that nobody has heard a notice."""
+
 _NOT_PUBLISHED = {"labels", "log"}  # fields of a result that engines do not use
 
 
@@ -97,6 +100,7 @@ class Worker:
         self._by_name: defaultdict[str, set[Execution]] = defaultdict(set)  # by ``Execution.names``
         self._revoked: dict[str, float] = {}  # loop time of each revocation, oldest first
         self._unheard: dict[str, tuple[float, float]] = {}  # loop times by channel: first, last
+        self._returned: Counter[str] = Counter()  # notices that nobody heard, by channel
         self._is_closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         backend = broker.result_backend
@@ -145,6 +149,9 @@ class Worker:
         executing: Any = asyncio.current_task()
         executing.add_done_callback(partial(self._ended, execution))
         execution.function = self._guard(message.task_name)
+        channel = execution.reply_to.channel
+        if channel in self._revoked and await self._is_heard(execution):
+            del self._revoked[channel]
         if any(name in self._revoked for name in execution.names):
             execution.revoke()
             return _refused(message, RevokedError())
@@ -312,10 +319,11 @@ class Worker:
         return message.model_copy(update={"args": args, "kwargs": kwargs, "labels": labels})
 
     async def _read(self, task_id: str) -> Any:
-        return await self._through_outage(
-            lambda: read_result(self._backend, task_id, None),
-            "results cannot be read yet",
+        result = await self._through_outage(
+            lambda: stored_result(self._backend, task_id, None), "results cannot be read yet"
         )
+        result.raise_for_error()  # which may look like an outage, and is none
+        return result.return_value
 
     # Reporting
 
@@ -458,6 +466,7 @@ class Worker:
     def _note_unheard(self, channel: str) -> None:
         """Nobody listens on an engine's channel. After some time, its tasks are dropped."""
         now = asyncio.get_running_loop().time()
+        self._returned[channel] += 1
         first, last = self._unheard.pop(channel, (now, now))
         if now - last > 4 * BEAT:  # it was heard in between, or had no tasks here
             first = now
@@ -465,6 +474,7 @@ class Worker:
         for oldest in tuple(itertools.islice(self._unheard, 2)):  # more go than come
             if now - self._unheard[oldest][1] > ENGINE_PATIENCE:
                 del self._unheard[oldest]
+                del self._returned[oldest]
         if now - first > ENGINE_PATIENCE and channel not in self._revoked:
             logger.warning(
                 "no engine has listened on %s for %g s; its tasks are dropped, but for those of "
@@ -473,6 +483,19 @@ class Worker:
                 ENGINE_PATIENCE,
             )
             self._revoke(channel)
+
+    async def _is_heard(self, execution: Execution) -> bool:
+        """Whether an engine whose tasks are dropped listens again: it was only cut off."""
+        channel = execution.reply_to.channel
+        before = self._returned[channel]
+        await self._publish(execution, Notice.here([execution.task_id]))
+        for pause in _ANSWER:
+            if self._returned[channel] != before:
+                return False
+            await asyncio.sleep(pause)
+        logger.warning("an engine listens on %s again; its tasks are executed", channel)
+        self._unheard.pop(channel, None)
+        return True
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

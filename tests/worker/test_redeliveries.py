@@ -177,3 +177,26 @@ async def test_heartbeats_of_many_tasks_come_in_pieces_that_a_server_takes(name:
         assert len(set().union(*(n.task_ids() for n in opened if n.kind is Kind.HERE))) >= 1_000
         broker.may_end.set()
         await run
+
+
+@virtually
+async def test_an_engine_that_was_only_cut_off_has_its_tasks_executed_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = Redelivering()
+    engine = broker.engine(lost_after=1e4)
+    run = asyncio.ensure_future(engine.execute({"value": 1}))
+    async with broker.working():
+        while not broker.executed:
+            await asyncio.sleep(0.1)
+        hearers = {channel: list(heard) for channel, heard in broker.board.hearers.items()}
+        await drop_engines(broker)
+        await asyncio.sleep(ENGINE_PATIENCE + 2)
+        assert "its tasks are dropped" in caplog.text
+        broker.board.hearers.update(hearers)
+        broker.may_end.set()
+        assert await engine.execute({"value": 2}) == {"work": 2}
+        assert "listens on" in caplog.text
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+    assert broker.executed == [1, 2]
