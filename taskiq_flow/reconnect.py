@@ -55,7 +55,7 @@ async def retry_through_outage(
         try:
             return await call()
         except Exception as error:
-            if isinstance(error, _LOCAL) or not is_outage(error) or loop.time() + delay > deadline:
+            if not _passes(error, is_outage) or loop.time() + delay > deadline:
                 raise
             if not number:
                 _warn(what, error, seconds)
@@ -78,7 +78,7 @@ async def listen_through_outages(
                     is_away = False
                     yield item
         except Exception as error:
-            if isinstance(error, _LOCAL) or not is_outage(error):
+            if not _passes(error, is_outage):
                 raise
             if not is_away or loop.time() - began > _MAX_DELAY:  # it had connected in between
                 is_away, delays = True, backoff_delays()
@@ -91,6 +91,10 @@ async def listen_through_outages(
 def text_of(error: BaseException) -> str:
     """An error's type and text, for messages: the ``repr`` of some clients' errors has no text."""
     return f"{type(error).__name__}: {error}"
+
+
+def _passes(error: Exception, is_outage: IsOutage) -> bool:
+    return is_outage(error) and not isinstance(error, _LOCAL)
 
 
 def _warn(what: str, error: BaseException, seconds: float) -> None:

@@ -143,8 +143,7 @@ class Run(Generic[N]):
         self._is_listened_to = bool(self._listeners)
         self._sender: Sender[N] = Sender(
             run_id,
-            spec.task_suffix,
-            spec.stored_inputs,
+            spec,
             broker,
             dispatcher,
             self._completions,
@@ -154,7 +153,6 @@ class Run(Generic[N]):
             carry_out=self._carry_out,
             taken=self._was_taken,
             reference_above=settings.reference_above,
-            digest=spec.digest,
         )
         self._start_loop = StartLoop(self._ready, self._start_node, self._end)
 

@@ -17,7 +17,7 @@ from taskiq_flow.completion.reading import pick_up
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode, Sending
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.node_run import NodeRun, Verdict
-from taskiq_flow.engine.run_spec import TIMEOUT_LABEL
+from taskiq_flow.engine.run_spec import TIMEOUT_LABEL, RunSpec
 from taskiq_flow.errors import NODE_ERRORS, NotCachedWarning, SerializationError, warn
 from taskiq_flow.events import NodeRetried, NodeStarted
 from taskiq_flow.journal.records import SENT, record
@@ -39,14 +39,13 @@ class Sender(Generic[N]):
 
     ``carry_out``: carries out any verdict. ``taken``: called when the broker has taken the task of
     a node with a time limit. ``reference_above``: bytes above which results are passed by
-    reference. ``task_suffix``, ``stored_inputs`` and ``digest``: see ``RunSpec``.
+    reference.
     """
 
     def __init__(
         self,
         run_id: str,
-        task_suffix: str,
-        stored_inputs: Mapping[str, Any],
+        spec: RunSpec[N],
         broker: AsyncBroker,
         dispatcher: Dispatcher,
         completions: Completions,
@@ -57,11 +56,10 @@ class Sender(Generic[N]):
         carry_out: Callable[[NodeRun[N], Verdict], RestOfStart | None],
         taken: Callable[[NodeRun[N]], None],
         reference_above: int | None,
-        digest: Callable[[N], bytes] | None,
     ) -> None:
         self._run_id = run_id
-        self._task_suffix = task_suffix
-        self._stored_inputs = stored_inputs
+        self._task_suffix = spec.task_suffix
+        self._stored_inputs = spec.stored_inputs
         self._broker = broker
         self._dispatcher = dispatcher
         self._completions = completions
@@ -71,7 +69,7 @@ class Sender(Generic[N]):
         self._carry_out = carry_out
         self._taken = taken
         self._reference_above = reference_above
-        self._digest = digest
+        self._digest = spec.digest
         self._loop = asyncio.get_running_loop()
         self._is_listened_to = bool(listeners)
         self._is_over = False

@@ -119,19 +119,9 @@ class Notice:
     body: bytes = b""
 
     @classmethod
-    def here(cls, task_ids: Iterable[str]) -> Self:
-        """The notice that a worker has these tasks."""
-        return cls(Kind.HERE, body=json.dumps(list(task_ids)).encode())
-
-    @classmethod
-    def begun(cls, task_ids: Iterable[str]) -> Self:
-        """The notice that a worker executes these tasks."""
-        return cls(Kind.BEGUN, body=json.dumps(list(task_ids)).encode())
-
-    @classmethod
-    def waiting(cls, task_ids: Iterable[str]) -> Self:
-        """The notice that these tasks wait for tasks that no worker takes."""
-        return cls(Kind.WAITING, body=json.dumps(list(task_ids)).encode())
+    def of_tasks(cls, kind: Kind, task_ids: Iterable[str]) -> Self:
+        """A notice of a kind that names several tasks."""
+        return cls(kind, body=json.dumps(list(task_ids)).encode())
 
     def task_ids(self) -> list[str]:
         """The tasks of a notice of several."""

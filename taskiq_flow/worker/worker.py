@@ -8,7 +8,7 @@ import itertools
 import json
 import logging
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
@@ -26,6 +26,8 @@ from taskiq_flow.values.handle import Reference
 from taskiq_flow.values.references import is_referred_to, stored_result
 from taskiq_flow.values.results import failed
 from taskiq_flow.values.size import read_off_loop
+from taskiq_flow.worker import absence
+from taskiq_flow.worker.absence import AbsentEngines
 from taskiq_flow.worker.execution import (
     REFUSAL,
     REQUEUE_COUNT,
@@ -58,13 +60,6 @@ GRACE = 1.0
 
 FULL_TIMEOUT = 60.0
 """Seconds for which a result waits for room on its server before its task fails."""
-
-ENGINE_PATIENCE = 60.0
-"""Seconds after which the tasks of an engine that does not listen any more are dropped."""
-
-
-_ANSWER = (0.0, 0.05, 0.2, 0.75)
-"""Seconds between looks for a server's word that nobody has heard a notice."""
 
 _NOT_PUBLISHED = {"labels", "log"}  # fields of a result that engines do not use
 
@@ -99,14 +94,13 @@ class Worker:
         self._executions: set[Execution] = set()
         self._by_name: defaultdict[str, set[Execution]] = defaultdict(set)  # by ``Execution.names``
         self._revoked: dict[str, float] = {}  # loop time of each revocation, oldest first
-        self._unheard: dict[str, tuple[float, float]] = {}  # loop times by channel: first, last
-        self._returned: Counter[str] = Counter()  # notices that nobody heard, by channel
+        self._absent = AbsentEngines(self._drop_tasks_of)
         self._is_closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         backend = broker.result_backend
         self._backend = backend
         self._save_only = backend.set_result
-        notifier.on_unheard = self._note_unheard
+        notifier.on_unheard = self._absent.note
         self._save_and_publish = notifier.saver(backend)
         # A backend that deletes on reading would keep results that travel with their notices.
         self._inlines = getattr(backend, "keep_results", True)
@@ -150,8 +144,10 @@ class Worker:
         executing.add_done_callback(partial(self._ended, execution))
         execution.function = self._guard(message.task_name)
         channel = execution.reply_to.channel
-        if channel in self._revoked and await self._is_heard(execution):
-            del self._revoked[channel]
+        if channel in self._revoked and await self._absent.is_back(
+            channel, partial(self._publish_here, execution)
+        ):
+            self._revoked.pop(channel, None)  # another task may have found out at the same time
         if any(name in self._revoked for name in execution.names):
             execution.revoke()
             return _refused(message, RevokedError())
@@ -191,7 +187,7 @@ class Worker:
 
     def _tell_when_begun(self, execution: Execution) -> None:
         def tell() -> None:
-            self._start(self._publish(execution, Notice.begun([execution.task_id])))
+            self._start(self._publish(execution, Notice.of_tasks(Kind.BEGUN, [execution.task_id])))
 
         def tell_from_thread() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -379,6 +375,9 @@ class Worker:
                 return Notice(Kind.RESULT, task_id, body)
         return Notice(Kind.SAVED, task_id)
 
+    async def _publish_here(self, execution: Execution) -> None:
+        await self._publish(execution, Notice.of_tasks(Kind.HERE, [execution.task_id]))
+
     async def _publish(self, execution: Execution, notice: Notice) -> None:
         """Send a notice, if that is possible now: the engine finds out without it, too."""
         reply_to = execution.reply_to
@@ -436,21 +435,20 @@ class Worker:
     async def _send_heartbeat(self) -> None:
         """Name to each engine its tasks that are executed or held in this process."""
         here: list[Execution | Delivery] = [*self._executions, *self._deliveries.of_engines()]
-        await self._publish_each(here, Notice.here)
+        await self._publish_each(Kind.HERE, here)
         begun = [e for e in self._executions if e.tells_begin and e.has_begun]
-        await self._publish_each(begun, Notice.begun)
-        await self._publish_each([e for e in self._executions if e.is_waiting], Notice.waiting)
+        await self._publish_each(Kind.BEGUN, begun)
+        waiting = [e for e in self._executions if e.is_waiting]
+        await self._publish_each(Kind.WAITING, waiting)
 
-    async def _publish_each(
-        self, tasks: Iterable[Execution | Delivery], notice: Callable[[Iterable[str]], Notice]
-    ) -> None:
+    async def _publish_each(self, kind: Kind, tasks: Iterable[Execution | Delivery]) -> None:
         by_engine: defaultdict[tuple[str, bytes], set[str]] = defaultdict(set)
         for task in tasks:
             if task.reply_to is not None:
                 by_engine[task.reply_to.channel, task.reply_to.key].add(task.task_id)
         for (channel, key), task_ids in by_engine.items():
             for some in _in_pieces(task_ids):
-                await self._notifier.publish(channel, notice(some).sealed(key))
+                await self._notifier.publish(channel, Notice.of_tasks(kind, some).sealed(key))
 
     def _revoke(self, run: str) -> None:
         """Cancel the executions of a run or a task, and refuse those to come."""
@@ -463,39 +461,16 @@ class Worker:
         for execution in self._by_name.get(run, ()):
             execution.revoke()
 
-    def _note_unheard(self, channel: str) -> None:
-        """Nobody listens on an engine's channel. After some time, its tasks are dropped."""
-        now = asyncio.get_running_loop().time()
-        self._returned[channel] += 1
-        first, last = self._unheard.pop(channel, (now, now))
-        if now - last > 4 * BEAT:  # it was heard in between, or had no tasks here
-            first = now
-        self._unheard[channel] = first, now
-        for oldest in tuple(itertools.islice(self._unheard, 2)):  # more go than come
-            if now - self._unheard[oldest][1] > ENGINE_PATIENCE:
-                del self._unheard[oldest]
-                del self._returned[oldest]
-        if now - first > ENGINE_PATIENCE and channel not in self._revoked:
+    def _drop_tasks_of(self, channel: str) -> None:
+        """Nobody has listened on an engine's channel for long: its tasks are for nobody."""
+        if channel not in self._revoked:
             logger.warning(
                 "no engine has listened on %s for %g s; its tasks are dropped, but for those of "
                 "runs with a journal",
                 channel,
-                ENGINE_PATIENCE,
+                absence.ENGINE_PATIENCE,
             )
             self._revoke(channel)
-
-    async def _is_heard(self, execution: Execution) -> bool:
-        """Whether an engine whose tasks are dropped listens again: it was only cut off."""
-        channel = execution.reply_to.channel
-        before = self._returned[channel]
-        await self._publish(execution, Notice.here([execution.task_id]))
-        for pause in _ANSWER:
-            if self._returned[channel] != before:
-                return False
-            await asyncio.sleep(pause)
-        logger.warning("an engine listens on %s again; its tasks are executed", channel)
-        self._unheard.pop(channel, None)
-        return True
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -508,11 +483,12 @@ def _in_pieces(task_ids: Iterable[str]) -> Iterator[list[str]]:
     piece: list[str] = []
     size = 0
     for task_id in task_ids:
-        size += 6 * len(task_id) + 4  # as JSON, which writes some characters as six
-        if piece and size > HEARTBEAT_BYTES:
+        length = 6 * len(task_id) + 4  # as JSON, which writes some characters as six
+        if piece and size + length > HEARTBEAT_BYTES:
             yield piece
-            piece, size = [], 6 * len(task_id) + 4
+            piece, size = [], 0
         piece.append(task_id)
+        size += length
     if piece:
         yield piece
 

@@ -169,7 +169,7 @@ async def test_a_notice_that_comes_early_late_or_twice_changes_nothing(kind: Kin
     site = Site()
     inbox = await site.inbox()
     notice = (
-        Notice.here(["r:number:1"])
+        Notice.of_tasks(Kind.HERE, ["r:number:1"])
         if kind is Kind.HERE
         else Notice(kind, "r:number:1", notice_of(1).body)
     )

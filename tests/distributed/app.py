@@ -28,8 +28,8 @@ from taskiq import (
 )
 
 from taskiq_flow import FlowMiddleware
-from taskiq_flow.worker import worker
-from taskiq_flow.worker.worker import ENGINE_PATIENCE
+from taskiq_flow.worker import absence, worker
+from taskiq_flow.worker.absence import ENGINE_PATIENCE
 
 KINDS = ("in-memory", "redis-streams", "redis-lists", "nats", "rabbitmq")
 
@@ -75,7 +75,7 @@ class Settings:
 
 def broker_of(settings: Settings) -> AsyncBroker:
     """The broker, with its tasks."""
-    worker.ENGINE_PATIENCE = settings.engine_patience
+    absence.ENGINE_PATIENCE = settings.engine_patience
     worker.FULL_TIMEOUT = settings.full_timeout
     broker = _bare(settings)
     if settings.kind != "in-memory":

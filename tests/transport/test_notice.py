@@ -57,7 +57,7 @@ def test_what_is_no_notice_is_not_opened(data: bytes) -> None:
 
 
 def test_a_report_names_the_tasks_that_a_worker_has() -> None:
-    sealed = Notice.here(["r:a:1", "r:b\n:1"]).sealed(KEY)
+    sealed = Notice.of_tasks(Kind.HERE, ["r:a:1", "r:b\n:1"]).sealed(KEY)
     opened = Notice.opened(sealed, KEY)
     assert opened is not None
     assert opened.task_ids() == ["r:a:1", "r:b\n:1"]
