@@ -36,6 +36,7 @@ SPEAK_TO_SERVERS = {
     *(
         "transport/redis",
         "transport/redis_broker",
+        "transport/redis_streams",
         "transport/redis_errors",
         "transport/nats",
         "transport/nats_broker",

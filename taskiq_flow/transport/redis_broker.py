@@ -1,15 +1,14 @@
 """Redis as a broker: its clients, its queues, and how its workers keep listening.
 
-With ``redis.py`` beside it, the only file that knows Redis's clients.
+Only this file and ``redis.py`` know Redis's clients; ``redis_streams.py`` reads the streams.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -17,8 +16,7 @@ from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ResponseError
-from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessage
+from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage
 from taskiq_redis import (
     ListQueueBroker,
     ListQueueClusterBroker,
@@ -31,13 +29,13 @@ from taskiq_redis import (
 from taskiq_flow.reconnect import listen_through_outages
 from taskiq_flow.transport.deliveries import (
     Deliveries,
-    Delivery,
     Listen,
     holding,
     holding_ahead,
 )
 from taskiq_flow.transport.protocol import Backlog, Kick, Leftover, NothingWaits
-from taskiq_flow.transport.redis_errors import is_outage, is_without_group, naming
+from taskiq_flow.transport.redis_errors import is_outage, naming
+from taskiq_flow.transport.redis_streams import StreamReader
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -46,23 +44,8 @@ Client = Redis | RedisCluster
 STREAM_BROKERS = (RedisStreamBroker, RedisStreamSentinelBroker, RedisStreamClusterBroker)
 LIST_BROKERS = (ListQueueBroker, ListQueueSentinelBroker, ListQueueClusterBroker)
 
-IDLE_TIMEOUT = 600_000
-"""Milliseconds after which a message that is not acknowledged is delivered again, by default."""
-
-MOST_AT_ONCE = 100
-"""Messages that one question may fetch, by default."""
-
-QUICKLY = 0.1
-"""Seconds within which a worker has to begin what it has fetched, to be given more at once."""
-
-HELD_BACK = 1.0
-"""Seconds after which other workers are given what this one has fetched and not begun."""
-
 LIST_WAIT = 1.0
 """Seconds for which the server waits for an element of a list."""
-
-GONE_AFTER = 60.0
-"""Seconds of silence after which a consumer that holds no message is removed, at the least."""
 
 
 def client_of(broker: Any) -> Client:
@@ -167,7 +150,7 @@ def steady(broker: AsyncBroker) -> Deliveries:
     """
     listen: Listen
     if type(broker).listen in {kind.listen for kind in STREAM_BROKERS}:
-        reader = StreamReader(broker)
+        reader = stream_reader_of(broker)
         listen, deliveries = reader.listen, reader.deliveries
     elif type(broker).listen in {kind.listen for kind in LIST_BROKERS}:
         deliveries = Deliveries(broker)
@@ -180,6 +163,11 @@ def steady(broker: AsyncBroker) -> Deliveries:
     # Replaced, as taskiq has no hook for it.
     broker.listen = lambda: listen_through_outages(listen, is_outage, what)  # type: ignore[method-assign]
     return deliveries
+
+
+def stream_reader_of(broker: AsyncBroker) -> StreamReader:
+    """The reader of a broker's streams, over the broker's own client."""
+    return StreamReader(broker, client_of(broker), _patience_of(broker))
 
 
 async def _pop(broker: Any) -> AsyncGenerator[bytes, None]:
@@ -215,213 +203,6 @@ _CLIENTS_TIMEOUT: float | None = (
 
 def steady_results(_: AsyncResultBackend[Any]) -> None:
     """Nothing to do: a result needs no queue or bucket that the server could lose."""
-
-
-class StreamReader:
-    """Reads a broker's streams, as the broker does, and what others have left in them.
-
-    The broker itself looks for what was left only behind messages that have just come, if at all,
-    makes a client for each acknowledgement, has what takes longer than its idle timeout delivered
-    again while it is still being executed, and removes neither messages nor consumers.
-    """
-
-    def __init__(self, broker: Any) -> None:
-        self._broker = broker
-        self._client: Any = client_of(broker)
-        self._group: str = broker.consumer_group_name
-        self._consumer: str = broker.consumer_name
-        self._streams = {broker.queue_name: ">", **broker.additional_streams}
-        self._idle_timeout: int = getattr(broker, "idle_timeout", IDLE_TIMEOUT)
-        self._most_at_once: int = getattr(broker, "count", None) or MOST_AT_ONCE
-        self._at_once = 1
-        self._wait = max(
-            1,
-            int(
-                min(
-                    broker.block,
-                    self._idle_timeout / 2,
-                    _patience_of(broker) * 500,  # milliseconds; half of what the client waits
-                )
-            ),
-        )
-        self._renewed_at = time.monotonic()
-        self._looked_at = -math.inf
-        self._suspects_wait = False
-        self.deliveries = Deliveries(broker, self._renew, self._give_back, self._leave)
-
-    async def listen(self) -> AsyncGenerator[AckableMessage, None]:
-        """Messages, each for one worker."""
-        try:
-            while True:
-                self._hold(await self._read())
-                began = time.monotonic()
-                while (message := self.deliveries.next(self._may_begin)) is not None:
-                    yield message
-                took = time.monotonic() - began
-                # A worker that is busy fetches one at a time: others may be idle.
-                self._at_once = min(2 * self._at_once, self._most_at_once) if took < QUICKLY else 1
-                if self._is_time_to_look():
-                    self._looked_at = time.monotonic()
-                    self._suspects_wait = False
-                    for stream in self._streams:
-                        await self._take_over(stream)
-                        await self._remove_consumers(stream)
-                    while (message := self.deliveries.next(self._may_begin)) is not None:
-                        yield message
-        finally:
-            await self.deliveries.give_back()
-
-    def _is_time_to_look(self) -> bool:
-        """Whether to look for messages that others have left."""
-        if self._suspects_wait and not self._has_suspect():
-            return True
-        return time.monotonic() - self._looked_at > self._idle_timeout / 1000 / 2
-
-    async def _give_back(self, delivery: Delivery) -> None:
-        stream, message_id = delivery.origin
-        arguments = (self._group, message_id, delivery.data, delivery.number - 1)
-        await self._client.eval(_GIVE_BACK, 1, stream, *arguments)
-
-    async def _acknowledge(self, stream: Any, message_id: Any) -> None:
-        await self._client.eval(_ACKNOWLEDGE, 1, stream, self._group, message_id)
-
-    async def _leave(self) -> None:
-        """Remove this worker's consumer where it holds no message."""
-        for stream in self._streams:
-            await self._client.eval(_REMOVE_CONSUMER, 1, stream, self._group, self._consumer)
-
-    async def _renew(self, held: list[Delivery]) -> None:
-        """Claim again the messages that this worker has not finished.
-
-        Those that it has not begun for a while are given to others.
-        """
-        if await self.deliveries.give_back(HELD_BACK):
-            self._at_once = 1
-        now = time.monotonic()
-        if now - self._renewed_at < self._idle_timeout / 1000 / 4:
-            return
-        self._renewed_at = now
-        by_stream: dict[Any, list[Any]] = {}
-        for delivery in held:
-            stream, message_id = delivery.origin
-            by_stream.setdefault(stream, []).append(message_id)
-        for stream, ids in by_stream.items():
-            await self._answer(
-                self._client.xclaim(
-                    stream,
-                    self._group,
-                    self._consumer,
-                    min_idle_time=0,
-                    message_ids=ids,
-                    justid=True,  # which is not counted as a delivery
-                )
-            )
-
-    async def _read(self) -> Any:
-        wait = min(self._wait, _SHORT_WAIT) if self._suspects_wait else self._wait
-        return await self._answer(
-            self._client.xreadgroup(
-                self._group, self._consumer, self._streams, block=wait, count=self._at_once
-            )
-        )
-
-    async def _answer(self, asked: Awaitable[Any]) -> Any:
-        """The server's answer. If it has lost the streams, they are created again: no answer."""
-        try:
-            with naming("the commands of the group", ", ".join(map(str, self._streams))):
-                return await asked
-        except ResponseError as error:
-            if not is_without_group(error):
-                raise
-            logger.warning("the server has lost its streams (%s); they are begun anew", error)
-            await self._declare_groups()
-            return ()
-
-    async def _take_over(self, stream: Any) -> None:
-        """Take over messages that a consumer has held for the idle timeout without finishing them.
-
-        A message that was taken over before may have killed its workers, and others that they held
-        with it. So each such message is executed with no other one beside it: what is innocent ends
-        before it was delivered too often.
-        """
-        pending: list[dict[str, Any]] = await self._answer(
-            self._client.xpending_range(
-                stream,
-                self._group,
-                min="-",
-                max="+",
-                count=self._most_at_once,
-                idle=self._idle_timeout,
-            )
-        )
-        # One that is here already is idle only as this process or the server has stood still.
-        here = self.deliveries.keys()
-        left = [entry for entry in pending if _key(stream, entry["message_id"]) not in here]
-        suspects = [entry for entry in left if entry["times_delivered"] >= _SUSPECT]
-        alone = [] if self._has_suspect() else suspects[:1]
-        self._suspects_wait |= len(suspects) > len(alone)
-        for entry in [e for e in left if e["times_delivered"] < _SUSPECT] + alone:
-            claimed = await self._answer(
-                self._client.xclaim(
-                    stream,
-                    self._group,
-                    self._consumer,
-                    min_idle_time=self._idle_timeout,  # unless another worker was faster
-                    message_ids=[entry["message_id"]],
-                )
-            )
-            for message in claimed:
-                if message[1]:
-                    self._hold([(stream, [message])], entry["times_delivered"] + 1)
-                else:  # it was trimmed away, which Redis 6 leaves to others to note
-                    await self._client.xack(stream, self._group, entry["message_id"])
-
-    async def _remove_consumers(self, stream: Any) -> None:
-        """Remove consumers that hold no message and have not been heard of for long."""
-        gone_after = max(GONE_AFTER * 1000, 2 * self._idle_timeout)
-        arguments = (stream, self._group, "", gone_after)
-        await self._answer(self._client.eval(_REMOVE_CONSUMER, 1, *arguments))
-
-    def _has_suspect(self) -> bool:
-        return any(delivery.number > _SUSPECT for delivery in self.deliveries.redelivered())
-
-    def _may_begin(self, delivery: Delivery) -> bool:
-        """Whether a message may be executed now. One that is suspect waits for another to end."""
-        return delivery.number <= _SUSPECT or not any(
-            other.number > _SUSPECT and not self.deliveries.is_fetched(other)
-            for other in self.deliveries.redelivered()
-        )
-
-    async def _declare_groups(self) -> None:
-        """Create the group, as the broker does, but from the stream's beginning."""
-        self.deliveries.clear()
-        for stream in self._streams:
-            try:
-                with naming("XGROUP CREATE", str(stream)):
-                    await self._client.xgroup_create(stream, self._group, id="0", mkstream=True)
-            except ResponseError as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
-                logger.debug("another worker has declared the group of %r: %s", stream, error)
-
-    def _hold(self, fetched: Any, number: int = 1) -> None:
-        """Hold messages from now on, to be handed to taskiq."""
-        for stream, entries in fetched:
-            for message_id, fields in entries:
-                self.deliveries.hold(
-                    fields[b"data"],
-                    partial(self._acknowledge, stream, message_id),
-                    (stream, message_id),
-                    _key(stream, message_id),
-                    number + int(fields.get(_IN_VAIN, 0)),
-                )
-
-
-_SUSPECT = 2
-"""Deliveries without an end after which a message is executed alone."""
-
-_SHORT_WAIT = 200
-"""Milliseconds to wait for new messages while one that is suspect waits for its turn."""
 
 
 class StreamBacklog:
@@ -471,46 +252,6 @@ class ListBacklog:
             number, element = number + 1, await self._client.lindex(key, 0)
             self._remembered[key] = number, element
         return number + 1, number + 1 if element is None else number - 1
-
-
-_IN_VAIN = b"taskiq_flow_deliveries"
-"""The field of a copy with the number of times that the message was begun in vain."""
-
-# Redis cannot have a message delivered again at once. So a copy takes its place.
-_GIVE_BACK = """
-if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 1 then
-    redis.call('XADD', KEYS[1], '*', 'data', ARGV[3], 'taskiq_flow_deliveries', ARGV[4])
-    if #redis.call('XINFO', 'GROUPS', KEYS[1]) == 1 then
-        redis.call('XDEL', KEYS[1], ARGV[2])
-    end
-end
-"""
-
-# Nobody reads a message that is acknowledged, unless the stream has another group.
-_ACKNOWLEDGE = """
-if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 1
-        and #redis.call('XINFO', 'GROUPS', KEYS[1]) == 1 then
-    redis.call('XDEL', KEYS[1], ARGV[2])
-end
-"""
-
-# Consumers come as lists of names and values. Removing one would lose the messages that it holds.
-_REMOVE_CONSUMER = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return end
-for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-    local is = {}
-    for i = 1, #consumer, 2 do is[consumer[i]] = consumer[i + 1] end
-    if is['pending'] == 0 and (is['name'] == ARGV[2] or ARGV[3] and is['idle'] > tonumber(ARGV[3]))
-    then
-        redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], is['name'])
-    end
-end
-"""
-
-
-def _key(stream: bytes | str, message_id: bytes) -> tuple[str, bytes]:
-    """The key of a message: its stream and its id."""
-    return (stream.decode() if isinstance(stream, bytes) else stream), message_id
 
 
 _NOTHING = (0, 0)

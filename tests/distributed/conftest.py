@@ -13,6 +13,7 @@ import pytest
 from taskiq import AsyncBroker
 
 from tests.distributed.app import KINDS, Settings, started
+from tests.distributed.watching import Notes
 from tests.servers.nats import NatsServer
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer
@@ -68,6 +69,16 @@ class Farm:
         folder = self.folder / f"workers-{settings.queue}"
         return Workers(APP, folder=folder, env=settings.environment, **options)
 
+    @contextlib.contextmanager
+    def working(self, settings: Settings, **options: Any) -> Iterator[Workers]:
+        """Workers of a broker that run inside the block."""
+        workers = self.workers(settings, **options)
+        workers.start()
+        try:
+            yield workers
+        finally:
+            workers.kill()
+
     def close(self) -> None:
         """Stop everything."""
         for workers in self._workers.values():
@@ -85,6 +96,12 @@ class Farm:
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     with contextlib.closing(Farm(tmp_path_factory.mktemp("farm"))) as farm:
         yield farm
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Notes:
+    """Where the tasks of a test note that they began and ended."""
+    return Notes(tmp_path)
 
 
 NEEDS_RABBITMQ = pytest.param(

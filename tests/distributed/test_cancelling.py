@@ -6,7 +6,6 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
 from redis.exceptions import OutOfMemoryError
@@ -23,11 +22,6 @@ from tests.servers.redis import RedisServer
 SLOTS = 4
 THREADS = 2
 LONG = 60.0
-
-
-@pytest.fixture
-def notes(tmp_path: Path) -> Notes:
-    return Notes(tmp_path)
 
 
 @pytest.fixture

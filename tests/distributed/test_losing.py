@@ -39,11 +39,6 @@ from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer
 
 
-@pytest.fixture
-def notes(tmp_path: Path) -> Notes:
-    return Notes(tmp_path)
-
-
 async def test_a_task_that_no_worker_knows(remote: AsyncBroker, remote_kind: str) -> None:
     @remote.task(task_name="unknown")
     async def unknown() -> None: ...
@@ -158,9 +153,7 @@ async def test_a_killed_workers_task_comes_again_or_is_an_error(
     remote_kind: str, farm: Farm, notes: Notes
 ) -> None:
     settings = farm.settings(remote_kind, queue="killed", idle_timeout=2000)
-    workers = farm.workers(settings)
-    workers.start()
-    try:
+    with farm.working(settings) as workers:
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 1), lost_after=6.0)
             reading = asyncio.ensure_future(_read(engine, inputs(notes, 1, 0.5)))
@@ -173,8 +166,6 @@ async def test_a_killed_workers_task_comes_again_or_is_an_error(
             else:
                 assert await reading == [("n0", "n0")]
                 assert len(notes.of("begin")) == 2
-    finally:
-        workers.kill()
 
 
 async def _read(engine: ExecutionEngine, values: dict[str, object]) -> list[tuple[str, object]]:
@@ -183,9 +174,7 @@ async def _read(engine: ExecutionEngine, values: dict[str, object]) -> list[tupl
 
 async def test_a_suspended_worker_is_waited_for(farm: Farm, notes: Notes) -> None:
     settings = farm.settings("redis-streams", queue="suspended", idle_timeout=60_000)
-    workers = farm.workers(settings)
-    workers.start()
-    try:
+    with farm.working(settings) as workers:
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 3), lost_after=10.0)
             reading = asyncio.ensure_future(_read(engine, inputs(notes, 3, 0.3)))
@@ -196,8 +185,6 @@ async def test_a_suspended_worker_is_waited_for(farm: Farm, notes: Notes) -> Non
             workers.resume()
             assert len(await reading) == 3
             assert len(notes.of("begin")) == 3
-    finally:
-        workers.kill()
 
 
 @pytest.mark.parametrize("kind", ["redis-streams", "redis-lists"])

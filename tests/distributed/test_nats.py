@@ -124,9 +124,7 @@ async def test_a_broker_listens_on(kind: Any, keep_data: bool, server: NatsServe
 async def test_a_task_that_kills_its_worker_is_lost(farm: Farm, tmp_path: Path) -> None:
     settings = farm.settings("nats", queue="deadly", idle_timeout=1500)
     notes = Notes(tmp_path)
-    workers = farm.workers(settings, processes=2)
-    workers.start()
-    try:
+    with farm.working(settings, processes=2):
         async with started(settings) as broker:
             given = {"path": str(notes.path), "name 0": "deadly", "seconds": 0}
             with pytest.raises(NodeFailedError) as caught:
@@ -134,8 +132,6 @@ async def test_a_task_that_kills_its_worker_is_lost(farm: Farm, tmp_path: Path) 
         assert isinstance(caught.value.__cause__, TaskLostError)
         assert "was delivered 3 times" in str(caught.value.__cause__)
         assert notes.of("begin") == ["deadly"] * 3
-    finally:
-        workers.kill()
 
 
 async def test_a_stream_that_is_full_is_waited_for(farm: Farm, tmp_path: Path) -> None:
@@ -163,9 +159,7 @@ async def until_full(broker: Any, stream: str) -> None:
 async def test_nothing_of_tasks_is_left_in_a_work_queue(farm: Farm, tmp_path: Path) -> None:
     settings = farm.settings("nats", queue="nothing-left", idle_timeout=20_000)
     notes = Notes(tmp_path)
-    workers = farm.workers(settings)
-    workers.start()
-    try:
+    with farm.working(settings) as workers:
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 50))
             await engine.execute(inputs(notes, 50, 0.0))
@@ -175,8 +169,6 @@ async def test_nothing_of_tasks_is_left_in_a_work_queue(farm: Farm, tmp_path: Pa
         assert left[settings.queue].count == 0
         assert left[f"{settings.queue} {settings.queue}"].count == 0
         assert "results in bucket 'taskiq_results' never expire" in workers.log()
-    finally:
-        workers.kill()
 
 
 async def test_a_stream_that_keeps_its_messages_is_warned_of(

@@ -46,11 +46,6 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer
     server.kill()
 
 
-@pytest.fixture
-def notes(tmp_path: Path) -> Notes:
-    return Notes(tmp_path)
-
-
 async def run_of(settings: Settings, notes: Notes, count: int, seconds: float) -> None:
     async with started(settings) as broker:
         engine = ExecutionEngine(broker, many(broker, app.noted, count), lost_after=30.0)
@@ -63,23 +58,17 @@ async def test_a_task_longer_than_the_servers_limit_is_executed_once(
     settings = farm.settings(
         "rabbitmq", queue="long", rabbitmq=impatient.url, park_after=0.5, qos=100
     )
-    workers = farm.workers(settings, processes=2)
-    workers.start()
-    try:
+    with farm.working(settings, processes=2):
         await run_of(settings, notes, 3, 7.0)
         assert len(notes.of("begin")) == len(notes.of("end")) == 3
         assert await left_over(settings) == 0
-    finally:
-        workers.kill()
     log = (impatient.folder / "log").read_text(encoding="utf-8")
     assert "timed out" not in log
 
 
 async def test_a_long_task_of_a_killed_worker_is_delivered_again(farm: Farm, notes: Notes) -> None:
     settings = farm.settings("rabbitmq", queue="parked", park_after=0.2)
-    workers = farm.workers(settings)
-    workers.start()
-    try:
+    with farm.working(settings) as workers:
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 1), lost_after=30.0)
             run = asyncio.ensure_future(engine.execute(inputs(notes, 1, 3.0)))
@@ -87,8 +76,6 @@ async def test_a_long_task_of_a_killed_worker_is_delivered_again(farm: Farm, not
             await asyncio.sleep(1.0)  # the message was parked meanwhile, some times
             workers.kill_one()
             await run
-    finally:
-        workers.kill()
     assert len(notes.of("begin")) == 2
     assert len(notes.of("end")) == 1
 
@@ -100,9 +87,7 @@ async def test_a_task_that_kills_its_worker_is_lost_after_some_deliveries(
     settings = farm.settings("rabbitmq", queue="deadly")
     (tmp_path / "beside").mkdir()
     beside = Notes(tmp_path / "beside")
-    workers = farm.workers(settings)
-    workers.start()
-    try:
+    with farm.working(settings):
         async with started(settings) as broker:
             good = ExecutionEngine(broker, many(broker, app.noted, 4), lost_after=60.0)
             others = asyncio.ensure_future(good.execute(inputs(beside, 4, 0.5)))
@@ -111,8 +96,6 @@ async def test_a_task_that_kills_its_worker_is_lost_after_some_deliveries(
             with pytest.raises(NodeFailedError, match="was delivered 3 times"):
                 await engine.execute(inputs(notes, 1, 0.0))
             await others
-    finally:
-        workers.kill()
     assert len(notes.of("begin")) == 3
 
 
@@ -151,9 +134,7 @@ async def test_a_message_that_returns_to_its_worker_is_not_executed_again(
 ) -> None:
     """The administrator closes the worker's connections, which are back within five seconds."""
     settings = farm.settings("rabbitmq", queue=f"returns-{seconds:g}")
-    workers = farm.workers(settings)
-    workers.start()
-    try:
+    with farm.working(settings):
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 2), lost_after=30.0)
             run = asyncio.ensure_future(engine.execute(inputs(notes, 2, seconds)))
@@ -163,8 +144,6 @@ async def test_a_message_that_returns_to_its_worker_is_not_executed_again(
             async with asyncio.timeout(15.0):
                 while await left_over(settings):
                     await asyncio.sleep(0.1)
-    finally:
-        workers.kill()
     assert len(notes.of("begin")) == len(notes.of("end")) == 2
 
 
@@ -296,9 +275,7 @@ async def test_a_user_confined_to_names_of_a_prefix_can_do_all(farm: Farm, notes
     settings = farm.settings(
         "rabbitmq", queue="confined", rabbitmq=url, prefix="confined_flow", park_after=0.2
     )
-    workers = farm.workers(settings)
-    workers.start()
-    try:
+    with farm.working(settings):
         await run_of(settings, notes, 2, 1.5)
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 1), lost_after=30.0)
@@ -309,8 +286,6 @@ async def test_a_user_confined_to_names_of_a_prefix_can_do_all(farm: Farm, notes
                 await run
             await notes.until("cancel", 1)
             left = await inventory_of(broker, settings.prefix)
-    finally:
-        workers.kill()
     assert [(one.name, one.kind) for one in left] == [
         ("confined-rabbitmq", "queue"),
         ("confined_flow_revocations", "queue"),

@@ -16,7 +16,7 @@ from taskiq_redis import RedisStreamBroker
 
 from taskiq_flow.transport import redis
 from taskiq_flow.transport.redis import notifier_at
-from taskiq_flow.transport.redis_broker import StreamReader
+from taskiq_flow.transport.redis_broker import stream_reader_of
 from tests.distributed.conftest import Farm
 from tests.distributed.watching import until
 
@@ -38,7 +38,7 @@ async def test_a_message_that_a_worker_holds_does_not_come_to_it_again(
         farm.redis.url, queue_name=queue, idle_timeout=50, xread_block=10, consumer_id="0"
     )
     await broker.startup()
-    reader = StreamReader(broker)
+    reader = stream_reader_of(broker)
     looks = 0
     xpending_range = reader._client.xpending_range
 

@@ -26,7 +26,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.journal.redis import RedisJournal
 from taskiq_flow.transport.redis import notifier_of
-from taskiq_flow.transport.redis_broker import StreamReader, inventory_of
+from taskiq_flow.transport.redis_broker import inventory_of, stream_reader_of
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
@@ -56,12 +56,8 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServ
 
 @contextlib.contextmanager
 def working(farm: Farm, settings: Settings, **options: Any) -> Iterator[Workers]:
-    workers = farm.workers(settings, **options)
-    workers.start()
-    try:
+    with farm.working(settings, **options) as workers:
         yield workers
-    finally:
-        workers.kill()
 
 
 @pytest.fixture
@@ -130,7 +126,7 @@ async def test_a_server_that_says_not_now_is_waited_for(
     begin, end = states
     settings = Settings(kind, redis=server.url, idle_timeout=20_000)
     notes = Notes(tmp_path)
-    with working(farm, settings, processes=2) as workers:
+    with farm.working(settings, processes=2) as workers:
         pids = workers.pids
         async with started(settings) as broker:
             journal = RedisJournal(server.url)
@@ -155,7 +151,7 @@ async def test_workers_begin_streams_anew_that_the_server_has_lost(
 ) -> None:
     settings = Settings("redis-streams", redis=server.url, idle_timeout=20_000)
     notes = Notes(tmp_path)
-    with working(farm, settings, processes=2) as workers:
+    with farm.working(settings, processes=2) as workers:
         pids = workers.pids
         async with started(settings) as broker:
             run = asyncio.ensure_future(
@@ -177,7 +173,7 @@ async def test_a_task_that_kills_its_worker_is_lost_and_those_beside_it_are_not(
 ) -> None:
     settings = farm.settings("redis-streams", queue="deadly", idle_timeout=600)
     notes = Notes(tmp_path)
-    with working(farm, settings, processes=2):
+    with farm.working(settings, processes=2):
         async with started(settings) as broker:
             builder_of_many = many(broker, app.noted, 12)
             deadly = many(broker, app.deadly, 1)
@@ -198,7 +194,7 @@ async def test_a_burst_of_heavy_tasks_is_shared(farm: Farm, tmp_path: Path) -> N
     """Four workers, one place each: none holds what another could begin."""
     settings = farm.settings("redis-streams", queue="burst", idle_timeout=20_000)
     notes = Notes(tmp_path)
-    with working(farm, settings, processes=4, max_async_tasks=1) as workers:
+    with farm.working(settings, processes=4, max_async_tasks=1) as workers:
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 8))
             await engine.execute(inputs(notes, 8, 1.0))
@@ -233,7 +229,7 @@ async def test_a_stream_that_another_group_reads_keeps_its_messages(
     notes = Notes(tmp_path)
     async with started(settings) as broker, app.redis_client(settings) as client:
         await client.xgroup_create(settings.queue, "others", id="0")
-        with working(farm, settings):
+        with farm.working(settings):
             engine = ExecutionEngine(broker, many(broker, app.noted, 5))
             await engine.execute(inputs(notes, 5, 0.0))
         assert await client.xlen(settings.queue) == 5
@@ -243,14 +239,14 @@ async def test_a_stream_that_another_group_reads_keeps_its_messages(
 async def test_consumers_that_are_gone_are_removed_with_nothing_lost(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("taskiq_flow.transport.redis_broker.GONE_AFTER", 0.1)
+    monkeypatch.setattr("taskiq_flow.transport.redis_streams.GONE_AFTER", 0.1)
     settings = farm.settings("redis-streams", queue="gone", idle_timeout=50)
     async with started(settings) as broker, app.redis_client(settings) as client:
         await client.xadd(settings.queue, {"data": b"held"})
         await client.xreadgroup("taskiq", "holds one", {settings.queue: ">"})
         await client.xreadgroup("taskiq", "holds none", {settings.queue: ">"})
         await asyncio.sleep(0.2)  # which is what consumers are judged by
-        reader = StreamReader(broker)
+        reader = stream_reader_of(broker)
         await reader._remove_consumers(settings.queue)
         consumers = await client.xinfo_consumers(settings.queue, "taskiq")
         assert [consumer["name"] for consumer in consumers] == [b"holds one"]
@@ -274,7 +270,7 @@ async def test_a_confined_user_needs_these_rights(
         result_prefix="tenant:results",
     )
     notes, recorder = Notes(tmp_path), Recorder()
-    with working(farm, settings):
+    with farm.working(settings):
         async with started(settings) as broker:
             journal = RedisJournal(url, prefix="tenant:journal")
             engine = ExecutionEngine(broker, many(broker, app.noted, 5), journal=journal)
@@ -310,17 +306,17 @@ async def test_blocking_reads_are_shorter_than_the_clients_patience(farm: Farm) 
         broker = RedisStreamBroker(
             farm.redis.url, xread_block=10_000, idle_timeout=600_000, socket_timeout=patience
         )
-        assert StreamReader(broker)._wait <= (10_000 if patience is None else patience * 500)
+        assert stream_reader_of(broker)._wait <= (10_000 if patience is None else patience * 500)
         await broker.connection_pool.disconnect()
     default = RedisStreamBroker(farm.redis.url, xread_block=10_000)
-    assert StreamReader(default)._wait <= 2_500
+    assert stream_reader_of(default)._wait <= 2_500
     await default.connection_pool.disconnect()
 
 
 async def test_runs_wait_their_turn_for_few_connections(farm: Farm, tmp_path: Path) -> None:
     settings = farm.settings("redis-streams", queue="few", idle_timeout=20_000)
     notes = Notes(tmp_path)
-    with working(farm, settings):
+    with farm.working(settings):
         few = replace(settings, redis=f"{settings.redis}?max_connections=4")
         async with started(few) as broker:
             journal = RedisJournal(few.redis)
@@ -340,7 +336,7 @@ async def test_a_result_stays_though_its_notice_is_refused(
     mute = server.url.replace("redis://", "redis://mute:hidden@")
     notes = Notes(tmp_path)
     settings = Settings("redis-streams", redis=server.url, queue="mute")
-    with working(farm, replace(settings, results=mute)) as workers:
+    with farm.working(replace(settings, results=mute)) as workers:
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 2))
             assert len(await engine.execute(inputs(notes, 2, 0.0))) == 2
@@ -353,7 +349,7 @@ async def test_children_that_are_replaced_leave_nothing_waiting(farm: Farm, tmp_
     """As a worker is by ``--max-tasks-per-child``."""
     settings = farm.settings("redis-streams", queue="children", idle_timeout=30_000)
     notes = Notes(tmp_path)
-    with working(farm, settings, processes=2, arguments=("--max-tasks-per-child", "10")):
+    with farm.working(settings, processes=2, arguments=("--max-tasks-per-child", "10")):
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 60))
             async with asyncio.timeout(20.0):
@@ -374,7 +370,7 @@ async def test_a_cluster_whose_node_dies_for_good_is_heard_by_another(
     settings = Settings("redis-cluster-streams", redis=first.url, queue="cluster")
     notes = Notes(tmp_path)
     try:
-        with working(farm, settings):
+        with farm.working(settings):
             async with started(settings) as broker:
                 engine = ExecutionEngine(broker, many(broker, app.noted, 4), lost_after=2.0)
                 assert len(await engine.execute(inputs(notes, 4, 0.0))) == 4
@@ -398,7 +394,7 @@ async def test_what_is_given_back_keeps_the_number_of_its_deliveries(farm: Farm)
         await client.xadd(settings.queue, {"data": b"begun in vain"})
         await client.xreadgroup("taskiq", "killed", {settings.queue: ">"})
         await asyncio.sleep(0.05)  # the idle timeout
-        reader = StreamReader(broker)
+        reader = stream_reader_of(broker)
         await reader._take_over(settings.queue)
         (delivery,) = reader.deliveries.redelivered()
         assert delivery.number == 2
@@ -417,7 +413,7 @@ async def test_messages_that_were_begun_in_vain_twice_are_taken_one_at_a_time(fa
         await client.xreadgroup("taskiq", "killed", {settings.queue: ">"})
         await client.xclaim(settings.queue, "taskiq", "killed too", 0, ids[:3])
         await asyncio.sleep(0.05)  # the idle timeout
-        reader = StreamReader(broker)
+        reader = stream_reader_of(broker)
         for expected in ([0, 3], [1], [2]):
             await reader._take_over(settings.queue)
             held = [int(delivery.data) for delivery in reader.deliveries.redelivered()]
@@ -462,7 +458,7 @@ async def test_a_worker_that_may_not_make_its_group_anew_says_so(
     url = server.url.replace("redis://", "redis://reader:hidden@")
     broker = RedisStreamBroker(url, queue_name="none")
     with pytest.raises(NoPermissionError, match="XGROUP CREATE none"):
-        await anext(StreamReader(broker).listen())
+        await anext(stream_reader_of(broker).listen())
     await broker.connection_pool.disconnect()
 
 
@@ -475,7 +471,7 @@ async def test_entries_that_were_trimmed_away_do_not_stay_pending(server: RedisS
         await client.xreadgroup("taskiq", "killed", {"trimmed": ">"})
         await client.xdel("trimmed", message_id)
         await asyncio.sleep(0.05)  # the idle timeout
-        reader = StreamReader(broker)
+        reader = stream_reader_of(broker)
         await reader._take_over("trimmed")
         assert (await client.xpending("trimmed", "taskiq"))["pending"] == 0
         await client.delete("trimmed")
@@ -488,7 +484,7 @@ async def test_copies_that_are_suspect_are_executed_one_at_a_time(farm: Farm) ->
     async with started(settings) as broker, app.redis_client(settings) as client:
         for number in (2, 0, 2):
             await client.xadd(settings.queue, {"data": b"x", "taskiq_flow_deliveries": number})
-        reader = StreamReader(broker)
+        reader = stream_reader_of(broker)
         reader._at_once = 10
         reader._hold(await reader._read())
         first = reader.deliveries.next(reader._may_begin)
