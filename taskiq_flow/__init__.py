@@ -12,6 +12,7 @@ from taskiq_flow.dataflow import (
     TaskNode,
 )
 from taskiq_flow.errors import (
+    AnnotationError,
     BindingError,
     ConfigurationError,
     CycleError,
@@ -65,6 +66,7 @@ from taskiq_flow.values.handle import ResultHandle
 __all__ = [
     "DAG",
     "NO_FALLBACK",
+    "AnnotationError",
     "BindingError",
     "Cache",
     "ConfigurationError",

@@ -15,6 +15,7 @@
     ├── NodeError                  a node failed; found as a cause or in ``.failures``
     │   ├── OutputShapeError
     │   ├── SerializationError
+    │   │   └── AnnotationError    a value does not fit an annotation of its task
     │   ├── ResultUnavailableError
     │   ├── NodeTimeoutError       a ``TimeoutError`` as well
     │   └── TaskLostError
@@ -190,6 +191,13 @@ class SerializationError(NodeError):
         super().__init__(message, task_name=task_name)
         self.key = key
         self.value_type = value_type
+
+
+class AnnotationError(SerializationError):
+    """A value neither fits the annotation of a parameter or of a result, nor can be converted.
+
+    ``key``: the parameter, ``None`` for a result.
+    """
 
 
 class ResultUnavailableError(NodeError):

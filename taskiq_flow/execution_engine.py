@@ -35,7 +35,7 @@ from taskiq_flow.engine.run_spec import (
     NodeOptions,
     RunSpec,
 )
-from taskiq_flow.errors import ConfigurationError, RunCancelledError
+from taskiq_flow.errors import ConfigurationError, RunCancelledError, SerializationError
 from taskiq_flow.events import Listener, NodeFailure, NodeSkipped
 from taskiq_flow.journal.history import RestoredRun, load_inputs, load_results, restore_run
 from taskiq_flow.journal.protocol import Journal
@@ -43,6 +43,7 @@ from taskiq_flow.journal.runs import JournaledRuns
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.transport.notice import ALWAYS
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of
+from taskiq_flow.values.isolation import Sharing
 from taskiq_flow.values.references import handle_of, store_large_inputs
 from taskiq_flow.values.results import as_annotated
 from taskiq_flow.worker.worker import BEAT
@@ -81,6 +82,9 @@ class ExecutionEngine:
     ``journal``: where runs are kept, for ``resume`` and ``rerun`` to go on with; a pair is yielded
     once the journal has it.
 
+    ``values="isolated"``: in one process, each taker of a value of plain data has a copy of its
+    own, and NumPy arrays cannot be written to. ``"shared"``: all takers have the same object.
+
     An engine may be used for any number of runs, also at the same time. Raises ``ValueError`` for
     an argument that cannot be.
     """
@@ -101,7 +105,10 @@ class ExecutionEngine:
         queue_timeout: float | None = None,
         run_timeout: float | None = None,
         journal: Journal | None = None,
+        values: Sharing = "isolated",
     ) -> None:
+        if values not in get_args(Sharing):
+            raise ValueError(f"values is {values!r}; give one of {get_args(Sharing)}")
         if max_parallel is not None and (
             isinstance(max_parallel, bool) or not isinstance(max_parallel, int) or max_parallel < 1
         ):
@@ -124,7 +131,12 @@ class ExecutionEngine:
         self._options = NodeOptions(retry, timeout, queue_timeout)
         self._reference_above = _reference_above(pass_by)
         self._settings = RunSettings(
-            max_parallel, on_error, tuple(listeners), run_timeout, self._reference_above
+            max_parallel,
+            on_error,
+            tuple(listeners),
+            run_timeout,
+            self._reference_above,
+            values,
         )
         self._journal = journal
         self._lost_after = lost_after
@@ -305,7 +317,8 @@ class ExecutionEngine:
                 reference_above=self._reference_above,
                 is_journaled=log is not None,
             )
-            dispatcher = Dispatcher(broker, connection.labels, connection.kick)
+            take = self._settings.take
+            dispatcher = Dispatcher(broker, connection.labels, connection.kick, take)
             self._check(spec, dispatcher, tells_begin=connection.tells_begin)
             stored = await self._stored_inputs(spec, run_id)
             if log is not None:
@@ -350,7 +363,7 @@ class ExecutionEngine:
         """What a run has to do. Raises for inputs and outputs that do not fit the graph."""
         whole = self._dag.plan()
         plan = whole if outputs is None else self._dag.plan_for(outputs)
-        values = dict(inputs or {})
+        values = {key: self._taken_input(key, value) for key, value in (inputs or {}).items()}
         check_inputs(values, whole, plan)
         of_engine = self._options
         for_all = of_engine != PLAIN_OPTIONS
@@ -363,6 +376,17 @@ class ExecutionEngine:
             inputs=values,
             options={n: of_engine.of(n) for n in plan.order if for_all or n.has_policy},
         )
+
+    def _taken_input(self, key: str, value: Any) -> Any:
+        """An input as it is when the run begins. Raises ``SerializationError``, naming the key."""
+        try:
+            return self._settings.take(value)
+        except SerializationError as error:
+            raise SerializationError(
+                f"the run was given the input {key!r}, which cannot be passed on: {error}",
+                key=key,
+                value_type=type(value),
+            ) from None
 
     def _check(self, spec: RunSpec[Any], dispatcher: Dispatcher, *, tells_begin: bool) -> None:
         """Raise ``ConfigurationError`` if the broker cannot do what a node's options ask for."""

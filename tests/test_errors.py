@@ -51,6 +51,7 @@ ATTRIBUTES: list[tuple[type[Exception], dict[str, Any]]] = [
     (errors.NodeError, {"task_name": "a"}),
     (errors.OutputShapeError, {"task_name": "a"}),
     (errors.SerializationError, {"task_name": "a", "key": "x", "value_type": set}),
+    (errors.AnnotationError, {"task_name": "a", "key": "x", "value_type": set}),
     (errors.ResultUnavailableError, {"task_name": "a"}),
     (errors.NodeTimeoutError, {"task_name": "a", "seconds": 2.5, "waited": True}),
     (errors.TaskLostError, {"task_name": "a"}),

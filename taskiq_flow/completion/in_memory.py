@@ -29,8 +29,9 @@ from taskiq import (
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.errors import ConfigurationError, TaskLostError, describe
-from taskiq_flow.values.copying import copied
+from taskiq_flow.values.call import Call, present
 from taskiq_flow.values.handle import Reference, ResultHandle
+from taskiq_flow.values.isolation import isolated
 from taskiq_flow.values.references import refers
 from taskiq_flow.values.results import failed
 
@@ -58,6 +59,7 @@ class Execution:
     revoked = False
     tells_begin = False
     worker: asyncio.Task[Any] | None = None  # runs the newest attempt
+    call: Call | None = None  # what the task is executed with
     superseded: frozenset[asyncio.Task[Any] | None] = frozenset()  # ran attempts sent again
 
     def __init__(self, task_id: str, in_flight: InFlight, completions: InMemoryCompletions) -> None:
@@ -131,11 +133,14 @@ class InMemoryHooks(TaskiqMiddleware):
         execution = self.executions.get(message.task_id)
         if execution is None:  # not of an engine, but perhaps sent from within such a task
             _when_begun.set(None)
+            present.set(None)
             return message
         if execution.revoked:
             raise asyncio.CancelledError
         if execution.worker is not None:
             self._note_requeue(execution, message)
+            execution.call = None if execution.call is None else execution.call.once_more()
+        present.set(execution.call)
         self.workers.pop(execution.worker, None)
         execution.worker = asyncio.current_task()
         self.workers[execution.worker] = execution
@@ -343,7 +348,7 @@ async def _referring(task_id: str, result: TaskiqResult[Any], limit: int) -> Tas
     value = result.return_value
 
     async def read() -> Any:
-        return copied(value)
+        return isolated(value)
 
     handle = ResultHandle(Reference(task_id), read)
     return result.model_copy(update={"return_value": handle})

@@ -13,6 +13,7 @@ from taskiq import AsyncTaskiqDecoratedTask, Context
 from taskiq_dependencies.dependency import Dependency
 
 from taskiq_flow.errors import BindingError
+from taskiq_flow.values.call import unwrapped
 
 Task = AsyncTaskiqDecoratedTask[Any, Any] | Callable[..., Any]
 """What a node runs: a taskiq task, or a plain callable, sync or async."""
@@ -244,7 +245,7 @@ def _bind_by_name(parameters: Sequence[Parameter]) -> Binding:
 
 def original_function(task: Task) -> Callable[..., Any]:
     """The callable that a task wraps, or the callable itself."""
-    return task.original_func if isinstance(task, AsyncTaskiqDecoratedTask) else task
+    return unwrapped(task.original_func) if isinstance(task, AsyncTaskiqDecoratedTask) else task
 
 
 _Parameters: TypeAlias = tuple[tuple[Parameter, ...], frozenset[str]]

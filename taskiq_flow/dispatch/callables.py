@@ -6,9 +6,10 @@ broker refers to it weakly, and keeps none of its defaults, so that graphs can b
 
 from __future__ import annotations
 
+import functools
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
@@ -16,6 +17,8 @@ from taskiq_dependencies.dependency import Dependency
 
 from taskiq_flow.dataflow.binding import Task, TaskInfo, signature_of, task_info
 from taskiq_flow.dataflow.node import default_name
+from taskiq_flow.values.call import Execution, taking_calls, unwrapped
+from taskiq_flow.values.fitting import Signature
 
 
 def as_task(
@@ -32,6 +35,26 @@ def as_task(
         if stands_for is not None and stands_for() is task_info(function):
             return task
     raise AssertionError(f"{name!r} is taken, by a callable that {function!r} is not")
+
+
+def embedded(
+    broker: InMemoryBroker, task: AsyncTaskiqDecoratedTask[Any, Any], function: Callable[..., Any]
+) -> AsyncTaskiqDecoratedTask[Any, Any]:
+    """The task, whose function takes the values of an engine's calls, which no message has.
+
+    ``function``: the user's own. Does nothing to a task that was given here before.
+    """
+    present = task.original_func
+    if unwrapped(present) is present:
+        gives_items = inspect.isgeneratorfunction(_called(function))
+        is_generator = gives_items or inspect.isasyncgenfunction(_called(function))
+        signature = None
+        if broker.receiver.validate_params:
+            own = signature_of(function)
+            signature = Signature(default_name(function), own, returns_items=is_generator)
+        execution = Execution(signature, gives_items=gives_items)
+        task.original_func = taking_calls(present, task.task_name, execution)
+    return task
 
 
 def return_type_of(task: Task) -> Any:
@@ -71,12 +94,15 @@ def _stand_in(function: Callable[..., Any], info: weakref.ref[TaskInfo]) -> Call
         return await _alive(info)(*args, **kwargs)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return _alive(info)(*args, **kwargs)
-        except StopIteration as error:  # no asyncio future can carry it: the task would never end
-            raise RuntimeError("the task raised StopIteration") from error
+        return _alive(info)(*args, **kwargs)
 
-    stand_in = call_async if _is_async(function) else call
+    async def call_for_items(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        async for item in _alive(info)(*args, **kwargs):
+            yield item
+
+    stand_in: Callable[..., Any] = call_async if _is_async(function) else call
+    if inspect.isasyncgenfunction(_called(function)):
+        stand_in = call_for_items
     signature = _without_defaults(signature_of(function))
     stand_in.__name__ = stand_in.__qualname__ = default_name(function)
     stand_in.__annotations__ = _annotations(signature)
@@ -118,6 +144,11 @@ def _annotations(signature: inspect.Signature) -> dict[str, Any]:
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
-    if inspect.iscoroutinefunction(function):
-        return True
-    return inspect.iscoroutinefunction(type(function).__call__)
+    return inspect.iscoroutinefunction(_called(function))
+
+
+def _called(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that is executed when a callable is called."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__

@@ -17,22 +17,25 @@ from taskiq import (
 from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.completion.in_memory import InMemoryHooks
-from taskiq_flow.dataflow.binding import Binding, Task
-from taskiq_flow.dispatch.callables import as_task
+from taskiq_flow.dataflow.binding import Binding, Task, original_function, task_info
+from taskiq_flow.dispatch.callables import as_task, embedded
 from taskiq_flow.dispatch.encoding import (
     ALREADY_PLAIN,
     Address,
     encode_unseen,
     explained,
     formats_as_usual,
+    passed,
     plain,
     with_references,
     with_values,
 )
-from taskiq_flow.errors import ConfigurationError
+from taskiq_flow.errors import ConfigurationError, SerializationError
 from taskiq_flow.middleware import FlowMiddleware
 from taskiq_flow.transport.protocol import Kick
+from taskiq_flow.values.call import Call
 from taskiq_flow.values.handle import ResultHandle
+from taskiq_flow.values.isolation import NEVER_CHANGE, Take, isolated
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -70,7 +73,8 @@ class Dispatcher:
     """Sends the tasks of one run to one broker, as taskiq's own kicker does.
 
     The run calls the middlewares that the broker has when it begins. ``labels`` are added to each
-    message, ``kick`` hands it to the broker.
+    message, ``kick`` hands it to the broker. ``take``: makes of a value what a task of this process
+    is given.
     """
 
     def __init__(
@@ -78,8 +82,16 @@ class Dispatcher:
         broker: AsyncBroker,
         labels: Mapping[str, str] = MappingProxyType({}),
         kick: Kick | None = None,
+        take: Take = isolated,
     ) -> None:
         self._broker = broker
+        self._take = take
+        if isinstance(broker, InMemoryBroker):
+            self._hooks: InMemoryHooks | None = InMemoryHooks.of(broker)
+            self._as_they_are, self._prepared = NEVER_CHANGE, self._taken
+        else:
+            self._hooks = None
+            self._as_they_are, self._prepared = ALREADY_PLAIN, self._plain
         self._labels = labels
         self._kick = broker.kick if kick is None else kick
         self._addresses: dict[int, Address] = {}
@@ -90,6 +102,10 @@ class Dispatcher:
         self._after = [m for m in reversed(others) if type(m).post_send is not base.post_send]
         self._unseen = not (self._before or self._after) and formats_as_usual(broker)
         self._never_waits = _never_waits(broker)
+        self._others_may_repeat = any(
+            type(m).on_error is not base.on_error or type(m).post_execute is not base.post_execute
+            for m in others
+        )
 
     def address(self, node: RunnableNode) -> Address:
         """Where a node's task is sent. A plain callable is registered with the broker first.
@@ -114,17 +130,20 @@ class Dispatcher:
         Raises ``SerializationError``, or whatever the broker and its middlewares raise, at once or
         when what is left is awaited.
         """
+        as_they_are = self._as_they_are
         if not (
-            ALREADY_PLAIN.issuperset(map(type, args))
-            and ALREADY_PLAIN.issuperset(map(type, kwargs.values()))
+            as_they_are.issuperset(map(type, args))
+            and as_they_are.issuperset(map(type, kwargs.values()))
         ):
             if any(isinstance(value, ResultHandle) for value in (*args, *kwargs.values())):
-                if isinstance(self._broker, InMemoryBroker):
+                if self._hooks is not None:
                     return partial(self._send_values, node, address, task_id, args, kwargs)
                 address, args, kwargs = with_references(address, args, kwargs)
-            args, kwargs = self._plain(node, args, kwargs)
+            args, kwargs = self._prepared(node, args, kwargs)
         if not self._unseen:
             return partial(self._send_message, node, address, task_id, args, kwargs)
+        if self._hooks is not None:
+            args, kwargs = self._hand_over(node, address, task_id, args, kwargs)
         try:
             encoded = encode_unseen(self._broker, address, task_id, args, kwargs)
         except Exception as error:  # whatever a value or a serializer raises
@@ -136,6 +155,43 @@ class Dispatcher:
         except StopIteration:
             return None
         raise AssertionError(f"{type(self._broker).__name__}.kick has waited")
+
+    def _hand_over(
+        self,
+        node: RunnableNode,
+        address: Address,
+        task_id: str,
+        args: list[Any],
+        kwargs: dict[str, Any],
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Leave the values of a call to the task in this process. Its message has none."""
+        execution = None if self._hooks is None else self._hooks.executions.get(task_id)
+        if execution is not None:
+            may_come_again = self._others_may_repeat or bool(task_info(node.task).parameters[1])
+            take = self._take if may_come_again else None
+            execution.call = Call(address.task_name, args, kwargs, take)
+        return [], {}
+
+    def _taken(
+        self, node: RunnableNode, args: list[Any], kwargs: dict[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """What the node's task is given. Raises ``SerializationError``, naming the key."""
+        try:
+            return list(map(self._take, args)), {
+                name: self._take(value) for name, value in kwargs.items()
+            }
+        except SerializationError:
+            for key, value in passed(node.binding, args, kwargs):
+                try:
+                    self._take(value)
+                except SerializationError as error:  # this is the one
+                    raise SerializationError(
+                        f"node {node.task_name!r} cannot be given the value of {key!r}: {error}",
+                        task_name=node.task_name,
+                        key=key,
+                        value_type=type(value),
+                    ) from error
+            raise
 
     def _plain(
         self, node: RunnableNode, args: list[Any], kwargs: dict[str, Any]
@@ -173,8 +229,12 @@ class Dispatcher:
         message = address.message(task_id, args, kwargs)
         for middleware in self._before:
             message = await maybe_awaitable(middleware.pre_send(message))
+        sent = message
+        if self._hooks is not None:
+            args, kwargs = self._hand_over(node, address, task_id, message.args, message.kwargs)
+            sent = message.model_copy(update={"args": args, "kwargs": kwargs})
         try:
-            encoded = self._broker.formatter.dumps(message)
+            encoded = self._broker.formatter.dumps(sent)
         except Exception as error:  # whatever a formatter or a serializer raises
             raise explained(self._broker, node, message.args, message.kwargs, error) from error
         await self._kick(encoded)
@@ -189,7 +249,7 @@ class Dispatcher:
         task, broker = node.task, self._broker
         if not isinstance(task, AsyncTaskiqDecoratedTask):
             if isinstance(broker, InMemoryBroker):
-                return as_task(broker, task)
+                return embedded(broker, as_task(broker, task), task)
             raise ConfigurationError(
                 f"node {node.task_name!r} is a plain callable, which the workers of "
                 f"{type(broker).__name__} cannot know; decorate it with @broker.task"
@@ -199,6 +259,8 @@ class Dispatcher:
                 f"the task {task.task_name!r} of node {node.task_name!r} belongs to another "
                 "broker than the engine's; decorate it with that one, or give the engine this one"
             )
+        if isinstance(broker, InMemoryBroker):
+            return embedded(broker, task, original_function(task))
         return task
 
 

@@ -18,6 +18,7 @@ from taskiq_flow.dataflow.binding import Binding
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.transport.notice import REFERENCES_LABEL
 from taskiq_flow.values.handle import ResultHandle
+from taskiq_flow.values.isolation import type_name
 
 ALREADY_PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple})
 
@@ -172,13 +173,13 @@ def explained(
 ) -> SerializationError:
     """The error of a call that cannot be encoded: it names the first value that cannot alone."""
     alone = Address(task_name=node.task_name, labels={}, labels_types={})
-    for key, value in _passed(node.binding, args, kwargs):
+    for key, value in passed(node.binding, args, kwargs):
         try:
             broker.formatter.dumps(alone.message("", [plain(value)], {}))
         except Exception:  # this is the one
             return SerializationError(
                 f"node {node.task_name!r} cannot be sent the value of {key!r}, a "
-                f"{_type_name(value)}: {type(broker.formatter).__name__} with "
+                f"{type_name(value)}: {type(broker.formatter).__name__} with "
                 f"{type(broker.serializer).__name__} cannot carry it ({error}); have the task "
                 "that makes it return plain data (numbers, strings, lists, dicts, models), or "
                 "give the broker a formatter that can",
@@ -192,16 +193,9 @@ def explained(
     )
 
 
-def _passed(binding: Binding, args: list[Any], kwargs: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+def passed(binding: Binding, args: list[Any], kwargs: dict[str, Any]) -> Iterable[tuple[str, Any]]:
     """The values of a call with the keys they came under."""
     keys, names = binding.keys_of(len(args))
     yield from zip(keys, args, strict=True)
     for name, value in kwargs.items():
         yield names.get(name, name), value
-
-
-def _type_name(value: Any) -> str:
-    kind = type(value)
-    if kind.__module__ == "builtins":
-        return kind.__qualname__
-    return f"{kind.__module__}.{kind.__qualname__}"

@@ -22,7 +22,7 @@ from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.engine.run_spec import EarlierSessions, NodeOptions
 from taskiq_flow.errors import NODE_ERRORS, NodeError, NodeTimeoutError
 from taskiq_flow.events import Source
-from taskiq_flow.values.copying import copied
+from taskiq_flow.values.isolation import isolated
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -237,7 +237,7 @@ class NodeRun(Generic[N]):
         self.falls_back = self.may_be_sent = True
         self.options = options.of_fallback()
         if options.fallback_node is None:
-            return FallBack(error, Use(copied(options.fallback), "fallback"))
+            return FallBack(error, Use(isolated(options.fallback), "fallback"))
         self.sent_node = options.fallback_node
         return FallBack(error, Wait(0.0))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +42,13 @@ from taskiq_flow.engine.run_state import RunState, SkipReason
 from taskiq_flow.engine.sender import RestOfStart, Sender, warn_not_cached
 from taskiq_flow.engine.start_loop import StartLoop
 from taskiq_flow.engine.timers import Timers
-from taskiq_flow.errors import NODE_ERRORS, RunCancelledError, RunError, TaskLostError
+from taskiq_flow.errors import (
+    NODE_ERRORS,
+    RunCancelledError,
+    RunError,
+    SerializationError,
+    TaskLostError,
+)
 from taskiq_flow.events import (
     Event,
     Listener,
@@ -56,7 +63,7 @@ from taskiq_flow.events import (
     Source,
 )
 from taskiq_flow.journal.writer import LogWriter
-from taskiq_flow.values.copying import NEVER_CHANGE, copied
+from taskiq_flow.values.isolation import NEVER_CHANGE, Sharing, Take, isolated, shared
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -90,6 +97,12 @@ class RunSettings:
     listeners: Iterable[Listener] = ()
     run_timeout: float | None = None
     reference_above: int | None = None
+    values: Sharing = "isolated"
+
+    @property
+    def take(self) -> Take:
+        """Makes of a value what one of its takers is given."""
+        return shared if self.values == "shared" else isolated
 
 
 class Run(Generic[N]):
@@ -110,6 +123,7 @@ class Run(Generic[N]):
         self.run_id = run_id
         self._spec = spec
         self._on_error = settings.on_error
+        self._take = settings.take
         self._run_timeout = settings.run_timeout
         self._completions = completions
         self._log = log
@@ -517,10 +531,18 @@ class Run(Generic[N]):
         self._tell(NodeFellBack(self.run_id, self._loop.time(), name, task_id, error, attempts))
 
     def _handed_over(self, node: N, value: Any) -> Any:
-        """A copy if a later node has still to be sent the value, else the value itself."""
-        if type(value) in NEVER_CHANGE or self._is_over:
+        """What the reader is given: the value itself if no node has still to be sent it.
+
+        An array cannot be written to, whoever else has it, so that it does not depend on chance.
+        """
+        if type(value) in NEVER_CHANGE:
             return value
-        return copied(value) if self._is_still_needed(node) else value
+        if "numpy" not in sys.modules and (self._is_over or not self._is_still_needed(node)):
+            return value
+        try:
+            return self._take(value)
+        except SerializationError:  # of something within it that can be read once only
+            return value
 
     def _is_still_needed(self, node: N) -> bool:
         return any(

@@ -1,0 +1,162 @@
+"""Executing a task's function: where its arguments come from, and what becomes of its result.
+
+The values of a call in this process do not stand in its message, which is empty. The middleware of
+the broker sets the call for the asyncio task that executes it, and the wrapper around the task's
+function takes it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+from taskiq_flow.values.fitting import Signature
+from taskiq_flow.values.isolation import NEVER_CHANGE, Take, refuse_once_only
+
+_COMMON = NEVER_CHANGE | {list, dict, tuple, set}
+"""Types of results that are no iterators."""
+
+
+class Call:
+    """The arguments of one call of a task.
+
+    ``take``: copies each argument when the task is executed, where others than the engine may have
+    it executed once more with the same arguments.
+    """
+
+    __slots__ = ("_args", "_is_taken", "_kwargs", "_take", "_task_name")
+
+    def __init__(
+        self,
+        task_name: str,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        take: Take | None = None,
+    ) -> None:
+        self._task_name = task_name
+        self._args = args
+        self._kwargs = kwargs
+        self._take = take
+        # On the object, as a thread has a copy of the context.
+        self._is_taken = False
+
+    def once_more(self) -> Call:
+        """The same call, for a further execution of the task."""
+        return Call(self._task_name, self._args, self._kwargs, self._take)
+
+    def is_of(self, task_name: str) -> bool:
+        """Whether this is the call of that task, and has not been taken.
+
+        What the task's function calls or sends inherits the context in which its own call is.
+        """
+        return not self._is_taken and task_name == self._task_name
+
+    def taken(self) -> tuple[list[Any], dict[str, Any]]:
+        """The positional and keyword arguments. Called once."""
+        self._is_taken = True
+        if self._take is None:
+            return self._args, self._kwargs
+        return list(map(self._take, self._args)), {
+            name: self._take(value) for name, value in self._kwargs.items()
+        }
+
+
+present: ContextVar[Call | None] = ContextVar("present", default=None)
+"""The call that the current asyncio task executes, also in the thread of its function."""
+
+
+class Execution:
+    """How one task's function is executed: with arguments and a result that fit its annotations.
+
+    ``signature``: ``None`` where values are not converted. ``gives_items``: whether it is a
+    generator function, whose result is the list of its items.
+    """
+
+    __slots__ = ("gives_items", "signature")
+
+    def __init__(self, signature: Signature | None, *, gives_items: bool) -> None:
+        self.signature = signature
+        self.gives_items = gives_items
+
+    def arguments(self, call: Call) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments with which the function is called. May raise ``AnnotationError``."""
+        args, kwargs = call.taken()
+        if self.signature is None or not self.signature.checks_arguments:
+            return args, kwargs
+        return self.signature.arguments(args, kwargs)
+
+    def result(self, value: Any) -> Any:
+        """The task's result. May raise ``AnnotationError`` or ``SerializationError``."""
+        if self.gives_items:
+            return list(value)
+        if type(value) not in _COMMON:
+            refuse_once_only(value)
+        return value if self.signature is None else self.signature.result(value)
+
+    async def awaited(self, value: Awaitable[Any]) -> Any:
+        """As ``result``, for a function that has returned an awaitable, or is an async one."""
+        return self.result(await value)
+
+
+def taking_calls(
+    function: Callable[..., Any], task_name: str, execution: Execution
+) -> Callable[..., Any]:
+    """Wrap a task's function so that it takes the present call, if that is its own."""
+    if inspect.isasyncgenfunction(function):
+        return _wrapper(_call_for_items(function, task_name, execution), function)
+    if inspect.iscoroutinefunction(function):
+
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            call = present.get()
+            if call is None or not call.is_of(task_name):
+                return await function(*args, **kwargs)
+            own_args, own_kwargs = execution.arguments(call)
+            return execution.result(await function(*own_args, **kwargs, **own_kwargs))
+
+        return _wrapper(call_async, function)
+
+    def call_sync(*args: Any, **kwargs: Any) -> Any:
+        call = present.get()
+        if call is None or not call.is_of(task_name):
+            return function(*args, **kwargs)
+        own_args, own_kwargs = execution.arguments(call)
+        try:
+            value = function(*own_args, **kwargs, **own_kwargs)
+            if inspect.isawaitable(value):
+                return execution.awaited(value)
+            return execution.result(value)
+        except StopIteration as error:  # no asyncio future can carry it: the task would never end
+            raise RuntimeError("the task raised StopIteration") from error
+
+    return _wrapper(call_sync, function)
+
+
+def _call_for_items(
+    function: Callable[..., Any], task_name: str, execution: Execution
+) -> Callable[..., Any]:
+    async def call_for_items(*args: Any, **kwargs: Any) -> Any:
+        call = present.get()
+        if call is None or not call.is_of(task_name):
+            return function(*args, **kwargs)
+        own_args, own_kwargs = execution.arguments(call)
+        return [item async for item in function(*own_args, **kwargs, **own_kwargs)]
+
+    return call_for_items
+
+
+_WRAPS = "taskiq_flow_wraps"
+
+
+def _wrapper(call: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    functools.update_wrapper(call, function)
+    setattr(call, _WRAPS, function)
+    return call
+
+
+def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A task's own function, without the wrapper of this package."""
+    own: Callable[..., Any] = getattr(function, _WRAPS, function)
+    return own

@@ -1,0 +1,306 @@
+"""Whether a value fits an annotation. What fits stays the very object; what does not is converted.
+
+taskiq's own parsing converts whatever pydantic can: ``True`` under ``int`` becomes 1, a datetime
+under ``date`` loses its time, an array under ``list[float]`` is rebuilt. Here a value is converted
+only if it does not fit.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from inspect import Parameter
+from typing import Any, TypeAlias, cast
+
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+from taskiq_flow.errors import AnnotationError
+from taskiq_flow.values.isolation import ONCE_ONLY, type_name
+
+Check: TypeAlias = Callable[[Any], bool]
+"""Whether a value fits."""
+
+_ANYTHING = (Any, object, Parameter.empty)
+
+_OF_JSON = (bool, int, float, str, type(None))
+
+
+class Fit:
+    """One annotation, and how values are made to fit it."""
+
+    __slots__ = ("_adapter", "annotation", "fits")
+
+    def __init__(self, annotation: Any, fits: Check) -> None:
+        self.annotation = annotation
+        self.fits = fits
+        self._adapter: TypeAdapter[Any] | None = None
+
+    @classmethod
+    def of(cls, annotation: Any) -> Fit | None:
+        """``None`` for an annotation that every value fits, or of which that cannot be told."""
+        check = check_of(annotation)
+        return None if check is None else cls(annotation, check)
+
+    def convert(self, value: Any) -> Any:
+        """The value, or what pydantic makes of it if it does not fit. Raises what pydantic raises.
+
+        Raises ``TypeError`` for a value that does not fit a type that pydantic does not know.
+        """
+        if self.fits(value):
+            return value
+        if self._adapter is None:
+            try:
+                self._adapter = TypeAdapter(self.annotation)
+            except (PydanticSchemaGenerationError, PydanticUserError):
+                raise TypeError(f"it is no {name_of(self.annotation)}") from None
+        return self._adapter.validate_python(value)
+
+
+class Signature:
+    """The annotations of a function: what its arguments and its result are held against."""
+
+    def __init__(self, name: str, signature: inspect.Signature, *, returns_items: bool) -> None:
+        self._name = name
+        self._parameters: dict[str, Fit] = {}
+        self._positional: list[str] = []
+        self._var_args: tuple[str, Fit] | None = None
+        self._var_kwargs: Fit | None = None
+        for parameter in signature.parameters.values():
+            if parameter.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD):
+                self._positional.append(parameter.name)
+            if (fit := Fit.of(parameter.annotation)) is None:
+                continue
+            if parameter.kind is Parameter.VAR_POSITIONAL:
+                self._var_args = parameter.name, fit
+            elif parameter.kind is Parameter.VAR_KEYWORD:
+                self._var_kwargs = fit
+            else:
+                self._parameters[parameter.name] = fit
+        # What a generator function is annotated with is the generator, not the list of its items.
+        returns = signature.return_annotation
+        self._result = None if returns_items else Fit.of(None if returns is None else returns)
+        self.checks_arguments = bool(self._parameters or self._var_args or self._var_kwargs)
+
+    def arguments(
+        self, args: list[Any], kwargs: dict[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call, converted where they do not fit.
+
+        Raises ``AnnotationError`` for one that cannot be converted.
+        """
+        by_position = [self._argument(*self._at(place), value) for place, value in enumerate(args)]
+        by_name = {
+            name: self._argument(name, self._parameters.get(name, self._of_rest(name)), value)
+            for name, value in kwargs.items()
+        }
+        return by_position, by_name
+
+    def _at(self, place: int) -> tuple[str, Fit | None]:
+        if place < len(self._positional):
+            name = self._positional[place]
+            return name, self._parameters.get(name)
+        return ("", None) if self._var_args is None else self._var_args
+
+    def _of_rest(self, name: str) -> Fit | None:
+        return None if name in self._positional else self._var_kwargs
+
+    def _argument(self, parameter: str, fit: Fit | None, value: Any) -> Any:
+        if fit is None or fit.fits(value):
+            return value
+        try:
+            return fit.convert(value)
+        except Exception as error:  # whatever pydantic or a model's own code raises
+            raise AnnotationError(
+                f"parameter {parameter!r} of {self._name} takes {name_of(fit.annotation)}, and was "
+                f"given {_shown(value)}: {_first_line(error)}",
+                key=parameter,
+                value_type=type(value),
+            ) from error
+
+    def result(self, value: Any) -> Any:
+        """The result of a call, converted if it does not fit.
+
+        Raises ``AnnotationError`` if it cannot be converted.
+        """
+        fit = self._result
+        if fit is None or fit.fits(value):
+            return value
+        try:
+            return fit.convert(value)
+        except Exception as error:  # whatever pydantic or a model's own code raises
+            raise AnnotationError(
+                f"{self._name} is annotated to return {name_of(fit.annotation)}, and returned "
+                f"{_shown(value)}: {_first_line(error)}",
+                value_type=type(value),
+            ) from error
+
+
+def check_of(annotation: Any) -> Check | None:  # noqa: C901, PLR0911 - one line per form
+    """How to tell whether a value fits an annotation. ``None``: every value does."""
+    if annotation in _ANYTHING if _is_hashable(annotation) else False:
+        return None
+    if annotation is None:
+        annotation = type(None)
+    if isinstance(annotation, typing.NewType):
+        return check_of(annotation.__supertype__)
+    if hasattr(annotation, "__value__"):  # ``type X = ...``, from Python 3.12 on
+        return check_of(annotation.__value__)
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        constraints = [extra for extra in annotation.__metadata__ if _is_constraint(extra)]
+        return _never if constraints else check_of(args[0])
+    if origin in (typing.Union, types.UnionType):
+        checks = [check_of(arg) for arg in args]
+        known = [check for check in checks if check is not None]
+        return None if len(known) < len(checks) else lambda value: any(c(value) for c in known)
+    if origin is typing.Literal:
+        return lambda value: any(value == arg and type(value) is type(arg) for arg in args)
+    if origin in (typing.ClassVar, typing.Final, typing.Required, typing.NotRequired):
+        return check_of(args[0])
+    if isinstance(origin, type):
+        return _check_of_generic(origin, args)
+    if isinstance(annotation, type):
+        return _check_of_class(annotation)
+    return None
+
+
+def _check_of_class(kind: type) -> Check | None:  # noqa: PLR0911 - one for each form
+    if kind is object or issubclass(kind, ONCE_ONLY):
+        return None
+    if typing.is_typeddict(kind):
+        return lambda value: isinstance(value, dict)
+    if getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False):
+        return None
+    if kind is float:
+        return partial(_is_number, kinds=(float, int), of_numpy="floating")
+    if kind is complex:
+        return partial(_is_number, kinds=(complex, float, int), of_numpy="complexfloating")
+    if kind is int:
+        return partial(_is_number, kinds=(int,), of_numpy="integer")
+    return lambda value: isinstance(value, kind)
+
+
+def _is_number(value: Any, kinds: tuple[type, ...], of_numpy: str) -> bool:
+    if isinstance(value, kinds):
+        return True
+    return type(value).__module__ == "numpy" and any(
+        base.__name__ in {of_numpy, "integer"} for base in type(value).__mro__
+    )
+
+
+def _check_of_generic(origin: type, args: tuple[Any, ...]) -> Check | None:
+    if issubclass(origin, ONCE_ONLY):
+        return None
+    if issubclass(origin, tuple):
+        is_of_any_length = args[1:] == (...,)
+        return _check_of_items(origin, args[0]) if is_of_any_length else _of_places(origin, args)
+    if issubclass(origin, Mapping) and len(args) == 2:  # noqa: PLR2004 - keys and values
+        return _check_of_mapping(origin, _check_of_item(args[0]), _check_of_item(args[1]))
+    if issubclass(origin, Iterable) and len(args) == 1:
+        return _check_of_items(origin, args[0])
+    return lambda value: isinstance(value, origin)
+
+
+def _check_of_mapping(
+    origin: type[Mapping[Any, Any]], keys: Check | None, values: Check | None
+) -> Check:
+    def fits_mapping(value: Any) -> bool:
+        return (
+            isinstance(value, origin)
+            and (keys is None or all(map(keys, value)))
+            and (values is None or all(map(values, value.values())))
+        )
+
+    return fits_mapping
+
+
+def _check_of_items(origin: type, item: Any) -> Check:
+    check = _check_of_item(item)
+
+    def fits_items(value: Any) -> bool:
+        if not isinstance(value, origin):
+            return False
+        return check is None or not isinstance(value, Collection) or all(map(check, value))
+
+    return fits_items
+
+
+def _of_places(origin: type, args: tuple[Any, ...]) -> Check:
+    checks = [check_of(arg) for arg in args]
+
+    def fits_places(value: Any) -> bool:
+        return (
+            isinstance(value, origin)
+            and len(cast("tuple[Any, ...]", value)) == len(checks)
+            and all(
+                check is None or check(part)
+                for check, part in zip(checks, cast("tuple[Any, ...]", value), strict=True)
+            )
+        )
+
+    return fits_places
+
+
+def _check_of_item(annotation: Any) -> Check | None:
+    """How to check the items of a collection. Items of JSON's own types are not looked at."""
+    return None if _is_of_json(annotation) else check_of(annotation)
+
+
+def _is_of_json(annotation: Any) -> bool:
+    if annotation in _OF_JSON if _is_hashable(annotation) else False:
+        return True
+    args = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if origin in (list, dict, tuple, typing.Union, types.UnionType):
+        return all(arg is ... or _is_of_json(arg) for arg in args)
+    return annotation in (list, dict) if _is_hashable(annotation) else False
+
+
+def _is_constraint(extra: Any) -> bool:
+    module = type(extra).__module__.partition(".")[0]
+    if hasattr(extra, "__get_pydantic_core_schema__"):
+        return True
+    return module in {"annotated_types", "pydantic"}
+
+
+def _never(_: Any) -> bool:
+    return False
+
+
+def _is_hashable(annotation: Any) -> bool:
+    try:
+        hash(annotation)
+    except TypeError:
+        return False
+    return True
+
+
+def name_of(annotation: Any) -> str:
+    """An annotation as a user writes it."""
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation.__qualname__
+    return str(annotation).replace("typing.", "")
+
+
+_LONGEST = 80
+
+
+def _shown(value: Any) -> str:
+    """A value in an error: its type, and its text if that is short."""
+    if isinstance(value, (str, bytes, int, float)) and len(text := repr(value)) <= _LONGEST:
+        return f"{text} ({type_name(value)})"
+    return f"a {type_name(value)}"
+
+
+def _first_line(error: Exception) -> str:
+    """What is wrong, without pydantic's headline and links."""
+    errors = getattr(error, "errors", None)
+    if callable(errors):
+        first = errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        return f"{place}: {first['msg']}" if place else str(first["msg"])
+    return str(error).partition("\n")[0]

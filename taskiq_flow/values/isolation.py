@@ -1,0 +1,270 @@
+"""Values for tasks and readers in one process: each taker gets an object of its own.
+
+Only plain data is copied: containers of Python's own types, dataclasses, attrs classes and models,
+nested. NumPy arrays become views that cannot be written to, as in Ray; tables become lazy copies.
+Immutable values and objects of any other type are handed on as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from array import array
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import is_dataclass
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
+from itertools import chain
+from typing import Any, Literal, TypeAlias
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+from pydantic import BaseModel
+
+from taskiq_flow.errors import SerializationError
+
+Sharing = Literal["isolated", "shared"]
+"""``"isolated"``: each taker of a value has its own. ``"shared"``: all have the same object."""
+
+NEVER_CHANGE = frozenset(
+    {
+        *(type(None), bool, int, float, complex, str, bytes, type(...), range),
+        *(datetime, date, time, timedelta, timezone, Decimal, Fraction, UUID),
+    }
+)
+"""Types of values that nobody can change, so that everybody may have them."""
+
+ONCE_ONLY = (Iterator, AsyncIterator, Coroutine)
+"""Types of values that can be read once, so that a second taker would find nothing."""
+
+Copy = Callable[[Any, dict[int, Any]], Any]
+"""Copies a value. The dictionary has the copies of what encloses it, by the ids of originals."""
+
+Take: TypeAlias = Callable[[Any], Any]
+"""Makes of a value what one of its takers is given."""
+
+
+def shared(value: Any) -> Any:
+    """The value itself."""
+    return value
+
+
+def isolated(value: Any) -> Any:
+    """What one taker of a value is given.
+
+    Raises ``SerializationError`` for a value that can be read once only (an iterator, a coroutine),
+    alone or within another one, and for one that is nested more deeply than Python's recursion.
+    """
+    if type(value) in NEVER_CHANGE:
+        return value
+    try:
+        return _copied(value, {})
+    except RecursionError:
+        raise SerializationError(
+            f"a {type_name(value)} is nested too deeply to be copied; flatten it, or give the "
+            "engine values='shared'",
+            value_type=type(value),
+        ) from None
+
+
+def refuse_once_only(value: Any) -> None:
+    """Raise ``SerializationError`` for an iterator or a coroutine."""
+    if isinstance(value, ONCE_ONLY):
+        raise SerializationError(
+            f"a {type_name(value)} can be read once only, and nobody after its first reader would "
+            "find anything in it; make a list of it, as in 'return list(...)', or await it",
+            value_type=type(value),
+        )
+
+
+def type_name(value: Any) -> str:
+    """The full name of a value's type; without its module if that is ``builtins``."""
+    kind = type(value)
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _copied(value: Any, copies: dict[int, Any]) -> Any:
+    kind = type(value)
+    if kind in NEVER_CHANGE:
+        return value
+    copy_of = _COPY.get(kind)
+    if copy_of is None:
+        copy_of = _others.get(kind)
+        if copy_of is None:
+            copy_of = _others[kind] = _copy_of(kind)
+    if copy_of is _itself:
+        return value
+    known = copies.get(id(value))
+    return copy_of(value, copies) if known is None else known
+
+
+def _never_change(values: Any) -> bool:
+    """Whether all of these are of immutable types. Runs at the speed of C."""
+    return NEVER_CHANGE.issuperset(map(type, values))
+
+
+def _itself(value: Any, _: dict[int, Any]) -> Any:
+    return value
+
+
+def _list(value: list[Any], copies: dict[int, Any]) -> list[Any]:
+    copies[id(value)] = made = value.copy()
+    kinds = set(map(type, value))
+    if NEVER_CHANGE.issuperset(kinds):
+        return made
+    if kinds == {dict} and _never_change(chain.from_iterable(map(dict.values, value))):
+        made[:] = map(dict.copy, value)  # rows, of which there may be many
+    else:
+        made[:] = [_copied(part, copies) for part in value]
+    return made
+
+
+def _tuple(value: tuple[Any, ...], copies: dict[int, Any]) -> tuple[Any, ...]:
+    if _never_change(value):
+        return value
+    made = [_copied(part, copies) for part in value]
+    if all(map(_is_same, made, value)):
+        return value
+    return tuple.__new__(type(value), made)
+
+
+def _dict(value: Any, copies: dict[int, Any]) -> Any:
+    copies[id(value)] = made = value.copy()
+    if not _never_change(value.values()):
+        for key, part in value.items():
+            made[key] = _copied(part, copies)
+    return made
+
+
+def _deque(value: deque[Any], copies: dict[int, Any]) -> deque[Any]:
+    copies[id(value)] = made = value.copy()
+    for place, part in enumerate(value):
+        made[place] = _copied(part, copies)
+    return made
+
+
+def _shallow(value: Any, _: dict[int, Any]) -> Any:
+    return copy.copy(value)
+
+
+def _subclass(value: Any, copies: dict[int, Any]) -> Any:
+    """A container of a class of the user's, with the attributes that it has beside its items."""
+    try:
+        made = copy.copy(value)
+    except Exception:  # whatever its own code raises: it is no plain data
+        return value
+    copies[id(value)] = made
+    if isinstance(value, dict):
+        for key, part in value.items():
+            dict.__setitem__(made, key, _copied(part, copies))
+    elif isinstance(value, list):
+        list.__setitem__(made, slice(None), [_copied(part, copies) for part in value])
+    for name, part in getattr(value, "__dict__", {}).items():
+        object.__setattr__(made, name, _copied(part, copies))
+    return made
+
+
+def _object(value: Any, copies: dict[int, Any]) -> Any:
+    """An object of a dataclass, an attrs class or a model, copied without calling its class."""
+    copies[id(value)] = made = copy.copy(value)
+    has_changed = False
+    for name in _attributes(value):
+        part = getattr(value, name, None)
+        if (own := _copied(part, copies)) is not part:
+            object.__setattr__(made, name, own)
+            has_changed = True
+    if not has_changed and _is_frozen(value):
+        copies[id(value)] = value
+        return value
+    return made
+
+
+_MODEL = ("__pydantic_extra__", "__pydantic_private__")
+
+
+def _attributes(value: Any) -> list[str]:
+    names = dict.fromkeys(getattr(value, "__dict__", ()))
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        names |= dict.fromkeys((slots,) if isinstance(slots, str) else slots)
+    if isinstance(value, BaseModel):
+        return [*value.__dict__, *_MODEL]
+    return [name for name in names if name not in {"__weakref__", "__dict__"}]
+
+
+def _is_frozen(value: Any) -> bool:
+    kind = type(value)
+    if issubclass(kind, BaseModel):
+        return bool(kind.model_config.get("frozen")) and not value.__pydantic_private__
+    parameters = getattr(kind, "__dataclass_params__", None)
+    return parameters is not None and parameters.frozen
+
+
+def _read_only(value: Any, _: dict[int, Any]) -> Any:
+    if not value.flags.writeable:
+        return value
+    view = value.view()
+    view.flags.writeable = False
+    return view
+
+
+def _lazy_table(value: Any, _: dict[int, Any]) -> Any:
+    """A pandas table or column: copied when it is written to, or now where pandas cannot that."""
+    pandas = sys.modules["pandas"]
+    copies_on_write = int(pandas.__version__.partition(".")[0]) >= 3 or (  # noqa: PLR2004
+        pandas.options.mode.copy_on_write is True
+    )
+    return value.copy(deep=not copies_on_write)
+
+
+def _clone(value: Any, _: dict[int, Any]) -> Any:
+    return value.clone()  # polars: shares what nobody writes to
+
+
+_COPY: dict[type, Copy] = {
+    list: _list,
+    tuple: _tuple,
+    dict: _dict,
+    OrderedDict: _dict,
+    defaultdict: _dict,
+    Counter: _dict,
+    deque: _deque,
+    set: _shallow,
+    frozenset: _itself,
+    bytearray: _shallow,
+    array: _shallow,
+}
+
+_others: WeakKeyDictionary[type, Copy] = WeakKeyDictionary()
+"""How values of other types are copied, found when the first one comes."""
+
+
+def _copy_of(kind: type) -> Copy:
+    if issubclass(kind, ONCE_ONLY):
+        return lambda value, _: refuse_once_only(value)
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return _tuple
+    if issubclass(kind, BaseModel) or is_dataclass(kind) or hasattr(kind, "__attrs_attrs__"):
+        return _object
+    if issubclass(kind, (list, dict, set, deque, bytearray)):
+        return _subclass
+    for library, names, copy_of in _OF_LIBRARIES:
+        module = sys.modules.get(library)
+        if module is not None and issubclass(kind, tuple(getattr(module, n) for n in names)):
+            return copy_of
+    return _itself
+
+
+_OF_LIBRARIES: list[tuple[str, tuple[str, ...], Copy]] = [
+    ("numpy", ("ndarray",), _read_only),
+    ("pandas", ("DataFrame", "Series"), _lazy_table),
+    ("polars", ("DataFrame", "Series"), _clone),
+]
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return one is other

@@ -1,0 +1,220 @@
+"""Each taker of a value of plain data has its own; everything else is the object itself."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import fractions
+import pathlib
+import types
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import attrs
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from taskiq_flow import SerializationError
+from taskiq_flow.values.isolation import isolated, shared
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    tags: list[str]
+
+
+class FrozenModel(BaseModel):
+    model_config = ConfigDict(frozen=True)
+    tags: tuple[str, ...]
+
+
+@dataclasses.dataclass
+class Data:
+    tags: list[str]
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    tags: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    tags: Any
+
+
+@attrs.define
+class Attrs:
+    tags: list[str]
+
+
+class Named(NamedTuple):
+    tags: list[str]
+
+
+class OwnList(list[Any]):
+    pass
+
+
+class OwnDict(dict[str, Any]):
+    pass
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Client:
+    pass
+
+
+def with_attribute() -> OwnList:
+    own = OwnList([1])
+    own.note = ["a"]  # type: ignore[attr-defined]
+    return own
+
+
+MUTABLE: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
+    (lambda: [1, 2], lambda v: v),
+    (lambda: [[1], 2], lambda v: v[0]),
+    (lambda: [{"a": 1}, {"b": 2}], lambda v: v[0]),
+    (lambda: [{"a": [1]}, {"b": 2}], lambda v: v[0]["a"]),
+    (lambda: {"a": {"b": [1]}}, lambda v: v["a"]["b"]),
+    (lambda: ([1], 2), lambda v: v[0]),
+    (lambda: {1, 2}, lambda v: v),
+    (lambda: bytearray(b"ab"), lambda v: v),
+    (lambda: collections.deque([[1]], maxlen=3), lambda v: v[0]),
+    (lambda: collections.OrderedDict(a=[1]), lambda v: v["a"]),
+    (lambda: collections.defaultdict(list, a=[1]), lambda v: v["a"]),
+    (lambda: collections.Counter("aab"), lambda v: v),
+    (lambda: Model(tags=["a"], extra=["b"]), lambda v: v.tags),  # type: ignore[call-arg]
+    (lambda: Model(tags=["a"], extra=["b"]), lambda v: v.extra),  # type: ignore[call-arg]
+    (lambda: Data(["a"]), lambda v: v.tags),
+    (lambda: Slotted(["a"]), lambda v: v.tags),
+    (lambda: Frozen(["a"]), lambda v: v.tags),
+    (lambda: Attrs(["a"]), lambda v: v.tags),
+    (lambda: Named(["a"]), lambda v: v.tags),
+    (lambda: OwnList([[1]]), lambda v: v[0]),
+    (with_attribute, lambda v: v.note),
+    (lambda: OwnDict(a=[1]), lambda v: v["a"]),
+]
+
+
+@pytest.mark.parametrize(("make", "part"), MUTABLE)
+def test_what_one_taker_changes_is_not_seen_by_another(
+    make: Callable[[], Any], part: Callable[[Any], Any]
+) -> None:
+    value = make()
+    taken = isolated(value)
+    assert type(taken) is type(value)
+    assert taken == value
+    assert part(taken) is not part(value)
+    part(taken).clear()
+    assert value == make()
+
+
+client = Client()
+
+SAME: list[Any] = [
+    *(None, True, 1, 1.5, 1j, "text", b"bytes", ..., range(3), float("nan")),
+    *((1, "a"), ((1,), frozenset({2})), frozenset({1}), Colour.RED, Named.__new__),
+    *(dt.datetime(2026, 1, 1), dt.timedelta(1), decimal.Decimal(1), uuid.UUID(int=1)),  # noqa: DTZ001
+    *(fractions.Fraction(1, 3), pathlib.Path("a"), Frozen(("a",)), FrozenModel(tags=("a",))),
+    *(client, (client, 1), Client, len, types.MappingProxyType({}), ValueError("x")),
+]
+
+
+@pytest.mark.parametrize("value", SAME)
+def test_what_nobody_changes_and_what_is_no_plain_data_is_the_object_itself(value: Any) -> None:
+    assert isolated(value) is value
+
+
+def test_an_object_within_plain_data_is_the_object_itself() -> None:
+    assert isolated([client, {"client": client}])[1]["client"] is client
+
+
+def test_a_value_that_holds_itself_is_copied_with_its_shape() -> None:
+    value: list[Any] = [1]
+    value.append(value)
+    taken = isolated(value)
+    assert taken is not value
+    assert taken[1] is taken
+
+
+def test_a_container_that_cannot_be_copied_is_the_object_itself() -> None:
+    class Single(dict[str, int]):
+        def __copy__(self) -> Any:
+            raise TypeError
+
+    value = Single(a=1)
+    assert isolated(value) is value
+
+
+def test_a_value_nested_too_deeply_is_an_error_that_says_so() -> None:
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    with pytest.raises(SerializationError, match="nested too deeply"):
+        isolated(value)
+    while value:
+        value = value.pop()  # its own destructor would recurse
+
+
+def items() -> Iterator[int]:
+    yield 1
+
+
+async def answer() -> int:
+    return 1
+
+
+async def stream() -> Any:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(items, stream, lambda: iter([1]), lambda: map(str, [1]), lambda: zip([1], [2])),  # noqa: B905
+        *(lambda: reversed([1]), lambda: (x for x in [1]), lambda: enumerate([1])),
+        lambda: filter(None, [1]),
+    ],
+)
+def test_what_can_be_read_once_is_refused_wherever_it_stands(make: Callable[[], Any]) -> None:
+    for value in (make(), [make()], {"a": (make(),)}, Data([make()])):
+        with pytest.raises(SerializationError, match="can be read once only"):
+            isolated(value)
+
+
+def test_a_coroutine_is_refused() -> None:
+    coroutine = answer()
+    with pytest.raises(SerializationError, match="await it"):
+        isolated(coroutine)
+    coroutine.close()
+
+
+def test_isolation_calls_no_code_of_a_dataclass_and_no_validator() -> None:
+    @dataclasses.dataclass
+    class Strict:
+        tags: list[str]
+
+        def __post_init__(self) -> None:
+            self.tags.append("made")
+
+    value = Strict([])
+    assert isolated(value).tags == ["made"]
+
+
+def test_shared_values_are_the_objects_themselves() -> None:
+    value = [[1]]
+    assert shared(value) is value
+
+
+def test_a_copy_is_as_deep_as_one_of_the_copy_module() -> None:
+    value = {"rows": [{"a": 1, "b": (1, [2])} for _ in range(5)], "x": collections.deque([{1}])}
+    assert isolated(value) == copy.deepcopy(value)
