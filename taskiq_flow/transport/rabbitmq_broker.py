@@ -24,6 +24,7 @@ from aio_pika.exceptions import (
     ChannelInvalidStateError,
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
+    DeliveryError,
     IncompatibleProtocolError,
     MethodNotImplemented,
     ProbableAuthenticationError,
@@ -183,6 +184,12 @@ class _Held:
         messages, self.messages = self.messages, []
         for message in messages:
             await _acknowledge(message)
+
+    async def reject(self) -> None:
+        """Return the message to its queue; the copies of it that came before are acknowledged."""
+        message = self.messages.pop()
+        await self.ack()
+        await message.reject(requeue=True)
 
 
 class QueueListener:
@@ -363,10 +370,19 @@ class QueueListener:
         return name
 
     async def _give_back(self, delivery: Delivery) -> None:
-        """Put a copy at the queue's end: a message that is rejected counts as delivered."""
+        """Put a copy at the queue's end: a message that is rejected counts as delivered.
+
+        A queue with a limit on its length may refuse the copy. It takes back the message itself.
+        """
         held: _Held = delivery.origin
-        if held.is_here:
+        if not held.is_here:
+            return
+        try:
             await self._publish(held.queue, held.messages[-1], delivery.number - 1)
+        except DeliveryError as error:
+            logger.debug("queue %r refuses a copy: %s", held.queue, text_of(error))
+            await held.reject()
+        else:
             await held.ack()
 
     async def _publish(self, queue: str, original: AbstractIncomingMessage, in_vain: int) -> None:

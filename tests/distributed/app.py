@@ -61,6 +61,7 @@ class Settings:
     engine_patience: float = ENGINE_PATIENCE
     full_timeout: float = 60.0
     stream: str = "{}"
+    queue_arguments: str = "{}"
     prefix: str = "taskiq_flow"
     park_after: float | None = None
     qos: int = 10
@@ -152,7 +153,8 @@ def _bare(settings: Settings) -> AsyncBroker:
     rabbitmq_broker.PARK_AFTER = settings.park_after or rabbitmq_broker.PARK_AFTER
     # Quorum queues of RabbitMQ 3.10 may be left without a leader when their only node was killed.
     rabbit = AioPikaBroker(settings.rabbitmq, exchange=Exchange(name=queue), qos=settings.qos)
-    return rabbit.with_queue(Queue(name=queue, type=QueueType.CLASSIC))
+    arguments = json.loads(settings.queue_arguments)
+    return rabbit.with_queue(Queue(name=queue, type=QueueType.CLASSIC, arguments=arguments))
 
 
 def _backend(settings: Settings) -> Any:

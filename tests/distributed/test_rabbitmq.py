@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +127,22 @@ async def test_what_waits_beside_a_long_task_goes_to_an_idle_worker(
     pids = [line.split()[2] for line in lines if line.startswith("begin")]
     assert len(pids) == 8
     assert min(pids.count(pid) for pid in pids) >= 2
+
+
+async def test_a_queue_that_refuses_copies_takes_back_the_messages(
+    farm: Farm, notes: Notes
+) -> None:
+    """A queue with a limit on its length takes no copy while it is full."""
+    limit = json.dumps({"x-max-length": 5, "x-overflow": "reject-publish"})
+    settings = farm.settings("rabbitmq", queue="limited", queue_arguments=limit)
+    workers = farm.workers(settings, max_async_tasks=1)
+    workers.start()
+    try:
+        await run_of(settings, notes, 14, 0.4)
+        assert len(notes.of("begin")) == 14
+        assert await left_over(settings) == 0
+    finally:
+        workers.kill()
 
 
 @pytest.mark.parametrize("seconds", [2.0, 8.0], ids=["told", "executing"])
