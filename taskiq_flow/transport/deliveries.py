@@ -35,7 +35,8 @@ class Delivery:
 
     ``key``: tells the message from others on its server, however often it is delivered.
     ``number``: which delivery of the message it is, 1 for the first. ``came_at``: the time of the
-    monotonic clock. ``task_id`` and ``reply_to`` are known once it was ``read``.
+    monotonic clock. ``task_id`` and ``reply_to`` are known once it was ``read``; ``reply_to`` is
+    ``None`` if no engine has sent the message.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class Delivery:
         "came_at",
         "data",
         "is_acknowledged",
+        "is_read",
         "key",
         "number",
         "origin",
@@ -66,6 +68,7 @@ class Delivery:
         self.task_id = ""
         self.reply_to: ReplyTo | None = None
         self.is_acknowledged = False
+        self.is_read = False
         self._ack = ack
 
     async def ack(self) -> None:
@@ -81,6 +84,9 @@ class Delivery:
 
     def read(self, broker: AsyncBroker) -> ReplyTo | None:
         """Where to report about the task. ``None`` if no engine has sent it."""
+        if self.is_read:
+            return self.reply_to
+        self.is_read = True
         try:
             message = broker.formatter.loads(self.data)
             self.task_id = message.task_id
@@ -195,12 +201,7 @@ class Deliveries:
 
     def redelivery_of(self, task_id: str) -> Delivery | None:
         """The held message of a task, if it was delivered before."""
-        for delivery in self._redelivered:
-            if not delivery.task_id:
-                delivery.read(self._broker)
-            if delivery.task_id == task_id:
-                return delivery
-        return None
+        return self._of_task(task_id, self._redelivered)
 
     def keys(self) -> set[Any]:
         """The keys of all messages that are held."""
@@ -215,22 +216,23 @@ class Deliveries:
         self._drop(delivery)
 
     def of_engines(self) -> list[Delivery]:
-        """The messages that engines have sent. Other messages are dropped from here."""
-        for delivery in tuple(self._held):
-            if delivery.reply_to is None and delivery.read(self._broker) is None:
-                self._drop(delivery)
-        return list(self._held)
+        """The messages that engines have sent."""
+        return [delivery for delivery in self._held if delivery.read(self._broker) is not None]
 
     async def renew(self) -> None:
-        """Keep the messages of engines from being delivered to other workers."""
+        """Keep the messages from being delivered to other workers, whoever has sent them."""
         if self._renew is not None:
-            await self._renew(self.of_engines())
+            await self._renew(list(self._held))
 
     async def acknowledge(self, task_id: str) -> None:
         """Acknowledge a task that has ended if taskiq has not done so."""
-        for delivery in self.of_engines():
-            if delivery.task_id == task_id:
-                await self._let_go(delivery)
+        if (delivery := self._of_task(task_id, self._held)) is not None:
+            await self._let_go(delivery)
+
+    def drop_task(self, task_id: str) -> None:
+        """Drop the message of a task that has ended without being acknowledged: it comes again."""
+        if (delivery := self._of_task(task_id, self._held)) is not None:
+            self._drop(delivery)
 
     def clear(self) -> None:
         """Drop all messages: the server has lost them."""
@@ -241,6 +243,13 @@ class Deliveries:
     async def _let_go(self, delivery: Delivery) -> None:
         await delivery.ack()
         self._drop(delivery)
+
+    def _of_task(self, task_id: str, deliveries: Iterable[Delivery]) -> Delivery | None:
+        for delivery in deliveries:
+            delivery.read(self._broker)
+            if delivery.task_id == task_id:
+                return delivery
+        return None
 
     def _drop(self, delivery: Delivery) -> None:
         self._held.pop(delivery, None)

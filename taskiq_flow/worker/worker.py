@@ -93,6 +93,8 @@ class Worker:
         self._deliveries = Deliveries(broker) if deliveries is None else deliveries
         self._executions: set[Execution] = set()
         self._by_name: defaultdict[str, set[Execution]] = defaultdict(set)  # by ``Execution.names``
+        # Those executing and not acknowledged whose tasks no engine has sent.
+        self._of_no_engine: set[asyncio.Task[Any]] = set()
         self._revoked: dict[str, float] = {}  # loop time of each revocation, oldest first
         self._absent = AbsentEngines(self._drop_tasks_of)
         self._is_closed = False
@@ -132,15 +134,17 @@ class Worker:
 
     async def begin(self, message: TaskiqMessage) -> TaskiqMessage:
         """Register an execution, and replace references in its arguments by their values."""
+        executing: Any = asyncio.current_task()
         label = message.labels.get(LABEL)
         if label is None:
+            self._of_no_engine.add(executing)
+            executing.add_done_callback(partial(self._ended_for_no_engine, message.task_id))
             return message
         execution = Execution(message, ReplyTo.of(label))
         current.set(execution)
         self._executions.add(execution)
         for name in execution.names:
             self._by_name[name].add(execution)
-        executing: Any = asyncio.current_task()
         executing.add_done_callback(partial(self._ended, execution))
         execution.function = self._guard(message.task_name)
         channel = execution.reply_to.channel
@@ -262,11 +266,19 @@ class Worker:
         )
         self._start(self._report(execution, failed(lost)))
 
+    def _ended_for_no_engine(self, task_id: str, executing: asyncio.Task[Any]) -> None:
+        """The asyncio task has ended. If taskiq did not acknowledge the message, it comes again."""
+        if executing in self._of_no_engine:
+            self._of_no_engine.discard(executing)
+            self._deliveries.drop_task(task_id)
+
     def _acknowledged(self, delivery: Delivery) -> None:
         """Handle an acknowledgement by taskiq. Without an execution, the task is unknown here."""
         if (execution := current.get()) is not None:
             execution.is_acknowledged = True
             return
+        executing: Any = asyncio.current_task()
+        self._of_no_engine.discard(executing)
         reply_to = delivery.read(self._broker)
         if reply_to is None:
             return

@@ -107,7 +107,9 @@ async def test_a_task_that_outlives_the_time_for_an_acknowledgement_is_executed_
         assert len(await engine.execute(inputs(notes, 2, 4.0))) == 2
         dag = DAGBuilder().node(task(broker, app.double)).build()
         assert await ExecutionEngine(broker, dag).execute({"item": 1}) == {"double": 2}
-    assert sorted(notes.of("begin")) == ["n0", "n1"]
+        sent = await task(broker, app.noted).kiq(str(notes.path), "of no engine", 4.0)
+        await sent.wait_result(timeout=15.0)
+    assert sorted(notes.of("begin")) == ["n0", "n1", "of"]
 
 
 def test_the_workers_of_a_pool_of_processes_run_tasks(farm: Farm, tmp_path: Path) -> None:

@@ -78,17 +78,19 @@ async def test_an_acknowledgement_is_told_once_it_has_reached_the_server() -> No
 
 
 @pytest.mark.parametrize("data", [message_of("x"), message_of("x", **{LABEL: "?"}), b"{", b""])
-async def test_what_no_engine_has_sent_is_taskiqs_affair(data: bytes) -> None:
-    renewed: list[int] = []
+async def test_what_no_engine_has_sent_is_renewed_and_reported_to_none(data: bytes) -> None:
+    renewed: list[list[bytes]] = []
 
-    async def renew(some: list[object]) -> None:
-        renewed.append(len(some))
+    async def renew(some: list[Delivery]) -> None:
+        renewed.append([delivery.data for delivery in some])
 
-    deliveries, acks = Deliveries(LocalBroker(), renew), Acks()  # type: ignore[arg-type]
+    deliveries, acks = Deliveries(LocalBroker(), renew), Acks()
     message = deliveries.hold(data, acks.ack)
+    assert held(deliveries) == []
     await deliveries.renew()
-    assert renewed == [0]
     await message.ack()  # type: ignore[misc]
+    await deliveries.renew()
+    assert renewed == [[data], []]
     assert acks.count == 1
 
 

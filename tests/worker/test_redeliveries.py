@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
-from taskiq import AckableMessage
+from taskiq import AckableMessage, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError, TaskLostError
 from taskiq_flow.journal.memory import MemoryJournal
@@ -65,6 +65,27 @@ class Redelivering(LocalBroker):
 
     def engine(self, **options: Any) -> ExecutionEngine:
         return ExecutionEngine(self, DAGBuilder().node(self.work).build(), **options)
+
+
+class Broken(TaskiqMiddleware):
+    def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        raise RuntimeError("broken")
+
+
+@virtually
+async def test_a_message_of_no_engine_is_held_until_its_task_has_ended() -> None:
+    """If a middleware has raised, taskiq does not acknowledge it, and it is to come again."""
+    broker = Redelivering().with_middlewares(Broken())
+    broker.number = 2
+    async with broker.working():
+        await broker.work.kiq(1)
+        await asyncio.sleep(2 * BEAT)
+        assert len(tuple(broker.deliveries.redelivered())) == 1
+        broker.may_end.set()
+        await asyncio.sleep(BEAT)
+        assert not tuple(broker.deliveries.redelivered())
+    assert broker.executed == [1]
+    assert broker.acknowledged == 0
 
 
 @virtually
