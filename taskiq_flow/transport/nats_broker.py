@@ -394,9 +394,14 @@ class JetStreamBacklog:
         self._broker: Any = broker
 
     async def position(self, queue: str | None) -> tuple[Any, Any]:
-        """The sequence numbers of the newest message and of the newest one delivered."""
+        """The sequence numbers of the newest message and of the newest one delivered.
+
+        The stream may have subjects of other consumers. Where no message waits to be delivered by
+        this one, it has passed all that ever were.
+        """
         broker = self._broker
         stream = broker.stream_config.name or broker.stream_name
         state = await broker.js.stream_info(stream)
         consumer = await broker.consumer.consumer_info()
-        return state.state.last_seq, consumer.delivered.stream_seq
+        newest = state.state.last_seq
+        return newest, consumer.delivered.stream_seq if consumer.num_pending else newest

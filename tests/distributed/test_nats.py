@@ -12,7 +12,7 @@ from typing import Any
 
 import nats
 import pytest
-from nats.js.api import ConsumerConfig
+from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
 from taskiq import AsyncBroker, BrokerMessage
 from taskiq_nats import PullBasedJetStreamBroker, PushBasedJetStreamBroker
 
@@ -22,6 +22,7 @@ from taskiq_flow.transport.deliveries import Deliveries
 from taskiq_flow.transport.nats import NatsNotifier
 from taskiq_flow.transport.nats_broker import (
     JetStreamListener,
+    backlog_of,
     inventory_of,
     is_outage,
     kick_of,
@@ -169,6 +170,31 @@ async def test_nothing_of_tasks_is_left_in_a_work_queue(farm: Farm, tmp_path: Pa
         assert left[settings.queue].count == 0
         assert left[f"{settings.queue} {settings.queue}"].count == 0
         assert "results in bucket 'taskiq_results' never expire" in workers.log()
+
+
+async def test_messages_of_other_subjects_do_not_hide_that_a_message_has_left_the_queue(
+    server: NatsServer,
+) -> None:
+    broker = PullBasedJetStreamBroker(
+        server.url,
+        stream_name="shared",
+        subject="shared.ours",
+        durable="ours",
+        stream_config=StreamConfig(subjects=["shared.*"], retention=RetentionPolicy.WORK_QUEUE),
+        consumer_config=ConsumerConfig(durable_name="ours", filter_subject="shared.ours"),
+    )
+    broker.is_worker_process = True
+    await broker.startup()
+    try:
+        await kick_of(broker)(BrokerMessage(task_id="", task_name="", message=b"{}", labels={}))
+        newest, taken = await backlog_of(broker).position(None)
+        assert taken < newest
+        await broker.js.purge_stream("shared", subject="shared.ours")
+        await broker.js.publish("shared.others", b"{}")
+        newest, taken = await backlog_of(broker).position(None)
+        assert taken >= newest
+    finally:
+        await broker.shutdown()
 
 
 async def test_a_stream_that_keeps_its_messages_is_warned_of(
