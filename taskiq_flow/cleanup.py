@@ -41,7 +41,7 @@ def was_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def until_ended(tasks: Iterable[asyncio.Task[Any]], grace: float) -> None:
+async def until_ended(tasks: Iterable[asyncio.Future[Any]], grace: float) -> None:
     """Wait ``grace`` seconds at the most for cancelled tasks to end; name those that do not."""
     waited_for = set(tasks)
     if not waited_for:

@@ -37,6 +37,7 @@ Every class can be constructed from its message alone, so that it can be pickled
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import warnings
@@ -296,12 +297,18 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-_PACKAGE = os.path.dirname(__file__) + os.sep  # noqa: PTH120 - compared with file names in frames
+_NOT_THE_USERS = tuple(
+    os.path.dirname(file) + os.sep  # noqa: PTH120 - compared with file names in frames
+    for file in (__file__, asyncio.__file__)
+)
 
 
 def warn(message: str, category: type[Warning]) -> None:
-    """Warn, naming the line outside this package that called into it."""
+    """Warn, naming the line of the user's that called into this package.
+
+    A coroutine that an event loop runs has no caller. Its line is then that which runs the loop.
+    """
     level, frame = 2, sys._getframe(1)  # noqa: SLF001 - as the warnings module does
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level - 1)
+    warnings.warn(message, category, stacklevel=level)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -18,14 +19,16 @@ from taskiq_flow.cache.results import ResultCache
 from taskiq_flow.cache.store import store_beside
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.dataflow.binding import Task
+from taskiq_flow.dataflow.builder import DAGBuilder
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.fingerprint import with_dependents
-from taskiq_flow.dataflow.inputs import check_inputs
-from taskiq_flow.dataflow.options import Retry, check_seconds
+from taskiq_flow.dataflow.inputs import as_inputs, check_inputs
+from taskiq_flow.dataflow.options import Retry, Seconds, as_retry, in_seconds, time_limit
+from taskiq_flow.dataflow.registry import DataflowRegistry
 from taskiq_flow.dispatch.callables import return_type_of
 from taskiq_flow.dispatch.dispatcher import Dispatcher
 from taskiq_flow.dispatch.encoding import plain
-from taskiq_flow.engine.connection import check_outlives, check_readable, connect
+from taskiq_flow.engine.connection import check_broker, check_outlives, check_readable, connect
 from taskiq_flow.engine.run import OnError, Run, RunSettings
 from taskiq_flow.engine.run import new_run_id as _new_run_id
 from taskiq_flow.engine.run import new_task_suffix as _new_task_suffix
@@ -37,10 +40,12 @@ from taskiq_flow.engine.run_spec import (
 )
 from taskiq_flow.errors import ConfigurationError, RunCancelledError, SerializationError
 from taskiq_flow.events import Listener, NodeFailure, NodeSkipped
+from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.history import RestoredRun, load_inputs, load_results, restore_run
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.runs import JournaledRuns
 from taskiq_flow.journal.writer import LogWriter
+from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.transport.notice import ALWAYS
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of
 from taskiq_flow.values.isolation import Sharing
@@ -57,6 +62,18 @@ SHORTEST_LOST_AFTER = 2 * BEAT
 """Seconds; a task that is running has been reported once by then."""
 
 
+@suggests_keywords(
+    cache="cache= of a node",
+    callback="on_step_complete=",
+    concurrency="max_parallel=",
+    graph="dag=",
+    inputs="them in engine.execute(inputs)",
+    listener="listeners=[listener]",
+    max_concurrency="max_parallel=",
+    max_retries="retry=3, or retry=Retry(attempts=3)",
+    max_workers="max_parallel=",
+    retries="retry=3, or retry=Retry(attempts=3)",
+)
 class ExecutionEngine:
     """Runs a graph on a taskiq broker.
 
@@ -78,15 +95,16 @@ class ExecutionEngine:
     does so for results above that size; ``"value"`` for none.
 
     ``retry``, ``timeout``, ``queue_timeout``: for all nodes that have none of their own.
-    ``run_timeout``: seconds that a run may take; then it ends with ``RunTimeoutError``.
-    ``journal``: where runs are kept, for ``resume`` and ``rerun`` to go on with; a pair is yielded
-    once the journal has it.
+    ``run_timeout``: how long a run may take; then it ends with ``RunTimeoutError``. Times are
+    numbers of seconds, or each a ``timedelta``.
+    ``journal``: stores runs for ``resume`` and ``rerun``. A path is taken as a ``SqliteJournal``, a
+    ``redis://`` address as a ``RedisJournal``. A pair is yielded once the journal has it.
 
     ``values="isolated"``: in one process, each taker of a value of plain data has a copy of its
     own, and NumPy arrays cannot be written to. ``"shared"``: all takers have the same object.
 
-    An engine may be used for any number of runs, also at the same time. Raises ``ValueError`` for
-    an argument that cannot be.
+    An engine may be used for any number of runs, also at the same time. Raises ``TypeError`` or
+    ``ValueError`` for a wrong argument.
     """
 
     def __init__(
@@ -99,14 +117,16 @@ class ExecutionEngine:
         on_error: OnError = "raise",
         listeners: Iterable[Listener] = (),
         pass_by: PassBy = "value",
-        lost_after: float = 60.0,
-        retry: Retry | None = None,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
-        run_timeout: float | None = None,
-        journal: Journal | None = None,
+        lost_after: Seconds = 60.0,
+        retry: Retry | int | None = None,
+        timeout: Seconds | None = None,
+        queue_timeout: Seconds | None = None,
+        run_timeout: Seconds | None = None,
+        journal: Journal | str | os.PathLike[str] | None = None,
         values: Sharing = "isolated",
     ) -> None:
+        check_broker(broker)
+        _check_graph(dag)
         if values not in get_args(Sharing):
             raise ValueError(f"values is {values!r}; give one of {get_args(Sharing)}")
         if max_parallel is not None and (
@@ -118,33 +138,45 @@ class ExecutionEngine:
             )
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error is {on_error!r}; give one of {get_args(OnError)}")
+        lost_after = in_seconds("lost_after", lost_after)
         if not (math.isfinite(lost_after) and lost_after >= SHORTEST_LOST_AFTER):
             raise ValueError(
                 f"lost_after is {lost_after!r}; give a number of seconds from "
                 f"{SHORTEST_LOST_AFTER:g} on, as workers report every {BEAT:g} s"
             )
-        check_seconds("timeout", timeout)
-        check_seconds("queue_timeout", queue_timeout)
-        check_seconds("run_timeout", run_timeout)
+        if on_step_complete is not None and not callable(on_step_complete):
+            raise TypeError(
+                f"on_step_complete is {on_step_complete!r}; give a function of a node's name and "
+                "its result"
+            )
         self._broker = broker
         self._dag = dag
-        self._options = NodeOptions(retry, timeout, queue_timeout)
+        self._options = NodeOptions(
+            as_retry("retry", retry),
+            time_limit("timeout", timeout),
+            time_limit("queue_timeout", queue_timeout),
+        )
         self._reference_above = _reference_above(pass_by)
         self._settings = RunSettings(
             max_parallel,
             on_error,
-            tuple(listeners),
-            run_timeout,
+            _checked_listeners(listeners),
+            time_limit("run_timeout", run_timeout),
             self._reference_above,
             values,
         )
-        self._journal = journal
+        self._journal = journal = as_journal(journal)
         self._lost_after = lost_after
         self._on_step_complete = on_step_complete
         self._in_progress: set[_InProgress] = set()
         self._cache_store = store_beside(journal)
         self._serializer = JSONSerializer() if journal is None else journal.serializer
         self._runs = JournaledRuns(journal, dag)
+
+    @property
+    def journal(self) -> Journal:
+        """The engine's journal, to be closed for example. ``ConfigurationError`` without one."""
+        return self._runs.journal
 
     def execute_async(
         self,
@@ -160,6 +192,7 @@ class ExecutionEngine:
         ``{run_id}:{task_name}:{attempt}``. The same name may be given again when the run has ended;
         with a journal it may not, as ``resume`` continues the run of that name.
 
+        Raises ``TypeError`` at once for ``inputs`` that are no mapping, for example.
         Before anything is sent, raises ``MissingInputError``, ``InputConflictError``,
         ``MissingNodeError``, ``ConfigurationError`` or what ``DAG.validate`` raises. Afterwards,
         raises as ``on_error`` says, and ``RunCancelledError`` after ``cancel()``. Leaving the loop
@@ -167,11 +200,12 @@ class ExecutionEngine:
         at once, and not when the generator is collected as garbage. To stop a run from another task
         while a read is pending, use ``cancel()``: Python refuses to close a generator then.
         """
-        wanted = None if outputs is None else _listed(outputs)  # it may be read only once
-        name = _new_run_id() if run_id is None else run_id
+        wanted = None if outputs is None else _listed("outputs", outputs)  # may be read only once
+        given = as_inputs(inputs)
+        name = _new_run_id() if run_id is None else _checked_id("run_id", run_id)
 
         async def begin() -> Run[Any]:
-            spec = self._spec(inputs, wanted)
+            spec = self._spec(given, wanted)
             log = self._runs.new_log(name, spec.inputs, wanted)
             return await self._begin(name, spec, log, is_named=run_id is not None)
 
@@ -191,6 +225,7 @@ class ExecutionEngine:
         results of unchanged nodes whose dependencies are unchanged, and runs the other nodes.
         Otherwise like ``execute_async``.
         """
+        _checked_id("run_id", run_id)
 
         async def begin() -> Run[Any]:
             log: LogWriter[Any] = LogWriter(self._runs.journal, run_id)
@@ -222,8 +257,9 @@ class ExecutionEngine:
         of the earlier run, which does not change. Raises ``MissingNodeError`` for a name that the
         graph does not have, otherwise like ``resume``.
         """
-        asked = _listed(from_)
-        name = _new_run_id() if new_run_id is None else new_run_id
+        asked = _listed("from_", from_)
+        _checked_id("run_id", run_id)
+        name = _new_run_id() if new_run_id is None else _checked_id("new_run_id", new_run_id)
 
         async def begin() -> Run[Any]:
             restored = await restore_run(self._runs.journal, run_id)
@@ -270,6 +306,13 @@ class ExecutionEngine:
         """
         for run in tuple(self._in_progress):
             run.cancel()
+
+    def __repr__(self) -> str:
+        running = len(self._in_progress)
+        return (
+            f"<ExecutionEngine of {self._dag!r} on {type(self._broker).__name__}, "
+            f"{running} {'run' if running == 1 else 'runs'} in progress>"
+        )
 
     # One run
 
@@ -363,7 +406,7 @@ class ExecutionEngine:
         """What a run has to do. Raises for inputs and outputs that do not fit the graph."""
         whole = self._dag.plan()
         plan = whole if outputs is None else self._dag.plan_for(outputs)
-        values = {key: self._taken_input(key, value) for key, value in (inputs or {}).items()}
+        values = {key: self._taken_input(key, value) for key, value in as_inputs(inputs).items()}
         check_inputs(values, whole, plan)
         of_engine = self._options
         for_all = of_engine != PLAIN_OPTIONS
@@ -481,9 +524,48 @@ class _InProgress:
             self._beginning.reschedule(self._loop.time())
 
 
-def _listed(names: Iterable[str]) -> list[str]:
+def _listed(argument: str, names: Iterable[str]) -> list[str]:
     """A list of names. A single string becomes a list of one."""
+    if not isinstance(names, Iterable):
+        raise TypeError(f"{argument} is {names!r}; give a list of names")
     return [names] if isinstance(names, str) else list(names)
+
+
+def _checked_id(argument: str, run_id: str) -> str:
+    if not isinstance(run_id, str):
+        raise TypeError(f"{argument} is {run_id!r}; give a string")
+    return run_id
+
+
+def _check_graph(dag: object) -> None:
+    if isinstance(dag, DAG):
+        return
+    instead = {DAGBuilder: "builder.build()", DataflowRegistry: "registry.build_dag()"}
+    shown = f"the class {dag.__name__}" if isinstance(dag, type) else repr(dag)
+    raise TypeError(
+        f"dag is {shown}; give the graph, as in ExecutionEngine(broker, "
+        f"{instead.get(type(dag), 'builder.build()')})"
+    )
+
+
+def _checked_listeners(listeners: Any) -> tuple[Listener, ...]:
+    """The listeners of an engine. Raises ``TypeError`` for what is none."""
+    if hasattr(listeners, "on_event") and not isinstance(listeners, type):
+        raise TypeError(f"listeners is {listeners!r}, a single listener; give a list of listeners")
+    if not isinstance(listeners, Iterable):
+        raise TypeError(f"listeners is {listeners!r}; give a list of listeners")
+    checked = tuple(listeners)
+    for listener in checked:
+        if isinstance(listener, type):
+            raise TypeError(
+                f"listeners holds the class {listener.__name__}; give an instance of it"
+            )
+        if not callable(getattr(listener, "on_event", None)):
+            raise TypeError(
+                f"listeners holds {listener!r}, which has no method on_event(event); give an "
+                "object that has one"
+            )
+    return checked
 
 
 def _reference_above(pass_by: PassBy) -> int | None:

@@ -25,6 +25,14 @@ class FlowTask(AsyncTaskiqTask[T]):
         self._waiting = 0
         super().__init__(task_id, self._gathered)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.task_id!r}, {self._state()}>"
+
+    def _state(self) -> str:
+        if not self._gathered.has_begun:
+            return "not waited for yet"
+        return "done" if self._gathered.task().done() else "in progress"
+
     def cancel(self) -> None:
         """Stop the run; its result becomes an error that says so."""
         self._gathered.task().cancel()

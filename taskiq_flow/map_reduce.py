@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import logging
 import math
+import os
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sized
 from contextlib import aclosing
@@ -54,7 +55,7 @@ class MapReduce:
         output: str = "mapped",
         max_parallel: int | None = None,
         *,
-        journal: Journal | None = None,
+        journal: Journal | str | os.PathLike[str] | None = None,
         run_id: str | None = None,
         resume: bool = False,
     ) -> MapReduceResult:
@@ -166,6 +167,10 @@ class MapReduceResult(FlowTask[list[Any]]):
     def cancel(self) -> None:
         """Stop the map. Its reader, or whoever waits for it, gets ``RunCancelledError``."""
         self._engine.cancel()
+
+    def _state(self) -> str:
+        output = self._engine.feed.node.task_name
+        return f"output {output!r}, {'done' if self._reading.is_done else 'in progress'}"
 
     def __aiter__(self) -> AsyncGenerator[tuple[int, Any], None]:  # noqa: PYI058 - to be closed
         return self._reading.stream(held_by=self)
@@ -329,7 +334,7 @@ class _MapEngine(ExecutionEngine):
         broker: AsyncBroker,
         feed: _Feed,
         max_parallel: int | None,
-        journal: Journal | None,
+        journal: Journal | str | os.PathLike[str] | None,
     ) -> None:
         dag = DAG()
         dag.add_node(feed.node)  # stands for all items

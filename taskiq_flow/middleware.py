@@ -95,6 +95,12 @@ class FlowMiddleware(TaskiqMiddleware):
                 f"{type(broker).__name__}; name it, as in FlowMiddleware('redis://localhost')"
             )
 
+    def __repr__(self) -> str:
+        broker = getattr(self, "broker", None)
+        of = "no broker yet" if broker is None else type(broker).__name__
+        at = f", notices over {without_secrets(self._url)}" if self._url else ""
+        return f"<FlowMiddleware of {of}{at}, prefix {self.prefix!r}>"
+
     @property
     def is_embedded(self) -> bool:
         """Whether the broker runs tasks in this process, where the middleware does nothing."""

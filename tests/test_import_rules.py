@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "taskiq_flow"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROWS = [
-    {"errors", "events", "cleanup", "reconnect"},
+    {"errors", "events", "cleanup", "reconnect", "suggestions"},
     {"transport"},
     {"values"},
     {"dataflow", "worker", "completion"},

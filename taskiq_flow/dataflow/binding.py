@@ -6,6 +6,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import Parameter
 from typing import Annotated, Any, TypeAlias, get_args, get_origin
 
@@ -13,6 +14,7 @@ from taskiq import AsyncTaskiqDecoratedTask, Context
 from taskiq_dependencies.dependency import Dependency
 
 from taskiq_flow.errors import BindingError
+from taskiq_flow.suggestions import did_you_mean
 from taskiq_flow.values.call import unwrapped
 
 Task = AsyncTaskiqDecoratedTask[Any, Any] | Callable[..., Any]
@@ -115,7 +117,7 @@ def bind(task_name: str, task: Task, inputs: Inputs, *, lenient: bool = False) -
         ) from error
     if inputs is None:
         return _bind_by_name(parameters)
-    matching = _Matching(task_name, parameters, injected)
+    matching = _Matching(task_name, parameters, injected, partial(_place_of, task))
     if isinstance(inputs, Mapping):
         matching.match_mapping(inputs)
     else:
@@ -127,9 +129,14 @@ class _Matching:
     """Matches declared keys with parameters. ``single``: all but ``*args`` and ``**kwargs``."""
 
     def __init__(
-        self, task_name: str, parameters: Sequence[Parameter], injected: Collection[str]
+        self,
+        task_name: str,
+        parameters: Sequence[Parameter],
+        injected: Collection[str],
+        place: Callable[[], str],
     ) -> None:
         self.task_name = task_name
+        self.place = place
         self.parameters = parameters
         self.injected = injected
         self.single = {p.name: p for p in parameters if _is_single(p)}
@@ -141,7 +148,13 @@ class _Matching:
     def match_mapping(self, inputs: Mapping[str, str]) -> None:
         for parameter, key in inputs.items():
             if parameter not in self.single and not self.takes_kwargs:
-                raise self.error("has no such parameter", parameter, key)
+                hint = did_you_mean(parameter, self.single)
+                raise self.error(
+                    f"inputs= gives {key!r} to parameter {parameter!r}, which the task does not "
+                    f"have{hint}",
+                    parameter,
+                    key,
+                )
             self.bind(parameter, key)
 
     def match_list(self, keys: list[str]) -> None:
@@ -163,13 +176,27 @@ class _Matching:
             elif self.takes_kwargs:
                 self.bind(key, key)
             else:
-                raise self.error("has no parameter left", None, key)
+                raise self.error(
+                    f"inputs= has {key!r}, and the task has no parameter left for it"
+                    f"{did_you_mean(key, self.single)}",
+                    None,
+                    key,
+                )
 
     def bind(self, parameter: str, key: str) -> None:
         if parameter in self.bound:
-            raise self.error("binds a parameter twice", parameter, key)
+            raise self.error(
+                f"inputs= gives parameter {parameter!r} two keys, {self.bound[parameter]!r} and "
+                f"{key!r}",
+                parameter,
+                key,
+            )
         if parameter in self.injected:
-            raise self.error("binds a parameter that taskiq injects", parameter, key)
+            raise self.error(
+                f"inputs= gives {key!r} to parameter {parameter!r}, which taskiq injects",
+                parameter,
+                key,
+            )
         self.bound[parameter] = key
 
     def binding(self, *, lenient: bool) -> Binding:
@@ -181,11 +208,9 @@ class _Matching:
         return make(self.parameters, self.bound, self.var_args)
 
     def error(self, problem: str, parameter: str | None, key: str) -> BindingError:
-        at = f" at parameter {parameter!r}" if parameter else ""
         return BindingError(
-            f"node {self.task_name!r} {problem}{at} for input key {key!r}; its task takes "
-            f"({', '.join(map(_parameter_text, self.parameters))}): name as many inputs as that, "
-            f"or spell them out as inputs={{parameter: key}}",
+            f"node {self.task_name!r}: {problem}; its task takes "
+            f"({', '.join(map(_parameter_text, self.parameters))}){self.place()}",
             task_name=self.task_name,
             parameter=parameter,
             key=key,
@@ -314,6 +339,12 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(function, eval_str=True)
     except (NameError, SyntaxError):  # a name that only type checkers know
         return inspect.signature(function)
+
+
+def _place_of(task: Task) -> str:
+    """Where a task is written, as the end of a message; empty if that is unknown."""
+    code = getattr(inspect.unwrap(original_function(task)), "__code__", None)
+    return "" if code is None else f", at {code.co_filename}:{code.co_firstlineno}"
 
 
 def _is_injected(parameter: Parameter) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.dataflow.dag import DAG, counted_nodes
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.signature import chains_with_arguments_of, takes_arguments_of
 
@@ -32,6 +32,9 @@ class DAGBuilder:
     def nodes(self) -> list[DAGNode]:
         """The nodes so far, as they were added."""
         return self._dag.nodes
+
+    def __repr__(self) -> str:
+        return f"<DAGBuilder of {counted_nodes(self.nodes)}>"
 
     def build(self) -> DAG:
         """A graph of the nodes so far, validated; raises what ``DAG.validate`` raises."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import heapq
 import inspect
+import itertools
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -162,6 +163,9 @@ class DAG:
         """The graph in Graphviz's DOT language."""
         return render.to_dot(self.get_parallel_levels(), self.plan().predecessors)
 
+    def __repr__(self) -> str:
+        return f"<DAG of {counted_nodes(self._nodes.values())}>"
+
     def plan(self) -> Plan:
         """The validated graph, computed once per change; raises what ``validate`` raises."""
         if self._plan is None:
@@ -316,11 +320,22 @@ def _cycle_error(
     shown = cycle
     if len(cycle) > 2 * _SHOWN:
         shown = [*cycle[:_SHOWN], f"... {len(cycle) - 2 * _SHOWN} more", *cycle[-_SHOWN:]]
+    remedy = "remove one of these dependencies"
+    own = [key for key in node.outputs if key in node.binding.keys]
+    if len(cycle) == 1 and own:
+        remedy = f"node {node.task_name!r} takes and gives {own[0]!r}: give it another output="
     return CycleError(
-        f"the graph has a cycle: {' -> '.join([*shown, cycle[0]])}; "
-        "remove one of these dependencies",
-        cycle=cycle,
+        f"the graph has a cycle: {' -> '.join([*shown, cycle[0]])}; {remedy}", cycle=cycle
     )
+
+
+def counted_nodes(nodes: Collection[DAGNode]) -> str:
+    """How many nodes, and the names of the first of them. For reprs."""
+    names = [node.task_name for node in itertools.islice(nodes, 4)]
+    if len(nodes) > len(names):
+        names[3:] = ["..."]
+    noun = "node" if len(nodes) == 1 else "nodes"
+    return f"{len(nodes)} {noun}{': ' if names else ''}{', '.join(names)}"
 
 
 def _listed(names: Iterable[str], most: int = 10) -> str:

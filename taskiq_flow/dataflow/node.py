@@ -6,7 +6,8 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, KeysView, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from taskiq import AsyncTaskiqDecoratedTask
@@ -17,38 +18,67 @@ from taskiq_flow.dataflow.options import (
     Cache,
     Condition,
     Retry,
+    Seconds,
+    as_cache,
+    as_retry,
     check_join,
-    check_seconds,
     condition_keys,
+    in_seconds,
+    time_limit,
 )
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.errors import BindingError, GraphError
+from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.values.handle import ResultHandle, split_outputs
 
 # taskiq renames every function that it decorates, once more at each registration.
 _RENAMED = "__taskiq_original"
 
 
+_BY_KEYS = "inputs=, with the output keys of those nodes, or dag.add_edge(from_task, to_task)"
+
+
+@suggests_keywords(
+    retries="retry=3, or retry=Retry(attempts=3)",
+    max_retries="retry=3, or retry=Retry(attempts=3)",
+    attempts="retry=3, or retry=Retry(attempts=3)",
+    retry_policy="retry=Retry(...)",
+    after=_BY_KEYS,
+    dependencies=_BY_KEYS,
+    depends_on=_BY_KEYS,
+    requires=_BY_KEYS,
+    upstream=_BY_KEYS,
+    condition="when=",
+    run_if="when=",
+    default="fallback=",
+    cached="cache=Cache(ttl=seconds)",
+    ttl="cache=Cache(ttl=seconds)",
+    task_name="name=",
+    trigger_rule="join=",
+)
 class DAGNode:
     """A task, the input keys it needs and the output keys it gives.
 
     ``task``: a taskiq task or a plain callable, sync or async. ``output="x"`` and
     ``outputs=["x"]`` mean the same; several ``outputs`` split a returned tuple or list by
     position, or a mapping by key; with neither, the output key is the node's name.
+    Their order matters, so a set is refused; a mapping stands for its keys.
     ``inputs``: input keys, or a mapping parameter → key, or ``None`` for every parameter under
     its own name. ``name``: the node's name, else the task's custom name, else the function's.
     ``task_name`` is the name then; a graph that has it already makes it ``name_2``.
     ``metadata`` is the user's own. ``expected_seconds``: an estimate of the run time, which
     orders the sending when ``max_parallel`` makes nodes wait.
 
-    ``retry``: whether a failed task is tried again; ``timeout``: seconds that an attempt may run,
-    ``queue_timeout``: seconds that it may wait before; ``None`` for what the engine says.
+    ``retry``: a ``Retry``, or a number of attempts. ``timeout``: how long an attempt may run,
+    ``queue_timeout``: how long it may wait for a worker; each in seconds or as a ``timedelta``.
+    ``None``: as the engine says.
     ``fallback``: a value, or a task called as the node's is, in place of a result when the node has
     failed for good. ``join``: when the node may start: ``"all"`` of its inputs are there, ``"any"``
     is, or ``"none_failed"`` of what it waits for; under the latter two, parameters whose inputs are
-    not there keep their defaults. ``when``: a function of keys, by its parameters' names, called
-    when the node may start; with a false answer it is skipped. ``cache``: whether results are kept
-    and taken again. ``has_policy``: whether any of these is asked for but ``join``.
+    not there keep their defaults. ``when``: a function of keys, by its parameters' names, sync or
+    async, called when the node may start; with a false answer it is skipped. ``cache``: a
+    ``Cache``, or ``True`` for ``Cache()``. ``has_policy``: whether any of these is asked for but
+    ``join``.
 
     Raises ``TypeError`` or ``ValueError`` for arguments that no node can have.
     """
@@ -85,14 +115,14 @@ class DAGNode:
         outputs: Iterable[str] | None = None,
         name: str | None = None,
         metadata: Mapping[str, Any] | None = None,
-        retry: Retry | None = None,
-        timeout: float | None = None,
-        queue_timeout: float | None = None,
+        retry: Retry | int | None = None,
+        timeout: Seconds | None = None,
+        queue_timeout: Seconds | None = None,
         fallback: Any = NO_FALLBACK,
         join: Join = "all",
         when: Condition | None = None,
-        cache: Cache | None = None,
-        expected_seconds: float = 1.0,
+        cache: Cache | bool | None = None,
+        expected_seconds: Seconds = 1.0,
     ) -> None:
         if not callable(task):
             raise TypeError(f"a node's task is a taskiq task or a callable, not {task!r}")
@@ -102,18 +132,23 @@ class DAGNode:
         self._inputs = _checked_inputs(self.task_name, inputs)
         self._outputs = _checked_outputs(self.task_name, output, outputs)
         self.metadata: dict[str, Any] = dict(metadata or {})
+        expected_seconds = in_seconds(
+            f"expected_seconds of node {self.task_name!r}", expected_seconds
+        )
         if not (math.isfinite(expected_seconds) and expected_seconds >= 0):
             raise ValueError(
                 f"expected_seconds of node {self.task_name!r} is {expected_seconds!r}; "
                 "give a number of seconds, zero or more"
             )
         self.expected_seconds = expected_seconds
-        check_seconds(f"timeout of node {self.task_name!r}", timeout)
-        check_seconds(f"queue_timeout of node {self.task_name!r}", queue_timeout)
         check_join(self.task_name, join)
-        self.retry, self.timeout, self.queue_timeout = retry, timeout, queue_timeout
-        self.fallback, self.join, self.when, self.cache = fallback, join, when, cache
-        asked = (retry, timeout, queue_timeout, when, cache)
+        of_node = f"of node {self.task_name!r}"
+        self.retry = as_retry(f"retry {of_node}", retry)
+        self.timeout = time_limit(f"timeout {of_node}", timeout)
+        self.queue_timeout = time_limit(f"queue_timeout {of_node}", queue_timeout)
+        self.cache = as_cache(f"cache {of_node}", cache)
+        self.fallback, self.join, self.when = fallback, join, when
+        asked = (self.retry, self.timeout, self.queue_timeout, when, self.cache)
         self.has_policy = fallback is not NO_FALLBACK or any(part is not None for part in asked)
         self._when_keys = condition_keys(self.task_name, when)
         self._binding: Binding | None = None
@@ -190,13 +225,19 @@ class DAGNode:
         """Positional and keyword arguments of the task's call, taken from ``values``."""
         return (self._binding or self.binding).arguments(values)
 
-    def is_wanted(self, values: Mapping[str, Any]) -> bool:
-        """What the node's condition says. Raises whatever it raises."""
+    def is_wanted(self, values: Mapping[str, Any]) -> bool | Awaitable[object]:
+        """The answer of the node's condition, or what is to be awaited for it.
+
+        Raises whatever the condition raises.
+        """
         if self.when is None:
             return True
         required, optional = self._when_keys
         keys = [*required, *(key for key in optional if key in values)]
-        return bool(self.when(**{key: values[key] for key in keys}))
+        answer = self.when(**{key: values[key] for key in keys})
+        if answer is True or answer is False:  # the usual answers take the least time
+            return answer
+        return answer if isinstance(answer, Awaitable) else bool(answer)
 
     def _placed_fallback(self, known: set[str]) -> DAGNode:
         node = DAGNode(
@@ -277,6 +318,7 @@ def _checked_inputs(name: str, inputs: Inputs) -> dict[str, str] | tuple[str, ..
     elif isinstance(inputs, str):
         raise TypeError(f"inputs of node {name!r} is the string {inputs!r}; write [{inputs!r}]")
     else:
+        _check_order(name, "inputs", inputs)
         inputs = keys = tuple(inputs)
     _check_strings(name, "inputs", keys)
     return dict(inputs) if isinstance(inputs, Mapping) else tuple(inputs)
@@ -288,6 +330,7 @@ def _checked_outputs(
     """The declared output keys; ``None`` means that the node's name is its key."""
     if isinstance(outputs, str):
         raise TypeError(f"outputs of node {name!r} is the string {outputs!r}; write output=")
+    _check_order(name, "outputs", outputs)
     keys = () if outputs is None else tuple(outputs)
     if output is not None:
         if outputs is not None and keys != (output,):
@@ -301,6 +344,17 @@ def _checked_outputs(
     if len(set(keys)) != len(keys):
         raise ValueError(f"outputs of node {name!r} repeat a key: {list(keys)}")
     return keys or None
+
+
+def _check_order(name: str, what: str, keys: Iterable[str] | None) -> None:
+    if keys is not None and not isinstance(keys, Iterable):
+        raise TypeError(f"{what} of node {name!r} is {keys!r}; give a list of keys")
+    if isinstance(keys, AbstractSet) and not isinstance(keys, KeysView):
+        listed = sorted(map(repr, keys))
+        raise TypeError(
+            f"{what} of node {name!r} is a set, which has no order; give a list, as in "
+            f"{what}=[{', '.join(listed)}]"
+        )
 
 
 def _check_strings(name: str, what: str, keys: Sequence[Any]) -> None:

@@ -4,38 +4,61 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
+from numbers import Real
 from typing import Any, Final, get_args
 
 from taskiq_flow.dataflow.binding import parameters_of
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.errors import SerializationError
+from taskiq_flow.suggestions import suggests_keywords
 
 Condition = Callable[..., object]
-"""A function that says whether a node runs. Its parameters are keys of the graph."""
+"""A function, sync or async, that says whether a node runs. Its parameters are the graph's keys."""
+
+Seconds = float | timedelta
+"""A time limit: a number of seconds, or a ``timedelta``."""
 
 
 class _NoFallback:
     def __repr__(self) -> str:
         return "NO_FALLBACK"
 
+    def __reduce__(self) -> str:
+        return "NO_FALLBACK"  # copies and pickles are the object itself
+
 
 NO_FALLBACK: Final = _NoFallback()
 """The node has no fallback. ``None`` would be a fallback value like any other."""
 
 
+@suggests_keywords(
+    max_attempts="attempts=",
+    max_retries="attempts=, which counts the first attempt too",
+    retries="attempts=, which counts the first attempt too",
+    tries="attempts=",
+    backoff="factor=, by which the wait grows, or wait=, the seconds before the second attempt",
+    backoff_factor="factor=",
+    multiplier="factor=",
+    delay="wait=",
+    wait_seconds="wait=",
+    max_delay="max_wait=",
+    exceptions="on=",
+    retry_on="on=",
+)
 @dataclass(frozen=True, slots=True)
 class Retry:
     """How often a node is tried, and how long to wait before each further attempt.
 
     ``attempts``: executions of the task, the first included. ``wait``: seconds before the second
-    attempt, ``factor`` times as many before each further one, ``max_wait`` at the most; up to the
-    share ``jitter`` of that is left out by chance, so that not all come back at the same moment.
-    ``on``: the errors behind which there is a further attempt. A value that cannot be carried
-    (``SerializationError``) is none of them: it will not be carried the next time either.
+    attempt. The wait grows by ``factor`` before each further one, up to
+    ``max_wait``. A random share of it, up to ``jitter``, is left out, so that nodes that failed
+    together are not all tried again at the same moment. ``on``: the errors after which the node is
+    tried again. ``SerializationError`` is never one of them, as the same value fails again.
 
-    Raises ``ValueError`` or ``TypeError`` for what no node can be tried by.
+    Raises ``ValueError`` or ``TypeError`` for values that make no sense.
     """
 
     attempts: int = 3
@@ -51,11 +74,15 @@ class Retry:
         if self.attempts < 1:
             raise ValueError(f"attempts is {self.attempts}; give a whole number from 1 on")
         for name, least in (("wait", 0.0), ("factor", 1.0), ("max_wait", 0.0), ("jitter", 0.0)):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= least):
+            value: Any = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise TypeError(f"{name} is {value!r}; give a number from {least:g} on")
+            if not (math.isfinite(value) and float(value) >= least):
                 raise ValueError(f"{name} is {value!r}; give a number from {least:g} on")
         if self.jitter > 1:
             raise ValueError(f"jitter is {self.jitter!r}; give a share, from 0 to 1")
+        if not isinstance(self.on, (type, Iterable)):
+            raise TypeError(f"on is {self.on!r}; give classes of exceptions")
         kinds = (self.on,) if isinstance(self.on, type) else tuple(self.on)
         for kind in kinds:
             if not (isinstance(kind, type) and issubclass(kind, BaseException)):
@@ -75,25 +102,72 @@ class Retry:
         return min(grown, self.max_wait) * (1 - self.jitter * chance)
 
 
+@suggests_keywords(expire="ttl=", expires="ttl=", max_age="ttl=", timeout="ttl=")
 @dataclass(frozen=True, slots=True)
 class Cache:
     """A node's result is cached, and used again for the same task with the same inputs.
 
-    ``ttl``: seconds after which it expires, ``None`` for never. It is stored beside the engine's
-    journal, for all engines with that journal; without one, in the engine's memory.
+    ``ttl``: seconds or a ``timedelta`` after which it expires, ``None`` for never. It is stored
+    beside the engine's journal, for all engines with that journal; without one, in the engine's
+    memory.
     """
 
-    ttl: float | None = None
+    ttl: Seconds | None = None
 
     def __post_init__(self) -> None:
-        if self.ttl is not None:
-            check_seconds("ttl", self.ttl)
+        time_limit("ttl", self.ttl)
+
+    @property
+    def seconds(self) -> float | None:
+        """``ttl`` in seconds."""
+        return time_limit("ttl", self.ttl)
 
 
-def check_seconds(name: str, value: float | None) -> None:
-    """Raise ``ValueError`` unless ``value`` is a time limit in seconds, or ``None`` for none."""
-    if value is not None and not (math.isfinite(value) and value > 0):
+def in_seconds(name: str, value: Any) -> float:
+    """A number of seconds, or a ``timedelta``, as seconds.
+
+    ``name``: of the argument, for the message. Raises ``TypeError`` for anything else.
+    """
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}; give a number of seconds, or a timedelta")
+    return value  # type: ignore[return-value]  # a Real that is no float is as good
+
+
+def time_limit(name: str, value: Any) -> float | None:
+    """A time limit in seconds; ``None`` for none.
+
+    Raises ``TypeError``, or ``ValueError`` unless it is above 0.
+    """
+    if value is None:
+        return None
+    seconds = in_seconds(name, value)
+    if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"{name} is {value!r}; give a number of seconds above 0, or None")
+    return seconds
+
+
+def as_retry(name: str, value: Any) -> Retry | None:
+    """A retry; a whole number is taken as its ``attempts``. Raises ``TypeError``."""
+    if value is None or isinstance(value, Retry):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(
+            f"{name} is {value!r}; give Retry(attempts=3), or a whole number of attempts"
+        )
+    if value < 1:
+        raise ValueError(f"{name} is {value!r}; give a number of attempts from 1 on, or None")
+    return Retry(attempts=value)
+
+
+def as_cache(name: str, value: Any) -> Cache | None:
+    """A cache; ``True`` is taken as ``Cache()``, ``False`` as ``None``. Raises ``TypeError``."""
+    if isinstance(value, bool):
+        return Cache() if value else None
+    if value is None or isinstance(value, Cache):
+        return value
+    raise TypeError(f"{name} is {value!r}; give Cache(ttl=seconds), True, or None")
 
 
 def check_join(task_name: str, join: Any) -> None:
@@ -102,15 +176,21 @@ def check_join(task_name: str, join: Any) -> None:
         raise ValueError(f"join of node {task_name!r} is {join!r}; give one of {get_args(Join)}")
 
 
+def _is_generator(function: object) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
 def condition_keys(task_name: str, when: Condition | None) -> tuple[list[str], list[str]]:
     """The keys that a condition requires, and the keys that it takes if they have a value.
 
-    Raises ``TypeError`` for anything but a plain function that takes keys by name.
+    Raises ``TypeError`` for anything but a function, sync or async, that takes keys by name.
     """
     if when is None:
         return [], []
-    if not callable(when) or inspect.iscoroutinefunction(when):
-        raise TypeError(f"when of node {task_name!r} is {when!r}; give a plain function")
+    if not callable(when) or any(map(_is_generator, (when, type(when).__call__))):
+        raise TypeError(
+            f"when of node {task_name!r} is {when!r}; give a function that returns true or false"
+        )
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters, _ = parameters_of(when)
     if odd := [p.name for p in parameters if p.kind not in by_name]:

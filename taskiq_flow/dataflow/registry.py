@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from taskiq_flow.dataflow.builder import DAGBuilder
-from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.dataflow.dag import DAG, counted_nodes
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.signature import takes_arguments_of
 
@@ -49,6 +49,9 @@ class DataflowRegistry:
             for node in self.get_tasks()
             if input_key in (*node.required_keys, *node.optional_keys)
         ]
+
+    def __repr__(self) -> str:
+        return f"<DataflowRegistry of {counted_nodes(self.get_tasks())}>"
 
     def build_dag(self) -> DAG:
         """A graph of all registered tasks, validated; raises what ``DAG.validate`` raises."""

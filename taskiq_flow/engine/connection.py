@@ -41,8 +41,19 @@ class Connection:
     revoke: Callable[[str], Awaitable[None]] | None = None
 
 
+def check_broker(broker: object) -> None:
+    """Raise ``TypeError`` for what is no broker."""
+    if not isinstance(broker, AsyncBroker):
+        shown = f"the class {broker.__name__}" if isinstance(broker, type) else repr(broker)
+        raise TypeError(f"broker is {shown}; give a taskiq broker, such as InMemoryBroker()")
+
+
 def check_readable(broker: AsyncBroker) -> None:
-    """Raise ``ConfigurationError`` for a broker from which no result can ever be read."""
+    """Raise ``ConfigurationError`` for a broker from which no result can ever be read.
+
+    Raises ``TypeError`` for what is no broker.
+    """
+    check_broker(broker)
     if isinstance(broker, InMemoryBroker):
         return
     if isinstance(broker.result_backend, DummyResultBackend):

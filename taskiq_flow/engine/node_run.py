@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -42,6 +42,13 @@ _ROUNDING = 0.011
 @dataclass(frozen=True, slots=True)
 class Send:
     """Send the node's task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Await the answer of the node's condition."""
+
+    answer: Awaitable[object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,7 @@ class Fail:
     error: BaseException
 
 
-Verdict = Send | PickUp | LookUp | Wait | WaitFor | Skip | Use | FallBack | Fail
+Verdict = Send | Ask | PickUp | LookUp | Wait | WaitFor | Skip | Use | FallBack | Fail
 
 _SEND, _PICK_UP, _LOOK_UP, _SKIP = Send(), PickUp(), LookUp(), Skip()
 
@@ -184,15 +191,24 @@ class NodeRun(Generic[N]):
             values, condition = self.inputs, self.options.condition
             # A retry gets the inputs of the first attempt, also if more values have arrived.
             self.inputs = {key: values[key] for key in self.node.binding.keys if key in values}
+            if condition is None:
+                return self._first_attempt()
             try:
                 # In a context of its own: what it sets must not reach the nodes behind it.
-                if condition is not None and not copy_context().run(condition, values):
-                    return _SKIP
+                answer = copy_context().run(condition, values)
             except NODE_ERRORS as error:  # of the condition
                 return self.on_error(error)
-            self.attempt = self._earlier.attempts.get(self.node.task_name, 0)
-            if self.node.task_name in self._earlier.in_flight:
-                return _PICK_UP
+            return self.on_answer(is_wanted=answer) if isinstance(answer, bool) else Ask(answer)
+        return self._unless_cached()
+
+    def on_answer(self, *, is_wanted: bool) -> Verdict:
+        """The node's condition has answered."""
+        return self._first_attempt() if is_wanted else _SKIP
+
+    def _first_attempt(self) -> Verdict:
+        self.attempt = self._earlier.attempts.get(self.node.task_name, 0)
+        if self.node.task_name in self._earlier.in_flight:
+            return _PICK_UP
         return self._unless_cached()
 
     @property

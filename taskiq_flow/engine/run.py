@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
@@ -21,9 +22,11 @@ from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
+from taskiq_flow.engine.call_text import called_with
 from taskiq_flow.engine.feeder import Feeder
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.node_run import (
+    Ask,
     Fail,
     FallBack,
     LookUp,
@@ -150,6 +153,7 @@ class Run(Generic[N]):
         )
         self._timers: Timers[NodeRun[N]] = Timers()
         self._suspended: dict[N, NodeRun[N]] = {}  # they are started once more later
+        self._answers: set[asyncio.Future[object]] = set()  # of async conditions
         self._pending_results: dict[
             NodeRun[N], tuple[PendingResult, Callable[[object], None]]
         ] = {}  # by node: what it waits for, and the callback there
@@ -298,11 +302,13 @@ class Run(Generic[N]):
         self, node_run: NodeRun[N], verdict: Verdict
     ) -> RestOfStart | None:
         """Carry out a verdict. Returns the part of the node's start that has to be awaited."""
-        if self._is_over:  # a condition may have called ``cancel``
+        if self._is_over and not isinstance(verdict, Ask):  # a condition may have cancelled the run
             return None
         match verdict:
             case Send():
                 return self._sender.send(node_run)
+            case Ask(answer):
+                self._await_answer(node_run, answer)
             case LookUp():
                 return self._sender.look_up(node_run)
             case PickUp():
@@ -329,6 +335,27 @@ class Run(Generic[N]):
             case Fail(error):
                 self._fail_node(node_run, error)
         return None
+
+    def _await_answer(self, node_run: NodeRun[N], answer: Awaitable[object]) -> None:
+        """Await the answer of a condition, in a context of its own."""
+        future = copy_context().run(asyncio.ensure_future, answer)
+        if self._is_over:
+            future.cancel()
+        self._answers.add(future)
+        future.add_done_callback(partial(self._answered, node_run))
+
+    def _answered(self, node_run: NodeRun[N], future: asyncio.Future[object]) -> None:
+        self._answers.discard(future)
+        try:
+            verdict = node_run.on_answer(is_wanted=bool(future.result()))
+        except NODE_ERRORS as error:  # of the condition
+            verdict = node_run.on_error(error)
+        except BaseException as error:  # an order to stop
+            self._end(error)
+            raise
+        rest = self._carry_out(node_run, verdict)
+        if rest is not None:
+            self._start_loop.finish(rest)
 
     def _wait_for(self, node_run: NodeRun[N], pending: PendingResult) -> None:
         def start_again(_: object) -> None:
@@ -376,7 +403,7 @@ class Run(Generic[N]):
         skipped = self._ready.fail(node)
         self._tell(NodeFailed(self.run_id, self._loop.time(), name, task_id, error, attempts))
         if self._on_error == "raise":
-            self._end(self._state.node_failed(name, task_id, attempts))
+            self._end(self._state.node_failed(name, task_id, attempts, called_with(node_run)))
             return
         if self._on_error == "collect":
             self.stream.deliver(node, NodeFailure(name, task_id, error, attempts))
@@ -402,7 +429,7 @@ class Run(Generic[N]):
         if claim is None or cache is None or self._cache is None:
             return
         try:
-            self._cache.put(claim, value, cache.ttl)
+            self._cache.put(claim, value, cache.seconds)
             node_run.claim = None
         except Exception as error:  # whatever a value or a serializer raises
             warn_not_cached(node_run.node.task_name, error)
@@ -476,6 +503,8 @@ class Run(Generic[N]):
             return
         self._is_over = True
         self._timers.stop()
+        for answer in self._answers:
+            answer.cancel()
         for pending, callback in self._pending_results.values():
             pending.leave(callback)
         self._sender.stop()
@@ -488,7 +517,7 @@ class Run(Generic[N]):
         # Side by side: what one part waits for is not added to what another does.
         feeding = [] if self._feeder is None else self._feeder.tasks
         await asyncio.gather(
-            until_ended([*self._start_loop.tasks, *feeding], CLEAN_UP_GRACE),
+            until_ended([*self._start_loop.tasks, *self._answers, *feeding], CLEAN_UP_GRACE),
             self._completions.aclose(),
         )
         closing = [self._listeners.aclose()]

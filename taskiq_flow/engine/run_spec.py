@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -24,7 +24,8 @@ _ONCE = Retry(attempts=1)
 class NodeOptions:
     """What is asked of a node, by itself or by its engine. ``PLAIN_OPTIONS`` asks for nothing.
 
-    ``condition``: called with all values there are; the node is skipped if its answer is false.
+    ``condition``: called with all values there are. It returns its answer, or an awaitable of it;
+    the node is skipped if the answer is false.
     """
 
     retry: Retry | None = None
@@ -32,7 +33,7 @@ class NodeOptions:
     queue_timeout: float | None = None
     fallback: Any = NO_FALLBACK
     fallback_node: RunnableNode | None = None
-    condition: Callable[[Mapping[str, Any]], bool] | None = None
+    condition: Callable[[Mapping[str, Any]], bool | Awaitable[object]] | None = None
     cache: Cache | None = None
 
     asks_first: bool = field(init=False)

@@ -55,12 +55,14 @@ class RunState(Generic[N]):
         of_failure = any(n in self.failures or self.skipped.get(n) == "failure" for n in because_of)
         return because_of, "failure" if of_failure else "condition"
 
-    def node_failed(self, name: str, task_id: str, attempts: int) -> NodeFailedError:
-        """The error of a run that one failure has ended."""
+    def node_failed(
+        self, name: str, task_id: str, attempts: int, called_with: str
+    ) -> NodeFailedError:
+        """The error of a run that one failure has ended. ``called_with``: the task's arguments."""
         cause = self.failures[name]
         where = f"in attempt {attempts}" if attempts else "before its first attempt"
         error = NodeFailedError(
-            f"node {name!r} failed {where} with {describe(cause)}{self._progress()}",
+            f"node {name!r} failed {where} with {describe(cause)}{called_with}{self._progress()}",
             task_name=name,
             task_id=task_id,
             attempts=attempts,

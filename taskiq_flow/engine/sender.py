@@ -173,7 +173,7 @@ class Sender(Generic[N]):
                 warn_not_cached(node.task_name, error)
                 return None
             node_run.cache_key = key
-        ttl = None if options.cache is None else options.cache.ttl
+        ttl = None if options.cache is None else options.cache.seconds
         if node_run.computes_anew:
             ttl = NOTHING
         return_type = self._return_type(node_run)

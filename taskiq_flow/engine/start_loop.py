@@ -54,6 +54,12 @@ class StartLoop(Generic[N]):
             if task is not asyncio.current_task():
                 task.cancel()
 
+    def finish(self, rest: Coroutine[Any, Any, None]) -> None:
+        """Await the rest of a node's start."""
+        task = self._loop.create_task(rest)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+
     def _start_slice(self) -> None:
         self._is_starting = True
         try:
@@ -65,7 +71,7 @@ class StartLoop(Generic[N]):
                     return
                 rest = self._start(node)
                 if rest is not None:
-                    self._await(rest)
+                    self.finish(rest)
             self._continuation = self._loop.call_soon(self._continue)
         except BaseException as error:  # of the user's code too, an order to stop say
             self._fail(error)
@@ -76,11 +82,6 @@ class StartLoop(Generic[N]):
     def _continue(self) -> None:
         self._continuation = None
         self._start_slice()
-
-    def _await(self, rest: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(rest)
-        self.tasks.add(task)
-        task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)

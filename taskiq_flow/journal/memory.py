@@ -30,6 +30,9 @@ class MemoryJournal:
         self.serializer = JSONSerializer() if serializer is None else serializer
         self._logs: dict[str, _Log] = {}
 
+    def __repr__(self) -> str:
+        return f"<MemoryJournal of {len(self._logs)} {'run' if len(self._logs) == 1 else 'runs'}>"
+
     async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
         """Create a log and take its lease."""
         if run_id in self._logs:

@@ -16,6 +16,7 @@ from taskiq_flow.errors import JournalError
 from taskiq_flow.journal import errors
 from taskiq_flow.journal.protocol import Lease, decoded, encoded, is_run
 from taskiq_flow.reconnect import OUTAGE_TIMEOUT, retry_through_outage
+from taskiq_flow.transport.systems import without_secrets
 
 _CHUNKS_PER_READ = 64
 
@@ -116,6 +117,9 @@ class RedisJournal:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._is_outage = is_outage
         self._errors = (OSError, exceptions.RedisError)
+
+    def __repr__(self) -> str:
+        return f"<RedisJournal at {without_secrets(self._url)}, prefix {self.prefix!r}>"
 
     async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
         """Create a log and take its lease."""

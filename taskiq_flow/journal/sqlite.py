@@ -40,6 +40,9 @@ class SqliteJournal:
         self.serializer = JSONSerializer() if serializer is None else serializer
         self.file = SqliteFile(path, fsync=fsync)
 
+    def __repr__(self) -> str:
+        return f"<SqliteJournal at {self.file.path}>"
+
     async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
         """Create a log and take its lease."""
 

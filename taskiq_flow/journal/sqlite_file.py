@@ -65,7 +65,7 @@ class SqliteFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, fsync: bool) -> None:
-        self._path = Path(path).absolute()
+        self.path = Path(path).absolute()
         self._fsync = fsync
         self._pid = os.getpid()
         self._state = _ThreadState()
@@ -129,10 +129,10 @@ class SqliteFile:
             time.sleep(_BUSY_DELAY)
 
     def _open(self) -> sqlite3.Connection:
-        if self._path.exists() and self._path.stat().st_size:
+        if self.path.exists() and self.path.stat().st_size:
             self._check_format()
         connection = sqlite3.connect(
-            self._path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
         )
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -177,12 +177,12 @@ class SqliteFile:
 
     def _check_format(self) -> None:
         """Check that an existing file is a journal of this format. Writes nothing to it."""
-        if not os.access(self._path, os.W_OK):  # WAL needs files beside it even to read
-            raise PermissionError(f"{self._path} may not be written")
+        if not os.access(self.path, os.W_OK):  # WAL needs files beside it even to read
+            raise PermissionError(f"{self.path} may not be written")
         # Without a WAL file, a read-write connection removes the files that it creates. A WAL file
         # that a killed process has left must not be merged by this check, so then read only.
-        mode = "ro" if Path(f"{self._path}-wal").exists() else "rw"
-        location = f"file:{quote(os.fsencode(self._path))}?mode={mode}"
+        mode = "ro" if Path(f"{self.path}-wal").exists() else "rw"
+        location = f"file:{quote(os.fsencode(self.path))}?mode={mode}"
         connection = sqlite3.connect(location, uri=True, timeout=BUSY_TIMEOUT)
         try:
             connection.execute("BEGIN")  # all reads see one state of the file
@@ -194,11 +194,11 @@ class SqliteFile:
                 return  # another process has created the file and not yet its tables
             if application != APPLICATION_ID:
                 raise JournalError(
-                    f"{self._path} is a database but not a journal; give the journal another file"
+                    f"{self.path} is a database but not a journal; give the journal another file"
                 )
             if version != SCHEMA_VERSION:
                 raise JournalError(
-                    f"{self._path} is a journal of format {version}, and this version of "
+                    f"{self.path} is a journal of format {version}, and this version of "
                     f"taskiq_flow reads format {SCHEMA_VERSION}; use the version that wrote it, or "
                     "give the journal another file"
                 )
@@ -212,22 +212,22 @@ class SqliteFile:
             yield
         except sqlite3.OperationalError as error:  # the disk, the folder or the permissions
             raise JournalError(
-                f"the journal {self._path} cannot be used: {error}; check its folder, its disk "
+                f"the journal {self.path} cannot be used: {error}; check its folder, its disk "
                 "and its permissions, then resume the run"
             ) from error
         except sqlite3.DataError as error:
             raise JournalError(
-                f"the journal {self._path} cannot store a value this large: {error}; pass large "
+                f"the journal {self.path} cannot store a value this large: {error}; pass large "
                 "results by reference, or use another journal"
             ) from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # in a damaged message
             raise JournalError(
-                f"the journal {self._path} is damaged: {error}; it was left unchanged: restore "
+                f"the journal {self.path} is damaged: {error}; it was left unchanged: restore "
                 "it from a copy, or give the journal another file"
             ) from error
         except OSError as error:
             raise JournalError(
-                f"the journal {self._path} cannot be opened: {error}; give it another file"
+                f"the journal {self.path} cannot be opened: {error}; give it another file"
             ) from error
 
 

@@ -257,7 +257,7 @@ def test_a_value_of_an_optional_key_is_passed_if_there_is_one() -> None:
         ({"inputs": [1]}, TypeError, "inputs .* holds 1"),
         ({"inputs": {"source": 1}}, TypeError, "inputs .* holds 1"),
         ({"inputs": {1: "source"}}, TypeError, "inputs .* holds 1"),
-        ({"inputs": 3}, TypeError, "not iterable"),
+        ({"inputs": 3}, TypeError, "give a list of keys"),
         ({"output": 1}, TypeError, "outputs .* holds 1"),
         ({"output": ["a"]}, TypeError, "outputs .* holds"),
         ({"outputs": "raw"}, TypeError, "write output="),

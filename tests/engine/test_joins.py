@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -160,11 +160,96 @@ def test_a_condition_that_raises_is_the_nodes_failure() -> None:
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-async def _asked(x: int) -> bool:
-    return True
+def _streamed(x: int) -> Iterator[bool]:
+    yield True
 
 
-@pytest.mark.parametrize("when", ["text", _asked, lambda *keys: True])
+class AsksLater:
+    """A condition whose ``__call__`` is async."""
+
+    async def __call__(self, x: int) -> bool:
+        await asyncio.sleep(1)
+        return x > 0
+
+
+async def ask_later(x: int) -> bool:
+    return await AsksLater()(x)
+
+
+@pytest.mark.parametrize("when", [AsksLater(), ask_later, lambda x: ask_later(x + 0)])
+@pytest.mark.parametrize(("x", "results"), [(1, {"one": 1}), (0, {})])
+def test_an_async_condition_is_awaited(when: Any, x: int, results: dict[str, int]) -> None:
+    builder = DAGBuilder().node(one, when=when)
+    assert run_virtually(engine_of(builder).execute({"x": x})) == results
+
+
+@pytest.mark.parametrize("options", [{}, {"retry": 2}, {"cache": True}, {"fallback": 7}])
+def test_a_node_with_other_options_is_sent_after_an_async_condition(options: Any) -> None:
+    builder = DAGBuilder().node(one, when=ask_later, **options)
+    assert run_virtually(engine_of(builder, max_parallel=1).execute({"x": 1})) == {"one": 1}
+
+
+def test_what_an_async_condition_raises_fails_its_node() -> None:
+    async def broken() -> bool:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    builder = DAGBuilder().node(one, when=broken).node(slow)
+    pairs = run_virtually(pairs_of(builder))
+    assert isinstance(pairs["one"].error, ZeroDivisionError)
+    assert pairs["slow"] == 5
+    with_fallback = DAGBuilder().node(one, when=broken, fallback=9)
+    assert run_virtually(pairs_of(with_fallback)) == {"one": 9}
+
+
+@virtually
+async def test_a_run_that_ends_cancels_its_async_conditions() -> None:
+    ended: list[str] = []
+
+    async def asked_for_ever() -> bool:
+        try:
+            await asyncio.sleep(1e6)
+        finally:
+            ended.append("condition")
+        return True
+
+    engine = engine_of(DAGBuilder().node(one, when=asked_for_ever).node(slow))
+    with pytest.raises(RunCancelledError):
+        async for _ in engine.execute_async():
+            engine.cancel()
+    assert ended == ["condition"]
+
+
+def test_a_condition_that_cancels_its_run_is_not_left_unawaited() -> None:
+    engine: ExecutionEngine
+
+    async def asked() -> bool:
+        return True
+
+    def cancels() -> Any:
+        engine.cancel()
+        return asked()
+
+    engine = engine_of(DAGBuilder().node(one, when=cancels))
+    with pytest.raises(RunCancelledError):
+        run_virtually(engine.execute())
+
+
+def test_what_an_async_condition_sets_in_its_context_does_not_reach_its_node() -> None:
+    word: ContextVar[str] = ContextVar("word", default="unset")
+
+    async def sets() -> bool:
+        word.set("set")
+        return True
+
+    async def reads() -> str:
+        return word.get()
+
+    builder = DAGBuilder().node(reads, when=sets)
+    assert run_virtually(engine_of(builder).execute()) == {"reads": "unset"}
+
+
+@pytest.mark.parametrize("when", ["text", _streamed, lambda *keys: True])
 def test_a_condition_that_cannot_be_asked_is_refused(when: Any) -> None:
     with pytest.raises(TypeError, match="when of node 'one'"):
         DAGBuilder().node(one, when=when)
