@@ -186,6 +186,7 @@ class FlowMiddleware(TaskiqMiddleware):
             self._deliveries,
             inline_limit=self._inline_limit,
             max_deliveries=self._max_deliveries,
+            prefix=self.prefix,
         )
         await self._open(worker, is_outage, math.inf)
         return worker

@@ -13,8 +13,10 @@ import itertools
 import logging
 import math
 import secrets
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from taskiq import AsyncBroker, NoResultError, TaskiqResult
@@ -24,8 +26,9 @@ from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.completion.reading import ASKED_AT_ONCE, ResultReader
 from taskiq_flow.errors import ResultUnavailableError, TaskLostError
 from taskiq_flow.reconnect import OUTAGE_TIMEOUT, backoff_delays
-from taskiq_flow.transport.notice import Kind, Notice, ReplyTo
+from taskiq_flow.transport.notice import Kind, Notice, ReplyTo, workers_channel
 from taskiq_flow.transport.protocol import Backlog, Notifier
+from taskiq_flow.transport.systems import queue_of
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.references import handle_of, refers
 from taskiq_flow.values.results import failed, parsed
@@ -52,6 +55,9 @@ SUSPENDED_AFTER = 5.0
 
 UNTAKEN = 10.0
 """Seconds after which a warning says that no worker has taken any of the tasks in flight."""
+
+NO_WORKER = 4.5
+"""Seconds after which a warning says that no worker was heard of. The first check comes before."""
 
 GRACE = 1.0
 """Seconds that the inbox's own tasks have to end after they were cancelled."""
@@ -147,6 +153,10 @@ class Inbox:
         self._interval = CHECK_INTERVAL
         self._loop = asyncio.get_running_loop()
         self._deaf_since: float | None = None
+        self._workers_channel = workers_channel(prefix)
+        self._alone_since: float | None = None  # listening for workers, and no notice has come
+        self._has_heard = False  # of any worker
+        self._told_no_worker = False
         # When a task was last taken or ended, by the task whose run it is of.
         self._moved_at: dict[OuterTask | None, float] = {}
         self._stuck: set[OuterTask | None] = set()
@@ -214,6 +224,7 @@ class Inbox:
                 logger.warning("a notice on %s is not sealed with its key; ignored", self.channel)
                 return
             self._silence = SILENCE
+            self._has_heard = True
             self._handle(notice)
         except Exception:  # of one notice, which must not stop the others
             logger.exception("a notice on %s could not be handled", self.channel)
@@ -317,6 +328,7 @@ class Inbox:
             self._interval = (
                 SHORTEST_INTERVAL if found else min(self._interval * 1.5, CHECK_INTERVAL)
             )
+            await self._note_no_worker(overslept)
             self._note_stuck()
             await self._give_up_lost(overslept)
         except Exception:  # a bug of ours must not end this loop: runs would hang
@@ -350,6 +362,40 @@ class Inbox:
             if watch.heard_at < moment and watch.asked_at < moment:
                 yield task_id
 
+    async def _note_no_worker(self, overslept: float) -> None:
+        """Warn once if no worker is heard of while tasks wait.
+
+        Workers say from time to time that they are there. An engine listens for that only if it has
+        tasks and has not heard of any worker.
+        """
+        if self._has_heard or self._told_no_worker or not self._watched:
+            return
+        now = self._loop.time()
+        if self._alone_since is None:
+            await self.notifier.subscribe(self._workers_channel, self._hear_worker)
+            self._alone_since = now
+        elif not self.notifier.is_listening or overslept > CHECK_INTERVAL:
+            self._alone_since = now
+        elif now - self._alone_since >= NO_WORKER:
+            self._told_no_worker = True
+            self._warn_of_no_worker()
+
+    def _hear_worker(self, _: bytes) -> None:
+        self._has_heard = True
+
+    def _warn_of_no_worker(self) -> None:
+        task_id, watch = next(iter(self._watched.items()))
+        queue = watch.queue or queue_of(self._broker)
+        logger.warning(
+            "%d tasks wait%s, %r is the first, and no worker was heard of for 5 s; start one, as "
+            "with 'taskiq worker %s', and if there are some, give their broker a FlowMiddleware as "
+            "the engine's has",
+            len(self._watched),
+            "" if queue is None else f" in queue {queue!r}",
+            task_id,
+            _import_path(self._broker),
+        )
+
     def _note_stuck(self) -> None:
         """Warn if for some time no worker has taken any of the tasks, or of those of one task."""
         earliest = self._loop.time() - UNTAKEN
@@ -364,6 +410,8 @@ class Inbox:
             and all(self._watched[task_id].is_untaken_since(earliest) for task_id in task_ids)
         }
         for within in stuck - self._stuck:
+            if within is None and self._told_no_worker and not self._has_heard:
+                continue  # that says more
             self._warn_of_stuck(groups[within], within)
         for within in stuck ^ self._stuck:
             if within is not None:
@@ -453,6 +501,17 @@ class Inbox:
     def _is_lost(watch: Watch, now: float) -> bool:
         silent = now - watch.is_alive_at > watch.lost_after
         return silent and now - watch.left_at > watch.lost_after / 2
+
+
+def _import_path(broker: AsyncBroker) -> str:
+    """Where a worker finds a broker, as ``module:variable``."""
+    for name, module in tuple(sys.modules.items()):
+        for variable, value in tuple(getattr(module, "__dict__", {}).items()):
+            if value is broker:
+                own = sys.modules[name]
+                stem = Path(getattr(own, "__file__", None) or name).stem
+                return f"{stem if name == '__main__' else name}:{variable}"
+    return "module:broker"
 
 
 def _gone(task_id: str) -> ResultUnavailableError:

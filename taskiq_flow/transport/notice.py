@@ -28,6 +28,12 @@ BEGIN_LABEL = "taskiq_flow_begin"
 KEEP_LABEL = "taskiq_flow_keep"
 """The label of tasks whose results somebody may read when the engine that sent them is gone."""
 
+
+def workers_channel(prefix: str) -> str:
+    """The channel on which workers say that they are there. What they say has no content."""
+    return f"{prefix}.workers"
+
+
 ALWAYS = -1
 """A limit on the size of values that no value meets: all are passed by reference."""
 

@@ -51,6 +51,15 @@ def is_unreachable(error: BaseException) -> bool:
     return isinstance(error, OSError)
 
 
+def queue_of(broker: object) -> str | None:
+    """The queue or subject to which a broker sends its tasks, if that is known."""
+    for name in ("queue_name", "subject"):
+        if isinstance(queue := getattr(broker, name, None), str):
+            return queue
+    task_queues = getattr(broker, "_task_queues", None)  # of RabbitMQ
+    return str(task_queues[0].name) if task_queues else None
+
+
 def system_at(url: str) -> System:
     """The system that a URL of one of the ``SCHEMES`` names."""
     return _system(SCHEMES[urlsplit(url).scheme])

@@ -19,7 +19,14 @@ from taskiq_flow.cleanup import until_ended
 from taskiq_flow.errors import ResultUnavailableError, SerializationError, TaskLostError
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries, Delivery
-from taskiq_flow.transport.notice import LABEL, REFERENCES_LABEL, Kind, Notice, ReplyTo
+from taskiq_flow.transport.notice import (
+    LABEL,
+    REFERENCES_LABEL,
+    Kind,
+    Notice,
+    ReplyTo,
+    workers_channel,
+)
 from taskiq_flow.transport.protocol import REVOCATION_LIFE, Notifier
 from taskiq_flow.transport.systems import fullness_of
 from taskiq_flow.values.handle import Reference
@@ -46,6 +53,9 @@ T = TypeVar("T")
 BEAT = 0.5
 """Seconds between two heartbeats. A heartbeat names the tasks that a worker executes or holds."""
 
+PRESENCE_BEATS = 4
+"""Every so many heartbeats a worker says that it is there, also if it has no task."""
+
 HEARTBEAT_TIMEOUT = 5.0
 """Seconds that a heartbeat may take: a half-open connection never answers."""
 
@@ -71,7 +81,7 @@ class Worker:
     server cannot serve now. The worker waits for the end of an outage, however long it takes.
     ``deliveries``: the messages that this worker holds, if its broker shows them.
     ``inline_limit``: bytes up to which a result travels with its notice. ``max_deliveries``: how
-    often a message is delivered before its task counts as lost.
+    often a message is delivered before its task counts as lost. ``prefix``: of channels.
     """
 
     def __init__(
@@ -83,6 +93,7 @@ class Worker:
         *,
         inline_limit: int,
         max_deliveries: int,
+        prefix: str,
     ) -> None:
         self._broker = broker
         self._notifier = notifier
@@ -102,7 +113,8 @@ class Worker:
         backend = broker.result_backend
         self._backend = backend
         self._save_only = backend.set_result
-        notifier.on_unheard = self._absent.note
+        self._workers_channel = workers_channel(prefix)
+        notifier.on_unheard = self._note_unheard
         self._save_and_publish = notifier.saver(backend)
         # A backend that deletes on reading would keep results that travel with their notices.
         self._inlines = getattr(backend, "keep_results", True)
@@ -432,9 +444,11 @@ class Worker:
 
     async def _beat(self) -> None:
         """Renew the claims on held messages and send heartbeats, until cancelled."""
-        while True:
+        usual = (self._deliveries.renew, self._send_heartbeat)
+        for number in itertools.count():
+            beats = usual if number % PRESENCE_BEATS else (*usual, self._say_present)
             await asyncio.sleep(BEAT)
-            for beat in (self._deliveries.renew, self._send_heartbeat):
+            for beat in beats:
                 try:
                     async with asyncio.timeout(HEARTBEAT_TIMEOUT):
                         await beat()
@@ -443,6 +457,13 @@ class Worker:
                         logger.debug("the heartbeat was not sent: %s", text_of(error))
                     else:
                         logger.exception("the heartbeat failed")
+
+    async def _say_present(self) -> None:
+        await self._notifier.publish(self._workers_channel, b"")
+
+    def _note_unheard(self, channel: str) -> None:
+        if channel != self._workers_channel:  # engines listen there only if they hear of no worker
+            self._absent.note(channel)
 
     async def _send_heartbeat(self) -> None:
         """Name to each engine its tasks that are executed or held in this process."""

@@ -1,0 +1,91 @@
+"""An engine that hears of no worker says so; one whose worker is only slow does not."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from taskiq_flow import DAGBuilder, ExecutionEngine
+from tests.local_broker import LocalBroker
+from tests.local_notifier import Switchboard, with_flow
+from tests.virtual_clock import virtually
+
+
+@virtually
+async def test_an_engine_that_hears_of_no_worker_says_so_after_five_seconds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = LocalBroker()
+    flow = with_flow(broker, Switchboard())
+
+    @broker.task
+    async def work() -> int:
+        return 1
+
+    run = asyncio.ensure_future(
+        ExecutionEngine(broker, DAGBuilder().node(work).build()).execute(run_id="r")
+    )
+    await asyncio.sleep(4.5)
+    assert caplog.text == ""
+    await asyncio.sleep(1.5)
+    assert "1 tasks wait, 'r:work:1" in caplog.text
+    assert "no worker was heard of for 5 s; start one, as with 'taskiq worker " in caplog.text
+    await asyncio.sleep(30)
+    assert len(caplog.records) == 1
+    async with broker.worker(1):
+        assert await run == {"work": 1}
+    await flow.shutdown()
+
+
+@pytest.mark.parametrize("other", ["idle", "slow"])
+@virtually
+async def test_an_engine_that_hears_of_a_worker_says_nothing_about_workers(
+    other: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker has another queue, or all of its places are taken by tasks of another engine."""
+    board = Switchboard()
+    broker, working = LocalBroker(), LocalBroker()
+    flow, flow_of_worker = with_flow(broker, board), with_flow(working, board)
+
+    @broker.task
+    async def work() -> int:
+        return 1
+
+    @working.task
+    async def slow() -> int:
+        await asyncio.sleep(60)
+        return 1
+
+    run = asyncio.ensure_future(ExecutionEngine(broker, DAGBuilder().node(work).build()).execute())
+    async with working.worker(1):
+        if other == "slow":
+            await slow.kiq()
+        await asyncio.sleep(8)
+        assert caplog.text == ""
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+    await flow_of_worker.shutdown()
+    await flow.shutdown()
+
+
+@virtually
+async def test_workers_without_the_middleware_are_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = LocalBroker()
+    board = Switchboard()
+    board.drops = lambda _: True  # as they send no notices
+    flow = with_flow(broker, board)
+
+    @broker.task
+    async def work() -> int:
+        await asyncio.sleep(8)
+        return 1
+
+    async with broker.worker(1):
+        engine = ExecutionEngine(broker, DAGBuilder().node(work).build())
+        assert await engine.execute() == {"work": 1}
+    assert caplog.text.count("no worker was heard of for 5 s") == 1
+    assert "give their broker a FlowMiddleware" in caplog.text
+    await flow.shutdown()
