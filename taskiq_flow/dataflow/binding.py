@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter
-from typing import Annotated, Any, TypeAlias, get_args, get_origin
+from types import FunctionType, SimpleNamespace
+from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
 
 from taskiq import AsyncTaskiqDecoratedTask, Context
 from taskiq_dependencies.dependency import Dependency
@@ -277,23 +279,34 @@ _Parameters: TypeAlias = tuple[tuple[Parameter, ...], frozenset[str]]
 
 
 class TaskInfo:
-    """A task and its parameters, which are read once and shared by all nodes of the task.
+    """A task and its signature, which is read once and shared by all nodes of the task.
 
     Only the nodes hold it. Its parameters may refer to the task (a default often does), so a
     longer-lived cache would keep the task alive.
     """
 
-    __slots__ = ("__weakref__", "_parameters", "task")
+    __slots__ = ("__weakref__", "_parameters", "_signature", "task")
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self._signature: inspect.Signature | None = None
         self._parameters: _Parameters | None = None
 
     @property
+    def signature(self) -> inspect.Signature:
+        """What ``signature_of`` returns for the task's function. Raises ``ValueError`` likewise."""
+        if self._signature is None:
+            self._signature = signature_of(original_function(self.task))
+        return self._signature
+
+    @property
     def parameters(self) -> _Parameters:
-        """What ``parameters_of`` returns."""
+        """The parameters that a graph may bind, and the names of those that taskiq injects.
+
+        Raises ``ValueError`` for a callable whose signature cannot be read.
+        """
         if self._parameters is None:
-            self._parameters = parameters_of(self.task)
+            self._parameters = _bindable(self.signature)
         return self._parameters
 
     def __reduce__(self) -> tuple[Callable[[Task], TaskInfo], tuple[Task]]:
@@ -313,11 +326,12 @@ def task_info(task: Task) -> TaskInfo:
 
 
 def parameters_of(task: Task) -> _Parameters:
-    """The parameters of a task that a graph may bind, and the names of those that taskiq injects.
+    """What ``TaskInfo.parameters`` is, for a callable that belongs to no node."""
+    return _bindable(signature_of(original_function(task)))
 
-    Raises ``ValueError`` for a callable whose signature cannot be read.
-    """
-    parameters = signature_of(original_function(task)).parameters
+
+def _bindable(signature: inspect.Signature) -> _Parameters:
+    parameters = signature.parameters
     injected = frozenset(name for name, parameter in parameters.items() if _is_injected(parameter))
     # taskiq injects by name: *args after such a parameter cannot be passed.
     unreachable = {
@@ -334,11 +348,62 @@ def parameters_of(task: Task) -> _Parameters:
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """A callable's signature; its annotations are evaluated if all of them can be."""
-    try:
-        return inspect.signature(function, eval_str=True)
-    except (NameError, SyntaxError):  # a name that only type checkers know
-        return inspect.signature(function)
+    """A callable's signature, in which each annotation is evaluated by itself.
+
+    An annotation that cannot be evaluated stays a string, as one does with a name that only type
+    checkers know. One that is evaluated has no forward references left. Raises ``ValueError`` for
+    a callable whose signature cannot be read.
+    """
+    signature = inspect.signature(function)
+    names = _Names(function)
+    return signature.replace(
+        parameters=[
+            p if p.annotation is p.empty else p.replace(annotation=names.evaluated(p.annotation))
+            for p in signature.parameters.values()
+        ],
+        return_annotation=names.evaluated(signature.return_annotation),
+    )
+
+
+class _Names:
+    """The names that a callable's annotations may use: its module's, and those it closes over."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        found = function_of(function)
+        self._globals: dict[str, Any] = {} if found is None else found.__globals__
+        self._locals: dict[str, Any] = {}
+        if found is not None and found.__closure__:
+            for name, cell in zip(found.__code__.co_freevars, found.__closure__, strict=True):
+                with contextlib.suppress(ValueError):  # a variable that has no value yet
+                    self._locals[name] = cell.cell_contents
+
+    def evaluated(self, annotation: Any) -> Any:
+        """The annotation's value; as text if it has none."""
+        if annotation is None or annotation is Parameter.empty:
+            return annotation
+        annotated = SimpleNamespace(__annotations__={"it": annotation})
+        try:
+            hints = get_type_hints(annotated, self._globals, self._locals, include_extras=True)
+        except Exception:  # the annotation's own code may raise anything
+            return annotation if isinstance(annotation, str) else repr(annotation)
+        return None if hints["it"] is type(None) else hints["it"]
+
+
+def function_of(function: Callable[..., Any]) -> FunctionType | None:
+    """The Python function that a call of a callable begins with; ``None`` if it has none."""
+    found: Any = function
+    while not isinstance(found := inspect.unwrap(found), FunctionType):
+        if isinstance(found, partial):
+            found = found.func
+        elif inspect.ismethod(found):
+            found = found.__func__
+        elif isinstance(found, type):
+            found = getattr(found, "__new__" if "__new__" in vars(found) else "__init__")
+        elif isinstance(type(found).__call__, FunctionType):
+            found = type(found).__call__
+        else:
+            return None
+    return found
 
 
 def _place_of(task: Task) -> str:

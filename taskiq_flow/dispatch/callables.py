@@ -15,7 +15,7 @@ from typing import Any
 from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
 from taskiq_dependencies.dependency import Dependency
 
-from taskiq_flow.dataflow.binding import Task, TaskInfo, signature_of, task_info
+from taskiq_flow.dataflow.binding import Task, TaskInfo, task_info
 from taskiq_flow.dataflow.node import default_name
 from taskiq_flow.values.call import Execution, taking_calls, unwrapped
 from taskiq_flow.values.fitting import Signature
@@ -50,7 +50,7 @@ def embedded(
         is_generator = gives_items or inspect.isasyncgenfunction(_called(function))
         signature = None
         if broker.receiver.validate_params:
-            own = signature_of(function)
+            own = task_info(function).signature
             signature = Signature(default_name(function), own, returns_items=is_generator)
         execution = Execution(signature, gives_items=gives_items)
         task.original_func = taking_calls(present, task.task_name, execution)
@@ -61,14 +61,14 @@ def return_type_of(task: Task) -> Any:
     """What a task's annotation says that it returns, ``None`` if nothing does."""
     if isinstance(task, AsyncTaskiqDecoratedTask):
         return task.return_type
-    return _annotations(signature_of(task)).get("return")
+    return _annotations(task_info(task).signature).get("return")
 
 
 def _register(
     broker: InMemoryBroker, name: str, function: Callable[..., Any]
 ) -> AsyncTaskiqDecoratedTask[Any, Any]:
     info = task_info(function)
-    stand_in = _stand_in(function, weakref.ref(info))
+    stand_in = _stand_in(info)
     task = broker.register_task(stand_in, task_name=name)
     del globals()[stand_in.__name__]  # where taskiq puts every function, for process pools
     weakref.finalize(info, _unregister, weakref.ref(broker), name)
@@ -87,26 +87,27 @@ def _unregister(broker_reference: weakref.ref[InMemoryBroker], name: str) -> Non
         learned.pop(name, None)
 
 
-def _stand_in(function: Callable[..., Any], info: weakref.ref[TaskInfo]) -> Callable[..., Any]:
+def _stand_in(info: TaskInfo) -> Callable[..., Any]:
     """A function of the same signature, for taskiq to rename and keep instead of the user's own."""
+    function, reference = info.task, weakref.ref(info)
 
     async def call_async(*args: Any, **kwargs: Any) -> Any:
-        return await _alive(info)(*args, **kwargs)
+        return await _alive(reference)(*args, **kwargs)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return _alive(info)(*args, **kwargs)
+        return _alive(reference)(*args, **kwargs)
 
     async def call_for_items(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        async for item in _alive(info)(*args, **kwargs):
+        async for item in _alive(reference)(*args, **kwargs):
             yield item
 
     stand_in: Callable[..., Any] = call_async if _is_async(function) else call
     if inspect.isasyncgenfunction(_called(function)):
         stand_in = call_for_items
-    signature = _without_defaults(signature_of(function))
+    signature = _without_defaults(info.signature)
     stand_in.__name__ = stand_in.__qualname__ = default_name(function)
     stand_in.__annotations__ = _annotations(signature)
-    vars(stand_in).update(__signature__=signature, stands_for=info)
+    vars(stand_in).update(__signature__=signature, stands_for=reference)
     return stand_in
 
 
