@@ -44,6 +44,7 @@ from taskiq_flow.errors import (
 )
 from taskiq_flow.events import (
     Event,
+    Failure,
     Listener,
     NodeCompleted,
     NodeFailed,
@@ -77,6 +78,7 @@ __all__ = [
     "DuplicateOutputError",
     "Event",
     "ExecutionEngine",
+    "Failure",
     "FlowMiddleware",
     "FlowTask",
     "GraphChangedError",

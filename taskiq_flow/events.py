@@ -142,3 +142,17 @@ class NodeFailure:
     task_id: str
     error: BaseException
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a node failed, for a node that takes it as its input ``"NAME.failures"``.
+
+    ``index``: the place of the element that failed, ``None`` for a node that is no map.
+    ``error_type``: the name of the exception's class.
+    """
+
+    task_name: str
+    index: int | None
+    error_type: str
+    message: str

@@ -9,8 +9,10 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, get_args
 
+from anyio.from_thread import start_blocking_portal
 from taskiq import AsyncBroker, InMemoryBroker
 from taskiq.serializers import JSONSerializer
 from taskiq.utils import maybe_awaitable
@@ -18,9 +20,10 @@ from taskiq.utils import maybe_awaitable
 from taskiq_flow.cache.results import ResultCache
 from taskiq_flow.cache.store import store_beside
 from taskiq_flow.cleanup import to_the_end
+from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.builder import DAGBuilder
-from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.dataflow.dag import DAG, Order
 from taskiq_flow.dataflow.fingerprint import with_dependents
 from taskiq_flow.dataflow.inputs import as_inputs, check_inputs
 from taskiq_flow.dataflow.options import Retry, Seconds, as_retry, in_seconds, time_limit
@@ -38,10 +41,22 @@ from taskiq_flow.engine.run_spec import (
     NodeOptions,
     RunSpec,
 )
-from taskiq_flow.errors import ConfigurationError, RunCancelledError, SerializationError
+from taskiq_flow.engine.started import started
+from taskiq_flow.errors import (
+    ConfigurationError,
+    RunCancelledError,
+    RunNotFoundError,
+    SerializationError,
+)
 from taskiq_flow.events import Listener, NodeFailure, NodeSkipped
 from taskiq_flow.journal.given import as_journal
-from taskiq_flow.journal.history import RestoredRun, load_inputs, load_results, restore_run
+from taskiq_flow.journal.history import (
+    RestoredRun,
+    check_same_inputs,
+    load_inputs,
+    load_results,
+    restore_run,
+)
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.runs import JournaledRuns
 from taskiq_flow.journal.writer import LogWriter
@@ -77,8 +92,10 @@ SHORTEST_LOST_AFTER = 2 * BEAT
 class ExecutionEngine:
     """Runs a graph on a taskiq broker.
 
-    ``max_parallel``: how many nodes may be in flight, ``None`` for any number; the node with the
-    longest remaining path, by ``expected_seconds``, goes first. ``on_step_complete(task_name,
+    ``max_parallel``: how many nodes may be in flight, ``None`` for any number. Under such a limit,
+    ``order="critical_path"`` sends the node with the longest remaining path first, by
+    ``expected_seconds``; ``"depth_first"`` sends nodes with dependencies before those without any,
+    so that little is begun and not finished. ``on_step_complete(task_name,
     result)``, sync or async, is called once per pair, in the stream's order; what it raises ends
     the run. ``listeners`` are told typed events.
 
@@ -124,9 +141,12 @@ class ExecutionEngine:
         run_timeout: Seconds | None = None,
         journal: Journal | str | os.PathLike[str] | None = None,
         values: Sharing = "isolated",
+        order: Order = "critical_path",
     ) -> None:
         check_broker(broker)
         _check_graph(dag)
+        if order not in get_args(Order):
+            raise ValueError(f"order is {order!r}; give one of {get_args(Order)}")
         if values not in get_args(Sharing):
             raise ValueError(f"values is {values!r}; give one of {get_args(Sharing)}")
         if max_parallel is not None and (
@@ -149,6 +169,8 @@ class ExecutionEngine:
                 f"on_step_complete is {on_step_complete!r}; give a function of a node's name and "
                 "its result"
             )
+        if isinstance(broker, InMemoryBroker):
+            InMemoryHooks.of(broker)
         self._broker = broker
         self._dag = dag
         self._options = NodeOptions(
@@ -167,6 +189,7 @@ class ExecutionEngine:
         )
         self._journal = journal = as_journal(journal)
         self._lost_after = lost_after
+        self._order = order
         self._on_step_complete = on_step_complete
         self._in_progress: set[_InProgress] = set()
         self._cache_store = store_beside(journal)
@@ -184,13 +207,16 @@ class ExecutionEngine:
         *,
         outputs: Iterable[str] | None = None,
         run_id: str | None = None,
+        resume: bool = False,
     ) -> AsyncGenerator[tuple[str, Any], None]:
         """Run the graph and yield ``(task_name, result)`` as the results arrive.
 
         ``inputs``: the graph's external inputs by key. ``outputs``: run only what these keys need.
         ``run_id``: names the run. The ids of its tasks begin with
         ``{run_id}:{task_name}:{attempt}``. The same name may be given again when the run has ended;
-        with a journal it may not, as ``resume`` continues the run of that name.
+        with a journal it may not, as ``resume`` continues the run of that name. ``resume=True``:
+        continue the run ``run_id`` as ``resume`` does if the journal has it, otherwise begin it. It
+        raises ``InputConflictError`` if the run was begun with other inputs or outputs.
 
         Raises ``TypeError`` at once for ``inputs`` that are no mapping, for example.
         Before anything is sent, raises ``MissingInputError``, ``InputConflictError``,
@@ -203,8 +229,15 @@ class ExecutionEngine:
         wanted = None if outputs is None else _listed("outputs", outputs)  # may be read only once
         given = as_inputs(inputs)
         name = _new_run_id() if run_id is None else _checked_id("run_id", run_id)
+        if resume and run_id is None:
+            raise ValueError("resume=True continues a run by its run_id; give one")
 
         async def begin() -> Run[Any]:
+            if resume:
+                with contextlib.suppress(RunNotFoundError):
+                    return await self._begin_again(
+                        name, inputs=None if inputs is None else given, outputs=wanted
+                    )
             spec = self._spec(given, wanted)
             log = self._runs.new_log(name, spec.inputs, wanted)
             return await self._begin(name, spec, log, is_named=run_id is not None)
@@ -212,7 +245,12 @@ class ExecutionEngine:
         return self._stream(name, begin)
 
     def resume(
-        self, run_id: str, *, replay: bool = True, allow_changed: bool = False
+        self,
+        run_id: str,
+        *,
+        replay: bool = True,
+        allow_changed: bool = False,
+        wait: Seconds = 0.0,
     ) -> AsyncGenerator[tuple[str, Any], None]:
         """Continue a run of the engine's journal where it stopped, and yield its results.
 
@@ -223,23 +261,18 @@ class ExecutionEngine:
         Raises ``RunNotFoundError``, ``RunLockedError`` while another engine runs it, and
         ``GraphChangedError`` if it was begun with another graph. ``allow_changed=True`` keeps the
         results of unchanged nodes whose dependencies are unchanged, and runs the other nodes.
-        Otherwise like ``execute_async``.
+        ``wait``: how long to wait for an engine that has the run, as one that was killed has it
+        until its lease expires. Otherwise like ``execute_async``.
         """
         _checked_id("run_id", run_id)
-
-        async def begin() -> Run[Any]:
-            log: LogWriter[Any] = LogWriter(self._runs.journal, run_id)
-            await log.acquire()
-            try:
-                restored = await restore_run(self._runs.journal, run_id)
-                log.prepend(self._runs.adapt_to_graph(restored, allow_changed=allow_changed))
-                spec = self._restored_spec(restored, replay=replay)
-            except BaseException:  # a cancellation too
-                await to_the_end(log.release())
-                raise
-            return await self._begin(run_id, spec, log, restored.sessions, is_named=True)
-
-        return self._stream(run_id, begin)
+        again = partial(
+            self._begin_again,
+            run_id,
+            replay=replay,
+            allow_changed=allow_changed,
+            wait=in_seconds("wait", wait),
+        )
+        return self._stream(run_id, again)
 
     def rerun(
         self,
@@ -283,6 +316,7 @@ class ExecutionEngine:
         *,
         outputs: Iterable[str] | None = None,
         run_id: str | None = None,
+        resume: bool = False,
     ) -> dict[str, Any]:
         """Run the graph to its end and return all output keys with their values.
 
@@ -290,7 +324,8 @@ class ExecutionEngine:
         failed or skipped node have its ``NodeFailure`` or ``NodeSkipped`` as their value.
         """
         results: dict[str, Any] = {}
-        async with aclosing(self.execute_async(inputs, outputs=outputs, run_id=run_id)) as pairs:
+        stream = self.execute_async(inputs, outputs=outputs, run_id=run_id, resume=resume)
+        async with aclosing(stream) as pairs:
             async for name, result in pairs:
                 node = self._dag.get_node(name)
                 if isinstance(result, (NodeFailure, NodeSkipped)):
@@ -298,6 +333,33 @@ class ExecutionEngine:
                 else:
                     node.store(result, results)
         return results
+
+    def execute_sync(
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        outputs: Iterable[str] | None = None,
+        run_id: str | None = None,
+        resume: bool = False,
+    ) -> dict[str, Any]:
+        """Like ``execute``, for code without ``async``: scripts, and cells of a notebook.
+
+        Starts the broker before the run and shuts it down afterwards, unless it is started. Where
+        an event loop runs already, as in a notebook, the run has a thread and a loop of its own.
+
+            results = engine.execute_sync({"source": "data.csv"})
+        """
+
+        async def run() -> dict[str, Any]:
+            async with started(self._broker):
+                return await self.execute(inputs, outputs=outputs, run_id=run_id, resume=resume)
+
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(run())
+        with start_blocking_portal() as portal:
+            return portal.call(run)
 
     def cancel(self) -> None:
         """Stop every run of this engine that is in progress or about to begin.
@@ -332,6 +394,31 @@ class ExecutionEngine:
                 await run.aclose()
         finally:
             self._in_progress.discard(in_progress)
+
+    async def _begin_again(
+        self,
+        run_id: str,
+        *,
+        replay: bool = True,
+        allow_changed: bool = False,
+        wait: float = 0.0,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: list[str] | None = None,
+    ) -> Run[Any]:
+        """Continue a run of the journal. ``inputs``, ``outputs``: what it must have begun with."""
+        journal = self._runs.journal
+        log: LogWriter[Any] = LogWriter(journal, run_id)
+        await log.acquire(wait)
+        try:
+            restored = await restore_run(journal, run_id)
+            if inputs is not None:
+                check_same_inputs(restored, journal.serializer, inputs, outputs)
+            log.prepend(self._runs.adapt_to_graph(restored, allow_changed=allow_changed))
+            spec = self._restored_spec(restored, replay=replay)
+        except BaseException:  # a cancellation too
+            await to_the_end(log.release())
+            raise
+        return await self._begin(run_id, spec, log, restored.sessions, is_named=True)
 
     async def _begin(
         self,
@@ -414,7 +501,8 @@ class ExecutionEngine:
             nodes=plan.order,
             predecessors=plan.predecessors,
             successors=plan.successors,
-            priority={} if self._settings.max_parallel is None else plan.remaining_path(),
+            priority={} if self._settings.max_parallel is None else plan.priority(self._order),
+            failure_keys=plan.failure_keys,
             joins=plan.joins(),
             inputs=values,
             options={n: of_engine.of(n) for n in plan.order if for_all or n.has_policy},

@@ -73,6 +73,7 @@ class FlowMiddleware(TaskiqMiddleware):
         self.prefix = prefix
         self._max_deliveries = max_deliveries
         self._deliveries: Deliveries | None = None
+        self.is_started = False
         self._inbox = _OnDemand(self._open_inbox)
         self._worker = _OnDemand(self._open_worker)
 
@@ -110,6 +111,7 @@ class FlowMiddleware(TaskiqMiddleware):
 
     async def startup(self) -> None:
         """On a worker, begin to listen before the first task comes."""
+        self.is_started = True
         broker = self.broker
         if not broker.is_worker_process or self.is_embedded:
             return
@@ -125,6 +127,7 @@ class FlowMiddleware(TaskiqMiddleware):
 
     async def shutdown(self) -> None:
         """Disconnect."""
+        self.is_started = False
         await self._inbox.aclose()
         await self._worker.aclose()
 

@@ -38,6 +38,7 @@ NAMES = [
     "DuplicateOutputError",
     "Event",
     "ExecutionEngine",
+    "Failure",
     "FlowMiddleware",
     "FlowTask",
     "GraphChangedError",
@@ -104,7 +105,7 @@ PLACES = [
 ]
 
 NODE = (
-    "task, output=None, inputs=None, *, outputs=None, name=None, metadata=None, "
+    "task, output=None, inputs=None, *, outputs=None, name=None, given=None, metadata=None, "
     "retry=None, timeout=None, queue_timeout=None, fallback=NO_FALLBACK, join='all', when=None, "
     "cache=None, expected_seconds=1.0"
 )
@@ -119,10 +120,10 @@ MAP_REDUCE = (
 ENGINE = (
     "broker, dag, max_parallel=None, on_step_complete=None, *, on_error='raise', listeners=(), "
     "pass_by='value', lost_after=60.0, retry=None, timeout=None, queue_timeout=None, "
-    "run_timeout=None, journal=None, values='isolated'"
+    "run_timeout=None, journal=None, values='isolated', order='critical_path'"
 )
 RETRY = "attempts=3, wait=0.1, factor=2.0, max_wait=60.0, jitter=0.1, on=(<class 'Exception'>,)"
-RUN = "inputs=None, *, outputs=None, run_id=None"
+RUN = "inputs=None, *, outputs=None, run_id=None, resume=False"
 
 SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (DAGNode, NODE),
@@ -160,7 +161,7 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (ExecutionEngine(InMemoryBroker(), DAG()).cancel, ""),
     (
         ExecutionEngine(InMemoryBroker(), DAG()).resume,
-        "run_id, *, replay=True, allow_changed=False",
+        "run_id, *, replay=True, allow_changed=False, wait=0.0",
     ),
     (
         ExecutionEngine(InMemoryBroker(), DAG()).rerun,

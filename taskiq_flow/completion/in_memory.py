@@ -95,6 +95,7 @@ class InMemoryHooks(TaskiqMiddleware):
         self.executions: dict[str, Execution] = {}
         self.workers: dict[asyncio.Task[Any] | None, Execution] = {}  # what each task executes
         self.run_ids: set[str] = set()
+        self.is_started = False
         executor = broker.receiver.executor
         self.threads = None if executor is None else _Threads(executor)
         broker.receiver.executor = self.threads or executor
@@ -112,6 +113,14 @@ class InMemoryHooks(TaskiqMiddleware):
         _all_hooks.add(hooks)
         logging.getLogger("taskiq.receiver.receiver").addFilter(_ENGINES_TASKS)
         return hooks
+
+    def startup(self) -> None:
+        """The broker starts."""
+        self.is_started = True
+
+    def shutdown(self) -> None:
+        """The broker ends."""
+        self.is_started = False
 
     def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
         """Notice that an attempt is sent again: by a retry middleware, before the attempt ends.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter
-from types import FunctionType, SimpleNamespace
+from types import FunctionType, MappingProxyType, SimpleNamespace
 from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
 
 from taskiq import AsyncTaskiqDecoratedTask, Context
@@ -36,7 +36,8 @@ class Binding:
     The others are passed only if their key has a value. ``optional_keyword``: (parameter, key).
     ``optional_positional``: (key, default) of parameters by position, up to the last that has a
     value; those before it get their default, as do those whose key is ``None``. ``var_args``: keys
-    for ``*args``, after all of these.
+    for ``*args``, after all of these. ``given``: (parameter, value) of arguments by name that are
+    the same in every run.
     """
 
     positional: tuple[str, ...] = ()
@@ -45,6 +46,7 @@ class Binding:
     optional_keyword: tuple[tuple[str, str], ...] = ()
     optional_positional: tuple[tuple[str | None, Any], ...] = ()
     var_args: tuple[str, ...] = ()
+    given: tuple[tuple[str, Any], ...] = ()
 
     @property
     def required_keys(self) -> list[str]:
@@ -83,6 +85,8 @@ class Binding:
         """The positional and keyword arguments of the call. ``values``: by key."""
         by_position = [values[key] for key in self.positional]
         by_name = {parameter: values[key] for parameter, key in self.keyword}
+        if self.given:
+            by_name.update(self.given)
         if not (self.fixed or self.optional_keyword or self.optional_positional or self.var_args):
             return by_position, by_name
         for position, default in self.fixed:
@@ -100,11 +104,19 @@ class Binding:
         return by_position + var_args, by_name
 
 
-def bind(task_name: str, task: Task, inputs: Inputs, *, lenient: bool = False) -> Binding:
+def bind(
+    task_name: str,
+    task: Task,
+    inputs: Inputs,
+    given: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    lenient: bool = False,
+) -> Binding:
     """Bind ``inputs`` to the parameters of ``task``.
 
     In a list, each key is bound to the parameter of its name. The other keys are bound to the
-    remaining parameters from left to right, then to ``*args``, then to ``**kwargs``. ``lenient``:
+    remaining parameters from left to right, then to ``*args``, then to ``**kwargs``. ``given``:
+    values of parameters that no key is bound to. ``lenient``:
     keys of parameters with a default and of ``*args`` need not have a value.
 
     Raises ``BindingError`` for a key without a parameter and for a parameter bound twice.
@@ -117,9 +129,13 @@ def bind(task_name: str, task: Task, inputs: Inputs, *, lenient: bool = False) -
             "a function of your own",
             task_name=task_name,
         ) from error
+    if given:
+        parameters = tuple(_with_given(task_name, parameters, given))
     if inputs is None:
-        return _bind_by_name(parameters)
-    matching = _Matching(task_name, parameters, injected, partial(_place_of, task))
+        own = original_function(task)
+        is_lambda = getattr(own, "__name__", "") == "<lambda>"
+        return _bind_by_name(parameters, given, fixes_defaults=is_lambda and not lenient)
+    matching = _Matching(task_name, parameters, injected, given, partial(_place_of, task))
     if isinstance(inputs, Mapping):
         matching.match_mapping(inputs)
     else:
@@ -135,13 +151,15 @@ class _Matching:
         task_name: str,
         parameters: Sequence[Parameter],
         injected: Collection[str],
+        given: Mapping[str, Any],
         place: Callable[[], str],
     ) -> None:
         self.task_name = task_name
         self.place = place
         self.parameters = parameters
         self.injected = injected
-        self.single = {p.name: p for p in parameters if _is_single(p)}
+        self.given = given
+        self.single = {p.name: p for p in parameters if _is_single(p) and p.name not in given}
         self.takes_args = any(p.kind is Parameter.VAR_POSITIONAL for p in parameters)
         self.takes_kwargs = any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
         self.bound: dict[str, str] = {}
@@ -149,6 +167,13 @@ class _Matching:
 
     def match_mapping(self, inputs: Mapping[str, str]) -> None:
         for parameter, key in inputs.items():
+            if parameter in self.given:
+                raise self.error(
+                    f"inputs= gives {key!r} to parameter {parameter!r}, which has a value in "
+                    "given=",
+                    parameter,
+                    key,
+                )
             if parameter not in self.single and not self.takes_kwargs:
                 hint = did_you_mean(parameter, self.single)
                 raise self.error(
@@ -206,8 +231,10 @@ class _Matching:
         for name, parameter in self.single.items():
             if name not in self.bound and parameter.default is Parameter.empty:
                 self.bound[name] = name
+        if lenient and self.var_args and self.given:
+            raise self.error("given= and keys of *args stand with join='all' only", None, "")
         make = _lenient_binding if lenient else _strict_binding
-        return make(self.parameters, self.bound, self.var_args)
+        return make(self.parameters, self.bound, self.var_args, self.given)
 
     def error(self, problem: str, parameter: str | None, key: str) -> BindingError:
         return BindingError(
@@ -220,23 +247,30 @@ class _Matching:
 
 
 def _strict_binding(
-    parameters: Sequence[Parameter], bound: Mapping[str, str], var_args: Sequence[str]
+    parameters: Sequence[Parameter],
+    bound: Mapping[str, str],
+    var_args: Sequence[str],
+    given: Mapping[str, Any],
 ) -> Binding:
     """A binding whose keys all need a value; by position only where Python allows no name."""
     kinds = [Parameter.POSITIONAL_ONLY, *([Parameter.POSITIONAL_OR_KEYWORD] if var_args else [])]
     by_position = [p for p in parameters if p.kind in kinds]
-    while by_position and by_position[-1].name not in bound:
+    while by_position and by_position[-1].name not in {*bound, *given}:
         by_position.pop()  # Python fills in the defaults after the last key
     names = [p.name for p in by_position]
     return Binding(
         positional=(*(bound[name] for name in names if name in bound), *var_args),
         fixed=tuple((i, p.default) for i, p in enumerate(by_position) if p.name not in bound),
         keyword=tuple(item for item in bound.items() if item[0] not in names),
+        given=tuple(item for item in given.items() if item[0] not in names),
     )
 
 
 def _lenient_binding(
-    parameters: Sequence[Parameter], bound: Mapping[str, str], var_args: Sequence[str]
+    parameters: Sequence[Parameter],
+    bound: Mapping[str, str],
+    var_args: Sequence[str],
+    given: Mapping[str, Any],
 ) -> Binding:
     """A binding in which only parameters without a default need a value."""
     kinds = [Parameter.POSITIONAL_ONLY, *([Parameter.POSITIONAL_OR_KEYWORD] if var_args else [])]
@@ -246,28 +280,55 @@ def _lenient_binding(
     required = [p for p in by_position if p.default is Parameter.empty]
     defaults = [p for p in by_position if p.default is not Parameter.empty]
     needed = {p.name for p in parameters if _is_single(p) and p.default is Parameter.empty}
-    by_name = bound.keys() - {p.name for p in by_position}
+    positions = {p.name for p in by_position}
+    by_name = bound.keys() - positions
     return Binding(
         positional=tuple(bound[p.name] for p in required),
         optional_positional=tuple((bound.get(p.name), p.default) for p in defaults),
         var_args=tuple(var_args),
         keyword=tuple((n, key) for n, key in bound.items() if n in by_name & needed),
         optional_keyword=tuple((n, key) for n, key in bound.items() if n in by_name - needed),
+        given=tuple(item for item in given.items() if item[0] not in positions),
     )
 
 
-def _bind_by_name(parameters: Sequence[Parameter]) -> Binding:
-    """The binding of undeclared inputs: each parameter takes the key of its name."""
-    single = [p for p in parameters if _is_single(p)]
+def _bind_by_name(
+    parameters: Sequence[Parameter], given: Mapping[str, Any], *, fixes_defaults: bool
+) -> Binding:
+    """The binding of undeclared inputs: each parameter takes the key of its name.
+
+    ``fixes_defaults``: the defaults are values that the user has fixed, as in
+    ``lambda x, model=model: model(x)``.
+    """
+    single = [p for p in parameters if _is_single(p) and p.name not in given]
     required = [p for p in single if p.default is Parameter.empty]
-    optional = [p for p in single if p.default is not Parameter.empty]
+    optional = [p for p in single if p.default is not Parameter.empty and not fixes_defaults]
     only = Parameter.POSITIONAL_ONLY
     return Binding(
         positional=tuple(p.name for p in required if p.kind is only),
         keyword=tuple((p.name, p.name) for p in required if p.kind is not only),
         optional_keyword=tuple((p.name, p.name) for p in optional if p.kind is not only),
         optional_positional=tuple((p.name, p.default) for p in optional if p.kind is only),
+        given=tuple(given.items()),
     )
+
+
+def _with_given(
+    task_name: str, parameters: Sequence[Parameter], given: Mapping[str, Any]
+) -> list[Parameter]:
+    """The parameters, with the values of ``given`` as defaults. Raises ``BindingError``."""
+    names = {p.name for p in parameters if _is_single(p) and p.kind is not p.POSITIONAL_ONLY}
+    takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
+    for name in given:
+        if name not in names and not takes_any:
+            raise BindingError(
+                f"given= of node {task_name!r} has a value for {name!r}{did_you_mean(name, names)}"
+                f"; its task takes ({', '.join(map(_parameter_text, parameters))}); name a "
+                "parameter that can be passed by name",
+                task_name=task_name,
+                parameter=name,
+            )
+    return [p.replace(default=given[p.name]) if p.name in given else p for p in parameters]
 
 
 def original_function(task: Task) -> Callable[..., Any]:
@@ -306,7 +367,8 @@ class TaskInfo:
         Raises ``ValueError`` for a callable whose signature cannot be read.
         """
         if self._parameters is None:
-            self._parameters = _bindable(self.signature)
+            fixed = _fixed_by_partial(original_function(self.task))
+            self._parameters = _bindable(self.signature, fixed)
         return self._parameters
 
     def __reduce__(self) -> tuple[Callable[[Task], TaskInfo], tuple[Task]]:
@@ -327,10 +389,20 @@ def task_info(task: Task) -> TaskInfo:
 
 def parameters_of(task: Task) -> _Parameters:
     """What ``TaskInfo.parameters`` is, for a callable that belongs to no node."""
-    return _bindable(signature_of(original_function(task)))
+    function = original_function(task)
+    return _bindable(signature_of(function), _fixed_by_partial(function))
 
 
-def _bindable(signature: inspect.Signature) -> _Parameters:
+def _fixed_by_partial(function: Any) -> set[str]:
+    """The names of parameters whose values a ``functools.partial`` has fixed."""
+    names: set[str] = set()
+    while isinstance(function, partial):
+        names.update(function.keywords)
+        function = function.func
+    return names
+
+
+def _bindable(signature: inspect.Signature, fixed: Collection[str]) -> _Parameters:
     parameters = signature.parameters
     injected = frozenset(name for name, parameter in parameters.items() if _is_injected(parameter))
     # taskiq injects by name: *args after such a parameter cannot be passed.
@@ -342,7 +414,7 @@ def _bindable(signature: inspect.Signature) -> _Parameters:
     bindable = (
         parameter
         for name, parameter in parameters.items()
-        if name not in injected and parameter.kind not in unreachable
+        if name not in injected and name not in fixed and parameter.kind not in unreachable
     )
     return tuple(bindable), injected
 

@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Literal, TextIO
 
 from taskiq_flow.dataflow import render
 from taskiq_flow.dataflow.binding import Task
@@ -21,6 +21,15 @@ NodeRef = DAGNode | Task | str
 """A node, its task, or its name."""
 
 
+FAILURES = ".failures"
+"""Ends the key under which a node is given the failures of the node before the dot."""
+
+Order = Literal["critical_path", "depth_first"]
+"""Which ready node goes first under a limit. ``"critical_path"``: the one with the longest
+remaining path. ``"depth_first"``: one with dependencies before one without any, and among those the
+one with the longest remaining path, so that little is begun and not finished."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A validated graph. It never changes.
@@ -28,7 +37,8 @@ class Plan:
     ``order``: the nodes, each after its dependencies. ``predecessors``, ``successors``: only for
     nodes that have some. ``producers``: output key → the node that produces it. ``required``,
     ``optional``: external input key → the first node that takes it; a run must be given the
-    required keys and may be given the optional ones.
+    required keys and may be given the optional ones. ``failure_keys``: the key ``"NAME.failures"``
+    of each node whose failures are an input of another one.
     """
 
     order: list[DAGNode]
@@ -37,10 +47,20 @@ class Plan:
     producers: dict[str, DAGNode]
     required: dict[str, DAGNode]
     optional: dict[str, DAGNode]
+    failure_keys: list[str]
 
     def joins(self) -> dict[DAGNode, Join]:
         """The join rules other than ``"all"``."""
         return {node: node.join for node in self.order if node.join != "all"}
+
+    def priority(self, order: Order) -> dict[DAGNode, float]:
+        """Which of several ready nodes goes first: the one with the highest number."""
+        path = self.remaining_path()
+        if order == "critical_path":
+            return path
+        longest = max(path.values(), default=0.0)
+        behind_others = self.predecessors.keys()
+        return {n: path[n] + longest + 1.0 if n in behind_others else path[n] for n in self.order}
 
     def remaining_path(self) -> dict[DAGNode, float]:
         """Expected seconds from the start of each node to the end of the longest path from it."""
@@ -232,6 +252,8 @@ def _identity(task: Task) -> object:
 
 def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode]]) -> Plan:
     producers = _producers(nodes)
+    by_name = {node.task_name: node for node in nodes}
+    failure_keys: dict[str, None] = {}
     successors: dict[DAGNode, list[DAGNode]] = {}
     predecessors: dict[DAGNode, list[DAGNode]] = {}
     required: dict[str, DAGNode] = {}
@@ -247,6 +269,10 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
                     if external is required and node.join != "all":
                         raise _no_default_error(node, key)
                     before[producers[key]] = None
+                elif key.endswith(FAILURES) and (name := key.removesuffix(FAILURES)) in by_name:
+                    if node.join != "ended":
+                        raise _not_ended_error(node, key)
+                    before[by_name[name]] = failure_keys[key] = None
                 else:
                     external.setdefault(key, node)
         if before:
@@ -254,13 +280,23 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
         for other in before:
             successors.setdefault(other, []).append(node)
     order = _topological_order(nodes, predecessors, successors)
-    return Plan(order, predecessors, successors, producers, required, optional)
+    keys = list(failure_keys)
+    return Plan(order, predecessors, successors, producers, required, optional, keys)
 
 
 def _no_default_error(node: DAGNode, key: str) -> BindingError:
     return BindingError(
         f"node {node.task_name!r} has join={node.join!r} and may start without {key!r}; give the "
         "parameter that takes it a default",
+        task_name=node.task_name,
+        key=key,
+    )
+
+
+def _not_ended_error(node: DAGNode, key: str) -> BindingError:
+    return BindingError(
+        f"node {node.task_name!r} takes {key!r}, and with join={node.join!r} it does not run if "
+        "there are any; give it join='ended'",
         task_name=node.task_name,
         key=key,
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from taskiq_flow.dataflow.dag import Plan
-from taskiq_flow.dataflow.node import DAGNode, default_name
+from taskiq_flow.dataflow.node import DAGNode, default_name, fixed_values
 
 Fingerprints = Mapping[str, str]
 """Node name → a digest of the node's declaration."""
@@ -24,7 +26,7 @@ def fingerprints(plan: Plan) -> dict[str, str]:
 
 def _fingerprint(node: DAGNode, plan: Plan) -> str:
     binding = node.binding
-    declared = (
+    declared: tuple[Any, ...] = (
         default_name(node.task),
         node.outputs,
         binding.positional,
@@ -39,7 +41,20 @@ def _fingerprint(node: DAGNode, plan: Plan) -> str:
         node.when is not None,
         sorted(before.task_name for before in plan.predecessors.get(node, ())),
     )
+    if fixed := fixed_values(node):
+        declared = (*declared, [(name, _text(value)) for name, value in fixed.items()])
     return hashlib.blake2b(repr(declared).encode(), digest_size=8).hexdigest()
+
+
+def _text(value: Any) -> str:
+    """A value as text that is the same in every process; an object's is that of its class."""
+    return json.dumps(value, sort_keys=True, skipkeys=True, default=_class_of)
+
+
+def _class_of(value: Any) -> str:
+    kind = type(value)
+    named = value if hasattr(value, "__qualname__") else kind
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 @dataclass(frozen=True, slots=True)

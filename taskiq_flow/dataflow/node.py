@@ -35,6 +35,9 @@ from taskiq_flow.values.handle import ResultHandle, split_outputs
 _RENAMED = "__taskiq_original"
 
 
+ERROR = "error"
+"""The parameter of a fallback that is given the task's exception, unless the node has that key."""
+
 _BY_KEYS = "inputs=, with the output keys of those nodes, or dag.add_edge(from_task, to_task)"
 
 
@@ -66,6 +69,7 @@ class DAGNode:
     ``inputs``: input keys, or a mapping parameter → key, or ``None`` for every parameter under
     its own name. ``name``: the node's name, else the task's custom name, else the function's.
     ``task_name`` is the name then; a graph that has it already makes it ``name_2``.
+    ``given``: values of parameters that are the same in every run; no key reaches these.
     ``metadata`` is the user's own. ``expected_seconds``: an estimate of the run time, which
     orders the sending when ``max_parallel`` makes nodes wait.
 
@@ -73,10 +77,12 @@ class DAGNode:
     ``queue_timeout``: how long it may wait for a worker; each in seconds or as a ``timedelta``.
     ``None``: as the engine says.
     ``fallback``: a value, or a task called as the node's is, in place of a result when the node has
-    failed for good. ``join``: when the node may start: ``"all"`` of its inputs are there, ``"any"``
-    is, or ``"none_failed"`` of what it waits for; under the latter two, parameters whose inputs are
-    not there keep their defaults. ``when``: a function of keys, by its parameters' names, sync or
-    async, called when the node may start; with a false answer it is skipped. ``cache``: a
+    failed for good; its parameter ``error`` is given the exception. ``join``: when the node may
+    start: ``"all"`` of its inputs are there, ``"any"`` is, ``"none_failed"`` of what it waits for,
+    or all of that has ``"ended"``, whichever way; under the latter three, parameters whose inputs
+    are not there keep their defaults. The input ``"NAME.failures"`` of an ``"ended"`` node is the
+    list of ``Failure`` of that node. ``when``: a function of keys, by its parameters' names, sync
+    or async, called when the node may start; with a false answer it is skipped. ``cache``: a
     ``Cache``, or ``True`` for ``Cache()``. ``has_policy``: whether any of these is asked for but
     ``join``.
 
@@ -95,6 +101,7 @@ class DAGNode:
         "cache",
         "expected_seconds",
         "fallback",
+        "given",
         "has_policy",
         "join",
         "metadata",
@@ -114,6 +121,7 @@ class DAGNode:
         *,
         outputs: Iterable[str] | None = None,
         name: str | None = None,
+        given: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         retry: Retry | int | None = None,
         timeout: Seconds | None = None,
@@ -131,6 +139,7 @@ class DAGNode:
         self.task_name = name if name is not None else default_name(task)
         self._inputs = _checked_inputs(self.task_name, inputs)
         self._outputs = _checked_outputs(self.task_name, output, outputs)
+        self.given: dict[str, Any] = dict(given or {})
         self.metadata: dict[str, Any] = dict(metadata or {})
         expected_seconds = in_seconds(
             f"expected_seconds of node {self.task_name!r}", expected_seconds
@@ -178,7 +187,9 @@ class DAGNode:
     def binding(self) -> Binding:
         """How the input keys reach the task's parameters; may raise ``BindingError``."""
         if self._binding is None:
-            binding = bind(self.task_name, self.task, self._inputs, lenient=self.join != "all")
+            binding = bind(
+                self.task_name, self.task, self._inputs, self.given, lenient=self.join != "all"
+            )
             if callable(self.fallback):
                 self._fallback_node = self._placed_fallback(binding.keys)
             self._binding = binding
@@ -247,7 +258,8 @@ class DAGNode:
             name=self.task_name,
             join=self.join,
         )
-        if unknown := [key for key in node.binding.required_keys if key not in known]:
+        known_here = {*known, ERROR}
+        if unknown := [key for key in node.binding.required_keys if key not in known_here]:
             raise BindingError(
                 f"the fallback of node {self.task_name!r} needs {unknown[0]!r}, which the node's "
                 f"task does not take; it takes {', '.join(map(repr, sorted(known))) or 'nothing'}",
@@ -275,6 +287,23 @@ class DAGNode:
         # Not what the task's signature says: that may be an error, which a repr does not raise.
         inputs = "its parameters" if self._inputs is None else self.inputs
         return f"<DAGNode {self.task_name}: {inputs} -> {self.outputs}>"
+
+
+def fixed_values(node: DAGNode) -> dict[str, Any]:
+    """The arguments that are the same in every run: of ``given=``, and of a ``partial``.
+
+    Those that a ``partial`` has fixed by position have numbers as names.
+    """
+    fixed: dict[str, Any] = {}
+    function: Any = original_function(node.task)
+    while isinstance(function, functools.partial):
+        fixed = {
+            **{str(n): arg for n, arg in enumerate(function.args)},
+            **function.keywords,
+            **fixed,
+        }
+        function = function.func
+    return {**fixed, **node.given}
 
 
 def default_name(task: Task) -> str:

@@ -15,9 +15,10 @@ from typing import Generic, Literal, Self, TypeVar
 
 N = TypeVar("N", bound=Hashable)
 
-Join = Literal["all", "any", "none_failed"]
+Join = Literal["all", "any", "none_failed", "ended"]
 """When a node may start. ``"all"``: all of its dependencies have completed. ``"any"``: one has
-completed; the others may still run. ``"none_failed"``: all have ended, and none has failed."""
+completed; the others may still run. ``"none_failed"``: all have ended, and none has failed.
+``"ended"``: all have ended, whichever way."""
 
 # The state of a node. Above READY it is the number of dependencies that have not ended.
 # A node that never runs because of its dependencies ends like them: FAILED or SKIPPED. The run
@@ -254,8 +255,8 @@ class ReadySet(Generic[N]):
 
     def _enqueue_or_end(self, node: N) -> bool:
         """Whether a node may run, now that all of its dependencies have ended."""
-        worst = self._worst.pop(node, COMPLETED)
-        if worst == COMPLETED or (worst == SKIPPED and self._joins.get(node) == "none_failed"):
+        worst, join = self._worst.pop(node, COMPLETED), self._joins.get(node)
+        if worst == COMPLETED or join == "ended" or (worst == SKIPPED and join == "none_failed"):
             self._enqueue(node)
             return True
         self._record_end(node, worst)

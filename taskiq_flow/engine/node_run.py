@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from taskiq import TaskiqResult
 
 from taskiq_flow.cache.results import Claim, Hit, PendingResult
+from taskiq_flow.dataflow.node import ERROR
 from taskiq_flow.dataflow.options import NO_FALLBACK
 from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.engine.run_spec import EarlierSessions, NodeOptions
@@ -255,6 +256,8 @@ class NodeRun(Generic[N]):
         if options.fallback_node is None:
             return FallBack(error, Use(isolated(options.fallback), "fallback"))
         self.sent_node = options.fallback_node
+        if ERROR not in self.node.binding.keys:
+            self.inputs = {**self.inputs, ERROR: error}
         return FallBack(error, Wait(0.0))
 
     def on_timeout(self) -> Verdict:

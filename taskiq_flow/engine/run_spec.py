@@ -117,6 +117,8 @@ class RunSpec(Generic[N]):
     ``task_suffix``: ends the ids of all tasks. It tells them from those of another run of the same
     name. ``stored_inputs``: handles that tasks are sent in place of large inputs.
 
+    ``failure_keys``: keys under which nodes are given the failures of another node.
+
     ``source`` adds nodes while the run goes on. They wait for no other node, and their results are
     not kept. It is read while fewer than ``window`` nodes are unsent, in flight or unread; ``None``
     for no such bound. ``digest``: tells such a node from others that were made of other items.
@@ -132,6 +134,7 @@ class RunSpec(Generic[N]):
     earlier: EarlierSessions = NO_SESSIONS
     task_suffix: str = ""
     stored_inputs: Mapping[str, Any] = field(default_factory=dict)
+    failure_keys: Collection[str] = ()
     source: AsyncIterable[N] | None = None
     window: int | None = None
     digest: Callable[[N], bytes] | None = None

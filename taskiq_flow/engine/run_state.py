@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
+from taskiq_flow.dataflow.dag import FAILURES
 from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.errors import (
@@ -15,6 +16,7 @@ from taskiq_flow.errors import (
     RunTimeoutError,
     describe,
 )
+from taskiq_flow.events import Failure
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -36,7 +38,7 @@ class RunState(Generic[N]):
     """
 
     def __init__(self, run_id: str, spec: RunSpec[N]) -> None:
-        self.values = dict(spec.inputs)
+        self.values = {**spec.inputs, **{key: [] for key in spec.failure_keys}}
         self.failures: dict[str, BaseException] = {}
         self.skipped: dict[str, SkipReason] = {}
         self._run_id = run_id
@@ -47,6 +49,10 @@ class RunState(Generic[N]):
         """A node has failed for good."""
         self.failures[node.task_name] = error
         self._failed_nodes.append(node)
+        if (failures := self.values.get(f"{node.task_name}{FAILURES}")) is not None:
+            kind, text = type(error).__name__, describe(error)
+            message = text.removeprefix(kind).removeprefix(": ")
+            failures.append(Failure(node.task_name, None, kind, message))
 
     def reason_to_skip(self, node: N) -> tuple[tuple[str, ...], SkipReason]:
         """The dependencies because of which a node does not run, and whether one has failed."""
@@ -100,12 +106,13 @@ class RunState(Generic[N]):
         return error
 
     def _progress(self) -> str:
-        count = len(self.values) - len(self._spec.inputs)
+        count = len(self.values) - len(self._spec.inputs) - len(self._spec.failure_keys)
         return f"; results of what had completed are in .results: {count}" if count else ""
 
     def _reached(self) -> Reached:
+        given = {*self._spec.inputs, *self._spec.failure_keys}
         return Reached(
-            results={k: value for k, value in self.values.items() if k not in self._spec.inputs},
+            results={k: value for k, value in self.values.items() if k not in given},
             failures=self.failures,
             skipped=self._dependents_of_failures(),
         )
@@ -123,7 +130,10 @@ class RunState(Generic[N]):
 
     def _cannot_run(self, node: N, found: Mapping[N, None]) -> bool:
         """Whether a node cannot run with such a dependency. By ``"any"``, another is enough."""
-        return self._spec.joins.get(node) != "any" or all(
+        join = self._spec.joins.get(node)
+        if join == "ended":
+            return False
+        return join != "any" or all(
             other in found or other.task_name in self.failures or other.task_name in self.skipped
             for other in self._spec.predecessors[node]
         )

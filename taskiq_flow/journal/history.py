@@ -10,7 +10,7 @@ from typing import Any
 from taskiq.abc.serializer import TaskiqSerializer
 
 from taskiq_flow.dataflow.fingerprint import Fingerprints
-from taskiq_flow.errors import JournalError, SerializationError
+from taskiq_flow.errors import InputConflictError, JournalError, SerializationError
 from taskiq_flow.journal import errors
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.records import (
@@ -175,6 +175,29 @@ def load_results(
                 f"{error!r}; compute it again with engine.rerun({restored.run_id!r}, [{name!r}])"
             ) from error
     return results
+
+
+def check_same_inputs(
+    restored: RestoredRun,
+    serializer: TaskiqSerializer,
+    inputs: Mapping[str, Any],
+    outputs: Sequence[str] | None,
+) -> None:
+    """Raise ``InputConflictError`` unless a run was begun with these inputs and outputs."""
+    given = {key: serialize(serializer, value) for key, value in inputs.items()}
+    begun = restored.inputs
+    other = [key for key in {**given, **begun} if given.get(key) != begun.get(key)]
+    if (
+        other
+        or (outputs is None) != (restored.header.outputs is None)
+        or (outputs is not None and set(outputs) != set(restored.header.outputs or ()))
+    ):
+        what = f"other inputs ({', '.join(map(repr, other))})" if other else "other outputs="
+        raise InputConflictError(
+            f"run {restored.run_id!r} was begun with {what}; resume it with those that it was "
+            "begun with, or give the new run a run_id of its own",
+            keys=other,
+        )
 
 
 def load_inputs(restored: RestoredRun, serializer: TaskiqSerializer) -> dict[str, Any]:

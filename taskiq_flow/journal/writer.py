@@ -30,6 +30,9 @@ T = TypeVar("T")
 MAX_CHUNK_BYTES = 16 * 1024 * 1024
 """Bytes of records in one chunk. A larger record has a chunk of its own."""
 
+LEASE_PAUSE = 0.2
+"""Seconds between two attempts to take a lease that another owner has."""
+
 CLOSING_GRACE = 5.0
 """Seconds that a closing run waits for the last batch, and for the lease to be released."""
 
@@ -60,9 +63,22 @@ class LogWriter(Generic[T]):
         self._deliver: Callable[[Sequence[T]], None]
         self._fail: Callable[[RunError], None]
 
-    async def acquire(self) -> None:
-        """Take the lease of an existing log. Raises what ``Journal.acquire`` does."""
-        await self._take_lease(self._journal.acquire(self._run_id, self._lease))
+    async def acquire(self, wait: float = 0.0) -> None:
+        """Take the lease of an existing log. Raises what ``Journal.acquire`` does.
+
+        ``wait``: seconds to wait for it while another owner has it.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait
+        while True:
+            try:
+                await self._take_lease(self._journal.acquire(self._run_id, self._lease))
+            except RunLockedError:
+                if loop.time() >= until:
+                    raise
+                await asyncio.sleep(min(LEASE_PAUSE, until - loop.time()))
+            else:
+                return
 
     async def release(self) -> None:
         """Release the lease, if this writer has it."""
