@@ -35,6 +35,7 @@ from taskiq_flow.transport.redis_broker import (
     Client,
     backlog_of,
     client_of,
+    explaining_size,
     inventory_of,
     is_behind_sentinels,
     is_started,
@@ -298,7 +299,8 @@ class _Saver:
         notice = make_notice(len(value))
         with naming("SET", key):
             if len(value) > SMALL:  # a script would have the server copy it
-                await self._client.execute_command("SET", key, value, "NX", *expiry)
+                async with explaining_size(self._client, lambda: len(value), "the result"):
+                    await self._client.execute_command("SET", key, value, "NX", *expiry)
                 heard_by = await self._publish(channel, notice)
             else:
                 heard_by = await self._client.eval(_SAVE, 1, key, value, channel, notice, *expiry)

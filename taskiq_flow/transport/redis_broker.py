@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -16,7 +17,8 @@ from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
-from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage
+from redis.exceptions import RedisError, ResponseError
+from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
 from taskiq_redis import (
     ListQueueBroker,
     ListQueueClusterBroker,
@@ -26,7 +28,8 @@ from taskiq_redis import (
     RedisStreamSentinelBroker,
 )
 
-from taskiq_flow.reconnect import listen_through_outages
+from taskiq_flow.errors import SerializationError
+from taskiq_flow.reconnect import listen_through_outages, text_of
 from taskiq_flow.transport.deliveries import (
     Deliveries,
     Listen,
@@ -46,6 +49,47 @@ LIST_BROKERS = (ListQueueBroker, ListQueueSentinelBroker, ListQueueClusterBroker
 
 LIST_WAIT = 1.0
 """Seconds for which the server waits for an element of a list."""
+
+
+DEFAULT_LIMIT = 512 * 1024 * 1024
+"""Bytes of one value that a server takes, by default (``proto-max-bulk-len``)."""
+
+LEAST_LIMIT = 1024 * 1024
+"""Bytes of one value that every server takes."""
+
+
+@asynccontextmanager
+async def explaining_size(
+    client: Any, size_of: Callable[[], int], what: str
+) -> AsyncIterator[None]:
+    """Raise ``SerializationError`` where a value is larger than the server takes.
+
+    The server closes the connection while such a value is written, as in an outage. ``size_of``:
+    gives the bytes of the value; called after an error.
+    """
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        size = size_of()
+        if size <= LEAST_LIMIT or size <= (limit := await _limit_of(client)):
+            raise
+        raise SerializationError(
+            f"{what} has {size} bytes, and the Redis server takes no value above {limit} bytes: "
+            "make it smaller (a message: with pass_by=), or raise the server's proto-max-bulk-len"
+        ) from error
+
+
+async def _limit_of(client: Any) -> float:
+    """The bytes of one value that a server takes. Infinite while it does not answer."""
+    try:
+        answer = await client.config_get("proto-max-bulk-len")
+        return int(answer["proto-max-bulk-len"])
+    except (ResponseError, KeyError) as error:  # this user may not ask, or the server is another
+        logger.debug("the server does not tell its limit on values: %s", text_of(error))
+        return DEFAULT_LIMIT
+    except (RedisError, OSError) as error:
+        logger.debug("the server's limit on values is not known: %s", text_of(error))
+        return math.inf
 
 
 def client_of(broker: Any) -> Client:
@@ -85,7 +129,23 @@ def backlog_of(broker: AsyncBroker) -> Backlog:
 
 
 def kick_of(broker: AsyncBroker) -> Kick:
-    """What ``broker.kick`` does, by a client that is kept: making one takes longer than sending."""
+    """What ``broker.kick`` does. What is too large for the server is said to be so."""
+    kick = _fast_kick_of(broker)
+
+    async def kick_of_any_size(message: BrokerMessage) -> None:
+        size = len(message.message)
+        if size <= LEAST_LIMIT:
+            await kick(message)
+            return
+        what = f"the message of task {message.task_id!r}"
+        async with explaining_size(client_of(broker), lambda: size, what):
+            await kick(message)
+
+    return kick_of_any_size
+
+
+def _fast_kick_of(broker: AsyncBroker) -> Kick:
+    """Sends by a client that is kept: making one takes longer than sending."""
     client: Any = client_of(broker)
     kick = type(broker).kick
     if isinstance(broker, RedisStreamBroker) and kick is RedisStreamBroker.kick:
@@ -201,8 +261,31 @@ _CLIENTS_TIMEOUT: float | None = (
 )
 
 
-def steady_results(_: AsyncResultBackend[Any]) -> None:
-    """Nothing to do: a result needs no queue or bucket that the server could lose."""
+def steady_results(backend: AsyncResultBackend[Any]) -> None:
+    """Make a worker's result backend say so where a result is too large for the server."""
+    redis_backend: Any = backend
+    set_result = backend.set_result
+
+    async def set_result_that_fits(task_id: str, result: TaskiqResult[Any]) -> None:
+        def size() -> int:
+            return len(redis_backend.serializer.dumpb(result.model_dump(mode="json")))
+
+        async with explaining_size(_client_of_results(backend), size, "the result"):
+            await set_result(task_id, result)
+
+    # Replaced, as taskiq has no hook for it.
+    backend.set_result = set_result_that_fits  # type: ignore[method-assign]
+
+
+def _client_of_results(backend: Any) -> Client:
+    """A client for a result backend, over its own connections, or through sentinels."""
+    if hasattr(backend, "redis_pool"):
+        return Redis(connection_pool=backend.redis_pool)
+    if hasattr(backend, "sentinel"):
+        client: Client = backend.sentinel.master_for(backend.master_name)
+        return client
+    cluster: Client = backend.redis
+    return cluster
 
 
 class StreamBacklog:

@@ -425,6 +425,35 @@ async def test_messages_that_were_begun_in_vain_twice_are_taken_one_at_a_time(fa
         await client.delete(settings.queue)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("where", ["redis-streams", "redis-cluster-streams", "results elsewhere"])
+async def test_what_is_larger_than_the_server_takes_is_an_error(
+    where: str, farm: Farm, tmp_path: Path
+) -> None:
+    """The server closes the connection while such a value is written, as in an outage."""
+    size = 20_000_000
+    of_cluster = where == "redis-cluster-streams"
+    server = (RedisCluster if of_cluster else RedisServer)(tmp_path / "server", appendonly=False)
+    server.start()
+    try:
+        with server.client() as client:
+            client.config_set("proto-max-bulk-len", 1024 * 1024)
+        at = {"results": server.url} if where == "results elsewhere" else {"redis": server.url}
+        kind = where if "results" not in at else "redis-streams"
+        settings = farm.settings(kind, queue=f"{{large-{where[-3:]}}}", **at)
+        with working(farm, settings):
+            async with started(settings) as broker, asyncio.timeout(20.0):
+                dag = DAGBuilder().node(task(broker, app.blob)).build()
+                with pytest.raises(NodeFailedError, match="takes no value above 1048576 bytes"):
+                    await ExecutionEngine(broker, dag).execute({"size": size})
+                if "redis" in at:
+                    dag = DAGBuilder().node(task(broker, app.measure)).build()
+                    with pytest.raises(NodeFailedError, match="takes no value above 1048576 bytes"):
+                        await ExecutionEngine(broker, dag).execute({"blob": size * "x"})
+    finally:
+        server.kill()
+
+
 @pytest.mark.parametrize("size", [1_000, 200_000])
 async def test_nobody_hears_of_a_result_that_could_not_be_saved(
     farm: Farm, server: RedisServer, client: Any, size: int
