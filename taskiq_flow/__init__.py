@@ -61,8 +61,10 @@ from taskiq_flow.flow_task import FlowTask
 from taskiq_flow.journal import Journal, Lease, MemoryJournal, RedisJournal, SqliteJournal
 from taskiq_flow.map_reduce import MapReduce, MapReduceResult
 from taskiq_flow.middleware import FlowMiddleware, inventory
+from taskiq_flow.recommended import broker_for
 from taskiq_flow.transport.protocol import Leftover
 from taskiq_flow.values.handle import ResultHandle
+from taskiq_flow.version import __version__ as __version__
 
 __all__ = [
     "DAG",
@@ -127,5 +129,6 @@ __all__ = [
     "TaskNode",
     "TaskiqFlowError",
     "UnusedInputWarning",
+    "broker_for",
     "inventory",
 ]

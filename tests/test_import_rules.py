@@ -13,16 +13,16 @@ PACKAGE = Path(__file__).parent.parent / "taskiq_flow"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROWS = [
-    {"errors", "events", "cleanup", "reconnect", "suggestions"},
+    {"errors", "events", "cleanup", "reconnect", "suggestions", "version"},
     {"transport"},
     {"values"},
     {"dataflow", "worker", "completion"},
     {"middleware", "journal"},
     {"cache", "dispatch"},
     {"engine"},
-    {"execution_engine", "flow_task"},
+    {"execution_engine", "flow_task", "recommended", "testing"},
     {"map_reduce"},
-    {"__init__"},
+    {"__init__", "__main__"},
 ]
 
 REQUIRED = {"taskiq", "taskiq_dependencies", "pydantic", "pydantic_core", "anyio", "aiostream"}

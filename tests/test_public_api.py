@@ -88,6 +88,7 @@ NAMES = [
     "TaskNode",
     "TaskiqFlowError",
     "UnusedInputWarning",
+    "broker_for",
     "inventory",
 ]
 

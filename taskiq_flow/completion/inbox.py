@@ -387,10 +387,10 @@ class Inbox:
         task_id, watch = next(iter(self._watched.items()))
         queue = watch.queue or queue_of(self._broker)
         logger.warning(
-            "%d tasks wait%s, %r is the first, and no worker was heard of for 5 s; start one, as "
+            "%s%s, %r is the first, and no worker was heard of for 5 s; start one, as "
             "with 'taskiq worker %s', and if there are some, give their broker a FlowMiddleware as "
             "the engine's has",
-            len(self._watched),
+            "1 task waits" if len(self._watched) == 1 else f"{len(self._watched)} tasks wait",
             "" if queue is None else f" in queue {queue!r}",
             task_id,
             _import_path(self._broker),

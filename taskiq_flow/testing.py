@@ -1,0 +1,28 @@
+"""For the tests of users: the tasks of a broker with workers elsewhere, run in this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, InMemoryBroker
+
+
+def in_memory(broker: AsyncBroker, **options: Any) -> InMemoryBroker:
+    """An ``InMemoryBroker`` that runs the tasks which ``broker`` has now.
+
+    An engine on it runs graphs of these tasks as they are, without a server. Injected dependencies
+    are those of ``broker``, its overrides included. Its middlewares and result backend are left
+    out. ``options`` go to ``InMemoryBroker``.
+    """
+    twin = InMemoryBroker(**options)
+    for name, task in broker.get_all_tasks().items():
+        twin.local_task_registry[name] = AsyncTaskiqDecoratedTask(
+            broker=twin,
+            original_func=task.original_func,
+            labels=dict(task.labels),
+            task_name=name,
+            return_type=task.return_type,
+        )
+    twin.add_dependency_context(broker.custom_dependency_context)
+    twin.dependency_overrides.update(broker.dependency_overrides)
+    return twin
