@@ -406,6 +406,9 @@ def test_a_repr_says_what_a_thing_is(tmp_path: Path) -> None:
     )
     assert repr(MemoryJournal()) == "<MemoryJournal of 0 runs>"
     assert repr(SqliteJournal(tmp_path / "a.db")) == f"<SqliteJournal at {tmp_path / 'a.db'}>"
+    assert repr(DAGNode(load, inputs=["url"], name="page")) == (
+        "<DAGNode page of task load: ['url'] -> ['page']>"
+    )
     assert repr(DAGNode(load, output="text")) == "<DAGNode load: its parameters -> ['text']>"
 
 

@@ -286,7 +286,9 @@ class DAGNode:
     def __repr__(self) -> str:
         # Not what the task's signature says: that may be an error, which a repr does not raise.
         inputs = "its parameters" if self._inputs is None else self.inputs
-        return f"<DAGNode {self.task_name}: {inputs} -> {self.outputs}>"
+        task = default_name(self.task)
+        of = "" if task == self.task_name else f" of task {task}"
+        return f"<DAGNode {self.task_name}{of}: {inputs} -> {self.outputs}>"
 
 
 def fixed_values(node: DAGNode) -> dict[str, Any]:
