@@ -40,6 +40,8 @@ from taskiq_flow.errors import (
     SerializationError,
     TaskiqFlowError,
     TaskLostError,
+    TypeMismatchError,
+    TypeMismatchWarning,
     UnusedInputWarning,
 )
 from taskiq_flow.events import (
@@ -128,6 +130,8 @@ __all__ = [
     "TaskLostError",
     "TaskNode",
     "TaskiqFlowError",
+    "TypeMismatchError",
+    "TypeMismatchWarning",
     "UnusedInputWarning",
     "broker_for",
     "inventory",

@@ -6,6 +6,7 @@
     │   ├── MissingNodeError
     │   ├── DuplicateOutputError
     │   ├── BindingError
+    │   ├── TypeMismatchError      a node returns what no node after it can take
     │   └── GraphChangedError      the run in the journal was started with another graph
     ├── ConfigurationError         the broker or a task cannot do what is asked
     ├── RunNotFoundError           the journal has no such run
@@ -29,6 +30,7 @@
 
     UserWarning
     ├── UnusedInputWarning
+    ├── TypeMismatchWarning
     ├── PollingWarning
     └── NotCachedWarning
 
@@ -102,6 +104,30 @@ class BindingError(GraphError):
         self.key = key
 
 
+class TypeMismatchError(GraphError):
+    """The annotations of two nodes contradict each other (``type_check="error"``).
+
+    ``producer``, ``key``: the node that gives a value, and its output key; ``consumer``,
+    ``parameter``: the node that cannot take it, and the parameter. The message has all mismatches,
+    these are of the first.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        producer: str = "",
+        key: str = "",
+        consumer: str = "",
+        parameter: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.producer = producer
+        self.key = key
+        self.consumer = consumer
+        self.parameter = parameter
+
+
 class GraphChangedError(GraphError):
     """A run in the journal was started with a graph that differs from the engine's.
 
@@ -153,6 +179,10 @@ class InputConflictError(InputError):
 
 class UnusedInputWarning(UserWarning):
     """The run was given an input that no node takes."""
+
+
+class TypeMismatchWarning(UserWarning):
+    """The annotations of two nodes contradict each other (``type_check="warn"``)."""
 
 
 class PollingWarning(UserWarning):

@@ -23,11 +23,12 @@ from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.builder import DAGBuilder
-from taskiq_flow.dataflow.dag import DAG, Order
+from taskiq_flow.dataflow.dag import DAG, Order, Plan
 from taskiq_flow.dataflow.fingerprint import with_dependents
 from taskiq_flow.dataflow.inputs import as_inputs, check_inputs
 from taskiq_flow.dataflow.options import Retry, Seconds, as_retry, in_seconds, time_limit
 from taskiq_flow.dataflow.registry import DataflowRegistry
+from taskiq_flow.dataflow.type_check import TypeCheck, check_types
 from taskiq_flow.dispatch.callables import return_type_of
 from taskiq_flow.dispatch.dispatcher import Dispatcher
 from taskiq_flow.dispatch.encoding import plain
@@ -44,6 +45,7 @@ from taskiq_flow.engine.run_spec import (
 from taskiq_flow.engine.started import started
 from taskiq_flow.errors import (
     ConfigurationError,
+    GraphError,
     RunCancelledError,
     RunNotFoundError,
     SerializationError,
@@ -120,6 +122,10 @@ class ExecutionEngine:
     ``values="isolated"``: in one process, each taker of a value of plain data has a copy of its
     own, and NumPy arrays cannot be written to. ``"shared"``: all takers have the same object.
 
+    ``type_check``: what is done about two nodes whose annotations contradict each other. ``"warn"``
+    issues a ``TypeMismatchWarning``, ``"error"`` raises ``TypeMismatchError``, ``"off"`` does not
+    compare them. They are compared here, and by the next run when the graph was changed.
+
     An engine may be used for any number of runs, also at the same time. Raises ``TypeError`` or
     ``ValueError`` for a wrong argument.
     """
@@ -142,6 +148,7 @@ class ExecutionEngine:
         journal: Journal | str | os.PathLike[str] | None = None,
         values: Sharing = "isolated",
         order: Order = "critical_path",
+        type_check: TypeCheck = "warn",
     ) -> None:
         check_broker(broker)
         _check_graph(dag)
@@ -159,6 +166,8 @@ class ExecutionEngine:
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error is {on_error!r}; give one of {get_args(OnError)}")
         lost_after = in_seconds("lost_after", lost_after)
+        if type_check not in get_args(TypeCheck):
+            raise ValueError(f"type_check is {type_check!r}; give one of {get_args(TypeCheck)}")
         if not (math.isfinite(lost_after) and lost_after >= SHORTEST_LOST_AFTER):
             raise ValueError(
                 f"lost_after is {lost_after!r}; give a number of seconds from "
@@ -195,6 +204,13 @@ class ExecutionEngine:
         self._cache_store = store_beside(journal)
         self._serializer = JSONSerializer() if journal is None else journal.serializer
         self._runs = JournaledRuns(journal, dag)
+        self._type_check = type_check
+        self._type_checked: Plan | None = None
+        try:
+            plan = dag.plan()
+        except GraphError:  # a run raises it
+            return
+        self._check_types(plan)
 
     @property
     def journal(self) -> Journal:
@@ -492,6 +508,7 @@ class ExecutionEngine:
     ) -> RunSpec[Any]:
         """What a run has to do. Raises for inputs and outputs that do not fit the graph."""
         whole = self._dag.plan()
+        self._check_types(whole)
         plan = whole if outputs is None else self._dag.plan_for(outputs)
         values = {key: self._taken_input(key, value) for key, value in as_inputs(inputs).items()}
         check_inputs(values, whole, plan)
@@ -518,6 +535,12 @@ class ExecutionEngine:
                 key=key,
                 value_type=type(value),
             ) from None
+
+    def _check_types(self, plan: Plan) -> None:
+        """Compare the annotations of a graph's nodes, unless that was done."""
+        if plan is not self._type_checked:
+            check_types(plan, self._type_check)
+            self._type_checked = plan
 
     def _check(self, spec: RunSpec[Any], dispatcher: Dispatcher, *, tells_begin: bool) -> None:
         """Raise ``ConfigurationError`` if the broker cannot do what a node's options ask for."""

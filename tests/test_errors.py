@@ -39,6 +39,10 @@ ATTRIBUTES: list[tuple[type[Exception], dict[str, Any]]] = [
     (errors.MissingNodeError, {"reference": "a"}),
     (errors.DuplicateOutputError, {"key": "x", "task_names": ["a", "b"]}),
     (errors.BindingError, {"task_name": "a", "parameter": "p", "key": "x"}),
+    (
+        errors.TypeMismatchError,
+        {"producer": "a", "key": "x", "consumer": "b", "parameter": "x"},
+    ),
     (errors.GraphChangedError, {"added": ["a"], "removed": ["b"], "changed": ["c"]}),
     (errors.ConfigurationError, {}),
     (errors.RunNotFoundError, {"run_id": "r"}),
@@ -46,6 +50,7 @@ ATTRIBUTES: list[tuple[type[Exception], dict[str, Any]]] = [
     (errors.MissingInputError, {"keys": ["x", "y"]}),
     (errors.InputConflictError, {"keys": ["x"]}),
     (errors.UnusedInputWarning, {}),
+    (errors.TypeMismatchWarning, {}),
     (errors.PollingWarning, {}),
     (errors.NotCachedWarning, {}),
     (errors.NodeError, {"task_name": "a"}),
@@ -93,7 +98,9 @@ def test_everything_but_the_warnings_is_a_taskiq_flow_error() -> None:
     others = {
         name for name, kind in CLASSES.items() if not issubclass(kind, errors.TaskiqFlowError)
     }
-    assert others == {"UnusedInputWarning", "PollingWarning", "NotCachedWarning"}
+    assert others == {
+        *("UnusedInputWarning", "TypeMismatchWarning", "PollingWarning", "NotCachedWarning")
+    }
     assert issubclass(errors.UnusedInputWarning, UserWarning)
 
 

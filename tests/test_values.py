@@ -85,7 +85,7 @@ def same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and (repr(one) == repr(other) or one is other)
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 async def test_a_value_arrives_as_it_left(broker: InMemoryBroker, value: Any) -> None:
     @broker.task
     async def decorated(plain: Any) -> Any:
@@ -103,7 +103,7 @@ async def test_a_value_arrives_as_it_left(broker: InMemoryBroker, value: Any) ->
     assert len(results) == 3
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 async def test_an_element_of_a_map_arrives_as_it_left(broker: InMemoryBroker, value: Any) -> None:
     @broker.task
     async def keep(item: Any) -> Any:
