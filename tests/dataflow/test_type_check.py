@@ -315,10 +315,10 @@ annotations = st.recursive(st.sampled_from(LEAVES), nested, max_leaves=4)
 
 def filled(value: Any) -> bool:
     """Whether no collection in it is empty: an empty one fits whatever the items are."""
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return bool(value) and all(map(filled, value))
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return bool(value) and all(map(filled, value.values()))
+    if isinstance(value, Collection) and not isinstance(value, (str, bytes)):
+        return len(value) > 0 and all(map(filled, value))
     return True
 
 
