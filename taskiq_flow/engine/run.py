@@ -350,9 +350,9 @@ class Run(Generic[N]):
             verdict = node_run.on_answer(is_wanted=bool(future.result()))
         except NODE_ERRORS as error:  # of the condition
             verdict = node_run.on_error(error)
-        except BaseException as error:  # an order to stop
+        except BaseException as error:  # an order to stop, which asyncio has raised already
             self._end(error)
-            raise
+            return
         rest = self._carry_out(node_run, verdict)
         if rest is not None:
             self._start_loop.finish(rest)

@@ -330,3 +330,13 @@ async def test_a_fallback_is_a_fresh_value_in_each_run() -> None:
         results = await engine.execute()
         assert results == {"n": []}
         results["n"].append(1)
+
+
+def test_an_order_to_stop_in_an_async_condition_stops_the_process_and_not_the_node() -> None:
+    async def asked() -> bool:
+        await asyncio.sleep(0)
+        raise SystemExit(3)
+
+    builder = DAGBuilder().node(one, when=asked, fallback=2)
+    with pytest.raises(SystemExit):
+        asyncio.run(engine_of(builder, on_error="collect").execute())
