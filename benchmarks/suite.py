@@ -18,6 +18,7 @@ NAMES = (
     "workflows",
     "journal",
     "resuming",
+    "in_process",
     "redis_overhead",
     "redis_celery",
     "redis_cpu",

@@ -16,7 +16,6 @@ import asyncio
 import sys
 import sysconfig
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,9 @@ from source_facts import facts_of
 from source_findings import ByFile, Finding
 from taskiq import InMemoryBroker
 
-from taskiq_flow import DAG, DataflowRegistry, ExecutionEngine, MapReduce
+from taskiq_flow import DAG, DataflowRegistry, ExecutionEngine, MapReduce, in_process
 
-MAX_PARALLEL = 32  # files that are being parsed or wait for a thread
+MAX_PARALLEL = 32  # files that are being parsed or wait for a process
 TEST_FOLDERS = {"test", "tests", "idle_test"}
 KINDS_OF_FACTS = (
     "lines",
@@ -58,10 +57,8 @@ def find_files(directory: str, base: str) -> tuple[list[str], list[str]]:
     return library, tests
 
 
-@broker.task
-def parse_file(path: str) -> dict[str, Any]:
-    """What is noted about one file."""
-    return facts_of(path)
+# Parsing is pure CPU time: each core has a process for it.
+parse_file = in_process(facts_of)
 
 
 @broker.task
@@ -221,5 +218,4 @@ async def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore", SyntaxWarning)  # about the files, and not what is asked here
     asyncio.run(main(chosen_directory()))

@@ -1,10 +1,13 @@
-"""What ``source_census.py`` notes about one Python file: plain facts, no syntax tree."""
+"""What ``source_census.py`` notes about one Python file: plain facts, no syntax tree.
+
+It runs in child processes, so it imports no more than it needs.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
-import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -47,16 +50,13 @@ KINDS: dict[str, tuple[type[ast.AST], ...]] = {
 NOT_ON_LOAD = {"__name__ == '__main__'", "TYPE_CHECKING", "typing.TYPE_CHECKING"}
 COPYRIGHT_YEAR = re.compile(rb"copyright\b[^\n]*?\b((?:19|20)\d\d)\b", re.IGNORECASE)
 
-# Python 3.11 counts the depth of trees in one place for all threads, and two that build trees at
-# the same time may fail with a SystemError (python/cpython#106905).
-PARSING = threading.Lock()
-
 
 def facts_of(path: str) -> dict[str, Any]:
     """The facts of one file; of one that cannot be read or parsed, the ``failure`` alone."""
     try:
         source = Path(path).read_bytes()
-        with PARSING:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # about the file, not what is asked here
             tree = ast.parse(source, path)
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return {"failure": f"{type(error).__name__}: {described(error)}"}

@@ -63,6 +63,7 @@ from taskiq_flow.flow_task import FlowTask
 from taskiq_flow.journal import Journal, Lease, MemoryJournal, RedisJournal, SqliteJournal
 from taskiq_flow.map_reduce import MapReduce, MapReduceResult
 from taskiq_flow.middleware import FlowMiddleware, inventory
+from taskiq_flow.processes.in_process import in_process
 from taskiq_flow.recommended import broker_for
 from taskiq_flow.transport.protocol import Leftover
 from taskiq_flow.values.handle import ResultHandle
@@ -134,5 +135,6 @@ __all__ = [
     "TypeMismatchWarning",
     "UnusedInputWarning",
     "broker_for",
+    "in_process",
     "inventory",
 ]

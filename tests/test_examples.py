@@ -1,15 +1,14 @@
-import ast
 import importlib
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from taskiq_flow.processes.in_process import runs_in_process
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -140,26 +139,11 @@ def test_the_facts_of_a_file_are_exact(example: Importer, package: Path) -> None
     }
 
 
-def test_no_two_threads_build_a_tree_at_once(
-    example: Importer, package: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    facts = example("source_facts")
-    parse = ast.parse
-    at_work: list[str] = []
-    most = 0
-
-    def watched(source: bytes, path: str) -> ast.Module:
-        nonlocal most
-        at_work.append(path)
-        most = max(most, len(at_work))
-        time.sleep(0.01)  # gives the other threads their turn
-        at_work.remove(path)
-        return parse(source, path)
-
-    with monkeypatch.context() as patch, ThreadPoolExecutor(4) as pool:
-        patch.setattr(ast, "parse", watched)
-        list(pool.map(facts.facts_of, map(str, package.rglob("*.py"))))
-    assert most == 1
+async def test_files_are_parsed_in_other_processes(example: Importer, package: Path) -> None:
+    census = example("source_census")
+    path = str(package / "pkg/shapes.py")
+    assert runs_in_process(census.parse_file) is not None
+    assert await census.parse_file(path) == example("source_facts").facts_of(path)
 
 
 @pytest.mark.parametrize(

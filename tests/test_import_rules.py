@@ -14,7 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROWS = [
     {"errors", "events", "cleanup", "reconnect", "suggestions", "version"},
-    {"transport"},
+    {"transport", "processes"},
     {"values"},
     {"dataflow", "worker", "completion"},
     {"middleware", "journal"},

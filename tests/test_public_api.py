@@ -22,6 +22,7 @@ from taskiq_flow import (
     RedisJournal,
     Retry,
     SqliteJournal,
+    in_process,
     inventory,
 )
 
@@ -91,6 +92,7 @@ NAMES = [
     "TypeMismatchWarning",
     "UnusedInputWarning",
     "broker_for",
+    "in_process",
     "inventory",
 ]
 
@@ -158,6 +160,7 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
         FlowMiddleware,
         "url=None, *, inline_limit=65536, prefix='taskiq_flow', max_deliveries=3",
     ),
+    (in_process, "function=None, *, limit=None"),
     (inventory, "broker"),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute, RUN),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute_async, RUN),

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs/surviving.md")
+PAGES = (README, ROOT / "docs/surviving.md", ROOT / "docs/cpu_bound.md")
 BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n\n```text\n(?P<output>.*?)```", re.DOTALL)
 EXAMPLE = re.compile(
     r"`python (?P<script>examples/\w+\.py)` prints\n\n```text\n(?P<output>.*?)```", re.DOTALL

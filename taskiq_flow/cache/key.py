@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from taskiq import AsyncTaskiqDecoratedTask
 
 from taskiq_flow.dataflow.binding import Task, original_function, task_info
+from taskiq_flow.processes.in_process import runs_in_process
 from taskiq_flow.values.handle import ResultHandle
 
 _BY_THEIR_TEXT = frozenset(
@@ -40,6 +41,7 @@ def cache_key(task: Task, args: Iterable[Any], kwargs: Mapping[str, Any]) -> str
     be told whether it is the same as another time.
     """
     function = original_function(task)
+    function = runs_in_process(function) or function
     name = task.task_name if isinstance(task, AsyncTaskiqDecoratedTask) else _name(function)
     if injected := task_info(task).parameters[1]:
         raise TypeError(

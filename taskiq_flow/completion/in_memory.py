@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from contextvars import ContextVar
 from typing import Any
 from weakref import WeakSet
 
@@ -29,6 +27,7 @@ from taskiq import (
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.errors import ConfigurationError, TaskLostError, describe
+from taskiq_flow.processes.in_process import begins_at_once, when_begun
 from taskiq_flow.values.call import Call, present
 from taskiq_flow.values.handle import Reference, ResultHandle
 from taskiq_flow.values.isolation import isolated
@@ -77,10 +76,6 @@ class Execution:
     def supersede(self) -> None:
         """The attempt that runs in this asyncio task is not the last one."""
         self.superseded |= {asyncio.current_task()}
-
-
-_when_begun: ContextVar[Callable[[], None] | None] = ContextVar("when_begun", default=None)
-"""Called by the thread that begins the function of the running asyncio task."""
 
 
 class InMemoryHooks(TaskiqMiddleware):
@@ -141,7 +136,7 @@ class InMemoryHooks(TaskiqMiddleware):
         """Note which asyncio task runs the task. A revoked task does not run."""
         execution = self.executions.get(message.task_id)
         if execution is None:  # not of an engine, but perhaps sent from within such a task
-            _when_begun.set(None)
+            when_begun.set(None)
             present.set(None)
             return message
         if execution.revoked:
@@ -169,9 +164,9 @@ class InMemoryHooks(TaskiqMiddleware):
             execution.in_flight.resent(message.task_id)
 
     def _tell_begin(self, execution: Execution, message: TaskiqMessage) -> None:
-        """Report that a task begins: now, or when it has its thread."""
+        """Report that a task begins: now, or when it has its thread or its place."""
         task = self.broker.find_task(message.task_name)
-        if task is None or inspect.iscoroutinefunction(task.original_func):
+        if task is None or begins_at_once(task.original_func):
             execution.in_flight.began(message.task_id)
             return
         loop = asyncio.get_running_loop()
@@ -180,7 +175,7 @@ class InMemoryHooks(TaskiqMiddleware):
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the run is over
                 loop.call_soon_threadsafe(execution.in_flight.began, message.task_id)
 
-        _when_begun.set(begun)
+        when_begun.set(begun)
 
     def on_error(
         self, message: TaskiqMessage, result: TaskiqResult[Any], exception: BaseException
@@ -374,7 +369,7 @@ class _Threads(Executor):
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Have a thread call the function. ``run_in_executor`` calls this."""
-        tell, ticket = _when_begun.get(), object()
+        tell, ticket = when_begun.get(), object()
 
         def call() -> Any:
             self._begin(ticket)

@@ -28,6 +28,7 @@ from taskiq_flow.dataflow.options import (
 )
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.errors import BindingError, GraphError
+from taskiq_flow.processes.in_process import check_importable
 from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.values.handle import ResultHandle, split_outputs
 
@@ -134,6 +135,7 @@ class DAGNode:
     ) -> None:
         if not callable(task):
             raise TypeError(f"a node's task is a taskiq task or a callable, not {task!r}")
+        check_importable(original_function(task))
         self.task = task
         self._info = task_info(task)
         self.task_name = name if name is not None else default_name(task)

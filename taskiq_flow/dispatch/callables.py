@@ -17,6 +17,8 @@ from taskiq_dependencies.dependency import Dependency
 
 from taskiq_flow.dataflow.binding import Task, TaskInfo, task_info
 from taskiq_flow.dataflow.node import default_name
+from taskiq_flow.processes.child_main import FUNCTION
+from taskiq_flow.processes.in_process import runs_in_process
 from taskiq_flow.values.call import Execution, taking_calls, unwrapped
 from taskiq_flow.values.fitting import Signature
 
@@ -108,6 +110,8 @@ def _stand_in(info: TaskInfo) -> Callable[..., Any]:
     stand_in.__name__ = stand_in.__qualname__ = default_name(function)
     stand_in.__annotations__ = _annotations(signature)
     vars(stand_in).update(__signature__=signature, stands_for=reference)
+    if (own := runs_in_process(function)) is not None:
+        vars(stand_in)[FUNCTION] = own
     return stand_in
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -16,6 +15,7 @@ from taskiq.labels import prepare_label
 
 from taskiq_flow.dataflow.binding import Binding
 from taskiq_flow.errors import SerializationError
+from taskiq_flow.processes.in_process import begins_at_once
 from taskiq_flow.transport.notice import REFERENCES_LABEL
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.isolation import type_name
@@ -67,7 +67,7 @@ class Address:
             labels_types={label: kind for label, (_, kind) in prepared.items()},
             return_type=task.return_type,
             queue=labels.get("queue_name") or None,
-            is_async=inspect.iscoroutinefunction(task.original_func),
+            is_async=begins_at_once(task.original_func),
         )
 
     def with_label(self, label: str, value: object) -> Address:
