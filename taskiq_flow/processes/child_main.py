@@ -108,8 +108,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # there is none
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    channel = socket.socket(fileno=descriptor)
-    _Server(channel).serve()
+    with socket.socket(fileno=descriptor) as channel:
+        _Server(channel).serve()
 
 
 def _end_with_parent(parent: int) -> None:
