@@ -1,0 +1,139 @@
+"""Which classes the codec may restore, and how it finds them."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, Self
+
+from pydantic import BaseModel
+
+from taskiq_flow.errors import SerializationError
+
+
+def kind_of(cls: type) -> str | None:
+    """How the codec carries objects of a class: the kind, or ``None`` for no way."""
+    if issubclass(cls, Enum):
+        return "enum"
+    if issubclass(cls, BaseException):
+        return "exception"
+    if issubclass(cls, BaseModel):
+        return "model"
+    if issubclass(cls, tuple):
+        return "named tuple" if isinstance(getattr(cls, "_fields", None), tuple) else None
+    if dataclasses.is_dataclass(cls):
+        return "dataclass"
+    return "attrs class" if "__attrs_attrs__" in vars(cls) else None
+
+
+def imported(module: str, qualname: str) -> type | None:
+    """The class of a module that was imported. Calls nothing of the module's."""
+    content: Any = sys.modules.get(module)
+    for name in qualname.split("."):
+        content = (
+            content.__dict__.get(name) if isinstance(content, (types.ModuleType, type)) else None
+        )
+    if not isinstance(content, type):
+        return None
+    exact = content.__module__ == module and content.__qualname__ == qualname
+    return content if exact else None
+
+
+class Classes:
+    """The classes that may be restored. Exceptions may be restored wherever they are defined."""
+
+    def __init__(self, classes: Iterable[type] = ()) -> None:
+        self._known = {(cls.__module__, cls.__qualname__): cls for cls in classes}
+        self._is_open = False
+
+    @classmethod
+    def imported(cls) -> Self:
+        """All classes of the modules that this process has imported, now and later."""
+        classes = cls()
+        classes._is_open = True
+        return classes
+
+    def find(self, module: str, qualname: str, kind: str) -> type:
+        """The class of this module, name and kind. Raises ``SerializationError``."""
+        known = self._known.get((module, qualname))
+        found = known or imported(module, qualname)
+        name = f"{module}.{qualname}"[:200]
+        if found is None:
+            raise SerializationError(
+                f"class {name} is not imported in this process; import it in the module of the task"
+            )
+        if kind_of(found) != kind:
+            raise SerializationError(f"class {name} is no {kind} in this process")
+        if known is None and not self._is_open and kind != "exception":
+            raise SerializationError(
+                f"class {name} is not among the classes that may be restored here; name it in an "
+                "annotation of a task, register it with the codec, or use classes='imported'"
+            )
+        return found
+
+
+def classes_in(annotation: Any) -> set[type]:
+    """The classes in an annotation, and in their fields, that the codec carries by name."""
+    found: set[type] = set()
+    seen: set[int] = set()
+    pending = [annotation]
+    while pending:
+        part = pending.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        pending.extend(_parts(part))
+        if isinstance(part, type) and not isinstance(part, types.GenericAlias) and kind_of(part):
+            found.add(part)
+            pending.extend(_annotations(part))
+    return found
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """What an annotation is made of. A list of a ``Callable``'s parameters is a part too."""
+    if isinstance(annotation, (list, tuple)):
+        return list(annotation)
+    if isinstance(annotation, Enum):
+        return [type(annotation)]  # a member in a Literal
+    if isinstance(annotation, typing.TypeVar):
+        return [annotation.__bound__, *annotation.__constraints__]
+    parts = [*typing.get_args(annotation), typing.get_origin(annotation)]
+    parts.append(getattr(annotation, "__supertype__", None))  # NewType
+    if type(annotation).__name__ == "TypeAliasType":
+        parts.append(annotation.__value__)
+    if isinstance(annotation, type) and typing.is_typeddict(annotation):
+        parts.extend(_annotations(annotation))
+    return parts
+
+
+def _annotations(cls: type) -> list[Any]:
+    """The types of a class's fields. One that cannot be evaluated hides none of the others."""
+    if issubclass(cls, BaseModel):
+        generic = cls.__pydantic_generic_metadata__
+        return [
+            *(field.annotation for field in cls.model_fields.values()),
+            *generic["args"],
+            generic["origin"],
+        ]
+    try:
+        return list(typing.get_type_hints(cls, include_extras=True).values())
+    except Exception:  # whatever evaluating the user's annotations raises
+        return [_evaluated(base, text) for base in cls.__mro__ for text in _own(base).values()]
+
+
+def _own(cls: type) -> dict[str, Any]:
+    return dict(getattr(cls, "__annotations__", {})) if cls is not object else {}
+
+
+def _evaluated(cls: type, annotation: Any) -> Any:
+    if not isinstance(annotation, str):
+        return annotation
+    names = vars(sys.modules.get(cls.__module__, types))
+    try:
+        return eval(annotation, dict(names), dict(vars(cls)))  # noqa: S307 - the user's own code
+    except Exception:  # a name that only a type checker imports
+        return None
