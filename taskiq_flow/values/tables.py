@@ -173,7 +173,9 @@ def _read_frame(decoder: Decoder, parts: list[Any]) -> Any:
     found = [_read_column(decoder, tree) for tree in trees]
     if any(len(column) != len(rows) for column in found):
         raise RefusedError("the columns of a table differ in length")
-    frame = pd.DataFrame(dict(enumerate(found)), index=rows)
+    # A constructor that is not told the dtype takes objects that are strings for dtype ``str``.
+    series = [pd.Series(column, index=rows, dtype=column.dtype, copy=True) for column in found]
+    frame = pd.DataFrame(dict(enumerate(series)), index=rows)
     frame.columns = decoder.decode(columns)
     frame.attrs = decoder.decode(attributes)
     return frame
@@ -192,7 +194,8 @@ def _read_series(decoder: Decoder, parts: list[Any]) -> Any:
     pd = library("pandas")
     column, index, name, attributes = parts
     values, rows = _read_column(decoder, column), decoder.decode(index)
-    series = pd.Series(values, index=rows, name=decoder.decode(name), copy=True)
+    label = decoder.decode(name)
+    series = pd.Series(values, index=rows, name=label, dtype=values.dtype, copy=True)
     series.attrs = decoder.decode(attributes)
     return series
 
@@ -200,7 +203,7 @@ def _read_series(decoder: Decoder, parts: list[Any]) -> Any:
 def _column(encoder: Encoder, values: Any) -> list[Any]:
     """The tree of one array of pandas'."""
     pd = library("pandas")
-    if isinstance(values, pd.arrays.NumpyExtensionArray):
+    if type(values) is pd.arrays.NumpyExtensionArray:
         values = values.to_numpy()
     dtype = values.dtype
     if getattr(dtype, "hasobject", False):
@@ -236,7 +239,7 @@ def _read_column(decoder: Decoder, parts: list[Any]) -> Any:
             items = decoder.items(rest[0])
             found = numpy.empty(len(items), dtype=object)
             found[:] = items
-            return pd.array(found, dtype=object) if items else found
+            return found
         case "category":
             kind = pd.CategoricalDtype(decoder.decode(rest[1]), rest[2])
             return pd.Categorical.from_codes(decoder.decode(rest[0]), dtype=kind)
@@ -247,9 +250,7 @@ def _read_column(decoder: Decoder, parts: list[Any]) -> Any:
         case "text":
             missing = pd.NA if rest[1] == "NA" else numpy.nan
             kind = pd.StringDtype(rest[0], na_value=missing)
-            texts = decoder.decode(rest[2])
-            found = kind.__from_arrow__(texts)
-            return found if found.dtype == kind else pd.array(texts.to_pylist(), dtype=kind)
+            return kind.__from_arrow__(decoder.decode(rest[2]))
         case "masked":
             kind = pd.api.types.pandas_dtype(rest[0])
             return kind.__from_arrow__(decoder.decode(rest[1]))

@@ -84,9 +84,12 @@ def test_what_has_no_exact_form_is_refused(array: Any) -> None:
 
 BERLIN = ZoneInfo("Europe/Berlin")
 FRAMES = {
+    "object index": pd.DataFrame({"a": [1]}, index=pd.Index(["x"], dtype=object)),
     "plain": pd.DataFrame({"a": [1, 2], "b": [1.5, None], "c": ["x", None]}),
     "empty": pd.DataFrame(),
     "objects": pd.DataFrame({"a": pd.Series([1, None, "x", (1,), dt.date(1, 1, 1)], dtype=object)}),
+    "text objects": pd.DataFrame({"a": pd.Series(["x", "y"], dtype=object)}),
+    "no objects": pd.DataFrame({"a": pd.Series([], dtype=object)}),
     "labels": pd.DataFrame([[1, 2]], columns=[("a", 1), 5], index=[dt.date(2026, 1, 1)]),
     "twice": pd.DataFrame([[1, 2.5]], columns=["a", "a"]),
     "zones": pd.DataFrame({"a": pd.date_range("2026-01-01", periods=3, freq="D", tz=BERLIN)}),

@@ -1,0 +1,104 @@
+"""Values of all kinds, nested, arrive as they left, by every way."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections import Counter, OrderedDict, deque
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from taskiq_flow.values.classes import Classes
+from taskiq_flow.values.codec import ValueCodec
+from taskiq_flow.values.plain import is_plain
+from tests.values.kinds import Colour, Level, Model, Pair, Point
+
+OPEN = Classes.imported()
+CODEC = ValueCodec()
+
+hashables = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.binary()
+    | st.text(st.characters(codec=None)) | st.sampled_from([*Colour, *Level, "$tf", 2**80])
+    | st.dates() | st.times() | st.timedeltas() | st.uuids() | st.decimals(allow_nan=False)
+    | st.fractions() | st.datetimes(timezones=st.none() | st.timezones())
+    | st.complex_numbers(allow_nan=False)
+    | st.ip_addresses(),
+    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3)
+    | st.builds(Pair, inner, inner),
+    max_leaves=6,
+)  # fmt: skip
+
+values = st.recursive(
+    hashables | st.builds(bytearray, st.binary()) | st.sampled_from([math.inf, -math.inf, ...]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(hashables, inner, max_size=4)
+    | st.dictionaries(st.sampled_from(["$tf", "v", "a"]), inner) | st.sets(hashables, max_size=3)
+    | st.builds(Point, inner, inner) | st.builds(Model, when=inner)
+    | st.builds(deque, st.lists(inner))
+    | st.builds(Counter, st.lists(hashables))
+    | st.builds(OrderedDict, st.dictionaries(hashables, inner)),
+    max_leaves=12,
+)  # fmt: skip
+
+
+def form(value: Any) -> Any:
+    """What tells two values apart: all types, all parts, the order of dictionaries."""
+    if isinstance(value, dict):
+        return type(value), [(form(key), form(item)) for key, item in value.items()]
+    if isinstance(value, (list, tuple, deque)):
+        return type(value), [form(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return type(value), sorted(repr(form(item)) for item in value)
+    if isinstance(value, (Point, Model)):
+        return type(value), form(vars(value))
+    return type(value), repr(value)
+
+
+def text(value: Any, *, strict: bool = False) -> str:
+    return json.dumps(CODEC.encode(value, strict=strict), allow_nan=False)
+
+
+@given(values)
+def test_a_value_arrives_equal_with_all_of_its_types(value: Any) -> None:
+    for strict in (False, True):
+        assert form(CODEC.decode(json.loads(text(value, strict=strict)), OPEN)) == form(value)
+    assert form(CODEC.decode_frame(b"".join(CODEC.encode_frame(value)), OPEN)) == form(value)
+
+
+@given(values)
+def test_encoding_changes_nothing_and_repeats_itself(value: Any) -> None:
+    before = form(value)
+    first = text(value)
+    assert form(value) == before
+    assert text(copy.deepcopy(value)) == first
+
+
+@given(values, values)
+def test_distinct_values_have_distinct_encodings(one: Any, other: Any) -> None:
+    assert (text(one) == text(other)) == (form(one) == form(other))
+
+
+@given(values)
+def test_a_plain_value_is_what_json_reads_back(value: Any) -> None:
+    if is_plain(value):
+        assert form(json.loads(json.dumps(value, allow_nan=False))) == form(value)
+        assert CODEC.encode(value) is value
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.floats(allow_nan=False),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["$tf", "v", "x"]), inner, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+@given(json_values)
+@settings(max_examples=1000)
+def test_no_plain_data_of_strangers_are_taken_for_tags(value: Any) -> None:
+    for sent in (value, {"$tf": 1, "v": value}, {"$tf": [value]}):
+        assert form(CODEC.decode(json.loads(json.dumps(CODEC.encode(sent))), OPEN)) == form(sent)
