@@ -9,6 +9,7 @@ import pytest
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
+from tests.values.kinds import Point  # noqa: F401 - a class that this module only re-exports
 
 OPEN = Classes.imported()
 
@@ -25,7 +26,7 @@ HOSTILE: dict[str, Any] = {
     "a class of another kind": ["o", "subprocess:Popen", []],
     "an attribute of a class": ["o", "tests.values.kinds:Point.__init__", []],
     "another kind": ["m", "tests.values.kinds:Point", [], [], None, None],
-    "a re-exported class": ["o", "tests.values.test_codec:Point", [["x", 1], ["y", 2]]],
+    "a re-exported class": ["o", "tests.values.test_codec_hostile:Point", [["x", 1], ["y", 2]]],
     "a missing field": ["o", "tests.values.kinds:Point", [["x", 1]]],
     "a field too many": ["o", "tests.values.kinds:Point", [["x", 1], ["y", 1], ["__class__", 1]]],
     "a field twice": ["o", "tests.values.kinds:Point", [["x", 1], ["x", 1], ["y", 1]]],
@@ -47,6 +48,7 @@ HOSTILE: dict[str, Any] = {
     "an unhashable element": ["s", [[1]]],
     "an array of objects": ["na", "|O", [1], "C", "AAAAAAAAAAA="],
     "an array that lies": ["na", "<f8", [10**12], "C", "AAAAAAAAAAA="],
+    "an array with too many bytes": ["na", "<i2", [1], "C", "AAAAAAAAAAA="],
     "an array of negative size": ["na", "<f8", [-1, -1], "C", "AAAAAAAAAAA="],
     "an empty array of huge size": ["na", "<f8", [0, 10**15], "C", ""],
     "an item of huge size": ["na", "|V999999999999", [1], "C", "AA=="],
@@ -104,3 +106,8 @@ def test_a_frame_cut_anywhere_is_refused() -> None:
     for end in range(len(content)):
         with pytest.raises(SerializationError):
             ValueCodec().decode_frame(content[:end], OPEN)
+
+
+def test_tags_nested_beyond_the_limit_are_refused_before_the_stack_is_full() -> None:
+    with pytest.raises(SerializationError, match="levels deep"):
+        ValueCodec().decode({"$tf": 1, "v": nested(220)}, OPEN)
