@@ -7,7 +7,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from taskiq.serializers import JSONSerializer
 
-from taskiq_flow.journal.records import Header, Record, chunk, records, serialize
+from taskiq_flow.journal.records import Header, Record, chunk, records
+from taskiq_flow.values.classes import Classes
+from taskiq_flow.values.stored import StoredValues
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
 """With surrogates, of which JSON makes one character where two stand side by side."""
@@ -63,5 +65,6 @@ def test_a_header_is_read_as_it_was_written(
 
 @given(PLAIN)
 def test_plain_data_is_kept_as_it_is(value: object) -> None:
-    serializer = JSONSerializer()
-    assert serializer.loadb(serialize(serializer, value)) == value
+    for encodes in (True, False):
+        stored = StoredValues(JSONSerializer(), Classes(), encodes=encodes)
+        assert stored.loads(stored.dumps(value)) == value

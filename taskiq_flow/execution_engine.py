@@ -17,7 +17,7 @@ from taskiq import AsyncBroker, InMemoryBroker
 from taskiq.serializers import JSONSerializer
 from taskiq.utils import maybe_awaitable
 
-from taskiq_flow.cache.results import ResultCache
+from taskiq_flow.cache.results import ResultCache, ValueCache
 from taskiq_flow.cache.store import store_beside
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.completion.in_memory import InMemoryHooks
@@ -26,12 +26,12 @@ from taskiq_flow.dataflow.builder import DAGBuilder
 from taskiq_flow.dataflow.dag import DAG, Order, Plan
 from taskiq_flow.dataflow.fingerprint import with_dependents
 from taskiq_flow.dataflow.inputs import as_inputs, check_inputs
+from taskiq_flow.dataflow.known_classes import ClassesOfTasks
 from taskiq_flow.dataflow.options import Retry, Seconds, as_retry, in_seconds, time_limit
 from taskiq_flow.dataflow.registry import DataflowRegistry
 from taskiq_flow.dataflow.type_check import TypeCheck, check_types
 from taskiq_flow.dispatch.callables import return_type_of
 from taskiq_flow.dispatch.dispatcher import Dispatcher
-from taskiq_flow.dispatch.encoding import plain
 from taskiq_flow.engine.connection import check_broker, check_outlives, check_readable, connect
 from taskiq_flow.engine.run import OnError, Run, RunSettings
 from taskiq_flow.engine.run import new_run_id as _new_run_id
@@ -62,12 +62,14 @@ from taskiq_flow.journal.history import (
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.runs import JournaledRuns
 from taskiq_flow.journal.writer import LogWriter
+from taskiq_flow.middleware import codec_of, wire_of
 from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.transport.notice import ALWAYS
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of
-from taskiq_flow.values.isolation import Sharing
+from taskiq_flow.values.isolation import Sharing, Take, isolated, shared
 from taskiq_flow.values.references import handle_of, store_large_inputs
 from taskiq_flow.values.results import as_annotated
+from taskiq_flow.values.stored import StoredValues
 from taskiq_flow.worker.worker import BEAT
 
 StepCallback = Callable[[str, Any], Awaitable[None] | None]
@@ -121,6 +123,7 @@ class ExecutionEngine:
 
     ``values="isolated"``: in one process, each taker of a value of plain data has a copy of its
     own, and NumPy arrays cannot be written to. ``"shared"``: all takers have the same object.
+    ``"encoded"``: each taker is given what a worker elsewhere would be, to rehearse that.
 
     ``type_check``: what is done about two nodes whose annotations contradict each other. ``"warn"``
     issues a ``TypeMismatchWarning``, ``"error"`` raises ``TypeMismatchError``, ``"off"`` does not
@@ -194,7 +197,7 @@ class ExecutionEngine:
             _checked_listeners(listeners),
             time_limit("run_timeout", run_timeout),
             self._reference_above,
-            values,
+            self._take(values),
         )
         self._journal = journal = as_journal(journal)
         self._lost_after = lost_after
@@ -202,8 +205,9 @@ class ExecutionEngine:
         self._on_step_complete = on_step_complete
         self._in_progress: set[_InProgress] = set()
         self._cache_store = store_beside(journal)
-        self._serializer = JSONSerializer() if journal is None else journal.serializer
-        self._runs = JournaledRuns(journal, dag)
+        serializer = JSONSerializer() if journal is None else journal.serializer
+        self._stored_values = StoredValues(serializer, self._classes(), codec_of(broker))
+        self._runs = JournaledRuns(journal, dag, self._stored_values)
         self._type_check = type_check
         self._type_checked: Plan | None = None
         try:
@@ -320,7 +324,8 @@ class ExecutionEngine:
             spec = self._restored_spec(restored, replay=replay)
             earlier = EarlierSessions(spec.earlier.results, is_replayed=replay, rerun=rerun)
             kept = [restored.results[node_name] for node_name in earlier.results]
-            log = self._runs.new_log(name, spec.inputs, restored.header.outputs, kept)
+            values = self._stored_values.like(restored.header.serializer)
+            log = self._runs.new_log(name, spec.inputs, restored.header.outputs, kept, values)
             spec = replace(spec, earlier=earlier)
             return await self._begin(name, spec, log, is_named=new_run_id is not None)
 
@@ -423,12 +428,13 @@ class ExecutionEngine:
     ) -> Run[Any]:
         """Continue a run of the journal. ``inputs``, ``outputs``: what it must have begun with."""
         journal = self._runs.journal
-        log: LogWriter[Any] = LogWriter(journal, run_id)
+        log: LogWriter[Any] = LogWriter(journal, run_id, self._stored_values)
         await log.acquire(wait)
         try:
             restored = await restore_run(journal, run_id)
+            log.values = self._stored_values.like(restored.header.serializer)
             if inputs is not None:
-                check_same_inputs(restored, journal.serializer, inputs, outputs)
+                check_same_inputs(restored, log.values, inputs, outputs)
             log.prepend(self._runs.adapt_to_graph(restored, allow_changed=allow_changed))
             spec = self._restored_spec(restored, replay=replay)
         except BaseException:  # a cancellation too
@@ -563,12 +569,26 @@ class ExecutionEngine:
             return {}
         backend = broker.result_backend
         is_outage = any_of(outages_of(backend), fullness_of(backend))
-        return await store_large_inputs(backend, spec.inputs, limit, run_id, is_outage, plain)
+        wire = wire_of(broker)
+        if wire is None:  # refused when the run connects
+            return {}
+        return await store_large_inputs(backend, spec.inputs, limit, run_id, is_outage, wire)
 
-    def _cache(self, spec: RunSpec[Any]) -> ResultCache | None:
+    def _cache(self, spec: RunSpec[Any]) -> ValueCache | None:
         if all(options.cache is None for options in spec.options.values()):
             return None
-        return ResultCache.of(self._cache_store, self._serializer)
+        return ValueCache(ResultCache.of(self._cache_store), self._stored_values)
+
+    def _take(self, values: Sharing) -> Take:
+        """What makes of a value what one of its takers in this process is given."""
+        if values == "encoded":
+            encoded = StoredValues(JSONSerializer(), self._classes(), codec_of(self._broker))
+            return lambda value: encoded.loads(encoded.dumps(value))
+        return shared if values == "shared" else isolated
+
+    def _classes(self) -> ClassesOfTasks:
+        """The classes whose objects are restored from the journal and the cache."""
+        return ClassesOfTasks(lambda: [node.task for node in self._dag.nodes])
 
     # A run of the journal
 
@@ -578,16 +598,18 @@ class ExecutionEngine:
 
     def _restored_spec(self, restored: RestoredRun, *, replay: bool) -> RunSpec[Any]:
         """What is left to do of a run."""
-        serializer = self._runs.journal.serializer
-        spec = self._spec(load_inputs(restored, serializer), restored.header.outputs)
+        values = self._stored_values.like(restored.header.serializer)
+        spec = self._spec(load_inputs(restored, values), restored.header.outputs)
         tasks = self._restored_tasks(spec, restored)
         backend = self._broker.result_backend
         results = load_results(
             restored,
-            serializer,
+            values,
             tasks,
             lambda name, value: as_annotated(value, return_type_of(tasks[name])),
-            lambda name, task_id: handle_of(backend, task_id, return_type_of(tasks[name])),
+            lambda name, task_id: handle_of(
+                backend, task_id, return_type_of(tasks[name]), wire_of(self._broker)
+            ),
         )
         earlier = EarlierSessions(results, replay, restored.attempts, restored.in_flight)
         return replace(spec, earlier=earlier)

@@ -6,11 +6,19 @@ import asyncio
 import math
 import re
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from taskiq import AsyncBroker, InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
+from taskiq import (
+    AsyncBroker,
+    AsyncTaskiqDecoratedTask,
+    InMemoryBroker,
+    TaskiqMessage,
+    TaskiqMiddleware,
+    TaskiqResult,
+)
 
 from taskiq_flow.completion.inbox import Inbox
+from taskiq_flow.dataflow.known_classes import ClassesOfTasks
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries
@@ -23,6 +31,9 @@ from taskiq_flow.transport.systems import (
     system_of,
     without_secrets,
 )
+from taskiq_flow.values.classes import Classes
+from taskiq_flow.values.codec import ValueCodec
+from taskiq_flow.values.wire import Wire
 from taskiq_flow.worker.worker import Worker
 
 CONNECT_PATIENCE = 8.0
@@ -44,6 +55,12 @@ class FlowMiddleware(TaskiqMiddleware):
     is delivered without an end of the task, as it kills its worker for example; then the task fails
     with ``TaskLostError``.
 
+    Values that JSON does not carry are encoded by ``codec``, a ``ValueCodec`` to which types can be
+    registered; the same on all sides. ``classes="known"`` restores objects of those classes that
+    stand in the annotations of the broker's tasks or in the modules that define these;
+    ``"imported"`` of all classes that the process has imported. ``secret``: values that are not
+    sealed with it are not decoded.
+
     Raises ``ConfigurationError`` for a URL or a broker of an unknown kind, ``ValueError`` for a
     limit or a prefix that is none.
     """
@@ -55,6 +72,9 @@ class FlowMiddleware(TaskiqMiddleware):
         inline_limit: int = 65536,
         prefix: str = _DEFAULT_PREFIX,
         max_deliveries: int = 3,
+        codec: ValueCodec | None = None,
+        secret: str | bytes | None = None,
+        classes: Literal["known", "imported"] = "known",
     ) -> None:
         super().__init__()
         if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
@@ -68,6 +88,11 @@ class FlowMiddleware(TaskiqMiddleware):
                 f"FlowMiddleware does not know what {without_secrets(url)!r} is; give a URL "
                 f"that begins with one of {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
             )
+        if classes not in ("known", "imported"):
+            raise ValueError(f"classes is {classes!r}; give 'known' or 'imported'")
+        own = ClassesOfTasks(self._tasks) if classes == "known" else Classes.imported()
+        key = secret.encode() if isinstance(secret, str) else secret
+        self.wire = Wire(ValueCodec() if codec is None else codec, own, key)
         self._url = url
         self._inline_limit = inline_limit
         self.prefix = prefix
@@ -101,6 +126,9 @@ class FlowMiddleware(TaskiqMiddleware):
         of = "no broker yet" if broker is None else type(broker).__name__
         at = f", notices over {without_secrets(self._url)}" if self._url else ""
         return f"<FlowMiddleware of {of}{at}, prefix {self.prefix!r}>"
+
+    def _tasks(self) -> list[AsyncTaskiqDecoratedTask[Any, Any]]:
+        return list(self.broker.get_all_tasks().values())
 
     @property
     def is_embedded(self) -> bool:
@@ -175,7 +203,7 @@ class FlowMiddleware(TaskiqMiddleware):
             )
         backlog = None if system is None else system.backlog_of(broker)
         notifier = self._notifier()
-        inbox = Inbox(broker, notifier, backlog, self.prefix)
+        inbox = Inbox(broker, notifier, backlog, self.prefix, self.wire)
         await self._open(inbox, notifier.is_outage, CONNECT_PATIENCE)
         return inbox
 
@@ -189,6 +217,7 @@ class FlowMiddleware(TaskiqMiddleware):
             self._deliveries,
             inline_limit=self._inline_limit,
             max_deliveries=self._max_deliveries,
+            wire=self.wire,
             prefix=self.prefix,
         )
         await self._open(worker, is_outage, math.inf)
@@ -233,6 +262,17 @@ async def inventory(broker: AsyncBroker) -> list[Leftover]:
         )
     flows = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
     return await system.inventory_of(broker, flows[0].prefix if flows else _DEFAULT_PREFIX)
+
+
+def codec_of(broker: AsyncBroker) -> ValueCodec | None:
+    """The codec of a broker's ``FlowMiddleware``, if it has one."""
+    wire = wire_of(broker)
+    return None if wire is None else wire.codec
+
+
+def wire_of(broker: AsyncBroker) -> Wire | None:
+    """How a broker's processes encode values, if it has a ``FlowMiddleware``."""
+    return next((m.wire for m in broker.middlewares if isinstance(m, FlowMiddleware)), None)
 
 
 class _Side(Protocol):

@@ -6,6 +6,8 @@ from typing import Any
 
 from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, InMemoryBroker
 
+from taskiq_flow.values.call import unwrapped
+
 
 def in_memory(broker: AsyncBroker, **options: Any) -> InMemoryBroker:
     """An ``InMemoryBroker`` that runs the tasks which ``broker`` has now.
@@ -18,7 +20,7 @@ def in_memory(broker: AsyncBroker, **options: Any) -> InMemoryBroker:
     for name, task in broker.get_all_tasks().items():
         twin.local_task_registry[name] = AsyncTaskiqDecoratedTask(
             broker=twin,
-            original_func=task.original_func,
+            original_func=unwrapped(task.original_func),
             labels=dict(task.labels),
             task_name=name,
             return_type=task.return_type,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +158,12 @@ class TestWaitingForALease:
         self, broker: InMemoryBroker, tmp_path: Path
     ) -> None:
         engine, lease = await self.begun(broker, tmp_path)
-        waiting = asyncio.ensure_future(anext(engine.resume("r", wait=60.0)))
-        done, _ = await asyncio.wait([waiting], timeout=0.5)
-        assert not done
-        await engine.journal.release("r", lease)
-        assert await waiting == ("double", 2)
+        async with aclosing(engine.resume("r", wait=60.0)) as pairs:
+            waiting = asyncio.ensure_future(anext(pairs))
+            done, _ = await asyncio.wait([waiting], timeout=0.5)
+            assert not done
+            await engine.journal.release("r", lease)
+            assert await waiting == ("double", 2)
         await engine.journal.aclose()
 
     async def test_it_waits_no_longer_than_it_was_told(

@@ -164,6 +164,24 @@ async def test_shared_values_are_one_object_for_all(broker: InMemoryBroker) -> N
     assert results["take"] is value
 
 
+async def test_encoded_values_are_what_a_worker_elsewhere_would_be_given(
+    broker: InMemoryBroker,
+) -> None:
+    def take(make: Any) -> Any:
+        return make
+
+    value = [Model(tags=["a"]), (1, {2})]
+    dag = DAGBuilder().node(lambda: value, name="make").node(take).build()
+    results = await ExecutionEngine(broker, dag, values="encoded").execute()
+    assert results == {"make": value, "take": value}
+    assert results["take"] is not value
+    refusing = DAGBuilder().node(Client, name="make").node(take).build()
+    with pytest.raises(
+        NodeFailedError, match=r"'take' cannot be given the value of 'make'.*Client"
+    ):
+        await ExecutionEngine(broker, refusing, values="encoded").execute()
+
+
 def test_an_unknown_way_of_sharing_is_refused(broker: InMemoryBroker) -> None:
     with pytest.raises(ValueError, match="values is 'copied'; give one of"):
         ExecutionEngine(broker, DAGBuilder().node(len).build(), values="copied")  # type: ignore[arg-type]

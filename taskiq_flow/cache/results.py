@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
-from taskiq.abc.serializer import TaskiqSerializer
-
 from taskiq_flow.cache.store import CacheStore
 from taskiq_flow.cleanup import until_ended, was_cancelled
 from taskiq_flow.journal.lease import new_owner
-from taskiq_flow.journal.records import serialize
 from taskiq_flow.reconnect import backoff_delays
+from taskiq_flow.values.stored import StoredValues
 
 T = TypeVar("T")
 
@@ -80,11 +78,10 @@ class PendingResult:
 
 
 class ResultCache:
-    """The results in one store. ``serializer`` encodes the values."""
+    """The results in one store, as the bytes that its users make of them."""
 
-    def __init__(self, store: CacheStore, serializer: TaskiqSerializer) -> None:
+    def __init__(self, store: CacheStore) -> None:
         self._store = store
-        self._serializer = serializer
         self._loop = asyncio.get_running_loop()
         self._owner = new_owner()
         self._wanted: dict[str, PendingResult] = {}  # by a node of this process
@@ -98,27 +95,27 @@ class ResultCache:
         self._logged_unreadable: set[str] = set()  # keys
 
     @staticmethod
-    def of(store: CacheStore, serializer: TaskiqSerializer) -> ResultCache:
-        """The instance that all runs with this store and serializer share on this event loop."""
-        key = id(asyncio.get_running_loop()), id(store), id(serializer)
+    def of(store: CacheStore) -> ResultCache:
+        """The instance that all runs with this store share on this event loop."""
+        key = id(asyncio.get_running_loop()), id(store)
         cache = _shared.get(key)
         if cache is None:
-            cache = _shared[key] = ResultCache(store, serializer)
+            cache = _shared[key] = ResultCache(store)
         return cache
 
     async def look_up(
         self,
         key: str,
         ttl: float | None,
-        convert: Callable[[Any], Any],
+        convert: Callable[[bytes], Any],
         waited_for: PendingResult | None = None,
     ) -> Hit | Claim | PendingResult | None:
         """Get a result that is at most ``ttl`` seconds old, or say who computes it.
 
         ``Claim``: the caller computes the result, and then calls ``put`` or ``release``.
         ``PendingResult``: another node computes it. ``None``: the caller computes it without the
-        cache, which does not answer. ``convert``: converts a decoded value; what it refuses by
-        raising is computed anew. ``waited_for``: the ``PendingResult`` that the node has waited
+        cache, which does not answer. ``convert``: makes the value of the bytes; what it refuses
+        by raising is computed anew. ``waited_for``: the ``PendingResult`` that the node has waited
         for.
         """
         pending = self._wanted.get(key)
@@ -141,12 +138,9 @@ class ResultCache:
             _warned_of.discard(self._store)
         return found
 
-    def put(self, claim: Claim, value: Any, ttl: float | None) -> None:
-        """Store a claimed result, and give it to the nodes that wait for it.
-
-        Raises what the serializer raises for a value that it cannot encode; the claim stays.
-        """
-        data = _TIME.pack(time.time()) + serialize(self._serializer, value)
+    def put(self, claim: Claim, content: bytes, ttl: float | None) -> None:
+        """Store a claimed result, and give it to the nodes that wait for it."""
+        data = _TIME.pack(time.time()) + content
         self._wanted[claim.key].future.set_result(data)
         self._start(self._write(claim.key, data, ttl))
 
@@ -164,7 +158,7 @@ class ResultCache:
             await until_ended([self._poller], CLOSING_GRACE)
 
     async def _ask(
-        self, key: str, ttl: float | None, convert: Callable[[Any], Any], pending: PendingResult
+        self, key: str, ttl: float | None, convert: Callable[[bytes], Any], pending: PendingResult
     ) -> Hit | Claim | PendingResult:
         if hit := self._fresh(key, await self._store.get(key), ttl, convert):
             return hit
@@ -183,7 +177,7 @@ class ResultCache:
         return Claim(key)
 
     def _fresh(
-        self, key: str, data: bytes | None, ttl: float | None, convert: Callable[[Any], Any]
+        self, key: str, data: bytes | None, ttl: float | None, convert: Callable[[bytes], Any]
     ) -> Hit | None:
         """The decoded result, if it can be decoded and is not too old."""
         if data is None:
@@ -192,7 +186,7 @@ class ResultCache:
             age = time.time() - _TIME.unpack_from(data)[0]
             if ttl is not None and not -CLOCK_TOLERANCE <= age <= ttl:
                 return None
-            return Hit(convert(self._serializer.loadb(data[_TIME.size :])))
+            return Hit(convert(data[_TIME.size :]))
         except Exception as error:  # of a damaged entry, or of a type that was changed since
             if key not in self._logged_unreadable:
                 self._logged_unreadable.add(key)
@@ -297,7 +291,35 @@ class ResultCache:
         task.add_done_callback(self._writes.discard)
 
 
+class ValueCache:
+    """The cached results of one engine, as values. Its methods are those of ``ResultCache``."""
+
+    def __init__(self, results: ResultCache, values: StoredValues) -> None:
+        self._results = results
+        self._values = values
+        self.release = results.release
+        self.aclose = results.aclose
+
+    async def look_up(
+        self,
+        key: str,
+        ttl: float | None,
+        convert: Callable[[Any], Any],
+        waited_for: PendingResult | None = None,
+    ) -> Hit | Claim | PendingResult | None:
+        """As ``ResultCache.look_up``. ``convert``: converts a value that was read."""
+
+        def read(content: bytes) -> Any:
+            return convert(self._values.loads(content))
+
+        return await self._results.look_up(key, ttl, read, waited_for)
+
+    def put(self, claim: Claim, value: Any, ttl: float | None) -> None:
+        """As ``ResultCache.put``. Raises what the codec or the serializer raises."""
+        self._results.put(claim, self._values.dumps(value), ttl)
+
+
 _warned_of: WeakSet[CacheStore] = WeakSet()
 """Stores that did not answer when they were asked last. A warning has said so."""
 
-_shared: WeakValueDictionary[tuple[int, int, int], ResultCache] = WeakValueDictionary()
+_shared: WeakValueDictionary[tuple[int, int], ResultCache] = WeakValueDictionary()

@@ -31,7 +31,8 @@ from taskiq_flow.transport.protocol import Backlog, Notifier
 from taskiq_flow.transport.systems import queue_of
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.references import handle_of, refers
-from taskiq_flow.values.results import failed, parsed
+from taskiq_flow.values.results import failed, restored
+from taskiq_flow.values.wire import Wire
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -134,7 +135,12 @@ class Inbox:
     """The engine's side of a ``FlowMiddleware``, on one event loop. ``prefix``: of its channel."""
 
     def __init__(
-        self, broker: AsyncBroker, notifier: Notifier, backlog: Backlog | None, prefix: str
+        self,
+        broker: AsyncBroker,
+        notifier: Notifier,
+        backlog: Backlog | None,
+        prefix: str,
+        wire: Wire,
     ) -> None:
         self.channel = f"{prefix}.{secrets.token_hex(8)}"
         self.key = secrets.token_bytes(16)
@@ -143,6 +149,7 @@ class Inbox:
         self.notifier = notifier
         self._broker = broker
         self._backlog = backlog
+        self._wire = wire
         self._reader = ResultReader(broker.result_backend)
         self._reading_at_once = asyncio.Semaphore(ASKED_AT_ONCE)
         self._watched: dict[str, Watch] = {}  # in the order in which they were sent
@@ -246,7 +253,7 @@ class Inbox:
         elif notice.kind is Kind.NO_RESULT:
             self._settle(task_id, failed(NoResultError()))
         elif notice.kind is Kind.REFERENCE:
-            handle = handle_of(self._broker.result_backend, task_id, watch.return_type)
+            handle = handle_of(self._broker.result_backend, task_id, watch.return_type, self._wire)
             self._settle(
                 task_id, TaskiqResult(is_err=False, return_value=handle, execution_time=0.0)
             )
@@ -277,7 +284,7 @@ class Inbox:
             watch.expected.add(task_id)  # it may run all the same: the run revokes it at its end
         self._earliest_sign = min(self._earliest_sign, watch.number)
         if not isinstance(result.return_value, ResultHandle):
-            result = parsed(result, watch.return_type)
+            result = restored(task_id, result, watch.return_type, self._wire)
         watch.in_flight.settle(task_id, result)
 
     # Results in the result backend
@@ -304,7 +311,9 @@ class Inbox:
         if self._watched.get(task_id) is not watch:  # settled meanwhile
             return
         if is_reference:
-            result.return_value = handle_of(self._broker.result_backend, task_id, watch.return_type)
+            result.return_value = handle_of(
+                self._broker.result_backend, task_id, watch.return_type, self._wire
+            )
         self._settle(task_id, result)
 
     # The safety net
@@ -387,7 +396,7 @@ class Inbox:
         task_id, watch = next(iter(self._watched.items()))
         queue = watch.queue or queue_of(self._broker)
         logger.warning(
-            "%s%s, %r is the first, and no worker was heard of for 5 s; start one, as "
+            "no worker was heard of for 5 s, and %s%s, of which %r is the first; start one, as "
             "with 'taskiq worker %s', and if there are some, give their broker a FlowMiddleware as "
             "the engine's has",
             "1 task waits" if len(self._watched) == 1 else f"{len(self._watched)} tasks wait",

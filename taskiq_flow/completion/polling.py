@@ -10,7 +10,7 @@ from taskiq import AsyncBroker
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.completion.reading import ResultReader
-from taskiq_flow.values.results import parsed
+from taskiq_flow.values.results import restored
 
 SHORTEST_INTERVAL = 0.005
 """Seconds between two rounds while results keep coming."""
@@ -79,4 +79,4 @@ class PollingCompletions:
                         self._interval = SHORTEST_INTERVAL
                         in_flight, return_type = self._expected[task_id]
                         self.forget(task_id)
-                        in_flight.settle(task_id, parsed(result, return_type))
+                        in_flight.settle(task_id, restored(task_id, result, return_type, None))

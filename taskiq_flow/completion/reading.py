@@ -15,7 +15,8 @@ from taskiq import AsyncResultBackend, TaskiqResult
 from taskiq_flow.cleanup import was_cancelled
 from taskiq_flow.reconnect import text_of
 from taskiq_flow.values.references import handle_of, refers
-from taskiq_flow.values.results import failed, parsed
+from taskiq_flow.values.results import failed, restored
+from taskiq_flow.values.wire import Wire
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -73,7 +74,11 @@ class ResultReader:
 
 
 async def pick_up(
-    backend: AsyncResultBackend[Any], limit: int | None, task_id: str, return_type: Any
+    backend: AsyncResultBackend[Any],
+    limit: int | None,
+    task_id: str,
+    return_type: Any,
+    wire: Wire | None,
 ) -> TaskiqResult[Any] | None:
     """The outcome of a task that another engine has sent, if it is in the result backend by now.
 
@@ -83,6 +88,6 @@ async def pick_up(
     if result is None or isinstance(result.error, asyncio.CancelledError):
         return None
     if await refers(result, limit):
-        result.return_value = handle_of(backend, task_id, return_type)
+        result.return_value = handle_of(backend, task_id, return_type, wire)
         return result
-    return parsed(result, return_type)
+    return restored(task_id, result, return_type, wire)

@@ -6,7 +6,6 @@ broker refers to it weakly, and keeps none of its defaults, so that graphs can b
 
 from __future__ import annotations
 
-import functools
 import inspect
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -16,11 +15,11 @@ from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
 from taskiq_dependencies.dependency import Dependency
 
 from taskiq_flow.dataflow.binding import Task, TaskInfo, task_info
+from taskiq_flow.dataflow.calling import called_function, calling_of
 from taskiq_flow.dataflow.node import default_name
 from taskiq_flow.processes.child_main import FUNCTION
 from taskiq_flow.processes.in_process import runs_in_process
-from taskiq_flow.values.call import Execution, taking_calls, unwrapped
-from taskiq_flow.values.fitting import Signature
+from taskiq_flow.values.call import taking_calls, unwrapped
 
 
 def as_task(
@@ -48,14 +47,8 @@ def embedded(
     """
     present = task.original_func
     if unwrapped(present) is present:
-        gives_items = inspect.isgeneratorfunction(_called(function))
-        is_generator = gives_items or inspect.isasyncgenfunction(_called(function))
-        signature = None
-        if broker.receiver.validate_params:
-            own = task_info(function).signature
-            signature = Signature(default_name(function), own, returns_items=is_generator)
-        execution = Execution(signature, gives_items=gives_items)
-        task.original_func = taking_calls(present, task.task_name, execution)
+        calling = calling_of(function, converts=broker.receiver.validate_params)
+        task.original_func = taking_calls(present, task.task_name, calling)
     return task
 
 
@@ -104,7 +97,7 @@ def _stand_in(info: TaskInfo) -> Callable[..., Any]:
             yield item
 
     stand_in: Callable[..., Any] = call_async if _is_async(function) else call
-    if inspect.isasyncgenfunction(_called(function)):
+    if inspect.isasyncgenfunction(called_function(function)):
         stand_in = call_for_items
     signature = _without_defaults(info.signature)
     stand_in.__name__ = stand_in.__qualname__ = default_name(function)
@@ -149,11 +142,4 @@ def _annotations(signature: inspect.Signature) -> dict[str, Any]:
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(_called(function))
-
-
-def _called(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that is executed when a callable is called."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function if inspect.isroutine(function) else type(function).__call__
+    return inspect.iscoroutinefunction(called_function(function))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Hashable, Mapping
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 from taskiq import (
     AsyncBroker,
     AsyncTaskiqDecoratedTask,
+    BrokerMessage,
     InMemoryBroker,
     TaskiqMiddleware,
 )
@@ -22,20 +24,21 @@ from taskiq_flow.dispatch.callables import as_task, embedded
 from taskiq_flow.dispatch.encoding import (
     ALREADY_PLAIN,
     Address,
+    encode_call,
     encode_unseen,
     explained,
     formats_as_usual,
     passed,
     plain,
-    with_references,
     with_values,
 )
 from taskiq_flow.errors import ConfigurationError, SerializationError
-from taskiq_flow.middleware import FlowMiddleware
+from taskiq_flow.middleware import FlowMiddleware, wire_of
 from taskiq_flow.transport.protocol import Kick
 from taskiq_flow.values.call import Call
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.isolation import NEVER_CHANGE, Take, isolated
+from taskiq_flow.values.plain import is_plain
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -69,6 +72,10 @@ class RunnableNode(Hashable, Protocol):
         """Positional and keyword arguments of the task's call."""
 
 
+Prepare = Callable[[RunnableNode, list[Any], dict[str, Any]], tuple[list[Any], dict[str, Any]]]
+"""Makes of the values of a call what middlewares see and tasks are given."""
+
+
 class Dispatcher:
     """Sends the tasks of one run to one broker, as taskiq's own kicker does.
 
@@ -86,12 +93,17 @@ class Dispatcher:
     ) -> None:
         self._broker = broker
         self._take = take
+        self._prepared: Prepare
         if isinstance(broker, InMemoryBroker):
             self._hooks: InMemoryHooks | None = InMemoryHooks.of(broker)
             self._as_they_are, self._prepared = NEVER_CHANGE, self._taken
         else:
             self._hooks = None
             self._as_they_are, self._prepared = ALREADY_PLAIN, self._plain
+        self._wire = wire_of(broker) if formats_as_usual(broker) else None
+        if self._hooks is None and self._wire is not None:
+            self._prepared = _unchanged
+        self._converts = self._hooks is None and self._wire is None
         self._labels = labels
         self._kick = broker.kick if kick is None else kick
         self._addresses: dict[int, Address] = {}
@@ -130,24 +142,17 @@ class Dispatcher:
         Raises ``SerializationError``, or whatever the broker and its middlewares raise, at once or
         when what is left is awaited.
         """
-        as_they_are = self._as_they_are
         if not (
-            as_they_are.issuperset(map(type, args))
-            and as_they_are.issuperset(map(type, kwargs.values()))
+            self._as_they_are.issuperset(map(type, args))
+            and self._as_they_are.issuperset(map(type, kwargs.values()))
         ):
-            if any(isinstance(value, ResultHandle) for value in (*args, *kwargs.values())):
-                if self._hooks is not None:
-                    return partial(self._send_values, node, address, task_id, args, kwargs)
-                address, args, kwargs = with_references(address, args, kwargs)
+            if self._hooks is not None and _has_handles(args, kwargs):
+                return partial(self._send_values, node, address, task_id, args, kwargs)
             args, kwargs = self._prepared(node, args, kwargs)
         if not self._unseen:
             return partial(self._send_message, node, address, task_id, args, kwargs)
-        if self._hooks is not None:
-            args, kwargs = self._hand_over(node, address, task_id, args, kwargs)
-        try:
-            encoded = encode_unseen(self._broker, address, task_id, args, kwargs)
-        except Exception as error:  # whatever a value or a serializer raises
-            raise explained(self._broker, node, args, kwargs, error) from error
+        dumps = partial(encode_unseen, self._broker, address, task_id, converts=self._converts)
+        encoded = self._encoded(node, address, task_id, args, kwargs, dumps)
         if not self._never_waits:
             return partial(self._kick, encoded)
         try:
@@ -156,6 +161,33 @@ class Dispatcher:
             return None
         raise AssertionError(f"{type(self._broker).__name__}.kick has waited")
 
+    def _encoded(
+        self,
+        node: RunnableNode,
+        address: Address,
+        task_id: str,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        dumps: Callable[[list[Any], dict[str, Any]], BrokerMessage],
+    ) -> BrokerMessage:
+        """What the broker is given. ``dumps``: makes it of the call that stands in the message.
+
+        Raises ``SerializationError``.
+        """
+        if self._hooks is not None:
+            self._hand_over(node, address, task_id, args, kwargs)
+            return dumps([], {})
+        wire = self._wire
+        try:
+            if wire is None:
+                return dumps(args, kwargs)
+            if is_plain(args) and is_plain(kwargs):
+                with contextlib.suppress(Exception):  # of a serializer that is stricter than JSON
+                    return dumps(args, kwargs)
+            return dumps([], encode_call(wire, task_id, args, kwargs))
+        except Exception as error:  # whatever a value or a serializer raises
+            raise explained(self._broker, node, args, kwargs, error, wire) from error
+
     def _hand_over(
         self,
         node: RunnableNode,
@@ -163,14 +195,13 @@ class Dispatcher:
         task_id: str,
         args: list[Any],
         kwargs: dict[str, Any],
-    ) -> tuple[list[Any], dict[str, Any]]:
+    ) -> None:
         """Leave the values of a call to the task in this process. Its message has none."""
         execution = None if self._hooks is None else self._hooks.executions.get(task_id)
         if execution is not None:
             may_come_again = self._others_may_repeat or bool(task_info(node.task).parameters[1])
             take = self._take if may_come_again else None
             execution.call = Call(address.task_name, args, kwargs, take)
-        return [], {}
 
     def _taken(
         self, node: RunnableNode, args: list[Any], kwargs: dict[str, Any]
@@ -229,14 +260,13 @@ class Dispatcher:
         message = address.message(task_id, args, kwargs)
         for middleware in self._before:
             message = await maybe_awaitable(middleware.pre_send(message))
-        sent = message
-        if self._hooks is not None:
-            args, kwargs = self._hand_over(node, address, task_id, message.args, message.kwargs)
+
+        def dumps(args: list[Any], kwargs: dict[str, Any]) -> BrokerMessage:
             sent = message.model_copy(update={"args": args, "kwargs": kwargs})
-        try:
-            encoded = self._broker.formatter.dumps(sent)
-        except Exception as error:  # whatever a formatter or a serializer raises
-            raise explained(self._broker, node, message.args, message.kwargs, error) from error
+            return self._broker.formatter.dumps(sent)
+
+        own_args, own_kwargs = message.args, message.kwargs
+        encoded = self._encoded(node, address, task_id, own_args, own_kwargs, dumps)
         await self._kick(encoded)
         for middleware in self._after:
             try:
@@ -254,14 +284,26 @@ class Dispatcher:
                 f"node {node.task_name!r} is a plain callable, which the workers of "
                 f"{type(broker).__name__} cannot know; decorate it with @broker.task"
             )
-        if isinstance(broker, InMemoryBroker) and broker.find_task(task.task_name) is None:
+        if not isinstance(broker, InMemoryBroker):
+            return task
+        own = broker.find_task(task.task_name)
+        if own is None:
             raise ConfigurationError(
                 f"the task {task.task_name!r} of node {node.task_name!r} belongs to another "
-                "broker than the engine's; decorate it with that one, or give the engine this one"
+                "broker than the engine's; decorate it with that one, or give the engine this one, "
+                "or taskiq_flow.testing.in_memory(broker) in a test"
             )
-        if isinstance(broker, InMemoryBroker):
-            return embedded(broker, task, original_function(task))
-        return task
+        return embedded(broker, own, original_function(own))
+
+
+def _unchanged(
+    _: RunnableNode, args: list[Any], kwargs: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    return args, kwargs
+
+
+def _has_handles(args: list[Any], kwargs: dict[str, Any]) -> bool:
+    return any(isinstance(value, ResultHandle) for value in (*args, *kwargs.values()))
 
 
 def _never_waits(broker: AsyncBroker) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any, Protocol
@@ -16,9 +15,9 @@ from taskiq.labels import prepare_label
 from taskiq_flow.dataflow.binding import Binding
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.processes.in_process import begins_at_once
-from taskiq_flow.transport.notice import REFERENCES_LABEL
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.isolation import type_name
+from taskiq_flow.values.wire import Wire
 
 ALREADY_PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple})
 
@@ -108,12 +107,18 @@ def formats_as_usual(broker: AsyncBroker) -> bool:
 
 
 def encode_unseen(
-    broker: AsyncBroker, address: Address, task_id: str, args: list[Any], kwargs: dict[str, Any]
+    broker: AsyncBroker,
+    address: Address,
+    task_id: str,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    *,
+    converts: bool,
 ) -> BrokerMessage:
     """What taskiq's own formatter makes of a call's message, without making the message.
 
-    For calls whose message nobody looks at; it takes a tenth off what a node costs. Raises
-    whatever the serializer raises.
+    For calls whose message nobody looks at; it takes a tenth off what a node costs. ``converts``:
+    whether values may be in it that JSON does not have. Raises whatever the serializer raises.
     """
     content = {
         "task_id": task_id,
@@ -123,28 +128,29 @@ def encode_unseen(
         "args": args,
         "kwargs": kwargs,
     }
+    own = to_jsonable_python(content, inf_nan_mode="null") if converts else content
     return BrokerMessage(
         task_id=task_id,
         task_name=address.task_name,
-        message=broker.serializer.dumpb(to_jsonable_python(content, inf_nan_mode="null")),
+        message=broker.serializer.dumpb(own),
         labels=address.labels,
     )
 
 
-def with_references(
-    address: Address, args: list[Any], kwargs: dict[str, Any]
-) -> tuple[Address, list[Any], dict[str, Any]]:
-    """A call with references in the places of handles, and a label that says which these are.
-
-    The label does, as no value that a task returned may pass for a reference.
-    """
-    places: list[int | str] = [n for n, value in enumerate(args) if isinstance(value, ResultHandle)]
-    places += [name for name, value in kwargs.items() if isinstance(value, ResultHandle)]
-    return (
-        address.with_label(REFERENCES_LABEL, json.dumps(places)),
-        [_referring(value) for value in args],
-        {name: _referring(value) for name, value in kwargs.items()},
-    )
+def encode_call(
+    wire: Wire, task_id: str, args: list[Any], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The keyword arguments of an encoded call, with references in the places of handles."""
+    references: list[tuple[int | str, dict[str, Any]]] = []
+    places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    for place, value in places:
+        if isinstance(value, ResultHandle):
+            reference = {k: part for k, part in asdict(value.reference).items() if part}
+            references.append((place, reference))
+    if references:
+        args = [None if isinstance(value, ResultHandle) else value for value in args]
+        kwargs = {k: None if isinstance(v, ResultHandle) else v for k, v in kwargs.items()}
+    return wire.encode_call(task_id, args, kwargs, references)
 
 
 async def with_values(args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -152,12 +158,6 @@ async def with_values(args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any
     return [await _read(value) for value in args], {
         name: await _read(value) for name, value in kwargs.items()
     }
-
-
-def _referring(value: Any) -> Any:
-    if not isinstance(value, ResultHandle):
-        return value
-    return {name: part for name, part in asdict(value.reference).items() if part}
 
 
 async def _read(value: Any) -> Any:
@@ -170,8 +170,11 @@ def explained(
     args: list[Any],
     kwargs: dict[str, Any],
     error: Exception,
+    wire: Wire | None = None,
 ) -> SerializationError:
     """The error of a call that cannot be encoded: it names the first value that cannot alone."""
+    if wire is not None:
+        return _not_carried(wire, node, args, kwargs, error)
     alone = Address(task_name=node.task_name, labels={}, labels_types={})
     for key, value in passed(node.binding, args, kwargs):
         try:
@@ -183,6 +186,25 @@ def explained(
                 f"{type(broker.serializer).__name__} cannot carry it ({error}); have the task "
                 "that makes it return plain data (numbers, strings, lists, dicts, models), or "
                 "give the broker a formatter that can",
+                task_name=node.task_name,
+                key=key,
+                value_type=type(value),
+            )
+    return SerializationError(
+        f"the message of node {node.task_name!r} cannot be encoded: {error}",
+        task_name=node.task_name,
+    )
+
+
+def _not_carried(
+    wire: Wire, node: BoundNode, args: list[Any], kwargs: dict[str, Any], error: Exception
+) -> SerializationError:
+    for key, value in passed(node.binding, args, kwargs):
+        try:
+            encode_call(wire, "", [value], {})
+        except SerializationError as reason:  # this is the one
+            return SerializationError(
+                f"node {node.task_name!r} cannot be sent the value of {key!r}: {reason}",
                 task_name=node.task_name,
                 key=key,
                 value_type=type(value),

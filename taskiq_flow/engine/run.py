@@ -17,7 +17,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from taskiq import AsyncBroker, TaskiqResult
 
-from taskiq_flow.cache.results import PendingResult, ResultCache
+from taskiq_flow.cache.results import PendingResult, ValueCache
 from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.dataflow.ready_set import ReadySet
@@ -66,7 +66,7 @@ from taskiq_flow.events import (
     Source,
 )
 from taskiq_flow.journal.writer import LogWriter
-from taskiq_flow.values.isolation import NEVER_CHANGE, Sharing, Take, isolated, shared
+from taskiq_flow.values.isolation import NEVER_CHANGE, Take, isolated
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -92,7 +92,8 @@ def new_task_suffix() -> str:
 class RunSettings:
     """The options of an engine that all of its runs share.
 
-    ``reference_above``: bytes above which results are passed by reference.
+    ``reference_above``: bytes above which results are passed by reference. ``take``: makes of a
+    value what one of its takers in this process is given.
     """
 
     max_parallel: int | None = None
@@ -100,12 +101,7 @@ class RunSettings:
     listeners: Iterable[Listener] = ()
     run_timeout: float | None = None
     reference_above: int | None = None
-    values: Sharing = "isolated"
-
-    @property
-    def take(self) -> Take:
-        """Makes of a value what one of its takers is given."""
-        return shared if self.values == "shared" else isolated
+    take: Take = isolated
 
 
 class Run(Generic[N]):
@@ -121,7 +117,7 @@ class Run(Generic[N]):
         dispatcher: Dispatcher,
         *,
         log: LogWriter[tuple[N, Any]] | None = None,
-        cache: ResultCache | None = None,
+        cache: ValueCache | None = None,
     ) -> None:
         self.run_id = run_id
         self._spec = spec

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from taskiq import AsyncBroker
 
 from taskiq_flow.cache.key import cache_key
-from taskiq_flow.cache.results import Claim, ResultCache
+from taskiq_flow.cache.results import Claim, ValueCache
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.reading import pick_up
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode, Sending
@@ -22,6 +22,7 @@ from taskiq_flow.errors import NODE_ERRORS, NotCachedWarning, SerializationError
 from taskiq_flow.events import NodeRetried, NodeStarted
 from taskiq_flow.journal.records import SENT, record
 from taskiq_flow.journal.writer import LogWriter
+from taskiq_flow.middleware import wire_of
 from taskiq_flow.values.results import failed, fitting
 from taskiq_flow.values.size import read_off_loop
 
@@ -51,7 +52,7 @@ class Sender(Generic[N]):
         completions: Completions,
         listeners: Listeners,
         log: LogWriter[Any] | None,
-        cache: ResultCache | None,
+        cache: ValueCache | None,
         *,
         carry_out: Callable[[NodeRun[N], Verdict], RestOfStart | None],
         taken: Callable[[NodeRun[N]], None],
@@ -151,7 +152,9 @@ class Sender(Generic[N]):
         node_run.attempt -= 1  # it is the same attempt
         task_id = node_run.begin_attempt(self._run_id, node_run.earlier_suffix)
         backend, return_type = self._broker.result_backend, self._return_type(node_run)
-        result = await pick_up(backend, self._reference_above, task_id, return_type)
+        result = await pick_up(
+            backend, self._reference_above, task_id, return_type, wire_of(self._broker)
+        )
         if result is None:
             await self._go_on(node_run, node_run.on_unknown_outcome())
         else:
@@ -163,7 +166,7 @@ class Sender(Generic[N]):
         found = None if self._cache is None else await self._ask_cache(node_run, self._cache)
         await self._go_on(node_run, node_run.on_looked_up(found))
 
-    async def _ask_cache(self, node_run: NodeRun[N], cache: ResultCache) -> Any:
+    async def _ask_cache(self, node_run: NodeRun[N], cache: ValueCache) -> Any:
         node, options = node_run.node, node_run.options
         if node_run.cache_key is None:
             args, kwargs = node.arguments(node_run.inputs)

@@ -7,8 +7,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from taskiq.abc.serializer import TaskiqSerializer
-
 from taskiq_flow.dataflow.fingerprint import Fingerprints
 from taskiq_flow.errors import InputConflictError, JournalError, SerializationError
 from taskiq_flow.journal import errors
@@ -26,9 +24,8 @@ from taskiq_flow.journal.records import (
     Record,
     read_chunk,
     record,
-    serialize,
-    serializer_name,
 )
+from taskiq_flow.values.stored import StoredValues, is_written_by, serializer_name
 
 
 @dataclass(slots=True)
@@ -108,17 +105,17 @@ async def restore_run(journal: Journal, run_id: str) -> RestoredRun:
                     restored.apply(entry)
     if restored is None:
         raise errors.damaged(run_id, "it is empty")
-    name = serializer_name(journal.serializer)
-    if restored.header.serializer != name:
+    if not is_written_by(journal.serializer, restored.header.serializer):
         raise JournalError(
             f"the values of run {run_id!r} were written by {restored.header.serializer}, and this "
-            f"journal has {name}; give it the same serializer"
+            f"journal has {serializer_name(journal.serializer)}; give it the same serializer, or "
+            "the version of taskiq_flow that wrote it"
         )
     return restored
 
 
 def initial_records(
-    serializer: TaskiqSerializer,
+    values: StoredValues,
     nodes: Fingerprints,
     inputs: Mapping[str, Any],
     outputs: Sequence[str] | None,
@@ -128,20 +125,20 @@ def initial_records(
 
     Raises ``SerializationError`` for an input that cannot be serialized.
     """
-    header = Header(nodes, outputs, serializer_name(serializer))
-    given = [record(INPUT, k, 0, _serialize_input(serializer, k, v)) for k, v in inputs.items()]
+    header = Header(nodes, outputs, values.name)
+    given = [record(INPUT, k, 0, _written_input(values, k, v)) for k, v in inputs.items()]
     return [header.encoded(), *given, *(entry.encoded() for entry in results)]
 
 
-def _serialize_input(serializer: TaskiqSerializer, key: str, value: Any) -> bytes:
+def _written_input(values: StoredValues, key: str, value: Any) -> bytes:
     try:
-        return serialize(serializer, value)
+        return values.dumps(value)
     except Exception as error:  # whatever a value or a serializer raises
         kind = type(value)
         raise SerializationError(
             f"the run was given a {kind.__module__}.{kind.__qualname__} as {key!r}, which the "
-            f"journal's {type(serializer).__name__} cannot write ({error}); give it plain data, or "
-            "give the journal a serializer that can",
+            f"journal's {type(values.serializer).__name__} cannot write ({error}); give it plain "
+            "data, or give the journal a serializer that can",
             key=key,
             value_type=kind,
         ) from error
@@ -149,7 +146,7 @@ def _serialize_input(serializer: TaskiqSerializer, key: str, value: Any) -> byte
 
 def load_results(
     restored: RestoredRun,
-    serializer: TaskiqSerializer,
+    values: StoredValues,
     names: Collection[str],
     as_annotated: Callable[[str, Any], Any],
     handle: Callable[[str, str], Any],
@@ -168,7 +165,7 @@ def load_results(
             if entry.kind == REFERRED:
                 results[name] = handle(name, entry.data.decode())
             else:
-                results[name] = as_annotated(name, serializer.loadb(entry.data))
+                results[name] = as_annotated(name, values.loads(entry.data))
         except Exception as error:  # whatever a serializer raises
             raise JournalError(
                 f"the result of node {name!r} of run {restored.run_id!r} cannot be read: "
@@ -179,12 +176,12 @@ def load_results(
 
 def check_same_inputs(
     restored: RestoredRun,
-    serializer: TaskiqSerializer,
+    values: StoredValues,
     inputs: Mapping[str, Any],
     outputs: Sequence[str] | None,
 ) -> None:
     """Raise ``InputConflictError`` unless a run was begun with these inputs and outputs."""
-    given = {key: serialize(serializer, value) for key, value in inputs.items()}
+    given = {key: values.dumps(value) for key, value in inputs.items()}
     begun = restored.inputs
     other = [key for key in {**given, **begun} if given.get(key) != begun.get(key)]
     if (
@@ -200,10 +197,10 @@ def check_same_inputs(
         )
 
 
-def load_inputs(restored: RestoredRun, serializer: TaskiqSerializer) -> dict[str, Any]:
+def load_inputs(restored: RestoredRun, values: StoredValues) -> dict[str, Any]:
     """The run's inputs. Raises ``JournalError`` for one that cannot be read."""
     try:
-        return {key: serializer.loadb(data) for key, data in restored.inputs.items()}
+        return {key: values.loads(data) for key, data in restored.inputs.items()}
     except Exception as error:  # whatever a serializer raises
         raise JournalError(
             f"the inputs of run {restored.run_id!r} cannot be read: {error!r}"

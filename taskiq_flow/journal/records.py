@@ -7,10 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
-
-from pydantic_core import to_jsonable_python
-from taskiq.abc.serializer import TaskiqSerializer
+from typing import Self
 
 from taskiq_flow.errors import JournalError
 from taskiq_flow.journal import errors
@@ -75,7 +72,11 @@ def records(data: bytes) -> Iterator[Record]:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A log's first record. ``nodes``: fingerprints by node; ``outputs``: the requested keys."""
+    """A log's first record.
+
+    ``nodes``: fingerprints by node; ``outputs``: the requested keys; ``serializer``: how the values
+    are written, ``StoredValues.name``.
+    """
 
     nodes: Mapping[str, str]
     outputs: Sequence[str] | None
@@ -113,19 +114,3 @@ def read_chunk(run_id: str, data: bytes) -> list[Record]:
         return list(records(data))
     except (ValueError, struct.error) as error:
         raise errors.damaged(run_id, error) from error
-
-
-def serializer_name(serializer: TaskiqSerializer) -> str:
-    """The serializer's name in a header."""
-    return f"{type(serializer).__module__}.{type(serializer).__qualname__}"
-
-
-def serialize(serializer: TaskiqSerializer, value: Any) -> bytes:
-    """Serialize a value; if the serializer refuses it, convert it to JSON types first.
-
-    Raises what the serializer raises for the converted value.
-    """
-    try:
-        return serializer.dumpb(value)
-    except Exception:  # whatever a serializer raises
-        return serializer.dumpb(to_jsonable_python(value))

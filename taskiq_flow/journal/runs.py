@@ -12,13 +12,15 @@ from taskiq_flow.journal.history import RestoredRun, initial_records
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.records import Record
 from taskiq_flow.journal.writer import LogWriter
+from taskiq_flow.values.stored import StoredValues
 
 
 class JournaledRuns:
     """The journal of an engine, if it has one, for the runs of the engine's graph."""
 
-    def __init__(self, journal: Journal | None, dag: DAG) -> None:
+    def __init__(self, journal: Journal | None, dag: DAG, values: StoredValues) -> None:
         self._journal = journal
+        self._values = values
         self._dag = dag
         self._fingerprinted: tuple[Plan, Fingerprints] | None = None
 
@@ -38,14 +40,19 @@ class JournaledRuns:
         inputs: Mapping[str, Any],
         outputs: Sequence[str] | None,
         results: Iterable[Record] = (),
+        values: StoredValues | None = None,
     ) -> LogWriter[Any] | None:
-        """The log of a new run; ``None`` without a journal. ``results``: taken from another run."""
+        """The log of a new run; ``None`` without a journal.
+
+        ``results``: taken from another run, whose ``values`` are written in this way.
+        """
         journal = self._journal
         if journal is None:
             return None
         nodes = self._fingerprints()
-        records = initial_records(journal.serializer, nodes, inputs, outputs, results)
-        return LogWriter(journal, run_id, records)
+        values = self._values if values is None else values
+        records = initial_records(values, nodes, inputs, outputs, results)
+        return LogWriter(journal, run_id, values, records)
 
     def adapt_to_graph(self, restored: RestoredRun, *, allow_changed: bool) -> list[bytes]:
         """Continue a restored run with the engine's graph. Returns the records that log a change.

@@ -19,9 +19,9 @@ from taskiq_flow.journal.records import (
     SESSION,
     chunk,
     record,
-    serialize,
 )
 from taskiq_flow.values.handle import ResultHandle
+from taskiq_flow.values.stored import StoredValues
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -41,14 +41,20 @@ class LogWriter(Generic[T]):
     """Appends a run's records to its log, and delivers each pair once it is durable.
 
     Records gather while the previous batch is written, so the run never waits for the journal.
-    ``initial``: the records that a new log begins with; ``None`` for a log that exists.
+    ``values``: how values are written. ``initial``: the records that a new log begins with;
+    ``None`` for a log that exists.
     """
 
     def __init__(
-        self, journal: Journal, run_id: str, initial: Sequence[bytes] | None = None
+        self,
+        journal: Journal,
+        run_id: str,
+        values: StoredValues,
+        initial: Sequence[bytes] | None = None,
     ) -> None:
         self._journal = journal
         self._run_id = run_id
+        self.values = values
         self._lease = Lease(new_owner())
         self._has_lease = False
         self._is_new = initial is not None
@@ -142,7 +148,7 @@ class LogWriter(Generic[T]):
         if isinstance(value, ResultHandle):
             return record(REFERRED, name, attempt, value.reference.task_id.encode())
         try:
-            return record(COMPLETED, name, attempt, serialize(self._journal.serializer, value))
+            return record(COMPLETED, name, attempt, self.values.dumps(value))
         except Exception as error:  # whatever a value or a serializer raises
             kind = type(value)
             raise SerializationError(

@@ -19,9 +19,6 @@ from typing import Self
 LABEL = "taskiq_flow"
 """The label of every task that an engine with a ``FlowMiddleware`` sends."""
 
-REFERENCES_LABEL = "taskiq_flow_references"
-"""The label that says which arguments are references: places and names, as a JSON list."""
-
 BEGIN_LABEL = "taskiq_flow_begin"
 """The label of tasks whose worker reports when it begins them."""
 

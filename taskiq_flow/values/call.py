@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Self
 
 from taskiq_flow.values.fitting import Signature
 from taskiq_flow.values.isolation import NEVER_CHANGE, Take, refuse_once_only
@@ -47,6 +47,9 @@ class Call:
         """The same call, for a further execution of the task."""
         return Call(self._task_name, self._args, self._kwargs, self._take)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Call, (self._task_name, self._args, self._kwargs, self._take)
+
     def is_of(self, task_name: str) -> bool:
         """Whether this is the call of that task, and has not been taken.
 
@@ -64,11 +67,27 @@ class Call:
         }
 
 
+class Delivered(dict[str, Any]):
+    """The call of a message that has arrived, in the place of what stood for it in the message.
+
+    As a dictionary it is that very content, so that a message which is sent again stays as it was.
+    """
+
+    call: Call
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], call: Call) -> Self:
+        """What stands for a call in its message, and the call."""
+        delivered = cls(content)
+        delivered.call = call
+        return delivered
+
+
 present: ContextVar[Call | None] = ContextVar("present", default=None)
 """The call that the current asyncio task executes, also in the thread of its function."""
 
 
-class Execution:
+class Calling:
     """How one task's function is executed: with arguments and a result that fit its annotations.
 
     ``signature``: ``None`` where values are not converted. ``gives_items``: whether it is a
@@ -102,46 +121,46 @@ class Execution:
 
 
 def taking_calls(
-    function: Callable[..., Any], task_name: str, execution: Execution
+    function: Callable[..., Any], task_name: str, calling: Calling
 ) -> Callable[..., Any]:
     """Wrap a task's function so that it takes the present call, if that is its own."""
     if inspect.isasyncgenfunction(function):
-        return _wrapper(_call_for_items(function, task_name, execution), function)
+        return wrapping(_call_for_items(function, task_name, calling), function)
     if inspect.iscoroutinefunction(function):
 
         async def call_async(*args: Any, **kwargs: Any) -> Any:
             call = present.get()
             if call is None or not call.is_of(task_name):
                 return await function(*args, **kwargs)
-            own_args, own_kwargs = execution.arguments(call)
-            return execution.result(await function(*own_args, **kwargs, **own_kwargs))
+            own_args, own_kwargs = calling.arguments(call)
+            return calling.result(await function(*own_args, **kwargs, **own_kwargs))
 
-        return _wrapper(call_async, function)
+        return wrapping(call_async, function)
 
     def call_sync(*args: Any, **kwargs: Any) -> Any:
         call = present.get()
         if call is None or not call.is_of(task_name):
             return function(*args, **kwargs)
-        own_args, own_kwargs = execution.arguments(call)
+        own_args, own_kwargs = calling.arguments(call)
         try:
             value = function(*own_args, **kwargs, **own_kwargs)
             if inspect.isawaitable(value):
-                return execution.awaited(value)
-            return execution.result(value)
+                return calling.awaited(value)
+            return calling.result(value)
         except StopIteration as error:  # no asyncio future can carry it: the task would never end
             raise RuntimeError("the task raised StopIteration") from error
 
-    return _wrapper(call_sync, function)
+    return wrapping(call_sync, function)
 
 
 def _call_for_items(
-    function: Callable[..., Any], task_name: str, execution: Execution
+    function: Callable[..., Any], task_name: str, calling: Calling
 ) -> Callable[..., Any]:
     async def call_for_items(*args: Any, **kwargs: Any) -> Any:
         call = present.get()
         if call is None or not call.is_of(task_name):
             return function(*args, **kwargs)
-        own_args, own_kwargs = execution.arguments(call)
+        own_args, own_kwargs = calling.arguments(call)
         return [item async for item in function(*own_args, **kwargs, **own_kwargs)]
 
     return call_for_items
@@ -150,10 +169,12 @@ def _call_for_items(
 _WRAPS = "taskiq_flow_wraps"
 
 
-def _wrapper(call: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+def wrapping(call: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Note that ``call`` wraps a task's own function."""
     functools.update_wrapper(call, function)
     setattr(call, _WRAPS, function)
-    return call
+    wrapper: Callable[..., Any] = call
+    return wrapper
 
 
 def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:

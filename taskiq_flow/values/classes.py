@@ -47,8 +47,9 @@ class Classes:
     """The classes that may be restored. Exceptions may be restored wherever they are defined."""
 
     def __init__(self, classes: Iterable[type] = ()) -> None:
-        self._known = {(cls.__module__, cls.__qualname__): cls for cls in classes}
+        self._known: dict[tuple[str, str], type] = {}
         self._is_open = False
+        self.add(classes)
 
     @classmethod
     def imported(cls) -> Self:
@@ -56,6 +57,10 @@ class Classes:
         classes = cls()
         classes._is_open = True
         return classes
+
+    def add(self, classes: Iterable[type]) -> None:
+        """Let these classes be restored too."""
+        self._known.update({(cls.__module__, cls.__qualname__): cls for cls in classes})
 
     def find(self, module: str, qualname: str, kind: str) -> type:
         """The class of this module, name and kind. Raises ``SerializationError``."""

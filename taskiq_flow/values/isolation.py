@@ -25,8 +25,9 @@ from pydantic import BaseModel
 
 from taskiq_flow.errors import SerializationError
 
-Sharing = Literal["isolated", "shared"]
-"""``"isolated"``: each taker of a value has its own. ``"shared"``: all have the same object."""
+Sharing = Literal["isolated", "shared", "encoded"]
+"""``"isolated"``: each taker of a value has its own. ``"shared"``: all have the same object.
+``"encoded"``: each taker is given what the codec makes of it, as if it were elsewhere."""
 
 NEVER_CHANGE = frozenset(
     {

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from pydantic_core import to_jsonable_python
 from taskiq import AsyncResultBackend, TaskiqResult
 
 from taskiq_flow.errors import ResultUnavailableError, SerializationError
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.notice import ALWAYS
 from taskiq_flow.values.handle import Reference, ResultHandle
-from taskiq_flow.values.results import parsed
+from taskiq_flow.values.results import restored
 from taskiq_flow.values.size import read_off_loop
+from taskiq_flow.values.wire import Wire, is_strict
 
 SMALL_INPUT = 65536
 """Bytes up to which an input of a run travels by value where all results go by reference."""
@@ -52,27 +53,27 @@ async def store_large_inputs(
     limit: int,
     run_id: str,
     is_outage: IsOutage,
-    plain: Callable[[Any], Any],
+    wire: Wire,
 ) -> dict[str, Any]:
     """Handles of those inputs of a run that are above the limit, which are stored.
 
-    They are stored as they would stand in a message, under ids that no task has. ``plain``: what a
-    value becomes in a message before it is JSON. Raises
-    ``SerializationError`` for an input that the result backend cannot store, and the client's error
-    if the server is away for too long.
+    They are stored as results are, under ids that no task has. Raises ``SerializationError`` for an
+    input that the result backend cannot store, and the client's error if the server is away for too
+    long.
     """
+    encode = partial(wire.encode_result, strict=is_strict(backend))
     found: dict[str, Any] = {}
     for key, value in inputs.items():
         if isinstance(value, ResultHandle):
             continue
+        task_id = f"{run_id}:input.{secrets.token_hex(8)}"
+        own: TaskiqResult[Any] = TaskiqResult(is_err=False, return_value=value, execution_time=0.0)
         try:
-            content = to_jsonable_python(plain(value), inf_nan_mode="null")
-        except Exception:  # noqa: S112 - it is sent by value, and whoever encodes it says so
-            continue
-        result = TaskiqResult(is_err=False, return_value=content, execution_time=0.0)
+            result = await read_off_loop(value, encode, task_id, own)
+        except SerializationError:
+            continue  # it is sent by value, and whoever encodes it says so
         if not await refers(result, SMALL_INPUT if limit == ALWAYS else limit):
             continue
-        task_id = f"{run_id}:input.{secrets.token_hex(8)}"
         try:
             await retry_through_outage(
                 lambda: backend.set_result(task_id, result),  # noqa: B023 - it ends before the next
@@ -86,23 +87,25 @@ async def store_large_inputs(
                 f"input {key!r}, a {type(value).__qualname__}, is passed by reference, and "
                 f"{type(backend).__name__} cannot store it: {text_of(error)}"
             ) from error
-        found[key] = handle_of(backend, task_id, None)
+        found[key] = handle_of(backend, task_id, None, wire)
     return found
 
 
-async def read_result(backend: AsyncResultBackend[Any], task_id: str, return_type: Any) -> Any:
+async def read_result(
+    backend: AsyncResultBackend[Any], task_id: str, return_type: Any, wire: Wire | None
+) -> Any:
     """The value that a task returned and that is in the result backend.
 
     Raises ``ResultUnavailableError`` if it is not, what the task has raised if it was executed once
     more and failed, and whatever the backend raises.
     """
-    result = await stored_result(backend, task_id, return_type)
+    result = await stored_result(backend, task_id, return_type, wire)
     result.raise_for_error()
     return result.return_value
 
 
 async def stored_result(
-    backend: AsyncResultBackend[Any], task_id: str, return_type: Any
+    backend: AsyncResultBackend[Any], task_id: str, return_type: Any, wire: Wire | None
 ) -> TaskiqResult[Any]:
     """As ``read_result``, without raising what the task has raised."""
     if not await backend.is_result_ready(task_id):
@@ -110,9 +113,13 @@ async def stored_result(
             f"the result of task {task_id!r}, which was passed by reference, is not in the result "
             "backend: it has expired or was deleted; keep results for longer than they are needed"
         )
-    return parsed(await backend.get_result(task_id), return_type)
+    result = await backend.get_result(task_id)
+    return await read_off_loop(result.return_value, restored, task_id, result, return_type, wire)
 
 
-def handle_of(backend: AsyncResultBackend[Any], task_id: str, return_type: Any) -> ResultHandle:
+def handle_of(
+    backend: AsyncResultBackend[Any], task_id: str, return_type: Any, wire: Wire | None
+) -> ResultHandle:
     """The handle of a result in the result backend."""
-    return ResultHandle(Reference(task_id), lambda: read_result(backend, task_id, return_type))
+    read = partial(read_result, backend, task_id, return_type, wire)
+    return ResultHandle(Reference(task_id), read)

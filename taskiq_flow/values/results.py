@@ -6,7 +6,10 @@ import logging
 from typing import Any
 
 from taskiq import TaskiqResult
-from taskiq.compat import parse_obj_as
+
+from taskiq_flow.errors import SerializationError
+from taskiq_flow.values.fitting import Fit
+from taskiq_flow.values.wire import Wire, is_encoded_result
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -16,20 +19,37 @@ def failed(error: BaseException) -> TaskiqResult[Any]:
     return TaskiqResult(is_err=True, return_value=None, execution_time=0.0, error=error)
 
 
-def parsed(result: TaskiqResult[Any], return_type: Any) -> TaskiqResult[Any]:
-    """The same result, its value converted as the task's annotation says."""
-    if not result.is_err:
+def restored(
+    task_id: str, result: TaskiqResult[Any], return_type: Any, wire: Wire | None
+) -> TaskiqResult[Any]:
+    """A stored result with its value as the task returned it.
+
+    A value that was not encoded is converted to the task's return annotation, if it does not fit.
+    ``wire``: decodes values; ``None`` where the broker has no ``FlowMiddleware``. The result is a
+    failure if its value cannot be decoded.
+    """
+    if result.is_err:
+        return result
+    if not is_encoded_result(result):
         result.return_value = as_annotated(result.return_value, return_type)
-    return result
+        return result
+    if wire is None:
+        text = f"the result of task {task_id!r} was encoded by a worker with a FlowMiddleware"
+        return failed(SerializationError(f"{text}; add one to the broker here too"))
+    try:
+        return wire.decode_result(task_id, result)
+    except SerializationError as error:
+        return failed(error)
 
 
 def fitting(value: Any, return_type: Any) -> Any:
-    """A value converted to a return type, as taskiq does it. Raises what pydantic raises."""
-    return value if return_type is None else parse_obj_as(return_type, value)
+    """A value that fits a return type, converted if need be. Raises what pydantic raises."""
+    fit = Fit.of(return_type)
+    return value if fit is None or return_type is None else fit.convert(value)
 
 
 def as_annotated(value: Any, return_type: Any) -> Any:
-    """A value converted to a return type, as taskiq does it; unchanged if that is impossible."""
+    """A value that fits a return type; unchanged if it does not and cannot be converted."""
     try:
         return fitting(value, return_type)
     except Exception as error:  # of the wrong form, or of a type that pydantic does not know

@@ -7,7 +7,6 @@ from the task's own function is an ordinary result, so the wrapper around it ref
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import os
 from collections.abc import Callable
@@ -17,7 +16,10 @@ from typing import Any
 
 from taskiq import NoResultError, TaskiqMessage
 
-from taskiq_flow.transport.notice import BEGIN_LABEL, KEEP_LABEL, REFERENCES_LABEL, ReplyTo
+from taskiq_flow.dataflow.calling import calling_of
+from taskiq_flow.transport.notice import BEGIN_LABEL, KEEP_LABEL, ReplyTo
+from taskiq_flow.values.call import Calling, Delivered, wrapping
+from taskiq_flow.values.wire import VALUES
 
 REFUSAL = "taskiq_flow_refusal"
 """The keyword argument with the ``Refusal`` of a task that is not to run.
@@ -55,8 +57,7 @@ class Execution:
     def __init__(self, message: TaskiqMessage, reply_to: ReplyTo) -> None:
         self.task_id = message.task_id
         self.reply_to = reply_to
-        self.args, self.kwargs = message.args, message.kwargs  # as sent, with references
-        self.references = message.labels.get(REFERENCES_LABEL)  # which of these are references
+        self.args, self.kwargs = list(message.args), dict(message.kwargs)  # as sent
         self.requeues = message.labels.get(REQUEUE_COUNT)
         self.tells_begin = BEGIN_LABEL in message.labels
         self._outlives_engine = KEEP_LABEL in message.labels
@@ -132,25 +133,48 @@ current: ContextVar[Execution | None] = ContextVar("current", default=None)
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a task's function so that the task can be refused and revoked. Never wraps twice."""
-    if isinstance(function, _Guarded) or hasattr(function, _IS_GUARDED):
+    """Wrap a task's function: it can be refused and revoked, and is given what was sent.
+
+    Never wraps twice.
+    """
+    if hasattr(function, _IS_GUARDED):
         return function
+    calling = calling_of(function)
+    if inspect.isasyncgenfunction(function):
+        return _guarded_async(function, _listed(function), calling)
     if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            _refuse(kwargs)
-            execution = current.get()
-            if execution is None:
-                return await function(*args, **kwargs)
-            return await execution.run(function, *args, **kwargs)
-
-        setattr(call, _IS_GUARDED, True)
-        return call
-    return _Guarded(function)
+        return _guarded_async(function, function, calling)
+    return _Guarded(function, calling)
 
 
 _IS_GUARDED = "taskiq_flow_is_guarded"
+
+
+def _listed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The coroutine function that gives the list of an async generator function's items."""
+
+    async def listed(*args: Any, **kwargs: Any) -> list[Any]:
+        return [item async for item in function(*args, **kwargs)]
+
+    return listed
+
+
+def _guarded_async(
+    function: Callable[..., Any], called: Callable[..., Any], calling: Calling
+) -> Callable[..., Any]:
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        _refuse(kwargs)
+        execution, delivered = current.get(), kwargs.pop(VALUES, None)
+        if execution is None:
+            return await called(*args, **kwargs)
+        if not isinstance(delivered, Delivered):  # not sent by an engine
+            return await execution.run(called, *args, **kwargs)
+        own_args, own_kwargs = calling.arguments(delivered.call)
+        value = await execution.run(called, *own_args, **{**kwargs, **own_kwargs})
+        return calling.result(value)
+
+    setattr(call, _IS_GUARDED, True)
+    return wrapping(call, function)
 
 
 class _Guarded:
@@ -159,20 +183,32 @@ class _Guarded:
     is_pickled = False
     """Whether it was sent to another process, where its beginning cannot be seen from here."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        functools.update_wrapper(self, function)
+    def __init__(self, function: Callable[..., Any], calling: Calling) -> None:
+        wrapping(self, function)
+        setattr(self, _IS_GUARDED, True)
+        self._calling: Calling | None = calling
 
     def __getstate__(self) -> dict[str, Any]:
         self.is_pickled = True
-        return vars(self)
+        return {**vars(self), "_calling": None}  # its checks are functions, made anew over there
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         _refuse(kwargs)
-        execution = current.get()
+        execution, delivered = current.get(), kwargs.pop(VALUES, None)
         if execution is not None:
             execution.enter()
         function: Callable[..., Any] = vars(self)["__wrapped__"]
-        return function(*args, **kwargs)
+        if not isinstance(delivered, Delivered):
+            return function(*args, **kwargs)
+        if self._calling is None:
+            self._calling = calling_of(function)
+        calling = self._calling
+        own_args, own_kwargs = calling.arguments(delivered.call)
+        try:
+            value = function(*own_args, **{**kwargs, **own_kwargs})
+        except StopIteration as error:  # no future can carry it: the task would never end
+            raise RuntimeError("the task raised StopIteration") from error
+        return calling.awaited(value) if inspect.isawaitable(value) else calling.result(value)
 
 
 def _nothing() -> None: ...

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import logging
 import math
 from collections import defaultdict
@@ -21,7 +20,6 @@ from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries, Delivery
 from taskiq_flow.transport.notice import (
     LABEL,
-    REFERENCES_LABEL,
     Kind,
     Notice,
     ReplyTo,
@@ -29,10 +27,12 @@ from taskiq_flow.transport.notice import (
 )
 from taskiq_flow.transport.protocol import REVOCATION_LIFE, Notifier
 from taskiq_flow.transport.systems import fullness_of
+from taskiq_flow.values.call import Call, Delivered
 from taskiq_flow.values.handle import Reference
 from taskiq_flow.values.references import is_referred_to, stored_result
 from taskiq_flow.values.results import failed
 from taskiq_flow.values.size import read_off_loop
+from taskiq_flow.values.wire import VALUES, Wire, is_encoded_result, is_strict
 from taskiq_flow.worker import absence
 from taskiq_flow.worker.absence import AbsentEngines
 from taskiq_flow.worker.execution import (
@@ -80,8 +80,9 @@ class Worker:
     ``is_outage``: whether an error of the broker, the result backend or the notifier says that its
     server cannot serve now. The worker waits for the end of an outage, however long it takes.
     ``deliveries``: the messages that this worker holds, if its broker shows them.
-    ``inline_limit``: bytes up to which a result travels with its notice. ``max_deliveries``: how
-    often a message is delivered before its task counts as lost. ``prefix``: of channels.
+    ``wire``: encodes and decodes values. ``inline_limit``: bytes up to which a result travels with
+    its notice. ``max_deliveries``: how often a message is delivered before its task counts as lost.
+    ``prefix``: of channels.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Worker:
         inline_limit: int,
         max_deliveries: int,
         prefix: str,
+        wire: Wire,
     ) -> None:
         self._broker = broker
         self._notifier = notifier
@@ -107,6 +109,7 @@ class Worker:
         # Those executing and not acknowledged whose tasks no engine has sent.
         self._of_no_engine: set[asyncio.Task[Any]] = set()
         self._revoked: dict[str, float] = {}  # loop time of each revocation, oldest first
+        self._wire = wire
         self._absent = AbsentEngines(self._drop_tasks_of)
         self._is_closed = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -172,12 +175,13 @@ class Worker:
         delivery = self._deliveries.redelivery_of(execution.task_id)
         if delivery is not None and (refusal := await self._refusal_of(execution, delivery)):
             return _refused(message, refusal)
-        if REFERENCES_LABEL not in message.labels:
-            return message
         try:
-            return await self._resolved(message)
-        except Exception as error:  # whatever the result backend raises fails the task
+            call = await self._call_of(message)
+        except Exception as error:  # of a value, or of the result backend
             return _refused(message, error)
+        # In place, as ``Context.requeue`` sends this very message.
+        message.kwargs[VALUES] = Delivered.of(message.kwargs.get(VALUES) or {}, call)
+        return message
 
     async def _refusal_of(self, execution: Execution, delivery: Delivery) -> Exception | None:
         """Why a task is not executed whose message was delivered before. ``None`` if it is."""
@@ -221,8 +225,6 @@ class Worker:
         if execution is not None and execution.task_id == message.task_id:
             execution.is_superseded = True
             message.args, message.kwargs = execution.args, execution.kwargs
-            if execution.references is not None:
-                message.labels[REFERENCES_LABEL] = execution.references
             await self._publish(execution, Notice(Kind.AGAIN, execution.task_id))
         return message
 
@@ -323,24 +325,32 @@ class Worker:
         task.original_func = function = guarded(task.original_func)
         return function
 
-    async def _resolved(self, message: TaskiqMessage) -> TaskiqMessage:
-        """The message with references replaced by their values. Each result is read once."""
-        places = json.loads(message.labels[REFERENCES_LABEL])
-        args, kwargs = list(message.args), dict(message.kwargs)
-        held = [(args if isinstance(place, int) else kwargs, place) for place in places]
-        references = [Reference(**container[place]) for container, place in held]
-        task_ids = list({reference.task_id for reference in references})
+    async def _call_of(self, message: TaskiqMessage) -> Call:
+        """The arguments of a task's call. Each result that is referred to is read once.
+
+        Raises ``SerializationError``, or what the result backend raises.
+        """
+        wire, task_id, sent = self._wire, message.task_id, message.kwargs
+        if not wire.is_encoded(sent):
+            sent = {name: value for name, value in sent.items() if name != VALUES}
+            return Call(message.task_name, list(message.args), sent)
+        places = [(place, Reference(**given)) for place, given in wire.references_of(sent)]
+        args, kwargs = await read_off_loop(sent, wire.decode_call, task_id, sent)
+        task_ids = list({reference.task_id for _, reference in places})
         results = await asyncio.gather(*map(self._read, task_ids))
         values = dict(zip(task_ids, results, strict=True))
-        for (container, place), reference in zip(held, references, strict=True):
-            container[place] = reference.of(values[reference.task_id])
-        # ``Context.requeue`` sends this message, which has no references any more.
-        labels = {k: v for k, v in message.labels.items() if k != REFERENCES_LABEL}
-        return message.model_copy(update={"args": args, "kwargs": kwargs, "labels": labels})
+        for place, reference in places:
+            value = reference.of(values[reference.task_id])
+            if isinstance(place, int):
+                args[place] = value
+            else:
+                kwargs[place] = value
+        return Call(message.task_name, args, kwargs)
 
     async def _read(self, task_id: str) -> Any:
         result = await self._through_outage(
-            lambda: stored_result(self._backend, task_id, None), "results cannot be read yet"
+            lambda: stored_result(self._backend, task_id, None, self._wire),
+            "results cannot be read yet",
         )
         result.raise_for_error()  # which may look like an outage, and is none
         return result.return_value
@@ -350,6 +360,7 @@ class Worker:
     async def _report(self, execution: Execution, result: TaskiqResult[Any]) -> None:
         """Save a result and tell the engine. If saving fails, report an error that says why."""
         task_id = execution.task_id
+        result = await self._encoded(execution, result)
         try:
             await self._through_outage(
                 lambda: self._when_there_is_room(lambda: self._save_and_tell(execution, result)),
@@ -368,6 +379,18 @@ class Worker:
                 )
             body = instead.model_dump_json().encode()
             await self._publish(execution, Notice(Kind.RESULT, task_id, body))
+
+    async def _encoded(self, execution: Execution, result: TaskiqResult[Any]) -> TaskiqResult[Any]:
+        """A result as it is stored. One whose value cannot be carried is a failure."""
+        encode = partial(self._wire.encode_result, strict=is_strict(self._backend))
+        value = result.return_value
+        try:
+            return await read_off_loop(value, encode, execution.task_id, result)
+        except SerializationError as error:
+            name = execution.node_name
+            return failed(
+                SerializationError(f"the result of node {name!r} is not carried: {error}")
+            )
 
     async def _save_and_tell(self, execution: Execution, result: TaskiqResult[Any]) -> None:
         reply_to = execution.reply_to
@@ -392,7 +415,8 @@ class Worker:
             return Notice(Kind.REFERENCE, task_id)
         if self._inlines and (size is None or size <= self._inline_limit):
             try:
-                body = result.model_dump_json(exclude=_NOT_PUBLISHED).encode()
+                hidden = {"log"} if is_encoded_result(result) else _NOT_PUBLISHED
+                body = result.model_dump_json(exclude=hidden).encode()
             except ValueError:  # e.g. a lone surrogate, which the backend may be able to store
                 return Notice(Kind.SAVED, task_id)
             if len(body) <= self._inline_limit:

@@ -306,7 +306,7 @@ def decorated(function: Callable[..., Any]) -> AsyncTaskiqDecoratedTask[..., Any
         (decorated(asynchronous), ["a", "b"]),
         (lambda x, y=1: [x, y], ["x", "y"]),
         (functools.partial(defaults, 1), ["b", "c"]),
-        (functools.partial(defaults, c=1), ["a", "b", "c"]),
+        (functools.partial(defaults, c=1), ["a", "b"]),
         (Model, ["a", "b"]),
         (Model(1), ["x", "y"]),
         (Model(1).method, ["x", "y"]),

@@ -109,4 +109,5 @@ def test_both_ways_give_the_same_bytes_or_the_same_error(
         return ([], {"value": value}) if by_name else ([value], {})
 
     by_taskiq = outcome(lambda: broker.formatter.dumps(address.message("id", *call())))
-    assert outcome(lambda: encode_unseen(broker, address, "id", *call())) == by_taskiq
+    own = outcome(lambda: encode_unseen(broker, address, "id", *call(), converts=True))
+    assert own == by_taskiq

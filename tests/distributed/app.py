@@ -30,6 +30,7 @@ from taskiq import (
 from taskiq_flow import FlowMiddleware
 from taskiq_flow.worker import absence, worker
 from taskiq_flow.worker.absence import ENGINE_PATIENCE
+from tests.values import kinds
 
 KINDS = ("in-memory", "redis-streams", "redis-lists", "nats", "rabbitmq")
 
@@ -357,11 +358,23 @@ async def measure(blob: str, number: int = 0) -> int:
     return len(blob)
 
 
+async def anything(value: Any) -> Any:
+    return value
+
+
+async def fitted(model: kinds.Model, number: int) -> kinds.Point:
+    return kinds.Point(model.when, number)
+
+
+KNOWN = [value for value in vars(kinds).values() if isinstance(value, type)]
+globals().update({kind.__name__: kind for kind in KNOWN if kind.__module__ == kinds.__name__})
+# As an import of each would: what the module of a task has in it may be restored.
+
 TASKS: list[Any] = [
     *(load, cut, joined, fail, behind, empty, point, shifted, double, total, echo, set_of),
     *(unstorable, nap, hold, noted, held, noted_in_thread, refuses_result, fails_at_first),
     *(fails_once, succeeds_at_first, passes_on_requeued, deadly),
-    *(requeues_once, breaks_middleware, blob, two_blobs, measure),
+    *(requeues_once, breaks_middleware, blob, two_blobs, measure, anything, fitted),
 ]
 
 NAMES = {function: function.__name__ for function in TASKS}  # which taskiq changes

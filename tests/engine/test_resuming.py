@@ -275,7 +275,7 @@ async def test_several_outputs_are_kept_apart() -> None:
     await ExecutionEngine(InMemoryBroker(), dag, journal=journal).execute(run_id="r")
     engine = ExecutionEngine(InMemoryBroker(), grown.build(), journal=journal)
     pairs = await all_of(engine.resume("r", allow_changed=True))
-    assert pairs == [("two", [1, 2]), ("sum", 3)]
+    assert pairs == [("two", (1, 2)), ("sum", 3)]
 
 
 async def test_references_are_kept_only_where_they_outlive_the_process() -> None:

@@ -1,0 +1,33 @@
+"""How a task's function is called: what its annotations and its kind ask for."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from taskiq_flow.dataflow.binding import signature_of
+from taskiq_flow.dataflow.node import default_name
+from taskiq_flow.values.call import Calling
+from taskiq_flow.values.fitting import Signature
+
+
+def calling_of(function: Callable[..., Any], *, converts: bool = True) -> Calling:
+    """How a function is called. ``converts``: whether values are made to fit its annotations."""
+    called = called_function(function)
+    gives_items = inspect.isgeneratorfunction(called)
+    if not converts:
+        return Calling(None, gives_items=gives_items)
+    is_generator = gives_items or inspect.isasyncgenfunction(called)
+    signature = Signature(
+        default_name(function), signature_of(function), returns_items=is_generator
+    )
+    return Calling(signature, gives_items=gives_items)
+
+
+def called_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that is executed when a callable is called."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__

@@ -1,0 +1,84 @@
+"""Values in journals and caches: encoded by the codec, then serialized."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+from taskiq.abc.serializer import TaskiqSerializer
+from taskiq.serializers import CBORSerializer, JSONSerializer, MSGPackSerializer, ORJSONSerializer
+
+from taskiq_flow.values.classes import Classes
+from taskiq_flow.values.codec import VERSION, ValueCodec
+from taskiq_flow.values.plain import is_plain
+
+_OF_PLAIN_DATA = (JSONSerializer, ORJSONSerializer, MSGPackSerializer, CBORSerializer)
+"""Serializers of plain data. Others, as one that pickles, are given the values themselves."""
+
+_ENCODED = f"+values{VERSION}"
+
+
+class StoredValues:
+    """How the values of one store are written and read.
+
+    ``classes``: those that may be restored. ``encodes``: whether the codec is used; a log of an
+    earlier version is read and continued without it.
+    """
+
+    def __init__(
+        self,
+        serializer: TaskiqSerializer,
+        classes: Classes,
+        codec: ValueCodec | None = None,
+        *,
+        encodes: bool = True,
+    ) -> None:
+        self.serializer = serializer
+        self._classes = classes
+        self._codec = ValueCodec() if codec is None else codec
+        self.encodes = encodes and type(serializer) in _OF_PLAIN_DATA
+
+    def like(self, name: str) -> StoredValues:
+        """The same for a log that has the ``name`` in its header."""
+        encodes = name.endswith(_ENCODED)
+        if encodes == self.encodes:
+            return self
+        return StoredValues(self.serializer, self._classes, self._codec, encodes=encodes)
+
+    @property
+    def name(self) -> str:
+        """The name for a log's header: the serializer's, and the codec's version."""
+        return serializer_name(self.serializer) + (_ENCODED if self.encodes else "")
+
+    def encode(self, value: Any) -> Any:
+        """A value as its serializer is given it. Raises ``SerializationError``."""
+        if not self.encodes or (type(self.serializer) is JSONSerializer and is_plain(value)):
+            return value
+        return self._codec.encode(value, strict=True)
+
+    def decode(self, content: Any) -> Any:
+        """A value as it was encoded. Raises ``SerializationError``."""
+        return self._codec.decode(content, self._classes) if self.encodes else content
+
+    def dumps(self, value: Any) -> bytes:
+        """The bytes of a value. Raises ``SerializationError``, or what the serializer raises."""
+        if self.encodes:
+            return self.serializer.dumpb(self.encode(value))
+        try:
+            return self.serializer.dumpb(value)
+        except Exception:  # whatever a serializer raises
+            return self.serializer.dumpb(to_jsonable_python(value))
+
+    def loads(self, data: bytes) -> Any:
+        """The value of bytes. Raises ``SerializationError``, or what the serializer raises."""
+        return self.decode(self.serializer.loadb(data))
+
+
+def serializer_name(serializer: TaskiqSerializer) -> str:
+    """The name of a serializer in the header of a log."""
+    return f"{type(serializer).__module__}.{type(serializer).__qualname__}"
+
+
+def is_written_by(serializer: TaskiqSerializer, name: str) -> bool:
+    """Whether a log with the ``name`` in its header is read with this serializer."""
+    return name.removesuffix(_ENCODED) == serializer_name(serializer)

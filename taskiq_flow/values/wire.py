@@ -1,0 +1,145 @@
+"""Values in messages and in results: encoded where JSON does not carry them, and marked as such.
+
+Only what is marked is decoded. A call that is encoded has one keyword argument, ``VALUES``, which
+the signature of no task has, so that taskiq's own parsing leaves it alone. A result that is encoded
+has a label of that name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from taskiq import TaskiqResult
+from taskiq.serializers import JSONSerializer, PickleSerializer
+
+from taskiq_flow.errors import SerializationError
+from taskiq_flow.values.classes import Classes
+from taskiq_flow.values.codec import ValueCodec
+from taskiq_flow.values.plain import is_plain
+
+VALUES = "taskiq_flow_values"
+"""The keyword argument of an encoded call, and the label of an encoded result."""
+
+_VALUE, _REFERENCES, _SEAL = "value", "references", "seal"
+
+_SEAL_BYTES = 16
+
+
+class Wire:
+    """How the processes of one broker encode values for each other.
+
+    ``classes``: those that may be restored. ``secret``: seals what is encoded, so that nothing else
+    is decoded here (keyed BLAKE2; RFC 7693).
+    """
+
+    def __init__(self, codec: ValueCodec, classes: Classes, secret: bytes | None = None) -> None:
+        self.codec = codec
+        self._classes = classes
+        self._secret = secret
+
+    # Calls
+
+    def encode_call(
+        self,
+        task_id: str,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        references: Sequence[tuple[int | str, Mapping[str, Any]]],
+    ) -> dict[str, Any]:
+        """The keyword arguments of an encoded call.
+
+        ``references``: places of arguments, and what is to be read for them; the arguments that
+        stand there are not looked at. Raises ``SerializationError``.
+        """
+        payload: dict[str, Any] = {_VALUE: self.codec.encode([args, kwargs], strict=True)}
+        if references:
+            payload[_REFERENCES] = [[place, dict(reference)] for place, reference in references]
+        return {VALUES: self._sealed(task_id, payload)}
+
+    def is_encoded(self, kwargs: Mapping[str, Any]) -> bool:
+        """Whether these are the keyword arguments of an encoded call."""
+        return bool(kwargs.get(VALUES))
+
+    def references_of(self, kwargs: Mapping[str, Any]) -> list[tuple[int | str, dict[str, Any]]]:
+        """The references in an encoded call, with their places."""
+        return [(place, reference) for place, reference in kwargs[VALUES].get(_REFERENCES, ())]
+
+    def decode_call(
+        self, task_id: str, kwargs: Mapping[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of an encoded call. Raises ``SerializationError``."""
+        payload = kwargs[VALUES]
+        self._check(task_id, payload)
+        match self.codec.decode(payload[_VALUE], self._classes):
+            case [list(own_args), dict(own_kwargs)]:
+                return own_args, own_kwargs
+        raise SerializationError("the message of this task does not hold the arguments of a call")
+
+    # Results
+
+    def encode_result(
+        self, task_id: str, result: TaskiqResult[Any], *, strict: bool
+    ) -> TaskiqResult[Any]:
+        """The result as it is stored: itself if its value needs no encoding.
+
+        ``strict``: whether the serializer may refuse what JSON carries. Raises
+        ``SerializationError``.
+        """
+        value = result.return_value
+        if result.is_err or (not strict and is_plain(value)):
+            return result
+        encoded = self.codec.encode(value, strict=True)
+        if encoded is value:
+            return result
+        payload = self._sealed(task_id, {_VALUE: encoded})
+        return result.model_copy(update={"return_value": payload, "labels": {VALUES: "1"}})
+
+    def decode_result(self, task_id: str, result: TaskiqResult[Any]) -> TaskiqResult[Any]:
+        """The result with its own value. Raises ``SerializationError``."""
+        if not is_encoded_result(result):
+            return result
+        payload = result.return_value
+        self._check(task_id, payload)
+        value = self.codec.decode(payload[_VALUE], self._classes)
+        return result.model_copy(update={"return_value": value, "labels": {}})
+
+    # Seals
+
+    def _sealed(self, task_id: str, payload: dict[str, Any]) -> dict[str, Any]:
+        if self._secret is not None:
+            payload[_SEAL] = self._seal(self._secret, task_id, payload)
+        return payload
+
+    def _check(self, task_id: str, payload: Any) -> None:
+        if not isinstance(payload, dict) or _VALUE not in payload:
+            raise SerializationError(f"the encoded values of task {task_id!r} are damaged")
+        if self._secret is None:
+            return
+        seal = payload.get(_SEAL)
+        expected = self._seal(self._secret, task_id, payload)
+        if not isinstance(seal, str) or not hmac.compare_digest(seal.encode(), expected.encode()):
+            raise SerializationError(
+                f"the values of task {task_id!r} are not sealed with this process's secret; give "
+                "the FlowMiddleware of engines and workers the same secret="
+            )
+
+    def _seal(self, secret: bytes, task_id: str, payload: Mapping[str, Any]) -> str:
+        content = {key: part for key, part in payload.items() if key != _SEAL}
+        text = json.dumps([task_id, content], sort_keys=True, separators=(",", ":"))
+        key = hashlib.blake2b(secret, digest_size=32).digest()
+        return hashlib.blake2b(text.encode(), key=key, digest_size=_SEAL_BYTES).hexdigest()
+
+
+def is_encoded_result(result: TaskiqResult[Any]) -> bool:
+    """Whether a worker has encoded the value of a result."""
+    return not result.is_err and VALUES in (result.labels or {})
+
+
+def is_strict(backend: object) -> bool:
+    """Whether the serializer of a result backend may refuse what JSON carries."""
+    serializer = getattr(backend, "serializer", None)
+    return not isinstance(serializer, (JSONSerializer, PickleSerializer, type(None)))

@@ -1,0 +1,92 @@
+"""Values of many types go to workers elsewhere and come back as they left."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from taskiq import AsyncBroker
+
+from taskiq_flow import (
+    DAG,
+    AnnotationError,
+    DAGBuilder,
+    ExecutionEngine,
+    MapReduce,
+    MemoryJournal,
+    NodeFailedError,
+    SerializationError,
+)
+from taskiq_flow.values.codec import ValueCodec
+from tests.distributed import app
+from tests.distributed.app import task
+from tests.values.kinds import KINDS, Point
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def text(value: Any) -> str:
+    """What differs for values that differ in anything, their types included."""
+    return json.dumps(ValueCodec().encode((value,)), sort_keys=True)
+
+
+def assert_arrived(results: dict[str, Any]) -> None:
+    """The results by the names of kinds are the values of these kinds."""
+    assert {n: v for n, v in results.items() if text(v) != text(KINDS[n])} == {}
+    assert results.keys() == KINDS.keys()
+
+
+def graph(broker: AsyncBroker) -> DAG:
+    """For each kind, two tasks that return what they are given, one behind the other."""
+    builder = DAGBuilder()
+    for kind in KINDS:
+        for key, name in ((f"{kind} given", f"{kind} once"), (f"{kind} once", kind)):
+            builder.node(task(broker, app.anything), name=name, inputs={"value": key})
+    return builder.build()
+
+
+GIVEN = {f"{kind} given": value for kind, value in KINDS.items()}
+
+
+async def test_every_kind_as_input_argument_and_result(remote: AsyncBroker) -> None:
+    results = await ExecutionEngine(remote, graph(remote)).execute(GIVEN)
+    assert_arrived({kind: results[kind] for kind in KINDS})
+    assert_arrived({kind: results[f"{kind} once"] for kind in KINDS})
+
+
+async def test_every_kind_by_reference(remote: AsyncBroker) -> None:
+    engine = ExecutionEngine(remote, graph(remote), pass_by="reference")
+    results = await engine.execute(GIVEN)
+    assert_arrived({kind: await results[kind].get() for kind in KINDS})
+
+
+async def test_every_kind_as_element_of_a_map(remote: AsyncBroker) -> None:
+    mapped = await MapReduce.map(remote, task(remote, app.anything), list(KINDS.values()))
+    values = (await mapped.wait_result()).return_value
+    assert_arrived(dict(zip(KINDS, values, strict=True)))
+
+
+async def test_every_kind_resumed(remote: AsyncBroker) -> None:
+    engine = ExecutionEngine(remote, graph(remote), journal=MemoryJournal())
+    await engine.execute(GIVEN, run_id="kinds")
+    results = {name: value async for name, value in engine.resume("kinds")}
+    assert_arrived({kind: results[kind] for kind in KINDS})
+
+
+async def test_what_cannot_be_carried_is_named(remote: AsyncBroker) -> None:
+    dag = DAGBuilder().node(task(remote, app.anything), name="n").build()
+    with pytest.raises(NodeFailedError, match=r"'n' cannot be sent the value of 'value'") as caught:
+        await ExecutionEngine(remote, dag).execute({"value": [object()]})
+    cause = caught.value.__cause__
+    assert isinstance(cause, SerializationError)
+    assert (cause.key, cause.task_name) == ("value", "n")
+
+
+async def test_what_does_not_fit_is_converted_or_fails_the_node(remote: AsyncBroker) -> None:
+    engine = ExecutionEngine(remote, DAGBuilder().node(task(remote, app.fitted)).build())
+    results = await engine.execute({"model": {"when": 1}, "number": "3"})
+    assert results == {"fitted": Point(1, 3)}
+    with pytest.raises(NodeFailedError, match="parameter 'number' of fitted takes int") as caught:
+        await engine.execute({"model": {"when": 1}, "number": "three"})
+    assert isinstance(caught.value.__cause__, AnnotationError)
