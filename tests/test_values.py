@@ -32,6 +32,7 @@ from taskiq_flow import (
     ExecutionEngine,
     MapReduce,
     NodeFailedError,
+    ResultHandle,
     Retry,
     SerializationError,
 )
@@ -464,6 +465,20 @@ async def test_a_cached_result_that_would_change_on_its_way_is_not_cached(
     engine = ExecutionEngine(broker, DAGBuilder().node(pair, cache=Cache()).build())
     results = [(await engine.execute({"n": 1}))["pair"] for _ in range(2)]
     assert results == [(1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("value", "is_referred_to"),
+    [([1] * 1000, True), (bytes(2000), True), (Client(), False), ((1,), False), (math.nan, False)],
+)
+async def test_what_is_above_the_limit_is_a_handle_whatever_its_type(
+    broker: InMemoryBroker, value: Any, is_referred_to: bool
+) -> None:
+    dag = DAGBuilder().node(lambda: value, name="make").node(lambda make: make, name="take").build()
+    results = await ExecutionEngine(broker, dag, pass_by=1000).execute()
+    for result in results.values():
+        assert isinstance(result, ResultHandle) is is_referred_to
+        assert same(await result.get() if is_referred_to else result, value)
 
 
 async def test_many_tasks_at_once_get_each_their_own_values(broker: InMemoryBroker) -> None:

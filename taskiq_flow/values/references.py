@@ -13,6 +13,7 @@ from taskiq import AsyncResultBackend, TaskiqResult
 from taskiq_flow.errors import ResultUnavailableError, SerializationError
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.notice import ALWAYS
+from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.handle import Reference, ResultHandle
 from taskiq_flow.values.results import restored
 from taskiq_flow.values.size import read_off_loop
@@ -25,8 +26,8 @@ SMALL_INPUT = 65536
 def is_referred_to(result: TaskiqResult[Any], limit: int | None, size: int | None = None) -> bool:
     """Whether a result is passed by reference under a limit on the size of values, in bytes.
 
-    ``size``: that of the result as it is stored, where it is known. A result without a JSON form
-    has no size and is passed by value.
+    ``size``: that of the result as it is stored, where it is known. A result that the codec cannot
+    carry has no size and is passed by value.
     """
     if limit is None or result.is_err:
         return False
@@ -35,8 +36,12 @@ def is_referred_to(result: TaskiqResult[Any], limit: int | None, size: int | Non
     if size is None:
         try:
             size = len(json.dumps(result.model_dump(mode="json")))
-        except Exception:  # it has no JSON form, and whoever encodes it says so
-            return False
+        except Exception:  # it has no JSON form, as an array has none
+            try:
+                frame = ValueCodec().encode_frame(result.return_value)
+            except SerializationError:  # whoever encodes it says so
+                return False
+            size = sum(memoryview(part).nbytes for part in frame)
     return size > limit
 
 
