@@ -10,12 +10,12 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
 from inspect import Parameter
 from typing import Any, TypeAlias, cast
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from taskiq_flow.errors import AnnotationError
@@ -27,6 +27,9 @@ Check: TypeAlias = Callable[[Any], bool]
 _ANYTHING = (Any, object, Parameter.empty)
 
 _OF_JSON = (bool, int, float, str, type(None))
+
+_WITH_ITEMS = ("builtins", "collections", "collections.abc")
+"""Modules whose generic classes have their items' types as arguments."""
 
 
 class Fit:
@@ -54,10 +57,21 @@ class Fit:
             return value
         if self._adapter is None:
             try:
-                self._adapter = TypeAdapter(self.annotation)
+                self._adapter = _adapter_of(self.annotation)
             except (PydanticSchemaGenerationError, PydanticUserError):
                 raise TypeError(f"it is no {name_of(self.annotation)}") from None
-        return self._adapter.validate_python(value)
+        made = self._adapter.validate_python(value)
+        return value if self._meets_constraints(value, made) else made
+
+    def _meets_constraints(self, value: Any, made: Any) -> bool:
+        """Whether only constraints were to be checked, and the value meets them as it is."""
+        if typing.get_origin(self.annotation) is not typing.Annotated:
+            return False
+        check = check_of(typing.get_args(self.annotation)[0])
+        try:
+            return (check is None or check(value)) and bool(made == value)
+        except Exception:  # arrays, and whatever a value's own code raises
+            return False
 
 
 class Signature:
@@ -65,25 +79,26 @@ class Signature:
 
     def __init__(self, name: str, signature: inspect.Signature, *, returns_items: bool) -> None:
         self._name = name
-        self._parameters: dict[str, Fit] = {}
-        self._positional: list[str] = []
+        self._parameters: dict[str, Fit | None] = {}  # by the names that can be passed
+        self._positional: list[tuple[str, Fit | None]] = []
         self._var_args: tuple[str, Fit] | None = None
         self._var_kwargs: Fit | None = None
         for parameter in signature.parameters.values():
-            if parameter.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD):
-                self._positional.append(parameter.name)
-            if (fit := Fit.of(parameter.annotation)) is None:
-                continue
-            if parameter.kind is Parameter.VAR_POSITIONAL:
-                self._var_args = parameter.name, fit
-            elif parameter.kind is Parameter.VAR_KEYWORD:
+            name, kind, fit = parameter.name, parameter.kind, Fit.of(parameter.annotation)
+            if kind is Parameter.VAR_POSITIONAL:
+                self._var_args = None if fit is None else (name, fit)
+            elif kind is Parameter.VAR_KEYWORD:
                 self._var_kwargs = fit
             else:
-                self._parameters[parameter.name] = fit
+                if kind is not Parameter.KEYWORD_ONLY:
+                    self._positional.append((name, fit))
+                if kind is not Parameter.POSITIONAL_ONLY:
+                    self._parameters[name] = fit
         # What a generator function is annotated with is the generator, not the list of its items.
-        returns = signature.return_annotation
-        self._result = None if returns_items else Fit.of(None if returns is None else returns)
-        self.checks_arguments = bool(self._parameters or self._var_args or self._var_kwargs)
+        returns = _awaited(signature.return_annotation)
+        self._result = None if returns_items else Fit.of(returns)
+        single = [*self._parameters.values(), *(fit for _, fit in self._positional)]
+        self.checks_arguments = any((*single, self._var_args, self._var_kwargs))
 
     def arguments(
         self, args: list[Any], kwargs: dict[str, Any]
@@ -94,26 +109,22 @@ class Signature:
         """
         by_position = [self._argument(*self._at(place), value) for place, value in enumerate(args)]
         by_name = {
-            name: self._argument(name, self._parameters.get(name, self._of_rest(name)), value)
+            name: self._argument(name, self._parameters.get(name, self._var_kwargs), value)
             for name, value in kwargs.items()
         }
         return by_position, by_name
 
     def _at(self, place: int) -> tuple[str, Fit | None]:
         if place < len(self._positional):
-            name = self._positional[place]
-            return name, self._parameters.get(name)
+            return self._positional[place]
         return ("", None) if self._var_args is None else self._var_args
 
-    def _of_rest(self, name: str) -> Fit | None:
-        return None if name in self._positional else self._var_kwargs
-
     def _argument(self, parameter: str, fit: Fit | None, value: Any) -> Any:
-        if fit is None or fit.fits(value):
+        if fit is None:
             return value
         try:
             return fit.convert(value)
-        except Exception as error:  # whatever pydantic or a model's own code raises
+        except Exception as error:  # whatever pydantic or a class's own code raises
             raise AnnotationError(
                 f"parameter {parameter!r} of {self._name} takes {name_of(fit.annotation)}, and was "
                 f"given {_shown(value)}: {_first_line(error)}",
@@ -127,16 +138,33 @@ class Signature:
         Raises ``AnnotationError`` if it cannot be converted.
         """
         fit = self._result
-        if fit is None or fit.fits(value):
+        if fit is None:
             return value
         try:
             return fit.convert(value)
-        except Exception as error:  # whatever pydantic or a model's own code raises
+        except Exception as error:  # whatever pydantic or a class's own code raises
             raise AnnotationError(
                 f"{self._name} is annotated to return {name_of(fit.annotation)}, and returned "
                 f"{_shown(value)}: {_first_line(error)}",
                 value_type=type(value),
             ) from error
+
+
+def _adapter_of(annotation: Any) -> TypeAdapter[Any]:
+    """Converts into an annotation. Classes that pydantic does not know are checked by instance."""
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:  # models, dataclasses and typed dictionaries have their own
+        return TypeAdapter(annotation)
+
+
+def _awaited(returns: Any) -> Any:
+    """The annotation of a result, of which a function may return the awaitable."""
+    args = typing.get_args(returns)
+    origin = typing.get_origin(returns) or returns
+    if isinstance(origin, type) and issubclass(origin, Awaitable):
+        return args[-1] if args else Any
+    return returns
 
 
 def check_of(annotation: Any) -> Check | None:  # noqa: C901, PLR0911 - one line per form
@@ -161,6 +189,8 @@ def check_of(annotation: Any) -> Check | None:  # noqa: C901, PLR0911 - one line
         return lambda value: any(value == arg and type(value) is type(arg) for arg in args)
     if origin in (typing.ClassVar, typing.Final, typing.Required, typing.NotRequired):
         return check_of(args[0])
+    if annotation is typing.Tuple:  # noqa: UP006 - not the empty tuple, which has no arguments too
+        return _check_of_class(tuple)
     if isinstance(origin, type):
         return _check_of_generic(origin, args)
     if isinstance(annotation, type):
@@ -171,7 +201,8 @@ def check_of(annotation: Any) -> Check | None:  # noqa: C901, PLR0911 - one line
 def _check_of_class(kind: type) -> Check | None:  # noqa: PLR0911 - one for each form
     if kind is object or issubclass(kind, ONCE_ONLY):
         return None
-    if typing.is_typeddict(kind):
+    if issubclass(kind, dict) and hasattr(kind, "__required_keys__"):
+        # Not ``typing.is_typeddict``: that does not know those of typing_extensions.
         return lambda value: isinstance(value, dict)
     if getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False):
         return None
@@ -187,14 +218,19 @@ def _check_of_class(kind: type) -> Check | None:  # noqa: PLR0911 - one for each
 def _is_number(value: Any, kinds: tuple[type, ...], of_numpy: str) -> bool:
     if isinstance(value, kinds):
         return True
-    return type(value).__module__ == "numpy" and any(
-        base.__name__ in {of_numpy, "integer"} for base in type(value).__mro__
+    kind = type(value)
+    return (
+        kind.__module__ == "numpy"
+        and kind.__name__ != "timedelta64"  # which numpy derives from its integers
+        and any(base.__name__ in {of_numpy, "integer"} for base in kind.__mro__)
     )
 
 
 def _check_of_generic(origin: type, args: tuple[Any, ...]) -> Check | None:
     if issubclass(origin, ONCE_ONLY):
         return None
+    if origin.__module__ not in _WITH_ITEMS:  # what its arguments mean is its own affair
+        return _check_of_class(origin)
     if issubclass(origin, tuple):
         is_of_any_length = args[1:] == (...,)
         return _check_of_items(origin, args[0]) if is_of_any_length else _of_places(origin, args)
@@ -202,7 +238,7 @@ def _check_of_generic(origin: type, args: tuple[Any, ...]) -> Check | None:
         return _check_of_mapping(origin, _check_of_item(args[0]), _check_of_item(args[1]))
     if issubclass(origin, Iterable) and len(args) == 1:
         return _check_of_items(origin, args[0])
-    return lambda value: isinstance(value, origin)
+    return _check_of_class(origin)
 
 
 def _check_of_mapping(
@@ -230,6 +266,8 @@ def _check_of_items(origin: type, item: Any) -> Check:
 
 
 def _of_places(origin: type, args: tuple[Any, ...]) -> Check:
+    if any(typing.get_origin(arg) is typing.Unpack or _is_starred(arg) for arg in args):
+        return lambda value: isinstance(value, origin)
     checks = [check_of(arg) for arg in args]
 
     def fits_places(value: Any) -> bool:
@@ -243,6 +281,11 @@ def _of_places(origin: type, args: tuple[Any, ...]) -> Check:
         )
 
     return fits_places
+
+
+def _is_starred(annotation: Any) -> bool:
+    """Whether an annotation is written with a star, as ``*tuple[str, ...]``."""
+    return bool(getattr(annotation, "__unpacked__", False))
 
 
 def _check_of_item(annotation: Any) -> Check | None:

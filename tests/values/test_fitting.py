@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import dataclasses
 import datetime as dt
 import inspect
 import pathlib
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Generic, Literal, NewType, Protocol, TypedDict, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    NewType,
+    Protocol,
+    TypedDict,
+    TypeVar,
+)
 
 import pytest
-from pydantic import BaseModel, Field
+import typing_extensions
+from pydantic import BaseModel, Field, StringConstraints
 
 from taskiq_flow import AnnotationError
 from taskiq_flow.values.fitting import Fit, Signature
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 UserId = NewType("UserId", int)
 
 
@@ -50,6 +63,35 @@ class Client:
     pass
 
 
+class LaterRow(typing_extensions.TypedDict):
+    a: int
+
+
+class GenericRow(TypedDict, Generic[T]):
+    a: T
+
+
+class Gives(Protocol[T_co]):
+    def give(self) -> T_co: ...
+
+
+class Index(dict[str, list[T]]):
+    pass
+
+
+class Place(NamedTuple):
+    x: int
+    y: int
+
+
+class NamedBox(NamedTuple, Generic[T]):
+    item: T
+    label: str
+
+
+CLIENT = Client()
+
+
 def values_of(signature: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     own = inspect.signature(signature, eval_str=True)
     return Signature("work", own, returns_items=False).arguments(list(args), kwargs)
@@ -67,6 +109,14 @@ FITS: list[tuple[Any, Any]] = [
     *((UserId, 3), (Annotated[int, "a remark"], 3), (type[Point], NamedPoint), (Client, Client())),
     *((Reads, 3), (Box[int], Box()), (T, 3), (Callable[[int], int], len), ("Unknown", 3)),
     *((Iterator[int], [1]), (typing.Optional[Point], None), (typing.List[Pair], [Pair(1)])),  # noqa: UP006, UP045
+    *((LaterRow, {"a": 1}), (list[LaterRow], [{"a": 1}]), (GenericRow[int], {"a": 1})),
+    *(
+        (Gives[int], Client()),
+        (Index[Client], Index(a=[Client()])),
+        (NamedBox[int], NamedBox(1, "a")),
+    ),
+    *((typing.Tuple, Place(1, 2)), (tuple[int, *tuple[Point, ...]], (1, Point(x=1)))),  # noqa: UP006
+    *((Annotated[float, Field(ge=0)], 3), (Annotated[list[Client], Field(min_length=1)], [CLIENT])),
 ]
 
 
@@ -86,6 +136,9 @@ CONVERTED: list[tuple[Any, Any, Any]] = [
     *((Point | None, {"x": 1}, Point(x=1)), (tuple[int, Point], [1, {"x": 1}], (1, Point(x=1)))),
     *((list[int], (1, 2), [1, 2]), (set[int], [1, 1], {1}), (UserId, "3", 3)),
     (Annotated[int, Field(gt=0)], "3", 3),
+    (Annotated[str, StringConstraints(strip_whitespace=True)], " a", "a"),
+    *((Client | Point, {"x": 1}, Point(x=1)), (list[Client], (CLIENT,), [CLIENT])),
+    (tuple[Client, Point], (CLIENT, {"x": 1}), (CLIENT, Point(x=1))),
 ]
 
 
@@ -125,6 +178,53 @@ def test_each_kind_of_parameter_is_treated_alike() -> None:
     args, kwargs = values_of(work, x, x, x, x, c=x, d=x)
     assert args == [Point(x=1)] * 4
     assert kwargs == {"c": Point(x=1), "d": Point(x=1)}
+
+
+def test_a_parameter_without_an_annotation_is_not_taken_for_one_of_the_others() -> None:
+    def work(*, plain, **others: Point) -> None: ...  # type: ignore[no-untyped-def]
+
+    assert values_of(work, plain=3, other={"x": 1}) == ([], {"plain": 3, "other": Point(x=1)})
+
+
+def test_a_parameter_by_position_only_and_a_further_one_may_have_the_same_name() -> None:
+    def work(a: int, /, **others: Point) -> None: ...
+
+    assert values_of(work, 3, a={"x": 1}) == ([3], {"a": Point(x=1)})
+
+
+class Refuses(type):
+    def __instancecheck__(cls, _: object) -> bool:
+        raise ZeroDivisionError("cannot tell")
+
+
+class Undecided(metaclass=Refuses):
+    pass
+
+
+def test_an_error_of_a_classs_own_check_names_the_parameter() -> None:
+    def work(given: Undecided) -> None: ...
+
+    with pytest.raises(AnnotationError, match=r"parameter 'given' of work .* cannot tell"):
+        values_of(work, given=3)
+
+
+@pytest.mark.parametrize(
+    "annotation", [Awaitable[int], asyncio.Future[int], Coroutine[Any, Any, int]]
+)
+def test_a_function_may_be_annotated_with_the_awaitable_that_it_returns(annotation: Any) -> None:
+    own = inspect.Signature(return_annotation=annotation)
+    signature = Signature("work", own, returns_items=False)
+    assert signature.result("3") == 3
+    with pytest.raises(AnnotationError, match="work is annotated to return int"):
+        signature.result("three")
+
+
+def test_a_duration_of_numpy_is_no_number() -> None:
+    numpy = pytest.importorskip("numpy")
+    fit = Fit.of(int)
+    assert fit is not None
+    assert fit.fits(numpy.int8(3))
+    assert not fit.fits(numpy.timedelta64(3, "s"))
 
 
 def test_an_error_says_what_is_wrong_within_the_value() -> None:
