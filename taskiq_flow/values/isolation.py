@@ -10,13 +10,16 @@ from __future__ import annotations
 import copy
 import sys
 from array import array
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import is_dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
+from io import BytesIO, StringIO
 from itertools import chain
+from types import MemberDescriptorType, SimpleNamespace
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -72,10 +75,13 @@ def isolated(value: Any) -> Any:
 
 def refuse_once_only(value: Any) -> None:
     """Raise ``SerializationError`` for an iterator or a coroutine."""
-    if isinstance(value, ONCE_ONLY):
+    if isinstance(value, ONCE_ONLY) and type(value) not in _COPY:
+        remedy = "make a list of it, as in 'return list(...)', or await it"
+        if hasattr(value, "read"):
+            remedy = "pass on its content, as in 'return file.read()', or its path"
         raise SerializationError(
             f"a {type_name(value)} can be read once only, and nobody after its first reader would "
-            "find anything in it; make a list of it, as in 'return list(...)', or await it",
+            f"find anything in it; {remedy}",
             value_type=type(value),
         )
 
@@ -152,49 +158,59 @@ def _shallow(value: Any, _: dict[int, Any]) -> Any:
     return copy.copy(value)
 
 
-def _subclass(value: Any, copies: dict[int, Any]) -> Any:
-    """A container of a class of the user's, with the attributes that it has beside its items."""
+def _object(value: Any, copies: dict[int, Any], slots: tuple[str, ...]) -> Any:
+    """An object of a class of plain data, or a container of the user's, with its attributes.
+
+    Its class is not called. Items and attributes are read where they are stored, as its own code
+    may make new ones each time. What cannot be copied is no plain data.
+    """
     try:
         made = copy.copy(value)
-    except Exception:  # whatever its own code raises: it is no plain data
+    except Exception:  # whatever its own code raises
+        return value
+    if made is value or type(made) is not type(value):
         return value
     copies[id(value)] = made
-    if isinstance(value, dict):
-        for key, part in value.items():
-            dict.__setitem__(made, key, _copied(part, copies))
-    elif isinstance(value, list):
-        list.__setitem__(made, slice(None), [_copied(part, copies) for part in value])
-    for name, part in getattr(value, "__dict__", {}).items():
-        object.__setattr__(made, name, _copied(part, copies))
-    return made
-
-
-def _object(value: Any, copies: dict[int, Any]) -> Any:
-    """An object of a dataclass, an attrs class or a model, copied without calling its class."""
-    copies[id(value)] = made = copy.copy(value)
     has_changed = False
-    for name in _attributes(value):
+    for name, part in getattr(value, "__dict__", {}).items():
+        if (own := _copied(part, copies)) is not part:
+            made.__dict__[name] = own
+            has_changed = True
+    for name in slots:
         part = getattr(value, name, None)
         if (own := _copied(part, copies)) is not part:
             object.__setattr__(made, name, own)
             has_changed = True
+    _copy_items(value, made, copies)
     if not has_changed and _is_frozen(value):
         copies[id(value)] = value
         return value
     return made
 
 
-_MODEL = ("__pydantic_extra__", "__pydantic_private__")
+def _copy_items(value: Any, made: Any, copies: dict[int, Any]) -> None:
+    if isinstance(value, dict):
+        for key, part in dict.items(value):
+            dict.__setitem__(made, key, _copied(part, copies))
+    elif isinstance(value, list):
+        parts = [_copied(part, copies) for part in list.__iter__(value)]
+        list.__setitem__(made, slice(None), parts)
+    elif isinstance(value, deque):
+        for place, part in enumerate(deque.__iter__(value)):
+            deque.__setitem__(made, place, _copied(part, copies))
 
 
-def _attributes(value: Any) -> list[str]:
-    names = dict.fromkeys(getattr(value, "__dict__", ()))
-    for kind in type(value).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        names |= dict.fromkeys((slots,) if isinstance(slots, str) else slots)
-    if isinstance(value, BaseModel):
-        return [*value.__dict__, *_MODEL]
-    return [name for name in names if name not in {"__weakref__", "__dict__"}]
+def _slots_of(kind: type) -> tuple[str, ...]:
+    """The names of a class's slots, as they are stored: a private one has its class's name."""
+    return tuple(
+        name
+        for base in kind.__mro__
+        for name, part in vars(base).items()
+        if isinstance(part, MemberDescriptorType) and name not in _COPIED_ALREADY
+    )
+
+
+_COPIED_ALREADY = ("__dict__", "__pydantic_fields_set__")
 
 
 def _is_frozen(value: Any) -> bool:
@@ -205,12 +221,28 @@ def _is_frozen(value: Any) -> bool:
     return parameters is not None and parameters.frozen
 
 
-def _read_only(value: Any, _: dict[int, Any]) -> Any:
+def _read_only(value: Any, copies: dict[int, Any]) -> Any:
     if not value.flags.writeable:
         return value
+    if value.dtype.hasobject:
+        return _of_objects(value, copies)
     view = value.view()
+    if hasattr(view, "unshare_mask"):
+        view.unshare_mask()  # of a masked array: setting it writes to no item
     view.flags.writeable = False
     return view
+
+
+def _of_objects(value: Any, copies: dict[int, Any]) -> Any:
+    """An array of Python objects, each of which may be changed through any view of it."""
+    if value.dtype.names is not None:
+        return copy.deepcopy(value)
+    made = value.copy(order="C")
+    items = made.view(sys.modules["numpy"].ndarray).reshape(-1)
+    for place, part in enumerate(items.tolist()):
+        items[place] = _copied(part, copies)
+    made.flags.writeable = False
+    return made
 
 
 def _lazy_table(value: Any, _: dict[int, Any]) -> Any:
@@ -220,6 +252,10 @@ def _lazy_table(value: Any, _: dict[int, Any]) -> Any:
         pandas.options.mode.copy_on_write is True
     )
     return value.copy(deep=not copies_on_write)
+
+
+def _own_array(value: Any, _: dict[int, Any]) -> Any:
+    return value.copy()  # pandas' own arrays, such as Categorical
 
 
 def _clone(value: Any, _: dict[int, Any]) -> Any:
@@ -238,6 +274,8 @@ _COPY: dict[type, Copy] = {
     frozenset: _itself,
     bytearray: _shallow,
     array: _shallow,
+    BytesIO: _shallow,
+    StringIO: _shallow,
 }
 
 _others: WeakKeyDictionary[type, Copy] = WeakKeyDictionary()
@@ -249,20 +287,26 @@ def _copy_of(kind: type) -> Copy:
         return lambda value, _: refuse_once_only(value)
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
         return _tuple
-    if issubclass(kind, BaseModel) or is_dataclass(kind) or hasattr(kind, "__attrs_attrs__"):
-        return _object
-    if issubclass(kind, (list, dict, set, deque, bytearray)):
-        return _subclass
+    if is_dataclass(kind) or hasattr(kind, "__attrs_attrs__") or issubclass(kind, _PLAIN_DATA):
+        return partial(_object, slots=_slots_of(kind))
     for library, names, copy_of in _OF_LIBRARIES:
+        # Another thread may be importing it: then it has no such class yet.
         module = sys.modules.get(library)
-        if module is not None and issubclass(kind, tuple(getattr(module, n) for n in names)):
+        if any(issubclass(kind, getattr(module, name, ())) for name in names):
             return copy_of
     return _itself
+
+
+_PLAIN_DATA = (
+    *(list, dict, set, deque, bytearray, BaseModel),
+    *(SimpleNamespace, UserDict, UserList, ChainMap),
+)
 
 
 _OF_LIBRARIES: list[tuple[str, tuple[str, ...], Copy]] = [
     ("numpy", ("ndarray",), _read_only),
     ("pandas", ("DataFrame", "Series"), _lazy_table),
+    ("pandas.api.extensions", ("ExtensionArray",), _own_array),
     ("polars", ("DataFrame", "Series"), _clone),
 ]
 

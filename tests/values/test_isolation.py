@@ -9,7 +9,9 @@ import datetime as dt
 import decimal
 import enum
 import fractions
+import io
 import pathlib
+import sys
 import types
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from typing import Any, NamedTuple
 
 import attrs
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from taskiq_flow import SerializationError
 from taskiq_flow.values.isolation import isolated, shared
@@ -65,6 +67,42 @@ class OwnDict(dict[str, Any]):
     pass
 
 
+class OwnDeque(collections.deque[Any]):
+    pass
+
+
+class SlottedDict(dict[str, Any]):
+    __slots__ = ("note",)
+    note: list[str]
+
+
+def with_slot() -> SlottedDict:
+    own = SlottedDict()
+    own.note = ["a"]
+    return own
+
+
+@dataclasses.dataclass(init=False)
+class Private:
+    __slots__ = ("__tags",)
+
+    def __init__(self) -> None:
+        self.__tags = ["a"]
+
+    @property
+    def tags(self) -> list[str]:
+        return self.__tags
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Private) and self.tags == other.tags
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class WithPrivate(BaseModel):
+    _tags: list[str] = PrivateAttr(default_factory=lambda: ["a"])
+
+
 class Colour(enum.Enum):
     RED = 1
 
@@ -102,6 +140,14 @@ MUTABLE: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
     (lambda: OwnList([[1]]), lambda v: v[0]),
     (with_attribute, lambda v: v.note),
     (lambda: OwnDict(a=[1]), lambda v: v["a"]),
+    (lambda: OwnDeque([[1]]), lambda v: v[0]),
+    (with_slot, lambda v: v.note),
+    (Private, lambda v: v.tags),
+    (WithPrivate, lambda v: v._tags),
+    (lambda: types.SimpleNamespace(a=[1]), lambda v: v.a),
+    (lambda: collections.UserDict(a=[1]), lambda v: v["a"]),
+    (lambda: collections.UserList([[1]]), lambda v: v[0]),
+    (lambda: collections.ChainMap({"a": [1]}), lambda v: v["a"]),
 ]
 
 
@@ -153,6 +199,111 @@ def test_a_container_that_cannot_be_copied_is_the_object_itself() -> None:
 
     value = Single(a=1)
     assert isolated(value) is value
+
+
+def test_an_object_whose_copy_raises_is_the_object_itself() -> None:
+    @dataclasses.dataclass
+    class Single:
+        tags: list[str]
+
+        def __copy__(self) -> Any:
+            raise RuntimeError
+
+    value = Single([])
+    assert isolated(value) is value
+
+
+def test_a_container_that_is_its_own_copy_keeps_its_items() -> None:
+    class Single(dict[str, list[int]]):
+        def __copy__(self) -> Any:
+            return self
+
+    items = [1]
+    value = Single(a=items)
+    assert isolated(value) is value
+    assert value["a"] is items
+
+
+def test_items_are_copied_as_they_are_stored_and_not_as_a_class_shows_them() -> None:
+    class Shown(list[int]):
+        def __iter__(self) -> Any:
+            return iter([[item] for item in list.__iter__(self)])
+
+    class ShownDict(dict[str, int]):
+        def items(self) -> Any:
+            return [(key, [value]) for key, value in dict.items(self)]
+
+    assert list.__repr__(isolated(Shown([1, 2, 3]))) == "[1, 2, 3]"
+    assert dict.__repr__(isolated(ShownDict(a=1, b=2))) == "{'a': 1, 'b': 2}"
+
+
+def test_a_property_that_makes_a_new_value_each_time_is_not_asked() -> None:
+    @dataclasses.dataclass
+    class Fresh:
+        _parts: list[int]
+
+        @property
+        def parts(self) -> list[int]:
+            raise AssertionError
+
+    value = Fresh([1])
+    value.__dict__["parts"] = [2]
+    taken = isolated(value)
+    assert taken.__dict__ == {"_parts": [1], "parts": [2]}
+    assert taken.__dict__["parts"] is not value.__dict__["parts"]
+
+
+@pytest.mark.parametrize("make", [lambda: io.BytesIO(b"abc"), lambda: io.StringIO("abc")])
+def test_each_taker_reads_a_buffer_in_memory_from_where_it_stood(make: Callable[[], Any]) -> None:
+    value = make()
+    value.read(1)
+    first, second = isolated(value), isolated([value])[0]
+    assert first.read() == second.read()
+    assert len(value.read()) == 2
+
+
+def test_the_refusal_of_an_open_file_says_what_to_pass_on() -> None:
+    with (
+        pathlib.Path(__file__).open() as file,
+        pytest.raises(SerializationError, match=r"its content, .* or its path"),
+    ):
+        isolated({"file": file})
+
+
+def test_a_library_that_another_thread_is_importing_does_not_stand_in_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "polars", types.ModuleType("polars"))
+    value = type("Made", (), {})()
+    assert isolated(value) is value
+
+
+def test_objects_in_an_array_are_copied() -> None:
+    numpy = pytest.importorskip("numpy")
+    value = numpy.empty((2, 1), object)
+    value[0, 0], value[1, 0] = [1], {"a": [2]}
+    taken = isolated(value)
+    taken[0, 0].append(3)
+    taken[1, 0]["a"].append(3)
+    assert value.tolist() == [[[1]], [{"a": [2]}]]
+    with pytest.raises(ValueError, match="read-only"):
+        taken[0, 0] = None
+
+
+def test_the_mask_of_an_array_is_its_takers_own() -> None:
+    numpy = pytest.importorskip("numpy")
+    value = numpy.ma.array([1, 2], mask=[False, True])
+    taken = isolated(value)
+    assert taken.mask.tolist() == [False, True]
+    taken[0] = numpy.ma.masked
+    assert value.mask.tolist() == [False, True]
+
+
+def test_an_array_of_pandas_is_its_takers_own() -> None:
+    pandas = pytest.importorskip("pandas")
+    value = pandas.Categorical(["a", "b"])
+    isolated(value)[0] = "b"
+    assert list(value) == ["a", "b"]
 
 
 def test_a_value_nested_too_deeply_is_an_error_that_says_so() -> None:
