@@ -26,6 +26,9 @@ _LOCAL = (PermissionError, FileNotFoundError, IsADirectoryError, ssl.SSLCertVeri
 
 _FIRST_DELAY, _MAX_DELAY = 0.05, 2.0
 
+CANCEL_AGAIN_AFTER = 1.0
+"""Seconds after which a client that listens on although it was cancelled is cancelled again."""
+
 _REPEATED_AFTER = 10.0
 """Seconds after which a problem is logged again."""
 
@@ -47,14 +50,18 @@ async def retry_through_outage(
 ) -> T:
     """Return what ``call`` returns. It is called again while it raises an error of an outage.
 
-    Raises the last of them after ``seconds``. ``what``: the problem, for the log.
+    Raises the last of them after ``seconds``, and ``CancelledError`` if the task was cancelled and
+    the client raised such an error in its place. ``what``: the problem, for the log.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
+    cancellations = _cancellations()
     for number, delay in enumerate(backoff_delays()):
         try:
             return await call()
         except Exception as error:
+            if _cancellations() > cancellations:
+                raise asyncio.CancelledError from error
             if not _passes(error, is_outage) or loop.time() + delay > deadline:
                 raise
             if not number:
@@ -66,15 +73,18 @@ async def retry_through_outage(
 async def listen_through_outages(
     listen: Callable[[], AsyncGenerator[T, None]], is_outage: IsOutage, what: str
 ) -> AsyncGenerator[T, None]:
-    """Yield what ``listen`` yields. It is called again after each error of an outage."""
+    """Yield what ``listen`` yields. It is called again after each error of an outage.
+
+    If the reader's task is cancelled, the listening ends, whatever the client makes of that.
+    """
     loop = asyncio.get_running_loop()
     delays = backoff_delays()
     is_away = False
     while True:
         began = loop.time()
         try:
-            async with aclosing(listen()) as items:
-                async for item in items:
+            async with aclosing(listen()) as items, aclosing(_until_cancelled(items)) as until:
+                async for item in until:
                     is_away = False
                     yield item
         except Exception as error:
@@ -88,9 +98,42 @@ async def listen_through_outages(
         await asyncio.sleep(next(delays))
 
 
+async def _until_cancelled(items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """Yield ``items`` until the reader's task is cancelled; then cancel them until they end.
+
+    Clients may lose a cancellation: one may swallow it, as ``asyncio.wait_for`` of Python 3.11 does
+    if its call ends at that moment, or raise another error in its place. An item that comes at that
+    moment is yielded as the last one.
+    """
+    cancellation: asyncio.CancelledError | None = None
+    again_after: float | None = None
+    while cancellation is None:
+        following = asyncio.ensure_future(anext(items))
+        while not following.done():
+            try:
+                await asyncio.wait([following], timeout=again_after)
+            except asyncio.CancelledError as error:
+                cancellation, again_after = error, CANCEL_AGAIN_AFTER
+            if cancellation is not None:
+                following.cancel()
+        if cancellation is not None and (following.cancelled() or following.exception()):
+            raise cancellation
+        try:
+            item = following.result()
+        except StopAsyncIteration:
+            return
+        yield item
+
+
 def text_of(error: BaseException) -> str:
     """An error's type and text, for messages: the ``repr`` of some clients' errors has no text."""
     return f"{type(error).__name__}: {error}"
+
+
+def _cancellations() -> int:
+    """How often the running asyncio task was cancelled."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _passes(error: Exception, is_outage: IsOutage) -> bool:

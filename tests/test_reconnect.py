@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import ssl
 from collections.abc import AsyncGenerator
@@ -46,6 +47,48 @@ def is_away(error: BaseException) -> bool:
 
 def never(_: BaseException) -> bool:
     return False
+
+
+class Stubborn:
+    """A client that loses cancellations, each in its own way. ``cancellations``: how many came."""
+
+    def __init__(self) -> None:
+        self.cancellations = 0
+
+    async def swallow(self) -> AsyncGenerator[int, None]:
+        """As ``asyncio.wait_for`` of Python 3.11 does; the server answers, and sends nothing."""
+        while self.cancellations < 2:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.wait()
+        await self.wait()
+        yield 0
+
+    async def swallow_in_an_outage(self) -> AsyncGenerator[int, None]:
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.wait()
+        raise ConnectionResetError("gone")
+        yield 0
+
+    async def replace(self) -> AsyncGenerator[int, None]:
+        try:
+            await self.wait()
+            yield 0
+        finally:
+            raise ConnectionResetError("cannot say good-bye")
+
+    async def answer(self) -> AsyncGenerator[int, None]:
+        """What has just come is handed over all the same."""
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.wait()
+        yield 1
+        raise AssertionError("it listens on")
+
+    async def wait(self) -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            self.cancellations += 1
+            raise
 
 
 def test_pauses_grow_and_are_bounded() -> None:
@@ -114,6 +157,54 @@ async def test_listening_ends_with_what_is_no_outage() -> None:
     with pytest.raises(ConnectionResetError):
         async for _ in listen_through_outages(Server(until=9.0).listen, never, "it"):
             raise AssertionError
+
+
+@pytest.mark.parametrize("how", ["swallow", "swallow_in_an_outage", "replace"])
+@virtually
+async def test_listening_that_is_cancelled_ends_whatever_the_client_makes_of_it(how: str) -> None:
+    client = Stubborn()
+    items = listen_through_outages(getattr(client, how), is_away, "it cannot listen")
+    listening = asyncio.ensure_future(anext(items))
+    await asyncio.sleep(1.0)
+    listening.cancel()
+    done, _ = await asyncio.wait([listening], timeout=10.0)
+    assert done
+    assert listening.cancelled()
+    with pytest.raises(StopAsyncIteration):
+        await anext(items)
+    assert client.cancellations == (3 if how == "swallow" else 1)
+
+
+@virtually
+async def test_an_item_that_comes_with_a_cancellation_is_the_last_one() -> None:
+    items = listen_through_outages(Stubborn().answer, is_away, "it cannot listen")
+    listening = asyncio.ensure_future(anext(items))
+    await asyncio.sleep(1.0)
+    listening.cancel()
+    assert await listening == 1
+    with pytest.raises(StopAsyncIteration):
+        await anext(items)
+
+
+@virtually
+async def test_a_cancelled_call_is_not_repeated_though_the_client_raises_an_outage() -> None:
+    tries = 0
+
+    async def call() -> None:
+        nonlocal tries
+        tries += 1
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            raise ConnectionResetError("gone")
+
+    calling = asyncio.ensure_future(retry_through_outage(call, is_away, "it", math.inf))
+    await asyncio.sleep(1.0)
+    calling.cancel()
+    done, _ = await asyncio.wait([calling], timeout=10.0)
+    assert done
+    assert calling.cancelled()
+    assert tries == 1
 
 
 async def test_listening_to_what_ends_ends() -> None:

@@ -18,13 +18,14 @@ import anyio
 from taskiq import AckableMessage, AsyncBroker
 from taskiq.utils import maybe_awaitable
 
+from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.reconnect import text_of
 from taskiq_flow.transport.notice import LABEL, ReplyTo
 
 logger = logging.getLogger("taskiq_flow")
 
 GIVING_BACK = 5.0
-"""Seconds that the server has to take one message back."""
+"""Seconds that the server has to take messages back."""
 
 Listen = Callable[[], AsyncGenerator[bytes | AckableMessage, None]]
 """A broker's ``listen``."""
@@ -180,15 +181,27 @@ class Deliveries:
         self._fetched = {k: v for k, v in self._fetched.items() if v[1].came_at > latest}
         for delivery in fetched:
             self._drop(delivery)
-            if self._give_back is not None:
-                try:
-                    async with asyncio.timeout(GIVING_BACK):
-                        await self._give_back(delivery)
-                except Exception as error:  # whatever the client raises
-                    logger.warning(
-                        "a message was not given back: %s; it comes again later", text_of(error)
-                    )
+        if self._give_back is None:
+            return len(fetched)
+        deadline = asyncio.get_running_loop().time() + GIVING_BACK
+        errors: list[Exception] = []
+        for delivery in fetched:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._give_back(delivery)
+            except Exception as error:  # whatever the client raises
+                errors.append(error)
+        if errors:
+            logger.warning(
+                "messages were not given back: %d, the first for %s; they come again later",
+                len(errors),
+                text_of(errors[0]),
+            )
         return len(fetched)
+
+    async def give_back_at_the_end(self) -> None:
+        """``give_back`` when the listening ends, however often it is cancelled meanwhile."""
+        await to_the_end(self.give_back())
 
     async def aclose(self) -> None:
         """The worker ends. Messages that it holds are delivered to others in time."""
@@ -303,7 +316,7 @@ def holding_ahead(
             await taking  # raises what has ended it
         finally:
             taking.cancel()
-            await deliveries.give_back()
+            await deliveries.give_back_at_the_end()
 
     return listen_ahead
 

@@ -298,7 +298,7 @@ class JetStreamListener:
                 while (message := self.deliveries.next()) is not None:
                     yield message
         finally:
-            await self.deliveries.give_back()
+            await self.deliveries.give_back_at_the_end()
 
     async def _renew(self, held: list[Delivery]) -> None:
         """Keep the server from delivering held messages to other workers.

@@ -34,9 +34,10 @@ from aiormq.abc import AbstractChannel
 from aiormq.exceptions import ChannelAccessRefused, ConnectionNotAllowed
 from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessage
 
+from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.reconnect import listen_through_outages, retry_through_outage, text_of
-from taskiq_flow.transport.deliveries import Deliveries, Delivery
+from taskiq_flow.transport.deliveries import GIVING_BACK, Deliveries, Delivery
 from taskiq_flow.transport.protocol import Backlog, Kick, Leftover
 
 logger = logging.getLogger("taskiq_flow")
@@ -243,9 +244,17 @@ class QueueListener:
                     await self._has_news.wait()
         finally:
             watching.cancel()
-            await self._stop()
-            for _, delivery in self._suspects:
-                await self._give_back(delivery)
+            await to_the_end(self._leave())
+
+    async def _leave(self) -> None:
+        """Consume nothing more, and give back what has not begun. Takes a bounded time."""
+        try:
+            async with asyncio.timeout(GIVING_BACK):
+                await self._stop()
+                for _, delivery in self._suspects:
+                    await self._give_back(delivery)
+        except CLIENT_ERRORS as error:  # the server takes the messages back when the channel closes
+            logger.debug("the worker has left something on the server: %s", text_of(error))
 
     def _next(self) -> tuple[AckableMessage, Delivery] | None:
         """The next message to begin.

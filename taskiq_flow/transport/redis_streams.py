@@ -89,7 +89,7 @@ class StreamReader:
                     while (message := self.deliveries.next(self._may_begin)) is not None:
                         yield message
         finally:
-            await self.deliveries.give_back()
+            await self.deliveries.give_back_at_the_end()
 
     def _is_time_to_look(self) -> bool:
         """Whether to look for messages that others have left."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
 from tests.distributed.watching import Notes, chain_of, inputs, many, until_sent
 from tests.servers.nats import NatsServer
-from tests.servers.process import free_port
+from tests.servers.process import free_port, processes
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
@@ -88,6 +90,23 @@ async def test_a_run_survives_a_server_that_hangs(site: Site, tmp_path: Path) ->
         await asyncio.sleep(AWAY)
         site.server.resume()
         assert len(await run) == 12
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("how", ["is gone", "hangs"])
+async def test_a_worker_that_is_told_to_stop_ends_though_its_server_goes_away(
+    site: Site, how: str
+) -> None:
+    pids = site.workers.pids
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+    if how == "hangs":
+        site.server.suspend()
+    else:
+        site.server.kill()
+    async with asyncio.timeout(30.0):
+        while {process.pid for process in processes()}.intersection(pids):
+            await asyncio.sleep(0.1)
 
 
 @pytest.mark.timeout(90)

@@ -7,18 +7,20 @@ import itertools
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis
 from taskiq import AckableMessage, BrokerMessage
-from taskiq_redis import RedisStreamBroker
+from taskiq_redis import ListQueueBroker, RedisStreamBroker
 
 from taskiq_flow.transport import redis
 from taskiq_flow.transport.redis import notifier_at
-from taskiq_flow.transport.redis_broker import stream_reader_of
+from taskiq_flow.transport.redis_broker import steady, stream_reader_of
 from tests.distributed.conftest import Farm
 from tests.distributed.watching import until
+from tests.servers.redis import RedisServer
 
 _numbers = itertools.count()
 
@@ -27,6 +29,48 @@ _numbers = itertools.count()
 async def client(farm: Farm) -> AsyncIterator[Redis]:
     async with Redis.from_url(farm.redis.url) as client:
         yield client
+
+
+class CancellingConnection(Connection):
+    """Cancels a task at the moment at which its blocking read has been written to the socket.
+
+    redis-py waits for that by ``asyncio.wait_for``, which in Python 3.11 swallows the cancellation.
+    """
+
+    victim: asyncio.Task[Any] | None = None
+
+    async def _send_packed_command(self, command: Any) -> None:
+        await super()._send_packed_command(command)
+        is_read = any(name in b"".join(command) for name in (b"XREADGROUP", b"BRPOP"))
+        if is_read and (victim := type(self).victim) is not None:
+            type(self).victim = None
+            victim.cancel()
+
+
+@pytest.mark.parametrize("kind", [RedisStreamBroker, ListQueueBroker])
+@pytest.mark.parametrize("goes_away", [False, True], ids=["", "the server goes away"])
+async def test_a_listener_ends_whenever_it_is_cancelled(
+    kind: type[RedisStreamBroker | ListQueueBroker], tmp_path: Path, *, goes_away: bool
+) -> None:
+    server = RedisServer(tmp_path / "redis", appendonly=False)
+    server.start()
+    broker = kind(server.url, queue_name="ends", connection_class=CancellingConnection)
+    try:
+        await broker.startup()
+        steady(broker)
+        messages: Any = broker.listen()
+        listening = asyncio.ensure_future(anext(messages))
+        CancellingConnection.victim = listening
+        await until(listening.cancelling, "the listener was cancelled")
+        if goes_away:
+            server.kill()
+        done, _ = await asyncio.wait([listening], timeout=10.0)
+        assert done
+        await messages.aclose()
+        await broker.shutdown()
+    finally:
+        CancellingConnection.victim = None
+        server.kill()
 
 
 async def test_a_message_that_a_worker_holds_does_not_come_to_it_again(

@@ -10,9 +10,16 @@ import pytest
 from taskiq import AckableMessage
 
 from taskiq_flow.dispatch.encoding import Address
-from taskiq_flow.transport.deliveries import Deliveries, Delivery, holding, holding_ahead
+from taskiq_flow.transport.deliveries import (
+    GIVING_BACK,
+    Deliveries,
+    Delivery,
+    holding,
+    holding_ahead,
+)
 from taskiq_flow.transport.notice import LABEL, ReplyTo
 from tests.local_broker import LocalBroker
+from tests.virtual_clock import virtually
 
 REPLY_TO = ReplyTo("channel", b"key", "run")
 
@@ -106,6 +113,23 @@ async def test_messages_that_need_no_acknowledgement_are_held_as_well() -> None:
         assert held(deliveries) == ["run:a:1"]
         await first.ack()  # type: ignore[misc]
         assert held(deliveries) == []
+
+
+@virtually
+async def test_giving_back_takes_a_bounded_time_and_is_one_line_however_many_messages_there_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def give_back(_: Delivery) -> None:
+        await asyncio.Event().wait()  # the server hangs
+
+    deliveries = Deliveries(LocalBroker(), give_back=give_back)
+    for number in range(100):
+        deliveries.hold(of_engine(f"run:{number}:1"), Acks().ack)
+    assert await deliveries.give_back() == 100
+    assert asyncio.get_running_loop().time() <= GIVING_BACK
+    assert [record.getMessage() for record in caplog.records] == [
+        "messages were not given back: 100, the first for TimeoutError: ; they come again later"
+    ]
 
 
 async def test_what_a_client_takes_ahead_is_held_before_anybody_asks_for_it() -> None:
