@@ -1,4 +1,35 @@
-"""A streaming dataflow engine on taskiq: declare tasks, read their results as they come."""
+"""A streaming dataflow engine on taskiq: declare tasks, read their results as they come.
+
+    >>> from taskiq import InMemoryBroker
+    >>> from taskiq_flow import DAGBuilder, ExecutionEngine
+    >>> def words(text: str) -> list[str]:
+    ...     return text.split()
+    >>> def count(words: list[str]) -> int:
+    ...     return len(words)
+    >>> dag = DAGBuilder().node(words).node(count).build()
+    >>> engine = ExecutionEngine(InMemoryBroker(), dag)
+    >>> engine.execute_sync({"text": "ebb and flow"})
+    {'words': ['ebb', 'and', 'flow'], 'count': 3}
+
+``words`` takes the run's input ``text``, and ``count`` takes what ``words`` gives: edges follow
+from the names. In a coroutine, ``async for name, result in engine.execute_async(inputs)`` gives
+each result when it is there, and ``await engine.execute(inputs)`` all of them.
+
+Where to look:
+
+- ``DAGBuilder``, ``DataflowRegistry``, ``DAG``, ``DAGNode``: declare a graph
+- ``ExecutionEngine``: run it, cancel it, resume it
+- ``MapReduce``: one function over many items
+- ``Retry``, ``Cache``, and the other options of ``DAGNode``: what happens when a node fails
+- ``SqliteJournal``, ``RedisJournal``: runs that another process resumes
+- ``broker_for``, ``FlowMiddleware``: workers on other machines
+- ``in_process``: functions that use all cores
+- ``Listener``: events of a run; ``taskiq_flow.events`` has all of them
+- ``TaskiqFlowError``: the base of all errors; ``taskiq_flow.errors`` draws the tree
+- ``taskiq_flow.testing``: for your tests
+
+``docs/index.md`` in the repository lists the pages of the documentation.
+"""
 
 from taskiq_flow.dataflow import (
     DAG,

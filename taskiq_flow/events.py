@@ -128,7 +128,22 @@ Event = (
 
 
 class Listener(Protocol):
-    """Receives events. A listener that raises gets no more events of that run."""
+    """Receives events. A listener that raises gets no more events of that run.
+
+    >>> class Progress:
+    ...     def on_event(self, event):
+    ...         match event:
+    ...             case NodeCompleted(task_name=name, source=source):
+    ...                 print(name, "by", source)
+    ...             case RunFinished(outcome=outcome):
+    ...                 print(outcome)
+    >>> dag = DAGBuilder().node(abs, inputs=["number"], fallback=0).build()
+    >>> engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[Progress()])
+    >>> engine.execute_sync({"number": "three"})
+    abs by fallback
+    completed
+    {'abs': 0}
+    """
 
     def on_event(self, event: Event, /) -> Awaitable[None] | None:
         """Handle one event; sync or async. A run's events come one at a time and in order."""
@@ -136,7 +151,13 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NodeFailure:
-    """The value of a failed node in the stream, under ``on_error="collect"``."""
+    """The value of a failed node in the stream, under ``on_error="collect"``.
+
+    >>> dag = DAGBuilder().node(abs, inputs=["number"]).build()
+    >>> engine = ExecutionEngine(InMemoryBroker(), dag, on_error="collect")
+    >>> engine.execute_sync({"number": "x"})["abs"].error
+    TypeError("bad operand type for abs(): 'str'")
+    """
 
     task_name: str
     task_id: str
@@ -150,6 +171,18 @@ class Failure:
 
     ``index``: the place of the element that failed, ``None`` for a node that is no map.
     ``error_type``: the name of the exception's class.
+
+    >>> def report(failures=()):
+    ...     return [failure.error_type for failure in failures]
+    >>> dag = (
+    ...     DAGBuilder()
+    ...     .node(abs, inputs=["number"])
+    ...     .node(report, inputs={"failures": "abs.failures"}, join="ended")
+    ...     .build()
+    ... )
+    >>> engine = ExecutionEngine(InMemoryBroker(), dag, on_error="collect")
+    >>> engine.execute_sync({"number": "x"})["report"]
+    ['TypeError']
     """
 
     task_name: str

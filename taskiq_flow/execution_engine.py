@@ -131,6 +131,11 @@ class ExecutionEngine:
 
     An engine may be used for any number of runs, also at the same time. Raises ``TypeError`` or
     ``ValueError`` for a wrong argument.
+
+    >>> dag = DAGBuilder().node(sum, name="total", inputs=["numbers"]).build()
+    >>> engine = ExecutionEngine(InMemoryBroker(), dag, max_parallel=8, run_timeout=30.0)
+    >>> engine.execute_sync({"numbers": [1, 2, 3]})
+    {'total': 6}
     """
 
     def __init__(
@@ -245,6 +250,14 @@ class ExecutionEngine:
         early cancels what is in flight. Leave it within ``contextlib.aclosing``: then that is done
         at once, and not when the generator is collected as garbage. To stop a run from another task
         while a read is pending, use ``cancel()``: Python refuses to close a generator then.
+
+        >>> dag = DAGBuilder().node(str.split, name="words", inputs=["text"]).build()
+        >>> async def main():
+        ...     engine = ExecutionEngine(InMemoryBroker(), dag)
+        ...     async for name, result in engine.execute_async({"text": "ebb and flow"}):
+        ...         print(name, result)
+        >>> asyncio.run(main())
+        words ['ebb', 'and', 'flow']
         """
         wanted = None if outputs is None else _listed("outputs", outputs)  # may be read only once
         given = as_inputs(inputs)
@@ -283,6 +296,22 @@ class ExecutionEngine:
         results of unchanged nodes whose dependencies are unchanged, and runs the other nodes.
         ``wait``: how long to wait for an engine that has the run, as one that was killed has it
         until its lease expires. Otherwise like ``execute_async``.
+
+        >>> dag = DAGBuilder().node(lambda: 1, name="a").node(lambda a: a + 1, name="b").build()
+        >>> async def main():
+        ...     engine = ExecutionEngine(InMemoryBroker(), dag, journal="runs.db")
+        ...     try:
+        ...         async for name, result in engine.execute_async(run_id="r1"):
+        ...             engine.cancel()  # or a kill of the process
+        ...     except RunCancelledError:
+        ...         print("stopped")
+        ...     async for name, result in engine.resume("r1"):
+        ...         print(name, result)
+        ...     await engine.journal.aclose()
+        >>> asyncio.run(main())
+        stopped
+        a 1
+        b 2
         """
         _checked_id("run_id", run_id)
         again = partial(
@@ -309,6 +338,15 @@ class ExecutionEngine:
         come first unless ``replay=False``. The new run is called ``new_run_id``. It has the inputs
         of the earlier run, which does not change. Raises ``MissingNodeError`` for a name that the
         graph does not have, otherwise like ``resume``.
+
+        >>> dag = DAGBuilder().node(lambda: 1, name="a").node(lambda a: a + 1, name="b").build()
+        >>> async def main():
+        ...     engine = ExecutionEngine(InMemoryBroker(), dag, journal=MemoryJournal())
+        ...     await engine.execute(run_id="r1")
+        ...     async for name, result in engine.rerun("r1", ["b"], replay=False):
+        ...         print(name, result)
+        >>> asyncio.run(main())
+        b 2
         """
         asked = _listed("from_", from_)
         _checked_id("run_id", run_id)
@@ -343,6 +381,11 @@ class ExecutionEngine:
 
         Takes and raises what ``execute_async`` does. Under ``on_error="collect"`` the keys of a
         failed or skipped node have its ``NodeFailure`` or ``NodeSkipped`` as their value.
+
+        >>> dag = DAGBuilder().node(sorted, name="in_order", inputs=["numbers"]).build()
+        >>> engine = ExecutionEngine(InMemoryBroker(), dag)
+        >>> asyncio.run(engine.execute({"numbers": [1, 3, 2]}))
+        {'in_order': [1, 2, 3]}
         """
         results: dict[str, Any] = {}
         stream = self.execute_async(inputs, outputs=outputs, run_id=run_id, resume=resume)
@@ -368,7 +411,9 @@ class ExecutionEngine:
         Starts the broker before the run and shuts it down afterwards, unless it is started. Where
         an event loop runs already, as in a notebook, the run has a thread and a loop of its own.
 
-            results = engine.execute_sync({"source": "data.csv"})
+        >>> dag = DAGBuilder().node(sorted, name="in_order", inputs=["numbers"]).build()
+        >>> ExecutionEngine(InMemoryBroker(), dag).execute_sync({"numbers": [1, 3, 2]})
+        {'in_order': [1, 2, 3]}
         """
 
         async def run() -> dict[str, Any]:

@@ -18,6 +18,13 @@ class FlowTask(AsyncTaskiqTask[T]):
     """The outcome of a run, with the methods of a taskiq task.
 
     What the run raises becomes the result's ``error``, as with any task of taskiq.
+
+    >>> async def main():
+    ...     total = await MapReduce.map_reduce(InMemoryBroker(), abs, [1, -2, "x"], sum)
+    ...     result = await total.wait_result(timeout=10)
+    ...     return result.is_err, type(result.error).__name__
+    >>> asyncio.run(main())
+    (True, 'NodeFailedError')
     """
 
     def __init__(self, task_id: str, gather: Callable[[], Coroutine[Any, Any, T]]) -> None:

@@ -45,7 +45,14 @@ logger = logging.getLogger("taskiq_flow")
 
 
 class MapReduce:
-    """Parallel map and reduce on a taskiq broker. Each call starts its run and returns at once."""
+    """Parallel map and reduce on a taskiq broker. Each call starts its run and returns at once.
+
+    >>> async def main():
+    ...     total = await MapReduce.map_reduce(InMemoryBroker(), abs, [1, -2, 3], sum)
+    ...     return (await total.wait_result()).return_value
+    >>> asyncio.run(main())
+    6
+    """
 
     @staticmethod
     async def map(
@@ -73,6 +80,12 @@ class MapReduce:
 
         Raises ``BindingError``, ``ConfigurationError``, ``TypeError`` or ``ValueError`` before
         anything is sent.
+
+        >>> async def main():
+        ...     mapped = await MapReduce.map(InMemoryBroker(), len, ["ebb", "flow"], max_parallel=8)
+        ...     return (await mapped.wait_result()).return_value
+        >>> asyncio.run(main())
+        [3, 4]
         """
         if not isinstance(items, (Iterable, AsyncIterable)):
             raise TypeError(f"items is {items!r}; give an iterable or an async iterable")
@@ -144,6 +157,14 @@ class MapReduceResult(FlowTask[list[Any]]):
     A failing item ends the map with ``NodeFailedError``. The stream raises it; a result has it as
     its ``error``, with the other items' values in ``.results``. The stream raises what the source
     raises; a result has that as the ``__cause__`` of a ``RunError``.
+
+    >>> async def main():
+    ...     mapped = await MapReduce.map(InMemoryBroker(), len, ["ebb", "flow"], max_parallel=1)
+    ...     async for index, value in mapped:
+    ...         print(index, value)
+    >>> asyncio.run(main())
+    0 3
+    1 4
     """
 
     def __init__(self, engine: _MapEngine, *, ends: bool) -> None:

@@ -39,7 +39,11 @@ _SECRET = ("auth", "cred", "key", "pass", "secret", "token")
 def broker_for(url: str, *, results: str | None = None, **options: Any) -> AsyncBroker:
     """The broker for an address, with its result backend and a ``FlowMiddleware``.
 
-        broker = broker_for("redis://localhost:6379")
+    >>> broker_for("memory://")
+    InMemoryBroker()
+    >>> broker = broker_for("redis://localhost:6379", idle_timeout=30_000)
+    >>> broker.middlewares
+    [<FlowMiddleware of RedisStreamBroker, prefix 'taskiq_flow'>]
 
     ``url``: ``redis://``, ``rediss://``, ``nats://``, ``amqp://`` or ``memory://``. ``results``:
     the ``redis://`` address of the result backend, by default the broker's own server. It is needed

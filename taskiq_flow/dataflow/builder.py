@@ -10,7 +10,14 @@ from taskiq_flow.dataflow.signature import chains_with_arguments_of, takes_argum
 
 
 class DAGBuilder:
-    """Collects nodes and builds a graph of them."""
+    """Collects nodes and builds a graph of them.
+
+    >>> def words(text): return text.split()
+    >>> def count(words): return len(words)
+    >>> dag = DAGBuilder().node(words).node(count).build()
+    >>> ExecutionEngine(InMemoryBroker(), dag).execute_sync({"text": "ebb and flow"})
+    {'words': ['ebb', 'and', 'flow'], 'count': 3}
+    """
 
     def __init__(self) -> None:
         self._dag = DAG()

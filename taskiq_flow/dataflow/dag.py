@@ -76,6 +76,17 @@ class DAG:
 
     Nodes may be added in any order. ``add_edge`` adds an edge without data. Every operation takes
     time linear in nodes and edges, except for the topological sort, which adds a logarithm.
+
+    >>> dag = DAG()
+    >>> dag.add_node(DAGNode(print, name="report", inputs=["total"]))
+    >>> dag.add_node(DAGNode(sum, name="total", inputs=["numbers"]))
+    >>> dag.print()
+    nodes: 2, edges: 1, levels: 2
+    <BLANKLINE>
+    0 ── total   takes numbers
+    1 ── report  ← total
+    >>> [node.task_name for node in dag.topological_sort()], dag.external_inputs
+    (['total', 'report'], ['numbers'])
     """
 
     def __init__(self) -> None:
@@ -100,7 +111,13 @@ class DAG:
         self._plan = None
 
     def add_edge(self, from_task: NodeRef, to_task: NodeRef) -> None:
-        """Make ``to_task`` wait for ``from_task``; each is a node, its task, or its name."""
+        """Make ``to_task`` wait for ``from_task``; each is a node, its task, or its name.
+
+        >>> dag = DAGBuilder().node(lambda: 1, name="load").node(lambda: 2, name="audit").build()
+        >>> dag.add_edge("load", "audit")
+        >>> [(before.task_name, after.task_name) for before, after in dag.edges]
+        [('load', 'audit')]
+        """
         self._orderings.append((from_task, to_task))
         self._plan = None
 

@@ -88,6 +88,13 @@ class DAGNode:
     ``join``.
 
     Raises ``TypeError`` or ``ValueError`` for arguments that no node can have.
+
+    >>> def split(text, at=" "): return text.partition(at)[::2]
+    >>> node = DAGNode(split, outputs=["head", "tail"], inputs=["line"], given={"at": "="}, retry=3)
+    >>> dag = DAG()
+    >>> dag.add_node(node)
+    >>> ExecutionEngine(InMemoryBroker(), dag).execute_sync({"line": "tide=high"})
+    {'head': 'tide', 'tail': 'high'}
     """
 
     __slots__ = (

@@ -59,6 +59,10 @@ class Retry:
     tried again. ``SerializationError`` is never one of them, as the same value fails again.
 
     Raises ``ValueError`` or ``TypeError`` for values that make no sense.
+
+    >>> node = DAGNode(print, retry=Retry(attempts=5, wait=0.5, on=(ConnectionError, TimeoutError)))
+    >>> DAGNode(print, retry=3).retry == Retry(attempts=3)
+    True
     """
 
     attempts: int = 3
@@ -110,6 +114,15 @@ class Cache:
     ``ttl``: seconds or a ``timedelta`` after which it expires, ``None`` for never. It is stored
     beside the engine's journal, for all engines with that journal; without one, in the engine's
     memory.
+
+    >>> def square(number):
+    ...     print("computing")
+    ...     return number * number
+    >>> dag = DAGBuilder().node(square, cache=Cache(ttl=3600)).build()
+    >>> engine = ExecutionEngine(InMemoryBroker(), dag)
+    >>> engine.execute_sync({"number": 3}), engine.execute_sync({"number": 3})
+    computing
+    ({'square': 9}, {'square': 9})
     """
 
     ttl: Seconds | None = None

@@ -15,7 +15,19 @@ TaskNode = DAGNode
 
 
 class DataflowRegistry:
-    """Tasks under their input and output keys. Two registries know nothing of each other."""
+    """Tasks under their input and output keys. Two registries know nothing of each other.
+
+    >>> registry = DataflowRegistry()
+    >>> def words(text): return text.split()
+    >>> registry.register_task(words, output="words")
+    <DAGNode words: its parameters -> ['words']>
+    >>> registry.register_task(len, output="count", inputs=["words"])
+    <DAGNode len: ['words'] -> ['count']>
+    >>> registry.get_external_inputs(), registry.get_consumers("words")
+    (['text'], [<DAGNode len: ['words'] -> ['count']>])
+    >>> registry.build_dag()
+    <DAG of 2 nodes: words, len>
+    """
 
     def __init__(self) -> None:
         self._builder = DAGBuilder()

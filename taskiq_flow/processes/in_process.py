@@ -48,6 +48,11 @@ def in_process(function: Callable[..., Any] | None = None, *, limit: int | None 
     Raises ``ConfigurationError`` for a function that no other process can import: it must be found
     under its own name in a module. A function of the main script has the script imported in each of
     its processes, so the script needs ``if __name__ == "__main__":`` around what it runs.
+
+    >>> from statistics import fmean
+    >>> dag = DAGBuilder().node(in_process(fmean, limit=2), inputs=["data"], timeout=30).build()
+    >>> ExecutionEngine(InMemoryBroker(), dag).execute_sync({"data": [1, 2, 6]})
+    {'fmean': 3.0}
     """
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise ValueError(

@@ -58,6 +58,14 @@ class ResultHandle:
     """A result that was passed by reference: ``await handle.get()`` reads it.
 
     ``reference``: the result that it stands for.
+
+    >>> dag = DAGBuilder().node(lambda: [1, 2], name="load").build()
+    >>> async def main():
+    ...     engine = ExecutionEngine(InMemoryBroker(), dag, pass_by="reference")
+    ...     async for name, handle in engine.execute_async():
+    ...         print(name, await handle.get())
+    >>> asyncio.run(main())
+    load [1, 2]
     """
 
     reference: Reference
