@@ -63,6 +63,12 @@ class FlowMiddleware(TaskiqMiddleware):
 
     Raises ``ConfigurationError`` for a URL or a broker of an unknown kind, ``ValueError`` for a
     limit or a prefix that is none.
+
+    >>> from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
+    >>> url = "redis://localhost:6379"
+    >>> broker = RedisStreamBroker(url).with_result_backend(RedisAsyncResultBackend(url))
+    >>> broker.with_middlewares(FlowMiddleware(prefix="shop")).middlewares
+    [<FlowMiddleware of RedisStreamBroker, prefix 'shop'>]
     """
 
     def __init__(

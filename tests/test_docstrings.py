@@ -20,7 +20,6 @@ NO_EXAMPLE = {
     *("Event", "Join", "NO_FALLBACK"),  # no class and no function
     *("Journal", "Lease", "Leftover"),  # for authors of journals, and what inventory() returns
     "inventory",  # needs a server
-    *("FlowMiddleware", "MemoryJournal", "RedisJournal", "SqliteJournal"),
 }
 
 

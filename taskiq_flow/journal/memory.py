@@ -24,6 +24,14 @@ class MemoryJournal:
     """A journal in memory. Engines in this process that share it can resume each other's runs.
 
     ``serializer``: serializes values; JSON by default.
+
+    >>> journal = MemoryJournal()
+    >>> dag = DAGBuilder().node(abs, inputs=["number"]).build()
+    >>> engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+    >>> engine.execute_sync({"number": -1}, run_id="r1")
+    {'abs': 1}
+    >>> journal
+    <MemoryJournal of 1 run>
     """
 
     def __init__(self, *, serializer: TaskiqSerializer | None = None) -> None:

@@ -89,6 +89,10 @@ class RedisJournal:
     power at the server, with ``everysec`` one up to a second old may be lost. Calls are retried
     through outages of up to a minute. ``serializer``: serializes values; JSON by default. Needs the
     extra ``redis``. Works with one server, also behind a proxy, but not with a cluster.
+
+    >>> journal = RedisJournal("redis://localhost:6379", prefix="shop:runs")
+    >>> dag = DAGBuilder().node(abs, inputs=["number"]).build()
+    >>> engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
     """
 
     def __init__(

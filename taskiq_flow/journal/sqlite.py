@@ -28,6 +28,16 @@ class SqliteJournal:
     The file is opened at the first call, and again in a forked process. All engines of one machine
     may share it. Several machines may not: SQLite's write-ahead log (WAL) needs shared memory. A
     relative path is resolved now.
+
+    >>> dag = DAGBuilder().node(abs, inputs=["number"]).build()
+    >>> async def main():
+    ...     journal = SqliteJournal("runs.db")
+    ...     engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+    ...     await engine.execute({"number": -1}, run_id="r1")
+    ...     print(await journal.run_ids())
+    ...     await journal.aclose()
+    >>> asyncio.run(main())
+    ['r1']
     """
 
     def __init__(
