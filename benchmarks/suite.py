@@ -19,6 +19,7 @@ NAMES = (
     "journal",
     "resuming",
     "in_process",
+    "values",
     "redis_overhead",
     "redis_celery",
     "redis_cpu",

@@ -66,7 +66,7 @@ from taskiq_flow.middleware import codec_of, wire_of
 from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.transport.notice import ALWAYS
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of
-from taskiq_flow.values.isolation import Sharing, Take, isolated, shared
+from taskiq_flow.values.isolation import Isolation, Sharing, Take, shared
 from taskiq_flow.values.references import handle_of, store_large_inputs
 from taskiq_flow.values.results import as_annotated
 from taskiq_flow.values.stored import StoredValues
@@ -202,7 +202,7 @@ class ExecutionEngine:
             _checked_listeners(listeners),
             time_limit("run_timeout", run_timeout),
             self._reference_above,
-            self._take(values),
+            self._isolation(values),
         )
         self._journal = journal = as_journal(journal)
         self._lost_after = lost_after
@@ -514,7 +514,7 @@ class ExecutionEngine:
                 reference_above=self._reference_above,
                 is_journaled=log is not None,
             )
-            take = self._settings.take
+            take = self._settings.isolation()
             dispatcher = Dispatcher(broker, connection.labels, connection.kick, take)
             self._check(spec, dispatcher, tells_begin=connection.tells_begin)
             stored = await self._stored_inputs(spec, run_id)
@@ -531,6 +531,7 @@ class ExecutionEngine:
                 broker,
                 completions,
                 dispatcher,
+                take=take,
                 log=log,
                 cache=cache,
             )
@@ -579,7 +580,7 @@ class ExecutionEngine:
     def _taken_input(self, key: str, value: Any) -> Any:
         """An input as it is when the run begins. Raises ``SerializationError``, naming the key."""
         try:
-            return self._settings.take(value)
+            return self._settings.isolation()(value)
         except SerializationError as error:
             raise SerializationError(
                 f"the run was given the input {key!r}, which cannot be passed on: {error}",
@@ -624,12 +625,12 @@ class ExecutionEngine:
             return None
         return ValueCache(ResultCache.of(self._cache_store), self._stored_values)
 
-    def _take(self, values: Sharing) -> Take:
-        """What makes of a value what one of its takers in this process is given."""
+    def _isolation(self, values: Sharing) -> Callable[[], Take]:
+        """What makes, for each run, what its takers in this process are given."""
         if values == "encoded":
             encoded = StoredValues(JSONSerializer(), self._classes(), codec_of(self._broker))
-            return lambda value: encoded.loads(encoded.dumps(value))
-        return shared if values == "shared" else isolated
+            return lambda: lambda value: encoded.loads(encoded.dumps(value))
+        return (lambda: shared) if values == "shared" else Isolation
 
     def _classes(self) -> ClassesOfTasks:
         """The classes whose objects are restored from the journal and the cache."""

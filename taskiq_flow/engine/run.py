@@ -66,7 +66,7 @@ from taskiq_flow.events import (
     Source,
 )
 from taskiq_flow.journal.writer import LogWriter
-from taskiq_flow.values.isolation import NEVER_CHANGE, Take, isolated
+from taskiq_flow.values.isolation import NEVER_CHANGE, Isolation, Take, isolated
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -92,8 +92,8 @@ def new_task_suffix() -> str:
 class RunSettings:
     """The options of an engine that all of its runs share.
 
-    ``reference_above``: bytes above which results are passed by reference. ``take``: makes of a
-    value what one of its takers in this process is given.
+    ``reference_above``: bytes above which results are passed by reference. ``isolation``:
+    makes, for each run, what makes of a value what one of its takers in this process is given.
     """
 
     max_parallel: int | None = None
@@ -101,7 +101,7 @@ class RunSettings:
     listeners: Iterable[Listener] = ()
     run_timeout: float | None = None
     reference_above: int | None = None
-    take: Take = isolated
+    isolation: Callable[[], Take] = Isolation
 
 
 class Run(Generic[N]):
@@ -116,13 +116,14 @@ class Run(Generic[N]):
         completions: Completions,
         dispatcher: Dispatcher,
         *,
+        take: Take = isolated,
         log: LogWriter[tuple[N, Any]] | None = None,
         cache: ValueCache | None = None,
     ) -> None:
         self.run_id = run_id
         self._spec = spec
         self._on_error = settings.on_error
-        self._take = settings.take
+        self._take = take
         self._run_timeout = settings.run_timeout
         self._completions = completions
         self._log = log
@@ -562,10 +563,14 @@ class Run(Generic[N]):
         """
         if type(value) in NEVER_CHANGE:
             return value
-        if "numpy" not in sys.modules and (self._is_over or not self._is_still_needed(node)):
+        take = self._take
+        has_no_array = "numpy" not in sys.modules or (
+            isinstance(take, Isolation) and take.is_flat(value)
+        )
+        if has_no_array and (self._is_over or not self._is_still_needed(node)):
             return value
         try:
-            return self._take(value)
+            return take(value)
         except SerializationError:  # of something within it that can be read once only
             return value
 

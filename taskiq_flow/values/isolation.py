@@ -73,6 +73,62 @@ def isolated(value: Any) -> Any:
         ) from None
 
 
+class Isolation:
+    """``isolated`` for the values of one run: a value with many takers is looked through once.
+
+    It remembers how flat values are copied, of which no part can be changed: a tuple of numbers
+    needs no copy, a list of numbers one of the list alone.
+    """
+
+    def __init__(self) -> None:
+        self._flat: dict[int, tuple[Any, Take]] = {}  # by id; the value keeps its id from others
+
+    def __call__(self, value: Any) -> Any:
+        """What one taker of a value is given. Raises as ``isolated`` does."""
+        if type(value) in NEVER_CHANGE:
+            return value
+        if not self.is_flat(value):
+            copy_of = _flat_copy(value)
+            if copy_of is None:
+                return isolated(value)
+            if len(self._flat) == _REMEMBERED:
+                del self._flat[next(iter(self._flat))]  # the oldest
+            self._flat[id(value)] = value, copy_of
+        return self._flat[id(value)][1](value)
+
+    def is_flat(self, value: Any) -> bool:
+        """Whether this value was found to be flat."""
+        known = self._flat.get(id(value))
+        return known is not None and known[0] is value
+
+
+_REMEMBERED = 32
+"""How many values an ``Isolation`` remembers, and holds for so long."""
+
+
+def _flat_copy(value: Any) -> Take | None:
+    """How a flat value is copied; ``None`` for one that is not flat."""
+    kind = type(value)
+    if kind is tuple:
+        return shared if _never_change(value) else None
+    if kind is dict:
+        return dict.copy if _never_change(value.values()) else None
+    if kind is not list:
+        return None
+    kinds = set(map(type, value))
+    if NEVER_CHANGE.issuperset(kinds):
+        return list.copy
+    return _rows if kinds == {dict} and _are_flat(value) else None
+
+
+def _are_flat(rows: list[dict[Any, Any]]) -> bool:
+    return _never_change(chain.from_iterable(map(dict.values, rows)))
+
+
+def _rows(value: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
+    return list(map(dict.copy, value))
+
+
 def refuse_once_only(value: Any) -> None:
     """Raise ``SerializationError`` for an iterator or a coroutine."""
     if isinstance(value, ONCE_ONLY) and type(value) not in _COPY:
@@ -123,7 +179,7 @@ def _list(value: list[Any], copies: dict[int, Any]) -> list[Any]:
     kinds = set(map(type, value))
     if NEVER_CHANGE.issuperset(kinds):
         return made
-    if kinds == {dict} and _never_change(chain.from_iterable(map(dict.values, value))):
+    if kinds == {dict} and _are_flat(value):
         made[:] = map(dict.copy, value)  # rows, of which there may be many
     else:
         made[:] = [_copied(part, copies) for part in value]

@@ -22,7 +22,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from taskiq_flow import SerializationError
-from taskiq_flow.values.isolation import isolated, shared
+from taskiq_flow.values.isolation import Isolation, isolated, shared
 
 
 class Model(BaseModel):
@@ -369,3 +369,22 @@ def test_shared_values_are_the_objects_themselves() -> None:
 def test_a_copy_is_as_deep_as_one_of_the_copy_module() -> None:
     value = {"rows": [{"a": 1, "b": (1, [2])} for _ in range(5)], "x": collections.deque([{1}])}
     assert isolated(value) == copy.deepcopy(value)
+
+
+@pytest.mark.parametrize(
+    "value", [(1, 2), [1, "a"], [{"a": 1}, {"b": 2}], {"a": 1}, [[1]], {"a": []}]
+)
+def test_a_value_with_many_takers_is_copied_as_by_itself(value: Any) -> None:
+    take = Isolation()
+    for _ in range(3):
+        taken = take(value)
+        assert taken == isolated(value)
+        assert (taken is value) is (type(value) is tuple)
+        if isinstance(taken, list) and isinstance(taken[0], dict):
+            assert taken[0] is not value[0]
+
+
+def test_of_many_values_the_last_are_remembered() -> None:
+    take, values = Isolation(), [[number] for number in range(100)]
+    assert [take(value) for value in values] == values
+    assert sum(map(take.is_flat, values)) == 32

@@ -1,0 +1,80 @@
+"""Values on their way from node to node in one process, beside ``None`` on the same way."""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from taskiq import InMemoryBroker
+
+from benchmarks.measure import interleaved
+from benchmarks.report import Check, Options, print_checks
+from taskiq_flow import DAGBuilder, ExecutionEngine
+
+HOPS = 20
+
+MEBI = 1024 * 1024
+
+
+def _values() -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "text of 10 MB": "x" * (10 * MEBI),
+        "tuple of 100,000 numbers": tuple(range(100_000)),
+    }
+    if importlib.util.find_spec("numpy") is not None:  # it is not in every environment
+        values["array of 40 MB"] = importlib.import_module("numpy").zeros(5 * MEBI)
+    return values
+
+
+MUTABLE: dict[str, tuple[Any, float]] = {
+    "list of 100,000 numbers": (list(range(100_000)), 2.0),
+    "list of 100,000 small dictionaries": (
+        [{"id": number, "name": "x", "score": 0.5} for number in range(100_000)],
+        25.0,
+    ),
+}
+"""Values of which each taker has its own, and the milliseconds that a hop may take."""
+
+
+def _engine(**options: Any) -> ExecutionEngine:
+    async def passes(value: Any) -> Any:
+        return value
+
+    builder = DAGBuilder()
+    for hop in range(HOPS):
+        keys = {"value": f"v{hop}"}
+        builder.node(passes, output=f"v{hop + 1}", name=f"hop {hop}", inputs=keys)
+    return ExecutionEngine(InMemoryBroker(), builder.build(), **options)
+
+
+async def _run(engine: ExecutionEngine, value: Any) -> None:
+    async for _ in engine.execute_async({"v0": value}):
+        pass
+
+
+async def run(options: Options) -> list[Check]:
+    """Compare a chain of nodes that pass on a value with one that passes on ``None``."""
+    rounds = 5 if options.quick else 11
+    isolated, shared = _engine(), _engine(values="shared")
+    ways: dict[str, Callable[[], Awaitable[None]]] = {"None": partial(_run, isolated, None)}
+    immutable = _values()
+    ways |= {name: partial(_run, isolated, value) for name, value in immutable.items()}
+    ways |= {name: partial(_run, isolated, value) for name, (value, _) in MUTABLE.items()}
+    for name, (value, _) in MUTABLE.items():
+        ways[f"{name}, shared"] = partial(_run, shared, value)
+    taken = await interleaved(ways, rounds)
+    none = taken["None"]
+    checks = []
+    for name in (*immutable, *(f"{name}, shared" for name in MUTABLE)):
+        ratios = [own / other for own, other in zip(taken[name], none, strict=True)]
+        checks.append(Check(name, statistics.median(ratios), 1.1, "of what None costs"))
+    for name, (_, most) in MUTABLE.items():
+        per_hop = statistics.median(
+            (own - other) / HOPS * 1000 for own, other in zip(taken[name], none, strict=True)
+        )
+        checks.append(Check(name, per_hop, most, "ms a hop more than None"))
+    print_checks("Values in one process", checks)
+    return checks
