@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from taskiq import (
@@ -224,6 +224,7 @@ class FlowMiddleware(TaskiqMiddleware):
             inline_limit=self._inline_limit,
             max_deliveries=self._max_deliveries,
             wire=self.wire,
+            others_may_repeat=may_repeat(m for m in broker.middlewares if m is not self),
             prefix=self.prefix,
         )
         await self._open(worker, is_outage, math.inf)
@@ -268,6 +269,15 @@ async def inventory(broker: AsyncBroker) -> list[Leftover]:
         )
     flows = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
     return await system.inventory_of(broker, flows[0].prefix if flows else _DEFAULT_PREFIX)
+
+
+def may_repeat(middlewares: Iterable[TaskiqMiddleware]) -> bool:
+    """Whether any of these is told how tasks end, and may send one again."""
+    base = TaskiqMiddleware
+    return any(
+        type(m).on_error is not base.on_error or type(m).post_execute is not base.post_execute
+        for m in middlewares
+    )
 
 
 def codec_of(broker: AsyncBroker) -> ValueCodec | None:

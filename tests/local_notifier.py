@@ -85,16 +85,18 @@ class LocalNotifier:
 class LocalFlow(FlowMiddleware):
     """The middleware over a switchboard."""
 
-    def __init__(self, board: Switchboard, *, inline_limit: int = 65536) -> None:
-        super().__init__("redis://nowhere", inline_limit=inline_limit)
+    def __init__(self, board: Switchboard, *, inline_limit: int = 65536, **options: Any) -> None:
+        super().__init__("redis://nowhere", inline_limit=inline_limit, **options)
         self.board = board
 
     def _notifier(self) -> Notifier:
         return LocalNotifier(self.board)
 
 
-def with_flow(broker: AsyncBroker, board: Switchboard, inline_limit: int = 65536) -> LocalFlow:
+def with_flow(
+    broker: AsyncBroker, board: Switchboard, inline_limit: int = 65536, **options: Any
+) -> LocalFlow:
     """Give a broker the middleware."""
-    flow = LocalFlow(board, inline_limit=inline_limit)
+    flow = LocalFlow(board, inline_limit=inline_limit, **options)
     broker.add_middlewares(flow)
     return flow

@@ -33,7 +33,7 @@ from taskiq_flow.dispatch.encoding import (
     with_values,
 )
 from taskiq_flow.errors import ConfigurationError, SerializationError
-from taskiq_flow.middleware import FlowMiddleware, wire_of
+from taskiq_flow.middleware import FlowMiddleware, may_repeat, wire_of
 from taskiq_flow.transport.protocol import Kick
 from taskiq_flow.values.call import Call
 from taskiq_flow.values.handle import ResultHandle
@@ -114,10 +114,7 @@ class Dispatcher:
         self._after = [m for m in reversed(others) if type(m).post_send is not base.post_send]
         self._unseen = not (self._before or self._after) and formats_as_usual(broker)
         self._never_waits = _never_waits(broker)
-        self._others_may_repeat = any(
-            type(m).on_error is not base.on_error or type(m).post_execute is not base.post_execute
-            for m in others
-        )
+        self._others_may_repeat = may_repeat(others)
 
     def address(self, node: RunnableNode) -> Address:
         """Where a node's task is sent. A plain callable is registered with the broker first.

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from taskiq import AsyncBroker, NoResultError, TaskiqMessage, TaskiqResult
 
 from taskiq_flow.cleanup import until_ended
+from taskiq_flow.dataflow.binding import parameters_of
 from taskiq_flow.errors import ResultUnavailableError, SerializationError, TaskLostError
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries, Delivery
@@ -29,6 +30,7 @@ from taskiq_flow.transport.protocol import REVOCATION_LIFE, Notifier
 from taskiq_flow.transport.systems import fullness_of
 from taskiq_flow.values.call import Call, Delivered
 from taskiq_flow.values.handle import Reference
+from taskiq_flow.values.isolation import Take, isolated
 from taskiq_flow.values.references import is_referred_to, stored_result
 from taskiq_flow.values.results import failed
 from taskiq_flow.values.size import read_off_loop
@@ -82,7 +84,8 @@ class Worker:
     ``deliveries``: the messages that this worker holds, if its broker shows them.
     ``wire``: encodes and decodes values. ``inline_limit``: bytes up to which a result travels with
     its notice. ``max_deliveries``: how often a message is delivered before its task counts as lost.
-    ``prefix``: of channels.
+    ``prefix``: of channels. ``others_may_repeat``: whether another middleware may send a task
+    again.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Worker:
         max_deliveries: int,
         prefix: str,
         wire: Wire,
+        others_may_repeat: bool,
     ) -> None:
         self._broker = broker
         self._notifier = notifier
@@ -110,6 +114,7 @@ class Worker:
         self._of_no_engine: set[asyncio.Task[Any]] = set()
         self._revoked: dict[str, float] = {}  # loop time of each revocation, oldest first
         self._wire = wire
+        self._others_may_repeat = others_may_repeat
         self._absent = AbsentEngines(self._drop_tasks_of)
         self._is_closed = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -333,7 +338,7 @@ class Worker:
         wire, task_id, sent = self._wire, message.task_id, message.kwargs
         if not wire.is_encoded(sent):
             sent = {name: value for name, value in sent.items() if name != VALUES}
-            return Call(message.task_name, list(message.args), sent)
+            return Call(message.task_name, list(message.args), sent, self._copy_of(message))
         places = [(place, Reference(**given)) for place, given in wire.references_of(sent)]
         args, kwargs = await read_off_loop(sent, wire.decode_call, task_id, sent)
         task_ids = list({reference.task_id for _, reference in places})
@@ -346,6 +351,15 @@ class Worker:
             else:
                 kwargs[place] = value
         return Call(message.task_name, args, kwargs)
+
+    def _copy_of(self, message: TaskiqMessage) -> Take | None:
+        """How a task is given plain values, which its message holds as they were sent.
+
+        They are copied if the message may be sent again: by a middleware, or by the task itself.
+        """
+        task = self._broker.find_task(message.task_name)
+        injects = task is not None and bool(parameters_of(task)[1])
+        return isolated if self._others_may_repeat or injects else None
 
     async def _read(self, task_id: str) -> Any:
         result = await self._through_outage(

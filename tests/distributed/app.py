@@ -362,6 +362,11 @@ async def anything(value: Any) -> Any:
     return value
 
 
+def in_pool(value: Any) -> Any:
+    """What it is given, from the process that it runs in."""
+    return os.getpid(), value
+
+
 async def fitted(model: kinds.Model, number: int) -> kinds.Point:
     return kinds.Point(model.when, number)
 
@@ -374,7 +379,7 @@ TASKS: list[Any] = [
     *(load, cut, joined, fail, behind, empty, point, shifted, double, total, echo, set_of),
     *(unstorable, nap, hold, noted, held, noted_in_thread, refuses_result, fails_at_first),
     *(fails_once, succeeds_at_first, passes_on_requeued, deadly),
-    *(requeues_once, breaks_middleware, blob, two_blobs, measure, anything, fitted),
+    *(requeues_once, breaks_middleware, blob, two_blobs, measure, anything, fitted, in_pool),
 ]
 
 NAMES = {function: function.__name__ for function in TASKS}  # which taskiq changes

@@ -19,6 +19,7 @@ from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
 from tests.distributed.test_contract import graph
 from tests.distributed.watching import Notes, inputs, many, until_sent
 from tests.servers.redis import RedisCluster, RedisSentinel, RedisServer
+from tests.values.kinds import Pair, Point
 
 
 async def check(broker: AsyncBroker, notes: Notes) -> None:
@@ -137,6 +138,19 @@ def test_the_workers_of_a_pool_of_processes_run_tasks(farm: Farm, tmp_path: Path
         workers.kill()
     pids = {int(line.split()[2]) for line in notes.path.read_text(encoding="utf-8").splitlines()}
     assert os.getpid() not in pids
+
+
+async def test_a_pool_of_processes_is_given_values_of_all_types(farm: Farm) -> None:
+    settings = farm.settings("redis-streams", queue="values-in-pool")
+    with farm.working(settings, arguments=["--use-process-pool"]) as workers:
+        async with started(settings) as broker:
+            dag = DAGBuilder().node(task(broker, app.in_pool)).build()
+            engine = ExecutionEngine(broker, dag)
+            for value in (3, (1, {2}), Point(Pair(1, 2))):
+                pid, arrived = (await engine.execute({"value": value}))["in_pool"]
+                assert arrived == value
+                assert type(arrived) is type(value)
+                assert pid not in {os.getpid(), *workers.pids}
 
 
 @pytest.mark.parametrize("pass_by", ["value", "reference"])
