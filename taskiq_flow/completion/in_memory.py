@@ -23,6 +23,7 @@ from taskiq import (
     TaskiqMiddleware,
     TaskiqResult,
 )
+from taskiq.brokers.inmemory_broker import InmemoryResultBackend
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.protocol import InFlight
@@ -44,6 +45,9 @@ CANCEL_GRACE = 5.0
 
 STALLED_AFTER = 5.0
 """Seconds after which a warning says that no thread of the broker becomes free."""
+
+RUN_LABEL = "taskiq_flow_run"
+"""The label of a task that a run has sent: the run's id. Its message has no arguments."""
 
 _REQUEUE_COUNT = "X-Taskiq-requeue"  # the label in which ``Context.requeue`` counts
 
@@ -136,6 +140,12 @@ class InMemoryHooks(TaskiqMiddleware):
         """Note which asyncio task runs the task. A revoked task does not run."""
         execution = self.executions.get(message.task_id)
         if execution is None:  # not of an engine, but perhaps sent from within such a task
+            if _is_of_run(message):
+                logger.warning(
+                    "task %r was sent again after its run had ended, and is not executed",
+                    message.task_id,
+                )
+                raise asyncio.CancelledError
             when_begun.set(None)
             present.set(None)
             return message
@@ -207,9 +217,14 @@ class InMemoryHooks(TaskiqMiddleware):
             result = await _referring(task_id, result, completions.limit)
             if execution.revoked:
                 return
-        del self.executions[task_id], completions.expected[task_id]
-        self.workers.pop(execution.worker, None)
+        completions.drop(task_id)
         execution.in_flight.settle(task_id, result)
+
+    async def post_save(self, message: TaskiqMessage, _: TaskiqResult[Any]) -> None:
+        """Remove a result that its run has from the broker's store, which would keep it alive."""
+        backend = self.broker.result_backend
+        if isinstance(backend, InmemoryResultBackend) and _is_of_run(message):
+            backend.results.pop(message.task_id, None)
 
 
 class InMemoryCompletions:
@@ -260,16 +275,19 @@ class InMemoryCompletions:
         if execution is None or execution.revoked:
             return False
         if execution.worker is asyncio.current_task():  # a broker that runs tasks in place
-            self._drop(task_id)
+            self.drop(task_id)
         else:
             execution.revoke()
         return True
 
-    def _drop(self, task_id: str) -> None:
+    def drop(self, task_id: str) -> None:
+        """Stop watching for a task, which has ended or is not waited for any more."""
         self._executions.pop(task_id, None)
         execution = self.expected.pop(task_id, None)
         if execution is not None:
             self._hooks.workers.pop(execution.worker, None)
+            if execution.call is not None:
+                execution.call.forget()
 
     def revoke_task(self, task_id: str) -> None:
         """Cancel a task that runs, or have it end as it begins; it is forgotten when it has."""
@@ -292,7 +310,7 @@ class InMemoryCompletions:
             workers = [e.worker for e in self.expected.values() if e.worker is not None]
             await until_ended(workers, CANCEL_GRACE)
             for task_id in list(self.expected):
-                self._drop(task_id)
+                self.drop(task_id)
         self._hooks.run_ids.discard(self._run_id)
 
     def _arm(self) -> None:
@@ -306,11 +324,11 @@ class InMemoryCompletions:
         for task_id, execution in list(self.expected.items()):
             if execution.revoked:
                 if execution.worker is not None and execution.worker.done():
-                    self._drop(task_id)
+                    self.drop(task_id)
                 continue
             error = self._what_became_of(task_id, execution)
             if error is not None:
-                self._drop(task_id)
+                self.drop(task_id)
                 execution.in_flight.settle(task_id, failed(error))
 
     def _what_became_of(self, task_id: str, execution: Execution) -> BaseException | None:
@@ -432,6 +450,12 @@ class _EnginesTasks(logging.Filter):
 _ENGINES_TASKS = _EnginesTasks()
 
 _all_hooks: WeakSet[InMemoryHooks] = WeakSet()
+
+
+def _is_of_run(message: TaskiqMessage) -> bool:
+    """Whether a run has sent this message, and not a task that has copied its labels."""
+    run_id = message.labels.get(RUN_LABEL)
+    return run_id is not None and message.task_id.startswith(f"{run_id}:")
 
 
 def _present_execution() -> Execution | None:

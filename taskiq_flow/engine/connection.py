@@ -9,7 +9,7 @@ from functools import partial
 from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
 from taskiq.result_backends.dummy import DummyResultBackend
 
-from taskiq_flow.completion.in_memory import InMemoryCompletions
+from taskiq_flow.completion.in_memory import RUN_LABEL, InMemoryCompletions
 from taskiq_flow.completion.polling import PollingCompletions
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.pushed import PushedCompletions, tell_workers
@@ -91,7 +91,7 @@ async def connect(
             lambda: InMemoryCompletions(broker, run_id, reference_above),
             InMemoryCompletions.tells_begin,
             broker.kick,
-            {},
+            {RUN_LABEL: run_id},
         )
     kick = _lasting_kick(broker)
     pushing = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]

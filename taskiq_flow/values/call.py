@@ -27,7 +27,7 @@ class Call:
     it executed once more with the same arguments.
     """
 
-    __slots__ = ("_args", "_is_taken", "_kwargs", "_take", "_task_name")
+    __slots__ = ("_is_taken", "_take", "_task_name", "_values")
 
     def __init__(
         self,
@@ -37,15 +37,20 @@ class Call:
         take: Take | None = None,
     ) -> None:
         self._task_name = task_name
-        self._args = args
-        self._kwargs = kwargs
+        self._values: tuple[list[Any], dict[str, Any]] | None = args, kwargs
         self._take = take
         # On the object, as a thread has a copy of the context.
         self._is_taken = False
 
     def once_more(self) -> Call:
-        """The same call, for a further execution of the task."""
-        return Call(self._task_name, self._args, self._kwargs, self._take)
+        """The same call, for a further execution of the task. This one is over."""
+        again = Call(self._task_name, [], {}, self._take)
+        again._values, self._values = self._values, None
+        return again
+
+    def forget(self) -> None:
+        """Let go of the values. What the task has started may hold its context, and so this."""
+        self._values = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Call, (self._task_name, self._args, self._kwargs, self._take)
@@ -58,12 +63,18 @@ class Call:
         return not self._is_taken and task_name == self._task_name
 
     def taken(self) -> tuple[list[Any], dict[str, Any]]:
-        """The positional and keyword arguments. Called once."""
+        """The positional and keyword arguments. Called once.
+
+        Raises ``RuntimeError`` if they are forgotten, as those of a run that is over.
+        """
+        if self._values is None:
+            raise RuntimeError(f"task {self._task_name!r} is not executed: its run is over")
         self._is_taken = True
+        args, kwargs = self._values
         if self._take is None:
-            return self._args, self._kwargs
-        return list(map(self._take, self._args)), {
-            name: self._take(value) for name, value in self._kwargs.items()
+            return args, kwargs
+        return list(map(self._take, args)), {
+            name: self._take(value) for name, value in kwargs.items()
         }
 
 

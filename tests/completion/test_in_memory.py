@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import threading
+import weakref
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from pydantic import BaseModel, model_serializer
@@ -38,6 +40,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion import in_memory
 from taskiq_flow.completion.in_memory import InMemoryHooks
+from taskiq_flow.values.call import Call
 from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later
 
@@ -600,3 +603,114 @@ async def test_a_large_result_is_not_measured_on_the_event_loop(broker: InMemory
     assert isinstance(results["node"], ResultHandle)
     assert threads
     assert threading.get_ident() not in threads
+
+
+class Thing:
+    pass
+
+
+class TestMemory:
+    """A value is let go of when its run is over, whatever else goes on on the broker."""
+
+    async def test_a_result_does_not_stay_in_the_brokers_store(
+        self, broker: InMemoryBroker
+    ) -> None:
+        made: list[weakref.ref[Thing]] = []
+
+        def make() -> Thing:
+            thing = Thing()
+            made.append(weakref.ref(thing))
+            return thing
+
+        dag = DAGBuilder().node(make).node(lambda make: None, name="take").build()
+        await ExecutionEngine(broker, dag).execute()
+        await broker.wait_all()
+        gc.collect()
+        assert made[0]() is None
+
+    async def test_results_of_tasks_that_no_run_has_sent_stay_there(
+        self, broker: InMemoryBroker
+    ) -> None:
+        @broker.task
+        async def answer() -> int:
+            return 42
+
+        sent = await answer.kiq()
+        await sent.wait_result()
+        dag = DAGBuilder()
+        for number in range(200):
+            dag.node(answer, name=f"n{number}")
+        await ExecutionEngine(broker, dag.build()).execute()
+        assert (await sent.get_result()).return_value == 42
+
+    @pytest.mark.parametrize("retries", [False, True])
+    async def test_an_argument_is_not_kept_by_what_its_task_has_started(
+        self, retries: bool
+    ) -> None:
+        broker = InMemoryBroker()
+        if retries:
+            broker.add_middlewares(SimpleRetryMiddleware())
+        started: list[asyncio.Task[Any]] = []
+
+        @broker.task(retry_on_error=True)
+        async def take(thing: Thing) -> None:
+            started.append(asyncio.create_task(asyncio.sleep(3600)))  # has its context
+            if retries and len(started) == 1:
+                raise OSError
+
+        thing = Thing()
+        alive = weakref.ref(thing)
+        await ExecutionEngine(broker, one_node(take)).execute({"thing": thing})
+        del thing
+        await broker.wait_all()
+        gc.collect()
+        assert alive() is None
+        assert len(started) == 1 + retries
+        for task in started:
+            task.cancel()
+
+
+async def test_a_task_that_is_sent_again_after_its_run_does_not_run_without_its_arguments(
+    broker: InMemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent: list[TaskiqMessage] = []
+    charged: list[int] = []
+
+    class Watcher(TaskiqMiddleware):
+        async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
+            sent.append(message)
+            return message
+
+    broker.add_middlewares(Watcher())
+
+    @broker.task
+    async def charge(amount: int = 10) -> None:
+        charged.append(amount)
+
+    await ExecutionEngine(broker, one_node(charge, inputs=["amount"])).execute({"amount": 500})
+    with caplog.at_level(logging.WARNING, "taskiq_flow"):
+        await broker.kick(broker.formatter.dumps(sent[0]))
+        with contextlib.suppress(asyncio.CancelledError):
+            await broker.wait_all()
+    assert charged == [500]
+    assert "was sent again after its run had ended, and is not executed" in caplog.text
+
+
+async def test_a_task_may_pass_its_labels_on_to_another(broker: InMemoryBroker) -> None:
+    @broker.task
+    async def other() -> int:
+        return 1
+
+    @broker.task
+    async def first(context: Annotated[Context, TaskiqDepends()]) -> int:
+        sent = await other.kicker().with_labels(**context.message.labels).kiq()
+        return (await sent.wait_result(check_interval=0.01)).return_value
+
+    assert await ExecutionEngine(broker, one_node(first)).execute() == {"node": 1}
+
+
+def test_a_call_whose_values_are_forgotten_is_not_made_without_them() -> None:
+    call = Call("charge", [500], {})
+    call.forget()
+    with pytest.raises(RuntimeError, match="'charge' is not executed: its run is over"):
+        call.taken()

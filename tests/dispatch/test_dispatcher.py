@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from taskiq import Context, InMemoryBroker, TaskiqDepends, TaskiqMessage, TaskiqMiddleware
 
 from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, NodeFailedError
+from taskiq_flow.completion.in_memory import RUN_LABEL
 
 pytestmark = pytest.mark.usefixtures("plain_task_ids")
 
@@ -59,6 +60,9 @@ async def test_a_message_is_what_taskiqs_kicker_makes_of_the_same_call(
     )
     by_kicker, by_engine = watcher.sent
     by_engine.labels["stamp"] = by_kicker.labels["stamp"]
+    assert by_engine.labels.pop(RUN_LABEL) == "r"
+    assert by_engine.labels_types is not None
+    del by_engine.labels_types[RUN_LABEL]
     assert (by_engine.args, by_engine.kwargs) == ([], values)  # the objects themselves
     assert by_engine.model_copy(update={"kwargs": by_kicker.kwargs}) == by_kicker
     assert watcher.told == ["r:work:1"] * 2
@@ -71,8 +75,9 @@ async def test_what_a_hook_puts_into_one_message_is_not_in_the_next(
     watcher = Watcher()
     broker.add_middlewares(watcher)
     dag = DAGBuilder().node(len, name="a", inputs=["x"]).node(len, name="b", inputs=["x"]).build()
-    await ExecutionEngine(broker, dag).execute({"x": [1]})
-    assert [message.labels for message in watcher.sent] == [{"stamp": "0"}, {"stamp": "1"}]
+    await ExecutionEngine(broker, dag).execute({"x": [1]}, run_id="r")
+    labels = [message.labels for message in watcher.sent]
+    assert labels == [{RUN_LABEL: "r", "stamp": "0"}, {RUN_LABEL: "r", "stamp": "1"}]
 
 
 async def test_a_hook_that_raises_fails_the_node(broker: InMemoryBroker) -> None:
