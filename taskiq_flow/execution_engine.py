@@ -574,7 +574,11 @@ class ExecutionEngine:
             failure_keys=plan.failure_keys,
             joins=plan.joins(),
             inputs=values,
-            options={n: of_engine.of(n) for n in plan.order if for_all or n.has_policy},
+            options={
+                n: of_engine.of(n, self._settings.take)
+                for n in plan.order
+                if for_all or n.has_policy
+            },
         )
 
     def _taken_input(self, key: str, value: Any) -> Any:

@@ -139,3 +139,25 @@ async def test_what_is_given_is_part_of_the_key_of_a_cached_result(broker: InMem
             await ExecutionEngine(broker, dag, journal=journal).execute({"base": 3})
         ).values()
     assert results == [9, 27]
+
+
+async def test_what_is_given_is_as_it_was_when_the_node_was_made(broker: InMemoryBroker) -> None:
+    def phase(settings: dict[str, int]) -> int:
+        return settings["phase"]
+
+    settings = {"phase": 0}
+    dag = DAGBuilder()
+    for number in range(3):
+        settings["phase"] = number
+        dag.node(phase, name=f"n{number}", given={"settings": settings})
+    results = await ExecutionEngine(broker, dag.build()).execute()
+    assert results == {"n0": 0, "n1": 1, "n2": 2}
+
+
+def test_what_can_be_read_once_only_is_refused_where_the_node_is_made() -> None:
+    with pytest.raises(
+        TypeError, match=r"given= of node 'power' for parameter 'base': .* read once"
+    ):
+        DAGNode(power, given={"base": iter([1])})
+    with pytest.raises(TypeError, match=r"fallback= of node 'power': .* read once"):
+        DAGNode(power, fallback=iter([1]))

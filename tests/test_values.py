@@ -143,6 +143,20 @@ async def test_what_a_reader_does_to_a_result_is_seen_by_no_task(broker: InMemor
     assert seen[1:] == [1] * 20
 
 
+@pytest.mark.parametrize(("values", "expected"), [("isolated", [3, 1]), ("shared", [1, 3])])
+async def test_what_a_condition_does_to_a_value_is_seen_by_nobody_else(
+    broker: InMemoryBroker, values: Any, expected: list[int]
+) -> None:
+    def sorts(make: list[int]) -> bool:
+        make.sort()
+        return make[0] == 1
+
+    dag = DAGBuilder().node(lambda: [3, 1], name="make")
+    dag.node(lambda make: make, name="take", when=sorts)
+    results = await ExecutionEngine(broker, dag.build(), values=values).execute()
+    assert results == {"make": expected, "take": expected}
+
+
 async def test_an_input_is_taken_when_the_run_begins(broker: InMemoryBroker) -> None:
     given = [1]
 

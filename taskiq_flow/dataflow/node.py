@@ -27,10 +27,11 @@ from taskiq_flow.dataflow.options import (
     time_limit,
 )
 from taskiq_flow.dataflow.ready_set import Join
-from taskiq_flow.errors import BindingError, GraphError
+from taskiq_flow.errors import BindingError, GraphError, SerializationError
 from taskiq_flow.processes.in_process import check_importable
 from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.values.handle import ResultHandle, split_outputs
+from taskiq_flow.values.isolation import Take, isolated, refuse_once_only, shared
 
 # taskiq renames every function that it decorates, once more at each registration.
 _RENAMED = "__taskiq_original"
@@ -70,7 +71,8 @@ class DAGNode:
     ``inputs``: input keys, or a mapping parameter → key, or ``None`` for every parameter under
     its own name. ``name``: the node's name, else the task's custom name, else the function's.
     ``task_name`` is the name then; a graph that has it already makes it ``name_2``.
-    ``given``: values of parameters that are the same in every run; no key reaches these.
+    ``given``: values of parameters that are the same in every run, as they are now; no key
+    reaches these.
     ``metadata`` is the user's own. ``expected_seconds``: an estimate of the run time, which
     orders the sending when ``max_parallel`` makes nodes wait.
 
@@ -148,7 +150,7 @@ class DAGNode:
         self.task_name = name if name is not None else default_name(task)
         self._inputs = _checked_inputs(self.task_name, inputs)
         self._outputs = _checked_outputs(self.task_name, output, outputs)
-        self.given: dict[str, Any] = dict(given or {})
+        self.given = _checked_given(self.task_name, given)
         self.metadata: dict[str, Any] = dict(metadata or {})
         expected_seconds = in_seconds(
             f"expected_seconds of node {self.task_name!r}", expected_seconds
@@ -165,7 +167,11 @@ class DAGNode:
         self.timeout = time_limit(f"timeout {of_node}", timeout)
         self.queue_timeout = time_limit(f"queue_timeout {of_node}", queue_timeout)
         self.cache = as_cache(f"cache {of_node}", cache)
-        self.fallback, self.join, self.when = fallback, join, when
+        self.fallback, self.join, self.when = (
+            _checked_fallback(self.task_name, fallback),
+            join,
+            when,
+        )
         asked = (self.retry, self.timeout, self.queue_timeout, when, self.cache)
         self.has_policy = fallback is not NO_FALLBACK or any(part is not None for part in asked)
         self._when_keys = condition_keys(self.task_name, when)
@@ -245,16 +251,17 @@ class DAGNode:
         """Positional and keyword arguments of the task's call, taken from ``values``."""
         return (self._binding or self.binding).arguments(values)
 
-    def is_wanted(self, values: Mapping[str, Any]) -> bool | Awaitable[object]:
+    def is_wanted(self, values: Mapping[str, Any], take: Take = shared) -> bool | Awaitable[object]:
         """The answer of the node's condition, or what is to be awaited for it.
 
-        Raises whatever the condition raises.
+        ``take``: makes of a value what the condition is given. Raises whatever the condition
+        raises.
         """
         if self.when is None:
             return True
         required, optional = self._when_keys
         keys = [*required, *(key for key in optional if key in values)]
-        answer = self.when(**{key: values[key] for key in keys})
+        answer = self.when(**{key: take(values[key]) for key in keys})
         if answer is True or answer is False:  # the usual answers take the least time
             return answer
         return answer if isinstance(answer, Awaitable) else bool(answer)
@@ -347,6 +354,27 @@ def _is_generated(task: AsyncTaskiqDecoratedTask[Any, Any], bare: str) -> bool:
         return True
     script = os.path.normpath(sys.argv[0]).removesuffix(".py")
     return task.original_func.__module__ == "__main__" and module == script.replace(os.sep, ".")
+
+
+def _checked_given(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The fixed values, as they are now: what their owner does to them later does not count."""
+    taken: dict[str, Any] = {}
+    for parameter, value in dict(given or {}).items():
+        try:
+            taken[parameter] = isolated(value)
+        except SerializationError as error:
+            raise TypeError(
+                f"given= of node {name!r} for parameter {parameter!r}: {error}"
+            ) from None
+    return taken
+
+
+def _checked_fallback(name: str, fallback: Any) -> Any:
+    try:
+        refuse_once_only(fallback)
+    except SerializationError as error:
+        raise TypeError(f"fallback= of node {name!r}: {error}") from None
+    return fallback
 
 
 def _checked_inputs(name: str, inputs: Inputs) -> dict[str, str] | tuple[str, ...] | None:

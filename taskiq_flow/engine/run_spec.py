@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from taskiq_flow.dataflow.node import DAGNode
@@ -11,6 +12,7 @@ from taskiq_flow.dataflow.options import NO_FALLBACK, Cache, Retry
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.transport.notice import BEGIN_LABEL
+from taskiq_flow.values.isolation import Take, isolated
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -64,8 +66,11 @@ class NodeOptions:
         object.__setattr__(self, "may_send_again", may_send_again)
         object.__setattr__(self, "labels", tuple(labels))
 
-    def of(self, node: DAGNode) -> NodeOptions:
-        """The options of a node whose engine has these."""
+    def of(self, node: DAGNode, take: Take = isolated) -> NodeOptions:
+        """The options of a node whose engine has these.
+
+        ``take``: makes of a value what the node's condition is given.
+        """
         return NodeOptions(
             retry=self.retry if node.retry is None else node.retry,
             timeout=self.timeout if node.timeout is None else node.timeout,
@@ -74,7 +79,7 @@ class NodeOptions:
             ),
             fallback=node.fallback,
             fallback_node=node.fallback_node,
-            condition=None if node.when is None else node.is_wanted,
+            condition=None if node.when is None else partial(node.is_wanted, take=take),
             cache=node.cache,
         )
 
