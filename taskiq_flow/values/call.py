@@ -53,7 +53,7 @@ class Call:
         self._values = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Call, (self._task_name, self._args, self._kwargs, self._take)
+        return Call, (self._task_name, *self._remembered(), self._take)
 
     def is_of(self, task_name: str) -> bool:
         """Whether this is the call of that task, and has not been taken.
@@ -67,15 +67,18 @@ class Call:
 
         Raises ``RuntimeError`` if they are forgotten, as those of a run that is over.
         """
-        if self._values is None:
-            raise RuntimeError(f"task {self._task_name!r} is not executed: its run is over")
+        args, kwargs = self._remembered()
         self._is_taken = True
-        args, kwargs = self._values
         if self._take is None:
             return args, kwargs
         return list(map(self._take, args)), {
             name: self._take(value) for name, value in kwargs.items()
         }
+
+    def _remembered(self) -> tuple[list[Any], dict[str, Any]]:
+        if self._values is None:
+            raise RuntimeError(f"task {self._task_name!r} is not executed: its run is over")
+        return self._values
 
 
 class Delivered(dict[str, Any]):

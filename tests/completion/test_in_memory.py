@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import pickle
 import threading
 import weakref
 from contextlib import aclosing
@@ -707,6 +708,11 @@ async def test_a_task_may_pass_its_labels_on_to_another(broker: InMemoryBroker) 
         return (await sent.wait_result(check_interval=0.01)).return_value
 
     assert await ExecutionEngine(broker, one_node(first)).execute() == {"node": 1}
+
+
+def test_a_call_reaches_a_child_process_with_its_values() -> None:
+    call = pickle.loads(pickle.dumps(Call("charge", [500], {"currency": "EUR"})))  # noqa: S301
+    assert call.taken() == ([500], {"currency": "EUR"})
 
 
 def test_a_call_whose_values_are_forgotten_is_not_made_without_them() -> None:
