@@ -15,6 +15,15 @@ def in_memory(broker: AsyncBroker, **options: Any) -> InMemoryBroker:
     An engine on it runs graphs of these tasks as they are, without a server. Injected dependencies
     are those of ``broker``, its overrides included. Its middlewares and result backend are left
     out. ``options`` go to ``InMemoryBroker``.
+
+    >>> from taskiq_flow.testing import in_memory
+    >>> broker = broker_for("redis://localhost:6379")
+    >>> @broker.task
+    ... def double(number):
+    ...     return 2 * number
+    >>> dag = DAGBuilder().node(double).build()
+    >>> ExecutionEngine(in_memory(broker), dag).execute_sync({"number": 4})
+    {'double': 8}
     """
     twin = InMemoryBroker(**options)
     for name, task in broker.get_all_tasks().items():

@@ -12,8 +12,11 @@ import pytest
 from taskiq import InMemoryBroker
 
 import taskiq_flow
+from taskiq_flow.testing import in_memory
+from taskiq_flow.values.codec import ValueCodec
 
 NAMES = {name: getattr(taskiq_flow, name) for name in taskiq_flow.__all__}
+NAMES |= {"in_memory": in_memory, "ValueCodec": ValueCodec}
 """What an example may use without importing it, beside ``asyncio`` and ``InMemoryBroker``."""
 
 NO_EXAMPLE = {

@@ -40,8 +40,12 @@ class ValueCodec:
     ``pickle``: also carry by ``pickle`` what nothing else carries. Unpickling executes what the
     data say: only for servers that nobody else can write to.
 
-        codec = ValueCodec()
-        codec.register(Money, encode=str, decode=Money.parse, name="money")
+    >>> codec = ValueCodec()
+    >>> class Money:
+    ...     def __init__(self, cents):
+    ...         self.cents = cents
+    >>> codec.register(Money, encode=lambda money: money.cents, decode=Money, name="money")
+    >>> middleware = FlowMiddleware(codec=codec)  # the same on all sides
     """
 
     def __init__(self, *, pickle: bool = False) -> None:
