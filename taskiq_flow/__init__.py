@@ -97,6 +97,7 @@ from taskiq_flow.middleware import FlowMiddleware, inventory
 from taskiq_flow.processes.in_process import in_process
 from taskiq_flow.recommended import broker_for
 from taskiq_flow.transport.protocol import Leftover
+from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.version import __version__ as __version__
 
@@ -165,6 +166,7 @@ __all__ = [
     "TypeMismatchError",
     "TypeMismatchWarning",
     "UnusedInputWarning",
+    "ValueCodec",
     "broker_for",
     "in_process",
     "inventory",

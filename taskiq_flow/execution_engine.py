@@ -562,7 +562,8 @@ class ExecutionEngine:
         whole = self._dag.plan()
         self._check_types(whole)
         plan = whole if outputs is None else self._dag.plan_for(outputs)
-        values = {key: self._taken_input(key, value) for key, value in as_inputs(inputs).items()}
+        take = self._settings.isolation()
+        values = {k: _taken_input(take, k, value) for k, value in as_inputs(inputs).items()}
         check_inputs(values, whole, plan)
         of_engine = self._options
         for_all = of_engine != PLAIN_OPTIONS
@@ -574,23 +575,8 @@ class ExecutionEngine:
             failure_keys=plan.failure_keys,
             joins=plan.joins(),
             inputs=values,
-            options={
-                n: of_engine.of(n, self._settings.take)
-                for n in plan.order
-                if for_all or n.has_policy
-            },
+            options={n: of_engine.of(n, take) for n in plan.order if for_all or n.has_policy},
         )
-
-    def _taken_input(self, key: str, value: Any) -> Any:
-        """An input as it is when the run begins. Raises ``SerializationError``, naming the key."""
-        try:
-            return self._settings.isolation()(value)
-        except SerializationError as error:
-            raise SerializationError(
-                f"the run was given the input {key!r}, which cannot be passed on: {error}",
-                key=key,
-                value_type=type(value),
-            ) from None
 
     def _check_types(self, plan: Plan) -> None:
         """Compare the annotations of a graph's nodes, unless that was done."""
@@ -705,6 +691,18 @@ class _InProgress:
         elif not self._is_cancelled:
             self._is_cancelled = True
             self._beginning.reschedule(self._loop.time())
+
+
+def _taken_input(take: Take, key: str, value: Any) -> Any:
+    """An input as it is when the run begins. Raises ``SerializationError``, naming the key."""
+    try:
+        return take(value)
+    except SerializationError as error:
+        raise SerializationError(
+            f"the run was given the input {key!r}, which cannot be passed on: {error}",
+            key=key,
+            value_type=type(value),
+        ) from None
 
 
 def _listed(argument: str, names: Iterable[str]) -> list[str]:

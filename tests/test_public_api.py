@@ -91,6 +91,7 @@ NAMES = [
     "TypeMismatchError",
     "TypeMismatchWarning",
     "UnusedInputWarning",
+    "ValueCodec",
     "broker_for",
     "in_process",
     "inventory",
@@ -158,7 +159,10 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     ),
     (
         FlowMiddleware,
-        "url=None, *, inline_limit=65536, prefix='taskiq_flow', max_deliveries=3",
+        (
+            "url=None, *, inline_limit=65536, prefix='taskiq_flow', max_deliveries=3, codec=None, "
+            "secret=None, classes='known'"
+        ),
     ),
     (in_process, "function=None, *, limit=None"),
     (inventory, "broker"),
