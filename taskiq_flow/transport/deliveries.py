@@ -102,7 +102,8 @@ class Deliveries:
 
     ``renew`` keeps some of them from being delivered to others. ``give_back`` has one delivered to
     another worker at once. ``leave`` is called when the worker ends. ``on_acknowledged`` is called
-    when taskiq has acknowledged one.
+    when taskiq has acknowledged one, with the error if the server was not told: taskiq does not try
+    again.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Deliveries:
         self._give_back = give_back
         self._leave = leave
         self._fetched: dict[int, tuple[AckableMessage, Delivery]] = {}  # not handed to taskiq yet
-        self.on_acknowledged: Callable[[Delivery], None] = _nothing
+        self.on_acknowledged: Callable[[Delivery, Exception | None], None] = _raise
         self._held: dict[Delivery, None] = {}
         self._redelivered: dict[Delivery, None] = {}  # those held that were delivered before
 
@@ -136,8 +137,12 @@ class Deliveries:
             self._redelivered[delivery] = None
 
         async def acknowledge() -> None:
-            await self._let_go(delivery)
-            self.on_acknowledged(delivery)
+            try:
+                await self.let_go(delivery)
+            except Exception as error:  # whatever the client raises
+                self.on_acknowledged(delivery, error)
+            else:
+                self.on_acknowledged(delivery, None)
 
         message = AckableMessage(data=data, ack=acknowledge)
         self._fetched[id(message)] = message, delivery
@@ -240,7 +245,7 @@ class Deliveries:
     async def acknowledge(self, task_id: str) -> None:
         """Acknowledge a task that has ended if taskiq has not done so."""
         if (delivery := self._of_task(task_id, self._held)) is not None:
-            await self._let_go(delivery)
+            await self.let_go(delivery)
 
     def drop_task(self, task_id: str) -> None:
         """Drop the message of a task that has ended without being acknowledged: it comes again."""
@@ -253,7 +258,8 @@ class Deliveries:
         self._redelivered.clear()
         self._fetched.clear()
 
-    async def _let_go(self, delivery: Delivery) -> None:
+    async def let_go(self, delivery: Delivery) -> None:
+        """Acknowledge a message, and hold it no more. Raises what the client raises."""
         await delivery.ack()
         self._drop(delivery)
 
@@ -335,3 +341,8 @@ def _origin(message: bytes | AckableMessage) -> Any:
 
 
 def _nothing(*_: object) -> None: ...
+
+
+def _raise(_: Delivery, error: Exception | None) -> None:
+    if error is not None:
+        raise error

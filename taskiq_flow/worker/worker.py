@@ -273,7 +273,8 @@ class Worker:
         if self._is_closed:
             return
         if not execution.is_acknowledged:  # the result is final: no redelivery
-            self._start(self._acknowledge(execution))
+            acknowledge = partial(self._deliveries.acknowledge, execution.task_id)
+            self._start(self._acknowledge(execution.task_id, acknowledge))
         if execution.is_reported:
             return
         cancelled = executing.cancelled()
@@ -291,8 +292,12 @@ class Worker:
             self._of_no_engine.discard(executing)
             self._deliveries.drop_task(task_id)
 
-    def _acknowledged(self, delivery: Delivery) -> None:
+    def _acknowledged(self, delivery: Delivery, error: Exception | None) -> None:
         """Handle an acknowledgement by taskiq. Without an execution, the task is unknown here."""
+        if error is not None:
+            delivery.read(self._broker)
+            acknowledge = partial(self._deliveries.let_go, delivery)
+            self._start(self._acknowledge(delivery.task_id or "a message", acknowledge))
         if (execution := current.get()) is not None:
             execution.is_acknowledged = True
             return
@@ -310,15 +315,11 @@ class Worker:
         )
         self._start(self._report(Execution(message, reply_to), failed(unknown)))
 
-    async def _acknowledge(self, execution: Execution) -> None:
-        task_id = execution.task_id
+    async def _acknowledge(self, name: str, acknowledge: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._through_outage(
-                lambda: self._deliveries.acknowledge(task_id),
-                "tasks cannot be acknowledged yet",
-            )
+            await self._through_outage(acknowledge, "tasks cannot be acknowledged yet")
         except Exception as error:  # whatever the client raises; the message is redelivered
-            logger.warning("%s was not acknowledged: %s", task_id, text_of(error))
+            logger.warning("%s was not acknowledged: %s", name, text_of(error))
 
     # Helpers of ``begin``
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -32,6 +34,7 @@ class Redelivering(LocalBroker):
         self.number = 1
         self.messages: list[bytes] = []
         self.acknowledged = 0
+        self.errors: list[Exception] = []  # of the acknowledgements to come
         self.executed: list[int] = []
         self.may_end = asyncio.Event()
 
@@ -52,6 +55,8 @@ class Redelivering(LocalBroker):
         return self.deliveries.hold(data, self._acknowledge, number=self.number)
 
     def _acknowledge(self) -> None:
+        if self.errors:
+            raise self.errors.pop()
         self.acknowledged += 1
 
     @contextlib.asynccontextmanager
@@ -86,6 +91,54 @@ async def test_a_message_of_no_engine_is_held_until_its_task_has_ended() -> None
         assert not tuple(broker.deliveries.redelivered())
     assert broker.executed == [1]
     assert broker.acknowledged == 0
+
+
+@pytest.mark.parametrize("sender", ["an engine", "nobody we know", "an engine, an unknown task"])
+@virtually
+async def test_an_acknowledgement_that_meets_an_outage_is_repeated_and_one_line_says_so(
+    sender: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    broker = Redelivering()
+    broker.may_end.set()
+    broker.errors = [ConnectionResetError("gone") for _ in range(5)]
+    async with broker.working():
+        if sender == "an engine":
+            assert await broker.engine().execute({"value": 1}) == {"work": 1}
+        elif sender == "nobody we know":
+            await broker.work.kiq(1)
+        else:
+            await broker.flow._worker.get()  # as at the startup of a worker process
+            engine = broker.engine()
+            broker.local_task_registry.clear()
+            with pytest.raises(NodeFailedError, match="knows no task named 'work'"):
+                await engine.execute({"value": 1})
+        await asyncio.sleep(5.0)
+        assert broker.acknowledged == 1
+        assert not broker.deliveries.keys()
+    gc.collect()
+    own = [record for record in caplog.records if record.name != "taskiq.receiver.receiver"]
+    assert [record.getMessage() for record in own] == [
+        "tasks cannot be acknowledged yet: ConnectionResetError: gone; trying again until it "
+        "succeeds"
+    ]
+
+
+@pytest.mark.usefixtures("plain_task_ids")
+@virtually
+async def test_an_acknowledgement_that_is_refused_is_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = Redelivering()
+    broker.may_end.set()
+    broker.errors = [LookupError("no such message"), LookupError("no such message")]
+    async with broker.working():
+        await broker.engine().execute({"value": 1}, run_id="r")
+        await asyncio.sleep(5.0)
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.levelname != "INFO"] == [
+        "r:work:1 was not acknowledged: LookupError: no such message"
+    ]
 
 
 @virtually
