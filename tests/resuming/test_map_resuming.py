@@ -53,6 +53,17 @@ class Site:
             await asyncio.sleep(1)
 
 
+@virtually
+async def test_a_map_that_is_begun_twice_says_how_to_continue_it() -> None:
+    site = Site()
+    await (await site.map([1])).wait_result()
+    again = await (await site.map([1])).wait_result()
+    assert isinstance(again.error, JournalError)
+    assert "a map with MapReduce.map(..., run_id='m', resume=True)" in str(again.error)
+    resumed = await (await site.map([1, 2], resume=True)).wait_result()
+    assert resumed.return_value == [2, 4]
+
+
 @pytest.mark.parametrize("limit", [1, 2, None])
 @virtually
 async def test_what_was_done_is_not_done_again(limit: int | None) -> None:
