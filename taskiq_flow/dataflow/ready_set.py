@@ -159,6 +159,10 @@ class ReadySet(Generic[N]):
         """The number of nodes that were added and have not ended."""
         return self._added - self._ended
 
+    def in_progress(self) -> list[N]:
+        """The nodes that are running or suspended, in the order in which they were added."""
+        return [node for node, state in self._state.items() if state in (RUNNING, SUSPENDED)]
+
     def has_started(self, node: N) -> bool:
         """Whether a node is running, is suspended or has ended."""
         return self._state[node] < READY

@@ -49,6 +49,7 @@ from taskiq_flow.errors import (
     NODE_ERRORS,
     RunCancelledError,
     RunError,
+    RunTimeoutError,
     SerializationError,
     TaskLostError,
 )
@@ -487,7 +488,12 @@ class Run(Generic[N]):
         """The run's time is over. A journal that hangs must not keep the end from the reader."""
         if not self._is_over or self.stream.held_back:
             self.stream.drop_held_back()
-            self._end(self._error or self._state.timed_out(seconds))
+            self._end(self._error or self._timed_out(seconds))
+
+    def _timed_out(self, seconds: float) -> RunTimeoutError:
+        in_progress = [node.task_name for node in self._ready.in_progress()]
+        waiting = self._ready.unfinished - len(in_progress)
+        return self._state.timed_out(seconds, in_progress, waiting)
 
     def _end(self, error: BaseException | None) -> None:
         """End the run: send nothing more, and cancel what is in flight.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from taskiq_flow.dataflow.dag import FAILURES
@@ -19,6 +19,9 @@ from taskiq_flow.errors import (
 from taskiq_flow.events import Failure
 
 N = TypeVar("N", bound=RunnableNode)
+
+_MOST_NAMED = 5
+"""Nodes that a message names."""
 
 SkipReason = Literal["failure", "condition"]
 
@@ -91,11 +94,23 @@ class RunState(Generic[N]):
             f"run {self._run_id!r} was cancelled{self._progress()}", **self._reached()
         )
 
-    def timed_out(self, seconds: float) -> RunTimeoutError:
-        """The error of a run that took too long."""
+    def timed_out(
+        self, seconds: float, in_progress: Sequence[str], waiting: int
+    ) -> RunTimeoutError:
+        """The error of a run that took too long.
+
+        ``in_progress``: names of the nodes that had started; ``waiting``: how many had not.
+        """
+        named = ", ".join(map(repr, in_progress[:_MOST_NAMED]))
+        if (more := len(in_progress) - _MOST_NAMED) > 0:
+            named += f" and {more} more"
+        state = f"in progress were {named}" if named else "no node was in progress"
+        if waiting:
+            state += f"; nodes that had not started: {waiting}"
         return RunTimeoutError(
-            f"run {self._run_id!r} did not end within {seconds:g} s, its run_timeout"
-            f"{self._progress()}",
+            f"run {self._run_id!r} did not end within {seconds:g} s, its run_timeout: {state}"
+            f"{self._progress()}; give it more time, or give nodes a timeout= or a queue_timeout=, "
+            "which say which of them is slow and which no worker takes",
             **self._reached(),
         )
 

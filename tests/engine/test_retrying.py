@@ -314,6 +314,22 @@ async def test_a_run_has_a_limit_too_and_keeps_what_it_had_reached() -> None:
     assert virtual_loop().time() == 4.0
 
 
+@virtually
+async def test_a_run_that_takes_too_long_says_which_nodes_were_in_progress() -> None:
+    builder = DAGBuilder().node(lambda: 1, name="fast").node(sleeping)
+    for number in range(7):
+        builder.node(sleeping, name=f"slow {number}")
+    dag = builder.node(lambda sleeping: sleeping, name="later", inputs=["sleeping"]).build()
+    with pytest.raises(RunTimeoutError) as caught:
+        await ExecutionEngine(InMemoryBroker(), dag, run_timeout=4.0).execute(run_id="r")
+    assert str(caught.value) == (
+        "run 'r' did not end within 4 s, its run_timeout: in progress were 'sleeping', 'slow 0', "
+        "'slow 1', 'slow 2', 'slow 3' and 3 more; nodes that had not started: 1; results of what "
+        "had completed are in .results: 1; give it more time, or give nodes a timeout= or a "
+        "queue_timeout=, which say which of them is slow and which no worker takes"
+    )
+
+
 @pytest.mark.parametrize("name", ["timeout", "queue_timeout", "run_timeout"])
 @pytest.mark.parametrize("seconds", [0, -1.0, float("inf"), float("nan")])
 def test_a_limit_that_cannot_be_is_refused(name: str, seconds: float) -> None:
