@@ -65,7 +65,7 @@ async def retry_through_outage(
             if not _passes(error, is_outage) or loop.time() + delay > deadline:
                 raise
             if not number:
-                _warn(what, error, seconds)
+                warn_of_outage(what, error, seconds)
         await asyncio.sleep(delay)
     raise AssertionError("the delays have no end")
 
@@ -92,7 +92,7 @@ async def listen_through_outages(
                 raise
             if not is_away or loop.time() - began > _MAX_DELAY:  # it had connected in between
                 is_away, delays = True, backoff_delays()
-                _warn(what, error, math.inf)
+                warn_of_outage(what, error, math.inf)
         else:
             return
         await asyncio.sleep(next(delays))
@@ -140,8 +140,11 @@ def _passes(error: Exception, is_outage: IsOutage) -> bool:
     return is_outage(error) and not isinstance(error, _LOCAL)
 
 
-def _warn(what: str, error: BaseException, seconds: float) -> None:
-    """Log an outage. Many calls meet it at once, and one line says so for all of them."""
+def warn_of_outage(what: str, error: BaseException, seconds: float) -> None:
+    """Log an outage. Many calls meet it at once, and one line says so for all of them.
+
+    ``what``: the problem. ``seconds``: for how long the call is repeated.
+    """
     loop = asyncio.get_running_loop()
     warned_at = _warned_at.setdefault(loop, {})
     if loop.time() - warned_at.get(what, -math.inf) < _REPEATED_AFTER:

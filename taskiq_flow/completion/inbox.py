@@ -437,8 +437,9 @@ class Inbox:
             "tasks that they wait for, workers of their own"
         )
         logger.warning(
-            "no worker has taken any of %d tasks for %g s, %r is the first: no worker reads their "
-            "queue, or all places of the workers are taken%s",
+            "no worker has reported any of %d tasks for %g s, %r is the first: no worker reads "
+            "their queue, all places of the workers are taken, or a worker was killed and its "
+            "tasks wait until they are delivered again%s",
             len(task_ids),
             UNTAKEN,
             task_ids[0],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,12 +12,10 @@ from aiostream.core import Stream, Streamer
 from taskiq import AsyncResultBackend, TaskiqResult
 
 from taskiq_flow.cleanup import was_cancelled
-from taskiq_flow.reconnect import text_of
+from taskiq_flow.reconnect import warn_of_outage
 from taskiq_flow.values.references import handle_of, refers
 from taskiq_flow.values.results import failed, restored
 from taskiq_flow.values.wire import Wire
-
-logger = logging.getLogger("taskiq_flow")
 
 ASKED_AT_ONCE = 32
 """Questions to the result backend that are on their way at the same time."""
@@ -67,7 +64,7 @@ class ResultReader:
                 raise
             since = self._unreadable_since.setdefault(task_id, now)
             if since == now:
-                logger.warning("the result of %s cannot be read yet: %s", task_id, text_of(error))
+                warn_of_outage("results cannot be read yet", error, BACKEND_PATIENCE)
             return task_id, failed(error) if now - since > BACKEND_PATIENCE else None
         self.forget(task_id)
         return task_id, result

@@ -109,6 +109,23 @@ async def test_a_result_backend_that_fails_for_a_while_is_ridden_out(
 
 
 @virtually
+async def test_a_result_backend_that_is_away_is_one_line_however_many_tasks_are_in_flight(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = LocalBroker()
+    tasks = Tasks(broker)
+    broker.store.failures_to_come = 100
+    builder = DAGBuilder()
+    for number in range(20):
+        builder.node(tasks.load, output=f"load {number}")
+    async with broker.worker():
+        assert len(await ExecutionEngine(broker, builder.build()).execute({"source": "a"})) == 20
+    assert [record.getMessage() for record in caplog.records] == [
+        "results cannot be read yet: ConnectionError: the store is away; trying again for 60 s"
+    ]
+
+
+@virtually
 async def test_a_result_backend_that_never_answers_ends_the_node() -> None:
     broker = LocalBroker()
     broker.store.failures_to_come = 10**9

@@ -119,8 +119,10 @@ async def test_an_acknowledgement_that_meets_an_outage_is_repeated_and_one_line_
     gc.collect()
     own = [record for record in caplog.records if record.name != "taskiq.receiver.receiver"]
     assert [record.getMessage() for record in own] == [
-        "tasks cannot be acknowledged yet: ConnectionResetError: gone; trying again until it "
-        "succeeds"
+        (
+            "tasks cannot be acknowledged yet: ConnectionResetError: gone; trying again until it "
+            "succeeds"
+        )
     ]
 
 
