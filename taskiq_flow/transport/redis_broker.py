@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -191,15 +192,38 @@ async def inventory_of(broker: AsyncBroker, prefix: str) -> list[Leftover]:
         found.append(Leftover(broker.queue_name, "list", length, "messages that wait"))
     revoked = f"{prefix}:revoked"
     found.append(Leftover(revoked, "sorted set", await client.zcard(revoked), "revoked runs"))
-    kinds: Counter[str] = Counter()
+    queue = broker.queue_name if isinstance(broker, LIST_BROKERS) else None
+    listed = {queue, *(leftover.name for leftover in found)}
+    results: str | None = getattr(broker.result_backend, "prefix_str", None)
+    groups: Counter[tuple[str, str]] = Counter()
     async for key in client.scan_iter(match=f"{prefix}:*", count=1000):
-        if (name := key.decode(errors="replace")) != revoked:
-            kinds[":".join(name.removeprefix(f"{prefix}:").split(":")[:2])] += 1
-    found += [
-        Leftover(f"{prefix}:{kind}:*", "keys", count, "of journals and caches")
-        for kind, count in kinds.items()
-    ]
+        if (name := key.decode(errors="replace")) not in listed:
+            groups[_group_of(name, prefix, results)] += 1
+    found += [Leftover(name, "keys", count, note) for (name, note), count in groups.items()]
     return sorted(found, key=lambda leftover: leftover.name)
+
+
+_OF_JOURNAL_OR_CACHE = re.compile(
+    r"(?P<group>.+?:(?P<part>log|lease|state|deleted|cache|claim)):.+|.+:(?:runs|count)"
+)
+_TASK_ID = re.compile(r".+:.+:\d+(?:\.[0-9a-f]{8})?|[0-9a-f]{32}")
+"""Of an engine's task, or of another with an id that taskiq has made."""
+
+
+def _group_of(name: str, prefix: str, results: str | None) -> tuple[str, str]:
+    """The group in which the inventory counts a key that begins with ``prefix``, and its note.
+
+    ``results``: the prefix of the result backend. If that is no longer than ``prefix``, journals
+    and caches may have keys below it as well, and results are known by their task ids.
+    """
+    if results is not None and name.startswith(f"{results}:"):
+        rest = name.removeprefix(f"{results}:")
+        if len(results) > len(prefix) or _TASK_ID.fullmatch(rest):
+            return f"{results}:*", "results"
+    if match := _OF_JOURNAL_OR_CACHE.fullmatch(name):
+        note = "of a cache" if match["part"] in ("cache", "claim") else "of a journal"
+        return (f"{match['group']}:*" if match["group"] else name), note
+    return f"{prefix}:*", "other keys"
 
 
 def steady(broker: AsyncBroker) -> Deliveries:

@@ -222,6 +222,38 @@ async def test_nothing_is_left_of_tasks_and_workers(farm: Farm, tmp_path: Path) 
     assert left[f"{settings.queue} taskiq"].count == 0
 
 
+@pytest.mark.parametrize("kind", ["redis-streams", "redis-lists"])
+@pytest.mark.parametrize("result_prefix", ["shop", "shop:results"])
+async def test_the_inventory_says_of_each_key_with_the_prefix_whose_it_is(
+    kind: str, result_prefix: str, farm: Farm, server: RedisServer, client: Any, tmp_path: Path
+) -> None:
+    settings = Settings(
+        kind, redis=server.url, queue="shop:tasks", prefix="shop", result_prefix=result_prefix
+    )
+    notes = Notes(tmp_path)
+    await client.set("shop:cart", "of the user's own")
+    with farm.working(settings):
+        async with started(settings) as broker:
+            journal = RedisJournal(server.url, prefix="shop:journal")
+            for run_id in ("r1", "cache:r2", "r3"):
+                engine = ExecutionEngine(broker, many(broker, app.noted, 2), journal=journal)
+                await engine.execute(inputs(notes, 2, 0.0), run_id=run_id)
+            cached = DAGBuilder().node(task(broker, app.double), cache=Cache()).build()
+            await ExecutionEngine(broker, cached, journal=journal).execute({"item": 1}, run_id="c")
+            await journal.aclose()
+            left = await inventory_of(broker, "shop")
+    keys = {(item.name, item.note): item.count for item in left if item.kind == "keys"}
+    assert keys == {
+        (f"{result_prefix}:*", "results"): 7,
+        ("shop:journal:log:*", "of a journal"): 4,
+        ("shop:journal:state:*", "of a journal"): 4,
+        ("shop:journal:runs", "of a journal"): 1,
+        ("shop:journal:count", "of a journal"): 1,
+        ("shop:journal:cache:*", "of a cache"): 1,
+        ("shop:*", "other keys"): 1,
+    }
+
+
 async def test_a_stream_that_another_group_reads_keeps_its_messages(
     farm: Farm, tmp_path: Path
 ) -> None:
