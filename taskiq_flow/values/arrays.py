@@ -31,21 +31,36 @@ def find_array(value: Any) -> Handler | None:
     if isinstance(value, numpy.generic) and type(value) in numpy.sctypeDict.values():
         return "ns", _scalar
     if isinstance(value, numpy.ndarray):
-        raise RefusedError(
-            f"numpy.{type(value).__name__} is not carried; use numpy.asarray", kind=type(value)
-        )
+        is_masked = hasattr(value, "mask")
+        remedy = "use .filled(...), or send .data and .mask" if is_masked else "use numpy.asarray"
+        raise RefusedError(f"subclasses of numpy.ndarray are not carried; {remedy}")
+    if isinstance(value, numpy.generic):
+        raise RefusedError(f"numpy.{type(value).__name__} is not carried; use .item()")
     return None
 
 
 def _dtype_form(numpy: Any, dtype: Any) -> Any:
-    if dtype.hasobject or dtype.kind == "T":
-        raise RefusedError(
-            f"its dtype is {dtype}; use a list, or a dtype without objects", kind=numpy.ndarray
-        )
-    form = numpy.lib.format.dtype_to_descr(dtype)
-    if numpy.lib.format.descr_to_dtype(form) != dtype or dtype.metadata:
-        raise RefusedError(f"its dtype {dtype} has a layout of its own", kind=numpy.ndarray)
-    return form
+    if dtype.kind == "T":
+        raise RefusedError(f"its dtype is {dtype}; use .astype('U')")
+    if dtype.hasobject:
+        raise RefusedError(f"its dtype is {dtype}; use a list, or a dtype without objects")
+    if _is_bare(numpy, dtype):
+        form = numpy.lib.format.dtype_to_descr(dtype)
+        if numpy.lib.format.descr_to_dtype(form) == dtype:
+            return form
+    raise RefusedError(
+        f"its dtype {dtype!r} is numpy.record or has metadata or a layout of its own; use "
+        ".astype(...) with a dtype of fields alone"
+    )
+
+
+def _is_bare(numpy: Any, dtype: Any) -> bool:
+    """Whether a dtype has nothing that NumPy's comparison of dtypes ignores."""
+    if dtype.metadata or dtype.type is numpy.record:
+        return False
+    if dtype.subdtype is not None:
+        return _is_bare(numpy, dtype.base)
+    return all(_is_bare(numpy, dtype[name]) for name in dtype.names or ())
 
 
 def _read_dtype(numpy: Any, form: Any) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from taskiq_flow.errors import SerializationError
-from taskiq_flow.values import arrays, frames, objects, tables, tags
+from taskiq_flow.values import arrays, frames, objects, tables, tables_pandas, tags
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.plain import LEAVES, TAG, is_plain
 from taskiq_flow.values.tree import (
@@ -27,11 +27,17 @@ VERSION = 1
 _NATIVE = frozenset({*LEAVES, float, list, dict})
 _LIBRARIES = {
     "numpy": arrays.find_array,
-    "pandas": tables.find_pandas,
+    "pandas": tables_pandas.find_pandas,
     "polars": tables.find_polars,
     "pyarrow": tables.find_arrow,
 }
-_DECODE = {**tags.DECODE, **objects.DECODE, **arrays.DECODE, **tables.DECODE}
+_DECODE = {
+    **tags.DECODE,
+    **objects.DECODE,
+    **arrays.DECODE,
+    **tables.DECODE,
+    **tables_pandas.DECODE,
+}
 
 
 class ValueCodec:
@@ -147,7 +153,7 @@ class ValueCodec:
             find = _LIBRARIES.get(cls.__module__.partition(".")[0])
             found = find(value) if find is not None else None
         if found is None:
-            raise RefusedError(_remedy(value), kind=cls)
+            raise RefusedError(_remedy(value))
         return found
 
     def _find_decoder(self, tag: str) -> Decode:

@@ -1,23 +1,44 @@
-"""The tags of objects of the user's classes. No method of a class is called but its getters."""
+"""The tags of objects of the user's classes.
+
+Encoding calls a class's getters. Decoding calls no code of a class that is restored, except that
+a generic model is parametrised as ``Model[int]`` is.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import functools
+import operator
+import types
+import typing
 from collections.abc import Iterable
+from decimal import Decimal
 from enum import Enum, Flag
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel
 
 from taskiq_flow.values.classes import imported, kind_of
 from taskiq_flow.values.tree import Decode, Decoder, Encoder, Handler, RefusedError
 
-_ARGUMENTS: dict[str, type] = {
-    kind.__name__: kind for kind in (int, float, complex, str, bytes, bool, list, dict, set, tuple)
+_ARGUMENTS: dict[str, Any] = {
+    **{
+        kind.__name__: kind
+        for kind in (
+            *(int, float, complex, str, bytes, bool, list, dict, set, frozenset, tuple),
+            *(dt.datetime, dt.date, dt.time, dt.timedelta, Decimal, UUID, Path),
+        )
+    },
+    "None": type(None),
+    "Any": Any,
+    "...": ...,
 }
 """What a generic model may have as an argument, besides classes that are carried."""
 
+_SCALARS = frozenset({int, str, bool, float, type(None)})
 _BUILTINS = (list, dict, set, frozenset, tuple, str, bytes, bytearray, int, float, complex)
 
 
@@ -33,29 +54,33 @@ def _reference(cls: type) -> Any:
         return [_reference(generic["origin"]), *map(_argument, generic["args"])]
     if cls.__module__ == "__main__":
         raise RefusedError(
-            "its class is defined in __main__; move it to a module that both processes import",
-            kind=cls,
+            "its class is defined in __main__; move it to a module that both processes import"
         )
     if "<locals>" in cls.__qualname__:
-        raise RefusedError("its class is local to a function; move it to a module", kind=cls)
+        raise RefusedError("its class is local to a function; move it to a module")
     if imported(cls.__module__, cls.__qualname__) is not cls:
         raise RefusedError(
-            f"its class is not {cls.__module__}.{cls.__qualname__}, as its name says", kind=cls
+            f"its class is not found as {cls.__module__}.{cls.__qualname__}, its own name; move or "
+            "rename it, or register it with the codec"
         )
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def _argument(argument: Any) -> Any:
-    name = getattr(argument, "__name__", "")
-    if argument is None or argument is type(None):
-        return "None"
-    if _ARGUMENTS.get(name) is argument:
-        return name
+    """The form of a generic model's argument: a name, or a list with a mark in front."""
+    for name, known in _ARGUMENTS.items():
+        if argument is known:
+            return name
+    if isinstance(argument, types.GenericAlias) and argument.__origin__ in _ARGUMENTS.values():
+        return ["[]", *map(_argument, (argument.__origin__, *argument.__args__))]
+    if isinstance(argument, types.UnionType):
+        return ["|", *map(_argument, argument.__args__)]
+    if typing.get_origin(argument) is typing.Union:
+        return ["Union", *map(_argument, typing.get_args(argument))]
     if isinstance(argument, type) and kind_of(argument):
         return [kind_of(argument), _reference(argument)]
     raise RefusedError(
-        f"its class is generic over {argument!r}; name the class: class Name(Generic[...])",
-        kind=type(argument),
+        f"its class is generic over {argument!r}; name the class: class Name(Generic[...])"
     )
 
 
@@ -70,9 +95,17 @@ def _class_of(decoder: Decoder, reference: Any, kind: str) -> type:
 
 
 def _read_argument(decoder: Decoder, part: Any) -> Any:
-    if isinstance(part, list):
-        return _class_of(decoder, part[1], part[0])
-    return type(None) if part == "None" else _ARGUMENTS[part]
+    if not isinstance(part, list):
+        return _ARGUMENTS[part]
+    mark, *rest = part
+    if mark not in ("[]", "|", "Union"):
+        return _class_of(decoder, rest[0], mark)
+    first, *others = (_read_argument(decoder, each) for each in rest)
+    if mark == "[]":
+        return types.GenericAlias(first, tuple(others))
+    if mark == "|":
+        return functools.reduce(operator.or_, others, first)
+    return typing.Union[(first, *others)]
 
 
 def _check_names(cls: type, declared: Iterable[str], written: Iterable[str]) -> None:
@@ -94,28 +127,24 @@ def _record(encoder: Encoder, value: Any) -> tuple[Any, ...]:
     cls = type(value)
     reference = _reference(cls)
     if isinstance(value, _BUILTINS):
-        raise RefusedError("its class extends a builtin type; register it with the codec", kind=cls)
+        raise RefusedError("its class extends a builtin type; register it with the codec")
     names = _names(cls)
-    _check_attributes(cls, _all_attributes(value), names)
+    _check_attributes(cls, [*getattr(value, "__dict__", ()), *_set_slots(value)], names)
     missing = [name for name in names if not hasattr(value, name)]
     if missing:
-        raise RefusedError(f"its fields {missing} are not set", kind=cls)
+        raise RefusedError(f"its fields {missing} are not set")
     return reference, encoder.fields((name, getattr(value, name)) for name in names)
 
 
-def _all_attributes(value: Any) -> list[str]:
-    slots = [
+def _set_slots(value: Any) -> list[str]:
+    """The slots of an object that are set. A private one has the name of its class in front."""
+    return [
         name
         for base in type(value).__mro__
-        for name in _slots(base)
-        if not name.startswith("__") and hasattr(value, name)
+        if "__slots__" in vars(base)
+        for name, content in vars(base).items()
+        if isinstance(content, types.MemberDescriptorType) and hasattr(value, name)
     ]
-    return [*getattr(value, "__dict__", ()), *slots]
-
-
-def _slots(cls: type) -> tuple[str, ...]:
-    slots = vars(cls).get("__slots__", ())
-    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def _check_attributes(cls: type, attributes: Iterable[str], names: Iterable[str]) -> None:
@@ -127,8 +156,7 @@ def _check_attributes(cls: type, attributes: Iterable[str], names: Iterable[str]
     if others:
         raise RefusedError(
             f"its attributes {sorted(others)} are no fields; declare them, or register the class "
-            "with the codec",
-            kind=cls,
+            "with the codec"
         )
 
 
@@ -174,7 +202,7 @@ def _model(encoder: Encoder, value: BaseModel) -> tuple[Any, ...]:
     _check_attributes(cls, vars(value), names)
     missing = [name for name in names if name not in vars(value)]
     if missing:
-        raise RefusedError(f"its fields {missing} are not set", kind=cls)
+        raise RefusedError(f"its fields {missing} are not set")
     private = value.__pydantic_private__
     return (
         reference,
@@ -209,20 +237,20 @@ def _read_model(decoder: Decoder, parts: list[Any]) -> Any:
 
 def _enum(encoder: Encoder, value: Enum) -> tuple[Any, ...]:
     cls = type(value)
-    content = value.value
     if isinstance(value, Flag):
-        return _reference(cls), None, encoder.encode(content)
-    known = type(content) in {int, str, bool, float, type(None)}
-    return _reference(cls), value.name, encoder.encode(content) if known else None
+        return _reference(cls), None, value.value
+    is_scalar = type(value.value) in _SCALARS
+    return _reference(cls), value.name, encoder.encode(value.value) if is_scalar else None
 
 
 def _read_enum(decoder: Decoder, parts: list[Any]) -> Any:
-    cls: Any = _class_of(decoder, parts[0], "enum")
-    name, content = parts[1], decoder.decode(parts[2])
+    reference, name, tree = parts
+    cls: Any = _class_of(decoder, reference, "enum")
+    content = decoder.decode(tree)
+    if type(content) not in _SCALARS:
+        raise RefusedError(f"a member of {cls.__qualname__} has no scalar as its value")
     if name is None:
-        if not issubclass(cls, Flag) or type(content) is not int:
-            raise RefusedError(f"a member of {cls.__qualname__} has no name")
-        return cls(content)
+        return _read_flag(cls, content)
     _check_member(cls, name)
     member = cls.__members__[name]
     if content is not None and repr(member.value) != repr(content):
@@ -231,6 +259,14 @@ def _read_enum(decoder: Decoder, parts: list[Any]) -> Any:
             "written; use the same version of the class everywhere"
         )
     return member
+
+
+def _read_flag(cls: Any, content: Any) -> Any:
+    if not issubclass(cls, Flag) or type(content) is not int:
+        raise RefusedError(f"a member of {cls.__qualname__} has no name")
+    member = cls._value2member_map_.get(content)
+    # Not ``cls(content)``: that calls the class's own ``_missing_`` and its metaclass.
+    return Flag._missing_.__func__(cls, content) if member is None else member  # type: ignore[attr-defined]
 
 
 def _check_member(cls: Any, name: str) -> None:
@@ -242,52 +278,51 @@ def _check_member(cls: Any, name: str) -> None:
 
 
 def _exception(encoder: Encoder, value: BaseException) -> tuple[Any, ...]:
-    cls = type(value)
-    reference = _reference(cls)
     arguments: Any = value.args
     if isinstance(value, OSError) and value.filename is not None:
         arguments = (value.errno, value.strerror, value.filename, None, value.filename2)
-    attributes = {
-        name: content
-        for name, content in (*_builtin_state(value), *vars(value).items())
-        if content is not None
-    }
+    names = [*vars(value), *_set_slots(value), *_builtin_names(value)]
+    attributes = [(name, getattr(value, name)) for name in names]
     return (
-        reference,
+        _reference(type(value)),
         encoder.items(arguments),
-        encoder.fields(attributes.items()),
+        encoder.fields(pair for pair in attributes if pair[1] is not None),
         encoder.encode(value.__cause__),
         value.__suppress_context__,
     )
 
 
-def _builtin_state(value: BaseException) -> list[tuple[str, Any]]:
+def _builtin_names(value: BaseException) -> tuple[str, ...]:
     """What exceptions of the interpreter have besides their arguments and attributes."""
-    names: tuple[str, ...] = ()
     if isinstance(value, ImportError):
-        names = ("name", "path")
-    elif isinstance(value, NameError):
-        names = ("name",)
-    elif isinstance(value, AttributeError):
-        names = ("name",)  # and ``obj``, which may be anything
-    return [(name, getattr(value, name)) for name in names]
+        return "name", "path"
+    if isinstance(value, (NameError, AttributeError)):
+        return ("name",)  # and not ``obj`` of an AttributeError, which may be anything
+    return ()
 
 
 def _read_exception(decoder: Decoder, parts: list[Any]) -> BaseException:
     reference, trees, attributes, cause, is_suppressed = parts
     cls: Any = _class_of(decoder, reference, "exception")
     arguments = decoder.items(trees)
-    base = next(base for base in cls.__mro__ if base.__module__ == "builtins")
-    error: BaseException = base.__new__(cls, *arguments)
+    builtin: Any = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+    layout: Any = cls
+    while layout.__module__ != "builtins":
+        layout = layout.__base__  # of several builtin bases, the only one that can make objects
+    error: BaseException = layout.__new__(cls, *arguments)
     if type(error) is not cls:
         raise RefusedError(f"an exception {cls.__qualname__} has other arguments")
-    base.__init__(error, *arguments)
+    builtin.__init__(error, *arguments)
     for name, content in decoder.fields(attributes).items():
         if name.startswith("__") and name != "__notes__":
             raise RefusedError(f"an exception has no attribute {name!r} of its own")
-        if callable(_inherited(cls, name)):
+        place = _inherited(cls, name)
+        if callable(place):
             raise RefusedError(f"an exception's method {name!r} is not replaced")
-        BaseException.__setattr__(error, name, content)
+        if isinstance(place, types.MemberDescriptorType):
+            place.__set__(error, content)
+        else:  # not by ``setattr``, which calls the setters of properties
+            vars(error)[name] = content
     origin = decoder.decode(cause)
     if origin is not None:
         error.__cause__ = origin

@@ -67,8 +67,7 @@ def encode_zone(encoder: Encoder, zone: dt.tzinfo | None) -> Any:
         return encoder.encode(zone)
     raise RefusedError(
         f"its time zone is a {type(zone).__module__}.{type(zone).__qualname__}; use a "
-        "zoneinfo.ZoneInfo",
-        kind=type(zone),
+        "zoneinfo.ZoneInfo"
     )
 
 
@@ -99,7 +98,7 @@ def _read_timezone(decoder: Decoder, parts: list[Any]) -> dt.timezone:
 
 def _zone_info(encoder: Encoder, value: ZoneInfo) -> tuple[str]:
     if value.key is None:
-        raise RefusedError("it has no key; use ZoneInfo(key)", kind=ZoneInfo)
+        raise RefusedError("it has no key; use ZoneInfo(key)")
     return (value.key,)
 
 
@@ -110,7 +109,7 @@ def _decimal(encoder: Encoder, value: Decimal) -> tuple[str]:
 
 def _check_exponent(value: Decimal) -> Decimal:
     if value.is_finite() and abs(value.adjusted()) > MAX_EXPONENT:
-        raise RefusedError(f"its exponent is beyond {MAX_EXPONENT}", kind=Decimal)
+        raise RefusedError(f"its exponent is beyond {MAX_EXPONENT}")
     return value
 
 
@@ -123,7 +122,7 @@ def _check_size(numerator: Any, denominator: Any) -> None:
     if type(numerator) is not int or type(denominator) is not int:
         raise RefusedError("a Fraction is not made of integers")
     if max(numerator.bit_length(), denominator.bit_length()) > MAX_FRACTION_BITS:
-        raise RefusedError(f"it has more than {MAX_FRACTION_BITS} bits", kind=Fraction)
+        raise RefusedError(f"it has more than {MAX_FRACTION_BITS} bits")
 
 
 def _read_fraction(decoder: Decoder, parts: list[Any]) -> Fraction:
@@ -134,7 +133,7 @@ def _read_fraction(decoder: Decoder, parts: list[Any]) -> Fraction:
 
 def _pattern(encoder: Encoder, value: re.Pattern[Any]) -> tuple[Any, ...]:
     if value.flags & ~_FLAGS or len(value.pattern) > MAX_PATTERN:
-        raise RefusedError("its flags or its length are not carried", kind=re.Pattern)
+        raise RefusedError("its flags or its length are not carried")
     return encoder.encode(value.pattern), value.flags
 
 
@@ -151,7 +150,7 @@ def _defaultdict(encoder: Encoder, value: defaultdict[Any, Any]) -> tuple[Any, .
         return None, encoder.pairs(value.items())
     name = getattr(factory, "__name__", "")
     if _FACTORIES.get(name) is not factory:
-        raise RefusedError("its default_factory is no builtin type", kind=defaultdict)
+        raise RefusedError("its default_factory is no builtin type")
     return name, encoder.pairs(value.items())
 
 
@@ -184,7 +183,7 @@ def encode_pickle(encoder: Encoder, value: Any) -> tuple[Any]:
     try:
         return (encoder.binary(pickle.dumps(value, protocol=5)),)
     except Exception as error:  # whatever an object's own pickling raises
-        raise RefusedError(f"pickle refuses it: {error}", kind=type(value)) from error
+        raise RefusedError(f"pickle refuses it: {error}") from error
 
 
 def decode_pickle(decoder: Decoder, parts: list[Any]) -> Any:

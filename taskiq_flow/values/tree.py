@@ -21,7 +21,8 @@ _READ_AS_IS = frozenset({*LEAVES, float})
 class RefusedError(Exception):
     """A value or a tree that the codec refuses.
 
-    ``kind``: the value's type. ``parts``: the path to it, innermost part first.
+    ``kind``: the value's type; ``Encoder.encode`` sets it where it is not given. ``parts``: the
+    path to the value, innermost part first.
     """
 
     def __init__(self, why: str, *, kind: type | None = None) -> None:
@@ -82,6 +83,9 @@ class Encoder:
             if kind is dict:
                 return self._mapping(value)
             return self._tagged(value)
+        except RefusedError as error:
+            error.kind = error.kind or kind
+            raise
         finally:
             self._active.discard(marker)
 

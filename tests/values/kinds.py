@@ -12,7 +12,7 @@ from decimal import Decimal
 from fractions import Fraction
 from ipaddress import IPv4Network, IPv6Address, ip_address
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Optional, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -34,6 +34,15 @@ class Level(enum.IntEnum):
 class Access(enum.Flag):
     READ = 1
     WRITE = 2
+
+
+class Custom(enum.Flag):
+    ONE = 1
+    TWO = 2
+
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        raise SystemExit(value)
 
 
 @dataclass
@@ -85,6 +94,39 @@ class CodedError(Exception):
     def __init__(self, code: int, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
+
+
+class SlottedError(CodedError):
+    __slots__ = ("__secret", "empty", "place")
+
+    def __init__(self, place: Any) -> None:
+        super().__init__(4, "slots")
+        self.place = place
+        self.__secret = 5
+
+    @property
+    def secret(self) -> int:
+        return self.__secret
+
+
+class LookupAttributeError(KeyError, AttributeError):
+    """Its layout is that of its second base."""
+
+
+class ValueOSError(ValueError, OSError):
+    """Its layout is that of its second base, and its arguments those of the first."""
+
+
+class GuardedError(Exception):
+    calls: ClassVar[list[Any]] = []
+
+    @property
+    def state(self) -> int:
+        return len(self.calls)
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self.calls.append(value)
 
 
 class Money:
@@ -148,6 +190,13 @@ KINDS: dict[str, Any] = {
     "model": hidden_model(),
     "generic model": Box[int](content=3),
     "generic model of a model": Box[Model](content=hidden_model()),
+    "generic model of a collection": Box[dict[str, list[Model]]](content={"a": [hidden_model()]}),
+    "generic model of unions": [
+        Box[int | None](content=None),
+        Box[Optional[list[str]]](content=["a"]),  # noqa: UP045 - a class of its own for pydantic
+        Box[tuple[date | Decimal, ...]](content=(date.max, Decimal(1))),
+        Box[Any](content=Box[Box[int]](content=Box[int](content=1))),
+    ],
     "attrs": Attrs((1,)),
     "ordered": OrderedDict([("b", 1), ("a", 2)]),
     "counter": Counter("aab"),

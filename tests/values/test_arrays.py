@@ -68,18 +68,36 @@ def test_a_scalar_keeps_its_type_and_bytes(way: Callable[[Any], Any], scalar: An
     assert other.tobytes() == scalar.tobytes()
 
 
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.array([None, 1]), np.ma.masked_array([1, 2], [0, 1]), np.array(["a"], "T"),
-        np.rec.array([(1, 2)]), np.zeros(1, [("a", object)]), pl.LazyFrame({"a": [1]}),
-        pl.DataFrame({"a": [object()]}), pd.DataFrame({"a": pd.arrays.SparseArray([0, 1])}),
-    ],
-    ids=lambda value: type(value).__name__,
-)  # fmt: skip
-def test_what_has_no_exact_form_is_refused(array: Any) -> None:
-    with pytest.raises(SerializationError):
-        ValueCodec().encode({"a": array})
+RECORDS = np.rec.array([(1, 2.5)], dtype=[("a", "i4"), ("b", "f8")])
+REFUSED: dict[str, tuple[Any, str]] = {
+    "objects": (np.array([None, 1]), "use a list"),
+    "objects in fields": (np.zeros(1, [("a", object)]), "use a list"),
+    "StringDType": (np.array(["a"], "T"), r"dtype is StringDType.*\.astype\('U'\)"),
+    "masked": (np.ma.masked_array([1, 2], [0, 1]), r"\.filled\(.*\.mask"),
+    "recarray": (RECORDS, r"use numpy\.asarray"),
+    "array of records": (np.asarray(RECORDS), r"numpy\.record.* use \.astype"),
+    "records in fields": (np.zeros(1, [("a", RECORDS.dtype)]), r"use \.astype"),
+    "record": (RECORDS[0], r"use \.item\(\)"),
+    "memmap": (np.memmap(__file__, mode="r"), r"use numpy\.asarray"),
+    "subclass": (np.zeros(1).view(type("Own", (np.ndarray,), {})), "register its type"),
+    "metadata": (np.zeros(1, np.dtype("i4", metadata={"a": 1})), r"use \.astype"),
+    "metadata in fields": (
+        np.zeros(1, [("a", np.dtype("i4", metadata={"a": 1}))]),
+        r"metadata.* use \.astype",
+    ),
+    "lazy": (pl.LazyFrame({"a": [1]}), r"\.collect\(\)"),
+    "polars objects": (pl.DataFrame({"a": [object()]}), "cast it"),
+    "sparse": (pd.DataFrame({"a": pd.arrays.SparseArray([0, 1])}), r"\.sparse\.to_dense\(\)"),
+    "sparse series": (pd.Series(pd.arrays.SparseArray([0, 1])), r"Sparse.*\.to_dense\(\)"),
+    "many nulls": (pa.table({"a": pa.nulls(10**9)}), "does not have 1000000000 rows"),
+    "many polars nulls": (pl.select(pl.repeat(None, 2**21)), "does not have 2097152 rows"),
+}
+
+
+@pytest.mark.parametrize(("value", "remedy"), REFUSED.values(), ids=REFUSED)
+def test_what_has_no_exact_form_is_refused_with_a_remedy(value: Any, remedy: str) -> None:
+    with pytest.raises(SerializationError, match=rf"at \['a'\].*{remedy}"):
+        ValueCodec().encode({"a": value})
 
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -97,6 +115,26 @@ FRAMES = {
     "masked": pd.DataFrame({"a": pd.array([1, None], "Int64"), "b": pd.array([True, None])}),
     "category": pd.DataFrame({"a": pd.Categorical(["b", "a", None], ["b", "a"], ordered=True)}),
     "text": pd.DataFrame({"a": pd.array(["x", None], "string[python]")}),
+    "arrow": pd.DataFrame(
+        {
+            "a": pd.array([1, None], "int64[pyarrow]"),
+            "b": pd.array([[1], None], pd.ArrowDtype(pa.list_(pa.int8()))),
+        },
+        index=pd.Index(["x", None], dtype=pd.ArrowDtype(pa.string())),
+    ),
+    "periods": pd.DataFrame(
+        {"a": pd.period_range("2026-01", periods=2, freq="M")},
+        index=pd.period_range("2026-01-05", periods=2, freq="2h"),
+    ),
+    "intervals": pd.DataFrame(
+        {
+            "a": pd.arrays.IntervalArray.from_tuples([(0, 1), None], closed="left"),
+            "b": pd.interval_range(pd.Timestamp("2026-01-01", tz="UTC"), periods=2),
+            "c": pd.cut([1, 9], 3),
+        },
+        index=pd.interval_range(0, 2),
+    ),
+    "no label twice": pd.DataFrame({"a": [1]}).set_flags(allows_duplicate_labels=False),
     "multi": pd.DataFrame(
         {("a", "b"): [1, 2]},
         index=pd.MultiIndex.from_tuples([(1, "x"), (2, "y")], names=["n", None]),
@@ -111,6 +149,7 @@ def test_a_pandas_table_keeps_everything(way: Callable[[Any], Any], frame: Any) 
     other = way(frame)
     pd.testing.assert_frame_equal(frame, other, check_exact=True, check_freq=True)
     assert other.attrs == frame.attrs
+    assert other.flags.allows_duplicate_labels == frame.flags.allows_duplicate_labels
     for number in range(frame.shape[1]):
         one, two = frame.iloc[:, number], other.iloc[:, number]
         assert list(map(type, one)) == list(map(type, two))
@@ -123,6 +162,7 @@ def test_a_pandas_table_keeps_everything(way: Callable[[Any], Any], frame: Any) 
         pd.Timestamp("2026-01-01T00:00:00.000000001"),
         pd.Timestamp("2026-10-25 01:30Z").tz_convert(BERLIN),
         pd.Timestamp(1, unit="s"), pd.Timedelta("1ns"), pd.NaT, pd.NA,
+        pd.Period("2026-01", "2M"), pd.Interval(pd.Timestamp(1), pd.Timestamp(2), "both"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("way", WAYS)

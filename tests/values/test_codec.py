@@ -14,7 +14,22 @@ from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.classes import Classes, classes_in
 from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.plain import is_plain
-from tests.values.kinds import KINDS, Box, CodedError, Colour, Frozen, Model, Money, Pair, Point
+from tests.values.kinds import (
+    KINDS,
+    Access,
+    Attrs,
+    Box,
+    CodedError,
+    Colour,
+    Frozen,
+    LookupAttributeError,
+    Model,
+    Money,
+    Pair,
+    Point,
+    SlottedError,
+    ValueOSError,
+)
 
 OPEN = Classes.imported()
 
@@ -101,7 +116,8 @@ def test_what_json_changes_is_not_plain(value: Any) -> None:
     [
         CodedError(3, "no"), KeyError("a"), FileNotFoundError(2, "none", "f"), StopIteration(4),
         UnicodeDecodeError("utf-8", b"a", 0, 1, "why"), ExceptionGroup("g", [ValueError((1,))]),
-        SystemExit(3), ImportError("m", name="n"), KeyboardInterrupt(),
+        SystemExit(3), ImportError("m", name="n"), KeyboardInterrupt(), SlottedError((1,)),
+        LookupAttributeError("a"), ValueOSError(2, "none", "f"),
     ],
 )  # fmt: skip
 def test_an_exception_keeps_class_arguments_attributes_notes_and_cause(
@@ -114,7 +130,7 @@ def test_an_exception_keeps_class_arguments_attributes_notes_and_cause(
     assert (str(other), repr(other.args)) == (str(error), repr(error.args))
     assert vars(other) == vars(error)
     assert repr(other.__cause__) == repr(error.__cause__)
-    for name in ("filename", "value", "code", "name", "errno"):
+    for name in ("filename", "value", "code", "name", "errno", "place", "secret", "empty"):
         assert getattr(other, name, None) == getattr(error, name, None)
 
 
@@ -172,6 +188,12 @@ def test_what_is_refused_is_named_with_path_type_and_remedy(value: Any, remedy: 
     assert type(value).__qualname__ in str(caught.value)
 
 
+@pytest.mark.parametrize("argument", [list[Literal["a"]], Literal["a"], Callable[[], int]])
+def test_a_generic_model_over_what_has_no_name_is_refused(argument: Any) -> None:
+    with pytest.raises(SerializationError, match=r"Box.* generic over .*; name the class"):
+        ValueCodec().encode(Box[argument].model_construct(content=1))
+
+
 def test_a_local_class_and_a_class_of_main_are_refused() -> None:
     class Local(Point):
         pass
@@ -190,10 +212,40 @@ def test_attributes_that_are_no_fields_are_not_lost_in_silence() -> None:
         ValueCodec().encode(point)
 
 
-def test_another_form_of_the_class_is_an_error_with_both_lists() -> None:
-    text = json.dumps(ValueCodec().encode(Point(1, 2))).replace('"y"', '"z"')
-    with pytest.raises(SerializationError, match=r"\['x', 'y'\].*\['x', 'z'\]"):
-        ValueCodec().decode(json.loads(text), OPEN)
+def encoded(value: Any, *, instead_of: str, now: str) -> Any:
+    """The encoding by a process whose version of a class has another name in it."""
+    text = json.dumps(ValueCodec().encode(value))
+    assert instead_of in text
+    return json.loads(text.replace(instead_of, now))
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "lists"),
+    [
+        (Point(1, 2), "y", r"\['x', 'y'\].*\['x', 'z'\]"),
+        (Attrs(1), "_y", r"\['x', '_y'\].*\['x', 'z'\]"),
+        (Pair(1, 2), "right", r"\['left', 'right'\].*\['left', 'z'\]"),
+        (Model(when=1), "when", r"\['when'\].*\['z'\]"),
+        (Box[int](content=1), "content", r"\['content'\].*\['z'\]"),
+        (Colour.RED, "RED", r"\['RED', 'PAIR'\].*'z'"),
+    ],
+)
+def test_a_class_whose_fields_have_changed_is_an_error_with_both_lists(
+    value: Any, field: str, lists: str
+) -> None:
+    with pytest.raises(SerializationError, match=lists):
+        ValueCodec().decode(encoded(value, instead_of=f'"{field}"', now='"z"'), OPEN)
+
+
+@pytest.mark.parametrize("value", [Point(1), Pair(1, 2), Model(when=1), Colour.RED, Access(3)])
+def test_a_class_whose_name_or_kind_has_changed_is_an_error_with_its_name(value: Any) -> None:
+    name = type(value).__name__
+    moved = encoded(value, instead_of=f"kinds:{name}", now=f"kinds:Old{name}")
+    with pytest.raises(SerializationError, match=f"class tests.values.kinds.Old{name} is not"):
+        ValueCodec().decode(moved, OPEN)
+    other = encoded(value, instead_of=f"kinds:{name}", now="kinds:Money")
+    with pytest.raises(SerializationError, match=r"kinds\.Money is no "):
+        ValueCodec().decode(other, OPEN)
 
 
 def test_the_classes_in_annotations_are_found() -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
-from tests.values.kinds import Point  # noqa: F401 - a class that this module only re-exports
+from tests.values.kinds import Custom, GuardedError, Point  # noqa: F401 - only re-exported
 
 OPEN = Classes.imported()
 
@@ -54,6 +56,18 @@ HOSTILE: dict[str, Any] = {
     "an item of huge size": ["na", "|V999999999999", [1], "C", "AA=="],
     "a strange dtype": ["na", "os.system", [1], "C", "AA=="],
     "a table that lies": ["pa", "table", 10**15, "AAAA"],
+    "an unknown flag": ["en", "tests.values.kinds:Access", None, 8],
+    "a flag of text": ["en", "tests.values.kinds:Access", None, "1"],
+    "an enum of an object": ["en", "tests.values.kinds:Colour", "RED", {"$tf": ["e"]}],
+    "an argument without a name": [
+        "m",
+        ["tests.values.kinds:Box", "os.system"],
+        [],
+        [],
+        None,
+        None,
+    ],
+    "a union of nothing": ["m", ["tests.values.kinds:Box", ["|"]], [], [], None, None],
     "no table": ["pa", "table", 1, "AAAA"],
     "no polars table": ["pl", "frame", 1, "AAAA"],
     "no parts": ["dt"],
@@ -111,3 +125,109 @@ def test_a_frame_cut_anywhere_is_refused() -> None:
 def test_tags_nested_beyond_the_limit_are_refused_before_the_stack_is_full() -> None:
     with pytest.raises(SerializationError, match="levels deep"):
         ValueCodec().decode({"$tf": 1, "v": nested(220)}, OPEN)
+
+
+def test_no_method_of_a_restored_class_is_called() -> None:
+    both = {"$tf": 1, "v": {"$tf": ["en", "tests.values.kinds:Custom", None, 3]}}
+    assert ValueCodec().decode(both, OPEN) is Custom.ONE | Custom.TWO
+    for unknown in (4, -9):
+        with pytest.raises(SerializationError):
+            ValueCodec().decode(
+                {"$tf": 1, "v": {"$tf": ["en", "tests.values.kinds:Custom", None, unknown]}}, OPEN
+            )
+    state = ["x", "tests.values.kinds:GuardedError", [], [["state", 1]], None, False]
+    error = ValueCodec().decode({"$tf": 1, "v": {"$tf": state}}, OPEN)
+    assert type(error) is GuardedError
+    assert GuardedError.calls == []
+
+
+LIMITED = """
+import base64, io, json, random, resource, struct, sys, time
+import polars as pl, pyarrow as pa
+from taskiq_flow.errors import SerializationError
+from taskiq_flow.values.classes import Classes
+from taskiq_flow.values.codec import ValueCodec
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def decoded(*parts):
+    try:
+        return ValueCodec().decode({"$tf": 1, "v": {"$tf": [*parts]}}, Classes.imported())
+    except SerializationError as error:
+        return error
+
+def stream(table, **options):
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+def sent(content):
+    return base64.b64encode(content).decode()
+"""
+
+
+def within_limits(script: str) -> None:
+    """Run a script that may use 4 GB of memory and 300 MB of it in fact."""
+    end = (
+        "used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start\n"
+        "assert used < 300 * 1024, f'{used / 1024} MB'"
+    )
+    command = [sys.executable, "-c", LIMITED + script + end]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("tag", ["pa", "pl"])
+def test_a_compressed_table_is_refused_before_it_is_read(tag: str) -> None:
+    form = "table" if tag == "pa" else "frame"
+    within_limits(f"""
+for compression in ("zstd", "lz4"):
+    content = stream(pa.table({{"a": [0] * 10**6}}), compression=compression)
+    for size in (8 * 10**6, 2 * 10**9, 2**62):
+        lying = content.replace(struct.pack("<q", 8 * 10**6), struct.pack("<q", size))
+        error = decoded({tag!r}, {form!r}, 10**6, sent(lying))
+        assert "compressed" in str(error), error
+""")
+
+
+@pytest.mark.parametrize("tag", ["pa", "pl"])
+def test_a_damaged_table_neither_ends_the_process_nor_takes_memory(tag: str) -> None:
+    form = "table" if tag == "pa" else "frame"
+    within_limits(f"""
+content = stream(pa.table({{
+    "a": [1, None, 3], "b": ["x", "a text of more than twelve bytes", None], "c": [[1], [], [2, 3]],
+    "d": pa.array(["p", "q", "p"]).dictionary_encode(), "e": [True, None, False],
+    "f": [{{"x": "a"}}, None, {{"x": "b"}}],
+}}))
+assert len(decoded({tag!r}, {form!r}, 3, sent(content))) == 3
+chance, refused = random.Random(7), 0
+for _ in range(3000):
+    damaged = bytearray(content)
+    for _ in range(chance.choice([1, 1, 2, 4])):
+        damaged[chance.randrange(len(damaged))] = chance.choice([0, 1, 127, 255])
+    refused += isinstance(decoded({tag!r}, {form!r}, 3, sent(damaged)), SerializationError)
+assert refused > 500, refused
+""")
+
+
+def test_a_table_whose_values_are_addresses_is_refused() -> None:
+    within_limits("""
+field = pa.field("a", pa.binary(16), metadata={
+    "ARROW:extension:name": "POLARS_EXTENSION_TYPE", "ARROW:extension:metadata": "1;1",
+})
+content = stream(pa.table([pa.array([b"x" * 16], pa.binary(16))], schema=pa.schema([field])))
+assert "Python objects" in str(decoded("pl", "frame", 1, sent(content)))
+""")
+
+
+def test_ten_megabytes_of_tags_take_memory_in_proportion_and_seconds() -> None:
+    within_limits("""
+tags = ['{"$tf":["e"]}'] * 250_000
+tree = json.loads("[" + ",".join(['{"$tf":["dq",[],1]}'] * 250_000 + tags) + "]")
+start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+begun = time.process_time()
+assert len(decoded("t", tree)) == 500_000
+assert time.process_time() - begun < 15
+""")
