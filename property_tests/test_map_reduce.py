@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing, suppress
-from typing import Literal
+from typing import Any, Literal
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +22,7 @@ Leaving = Literal["closed", "dropped", "cancelled"]
 MUCH_LATER = 200
 
 
-async def _map(mapping: Mapping) -> MapReduceResult:
+async def _map(mapping: Mapping) -> MapReduceResult[Any]:
     return await MapReduce.map(
         mapping.broker, mapping.task(), mapping.items(), max_parallel=mapping.spec.limit
     )
@@ -146,7 +146,7 @@ async def test_a_stream_left_after_any_pair_leaves_nothing_behind(
     _check_aftermath(mapping)
 
 
-async def _leave(mapped: MapReduceResult, number: int, how: Leaving) -> None:
+async def _leave(mapped: MapReduceResult[Any], number: int, how: Leaving) -> None:
     """Close the stream after some pairs, or cancel the map after as many seconds and a half."""
     loop = virtual_loop()
     if how == "cancelled":

@@ -9,11 +9,22 @@ import logging
 import math
 import os
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sized
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sized,
+)
 from contextlib import aclosing
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
 
 import anyio
 from aiostream import pipe, stream
@@ -24,6 +35,7 @@ from taskiq_flow.cache.key import digest_of
 from taskiq_flow.dataflow.binding import Binding, Task
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.type_check import check_reduction
 from taskiq_flow.dispatch.dispatcher import Dispatcher
 from taskiq_flow.engine.connection import check_readable
 from taskiq_flow.engine.run import new_run_id
@@ -34,7 +46,14 @@ from taskiq_flow.flow_task import FlowTask, Gathered
 from taskiq_flow.journal.history import RestoredRun
 from taskiq_flow.journal.protocol import Journal
 
+T = TypeVar("T")
+
 Items = Iterable[Any] | AsyncIterable[Any]
+
+_Generator = Callable[..., Iterator[T] | AsyncIterator[T]]
+"""A generator function, whose value as a task is the list of its items."""
+
+_Async = Callable[..., Coroutine[Any, Any, T]]
 
 MOST_IN_FLIGHT = 256
 """Items in flight or unread at most, for a source of unknown length without ``max_parallel``."""
@@ -54,6 +73,45 @@ class MapReduce:
     6
     """
 
+    @overload
+    @staticmethod
+    async def map(
+        broker: AsyncBroker,
+        map_func: _Generator[T],
+        items: Items,
+        output: str = ...,
+        max_parallel: int | None = ...,
+        *,
+        journal: Journal | str | os.PathLike[str] | None = ...,
+        run_id: str | None = ...,
+        resume: bool = ...,
+    ) -> MapReduceResult[list[T]]: ...
+    @overload
+    @staticmethod
+    async def map(
+        broker: AsyncBroker,
+        map_func: _Async[T],
+        items: Items,
+        output: str = ...,
+        max_parallel: int | None = ...,
+        *,
+        journal: Journal | str | os.PathLike[str] | None = ...,
+        run_id: str | None = ...,
+        resume: bool = ...,
+    ) -> MapReduceResult[T]: ...
+    @overload
+    @staticmethod
+    async def map(
+        broker: AsyncBroker,
+        map_func: Callable[..., T],
+        items: Items,
+        output: str = ...,
+        max_parallel: int | None = ...,
+        *,
+        journal: Journal | str | os.PathLike[str] | None = ...,
+        run_id: str | None = ...,
+        resume: bool = ...,
+    ) -> MapReduceResult[T]: ...
     @staticmethod
     async def map(
         broker: AsyncBroker,
@@ -65,7 +123,7 @@ class MapReduce:
         journal: Journal | str | os.PathLike[str] | None = None,
         run_id: str | None = None,
         resume: bool = False,
-    ) -> MapReduceResult:
+    ) -> MapReduceResult[Any]:
         """Run ``map_func`` once for each of ``items``, which may be endless or asynchronous.
 
         An item is passed to the parameter ``item``, or to the first one. At most ``max_parallel``
@@ -89,7 +147,7 @@ class MapReduce:
         """
         if not isinstance(items, (Iterable, AsyncIterable)):
             raise TypeError(f"items is {items!r}; give an iterable or an async iterable")
-        node = DAGNode(map_func, output=output, inputs=[_ITEM], name=output)
+        node = _map_node(map_func, output)
         _check(broker, node, given=_ITEM)
         window = max_parallel
         if window is None and not isinstance(items, Sized):
@@ -98,10 +156,37 @@ class MapReduce:
             raise ValueError("a map is resumed by its run_id; give the one that it was begun with")
         feed = _Feed(node, items, window, new_run_id() if run_id is None else run_id, resume)
         engine = _MapEngine(broker, feed, max_parallel, journal)
-        mapped = MapReduceResult(engine, ends=isinstance(items, Sized))
+        mapped: MapReduceResult[Any] = MapReduceResult(engine, ends=isinstance(items, Sized))
         await asyncio.sleep(0)  # the map has begun, and can be cancelled, when this returns
         return mapped
 
+    @overload
+    @staticmethod
+    async def reduce(
+        broker: AsyncBroker,
+        reduce_func: _Generator[T],
+        mapped_result: AsyncTaskiqTask[Any],
+        input_name: str,
+        output: str = ...,
+    ) -> FlowTask[list[T]]: ...
+    @overload
+    @staticmethod
+    async def reduce(
+        broker: AsyncBroker,
+        reduce_func: _Async[T],
+        mapped_result: AsyncTaskiqTask[Any],
+        input_name: str,
+        output: str = ...,
+    ) -> FlowTask[T]: ...
+    @overload
+    @staticmethod
+    async def reduce(
+        broker: AsyncBroker,
+        reduce_func: Callable[..., T],
+        mapped_result: AsyncTaskiqTask[Any],
+        input_name: str,
+        output: str = ...,
+    ) -> FlowTask[T]: ...
     @staticmethod
     async def reduce(
         broker: AsyncBroker,
@@ -131,6 +216,39 @@ class MapReduce:
         await asyncio.sleep(0)
         return reduced
 
+    @overload
+    @staticmethod
+    async def map_reduce(
+        broker: AsyncBroker,
+        map_func: Task,
+        items: Items,
+        reduce_func: _Generator[T],
+        map_output: str = ...,
+        reduce_output: str = ...,
+        max_parallel: int | None = ...,
+    ) -> FlowTask[list[T]]: ...
+    @overload
+    @staticmethod
+    async def map_reduce(
+        broker: AsyncBroker,
+        map_func: Task,
+        items: Items,
+        reduce_func: _Async[T],
+        map_output: str = ...,
+        reduce_output: str = ...,
+        max_parallel: int | None = ...,
+    ) -> FlowTask[T]: ...
+    @overload
+    @staticmethod
+    async def map_reduce(
+        broker: AsyncBroker,
+        map_func: Task,
+        items: Items,
+        reduce_func: Callable[..., T],
+        map_output: str = ...,
+        reduce_output: str = ...,
+        max_parallel: int | None = ...,
+    ) -> FlowTask[T]: ...
     @staticmethod
     async def map_reduce(
         broker: AsyncBroker,
@@ -141,13 +259,18 @@ class MapReduce:
         reduce_output: str = "final",
         max_parallel: int | None = 10,
     ) -> FlowTask[Any]:
-        """``map``, then ``reduce``. Takes and raises what these do."""
-        _reduction(broker, reduce_func, map_output, reduce_output)  # fails before anything is sent
+        """``map``, then ``reduce``. Takes and raises what these do.
+
+        Warns with ``TypeMismatchWarning`` if, by the annotations, no list of the map's results can
+        be what ``reduce_func`` takes.
+        """
+        dag = _reduction(broker, reduce_func, map_output, reduce_output)
+        check_reduction(_map_node(map_func, map_output), dag.nodes[0], map_output)
         mapped = await MapReduce.map(broker, map_func, items, map_output, max_parallel)
         return await MapReduce.reduce(broker, reduce_func, mapped, map_output, reduce_output)
 
 
-class MapReduceResult(FlowTask[list[Any]]):
+class MapReduceResult(FlowTask[list[T]], Generic[T]):
     """A map in progress: a taskiq task whose value is the list of results, in the order of items.
 
     It can be streamed instead, once: ``async for index, value in mapped``, in order of completion.
@@ -179,7 +302,7 @@ class MapReduceResult(FlowTask[list[Any]]):
             return self._reading.is_done
         return await super().is_ready()
 
-    async def get_result(self, with_logs: bool = False) -> TaskiqResult[list[Any]]:
+    async def get_result(self, with_logs: bool = False) -> TaskiqResult[list[T]]:
         """The result of a map that is done. Raises ``ResultGetError`` before that."""
         if self._reading.is_done:
             await asyncio.wait([self._gathered.task()])
@@ -193,7 +316,7 @@ class MapReduceResult(FlowTask[list[Any]]):
         output = self._engine.feed.node.task_name
         return f"output {output!r}, {'done' if self._reading.is_done else 'in progress'}"
 
-    def __aiter__(self) -> AsyncGenerator[tuple[int, Any], None]:  # noqa: PYI058 - to be closed
+    def __aiter__(self) -> AsyncGenerator[tuple[int, T], None]:  # noqa: PYI058 - to be closed
         return self._reading.stream(held_by=self)
 
 
@@ -392,6 +515,11 @@ class _MapEngine(ExecutionEngine):
                 changed=[name],
             )
         return _Item(node.task, name, node.binding, value, digest)
+
+
+def _map_node(map_func: Task, output: str) -> DAGNode:
+    """The node that stands for all items of a map."""
+    return DAGNode(map_func, output=output, inputs=[_ITEM], name=output)
 
 
 def _reduction(broker: AsyncBroker, reduce_func: Task, input_name: str, output: str) -> DAG:

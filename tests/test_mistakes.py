@@ -178,7 +178,7 @@ def test_what_is_no_broker_or_no_graph_is_told_when_the_engine_is_made(
 
 async def test_what_is_no_broker_is_told_to_a_map() -> None:
     with pytest.raises(TypeError, match="broker is the class InMemoryBroker"):
-        await MapReduce.map(InMemoryBroker, load, ["a"])  # type: ignore[arg-type]
+        await MapReduce.map(InMemoryBroker, load, ["a"])  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(

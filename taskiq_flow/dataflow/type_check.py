@@ -55,6 +55,7 @@ from taskiq_flow.errors import TypeMismatchError, TypeMismatchWarning, warn
 TypeCheck = Literal["warn", "error", "off"]
 
 _MOST_SHOWN = 5
+_REMEDY = "No such value fits or can be converted: correct one of the annotations"
 
 NUMBERS = (bool, int, float, Decimal, Fraction)
 
@@ -127,9 +128,8 @@ def check_types(plan: Plan, mode: TypeCheck) -> None:
         return
     more = f"; and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
     message = (
-        f"{'; '.join(map(str, found[:_MOST_SHOWN]))}{more}. No such value fits or can be "
-        "converted: correct one of the annotations, or add a node that converts the value, or "
-        'give the engine type_check="off"'
+        f"{'; '.join(map(str, found[:_MOST_SHOWN]))}{more}. {_REMEDY}, or add a node that converts "
+        'the value, or give the engine type_check="off"'
     )
     if mode == "warn":
         warn(message, TypeMismatchWarning)
@@ -142,6 +142,17 @@ def check_types(plan: Plan, mode: TypeCheck) -> None:
         consumer=first.consumer,
         parameter=first.parameter,
     )
+
+
+def check_reduction(mapped: DAGNode, reduction: DAGNode, key: str) -> None:
+    """Warn if the list of a map's results is a mismatch to what its reduction takes as ``key``."""
+    returned = _returned(mapped)
+    produced = list[returned]  # type: ignore[valid-type]
+    for taken, parameter in _Known().taken(reduction):
+        if taken == key and not may_fit(produced, parameter.annotation):
+            names = mapped.task_name, reduction.task_name
+            edge = Mismatch(names[0], key, produced, names[1], parameter.name, parameter.annotation)
+            warn(f"{edge}. {_REMEDY}", TypeMismatchWarning)
 
 
 def mismatches(plan: Plan) -> list[Mismatch]:

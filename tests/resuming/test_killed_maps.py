@@ -8,6 +8,7 @@ import signal
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from taskiq import InMemoryBroker
@@ -34,7 +35,7 @@ class Deadly(SqliteJournal):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def mapped(journal: SqliteJournal, notes: Path, *, resume: bool) -> MapReduceResult:
+async def mapped(journal: SqliteJournal, notes: Path, *, resume: bool) -> MapReduceResult[Any]:
     """A map over a generator, whose items are noted when their task begins."""
 
     async def square(item: int) -> int:

@@ -36,7 +36,7 @@ class Site:
         self.done.append(item)
         return 2 * item
 
-    async def map(self, items: Any, **options: Any) -> MapReduceResult:
+    async def map(self, items: Any, **options: Any) -> MapReduceResult[Any]:
         return await MapReduce.map(
             self.broker, self.double, items, journal=self.journal, run_id="m", **options
         )

@@ -44,7 +44,7 @@ ARRAYS = [
 SCALARS = [
     np.float64(1.5), np.float32("nan"), np.int8(-3), np.longlong(5), np.uint64(2**64 - 1),
     np.bool_(1), np.complex64(1j), np.datetime64("2026-01-01T00:00", "m"), np.str_("a\0"),
-    np.bytes_(b"a\0"), np.timedelta64("NaT"), np.longdouble(1) / 3, np.float16(2),
+    np.bytes_(b"a\0"), np.timedelta64("NaT", "s"), np.longdouble(1) / 3, np.float16(2),
 ]  # fmt: skip
 
 
