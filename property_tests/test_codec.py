@@ -80,6 +80,17 @@ def test_distinct_values_have_distinct_encodings(one: Any, other: Any) -> None:
     assert (text(one) == text(other)) == (form(one) == form(other))
 
 
+@given(hashables)
+def test_containers_of_one_item_have_distinct_encodings(item: Any) -> None:
+    holders = [
+        item, [item], (item,), {item}, frozenset({item}), deque([item]), {item: 1}, {1: item},
+        Counter({item: 1}), OrderedDict({item: 1}), Pair(item, 1), (item, 1), Point(item, 1),
+    ]  # fmt: skip
+    forms = [repr(form(holder)) for holder in holders]
+    texts = [text(holder) for holder in holders]
+    assert len(set(texts)) == len(set(forms))
+
+
 @given(values)
 def test_a_plain_value_is_what_json_reads_back(value: Any) -> None:
     if is_plain(value):
