@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import math
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
@@ -66,6 +67,7 @@ from taskiq_flow.middleware import codec_of, wire_of
 from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.transport.notice import ALWAYS
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of
+from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.isolation import Isolation, Sharing, Take, shared
 from taskiq_flow.values.references import handle_of, store_large_inputs
 from taskiq_flow.values.results import as_annotated
@@ -618,8 +620,13 @@ class ExecutionEngine:
     def _isolation(self, values: Sharing) -> Callable[[], Take]:
         """What makes, for each run, what its takers in this process are given."""
         if values == "encoded":
-            encoded = StoredValues(JSONSerializer(), self._classes(), codec_of(self._broker))
-            return lambda: lambda value: encoded.loads(encoded.dumps(value))
+            codec, classes = codec_of(self._broker) or ValueCodec(), self._classes()
+
+            def take(value: Any) -> Any:
+                text = json.dumps(codec.encode(value, strict=True))
+                return codec.decode(json.loads(text), classes)
+
+            return lambda: take
         return (lambda: shared) if values == "shared" else Isolation
 
     def _classes(self) -> ClassesOfTasks:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 from contextlib import aclosing
 from pathlib import Path
@@ -143,6 +146,44 @@ class TestResumeOrBegin:
     def test_without_a_run_id_it_is_refused_at_once(self, broker: InMemoryBroker) -> None:
         with pytest.raises(ValueError, match="resume=True continues a run by its run_id"):
             ExecutionEngine(broker, DAG).execute_async({"n": 1}, resume=True)
+
+
+SCRIPT = """
+import dataclasses, sys
+from taskiq import InMemoryBroker
+from taskiq_flow import DAGBuilder, ExecutionEngine
+
+@dataclasses.dataclass
+class Page:
+    text: str
+
+def load(n: int) -> Page:
+    return Page("x" * n)
+
+def size(load: Page) -> int:
+    if sys.argv[1] == "fail":
+        raise OSError
+    return len(load.text)
+
+dag = DAGBuilder().node(load).node(size).build()
+engine = ExecutionEngine(InMemoryBroker(), dag, journal="runs.db")
+print(engine.execute_sync({"n": 3}, run_id="r", resume=True))
+"""
+
+
+def test_a_script_resumes_what_it_has_begun_with_classes_of_its_own(tmp_path: Path) -> None:
+    def run(argument: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # noqa: S603
+            [sys.executable, "-c", SCRIPT, argument],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert "OSError" in run("fail").stderr
+    assert run("go on").stdout == "{'load': Page(text='xxx'), 'size': 3}\n"
 
 
 class TestWaitingForALease:

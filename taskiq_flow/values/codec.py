@@ -86,16 +86,18 @@ class ValueCodec:
         self._encoders[kind] = tag, lambda encoder, value: (encoder.encode(encode(value)),)
         self._decoders[tag] = lambda decoder, parts: decode(decoder.decode(parts[0]))
 
-    def encode(self, value: Any, *, strict: bool = False) -> Any:
+    def encode(self, value: Any, *, strict: bool = False, keeps_main: bool = False) -> Any:
         """The JSON form of a value: the value itself where JSON carries it exactly.
 
         ``strict``: also tag integers beyond 64 bits and lone surrogates, which orjson and msgpack
-        refuse. Raises ``SerializationError`` with the path to what cannot be carried.
+        refuse. ``keeps_main``: also encode objects of classes of the main script, for a later run
+        of that script. Raises ``SerializationError`` with the path to what cannot be carried.
         """
         plain = is_plain(value)
         if plain and not strict:
             return value
-        tree = self._tree(value, Encoder(self._find, strict=strict, fallback=self._fallback))
+        encoder = Encoder(self._find, strict=strict, fallback=self._fallback, keeps_main=keeps_main)
+        tree = self._tree(value, encoder)
         return value if plain and tree == value else {TAG: VERSION, "v": tree}
 
     def decode(self, tree: Any, classes: Classes) -> Any:

@@ -47,12 +47,15 @@ def find_object(cls: type) -> Handler | None:
     return _ENCODE.get(kind_of(cls) or "")
 
 
-def _reference(cls: type) -> Any:
+def _reference(encoder: Encoder, cls: type) -> Any:
     """How a class is named: ``"module:qualname"``, or a list for a generic model's arguments."""
     generic = getattr(cls, "__pydantic_generic_metadata__", None)
     if generic and generic["origin"] is not None:
-        return [_reference(generic["origin"]), *map(_argument, generic["args"])]
-    if cls.__module__ == "__main__":
+        return [
+            _reference(encoder, generic["origin"]),
+            *(_argument(encoder, part) for part in generic["args"]),
+        ]
+    if cls.__module__ == "__main__" and not encoder.keeps_main:
         raise RefusedError(
             "its class is defined in __main__; move it to a module that both processes import"
         )
@@ -66,19 +69,22 @@ def _reference(cls: type) -> Any:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def _argument(argument: Any) -> Any:
+def _argument(encoder: Encoder, argument: Any) -> Any:
     """The form of a generic model's argument: a name, or a list with a mark in front."""
     for name, known in _ARGUMENTS.items():
         if argument is known:
             return name
     if isinstance(argument, types.GenericAlias) and argument.__origin__ in _ARGUMENTS.values():
-        return ["[]", *map(_argument, (argument.__origin__, *argument.__args__))]
+        return [
+            "[]",
+            *(_argument(encoder, part) for part in (argument.__origin__, *argument.__args__)),
+        ]
     if isinstance(argument, types.UnionType):
-        return ["|", *map(_argument, argument.__args__)]
+        return ["|", *(_argument(encoder, part) for part in argument.__args__)]
     if typing.get_origin(argument) is typing.Union:
-        return ["Union", *map(_argument, typing.get_args(argument))]
+        return ["Union", *(_argument(encoder, part) for part in typing.get_args(argument))]
     if isinstance(argument, type) and kind_of(argument):
-        return [kind_of(argument), _reference(argument)]
+        return [kind_of(argument), _reference(encoder, argument)]
     raise RefusedError(
         f"its class is generic over {argument!r}; name the class: class Name(Generic[...])"
     )
@@ -125,7 +131,7 @@ def _names(cls: type) -> list[str]:
 
 def _record(encoder: Encoder, value: Any) -> tuple[Any, ...]:
     cls = type(value)
-    reference = _reference(cls)
+    reference = _reference(encoder, cls)
     if isinstance(value, _BUILTINS):
         raise RefusedError("its class extends a builtin type; register it with the codec")
     names = _names(cls)
@@ -183,7 +189,7 @@ def _made(cls: type, attributes: dict[str, Any]) -> Any:
 
 def _named_tuple(encoder: Encoder, value: Any) -> tuple[Any, ...]:
     cls = type(value)
-    reference = _reference(cls)
+    reference = _reference(encoder, cls)
     _check_attributes(cls, getattr(value, "__dict__", ()), ())
     return reference, encoder.fields(zip(cls._fields, tuple(value), strict=True))
 
@@ -197,7 +203,7 @@ def _read_named_tuple(decoder: Decoder, parts: list[Any]) -> Any:
 
 def _model(encoder: Encoder, value: BaseModel) -> tuple[Any, ...]:
     cls = type(value)
-    reference = _reference(cls)
+    reference = _reference(encoder, cls)
     names = list(cls.model_fields)
     _check_attributes(cls, vars(value), names)
     missing = [name for name in names if name not in vars(value)]
@@ -238,9 +244,9 @@ def _read_model(decoder: Decoder, parts: list[Any]) -> Any:
 def _enum(encoder: Encoder, value: Enum) -> tuple[Any, ...]:
     cls = type(value)
     if isinstance(value, Flag):
-        return _reference(cls), None, value.value
+        return _reference(encoder, cls), None, value.value
     is_scalar = type(value.value) in _SCALARS
-    return _reference(cls), value.name, encoder.encode(value.value) if is_scalar else None
+    return _reference(encoder, cls), value.name, encoder.encode(value.value) if is_scalar else None
 
 
 def _read_enum(decoder: Decoder, parts: list[Any]) -> Any:
@@ -284,7 +290,7 @@ def _exception(encoder: Encoder, value: BaseException) -> tuple[Any, ...]:
     names = [*vars(value), *_set_slots(value), *_builtin_names(value)]
     attributes = [(name, getattr(value, name)) for name in names]
     return (
-        _reference(type(value)),
+        _reference(encoder, type(value)),
         encoder.items(arguments),
         encoder.fields(pair for pair in attributes if pair[1] is not None),
         encoder.encode(value.__cause__),

@@ -54,7 +54,7 @@ class StoredValues:
         """A value as its serializer is given it. Raises ``SerializationError``."""
         if not self.encodes or (type(self.serializer) is JSONSerializer and is_plain(value)):
             return value
-        return self._codec.encode(value, strict=True)
+        return self._codec.encode(value, strict=True, keeps_main=True)
 
     def decode(self, content: Any) -> Any:
         """A value as it was encoded. Raises ``SerializationError``."""

@@ -46,8 +46,9 @@ class Encoder:
     """Makes a tree of one value.
 
     ``find``: gives the tag of a type and its function, or raises ``RefusedError``. ``fallback``:
-    encodes what is refused, if there is such a way. ``buffers``: takes the binary leaves of a
-    frame; without it they become base64 text.
+    encodes what is refused, if there is such a way. ``keeps_main``: whether objects of classes of
+    the main script are encoded, which other processes do not have. ``buffers``: takes the binary
+    leaves of a frame; without it they become base64 text.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class Encoder:
         strict: bool = False,
         buffers: list[memoryview] | None = None,
         fallback: Handler | None = None,
+        keeps_main: bool = False,
     ) -> None:
+        self.keeps_main = keeps_main
         self._find = find
         self._strict = strict
         self._buffers = buffers
