@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Iterable
 from decimal import Decimal
-from enum import Enum, Flag
+from enum import Enum, Flag, FlagBoundary
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -271,6 +271,9 @@ def _read_flag(cls: Any, content: Any) -> Any:
     if not issubclass(cls, Flag) or type(content) is not int:
         raise RefusedError(f"a member of {cls.__qualname__} has no name")
     member = cls._value2member_map_.get(content)
+    unknown = content < 0 or content & ~cls._flag_mask_
+    if unknown and cls._boundary_ is not FlagBoundary.KEEP:
+        raise RefusedError(f"{cls.__qualname__} has no flags for {content}")
     # Not ``cls(content)``: that calls the class's own ``_missing_`` and its metaclass.
     return Flag._missing_.__func__(cls, content) if member is None else member  # type: ignore[attr-defined]
 
