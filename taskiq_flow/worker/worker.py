@@ -340,8 +340,8 @@ class Worker:
         if not wire.is_encoded(sent):
             sent = {name: value for name, value in sent.items() if name != VALUES}
             return Call(message.task_name, list(message.args), sent, self._copy_of(message))
-        places = [(place, Reference(**given)) for place, given in wire.references_of(sent)]
         args, kwargs = await read_off_loop(sent, wire.decode_call, task_id, sent)
+        places = [(place, Reference(**given)) for place, given in wire.references_of(sent)]
         task_ids = list({reference.task_id for _, reference in places})
         results = await asyncio.gather(*map(self._read, task_ids))
         values = dict(zip(task_ids, results, strict=True))

@@ -171,7 +171,7 @@ async def test_data_that_looks_like_a_tag_is_data() -> None:
     "payload",
     [
         *({"value": {"$tf": 1, "v": {"$tf": ["zz"]}}}, {"value": 3}, {"value": [1]}, {"other": 1}),
-        {"value": {"$tf": 9, "v": 1}},
+        *({"value": {"$tf": 9, "v": 1}}, "text", [1], 1),
     ],
 )
 async def test_a_call_that_is_damaged_executes_nothing(payload: Any) -> None:
