@@ -19,6 +19,8 @@ from tests.values.kinds import Colour, Level, Model, Pair, Point
 OPEN = Classes.imported()
 CODEC = ValueCodec()
 
+FEWER = settings(max_examples=250)  # each of many values within values
+
 hashables = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.binary()
     | st.text(st.characters(codec=None)) | st.sampled_from([*Colour, *Level, "$tf", 2**80])
@@ -60,6 +62,7 @@ def text(value: Any, *, strict: bool = False) -> str:
     return json.dumps(CODEC.encode(value, strict=strict), allow_nan=False)
 
 
+@FEWER
 @given(values)
 def test_a_value_arrives_equal_with_all_of_its_types(value: Any) -> None:
     for strict in (False, True):
@@ -67,6 +70,7 @@ def test_a_value_arrives_equal_with_all_of_its_types(value: Any) -> None:
     assert form(CODEC.decode_frame(b"".join(CODEC.encode_frame(value)), OPEN)) == form(value)
 
 
+@FEWER
 @given(values)
 def test_encoding_changes_nothing_and_repeats_itself(value: Any) -> None:
     before = form(value)
@@ -75,11 +79,13 @@ def test_encoding_changes_nothing_and_repeats_itself(value: Any) -> None:
     assert text(copy.deepcopy(value)) == first
 
 
+@FEWER
 @given(values, values)
 def test_distinct_values_have_distinct_encodings(one: Any, other: Any) -> None:
     assert (text(one) == text(other)) == (form(one) == form(other))
 
 
+@FEWER
 @given(hashables)
 def test_containers_of_one_item_have_distinct_encodings(item: Any) -> None:
     holders = [
@@ -91,6 +97,7 @@ def test_containers_of_one_item_have_distinct_encodings(item: Any) -> None:
     assert len(set(texts)) == len(set(forms))
 
 
+@FEWER
 @given(values)
 def test_a_plain_value_is_what_json_reads_back(value: Any) -> None:
     if is_plain(value):
@@ -108,8 +115,8 @@ json_values = st.recursive(
 )
 
 
+@FEWER
 @given(json_values)
-@settings(max_examples=1000)
 def test_no_plain_data_of_strangers_are_taken_for_tags(value: Any) -> None:
     for sent in (value, {"$tf": 1, "v": value}, {"$tf": [value]}):
         assert form(CODEC.decode(json.loads(json.dumps(CODEC.encode(sent))), OPEN)) == form(sent)
