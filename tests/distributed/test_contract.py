@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from taskiq import AsyncBroker, InMemoryBroker, NoResultError
+from taskiq import AsyncBroker, NoResultError
 
 from taskiq_flow import (
     DAG,
@@ -146,13 +146,11 @@ async def test_map_and_reduce(any_broker: AsyncBroker) -> None:
     assert (await reduced.wait_result()).raise_for_error().return_value == expected
 
 
-async def test_what_a_transport_changes_silently(any_broker: AsyncBroker) -> None:
-    """A later node is sent a list for a set everywhere; a reader elsewhere gets a list as well."""
+async def test_no_transport_changes_a_set(any_broker: AsyncBroker) -> None:
     builder = DAGBuilder().node(task(any_broker, app.set_of), inputs=["words"], output="found")
     dag = builder.node(task(any_broker, app.echo), inputs=["found"], output="sent").build()
     results = await ExecutionEngine(any_broker, dag).execute({"words": ["a"]})
-    assert results["sent"] == ["a"]
-    assert results["found"] == ({"a"} if isinstance(any_broker, InMemoryBroker) else ["a"])
+    assert results == {"found": {"a"}, "sent": {"a"}}
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -222,7 +220,7 @@ async def test_a_result_that_cannot_be_stored_names_node_and_type(remote: AsyncB
     cause = caught.value.__cause__
     assert isinstance(cause, SerializationError)
     assert cause.task_name == "odd"
-    assert "node 'odd' returned a builtins.object, which" in str(cause)
+    assert "the result of node 'odd' is not carried: a builtins.object cannot be" in str(cause)
 
 
 async def test_several_outputs_of_the_wrong_shape_fail_their_node(any_broker: AsyncBroker) -> None:
