@@ -90,7 +90,7 @@ class Sender(Generic[N]):
             for label in options.labels:
                 if address.is_async or label[0] != TIMEOUT_LABEL:
                     address = address.with_label(*label)
-            args, kwargs = sent_node.arguments(self._as_sent(node_run.inputs))
+            args, kwargs = sent_node.arguments(self._as_sent(sent_node, node_run.inputs))
         except Exception as error:  # of a value of the user's
             node_run.settle(task_id, failed(error))
             return None
@@ -116,11 +116,15 @@ class Sender(Generic[N]):
             self.inputs_needed.pop(node_run.node, None)
         return None
 
-    def _as_sent(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A node's inputs, with handles in place of those that are stored."""
-        if self._stored_inputs.keys().isdisjoint(inputs):
+    def _as_sent(self, node: RunnableNode, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A node's inputs, with handles in place of those that are stored.
+
+        ``inputs`` may be all values of the run: what is done here must not grow with it.
+        """
+        if not self._stored_inputs:
             return inputs
-        return {key: self._stored_inputs.get(key, value) for key, value in inputs.items()}
+        keys = [key for key in node.binding.keys if key in inputs]
+        return {key: self._stored_inputs.get(key, inputs[key]) for key in keys}
 
     async def _finish_sending(self, node_run: NodeRun[N], task_id: str, sending: Sending) -> None:
         try:

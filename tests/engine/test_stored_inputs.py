@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from taskiq_flow import Cache, DAGBuilder, ExecutionEngine
+from taskiq_flow import Cache, DAGBuilder, DAGNode, ExecutionEngine
+from taskiq_flow.engine.sender import Sender
 from tests.local_broker import LocalBroker, Store
 from tests.local_notifier import LocalFlow, Switchboard, with_flow
 
@@ -117,3 +118,20 @@ async def test_a_stored_input_has_an_id_that_no_task_has() -> None:
         assert await value_of(results["input-x"]) == 1000
     store: Store = site.broker.store
     assert len(store.results) == 2
+
+
+@pytest.mark.parametrize("stored", [{}, {"a": "a handle"}])
+def test_what_a_node_is_sent_is_found_without_a_look_at_all_values_of_its_run(
+    stored: dict[str, Any],
+) -> None:
+    class Values(dict[str, Any]):
+        def __iter__(self) -> Any:
+            raise AssertionError("all values were looked at")
+
+        items = keys = values = __iter__
+
+    sender: Sender[Any] = object.__new__(Sender)
+    sender._stored_inputs = stored
+    node = DAGNode(lambda a, b: a, name="node")
+    sent = sender._as_sent(node, Values(a=1, b=2, c=3))
+    assert node.arguments(sent) == ([], {"a": stored.get("a", 1), "b": 2})
