@@ -115,6 +115,7 @@ class Worker:
         self._revoked: dict[str, float] = {}  # loop time of each revocation, oldest first
         self._wire = wire
         self._others_may_repeat = others_may_repeat
+        self._injects: dict[str, bool] = {}  # by task: whether taskiq injects parameters
         self._absent = AbsentEngines(self._drop_tasks_of)
         self._is_closed = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -358,9 +359,14 @@ class Worker:
 
         They are copied if the message may be sent again: by a middleware, or by the task itself.
         """
-        task = self._broker.find_task(message.task_name)
-        injects = task is not None and bool(parameters_of(task)[1])
-        return isolated if self._others_may_repeat or injects else None
+        if self._others_may_repeat:
+            return isolated
+        injects = self._injects.get(message.task_name)
+        if injects is None:  # read once, as reading a signature takes longer than a short task
+            task = self._broker.find_task(message.task_name)
+            injects = task is not None and bool(parameters_of(task)[1])
+            self._injects[message.task_name] = injects
+        return isolated if injects else None
 
     async def _read(self, task_id: str) -> Any:
         result = await self._through_outage(
