@@ -35,7 +35,7 @@ from taskiq_flow.dispatch.encoding import (
 from taskiq_flow.errors import ConfigurationError, SerializationError
 from taskiq_flow.middleware import FlowMiddleware, may_repeat, wire_of
 from taskiq_flow.transport.protocol import Kick
-from taskiq_flow.values.call import Call
+from taskiq_flow.values.call import Call, with_each
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.isolation import NEVER_CHANGE, Take, isolated
 from taskiq_flow.values.plain import is_plain
@@ -205,9 +205,7 @@ class Dispatcher:
     ) -> tuple[list[Any], dict[str, Any]]:
         """What the node's task is given. Raises ``SerializationError``, naming the key."""
         try:
-            return list(map(self._take, args)), {
-                name: self._take(value) for name, value in kwargs.items()
-            }
+            return with_each(self._take, args, kwargs)
         except SerializationError:
             for key, value in passed(node.binding, args, kwargs):
                 try:
@@ -225,9 +223,7 @@ class Dispatcher:
         self, node: RunnableNode, args: list[Any], kwargs: dict[str, Any]
     ) -> tuple[list[Any], dict[str, Any]]:
         try:
-            return [plain(value) for value in args], {
-                name: plain(value) for name, value in kwargs.items()
-            }
+            return with_each(plain, args, kwargs)
         except Exception as error:  # whatever a value's own code raises
             raise explained(self._broker, node, args, kwargs, error) from error
 

@@ -71,14 +71,19 @@ class Call:
         self._is_taken = True
         if self._take is None:
             return args, kwargs
-        return list(map(self._take, args)), {
-            name: self._take(value) for name, value in kwargs.items()
-        }
+        return with_each(self._take, args, kwargs)
 
     def _remembered(self) -> tuple[list[Any], dict[str, Any]]:
         if self._values is None:
             raise RuntimeError(f"task {self._task_name!r} is not executed: its run is over")
         return self._values
+
+
+def with_each(
+    function: Callable[[Any], Any], args: list[Any], kwargs: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a call, each as ``function`` makes it."""
+    return list(map(function, args)), {name: function(value) for name, value in kwargs.items()}
 
 
 class Delivered(dict[str, Any]):

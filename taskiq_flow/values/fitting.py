@@ -125,12 +125,8 @@ class Signature:
         try:
             return fit.convert(value)
         except Exception as error:  # whatever pydantic or a class's own code raises
-            raise AnnotationError(
-                f"parameter {parameter!r} of {self._name} takes {name_of(fit.annotation)}, and was "
-                f"given {_shown(value)}: {_first_line(error)}",
-                key=parameter,
-                value_type=type(value),
-            ) from error
+            takes = f"parameter {parameter!r} of {self._name} takes {name_of(fit.annotation)}"
+            raise _misfit(f"{takes}, and was given", value, error, parameter) from error
 
     def result(self, value: Any) -> Any:
         """The result of a call, converted if it does not fit.
@@ -143,11 +139,15 @@ class Signature:
         try:
             return fit.convert(value)
         except Exception as error:  # whatever pydantic or a class's own code raises
-            raise AnnotationError(
-                f"{self._name} is annotated to return {name_of(fit.annotation)}, and returned "
-                f"{_shown(value)}: {_first_line(error)}",
-                value_type=type(value),
-            ) from error
+            returns = f"{self._name} is annotated to return {name_of(fit.annotation)}"
+            raise _misfit(f"{returns}, and returned", value, error) from error
+
+
+def _misfit(
+    what: str, value: Any, error: Exception, parameter: str | None = None
+) -> AnnotationError:
+    text = f"{what} {_shown(value)}: {_first_line(error)}"
+    return AnnotationError(text, key=parameter, value_type=type(value))
 
 
 def _adapter_of(annotation: Any) -> TypeAdapter[Any]:

@@ -118,11 +118,9 @@ def _flat_copy(value: Any) -> Take | None:
     kinds = set(map(type, value))
     if NEVER_CHANGE.issuperset(kinds):
         return list.copy
-    return _rows if kinds == {dict} and _are_flat(value) else None
-
-
-def _are_flat(rows: list[dict[Any, Any]]) -> bool:
-    return _never_change(chain.from_iterable(map(dict.values, rows)))
+    if kinds == {dict} and _never_change(chain.from_iterable(map(dict.values, value))):
+        return _rows  # of which there may be many
+    return None
 
 
 def _rows(value: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
@@ -175,14 +173,12 @@ def _itself(value: Any, _: dict[int, Any]) -> Any:
 
 
 def _list(value: list[Any], copies: dict[int, Any]) -> list[Any]:
-    copies[id(value)] = made = value.copy()
-    kinds = set(map(type, value))
-    if NEVER_CHANGE.issuperset(kinds):
+    made: list[Any]
+    if (copy_of := _flat_copy(value)) is not None:
+        copies[id(value)] = made = copy_of(value)
         return made
-    if kinds == {dict} and _are_flat(value):
-        made[:] = map(dict.copy, value)  # rows, of which there may be many
-    else:
-        made[:] = [_copied(part, copies) for part in value]
+    copies[id(value)] = made = value.copy()
+    made[:] = [_copied(part, copies) for part in value]
     return made
 
 

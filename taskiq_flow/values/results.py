@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from typing import Any
 
 from taskiq import TaskiqResult
@@ -44,8 +45,17 @@ def restored(
 
 def fitting(value: Any, return_type: Any) -> Any:
     """A value that fits a return type, converted if need be. Raises what pydantic raises."""
-    fit = Fit.of(return_type)
-    return value if fit is None or return_type is None else fit.convert(value)
+    if return_type is None:
+        return value
+    try:
+        fit = _fit_of(return_type)
+    except TypeError:  # an annotation that has no hash
+        fit = Fit.of(return_type)
+    return value if fit is None else fit.convert(value)
+
+
+# Every result of a task has the same annotation, and reading one takes longer than a result.
+_fit_of = lru_cache(maxsize=1024)(Fit.of)
 
 
 def as_annotated(value: Any, return_type: Any) -> Any:

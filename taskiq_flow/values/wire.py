@@ -99,9 +99,7 @@ class Wire:
         return result.model_copy(update={"return_value": payload, "labels": {VALUES: "1"}})
 
     def decode_result(self, task_id: str, result: TaskiqResult[Any]) -> TaskiqResult[Any]:
-        """The result with its own value. Raises ``SerializationError``."""
-        if not is_encoded_result(result):
-            return result
+        """An encoded result with its own value. Raises ``SerializationError``."""
         payload = result.return_value
         self._check(task_id, payload)
         value = self.codec.decode(payload[_VALUE], self._classes)
