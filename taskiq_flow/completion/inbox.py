@@ -29,9 +29,9 @@ from taskiq_flow.reconnect import OUTAGE_TIMEOUT, backoff_delays
 from taskiq_flow.transport.notice import Kind, Notice, ReplyTo, workers_channel
 from taskiq_flow.transport.protocol import Backlog, Notifier
 from taskiq_flow.transport.systems import queue_of
-from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.references import handle_of, refers
 from taskiq_flow.values.results import failed, restored
+from taskiq_flow.values.size import read_off_loop
 from taskiq_flow.values.wire import Wire
 
 logger = logging.getLogger("taskiq_flow")
@@ -249,7 +249,8 @@ class Inbox:
         if watch is None:  # the notice came twice, or too late
             return
         if notice.kind is Kind.RESULT:
-            self._settle(task_id, TaskiqResult.model_validate_json(notice.body))
+            result: TaskiqResult[Any] = TaskiqResult.model_validate_json(notice.body)
+            self._settle(task_id, restored(task_id, result, watch.return_type, self._wire))
         elif notice.kind is Kind.NO_RESULT:
             self._settle(task_id, failed(NoResultError()))
         elif notice.kind is Kind.REFERENCE:
@@ -283,8 +284,6 @@ class Inbox:
         if isinstance(result.error, TaskLostError):
             watch.expected.add(task_id)  # it may run all the same: the run revokes it at its end
         self._earliest_sign = min(self._earliest_sign, watch.number)
-        if not isinstance(result.return_value, ResultHandle):
-            result = restored(task_id, result, watch.return_type, self._wire)
         watch.in_flight.settle(task_id, result)
 
     # Results in the result backend
@@ -307,14 +306,14 @@ class Inbox:
 
     async def _settle_read(self, task_id: str, result: TaskiqResult[Any]) -> None:
         watch = self._watched[task_id]
-        is_reference = await refers(result, watch.reply_to.limit)
-        if self._watched.get(task_id) is not watch:  # settled meanwhile
-            return
-        if is_reference:
-            result.return_value = handle_of(
-                self._broker.result_backend, task_id, watch.return_type, self._wire
-            )
-        self._settle(task_id, result)
+        return_type, wire = watch.return_type, self._wire
+        if await refers(result, watch.reply_to.limit):
+            result.return_value = handle_of(self._broker.result_backend, task_id, return_type, wire)
+        else:
+            value = result.return_value
+            result = await read_off_loop(value, restored, task_id, result, return_type, wire)
+        if self._watched.get(task_id) is watch:  # else it was settled meanwhile
+            self._settle(task_id, result)
 
     # The safety net
 
