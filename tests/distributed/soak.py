@@ -191,10 +191,17 @@ class Site:
 
 
 class Load:
-    """Runs of every kind, each checked."""
+    """Runs of every kind, each checked. ``pause``: seconds between two runs."""
 
     def __init__(
-        self, broker: AsyncBroker, folder: Path, counts: Counts, seed: int, *, may_lose: bool
+        self,
+        broker: AsyncBroker,
+        folder: Path,
+        counts: Counts,
+        seed: int,
+        *,
+        may_lose: bool,
+        pause: float,
     ) -> None:
         """``may_lose``: whether the broker may lose a task when a worker stops, as lists do."""
         self.broker, self.counts = broker, counts
@@ -205,6 +212,7 @@ class Load:
         self._numbers = itertools.count()
         self.is_over = False
         self.may_lose = may_lose
+        self.pause = pause
 
     async def work(self) -> None:
         """One run after the other, until the time is over."""
@@ -220,6 +228,7 @@ class Load:
                 else:
                     self.counts.complain(f"{run.__name__}: {type(error).__name__}: {error}")
             self.counts.happened["runs"] += 1
+            await asyncio.sleep(self.pause)
 
     def _doubling(self, length: int) -> DAGBuilder:
         builder = DAGBuilder()
@@ -301,8 +310,13 @@ def resident() -> float:
     return pages * 4096 / 1e6
 
 
-async def soak(kind: str, seconds: float, seed: int, folder: Path, every: float) -> Counts:
-    """Run one system for a while. ``every``: seconds between two troubles, or replacements."""
+async def soak(
+    kind: str, seconds: float, seed: int, folder: Path, every: float, pause: float = 0.0
+) -> Counts:
+    """Run one system for a while. ``every``: seconds between two troubles, or replacements.
+
+    ``pause``: seconds between two runs of each of the engines.
+    """
     counts = Counts()
     chance = random.Random(seed)
     site = Site(kind, folder, counts)
@@ -310,7 +324,8 @@ async def soak(kind: str, seconds: float, seed: int, folder: Path, every: float)
         site.hire()
         site.hire()
         async with started(site.settings) as broker:
-            load = Load(broker, folder, counts, seed, may_lose=kind == "redis-lists")
+            may_lose = kind == "redis-lists"
+            load = Load(broker, folder, counts, seed, may_lose=may_lose, pause=pause)
             runs = [asyncio.create_task(load.work()) for _ in range(ENGINES)]
             began = time.monotonic()
             troubles = itertools.cycle(site.troubles())
@@ -384,12 +399,20 @@ def main() -> None:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--minutes", type=float, default=120.0)
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two troubles")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two runs")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
     say(f"{options.kind}, seed {options.seed}")
     with temporary_folder() as folder:
         counts: Any = asyncio.run(
-            soak(options.kind, options.minutes * 60, options.seed, folder, options.every)
+            soak(
+                options.kind,
+                options.minutes * 60,
+                options.seed,
+                folder,
+                options.every,
+                options.pause,
+            )
         )
     sys.exit(1 if counts.complaints else 0)
 
