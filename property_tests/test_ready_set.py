@@ -11,18 +11,30 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from property_tests.strategies import Edges, acyclic_edges
-from taskiq_flow.dataflow.ready_set import Join, ReadySet
+from taskiq_flow.dataflow.ready_set import (
+    COMPLETED,
+    FAILED,
+    SKIPPED,
+    Gate,
+    Join,
+    ReadySet,
+)
 
 PICKS = st.lists(st.integers(0, 40), max_size=4)
 """Which of the nodes known so far; counted round if there are fewer."""
 
 PRIORITIES = st.sampled_from([0.0, 0.0, 1.0, 2.5])
 
-JOINS: st.SearchStrategy[Join] = st.sampled_from(["all", "all", "any", "none_failed"])
+JOINS: st.SearchStrategy[Join] = st.sampled_from(["all", "all", "any", "none_failed", "ended"])
 
 UNKNOWN = -1
 
 ENDED = ("completed", "failed", "skipped", "broken")
+
+OUTCOMES = {"completed": COMPLETED, "failed": FAILED, "broken": FAILED, "skipped": SKIPPED}
+
+GATES = (1, 2)
+"""The limits of the gates that nodes may have."""
 
 
 @dataclass
@@ -30,6 +42,7 @@ class ModelNode:
     after: frozenset[int]
     priority: float
     join: Join = "all"
+    gate: int | None = None
     state: str = "waiting"  # ready, running, suspended, or one of ENDED
 
     @property
@@ -45,16 +58,22 @@ class Model:
         self.nodes: dict[int, ModelNode] = {}
         self.ready: list[int] = []
         self.told: set[int] = set()  # whose end those behind them know of
+        self.at_gate: dict[int, list[int]] = {gate: [] for gate in GATES}
 
-    def add(self, node: int, after: Iterable[int], priority: float, join: Join) -> bool:
-        self.nodes[node] = ModelNode(frozenset(after), priority, join)
+    def add(
+        self, node: int, after: Iterable[int], priority: float, join: Join, gate: int | None
+    ) -> bool:
+        self.nodes[node] = ModelNode(frozenset(after), priority, join, gate)
         passed_over = self.decide_over([node])
         self.told.update(passed_over)
         return not passed_over
 
     def end(self, number: int, state: str) -> list[int]:
         """Have a node end. Returns those that are passed over, each behind what it waited for."""
+        was_running = self.nodes[number].state == "running"
         self.nodes[number].state = state
+        if was_running:
+            self.leave_gate(number)
         ended = [number]
         for other in ended:  # grows while it is walked
             self.told.add(other)
@@ -70,8 +89,29 @@ class Model:
             if node.state != "waiting" or state == "waiting":
                 continue
             node.state = state
-            (self.ready if state == "ready" else passed_over).append(number)
+            if state == "ready":
+                self.enqueue(number)
+            else:
+                passed_over.append(number)
         return passed_over
+
+    def enqueue(self, number: int) -> None:
+        """Have a node wait for its turn, or before its gate if that is full."""
+        gate = self.nodes[number].gate
+        if gate is not None and self.taken(gate) == gate:
+            self.at_gate[gate].append(number)
+        else:
+            self.ready.append(number)
+
+    def taken(self, gate: int) -> int:
+        running = self.those("running")
+        return sum(self.nodes[number].gate == gate for number in (*self.ready, *running))
+
+    def leave_gate(self, number: int) -> None:
+        """A node does not run any more."""
+        gate = self.nodes[number].gate
+        if gate is not None and self.at_gate[gate]:
+            self.ready.append(self.at_gate[gate].pop(0))
 
     def decide(self, node: ModelNode) -> str:
         states = [self.nodes[other].state for other in node.after & self.told]
@@ -79,6 +119,8 @@ class Model:
             return "ready"
         if len(states) < len(node.after):
             return "waiting"
+        if node.join == "ended":
+            return "ready"
         if "failed" in states or "broken" in states:
             return "broken"
         return "skipped" if "skipped" in states and node.join != "none_failed" else "ready"
@@ -136,6 +178,7 @@ class ReadySetMachine(RuleBasedStateMachine):
             {node: join for node, join in enumerate(joins[: len(edges)]) if join != "all"},
             completed,
         )
+        self.gates = {limit: Gate(limit) for limit in GATES}
         self.forgotten: set[int] = set()
         self.place_of_end: dict[int, int] = {}
         self.passed_over: set[int] = set()
@@ -152,11 +195,17 @@ class ReadySetMachine(RuleBasedStateMachine):
         known = [number for number in self.model.nodes if number not in self.forgotten]
         return [known[pick % len(known)] for pick in picks] if known else []
 
-    @rule(picks=PICKS, priority=PRIORITIES, join=JOINS)
-    def add(self, picks: list[int], priority: float, join: Join) -> None:
-        node, after = len(self.model.nodes), self.pick(picks)
-        expected = self.model.add(node, after, priority, join)
-        assert self.ready.add(node, after, priority, join) == expected
+    @rule(picks=PICKS, priority=PRIORITIES, join=JOINS, gate=st.none() | st.sampled_from(GATES))
+    def add(self, picks: list[int], priority: float, join: Join, gate: int | None) -> None:
+        """A node may depend on nodes that are forgotten, by how they have ended."""
+        node = len(self.model.nodes)
+        depends_on = {pick % node for pick in picks} if node else set()
+        after = [other for other in depends_on if other not in self.forgotten]
+        ended = [OUTCOMES[self.model.nodes[o].state] for o in depends_on & self.forgotten]
+        expected = self.model.add(node, depends_on, priority, join, gate)
+        its_gate = None if gate is None else self.gates[gate]
+        added = self.ready.add(node, after, priority, join, ended=ended, gate=its_gate)
+        assert added == expected
         if self.model.nodes[node].has_ended:
             self.place_of_end[node] = len(self.place_of_end)
 
@@ -182,17 +231,17 @@ class ReadySetMachine(RuleBasedStateMachine):
             self.model.ready.remove(node)
             self.model.nodes[node].state = "running"
 
-    @precondition(lambda self: self.model.those("running"))
+    @precondition(lambda self: self.model.those("running", "suspended"))
     @rule(pick=st.integers(0, 40))
     def complete(self, pick: int) -> None:
         self.end(pick, "completed", self.ready.complete)
 
-    @precondition(lambda self: self.model.those("running"))
+    @precondition(lambda self: self.model.those("running", "suspended"))
     @rule(pick=st.integers(0, 40))
     def fail(self, pick: int) -> None:
         self.end(pick, "failed", self.ready.fail)
 
-    @precondition(lambda self: self.model.those("running"))
+    @precondition(lambda self: self.model.those("running", "suspended"))
     @rule(pick=st.integers(0, 40))
     def skip(self, pick: int) -> None:
         self.end(pick, "skipped", self.ready.skip)
@@ -203,6 +252,7 @@ class ReadySetMachine(RuleBasedStateMachine):
         running = self.model.those("running")
         node = running[pick % len(running)]
         self.model.nodes[node].state = "suspended"
+        self.model.leave_gate(node)
         self.ready.suspend(node)
 
     @precondition(lambda self: self.model.those("suspended"))
@@ -210,13 +260,13 @@ class ReadySetMachine(RuleBasedStateMachine):
     def requeue(self, pick: int) -> None:
         suspended = self.model.those("suspended")
         node = suspended[pick % len(suspended)]
+        self.model.enqueue(node)
         self.model.nodes[node].state = "ready"
-        self.model.ready.append(node)
         self.ready.requeue(node)
 
     def end(self, pick: int, state: str, report: Callable[[int], list[int]]) -> None:
-        running = self.model.those("running")
-        node = running[pick % len(running)]
+        started = self.model.those("running", "suspended")
+        node = started[pick % len(started)]
         self.place_of_end[node] = len(self.place_of_end)
         skipped = report(node)
         assert skipped == self.model.end(node, state)
@@ -230,10 +280,10 @@ class ReadySetMachine(RuleBasedStateMachine):
         what=st.sampled_from(["complete", "fail", "skip", "suspend", "requeue"]),
     )
     def refuse_what_a_node_in_another_state_may_do(self, pick: int, what: str) -> None:
-        state = "suspended" if what == "requeue" else "running"
+        may = {"suspend": ["running"], "requeue": ["suspended"]}.get(what, ["running", "suspended"])
         for node in self.pick([pick]):
-            if self.model.nodes[node].state != state:
-                with pytest.raises(ValueError, match=f"not {state}"):
+            if self.model.nodes[node].state not in may:
+                with pytest.raises(ValueError, match=f"not {may[0]}"):
                     getattr(self.ready, what)(node)
 
     @precondition(lambda self: self.model.nodes)
@@ -259,6 +309,7 @@ class ReadySetMachine(RuleBasedStateMachine):
         for number, node in model.nodes.items():
             if number not in self.forgotten:
                 assert ready.has_started(number) == (node.state not in ("waiting", "ready"))
+                assert ready.has_ended(number) == node.has_ended
 
     @invariant()
     def nodes_end_in_an_order_that_follows_the_edges(self) -> None:

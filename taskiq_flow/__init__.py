@@ -76,8 +76,10 @@ from taskiq_flow.errors import (
     UnusedInputWarning,
 )
 from taskiq_flow.events import (
+    ElementsKnown,
     Event,
     Failure,
+    Item,
     Listener,
     NodeCompleted,
     NodeFailed,
@@ -113,6 +115,7 @@ __all__ = [
     "DAGNode",
     "DataflowRegistry",
     "DuplicateOutputError",
+    "ElementsKnown",
     "Event",
     "ExecutionEngine",
     "Failure",
@@ -122,6 +125,7 @@ __all__ = [
     "GraphError",
     "InputConflictError",
     "InputError",
+    "Item",
     "Join",
     "Journal",
     "JournalError",

@@ -1,6 +1,7 @@
 """The events that a run sends to its listeners.
 
-Every event has its ``run_id`` and ``at``, the event loop's monotonic time in seconds. ``Event`` is
+Every event has its ``run_id`` and ``at``, the event loop's monotonic time in seconds. The events of
+a mapped node's elements have names such as ``embed[3]``, and their place as ``index``. ``Event`` is
 a closed union: a listener that matches all of its members handles every event.
 """
 
@@ -31,6 +32,7 @@ class NodeStarted:
     at: float
     task_name: str
     task_id: str
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class NodeRetried:
     task_id: str
     attempt: int
     error: BaseException | None = None
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class NodeFellBack:
     task_id: str
     error: BaseException
     attempts: int
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class NodeCompleted:
     task_id: str
     result: Any
     source: Source = "task"
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,7 @@ class NodeFailed:
     task_id: str
     error: BaseException
     attempts: int
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,17 @@ class NodeSkipped:
     task_name: str
     because_of: tuple[str, ...]
     reason: Literal["failure", "condition"] = "failure"
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ElementsKnown:
+    """It is known over how many elements a node maps: ``count``."""
+
+    run_id: str
+    at: float
+    task_name: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +140,7 @@ Event = (
     | NodeCompleted
     | NodeFailed
     | NodeSkipped
+    | ElementsKnown
     | RunFinished
 )
 
@@ -150,6 +168,28 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Item:
+    """The value of one element of a mapped node in the stream, with ``items=True``.
+
+    ``index``: its place in the list. Under ``on_error="collect"`` the value of an element that
+    failed or was skipped is a ``NodeFailure`` or ``NodeSkipped``.
+
+    >>> dag = DAGBuilder().node(abs, inputs=["numbers"], map_over="numbers").build()
+    >>> async def main():
+    ...     engine = ExecutionEngine(InMemoryBroker(), dag, max_parallel=1)
+    ...     async for name, result in engine.execute_async({"numbers": [-1, 2]}, items=True):
+    ...         print(name, result)
+    >>> asyncio.run(main())
+    abs Item(index=0, value=1)
+    abs Item(index=1, value=2)
+    abs [1, 2]
+    """
+
+    index: int
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
 class NodeFailure:
     """The value of a failed node in the stream, under ``on_error="collect"``.
 
@@ -163,6 +203,7 @@ class NodeFailure:
     task_id: str
     error: BaseException
     attempts: int
+    index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

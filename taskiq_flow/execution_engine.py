@@ -28,7 +28,15 @@ from taskiq_flow.dataflow.dag import DAG, Order, Plan
 from taskiq_flow.dataflow.fingerprint import with_dependents
 from taskiq_flow.dataflow.inputs import as_inputs, check_inputs
 from taskiq_flow.dataflow.known_classes import ClassesOfTasks
-from taskiq_flow.dataflow.options import Retry, Seconds, as_retry, in_seconds, time_limit
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.options import (
+    Retry,
+    Seconds,
+    as_retry,
+    in_seconds,
+    most_parallel,
+    time_limit,
+)
 from taskiq_flow.dataflow.registry import DataflowRegistry
 from taskiq_flow.dataflow.type_check import TypeCheck, check_types
 from taskiq_flow.dispatch.callables import return_type_of
@@ -40,6 +48,7 @@ from taskiq_flow.engine.run import new_task_suffix as _new_task_suffix
 from taskiq_flow.engine.run_spec import (
     PLAIN_OPTIONS,
     EarlierSessions,
+    Items,
     NodeOptions,
     RunSpec,
 )
@@ -166,13 +175,7 @@ class ExecutionEngine:
             raise ValueError(f"order is {order!r}; give one of {get_args(Order)}")
         if values not in get_args(Sharing):
             raise ValueError(f"values is {values!r}; give one of {get_args(Sharing)}")
-        if max_parallel is not None and (
-            isinstance(max_parallel, bool) or not isinstance(max_parallel, int) or max_parallel < 1
-        ):
-            raise ValueError(
-                f"max_parallel is {max_parallel!r}; give a whole number from 1 on, or None for no "
-                "limit"
-            )
+        most_parallel("max_parallel", max_parallel)
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error is {on_error!r}; give one of {get_args(OnError)}")
         lost_after = in_seconds("lost_after", lost_after)
@@ -235,6 +238,7 @@ class ExecutionEngine:
         outputs: Iterable[str] | None = None,
         run_id: str | None = None,
         resume: bool = False,
+        items: Items = False,
     ) -> AsyncGenerator[tuple[str, Any], None]:
         """Run the graph and yield ``(task_name, result)`` as the results arrive.
 
@@ -244,6 +248,9 @@ class ExecutionEngine:
         with a journal it may not, as ``resume`` continues the run of that name. ``resume=True``:
         continue the run ``run_id`` as ``resume`` does if the journal has it, otherwise begin it. It
         raises ``InputConflictError`` if the run was begun with other inputs or outputs.
+        ``items=True``: besides the list of a mapped node, yield ``(task_name, Item(index, value))``
+        for each of its elements as it completes. ``"only"``: in place of the lists, which are not
+        kept then unless a node takes them.
 
         Raises ``TypeError`` at once for ``inputs`` that are no mapping, for example.
         Before anything is sent, raises ``MissingInputError``, ``InputConflictError``,
@@ -266,14 +273,15 @@ class ExecutionEngine:
         name = _new_run_id() if run_id is None else _checked_id("run_id", run_id)
         if resume and run_id is None:
             raise ValueError("resume=True continues a run by its run_id; give one")
+        _check_items(items)
 
         async def begin() -> Run[Any]:
             if resume:
                 with contextlib.suppress(RunNotFoundError):
                     return await self._begin_again(
-                        name, inputs=None if inputs is None else given, outputs=wanted
+                        name, inputs=None if inputs is None else given, outputs=wanted, items=items
                     )
-            spec = self._spec(given, wanted)
+            spec = replace(self._spec(given, wanted), items=items)
             log = self._runs.new_log(name, spec.inputs, wanted)
             return await self._begin(name, spec, log, is_named=run_id is not None)
 
@@ -286,6 +294,7 @@ class ExecutionEngine:
         replay: bool = True,
         allow_changed: bool = False,
         wait: Seconds = 0.0,
+        items: Items = False,
     ) -> AsyncGenerator[tuple[str, Any], None]:
         """Continue a run of the engine's journal where it stopped, and yield its results.
 
@@ -316,12 +325,14 @@ class ExecutionEngine:
         b 2
         """
         _checked_id("run_id", run_id)
+        _check_items(items)
         again = partial(
             self._begin_again,
             run_id,
             replay=replay,
             allow_changed=allow_changed,
             wait=in_seconds("wait", wait),
+            items=items,
         )
         return self._stream(run_id, again)
 
@@ -358,9 +369,10 @@ class ExecutionEngine:
             restored = await restore_run(self._runs.journal, run_id)
             again = [self._dag.get_node(name).task_name for name in asked]
             self._runs.adapt_to_graph(restored, allow_changed=allow_changed)
-            rerun = with_dependents(self._dag.plan(), again)
-            for node_name in rerun:
-                restored.results.pop(node_name, None)
+            plan = self._dag.plan()
+            rerun = with_dependents(plan, again)
+            for node_name in [n for n in restored.results if plan.node_of(n) in rerun]:
+                del restored.results[node_name]
             spec = self._restored_spec(restored, replay=replay)
             earlier = EarlierSessions(spec.earlier.results, is_replayed=replay, rerun=rerun)
             kept = [restored.results[node_name] for node_name in earlier.results]
@@ -396,6 +408,8 @@ class ExecutionEngine:
                 node = self._dag.get_node(name)
                 if isinstance(result, (NodeFailure, NodeSkipped)):
                     results.update(dict.fromkeys(node.outputs, result))
+                elif node.map_over and len(node.outputs) > 1:
+                    results.update(_lists_by_key(node, result))
                 else:
                     node.store(result, results)
         return results
@@ -472,6 +486,7 @@ class ExecutionEngine:
         wait: float = 0.0,
         inputs: Mapping[str, Any] | None = None,
         outputs: list[str] | None = None,
+        items: Items = False,
     ) -> Run[Any]:
         """Continue a run of the journal. ``inputs``, ``outputs``: what it must have begun with."""
         journal = self._runs.journal
@@ -483,7 +498,7 @@ class ExecutionEngine:
             if inputs is not None:
                 check_same_inputs(restored, log.values, inputs, outputs)
             log.prepend(self._runs.adapt_to_graph(restored, allow_changed=allow_changed))
-            spec = self._restored_spec(restored, replay=replay)
+            spec = replace(self._restored_spec(restored, replay=replay), items=items)
         except BaseException:  # a cancellation too
             await to_the_end(log.release())
             raise
@@ -575,6 +590,7 @@ class ExecutionEngine:
             successors=plan.successors,
             priority={} if self._settings.max_parallel is None else plan.priority(self._order),
             failure_keys=plan.failure_keys,
+            elements=plan.elements,
             joins=plan.joins(),
             inputs=values,
             options={n: of_engine.of(n, take) for n in plan.order if for_all or n.has_policy},
@@ -588,6 +604,11 @@ class ExecutionEngine:
 
     def _check(self, spec: RunSpec[Any], dispatcher: Dispatcher, *, tells_begin: bool) -> None:
         """Raise ``ConfigurationError`` if the broker cannot do what a node's options ask for."""
+        if spec.elements is not None and self._reference_above is not None:
+            raise ConfigurationError(
+                "the graph has mapped nodes, and its engine has pass_by=, which cannot be combined "
+                "yet; give the engine pass_by='value'"
+            )
         for node in spec.nodes:
             dispatcher.address(node)
         for node, options in spec.options.items():
@@ -636,8 +657,12 @@ class ExecutionEngine:
     # A run of the journal
 
     def _restored_tasks(self, spec: RunSpec[Any], restored: RestoredRun) -> Mapping[str, Task]:
-        """The tasks of the nodes whose results are kept, by the nodes' names."""
-        return {node.task_name: node.task for node in spec.nodes}
+        """The tasks of the nodes and elements whose results are kept, by their names."""
+        tasks = {node.task_name: node.task for node in spec.nodes}
+        if spec.elements is None:
+            return tasks
+        owners = {name: self._dag.plan().node_of(name) for name in restored.results}
+        return {name: tasks[owner] for name, owner in owners.items() if owner in tasks}
 
     def _restored_spec(self, restored: RestoredRun, *, replay: bool) -> RunSpec[Any]:
         """What is left to do of a run."""
@@ -710,6 +735,25 @@ def _taken_input(take: Take, key: str, value: Any) -> Any:
             key=key,
             value_type=type(value),
         ) from None
+
+
+def _check_items(items: object) -> None:
+    if items not in (True, False, "only"):
+        raise ValueError(f"items is {items!r}; give True, False or 'only'")
+
+
+def _lists_by_key(node: DAGNode, returned: Iterable[Any]) -> dict[str, list[Any]]:
+    """The lists of a mapped node with several outputs, of what each of its elements returned."""
+    lists: dict[str, list[Any]] = {key: [] for key in node.outputs}
+    for result in returned:
+        given: dict[str, Any] = {}
+        if isinstance(result, (NodeFailure, NodeSkipped)):
+            given = dict.fromkeys(node.outputs, result)
+        else:
+            node.store(result, given)
+        for key, value in given.items():
+            lists[key].append(value)
+    return lists
 
 
 def _listed(argument: str, names: Iterable[str]) -> list[str]:

@@ -449,6 +449,10 @@ class _Item:
     digest: bytes
 
     @property
+    def index(self) -> None:
+        return None
+
+    @property
     def outputs(self) -> list[str]:
         return [self.task_name]
 

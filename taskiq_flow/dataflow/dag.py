@@ -12,6 +12,12 @@ from dataclasses import dataclass
 from typing import Literal, TextIO
 
 from taskiq_flow.dataflow import render
+from taskiq_flow.dataflow.axes import (
+    ElementPlan,
+    check_mapped_keys,
+    element_plan,
+    node_name,
+)
 from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import Join
@@ -38,7 +44,8 @@ class Plan:
     nodes that have some. ``producers``: output key → the node that produces it. ``required``,
     ``optional``: external input key → the first node that takes it; a run must be given the
     required keys and may be given the optional ones. ``failure_keys``: the key ``"NAME.failures"``
-    of each node whose failures are an input of another one.
+    of each node whose failures are an input of another one. ``elements``: how nodes map; ``None``
+    if none does.
     """
 
     order: list[DAGNode]
@@ -48,10 +55,18 @@ class Plan:
     required: dict[str, DAGNode]
     optional: dict[str, DAGNode]
     failure_keys: list[str]
+    elements: ElementPlan | None
+
+    def node_of(self, name: str) -> str:
+        """The name of the node to which an element's name belongs; other names are their own."""
+        owner = node_name(name)
+        if self.elements is None or owner == name:
+            return name
+        return owner if any(owner == node.task_name for node in self.elements.mapped) else name
 
     def joins(self) -> dict[DAGNode, Join]:
-        """The join rules other than ``"all"``."""
-        return {node: node.join for node in self.order if node.join != "all"}
+        """The join rules other than ``"all"``. Those of mapped nodes hold for their elements."""
+        return {node: node.join for node in self.order if node.join != "all" and not node.map_over}
 
     def priority(self, order: Order) -> dict[DAGNode, float]:
         """Which of several ready nodes goes first: the one with the highest number."""
@@ -270,44 +285,49 @@ def _identity(task: Task) -> object:
 def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode]]) -> Plan:
     producers = _producers(nodes)
     by_name = {node.task_name: node for node in nodes}
-    failure_keys: dict[str, None] = {}
     successors: dict[DAGNode, list[DAGNode]] = {}
     predecessors: dict[DAGNode, list[DAGNode]] = {}
     required: dict[str, DAGNode] = {}
     optional: dict[str, DAGNode] = {}
+    failed_nodes: dict[str, DAGNode] = {}
     for node in nodes:
         before = dict.fromkeys(orderings.get(node, ()))
-        for keys, external in (
-            (node.required_keys, required),
-            (node.optional_keys, optional),
-        ):
-            for key in keys:
-                if key in producers:
-                    if external is required and node.join != "all":
-                        raise _no_default_error(node, key)
-                    before[producers[key]] = None
-                elif key.endswith(FAILURES) and (name := key.removesuffix(FAILURES)) in by_name:
-                    if node.join != "ended":
-                        raise _not_ended_error(node, key)
-                    before[by_name[name]] = failure_keys[key] = None
-                else:
-                    external.setdefault(key, node)
+        taken = dict.fromkeys((*node.required_keys, *node.optional_keys))
+        check_mapped_keys(node, taken)
+        for key in taken:
+            name = key.removesuffix(FAILURES)
+            if key in producers:
+                _check_may_be_missing(node, key, producers[key])
+                before[producers[key]] = None
+            elif name != key and name in by_name:
+                if node.join != "ended":
+                    raise _not_ended_error(node, key)
+                before[by_name[name]] = None
+                failed_nodes[key] = by_name[name]
+            elif key in node.required_keys or key in node.map_over:
+                required.setdefault(key, node)
+            else:
+                optional.setdefault(key, node)
         if before:
             predecessors[node] = list(before)
         for other in before:
             successors.setdefault(other, []).append(node)
     order = _topological_order(nodes, predecessors, successors)
-    keys = list(failure_keys)
-    return Plan(order, predecessors, successors, producers, required, optional, keys)
+    elements = element_plan(order, predecessors, orderings, producers, failed_nodes)
+    keys = list(failed_nodes)
+    return Plan(order, predecessors, successors, producers, required, optional, keys, elements)
 
 
-def _no_default_error(node: DAGNode, key: str) -> BindingError:
-    return BindingError(
-        f"node {node.task_name!r} has join={node.join!r} and may start without {key!r}; give the "
-        "parameter that takes it a default",
-        task_name=node.task_name,
-        key=key,
-    )
+def _check_may_be_missing(node: DAGNode, key: str, producer: DAGNode) -> None:
+    """Raise ``BindingError`` if a node may start without a key that its task requires."""
+    is_list = key in node.map_over and not producer.map_over  # without it there is no element
+    if key in node.required_keys and node.join != "all" and not is_list:
+        raise BindingError(
+            f"node {node.task_name!r} has join={node.join!r} and may start without {key!r}; give "
+            "the parameter that takes it a default",
+            task_name=node.task_name,
+            key=key,
+        )
 
 
 def _not_ended_error(node: DAGNode, key: str) -> BindingError:

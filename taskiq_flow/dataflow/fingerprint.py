@@ -43,6 +43,8 @@ def _fingerprint(node: DAGNode, plan: Plan) -> str:
     )
     if fixed := fixed_values(node):
         declared = (*declared, [(name, _text(value)) for name, value in fixed.items()])
+    if node.map_over:
+        declared = (*declared, ("map_over", *node.map_over))
     return hashlib.blake2b(repr(declared).encode(), digest_size=8).hexdigest()
 
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Awaitable, Iterable, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, Final
 
 from taskiq import AsyncTaskiqDecoratedTask
 
@@ -24,6 +24,7 @@ from taskiq_flow.dataflow.options import (
     check_join,
     condition_keys,
     in_seconds,
+    most_parallel,
     time_limit,
 )
 from taskiq_flow.dataflow.ready_set import Join
@@ -60,6 +61,12 @@ _BY_KEYS = "inputs=, with the output keys of those nodes, or dag.add_edge(from_t
     ttl="cache=Cache(ttl=seconds)",
     task_name="name=",
     trigger_rule="join=",
+    map="map_over=",
+    foreach="map_over=",
+    for_each="map_over=",
+    mapspec="map_over=",
+    expand="map_over=",
+    concurrency="max_parallel=, with map_over=",
 )
 class DAGNode:
     """A task, the input keys it needs and the output keys it gives.
@@ -89,6 +96,12 @@ class DAGNode:
     ``Cache``, or ``True`` for ``Cache()``. ``has_policy``: whether any of these is asked for but
     ``join``.
 
+    ``map_over``: a key, or several keys. The task runs once for each element of their lists, and
+    gives the list of what it returned; several keys are taken together, by position. A node that
+    maps over the output of a mapped node runs for an element as soon as that one is there. The
+    other keys are passed whole. ``max_parallel``: how many of its elements run at once.
+    All options above hold for each element by itself.
+
     Raises ``TypeError`` or ``ValueError`` for arguments that no node can have.
 
     >>> def split(text, at=" "): return text.partition(at)[::2]
@@ -97,7 +110,16 @@ class DAGNode:
     >>> dag.add_node(node)
     >>> ExecutionEngine(InMemoryBroker(), dag).execute_sync({"line": "tide=high"})
     {'head': 'tide', 'tail': 'high'}
+
+    >>> dag = DAG()
+    >>> dag.add_node(DAGNode(str.split, name="words", inputs=["lines"], map_over="lines"))
+    >>> dag.add_node(DAGNode(len, name="count", inputs=["words"], map_over="words"))
+    >>> ExecutionEngine(InMemoryBroker(), dag).execute_sync({"lines": ["ebb and flow", "tide"]})
+    {'words': [['ebb', 'and', 'flow'], ['tide']], 'count': [3, 1]}
     """
+
+    index: Final = None
+    """The place of an element. A node of a graph is none."""
 
     __slots__ = (
         "__weakref__",
@@ -114,6 +136,8 @@ class DAGNode:
         "given",
         "has_policy",
         "join",
+        "map_over",
+        "max_parallel",
         "metadata",
         "queue_timeout",
         "retry",
@@ -140,6 +164,8 @@ class DAGNode:
         join: Join = "all",
         when: Condition | None = None,
         cache: Cache | bool | None = None,
+        map_over: Iterable[str] | None = None,
+        max_parallel: int | None = None,
         expected_seconds: Seconds = 1.0,
     ) -> None:
         if not callable(task):
@@ -175,6 +201,13 @@ class DAGNode:
         asked = (self.retry, self.timeout, self.queue_timeout, when, self.cache)
         self.has_policy = fallback is not NO_FALLBACK or any(part is not None for part in asked)
         self._when_keys = condition_keys(self.task_name, when)
+        self.map_over = _checked_map_over(self.task_name, map_over)
+        self.max_parallel = most_parallel(f"max_parallel {of_node}", max_parallel)
+        if max_parallel is not None and not self.map_over:
+            raise ValueError(
+                f"node {self.task_name!r} has max_parallel={max_parallel} and runs once; give it "
+                "map_over=, or give the engine max_parallel="
+            )
         self._binding: Binding | None = None
         self._fallback_node: DAGNode | None = None
         self._placed = False
@@ -375,6 +408,24 @@ def _checked_fallback(name: str, fallback: Any) -> Any:
     except SerializationError as error:
         raise TypeError(f"fallback= of node {name!r}: {error}") from None
     return fallback
+
+
+def _checked_map_over(name: str, keys: Iterable[str] | None) -> tuple[str, ...]:
+    """The keys that a node maps over; empty for a node that runs once."""
+    if keys is None:
+        return ()
+    if isinstance(keys, str):
+        return (keys,)
+    if isinstance(keys, Mapping):
+        raise TypeError(f"map_over of node {name!r} is a mapping; give a key, or a list of keys")
+    _check_order(name, "map_over", keys)
+    checked = tuple(keys)
+    _check_strings(name, "map_over", checked)
+    if not checked:
+        raise ValueError(f"map_over of node {name!r} is empty; leave it out to run the task once")
+    if len(set(checked)) != len(checked):
+        raise ValueError(f"map_over of node {name!r} repeats a key: {list(checked)}")
+    return checked
 
 
 def _checked_inputs(name: str, inputs: Inputs) -> dict[str, str] | tuple[str, ...] | None:

@@ -161,6 +161,15 @@ def time_limit(name: str, value: Any) -> float | None:
     return seconds
 
 
+def most_parallel(name: str, value: Any) -> int | None:
+    """How many may run at once; ``None`` for any number. Otherwise raises ``ValueError``."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(
+            f"{name} is {value!r}; give a whole number from 1 on, or None for no limit"
+        )
+    return value
+
+
 def as_retry(name: str, value: Any) -> Retry | None:
     """A retry; a whole number is taken as its ``attempts``. Raises ``TypeError``."""
     if value is None or isinstance(value, Retry):

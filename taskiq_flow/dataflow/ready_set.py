@@ -11,7 +11,7 @@ import heapq
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 N = TypeVar("N", bound=Hashable)
 
@@ -19,6 +19,26 @@ Join = Literal["all", "any", "none_failed", "ended"]
 """When a node may start. ``"all"``: all of its dependencies have completed. ``"any"``: one has
 completed; the others may still run. ``"none_failed"``: all have ended, and none has failed.
 ``"ended"``: all have ended, whichever way."""
+
+
+class Gate:
+    """How many of some nodes may be ready or running at once.
+
+    ``limit``: at least 1. The others wait in the order in which they became ready.
+    """
+
+    __slots__ = ("limit", "taken", "waiting")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+        self.waiting: deque[Any] = deque()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether one more node would be ready at once."""
+        return self.taken < self.limit
+
 
 # The state of a node. Above READY it is the number of dependencies that have not ended.
 # A node that never runs because of its dependencies ends like them: FAILED or SKIPPED. The run
@@ -51,6 +71,7 @@ class ReadySet(Generic[N]):
         self._queue: deque[N] = deque()  # the ready nodes, without a limit
         self._heap: list[tuple[float, int, N]] = []  # the ready nodes, with a limit
         self._rank: dict[N, tuple[float, int]] = {}  # the place in the heap, with a limit
+        self._gates: dict[N, Gate] = {}  # of the nodes that have one
         self._added = 0
         self._ended = 0
         self._running = 0
@@ -95,9 +116,19 @@ class ReadySet(Generic[N]):
         return ready
 
     def add(
-        self, node: N, after: Iterable[N] = (), priority: float = 0.0, join: Join = "all"
+        self,
+        node: N,
+        after: Iterable[N] = (),
+        priority: float = 0.0,
+        join: Join = "all",
+        *,
+        ended: Iterable[int] = (),
+        gate: Gate | None = None,
     ) -> bool:
         """Add a node that depends on the nodes ``after``, which were added before it.
+
+        ``ended``: the outcomes of further dependencies, which have ended and may be forgotten.
+        ``gate``: limits how many nodes with the same gate may be ready or running.
 
         Returns ``False`` if the node will never run, because all of its dependencies have ended
         and its join rule is not met. Raises ``ValueError`` if the node was added before, or if a
@@ -114,19 +145,19 @@ class ReadySet(Generic[N]):
             self._rank[node] = (-priority, self._added)
         if join != "all":
             self._joins[node] = join
-        states = [self._state[dependency] for dependency in dependencies]
-        if join == "any" and COMPLETED in states:
+        if gate is not None:
+            self._gates[node] = gate
+        outcomes = [*ended, *(self._state[dependency] for dependency in dependencies)]
+        if join == "any" and COMPLETED in outcomes:
             self._enqueue(node)
             return True
-        waits_for = 0
-        for dependency, state in zip(dependencies, states, strict=True):
-            if state > COMPLETED:
-                self._added_successors.setdefault(dependency, []).append(node)
-                waits_for += 1
-            elif state != COMPLETED:
-                self._note_worst(node, state)
-        self._state[node] = waits_for
-        return waits_for > 0 or self._enqueue_or_end(node)
+        if (worst := min(outcomes, default=COMPLETED)) < COMPLETED:
+            self._note_worst(node, worst)
+        open_ones = [other for other in dependencies if self._state[other] > COMPLETED]
+        for dependency in open_ones:
+            self._added_successors.setdefault(dependency, []).append(node)
+        self._state[node] = len(open_ones)
+        return bool(open_ones) or self._enqueue_or_end(node)
 
     def pop(self) -> N | None:
         """Start the next node: it is running from now on. ``None`` if none may start now."""
@@ -150,6 +181,11 @@ class ReadySet(Generic[N]):
         return bool(self._heap) and self._running != self._limit
 
     @property
+    def is_full(self) -> bool:
+        """Whether as many nodes are running as may run at once."""
+        return self._running == self._limit
+
+    @property
     def exhausted(self) -> bool:
         """Whether every node added so far has ended."""
         return self._ended == self._added
@@ -167,17 +203,32 @@ class ReadySet(Generic[N]):
         """Whether a node is running, is suspended or has ended."""
         return self._state[node] < READY
 
+    def has_ended(self, node: N) -> bool:
+        """Whether a node has completed, failed or was skipped."""
+        return self._state[node] <= COMPLETED
+
+    def outcome(self, node: N) -> int:
+        """How a node has ended: ``COMPLETED``, ``SKIPPED`` or ``FAILED``."""
+        state = self._state[node]
+        if state > COMPLETED:
+            raise ValueError(f"{node!r} has not ended")
+        return state
+
     def complete(self, node: N) -> list[N]:
-        """Report that a running node completed. Returns the nodes that will therefore never run.
+        """Report that a started node completed. Returns the nodes that will therefore never run.
 
         There are such nodes if another of their dependencies failed or was skipped earlier.
         """
         state = self._state
-        if state.get(node) != RUNNING:
-            raise ValueError(f"{node!r} is not running")
-        if self._joins or self._worst or self._added_successors:
+        if (
+            state.get(node) != RUNNING
+            or self._joins
+            or self._worst
+            or self._added_successors
+            or self._gates
+        ):
             return self._end(node, COMPLETED)
-        # The usual case, in one frame: without join rules, failures and added edges, a successor
+        # The usual case, in one frame: without join rules, failures and added nodes, a successor
         # that still waits has one dependency less to wait for, and nothing else can happen to it.
         state[node] = COMPLETED
         self._running -= 1
@@ -197,7 +248,7 @@ class ReadySet(Generic[N]):
         return []
 
     def fail(self, node: N) -> list[N]:
-        """Report that a running node failed. Returns the nodes that will therefore never run."""
+        """Report that a started node failed. Returns the nodes that will therefore never run."""
         return self._end(node, FAILED)
 
     def skip(self, node: N) -> list[N]:
@@ -210,6 +261,8 @@ class ReadySet(Generic[N]):
             raise ValueError(f"{node!r} is not running")
         self._running -= 1
         self._state[node] = SUSPENDED
+        if self._gates:
+            self._leave_gate(node)
 
     def requeue(self, node: N) -> None:
         """Make a suspended node ready again; it starts in its turn."""
@@ -223,11 +276,16 @@ class ReadySet(Generic[N]):
             raise ValueError(f"{node!r} has not ended")
         del self._state[node]
         self._joins.pop(node, None)
+        self._gates.pop(node, None)
 
     def _end(self, node: N, outcome: int) -> list[N]:
-        if self._state.get(node) != RUNNING:
+        state = self._state.get(node)
+        if state == RUNNING:
+            self._running -= 1
+            if self._gates:
+                self._leave_gate(node)
+        elif state != SUSPENDED:
             raise ValueError(f"{node!r} is not running")
-        self._running -= 1
         self._record_end(node, outcome)
         never_run: list[N] = []
         self._release_successors(node, never_run)
@@ -272,8 +330,25 @@ class ReadySet(Generic[N]):
         if self._limit is not None:
             del self._rank[node]
 
+    def _leave_gate(self, node: N) -> None:
+        gate = self._gates.get(node)
+        if gate is None:
+            return
+        gate.taken -= 1
+        if gate.waiting:
+            gate.taken += 1
+            self._queue_up(gate.waiting.popleft())
+
     def _enqueue(self, node: N) -> None:
         self._state[node] = READY
+        if self._gates and (gate := self._gates.get(node)) is not None:
+            if not gate.is_open:
+                gate.waiting.append(node)
+                return
+            gate.taken += 1
+        self._queue_up(node)
+
+    def _queue_up(self, node: N) -> None:
         if self._limit is None:
             self._queue.append(node)
         else:

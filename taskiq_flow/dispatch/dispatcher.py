@@ -58,6 +58,10 @@ class RunnableNode(Hashable, Protocol):
         """The node's name, unique within its run."""
 
     @property
+    def index(self) -> int | None:
+        """The place of an element among those of its node; ``None`` for a node that runs once."""
+
+    @property
     def binding(self) -> Binding:
         """How keys reach the task's parameters."""
 

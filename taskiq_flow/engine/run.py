@@ -7,9 +7,10 @@ nothing: ``NodeRun`` returns a verdict for a node, and the run carries it out.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import sys
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +21,13 @@ from taskiq import AsyncBroker, TaskiqResult
 from taskiq_flow.cache.results import PendingResult, ValueCache
 from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
+from taskiq_flow.dataflow.elements import Element
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.call_text import called_with
 from taskiq_flow.engine.feeder import Feeder
 from taskiq_flow.engine.listeners import Listeners
+from taskiq_flow.engine.mapped_nodes import MappedNodes
 from taskiq_flow.engine.node_run import (
     Ask,
     Fail,
@@ -41,7 +44,7 @@ from taskiq_flow.engine.node_run import (
 )
 from taskiq_flow.engine.result_stream import ResultStream
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSpec
-from taskiq_flow.engine.run_state import RunState, SkipReason
+from taskiq_flow.engine.run_state import RunState, SkipReason, as_whole
 from taskiq_flow.engine.sender import RestOfStart, Sender, warn_not_cached
 from taskiq_flow.engine.start_loop import StartLoop
 from taskiq_flow.engine.timers import Timers
@@ -55,6 +58,7 @@ from taskiq_flow.errors import (
 )
 from taskiq_flow.events import (
     Event,
+    Item,
     Listener,
     NodeCompleted,
     NodeFailed,
@@ -140,11 +144,16 @@ class Run(Generic[N]):
         self._error: BaseException | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._restored = self._restored_nodes()
-        self._ready: ReadySet[N] = ReadySet.of_graph(
+        edges, priority = spec if spec.elements is None else spec.elements, spec.priority
+        if (
+            spec.elements is not None
+        ):  # a mapped node takes no time itself: its elements wait for it
+            priority = {**priority, **dict.fromkeys(map(as_whole, spec.elements.mapped), math.inf)}
+        self._ready: ReadySet[Any] = ReadySet.of_graph(
             spec.nodes,
-            spec.predecessors,
-            spec.successors,
-            spec.priority,
+            edges.predecessors,
+            edges.successors,
+            priority,
             settings.max_parallel,
             spec.joins,
             self._restored,
@@ -170,7 +179,11 @@ class Run(Generic[N]):
             taken=self._was_taken,
             reference_above=settings.reference_above,
         )
-        self._start_loop = StartLoop(self._ready, self._start_node, self._end)
+        self._mapped: MappedNodes | None = None
+        if spec.elements is not None:
+            self._mapped = self._mapped_nodes(settings.max_parallel)
+        pop = self._ready.pop if self._mapped is None else self._mapped.pop
+        self._start_loop: StartLoop[Any] = StartLoop(pop, self._start_node, self._end)
 
     # The life of a run
 
@@ -196,6 +209,8 @@ class Run(Generic[N]):
         node, value = self.stream.unread.popleft()
         if self._feeder is not None:
             self._feeder.make_room()
+        if isinstance(node, Element):
+            return node.node.task_name, Item(node.index, self._handed_over(node, value))
         return node.task_name, self._handed_over(node, value)
 
     def cancel(self) -> None:
@@ -257,8 +272,8 @@ class Run(Generic[N]):
     def resent(self, node_run: NodeRun[N], task_id: str) -> None:
         """A middleware of the broker has sent an attempt's task once more."""
         self._set_timer(node_run, node_run.on_resent())
-        name, attempt = node_run.node.task_name, node_run.attempts
-        self._tell(NodeRetried(self.run_id, self._loop.time(), name, task_id, attempt))
+        node, attempt, at = node_run.node, node_run.attempts, self._loop.time()
+        self._tell(NodeRetried(self.run_id, at, node.task_name, task_id, attempt, index=node.index))
 
     def interrupted(self, error: BaseException) -> None:
         """The process was told to stop: the run ends, and its reader gets the error itself."""
@@ -270,8 +285,13 @@ class Run(Generic[N]):
     def _start_node(self, node: N) -> RestOfStart | None:
         node_run = self._suspended.pop(node, None) if self._suspended else None
         if node_run is None:
-            options = self._spec.options.get(node, PLAIN_OPTIONS)
-            node_run = NodeRun(node, self, options, self._values, self._spec.earlier)
+            inputs: Mapping[str, Any] = self._values
+            if self._mapped is None:
+                options = self._spec.options.get(node, PLAIN_OPTIONS)
+            else:
+                options = self._spec.options.get(as_whole(node), PLAIN_OPTIONS)
+                inputs = self._mapped.inputs(node, inputs)
+            node_run = NodeRun(node, self, options, inputs, self._spec.earlier)
             if not node_run.may_be_sent:
                 self._sender.inputs_needed[node] = node_run
         return self._carry_out(node_run, node_run.on_ready())
@@ -326,9 +346,10 @@ class Run(Generic[N]):
                 self._tell_fallback(node_run, error)
                 return self._carry_out(node_run, then)
             case Skip():
-                self._skip_node(node_run.node, (), "condition")
                 self._drop_inputs_and_claim(node_run)
-                self._skip_nodes(self._ready.skip(node_run.node))
+                never_run = self._ready.skip(node_run.node)
+                self._skip_node(node_run.node, (), "condition")
+                self._skip_nodes(never_run)
                 self._advance()
             case Fail(error):
                 self._fail_node(node_run, error)
@@ -372,7 +393,10 @@ class Run(Generic[N]):
         try:
             if log is not None:
                 completion = log.completion(node.task_name, node_run.log_number, value)
-            node.store(value, self._values)
+            if self._mapped is None:
+                node.store(value, self._values)
+            else:
+                self._mapped.store(node, value, self._values)
         except NODE_ERRORS as error:  # of the wrong shape, a mapping that cannot be read, ...
             self._carry_out(node_run, node_run.on_error(error))
             return
@@ -386,9 +410,11 @@ class Run(Generic[N]):
             self._ready.forget(node)
         if self._is_listened_to:
             self._tell_completion(node, node_run.task_id, value, source)
-        self.stream.deliver(node, value)
+        self._deliver(node, value)
         if skipped:
             self._skip_nodes(skipped)
+        if self._mapped is not None and isinstance(node, Element):
+            self._mapped.ended(node)
         self._advance()
 
     def _fail_node(self, node_run: NodeRun[N], error: BaseException) -> None:
@@ -399,13 +425,16 @@ class Run(Generic[N]):
         if self._log is not None:
             self._log.append(self._log.failure(name, node_run.log_number, error))
         skipped = self._ready.fail(node)
-        self._tell(NodeFailed(self.run_id, self._loop.time(), name, task_id, error, attempts))
+        at, index = self._loop.time(), node.index
+        self._tell(NodeFailed(self.run_id, at, name, task_id, error, attempts, index))
         if self._on_error == "raise":
             self._end(self._state.node_failed(name, task_id, attempts, called_with(node_run)))
             return
         if self._on_error == "collect":
-            self.stream.deliver(node, NodeFailure(name, task_id, error, attempts))
+            self._deliver(node, NodeFailure(name, task_id, error, attempts, index))
         self._skip_nodes(skipped)
+        if self._mapped is not None and isinstance(node, Element):
+            self._mapped.ended(node)
         self._advance()
 
     def _skip_nodes(self, nodes: Sequence[N]) -> None:
@@ -413,11 +442,59 @@ class Run(Generic[N]):
             self._skip_node(node, *self._state.reason_to_skip(node))
 
     def _skip_node(self, node: N, because_of: tuple[str, ...], reason: SkipReason) -> None:
-        self._state.skipped[node.task_name] = reason
-        event = NodeSkipped(self.run_id, self._loop.time(), node.task_name, because_of, reason)
+        name, at = node.task_name, self._loop.time()
+        self._state.skipped[name] = reason
+        event = NodeSkipped(self.run_id, at, name, because_of, reason, node.index)
         self._tell(event)
         if self._on_error == "collect":
-            self.stream.deliver(node, event)
+            self._deliver(node, event)
+        if self._mapped is not None and isinstance(node, Element):
+            self._mapped.ended(node)
+
+    def _deliver(self, node: N, value: Any) -> None:
+        """Give the reader what a node gives; what an element gives, if items are asked for."""
+        if self._mapped is None or not isinstance(node, Element):
+            self.stream.deliver(node, value)
+            return
+        if isinstance(value, NodeFailure) or (
+            isinstance(value, NodeSkipped) and value.reason == "failure"
+        ):
+            self._mapped.missing(node, value)
+        if self._spec.items:
+            self.stream.deliver(node, value)
+
+    # Mapped nodes
+
+    def _mapped_nodes(self, limit: int | None) -> MappedNodes:
+        return MappedNodes(
+            self._spec,
+            self._ready,
+            self._state,
+            limit=limit,
+            collects=self._on_error == "collect",
+            restore=self._restore_if_completed,
+            skip=self._skip_nodes,
+            fail=self._fail_whole,
+            deliver=self.stream.deliver,
+            tell=self._tell,
+            advance=self._advance,
+        )
+
+    def _restore_if_completed(self, element: Element) -> bool:
+        if element.task_name not in self._spec.earlier.results:
+            return False
+        self._restore(element)
+        return True
+
+    def _fail_whole(self, node: Any, error: BaseException) -> None:
+        """A mapped node has failed by itself, before or after its elements."""
+        name = node.task_name
+        self._state.add_failure(node, error)
+        self._tell(NodeFailed(self.run_id, self._loop.time(), name, "", error, 0))
+        if self._on_error == "raise":
+            self._end(self._state.node_failed(name, "", 0, ""))
+        elif self._on_error == "collect":
+            self.stream.deliver(node, NodeFailure(name, "", error, 0))
 
     # Results that are cached
 
@@ -491,7 +568,11 @@ class Run(Generic[N]):
             self._end(self._error or self._timed_out(seconds))
 
     def _timed_out(self, seconds: float) -> RunTimeoutError:
-        in_progress = [node.task_name for node in self._ready.in_progress()]
+        in_progress = [
+            node.task_name
+            for node in self._ready.in_progress()
+            if not getattr(node, "map_over", ())  # its elements are named
+        ]
         waiting = self._ready.unfinished - len(in_progress)
         return self._state.timed_out(seconds, in_progress, waiting)
 
@@ -541,12 +622,16 @@ class Run(Generic[N]):
         by_name = {node.task_name: node for node in self._spec.nodes}
         return {by_name[name]: None for name in results if name in by_name}
 
-    def _restore(self, node: N) -> None:
+    def _restore(self, node: Any) -> None:
         value = self._spec.earlier.results[node.task_name]
-        node.store(value, self._values)
+        if self._mapped is None:
+            node.store(value, self._values)
+        else:
+            self._mapped.store(node, value, self._values)
         if self._is_listened_to:
             self._tell_completion(node, "", value, "journal")
-        if self._spec.earlier.is_replayed:
+        is_yielded = self._spec.items or not isinstance(node, Element)
+        if self._spec.earlier.is_replayed and is_yielded:
             self.stream.unread.append((node, value))
 
     # What readers and listeners are given
@@ -556,11 +641,12 @@ class Run(Generic[N]):
 
     def _tell_completion(self, node: N, task_id: str, value: Any, source: Source) -> None:
         event = partial(NodeCompleted, self.run_id, self._loop.time(), node.task_name, task_id)
-        self._listeners.tell(lambda: event(self._handed_over(node, value), source))
+        self._listeners.tell(lambda: event(self._handed_over(node, value), source, node.index))
 
     def _tell_fallback(self, node_run: NodeRun[N], error: BaseException) -> None:
-        name, task_id, attempts = node_run.node.task_name, node_run.task_id, node_run.attempts
-        self._tell(NodeFellBack(self.run_id, self._loop.time(), name, task_id, error, attempts))
+        node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts
+        at, name = self._loop.time(), node.task_name
+        self._tell(NodeFellBack(self.run_id, at, name, task_id, error, attempts, node.index))
 
     def _handed_over(self, node: N, value: Any) -> Any:
         """What the reader is given: the value itself if no node has still to be sent it.
@@ -581,6 +667,8 @@ class Run(Generic[N]):
             return value
 
     def _is_still_needed(self, node: N) -> bool:
+        if self._mapped is not None:  # by elements that do not exist yet, perhaps
+            return bool(isinstance(node, Element) or self._spec.successors.get(node))
         return any(
             self._needs_inputs(dependent)
             and (

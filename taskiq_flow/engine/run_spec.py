@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
+from taskiq_flow.dataflow.axes import ElementPlan
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.options import NO_FALLBACK, Cache, Retry
 from taskiq_flow.dataflow.ready_set import Join
@@ -18,6 +19,9 @@ N = TypeVar("N", bound=RunnableNode)
 
 TIMEOUT_LABEL = "timeout"
 """taskiq's label for the seconds that a task may run. It has an effect on coroutines only."""
+
+Items = bool | Literal["only"]
+"""Whether elements of mapped nodes are yielded; ``"only"``: in place of their lists."""
 
 _ONCE = Retry(attempts=1)
 
@@ -122,7 +126,9 @@ class RunSpec(Generic[N]):
     ``task_suffix``: ends the ids of all tasks. It tells them from those of another run of the same
     name. ``stored_inputs``: handles that tasks are sent in place of large inputs.
 
-    ``failure_keys``: keys under which nodes are given the failures of another node.
+    ``failure_keys``: keys under which nodes are given the failures of another node. ``elements``:
+    how nodes map, if any does. ``items``: whether the elements of mapped nodes are yielded, besides
+    or in place of their lists.
 
     ``source`` adds nodes while the run goes on. They wait for no other node, and their results are
     not kept. It is read while fewer than ``window`` nodes are unsent, in flight or unread; ``None``
@@ -140,6 +146,8 @@ class RunSpec(Generic[N]):
     task_suffix: str = ""
     stored_inputs: Mapping[str, Any] = field(default_factory=dict)
     failure_keys: Collection[str] = ()
+    elements: ElementPlan | None = None
+    items: Items = False
     source: AsyncIterable[N] | None = None
     window: int | None = None
     digest: Callable[[N], bytes] | None = None

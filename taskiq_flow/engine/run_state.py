@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from taskiq_flow.dataflow.dag import FAILURES
+from taskiq_flow.dataflow.elements import Element, Elements
 from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.errors import (
@@ -26,6 +27,11 @@ _MOST_NAMED = 5
 SkipReason = Literal["failure", "condition"]
 
 
+def as_whole(node: Any) -> Any:
+    """The node to which an element belongs; other nodes are their own."""
+    return node.node if isinstance(node, Element) else node
+
+
 class Reached(TypedDict):
     """What every ``RunError`` carries."""
 
@@ -37,14 +43,19 @@ class Reached(TypedDict):
 class RunState(Generic[N]):
     """Values by key, failures and skips by node name.
 
-    ``values``: the run's inputs, and what its nodes have given.
+    ``values``: the run's inputs, and what its nodes have given. ``partial``: lists of mapped nodes
+    of which some elements are missing because of a failure; ``incomplete``: the names of these
+    nodes. ``elements``: of mapped nodes, if there are any.
     """
 
     def __init__(self, run_id: str, spec: RunSpec[N]) -> None:
+        self.run_id = run_id
+        self.elements: Elements | None = None
+        self.partial: dict[str, list[Any]] = {}
+        self.incomplete: set[str] = set()
         self.values = {**spec.inputs, **{key: [] for key in spec.failure_keys}}
         self.failures: dict[str, BaseException] = {}
         self.skipped: dict[str, SkipReason] = {}
-        self._run_id = run_id
         self._spec = spec
         self._failed_nodes: list[N] = []
 
@@ -52,16 +63,26 @@ class RunState(Generic[N]):
         """A node has failed for good."""
         self.failures[node.task_name] = error
         self._failed_nodes.append(node)
-        if (failures := self.values.get(f"{node.task_name}{FAILURES}")) is not None:
+        name = node.node.task_name if isinstance(node, Element) else node.task_name
+        if (failures := self.values.get(f"{name}{FAILURES}")) is not None:
             kind, text = type(error).__name__, describe(error)
             message = text.removeprefix(kind).removeprefix(": ")
-            failures.append(Failure(node.task_name, None, kind, message))
+            failures.append(Failure(name, node.index, kind, message))
+
+    def sort_failures(self, name: str) -> None:
+        """Put the failures of a mapped node's elements into the order of these."""
+        if (failures := self.values.get(f"{name}{FAILURES}")) is not None:
+            failures.sort(key=lambda failure: -1 if failure.index is None else failure.index)
 
     def reason_to_skip(self, node: N) -> tuple[tuple[str, ...], SkipReason]:
         """The dependencies because of which a node does not run, and whether one has failed."""
-        dependencies = [other.task_name for other in self._spec.predecessors[node]]
-        because_of = tuple(n for n in dependencies if n in self.failures or n in self.skipped)
-        of_failure = any(n in self.failures or self.skipped.get(n) == "failure" for n in because_of)
+        if isinstance(node, Element):
+            dependencies = node.dependencies
+        else:
+            dependencies = [other.task_name for other in self._spec.predecessors[node]]
+        failed = [n for n in dependencies if n in self.failures or n in self.incomplete]
+        because_of = tuple(n for n in dependencies if n in failed or n in self.skipped)
+        of_failure = failed or any(self.skipped.get(n) == "failure" for n in because_of)
         return because_of, "failure" if of_failure else "condition"
 
     def node_failed(
@@ -84,14 +105,14 @@ class RunState(Generic[N]):
         """The error of a run that went on to its end in spite of failures."""
         failures = "; ".join(f"{name!r} with {describe(e)}" for name, e in self.failures.items())
         return RunFailedError(
-            f"nodes of run {self._run_id!r} failed: {failures}{self._progress()}",
+            f"nodes of run {self.run_id!r} failed: {failures}{self._progress()}",
             **self._reached(),
         )
 
     def cancelled(self) -> RunCancelledError:
         """The error of a run that was stopped."""
         return RunCancelledError(
-            f"run {self._run_id!r} was cancelled{self._progress()}", **self._reached()
+            f"run {self.run_id!r} was cancelled{self._progress()}", **self._reached()
         )
 
     def timed_out(
@@ -108,7 +129,7 @@ class RunState(Generic[N]):
         if waiting:
             state += f"; nodes that had not started: {waiting}"
         return RunTimeoutError(
-            f"run {self._run_id!r} did not end within {seconds:g} s, its run_timeout: {state}"
+            f"run {self.run_id!r} did not end within {seconds:g} s, its run_timeout: {state}"
             f"{self._progress()}; give it more time, or give nodes a timeout= or a queue_timeout=, "
             "which say which of them is slow and which no worker takes",
             **self._reached(),
@@ -121,29 +142,54 @@ class RunState(Generic[N]):
         return error
 
     def _progress(self) -> str:
-        count = len(self.values) - len(self._spec.inputs) - len(self._spec.failure_keys)
+        count = len(self._reached()["results"])
         return f"; results of what had completed are in .results: {count}" if count else ""
 
     def _reached(self) -> Reached:
         given = {*self._spec.inputs, *self._spec.failure_keys}
+        results = {k: value for k, value in self.values.items() if k not in given}
         return Reached(
-            results={k: value for k, value in self.values.items() if k not in given},
+            results={**results, **self._results_of_elements()},
             failures=self.failures,
             skipped=self._dependents_of_failures(),
         )
 
+    def _results_of_elements(self) -> dict[str, Any]:
+        """What elements have given for lists that are not whole, by their names."""
+        if self.elements is None or self._spec.elements is None:
+            return {}
+        return {
+            f"{node.task_name}[{index}]": value
+            for node in self._spec.elements.mapped
+            if self.values.keys().isdisjoint(node.outputs)
+            for index, value in sorted(self.elements.returned(node).items())
+        }
+
     def _dependents_of_failures(self) -> list[str]:
         """The names of all nodes that depend on a failure and cannot run because of it."""
-        found: dict[N, None] = {}
-        pending = list(self._failed_nodes)
-        for node in pending:  # grows while it is walked
+        found: dict[Any, None] = {}
+        pending: dict[Any, None] = dict.fromkeys(map(as_whole, self._failed_nodes))
+        walked = list(pending)
+        for node in walked:  # grows while it is walked
             for dependent in self._spec.successors.get(node, ()):
-                if dependent not in found and self._cannot_run(dependent, found):
+                if dependent in pending or not self._cannot_run(dependent, found):
+                    continue
+                pending[dependent] = None
+                walked.append(dependent)
+                if not self._takes_elements(dependent, node):
                     found[dependent] = None
-                    pending.append(dependent)
-        return [node.task_name for node in found]
+        names = [node.task_name for node in found]
+        if self.elements is not None:
+            listed = {name for name, reason in self.skipped.items() if reason == "failure"}
+            names += sorted(listed.difference(names))
+        return names
 
-    def _cannot_run(self, node: N, found: Mapping[N, None]) -> bool:
+    def _takes_elements(self, node: Any, of: Any) -> bool:
+        """Whether a node goes on without elements ``of`` another that have failed."""
+        mapped = None if self._spec.elements is None else self._spec.elements.mapped.get(node)
+        return mapped is not None and of in mapped.by_element.values() and of not in mapped.whole
+
+    def _cannot_run(self, node: Any, found: Mapping[Any, None]) -> bool:
         """Whether a node cannot run with such a dependency. By ``"any"``, another is enough."""
         join = self._spec.joins.get(node)
         if join == "ended":

@@ -219,13 +219,14 @@ class Sender(Generic[N]):
     def _tell(self, node_run: NodeRun[N]) -> None:
         if node_run.falls_back:  # listeners have been told ``NodeFellBack``
             return
-        at, name, task_id = self._loop.time(), node_run.node.task_name, node_run.task_id
+        node, at, task_id = node_run.node, self._loop.time(), node_run.task_id
+        name, index = node.task_name, node.index
         attempt, error = node_run.attempt, node_run.error
         if attempt == 1:
-            self._listeners.tell(lambda: NodeStarted(self._run_id, at, name, task_id))
+            self._listeners.tell(lambda: NodeStarted(self._run_id, at, name, task_id, index))
         else:
             self._listeners.tell(
-                lambda: NodeRetried(self._run_id, at, name, task_id, attempt, error)
+                lambda: NodeRetried(self._run_id, at, name, task_id, attempt, error, index)
             )
 
 

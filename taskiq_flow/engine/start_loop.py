@@ -7,7 +7,7 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic
 
-from taskiq_flow.dataflow.ready_set import N, ReadySet
+from taskiq_flow.dataflow.ready_set import N
 
 SLICE = 64
 """Nodes that are started in a row before other callbacks of the event loop have their turn."""
@@ -19,17 +19,18 @@ MOST_WAITING = 128
 class StartLoop(Generic[N]):
     """Takes nodes from a ready set and starts them.
 
-    ``start`` starts a node. It may return a coroutine, which an asyncio task of its own awaits.
-    ``fail``: called with what either raises.
+    ``pop``: gives the next node that may start, or ``None``. ``start``: starts a node. It may
+    return a coroutine, which an asyncio task of its own awaits. ``fail``: called with what these
+    raise.
     """
 
     def __init__(
         self,
-        ready: ReadySet[N],
+        pop: Callable[[], N | None],
         start: Callable[[N], Coroutine[Any, Any, None] | None],
         fail: Callable[[BaseException], None],
     ) -> None:
-        self._ready = ready
+        self._pop = pop
         self._start = start
         self._fail = fail
         self._loop = asyncio.get_running_loop()
@@ -66,7 +67,7 @@ class StartLoop(Generic[N]):
             for _ in range(SLICE):
                 if len(self.tasks) == MOST_WAITING or self._stopped:
                     return
-                node = self._ready.pop()
+                node = self._pop()
                 if node is None:
                     return
                 rest = self._start(node)

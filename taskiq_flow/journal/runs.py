@@ -73,8 +73,11 @@ class JournaledRuns:
                 removed=found.removed,
                 changed=found.changed,
             )
-        outdated = with_dependents(self._dag.plan(), [*found.added, *found.changed])
-        return restored.replace_graph(nodes, outdated)
+        plan = self._dag.plan()
+        changed = with_dependents(plan, [*found.added, *found.changed])
+        sent = dict.fromkeys((*restored.results, *restored.attempts))
+        elements = [name for name in sent if plan.node_of(name) in changed]
+        return restored.replace_graph(nodes, dict.fromkeys((*changed, *elements)))
 
     def _fingerprints(self) -> Fingerprints:
         plan = self._dag.plan()

@@ -1,0 +1,214 @@
+"""Any graph of mapped nodes, under any limit and policy, ends as one evaluated in sequence."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from taskiq import InMemoryBroker
+
+from property_tests.elements import MISSING, Graph, Node, Outcome, Sequential, Stage, graphs
+from property_tests.strategies import LIMITS
+from taskiq_flow import (
+    ExecutionEngine,
+    Item,
+    MemoryJournal,
+    NodeFailedError,
+    NodeFailure,
+    NodeSkipped,
+    RunError,
+    RunFailedError,
+)
+from taskiq_flow.engine.run import OnError
+from taskiq_flow.engine.run_spec import Items
+from tests.virtual_clock import run_virtually
+
+POLICIES: st.SearchStrategy[OnError] = st.sampled_from(["raise", "continue", "collect"])
+ITEMS: st.SearchStrategy[Items] = st.sampled_from([False, True, "only"])
+
+
+class Seen:
+    """What a reader gets of a run."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.stage = Stage(graph)
+        self.values: dict[str, Any] = {}
+        self.items: dict[str, dict[int, Any]] = {}
+        self.error: RunError | None = None
+
+    async def read(
+        self, on_error: OnError, limit: int | None, items: Items, reading: int = 0
+    ) -> None:
+        with warnings.catch_warnings(action="ignore"):  # an input that no node takes
+            engine = ExecutionEngine(
+                InMemoryBroker(), self.stage.dag(), limit, on_error=on_error, type_check="off"
+            )
+            try:
+                async for name, value in engine.execute_async(self.stage.graph.lists, items=items):
+                    self.take(name, value)
+                    await asyncio.sleep(reading)
+            except RunError as error:
+                self.error = error
+
+    def take(self, name: str, value: Any) -> None:
+        if isinstance(value, Item):
+            row = self.items.setdefault(name, {})
+            assert value.index not in row, "an element is yielded once"
+            assert name not in self.values, "a list comes behind its last item"
+            row[value.index] = value.value
+        else:
+            assert name not in self.values
+            self.values[name] = value
+
+
+def run(graph: Graph, on_error: OnError, limit: int | None, items: Items, reading: int) -> Seen:
+    async def main() -> Seen:
+        seen = Seen(graph)
+        await seen.read(on_error, limit, items, reading)
+        return seen
+
+    return run_virtually(main())
+
+
+def shown(outcome: Outcome) -> Any:
+    """An outcome as ``same`` has a value of the stream."""
+    return outcome.value if outcome.ending == "completed" else outcome.ending
+
+
+def same(value: Any) -> Any:
+    if isinstance(value, NodeFailure):
+        return "failed"
+    if isinstance(value, NodeSkipped):
+        return "failed" if value.reason == "failure" else "skipped"
+    return value
+
+
+@given(graphs(), POLICIES, LIMITS, ITEMS, st.integers(0, 3))
+def test_a_run_gives_the_outcomes_of_a_sequential_evaluation(
+    graph: Graph, on_error: OnError, limit: int | None, items: Items, reading: int
+) -> None:
+    expected = Sequential(graph).evaluate()
+    seen = run(graph, on_error, limit, items, reading)
+    has_failures = any(o.ending == "failed" for o in expected.whole.values())
+    assert (seen.error is not None) == (has_failures and on_error != "collect")
+    if on_error == "raise" and has_failures:
+        assert isinstance(seen.error, NodeFailedError)
+    elif has_failures and on_error == "continue":
+        assert isinstance(seen.error, RunFailedError)
+    check_values(seen, expected, on_error, items)
+    if not (on_error == "raise" and has_failures):
+        check_items(seen, expected, on_error, items)
+    check_limits(seen, limit)
+
+
+def check_values(seen: Seen, expected: Sequential, on_error: OnError, items: Items) -> None:
+    for node in seen.stage.graph.nodes:
+        name, outcome = node.name, expected.whole[node.name]
+        if name not in seen.values:
+            ended_early = on_error == "raise" and seen.error is not None
+            only_items = bool(node.map_over) and items == "only" and name not in expected.uneven
+            never = on_error != "collect" and outcome.ending != "completed"
+            assert ended_early or only_items or never, name
+            continue
+        value = seen.values[name]
+        if name in expected.elements and isinstance(value, list):
+            whole = [shown(o) for o in expected.elements[name] if o.ending != "skipped"]
+            assert [same(part) for part in value] == whole
+        else:
+            assert same(value) == shown(outcome), name
+
+
+def check_items(seen: Seen, expected: Sequential, on_error: OnError, items: Items) -> None:
+    for name, outcomes in expected.elements.items():
+        given = seen.items.get(name, {})
+        if not items:
+            assert not given
+            continue
+        kept = {
+            index: shown(outcome)
+            for index, outcome in enumerate(outcomes)
+            if outcome.ending == "completed" or on_error == "collect"
+        }
+        assert {index: same(value) for index, value in given.items()} == kept
+
+
+def check_limits(seen: Seen, limit: int | None) -> None:
+    if limit is not None:
+        assert seen.stage.most["all"] <= limit
+    for node in seen.stage.graph.nodes:
+        if node.limit is not None:
+            assert seen.stage.most[node.name] <= node.limit
+
+
+@given(graphs(), LIMITS)
+def test_each_element_is_executed_once(graph: Graph, limit: int | None) -> None:
+    expected = Sequential(graph).evaluate()
+    seen = run(graph, "collect", limit, items=False, reading=0)
+    assert seen.stage.calls.total() == expected.calls.total()
+
+
+@given(graphs(), LIMITS, st.data())
+def test_a_resumed_run_gives_the_same_and_runs_nothing_that_was_finished(
+    graph: Graph, limit: int | None, data: st.DataObject
+) -> None:
+    expected = Sequential(graph).evaluate()
+
+    async def main() -> None:
+        first, second = Seen(graph), Seen(graph)
+        journal, stop_after = MemoryJournal(), data.draw(st.integers(0, 8))
+        done: set[tuple[str, int]] = set()
+
+        def engine(of: Seen) -> ExecutionEngine:
+            return ExecutionEngine(
+                InMemoryBroker(),
+                of.stage.dag(),
+                limit,
+                on_error="collect",
+                type_check="off",
+                journal=journal,
+            )
+
+        stream = engine(first).execute_async(graph.lists, run_id="run", items=True)
+        async for name, value in stream:
+            if isinstance(value, Item) and not isinstance(value.value, (NodeFailure, NodeSkipped)):
+                done.add((name, value.index))
+            if len(done) >= stop_after:
+                break
+        await stream.aclose()
+        async for name, value in engine(second).resume("run", items=True):
+            second.take(name, value)
+        check_values(second, expected, "collect", items=True)
+        check_items(second, expected, "collect", items=True)
+        total = sum(
+            count for (name, _), count in second.stage.calls.items() if name in expected.elements
+        )
+        left = sum(
+            1 + node.retries
+            for node in graph.nodes
+            for index, outcome in enumerate(expected.elements.get(node.name, []))
+            if (node.name, index) not in done and expected.calls[f"{node.name}[{index}]"]
+        )
+        assert total <= left
+
+    with warnings.catch_warnings(action="ignore"):
+        run_virtually(main())
+
+
+def test_the_model_says_what_a_reader_would_expect() -> None:
+    """The model itself, on a graph that is small enough to be read."""
+    graph = Graph(
+        (
+            Node("double", ("xs",), ("xs",)),
+            Node("total", ("double",)),
+            Node("share", ("double", "total"), ("double",)),
+        ),
+        {"xs": [1, 2]},
+    )
+    found = Sequential(graph).evaluate()
+    assert [o.ending for o in found.elements["share"]] == ["completed", "completed"]
+    assert found.calls == {"double[0]": 1, "double[1]": 1, "total": 1, "share[0]": 1, "share[1]": 1}
+    assert found.whole["double"].value == found.partial("double")
+    assert MISSING not in repr(found.whole)

@@ -1,0 +1,448 @@
+"""Only this file decides which elements of mapped nodes exist. The ready set says when they start.
+
+It has no clock and no broker. It lets positions in when nothing else may start, as far as there is
+room, and forgets them when all of their elements have ended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from taskiq_flow.dataflow.axes import Axis, ElementPlan, MappedNode
+from taskiq_flow.dataflow.binding import Binding, Task
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, Gate, Join, ReadySet
+from taskiq_flow.errors import InputError, OutputShapeError
+
+LET_IN_AT_ONCE = 64
+"""Positions that are let in without a node that may start, before the caller has its turn."""
+
+
+class Element:
+    """A mapped node at one position: a node like any other, which exists while it is needed."""
+
+    __slots__ = ("_elements", "index", "node", "task_name")
+
+    def __init__(self, node: DAGNode, index: int, elements: Elements) -> None:
+        self.node = node
+        self.index = index
+        self.task_name = f"{node.task_name}[{index}]"
+        self._elements = elements
+
+    @property
+    def task(self) -> Task:
+        """What is sent to the broker."""
+        return self.node.task
+
+    @property
+    def binding(self) -> Binding:
+        """How keys reach the task's parameters."""
+        return self.node.binding
+
+    @property
+    def outputs(self) -> list[str]:
+        """The output keys."""
+        return self.node.outputs
+
+    def store(self, result: Any, values: dict[str, Any]) -> None:
+        """Put what the task returned into the rows of the output keys, at this position.
+
+        Raises ``OutputShapeError`` if it cannot be split into them.
+        """
+        stored: dict[str, Any] = {}
+        self.node.store(result, stored)
+        self._elements.store(self, result, stored)
+
+    def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments of the task's call."""
+        return self.node.arguments(values)
+
+    @property
+    def join(self) -> Join:
+        """When the element may start, by what it depends on itself."""
+        return self.node.join
+
+    @property
+    def dependencies(self) -> list[str]:
+        """The names of what the element depends on."""
+        return self._elements.dependencies(self)
+
+    def inputs(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The element's own inputs by key. ``values``: those of nodes as wholes."""
+        return self._elements.inputs(self, values)
+
+    def __repr__(self) -> str:
+        return f"<Element {self.task_name}>"
+
+
+class Caller(Protocol):
+    """Who carries out what becomes of elements: the run."""
+
+    def restored(self, element: Element) -> bool:
+        """Whether an earlier engine has completed an element; then it is stored."""
+
+    def skip(self, elements: Sequence[Element]) -> None:
+        """Elements that are let in never run, because of what they depend on."""
+
+    def known(self, node: DAGNode, count: int) -> None:
+        """The lists of a node's axis are there: it has so many elements."""
+
+    def gathered(self, node: DAGNode, *, is_whole: bool) -> None:
+        """All elements of a node have ended. ``is_whole``: none is missing because of a failure."""
+
+    def uneven(self, node: DAGNode, error: OutputShapeError) -> None:
+        """The lists that a node takes together differ in length."""
+
+
+@dataclass(slots=True, eq=False)
+class _Mapped:
+    """A mapped node in this run.
+
+    ``pending``: its elements that have not ended, by position. ``outcomes``: how others ended, for
+    those that did not complete. ``rows``: by output key, the values by position. ``returned``: what
+    the task returned, by position.
+    """
+
+    plan: MappedNode
+    gate: Gate | None
+    priority: float
+    counts_as_completed: bool
+    pending: dict[int, Element] = field(default_factory=dict)
+    outcomes: dict[int, int] = field(default_factory=dict)
+    returned: dict[int, Any] = field(default_factory=dict)
+    let_in: int = 0
+    ended: int = 0
+    has_failures: bool = False
+    is_open: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """Mapped nodes whose elements are let in together. ``alive``: by position, those not ended.
+
+    ``first``: the nodes that take no elements of another node of the group.
+    """
+
+    members: list[_Mapped]
+    first: list[_Mapped]
+    axis: Axis
+    foreign: list[_Mapped]
+    next: int = 0
+    alive: dict[int, int] = field(default_factory=dict)
+    is_open: bool = False
+
+
+class Elements:
+    """The elements of one run's mapped nodes, as nodes of a ready set.
+
+    A mapped node itself is a node of the ready set that no task is sent for: it starts when the
+    lists that it maps over are there, and ends when all of its elements have ended.
+
+    ``limit``: how many nodes may run at once. ``room``: positions of a group that may exist at
+    once. ``keeps``: whether whole lists are kept of keys that no node takes whole.
+    """
+
+    def __init__(
+        self,
+        plan: ElementPlan,
+        ready: ReadySet[Any],
+        caller: Caller,
+        *,
+        priority: Mapping[DAGNode, float],
+        producers: Collection[str],
+        limit: int | None,
+        keeps: bool,
+    ) -> None:
+        self._plan = plan
+        self._ready = ready
+        self._caller = caller
+        self._keeps = keeps
+        self._limit = math.inf if limit is None else limit
+        self._room = 2 * self._limit
+        self._lists: dict[str, list[Any]] = {}
+        self._source_keys = plan.lists()
+        self._rows: dict[str, dict[int, Any]] = {}
+        self._mapped: dict[DAGNode, _Mapped] = {}
+        for node, mapped in plan.mapped.items():
+            gate = None if node.max_parallel is None else Gate(node.max_parallel)
+            counts = any(key in producers for key in mapped.lists)
+            self._mapped[node] = _Mapped(mapped, gate, priority.get(node, 0.0), counts)
+            self._rows.update((key, {}) for key in node.outputs)
+        self._groups = [self._group(members) for members in plan.groups]
+        self._read_later = {
+            other
+            for mapped in plan.mapped.values()
+            for other in mapped.by_element.values()
+            if plan.mapped[other].group != mapped.group
+        }
+        self.has_more = False
+        """Whether ``pop`` has stopped early, and is to be called again."""
+
+    def _group(self, members: Sequence[MappedNode]) -> _Group:
+        own = {mapped.node for mapped in members}
+        all_taken = {o: None for mapped in members for o in mapped.by_element.values()}
+        first = [m for m in members if own.isdisjoint(m.by_element.values())]
+        return _Group(
+            [self._mapped[m.node] for m in members],
+            [self._mapped[m.node] for m in first],
+            members[0].axis,
+            [self._mapped[other] for other in all_taken if other not in own],
+        )
+
+    # Lists
+
+    def check(self, values: Mapping[str, Any], keys: Iterable[str], of: DAGNode) -> None:
+        """Take the lists that are mapped over among what a node gives under these keys.
+
+        Raises ``OutputShapeError`` if one cannot be mapped over.
+        """
+        for key in keys:
+            if key in self._source_keys:
+                items = as_list(values[key])
+                if items is None:
+                    raise OutputShapeError(
+                        f"node {of.task_name!r} gives {key!r}, which is mapped over, as a "
+                        f"{type(values[key]).__name__}; return a list",
+                        task_name=of.task_name,
+                    )
+                self._lists[key] = items
+
+    def take_inputs(self, values: Mapping[str, Any]) -> None:
+        """Take the lists that are mapped over among the inputs of the run.
+
+        Raises ``InputError`` if one cannot be mapped over.
+        """
+        for key in self._source_keys:
+            if key in values:
+                items = as_list(values[key])
+                if items is None:
+                    raise InputError(
+                        f"the run was given {key!r}, which is mapped over, as a "
+                        f"{type(values[key]).__name__}; give it a list",
+                        keys=[key],
+                    )
+                self._lists[key] = items
+
+    # What elements ask
+
+    def inputs(self, element: Element, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs of an element by key. A key without a value is left out."""
+        plan, index = self._mapped[element.node].plan, element.index
+        found = {key: values[key] for key in plan.whole_keys if key in values}
+        for key in plan.lists:
+            found[key] = self._lists[key][index]
+        for key in plan.by_element:
+            row = self._rows[key]
+            if index in row:
+                found[key] = row[index]
+        return found
+
+    def store(self, element: Element, result: Any, stored: Mapping[str, Any]) -> None:
+        """Put what an element gives into the rows of its keys."""
+        for key, value in stored.items():
+            self._rows[key][element.index] = value
+        if self._keeps and len(stored) > 1:
+            self._mapped[element.node].returned[element.index] = result
+
+    def dependencies(self, element: Element) -> list[str]:
+        """The names of what an element depends on."""
+        plan = self._mapped[element.node].plan
+        by_element = dict.fromkeys(plan.by_element.values())
+        return [
+            *(other.task_name for other in plan.whole),
+            *(f"{other.task_name}[{element.index}]" for other in by_element),
+        ]
+
+    def returned(self, node: DAGNode) -> dict[int, Any]:
+        """What a node's tasks have returned so far, by position."""
+        outputs = node.outputs
+        return self._rows[outputs[0]] if len(outputs) == 1 else self._mapped[node].returned
+
+    def row(self, key: str) -> dict[int, Any]:
+        """The values of a mapped node's key, by position, as far as they are kept."""
+        return self._rows[key]
+
+    def length(self, node: DAGNode) -> int:
+        """The number of a node's elements."""
+        return self._length(self._mapped[node].plan.axis)
+
+    # Which node is next
+
+    def pop(self) -> Any:
+        """Start the next node or element. ``None`` if none may start now."""
+        self.has_more = False
+        for _ in range(LET_IN_AT_ONCE):
+            self._let_in_the_last()
+            node = self._ready.pop()
+            if node is None:
+                if not self._let_in_one():
+                    return None
+            elif node in self._mapped:
+                self._ready.suspend(node)
+                self._open(self._mapped[node])
+            else:
+                return node
+        self.has_more = True
+        return None
+
+    def ended(self, element: Element) -> None:
+        """An element has ended, and the ready set has been told so."""
+        mapped, index = self._mapped[element.node], element.index
+        outcome = self._ready.outcome(element)
+        del mapped.pending[index]
+        self._ready.forget(element)
+        self._note_end(mapped, index, outcome)
+
+    def _open(self, mapped: _Mapped) -> None:
+        """The lists of a node's axis are there."""
+        mapped.is_open = True
+        self._caller.known(mapped.plan.node, self._length(mapped.plan.axis))
+        group = self._groups[mapped.plan.group]
+        group.is_open = all(member.is_open for member in group.members)
+        if group.is_open:
+            for member in group.members:
+                self._gather_if_ended(member)
+
+    def _let_in_the_last(self) -> None:
+        """Let in the last positions of an axis before others go on, so that all end together.
+
+        Without a limit there is nothing to choose between.
+        """
+        if self._limit == math.inf or self._ready.is_full:
+            return
+        for group in self._groups:
+            while (
+                group.is_open and 0 < self._left(group) <= self._limit and self._may_let_in(group)
+            ):
+                self._let_in(group)
+
+    def _let_in_one(self) -> bool:
+        """Let in one more position, of the last group that has one. ``False`` if there is none."""
+        if self._ready.is_full:
+            return False
+        for group in reversed(self._groups):
+            if group.is_open and self._left(group) > 0 and self._may_let_in(group):
+                self._let_in(group)
+                return True
+        return False
+
+    def _left(self, group: _Group) -> int:
+        """How many positions are still to be let in."""
+        return self._length(group.axis) - group.next
+
+    def _length(self, axis: Axis) -> int:
+        if isinstance(axis, str):
+            return len(self._lists[axis])
+        return min(map(self._length, axis))
+
+    def _is_even(self, axis: Axis) -> bool:
+        if isinstance(axis, str):
+            return True
+        return len(set(map(self._length, axis))) == 1 and all(map(self._is_even, axis))
+
+    def _may_let_in(self, group: _Group) -> bool:
+        return (
+            len(group.alive) < self._room
+            and all(other.let_in > group.next for other in group.foreign)
+            and any(map(self._could_start, group.first))
+        )
+
+    def _could_start(self, mapped: _Mapped) -> bool:
+        """Whether an element of a node might start at once if it were let in."""
+        if mapped.gate is not None and not mapped.gate.is_open:
+            return False
+        return mapped.plan.node.join == "any" or all(map(self._ready.has_ended, mapped.plan.whole))
+
+    def _let_in(self, group: _Group) -> None:
+        index = group.next
+        group.next += 1
+        group.alive[index] = len(group.members)
+        never_run: list[Element] = []
+        for mapped in group.members:
+            mapped.let_in += 1
+            element = Element(mapped.plan.node, index, self)
+            if self._caller.restored(element):
+                self._note_end(mapped, index, COMPLETED)
+            elif not self._add(element, mapped):
+                never_run.append(element)
+        if never_run:
+            self._caller.skip(never_run)
+
+    def _add(self, element: Element, mapped: _Mapped) -> bool:
+        index = element.index
+        pending: list[Any] = list(mapped.plan.whole)
+        ended = [COMPLETED] if mapped.counts_as_completed else []
+        for node in mapped.plan.by_element.values():
+            other = self._mapped[node]
+            if index in other.pending:
+                pending.append(other.pending[index])
+            else:
+                ended.append(other.outcomes.get(index, COMPLETED))
+        mapped.pending[index] = element
+        return self._ready.add(
+            element,
+            pending,
+            mapped.priority,
+            mapped.plan.node.join,
+            ended=ended,
+            gate=mapped.gate,
+        )
+
+    def _note_end(self, mapped: _Mapped, index: int, outcome: int) -> None:
+        group = self._groups[mapped.plan.group]
+        mapped.ended += 1
+        if outcome != COMPLETED:
+            mapped.outcomes[index] = outcome
+            mapped.has_failures = mapped.has_failures or outcome == FAILED
+        group.alive[index] -= 1
+        if not group.alive[index]:
+            del group.alive[index]
+            self._release(group, index)
+        self._gather_if_ended(mapped)
+
+    def _release(self, group: _Group, index: int) -> None:
+        """Drop the values at a position that nobody will ask for any more."""
+        for mapped in group.members:
+            node = mapped.plan.node
+            if node not in self._read_later:
+                mapped.outcomes.pop(index, None)
+                for key in node.outputs:
+                    if not self._keeps and key not in self._plan.gathered:
+                        self._rows[key].pop(index, None)
+
+    def _gather_if_ended(self, mapped: _Mapped) -> None:
+        plan = mapped.plan
+        length = self._length(plan.axis)
+        if mapped.ended < length or not self._groups[plan.group].is_open:
+            return
+        is_even = self._is_even(plan.axis)
+        if plan.zips and not is_even:
+            self._caller.uneven(plan.node, self._uneven_error(plan))
+        self._caller.gathered(plan.node, is_whole=is_even and not mapped.has_failures)
+
+    def _uneven_error(self, plan: MappedNode) -> OutputShapeError:
+        lengths = {key: len(self._lists[key]) for key in plan.lists}
+        lengths |= {key: self.length(node) for key, node in plan.by_element.items()}
+        listed = ", ".join(f"{key!r} has {length}" for key, length in lengths.items())
+        return OutputShapeError(
+            f"node {plan.node.task_name!r} maps over lists together that differ in length: "
+            f"{listed}; give them the same length",
+            task_name=plan.node.task_name,
+        )
+
+
+def as_list(value: Any) -> list[Any] | None:
+    """The elements of a list, a tuple or an array, over which a node may map. Otherwise ``None``.
+
+    Text, mappings and sets are no lists: to map over them is nearly always a mistake.
+    """
+    if isinstance(value, (str, bytes, bytearray, memoryview, Mapping, AbstractSet)):
+        return None
+    try:
+        return list(value)
+    except TypeError:  # it is not iterable, as an array without dimensions is not
+        return None

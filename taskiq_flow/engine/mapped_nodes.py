@@ -1,0 +1,143 @@
+"""The mapped nodes of one run: what becomes of their elements, and the lists that these give."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from taskiq_flow.dataflow.elements import Element, Elements
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.ready_set import ReadySet
+from taskiq_flow.engine.run_spec import RunSpec
+from taskiq_flow.engine.run_state import RunState
+from taskiq_flow.errors import OutputShapeError
+from taskiq_flow.events import ElementsKnown, Event, NodeFailure, NodeSkipped
+
+Missing = NodeFailure | NodeSkipped
+
+
+class MappedNodes:
+    """Lets elements in, and gathers what they give into the values of their nodes.
+
+    ``restore``: stores an element that an earlier engine has completed, if one has. ``skip``: nodes
+    that never run. ``fail``: a node that has failed by itself. ``deliver``: gives the reader a
+    node's value. ``tell``: tells listeners an event.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec[Any],
+        ready: ReadySet[Any],
+        state: RunState[Any],
+        *,
+        limit: int | None,
+        collects: bool,
+        restore: Callable[[Element], bool],
+        skip: Callable[[Sequence[Any]], None],
+        fail: Callable[[DAGNode, BaseException], None],
+        deliver: Callable[[Any, Any], None],
+        tell: Callable[[Event], None],
+        advance: Callable[[], None],
+    ) -> None:
+        if spec.elements is None:
+            raise ValueError("no node of the run is mapped")
+        self._spec = spec
+        self._plan = spec.elements
+        self._ready = ready
+        self._state = state
+        self._collects = collects
+        self._restore = restore
+        self._skip = skip
+        self._fail = fail
+        self._deliver = deliver
+        self._tell = tell
+        self._advance = advance
+        self._loop = asyncio.get_running_loop()
+        self._missing: dict[DAGNode, dict[int, Missing]] = {}  # if these are collected
+        self._uneven: set[DAGNode] = set()
+        self._elements = Elements(
+            self._plan,
+            ready,
+            self,
+            priority=spec.priority,
+            producers={key for node in spec.nodes for key in node.outputs},
+            limit=limit,
+            keeps=spec.items != "only",
+        )
+        self._elements.take_inputs(spec.inputs)
+        state.elements = self._elements
+
+    # For the run
+
+    def pop(self) -> Any:
+        """Start the next node. ``None`` if none may start now."""
+        node = self._elements.pop()
+        if node is None and (self._elements.has_more or self._ready.exhausted):
+            self._loop.call_soon(self._advance)
+        return node
+
+    def inputs(self, node: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The inputs of a node by key. ``values``: of the nodes that are whole."""
+        if node.join == "ended" and self._state.partial:
+            values = {**values, **self._state.partial}
+        return node.inputs(values) if isinstance(node, Element) else values
+
+    def store(self, node: Any, value: Any, values: dict[str, Any]) -> None:
+        """Store what a node gives. Raises ``OutputShapeError``, with ``values`` unchanged."""
+        if isinstance(node, Element):
+            node.store(value, values)
+            return
+        stored: dict[str, Any] = {}
+        node.store(value, stored)
+        self._elements.check(stored, node.outputs, node)
+        values.update(stored)
+
+    def ended(self, element: Element) -> None:
+        """An element has ended, and the ready set has been told so."""
+        self._elements.ended(element)
+
+    def missing(self, element: Element, what: Missing) -> None:
+        """Under ``"collect"``, an element has failed, or was skipped because of a failure."""
+        self._missing.setdefault(element.node, {})[element.index] = what
+
+    # For the elements
+
+    def restored(self, element: Element) -> bool:
+        """Store what an earlier engine has completed."""
+        return self._restore(element)
+
+    def skip(self, elements: Sequence[Element]) -> None:
+        """Elements that never run, because of what they depend on."""
+        self._skip(elements)
+
+    def known(self, node: DAGNode, count: int) -> None:
+        """A node maps over so many elements."""
+        self._tell(ElementsKnown(self._state.run_id, self._loop.time(), node.task_name, count))
+
+    def uneven(self, node: DAGNode, error: OutputShapeError) -> None:
+        """A node takes lists together that differ in length."""
+        self._uneven.add(node)
+        self._fail(node, error)
+
+    def gathered(self, node: DAGNode, *, is_whole: bool) -> None:
+        """All elements of a node have ended: its lists are as whole as they will be."""
+        store = self._state.values if is_whole else self._state.partial
+        if self._spec.items != "only" or not self._plan.gathered.isdisjoint(node.outputs):
+            for key in node.outputs:
+                store[key] = _in_order(self._elements.row(key))
+        self._state.sort_failures(node.task_name)
+        is_given = is_whole or (self._collects and node not in self._uneven)
+        if self._spec.items != "only" and is_given:
+            missing = self._missing.pop(node, {})
+            self._deliver(node, _in_order({**self._elements.returned(node), **missing}))
+        if is_whole:
+            never_run = self._ready.complete(node)
+        else:
+            self._state.incomplete.add(node.task_name)
+            never_run = self._ready.fail(node)
+        self._skip(never_run)
+
+
+def _in_order(row: Mapping[int, Any]) -> list[Any]:
+    return [row[index] for index in sorted(row)]
