@@ -252,11 +252,11 @@ def graphs(draw: st.DrawFn) -> Graph:
         own = tuple(draw(st.lists(st.sampled_from(keys), min_size=0, max_size=3, unique=True)))
         mappable = [key for key in own if key in can_be_mapped]
         map_over: tuple[str, ...] = ()
-        if mappable and draw(st.integers(0, 3)):
-            most = draw(st.sampled_from([1, 1, 2, 3]))
-            map_over = tuple(mappable[:most])
-        names = st.sampled_from([node.name for node in nodes])
-        after = draw(st.lists(names, max_size=1)) if nodes else []
+        if len(mappable) > 0 and draw(st.integers(0, 3)):
+            map_over = tuple(mappable[: draw(st.integers(1, 3))])
+        after: list[str] = []
+        if len(nodes) > 0 and draw(st.booleans()):
+            after.append(draw(st.sampled_from(nodes)).name)
         node = Node(
             name,
             own,

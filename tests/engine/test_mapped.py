@@ -1,0 +1,513 @@
+"""Nodes that map: what their elements are given, when they run, and what becomes of failures."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import (
+    BindingError,
+    ConfigurationError,
+    DAGBuilder,
+    DAGNode,
+    ElementsKnown,
+    ExecutionEngine,
+    Failure,
+    GraphChangedError,
+    GraphError,
+    InputError,
+    Item,
+    MemoryJournal,
+    NodeCompleted,
+    NodeFailedError,
+    NodeFailure,
+    NodeSkipped,
+    OutputShapeError,
+    RunCancelledError,
+    RunFailedError,
+    RunTimeoutError,
+)
+from taskiq_flow.dataflow.dag import DAG
+from tests.recording import Recorder
+from tests.virtual_clock import virtual_loop, virtually
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def add(left: Any, right: Any) -> Any:
+    return left + right
+
+
+def fail_at(*numbers: int) -> Any:
+    def task(number: int) -> int:
+        if number in numbers:
+            raise ValueError(f"no {number}")
+        return number
+
+    return task
+
+
+def after(*seconds: float) -> Any:
+    """A task that takes as many seconds as its number says, and gives the number."""
+
+    async def task(number: int) -> int:
+        await asyncio.sleep(seconds[number])
+        return number
+
+    return task
+
+
+def mapped(task: Any = double, key: str = "numbers", **options: Any) -> DAGBuilder:
+    return DAGBuilder().node(task, name="m", inputs=[key], map_over=key, **options)
+
+
+def engine_of(builder: DAGBuilder | DAG, **options: Any) -> ExecutionEngine:
+    dag = builder if isinstance(builder, DAG) else builder.build()
+    return ExecutionEngine(InMemoryBroker(), dag, **options)
+
+
+# What is given
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [[1, 2, 3], (1, 2, 3), range(1, 4), np.array([1, 2, 3])],
+    ids=lambda n: type(n).__name__,
+)
+async def test_a_node_maps_over_what_can_be_listed(numbers: Any) -> None:
+    assert await engine_of(mapped()).execute({"numbers": numbers}) == {"m": [2, 4, 6]}
+
+
+async def test_an_empty_list_gives_one_and_who_takes_it_whole_runs() -> None:
+    builder = mapped().node(sum, name="total", inputs=["m"])
+    assert await engine_of(builder).execute({"numbers": []}) == {"m": [], "total": 0}
+
+
+async def test_other_keys_are_passed_whole() -> None:
+    builder = DAGBuilder()
+    builder.node(lambda one, all_: (one, all_), name="m", inputs=["xs", "ys"], map_over="xs")
+    results = await engine_of(builder).execute({"xs": [1, 2], "ys": [3]})
+    assert results == {"m": [(1, [3]), (2, [3])]}
+
+
+async def test_keys_are_taken_together_by_position() -> None:
+    builder = DAGBuilder().node(add, name="m", inputs=["xs", "ys"], map_over=["xs", "ys"])
+    assert await engine_of(builder).execute({"xs": [1, 2], "ys": [3, 4]}) == {"m": [4, 6]}
+
+
+async def test_several_outputs_give_a_list_each_and_the_pair_is_what_was_returned() -> None:
+    builder = DAGBuilder().node(
+        lambda n: (n, -n), name="m", inputs=["ns"], outputs=["plus", "minus"], map_over="ns"
+    )
+    builder.node(lambda plus, minus: (plus, minus), name="whole")
+    engine = engine_of(builder)
+    results = await engine.execute({"ns": [1, 2]})
+    assert results == {"plus": [1, 2], "minus": [-1, -2], "whole": ([1, 2], [-1, -2])}
+    pairs = [pair async for pair in engine.execute_async({"ns": [1, 2]})]
+    assert pairs[0] == ("m", [(1, -1), (2, -2)])
+
+
+async def test_a_reader_cannot_change_what_later_elements_are_given() -> None:
+    builder = mapped(lambda number: [number]).node(
+        lambda one: one, name="n", inputs=["m"], map_over="m"
+    )
+    seen: dict[str, list[Any]] = {}
+    async for name, item in engine_of(builder, max_parallel=1).execute_async(
+        {"numbers": [1, 2]}, items="only"
+    ):
+        item.value.append("changed")
+        seen.setdefault(name, []).append(item.value[:-1])
+    assert seen == {"m": [[1], [2]], "n": [[1], [2]]}
+
+
+async def test_items_are_yielded_instead_of_lists_or_beside_them() -> None:
+    engine = engine_of(mapped().node(sum, name="total", inputs=["m"]), max_parallel=1)
+    items = [("m", Item(0, 2)), ("m", Item(1, 4))]
+    inputs = {"numbers": [1, 2]}
+    both = [pair async for pair in engine.execute_async(inputs, items=True)]
+    assert both == [*items, ("m", [2, 4]), ("total", 6)]
+    assert [p async for p in engine.execute_async(inputs, items="only")] == [*items, ("total", 6)]
+    with pytest.raises(ValueError, match="items is 'all'; give True, False or 'only'"):
+        engine.execute_async(inputs, items="all")  # type: ignore[arg-type]
+
+
+# When they run
+
+
+@virtually
+async def test_no_map_of_a_chain_waits_for_another() -> None:
+    builder = mapped(after(5.0, 1.0)).node(after(1.0, 1.0), name="n", inputs=["m"], map_over="m")
+    ends = {}
+    async for name, item in engine_of(builder).execute_async({"numbers": [0, 1]}, items="only"):
+        ends[name, item.index] = virtual_loop().time()
+    assert ends == {("m", 1): 1.0, ("n", 1): 2.0, ("m", 0): 5.0, ("n", 0): 6.0}
+
+
+@virtually
+async def test_under_a_limit_elements_that_have_begun_go_first() -> None:
+    seconds = [1.0] * 9
+    builder = mapped(after(*seconds)).node(after(*seconds), name="n", inputs=["m"], map_over="m")
+    recorder = Recorder()
+    engine = engine_of(builder, max_parallel=2, listeners=[recorder])
+    await engine.execute({"numbers": list(range(9))})
+    names = [event.task_name for event in recorder.of(NodeCompleted)]
+    assert names[:8] == ["m[0]", "m[1]", "n[0]", "n[1]", "m[2]", "m[3]", "n[2]", "n[3]"]
+
+
+@virtually
+async def test_the_last_elements_of_a_list_start_first() -> None:
+    """So that all chains end together: the long ones are not begun last."""
+    builder = mapped(after(1.0, 1.0, 1.0, 1.0)).node(
+        after(1.0, 1.0, 1.0, 1.0), name="n", inputs=["m"], map_over="m"
+    )
+    recorder = Recorder()
+    engine = engine_of(builder, max_parallel=2, listeners=[recorder])
+    await engine.execute({"numbers": list(range(4))})
+    names = [event.task_name for event in recorder.of(NodeCompleted)]
+    assert names == ["m[0]", "m[1]", "m[2]", "m[3]", "n[0]", "n[1]", "n[2]", "n[3]"]
+
+
+@virtually
+async def test_a_node_has_a_limit_of_its_own() -> None:
+    running, most = 0, 0
+
+    async def task(number: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(1)
+        running -= 1
+        return number
+
+    await engine_of(mapped(task, max_parallel=3)).execute({"numbers": list(range(10))})
+    assert (most, virtual_loop().time()) == (3, 4.0)
+
+
+@virtually
+async def test_a_limit_of_its_own_holds_up_no_other_node() -> None:
+    builder = mapped(after(*[1.0] * 4), max_parallel=1)
+    builder.node(after(*[1.0] * 4), name="n", inputs=["numbers"], map_over="numbers")
+    ends = {}
+    engine = engine_of(builder)
+    async for name, item in engine.execute_async({"numbers": list(range(4))}, items="only"):
+        ends[name, item.index] = virtual_loop().time()
+    assert [ends["n", index] for index in range(4)] == [1.0] * 4
+    assert [ends["m", index] for index in range(4)] == [1.0, 2.0, 3.0, 4.0]
+
+
+async def test_only_as_many_elements_exist_as_there_is_room_for() -> None:
+    alive: set[int] = set()
+    most = 0
+
+    async def first(number: int) -> int:
+        nonlocal most
+        alive.add(number)
+        most = max(most, len(alive))
+        return number
+
+    async def last(number: int) -> None:
+        alive.discard(number)
+
+    builder = mapped(first).node(last, name="n", inputs=["m"], map_over="m")
+    await engine_of(builder, max_parallel=4).execute({"numbers": range(100)})
+    assert most <= 8
+
+
+@virtually
+async def test_a_pass_after_a_gather_takes_the_elements_once_more() -> None:
+    builder = mapped().node(sum, name="total", inputs=["m"])
+    builder.node(lambda one, total: one / total, name="n", inputs=["m", "total"], map_over="m")
+    for limit in (None, 1):
+        results = await engine_of(builder, max_parallel=limit).execute({"numbers": [1, 3]})
+        assert results["n"] == [0.25, 0.75]
+
+
+@virtually
+async def test_an_ordering_edge_waits_for_all_elements() -> None:
+    async def now() -> float:
+        return virtual_loop().time()
+
+    dag = mapped(after(1.0, 3.0)).node(now, name="last").build()
+    dag.add_edge("m", "last")
+    assert (await engine_of(dag).execute({"numbers": [0, 1]}))["last"] == 3.0
+
+
+# Failures
+
+
+async def test_a_failure_names_its_element_and_carries_what_was_gathered() -> None:
+    engine = engine_of(mapped(fail_at(2)), max_parallel=1)
+    with pytest.raises(NodeFailedError, match=r"node 'm\[1\]' failed in attempt 1") as caught:
+        await engine.execute({"numbers": [1, 2, 3]})
+    assert caught.value.task_name == "m[1]"
+    assert caught.value.results == {"m[0]": 1}
+    assert list(caught.value.failures) == ["m[1]"]
+
+
+async def test_other_elements_go_on_and_who_takes_the_list_is_skipped() -> None:
+    builder = mapped(fail_at(2)).node(double, name="n", inputs=["m"], map_over="m")
+    builder.node(sum, name="total", inputs=["n"])
+    with pytest.raises(RunFailedError) as caught:
+        await engine_of(builder, on_error="continue").execute({"numbers": [1, 2, 3]})
+    assert caught.value.results == {"m[0]": 1, "m[2]": 3, "n[0]": 2, "n[2]": 6}
+    assert caught.value.skipped == ["total", "n[1]"]
+
+
+async def test_collected_failures_stand_in_the_list() -> None:
+    builder = mapped(fail_at(2)).node(double, name="n", inputs=["m"], map_over="m")
+    builder.node(sum, name="total", inputs=["n"])
+    results = await engine_of(builder, on_error="collect").execute({"numbers": [1, 2, 3]})
+    assert results["m"][::2] == [1, 3]
+    assert isinstance(results["m"][1], NodeFailure)
+    assert (results["m"][1].task_name, results["m"][1].index) == ("m[1]", 1)
+    assert isinstance(results["n"][1], NodeSkipped)
+    assert results["n"][1].because_of == ("m[1]",)
+    assert results["total"].because_of == ("n",)
+    assert results["total"].reason == "failure"
+
+
+async def test_what_a_condition_skips_is_missing_and_no_failure() -> None:
+    builder = DAGBuilder().node(
+        double, name="m", inputs=["xs"], map_over="xs", when=lambda xs: xs != 2
+    )
+    builder.node(double, name="n", inputs=["m"], map_over="m").node(sum, name="t", inputs=["n"])
+    results = await engine_of(builder).execute({"xs": [1, 2, 3]})
+    assert results == {"m": [2, 6], "n": [4, 12], "t": 16}
+
+
+async def test_the_failures_of_a_map_can_be_taken() -> None:
+    builder = mapped(fail_at(3, 1))
+    builder.node(
+        lambda m=None, failures=(): (m, failures),
+        name="report",
+        inputs={"m": "m", "failures": "m.failures"},
+        join="ended",
+    )
+    results = await engine_of(builder, on_error="collect").execute({"numbers": [1, 2, 3]})
+    given, failures = results["report"]
+    assert given == [2]
+    assert failures == [
+        Failure("m", 0, "ValueError", "no 1"),
+        Failure("m", 2, "ValueError", "no 3"),
+    ]
+
+
+async def test_each_element_is_tried_again_and_falls_back_by_itself() -> None:
+    calls: list[int] = []
+
+    def flaky(number: int) -> int:
+        calls.append(number)
+        if number == 2:
+            raise ValueError
+        return number
+
+    results = await engine_of(mapped(flaky, retry=2, fallback=-1)).execute({"numbers": [1, 2, 3]})
+    assert results == {"m": [1, -1, 3]}
+    assert sorted(calls) == [1, 2, 2, 3]
+
+
+async def test_elements_with_the_same_inputs_are_computed_once_with_a_cache() -> None:
+    calls: list[int] = []
+
+    def noted(number: int) -> int:
+        calls.append(number)
+        return number
+
+    results = await engine_of(mapped(noted, cache=True)).execute({"numbers": [1, 2, 1, 1]})
+    assert results == {"m": [1, 2, 1, 1]}
+    assert sorted(calls) == [1, 2]
+
+
+async def test_a_list_that_never_came_to_be_skips_its_map_once() -> None:
+    builder = DAGBuilder().node(fail_at(0), name="numbers", inputs=["number"])
+    builder.node(double, name="m", inputs=["numbers"], map_over="numbers")
+    builder.node(double, name="n", inputs=["m"], map_over="m")
+    recorder = Recorder()
+    engine = engine_of(builder, on_error="collect", listeners=[recorder])
+    results = await engine.execute({"number": 0})
+    assert isinstance(results["m"], NodeSkipped)
+    assert isinstance(results["n"], NodeSkipped)
+    assert [event.task_name for event in recorder.of(NodeSkipped)] == ["m", "n"]
+
+
+@pytest.mark.parametrize("given", ["text", b"bytes", {"a": 1}, {1, 2}, 7, None, np.array(7)])
+async def test_what_is_no_list_fails_the_node_that_gave_it(given: Any) -> None:
+    builder = DAGBuilder().node(lambda: given, name="numbers")
+    builder.node(double, name="m", inputs=["numbers"], map_over="numbers")
+    with pytest.raises(NodeFailedError) as caught:
+        await engine_of(builder, type_check="off").execute()
+    assert caught.value.task_name == "numbers"
+    assert isinstance(caught.value.__cause__, OutputShapeError)
+    assert "gives 'numbers', which is mapped over, as a" in str(caught.value)
+
+
+async def test_a_node_that_gave_no_list_is_tried_again() -> None:
+    answers = iter(["text", [1]])
+    builder = DAGBuilder().node(lambda: next(answers), name="numbers", retry=2)
+    builder.node(double, name="m", inputs=["numbers"], map_over="numbers")
+    assert (await engine_of(builder).execute())["m"] == [2]
+
+
+@pytest.mark.parametrize("given", ["text", {"a": 1}, 7, None])
+async def test_an_input_that_is_no_list_is_refused_before_anything_runs(given: Any) -> None:
+    calls: list[int] = []
+    builder = mapped().node(lambda: calls.append(1), name="other")
+    with pytest.raises(InputError, match="the run was given 'numbers', which is mapped over"):
+        await engine_of(builder).execute({"numbers": given})
+    assert calls == []
+
+
+async def test_lists_of_different_length_fail_the_node_that_takes_them_together() -> None:
+    builder = DAGBuilder().node(add, name="m", inputs=["xs", "ys"], map_over=["xs", "ys"])
+    builder.node(sum, name="total", inputs=["m"])
+    inputs = {"xs": [1, 2], "ys": [3, 4, 5]}
+    with pytest.raises(
+        NodeFailedError, match="'xs' has 2, 'ys' has 3; give them the same"
+    ) as caught:
+        await engine_of(builder).execute(inputs)
+    assert caught.value.task_name == "m"
+    assert caught.value.results == {"m[0]": 4, "m[1]": 6}
+    results = await engine_of(builder, on_error="collect").execute(inputs)
+    assert isinstance(results["m"], NodeFailure)
+    assert results["total"].because_of == ("m",)
+
+
+@virtually
+async def test_cancelling_ends_all_elements() -> None:
+    ended = 0
+
+    async def task(number: int) -> int:
+        nonlocal ended
+        try:
+            await asyncio.sleep(100)
+        finally:
+            ended += 1
+        return number
+
+    engine = engine_of(mapped(task))
+    run = asyncio.ensure_future(engine.execute({"numbers": range(20)}))
+    await asyncio.sleep(1)
+    engine.cancel()
+    with pytest.raises(RunCancelledError):
+        await run
+    assert (ended, virtual_loop().time()) == (20, 1.0)
+
+
+@virtually
+async def test_a_run_that_takes_too_long_names_elements() -> None:
+    engine = engine_of(mapped(after(9.0, 0.0), max_parallel=1), run_timeout=1.0)
+    with pytest.raises(RunTimeoutError, match=r"in progress were 'm\[0\]'"):
+        await engine.execute({"numbers": [0, 1]})
+
+
+# Declaring
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"map_over": "number"}, BindingError, "did you mean 'numbers'"),
+        ({"map_over": []}, ValueError, "map_over of node 'm' is empty"),
+        ({"map_over": ["numbers", "numbers"]}, ValueError, "repeats a key"),
+        ({"map_over": {"numbers"}}, TypeError, "is a set, which has no order"),
+        ({"map_over": {"numbers": 2}}, TypeError, "is a mapping"),
+        ({"map_over": 3}, TypeError, "give a list of keys"),
+        ({"max_parallel": 3}, ValueError, "runs once; give it map_over="),
+        ({"map_over": "numbers", "max_parallel": 0}, ValueError, "max_parallel of node 'm' is 0"),
+        ({"foreach": "numbers"}, TypeError, "map_over="),
+    ],
+)
+def test_mistakes_are_told_when_the_graph_is_built(
+    options: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        DAGBuilder().node(double, name="m", inputs=["numbers"], **options).build()
+
+
+def test_a_name_as_elements_have_is_refused_beside_mapped_nodes() -> None:
+    builder = mapped().node(double, name="m[3]", inputs=["number"])
+    with pytest.raises(GraphError, match=r"node 'm\[3\]' has a name as elements"):
+        builder.build()
+    assert DAGBuilder().node(double, name="m[3]", inputs=["number"]).build()
+
+
+def test_a_key_that_is_mapped_over_is_required() -> None:
+    dag = DAG()
+    dag.add_node(DAGNode(lambda number=1: number, inputs={"number": "ns"}, map_over="ns", name="m"))
+    assert list(dag.plan().required) == ["ns"]
+
+
+async def test_passing_by_reference_is_refused_for_now() -> None:
+    engine = engine_of(mapped(), pass_by="reference")
+    with pytest.raises(ConfigurationError, match="pass_by="):
+        await engine.execute({"numbers": [1]})
+
+
+async def test_events_carry_the_place_of_an_element() -> None:
+    recorder = Recorder()
+    await engine_of(mapped(), listeners=[recorder]).execute({"numbers": [1, 2]})
+    assert [e.count for e in recorder.of(ElementsKnown)] == [2]
+    completed = [(e.task_name, e.index, e.result) for e in recorder.of(NodeCompleted)]
+    assert completed == [("m[0]", 0, 2), ("m[1]", 1, 4)]
+
+
+# Runs that survive
+
+
+async def test_a_resumed_run_computes_no_finished_element_again() -> None:
+    calls: list[int] = []
+
+    def noted(number: int) -> int:
+        calls.append(number)
+        return 2 * number
+
+    builder = mapped(noted).node(sum, name="total", inputs=["m"])
+    engine = engine_of(builder, journal=MemoryJournal(), max_parallel=1)
+    stream = engine.execute_async({"numbers": [1, 2, 3]}, run_id="r", items=True)
+    async for _, item in stream:
+        if item.index == 1:
+            break
+    await stream.aclose()
+    first = list(calls)
+    results = [pair async for pair in engine.resume("r")]
+    assert results == [("m", [2, 4, 6]), ("total", 12)]
+    assert first[:2] == [1, 2]
+    assert len(calls) <= len(first) + 1
+
+
+async def test_rerunning_a_map_computes_all_of_its_elements_again(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def noted(number: int) -> int:
+        calls.append(number)
+        return number
+
+    builder = mapped(noted)
+    engine = engine_of(builder.node(sum, name="t", inputs=["m"]), journal=tmp_path / "runs.db")
+    await engine.execute({"numbers": [1, 2]}, run_id="r")
+    pairs = [pair async for pair in engine.rerun("r", ["t"])]
+    assert pairs == [("m", [1, 2]), ("t", 3)]
+    assert calls == [1, 2]
+    await asyncio.wait_for(_read(engine.rerun("r", ["m"])), 10)
+    assert sorted(calls) == [1, 1, 2, 2]
+    await engine.journal.aclose()
+
+
+async def _read(stream: Any) -> None:
+    async for _ in stream:
+        pass
+
+
+async def test_a_run_is_not_resumed_with_another_mapping() -> None:
+    journal = MemoryJournal()
+    plain = DAGBuilder().node(len, name="m", inputs=["numbers"])
+    await engine_of(plain, journal=journal).execute({"numbers": [1]}, run_id="r")
+    with pytest.raises(GraphChangedError, match="changed: m"):
+        await _read(engine_of(mapped(len), journal=journal).resume("r"))
