@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, Literal
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,14 +28,17 @@ from taskiq_flow.engine.run_spec import Items
 from tests.virtual_clock import run_virtually
 
 POLICIES: st.SearchStrategy[OnError] = st.sampled_from(["raise", "continue", "collect"])
+GivenAs = Literal["list", "iterator", "async"]
+GIVEN_AS: st.SearchStrategy[GivenAs] = st.sampled_from(["list", "iterator", "async"])
 ITEMS: st.SearchStrategy[Items] = st.sampled_from([False, True, "only"])
 
 
 class Seen:
     """What a reader gets of a run."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, given_as: GivenAs = "list") -> None:
         self.stage = Stage(graph)
+        self.given_as = given_as
         self.values: dict[str, Any] = {}
         self.items: dict[str, dict[int, Any]] = {}
         self.error: RunError | None = None
@@ -47,11 +51,21 @@ class Seen:
                 InMemoryBroker(), self.stage.dag(), limit, on_error=on_error, type_check="off"
             )
             try:
-                async for name, value in engine.execute_async(self.stage.graph.lists, items=items):
+                async for name, value in engine.execute_async(self.inputs(), items=items):
                     self.take(name, value)
                     await asyncio.sleep(reading)
             except RunError as error:
                 self.error = error
+
+    def inputs(self) -> dict[str, Any]:
+        """The lists of the run. One that no node takes whole may be given without a length."""
+        graph = self.stage.graph
+        whole = {key for node in graph.nodes for key in node.keys if key not in node.map_over}
+        mapped = {key for node in graph.nodes for key in node.map_over}
+        return {
+            key: values if key in whole or key not in mapped else as_given(values, self.given_as)
+            for key, values in graph.lists.items()
+        }
 
     def take(self, name: str, value: Any) -> None:
         if isinstance(value, Item):
@@ -64,9 +78,25 @@ class Seen:
             self.values[name] = value
 
 
-def run(graph: Graph, on_error: OnError, limit: int | None, items: Items, reading: int) -> Seen:
+def as_given(values: list[Any], given_as: GivenAs) -> Any:
+    async def slowly() -> AsyncIterator[Any]:
+        for number, value in enumerate(values):
+            await asyncio.sleep(number % 3)
+            yield value
+
+    return {"list": values, "iterator": iter(values), "async": slowly()}[given_as]
+
+
+def run(
+    graph: Graph,
+    on_error: OnError,
+    limit: int | None,
+    items: Items,
+    reading: int,
+    given_as: GivenAs = "list",
+) -> Seen:
     async def main() -> Seen:
-        seen = Seen(graph)
+        seen = Seen(graph, given_as)
         await seen.read(on_error, limit, items, reading)
         return seen
 
@@ -86,12 +116,17 @@ def same(value: Any) -> Any:
     return value
 
 
-@given(graphs(), POLICIES, LIMITS, ITEMS, st.integers(0, 3))
+@given(graphs(), POLICIES, LIMITS, ITEMS, st.integers(0, 3), GIVEN_AS)
 def test_a_run_gives_the_outcomes_of_a_sequential_evaluation(
-    graph: Graph, on_error: OnError, limit: int | None, items: Items, reading: int
+    graph: Graph,
+    on_error: OnError,
+    limit: int | None,
+    items: Items,
+    reading: int,
+    given_as: GivenAs,
 ) -> None:
     expected = Sequential(graph).evaluate()
-    seen = run(graph, on_error, limit, items, reading)
+    seen = run(graph, on_error, limit, items, reading, given_as)
     has_failures = any(o.ending == "failed" for o in expected.whole.values())
     assert (seen.error is not None) == (has_failures and on_error != "collect")
     if on_error == "raise" and has_failures:

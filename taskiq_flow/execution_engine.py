@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from anyio.from_thread import start_blocking_portal
@@ -26,7 +27,7 @@ from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.builder import DAGBuilder
 from taskiq_flow.dataflow.dag import DAG, Order, Plan
 from taskiq_flow.dataflow.fingerprint import with_dependents
-from taskiq_flow.dataflow.inputs import as_inputs, check_inputs
+from taskiq_flow.dataflow.inputs import as_inputs, check_inputs, sources_among
 from taskiq_flow.dataflow.known_classes import ClassesOfTasks
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.options import (
@@ -56,6 +57,7 @@ from taskiq_flow.engine.started import started
 from taskiq_flow.errors import (
     ConfigurationError,
     GraphError,
+    InputConflictError,
     RunCancelledError,
     RunNotFoundError,
     SerializationError,
@@ -294,6 +296,7 @@ class ExecutionEngine:
         replay: bool = True,
         allow_changed: bool = False,
         wait: Seconds = 0.0,
+        inputs: Mapping[str, Any] | None = None,
         items: Items = False,
     ) -> AsyncGenerator[tuple[str, Any], None]:
         """Continue a run of the engine's journal where it stopped, and yield its results.
@@ -306,7 +309,10 @@ class ExecutionEngine:
         ``GraphChangedError`` if it was begun with another graph. ``allow_changed=True`` keeps the
         results of unchanged nodes whose dependencies are unchanged, and runs the other nodes.
         ``wait``: how long to wait for an engine that has the run, as one that was killed has it
-        until its lease expires. Otherwise like ``execute_async``.
+        until its lease expires. ``inputs``: those of a run's inputs that have no length, such as
+        generators. The journal does not have them: they are given once more, from their beginning.
+        If one gives another element in the place of one that was sent, the run ends with
+        ``GraphChangedError``. Otherwise like ``execute_async``.
 
         >>> dag = DAGBuilder().node(lambda: 1, name="a").node(lambda a: a + 1, name="b").build()
         >>> async def main():
@@ -332,6 +338,7 @@ class ExecutionEngine:
             replay=replay,
             allow_changed=allow_changed,
             wait=in_seconds("wait", wait),
+            sources=as_inputs(inputs),
             items=items,
         )
         return self._stream(run_id, again)
@@ -486,9 +493,13 @@ class ExecutionEngine:
         wait: float = 0.0,
         inputs: Mapping[str, Any] | None = None,
         outputs: list[str] | None = None,
+        sources: Mapping[str, Any] = MappingProxyType({}),
         items: Items = False,
     ) -> Run[Any]:
-        """Continue a run of the journal. ``inputs``, ``outputs``: what it must have begun with."""
+        """Continue a run of the journal. ``inputs``, ``outputs``: what it must have begun with.
+
+        ``sources``: inputs that the journal does not have.
+        """
         journal = self._runs.journal
         log: LogWriter[Any] = LogWriter(journal, run_id, self._stored_values)
         await log.acquire(wait)
@@ -496,9 +507,12 @@ class ExecutionEngine:
             restored = await restore_run(journal, run_id)
             log.values = self._stored_values.like(restored.header.serializer)
             if inputs is not None:
-                check_same_inputs(restored, log.values, inputs, outputs)
+                sources = sources_among(inputs, self._dag.plan(), self._settings.max_parallel)
+                stored = {key: value for key, value in inputs.items() if key not in sources}
+                check_same_inputs(restored, log.values, stored, outputs)
             log.prepend(self._runs.adapt_to_graph(restored, allow_changed=allow_changed))
-            spec = replace(self._restored_spec(restored, replay=replay), items=items)
+            spec = self._restored_spec(restored, replay=replay, sources=sources)
+            spec = replace(spec, items=items)
         except BaseException:  # a cancellation too
             await to_the_end(log.release())
             raise
@@ -580,8 +594,10 @@ class ExecutionEngine:
         self._check_types(whole)
         plan = whole if outputs is None else self._dag.plan_for(outputs)
         take = self._settings.isolation()
-        values = {k: _taken_input(take, k, value) for k, value in as_inputs(inputs).items()}
-        check_inputs(values, whole, plan)
+        given = as_inputs(inputs)
+        check_inputs(given, whole, plan)
+        sources = sources_among(given, plan, self._settings.max_parallel)
+        values = {k: _taken_input(take, k, v) for k, v in given.items() if k not in sources}
         of_engine = self._options
         for_all = of_engine != PLAIN_OPTIONS
         return RunSpec(
@@ -591,6 +607,7 @@ class ExecutionEngine:
             priority={} if self._settings.max_parallel is None else plan.priority(self._order),
             failure_keys=plan.failure_keys,
             elements=plan.elements,
+            sources=sources,
             joins=plan.joins(),
             inputs=values,
             options={n: of_engine.of(n, take) for n in plan.order if for_all or n.has_policy},
@@ -664,10 +681,26 @@ class ExecutionEngine:
         owners = {name: self._dag.plan().node_of(name) for name in restored.results}
         return {name: tasks[owner] for name, owner in owners.items() if owner in tasks}
 
-    def _restored_spec(self, restored: RestoredRun, *, replay: bool) -> RunSpec[Any]:
-        """What is left to do of a run."""
+    def _restored_spec(
+        self,
+        restored: RestoredRun,
+        *,
+        replay: bool,
+        sources: Mapping[str, Any] = MappingProxyType({}),
+    ) -> RunSpec[Any]:
+        """What is left to do of a run. ``sources``: inputs that the journal does not have.
+
+        Raises ``InputConflictError`` if the journal has one of them.
+        """
         values = self._stored_values.like(restored.header.serializer)
-        spec = self._spec(load_inputs(restored, values), restored.header.outputs)
+        inputs = load_inputs(restored, values)
+        if known := [key for key in sources if key in inputs]:
+            raise InputConflictError(
+                f"run {restored.run_id!r} has its input {known[0]!r} in the journal; resume it "
+                "without that one",
+                keys=known,
+            )
+        spec = self._spec({**inputs, **sources}, restored.header.outputs)
         tasks = self._restored_tasks(spec, restored)
         backend = self._broker.result_backend
         results = load_results(
@@ -679,7 +712,9 @@ class ExecutionEngine:
                 backend, task_id, return_type_of(tasks[name]), wire_of(self._broker)
             ),
         )
-        earlier = EarlierSessions(results, replay, restored.attempts, restored.in_flight)
+        earlier = EarlierSessions(
+            results, replay, restored.attempts, restored.in_flight, digests=restored.digests
+        )
         return replace(spec, earlier=earlier)
 
 

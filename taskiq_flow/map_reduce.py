@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import math
 import os
@@ -15,7 +14,6 @@ from collections.abc import (
     AsyncIterator,
     Callable,
     Coroutine,
-    Generator,
     Iterable,
     Iterator,
     Mapping,
@@ -23,27 +21,23 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, Generic, TypeVar, overload
 
 import anyio
-from aiostream import pipe, stream
 from anyio.streams.memory import MemoryObjectSendStream
 from taskiq import AsyncBroker, AsyncTaskiqTask, TaskiqResult
 
-from taskiq_flow.cache.key import digest_of
-from taskiq_flow.dataflow.binding import Binding, Task
+from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT, Source
 from taskiq_flow.dataflow.type_check import check_reduction
 from taskiq_flow.dispatch.dispatcher import Dispatcher
 from taskiq_flow.engine.connection import check_readable
 from taskiq_flow.engine.run import new_run_id
-from taskiq_flow.engine.run_spec import RunSpec
-from taskiq_flow.errors import BindingError, GraphChangedError, RunError, TaskiqFlowError, describe
+from taskiq_flow.errors import BindingError, RunError, TaskiqFlowError, describe
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask, Gathered
-from taskiq_flow.journal.history import RestoredRun
 from taskiq_flow.journal.protocol import Journal
 
 T = TypeVar("T")
@@ -54,9 +48,6 @@ _Generator = Callable[..., Iterator[T] | AsyncIterator[T]]
 """A generator function, whose value as a task is the list of its items."""
 
 _Async = Callable[..., Coroutine[Any, Any, T]]
-
-MOST_IN_FLIGHT = 256
-"""Items in flight or unread at most, for a source of unknown length without ``max_parallel``."""
 
 _ITEM = "item"
 
@@ -149,14 +140,20 @@ class MapReduce:
             raise TypeError(f"items is {items!r}; give an iterable or an async iterable")
         node = _map_node(map_func, output)
         _check(broker, node, given=_ITEM)
-        window = max_parallel
-        if window is None and not isinstance(items, Sized):
-            window = MOST_IN_FLIGHT
         if resume and run_id is None:
             raise ValueError("a map is resumed by its run_id; give the one that it was begun with")
-        feed = _Feed(node, items, window, new_run_id() if run_id is None else run_id, resume)
-        engine = _MapEngine(broker, feed, max_parallel, journal)
-        mapped: MapReduceResult[Any] = MapReduceResult(engine, ends=isinstance(items, Sized))
+        ends = isinstance(items, Sized)
+        window = max_parallel if ends or max_parallel is not None else MOST_IN_FLIGHT
+        name = new_run_id() if run_id is None else run_id
+        dag = DAG()
+        dag.add_node(node)
+        engine = ExecutionEngine(broker, dag, max_parallel, journal=journal)
+        given = {_ITEM: Source(items, window)}
+        if resume:
+            pairs = engine.resume(name, inputs=given, items="only")
+        else:
+            pairs = engine.execute_async(given, run_id=name, items="only")
+        mapped: MapReduceResult[Any] = MapReduceResult(_Map(engine, pairs, name, output), ends=ends)
         await asyncio.sleep(0)  # the map has begun, and can be cancelled, when this returns
         return mapped
 
@@ -290,10 +287,10 @@ class MapReduceResult(FlowTask[list[T]], Generic[T]):
     1 4
     """
 
-    def __init__(self, engine: _MapEngine, *, ends: bool) -> None:
-        self._engine = engine
-        self._reading = _Reading(engine, ends=ends)
-        super().__init__(engine.feed.run_id, self._reading.collect)
+    def __init__(self, map_: _Map, *, ends: bool) -> None:
+        self._map = map_
+        self._reading = _Reading(map_, ends=ends)
+        super().__init__(map_.run_id, self._reading.collect)
         weakref.finalize(self, self._reading.drop, self._gathered).atexit = False
 
     async def is_ready(self) -> bool:
@@ -310,26 +307,36 @@ class MapReduceResult(FlowTask[list[T]], Generic[T]):
 
     def cancel(self) -> None:
         """Stop the map. Its reader, or whoever waits for it, gets ``RunCancelledError``."""
-        self._engine.cancel()
+        self._map.engine.cancel()
 
     def _state(self) -> str:
-        output = self._engine.feed.node.task_name
+        output = self._map.output
         return f"output {output!r}, {'done' if self._reading.is_done else 'in progress'}"
 
     def __aiter__(self) -> AsyncGenerator[tuple[int, T], None]:  # noqa: PYI058 - to be closed
         return self._reading.stream(held_by=self)
 
 
+@dataclass(frozen=True, slots=True)
+class _Map:
+    """A map in progress: the engine of its graph, and the stream of that engine's one run."""
+
+    engine: ExecutionEngine
+    pairs: AsyncGenerator[tuple[str, Any], None]
+    run_id: str
+    output: str
+
+
 class _Reading:
     """The reading end of a map. It holds no reference to the map, so that can be collected."""
 
-    def __init__(self, engine: _MapEngine, *, ends: bool) -> None:
+    def __init__(self, map_: _Map, *, ends: bool) -> None:
         room = math.inf if ends else 0
         send, self._pairs = anyio.create_memory_object_stream[tuple[int, Any]](room)
         self._loop = asyncio.get_running_loop()
-        self._pump = self._loop.create_task(_pump(engine, send, runs_on_unread=ends))
-        self._run_id = engine.feed.run_id
-        self._output = engine.feed.node.task_name
+        self._pump = self._loop.create_task(_pump(map_.pairs, send, runs_on_unread=ends))
+        self._run_id = map_.run_id
+        self._output = map_.output
         self._has_begun = False
         self.ends = ends
 
@@ -411,7 +418,7 @@ class _Reading:
 
 
 async def _pump(
-    engine: _MapEngine,
+    results: AsyncGenerator[tuple[str, Any], None],
     pairs: MemoryObjectSendStream[tuple[int, Any]],
     *,
     runs_on_unread: bool,
@@ -420,110 +427,19 @@ async def _pump(
 
     ``runs_on_unread``: whether the map goes on when nobody holds it any more.
     """
-    prefix = len(engine.feed.node.task_name) + 1
     with pairs:
-        async with aclosing(engine.pairs()) as results:
-            async for name, value in results:
+        async with aclosing(results):
+            async for _, item in results:
                 try:
-                    await pairs.send((int(name[prefix:-1]), value))
+                    await pairs.send((item.index, item.value))
                 except anyio.BrokenResourceError:
                     if not runs_on_unread:
                         return
 
 
-async def _closed_at_the_end(items: Generator[Any, Any, Any]) -> AsyncGenerator[Any, None]:
-    """The items of a generator, which is closed when the map ends, as an async one is."""
-    with contextlib.closing(items):
-        for item in items:
-            yield item
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Item:
-    """One item of a map: a node that is made while the run goes on."""
-
-    task: Task
-    task_name: str
-    binding: Binding
-    value: Any
-    digest: bytes
-
-    @property
-    def index(self) -> None:
-        return None
-
-    @property
-    def outputs(self) -> list[str]:
-        return [self.task_name]
-
-    def store(self, result: Any, values: dict[str, Any]) -> None:
-        """Do nothing: no later node needs the result."""
-
-    def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        return self.binding.arguments({_ITEM: self.value})
-
-
-@dataclass(frozen=True, slots=True)
-class _Feed:
-    """What a map runs. ``resumes``: whether it continues an earlier map of this id."""
-
-    node: DAGNode
-    items: Items
-    window: int | None
-    run_id: str
-    resumes: bool
-
-
-class _MapEngine(ExecutionEngine):
-    """The engine of one map. Its source makes a node of each item."""
-
-    def __init__(
-        self,
-        broker: AsyncBroker,
-        feed: _Feed,
-        max_parallel: int | None,
-        journal: Journal | str | os.PathLike[str] | None,
-    ) -> None:
-        dag = DAG()
-        dag.add_node(feed.node)  # stands for all items
-        super().__init__(broker, dag, max_parallel, journal=journal)
-        self.feed = feed
-        self._digests: Mapping[str, bytes] = {}
-
-    def pairs(self) -> AsyncGenerator[tuple[str, Any], None]:
-        """The stream of the map."""
-        if self.feed.resumes:
-            return self.resume(self.feed.run_id)
-        return self.execute_async(run_id=self.feed.run_id)
-
-    def _spec(self, inputs: object, outputs: object) -> RunSpec[_Item]:
-        items = self.feed.items
-        if inspect.isgenerator(items):
-            items = _closed_at_the_end(items)
-        nodes = stream.iterate(items) | pipe.enumerate() | pipe.map(self._item)
-        return RunSpec(source=nodes, window=self.feed.window, digest=attrgetter("digest"))
-
-    def _restored_tasks(self, spec: RunSpec[Any], restored: RestoredRun) -> Mapping[str, Task]:
-        self._digests = restored.digests
-        return dict.fromkeys(restored.results, self.feed.node.task)
-
-    def _item(self, numbered: tuple[int, Any], *_: object) -> _Item:
-        index, value = numbered
-        node, name = self.feed.node, f"{self.feed.node.task_name}[{index}]"
-        digest = b"" if self._journal is None else digest_of(value)
-        before = self._digests.get(name, b"")
-        if digest and before and digest != before:
-            raise GraphChangedError(
-                f"item {index} of map {self.feed.run_id!r} is not the one that it was begun with; "
-                "resume it with the same items in the same order, or begin another",
-                changed=[name],
-            )
-        return _Item(node.task, name, node.binding, value, digest)
-
-
 def _map_node(map_func: Task, output: str) -> DAGNode:
     """The node that stands for all items of a map."""
-    return DAGNode(map_func, output=output, inputs=[_ITEM], name=output)
+    return DAGNode(map_func, output=output, inputs=[_ITEM], name=output, map_over=_ITEM)
 
 
 def _reduction(broker: AsyncBroker, reduce_func: Task, input_name: str, output: str) -> DAG:

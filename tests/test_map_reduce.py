@@ -24,7 +24,7 @@ from taskiq_flow import (
     RunError,
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
-from taskiq_flow.map_reduce import MOST_IN_FLIGHT
+from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT
 from tests.virtual_clock import virtually
 
 

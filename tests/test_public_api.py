@@ -37,6 +37,7 @@ NAMES = [
     "DAGNode",
     "DataflowRegistry",
     "DuplicateOutputError",
+    "ElementsKnown",
     "Event",
     "ExecutionEngine",
     "Failure",
@@ -46,6 +47,7 @@ NAMES = [
     "GraphError",
     "InputConflictError",
     "InputError",
+    "Item",
     "Join",
     "Journal",
     "JournalError",
@@ -113,7 +115,7 @@ PLACES = [
 NODE = (
     "task, output=None, inputs=None, *, outputs=None, name=None, given=None, metadata=None, "
     "retry=None, timeout=None, queue_timeout=None, fallback=NO_FALLBACK, join='all', when=None, "
-    "cache=None, expected_seconds=1.0"
+    "cache=None, map_over=None, max_parallel=None, expected_seconds=1.0"
 )
 MAP = (
     "broker, map_func, items, output='mapped', max_parallel=None, *, journal=None, run_id=None, "
@@ -167,11 +169,11 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (in_process, "function=None, *, limit=None"),
     (inventory, "broker"),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute, RUN),
-    (ExecutionEngine(InMemoryBroker(), DAG()).execute_async, RUN),
+    (ExecutionEngine(InMemoryBroker(), DAG()).execute_async, f"{RUN}, items=False"),
     (ExecutionEngine(InMemoryBroker(), DAG()).cancel, ""),
     (
         ExecutionEngine(InMemoryBroker(), DAG()).resume,
-        "run_id, *, replay=True, allow_changed=False, wait=0.0",
+        "run_id, *, replay=True, allow_changed=False, wait=0.0, inputs=None, items=False",
     ),
     (
         ExecutionEngine(InMemoryBroker(), DAG()).rerun,

@@ -48,13 +48,15 @@ class ElementPlan:
     """The mapped nodes of a graph, each after its dependencies.
 
     ``groups``: mapped nodes of one axis whose elements at a position are let in together. A group
-    comes after those on which it depends. ``gathered``: keys of mapped nodes that another node
-    takes whole. ``predecessors``, ``successors``: the edges between nodes as wholes. A mapped node
-    waits only for the lists of its axis there; for its other dependencies, its elements wait.
+    comes after those on which it depends, which ``waits_for`` numbers. ``gathered``: keys of mapped
+    nodes that another node takes whole. ``predecessors``, ``successors``: the edges between nodes
+    as wholes. A mapped node waits only for the lists of its axis there; for its other dependencies,
+    its elements wait.
     """
 
     mapped: dict[DAGNode, MappedNode]
     groups: list[list[MappedNode]]
+    waits_for: list[set[int]]
     gathered: frozenset[str]
     predecessors: dict[DAGNode, list[DAGNode]]
     successors: dict[DAGNode, list[DAGNode]]
@@ -109,7 +111,14 @@ def element_plan(
     for node, others in edges.items():
         for other in others:
             successors.setdefault(other, []).append(node)
-    return ElementPlan(grouping.mapped, grouping.groups, frozenset(gathered), edges, successors)
+    return ElementPlan(
+        grouping.mapped,
+        grouping.groups,
+        grouping.waits_for,
+        frozenset(gathered),
+        edges,
+        successors,
+    )
 
 
 def _mapped(
@@ -147,7 +156,7 @@ class _Grouping:
     def __init__(self) -> None:
         self.mapped: dict[DAGNode, MappedNode] = {}
         self.groups: list[list[MappedNode]] = []
-        self._waits_for: list[set[int]] = []  # by group: all groups that it depends on
+        self.waits_for: list[set[int]] = []  # by group: all groups that it depends on
         self._behind: dict[DAGNode, set[int]] = {}  # by plain node: the same
 
     def add_plain(self, node: DAGNode, before: Iterable[DAGNode]) -> None:
@@ -162,15 +171,15 @@ class _Grouping:
         for other in by_element:
             number = self.mapped[other].group
             if self.mapped[other].axis != axis:
-                behind |= {number} | self._waits_for[number]
+                behind |= {number} | self.waits_for[number]
         own = {self.mapped[other].group for other in by_element if self.mapped[other].axis == axis}
         for number, group in enumerate(self.groups):
-            waits_for = behind.union(*({n} | self._waits_for[n] for n in own if n != number))
+            waits_for = behind.union(*({n} | self.waits_for[n] for n in own if n != number))
             if group[0].axis == axis and number not in waits_for:
                 self._extend(number, waits_for)
                 return number
         self.groups.append([])
-        self._waits_for.append(behind.union(*({n} | self._waits_for[n] for n in own)))
+        self.waits_for.append(behind.union(*({n} | self.waits_for[n] for n in own)))
         return len(self.groups) - 1
 
     def add_mapped(self, mapped: MappedNode) -> None:
@@ -183,15 +192,15 @@ class _Grouping:
         for node in nodes:
             if node in self.mapped:
                 number = self.mapped[node].group
-                behind |= {number} | self._waits_for[number]
+                behind |= {number} | self.waits_for[number]
             else:
                 behind |= self._behind.get(node, set())
         return behind
 
     def _extend(self, number: int, waits_for: set[int]) -> None:
         """A group depends on more groups, and so do all that depend on it."""
-        self._waits_for[number] |= waits_for
-        for groups in (*self._waits_for, *self._behind.values()):
+        self.waits_for[number] |= waits_for
+        for groups in (*self.waits_for, *self._behind.values()):
             if number in groups:
                 groups.update(waits_for)
 

@@ -292,19 +292,21 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
     failed_nodes: dict[str, DAGNode] = {}
     for node in nodes:
         before = dict.fromkeys(orderings.get(node, ()))
+        needed = set(node.required_keys)
         taken = dict.fromkeys((*node.required_keys, *node.optional_keys))
         check_mapped_keys(node, taken)
         for key in taken:
             name = key.removesuffix(FAILURES)
             if key in producers:
-                _check_may_be_missing(node, key, producers[key])
+                if key in needed and node.join != "all":
+                    _check_may_be_missing(node, key, producers[key])
                 before[producers[key]] = None
             elif name != key and name in by_name:
                 if node.join != "ended":
                     raise _not_ended_error(node, key)
                 before[by_name[name]] = None
                 failed_nodes[key] = by_name[name]
-            elif key in node.required_keys or key in node.map_over:
+            elif key in needed or key in node.map_over:
                 required.setdefault(key, node)
             else:
                 optional.setdefault(key, node)
@@ -321,7 +323,7 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
 def _check_may_be_missing(node: DAGNode, key: str, producer: DAGNode) -> None:
     """Raise ``BindingError`` if a node may start without a key that its task requires."""
     is_list = key in node.map_over and not producer.map_over  # without it there is no element
-    if key in node.required_keys and node.join != "all" and not is_list:
+    if not is_list:
         raise BindingError(
             f"node {node.task_name!r} has join={node.join!r} and may start without {key!r}; give "
             "the parameter that takes it a default",

@@ -7,16 +7,16 @@ room, and forgets them when all of their elements have ended.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from taskiq_flow.dataflow.axes import Axis, ElementPlan, MappedNode
+from taskiq_flow.dataflow.axes import Axis, ElementPlan, MappedNode, lists_of
 from taskiq_flow.dataflow.binding import Binding, Task
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, Gate, Join, ReadySet
-from taskiq_flow.errors import InputError, OutputShapeError
+from taskiq_flow.dataflow.rows import Row, Source, is_list
+from taskiq_flow.errors import OutputShapeError
 
 LET_IN_AT_ONCE = 64
 """Positions that are let in without a node that may start, before the caller has its turn."""
@@ -71,6 +71,11 @@ class Element:
         """The names of what the element depends on."""
         return self._elements.dependencies(self)
 
+    @property
+    def source_values(self) -> list[Any]:
+        """What the element is given of sources. Another value makes it another element."""
+        return self._elements.source_values(self)
+
     def inputs(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The element's own inputs by key. ``values``: those of nodes as wholes."""
         return self._elements.inputs(self, values)
@@ -93,6 +98,12 @@ class Caller(Protocol):
 
     def gathered(self, node: DAGNode, *, is_whole: bool) -> None:
         """All elements of a node have ended. ``is_whole``: none is missing because of a failure."""
+
+    def source_failed(self, error: BaseException) -> None:
+        """A source that is mapped over has raised an error."""
+
+    def unread(self) -> int:
+        """How many elements the reader has still to read, if they are yielded."""
 
     def uneven(self, node: DAGNode, error: OutputShapeError) -> None:
         """The lists that a node takes together differ in length."""
@@ -118,19 +129,26 @@ class _Mapped:
     ended: int = 0
     has_failures: bool = False
     is_open: bool = False
+    is_known: bool = False
+    is_gathered: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class _Group:
     """Mapped nodes whose elements are let in together. ``alive``: by position, those not ended.
 
-    ``first``: the nodes that take no elements of another node of the group.
+    ``first``: the nodes that take no elements of another node of the group. ``lists``: the keys of
+    its axis; ``sources``: those of them that are sources and that no other group reads. ``room``:
+    how many positions may be alive.
     """
 
     members: list[_Mapped]
     first: list[_Mapped]
     axis: Axis
     foreign: list[_Mapped]
+    lists: list[str]
+    room: float
+    sources: list[str] = field(default_factory=list)
     next: int = 0
     alive: dict[int, int] = field(default_factory=dict)
     is_open: bool = False
@@ -142,8 +160,8 @@ class Elements:
     A mapped node itself is a node of the ready set that no task is sent for: it starts when the
     lists that it maps over are there, and ends when all of its elements have ended.
 
-    ``limit``: how many nodes may run at once. ``room``: positions of a group that may exist at
-    once. ``keeps``: whether whole lists are kept of keys that no node takes whole.
+    ``sources``: by key, the inputs of the run that are read while it goes on. ``limit``: how many
+    nodes may run at once. ``keeps``: whether whole lists are kept of keys that no node takes whole.
     """
 
     def __init__(
@@ -154,6 +172,7 @@ class Elements:
         *,
         priority: Mapping[DAGNode, float],
         producers: Collection[str],
+        sources: Mapping[str, Source],
         limit: int | None,
         keeps: bool,
     ) -> None:
@@ -162,8 +181,8 @@ class Elements:
         self._caller = caller
         self._keeps = keeps
         self._limit = math.inf if limit is None else limit
-        self._room = 2 * self._limit
-        self._lists: dict[str, list[Any]] = {}
+        self._sources = sources
+        self._lists = {key: Row.of_source(source) for key, source in sources.items()}
         self._source_keys = plan.lists()
         self._rows: dict[str, dict[int, Any]] = {}
         self._mapped: dict[DAGNode, _Mapped] = {}
@@ -173,17 +192,29 @@ class Elements:
             self._mapped[node] = _Mapped(mapped, gate, priority.get(node, 0.0), counts)
             self._rows.update((key, {}) for key in node.outputs)
         self._groups = [self._group(members) for members in plan.groups]
+        self._zips = any(mapped.zips for mapped in plan.mapped.values())
+        self._governors = {key: self._governing(key) for key in sources}
+        for key in sources:
+            readers = [group for group in self._groups if key in group.lists]
+            if len(readers) == 1:
+                readers[0].sources.append(key)
         self._read_later = {
             other
             for mapped in plan.mapped.values()
             for other in mapped.by_element.values()
             if plan.mapped[other].group != mapped.group
         }
+        self._gathered = 0  # mapped nodes whose elements have all ended
         self.has_more = False
         """Whether ``pop`` has stopped early, and is to be called again."""
+        self.waits_for_reader = False
+        """Whether more would be let in if the reader had read more."""
 
     def _group(self, members: Sequence[MappedNode]) -> _Group:
         own = {mapped.node for mapped in members}
+        lists = lists_of(members[0].axis)
+        windows = [self._sources[key].window for key in lists if key in self._sources]
+        rooms = [math.inf if window is None else window for window in windows]
         all_taken = {o: None for mapped in members for o in mapped.by_element.values()}
         first = [m for m in members if own.isdisjoint(m.by_element.values())]
         return _Group(
@@ -191,7 +222,14 @@ class Elements:
             [self._mapped[m.node] for m in first],
             members[0].axis,
             [self._mapped[other] for other in all_taken if other not in own],
+            lists,
+            min(rooms, default=2 * self._limit),
         )
+
+    def _governing(self, key: str) -> list[_Group]:
+        """The groups whose room says how far a source is read: those that wait for none of them."""
+        numbers = {n for n, group in enumerate(self._groups) if key in group.lists}
+        return [self._groups[n] for n in sorted(numbers) if not self._plan.waits_for[n] & numbers]
 
     # Lists
 
@@ -202,30 +240,50 @@ class Elements:
         """
         for key in keys:
             if key in self._source_keys:
-                items = as_list(values[key])
-                if items is None:
+                if not is_list(values[key]):
                     raise OutputShapeError(
                         f"node {of.task_name!r} gives {key!r}, which is mapped over, as a "
                         f"{type(values[key]).__name__}; return a list",
                         task_name=of.task_name,
                     )
-                self._lists[key] = items
+                self._lists[key] = Row(list(values[key]))
 
     def take_inputs(self, values: Mapping[str, Any]) -> None:
-        """Take the lists that are mapped over among the inputs of the run.
-
-        Raises ``InputError`` if one cannot be mapped over.
-        """
+        """Take the lists that are mapped over among the inputs of the run."""
         for key in self._source_keys:
             if key in values:
-                items = as_list(values[key])
-                if items is None:
-                    raise InputError(
-                        f"the run was given {key!r}, which is mapped over, as a "
-                        f"{type(values[key]).__name__}; give it a list",
-                        keys=[key],
-                    )
-                self._lists[key] = items
+                self._lists[key] = Row(list(values[key]))
+
+    def append(self, key: str, value: Any) -> None:
+        """An async source has given one more value."""
+        self._lists[key].append(value)
+        if self._zips:  # another list has ended, perhaps, and this one goes on
+            self._gather_ended()
+
+    def end(self, key: str) -> None:
+        """An async source has ended."""
+        self._lists[key].is_ended = True
+        self._gather_ended()
+
+    def has_room(self, key: str) -> bool:
+        """Whether a source may be read further."""
+        known = self._lists[key].known
+        return all(
+            self._has_room(group, known - group.next)
+            for group in self._governors[key]
+            if group.is_open and self._length(group.axis) is None
+        )
+
+    def _has_room(self, group: _Group, more: int = 0) -> bool:
+        """Whether a further position may exist. ``more``: that are there and not let in."""
+        alive, unread = len(group.alive) + more, self._caller.unread()
+        if alive < group.room <= alive + unread:
+            self.waits_for_reader = True
+        return alive + unread < group.room
+
+    def close(self) -> Iterable[Callable[[], None]]:
+        """What closes the sources that are generators. Each may raise whatever these raise."""
+        return [self._lists[key].close for key in self._sources]
 
     # What elements ask
 
@@ -266,20 +324,23 @@ class Elements:
         """The values of a mapped node's key, by position, as far as they are kept."""
         return self._rows[key]
 
-    def length(self, node: DAGNode) -> int:
-        """The number of a node's elements."""
-        return self._length(self._mapped[node].plan.axis)
+    def source_values(self, element: Element) -> list[Any]:
+        """What an element is given of sources."""
+        keys = self._mapped[element.node].plan.lists
+        return [self._lists[key][element.index] for key in keys if key in self._sources]
 
     # Which node is next
 
     def pop(self) -> Any:
         """Start the next node or element. ``None`` if none may start now."""
-        self.has_more = False
+        self.has_more = self.waits_for_reader = False
         for _ in range(LET_IN_AT_ONCE):
             self._let_in_the_last()
             node = self._ready.pop()
             if node is None:
-                if not self._let_in_one():
+                gathered = self._gathered
+                # A list that turns out to have ended lets nodes start that take it whole.
+                if not self._let_in_one() and gathered == self._gathered:
                     return None
             elif node in self._mapped:
                 self._ready.suspend(node)
@@ -300,12 +361,10 @@ class Elements:
     def _open(self, mapped: _Mapped) -> None:
         """The lists of a node's axis are there."""
         mapped.is_open = True
-        self._caller.known(mapped.plan.node, self._length(mapped.plan.axis))
         group = self._groups[mapped.plan.group]
         group.is_open = all(member.is_open for member in group.members)
         if group.is_open:
-            for member in group.members:
-                self._gather_if_ended(member)
+            self._gather_ended()
 
     def _let_in_the_last(self) -> None:
         """Let in the last positions of an axis before others go on, so that all end together.
@@ -315,9 +374,10 @@ class Elements:
         if self._limit == math.inf or self._ready.is_full:
             return
         for group in self._groups:
-            while (
-                group.is_open and 0 < self._left(group) <= self._limit and self._may_let_in(group)
-            ):
+            length = self._length(group.axis) if group.is_open else None
+            while length is not None and 0 < length - group.next <= self._limit:
+                if not self._may_let_in(group):
+                    break
                 self._let_in(group)
 
     def _let_in_one(self) -> bool:
@@ -325,30 +385,64 @@ class Elements:
         if self._ready.is_full:
             return False
         for group in reversed(self._groups):
-            if group.is_open and self._left(group) > 0 and self._may_let_in(group):
+            if group.is_open and self._may_let_in(group):
                 self._let_in(group)
                 return True
         return False
 
-    def _left(self, group: _Group) -> int:
-        """How many positions are still to be let in."""
-        return self._length(group.axis) - group.next
+    def _is_there(self, group: _Group) -> bool:
+        """Whether the group's next position exists. A source is read for it, if there is room."""
+        length = self._length(group.axis)
+        if length is not None:
+            return group.next < length
+        try:
+            for key in group.lists:
+                row = self._lists[key]
+                if not row.is_ended and row.known <= group.next and self.has_room(key):
+                    row.read()
+        except BaseException as error:  # the source's own
+            self._caller.source_failed(error)
+            if isinstance(error, Exception):
+                return False
+            raise
+        if self._length(group.axis) is not None:  # since a source has ended, or goes on
+            self._gather_ended()
+        return group.next < self._known(group.axis)
 
-    def _length(self, axis: Axis) -> int:
+    def _known(self, axis: Axis) -> int:
+        """How many positions of an axis are there so far."""
         if isinstance(axis, str):
-            return len(self._lists[axis])
-        return min(map(self._length, axis))
+            return self._lists[axis].known
+        return min(map(self._known, axis))
+
+    def _length(self, axis: Axis) -> int | None:
+        """How many positions an axis has in all; ``None`` if that is not known yet.
+
+        Axes that are taken together end with the shortest, once it is known which that is.
+        """
+        if isinstance(axis, str):
+            row = self._lists[axis]
+            return row.known if row.is_ended else None
+        lengths = {part: self._length(part) for part in axis}
+        shortest = min((n for n in lengths.values() if n is not None), default=None)
+        if shortest is None or any(
+            length is None and self._known(part) <= shortest for part, length in lengths.items()
+        ):
+            return None
+        return shortest
 
     def _is_even(self, axis: Axis) -> bool:
+        """Whether axes that are taken together have the same length."""
         if isinstance(axis, str):
             return True
-        return len(set(map(self._length, axis))) == 1 and all(map(self._is_even, axis))
+        return len({self._length(part) for part in axis}) == 1 and all(map(self._is_even, axis))
 
     def _may_let_in(self, group: _Group) -> bool:
         return (
-            len(group.alive) < self._room
-            and all(other.let_in > group.next for other in group.foreign)
+            self._has_room(group)
             and any(map(self._could_start, group.first))
+            and self._is_there(group)
+            and all(other.let_in > group.next for other in group.foreign)
         )
 
     def _could_start(self, mapped: _Mapped) -> bool:
@@ -413,36 +507,39 @@ class Elements:
                 for key in node.outputs:
                     if not self._keeps and key not in self._plan.gathered:
                         self._rows[key].pop(index, None)
+        for key in group.sources:
+            self._lists[key].drop(index)
+
+    def _gather_ended(self) -> None:
+        for mapped in self._mapped.values():
+            self._gather_if_ended(mapped)
 
     def _gather_if_ended(self, mapped: _Mapped) -> None:
         plan = mapped.plan
-        length = self._length(plan.axis)
-        if mapped.ended < length or not self._groups[plan.group].is_open:
+        if mapped.is_gathered or not self._groups[plan.group].is_open:
             return
+        length = self._length(plan.axis)
+        if length is not None and not mapped.is_known:
+            mapped.is_known = True
+            self._caller.known(plan.node, length)
+        if length is None or mapped.ended < length:
+            return
+        mapped.is_gathered = True
+        self._gathered += 1
         is_even = self._is_even(plan.axis)
         if plan.zips and not is_even:
             self._caller.uneven(plan.node, self._uneven_error(plan))
         self._caller.gathered(plan.node, is_whole=is_even and not mapped.has_failures)
 
     def _uneven_error(self, plan: MappedNode) -> OutputShapeError:
-        lengths = {key: len(self._lists[key]) for key in plan.lists}
-        lengths |= {key: self.length(node) for key, node in plan.by_element.items()}
-        listed = ", ".join(f"{key!r} has {length}" for key, length in lengths.items())
+        axes: dict[str, Axis] = {key: key for key in plan.lists}
+        axes |= {key: self._mapped[node].plan.axis for key, node in plan.by_element.items()}
+        lengths = {key: self._length(axis) for key, axis in axes.items()}
+        listed = ", ".join(
+            f"{key!r} has {'more' if length is None else length}" for key, length in lengths.items()
+        )
         return OutputShapeError(
             f"node {plan.node.task_name!r} maps over lists together that differ in length: "
             f"{listed}; give them the same length",
             task_name=plan.node.task_name,
         )
-
-
-def as_list(value: Any) -> list[Any] | None:
-    """The elements of a list, a tuple or an array, over which a node may map. Otherwise ``None``.
-
-    Text, mappings and sets are no lists: to map over them is nearly always a mistake.
-    """
-    if isinstance(value, (str, bytes, bytearray, memoryview, Mapping, AbstractSet)):
-        return None
-    try:
-        return list(value)
-    except TypeError:  # it is not iterable, as an array without dimensions is not
-        return None

@@ -6,7 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from taskiq_flow.dataflow.dag import Plan
-from taskiq_flow.errors import InputConflictError, MissingInputError, UnusedInputWarning, warn
+from taskiq_flow.dataflow.rows import Source, as_source, is_list
+from taskiq_flow.errors import (
+    InputConflictError,
+    InputError,
+    MissingInputError,
+    UnusedInputWarning,
+    warn,
+)
 from taskiq_flow.suggestions import did_you_mean
 
 
@@ -56,6 +63,38 @@ def check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> None:
                 f"; external inputs: {_listed(external)}",
                 UnusedInputWarning,
             )
+
+
+def sources_among(values: Mapping[str, Any], plan: Plan, limit: int | None) -> dict[str, Source]:
+    """The inputs that are mapped over and have no length, such as generators.
+
+    ``limit``: how many nodes the engine has in flight at most. Raises ``InputError`` if an input
+    cannot be mapped over, or if such a one is also taken whole.
+    """
+    if plan.elements is None:
+        return {}
+    sources: dict[str, Source] = {}
+    for key in plan.elements.lists():
+        if key not in values:  # a node gives it
+            continue
+        source = as_source(values[key], limit)
+        if source is not None:
+            sources[key] = source
+        elif not is_list(values[key]):
+            raise InputError(
+                f"the run was given {key!r}, which is mapped over, as a "
+                f"{type(values[key]).__name__}; give it a list, or an iterable without a length",
+                keys=[key],
+            )
+    for node in plan.order:
+        for key in (*node.required_keys, *node.optional_keys):
+            if key in sources and key not in node.map_over:
+                raise InputError(
+                    f"node {node.task_name!r} takes {key!r} whole, and the run was given a "
+                    f"{type(values[key]).__name__}, which is read once; give it a list",
+                    keys=[key],
+                )
+    return sources
 
 
 def _how_to_give(key: str) -> str:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from taskiq_flow.cache.key import digest_of
 from taskiq_flow.dataflow.elements import Element, Elements
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import ReadySet
+from taskiq_flow.engine.feeder import Feeder
 from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.engine.run_state import RunState
-from taskiq_flow.errors import OutputShapeError
+from taskiq_flow.errors import GraphChangedError, OutputShapeError
 from taskiq_flow.events import ElementsKnown, Event, NodeFailure, NodeSkipped
+
+logger = logging.getLogger("taskiq_flow")
 
 Missing = NodeFailure | NodeSkipped
 
@@ -22,7 +28,8 @@ class MappedNodes:
 
     ``restore``: stores an element that an earlier engine has completed, if one has. ``skip``: nodes
     that never run. ``fail``: a node that has failed by itself. ``deliver``: gives the reader a
-    node's value. ``tell``: tells listeners an event.
+    node's value. ``tell``: tells listeners an event. ``unread``: how much the reader has still to
+    read. ``advance``: starts what may start. ``end``: ends the run with an error.
     """
 
     def __init__(
@@ -38,7 +45,9 @@ class MappedNodes:
         fail: Callable[[DAGNode, BaseException], None],
         deliver: Callable[[Any, Any], None],
         tell: Callable[[Event], None],
+        unread: Callable[[], int],
         advance: Callable[[], None],
+        end: Callable[[BaseException], None],
     ) -> None:
         if spec.elements is None:
             raise ValueError("no node of the run is mapped")
@@ -52,7 +61,9 @@ class MappedNodes:
         self._fail = fail
         self._deliver = deliver
         self._tell = tell
+        self._unread = unread
         self._advance = advance
+        self._end = end
         self._loop = asyncio.get_running_loop()
         self._missing: dict[DAGNode, dict[int, Missing]] = {}  # if these are collected
         self._uneven: set[DAGNode] = set()
@@ -62,13 +73,60 @@ class MappedNodes:
             self,
             priority=spec.priority,
             producers={key for node in spec.nodes for key in node.outputs},
+            sources=spec.sources,
             limit=limit,
             keeps=spec.items != "only",
         )
         self._elements.take_inputs(spec.inputs)
         state.elements = self._elements
+        self._feeders = [
+            self._feeder(key, source.items)
+            for key, source in spec.sources.items()
+            if isinstance(source.items, AsyncIterable)
+        ]
+
+    def _feeder(self, key: str, items: AsyncIterable[Any]) -> Feeder:
+        def take(value: Any) -> None:
+            self._elements.append(key, value)
+            self._advance()
+
+        def ended() -> None:
+            self._elements.end(key)
+            self._advance()
+
+        has_room = partial(self._elements.has_room, key)
+        return Feeder(items, take=take, has_room=has_room, ended=ended, fail=self._end)
 
     # For the run
+
+    def start(self) -> None:
+        """Begin to read async sources."""
+        for feeder in self._feeders:
+            feeder.start()
+
+    @property
+    def waits_for_reader(self) -> bool:
+        """Whether more elements would be let in if the reader had read more."""
+        return self._elements.waits_for_reader
+
+    def make_room(self) -> None:
+        """Elements have ended, or were read: look again whether sources may be read further."""
+        for feeder in self._feeders:
+            feeder.make_room()
+
+    def stop(self) -> list[asyncio.Task[None]]:
+        """Read nothing more of sources. Returns the asyncio tasks that are still to end."""
+        for feeder in self._feeders:
+            feeder.stop()
+        return [feeder.task for feeder in self._feeders if feeder.task is not None]
+
+    def close(self) -> None:
+        """Close the sources that are generators."""
+        for close in self._elements.close():
+            try:
+                close()
+            except Exception:  # of the generator's own code; the run has ended already
+                logger.exception("a source of run %r raised when it was closed", self._state.run_id)
 
     def pop(self) -> Any:
         """Start the next node. ``None`` if none may start now."""
@@ -105,7 +163,23 @@ class MappedNodes:
 
     def restored(self, element: Element) -> bool:
         """Store what an earlier engine has completed."""
+        before = self._spec.earlier.digests.get(element.task_name, b"")
+        if before and (now := self.digest(element)) and now != before:
+            self._end(self._changed_error(element))
         return self._restore(element)
+
+    def digest(self, element: Element) -> bytes:
+        """What tells an element from one that was made of another value of a source."""
+        values = element.source_values
+        return digest_of(values) if values else b""
+
+    def _changed_error(self, element: Element) -> GraphChangedError:
+        node, run_id = element.node.task_name, self._state.run_id
+        return GraphChangedError(
+            f"item {element.index} of node {node!r} is not the one with which run {run_id!r} was "
+            "begun; resume it with the same items in the same order, or begin another",
+            changed=[element.task_name],
+        )
 
     def skip(self, elements: Sequence[Element]) -> None:
         """Elements that never run, because of what they depend on."""
@@ -114,6 +188,14 @@ class MappedNodes:
     def known(self, node: DAGNode, count: int) -> None:
         """A node maps over so many elements."""
         self._tell(ElementsKnown(self._state.run_id, self._loop.time(), node.task_name, count))
+
+    def source_failed(self, error: BaseException) -> None:
+        """A source has raised an error, which the reader gets as it is."""
+        self._end(error)
+
+    def unread(self) -> int:
+        """How many elements the reader has still to read, if they are yielded."""
+        return self._unread() if self._spec.items else 0
 
     def uneven(self, node: DAGNode, error: OutputShapeError) -> None:
         """A node takes lists together that differ in length."""

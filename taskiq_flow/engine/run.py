@@ -10,7 +10,7 @@ import asyncio
 import math
 import secrets
 import sys
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,6 @@ from taskiq_flow.dataflow.elements import Element
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.call_text import called_with
-from taskiq_flow.engine.feeder import Feeder
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.mapped_nodes import MappedNodes
 from taskiq_flow.engine.node_run import (
@@ -137,7 +136,6 @@ class Run(Generic[N]):
         self._state = RunState(run_id, spec)
         self._values = self._state.values
         self.stream: ResultStream[N] = ResultStream(log)
-        self._feeder = None if spec.source is None else self._feeder_of(spec.source)
         self._is_over = False
         self._is_complete = False
         self._is_closing = False
@@ -200,15 +198,15 @@ class Run(Generic[N]):
             self._log.open(self.stream.release, self._journal_failed)
         for node in self._restored:
             self._restore(node)
-        if self._feeder is not None:
-            self._feeder.start()
+        if self._mapped is not None:
+            self._mapped.start()
         self._advance()
 
     def take(self) -> tuple[str, Any]:
         """The next result of ``stream``, for the reader."""
         node, value = self.stream.unread.popleft()
-        if self._feeder is not None:
-            self._feeder.make_room()
+        if self._mapped is not None and self._mapped.waits_for_reader:
+            self._loop.call_soon(self._advance)
         if isinstance(node, Element):
             return node.node.task_name, Item(node.index, self._handed_over(node, value))
         return node.task_name, self._handed_over(node, value)
@@ -406,8 +404,6 @@ class Run(Generic[N]):
             self._cache_result(node_run, value)
         self._drop_inputs_and_claim(node_run)
         skipped = self._ready.complete(node)
-        if self._feeder is not None:
-            self._ready.forget(node)
         if self._is_listened_to:
             self._tell_completion(node, node_run.task_id, value, source)
         self._deliver(node, value)
@@ -477,8 +473,14 @@ class Run(Generic[N]):
             fail=self._fail_whole,
             deliver=self.stream.deliver,
             tell=self._tell,
+            unread=lambda: len(self.stream),
             advance=self._advance,
+            end=self._end_unless_over,
         )
+
+    def _end_unless_over(self, error: BaseException) -> None:
+        if not self._is_over:
+            self._end(error)
 
     def _restore_if_completed(self, element: Element) -> bool:
         if element.task_name not in self._spec.earlier.results:
@@ -523,39 +525,17 @@ class Run(Generic[N]):
         """After every change: start what may start, or end."""
         if self._is_over:
             return
-        if self._ready.exhausted and (self._feeder is None or not self._feeder.is_feeding):
+        if self._ready.exhausted:
             self._is_complete = True
             some_failed = self._state.failures and self._on_error == "continue"
             self._end(self._state.run_failed() if some_failed else None)
         else:
             self._start_loop.wake()
-            if self._feeder is not None:
-                self._feeder.make_room()
+            if self._mapped is not None:
+                self._mapped.make_room()
             # The reader is last: successors have the value by then, and it need not be copied.
             if self.stream.unread:
                 self.stream.wake()
-
-    def _feeder_of(self, source: AsyncIterable[N]) -> Feeder[N]:
-        return Feeder(
-            source,
-            self._spec.window,
-            take=self._feed,
-            unfinished=lambda: self._ready.unfinished + len(self.stream),
-            ended=self._advance,
-            fail=self._source_failed,
-        )
-
-    def _feed(self, node: N) -> None:
-        if node.task_name in self._spec.earlier.results:
-            self._restore(node)
-            self.stream.wake()
-        else:
-            self._ready.add(node)
-            self._start_loop.wake()
-
-    def _source_failed(self, error: BaseException) -> None:
-        if not self._is_over:
-            self._end(error)
 
     def _journal_failed(self, error: RunError) -> None:
         """The journal cannot write any more. Nothing that it has not written is yielded."""
@@ -594,16 +574,18 @@ class Run(Generic[N]):
         self._sender.stop()
         self._start_loop.stop()
         self._completions.revoke()
-        if self._feeder is not None:
-            self._feeder.stop()
+        if self._mapped is not None:
+            self._mapped.stop()
 
     async def _clean_up(self, outcome: Outcome) -> None:
         # Side by side: what one part waits for is not added to what another does.
-        feeding = [] if self._feeder is None else self._feeder.tasks
+        reading = [] if self._mapped is None else self._mapped.stop()
         await asyncio.gather(
-            until_ended([*self._start_loop.tasks, *self._answers, *feeding], CLEAN_UP_GRACE),
+            until_ended([*self._start_loop.tasks, *self._answers, *reading], CLEAN_UP_GRACE),
             self._completions.aclose(),
         )
+        if self._mapped is not None:
+            self._mapped.close()
         closing = [self._listeners.aclose()]
         if self._cache is not None:
             for node_run in tuple(self._sender.inputs_needed.values()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
@@ -11,6 +11,7 @@ from taskiq_flow.dataflow.axes import ElementPlan
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.options import NO_FALLBACK, Cache, Retry
 from taskiq_flow.dataflow.ready_set import Join
+from taskiq_flow.dataflow.rows import Source
 from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.transport.notice import BEGIN_LABEL
 from taskiq_flow.values.isolation import Take, isolated
@@ -102,7 +103,8 @@ class EarlierSessions:
     ``results``: of nodes that are not run again, in order of completion. ``is_replayed``: whether
     their pairs are yielded. ``attempts``: how often each other node was sent. ``in_flight``: nodes
     whose last attempt has an unknown outcome, with the ``task_suffix`` of its task's id.
-    ``rerun``: nodes that run also if their results are cached.
+    ``rerun``: nodes that run also if their results are cached. ``digests``: of what elements were
+    given of a source.
     """
 
     results: Mapping[str, Any] = field(default_factory=dict)
@@ -110,6 +112,7 @@ class EarlierSessions:
     attempts: Mapping[str, int] = field(default_factory=dict)
     in_flight: Mapping[str, str] = field(default_factory=dict)
     rerun: Collection[str] = ()
+    digests: Mapping[str, bytes] = field(default_factory=dict)
 
 
 NO_SESSIONS = EarlierSessions()
@@ -130,9 +133,7 @@ class RunSpec(Generic[N]):
     how nodes map, if any does. ``items``: whether the elements of mapped nodes are yielded, besides
     or in place of their lists.
 
-    ``source`` adds nodes while the run goes on. They wait for no other node, and their results are
-    not kept. It is read while fewer than ``window`` nodes are unsent, in flight or unread; ``None``
-    for no such bound. ``digest``: tells such a node from others that were made of other items.
+    ``sources``: by key, inputs that are mapped over and read while the run goes on.
     """
 
     nodes: Sequence[N] = ()
@@ -148,6 +149,4 @@ class RunSpec(Generic[N]):
     failure_keys: Collection[str] = ()
     elements: ElementPlan | None = None
     items: Items = False
-    source: AsyncIterable[N] | None = None
-    window: int | None = None
-    digest: Callable[[N], bytes] | None = None
+    sources: Mapping[str, Source] = field(default_factory=dict)

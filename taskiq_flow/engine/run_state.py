@@ -78,8 +78,9 @@ class RunState(Generic[N]):
         """The dependencies because of which a node does not run, and whether one has failed."""
         if isinstance(node, Element):
             dependencies = node.dependencies
-        else:
-            dependencies = [other.task_name for other in self._spec.predecessors[node]]
+        else:  # a mapped node never came to be because of its lists, whatever else it depends on
+            edges: Any = self._spec if self._spec.elements is None else self._spec.elements
+            dependencies = [other.task_name for other in edges.predecessors[node]]
         failed = [n for n in dependencies if n in self.failures or n in self.incomplete]
         because_of = tuple(n for n in dependencies if n in failed or n in self.skipped)
         of_failure = failed or any(self.skipped.get(n) == "failure" for n in because_of)

@@ -330,23 +330,23 @@ def test_a_mistake_may_be_mended_by_adding_what_was_missing() -> None:
 
 def test_a_very_deep_chain_is_validated_and_sorted() -> None:
     dag = chain(20_000)
-    start = time.perf_counter()
+    start = time.process_time()
     dag.validate()
     assert names(dag.topological_sort()[:2]) == ["n0", "n1"]
     assert len(dag.get_parallel_levels()) == 20_000
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 def test_a_very_wide_fan_is_validated_and_sorted() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     dag = graph(node("root"), *(node(f"n{i}", "root") for i in range(20_000)))
     assert [len(level) for level in dag.get_parallel_levels()] == [1, 20_000]
     assert (len(dag.edges), len(dag.leaves), names(dag.roots)) == (20_000, 20_000, ["root"])
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 def test_very_many_nodes_of_one_name_get_their_numbers_in_time() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     dag = graph(*(DAGNode(task, inputs=[]) for _ in range(20_000)))
     assert dag.nodes[-1].task_name == "task_20000"
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS

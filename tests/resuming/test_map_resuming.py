@@ -49,7 +49,7 @@ class Site:
             seen += 1
             if seen == count:
                 break
-        while mapped._engine._in_progress:
+        while mapped._map.engine._in_progress:
             await asyncio.sleep(1)
 
 
@@ -115,7 +115,7 @@ async def test_an_item_that_is_another_now_ends_the_map_by_name() -> None:
     error = (await mapped.wait_result()).error
     assert isinstance(error, GraphChangedError)
     assert error.changed == ["mapped[1]"]
-    assert "item 1 of map 'm' is not the one that it was begun with" in str(error)
+    assert "item 1 of node 'mapped' is not the one with which run 'm' was begun" in str(error)
     mapped = await site.map(["a", "b", "c", "d", "e"], resume=True)
     assert (await mapped.wait_result()).return_value == ["aa", "bb", "cc", "dd", "ee"]
 

@@ -1,0 +1,103 @@
+"""The lists that nodes map over, as far as they are known, and how a run reads them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+
+MOST_IN_FLIGHT = 256
+"""Elements of a source that may exist or be unread at once, where the engine has no limit."""
+
+_NO_LISTS = (str, bytes, bytearray, memoryview, Mapping, AbstractSet)
+"""To map over these is nearly always a mistake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An iterable, sync or async, that is read while the run goes on, perhaps without an end.
+
+    ``window``: how many of its elements may exist or be unread at once; ``None`` for any number.
+    """
+
+    items: Iterable[Any] | AsyncIterable[Any]
+    window: int | None
+
+
+def as_source(value: Any, limit: int | None) -> Source | None:
+    """What a run input is if it has no length, as generators have none; ``None`` for a list.
+
+    ``limit``: how many nodes the engine has in flight at most.
+    """
+    if isinstance(value, Source):
+        return value
+    if isinstance(value, (*_NO_LISTS, Sized)):
+        return None
+    if isinstance(value, (Iterable, AsyncIterable)):
+        return Source(value, MOST_IN_FLIGHT if limit is None else limit)
+    return None
+
+
+def is_list(value: Any) -> bool:
+    """Whether a node may map over a value: a list, a tuple or an array, not text or a mapping."""
+    if isinstance(value, _NO_LISTS):
+        return False
+    try:
+        iter(value)
+    except TypeError:  # it is not iterable, as an array without dimensions is not
+        return False
+    return True
+
+
+class Row:
+    """The values of one list by position. ``known``: how many there are so far."""
+
+    __slots__ = ("_iterator", "_values", "is_ended", "known")
+
+    def __init__(self, values: list[Any] | None = None) -> None:
+        self._values: dict[int, Any] | list[Any] = {} if values is None else values
+        self._iterator: Iterator[Any] | None = None
+        self.known = len(self._values)
+        self.is_ended = values is not None
+
+    @classmethod
+    def of_source(cls, source: Source) -> Row:
+        """A row that grows. One of an async iterable grows by ``append``."""
+        row = cls()
+        if not isinstance(source.items, AsyncIterable):
+            row._iterator = iter(source.items)
+        return row
+
+    def __getitem__(self, index: int) -> Any:
+        return self._values[index]
+
+    def read(self) -> bool:
+        """Read one more value, if that takes no waiting. ``False`` if there is none.
+
+        Raises whatever the iterable raises.
+        """
+        if self._iterator is None or self.is_ended:
+            return False
+        try:
+            self.append(next(self._iterator))
+        except StopIteration:
+            self.is_ended = True
+            return False
+        return True
+
+    def append(self, value: Any) -> None:
+        """One more value has come."""
+        self._values[self.known] = value
+        self.known += 1
+
+    def drop(self, index: int) -> None:
+        """Nobody will ask for a value any more. A list keeps it, as it was given whole."""
+        if isinstance(self._values, dict):
+            self._values.pop(index, None)
+
+    def close(self) -> None:
+        """Read nothing more. A generator is closed. Raises whatever it raises then."""
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            close()
