@@ -82,6 +82,7 @@ from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.isolation import Isolation, Sharing, Take, shared
 from taskiq_flow.values.references import handle_of, store_large_inputs
 from taskiq_flow.values.results import as_annotated
+from taskiq_flow.values.store import folder_of
 from taskiq_flow.values.stored import StoredValues
 from taskiq_flow.worker.worker import BEAT
 
@@ -544,11 +545,14 @@ class ExecutionEngine:
                 lost_after=self._lost_after,
                 reference_above=self._reference_above,
                 is_journaled=log is not None,
+                keeps_values=spec.source is None,
             )
             take = self._settings.isolation()
-            dispatcher = Dispatcher(broker, connection.labels, connection.kick, take)
+            dispatcher = Dispatcher(
+                broker, connection.labels, connection.kick, take, connection.arguments
+            )
             self._check(spec, dispatcher, tells_begin=connection.tells_begin)
-            stored = await self._stored_inputs(spec, run_id)
+            stored = await self._stored_inputs(spec, run_id, connection.session)
             if log is not None:
                 await log.begin(connection.session, suffix)
             if connection.revoke is not None:
@@ -638,7 +642,9 @@ class ExecutionEngine:
                     "FlowMiddleware to it, here and where its workers run"
                 )
 
-    async def _stored_inputs(self, spec: RunSpec[Any], run_id: str) -> Mapping[str, Any]:
+    async def _stored_inputs(
+        self, spec: RunSpec[Any], run_id: str, session: str
+    ) -> Mapping[str, Any]:
         """Handles of the run's large inputs, if these are to go by reference."""
         broker, limit = self._broker, self._reference_above
         if limit is None or isinstance(broker, InMemoryBroker):
@@ -648,7 +654,10 @@ class ExecutionEngine:
         wire = wire_of(broker)
         if wire is None:  # refused when the run connects
             return {}
-        return await store_large_inputs(backend, spec.inputs, limit, run_id, is_outage, wire)
+        folder = folder_of(session)
+        return await store_large_inputs(
+            backend, spec.inputs, limit, run_id, is_outage, wire, folder
+        )
 
     def _cache(self, spec: RunSpec[Any]) -> ValueCache | None:
         if all(options.cache is None for options in spec.options.values()):

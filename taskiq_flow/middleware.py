@@ -6,6 +6,7 @@ import asyncio
 import math
 import re
 from collections.abc import Callable, Coroutine, Iterable
+from datetime import timedelta
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from taskiq import (
@@ -19,6 +20,7 @@ from taskiq import (
 
 from taskiq_flow.completion.inbox import Inbox
 from taskiq_flow.dataflow.known_classes import ClassesOfTasks
+from taskiq_flow.dataflow.options import Seconds, time_limit
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries
@@ -33,6 +35,7 @@ from taskiq_flow.transport.systems import (
 )
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
+from taskiq_flow.values.store import ValueStore
 from taskiq_flow.values.wire import Wire
 from taskiq_flow.worker.worker import Worker
 
@@ -61,8 +64,14 @@ class FlowMiddleware(TaskiqMiddleware):
     ``"imported"`` of all classes that the process has imported. ``secret``: values that are not
     sealed with it are not decoded.
 
-    Raises ``ConfigurationError`` for a URL or a broker of an unknown kind, ``ValueError`` for a
-    limit or a prefix that is none.
+    ``store``: an address that all processes of the broker reach and fsspec knows, such as
+    ``file:///mnt/shared`` or ``s3://bucket/prefix``; needs the extra ``store``. Values of more than
+    ``store_above`` bytes are written there, and the result backend and messages have their names.
+    They are removed when their run is over, or else ``store_ttl`` after they were written (seconds
+    or a ``timedelta``, ``None`` for never).
+
+    Raises ``ConfigurationError`` for a URL or a broker of an unknown kind and for a store that
+    cannot be used, ``ValueError`` for a limit or a prefix that is none.
 
     >>> from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
     >>> url = "redis://localhost:6379"
@@ -81,6 +90,9 @@ class FlowMiddleware(TaskiqMiddleware):
         codec: ValueCodec | None = None,
         secret: str | bytes | None = None,
         classes: Literal["known", "imported"] = "known",
+        store: str | None = None,
+        store_above: int = 524_288,
+        store_ttl: Seconds | None = timedelta(days=7),
     ) -> None:
         super().__init__()
         if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
@@ -98,7 +110,13 @@ class FlowMiddleware(TaskiqMiddleware):
             raise ValueError(f"classes is {classes!r}; give 'known' or 'imported'")
         own = ClassesOfTasks(self._tasks) if classes == "known" else Classes.imported()
         key = secret.encode() if isinstance(secret, str) else secret
-        self.wire = Wire(ValueCodec() if codec is None else codec, own, key)
+        codec = ValueCodec() if codec is None else codec
+        _check_number("store_above", store_above, 0, "bytes")
+        ttl = time_limit("store_ttl", store_ttl)
+        values = None
+        if store is not None:
+            values = ValueStore(store, prefix, codec, own, above=store_above, ttl=ttl)
+        self.wire = Wire(codec, own, key, values)
         self._url = url
         self._inline_limit = inline_limit
         self.prefix = prefix
@@ -231,6 +249,16 @@ class FlowMiddleware(TaskiqMiddleware):
         return worker
 
     async def _open(self, side: Inbox | Worker, is_outage: IsOutage, patience: float) -> None:
+        store = self.wire.store
+        if store is not None:
+            away = f"store {store.address} is away"
+            try:
+                await retry_through_outage(store.check, store.is_outage, away, patience)
+            except Exception as error:  # whatever fsspec and its client raise
+                raise ConfigurationError(
+                    f"FlowMiddleware cannot use store {store.address}: {text_of(error)}; create "
+                    "the directory or mount its file system, or correct store="
+                ) from error
         where = without_secrets(self._url) if self._url else f"that of {type(self.broker).__name__}"
         try:
             await retry_through_outage(

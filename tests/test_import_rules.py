@@ -32,6 +32,7 @@ REQUIRED = {"taskiq", "taskiq_dependencies", "pydantic", "pydantic_core", "anyio
 CLIENTS = {
     *("redis", "taskiq_redis", "nats", "taskiq_nats"),
     *("aio_pika", "aiormq", "pamqp", "taskiq_aio_pika"),
+    "fsspec",
 }
 SPEAK_TO_SERVERS = {
     *(
@@ -42,6 +43,7 @@ SPEAK_TO_SERVERS = {
         "transport/nats",
         "transport/nats_broker",
     ),
+    "transport/object_store",
     *("transport/rabbitmq", "transport/rabbitmq_broker", "journal/redis"),
 }
 ENTRANCES = {"opentelemetry", "rich", "sse_starlette", "starlette", "typer", "uvicorn"}

@@ -15,7 +15,7 @@ import math
 import secrets
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,10 +29,10 @@ from taskiq_flow.reconnect import OUTAGE_TIMEOUT, backoff_delays
 from taskiq_flow.transport.notice import Kind, Notice, ReplyTo, workers_channel
 from taskiq_flow.transport.protocol import Backlog, Notifier
 from taskiq_flow.transport.systems import queue_of
+from taskiq_flow.values.arguments import StoredArguments
 from taskiq_flow.values.references import handle_of, refers
-from taskiq_flow.values.results import failed, restored
-from taskiq_flow.values.size import read_off_loop
-from taskiq_flow.values.wire import Wire
+from taskiq_flow.values.results import arrived, failed, restored
+from taskiq_flow.values.wire import Wire, stored_size
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -75,11 +75,13 @@ class Watch:
     """One task in flight, and when it last gave a sign of life."""
 
     __slots__ = (
+        "arguments",
         "asked_at",
         "expected",
         "heard_at",
         "in_flight",
         "is_alive_at",
+        "is_being_read",
         "is_queued",
         "is_taken",
         "left_at",
@@ -102,6 +104,7 @@ class Watch:
         lost_after: float,
         reply_to: ReplyTo,
         within: OuterTask | None,
+        arguments: StoredArguments | None = None,
     ) -> None:
         self.in_flight = in_flight
         self.expected = expected  # the ids of its run's tasks in flight
@@ -110,6 +113,8 @@ class Watch:
         self.lost_after = lost_after
         self.reply_to = reply_to
         self.within = within  # the task whose run this one is of
+        self.arguments = arguments  # of its run
+        self.is_being_read = False  # its result, from the store
 
     def enqueue(self, number: int, now: float) -> None:
         """The task was sent, after all tasks with a lower number."""
@@ -250,6 +255,9 @@ class Inbox:
             return
         if notice.kind is Kind.RESULT:
             result: TaskiqResult[Any] = TaskiqResult.model_validate_json(notice.body)
+            if stored_size(result) is not None:
+                self._start_to_read(task_id, result)
+                return
             self._settle(task_id, restored(task_id, result, watch.return_type, self._wire))
         elif notice.kind is Kind.NO_RESULT:
             self._settle(task_id, failed(NoResultError()))
@@ -260,9 +268,7 @@ class Inbox:
             )
         elif notice.kind is Kind.SAVED:
             watch.heard_at = watch.is_alive_at = self._loop.time()
-            reading = self._loop.create_task(self._read(task_id))
-            self._readings.add(reading)
-            reading.add_done_callback(self._readings.discard)
+            self._start(self._read(task_id))
         else:
             self._watched[task_id] = self._watched.pop(task_id)  # the one that was sent last
             watch.enqueue(next(self._numbers), self._loop.time())
@@ -309,11 +315,32 @@ class Inbox:
         return_type, wire = watch.return_type, self._wire
         if await refers(result, watch.reply_to.limit):
             result.return_value = handle_of(self._broker.result_backend, task_id, return_type, wire)
+        elif stored_size(result) is not None:
+            self._start_to_read(task_id, result)
+            return
         else:
-            value = result.return_value
-            result = await read_off_loop(value, restored, task_id, result, return_type, wire)
+            result = await arrived(task_id, result, return_type, wire)
         if self._watched.get(task_id) is watch:  # else it was settled meanwhile
             self._settle(task_id, result)
+
+    def _start_to_read(self, task_id: str, result: TaskiqResult[Any]) -> None:
+        """Read a result from the store, unless that is done already."""
+        watch = self._watched.get(task_id)
+        if watch is not None and not watch.is_being_read:
+            watch.is_being_read = True
+            self._start(self._read_object(task_id, watch, result))
+
+    async def _read_object(self, task_id: str, watch: Watch, result: TaskiqResult[Any]) -> None:
+        result = await arrived(task_id, result, watch.return_type, self._wire)
+        if watch.arguments is not None and not result.is_err:
+            watch.arguments.note_result(task_id, result.return_value)
+        if self._watched.get(task_id) is watch:  # else it was settled meanwhile
+            self._settle(task_id, result)
+
+    def _start(self, reading: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(reading)
+        self._readings.add(task)
+        task.add_done_callback(self._readings.discard)
 
     # The safety net
 
@@ -367,7 +394,8 @@ class Inbox:
 
     def _silent_since(self, moment: float) -> Iterable[str]:
         for task_id, watch in self._watched.items():
-            if watch.heard_at < moment and watch.asked_at < moment:
+            is_silent = watch.heard_at < moment and watch.asked_at < moment
+            if is_silent and not watch.is_being_read:
                 yield task_id
 
     async def _note_no_worker(self, overslept: float) -> None:
@@ -463,7 +491,7 @@ class Inbox:
         for task_id, watch in self._watched.items():
             # If the queue cannot be read, workers may still be busy with tasks sent earlier.
             waits_its_turn = not watch.is_taken and watch.number > self._earliest_sign
-            if away or (waits_its_turn and self._backlog is None):
+            if away or watch.is_being_read or (waits_its_turn and self._backlog is None):
                 watch.is_alive_at = now
             elif now - watch.is_alive_at > watch.lost_after / 2:
                 suspects[task_id] = watch

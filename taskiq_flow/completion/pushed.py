@@ -12,6 +12,7 @@ from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.reconnect import retry_through_outage, text_of
 from taskiq_flow.transport.notice import ReplyTo
+from taskiq_flow.values.arguments import StoredArguments
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -26,7 +27,7 @@ class PushedCompletions:
     """The completions of one run.
 
     ``reply_to``: what its messages tell the workers. ``within``: the task that runs it, if one
-    does.
+    does. ``arguments``: what it has in the broker's store.
     """
 
     tells_begin = True
@@ -38,6 +39,7 @@ class PushedCompletions:
         *,
         lost_after: float,
         within: OuterTask | None = None,
+        arguments: StoredArguments | None = None,
     ) -> None:
         run_id = reply_to.run_id
         if run_id in inbox.run_ids:
@@ -49,6 +51,7 @@ class PushedCompletions:
         self._reply_to = reply_to
         self._lost_after = lost_after
         self._within = within
+        self._arguments = arguments
         self._expected: set[str] = set()
         self._is_revoked = False
         self._revoking: set[asyncio.Task[None]] = set()
@@ -71,6 +74,7 @@ class PushedCompletions:
             lost_after=self._lost_after,
             reply_to=self._reply_to,
             within=self._within,
+            arguments=self._arguments,
         )
         self._inbox.watch(task_id, watch)
 
@@ -96,6 +100,8 @@ class PushedCompletions:
         """Revoke, and wait until that is told, for a bounded time."""
         self.revoke()
         await until_ended(self._revoking, REVOKING_GRACE)
+        if self._arguments is not None:
+            await self._arguments.aclose()
         self._inbox.run_ids.discard(self._reply_to.run_id)
 
     def _start_telling(self, what: str, name: str) -> None:

@@ -14,7 +14,7 @@ from taskiq import AsyncResultBackend, TaskiqResult
 from taskiq_flow.cleanup import was_cancelled
 from taskiq_flow.reconnect import warn_of_outage
 from taskiq_flow.values.references import handle_of, refers
-from taskiq_flow.values.results import failed, restored
+from taskiq_flow.values.results import arrived, failed
 from taskiq_flow.values.wire import Wire
 
 ASKED_AT_ONCE = 32
@@ -87,4 +87,4 @@ async def pick_up(
     if await refers(result, limit):
         result.return_value = handle_of(backend, task_id, return_type, wire)
         return result
-    return restored(task_id, result, return_type, wire)
+    return await arrived(task_id, result, return_type, wire)

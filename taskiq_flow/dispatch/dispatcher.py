@@ -35,6 +35,7 @@ from taskiq_flow.dispatch.encoding import (
 from taskiq_flow.errors import ConfigurationError, SerializationError
 from taskiq_flow.middleware import FlowMiddleware, may_repeat, wire_of
 from taskiq_flow.transport.protocol import Kick
+from taskiq_flow.values.arguments import StoredArguments
 from taskiq_flow.values.call import Call, with_each
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.isolation import NEVER_CHANGE, Take, isolated
@@ -85,7 +86,7 @@ class Dispatcher:
 
     The run calls the middlewares that the broker has when it begins. ``labels`` are added to each
     message, ``kick`` hands it to the broker. ``take``: makes of a value what a task of this process
-    is given.
+    is given. ``arguments``: stores large arguments, where the broker has a store.
     """
 
     def __init__(
@@ -94,7 +95,9 @@ class Dispatcher:
         labels: Mapping[str, str] = MappingProxyType({}),
         kick: Kick | None = None,
         take: Take = isolated,
+        arguments: StoredArguments | None = None,
     ) -> None:
+        self._arguments = arguments
         self._broker = broker
         self._take = take
         self._prepared: Prepare
@@ -143,6 +146,19 @@ class Dispatcher:
         Raises ``SerializationError``, or whatever the broker and its middlewares raise, at once or
         when what is left is awaited.
         """
+        stores = self._arguments
+        if stores is not None and stores.may_store((*args, *kwargs.values())):
+            return partial(self._send_stored, stores, node, address, task_id, args, kwargs)
+        return self._send_now(node, address, task_id, args, kwargs)
+
+    def _send_now(
+        self,
+        node: RunnableNode,
+        address: Address,
+        task_id: str,
+        args: list[Any],
+        kwargs: dict[str, Any],
+    ) -> Sending | None:
         if not (
             self._as_they_are.issuperset(map(type, args))
             and self._as_they_are.issuperset(map(type, kwargs.values()))
@@ -242,6 +258,29 @@ class Dispatcher:
         """Send a call that holds handles to a task of this process, which is given the values."""
         args, kwargs = await with_values(args, kwargs)
         sending = self.send(node, address, task_id, args, kwargs)
+        if sending is not None:
+            await sending()
+
+    async def _send_stored(
+        self,
+        stores: StoredArguments,
+        node: RunnableNode,
+        address: Address,
+        task_id: str,
+        args: list[Any],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Send a call whose large arguments are stored first. Each is stored for all its takers."""
+        named = list(passed(node.binding, args, kwargs))
+        found = [
+            await stores.handle_for(f"the value of {key!r} for node {node.task_name!r}", value)
+            for key, value in named
+        ]
+        own_args, own_kwargs = (
+            found[: len(args)],
+            dict(zip(kwargs, found[len(args) :], strict=True)),
+        )
+        sending = self._send_now(node, address, task_id, own_args, own_kwargs)
         if sending is not None:
             await sending()
 

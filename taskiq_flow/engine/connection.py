@@ -19,6 +19,7 @@ from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.notice import KEEP_LABEL, LABEL
 from taskiq_flow.transport.protocol import Kick
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of, system_of
+from taskiq_flow.values.arguments import StoredArguments
 from taskiq_flow.worker.execution import current
 
 
@@ -30,7 +31,8 @@ class Connection:
     ``tells_begin``: whether they see a task begin. ``kick``: hands a message to the broker; it is
     repeated while the broker's server is away. ``labels``: added to each message, for the workers.
     ``session``: names this engine's part of the run, and no other; empty where workers cannot be
-    told. ``revoke``: tells all workers that a session is over.
+    told. ``revoke``: tells all workers that a session is over. ``arguments``: those that the run
+    has in the broker's store, if it has one.
     """
 
     completions: Callable[[], Completions]
@@ -39,6 +41,7 @@ class Connection:
     labels: Mapping[str, str]
     session: str = ""
     revoke: Callable[[str], Awaitable[None]] | None = None
+    arguments: StoredArguments | None = None
 
 
 def check_broker(broker: object) -> None:
@@ -79,12 +82,14 @@ async def connect(
     lost_after: float,
     reference_above: int | None,
     is_journaled: bool,
+    keeps_values: bool,
 ) -> Connection:
     """Connect a run with its broker. Called on the run's event loop, before anything is sent.
 
     ``lost_after``: seconds of silence after which a task is lost. ``reference_above``: bytes above
-    which results are passed by reference. ``is_journaled``: whether the run can be resumed. Raises
-    ``ConfigurationError`` for what the broker cannot do.
+    which results are passed by reference. ``is_journaled``: whether the run can be resumed.
+    ``keeps_values``: whether it keeps its values until it ends. Raises ``ConfigurationError`` for
+    what the broker cannot do.
     """
     if isinstance(broker, InMemoryBroker):
         return Connection(
@@ -100,20 +105,37 @@ async def connect(
         return Connection(
             lambda: PollingCompletions(broker), PollingCompletions.tells_begin, kick, {}
         )
-    if reference_above is not None and not getattr(broker.result_backend, "keep_results", True):
+    wire, backend = pushing[0].wire, broker.result_backend
+    refers = reference_above is not None or wire.store is not None
+    if refers and not getattr(backend, "keep_results", True):
         raise ConfigurationError(
             "results can be passed by reference only if they stay where they are: give the result "
-            "backend keep_results=True, or the engine pass_by='value'"
+            "backend keep_results=True, or the engine pass_by='value' and FlowMiddleware no store="
         )
     inbox = await pushing[0].inbox()
     reply_to = inbox.reply_to(run_id, reference_above)
+    arguments = None
+    if wire.store is not None:
+        arguments = StoredArguments(
+            backend,
+            wire,
+            wire.store,
+            any_of(outages_of(backend), fullness_of(backend)),
+            run_id,
+            reply_to.run,
+            shares=keeps_values,
+            is_kept=is_journaled or reference_above is not None,
+        )
     return Connection(
-        lambda: PushedCompletions(inbox, reply_to, lost_after=lost_after, within=current.get()),
+        lambda: PushedCompletions(
+            inbox, reply_to, lost_after=lost_after, within=current.get(), arguments=arguments
+        ),
         PushedCompletions.tells_begin,
         kick,
         {LABEL: reply_to.label(), **({KEEP_LABEL: "1"} if is_journaled else {})},
         reply_to.run,
         lambda session: tell_workers(inbox, session, f"an earlier session of run {run_id!r}"),
+        arguments,
     )
 
 

@@ -15,9 +15,9 @@ from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.notice import ALWAYS
 from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.handle import Reference, ResultHandle
-from taskiq_flow.values.results import restored
+from taskiq_flow.values.results import arrived
 from taskiq_flow.values.size import read_off_loop
-from taskiq_flow.values.wire import Wire, is_strict
+from taskiq_flow.values.wire import Wire, is_strict, stored_size
 
 SMALL_INPUT = 65536
 """Bytes up to which an input of a run travels by value where all results go by reference."""
@@ -33,6 +33,8 @@ def is_referred_to(result: TaskiqResult[Any], limit: int | None, size: int | Non
         return False
     if limit == ALWAYS:
         return True
+    if (stored := stored_size(result)) is not None:
+        return stored > limit
     if size is None:
         try:
             size = len(json.dumps(result.model_dump(mode="json")))
@@ -52,6 +54,27 @@ async def refers(result: TaskiqResult[Any], limit: int | None) -> bool:
     return await read_off_loop(result.return_value, is_referred_to, result, limit)
 
 
+async def as_stored(
+    wire: Wire,
+    backend: AsyncResultBackend[Any],
+    folder: str,
+    task_id: str,
+    result: TaskiqResult[Any],
+    what: str,
+) -> TaskiqResult[Any]:
+    """A result as the result backend is given it: encoded, or with its value in the store.
+
+    ``folder``: of the store. ``what``: the value, for messages. Raises ``SerializationError`` for a
+    value that is not carried, ``ResultUnavailableError`` if the store does not take it.
+    """
+    if wire.store is not None and not result.is_err:
+        stored = await wire.store.put(folder, result.return_value, what)
+        if stored is not None:
+            return wire.refer_to(task_id, result, stored)
+    encode = partial(wire.encode_result, strict=is_strict(backend))
+    return await read_off_loop(result.return_value, encode, task_id, result)
+
+
 async def store_large_inputs(
     backend: AsyncResultBackend[Any],
     inputs: Mapping[str, Any],
@@ -59,6 +82,7 @@ async def store_large_inputs(
     run_id: str,
     is_outage: IsOutage,
     wire: Wire,
+    folder: str,
 ) -> dict[str, Any]:
     """Handles of those inputs of a run that are above the limit, which are stored.
 
@@ -66,7 +90,6 @@ async def store_large_inputs(
     input that the result backend cannot store, and the client's error if the server is away for too
     long.
     """
-    encode = partial(wire.encode_result, strict=is_strict(backend))
     found: dict[str, Any] = {}
     for key, value in inputs.items():
         if isinstance(value, ResultHandle):
@@ -74,7 +97,7 @@ async def store_large_inputs(
         task_id = f"{run_id}:input.{secrets.token_hex(8)}"
         own: TaskiqResult[Any] = TaskiqResult(is_err=False, return_value=value, execution_time=0.0)
         try:
-            result = await read_off_loop(value, encode, task_id, own)
+            result = await as_stored(wire, backend, folder, task_id, own, f"input {key!r}")
         except SerializationError:
             continue  # it is sent by value, and whoever encodes it says so
         if not await refers(result, SMALL_INPUT if limit == ALWAYS else limit):
@@ -119,7 +142,7 @@ async def stored_result(
             "backend: it has expired or was deleted; keep results for longer than they are needed"
         )
     result = await backend.get_result(task_id)
-    return await read_off_loop(result.return_value, restored, task_id, result, return_type, wire)
+    return await arrived(task_id, result, return_type, wire)
 
 
 def handle_of(

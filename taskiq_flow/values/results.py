@@ -8,9 +8,10 @@ from typing import Any
 
 from taskiq import TaskiqResult
 
-from taskiq_flow.errors import SerializationError
+from taskiq_flow.errors import ResultUnavailableError, SerializationError
 from taskiq_flow.values.fitting import Fit
-from taskiq_flow.values.wire import Wire, is_encoded_result
+from taskiq_flow.values.size import read_off_loop
+from taskiq_flow.values.wire import Wire, is_encoded_result, stored_size
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -18,6 +19,20 @@ logger = logging.getLogger("taskiq_flow")
 def failed(error: BaseException) -> TaskiqResult[Any]:
     """The result of a task that ended with ``error`` and has no result of its own."""
     return TaskiqResult(is_err=True, return_value=None, execution_time=0.0, error=error)
+
+
+async def arrived(
+    task_id: str, result: TaskiqResult[Any], return_type: Any, wire: Wire | None
+) -> TaskiqResult[Any]:
+    """As ``restored``. A large value is decoded in a thread, and one in the store is read."""
+    if wire is None or stored_size(result) is None:
+        return await read_off_loop(
+            result.return_value, restored, task_id, result, return_type, wire
+        )
+    try:
+        return await wire.read_object(task_id, result)
+    except (SerializationError, ResultUnavailableError) as error:
+        return failed(error)
 
 
 def restored(

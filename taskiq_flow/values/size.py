@@ -13,6 +13,9 @@ from pydantic import BaseModel
 
 T = TypeVar("T")
 
+_TABLES = {"pandas", "polars", "pyarrow"}
+"""Libraries whose tables tell their size in ways of their own."""
+
 
 async def read_off_loop(value: Any, function: Callable[..., T], *args: Any) -> T:
     """Call a function that reads all of ``value``: in a thread if the value is large."""
@@ -24,7 +27,8 @@ async def read_off_loop(value: Any, function: Callable[..., T], *args: Any) -> T
 def is_large(value: Any, most: int = 1_000) -> bool:
     """Whether a value has more than ``most`` parts, so that reading it takes long.
 
-    A part is an element of a collection, or a thousand characters or bytes of a text.
+    A part is an element of a collection, or a thousand characters or bytes of a text or an array.
+    A table counts as large.
     """
     pending, parts = [value], 0
     while pending and parts <= most:
@@ -39,4 +43,10 @@ def is_large(value: Any, most: int = 1_000) -> bool:
             pending.extend(itertools.islice(part, most))
         elif isinstance(part, BaseModel) or (is_dataclass(part) and not isinstance(part, type)):
             pending.append(getattr(part, "__dict__", {}))
+        elif isinstance(part, bytearray):
+            parts += len(part) // 1_000
+        elif type(part).__module__.partition(".")[0] in _TABLES:
+            parts = most + 1
+        elif isinstance(size := getattr(part, "nbytes", None), int):
+            parts += size // 1_000
     return parts > most

@@ -233,7 +233,7 @@ ENCODE: dict[type, Handler] = {
 DECODE: dict[str, Decode] = {
     "d": lambda decoder, parts: dict(decoder.pairs(parts[0])),
     "i": lambda _, parts: int(parts[0], 16),
-    "su": lambda decoder, parts: _bytes_of(decoder, parts).decode("utf-8", "surrogatepass"),
+    "su": lambda decoder, parts: str(decoder.binary(parts[0]), "utf-8", "surrogatepass"),
     "f": _read_float,
     "c": lambda decoder, parts: complex(*decoder.items(parts)),
     "b": _bytes_of,

@@ -13,6 +13,8 @@ from taskiq_flow.values.plain import LEAVES, MAX_DEPTH, MOST_BITS, TAG, floats_a
 
 NEWER = "was written by a newer taskiq_flow; upgrade this process"
 _WORD = 64
+_LONG = 65_536
+"""Characters above which a frame has a text among its buffers: its head is copied several times."""
 _NO_INT = frozenset({type(None), bool, str})
 _STRICT = frozenset({type(None), bool})
 _READ_AS_IS = frozenset({*LEAVES, float})
@@ -154,6 +156,8 @@ class Encoder:
             bits = value.bit_length()
             if bits > MOST_BITS or (self._strict and not -(2**63) <= value < 2**_WORD):
                 return {TAG: ["i", hex(value)]}
+        elif kind is str and self._buffers is not None and len(value) > _LONG:
+            return {TAG: ["su", self.binary(value.encode("utf-8", "surrogatepass"))]}
         elif kind is str and self._strict and not _is_unicode(value):
             content = value.encode("utf-8", "surrogatepass")
             return {TAG: ["su", base64.b64encode(content).decode("ascii")]}

@@ -20,11 +20,12 @@ from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.plain import is_plain
+from taskiq_flow.values.store import StoredObject, ValueStore
 
 VALUES = "taskiq_flow_values"
 """The keyword argument of an encoded call, and the label of an encoded result."""
 
-_VALUE, _REFERENCES, _SEAL = "value", "references", "seal"
+_VALUE, _REFERENCES, _SEAL, _OBJECT = "value", "references", "seal", "object"
 
 _SEAL_BYTES = 16
 
@@ -33,11 +34,18 @@ class Wire:
     """How the processes of one broker encode values for each other.
 
     ``classes``: those that may be restored. ``secret``: seals what is encoded, so that nothing else
-    is decoded here (keyed BLAKE2; RFC 7693).
+    is decoded here (keyed BLAKE2; RFC 7693). ``store``: where large values are stored.
     """
 
-    def __init__(self, codec: ValueCodec, classes: Classes, secret: bytes | None = None) -> None:
+    def __init__(
+        self,
+        codec: ValueCodec,
+        classes: Classes,
+        secret: bytes | None = None,
+        store: ValueStore | None = None,
+    ) -> None:
         self.codec = codec
+        self.store = store
         self._classes = classes
         self._secret = secret
 
@@ -74,7 +82,7 @@ class Wire:
         """The arguments of an encoded call. Raises ``SerializationError``."""
         payload = kwargs[VALUES]
         self._check(task_id, payload)
-        match self.codec.decode(payload[_VALUE], self._classes):
+        match self.codec.decode(payload.get(_VALUE), self._classes):
             case [list(own_args), dict(own_kwargs)]:
                 return own_args, own_kwargs
         raise SerializationError("the message of this task does not hold the arguments of a call")
@@ -102,7 +110,30 @@ class Wire:
         """An encoded result with its own value. Raises ``SerializationError``."""
         payload = result.return_value
         self._check(task_id, payload)
-        value = self.codec.decode(payload[_VALUE], self._classes)
+        value = self.codec.decode(payload.get(_VALUE), self._classes)
+        return result.model_copy(update={"return_value": value, "labels": {}})
+
+    def refer_to(
+        self, task_id: str, result: TaskiqResult[Any], stored: StoredObject
+    ) -> TaskiqResult[Any]:
+        """The result as it is stored, with an object of the store in place of its value."""
+        payload = self._sealed(task_id, {_OBJECT: stored.content()})
+        return result.model_copy(update={"return_value": payload, "labels": {VALUES: "1"}})
+
+    async def read_object(self, task_id: str, result: TaskiqResult[Any]) -> TaskiqResult[Any]:
+        """A result whose value is an object of the store, with the value.
+
+        Raises ``SerializationError`` if it is damaged or sealed by somebody else, and
+        ``ResultUnavailableError`` if the store does not have it.
+        """
+        what = f"the value of task {task_id!r}"
+        if self.store is None:
+            raise SerializationError(
+                f"{what} is in a store, and this process has none; give the FlowMiddleware of "
+                "engines and workers the same store="
+            )
+        self._check(task_id, result.return_value)
+        value = await self.store.get(StoredObject.of(result.return_value[_OBJECT]), what)
         return result.model_copy(update={"return_value": value, "labels": {}})
 
     # Seals
@@ -113,7 +144,7 @@ class Wire:
         return payload
 
     def _check(self, task_id: str, payload: Any) -> None:
-        if not isinstance(payload, dict) or _VALUE not in payload:
+        if not isinstance(payload, dict) or payload.keys().isdisjoint((_VALUE, _OBJECT)):
             raise SerializationError(f"the encoded values of task {task_id!r} are damaged")
         if self._secret is None:
             return
@@ -135,6 +166,17 @@ class Wire:
 def is_encoded_result(result: TaskiqResult[Any]) -> bool:
     """Whether a worker has encoded the value of a result."""
     return not result.is_err and VALUES in (result.labels or {})
+
+
+def stored_size(result: TaskiqResult[Any]) -> int | None:
+    """The bytes of the object that a result refers to. ``None`` if it has its value itself."""
+    payload = result.return_value
+    if is_encoded_result(result) and isinstance(payload, dict) and _OBJECT in payload:
+        try:
+            return StoredObject.of(payload[_OBJECT]).size
+        except SerializationError:  # whoever reads the object says so
+            return 0
+    return None
 
 
 def is_strict(backend: object) -> bool:

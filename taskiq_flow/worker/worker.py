@@ -31,10 +31,11 @@ from taskiq_flow.transport.systems import fullness_of
 from taskiq_flow.values.call import Call, Delivered
 from taskiq_flow.values.handle import Reference
 from taskiq_flow.values.isolation import Take, isolated
-from taskiq_flow.values.references import is_referred_to, stored_result
+from taskiq_flow.values.references import as_stored, is_referred_to, stored_result
 from taskiq_flow.values.results import failed
 from taskiq_flow.values.size import read_off_loop
-from taskiq_flow.values.wire import VALUES, Wire, is_encoded_result, is_strict
+from taskiq_flow.values.store import ValueStore, folder_of
+from taskiq_flow.values.wire import VALUES, Wire, is_encoded_result
 from taskiq_flow.worker import absence
 from taskiq_flow.worker.absence import AbsentEngines
 from taskiq_flow.worker.execution import (
@@ -72,6 +73,9 @@ GRACE = 1.0
 
 FULL_TIMEOUT = 60.0
 """Seconds for which a result waits for room on its server before its task fails."""
+
+REMOVAL_INTERVAL = 3600.0
+"""Seconds between two removals of old values from the store."""
 
 _NOT_PUBLISHED = {"labels", "log"}  # fields of a result that engines do not use
 
@@ -135,6 +139,9 @@ class Worker:
         self._backend.set_result = self._save  # type: ignore[method-assign]
         self._deliveries.on_acknowledged = self._acknowledged
         shorten_errors_of_tasks()
+        if self._wire.store is not None:
+            self._wire.store.serve_worker()
+            self._start(self._remove_old_values(self._wire.store))
         self._start(self._beat())
 
     async def aclose(self) -> None:
@@ -403,12 +410,13 @@ class Worker:
 
     async def _encoded(self, execution: Execution, result: TaskiqResult[Any]) -> TaskiqResult[Any]:
         """A result as it is stored. One whose value cannot be carried is a failure."""
-        encode = partial(self._wire.encode_result, strict=is_strict(self._backend))
-        value = result.return_value
+        name, task_id = execution.node_name, execution.task_id
+        what, folder = f"the result of node {name!r}", folder_of(execution.reply_to.run)
         try:
-            return await read_off_loop(value, encode, execution.task_id, result)
+            return await as_stored(self._wire, self._backend, folder, task_id, result, what)
+        except ResultUnavailableError as error:
+            return failed(error)
         except SerializationError as error:
-            name = execution.node_name
             return failed(
                 SerializationError(f"the result of node {name!r} is not carried: {error}")
             )
@@ -502,6 +510,19 @@ class Worker:
                         logger.debug("the heartbeat was not sent: %s", text_of(error))
                     else:
                         logger.exception("the heartbeat failed")
+
+    async def _remove_old_values(self, store: ValueStore) -> None:
+        """Remove from time to time what is too old in the store, until cancelled."""
+        while True:
+            try:
+                await store.remove_old()
+            except Exception as error:  # whatever fsspec and its client raise
+                logger.warning(
+                    "old values in store %s were not removed: %s; trying again in an hour",
+                    store.address,
+                    text_of(error),
+                )
+            await asyncio.sleep(REMOVAL_INTERVAL)
 
     async def _say_present(self) -> None:
         await self._notifier.publish(self._workers_channel, b"")
