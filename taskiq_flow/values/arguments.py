@@ -13,7 +13,6 @@ from taskiq_flow.errors import SerializationError
 from taskiq_flow.reconnect import IsOutage, retry_through_outage
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.references import as_stored, handle_of
-from taskiq_flow.values.size import is_large
 from taskiq_flow.values.store import ValueStore, folder_of
 from taskiq_flow.values.wire import Wire, stored_size
 
@@ -57,10 +56,12 @@ class StoredArguments:
             future.set_result(handle_of(self._backend, task_id, None, self._wire))
             self._handles[id(value)] = value, future
 
-    @staticmethod
-    def may_store(values: Iterable[Any]) -> bool:
+    def may_store(self, values: Iterable[Any]) -> bool:
         """Whether any of the arguments of a call may be above the limit of the store."""
-        return any(is_large(value) for value in values if type(value) is not ResultHandle)
+        return any(map(self._may_be_above, values))
+
+    def _may_be_above(self, value: Any) -> bool:
+        return type(value) is not ResultHandle and self._store.may_be_above(value)
 
     async def handle_for(self, what: str, value: Any) -> Any:
         """The handle of an argument that is in the store now, or the argument if it is small.
@@ -68,7 +69,7 @@ class StoredArguments:
         ``what``: the value, for messages. Raises ``ResultUnavailableError`` if the store does not
         take it, and the client's error if the result backend is away for too long.
         """
-        if type(value) is ResultHandle or not is_large(value):
+        if not self._may_be_above(value):
             return value
         if not self._shares:
             return await self._stored(what, value) or value

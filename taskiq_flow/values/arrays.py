@@ -111,9 +111,9 @@ def _read_array(decoder: Decoder, parts: list[Any]) -> Any:
         if math.prod(size for size in shape if size) > 2**31:
             raise RefusedError("an empty array has no such shape")
         return numpy.zeros(shape, dtype, order=order)
-    array = numpy.ndarray(tuple(shape), dtype, buffer=content, order=order)
-    array.flags.writeable = False
-    return array
+    # Of memory that cannot be written to, so that nobody makes the array writable again.
+    array = numpy.frombuffer(content.toreadonly(), dtype)
+    return array.reshape(shape, order=order)
 
 
 def _scalar(encoder: Encoder, value: Any) -> tuple[Any, ...]:

@@ -136,13 +136,17 @@ class ValueStore:
         answer: bool = self._module.is_full(error)
         return answer
 
+    def may_be_above(self, value: Any) -> bool:
+        """Whether a value may be above the limit: whether it is worth encoding it to see that."""
+        return is_large(value, self.above // 1_000)
+
     async def put(self, folder: str, value: Any, what: str) -> StoredObject | None:
         """Store a value if it is above the limit. Returns ``None`` if it is not.
 
         ``what``: the value, for messages. Raises ``SerializationError`` for a value that is not
         carried, ``ResultUnavailableError`` if the store does not take it.
         """
-        if not is_large(value):
+        if not self.may_be_above(value):
             return None
         parts = await self._in_thread(self._codec.encode_frame, value)
         size = sum(memoryview(part).nbytes for part in parts)
