@@ -69,6 +69,8 @@ class Settings:
     qos: int = 10
     result_prefix: str | None = None
     results: str = ""
+    store: str = ""
+    store_above: int = 524_288
 
     @property
     def environment(self) -> dict[str, str]:
@@ -87,7 +89,11 @@ def broker_of(settings: Settings) -> AsyncBroker:
         broker = broker.with_middlewares(Broken())
     if settings.flow:
         flow = FlowMiddleware(
-            settings.notifier, inline_limit=settings.inline_limit, prefix=settings.prefix
+            settings.notifier,
+            inline_limit=settings.inline_limit,
+            prefix=settings.prefix,
+            store=settings.store or None,
+            store_above=settings.store_above,
         )
         broker = broker.with_middlewares(flow)
     if settings.retries:
@@ -362,6 +368,20 @@ async def measure(blob: str, number: int = 0) -> int:
     return len(blob)
 
 
+async def content(size: int) -> bytes:
+    return b"x" * size
+
+
+async def measure_content(content: bytes, number: int = 0) -> int:
+    return len(content)
+
+
+async def measure_when_released(content: bytes, path: str, name: str) -> int:
+    """Note that it begins, and end once the test has written that it may."""
+    await held(path, name)
+    return len(content)
+
+
 async def anything(value: Any) -> Any:
     return value
 
@@ -383,6 +403,7 @@ TASKS: list[Any] = [
     *(load, cut, joined, fail, behind, empty, point, shifted, double, total, echo, set_of),
     *(unstorable, nap, hold, noted, held, noted_in_thread, refuses_result, fails_at_first),
     *(fails_once, succeeds_at_first, passes_on_requeued, deadly),
+    *(content, measure_content, measure_when_released),
     *(requeues_once, breaks_middleware, blob, two_blobs, measure, anything, fitted, in_pool),
 ]
 
