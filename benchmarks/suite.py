@@ -26,6 +26,7 @@ NAMES = (
     "redis_scale",
     "redis_cancel",
     "redis_references",
+    "redis_store",
 )
 
 

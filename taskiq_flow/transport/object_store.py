@@ -19,8 +19,6 @@ from fsspec.implementations.local import LocalFileSystem
 PIECE = 8 * 1024 * 1024
 """Bytes that are read or written at once. S3 takes no smaller part of an upload than 5 MB."""
 
-DIGEST_BYTES = 32
-
 Part = bytes | bytearray | memoryview
 
 _WHOLE_OR_NOT = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci"}
@@ -100,7 +98,7 @@ class ObjectStore:
     def write(self, name: str, parts: Iterable[Part]) -> str:
         """Write an object, so that nobody sees a part of it. Returns the digest of its content.
 
-        The digest is BLAKE2 (RFC 7693). Raises what fsspec raises, and removes what it has written.
+        The digest is SHA-256. Raises what fsspec raises, and removes what it has written.
         """
         self.check()
         path = self._path(name)
@@ -108,7 +106,7 @@ class ObjectStore:
         written = path if self._is_whole else posixpath.join(folder, f".{own_name}")
         if not self._is_whole:
             self._fs.makedirs(folder, exist_ok=True)
-        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        digest = hashlib.sha256()
         options = {"autocommit": False} if self._is_whole else {}
         file = self._fs.open(written, "wb", block_size=PIECE, **options)
         try:
@@ -145,7 +143,7 @@ class ObjectStore:
         found = self._fs.info(path)["size"]
         if found != size:
             raise ValueError(f"it should have {size} bytes and has {found}")
-        content, digest = bytearray(size), hashlib.blake2b(digest_size=DIGEST_BYTES)
+        content, digest = bytearray(size), hashlib.sha256()
         for start in range(0, size, PIECE):
             end = min(start + PIECE, size)
             piece = self._fs.cat_file(path, start=start, end=end)
