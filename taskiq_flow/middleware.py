@@ -6,7 +6,6 @@ import asyncio
 import math
 import re
 from collections.abc import Callable, Coroutine, Iterable
-from datetime import timedelta
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from taskiq import (
@@ -92,7 +91,7 @@ class FlowMiddleware(TaskiqMiddleware):
         classes: Literal["known", "imported"] = "known",
         store: str | None = None,
         store_above: int = 524_288,
-        store_ttl: Seconds | None = timedelta(days=7),
+        store_ttl: Seconds | None = 604800.0,
     ) -> None:
         super().__init__()
         if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):

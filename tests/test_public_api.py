@@ -163,7 +163,7 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
         FlowMiddleware,
         (
             "url=None, *, inline_limit=65536, prefix='taskiq_flow', max_deliveries=3, codec=None, "
-            "secret=None, classes='known'"
+            "secret=None, classes='known', store=None, store_above=524288, store_ttl=604800.0"
         ),
     ),
     (in_process, "function=None, *, limit=None"),

@@ -302,7 +302,7 @@ class InMemoryCompletions:
         for execution in self.expected.values():
             execution.revoke()
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, is_complete: bool) -> None:
         """Revoke, and wait for the cancelled tasks to end, for a bounded time."""
         self.revoke()
         if self.expected:

@@ -332,10 +332,11 @@ class Inbox:
 
     async def _read_object(self, task_id: str, watch: Watch, result: TaskiqResult[Any]) -> None:
         result = await arrived(task_id, result, watch.return_type, self._wire)
+        if self._watched.get(task_id) is not watch:  # it was settled meanwhile
+            return
         if watch.arguments is not None and not result.is_err:
             watch.arguments.note_result(task_id, result.return_value)
-        if self._watched.get(task_id) is watch:  # else it was settled meanwhile
-            self._settle(task_id, result)
+        self._settle(task_id, result)
 
     def _start(self, reading: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(reading)

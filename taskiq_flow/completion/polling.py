@@ -63,7 +63,7 @@ class PollingCompletions:
         if self._poller is not None:
             self._poller.cancel()
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, is_complete: bool) -> None:
         """Stop asking, and wait for the loop to end, for a bounded time."""
         self.revoke()
         if self._poller is not None:

@@ -56,5 +56,8 @@ class Completions(Protocol):
     def revoke(self) -> None:
         """Cancel all expected tasks, as far as the broker allows. None of them settles any more."""
 
-    async def aclose(self) -> None:
-        """Revoke, and wait a bounded time for what was cancelled to end."""
+    async def aclose(self, *, is_complete: bool) -> None:
+        """Revoke, and wait a bounded time for what was cancelled to end.
+
+        ``is_complete``: whether the run has all results, so that nobody resumes it.
+        """

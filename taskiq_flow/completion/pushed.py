@@ -96,12 +96,12 @@ class PushedCompletions:
         for task_id in tuple(self._expected):
             self._inbox.forget(task_id)
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, is_complete: bool) -> None:
         """Revoke, and wait until that is told, for a bounded time."""
         self.revoke()
         await until_ended(self._revoking, REVOKING_GRACE)
         if self._arguments is not None:
-            await self._arguments.aclose()
+            await self._arguments.aclose(is_complete=is_complete)
         self._inbox.run_ids.discard(self._reply_to.run_id)
 
     def _start_telling(self, what: str, name: str) -> None:

@@ -124,7 +124,8 @@ async def connect(
             run_id,
             reply_to.run,
             shares=keeps_values,
-            is_kept=is_journaled or reference_above is not None,
+            refers=reference_above is not None,
+            may_be_resumed=is_journaled,
         )
     return Connection(
         lambda: PushedCompletions(

@@ -582,7 +582,7 @@ class Run(Generic[N]):
         reading = [] if self._mapped is None else self._mapped.stop()
         await asyncio.gather(
             until_ended([*self._start_loop.tasks, *self._answers, *reading], CLEAN_UP_GRACE),
-            self._completions.aclose(),
+            self._completions.aclose(is_complete=outcome == "completed"),
         )
         if self._mapped is not None:
             self._mapped.close()

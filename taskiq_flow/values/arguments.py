@@ -21,7 +21,8 @@ class StoredArguments:
     """The arguments of one run that are in the broker's store.
 
     ``session``: of the run. ``shares``: whether the run keeps its values, so that several nodes may
-    take the same one. ``is_kept``: whether somebody may read the objects after the run.
+    take the same one. ``refers``: whether its reader is given handles, which he may read after the
+    run. ``may_be_resumed``: whether a later session may read them, unless the run is complete.
     """
 
     def __init__(
@@ -34,7 +35,8 @@ class StoredArguments:
         session: str,
         *,
         shares: bool,
-        is_kept: bool,
+        refers: bool,
+        may_be_resumed: bool,
     ) -> None:
         self._backend = backend
         self._wire = wire
@@ -43,7 +45,8 @@ class StoredArguments:
         self._run_id = run_id
         self._folder = folder_of(session)
         self._shares = shares
-        self._is_kept = is_kept
+        self._refers = refers
+        self._may_be_resumed = may_be_resumed
         self._is_used = False
         # By the id of a value, which is held so that no other value gets that id.
         self._handles: dict[int, tuple[Any, asyncio.Future[ResultHandle | None]]] = {}
@@ -100,10 +103,11 @@ class StoredArguments:
         )
         return handle_of(self._backend, task_id, None, self._wire)
 
-    async def aclose(self) -> None:
-        """Forget the values, and remove the run's objects unless they are to be kept."""
+    async def aclose(self, *, is_complete: bool) -> None:
+        """Forget the values, and remove the run's objects unless somebody may still read them."""
         for _, storing in self._handles.values():
             storing.cancel()
         self._handles.clear()
-        if self._is_used and not self._is_kept:
+        is_needed = self._refers or (self._may_be_resumed and not is_complete)
+        if self._is_used and not is_needed:
             await self._store.remove(self._folder)
