@@ -12,10 +12,11 @@ import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
-from taskiq import AckableMessage, AsyncBroker
+from taskiq import AckableMessage, AsyncBroker, TaskiqMessage
 from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.cleanup import to_the_end
@@ -73,7 +74,7 @@ class Delivery:
         self._ack = ack
 
     async def ack(self) -> None:
-        """Acknowledge the message, once."""
+        """Acknowledge the message, unless that is done."""
         if not self.is_acknowledged:
             await maybe_awaitable(self._ack())
             self.is_acknowledged = True
@@ -95,6 +96,9 @@ class Delivery:
         except Exception:  # noqa: S110 - no task, or none of an engine: taskiq's own affair
             pass
         return self.reply_to
+
+
+_executed: ContextVar[Delivery | None] = ContextVar("executed", default=None)
 
 
 class Deliveries:
@@ -121,6 +125,27 @@ class Deliveries:
         self.on_acknowledged: Callable[[Delivery, Exception | None], None] = _raise
         self._held: dict[Delivery, None] = {}
         self._redelivered: dict[Delivery, None] = {}  # those held that were delivered before
+        self._by_data: dict[int, Delivery] = {}  # those held, by the identity of their bytes
+        self._loads: Any = broker.formatter.loads
+
+    def trace(self) -> None:
+        """Until ``aclose``, note which message is executed by each asyncio task.
+
+        taskiq tells middlewares what a message says, and not which one of the broker's it is. The
+        formatter's ``loads`` is replaced: taskiq calls it in the task that executes the message.
+        """
+
+        def loads_and_notes(message: bytes) -> TaskiqMessage:
+            _executed.set(self._by_data.get(id(message)))
+            loaded: TaskiqMessage = self._loads(message)
+            return loaded
+
+        self._broker.formatter.loads = loads_and_notes  # type: ignore[method-assign]
+
+    @staticmethod
+    def executed() -> Delivery | None:
+        """The message that the current asyncio task executes, if it is held."""
+        return _executed.get()
 
     def hold(
         self,
@@ -133,6 +158,7 @@ class Deliveries:
         """Hold a message until it is acknowledged. Returns the message to give to taskiq."""
         delivery = Delivery(data, ack, origin, key, number)
         self._held[delivery] = None
+        self._by_data[id(data)] = delivery
         if number > 1:
             self._redelivered[delivery] = None
 
@@ -210,6 +236,7 @@ class Deliveries:
 
     async def aclose(self) -> None:
         """The worker ends. Messages that it holds are delivered to others in time."""
+        self._broker.formatter.loads = self._loads  # type: ignore[method-assign]
         if self._leave is not None:
             await self._leave()
 
@@ -255,6 +282,7 @@ class Deliveries:
     def clear(self) -> None:
         """Drop all messages: the server has lost them."""
         self._held.clear()
+        self._by_data.clear()
         self._redelivered.clear()
         self._fetched.clear()
 
@@ -272,6 +300,7 @@ class Deliveries:
 
     def _drop(self, delivery: Delivery) -> None:
         self._held.pop(delivery, None)
+        self._by_data.pop(id(delivery.data), None)
         self._redelivered.pop(delivery, None)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
 
 from taskiq_flow.reconnect import IsOutage
-from taskiq_flow.transport.deliveries import Deliveries
+from taskiq_flow.transport.deliveries import Deliveries, Delivery
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -20,8 +20,23 @@ REVOCATION_LIFE = 24 * 3600
 MakeNotice = Callable[[int | None], bytes]
 """Makes the notice of a result. Given the bytes of the stored result, where known."""
 
-SaveAndPublish = Callable[[str, TaskiqResult[Any], str, MakeNotice], Awaitable[None]]
-"""Saves the result of a task id and publishes its notice on a channel."""
+
+class SaveAndPublish(Protocol):
+    """Saves the result of a task id and publishes its notice on a channel."""
+
+    async def __call__(
+        self,
+        task_id: str,
+        result: TaskiqResult[Any],
+        channel: str,
+        make_notice: MakeNotice,
+        delivery: Delivery | None = None,
+    ) -> None:
+        """Acknowledges ``delivery``, the task's message, in the same step where that is possible.
+
+        It sets the delivery's ``is_acknowledged`` then.
+        """
+
 
 Kick = Callable[[BrokerMessage], Coroutine[Any, Any, None]]
 """Hands a message to a broker."""

@@ -24,6 +24,7 @@ from taskiq_redis import RedisAsyncResultBackend
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.reconnect import backoff_delays, text_of
+from taskiq_flow.transport.deliveries import Delivery
 from taskiq_flow.transport.protocol import (
     REVOCATION_LIFE,
     MakeNotice,
@@ -44,6 +45,7 @@ from taskiq_flow.transport.redis_broker import (
     steady_results,
 )
 from taskiq_flow.transport.redis_errors import is_full, is_outage, naming
+from taskiq_flow.transport.redis_streams import ACKNOWLEDGE, StreamEntry, database_of
 
 __all__ = [
     "RedisNotifier",
@@ -276,7 +278,7 @@ class _Connections:
 
 
 class _Saver:
-    """Does what taskiq's result backend does, and publishes the notice with it."""
+    """Does what taskiq's result backend does, publishes the notice and acknowledges with it."""
 
     def __init__(
         self, backend: RedisAsyncResultBackend[Any], on_unheard: Callable[[str], None]
@@ -284,9 +286,15 @@ class _Saver:
         self._backend = backend
         self._on_unheard = on_unheard
         self._client: Any = Redis(connection_pool=backend.redis_pool)
+        self._database = database_of(self._client)
 
     async def save(
-        self, task_id: str, result: TaskiqResult[Any], channel: str, make_notice: MakeNotice
+        self,
+        task_id: str,
+        result: TaskiqResult[Any],
+        channel: str,
+        make_notice: MakeNotice,
+        delivery: Delivery | None = None,
     ) -> None:
         backend = self._backend
         value = backend.serializer.dumpb(result.model_dump(mode="json"))
@@ -303,7 +311,14 @@ class _Saver:
                     await self._client.execute_command("SET", key, value, "NX", *expiry)
                 heard_by = await self._publish(channel, notice)
             else:
-                heard_by = await self._client.eval(_SAVE, 1, key, value, channel, notice, *expiry)
+                entry = self._entry_of(delivery)
+                keys = (key,) if entry is None else (key, entry.stream)
+                message = ("", "") if entry is None else (entry.group, entry.id)
+                heard_by, is_acknowledged = await self._client.eval(
+                    _SAVE, len(keys), *keys, value, channel, notice, *message, *expiry
+                )
+                if delivery is not None and is_acknowledged:
+                    delivery.is_acknowledged = True
         if isinstance(heard_by, bytes):  # the engine finds the result without the notice
             logger.warning(
                 "the notice of %s was not published: %s (PUBLISH %s)",
@@ -313,6 +328,12 @@ class _Saver:
             )
         elif not heard_by:
             self._on_unheard(channel)
+
+    def _entry_of(self, delivery: Delivery | None) -> StreamEntry | None:
+        """A message that has to be acknowledged, and can be where the result is saved."""
+        entry = None if delivery is None or delivery.is_acknowledged else delivery.origin
+        is_here = isinstance(entry, StreamEntry) and entry.database == self._database
+        return entry if is_here else None
 
     async def _publish(self, channel: str, notice: bytes) -> int | bytes:
         """How many have heard the notice, or why it was refused."""
@@ -324,11 +345,14 @@ class _Saver:
 
 
 # Of a task that is executed twice, the first outcome is what counts. If it cannot be saved, the
-# script ends there, and nobody hears of it. A notice that is refused does not undo the saving.
-_SAVE = """
-redis.call('SET', KEYS[1], ARGV[1], 'NX', unpack(ARGV, 4))
+# script ends there: nobody hears of it, and the message is not acknowledged. A notice that is
+# refused does not undo the saving, nor does an acknowledgement, which the worker tries again.
+_SAVE = f"""
+{ACKNOWLEDGE}
+redis.call('SET', KEYS[1], ARGV[1], 'NX', unpack(ARGV, 6))
 local heard_by = redis.pcall('PUBLISH', ARGV[2], ARGV[3])
-return type(heard_by) == 'table' and heard_by['err'] or heard_by
+local is_acknowledged = KEYS[2] and pcall(acknowledge, KEYS[2], ARGV[4], ARGV[5])
+return {{type(heard_by) == 'table' and heard_by['err'] or heard_by, is_acknowledged and 1 or 0}}
 """
 
 

@@ -10,8 +10,9 @@ import math
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ResponseError
 from taskiq import AckableMessage
 
@@ -36,6 +37,28 @@ GONE_AFTER = 60.0
 """Seconds of silence after which a consumer that holds no message is removed, at the least."""
 
 
+class StreamEntry(NamedTuple):
+    """Where a message stands. ``database``: as of ``database_of``."""
+
+    stream: Any
+    group: str
+    id: Any
+    database: tuple[Any, ...] | None
+
+
+def database_of(client: Any) -> tuple[Any, ...] | None:
+    """What two clients have in common that use one database as one user.
+
+    ``None`` for a client of a cluster or behind sentinels.
+    """
+    pool = getattr(client, "connection_pool", None)
+    if pool is None or isinstance(pool, SentinelConnectionPool):
+        return None
+    settings = pool.connection_kwargs
+    names = ("host", "port", "path", "username", "credential_provider")
+    return (settings.get("db") or 0, *map(settings.get, names))
+
+
 class StreamReader:
     """Reads a broker's streams, as the broker does, and what others have left in them.
 
@@ -48,6 +71,7 @@ class StreamReader:
 
     def __init__(self, broker: Any, client: Any, patience: float) -> None:
         self._client = client
+        self._database = database_of(client)
         self._group: str = broker.consumer_group_name
         self._consumer: str = broker.consumer_name
         self._streams = {broker.queue_name: ">", **broker.additional_streams}
@@ -98,12 +122,12 @@ class StreamReader:
         return time.monotonic() - self._looked_at > self._idle_timeout / 1000 / 2
 
     async def _give_back(self, delivery: Delivery) -> None:
-        stream, message_id = delivery.origin
-        arguments = (self._group, message_id, delivery.data, delivery.number - 1)
-        await self._client.eval(_GIVE_BACK, 1, stream, *arguments)
+        entry: StreamEntry = delivery.origin
+        arguments = (entry.group, entry.id, delivery.data, delivery.number - 1)
+        await self._client.eval(_GIVE_BACK, 1, entry.stream, *arguments)
 
-    async def _acknowledge(self, stream: Any, message_id: Any) -> None:
-        await self._client.eval(_ACKNOWLEDGE, 1, stream, self._group, message_id)
+    async def _acknowledge(self, entry: StreamEntry) -> None:
+        await self._client.eval(_ACKNOWLEDGE, 1, entry.stream, entry.group, entry.id)
 
     async def _leave(self) -> None:
         """Remove this worker's consumer where it holds no message."""
@@ -123,8 +147,8 @@ class StreamReader:
         self._renewed_at = now
         by_stream: dict[Any, list[Any]] = {}
         for delivery in held:
-            stream, message_id = delivery.origin
-            by_stream.setdefault(stream, []).append(message_id)
+            entry: StreamEntry = delivery.origin
+            by_stream.setdefault(entry.stream, []).append(entry.id)
         for stream, ids in by_stream.items():
             await self._answer(
                 self._client.xclaim(
@@ -228,10 +252,11 @@ class StreamReader:
         """Hold messages from now on, to be handed to taskiq."""
         for stream, entries in fetched:
             for message_id, fields in entries:
+                entry = StreamEntry(stream, self._group, message_id, self._database)
                 self.deliveries.hold(
                     fields[b"data"],
-                    partial(self._acknowledge, stream, message_id),
-                    (stream, message_id),
+                    partial(self._acknowledge, entry),
+                    entry,
                     _key(stream, message_id),
                     number + int(fields.get(_IN_VAIN, 0)),
                 )
@@ -258,12 +283,17 @@ end
 """
 
 # Nobody reads a message that is acknowledged, unless the stream has another group.
-_ACKNOWLEDGE = """
-if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 1
-        and #redis.call('XINFO', 'GROUPS', KEYS[1]) == 1 then
-    redis.call('XDEL', KEYS[1], ARGV[2])
+ACKNOWLEDGE = """
+local function acknowledge(stream, group, id)
+    if redis.call('XACK', stream, group, id) == 1
+            and #redis.call('XINFO', 'GROUPS', stream) == 1 then
+        redis.call('XDEL', stream, id)
+    end
 end
 """
+"""The Lua function ``acknowledge(stream, group, id)``, for scripts."""
+
+_ACKNOWLEDGE = f"{ACKNOWLEDGE} acknowledge(KEYS[1], ARGV[1], ARGV[2])"
 
 # Consumers come as lists of names and values. Removing one would lose the messages that it holds.
 _REMOVE_CONSUMER = """

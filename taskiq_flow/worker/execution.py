@@ -17,6 +17,7 @@ from typing import Any
 from taskiq import NoResultError, TaskiqMessage
 
 from taskiq_flow.dataflow.calling import calling_of
+from taskiq_flow.transport.deliveries import Delivery
 from taskiq_flow.transport.notice import BEGIN_LABEL, KEEP_LABEL, ReplyTo
 from taskiq_flow.values.call import Calling, Delivered, wrapping
 from taskiq_flow.values.wire import VALUES
@@ -52,9 +53,15 @@ class RevokedError(NoResultError):
 
 
 class Execution:
-    """One execution of an engine's task. Created in the asyncio task that executes it."""
+    """One execution of an engine's task. Created in the asyncio task that executes it.
 
-    def __init__(self, message: TaskiqMessage, reply_to: ReplyTo) -> None:
+    ``delivery``: the broker's message, where it is known.
+    """
+
+    def __init__(
+        self, message: TaskiqMessage, reply_to: ReplyTo, delivery: Delivery | None = None
+    ) -> None:
+        self.delivery = delivery
         self.task_id = message.task_id
         self.reply_to = reply_to
         self.args, self.kwargs = list(message.args), dict(message.kwargs)  # as sent

@@ -138,6 +138,7 @@ class Worker:
         await self._notifier.subscribe_to_revocations(self._revoke)
         self._backend.set_result = self._save  # type: ignore[method-assign]
         self._deliveries.on_acknowledged = self._acknowledged
+        self._deliveries.trace()
         shorten_errors_of_tasks()
         if self._wire.store is not None:
             self._wire.store.serve_worker()
@@ -168,7 +169,7 @@ class Worker:
             self._of_no_engine.add(executing)
             executing.add_done_callback(partial(self._ended_for_no_engine, message.task_id))
             return message
-        execution = Execution(message, ReplyTo.of(label))
+        execution = Execution(message, ReplyTo.of(label), self._deliveries.executed())
         current.set(execution)
         self._executions.add(execution)
         for name in execution.names:
@@ -429,6 +430,7 @@ class Worker:
                 result,
                 reply_to.channel,
                 lambda size: self._notice(execution, result, size).sealed(reply_to.key),
+                execution.delivery,
             )
             return
         await self._save_only(execution.task_id, result)
