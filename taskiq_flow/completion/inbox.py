@@ -45,6 +45,12 @@ SHORTEST_INTERVAL = 0.005
 SILENCE = 1.0
 """Seconds without a notice after which the result backend is asked for a task's result."""
 
+QUEUED_SILENCE = 5.0
+"""The same for a task that was sent after all tasks that notices have named lately.
+
+It waits in the queue, as far as is known.
+"""
+
 ASKED_PER_CHECK = 128
 """Silent tasks for which one check asks the result backend; the next check takes the next ones."""
 
@@ -161,6 +167,8 @@ class Inbox:
         self._is_watching = asyncio.Event()
         self._numbers = itertools.count()
         self._earliest_sign: float = math.inf  # lowest number heard of since the last look
+        self._latest_sign = -1  # highest number heard of
+        self._heard_at = -math.inf  # when the last notice came
         self._silence = SILENCE
         self._interval = CHECK_INTERVAL
         self._loop = asyncio.get_running_loop()
@@ -237,6 +245,7 @@ class Inbox:
                 return
             self._silence = SILENCE
             self._has_heard = True
+            self._heard_at = self._loop.time()
             self._handle(notice)
         except Exception:  # of one notice, which must not stop the others
             logger.exception("a notice on %s could not be handled", self.channel)
@@ -281,7 +290,11 @@ class Inbox:
                 watch.in_flight.began(task_id)
             self._moved_at[watch.within] = now = self._loop.time()
             watch.take(now)
-            self._earliest_sign = min(self._earliest_sign, watch.number)
+            self._note_sign(watch)
+
+    def _note_sign(self, watch: Watch) -> None:
+        self._earliest_sign = min(self._earliest_sign, watch.number)
+        self._latest_sign = max(self._latest_sign, watch.number)
 
     def _settle(self, task_id: str, result: TaskiqResult[Any]) -> None:
         watch = self._watched[task_id]
@@ -289,7 +302,7 @@ class Inbox:
         self.forget(task_id)
         if isinstance(result.error, TaskLostError):
             watch.expected.add(task_id)  # it may run all the same: the run revokes it at its end
-        self._earliest_sign = min(self._earliest_sign, watch.number)
+        self._note_sign(watch)
         watch.in_flight.settle(task_id, result)
 
     # Results in the result backend
@@ -374,7 +387,7 @@ class Inbox:
     async def _ask_for_silent(self) -> bool:
         """Ask the result backend for silent tasks. Returns whether it had a result."""
         now = self._loop.time()
-        silent = self._silent_since(now - self._silence)
+        silent = self._silent(now)
         asked_at = {task_id: self._watched[task_id].asked_at for task_id in silent}
         asked = heapq.nsmallest(ASKED_PER_CHECK, asked_at, asked_at.__getitem__)
         for task_id in asked:
@@ -393,8 +406,16 @@ class Inbox:
                     await self._settle_read(task_id, result)
         return found
 
-    def _silent_since(self, moment: float) -> Iterable[str]:
+    def _silent(self, now: float) -> Iterable[str]:
+        """Tasks that may have ended without a notice.
+
+        While notices come, those that stand in the queue are asked for less often: there may be
+        thousands.
+        """
+        hears = now - self._heard_at < SILENCE
         for task_id, watch in self._watched.items():
+            is_queued = hears and watch.number > self._latest_sign
+            moment = now - (QUEUED_SILENCE if is_queued else self._silence)
             is_silent = watch.heard_at < moment and watch.asked_at < moment
             if is_silent and not watch.is_being_read:
                 yield task_id

@@ -24,6 +24,7 @@ from taskiq_flow.completion import inbox as inbox_module
 from taskiq_flow.completion.inbox import (
     ASKED_PER_CHECK,
     CHECK_INTERVAL,
+    QUEUED_SILENCE,
     SILENCE,
     SUSPENDED_AFTER,
     Inbox,
@@ -515,6 +516,41 @@ async def test_silent_tasks_are_asked_for_in_turn() -> None:
         results = await engine.execute({"seconds": 1000.0})
         lost = {name for name, value in results.items() if isinstance(value, NodeFailure)}
         assert lost == {f"old{index}" for index in range(3 * ASKED_PER_CHECK)}
+
+
+@virtually
+async def test_tasks_in_the_queue_are_not_asked_for_while_notices_come() -> None:
+    site = Site()
+    asked: list[str] = []
+    backend = site.broker.result_backend
+    is_result_ready = backend.is_result_ready
+
+    async def ask(task_id: str) -> bool:
+        asked.append(task_id)
+        return bool(await is_result_ready(task_id))
+
+    backend.is_result_ready = ask  # type: ignore[method-assign]
+    builder = DAGBuilder()
+    for index in range(5):
+        builder.node(site.nap, name=f"nap{index}")
+    async with site.working(1):
+        await ExecutionEngine(site.broker, builder.build()).execute({"seconds": 0.9})
+        assert now() >= 4.5
+        assert asked == []
+
+
+@virtually
+async def test_a_dropped_notice_is_made_up_for_while_others_come() -> None:
+    """Also if the task was sent after all of those: it might stand in the queue."""
+    site = Site()
+    site.board.drops = lambda data: b"r:number:1" in data
+    async with site.working():
+        other = asyncio.ensure_future(site.engine(site.nap).execute({"seconds": 60.0}))
+        await asyncio.sleep(2.0)
+        began = now()
+        assert await site.engine(site.number).execute(run_id="r") == {"number": 1}
+        assert now() - began <= QUEUED_SILENCE + 2 * CHECK_INTERVAL
+        assert await other == {"nap": 60.0}
 
 
 @virtually
