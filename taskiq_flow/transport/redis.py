@@ -32,6 +32,7 @@ from taskiq_flow.transport.protocol import (
     hear_revoked,
     unnoticed,
 )
+from taskiq_flow.transport.redis_batches import Batches
 from taskiq_flow.transport.redis_broker import (
     Client,
     backlog_of,
@@ -286,6 +287,7 @@ class _Saver:
         self._backend = backend
         self._on_unheard = on_unheard
         self._client: Any = Redis(connection_pool=backend.redis_pool)
+        self._batches = Batches(self._client)
         self._database = database_of(self._client)
 
     async def save(
@@ -314,8 +316,10 @@ class _Saver:
                 entry = self._entry_of(delivery)
                 keys = (key,) if entry is None else (key, entry.stream)
                 message = ("", "") if entry is None else (entry.group, entry.id)
-                heard_by, is_acknowledged = await self._client.eval(
-                    _SAVE, len(keys), *keys, value, channel, notice, *message, *expiry
+                arguments = (value, channel, notice, *message, *expiry)
+                size = len(value) + len(notice)
+                heard_by, is_acknowledged = await self._batches.execute(
+                    "EVAL", _SAVE, len(keys), *keys, *arguments, size=size
                 )
                 if delivery is not None and is_acknowledged:
                     delivery.is_acknowledged = True

@@ -38,6 +38,7 @@ from taskiq_flow.transport.deliveries import (
     holding_ahead,
 )
 from taskiq_flow.transport.protocol import Backlog, Kick, Leftover, NothingWaits
+from taskiq_flow.transport.redis_batches import Batches
 from taskiq_flow.transport.redis_errors import is_outage, naming
 from taskiq_flow.transport.redis_streams import StreamReader
 
@@ -147,27 +148,27 @@ def kick_of(broker: AsyncBroker) -> Kick:
 
 def _fast_kick_of(broker: AsyncBroker) -> Kick:
     """Sends by a client that is kept: making one takes longer than sending."""
-    client: Any = client_of(broker)
+    batches = Batches(client_of(broker))
     kick = type(broker).kick
     if isinstance(broker, RedisStreamBroker) and kick is RedisStreamBroker.kick:
+        limit: tuple[Any, ...] = ()
+        if broker.maxlen is not None:
+            limit = ("MAXLEN", "~" if broker.approximate else "=", broker.maxlen)
 
         async def add(message: BrokerMessage) -> None:
             stream = message.labels.get("queue_name") or broker.queue_name
+            data = message.message
             with naming("XADD", stream):
-                await client.xadd(
-                    stream,
-                    {b"data": message.message},
-                    maxlen=broker.maxlen,
-                    approximate=broker.approximate,
-                )
+                await batches.execute("XADD", stream, *limit, "*", "data", data, size=len(data))
 
         return add
     if isinstance(broker, ListQueueBroker) and kick is ListQueueBroker.kick:
 
         async def push(message: BrokerMessage) -> None:
             key = message.labels.get("queue_name") or broker.queue_name
+            data = message.message
             with naming("LPUSH", key):
-                await client.lpush(key, message.message)
+                await batches.execute("LPUSH", key, data, size=len(data))
 
         return push
     return broker.kick
