@@ -510,6 +510,62 @@ async def test_nobody_hears_of_a_result_that_could_not_be_saved(
         await notifier.aclose()
 
 
+async def test_a_message_is_acknowledged_with_the_result_of_its_task_and_not_without(
+    farm: Farm, server: RedisServer, client: Any
+) -> None:
+    settings = Settings("redis-streams", redis=server.url, queue="one-step")
+    async with started(settings) as broker:
+        save = notifier_of(broker, "one-step").saver(broker.result_backend)
+        assert save is not None
+        reader = stream_reader_of(broker)
+        stream, group = settings.queue, reader._group
+        for name in ("first", "second"):
+            await client.xadd(stream, {"data": name})
+        async with contextlib.aclosing(reader.listen()) as messages:
+            await anext(messages)
+            first, *_ = reader.deliveries._held
+            result: TaskiqResult[Any] = TaskiqResult(
+                is_err=False, return_value=1, execution_time=0.0
+            )
+            await client.config_set("min-replicas-to-write", 1)
+            with pytest.raises(ResponseError, match="NOREPLICAS"):
+                await save("task", result, "channel", lambda _: b"", first)
+            await client.config_set("min-replicas-to-write", 0)
+            assert not first.is_acknowledged
+            assert (await client.xpending(stream, group))["pending"] >= 1
+            await save("task", result, "channel", lambda _: b"", first)
+            assert first.is_acknowledged
+            assert await client.xrange(stream, first.origin.id, first.origin.id) == []
+            # Also if it was saved before, as by an execution whose acknowledgement got lost.
+            await anext(messages)
+            second = next(held for held in reader.deliveries._held if held is not first)
+            await save("task", result, "channel", lambda _: b"", second)
+            assert second.is_acknowledged
+        assert (await client.xpending(stream, group))["pending"] == 0
+        assert await client.xlen(stream) == 0
+
+
+async def test_a_result_is_saved_though_its_message_cannot_be_acknowledged(
+    farm: Farm, server: RedisServer, client: Any
+) -> None:
+    settings = Settings("redis-streams", redis=server.url, queue="replaced")
+    async with started(settings) as broker:
+        save = notifier_of(broker, "replaced").saver(broker.result_backend)
+        assert save is not None
+        reader = stream_reader_of(broker)
+        await client.xadd(settings.queue, {"data": "message"})
+        async with contextlib.aclosing(reader.listen()) as messages:
+            await anext(messages)
+            delivery, *_ = reader.deliveries._held
+            await client.set(settings.queue, "no stream")
+            result: TaskiqResult[Any] = TaskiqResult(
+                is_err=False, return_value=1, execution_time=0.0
+            )
+            await save("task", result, "channel", lambda _: b"", delivery)
+            assert not delivery.is_acknowledged
+            assert await broker.result_backend.is_result_ready("task")
+
+
 async def test_a_worker_that_may_not_make_its_group_anew_says_so(
     farm: Farm, server: RedisServer, client: Any
 ) -> None:
