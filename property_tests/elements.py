@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hypothesis import strategies as st
+from taskiq import Context, TaskiqDepends
 
 from taskiq_flow import DAG, DAGBuilder, Join
 
@@ -205,16 +206,17 @@ class Stage:
     def _task(self, node: Node) -> Callable[..., Any]:
         names = [f"p{number}" for number in range(len(node.keys))]
 
-        async def called(*args: Any) -> Any:
+        async def called(context: Context, *args: Any) -> Any:
+            attempt = int(context.message.task_id.split(":")[-1].partition(".")[0])
             call = node.name, repr(args)
             self.calls[call] += 1
             for name in (node.name, "all"):
                 self.running[name] += 1
                 self.most[name] = max(self.most[name], self.running[name])
             try:
-                if delay := node.chance("delay", self.calls[call], *args) % 4:
+                if delay := node.chance("delay", attempt, *args) % 4:
                     await asyncio.sleep(delay)
-                if node.retries and self.calls[call] % 2:
+                if node.retries and attempt == 1:
                     raise BrokenError(f"{node.name}, the first time")
                 return node.called(*args)
             finally:
@@ -222,11 +224,12 @@ class Stage:
                     self.running[name] -= 1
 
         # A signature of its own, as every parameter has a name and a default.
-        arguments = ", ".join(f"{name}={MISSING!r}" for name in names)
-        space = {"called": called}
-        code = f"async def task({arguments}):\n    return await called({', '.join(names)})"
-        exec(code, space)  # noqa: S102 - of names that are made here
-        return space["task"]
+        parameters = ", ".join([*(f"{name}={MISSING!r}" for name in names), "context=depends"])
+        arguments = ", ".join(["context", *names])
+        space: dict[str, Any] = {"called": called, "depends": TaskiqDepends(Context)}
+        exec(f"async def task({parameters}):\n    return await called({arguments})", space)  # noqa: S102
+        task: Callable[..., Any] = space["task"]
+        return task
 
     def _condition(self, node: Node) -> Callable[..., bool] | None:
         if not node.keys:
