@@ -4,58 +4,23 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections import Counter, OrderedDict, deque
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taskiq_flow.cache.key import digest_of
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.plain import is_plain
-from tests.values.kinds import Colour, Level, Model, Pair, Point
+from tests.values.generated import form, hashables, values
+from tests.values.kinds import Pair, Point
 
 OPEN = Classes.imported()
 CODEC = ValueCodec()
 
 FEWER = settings(max_examples=250)  # each of many values within values
-
-hashables = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.binary()
-    | st.text(st.characters(codec=None)) | st.sampled_from([*Colour, *Level, "$tf", 2**80])
-    | st.dates() | st.times() | st.timedeltas() | st.uuids() | st.decimals(allow_nan=False)
-    | st.fractions() | st.datetimes(timezones=st.none() | st.timezones())
-    | st.complex_numbers(allow_nan=False)
-    | st.ip_addresses(),
-    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3)
-    | st.builds(Pair, inner, inner),
-    max_leaves=6,
-)  # fmt: skip
-
-values = st.recursive(
-    hashables | st.builds(bytearray, st.binary()) | st.sampled_from([math.inf, -math.inf, ...]),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(hashables, inner, max_size=4)
-    | st.dictionaries(st.sampled_from(["$tf", "v", "a"]), inner) | st.sets(hashables, max_size=3)
-    | st.builds(Point, inner, inner) | st.builds(Model, when=inner)
-    | st.builds(deque, st.lists(inner))
-    | st.builds(Counter, st.lists(hashables))
-    | st.builds(OrderedDict, st.dictionaries(hashables, inner)),
-    max_leaves=12,
-)  # fmt: skip
-
-
-def form(value: Any) -> Any:
-    """What tells two values apart: all types, all parts, the order of dictionaries."""
-    if isinstance(value, dict):
-        return type(value), [(form(key), form(item)) for key, item in value.items()]
-    if isinstance(value, (list, tuple, deque)):
-        return type(value), [form(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return type(value), sorted(repr(form(item)) for item in value)
-    if isinstance(value, (Point, Model)):
-        return type(value), form(vars(value))
-    return type(value), repr(value)
 
 
 def text(value: Any, *, strict: bool = False) -> str:
@@ -87,7 +52,7 @@ def test_distinct_values_have_distinct_encodings(one: Any, other: Any) -> None:
 
 @FEWER
 @given(hashables)
-def test_containers_of_one_item_have_distinct_encodings(item: Any) -> None:
+def test_containers_of_one_item_have_distinct_encodings_and_digests(item: Any) -> None:
     holders = [
         item, [item], (item,), {item}, frozenset({item}), deque([item]), {item: 1}, {1: item},
         Counter({item: 1}), OrderedDict({item: 1}), Pair(item, 1), (item, 1), Point(item, 1),
@@ -95,6 +60,12 @@ def test_containers_of_one_item_have_distinct_encodings(item: Any) -> None:
     forms = [repr(form(holder)) for holder in holders]
     texts = [text(holder) for holder in holders]
     assert len(set(texts)) == len(set(forms))
+    known = {
+        form: digest
+        for form, holder in zip(forms, holders, strict=True)
+        if (digest := digest_of(holder))
+    }
+    assert len(set(known.values())) == len(known)
 
 
 @FEWER

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,6 +73,7 @@ class Settings:
     results: str = ""
     store: str = ""
     store_above: int = 524_288
+    imports: tuple[str, ...] = ()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -80,6 +83,8 @@ class Settings:
 
 def broker_of(settings: Settings) -> AsyncBroker:
     """The broker, with its tasks."""
+    for module in settings.imports:
+        importlib.import_module(module)
     absence.ENGINE_PATIENCE = settings.engine_patience
     worker.FULL_TIMEOUT = settings.full_timeout
     broker = _bare(settings)
@@ -386,6 +391,33 @@ async def anything(value: Any) -> Any:
     return value
 
 
+async def spoil(value: Any) -> None:
+    """Change whatever can be changed in it, in place."""
+    _spoil(value)
+
+
+def _spoil(value: Any) -> None:
+    parts: list[Any] = []
+    if isinstance(value, (list, tuple, deque)):
+        parts = list(value)
+    elif isinstance(value, dict):
+        parts = list(value.values())
+    elif isinstance(value, (kinds.Point, kinds.Model)):
+        parts = list(vars(value).values())
+        vars(value).clear()
+    elif isinstance(value, (kinds.Frozen, kinds.Attrs)):
+        slots: Any = vars(type(value))["__slots__"]
+        parts = [getattr(value, name) for name in slots if name != "__weakref__"]
+    elif hasattr(value, "iloc"):  # a table
+        value.loc[:, :] = 0
+    elif hasattr(value, "dtype") and hasattr(value, "fill") and value.flags.writeable:  # an array
+        value.fill(0)
+    for part in parts:
+        _spoil(part)
+    if isinstance(value, (list, dict, set, deque, bytearray)):
+        value.clear()
+
+
 def in_pool(value: Any) -> Any:
     """What it is given, from the process that it runs in."""
     return os.getpid(), value
@@ -405,6 +437,7 @@ TASKS: list[Any] = [
     *(fails_once, succeeds_at_first, passes_on_requeued, deadly),
     *(content, measure_content, measure_when_released),
     *(requeues_once, breaks_middleware, blob, two_blobs, measure, anything, fitted, in_pool),
+    spoil,
 ]
 
 NAMES = {function: function.__name__ for function in TASKS}  # which taskiq changes
