@@ -545,7 +545,7 @@ class ExecutionEngine:
                 lost_after=self._lost_after,
                 reference_above=self._reference_above,
                 is_journaled=log is not None,
-                keeps_values=spec.source is None,
+                keeps_values=not spec.sources,
             )
             take = self._settings.isolation()
             dispatcher = Dispatcher(
@@ -810,6 +810,8 @@ def _listed(argument: str, names: Iterable[str]) -> list[str]:
 def _checked_id(argument: str, run_id: str) -> str:
     if not isinstance(run_id, str):
         raise TypeError(f"{argument} is {run_id!r}; give a string")
+    if not run_id:
+        raise ValueError(f"{argument} is empty; give a name, or leave it out")
     return run_id
 
 

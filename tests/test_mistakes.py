@@ -8,7 +8,7 @@ import pickle
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import BaseModel, SecretStr
@@ -114,6 +114,14 @@ def test_retry_as_a_number_tries_so_often() -> None:
         (lambda: cache(ttl="1h"), "ttl is '1h'; give a number of seconds, or a timedelta"),
         (lambda: retry(wait="1"), "wait is '1'; give a number"),
         (lambda: retry(on=3), "on is 3; give classes of exceptions"),
+        (lambda: retry(on="ValueError"), "on is 'ValueError'; give classes of exceptions"),
+        (lambda: node(load, given=["page"]), r"given of node 'load' is \['page'\]; give a mapping"),
+        (lambda: node(load, given={1: 2}), "given of node 'load' holds 1; parameters are strings"),
+        (lambda: node(load, name=3), "name is 3; give a string"),
+        (
+            lambda: engine().execute_sync(cast("Any", {1: "a"})),
+            "inputs holds the key 1; keys are strings",
+        ),
         (lambda: engine(retry="3"), "retry is '3'; give Retry"),
         (lambda: engine(timeout="3s"), "timeout is '3s'; give a number of seconds"),
         (lambda: engine(run_timeout="3s"), "run_timeout is '3s'; give a number of seconds"),
@@ -462,3 +470,8 @@ def test_a_binding_error_is_a_sentence_with_the_place_of_the_task(
         DAGBuilder().node(load, inputs=inputs).build()
     assert message in str(caught.value)
     assert str(caught.value).endswith(f"; its task takes (page), at {__file__}:{line}")
+
+
+def test_an_empty_run_id_is_refused() -> None:
+    with pytest.raises(ValueError, match="run_id is empty; give a name, or leave it out"):
+        engine().execute_sync({"page": "a"}, run_id="")

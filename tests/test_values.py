@@ -7,11 +7,12 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import functools
 import math
 import pathlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import pytest
 from pydantic import BaseModel
@@ -30,11 +31,13 @@ from taskiq_flow import (
     DAGBuilder,
     DAGNode,
     ExecutionEngine,
+    FlowMiddleware,
     MapReduce,
     NodeFailedError,
     ResultHandle,
     Retry,
     SerializationError,
+    TypeMismatchError,
 )
 
 
@@ -521,3 +524,65 @@ def test_a_node_is_given_its_own_copy_of_a_value_for_each_parameter() -> None:
         return await ExecutionEngine(InMemoryBroker(), dag).execute({"x": []})
 
     assert asyncio.run(run()) == {"both": False}
+
+
+class Made:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class Settings(BaseModel):
+    number: int
+
+
+class Whole(int):
+    def __new__(cls, number: int) -> Self:
+        return super().__new__(cls, number)
+
+
+@dataclasses.dataclass
+class Record:
+    number: int
+
+
+def trimmed(text: str) -> str:
+    return text.strip()
+
+
+def number_of(made: Made) -> int:
+    return made.number
+
+
+@pytest.mark.parametrize("make", [Made, Record, Settings, Whole, functools.partial(Settings)])
+async def test_a_class_as_a_task_gives_an_object_of_it(broker: InMemoryBroker, make: Any) -> None:
+    dag = DAGBuilder().node(make, name="made", inputs=["number"]).build()
+    engine = ExecutionEngine(broker, dag, type_check="error")
+    made = (await engine.execute({"number": "7"}))["made"]
+    cls: Any = make.func if isinstance(make, functools.partial) else make
+    assert isinstance(made, cls)
+    assert made == 7 if isinstance(made, int) else made.number == 7
+
+
+def test_an_edge_from_a_class_is_compared_as_one_that_gives_its_objects(
+    broker: InMemoryBroker,
+) -> None:
+    dag = DAGBuilder().node(Made, output="made", inputs=["number"]).node(number_of).build()
+    engine = ExecutionEngine(broker, dag, type_check="error")
+    assert engine.execute_sync({"number": 7})["number_of"] == 7
+    wrong = DAGBuilder().node(Made, output="text", inputs=["number"]).node(trimmed).build()
+    with pytest.raises(TypeMismatchError, match=r"gives 'text' as .*Made"):
+        ExecutionEngine(broker, wrong, type_check="error")
+
+
+async def test_a_task_without_annotations_is_given_failures_as_on_a_worker() -> None:
+    def fail() -> None:
+        raise LookupError("none")
+
+    def report(failures: Any = ()) -> list[str]:
+        return [failure.message for failure in failures]
+
+    broker = InMemoryBroker().with_middlewares(FlowMiddleware())
+    dag = DAGBuilder().node(fail)
+    dag.node(report, inputs={"failures": "fail.failures"}, join="ended")
+    engine = ExecutionEngine(broker, dag.build(), on_error="collect", values="encoded")
+    assert (await engine.execute())["report"] == ["none"]

@@ -428,13 +428,30 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
     """
     signature = inspect.signature(function)
     names = _Names(function)
+    cls = _class_called(function)
+    returned = names.evaluated(signature.return_annotation) if cls is None else _made_by(cls)
     return signature.replace(
         parameters=[
             p if p.annotation is p.empty else p.replace(annotation=names.evaluated(p.annotation))
             for p in signature.parameters.values()
         ],
-        return_annotation=names.evaluated(signature.return_annotation),
+        return_annotation=returned,
     )
+
+
+def _class_called(function: Callable[..., Any]) -> type | None:
+    """The class that a callable makes an object of; ``None`` for one that is no class."""
+    found: Any = function
+    while isinstance(found := inspect.unwrap(found), partial):
+        found = found.func
+    return found if isinstance(found, type) else None
+
+
+def _made_by(cls: type) -> Any:
+    """What a call of a class returns. The annotation of its ``__init__``, ``None``, is not that."""
+    plain: Any = object.__new__
+    makes_own = cls.__new__ is plain and type(cls).__call__ is type.__call__
+    return cls if makes_own else Parameter.empty
 
 
 class _Names:

@@ -293,6 +293,8 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
     for node in nodes:
         before = dict.fromkeys(orderings.get(node, ()))
         needed = set(node.required_keys)
+        # Only an outcome of a node may be missing, not an input of the run that the node names.
+        named = {*needed, *node.inputs, *node.map_over}
         taken = dict.fromkeys((*node.required_keys, *node.optional_keys))
         check_mapped_keys(node, taken)
         for key in taken:
@@ -306,7 +308,7 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
                     raise _not_ended_error(node, key)
                 before[by_name[name]] = None
                 failed_nodes[key] = by_name[name]
-            elif key in needed or key in node.map_over:
+            elif key in named:
                 required.setdefault(key, node)
             else:
                 optional.setdefault(key, node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from taskiq_flow.dataflow.dag import Plan
+from taskiq_flow.dataflow.dag import FAILURES, Plan
 from taskiq_flow.dataflow.rows import Source, as_source, is_list
 from taskiq_flow.errors import (
     InputConflictError,
@@ -26,6 +26,9 @@ def as_inputs(inputs: Any) -> dict[str, Any]:
             f"inputs is a {type(inputs).__name__}; it is a mapping of keys to values, as in "
             "{'source': 'data.csv'}"
         )
+    for key in inputs:
+        if not isinstance(key, str):
+            raise TypeError(f"inputs holds the key {key!r}; keys are strings")
     return dict(inputs)
 
 
@@ -49,7 +52,7 @@ def check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> None:
         raise MissingInputError(
             "; ".join(
                 f"node {plan.required[key].task_name!r} needs {key!r}, which no node produces and "
-                f"the run was not given{did_you_mean(key, known) or _how_to_give(key)}"
+                f"the run was not given{did_you_mean(key, known) or _how_to_give(key, whole)}"
                 for key in missing
             )
             + (f"; no node takes the given {_listed(unused)}" if unused else ""),
@@ -97,7 +100,10 @@ def sources_among(values: Mapping[str, Any], plan: Plan, limit: int | None) -> d
     return sources
 
 
-def _how_to_give(key: str) -> str:
+def _how_to_give(key: str, whole: Plan) -> str:
+    if key.endswith(FAILURES):
+        name, names = key.removesuffix(FAILURES), [node.task_name for node in whole.order]
+        return f"; no node is called {name!r}{did_you_mean(name, names)}"
     return f"; pass it as an input, or add a node with output={key!r}"
 
 

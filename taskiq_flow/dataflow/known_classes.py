@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 
 from taskiq_flow.dataflow.binding import Task, original_function, signature_of
 from taskiq_flow.errors import SerializationError
+from taskiq_flow.events import Failure
 from taskiq_flow.values.classes import Classes, classes_in, kind_of
 
 
@@ -17,7 +18,7 @@ class ClassesOfTasks(Classes):
     """
 
     def __init__(self, tasks: Callable[[], Collection[Task]]) -> None:
-        super().__init__()
+        super().__init__([Failure])  # any task may take "NAME.failures"
         self._tasks = tasks
         self._seen = 0
 

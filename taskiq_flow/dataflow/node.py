@@ -171,6 +171,8 @@ class DAGNode:
         if not callable(task):
             raise TypeError(f"a node's task is a taskiq task or a callable, not {task!r}")
         check_importable(original_function(task))
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name is {name!r}; give a string")
         self.task = task
         self._info = task_info(task)
         self.task_name = name if name is not None else default_name(task)
@@ -391,8 +393,14 @@ def _is_generated(task: AsyncTaskiqDecoratedTask[Any, Any], bare: str) -> bool:
 
 def _checked_given(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     """The fixed values, as they are now: what their owner does to them later does not count."""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(
+            f"given of node {name!r} is {given!r}; give a mapping, as in {{'factor': 2}}"
+        )
     taken: dict[str, Any] = {}
-    for parameter, value in dict(given or {}).items():
+    for parameter, value in (given or {}).items():
+        if not isinstance(parameter, str):
+            raise TypeError(f"given of node {name!r} holds {parameter!r}; parameters are strings")
         try:
             taken[parameter] = isolated(value)
         except SerializationError as error:

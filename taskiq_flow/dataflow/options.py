@@ -85,7 +85,7 @@ class Retry:
                 raise ValueError(f"{name} is {value!r}; give a number from {least:g} on")
         if self.jitter > 1:
             raise ValueError(f"jitter is {self.jitter!r}; give a share, from 0 to 1")
-        if not isinstance(self.on, (type, Iterable)):
+        if isinstance(self.on, str) or not isinstance(self.on, (type, Iterable)):
             raise TypeError(f"on is {self.on!r}; give classes of exceptions")
         kinds = (self.on,) if isinstance(self.on, type) else tuple(self.on)
         for kind in kinds:

@@ -182,7 +182,9 @@ def _read(tree: Any, decoder: Decoder) -> Any:
 
 def _remedy(value: Any) -> str:
     if hasattr(value, "__next__") or hasattr(value, "__anext__") or hasattr(value, "__await__"):
-        return "it can be read only once; use list(...)"
+        is_file = hasattr(value, "read")
+        what = "send its content, or its path" if is_file else "use list(...)"
+        return f"it can be read only once; {what}"
     if isinstance(value, type) or callable(value):
         return "functions and classes are not carried; return data"
     if isinstance(value, memoryview):

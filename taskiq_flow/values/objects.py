@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from taskiq_flow.values.classes import imported, kind_of
 from taskiq_flow.values.tree import Decode, Decoder, Encoder, Handler, RefusedError
@@ -236,8 +236,9 @@ def _read_model(decoder: Decoder, parts: list[Any]) -> Any:
     value = object.__new__(cls)
     object.__setattr__(value, "__dict__", fields)
     object.__setattr__(value, "__pydantic_fields_set__", set(map(str, were_set)))
-    object.__setattr__(value, "__pydantic_extra__", more)
-    object.__setattr__(value, "__pydantic_private__", hidden)
+    if not issubclass(cls, RootModel):  # its class has both: an instance would get them as fields
+        object.__setattr__(value, "__pydantic_extra__", more)
+        object.__setattr__(value, "__pydantic_private__", hidden)
     return value
 
 

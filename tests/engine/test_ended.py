@@ -12,6 +12,7 @@ from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
     Failure,
+    MissingInputError,
     NodeSkipped,
     RunFailedError,
 )
@@ -132,3 +133,23 @@ class TestOrder:
     def test_any_other_order_is_refused(self, broker: InMemoryBroker) -> None:
         with pytest.raises(ValueError, match="order is 'breadth_first'; give one of"):
             ExecutionEngine(broker, DAGBuilder().build(), order="breadth_first")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("key", "remedy"),
+    [
+        ("bda.failures", "no node is called 'bda'; did you mean 'bad'"),
+        ("somewhere.failures", "no node is called 'somewhere'"),
+        ("godo", "did you mean 'good'"),
+    ],
+)
+@pytest.mark.parametrize("join", ["ended", "any", "none_failed"])
+async def test_a_key_that_no_node_gives_is_an_input_of_the_run_whatever_the_join_rule(
+    broker: InMemoryBroker, key: str, remedy: str, join: Any
+) -> None:
+    dag = DAGBuilder().node(lambda: 1, name="good").node(fail, name="bad")
+    dag.node(report, inputs={"good": "good", "bad": key}, join=join)
+    with pytest.raises(MissingInputError, match=f"needs '{key}', .*{remedy}"):
+        await ExecutionEngine(broker, dag.build(), on_error="collect").execute()
+    results = await ExecutionEngine(broker, dag.build(), on_error="collect").execute({key: 7})
+    assert results["report"][1] == 7

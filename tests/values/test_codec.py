@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 import subprocess
@@ -9,6 +10,7 @@ from decimal import Decimal
 from typing import Any, Literal, Optional
 
 import pytest
+from pydantic import RootModel
 
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.classes import Classes, classes_in
@@ -178,6 +180,7 @@ class Names(list[str]):
     [
         (lambda: 1, "return data"), (print, "return data"), (int, "return data"),
         (memoryview(b"a"), r"bytes\(...\)"), (iter([1]), r"list\(...\)"), (cyclic(), "cycle"),
+        (io.BytesIO(b"a"), "its content"), (io.BufferedReader(io.BytesIO()), "content"),
         (deep(300), "levels deep"), (Names(), "subclasses"), (Money(1), "register"),
     ],
 )  # fmt: skip
@@ -266,3 +269,14 @@ def test_no_library_is_imported_for_a_value() -> None:
         "assert not new & {'numpy', 'pandas', 'polars', 'pyarrow', 'attr', 'attrs'}, new"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)  # noqa: S603
+
+
+class Numbers(RootModel[list[int]]):
+    pass
+
+
+def test_a_root_model_arrives_with_no_more_than_its_root() -> None:
+    codec = ValueCodec()
+    arrived = through_json(codec, Numbers([1]))
+    assert vars(arrived) == {"root": [1]}
+    assert through_json(codec, arrived) == arrived == Numbers([1])
