@@ -33,8 +33,10 @@ def to_text(levels: Levels, predecessors: Predecessors) -> str:
     """The nodes level by level, each with what it waits for, takes and gives.
 
     ``←`` names the nodes whose data a node takes, ``after`` those that it only waits for,
-    ``takes`` the run's inputs (``?``: it can do without), ``gives`` the output keys unless they
-    are just its name; ``a … z (26)`` are all that is drawn from ``a`` to ``z`` in one level.
+    ``all of`` those whose elements it takes together, ``takes`` the run's inputs (``?``: it can do
+    without), ``gives`` the output keys unless they are just its name. ``×`` stands between a node
+    and the keys for whose elements it runs. ``a … z (26)`` are all that is drawn from ``a`` to
+    ``z`` in one level.
     Unconnected parts stand one below the other, the nodes without any edge as the last.
     """
     if not levels:
@@ -51,7 +53,7 @@ def to_mermaid(levels: Levels, predecessors: Predecessors) -> str:
     nodes, inputs, arrows = _diagram(levels, predecessors)
     lines = ["flowchart LR"]
     lines += [f"{at}([{_for_mermaid(key)}])" for key, at in inputs.items()]
-    lines += [f"{at}[{_for_mermaid(node.task_name)}]" for node, at in nodes.items()]
+    lines += [f"{at}[{_for_mermaid(_titled(node))}]" for node, at in nodes.items()]
     for start, end, label in arrows:
         line = "-.->" if label is None else "-->"
         text = f"|{_for_mermaid(label)}|" if label else ""
@@ -64,7 +66,7 @@ def to_dot(levels: Levels, predecessors: Predecessors) -> str:
     nodes, inputs, arrows = _diagram(levels, predecessors)
     lines = ["digraph {", "rankdir=LR", "node [shape=box]"]
     lines += [f"{at} [label={_for_dot(key)}, shape=ellipse]" for key, at in inputs.items()]
-    lines += [f"{at} [label={_for_dot(node.task_name)}]" for node, at in nodes.items()]
+    lines += [f"{at} [label={_for_dot(_titled(node))}]" for node, at in nodes.items()]
     for start, end, label in arrows:
         text = "style=dashed" if label is None else f"label={_for_dot(label)}"
         lines.append(f"{start} -> {end}" + ("" if label == "" else f" [{text}]"))
@@ -144,7 +146,7 @@ class _Sheet:
             rails = ["┬─", *["├─"] * (len(level) - 2), "└─"] if len(level) > 1 else ["──"]
             for node, rail in zip(level, rails, strict=True):
                 number = depth if node is level[0] else ""
-                name = _shown(node.task_name)
+                name = _name(node)
                 padding = " " * (self.column - _columns(name))
                 line = f"{number:>{self.margin}} {rail} {name}{padding}"
                 bar = " " if node is level[-1] else "│"
@@ -154,7 +156,9 @@ class _Sheet:
     def clauses(self, node: DAGNode, place: _Place) -> Iterator[str]:
         inputs = [_shown(key) + "?" * (not needed) for key, needed in place.inputs.items()]
         outputs = [] if node.outputs == [node.task_name] else node.outputs
-        yield from _clause("←", self.runs(place.data))
+        whole = [other for other, keys in place.data.items() if _is_taken_whole(node, other, keys)]
+        yield from _clause("←", self.runs(other for other in place.data if other not in whole))
+        yield from _clause("all of", self.runs(whole))
         yield from _clause("after", self.runs(place.orderings))
         yield from _clause("takes", [[key] for key in inputs])
         yield from _clause("gives", [[_shown(key)] for key in outputs])
@@ -175,7 +179,7 @@ def _sheet(parts: Sequence[_Part], depth: int) -> _Sheet:
     levels = enumerate(level for part in parts for level in part.values())
     drawn = enumerate((gaps, node) for gaps, level in levels for node in level)
     rows = {node: row + gaps for row, (gaps, node) in drawn}
-    longest = max(_columns(_shown(node.task_name)) for node in rows)
+    longest = max(_columns(_name(node)) for node in rows)
     return _Sheet(rows, margin=len(str(depth - 1)), column=min(longest, _NAME_COLUMN))
 
 
@@ -227,9 +231,27 @@ def _diagram(levels: Levels, predecessors: Predecessors) -> _Diagram:
         for key, needed in place.inputs.items():
             arrows.append((inputs[key], end, "" if needed else "optional"))
         for other, keys in place.data.items():
-            arrows.append((nodes[other], end, "" if keys == [other.task_name] else ", ".join(keys)))
+            label = "" if keys == [other.task_name] else ", ".join(keys)
+            if _is_taken_whole(node, other, keys):
+                label = f"all of {', '.join(keys)}"
+            arrows.append((nodes[other], end, label))
         arrows += ((nodes[other], end, None) for other in place.orderings)
     return nodes, inputs, arrows
+
+
+def _titled(node: DAGNode) -> str:
+    return f"{node.task_name} ×{','.join(node.map_over)}" if node.map_over else node.task_name
+
+
+def _name(node: DAGNode) -> str:
+    """The name of a node, and what it maps over."""
+    mapped = f" ×{','.join(map(_shown, node.map_over))}" if node.map_over else ""
+    return _shown(node.task_name) + mapped
+
+
+def _is_taken_whole(node: DAGNode, other: DAGNode, keys: Sequence[str]) -> bool:
+    """Whether a node takes the elements of another one together."""
+    return bool(other.map_over) and not set(keys) <= set(node.map_over)
 
 
 def _for_mermaid(text: str) -> str:
@@ -254,7 +276,7 @@ def encodable(text: str, encoding: str) -> str:
         text.encode(encoding)
     except UnicodeEncodeError:
         signs = str.maketrans(
-            {"←": "<-", "─": "-", "├": "|", "└": "`", "┬": "+", "│": "|", "…": "..."}
+            {"←": "<-", "×": "x", "─": "-", "├": "|", "└": "`", "┬": "+", "│": "|", "…": "..."}
         )
         return text.translate(signs).encode(encoding, "backslashreplace").decode(encoding)
     return text

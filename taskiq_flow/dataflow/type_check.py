@@ -166,7 +166,8 @@ def mismatches(plan: Plan) -> list[Mismatch]:
                 producer = plan.producers.get(key)
                 if producer is None:
                     continue
-                for produced in known.given(producer, key):
+                for given in known.given(producer, key):
+                    produced = _as_taken(given, key, producer, node)
                     if known.may_fit(produced, parameter.annotation):
                         continue
                     names = producer.task_name, node.task_name
@@ -176,6 +177,23 @@ def mismatches(plan: Plan) -> list[Mismatch]:
                         )
                     )
     return found
+
+
+def _as_taken(given: Any, key: str, producer: DAGNode, consumer: DAGNode) -> Any:
+    """What a consumer takes of what a producer's task returns: it, an element, or a list of it."""
+    if producer.map_over:
+        return given if key in consumer.map_over else list[given]
+    return _element(given) if key in consumer.map_over else given
+
+
+def _element(annotation: Any) -> Any:
+    """What is mapped over, of a list. ``Any`` if that cannot be told."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is tuple:
+        return arguments[0] if arguments[1:] == (Ellipsis,) else Any
+    is_row = isinstance(origin, type) and issubclass(origin, (Sequence, Iterable))
+    is_row = is_row and not issubclass(origin, (Mapping, AbstractSet))
+    return arguments[0] if is_row and len(arguments) == 1 else Any
 
 
 class _Known:

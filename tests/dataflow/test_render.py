@@ -1,12 +1,14 @@
 """The drawings of a graph: what they show, and that no name can spoil them."""
 
 import html
+import io
 import random
 import re
 from collections.abc import Callable, Sequence
 
 import pytest
 
+from taskiq_flow import DAGBuilder
 from taskiq_flow.dataflow import render
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
@@ -364,3 +366,19 @@ def test_keys_are_looked_through_once_per_node_and_not_per_edge(drawer: Drawer) 
     looked_at = 0
     drawer(levels, predecessors)
     assert looked_at <= 3 * len(keys)
+
+
+def test_a_mapped_node_is_drawn_with_the_keys_that_it_maps_over() -> None:
+    builder = DAGBuilder().node(len, name="embed", inputs=["pages"], map_over="pages")
+    builder.node(lambda vectors: 0, name="norm", inputs=["embed"], map_over="embed")
+    builder.node(sum, name="total", inputs=["norm"])
+    dag = builder.build()
+    stream = io.StringIO()
+    dag.print(stream)
+    assert stream.getvalue().splitlines()[-3:] == [
+        "0 ── embed ×pages  takes pages",
+        "1 ── norm ×embed   ← embed",
+        "2 ── total         all of norm",
+    ]
+    assert '"embed #215;pages"' in dag.to_mermaid() or "embed ×pages" in dag.to_mermaid()
+    assert 'label="all of norm"' in dag.to_dot()

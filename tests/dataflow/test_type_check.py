@@ -537,3 +537,61 @@ def test_a_large_graph_of_the_same_tasks_is_checked_in_linear_time() -> None:
     started = time.process_time()
     check_types(plan, "error")
     assert time.process_time() - started < 1
+
+
+# Mapped nodes
+
+
+def numbers() -> list[int]:
+    return [1]
+
+
+def text_of(number: int) -> str:
+    return str(number)
+
+
+def length(text: str) -> int:
+    return len(text)
+
+
+def joined(texts: list[str]) -> str:
+    return "".join(texts)
+
+
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+def mapped_graph(consumer: Any, key: str, **options: Any) -> DAG:
+    builder = DAGBuilder().node(numbers)
+    builder.node(text_of, inputs=["numbers"], map_over="numbers")
+    return builder.node(consumer, name="end", inputs=[key], **options).build()
+
+
+@pytest.mark.parametrize(
+    ("consumer", "key", "options"),
+    [
+        (length, "text_of", {"map_over": "text_of"}),
+        (joined, "text_of", {}),
+        (total, "numbers", {}),
+        (text_of, "numbers", {"map_over": "numbers"}),
+    ],
+)
+def test_elements_and_their_lists_fit(consumer: Any, key: str, options: Any) -> None:
+    assert mismatches(mapped_graph(consumer, key, **options).plan()) == []
+
+
+@pytest.mark.parametrize(
+    ("consumer", "key", "options", "produced"),
+    [
+        (total, "text_of", {"map_over": "text_of"}, str),
+        (length, "text_of", {}, list[str]),
+        (total, "numbers", {"map_over": "numbers"}, int),
+        (text_of, "numbers", {}, list[int]),
+    ],
+)
+def test_an_element_in_place_of_a_list_is_a_mismatch_and_the_other_way_round(
+    consumer: Any, key: str, options: Any, produced: Any
+) -> None:
+    found = mismatches(mapped_graph(consumer, key, **options).plan())
+    assert [(each.consumer, each.produced) for each in found] == [("end", produced)]
