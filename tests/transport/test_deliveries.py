@@ -84,6 +84,29 @@ async def test_an_acknowledgement_is_told_with_what_has_kept_it_from_the_server(
     assert held(deliveries) == []
 
 
+async def test_an_asyncio_task_can_ask_which_message_it_executes() -> None:
+    broker = LocalBroker()
+    deliveries, acks = Deliveries(broker), Acks()
+    messages = [deliveries.hold(of_engine("run:a:1"), acks.ack) for _ in range(2)]  # of one task
+
+    async def execute(data: bytes) -> Delivery | None:
+        broker.formatter.loads(data)
+        await asyncio.sleep(0)
+        return deliveries.executed()
+
+    deliveries.trace()
+    executed = await asyncio.gather(*(execute(message.data) for message in messages))
+    assert all(
+        found is not None and found.data is message.data
+        for found, message in zip(executed, messages, strict=True)
+    )
+    assert await asyncio.create_task(execute(of_engine("run:a:1"))) is None
+    await messages[0].ack()  # type: ignore[misc]
+    assert await asyncio.create_task(execute(messages[0].data)) is None
+    await deliveries.aclose()
+    assert await asyncio.create_task(execute(messages[1].data)) is None
+
+
 @pytest.mark.parametrize("data", [message_of("x"), message_of("x", **{LABEL: "?"}), b"{", b""])
 async def test_what_no_engine_has_sent_is_renewed_and_reported_to_none(data: bytes) -> None:
     renewed: list[list[bytes]] = []
