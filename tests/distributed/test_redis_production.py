@@ -527,10 +527,11 @@ async def test_a_message_is_acknowledged_with_the_result_of_its_task_and_not_wit
             result: TaskiqResult[Any] = TaskiqResult(
                 is_err=False, return_value=1, execution_time=0.0
             )
-            await client.config_set("min-replicas-to-write", 1)
-            with pytest.raises(ResponseError, match="NOREPLICAS"):
+            backend: Any = broker.result_backend
+            backend.result_ex_time = -1  # the server refuses the result, and nothing else
+            with pytest.raises(ResponseError, match="invalid expire time"):
                 await save("task", result, "channel", lambda _: b"", first)
-            await client.config_set("min-replicas-to-write", 0)
+            backend.result_ex_time = None
             assert not first.is_acknowledged
             assert (await client.xpending(stream, group))["pending"] >= 1
             await save("task", result, "channel", lambda _: b"", first)
