@@ -6,12 +6,19 @@ import asyncio
 import gc
 import inspect
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from taskiq import InMemoryBroker
 
+from tests.scripts import Scripts
 from tests.virtual_clock import start_tasks_eagerly
+
+
+def pytest_collection_finish() -> None:
+    """Have each collection after a test look at what is younger than the tests, which is little."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +35,12 @@ async def nothing_is_left_over(request: pytest.FixtureRequest) -> AsyncIterator[
     if left:
         await asyncio.wait(left, timeout=1.0)
     assert not {task for task in left if not task.done()}
+
+
+@pytest.fixture(scope="session")
+def scripts() -> Iterator[Scripts]:
+    with Scripts() as scripts:
+        yield scripts
 
 
 @pytest.fixture

@@ -1,164 +1,25 @@
-"""Functions that the tests of ``in_process`` call in child processes."""
+"""The functions of ``plain_functions``, as ``in_process`` makes them."""
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-from typing import Any, NoReturn
-
 from taskiq_flow import in_process
+from tests import plain_functions as plain
 
-
-class OddError(Exception):
-    """Its class takes other arguments than it keeps."""
-
-    def __init__(self, code: int, *, why: str) -> None:
-        super().__init__(f"code {code}")
-        self.code, self.why = code, why
-
-
-class Unreadable:
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return int, ("no number",)
-
-
-@in_process
-def add(a: int, b: int = 1, *more: int, c: int = 0) -> int:
-    """Adds."""
-    return a + b + sum(more) + c
-
-
-@in_process
-def pid() -> int:
-    return os.getpid()
-
-
-@in_process(limit=1)
-def one_at_a_time(path: str) -> int:
-    return _alone(path)
-
-
-def _alone(path: str) -> int:
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL))  # fails if another call is running
-    time.sleep(0.02)
-    Path(path).unlink()
-    return os.getpid()
-
-
-@in_process(limit=1)
-def hold(path: str, until: str) -> None:
-    Path(path).write_text(str(os.getpid()))
-    while not Path(until).exists():
-        time.sleep(0.005)
-
-
-@in_process(limit=1)
-def quick() -> str:
-    return "quick"
-
-
-@in_process
-def spin(path: str) -> NoReturn:
-    note(path, os.getpid())
-    while True:
-        pass
-
-
-@in_process
-def hold_the_gil(path: str) -> None:
-    note(path, os.getpid())
-    ctypes.PyDLL(None).sleep(60)
-
-
-@in_process
-def leave_a_child(path: str) -> NoReturn:
-    """A grandchild that was forked holds this process's end of the socket open."""
-    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
-    process.start()
-    note(path, process.pid)
-    while True:
-        pass
-
-
-@in_process
-def leave_a_child_and_end(path: str) -> NoReturn:
-    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
-    process.start()
-    note(path, process.pid)
-    os._exit(5)
-
-
-def note(path: str, number: int | None) -> None:
-    Path(path + ".part").write_text(str(number))
-    Path(path + ".part").rename(path)
-
-
-@in_process
-def exit_with(code: int) -> NoReturn:
-    os._exit(code)
-
-
-@in_process
-def leave(code: int) -> NoReturn:
-    sys.exit(code)
-
-
-@in_process
-def kill_itself() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@in_process
-def divide(a: int, b: int) -> float:
-    return a / b
-
-
-@in_process
-def fail_oddly(code: int) -> NoReturn:
-    raise OddError(code, why="so")
-
-
-@in_process
-def fail_locally() -> NoReturn:
-    class LocalError(Exception):
-        pass
-
-    raise LocalError("here")
-
-
-@in_process
-def give(value: Any) -> Any:
-    return value
-
-
-@in_process
-def give_a_lambda() -> Any:
-    return lambda: 1
-
-
-@in_process
-def say(text: str) -> None:
-    print(text)  # noqa: T201
-    print(text, file=sys.stderr)  # noqa: T201
-    subprocess.run(["echo", text], check=True)  # noqa: S603, S607
-
-
-async def waits() -> None: ...
-
-
-def yields() -> Any:
-    yield 1
-
-
-class Holder:
-    @staticmethod
-    def double(x: int) -> int:
-        return 2 * x
-
-    def method(self) -> None: ...
+add = in_process(plain.add)
+pid = in_process(plain.pid)
+one_at_a_time = in_process(limit=1)(plain.one_at_a_time)
+hold = in_process(limit=1)(plain.hold)
+quick = in_process(limit=1)(plain.quick)
+spin = in_process(plain.spin)
+hold_the_gil = in_process(plain.hold_the_gil)
+leave_a_child = in_process(plain.leave_a_child)
+leave_a_child_and_end = in_process(plain.leave_a_child_and_end)
+exit_with = in_process(plain.exit_with)
+leave = in_process(plain.leave)
+kill_itself = in_process(plain.kill_itself)
+divide = in_process(plain.divide)
+fail_oddly = in_process(plain.fail_oddly)
+fail_locally = in_process(plain.fail_locally)
+give = in_process(plain.give)
+give_a_lambda = in_process(plain.give_a_lambda)
+say = in_process(plain.say)

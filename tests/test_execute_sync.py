@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 import threading
 from contextlib import aclosing
 from pathlib import Path
@@ -24,6 +21,7 @@ from taskiq_flow import (
     SqliteJournal,
 )
 from taskiq_flow.journal.protocol import Lease
+from tests.scripts import Scripts
 
 
 def watched() -> tuple[InMemoryBroker, list[str]]:
@@ -171,19 +169,12 @@ print(engine.execute_sync({"n": 3}, run_id="r", resume=True))
 """
 
 
-def test_a_script_resumes_what_it_has_begun_with_classes_of_its_own(tmp_path: Path) -> None:
-    def run(argument: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(  # noqa: S603
-            [sys.executable, "-c", SCRIPT, argument],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    assert "OSError" in run("fail").stderr
-    assert run("go on").stdout == "{'load': Page(text='xxx'), 'size': 3}\n"
+def test_a_script_resumes_what_it_has_begun_with_classes_of_its_own(
+    tmp_path: Path, scripts: Scripts
+) -> None:
+    assert "OSError" in scripts.run(SCRIPT, "fail", cwd=tmp_path).stderr
+    resumed = scripts.output(SCRIPT, "go on", cwd=tmp_path)
+    assert resumed == "{'load': Page(text='xxx'), 'size': 3}\n"
 
 
 class TestWaitingForALease:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.scripts import ROOT, Scripts
+
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 TESTED_ELSEWHERE = {
@@ -35,25 +36,27 @@ def blocks() -> dict[str, tuple[str, str]]:
     }
 
 
-def run(*arguments: str, cwd: Path = ROOT) -> str:
+def run(script: str) -> str:
     done = subprocess.run(  # noqa: S603 - code of this repository
-        [sys.executable, "-X", "utf8", "-W", "error", *arguments],
+        [sys.executable, "-X", "utf8", "-W", "error", script],
         capture_output=True,
         encoding="utf-8",
         timeout=60,
         check=False,
-        cwd=cwd,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.mark.parametrize("name", blocks())
-def test_a_code_block_prints_what_stands_below_it(name: str, tmp_path: Path) -> None:
+def test_a_code_block_prints_what_stands_below_it(
+    name: str, tmp_path: Path, scripts: Scripts
+) -> None:
     code, output = blocks()[name]
     if "import numpy" in code:
         pytest.importorskip("numpy")  # not in the environment of the core
-    assert run("-c", code, cwd=tmp_path) == output
+    assert scripts.output(code, cwd=tmp_path) == output
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import sqlite3
-import subprocess
-import sys
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,6 +20,7 @@ from taskiq_flow.cache.store import (
     store_beside,
 )
 from taskiq_flow.journal.lease import new_owner
+from tests.scripts import ROOT, Scripts
 
 
 async def check_values(store: CacheStore) -> None:
@@ -153,12 +152,10 @@ def test_a_journal_of_ones_own_may_be_unhashable() -> None:
 
 
 @pytest.fixture
-def ended() -> str:
+def ended(scripts: Scripts) -> str:
     """An owner whose process has ended."""
     script = "from taskiq_flow.journal.lease import new_owner\nprint(new_owner(), end='')"
-    return subprocess.run(  # noqa: S603 - this interpreter, with the script above
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    ).stdout
+    return scripts.output(script, cwd=ROOT)
 
 
 async def test_a_claim_of_a_process_that_has_ended_is_free(ended: str, tmp_path: Path) -> None:

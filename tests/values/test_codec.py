@@ -3,8 +3,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Literal, Optional
@@ -16,6 +14,7 @@ from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.classes import Classes, classes_in
 from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.plain import is_plain
+from tests.scripts import ROOT, Scripts
 from tests.values.kinds import (
     KINDS,
     Access,
@@ -260,15 +259,15 @@ def test_the_classes_in_annotations_are_found() -> None:
         ValueCodec().decode(sent, Classes())
 
 
-def test_no_library_is_imported_for_a_value() -> None:
+def test_no_library_is_imported_for_a_value(scripts: Scripts) -> None:
     script = (
-        "import sys, taskiq_flow\nbefore = {*sys.modules}\n"
+        "import sys\nbefore = {*sys.modules}\n"
         "from taskiq_flow.values.codec import ValueCodec\n"
         "ValueCodec().encode((1, {2}, b'x'))\n"
         "new = {name.split('.')[0] for name in {*sys.modules} - before}\n"
         "assert not new & {'numpy', 'pandas', 'polars', 'pyarrow', 'attr', 'attrs'}, new"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)  # noqa: S603
+    scripts.output(script, cwd=ROOT)
 
 
 class Numbers(RootModel[list[int]]):
