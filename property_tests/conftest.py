@@ -1,4 +1,4 @@
-"""The profile of all property tests, and silence about tasks that are meant to fail."""
+"""The profiles of all property tests, and silence about tasks that are meant to fail."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import logging
 import pytest
 from hypothesis import settings
 
-settings.register_profile(
-    "properties",
-    max_examples=500,
-    deadline=None,
-    derandomize=False,  # chance finds what nobody thought of; the blob brings a failure back
-    print_blob=True,
-)
-settings.load_profile("properties")
+for name, examples in {"core": 100, "all": 500}.items():
+    settings.register_profile(
+        name,
+        max_examples=examples,
+        deadline=None,
+        derandomize=False,  # chance finds what nobody thought of; the blob brings a failure back
+        print_blob=True,
+    )
+settings.load_profile("core")  # scripts/test --properties takes "all"
 
 logging.getLogger("taskiq").setLevel(logging.CRITICAL)
 

@@ -56,7 +56,7 @@ def _key(argument: object) -> object:
     return argument.key if isinstance(argument, Value) else argument
 
 
-@settings(max_examples=2000)
+@settings(max_examples=4 * settings().max_examples)
 @given(signatures(), INPUT_LISTS | INPUT_MAPPINGS)
 def test_declared_inputs_arrive_by_the_rules_or_are_refused(
     signature: SignatureSpec, inputs: list[str] | dict[str, str]
@@ -77,7 +77,7 @@ def test_declared_inputs_arrive_by_the_rules_or_are_refused(
     assert not got
 
 
-@settings(max_examples=2000)
+@settings(max_examples=4 * settings().max_examples)
 @given(signatures(), st.sets(st.sampled_from("abcdefgh")))
 def test_undeclared_inputs_are_the_parameters_of_which_those_with_defaults_may_be_missing(
     signature: SignatureSpec, given_keys: set[str]

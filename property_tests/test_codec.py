@@ -20,7 +20,7 @@ from tests.values.kinds import Pair, Point
 OPEN = Classes.imported()
 CODEC = ValueCodec()
 
-FEWER = settings(max_examples=250)  # each of many values within values
+FEWER = settings(max_examples=settings().max_examples // 2)  # each of many values within values
 
 
 def text(value: Any, *, strict: bool = False) -> str:

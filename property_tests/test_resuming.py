@@ -36,7 +36,7 @@ from taskiq_flow import (
 )
 from tests.virtual_clock import virtually
 
-SAGAS = settings(max_examples=350)
+SAGAS = settings(max_examples=settings().max_examples * 7 // 10)
 """Each of them is several runs."""
 
 STEADY = policy_graphs(most_nodes=6).map(lambda graph: graph.steady)

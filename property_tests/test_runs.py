@@ -35,7 +35,7 @@ def _run(graph: GraphSpec, limit: int | None, reading: int) -> tuple[Stage, Pair
     return run_virtually(main())
 
 
-@settings(max_examples=1000)  # half of them without a limit
+@settings(max_examples=2 * settings().max_examples)  # half of them without a limit
 @given(graphs(), LIMITS, DELAYS)
 def test_a_run_gives_the_values_of_a_sequential_evaluation_as_soon_as_its_limit_allows(
     graph: GraphSpec, limit: int | None, reading: int

@@ -1,10 +1,10 @@
 """Who may import whom. Each room of the package imports from the rows below its own."""
 
 import ast
+import functools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,12 +58,15 @@ def row_of(room: str) -> int:
     return next(number for number, row in enumerate(ROWS) if room in row)
 
 
-def imported(module: Path) -> Iterator[str]:
+@functools.cache
+def imported(module: Path) -> set[str]:
+    names: set[str] = set()
     for statement in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(statement, ast.Import):
-            yield from (alias.name for alias in statement.names)
+            names |= {alias.name for alias in statement.names}
         elif isinstance(statement, ast.ImportFrom):
-            yield statement.module or ""
+            names.add(statement.module or "")
+    return names
 
 
 def others(module: Path) -> set[str]:
