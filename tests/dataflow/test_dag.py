@@ -19,7 +19,7 @@ from taskiq_flow import (
 from tests.dataflow.graphs import graph, node, task
 
 SECONDS = 4.0
-"""What 20,000 nodes may take, on any machine."""
+"""Processor time that 20,000 nodes may take, on any machine."""
 
 
 def load(source: str, rate: int = 16000) -> None: ...
