@@ -13,6 +13,7 @@ NAMES = (
     "scale",
     "memory",
     "mapping",
+    "chained_maps",
     "barrier",
     "first_pair",
     "workflows",

@@ -1,0 +1,162 @@
+"""Three maps in a chain over one list, under a limit, beside a loop written by hand.
+
+Timed: each task sleeps for a log-normal time with a deviation of 0.5 (sigma). The time of the whole
+is held against the longer of two bounds: all that was really slept divided by the limit, and the
+longest chain. No-op: the processor time of an element, beside the same loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
+
+from benchmarks.report import Check, Options, print_checks, print_table
+from taskiq_flow import DAGBuilder, ExecutionEngine, Item
+
+LIMIT = 32
+STAGES = 3
+MOST_OVER_BOUND = 1.05
+MOST_OVER_HAND = 1.02
+MOST_OF_FIRST = 1.2
+MOST_PER_NO_OP = 1.15
+
+
+class Resolve(TaskiqMiddleware):
+    """Hands each result to whoever waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: dict[str, asyncio.Future[Any]] = {}
+
+    async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        """Resolve the future of the loop by hand; the engine has none."""
+        future = self.waiting.pop(message.task_id, None)
+        if future is not None:
+            future.set_result(result.return_value)
+
+
+@dataclass
+class Stage:
+    """A broker with the tasks of the chain, and what they have really slept."""
+
+    seconds: list[list[float]]
+    slept: dict[tuple[int, int], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.resolve = Resolve()
+        self.broker = InMemoryBroker().with_middlewares(self.resolve)
+        self.tasks = [self._task(number) for number in range(STAGES)]
+
+    def _task(self, number: int) -> Any:
+        async def task(item: int) -> int:
+            if self.seconds:
+                start = time.perf_counter()
+                await asyncio.sleep(self.seconds[number][item])
+                self.slept[number, item] = time.perf_counter() - start
+            return item
+
+        return self.broker.task(task_name=f"stage {number}")(task)
+
+    def bound(self, items: int) -> float:
+        """The least time that the tasks could have taken together."""
+        chains = [sum(self.slept[n, item] for n in range(STAGES)) for item in range(items)]
+        return max(sum(chains) / LIMIT, *chains)
+
+
+async def by_hand(stage: Stage, items: int) -> tuple[float, float]:
+    """A task per element and a semaphore. Returns the seconds to the first end and to the last."""
+    places, loop = asyncio.Semaphore(LIMIT), asyncio.get_running_loop()
+    start = time.perf_counter()
+    first = math.inf
+
+    async def chain(item: int) -> None:
+        nonlocal first
+        value: Any = item
+        async with places:
+            for task in stage.tasks:
+                future = loop.create_future()
+                sent = await task.kicker().kiq(value)
+                stage.resolve.waiting[sent.task_id] = future
+                value = await future
+        first = min(first, time.perf_counter() - start)
+
+    await asyncio.gather(*(chain(item) for item in range(items)))
+    return first, time.perf_counter() - start
+
+
+async def by_engine(stage: Stage, items: int) -> tuple[float, float]:
+    """The same as a graph."""
+    builder = DAGBuilder()
+    for number, task in enumerate(stage.tasks):
+        key = f"s{number - 1}" if number else "items"
+        builder.node(task, name=f"s{number}", inputs={"item": key}, map_over=key)
+    engine = ExecutionEngine(stage.broker, builder.build(), LIMIT, type_check="off")
+    start = time.perf_counter()
+    first = math.inf
+    async for name, value in engine.execute_async({"items": list(range(items))}, items="only"):
+        if name == f"s{STAGES - 1}" and isinstance(value, Item):
+            first = min(first, time.perf_counter() - start)
+    return first, time.perf_counter() - start
+
+
+Way = Callable[[Stage, int], Awaitable[tuple[float, float]]]
+
+
+async def timed(items: int, mean: float, rounds: int) -> dict[str, float]:
+    """Medians of the ratios."""
+    found: dict[str, list[float]] = {"bound": [], "hand": [], "first": []}
+    for seed in range(rounds):
+        chance = random.Random(seed)
+        mu = math.log(mean) - 0.125
+        seconds = [[chance.lognormvariate(mu, 0.5) for _ in range(items)] for _ in range(STAGES)]
+        hand, engine = Stage(seconds), Stage(seconds)
+        _, by_hand_took = await by_hand(hand, items)
+        first, took = await by_engine(engine, items)
+        shortest = min(sum(engine.slept[n, item] for n in range(STAGES)) for item in range(LIMIT))
+        found["bound"].append(took / engine.bound(items))
+        found["hand"].append(took / by_hand_took)
+        found["first"].append(first / shortest)
+    return {name: statistics.median(ratios) for name, ratios in found.items()}
+
+
+async def no_op(items: int, rounds: int) -> float:
+    """The cost of an element that does nothing, over that of the loop by hand. A median."""
+    ratios = []
+    for number in range(rounds):
+        took = {}
+        ways: list[Way] = [by_hand, by_engine]
+        for way in ways if number % 2 else reversed(ways):
+            start = time.process_time()
+            await way(Stage([]), items)
+            took[way] = time.process_time() - start
+        ratios.append(took[by_engine] / took[by_hand])
+    return statistics.median(ratios)
+
+
+async def run(options: Options) -> list[Check]:
+    """Both measurements."""
+    items, rounds = (300, 1) if options.quick else (1000, 3)
+    rows, checks = [], []
+    for mean in (0.01, 0.05):
+        ratios = await timed(items, mean, rounds)
+        rows.append([f"{mean * 1000:.0f} ms", *(f"{ratio:.3f}" for ratio in ratios.values())])
+        what = f"{STAGES} x {items:,} elements of {mean * 1000:.0f} ms"
+        checks += [
+            Check(f"{what}: time over the bound", ratios["bound"], MOST_OVER_BOUND, "x"),
+            Check(f"{what}: time over a loop by hand", ratios["hand"], MOST_OVER_HAND, "x"),
+            Check(f"{what}: first element", ratios["first"], MOST_OF_FIRST, "x its chain"),
+        ]
+    print_table("Three maps in a chain", ("mean", "x bound", "x by hand", "x first chain"), rows)
+    elements = 2000 if options.quick else 10_000
+    ratio = await no_op(elements, 3 if options.quick else 5)
+    checks.append(Check("cost of a no-op element", ratio, MOST_PER_NO_OP, "x a loop by hand"))
+    print_checks("Chained maps", checks)
+    return checks
