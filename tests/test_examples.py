@@ -198,3 +198,11 @@ def test_the_census_reports_a_broken_file_and_a_few_lines_of_progress(package: P
     assert "Files that cannot be read: 2 files, among them pkg/bad_coding.py" in ended.stdout
     assert "pkg/broken.py      SyntaxError: invalid syntax (line 2)" in ended.stdout
     assert ended.stderr.splitlines()[-2:] == ["5 of 5 files parsed", "1 of 1 files parsed"]
+
+
+def test_the_document_pipeline_is_stopped_and_resumed() -> None:
+    program = [sys.executable, "-W", "error", str(EXAMPLES / "document_pipeline.py")]
+    printed = subprocess.run(program, check=True, capture_output=True, text=True, timeout=60).stdout  # noqa: S603
+    assert "3 ── embed ×words  ← clean  gives vectors" in printed
+    assert "stopped after 60 files\nresumed: 120 files" in printed
+    assert "'gzip compressed file': gzip" in printed
