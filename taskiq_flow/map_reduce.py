@@ -21,7 +21,7 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
@@ -30,15 +30,18 @@ from taskiq import AsyncBroker, AsyncTaskiqTask, TaskiqResult
 from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.options import Cache, Retry, Seconds
 from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT, Source
 from taskiq_flow.dataflow.type_check import check_reduction
 from taskiq_flow.dispatch.dispatcher import Dispatcher
 from taskiq_flow.engine.connection import check_readable
-from taskiq_flow.engine.run import new_run_id
+from taskiq_flow.engine.run import OnError, new_run_id
 from taskiq_flow.errors import BindingError, RunError, TaskiqFlowError, describe
+from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask, Gathered
 from taskiq_flow.journal.protocol import Journal
+from taskiq_flow.suggestions import did_you_mean
 
 T = TypeVar("T")
 
@@ -52,6 +55,21 @@ _Async = Callable[..., Coroutine[Any, Any, T]]
 _ITEM = "item"
 
 logger = logging.getLogger("taskiq_flow")
+
+
+class MapOptions(TypedDict, total=False):
+    """What ``MapReduce.map`` takes as a node and an engine do."""
+
+    retry: Retry | int | None
+    timeout: Seconds | None
+    queue_timeout: Seconds | None
+    fallback: Any
+    cache: Cache | bool | None
+    on_error: OnError
+    listeners: Iterable[Listener]
+
+
+_OF_ENGINE = ("on_error", "listeners")
 
 
 class MapReduce:
@@ -76,6 +94,7 @@ class MapReduce:
         journal: Journal | str | os.PathLike[str] | None = ...,
         run_id: str | None = ...,
         resume: bool = ...,
+        **options: Unpack[MapOptions],
     ) -> MapReduceResult[list[T]]: ...
     @overload
     @staticmethod
@@ -89,6 +108,7 @@ class MapReduce:
         journal: Journal | str | os.PathLike[str] | None = ...,
         run_id: str | None = ...,
         resume: bool = ...,
+        **options: Unpack[MapOptions],
     ) -> MapReduceResult[T]: ...
     @overload
     @staticmethod
@@ -102,6 +122,7 @@ class MapReduce:
         journal: Journal | str | os.PathLike[str] | None = ...,
         run_id: str | None = ...,
         resume: bool = ...,
+        **options: Unpack[MapOptions],
     ) -> MapReduceResult[T]: ...
     @staticmethod
     async def map(
@@ -114,6 +135,7 @@ class MapReduce:
         journal: Journal | str | os.PathLike[str] | None = None,
         run_id: str | None = None,
         resume: bool = False,
+        **options: Unpack[MapOptions],
     ) -> MapReduceResult[Any]:
         """Run ``map_func`` once for each of ``items``, which may be endless or asynchronous.
 
@@ -127,6 +149,10 @@ class MapReduce:
         run again. If an item differs from the one that was in its place, the map ends with
         ``GraphChangedError``.
 
+        ``options``: ``retry``, ``timeout``, ``queue_timeout``, ``fallback`` and ``cache`` as a node
+        has them, for each item; ``on_error`` and ``listeners`` as an engine has them. Under
+        ``on_error="collect"`` an item that fails has its ``NodeFailure`` as its value.
+
         Raises ``BindingError``, ``ConfigurationError``, ``TypeError`` or ``ValueError`` before
         anything is sent.
 
@@ -138,7 +164,8 @@ class MapReduce:
         """
         if not isinstance(items, (Iterable, AsyncIterable)):
             raise TypeError(f"items is {items!r}; give an iterable or an async iterable")
-        node = _map_node(map_func, output)
+        of_node, of_engine = _parted(options)
+        node = _map_node(map_func, output, **of_node)
         _check(broker, node, given=_ITEM)
         if resume and run_id is None:
             raise ValueError("a map is resumed by its run_id; give the one that it was begun with")
@@ -147,7 +174,7 @@ class MapReduce:
         name = new_run_id() if run_id is None else run_id
         dag = DAG()
         dag.add_node(node)
-        engine = ExecutionEngine(broker, dag, max_parallel, journal=journal)
+        engine = ExecutionEngine(broker, dag, max_parallel, journal=journal, **of_engine)
         given = {_ITEM: Source(items, window)}
         if resume:
             pairs = engine.resume(name, inputs=given, items="only")
@@ -437,9 +464,21 @@ async def _pump(
                         return
 
 
-def _map_node(map_func: Task, output: str) -> DAGNode:
+def _parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of a map's node, and those of its engine. Raises ``TypeError`` for others."""
+    known = MapOptions.__annotations__
+    if unknown := [name for name in options if name not in known]:
+        raise TypeError(
+            f"MapReduce.map has no argument {unknown[0]!r}{did_you_mean(unknown[0], known)}; "
+            f"besides its own it takes {', '.join(known)}"
+        )
+    of_engine = {name: value for name, value in options.items() if name in _OF_ENGINE}
+    return {n: v for n, v in options.items() if n not in of_engine}, of_engine
+
+
+def _map_node(map_func: Task, output: str, **options: Any) -> DAGNode:
     """The node that stands for all items of a map."""
-    return DAGNode(map_func, output=output, inputs=[_ITEM], name=output, map_over=_ITEM)
+    return DAGNode(map_func, output=output, inputs=[_ITEM], name=output, map_over=_ITEM, **options)
 
 
 def _reduction(broker: AsyncBroker, reduce_func: Task, input_name: str, output: str) -> DAG:

@@ -19,12 +19,15 @@ from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
     MapReduce,
+    NodeFailed,
     NodeFailedError,
+    NodeFailure,
     RunCancelledError,
     RunError,
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT
+from tests.recording import Recorder
 from tests.virtual_clock import virtually
 
 
@@ -463,3 +466,34 @@ class TestCancelling:
         mapped = await MapReduce.map(broker, square, iter(range(3)))
         await aiter(mapped).aclose()
         assert (await mapped.wait_result()).return_value == [0, 1, 4]
+
+
+class TestOptions:
+    async def test_each_item_is_tried_again_and_falls_back(self, broker: InMemoryBroker) -> None:
+        calls: list[int] = []
+
+        def flaky(number: int) -> int:
+            calls.append(number)
+            if number == 2:
+                raise ValueError
+            return number
+
+        mapped = await MapReduce.map(broker, flaky, [1, 2], retry=2, fallback=-1)
+        assert (await mapped.wait_result()).return_value == [1, -1]
+        assert sorted(calls) == [1, 2, 2]
+
+    async def test_a_failing_item_is_collected_in_its_place(self, broker: InMemoryBroker) -> None:
+        recorder = Recorder()
+        mapped = await MapReduce.map(
+            broker, abs, [-1, "x", -3], on_error="collect", listeners=[recorder]
+        )
+        values: list[Any] = (await mapped.wait_result()).return_value
+        assert values[::2] == [1, 3]
+        assert isinstance(values[1], NodeFailure)
+        assert [event.index for event in recorder.of(NodeFailed)] == [1]
+
+    async def test_a_wrong_keyword_is_told_before_anything_is_started(
+        self, broker: InMemoryBroker
+    ) -> None:
+        with pytest.raises(TypeError, match="no argument 'retries'; did you mean 'retry'"):
+            await MapReduce.map(broker, abs, [1], retries=3)  # type: ignore[call-overload]

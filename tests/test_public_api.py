@@ -119,7 +119,7 @@ NODE = (
 )
 MAP = (
     "broker, map_func, items, output='mapped', max_parallel=None, *, journal=None, run_id=None, "
-    "resume=False"
+    "resume=False, **options"
 )
 MAP_REDUCE = (
     "broker, map_func, items, reduce_func, map_output='mapped', reduce_output='final', "
