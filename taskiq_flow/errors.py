@@ -32,6 +32,7 @@
     ├── UnusedInputWarning
     ├── TypeMismatchWarning
     ├── PollingWarning
+    ├── FormatterWarning
     └── NotCachedWarning
 
 Every class can be constructed from its message alone, so that it can be pickled.
@@ -187,6 +188,10 @@ class TypeMismatchWarning(UserWarning):
 
 class PollingWarning(UserWarning):
     """The broker has no ``FlowMiddleware``: results are polled, and nothing reaches its workers."""
+
+
+class FormatterWarning(UserWarning):
+    """The broker has a formatter of the user's own: values keep only the types that it carries."""
 
 
 class NotCachedWarning(UserWarning):

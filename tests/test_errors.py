@@ -52,6 +52,7 @@ ATTRIBUTES: list[tuple[type[Exception], dict[str, Any]]] = [
     (errors.UnusedInputWarning, {}),
     (errors.TypeMismatchWarning, {}),
     (errors.PollingWarning, {}),
+    (errors.FormatterWarning, {}),
     (errors.NotCachedWarning, {}),
     (errors.NodeError, {"task_name": "a"}),
     (errors.OutputShapeError, {"task_name": "a"}),
@@ -99,7 +100,8 @@ def test_everything_but_the_warnings_is_a_taskiq_flow_error() -> None:
         name for name, kind in CLASSES.items() if not issubclass(kind, errors.TaskiqFlowError)
     }
     assert others == {
-        *("UnusedInputWarning", "TypeMismatchWarning", "PollingWarning", "NotCachedWarning")
+        *("UnusedInputWarning", "TypeMismatchWarning", "PollingWarning", "NotCachedWarning"),
+        "FormatterWarning",
     }
     assert issubclass(errors.UnusedInputWarning, UserWarning)
 

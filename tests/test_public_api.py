@@ -43,6 +43,7 @@ NAMES = [
     "Failure",
     "FlowMiddleware",
     "FlowTask",
+    "FormatterWarning",
     "GraphChangedError",
     "GraphError",
     "InputConflictError",

@@ -13,7 +13,8 @@ from taskiq_flow.completion.in_memory import RUN_LABEL, InMemoryCompletions
 from taskiq_flow.completion.polling import PollingCompletions
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.pushed import PushedCompletions, tell_workers
-from taskiq_flow.errors import ConfigurationError, PollingWarning, warn
+from taskiq_flow.dispatch.encoding import formats_as_usual
+from taskiq_flow.errors import ConfigurationError, FormatterWarning, PollingWarning, warn
 from taskiq_flow.middleware import FlowMiddleware
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.notice import KEEP_LABEL, LABEL
@@ -100,6 +101,13 @@ async def connect(
         )
     kick = _lasting_kick(broker)
     pushing = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
+    if pushing and not formats_as_usual(broker):
+        warn(
+            f"{type(broker).__name__} has a {type(broker.formatter).__name__} as its formatter: "
+            "values keep only the types that it carries; to have FlowMiddleware keep them, leave "
+            "with_formatter() out",
+            FormatterWarning,
+        )
     if not pushing:
         _warn_of_polling(broker, reference_above)
         return Connection(
@@ -163,7 +171,7 @@ def _warn_of_polling(broker: AsyncBroker, reference_above: int | None) -> None:
         )
     warn(
         f"{name} has no FlowMiddleware: results are polled, cancellation does not reach its "
-        "workers, and lost tasks are not noticed; add one with "
+        "workers, lost tasks are not noticed, and values keep no types but JSON's; add one with "
         "broker.with_middlewares(FlowMiddleware()), here and where its workers run",
         PollingWarning,
     )

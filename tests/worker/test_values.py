@@ -16,6 +16,7 @@ from taskiq import (
     TaskiqMessage,
     TaskiqMiddleware,
 )
+from taskiq.formatters.proxy_formatter import ProxyFormatter
 from taskiq.serializers import MSGPackSerializer, ORJSONSerializer, PickleSerializer
 
 from taskiq_flow import (
@@ -23,6 +24,7 @@ from taskiq_flow import (
     Cache,
     DAGBuilder,
     ExecutionEngine,
+    FormatterWarning,
     MemoryJournal,
     NodeFailedError,
     SerializationError,
@@ -321,3 +323,21 @@ async def test_a_cached_result_is_what_it_was() -> None:
         engine = ExecutionEngine(site.broker, dag)
         assert [await engine.execute({"n": 1}) for _ in range(2)] == [{"make": VALUE}] * 2
     assert made == [1]
+
+
+class OwnFormatter(ProxyFormatter):
+    pass
+
+
+async def test_a_formatter_of_the_users_own_is_warned_of() -> None:
+    site = Site()
+    site.broker.with_formatter(OwnFormatter(site.broker))
+
+    @site.broker.task
+    async def one() -> int:
+        return 1
+
+    async with site.working():
+        engine = ExecutionEngine(site.broker, DAGBuilder().node(one).build())
+        with pytest.warns(FormatterWarning, match="has a OwnFormatter as its formatter: values"):
+            assert await engine.execute() == {"one": 1}
