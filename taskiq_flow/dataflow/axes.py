@@ -19,7 +19,7 @@ from taskiq_flow.suggestions import did_you_mean
 Axis: TypeAlias = Union[str, "frozenset[Axis]"]
 """The key of the list whose positions these are, or the axes that are taken together."""
 
-_ELEMENT = re.compile(r"(.*)\[\d+\]", re.DOTALL)
+_ELEMENT = re.compile(r"(.*)\[(\d+)\]", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,8 +68,13 @@ class ElementPlan:
 
 def node_name(name: str) -> str:
     """The name of the node to which an element's name belongs; other names are their own."""
+    return parted(name)[0]
+
+
+def parted(name: str) -> tuple[str, int]:
+    """The node and the place of an element of this name; -1 for a name that is no element's."""
     found = _ELEMENT.fullmatch(name)
-    return found[1] if found else name
+    return (found[1], int(found[2])) if found else (name, -1)
 
 
 def element_plan(

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from taskiq_flow.dataflow.axes import Axis, ElementPlan, MappedNode, lists_of
 from taskiq_flow.dataflow.binding import Binding, Task
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, Gate, Join, ReadySet
+from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, Gate, Join, ReadySet
 from taskiq_flow.dataflow.rows import Row, Source, is_list
 from taskiq_flow.errors import OutputShapeError
 
@@ -101,6 +101,9 @@ class Caller(Protocol):
 
     def source_failed(self, error: BaseException) -> None:
         """A source that is mapped over has raised an error."""
+
+    def forget(self, name: str) -> None:
+        """An element was skipped by a condition, and no node will ask why any more."""
 
     def unread(self) -> int:
         """How many elements the reader has still to read, if they are yielded."""
@@ -193,11 +196,13 @@ class Elements:
             self._rows.update((key, {}) for key in node.outputs)
         self._groups = [self._group(members) for members in plan.groups]
         self._zips = any(mapped.zips for mapped in plan.mapped.values())
-        self._governors = {key: self._governing(key) for key in sources}
-        for key in sources:
-            readers = [group for group in self._groups if key in group.lists]
+        self._readers = {
+            key: [n for n, group in enumerate(self._groups) if key in group.lists]
+            for key in sources
+        }
+        for key, readers in self._readers.items():
             if len(readers) == 1:
-                readers[0].sources.append(key)
+                self._groups[readers[0]].sources.append(key)
         self._read_later = {
             other
             for mapped in plan.mapped.values()
@@ -226,11 +231,6 @@ class Elements:
             min(rooms, default=2 * self._limit),
         )
 
-    def _governing(self, key: str) -> list[_Group]:
-        """The groups whose room says how far a source is read: those that wait for none of them."""
-        numbers = {n for n, group in enumerate(self._groups) if key in group.lists}
-        return [self._groups[n] for n in sorted(numbers) if not self._plan.waits_for[n] & numbers]
-
     # Lists
 
     def check(self, values: Mapping[str, Any], keys: Iterable[str], of: DAGNode) -> None:
@@ -246,13 +246,13 @@ class Elements:
                         f"{type(values[key]).__name__}; return a list",
                         task_name=of.task_name,
                     )
-                self._lists[key] = Row(list(values[key]))
+                self._lists[key] = Row(values[key])
 
     def take_inputs(self, values: Mapping[str, Any]) -> None:
         """Take the lists that are mapped over among the inputs of the run."""
         for key in self._source_keys:
             if key in values:
-                self._lists[key] = Row(list(values[key]))
+                self._lists[key] = Row(values[key])
 
     def append(self, key: str, value: Any) -> None:
         """An async source has given one more value."""
@@ -268,11 +268,17 @@ class Elements:
     def has_room(self, key: str) -> bool:
         """Whether a source may be read further."""
         known = self._lists[key].known
-        return all(
-            self._has_room(group, known - group.next)
-            for group in self._governors[key]
-            if group.is_open and self._length(group.axis) is None
+        growing = {n for n in self._readers[key] if self._may_grow(self._groups[n])}
+        governing = [self._groups[n] for n in growing if not self._plan.waits_for[n] & growing]
+        return bool(governing) and all(
+            self._has_room(group, known - group.next) for group in governing
         )
+
+    def _may_grow(self, group: _Group) -> bool:
+        """Whether further positions may come: its lists have not ended, or are not there yet."""
+        if group.is_open:
+            return self._length(group.axis) is None
+        return not all(self._ready.has_ended(member.plan.node) for member in group.members)
 
     def _has_room(self, group: _Group, more: int = 0) -> bool:
         """Whether a further position may exist. ``more``: that are there and not let in."""
@@ -503,7 +509,8 @@ class Elements:
         for mapped in group.members:
             node = mapped.plan.node
             if node not in self._read_later:
-                mapped.outcomes.pop(index, None)
+                if mapped.outcomes.pop(index, None) == SKIPPED:
+                    self._caller.forget(f"{node.task_name}[{index}]")
                 for key in node.outputs:
                     if not self._keeps and key not in self._plan.gathered:
                         self._rows[key].pop(index, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sized
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -55,8 +55,10 @@ class Row:
 
     __slots__ = ("_iterator", "_values", "is_ended", "known")
 
-    def __init__(self, values: list[Any] | None = None) -> None:
-        self._values: dict[int, Any] | list[Any] = {} if values is None else values
+    def __init__(self, values: Iterable[Any] | None = None) -> None:
+        self._values: dict[int, Any] | Sequence[Any] = {}
+        if values is not None:  # what its owner could change later is taken as it is now
+            self._values = values if isinstance(values, (tuple, range)) else list(values)
         self._iterator: Iterator[Any] | None = None
         self.known = len(self._values)
         self.is_ended = values is not None
@@ -87,8 +89,9 @@ class Row:
         return True
 
     def append(self, value: Any) -> None:
-        """One more value has come."""
-        self._values[self.known] = value
+        """One more value of a source has come."""
+        if isinstance(self._values, dict):
+            self._values[self.known] = value
         self.known += 1
 
     def drop(self, index: int) -> None:

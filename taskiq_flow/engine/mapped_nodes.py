@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import ChainMap
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from taskiq_flow.cache.key import digest_of
+from taskiq_flow.dataflow.axes import parted
 from taskiq_flow.dataflow.elements import Element, Elements
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import ReadySet
@@ -67,6 +69,9 @@ class MappedNodes:
         self._loop = asyncio.get_running_loop()
         self._missing: dict[DAGNode, dict[int, Missing]] = {}  # if these are collected
         self._uneven: set[DAGNode] = set()
+        self._sent_earlier: dict[str, int] = {}  # by node: the last item of a source
+        for node, index in map(parted, spec.earlier.digests):
+            self._sent_earlier[node] = max(index, self._sent_earlier.get(node, -1))
         self._elements = Elements(
             self._plan,
             ready,
@@ -138,7 +143,7 @@ class MappedNodes:
     def inputs(self, node: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The inputs of a node by key. ``values``: of the nodes that are whole."""
         if node.join == "ended" and self._state.partial:
-            values = {**values, **self._state.partial}
+            values = ChainMap(self._state.partial, self._state.values)
         return node.inputs(values) if isinstance(node, Element) else values
 
     def store(self, node: Any, value: Any, values: dict[str, Any]) -> None:
@@ -157,7 +162,8 @@ class MappedNodes:
 
     def missing(self, element: Element, what: Missing) -> None:
         """Under ``"collect"``, an element has failed, or was skipped because of a failure."""
-        self._missing.setdefault(element.node, {})[element.index] = what
+        if self._spec.items != "only":
+            self._missing.setdefault(element.node, {})[element.index] = what
 
     # For the elements
 
@@ -181,17 +187,31 @@ class MappedNodes:
             changed=[element.task_name],
         )
 
+    def _shorter_error(self, node: DAGNode, count: int, sent: int) -> GraphChangedError:
+        name, run_id = node.task_name, self._state.run_id
+        return GraphChangedError(
+            f"node {name!r} maps over {count} items, and run {run_id!r} has sent item {sent} "
+            "before; resume it with the same items in the same order, or begin another",
+            changed=[f"{name}[{sent}]"],
+        )
+
     def skip(self, elements: Sequence[Element]) -> None:
         """Elements that never run, because of what they depend on."""
         self._skip(elements)
 
     def known(self, node: DAGNode, count: int) -> None:
         """A node maps over so many elements."""
+        if (sent := self._sent_earlier.get(node.task_name, -1)) >= count:
+            self._end(self._shorter_error(node, count, sent))
         self._tell(ElementsKnown(self._state.run_id, self._loop.time(), node.task_name, count))
 
     def source_failed(self, error: BaseException) -> None:
         """A source has raised an error, which the reader gets as it is."""
         self._end(error)
+
+    def forget(self, name: str) -> None:
+        """An element was skipped by a condition, and no node will ask why any more."""
+        self._state.skipped.pop(name, None)
 
     def unread(self) -> int:
         """How many elements the reader has still to read, if they are yielded."""

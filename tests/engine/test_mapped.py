@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import itertools
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ from taskiq_flow import (
     RunTimeoutError,
 )
 from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.engine.run_state import RunState
 from tests.recording import Recorder
 from tests.virtual_clock import virtual_loop, virtually
 
@@ -511,3 +515,64 @@ async def test_a_run_is_not_resumed_with_another_mapping() -> None:
     await engine_of(plain, journal=journal).execute({"numbers": [1]}, run_id="r")
     with pytest.raises(GraphChangedError, match="changed: m"):
         await _read(engine_of(mapped(len), journal=journal).resume("r"))
+
+
+# Sources
+
+
+@pytest.mark.parametrize("limit", [None, 1, 3])
+@virtually
+async def test_a_source_that_is_zipped_is_not_read_ahead(limit: int | None) -> None:
+    """However quickly it gives, and although the shorter list has ended or is still to come."""
+    read = 0
+
+    async def endless() -> AsyncIterator[int]:
+        nonlocal read
+        for number in itertools.count():
+            read += 1
+            yield number
+
+    async def later() -> list[int]:
+        await asyncio.sleep(5)
+        return [0, 0]
+
+    async def slowly(left: int, right: int) -> int:
+        await asyncio.sleep(5)
+        return left + right
+
+    for given in ([0, 0], None):
+        read = 0
+        builder = DAGBuilder()
+        if given is None:
+            builder.node(later, name="ys")
+        builder.node(slowly, name="m", inputs=["xs", "ys"], map_over=["xs", "ys"])
+        engine = engine_of(builder, max_parallel=limit, on_error="collect")
+        inputs = {"xs": endless()} | ({} if given is None else {"ys": given})
+        results = await engine.execute(inputs)
+        assert isinstance(results["m"], NodeFailure)  # one list has no end
+        assert read <= 2 + (limit or 256)
+
+
+async def test_a_source_that_ends_earlier_than_before_is_no_resumption() -> None:
+    journal = MemoryJournal()
+    engine = engine_of(mapped(fail_at(3)), journal=journal, max_parallel=1)
+    with pytest.raises(NodeFailedError):
+        await engine.execute({"numbers": iter([1, 2, 3, 4])}, run_id="r")
+    for shorter in ([], [1], [1, 2]):
+        with pytest.raises(GraphChangedError, match="has sent item 2 before"):
+            await _read(engine.resume("r", inputs={"numbers": iter(shorter)}))
+    with pytest.raises(GraphChangedError, match="item 1 of node 'm' is not the one"):
+        await _read(engine.resume("r", inputs={"numbers": iter([1, 9, 3])}))
+
+
+async def test_elements_that_a_condition_skips_are_forgotten() -> None:
+    builder = DAGBuilder().node(
+        double, name="m", inputs=["numbers"], map_over="numbers", when=lambda numbers: not numbers
+    )
+    engine = engine_of(builder, max_parallel=4)
+    stream = engine.execute_async({"numbers": iter([1] * 500 + [0])}, items="only")
+    runs = []
+    async for _ in stream:
+        runs = [o for o in gc.get_objects() if isinstance(o, RunState) and o.elements is not None]
+        assert all(len(state.skipped) < 10 for state in runs)
+    assert runs
