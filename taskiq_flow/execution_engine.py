@@ -601,7 +601,8 @@ class ExecutionEngine:
         given = as_inputs(inputs)
         check_inputs(given, whole, plan)
         sources = sources_among(given, plan, self._settings.max_parallel)
-        values = {k: _taken_input(take, k, v) for k, v in given.items() if k not in sources}
+        streams = sources_among(given, whole, None) if plan is not whole else sources
+        values = {k: _taken_input(take, k, v) for k, v in given.items() if k not in streams}
         of_engine = self._options
         for_all = of_engine != PLAIN_OPTIONS
         return RunSpec(
@@ -722,7 +723,12 @@ class ExecutionEngine:
             ),
         )
         earlier = EarlierSessions(
-            results, replay, restored.attempts, restored.in_flight, digests=restored.digests
+            results,
+            replay,
+            restored.attempts,
+            restored.in_flight,
+            digests=restored.digests,
+            lengths=restored.lengths,
         )
         return replace(spec, earlier=earlier)
 

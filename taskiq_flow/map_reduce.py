@@ -174,6 +174,7 @@ class MapReduce:
         name = new_run_id() if run_id is None else run_id
         dag = DAG()
         dag.add_node(node)
+        dag.validate()
         engine = ExecutionEngine(broker, dag, max_parallel, journal=journal, **of_engine)
         given = {_ITEM: Source(items, window)}
         if resume:

@@ -17,6 +17,7 @@ from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, Gate, Join, ReadySet
 from taskiq_flow.dataflow.rows import Row, Source, is_list
 from taskiq_flow.errors import OutputShapeError
+from taskiq_flow.values.isolation import Take
 
 LET_IN_AT_ONCE = 64
 """Positions that are let in without a node that may start, before the caller has its turn."""
@@ -163,8 +164,9 @@ class Elements:
     A mapped node itself is a node of the ready set that no task is sent for: it starts when the
     lists that it maps over are there, and ends when all of its elements have ended.
 
-    ``sources``: by key, the inputs of the run that are read while it goes on. ``limit``: how many
-    nodes may run at once. ``keeps``: whether whole lists are kept of keys that no node takes whole.
+    ``sources``: by key, the inputs of the run that are read while it goes on. ``take``: makes of
+    such a value one that its source does not change any more. ``limit``: how many nodes may run at
+    once. ``keeps``: whether whole lists are kept of keys that no node takes whole.
     """
 
     def __init__(
@@ -176,6 +178,7 @@ class Elements:
         priority: Mapping[DAGNode, float],
         producers: Collection[str],
         sources: Mapping[str, Source],
+        take: Take,
         limit: int | None,
         keeps: bool,
     ) -> None:
@@ -185,7 +188,7 @@ class Elements:
         self._keeps = keeps
         self._limit = math.inf if limit is None else limit
         self._sources = sources
-        self._lists = {key: Row.of_source(source) for key, source in sources.items()}
+        self._lists = {key: Row.of_source(source, take) for key, source in sources.items()}
         self._source_keys = plan.lists()
         self._rows: dict[str, dict[int, Any]] = {}
         self._mapped: dict[DAGNode, _Mapped] = {}
@@ -200,6 +203,7 @@ class Elements:
             key: [n for n, group in enumerate(self._groups) if key in group.lists]
             for key in sources
         }
+        self._read_together = {key: self._connected(key) for key in sources}
         for key, readers in self._readers.items():
             if len(readers) == 1:
                 self._groups[readers[0]].sources.append(key)
@@ -212,6 +216,8 @@ class Elements:
         self._gathered = 0  # mapped nodes whose elements have all ended
         self.has_more = False
         """Whether ``pop`` has stopped early, and is to be called again."""
+        self.is_stopped = False
+        """Whether nothing more is to be read or let in."""
         self.waits_for_reader = False
         """Whether more would be let in if the reader had read more."""
 
@@ -268,11 +274,28 @@ class Elements:
     def has_room(self, key: str) -> bool:
         """Whether a source may be read further."""
         known = self._lists[key].known
-        growing = {n for n in self._readers[key] if self._may_grow(self._groups[n])}
-        governing = [self._groups[n] for n in growing if not self._plan.waits_for[n] & growing]
+        growing = {n for n in self._read_together[key] if self._may_grow(self._groups[n])}
+        governing = [
+            self._groups[n]
+            for n in self._readers[key]
+            if n in growing and not self._plan.waits_for[n] & growing
+        ]
         return bool(governing) and all(
             self._has_room(group, known - group.next) for group in governing
         )
+
+    def _connected(self, key: str) -> set[int]:
+        """The numbers of the groups that read a source, or another that is zipped with it.
+
+        One that waits for another of them says nothing about room: it would wait for itself.
+        """
+        found, keys = set[int](), {key}
+        while True:
+            more = {n for n, group in enumerate(self._groups) if not keys.isdisjoint(group.lists)}
+            if more == found:
+                return found
+            found = more
+            keys.update(other for n in found for other in self._groups[n].lists)
 
     def _may_grow(self, group: _Group) -> bool:
         """Whether further positions may come: its lists have not ended, or are not there yet."""
@@ -341,6 +364,8 @@ class Elements:
         """Start the next node or element. ``None`` if none may start now."""
         self.has_more = self.waits_for_reader = False
         for _ in range(LET_IN_AT_ONCE):
+            if self.is_stopped:
+                return None
             self._let_in_the_last()
             node = self._ready.pop()
             if node is None:
@@ -401,17 +426,20 @@ class Elements:
         length = self._length(group.axis)
         if length is not None:
             return group.next < length
+        has_ended = False
         try:
             for key in group.lists:
                 row = self._lists[key]
                 if not row.is_ended and row.known <= group.next and self.has_room(key):
                     row.read()
+                    has_ended = has_ended or row.is_ended
         except BaseException as error:  # the source's own
             self._caller.source_failed(error)
             if isinstance(error, Exception):
                 return False
             raise
-        if self._length(group.axis) is not None:  # since a source has ended, or goes on
+        # A list may have ended, also one that others map over, or goes on while another has ended.
+        if has_ended or self._length(group.axis) is not None:
             self._gather_ended()
         return group.next < self._known(group.axis)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence, Sized
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
+
+from taskiq_flow.errors import SerializationError
+from taskiq_flow.values.isolation import Take, shared
 
 MOST_IN_FLIGHT = 256
 """Elements of a source that may exist or be unread at once, where the engine has no limit."""
@@ -40,8 +44,11 @@ def as_source(value: Any, limit: int | None) -> Source | None:
 
 
 def is_list(value: Any) -> bool:
-    """Whether a node may map over a value: a list, a tuple or an array, not text or a mapping."""
-    if isinstance(value, _NO_LISTS):
+    """Whether a node may map over a value: a list, a tuple or an array, not text or a mapping.
+
+    Nor over a table, which would give the names of its columns.
+    """
+    if isinstance(value, _NO_LISTS) or hasattr(value, "columns"):
         return False
     try:
         iter(value)
@@ -53,22 +60,28 @@ def is_list(value: Any) -> bool:
 class Row:
     """The values of one list by position. ``known``: how many there are so far."""
 
-    __slots__ = ("_iterator", "_values", "is_ended", "known")
+    __slots__ = ("_items", "_iterator", "_take", "_values", "is_ended", "known")
 
     def __init__(self, values: Iterable[Any] | None = None) -> None:
         self._values: dict[int, Any] | Sequence[Any] = {}
         if values is not None:  # what its owner could change later is taken as it is now
             self._values = values if isinstance(values, (tuple, range)) else list(values)
+        self._items: Iterable[Any] | None = None
         self._iterator: Iterator[Any] | None = None
+        self._take: Take = shared
         self.known = len(self._values)
         self.is_ended = values is not None
 
     @classmethod
-    def of_source(cls, source: Source) -> Row:
-        """A row that grows. One of an async iterable grows by ``append``."""
+    def of_source(cls, source: Source, take: Take) -> Row:
+        """A row that grows. One of an async iterable grows by ``append``.
+
+        ``take``: makes of a value one that its source does not change any more.
+        """
         row = cls()
+        row._take = take
         if not isinstance(source.items, AsyncIterable):
-            row._iterator = iter(source.items)
+            row._items = source.items
         return row
 
     def __getitem__(self, index: int) -> Any:
@@ -79,8 +92,10 @@ class Row:
 
         Raises whatever the iterable raises.
         """
-        if self._iterator is None or self.is_ended:
+        if self._items is None or self.is_ended:
             return False
+        if self._iterator is None:
+            self._iterator = iter(self._items)
         try:
             self.append(next(self._iterator))
         except StopIteration:
@@ -90,6 +105,8 @@ class Row:
 
     def append(self, value: Any) -> None:
         """One more value of a source has come."""
+        with contextlib.suppress(SerializationError):  # then its element fails, which is told
+            value = self._take(value)
         if isinstance(self._values, dict):
             self._values[self.known] = value
         self.known += 1

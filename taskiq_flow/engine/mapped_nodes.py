@@ -19,6 +19,9 @@ from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.engine.run_state import RunState
 from taskiq_flow.errors import GraphChangedError, OutputShapeError
 from taskiq_flow.events import ElementsKnown, Event, NodeFailure, NodeSkipped
+from taskiq_flow.journal.records import KNOWN, record
+from taskiq_flow.journal.writer import LogWriter
+from taskiq_flow.values.isolation import Take
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -40,6 +43,8 @@ class MappedNodes:
         ready: ReadySet[Any],
         state: RunState[Any],
         *,
+        take: Take,
+        log: LogWriter[Any] | None,
         limit: int | None,
         collects: bool,
         restore: Callable[[Element], bool],
@@ -54,6 +59,7 @@ class MappedNodes:
         if spec.elements is None:
             raise ValueError("no node of the run is mapped")
         self._spec = spec
+        self._log = log
         self._plan = spec.elements
         self._ready = ready
         self._state = state
@@ -79,10 +85,10 @@ class MappedNodes:
             priority=spec.priority,
             producers={key for node in spec.nodes for key in node.outputs},
             sources=spec.sources,
+            take=take,
             limit=limit,
             keeps=spec.items != "only",
         )
-        self._elements.take_inputs(spec.inputs)
         state.elements = self._elements
         self._feeders = [
             self._feeder(key, source.items)
@@ -105,7 +111,8 @@ class MappedNodes:
     # For the run
 
     def start(self) -> None:
-        """Begin to read async sources."""
+        """Take the lists of the run's inputs, and begin to read async sources."""
+        self._elements.take_inputs(self._spec.inputs)
         for feeder in self._feeders:
             feeder.start()
 
@@ -121,6 +128,7 @@ class MappedNodes:
 
     def stop(self) -> list[asyncio.Task[None]]:
         """Read nothing more of sources. Returns the asyncio tasks that are still to end."""
+        self._elements.is_stopped = True
         for feeder in self._feeders:
             feeder.stop()
         return [feeder.task for feeder in self._feeders if feeder.task is not None]
@@ -169,9 +177,14 @@ class MappedNodes:
 
     def restored(self, element: Element) -> bool:
         """Store what an earlier engine has completed."""
-        before = self._spec.earlier.digests.get(element.task_name, b"")
+        earlier = self._spec.earlier
+        before = earlier.digests.get(element.task_name, b"")
         if before and (now := self.digest(element)) and now != before:
             self._end(self._changed_error(element))
+        node = element.node
+        count = earlier.lengths.get(node.task_name)
+        if count is not None and element.index >= count and self._was_taken_whole(node):
+            self._end(self._other_length_error(node, "more items than", count))
         return self._restore(element)
 
     def digest(self, element: Element) -> bytes:
@@ -187,12 +200,17 @@ class MappedNodes:
             changed=[element.task_name],
         )
 
-    def _shorter_error(self, node: DAGNode, count: int, sent: int) -> GraphChangedError:
+    def _was_taken_whole(self, node: DAGNode) -> bool:
+        """Whether another node has completed with the list of a mapped one as it was then."""
+        results = self._spec.earlier.results
+        return any(other.task_name in results for other in self._spec.successors.get(node, ()))
+
+    def _other_length_error(self, node: DAGNode, how: str, count: int) -> GraphChangedError:
         name, run_id = node.task_name, self._state.run_id
         return GraphChangedError(
-            f"node {name!r} maps over {count} items, and run {run_id!r} has sent item {sent} "
-            "before; resume it with the same items in the same order, or begin another",
-            changed=[f"{name}[{sent}]"],
+            f"node {name!r} maps over {how} the {count} with which run {run_id!r} was begun; "
+            "resume it with the same items in the same order, or begin another",
+            changed=[name],
         )
 
     def skip(self, elements: Sequence[Element]) -> None:
@@ -201,8 +219,13 @@ class MappedNodes:
 
     def known(self, node: DAGNode, count: int) -> None:
         """A node maps over so many elements."""
-        if (sent := self._sent_earlier.get(node.task_name, -1)) >= count:
-            self._end(self._shorter_error(node, count, sent))
+        name, earlier = node.task_name, self._spec.earlier
+        if not self._spec.sources.keys().isdisjoint(self._plan.mapped[node].lists):
+            sent = max(self._sent_earlier.get(name, -1) + 1, earlier.lengths.get(name, 0))
+            if count < sent:
+                self._end(self._other_length_error(node, "fewer items than", sent))
+            elif self._log is not None and earlier.lengths.get(name) != count:
+                self._log.append(record(KNOWN, name, 0, str(count).encode()))
         self._tell(ElementsKnown(self._state.run_id, self._loop.time(), node.task_name, count))
 
     def source_failed(self, error: BaseException) -> None:

@@ -466,6 +466,8 @@ class Run(Generic[N]):
             self._spec,
             self._ready,
             self._state,
+            take=self._take,
+            log=self._log,
             limit=limit,
             collects=self._on_error == "collect",
             restore=self._restore_if_completed,

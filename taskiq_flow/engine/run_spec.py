@@ -104,7 +104,7 @@ class EarlierSessions:
     their pairs are yielded. ``attempts``: how often each other node was sent. ``in_flight``: nodes
     whose last attempt has an unknown outcome, with the ``task_suffix`` of its task's id.
     ``rerun``: nodes that run also if their results are cached. ``digests``: of what elements were
-    given of a source.
+    given of a source. ``lengths``: by mapped node, how many elements it had in all.
     """
 
     results: Mapping[str, Any] = field(default_factory=dict)
@@ -113,6 +113,7 @@ class EarlierSessions:
     in_flight: Mapping[str, str] = field(default_factory=dict)
     rerun: Collection[str] = ()
     digests: Mapping[str, bytes] = field(default_factory=dict)
+    lengths: Mapping[str, int] = field(default_factory=dict)
 
 
 NO_SESSIONS = EarlierSessions()

@@ -104,7 +104,10 @@ class RunState(Generic[N]):
 
     def run_failed(self) -> RunFailedError:
         """The error of a run that went on to its end in spite of failures."""
-        failures = "; ".join(f"{name!r} with {describe(e)}" for name, e in self.failures.items())
+        named = list(self.failures.items())[:_MOST_NAMED]
+        failures = "; ".join(f"{name!r} with {describe(error)}" for name, error in named)
+        if (more := len(self.failures) - len(named)) > 0:
+            failures += f"; and {more} more"
         return RunFailedError(
             f"nodes of run {self.run_id!r} failed: {failures}{self._progress()}",
             **self._reached(),

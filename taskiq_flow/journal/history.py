@@ -17,6 +17,7 @@ from taskiq_flow.journal.records import (
     FAILED,
     HEADER,
     INPUT,
+    KNOWN,
     REFERRED,
     SENT,
     SESSION,
@@ -34,8 +35,9 @@ class RestoredRun:
 
     ``inputs``: serialized. ``results``: COMPLETED and REFERRED records by node, in order of
     completion. ``attempts``: by node, how often it was sent. ``in_flight``: nodes that were sent
-    and have no outcome, with what ends the ids of their tasks. ``digests``: of nodes
-    that came from a source. ``sessions``: the ids under which engines have sent the run's tasks.
+    and have no outcome, with what ends the ids of their tasks. ``digests``: of elements
+    that were made of a source; ``lengths``: by node, how many of these there were in all.
+    ``sessions``: the ids under which engines have sent the run's tasks.
     """
 
     run_id: str
@@ -45,6 +47,7 @@ class RestoredRun:
     attempts: dict[str, int] = field(default_factory=dict)
     in_flight: dict[str, str] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)
     sessions: list[str] = field(default_factory=list)
     _task_suffix: str = ""
 
@@ -61,6 +64,8 @@ class RestoredRun:
             self.in_flight.pop(name, None)
         elif kind == FAILED:
             self.in_flight.pop(name, None)
+        elif kind == KNOWN:
+            self.lengths[name] = int(entry.data)
         elif kind == DROPPED:
             self._drop(name)
         elif kind == HEADER:
@@ -85,6 +90,7 @@ class RestoredRun:
     def _drop(self, name: str) -> None:
         self.results.pop(name, None)
         self.in_flight.pop(name, None)
+        self.lengths.pop(name, None)
         # The log may lack the record of one more attempt, whose number must not be used again.
         self.attempts[name] = self.attempts.get(name, 0) + 1
 

@@ -18,12 +18,13 @@ FORMAT = 1
 
 HEADER, INPUT, SESSION = b"h", b"i", b"b"
 SENT, COMPLETED, REFERRED, FAILED, DROPPED, ENDED = b"s", b"c", b"r", b"f", b"d", b"e"
+KNOWN = b"k"
 # HEADER: the graph and the serializer; a second one when the run is resumed with another graph.
 # INPUT: the value of one of the run's inputs. SESSION: an engine starts or resumes the run; the
 # data is the session's id. SENT, COMPLETED, REFERRED, FAILED: an attempt of a node; the data of
 # COMPLETED is its result, of REFERRED the id of the task that has it, of FAILED the error's text.
-# DROPPED: the node's earlier records are void, as the graph has changed. ENDED: the session's
-# outcome.
+# KNOWN: how many elements a node has that maps over a source. DROPPED: the node's earlier records
+# are void, as the graph has changed. ENDED: the session's outcome.
 
 _RECORD = struct.Struct(">cIII")  # kind, attempt, length of the name, length of the data
 _CHECKSUM = struct.Struct(">I")
