@@ -357,6 +357,46 @@ async def soak(
     return counts
 
 
+async def come_and_go(kind: str, rounds: int, folder: Path) -> Counts:
+    """Run 200 tasks in each round, and replace two worker processes after it.
+
+    What is left on the server after the last round is what was left after five: 1,000 tasks.
+    """
+    counts = Counts()
+    site = Site(kind, folder, counts)
+    try:
+        site.hire()
+        async with started(site.settings) as broker:
+            builder = DAGBuilder()
+            for number in range(200):
+                builder.node(task(broker, app.double), name=f"n{number}", inputs=["item"])
+            engine = ExecutionEngine(broker, builder.build())
+            left: list[dict[str, int]] = []
+            for number in range(1, rounds + 1):
+                results = await engine.execute({"item": number})
+                if set(results.values()) != {2 * number}:
+                    counts.complain(f"round {number} has wrong values")
+                await asyncio.to_thread(site.replace)
+                if number in (5, rounds):
+                    left.append(await settled(broker, left))
+                    say(f"after {200 * number} tasks and {2 * number} workers: {left[-1]}")
+            if left[0] != left[-1]:
+                counts.complain(f"left after 1,000 tasks: {left[0]}; at the end: {left[-1]}")
+    finally:
+        site.close()
+    return counts
+
+
+async def settled(broker: AsyncBroker, before: Sequence[dict[str, int]]) -> dict[str, int]:
+    """What is left on the server. Waits a minute for what workers remove when they are idle."""
+    deadline = time.monotonic() + (60.0 if before else 20.0)
+    while True:
+        left = {item.name: item.count for item in await inventory(broker)}
+        if left in before or time.monotonic() > deadline:
+            return left
+        await asyncio.sleep(1.0)
+
+
 async def check_the_end(broker: AsyncBroker, site: Site, load: Load, counts: Counts) -> None:
     """What holds when all runs have ended."""
     deadline = time.monotonic() + 30.0
@@ -399,13 +439,16 @@ def main() -> None:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--minutes", type=float, default=120.0)
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two troubles")
+    parser.add_argument("--rounds", type=int, help="200 tasks and two new workers in each, no more")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds between two runs")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
     say(f"{options.kind}, seed {options.seed}")
     with temporary_folder() as folder:
         counts: Any = asyncio.run(
-            soak(
+            come_and_go(options.kind, options.rounds, folder)
+            if options.rounds
+            else soak(
                 options.kind,
                 options.minutes * 60,
                 options.seed,
