@@ -45,6 +45,14 @@ def double(number: int) -> int:
     return 2 * number
 
 
+computed: list[int] = []  # not of a closure, which would count in the key of a cached result
+
+
+def compute(number: int) -> int:
+    computed.append(number)
+    return number
+
+
 def add(left: Any, right: Any) -> Any:
     return left + right
 
@@ -318,15 +326,10 @@ async def test_each_element_is_tried_again_and_falls_back_by_itself() -> None:
 
 
 async def test_elements_with_the_same_inputs_are_computed_once_with_a_cache() -> None:
-    calls: list[int] = []
-
-    def noted(number: int) -> int:
-        calls.append(number)
-        return number
-
-    results = await engine_of(mapped(noted, cache=True)).execute({"numbers": [1, 2, 1, 1]})
+    computed.clear()
+    results = await engine_of(mapped(compute, cache=True)).execute({"numbers": [1, 2, 1, 1]})
     assert results == {"m": [1, 2, 1, 1]}
-    assert sorted(calls) == [1, 2]
+    assert sorted(computed) == [1, 2]
 
 
 async def test_a_list_that_never_came_to_be_skips_its_map_once() -> None:
