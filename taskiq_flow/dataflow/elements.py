@@ -117,9 +117,11 @@ class Caller(Protocol):
 class _Mapped:
     """A mapped node in this run.
 
-    ``pending``: its elements that have not ended, by position. ``outcomes``: how others ended, for
-    those that did not complete. ``rows``: by output key, the values by position. ``returned``: what
-    the task returned, by position.
+    ``counts_as_completed``: whether a list that it maps over is a node's, which has completed then;
+    a rule such as ``"any"`` counts it. ``pending``: its elements that have not ended, by position.
+    ``outcomes``: how others ended, for those that did not complete. ``returned``: what the task
+    returned, by position, if that is split into several keys. ``let_in``, ``ended``: how many
+    elements.
     """
 
     plan: MappedNode
@@ -141,9 +143,10 @@ class _Mapped:
 class _Group:
     """Mapped nodes whose elements are let in together. ``alive``: by position, those not ended.
 
-    ``first``: the nodes that take no elements of another node of the group. ``lists``: the keys of
-    its axis; ``sources``: those of them that are sources and that no other group reads. ``room``:
-    how many positions may be alive.
+    ``first``: the nodes that take no elements of another node of the group. ``foreign``: the nodes
+    of other groups whose elements it takes. ``lists``: the keys of its axis; ``sources``: those of
+    them that are sources and that no other group reads. ``room``: how many positions may be alive.
+    ``next``: the position that is let in next.
     """
 
     members: list[_Mapped]

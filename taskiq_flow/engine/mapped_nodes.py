@@ -31,10 +31,12 @@ Missing = NodeFailure | NodeSkipped
 class MappedNodes:
     """Lets elements in, and gathers what they give into the values of their nodes.
 
-    ``restore``: stores an element that an earlier engine has completed, if one has. ``skip``: nodes
-    that never run. ``fail``: a node that has failed by itself. ``deliver``: gives the reader a
-    node's value. ``tell``: tells listeners an event. ``unread``: how much the reader has still to
-    read. ``advance``: starts what may start. ``end``: ends the run with an error.
+    ``take``: makes of a source's value one that the source does not change any more. ``log``: of a
+    run with a journal. ``restore``: stores an element that an earlier engine has completed, if one
+    has. ``skip``: nodes that never run. ``fail``: a node that has failed by itself. ``deliver``:
+    gives the reader a node's value. ``tell``: tells listeners an event. ``unread``: how much the
+    reader has still to read. ``advance``: starts what may start. ``end``: ends the run with an
+    error.
     """
 
     def __init__(
