@@ -28,10 +28,10 @@ class ClassesOfTasks(Classes):
             return super().find(module, qualname, kind)
         except SerializationError:
             tasks = {id(task): task for task in self._tasks()}
-            if len(tasks) == self._seen:
-                raise
-        self._seen = len(tasks)
-        self.add(found for task in tasks.values() for found in classes_of(task))
+            if len(tasks) != self._seen:
+                self.add(found for task in tasks.values() for found in classes_of(task))
+                # Last: large values are decoded in threads, and until now others look as well.
+                self._seen = len(tasks)
         return super().find(module, qualname, kind)
 
 
