@@ -70,7 +70,7 @@ def _workers(url: str, queue: str, store: str | None) -> Iterator[None]:
 async def _engine(
     url: str, queue: str, store: str | None, consumers: int, pass_by: PassBy
 ) -> AsyncIterator[ExecutionEngine]:
-    from benchmarks.distributed.arrays import array_dag, store_broker  # noqa: PLC0415
+    from benchmarks.distributed.arrays import array_dag, store_broker  # noqa: PLC0415 - needs numpy
 
     broker = store_broker(url, queue, store)
     dag = array_dag(broker, consumers)

@@ -227,7 +227,8 @@ class Stage:
         parameters = ", ".join([*(f"{name}={MISSING!r}" for name in names), "context=depends"])
         arguments = ", ".join(["context", *names])
         space: dict[str, Any] = {"called": called, "depends": TaskiqDepends(Context)}
-        exec(f"async def task({parameters}):\n    return await called({arguments})", space)  # noqa: S102
+        code = f"async def task({parameters}):\n    return await called({arguments})"
+        exec(code, space)  # noqa: S102 - of names that are made here
         task: Callable[..., Any] = space["task"]
         return task
 
@@ -236,7 +237,8 @@ class Stage:
             return lambda: not node.declined()
         space = {"wanted": lambda arg: not node.declined(arg)}
         key = node.keys[0]
-        exec(f"def condition({key}={MISSING!r}):\n    return wanted({key})", space)  # noqa: S102
+        code = f"def condition({key}={MISSING!r}):\n    return wanted({key})"
+        exec(code, space)  # noqa: S102 - of a name that is made here
         return space["condition"]
 
 

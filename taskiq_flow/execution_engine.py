@@ -600,9 +600,8 @@ class ExecutionEngine:
         take = self._settings.isolation()
         given = as_inputs(inputs)
         check_inputs(given, whole, plan)
-        sources = sources_among(given, plan, self._settings.max_parallel)
-        streams = sources_among(given, whole, None) if plan is not whole else sources
-        values = {k: _taken_input(take, k, v) for k, v in given.items() if k not in streams}
+        sources = sources_among(given, whole, self._settings.max_parallel)
+        values = {k: _taken_input(take, k, v) for k, v in given.items() if k not in sources}
         of_engine = self._options
         for_all = of_engine != PLAIN_OPTIONS
         return RunSpec(
@@ -612,7 +611,7 @@ class ExecutionEngine:
             priority={} if self._settings.max_parallel is None else plan.priority(self._order),
             failure_keys=plan.failure_keys,
             elements=plan.elements,
-            sources=sources,
+            sources={key: source for key, source in sources.items() if key in plan.required},
             joins=plan.joins(),
             inputs=values,
             options={n: of_engine.of(n, take) for n in plan.order if for_all or n.has_policy},

@@ -181,18 +181,13 @@ class MappedNodes:
         """Store what an earlier engine has completed."""
         earlier = self._spec.earlier
         before = earlier.digests.get(element.task_name, b"")
-        if before and (now := self.digest(element)) and now != before:
+        if before and (now := source_digest(element)) and now != before:
             self._end(self._changed_error(element))
         node = element.node
         count = earlier.lengths.get(node.task_name)
         if count is not None and element.index >= count and self._was_taken_whole(node):
             self._end(self._other_length_error(node, "more items than", count))
         return self._restore(element)
-
-    def digest(self, element: Element) -> bytes:
-        """What tells an element from one that was made of another value of a source."""
-        values = element.source_values
-        return digest_of(values) if values else b""
 
     def _changed_error(self, element: Element) -> GraphChangedError:
         node, run_id = element.node.task_name, self._state.run_id
@@ -264,6 +259,15 @@ class MappedNodes:
             self._state.incomplete.add(node.task_name)
             never_run = self._ready.fail(node)
         self._skip(never_run)
+
+
+def source_digest(node: Any) -> bytes:
+    """What tells an element from one that was made of another value of a source.
+
+    Empty for nodes that are given nothing of a source, and for values that have no digest.
+    """
+    values = node.source_values if isinstance(node, Element) else []
+    return digest_of(values) if values else b""
 
 
 def _in_order(row: Mapping[int, Any]) -> list[Any]:

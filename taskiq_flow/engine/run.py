@@ -181,6 +181,7 @@ class Run(Generic[N]):
         if spec.elements is not None:
             self._mapped = self._mapped_nodes(settings.max_parallel)
         pop = self._ready.pop if self._mapped is None else self._mapped.pop
+        self._store = _store if self._mapped is None else self._mapped.store
         self._start_loop: StartLoop[Any] = StartLoop(pop, self._start_node, self._end)
 
     # The life of a run
@@ -391,10 +392,7 @@ class Run(Generic[N]):
         try:
             if log is not None:
                 completion = log.completion(node.task_name, node_run.log_number, value)
-            if self._mapped is None:
-                node.store(value, self._values)
-            else:
-                self._mapped.store(node, value, self._values)
+            self._store(node, value, self._values)
         except NODE_ERRORS as error:  # of the wrong shape, a mapping that cannot be read, ...
             self._carry_out(node_run, node_run.on_error(error))
             return
@@ -409,8 +407,7 @@ class Run(Generic[N]):
         self._deliver(node, value)
         if skipped:
             self._skip_nodes(skipped)
-        if self._mapped is not None and isinstance(node, Element):
-            self._mapped.ended(node)
+        self._note_end(node)
         self._advance()
 
     def _fail_node(self, node_run: NodeRun[N], error: BaseException) -> None:
@@ -429,8 +426,7 @@ class Run(Generic[N]):
         if self._on_error == "collect":
             self._deliver(node, NodeFailure(name, task_id, error, attempts, index))
         self._skip_nodes(skipped)
-        if self._mapped is not None and isinstance(node, Element):
-            self._mapped.ended(node)
+        self._note_end(node)
         self._advance()
 
     def _skip_nodes(self, nodes: Sequence[N]) -> None:
@@ -444,6 +440,10 @@ class Run(Generic[N]):
         self._tell(event)
         if self._on_error == "collect":
             self._deliver(node, event)
+        self._note_end(node)
+
+    def _note_end(self, node: N) -> None:
+        """The ready set has been told that a node has ended. Its element is not needed any more."""
         if self._mapped is not None and isinstance(node, Element):
             self._mapped.ended(node)
 
@@ -608,10 +608,7 @@ class Run(Generic[N]):
 
     def _restore(self, node: Any) -> None:
         value = self._spec.earlier.results[node.task_name]
-        if self._mapped is None:
-            node.store(value, self._values)
-        else:
-            self._mapped.store(node, value, self._values)
+        self._store(node, value, self._values)
         if self._is_listened_to:
             self._tell_completion(node, "", value, "journal")
         is_yielded = self._spec.items or not isinstance(node, Element)
@@ -672,6 +669,11 @@ class Run(Generic[N]):
         if self._error is None or isinstance(self._error, RunCancelledError):
             return "cancelled"
         return "failed"
+
+
+def _store(node: Any, value: Any, values: dict[str, Any]) -> None:
+    """Store what a node gives, in a graph without mapped nodes."""
+    node.store(value, values)
 
 
 def _without_error(node: RunnableNode) -> TaskLostError:

@@ -10,13 +10,13 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 from taskiq import AsyncBroker
 
-from taskiq_flow.cache.key import cache_key, digest_of
+from taskiq_flow.cache.key import cache_key
 from taskiq_flow.cache.results import Claim, ValueCache
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.reading import pick_up
-from taskiq_flow.dataflow.elements import Element
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode, Sending
 from taskiq_flow.engine.listeners import Listeners
+from taskiq_flow.engine.mapped_nodes import source_digest
 from taskiq_flow.engine.node_run import NodeRun, Verdict
 from taskiq_flow.engine.run_spec import TIMEOUT_LABEL, RunSpec
 from taskiq_flow.errors import NODE_ERRORS, NotCachedWarning, SerializationError, warn
@@ -71,7 +71,6 @@ class Sender(Generic[N]):
         self._carry_out = carry_out
         self._taken = taken
         self._reference_above = reference_above
-        self._has_sources = bool(spec.sources)
         self._loop = asyncio.get_running_loop()
         self._is_listened_to = bool(listeners)
         self._is_over = False
@@ -214,11 +213,8 @@ class Sender(Generic[N]):
         return self._dispatcher.address(node_run.sent_node).return_type
 
     def _note(self, node_run: NodeRun[N], log: LogWriter[Any]) -> None:
-        node: Any = node_run.node
-        digest = b""
-        if self._has_sources and isinstance(node, Element) and (values := node.source_values):
-            digest = digest_of(values)
-        log.append(record(SENT, node_run.node.task_name, node_run.log_number, digest))
+        node = node_run.node
+        log.append(record(SENT, node.task_name, node_run.log_number, source_digest(node)))
 
     def _tell(self, node_run: NodeRun[N]) -> None:
         if node_run.falls_back:  # listeners have been told ``NodeFellBack``
