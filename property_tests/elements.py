@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hypothesis import strategies as st
 from taskiq import Context, TaskiqDepends
 
-from taskiq_flow import DAG, DAGBuilder, Join
+from taskiq_flow import DAG, DAGBuilder, Join, Product
 
 MISSING = "missing"
 """The default of every parameter."""
@@ -35,24 +35,38 @@ class Outcome:
 FAILED, SKIPPED = Outcome("failed"), Outcome("skipped")
 
 
+Axis = tuple[str, int] | frozenset[Any]
+Place = Mapping[Any, int]
+"""The position along each axis."""
+Path = tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Node:
-    """A node. ``length``: of the list that it returns; ``None`` if it returns no list.
+    """A node. ``lengths``: of the lists within lists that it returns; none if it returns no list.
 
-    ``fails``, ``declines``: out of ten calls, how many fail, and for how many its condition is
-    false. ``retries``: whether each call fails once before that.
+    ``map_over``: keys with levels, by factor. ``fails``, ``declines``: out of ten calls, how many
+    fail, and for how many its condition is false. ``retries``: whether each call fails once before
+    that.
     """
 
     name: str
     keys: tuple[str, ...]
-    map_over: tuple[str, ...] = ()
+    map_over: tuple[tuple[tuple[str, int], ...], ...] = ()
     after: tuple[str, ...] = ()
-    length: int | None = None
+    lengths: tuple[int, ...] = ()
     fails: int = 0
     declines: int = 0
     retries: bool = False
     join: Join = "all"
     limit: int | None = None
+    flatten: bool = False
+    filter: bool = False
+
+    @property
+    def mapped(self) -> dict[str, int]:
+        """The keys that it maps over, with their levels."""
+        return {key: levels for factor in self.map_over for key, levels in factor}
 
     def chance(self, what: str, *args: Any) -> int:
         """A number from 0 to 9 that depends on nothing but the arguments of a call."""
@@ -66,9 +80,15 @@ class Node:
         """What the task returns. Raises ``BrokenError``."""
         if self.chance("fail", *args) < self.fails:
             raise BrokenError(self.name)
-        if self.length is None:
-            return (self.name, *(zlib.crc32(repr(arg).encode()) for arg in args))
-        return [(self.name, number) for number in range(self.length)]
+        if self.filter:
+            return self.chance("filter", *args) < 6
+        return self._lists(self.lengths, *(zlib.crc32(repr(arg).encode()) for arg in args))
+
+    def _lists(self, lengths: Sequence[int], *args: Any) -> Any:
+        if not lengths:
+            return (self.name, *args)
+        length = self.chance("length", *args) % (lengths[0] + 1)
+        return [self._lists(lengths[1:], *args, number) for number in range(length)]
 
 
 @dataclass(frozen=True)
@@ -79,41 +99,126 @@ class Graph:
     lists: Mapping[str, list[Any]]
 
 
+class NotTogetherError(Exception):
+    """Keys that cannot be mapped over together."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The axes of a key. ``own``: of the elements that give it; ``levels``: of its lists.
+
+    ``deeper``: how many further levels of lists its values have.
+    """
+
+    own: tuple[Axis, ...] = ()
+    levels: tuple[tuple[Axis, ...], ...] = ()
+    deeper: int = 0
+
+    def first(self, key: str, count: int) -> tuple[tuple[Axis, ...], ...]:
+        within = sum(map(len, self.levels)) - len(self.own)
+        more = count - len(self.levels)
+        return (
+            *self.levels[:count],
+            *(((key, within + number + 1),) for number in range(more)),
+        )
+
+
+class Shapes:
+    """The axes of all keys, as nodes are added one by one."""
+
+    def __init__(self, lists: Mapping[str, list[Any]]) -> None:
+        self.keys = {key: Shape(deeper=depth_of(value)) for key, value in lists.items()}
+
+    def add(self, node: Node) -> None:
+        """Raises ``NotTogetherError`` for keys that cannot be mapped over together."""
+        levels = self.levels(node)
+        own = tuple(axis for level in levels for axis in level)
+        deeper = len(node.lengths)
+        if node.filter:
+            deeper = self.left(*node.map_over[0][0])
+        elif node.flatten:
+            levels = (*levels[:-1], (*levels[-1], (node.name, 1)))
+            deeper -= 1
+        self.keys[node.name] = Shape(own, levels, deeper)
+
+    def left(self, key: str, levels: int) -> int:
+        """How many levels of lists an element of a key has."""
+        shape = self.keys[key]
+        return len(shape.levels) + shape.deeper - levels
+
+    def levels(self, node: Node) -> tuple[tuple[Axis, ...], ...]:
+        factors = [self._zipped(factor) for factor in node.map_over]
+        seen: set[Axis] = set()
+        for factor in factors:
+            parts = {part for level in factor for axis in level for part in parts_of(axis)}
+            if parts & seen:
+                raise NotTogetherError
+            seen |= parts
+        return tuple(level for factor in factors for level in factor)
+
+    def _zipped(self, factor: Iterable[tuple[str, int]]) -> tuple[tuple[Axis, ...], ...]:
+        found = {key: self.keys[key].first(key, count) for key, count in factor}
+        longest = max(found.values(), key=len)
+        if all(longest[: len(levels)] == levels for levels in found.values()):
+            return longest
+        for key, levels in found.items():
+            if len(levels) > 1 or len(levels[0]) > 1 or len(self.keys[key].levels) > 1:
+                raise NotTogetherError
+        return ((frozenset(levels[0][0] for levels in found.values()),),)
+
+
+def parts_of(axis: Axis) -> set[Axis]:
+    """An axis and those that it takes together."""
+    if not isinstance(axis, frozenset):
+        return {axis}
+    return {axis}.union(*map(parts_of, axis))
+
+
+def depth_of(value: Any) -> int:
+    """How many levels of lists a value has: as many as its first values."""
+    depth = 0
+    while isinstance(value, list):
+        depth, value = depth + 1, value[0] if value else None
+    return depth
+
+
 @dataclass
 class Sequential:
-    """A plain sequential evaluation. ``elements``: by mapped node, outcomes in order."""
+    """A plain sequential evaluation. ``elements``: by mapped node and path."""
 
     graph: Graph
     whole: dict[str, Outcome] = field(default_factory=dict)
-    elements: dict[str, list[Outcome]] = field(default_factory=dict)
-    axes: dict[str, Any] = field(default_factory=dict)
+    elements: dict[str, dict[Path, Outcome]] = field(default_factory=dict)
     uneven: set[str] = field(default_factory=set)
     calls: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.shapes = Shapes(self.graph.lists)
+        self.rows: dict[str, set[Path]] = {}  # by mapped node: the paths at which it has a list
 
     def evaluate(self) -> Sequential:
         """Evaluate all nodes."""
         self.whole = {key: Outcome("completed", value) for key, value in self.graph.lists.items()}
         for node in self.graph.nodes:
+            self.shapes.add(node)
             if node.map_over:
                 self._map(node)
             else:
-                self.whole[node.name] = self._outcome(
-                    node,
-                    node.name,
-                    [self._taken(k, node) for k in node.keys],
-                    [self._taken(k, node) for k in node.after],
-                )
+                taken = [self._taken(k, node) for k in node.keys]
+                after = [self._taken(k, node) for k in node.after]
+                self.whole[node.name] = self._outcome(node, node.name, taken, after)
         return self
 
-    def partial(self, name: str) -> list[Any]:
-        """What the elements of a mapped node have given that completed."""
-        return [o.value for o in self.elements[name] if o.ending == "completed"]
+    def sizes(self, name: str) -> list[int]:
+        """How many axes of the node are in each level of its lists."""
+        shape = self.shapes.keys[name]
+        return [len([axis for axis in level if axis in shape.own]) for level in shape.levels]
 
     def _taken(self, key: str, node: Node) -> Outcome:
         """A key as a node takes it whole. An ``"ended"`` one is given what there is of a list."""
         outcome = self.whole[key]
         if outcome.ending == "failed" and node.join == "ended" and key in self.elements:
-            return Outcome("failed", self.partial(key))
+            return Outcome("failed", self.lists(key))
         return outcome
 
     def _outcome(
@@ -131,47 +236,132 @@ class Sequential:
             return SKIPPED
         self.calls[name] += 1 + node.retries
         try:
-            return Outcome("completed", node.called(*args))
+            value = node.called(*args)
         except BrokenError:
             return FAILED
+        if node.filter:
+            mapped = args[node.keys.index(node.map_over[0][0][0])]
+            return Outcome("completed", mapped) if value and mapped != MISSING else SKIPPED
+        return Outcome("completed", value)
 
     def _map(self, node: Node) -> None:
-        axes = {self.axes.get(key, key) for key in node.map_over}
-        axis = self.axes[node.name] = next(iter(axes)) if len(axes) == 1 else frozenset(axes)
-        sources = [self.whole[key].ending for key in _lists(axis)]
-        if any(ending != "completed" for ending in sources):
-            self.whole[node.name] = FAILED if "failed" in sources else SKIPPED
+        axes = self.shapes.keys[node.name].own
+        roots = [
+            self.whole[part[0]].ending
+            for axis in axes
+            for part in parts_of(axis)
+            if isinstance(part, tuple)
+            and part[0] not in self.elements
+            and not self.shapes.keys[part[0]].own
+        ]
+        if any(ending != "completed" for ending in roots):
+            self.whole[node.name] = FAILED if "failed" in roots else SKIPPED
             return
-        length = self._length(axis)
-        outcomes = []
-        for index in range(length):
-            taken = [self._element(key, index, node) for key in node.keys]
-            after = [self._taken(key, node) for key in node.after]
-            outcomes.append(self._outcome(node, f"{node.name}[{index}]", taken, after))
-        self.elements[node.name] = outcomes
-        if len(axes) > 1 and not self._is_even(axis):
+        self.elements[node.name], self.rows[node.name] = {}, set()
+        self._walk(node, axes, (), {})
+        is_even = all(self._is_even(axis) for axis in axes if isinstance(axis, frozenset))
+        if not is_even:
             self.uneven.add(node.name)
-        is_whole = self._is_even(axis) and all(o.ending != "failed" for o in outcomes)
-        self.whole[node.name] = (
-            Outcome("completed", self.partial(node.name)) if is_whole else FAILED
-        )
+        endings = [outcome.ending for outcome in self.elements[node.name].values()]
+        is_whole = is_even and "failed" not in endings
+        self.whole[node.name] = Outcome("completed", self.lists(node.name)) if is_whole else FAILED
 
-    def _element(self, key: str, index: int, node: Node) -> Outcome:
-        if key not in node.map_over:
-            return self._taken(key, node)
+    def _walk(self, node: Node, axes: Sequence[Axis], path: Path, place: Place) -> None:
+        if not axes:
+            taken = [self._element(key, place, node) for key in node.keys]
+            after = [self._taken(key, node) for key in node.after]
+            outcome = self._outcome(node, named(node.name, path), taken, after)
+            self.elements[node.name][path] = outcome
+            return
+        length = self._length(axes[0], place)
+        if isinstance(length, Outcome):
+            self.elements[node.name][path] = length
+            return
+        self.rows[node.name].add(path)
+        for index in range(length):
+            further = {**place, **dict.fromkeys(parts_of(axes[0]), index)}
+            self._walk(node, axes[1:], (*path, index), further)
+
+    def _length(self, axis: Axis, place: Place) -> int | Outcome:
+        if isinstance(axis, frozenset):
+            lengths = [self._length(part, place) for part in axis]
+            return min(length for length in lengths if isinstance(length, int))
+        key, depth = axis
+        outcome = self._value(key, place, depth - 1)
+        return len(outcome.value) if outcome.ending == "completed" else Outcome(outcome.ending)
+
+    def _is_even(self, axis: Axis) -> bool:
+        if not isinstance(axis, frozenset):
+            return True
+        lengths = {self._length(part, {}) for part in axis}
+        return len(lengths) == 1 and all(map(self._is_even, axis))
+
+    def _value(self, key: str, place: Place, depth: int) -> Outcome:
+        """The value of a key at a place, so many lists deep within what its node has given."""
         if key in self.elements:
-            return self.elements[key][index]
-        return Outcome("completed", self.whole[key].value[index])
+            own = self.shapes.keys[key].own
+            outcome = self.elements[key][tuple(place[axis] for axis in own)]
+        else:
+            outcome = self.whole[key]
+        value = outcome.value
+        for level in range(1, depth + 1):
+            if outcome.ending == "completed":
+                value = value[place[key, level]]
+        return Outcome(outcome.ending, value)
 
-    def _length(self, axis: Any) -> int:
-        return min(len(self.whole[key].value) for key in _lists(axis))
+    def _element(self, key: str, place: Place, node: Node) -> Outcome:
+        if key not in node.mapped:
+            return self._taken(key, node)
+        shape = self.shapes.keys[key]
+        axes = [axis for level in shape.first(key, node.mapped[key]) for axis in level]
+        if len(axes) >= len(shape.own):
+            return self._value(key, place, len(axes) - len(shape.own))
+        if key not in self.elements:  # it has no lists to map over
+            return Outcome(self.whole[key].ending)
+        path = tuple(place[axis] for axis in axes)
+        within = {p: o for p, o in self.elements[key].items() if p[: len(path)] == path}
+        if path in within:  # there is no list
+            return Outcome(within[path].ending)
+        failed = any(outcome.ending == "failed" for outcome in within.values())
+        if failed and node.join != "ended":
+            return FAILED
+        return Outcome("failed" if failed else "completed", self.lists(key, path))
 
-    def _is_even(self, axis: Any) -> bool:
-        return len({len(self.whole[key].value) for key in _lists(axis)}) == 1
+    def lists(self, name: str, within: Path = (), *, shown: bool = False) -> list[Any]:
+        """What a mapped node has given, as lists. ``shown``: with failures in their places."""
+        node = next(node for node in self.graph.nodes if node.name == name)
+        sizes, begun = self.sizes(name), len(within)
+        while begun:
+            first = min(begun, sizes[0])
+            begun -= first
+            sizes = [sizes[0] - first, *sizes[1:]] if first < sizes[0] else sizes[1:]
+        return self._lists(node, within, sizes, shown=shown)
+
+    def _lists(self, node: Node, path: Path, sizes: Sequence[int], *, shown: bool) -> list[Any]:
+        found: list[Any] = []
+        for inner in self._paths(node, path, sizes[0]):
+            outcome = self.elements[node.name].get(inner)
+            if outcome is None:
+                found.append(self._lists(node, inner, sizes[1:], shown=shown))
+            elif outcome.ending == "completed":
+                found += outcome.value if node.flatten and len(sizes) == 1 else [outcome.value]
+            elif outcome.ending == "failed" and shown:
+                found.append("failed")
+        return found
+
+    def _paths(self, node: Node, path: Path, size: int) -> list[Path]:
+        """The paths that are longer by so many positions, and shorter ones that lead nowhere."""
+        if not size or path in self.elements[node.name]:
+            return [path]
+        known = (*self.elements[node.name], *self.rows[node.name])
+        depth = len(path)
+        steps = {p[: depth + 1] for p in known if len(p) > depth and p[:depth] == path}
+        return [inner for step in sorted(steps) for inner in self._paths(node, step, size - 1)]
 
 
-def _lists(axis: Any) -> list[str]:
-    return [axis] if isinstance(axis, str) else [key for part in axis for key in _lists(part)]
+def named(name: str, path: Path) -> str:
+    """The name of an element."""
+    return f"{name}[{','.join(map(str, path))}]"
 
 
 class Stage:
@@ -191,7 +381,9 @@ class Stage:
                 self._task(node),
                 name=node.name,
                 inputs={f"p{number}": key for number, key in enumerate(node.keys)},
-                map_over=node.map_over or None,
+                map_over=map_over_of(node),
+                flatten=node.flatten,
+                filter=node.filter,
                 max_parallel=node.limit,
                 join=node.join,
                 when=self._condition(node) if node.declines else None,
@@ -242,40 +434,73 @@ class Stage:
         return space["condition"]
 
 
+def map_over_of(node: Node) -> Any:
+    """What a node is declared with."""
+    factors = [dict(factor) for factor in node.map_over]
+    if len(factors) > 1:
+        return Product(*factors)
+    return factors[0] if factors else None
+
+
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
     """Graphs of plain and mapped nodes. Some lists are zipped that differ in length."""
-    lists = {
-        name: [(name, number) for number in range(draw(st.integers(0, 5)))]
+    lists: dict[str, list[Any]] = {
+        name: [(name, number) for number in range(draw(st.integers(0, 4)))]
         for name in ("xs", "ys")[: draw(st.integers(1, 2))]
     }
+    if draw(st.booleans()):
+        lengths = [draw(st.integers(1, 2)), *draw(st.lists(st.integers(0, 2), max_size=2))]
+        lists["zs"] = [
+            [("zs", n, inner) for inner in range(lengths[n])] for n in range(len(lengths))
+        ]
+    shapes = Shapes(lists)
     nodes: list[Node] = []
-    can_be_mapped = list(lists)
-    keys = list(lists)
     for number in range(draw(st.integers(1, 7))):
-        name = f"n{number}"
-        own = tuple(draw(st.lists(st.sampled_from(keys), min_size=0, max_size=3, unique=True)))
-        mappable = [key for key in own if key in can_be_mapped]
-        map_over: tuple[str, ...] = ()
-        if len(mappable) > 0 and draw(st.integers(0, 3)):
-            map_over = tuple(mappable[: draw(st.integers(1, 3))])
-        after: list[str] = []
-        if len(nodes) > 0 and draw(st.booleans()):
-            after.append(draw(st.sampled_from(nodes)).name)
-        node = Node(
-            name,
-            own,
-            map_over,
-            tuple(other for other in after if other not in own),
-            None if map_over else draw(st.none() | st.integers(0, 4)),
-            draw(st.sampled_from([0, 0, 1, 3])),
-            draw(st.sampled_from([0, 0, 0, 2])),
-            draw(st.sampled_from([False, False, True])),
-            draw(st.sampled_from(["all", "all", "ended", "none_failed"])),
-            draw(st.none() | st.integers(1, 3)) if map_over else None,
-        )
+        node = draw(nodes_of(f"n{number}", shapes, nodes))
+        try:
+            shapes.add(node)
+        except NotTogetherError:
+            first = (node.map_over[0][:1],)
+            node = replace(node, map_over=first, filter=False)
+            shapes.add(node)
         nodes.append(node)
-        keys.append(name)
-        if map_over or node.length is not None:
-            can_be_mapped.append(name)
     return Graph(tuple(nodes), lists)
+
+
+@st.composite
+def nodes_of(draw: st.DrawFn, name: str, shapes: Shapes, nodes: Sequence[Node]) -> Node:
+    """A node that may take all keys there are."""
+    known = list(shapes.keys)
+    own = tuple(draw(st.lists(st.sampled_from(known), max_size=3, unique=True)))
+    mappable = [key for key in own if shapes.left(key, 0)]
+    mapped: list[tuple[str, int]] = []
+    if mappable and draw(st.sampled_from([False, True, True, True])):
+        mapped = [
+            (key, draw(st.integers(1, shapes.left(key, 0))))
+            for key in mappable[: draw(st.integers(1, 3))]
+        ]
+    factors: tuple[tuple[tuple[str, int], ...], ...] = (tuple(mapped),) if mapped else ()
+    if len(mapped) > 1 and draw(st.booleans()):
+        factors = (tuple(mapped[:1]), tuple(mapped[1:]))
+    after = (
+        draw(st.lists(st.sampled_from([node.name for node in nodes]), max_size=1)) if nodes else []
+    )
+    gives = draw(st.sampled_from(["value", "list", "lists", "flatten", "filter"]))
+    if gives in ("flatten", "filter") and (not mapped or (gives == "filter" and len(mapped) > 1)):
+        gives = "list"
+    deep = {"value": 0, "filter": 0, "lists": 2}.get(gives, 1)
+    return Node(
+        name,
+        own,
+        factors,
+        tuple(other for other in after if other not in own),
+        tuple(draw(st.integers(1, 3)) for _ in range(deep)),
+        draw(st.sampled_from([0, 0, 1, 3])),
+        draw(st.sampled_from([0, 0, 0, 2])),
+        draw(st.sampled_from([False, False, True])),
+        draw(st.sampled_from(["all", "all", "ended", "none_failed"])),
+        draw(st.none() | st.integers(1, 3)) if mapped else None,
+        gives == "flatten",
+        gives == "filter",
+    )

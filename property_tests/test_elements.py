@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from taskiq import InMemoryBroker
 
-from property_tests.elements import MISSING, Graph, Node, Outcome, Sequential, Stage, graphs
+from property_tests.elements import (
+    MISSING,
+    Graph,
+    Node,
+    Outcome,
+    Path,
+    Sequential,
+    Stage,
+    graphs,
+    named,
+    parts_of,
+)
 from property_tests.strategies import LIMITS
 from taskiq_flow import (
     ExecutionEngine,
@@ -25,6 +36,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.engine.run import OnError
 from taskiq_flow.engine.run_spec import Items
+from taskiq_flow.events import Index
 from tests.virtual_clock import run_virtually
 
 POLICIES: st.SearchStrategy[OnError] = st.sampled_from(["raise", "continue", "collect"])
@@ -40,7 +52,7 @@ class Seen:
         self.stage = Stage(graph)
         self.given_as = given_as
         self.values: dict[str, Any] = {}
-        self.items: dict[str, dict[int, Any]] = {}
+        self.items: dict[str, dict[Index, Any]] = {}
         self.error: RunError | None = None
 
     async def read(
@@ -60,8 +72,18 @@ class Seen:
     def inputs(self) -> dict[str, Any]:
         """The lists of the run. One that no node takes whole may be given without a length."""
         graph = self.stage.graph
-        whole = {key for node in graph.nodes for key in node.keys if key not in node.map_over}
-        mapped = {key for node in graph.nodes for key in node.map_over}
+        whole = {key for node in graph.nodes for key in node.keys if key not in node.mapped}
+        whole |= {key for node in graph.nodes for factor in node.map_over[1:] for key, _ in factor}
+        mapped = {key for node in graph.nodes for key in node.mapped}
+        own = Sequential(graph).evaluate().shapes.keys
+        # What is read once more for each element of another list has to have a length.
+        whole |= {
+            part[0]
+            for shape in own.values()
+            for axis in shape.own[1:]
+            for part in parts_of(axis)
+            if isinstance(part, tuple) and part[1] == 1
+        }
         return {
             key: values if key in whole or key not in mapped else as_given(values, self.given_as)
             for key, values in graph.lists.items()
@@ -108,7 +130,13 @@ def shown(outcome: Outcome) -> Any:
     return outcome.value if outcome.ending == "completed" else outcome.ending
 
 
+def index_of(path: Path) -> Index:
+    return path[0] if len(path) == 1 else path
+
+
 def same(value: Any) -> Any:
+    if isinstance(value, list):
+        return [same(part) for part in value]
     if isinstance(value, NodeFailure):
         return "failed"
     if isinstance(value, NodeSkipped):
@@ -150,8 +178,7 @@ def check_values(seen: Seen, expected: Sequential, on_error: OnError, items: Ite
             continue
         value = seen.values[name]
         if name in expected.elements and isinstance(value, list):
-            whole = [shown(o) for o in expected.elements[name] if o.ending != "skipped"]
-            assert [same(part) for part in value] == whole
+            assert same(value) == expected.lists(name, shown=True), name
         else:
             assert same(value) == shown(outcome), name
 
@@ -163,8 +190,8 @@ def check_items(seen: Seen, expected: Sequential, on_error: OnError, items: Item
             assert not given
             continue
         kept = {
-            index: shown(outcome)
-            for index, outcome in enumerate(outcomes)
+            index_of(path): shown(outcome)
+            for path, outcome in outcomes.items()
             if outcome.ending == "completed" or on_error == "collect"
         }
         assert {index: same(value) for index, value in given.items()} == kept
@@ -194,7 +221,7 @@ def test_a_resumed_run_gives_the_same_and_runs_nothing_that_was_finished(
     async def main() -> None:
         first, second = Seen(graph), Seen(graph)
         journal, stop_after = MemoryJournal(), data.draw(st.integers(0, 8))
-        done: set[tuple[str, int]] = set()
+        done: set[tuple[str, Index]] = set()
 
         def engine(of: Seen) -> ExecutionEngine:
             return ExecutionEngine(
@@ -223,8 +250,8 @@ def test_a_resumed_run_gives_the_same_and_runs_nothing_that_was_finished(
         left = sum(
             1 + node.retries
             for node in graph.nodes
-            for index, outcome in enumerate(expected.elements.get(node.name, []))
-            if (node.name, index) not in done and expected.calls[f"{node.name}[{index}]"]
+            for path in expected.elements.get(node.name, {})
+            if (node.name, index_of(path)) not in done and expected.calls[named(node.name, path)]
         )
         assert total <= left
 
@@ -232,18 +259,25 @@ def test_a_resumed_run_gives_the_same_and_runs_nothing_that_was_finished(
         run_virtually(main())
 
 
+def over(*keys: str) -> tuple[tuple[tuple[str, int], ...], ...]:
+    return (tuple((key, 1) for key in keys),)
+
+
 def test_the_model_says_what_a_reader_would_expect() -> None:
     """The model itself, on a graph that is small enough to be read."""
     graph = Graph(
         (
-            Node("double", ("xs",), ("xs",)),
+            Node("double", ("xs",), over("xs")),
             Node("total", ("double",)),
-            Node("share", ("double", "total"), ("double",)),
+            Node("share", ("double", "total"), over("double")),
         ),
         {"xs": [1, 2]},
     )
     found = Sequential(graph).evaluate()
-    assert [o.ending for o in found.elements["share"]] == ["completed", "completed"]
+    assert {p: o.ending for p, o in found.elements["share"].items()} == {
+        (0,): "completed",
+        (1,): "completed",
+    }
     assert found.calls == {"double[0]": 1, "double[1]": 1, "total": 1, "share[0]": 1, "share[1]": 1}
-    assert found.whole["double"].value == found.partial("double")
+    assert found.whole["double"].value == found.lists("double")
     assert MISSING not in repr(found.whole)

@@ -20,7 +20,7 @@ Where to look:
 - ``DAGBuilder``, ``DataflowRegistry``, ``DAG``, ``DAGNode``: declare a graph
 - ``ExecutionEngine``: run it, cancel it, resume it
 - ``MapReduce``: one function over many items
-- ``Retry``, ``Cache``, and the other options of ``DAGNode``: what happens when a node fails
+- ``Retry``, ``Cache``, ``Product``, and the other options of ``DAGNode``: what a node does
 - ``SqliteJournal``, ``RedisJournal``: runs that another process resumes
 - ``broker_for``, ``FlowMiddleware``: workers on other machines
 - ``in_process``: functions that use all cores
@@ -39,6 +39,7 @@ from taskiq_flow.dataflow import (
     DAGNode,
     DataflowRegistry,
     Join,
+    Product,
     Retry,
     TaskNode,
 )
@@ -152,6 +153,7 @@ __all__ = [
     "NotCachedWarning",
     "OutputShapeError",
     "PollingWarning",
+    "Product",
     "RedisJournal",
     "ResultHandle",
     "ResultUnavailableError",

@@ -14,6 +14,10 @@ from typing import Any, Literal, Protocol
 Source = Literal["task", "fallback", "cache", "journal"]
 """Where a result came from: the node's task, its fallback, its cache, or the journal."""
 
+Index = int | tuple[int, ...]
+"""The place of an element in its node's list. In lists within lists: its position in each of them,
+from the outermost on."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
@@ -32,7 +36,7 @@ class NodeStarted:
     at: float
     task_name: str
     task_id: str
-    index: int | None = None
+    index: Index | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,7 @@ class NodeRetried:
     task_id: str
     attempt: int
     error: BaseException | None = None
-    index: int | None = None
+    index: Index | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class NodeFellBack:
     task_id: str
     error: BaseException
     attempts: int
-    index: int | None = None
+    index: Index | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ class NodeCompleted:
     task_id: str
     result: Any
     source: Source = "task"
-    index: int | None = None
+    index: Index | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ class NodeFailed:
     task_id: str
     error: BaseException
     attempts: int
-    index: int | None = None
+    index: Index | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ class NodeSkipped:
     task_name: str
     because_of: tuple[str, ...]
     reason: Literal["failure", "condition"] = "failure"
-    index: int | None = None
+    index: Index | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +189,7 @@ class Item:
     abs [1, 2]
     """
 
-    index: int
+    index: Index
     value: Any
 
 
@@ -203,7 +207,7 @@ class NodeFailure:
     task_id: str
     error: BaseException
     attempts: int
-    index: int | None = None
+    index: Index | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +231,6 @@ class Failure:
     """
 
     task_name: str
-    index: int | None
+    index: Index | None
     error_type: str
     message: str

@@ -74,6 +74,7 @@ NAMES = [
     "NotCachedWarning",
     "OutputShapeError",
     "PollingWarning",
+    "Product",
     "RedisJournal",
     "ResultHandle",
     "ResultUnavailableError",
@@ -116,7 +117,8 @@ PLACES = [
 NODE = (
     "task, output=None, inputs=None, *, outputs=None, name=None, given=None, metadata=None, "
     "retry=None, timeout=None, queue_timeout=None, fallback=NO_FALLBACK, join='all', when=None, "
-    "cache=None, map_over=None, max_parallel=None, expected_seconds=1.0"
+    "cache=None, map_over=None, flatten=False, filter=False, max_parallel=None, "
+    "expected_seconds=1.0"
 )
 MAP = (
     "broker, map_func, items, output='mapped', max_parallel=None, *, journal=None, run_id=None, "

@@ -3,7 +3,7 @@
 from taskiq_flow.dataflow.builder import DAGBuilder
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.options import NO_FALLBACK, Cache, Retry
+from taskiq_flow.dataflow.options import NO_FALLBACK, Cache, Product, Retry
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.dataflow.registry import DataflowRegistry, TaskNode
 
@@ -15,6 +15,7 @@ __all__ = [
     "DAGNode",
     "DataflowRegistry",
     "Join",
+    "Product",
     "Retry",
     "TaskNode",
 ]

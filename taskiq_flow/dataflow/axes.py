@@ -1,69 +1,148 @@
 """What the mapped nodes of a graph map over: their axes, and the groups that their elements form.
 
 An axis is a row of positions 0, 1, 2, … that mapped nodes share. A node that maps over a list has
-the axis of that list; one that maps over the output of a mapped node has the axis of that node. So
-the elements of chained maps are at the same positions, and no map waits for another as a whole.
+the axis of that list; one that maps over the output of a mapped node has the axes of that node. So
+the elements of chained maps are at the same positions, and no map waits for another as a whole. A
+node that maps over lists within lists has several axes, one within the other.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias, Union
 
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.errors import BindingError, GraphError
 from taskiq_flow.suggestions import did_you_mean
 
-Axis: TypeAlias = Union[str, "frozenset[Axis]"]
-"""The key of the list whose positions these are, or the axes that are taken together."""
+Path: TypeAlias = tuple[int, ...]
+"""The place of an element: its position along each axis of its node."""
 
-_ELEMENT = re.compile(r"(.*)\[(\d+)\]", re.DOTALL)
+Axis: TypeAlias = Union[tuple[str, int], "frozenset[Axis]"]
+"""The positions of a list: its key, and how deep within the key's value it lies, from 1 on. Or the
+axes that are taken together, by position."""
+
+Levels: TypeAlias = tuple[tuple[Axis, ...], ...]
+"""The axes of a key by level of its lists. Where lists are joined, one level has several axes."""
+
+_ELEMENT = re.compile(r"(.*)\[(\d+(?:,\d+)*)\]", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A key that a node maps over.
+
+    ``at``: which positions of the node's path lead to the value. ``own``: how many axes the
+    elements have that give the key. With fewer positions than that, the value is a list of what
+    several elements give. With more, it lies in a list that one of them gives, along ``axis``.
+    ``producer``: if that is a mapped node.
+    """
+
+    key: str
+    at: tuple[int, ...]
+    own: int
+    axis: Axis
+    producer: DAGNode | None
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the value is one position of a list."""
+        return len(self.at) > self.own
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MappedNode:
     """How a node maps.
 
-    ``lists``: the keys that it maps over and that no mapped node gives. ``by_element``: the other
-    keys that it maps over, each with the mapped node that gives it. ``whole``: the nodes on which
-    each of its elements depends, with all of their own elements. ``whole_keys``: the keys that its
-    task and its condition take whole. ``zips``: whether it takes the positions of several axes
-    together, as ``axis`` then says.
+    ``axes``: which it has; ``sizes``: how many of them there are in each level of the lists that
+    it gives. ``taken``: the keys that it maps over. ``whole``: the nodes on which each of its
+    elements depends, with all of their own elements. ``whole_keys``: the keys that its task and its
+    condition take whole. ``lists``: the keys of the lists, given by no mapped node, without which
+    it has no elements.
     """
 
     node: DAGNode
-    axis: Axis
+    axes: tuple[Axis, ...]
+    sizes: tuple[int, ...]
     group: int
-    lists: tuple[str, ...]
-    by_element: Mapping[str, DAGNode]
+    taken: tuple[Taken, ...]
     whole: tuple[DAGNode, ...]
     whole_keys: tuple[str, ...]
-    zips: bool
+    lists: tuple[str, ...]
+
+    @property
+    def zips(self) -> bool:
+        """Whether it takes the positions of several lists together."""
+        return any(isinstance(axis, frozenset) for axis in self.axes)
+
+    @property
+    def producers(self) -> dict[DAGNode, None]:
+        """The mapped nodes of which it takes elements, or lists of some elements."""
+        return {taken.producer: None for taken in self.taken if taken.producer is not None}
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Mapped nodes of the same axes whose elements at a position are let in together.
+
+    ``parent``: the group of the axes without the last one; at each of its positions there is a list
+    of the last axis, or will be. Which list, ``at`` says: its place is made of these positions of
+    the path. A group may have no members, and only lead to others. ``blocked_by``: groups that have
+    to go on before an element of this one can end. ``held_by``: of its ancestors those whose
+    positions last until everything within them has ended.
+    """
+
+    axes: tuple[Axis, ...]
+    at: tuple[int, ...]
+    parent: int | None
+    members: list[MappedNode] = field(default_factory=list)
+    blocked_by: set[int] = field(default_factory=set)
+    held_by: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
 class ElementPlan:
     """The mapped nodes of a graph, each after its dependencies.
 
-    ``groups``: mapped nodes of one axis whose elements at a position are let in together. A group
-    comes after those on which it depends, which ``waits_for`` numbers. ``gathered``: keys of mapped
-    nodes that another node takes whole. ``predecessors``, ``successors``: the edges between nodes
-    as wholes. A mapped node waits only for the lists of its axis there; for its other dependencies,
-    its elements wait.
+    ``gathered``: keys of mapped nodes that another node takes whole. ``depths``: by key, how many
+    levels of lists within its value are mapped over; ``levels``: how many levels of lists the
+    elements of its node make. ``predecessors``, ``successors``: the edges between nodes as wholes.
+    A mapped node waits only for the lists of its axes there; for its other dependencies, its
+    elements wait.
     """
 
     mapped: dict[DAGNode, MappedNode]
-    groups: list[list[MappedNode]]
-    waits_for: list[set[int]]
+    groups: list[Group]
     gathered: frozenset[str]
+    depths: dict[str, int]
+    levels: dict[str, int]
     predecessors: dict[DAGNode, list[DAGNode]]
     successors: dict[DAGNode, list[DAGNode]]
 
     def lists(self) -> set[str]:
-        """The keys of all lists that are mapped over."""
+        """The keys of all lists that are mapped over and that no mapped node gives."""
         return {key for mapped in self.mapped.values() for key in mapped.lists}
+
+    def lists_within(self) -> set[str]:
+        """Those of them that are read once more for each position of another axis."""
+        inner = (axis for group in self.groups for axis in group.axes[1:])
+        parts = (part for axis in inner for part in parts_of(axis))
+        return {
+            part[0] for part in parts if isinstance(part, tuple) and part[1] == 1
+        } & self.lists()
+
+
+def element_name(name: str, path: Path) -> str:
+    """The name of a node's element at a path."""
+    return f"{name}[{','.join(map(str, path))}]"
+
+
+def parted(name: str) -> tuple[str, Path]:
+    """The node and the path of an element of this name; no path for a name that is no element's."""
+    found = _ELEMENT.fullmatch(name)
+    return (found[1], tuple(map(int, found[2].split(",")))) if found else (name, ())
 
 
 def node_name(name: str) -> str:
@@ -71,10 +150,12 @@ def node_name(name: str) -> str:
     return parted(name)[0]
 
 
-def parted(name: str) -> tuple[str, int]:
-    """The node and the place of an element of this name; -1 for a name that is no element's."""
-    found = _ELEMENT.fullmatch(name)
-    return (found[1], int(found[2])) if found else (name, -1)
+def projection(at: tuple[int, ...]) -> Callable[[Path], Path]:
+    """What makes of a path one of these positions of it."""
+    count = len(at)
+    if at == tuple(range(count)):
+        return lambda path: path[:count]
+    return lambda path: tuple([path[index] for index in at])
 
 
 def element_plan(
@@ -87,134 +168,338 @@ def element_plan(
     """The plan of a graph's mapped nodes; ``None`` if it has none.
 
     ``order``: all nodes, each after its dependencies. ``failed_nodes``: by the keys under which
-    their failures are taken. Raises ``GraphError`` for a name that an element could have.
+    their failures are taken. Raises ``GraphError`` for a name that an element could have, and for
+    keys that cannot be mapped over together.
     """
     if not any(node.map_over for node in order):
         return None
     _check_names(order)
-    grouping = _Grouping()
+    planning = _Planning(producers, failed_nodes)
     edges: dict[DAGNode, list[DAGNode]] = {}
-    gathered: set[str] = set()
     for node in order:
         before = predecessors.get(node, ())
-        keys = dict.fromkeys((*node.required_keys, *node.optional_keys))
-        given = {key: producers[key] for key in keys if key in producers}
-        gathered.update(
-            key for key, other in given.items() if other.map_over and key not in node.map_over
-        )
         if not node.map_over:
-            grouping.add_plain(node, before)
+            planning.add_plain(node, before)
             if before:
                 edges[node] = list(before)
             continue
-        mapped = _mapped(node, keys, given, orderings.get(node, ()), failed_nodes, grouping)
-        grouping.add_mapped(mapped)
-        sources = dict.fromkeys(producers[key] for key in lists_of(mapped.axis) if key in producers)
-        if sources:
+        mapped = planning.add_mapped(node, orderings.get(node, ()))
+        if sources := dict.fromkeys(producers[key] for key in mapped.lists if key in producers):
             edges[node] = list(sources)
     successors: dict[DAGNode, list[DAGNode]] = {}
     for node, others in edges.items():
         for other in others:
             successors.setdefault(other, []).append(node)
+    planning.finish()
     return ElementPlan(
-        grouping.mapped,
-        grouping.groups,
-        grouping.waits_for,
-        frozenset(gathered),
+        planning.mapped,
+        planning.groups,
+        frozenset(planning.gathered),
+        planning.depths,
+        {key: len(known.levels) for key, known in planning.keys.items()},
         edges,
         successors,
     )
 
 
-def _mapped(
-    node: DAGNode,
-    keys: Iterable[str],
-    given: Mapping[str, DAGNode],
-    orderings: Iterable[DAGNode],
-    failed_nodes: Mapping[str, DAGNode],
-    grouping: _Grouping,
-) -> MappedNode:
-    by_element = {key: given[key] for key in node.map_over if key in given and given[key].map_over}
-    lists = tuple(key for key in node.map_over if key not in by_element)
-    axes = {*lists, *(grouping.mapped[other].axis for other in by_element.values())}
-    whole_keys = tuple(key for key in keys if key not in node.map_over)
-    whole = dict.fromkeys(orderings)
-    for key in whole_keys:
-        other = given.get(key, failed_nodes.get(key))
-        if other is not None:
-            whole[other] = None
-    axis: Axis = next(iter(axes)) if len(axes) == 1 else frozenset(axes)
-    others = [*whole, *(given[key] for key in lists if key in given)]
-    group = grouping.group_for(axis, others, by_element.values())
-    zips = len(axes) > 1
-    return MappedNode(node, axis, group, lists, by_element, tuple(whole), whole_keys, zips)
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """``own``: the axes of the elements that give the key; ``levels``: those of the key itself."""
+
+    name: str
+    producer: DAGNode | None = None
+    own: tuple[Axis, ...] = ()
+    levels: Levels = ()
+
+    def first(self, count: int) -> Levels:
+        """The axes of so many levels, those of lists within the value included."""
+        declared = self.levels[:count]
+        within = len(joined(self.levels)) - len(self.own)
+        more = range(within + 1, within + 1 + count - len(declared))
+        return (*declared, *(((self.name, depth),) for depth in more))
 
 
-class _Grouping:
-    """Puts each mapped node into the first group of its axis with which no circle arises.
+@dataclass(slots=True)
+class _Edges:
+    """The groups that a group needs, by what it needs of them.
 
-    Otherwise it opens one more group. So nodes that take a map whole, and map over the same list,
-    are let in by a later pass over the axis. Without that rule an element could wait for the end
-    of an axis whose elements wait for that element to make room.
+    ``whole``: their end; ``positions``: elements, in the order of a list; ``aligned``: the elements
+    at the position that it is itself at, or within that.
     """
 
-    def __init__(self) -> None:
+    whole: set[int] = field(default_factory=set)
+    positions: set[int] = field(default_factory=set)
+    aligned: set[int] = field(default_factory=set)
+
+    def __or__(self, other: _Edges) -> _Edges:
+        return _Edges(
+            self.whole | other.whole,
+            self.positions | other.positions,
+            self.aligned | other.aligned,
+        )
+
+
+class _Planning:
+    """Gives each node its axes, and puts it into a group.
+
+    A node joins the first group of its axes with which no circle arises. Otherwise it opens one
+    more group. So nodes that take a map whole, and map over the same list, are let in by a later
+    pass over the axis. Without that rule an element could wait for the end of an axis whose
+    elements wait for that element to make room.
+    """
+
+    def __init__(
+        self, producers: Mapping[str, DAGNode], failed_nodes: Mapping[str, DAGNode]
+    ) -> None:
         self.mapped: dict[DAGNode, MappedNode] = {}
-        self.groups: list[list[MappedNode]] = []
-        self.waits_for: list[set[int]] = []  # by group: all groups that it depends on
-        self._behind: dict[DAGNode, set[int]] = {}  # by plain node: the same
+        self.groups: list[Group] = []
+        self.gathered: set[str] = set()
+        self.depths: dict[str, int] = {}
+        self.keys: dict[str, _Key] = {}
+        self._producers = producers
+        self._failed_nodes = failed_nodes
+        self._edges: list[_Edges] = []  # by group
+        self._behind: dict[DAGNode, set[int]] = {}  # by plain node: the groups before it
+        self._around: dict[Axis, tuple[Axis, ...]] = {}  # by axis: those in which it lies
 
     def add_plain(self, node: DAGNode, before: Iterable[DAGNode]) -> None:
         """A node that runs once."""
-        behind = self._groups_behind(before)
-        if behind:
+        if behind := self._groups_of(before):
             self._behind[node] = behind
+        self._note_gathered(node)
 
-    def group_for(self, axis: Axis, whole: Iterable[DAGNode], by_element: Iterable[DAGNode]) -> int:
-        """The group of a node that waits for nodes as wholes, and for elements of others."""
-        behind = self._groups_behind(whole)
-        for other in by_element:
-            number = self.mapped[other].group
-            if self.mapped[other].axis != axis:
-                behind |= {number} | self.waits_for[number]
-        own = {self.mapped[other].group for other in by_element if self.mapped[other].axis == axis}
+    def add_mapped(self, node: DAGNode, orderings: Iterable[DAGNode]) -> MappedNode:
+        """A mapped node. ``orderings``: nodes that it only waits for."""
+        keys = dict.fromkeys((*node.required_keys, *node.optional_keys))
+        whole_keys = tuple(key for key in keys if key not in node.map_over)
+        whole = dict.fromkeys(orderings)
+        for key in whole_keys:
+            other = self._producers.get(key, self._failed_nodes.get(key))
+            if other is not None:
+                whole[other] = None
+        factors = [self._zipped(node, list(keys)) for keys in node.factors]
+        levels = tuple(level for factor in factors for level in factor)
+        axes = joined(levels)
+        _check_factors(node, factors)
+        taken = tuple(self._taken(key, count, axes) for key, count in node.map_over.items())
+        edges = self._edges_of(taken, axes, len(joined(factors[0])), whole)
+        lists = dict.fromkeys(
+            key for axis in axes for key in lists_of(axis) if not self._is_of_mapped(key)
+        )
+        mapped = MappedNode(
+            node,
+            axes,
+            tuple(map(len, levels)),
+            self._group_for(axes, edges),
+            taken,
+            tuple(whole),
+            whole_keys,
+            tuple(lists),
+        )
+        self.mapped[node] = mapped
+        self.groups[mapped.group].members.append(mapped)
+        self._note_gathered(node)
+        for key in node.outputs:
+            self.keys[key] = _Key(
+                key, node, axes, _flattened(levels, key) if node.flatten else levels
+            )
+            self._around[key, 1] = axes
+            if node.flatten:
+                self.depths[key] = 1
+        return mapped
+
+    def finish(self) -> None:
+        """Say which group waits for which, when all nodes are there."""
         for number, group in enumerate(self.groups):
-            waits_for = behind.union(*({n} | self.waits_for[n] for n in own if n != number))
-            if group[0].axis == axis and number not in waits_for:
-                self._extend(number, waits_for)
-                return number
-        self.groups.append([])
-        self.waits_for.append(behind.union(*({n} | self.waits_for[n] for n in own)))
-        return len(self.groups) - 1
+            group.blocked_by = self._blocked_by(self._edges[number])
+        for group in self.groups:
+            parent = group.parent
+            while parent is not None:
+                if parent not in group.blocked_by:
+                    group.held_by.add(parent)
+                parent = self.groups[parent].parent
 
-    def add_mapped(self, mapped: MappedNode) -> None:
-        """A mapped node, in the group that ``group_for`` has given it."""
-        self.mapped[mapped.node] = mapped
-        self.groups[mapped.group].append(mapped)
+    # Keys and axes
 
-    def _groups_behind(self, nodes: Iterable[DAGNode]) -> set[int]:
-        behind: set[int] = set()
+    def _key(self, name: str) -> _Key:
+        return self.keys.setdefault(name, _Key(name))
+
+    def _is_of_mapped(self, key: str) -> bool:
+        producer = self._producers.get(key)
+        return producer is not None and bool(producer.map_over)
+
+    def _note_gathered(self, node: DAGNode) -> None:
+        for key in (*node.required_keys, *node.optional_keys):
+            if key not in node.map_over and self._is_of_mapped(key):
+                self.gathered.add(key)
+
+    def _zipped(self, node: DAGNode, keys: Sequence[str]) -> Levels:
+        """The levels of keys that are taken together, by position."""
+        found = {key: self._levels(key, node.map_over[key]) for key in keys}
+        longest = max(found.values(), key=len)
+        if all(longest[: len(levels)] == levels for levels in found.values()):
+            return longest
+        for key, levels in found.items():
+            if len(levels) > 1 or len(levels[0]) > 1 or len(self._key(key).levels) > 1:
+                raise GraphError(
+                    f"node {node.task_name!r} maps over {', '.join(map(repr, keys))} together, and "
+                    f"{key!r} has lists within lists; such keys go together with keys of the same "
+                    "lists only; take it whole, or multiply them with Product(...)"
+                )
+        return ((frozenset(levels[0][0] for levels in found.values()),),)
+
+    def _levels(self, key: str, count: int) -> Levels:
+        known = self._key(key)
+        levels = known.first(count)
+        around = known.own
+        for axis in joined(levels)[len(known.own) :]:
+            self._around[axis] = around
+            around = (*around, axis)
+        within = max(0, len(joined(levels)) - len(known.own))
+        self.depths[key] = max(within, self.depths.get(key, 0))
+        return levels
+
+    def _taken(self, key: str, count: int, axes: Sequence[Axis]) -> Taken:
+        known = self._key(key)
+        own = joined(known.first(count))
+        producer = known.producer
+        at = tuple(_place(axis, axes) for axis in own)
+        return Taken(key, at, len(known.own), own[-1], producer)
+
+    # Groups
+
+    def _edges_of(
+        self,
+        taken: Iterable[Taken],
+        axes: tuple[Axis, ...],
+        first_factor: int,
+        whole: Iterable[DAGNode],
+    ) -> _Edges:
+        edges = _Edges(whole=self._groups_of(whole))
+        for key in taken:
+            if key.producer is None:
+                continue
+            group = self.mapped[key.producer].group
+            theirs = self.groups[group].axes
+            if any(index >= first_factor for index in key.at):
+                edges.whole.add(group)  # all of it is needed again for each position before
+            elif theirs[: len(key.at)] == axes[: min(len(key.at), len(theirs))]:
+                edges.aligned.add(group)
+            else:
+                edges.positions.add(group)
+        return edges
+
+    def _groups_of(self, nodes: Iterable[DAGNode]) -> set[int]:
+        """The groups whose end these nodes need, or are."""
+        found: set[int] = set()
         for node in nodes:
             if node in self.mapped:
-                number = self.mapped[node].group
-                behind |= {number} | self.waits_for[number]
+                found.add(self.mapped[node].group)
             else:
-                behind |= self._behind.get(node, set())
-        return behind
+                found |= self._behind.get(node, set())
+        return found
 
-    def _extend(self, number: int, waits_for: set[int]) -> None:
-        """A group depends on more groups, and so do all that depend on it."""
-        self.waits_for[number] |= waits_for
-        for groups in (*self.waits_for, *self._behind.values()):
-            if number in groups:
-                groups.update(waits_for)
+    def _group_for(self, axes: tuple[Axis, ...], edges: _Edges) -> int:
+        for number, group in enumerate(self.groups):
+            if group.axes == axes:
+                before = self._edges[number]
+                self._edges[number] = before | edges
+                if number not in self._blocked_by(self._edges[number]):
+                    self._edges[number].aligned.discard(number)
+                    return number
+                self._edges[number] = before
+        return self._new_group(axes, edges)
+
+    def _new_group(self, axes: tuple[Axis, ...], edges: _Edges) -> int:
+        parent, at = None, tuple(_place(axis, axes) for axis in self._around.get(axes[-1], ()))
+        if len(axes) > 1:
+            parent = self._parent_for(axes)
+            edges.aligned.add(parent)
+        self.groups.append(Group(axes, at, parent))
+        self._edges.append(edges)
+        return len(self.groups) - 1
+
+    def _parent_for(self, axes: tuple[Axis, ...]) -> int:
+        """The group that leads to the lists of the last axis: of the node that makes them."""
+        outer = axes[:-1]
+        for key in lists_of(axes[-1]):
+            producer = self._producers.get(key)
+            if producer in self.mapped and self.mapped[producer].axes == outer:
+                return self.mapped[producer].group
+        for number, group in enumerate(self.groups):
+            if group.axes == outer:
+                return number
+        return self._new_group(outer, _Edges())
+
+    def _blocked_by(self, edges: _Edges) -> set[int]:
+        """The groups that have to go on before an element with such edges can end."""
+        found = set(edges.positions)
+        ending, aligned = list(edges.whole), [*edges.aligned, *edges.positions]
+        seen: set[int] = set()
+        while aligned:
+            number = aligned.pop()
+            if number not in seen:
+                seen.add(number)
+                more = self._edges[number]
+                found |= more.positions
+                ending += more.whole
+                aligned += [*more.aligned, *more.positions]
+        while ending:
+            number = ending.pop()
+            found.add(number)
+            more = self._edges[number]
+            ending += (more.whole | more.positions | more.aligned) - found
+        return found
+
+
+def joined(levels: Levels) -> tuple[Axis, ...]:
+    """The axes of all levels, from the outermost on."""
+    return tuple(axis for level in levels for axis in level)
+
+
+def parts_of(axis: Axis) -> Iterator[Axis]:
+    """An axis, and those that it takes together."""
+    yield axis
+    for part in axis if isinstance(axis, frozenset) else ():
+        yield from parts_of(part)
 
 
 def lists_of(axis: Axis) -> list[str]:
     """The keys of the lists to which an axis belongs, sorted."""
-    if isinstance(axis, str):
-        return [axis]
-    return sorted({key for part in axis for key in lists_of(part)})
+    return sorted({part[0] for part in parts_of(axis) if isinstance(part, tuple)})
+
+
+def keys_of(axes: Iterable[Axis]) -> set[str]:
+    """The keys of all lists to which axes belong."""
+    return {key for axis in axes for key in lists_of(axis)}
+
+
+def _flattened(levels: Levels, key: str) -> Levels:
+    """The levels of a node whose elements give lists that are joined."""
+    return (*levels[:-1], (*levels[-1], (key, 1)))
+
+
+def _place(axis: Axis, axes: Sequence[Axis]) -> int:
+    """Which of the axes is this one, or takes it together with others."""
+    return next(index for index, other in enumerate(axes) if _is_within(axis, other))
+
+
+def _is_within(axis: Axis, other: Axis) -> bool:
+    if axis == other:
+        return True
+    return isinstance(other, frozenset) and any(_is_within(axis, part) for part in other)
+
+
+def _check_factors(node: DAGNode, factors: Sequence[Levels]) -> None:
+    earlier: list[Axis] = []
+    for factor in factors:
+        axes = joined(factor)
+        if any(_is_within(a, b) or _is_within(b, a) for a in earlier for b in axes):
+            raise GraphError(
+                f"node {node.task_name!r} multiplies keys of the same list with Product(...); "
+                "name such keys together, as in map_over=['a', 'b']"
+            )
+        earlier += axes
 
 
 def check_mapped_keys(node: DAGNode, known: Iterable[str]) -> None:

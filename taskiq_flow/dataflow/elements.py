@@ -7,16 +7,28 @@ room, and forgets them when all of their elements have ended.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from taskiq_flow.dataflow.axes import Axis, ElementPlan, MappedNode, lists_of
+from taskiq_flow.dataflow.axes import (
+    Axis,
+    ElementPlan,
+    Group,
+    MappedNode,
+    Path,
+    Taken,
+    element_name,
+    keys_of,
+    lists_of,
+    parts_of,
+    projection,
+)
 from taskiq_flow.dataflow.binding import Binding, Task
+from taskiq_flow.dataflow.cells import ABSENT, Cells
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, Gate, Join, ReadySet
-from taskiq_flow.dataflow.rows import Row, Source, is_list
-from taskiq_flow.errors import OutputShapeError
+from taskiq_flow.dataflow.rows import Row, Source, Zipped, not_lists
+from taskiq_flow.errors import InputError, OutputShapeError
 from taskiq_flow.values.isolation import Take
 
 LET_IN_AT_ONCE = 64
@@ -24,15 +36,20 @@ LET_IN_AT_ONCE = 64
 
 
 class Element:
-    """A mapped node at one position: a node like any other, which exists while it is needed."""
+    """A mapped node at one path: a node like any other, which exists while it is needed."""
 
-    __slots__ = ("_elements", "index", "node", "task_name")
+    __slots__ = ("_elements", "node", "path", "task_name")
 
-    def __init__(self, node: DAGNode, index: int, elements: Elements) -> None:
+    def __init__(self, node: DAGNode, path: Path, elements: Elements) -> None:
         self.node = node
-        self.index = index
-        self.task_name = f"{node.task_name}[{index}]"
+        self.path = path
+        self.task_name = element_name(node.task_name, path)
         self._elements = elements
+
+    @property
+    def index(self) -> int | Path:
+        """The place in the node's list; the path for one that lies within other lists."""
+        return self.path[0] if len(self.path) == 1 else self.path
 
     @property
     def task(self) -> Task:
@@ -50,7 +67,7 @@ class Element:
         return self.node.outputs
 
     def store(self, result: Any, values: dict[str, Any]) -> None:
-        """Put what the task returned into the rows of the output keys, at this position.
+        """Put what the task returned into the rows of the output keys, at this path.
 
         Raises ``OutputShapeError`` if it cannot be split into them.
         """
@@ -82,23 +99,48 @@ class Element:
         return self._elements.inputs(self, values)
 
     def __repr__(self) -> str:
-        return f"<Element {self.task_name}>"
+        return f"<{type(self).__name__} {self.task_name}>"
+
+
+class Unreached(Element):
+    """The elements of a node within a path that leads to no list, because of how others ended."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, node: DAGNode, path: Path, elements: Elements, outcome: int) -> None:
+        super().__init__(node, path, elements)
+        self.outcome = outcome
+
+
+class Gathering:
+    """The end of a node's elements within a path. Nodes wait for it that take these together."""
+
+    __slots__ = ("task_name",)
+
+    map_over: tuple[str, ...] = ("",)
+    """It is no node that runs."""
+
+    def __init__(self, task_name: str) -> None:
+        self.task_name = task_name
 
 
 class Caller(Protocol):
     """Who carries out what becomes of elements: the run."""
 
-    def restored(self, element: Element) -> bool:
-        """Whether an earlier engine has completed an element; then it is stored."""
+    def restored(self, element: Element) -> int | None:
+        """How an element has ended for an earlier engine; then it is stored."""
 
-    def skip(self, elements: Sequence[Element]) -> None:
+    def skip(self, elements: Sequence[Any]) -> None:
         """Elements that are let in never run, because of what they depend on."""
 
-    def known(self, node: DAGNode, count: int) -> None:
-        """The lists of a node's axis are there: it has so many elements."""
+    def known(self, node: DAGNode, within: Path, count: int) -> None:
+        """It is known how many elements a node has within a path."""
 
     def gathered(self, node: DAGNode, *, is_whole: bool) -> None:
         """All elements of a node have ended. ``is_whole``: none is missing because of a failure."""
+
+    def gathered_within(self, name: str) -> None:
+        """Elements within a path have ended, and some of them have failed."""
 
     def source_failed(self, error: BaseException) -> None:
         """A source that is mapped over has raised an error."""
@@ -113,59 +155,128 @@ class Caller(Protocol):
         """The lists that a node takes together differ in length."""
 
 
-@dataclass(slots=True, eq=False)
+class _Within:
+    """What has ended of a node within a path: so many elements, or rows of them."""
+
+    __slots__ = ("ended", "has_failures", "is_known", "row")
+
+    def __init__(self, row: Row | Zipped) -> None:
+        self.row = row
+        self.ended = 0
+        self.has_failures = False
+        self.is_known = False
+
+
+class _Gathers:
+    """The elements of a node that are taken together at paths of one length.
+
+    ``values``: by key, what was gathered. ``outcomes``: by path, of those that have ended.
+    """
+
+    __slots__ = ("outcomes", "pending", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[str, Cells] = {}
+        self.pending: dict[Path, Gathering] = {}
+        self.outcomes: dict[Path, int] = {}
+
+
+class _Taking:
+    """How a mapped node of this run takes a key that it maps over."""
+
+    __slots__ = ("axis", "cells", "gathers", "is_listed", "key", "of", "project")
+
+    def __init__(self, taken: Taken, of: _Mapped | None) -> None:
+        self.key = taken.key
+        self.of = of
+        self.axis = taken.axis
+        self.is_listed = taken.is_listed
+        self.project = projection(taken.at)
+        self.gathers: _Gathers | None = None
+        if of is not None and len(taken.at) < taken.own:
+            self.gathers = of.gathers.setdefault(len(taken.at), _Gathers())
+            self.gathers.values.setdefault(taken.key, Cells())
+
+
 class _Mapped:
     """A mapped node in this run.
 
     ``counts_as_completed``: whether a list that it maps over is a node's, which has completed then;
-    a rule such as ``"any"`` counts it. ``pending``: its elements that have not ended, by position.
-    ``outcomes``: how others ended, for those that did not complete. ``returned``: what the task
-    returned, by position, if that is split into several keys. ``let_in``, ``ended``: how many
-    elements.
+    a rule such as ``"any"`` counts it. ``pending``: its elements that have not ended, by path.
+    ``outcomes``: how others ended, for those that did not complete. ``within``: what has ended, by
+    the paths that are still open. ``gathers``: by the length of paths. ``opens``: the axes of lists
+    that its elements give. ``ancestors``: the groups of its axes, from the outermost on;
+    ``holders``: those of them that count it, and ``None`` for the others.
     """
 
-    plan: MappedNode
-    gate: Gate | None
-    priority: float
-    counts_as_completed: bool
-    pending: dict[int, Element] = field(default_factory=dict)
-    outcomes: dict[int, int] = field(default_factory=dict)
-    returned: dict[int, Any] = field(default_factory=dict)
-    let_in: int = 0
-    ended: int = 0
-    has_failures: bool = False
-    is_open: bool = False
-    is_known: bool = False
-    is_gathered: bool = False
+    def __init__(self, plan: MappedNode, priority: float) -> None:
+        node = plan.node
+        self.plan = plan
+        self.gate = None if node.max_parallel is None else Gate(node.max_parallel)
+        self.priority = priority
+        self.counts_as_completed = False
+        self.taking: list[_Taking] = []
+        self.pending: dict[Path, Element] = {}
+        self.outcomes: dict[Path, int] = {}
+        self.within: dict[Path, _Within] = {}
+        self.gathers: dict[int, _Gathers] = {}
+        self.opens: list[Axis] = []
+        self.ancestors: list[_Group] = []
+        self.holders: list[_Group | None] = []
+        self.is_open = False
+        self.is_dead = False
+        self.is_gathered = False
 
 
-@dataclass(slots=True, eq=False)
+class _Cursor:
+    """Which positions of a list a group has let in."""
+
+    __slots__ = ("next", "prefix", "row")
+
+    def __init__(self, prefix: Path, row: Row | Zipped) -> None:
+        self.prefix = prefix
+        self.row = row
+        self.next = 0
+
+
 class _Group:
-    """Mapped nodes whose elements are let in together. ``alive``: by position, those not ended.
+    """Mapped nodes whose elements are let in together.
 
-    ``first``: the nodes that take no elements of another node of the group. ``foreign``: the nodes
-    of other groups whose elements it takes. ``lists``: the keys of its axis; ``sources``: those of
-    them that are sources and that no other group reads. ``room``: how many positions may be alive.
-    ``next``: the position that is let in next.
+    ``tree``: its nodes and those of the groups within it. ``held``: of these, the nodes that are
+    counted before a position is forgotten. ``first``: the nodes that take nothing that another node
+    of the tree gives. ``foreign``: how elements of other groups are taken, which have to be let in
+    before. ``room``: how many positions may be alive. ``alive``: by path, how many of ``held`` have
+    not ended. ``cursors``: those that are not at their end; ``root``: of the outermost list.
+    ``sources``: keys that no other group reads.
     """
 
-    members: list[_Mapped]
-    first: list[_Mapped]
-    axis: Axis
-    foreign: list[_Mapped]
-    lists: list[str]
-    room: float
-    sources: list[str] = field(default_factory=list)
-    next: int = 0
-    alive: dict[int, int] = field(default_factory=dict)
-    is_open: bool = False
+    def __init__(self, plan: Group, members: Sequence[_Mapped]) -> None:
+        self.axis = plan.axes[-1]
+        self.depth = len(plan.axes)
+        self.members = members
+        self.project = projection(plan.at)
+        self.shares_lists = plan.at != tuple(range(self.depth - 1))
+        self.is_held = True
+        self.parent: _Group | None = None
+        self.children: list[_Group] = []
+        self.tree: list[_Mapped] = list(members)
+        self.held: list[_Mapped] = list(members)
+        self.first: list[_Mapped] = []
+        self.foreign: list[_Taking] = []
+        self.room = math.inf
+        self.sources: list[str] = []
+        self.drops: list[Cells] = []
+        self.forgets: list[_Mapped] = []
+        self.cursors: dict[Path, _Cursor] = {}
+        self.root: _Cursor | None = None
+        self.alive: dict[Path, int] = {}
 
 
 class Elements:
     """The elements of one run's mapped nodes, as nodes of a ready set.
 
     A mapped node itself is a node of the ready set that no task is sent for: it starts when the
-    lists that it maps over are there, and ends when all of its elements have ended.
+    outermost lists that it maps over are there, and ends when all of its elements have ended.
 
     ``sources``: by key, the inputs of the run that are read while it goes on. ``take``: makes of
     such a value one that its source does not change any more. ``limit``: how many nodes may run at
@@ -191,31 +302,49 @@ class Elements:
         self._keeps = keeps
         self._limit = math.inf if limit is None else limit
         self._sources = sources
-        self._lists = {key: Row.of_source(source, take) for key, source in sources.items()}
         self._source_keys = plan.lists()
-        self._rows: dict[str, dict[int, Any]] = {}
+        self._rows: dict[Axis, dict[Path, Row | Zipped]] = {
+            axis: {} for group in plan.groups for own in group.axes for axis in parts_of(own)
+        }
+        for key, source in sources.items():
+            self._rows[key, 1][()] = Row.of_source(source, take)
+        self._cells: dict[str, Cells] = {}
+        self._returned: dict[DAGNode, Cells] = {}
         self._mapped: dict[DAGNode, _Mapped] = {}
-        for node, mapped in plan.mapped.items():
-            gate = None if node.max_parallel is None else Gate(node.max_parallel)
-            counts = any(key in producers for key in mapped.lists)
-            self._mapped[node] = _Mapped(mapped, gate, priority.get(node, 0.0), counts)
-            self._rows.update((key, {}) for key in node.outputs)
-        self._groups = [self._group(members) for members in plan.groups]
-        self._zips = any(mapped.zips for mapped in plan.mapped.values())
+        for node, planned in plan.mapped.items():
+            mapped = self._mapped[node] = _Mapped(planned, priority.get(node, 0.0))
+            mapped.taking = [
+                _Taking(t, None if t.producer is None else self._mapped[t.producer])
+                for t in planned.taken
+            ]
+            mapped.counts_as_completed = any(
+                taking.is_listed and taking.key in producers for taking in mapped.taking
+            )
+            mapped.opens = [(key, 1) for key in node.outputs if (key, 1) in self._rows]
+            self._cells.update((key, Cells()) for key in node.outputs)
+            keeps_cells = self._cells[node.outputs[0]] if node.output else Cells()
+            self._returned[node] = keeps_cells
+        self._groups = [_Group(g, [self._mapped[m.node] for m in g.members]) for g in plan.groups]
+        for number in range(len(self._groups)):
+            self._connect(number)
+        for number, group in enumerate(self._groups):
+            self._describe(group, plan.groups[number])
+        self._drop_when_ended()
+        self._openers = {axis: m for m in self._mapped.values() for axis in m.opens}
+        self._shared = {group.axis for group in self._groups if group.shares_lists}
+        self._zips = any(planned.zips for planned in plan.mapped.values())
+        self._roots = [n for n, group in enumerate(self._groups) if group.depth == 1]
         self._readers = {
-            key: [n for n, group in enumerate(self._groups) if key in group.lists]
+            key: [n for n in self._roots if key in lists_of(self._groups[n].axis)]
             for key in sources
         }
         self._read_together = {key: self._connected(key) for key in sources}
         for key, readers in self._readers.items():
-            if len(readers) == 1:
-                self._groups[readers[0]].sources.append(key)
-        self._read_later = {
-            other
-            for mapped in plan.mapped.values()
-            for other in mapped.by_element.values()
-            if plan.mapped[other].group != mapped.group
-        }
+            users = {n for n, g in enumerate(plan.groups) if key in keys_of(g.axes)}
+            for number in readers:
+                if all(number in (n, *plan.groups[n].held_by) for n in users):
+                    self._groups[number].sources.append(key)
+        self._parked: dict[tuple[Axis, Path], list[tuple[_Group, Path]]] = {}
         self._gathered = 0  # mapped nodes whose elements have all ended
         self.has_more = False
         """Whether ``pop`` has stopped early, and is to be called again."""
@@ -224,67 +353,153 @@ class Elements:
         self.waits_for_reader = False
         """Whether more would be let in if the reader had read more."""
 
-    def _group(self, members: Sequence[MappedNode]) -> _Group:
-        own = {mapped.node for mapped in members}
-        lists = lists_of(members[0].axis)
-        windows = [self._sources[key].window for key in lists if key in self._sources]
-        rooms = [math.inf if window is None else window for window in windows]
-        all_taken = {o: None for mapped in members for o in mapped.by_element.values()}
-        first = [m for m in members if own.isdisjoint(m.by_element.values())]
-        return _Group(
-            [self._mapped[m.node] for m in members],
-            [self._mapped[m.node] for m in first],
-            members[0].axis,
-            [self._mapped[other] for other in all_taken if other not in own],
-            lists,
-            min(rooms, default=2 * self._limit),
-        )
+    # How groups belong together
+
+    def _connect(self, number: int) -> None:
+        """Tell the groups around a group of its members."""
+        group, planned = self._groups[number], self._plan.groups[number]
+        outer: int | None = planned.parent
+        if outer is not None:
+            group.parent = self._groups[outer]
+            group.parent.children.append(group)
+        ancestors: list[_Group] = [group]
+        holders: list[_Group | None] = [group]
+        while outer is not None:
+            ancestor = self._groups[outer]
+            is_held = outer in planned.held_by
+            ancestors[-1].is_held = ancestors[-1].is_held and is_held
+            ancestors.append(ancestor)
+            holders.append(ancestor if is_held else None)
+            ancestor.tree += group.members
+            ancestor.held += group.members if is_held else ()
+            outer = self._plan.groups[outer].parent
+        for mapped in group.members:
+            mapped.ancestors, mapped.holders = ancestors[::-1], holders[::-1]
+
+    def _describe(self, group: _Group, planned: Group) -> None:
+        within = set(map(id, group.tree))
+        ancestors = set(map(id, group.members[0].ancestors)) if group.members else set()
+        for mapped in group.members:
+            if all(taking.of is None or id(taking.of) not in within for taking in mapped.taking):
+                group.first.append(mapped)
+            for taking in mapped.taking:
+                if taking.of is None or taking.is_listed or taking.gathers is not None:
+                    continue
+                if id(taking.of.ancestors[-1]) not in ancestors:
+                    group.foreign.append(taking)
+        group.room = 2 * self._limit
+        if group.depth == 1:
+            keys = [key for key in lists_of(group.axis) if key in self._sources]
+            windows = [self._sources[key].window for key in keys]
+            rooms = [math.inf if window is None else window for window in windows]
+            group.room = min(rooms, default=group.room)
+
+    def _drop_when_ended(self) -> None:
+        """Say which values are dropped when a position has ended: those of no later use."""
+        readers: dict[str, list[_Group]] = {}
+        depths: dict[str, set[int]] = {}
+        for mapped in self._mapped.values():
+            for taking in mapped.taking:
+                readers.setdefault(taking.key, []).append(mapped.ancestors[-1])
+        for mapped in self._mapped.values():
+            for depth, gathers in mapped.gathers.items():
+                for key in gathers.values:
+                    depths.setdefault(key, set()).add(depth)
+        for group in self._groups:
+            for mapped in group.held:
+                self._drop_of(group, mapped, readers, depths)
+
+    def _drop_of(
+        self,
+        group: _Group,
+        mapped: _Mapped,
+        readers: Mapping[str, Iterable[_Group]],
+        depths: Mapping[str, Iterable[int]],
+    ) -> None:
+        held = {id(other.ancestors[-1]) for other in group.held} | {id(group)}
+        keys = mapped.plan.node.outputs
+        if any(id(reader) not in held for key in keys for reader in readers.get(key, ())):
+            return
+        group.forgets.append(mapped)
+        for gathers in (g for depth, g in mapped.gathers.items() if depth >= group.depth):
+            group.drops += gathers.values.values()
+        for key in keys:
+            is_gathered = self._keeps or key in self._plan.gathered
+            if not is_gathered and min(depths.get(key, ()), default=group.depth) >= group.depth:
+                group.drops.append(self._cells[key])
 
     # Lists
 
-    def check(self, values: Mapping[str, Any], keys: Iterable[str], of: DAGNode) -> None:
+    def check(self, values: Mapping[str, Any], keys: Iterable[str], of: Any) -> None:
         """Take the lists that are mapped over among what a node gives under these keys.
 
         Raises ``OutputShapeError`` if one cannot be mapped over.
         """
         for key in keys:
             if key in self._source_keys:
-                if not is_list(values[key]):
-                    raise OutputShapeError(
-                        f"node {of.task_name!r} gives {key!r}, which is mapped over, as a "
-                        f"{type(values[key]).__name__}; return a list",
-                        task_name=of.task_name,
-                    )
-                self._lists[key] = Row(values[key])
+                self._check_lists(key, values[key], of)
+                self._rows[key, 1][()] = Row(values[key])
+
+    def _check_lists(self, key: str, value: Any, of: Any) -> None:
+        depth = self._plan.depths.get(key, 0)
+        for found in not_lists(value, depth) if depth else ():
+            what = f"gives {key!r}, which is mapped over, as"
+            if found is not value:
+                what = f"gives lists within {key!r}, which are mapped over, and among them"
+            raise OutputShapeError(
+                f"node {of.task_name!r} {what} a {type(found).__name__}; return "
+                f"{'a list' if depth == 1 else f'lists within lists, {depth} levels of them'}",
+                task_name=of.task_name,
+            )
 
     def take_inputs(self, values: Mapping[str, Any]) -> None:
         """Take the lists that are mapped over among the inputs of the run."""
         for key in self._source_keys:
             if key in values:
-                self._lists[key] = Row(values[key])
+                self._rows[key, 1][()] = Row(values[key])
 
     def append(self, key: str, value: Any) -> None:
         """An async source has given one more value."""
-        self._lists[key].append(value)
+        self._source(key).append(value)
+        self._check_value(key, value)
         if self._zips:  # another list has ended, perhaps, and this one goes on
-            self._gather_ended()
+            self._check_roots()
 
     def end(self, key: str) -> None:
         """An async source has ended."""
-        self._lists[key].is_ended = True
-        self._gather_ended()
+        self._source(key).is_ended = True
+        self._check_roots()
+
+    def _source(self, key: str) -> Row:
+        row = self._rows[key, 1][()]
+        if not isinstance(row, Row):
+            raise TypeError(f"{key!r} is no source")
+        return row
+
+    def _check_value(self, key: str, value: Any) -> None:
+        """A value of a source has lists within it, if these are mapped over."""
+        depth = self._plan.depths.get(key, 0) - 1
+        for found in not_lists(value, depth) if depth > 0 else ():
+            error = InputError(
+                f"the run was given {key!r}, whose values are mapped over, and one of them has a "
+                f"{type(found).__name__}; give it lists",
+                keys=[key],
+            )
+            self._caller.source_failed(error)
+            break
 
     def has_room(self, key: str) -> bool:
         """Whether a source may be read further."""
-        known = self._lists[key].known
+        known = self._source(key).known
         growing = {n for n in self._read_together[key] if self._may_grow(self._groups[n])}
         governing = [
             self._groups[n]
             for n in self._readers[key]
-            if n in growing and not self._plan.waits_for[n] & growing
+            if n in growing and not self._plan.groups[n].blocked_by & growing
         ]
         return bool(governing) and all(
-            self._has_room(group, known - group.next) for group in governing
+            self._has_room(group, known - (group.root.next if group.root else 0))
+            for group in governing
         )
 
     def _connected(self, key: str) -> set[int]:
@@ -294,17 +509,18 @@ class Elements:
         """
         found, keys = set[int](), {key}
         while True:
-            more = {n for n, group in enumerate(self._groups) if not keys.isdisjoint(group.lists)}
+            lists = {n: set(lists_of(self._groups[n].axis)) for n in self._roots}
+            more = {n for n, own in lists.items() if not keys.isdisjoint(own)}
             if more == found:
                 return found
             found = more
-            keys.update(other for n in found for other in self._groups[n].lists)
+            keys.update(other for n in found for other in lists[n])
 
     def _may_grow(self, group: _Group) -> bool:
         """Whether further positions may come: its lists have not ended, or are not there yet."""
-        if group.is_open:
-            return self._length(group.axis) is None
-        return not all(self._ready.has_ended(member.plan.node) for member in group.members)
+        if group.root is not None:
+            return group.root.row.length is None
+        return not all(self._ready.has_ended(member.plan.node) for member in group.tree)
 
     def _has_room(self, group: _Group, more: int = 0) -> bool:
         """Whether a further position may exist. ``more``: that are there and not let in."""
@@ -315,51 +531,102 @@ class Elements:
 
     def close(self) -> Iterable[Callable[[], None]]:
         """What closes the sources that are generators. Each may raise whatever these raise."""
-        return [self._lists[key].close for key in self._sources]
+        return [self._source(key).close for key in self._sources]
+
+    def _row(self, axis: Axis, at: Path) -> Row | Zipped | None:
+        """The list of an axis at a path; ``None`` if it is not there."""
+        rows = self._rows[axis]
+        row = rows.get(at)
+        if row is not None:
+            return row
+        if isinstance(axis, frozenset):
+            parts = [self._row(part, ()) for part in axis]
+            found = [part for part in parts if part is not None]
+            if len(found) == len(parts):
+                row = rows[at] = Zipped(found)
+        elif axis[1] > 1:
+            around = self._row((axis[0], axis[1] - 1), at[:-1])
+            if isinstance(around, Row):
+                row = rows[at] = Row(around[at[-1]])
+        return row
 
     # What elements ask
 
     def inputs(self, element: Element, values: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of an element by key. A key without a value is left out."""
-        plan, index = self._mapped[element.node].plan, element.index
-        found = {key: values[key] for key in plan.whole_keys if key in values}
-        for key in plan.lists:
-            found[key] = self._lists[key][index]
-        for key in plan.by_element:
-            row = self._rows[key]
-            if index in row:
-                found[key] = row[index]
+        mapped, path = self._mapped[element.node], element.path
+        found = {key: values[key] for key in mapped.plan.whole_keys if key in values}
+        for taking in mapped.taking:
+            at = taking.project(path)
+            if taking.is_listed:
+                found[taking.key] = self._listed(taking.axis, at)
+                continue
+            cells = self._cells[taking.key]
+            if taking.gathers is not None:
+                cells = taking.gathers.values[taking.key]
+                if taking.gathers.outcomes.get(at) != COMPLETED and element.join != "ended":
+                    continue
+            value = cells.get(at)
+            if value is not ABSENT:
+                found[taking.key] = value
         return found
 
+    def _listed(self, axis: Axis, path: Path) -> Any:
+        row = self._row(axis, path[:-1])
+        if not isinstance(row, Row):
+            raise KeyError(axis)
+        return row[path[-1]]
+
     def store(self, element: Element, result: Any, stored: Mapping[str, Any]) -> None:
-        """Put what an element gives into the rows of its keys."""
+        """Put what an element gives into the rows of its keys. Raises ``OutputShapeError``."""
+        node, path = element.node, element.path
+        if node.filter:
+            stored = {node.outputs[0]: self.mapped_value(element)}
         for key, value in stored.items():
-            self._rows[key][element.index] = value
+            self._check_lists(key, value, element)
+        for key, value in stored.items():
+            self._cells[key].put(path, value)
+            if (key, 1) in self._rows:
+                self._rows[key, 1][path] = Row(value)
         if self._keeps and len(stored) > 1:
-            self._mapped[element.node].returned[element.index] = result
+            self._returned[node].put(path, result)
+
+    def mapped_value(self, element: Element) -> Any:
+        """What an element is given of the first key that its node maps over, or ``ABSENT``."""
+        return self.inputs(element, {}).get(next(iter(element.node.map_over)), ABSENT)
 
     def dependencies(self, element: Element) -> list[str]:
         """The names of what an element depends on."""
-        plan = self._mapped[element.node].plan
-        by_element = dict.fromkeys(plan.by_element.values())
-        return [
-            *(other.task_name for other in plan.whole),
-            *(f"{other.task_name}[{element.index}]" for other in by_element),
-        ]
+        mapped, path = self._mapped[element.node], element.path
+        names = [other.task_name for other in mapped.plan.whole]
+        for taken in mapped.plan.taken:
+            if taken.producer is not None:
+                at = tuple(path[i] for i in taken.at[: taken.own] if i < len(path))
+                names.append(element_name(taken.producer.task_name, at))
+        return list(dict.fromkeys(names))
 
-    def returned(self, node: DAGNode) -> dict[int, Any]:
-        """What a node's tasks have returned so far, by position."""
-        outputs = node.outputs
-        return self._rows[outputs[0]] if len(outputs) == 1 else self._mapped[node].returned
+    def returned(self, node: DAGNode) -> Iterator[tuple[Path, Any]]:
+        """What a node's tasks have returned so far, by path, as far as it is kept."""
+        return self._returned[node].items(len(self._mapped[node].plan.axes))
 
-    def row(self, key: str) -> dict[int, Any]:
-        """The values of a mapped node's key, by position, as far as they are kept."""
-        return self._rows[key]
+    def whole(self, node: DAGNode, missing: Cells) -> list[Any]:
+        """What a node's tasks have returned, as lists. ``missing``: in place of values."""
+        plan = self._mapped[node].plan
+        cells = self._returned[node].merged(missing, len(plan.axes))
+        return cells.lists((), plan.sizes, joins=node.flatten)
+
+    def lists(self, key: str, node: DAGNode) -> list[Any]:
+        """The values of a mapped node's key, as lists, as far as they are kept."""
+        return self._cells[key].lists((), self._mapped[node].plan.sizes, joins=node.flatten)
 
     def source_values(self, element: Element) -> list[Any]:
         """What an element is given of sources."""
-        keys = self._mapped[element.node].plan.lists
-        return [self._lists[key][element.index] for key in keys if key in self._sources]
+        mapped = self._mapped[element.node]
+        return [
+            self._listed(taking.axis, taking.project(element.path))
+            for taking in mapped.taking
+            if taking.is_listed and taking.key in self._sources
+        ]
 
     # Which node is next
 
@@ -386,19 +653,39 @@ class Elements:
 
     def ended(self, element: Element) -> None:
         """An element has ended, and the ready set has been told so."""
-        mapped, index = self._mapped[element.node], element.index
+        mapped, path = self._mapped[element.node], element.path
+        if isinstance(element, Unreached):
+            self._end_within(mapped, path, element.outcome, is_reached=False)
+            return
         outcome = self._ready.outcome(element)
-        del mapped.pending[index]
+        del mapped.pending[path]
         self._ready.forget(element)
-        self._note_end(mapped, index, outcome)
+        self._note_end(mapped, path, outcome)
+
+    def never(self, node: DAGNode) -> None:
+        """A mapped node has ended without its outermost lists, and the ready set was told so."""
+        mapped, outcome = self._mapped[node], self._ready.outcome(node)
+        mapped.is_dead = True
+        for gathers in mapped.gathers.values():
+            for path in list(gathers.pending):
+                self._settle(gathers, path, outcome)
+        for group in mapped.holders:
+            if group is not None:
+                group.held.remove(mapped)
+                for path in list(group.alive):
+                    self._count_down(group, path)
 
     def _open(self, mapped: _Mapped) -> None:
-        """The lists of a node's axis are there."""
+        """The outermost lists that a node maps over are there."""
         mapped.is_open = True
-        group = self._groups[mapped.plan.group]
-        group.is_open = all(member.is_open for member in group.members)
-        if group.is_open:
-            self._gather_ended()
+        root = mapped.ancestors[0]
+        if root.root is None and all(member.is_open for member in root.members):
+            row = self._row(root.axis, ())
+            if row is not None:
+                self._open_cursor(root, (), row)
+        for group in mapped.ancestors[1:]:
+            self._unpark(group.axis, ())
+        self._check(mapped, ())
 
     def _let_in_the_last(self) -> None:
         """Let in the last positions of an axis before others go on, so that all end together.
@@ -407,80 +694,39 @@ class Elements:
         """
         if self._limit == math.inf or self._ready.is_full:
             return
-        for group in self._groups:
-            length = self._length(group.axis) if group.is_open else None
-            while length is not None and 0 < length - group.next <= self._limit:
-                if not self._may_let_in(group):
+        for number in self._roots:
+            group = self._groups[number]
+            cursor = group.cursors.get(())
+            length = None if cursor is None or not group.members else cursor.row.length
+            while cursor is not None and length is not None:
+                if not 0 < length - cursor.next <= self._limit or self._next(group) is None:
                     break
-                self._let_in(group)
+                self._let_in(group, cursor)
 
     def _let_in_one(self) -> bool:
         """Let in one more position, of the last group that has one. ``False`` if there is none."""
         if self._ready.is_full:
             return False
         for group in reversed(self._groups):
-            if group.is_open and self._may_let_in(group):
-                self._let_in(group)
+            if group.cursors and (cursor := self._next(group)) is not None:
+                self._let_in(group, cursor)
                 return True
         return False
 
-    def _is_there(self, group: _Group) -> bool:
-        """Whether the group's next position exists. A source is read for it, if there is room."""
-        length = self._length(group.axis)
-        if length is not None:
-            return group.next < length
-        has_ended = False
-        try:
-            for key in group.lists:
-                row = self._lists[key]
-                if not row.is_ended and row.known <= group.next and self.has_room(key):
-                    row.read()
-                    has_ended = has_ended or row.is_ended
-        except BaseException as error:  # the source's own
-            self._caller.source_failed(error)
-            if isinstance(error, Exception):
-                return False
-            raise
-        # A list may have ended, also one that others map over, or goes on while another has ended.
-        if has_ended or self._length(group.axis) is not None:
-            self._gather_ended()
-        return group.next < self._known(group.axis)
-
-    def _known(self, axis: Axis) -> int:
-        """How many positions of an axis are there so far."""
-        if isinstance(axis, str):
-            return self._lists[axis].known
-        return min(map(self._known, axis))
-
-    def _length(self, axis: Axis) -> int | None:
-        """How many positions an axis has in all; ``None`` if that is not known yet.
-
-        Axes that are taken together end with the shortest, once it is known which that is.
-        """
-        if isinstance(axis, str):
-            row = self._lists[axis]
-            return row.known if row.is_ended else None
-        lengths = {part: self._length(part) for part in axis}
-        shortest = min((n for n in lengths.values() if n is not None), default=None)
-        if shortest is None or any(
-            length is None and self._known(part) <= shortest for part, length in lengths.items()
-        ):
+    def _next(self, group: _Group) -> _Cursor | None:
+        """The list of which a group may let in one more position."""
+        if not (self._has_room(group) and self._is_worth_it(group)):
             return None
-        return shortest
+        for cursor in list(group.cursors.values()):
+            if self._is_there(group, cursor) and self._are_let_in(group, cursor):
+                return cursor
+        return None
 
-    def _is_even(self, axis: Axis) -> bool:
-        """Whether axes that are taken together have the same length."""
-        if isinstance(axis, str):
-            return True
-        return len({self._length(part) for part in axis}) == 1 and all(map(self._is_even, axis))
-
-    def _may_let_in(self, group: _Group) -> bool:
-        return (
-            self._has_room(group)
-            and any(map(self._could_start, group.first))
-            and self._is_there(group)
-            and all(other.let_in > group.next for other in group.foreign)
-        )
+    def _is_worth_it(self, group: _Group) -> bool:
+        """Whether an element might start at once if one more position were let in."""
+        if group.first:
+            return any(map(self._could_start, group.first))
+        return any(self._has_room(child) and not child.cursors for child in group.children)
 
     def _could_start(self, mapped: _Mapped) -> bool:
         """Whether an element of a node might start at once if it were let in."""
@@ -488,32 +734,99 @@ class Elements:
             return False
         return mapped.plan.node.join == "any" or all(map(self._ready.has_ended, mapped.plan.whole))
 
-    def _let_in(self, group: _Group) -> None:
-        index = group.next
-        group.next += 1
-        group.alive[index] = len(group.members)
+    def _is_there(self, group: _Group, cursor: _Cursor) -> bool:
+        """Whether the next position exists. A source is read for it, if there is room."""
+        length = cursor.row.length
+        if length is not None:
+            return cursor.next < length
+        if group.depth > 1:
+            return cursor.next < cursor.row.known
+        has_ended = False
+        try:
+            for key in lists_of(group.axis):
+                row = self._source(key)
+                if not row.is_ended and row.known <= cursor.next and self.has_room(key):
+                    if row.read():
+                        self._check_value(key, row[row.known - 1])
+                    has_ended = has_ended or row.is_ended
+        except BaseException as error:  # the source's own
+            self._caller.source_failed(error)
+            if isinstance(error, Exception):
+                return False
+            raise
+        # A list may have ended, also one that others map over, or goes on while another has ended.
+        if has_ended or cursor.row.length is not None:
+            self._check_roots()
+        return not self.is_stopped and cursor.next < cursor.row.known
+
+    def _are_let_in(self, group: _Group, cursor: _Cursor) -> bool:
+        """Whether the elements of other groups exist that the next position takes."""
+        if not group.foreign:
+            return True
+        path = (*cursor.prefix, cursor.next)
+        return all(
+            taking.of is not None
+            and self._was_let_in(taking.of.ancestors[-1], taking.project(path))
+            for taking in group.foreign
+        )
+
+    def _was_let_in(self, group: _Group, path: Path) -> bool:
+        prefix = path[:-1]
+        if group.parent is None:
+            return group.root is not None and path[-1] < group.root.next
+        if not self._was_let_in(group.parent, prefix):
+            return False
+        cursor = group.cursors.get(prefix)
+        if cursor is not None:
+            return path[-1] < cursor.next
+        parked = self._parked.get((group.axis, group.project(prefix)), ())
+        return all(other is not group or at != prefix for other, at in parked)
+
+    def _let_in(self, group: _Group, cursor: _Cursor) -> None:
+        path = (*cursor.prefix, cursor.next)
+        cursor.next += 1
+        if cursor.next == cursor.row.length:
+            del group.cursors[cursor.prefix]
+        if group.held:
+            group.alive[path] = len(group.held)
         never_run: list[Element] = []
         for mapped in group.members:
-            mapped.let_in += 1
-            element = Element(mapped.plan.node, index, self)
-            if self._caller.restored(element):
-                self._note_end(mapped, index, COMPLETED)
+            if mapped.is_dead:
+                continue
+            element = Element(mapped.plan.node, path, self)
+            if (outcome := self._caller.restored(element)) is not None:
+                self._note_end(mapped, path, outcome)
             elif not self._add(element, mapped):
                 never_run.append(element)
         if never_run:
             self._caller.skip(never_run)
+        for child in group.children:
+            self._reach(child, path)
 
     def _add(self, element: Element, mapped: _Mapped) -> bool:
-        index = element.index
         pending: list[Any] = list(mapped.plan.whole)
         ended = [COMPLETED] if mapped.counts_as_completed else []
-        for node in mapped.plan.by_element.values():
-            other = self._mapped[node]
-            if index in other.pending:
-                pending.append(other.pending[index])
+        path = element.path
+        for taking in mapped.taking:
+            of = taking.of
+            if of is None:
+                continue
+            if taking.is_listed:
+                ended.append(COMPLETED)
+                continue
+            at = taking.project(path)
+            if taking.gathers is not None:
+                outcome = self._ready.outcome(of.plan.node) if of.is_dead else None
+                outcome = taking.gathers.outcomes.get(at, outcome)
+                if outcome is None:
+                    pending.append(self._gathering(of, taking.gathers, at))
+                else:
+                    ended.append(outcome)
+            elif at in of.pending:
+                pending.append(of.pending[at])
             else:
-                ended.append(other.outcomes.get(index, COMPLETED))
-        mapped.pending[index] = element
+                ended.append(of.outcomes.get(at, COMPLETED))
+        mapped.pending[path] = element
         return self._ready.add(
             element,
             pending,
@@ -523,56 +836,171 @@ class Elements:
             gate=mapped.gate,
         )
 
-    def _note_end(self, mapped: _Mapped, index: int, outcome: int) -> None:
-        group = self._groups[mapped.plan.group]
-        mapped.ended += 1
+    def _gathering(self, mapped: _Mapped, gathers: _Gathers, at: Path) -> Gathering:
+        found = gathers.pending.get(at)
+        if found is None:
+            found = Gathering(element_name(mapped.plan.node.task_name, at))
+            gathers.pending[at] = found
+            self._ready.add_suspended(found)
+        return found
+
+    # Lists within lists
+
+    def _reach(self, group: _Group, prefix: Path) -> None:
+        """The position exists at which a group has a list, or will have one."""
+        at = group.project(prefix)
+        row = self._row(group.axis, at)
+        if row is not None:
+            self._open_cursor(group, prefix, row)
+        elif (outcome := self._outcome_at(group.axis, at)) is not None:
+            self._never_reach(group, prefix, outcome)
+        else:
+            self._parked.setdefault((group.axis, at), []).append((group, prefix))
+
+    def _outcome_at(self, axis: Axis, at: Path) -> int | None:
+        """How the element has ended that was to give a list, if it gives none."""
+        opener = self._openers.get(axis)
+        return None if opener is None else opener.outcomes.get(at)
+
+    def _unpark(self, axis: Axis, at: Path) -> None:
+        row = self._row(axis, at) if (axis, at) in self._parked else None
+        if row is not None:
+            for group, prefix in self._parked.pop((axis, at)):
+                self._open_cursor(group, prefix, row)
+
+    def _open_cursor(self, group: _Group, prefix: Path, row: Row | Zipped) -> None:
+        cursor = group.cursors[prefix] = _Cursor(prefix, row)
+        if not prefix:
+            group.root = cursor
+        alive = [mapped for mapped in group.tree if not mapped.is_dead]
+        for mapped in alive:
+            mapped.within[prefix] = _Within(row)
+            for key in mapped.plan.node.outputs if prefix else ():
+                self._cells[key].open(prefix)
+            if prefix and self._keeps:
+                self._returned[mapped.plan.node].open(prefix)
+        if row.length == 0:
+            del group.cursors[prefix]
+        for mapped in alive:
+            self._check(mapped, prefix)
+
+    def _never_reach(self, group: _Group, prefix: Path, outcome: int) -> None:
+        """There will be no list at a position: each node within ends there, once."""
+        for mapped in group.tree:
+            if not mapped.is_dead:
+                self._caller.skip([Unreached(mapped.plan.node, prefix, self, outcome)])
+
+    # Ends
+
+    def _note_end(self, mapped: _Mapped, path: Path, outcome: int) -> None:
+        """An element has ended."""
         if outcome != COMPLETED:
-            mapped.outcomes[index] = outcome
-            mapped.has_failures = mapped.has_failures or outcome == FAILED
-        group.alive[index] -= 1
-        if not group.alive[index]:
-            del group.alive[index]
-            self._release(group, index)
-        self._gather_if_ended(mapped)
+            mapped.outcomes[path] = outcome
+        for axis in mapped.opens:
+            if outcome == COMPLETED:
+                self._unpark(axis, path)
+            else:
+                for group, prefix in self._parked.pop((axis, path), ()):
+                    self._never_reach(group, prefix, outcome)
+        self._end(mapped, path, has_failures=outcome == FAILED)
 
-    def _release(self, group: _Group, index: int) -> None:
-        """Drop the values at a position that nobody will ask for any more."""
-        for mapped in group.members:
-            node = mapped.plan.node
-            if node not in self._read_later:
-                if mapped.outcomes.pop(index, None) == SKIPPED:
-                    self._caller.forget(f"{node.task_name}[{index}]")
-                for key in node.outputs:
-                    if not self._keeps and key not in self._plan.gathered:
-                        self._rows[key].pop(index, None)
-        for key in group.sources:
-            self._lists[key].drop(index)
+    def _end_within(
+        self, mapped: _Mapped, path: Path, outcome: int, *, is_reached: bool = True
+    ) -> None:
+        """All elements within a path have ended, or there will be none."""
+        if (gathers := mapped.gathers.get(len(path))) is not None:
+            if is_reached:
+                joins, sizes = mapped.plan.node.flatten, _sizes_after(mapped.plan.sizes, len(path))
+                for key, cells in gathers.values.items():
+                    cells.put(path, self._cells[key].lists(path, sizes, joins=joins))
+            if outcome == FAILED:
+                self._caller.gathered_within(element_name(mapped.plan.node.task_name, path))
+            self._settle(gathers, path, outcome)
+        self._end(mapped, path, has_failures=outcome == FAILED)
 
-    def _gather_ended(self) -> None:
-        for mapped in self._mapped.values():
-            self._gather_if_ended(mapped)
+    def _settle(self, gathers: _Gathers, path: Path, outcome: int) -> None:
+        gathers.outcomes[path] = outcome
+        gathering = gathers.pending.pop(path, None)
+        if gathering is not None:
+            ready = self._ready
+            end = {COMPLETED: ready.complete, FAILED: ready.fail, SKIPPED: ready.skip}[outcome]
+            never_run = end(gathering)
+            ready.forget(gathering)
+            self._caller.skip(never_run)
 
-    def _gather_if_ended(self, mapped: _Mapped) -> None:
-        plan = mapped.plan
-        if mapped.is_gathered or not self._groups[plan.group].is_open:
+    def _end(self, mapped: _Mapped, path: Path, *, has_failures: bool) -> None:
+        """What a node has at a path is complete: one more of what is around it has ended."""
+        around = mapped.within.get(path[:-1])
+        if around is not None:
+            around.ended += 1
+            around.has_failures = around.has_failures or has_failures
+            self._check(mapped, path[:-1])
+        holder = mapped.holders[len(path) - 1]
+        if holder is not None:
+            self._count_down(holder, path)
+
+    def _check(self, mapped: _Mapped, path: Path) -> None:
+        """Look whether all elements within a path have ended."""
+        within = mapped.within.get(path)
+        length = None if within is None else within.row.length
+        if within is None or length is None or (not path and not mapped.is_open):
             return
-        length = self._length(plan.axis)
-        if length is not None and not mapped.is_known:
-            mapped.is_known = True
-            self._caller.known(plan.node, length)
-        if length is None or mapped.ended < length:
+        plan = mapped.plan
+        if not within.is_known and len(path) == len(plan.axes) - 1:
+            within.is_known = True
+            self._caller.known(plan.node, path, length)
+        if within.ended < length:
+            return
+        del mapped.within[path]
+        if path:
+            self._end_within(mapped, path, FAILED if within.has_failures else COMPLETED)
             return
         mapped.is_gathered = True
         self._gathered += 1
-        is_even = self._is_even(plan.axis)
-        if plan.zips and not is_even:
+        rows = [self._row(axis, ()) for axis in plan.axes if isinstance(axis, frozenset)]
+        is_even = all(row.is_even for row in rows if isinstance(row, Zipped))
+        if not is_even:
             self._caller.uneven(plan.node, self._uneven_error(plan))
-        self._caller.gathered(plan.node, is_whole=is_even and not mapped.has_failures)
+        self._caller.gathered(plan.node, is_whole=is_even and not within.has_failures)
+
+    def _check_roots(self) -> None:
+        """An outermost list may have ended."""
+        for number in self._roots:
+            group = self._groups[number]
+            if group.root is None:
+                continue
+            if group.root.next == group.root.row.length:
+                group.cursors.pop((), None)
+            for mapped in group.tree:
+                self._check(mapped, ())
+
+    def _count_down(self, group: _Group, path: Path) -> None:
+        group.alive[path] -= 1
+        if not group.alive[path]:
+            del group.alive[path]
+            self._release(group, path)
+
+    def _release(self, group: _Group, path: Path) -> None:
+        """Drop the values at a path that nobody will ask for any more."""
+        for cells in group.drops:
+            cells.drop(path)
+        for mapped in group.forgets:
+            is_own = len(mapped.plan.axes) == group.depth
+            if is_own and mapped.outcomes.pop(path, None) == SKIPPED:
+                self._caller.forget(element_name(mapped.plan.node.task_name, path))
+            for depth, gathers in mapped.gathers.items():
+                if depth == group.depth:
+                    gathers.outcomes.pop(path, None)
+        for child in group.children:
+            if child.is_held and child.axis not in self._shared:
+                self._rows[child.axis].pop(path, None)
+        for key in group.sources:
+            self._source(key).drop(path[0])
 
     def _uneven_error(self, plan: MappedNode) -> OutputShapeError:
-        axes: dict[str, Axis] = {key: key for key in plan.lists}
-        axes |= {key: self._mapped[node].plan.axis for key, node in plan.by_element.items()}
-        lengths = {key: self._length(axis) for key, axis in axes.items()}
+        zipped = {part for axis in plan.axes if isinstance(axis, frozenset) for part in axis}
+        axes = {taken.key: taken.axis for taken in plan.taken if taken.axis in zipped}
+        lengths = {key: row.length for key, axis in axes.items() if (row := self._row(axis, ()))}
         listed = ", ".join(
             f"{key!r} has {'more' if length is None else length}" for key, length in lengths.items()
         )
@@ -581,3 +1009,12 @@ class Elements:
             f"{listed}; give them the same length",
             task_name=plan.node.task_name,
         )
+
+
+def _sizes_after(sizes: Sequence[int], depth: int) -> Sequence[int]:
+    """The sizes of the levels that begin after so many axes."""
+    for number, size in enumerate(sizes):
+        if depth < size:
+            return (size - depth, *sizes[number + 1 :])
+        depth -= size
+    return ()

@@ -45,6 +45,10 @@ def _fingerprint(node: DAGNode, plan: Plan) -> str:
         declared = (*declared, [(name, _text(value)) for name, value in fixed.items()])
     if node.map_over:
         declared = (*declared, ("map_over", *node.map_over))
+        if len(node.factors) > 1 or any(levels > 1 for levels in node.map_over.values()):
+            declared = (*declared, node.factors)
+        if node.flatten or node.filter:
+            declared = (*declared, "flatten" if node.flatten else "filter")
     return hashlib.blake2b(repr(declared).encode(), digest_size=8).hexdigest()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from taskiq_flow.dataflow.dag import FAILURES, Plan
-from taskiq_flow.dataflow.rows import Source, as_source, is_list
+from taskiq_flow.dataflow.rows import Source, as_source, not_lists
 from taskiq_flow.errors import (
     InputConflictError,
     InputError,
@@ -83,12 +83,20 @@ def sources_among(values: Mapping[str, Any], plan: Plan, limit: int | None) -> d
         source = as_source(values[key], limit)
         if source is not None:
             sources[key] = source
-        elif not is_list(values[key]):
+            continue
+        for found in not_lists(values[key], plan.elements.depths[key]):
+            within = "" if found is values[key] else "lists within it, and among them "
             raise InputError(
-                f"the run was given {key!r}, which is mapped over, as a "
-                f"{type(values[key]).__name__}; give it a list, or an iterable without a length",
+                f"the run was given {key!r}, which is mapped over, as {within}a "
+                f"{type(found).__name__}; give it a list, or an iterable without a length",
                 keys=[key],
             )
+    for key in sources.keys() & plan.elements.lists_within():
+        raise InputError(
+            f"{key!r} is read once more for each element of another list, and the run was given a "
+            f"{type(values[key]).__name__}, which is read once; give it a list",
+            keys=[key],
+        )
     for node in plan.order:
         for key in (*node.required_keys, *node.optional_keys):
             if key in sources and key not in node.map_over:

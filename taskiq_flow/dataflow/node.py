@@ -17,6 +17,7 @@ from taskiq_flow.dataflow.options import (
     NO_FALLBACK,
     Cache,
     Condition,
+    MapOver,
     Retry,
     Seconds,
     as_cache,
@@ -24,6 +25,7 @@ from taskiq_flow.dataflow.options import (
     check_join,
     condition_keys,
     in_seconds,
+    mapped_keys,
     most_parallel,
     time_limit,
 )
@@ -99,8 +101,11 @@ class DAGNode:
     ``map_over``: a key, or several keys. The task runs once for each element of their lists, and
     gives the list of what it returned; several keys are taken together, by position. A node that
     maps over the output of a mapped node runs for an element as soon as that one is there. The
-    other keys are passed whole. ``max_parallel``: how many of its elements run at once.
-    All options above hold for each element by itself.
+    other keys are passed whole. ``{"rows": 2}`` maps over the lists within the list ``rows``, and
+    gives such lists; ``Product("xs", "ys")`` runs for each pair. ``max_parallel``: how many of its
+    elements run at once. All options above hold for each element by itself.
+    ``flatten``: each element gives a list, and these are joined to one. ``filter``: the task says
+    whether the element that it is given is part of the list that the node gives.
 
     Raises ``TypeError`` or ``ValueError`` for arguments that no node can have.
 
@@ -132,7 +137,10 @@ class DAGNode:
         "_when_keys",
         "cache",
         "expected_seconds",
+        "factors",
         "fallback",
+        "filter",
+        "flatten",
         "given",
         "has_policy",
         "join",
@@ -164,7 +172,9 @@ class DAGNode:
         join: Join = "all",
         when: Condition | None = None,
         cache: Cache | bool | None = None,
-        map_over: Iterable[str] | None = None,
+        map_over: MapOver | None = None,
+        flatten: bool = False,
+        filter: bool = False,  # noqa: A002 - the word that everybody knows
         max_parallel: int | None = None,
         expected_seconds: Seconds = 1.0,
     ) -> None:
@@ -203,16 +213,35 @@ class DAGNode:
         asked = (self.retry, self.timeout, self.queue_timeout, when, self.cache)
         self.has_policy = fallback is not NO_FALLBACK or any(part is not None for part in asked)
         self._when_keys = condition_keys(self.task_name, when)
-        self.map_over = _checked_map_over(self.task_name, map_over)
+        self.factors = mapped_keys(self.task_name, map_over)
+        self.map_over = {key: levels for keys in self.factors for key, levels in keys.items()}
         self.max_parallel = most_parallel(f"max_parallel {of_node}", max_parallel)
-        if max_parallel is not None and not self.map_over:
-            raise ValueError(
-                f"node {self.task_name!r} has max_parallel={max_parallel} and runs once; give it "
-                "map_over=, or give the engine max_parallel="
-            )
+        self.flatten, self.filter = flatten, filter
+        self._check_options_of_map()
         self._binding: Binding | None = None
         self._fallback_node: DAGNode | None = None
         self._placed = False
+
+    def _check_options_of_map(self) -> None:
+        name = self.task_name
+        flags = {"flatten": self.flatten, "filter": self.filter}
+        for flag, given in flags.items():
+            if not isinstance(given, bool):
+                raise TypeError(f"{flag} of node {name!r} is {given!r}; give True or False")
+        asked: dict[str, object] = {option: value for option, value in flags.items() if value}
+        if self.max_parallel is not None:
+            asked["max_parallel"] = self.max_parallel
+        if asked and not self.map_over:
+            option, value = asked.popitem()
+            more = ", or give the engine max_parallel=" if option == "max_parallel" else ""
+            raise ValueError(
+                f"node {name!r} has {option}={value} and runs once; give it map_over={more}"
+            )
+        if self.filter and (len(self.map_over) != 1 or self.output is None or self.flatten):
+            raise ValueError(
+                f"node {name!r} has filter=True, which takes one key in map_over=, gives one "
+                "output, and goes without flatten=; let another node do the rest"
+            )
 
     @property
     def output(self) -> str | None:
@@ -416,24 +445,6 @@ def _checked_fallback(name: str, fallback: Any) -> Any:
     except SerializationError as error:
         raise TypeError(f"fallback= of node {name!r}: {error}") from None
     return fallback
-
-
-def _checked_map_over(name: str, keys: Iterable[str] | None) -> tuple[str, ...]:
-    """The keys that a node maps over; empty for a node that runs once."""
-    if keys is None:
-        return ()
-    if isinstance(keys, str):
-        return (keys,)
-    if isinstance(keys, Mapping):
-        raise TypeError(f"map_over of node {name!r} is a mapping; give a key, or a list of keys")
-    _check_order(name, "map_over", keys)
-    checked = tuple(keys)
-    _check_strings(name, "map_over", checked)
-    if not checked:
-        raise ValueError(f"map_over of node {name!r} is empty; leave it out to run the task once")
-    if len(set(checked)) != len(checked):
-        raise ValueError(f"map_over of node {name!r} repeats a key: {list(checked)}")
-    return checked
 
 
 def _checked_inputs(name: str, inputs: Inputs) -> dict[str, str] | tuple[str, ...] | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import timedelta
 from numbers import Real
@@ -20,6 +21,37 @@ Condition = Callable[..., object]
 
 Seconds = float | timedelta
 """A time limit: a number of seconds, or a ``timedelta``."""
+
+
+class Product:
+    """Keys whose elements a node takes in every combination, the last of them the fastest.
+
+    Each is a key, or several keys that are taken together, or a key with the number of its levels.
+    The node gives lists within lists.
+
+    >>> dag = (
+    ...     DAGBuilder()
+    ...     .node(pow, inputs=["bases", "powers"], map_over=Product("bases", "powers"))
+    ...     .build()
+    ... )
+    >>> ExecutionEngine(InMemoryBroker(), dag).execute_sync({"bases": [2, 3], "powers": [0, 1, 2]})
+    {'pow': [[1, 2, 4], [1, 3, 9]]}
+    """
+
+    __slots__ = ("factors",)
+
+    def __init__(self, *factors: str | Iterable[str] | Mapping[str, int]) -> None:
+        if len(factors) < 2:  # noqa: PLR2004 - one alone multiplies nothing
+            raise ValueError("Product(...) has fewer than two keys; give map_over= the key itself")
+        self.factors = factors
+
+    def __repr__(self) -> str:
+        return f"Product({', '.join(map(repr, self.factors))})"
+
+
+MapOver = str | Iterable[str] | Mapping[str, int] | Product
+"""What a node maps over: a key, several that are taken together by position, keys with how many
+levels of their lists, or a ``Product``."""
 
 
 class _NoFallback:
@@ -168,6 +200,44 @@ def most_parallel(name: str, value: Any) -> int | None:
             f"{name} is {value!r}; give a whole number from 1 on, or None for no limit"
         )
     return value
+
+
+def mapped_keys(task_name: str, map_over: Any) -> tuple[dict[str, int], ...]:
+    """The keys that a node maps over with their levels, by factor; empty for one that runs once."""
+    if map_over is None:
+        return ()
+    of_node = f"map_over of node {task_name!r}"
+    if not isinstance(map_over, Product):
+        return (_keys_with_levels(of_node, map_over),)
+    factors = tuple(_keys_with_levels(of_node, factor) for factor in map_over.factors)
+    keys = [key for factor in factors for key in factor]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"{of_node} repeats a key: {keys}")
+    return factors
+
+
+def _keys_with_levels(of_node: str, given: Any) -> dict[str, int]:
+    if isinstance(given, str):
+        return {given: 1}
+    if not isinstance(given, Iterable):
+        raise TypeError(
+            f"{of_node} is {given!r}; give a key, a list of keys, keys with their levels as in "
+            "{'rows': 2}, or a Product"
+        )
+    keys = list(given)
+    if isinstance(given, AbstractSet):
+        raise TypeError(f"{of_node} is a set, which has no order; give a list, as in {keys}")
+    if odd := [key for key in keys if not isinstance(key, str)]:
+        raise TypeError(f"{of_node} holds {odd[0]!r}; keys are strings")
+    if not keys:
+        raise ValueError(f"{of_node} is empty; leave it out to run the task once")
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"{of_node} repeats a key: {keys}")
+    levels = dict(given) if isinstance(given, Mapping) else dict.fromkeys(keys, 1)
+    for key, count in levels.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{of_node} has {key!r}: {count!r}; give a number of levels from 1 on")
+    return levels
 
 
 def as_retry(name: str, value: Any) -> Retry | None:

@@ -159,6 +159,15 @@ class ReadySet(Generic[N]):
         self._state[node] = len(open_ones)
         return bool(open_ones) or self._enqueue_or_end(node)
 
+    def add_suspended(self, node: N) -> None:
+        """Add a node that never starts. Its end is reported as that of a started one."""
+        if node in self._state:
+            raise ValueError(f"{node!r} was added before")
+        self._added += 1
+        self._state[node] = SUSPENDED
+        if self._limit is not None:
+            self._rank[node] = (0.0, self._added)
+
     def pop(self) -> N | None:
         """Start the next node: it is running from now on. ``None`` if none may start now."""
         if self._limit is None:

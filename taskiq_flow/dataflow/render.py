@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from taskiq_flow.dataflow.node import DAGNode
@@ -35,8 +35,8 @@ def to_text(levels: Levels, predecessors: Predecessors) -> str:
     ``←`` names the nodes whose data a node takes, ``after`` those that it only waits for,
     ``all of`` those whose elements it takes together, ``takes`` the run's inputs (``?``: it can do
     without), ``gives`` the output keys unless they are just its name. ``×`` stands between a node
-    and the keys for whose elements it runs. ``a … z (26)`` are all that is drawn from ``a`` to
-    ``z`` in one level.
+    and the keys for whose elements it runs; ``flat`` and ``filter`` say what becomes of its list.
+    ``a … z (26)`` are all that is drawn from ``a`` to ``z`` in one level.
     Unconnected parts stand one below the other, the nodes without any edge as the last.
     """
     if not levels:
@@ -240,13 +240,21 @@ def _diagram(levels: Levels, predecessors: Predecessors) -> _Diagram:
 
 
 def _titled(node: DAGNode) -> str:
-    return f"{node.task_name} ×{','.join(node.map_over)}" if node.map_over else node.task_name
+    return f"{node.task_name}{_mapped(node, str)}"
 
 
 def _name(node: DAGNode) -> str:
     """The name of a node, and what it maps over."""
-    mapped = f" ×{','.join(map(_shown, node.map_over))}" if node.map_over else ""
-    return _shown(node.task_name) + mapped
+    return f"{_shown(node.task_name)}{_mapped(node, _shown)}"
+
+
+def _mapped(node: DAGNode, shown: Callable[[str], str]) -> str:
+    """The keys that a node maps over, and what becomes of the lists."""
+    text = ""
+    for keys in node.factors:
+        listed = (shown(key) + (f":{levels}" if levels > 1 else "") for key, levels in keys.items())
+        text += f" ×{','.join(listed)}"
+    return text + " flat" * node.flatten + " filter" * node.filter
 
 
 def _is_taken_whole(node: DAGNode, other: DAGNode, keys: Sequence[str]) -> bool:

@@ -57,6 +57,15 @@ def is_list(value: Any) -> bool:
     return True
 
 
+def not_lists(value: Any, depth: int) -> Iterator[Any]:
+    """What of a value is no list, where that has to have so many levels of lists within lists."""
+    if not is_list(value):
+        yield value
+    elif depth > 1:
+        for part in value:
+            yield from not_lists(part, depth - 1)
+
+
 class Row:
     """The values of one list by position. ``known``: how many there are so far."""
 
@@ -86,6 +95,11 @@ class Row:
 
     def __getitem__(self, index: int) -> Any:
         return self._values[index]
+
+    @property
+    def length(self) -> int | None:
+        """How many values there are in all; ``None`` if that is not known yet."""
+        return self.known if self.is_ended else None
 
     def read(self) -> bool:
         """Read one more value, if that takes no waiting. ``False`` if there is none.
@@ -121,3 +135,36 @@ class Row:
         close = getattr(self._iterator, "close", None)
         if close is not None:
             close()
+
+
+class Zipped:
+    """Lists that are taken together by position. They end with the shortest."""
+
+    __slots__ = ("_rows",)
+
+    def __init__(self, rows: Iterable[Row | Zipped]) -> None:
+        self._rows = tuple(rows)
+
+    @property
+    def known(self) -> int:
+        """How many positions there are so far."""
+        return min(row.known for row in self._rows)
+
+    @property
+    def length(self) -> int | None:
+        """How many positions there are in all, once it is known which list is the shortest."""
+        lengths = [row.length for row in self._rows]
+        shortest = min((length for length in lengths if length is not None), default=None)
+        if shortest is None or any(
+            length is None and row.known <= shortest
+            for row, length in zip(self._rows, lengths, strict=True)
+        ):
+            return None
+        return shortest
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all of the lists have the same length."""
+        return len({row.length for row in self._rows}) == 1 and all(
+            row.is_even for row in self._rows if isinstance(row, Zipped)
+        )

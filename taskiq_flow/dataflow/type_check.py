@@ -159,6 +159,7 @@ def mismatches(plan: Plan) -> list[Mismatch]:
     """The mismatches of a graph, one for each consumer and key, in the order of the nodes."""
     found: list[Mismatch] = []
     known = _Known()
+    levels = {} if plan.elements is None else plan.elements.levels
     for node in plan.order:
         fallback = node.fallback_node
         for consumer in (node,) if fallback is None else (node, fallback):
@@ -167,7 +168,7 @@ def mismatches(plan: Plan) -> list[Mismatch]:
                 if producer is None:
                     continue
                 for given in known.given(producer, key):
-                    produced = _as_taken(given, key, producer, node)
+                    produced = _as_taken(given, key, producer, node, levels.get(key, 0))
                     if known.may_fit(produced, parameter.annotation):
                         continue
                     names = producer.task_name, node.task_name
@@ -179,11 +180,20 @@ def mismatches(plan: Plan) -> list[Mismatch]:
     return found
 
 
-def _as_taken(given: Any, key: str, producer: DAGNode, consumer: DAGNode) -> Any:
-    """What a consumer takes of what a producer's task returns: it, an element, or a list of it."""
-    if producer.map_over:
-        return given if key in consumer.map_over else list[given]
-    return _element(given) if key in consumer.map_over else given
+def _as_taken(given: Any, key: str, producer: DAGNode, consumer: DAGNode, levels: int) -> Any:
+    """What a consumer takes of what a producer's task returns: it, an element, or lists of it.
+
+    ``levels``: how many levels of lists the elements of the producer make.
+    """
+    if producer.filter:  # it gives what it was given
+        given = Any
+    elif producer.flatten:
+        given = _element(given)
+    for _ in range(levels, consumer.map_over.get(key, 0)):
+        given = _element(given)
+    for _ in range(consumer.map_over.get(key, 0), levels):
+        given = list[given]
+    return given
 
 
 def _element(annotation: Any) -> Any:
@@ -390,6 +400,8 @@ def _class_may_fit(  # noqa: C901, PLR0911 - one case for each kind of class
     if issubclass(end, Mapping) or end in (Mapping, MutableMapping):
         # Without FlowMiddleware a model arrives as a dictionary.
         return _is_mapping(start) or _has_fields(start)
+    if hasattr(end, "_fields") and issubclass(end, tuple) and _is_mapping(start):
+        return True
     if end in _COLLECTIONS or (issubclass(end, tuple) and end is not tuple):
         is_other = issubclass(start, (*_TEXT, Mapping)) or _is_closed(start)
         return start in _ABSTRACT or (not is_other and hasattr(start, "__iter__"))

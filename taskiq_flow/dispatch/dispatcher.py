@@ -33,6 +33,7 @@ from taskiq_flow.dispatch.encoding import (
     with_values,
 )
 from taskiq_flow.errors import ConfigurationError, SerializationError
+from taskiq_flow.events import Index
 from taskiq_flow.middleware import FlowMiddleware, may_repeat, wire_of
 from taskiq_flow.transport.protocol import Kick
 from taskiq_flow.values.arguments import StoredArguments
@@ -59,7 +60,7 @@ class RunnableNode(Hashable, Protocol):
         """The node's name, unique within its run."""
 
     @property
-    def index(self) -> int | None:
+    def index(self) -> Index | None:
         """The place of an element among those of its node; ``None`` for a node that runs once."""
 
     @property

@@ -7,10 +7,11 @@ import logging
 from collections import ChainMap
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from taskiq_flow.cache.key import digest_of
-from taskiq_flow.dataflow.axes import parted
+from taskiq_flow.dataflow.axes import Path, element_name, parted
+from taskiq_flow.dataflow.cells import ABSENT, Cells
 from taskiq_flow.dataflow.elements import Element, Elements
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import ReadySet
@@ -26,6 +27,9 @@ from taskiq_flow.values.isolation import Take
 logger = logging.getLogger("taskiq_flow")
 
 Missing = NodeFailure | NodeSkipped
+
+DECLINED: Final = object()
+"""A filter has left an element out."""
 
 
 class MappedNodes:
@@ -49,7 +53,7 @@ class MappedNodes:
         log: LogWriter[Any] | None,
         limit: int | None,
         collects: bool,
-        restore: Callable[[Element], bool],
+        restore: Callable[[Element], int | None],
         skip: Callable[[Sequence[Any]], None],
         fail: Callable[[DAGNode, BaseException], None],
         deliver: Callable[[Any, Any], None],
@@ -75,11 +79,11 @@ class MappedNodes:
         self._advance = advance
         self._end = end
         self._loop = asyncio.get_running_loop()
-        self._missing: dict[DAGNode, dict[int, Missing]] = {}  # if these are collected
+        self._missing: dict[DAGNode, Cells] = {}  # if these are collected
         self._uneven: set[DAGNode] = set()
         self._sent_earlier: dict[str, int] = {}  # by node: the last item of a source
-        for node, index in map(parted, spec.earlier.digests):
-            self._sent_earlier[node] = max(index, self._sent_earlier.get(node, -1))
+        for node, path in map(parted, spec.earlier.digests):
+            self._sent_earlier[node] = max([self._sent_earlier.get(node, -1), *path[:1]])
         self._elements = Elements(
             self._plan,
             ready,
@@ -156,28 +160,39 @@ class MappedNodes:
             values = ChainMap(self._state.partial, self._state.values)
         return node.inputs(values) if isinstance(node, Element) else values
 
-    def store(self, node: Any, value: Any, values: dict[str, Any]) -> None:
-        """Store what a node gives. Raises ``OutputShapeError``, with ``values`` unchanged."""
+    def store(self, node: Any, value: Any, values: dict[str, Any]) -> Any:
+        """Store what a node gives. Returns what its reader is given, or ``DECLINED``.
+
+        Raises ``OutputShapeError``, with ``values`` unchanged.
+        """
         if isinstance(node, Element):
+            if node.node.filter:
+                value = self._elements.mapped_value(node) if value else ABSENT
+                if value is ABSENT:
+                    return DECLINED
             node.store(value, values)
-            return
+            return value
         stored: dict[str, Any] = {}
         node.store(value, stored)
         self._elements.check(stored, node.outputs, node)
         values.update(stored)
+        return value
 
-    def ended(self, element: Element) -> None:
-        """An element has ended, and the ready set has been told so."""
-        self._elements.ended(element)
+    def ended(self, node: Any) -> None:
+        """A node has ended, and the ready set has been told so."""
+        if isinstance(node, Element):
+            self._elements.ended(node)
+        elif node in self._plan.mapped:  # it has no lists
+            self._elements.never(node)
 
     def missing(self, element: Element, what: Missing) -> None:
         """Under ``"collect"``, an element has failed, or was skipped because of a failure."""
         if self._spec.items != "only":
-            self._missing.setdefault(element.node, {})[element.index] = what
+            self._missing.setdefault(element.node, Cells()).put(element.path, what)
 
     # For the elements
 
-    def restored(self, element: Element) -> bool:
+    def restored(self, element: Element) -> int | None:
         """Store what an earlier engine has completed."""
         earlier = self._spec.earlier
         before = earlier.digests.get(element.task_name, b"")
@@ -185,14 +200,14 @@ class MappedNodes:
             self._end(self._changed_error(element))
         node = element.node
         count = earlier.lengths.get(node.task_name)
-        if count is not None and element.index >= count and self._was_taken_whole(node):
+        if count is not None and element.path[0] >= count and self._was_taken_whole(node):
             self._end(self._other_length_error(node, "more items than", count))
         return self._restore(element)
 
     def _changed_error(self, element: Element) -> GraphChangedError:
         node, run_id = element.node.task_name, self._state.run_id
         return GraphChangedError(
-            f"item {element.index} of node {node!r} is not the one with which run {run_id!r} was "
+            f"item {element.path[0]} of node {node!r} is not the one with which run {run_id!r} was "
             "begun; resume it with the same items in the same order, or begin another",
             changed=[element.task_name],
         )
@@ -214,16 +229,21 @@ class MappedNodes:
         """Elements that never run, because of what they depend on."""
         self._skip(elements)
 
-    def known(self, node: DAGNode, count: int) -> None:
-        """A node maps over so many elements."""
+    def known(self, node: DAGNode, within: Path, count: int) -> None:
+        """A node maps over so many elements within a path."""
         name, earlier = node.task_name, self._spec.earlier
-        if not self._spec.sources.keys().isdisjoint(self._plan.mapped[node].lists):
+        if not within and not self._spec.sources.keys().isdisjoint(self._plan.mapped[node].lists):
             sent = max(self._sent_earlier.get(name, -1) + 1, earlier.lengths.get(name, 0))
             if count < sent:
                 self._end(self._other_length_error(node, "fewer items than", sent))
             elif self._log is not None and earlier.lengths.get(name) != count:
                 self._log.append(record(KNOWN, name, 0, str(count).encode()))
-        self._tell(ElementsKnown(self._state.run_id, self._loop.time(), node.task_name, count))
+        name = element_name(name, within) if within else name
+        self._tell(ElementsKnown(self._state.run_id, self._loop.time(), name, count))
+
+    def gathered_within(self, name: str) -> None:
+        """Elements within a path have ended, and some of them have failed."""
+        self._state.incomplete.add(name)
 
     def source_failed(self, error: BaseException) -> None:
         """A source has raised an error, which the reader gets as it is."""
@@ -247,12 +267,12 @@ class MappedNodes:
         store = self._state.values if is_whole else self._state.partial
         if self._spec.items != "only" or not self._plan.gathered.isdisjoint(node.outputs):
             for key in node.outputs:
-                store[key] = _in_order(self._elements.row(key))
+                store[key] = self._elements.lists(key, node)
         self._state.sort_failures(node.task_name)
         is_given = is_whole or (self._collects and node not in self._uneven)
         if self._spec.items != "only" and is_given:
-            missing = self._missing.pop(node, {})
-            self._deliver(node, _in_order({**self._elements.returned(node), **missing}))
+            missing = self._missing.pop(node, Cells())
+            self._deliver(node, self._elements.whole(node, missing))
         if is_whole:
             never_run = self._ready.complete(node)
         else:
@@ -268,7 +288,3 @@ def source_digest(node: Any) -> bytes:
     """
     values = node.source_values if isinstance(node, Element) else []
     return digest_of(values) if values else b""
-
-
-def _in_order(row: Mapping[int, Any]) -> list[Any]:
-    return [row[index] for index in sorted(row)]

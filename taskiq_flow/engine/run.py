@@ -22,11 +22,11 @@ from taskiq_flow.cache.results import PendingResult, ValueCache
 from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.dataflow.elements import Element
-from taskiq_flow.dataflow.ready_set import ReadySet
+from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.call_text import called_with
 from taskiq_flow.engine.listeners import Listeners
-from taskiq_flow.engine.mapped_nodes import MappedNodes
+from taskiq_flow.engine.mapped_nodes import DECLINED, MappedNodes
 from taskiq_flow.engine.node_run import (
     Ask,
     Fail,
@@ -345,11 +345,7 @@ class Run(Generic[N]):
                 self._tell_fallback(node_run, error)
                 return self._carry_out(node_run, then)
             case Skip():
-                self._drop_inputs_and_claim(node_run)
-                never_run = self._ready.skip(node_run.node)
-                self._skip_node(node_run.node, (), "condition")
-                self._skip_nodes(never_run)
-                self._advance()
+                self._skip_by_condition(node_run)
             case Fail(error):
                 self._fail_node(node_run, error)
         return None
@@ -392,7 +388,7 @@ class Run(Generic[N]):
         try:
             if log is not None:
                 completion = log.completion(node.task_name, node_run.log_number, value)
-            self._store(node, value, self._values)
+            given = self._store(node, value, self._values)
         except NODE_ERRORS as error:  # of the wrong shape, a mapping that cannot be read, ...
             self._carry_out(node_run, node_run.on_error(error))
             return
@@ -400,11 +396,14 @@ class Run(Generic[N]):
             log.append(completion)
         if node_run.claim is not None and source == "task":
             self._cache_result(node_run, value)
+        if given is DECLINED:
+            self._skip_by_condition(node_run)
+            return
         self._drop_inputs_and_claim(node_run)
         skipped = self._ready.complete(node)
         if self._is_listened_to:
-            self._tell_completion(node, node_run.task_id, value, source)
-        self._deliver(node, value)
+            self._tell_completion(node, node_run.task_id, given, source)
+        self._deliver(node, given)
         if skipped:
             self._skip_nodes(skipped)
         self._note_end(node)
@@ -429,22 +428,33 @@ class Run(Generic[N]):
         self._note_end(node)
         self._advance()
 
+    def _skip_by_condition(self, node_run: NodeRun[N]) -> None:
+        """A node does not run, because its condition is false, or a filter leaves it out."""
+        self._drop_inputs_and_claim(node_run)
+        never_run = self._ready.skip(node_run.node)
+        self._skip_node(node_run.node, (), "condition")
+        self._skip_nodes(never_run)
+        self._advance()
+
     def _skip_nodes(self, nodes: Sequence[N]) -> None:
         for node in nodes:
             self._skip_node(node, *self._state.reason_to_skip(node))
 
     def _skip_node(self, node: N, because_of: tuple[str, ...], reason: SkipReason) -> None:
+        self._tell_skip(node, because_of, reason)
+        self._note_end(node)
+
+    def _tell_skip(self, node: N, because_of: tuple[str, ...], reason: SkipReason) -> None:
         name, at = node.task_name, self._loop.time()
         self._state.skipped[name] = reason
         event = NodeSkipped(self.run_id, at, name, because_of, reason, node.index)
         self._tell(event)
         if self._on_error == "collect":
             self._deliver(node, event)
-        self._note_end(node)
 
     def _note_end(self, node: N) -> None:
         """The ready set has been told that a node has ended. Its element is not needed any more."""
-        if self._mapped is not None and isinstance(node, Element):
+        if self._mapped is not None:
             self._mapped.ended(node)
 
     def _deliver(self, node: N, value: Any) -> None:
@@ -484,11 +494,10 @@ class Run(Generic[N]):
         if not self._is_over:
             self._end(error)
 
-    def _restore_if_completed(self, element: Element) -> bool:
+    def _restore_if_completed(self, element: Element) -> int | None:
         if element.task_name not in self._spec.earlier.results:
-            return False
-        self._restore(element)
-        return True
+            return None
+        return self._restore(element)
 
     def _fail_whole(self, node: Any, error: BaseException) -> None:
         """A mapped node has failed by itself, before or after its elements."""
@@ -606,14 +615,18 @@ class Run(Generic[N]):
         by_name = {node.task_name: node for node in self._spec.nodes}
         return {by_name[name]: None for name in results if name in by_name}
 
-    def _restore(self, node: Any) -> None:
-        value = self._spec.earlier.results[node.task_name]
-        self._store(node, value, self._values)
+    def _restore(self, node: Any) -> int:
+        """Store what an earlier engine has completed. Returns how the node has ended."""
+        value = self._store(node, self._spec.earlier.results[node.task_name], self._values)
+        if value is DECLINED:
+            self._tell_skip(node, (), "condition")
+            return SKIPPED
         if self._is_listened_to:
             self._tell_completion(node, "", value, "journal")
         is_yielded = self._spec.items or not isinstance(node, Element)
         if self._spec.earlier.is_replayed and is_yielded:
             self.stream.unread.append((node, value))
+        return COMPLETED
 
     # What readers and listeners are given
 
@@ -671,9 +684,10 @@ class Run(Generic[N]):
         return "failed"
 
 
-def _store(node: Any, value: Any, values: dict[str, Any]) -> None:
-    """Store what a node gives, in a graph without mapped nodes."""
+def _store(node: Any, value: Any, values: dict[str, Any]) -> Any:
+    """Store what a node gives, in a graph without mapped nodes. Returns what its reader gets."""
     node.store(value, values)
+    return value
 
 
 def _without_error(node: RunnableNode) -> TaskLostError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
+from taskiq_flow.dataflow.axes import element_name
 from taskiq_flow.dataflow.dag import FAILURES
 from taskiq_flow.dataflow.elements import Element, Elements
 from taskiq_flow.dispatch.dispatcher import RunnableNode
@@ -72,7 +73,7 @@ class RunState(Generic[N]):
     def sort_failures(self, name: str) -> None:
         """Put the failures of a mapped node's elements into the order of these."""
         if (failures := self.values.get(f"{name}{FAILURES}")) is not None:
-            failures.sort(key=lambda failure: -1 if failure.index is None else failure.index)
+            failures.sort(key=_place_of)
 
     def reason_to_skip(self, node: N) -> tuple[tuple[str, ...], SkipReason]:
         """The dependencies because of which a node does not run, and whether one has failed."""
@@ -163,10 +164,10 @@ class RunState(Generic[N]):
         if self.elements is None or self._spec.elements is None:
             return {}
         return {
-            f"{node.task_name}[{index}]": value
+            element_name(node.task_name, path): value
             for node in self._spec.elements.mapped
             if self.values.keys().isdisjoint(node.outputs)
-            for index, value in sorted(self.elements.returned(node).items())
+            for path, value in self.elements.returned(node)
         }
 
     def _dependents_of_failures(self) -> list[str]:
@@ -191,7 +192,7 @@ class RunState(Generic[N]):
     def _takes_elements(self, node: Any, of: Any) -> bool:
         """Whether a node goes on without elements ``of`` another that have failed."""
         mapped = None if self._spec.elements is None else self._spec.elements.mapped.get(node)
-        return mapped is not None and of in mapped.by_element.values() and of not in mapped.whole
+        return mapped is not None and of in mapped.producers and of not in mapped.whole
 
     def _cannot_run(self, node: Any, found: Mapping[Any, None]) -> bool:
         """Whether a node cannot run with such a dependency. By ``"any"``, another is enough."""
@@ -202,3 +203,10 @@ class RunState(Generic[N]):
             other in found or other.task_name in self.failures or other.task_name in self.skipped
             for other in self._spec.predecessors[node]
         )
+
+
+def _place_of(failure: Failure) -> tuple[int, ...]:
+    """The place of a failed element in its lists. A node's own failure comes first."""
+    if failure.index is None:
+        return ()
+    return failure.index if isinstance(failure.index, tuple) else (failure.index,)

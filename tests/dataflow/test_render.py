@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from taskiq_flow import DAGBuilder
+from taskiq_flow import DAGBuilder, Product
 from taskiq_flow.dataflow import render
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
@@ -382,3 +382,16 @@ def test_a_mapped_node_is_drawn_with_the_keys_that_it_maps_over() -> None:
     ]
     assert '"embed #215;pages"' in dag.to_mermaid() or "embed ×pages" in dag.to_mermaid()
     assert 'label="all of norm"' in dag.to_dot()
+
+
+def test_products_levels_and_what_becomes_of_a_list_are_drawn() -> None:
+    builder = DAGBuilder().node(pow, inputs=["xs", "ys"], map_over=Product("xs", "ys"))
+    builder.node(list, name="parts", inputs=["pow"], map_over={"pow": 2}, flatten=True)
+    builder.node(any, name="some", inputs=["parts"], map_over="parts", filter=True)
+    stream = io.StringIO()
+    builder.build().print(stream)
+    assert stream.getvalue().splitlines()[-3:] == [
+        "0 ── pow ×xs ×ys         takes xs, ys",
+        "1 ── parts ×pow:2 flat   ← pow",
+        "2 ── some ×parts filter  ← parts",
+    ]

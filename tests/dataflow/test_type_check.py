@@ -137,6 +137,7 @@ FITS: list[tuple[Any, Any]] = [
     (Any, int),
     (int, Any),
     (dict, object),
+    (Row, Pair),
     (object, int),
     (int, float),
     (int, complex),
@@ -595,3 +596,35 @@ def test_an_element_in_place_of_a_list_is_a_mismatch_and_the_other_way_round(
 ) -> None:
     found = mismatches(mapped_graph(consumer, key, **options).plan())
     assert [(each.consumer, each.produced) for each in found] == [("end", produced)]
+
+
+def rows(number: int) -> list[str]:
+    return [str(number)]
+
+
+def nested_graph(consumer: Any, key: str, **options: Any) -> DAG:
+    builder = DAGBuilder().node(numbers)
+    builder.node(rows, inputs=["numbers"], map_over="numbers")
+    builder.node(rows, name="flat", inputs=["numbers"], map_over="numbers", flatten=True)
+    return builder.node(consumer, name="end", inputs=[key], **options).build()
+
+
+@pytest.mark.parametrize(
+    ("consumer", "key", "options", "produced"),
+    [
+        (length, "rows", {"map_over": {"rows": 2}}, None),
+        (joined, "rows", {"map_over": "rows"}, None),
+        (joined, "rows", {}, list[list[str]]),
+        (length, "rows", {"map_over": "rows"}, list[str]),
+        (total, "rows", {"map_over": {"rows": 2}}, str),
+        (joined, "flat", {}, None),
+        (length, "flat", {"map_over": "flat"}, None),
+        (total, "flat", {"map_over": "flat"}, str),
+    ],
+)
+def test_lists_within_lists_are_compared_level_by_level(
+    consumer: Any, key: str, options: Any, produced: Any
+) -> None:
+    found = mismatches(nested_graph(consumer, key, **options).plan())
+    expected = [] if produced is None else [("end", produced)]
+    assert [(each.consumer, each.produced) for each in found] == expected

@@ -20,6 +20,7 @@ from taskiq_flow import (
     NodeFailure,
     NodeSkipped,
 )
+from taskiq_flow.events import Index
 from tests.distributed import app
 from tests.distributed.app import task
 
@@ -46,7 +47,7 @@ async def test_chained_and_zipped_maps(any_broker: AsyncBroker, limit: int | Non
         "pair": [6 * n for n in numbers],
     }
     assert await engine.execute({"numbers": numbers}) == expected
-    items: dict[str, dict[int, Any]] = {}
+    items: dict[str, dict[Index, Any]] = {}
     async for name, value in engine.execute_async({"numbers": iter(numbers)}, items=True):
         if isinstance(value, Item):
             items.setdefault(name, {})[value.index] = value.value

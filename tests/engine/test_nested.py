@@ -1,0 +1,345 @@
+"""Lists within lists: nodes over several levels, products, lists that are joined and filtered."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import (
+    DAGBuilder,
+    ElementsKnown,
+    ExecutionEngine,
+    Failure,
+    GraphError,
+    InputError,
+    Item,
+    NodeFailedError,
+    NodeFailure,
+    NodeSkipped,
+    OutputShapeError,
+    Product,
+)
+from tests.recording import Recorder
+from tests.virtual_clock import virtually
+
+
+def links(page: str) -> list[str]:
+    """As many as the page's name ends with."""
+    return [f"{page}.{number}" for number in range(int(page[-1]))]
+
+
+def fetch(link: str) -> str:
+    return link.upper()
+
+
+def crawler() -> DAGBuilder:
+    builder = DAGBuilder().node(links, inputs=["pages"], map_over="pages")
+    return builder.node(fetch, inputs=["links"], map_over={"links": 2})
+
+
+def engine_of(builder: DAGBuilder, **options: Any) -> ExecutionEngine:
+    return ExecutionEngine(InMemoryBroker(), builder.build(), **options)
+
+
+# Levels
+
+
+async def test_a_node_over_two_levels_gives_lists_within_a_list() -> None:
+    results = await engine_of(crawler()).execute({"pages": ["a2", "b0", "c1"]})
+    assert results["fetch"] == [["A2.0", "A2.1"], [], ["C1.0"]]
+
+
+async def test_a_node_over_one_level_of_two_is_given_the_list_of_each_group() -> None:
+    builder = crawler().node(len, name="count", inputs=["fetch"], map_over="fetch")
+    builder.node(
+        lambda page, texts: [page, *texts],
+        name="report",
+        inputs={"page": "pages", "texts": "fetch"},
+        map_over=["pages", "fetch"],
+    )
+    results = await engine_of(builder, max_parallel=1).execute({"pages": ["a2", "b0"]})
+    assert results["count"] == [2, 0]
+    assert results["report"] == [["a2", "A2.0", "A2.1"], ["b0"]]
+
+
+async def test_an_outer_element_is_repeated_for_those_within_it() -> None:
+    builder = crawler().node(
+        lambda page, text: f"{page}: {text}",
+        name="titled",
+        inputs={"page": "pages", "text": "fetch"},
+        map_over={"fetch": 2, "pages": 1},
+    )
+    results = await engine_of(builder).execute({"pages": ["a1", "b1"]})
+    assert results["titled"] == [["a1: A1.0"], ["b1: B1.0"]]
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+async def test_lists_within_a_list_may_be_given_or_returned(limit: int | None) -> None:
+    builder = DAGBuilder().node(lambda: [[1, 2], [], [3]], name="rows")
+    builder.node(lambda cell: -cell, name="less", inputs=["rows"], map_over={"rows": 2})
+    builder.node(lambda cell: 2 * cell, name="twice", inputs=["given"], map_over={"given": 2})
+    results = await engine_of(builder, max_parallel=limit).execute({"given": iter([[1], [], [2]])})
+    assert (results["less"], results["twice"]) == ([[-1, -2], [], [-3]], [[2], [], [4]])
+
+
+@virtually
+async def test_a_group_goes_on_while_another_one_is_not_there_yet() -> None:
+    async def slow_links(page: str) -> list[str]:
+        await asyncio.sleep(10 if page == "slow" else 1)
+        return [page]
+
+    async def slow_fetch(link: str) -> str:
+        await asyncio.sleep(1)
+        return link
+
+    async def joined(texts: list[str]) -> str:
+        return "".join(texts)
+
+    builder = DAGBuilder().node(slow_links, name="links", inputs=["pages"], map_over="pages")
+    builder.node(slow_fetch, name="fetch", inputs=["links"], map_over={"links": 2})
+    builder.node(joined, name="text", inputs=["fetch"], map_over="fetch")
+    seen = {}
+    async for name, item in engine_of(builder).execute_async(
+        {"pages": ["slow", "quick"]}, items="only"
+    ):
+        seen[name, item.index] = asyncio.get_running_loop().time()
+    assert seen["fetch", (1, 0)] == pytest.approx(2)
+    assert seen["text", 1] == pytest.approx(2)
+    assert seen["text", 0] == pytest.approx(11)
+
+
+async def test_an_element_is_named_by_its_path() -> None:
+    recorder = Recorder()
+    engine = engine_of(crawler(), listeners=[recorder])
+    items = [
+        (name, item.index)
+        async for name, item in engine.execute_async({"pages": ["a2", "b1"]}, items="only")
+    ]
+    expected = [("links", 0), ("links", 1), ("fetch", (0, 0)), ("fetch", (0, 1)), ("fetch", (1, 0))]
+    assert sorted(items, key=repr) == sorted(expected, key=repr)
+    names = {event.task_name for event in recorder.events if hasattr(event, "task_id")}
+    assert {"links[0]", "fetch[0,1]", "fetch[1,0]"} < names
+    known = [event for event in recorder.events if isinstance(event, ElementsKnown)]
+    counts = {event.task_name: event.count for event in known}
+    assert counts == {"links": 2, "fetch[0]": 2, "fetch[1]": 1}
+
+
+# Flatten, filter, product
+
+
+async def test_flatten_joins_the_lists_of_all_elements() -> None:
+    builder = DAGBuilder().node(links, inputs=["pages"], map_over="pages", flatten=True)
+    builder.node(fetch, inputs=["links"], map_over="links")
+    builder.node(len, name="count", inputs=["links"])
+    engine = engine_of(builder)
+    pages = {"pages": ["a2", "b0", "c1"]}
+    results = await engine.execute(pages)
+    assert results == {
+        "links": ["a2.0", "a2.1", "c1.0"],
+        "fetch": ["A2.0", "A2.1", "C1.0"],
+        "count": 3,
+    }
+    items = [pair async for pair in engine.execute_async(pages, items="only")]
+    assert ("links", Item(0, ["a2.0", "a2.1"])) in items
+    assert ("fetch", Item((2, 0), "C1.0")) in items
+
+
+async def test_a_filter_gives_the_elements_that_its_task_wants_at_their_own_places() -> None:
+    builder = DAGBuilder()
+    builder.node(lambda n: n % 2, name="odd", inputs=["ns"], map_over="ns", filter=True)
+    builder.node(lambda n: 10 * n, name="tens", inputs=["odd"], map_over="odd")
+    builder.node(
+        lambda n, square: (n, square),
+        name="pair",
+        inputs={"n": "odd", "square": "squares"},
+        map_over=["odd", "squares"],
+    )
+    engine = engine_of(builder)
+    inputs = {"ns": [1, 2, 3], "squares": [1, 4, 9]}
+    results = await engine.execute(inputs)
+    assert results == {"odd": [1, 3], "tens": [10, 30], "pair": [(1, 1), (3, 9)]}
+    items = [pair async for pair in engine.execute_async(inputs, items="only")]
+    assert ("odd", Item(2, 3)) in items
+    assert all(item.index != 1 for _, item in items)
+
+
+async def test_a_filter_that_leaves_nothing_of_a_group_leaves_it_empty() -> None:
+    builder = DAGBuilder()
+    builder.node(lambda n: n > 1, name="large", inputs=["rows"], map_over={"rows": 2}, filter=True)
+    builder.node(sum, name="sums", inputs=["large"], map_over="large")
+    results = await engine_of(builder).execute({"rows": [[1, 2, 3], [0], []]})
+    assert results == {"large": [[2, 3], [], []], "sums": [5, 0, 0]}
+
+
+async def test_a_product_runs_for_each_combination() -> None:
+    builder = DAGBuilder().node(
+        lambda x, y, z: f"{x}{y}{z}",
+        name="all",
+        inputs=["x", "y", "z"],
+        map_over=Product("x", ("y", "z")),
+    )
+    builder.node("-".join, name="row", inputs=["all"], map_over="all")
+    results = await engine_of(builder, max_parallel=2).execute(
+        {"x": ["a", "b"], "y": [1, 2], "z": [3, 4]}
+    )
+    assert results == {"all": [["a13", "a24"], ["b13", "b24"]], "row": ["a13-a24", "b13-b24"]}
+
+
+async def test_a_product_takes_an_endless_outer_list_and_refuses_an_inner_one() -> None:
+    product = Product("xs", "ys")
+    builder = DAGBuilder().node(lambda xs, ys: xs * ys, name="p", map_over=product)
+    engine = engine_of(builder, max_parallel=2)
+    stream = engine.execute_async({"xs": itertools.count(), "ys": [1, 2]}, items="only")
+    first = {item.index: item.value for _, item in [await anext(stream) for _ in range(6)]}
+    await stream.aclose()
+    assert first[0, 0] == 0
+    assert first[1, 1] == 2
+    with pytest.raises(InputError, match="'ys' is read once more for each element"):
+        await engine.execute({"xs": [1], "ys": iter([1])})
+
+
+# Failures
+
+
+def fail_at(*texts: str) -> Any:
+    def task(text: str) -> str:
+        if text in texts:
+            raise ValueError(text)
+        return text
+
+    return task
+
+
+async def test_the_failure_of_an_element_names_its_path() -> None:
+    builder = DAGBuilder().node(links, inputs=["pages"], map_over="pages")
+    builder.node(fail_at("b1.0"), name="m", inputs=["links"], map_over={"links": 2})
+    with pytest.raises(NodeFailedError) as caught:
+        await engine_of(builder).execute({"pages": ["b1"]})
+    assert caught.value.task_name == "m[0,0]"
+
+
+async def test_failures_stand_in_their_places_and_only_their_groups_are_skipped() -> None:
+    builder = DAGBuilder().node(links, inputs=["pages"], map_over="pages")
+    builder.node(fail_at("a2.1"), name="m", inputs=["links"], map_over={"links": 2})
+    builder.node(len, name="count", inputs=["m"], map_over="m")
+    builder.node(
+        lambda texts=(): list(texts), name="left", inputs=["m"], map_over="m", join="ended"
+    )
+    builder.node(
+        lambda failures: failures, name="why", inputs={"failures": "m.failures"}, join="ended"
+    )
+    results = await engine_of(builder, on_error="collect").execute({"pages": ["a2", "b1"]})
+    first, second = results["m"][0]
+    assert first == "a2.0"
+    assert isinstance(second, NodeFailure)
+    assert second.index == (0, 1)
+    assert isinstance(results["count"][0], NodeSkipped)
+    assert results["count"][0].because_of == ("m[0]",)
+    assert results["count"][1] == 1
+    assert results["left"] == [["a2.0"], ["b1.0"]]
+    assert results["why"] == [Failure("m", (0, 1), "ValueError", "a2.1")]
+
+
+async def test_nodes_over_a_list_that_never_came_to_be_are_skipped_once_each() -> None:
+    def failing(page: str) -> list[str]:
+        if page == "bad":
+            raise ValueError(page)
+        return [page]
+
+    builder = DAGBuilder().node(failing, name="links", inputs=["pages"], map_over="pages")
+    builder.node(fetch, inputs=["links"], map_over={"links": 2})
+    builder.node(fetch, name="again", inputs=["fetch"], map_over={"fetch": 2})
+    engine = engine_of(builder, on_error="collect")
+    items: dict[tuple[str, Any], Any] = {}
+    async for name, value in engine.execute_async({"pages": ["bad", "a"]}, items=True):
+        if isinstance(value, Item):
+            items[name, value.index] = value.value
+        else:
+            items[name, None] = value
+    assert isinstance(items["links", 0], NodeFailure)
+    assert items["fetch", 0].because_of == ("links[0]",)
+    assert items["again", 0].because_of == ("fetch[0]",)
+    assert items["again", (1, 0)] == "A"
+    assert [type(value) for value in items["again", None]] == [NodeSkipped, list]
+
+
+# What is no list
+
+
+async def test_a_node_that_gives_no_lists_within_its_list_fails_and_is_tried_again() -> None:
+    given = iter([[1, 2], [[1], [2]]])
+    builder = DAGBuilder().node(lambda: next(given), name="rows", retry=2)
+    builder.node(abs, inputs=["rows"], map_over={"rows": 2})
+    assert (await engine_of(builder).execute())["abs"] == [[1], [2]]
+    given = iter([[1, 2]])
+    builder = DAGBuilder().node(lambda: next(given), name="rows")
+    builder.node(abs, inputs=["rows"], map_over={"rows": 2})
+    with pytest.raises(NodeFailedError, match=r"lists within 'rows'.* among them a int") as caught:
+        await engine_of(builder).execute()
+    assert isinstance(caught.value.__cause__, OutputShapeError)
+
+
+@pytest.mark.parametrize("given", [[1], iter([1])], ids=["list", "iterator"])
+async def test_an_input_without_lists_within_it_is_refused(given: Any) -> None:
+    builder = DAGBuilder().node(abs, inputs=["rows"], map_over={"rows": 2})
+    with pytest.raises(InputError, match=r"'rows'.* a int"):
+        await engine_of(builder).execute({"rows": given})
+
+
+@pytest.mark.parametrize(
+    ("map_over", "message"),
+    [
+        (["deep", "others"], "'deep' has lists within lists"),
+        (Product("deep", "pages"), "multiplies keys of the same list"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(map_over: Any, message: str) -> None:
+    builder = DAGBuilder().node(links, inputs=["pages"], map_over="pages")
+    builder.node(fetch, name="deep", inputs=["links"], map_over={"links": 2})
+    builder.node(lambda deep, others, pages: 0, name="m", map_over=map_over)
+    with pytest.raises(GraphError, match=message):
+        builder.build()
+
+
+# Room
+
+
+@virtually
+async def test_a_source_of_lists_is_read_only_as_far_as_all_within_has_ended() -> None:
+    read = 0
+
+    def rows() -> Iterator[list[int]]:
+        nonlocal read
+        for number in itertools.count():
+            read += 1
+            yield [number, number]
+
+    async def slow(cell: int) -> int:
+        await asyncio.sleep(10 if cell == 0 else 0.1)
+        return cell
+
+    builder = DAGBuilder().node(len, name="size", inputs=["rows"], map_over="rows")
+    builder.node(slow, name="cell", inputs=["rows"], map_over={"rows": 2})
+    stream = engine_of(builder, max_parallel=4).execute_async({"rows": rows()}, items="only")
+    async for name, item in stream:
+        if name == "cell" and item.index[0] == 8:
+            break
+    await stream.aclose()
+    assert read <= 8 + 2 * 4
+
+
+@virtually
+async def test_an_async_source_of_lists_ends_with_its_last_group() -> None:
+    async def rows() -> AsyncIterator[list[int]]:
+        for number in range(3):
+            await asyncio.sleep(1)
+            yield list(range(number))
+
+    builder = DAGBuilder().node(lambda n: -n, name="cell", inputs=["rows"], map_over={"rows": 2})
+    results = await engine_of(builder).execute({"rows": rows()})
+    assert results == {"cell": [[], [0], [0, -1]]}
