@@ -84,7 +84,7 @@ class MappedNode:
 
 
 @dataclass(slots=True, eq=False)
-class Group:
+class GroupPlan:
     """Mapped nodes of the same axes whose elements at a position are let in together.
 
     ``parent``: the group of the axes without the last one; at each of its positions there is a list
@@ -114,7 +114,7 @@ class ElementPlan:
     """
 
     mapped: dict[DAGNode, MappedNode]
-    groups: list[Group]
+    groups: list[GroupPlan]
     gathered: frozenset[str]
     depths: dict[str, int]
     levels: dict[str, int]
@@ -252,7 +252,7 @@ class _Planning:
         self, producers: Mapping[str, DAGNode], failed_nodes: Mapping[str, DAGNode]
     ) -> None:
         self.mapped: dict[DAGNode, MappedNode] = {}
-        self.groups: list[Group] = []
+        self.groups: list[GroupPlan] = []
         self.gathered: set[str] = set()
         self.depths: dict[str, int] = {}
         self.keys: dict[str, _Key] = {}
@@ -415,7 +415,7 @@ class _Planning:
         if len(axes) > 1:
             parent = self._parent_for(axes)
             edges.aligned.add(parent)
-        self.groups.append(Group(axes, at, parent))
+        self.groups.append(GroupPlan(axes, at, parent))
         self._edges.append(edges)
         return len(self.groups) - 1
 

@@ -13,115 +13,23 @@ from typing import Any, Protocol
 from taskiq_flow.dataflow.axes import (
     Axis,
     ElementPlan,
-    Group,
     MappedNode,
     Path,
-    Taken,
     element_name,
     keys_of,
     lists_of,
-    parts_of,
-    projection,
 )
-from taskiq_flow.dataflow.binding import Binding, Task
 from taskiq_flow.dataflow.cells import ABSENT, Cells
+from taskiq_flow.dataflow.element import Element, Gathering, Unreached
+from taskiq_flow.dataflow.groups import Cursor, Gathers, Group, Groups, Mapped, Within
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, Gate, Join, ReadySet
+from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, ReadySet
 from taskiq_flow.dataflow.rows import Row, Source, Zipped, not_lists
 from taskiq_flow.errors import InputError, OutputShapeError
 from taskiq_flow.values.isolation import Take
 
 LET_IN_AT_ONCE = 64
 """Positions that are let in without a node that may start, before the caller has its turn."""
-
-
-class Element:
-    """A mapped node at one path: a node like any other, which exists while it is needed."""
-
-    __slots__ = ("_elements", "node", "path", "task_name")
-
-    def __init__(self, node: DAGNode, path: Path, elements: Elements) -> None:
-        self.node = node
-        self.path = path
-        self.task_name = element_name(node.task_name, path)
-        self._elements = elements
-
-    @property
-    def index(self) -> int | Path:
-        """The place in the node's list; the path for one that lies within other lists."""
-        return self.path[0] if len(self.path) == 1 else self.path
-
-    @property
-    def task(self) -> Task:
-        """What is sent to the broker."""
-        return self.node.task
-
-    @property
-    def binding(self) -> Binding:
-        """How keys reach the task's parameters."""
-        return self.node.binding
-
-    @property
-    def outputs(self) -> list[str]:
-        """The output keys."""
-        return self.node.outputs
-
-    def store(self, result: Any, values: dict[str, Any]) -> None:
-        """Put what the task returned into the rows of the output keys, at this path.
-
-        Raises ``OutputShapeError`` if it cannot be split into them.
-        """
-        stored: dict[str, Any] = {}
-        self.node.store(result, stored)
-        self._elements.store(self, result, stored)
-
-    def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments of the task's call."""
-        return self.node.arguments(values)
-
-    @property
-    def join(self) -> Join:
-        """When the element may start, by what it depends on itself."""
-        return self.node.join
-
-    @property
-    def dependencies(self) -> list[str]:
-        """The names of what the element depends on."""
-        return self._elements.dependencies(self)
-
-    @property
-    def source_values(self) -> list[Any]:
-        """What the element is given of sources. Another value makes it another element."""
-        return self._elements.source_values(self)
-
-    def inputs(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The element's own inputs by key. ``values``: those of nodes as wholes."""
-        return self._elements.inputs(self, values)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.task_name}>"
-
-
-class Unreached(Element):
-    """The elements of a node within a path that leads to no list, because of how others ended."""
-
-    __slots__ = ("outcome",)
-
-    def __init__(self, node: DAGNode, path: Path, elements: Elements, outcome: int) -> None:
-        super().__init__(node, path, elements)
-        self.outcome = outcome
-
-
-class Gathering:
-    """The end of a node's elements within a path. Nodes wait for it that take these together."""
-
-    __slots__ = ("task_name",)
-
-    map_over: tuple[str, ...] = ("",)
-    """It is no node that runs."""
-
-    def __init__(self, task_name: str) -> None:
-        self.task_name = task_name
 
 
 class Caller(Protocol):
@@ -155,123 +63,6 @@ class Caller(Protocol):
         """The lists that a node takes together differ in length."""
 
 
-class _Within:
-    """What has ended of a node within a path: so many elements, or rows of them."""
-
-    __slots__ = ("ended", "has_failures", "is_known", "row")
-
-    def __init__(self, row: Row | Zipped) -> None:
-        self.row = row
-        self.ended = 0
-        self.has_failures = False
-        self.is_known = False
-
-
-class _Gathers:
-    """The elements of a node that are taken together at paths of one length.
-
-    ``values``: by key, what was gathered. ``outcomes``: by path, of those that have ended.
-    """
-
-    __slots__ = ("outcomes", "pending", "values")
-
-    def __init__(self) -> None:
-        self.values: dict[str, Cells] = {}
-        self.pending: dict[Path, Gathering] = {}
-        self.outcomes: dict[Path, int] = {}
-
-
-class _Taking:
-    """How a mapped node of this run takes a key that it maps over."""
-
-    __slots__ = ("axis", "cells", "gathers", "is_listed", "key", "of", "project")
-
-    def __init__(self, taken: Taken, of: _Mapped | None) -> None:
-        self.key = taken.key
-        self.of = of
-        self.axis = taken.axis
-        self.is_listed = taken.is_listed
-        self.project = projection(taken.at)
-        self.gathers: _Gathers | None = None
-        if of is not None and len(taken.at) < taken.own:
-            self.gathers = of.gathers.setdefault(len(taken.at), _Gathers())
-            self.gathers.values.setdefault(taken.key, Cells())
-
-
-class _Mapped:
-    """A mapped node in this run.
-
-    ``counts_as_completed``: whether a list that it maps over is a node's, which has completed then;
-    a rule such as ``"any"`` counts it. ``pending``: its elements that have not ended, by path.
-    ``outcomes``: how others ended, for those that did not complete. ``within``: what has ended, by
-    the paths that are still open. ``gathers``: by the length of paths. ``opens``: the axes of lists
-    that its elements give. ``ancestors``: the groups of its axes, from the outermost on;
-    ``holders``: those of them that count it, and ``None`` for the others.
-    """
-
-    def __init__(self, plan: MappedNode, priority: float) -> None:
-        node = plan.node
-        self.plan = plan
-        self.gate = None if node.max_parallel is None else Gate(node.max_parallel)
-        self.priority = priority
-        self.counts_as_completed = False
-        self.taking: list[_Taking] = []
-        self.pending: dict[Path, Element] = {}
-        self.outcomes: dict[Path, int] = {}
-        self.within: dict[Path, _Within] = {}
-        self.gathers: dict[int, _Gathers] = {}
-        self.opens: list[Axis] = []
-        self.ancestors: list[_Group] = []
-        self.holders: list[_Group | None] = []
-        self.is_open = False
-        self.is_dead = False
-        self.is_gathered = False
-
-
-class _Cursor:
-    """Which positions of a list a group has let in."""
-
-    __slots__ = ("next", "prefix", "row")
-
-    def __init__(self, prefix: Path, row: Row | Zipped) -> None:
-        self.prefix = prefix
-        self.row = row
-        self.next = 0
-
-
-class _Group:
-    """Mapped nodes whose elements are let in together.
-
-    ``tree``: its nodes and those of the groups within it. ``held``: of these, the nodes that are
-    counted before a position is forgotten. ``first``: the nodes that take nothing that another node
-    of the tree gives. ``foreign``: how elements of other groups are taken, which have to be let in
-    before. ``room``: how many positions may be alive. ``alive``: by path, how many of ``held`` have
-    not ended. ``cursors``: those that are not at their end; ``root``: of the outermost list.
-    ``sources``: keys that no other group reads.
-    """
-
-    def __init__(self, plan: Group, members: Sequence[_Mapped]) -> None:
-        self.axis = plan.axes[-1]
-        self.depth = len(plan.axes)
-        self.members = members
-        self.project = projection(plan.at)
-        self.shares_lists = plan.at != tuple(range(self.depth - 1))
-        self.is_held = True
-        self.parent: _Group | None = None
-        self.children: list[_Group] = []
-        self.tree: list[_Mapped] = list(members)
-        self.held: list[_Mapped] = list(members)
-        self.first: list[_Mapped] = []
-        self.foreign: list[_Taking] = []
-        self.room = math.inf
-        self.sources: list[str] = []
-        self.drops: list[Cells] = []
-        self.forgets: list[_Mapped] = []
-        self.cursors: dict[Path, _Cursor] = {}
-        self.root: _Cursor | None = None
-        self.alive: dict[Path, int] = {}
-
-
 class Elements:
     """The elements of one run's mapped nodes, as nodes of a ready set.
 
@@ -303,35 +94,19 @@ class Elements:
         self._limit = math.inf if limit is None else limit
         self._sources = sources
         self._source_keys = plan.lists()
-        self._rows: dict[Axis, dict[Path, Row | Zipped]] = {
-            axis: {} for group in plan.groups for own in group.axes for axis in parts_of(own)
-        }
+        groups = self._layout = Groups(
+            plan,
+            priority=priority,
+            producers=producers,
+            sources=sources,
+            limit=self._limit,
+            keeps=keeps,
+        )
+        self._mapped, self._groups = groups.mapped, groups.groups
+        self._cells, self._returned = groups.cells, groups.returned
+        self._rows: dict[Axis, dict[Path, Row | Zipped]] = {axis: {} for axis in groups.axes}
         for key, source in sources.items():
             self._rows[key, 1][()] = Row.of_source(source, take)
-        self._cells: dict[str, Cells] = {}
-        self._returned: dict[DAGNode, Cells] = {}
-        self._mapped: dict[DAGNode, _Mapped] = {}
-        for node, planned in plan.mapped.items():
-            mapped = self._mapped[node] = _Mapped(planned, priority.get(node, 0.0))
-            mapped.taking = [
-                _Taking(t, None if t.producer is None else self._mapped[t.producer])
-                for t in planned.taken
-            ]
-            mapped.counts_as_completed = any(
-                taking.is_listed and taking.key in producers for taking in mapped.taking
-            )
-            mapped.opens = [(key, 1) for key in node.outputs if (key, 1) in self._rows]
-            self._cells.update((key, Cells()) for key in node.outputs)
-            keeps_cells = self._cells[node.outputs[0]] if node.output else Cells()
-            self._returned[node] = keeps_cells
-        self._groups = [_Group(g, [self._mapped[m.node] for m in g.members]) for g in plan.groups]
-        for number in range(len(self._groups)):
-            self._connect(number)
-        for number, group in enumerate(self._groups):
-            self._describe(group, plan.groups[number])
-        self._drop_when_ended()
-        self._openers = {axis: m for m in self._mapped.values() for axis in m.opens}
-        self._shared = {group.axis for group in self._groups if group.shares_lists}
         self._zips = any(planned.zips for planned in plan.mapped.values())
         self._roots = [n for n, group in enumerate(self._groups) if group.depth == 1]
         self._readers = {
@@ -344,7 +119,7 @@ class Elements:
             for number in readers:
                 if all(number in (n, *plan.groups[n].held_by) for n in users):
                     self._groups[number].sources.append(key)
-        self._parked: dict[tuple[Axis, Path], list[tuple[_Group, Path]]] = {}
+        self._parked: dict[tuple[Axis, Path], list[tuple[Group, Path]]] = {}
         self._gathered = 0  # mapped nodes whose elements have all ended
         self.has_more = False
         """Whether ``pop`` has stopped early, and is to be called again."""
@@ -352,81 +127,6 @@ class Elements:
         """Whether nothing more is to be read or let in."""
         self.waits_for_reader = False
         """Whether more would be let in if the reader had read more."""
-
-    # How groups belong together
-
-    def _connect(self, number: int) -> None:
-        """Tell the groups around a group of its members."""
-        group, planned = self._groups[number], self._plan.groups[number]
-        outer: int | None = planned.parent
-        if outer is not None:
-            group.parent = self._groups[outer]
-            group.parent.children.append(group)
-        ancestors: list[_Group] = [group]
-        holders: list[_Group | None] = [group]
-        while outer is not None:
-            ancestor = self._groups[outer]
-            is_held = outer in planned.held_by
-            ancestors[-1].is_held = ancestors[-1].is_held and is_held
-            ancestors.append(ancestor)
-            holders.append(ancestor if is_held else None)
-            ancestor.tree += group.members
-            ancestor.held += group.members if is_held else ()
-            outer = self._plan.groups[outer].parent
-        for mapped in group.members:
-            mapped.ancestors, mapped.holders = ancestors[::-1], holders[::-1]
-
-    def _describe(self, group: _Group, planned: Group) -> None:
-        within = set(map(id, group.tree))
-        ancestors = set(map(id, group.members[0].ancestors)) if group.members else set()
-        for mapped in group.members:
-            if all(taking.of is None or id(taking.of) not in within for taking in mapped.taking):
-                group.first.append(mapped)
-            for taking in mapped.taking:
-                if taking.of is None or taking.is_listed or taking.gathers is not None:
-                    continue
-                if id(taking.of.ancestors[-1]) not in ancestors:
-                    group.foreign.append(taking)
-        group.room = 2 * self._limit
-        if group.depth == 1:
-            keys = [key for key in lists_of(group.axis) if key in self._sources]
-            windows = [self._sources[key].window for key in keys]
-            rooms = [math.inf if window is None else window for window in windows]
-            group.room = min(rooms, default=group.room)
-
-    def _drop_when_ended(self) -> None:
-        """Say which values are dropped when a position has ended: those of no later use."""
-        readers: dict[str, list[_Group]] = {}
-        depths: dict[str, set[int]] = {}
-        for mapped in self._mapped.values():
-            for taking in mapped.taking:
-                readers.setdefault(taking.key, []).append(mapped.ancestors[-1])
-        for mapped in self._mapped.values():
-            for depth, gathers in mapped.gathers.items():
-                for key in gathers.values:
-                    depths.setdefault(key, set()).add(depth)
-        for group in self._groups:
-            for mapped in group.held:
-                self._drop_of(group, mapped, readers, depths)
-
-    def _drop_of(
-        self,
-        group: _Group,
-        mapped: _Mapped,
-        readers: Mapping[str, Iterable[_Group]],
-        depths: Mapping[str, Iterable[int]],
-    ) -> None:
-        held = {id(other.ancestors[-1]) for other in group.held} | {id(group)}
-        keys = mapped.plan.node.outputs
-        if any(id(reader) not in held for key in keys for reader in readers.get(key, ())):
-            return
-        group.forgets.append(mapped)
-        for gathers in (g for depth, g in mapped.gathers.items() if depth >= group.depth):
-            group.drops += gathers.values.values()
-        for key in keys:
-            is_gathered = self._keeps or key in self._plan.gathered
-            if not is_gathered and min(depths.get(key, ()), default=group.depth) >= group.depth:
-                group.drops.append(self._cells[key])
 
     # Lists
 
@@ -516,13 +216,13 @@ class Elements:
             found = more
             keys.update(other for n in found for other in lists[n])
 
-    def _may_grow(self, group: _Group) -> bool:
+    def _may_grow(self, group: Group) -> bool:
         """Whether further positions may come: its lists have not ended, or are not there yet."""
         if group.root is not None:
             return group.root.row.length is None
         return not all(self._ready.has_ended(member.plan.node) for member in group.tree)
 
-    def _has_room(self, group: _Group, more: int = 0) -> bool:
+    def _has_room(self, group: Group, more: int = 0) -> bool:
         """Whether a further position may exist. ``more``: that are there and not let in."""
         alive, unread = len(group.alive) + more, self._caller.unread()
         if alive < group.room <= alive + unread:
@@ -675,7 +375,7 @@ class Elements:
                 for path in list(group.alive):
                     self._count_down(group, path)
 
-    def _open(self, mapped: _Mapped) -> None:
+    def _open(self, mapped: Mapped) -> None:
         """The outermost lists that a node maps over are there."""
         mapped.is_open = True
         root = mapped.ancestors[0]
@@ -713,7 +413,7 @@ class Elements:
                 return True
         return False
 
-    def _next(self, group: _Group) -> _Cursor | None:
+    def _next(self, group: Group) -> Cursor | None:
         """The list of which a group may let in one more position."""
         if not (self._has_room(group) and self._is_worth_it(group)):
             return None
@@ -722,19 +422,19 @@ class Elements:
                 return cursor
         return None
 
-    def _is_worth_it(self, group: _Group) -> bool:
+    def _is_worth_it(self, group: Group) -> bool:
         """Whether an element might start at once if one more position were let in."""
         if group.first:
             return any(map(self._could_start, group.first))
         return any(self._has_room(child) and not child.cursors for child in group.children)
 
-    def _could_start(self, mapped: _Mapped) -> bool:
+    def _could_start(self, mapped: Mapped) -> bool:
         """Whether an element of a node might start at once if it were let in."""
         if mapped.gate is not None and not mapped.gate.is_open:
             return False
         return mapped.plan.node.join == "any" or all(map(self._ready.has_ended, mapped.plan.whole))
 
-    def _is_there(self, group: _Group, cursor: _Cursor) -> bool:
+    def _is_there(self, group: Group, cursor: Cursor) -> bool:
         """Whether the next position exists. A source is read for it, if there is room."""
         length = cursor.row.length
         if length is not None:
@@ -759,7 +459,7 @@ class Elements:
             self._check_roots()
         return not self.is_stopped and cursor.next < cursor.row.known
 
-    def _are_let_in(self, group: _Group, cursor: _Cursor) -> bool:
+    def _are_let_in(self, group: Group, cursor: Cursor) -> bool:
         """Whether the elements of other groups exist that the next position takes."""
         if not group.foreign:
             return True
@@ -770,7 +470,7 @@ class Elements:
             for taking in group.foreign
         )
 
-    def _was_let_in(self, group: _Group, path: Path) -> bool:
+    def _was_let_in(self, group: Group, path: Path) -> bool:
         prefix = path[:-1]
         if group.parent is None:
             return group.root is not None and path[-1] < group.root.next
@@ -782,7 +482,7 @@ class Elements:
         parked = self._parked.get((group.axis, group.project(prefix)), ())
         return all(other is not group or at != prefix for other, at in parked)
 
-    def _let_in(self, group: _Group, cursor: _Cursor) -> None:
+    def _let_in(self, group: Group, cursor: Cursor) -> None:
         path = (*cursor.prefix, cursor.next)
         cursor.next += 1
         if cursor.next == cursor.row.length:
@@ -803,7 +503,7 @@ class Elements:
         for child in group.children:
             self._reach(child, path)
 
-    def _add(self, element: Element, mapped: _Mapped) -> bool:
+    def _add(self, element: Element, mapped: Mapped) -> bool:
         pending: list[Any] = list(mapped.plan.whole)
         ended = [COMPLETED] if mapped.counts_as_completed else []
         path = element.path
@@ -836,7 +536,7 @@ class Elements:
             gate=mapped.gate,
         )
 
-    def _gathering(self, mapped: _Mapped, gathers: _Gathers, at: Path) -> Gathering:
+    def _gathering(self, mapped: Mapped, gathers: Gathers, at: Path) -> Gathering:
         found = gathers.pending.get(at)
         if found is None:
             found = Gathering(element_name(mapped.plan.node.task_name, at))
@@ -846,7 +546,7 @@ class Elements:
 
     # Lists within lists
 
-    def _reach(self, group: _Group, prefix: Path) -> None:
+    def _reach(self, group: Group, prefix: Path) -> None:
         """The position exists at which a group has a list, or will have one."""
         at = group.project(prefix)
         row = self._row(group.axis, at)
@@ -859,7 +559,7 @@ class Elements:
 
     def _outcome_at(self, axis: Axis, at: Path) -> int | None:
         """How the element has ended that was to give a list, if it gives none."""
-        opener = self._openers.get(axis)
+        opener = self._layout.openers.get(axis)
         return None if opener is None else opener.outcomes.get(at)
 
     def _unpark(self, axis: Axis, at: Path) -> None:
@@ -868,13 +568,13 @@ class Elements:
             for group, prefix in self._parked.pop((axis, at)):
                 self._open_cursor(group, prefix, row)
 
-    def _open_cursor(self, group: _Group, prefix: Path, row: Row | Zipped) -> None:
-        cursor = group.cursors[prefix] = _Cursor(prefix, row)
+    def _open_cursor(self, group: Group, prefix: Path, row: Row | Zipped) -> None:
+        cursor = group.cursors[prefix] = Cursor(prefix, row)
         if not prefix:
             group.root = cursor
         alive = [mapped for mapped in group.tree if not mapped.is_dead]
         for mapped in alive:
-            mapped.within[prefix] = _Within(row)
+            mapped.within[prefix] = Within(row)
             for key in mapped.plan.node.outputs if prefix else ():
                 self._cells[key].open(prefix)
             if prefix and self._keeps:
@@ -884,7 +584,7 @@ class Elements:
         for mapped in alive:
             self._check(mapped, prefix)
 
-    def _never_reach(self, group: _Group, prefix: Path, outcome: int) -> None:
+    def _never_reach(self, group: Group, prefix: Path, outcome: int) -> None:
         """There will be no list at a position: each node within ends there, once."""
         for mapped in group.tree:
             if not mapped.is_dead:
@@ -892,7 +592,7 @@ class Elements:
 
     # Ends
 
-    def _note_end(self, mapped: _Mapped, path: Path, outcome: int) -> None:
+    def _note_end(self, mapped: Mapped, path: Path, outcome: int) -> None:
         """An element has ended."""
         if outcome != COMPLETED:
             mapped.outcomes[path] = outcome
@@ -905,7 +605,7 @@ class Elements:
         self._end(mapped, path, has_failures=outcome == FAILED)
 
     def _end_within(
-        self, mapped: _Mapped, path: Path, outcome: int, *, is_reached: bool = True
+        self, mapped: Mapped, path: Path, outcome: int, *, is_reached: bool = True
     ) -> None:
         """All elements within a path have ended, or there will be none."""
         if (gathers := mapped.gathers.get(len(path))) is not None:
@@ -918,7 +618,7 @@ class Elements:
             self._settle(gathers, path, outcome)
         self._end(mapped, path, has_failures=outcome == FAILED)
 
-    def _settle(self, gathers: _Gathers, path: Path, outcome: int) -> None:
+    def _settle(self, gathers: Gathers, path: Path, outcome: int) -> None:
         gathers.outcomes[path] = outcome
         gathering = gathers.pending.pop(path, None)
         if gathering is not None:
@@ -928,7 +628,7 @@ class Elements:
             ready.forget(gathering)
             self._caller.skip(never_run)
 
-    def _end(self, mapped: _Mapped, path: Path, *, has_failures: bool) -> None:
+    def _end(self, mapped: Mapped, path: Path, *, has_failures: bool) -> None:
         """What a node has at a path is complete: one more of what is around it has ended."""
         around = mapped.within.get(path[:-1])
         if around is not None:
@@ -939,7 +639,7 @@ class Elements:
         if holder is not None:
             self._count_down(holder, path)
 
-    def _check(self, mapped: _Mapped, path: Path) -> None:
+    def _check(self, mapped: Mapped, path: Path) -> None:
         """Look whether all elements within a path have ended."""
         within = mapped.within.get(path)
         length = None if within is None else within.row.length
@@ -974,13 +674,13 @@ class Elements:
             for mapped in group.tree:
                 self._check(mapped, ())
 
-    def _count_down(self, group: _Group, path: Path) -> None:
+    def _count_down(self, group: Group, path: Path) -> None:
         group.alive[path] -= 1
         if not group.alive[path]:
             del group.alive[path]
             self._release(group, path)
 
-    def _release(self, group: _Group, path: Path) -> None:
+    def _release(self, group: Group, path: Path) -> None:
         """Drop the values at a path that nobody will ask for any more."""
         for cells in group.drops:
             cells.drop(path)
@@ -992,7 +692,7 @@ class Elements:
                 if depth == group.depth:
                     gathers.outcomes.pop(path, None)
         for child in group.children:
-            if child.is_held and child.axis not in self._shared:
+            if child.is_held and child.axis not in self._layout.shared:
                 self._rows[child.axis].pop(path, None)
         for key in group.sources:
             self._source(key).drop(path[0])

@@ -12,7 +12,8 @@ from typing import Any, Final
 from taskiq_flow.cache.key import digest_of
 from taskiq_flow.dataflow.axes import Path, element_name, parted
 from taskiq_flow.dataflow.cells import ABSENT, Cells
-from taskiq_flow.dataflow.elements import Element, Elements
+from taskiq_flow.dataflow.element import Element
+from taskiq_flow.dataflow.elements import Elements
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.engine.feeder import Feeder

@@ -21,7 +21,7 @@ from taskiq import AsyncBroker, TaskiqResult
 from taskiq_flow.cache.results import PendingResult, ValueCache
 from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
-from taskiq_flow.dataflow.elements import Element
+from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.call_text import called_with

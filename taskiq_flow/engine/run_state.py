@@ -7,7 +7,8 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from taskiq_flow.dataflow.axes import element_name
 from taskiq_flow.dataflow.dag import FAILURES
-from taskiq_flow.dataflow.elements import Element, Elements
+from taskiq_flow.dataflow.element import Element
+from taskiq_flow.dataflow.elements import Elements
 from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.errors import (

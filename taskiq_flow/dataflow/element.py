@@ -1,0 +1,116 @@
+"""The elements of mapped nodes, as nodes that a run sends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from taskiq_flow.dataflow.axes import Path, element_name
+from taskiq_flow.dataflow.binding import Binding, Task
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.ready_set import Join
+
+
+class Owner(Protocol):
+    """Who knows what elements are given, and takes what they give."""
+
+    def store(self, element: Element, result: Any, stored: Mapping[str, Any]) -> None:
+        """Put what an element gives into the rows of its keys. Raises ``OutputShapeError``."""
+
+    def dependencies(self, element: Element) -> list[str]:
+        """The names of what an element depends on."""
+
+    def source_values(self, element: Element) -> list[Any]:
+        """What an element is given of sources."""
+
+    def inputs(self, element: Element, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs of an element by key. A key without a value is left out."""
+
+
+class Element:
+    """A mapped node at one path: a node like any other, which exists while it is needed."""
+
+    __slots__ = ("_elements", "node", "path", "task_name")
+
+    def __init__(self, node: DAGNode, path: Path, elements: Owner) -> None:
+        self.node = node
+        self.path = path
+        self.task_name = element_name(node.task_name, path)
+        self._elements = elements
+
+    @property
+    def index(self) -> int | Path:
+        """The place in the node's list; the path for one that lies within other lists."""
+        return self.path[0] if len(self.path) == 1 else self.path
+
+    @property
+    def task(self) -> Task:
+        """What is sent to the broker."""
+        return self.node.task
+
+    @property
+    def binding(self) -> Binding:
+        """How keys reach the task's parameters."""
+        return self.node.binding
+
+    @property
+    def outputs(self) -> list[str]:
+        """The output keys."""
+        return self.node.outputs
+
+    def store(self, result: Any, values: dict[str, Any]) -> None:
+        """Put what the task returned into the rows of the output keys, at this path.
+
+        Raises ``OutputShapeError`` if it cannot be split into them.
+        """
+        stored: dict[str, Any] = {}
+        self.node.store(result, stored)
+        self._elements.store(self, result, stored)
+
+    def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments of the task's call."""
+        return self.node.arguments(values)
+
+    @property
+    def join(self) -> Join:
+        """When the element may start, by what it depends on itself."""
+        return self.node.join
+
+    @property
+    def dependencies(self) -> list[str]:
+        """The names of what the element depends on."""
+        return self._elements.dependencies(self)
+
+    @property
+    def source_values(self) -> list[Any]:
+        """What the element is given of sources. Another value makes it another element."""
+        return self._elements.source_values(self)
+
+    def inputs(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The element's own inputs by key. ``values``: those of nodes as wholes."""
+        return self._elements.inputs(self, values)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.task_name}>"
+
+
+class Unreached(Element):
+    """The elements of a node within a path that leads to no list, because of how others ended."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, node: DAGNode, path: Path, elements: Owner, outcome: int) -> None:
+        super().__init__(node, path, elements)
+        self.outcome = outcome
+
+
+class Gathering:
+    """The end of a node's elements within a path. Nodes wait for it that take these together."""
+
+    __slots__ = ("task_name",)
+
+    map_over: tuple[str, ...] = ("",)
+    """It is no node that runs."""
+
+    def __init__(self, task_name: str) -> None:
+        self.task_name = task_name

@@ -1,0 +1,266 @@
+"""The mapped nodes of one run, the groups that they form, and what is known of their elements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from taskiq_flow.dataflow.axes import (
+    Axis,
+    ElementPlan,
+    GroupPlan,
+    MappedNode,
+    Path,
+    Taken,
+    lists_of,
+    parts_of,
+    projection,
+)
+from taskiq_flow.dataflow.cells import Cells
+from taskiq_flow.dataflow.element import Element, Gathering
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.ready_set import Gate
+from taskiq_flow.dataflow.rows import Row, Source, Zipped
+
+
+class Within:
+    """What has ended of a node within a path: so many elements, or rows of them."""
+
+    __slots__ = ("ended", "has_failures", "is_known", "row")
+
+    def __init__(self, row: Row | Zipped) -> None:
+        self.row = row
+        self.ended = 0
+        self.has_failures = False
+        self.is_known = False
+
+
+class Gathers:
+    """The elements of a node that are taken together at paths of one length.
+
+    ``values``: by key, what was gathered. ``outcomes``: by path, of those that have ended.
+    """
+
+    __slots__ = ("outcomes", "pending", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[str, Cells] = {}
+        self.pending: dict[Path, Gathering] = {}
+        self.outcomes: dict[Path, int] = {}
+
+
+class Taking:
+    """How a mapped node of this run takes a key that it maps over."""
+
+    __slots__ = ("axis", "cells", "gathers", "is_listed", "key", "of", "project")
+
+    def __init__(self, taken: Taken, of: Mapped | None) -> None:
+        self.key = taken.key
+        self.of = of
+        self.axis = taken.axis
+        self.is_listed = taken.is_listed
+        self.project = projection(taken.at)
+        self.gathers: Gathers | None = None
+        if of is not None and len(taken.at) < taken.own:
+            self.gathers = of.gathers.setdefault(len(taken.at), Gathers())
+            self.gathers.values.setdefault(taken.key, Cells())
+
+
+class Mapped:
+    """A mapped node in this run.
+
+    ``counts_as_completed``: whether a list that it maps over is a node's, which has completed then;
+    a rule such as ``"any"`` counts it. ``pending``: its elements that have not ended, by path.
+    ``outcomes``: how others ended, for those that did not complete. ``within``: what has ended, by
+    the paths that are still open. ``gathers``: by the length of paths. ``opens``: the axes of lists
+    that its elements give. ``ancestors``: the groups of its axes, from the outermost on;
+    ``holders``: those of them that count it, and ``None`` for the others.
+    """
+
+    def __init__(self, plan: MappedNode, priority: float) -> None:
+        node = plan.node
+        self.plan = plan
+        self.gate = None if node.max_parallel is None else Gate(node.max_parallel)
+        self.priority = priority
+        self.counts_as_completed = False
+        self.taking: list[Taking] = []
+        self.pending: dict[Path, Element] = {}
+        self.outcomes: dict[Path, int] = {}
+        self.within: dict[Path, Within] = {}
+        self.gathers: dict[int, Gathers] = {}
+        self.opens: list[Axis] = []
+        self.ancestors: list[Group] = []
+        self.holders: list[Group | None] = []
+        self.is_open = False
+        self.is_dead = False
+        self.is_gathered = False
+
+
+class Cursor:
+    """Which positions of a list a group has let in."""
+
+    __slots__ = ("next", "prefix", "row")
+
+    def __init__(self, prefix: Path, row: Row | Zipped) -> None:
+        self.prefix = prefix
+        self.row = row
+        self.next = 0
+
+
+class Group:
+    """Mapped nodes whose elements are let in together.
+
+    ``tree``: its nodes and those of the groups within it. ``held``: of these, the nodes that are
+    counted before a position is forgotten. ``first``: the nodes that take nothing that another node
+    of the tree gives. ``foreign``: how elements of other groups are taken, which have to be let in
+    before. ``room``: how many positions may be alive. ``alive``: by path, how many of ``held`` have
+    not ended. ``cursors``: those that are not at their end; ``root``: of the outermost list.
+    ``sources``: keys that no other group reads.
+    """
+
+    def __init__(self, plan: GroupPlan, members: Sequence[Mapped]) -> None:
+        self.axis = plan.axes[-1]
+        self.depth = len(plan.axes)
+        self.members = members
+        self.project = projection(plan.at)
+        self.shares_lists = plan.at != tuple(range(self.depth - 1))
+        self.is_held = True
+        self.parent: Group | None = None
+        self.children: list[Group] = []
+        self.tree: list[Mapped] = list(members)
+        self.held: list[Mapped] = list(members)
+        self.first: list[Mapped] = []
+        self.foreign: list[Taking] = []
+        self.room = math.inf
+        self.sources: list[str] = []
+        self.drops: list[Cells] = []
+        self.forgets: list[Mapped] = []
+        self.cursors: dict[Path, Cursor] = {}
+        self.root: Cursor | None = None
+        self.alive: dict[Path, int] = {}
+
+
+class Groups:
+    """The mapped nodes and the groups of one run, as they belong together.
+
+    ``priority``: of nodes that are ready. ``producers``: the keys that nodes give. ``sources``: by
+    key, the inputs of the run that are read while it goes on. ``limit``: how many nodes may run at
+    once. ``keeps``: whether whole lists are kept of keys that no node takes whole.
+
+    ``cells``: by key, what elements have given; ``returned``: by node, what its tasks have.
+    ``openers``: by axis, the mapped node whose elements give its lists. ``shared``: axes of lists
+    that are read at more positions than one.
+    """
+
+    def __init__(
+        self,
+        plan: ElementPlan,
+        *,
+        priority: Mapping[DAGNode, float],
+        producers: Collection[str],
+        sources: Mapping[str, Source],
+        limit: float,
+        keeps: bool,
+    ) -> None:
+        self._plan = plan
+        self._limit = limit
+        self._sources = sources
+        self._keeps = keeps
+        self.axes = {part for group in plan.groups for a in group.axes for part in parts_of(a)}
+        self.cells: dict[str, Cells] = {}
+        self.returned: dict[DAGNode, Cells] = {}
+        self.mapped: dict[DAGNode, Mapped] = {}
+        for node, planned in plan.mapped.items():
+            mapped = self.mapped[node] = Mapped(planned, priority.get(node, 0.0))
+            mapped.taking = [
+                Taking(t, None if t.producer is None else self.mapped[t.producer])
+                for t in planned.taken
+            ]
+            mapped.counts_as_completed = any(
+                taking.is_listed and taking.key in producers for taking in mapped.taking
+            )
+            mapped.opens = [(key, 1) for key in node.outputs if (key, 1) in self.axes]
+            self.cells.update((key, Cells()) for key in node.outputs)
+            keeps_cells = self.cells[node.outputs[0]] if node.output else Cells()
+            self.returned[node] = keeps_cells
+        self.groups = [Group(g, [self.mapped[m.node] for m in g.members]) for g in plan.groups]
+        for number in range(len(self.groups)):
+            self._connect(number)
+        for number, group in enumerate(self.groups):
+            self._describe(group, plan.groups[number])
+        self._drop_when_ended()
+        self.openers = {axis: m for m in self.mapped.values() for axis in m.opens}
+        self.shared = {group.axis for group in self.groups if group.shares_lists}
+
+    def _connect(self, number: int) -> None:
+        """Tell the groups around a group of its members."""
+        group, planned = self.groups[number], self._plan.groups[number]
+        outer: int | None = planned.parent
+        if outer is not None:
+            group.parent = self.groups[outer]
+            group.parent.children.append(group)
+        ancestors: list[Group] = [group]
+        holders: list[Group | None] = [group]
+        while outer is not None:
+            ancestor = self.groups[outer]
+            is_held = outer in planned.held_by
+            ancestors[-1].is_held = ancestors[-1].is_held and is_held
+            ancestors.append(ancestor)
+            holders.append(ancestor if is_held else None)
+            ancestor.tree += group.members
+            ancestor.held += group.members if is_held else ()
+            outer = self._plan.groups[outer].parent
+        for mapped in group.members:
+            mapped.ancestors, mapped.holders = ancestors[::-1], holders[::-1]
+
+    def _describe(self, group: Group, planned: GroupPlan) -> None:
+        within = set(map(id, group.tree))
+        ancestors = set(map(id, group.members[0].ancestors)) if group.members else set()
+        for mapped in group.members:
+            if all(taking.of is None or id(taking.of) not in within for taking in mapped.taking):
+                group.first.append(mapped)
+            for taking in mapped.taking:
+                if taking.of is None or taking.is_listed or taking.gathers is not None:
+                    continue
+                if id(taking.of.ancestors[-1]) not in ancestors:
+                    group.foreign.append(taking)
+        group.room = 2 * self._limit
+        if group.depth == 1:
+            keys = [key for key in lists_of(group.axis) if key in self._sources]
+            windows = [self._sources[key].window for key in keys]
+            rooms = [math.inf if window is None else window for window in windows]
+            group.room = min(rooms, default=group.room)
+
+    def _drop_when_ended(self) -> None:
+        """Say which values are dropped when a position has ended: those of no later use."""
+        readers: dict[str, list[Group]] = {}
+        depths: dict[str, set[int]] = {}
+        for mapped in self.mapped.values():
+            for taking in mapped.taking:
+                readers.setdefault(taking.key, []).append(mapped.ancestors[-1])
+        for mapped in self.mapped.values():
+            for depth, gathers in mapped.gathers.items():
+                for key in gathers.values:
+                    depths.setdefault(key, set()).add(depth)
+        for group in self.groups:
+            for mapped in group.held:
+                self._drop_of(group, mapped, readers, depths)
+
+    def _drop_of(
+        self,
+        group: Group,
+        mapped: Mapped,
+        readers: Mapping[str, Iterable[Group]],
+        depths: Mapping[str, Iterable[int]],
+    ) -> None:
+        held = {id(other.ancestors[-1]) for other in group.held} | {id(group)}
+        keys = mapped.plan.node.outputs
+        if any(id(reader) not in held for key in keys for reader in readers.get(key, ())):
+            return
+        group.forgets.append(mapped)
+        for gathers in (g for depth, g in mapped.gathers.items() if depth >= group.depth):
+            group.drops += gathers.values.values()
+        for key in keys:
+            is_gathered = self._keeps or key in self._plan.gathered
+            if not is_gathered and min(depths.get(key, ()), default=group.depth) >= group.depth:
+                group.drops.append(self.cells[key])
