@@ -158,13 +158,17 @@ class Shapes:
 
     def _zipped(self, factor: Iterable[tuple[str, int]]) -> tuple[tuple[Axis, ...], ...]:
         found = {key: self.keys[key].first(key, count) for key, count in factor}
-        longest = max(found.values(), key=len)
-        if all(longest[: len(levels)] == levels for levels in found.values()):
-            return longest
-        for key, levels in found.items():
-            if len(levels) > 1 or len(levels[0]) > 1 or len(self.keys[key].levels) > 1:
-                raise NotTogetherError
-        return ((frozenset(levels[0][0] for levels in found.values()),),)
+        together: list[tuple[Axis, ...]] = []
+        for depth in range(max(map(len, found.values()))):
+            levels = {own[depth] for own in found.values() if len(own) > depth}
+            if len(levels) > 1:
+                if depth or any(len(level) > 1 for level in levels):
+                    raise NotTogetherError
+                axes = {level[0] for level in levels}
+                outer = {a for a in axes if not any(a in parts_of(b) for b in axes - {a})}
+                levels = {(frozenset(outer),) if len(outer) > 1 else tuple(outer)}
+            together += levels
+        return tuple(together)
 
 
 def parts_of(axis: Axis) -> set[Axis]:

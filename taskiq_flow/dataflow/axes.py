@@ -9,7 +9,7 @@ node that maps over lists within lists has several axes, one within the other.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, Union
 
@@ -89,14 +89,16 @@ class GroupPlan:
 
     ``parent``: the group of the axes without the last one; at each of its positions there is a list
     of the last axis, or will be. Which list, ``at`` says: its place is made of these positions of
-    the path. A group may have no members, and only lead to others. ``blocked_by``: groups that have
-    to go on before an element of this one can end. ``held_by``: of its ancestors those whose
+    the path. ``shares``: whether other groups lead to the same lists, or one list is read at many
+    positions. A group may have no members, and only lead to others. ``blocked_by``: groups that
+    have to go on before an element of this one can end. ``held_by``: of its ancestors those whose
     positions last until everything within them has ended.
     """
 
     axes: tuple[Axis, ...]
     at: tuple[int, ...]
     parent: int | None
+    shares: bool
     members: list[MappedNode] = field(default_factory=list)
     blocked_by: set[int] = field(default_factory=set)
     held_by: set[int] = field(default_factory=set)
@@ -336,17 +338,18 @@ class _Planning:
     def _zipped(self, node: DAGNode, keys: Sequence[str]) -> Levels:
         """The levels of keys that are taken together, by position."""
         found = {key: self._levels(key, node.map_over[key]) for key in keys}
-        longest = max(found.values(), key=len)
-        if all(longest[: len(levels)] == levels for levels in found.values()):
-            return longest
-        for key, levels in found.items():
-            if len(levels) > 1 or len(levels[0]) > 1 or len(self._key(key).levels) > 1:
+        together: list[tuple[Axis, ...]] = []
+        for depth in range(max(map(len, found.values()))):
+            levels = {own[depth] for own in found.values() if len(own) > depth}
+            if len(levels) > 1 and (depth or any(len(level) > 1 for level in levels)):
                 raise GraphError(
-                    f"node {node.task_name!r} maps over {', '.join(map(repr, keys))} together, and "
-                    f"{key!r} has lists within lists; such keys go together with keys of the same "
-                    "lists only; take it whole, or multiply them with Product(...)"
+                    f"node {node.task_name!r} maps over {', '.join(map(repr, keys))} together, "
+                    "which have different lists within their lists; name fewer levels of them, as "
+                    f"in map_over={dict.fromkeys(keys, 1)}, or multiply them with Product(...)"
                 )
-        return ((frozenset(levels[0][0] for levels in found.values()),),)
+            axes = {axis for level in levels for axis in level}
+            together.append(levels.pop() if len(levels) == 1 else (_zip_of(axes),))
+        return tuple(together)
 
     def _levels(self, key: str, count: int) -> Levels:
         known = self._key(key)
@@ -411,11 +414,12 @@ class _Planning:
         return self._new_group(axes, edges)
 
     def _new_group(self, axes: tuple[Axis, ...], edges: _Edges) -> int:
-        parent, at = None, tuple(_place(axis, axes) for axis in self._around.get(axes[-1], ()))
+        parent, around = None, self._around.get(axes[-1], ())
+        at = tuple(_place(axis, axes) for axis in around)
         if len(axes) > 1:
             parent = self._parent_for(axes)
             edges.aligned.add(parent)
-        self.groups.append(GroupPlan(axes, at, parent))
+        self.groups.append(GroupPlan(axes, at, parent, around != axes[:-1]))
         self._edges.append(edges)
         return len(self.groups) - 1
 
@@ -488,6 +492,12 @@ def _is_within(axis: Axis, other: Axis) -> bool:
     if axis == other:
         return True
     return isinstance(other, frozenset) and any(_is_within(axis, part) for part in other)
+
+
+def _zip_of(axes: Collection[Axis]) -> Axis:
+    """The axis of positions that all of these have."""
+    outer = [a for a in axes if not any(a != other and _is_within(a, other) for other in axes)]
+    return outer[0] if len(outer) == 1 else frozenset(outer)
 
 
 def _check_factors(node: DAGNode, factors: Sequence[Levels]) -> None:

@@ -65,6 +65,25 @@ class Binding:
         """All keys that the task may be given."""
         return {*self.required_keys, *self.optional_keys}
 
+    def renamed(self, keys: Mapping[str, str]) -> Binding:
+        """The same binding to other keys. Those that are not named stay."""
+
+        def new(key: str) -> str:
+            return keys.get(key, key)
+
+        return Binding(
+            tuple(map(new, self.positional)),
+            self.fixed,
+            tuple((parameter, new(key)) for parameter, key in self.keyword),
+            tuple((parameter, new(key)) for parameter, key in self.optional_keyword),
+            tuple(
+                (None if key is None else new(key), default)
+                for key, default in self.optional_positional
+            ),
+            tuple(map(new, self.var_args)),
+            self.given,
+        )
+
     def keys_of(self, by_position: int) -> tuple[list[str], dict[str, str]]:
         """The keys of a call's ``by_position`` positional arguments, and key by keyword argument.
 

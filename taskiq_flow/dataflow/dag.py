@@ -221,7 +221,7 @@ class DAG:
     def plan(self) -> Plan:
         """The validated graph, computed once per change; raises what ``validate`` raises."""
         if self._plan is None:
-            self._plan = _plan(self.nodes, self._resolved_orderings())
+            self._plan = _plan(self.nodes, self.resolved_orderings())
         return self._plan
 
     def plan_for(self, outputs: Iterable[str]) -> Plan:
@@ -244,9 +244,10 @@ class DAG:
             if node not in needed:
                 needed.add(node)
                 pending.extend(whole.predecessors.get(node, ()))
-        return _plan([node for node in self.nodes if node in needed], self._resolved_orderings())
+        return _plan([node for node in self.nodes if node in needed], self.resolved_orderings())
 
-    def _resolved_orderings(self) -> dict[DAGNode, list[DAGNode]]:
+    def resolved_orderings(self) -> dict[DAGNode, list[DAGNode]]:
+        """By node, those that it waits for without data. Raises ``MissingNodeError``."""
         by_task: dict[object, list[DAGNode]] = {}
         if any(not isinstance(end, (str, DAGNode)) for edge in self._orderings for end in edge):
             for node in self._nodes.values():
@@ -300,7 +301,7 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
         for key in taken:
             name = key.removesuffix(FAILURES)
             if key in producers:
-                if key in needed and node.join != "all":
+                if key in needed and node.join != "all" and key not in node.waits_for:
                     _check_may_be_missing(node, key, producers[key])
                 before[producers[key]] = None
             elif name != key and name in by_name:

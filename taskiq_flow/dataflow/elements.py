@@ -313,7 +313,7 @@ class Elements:
         """What a node's tasks have returned, as lists. ``missing``: in place of values."""
         plan = self._mapped[node].plan
         cells = self._returned[node].merged(missing, len(plan.axes))
-        return cells.lists((), plan.sizes, joins=node.flatten)
+        return cells.lists((), plan.sizes, joins=node.flatten and node.output is not None)
 
     def lists(self, key: str, node: DAGNode) -> list[Any]:
         """The values of a mapped node's key, as lists, as far as they are kept."""
@@ -373,7 +373,7 @@ class Elements:
             if group is not None:
                 group.held.remove(mapped)
                 for path in list(group.alive):
-                    self._count_down(group, path)
+                    self._count_down(group, path, mapped)
 
     def _open(self, mapped: Mapped) -> None:
         """The outermost lists that a node maps over are there."""
@@ -488,7 +488,7 @@ class Elements:
         if cursor.next == cursor.row.length:
             del group.cursors[cursor.prefix]
         if group.held:
-            group.alive[path] = len(group.held)
+            group.alive[path] = set(group.held)
         never_run: list[Element] = []
         for mapped in group.members:
             if mapped.is_dead:
@@ -637,7 +637,7 @@ class Elements:
             self._check(mapped, path[:-1])
         holder = mapped.holders[len(path) - 1]
         if holder is not None:
-            self._count_down(holder, path)
+            self._count_down(holder, path, mapped)
 
     def _check(self, mapped: Mapped, path: Path) -> None:
         """Look whether all elements within a path have ended."""
@@ -674,9 +674,10 @@ class Elements:
             for mapped in group.tree:
                 self._check(mapped, ())
 
-    def _count_down(self, group: Group, path: Path) -> None:
-        group.alive[path] -= 1
-        if not group.alive[path]:
+    def _count_down(self, group: Group, path: Path, mapped: Mapped) -> None:
+        alive = group.alive[path]
+        alive.discard(mapped)
+        if not alive:
             del group.alive[path]
             self._release(group, path)
 

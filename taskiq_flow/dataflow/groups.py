@@ -113,9 +113,9 @@ class Group:
     ``tree``: its nodes and those of the groups within it. ``held``: of these, the nodes that are
     counted before a position is forgotten. ``first``: the nodes that take nothing that another node
     of the tree gives. ``foreign``: how elements of other groups are taken, which have to be let in
-    before. ``room``: how many positions may be alive. ``alive``: by path, how many of ``held`` have
-    not ended. ``cursors``: those that are not at their end; ``root``: of the outermost list.
-    ``sources``: keys that no other group reads.
+    before. ``room``: how many positions may be alive. ``alive``: by path, the nodes of ``held``
+    that have not ended. ``cursors``: those that are not at their end; ``root``: of the outermost
+    list. ``sources``: keys that no other group reads.
     """
 
     def __init__(self, plan: GroupPlan, members: Sequence[Mapped]) -> None:
@@ -123,7 +123,7 @@ class Group:
         self.depth = len(plan.axes)
         self.members = members
         self.project = projection(plan.at)
-        self.shares_lists = plan.at != tuple(range(self.depth - 1))
+        self.shares_lists = plan.shares
         self.is_held = True
         self.parent: Group | None = None
         self.children: list[Group] = []
@@ -137,7 +137,7 @@ class Group:
         self.forgets: list[Mapped] = []
         self.cursors: dict[Path, Cursor] = {}
         self.root: Cursor | None = None
-        self.alive: dict[Path, int] = {}
+        self.alive: dict[Path, set[Mapped]] = {}
 
 
 class Groups:

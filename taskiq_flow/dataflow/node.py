@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import os
@@ -132,6 +133,7 @@ class DAGNode:
         "_fallback_node",
         "_info",
         "_inputs",
+        "_output_names",
         "_outputs",
         "_placed",
         "_when_keys",
@@ -152,6 +154,7 @@ class DAGNode:
         "task",
         "task_name",
         "timeout",
+        "waits_for",
         "when",
     )
 
@@ -213,6 +216,8 @@ class DAGNode:
         asked = (self.retry, self.timeout, self.queue_timeout, when, self.cache)
         self.has_policy = fallback is not NO_FALLBACK or any(part is not None for part in asked)
         self._when_keys = condition_keys(self.task_name, when)
+        self._output_names: tuple[str, ...] | None = None
+        self.waits_for: tuple[str, ...] = ()
         self.factors = mapped_keys(self.task_name, map_over)
         self.map_over = {key: levels for keys in self.factors for key, levels in keys.items()}
         self.max_parallel = most_parallel(f"max_parallel {of_node}", max_parallel)
@@ -288,16 +293,53 @@ class DAGNode:
 
         May raise ``BindingError``, as ``optional_keys`` may.
         """
-        if not self._when_keys[0]:
+        if not (self._when_keys[0] or self.waits_for):
             return self.binding.required_keys
-        return list(dict.fromkeys((*self.binding.required_keys, *self._when_keys[0])))
+        asked = self._when_keys[0].values()
+        return list(dict.fromkeys((*self.binding.required_keys, *asked, *self.waits_for)))
 
     @property
     def optional_keys(self) -> list[str]:
         """The keys that the task and the condition are given if they have a value."""
         if not self._when_keys[1]:
             return self.binding.optional_keys
-        return list(dict.fromkeys((*self.binding.optional_keys, *self._when_keys[1])))
+        return list(dict.fromkeys((*self.binding.optional_keys, *self._when_keys[1].values())))
+
+    def renamed(
+        self, name: str, keys: Mapping[str, str], factors: tuple[dict[str, int], ...]
+    ) -> DAGNode:
+        """The same node under another name, and under other keys, for another graph.
+
+        ``factors``: what it maps over there, by the new keys. It waits for those that it does not
+        take.
+        """
+        node = copy.copy(self)
+        node.rename(name, keys, factors)
+        return node
+
+    def rename(
+        self, name: str, keys: Mapping[str, str], factors: tuple[dict[str, int], ...]
+    ) -> None:
+        """Take another name and other keys, as a node that is in no graph yet may."""
+
+        def new(old: Iterable[str]) -> tuple[str, ...]:
+            return tuple(keys.get(key, key) for key in old)
+
+        binding = self.binding.renamed(keys)
+        self._output_names = self._output_names or tuple(self.outputs)
+        self._inputs, self._outputs = new(self.inputs), new(self.outputs)
+        self._binding, self._placed, self.task_name = binding, False, name
+        required, optional = (
+            dict(zip(asked, new(asked.values()), strict=True)) for asked in self._when_keys
+        )
+        self._when_keys = required, optional
+        self.factors = factors
+        self.map_over = {key: levels for factor in factors for key, levels in factor.items()}
+        known = {*binding.keys, *required.values(), *optional.values()}
+        waits_for = dict.fromkeys((*new(self.waits_for), *self.map_over))
+        self.waits_for = tuple(key for key in waits_for if key not in known)
+        if self._fallback_node is not None:
+            self._fallback_node = self._fallback_node.renamed(name, keys, ())
 
     def place(self, name: str) -> None:
         """Fix the node's name for good, as a graph or a registry does when it takes the node in.
@@ -324,8 +366,8 @@ class DAGNode:
         if self.when is None:
             return True
         required, optional = self._when_keys
-        keys = [*required, *(key for key in optional if key in values)]
-        answer = self.when(**{key: take(values[key]) for key in keys})
+        keys = {**required, **{name: key for name, key in optional.items() if key in values}}
+        answer = self.when(**{name: take(values[key]) for name, key in keys.items()})
         if answer is True or answer is False:  # the usual answers take the least time
             return answer
         return answer if isinstance(answer, Awaitable) else bool(answer)
@@ -358,10 +400,13 @@ class DAGNode:
             values[self.task_name] = result
         elif len(keys) == 1:
             values[keys[0]] = result
-        elif isinstance(result, ResultHandle):
-            values.update(result.split(self.task_name, keys))
         else:
-            values.update(split_outputs(self.task_name, keys, result))
+            names = self._output_names or keys
+            if isinstance(result, ResultHandle):
+                stored: dict[str, Any] = {**result.split(self.task_name, names)}
+            else:
+                stored = split_outputs(self.task_name, names, result)
+            values.update((key, stored[name]) for key, name in zip(keys, names, strict=True))
 
     def __repr__(self) -> str:
         # Not what the task's signature says: that may be an error, which a repr does not raise.

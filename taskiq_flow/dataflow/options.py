@@ -272,13 +272,15 @@ def _is_generator(function: object) -> bool:
     return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
-def condition_keys(task_name: str, when: Condition | None) -> tuple[list[str], list[str]]:
+def condition_keys(task_name: str, when: Condition | None) -> tuple[dict[str, str], dict[str, str]]:
     """The keys that a condition requires, and the keys that it takes if they have a value.
+
+    Both by the names of its parameters.
 
     Raises ``TypeError`` for anything but a function, sync or async, that takes keys by name.
     """
     if when is None:
-        return [], []
+        return {}, {}
     if not callable(when) or any(map(_is_generator, (when, type(when).__call__))):
         raise TypeError(
             f"when of node {task_name!r} is {when!r}; give a function that returns true or false"
@@ -292,6 +294,6 @@ def condition_keys(task_name: str, when: Condition | None) -> tuple[list[str], l
         )
     empty = inspect.Parameter.empty
     return (
-        [p.name for p in parameters if p.default is empty],
-        [p.name for p in parameters if p.default is not empty],
+        {p.name: p.name for p in parameters if p.default is empty},
+        {p.name: p.name for p in parameters if p.default is not empty},
     )

@@ -129,6 +129,28 @@ async def test_an_element_is_named_by_its_path() -> None:
     assert counts == {"links": 2, "fetch[0]": 2, "fetch[1]": 1}
 
 
+async def test_several_outputs_have_lists_of_their_own_at_each_level() -> None:
+    def halves(link: str) -> dict[str, Any]:
+        return {"page": link.split(".", maxsplit=1)[0], "parts": link.split(".")}
+
+    builder = DAGBuilder().node(links, inputs=["pages"], map_over="pages")
+    options: dict[str, Any] = {"inputs": ["links"], "map_over": {"links": 2}}
+    builder.node(halves, outputs=["page", "parts"], **options)
+    builder.node(
+        lambda link: ([link], link.split(".")),
+        name="flat",
+        outputs=["all", "flat_parts"],
+        flatten=True,
+        **options,
+    )
+    builder.node(len, name="count", inputs=["parts"], map_over={"parts": 3})
+    results = await engine_of(builder).execute({"pages": ["a2", "b0"]})
+    assert results["page"] == [["a2", "a2"], []]
+    assert results["parts"] == [[["a2", "0"], ["a2", "1"]], []]
+    assert results["flat_parts"] == [["a2", "0", "a2", "1"], []]
+    assert results["count"] == [[[2, 1], [2, 1]], []]
+
+
 # Flatten, filter, product
 
 
@@ -294,7 +316,7 @@ async def test_an_input_without_lists_within_it_is_refused(given: Any) -> None:
 @pytest.mark.parametrize(
     ("map_over", "message"),
     [
-        (["deep", "others"], "'deep' has lists within lists"),
+        ({"deep": 2, "others": 2}, "have different lists within their lists"),
         (Product("deep", "pages"), "multiplies keys of the same list"),
     ],
 )

@@ -1,0 +1,135 @@
+"""A graph as a part of another one: its nodes under other names, and its keys under other keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from taskiq_flow.dataflow.dag import DAG, FAILURES
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.options import mapped_keys
+from taskiq_flow.errors import BindingError, GraphError
+from taskiq_flow.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from taskiq_flow.dataflow.options import MapOver
+
+
+class Subgraph:
+    """The nodes of a graph, as they stand in another one under the prefix ``name``.
+
+    ``inputs``: external input of the graph → key of the other; the same key where nothing is said.
+    ``outputs``: output of the graph → key of the other, where that is not ``name/key``.
+    ``map_over``: keys of the other graph; the whole graph runs once for each of their elements.
+
+    Raises ``BindingError`` for a key that the graph has not, and ``GraphError`` for a graph that
+    cannot be mapped in this way.
+    """
+
+    def __init__(
+        self,
+        dag: DAG,
+        name: str,
+        inputs: Mapping[str, str] | None,
+        outputs: Mapping[str, str] | None,
+        map_over: MapOver | None,
+    ) -> None:
+        self._dag = dag
+        self._name = name
+        self._inputs = dict(inputs or {})
+        self._outputs = dict(outputs or {})
+        external = dag.external_inputs
+        self._check("inputs", self._inputs, external)
+        self._check("outputs", self._outputs, dag.outputs)
+        factors = mapped_keys(name, map_over)
+        if len(factors) > 1:
+            raise GraphError(
+                f"map_over of the graph {name!r} is a Product; map it over one list, and give its "
+                "nodes the other one whole"
+            )
+        self._mapped = factors[0] if factors else {}
+        self._check("map_over", self._mapped, [self._inputs.get(key, key) for key in external])
+        self._levels = max(self._mapped.values(), default=0)
+
+    def _check(self, argument: str, keys: Iterable[str], known: Iterable[str]) -> None:
+        for key in keys:
+            if key not in known:
+                raise BindingError(
+                    f"{argument} of the graph {self._name!r} names {key!r}, which is none of "
+                    f"{', '.join(map(repr, known)) or 'its keys'}{did_you_mean(key, known)}",
+                    task_name=self._name,
+                    key=key,
+                )
+
+    def nodes(self) -> list[DAGNode]:
+        """The nodes for the other graph, in the order of the graph."""
+        before: dict[DAGNode, list[DAGNode]] = {}
+        for earlier, later in self._orderings() if self._mapped else ():
+            before.setdefault(later, []).append(earlier)
+        return [self._node(node, before.get(node, ())) for node in self._dag.nodes]
+
+    def orderings(self) -> list[tuple[str, str]]:
+        """The edges without data, by the names of the nodes in the other graph.
+
+        Those of a mapped graph hold within each element, and are keys of its nodes.
+        """
+        pairs = [] if self._mapped else self._orderings()
+        return [(self._named(earlier), self._named(later)) for earlier, later in pairs]
+
+    def _orderings(self) -> list[tuple[DAGNode, DAGNode]]:
+        edges = self._dag.resolved_orderings().items()
+        return [(earlier, later) for later, others in edges for earlier in others]
+
+    def _named(self, node: DAGNode) -> str:
+        return f"{self._name}/{node.task_name}"
+
+    def _key(self, key: str) -> str:
+        plan = self._dag.plan()
+        if key in plan.producers:
+            return self._outputs.get(key, f"{self._name}/{key}")
+        if key in plan.failure_keys:
+            return f"{self._name}/{key}"
+        return self._inputs.get(key, key)
+
+    def _node(self, node: DAGNode, before: Iterable[DAGNode]) -> DAGNode:
+        keys = {key: self._key(key) for key in (*node.required_keys, *node.optional_keys)}
+        keys |= {key: self._key(key) for key in node.outputs}
+        factors = node.factors
+        if self._mapped:
+            waited_for = {self._key(other.outputs[0]): self._levels for other in before}
+            factors = self._factors(node, waited_for)
+        else:
+            factors = tuple({keys[key]: n for key, n in factor.items()} for factor in factors)
+        return node.renamed(self._named(node), keys, factors)
+
+    def _factors(self, node: DAGNode, waited_for: Mapping[str, int]) -> tuple[dict[str, int], ...]:
+        """What a node maps over in a graph that is mapped: the graph's elements first."""
+        produced = self._dag.plan().producers
+        first: dict[str, int] = {}
+        for key in (*node.map_over, *node.required_keys, *node.optional_keys):
+            new, own = self._key(key), node.map_over.get(key, 0)
+            if key.endswith(FAILURES) and key in self._dag.plan().failure_keys:
+                raise self._error(node, f"takes {key!r}, of all elements together")
+            if key in produced:
+                first[new] = self._levels + own
+            elif new in self._mapped:
+                first[new] = self._mapped[new] + own
+        first.update({key: n for key, n in waited_for.items() if key not in first})
+        if not any(key in produced for key in node.binding.keys) and not waited_for:
+            first = {**first, **{key: n for key, n in self._mapped.items() if key not in first}}
+        further: list[dict[str, int]] = []
+        for number, factor in enumerate(node.factors):
+            outer = {self._key(key): n for key, n in factor.items() if self._key(key) not in first}
+            if outer and len(outer) < len(factor):
+                raise self._error(node, "takes lists of the element and of the whole together")
+            if not outer and number:
+                raise self._error(node, "multiplies lists of the element")
+            if outer:
+                further.append(outer)
+        return (first, *further)
+
+    def _error(self, node: DAGNode, what: str) -> GraphError:
+        return GraphError(
+            f"the graph {self._name!r} is mapped over {', '.join(map(repr, self._mapped))}, and "
+            f"its node {node.task_name!r} {what}, which it cannot then; do that outside of it"
+        )
