@@ -19,6 +19,7 @@ Where to look:
 
 - ``DAGBuilder``, ``DataflowRegistry``, ``DAG``, ``DAGNode``: declare a graph
 - ``ExecutionEngine``: run it, cancel it, resume it
+- ``RunHandle``: a run that is held, awaited, watched and cancelled by itself
 - ``MapReduce``: one function over many items
 - ``Retry``, ``Cache``, ``Product``, and the other options of ``DAGNode``: what a node does
 - ``SqliteJournal``, ``RedisJournal``: runs that another process resumes
@@ -43,6 +44,7 @@ from taskiq_flow.dataflow import (
     Retry,
     TaskNode,
 )
+from taskiq_flow.engine.run_handle import RunHandle
 from taskiq_flow.errors import (
     AnnotationError,
     BindingError,
@@ -162,6 +164,7 @@ __all__ = [
     "RunError",
     "RunFailedError",
     "RunFinished",
+    "RunHandle",
     "RunLockedError",
     "RunNotFoundError",
     "RunStarted",

@@ -7,13 +7,22 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+    Sized,
+)
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from aiostream.core import Stream
 from anyio.from_thread import start_blocking_portal
 from taskiq import AsyncBroker, InMemoryBroker
 from taskiq.serializers import JSONSerializer
@@ -46,6 +55,8 @@ from taskiq_flow.engine.connection import check_broker, check_outlives, check_re
 from taskiq_flow.engine.run import OnError, Run, RunSettings
 from taskiq_flow.engine.run import new_run_id as _new_run_id
 from taskiq_flow.engine.run import new_task_suffix as _new_task_suffix
+from taskiq_flow.engine.run_handle import RunHandle
+from taskiq_flow.engine.run_in_progress import Begin, RunInProgress
 from taskiq_flow.engine.run_spec import (
     PLAIN_OPTIONS,
     EarlierSessions,
@@ -58,11 +69,10 @@ from taskiq_flow.errors import (
     ConfigurationError,
     GraphError,
     InputConflictError,
-    RunCancelledError,
     RunNotFoundError,
     SerializationError,
 )
-from taskiq_flow.events import Listener, NodeFailure, NodeSkipped
+from taskiq_flow.events import Item, Listener, NodeFailure, NodeSkipped
 from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.history import (
     RestoredRun,
@@ -216,7 +226,7 @@ class ExecutionEngine:
         self._lost_after = lost_after
         self._order = order
         self._on_step_complete = on_step_complete
-        self._in_progress: set[_InProgress] = set()
+        self._in_progress: set[RunInProgress] = set()
         self._cache_store = store_beside(journal)
         serializer = JSONSerializer() if journal is None else journal.serializer
         self._stored_values = StoredValues(serializer, self._classes(), codec_of(broker))
@@ -278,17 +288,93 @@ class ExecutionEngine:
             raise ValueError("resume=True continues a run by its run_id; give one")
         _check_items(items)
 
-        async def begin() -> Run[Any]:
+        async def begin(listeners: Sequence[Listener]) -> Run[Any]:
             if resume:
                 with contextlib.suppress(RunNotFoundError):
                     return await self._begin_again(
-                        name, inputs=None if inputs is None else given, outputs=wanted, items=items
+                        listeners,
+                        name,
+                        inputs=None if inputs is None else given,
+                        outputs=wanted,
+                        items=items,
                     )
             spec = replace(self._spec(given, wanted), items=items)
             log = self._runs.new_log(name, spec.inputs, wanted)
-            return await self._begin(name, spec, log, is_named=run_id is not None)
+            return await self._begin(listeners, name, spec, log, is_named=run_id is not None)
 
-        return self._stream(name, begin)
+        return self._pairs(name, begin)
+
+    def start(
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        outputs: Iterable[str] | None = None,
+        run_id: str | None = None,
+        items: Items = False,
+    ) -> RunHandle:
+        """Begin a run on the running event loop and return it at once.
+
+        The run can be awaited, read, watched and cancelled, by itself and by several tasks. Takes
+        what ``execute_async`` takes.
+
+        Raises at once, before anything is started, what ``execute_async`` raises before anything is
+        sent, as far as that shows without asking the broker or the journal. Raises ``RuntimeError``
+        where no event loop is running.
+
+        >>> dag = DAGBuilder().node(str.split, name="words", inputs=["text"]).build()
+        >>> async def main():
+        ...     engine = ExecutionEngine(InMemoryBroker(), dag)
+        ...     async with engine.start({"text": "ebb and flow"}, run_id="r1") as run:
+        ...         print(run.run_id, run.status)
+        ...         return await run
+        >>> asyncio.run(main())
+        r1 running
+        {'words': ['ebb', 'and', 'flow']}
+        """
+        _check_loop_runs()
+        wanted = None if outputs is None else _listed("outputs", outputs)
+        name = _new_run_id() if run_id is None else _checked_id("run_id", run_id)
+        _check_items(items)
+        check_readable(self._broker)
+        spec = replace(self._spec(inputs, wanted), items=items)
+        log = self._runs.new_log(name, spec.inputs, wanted)
+
+        async def begin(listeners: Sequence[Listener]) -> Run[Any]:
+            return await self._begin(listeners, name, spec, log, is_named=run_id is not None)
+
+        ends = all(isinstance(source.items, Sized) for source in spec.sources.values())
+        return self._hold(name, begin, ends=ends, items=items)
+
+    def stream(
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        outputs: Iterable[str] | None = None,
+        run_id: str | None = None,
+        resume: bool = False,
+        items: Items = False,
+    ) -> Stream[tuple[str, Any]]:
+        """The pairs of ``execute_async`` as a stream of aiostream, for its operators.
+
+        A run begins when the stream is read, and is cancelled when it is left. Each reading is a
+        run of its own. Takes and raises what ``execute_async`` does.
+
+        >>> from aiostream import pipe
+        >>> dag = DAGBuilder().node(str.split, name="words", inputs=["text"]).build()
+        >>> async def main():
+        ...     engine = ExecutionEngine(InMemoryBroker(), dag)
+        ...     first = engine.stream({"text": "ebb and flow"}) | pipe.take(1)
+        ...     async with first.stream() as pairs:
+        ...         async for name, result in pairs:
+        ...             print(name, result)
+        >>> asyncio.run(main())
+        words ['ebb', 'and', 'flow']
+        """
+        wanted = None if outputs is None else _listed("outputs", outputs)  # may be read only once
+        run = partial(
+            self.execute_async, inputs, outputs=wanted, run_id=run_id, resume=resume, items=items
+        )
+        return Stream(run)
 
     def resume(
         self,
@@ -335,14 +421,20 @@ class ExecutionEngine:
         _check_items(items)
         again = partial(
             self._begin_again,
-            run_id,
+            run_id=run_id,
             replay=replay,
             allow_changed=allow_changed,
             wait=in_seconds("wait", wait),
             sources=as_inputs(inputs),
             items=items,
         )
-        return self._stream(run_id, again)
+        return self._pairs(run_id, again)
+
+    def _start_again(self, run_id: str, sources: Mapping[str, Any], *, ends: bool) -> RunHandle:
+        """``resume`` as a run that its user holds, without the lists of its mapped nodes."""
+        _checked_id("run_id", run_id)
+        again = partial(self._begin_again, run_id=run_id, sources=sources, items="only")
+        return self._hold(run_id, again, ends=ends, items="only")
 
     def rerun(
         self,
@@ -373,7 +465,7 @@ class ExecutionEngine:
         _checked_id("run_id", run_id)
         name = _new_run_id() if new_run_id is None else _checked_id("new_run_id", new_run_id)
 
-        async def begin() -> Run[Any]:
+        async def begin(listeners: Sequence[Listener]) -> Run[Any]:
             restored = await restore_run(self._runs.journal, run_id)
             again = [self._dag.get_node(name).task_name for name in asked]
             self._runs.adapt_to_graph(restored, allow_changed=allow_changed)
@@ -387,9 +479,9 @@ class ExecutionEngine:
             values = self._stored_values.like(restored.header.serializer)
             log = self._runs.new_log(name, spec.inputs, restored.header.outputs, kept, values)
             spec = replace(spec, earlier=earlier)
-            return await self._begin(name, spec, log, is_named=new_run_id is not None)
+            return await self._begin(listeners, name, spec, log, is_named=new_run_id is not None)
 
-        return self._stream(name, begin)
+        return self._pairs(name, begin)
 
     async def execute(
         self,
@@ -413,15 +505,7 @@ class ExecutionEngine:
         stream = self.execute_async(inputs, outputs=outputs, run_id=run_id, resume=resume)
         async with aclosing(stream) as pairs:
             async for name, result in pairs:
-                node = self._dag.get_node(name)
-                if isinstance(result, (NodeFailure, NodeSkipped)):
-                    results.update(dict.fromkeys(node.outputs, result))
-                elif node.map_over and len(node.outputs) > 1:
-                    elements = self._dag.plan().elements
-                    levels = 1 if elements is None else elements.levels[node.outputs[0]]
-                    results.update(_lists_by_key(node, result, levels))
-                else:
-                    node.store(result, results)
+                self._store(results, name, result)
         return results
 
     def execute_sync(
@@ -470,14 +554,14 @@ class ExecutionEngine:
 
     # One run
 
-    async def _stream(
-        self, run_id: str, begin: Callable[[], Awaitable[Run[Any]]]
+    async def _pairs(
+        self, run_id: str, begin: Begin, in_progress: RunInProgress | None = None
     ) -> AsyncGenerator[tuple[str, Any], None]:
         """The results of a run. ``begin`` makes and starts it."""
-        in_progress = _InProgress()
-        self._in_progress.add(in_progress)
+        if in_progress is None:
+            in_progress = RunInProgress(run_id, self._in_progress)
         try:
-            run = await in_progress.begun(run_id, begin)
+            run = await in_progress.begun(begin)
             unread, is_reported = run.stream.unread, self._on_step_complete is not None
             try:
                 while unread or await run.stream.more():
@@ -485,10 +569,11 @@ class ExecutionEngine:
             finally:
                 await run.aclose()
         finally:
-            self._in_progress.discard(in_progress)
+            in_progress.ended()
 
     async def _begin_again(
         self,
+        listeners: Sequence[Listener],
         run_id: str,
         *,
         replay: bool = True,
@@ -519,10 +604,11 @@ class ExecutionEngine:
         except BaseException:  # a cancellation too
             await to_the_end(log.release())
             raise
-        return await self._begin(run_id, spec, log, restored.sessions, is_named=True)
+        return await self._begin(listeners, run_id, spec, log, restored.sessions, is_named=True)
 
     async def _begin(
         self,
+        listeners: Sequence[Listener],
         run_id: str,
         spec: RunSpec[Any],
         log: LogWriter[Any] | None,
@@ -532,7 +618,8 @@ class ExecutionEngine:
     ) -> Run[Any]:
         """Connect, open the log, and start the run. Closes what was opened if that fails.
 
-        ``is_named``: whether another run may have had this run id, as its user gave it.
+        ``listeners``: of this run, besides the engine's. ``is_named``: whether another run may have
+        had this run id, as its user gave it.
         """
         broker = self._broker
         suffix = _new_task_suffix() if is_named else ""
@@ -561,10 +648,13 @@ class ExecutionEngine:
                 for session in earlier_sessions:
                     await connection.revoke(session)
             completions, cache = connection.completions(), self._cache(spec)
+            settings = self._settings
+            if listeners:
+                settings = replace(settings, listeners=(*settings.listeners, *listeners))
             run = Run(
                 run_id,
                 replace(spec, task_suffix=suffix, stored_inputs=stored),
-                self._settings,
+                settings,
                 broker,
                 completions,
                 dispatcher,
@@ -580,6 +670,24 @@ class ExecutionEngine:
                 await to_the_end(log.release())
             raise
         return run
+
+    def _hold(self, run_id: str, begin: Begin, *, ends: bool, items: Items) -> RunHandle:
+        """Begin a run that its user holds. ``ends``: whether all that it maps over has a length."""
+        in_progress = RunInProgress(run_id, self._in_progress)
+        pairs = self._pairs(run_id, begin, in_progress)
+        return RunHandle(in_progress, pairs, self._store, ends=ends, yields_items=bool(items))
+
+    def _store(self, results: dict[str, Any], name: str, result: Any) -> None:
+        """Store what a node gives, by its output keys. Elements are not stored."""
+        node = self._dag.get_node(name)
+        if isinstance(result, (NodeFailure, NodeSkipped)):
+            results.update(dict.fromkeys(node.outputs, result))
+        elif node.map_over and isinstance(result, Item):
+            return
+        elif node.map_over and len(node.outputs) > 1:
+            results.update(_lists_by_key(node, result))
+        else:
+            node.store(result, results)
 
     async def _next_reported(self, run: Run[Any]) -> tuple[str, Any]:
         """The next pair, after ``on_step_complete`` was called with it."""
@@ -734,48 +842,6 @@ class ExecutionEngine:
         return replace(spec, earlier=earlier)
 
 
-class _InProgress:
-    """A run, or its beginning, that ``cancel`` can stop."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._beginning = asyncio.timeout(None)
-        self._is_cancelled = False
-        self._run: Run[Any] | None = None
-
-    async def begun(self, run_id: str, begin: Callable[[], Awaitable[Run[Any]]]) -> Run[Any]:
-        """Begin the run. Raises ``RunCancelledError`` if it is cancelled before it has begun."""
-        try:
-            async with self._beginning:
-                self._run = run = await begin()
-        except TimeoutError:
-            if not self._is_cancelled:
-                raise
-            raise RunCancelledError(f"run {run_id!r} was cancelled before it began") from None
-        if self._is_cancelled:
-            run.cancel()
-        return run
-
-    def cancel(self) -> None:
-        """Stop it. May be called in any thread."""
-        try:
-            is_here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:  # a thread without an event loop
-            is_here = False
-        if is_here:
-            self._cancel()
-        else:
-            with contextlib.suppress(RuntimeError):  # that loop is closed, and the run has ended
-                self._loop.call_soon_threadsafe(self._cancel)
-
-    def _cancel(self) -> None:
-        if self._run is not None:
-            self._run.cancel()
-        elif not self._is_cancelled:
-            self._is_cancelled = True
-            self._beginning.reschedule(self._loop.time())
-
-
 def _taken_input(take: Take, key: str, value: Any) -> Any:
     """An input as it is when the run begins. Raises ``SerializationError``, naming the key."""
     try:
@@ -785,6 +851,16 @@ def _taken_input(take: Take, key: str, value: Any) -> Any:
             f"the run was given the input {key!r}, which cannot be passed on: {error}",
             key=key,
             value_type=type(value),
+        ) from None
+
+
+def _check_loop_runs() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "engine.start() begins a run on the running event loop, and none is running in this "
+            "thread; call it in a coroutine, or use engine.execute_sync()"
         ) from None
 
 

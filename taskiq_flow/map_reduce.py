@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import math
 import os
 import weakref
 from collections.abc import (
@@ -20,11 +18,8 @@ from collections.abc import (
     Sized,
 )
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
 
-import anyio
-from anyio.streams.memory import MemoryObjectSendStream
 from taskiq import AsyncBroker, AsyncTaskiqTask, TaskiqResult
 
 from taskiq_flow.dataflow.binding import Task
@@ -36,6 +31,7 @@ from taskiq_flow.dataflow.type_check import check_reduction
 from taskiq_flow.dispatch.dispatcher import Dispatcher
 from taskiq_flow.engine.connection import check_readable
 from taskiq_flow.engine.run import OnError, new_run_id
+from taskiq_flow.engine.run_handle import RunHandle
 from taskiq_flow.errors import BindingError, RunError, TaskiqFlowError, describe
 from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine
@@ -53,8 +49,6 @@ _Generator = Callable[..., Iterator[T] | AsyncIterator[T]]
 _Async = Callable[..., Coroutine[Any, Any, T]]
 
 _ITEM = "item"
-
-logger = logging.getLogger("taskiq_flow")
 
 
 class MapOptions(TypedDict, total=False):
@@ -178,12 +172,10 @@ class MapReduce:
         engine = ExecutionEngine(broker, dag, max_parallel, journal=journal, **of_engine)
         given = {_ITEM: Source(items, window)}
         if resume:
-            pairs = engine.resume(name, inputs=given, items="only")
+            run = engine._start_again(name, given, ends=ends)  # noqa: SLF001 - for maps alone
         else:
-            pairs = engine.execute_async(given, run_id=name, items="only")
-        mapped: MapReduceResult[Any] = MapReduceResult(_Map(engine, pairs, name, output), ends=ends)
-        await asyncio.sleep(0)  # the map has begun, and can be cancelled, when this returns
-        return mapped
+            run = engine.start(given, run_id=name, items="only")
+        return MapReduceResult(run, output, ends=ends)
 
     @overload
     @staticmethod
@@ -315,70 +307,58 @@ class MapReduceResult(FlowTask[list[T]], Generic[T]):
     1 4
     """
 
-    def __init__(self, map_: _Map, *, ends: bool) -> None:
-        self._map = map_
-        self._reading = _Reading(map_, ends=ends)
-        super().__init__(map_.run_id, self._reading.collect)
-        weakref.finalize(self, self._reading.drop, self._gathered).atexit = False
+    def __init__(self, run: RunHandle, output: str, *, ends: bool) -> None:
+        self._run = run
+        self._output = output
+        self._ends = ends
+        self._reading = _Reading(run, output)
+        super().__init__(run.run_id, self._reading.collect)
+        loop = asyncio.get_running_loop()
+        weakref.finalize(self, _stop_gathering, loop, self._gathered).atexit = False
 
     async def is_ready(self) -> bool:
         """Whether the map is done. For a source of unknown length, this begins to collect it."""
-        if self._reading.ends and not self._gathered.has_begun:
-            return self._reading.is_done
+        if self._ends and not self._gathered.has_begun:
+            return await self._run.is_ready()
         return await super().is_ready()
 
     async def get_result(self, with_logs: bool = False) -> TaskiqResult[list[T]]:
         """The result of a map that is done. Raises ``ResultGetError`` before that."""
-        if self._reading.is_done:
+        if await self._run.is_ready():
             await asyncio.wait([self._gathered.task()])
         return await super().get_result(with_logs=with_logs)
 
     def cancel(self) -> None:
         """Stop the map. Its reader, or whoever waits for it, gets ``RunCancelledError``."""
-        self._map.engine.cancel()
+        self._run.cancel()
 
     def _state(self) -> str:
-        output = self._map.output
-        return f"output {output!r}, {'done' if self._reading.is_done else 'in progress'}"
+        state = "in progress" if self._run.status == "running" else "done"
+        return f"output {self._output!r}, {state}"
 
     def __aiter__(self) -> AsyncGenerator[tuple[int, T], None]:  # noqa: PYI058 - to be closed
         return self._reading.stream(held_by=self)
 
 
-@dataclass(frozen=True, slots=True)
-class _Map:
-    """A map in progress: the engine of its graph, and the stream of that engine's one run."""
-
-    engine: ExecutionEngine
-    pairs: AsyncGenerator[tuple[str, Any], None]
-    run_id: str
-    output: str
-
-
 class _Reading:
     """The reading end of a map. It holds no reference to the map, so that can be collected."""
 
-    def __init__(self, map_: _Map, *, ends: bool) -> None:
-        room = math.inf if ends else 0
-        send, self._pairs = anyio.create_memory_object_stream[tuple[int, Any]](room)
-        self._loop = asyncio.get_running_loop()
-        self._pump = self._loop.create_task(_pump(map_.pairs, send, runs_on_unread=ends))
-        self._run_id = map_.run_id
-        self._output = map_.output
+    def __init__(self, run: RunHandle, output: str) -> None:
+        self._run = run
+        self._output = output
         self._has_begun = False
-        self.ends = ends
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the run has ended, in whichever way."""
-        return self._pump.done()
 
     async def stream(self, held_by: object) -> AsyncGenerator[tuple[int, Any], None]:
         """The pairs as they come. ``held_by`` is kept for as long as they are read."""
-        self._begin()
-        async with aclosing(self._read()) as pairs:
-            async for pair in pairs:
-                yield pair
+        if self._has_begun:
+            raise RuntimeError(
+                f"map {self._run.run_id!r} is being read already; a map is either streamed once or "
+                "waited for"
+            )
+        self._has_begun = True
+        async with self._run:
+            async for _, item in self._run:
+                yield item.index, item.value
 
     async def collect(self) -> list[Any]:
         """The values of all pairs, in the order of items.
@@ -386,10 +366,9 @@ class _Reading:
         Raises what ended the map. The error has the values so far in ``results``: an exception of
         the source becomes the ``__cause__`` of a ``RunError``.
         """
-        self._begin()
         values: dict[int, Any] = {}
         try:
-            async with aclosing(self._read()) as pairs:
+            async with aclosing(self.stream(held_by=None)) as pairs:
                 async for index, value in pairs:
                     values[index] = value  # noqa: PERF403 - kept when the stream raises
         except RunError as error:
@@ -399,70 +378,21 @@ class _Reading:
             raise
         except Exception as error:
             raise RunError(
-                f"map {self._run_id!r} ended after {len(values)} results, as its items could not "
-                f"be read: {describe(error)}",
+                f"map {self._run.run_id!r} ended after {len(values)} results, as its items could "
+                f"not be read: {describe(error)}",
                 results=self._named(values),
             ) from error
         return [values[index] for index in sorted(values)]
 
-    def _begin(self) -> None:
-        if self._has_begun:
-            raise RuntimeError(
-                f"map {self._run_id!r} is being read already; a map is either streamed once or "
-                "waited for"
-            )
-        self._has_begun = True
-
-    async def _read(self) -> AsyncGenerator[tuple[int, Any], None]:
-        try:
-            async for pair in self._pairs:
-                yield pair
-            await self._pump  # raises what ended the run
-        finally:
-            self._pairs.close()
-            self._pump.cancel()
-            await asyncio.wait([self._pump])
-            if not self._pump.cancelled():
-                self._pump.exception()  # seen, though a reader that leaves does not ask for it
-
     def _named(self, values: Mapping[int, Any]) -> dict[str, Any]:
         return {f"{self._output}[{index}]": value for index, value in values.items()}
 
-    def drop(self, gathered: Gathered[list[Any]]) -> None:
-        """Nobody holds the map any more. The garbage collector may call this in any thread."""
+
+def _stop_gathering(loop: asyncio.AbstractEventLoop, gathered: Gathered[Any]) -> None:
+    """Nobody holds a map any more. The garbage collector may call this in any thread."""
+    if gathered.has_begun:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and all on it has ended
-            self._loop.call_soon_threadsafe(self._end_unheard, gathered)
-
-    def _end_unheard(self, gathered: Gathered[list[Any]]) -> None:
-        if gathered.has_begun:
-            gathered.task().cancel()
-        self._pairs.close()
-        if not self._has_begun:
-            self._pump.add_done_callback(self._report)
-
-    def _report(self, pump: asyncio.Task[None]) -> None:
-        if not pump.cancelled() and (error := pump.exception()) is not None:
-            logger.warning("map %s, which nobody held any more: %s", self._run_id, error)
-
-
-async def _pump(
-    results: AsyncGenerator[tuple[str, Any], None],
-    pairs: MemoryObjectSendStream[tuple[int, Any]],
-    *,
-    runs_on_unread: bool,
-) -> None:
-    """Move pairs from the engine's stream to the reader's, as fast as that has room.
-
-    ``runs_on_unread``: whether the map goes on when nobody holds it any more.
-    """
-    with pairs:
-        async with aclosing(results):
-            async for _, item in results:
-                try:
-                    await pairs.send((item.index, item.value))
-                except anyio.BrokenResourceError:
-                    if not runs_on_unread:
-                        return
+            loop.call_soon_threadsafe(gathered.task().cancel)
 
 
 def _parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -21,6 +21,7 @@ from taskiq_flow import (
     MapReduceResult,
     RedisJournal,
     Retry,
+    RunHandle,
     SqliteJournal,
     in_process,
     inventory,
@@ -83,6 +84,7 @@ NAMES = [
     "RunError",
     "RunFailedError",
     "RunFinished",
+    "RunHandle",
     "RunLockedError",
     "RunNotFoundError",
     "RunStarted",
@@ -173,6 +175,11 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (inventory, "broker"),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute, RUN),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute_async, f"{RUN}, items=False"),
+    (
+        ExecutionEngine(InMemoryBroker(), DAG()).start,
+        "inputs=None, *, outputs=None, run_id=None, items=False",
+    ),
+    (ExecutionEngine(InMemoryBroker(), DAG()).stream, f"{RUN}, items=False"),
     (ExecutionEngine(InMemoryBroker(), DAG()).cancel, ""),
     (
         ExecutionEngine(InMemoryBroker(), DAG()).resume,
@@ -246,12 +253,13 @@ def test_calls_are_awaited_iterated_or_plain_as_documented() -> None:
         assert inspect.iscoroutinefunction(function)
 
 
-def test_what_a_map_returns_is_a_task_of_taskiq() -> None:
-    assert issubclass(MapReduceResult, AsyncTaskiqTask)
-    assert {"check_interval", "timeout"} <= set(
-        inspect.signature(MapReduceResult.wait_result).parameters
-    )
+@pytest.mark.parametrize("returned", [MapReduceResult, RunHandle])
+def test_what_a_map_or_start_returns_is_a_task_of_taskiq(
+    returned: type[AsyncTaskiqTask[Any]],
+) -> None:
+    assert issubclass(returned, AsyncTaskiqTask)
+    assert {"check_interval", "timeout"} <= set(inspect.signature(returned.wait_result).parameters)
     taskiqs, ours = (
-        bare(inspect.signature(kind.wait_result)) for kind in (AsyncTaskiqTask, MapReduceResult)
+        bare(inspect.signature(kind.wait_result)) for kind in (AsyncTaskiqTask, returned)
     )
     assert ours == taskiqs

@@ -41,11 +41,15 @@ class Listeners:
         self._is_closed = False
         self._places: dict[asyncio.Task[None], int] = {}  # numbers of the events to be taken next
         for listener in listeners:
-            task = self._loop.create_task(self._deliver(listener))
-            self._places[task] = 0
+            self.add(listener)
 
     def __bool__(self) -> bool:
         return bool(self._places)
+
+    def add(self, listener: Listener) -> None:
+        """Have one more listener take the events, from now on."""
+        task = self._loop.create_task(self._deliver(listener))
+        self._places[task] = self._dropped + len(self._events)
 
     def tell(self, make_event: MakeEvent) -> None:
         """Have every listener take an event."""

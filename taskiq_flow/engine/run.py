@@ -212,14 +212,31 @@ class Run(Generic[N]):
             return node.node.task_name, Item(node.index, self._handed_over(node, value))
         return node.task_name, self._handed_over(node, value)
 
-    def cancel(self) -> None:
+    def cancel(self) -> bool:
         """Stop at once; the reader gets ``RunCancelledError`` at its next read.
 
-        Called on the run's event loop.
+        Called on the run's event loop. ``False`` if the run has failed or is closing already.
         """
-        if self._error is None and not self._is_closing:
-            self.stream.drop()
-            self._end(self._state.cancelled())
+        if self._error is not None or self._is_closing:
+            return False
+        self.stream.drop()
+        self._end(self._state.cancelled())
+        return True
+
+    def add_listener(self, listener: Listener) -> None:
+        """Have one more listener take the run's events, from now on."""
+        self._listeners.add(listener)
+        self._is_listened_to = self._sender.is_listened_to = True
+
+    @property
+    def failures(self) -> Mapping[str, BaseException]:
+        """What nodes have failed with so far, by their names."""
+        return self._state.failures
+
+    @property
+    def skipped(self) -> list[str]:
+        """The nodes that were skipped so far because of a failure."""
+        return [name for name, reason in self._state.skipped.items() if reason == "failure"]
 
     def stop_because_of(self, error: BaseException) -> None:
         """Stop at once because the reader's own code has raised ``error``."""

@@ -72,7 +72,7 @@ class Sender(Generic[N]):
         self._taken = taken
         self._reference_above = reference_above
         self._loop = asyncio.get_running_loop()
-        self._is_listened_to = bool(listeners)
+        self.is_listened_to = bool(listeners)
         self._is_over = False
         self.inputs_needed: dict[N, NodeRun[N]] = {}
         """Started nodes whose inputs are not encoded yet, or may have to be encoded again."""
@@ -96,7 +96,7 @@ class Sender(Generic[N]):
             return None
         if self._log is not None:
             self._note(node_run, self._log)
-        if self._is_listened_to:
+        if self.is_listened_to:
             self._tell(node_run)
         self._completions.expect(
             task_id, node_run, address.return_type, address.queue, tell_begin=options.is_timed

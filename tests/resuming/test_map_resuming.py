@@ -49,7 +49,7 @@ class Site:
             seen += 1
             if seen == count:
                 break
-        while mapped._map.engine._in_progress:
+        while mapped._run.status == "running":
             await asyncio.sleep(1)
 
 

@@ -1,0 +1,443 @@
+"""A run that its user holds: awaited, read, watched and cancelled by itself.
+
+The run has an asyncio task of its own, which reads its stream. That task and all that it refers to
+have no reference to the handle, so that the garbage collector tells when nobody holds the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import weakref
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from taskiq import AsyncResultBackend, AsyncTaskiqTask, TaskiqResult, TaskiqResultTimeoutError
+
+from taskiq_flow.cleanup import to_the_end
+from taskiq_flow.engine.event_reader import EventReader
+from taskiq_flow.engine.run_in_progress import RunInProgress
+from taskiq_flow.errors import RunCancelledError, RunError, TaskiqFlowError, describe
+from taskiq_flow.events import Event
+
+T = TypeVar("T")
+
+Pair = tuple[str, Any]
+
+Status = Literal["running", "completed", "failed", "cancelled"]
+
+StoreResult = Callable[[dict[str, Any], str, Any], None]
+"""Stores what a node gives, by its output keys."""
+
+logger = logging.getLogger("taskiq_flow")
+
+_running: dict[asyncio.AbstractEventLoop, set[asyncio.Task[None]]] = {}
+"""The tasks of all runs. An event loop refers to its tasks weakly, and nobody may hold the run."""
+
+
+class RunHandle(AsyncTaskiqTask[dict[str, Any]]):
+    """A run in progress, as ``engine.start`` returns it. It behaves as a task of taskiq.
+
+    ``await run`` gives what ``engine.execute`` returns, or raises what that raises; any number of
+    tasks may await it, also again. ``async for name, result in run`` gives each pair once, to one
+    reader at a time; another loop goes on where the one before it has stopped. Neither a waiter
+    nor a reader stops the run by being cancelled or by leaving: ``cancel`` does, ``engine.cancel``,
+    and ``async with engine.start(...) as run:``, which cancels the run on leaving and waits until
+    nothing of it is left.
+
+    A run that nobody holds any more goes on to its end, and its results are dropped. If it fails,
+    the log has one line. If it maps over an input without a length, it is cancelled instead.
+
+    With ``items=`` such an input is read only as far as the pairs are read. Where the run is
+    awaited and nobody reads it, the pairs of its elements are dropped.
+
+    >>> dag = DAGBuilder().node(str.split, name="words", inputs=["text"]).build()
+    >>> async def main():
+    ...     run = ExecutionEngine(InMemoryBroker(), dag).start({"text": "ebb and flow"})
+    ...     async for name, result in run:
+    ...         print(name, result)
+    ...     return run.status, await run
+    >>> asyncio.run(main())
+    words ['ebb', 'and', 'flow']
+    ('completed', {'words': ['ebb', 'and', 'flow']})
+    """
+
+    def __init__(
+        self,
+        in_progress: RunInProgress,
+        pairs: AsyncGenerator[Pair, None],
+        store: StoreResult,
+        *,
+        ends: bool,
+        yields_items: bool,
+    ) -> None:
+        self._progress = _Progress(in_progress, store, ends=ends, yields_items=yields_items)
+        self._progress.start(pairs)
+        super().__init__(in_progress.run_id, self._progress)
+        weakref.finalize(self, self._progress.call, self._progress.drop).atexit = False
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, which is its ``task_id`` as well."""
+        return self.task_id
+
+    @property
+    def status(self) -> Status:
+        """Whether the run is in progress, or how it has ended."""
+        return self._progress.status
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The output keys that have their values so far."""
+        return dict(self._progress.results)
+
+    @property
+    def failures(self) -> dict[str, BaseException]:
+        """What nodes have failed with so far, by their names."""
+        return dict(self._progress.failures)
+
+    @property
+    def skipped(self) -> list[str]:
+        """The names of nodes that do not run because of a failure, so far."""
+        return list(self._progress.skipped)
+
+    def cancel(self) -> None:
+        """Stop this run. Its readers get ``RunCancelledError``. May be called in any thread."""
+        self._progress.cancel()
+
+    def events(self) -> AsyncIterator[Event]:
+        """The run's events from now on; all of them, if asked for before the loop had a turn.
+
+        Neither the run nor its end waits for whoever reads them. The newest 10,000 are held.
+        """
+        reader = EventReader(self.run_id, held=self)
+        self._progress.add_event_reader(reader)
+        return reader
+
+    async def wait_result(
+        self,
+        check_interval: float = 0.2,
+        timeout: float = -1.0,
+        with_logs: bool = False,
+    ) -> TaskiqResult[dict[str, Any]]:
+        """Wait for the result, ``timeout`` seconds at the most if that is above zero.
+
+        What the run raises is the result's ``error``, as with any task of taskiq. The result is
+        pushed, so ``check_interval`` has no effect. Raises ``TaskiqResultTimeoutError``; the run
+        goes on then.
+        """
+        await self._progress.wait(timeout if timeout > 0 else None)
+        if not self._progress.outcome.done():
+            raise TaskiqResultTimeoutError(timeout=timeout)
+        return await self.get_result(with_logs=with_logs)
+
+    def __await__(self) -> Generator[Any, None, dict[str, Any]]:
+        return self._results().__await__()
+
+    async def _results(self) -> dict[str, Any]:
+        result = await self.wait_result()
+        if result.error is not None:
+            raise result.error
+        return self.results
+
+    def __aiter__(self) -> AsyncIterator[Pair]:
+        return _PairReader(self._progress, held=self)
+
+    def __or__(self, operator: Callable[[AsyncIterable[Pair]], T]) -> T:
+        """Pass the pairs to an operator of ``aiostream.pipe``."""
+        return operator(self)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+        await to_the_end(self._progress.wait(None))
+
+    def __repr__(self) -> str:
+        count = len(self._progress.results)
+        return (
+            f"<{type(self).__name__} {self.run_id!r}, {self.status}, "
+            f"{count} {'result' if count == 1 else 'results'}>"
+        )
+
+
+class _PairReader:
+    """An async iterator of a run's pairs. ``held``: what is alive as long as the reader is."""
+
+    def __init__(self, progress: _Progress, held: object) -> None:
+        self._progress = progress
+        self._held = held
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Pair:
+        return await self._progress.next_pair(self)
+
+    async def aclose(self) -> None:
+        """Let another reader read on."""
+        self._progress.leave(self)
+
+
+class _Progress(AsyncResultBackend[dict[str, Any]]):
+    """What is known of a run, for its handle. It has no reference to the handle.
+
+    ``ends``: whether all inputs that are mapped over have a length. ``outcome``: the run's end.
+    """
+
+    def __init__(
+        self, in_progress: RunInProgress, store: StoreResult, *, ends: bool, yields_items: bool
+    ) -> None:
+        self._in_progress = in_progress
+        self._store = store
+        self._ends = ends
+        self._waits_for_reader = yields_items and not ends
+        self._loop = asyncio.get_running_loop()
+        self._begun_at = self._loop.time()
+        self._unread: deque[Pair] = deque()
+        self._reader: weakref.ref[_PairReader] | None = None
+        self._news: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._waiters = 0
+        self._event_readers: weakref.WeakSet[EventReader] | None = None
+        self._is_cancelled = False
+        self._is_dropped = False
+        self._is_error_seen = False
+        self._failures: dict[str, BaseException] = {}
+        self._skipped: list[str] = []
+        self.results: dict[str, Any] = {}
+        self.outcome: asyncio.Future[TaskiqResult[dict[str, Any]]] = self._loop.create_future()
+        in_progress.on_cancelled = self._cancelled
+
+    # For the handle
+
+    def start(self, pairs: AsyncGenerator[Pair, None]) -> None:
+        """Read the run's stream in an asyncio task, which begins the run."""
+        for loop in [loop for loop in _running if loop.is_closed()]:
+            del _running[loop]
+        task = self._loop.create_task(self._read(pairs))
+        _running.setdefault(self._loop, set()).add(task)
+        task.add_done_callback(self._ended)
+
+    @property
+    def status(self) -> Status:
+        """Whether the run is in progress, or how it has ended."""
+        if not self.outcome.done():
+            return "cancelled" if self._loop.is_closed() else "running"
+        error = self.outcome.result().error
+        if error is None:
+            return "completed"
+        return "cancelled" if isinstance(error, RunCancelledError) else "failed"
+
+    @property
+    def failures(self) -> dict[str, BaseException]:
+        """What nodes have failed with so far; at the end, what the run's error has."""
+        return self._failures if self.outcome.done() else self._in_progress.failures
+
+    @property
+    def skipped(self) -> list[str]:
+        """The nodes that do not run because of a failure, in the same way."""
+        return self._skipped if self.outcome.done() else self._in_progress.skipped
+
+    def cancel(self) -> None:
+        """Stop the run. Whoever does so wants no news of how it had failed."""
+        self._is_error_seen = True
+        self._in_progress.cancel()
+
+    def add_event_reader(self, reader: EventReader) -> None:
+        """Have a reader take the events. It is referred to weakly."""
+        if self.outcome.done():
+            reader.end()
+            return
+        if self._event_readers is None:
+            self._event_readers = weakref.WeakSet()
+            self._in_progress.listen(self)
+        self._event_readers.add(reader)
+
+    async def wait(self, seconds: float | None) -> None:
+        """Wait for the run's end, for some seconds at the most."""
+        if self.outcome.done():
+            return
+        self._check_loop()
+        self._waiters += 1
+        self._make_room()
+        try:
+            await asyncio.wait([self.outcome], timeout=seconds)
+        finally:
+            self._waiters -= 1
+
+    async def next_pair(self, reader: _PairReader) -> Pair:
+        """The next pair. Raises what ended the run behind the last one."""
+        self._check_reader(reader)
+        while not self._unread:
+            if self.outcome.done():
+                self.leave(reader)
+                result = await self.get_result("")
+                raise result.error or StopAsyncIteration
+            self._check_loop()
+            if self._news is not None:
+                raise RuntimeError(f"run {self._in_progress.run_id!r} is read by two tasks at once")
+            self._news = self._loop.create_future()
+            try:
+                await self._news
+            finally:
+                self._news = None
+        pair = self._unread.popleft()
+        self._make_room()
+        return pair
+
+    def leave(self, reader: _PairReader) -> None:
+        """A reader does not read on."""
+        if self._reader is not None and self._reader() is reader:
+            self._reader = None
+            self._make_room()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call a function on the run's loop, from any thread, as the garbage collector may."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and all on it has ended
+            self._loop.call_soon_threadsafe(function)
+
+    def drop(self) -> None:
+        """Nobody holds the run any more."""
+        self._is_dropped = True
+        self._unread.clear()
+        if not self._ends:
+            self._in_progress.cancel()
+        self._make_room()
+        self._report()
+
+    # For taskiq, and for the run's listeners
+
+    async def set_result(self, task_id: str, result: TaskiqResult[dict[str, Any]]) -> None:
+        raise TypeError(f"the result of run {task_id!r} is gathered, not set")
+
+    async def is_result_ready(self, task_id: str) -> bool:
+        return self.outcome.done()
+
+    async def get_result(
+        self, task_id: str, with_logs: bool = False
+    ) -> TaskiqResult[dict[str, Any]]:
+        result = self.outcome.result()
+        self._is_error_seen = True
+        return result
+
+    def on_event(self, event: Event) -> None:
+        for reader in tuple(self._event_readers or ()):
+            reader.put(event)
+
+    # Reading the run's stream
+
+    async def _read(self, pairs: AsyncGenerator[Pair, None]) -> None:
+        await asyncio.sleep(0)  # where tasks start eagerly too, events may be asked for before
+        async with aclosing(pairs):
+            async for name, result in pairs:
+                self._store(self.results, name, result)
+                if not (self._is_dropped or self._is_cancelled):
+                    self._unread.append((name, result))
+                self._wake(self._news)
+                while not self._has_room():
+                    self._room = self._loop.create_future()
+                    await self._room
+
+    def _has_room(self) -> bool:
+        if self._waits_for_reader and self._waiters and not self._has_reader():
+            self._unread.clear()  # whoever waits for the run's end does not read
+        return not (self._waits_for_reader and self._unread)
+
+    def _has_reader(self) -> bool:
+        return self._reader is not None and self._reader() is not None
+
+    def _make_room(self) -> None:
+        """Have the stream be read on, if there is room now."""
+        if self._room is not None and not self._room.done() and self._has_room():
+            self._room.set_result(None)
+
+    def _wake(self, waiting: asyncio.Future[None] | None) -> None:
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def _cancelled(self) -> None:
+        """The run was cancelled. What is unread is not read any more."""
+        self._is_cancelled = True
+        self._unread.clear()
+        self._make_room()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        tasks = _running[self._loop]
+        tasks.discard(task)
+        if not tasks:
+            del _running[self._loop]
+        error = self._error_of(task)
+        if isinstance(error, RunError):
+            self.results = {**error.results, **self.results}
+            self._failures, self._skipped = error.failures, error.skipped
+        else:
+            self._failures, self._skipped = self._in_progress.failures, self._in_progress.skipped
+        seconds = round(self._loop.time() - self._begun_at, 2)
+        self._in_progress.ended()
+        self._in_progress.forget()
+        self.outcome.set_result(
+            TaskiqResult(
+                is_err=error is not None,
+                return_value=self.results,
+                execution_time=seconds,
+                error=error,
+            )
+        )
+        self._wake(self._news)
+        for reader in tuple(self._event_readers or ()):
+            reader.end()
+        self._report()
+
+    def _error_of(self, task: asyncio.Task[None]) -> BaseException | None:
+        if not task.cancelled():
+            return task.exception()
+        # As at the end of ``asyncio.run``. A ``CancelledError`` would look like the waiter's own.
+        return RunCancelledError(
+            f"run {self._in_progress.run_id!r} was cancelled with all tasks of its event loop",
+            results=self.results,
+            failures=self._in_progress.failures,
+            skipped=self._in_progress.skipped,
+        )
+
+    def _report(self) -> None:
+        """Log the failure of a run that nobody holds, once, unless somebody has seen it."""
+        if self._is_dropped and self.status == "failed" and not self._is_error_seen:
+            self._is_error_seen = True
+            error = self.outcome.result().error
+            logger.warning(
+                "run %s, which nobody held any more: %s",
+                self._in_progress.run_id,
+                error if isinstance(error, TaskiqFlowError) or error is None else describe(error),
+            )
+
+    def _check_reader(self, reader: _PairReader) -> None:
+        current = None if self._reader is None else self._reader()
+        if current is None:
+            self._reader = weakref.ref(reader, self._reader_was_dropped)
+        elif current is not reader:
+            raise RuntimeError(
+                f"run {self._in_progress.run_id!r} is being read already; each pair goes to one "
+                "reader: read on with that one, or close it"
+            )
+
+    def _reader_was_dropped(self, _: object) -> None:
+        if self._waits_for_reader:
+            self.call(self._make_room)
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                f"run {self._in_progress.run_id!r} is in progress on another event loop; read it "
+                "and wait for it there"
+            )

@@ -1,0 +1,100 @@
+"""A run from the moment it is asked for to its end, so that it can be cancelled at any time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from taskiq_flow.engine.run import Run
+from taskiq_flow.errors import RunCancelledError
+from taskiq_flow.events import Listener
+
+Begin = Callable[[Sequence[Listener]], Awaitable[Run[Any]]]
+"""Begins a run. It is given a list of listeners, which may grow until the run is made."""
+
+
+class RunInProgress:
+    """A run that ``cancel`` can stop. It is in ``runs`` until it has ended."""
+
+    def __init__(self, run_id: str, runs: set[RunInProgress]) -> None:
+        self.run_id = run_id
+        self.on_cancelled: Callable[[], None] | None = None
+        self._runs = runs
+        self._loop = asyncio.get_running_loop()
+        self._beginning = asyncio.timeout(None)
+        self._has_begun = False
+        self._is_cancelled = False
+        self._listeners: list[Listener] = []
+        self._run: Run[Any] | None = None
+        runs.add(self)
+
+    async def begun(self, begin: Begin) -> Run[Any]:
+        """Begin the run. Raises ``RunCancelledError`` if it is cancelled before it has begun."""
+        if self._is_cancelled:
+            raise self._never_began()
+        self._has_begun = True
+        try:
+            async with self._beginning:
+                self._run = run = await begin(self._listeners)
+        except TimeoutError:
+            if not self._is_cancelled:
+                raise
+            raise self._never_began() from None
+        if self._is_cancelled:
+            run.cancel()
+        return run
+
+    def _never_began(self) -> RunCancelledError:
+        return RunCancelledError(f"run {self.run_id!r} was cancelled before it began")
+
+    def ended(self) -> None:
+        """The run has ended, or its beginning has. May be called more than once."""
+        self._runs.discard(self)
+
+    def forget(self) -> None:
+        """Nobody asks any more what the run has reached."""
+        self._run = None
+
+    def listen(self, listener: Listener) -> None:
+        """Have a listener take the run's events, from now on."""
+        if self._run is None:
+            self._listeners.append(listener)
+        else:
+            self._run.add_listener(listener)
+
+    @property
+    def failures(self) -> dict[str, BaseException]:
+        """What nodes have failed with so far, by their names."""
+        return {} if self._run is None else dict(self._run.failures)
+
+    @property
+    def skipped(self) -> list[str]:
+        """The nodes that were skipped so far because of a failure."""
+        return [] if self._run is None else self._run.skipped
+
+    def cancel(self) -> None:
+        """Stop the run. May be called in any thread."""
+        try:
+            is_here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:  # a thread without an event loop
+            is_here = False
+        if is_here:
+            self._cancel()
+        else:
+            with contextlib.suppress(RuntimeError):  # that loop is closed, and the run has ended
+                self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._run is not None:
+            if not self._run.cancel():
+                return
+        elif self._is_cancelled or self not in self._runs:
+            return
+        else:
+            self._is_cancelled = True
+            if self._has_begun:
+                self._beginning.reschedule(self._loop.time())
+        if self.on_cancelled is not None:
+            self.on_cancelled()
