@@ -28,7 +28,7 @@ from benchmarks.distributed.streams import ready_key
 from benchmarks.measure import interleaved
 from benchmarks.report import Check, NotInstalledError, Options, print_checks
 from taskiq_flow import ExecutionEngine, ResultHandle
-from taskiq_flow.execution_engine import PassBy
+from taskiq_flow.engine.arguments import PassBy
 
 MB = 1_000_000
 MANY = 20

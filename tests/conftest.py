@@ -59,4 +59,4 @@ def taskiq_is_quiet() -> None:
 @pytest.fixture
 def plain_task_ids(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ids of tasks end with the attempt, as if nobody had chosen the run's id before."""
-    monkeypatch.setattr("taskiq_flow.execution_engine._new_task_suffix", lambda: "")
+    monkeypatch.setattr("taskiq_flow.engine.starting.new_task_suffix", lambda: "")

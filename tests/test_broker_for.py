@@ -46,7 +46,7 @@ def test_an_address_gives_the_recommended_broker(
 
 
 def test_the_task_of_a_killed_worker_comes_again_before_it_is_lost() -> None:
-    lost_after = ExecutionEngine(InMemoryBroker(), DAGBuilder().build())._lost_after
+    lost_after = ExecutionEngine(InMemoryBroker(), DAGBuilder().build())._starter._lost_after
     assert lost_after > 1.5 * IDLE_TIMEOUT / 1000
     assert lost_after > ACK_WAIT
 

@@ -244,7 +244,7 @@ def test_a_store_that_does_not_take_a_result_costs_nothing_but_the_next_time() -
     async def main() -> None:
         work = Work()
         engine = engine_of(work.task)
-        engine._cache_store = Full()
+        engine._starter._cache_store = Full()
         for _ in range(2):
             assert await engine.execute({"x": 1}) == {"n": 10}
         assert work.executed == [1, 1]
@@ -288,7 +288,7 @@ def wide(task: Any, width: int, **node: Any) -> DAG:
 
 def with_store(store: CacheStore, dag: DAG, **options: Any) -> ExecutionEngine:
     engine = ExecutionEngine(InMemoryBroker(), dag, **options)
-    engine._cache_store = store
+    engine._starter._cache_store = store
     return engine
 
 

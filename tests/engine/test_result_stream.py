@@ -465,7 +465,7 @@ def test_a_stream_that_is_left_as_its_loop_ends_ends_with_it(*, how: str, is_hel
         if how != "execute_async":
             with pytest.raises(RunTimeoutError):
                 await engine.execute({"seconds": 100.0}, run_id="r")
-        engine = ExecutionEngine(InMemoryBroker(), dag, journal=engine._journal)
+        engine = ExecutionEngine(InMemoryBroker(), dag, journal=engine.journal)
         streams = {
             "execute_async": lambda: engine.execute_async({"seconds": 100.0}, run_id="s"),
             "resume": lambda: engine.resume("r"),

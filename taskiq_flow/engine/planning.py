@@ -1,0 +1,86 @@
+"""What a run of a graph has to do, from its inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from taskiq_flow.dataflow.dag import DAG, Order, Plan
+from taskiq_flow.dataflow.inputs import as_inputs, check_inputs, sources_among
+from taskiq_flow.dataflow.rows import Source
+from taskiq_flow.dataflow.type_check import TypeCheck, check_types
+from taskiq_flow.engine.run import RunSettings
+from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, NodeOptions, RunSpec
+from taskiq_flow.errors import GraphError, SerializationError
+from taskiq_flow.values.isolation import Take
+
+
+class Planner:
+    """Plans the runs of one engine. ``options``: of nodes that have none of their own."""
+
+    def __init__(
+        self,
+        dag: DAG,
+        settings: RunSettings,
+        options: NodeOptions,
+        order: Order,
+        type_check: TypeCheck,
+    ) -> None:
+        self.dag = dag
+        self._settings = settings
+        self._options = options
+        self._order = order
+        self._type_check = type_check
+        self._type_checked: Plan | None = None
+        try:
+            plan = dag.plan()
+        except GraphError:  # a run raises it
+            return
+        self._check_types(plan)
+
+    def spec(self, inputs: Mapping[str, Any] | None, outputs: Iterable[str] | None) -> RunSpec[Any]:
+        """What a run has to do. Raises for inputs and outputs that do not fit the graph."""
+        whole = self.dag.plan()
+        self._check_types(whole)
+        plan = whole if outputs is None else self.dag.plan_for(outputs)
+        take = self._settings.isolation()
+        given = as_inputs(inputs)
+        check_inputs(given, whole, plan)
+        sources = self.sources(given)
+        values = {k: _taken_input(take, k, v) for k, v in given.items() if k not in sources}
+        of_engine = self._options
+        for_all = of_engine != PLAIN_OPTIONS
+        return RunSpec(
+            nodes=plan.order,
+            predecessors=plan.predecessors,
+            successors=plan.successors,
+            priority={} if self._settings.max_parallel is None else plan.priority(self._order),
+            failure_keys=plan.failure_keys,
+            elements=plan.elements,
+            sources={key: source for key, source in sources.items() if key in plan.required},
+            joins=plan.joins(),
+            inputs=values,
+            options={n: of_engine.of(n, take) for n in plan.order if for_all or n.has_policy},
+        )
+
+    def sources(self, inputs: Mapping[str, Any]) -> dict[str, Source]:
+        """The inputs that are read while the run goes on, as they have no length."""
+        return sources_among(inputs, self.dag.plan(), self._settings.max_parallel)
+
+    def _check_types(self, plan: Plan) -> None:
+        """Compare the annotations of a graph's nodes, unless that was done."""
+        if plan is not self._type_checked:
+            check_types(plan, self._type_check)
+            self._type_checked = plan
+
+
+def _taken_input(take: Take, key: str, value: Any) -> Any:
+    """An input as it is when the run begins. Raises ``SerializationError``, naming the key."""
+    try:
+        return take(value)
+    except SerializationError as error:
+        raise SerializationError(
+            f"the run was given the input {key!r}, which cannot be passed on: {error}",
+            key=key,
+            value_type=type(value),
+        ) from None

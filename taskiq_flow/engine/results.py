@@ -1,0 +1,37 @@
+"""The results of a run by output keys, as ``execute`` returns them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.events import Item, NodeFailure, NodeSkipped
+
+
+def store_result(dag: DAG, results: dict[str, Any], name: str, result: Any) -> None:
+    """Store what a node gives, by its output keys. Elements are not stored."""
+    node = dag.get_node(name)
+    if isinstance(result, (NodeFailure, NodeSkipped)):
+        results.update(dict.fromkeys(node.outputs, result))
+    elif node.map_over and isinstance(result, Item):
+        return
+    elif node.map_over and len(node.outputs) > 1:
+        results.update(_lists_by_key(node, result))
+    else:
+        node.store(result, results)
+
+
+def _lists_by_key(node: DAGNode, returned: Iterable[Any]) -> dict[str, list[Any]]:
+    """The lists of a mapped node with several outputs, of what each of its elements returned."""
+    lists: dict[str, list[Any]] = {key: [] for key in node.outputs}
+    for result in returned:
+        given: dict[str, Any] = {}
+        if isinstance(result, (NodeFailure, NodeSkipped)):
+            given = dict.fromkeys(node.outputs, result)
+        else:
+            node.store(result, given)
+        for key, value in given.items():
+            lists[key].append(value)
+    return lists

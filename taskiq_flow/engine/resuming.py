@@ -1,0 +1,169 @@
+"""Runs of the journal that are continued, or run again in part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from taskiq import AsyncBroker
+
+from taskiq_flow.cleanup import to_the_end
+from taskiq_flow.dataflow.binding import Task
+from taskiq_flow.dataflow.fingerprint import with_dependents
+from taskiq_flow.dispatch.callables import return_type_of
+from taskiq_flow.engine.planning import Planner
+from taskiq_flow.engine.run import Run
+from taskiq_flow.engine.run_spec import EarlierSessions, Items, RunSpec
+from taskiq_flow.engine.starting import Starter
+from taskiq_flow.errors import InputConflictError
+from taskiq_flow.events import Listener
+from taskiq_flow.journal.history import (
+    RestoredRun,
+    check_same_inputs,
+    load_inputs,
+    load_results,
+    restore_run,
+)
+from taskiq_flow.journal.runs import JournaledRuns
+from taskiq_flow.journal.writer import LogWriter
+from taskiq_flow.middleware import wire_of
+from taskiq_flow.values.references import handle_of
+from taskiq_flow.values.results import as_annotated
+from taskiq_flow.values.stored import StoredValues
+
+
+class Resumer:
+    """Begins the runs of one engine that another run has begun."""
+
+    def __init__(
+        self,
+        broker: AsyncBroker,
+        planner: Planner,
+        starter: Starter,
+        runs: JournaledRuns,
+        values: StoredValues,
+    ) -> None:
+        self._broker = broker
+        self._dag = planner.dag
+        self._planner = planner
+        self._starter = starter
+        self._runs = runs
+        self._values = values
+
+    async def resume(
+        self,
+        listeners: Sequence[Listener],
+        run_id: str,
+        *,
+        replay: bool = True,
+        allow_changed: bool = False,
+        wait: float = 0.0,
+        inputs: Mapping[str, Any] | None = None,
+        outputs: list[str] | None = None,
+        sources: Mapping[str, Any] = MappingProxyType({}),
+        items: Items = False,
+    ) -> Run[Any]:
+        """Continue a run of the journal. ``inputs``, ``outputs``: what it must have begun with.
+
+        ``sources``: inputs that the journal does not have.
+        """
+        journal = self._runs.journal
+        log = LogWriter[Any](journal, run_id, self._values)
+        await log.acquire(wait)
+        try:
+            restored = await restore_run(journal, run_id)
+            log.values = self._values.like(restored.header.serializer)
+            if inputs is not None:
+                sources = self._planner.sources(inputs)
+                stored = {key: value for key, value in inputs.items() if key not in sources}
+                check_same_inputs(restored, log.values, stored, outputs)
+            log.prepend(self._runs.adapt_to_graph(restored, allow_changed=allow_changed))
+            spec = self._restored_spec(restored, replay=replay, sources=sources)
+            spec = replace(spec, items=items)
+        except BaseException:  # a cancellation too
+            await to_the_end(log.release())
+            raise
+        return await self._starter.begin(
+            listeners, run_id, spec, log, restored.sessions, is_named=True
+        )
+
+    async def rerun(
+        self,
+        listeners: Sequence[Listener],
+        run_id: str,
+        *,
+        new_run_id: str,
+        from_: Iterable[str],
+        replay: bool,
+        allow_changed: bool,
+        is_named: bool,
+    ) -> Run[Any]:
+        """Run nodes of a run of the journal again, with all that depends on them, as a new run.
+
+        ``is_named``: whether the user gave ``new_run_id``.
+        """
+        restored = await restore_run(self._runs.journal, run_id)
+        again = [self._dag.get_node(name).task_name for name in from_]
+        self._runs.adapt_to_graph(restored, allow_changed=allow_changed)
+        plan = self._dag.plan()
+        rerun = with_dependents(plan, again)
+        for node_name in [n for n in restored.results if plan.node_of(n) in rerun]:
+            del restored.results[node_name]
+        spec = self._restored_spec(restored, replay=replay)
+        earlier = EarlierSessions(spec.earlier.results, is_replayed=replay, rerun=rerun)
+        kept = [restored.results[node_name] for node_name in earlier.results]
+        values = self._values.like(restored.header.serializer)
+        log = self._runs.new_log(new_run_id, spec.inputs, restored.header.outputs, kept, values)
+        spec = replace(spec, earlier=earlier)
+        return await self._starter.begin(listeners, new_run_id, spec, log, is_named=is_named)
+
+    def _restored_tasks(self, spec: RunSpec[Any], restored: RestoredRun) -> Mapping[str, Task]:
+        """The tasks of the nodes and elements whose results are kept, by their names."""
+        tasks = {node.task_name: node.task for node in spec.nodes}
+        if spec.elements is None:
+            return tasks
+        owners = {name: self._dag.plan().node_of(name) for name in restored.results}
+        return {name: tasks[owner] for name, owner in owners.items() if owner in tasks}
+
+    def _restored_spec(
+        self,
+        restored: RestoredRun,
+        *,
+        replay: bool,
+        sources: Mapping[str, Any] = MappingProxyType({}),
+    ) -> RunSpec[Any]:
+        """What is left to do of a run. ``sources``: inputs that the journal does not have.
+
+        Raises ``InputConflictError`` if the journal has one of them.
+        """
+        values = self._values.like(restored.header.serializer)
+        inputs = load_inputs(restored, values)
+        if known := [key for key in sources if key in inputs]:
+            raise InputConflictError(
+                f"run {restored.run_id!r} has its input {known[0]!r} in the journal; resume it "
+                "without that one",
+                keys=known,
+            )
+        spec = self._planner.spec({**inputs, **sources}, restored.header.outputs)
+        tasks = self._restored_tasks(spec, restored)
+        backend = self._broker.result_backend
+        results = load_results(
+            restored,
+            values,
+            tasks,
+            lambda name, value: as_annotated(value, return_type_of(tasks[name])),
+            lambda name, task_id: handle_of(
+                backend, task_id, return_type_of(tasks[name]), wire_of(self._broker)
+            ),
+        )
+        earlier = EarlierSessions(
+            results,
+            replay,
+            restored.attempts,
+            restored.in_flight,
+            digests=restored.digests,
+            lengths=restored.lengths,
+        )
+        return replace(spec, earlier=earlier)

@@ -1,0 +1,149 @@
+"""How a run of an engine begins: it connects, opens its log and sends its first nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from taskiq import AsyncBroker, InMemoryBroker
+
+from taskiq_flow.cache.results import ResultCache, ValueCache
+from taskiq_flow.cache.store import CacheStore
+from taskiq_flow.cleanup import to_the_end
+from taskiq_flow.dispatch.dispatcher import Dispatcher
+from taskiq_flow.engine.connection import check_outlives, check_readable, connect
+from taskiq_flow.engine.run import Run, RunSettings, new_task_suffix
+from taskiq_flow.engine.run_spec import RunSpec
+from taskiq_flow.errors import ConfigurationError
+from taskiq_flow.events import Listener
+from taskiq_flow.journal.writer import LogWriter
+from taskiq_flow.middleware import wire_of
+from taskiq_flow.transport.systems import any_of, fullness_of, outages_of
+from taskiq_flow.values.references import store_large_inputs
+from taskiq_flow.values.store import folder_of
+from taskiq_flow.values.stored import StoredValues
+
+
+class Starter:
+    """Starts the runs of one engine. ``values``: how the cache stores them."""
+
+    def __init__(
+        self,
+        broker: AsyncBroker,
+        settings: RunSettings,
+        lost_after: float,
+        values: StoredValues,
+        cache_store: CacheStore,
+    ) -> None:
+        self._broker = broker
+        self._settings = settings
+        self._lost_after = lost_after
+        self._values = values
+        self._cache_store = cache_store
+
+    async def begin(
+        self,
+        listeners: Sequence[Listener],
+        run_id: str,
+        spec: RunSpec[Any],
+        log: LogWriter[Any] | None,
+        earlier_sessions: Iterable[str] = (),
+        *,
+        is_named: bool,
+    ) -> Run[Any]:
+        """Connect, open the log, and start the run. Closes what was opened if that fails.
+
+        ``listeners``: of this run, besides the engine's. ``is_named``: whether another run may have
+        had this run id, as its user gave it.
+        """
+        broker = self._broker
+        suffix = new_task_suffix() if is_named else ""
+        run: Run[Any] | None = None
+        try:
+            check_readable(broker)
+            if log is not None and self._settings.reference_above is not None:
+                check_outlives(broker)
+            connection = await connect(
+                broker,
+                run_id,
+                lost_after=self._lost_after,
+                reference_above=self._settings.reference_above,
+                is_journaled=log is not None,
+                keeps_values=not spec.sources,
+            )
+            take = self._settings.isolation()
+            dispatcher = Dispatcher(
+                broker, connection.labels, connection.kick, take, connection.arguments
+            )
+            self._check(spec, dispatcher, tells_begin=connection.tells_begin)
+            stored = await self._stored_inputs(spec, run_id, connection.session)
+            if log is not None:
+                await log.begin(connection.session, suffix)
+            if connection.revoke is not None:
+                for session in earlier_sessions:
+                    await connection.revoke(session)
+            completions, cache = connection.completions(), self._cache(spec)
+            settings = self._settings
+            if listeners:
+                settings = replace(settings, listeners=(*settings.listeners, *listeners))
+            run = Run(
+                run_id,
+                replace(spec, task_suffix=suffix, stored_inputs=stored),
+                settings,
+                broker,
+                completions,
+                dispatcher,
+                take=take,
+                log=log,
+                cache=cache,
+            )
+            run.start()
+        except BaseException:  # a cancellation too
+            if run is not None:
+                await run.aclose()
+            elif log is not None:
+                await to_the_end(log.release())
+            raise
+        return run
+
+    def _check(self, spec: RunSpec[Any], dispatcher: Dispatcher, *, tells_begin: bool) -> None:
+        """Raise ``ConfigurationError`` if the broker cannot do what a node's options ask for."""
+        if spec.elements is not None and self._settings.reference_above is not None:
+            raise ConfigurationError(
+                "the graph has mapped nodes, and its engine has pass_by=, which cannot be combined "
+                "yet; give the engine pass_by='value'"
+            )
+        for node in spec.nodes:
+            dispatcher.address(node)
+        for node, options in spec.options.items():
+            if options.fallback_node is not None:
+                dispatcher.address(options.fallback_node)
+            if options.queue_timeout is not None and not tells_begin:
+                raise ConfigurationError(
+                    f"node {node.task_name!r} has a queue_timeout, and "
+                    f"{type(self._broker).__name__} does not tell when a task begins; add a "
+                    "FlowMiddleware to it, here and where its workers run"
+                )
+
+    async def _stored_inputs(
+        self, spec: RunSpec[Any], run_id: str, session: str
+    ) -> Mapping[str, Any]:
+        """Handles of the run's large inputs, if these are to go by reference."""
+        broker, limit = self._broker, self._settings.reference_above
+        if limit is None or isinstance(broker, InMemoryBroker):
+            return {}
+        backend = broker.result_backend
+        is_outage = any_of(outages_of(backend), fullness_of(backend))
+        wire = wire_of(broker)
+        if wire is None:  # refused when the run connects
+            return {}
+        folder = folder_of(session)
+        return await store_large_inputs(
+            backend, spec.inputs, limit, run_id, is_outage, wire, folder
+        )
+
+    def _cache(self, spec: RunSpec[Any]) -> ValueCache | None:
+        if all(options.cache is None for options in spec.options.values()):
+            return None
+        return ValueCache(ResultCache.of(self._cache_store), self._values)
