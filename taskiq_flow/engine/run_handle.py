@@ -52,8 +52,8 @@ class RunHandle(AsyncTaskiqTask[dict[str, Any]]):
     A run that nobody holds any more goes on to its end, and its results are dropped. If it fails,
     the log has one line. If it maps over an input without a length, it is cancelled instead.
 
-    With ``items=`` such an input is read only as far as the pairs are read. Where the run is
-    awaited and nobody reads it, the pairs of its elements are dropped.
+    With ``items=`` such an input is read only as far as the pairs are read, unless somebody awaits
+    the run. Where it is awaited and nobody reads it, the pairs of its elements are dropped.
 
     >>> dag = DAGBuilder().node(str.split, name="words", inputs=["text"]).build()
     >>> async def main():
@@ -259,6 +259,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         if self.outcome.done():
             reader.end()
             return
+        self._check_loop()
         if self._event_readers is None:
             self._event_readers = weakref.WeakSet()
             self._in_progress.listen(self)
@@ -341,8 +342,10 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         await asyncio.sleep(0)  # where tasks start eagerly too, events may be asked for before
         async with aclosing(pairs):
             async for name, result in pairs:
+                if self._is_dropped:
+                    continue
                 self._store(self.results, name, result)
-                if not (self._is_dropped or self._is_cancelled):
+                if not self._is_cancelled:
                     self._unread.append((name, result))
                 self._wake(self._news)
                 while not self._has_room():
@@ -350,12 +353,11 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
                     await self._room
 
     def _has_room(self) -> bool:
-        if self._waits_for_reader and self._waiters and not self._has_reader():
-            self._unread.clear()  # whoever waits for the run's end does not read
-        return not (self._waits_for_reader and self._unread)
-
-    def _has_reader(self) -> bool:
-        return self._reader is not None and self._reader() is not None
+        if not (self._waits_for_reader and self._unread):
+            return True
+        if self._waiters and (self._reader is None or self._reader() is None):
+            self._unread.clear()  # nobody reads, and whoever waits needs the run to go on
+        return self._waiters > 0
 
     def _make_room(self) -> None:
         """Have the stream be read on, if there is room now."""

@@ -8,7 +8,7 @@ import functools
 import gc
 import itertools
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
@@ -188,6 +188,18 @@ class TestStarting:
         run = ExecutionEngine(broker, CHAIN).start(TEXT, outputs=iter(["words"]))
         assert await run == {"words": WHOLE["words"]}
 
+    async def test_a_name_that_is_in_use_fails_the_run_and_the_other_goes_on(
+        self, broker: InMemoryBroker
+    ) -> None:
+        gate = Gate()
+        engine = ExecutionEngine(broker, gate.dag)
+        run = engine.start(run_id="r")
+        await gate.begun.wait()
+        with pytest.raises(ConfigurationError, match="'r' is in use"):
+            await engine.start(run_id="r")
+        gate.open.set()
+        assert await run == {"quick": 1, "slow": "it"}
+
     async def test_a_name_of_a_run_that_the_journal_has_fails_the_run(
         self, broker: InMemoryBroker
     ) -> None:
@@ -292,6 +304,18 @@ class TestWaiting:
         gate.open.set()
         await run
         assert repr(run) == "<RunHandle 'r1', completed, 2 results>"
+
+    async def test_runs_are_awaited_with_asyncios_own_functions(
+        self, broker: InMemoryBroker
+    ) -> None:
+        engine = ExecutionEngine(broker, CHAIN)
+        assert await asyncio.gather(*(engine.start(TEXT) for _ in range(5))) == [WHOLE] * 5
+        gate = Gate()
+        run = gate.start(broker)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(run, 0.01)
+        gate.open.set()
+        assert await asyncio.ensure_future(run) == {"quick": 1, "slow": "it"}
 
     async def test_a_result_may_be_changed_without_changing_the_runs(
         self, broker: InMemoryBroker
@@ -462,6 +486,17 @@ class TestItems:
                 break
         assert (await waiting).return_value == {"sizes": [*range(500)]}
 
+    async def test_a_run_that_is_awaited_does_not_wait_for_a_reader_that_has_paused(
+        self, broker: InMemoryBroker
+    ) -> None:
+        engine = ExecutionEngine(broker, FANS, max_parallel=3)
+        run = engine.start({"numbers": iter(range(50))}, items="only")
+        pairs = aiter(run)
+        first = await anext(pairs)
+        async with asyncio.timeout(10):
+            await run
+        assert sorted(item.index for _, item in [first, *[p async for p in pairs]]) == [*range(50)]
+
     async def test_a_reader_beside_a_waiter_misses_no_element(self, broker: InMemoryBroker) -> None:
         engine = ExecutionEngine(broker, FANS, max_parallel=3)
         run = engine.start({"numbers": iter(range(500))}, items="only")
@@ -553,6 +588,16 @@ class TestEvents:
         assert line == (
             "a reader of the events of run r lags by more than 2 events; 4 of them are left out"
         )
+
+    async def test_they_are_read_on_the_runs_own_loop(self, broker: InMemoryBroker) -> None:
+        gate = Gate()
+
+        async def elsewhere() -> None:
+            run.events()
+
+        async with gate.start(broker) as run:
+            with pytest.raises(RuntimeError, match="on another event loop"):
+                await asyncio.to_thread(asyncio.run, elsewhere())
 
     async def test_whoever_reads_the_events_holds_the_run(self, broker: InMemoryBroker) -> None:
         engine = ExecutionEngine(broker, FANS, max_parallel=2)
@@ -677,6 +722,37 @@ class TestCancelling:
         await ended(run)
         assert run.status == "cancelled"
         assert numbers.closed.is_set()
+
+    async def test_in_on_step_complete_it_ends_the_run(self, broker: InMemoryBroker) -> None:
+        run: RunHandle
+        engine = ExecutionEngine(broker, CHAIN, on_step_complete=lambda *pair: run.cancel())
+        run = engine.start(TEXT)
+        seen = []
+        with pytest.raises(RunCancelledError) as caught:
+            async for name, _ in run:
+                seen.append(name)
+        assert seen == []
+        assert caught.value.results.keys() == run.results.keys() == {"words"}
+
+    async def test_in_the_source_that_it_maps_over_it_ends_the_run(
+        self, broker: InMemoryBroker
+    ) -> None:
+        run: RunHandle
+        closed: list[bool] = []
+
+        def numbers() -> Iterator[int]:
+            try:
+                yield 1
+                run.cancel()
+                yield 2
+            finally:
+                closed.append(True)
+
+        run = ExecutionEngine(broker, FANS).start({"numbers": numbers()})
+        with pytest.raises(RunCancelledError):
+            await run
+        assert closed
+        assert nothing_left(broker)
 
     async def test_within_a_task_of_its_own_it_ends_the_run(self, broker: InMemoryBroker) -> None:
         async def suicidal() -> None:
@@ -870,6 +946,16 @@ class TestDropping:
         stop.set()
         sizes = (await waiting).return_value["sizes"]
         assert sizes == [*range(len(sizes))] != []
+
+    async def test_over_an_endless_source_it_may_be_dropped_before_it_begins(
+        self, broker: InMemoryBroker
+    ) -> None:
+        numbers = Numbers()
+        engine = ExecutionEngine(broker, FANS)
+        engine.start({"numbers": numbers})
+        await turns(lambda: nothing_left(broker))
+        assert numbers.read == 0
+        assert not engine._in_progress
 
     async def test_it_may_be_dropped_in_another_thread(self, broker: InMemoryBroker) -> None:
         numbers = Numbers()
