@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from taskiq_flow.journal.writer import LogWriter
@@ -24,6 +24,7 @@ class ResultStream(Generic[N]):
         self._reader: asyncio.Future[None] | None = None
         self._is_over = False
         self._error: BaseException | None = None
+        self._on_end: Callable[[BaseException | None], None] | None = None
         self.unread: deque[tuple[N, Any]] = deque()
 
     async def more(self) -> bool:
@@ -66,6 +67,14 @@ class ResultStream(Generic[N]):
         """Nothing more will be delivered, because of ``error`` if there is one."""
         self._is_over, self._error = True, error
         self.wake()
+        if self._on_end is not None:
+            self._on_end(error)
+
+    def when_over(self, call: Callable[[BaseException | None], None]) -> None:
+        """Call a function when the run is over, with its error, and whenever that is replaced."""
+        self._on_end = call
+        if self._is_over:
+            call(self._error)
 
     def wake(self) -> None:
         """Wake the reader, if it waits."""

@@ -212,16 +212,14 @@ class Run(Generic[N]):
             return node.node.task_name, Item(node.index, self._handed_over(node, value))
         return node.task_name, self._handed_over(node, value)
 
-    def cancel(self) -> bool:
+    def cancel(self) -> None:
         """Stop at once; the reader gets ``RunCancelledError`` at its next read.
 
-        Called on the run's event loop. ``False`` if the run has failed or is closing already.
+        Called on the run's event loop.
         """
-        if self._error is not None or self._is_closing:
-            return False
-        self.stream.drop()
-        self._end(self._state.cancelled())
-        return True
+        if self._error is None and not self._is_closing:
+            self.stream.drop()
+            self._end(self._state.cancelled())
 
     def add_listener(self, listener: Listener) -> None:
         """Have one more listener take the run's events, from now on."""

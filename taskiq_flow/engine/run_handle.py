@@ -22,7 +22,7 @@ from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.engine.event_reader import EventReader
 from taskiq_flow.engine.run_in_progress import RunInProgress
 from taskiq_flow.errors import RunCancelledError, RunError, TaskiqFlowError, describe
-from taskiq_flow.events import Event
+from taskiq_flow.events import Event, Item
 
 T = TypeVar("T")
 
@@ -210,6 +210,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         self._room: asyncio.Future[None] | None = None
         self._waiters = 0
         self._event_readers: weakref.WeakSet[EventReader] | None = None
+        self._is_over = False
         self._is_cancelled = False
         self._is_dropped = False
         self._is_error_seen = False
@@ -217,7 +218,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         self._skipped: list[str] = []
         self.results: dict[str, Any] = {}
         self.outcome: asyncio.Future[TaskiqResult[dict[str, Any]]] = self._loop.create_future()
-        in_progress.on_cancelled = self._cancelled
+        in_progress.on_end = self._stream_ended
 
     # For the handle
 
@@ -345,7 +346,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
                 if self._is_dropped:
                     continue
                 self._store(self.results, name, result)
-                if not self._is_cancelled:
+                if self._is_wanted(result):
                     self._unread.append((name, result))
                 self._wake(self._news)
                 while not self._has_room():
@@ -353,11 +354,15 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
                     await self._room
 
     def _has_room(self) -> bool:
-        if not (self._waits_for_reader and self._unread):
-            return True
-        if self._waiters and (self._reader is None or self._reader() is None):
-            self._unread.clear()  # nobody reads, and whoever waits needs the run to go on
-        return self._waiters > 0
+        return not (self._waits_for_reader and self._unread) or self._is_over or self._waiters > 0
+
+    def _is_wanted(self, result: Any) -> bool:
+        """Whether a result is kept for a reader."""
+        if self._is_cancelled:
+            return False
+        has_reader = self._reader is not None and self._reader() is not None
+        is_of_source = self._waits_for_reader and isinstance(result, Item)
+        return has_reader or not (is_of_source and self._waiters)  # for whom the run goes on
 
     def _make_room(self) -> None:
         """Have the stream be read on, if there is room now."""
@@ -368,10 +373,12 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
-    def _cancelled(self) -> None:
-        """The run was cancelled. What is unread is not read any more."""
-        self._is_cancelled = True
-        self._unread.clear()
+    def _stream_ended(self, error: BaseException | None) -> None:
+        """The run sends nothing more. It is closed now, and what is left of its stream is read."""
+        self._is_over = True
+        if isinstance(error, RunCancelledError):
+            self._is_cancelled = True
+            self._unread.clear()
         self._make_room()
 
     def _ended(self, task: asyncio.Task[None]) -> None:

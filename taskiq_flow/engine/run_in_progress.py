@@ -16,11 +16,14 @@ Begin = Callable[[Sequence[Listener]], Awaitable[Run[Any]]]
 
 
 class RunInProgress:
-    """A run that ``cancel`` can stop. It is in ``runs`` until it has ended."""
+    """A run that ``cancel`` can stop. It is in ``runs`` until it has ended.
+
+    ``on_end``: called when the run is over, with its error, and again if that is replaced.
+    """
 
     def __init__(self, run_id: str, runs: set[RunInProgress]) -> None:
         self.run_id = run_id
-        self.on_cancelled: Callable[[], None] | None = None
+        self.on_end: Callable[[BaseException | None], None] | None = None
         self._runs = runs
         self._loop = asyncio.get_running_loop()
         self._beginning = asyncio.timeout(None)
@@ -42,6 +45,8 @@ class RunInProgress:
             if not self._is_cancelled:
                 raise
             raise self._never_began() from None
+        if self.on_end is not None:
+            run.stream.when_over(self.on_end)
         if self._is_cancelled:
             run.cancel()
         return run
@@ -88,13 +93,8 @@ class RunInProgress:
 
     def _cancel(self) -> None:
         if self._run is not None:
-            if not self._run.cancel():
-                return
-        elif self._is_cancelled or self not in self._runs:
-            return
-        else:
+            self._run.cancel()
+        elif not self._is_cancelled and self in self._runs:
             self._is_cancelled = True
             if self._has_begun:
                 self._beginning.reschedule(self._loop.time())
-        if self.on_cancelled is not None:
-            self.on_cancelled()

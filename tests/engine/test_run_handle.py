@@ -45,7 +45,7 @@ from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.engine import event_reader, run_handle
 from tests.local_broker import LocalBroker
 from tests.recording import Recorder
-from tests.virtual_clock import run_virtually, virtually
+from tests.virtual_clock import run_virtually, start_tasks_later, virtually
 
 T = TypeVar("T")
 
@@ -485,6 +485,30 @@ class TestItems:
                 await asyncio.sleep(0)  # it waits beside the reader
                 break
         assert (await waiting).return_value == {"sizes": [*range(500)]}
+
+    async def test_a_run_that_fails_has_ended_though_its_reader_has_paused(
+        self, broker: InMemoryBroker
+    ) -> None:
+        closed = asyncio.Event()
+
+        async def broken() -> AsyncIterator[int]:
+            try:
+                for number in range(3):
+                    yield number
+                raise LookupError("source")
+            finally:
+                closed.set()
+
+        run = ExecutionEngine(broker, FANS, max_parallel=3).start({"numbers": broken()}, items=True)
+        pairs = aiter(run)
+        await anext(pairs)
+        await ended(run)
+        assert run.status == "failed"
+        assert closed.is_set()
+        assert nothing_left(broker)
+        with pytest.raises(LookupError, match="source"):
+            async for _ in pairs:
+                pass
 
     async def test_a_run_that_is_awaited_does_not_wait_for_a_reader_that_has_paused(
         self, broker: InMemoryBroker
@@ -950,6 +974,7 @@ class TestDropping:
     async def test_over_an_endless_source_it_may_be_dropped_before_it_begins(
         self, broker: InMemoryBroker
     ) -> None:
+        start_tasks_later()
         numbers = Numbers()
         engine = ExecutionEngine(broker, FANS)
         engine.start({"numbers": numbers})
