@@ -8,6 +8,7 @@ import functools
 import gc
 import itertools
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
@@ -862,6 +863,29 @@ class TestDropping:
         await turns(lambda: nothing_left(broker))
         assert gate.done == ["it"]
         assert not caplog.records
+
+    async def test_a_run_to_which_nothing_else_refers_is_not_collected(
+        self, broker: InMemoryBroker
+    ) -> None:
+        waited_for: list[weakref.ref[asyncio.Future[None]]] = []
+
+        class Slow(MemoryJournal):
+            async def create(self, *arguments: Any) -> None:
+                future = asyncio.get_running_loop().create_future()
+                waited_for.append(weakref.ref(future))
+                await future
+                await super().create(*arguments)
+
+        called: list[str] = []
+        dag = DAGBuilder().node(lambda: called.append("node"), name="node").build()
+        ExecutionEngine(broker, dag, journal=Slow()).start(run_id="r")
+        await turns(lambda: waited_for)
+        gc.collect()
+        future = waited_for[0]()
+        assert future is not None
+        future.set_result(None)
+        await turns(lambda: nothing_left(broker))
+        assert called == ["node"]
 
     async def test_what_is_unread_is_dropped_with_the_handle(self, broker: InMemoryBroker) -> None:
         gate = Gate()
