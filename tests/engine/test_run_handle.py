@@ -7,9 +7,10 @@ import contextlib
 import functools
 import gc
 import itertools
+import random
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 import pytest
@@ -1026,6 +1027,82 @@ class TestDropping:
         del run
         await turns(lambda: nothing_left(broker))
         assert not engine._in_progress
+
+
+async def _awaited_to_its_end(run: RunHandle, whole: dict[str, Any], _: random.Random) -> None:
+    assert await run == whole
+
+
+async def _read_to_its_end(run: RunHandle, whole: dict[str, Any], _: random.Random) -> None:
+    seen = [name async for name, result in run if not isinstance(result, Item)]
+    assert len(seen) == len(whole)
+    assert await run == whole
+
+
+async def _cancelled_some_time(run: RunHandle, _: object, chance: random.Random) -> None:
+    for _ in range(chance.randrange(20)):
+        await asyncio.sleep(0)
+    run.cancel()
+    error = (await run.wait_result()).error
+    assert error is None or isinstance(error, RunCancelledError)
+
+
+async def _left(run: RunHandle, _: object, chance: random.Random) -> None:
+    async with run:
+        async for _ in run:
+            if not chance.randrange(5):
+                break
+    assert run.status in {"completed", "cancelled"}
+
+
+async def _watched(run: RunHandle, whole: dict[str, Any], _: random.Random) -> None:
+    waiting = asyncio.ensure_future(run.wait_result())
+    kinds = [type(event) async for event in run.events()]
+    assert (kinds[0], kinds[-1]) == (RunStarted, RunFinished)
+    assert (await waiting).return_value == whole
+
+
+async def _dropped(run: RunHandle, _: object, __: random.Random) -> None:
+    pass
+
+
+USES = [_awaited_to_its_end, _read_to_its_end, _cancelled_some_time, _left, _watched, _dropped]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_is_done_to_runs_of_one_engine_the_others_give_what_they_should(
+    broker: InMemoryBroker, seed: int
+) -> None:
+    chance = random.Random(seed)
+
+    async def nap(number: int) -> int:
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(0)
+        return number
+
+    dag = (
+        DAGBuilder()
+        .node(nap, inputs=["numbers"], map_over="numbers", output="naps")
+        .node(sum, name="total", inputs=["naps"])
+        .build()
+    )
+    engine = ExecutionEngine(broker, dag, max_parallel=chance.choice([None, 1, 3]))
+
+    def one(count: int) -> Coroutine[Any, Any, None]:
+        numbers = [*range(count)]
+        items = [False, True, "only"][chance.randrange(3)]
+        whole: dict[str, Any] = {"total": sum(numbers)}
+        if items != "only":
+            whole["naps"] = numbers
+        given = numbers if chance.randrange(2) else iter(numbers)
+        run = engine.start({"numbers": given}, items=items)  # type: ignore[arg-type]
+        return chance.choice(USES)(run, whole, chance)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(40):
+            group.create_task(one(chance.randrange(12)))
+    await turns(lambda: nothing_left(broker))
+    assert not engine._in_progress
 
 
 class TestLoops:
