@@ -96,7 +96,7 @@ class ExecutionEngine:
     ``expected_seconds``; ``"depth_first"`` sends nodes with dependencies before those without any,
     so that little is begun and not finished. ``on_step_complete(task_name,
     result)``, sync or async, is called once per pair, in the stream's order; what it raises ends
-    the run. ``listeners`` are told typed events.
+    the run. ``listeners`` receive typed events.
 
     ``on_error``: ``"raise"`` ends the run at the first failure with ``NodeFailedError``;
     ``"continue"`` runs whatever does not depend on a failure, then raises ``RunFailedError``;
@@ -490,7 +490,8 @@ class ExecutionEngine:
     def cancel(self) -> None:
         """Stop every run of this engine that is in progress or about to begin.
 
-        Their readers get ``RunCancelledError``. May be called in any thread.
+        Their readers get ``RunCancelledError``. May be called in any thread. A run that ``start``
+        began has a ``cancel`` of its own.
         """
         for run in tuple(self._in_progress):
             run.cancel()

@@ -110,7 +110,7 @@ class RunHandle(AsyncTaskiqTask[dict[str, Any]]):
         self._progress.cancel()
 
     def events(self) -> AsyncIterator[Event]:
-        """The run's events from now on; all of them, if asked for before the loop had a turn.
+        """The run's events from now on. Called right after ``start``, it has all of them.
 
         Neither the run nor its end waits for whoever reads them. The newest 10,000 are held.
         """
@@ -279,7 +279,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
             self._waiters -= 1
 
     async def next_pair(self, reader: _PairReader) -> Pair:
-        """The next pair. Raises what ended the run behind the last one."""
+        """The next pair. After the last one, raises what ended the run if that is an error."""
         self._check_reader(reader)
         while not self._unread:
             if self.outcome.done():
@@ -340,7 +340,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
     # Reading the run's stream
 
     async def _read(self, pairs: AsyncGenerator[Pair, None]) -> None:
-        await asyncio.sleep(0)  # where tasks start eagerly too, events may be asked for before
+        await asyncio.sleep(0)  # also where tasks start eagerly, the caller may call events() first
         async with aclosing(pairs):
             async for name, result in pairs:
                 if self._is_dropped:
