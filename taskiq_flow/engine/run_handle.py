@@ -302,7 +302,6 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         """A reader does not read on."""
         if self._reader is not None and self._reader() is reader:
             self._reader = None
-            self._make_room()
 
     def call(self, function: Callable[[], None]) -> None:
         """Call a function on the run's loop, from any thread, as the garbage collector may."""
@@ -433,16 +432,12 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
     def _check_reader(self, reader: _PairReader) -> None:
         current = None if self._reader is None else self._reader()
         if current is None:
-            self._reader = weakref.ref(reader, self._reader_was_dropped)
+            self._reader = weakref.ref(reader)
         elif current is not reader:
             raise RuntimeError(
                 f"run {self._in_progress.run_id!r} is being read already; each pair goes to one "
                 "reader: read on with that one, or close it"
             )
-
-    def _reader_was_dropped(self, _: object) -> None:
-        if self._waits_for_reader:
-            self.call(self._make_room)
 
     def _check_loop(self) -> None:
         if asyncio.get_running_loop() is not self._loop:

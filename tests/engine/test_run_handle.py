@@ -250,6 +250,16 @@ class TestWaiting:
         assert run.results == {"one": 1}
         assert run.failures.keys() == {"fails"}
 
+    async def test_what_a_failed_run_has_reached_is_what_its_error_has(
+        self, broker: InMemoryBroker
+    ) -> None:
+        run = ExecutionEngine(broker, FANS, max_parallel=1).start({"numbers": [-1, "x"]})
+        with pytest.raises(NodeFailedError) as caught:
+            await run
+        assert run.results == caught.value.results == {"abs[0]": 1}
+        assert run.failures == caught.value.failures
+        assert run.failures.keys() == {"abs[1]"}
+
     async def test_a_result_that_does_not_come_in_time_leaves_the_run_in_progress(
         self, broker: InMemoryBroker
     ) -> None:
