@@ -211,7 +211,6 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         self._waiters = 0
         self._event_readers: weakref.WeakSet[EventReader] | None = None
         self._is_over = False
-        self._is_cancelled = False
         self._is_dropped = False
         self._is_error_seen = False
         self._failures: dict[str, BaseException] = {}
@@ -356,12 +355,13 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         return not (self._waits_for_reader and self._unread) or self._is_over or self._waiters > 0
 
     def _is_wanted(self, result: Any) -> bool:
-        """Whether a result is kept for a reader."""
-        if self._is_cancelled:
-            return False
-        has_reader = self._reader is not None and self._reader() is not None
+        """Whether a reader may still ask for a result.
+
+        Elements of a source may be without number: none waits where a run is awaited and not read.
+        """
         is_of_source = self._waits_for_reader and isinstance(result, Item)
-        return has_reader or not (is_of_source and self._waiters)  # for whom the run goes on
+        has_reader = self._reader is not None and self._reader() is not None
+        return has_reader or not (is_of_source and self._waiters)
 
     def _make_room(self) -> None:
         """Have the stream be read on, if there is room now."""
@@ -373,10 +373,12 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
             waiting.set_result(None)
 
     def _stream_ended(self, error: BaseException | None) -> None:
-        """The run sends nothing more. It is closed now, and what is left of its stream is read."""
+        """The run sends nothing more. It is closed now, and what is left of its stream is read.
+
+        Of a run that was cancelled nothing is read any more.
+        """
         self._is_over = True
         if isinstance(error, RunCancelledError):
-            self._is_cancelled = True
             self._unread.clear()
         self._make_room()
 

@@ -95,15 +95,16 @@ FANS = DAGBuilder().node(abs, inputs=["numbers"], map_over="numbers", output="si
 
 
 class Numbers:
-    """An async source without an end that knows whether it was closed."""
+    """An async source, without an end if none is given, that knows whether it was closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int | None = None) -> None:
+        self.count = count
         self.read = 0
         self.closed = asyncio.Event()
 
     async def __aiter__(self) -> AsyncIterator[int]:
         try:
-            for number in itertools.count():
+            for number in itertools.count() if self.count is None else range(self.count):
                 self.read += 1
                 yield number
         finally:
@@ -497,6 +498,23 @@ class TestItems:
                 await asyncio.sleep(0)  # it waits beside the reader
                 break
         assert (await waiting).return_value == {"sizes": [*range(500)]}
+        if when == "first":
+            assert [pair async for pair in run] == [("abs", [*range(500)])]
+
+    async def test_a_run_that_waits_for_a_reader_goes_on_when_it_is_awaited(
+        self, broker: InMemoryBroker
+    ) -> None:
+        numbers = Numbers(50)
+        run = ExecutionEngine(broker, FANS, max_parallel=2).start(
+            {"numbers": numbers}, items="only"
+        )
+        await turns(lambda: numbers.read >= 3)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert numbers.read <= 4
+        async with asyncio.timeout(10):
+            await run
+        assert numbers.read == 50
 
     async def test_a_run_that_fails_has_ended_though_its_reader_has_paused(
         self, broker: InMemoryBroker
@@ -699,6 +717,18 @@ class TestCancelling:
             assert told[-1].outcome == "cancelled"
         assert nothing_left(broker)
         assert not engine._in_progress
+
+    @pytest.mark.parametrize("of_engine", [False, True])
+    async def test_before_the_first_turn_nothing_of_it_begins(
+        self, broker: InMemoryBroker, *, of_engine: bool
+    ) -> None:
+        recorder = Recorder()
+        engine = ExecutionEngine(broker, CHAIN, listeners=[recorder])
+        run = engine.start(TEXT, run_id="r")
+        (engine if of_engine else run).cancel()
+        with pytest.raises(RunCancelledError, match="'r' was cancelled before it began"):
+            await run
+        assert recorder.events == []
 
     async def test_while_it_begins_it_ends_the_beginning(self, broker: InMemoryBroker) -> None:
         class Slow(MemoryJournal):
