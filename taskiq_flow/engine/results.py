@@ -18,20 +18,31 @@ def store_result(dag: DAG, results: dict[str, Any], name: str, result: Any) -> N
     elif node.map_over and isinstance(result, Item):
         return
     elif node.map_over and len(node.outputs) > 1:
-        results.update(_lists_by_key(node, result))
+        elements = dag.plan().elements
+        levels = 1 if elements is None else elements.levels[node.outputs[0]]
+        results.update(_lists_by_key(node, result, levels))
     else:
         node.store(result, results)
 
 
-def _lists_by_key(node: DAGNode, returned: Iterable[Any]) -> dict[str, list[Any]]:
-    """The lists of a mapped node with several outputs, of what each of its elements returned."""
+def _lists_by_key(node: DAGNode, returned: Iterable[Any], levels: int) -> dict[str, list[Any]]:
+    """The lists of a mapped node with several outputs, of what each of its elements returned.
+
+    ``levels``: of lists within lists.
+    """
     lists: dict[str, list[Any]] = {key: [] for key in node.outputs}
     for result in returned:
         given: dict[str, Any] = {}
-        if isinstance(result, (NodeFailure, NodeSkipped)):
+        is_missing = isinstance(result, (NodeFailure, NodeSkipped))
+        if is_missing:
             given = dict.fromkeys(node.outputs, result)
+        elif levels > 1:
+            given = {**_lists_by_key(node, result, levels - 1)}
         else:
             node.store(result, given)
         for key, value in given.items():
-            lists[key].append(value)
+            if node.flatten and levels == 1 and not is_missing:
+                lists[key] += value
+            else:
+                lists[key].append(value)
     return lists
