@@ -168,6 +168,9 @@ class Shapes:
                 outer = {a for a in axes if not any(a in parts_of(b) for b in axes - {a})}
                 levels = {(frozenset(outer),) if len(outer) > 1 else tuple(outer)}
             together += levels
+        parts = [part for level in together for axis in level for part in parts_of(axis)]
+        if len(set(parts)) < len(parts):
+            raise NotTogetherError
         return tuple(together)
 
 

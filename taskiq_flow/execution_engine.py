@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import (
     AsyncGenerator,
+    AsyncIterable,
     Awaitable,
     Callable,
     Iterable,
@@ -38,6 +39,7 @@ from taskiq_flow.dataflow.options import (
     most_parallel,
     time_limit,
 )
+from taskiq_flow.dataflow.rows import Source
 from taskiq_flow.dataflow.type_check import TypeCheck
 from taskiq_flow.engine.arguments import (
     PassBy,
@@ -53,6 +55,8 @@ from taskiq_flow.engine.arguments import (
     reference_above,
 )
 from taskiq_flow.engine.connection import check_broker, check_readable
+from taskiq_flow.engine.many import HeldBack, as_results, check_source, in_order, with_numbers
+from taskiq_flow.engine.mapped_nodes import RUN_ENDED
 from taskiq_flow.engine.planning import Planner
 from taskiq_flow.engine.results import store_result
 from taskiq_flow.engine.resuming import Resumer
@@ -333,6 +337,61 @@ class ExecutionEngine:
         )
         return Stream(run)
 
+    def execute_many(
+        self,
+        source: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        *,
+        task_limit: int = 8,
+        ordered: bool = False,
+        whole: bool = False,
+        outputs: Iterable[str] | None = None,
+        items: bool = False,
+        run_id: str | None = None,
+    ) -> AsyncGenerator[Any, None]:
+        """Run the graph for each mapping of inputs, and yield ``(index, task_name, result)``.
+
+        ``task_limit``: for how many inputs at once; the source is read only as far as there is
+        room. ``ordered``: the results for one input after those for the one before it; so many
+        inputs at the most wait for an earlier one. ``whole``: yield ``(index, results)`` instead,
+        once for each input, with what ``execute`` returns. ``items``: also yield the elements of
+        mapped nodes, each as an ``Item``. All of it is one run, called ``run_id``, which no journal
+        has.
+
+        An input that lacks a key fails by itself, as a node does: ``on_error`` says what follows.
+        Raises ``GraphError`` for a graph that cannot be mapped, otherwise like ``execute_async``.
+
+        >>> dag = DAGBuilder().node(str.split, name="words", inputs=["text"]).build()
+        >>> async def main():
+        ...     engine = ExecutionEngine(InMemoryBroker(), dag)
+        ...     texts = ({"text": text} for text in ["ebb and flow", "tide"])
+        ...     async for index, results in engine.execute_many(texts, ordered=True, whole=True):
+        ...         print(index, results)
+        >>> asyncio.run(main())
+        0 {'words': ['ebb', 'and', 'flow']}
+        1 {'words': ['tide']}
+        """
+        check_source(source)
+        most_parallel("task_limit", task_limit)
+        if whole and items:
+            raise ValueError("whole=True yields one result for each input; leave items= out")
+        wanted = None if outputs is None else listed("outputs", outputs)
+        name = _new_run_id() if run_id is None else checked_id("run_id", run_id)
+        held = HeldBack()
+
+        async def begin(listeners: Sequence[Listener]) -> Run[Any]:
+            spec = self._planner.spec_of_many(Source(source, task_limit), wanted)
+            spec = replace(spec, items=items, ahead=held)
+            return await self._starter.begin(
+                listeners, name, spec, None, is_named=run_id is not None
+            )
+
+        pairs = self._pairs(name, begin)
+        if ordered:
+            pairs = in_order(pairs, held)
+        if whole:
+            return as_results(pairs, self._dag)
+        return with_numbers(pairs)
+
     def resume(
         self,
         run_id: str,
@@ -532,7 +591,7 @@ class ExecutionEngine:
     async def _next_reported(self, run: Run[Any]) -> tuple[str, Any]:
         """The next pair, after ``on_step_complete`` was called with it."""
         pair = run.take()
-        if self._on_step_complete is not None:
+        if self._on_step_complete is not None and pair[0] != RUN_ENDED:
             try:
                 await maybe_awaitable(self._on_step_complete(*pair))
             except Exception as error:  # the caller's own, which ends the run

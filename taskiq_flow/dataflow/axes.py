@@ -225,17 +225,18 @@ class _Key:
 class _Edges:
     """The groups that a group needs, by what it needs of them.
 
-    ``whole``: their end; ``positions``: elements, in the order of a list; ``aligned``: the elements
-    at the position that it is itself at, or within that.
+    ``ends``: the end of all elements that have so many positions in common with its own;
+    ``positions``: elements, in the order of a list; ``aligned``: the elements at the path that it
+    is itself at, or within that.
     """
 
-    whole: set[int] = field(default_factory=set)
+    ends: set[tuple[int, int]] = field(default_factory=set)
     positions: set[int] = field(default_factory=set)
     aligned: set[int] = field(default_factory=set)
 
     def __or__(self, other: _Edges) -> _Edges:
         return _Edges(
-            self.whole | other.whole,
+            self.ends | other.ends,
             self.positions | other.positions,
             self.aligned | other.aligned,
         )
@@ -282,12 +283,13 @@ class _Planning:
         factors = [self._zipped(node, list(keys)) for keys in node.factors]
         levels = tuple(level for factor in factors for level in factor)
         axes = joined(levels)
-        _check_factors(node, factors)
+        _check_apart(map(joined, factors), _same_list(node))
         taken = tuple(self._taken(key, count, axes) for key, count in node.map_over.items())
-        edges = self._edges_of(taken, axes, len(joined(factors[0])), whole)
         lists = dict.fromkeys(
             key for axis in axes for key in lists_of(axis) if not self._is_of_mapped(key)
         )
+        makers = [self._producers[key] for key in lists if key in self._producers]
+        edges = self._edges_of(taken, axes, len(joined(factors[0])), [*whole, *makers])
         mapped = MappedNode(
             node,
             axes,
@@ -341,14 +343,11 @@ class _Planning:
         together: list[tuple[Axis, ...]] = []
         for depth in range(max(map(len, found.values()))):
             levels = {own[depth] for own in found.values() if len(own) > depth}
-            if len(levels) > 1 and (depth or any(len(level) > 1 for level in levels)):
-                raise GraphError(
-                    f"node {node.task_name!r} maps over {', '.join(map(repr, keys))} together, "
-                    "which have different lists within their lists; name fewer levels of them, as "
-                    f"in map_over={dict.fromkeys(keys, 1)}, or multiply them with Product(...)"
-                )
             axes = {axis for level in levels for axis in level}
+            if len(levels) > 1 and (depth or any(len(level) > 1 for level in levels)):
+                raise _not_together(node, keys)
             together.append(levels.pop() if len(levels) == 1 else (_zip_of(axes),))
+        _check_apart(together, _not_together(node, keys))
         return tuple(together)
 
     def _levels(self, key: str, count: int) -> Levels:
@@ -378,18 +377,20 @@ class _Planning:
         first_factor: int,
         whole: Iterable[DAGNode],
     ) -> _Edges:
-        edges = _Edges(whole=self._groups_of(whole))
+        edges = _Edges({(group, 0) for group in self._groups_of(whole)})
         for key in taken:
             if key.producer is None:
                 continue
             group = self.mapped[key.producer].group
-            theirs = self.groups[group].axes
+            theirs, depth = self.groups[group].axes, len(key.at)
             if any(index >= first_factor for index in key.at):
-                edges.whole.add(group)  # all of it is needed again for each position before
-            elif theirs[: len(key.at)] == axes[: min(len(key.at), len(theirs))]:
-                edges.aligned.add(group)
-            else:
+                edges.ends.add((group, 0))  # all of it is needed again for each position before
+            elif theirs[:depth] != axes[: min(depth, len(theirs))]:
                 edges.positions.add(group)
+            elif depth < min(key.own, len(axes)):
+                edges.ends.add((group, depth))  # also of elements at other paths than its own
+            else:
+                edges.aligned.add(group)
         return edges
 
     def _groups_of(self, nodes: Iterable[DAGNode]) -> set[int]:
@@ -437,23 +438,34 @@ class _Planning:
 
     def _blocked_by(self, edges: _Edges) -> set[int]:
         """The groups that have to go on before an element with such edges can end."""
-        found = set(edges.positions)
-        ending, aligned = list(edges.whole), [*edges.aligned, *edges.positions]
-        seen: set[int] = set()
-        while aligned:
-            number = aligned.pop()
-            if number not in seen:
+        found: set[int] = set()
+        ends, seen = set(edges.ends), set[int]()
+        reached = [edges]
+        while reached:
+            edges = reached.pop()
+            found |= edges.positions
+            for number in (edges.positions | edges.aligned) - seen:
                 seen.add(number)
                 more = self._edges[number]
-                found |= more.positions
-                ending += more.whole
-                aligned += [*more.aligned, *more.positions]
-        while ending:
-            number = ending.pop()
-            found.add(number)
+                reached.append(more)
+                is_aligned = number in edges.aligned
+                ends |= more.ends if is_aligned else {(other, 0) for other, _ in more.ends}
+        return found | self._that_end(ends)
+
+    def _that_end(self, ends: Iterable[tuple[int, int]]) -> set[int]:
+        """The groups that these ends need, but for those that lead there."""
+        depths: dict[int, int] = {}  # by group: how many positions are fixed
+        pending = list(ends)
+        while pending:
+            number, depth = pending.pop()
+            if len(self.groups[number].axes) <= depth or depths.get(number, depth + 1) <= depth:
+                continue
+            depths[number] = depth
             more = self._edges[number]
-            ending += (more.whole | more.positions | more.aligned) - found
-        return found
+            pending += [(other, min(depth, own)) for other, own in more.ends]
+            pending += [(other, depth) for other in more.aligned]
+            pending += [(other, 0) for other in more.positions]
+        return set(depths)
 
 
 def joined(levels: Levels) -> tuple[Axis, ...]:
@@ -500,16 +512,29 @@ def _zip_of(axes: Collection[Axis]) -> Axis:
     return outer[0] if len(outer) == 1 else frozenset(outer)
 
 
-def _check_factors(node: DAGNode, factors: Sequence[Levels]) -> None:
-    earlier: list[Axis] = []
-    for factor in factors:
-        axes = joined(factor)
-        if any(_is_within(a, b) or _is_within(b, a) for a in earlier for b in axes):
-            raise GraphError(
-                f"node {node.task_name!r} multiplies keys of the same list with Product(...); "
-                "name such keys together, as in map_over=['a', 'b']"
-            )
-        earlier += axes
+def _not_together(node: DAGNode, keys: Sequence[str]) -> GraphError:
+    return GraphError(
+        f"node {node.task_name!r} maps over {', '.join(map(repr, keys))} together, which have "
+        "different lists within their lists; name fewer levels of them, as in "
+        f"map_over={dict.fromkeys(keys, 1)}, or multiply them with Product(...)"
+    )
+
+
+def _same_list(node: DAGNode) -> GraphError:
+    return GraphError(
+        f"node {node.task_name!r} multiplies keys of the same list with Product(...); "
+        "name such keys together, as in map_over=['a', 'b']"
+    )
+
+
+def _check_apart(levels: Iterable[Iterable[Axis]], error: GraphError) -> None:
+    """Raise the error if two of these have an axis in common."""
+    seen: set[Axis] = set()
+    for level in levels:
+        parts = {part for axis in level for part in parts_of(axis)}
+        if parts & seen:
+            raise error
+        seen |= parts
 
 
 def check_mapped_keys(node: DAGNode, known: Iterable[str]) -> None:

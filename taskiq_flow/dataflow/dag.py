@@ -301,7 +301,8 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
         for key in taken:
             name = key.removesuffix(FAILURES)
             if key in producers:
-                if key in needed and node.join != "all" and key not in node.waits_for:
+                may_be_missing = node.join != "all" and not producers[key].gives_inputs
+                if key in needed and may_be_missing and key not in node.waits_for:
                     _check_may_be_missing(node, key, producers[key])
                 before[producers[key]] = None
             elif name != key and name in by_name:

@@ -50,6 +50,12 @@ class Caller(Protocol):
     def gathered_within(self, name: str) -> None:
         """Elements within a path have ended, and some of them have failed."""
 
+    def listed(self, element: Element, *, is_whole: bool) -> None:
+        """All elements within a path have ended, of which the reader is given the list."""
+
+    def position_ended(self, path: Path) -> None:
+        """All that is at a path has ended, where the reader is given lists."""
+
     def source_failed(self, error: BaseException) -> None:
         """A source that is mapped over has raised an error."""
 
@@ -71,7 +77,8 @@ class Elements:
 
     ``sources``: by key, the inputs of the run that are read while it goes on. ``take``: makes of
     such a value one that its source does not change any more. ``limit``: how many nodes may run at
-    once. ``keeps``: whether whole lists are kept of keys that no node takes whole.
+    once. ``lists_at``: how many positions lead to the lists that the reader is given; ``None`` if
+    it is given none.
     """
 
     def __init__(
@@ -85,12 +92,12 @@ class Elements:
         sources: Mapping[str, Source],
         take: Take,
         limit: int | None,
-        keeps: bool,
+        lists_at: int | None,
     ) -> None:
         self._plan = plan
         self._ready = ready
         self._caller = caller
-        self._keeps = keeps
+        self._lists_at = lists_at
         self._limit = math.inf if limit is None else limit
         self._sources = sources
         self._source_keys = plan.lists()
@@ -100,7 +107,7 @@ class Elements:
             producers=producers,
             sources=sources,
             limit=self._limit,
-            keeps=keeps,
+            lists_at=lists_at,
         )
         self._mapped, self._groups = groups.mapped, groups.groups
         self._cells, self._returned = groups.cells, groups.returned
@@ -288,7 +295,7 @@ class Elements:
             self._cells[key].put(path, value)
             if (key, 1) in self._rows:
                 self._rows[key, 1][path] = Row(value)
-        if self._keeps and len(stored) > 1:
+        if self._lists_at is not None and len(stored) > 1:
             self._returned[node].put(path, result)
 
     def mapped_value(self, element: Element) -> Any:
@@ -309,11 +316,15 @@ class Elements:
         """What a node's tasks have returned so far, by path, as far as it is kept."""
         return self._returned[node].items(len(self._mapped[node].plan.axes))
 
-    def whole(self, node: DAGNode, missing: Cells) -> list[Any]:
-        """What a node's tasks have returned, as lists. ``missing``: in place of values."""
+    def whole(self, node: DAGNode, within: Path, missing: Cells) -> list[Any]:
+        """What a node's tasks have returned within a path, as lists.
+
+        ``missing``: what stands in the place of values.
+        """
         plan = self._mapped[node].plan
         cells = self._returned[node].merged(missing, len(plan.axes))
-        return cells.lists((), plan.sizes, joins=node.flatten and node.output is not None)
+        joins = node.flatten and node.output is not None
+        return cells.lists(within, _sizes_after(plan.sizes, len(within)), joins=joins)
 
     def lists(self, key: str, node: DAGNode) -> list[Any]:
         """The values of a mapped node's key, as lists, as far as they are kept."""
@@ -577,7 +588,7 @@ class Elements:
             mapped.within[prefix] = Within(row)
             for key in mapped.plan.node.outputs if prefix else ():
                 self._cells[key].open(prefix)
-            if prefix and self._keeps:
+            if prefix and self._lists_at is not None:
                 self._returned[mapped.plan.node].open(prefix)
         if row.length == 0:
             del group.cursors[prefix]
@@ -616,6 +627,8 @@ class Elements:
             if outcome == FAILED:
                 self._caller.gathered_within(element_name(mapped.plan.node.task_name, path))
             self._settle(gathers, path, outcome)
+        if is_reached and len(path) == self._lists_at:
+            self._caller.listed(Element(mapped.plan.node, path, self), is_whole=outcome != FAILED)
         self._end(mapped, path, has_failures=outcome == FAILED)
 
     def _settle(self, gathers: Gathers, path: Path, outcome: int) -> None:
@@ -683,6 +696,8 @@ class Elements:
 
     def _release(self, group: Group, path: Path) -> None:
         """Drop the values at a path that nobody will ask for any more."""
+        if group.depth == self._lists_at:
+            self._caller.position_ended(path)
         for cells in group.drops:
             cells.drop(path)
         for mapped in group.forgets:

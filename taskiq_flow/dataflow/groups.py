@@ -145,11 +145,11 @@ class Groups:
 
     ``priority``: of nodes that are ready. ``producers``: the keys that nodes give. ``sources``: by
     key, the inputs of the run that are read while it goes on. ``limit``: how many nodes may run at
-    once. ``keeps``: whether whole lists are kept of keys that no node takes whole.
+    once. ``lists_at``: how many positions lead to the lists that the reader is given, if any.
 
     ``cells``: by key, what elements have given; ``returned``: by node, what its tasks have.
     ``openers``: by axis, the mapped node whose elements give its lists. ``shared``: axes of lists
-    that are read at more positions than one.
+    whose lists are read at several positions, or by a later pass.
     """
 
     def __init__(
@@ -160,12 +160,12 @@ class Groups:
         producers: Collection[str],
         sources: Mapping[str, Source],
         limit: float,
-        keeps: bool,
+        lists_at: int | None,
     ) -> None:
         self._plan = plan
         self._limit = limit
         self._sources = sources
-        self._keeps = keeps
+        self._lists_at = lists_at
         self.axes = {part for group in plan.groups for a in group.axes for part in parts_of(a)}
         self.cells: dict[str, Cells] = {}
         self.returned: dict[DAGNode, Cells] = {}
@@ -190,7 +190,7 @@ class Groups:
             self._describe(group, plan.groups[number])
         self._drop_when_ended()
         self.openers = {axis: m for m in self.mapped.values() for axis in m.opens}
-        self.shared = {group.axis for group in self.groups if group.shares_lists}
+        self.shared = {g.axis for g in self.groups if g.shares_lists or not g.is_held}
 
     def _connect(self, number: int) -> None:
         """Tell the groups around a group of its members."""
@@ -260,7 +260,10 @@ class Groups:
         group.forgets.append(mapped)
         for gathers in (g for depth, g in mapped.gathers.items() if depth >= group.depth):
             group.drops += gathers.values.values()
+        listed = set[int]() if self._lists_at is None else {self._lists_at}
         for key in keys:
-            is_gathered = self._keeps or key in self._plan.gathered
-            if not is_gathered and min(depths.get(key, ()), default=group.depth) >= group.depth:
+            wanted = {*depths.get(key, ()), *listed, *((0,) if key in self._plan.gathered else ())}
+            if min(wanted, default=group.depth) >= group.depth:
                 group.drops.append(self.cells[key])
+        if min(listed, default=-1) >= group.depth:
+            group.drops.append(self.returned[mapped.plan.node])

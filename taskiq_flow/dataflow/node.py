@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Awaitable, Iterable, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from taskiq import AsyncTaskiqDecoratedTask
 
@@ -126,6 +126,9 @@ class DAGNode:
 
     index: Final = None
     """The place of an element. A node of a graph is none."""
+
+    gives_inputs: ClassVar[bool] = False
+    """Whether it stands for the inputs of a run, and has no task that is sent."""
 
     __slots__ = (
         "__weakref__",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Subgraph:
-    """The nodes of a graph, as they stand in another one under the prefix ``name``.
+    """The nodes of a graph, as they stand in another one under the prefix ``name``, if it has one.
 
     ``inputs``: external input of the graph → key of the other; the same key where nothing is said.
     ``outputs``: output of the graph → key of the other, where that is not ``name/key``.
@@ -48,7 +48,9 @@ class Subgraph:
                 "nodes the other one whole"
             )
         self._mapped = factors[0] if factors else {}
-        self._check("map_over", self._mapped, [self._inputs.get(key, key) for key in external])
+        if external:  # without any, all that is mapped over is how often the graph runs
+            known = [self._inputs.get(key, key) for key in external]
+            self._check("map_over", self._mapped, known)
         self._levels = max(self._mapped.values(), default=0)
 
     def _check(self, argument: str, keys: Iterable[str], known: Iterable[str]) -> None:
@@ -81,14 +83,17 @@ class Subgraph:
         return [(earlier, later) for later, others in edges for earlier in others]
 
     def _named(self, node: DAGNode) -> str:
-        return f"{self._name}/{node.task_name}"
+        return self._prefixed(node.task_name)
+
+    def _prefixed(self, name: str) -> str:
+        return f"{self._name}/{name}" if self._name else name
 
     def _key(self, key: str) -> str:
         plan = self._dag.plan()
         if key in plan.producers:
-            return self._outputs.get(key, f"{self._name}/{key}")
+            return self._outputs.get(key, self._prefixed(key))
         if key in plan.failure_keys:
-            return f"{self._name}/{key}"
+            return self._prefixed(key)
         return self._inputs.get(key, key)
 
     def _node(self, node: DAGNode, before: Iterable[DAGNode]) -> DAGNode:
@@ -129,7 +134,8 @@ class Subgraph:
         return (first, *further)
 
     def _error(self, node: DAGNode, what: str) -> GraphError:
+        graph = f"the graph {self._name!r}" if self._name else "the graph"
         return GraphError(
-            f"the graph {self._name!r} is mapped over {', '.join(map(repr, self._mapped))}, and "
+            f"{graph} is mapped over {', '.join(map(repr, self._mapped))}, and "
             f"its node {node.task_name!r} {what}, which it cannot then; do that outside of it"
         )

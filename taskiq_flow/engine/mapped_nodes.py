@@ -15,11 +15,11 @@ from taskiq_flow.dataflow.cells import ABSENT, Cells
 from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dataflow.elements import Elements
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.ready_set import ReadySet
+from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, ReadySet
 from taskiq_flow.engine.feeder import Feeder
 from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.engine.run_state import RunState
-from taskiq_flow.errors import GraphChangedError, OutputShapeError
+from taskiq_flow.errors import NODE_ERRORS, GraphChangedError, OutputShapeError
 from taskiq_flow.events import ElementsKnown, Event, NodeFailure, NodeSkipped
 from taskiq_flow.journal.records import KNOWN, record
 from taskiq_flow.journal.writer import LogWriter
@@ -28,6 +28,9 @@ from taskiq_flow.values.isolation import Take
 logger = logging.getLogger("taskiq_flow")
 
 Missing = NodeFailure | NodeSkipped
+
+RUN_ENDED: Final = "run ended"
+"""In place of a node: one of many runs has ended."""
 
 DECLINED: Final = object()
 """A filter has left an element out."""
@@ -56,7 +59,7 @@ class MappedNodes:
         collects: bool,
         restore: Callable[[Element], int | None],
         skip: Callable[[Sequence[Any]], None],
-        fail: Callable[[DAGNode, BaseException], None],
+        fail: Callable[[Any, BaseException], None],
         deliver: Callable[[Any, Any], None],
         tell: Callable[[Event], None],
         unread: Callable[[], int],
@@ -94,7 +97,7 @@ class MappedNodes:
             sources=spec.sources,
             take=take,
             limit=limit,
-            keeps=spec.items != "only",
+            lists_at=spec.lists_at,
         )
         state.elements = self._elements
         self._feeders = [
@@ -188,13 +191,20 @@ class MappedNodes:
 
     def missing(self, element: Element, what: Missing) -> None:
         """Under ``"collect"``, an element has failed, or was skipped because of a failure."""
-        if self._spec.items != "only":
+        if self._spec.lists_at is not None:
             self._missing.setdefault(element.node, Cells()).put(element.path, what)
 
     # For the elements
 
     def restored(self, element: Element) -> int | None:
-        """Store what an earlier engine has completed."""
+        """Store what an earlier engine has completed, or what a run is given."""
+        if element.node.gives_inputs:
+            try:
+                element.store(self._elements.mapped_value(element), {})
+            except NODE_ERRORS as error:  # of one run's inputs, also of user code within them
+                self._fail(element, error)
+                return FAILED
+            return COMPLETED
         earlier = self._spec.earlier
         before = earlier.digests.get(element.task_name, b"")
         if before and (now := source_digest(element)) and now != before:
@@ -246,6 +256,18 @@ class MappedNodes:
         """Elements within a path have ended, and some of them have failed."""
         self._state.incomplete.add(name)
 
+    def listed(self, element: Element, *, is_whole: bool) -> None:
+        """The elements of a node within one run have ended."""
+        missing = self._missing.get(element.node, Cells())
+        if is_whole or self._collects:
+            self._deliver(element, self._elements.whole(element.node, element.path, missing))
+        missing.drop(element.path)
+
+    def position_ended(self, path: Path) -> None:
+        """One of many runs has ended."""
+        if self._spec.ahead is not None:
+            self._deliver(RUN_ENDED, path)
+
     def source_failed(self, error: BaseException) -> None:
         """A source has raised an error, which the reader gets as it is."""
         self._end(error)
@@ -256,7 +278,8 @@ class MappedNodes:
 
     def unread(self) -> int:
         """How many elements the reader has still to read, if they are yielded."""
-        return self._unread() if self._spec.items else 0
+        is_read = self._spec.items or self._spec.ahead is not None
+        return self._unread() if is_read else 0
 
     def uneven(self, node: DAGNode, error: OutputShapeError) -> None:
         """A node takes lists together that differ in length."""
@@ -266,14 +289,14 @@ class MappedNodes:
     def gathered(self, node: DAGNode, *, is_whole: bool) -> None:
         """All elements of a node have ended: its lists are as whole as they will be."""
         store = self._state.values if is_whole else self._state.partial
-        if self._spec.items != "only" or not self._plan.gathered.isdisjoint(node.outputs):
+        if self._spec.lists_at == 0 or not self._plan.gathered.isdisjoint(node.outputs):
             for key in node.outputs:
                 store[key] = self._elements.lists(key, node)
         self._state.sort_failures(node.task_name)
         is_given = is_whole or (self._collects and node not in self._uneven)
-        if self._spec.items != "only" and is_given:
+        if self._spec.lists_at == 0 and is_given:
             missing = self._missing.pop(node, Cells())
-            self._deliver(node, self._elements.whole(node, missing))
+            self._deliver(node, self._elements.whole(node, (), missing))
         if is_whole:
             never_run = self._ready.complete(node)
         else:

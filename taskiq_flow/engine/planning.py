@@ -7,6 +7,7 @@ from typing import Any
 
 from taskiq_flow.dataflow.dag import DAG, Order, Plan
 from taskiq_flow.dataflow.inputs import as_inputs, check_inputs, sources_among
+from taskiq_flow.dataflow.many import SOURCE, graph_of_many
 from taskiq_flow.dataflow.rows import Source
 from taskiq_flow.dataflow.type_check import TypeCheck, check_types
 from taskiq_flow.engine.run import RunSettings
@@ -32,6 +33,7 @@ class Planner:
         self._order = order
         self._type_check = type_check
         self._type_checked: Plan | None = None
+        self._many: tuple[Plan, DAG] | None = None
         try:
             plan = dag.plan()
         except GraphError:  # a run raises it
@@ -40,13 +42,26 @@ class Planner:
 
     def spec(self, inputs: Mapping[str, Any] | None, outputs: Iterable[str] | None) -> RunSpec[Any]:
         """What a run has to do. Raises for inputs and outputs that do not fit the graph."""
-        whole = self.dag.plan()
-        self._check_types(whole)
-        plan = whole if outputs is None else self.dag.plan_for(outputs)
+        self._check_types(self.dag.plan())
+        return self._spec_of(self.dag, inputs, outputs)
+
+    def spec_of_many(self, source: Source, outputs: Iterable[str] | None) -> RunSpec[Any]:
+        """What a run has to do that runs the graph for each mapping that a source gives."""
+        plan = self.dag.plan()
+        self._check_types(plan)
+        if self._many is None or self._many[0] is not plan:
+            self._many = plan, graph_of_many(self.dag)
+        return self._spec_of(self._many[1], {SOURCE: source}, outputs)
+
+    def _spec_of(
+        self, dag: DAG, inputs: Mapping[str, Any] | None, outputs: Iterable[str] | None
+    ) -> RunSpec[Any]:
+        whole = dag.plan()
+        plan = whole if outputs is None else dag.plan_for(outputs)
         take = self._settings.isolation()
         given = as_inputs(inputs)
         check_inputs(given, whole, plan)
-        sources = self.sources(given)
+        sources = sources_among(given, whole, self._settings.max_parallel)
         values = {k: _taken_input(take, k, v) for k, v in given.items() if k not in sources}
         of_engine = self._options
         for_all = of_engine != PLAIN_OPTIONS

@@ -26,7 +26,7 @@ from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.call_text import called_with
 from taskiq_flow.engine.listeners import Listeners
-from taskiq_flow.engine.mapped_nodes import DECLINED, MappedNodes
+from taskiq_flow.engine.mapped_nodes import DECLINED, RUN_ENDED, MappedNodes
 from taskiq_flow.engine.node_run import (
     Ask,
     Fail,
@@ -210,6 +210,8 @@ class Run(Generic[N]):
             self._loop.call_soon(self._advance)
         if isinstance(node, Element):
             return node.node.task_name, Item(node.index, self._handed_over(node, value))
+        if isinstance(node, str):  # ``RUN_ENDED``
+            return RUN_ENDED, Item(value, None)
         return node.task_name, self._handed_over(node, value)
 
     def cancel(self) -> None:
@@ -481,7 +483,7 @@ class Run(Generic[N]):
             isinstance(value, NodeSkipped) and value.reason == "failure"
         ):
             self._mapped.missing(node, value)
-        if self._spec.items:
+        if self._spec.items or len(node.path) == self._spec.lists_at:
             self.stream.deliver(node, value)
 
     # Mapped nodes
@@ -500,10 +502,14 @@ class Run(Generic[N]):
             fail=self._fail_whole,
             deliver=self.stream.deliver,
             tell=self._tell,
-            unread=lambda: len(self.stream),
+            unread=self._unread,
             advance=self._advance,
             end=self._end_unless_over,
         )
+
+    def _unread(self) -> int:
+        ahead = self._spec.ahead
+        return len(self.stream) + (0 if ahead is None else ahead())
 
     def _end_unless_over(self, error: BaseException) -> None:
         if not self._is_over:
@@ -515,14 +521,14 @@ class Run(Generic[N]):
         return self._restore(element)
 
     def _fail_whole(self, node: Any, error: BaseException) -> None:
-        """A mapped node has failed by itself, before or after its elements."""
-        name = node.task_name
+        """A mapped node has failed, or an element of it, for which no task was sent."""
+        name, index = node.task_name, node.index
         self._state.add_failure(node, error)
-        self._tell(NodeFailed(self.run_id, self._loop.time(), name, "", error, 0))
+        self._tell(NodeFailed(self.run_id, self._loop.time(), name, "", error, 0, index))
         if self._on_error == "raise":
             self._end(self._state.node_failed(name, "", 0, ""))
         elif self._on_error == "collect":
-            self.stream.deliver(node, NodeFailure(name, "", error, 0))
+            self.stream.deliver(node, NodeFailure(name, "", error, 0, index))
 
     # Results that are cached
 

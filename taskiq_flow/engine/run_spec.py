@@ -135,6 +135,9 @@ class RunSpec(Generic[N]):
     or in place of their lists.
 
     ``sources``: by key, inputs that are mapped over and read while the run goes on.
+
+    ``ahead``: where the graph is one that runs for each of many inputs, how many of these runs have
+    ended and are held back from the reader. It is given the results of each such run.
     """
 
     nodes: Sequence[N] = ()
@@ -151,3 +154,11 @@ class RunSpec(Generic[N]):
     elements: ElementPlan | None = None
     items: Items = False
     sources: Mapping[str, Source] = field(default_factory=dict)
+    ahead: Callable[[], int] | None = None
+
+    @property
+    def lists_at(self) -> int | None:
+        """How many positions lead to the lists that the reader is given; ``None`` for none."""
+        if self.ahead is not None:
+            return 1
+        return None if self.items == "only" else 0

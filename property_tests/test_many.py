@@ -1,0 +1,53 @@
+"""Many inputs of a random graph have the results of as many runs of their own."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from taskiq import InMemoryBroker
+
+from property_tests.elements import Graph, Stage, graphs
+from property_tests.strategies import LIMITS
+from property_tests.test_elements import same
+from taskiq_flow import ExecutionEngine, GraphError
+from tests.virtual_clock import run_virtually
+
+
+@given(graphs(), LIMITS, st.integers(0, 4), st.integers(1, 3), st.booleans())
+def test_many_inputs_have_the_results_of_as_many_runs(
+    graph: Graph,
+    limit: int | None,
+    inputs: int,
+    task_limit: int,
+    ordered: bool,  # noqa: FBT001 - hypothesis passes it by name
+) -> None:
+    given_inputs = [
+        {key: values[: number + 1] for key, values in graph.lists.items()}
+        for number in range(inputs)
+    ]
+
+    async def main() -> tuple[list[Any], list[Any]]:
+        engine = ExecutionEngine(
+            InMemoryBroker(), Stage(graph).dag(), limit, on_error="collect", type_check="off"
+        )
+        alone = [(n, await engine.execute(each)) for n, each in enumerate(given_inputs)]
+        many = engine.execute_many(given_inputs, task_limit=task_limit, ordered=ordered, whole=True)
+        return alone, [pair async for pair in many]
+
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            alone, together = run_virtually(main())
+        except GraphError:
+            assume(condition=False)
+    if not ordered:
+        together.sort(key=lambda pair: pair[0])
+    assert [(n, shown(results)) for n, results in together] == [
+        (n, shown(results)) for n, results in alone
+    ]
+
+
+def shown(results: dict[str, Any]) -> dict[str, Any]:
+    return {key: same(value) for key, value in results.items()}

@@ -1,0 +1,270 @@
+"""``execute_many``: a graph that runs for each of many inputs."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import tracemalloc
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import (
+    DAGBuilder,
+    ExecutionEngine,
+    GraphError,
+    InputError,
+    Item,
+    MissingInputError,
+    NodeFailedError,
+    NodeFailure,
+    NodeSkipped,
+    Product,
+    RunCancelledError,
+    RunFailedError,
+)
+from tests.virtual_clock import virtually
+
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+def size(word: str, most: int = 9) -> int:
+    return min(len(word), most)
+
+
+def reading() -> DAGBuilder:
+    builder = DAGBuilder().node(words)
+    builder.node(size, inputs={"word": "words"}, map_over="words", output="sizes")
+    return builder.node(sum, name="total", inputs=["sizes"])
+
+
+def engine_of(builder: DAGBuilder, **options: Any) -> ExecutionEngine:
+    return ExecutionEngine(InMemoryBroker(), builder.build(), **options)
+
+
+TEXTS = ["ebb and flow", "", "tide"]
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+@pytest.mark.parametrize("task_limit", [1, 8])
+async def test_each_input_has_the_results_of_a_run_of_its_own(
+    limit: int | None, task_limit: int
+) -> None:
+    engine = engine_of(reading(), max_parallel=limit)
+    inputs = [{"text": text} for text in TEXTS]
+    many = engine.execute_many(iter(inputs), task_limit=task_limit, whole=True)
+    found = {index: results async for index, results in many}
+    assert found == {n: await engine.execute(each) for n, each in enumerate(inputs)}
+
+
+async def test_results_come_with_the_number_of_their_input() -> None:
+    found = [triple async for triple in engine_of(reading()).execute_many([{"text": "a bc"}] * 2)]
+    expected = [("words", ["a", "bc"]), ("size", [1, 2]), ("total", 3)]
+    assert sorted(found) == sorted((n, *pair) for n in range(2) for pair in expected)
+
+
+async def test_elements_of_maps_are_items_if_asked_for() -> None:
+    many = engine_of(reading(), max_parallel=1).execute_many([{"text": "a bc"}], items=True)
+    found = [(name, value) async for _, name, value in many]
+    assert found.index(("size", Item(1, 2))) < found.index(("size", [1, 2]))
+    assert ("size", Item(0, 1)) in found
+
+
+async def test_only_what_outputs_need_is_run() -> None:
+    many = engine_of(reading()).execute_many([{"text": "a"}], outputs=["words"], whole=True)
+    assert [pair async for pair in many] == [(0, {"words": ["a"]})]
+
+
+async def test_optional_inputs_may_be_there_for_some() -> None:
+    def added(n: int, plus: int = 1) -> int:
+        return n + plus
+
+    builder = DAGBuilder().node(added, name="sum")
+    many = engine_of(builder).execute_many([{"n": 1}, {"n": 1, "plus": 5}], whole=True)
+    assert [pair async for pair in many] == [(0, {"sum": 2}), (1, {"sum": 6})]
+
+
+async def test_a_graph_without_inputs_runs_as_often_as_the_source_says() -> None:
+    numbers = itertools.count()
+    builder = DAGBuilder().node(lambda: next(numbers), name="n")
+    many = engine_of(builder).execute_many([{}, {}, {}], task_limit=1, whole=True)
+    assert [pair async for pair in many] == [(n, {"n": n}) for n in range(3)]
+
+
+# Order and room
+
+
+async def slow(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+@virtually
+async def test_results_come_as_they_arrive_or_in_the_order_of_the_inputs() -> None:
+    engine = engine_of(DAGBuilder().node(slow))
+    inputs = [{"seconds": n} for n in (3.0, 1.0, 2.0)]
+    assert [n async for n, _, _ in engine.execute_many(inputs)] == [1, 2, 0]
+    assert [n async for n, _, _ in engine.execute_many(inputs, ordered=True)] == [0, 1, 2]
+
+
+class Source:
+    """Counts how far it is read, and whether it was closed."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.is_closed = False
+
+    def __call__(self) -> Iterator[dict[str, Any]]:
+        try:
+            for number in itertools.count():
+                self.read = number + 1
+                yield {"seconds": 100.0 if number == 0 else 1.0}
+        finally:
+            self.is_closed = True
+
+
+@virtually
+async def test_an_input_that_is_slow_holds_back_no_more_than_the_task_limit() -> None:
+    source = Source()
+    many = engine_of(DAGBuilder().node(slow)).execute_many(source(), task_limit=4, ordered=True)
+    first = await anext(many)
+    assert first == (0, "slow", 100.0)
+    assert source.read <= 4
+    found = [await anext(many) for _ in range(20)]
+    assert [index for index, _, _ in found] == list(range(1, 21))
+    await many.aclose()
+    assert source.is_closed
+
+
+@virtually
+async def test_the_source_is_read_no_further_than_its_reader() -> None:
+    source = Source()
+    many = engine_of(DAGBuilder().node(slow)).execute_many(source(), task_limit=4)
+    await anext(many)
+    await asyncio.sleep(1000)
+    assert source.read <= 1 + 4
+    await many.aclose()
+
+
+@virtually
+async def test_an_async_source_may_be_slow_and_what_it_raises_is_raised() -> None:
+    async def source() -> AsyncIterator[dict[str, Any]]:
+        for number in range(3):
+            await asyncio.sleep(5)
+            yield {"seconds": float(number)}
+        raise OSError("the line is dead")
+
+    found = []
+    with pytest.raises(OSError, match="the line is dead"):
+        async for index, _, _ in engine_of(DAGBuilder().node(slow)).execute_many(source()):
+            found.append(index)
+    assert found == [0, 1]
+
+
+async def test_memory_does_not_grow_with_the_number_of_inputs() -> None:
+    # What is in flight varies, and is no growth: let it be little.
+    many = engine_of(reading(), max_parallel=1).execute_many(
+        ({"text": "a bc"} for _ in itertools.count()), task_limit=1, ordered=True, whole=True
+    )
+    sizes = []
+    tracemalloc.start()
+    try:
+        async for index, _ in many:
+            if index % 150 == 149:
+                gc.collect()
+                sizes.append(tracemalloc.get_traced_memory()[0])
+            if len(sizes) == 5:
+                break
+    finally:
+        tracemalloc.stop()
+        await many.aclose()
+    assert sizes[-1] - sizes[1] < 50_000
+
+
+# Failures
+
+
+def inverse(n: int) -> float:
+    return 1 / n
+
+
+async def test_the_failure_of_one_input_ends_all_unless_on_error_says_otherwise() -> None:
+    builder = DAGBuilder().node(inverse).node(lambda inverse: 2 * inverse, name="twice")
+    inputs = [{"n": 1}, {"n": 0}, {"n": 2}]
+    with pytest.raises(NodeFailedError, match=r"'inverse\[1\]'"):
+        async for _ in engine_of(builder).execute_many(inputs, task_limit=1):
+            pass
+    found = []
+    with pytest.raises(RunFailedError, match=r"'inverse\[1\]'"):
+        async for index, name, _ in engine_of(builder, on_error="continue").execute_many(inputs):
+            found.append((index, name))
+    assert sorted(found) == [(0, "inverse"), (0, "twice"), (2, "inverse"), (2, "twice")]
+    engine = engine_of(builder, on_error="collect")
+    results = dict([pair async for pair in engine.execute_many(inputs, whole=True)])
+    assert isinstance(results[1]["inverse"], NodeFailure)
+    assert isinstance(results[1]["twice"], NodeSkipped)
+    assert results[2] == {"inverse": 0.5, "twice": 1.0}
+
+
+async def test_an_input_that_is_not_as_it_has_to_be_fails_by_itself() -> None:
+    engine = engine_of(reading(), on_error="collect")
+    inputs: list[Any] = [{"texts": "a"}, {"text": "bc"}, "text"]
+    results = dict([pair async for pair in engine.execute_many(inputs, whole=True)])
+    assert results[1]["total"] == 2
+    missing, wrong = results[0]["inputs"].error, results[2]["inputs"].error
+    assert isinstance(missing, MissingInputError)
+    assert "was not given 'text'; did you mean 'texts'?" in str(missing)
+    assert type(wrong) is InputError
+    assert results[0]["words"].because_of == ("inputs[0]",)
+    with pytest.raises(NodeFailedError, match=r"'inputs\[0\]' failed before its first attempt"):
+        async for _ in engine_of(reading()).execute_many(inputs):
+            pass
+
+
+@virtually
+async def test_cancel_stops_all_of_it() -> None:
+    source = Source()
+    engine = engine_of(DAGBuilder().node(slow))
+    asyncio.get_running_loop().call_later(10, engine.cancel)
+    with pytest.raises(RunCancelledError):
+        async for _ in engine.execute_many(source()):
+            pass
+    assert source.is_closed
+
+
+async def test_on_step_complete_is_called_for_each_result() -> None:
+    called = []
+    engine = engine_of(reading(), on_step_complete=lambda name, item: called.append((name, item)))
+    async for _ in engine.execute_many([{"text": "a"}], whole=True):
+        pass
+    assert sorted(called, key=repr) == [
+        ("size", Item(0, [1])), ("total", Item(0, 1)), ("words", Item(0, ["a"])),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "error", "message"),
+    [
+        ({"text": "a"}, {}, TypeError, "source is a dict; give an iterable of mappings"),
+        (3, {}, TypeError, "source is a int"),
+        ([], {"task_limit": 0}, ValueError, "task_limit is 0"),
+        ([], {"whole": True, "items": True}, ValueError, "leave items= out"),
+        ([], {"outputs": 3}, TypeError, "outputs is 3"),
+    ],
+)
+def test_mistakes_are_told_at_the_call(
+    source: Any, options: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        engine_of(reading()).execute_many(source, **options)
+
+
+async def test_a_graph_that_cannot_be_mapped_is_refused_before_anything_runs() -> None:
+    builder = DAGBuilder().node(lambda a, b: 0, name="p", map_over=Product("a", "b"))
+    with pytest.raises(GraphError, match="'p' multiplies lists of the element"):
+        await anext(engine_of(builder).execute_many([{"a": [1], "b": [2]}]))
