@@ -137,8 +137,8 @@ class ElementPlan:
 
 
 def element_name(name: str, path: Path) -> str:
-    """The name of a node's element at a path."""
-    return f"{name}[{','.join(map(str, path))}]"
+    """The name of a node's element at a path; of the node itself, without any position."""
+    return f"{name}[{','.join(map(str, path))}]" if path else name
 
 
 def parted(name: str) -> tuple[str, Path]:
@@ -288,8 +288,7 @@ class _Planning:
         lists = dict.fromkeys(
             key for axis in axes for key in lists_of(axis) if not self._is_of_mapped(key)
         )
-        makers = [self._producers[key] for key in lists if key in self._producers]
-        edges = self._edges_of(taken, axes, len(joined(factors[0])), [*whole, *makers])
+        edges = self._edges_of(taken, axes, len(joined(factors[0])), whole)
         mapped = MappedNode(
             node,
             axes,
@@ -420,6 +419,9 @@ class _Planning:
         if len(axes) > 1:
             parent = self._parent_for(axes)
             edges.aligned.add(parent)
+        lists = (key for key in keys_of(axes) if not self._is_of_mapped(key))
+        makers = [self._producers[key] for key in lists if key in self._producers]
+        edges.ends |= {(group, 0) for group in self._groups_of(makers)}
         self.groups.append(GroupPlan(axes, at, parent, around != axes[:-1]))
         self._edges.append(edges)
         return len(self.groups) - 1

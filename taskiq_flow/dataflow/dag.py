@@ -293,17 +293,13 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
     failed_nodes: dict[str, DAGNode] = {}
     for node in nodes:
         before = dict.fromkeys(orderings.get(node, ()))
-        needed = set(node.required_keys)
         # Only an outcome of a node may be missing, not an input of the run that the node names.
-        named = {*needed, *node.inputs, *node.map_over}
+        named = {*node.required_keys, *node.inputs, *node.map_over}
         taken = dict.fromkeys((*node.required_keys, *node.optional_keys))
         check_mapped_keys(node, taken)
         for key in taken:
             name = key.removesuffix(FAILURES)
             if key in producers:
-                may_be_missing = node.join != "all" and not producers[key].gives_inputs
-                if key in needed and may_be_missing and key not in node.waits_for:
-                    _check_may_be_missing(node, key, producers[key])
                 before[producers[key]] = None
             elif name != key and name in by_name:
                 if node.join != "ended":
@@ -320,20 +316,29 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
             successors.setdefault(other, []).append(node)
     order = _topological_order(nodes, predecessors, successors)
     elements = element_plan(order, predecessors, orderings, producers, failed_nodes)
+    for node in nodes:
+        _check_may_start(node, producers, elements)
     keys = list(failed_nodes)
     return Plan(order, predecessors, successors, producers, required, optional, keys, elements)
 
 
-def _check_may_be_missing(node: DAGNode, key: str, producer: DAGNode) -> None:
+def _check_may_start(
+    node: DAGNode, producers: Mapping[str, DAGNode], elements: ElementPlan | None
+) -> None:
     """Raise ``BindingError`` if a node may start without a key that its task requires."""
-    is_list = key in node.map_over and not producer.map_over  # without it there is no element
-    if not is_list:
-        raise BindingError(
-            f"node {node.task_name!r} has join={node.join!r} and may start without {key!r}; give "
-            "the parameter that takes it a default",
-            task_name=node.task_name,
-            key=key,
-        )
+    if node.join == "all":
+        return
+    taken = () if elements is None or not node.map_over else elements.mapped[node].taken
+    never_missing = {each.key for each in taken if each.is_listed}  # there is no element then
+    for key in node.required_keys:
+        may_be_missing = key in producers and not producers[key].gives_inputs
+        if may_be_missing and key not in never_missing and key not in node.waits_for:
+            raise BindingError(
+                f"node {node.task_name!r} has join={node.join!r} and may start without {key!r}; "
+                "give the parameter that takes it a default",
+                task_name=node.task_name,
+                key=key,
+            )
 
 
 def _not_ended_error(node: DAGNode, key: str) -> BindingError:

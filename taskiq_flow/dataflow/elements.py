@@ -287,8 +287,8 @@ class Elements:
     def store(self, element: Element, result: Any, stored: Mapping[str, Any]) -> None:
         """Put what an element gives into the rows of its keys. Raises ``OutputShapeError``."""
         node, path = element.node, element.path
-        if node.filter:
-            stored = {node.outputs[0]: self.mapped_value(element)}
+        if node.filtered is not None:
+            stored = {node.outputs[0]: self.mapped_value(element, node.filtered)}
         for key, value in stored.items():
             self._check_lists(key, value, element)
         for key, value in stored.items():
@@ -298,9 +298,9 @@ class Elements:
         if self._lists_at is not None and len(stored) > 1:
             self._returned[node].put(path, result)
 
-    def mapped_value(self, element: Element) -> Any:
-        """What an element is given of the first key that its node maps over, or ``ABSENT``."""
-        return self.inputs(element, {}).get(next(iter(element.node.map_over)), ABSENT)
+    def mapped_value(self, element: Element, key: str) -> Any:
+        """What an element is given of a key that its node maps over, or ``ABSENT``."""
+        return self.inputs(element, {}).get(key, ABSENT)
 
     def dependencies(self, element: Element) -> list[str]:
         """The names of what an element depends on."""
@@ -435,9 +435,9 @@ class Elements:
 
     def _is_worth_it(self, group: Group) -> bool:
         """Whether an element might start at once if one more position were let in."""
-        if group.first:
-            return any(map(self._could_start, group.first))
-        return any(self._has_room(child) and not child.cursors for child in group.children)
+        return any(map(self._could_start, group.first)) or any(
+            self._has_room(child) and not child.cursors for child in group.leads_to
+        )
 
     def _could_start(self, mapped: Mapped) -> bool:
         """Whether an element of a node might start at once if it were let in."""
@@ -599,6 +599,7 @@ class Elements:
         """There will be no list at a position: each node within ends there, once."""
         for mapped in group.tree:
             if not mapped.is_dead:
+                mapped.unreached.add(prefix)
                 self._caller.skip([Unreached(mapped.plan.node, prefix, self, outcome)])
 
     # Ends
@@ -702,7 +703,8 @@ class Elements:
             cells.drop(path)
         for mapped in group.forgets:
             is_own = len(mapped.plan.axes) == group.depth
-            if is_own and mapped.outcomes.pop(path, None) == SKIPPED:
+            if (is_own and mapped.outcomes.pop(path, None) == SKIPPED) or path in mapped.unreached:
+                mapped.unreached.discard(path)
                 self._caller.forget(element_name(mapped.plan.node.task_name, path))
             for depth, gathers in mapped.gathers.items():
                 if depth == group.depth:

@@ -71,7 +71,8 @@ class Mapped:
 
     ``counts_as_completed``: whether a list that it maps over is a node's, which has completed then;
     a rule such as ``"any"`` counts it. ``pending``: its elements that have not ended, by path.
-    ``outcomes``: how others ended, for those that did not complete. ``within``: what has ended, by
+    ``outcomes``: how others ended, for those that did not complete; ``unreached``: paths that lead
+    to no list. ``within``: what has ended, by
     the paths that are still open. ``gathers``: by the length of paths. ``opens``: the axes of lists
     that its elements give. ``ancestors``: the groups of its axes, from the outermost on;
     ``holders``: those of them that count it, and ``None`` for the others.
@@ -86,6 +87,7 @@ class Mapped:
         self.taking: list[Taking] = []
         self.pending: dict[Path, Element] = {}
         self.outcomes: dict[Path, int] = {}
+        self.unreached: set[Path] = set()
         self.within: dict[Path, Within] = {}
         self.gathers: dict[int, Gathers] = {}
         self.opens: list[Axis] = []
@@ -110,7 +112,8 @@ class Cursor:
 class Group:
     """Mapped nodes whose elements are let in together.
 
-    ``tree``: its nodes and those of the groups within it. ``held``: of these, the nodes that are
+    ``leads_to``: the groups within it whose lists are none that its nodes give. ``tree``: its nodes
+    and those of the groups within it. ``held``: of these, the nodes that are
     counted before a position is forgotten. ``first``: the nodes that take nothing that another node
     of the tree gives. ``foreign``: how elements of other groups are taken, which have to be let in
     before. ``room``: how many positions may be alive. ``alive``: by path, the nodes of ``held``
@@ -127,6 +130,7 @@ class Group:
         self.is_held = True
         self.parent: Group | None = None
         self.children: list[Group] = []
+        self.leads_to: list[Group] = []
         self.tree: list[Mapped] = list(members)
         self.held: list[Mapped] = list(members)
         self.first: list[Mapped] = []
@@ -186,10 +190,10 @@ class Groups:
         self.groups = [Group(g, [self.mapped[m.node] for m in g.members]) for g in plan.groups]
         for number in range(len(self.groups)):
             self._connect(number)
+        self.openers = {axis: m for m in self.mapped.values() for axis in m.opens}
         for number, group in enumerate(self.groups):
             self._describe(group, plan.groups[number])
         self._drop_when_ended()
-        self.openers = {axis: m for m in self.mapped.values() for axis in m.opens}
         self.shared = {g.axis for g in self.groups if g.shares_lists or not g.is_held}
 
     def _connect(self, number: int) -> None:
@@ -224,6 +228,11 @@ class Groups:
                     continue
                 if id(taking.of.ancestors[-1]) not in ancestors:
                     group.foreign.append(taking)
+        group.leads_to = [
+            child
+            for child in group.children
+            if child.axis not in self.openers or id(self.openers[child.axis]) not in within
+        ]
         group.room = 2 * self._limit
         if group.depth == 1:
             keys = [key for key in lists_of(group.axis) if key in self._sources]

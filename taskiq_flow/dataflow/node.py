@@ -106,7 +106,8 @@ class DAGNode:
     gives such lists; ``Product("xs", "ys")`` runs for each pair. ``max_parallel``: how many of its
     elements run at once. All options above hold for each element by itself.
     ``flatten``: each element gives a list, and these are joined to one. ``filter``: the task says
-    whether the element that it is given is part of the list that the node gives.
+    whether the element that it is given, of the key ``filtered``, is part of the list that the
+    node gives.
 
     Raises ``TypeError`` or ``ValueError`` for arguments that no node can have.
 
@@ -145,6 +146,7 @@ class DAGNode:
         "factors",
         "fallback",
         "filter",
+        "filtered",
         "flatten",
         "given",
         "has_policy",
@@ -225,6 +227,7 @@ class DAGNode:
         self.map_over = {key: levels for keys in self.factors for key, levels in keys.items()}
         self.max_parallel = most_parallel(f"max_parallel {of_node}", max_parallel)
         self.flatten, self.filter = flatten, filter
+        self.filtered = next(iter(self.map_over)) if filter and self.map_over else None
         self._check_options_of_map()
         self._binding: Binding | None = None
         self._fallback_node: DAGNode | None = None
@@ -337,6 +340,7 @@ class DAGNode:
         )
         self._when_keys = required, optional
         self.factors = factors
+        self.filtered = None if self.filtered is None else keys.get(self.filtered, self.filtered)
         self.map_over = {key: levels for factor in factors for key, levels in factor.items()}
         known = {*binding.keys, *required.values(), *optional.values()}
         waits_for = dict.fromkeys((*new(self.waits_for), *self.map_over))

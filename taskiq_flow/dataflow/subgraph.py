@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,11 @@ class Subgraph:
         external = dag.external_inputs
         self._check("inputs", self._inputs, external)
         self._check("outputs", self._outputs, dag.outputs)
+        if twice := [key for key, count in Counter(self._outputs.values()).items() if count > 1]:
+            raise GraphError(
+                f"outputs of the graph {name!r} names {twice[0]!r} for several of its keys; give "
+                "each another one"
+            )
         factors = mapped_keys(name, map_over)
         if len(factors) > 1:
             raise GraphError(
@@ -98,6 +104,7 @@ class Subgraph:
 
     def _node(self, node: DAGNode, before: Iterable[DAGNode]) -> DAGNode:
         keys = {key: self._key(key) for key in (*node.required_keys, *node.optional_keys)}
+        self._check_alike(node, keys)
         keys |= {key: self._key(key) for key in node.outputs}
         factors = node.factors
         if self._mapped:
@@ -106,6 +113,18 @@ class Subgraph:
         else:
             factors = tuple({keys[key]: n for key, n in factor.items()} for factor in factors)
         return node.renamed(self._named(node), keys, factors)
+
+    def _check_alike(self, node: DAGNode, keys: Mapping[str, str]) -> None:
+        """Raise ``GraphError`` if keys that become one are taken in several ways."""
+        levels: dict[str, int] = {}
+        for key, new in keys.items():
+            count = node.map_over.get(key, 0)
+            if levels.setdefault(new, count) != count:
+                raise GraphError(
+                    f"inputs of the graph {self._name!r} names {new!r} for several keys of its "
+                    f"node {node.task_name!r}, which maps over some of them and not over others; "
+                    "give it another key for these"
+                )
 
     def _factors(self, node: DAGNode, waited_for: Mapping[str, int]) -> tuple[dict[str, int], ...]:
         """What a node maps over in a graph that is mapped: the graph's elements first."""

@@ -14,6 +14,7 @@ from taskiq_flow.dataflow.axes import Path, element_name, parted
 from taskiq_flow.dataflow.cells import ABSENT, Cells
 from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dataflow.elements import Elements
+from taskiq_flow.dataflow.many import SOURCE
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, ReadySet
 from taskiq_flow.engine.feeder import Feeder
@@ -87,7 +88,9 @@ class MappedNodes:
         self._uneven: set[DAGNode] = set()
         self._sent_earlier: dict[str, int] = {}  # by node: the last item of a source
         for node, path in map(parted, spec.earlier.digests):
-            self._sent_earlier[node] = max([self._sent_earlier.get(node, -1), *path[:1]])
+            for depth, index in enumerate(path):
+                name = element_name(node, path[:depth])
+                self._sent_earlier[name] = max(index, self._sent_earlier.get(name, -1))
         self._elements = Elements(
             self._plan,
             ready,
@@ -170,8 +173,8 @@ class MappedNodes:
         Raises ``OutputShapeError``, with ``values`` unchanged.
         """
         if isinstance(node, Element):
-            if node.node.filter:
-                value = self._elements.mapped_value(node) if value else ABSENT
+            if (key := node.node.filtered) is not None:
+                value = self._elements.mapped_value(node, key) if value else ABSENT
                 if value is ABSENT:
                     return DECLINED
             node.store(value, values)
@@ -200,7 +203,7 @@ class MappedNodes:
         """Store what an earlier engine has completed, or what a run is given."""
         if element.node.gives_inputs:
             try:
-                element.store(self._elements.mapped_value(element), {})
+                element.store(self._elements.mapped_value(element, SOURCE), {})
             except NODE_ERRORS as error:  # of one run's inputs, also of user code within them
                 self._fail(element, error)
                 return FAILED
@@ -210,9 +213,11 @@ class MappedNodes:
         if before and (now := source_digest(element)) and now != before:
             self._end(self._changed_error(element))
         node = element.node
-        count = earlier.lengths.get(node.task_name)
-        if count is not None and element.path[0] >= count and self._was_taken_whole(node):
-            self._end(self._other_length_error(node, "more items than", count))
+        for depth, index in enumerate(element.path if earlier.lengths else ()):
+            name = element_name(node.task_name, element.path[:depth])
+            count = earlier.lengths.get(name)
+            if count is not None and index >= count and (depth or self._was_taken_whole(node)):
+                self._end(self._other_length_error(name, "more items than", count))
         return self._restore(element)
 
     def _changed_error(self, element: Element) -> GraphChangedError:
@@ -228,8 +233,8 @@ class MappedNodes:
         results = self._spec.earlier.results
         return any(other.task_name in results for other in self._spec.successors.get(node, ()))
 
-    def _other_length_error(self, node: DAGNode, how: str, count: int) -> GraphChangedError:
-        name, run_id = node.task_name, self._state.run_id
+    def _other_length_error(self, name: str, how: str, count: int) -> GraphChangedError:
+        run_id = self._state.run_id
         return GraphChangedError(
             f"node {name!r} maps over {how} the {count} with which run {run_id!r} was begun; "
             "resume it with the same items in the same order, or begin another",
@@ -242,14 +247,13 @@ class MappedNodes:
 
     def known(self, node: DAGNode, within: Path, count: int) -> None:
         """A node maps over so many elements within a path."""
-        name, earlier = node.task_name, self._spec.earlier
-        if not within and not self._spec.sources.keys().isdisjoint(self._plan.mapped[node].lists):
+        name, earlier = element_name(node.task_name, within), self._spec.earlier
+        if not self._spec.sources.keys().isdisjoint(self._plan.mapped[node].lists):
             sent = max(self._sent_earlier.get(name, -1) + 1, earlier.lengths.get(name, 0))
             if count < sent:
-                self._end(self._other_length_error(node, "fewer items than", sent))
+                self._end(self._other_length_error(name, "fewer items than", sent))
             elif self._log is not None and earlier.lengths.get(name) != count:
                 self._log.append(record(KNOWN, name, 0, str(count).encode()))
-        name = element_name(name, within) if within else name
         self._tell(ElementsKnown(self._state.run_id, self._loop.time(), name, count))
 
     def gathered_within(self, name: str) -> None:

@@ -328,7 +328,46 @@ def test_keys_that_do_not_go_together_are_refused(map_over: Any, message: str) -
         builder.build()
 
 
+async def test_a_node_that_starts_when_all_has_ended_needs_no_default_for_an_element() -> None:
+    builder = DAGBuilder().node(links, inputs=["pages"], map_over="pages")
+    builder.node(fetch, inputs=["links"], map_over={"links": 2}, join="ended")
+    assert (await engine_of(builder).execute({"pages": ["a1"]}))["fetch"] == [["A1.0"]]
+
+
 # Room
+
+
+@virtually
+async def test_a_node_at_its_limit_does_not_hold_up_the_lists_within_its_own() -> None:
+    async def slow(row: list[int]) -> int:
+        await asyncio.sleep(10)
+        return len(row)
+
+    async def quick(cell: int) -> float:
+        await asyncio.sleep(1)
+        return asyncio.get_running_loop().time()
+
+    builder = DAGBuilder().node(slow, inputs=["rows"], map_over="rows", max_parallel=1)
+    builder.node(quick, inputs=["rows"], map_over={"rows": 2})
+    results = await engine_of(builder).execute({"rows": [[1], [2], [3]]})
+    assert results["quick"] == [[1.0], [1.0], [1.0]]
+
+
+@virtually
+async def test_what_takes_a_group_whole_at_its_own_level_waits_for_that_group_only() -> None:
+    async def slow(cell: int) -> int:
+        await asyncio.sleep(cell)
+        return cell
+
+    async def share(cell: int, row: list[int]) -> tuple[float, float]:
+        return cell / sum(row), asyncio.get_running_loop().time()
+
+    builder = DAGBuilder().node(slow, inputs=["rows"], map_over={"rows": 2})
+    keys = {"cell": "rows", "row": "slow"}
+    builder.node(share, inputs=keys, map_over={"rows": 2, "slow": 1})
+    engine = engine_of(builder, max_parallel=8)
+    results = await engine.execute({"rows": iter([[1, 1, 2], [10, 10]])})
+    assert results["share"] == [[(0.25, 2.0), (0.25, 2.0), (0.5, 2.0)], [(0.5, 10.0), (0.5, 10.0)]]
 
 
 @virtually

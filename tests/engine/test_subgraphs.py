@@ -180,6 +180,19 @@ async def test_a_mapped_graph_resumes_at_its_elements() -> None:
     assert calls == ["a", "b", "b"]
 
 
+async def test_a_filter_within_a_mapped_graph_filters_its_own_list() -> None:
+    graph = DAGBuilder().node(
+        lambda word, least: len(word) > least,
+        name="long",
+        inputs=["words", "least"],
+        map_over="words",
+        filter=True,
+    )
+    builder = DAGBuilder().add_graph(graph.build(), "g", map_over="least")
+    results = await run(builder, {"least": [1, 2], "words": ["ab", "abc"]})
+    assert results == {"g/long": [["ab", "abc"], ["abc"]]}
+
+
 def test_the_drawing_has_the_names_of_both() -> None:
     builder = DAGBuilder().add_graph(cleaning(), "c", inputs={"text": "lines"}, map_over="lines")
     stream = io.StringIO()
@@ -199,6 +212,11 @@ def refused() -> Iterator[tuple[Any, type[Exception], str]]:
     why.node(lambda f: 0, name="why", inputs={"f": "bare.failures"}, join="ended")
     yield {"dag": why.build(), "map_over": "text"}, GraphError, "takes 'bare.failures'"
     yield {"dag": simple, "name": "taken"}, GraphError, "has a node 'taken/bare' already"
+    twice = {"number": "z", "label": "z"}
+    yield {"outputs": twice}, GraphError, "names 'z' for several of its keys"
+    both = DAGBuilder().node(lambda a, b: 0, name="n", map_over="a").build()
+    alike = {"dag": both, "inputs": {"a": "k", "b": "k"}}
+    yield alike, GraphError, "maps over some of them and not over others"
 
 
 @pytest.mark.parametrize(("options", "error", "message"), list(refused()))
