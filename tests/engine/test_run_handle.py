@@ -24,6 +24,8 @@ from taskiq.result_backends.dummy import DummyResultBackend
 from taskiq_flow import (
     ConfigurationError,
     DAGBuilder,
+    DAGNode,
+    Event,
     ExecutionEngine,
     InputConflictError,
     Item,
@@ -579,14 +581,24 @@ class TestEvents:
         assert isinstance(events[-1], RunFinished)
         assert [e.task_name for e in events if isinstance(e, NodeCompleted)] == ["words", "len"]
 
-    async def test_asked_for_later_they_come_from_then_on(self, broker: InMemoryBroker) -> None:
+    @pytest.mark.parametrize("has_listener", [False, True])
+    async def test_asked_for_later_they_come_from_then_on(
+        self, broker: InMemoryBroker, *, has_listener: bool
+    ) -> None:
         gate = Gate()
-        run = gate.start(broker)
+
+        class Late:
+            async def on_event(self, event: Event) -> None:  # holds the run's first events
+                await gate.open.wait()
+
+        gate.dag.add_node(DAGNode(lambda slow: slow, name="after"))
+        listeners = [Late()] if has_listener else []
+        run = ExecutionEngine(broker, gate.dag, listeners=listeners).start()
         await gate.begun.wait()
         events = run.events()
         gate.open.set()
         kinds = [type(event) for event in [event async for event in events]]
-        assert kinds == [NodeCompleted, RunFinished]
+        assert kinds == [NodeCompleted, NodeStarted, NodeCompleted, RunFinished]
 
     async def test_several_readers_get_the_same(self, broker: InMemoryBroker) -> None:
         run = ExecutionEngine(broker, CHAIN).start(TEXT)
