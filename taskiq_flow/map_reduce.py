@@ -32,7 +32,7 @@ from taskiq_flow.dispatch.dispatcher import Dispatcher
 from taskiq_flow.engine.connection import check_readable
 from taskiq_flow.engine.run import OnError, new_run_id
 from taskiq_flow.engine.run_handle import RunHandle
-from taskiq_flow.errors import BindingError, RunError, TaskiqFlowError, describe
+from taskiq_flow.errors import BindingError, ConfigurationError, RunError, TaskiqFlowError, describe
 from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask, Gathered
@@ -145,7 +145,8 @@ class MapReduce:
 
         ``options``: ``retry``, ``timeout``, ``queue_timeout``, ``fallback`` and ``cache`` as a node
         has them, for each item; ``on_error`` and ``listeners`` as an engine has them. Under
-        ``on_error="collect"`` an item that fails has its ``NodeFailure`` as its value.
+        ``on_error="collect"`` an item that fails has its ``NodeFailure`` as its value. Maps share
+        cached results through their ``journal``; without one, each map has its own.
 
         Raises ``BindingError``, ``ConfigurationError``, ``TypeError`` or ``ValueError`` before
         anything is sent.
@@ -163,6 +164,11 @@ class MapReduce:
         _check(broker, node, given=_ITEM)
         if resume and run_id is None:
             raise ValueError("a map is resumed by its run_id; give the one that it was begun with")
+        if resume and journal is None:
+            raise ConfigurationError(
+                f"map {run_id!r} has no journal to be resumed from; give MapReduce.map the "
+                "journal= that it was begun with"
+            )
         ends = isinstance(items, Sized)
         window = max_parallel if ends or max_parallel is not None else MOST_IN_FLIGHT
         name = new_run_id() if run_id is None else run_id
@@ -243,6 +249,7 @@ class MapReduce:
         map_output: str = ...,
         reduce_output: str = ...,
         max_parallel: int | None = ...,
+        **options: Unpack[MapOptions],
     ) -> FlowTask[list[T]]: ...
     @overload
     @staticmethod
@@ -254,6 +261,7 @@ class MapReduce:
         map_output: str = ...,
         reduce_output: str = ...,
         max_parallel: int | None = ...,
+        **options: Unpack[MapOptions],
     ) -> FlowTask[T]: ...
     @overload
     @staticmethod
@@ -265,6 +273,7 @@ class MapReduce:
         map_output: str = ...,
         reduce_output: str = ...,
         max_parallel: int | None = ...,
+        **options: Unpack[MapOptions],
     ) -> FlowTask[T]: ...
     @staticmethod
     async def map_reduce(
@@ -275,15 +284,16 @@ class MapReduce:
         map_output: str = "mapped",
         reduce_output: str = "final",
         max_parallel: int | None = 10,
+        **options: Unpack[MapOptions],
     ) -> FlowTask[Any]:
-        """``map``, then ``reduce``. Takes and raises what these do.
+        """``map``, then ``reduce``. Raises what these do. ``options``: those of ``map``.
 
         Warns with ``TypeMismatchWarning`` if, by the annotations, no list of the map's results can
         be what ``reduce_func`` takes.
         """
         dag = _reduction(broker, reduce_func, map_output, reduce_output)
         check_reduction(_map_node(map_func, map_output), dag.nodes[0], map_output)
-        mapped = await MapReduce.map(broker, map_func, items, map_output, max_parallel)
+        mapped = await MapReduce.map(broker, map_func, items, map_output, max_parallel, **options)
         return await MapReduce.reduce(broker, reduce_func, mapped, map_output, reduce_output)
 
 

@@ -226,6 +226,14 @@ class TestReduce:
         assert (await final.wait_result()).return_value == 285
         assert calls == [[number * number for number in range(10)]]
 
+    async def test_the_options_of_a_map_hold_before_a_reduction(
+        self, broker: InMemoryBroker
+    ) -> None:
+        final = await MapReduce.map_reduce(broker, fail_at_seven, range(10), total, fallback=70)
+        assert (await final.wait_result()).return_value == 108
+        with pytest.raises(TypeError, match="did you mean 'retry'"):
+            await MapReduce.map_reduce(broker, square, [1], total, retries=3)  # type: ignore[call-overload]
+
     async def test_the_list_is_bound_to_input_name(self, broker: InMemoryBroker) -> None:
         def scaled(factor: int = 2, squares: list[int] | None = None) -> int:
             return factor * sum(squares or [])

@@ -128,7 +128,7 @@ MAP = (
 )
 MAP_REDUCE = (
     "broker, map_func, items, reduce_func, map_output='mapped', reduce_output='final', "
-    "max_parallel=10"
+    "max_parallel=10, **options"
 )
 ENGINE = (
     "broker, dag, max_parallel=None, on_step_complete=None, *, on_error='raise', listeners=(), "

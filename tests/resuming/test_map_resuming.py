@@ -11,6 +11,7 @@ import pytest
 from taskiq import InMemoryBroker
 
 from taskiq_flow import (
+    ConfigurationError,
     GraphChangedError,
     JournalError,
     MapReduce,
@@ -146,3 +147,5 @@ async def test_who_may_go_on_with_a_map() -> None:
     assert isinstance((await unknown.wait_result()).error, RunNotFoundError)
     with pytest.raises(ValueError, match="resumed by its run_id"):
         await MapReduce.map(site.broker, abs, [1], journal=site.journal, resume=True)
+    with pytest.raises(ConfigurationError, match="map 'm' has no journal to be resumed from"):
+        await MapReduce.map(site.broker, abs, [1], run_id="m", resume=True)
