@@ -67,6 +67,9 @@ _NO_RESPONDERS = "503"
 GRACE = 1.0
 """Seconds that a subscription has to end after it was cancelled."""
 
+GONE_AFTER = 60.0
+"""Seconds after which the server removes what a process that was killed has subscribed to."""
+
 
 def notifier_at(url: str, prefix: str) -> NatsNotifier:
     """A notifier with the settings of a URL: ``nats://`` or ``tls://``."""
@@ -154,7 +157,7 @@ class NatsNotifier:
 
     async def _watch(self, hear: Callable[[str], None]) -> None:
         bucket = await self._revoked()
-        watcher: Any = await bucket.watchall()
+        watcher: Any = await bucket.watchall(inactive_threshold=GONE_AFTER)
         caught_up = asyncio.Event()
 
         async def watch() -> None:
@@ -166,10 +169,18 @@ class NatsNotifier:
                         _tell(hear, entry.key)
             finally:
                 await watcher.stop()
+                await self._remove_consumer_of(watcher)
 
         self._start(watch())
         async with asyncio.timeout(CATCHING_UP):
             await caught_up.wait()
+
+    async def _remove_consumer_of(self, watcher: Any) -> None:
+        """Remove what a watcher that was stopped leaves on the server, if that can be reached."""
+        subscription = watcher._sub  # noqa: SLF001 - kept nowhere else
+        context = self._connected.jetstream(timeout=GRACE / 2)
+        with contextlib.suppress(NatsError):  # the server removes it later
+            await context.delete_consumer(subscription._stream, subscription._consumer)  # noqa: SLF001
 
     async def _watch_again(self) -> None:
         """The server was away. It has forgotten who watches, and may have lost the bucket."""

@@ -24,7 +24,7 @@ from nats.errors import (
     StaleConnectionError,
 )
 from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js.api import ConsumerInfo, RetentionPolicy
+from nats.js.api import ConsumerInfo, RetentionPolicy, StreamConfig
 from nats.js.errors import (
     APIError,
     NoStreamResponseError,
@@ -172,38 +172,43 @@ def steady_results(backend: AsyncResultBackend[Any]) -> None:
     """Make a worker's result backend create its bucket again if the server has lost it."""
     nats_backend: Any = backend
     set_result = backend.set_result
-
-    is_looked_at = False
+    looking: asyncio.Task[StreamConfig | None] | None = None
 
     async def set_result_somewhere(task_id: str, result: TaskiqResult[Any]) -> None:
-        nonlocal is_looked_at
-        if not is_looked_at:
-            is_looked_at = True
-            await _warn_of_results_that_stay(nats_backend)
+        nonlocal looking
+        if looking is None:
+            looking = asyncio.create_task(_config_of_results(nats_backend))
+        config = await asyncio.shield(looking)
         try:
             await set_result(task_id, result)
         except NotFoundError as error:
             logger.warning("the server has lost its results (%s); they are begun anew", error)
-            await nats_backend.nats_jetstream.create_object_store(nats_backend.bucket_name)
+            if config is None:
+                await nats_backend.nats_jetstream.create_object_store(nats_backend.bucket_name)
+            else:
+                await nats_backend.nats_jetstream.add_stream(config)
             await set_result(task_id, result)
 
     # Replaced, as taskiq has no hook for it.
     backend.set_result = set_result_somewhere  # type: ignore[method-assign]
 
 
-async def _warn_of_results_that_stay(backend: Any) -> None:
+async def _config_of_results(backend: Any) -> StreamConfig | None:
+    """How the bucket of results was created. Warns if its objects never expire."""
     try:
         info = await backend.nats_jetstream.stream_info(f"OBJ_{backend.bucket_name}")
     except Exception as error:  # of the server; saving the result will say more
         logger.debug("bucket %r cannot be looked at: %r", backend.bucket_name, error)
-        return
-    if not info.config.max_age:
+        return None
+    config: StreamConfig = info.config
+    if not config.max_age:
         logger.warning(
             "results in bucket %r never expire; create it with a time to live before the first "
             "worker starts, as in jetstream.create_object_store(%r, ObjectStoreConfig(ttl=3600))",
             backend.bucket_name,
             backend.bucket_name,
         )
+    return config
 
 
 async def inventory_of(broker: AsyncBroker, prefix: str) -> list[Leftover]:

@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nats
+from nats.js.api import ObjectStoreConfig
 from redis.exceptions import OutOfMemoryError
 from taskiq import AsyncBroker
 
@@ -78,7 +80,9 @@ class Counts:
 class Site:
     """The servers, and the workers that come and go."""
 
-    def __init__(self, kind: str, folder: Path, counts: Counts) -> None:
+    def __init__(
+        self, kind: str, folder: Path, counts: Counts, *, result_ex_time: int = 60
+    ) -> None:
         self.kind, self.folder, self.counts = kind, folder, counts
         self.redis = RedisServer(folder / "redis", program=newest_program())
         self.nats = NatsServer(folder / "nats") if kind == "nats" else None
@@ -93,11 +97,38 @@ class Site:
             rabbitmq=self.rabbitmq.url if self.rabbitmq else "",
             queue="soak",
             idle_timeout=4_000,
-            result_ex_time=60,
+            result_ex_time=result_ex_time,
         )
         self.workers: list[Workers] = []
         self.expected: dict[Workers, set[int]] = {}
         self._numbers = itertools.count()
+
+    async def open(self) -> None:
+        """Prepare the servers, and start the first workers."""
+        if self.nats is not None:  # taskiq-nats would make a bucket whose objects never expire
+            async with await nats.connect(self.nats.url) as client:
+                config = ObjectStoreConfig(ttl=self.settings.result_ex_time)
+                await client.jetstream().create_object_store("taskiq_results", config)
+        self.hire()
+
+    async def holds(self) -> dict[str, int]:
+        """What the servers hold by their own account, also what ``inventory`` does not know."""
+        with self.redis.client() as client:
+            counts = {"keys": client.dbsize()}
+            for group in client.xinfo_groups("soak") if client.exists("soak") else ():
+                counts["consumers"] = group["consumers"]
+        if self.nats is not None:
+            async with await nats.connect(self.nats.url) as client:
+                for stream in await client.jetstream().streams_info():
+                    counts[f"messages in {stream.config.name}"] = stream.state.messages
+                    counts[f"consumers of {stream.config.name}"] = stream.state.consumer_count
+        if self.rabbitmq is not None:
+            for kind in ("queues", "exchanges", "bindings", "connections", "channels"):
+                listed = await asyncio.to_thread(self.rabbitmq.control, f"list_{kind}")
+                counts[kind] = len(listed.splitlines())
+            waiting = await asyncio.to_thread(self.rabbitmq.control, "list_queues", "messages")
+            counts["messages"] = sum(int(line) for line in waiting.split() if line.isdigit())
+        return counts
 
     def hire(self) -> None:
         """Start another manager with two worker processes."""
@@ -321,7 +352,7 @@ async def soak(
     chance = random.Random(seed)
     site = Site(kind, folder, counts)
     try:
-        site.hire()
+        await site.open()
         site.hire()
         async with started(site.settings) as broker:
             may_lose = kind == "redis-lists"
@@ -363,9 +394,9 @@ async def come_and_go(kind: str, rounds: int, folder: Path) -> Counts:
     What is left on the server after the last round is what was left after five: 1,000 tasks.
     """
     counts = Counts()
-    site = Site(kind, folder, counts)
+    site = Site(kind, folder, counts, result_ex_time=10)
     try:
-        site.hire()
+        await site.open()
         async with started(site.settings) as broker:
             builder = DAGBuilder()
             for number in range(200):
@@ -378,7 +409,7 @@ async def come_and_go(kind: str, rounds: int, folder: Path) -> Counts:
                     counts.complain(f"round {number} has wrong values")
                 await asyncio.to_thread(site.replace)
                 if number in (5, rounds):
-                    left.append(await settled(broker, left))
+                    left.append(await settled(site, broker, left))
                     say(f"after {200 * number} tasks and {2 * number} workers: {left[-1]}")
             if left[0] != left[-1]:
                 counts.complain(f"left after 1,000 tasks: {left[0]}; at the end: {left[-1]}")
@@ -387,11 +418,13 @@ async def come_and_go(kind: str, rounds: int, folder: Path) -> Counts:
     return counts
 
 
-async def settled(broker: AsyncBroker, before: Sequence[dict[str, int]]) -> dict[str, int]:
-    """What is left on the server. Waits a minute for what workers remove when they are idle."""
+async def settled(
+    site: Site, broker: AsyncBroker, before: Sequence[dict[str, int]]
+) -> dict[str, int]:
+    """What is left on the server. Waits for results to expire, and for workers to tidy up."""
     deadline = time.monotonic() + (60.0 if before else 20.0)
     while True:
-        left = {item.name: item.count for item in await inventory(broker)}
+        left = {item.name: item.count for item in await inventory(broker)} | await site.holds()
         if left in before or time.monotonic() > deadline:
             return left
         await asyncio.sleep(1.0)

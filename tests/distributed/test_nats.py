@@ -12,14 +12,18 @@ from typing import Any
 
 import nats
 import pytest
-from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
-from taskiq import AsyncBroker, BrokerMessage
-from taskiq_nats import PullBasedJetStreamBroker, PushBasedJetStreamBroker
+from nats.js.api import ConsumerConfig, ObjectStoreConfig, RetentionPolicy, StreamConfig
+from taskiq import AsyncBroker, BrokerMessage, TaskiqResult
+from taskiq_nats import (
+    NATSObjectStoreResultBackend,
+    PullBasedJetStreamBroker,
+    PushBasedJetStreamBroker,
+)
 
 from taskiq_flow import ExecutionEngine, NodeFailedError, TaskLostError
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries
-from taskiq_flow.transport.nats import NatsNotifier
+from taskiq_flow.transport.nats import GONE_AFTER, NatsNotifier
 from taskiq_flow.transport.nats_broker import (
     JetStreamListener,
     backlog_of,
@@ -27,6 +31,7 @@ from taskiq_flow.transport.nats_broker import (
     is_outage,
     kick_of,
     steady,
+    steady_results,
 )
 from tests.distributed import app
 from tests.distributed.app import started
@@ -94,6 +99,20 @@ async def test_what_is_no_run_among_the_revoked_is_passed_over(server: NatsServe
     await notifier.aclose()
 
 
+async def test_whoever_hears_of_revocations_leaves_no_consumer(server: NatsServer) -> None:
+    """One that is killed leaves it for a minute."""
+    notifier = NatsNotifier(server.url, "taskiq_flow")
+    await notifier.open()
+    for _ in range(3):
+        await notifier.subscribe_to_revocations(lambda _: None)
+    async with await nats.connect(server.url) as client:
+        context = client.jetstream()
+        listening = await context.consumers_info("KV_taskiq_flow_revoked")
+        assert [info.config.inactive_threshold for info in listening] == [GONE_AFTER] * 3
+        await notifier.aclose()
+        assert await context.consumers_info("KV_taskiq_flow_revoked") == []
+
+
 @pytest.mark.parametrize("kind", [PullBasedJetStreamBroker, PushBasedJetStreamBroker])
 @pytest.mark.parametrize("keep_data", [True, False])
 async def test_a_broker_listens_on(kind: Any, keep_data: bool, server: NatsServer) -> None:
@@ -150,6 +169,25 @@ async def test_a_stream_that_is_full_is_waited_for(farm: Farm, tmp_path: Path) -
         finally:
             workers.kill()
     assert len(notes.of("begin")) == 30
+
+
+async def test_results_that_the_server_has_lost_are_begun_anew_with_their_time_to_live(
+    server: NatsServer,
+) -> None:
+    async with await nats.connect(server.url) as client:
+        config = ObjectStoreConfig(ttl=3600, description="of the shop")
+        await client.jetstream().create_object_store("taskiq_results", config)
+        backend: Any = NATSObjectStoreResultBackend(server.url)
+        steady_results(backend)
+        await backend.startup()
+        result = TaskiqResult[int](is_err=False, return_value=1, execution_time=0.0)
+        await backend.set_result("a", result)
+        await client.jetstream().delete_object_store("taskiq_results")
+        await backend.set_result("b", result)
+        assert (await backend.get_result("b")).return_value == 1
+        await backend.shutdown()
+        found = (await client.jetstream().stream_info("OBJ_taskiq_results")).config
+    assert (found.max_age, found.description) == (3600, "of the shop")
 
 
 async def until_full(broker: Any, stream: str) -> None:
