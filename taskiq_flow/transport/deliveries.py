@@ -132,11 +132,13 @@ class Deliveries:
         """Until ``aclose``, note which message is executed by each asyncio task.
 
         taskiq tells middlewares what a message says, and not which one of the broker's it is. The
-        formatter's ``loads`` is replaced: taskiq calls it in the task that executes the message.
+        formatter's ``loads`` is replaced: taskiq calls it in the task that executes the message,
+        before any middleware. What is read there while that message is held is another one.
         """
 
         def loads_and_notes(message: bytes) -> TaskiqMessage:
-            _executed.set(self._by_data.get(id(message)))
+            if _executed.get() not in self._held:
+                _executed.set(self._by_data.get(id(message)))
             loaded: TaskiqMessage = self._loads(message)
             return loaded
 

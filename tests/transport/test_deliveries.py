@@ -107,6 +107,26 @@ async def test_an_asyncio_task_can_ask_which_message_it_executes() -> None:
     assert await asyncio.create_task(execute(messages[1].data)) is None
 
 
+async def test_reading_another_message_does_not_change_which_one_is_executed() -> None:
+    """As a middleware may before the worker asks: it would acknowledge a task that has not run."""
+    broker = LocalBroker()
+    deliveries, acks = Deliveries(broker), Acks()
+    own, other = (deliveries.hold(of_engine(f"run:{name}:1"), acks.ack) for name in "ab")
+    deliveries.trace()
+
+    async def execute(message: AckableMessage) -> bytes | None:
+        broker.formatter.loads(message.data)
+        for data in (of_engine("run:c:1"), other.data):
+            broker.formatter.loads(data)
+        executed = deliveries.executed()
+        await message.ack()  # type: ignore[misc]
+        return None if executed is None else executed.data
+
+    for message in (own, other):  # one after the other, in one asyncio task
+        assert await execute(message) is message.data
+    await deliveries.aclose()
+
+
 @pytest.mark.parametrize("data", [message_of("x"), message_of("x", **{LABEL: "?"}), b"{", b""])
 async def test_what_no_engine_has_sent_is_renewed_and_reported_to_none(data: bytes) -> None:
     renewed: list[list[bytes]] = []
