@@ -168,7 +168,7 @@ class Worker:
         if label is None:
             self._of_no_engine.add(executing)
             executing.add_done_callback(partial(self._ended_for_no_engine, message.task_id))
-            return message
+            return self._unless_given_up(message)
         execution = Execution(message, ReplyTo.of(label), self._deliveries.executed())
         current.set(execution)
         self._executions.add(execution)
@@ -206,17 +206,34 @@ class Worker:
             await self._publish(execution, Notice(Kind.SAVED, task_id))
             execution.revoke()
             return RevokedError()
+        return self._delivered_too_often(delivery, f"node {name!r}, task {task_id!r}")
+
+    def _unless_given_up(self, message: TaskiqMessage) -> TaskiqMessage:
+        """The message of a task that no engine has sent, refused if it was delivered too often."""
+        delivery = self._deliveries.executed()
+        if delivery is None:
+            return message
+        what = f"task {message.task_id!r} ({message.task_name})"
+        if (error := self._delivered_too_often(delivery, what)) is None:
+            return message
+        self._guard(message.task_name)
+        message.labels["retry_on_error"] = False  # or it would kill as many workers once more
+        return _refused(message, error)
+
+    def _delivered_too_often(self, delivery: Delivery, what: str) -> TaskLostError | None:
+        """The error of a task whose message was delivered too often, if it was."""
         if delivery.number <= self._max_deliveries:
             return None
+        delivery.read(self._broker)
         logger.error(
             "task %s is given up: its message was delivered %d times without an end",
-            task_id,
+            delivery.task_id,
             delivery.number - 1,
         )
         return TaskLostError(
-            f"the message of node {name!r}, task {task_id!r}, was delivered {delivery.number - 1} "
-            "times and the task never ended: it kills its worker, or its workers were killed or "
-            "lost their connection each time; FlowMiddleware(max_deliveries=) says how often to try"
+            f"the message of {what} was delivered {delivery.number - 1} times and the task never "
+            "ended: it kills its worker, or its workers were killed or lost their connection each "
+            "time; FlowMiddleware(max_deliveries=) says how often to try"
         )
 
     def _tell_when_begun(self, execution: Execution) -> None:

@@ -220,6 +220,21 @@ async def test_a_result_that_expires_before_a_later_node_needs_it(kind: str, far
     assert "has expired or was deleted" in str(caught.value.__cause__)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["redis-streams", "nats", NEEDS_RABBITMQ])
+async def test_a_task_of_no_engine_that_kills_its_worker_is_lost_too(
+    kind: str, farm: Farm, tmp_path: Path
+) -> None:
+    settings = farm.settings(kind, queue="deadly-kiq", idle_timeout=600)
+    notes = Notes(tmp_path)
+    with farm.working(settings, processes=2):
+        async with started(settings) as broker:
+            sent = await task(broker, app.deadly).kiq(str(notes.path), "deadly")
+            result = await sent.wait_result(check_interval=0.1, timeout=50)
+    assert notes.of("begin") == ["deadly"] * 3
+    assert isinstance(result.error, TaskLostError)
+
+
 async def test_a_result_that_can_be_read_only_once_reaches_all_consumers(
     remote_kind: str, farm: Farm
 ) -> None:

@@ -10,7 +10,13 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
-from taskiq import AckableMessage, TaskiqMessage, TaskiqMiddleware, TaskiqResult
+from taskiq import (
+    AckableMessage,
+    SimpleRetryMiddleware,
+    TaskiqMessage,
+    TaskiqMiddleware,
+    TaskiqResult,
+)
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError, TaskLostError
 from taskiq_flow.journal.memory import MemoryJournal
@@ -166,6 +172,25 @@ async def test_a_message_that_was_delivered_too_often_is_lost(
     assert broker.executed == []
     assert broker.acknowledged == 1
     assert "is given up: its message was delivered 3 times without an end" in caplog.text
+
+
+@pytest.mark.parametrize("retries", [[], [SimpleRetryMiddleware(default_retry_label=True)]])
+@virtually
+async def test_a_message_of_no_engine_that_was_delivered_too_often_is_lost_too(
+    retries: list[TaskiqMiddleware], caplog: pytest.LogCaptureFixture
+) -> None:
+    """And is not sent once more."""
+    broker = Redelivering().with_middlewares(*retries)
+    broker.number = 4
+    async with broker.working():
+        await broker.flow._worker.get()  # as at the startup of a worker process
+        sent = await broker.work.kiq(1)
+        result = await sent.wait_result(timeout=10)
+    assert isinstance(result.error, TaskLostError)
+    assert f"the message of task {sent.task_id!r} (work) was delivered 3" in str(result.error)
+    assert broker.executed == []
+    assert len(broker.messages) == broker.acknowledged == 1
+    assert f"task {sent.task_id} is given up: its message was delivered 3 times" in caplog.text
 
 
 @virtually
