@@ -80,7 +80,7 @@ class Delivery:
             self.is_acknowledged = True
 
     def come_again(self, ack: Callable[[], Awaitable[None] | None], origin: Any) -> None:
-        """The server has delivered the message again: it has forgotten the delivery before."""
+        """The server has delivered the message again, and forgotten the earlier delivery."""
         self._ack, self.origin = ack, origin
         self.is_acknowledged = False
 
@@ -106,8 +106,7 @@ class Deliveries:
 
     ``renew`` keeps some of them from being delivered to others. ``give_back`` has one delivered to
     another worker at once. ``leave`` is called when the worker ends. ``on_acknowledged`` is called
-    when taskiq has acknowledged one, with the error if the server was not told: taskiq does not try
-    again.
+    when taskiq has acknowledged one, with the error if that failed: taskiq does not try again.
     """
 
     def __init__(
@@ -226,7 +225,7 @@ class Deliveries:
                 errors.append(error)
         if errors:
             logger.warning(
-                "messages were not given back: %d, the first for %s; they come again later",
+                "messages were not given back: %d, the first for %s; they are delivered later",
                 len(errors),
                 text_of(errors[0]),
             )
@@ -277,7 +276,7 @@ class Deliveries:
             await self.let_go(delivery)
 
     def drop_task(self, task_id: str) -> None:
-        """Drop the message of a task that has ended without being acknowledged: it comes again."""
+        """Drop the message of a task that ended unacknowledged. It will be delivered again."""
         if (delivery := self._of_task(task_id, self._held)) is not None:
             self._drop(delivery)
 

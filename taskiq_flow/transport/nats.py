@@ -60,7 +60,7 @@ __all__ = [
 logger = logging.getLogger("taskiq_flow")
 
 CATCHING_UP = 15.0
-"""Seconds within which a server that does not go away has told all that is in the bucket."""
+"""Seconds that the server may take to send all keys of the bucket."""
 
 _NO_RESPONDERS = "503"
 
@@ -183,7 +183,7 @@ class NatsNotifier:
             await context.delete_consumer(subscription._stream, subscription._consumer)  # noqa: SLF001
 
     async def _watch_again(self) -> None:
-        """The server was away. It has forgotten who watches, and may have lost the bucket."""
+        """Subscribe again after an outage: the server may have lost what it had."""
         for task in self._watchers:
             task.cancel()
         for hear in self._hearers:

@@ -109,7 +109,7 @@ def is_full(error: BaseException) -> bool:
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether a client that listens may go on after an error: not if it was closed.
+    """Whether a listening client may try again after an error: not if it was closed.
 
     A server that has just come up answers with errors of its API.
     """
@@ -182,7 +182,9 @@ def steady_results(backend: AsyncResultBackend[Any]) -> None:
         try:
             await set_result(task_id, result)
         except NotFoundError as error:
-            logger.warning("the server has lost its results (%s); they are begun anew", error)
+            logger.warning(
+                "the server has lost its results (%s); the bucket is created again", error
+            )
             if config is None:
                 await nats_backend.nats_jetstream.create_object_store(nats_backend.bucket_name)
             else:
@@ -245,8 +247,8 @@ class JetStreamListener:
     """Keeps a broker listening, whatever the server has lost when it comes back.
 
     The subscription stays as it is: a consumer of the same name and settings serves it. A server
-    that has begun anew numbers from 1 again, and would take the acknowledgement of an old message
-    for that of a new one: what was held before is let go.
+    that has lost its data numbers messages from 1 again, and would take the acknowledgement of an
+    old message for that of a new one: messages that were held before are dropped.
     """
 
     def __init__(self, broker: Any) -> None:
@@ -295,7 +297,7 @@ class JetStreamListener:
                     batch = await broker.consumer.fetch(broker.pull_consume_batch, timeout)
                 except NatsTimeoutError:
                     continue
-                # One that is here already comes again only as this process has stood still.
+                # A message that is held already is delivered again if this process was suspended.
                 here = self.deliveries.keys()
                 new = [each for each in batch if _key(each) not in here]
                 for each in new:
@@ -329,7 +331,7 @@ class JetStreamListener:
     async def _reconnected(self) -> None:
         """Nothing else would show the loss to a consumer that is only sent messages."""
         self._stop_restoring()
-        # Not awaited: the client goes on only when this returns.
+        # Not awaited: the client continues only when this returns.
         self._restoring = asyncio.create_task(self._restore_at_last())
         if self._call_user is not None:
             await self._call_user()
@@ -350,7 +352,7 @@ class JetStreamListener:
         except NotFoundError as error:
             if known is None:
                 raise
-            logger.warning("the server has lost its streams (%s); they are begun anew", error)
+            logger.warning("the server has lost its streams (%s); they are created again", error)
             await broker._add_or_reuse_stream()  # noqa: SLF001 - as when it starts
             found = await broker.js.add_consumer(known.stream_name, config=known.config)
         if known is None:

@@ -1,8 +1,8 @@
 """The notices that workers send to engines, and the labels that engines add to tasks.
 
 A task's message carries a label that says whom to tell; a worker answers with notices. Each is
-sealed with a key that only that label gives away (keyed BLAKE2; RFC 7693), so that nobody who can
-merely publish can have an engine believe anything.
+sealed with a key that only that label contains (keyed BLAKE2; RFC 7693), so that an engine ignores
+what anybody else publishes on its channel.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _LENGTH = 4  # bytes of the number in front of a task's id
 class ReplyTo:
     """Where a worker reports about a task, and how it passes the result on.
 
-    ``channel``: the engine's; ``key``: seals what is told; ``limit``: bytes above which a result
+    ``channel``: the engine's; ``key``: seals the notices; ``limit``: bytes above which a result
     stays in the result backend and is passed by reference, ``None`` for no such limit;
-    ``session``: tells apart the times that one run was gone on with.
+    ``session``: differs each time that the run is resumed.
     """
 
     channel: str
@@ -57,7 +57,7 @@ class ReplyTo:
     def run(self) -> str:
         """The name of this session of the run, unique among all engines and servers.
 
-        A run that is gone on with is another session: what was revoked of it before stays so.
+        A resumed run is another session: what was revoked of an earlier one stays revoked.
         """
         return f"{self.channel} {self.session} {self.run_id}"
 
@@ -101,7 +101,7 @@ class Kind(Enum):
     """It has raised taskiq's ``NoResultError``, which cannot travel as others do."""
 
     AGAIN = b"+"
-    """It was or will be sent once more, not by the engine."""
+    """Another than the engine, such as a retry middleware, has sent it again or will."""
 
     HERE = b"."
     """The tasks named in the body, a JSON list, are executed by a worker or wait there for it."""

@@ -161,7 +161,7 @@ class ObjectStore:
     def remove_where(self, folder: str, is_old: Callable[[str], bool]) -> int:
         """Remove the objects below a folder whose names are old. Returns how many.
 
-        What a writer that was killed has left has the name of its object behind a point.
+        The file of a writer that was killed has the name of its object after a point.
         """
         self.check()
         with contextlib.suppress(FileNotFoundError):

@@ -18,7 +18,7 @@ REVOCATION_LIFE = 24 * 3600
 """Seconds for which a revocation is stored, for workers that are not connected."""
 
 MakeNotice = Callable[[int | None], bytes]
-"""Makes the notice of a result. Given the bytes of the stored result, where known."""
+"""Makes the notice of a result, given the size of the stored result in bytes, where known."""
 
 
 class SaveAndPublish(Protocol):
@@ -63,7 +63,7 @@ class Notifier(Protocol):
     on_unheard: Callable[[str], None]
     """Called with a channel when something was published on it and nobody listened.
 
-    A system that cannot tell never calls it. Does nothing until somebody sets it.
+    Never called by a system that cannot know. Does nothing until somebody sets it.
     """
 
     async def open(self) -> None:
@@ -96,16 +96,16 @@ class Notifier(Protocol):
 
 
 def unnoticed(_: str) -> None:
-    """The ``on_unheard`` of a notifier that nobody has asked."""
+    """The ``on_unheard`` of a notifier as long as nobody has set one."""
 
 
 class Backlog(Protocol):
     """Tells how far workers have read a broker's queues."""
 
     async def position(self, queue: str | None) -> tuple[Any, Any]:
-        """The position behind the last message of a queue, and the last one that workers passed.
+        """The position after the last message of a queue, and the last one that workers have read.
 
-        They can be compared. A queue that was begun anew may give lower ones than before.
+        They can be compared. A queue that was created again may give lower ones than before.
         ``queue``: ``None`` for the broker's own.
         """
 

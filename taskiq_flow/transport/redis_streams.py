@@ -62,9 +62,9 @@ def database_of(client: Any) -> tuple[Any, ...] | None:
 class StreamReader:
     """Reads a broker's streams, as the broker does, and what others have left in them.
 
-    The broker itself looks for what was left only behind messages that have just come, if at all,
-    makes a client for each acknowledgement, has what takes longer than its idle timeout delivered
-    again while it is still being executed, and removes neither messages nor consumers.
+    The broker itself differs: it looks for messages that others have left only when new ones have
+    come, if at all; it makes a client for each acknowledgement; a task that takes longer than the
+    idle timeout is delivered again while it is executed; and no message or consumer is removed.
 
     ``client``: the broker's. ``patience``: seconds after which it gives up on an answer.
     """
@@ -177,7 +177,7 @@ class StreamReader:
         except ResponseError as error:
             if not is_without_group(error):
                 raise
-            logger.warning("the server has lost its streams (%s); they are begun anew", error)
+            logger.warning("the server has lost its streams (%s); they are created again", error)
             await self._declare_groups()
             return ()
 
@@ -198,7 +198,7 @@ class StreamReader:
                 idle=self._idle_timeout,
             )
         )
-        # One that is here already is idle only as this process or the server has stood still.
+        # A message that is held here is idle only if this process or the server was suspended.
         here = self.deliveries.keys()
         left = [entry for entry in pending if _key(stream, entry["message_id"]) not in here]
         suspects = [entry for entry in left if entry["times_delivered"] >= _SUSPECT]
@@ -217,7 +217,7 @@ class StreamReader:
             for message in claimed:
                 if message[1]:
                     self._hold([(stream, [message])], entry["times_delivered"] + 1)
-                else:  # it was trimmed away, which Redis 6 leaves to others to note
+                else:  # it was trimmed: Redis 6 leaves the entry pending
                     await self._client.xack(stream, self._group, entry["message_id"])
 
     async def _remove_consumers(self, stream: Any) -> None:

@@ -171,7 +171,7 @@ async def test_giving_back_takes_a_bounded_time_and_is_one_line_however_many_mes
     assert await deliveries.give_back() == 100
     assert asyncio.get_running_loop().time() <= GIVING_BACK
     assert [record.getMessage() for record in caplog.records] == [
-        "messages were not given back: 100, the first for TimeoutError: ; they come again later"
+        "messages were not given back: 100, the first for TimeoutError: ; they are delivered later"
     ]
 
 
