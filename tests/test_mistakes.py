@@ -286,6 +286,15 @@ def test_a_misspelled_key_of_a_node_is_told_with_the_output_that_was_meant() -> 
         run_virtually(ExecutionEngine(InMemoryBroker(), dag).execute({"page": "a"}))
 
 
+def test_a_condition_on_a_parameter_in_place_of_a_key_names_the_condition_and_the_key() -> None:
+    dag = DAGBuilder().node(load, inputs=["pages"], map_over="pages", when=lambda page: page != "b")
+    with pytest.raises(
+        MissingInputError,
+        match=r"^the condition of node 'load' takes 'page', .* did you mean 'pages'",
+    ):
+        run_virtually(ExecutionEngine(InMemoryBroker(), dag.build()).execute({"pages": ["a"]}))
+
+
 def test_an_unused_input_is_told_in_the_users_file_with_the_key_that_was_meant() -> None:
     def load(page: str = "") -> str:
         return page

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from taskiq_flow.dataflow.dag import FAILURES, Plan
+from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.rows import Source, as_source, not_lists
 from taskiq_flow.errors import (
     InputConflictError,
@@ -50,11 +51,7 @@ def check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> None:
         unused = [key for key in values if key not in whole.required and key not in whole.optional]
         known = [*unused, *whole.producers]
         raise MissingInputError(
-            "; ".join(
-                f"node {plan.required[key].task_name!r} needs {key!r}, which no node produces and "
-                f"the run was not given{did_you_mean(key, known) or _how_to_give(key, whole)}"
-                for key in missing
-            )
+            "; ".join(_missing(plan.required[key], key, known, whole) for key in missing)
             + (f"; no node takes the given {_listed(unused)}" if unused else ""),
             keys=missing,
         )
@@ -106,6 +103,16 @@ def sources_among(values: Mapping[str, Any], plan: Plan, limit: int | None) -> d
                     keys=[key],
                 )
     return sources
+
+
+def _missing(node: DAGNode, key: str, known: list[str], whole: Plan) -> str:
+    who = f"node {node.task_name!r} needs"
+    if key not in node.binding.required_keys:  # the parameters of a condition are keys
+        who, known = f"the condition of node {node.task_name!r} takes", [*node.binding.keys, *known]
+    return (
+        f"{who} {key!r}, which no node produces and the run was not given"
+        f"{did_you_mean(key, known) or _how_to_give(key, whole)}"
+    )
 
 
 def _how_to_give(key: str, whole: Plan) -> str:
