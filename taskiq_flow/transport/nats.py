@@ -156,6 +156,7 @@ class NatsNotifier:
         self._hearers.append(hear)
 
     async def _watch(self, hear: Callable[[str], None]) -> None:
+        context = self._connected.jetstream(timeout=GRACE / 2)
         bucket = await self._revoked()
         watcher: Any = await bucket.watchall(inactive_threshold=GONE_AFTER)
         caught_up = asyncio.Event()
@@ -169,18 +170,13 @@ class NatsNotifier:
                         _tell(hear, entry.key)
             finally:
                 await watcher.stop()
-                await self._remove_consumer_of(watcher)
+                sub = watcher._sub  # noqa: SLF001 - the names are stored nowhere else
+                with contextlib.suppress(NatsError):  # the server removes its consumer later
+                    await context.delete_consumer(sub._stream, sub._consumer)  # noqa: SLF001
 
         self._start(watch())
         async with asyncio.timeout(CATCHING_UP):
             await caught_up.wait()
-
-    async def _remove_consumer_of(self, watcher: Any) -> None:
-        """Remove what a watcher that was stopped leaves on the server, if that can be reached."""
-        subscription = watcher._sub  # noqa: SLF001 - kept nowhere else
-        context = self._connected.jetstream(timeout=GRACE / 2)
-        with contextlib.suppress(NatsError):  # the server removes it later
-            await context.delete_consumer(subscription._stream, subscription._consumer)  # noqa: SLF001
 
     async def _watch_again(self) -> None:
         """Subscribe again after an outage: the server may have lost what it had."""
