@@ -76,6 +76,7 @@ class Planner:
             joins=plan.joins(),
             inputs=values,
             options={n: of_engine.of(n, take) for n in plan.order if for_all or n.has_policy},
+            take=take,
         )
 
     def sources(self, inputs: Mapping[str, Any]) -> dict[str, Source]:

@@ -70,7 +70,7 @@ from taskiq_flow.events import (
     Source,
 )
 from taskiq_flow.journal.writer import LogWriter
-from taskiq_flow.values.isolation import NEVER_CHANGE, Isolation, Take, isolated
+from taskiq_flow.values.isolation import NEVER_CHANGE, Isolation, Take
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -120,14 +120,13 @@ class Run(Generic[N]):
         completions: Completions,
         dispatcher: Dispatcher,
         *,
-        take: Take = isolated,
         log: LogWriter[tuple[N, Any]] | None = None,
         cache: ValueCache | None = None,
     ) -> None:
         self.run_id = run_id
         self._spec = spec
         self._on_error = settings.on_error
-        self._take = take
+        self._take = spec.take
         self._run_timeout = settings.run_timeout
         self._completions = completions
         self._log = log

@@ -134,7 +134,8 @@ class RunSpec(Generic[N]):
     how nodes map, if any does. ``items``: whether the elements of mapped nodes are yielded, besides
     or in place of their lists.
 
-    ``sources``: by key, inputs that are mapped over and read while the run goes on.
+    ``sources``: by key, inputs that are mapped over and read while the run goes on. ``take``:
+    makes of a value what one of its takers in this process is given.
 
     ``ahead``: where the graph is one that runs for each of many inputs, how many of these runs have
     ended and are held back from the reader. It is given the results of each such run.
@@ -154,6 +155,7 @@ class RunSpec(Generic[N]):
     elements: ElementPlan | None = None
     items: Items = False
     sources: Mapping[str, Source] = field(default_factory=dict)
+    take: Take = isolated
     ahead: Callable[[], int] | None = None
 
     @property

@@ -72,9 +72,8 @@ class Starter:
                 is_journaled=log is not None,
                 keeps_values=not spec.sources,
             )
-            take = self._settings.isolation()
             dispatcher = Dispatcher(
-                broker, connection.labels, connection.kick, take, connection.arguments
+                broker, connection.labels, connection.kick, spec.take, connection.arguments
             )
             self._check(spec, dispatcher, tells_begin=connection.tells_begin)
             stored = await self._stored_inputs(spec, run_id, connection.session)
@@ -94,7 +93,6 @@ class Starter:
                 broker,
                 completions,
                 dispatcher,
-                take=take,
                 log=log,
                 cache=cache,
             )

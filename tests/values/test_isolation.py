@@ -9,13 +9,15 @@ import datetime as dt
 import decimal
 import enum
 import fractions
+import functools
 import io
 import pathlib
 import sys
+import time
 import types
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import attrs
 import pytest
@@ -59,6 +61,17 @@ class Named(NamedTuple):
     tags: list[str]
 
 
+class OwnTuple(tuple[Any, ...]):
+    __slots__ = ()
+
+    def __new__(cls, *parts: Any) -> Self:
+        return super().__new__(cls, parts)
+
+
+class Noted(Named):
+    note: list[str]
+
+
 class OwnList(list[Any]):
     pass
 
@@ -74,6 +87,12 @@ class OwnDeque(collections.deque[Any]):
 class SlottedDict(dict[str, Any]):
     __slots__ = ("note",)
     note: list[str]
+
+
+def noted() -> Noted:
+    own = Noted(["a"])
+    own.note = ["b"]
+    return own
 
 
 def with_slot() -> SlottedDict:
@@ -122,6 +141,8 @@ MUTABLE: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
     (lambda: [[1], 2], lambda v: v[0]),
     (lambda: [{"a": 1}, {"b": 2}], lambda v: v[0]),
     (lambda: [{"a": [1]}, {"b": 2}], lambda v: v[0]["a"]),
+    (lambda: [{"a": bytearray(b"ab")}], lambda v: v[0]["a"]),
+    (lambda: types.MappingProxyType({"a": [1]}), lambda v: v["a"]),
     (lambda: {"a": {"b": [1]}}, lambda v: v["a"]["b"]),
     (lambda: ([1], 2), lambda v: v[0]),
     (lambda: {1, 2}, lambda v: v),
@@ -137,6 +158,9 @@ MUTABLE: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
     (lambda: Frozen(["a"]), lambda v: v.tags),
     (lambda: Attrs(["a"]), lambda v: v.tags),
     (lambda: Named(["a"]), lambda v: v.tags),
+    (lambda: OwnTuple([1], 2), lambda v: v[0]),
+    (noted, lambda v: v.tags),
+    (noted, lambda v: v.note),
     (lambda: OwnList([[1]]), lambda v: v[0]),
     (with_attribute, lambda v: v.note),
     (lambda: OwnDict(a=[1]), lambda v: v["a"]),
@@ -171,6 +195,7 @@ SAME: list[Any] = [
     *((1, "a"), ((1,), frozenset({2})), frozenset({1}), Colour.RED, Named.__new__),
     *(dt.datetime(2026, 1, 1), dt.timedelta(1), decimal.Decimal(1), uuid.UUID(int=1)),  # noqa: DTZ001
     *(fractions.Fraction(1, 3), pathlib.Path("a"), Frozen(("a",)), FrozenModel(tags=("a",))),
+    *(time.gmtime(0), OwnTuple(1, (2,)), OwnTuple(client), types.MappingProxyType({1: client})),
     *(client, (client, 1), Client, len, types.MappingProxyType({}), ValueError("x")),
 ]
 
@@ -278,16 +303,129 @@ def test_a_library_that_another_thread_is_importing_does_not_stand_in_the_way(
     assert isolated(value) is value
 
 
-def test_objects_in_an_array_are_copied() -> None:
-    numpy = pytest.importorskip("numpy")
-    value = numpy.empty((2, 1), object)
-    value[0, 0], value[1, 0] = [1], {"a": [2]}
+def test_what_is_bound_in_a_partial_is_its_takers_own() -> None:
+    value: Any = functools.partial(dict, [("a", 1)], b=[2])
     taken = isolated(value)
-    taken[0, 0].append(3)
-    taken[1, 0]["a"].append(3)
-    assert value.tolist() == [[[1]], [{"a": [2]}]]
+    assert (taken.func, taken.args, taken.keywords) == (dict, value.args, {"b": [2]})
+    taken.args[0].clear()
+    taken.keywords["b"].clear()
+    taken.keywords["c"] = 3
+    assert value() == {"a": 1, "b": [2]}
+
+
+def test_a_partial_that_is_bound_to_itself_is_copied_with_its_shape() -> None:
+    value: Any = functools.partial(print, [])
+    value.args[0].append(value)
+    taken = isolated(value)
+    assert taken.args[0] is not value.args[0]
+    assert taken.args[0][0] is taken
+
+
+CELL = ["a"]
+
+
+def cells() -> Any:
+    """Two cells, each of them a list."""
+    made = pytest.importorskip("numpy").empty(2, object)
+    made[0], made[1] = [*CELL], [*CELL]
+    return made
+
+
+def library(name: str) -> Any:
+    return pytest.importorskip(name)
+
+
+def fields(*kinds: Any) -> Any:
+    return library("numpy").dtype([(f"f{place}", *kind) for place, kind in enumerate(kinds)])
+
+
+def records() -> Any:
+    made = library("numpy").zeros(1, fields((int,), (object,), (object, (1, 2))))
+    made["f1"], made["f2"] = cells()[:1], cells()
+    return made
+
+
+def nested_records() -> Any:
+    made = library("numpy").zeros((2, 1), fields((fields((object,)),), (int,)))
+    made["f0"]["f0"][0, 0] = [*CELL]
+    return made
+
+
+def column_of_polars() -> Any:
+    polars = library("polars")
+    return polars.Series("o", [None, [*CELL]], dtype=polars.Object)
+
+
+HOLDING_OBJECTS: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
+    (lambda: cells().reshape(2, 1), lambda v: v[1, 0]),
+    (lambda: isolated(cells()), lambda v: v[0]),
+    (records, lambda v: v["f1"][0]),
+    (records, lambda v: v["f2"][0, 0, 1]),
+    (nested_records, lambda v: v["f0"]["f0"][0, 0]),
+    (lambda: records()[0], lambda v: v["f1"]),
+    (lambda: library("numpy").rec.array(records())[0], lambda v: v.f1),
+    (lambda: library("pandas").Series(cells(), dtype=object), lambda v: v.iloc[1]),
+    (lambda: library("pandas").Series(cells()[:1], dtype=object), lambda v: v.iloc[0]),
+    (lambda: library("pandas").DataFrame({"n": [1, 2], "o": cells()}), lambda v: v["o"].iloc[0]),
+    (lambda: library("pandas").DataFrame({"o": cells()[:1]}), lambda v: v.iloc[0, 0]),
+    (lambda: library("pandas").array(cells(), dtype=object), lambda v: v[1]),
+    (column_of_polars, lambda v: v[1]),
+    (lambda: library("polars").DataFrame({"o": column_of_polars()}), lambda v: v["o"][1]),
+]
+
+
+@pytest.mark.parametrize(("make", "cell"), HOLDING_OBJECTS)
+def test_objects_in_arrays_and_columns_are_their_takers_own(
+    make: Callable[[], Any], cell: Callable[[Any], Any]
+) -> None:
+    value = make()
+    taken = isolated(value)
+    assert type(taken) is type(value)
+    assert getattr(taken, "dtype", None) == getattr(value, "dtype", None)
+    assert cell(taken) == CELL
+    cell(taken).clear()
+    assert cell(value) == CELL
+
+
+def test_a_column_of_objects_keeps_its_name_its_index_and_the_other_columns() -> None:
+    pandas = library("pandas")
+    value = pandas.DataFrame({"n": [1, 2], "o": cells(), "s": ["x", "y"]}, index=["k", "k"])
+    value.attrs["unit"] = "m"
+    taken = isolated(value)
+    pandas.testing.assert_frame_equal(taken, value)
+    pandas.testing.assert_series_equal(isolated(value["o"]), value["o"])
+    assert taken.attrs == {"unit": "m"}
+    taken.loc["k", "n"] = 0
+    assert list(value["n"]) == [1, 2]
+
+
+def test_an_array_of_objects_cannot_be_written_to() -> None:
+    taken = isolated(cells())
     with pytest.raises(ValueError, match="read-only"):
-        taken[0, 0] = None
+        taken[0] = None
+
+
+def test_an_array_of_objects_that_nobody_changes_is_not_copied() -> None:
+    numpy = library("numpy")
+    value = numpy.array(["a", "b"], object)
+    taken = isolated(value)
+    assert numpy.shares_memory(taken, value)
+    assert not taken.flags.writeable
+    assert isolated(taken) is taken
+
+
+def test_an_array_that_holds_itself_is_copied_with_its_shape() -> None:
+    value: Any = cells()
+    value[1] = value
+    taken = isolated(value)
+    assert taken[1] is taken
+
+
+def test_an_element_of_a_structured_array_is_its_takers_own() -> None:
+    numpy = library("numpy")
+    value = numpy.zeros(2, fields((int,), (float,)))
+    isolated(value[1])["f0"] = 1
+    assert value["f0"].tolist() == [0, 0]
 
 
 def test_the_mask_of_an_array_is_its_takers_own() -> None:
