@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from property_tests.model import DEFAULT, BrokenError, GraphSpec, NodeSpec
 from taskiq_flow import Join, NodeTimeoutError, OutputShapeError, Retry
+from taskiq_flow.dataflow.options import in_seconds
 
 Fate = Literal[
     "value",
@@ -158,10 +159,10 @@ class PolicyNode(NodeSpec):
     def pause(self, failures: int) -> float:
         """Seconds between an attempt and the next one."""
         assert self.retry is not None
-        pause = self.retry.wait
+        pause = in_seconds("wait", self.retry.wait)
         for _ in range(failures - 1):
             pause *= self.retry.factor
-        return min(pause, self.retry.max_wait)
+        return min(pause, in_seconds("max_wait", self.retry.max_wait))
 
     @property
     def steady(self) -> PolicyNode:

@@ -39,7 +39,7 @@ from taskiq_flow.dataflow.options import (
     most_parallel,
     time_limit,
 )
-from taskiq_flow.dataflow.rows import Source
+from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT, Source
 from taskiq_flow.dataflow.type_check import TypeCheck
 from taskiq_flow.engine.arguments import (
     PassBy,
@@ -161,7 +161,7 @@ class ExecutionEngine:
         check_graph(dag)
         check_choice("order", order, get_args(Order))
         check_choice("values", values, get_args(Sharing))
-        most_parallel("max_parallel", max_parallel)
+        max_parallel = most_parallel("max_parallel", max_parallel)
         check_choice("on_error", on_error, get_args(OnError))
         check_choice("type_check", type_check, get_args(TypeCheck))
         if on_step_complete is not None and not callable(on_step_complete):
@@ -341,7 +341,7 @@ class ExecutionEngine:
         self,
         source: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
         *,
-        task_limit: int = 8,
+        task_limit: int | None = 8,
         ordered: bool = False,
         whole: bool = False,
         outputs: Iterable[str] | None = None,
@@ -350,7 +350,7 @@ class ExecutionEngine:
     ) -> AsyncGenerator[Any, None]:
         """Run the graph for each mapping of inputs, and yield ``(index, task_name, result)``.
 
-        ``task_limit``: for how many inputs at once; the source is read only as far as there is
+        ``task_limit``: for how many inputs at once, ``None`` for 256; the source is read only as far as there is
         room. ``ordered``: the results for one input after those for the one before it; so many
         inputs at the most wait for an earlier one. ``whole``: yield ``(index, results)`` instead,
         once for each input, with what ``execute`` returns. ``items``: also yield the elements of
@@ -371,7 +371,7 @@ class ExecutionEngine:
         1 {'words': ['tide']}
         """
         check_source(source)
-        most_parallel("task_limit", task_limit)
+        limit = most_parallel("task_limit", task_limit) or MOST_IN_FLIGHT
         if whole and items:
             raise ValueError("whole=True yields one result for each input; leave items= out")
         wanted = None if outputs is None else listed("outputs", outputs)
@@ -379,7 +379,7 @@ class ExecutionEngine:
         held = HeldBack()
 
         async def begin(listeners: Sequence[Listener]) -> Run[Any]:
-            spec = self._planner.spec_of_many(Source(source, task_limit), wanted)
+            spec = self._planner.spec_of_many(Source(source, limit), wanted)
             spec = replace(spec, items=items, ahead=held)
             return await self._starter.begin(
                 listeners, name, spec, None, is_named=run_id is not None

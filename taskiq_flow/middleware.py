@@ -19,7 +19,7 @@ from taskiq import (
 
 from taskiq_flow.completion.inbox import Inbox
 from taskiq_flow.dataflow.known_classes import ClassesOfTasks
-from taskiq_flow.dataflow.options import Seconds, time_limit
+from taskiq_flow.dataflow.options import Seconds, as_int, time_limit
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries
@@ -98,8 +98,8 @@ class FlowMiddleware(TaskiqMiddleware):
             raise ValueError(
                 f"prefix is {prefix!r}; give letters, digits and any of _:- with single points"
             )
-        _check_number("max_deliveries", max_deliveries, 1, "deliveries")
-        _check_number("inline_limit", inline_limit, 0, "bytes")
+        max_deliveries = _checked_number("max_deliveries", max_deliveries, 1, "deliveries")
+        inline_limit = _checked_number("inline_limit", inline_limit, 0, "bytes")
         if url is not None and url.partition("://")[0] not in SCHEMES:
             raise ConfigurationError(
                 f"FlowMiddleware does not know what {without_secrets(url)!r} is; give a URL "
@@ -110,7 +110,7 @@ class FlowMiddleware(TaskiqMiddleware):
         own = ClassesOfTasks(self._tasks) if classes == "known" else Classes.imported()
         key = secret.encode() if isinstance(secret, str) else secret
         codec = ValueCodec() if codec is None else codec
-        _check_number("store_above", store_above, 0, "bytes")
+        store_above = _checked_number("store_above", store_above, 0, "bytes")
         ttl = time_limit("store_ttl", store_ttl)
         values = None
         if store is not None:
@@ -369,6 +369,8 @@ class _OnDemand(Generic[S]):
             await opening.result().aclose()
 
 
-def _check_number(name: str, value: object, least: int, unit: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def _checked_number(name: str, value: object, least: int, unit: str) -> int:
+    number = as_int(value)
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
         raise ValueError(f"{name} is {value!r}; give a number of {unit}, {least} or more")
+    return number

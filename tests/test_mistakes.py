@@ -33,6 +33,7 @@ from taskiq_flow import (
     Retry,
     SqliteJournal,
     UnusedInputWarning,
+    in_process,
 )
 from taskiq_flow.engine.call_text import MOST_CHARACTERS, shortened
 from tests.virtual_clock import run_virtually
@@ -86,6 +87,22 @@ def test_short_forms_of_options_are_taken(given: dict[str, Any], taken: dict[str
     assert {name: getattr(node, name) for name in taken} == taken
 
 
+def test_a_whole_number_of_any_type_is_taken() -> None:
+    two = pytest.importorskip("numpy").int64(2)
+    assert DAGNode(load, retry=two).retry == Retry(attempts=two) == Retry(attempts=2)
+    assert type(Retry(attempts=two).attempts) is int
+    assert DAGNode(load, map_over="page", max_parallel=two).max_parallel == 2
+    assert engine(max_parallel=two, retry=two).execute_sync({"page": "a"}) == {"text": "a"}
+    engine(pass_by=two)
+    FlowMiddleware("redis://localhost", max_deliveries=two, inline_limit=two, store_above=two)
+    in_process(limit=two)
+
+
+def test_a_retry_waits_for_a_timedelta() -> None:
+    retry = Retry(wait=timedelta(minutes=1), max_wait=timedelta(minutes=3), jitter=0)
+    assert [retry.delay(failures, 0.0) for failures in (1, 2, 3)] == [60.0, 120.0, 180.0]
+
+
 def test_a_cache_expires_after_a_timedelta() -> None:
     assert Cache(ttl=timedelta(minutes=1)).seconds == Cache(ttl=60).seconds == 60
 
@@ -113,6 +130,7 @@ def test_retry_as_a_number_tries_so_often() -> None:
         (lambda: node(load, expected_seconds="1"), "expected_seconds of node 'load'"),
         (lambda: cache(ttl="1h"), "ttl is '1h'; give a number of seconds, or a timedelta"),
         (lambda: retry(wait="1"), "wait is '1'; give a number"),
+        (lambda: retry(factor=timedelta(2)), "factor is datetime.*; give a number"),
         (lambda: retry(on=3), "on is 3; give classes of exceptions"),
         (lambda: retry(on="ValueError"), "on is 'ValueError'; give classes of exceptions"),
         (lambda: node(load, given=["page"]), r"given of node 'load' is \['page'\]; give a mapping"),

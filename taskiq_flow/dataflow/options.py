@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import timedelta
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Final, get_args
 
 from taskiq_flow.dataflow.binding import parameters_of
@@ -84,8 +84,8 @@ NO_FALLBACK: Final = _NoFallback()
 class Retry:
     """How often a node is tried, and how long to wait before each further attempt.
 
-    ``attempts``: executions of the task, the first included. ``wait``: seconds before the second
-    attempt. The wait grows by ``factor`` before each further one, up to
+    ``attempts``: executions of the task, the first included. ``wait``: seconds or a ``timedelta``
+    before the second attempt. The wait grows by ``factor`` before each further one, up to
     ``max_wait``. A random share of it, up to ``jitter``, is left out, so that nodes that failed
     together are not all tried again at the same moment. ``on``: the errors after which the node is
     tried again. ``SerializationError`` is never one of them, as the same value fails again.
@@ -98,25 +98,19 @@ class Retry:
     """
 
     attempts: int = 3
-    wait: float = 0.1
+    wait: Seconds = 0.1
     factor: float = 2.0
-    max_wait: float = 60.0
+    max_wait: Seconds = 60.0
     jitter: float = 0.1
     on: tuple[type[BaseException], ...] = (Exception,)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "attempts", as_int(self.attempts))
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int):
             raise TypeError(f"attempts is {self.attempts!r}; give a whole number from 1 on")
         if self.attempts < 1:
             raise ValueError(f"attempts is {self.attempts}; give a whole number from 1 on")
-        for name, least in (("wait", 0.0), ("factor", 1.0), ("max_wait", 0.0), ("jitter", 0.0)):
-            value: Any = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real):
-                raise TypeError(f"{name} is {value!r}; give a number from {least:g} on")
-            if not (math.isfinite(value) and float(value) >= least):
-                raise ValueError(f"{name} is {value!r}; give a number from {least:g} on")
-        if self.jitter > 1:
-            raise ValueError(f"jitter is {self.jitter!r}; give a share, from 0 to 1")
+        self._check_waits()
         if isinstance(self.on, str) or not isinstance(self.on, (type, Iterable)):
             raise TypeError(f"on is {self.on!r}; give classes of exceptions")
         kinds = (self.on,) if isinstance(self.on, type) else tuple(self.on)
@@ -125,6 +119,18 @@ class Retry:
                 raise TypeError(f"on holds {kind!r}; give classes of exceptions")
         object.__setattr__(self, "on", kinds)
 
+    def _check_waits(self) -> None:
+        for name, least in (("wait", 0.0), ("factor", 1.0), ("max_wait", 0.0), ("jitter", 0.0)):
+            value: Any = getattr(self, name)
+            if name in {"wait", "max_wait"}:
+                value = in_seconds(name, value)
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise TypeError(f"{name} is {value!r}; give a number from {least:g} on")
+            if not (math.isfinite(value) and float(value) >= least):
+                raise ValueError(f"{name} is {value!r}; give a number from {least:g} on")
+        if self.jitter > 1:
+            raise ValueError(f"jitter is {self.jitter!r}; give a share, from 0 to 1")
+
     def covers(self, error: BaseException) -> bool:
         """Whether a further attempt may follow this error."""
         return isinstance(error, self.on) and not isinstance(error, SerializationError)
@@ -132,10 +138,10 @@ class Retry:
     def delay(self, failures: int, chance: float) -> float:
         """Seconds to wait after so many failed attempts. ``chance``: random, between 0 and 1."""
         try:
-            grown = self.wait * self.factor ** (failures - 1)
+            grown = in_seconds("wait", self.wait) * self.factor ** (failures - 1)
         except OverflowError:
             grown = math.inf
-        return min(grown, self.max_wait) * (1 - self.jitter * chance)
+        return min(grown, in_seconds("max_wait", self.max_wait)) * (1 - self.jitter * chance)
 
 
 @suggests_keywords(expire="ttl=", expires="ttl=", max_age="ttl=", timeout="ttl=")
@@ -193,8 +199,15 @@ def time_limit(name: str, value: Any) -> float | None:
     return seconds
 
 
+def as_int(value: Any) -> Any:
+    """A whole number of another type, such as one of NumPy's, as an ``int``; else the value."""
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return int(value) if is_whole else value
+
+
 def most_parallel(name: str, value: Any) -> int | None:
     """How many may run at once; ``None`` for any number. Otherwise raises ``ValueError``."""
+    value = as_int(value)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ValueError(
             f"{name} is {value!r}; give a whole number from 1 on, or None for no limit"
@@ -244,6 +257,7 @@ def as_retry(name: str, value: Any) -> Retry | None:
     """A retry; a whole number is taken as its ``attempts``. Raises ``TypeError``."""
     if value is None or isinstance(value, Retry):
         return value
+    value = as_int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(
             f"{name} is {value!r}; give Retry(attempts=3), or a whole number of attempts"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from taskiq_flow.dataflow.builder import DAGBuilder
 from taskiq_flow.dataflow.dag import DAG
-from taskiq_flow.dataflow.options import Seconds, in_seconds
+from taskiq_flow.dataflow.options import Seconds, as_int, in_seconds
 from taskiq_flow.dataflow.registry import DataflowRegistry
 from taskiq_flow.events import Listener
 from taskiq_flow.transport.notice import ALWAYS
@@ -114,11 +114,12 @@ def reference_above(pass_by: PassBy) -> int | None:
         return None
     if pass_by == "reference":
         return ALWAYS
-    if isinstance(pass_by, bool) or not isinstance(pass_by, int) or pass_by < 0:
+    limit = as_int(pass_by)
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
         raise ValueError(
             f"pass_by is {pass_by!r}; give 'value', 'reference' or a number of bytes, 0 or more"
         )
-    return pass_by
+    return limit
 
 
 def isolation_of(values: Sharing, codec: ValueCodec | None, classes: Classes) -> Callable[[], Take]:

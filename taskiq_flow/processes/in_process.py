@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
@@ -54,14 +55,15 @@ def in_process(function: Callable[..., Any] | None = None, *, limit: int | None 
     >>> ExecutionEngine(InMemoryBroker(), dag).execute_sync({"data": [1, 2, 6]})
     {'fmean': 3.0}
     """
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+    is_whole = isinstance(limit, Integral) and not isinstance(limit, bool)
+    if limit is not None and not (is_whole and limit >= 1):
         raise ValueError(
             f"limit of in_process is {limit!r}; give a whole number from 1 on, or None"
         )
     if function is None:
         return functools.partial(in_process, limit=limit)
     _check(function)
-    return _wrapped(function, _shared_places() if limit is None else Places(limit))
+    return _wrapped(function, _shared_places() if limit is None else Places(int(limit)))
 
 
 def _wrapped(function: Callable[..., Any], places: Places) -> Callable[..., Any]:
