@@ -24,20 +24,19 @@ from taskiq_flow.dispatch.callables import as_task, embedded
 from taskiq_flow.dispatch.encoding import (
     ALREADY_PLAIN,
     Address,
+    Invocation,
     encode_call,
     encode_unseen,
     explained,
     formats_as_usual,
-    passed,
     plain,
-    with_values,
 )
 from taskiq_flow.errors import ConfigurationError, SerializationError
 from taskiq_flow.events import Index
 from taskiq_flow.middleware import FlowMiddleware, may_repeat, wire_of
 from taskiq_flow.transport.protocol import Kick
 from taskiq_flow.values.arguments import StoredArguments
-from taskiq_flow.values.call import Call, with_each
+from taskiq_flow.values.call import Call
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.isolation import NEVER_CHANGE, Take, isolated
 from taskiq_flow.values.plain import is_plain
@@ -78,7 +77,9 @@ class RunnableNode(Hashable, Protocol):
         """Positional and keyword arguments of the task's call."""
 
 
-Prepare = Callable[[RunnableNode, list[Any], dict[str, Any]], tuple[list[Any], dict[str, Any]]]
+Send = Callable[[Invocation], Sending | None]
+
+Prepare = Callable[[Invocation], Invocation]
 """Makes of the values of a call what middlewares see and tasks are given."""
 
 
@@ -88,6 +89,10 @@ class Dispatcher:
     The run calls the middlewares that the broker has when it begins. ``labels`` are added to each
     message, ``kick`` hands it to the broker. ``take``: makes of a value what a task of this process
     is given. ``arguments``: stores large arguments, where the broker has a store.
+
+    ``send``: sends one call. Returns what is left to be done, if anything is. Raises
+    ``SerializationError``, or whatever the broker and its middlewares raise, at once or when what
+    is left is awaited.
     """
 
     def __init__(
@@ -98,8 +103,10 @@ class Dispatcher:
         take: Take = isolated,
         arguments: StoredArguments | None = None,
     ) -> None:
-        self._arguments = arguments
         self._broker = broker
+        self.send: Send = self._send
+        if arguments is not None:
+            self.send = partial(self._send_or_store, arguments)
         self._take = take
         self._prepared: Prepare
         if isinstance(broker, InMemoryBroker):
@@ -129,48 +136,33 @@ class Dispatcher:
 
         Raises ``ConfigurationError`` if the broker cannot run the task.
         """
-        address = self._addresses.get(id(node.task))
+        task = node.task
+        address = self._addresses.get(id(task))
         if address is None:
-            address = self._addresses[id(node.task)] = Address.of(self._find(node), self._labels)
+            injects = bool(task_info(task).parameters[1])
+            address = Address.of(self._find(node), self._labels, injects=injects)
+            self._addresses[id(task)] = address
         return address
 
-    def send(
-        self,
-        node: RunnableNode,
-        address: Address,
-        task_id: str,
-        args: list[Any],
-        kwargs: dict[str, Any],
-    ) -> Sending | None:
-        """Send one call of a node's task. Returns what is left to be done, if anything is.
+    def _send_or_store(self, stores: StoredArguments, call: Invocation) -> Sending | None:
+        if stores.may_store((*call.args, *call.kwargs.values())):
+            return partial(self._send_stored, stores, call)
+        return self._send(call)
 
-        Raises ``SerializationError``, or whatever the broker and its middlewares raise, at once or
-        when what is left is awaited.
-        """
-        stores = self._arguments
-        if stores is not None and stores.may_store((*args, *kwargs.values())):
-            return partial(self._send_stored, stores, node, address, task_id, args, kwargs)
-        return self._send_now(node, address, task_id, args, kwargs)
-
-    def _send_now(
-        self,
-        node: RunnableNode,
-        address: Address,
-        task_id: str,
-        args: list[Any],
-        kwargs: dict[str, Any],
-    ) -> Sending | None:
+    def _send(self, call: Invocation) -> Sending | None:
         if not (
-            self._as_they_are.issuperset(map(type, args))
-            and self._as_they_are.issuperset(map(type, kwargs.values()))
+            self._as_they_are.issuperset(map(type, call.args))
+            and self._as_they_are.issuperset(map(type, call.kwargs.values()))
         ):
-            if self._hooks is not None and _has_handles(args, kwargs):
-                return partial(self._send_values, node, address, task_id, args, kwargs)
-            args, kwargs = self._prepared(node, args, kwargs)
+            if self._hooks is not None and _has_handles(call):
+                return partial(self._send_values, call)
+            call = self._prepared(call)
         if not self._unseen:
-            return partial(self._send_message, node, address, task_id, args, kwargs)
-        dumps = partial(encode_unseen, self._broker, address, task_id, converts=self._converts)
-        encoded = self._encoded(node, address, task_id, args, kwargs, dumps)
+            return partial(self._send_message, call)
+        encode = partial(
+            encode_unseen, self._broker, call.address, call.task_id, converts=self._converts
+        )
+        encoded = self._encoded(call, encode)
         if not self._never_waits:
             return partial(self._kick, encoded)
         try:
@@ -180,130 +172,86 @@ class Dispatcher:
         raise AssertionError(f"{type(self._broker).__name__}.kick has waited")
 
     def _encoded(
-        self,
-        node: RunnableNode,
-        address: Address,
-        task_id: str,
-        args: list[Any],
-        kwargs: dict[str, Any],
-        dumps: Callable[[list[Any], dict[str, Any]], BrokerMessage],
+        self, call: Invocation, encode: Callable[[list[Any], dict[str, Any]], BrokerMessage]
     ) -> BrokerMessage:
-        """What the broker is given. ``dumps``: makes it of the call that stands in the message.
+        """What the broker is given. ``encode``: makes it of the arguments that the message has.
 
         Raises ``SerializationError``.
         """
         if self._hooks is not None:
-            self._hand_over(node, address, task_id, args, kwargs)
-            return dumps([], {})
-        wire = self._wire
+            self._hand_over(call, self._hooks)
+            return encode([], {})
+        wire, args, kwargs = self._wire, call.args, call.kwargs
         try:
             if wire is None:
-                return dumps(args, kwargs)
+                return encode(args, kwargs)
             if is_plain(args) and is_plain(kwargs):
                 with contextlib.suppress(Exception):  # of a serializer that is stricter than JSON
-                    return dumps(args, kwargs)
-            return dumps([], encode_call(wire, task_id, args, kwargs))
+                    return encode(args, kwargs)
+            return encode([], encode_call(wire, call.task_id, args, kwargs))
         except Exception as error:  # whatever a value or a serializer raises
-            raise explained(self._broker, node, args, kwargs, error, wire) from error
+            raise explained(self._broker, call, error, wire) from error
 
-    def _hand_over(
-        self,
-        node: RunnableNode,
-        address: Address,
-        task_id: str,
-        args: list[Any],
-        kwargs: dict[str, Any],
-    ) -> None:
+    def _hand_over(self, call: Invocation, hooks: InMemoryHooks) -> None:
         """Leave the values of a call to the task in this process. Its message has none."""
-        execution = None if self._hooks is None else self._hooks.executions.get(task_id)
+        execution = hooks.executions.get(call.task_id)
         if execution is not None:
-            may_come_again = self._others_may_repeat or bool(task_info(node.task).parameters[1])
-            take = self._take if may_come_again else None
-            execution.call = Call(address.task_name, args, kwargs, take)
+            address = call.address
+            take = self._take if self._others_may_repeat or address.injects else None
+            execution.call = Call(address.task_name, call.args, call.kwargs, take)
 
-    def _taken(
-        self, node: RunnableNode, args: list[Any], kwargs: dict[str, Any]
-    ) -> tuple[list[Any], dict[str, Any]]:
+    def _taken(self, call: Invocation) -> Invocation:
         """What the node's task is given. Raises ``SerializationError``, naming the key."""
         try:
-            return with_each(self._take, args, kwargs)
+            return call.with_each(self._take)
         except SerializationError:
-            for key, value in passed(node.binding, args, kwargs):
+            name = call.node.task_name
+            for key, value in call.by_key():
                 try:
                     self._take(value)
                 except SerializationError as error:  # this is the one
                     raise SerializationError(
-                        f"node {node.task_name!r} cannot be given the value of {key!r}: {error}",
-                        task_name=node.task_name,
+                        f"node {name!r} cannot be given the value of {key!r}: {error}",
+                        task_name=name,
                         key=key,
                         value_type=type(value),
                     ) from error
             raise
 
-    def _plain(
-        self, node: RunnableNode, args: list[Any], kwargs: dict[str, Any]
-    ) -> tuple[list[Any], dict[str, Any]]:
+    def _plain(self, call: Invocation) -> Invocation:
         try:
-            return with_each(plain, args, kwargs)
+            return call.with_each(plain)
         except Exception as error:  # whatever a value's own code raises
-            raise explained(self._broker, node, args, kwargs, error) from error
+            raise explained(self._broker, call, error) from error
 
-    async def _send_values(
-        self,
-        node: RunnableNode,
-        address: Address,
-        task_id: str,
-        args: list[Any],
-        kwargs: dict[str, Any],
-    ) -> None:
+    async def _send_values(self, call: Invocation) -> None:
         """Send a call that holds handles to a task of this process, which is given the values."""
-        args, kwargs = await with_values(args, kwargs)
-        sending = self.send(node, address, task_id, args, kwargs)
+        sending = self.send(await call.with_values())
         if sending is not None:
             await sending()
 
-    async def _send_stored(
-        self,
-        stores: StoredArguments,
-        node: RunnableNode,
-        address: Address,
-        task_id: str,
-        args: list[Any],
-        kwargs: dict[str, Any],
-    ) -> None:
+    async def _send_stored(self, stores: StoredArguments, call: Invocation) -> None:
         """Send a call whose large arguments are stored first. Each is stored for all its takers."""
-        named = list(passed(node.binding, args, kwargs))
-        found = [
-            await stores.handle_for(f"the value of {key!r} for node {node.task_name!r}", value)
-            for key, value in named
+        name = call.node.task_name
+        stored = [
+            await stores.handle_for(f"the value of {key!r} for node {name!r}", value)
+            for key, value in call.by_key()
         ]
-        own_args, own_kwargs = (
-            found[: len(args)],
-            dict(zip(kwargs, found[len(args) :], strict=True)),
-        )
-        sending = self._send_now(node, address, task_id, own_args, own_kwargs)
+        sending = self._send(call.with_arguments(stored))
         if sending is not None:
             await sending()
 
-    async def _send_message(
-        self,
-        node: RunnableNode,
-        address: Address,
-        task_id: str,
-        args: list[Any],
-        kwargs: dict[str, Any],
-    ) -> None:
+    async def _send_message(self, call: Invocation) -> None:
         """Send a call whose message middlewares see, or a formatter of the user's encodes."""
-        message = address.message(task_id, args, kwargs)
+        message = call.address.message(call.task_id, call.args, call.kwargs)
         for middleware in self._before:
             message = await maybe_awaitable(middleware.pre_send(message))
 
-        def dumps(args: list[Any], kwargs: dict[str, Any]) -> BrokerMessage:
+        def encode(args: list[Any], kwargs: dict[str, Any]) -> BrokerMessage:
             sent = message.model_copy(update={"args": args, "kwargs": kwargs})
             return self._broker.formatter.dumps(sent)
 
-        own_args, own_kwargs = message.args, message.kwargs
-        encoded = self._encoded(node, address, task_id, own_args, own_kwargs, dumps)
+        encoded = self._encoded(call._replace(args=message.args, kwargs=message.kwargs), encode)
         await self._kick(encoded)
         for middleware in self._after:
             try:
@@ -333,14 +281,12 @@ class Dispatcher:
         return embedded(broker, own, original_function(own))
 
 
-def _unchanged(
-    _: RunnableNode, args: list[Any], kwargs: dict[str, Any]
-) -> tuple[list[Any], dict[str, Any]]:
-    return args, kwargs
+def _unchanged(call: Invocation) -> Invocation:
+    return call
 
 
-def _has_handles(args: list[Any], kwargs: dict[str, Any]) -> bool:
-    return any(isinstance(value, ResultHandle) for value in (*args, *kwargs.values()))
+def _has_handles(call: Invocation) -> bool:
+    return any(isinstance(value, ResultHandle) for value in (*call.args, *call.kwargs.values()))
 
 
 def _never_waits(broker: AsyncBroker) -> bool:

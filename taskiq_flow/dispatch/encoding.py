@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
@@ -39,7 +39,8 @@ class Address:
     """What is the same in all messages of one task.
 
     ``queue``: where it is sent to, ``None`` for the broker's own queue. ``is_async``: whether the
-    task's function is a coroutine function, which its worker can cancel.
+    task's function is a coroutine function, which its worker can cancel. ``injects``: whether
+    taskiq injects any of its arguments.
     """
 
     task_name: str
@@ -48,18 +49,26 @@ class Address:
     return_type: Any = None
     queue: str | None = None
     is_async: bool = True
+    injects: bool = False
 
     @classmethod
     def of(
-        cls, task: AsyncTaskiqDecoratedTask[Any, Any], further_labels: Mapping[str, str]
+        cls,
+        task: AsyncTaskiqDecoratedTask[Any, Any],
+        further_labels: Mapping[str, str],
+        *,
+        injects: bool = False,
     ) -> Address:
-        """The address of a task, with its labels as taskiq's kicker prepares them, and others."""
+        """The address of a task, with its labels as taskiq's kicker prepares them, and others.
+
+        ``further_labels`` have no types in the message: taskiq need not parse what is a string.
+        """
         prepared = {
             label: prepare_label(value)
-            for label, value in (*task.labels.items(), *further_labels.items())
+            for label, value in task.labels.items()
             if label != "types_of_exceptions"  # exception classes, which taskiq keeps at home too
         }
-        labels = {label: value for label, (value, _) in prepared.items()}
+        labels = {label: value for label, (value, _) in prepared.items()} | {**further_labels}
         return cls(
             task_name=task.task_name,
             labels=labels,
@@ -67,6 +76,7 @@ class Address:
             return_type=task.return_type,
             queue=labels.get("queue_name") or None,
             is_async=begins_at_once(task.original_func),
+            injects=injects,
         )
 
     def with_label(self, label: str, value: object) -> Address:
@@ -88,6 +98,39 @@ class Address:
             args=args,
             kwargs=kwargs,
         )
+
+
+class Invocation(NamedTuple):
+    """One call of a node's task, on its way to the broker."""
+
+    node: BoundNode
+    address: Address
+    task_id: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+    def with_arguments(self, values: list[Any]) -> Invocation:
+        """The same call with other arguments: the positional ones, then those by keyword."""
+        args, others = values[: len(self.args)], values[len(self.args) :]
+        return self._replace(args=args, kwargs=dict(zip(self.kwargs, others, strict=True)))
+
+    def with_each(self, function: Callable[[Any], Any]) -> Invocation:
+        """The same call with each argument as ``function`` makes it."""
+        return self.with_arguments([function(v) for v in (*self.args, *self.kwargs.values())])
+
+    async def with_values(self) -> Invocation:
+        """The same call with values in the places of handles, for a task in this process."""
+        arguments = (*self.args, *self.kwargs.values())
+        return self.with_arguments(
+            [await v.get() if isinstance(v, ResultHandle) else v for v in arguments]
+        )
+
+    def by_key(self) -> Iterable[tuple[str, Any]]:
+        """The arguments with the keys that they came under."""
+        keys, names = self.node.binding.keys_of(len(self.args))
+        yield from zip(keys, self.args, strict=True)
+        for name, value in self.kwargs.items():
+            yield names.get(name, name), value
 
 
 def plain(value: Any) -> Any:
@@ -153,71 +196,47 @@ def encode_call(
     return wire.encode_call(task_id, args, kwargs, references)
 
 
-async def with_values(args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """A call with values in the places of handles, for tasks that run in this process."""
-    return [await _read(value) for value in args], {
-        name: await _read(value) for name, value in kwargs.items()
-    }
-
-
-async def _read(value: Any) -> Any:
-    return await value.get() if isinstance(value, ResultHandle) else value
-
-
 def explained(
-    broker: AsyncBroker,
-    node: BoundNode,
-    args: list[Any],
-    kwargs: dict[str, Any],
-    error: Exception,
-    wire: Wire | None = None,
+    broker: AsyncBroker, call: Invocation, error: Exception, wire: Wire | None = None
 ) -> SerializationError:
     """The error of a call that cannot be encoded: it names the first value that cannot alone."""
     if wire is not None:
-        return _not_carried(wire, node, args, kwargs, error)
-    alone = Address(task_name=node.task_name, labels={}, labels_types={})
-    for key, value in passed(node.binding, args, kwargs):
+        return _not_carried(wire, call, error)
+    name = call.node.task_name
+    alone = Address(task_name=name, labels={}, labels_types={})
+    for key, value in call.by_key():
         try:
             broker.formatter.dumps(alone.message("", [plain(value)], {}))
         except Exception:  # this is the one
             return SerializationError(
-                f"node {node.task_name!r} cannot be sent the value of {key!r}, a "
+                f"node {name!r} cannot be sent the value of {key!r}, a "
                 f"{type_name(value)}: {type(broker.formatter).__name__} with "
                 f"{type(broker.serializer).__name__} cannot carry it ({error}); have the task "
                 "that makes it return plain data (numbers, strings, lists, dicts, models), or "
                 "give the broker a formatter that can",
-                task_name=node.task_name,
+                task_name=name,
                 key=key,
                 value_type=type(value),
             )
     return SerializationError(
-        f"the message of node {node.task_name!r} cannot be encoded: {error}",
-        task_name=node.task_name,
+        f"the message of node {name!r} cannot be encoded: {error}",
+        task_name=name,
     )
 
 
-def _not_carried(
-    wire: Wire, node: BoundNode, args: list[Any], kwargs: dict[str, Any], error: Exception
-) -> SerializationError:
-    for key, value in passed(node.binding, args, kwargs):
+def _not_carried(wire: Wire, call: Invocation, error: Exception) -> SerializationError:
+    name = call.node.task_name
+    for key, value in call.by_key():
         try:
             encode_call(wire, "", [value], {})
         except SerializationError as reason:  # this is the one
             return SerializationError(
-                f"node {node.task_name!r} cannot be sent the value of {key!r}: {reason}",
-                task_name=node.task_name,
+                f"node {name!r} cannot be sent the value of {key!r}: {reason}",
+                task_name=name,
                 key=key,
                 value_type=type(value),
             )
     return SerializationError(
-        f"the message of node {node.task_name!r} cannot be encoded: {error}",
-        task_name=node.task_name,
+        f"the message of node {name!r} cannot be encoded: {error}",
+        task_name=name,
     )
-
-
-def passed(binding: Binding, args: list[Any], kwargs: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-    """The values of a call with the keys they came under."""
-    keys, names = binding.keys_of(len(args))
-    yield from zip(keys, args, strict=True)
-    for name, value in kwargs.items():
-        yield names.get(name, name), value

@@ -15,6 +15,7 @@ from taskiq_flow.cache.results import Claim, ValueCache
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.reading import pick_up
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode, Sending
+from taskiq_flow.dispatch.encoding import Invocation
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.mapped_nodes import source_digest
 from taskiq_flow.engine.node_run import NodeRun, Verdict
@@ -102,7 +103,7 @@ class Sender(Generic[N]):
             task_id, node_run, address.return_type, address.queue, tell_begin=options.is_timed
         )
         try:
-            sending = self._dispatcher.send(sent_node, address, task_id, args, kwargs)
+            sending = self._dispatcher.send(Invocation(sent_node, address, task_id, args, kwargs))
         except Exception as error:  # of a value, of its encoding, of the broker
             self._has_failed(node_run, task_id, error)
             return None

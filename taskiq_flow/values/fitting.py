@@ -13,6 +13,7 @@ import typing
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
 from inspect import Parameter
+from itertools import chain, repeat
 from typing import Any, TypeAlias, cast
 
 from pydantic import ConfigDict, TypeAdapter
@@ -81,12 +82,12 @@ class Signature:
         self._name = name
         self._parameters: dict[str, Fit | None] = {}  # by the names that can be passed
         self._positional: list[tuple[str, Fit | None]] = []
-        self._var_args: tuple[str, Fit] | None = None
+        self._var_args: tuple[str, Fit | None] = ("", None)
         self._var_kwargs: Fit | None = None
         for parameter in signature.parameters.values():
             name, kind, fit = parameter.name, parameter.kind, Fit.of(parameter.annotation)
             if kind is Parameter.VAR_POSITIONAL:
-                self._var_args = None if fit is None else (name, fit)
+                self._var_args = (name, fit)
             elif kind is Parameter.VAR_KEYWORD:
                 self._var_kwargs = fit
             else:
@@ -97,8 +98,8 @@ class Signature:
         # What a generator function is annotated with is the generator, not the list of its items.
         returns = _awaited(signature.return_annotation)
         self._result = None if returns_items else Fit.of(returns)
-        single = [*self._parameters.values(), *(fit for _, fit in self._positional)]
-        self.checks_arguments = any((*single, self._var_args, self._var_kwargs))
+        by_place = [fit for _, fit in (*self._positional, self._var_args)]
+        self.checks_arguments = any((*by_place, *self._parameters.values(), self._var_kwargs))
 
     def arguments(
         self, args: list[Any], kwargs: dict[str, Any]
@@ -107,21 +108,22 @@ class Signature:
 
         Raises ``AnnotationError`` for one that cannot be converted.
         """
-        by_position = [self._argument(*self._at(place), value) for place, value in enumerate(args)]
-        by_name = {
-            name: self._argument(name, self._parameters.get(name, self._var_kwargs), value)
-            for name, value in kwargs.items()
-        }
+        # Most values are of the annotated class itself: that is found out in one frame.
+        by_position = [
+            value
+            if fit is None or type(value) is fit.annotation
+            else self._argument(name, fit, value)
+            for value, (name, fit) in zip(
+                args, chain(self._positional, repeat(self._var_args)), strict=False
+            )
+        ]
+        by_name = {}
+        for name, value in kwargs.items():
+            fit = self._parameters.get(name, self._var_kwargs)
+            by_name[name] = value if fit is None else self._argument(name, fit, value)
         return by_position, by_name
 
-    def _at(self, place: int) -> tuple[str, Fit | None]:
-        if place < len(self._positional):
-            return self._positional[place]
-        return ("", None) if self._var_args is None else self._var_args
-
-    def _argument(self, parameter: str, fit: Fit | None, value: Any) -> Any:
-        if fit is None:
-            return value
+    def _argument(self, parameter: str, fit: Fit, value: Any) -> Any:
         try:
             return fit.convert(value)
         except Exception as error:  # whatever pydantic or a class's own code raises
@@ -134,7 +136,7 @@ class Signature:
         Raises ``AnnotationError`` if it cannot be converted.
         """
         fit = self._result
-        if fit is None:
+        if fit is None or type(value) is fit.annotation:
             return value
         try:
             return fit.convert(value)
