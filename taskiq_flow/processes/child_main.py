@@ -11,8 +11,8 @@ import ctypes
 import importlib
 import os
 import pickle
-import queue
 import runpy
+import select
 import signal
 import socket
 import struct
@@ -123,29 +123,31 @@ def _end_with_parent(parent: int) -> None:
 class _Server:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
-        self._calls: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
         self._is_busy = False
+        self._parent_is_gone = False
 
     def serve(self) -> None:
-        """Run calls in the main thread, while another one watches for the end of the parent."""
+        """Receive calls and run them, while a thread watches for the end of the parent."""
         threading.Thread(target=self._watch, daemon=True).start()
-        while (content := self._calls.get()) is not None:
-            answer = _answer(content)
-            self._is_busy = False
-            with contextlib.suppress(EOFError):  # the parent is gone, as the watching thread sees
-                send(self._channel, *answer)
-            del content, answer
-
-    def _watch(self) -> None:
-        try:
+        with contextlib.suppress(EOFError):
             while True:
                 _, content = receive(self._channel)
                 self._is_busy = True
-                self._calls.put(content)
-        except EOFError:
-            if self._is_busy:
-                os._exit(1)  # nobody waits for the function that runs
-            self._calls.put(None)
+                if self._parent_is_gone:
+                    return
+                answer = _answer(content)
+                self._is_busy = False
+                send(self._channel, *answer)
+                del content, answer
+
+    def _watch(self) -> None:
+        """End the process if the parent closes its end while a function runs."""
+        end = select.poll()
+        end.register(self._channel, select.POLLHUP)
+        end.poll()
+        self._parent_is_gone = True
+        if self._is_busy:
+            os._exit(1)  # nobody waits for the function
 
 
 def _answer(content: bytearray) -> tuple[bytes, bytes]:
