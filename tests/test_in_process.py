@@ -352,6 +352,18 @@ async def test_a_call_that_is_cancelled_while_it_waits_takes_no_place(tmp_path: 
     assert not (tmp_path / "0").exists()
 
 
+async def test_a_call_that_waits_begins_though_the_event_loop_is_busy(tmp_path: Path) -> None:
+    first, second, end = (tmp_path / name for name in ("first", "second", "end"))
+    calls = [asyncio.ensure_future(functions.hold(str(path), str(end))) for path in (first, second)]
+    await until(first.exists)
+    end.touch()
+    busy_until = time.monotonic() + 10.0
+    while not second.exists() and time.monotonic() < busy_until:
+        time.sleep(0.01)  # noqa: ASYNC251 - the event loop does nothing else
+    assert second.exists()
+    await asyncio.gather(*calls)
+
+
 async def test_waiting_for_a_place_does_not_count_as_the_attempt(tmp_path: Path) -> None:
     first, end = tmp_path / "first", tmp_path / "end"
     holding = asyncio.ensure_future(functions.hold(str(first), str(end)))

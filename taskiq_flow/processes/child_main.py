@@ -34,6 +34,9 @@ MAIN_OF_CHILD = "__mp_main__"  # the name that multiprocessing gives the main mo
 FUNCTION = "_in_process_function"  # the attribute of what ``in_process`` returns
 
 _HEAD = struct.Struct("!cQ")
+_SMALL = 4096
+"""Bytes of a frame that are received at once."""
+
 _PR_SET_PDEATHSIG = 1
 
 is_loading_main = False
@@ -48,31 +51,41 @@ Its end may stay open nevertheless, in a child of its own.
 
 
 def send(channel: socket.socket, kind: bytes, content: bytes, is_over: IsOver = bool) -> None:
-    """Send a frame. Raises ``EOFError`` if the other side is gone."""
-    for part in (_HEAD.pack(kind, len(content)), content):
-        rest = memoryview(part)
-        while rest:
-            rest = rest[_moved(channel.send, rest, is_over) :]
+    """Send a frame, in one system call if it can be: between two, other threads may run for long.
+
+    Raises ``EOFError`` if the other side is gone.
+    """
+    rest = [memoryview(_HEAD.pack(kind, len(content))), memoryview(content)]
+    while rest:
+        count = _moved(channel.sendmsg, rest, is_over)
+        while rest and count >= len(rest[0]):
+            count -= len(rest.pop(0))
+        if rest:
+            rest[0] = rest[0][count:]
 
 
 def receive(channel: socket.socket, is_over: IsOver = bool) -> tuple[bytes, bytearray]:
-    """Receive a frame. Raises ``EOFError`` if the other side is gone."""
-    kind, length = _HEAD.unpack(_read(channel, _HEAD.size, is_over))
-    return kind, _read(channel, length, is_over)
+    """Receive a frame, in one system call if it is small.
 
-
-def _read(channel: socket.socket, length: int, is_over: IsOver) -> bytearray:
+    The other side sends no second one before this is answered. Raises ``EOFError`` if it is gone.
+    """
+    start = bytearray(_SMALL)
+    count = 0
+    while count < _HEAD.size:
+        count += _moved(channel.recv_into, memoryview(start)[count:], is_over)
+    kind, length = _HEAD.unpack_from(start)
     content = bytearray(length)
-    rest = memoryview(content)
-    while rest:
-        rest = rest[_moved(channel.recv_into, rest, is_over) :]
-    return content
+    count -= _HEAD.size
+    content[:count] = start[_HEAD.size : _HEAD.size + count]
+    while count < length:
+        count += _moved(channel.recv_into, memoryview(content)[count:], is_over)
+    return kind, content
 
 
-def _moved(move: Callable[[memoryview], int], rest: memoryview, is_over: IsOver) -> int:
+def _moved(move: Callable[[Any], int], data: Any, is_over: IsOver) -> int:
     while True:
         try:
-            count = move(rest)
+            count = move(data)
         except TimeoutError:
             if not is_over():
                 continue

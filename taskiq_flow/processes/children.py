@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import pickle
 import queue
@@ -43,9 +42,6 @@ class _RemoteTracebackError(Exception):
 
 EXIT_SECONDS = 1.0
 """Seconds that a child without a call has to end by itself."""
-
-Settle = Callable[[Any, BaseException | None], None]
-"""Called with a call's value, or with its error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +112,37 @@ def _restored(parts: Any, *, whole: bool) -> BaseException:
     return error
 
 
-_Handed = tuple[Call, Settle]
+@dataclass(eq=False, slots=True)
+class Job:
+    """A call that waits for a place, or has one.
+
+    ``begun``: called in the child's thread when the call has its place.
+    """
+
+    call: Call
+    places: Places
+    answer: asyncio.Future[Any]
+    begun: Callable[[], None] | None
+    child: Child | None = None
+
+    def is_over(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self.answer.done() or self.answer.get_loop().is_closed()
+
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        """Give the event loop the value, or the error. Called in the child's thread."""
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
+            self.answer.get_loop().call_soon_threadsafe(_settle, self.answer, value, error)
 
 
 class Child:
     """A child process and its thread. It runs one call at a time."""
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[_Handed] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self.is_ended = False
-        self._settle: Settle | None = None  # of the present call
+        self._job: Job | None = None  # the present one
         self._process: subprocess.Popen[bytes] | None = None
         self._ours: socket.socket | None = None
         _all_children.add(self)
@@ -135,22 +151,20 @@ class Child:
         """Start the thread, which starts the process."""
         threading.Thread(target=self._work, name="in_process", daemon=True).start()
 
-    def hand(self, call: Call, settle: Settle) -> None:
-        """Have the child make a call.
-
-        ``settle`` is called in the thread, when the child is free again or its process has ended.
-        """
+    def hand(self, job: Job) -> None:
+        """Have the child make a call."""
         with self._lock:
-            self._settle = settle
-        self._calls.put((call, settle))
+            self._job = job
+        job.child = self
+        self._jobs.put(job)
 
-    def end(self, settle: Settle) -> None:
+    def end(self, job: Job) -> None:
         """Kill the process, or have it killed as soon as it has been started.
 
-        Nothing happens if the call with this ``settle`` is over: the child may have another one.
+        Nothing happens if this call is over: the child may have another one.
         """
         with self._lock:
-            if self._settle is settle:
+            if self._job is job:
                 self.is_ended = True
                 self._kill()
 
@@ -174,44 +188,45 @@ class Child:
     def _work(self) -> None:
         """Start the process, hand it calls until it has had none for a while, and end it."""
         try:
-            following: _Handed | None = self._calls.get()
-            while following is not None and self._serve(*following):
-                following = None  # neither it nor its arguments are needed while the child is idle
-                following = self._next()
+            job: Job | None = self._jobs.get()
+            while job is not None and self._serve(job):
+                job = None  # neither it nor its arguments are needed while the child is idle
+                job = self._next()
         finally:
             self._reap()
 
-    def _serve(self, call: Call, settle: Settle) -> bool:
+    def _serve(self, job: Job) -> bool:
         """Make one call. Returns whether the child can be given another one."""
         value: Any = None
         error: BaseException | None = None
         is_lost = False
         try:
-            content = call.content()
+            if job.begun is not None:
+                job.begun()
+            content = job.call.content()
             channel = self._ours or self._start()
             child_main.send(channel, child_main.CALL, content, self._is_over)
-            value = call.result(*child_main.receive(channel, self._is_over))
+            value = job.call.result(*child_main.receive(channel, self._is_over))
         except EOFError:
             is_lost = True
-            error = _lost(call, self._reap())
+            error = _lost(job.call, self._reap())
         except BaseException as raised:
             error = raised
         with self._lock:
-            self._settle = None
+            self._job = None
             can_go_on = not (is_lost or self.is_ended or self._process is None)
-        if can_go_on:
-            _pool.free(self)
-        else:
+        if not can_go_on:
             self._reap()
-        settle(value, error)
+        job.places.give_back(self if can_go_on else None)
+        job.settle(value, error)
         return can_go_on
 
-    def _next(self) -> _Handed | None:
+    def _next(self) -> Job | None:
         try:
-            return self._calls.get(timeout=IDLE_SECONDS)
+            return self._jobs.get(timeout=IDLE_SECONDS)
         except queue.Empty:
             # Whoever has taken the child from the pool by now is about to hand it a call.
-            return None if _pool.remove(self) else self._calls.get()
+            return None if _pool.remove(self) else self._jobs.get()
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -306,66 +321,55 @@ class Places:
         """All places are free and nobody waits: in a forked process."""
         self._lock = threading.Lock()
         self._free = self._limit
-        self._waiting: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        self._waiting: OrderedDict[Job, None] = OrderedDict()
 
-    async def take(self) -> None:
-        """Wait for a place, in the order of the calls."""
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def enter(self, job: Job) -> None:
+        """Have a child make a call as soon as there is a place, in the order of the calls."""
         with self._lock:
-            if self._free:
-                self._free -= 1
+            if not self._free:
+                self._waiting[job] = None
                 return
-            self._waiting[place] = None
-        try:
-            await place
-        except BaseException:
-            with self._lock:
-                is_waiting = self._waiting.pop(place, self) is None
-            if not is_waiting and place.done() and not place.cancelled():
-                self.give_back()
-            raise
+            self._free -= 1
+            _pool.take().hand(job)
 
-    def give_back(self) -> None:
-        """Free a place, from any thread: the first that waits gets it."""
+    def leave(self, job: Job) -> None:
+        """Nobody waits for this call any more. If it runs, its process is killed."""
+        with self._lock:
+            waits = self._waiting.pop(job, self) is None
+        if not waits and job.child is not None:
+            job.child.end(job)
+
+    def give_back(self, child: Child | None) -> None:
+        """A call is over: the first that waits gets its place, and its child.
+
+        ``child``: ``None`` if it cannot make another call. Its thread hands it the next one itself,
+        without waiting for an event loop.
+        """
         with self._lock:
             while self._waiting:
-                place, _ = self._waiting.popitem(last=False)
-                with contextlib.suppress(RuntimeError):  # its event loop is closed
-                    place.get_loop().call_soon_threadsafe(self._hand, place)
+                job, _ = self._waiting.popitem(last=False)
+                if not job.is_over():
+                    (child or _pool.take()).hand(job)
                     return
+            if child is not None:
+                _pool.free(child)
             self._free += 1
 
-    def _hand(self, place: asyncio.Future[None]) -> None:
-        if place.done():  # cancelled meanwhile
-            self.give_back()
-        else:
-            place.set_result(None)
 
+async def run(call: Call, places: Places, begun: Callable[[], None] | None) -> Any:
+    """Make a call as soon as it has a place. Cancelling it kills the process.
 
-async def run(call: Call, places: Places) -> Any:
-    """Make a call that has a place, and give the place back when its process is free or ended.
-
-    Cancelling it kills the process.
+    ``begun``: called from a thread when it has its place.
     """
-    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    settle = functools.partial(_settle_from_thread, answer, places)
-    child = _pool.take()
-    child.hand(call, settle)
+    job = Job(call, places, asyncio.get_running_loop().create_future(), begun)
+    places.enter(job)
     try:
-        return await answer
+        return await job.answer
     except BaseException:
-        child.end(settle)
+        places.leave(job)
         raise
     finally:
-        del answer, settle  # an error's traceback would refer to it, and it to the error
-
-
-def _settle_from_thread(
-    answer: asyncio.Future[Any], places: Places, value: Any, error: BaseException | None
-) -> None:
-    places.give_back()
-    with contextlib.suppress(RuntimeError):  # the event loop is closed
-        answer.get_loop().call_soon_threadsafe(_settle, answer, value, error)
+        del job  # an error's traceback would refer to it, and it to the error
 
 
 def _settle(answer: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:

@@ -21,7 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 when_begun: ContextVar[Callable[[], None] | None] = ContextVar("when_begun", default=None)
-"""Called when the function of the running asyncio task begins: it has a thread, or a place."""
+"""Called from any thread when the function of the running asyncio task has a thread, or a place."""
 
 _MAINS = (child_main.MAIN, child_main.MAIN_OF_CHILD)
 
@@ -81,10 +81,7 @@ def _wrapped(function: Callable[..., Any], places: Places) -> Callable[..., Any]
         call_of_child = Call(
             function.__module__, function.__qualname__, _main_of(function), named, kwargs
         )
-        await places.take()
-        if (tell := when_begun.get()) is not None:
-            tell()
-        return await run(call_of_child, places)
+        return await run(call_of_child, places, when_begun.get())
 
     vars(call)[child_main.FUNCTION] = function
     return call
