@@ -11,7 +11,7 @@ import copy
 import sys
 from array import array
 from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -114,15 +114,23 @@ def _flat_copy(value: Any) -> Take | None:
         return dict.copy if _never_change(value.values()) else None
     if kind is not list and kind is not tuple:
         return None
-    kinds = list(map(type, value))
-    if kinds == kinds[:1] * len(kinds):  # takes less time than a set of them does
-        kinds = kinds[:1]
+    kinds = set(map(type, value)) if len(value) < _MANY else _types_of_many(value)
     if NEVER_CHANGE.issuperset(kinds):
         return shared if kind is tuple else list.copy
     # Of dictionaries, the garbage collector finds all values, in two thirds of the time.
-    if kind is list and kinds == [dict] and _never_change(get_referents(*value)):
+    if kind is list and kinds == {dict} and _never_change(get_referents(*value)):
         return _rows
     return None
+
+
+_MANY = 100
+"""So many values are most often of one type."""
+
+
+def _types_of_many(values: Sequence[Any]) -> set[type]:
+    """The types of values. If there is one only, they are compared, which is faster than a set."""
+    kinds = list(map(type, values))
+    return set(kinds[:1] if kinds == kinds[:1] * len(kinds) else kinds)
 
 
 def _rows(value: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
