@@ -522,6 +522,16 @@ def test_a_value_with_many_takers_is_copied_as_by_itself(value: Any) -> None:
             assert taken[0] is not value[0]
 
 
+@pytest.mark.parametrize("place", [0, 5_000, 9_999])
+@pytest.mark.parametrize("item", [1, {"a": 1}])
+def test_one_item_of_many_that_can_be_changed_is_copied(item: Any, place: int) -> None:
+    value: list[Any] = [copy.copy(item) for _ in range(10_000)]
+    value[place] = {"a": [1]}
+    taken = Isolation()(value)
+    assert taken == value
+    assert taken[place]["a"] is not value[place]["a"]
+
+
 def test_of_many_values_the_last_are_remembered() -> None:
     take, values = Isolation(), [[number] for number in range(100)]
     assert [take(value) for value in values] == values
