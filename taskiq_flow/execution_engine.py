@@ -350,12 +350,12 @@ class ExecutionEngine:
     ) -> AsyncGenerator[Any, None]:
         """Run the graph for each mapping of inputs, and yield ``(index, task_name, result)``.
 
-        ``task_limit``: for how many inputs at once, ``None`` for 256; the source is read only as far as there is
-        room. ``ordered``: the results for one input after those for the one before it; so many
-        inputs at the most wait for an earlier one. ``whole``: yield ``(index, results)`` instead,
-        once for each input, with what ``execute`` returns. ``items``: also yield the elements of
-        mapped nodes, each as an ``Item``. All of it is one run, called ``run_id``, which no journal
-        has.
+        ``task_limit``: for how many inputs at once, ``None`` for 256; the source is read only as far
+        as there is room. ``ordered``: the results for one input after those for the one before it;
+        so many inputs at the most wait for an earlier one. ``whole``: yield ``(index, results)``
+        instead, once for each input, with what ``execute`` returns. ``items``: also yield the
+        elements of mapped nodes, each as an ``Item``. All of it is one run, called ``run_id``,
+        which no journal has.
 
         An input that lacks a key fails by itself, as a node does: ``on_error`` says what follows.
         Raises ``GraphError`` for a graph that cannot be mapped, otherwise like ``execute_async``.
