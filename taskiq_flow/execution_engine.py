@@ -350,7 +350,7 @@ class ExecutionEngine:
     ) -> AsyncGenerator[Any, None]:
         """Run the graph for each mapping of inputs, and yield ``(index, task_name, result)``.
 
-        ``task_limit``: for how many inputs at once, ``None`` for 256; the source is read only as far
+        ``task_limit``: for how many inputs at once, ``None`` for 256; the source is read as far
         as there is room. ``ordered``: the results for one input after those for the one before it;
         so many inputs at the most wait for an earlier one. ``whole``: yield ``(index, results)``
         instead, once for each input, with what ``execute`` returns. ``items``: also yield the

@@ -107,7 +107,7 @@ def sources_among(values: Mapping[str, Any], plan: Plan, limit: int | None) -> d
 
 def _missing(node: DAGNode, key: str, known: list[str], whole: Plan) -> str:
     who = f"node {node.task_name!r} needs"
-    if key not in node.binding.required_keys:  # the parameters of a condition are keys
+    if key not in {*node.binding.keys, *node.waits_for}:  # the parameters of a condition are keys
         who, known = f"the condition of node {node.task_name!r} takes", [*node.binding.keys, *known]
     return (
         f"{who} {key!r}, which no node produces and the run was not given"
