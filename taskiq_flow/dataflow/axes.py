@@ -89,8 +89,7 @@ class GroupPlan:
 
     ``parent``: the group of the axes without the last one; at each of its positions there is a list
     of the last axis, or will be. Which list, ``at`` says: its place is made of these positions of
-    the path. ``shares``: whether other groups lead to the same lists, or one list is read at many
-    positions. A group may have no members, and only lead to others. ``blocked_by``: groups that
+    the path. A group may have no members, and only lead to others. ``blocked_by``: groups that
     have to go on before an element of this one can end. ``held_by``: of its ancestors those whose
     positions last until everything within them has ended.
     """
@@ -98,7 +97,6 @@ class GroupPlan:
     axes: tuple[Axis, ...]
     at: tuple[int, ...]
     parent: int | None
-    shares: bool
     members: list[MappedNode] = field(default_factory=list)
     blocked_by: set[int] = field(default_factory=set)
     held_by: set[int] = field(default_factory=set)
@@ -414,15 +412,14 @@ class _Planning:
         return self._new_group(axes, edges)
 
     def _new_group(self, axes: tuple[Axis, ...], edges: _Edges) -> int:
-        parent, around = None, self._around.get(axes[-1], ())
-        at = tuple(_place(axis, axes) for axis in around)
+        parent, at = None, tuple(_place(axis, axes) for axis in self._around.get(axes[-1], ()))
         if len(axes) > 1:
             parent = self._parent_for(axes)
             edges.aligned.add(parent)
         lists = (key for key in keys_of(axes) if not self._is_of_mapped(key))
         makers = [self._producers[key] for key in lists if key in self._producers]
         edges.ends |= {(group, 0) for group in self._groups_of(makers)}
-        self.groups.append(GroupPlan(axes, at, parent, around != axes[:-1]))
+        self.groups.append(GroupPlan(axes, at, parent))
         self._edges.append(edges)
         return len(self.groups) - 1
 

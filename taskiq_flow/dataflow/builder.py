@@ -68,6 +68,10 @@ class DAGBuilder:
         >>> engine.execute_sync({"lines": [" ebb ", "flow"]})
         {'clean/bare': ['ebb', 'flow'], 'clean/titled': ['Ebb', 'Flow']}
         """
+        if name == "":
+            raise ValueError(
+                "name is empty; give the graph a name, with which those of its nodes begin"
+            )
         subgraph = Subgraph(dag, name, inputs, outputs, map_over)
         taken = {node.task_name for node in self.nodes}
         nodes = subgraph.nodes()

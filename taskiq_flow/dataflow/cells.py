@@ -57,6 +57,15 @@ class Cells:
                 return
         row.pop(path[-1], None)
 
+    def items_within(self, path: Path, depth: int) -> Iterator[tuple[Path, Any]]:
+        """The values within a path with their paths, which have this length or a shorter one."""
+        found = self.get(path)
+        if isinstance(found, dict) and len(path) < depth:
+            for rest, value in _items(found, depth - len(path)):
+                yield (*path, *rest), value
+        elif found is not ABSENT:
+            yield path, found
+
     def items(self, depth: int) -> Iterator[tuple[Path, Any]]:
         """All values with their paths, which have this length, in order."""
         return _items(self._root, depth)

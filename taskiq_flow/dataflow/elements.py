@@ -150,13 +150,17 @@ class Elements:
     def _check_lists(self, key: str, value: Any, of: Any) -> None:
         depth = self._plan.depths.get(key, 0)
         for found in not_lists(value, depth) if depth else ():
-            what = f"gives {key!r}, which is mapped over, as"
+            what = f"gives {key!r} as a {type(found).__name__}, and it is mapped over"
             if found is not value:
-                what = f"gives lists within {key!r}, which are mapped over, and among them"
+                what = (
+                    f"gives {key!r}, which is mapped over {depth} levels deep, and one of its "
+                    f"lists is a {type(found).__name__}"
+                )
+            elif (key, 1) not in self._rows:
+                what = f"has flatten=True and gives {key!r} as a {type(found).__name__}"
+            remedy = "a list" if depth == 1 else "lists of lists"
             raise OutputShapeError(
-                f"node {of.task_name!r} {what} a {type(found).__name__}; return "
-                f"{'a list' if depth == 1 else f'lists within lists, {depth} levels of them'}",
-                task_name=of.task_name,
+                f"node {of.task_name!r} {what}; return {remedy}", task_name=of.task_name
             )
 
     def take_inputs(self, values: Mapping[str, Any]) -> None:
@@ -527,16 +531,18 @@ class Elements:
                 continue
             at = taking.project(path)
             if taking.gathers is not None:
-                outcome = self._ready.outcome(of.plan.node) if of.is_dead else None
-                outcome = taking.gathers.outcomes.get(at, outcome)
-                if outcome is None:
+                outcome = taking.gathers.outcomes.get(at)
+                if outcome is ABSENT and of.is_dead:
+                    outcome = self._ready.outcome(of.plan.node)
+                if outcome is ABSENT:
                     pending.append(self._gathering(of, taking.gathers, at))
                 else:
                     ended.append(outcome)
             elif at in of.pending:
                 pending.append(of.pending[at])
             else:
-                ended.append(of.outcomes.get(at, COMPLETED))
+                outcome = of.outcomes.get(at)
+                ended.append(COMPLETED if outcome is ABSENT else outcome)
         mapped.pending[path] = element
         return self._ready.add(
             element,
@@ -571,7 +577,8 @@ class Elements:
     def _outcome_at(self, axis: Axis, at: Path) -> int | None:
         """How the element has ended that was to give a list, if it gives none."""
         opener = self._layout.openers.get(axis)
-        return None if opener is None else opener.outcomes.get(at)
+        outcome: Any = ABSENT if opener is None else opener.outcomes.get(at)
+        return None if outcome is ABSENT else outcome
 
     def _unpark(self, axis: Axis, at: Path) -> None:
         row = self._row(axis, at) if (axis, at) in self._parked else None
@@ -599,7 +606,7 @@ class Elements:
         """There will be no list at a position: each node within ends there, once."""
         for mapped in group.tree:
             if not mapped.is_dead:
-                mapped.unreached.add(prefix)
+                mapped.outcomes.put(prefix, outcome)
                 self._caller.skip([Unreached(mapped.plan.node, prefix, self, outcome)])
 
     # Ends
@@ -607,7 +614,7 @@ class Elements:
     def _note_end(self, mapped: Mapped, path: Path, outcome: int) -> None:
         """An element has ended."""
         if outcome != COMPLETED:
-            mapped.outcomes[path] = outcome
+            mapped.outcomes.put(path, outcome)
         for axis in mapped.opens:
             if outcome == COMPLETED:
                 self._unpark(axis, path)
@@ -633,7 +640,7 @@ class Elements:
         self._end(mapped, path, has_failures=outcome == FAILED)
 
     def _settle(self, gathers: Gathers, path: Path, outcome: int) -> None:
-        gathers.outcomes[path] = outcome
+        gathers.outcomes.put(path, outcome)
         gathering = gathers.pending.pop(path, None)
         if gathering is not None:
             ready = self._ready
@@ -663,7 +670,7 @@ class Elements:
         if not within.is_known and len(path) == len(plan.axes) - 1:
             within.is_known = True
             self._caller.known(plan.node, path, length)
-        if within.ended < length:
+        if within.ended < length or self.is_stopped:
             return
         del mapped.within[path]
         if path:
@@ -702,23 +709,27 @@ class Elements:
         for cells in group.drops:
             cells.drop(path)
         for mapped in group.forgets:
-            is_own = len(mapped.plan.axes) == group.depth
-            if (is_own and mapped.outcomes.pop(path, None) == SKIPPED) or path in mapped.unreached:
-                mapped.unreached.discard(path)
-                self._caller.forget(element_name(mapped.plan.node.task_name, path))
-            for depth, gathers in mapped.gathers.items():
-                if depth == group.depth:
-                    gathers.outcomes.pop(path, None)
+            self._forget(mapped, path, group.depth)
         for child in group.children:
             if child.is_held and child.axis not in self._layout.shared:
                 self._rows[child.axis].pop(path, None)
         for key in group.sources:
             self._source(key).drop(path[0])
 
+    def _forget(self, mapped: Mapped, path: Path, depth: int) -> None:
+        """Drop how the elements of a node within a path have ended."""
+        name = mapped.plan.node.task_name
+        for inner, outcome in mapped.outcomes.items_within(path, len(mapped.plan.axes)):
+            if outcome == SKIPPED:
+                self._caller.forget(element_name(name, inner))
+        mapped.outcomes.drop(path)
+        for length, gathers in mapped.gathers.items():
+            if length >= depth:
+                gathers.outcomes.drop(path)
+
     def _uneven_error(self, plan: MappedNode) -> OutputShapeError:
-        zipped = {part for axis in plan.axes if isinstance(axis, frozenset) for part in axis}
-        axes = {taken.key: taken.axis for taken in plan.taken if taken.axis in zipped}
-        lengths = {key: row.length for key, axis in axes.items() if (row := self._row(axis, ()))}
+        zips = [axis for axis in plan.axes if isinstance(axis, frozenset)]
+        lengths = {key: self._source(key).length for axis in zips for key in lists_of(axis)}
         listed = ", ".join(
             f"{key!r} has {'more' if length is None else length}" for key, length in lengths.items()
         )

@@ -46,7 +46,7 @@ class Gathers:
     def __init__(self) -> None:
         self.values: dict[str, Cells] = {}
         self.pending: dict[Path, Gathering] = {}
-        self.outcomes: dict[Path, int] = {}
+        self.outcomes = Cells()
 
 
 class Taking:
@@ -71,8 +71,8 @@ class Mapped:
 
     ``counts_as_completed``: whether a list that it maps over is a node's, which has completed then;
     a rule such as ``"any"`` counts it. ``pending``: its elements that have not ended, by path.
-    ``outcomes``: how others ended, for those that did not complete; ``unreached``: paths that lead
-    to no list. ``within``: what has ended, by
+    ``outcomes``: how others ended, for those that did not complete, and paths that lead to no list.
+    ``within``: what has ended, by
     the paths that are still open. ``gathers``: by the length of paths. ``opens``: the axes of lists
     that its elements give. ``ancestors``: the groups of its axes, from the outermost on;
     ``holders``: those of them that count it, and ``None`` for the others.
@@ -86,8 +86,7 @@ class Mapped:
         self.counts_as_completed = False
         self.taking: list[Taking] = []
         self.pending: dict[Path, Element] = {}
-        self.outcomes: dict[Path, int] = {}
-        self.unreached: set[Path] = set()
+        self.outcomes = Cells()
         self.within: dict[Path, Within] = {}
         self.gathers: dict[int, Gathers] = {}
         self.opens: list[Axis] = []
@@ -126,7 +125,7 @@ class Group:
         self.depth = len(plan.axes)
         self.members = members
         self.project = projection(plan.at)
-        self.shares_lists = plan.shares
+        self.is_straight = plan.at == tuple(range(self.depth - 1))
         self.is_held = True
         self.parent: Group | None = None
         self.children: list[Group] = []
@@ -194,7 +193,13 @@ class Groups:
         for number, group in enumerate(self.groups):
             self._describe(group, plan.groups[number])
         self._drop_when_ended()
-        self.shared = {g.axis for g in self.groups if g.shares_lists or not g.is_held}
+        axes = {group.axis: plan.groups[n].axes for n, group in enumerate(self.groups)}
+        self.shared = {
+            group.axis
+            for number, group in enumerate(self.groups)
+            if not (group.is_straight and group.is_held)
+            or plan.groups[number].axes != axes[group.axis]
+        }
 
     def _connect(self, number: int) -> None:
         """Tell the groups around a group of its members."""

@@ -82,12 +82,7 @@ def sources_among(values: Mapping[str, Any], plan: Plan, limit: int | None) -> d
             sources[key] = source
             continue
         for found in not_lists(values[key], plan.elements.depths[key]):
-            within = "" if found is values[key] else "lists within it, and among them "
-            raise InputError(
-                f"the run was given {key!r}, which is mapped over, as {within}a "
-                f"{type(found).__name__}; give it a list, or an iterable without a length",
-                keys=[key],
-            )
+            raise _not_mappable(key, values[key], found, plan.elements.depths[key])
     for key in sources.keys() & plan.elements.lists_within():
         raise InputError(
             f"{key!r} is read once more for each element of another list, and the run was given a "
@@ -103,6 +98,17 @@ def sources_among(values: Mapping[str, Any], plan: Plan, limit: int | None) -> d
                     keys=[key],
                 )
     return sources
+
+
+def _not_mappable(key: str, value: Any, found: Any, depth: int) -> InputError:
+    kind = type(found).__name__
+    what = f"{key!r}, which is mapped over, as a {kind}; give it a list, or an iterable"
+    if found is not value:
+        what = (
+            f"{key!r}, which is mapped over {depth} levels deep, and one of its lists is a {kind}; "
+            "give it lists of lists"
+        )
+    return InputError(f"the run was given {what}", keys=[key])
 
 
 def _missing(node: DAGNode, key: str, known: list[str], whole: Plan) -> str:

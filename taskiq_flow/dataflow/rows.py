@@ -46,9 +46,9 @@ def as_source(value: Any, limit: int | None) -> Source | None:
 def is_list(value: Any) -> bool:
     """Whether a node may map over a value: a list, a tuple or an array, not text or a mapping.
 
-    Nor over a table, which would give the names of its columns.
+    Nor over a table, which would give the names of its columns, nor over what is read once.
     """
-    if isinstance(value, _NO_LISTS) or hasattr(value, "columns"):
+    if isinstance(value, (*_NO_LISTS, Iterator)) or hasattr(value, "columns"):
         return False
     try:
         iter(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taskiq_flow.dataflow.dag import DAG, FAILURES
 from taskiq_flow.dataflow.node import DAGNode
@@ -35,6 +35,7 @@ class Subgraph:
         outputs: Mapping[str, str] | None,
         map_over: MapOver | None,
     ) -> None:
+        _check_arguments(dag, name, inputs, outputs)
         self._dag = dag
         self._name = name
         self._inputs = dict(inputs or {})
@@ -158,3 +159,19 @@ class Subgraph:
             f"{graph} is mapped over {', '.join(map(repr, self._mapped))}, and "
             f"its node {node.task_name!r} {what}, which it cannot then; do that outside of it"
         )
+
+
+def _check_arguments(dag: Any, name: Any, inputs: Any, outputs: Any) -> None:
+    """Raise ``TypeError`` for what cannot be a graph, its name, or a mapping of keys."""
+    if not isinstance(dag, DAG):
+        raise TypeError(f"dag is {dag!r}; give the graph, as builder.build() returns it")
+    if not isinstance(name, str):
+        raise TypeError(f"name is {name!r}; give a string")
+    for argument, given in (("inputs", inputs), ("outputs", outputs)):
+        if given is None:
+            continue
+        if not isinstance(given, Mapping):
+            raise TypeError(f"{argument} is {given!r}; give a mapping of keys to keys")
+        for key in (*given, *given.values()):
+            if not isinstance(key, str):
+                raise TypeError(f"{argument} holds {key!r}; keys are strings")

@@ -353,7 +353,7 @@ async def test_what_is_no_list_fails_the_node_that_gave_it(given: Any) -> None:
         await engine_of(builder, type_check="off").execute()
     assert caught.value.task_name == "numbers"
     assert isinstance(caught.value.__cause__, OutputShapeError)
-    assert "gives 'numbers', which is mapped over, as a" in str(caught.value)
+    assert f"gives 'numbers' as a {type(given).__name__}, and it is mapped" in str(caught.value)
 
 
 async def test_a_node_that_gave_no_list_is_tried_again() -> None:

@@ -212,6 +212,11 @@ def refused() -> Iterator[tuple[Any, type[Exception], str]]:
     why.node(lambda f: 0, name="why", inputs={"f": "bare.failures"}, join="ended")
     yield {"dag": why.build(), "map_over": "text"}, GraphError, "takes 'bare.failures'"
     yield {"dag": simple, "name": "taken"}, GraphError, "has a node 'taken/bare' already"
+    yield {"dag": DAGBuilder()}, TypeError, "dag is <DAGBuilder.*builder.build()"
+    yield {"name": None}, TypeError, "name is None; give a string"
+    yield {"name": ""}, ValueError, "name is empty"
+    yield {"outputs": ["number"]}, TypeError, "give a mapping of keys to keys"
+    yield {"inputs": {"text": 3}}, TypeError, "inputs holds 3; keys are strings"
     twice = {"number": "z", "label": "z"}
     yield {"outputs": twice}, GraphError, "names 'z' for several of its keys"
     both = DAGBuilder().node(lambda a, b: 0, name="n", map_over="a").build()
