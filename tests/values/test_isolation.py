@@ -142,6 +142,7 @@ MUTABLE: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
     (lambda: [{"a": 1}, {"b": 2}], lambda v: v[0]),
     (lambda: [{"a": [1]}, {"b": 2}], lambda v: v[0]["a"]),
     (lambda: [{"a": bytearray(b"ab")}], lambda v: v[0]["a"]),
+    (lambda: [vars(Data(["a"]))], lambda v: v[0]["tags"]),
     (lambda: types.MappingProxyType({"a": [1]}), lambda v: v["a"]),
     (lambda: {"a": {"b": [1]}}, lambda v: v["a"]["b"]),
     (lambda: ([1], 2), lambda v: v[0]),
