@@ -92,6 +92,7 @@ def test_a_whole_number_of_any_type_is_taken() -> None:
     assert DAGNode(load, retry=two).retry == Retry(attempts=two) == Retry(attempts=2)
     assert type(Retry(attempts=two).attempts) is int
     assert DAGNode(load, map_over="page", max_parallel=two).max_parallel == 2
+    DAGNode(load, map_over={"page": two})
     assert engine(max_parallel=two, retry=two).execute_sync({"page": "a"}) == {"text": "a"}
     engine(pass_by=two)
     FlowMiddleware("redis://localhost", max_deliveries=two, inline_limit=two, store_above=two)

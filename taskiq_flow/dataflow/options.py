@@ -247,6 +247,7 @@ def _keys_with_levels(of_node: str, given: Any) -> dict[str, int]:
     if len(set(keys)) != len(keys):
         raise ValueError(f"{of_node} repeats a key: {keys}")
     levels = dict(given) if isinstance(given, Mapping) else dict.fromkeys(keys, 1)
+    levels = {key: as_int(count) for key, count in levels.items()}
     for key, count in levels.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{of_node} has {key!r}: {count!r}; give a number of levels from 1 on")
