@@ -460,12 +460,14 @@ class ExecutionEngine:
         replay: bool = True,
         allow_changed: bool = False,
         new_run_id: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
     ) -> AsyncGenerator[tuple[str, Any], None]:
         """Run nodes of an earlier run again, with all that depends on them, as a new run.
 
         ``from_``: names of nodes. The results of all others are taken from the earlier run, and
         come first unless ``replay=False``. The new run is called ``new_run_id``. It has the inputs
-        of the earlier run, which does not change. Raises ``MissingNodeError`` for a name that the
+        of the earlier run, which does not change; ``inputs`` are those of them that have no length,
+        as in ``resume``. Raises ``MissingNodeError`` for a name that the
         graph does not have, otherwise like ``resume``.
 
         >>> dag = DAGBuilder().node(lambda: 1, name="a").node(lambda a: a + 1, name="b").build()
@@ -489,6 +491,7 @@ class ExecutionEngine:
             replay=replay,
             allow_changed=allow_changed,
             is_named=new_run_id is not None,
+            sources=as_inputs(inputs),
         )
         return self._pairs(name, begin)
 

@@ -187,7 +187,7 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     ),
     (
         ExecutionEngine(InMemoryBroker(), DAG()).rerun,
-        "run_id, from_, *, replay=True, allow_changed=False, new_run_id=None",
+        "run_id, from_, *, replay=True, allow_changed=False, new_run_id=None, inputs=None",
     ),
     (Retry, RETRY),
     (Cache, "ttl=None"),

@@ -45,7 +45,7 @@ class MappedNodes:
     has. ``skip``: nodes that never run. ``fail``: a node that has failed by itself. ``deliver``:
     gives the reader a node's value. ``tell``: tells listeners an event. ``unread``: how much the
     reader has still to read. ``advance``: starts what may start. ``end``: ends the run with an
-    error.
+    error. ``was_yielded``: a node's value was delivered, if it is at all.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class MappedNodes:
         unread: Callable[[], int],
         advance: Callable[[], None],
         end: Callable[[BaseException], None],
+        was_yielded: Callable[[DAGNode], None],
     ) -> None:
         if spec.elements is None:
             raise ValueError("no node of the run is mapped")
@@ -83,6 +84,8 @@ class MappedNodes:
         self._unread = unread
         self._advance = advance
         self._end = end
+        self._was_yielded = was_yielded
+        self._not_restored: set[DAGNode] = set()
         self._loop = asyncio.get_running_loop()
         self._missing: dict[DAGNode, Cells] = {}  # if these are collected
         self._uneven: set[DAGNode] = set()
@@ -191,6 +194,7 @@ class MappedNodes:
             self._elements.ended(node)
         elif node in self._plan.mapped:  # it has no lists
             self._elements.never(node)
+            self._was_yielded(node)
 
     def missing(self, element: Element, what: Missing) -> None:
         """Under ``"collect"``, an element has failed, or was skipped because of a failure."""
@@ -218,7 +222,10 @@ class MappedNodes:
             count = earlier.lengths.get(name)
             if count is not None and index >= count and (depth or self._was_taken_whole(node)):
                 self._end(self._other_length_error(name, "more items than", count))
-        return self._restore(element)
+        outcome = self._restore(element)
+        if outcome is None:
+            self._not_restored.add(element.node)
+        return outcome
 
     def _changed_error(self, element: Element) -> GraphChangedError:
         node, run_id = element.node.task_name, self._state.run_id
@@ -298,9 +305,13 @@ class MappedNodes:
                 store[key] = self._elements.lists(key, node)
         self._state.sort_failures(node.task_name)
         is_given = is_whole or (self._collects and node not in self._uneven)
+        earlier = self._spec.earlier
+        if earlier.results and not earlier.is_replayed and node not in self._not_restored:
+            is_given = False
         if self._spec.lists_at == 0 and is_given:
             missing = self._missing.pop(node, Cells())
             self._deliver(node, self._elements.whole(node, (), missing))
+        self._was_yielded(node)
         if is_whole:
             never_run = self._ready.complete(node)
         else:

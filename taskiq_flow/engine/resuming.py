@@ -12,12 +12,13 @@ from taskiq import AsyncBroker
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.fingerprint import with_dependents
+from taskiq_flow.dataflow.stale import stale
 from taskiq_flow.dispatch.callables import return_type_of
 from taskiq_flow.engine.planning import Planner
 from taskiq_flow.engine.run import Run
 from taskiq_flow.engine.run_spec import EarlierSessions, Items, RunSpec
 from taskiq_flow.engine.starting import Starter
-from taskiq_flow.errors import InputConflictError
+from taskiq_flow.errors import InputConflictError, MissingInputError
 from taskiq_flow.events import Listener
 from taskiq_flow.journal.history import (
     RestoredRun,
@@ -80,6 +81,8 @@ class Resumer:
                 stored = {key: value for key, value in inputs.items() if key not in sources}
                 check_same_inputs(restored, log.values, stored, outputs)
             log.prepend(self._runs.adapt_to_graph(restored, allow_changed=allow_changed))
+            outdated = stale(self._dag.plan(), restored.results, restored.failed)
+            log.prepend(restored.drop(outdated))
             spec = self._restored_spec(restored, replay=replay, sources=sources)
             spec = replace(spec, items=items)
         except BaseException:  # a cancellation too
@@ -99,10 +102,12 @@ class Resumer:
         replay: bool,
         allow_changed: bool,
         is_named: bool,
+        sources: Mapping[str, Any] = MappingProxyType({}),
     ) -> Run[Any]:
         """Run nodes of a run of the journal again, with all that depends on them, as a new run.
 
-        ``is_named``: whether the user gave ``new_run_id``.
+        ``is_named``: whether the user gave ``new_run_id``. ``sources``: inputs that the journal
+        does not have.
         """
         restored = await restore_run(self._runs.journal, run_id)
         again = [self._dag.get_node(name).task_name for name in from_]
@@ -111,8 +116,13 @@ class Resumer:
         rerun = with_dependents(plan, again)
         for node_name in [n for n in restored.results if plan.node_of(n) in rerun]:
             del restored.results[node_name]
-        spec = self._restored_spec(restored, replay=replay)
-        earlier = EarlierSessions(spec.earlier.results, is_replayed=replay, rerun=rerun)
+        spec = self._restored_spec(restored, replay=replay, sources=sources)
+        earlier = EarlierSessions(
+            spec.earlier.results,
+            is_replayed=replay,
+            rerun=rerun,
+            digests={n: d for n, d in restored.digests.items() if n in spec.earlier.results},
+        )
         kept = [restored.results[node_name] for node_name in earlier.results]
         values = self._values.like(restored.header.serializer)
         log = self._runs.new_log(new_run_id, spec.inputs, restored.header.outputs, kept, values)
@@ -145,6 +155,15 @@ class Resumer:
                 f"run {restored.run_id!r} has its input {known[0]!r} in the journal; resume it "
                 "without that one",
                 keys=known,
+            )
+        plan = self._dag.plan()
+        lists = set() if plan.elements is None else plan.elements.lists() & plan.required.keys()
+        if gone := [key for key in sorted(lists) if key not in inputs and key not in sources]:
+            raise MissingInputError(
+                f"run {restored.run_id!r} was begun with an iterable as {gone[0]!r}, which the "
+                "journal does not have; give it once more, from its beginning, as "
+                f"inputs={{{gone[0]!r}: ...}}",
+                keys=gone,
             )
         spec = self._planner.spec({**inputs, **sources}, restored.header.outputs)
         tasks = self._restored_tasks(spec, restored)

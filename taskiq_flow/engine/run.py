@@ -141,6 +141,7 @@ class Run(Generic[N]):
         self._error: BaseException | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._restored = self._restored_nodes()
+        self._to_replay: dict[Any, tuple[Any, set[Any]]] = {}  # by node: what comes before it
         edges, priority = spec if spec.elements is None else spec.elements, spec.priority
         if (
             spec.elements is not None
@@ -504,6 +505,7 @@ class Run(Generic[N]):
             unread=self._unread,
             advance=self._advance,
             end=self._end_unless_over,
+            was_yielded=self._was_yielded,
         )
 
     def _unread(self) -> int:
@@ -645,8 +647,30 @@ class Run(Generic[N]):
             self._tell_completion(node, "", value, "journal")
         is_yielded = self._spec.items or not isinstance(node, Element)
         if self._spec.earlier.is_replayed and is_yielded:
-            self.stream.unread.append((node, value))
+            self._replay(node, value)
         return COMPLETED
+
+    def _replay(self, node: Any, value: Any) -> None:
+        """Yield what an earlier engine has completed, after the lists that it was made of."""
+        waits_for: set[Any] = set()
+        if self._mapped is not None and not isinstance(node, Element):
+            before: Any = self._spec.predecessors.get(node, ())
+            waits_for = {o for o in before if o.map_over or o in self._to_replay}
+        if waits_for:
+            self._to_replay[node] = value, waits_for
+        else:
+            self.stream.unread.append((node, value))
+
+    def _was_yielded(self, node: Any) -> None:
+        """A node's value was yielded, if it is at all: go on with those that come after it."""
+        ready = []
+        for later, (_, waits_for) in self._to_replay.items():
+            if node in waits_for:
+                waits_for.remove(node)
+                ready += [] if waits_for else [later]
+        for later in ready:
+            self.stream.deliver(later, self._to_replay.pop(later)[0])
+            self._was_yielded(later)
 
     # What readers and listeners are given
 

@@ -37,6 +37,7 @@ class RestoredRun:
     completion. ``attempts``: by node, how often it was sent. ``in_flight``: nodes that were sent
     and have no outcome, with what ends the ids of their tasks. ``digests``: of elements
     that were made of a source; ``lengths``: by node, how many of these there were in all.
+    ``failed``: nodes that have failed for good.
     ``sessions``: the ids under which engines have sent the run's tasks.
     """
 
@@ -48,6 +49,7 @@ class RestoredRun:
     in_flight: dict[str, str] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
     sessions: list[str] = field(default_factory=list)
     _task_suffix: str = ""
 
@@ -57,13 +59,16 @@ class RestoredRun:
         if kind == SENT:
             self.attempts[name] = max(entry.attempt, self.attempts.get(name, 0))
             self.in_flight[name] = self._task_suffix
+            self.failed.discard(name)
             if entry.data:
                 self.digests[name] = entry.data
         elif kind in (COMPLETED, REFERRED):
             self.results[name] = entry
             self.in_flight.pop(name, None)
+            self.failed.discard(name)
         elif kind == FAILED:
             self.in_flight.pop(name, None)
+            self.failed.add(name)
         elif kind == KNOWN:
             self.lengths[name] = int(entry.data)
         elif kind == DROPPED:
@@ -82,15 +87,20 @@ class RestoredRun:
         ``nodes``: the graph's fingerprints; ``outdated``: nodes whose results become invalid.
         """
         self.header = Header(nodes, self.header.outputs, self.header.serializer)
+        return [self.header.encoded(), *self.drop(outdated)]
+
+    def drop(self, outdated: Iterable[str]) -> list[bytes]:
+        """Run nodes again whose results are not valid any more. Returns the records of that."""
         dropped = [name for name in outdated if name in self.results or name in self.attempts]
         for name in dropped:
             self._drop(name)
-        return [self.header.encoded(), *(record(DROPPED, name, 0) for name in dropped)]
+        return [record(DROPPED, name, 0) for name in dropped]
 
     def _drop(self, name: str) -> None:
         self.results.pop(name, None)
         self.in_flight.pop(name, None)
         self.lengths.pop(name, None)
+        self.failed.discard(name)
         # The log may lack the record of one more attempt, whose number must not be used again.
         self.attempts[name] = self.attempts.get(name, 0) + 1
 

@@ -1,0 +1,140 @@
+"""Resumed runs: results that were made of failures, the order of what is yielded again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import (
+    DAGBuilder,
+    ExecutionEngine,
+    GraphChangedError,
+    MemoryJournal,
+    MissingInputError,
+)
+
+fails = {1}
+calls: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def again() -> None:
+    fails.clear()
+    fails.add(1)
+    calls.clear()
+
+
+def step(number: int) -> int:
+    calls.append(f"step {number}")
+    if number in fails:
+        raise ValueError(number)
+    return 10 * number
+
+
+def report(numbers: Any = "none", failures: Any = ()) -> Any:
+    calls.append("report")
+    return [numbers, len(failures)]
+
+
+def after(report: Any) -> str:
+    calls.append("after")
+    return f"after {report}"
+
+
+def apart() -> str:
+    calls.append("apart")
+    return "apart"
+
+
+def engine_of(builder: DAGBuilder) -> ExecutionEngine:
+    dag = builder.node(after).node(apart).build()
+    return ExecutionEngine(InMemoryBroker(), dag, on_error="collect", journal=MemoryJournal())
+
+
+async def pairs_of(stream: Any) -> list[Any]:
+    return [pair async for pair in stream]
+
+
+async def test_what_was_made_of_a_failure_is_made_again_when_that_is_tried_again() -> None:
+    builder = DAGBuilder().node(step, inputs=["n"])
+    builder.node(report, inputs={"numbers": "step", "failures": "step.failures"}, join="ended")
+    engine = engine_of(builder)
+    first = await engine.execute({"n": 1}, run_id="r")
+    assert first["report"] == ["none", 1]
+    fails.clear()
+    calls.clear()
+    second = dict(await pairs_of(engine.resume("r")))
+    assert second == {
+        "step": 10, "report": [10, 0], "after": "after [10, 0]", "apart": "apart",
+    }  # fmt: skip
+    assert calls == ["step 1", "report", "after"]
+    calls.clear()
+    assert dict(await pairs_of(engine.resume("r"))) == second
+    assert calls == []
+
+
+async def test_a_list_that_lacked_an_element_is_taken_again() -> None:
+    builder = DAGBuilder().node(step, inputs=["ns"], map_over="ns")
+    builder.node(report, inputs={"numbers": "step", "failures": "step.failures"}, join="ended")
+    engine = engine_of(builder)
+    first = await engine.execute({"ns": [0, 1, 2]}, run_id="r")
+    assert first["report"] == [[0, 20], 1]
+    fails.clear()
+    calls.clear()
+    pairs = await pairs_of(engine.resume("r"))
+    assert dict(pairs)["report"] == [[0, 10, 20], 0]
+    names = [name for name, _ in pairs]
+    assert names.index("step") < names.index("report") < names.index("after")
+    assert calls == ["step 1", "report", "after"]
+
+
+async def test_only_the_elements_that_were_made_of_a_failure_are_made_again() -> None:
+    builder = DAGBuilder().node(step, inputs=["ns"], map_over="ns")
+    builder.node(report, inputs={"numbers": "step"}, map_over="step", join="ended")
+    engine = engine_of(builder)
+    first = await engine.execute({"ns": [0, 1, 2]}, run_id="r")
+    assert first["report"] == [[0, 0], ["none", 0], [20, 0]]
+    fails.clear()
+    calls.clear()
+    second = dict(await pairs_of(engine.resume("r")))
+    assert second["report"] == [[0, 0], [10, 0], [20, 0]]
+    assert calls == ["step 1", "report", "after"]
+
+
+async def test_what_is_yielded_again_comes_after_the_lists_that_it_was_made_of() -> None:
+    fails.clear()
+    builder = DAGBuilder().node(step, inputs=["ns"], map_over="ns")
+    builder.node(report, inputs={"numbers": "step"})
+    engine = engine_of(builder)
+    await engine.execute({"ns": iter([0, 1])}, run_id="r")
+    names = [name for name, _ in await pairs_of(engine.resume("r", inputs={"ns": iter([0, 1])}))]
+    assert names.index("step") < names.index("report") < names.index("after")
+    assert await pairs_of(engine.resume("r", replay=False, inputs={"ns": iter([0, 1])})) == []
+
+
+async def test_a_source_that_has_become_shorter_gives_no_list() -> None:
+    fails.clear()
+    engine = engine_of(DAGBuilder().node(step, inputs=["ns"], map_over="ns").node(report))
+    await engine.execute({"ns": iter([0, 1, 2])}, run_id="r")
+    found = []
+    with pytest.raises(GraphChangedError, match="fewer items than the 3"):
+        async for name, _ in engine.resume("r", inputs={"ns": iter([0])}):
+            found.append(name)
+    assert "step" not in found
+
+
+async def test_a_run_over_an_iterable_is_run_again_with_another_one() -> None:
+    fails.clear()
+    builder = DAGBuilder().node(step, inputs=["ns"], map_over="ns")
+    builder.node(report, inputs={"numbers": "step"})
+    engine = engine_of(builder)
+    await engine.execute({"ns": iter([0, 1])}, run_id="r")
+    calls.clear()
+    again = dict(await pairs_of(engine.rerun("r", ["report"], inputs={"ns": iter([0, 1])})))
+    assert again["report"] == [[0, 10], 0]
+    assert calls == ["report", "after"]
+    for stream in (engine.rerun("r", ["report"]), engine.resume("r")):
+        with pytest.raises(MissingInputError, match="was begun with an iterable as 'ns'"):
+            await pairs_of(stream)
