@@ -91,7 +91,8 @@ class GroupPlan:
     of the last axis, or will be. Which list, ``at`` says: its place is made of these positions of
     the path. A group may have no members, and only lead to others. ``blocked_by``: groups that
     have to go on before an element of this one can end. ``held_by``: of its ancestors those whose
-    positions last until everything within them has ended.
+    positions last until everything within them has ended. ``waits_for``: groups that have to go on
+    before a position of this one can be forgotten.
     """
 
     axes: tuple[Axis, ...]
@@ -100,6 +101,7 @@ class GroupPlan:
     members: list[MappedNode] = field(default_factory=list)
     blocked_by: set[int] = field(default_factory=set)
     held_by: set[int] = field(default_factory=set)
+    waits_for: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,11 +315,13 @@ class _Planning:
         """Say which group waits for which, when all nodes are there."""
         for number, group in enumerate(self.groups):
             group.blocked_by = self._blocked_by(self._edges[number])
+            group.waits_for = set(group.blocked_by)
         for group in self.groups:
             parent = group.parent
             while parent is not None:
                 if parent not in group.blocked_by:
                     group.held_by.add(parent)
+                    self.groups[parent].waits_for |= group.blocked_by
                 parent = self.groups[parent].parent
 
     # Keys and axes
@@ -384,8 +388,8 @@ class _Planning:
                 edges.ends.add((group, 0))  # all of it is needed again for each position before
             elif theirs[:depth] != axes[: min(depth, len(theirs))]:
                 edges.positions.add(group)
-            elif depth < min(key.own, len(axes)):
-                edges.ends.add((group, depth))  # also of elements at other paths than its own
+            elif depth < key.own:
+                edges.ends.add((group, depth))
             else:
                 edges.aligned.add(group)
         return edges
@@ -401,14 +405,12 @@ class _Planning:
         return found
 
     def _group_for(self, axes: tuple[Axis, ...], edges: _Edges) -> int:
+        blocked_by = self._blocked_by(edges)
         for number, group in enumerate(self.groups):
-            if group.axes == axes:
-                before = self._edges[number]
-                self._edges[number] = before | edges
-                if number not in self._blocked_by(self._edges[number]):
-                    self._edges[number].aligned.discard(number)
-                    return number
-                self._edges[number] = before
+            if group.axes == axes and number not in blocked_by:
+                self._edges[number] |= edges
+                self._edges[number].aligned.discard(number)
+                return number
         return self._new_group(axes, edges)
 
     def _new_group(self, axes: tuple[Axis, ...], edges: _Edges) -> int:

@@ -206,7 +206,7 @@ class Elements:
         governing = [
             self._groups[n]
             for n in self._readers[key]
-            if n in growing and not self._plan.groups[n].blocked_by & growing
+            if n in growing and not self._plan.groups[n].waits_for & growing
         ]
         return bool(governing) and all(
             self._has_room(group, known - (group.root.next if group.root else 0))
@@ -313,6 +313,7 @@ class Elements:
         for taken in mapped.plan.taken:
             if taken.producer is not None:
                 at = tuple(path[i] for i in taken.at[: taken.own] if i < len(path))
+                at = () if self._mapped[taken.producer].is_dead else at
                 names.append(element_name(taken.producer.task_name, at))
         return list(dict.fromkeys(names))
 
@@ -619,7 +620,8 @@ class Elements:
             if outcome == COMPLETED:
                 self._unpark(axis, path)
             else:
-                for group, prefix in self._parked.pop((axis, path), ()):
+                parked = self._parked.pop((axis, path), ())
+                for group, prefix in sorted(parked, key=lambda each: each[0].number):
                     self._never_reach(group, prefix, outcome)
         self._end(mapped, path, has_failures=outcome == FAILED)
 

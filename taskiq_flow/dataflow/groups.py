@@ -120,7 +120,8 @@ class Group:
     list. ``sources``: keys that no other group reads.
     """
 
-    def __init__(self, plan: GroupPlan, members: Sequence[Mapped]) -> None:
+    def __init__(self, number: int, plan: GroupPlan, members: Sequence[Mapped]) -> None:
+        self.number = number
         self.axis = plan.axes[-1]
         self.depth = len(plan.axes)
         self.members = members
@@ -186,7 +187,10 @@ class Groups:
             self.cells.update((key, Cells()) for key in node.outputs)
             keeps_cells = self.cells[node.outputs[0]] if node.output else Cells()
             self.returned[node] = keeps_cells
-        self.groups = [Group(g, [self.mapped[m.node] for m in g.members]) for g in plan.groups]
+        self.groups = [
+            Group(number, group, [self.mapped[member.node] for member in group.members])
+            for number, group in enumerate(plan.groups)
+        ]
         for number in range(len(self.groups)):
             self._connect(number)
         self.openers = {axis: m for m in self.mapped.values() for axis in m.opens}

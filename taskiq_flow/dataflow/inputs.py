@@ -65,10 +65,13 @@ def check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> None:
             )
 
 
-def sources_among(values: Mapping[str, Any], plan: Plan, limit: int | None) -> dict[str, Source]:
+def sources_among(
+    values: Mapping[str, Any], plan: Plan, limit: int | None, nodes: Iterable[DAGNode]
+) -> dict[str, Source]:
     """The inputs that are mapped over and have no length, such as generators.
 
-    ``limit``: how many nodes the engine has in flight at most. Raises ``InputError`` if an input
+    ``limit``: how many nodes the engine has in flight at most. ``nodes``: those that run. Raises
+    ``InputError`` if an input
     cannot be mapped over, or if such a one is also taken whole.
     """
     if plan.elements is None:
@@ -89,7 +92,7 @@ def sources_among(values: Mapping[str, Any], plan: Plan, limit: int | None) -> d
             f"{type(values[key]).__name__}, which is read once; give it a list",
             keys=[key],
         )
-    for node in plan.order:
+    for node in nodes:
         for key in (*node.required_keys, *node.optional_keys):
             if key in sources and key not in node.map_over:
                 raise InputError(

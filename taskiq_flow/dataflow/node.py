@@ -339,6 +339,7 @@ class DAGNode:
             dict(zip(asked, new(asked.values()), strict=True)) for asked in self._when_keys
         )
         self._when_keys = required, optional
+        self.metadata = dict(self.metadata)
         self.factors = factors
         self.filtered = None if self.filtered is None else keys.get(self.filtered, self.filtered)
         self.map_over = {key: levels for factor in factors for key, levels in factor.items()}

@@ -222,10 +222,15 @@ class MappedNodes:
             count = earlier.lengths.get(name)
             if count is not None and index >= count and (depth or self._was_taken_whole(node)):
                 self._end(self._other_length_error(name, "more items than", count))
-        outcome = self._restore(element)
+        outcome = self._restore(element) if self._can_be_restored(element) else None
         if outcome is None:
             self._not_restored.add(element.node)
         return outcome
+
+    def _can_be_restored(self, element: Element) -> bool:
+        """Whether what the element gives is there. A filter of lists gives what it was given."""
+        key = element.node.filtered
+        return key is None or self._elements.mapped_value(element, key) is not ABSENT
 
     def _changed_error(self, element: Element) -> GraphChangedError:
         node, run_id = element.node.task_name, self._state.run_id

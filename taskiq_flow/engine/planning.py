@@ -61,7 +61,7 @@ class Planner:
         take = self._settings.isolation()
         given = as_inputs(inputs)
         check_inputs(given, whole, plan)
-        sources = sources_among(given, whole, self._settings.max_parallel)
+        sources = sources_among(given, whole, self._settings.max_parallel, plan.order)
         values = {k: _taken_input(take, k, v) for k, v in given.items() if k not in sources}
         of_engine = self._options
         for_all = of_engine != PLAIN_OPTIONS
@@ -81,7 +81,8 @@ class Planner:
 
     def sources(self, inputs: Mapping[str, Any]) -> dict[str, Source]:
         """The inputs that are read while the run goes on, as they have no length."""
-        return sources_among(inputs, self.dag.plan(), self._settings.max_parallel)
+        plan = self.dag.plan()
+        return sources_among(inputs, plan, self._settings.max_parallel, plan.order)
 
     def _check_types(self, plan: Plan) -> None:
         """Compare the annotations of a graph's nodes, unless that was done."""

@@ -581,13 +581,14 @@ class Run(Generic[N]):
             self._end(self._error or self._timed_out(seconds))
 
     def _timed_out(self, seconds: float) -> RunTimeoutError:
-        in_progress = [
+        in_progress = self._ready.in_progress()
+        names = [
             node.task_name
-            for node in self._ready.in_progress()
+            for node in in_progress
             if not getattr(node, "map_over", ())  # its elements are named
         ]
         waiting = self._ready.unfinished - len(in_progress)
-        return self._state.timed_out(seconds, in_progress, waiting)
+        return self._state.timed_out(seconds, names, waiting)
 
     def _end(self, error: BaseException | None) -> None:
         """End the run: send nothing more, and cancel what is in flight.

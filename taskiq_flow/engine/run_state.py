@@ -7,8 +7,9 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from taskiq_flow.dataflow.axes import element_name
 from taskiq_flow.dataflow.dag import FAILURES
-from taskiq_flow.dataflow.element import Element
+from taskiq_flow.dataflow.element import Element, Unreached
 from taskiq_flow.dataflow.elements import Elements
+from taskiq_flow.dataflow.ready_set import FAILED
 from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.errors import (
@@ -85,6 +86,8 @@ class RunState(Generic[N]):
             dependencies = [other.task_name for other in edges.predecessors[node]]
         failed = [n for n in dependencies if n in self.failures or n in self.incomplete]
         because_of = tuple(n for n in dependencies if n in failed or n in self.skipped)
+        if isinstance(node, Unreached):  # whatever else it would have waited for
+            return because_of, "failure" if node.outcome == FAILED else "condition"
         of_failure = failed or any(self.skipped.get(n) == "failure" for n in because_of)
         return because_of, "failure" if of_failure else "condition"
 
