@@ -113,7 +113,8 @@ class Starter:
                 "yet; give the engine pass_by='value'"
             )
         for node in spec.nodes:
-            dispatcher.address(node)
+            if not node.gives_inputs:
+                dispatcher.address(node)
         for node, options in spec.options.items():
             if options.fallback_node is not None:
                 dispatcher.address(options.fallback_node)

@@ -110,3 +110,36 @@ async def test_a_resumed_map_sends_only_what_is_left(any_broker: AsyncBroker) ->
     await stream.aclose()
     results = {name: value async for name, value in engine.resume("r")}
     assert results["pair"] == [6 * n for n in range(20)]
+
+
+def document(broker: AsyncBroker) -> DAG:
+    """text → its words, each measured; their number."""
+    builder = DAGBuilder().node(task(broker, app.load), name="words", inputs={"text": "text"})
+    builder.node(
+        task(broker, app.anything), name="same", inputs={"value": "words"}, map_over="words"
+    )
+    return builder.node(task(broker, app.anything), name="all", inputs={"value": "same"}).build()
+
+
+async def test_lists_within_lists_joined_and_of_a_graph_within_a_graph(
+    any_broker: AsyncBroker,
+) -> None:
+    builder = DAGBuilder().add_graph(
+        document(any_broker), "doc", inputs={"text": "texts"}, map_over="texts"
+    )
+    load, anything = task(any_broker, app.load), task(any_broker, app.anything)
+    builder.node(load, name="flat", inputs={"text": "texts"}, map_over="texts", flatten=True)
+    builder.node(anything, name="kept", inputs={"value": "flat"}, map_over="flat", filter=True)
+    engine = ExecutionEngine(any_broker, builder.build(), 6)
+    results = await engine.execute({"texts": iter(["a b", "c"])})
+    assert results["doc/same"] == results["doc/all"] == [["a", "b"], ["c"]]
+    assert results["flat"] == results["kept"] == ["a", "b", "c"]
+
+
+async def test_a_graph_for_many_inputs(any_broker: AsyncBroker) -> None:
+    engine = ExecutionEngine(any_broker, document(any_broker))
+    texts = ({"text": f"a {number}"} for number in range(12))
+    many = engine.execute_many(texts, task_limit=3, ordered=True, whole=True)
+    assert [(number, results["all"]) async for number, results in many] == [
+        (number, ["a", str(number)]) for number in range(12)
+    ]
