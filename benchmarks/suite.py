@@ -14,6 +14,7 @@ NAMES = (
     "memory",
     "mapping",
     "chained_maps",
+    "many",
     "barrier",
     "first_pair",
     "workflows",
