@@ -353,6 +353,33 @@ async def test_a_node_at_its_limit_does_not_hold_up_the_lists_within_its_own() -
     assert results["quick"] == [[1.0], [1.0], [1.0]]
 
 
+@pytest.mark.parametrize("limit", [1, 2, None])
+async def test_a_group_goes_back_to_its_own_elements_whatever_its_length(limit: int | None) -> None:
+    builder = DAGBuilder().node(abs, name="size", inputs=["rows"], map_over={"rows": 2})
+    builder.node(sum, name="total", inputs=["size"], map_over="size")
+    builder.node(
+        lambda size, total: size / total,
+        name="share",
+        inputs=["size", "total"],
+        map_over={"size": 2, "total": 1},
+    )
+    rows = [[1] * 9, [-2, 2], []]
+    results = await engine_of(builder, max_parallel=limit).execute({"rows": rows})
+    assert results["share"] == [[1 / 9] * 9, [0.5, 0.5], []]
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_a_list_that_comes_of_a_map_is_taken_together_with_the_maps_own(limit: int) -> None:
+    builder = DAGBuilder().node(abs, inputs=["xs"], map_over="xs")
+    builder.node(lambda absolutes: [-x for x in absolutes], name="later", inputs=["abs"])
+    product = Product("xs", "later")
+    builder.node(lambda xs, later: xs * later, name="product", map_over=product)
+    builder.node(lambda xs, later: xs + later, name="zip", map_over=["xs", "later"])
+    results = await engine_of(builder, max_parallel=limit).execute({"xs": list(range(6))})
+    assert results["zip"] == [0] * 6
+    assert results["product"][2] == [0, -2, -4, -6, -8, -10]
+
+
 @virtually
 async def test_what_takes_a_group_whole_at_its_own_level_waits_for_that_group_only() -> None:
     async def slow(cell: int) -> int:
