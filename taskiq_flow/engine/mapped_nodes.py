@@ -222,7 +222,9 @@ class MappedNodes:
             count = earlier.lengths.get(name)
             if count is not None and index >= count and (depth or self._was_taken_whole(node)):
                 self._end(self._other_length_error(name, "more items than", count))
-        outcome = self._restore(element) if self._can_be_restored(element) else None
+        if not self._can_be_restored(element):
+            return None  # it is when it would start
+        outcome = self._restore(element)
         if outcome is None:
             self._not_restored.add(element.node)
         return outcome

@@ -299,6 +299,9 @@ class Run(Generic[N]):
     # Starting nodes
 
     def _start_node(self, node: N) -> RestOfStart | None:
+        if self._mapped is not None and node.task_name in self._spec.earlier.results:
+            self._restore_started(node)
+            return None
         node_run = self._suspended.pop(node, None) if self._suspended else None
         if node_run is None:
             inputs: Mapping[str, Any] = self._values
@@ -650,6 +653,14 @@ class Run(Generic[N]):
         if self._spec.earlier.is_replayed and is_yielded:
             self._replay(node, value)
         return COMPLETED
+
+    def _restore_started(self, node: Any) -> None:
+        """Restore an element that could not be before those that it depends on had ended."""
+        is_there = self._restore(node) == COMPLETED
+        never_run = self._ready.complete(node) if is_there else self._ready.skip(node)
+        self._skip_nodes(never_run)
+        self._note_end(node)
+        self._advance()
 
     def _replay(self, node: Any, value: Any) -> None:
         """Yield what an earlier engine has completed, after the lists that it was made of."""

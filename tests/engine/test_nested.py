@@ -318,12 +318,15 @@ async def test_an_input_without_lists_within_it_is_refused(given: Any) -> None:
     [
         ({"deep": 2, "others": 2}, "have different lists within their lists"),
         (Product("deep", "pages"), "multiplies keys of the same list"),
+        ({"others": 1, "pairs": 2}, "have different lists within their lists"),
     ],
 )
 def test_keys_that_do_not_go_together_are_refused(map_over: Any, message: str) -> None:
     builder = DAGBuilder().node(links, inputs=["pages"], map_over="pages")
     builder.node(fetch, name="deep", inputs=["links"], map_over={"links": 2})
-    builder.node(lambda deep, others, pages: 0, name="m", map_over=map_over)
+    product = Product("pages", "others")
+    builder.node(lambda pages, others: 0, name="pairs", map_over=product)
+    builder.node(lambda deep, others, pages, pairs: 0, name="m", map_over=map_over)
     with pytest.raises(GraphError, match=message):
         builder.build()
 
@@ -378,6 +381,32 @@ async def test_a_list_that_comes_of_a_map_is_taken_together_with_the_maps_own(li
     results = await engine_of(builder, max_parallel=limit).execute({"xs": list(range(6))})
     assert results["zip"] == [0] * 6
     assert results["product"][2] == [0, -2, -4, -6, -8, -10]
+
+
+async def test_a_source_of_lists_is_read_to_its_end_for_what_a_later_pass_waits_for() -> None:
+    builder = DAGBuilder()
+    options: dict[str, Any] = {"map_over": {"zs": 2, "ys": 1}}
+    builder.node(lambda zs, ys: zs * ys, name="first", inputs=["zs", "ys"], **options)
+    builder.node(len, name="count", inputs=["first"])
+    builder.node(lambda zs, count: zs + count, name="second", map_over={"zs": 2})
+    inputs = {"zs": iter([[1], [2, 3], [4]]), "ys": [1, 2, 3]}
+    results = await engine_of(builder, max_parallel=1).execute(inputs)
+    assert results["second"] == [[4], [5, 6], [7]]
+
+
+async def test_what_a_later_pass_takes_is_there_though_its_list_is_not_kept() -> None:
+    builder = DAGBuilder().node(links, inputs=["pages"], map_over="pages", flatten=True)
+    builder.node(fetch, inputs=["links"], map_over="links")
+    builder.node(len, name="count", inputs=["fetch"])
+    builder.node(
+        lambda links, fetch, count: (links, fetch, count),
+        name="later",
+        map_over=["links", "fetch"],
+    )
+    engine = engine_of(builder, max_parallel=1)
+    stream = engine.execute_async({"pages": iter(["a1", "b2"])}, items="only")
+    later = [item.value async for name, item in stream if name == "later"]
+    assert sorted(later) == [("a1.0", "A1.0", 3), ("b2.0", "B2.0", 3), ("b2.1", "B2.1", 3)]
 
 
 @virtually

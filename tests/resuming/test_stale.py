@@ -143,10 +143,17 @@ async def test_a_run_over_an_iterable_is_run_again_with_another_one() -> None:
 async def test_a_filter_of_groups_gives_the_same_groups_when_it_is_resumed() -> None:
     fails.clear()
     builder = DAGBuilder().node(step, inputs=["rows"], map_over={"rows": 2})
-    builder.node(len, name="long", inputs=["step"], map_over="step", filter=True)
+
+    def long(row: list[int]) -> int:
+        calls.append("long")
+        return len(row)
+
+    builder.node(long, inputs=["step"], map_over="step", filter=True)
     builder.node(sum, name="sums", inputs=["long"], map_over="long")
     engine = engine_of(builder.node(report))
     first = await engine.execute({"rows": [[0, 1], [], [2]]}, run_id="r")
     assert (first["long"], first["sums"]) == ([[0, 10], [20]], [10, 20])
+    calls.clear()
     second = dict(await pairs_of(engine.resume("r")))
     assert (second["long"], second["sums"]) == (first["long"], first["sums"])
+    assert calls == []
