@@ -175,8 +175,8 @@ class Listener(Protocol):
 class Item:
     """The value of one element of a mapped node in the stream, with ``items=True``.
 
-    ``index``: its place in the list. Under ``on_error="collect"`` the value of an element that
-    failed or was skipped is a ``NodeFailure`` or ``NodeSkipped``.
+    ``index``: its place in the list, or in lists within lists. Under ``on_error="collect"`` the
+    value of an element that failed or was skipped is a ``NodeFailure`` or ``NodeSkipped``.
 
     >>> dag = DAGBuilder().node(abs, inputs=["numbers"], map_over="numbers").build()
     >>> async def main():

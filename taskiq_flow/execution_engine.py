@@ -372,6 +372,8 @@ class ExecutionEngine:
         """
         check_source(source)
         limit = most_parallel("task_limit", task_limit) or MOST_IN_FLIGHT
+        if not isinstance(items, bool):
+            raise TypeError(f"items is {items!r}; give True or False")
         if whole and items:
             raise ValueError("whole=True yields one result for each input; leave items= out")
         wanted = None if outputs is None else listed("outputs", outputs)

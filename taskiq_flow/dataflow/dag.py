@@ -229,6 +229,20 @@ class DAG:
 
         Raises ``MissingNodeError`` for a key that no node produces.
         """
+        return _plan(self._needed_for(outputs), self.resolved_orderings())
+
+    def part_for(self, outputs: Iterable[str]) -> DAG:
+        """That part as a graph of its own, of the same nodes. Raises ``MissingNodeError``."""
+        nodes = self._needed_for(outputs)
+        part = DAG()
+        for node in nodes:
+            part.add_node(node)
+        for node, before in self.resolved_orderings().items():
+            for other in before if node in nodes else ():
+                part.add_edge(other, node)
+        return part
+
+    def _needed_for(self, outputs: Iterable[str]) -> list[DAGNode]:
         whole = self.plan()
         needed: set[DAGNode] = set()
         pending = []
@@ -244,7 +258,7 @@ class DAG:
             if node not in needed:
                 needed.add(node)
                 pending.extend(whole.predecessors.get(node, ()))
-        return _plan([node for node in self.nodes if node in needed], self.resolved_orderings())
+        return [node for node in self.nodes if node in needed]
 
     def resolved_orderings(self) -> dict[DAGNode, list[DAGNode]]:
         """By node, those that it waits for without data. Raises ``MissingNodeError``."""

@@ -49,9 +49,11 @@ class Planner:
         """What a run has to do that runs the graph for each mapping that a source gives."""
         plan = self.dag.plan()
         self._check_types(plan)
+        if outputs is not None:
+            return self._spec_of(graph_of_many(self.dag, outputs), {SOURCE: source}, None)
         if self._many is None or self._many[0] is not plan:
             self._many = plan, graph_of_many(self.dag)
-        return self._spec_of(self._many[1], {SOURCE: source}, outputs)
+        return self._spec_of(self._many[1], {SOURCE: source}, None)
 
     def _spec_of(
         self, dag: DAG, inputs: Mapping[str, Any] | None, outputs: Iterable[str] | None

@@ -160,7 +160,8 @@ class RunHandle(AsyncTaskiqTask[dict[str, Any]]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.cancel()
+        if self.status == "running":  # else its failure is still news
+            self.cancel()
         await to_the_end(self._progress.wait(None))
 
     def __repr__(self) -> str:

@@ -170,6 +170,7 @@ class RunState(Generic[N]):
         return {
             element_name(node.task_name, path): value
             for node in self._spec.elements.mapped
+            if not node.gives_inputs
             if self.values.keys().isdisjoint(node.outputs)
             for path, value in self.elements.returned(node)
         }

@@ -16,15 +16,18 @@ from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
     GraphError,
+    InputConflictError,
     InputError,
     Item,
     MissingInputError,
+    MissingNodeError,
     NodeFailedError,
     NodeFailure,
     NodeSkipped,
     Product,
     RunCancelledError,
     RunFailedError,
+    UnusedInputWarning,
 )
 from tests.virtual_clock import virtually
 
@@ -226,6 +229,28 @@ async def test_an_input_that_is_not_as_it_has_to_be_fails_by_itself() -> None:
             pass
 
 
+async def test_an_input_is_checked_as_that_of_a_run_of_its_own() -> None:
+    builder = DAGBuilder().node(lambda x: x + 1, name="y").node(lambda y, c: y * c, name="z")
+    engine = engine_of(builder, on_error="collect")
+    only_y = engine.execute_many([{"x": 1}], outputs=["y"], whole=True)
+    assert [pair async for pair in only_y] == [(0, {"y": 2})]
+    inputs = [{"x": 1, "c": 2, "y": 7}, {"x": 1, "c": 2, "q": 3}, {"x": 1, "c": 2, "q": 3}]
+    with pytest.warns(UnusedInputWarning, match="was given 'q'") as warned:
+        results = dict([pair async for pair in engine.execute_many(inputs, whole=True)])
+    assert len(warned) == 1
+    assert isinstance(results[0]["inputs"].error, InputConflictError)
+    assert results[1] == {"y": 2, "z": 4}
+    with pytest.raises(MissingNodeError, match="outputs: 'y', 'z'"):
+        await anext(engine.execute_many([], outputs=["w"]))
+
+
+async def test_what_a_run_was_given_is_no_result_of_it() -> None:
+    builder = DAGBuilder().node(inverse)
+    with pytest.raises(NodeFailedError) as caught:
+        await anext(engine_of(builder).execute_many([{"n": 0}]))
+    assert caught.value.results == {}
+
+
 @virtually
 async def test_cancel_stops_all_of_it() -> None:
     source = Source()
@@ -255,6 +280,7 @@ async def test_on_step_complete_is_called_for_each_result() -> None:
         ([], {"task_limit": 0}, ValueError, "task_limit is 0"),
         ([], {"whole": True, "items": True}, ValueError, "leave items= out"),
         ([], {"outputs": 3}, TypeError, "outputs is 3"),
+        ([], {"items": "only"}, TypeError, "items is 'only'"),
     ],
 )
 def test_mistakes_are_told_at_the_call(

@@ -290,6 +290,37 @@ async def test_nodes_over_a_list_that_never_came_to_be_are_skipped_once_each() -
     assert [type(value) for value in items["again", None]] == [NodeSkipped, list]
 
 
+async def test_a_partial_list_is_given_to_a_node_that_waits_for_all_ends_only() -> None:
+    builder = DAGBuilder().node(links, inputs=["pages"], map_over="pages")
+    builder.node(fail_at("a2.1"), name="m", inputs=["links"], map_over={"links": 2})
+
+    async def title(page: str) -> str:
+        await asyncio.sleep(0.05)  # "any" is decided when the list has ended already
+        return page.title()
+
+    def left(title: Any = "none", texts: Any = "none") -> list[Any]:
+        return [title, texts]
+
+    builder.node(title, inputs=["pages"], map_over="pages")
+    inputs = {"title": "title", "texts": "m"}
+    builder.node(left, name="any", inputs=inputs, map_over=["title", "m"], join="any")
+    results = await engine_of(builder, on_error="collect").execute({"pages": ["a2"]})
+    assert results["any"] == [["A2", "none"]]
+
+
+async def test_a_product_that_never_is_holds_up_nothing() -> None:
+    def broken() -> list[int]:
+        raise ValueError("no list")
+
+    builder = DAGBuilder().node(broken, name="ys").node(abs, inputs=["xs"], map_over="xs")
+    product = Product("abs", "ys")
+    builder.node(lambda abs, ys: 0, name="product", map_over=product)  # noqa: A006 - the key
+    engine = engine_of(builder, on_error="collect", max_parallel=1)
+    results = await engine.execute({"xs": list(range(9))})
+    assert results["abs"] == list(range(9))
+    assert isinstance(results["product"], NodeSkipped)
+
+
 # What is no list
 
 
@@ -398,10 +429,11 @@ async def test_what_a_later_pass_takes_is_there_though_its_list_is_not_kept() ->
     builder = DAGBuilder().node(links, inputs=["pages"], map_over="pages", flatten=True)
     builder.node(fetch, inputs=["links"], map_over="links")
     builder.node(len, name="count", inputs=["fetch"])
+    builder.node(fetch, name="other", inputs=["links"], map_over="links")
     builder.node(
-        lambda links, fetch, count: (links, fetch, count),
+        lambda links, other, count: (links, other, count),
         name="later",
-        map_over=["links", "fetch"],
+        map_over=["links", "other"],
     )
     engine = engine_of(builder, max_parallel=1)
     stream = engine.execute_async({"pages": iter(["a1", "b2"])}, items="only")

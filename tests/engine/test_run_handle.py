@@ -976,6 +976,18 @@ class TestDropping:
         (line,) = [record.message for record in caplog.records]
         assert line.startswith("run r7, which nobody held any more: node 'doomed' failed")
 
+    async def test_a_failure_within_a_block_that_asks_nothing_is_in_the_log(
+        self, broker: InMemoryBroker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with ExecutionEngine(broker, FAILING).start(run_id="r8") as run:
+            while run.status == "running":
+                await asyncio.sleep(0)
+        del run
+        gc.collect()
+        await turns(lambda: caplog.records)
+        (line,) = [record.message for record in caplog.records]
+        assert line.startswith("run r8, which nobody held any more")
+
     @pytest.mark.parametrize("how", ["await", "read", "result"])
     async def test_a_failure_that_somebody_has_seen_is_not_logged(
         self, broker: InMemoryBroker, caplog: pytest.LogCaptureFixture, how: str

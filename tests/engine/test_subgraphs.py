@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from taskiq_flow import (
     NodeFailedError,
     Product,
 )
+from tests.virtual_clock import virtually
 
 
 def bare(text: str) -> str:
@@ -115,6 +117,20 @@ async def test_all_of_a_mapped_graph_runs_per_element_also_what_takes_none() -> 
     assert results == {"g/first": [None, None], "g/second": ["a", "b"]}
     assert sorted(calls) == ["a", "b", "first", "first"]
     assert calls[0] == "first"
+
+
+@virtually
+async def test_an_edge_without_data_holds_within_each_element() -> None:
+    async def first(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def second() -> float:
+        return asyncio.get_running_loop().time()
+
+    graph = DAGBuilder().node(first).node(second).build()
+    graph.add_edge("first", "second")
+    builder = DAGBuilder().add_graph(graph, "g", inputs={"seconds": "times"}, map_over="times")
+    assert (await run(builder, {"times": [5.0, 1.0]}))["g/second"] == [5.0, 1.0]
 
 
 async def test_keys_that_are_mapped_over_together_go_together_in_all_nodes() -> None:
