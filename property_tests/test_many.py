@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from taskiq import InMemoryBroker
 
@@ -16,6 +16,7 @@ from taskiq_flow import ExecutionEngine, GraphError
 from tests.virtual_clock import run_virtually
 
 
+@settings(max_examples=settings().max_examples // 2)  # each runs a graph several times
 @given(graphs(), LIMITS, st.integers(0, 4), st.integers(1, 3), st.booleans())
 def test_many_inputs_have_the_results_of_as_many_runs(
     graph: Graph,
