@@ -31,21 +31,27 @@ async def in_order(pairs: AsyncGenerator[Pair, None], held: HeldBack) -> AsyncGe
     ended: set[int] = set()
     turn = 0
     async with aclosing(pairs):
-        async for pair in pairs:
-            number = number_of(pair[1])
-            if pair[0] == RUN_ENDED:
-                ended.add(number)
-                held.count += 1
-            if number == turn:
-                yield pair
-            else:
-                waiting.setdefault(number, []).append(pair)
-            while turn in ended:
-                ended.remove(turn)
-                held.count -= 1
-                turn += 1
-                for earlier in waiting.pop(turn, ()):
+        try:
+            async for pair in pairs:
+                number = number_of(pair[1])
+                if pair[0] == RUN_ENDED:
+                    ended.add(number)
+                    held.count += 1
+                if number == turn:
+                    yield pair
+                else:
+                    waiting.setdefault(number, []).append(pair)
+                while turn in ended:
+                    ended.remove(turn)
+                    held.count -= 1
+                    turn += 1
+                    for earlier in waiting.pop(turn, ()):
+                        yield earlier
+        except Exception:  # what has arrived is not lost because of it
+            for number in sorted(waiting):
+                for earlier in waiting[number]:
                     yield earlier
+            raise
 
 
 async def with_numbers(

@@ -292,6 +292,9 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
             self._news = self._loop.create_future()
             try:
                 await self._news
+            except BaseException:  # another loop may go on, whatever still refers to this reader
+                self.leave(reader)
+                raise
             finally:
                 self._news = None
         pair = self._unread.popleft()

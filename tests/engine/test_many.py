@@ -221,6 +221,24 @@ async def test_the_failure_of_one_input_ends_all_unless_on_error_says_otherwise(
     assert results[2] == {"inverse": 0.5, "twice": 1.0}
 
 
+@virtually
+async def test_what_had_ended_is_yielded_though_an_earlier_input_fails() -> None:
+    async def late(n: int) -> int:
+        await asyncio.sleep(5 if n == 0 else 1)
+        if n == 0:
+            raise ValueError("the first")
+        return n
+
+    many = engine_of(DAGBuilder().node(late)).execute_many(
+        [{"n": n} for n in range(3)], ordered=True
+    )
+    found = []
+    with pytest.raises(NodeFailedError):
+        async for index, _, _ in many:
+            found.append(index)
+    assert found == [1, 2]
+
+
 async def test_an_input_that_is_not_as_it_has_to_be_fails_by_itself() -> None:
     engine = engine_of(reading(), on_error="collect")
     inputs: list[Any] = [{"texts": "a"}, {"text": "bc"}, "text"]

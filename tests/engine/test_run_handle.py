@@ -676,6 +676,25 @@ class TestEvents:
         await turns(lambda: nothing_left(broker))
 
 
+async def test_loops_that_a_timeout_interrupts_go_on_where_they_stopped(
+    broker: InMemoryBroker,
+) -> None:
+    async def step(n: int) -> int:
+        await asyncio.sleep(0.02)
+        return n
+
+    dag = DAGBuilder().node(step, inputs=["ns"], map_over="ns").build()
+    engine = ExecutionEngine(broker, dag, max_parallel=1)
+    async with engine.start({"ns": range(12)}, items="only") as run:
+        found: list[Any] = []
+        while len(found) < 12:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    async for _, item in run:
+                        found.append(item.index)
+    assert found == list(range(12))
+
+
 class TestCancelling:
     async def test_it_stops_this_run_alone(self, broker: InMemoryBroker) -> None:
         gate = Gate()
