@@ -58,17 +58,13 @@ class Cells:
         row.pop(path[-1], None)
 
     def items_within(self, path: Path, depth: int) -> Iterator[tuple[Path, Any]]:
-        """The values within a path with their paths, which have this length or a shorter one."""
+        """The values within a path, in order, with their paths of this length or a shorter one."""
         found = self.get(path)
         if isinstance(found, dict) and len(path) < depth:
             for rest, value in _items(found, depth - len(path)):
                 yield (*path, *rest), value
         elif found is not ABSENT:
             yield path, found
-
-    def items(self, depth: int) -> Iterator[tuple[Path, Any]]:
-        """All values with their paths, which have this length, in order."""
-        return _items(self._root, depth)
 
     def lists(self, within: Path, sizes: Sequence[int], *, joins: bool = False) -> list[Any]:
         """The values within a path as lists within lists.
@@ -107,7 +103,7 @@ def _lists(row: _Row, sizes: Sequence[int], *, joins: bool) -> list[Any]:
         ]
     if not joins:
         return values
-    return [part for value in values for part in (value if is_joined(value) else [value])]
+    return [part for value in values for part in (value if _is_joined(value) else [value])]
 
 
 def _spread(value: Any) -> list[Any]:
@@ -115,7 +111,7 @@ def _spread(value: Any) -> list[Any]:
     return [value[index] for index in sorted(value)] if isinstance(value, dict) else [value]
 
 
-def is_joined(value: Any) -> bool:
+def _is_joined(value: Any) -> bool:
     """Whether a value is a list that is joined with others, not a failure in its place."""
     return not isinstance(value, (NodeFailure, NodeSkipped))
 

@@ -21,9 +21,9 @@ from taskiq_flow.dataflow.axes import (
 )
 from taskiq_flow.dataflow.cells import ABSENT, Cells
 from taskiq_flow.dataflow.element import Element, Gathering, Unreached
-from taskiq_flow.dataflow.groups import Cursor, Gathers, Group, Groups, Mapped, Within
+from taskiq_flow.dataflow.groups import Cursor, Gathers, Group, Groups, Mapped, Taking, Within
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, ReadySet
+from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, Join, ReadySet
 from taskiq_flow.dataflow.rows import Row, Source, Zipped, not_lists
 from taskiq_flow.errors import InputError, OutputShapeError
 from taskiq_flow.values.isolation import Take
@@ -219,8 +219,8 @@ class Elements:
         One that waits for another of them says nothing about room: it would wait for itself.
         """
         found, keys = set[int](), {key}
+        lists = {n: set(lists_of(self._groups[n].axis)) for n in self._roots}
         while True:
-            lists = {n: set(lists_of(self._groups[n].axis)) for n in self._roots}
             more = {n for n, own in lists.items() if not keys.isdisjoint(own)}
             if more == found:
                 return found
@@ -268,19 +268,21 @@ class Elements:
         mapped, path = self._mapped[element.node], element.path
         found = {key: values[key] for key in mapped.plan.whole_keys if key in values}
         for taking in mapped.taking:
-            at = taking.project(path)
-            if taking.is_listed:
-                found[taking.key] = self._listed(taking.axis, at)
-                continue
-            cells = self._cells[taking.key]
-            if taking.gathers is not None:
-                cells = taking.gathers.values[taking.key]
-                if taking.gathers.outcomes.get(at) != COMPLETED and element.join != "ended":
-                    continue
-            value = cells.get(at)
+            value = self._taken(taking, path, element.join)
             if value is not ABSENT:
                 found[taking.key] = value
         return found
+
+    def _taken(self, taking: Taking, path: Path, join: Join) -> Any:
+        """What the element at a path is given of a key that it maps over, or ``ABSENT``."""
+        at = taking.project(path)
+        if taking.is_listed:
+            return self._listed(taking.axis, at)
+        if taking.gathers is None:
+            return self._cells[taking.key].get(at)
+        if taking.gathers.outcomes.get(at) != COMPLETED and join != "ended":
+            return ABSENT
+        return taking.gathers.values[taking.key].get(at)
 
     def _listed(self, axis: Axis, path: Path) -> Any:
         row = self._row(axis, path[:-1])
@@ -291,8 +293,6 @@ class Elements:
     def store(self, element: Element, result: Any, stored: Mapping[str, Any]) -> None:
         """Put what an element gives into the rows of its keys. Raises ``OutputShapeError``."""
         node, path = element.node, element.path
-        if node.filtered is not None:
-            stored = {node.outputs[0]: self.mapped_value(element, node.filtered)}
         for key, value in stored.items():
             self._check_lists(key, value, element)
         for key, value in stored.items():
@@ -304,7 +304,9 @@ class Elements:
 
     def mapped_value(self, element: Element, key: str) -> Any:
         """What an element is given of a key that its node maps over, or ``ABSENT``."""
-        return self.inputs(element, {}).get(key, ABSENT)
+        takings = self._mapped[element.node].taking
+        taking = next(taking for taking in takings if taking.key == key)
+        return self._taken(taking, element.path, element.join)
 
     def dependencies(self, element: Element) -> list[str]:
         """The names of what an element depends on."""
@@ -319,15 +321,17 @@ class Elements:
 
     def returned(self, node: DAGNode) -> Iterator[tuple[Path, Any]]:
         """What a node's tasks have returned so far, by path, as far as it is kept."""
-        return self._returned[node].items(len(self._mapped[node].plan.axes))
+        return self._returned[node].items_within((), len(self._mapped[node].plan.axes))
 
-    def whole(self, node: DAGNode, within: Path, missing: Cells) -> list[Any]:
+    def whole(self, node: DAGNode, within: Path, missing: Cells | None) -> list[Any]:
         """What a node's tasks have returned within a path, as lists.
 
         ``missing``: what stands in the place of values.
         """
         plan = self._mapped[node].plan
-        cells = self._returned[node].merged(missing, len(plan.axes))
+        cells = self._returned[node]
+        if missing is not None:
+            cells = cells.merged(missing, len(plan.axes))
         joins = node.flatten and node.output is not None
         return cells.lists(within, _sizes_after(plan.sizes, len(within)), joins=joins)
 
@@ -678,7 +682,6 @@ class Elements:
         if path:
             self._end_within(mapped, path, FAILED if within.has_failures else COMPLETED)
             return
-        mapped.is_gathered = True
         self._gathered += 1
         rows = [self._row(axis, ()) for axis in plan.axes if isinstance(axis, frozenset)]
         is_even = all(row.is_even for row in rows if isinstance(row, Zipped))

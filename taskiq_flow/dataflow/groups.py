@@ -52,7 +52,7 @@ class Gathers:
 class Taking:
     """How a mapped node of this run takes a key that it maps over."""
 
-    __slots__ = ("axis", "cells", "gathers", "is_listed", "key", "of", "project")
+    __slots__ = ("axis", "gathers", "is_listed", "key", "of", "project")
 
     def __init__(self, taken: Taken, of: Mapped | None) -> None:
         self.key = taken.key
@@ -72,10 +72,10 @@ class Mapped:
     ``counts_as_completed``: whether a list that it maps over is a node's, which has completed then;
     a rule such as ``"any"`` counts it. ``pending``: its elements that have not ended, by path.
     ``outcomes``: how others ended, for those that did not complete, and paths that lead to no list.
-    ``within``: what has ended, by
-    the paths that are still open. ``gathers``: by the length of paths. ``opens``: the axes of lists
-    that its elements give. ``ancestors``: the groups of its axes, from the outermost on;
-    ``holders``: those of them that count it, and ``None`` for the others.
+    ``within``: what has ended, by the paths that are still open. ``gathers``: by the length of
+    paths. ``opens``: the axes of lists that its elements give. ``ancestors``: the groups of its
+    axes, from the outermost on; ``holders``: those of them that count it, and ``None`` for the
+    others.
     """
 
     def __init__(self, plan: MappedNode, priority: float) -> None:
@@ -94,7 +94,6 @@ class Mapped:
         self.holders: list[Group | None] = []
         self.is_open = False
         self.is_dead = False
-        self.is_gathered = False
 
 
 class Cursor:
@@ -112,12 +111,12 @@ class Group:
     """Mapped nodes whose elements are let in together.
 
     ``leads_to``: the groups within it whose lists are none that its nodes give. ``tree``: its nodes
-    and those of the groups within it. ``held``: of these, the nodes that are
-    counted before a position is forgotten. ``first``: the nodes that take nothing that another node
-    of the tree gives. ``foreign``: how elements of other groups are taken, which have to be let in
-    before. ``room``: how many positions may be alive. ``alive``: by path, the nodes of ``held``
-    that have not ended. ``cursors``: those that are not at their end; ``root``: of the outermost
-    list. ``sources``: keys that no other group reads.
+    and those of the groups within it. ``held``: of these, the nodes that are counted before a
+    position is forgotten. ``first``: the nodes that take nothing that another node of the tree
+    gives. ``foreign``: how elements of other groups are taken, which have to be let in before.
+    ``room``: how many positions may be alive. ``alive``: by path, the nodes of ``held`` that have
+    not ended. ``cursors``: those that are not at their end; ``root``: of the outermost list.
+    ``sources``: keys that no other group reads.
     """
 
     def __init__(self, number: int, plan: GroupPlan, members: Sequence[Mapped]) -> None:
@@ -185,8 +184,7 @@ class Groups:
             )
             mapped.opens = [(key, 1) for key in node.outputs if (key, 1) in self.axes]
             self.cells.update((key, Cells()) for key in node.outputs)
-            keeps_cells = self.cells[node.outputs[0]] if node.output else Cells()
-            self.returned[node] = keeps_cells
+            self.returned[node] = self.cells[node.outputs[0]] if node.output else Cells()
         self.groups = [
             Group(number, group, [self.mapped[member.node] for member in group.members])
             for number, group in enumerate(plan.groups)
@@ -194,8 +192,8 @@ class Groups:
         for number in range(len(self.groups)):
             self._connect(number)
         self.openers = {axis: m for m in self.mapped.values() for axis in m.opens}
-        for number, group in enumerate(self.groups):
-            self._describe(group, plan.groups[number])
+        for group in self.groups:
+            self._describe(group)
         self._drop_when_ended()
         axes = {group.axis: plan.groups[n].axes for n, group in enumerate(self.groups)}
         self.shared = {
@@ -226,7 +224,7 @@ class Groups:
         for mapped in group.members:
             mapped.ancestors, mapped.holders = ancestors[::-1], holders[::-1]
 
-    def _describe(self, group: Group, planned: GroupPlan) -> None:
+    def _describe(self, group: Group) -> None:
         within = set(map(id, group.tree))
         ancestors = set(map(id, group.members[0].ancestors)) if group.members else set()
         for mapped in group.members:

@@ -18,20 +18,15 @@ def stale(plan: Plan, completed: Collection[str], failed: Iterable[str]) -> list
     ``failed``: what is tried again. A node with ``join="ended"`` may have completed without it; so
     may, with the result of that one, whatever depends on it.
     """
-    by_name = {node.task_name: node for node in plan.order}
-    names: dict[DAGNode, list[tuple[str, Path]]] = {}
-    missing: _Places = {}  # what was not there
-    for name in completed:
-        owner, path = _place(plan, name)
-        if owner in by_name:
-            names.setdefault(by_name[owner], []).append((name, path))
-    for name in failed:
-        owner, path = _place(plan, name)
-        if owner in by_name:
-            missing.setdefault(by_name[owner], set()).add(path)
+    missing: _Places = {  # what was not there
+        node: {path for _, path in places} for node, places in _by_node(plan, failed).items()
+    }
+    if not missing:
+        return []
+    names = _by_node(plan, completed)
     changed: _Places = {}  # what was there, and will be another
     found: list[str] = []
-    for node in plan.order if missing else ():
+    for node in plan.order:
         was_missing = _touched(plan, node, missing)
         touched = _touched(plan, node, changed)
         if node.join == "ended":
@@ -45,9 +40,16 @@ def stale(plan: Plan, completed: Collection[str], failed: Iterable[str]) -> list
     return found
 
 
-def _place(plan: Plan, name: str) -> tuple[str, Path]:
-    owner = plan.node_of(name)
-    return (owner, ()) if owner == name else parted(name)
+def _by_node(plan: Plan, names: Iterable[str]) -> dict[DAGNode, list[tuple[str, Path]]]:
+    """The names of nodes and elements, each with its path, by the nodes of the graph."""
+    by_name = {node.task_name: node for node in plan.order}
+    found: dict[DAGNode, list[tuple[str, Path]]] = {}
+    for name in names:
+        owner = plan.node_of(name)
+        if owner in by_name:
+            path = () if owner == name else parted(name)[1]
+            found.setdefault(by_name[owner], []).append((name, path))
+    return found
 
 
 def _touched(plan: Plan, node: DAGNode, places: _Places) -> set[Path]:

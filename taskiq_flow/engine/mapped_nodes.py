@@ -276,10 +276,11 @@ class MappedNodes:
 
     def listed(self, element: Element, *, is_whole: bool) -> None:
         """The elements of a node within one run have ended."""
-        missing = self._missing.get(element.node, Cells())
+        missing = self._missing.get(element.node)
         if is_whole or self._collects:
             self._deliver(element, self._elements.whole(element.node, element.path, missing))
-        missing.drop(element.path)
+        if missing is not None:
+            missing.drop(element.path)
 
     def position_ended(self, path: Path) -> None:
         """One of many runs has ended."""
@@ -316,7 +317,7 @@ class MappedNodes:
         if earlier.results and not earlier.is_replayed and node not in self._not_restored:
             is_given = False
         if self._spec.lists_at == 0 and is_given:
-            missing = self._missing.pop(node, Cells())
+            missing = self._missing.pop(node, None)
             self._deliver(node, self._elements.whole(node, (), missing))
         self._was_yielded(node)
         if is_whole:
