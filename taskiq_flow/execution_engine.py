@@ -50,9 +50,11 @@ from taskiq_flow.engine.arguments import (
     checked_id,
     checked_listeners,
     checked_lost_after,
+    id_or_new,
     isolation_of,
     listed,
     reference_above,
+    wanted_outputs,
 )
 from taskiq_flow.engine.connection import check_broker, check_readable
 from taskiq_flow.engine.many import HeldBack, as_results, check_source, in_order, with_numbers
@@ -61,7 +63,6 @@ from taskiq_flow.engine.planning import Planner
 from taskiq_flow.engine.results import store_result
 from taskiq_flow.engine.resuming import Resumer
 from taskiq_flow.engine.run import OnError, Run, RunSettings
-from taskiq_flow.engine.run import new_run_id as _new_run_id
 from taskiq_flow.engine.run_handle import RunHandle
 from taskiq_flow.engine.run_in_progress import Begin, RunInProgress
 from taskiq_flow.engine.run_spec import Items, NodeOptions
@@ -241,9 +242,9 @@ class ExecutionEngine:
         >>> asyncio.run(main())
         words ['ebb', 'and', 'flow']
         """
-        wanted = None if outputs is None else listed("outputs", outputs)  # may be read only once
+        wanted = wanted_outputs(outputs)
         given = as_inputs(inputs)
-        name = _new_run_id() if run_id is None else checked_id("run_id", run_id)
+        name = id_or_new("run_id", run_id)
         if resume and run_id is None:
             raise ValueError("resume=True continues a run by its run_id; give one")
         check_items(items)
@@ -294,8 +295,8 @@ class ExecutionEngine:
         {'words': ['ebb', 'and', 'flow']}
         """
         check_loop_runs()
-        wanted = None if outputs is None else listed("outputs", outputs)
-        name = _new_run_id() if run_id is None else checked_id("run_id", run_id)
+        wanted = wanted_outputs(outputs)
+        name = id_or_new("run_id", run_id)
         check_items(items)
         check_readable(self._broker)
         spec = replace(self._planner.spec(inputs, wanted), items=items)
@@ -331,7 +332,7 @@ class ExecutionEngine:
         >>> asyncio.run(main())
         words ['ebb', 'and', 'flow']
         """
-        wanted = None if outputs is None else listed("outputs", outputs)  # may be read only once
+        wanted = wanted_outputs(outputs)
         run = partial(
             self.execute_async, inputs, outputs=wanted, run_id=run_id, resume=resume, items=items
         )
@@ -376,8 +377,8 @@ class ExecutionEngine:
             raise TypeError(f"items is {items!r}; give True or False")
         if whole and items:
             raise ValueError("whole=True yields one result for each input; leave items= out")
-        wanted = None if outputs is None else listed("outputs", outputs)
-        name = _new_run_id() if run_id is None else checked_id("run_id", run_id)
+        wanted = wanted_outputs(outputs)
+        name = id_or_new("run_id", run_id)
         held = HeldBack()
 
         async def begin(listeners: Sequence[Listener]) -> Run[Any]:
@@ -483,7 +484,7 @@ class ExecutionEngine:
         """
         asked = listed("from_", from_)
         checked_id("run_id", run_id)
-        name = _new_run_id() if new_run_id is None else checked_id("new_run_id", new_run_id)
+        name = id_or_new("new_run_id", new_run_id)
 
         begin = partial(
             self._resumer.rerun,

@@ -12,6 +12,7 @@ from taskiq_flow.dataflow.builder import DAGBuilder
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.options import Seconds, as_int, in_seconds
 from taskiq_flow.dataflow.registry import DataflowRegistry
+from taskiq_flow.engine.run import new_run_id
 from taskiq_flow.events import Listener
 from taskiq_flow.transport.notice import ALWAYS
 from taskiq_flow.values.classes import Classes
@@ -74,6 +75,16 @@ def checked_id(argument: str, run_id: str) -> str:
     if not run_id:
         raise ValueError(f"{argument} is empty; give a name, or leave it out")
     return run_id
+
+
+def id_or_new(argument: str, run_id: str | None) -> str:
+    """The id of a run that may have been given one."""
+    return new_run_id() if run_id is None else checked_id(argument, run_id)
+
+
+def wanted_outputs(outputs: Iterable[str] | None) -> list[str] | None:
+    """The outputs that are asked for, as what was given may be read only once. ``None``: all."""
+    return None if outputs is None else listed("outputs", outputs)
 
 
 def check_graph(dag: object) -> None:
