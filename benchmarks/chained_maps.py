@@ -12,7 +12,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,16 @@ class Resolve(TaskiqMiddleware):
         future = self.waiting.pop(message.task_id, None)
         if future is not None:
             future.set_result(result.return_value)
+
+
+async def through(tasks: Sequence[Any], resolve: Resolve, value: Any) -> Any:
+    """Send a value through tasks, one after the other, as one would by hand."""
+    for task in tasks:
+        future = asyncio.get_running_loop().create_future()
+        sent = await task.kicker().kiq(value)
+        resolve.waiting[sent.task_id] = future
+        value = await future
+    return value
 
 
 @dataclass
@@ -73,19 +83,14 @@ class Stage:
 
 async def by_hand(stage: Stage, items: int) -> tuple[float, float]:
     """A task per element and a semaphore. Returns the seconds to the first end and to the last."""
-    places, loop = asyncio.Semaphore(LIMIT), asyncio.get_running_loop()
+    places = asyncio.Semaphore(LIMIT)
     start = time.perf_counter()
     first = math.inf
 
     async def chain(item: int) -> None:
         nonlocal first
-        value: Any = item
         async with places:
-            for task in stage.tasks:
-                future = loop.create_future()
-                sent = await task.kicker().kiq(value)
-                stage.resolve.waiting[sent.task_id] = future
-                value = await future
+            await through(stage.tasks, stage.resolve, item)
         first = min(first, time.perf_counter() - start)
 
     await asyncio.gather(*(chain(item) for item in range(items)))

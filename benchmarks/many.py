@@ -13,7 +13,7 @@ from typing import Any
 
 from taskiq import InMemoryBroker
 
-from benchmarks.chained_maps import Resolve
+from benchmarks.chained_maps import Resolve, through
 from benchmarks.report import Check, Options, print_checks, print_table
 from taskiq_flow import DAGBuilder, ExecutionEngine
 
@@ -45,16 +45,11 @@ class Stage:
 
 async def by_hand(stage: Stage, inputs: int) -> None:
     """A task per input and a semaphore."""
-    places, loop = asyncio.Semaphore(TASK_LIMIT), asyncio.get_running_loop()
+    places = asyncio.Semaphore(TASK_LIMIT)
 
     async def chain(item: int) -> None:
-        value: Any = item
         async with places:
-            for task in stage.tasks:
-                future = loop.create_future()
-                sent = await task.kicker().kiq(value)
-                stage.resolve.waiting[sent.task_id] = future
-                value = await future
+            await through(stage.tasks, stage.resolve, item)
 
     await asyncio.gather(*map(chain, range(inputs)))
 

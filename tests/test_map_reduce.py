@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
-import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -27,6 +26,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT
+from tests.memory import grown
 from tests.recording import Recorder
 from tests.virtual_clock import virtually
 
@@ -320,18 +320,7 @@ class TestEndlessSources:
     ) -> None:
         # What is in flight varies, and is no growth: let it be little.
         mapped = await MapReduce.map(broker, square, itertools.count(), max_parallel=8)
-        sizes = []
-        tracemalloc.start()
-        try:
-            async for index, _ in mapped:
-                if index % 300 == 299:
-                    gc.collect()
-                    sizes.append(tracemalloc.get_traced_memory()[0])
-                if len(sizes) == 5:
-                    break
-        finally:
-            tracemalloc.stop()
-        assert sizes[-1] - sizes[1] < 30_000
+        assert await grown(mapped, every=300) < 30_000
 
 
 @virtually

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
-import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -29,6 +27,7 @@ from taskiq_flow import (
     RunFailedError,
     UnusedInputWarning,
 )
+from tests.memory import grown
 from tests.virtual_clock import virtually
 
 
@@ -181,19 +180,10 @@ async def test_memory_does_not_grow_with_the_number_of_inputs() -> None:
     many = engine_of(builder, max_parallel=1).execute_many(
         ({"n": n} for n in itertools.count()), task_limit=1, ordered=True, whole=True
     )
-    sizes = []
-    tracemalloc.start()
     try:
-        async for index, _ in many:
-            if index % 100 == 99:
-                gc.collect()
-                sizes.append(tracemalloc.get_traced_memory()[0])
-            if len(sizes) == 5:
-                break
+        assert await grown(many, every=100) < 30_000  # 100 bytes for each
     finally:
-        tracemalloc.stop()
         await many.aclose()
-    assert sizes[-1] - sizes[1] < 30_000  # 100 bytes for each
 
 
 # Failures
