@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taskiq_flow.cache.key import digest_of
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
+from taskiq_flow.values.digest import digest_of
 from taskiq_flow.values.plain import is_plain
 from tests.values.generated import form, hashables, values
 from tests.values.kinds import Pair, Point

@@ -19,7 +19,8 @@
     │   │   └── AnnotationError    a value does not fit an annotation of its task
     │   ├── ResultUnavailableError
     │   ├── NodeTimeoutError       a ``TimeoutError`` as well
-    │   └── TaskLostError
+    │   ├── TaskLostError
+    │   └── ItemsChangedError      a generator was executed again, and gave other items
     └── RunError                   a run ended without all results; has those it reached
         ├── NodeFailedError
         ├── RunFailedError
@@ -256,6 +257,10 @@ class NodeTimeoutError(NodeError, TimeoutError):
 
 class TaskLostError(NodeError):
     """A task was sent, and nothing will ever report its result or its error."""
+
+
+class ItemsChangedError(NodeError):
+    """A generator was executed once more, and did not give the items that it had given before."""
 
 
 class RunError(TaskiqFlowError):

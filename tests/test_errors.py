@@ -61,6 +61,7 @@ ATTRIBUTES: list[tuple[type[Exception], dict[str, Any]]] = [
     (errors.ResultUnavailableError, {"task_name": "a"}),
     (errors.NodeTimeoutError, {"task_name": "a", "seconds": 2.5, "waited": True}),
     (errors.TaskLostError, {"task_name": "a"}),
+    (errors.ItemsChangedError, {"task_name": "a"}),
     (errors.RunError, {"results": {"x": 1}, "failures": {}, "skipped": ["b"]}),
     (
         errors.NodeFailedError,

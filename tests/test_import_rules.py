@@ -16,6 +16,7 @@ ROWS = [
     {"errors", "events", "cleanup", "reconnect", "suggestions", "version"},
     {"transport", "processes"},
     {"values"},
+    {"generators"},
     {"dataflow"},
     {"worker", "completion"},
     {"middleware", "journal"},

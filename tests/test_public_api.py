@@ -50,6 +50,7 @@ NAMES = [
     "InputConflictError",
     "InputError",
     "Item",
+    "ItemsChangedError",
     "Join",
     "Journal",
     "JournalError",

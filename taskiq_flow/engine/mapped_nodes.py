@@ -9,7 +9,6 @@ from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from taskiq_flow.cache.key import digest_of
 from taskiq_flow.dataflow.axes import Path, element_name, parted
 from taskiq_flow.dataflow.cells import ABSENT, Cells
 from taskiq_flow.dataflow.element import Element
@@ -24,6 +23,7 @@ from taskiq_flow.errors import NODE_ERRORS, GraphChangedError, OutputShapeError
 from taskiq_flow.events import ElementsKnown, Event, NodeFailure, NodeSkipped
 from taskiq_flow.journal.records import KNOWN, record
 from taskiq_flow.journal.writer import LogWriter
+from taskiq_flow.values.digest import digest_of
 from taskiq_flow.values.isolation import Take
 
 logger = logging.getLogger("taskiq_flow")

@@ -19,7 +19,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 from taskiq import InMemoryBroker, TaskiqDepends
 
-from taskiq_flow.cache.key import cache_key, digest_of
+from taskiq_flow.cache.key import cache_key
+from taskiq_flow.values.digest import digest_of
 from taskiq_flow.values.handle import Reference, ResultHandle
 from taskiq_flow.values.size import is_large
 

@@ -1,0 +1,153 @@
+"""Digests of values and of functions, which are the same in every process."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from types import CodeType, FunctionType
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from taskiq_flow.values.handle import ResultHandle
+
+_BY_THEIR_TEXT = frozenset(
+    {
+        *(type(None), type(...), bool, int, float, complex, str, bytes),
+        *(Decimal, UUID, datetime, date, time, timedelta),
+    }
+)
+"""Types whose values are the same if they are written the same."""
+
+_UNKNOWN = "of which it cannot be told whether another one is the same"
+
+
+def digest_of_parts(parts: Iterable[bytes]) -> str:
+    """32 hexadecimal digits that differ for different parts (BLAKE2b; RFC 7693)."""
+    return hashlib.blake2b(b"".join(map(_framed, parts)), digest_size=16).hexdigest()
+
+
+def digest_of(value: Any) -> bytes:
+    """Eight bytes that differ for different values. Empty if that cannot be told of a value."""
+    try:
+        return hashlib.blake2b(_of(value), digest_size=8).digest()
+    except Exception:  # of a type that is not known, nested too deeply, ...
+        return b""
+
+
+def _of(value: Any) -> bytes:
+    """Bytes that differ for different values, and are the same in every process.
+
+    Dicts and sets are compared without their order. What is passed on of a value counts: all fields
+    of a model, extra and private ones included, and attributes that a subclass adds.
+    """
+    kind = type(value)
+    parts: Iterable[bytes]
+    if kind in _BY_THEIR_TEXT or isinstance(value, PurePath):
+        parts = [repr(value).encode("utf-8", "surrogatepass")]
+    elif isinstance(value, Enum):
+        parts = map(_of, (value.name, value.value))
+    elif isinstance(value, (list, tuple)):
+        parts = map(_of, value)
+    elif isinstance(value, (set, frozenset)):
+        parts = sorted(map(_of, value))
+    elif isinstance(value, dict):
+        pairs = [_joined(b":", [_of(key), _of(part)]) for key, part in value.items()]
+        parts = pairs if isinstance(value, OrderedDict) else sorted(pairs)
+    elif isinstance(value, BaseModel):
+        own = {name: getattr(value, name) for name in kind.model_fields}
+        hidden = (value.__pydantic_extra__, value.__pydantic_private__)
+        parts = [_of(own), *map(_of, hidden if any(hidden) else ())]
+    elif _is_data(value):
+        parts = [_of({field.name: getattr(value, field.name) for field in fields(kind)})]
+    elif inspect.isfunction(value) or inspect.isclass(value):
+        parts = [of_function(value)]
+    else:
+        raise TypeError(f"it is a {kind.__module__}.{kind.__qualname__}, {_UNKNOWN}")
+    added = _added_attributes(value)
+    return _joined(f"{kind.__module__}.{kind.__qualname__}".encode(), [*parts, *added])
+
+
+def _added_attributes(value: Any) -> list[bytes]:
+    """The attributes that an object of a subclass has beyond what its base class holds."""
+    if isinstance(value, (Enum, BaseModel, PurePath, FunctionType, type)):
+        return []
+    own = getattr(type(value), "__dataclass_fields__", ())
+    added = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in own}
+    return [_of(added)] if added else []
+
+
+def of_named(what: str, values: Mapping[Any, Any]) -> bytes:
+    """Bytes that differ for different dicts. Raises ``TypeError``, which says of which value."""
+    parts = []
+    for name, value in values.items():
+        try:
+            parts.append(_joined(b":", [_of(name), _of(value)]))
+        except TypeError as error:
+            raise TypeError(f"{what} {name!r}: {error}") from None
+    return _joined(b"named", sorted(parts))
+
+
+def _is_data(value: Any) -> bool:
+    # A handle says where a value is, not what it is.
+    return is_dataclass(value) and not isinstance(value, (type, ResultHandle))
+
+
+def of_function(function: Callable[..., Any]) -> bytes:
+    """A function's own code, its defaults, and the variables that it has closed over.
+
+    The code of functions that it calls does not count, nor do global variables.
+    """
+    if isinstance(function, functools.partial):
+        made_with = [_of(list(function.args)), _of(function.keywords)]
+        return _joined(b"partial", [of_function(function.func), *made_with])
+    if inspect.ismethod(function):
+        return _joined(b"method", [_of(function.__self__), of_function(function.__func__)])
+    if not inspect.isfunction(function):
+        if inspect.isbuiltin(function) and not inspect.ismodule(function.__self__):
+            return _joined(b"bound", [_of(function.__self__), function.__name__.encode()])
+        if inspect.isclass(function) and "<locals>" in function.__qualname__:
+            raise TypeError(f"it is a class made within a function, {_UNKNOWN}")
+        if inspect.isbuiltin(function) or inspect.isclass(function):
+            return name_of_function(function).encode()
+        return _joined(b"call", [_of(function), of_function(type(function).__call__)])
+    code = function.__code__
+    names, defaults = code.co_varnames[: code.co_argcount], function.__defaults__ or ()
+    by_name = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    made_with = [
+        of_named("the default of", by_name | (function.__kwdefaults__ or {})),
+        of_named("variable", dict(zip(code.co_freevars, cells, strict=True))),
+    ]
+    return _joined(b"function", [_of_code(code), *made_with])
+
+
+def _of_code(code: CodeType) -> bytes:
+    constants = [_of_code(c) if isinstance(c, CodeType) else _of(c) for c in code.co_consts]
+    names = [code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars]
+    counts = [code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags]
+    told = _of([*names, *counts, code.co_code, code.co_exceptiontable])
+    return _joined(b"code", [told, *constants])
+
+
+def name_of_function(function: Any) -> str:
+    """The module and the name of a function, or of the class of another callable."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def _joined(tag: bytes, parts: Iterable[bytes]) -> bytes:
+    return _framed(tag) + _framed(b"".join(map(_framed, parts)))
+
+
+def _framed(part: bytes) -> bytes:
+    return len(part).to_bytes(8, "big") + part
