@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -45,7 +46,8 @@ Path = tuple[int, ...]
 class Node:
     """A node. ``lengths``: of the lists within lists that it returns; none if it returns no list.
 
-    ``map_over``: keys with levels, by factor. ``fails``, ``declines``: out of ten calls, how many
+    ``map_over``: keys with levels, by factor. ``generator``: whether it is one, of the outermost of
+    these lists. ``fails``, ``declines``: out of ten calls, how many
     fail, and for how many its condition is false. ``retries``: whether each call fails once before
     that.
     """
@@ -62,6 +64,8 @@ class Node:
     limit: int | None = None
     flatten: bool = False
     filter: bool = False
+    generator: bool = False
+    window: int = 16
 
     @property
     def mapped(self) -> dict[str, int]:
@@ -83,6 +87,13 @@ class Node:
         if self.filter:
             return self.chance("filter", *args) < 6
         return self._lists(self.lengths, *(zlib.crc32(repr(arg).encode()) for arg in args))
+
+    def made(self, *args: Any) -> tuple[list[Any], bool]:
+        """The items that a generator gives, and whether it fails behind them."""
+        items = self._lists(self.lengths, *(zlib.crc32(repr(arg).encode()) for arg in args))
+        if self.chance("fail", *args) < self.fails:
+            return items[: self.chance("fail at", *args) % (len(items) + 1)], True
+        return items, False
 
     def _lists(self, lengths: Sequence[int], *args: Any) -> Any:
         if not lengths:
@@ -198,6 +209,8 @@ class Sequential:
     elements: dict[str, dict[Path, Outcome]] = field(default_factory=dict)
     uneven: set[str] = field(default_factory=set)
     calls: Counter[str] = field(default_factory=Counter)
+    cut: dict[str, set[Path]] = field(default_factory=dict)  # where a generator has failed
+    items: dict[str, dict[Path, Any]] = field(default_factory=dict)  # of generators
 
     def __post_init__(self) -> None:
         self.shapes = Shapes(self.graph.lists)
@@ -224,8 +237,8 @@ class Sequential:
     def _taken(self, key: str, node: Node) -> Outcome:
         """A key as a node takes it whole. An ``"ended"`` one is given what there is of a list."""
         outcome = self.whole[key]
-        if outcome.ending == "failed" and node.join == "ended" and key in self.elements:
-            return Outcome("failed", self.lists(key))
+        if outcome.ending == "failed" and key in self.elements:
+            return Outcome("failed", self.lists(key) if node.join == "ended" else None)
         return outcome
 
     def _outcome(
@@ -242,6 +255,12 @@ class Sequential:
         if node.declined(*args):
             return SKIPPED
         self.calls[name] += 1 + node.retries
+        if node.generator:
+            items, fails = node.made(*args)
+            path = tuple(map(int, name[len(node.name) + 1 : -1].split(","))) if "[" in name else ()
+            given = self.items.setdefault(node.name, {})
+            given.update({(*path, index): item for index, item in enumerate(items)})
+            return Outcome("failed", items or None) if fails else Outcome("completed", items)
         try:
             value = node.called(*args)
         except BrokenError:
@@ -254,7 +273,7 @@ class Sequential:
     def _map(self, node: Node) -> None:
         axes = self.shapes.keys[node.name].own
         roots = [
-            self.whole[part[0]].ending
+            "completed" if self.whole[part[0]].value is not None else self.whole[part[0]].ending
             for axis in axes
             for part in parts_of(axis)
             if isinstance(part, tuple)
@@ -265,12 +284,16 @@ class Sequential:
             self.whole[node.name] = FAILED if "failed" in roots else SKIPPED
             return
         self.elements[node.name], self.rows[node.name] = {}, set()
+        self.cut[node.name] = set()
         self._walk(node, axes, (), {})
         is_even = all(self._is_even(axis) for axis in axes if isinstance(axis, frozenset))
         if not is_even:
             self.uneven.add(node.name)
         endings = [outcome.ending for outcome in self.elements[node.name].values()]
-        is_whole = is_even and "failed" not in endings
+        if () in self.cut[node.name]:
+            self.uneven.discard(node.name)
+            is_even = True
+        is_whole = is_even and "failed" not in endings and not self.cut[node.name]
         self.whole[node.name] = Outcome("completed", self.lists(node.name)) if is_whole else FAILED
 
     def _walk(self, node: Node, axes: Sequence[Axis], path: Path, place: Place) -> None:
@@ -284,6 +307,8 @@ class Sequential:
         if isinstance(length, Outcome):
             self.elements[node.name][path] = length
             return
+        if self._is_cut(axes[0], place):
+            self.cut[node.name].add(path)
         self.rows[node.name].add(path)
         for index in range(length):
             further = {**place, **dict.fromkeys(parts_of(axes[0]), index)}
@@ -295,7 +320,14 @@ class Sequential:
             return min(length for length in lengths if isinstance(length, int))
         key, depth = axis
         outcome = self._value(key, place, depth - 1)
-        return len(outcome.value) if outcome.ending == "completed" else Outcome(outcome.ending)
+        has_items = outcome.ending == "completed" or outcome.value
+        return len(outcome.value) if has_items else Outcome(outcome.ending)
+
+    def _is_cut(self, axis: Axis, place: Place) -> bool:
+        """Whether a list has ended because the generator that makes it has failed."""
+        if isinstance(axis, frozenset):
+            return any(self._is_cut(part, place) for part in axis)
+        return self._value(axis[0], place, axis[1] - 1).ending == "failed"
 
     def _is_even(self, axis: Axis) -> bool:
         if not isinstance(axis, frozenset):
@@ -311,6 +343,8 @@ class Sequential:
         else:
             outcome = self.whole[key]
         value = outcome.value
+        if depth and outcome.ending == "failed" and value is not None:  # of a generator
+            outcome = Outcome("completed")
         for level in range(1, depth + 1):
             if outcome.ending == "completed":
                 value = value[place[key, level]]
@@ -329,7 +363,9 @@ class Sequential:
         within = {p: o for p, o in self.elements[key].items() if p[: len(path)] == path}
         if path in within:  # there is no list
             return Outcome(within[path].ending)
-        failed = any(outcome.ending == "failed" for outcome in within.values())
+        failed = any(outcome.ending == "failed" for outcome in within.values()) or any(
+            cut[: len(path)] == path for cut in self.cut[key]
+        )
         if failed and node.join != "ended":
             return FAILED
         return Outcome("failed" if failed else "completed", self.lists(key, path))
@@ -346,24 +382,29 @@ class Sequential:
 
     def _lists(self, node: Node, path: Path, sizes: Sequence[int], *, shown: bool) -> list[Any]:
         found: list[Any] = []
-        for inner in self._paths(node, path, sizes[0]):
+        stops = self.cut[node.name] - {()} if shown else set[Path]()
+        for inner in self._paths(node, path, sizes[0], stops):
             outcome = self.elements[node.name].get(inner)
-            if outcome is None:
+            if inner in stops:
+                found.append("failed")
+            elif outcome is None:
                 found.append(self._lists(node, inner, sizes[1:], shown=shown))
-            elif outcome.ending == "completed":
+            elif outcome.ending == "completed" or (outcome.value is not None and not shown):
                 found += outcome.value if node.flatten and len(sizes) == 1 else [outcome.value]
             elif outcome.ending == "failed" and shown:
                 found.append("failed")
         return found
 
-    def _paths(self, node: Node, path: Path, size: int) -> list[Path]:
+    def _paths(self, node: Node, path: Path, size: int, stops: set[Path]) -> list[Path]:
         """The paths that are longer by so many positions, and shorter ones that lead nowhere."""
-        if not size or path in self.elements[node.name]:
+        if not size or path in self.elements[node.name] or path in stops:
             return [path]
         known = (*self.elements[node.name], *self.rows[node.name])
         depth = len(path)
         steps = {p[: depth + 1] for p in known if len(p) > depth and p[:depth] == path}
-        return [inner for step in sorted(steps) for inner in self._paths(node, step, size - 1)]
+        return [
+            inner for step in sorted(steps) for inner in self._paths(node, step, size - 1, stops)
+        ]
 
 
 def named(name: str, path: Path) -> str:
@@ -392,6 +433,7 @@ class Stage:
                 flatten=node.flatten,
                 filter=node.filter,
                 max_parallel=node.limit,
+                window=node.window if node.generator else None,
                 join=node.join,
                 when=self._condition(node) if node.declines else None,
                 retry=2 if node.retries else None,
@@ -402,31 +444,61 @@ class Stage:
                 dag.add_edge(other, node.name)
         return dag
 
-    def _task(self, node: Node) -> Callable[..., Any]:
+    def _task(self, node: Node) -> Callable[..., Any]:  # noqa: C901 - one function per kind
         names = [f"p{number}" for number in range(len(node.keys))]
 
-        async def called(context: Context, *args: Any) -> Any:
-            attempt = int(context.message.task_id.split(":")[-1].partition(".")[0])
-            call = node.name, repr(args)
-            self.calls[call] += 1
+        @contextmanager
+        def running(args: Sequence[Any]) -> Iterator[None]:
+            self.calls[node.name, repr(args)] += 1
             for name in (node.name, "all"):
                 self.running[name] += 1
                 self.most[name] = max(self.most[name], self.running[name])
             try:
+                yield
+            finally:
+                for name in (node.name, "all"):
+                    self.running[name] -= 1
+
+        async def called(context: Context, *args: Any) -> Any:
+            attempt = attempt_of(context)
+            with running(args):
                 if delay := node.chance("delay", attempt, *args) % 4:
                     await asyncio.sleep(delay)
                 if node.retries and attempt == 1:
                     raise BrokenError(f"{node.name}, the first time")
                 return node.called(*args)
-            finally:
-                for name in (node.name, "all"):
-                    self.running[name] -= 1
+
+        async def generated(context: Context, *args: Any) -> AsyncIterator[Any]:
+            attempt = attempt_of(context)
+            self.calls[node.name, repr(args)] += 1
+            items, fails = node.made(*args)
+            fails_first = node.retries and attempt == 1
+            for number, item in enumerate(items):
+                if delay := node.chance("delay", attempt, number, *args) % 3:
+                    await asyncio.sleep(delay)
+                if fails_first and number == node.chance("first time", *args) % len(items):
+                    raise BrokenError(f"{node.name}, the first time")
+                yield item
+            if fails or fails_first:
+                raise BrokenError(node.name)
 
         # A signature of its own, as every parameter has a name and a default.
         parameters = ", ".join([*(f"{name}={MISSING!r}" for name in names), "context=depends"])
         arguments = ", ".join(["context", *names])
-        space: dict[str, Any] = {"called": called, "depends": TaskiqDepends(Context)}
+        space: dict[str, Any] = {
+            "called": called,
+            "generated": generated,
+            "closing": aclosing,
+            "depends": TaskiqDepends(Context),
+        }
         code = f"async def task({parameters}):\n    return await called({arguments})"
+        if node.generator:
+            code = (
+                f"async def task({parameters}):\n"
+                f"    async with closing(generated({arguments})) as items:\n"
+                "        async for item in items:\n"
+                "            yield item"
+            )
         exec(code, space)  # noqa: S102 - of names that are made here
         task: Callable[..., Any] = space["task"]
         return task
@@ -439,6 +511,11 @@ class Stage:
         code = f"def condition({key}={MISSING!r}):\n    return wanted({key})"
         exec(code, space)  # noqa: S102 - of a name that is made here
         return space["condition"]
+
+
+def attempt_of(context: Context) -> int:
+    """The number of the attempt that is executed."""
+    return int(context.message.task_id.split(":")[-1].partition(".")[0])
 
 
 def map_over_of(node: Node) -> Any:
@@ -494,6 +571,7 @@ def nodes_of(draw: st.DrawFn, name: str, shapes: Shapes, nodes: Sequence[Node]) 
         draw(st.lists(st.sampled_from([node.name for node in nodes]), max_size=1)) if nodes else []
     )
     gives = draw(st.sampled_from(["value", "list", "lists", "flatten", "filter"]))
+    is_generator = gives in ("list", "lists", "flatten") and draw(st.booleans())
     if gives in ("flatten", "filter") and (not mapped or (gives == "filter" and len(mapped) > 1)):
         gives = "list"
     deep = {"value": 0, "filter": 0, "lists": 2}.get(gives, 1)
@@ -510,4 +588,6 @@ def nodes_of(draw: st.DrawFn, name: str, shapes: Shapes, nodes: Sequence[Node]) 
         draw(st.none() | st.integers(1, 3)) if mapped else None,
         gives == "flatten",
         gives == "filter",
+        is_generator and (gives != "flatten" or bool(mapped)),
+        draw(st.integers(1, 3)),
     )

@@ -172,7 +172,8 @@ def check_values(seen: Seen, expected: Sequential, on_error: OnError, items: Ite
         name, outcome = node.name, expected.whole[node.name]
         if name not in seen.values:
             ended_early = on_error == "raise" and seen.error is not None
-            only_items = bool(node.map_over) and items == "only" and name not in expected.uneven
+            has_items = bool(node.map_over) or node.generator
+            only_items = has_items and items == "only" and name not in expected.uneven
             never = on_error != "collect" and outcome.ending != "completed"
             assert ended_early or only_items or never, name
             continue
@@ -184,7 +185,17 @@ def check_values(seen: Seen, expected: Sequential, on_error: OnError, items: Ite
 
 
 def check_items(seen: Seen, expected: Sequential, on_error: OnError, items: Items) -> None:
+    generators = {node.name for node in seen.stage.graph.nodes if node.generator}
+    for name in generators & seen.items.keys():
+        own = expected.elements.get(name, {})
+        broken = {} if on_error != "collect" else own
+        assert {index: same(value) for index, value in seen.items[name].items()} == {
+            **{index_of(path): item for path, item in expected.items.get(name, {}).items()},
+            **{index_of(p): o.ending for p, o in broken.items() if o.ending != "completed"},
+        }
     for name, outcomes in expected.elements.items():
+        if name in generators:
+            continue
         given = seen.items.get(name, {})
         if not items:
             assert not given

@@ -259,7 +259,7 @@ class ExecutionEngine:
                         outputs=wanted,
                         items=items,
                     )
-            spec = replace(self._planner.spec(given, wanted), items=items)
+            spec = self._planner.spec(given, wanted, items)
             log = self._runs.new_log(name, spec.inputs, wanted)
             return await self._starter.begin(
                 listeners, name, spec, log, is_named=run_id is not None
@@ -299,7 +299,7 @@ class ExecutionEngine:
         name = id_or_new("run_id", run_id)
         check_items(items)
         check_readable(self._broker)
-        spec = replace(self._planner.spec(inputs, wanted), items=items)
+        spec = self._planner.spec(inputs, wanted, items)
         log = self._runs.new_log(name, spec.inputs, wanted)
         begin = partial(
             self._starter.begin, run_id=name, spec=spec, log=log, is_named=run_id is not None
@@ -382,8 +382,8 @@ class ExecutionEngine:
         held = HeldBack()
 
         async def begin(listeners: Sequence[Listener]) -> Run[Any]:
-            spec = self._planner.spec_of_many(Source(source, limit), wanted)
-            spec = replace(spec, items=items, ahead=held)
+            spec = self._planner.spec_of_many(Source(source, limit), wanted, items)
+            spec = replace(spec, ahead=held)
             return await self._starter.begin(
                 listeners, name, spec, None, is_named=run_id is not None
             )

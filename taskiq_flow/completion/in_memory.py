@@ -28,10 +28,12 @@ from taskiq.brokers.inmemory_broker import InmemoryResultBackend
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.errors import ConfigurationError, TaskLostError, describe
+from taskiq_flow.generators.grant import Grant
+from taskiq_flow.generators.here import SinkHere
 from taskiq_flow.processes.in_process import begins_at_once, when_begun
 from taskiq_flow.values.call import Call, present
 from taskiq_flow.values.handle import Reference, ResultHandle
-from taskiq_flow.values.isolation import isolated
+from taskiq_flow.values.isolation import Isolation, Take, isolated
 from taskiq_flow.values.references import refers
 from taskiq_flow.values.results import failed
 
@@ -63,6 +65,7 @@ class Execution:
     tells_begin = False
     worker: asyncio.Task[Any] | None = None  # runs the newest attempt
     call: Call | None = None  # what the task is executed with
+    sink: SinkHere | None = None  # of a generator whose items are taken one by one
     superseded: frozenset[asyncio.Task[Any] | None] = frozenset()  # ran attempts sent again
 
     def __init__(self, task_id: str, in_flight: InFlight, completions: InMemoryCompletions) -> None:
@@ -72,6 +75,8 @@ class Execution:
 
     def revoke(self) -> None:
         """Cancel the task, or keep it from running."""
+        if self.sink is not None:
+            self.sink.close()
         # Once only: a second cancellation would cut short what a task does on the first.
         if self.worker is not None and not self.revoked:
             self.worker.cancel()
@@ -230,12 +235,19 @@ class InMemoryHooks(TaskiqMiddleware):
 class InMemoryCompletions:
     """The completions of one run on an ``InMemoryBroker``.
 
-    ``limit``: bytes above which the run is given a handle instead of the value.
+    ``limit``: bytes above which the run is given a handle instead of the value. ``isolation``:
+    makes what takes the items of one generator.
     """
 
     tells_begin = True
 
-    def __init__(self, broker: InMemoryBroker, run_id: str, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        broker: InMemoryBroker,
+        run_id: str,
+        limit: int | None = None,
+        isolation: Callable[[], Take] = Isolation,
+    ) -> None:
         self._hooks = hooks = InMemoryHooks.of(broker)
         if run_id in hooks.run_ids:
             raise ConfigurationError(
@@ -245,6 +257,7 @@ class InMemoryCompletions:
         # A subclass's own ``kick`` may delay a task for any time.
         self._begins_at_once = type(broker).kick is InMemoryBroker.kick
         self._run_id = run_id
+        self._isolation = isolation
         self._executions = hooks.executions
         self.expected: dict[str, Execution] = {}
         self.limit = limit
@@ -259,12 +272,21 @@ class InMemoryCompletions:
         queue: str | None,
         *,
         tell_begin: bool = False,
+        grant: Grant | None = None,
     ) -> None:
         """Watch for a task. Its result is taken as it is, whatever it is annotated with."""
         execution = Execution(task_id, in_flight, self)
+        if grant is not None:
+            execution.sink = SinkHere(task_id, in_flight, grant, self._isolation())
         if tell_begin:
             execution.tells_begin = True
         self._executions[task_id] = self.expected[task_id] = execution
+
+    def grant(self, task_id: str, grant: Grant) -> None:
+        """Let a generator make more items."""
+        execution = self.expected.get(task_id)
+        if execution is not None and execution.sink is not None:
+            execution.sink.grant_more(grant)
 
     def forget(self, task_id: str) -> bool:
         """Stop watching for a task whose sending has failed. It is cancelled if it runs anyway.

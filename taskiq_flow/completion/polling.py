@@ -10,6 +10,7 @@ from taskiq import AsyncBroker
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.completion.reading import ResultReader
+from taskiq_flow.generators.grant import Grant
 from taskiq_flow.values.results import restored
 
 SHORTEST_INTERVAL = 0.005
@@ -41,12 +42,16 @@ class PollingCompletions:
         queue: str | None,
         *,
         tell_begin: bool = False,
+        grant: Grant | None = None,
     ) -> None:
         """Watch for a task; its result is parsed as its annotation says, as taskiq does."""
         self._expected[task_id] = in_flight, return_type
         self._interval = SHORTEST_INTERVAL
         if self._poller is None:
             self._poller = asyncio.get_running_loop().create_task(self._poll())
+
+    def grant(self, task_id: str, grant: Grant) -> None:
+        """No task is a generator whose items are taken one by one."""
 
     def forget(self, task_id: str) -> bool:
         """Stop watching for a task."""

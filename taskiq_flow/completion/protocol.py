@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from taskiq import TaskiqResult
+
+from taskiq_flow.generators.grant import Grant
 
 
 class InFlight(Protocol):
@@ -25,6 +28,12 @@ class InFlight(Protocol):
     def interrupted(self, error: BaseException) -> None:
         """``KeyboardInterrupt`` or ``SystemExit`` was raised in this process while the task ran."""
 
+    def items(self, task_id: str, first: int, items: Sequence[Any], digest: bytes) -> None:
+        """The task is a generator, and has given items. They come in order, each once.
+
+        ``first``: the index of the first of them; ``digest``: of all up to the last of them.
+        """
+
 
 class Completions(Protocol):
     """The completions of one run's tasks."""
@@ -40,12 +49,18 @@ class Completions(Protocol):
         queue: str | None,
         *,
         tell_begin: bool = False,
+        grant: Grant | None = None,
     ) -> None:
         """Watch for a task that is about to be sent and returns ``return_type``.
 
         ``queue``: where it is sent to, ``None`` for the broker's own. ``tell_begin``: whether
         ``in_flight`` is to be told when the task begins, as its ``BEGIN_LABEL`` says to workers.
+        ``grant``: of a generator whose items are given to ``in_flight`` one by one. The result is
+        their number then.
         """
+
+    def grant(self, task_id: str, grant: Grant) -> None:
+        """Tell a generator what the run has of its items, and how many it may make."""
 
     def forget(self, task_id: str) -> bool:
         """Stop watching for a task whose sending has failed. Returns whether it was unsettled."""

@@ -10,6 +10,7 @@ from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.inbox import Inbox, OuterTask, Watch
 from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.errors import ConfigurationError
+from taskiq_flow.generators.grant import Grant
 from taskiq_flow.reconnect import retry_through_outage, text_of
 from taskiq_flow.transport.notice import ReplyTo
 from taskiq_flow.values.arguments import StoredArguments
@@ -64,6 +65,7 @@ class PushedCompletions:
         queue: str | None,
         *,
         tell_begin: bool = False,
+        grant: Grant | None = None,
     ) -> None:
         """Watch for a task, sent to a queue of that name or to the broker's own."""
         watch = Watch(
@@ -77,6 +79,9 @@ class PushedCompletions:
             arguments=self._arguments,
         )
         self._inbox.watch(task_id, watch)
+
+    def grant(self, task_id: str, grant: Grant) -> None:
+        """No task is a generator whose items are taken one by one."""
 
     def forget(self, task_id: str) -> bool:
         """Stop watching for a task that could not be sent."""

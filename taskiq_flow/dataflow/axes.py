@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import TypeAlias, Union
 
+from taskiq_flow.dataflow.items import ItemsNode, Opening
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.errors import BindingError, GraphError
 from taskiq_flow.suggestions import did_you_mean
@@ -112,7 +113,8 @@ class ElementPlan:
     levels of lists within its value are mapped over; ``levels``: how many levels of lists the
     elements of its node make. ``predecessors``, ``successors``: the edges between nodes as wholes.
     A mapped node waits only for the lists of its axes there; for its other dependencies, its
-    elements wait.
+    elements wait. ``generators``: nodes whose items are taken while they run, with what stands for
+    them elsewhere. ``openings``: of those that run once.
     """
 
     mapped: dict[DAGNode, MappedNode]
@@ -120,8 +122,10 @@ class ElementPlan:
     gathered: frozenset[str]
     depths: dict[str, int]
     levels: dict[str, int]
-    predecessors: dict[DAGNode, list[DAGNode]]
-    successors: dict[DAGNode, list[DAGNode]]
+    predecessors: dict[DAGNode | Opening, list[DAGNode | Opening]]
+    successors: dict[DAGNode | Opening, list[DAGNode | Opening]]
+    generators: dict[DAGNode, ItemsNode]
+    openings: dict[DAGNode, Opening]
 
     def lists(self) -> set[str]:
         """The keys of all lists that are mapped over and that no mapped node gives."""
@@ -166,32 +170,42 @@ def element_plan(
     orderings: Mapping[DAGNode, Iterable[DAGNode]],
     producers: Mapping[str, DAGNode],
     failed_nodes: Mapping[str, DAGNode],
+    *,
+    all_items: bool,
 ) -> ElementPlan | None:
     """The plan of a graph's mapped nodes; ``None`` if it has none.
 
     ``order``: all nodes, each after its dependencies. ``failed_nodes``: by the keys under which
-    their failures are taken. Raises ``GraphError`` for a name that an element could have, and for
-    keys that cannot be mapped over together.
+    their failures are taken. ``all_items``: whether the items of all generators are asked for, not
+    only of those that are mapped over.
+
+    Raises ``GraphError`` for a name that an element could have, and for keys that cannot be mapped
+    over together.
     """
-    if not any(node.map_over for node in order):
+    has_ended = any(node.join == "ended" for node in order)
+    if not any(
+        node.map_over or _may_give_items(node, all_items=all_items or has_ended) for node in order
+    ):
         return None
     _check_names(order)
-    planning = _Planning(producers, failed_nodes)
-    edges: dict[DAGNode, list[DAGNode]] = {}
+    planning = _Planning(order, producers, failed_nodes, all_items=all_items)
+    edges: dict[DAGNode | Opening, list[DAGNode | Opening]] = {}
     for node in order:
-        before = predecessors.get(node, ())
         if not node.map_over:
+            before = list(map(planning.in_place_of, predecessors.get(node, ())))
             planning.add_plain(node, before)
             if before:
-                edges[node] = list(before)
-            continue
-        mapped = planning.add_mapped(node, orderings.get(node, ()))
-        if sources := dict.fromkeys(producers[key] for key in mapped.lists if key in producers):
-            edges[node] = list(sources)
-    successors: dict[DAGNode, list[DAGNode]] = {}
-    for node, others in edges.items():
+                edges[node] = [*before]
+        else:
+            planning.add_mapped(node, map(planning.in_place_of, orderings.get(node, ())))
+    for mapped in planning.mapped.values():
+        makers = [maker for key in mapped.lists if (maker := planning.maker(key)) is not None]
+        if makers:
+            edges[mapped.node] = list(dict.fromkeys(makers))
+    successors: dict[DAGNode | Opening, list[DAGNode | Opening]] = {}
+    for after, others in edges.items():
         for other in others:
-            successors.setdefault(other, []).append(node)
+            successors.setdefault(other, []).append(after)
     planning.finish()
     return ElementPlan(
         planning.mapped,
@@ -201,6 +215,8 @@ def element_plan(
         {key: len(known.levels) for key, known in planning.keys.items()},
         edges,
         successors,
+        planning.generators,
+        planning.openings,
     )
 
 
@@ -252,14 +268,29 @@ class _Planning:
     """
 
     def __init__(
-        self, producers: Mapping[str, DAGNode], failed_nodes: Mapping[str, DAGNode]
+        self,
+        nodes: Iterable[DAGNode],
+        producers: Mapping[str, DAGNode],
+        failed_nodes: Mapping[str, DAGNode],
+        *,
+        all_items: bool,
     ) -> None:
         self.mapped: dict[DAGNode, MappedNode] = {}
         self.groups: list[GroupPlan] = []
         self.gathered: set[str] = set()
         self.depths: dict[str, int] = {}
         self.keys: dict[str, _Key] = {}
-        self._producers = producers
+        self.generators: dict[DAGNode, ItemsNode] = {}
+        self.openings: dict[DAGNode, Opening] = {}
+        self._all_items = all_items
+        self._deepest: dict[str, int] = {}  # by key: how many levels of it are mapped over
+        self._taken_when_ended: set[str] = set()
+        for node in nodes:
+            if node.join == "ended":
+                self._taken_when_ended.update(node.required_keys, node.optional_keys)
+            for key, levels in node.map_over.items():
+                self._deepest[key] = max(levels, self._deepest.get(key, 0))
+        self._producers = dict(producers)
         self._failed_nodes = failed_nodes
         self._edges: list[_Edges] = []  # by group
         self._behind: dict[DAGNode, set[int]] = {}  # by plain node: the groups before it
@@ -270,6 +301,44 @@ class _Planning:
         if behind := self._groups_of(before):
             self._behind[node] = behind
         self._note_gathered(node)
+        if self._is_taken_by_items(node, 0):
+            self.openings[node] = Opening(node)
+            self._add_items(node, (), ())
+
+    def _is_taken_by_items(self, node: DAGNode, levels: int) -> bool:
+        """Whether somebody takes the items of a generator.
+
+        ``levels``: how many levels of lists the node's elements make.
+        """
+        if not node.gives_items:
+            return False
+        levels += not node.flatten
+        is_mapped_over = any(self._deepest.get(key, 0) >= levels for key in node.outputs)
+        is_taken_in_part = not self._taken_when_ended.isdisjoint(node.outputs)
+        return (
+            is_mapped_over or is_taken_in_part or _may_give_items(node, all_items=self._all_items)
+        )
+
+    def _add_items(self, node: DAGNode, axes: tuple[Axis, ...], levels: Levels) -> None:
+        """The items of a generator are elements. They are let in as its row grows."""
+        key = f"items of {node.task_name}"
+        while key in self._deepest or key in self._producers:
+            key += "_"
+        items = self.generators[node] = ItemsNode(node, key, len(levels) + 1)
+        self._producers[key] = node
+        self.keys[key] = _Key(key, node if node.map_over else None, axes, levels)
+        self._around[key, 1] = axes
+        self.add_mapped(items, ())
+        self._producers.update(dict.fromkeys(node.outputs, items))
+
+    def in_place_of(self, node: DAGNode) -> DAGNode:
+        """The node for which others wait that wait for this one."""
+        return self.generators.get(node, node)
+
+    def maker(self, key: str) -> DAGNode | Opening | None:
+        """What a list is there with, that no mapped node gives; ``None`` for an input."""
+        node = self._producers.get(key)
+        return None if node is None else self.openings.get(node, node)
 
     def add_mapped(self, node: DAGNode, orderings: Iterable[DAGNode]) -> MappedNode:
         """A mapped node. ``orderings``: nodes that it only waits for."""
@@ -279,9 +348,11 @@ class _Planning:
         for key in whole_keys:
             other = self._producers.get(key, self._failed_nodes.get(key))
             if other is not None:
-                whole[other] = None
+                whole[self.in_place_of(other)] = None
         factors = [self._zipped(node, list(keys)) for keys in node.factors]
         levels = tuple(level for factor in factors for level in factor)
+        if isinstance(node, ItemsNode) and node.joins:
+            levels = (*levels[:-2], (*levels[-2], *levels[-1]))
         axes = joined(levels)
         _check_apart(map(joined, factors), _same_list(node))
         taken = tuple(self._taken(key, count, axes) for key, count in node.map_over.items())
@@ -302,6 +373,9 @@ class _Planning:
         self.mapped[node] = mapped
         self.groups[mapped.group].members.append(mapped)
         self._note_gathered(node)
+        if self._is_taken_by_items(node, len(levels)):
+            self._add_items(node, axes, levels)
+            return mapped
         for key in node.outputs:
             self.keys[key] = _Key(
                 key, node, axes, _flattened(levels, key) if node.flatten else levels
@@ -467,6 +541,14 @@ class _Planning:
             pending += [(other, depth) for other in more.aligned]
             pending += [(other, 0) for other in more.positions]
         return set(depths)
+
+
+def _may_give_items(node: DAGNode, *, all_items: bool) -> bool:
+    """Whether a generator gives its items one by one also if no node maps over them.
+
+    Each item is split if there are several outputs.
+    """
+    return node.gives_items and (all_items or len(node.outputs) > 1)
 
 
 def joined(levels: Levels) -> tuple[Axis, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -353,6 +354,19 @@ def _with_given(
 def original_function(task: Task) -> Callable[..., Any]:
     """The callable that a task wraps, or the callable itself."""
     return unwrapped(task.original_func) if isinstance(task, AsyncTaskiqDecoratedTask) else task
+
+
+def is_generator_function(function: Callable[..., Any]) -> bool:
+    """Whether a callable is a generator function, sync or async."""
+    called = called_function(function)
+    return inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called)
+
+
+def called_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that is executed when a callable is called."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
 
 
 _Parameters: TypeAlias = tuple[tuple[Parameter, ...], frozenset[str]]

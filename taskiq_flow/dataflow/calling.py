@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
-from taskiq_flow.dataflow.binding import signature_of
+from taskiq_flow.dataflow.binding import called_function, is_generator_function, signature_of
 from taskiq_flow.dataflow.node import default_name
 from taskiq_flow.values.call import Calling
 from taskiq_flow.values.fitting import Signature
@@ -19,15 +18,9 @@ def calling_of(function: Callable[..., Any], *, converts: bool = True) -> Callin
     gives_items = inspect.isgeneratorfunction(called)
     if not converts:
         return Calling(None, gives_items=gives_items)
-    is_generator = gives_items or inspect.isasyncgenfunction(called)
     signature = Signature(
-        default_name(function), signature_of(function), returns_items=is_generator
+        default_name(function),
+        signature_of(function),
+        returns_items=is_generator_function(function),
     )
     return Calling(signature, gives_items=gives_items)
-
-
-def called_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that is executed when a callable is called."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function if inspect.isroutine(function) else type(function).__call__

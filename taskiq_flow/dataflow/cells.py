@@ -76,7 +76,7 @@ class Cells:
         return [] if row is ABSENT else _lists(row, sizes, joins=joins)
 
     def merged(self, other: Cells, depth: int) -> Cells:
-        """These values, and at other places those of ``other``, which may stand for whole rows."""
+        """These values, and those of ``other``, which may stand in the place of whole rows."""
         cells = Cells()
         cells._root = _merged(self._root, other._root, depth)
         return cells
@@ -117,8 +117,9 @@ def _is_joined(value: Any) -> bool:
 
 
 def _merged(row: _Row, other: _Row, depth: int) -> _Row:
-    merged = {**other, **row}
+    merged = {**row, **other}
     if depth > 1:
         for index in row.keys() & other.keys():
-            merged[index] = _merged(row[index], other[index], depth - 1)
+            if isinstance(other[index], dict):
+                merged[index] = _merged(row[index], other[index], depth - 1)
     return merged

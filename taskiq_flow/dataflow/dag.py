@@ -45,7 +45,7 @@ class Plan:
     ``optional``: external input key → the first node that takes it; a run must be given the
     required keys and may be given the optional ones. ``failure_keys``: the key ``"NAME.failures"``
     of each node whose failures are an input of another one. ``elements``: how nodes map; ``None``
-    if none does.
+    if none does. ``by_items``: the same, where the items of all generators are asked for.
     """
 
     order: list[DAGNode]
@@ -56,13 +56,14 @@ class Plan:
     optional: dict[str, DAGNode]
     failure_keys: list[str]
     elements: ElementPlan | None
+    by_items: ElementPlan | None
 
     def node_of(self, name: str) -> str:
         """The name of the node to which an element's name belongs; other names are their own."""
         owner = node_name(name)
-        if self.elements is None or owner == name:
+        if self.by_items is None or owner == name:
             return name
-        return owner if any(owner == node.task_name for node in self.elements.mapped) else name
+        return owner if any(owner == node.task_name for node in self.by_items.mapped) else name
 
     def joins(self) -> dict[DAGNode, Join]:
         """The join rules other than ``"all"``. Those of mapped nodes hold for their elements."""
@@ -329,11 +330,16 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
         for other in before:
             successors.setdefault(other, []).append(node)
     order = _topological_order(nodes, predecessors, successors)
-    elements = element_plan(order, predecessors, orderings, producers, failed_nodes)
+    elements, by_items = (
+        element_plan(order, predecessors, orderings, producers, failed_nodes, all_items=all_items)
+        for all_items in (False, True)
+    )
     for node in nodes:
         _check_may_start(node, producers, elements)
     keys = list(failed_nodes)
-    return Plan(order, predecessors, successors, producers, required, optional, keys, elements)
+    return Plan(
+        order, predecessors, successors, producers, required, optional, keys, elements, by_items
+    )
 
 
 def _check_may_start(
@@ -345,7 +351,7 @@ def _check_may_start(
     taken = () if elements is None or not node.map_over else elements.mapped[node].taken
     never_missing = {each.key for each in taken if each.is_listed}  # there is no element then
     for key in node.required_keys:
-        may_be_missing = key in producers and not producers[key].gives_inputs
+        may_be_missing = key in producers and producers[key].given_key is None
         if may_be_missing and key not in never_missing and key not in node.waits_for:
             raise BindingError(
                 f"node {node.task_name!r} has join={node.join!r} and may start without {key!r}; "

@@ -22,6 +22,8 @@ from taskiq_flow.dataflow.axes import (
 from taskiq_flow.dataflow.cells import ABSENT, Cells
 from taskiq_flow.dataflow.element import Element, Gathering, Unreached
 from taskiq_flow.dataflow.groups import Cursor, Gathers, Group, Groups, Mapped, Taking, Within
+from taskiq_flow.dataflow.growing import GrowingRows
+from taskiq_flow.dataflow.items import ItemsNode, Opening
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, Join, ReadySet
 from taskiq_flow.dataflow.rows import Row, Source, Zipped, not_lists
@@ -44,14 +46,20 @@ class Caller(Protocol):
     def known(self, node: DAGNode, within: Path, count: int) -> None:
         """It is known how many elements a node has within a path."""
 
-    def gathered(self, node: DAGNode, *, is_whole: bool) -> None:
-        """All elements of a node have ended. ``is_whole``: none is missing because of a failure."""
+    def gathered(self, node: DAGNode, *, is_whole: bool, is_cut: bool) -> None:
+        """All elements of a node have ended. ``is_whole``: none is missing because of a failure.
+
+        ``is_cut``: further ones are, as a generator has failed whose items it maps over.
+        """
 
     def gathered_within(self, name: str) -> None:
         """Elements within a path have ended, and some of them have failed."""
 
     def listed(self, element: Element, *, is_whole: bool) -> None:
         """All elements within a path have ended, of which the reader is given the list."""
+
+    def cut(self, element: Unreached) -> None:
+        """All elements within a path have ended. Others are missing, as a generator has failed."""
 
     def position_ended(self, path: Path) -> None:
         """All that is at a path has ended, where the reader is given lists."""
@@ -78,7 +86,7 @@ class Elements:
     ``sources``: by key, the inputs of the run that are read while it goes on. ``take``: makes of
     such a value one that its source does not change any more. ``limit``: how many nodes may run at
     once. ``lists_at``: how many positions lead to the lists that the reader is given; ``None`` if
-    it is given none.
+    it is given none. ``items``: whether the reader is given elements.
     """
 
     def __init__(
@@ -93,8 +101,10 @@ class Elements:
         take: Take,
         limit: int | None,
         lists_at: int | None,
+        items: bool,
     ) -> None:
         self._plan = plan
+        self._are_items_read = items
         self._ready = ready
         self._caller = caller
         self._lists_at = lists_at
@@ -114,6 +124,7 @@ class Elements:
         self._rows: dict[Axis, dict[Path, Row | Zipped]] = {axis: {} for axis in groups.axes}
         for key, source in sources.items():
             self._rows[key, 1][()] = Row.of_source(source, take)
+        self._passed_on = [group for group in self._groups if not group.is_taken]
         self._zips = any(planned.zips for planned in plan.mapped.values())
         self._roots = [n for n, group in enumerate(self._groups) if group.depth == 1]
         self._readers = {
@@ -126,6 +137,11 @@ class Elements:
             for number in readers:
                 if all(number in (n, *plan.groups[n].held_by) for n in users):
                     self._groups[number].sources.append(key)
+        self._growing = {
+            node: GrowingRows(node, plan, groups, self._rows[items.given_key, 1])
+            for node, items in plan.generators.items()
+        }
+        self._opening: dict[DAGNode, Opening] = {}  # by generator, where nodes wait for it
         self._parked: dict[tuple[Axis, Path], list[tuple[Group, Path]]] = {}
         self._gathered = 0  # mapped nodes whose elements have all ended
         self.has_more = False
@@ -134,6 +150,85 @@ class Elements:
         """Whether nothing more is to be read or let in."""
         self.waits_for_reader = False
         """Whether more would be let in if the reader had read more."""
+
+    # Items of generators
+
+    def take_items(self, node: Any, items: Iterable[Any]) -> None:
+        """A generator, or an element of one, has given more items. Its row begins with the first.
+
+        Each item is one that the generator does not change any more.
+        """
+        growing, path = self._growing_row(node)
+        is_new = path not in growing.rows
+        row = growing.begun(path)
+        for item in items:
+            row.append(item)
+        if is_new:
+            self._begin_row(growing, path)
+        if self._zips:  # another list has ended, perhaps, and this one goes on
+            self._check_roots()
+
+    def lead(self, node: Any) -> float:
+        """How many items a generator may still make now."""
+        growing, path = self._growing_row(node)
+        unread = self._caller.unread() if self._are_items_read else None
+        lead = growing.lead(path, unread)
+        if lead <= 0 and unread:
+            self.waits_for_reader = True
+        return lead
+
+    def drop_item(self, element: Element) -> None:
+        """An item has become an element: its row need not have it any more."""
+        growing = self._growing[self._generator_of(element)]
+        growing.begun(element.path[:-1]).drop(element.path[-1])
+
+    def _generator_of(self, element: Element) -> DAGNode:
+        node = element.node
+        if not isinstance(node, ItemsNode):
+            raise TypeError(f"{element!r} is no item")
+        return node.generator
+
+    def _growing_row(self, node: Any) -> tuple[GrowingRows, Path]:
+        if isinstance(node, Element):
+            return self._growing[node.node], node.path
+        return self._growing[node], ()
+
+    def _begin_row(self, growing: GrowingRows, path: Path) -> None:
+        self._unpark(growing.axis, path)
+        if growing.node in self._opening:
+            self._settle_opening(self._opening.pop(growing.node), COMPLETED)
+
+    def _end_row(self, node: Any, outcome: int) -> None:
+        """A generator has ended. There is no row if it has failed before its first item."""
+        growing, path = self._growing_row(node)
+        if outcome == COMPLETED and path not in growing.rows:
+            growing.begun(path)
+            self._begin_row(growing, path)
+        if path in growing.rows:
+            growing.end(path, is_cut=outcome != COMPLETED)
+            if not path:
+                self._check_roots()
+            for group, prefix in growing.readers_at(path):
+                if group.cursors[prefix].next == group.cursors[prefix].row.length:
+                    del group.cursors[prefix]
+                for mapped in group.tree:
+                    self._check(mapped, prefix)
+        elif growing.node in self._opening:
+            self._settle_opening(self._opening.pop(growing.node), outcome)
+
+    def _wait_for_row(self, opening: Opening) -> None:
+        """Nodes map over the items of a generator: their row begins now, or later."""
+        node = opening.generator
+        self._ready.suspend(opening)
+        if () in self._growing[node].rows:
+            self._settle_opening(opening, COMPLETED)
+        elif self._ready.has_ended(node):
+            self._settle_opening(opening, self._ready.outcome(node))
+        else:
+            self._opening[node] = opening
+
+    def _settle_opening(self, opening: Opening, outcome: int) -> None:
+        self._caller.skip(self._ready.end(opening, outcome))
 
     # Lists
 
@@ -366,10 +461,16 @@ class Elements:
             elif node in self._mapped:
                 self._ready.suspend(node)
                 self._open(self._mapped[node])
+            elif isinstance(node, Opening):
+                self._wait_for_row(node)
             else:
                 return node
         self.has_more = True
         return None
+
+    def generator_ended(self, node: DAGNode) -> None:
+        """A generator that runs once has ended, and the ready set has been told so."""
+        self._end_row(node, self._ready.outcome(node))
 
     def ended(self, element: Element) -> None:
         """An element has ended, and the ready set has been told so."""
@@ -425,9 +526,8 @@ class Elements:
 
     def _let_in_one(self) -> bool:
         """Let in one more position, of the last group that has one. ``False`` if there is none."""
-        if self._ready.is_full:
-            return False
-        for group in reversed(self._groups):
+        is_full = self._ready.is_full
+        for group in reversed(self._passed_on if is_full else self._groups):
             if group.cursors and (cursor := self._next(group)) is not None:
                 self._let_in(group, cursor)
                 return True
@@ -463,7 +563,7 @@ class Elements:
             return cursor.next < cursor.row.known
         has_ended = False
         try:
-            for key in lists_of(group.axis):
+            for key in self._sources.keys() & lists_of(group.axis):
                 row = self._source(key)
                 if not row.is_ended and row.known <= cursor.next and self.has_room(key):
                     if row.read():
@@ -598,7 +698,7 @@ class Elements:
         alive = [mapped for mapped in group.tree if not mapped.is_dead]
         for mapped in alive:
             mapped.within[prefix] = Within(row)
-            for key in mapped.plan.node.outputs if prefix else ():
+            for key in mapped.keys if prefix else ():
                 self._cells[key].open(prefix)
             if prefix and self._lists_at is not None:
                 self._returned[mapped.plan.node].open(prefix)
@@ -620,6 +720,8 @@ class Elements:
         """An element has ended."""
         if outcome != COMPLETED:
             mapped.outcomes.put(path, outcome)
+        if mapped.plan.node in self._growing:
+            self._end_row(Element(mapped.plan.node, path, self), outcome)
         for axis in mapped.opens:
             if outcome == COMPLETED:
                 self._unpark(axis, path)
@@ -630,7 +732,13 @@ class Elements:
         self._end(mapped, path, has_failures=outcome == FAILED)
 
     def _end_within(
-        self, mapped: Mapped, path: Path, outcome: int, *, is_reached: bool = True
+        self,
+        mapped: Mapped,
+        path: Path,
+        outcome: int,
+        *,
+        is_reached: bool = True,
+        is_cut: bool = False,
     ) -> None:
         """All elements within a path have ended, or there will be none."""
         if (gathers := mapped.gathers.get(len(path))) is not None:
@@ -641,6 +749,8 @@ class Elements:
             if outcome == FAILED:
                 self._caller.gathered_within(element_name(mapped.plan.node.task_name, path))
             self._settle(gathers, path, outcome)
+        if is_reached and is_cut:
+            self._caller.cut(Unreached(mapped.plan.node, path, self, FAILED))
         if is_reached and len(path) == self._lists_at:
             self._caller.listed(Element(mapped.plan.node, path, self), is_whole=outcome != FAILED)
         self._end(mapped, path, has_failures=outcome == FAILED)
@@ -649,10 +759,8 @@ class Elements:
         gathers.outcomes.put(path, outcome)
         gathering = gathers.pending.pop(path, None)
         if gathering is not None:
-            ready = self._ready
-            end = {COMPLETED: ready.complete, FAILED: ready.fail, SKIPPED: ready.skip}[outcome]
-            never_run = end(gathering)
-            ready.forget(gathering)
+            never_run = self._ready.end(gathering, outcome)
+            self._ready.forget(gathering)
             self._caller.skip(never_run)
 
     def _end(self, mapped: Mapped, path: Path, *, has_failures: bool) -> None:
@@ -679,15 +787,19 @@ class Elements:
         if within.ended < length or self.is_stopped:
             return
         del mapped.within[path]
+        is_cut = within.row.is_cut
+        has_failures = within.has_failures or is_cut
         if path:
-            self._end_within(mapped, path, FAILED if within.has_failures else COMPLETED)
+            outcome = FAILED if has_failures else COMPLETED
+            self._end_within(mapped, path, outcome, is_cut=is_cut)
             return
         self._gathered += 1
         rows = [self._row(axis, ()) for axis in plan.axes if isinstance(axis, frozenset)]
-        is_even = all(row.is_even for row in rows if isinstance(row, Zipped))
+        is_even = is_cut or all(row.is_even for row in rows if isinstance(row, Zipped))
         if not is_even:
             self._caller.uneven(plan.node, self._uneven_error(plan))
-        self._caller.gathered(plan.node, is_whole=is_even and not within.has_failures)
+        is_whole = is_even and not has_failures
+        self._caller.gathered(plan.node, is_whole=is_whole, is_cut=is_cut)
 
     def _check_roots(self) -> None:
         """An outermost list may have ended."""
@@ -734,7 +846,12 @@ class Elements:
 
     def _uneven_error(self, plan: MappedNode) -> OutputShapeError:
         zips = [axis for axis in plan.axes if isinstance(axis, frozenset)]
-        lengths = {key: self._source(key).length for axis in zips for key in lists_of(axis)}
+        outputs = {i.given_key: i.outputs[0] for i in self._plan.generators.values()}
+        lengths = {
+            outputs.get(key, key): self._source(key).length
+            for axis in zips
+            for key in lists_of(axis)
+        }
         listed = ", ".join(
             f"{key!r} has {'more' if length is None else length}" for key, length in lengths.items()
         )

@@ -18,9 +18,13 @@ from taskiq_flow.dataflow.axes import (
 )
 from taskiq_flow.dataflow.cells import Cells
 from taskiq_flow.dataflow.element import Element, Gathering
+from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import Gate
-from taskiq_flow.dataflow.rows import Row, Source, Zipped
+from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT, Row, Source, Zipped
+
+MOST_OPEN = 8
+"""How many elements of a generator may be open at once, if its node does not say."""
 
 
 class Within:
@@ -73,15 +77,19 @@ class Mapped:
     a rule such as ``"any"`` counts it. ``pending``: its elements that have not ended, by path.
     ``outcomes``: how others ended, for those that did not complete, and paths that lead to no list.
     ``within``: what has ended, by the paths that are still open. ``gathers``: by the length of
-    paths. ``opens``: the axes of lists that its elements give. ``ancestors``: the groups of its
-    axes, from the outermost on; ``holders``: those of them that count it, and ``None`` for the
-    others.
+    paths. ``keys``: that its elements give; ``opens``: the axes of lists that these are.
+    ``ancestors``: the groups of its axes, from the outermost on; ``holders``: those of them that
+    count it, and ``None`` for the others.
     """
 
-    def __init__(self, plan: MappedNode, priority: float) -> None:
+    def __init__(self, plan: MappedNode, priority: float, items: ItemsNode | None) -> None:
         node = plan.node
         self.plan = plan
-        self.gate = None if node.max_parallel is None else Gate(node.max_parallel)
+        limit = node.max_parallel
+        if limit is None and items is not None:
+            limit = MOST_OPEN
+        self.gate = None if limit is None else Gate(limit)
+        self.keys = node.outputs if items is None else [items.given_key]
         self.priority = priority
         self.counts_as_completed = False
         self.taking: list[Taking] = []
@@ -113,7 +121,8 @@ class Group:
     ``leads_to``: the groups within it whose lists are none that its nodes give. ``tree``: its nodes
     and those of the groups within it. ``held``: of these, the nodes that are counted before a
     position is forgotten. ``first``: the nodes that take nothing that another node of the tree
-    gives. ``foreign``: how elements of other groups are taken, which have to be let in before.
+    gives. ``is_taken``: whether there are others than those that stand for the items of a
+    generator. ``foreign``: how elements of other groups are taken, which have to be let in before.
     ``room``: how many positions may be alive. ``alive``: by path, the nodes of ``held`` that have
     not ended. ``cursors``: those that are not at their end; ``root``: of the outermost list.
     ``sources``: keys that no other group reads.
@@ -127,6 +136,7 @@ class Group:
         self.project = projection(plan.at)
         self.is_straight = plan.at == tuple(range(self.depth - 1))
         self.is_held = True
+        self.is_taken = True
         self.parent: Group | None = None
         self.children: list[Group] = []
         self.leads_to: list[Group] = []
@@ -169,12 +179,14 @@ class Groups:
         self._limit = limit
         self._sources = sources
         self._lists_at = lists_at
+        self.rows_of_items: set[Axis] = {(i.given_key, 1) for i in plan.generators.values()}
         self.axes = {part for group in plan.groups for a in group.axes for part in parts_of(a)}
         self.cells: dict[str, Cells] = {}
         self.returned: dict[DAGNode, Cells] = {}
         self.mapped: dict[DAGNode, Mapped] = {}
         for node, planned in plan.mapped.items():
-            mapped = self.mapped[node] = Mapped(planned, priority.get(node, 0.0))
+            items = plan.generators.get(node)
+            mapped = self.mapped[node] = Mapped(planned, priority.get(node, 0.0), items)
             mapped.taking = [
                 Taking(t, None if t.producer is None else self.mapped[t.producer])
                 for t in planned.taken
@@ -182,9 +194,9 @@ class Groups:
             mapped.counts_as_completed = any(
                 taking.is_listed and taking.key in producers for taking in mapped.taking
             )
-            mapped.opens = [(key, 1) for key in node.outputs if (key, 1) in self.axes]
-            self.cells.update((key, Cells()) for key in node.outputs)
-            self.returned[node] = self.cells[node.outputs[0]] if node.output else Cells()
+            mapped.opens = [(key, 1) for key in mapped.keys if (key, 1) in self.axes]
+            self.cells.update((key, Cells()) for key in mapped.keys)
+            self.returned[node] = self.cells[mapped.keys[0]] if node.output else Cells()
         self.groups = [
             Group(number, group, [self.mapped[member.node] for member in group.members])
             for number, group in enumerate(plan.groups)
@@ -225,10 +237,16 @@ class Groups:
             mapped.ancestors, mapped.holders = ancestors[::-1], holders[::-1]
 
     def _describe(self, group: Group) -> None:
+        # The items of a generator are let in for those that take them, if there are any.
+        items = [m for m in group.members if isinstance(m.plan.node, ItemsNode)]
+        group.is_taken = len(items) < len(group.tree)
         within = set(map(id, group.tree))
+        tasks = within - set(map(id, items)) if len(items) < len(group.members) else within
         ancestors = set(map(id, group.members[0].ancestors)) if group.members else set()
         for mapped in group.members:
-            if all(taking.of is None or id(taking.of) not in within for taking in mapped.taking):
+            if id(mapped) in tasks and all(
+                taking.of is None or id(taking.of) not in tasks for taking in mapped.taking
+            ):
                 group.first.append(mapped)
             for taking in mapped.taking:
                 if taking.of is None or taking.is_listed or taking.gathers is not None:
@@ -241,7 +259,10 @@ class Groups:
             if child.axis not in self.openers or id(self.openers[child.axis]) not in within
         ]
         group.room = 2 * self._limit
-        if group.depth == 1:
+        if any(axis in self.rows_of_items for axis in parts_of(group.axis)):
+            group.room = MOST_IN_FLIGHT if self._limit == math.inf else self._limit
+            group.room = group.room if group.is_taken else math.inf
+        elif group.depth == 1:
             keys = [key for key in lists_of(group.axis) if key in self._sources]
             windows = [self._sources[key].window for key in keys]
             rooms = [math.inf if window is None else window for window in windows]
@@ -270,8 +291,9 @@ class Groups:
         depths: Mapping[str, Iterable[int]],
     ) -> None:
         held = {id(other.ancestors[-1]) for other in group.held} | {id(group)}
-        keys = mapped.plan.node.outputs
-        if any(id(reader) not in held for key in keys for reader in readers.get(key, ())):
+        keys = mapped.keys
+        taken = {*keys, *mapped.plan.node.outputs}  # the items of a generator, too
+        if any(id(reader) not in held for key in taken for reader in readers.get(key, ())):
             return
         group.forgets.append(mapped)
         for gathers in (g for depth, g in mapped.gathers.items() if depth >= group.depth):

@@ -32,8 +32,6 @@ class InputNode(DAGNode):
 
     __slots__ = ("_has_warned", "_others", "_produced", "_required")
 
-    gives_inputs = True
-
     def __init__(
         self,
         name: str,
@@ -53,6 +51,11 @@ class InputNode(DAGNode):
         self._others = others
         self._produced = produced
         self._has_warned = False
+
+    @property
+    def given_key(self) -> str:
+        """The key of the inputs of all runs."""
+        return SOURCE
 
     def store(self, result: Any, values: dict[str, Any]) -> None:
         """Put what one run is given under its keys. Raises ``InputError``."""

@@ -9,11 +9,19 @@ import os
 import sys
 from collections.abc import Awaitable, Iterable, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, ClassVar, Final
+from typing import Any, Final, cast
 
 from taskiq import AsyncTaskiqDecoratedTask
 
-from taskiq_flow.dataflow.binding import Binding, Inputs, Task, bind, original_function, task_info
+from taskiq_flow.dataflow.binding import (
+    Binding,
+    Inputs,
+    Task,
+    bind,
+    is_generator_function,
+    original_function,
+    task_info,
+)
 from taskiq_flow.dataflow.options import (
     NO_FALLBACK,
     Cache,
@@ -43,6 +51,9 @@ _RENAMED = "__taskiq_original"
 
 ERROR = "error"
 """The parameter of a fallback that is given the task's exception, unless the node has that key."""
+
+WINDOW: Final = 16
+"""How many items a generator may be ahead of those that take them."""
 
 _BY_KEYS = "inputs=, with the output keys of those nodes, or dag.add_edge(from_task, to_task)"
 
@@ -105,6 +116,8 @@ class DAGNode:
     other keys are passed whole. ``{"rows": 2}`` maps over the lists within the list ``rows``, and
     gives such lists; ``Product("xs", "ys")`` runs for each pair. ``max_parallel``: how many of its
     elements run at once. All options above hold for each element by itself.
+    A task that is a generator function gives its items while it runs, to nodes that map over its
+    output and to readers with ``items=``; ``window``: how many items it may be ahead of them.
     ``flatten``: each element gives a list, and these are joined to one. ``filter``: the task says
     whether the element that it is given, of the key ``filtered``, is part of the list that the
     node gives.
@@ -128,9 +141,6 @@ class DAGNode:
     index: Final = None
     """The place of an element. A node of a graph is none."""
 
-    gives_inputs: ClassVar[bool] = False
-    """Whether it stands for the inputs of a run, and has no task that is sent."""
-
     __slots__ = (
         "__weakref__",
         "_binding",
@@ -150,6 +160,7 @@ class DAGNode:
         "flatten",
         "given",
         "has_policy",
+        "is_generator",
         "join",
         "map_over",
         "max_parallel",
@@ -161,6 +172,7 @@ class DAGNode:
         "timeout",
         "waits_for",
         "when",
+        "window",
     )
 
     def __init__(
@@ -184,6 +196,7 @@ class DAGNode:
         flatten: bool = False,
         filter: bool = False,  # noqa: A002 - the word that everybody knows
         max_parallel: int | None = None,
+        window: int | None = None,
         expected_seconds: Seconds = 1.0,
     ) -> None:
         if not callable(task):
@@ -226,6 +239,8 @@ class DAGNode:
         self.factors = mapped_keys(self.task_name, map_over)
         self.map_over = {key: levels for keys in self.factors for key, levels in keys.items()}
         self.max_parallel = most_parallel(f"max_parallel {of_node}", max_parallel)
+        self.is_generator = is_generator_function(original_function(task))
+        self.window = _checked_window(self.task_name, window, is_generator=self.is_generator)
         self.flatten, self.filter = flatten, filter
         self.filtered = next(iter(self.map_over)) if filter and self.map_over else None
         self._check_options_of_map()
@@ -248,11 +263,29 @@ class DAGNode:
             raise ValueError(
                 f"node {name!r} has {option}={value} and runs once; give it map_over={more}"
             )
+        if self.filter and self.is_generator:
+            raise ValueError(
+                f"node {name!r} has filter=True, and its task is a generator function, which "
+                "does not say yes or no; give it a function that returns True or False"
+            )
         if self.filter and (len(self.map_over) != 1 or self.output is None or self.flatten):
             raise ValueError(
                 f"node {name!r} has filter=True, which takes one key in map_over=, gives one "
                 "output, and goes without flatten=; let another node do the rest"
             )
+
+    @property
+    def given_key(self) -> str | None:
+        """The key whose elements it passes on as they are. It has no task that is sent then."""
+        return None
+
+    @property
+    def gives_items(self) -> bool:
+        """Whether what its task gives can be taken item by item, while the task runs.
+
+        What is cached, or may be replaced by a fallback, is the whole list.
+        """
+        return self.is_generator and self.cache is None and self.fallback is NO_FALLBACK
 
     @property
     def output(self) -> str | None:
@@ -471,6 +504,18 @@ def _is_generated(task: AsyncTaskiqDecoratedTask[Any, Any], bare: str) -> bool:
         return True
     script = os.path.normpath(sys.argv[0]).removesuffix(".py")
     return task.original_func.__module__ == "__main__" and module == script.replace(os.sep, ".")
+
+
+def _checked_window(name: str, window: Any, *, is_generator: bool) -> int:
+    if window is None:
+        return WINDOW
+    window = most_parallel(f"window of node {name!r}", window)
+    if not is_generator:
+        raise ValueError(
+            f"node {name!r} has window={window}, and its task is no generator function; leave it "
+            "out"
+        )
+    return cast("int", window)
 
 
 def _checked_given(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:

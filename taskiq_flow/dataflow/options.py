@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 
 from taskiq_flow.dataflow.binding import parameters_of
 from taskiq_flow.dataflow.ready_set import Join
-from taskiq_flow.errors import SerializationError
+from taskiq_flow.errors import ItemsChangedError, SerializationError
 from taskiq_flow.suggestions import suggests_keywords
 
 Condition = Callable[..., object]
@@ -88,7 +88,8 @@ class Retry:
     before the second attempt. The wait grows by ``factor`` before each further one, up to
     ``max_wait``. A random share of it, up to ``jitter``, is left out, so that nodes that failed
     together are not all tried again at the same moment. ``on``: the errors after which the node is
-    tried again. ``SerializationError`` is never one of them, as the same value fails again.
+    tried again. ``SerializationError`` and ``ItemsChangedError`` are never among them: the same
+    fails again.
 
     Raises ``ValueError`` or ``TypeError`` for values that make no sense.
 
@@ -133,7 +134,8 @@ class Retry:
 
     def covers(self, error: BaseException) -> bool:
         """Whether a further attempt may follow this error."""
-        return isinstance(error, self.on) and not isinstance(error, SerializationError)
+        never = (SerializationError, ItemsChangedError)
+        return isinstance(error, self.on) and not isinstance(error, never)
 
     def delay(self, failures: int, chance: float) -> float:
         """Seconds to wait after so many failed attempts. ``chance``: random, between 0 and 1."""

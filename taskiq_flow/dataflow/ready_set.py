@@ -24,20 +24,21 @@ completed; the others may still run. ``"none_failed"``: all have ended, and none
 class Gate:
     """How many of some nodes may be ready or running at once.
 
-    ``limit``: at least 1. The others wait in the order in which they became ready.
+    ``limit``: at least 1. ``within``: those that are. The others wait in the order in which they
+    became ready.
     """
 
-    __slots__ = ("limit", "taken", "waiting")
+    __slots__ = ("limit", "waiting", "within")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.taken = 0
+        self.within: set[Any] = set()
         self.waiting: deque[Any] = deque()
 
     @property
     def is_open(self) -> bool:
         """Whether one more node would be ready at once."""
-        return self.taken < self.limit
+        return len(self.within) < self.limit
 
 
 # The state of a node. Above READY it is the number of dependencies that have not ended.
@@ -56,8 +57,9 @@ class ReadySet(Generic[N]):
     if one of them has failed, otherwise as skipped. ``complete``, ``fail``, ``skip`` and ``add``
     report such nodes to the caller.
 
-    ``limit``: how many nodes may run at once; ``None`` for any number. Without a limit, nodes start
-    in the order in which they became ready. With a limit, the ready node of the highest priority
+    ``limit``: how many nodes may run at once; ``None`` for any number. Nodes without a task count
+    only until they are suspended, and start in spite of it. Without a limit, nodes start in the
+    order in which they became ready. With a limit, the ready node of the highest priority
     starts first, and among equals the one that was added first (list scheduling; Graham, 1966).
     """
 
@@ -68,7 +70,8 @@ class ReadySet(Generic[N]):
         self._added_successors: dict[N, list[N]] = {}  # by ``add``
         self._joins: dict[N, Join] = {}  # where it is not "all"
         self._worst: dict[N, int] = {}  # waiting node → FAILED or SKIPPED, as a dependency ended
-        self._queue: deque[N] = deque()  # the ready nodes, without a limit
+        self._no_tasks: Collection[N] = ()
+        self._queue: deque[N] = deque()  # the ready nodes, for which there is no limit
         self._heap: list[tuple[float, int, N]] = []  # the ready nodes, with a limit
         self._rank: dict[N, tuple[float, int]] = {}  # the place in the heap, with a limit
         self._gates: dict[N, Gate] = {}  # of the nodes that have one
@@ -86,14 +89,17 @@ class ReadySet(Generic[N]):
         limit: int | None = None,
         joins: Mapping[N, Join] = MappingProxyType({}),
         completed: Collection[N] = (),
+        no_tasks: Collection[N] = (),
     ) -> Self:
         """The ready set of a whole graph, which the caller has validated.
 
         ``predecessors`` and ``successors`` hold the same edges in both directions; neither may
         change later. ``joins``: the rules other than ``"all"``. ``completed``: nodes that an
-        earlier run completed, together with everything that they depend on.
+        earlier run completed, together with everything that they depend on. ``no_tasks``: nodes
+        that are suspended as soon as they start.
         """
         ready = cls(limit)
+        ready._no_tasks = no_tasks
         ready._successors = successors
         ready._joins = dict(joins)
         for node in nodes:
@@ -170,14 +176,12 @@ class ReadySet(Generic[N]):
 
     def pop(self) -> N | None:
         """Start the next node: it is running from now on. ``None`` if none may start now."""
-        if self._limit is None:
-            if not self._queue:
-                return None
+        if self._queue:
             node = self._queue.popleft()
-        else:
-            if not self._heap or self._running == self._limit:
-                return None
+        elif self._heap and self._running != self._limit:
             node = heapq.heappop(self._heap)[2]
+        else:
+            return None
         self._state[node] = RUNNING
         self._running += 1
         return node
@@ -185,9 +189,7 @@ class ReadySet(Generic[N]):
     @property
     def may_start(self) -> bool:
         """Whether ``pop`` would return a node."""
-        if self._limit is None:
-            return bool(self._queue)
-        return bool(self._heap) and self._running != self._limit
+        return bool(self._queue) or (bool(self._heap) and self._running != self._limit)
 
     @property
     def is_full(self) -> bool:
@@ -211,6 +213,10 @@ class ReadySet(Generic[N]):
     def has_started(self, node: N) -> bool:
         """Whether a node is running, is suspended or has ended."""
         return self._state[node] < READY
+
+    def is_suspended(self, node: N) -> bool:
+        """Whether a node has started, and is not counted as running."""
+        return self._state[node] == SUSPENDED
 
     def has_ended(self, node: N) -> bool:
         """Whether a node has completed, failed or was skipped."""
@@ -264,13 +270,20 @@ class ReadySet(Generic[N]):
         """Report that a started node is skipped. Returns the nodes that will never run either."""
         return self._end(node, SKIPPED)
 
-    def suspend(self, node: N) -> None:
-        """Stop counting a running node as running, until it is queued again."""
+    def end(self, node: N, outcome: int) -> list[N]:
+        """Report how a started node ended. Returns the nodes that will therefore never run."""
+        return self._end(node, outcome)
+
+    def suspend(self, node: N, *, keeps_gate: bool = False) -> None:
+        """Stop counting a running node as running, until it is queued again.
+
+        ``keeps_gate``: whether it counts for its gate all the same.
+        """
         if self._state.get(node) != RUNNING:
             raise ValueError(f"{node!r} is not running")
         self._running -= 1
         self._state[node] = SUSPENDED
-        if self._gates:
+        if self._gates and not keeps_gate:
             self._leave_gate(node)
 
     def requeue(self, node: N) -> None:
@@ -291,10 +304,10 @@ class ReadySet(Generic[N]):
         state = self._state.get(node)
         if state == RUNNING:
             self._running -= 1
-            if self._gates:
-                self._leave_gate(node)
         elif state != SUSPENDED:
             raise ValueError(f"{node!r} is not running")
+        if self._gates:
+            self._leave_gate(node)
         self._record_end(node, outcome)
         never_run: list[N] = []
         self._release_successors(node, never_run)
@@ -341,24 +354,26 @@ class ReadySet(Generic[N]):
 
     def _leave_gate(self, node: N) -> None:
         gate = self._gates.get(node)
-        if gate is None:
+        if gate is None or node not in gate.within:
             return
-        gate.taken -= 1
+        gate.within.remove(node)
         if gate.waiting:
-            gate.taken += 1
-            self._queue_up(gate.waiting.popleft())
+            other = gate.waiting.popleft()
+            gate.within.add(other)
+            self._queue_up(other)
 
     def _enqueue(self, node: N) -> None:
         self._state[node] = READY
-        if self._gates and (gate := self._gates.get(node)) is not None:
+        gate = self._gates.get(node) if self._gates else None
+        if gate is not None and node not in gate.within:
             if not gate.is_open:
                 gate.waiting.append(node)
                 return
-            gate.taken += 1
+            gate.within.add(node)
         self._queue_up(node)
 
     def _queue_up(self, node: N) -> None:
-        if self._limit is None:
+        if self._limit is None or node in self._no_tasks:
             self._queue.append(node)
         else:
             heapq.heappush(self._heap, (*self._rank[node], node))

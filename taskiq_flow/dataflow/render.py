@@ -36,6 +36,7 @@ def to_text(levels: Levels, predecessors: Predecessors) -> str:
     ``all of`` those whose elements it takes together, ``takes`` the run's inputs (``?``: it can do
     without), ``gives`` the output keys unless they are just its name. ``×`` stands between a node
     and the keys for whose elements it runs; ``flat`` and ``filter`` say what becomes of its list.
+    ``⇉`` stands behind a generator.
     ``a … z (26)`` are all that is drawn from ``a`` to ``z`` in one level.
     Unconnected parts stand one below the other, the nodes without any edge as the last.
     """
@@ -249,11 +250,12 @@ def _name(node: DAGNode) -> str:
 
 
 def _mapped(node: DAGNode, shown: Callable[[str], str]) -> str:
-    """The keys that a node maps over, and what becomes of the lists."""
+    """The keys that a node maps over, whether it gives items, and what becomes of the lists."""
     text = ""
     for keys in node.factors:
         listed = (shown(key) + (f":{levels}" if levels > 1 else "") for key, levels in keys.items())
         text += f" ×{','.join(listed)}"
+    text += " ⇉" * node.is_generator
     return text + " flat" * node.flatten + " filter" * node.filter
 
 
@@ -278,13 +280,26 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+_IN_ASCII = ("<-", "x", "=>", "-", "|", "`", "+", "|", "...")
+
+
 def encodable(text: str, encoding: str) -> str:
     """The text, or where the encoding cannot carry it, the same drawn with ASCII signs."""
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
         signs = str.maketrans(
-            {"←": "<-", "×": "x", "─": "-", "├": "|", "└": "`", "┬": "+", "│": "|", "…": "..."}
+            {
+                "←": "<-",
+                "×": "x",
+                "─": "-",
+                "├": "|",
+                "└": "`",
+                "┬": "+",
+                "│": "|",
+                "…": "...",
+                "⇉": "=>",
+            }
         )
         return text.translate(signs).encode(encoding, "backslashreplace").decode(encoding)
     return text

@@ -67,9 +67,12 @@ def not_lists(value: Any, depth: int) -> Iterator[Any]:
 
 
 class Row:
-    """The values of one list by position. ``known``: how many there are so far."""
+    """The values of one list by position. ``known``: how many there are so far.
 
-    __slots__ = ("_items", "_iterator", "_take", "_values", "is_ended", "known")
+    ``is_cut``: whether whoever gives it has failed, so that there are no more.
+    """
+
+    __slots__ = ("_items", "_iterator", "_take", "_values", "is_cut", "is_ended", "known")
 
     def __init__(self, values: Iterable[Any] | None = None) -> None:
         self._values: dict[int, Any] | Sequence[Any] = {}
@@ -80,6 +83,7 @@ class Row:
         self._take: Take = shared
         self.known = len(self._values)
         self.is_ended = values is not None
+        self.is_cut = False
 
     @classmethod
     def of_source(cls, source: Source, take: Take) -> Row:
@@ -161,6 +165,11 @@ class Zipped:
         ):
             return None
         return shortest
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether one of the lists has ended because whoever gives it has failed."""
+        return any(row.is_cut for row in self._rows)
 
     @property
     def is_even(self) -> bool:

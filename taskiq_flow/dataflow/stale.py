@@ -56,9 +56,10 @@ def _touched(plan: Plan, node: DAGNode, places: _Places) -> set[Path]:
     """The paths of a node at which it depends on these places."""
     mapped = None if plan.elements is None else plan.elements.mapped.get(node)
     found: set[Path] = set()
+    generators = {} if plan.elements is None else plan.elements.generators
     for other in plan.predecessors.get(node, ()):
         if places.get(other):
-            found |= _paths(mapped, other, places[other])
+            found |= _paths(mapped, generators.get(other, other), places[other])
     return found
 
 

@@ -46,7 +46,12 @@ from uuid import UUID
 
 from pydantic import BaseModel, RootModel
 
-from taskiq_flow.dataflow.binding import Binding, function_of, original_function, task_info
+from taskiq_flow.dataflow.binding import (
+    Binding,
+    is_generator_function,
+    original_function,
+    task_info,
+)
 from taskiq_flow.dataflow.dag import Plan
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.options import NO_FALLBACK
@@ -160,6 +165,7 @@ def mismatches(plan: Plan) -> list[Mismatch]:
     found: list[Mismatch] = []
     known = _Known()
     levels = {} if plan.elements is None else plan.elements.levels
+    generators = () if plan.elements is None else plan.elements.generators
     for node in plan.order:
         fallback = node.fallback_node
         for consumer in (node,) if fallback is None else (node, fallback):
@@ -168,7 +174,9 @@ def mismatches(plan: Plan) -> list[Mismatch]:
                 if producer is None:
                     continue
                 for given in known.given(producer, key):
-                    produced = _as_taken(given, key, producer, node, levels.get(key, 0))
+                    is_joined = producer.flatten or producer in generators
+                    returned = _element(given) if is_joined else given
+                    produced = _as_taken(returned, key, producer, node, levels.get(key, 0))
                     if known.may_fit(produced, parameter.annotation):
                         continue
                     names = producer.task_name, node.task_name
@@ -187,8 +195,6 @@ def _as_taken(given: Any, key: str, producer: DAGNode, consumer: DAGNode, levels
     """
     if producer.filter:  # it gives what it was given
         given = Any
-    elif producer.flatten:
-        given = _element(given)
     for _ in range(levels, consumer.map_over.get(key, 0)):
         given = _element(given)
     for _ in range(consumer.map_over.get(key, 0), levels):
@@ -289,8 +295,7 @@ def _returned(node: DAGNode) -> Any:
     if returned is inspect.Signature.empty:
         return Any
     origin, arguments = get_origin(returned) or returned, get_args(returned)
-    function = function_of(original_function(node.task))
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    if is_generator_function(original_function(node.task)):
         return list[arguments[0]] if origin in _STREAMS and arguments else list  # type: ignore[valid-type]
     if origin in (Awaitable, Coroutine):
         return arguments[-1] if arguments else Any

@@ -130,6 +130,8 @@ class Dispatcher:
         self._unseen = not (self._before or self._after) and formats_as_usual(broker)
         self._never_waits = _never_waits(broker)
         self._others_may_repeat = may_repeat(others)
+        self.may_repeat = self._others_may_repeat or self._hooks is None
+        """Whether a task may be executed more often than a run has it sent."""
 
     def address(self, node: RunnableNode) -> Address:
         """Where a node's task is sent. A plain callable is registered with the broker first.
@@ -198,7 +200,7 @@ class Dispatcher:
         if execution is not None:
             address = call.address
             take = self._take if self._others_may_repeat or address.injects else None
-            execution.call = Call(address.task_name, call.args, call.kwargs, take)
+            execution.call = Call(address.task_name, call.args, call.kwargs, take, execution.sink)
 
     def _taken(self, call: Invocation) -> Invocation:
         """What the node's task is given. Raises ``SerializationError``, naming the key."""

@@ -21,6 +21,7 @@ from taskiq_flow.transport.notice import KEEP_LABEL, LABEL
 from taskiq_flow.transport.protocol import Kick
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of, system_of
 from taskiq_flow.values.arguments import StoredArguments
+from taskiq_flow.values.isolation import Take
 from taskiq_flow.worker.execution import current
 
 
@@ -84,17 +85,19 @@ async def connect(
     reference_above: int | None,
     is_journaled: bool,
     keeps_values: bool,
+    isolation: Callable[[], Take],
 ) -> Connection:
     """Connect a run with its broker. Called on the run's event loop, before anything is sent.
 
     ``lost_after``: seconds of silence after which a task is lost. ``reference_above``: bytes above
     which results are passed by reference. ``is_journaled``: whether the run can be resumed.
-    ``keeps_values``: whether it keeps its values until it ends. Raises ``ConfigurationError`` for
+    ``keeps_values``: whether it keeps its values until it ends. ``isolation``: makes what takes the
+    items of a generator in this process. Raises ``ConfigurationError`` for
     what the broker cannot do.
     """
     if isinstance(broker, InMemoryBroker):
         return Connection(
-            lambda: InMemoryCompletions(broker, run_id, reference_above),
+            lambda: InMemoryCompletions(broker, run_id, reference_above, isolation),
             InMemoryCompletions.tells_begin,
             broker.kick,
             {RUN_LABEL: run_id},

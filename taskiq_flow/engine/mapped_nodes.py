@@ -11,16 +11,17 @@ from typing import Any, Final
 
 from taskiq_flow.dataflow.axes import Path, element_name, parted
 from taskiq_flow.dataflow.cells import ABSENT, Cells
-from taskiq_flow.dataflow.element import Element
+from taskiq_flow.dataflow.element import Element, Unreached
 from taskiq_flow.dataflow.elements import Elements
-from taskiq_flow.dataflow.many import SOURCE
+from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, ReadySet
 from taskiq_flow.engine.feeder import Feeder
 from taskiq_flow.engine.run_spec import RunSpec
-from taskiq_flow.engine.run_state import RunState
+from taskiq_flow.engine.run_state import RunState, as_whole
 from taskiq_flow.errors import NODE_ERRORS, GraphChangedError, OutputShapeError
 from taskiq_flow.events import ElementsKnown, Event, NodeFailure, NodeSkipped
+from taskiq_flow.generators.grant import NO_ITEMS, Grant, with_item
 from taskiq_flow.journal.records import KNOWN, record
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.digest import digest_of
@@ -46,6 +47,7 @@ class MappedNodes:
     gives the reader a node's value. ``tell``: tells listeners an event. ``unread``: how much the
     reader has still to read. ``advance``: starts what may start. ``end``: ends the run with an
     error. ``was_yielded``: a node's value was delivered, if it is at all.
+    ``let_generators_go_on``: items were let in, so that generators may make more.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class MappedNodes:
         advance: Callable[[], None],
         end: Callable[[BaseException], None],
         was_yielded: Callable[[DAGNode], None],
+        let_generators_go_on: Callable[[], None],
     ) -> None:
         if spec.elements is None:
             raise ValueError("no node of the run is mapped")
@@ -85,7 +88,9 @@ class MappedNodes:
         self._advance = advance
         self._end = end
         self._was_yielded = was_yielded
+        self._let_generators_go_on = let_generators_go_on
         self._not_restored: set[DAGNode] = set()
+        self._held_back: dict[tuple[DAGNode, Path], tuple[Any, Missing]] = {}  # of generators
         self._loop = asyncio.get_running_loop()
         self._missing: dict[DAGNode, Cells] = {}  # if these are collected
         self._uneven: set[DAGNode] = set()
@@ -104,6 +109,7 @@ class MappedNodes:
             take=take,
             limit=limit,
             lists_at=spec.lists_at,
+            items=bool(spec.items),
         )
         state.elements = self._elements
         self._feeders = [
@@ -160,9 +166,64 @@ class MappedNodes:
     def pop(self) -> Any:
         """Start the next node. ``None`` if none may start now."""
         node = self._elements.pop()
-        if node is None and (self._elements.has_more or self._ready.exhausted):
-            self._loop.call_soon(self._advance)
+        if node is None:
+            if self._elements.has_more or self._ready.exhausted:
+                self._loop.call_soon(self._advance)
+            self._let_generators_go_on()
         return node
+
+    # Generators
+
+    def gives_items(self, node: Any) -> bool:
+        """Whether a node's items are taken one by one, while its task runs."""
+        return as_whole(node) in self._plan.generators
+
+    def begin_items(self, node: Any, *, remembers: bool) -> Grant:
+        """A generator is about to be sent: take what earlier engines have of its items.
+
+        ``remembers``: whether it may be executed once more.
+        """
+        items: list[Any] = []
+        digest = NO_ITEMS
+        results = self._spec.earlier.results
+        while (name := self._item_name(node, len(items))) in results:
+            items.append(results[name])
+            digest = with_item(digest, digest_of(items[-1]))
+        if items:
+            self._elements.take_items(node, items)
+        return Grant(len(items), digest if remembers else b"")
+
+    def take_items(self, node: Any, first: int, items: Sequence[Any], attempt: int) -> None:
+        """A generator has given more items. Raises what the journal's serializer raises."""
+        if self._log is not None:
+            for index, item in enumerate(items, first):
+                self._log.append(self._log.completion(self._item_name(node, index), attempt, item))
+        self._elements.take_items(node, items)
+
+    def hold_back(self, node: Any, value: Missing) -> None:
+        """A generator has failed, or was skipped: this is delivered behind its last item."""
+        path = node.path if isinstance(node, Element) else ()
+        if path and is_missing(value):
+            self.missing(node, value)
+        self._held_back[self._plan.generators[as_whole(node)], path] = node, value
+
+    def _deliver_held_back(self, items: DAGNode, path: Path) -> None:
+        found = self._held_back.pop((items, path), None)
+        if found is not None and (self._spec.items or len(path) == self._spec.lists_at):
+            self._deliver(*found)
+
+    def lead(self, node: Any) -> float:
+        """How many items a generator may still make now."""
+        return self._elements.lead(node)
+
+    def enough(self, node: Any) -> float:
+        """Of how many more items it is worth telling a generator."""
+        generator: DAGNode = as_whole(node)
+        return max(1, generator.window // 2)
+
+    def _item_name(self, node: Any, index: int) -> str:
+        path = node.path if isinstance(node, Element) else ()
+        return element_name(as_whole(node).task_name, (*path, index))
 
     def inputs(self, node: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The inputs of a node by key. ``values``: of the nodes that are whole."""
@@ -175,43 +236,57 @@ class MappedNodes:
 
         Raises ``OutputShapeError``, with ``values`` unchanged.
         """
-        if isinstance(node, Element):
+        if isinstance(node, Element) and not self.gives_items(node):
             if (key := node.node.filtered) is not None:
                 value = self._elements.mapped_value(node, key) if value else ABSENT
                 if value is ABSENT:
                     return DECLINED
             node.store(value, values)
             return value
+        if self.gives_items(node):
+            return self._all_items(node, value)
         stored: dict[str, Any] = {}
         node.store(value, stored)
         self._elements.check(stored, node.outputs, node)
         values.update(stored)
         return value
 
+    def _all_items(self, node: Any, value: Any) -> int:
+        """A generator has ended. ``value``: how many items it gave, or all of them."""
+        count = value
+        if isinstance(value, list):
+            count = len(value)
+            self._elements.take_items(node, value)
+        elif node.task_name in self._spec.earlier.results:
+            self.begin_items(node, remembers=False)
+        if node in self._plan.openings and self._ready.has_ended(node):  # for an earlier engine
+            self._elements.generator_ended(node)
+        return int(count)
+
     def ended(self, node: Any) -> None:
         """A node has ended, and the ready set has been told so."""
         if isinstance(node, Element):
+            self._deliver_held_back(node.node, node.path)
             self._elements.ended(node)
+        elif node in self._plan.openings:
+            self._elements.generator_ended(node)
         elif node in self._plan.mapped:  # it has no lists
             self._elements.never(node)
-            self._was_yielded(node)
+            self._deliver_held_back(node, ())
+            self._was_yielded(_as_declared(node))
 
     def missing(self, element: Element, what: Missing) -> None:
         """Under ``"collect"``, an element has failed, or was skipped because of a failure."""
         if self._spec.lists_at is not None:
-            self._missing.setdefault(element.node, Cells()).put(element.path, what)
+            node = self._plan.generators.get(element.node, element.node)
+            self._missing.setdefault(node, Cells()).put(element.path, what)
 
     # For the elements
 
     def restored(self, element: Element) -> int | None:
         """Store what an earlier engine has completed, or what a run is given."""
-        if element.node.gives_inputs:
-            try:
-                element.store(self._elements.mapped_value(element, SOURCE), {})
-            except NODE_ERRORS as error:  # of one run's inputs, also of user code within them
-                self._fail(element, error)
-                return FAILED
-            return COMPLETED
+        if (key := element.node.given_key) is not None:
+            return self._pass_on(element, self._elements.mapped_value(element, key))
         earlier = self._spec.earlier
         before = earlier.digests.get(element.task_name, b"")
         if before and (now := source_digest(element)) and now != before:
@@ -228,6 +303,25 @@ class MappedNodes:
         if outcome is None:
             self._not_restored.add(element.node)
         return outcome
+
+    def _pass_on(self, element: Element, value: Any) -> int:
+        """Give an element its value, without a task. Returns how it has ended."""
+        try:
+            element.store(value, {})
+        except NODE_ERRORS as error:  # of one run's inputs, also of user code within them
+            self._fail(element, error)
+            return FAILED
+        if isinstance(element.node, ItemsNode):
+            self._elements.drop_item(element)
+            maker = element_name(element.node.task_name, element.path[:-1])
+            is_restored = not self._spec.earlier.results.keys().isdisjoint(
+                (maker, element.task_name)
+            )
+            if not is_restored:
+                self._not_restored.add(element.node)
+            if self._spec.items and (self._spec.earlier.is_replayed or not is_restored):
+                self._deliver(element, value)
+        return COMPLETED
 
     def _can_be_restored(self, element: Element) -> bool:
         """Whether what the element gives is there. A filter of lists gives what it was given."""
@@ -274,8 +368,23 @@ class MappedNodes:
         """Elements within a path have ended, and some of them have failed."""
         self._state.incomplete.add(name)
 
+    def cut(self, element: Unreached) -> None:
+        """A generator has failed: the list that an element has is not whole."""
+        if isinstance(element.node, ItemsNode):
+            self._deliver_held_back(element.node, element.path)
+        elif self._collects:
+            self.missing(element, self._cut(element))
+
+    def _cut(self, node: Any) -> NodeSkipped:
+        """What stands in the place of a list of which elements are missing."""
+        because_of, reason = self._state.reason_to_skip(node)
+        name, at = node.task_name, self._loop.time()
+        return NodeSkipped(self._state.run_id, at, name, because_of, reason, node.index)
+
     def listed(self, element: Element, *, is_whole: bool) -> None:
         """The elements of a node within one run have ended."""
+        if element.node in self._plan.generators:
+            return
         missing = self._missing.get(element.node)
         if is_whole or self._collects:
             self._deliver(element, self._elements.whole(element.node, element.path, missing))
@@ -303,29 +412,50 @@ class MappedNodes:
     def uneven(self, node: DAGNode, error: OutputShapeError) -> None:
         """A node takes lists together that differ in length."""
         self._uneven.add(node)
-        self._fail(node, error)
+        if node not in self._plan.generators:  # it is told behind its last item
+            self._fail(_as_declared(node), error)
 
-    def gathered(self, node: DAGNode, *, is_whole: bool) -> None:
+    def gathered(self, node: DAGNode, *, is_whole: bool, is_cut: bool) -> None:
         """All elements of a node have ended: its lists are as whole as they will be."""
-        store = self._state.values if is_whole else self._state.partial
-        if self._spec.lists_at == 0 or not self._plan.gathered.isdisjoint(node.outputs):
-            for key in node.outputs:
-                store[key] = self._elements.lists(key, node)
-        self._state.sort_failures(node.task_name)
-        is_given = is_whole or (self._collects and node not in self._uneven)
-        earlier = self._spec.earlier
-        if earlier.results and not earlier.is_replayed and node not in self._not_restored:
-            is_given = False
-        if self._spec.lists_at == 0 and is_given:
-            missing = self._missing.pop(node, None)
-            self._deliver(node, self._elements.whole(node, (), missing))
-        self._was_yielded(node)
+        if node not in self._plan.generators:
+            self._give_lists(node, is_whole=is_whole, is_cut=is_cut)
         if is_whole:
             never_run = self._ready.complete(node)
         else:
             self._state.incomplete.add(node.task_name)
             never_run = self._ready.fail(node)
         self._skip(never_run)
+
+    def _give_lists(self, node: DAGNode, *, is_whole: bool, is_cut: bool) -> None:
+        """Give what takes a node's lists as wholes: nodes, and the reader."""
+        store = self._state.values if is_whole else self._state.partial
+        if self._spec.lists_at == 0 or not self._plan.gathered.isdisjoint(node.outputs):
+            for key in node.outputs:
+                store[key] = self._elements.lists(key, node)
+        self._state.sort_failures(node.task_name)
+        is_given = is_whole or (self._collects and node not in self._uneven)
+        if is_cut:  # the reader is given the failure of the generator
+            is_given = is_given and not isinstance(node, ItemsNode)
+        earlier = self._spec.earlier
+        if earlier.results and not earlier.is_replayed and node not in self._not_restored:
+            is_given = False
+        if self._spec.lists_at == 0 and is_given:
+            missing = self._missing.pop(node, None)
+            whole = self._cut(node) if is_cut else self._elements.whole(node, (), missing)
+            self._deliver(node, whole)
+        self._deliver_held_back(node, ())
+        self._was_yielded(_as_declared(node))
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a failure is what stands in the place of a value in a list."""
+    is_skipped = isinstance(value, NodeSkipped) and value.reason == "failure"
+    return is_skipped or isinstance(value, NodeFailure)
+
+
+def _as_declared(node: DAGNode) -> DAGNode:
+    """The node of the graph, of one that stands for its items."""
+    return node.generator if isinstance(node, ItemsNode) else node
 
 
 def source_digest(node: Any) -> bytes:

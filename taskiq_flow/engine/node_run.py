@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -23,6 +23,7 @@ from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.engine.run_spec import EarlierSessions, NodeOptions
 from taskiq_flow.errors import NODE_ERRORS, NodeError, NodeTimeoutError
 from taskiq_flow.events import Source
+from taskiq_flow.generators.grant import Grant
 from taskiq_flow.values.isolation import isolated
 
 N = TypeVar("N", bound=RunnableNode)
@@ -55,6 +56,11 @@ class Ask:
 @dataclass(frozen=True, slots=True)
 class PickUp:
     """Ask the result backend how an earlier engine's attempt has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """Let the node's generator make more items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +110,9 @@ class Fail:
     error: BaseException
 
 
-Verdict = Send | Ask | PickUp | LookUp | Wait | WaitFor | Skip | Use | FallBack | Fail
+Verdict = Send | Ask | PickUp | GoOn | LookUp | Wait | WaitFor | Skip | Use | FallBack | Fail
 
-_SEND, _PICK_UP, _LOOK_UP, _SKIP = Send(), PickUp(), LookUp(), Skip()
+_SEND, _PICK_UP, _GO_ON, _LOOK_UP, _SKIP = Send(), PickUp(), GoOn(), LookUp(), Skip()
 
 
 class RunCallbacks(Protocol):
@@ -123,6 +129,11 @@ class RunCallbacks(Protocol):
 
     def interrupted(self, error: BaseException) -> None:
         """The process was told to stop."""
+
+    def items(
+        self, node_run: NodeRun[Any], task_id: str, first: int, items: Sequence[Any], digest: bytes
+    ) -> None:
+        """A generator has given items."""
 
 
 class NodeRun(Generic[N]):
@@ -146,6 +157,8 @@ class NodeRun(Generic[N]):
     cache_key: str | None = None
     claim: Claim | None = None  # on the cached result
     waited_for: PendingResult | None = None  # the same result, which another node computes
+    grant: Grant | None = None  # of a generator whose items are taken one by one
+    is_blocked = False  # it may make no more items, and has given up its place
 
     def __init__(
         self,
@@ -181,10 +194,17 @@ class NodeRun(Generic[N]):
         """``KeyboardInterrupt`` or ``SystemExit`` was raised in this process."""
         self._run.interrupted(error)
 
+    def items(self, task_id: str, first: int, items: Sequence[Any], digest: bytes) -> None:
+        """The task is a generator, and has given items."""
+        self._run.items(self, task_id, first, items, digest)
+
     # Verdicts
 
     def on_ready(self) -> Verdict:
         """The node may start, for the first time or once more."""
+        if self.is_blocked:
+            self.is_blocked = False
+            return _GO_ON
         if self.may_be_sent:
             return _SEND
         if not self.was_asked:
@@ -287,6 +307,13 @@ class NodeRun(Generic[N]):
         if self.options.timeout is None:
             return NO_LIMIT
         return self.options.timeout + (TIMEOUT_GRACE if ends_by_itself else 0.0)
+
+    def on_items(self, now: float) -> float | None:
+        """A generator has given items, or may go on: the time of the next one begins."""
+        if self.began_at is None or self.options.timeout is None:
+            return None
+        self.began_at = now
+        return self.options.timeout
 
     def on_resent(self) -> float:
         """A middleware has sent the task again, which waits for a worker once more."""

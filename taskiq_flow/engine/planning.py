@@ -11,7 +11,7 @@ from taskiq_flow.dataflow.many import SOURCE, graph_of_many
 from taskiq_flow.dataflow.rows import Source
 from taskiq_flow.dataflow.type_check import TypeCheck, check_types
 from taskiq_flow.engine.run import RunSettings
-from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, NodeOptions, RunSpec
+from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, Items, NodeOptions, RunSpec
 from taskiq_flow.errors import GraphError, SerializationError
 from taskiq_flow.values.isolation import Take
 
@@ -40,23 +40,34 @@ class Planner:
             return
         self._check_types(plan)
 
-    def spec(self, inputs: Mapping[str, Any] | None, outputs: Iterable[str] | None) -> RunSpec[Any]:
+    def spec(
+        self,
+        inputs: Mapping[str, Any] | None,
+        outputs: Iterable[str] | None,
+        items: Items,
+    ) -> RunSpec[Any]:
         """What a run has to do. Raises for inputs and outputs that do not fit the graph."""
         self._check_types(self.dag.plan())
-        return self._spec_of(self.dag, inputs, outputs)
+        return self._spec_of(self.dag, inputs, outputs, items)
 
-    def spec_of_many(self, source: Source, outputs: Iterable[str] | None) -> RunSpec[Any]:
+    def spec_of_many(
+        self, source: Source, outputs: Iterable[str] | None, items: Items
+    ) -> RunSpec[Any]:
         """What a run has to do that runs the graph for each mapping that a source gives."""
         plan = self.dag.plan()
         self._check_types(plan)
         if outputs is not None:
-            return self._spec_of(graph_of_many(self.dag, outputs), {SOURCE: source}, None)
+            return self._spec_of(graph_of_many(self.dag, outputs), {SOURCE: source}, None, items)
         if self._many is None or self._many[0] is not plan:
             self._many = plan, graph_of_many(self.dag)
-        return self._spec_of(self._many[1], {SOURCE: source}, None)
+        return self._spec_of(self._many[1], {SOURCE: source}, None, items)
 
     def _spec_of(
-        self, dag: DAG, inputs: Mapping[str, Any] | None, outputs: Iterable[str] | None
+        self,
+        dag: DAG,
+        inputs: Mapping[str, Any] | None,
+        outputs: Iterable[str] | None,
+        items: Items,
     ) -> RunSpec[Any]:
         whole = dag.plan()
         plan = whole if outputs is None else dag.plan_for(outputs)
@@ -73,7 +84,8 @@ class Planner:
             successors=plan.successors,
             priority={} if self._settings.max_parallel is None else plan.priority(self._order),
             failure_keys=plan.failure_keys,
-            elements=plan.elements,
+            elements=plan.by_items if items else plan.elements,
+            items=items,
             sources={key: source for key, source in sources.items() if key in plan.required},
             joins=plan.joins(),
             inputs=values,

@@ -15,11 +15,12 @@ def store_result(dag: DAG, results: dict[str, Any], name: str, result: Any) -> N
     node = dag.get_node(name)
     if isinstance(result, (NodeFailure, NodeSkipped)):
         results.update(dict.fromkeys(node.outputs, result))
-    elif node.map_over and isinstance(result, Item):
         return
-    elif node.map_over and len(node.outputs) > 1:
-        elements = dag.plan().elements
-        levels = 1 if elements is None else elements.levels[node.outputs[0]]
+    if isinstance(result, Item):
+        return
+    elements = dag.plan().elements
+    levels = 0 if elements is None else elements.levels.get(node.outputs[0], 0)
+    if levels and len(node.outputs) > 1:
         results.update(_lists_by_key(node, result, levels))
     else:
         node.store(result, results)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from taskiq import AsyncBroker
 
 from taskiq_flow.cleanup import to_the_end
+from taskiq_flow.dataflow.axes import element_name, parted
 from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.fingerprint import with_dependents
 from taskiq_flow.dataflow.stale import stale
@@ -83,8 +84,7 @@ class Resumer:
             log.prepend(self._runs.adapt_to_graph(restored, allow_changed=allow_changed))
             outdated = stale(self._dag.plan(), restored.results, restored.failed)
             log.prepend(restored.drop(outdated))
-            spec = self._restored_spec(restored, replay=replay, sources=sources)
-            spec = replace(spec, items=items)
+            spec = self._restored_spec(restored, replay=replay, sources=sources, items=items)
         except BaseException:  # a cancellation too
             await to_the_end(log.release())
             raise
@@ -132,10 +132,37 @@ class Resumer:
     def _restored_tasks(self, spec: RunSpec[Any], restored: RestoredRun) -> Mapping[str, Task]:
         """The tasks of the nodes and elements whose results are kept, by their names."""
         tasks = {node.task_name: node.task for node in spec.nodes}
-        if spec.elements is None:
-            return tasks
         owners = {name: self._dag.plan().node_of(name) for name in restored.results}
         return {name: tasks[owner] for name, owner in owners.items() if owner in tasks}
+
+    def _put_items_together(self, spec: RunSpec[Any], results: dict[str, Any]) -> None:
+        """Give generators their lists, where an earlier engine took the items one by one."""
+        plan = spec.elements
+        streamed, mapped = ({}, {}) if plan is None else (plan.generators, plan.mapped)
+        depths = {
+            node.task_name: len(mapped[node].axes) if node in mapped else 0
+            for node in spec.nodes
+            if node.gives_items and node not in streamed
+        }
+        for name, count in results.items() if depths else ():
+            owner = self._dag.plan().node_of(name)
+            path = () if owner == name else parted(name)[1]
+            if depths.get(owner) == len(path) and isinstance(count, int):
+                results[name] = [
+                    results[element_name(owner, (*path, index))] for index in range(count)
+                ]
+
+    def _as_annotated(self, tasks: Mapping[str, Task]) -> Callable[[str, Any], Any]:
+        """Makes a restored value fit its task's annotation, which is of a generator's list."""
+        plan = self._dag.plan()
+        generators = {node.task_name for node in plan.order if node.is_generator}
+
+        def as_returned(name: str, value: Any) -> Any:
+            if plan.node_of(name) in generators:
+                return value
+            return as_annotated(value, return_type_of(tasks[name]))
+
+        return as_returned
 
     def _restored_spec(
         self,
@@ -143,6 +170,7 @@ class Resumer:
         *,
         replay: bool,
         sources: Mapping[str, Any] = MappingProxyType({}),
+        items: Items = False,
     ) -> RunSpec[Any]:
         """What is left to do of a run. ``sources``: inputs that the journal does not have.
 
@@ -165,18 +193,19 @@ class Resumer:
                 f"inputs={{{gone[0]!r}: ...}}",
                 keys=gone,
             )
-        spec = self._planner.spec({**inputs, **sources}, restored.header.outputs)
+        spec = self._planner.spec({**inputs, **sources}, restored.header.outputs, items)
         tasks = self._restored_tasks(spec, restored)
         backend = self._broker.result_backend
         results = load_results(
             restored,
             values,
             tasks,
-            lambda name, value: as_annotated(value, return_type_of(tasks[name])),
+            self._as_annotated(tasks),
             lambda name, task_id: handle_of(
                 backend, task_id, return_type_of(tasks[name]), wire_of(self._broker)
             ),
         )
+        self._put_items_together(spec, results)
         earlier = EarlierSessions(
             results,
             replay,

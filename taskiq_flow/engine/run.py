@@ -7,7 +7,6 @@ nothing: ``NodeRun`` returns a verdict for a node, and the run carries it out.
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -22,15 +21,17 @@ from taskiq_flow.cache.results import PendingResult, ValueCache
 from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.dataflow.element import Element
+from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.call_text import called_with
 from taskiq_flow.engine.listeners import Listeners
-from taskiq_flow.engine.mapped_nodes import DECLINED, RUN_ENDED, MappedNodes
+from taskiq_flow.engine.mapped_nodes import DECLINED, RUN_ENDED, MappedNodes, is_missing
 from taskiq_flow.engine.node_run import (
     Ask,
     Fail,
     FallBack,
+    GoOn,
     LookUp,
     NodeRun,
     PickUp,
@@ -69,6 +70,7 @@ from taskiq_flow.events import (
     RunStarted,
     Source,
 )
+from taskiq_flow.generators.grant import Grant
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.isolation import NEVER_CHANGE, Isolation, Take
 
@@ -129,6 +131,7 @@ class Run(Generic[N]):
         self._take = spec.take
         self._run_timeout = settings.run_timeout
         self._completions = completions
+        self._dispatcher = dispatcher
         self._log = log
         self._cache = cache
         self._loop = asyncio.get_running_loop()
@@ -142,22 +145,26 @@ class Run(Generic[N]):
         self._timer: asyncio.TimerHandle | None = None
         self._restored = self._restored_nodes()
         self._to_replay: dict[Any, tuple[Any, set[Any]]] = {}  # by node: what comes before it
-        edges, priority = spec if spec.elements is None else spec.elements, spec.priority
-        if (
-            spec.elements is not None
-        ):  # a mapped node takes no time itself: its elements wait for it
-            priority = {**priority, **dict.fromkeys(map(as_whole, spec.elements.mapped), math.inf)}
+        nodes: Iterable[Any] = spec.nodes
+        no_tasks: dict[Any, None] = {}
+        edges: Any = spec if spec.elements is None else spec.elements
+        if spec.elements is not None:
+            no_tasks = dict.fromkeys((*spec.elements.mapped, *spec.elements.openings.values()))
+            nodes = dict.fromkeys((*spec.nodes, *no_tasks))
         self._ready: ReadySet[Any] = ReadySet.of_graph(
-            spec.nodes,
+            nodes,
             edges.predecessors,
             edges.successors,
-            priority,
+            spec.priority,
             settings.max_parallel,
             spec.joins,
             self._restored,
+            no_tasks,
         )
         self._timers: Timers[NodeRun[N]] = Timers()
         self._suspended: dict[N, NodeRun[N]] = {}  # they are started once more later
+        self._generators: dict[NodeRun[N], None] = {}  # in flight
+        self._ended_while_queued: dict[NodeRun[N], TaskiqResult[Any]] = {}  # of generators
         self._answers: set[asyncio.Future[object]] = set()  # of async conditions
         self._pending_results: dict[
             NodeRun[N], tuple[PendingResult, Callable[[object], None]]
@@ -261,6 +268,9 @@ class Run(Generic[N]):
         """Handle the result of an attempt, then start the nodes that it made ready."""
         if self._is_over or task_id != node_run.task_id:
             return
+        if node_run.is_blocked and not self._ready.is_suspended(node_run.node):
+            self._ended_while_queued[node_run] = result
+            return
         node_run.is_expected = False
         self._timers.cancel(node_run)
         try:
@@ -291,6 +301,26 @@ class Run(Generic[N]):
         node, attempt, at = node_run.node, node_run.attempts, self._loop.time()
         self._tell(NodeRetried(self.run_id, at, node.task_name, task_id, attempt, index=node.index))
 
+    def items(
+        self, node_run: NodeRun[N], task_id: str, first: int, items: Sequence[Any], digest: bytes
+    ) -> None:
+        """Handle items that a generator has given: start what maps over them."""
+        grant, mapped = node_run.grant, self._mapped
+        if self._is_over or not node_run.is_expected or task_id != node_run.task_id:
+            return
+        if grant is None or mapped is None or first != grant.have:
+            return
+        try:
+            mapped.take_items(node_run.node, first, items, node_run.log_number)
+            node_run.grant = Grant(first + len(items), digest, grant.may)
+            self._set_timer(node_run, node_run.on_items(self._loop.time()))
+            self._advance()
+            if node_run.is_expected and not self._is_over:
+                self._grant(node_run)
+        except BaseException as error:  # of the journal's serializer, say
+            self._end(error)
+            raise
+
     def interrupted(self, error: BaseException) -> None:
         """The process was told to stop: the run ends, and its reader gets the error itself."""
         if not self._is_over:
@@ -320,6 +350,61 @@ class Run(Generic[N]):
             self._ready.requeue(node_run.node)
             self._advance()
 
+    # Generators
+
+    def _begin_items(self, node_run: NodeRun[N], mapped: MappedNodes) -> None:
+        """A generator is about to be sent, for the first time or once more."""
+        grant = node_run.grant
+        if grant is None:
+            may_be_repeated = self._log is not None or node_run.options.retry is not None
+            grant = mapped.begin_items(
+                node_run.node, remembers=may_be_repeated or self._dispatcher.may_repeat
+            )
+            self._generators[node_run] = None
+        # At least one, after which it gives up its place for those that are to make room.
+        may = grant.have + max(1, mapped.lead(node_run.node))
+        node_run.grant = Grant(grant.have, grant.digest, may)
+
+    def _grant(self, node_run: NodeRun[N]) -> None:
+        """Tell a generator what the run has of its items, and how many it may make."""
+        grant, mapped = node_run.grant, self._mapped
+        if grant is None or mapped is None:
+            return
+        lead = mapped.lead(node_run.node)
+        if lead > 0:
+            node_run.grant = Grant(grant.have, grant.digest, max(grant.may, grant.have + lead))
+        elif grant.have >= grant.may:  # until there is room, others may have its place
+            self._timers.cancel(node_run)
+            self._ready.suspend(node_run.node, keeps_gate=True)
+            self._suspended[node_run.node] = node_run
+            node_run.is_blocked = True
+            self._advance()
+        self._completions.grant(node_run.task_id, node_run.grant or grant)
+
+    def _let_generators_go_on(self) -> None:
+        """Items were let in: look which generators may make more."""
+        for node_run in list(self._generators):
+            grant, mapped = node_run.grant, self._mapped
+            if grant is None or mapped is None or not node_run.is_expected:
+                continue
+            more = grant.have + mapped.lead(node_run.node) - grant.may
+            if node_run.is_blocked:
+                if more > 0 and self._ready.is_suspended(node_run.node):
+                    self._ready.requeue(node_run.node)
+                    self._loop.call_soon(self._advance)
+            elif more >= mapped.enough(node_run.node):
+                self._grant(node_run)
+
+    def _go_on(self, node_run: NodeRun[N]) -> None:
+        """A generator has its place again."""
+        if (ended := self._ended_while_queued.pop(node_run, None)) is not None:
+            self.settle(node_run, node_run.task_id, ended)
+            return
+        self._set_timer(node_run, node_run.on_items(self._loop.time()))
+        self._grant(node_run)
+
+    # Sending
+
     def _was_taken(self, node_run: NodeRun[N]) -> None:
         tells_begin = self._completions.tells_begin
         self._set_timer(node_run, node_run.on_sent(self._loop.time(), tells_begin=tells_begin))
@@ -335,7 +420,7 @@ class Run(Generic[N]):
 
     # Carrying out verdicts
 
-    def _carry_out(  # noqa: C901 - one case for each verdict
+    def _carry_out(  # noqa: C901, PLR0912 - one case for each verdict
         self, node_run: NodeRun[N], verdict: Verdict
     ) -> RestOfStart | None:
         """Carry out a verdict. Returns the part of the node's start that has to be awaited."""
@@ -343,6 +428,8 @@ class Run(Generic[N]):
             return None
         match verdict:
             case Send():
+                if self._mapped is not None and self._mapped.gives_items(node_run.node):
+                    self._begin_items(node_run, self._mapped)
                 return self._sender.send(node_run)
             case Ask(answer):
                 self._await_answer(node_run, answer)
@@ -350,6 +437,8 @@ class Run(Generic[N]):
                 return self._sender.look_up(node_run)
             case PickUp():
                 return self._sender.pick_up(node_run)
+            case GoOn():
+                self._go_on(node_run)
             case Wait(seconds):
                 self._suspend(node_run)
                 self._timers.set(node_run, seconds, self._start_again)
@@ -400,7 +489,9 @@ class Run(Generic[N]):
         pending.wait(start_again)
 
     def _suspend(self, node_run: NodeRun[N]) -> None:
-        self._ready.suspend(node_run.node)
+        if not node_run.is_blocked:  # it is suspended already
+            self._ready.suspend(node_run.node)
+        node_run.is_blocked = False
         self._suspended[node_run.node] = node_run
 
     def _complete_node(self, node_run: NodeRun[N], value: Any, source: Source) -> None:
@@ -458,7 +549,10 @@ class Run(Generic[N]):
 
     def _skip_nodes(self, nodes: Sequence[N]) -> None:
         for node in nodes:
-            self._skip_node(node, *self._state.reason_to_skip(node))
+            if isinstance(as_whole(node), ItemsNode):  # its generator was skipped, or has failed
+                self._note_end(node)
+            else:
+                self._skip_node(node, *self._state.reason_to_skip(node))
 
     def _skip_node(self, node: N, because_of: tuple[str, ...], reason: SkipReason) -> None:
         self._tell_skip(node, because_of, reason)
@@ -479,12 +573,17 @@ class Run(Generic[N]):
 
     def _deliver(self, node: N, value: Any) -> None:
         """Give the reader what a node gives; what an element gives, if items are asked for."""
-        if self._mapped is None or not isinstance(node, Element):
+        if self._mapped is None:
             self.stream.deliver(node, value)
             return
-        if isinstance(value, NodeFailure) or (
-            isinstance(value, NodeSkipped) and value.reason == "failure"
-        ):
+        if self._mapped.gives_items(node):
+            if isinstance(value, (NodeFailure, NodeSkipped)):
+                self._mapped.hold_back(node, value)
+            return  # its items are delivered
+        if not isinstance(node, Element):
+            self.stream.deliver(node, value)
+            return
+        if is_missing(value):
             self._mapped.missing(node, value)
         if self._spec.items or len(node.path) == self._spec.lists_at:
             self.stream.deliver(node, value)
@@ -509,6 +608,7 @@ class Run(Generic[N]):
             advance=self._advance,
             end=self._end_unless_over,
             was_yielded=self._was_yielded,
+            let_generators_go_on=self._let_generators_go_on,
         )
 
     def _unread(self) -> int:
@@ -551,6 +651,9 @@ class Run(Generic[N]):
         """A node has ended. Its inputs are not needed any more, nor is its claim on the cache."""
         if self._sender.inputs_needed:
             self._sender.inputs_needed.pop(node_run.node, None)
+        if self._generators:
+            self._generators.pop(node_run, None)
+            self._suspended.pop(node_run.node, None)
         if node_run.claim is not None and self._cache is not None:
             self._cache.release(node_run.claim)
             node_run.claim = None
@@ -650,6 +753,8 @@ class Run(Generic[N]):
         if self._is_listened_to:
             self._tell_completion(node, "", value, "journal")
         is_yielded = self._spec.items or not isinstance(node, Element)
+        if self._mapped is not None and self._mapped.gives_items(node):
+            is_yielded = False  # its items are, and their list
         if self._spec.earlier.is_replayed and is_yielded:
             self._replay(node, value)
         return COMPLETED
@@ -667,7 +772,11 @@ class Run(Generic[N]):
         waits_for: set[Any] = set()
         if self._mapped is not None and not isinstance(node, Element):
             before: Any = self._spec.predecessors.get(node, ())
-            waits_for = {o for o in before if o.map_over or o in self._to_replay}
+            waits_for = {
+                other
+                for other in before
+                if other.map_over or other in self._to_replay or self._mapped.gives_items(other)
+            }
         if waits_for:
             self._to_replay[node] = value, waits_for
         else:

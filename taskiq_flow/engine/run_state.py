@@ -9,6 +9,7 @@ from taskiq_flow.dataflow.axes import element_name
 from taskiq_flow.dataflow.dag import FAILURES
 from taskiq_flow.dataflow.element import Element, Unreached
 from taskiq_flow.dataflow.elements import Elements
+from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.ready_set import FAILED
 from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.engine.run_spec import RunSpec
@@ -170,7 +171,7 @@ class RunState(Generic[N]):
         return {
             element_name(node.task_name, path): value
             for node in self._spec.elements.mapped
-            if not node.gives_inputs
+            if node.given_key is None or isinstance(node, ItemsNode)
             if self.values.keys().isdisjoint(node.outputs)
             for path, value in self.elements.returned(node)
         }
@@ -196,8 +197,12 @@ class RunState(Generic[N]):
 
     def _takes_elements(self, node: Any, of: Any) -> bool:
         """Whether a node goes on without elements ``of`` another that have failed."""
-        mapped = None if self._spec.elements is None else self._spec.elements.mapped.get(node)
-        return mapped is not None and of in mapped.producers and of not in mapped.whole
+        elements = self._spec.elements
+        mapped = None if elements is None else elements.mapped.get(node)
+        if elements is None or mapped is None:
+            return False
+        of = elements.generators.get(of, of)
+        return of in mapped.producers and of not in mapped.whole
 
     def _cannot_run(self, node: Any, found: Mapping[Any, None]) -> bool:
         """Whether a node cannot run with such a dependency. By ``"any"``, another is enough."""

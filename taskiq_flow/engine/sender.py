@@ -88,8 +88,10 @@ class Sender(Generic[N]):
         sent_node, options = node_run.sent_node, node_run.options
         try:
             address = self._dispatcher.address(sent_node)
+            grant = None if node_run.falls_back else node_run.grant
             for label in options.labels:
-                if address.is_async or label[0] != TIMEOUT_LABEL:
+                # A generator's time counts for each item, not for the task.
+                if label[0] != TIMEOUT_LABEL or (address.is_async and grant is None):
                     address = address.with_label(*label)
             args, kwargs = sent_node.arguments(self._as_sent(sent_node, node_run.inputs))
         except Exception as error:  # of a value of the user's
@@ -100,7 +102,12 @@ class Sender(Generic[N]):
         if self.is_listened_to:
             self._tell(node_run)
         self._completions.expect(
-            task_id, node_run, address.return_type, address.queue, tell_begin=options.is_timed
+            task_id,
+            node_run,
+            address.return_type,
+            address.queue,
+            tell_begin=options.is_timed,
+            grant=grant,
         )
         try:
             sending = self._dispatcher.send(Invocation(sent_node, address, task_id, args, kwargs))
@@ -207,7 +214,9 @@ class Sender(Generic[N]):
             await rest
 
     def ends_by_itself(self, node_run: NodeRun[N]) -> bool:
-        """Whether a worker ends the node's attempt when its time reference_above is over."""
+        """Whether a worker ends the node's attempt when its time is over."""
+        if node_run.grant is not None and not node_run.falls_back:
+            return False  # only the engine knows the time of an item
         return self._dispatcher.address(node_run.sent_node).is_async
 
     def _return_type(self, node_run: NodeRun[N]) -> Any:

@@ -71,6 +71,7 @@ class Starter:
                 reference_above=self._settings.reference_above,
                 is_journaled=log is not None,
                 keeps_values=not spec.sources,
+                isolation=self._settings.isolation,
             )
             dispatcher = Dispatcher(
                 broker, connection.labels, connection.kick, spec.take, connection.arguments
@@ -112,8 +113,15 @@ class Starter:
                 "the graph has mapped nodes, and its engine has pass_by=, which cannot be combined "
                 "yet; give the engine pass_by='value'"
             )
+        if spec.elements is not None and spec.elements.generators and not tells_begin:
+            node = next(iter(spec.elements.generators))
+            raise ConfigurationError(
+                f"the items of node {node.task_name!r}, a generator, are taken one by one, and the "
+                f"workers of {type(self._broker).__name__} cannot send them; add a FlowMiddleware "
+                "to it, here and where its workers run, or have the task return a list"
+            )
         for node in spec.nodes:
-            if not node.gives_inputs:
+            if node.given_key is None:
                 dispatcher.address(node)
         for node, options in spec.options.items():
             if options.fallback_node is not None:

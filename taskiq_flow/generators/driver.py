@@ -24,9 +24,6 @@ class Sink(Protocol):
     grant: Grant
     """The newest one. ``have`` and ``digest`` are those with which the execution has begun."""
 
-    remembers: bool
-    """Whether a further execution may follow, which has to give the same items."""
-
     def taken(self, item: Any) -> Any:
         """An item as its generator does not change it any more.
 
@@ -94,16 +91,15 @@ class _Execution:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._earlier = sink.grant
-        self._checks = sink.remembers or bool(self._earlier.digest)
-        self._digest = NO_ITEMS
+        self._digest = NO_ITEMS if self._earlier.digest else b""
         self.count = 0
 
     def next(self, item: Any) -> tuple[int, Any, bytes] | None:
         """What is passed on of one more item; ``None`` if the engine has it."""
-        if self._checks:
+        if self._digest:
             self._digest = with_item(self._digest, digest_of(item))
         index, self.count = self.count, self.count + 1
-        if self.count == self._earlier.have and self._earlier.digest not in (b"", self._digest):
+        if self.count == self._earlier.have and self._earlier.digest != self._digest:
             raise ItemsChangedError(
                 f"the generator was executed again, and gave other items among the first "
                 f"{self._earlier.have} than before; have it give the same items for the same inputs"

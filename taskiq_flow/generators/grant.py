@@ -13,7 +13,7 @@ class Grant:
 
     ``have``: how many items the engine has. They are not passed on once more: a further execution
     makes them again, and passes over them. ``digest``: of these items, as of ``with_item``; empty
-    if it is not known. ``may``: how many items may be made in all.
+    if no further execution can follow. ``may``: how many items may be made in all.
     """
 
     have: int = 0

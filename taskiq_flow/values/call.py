@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from taskiq_flow.values.fitting import Signature
 from taskiq_flow.values.isolation import NEVER_CHANGE, Take, refuse_once_only
@@ -20,14 +20,25 @@ _COMMON = NEVER_CHANGE | {list, dict, tuple, set}
 """Types of results that are no iterators."""
 
 
+class Drives(Protocol):
+    """Passes on the items of a generator. Returns how many there are."""
+
+    async def drive(self, items: AsyncGenerator[Any, Any]) -> int:
+        """Those of an async generator."""
+
+    def drive_in_thread(self, items: Generator[Any, Any, Any]) -> int:
+        """Those of a generator that runs in the thread of the caller."""
+
+
 class Call:
     """The arguments of one call of a task.
 
     ``take``: copies each argument when the task is executed, where others than the engine may have
-    it executed once more with the same arguments.
+    it executed once more with the same arguments. ``sink``: takes the items of a generator one by
+    one, if that is asked for.
     """
 
-    __slots__ = ("_is_taken", "_take", "_task_name", "_values")
+    __slots__ = ("_is_taken", "_take", "_task_name", "_values", "sink")
 
     def __init__(
         self,
@@ -35,7 +46,9 @@ class Call:
         args: list[Any],
         kwargs: dict[str, Any],
         take: Take | None = None,
+        sink: Drives | None = None,
     ) -> None:
+        self.sink = sink
         self._task_name = task_name
         self._values: tuple[list[Any], dict[str, Any]] | None = args, kwargs
         self._take = take
@@ -44,7 +57,7 @@ class Call:
 
     def once_more(self) -> Call:
         """The same call, for a further execution of the task. This one is over."""
-        again = Call(self._task_name, [], {}, self._take)
+        again = Call(self._task_name, [], {}, self._take, self.sink)
         again._values, self._values = self._values, None
         return again
 
@@ -163,6 +176,8 @@ def taking_calls(
         own_args, own_kwargs = calling.arguments(call)
         try:
             value = function(*own_args, **kwargs, **own_kwargs)
+            if call.sink is not None and calling.gives_items:
+                return call.sink.drive_in_thread(value)
             if inspect.isawaitable(value):
                 return calling.awaited(value)
             return calling.result(value)
@@ -180,6 +195,8 @@ def _call_for_items(
         if call is None or not call.is_of(task_name):
             return function(*args, **kwargs)
         own_args, own_kwargs = calling.arguments(call)
+        if call.sink is not None:
+            return await call.sink.drive(function(*own_args, **kwargs, **own_kwargs))
         return [item async for item in function(*own_args, **kwargs, **own_kwargs)]
 
     return call_for_items

@@ -1,0 +1,77 @@
+"""The rows of items that a generator gives, while they grow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from taskiq_flow.dataflow.axes import Axis, ElementPlan, Path, parts_of
+from taskiq_flow.dataflow.groups import Group, Groups
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.rows import Row, Zipped
+
+
+class GrowingRows:
+    """The rows of one generator: one for each of its elements, or one for a node that runs once.
+
+    ``axis``: of the items. ``rows``: by path, those that have begun.
+    """
+
+    def __init__(
+        self, node: DAGNode, plan: ElementPlan, layout: Groups, rows: dict[Path, Row | Zipped]
+    ) -> None:
+        self.node = node
+        self.axis: Axis = (plan.generators[node].given_key, 1)
+        self.rows = rows
+        readers = {n for n, g in enumerate(layout.groups) if self.axis in parts_of(g.axis)}
+        self._readers = [layout.groups[number] for number in sorted(readers)]
+        # One that waits for another of them says nothing about room: it would wait for itself.
+        self._bounding = [
+            layout.groups[number]
+            for number in sorted(readers)
+            if not plan.groups[number].waits_for & readers
+        ]
+
+    def begun(self, path: Path) -> Row:
+        """The row at a path, which begins now if it has not."""
+        row = self.rows.setdefault(path, Row())
+        if not isinstance(row, Row):
+            raise TypeError(f"the items of {self.node!r} are no row")
+        return row
+
+    def end(self, path: Path, *, is_cut: bool) -> None:
+        """A row has all of its items. ``is_cut``: because its generator has failed."""
+        row = self.begun(path)
+        row.is_ended, row.is_cut = True, is_cut
+
+    def readers_at(self, path: Path) -> Iterator[tuple[Group, Path]]:
+        """The groups that read a row within other lists, each with where it does."""
+        for group in self._readers:
+            for prefix in self._prefixes(group, path) if group.depth > 1 else ():
+                yield group, prefix
+
+    def lead(self, path: Path, unread: int | None) -> float:
+        """How many more items may be made now.
+
+        ``unread``: how many elements the reader has still to read; ``None`` if it is given none.
+        """
+        row = self.rows.get(path)
+        least = math.inf
+        for group in self._bounding:
+            if group.is_taken:
+                least = min(least, self._let_in(group, path))
+            elif unread is not None:
+                least = min(least, self._let_in(group, path) - unread)
+        return least + self.node.window - (0 if row is None else row.known)
+
+    def _let_in(self, group: Group, path: Path) -> int:
+        """How many items of a row a group has let in. A list may be read at several places."""
+        if group.depth == 1:
+            return 0 if group.root is None else group.root.next
+        places = [group.cursors[prefix].next for prefix in self._prefixes(group, path)]
+        return min(places, default=0)
+
+    def _prefixes(self, group: Group, path: Path) -> list[Path]:
+        if group.is_straight:
+            return [path] if path in group.cursors else []
+        return [prefix for prefix in group.cursors if group.project(prefix) == path]

@@ -1,0 +1,733 @@
+"""Tasks that are generators: their items are taken while they run."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from taskiq import InMemoryBroker, SimpleRetryMiddleware
+
+from taskiq_flow import (
+    DAGBuilder,
+    ElementsKnown,
+    ExecutionEngine,
+    Failure,
+    Item,
+    ItemsChangedError,
+    MemoryJournal,
+    NodeFailedError,
+    NodeFailure,
+    NodeSkipped,
+    NodeTimeoutError,
+    OutputShapeError,
+    Product,
+    Retry,
+    RunCancelledError,
+    RunFailedError,
+)
+from taskiq_flow.engine.run_spec import Items
+from tests.recording import Recorder
+from tests.virtual_clock import virtually
+
+
+async def numbers(count: int) -> AsyncIterator[int]:
+    """One number each second."""
+    for number in range(count):
+        await asyncio.sleep(1)
+        yield number
+
+
+async def double(number: int) -> int:
+    await asyncio.sleep(1)
+    return 2 * number
+
+
+def chain() -> DAGBuilder:
+    return DAGBuilder().node(numbers).node(double, inputs=["numbers"], map_over="numbers")
+
+
+def engine_of(builder: DAGBuilder, **options: Any) -> ExecutionEngine:
+    return ExecutionEngine(InMemoryBroker(), builder.build(), **options)
+
+
+async def stream_of(
+    engine: ExecutionEngine, inputs: dict[str, Any], *, items: Items = True
+) -> list[tuple[str, Any]]:
+    return [pair async for pair in engine.execute_async(inputs, items=items)]
+
+
+class Source:
+    """A generator that notes what it has made, and that it was closed."""
+
+    def __init__(self, count: int, breaks_at: int | None = None) -> None:
+        self.count = count
+        self.breaks_at = breaks_at
+        self.made = 0
+        self.executions = 0
+        self.closed = 0
+
+    async def items(self) -> AsyncIterator[int]:
+        self.executions += 1
+        try:
+            for number in range(self.count):
+                if number == self.breaks_at and self.executions == 1:
+                    raise ValueError(f"broken at {number}")
+                self.made += 1
+                yield number
+        finally:
+            self.closed += 1
+
+
+# Items flow
+
+
+@virtually
+async def test_a_node_that_maps_over_a_generator_runs_while_that_one_makes_more() -> None:
+    loop = asyncio.get_running_loop()
+    times = {}
+    async for name, value in engine_of(chain()).execute_async({"count": 3}, items=True):
+        times[name, value.index if isinstance(value, Item) else None] = loop.time()
+    assert times == {
+        ("numbers", 0): 1,
+        ("numbers", 1): 2,
+        ("double", 0): 2,
+        ("numbers", 2): 3,
+        ("numbers", None): 3,
+        ("double", 1): 3,
+        ("double", 2): 4,
+        ("double", None): 4,
+    }
+
+
+@virtually
+async def test_who_takes_a_generator_whole_is_given_the_list() -> None:
+    builder = chain().node(sum, name="total", inputs=["double"])
+    builder.node(len, name="count_of", inputs=["numbers"])
+    results = await engine_of(builder).execute({"count": 4})
+    assert results == {"numbers": [0, 1, 2, 3], "double": [0, 2, 4, 6], "total": 12, "count_of": 4}
+
+
+@virtually
+async def test_a_generator_without_items_gives_an_empty_list() -> None:
+    builder = chain().node(sum, name="total", inputs=["double"])
+    assert await stream_of(engine_of(builder), {"count": 0}) == [
+        ("numbers", []),
+        ("double", []),
+        ("total", 0),
+    ]
+
+
+@virtually
+async def test_items_are_yielded_also_if_no_node_maps_over_them() -> None:
+    engine = engine_of(DAGBuilder().node(numbers))
+    assert await stream_of(engine, {"count": 2}) == [
+        ("numbers", Item(0, 0)),
+        ("numbers", Item(1, 1)),
+        ("numbers", [0, 1]),
+    ]
+    assert await stream_of(engine, {"count": 2}, items="only") == [
+        ("numbers", Item(0, 0)),
+        ("numbers", Item(1, 1)),
+    ]
+    assert await stream_of(engine, {"count": 2}, items=False) == [("numbers", [0, 1])]
+
+
+@virtually
+async def test_items_are_yielded_as_they_are_made_though_nothing_else_may_run() -> None:
+    loop = asyncio.get_running_loop()
+    engine = engine_of(DAGBuilder().node(numbers), max_parallel=1)
+    times = [loop.time() async for _ in engine.execute_async({"count": 3}, items="only")]
+    assert times == [1, 2, 3]
+
+
+async def test_a_sync_generator_gives_its_items_as_it_makes_them() -> None:
+    may_end = threading.Event()
+
+    def lines() -> Iterator[str]:
+        yield "ebb"
+        may_end.wait(10)
+        yield "flow"
+
+    async def shout(line: str) -> str:
+        may_end.set()
+        return line.upper()
+
+    builder = DAGBuilder().node(lines).node(shout, inputs=["lines"], map_over="lines")
+    async with asyncio.timeout(20):
+        results = await engine_of(builder).execute()
+    assert results == {"lines": ["ebb", "flow"], "shout": ["EBB", "FLOW"]}
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_task_of_the_broker_may_be_a_generator(is_async: bool) -> None:
+    broker = InMemoryBroker()
+
+    @broker.task
+    async def made_async(count: int) -> AsyncIterator[int]:
+        for number in range(count):
+            yield number
+
+    @broker.task
+    def made(count: int) -> Iterator[int]:
+        yield from range(count)
+
+    task: Any = made_async if is_async else made
+    builder = DAGBuilder().node(task, name="made")
+    dag = builder.node(abs, name="positive", inputs=["made"], map_over="made").build()
+    assert await ExecutionEngine(broker, dag).execute({"count": 2}) == {
+        "made": [0, 1],
+        "positive": [0, 1],
+    }
+
+
+@virtually
+async def test_each_item_is_split_if_there_are_several_outputs() -> None:
+    async def pairs(count: int) -> AsyncIterator[tuple[int, str]]:
+        for number in range(count):
+            yield number, str(number)
+
+    builder = DAGBuilder().node(pairs, outputs=["number", "text"])
+    builder.node(len, name="length", inputs=["text"], map_over="text")
+    expected = {"number": [0, 1], "text": ["0", "1"], "length": [1, 1]}
+    assert await engine_of(builder).execute({"count": 2}) == expected
+
+
+@virtually
+async def test_an_item_that_cannot_be_split_fails_by_itself() -> None:
+    async def pairs() -> AsyncIterator[Any]:
+        yield 1, 2
+        yield 3
+
+    engine = engine_of(DAGBuilder().node(pairs, outputs=["a", "b"]), on_error="continue")
+    with pytest.raises(RunFailedError) as failed:
+        await engine.execute()
+    assert list(failed.value.failures) == ["pairs[1]"]
+    assert isinstance(failed.value.failures["pairs[1]"], OutputShapeError)
+
+
+@virtually
+async def test_a_mapped_generator_gives_lists_within_a_list() -> None:
+    builder = DAGBuilder().node(numbers, inputs=["counts"], map_over="counts")
+    builder.node(double, inputs=["numbers"], map_over={"numbers": 2})
+    builder.node(sum, name="sums", inputs=["double"], map_over="double")
+    results = await engine_of(builder).execute({"counts": [2, 0, 3]})
+    assert results == {
+        "numbers": [[0, 1], [], [0, 1, 2]],
+        "double": [[0, 2], [], [0, 2, 4]],
+        "sums": [2, 0, 6],
+    }
+
+
+@virtually
+async def test_the_items_of_a_mapped_generator_are_joined_by_flatten() -> None:
+    builder = DAGBuilder().node(numbers, inputs=["counts"], map_over="counts", flatten=True)
+    builder.node(double, inputs=["numbers"], map_over="numbers")
+    pairs = await stream_of(engine_of(builder), {"counts": [2, 0, 1]})
+    assert dict(pairs)["numbers"] == [0, 1, 0]
+    assert dict(pairs)["double"] == [0, 2, 0]
+    assert ("double", Item((2, 0), 0)) in pairs
+
+
+@virtually
+async def test_items_are_taken_together_and_multiplied_as_elements_are() -> None:
+    builder = DAGBuilder().node(numbers)
+    builder.node(
+        lambda n, c: f"{c}{n}",
+        name="zipped",
+        inputs=["numbers", "chars"],
+        map_over=["numbers", "chars"],
+    )
+    builder.node(
+        lambda c, n: f"{c}{n}",
+        name="product",
+        inputs=["chars", "numbers"],
+        map_over=Product("chars", "numbers"),
+    )
+    results = await engine_of(builder).execute({"count": 2, "chars": ["a", "b"]})
+    assert results["zipped"] == ["a0", "b1"]
+    assert results["product"] == [["a0", "a1"], ["b0", "b1"]]
+
+
+@virtually
+async def test_lists_that_differ_in_length_are_told_by_the_generators_output() -> None:
+    builder = DAGBuilder().node(numbers, output="ids")
+    builder.node(lambda n, c: n, name="zipped", inputs=["ids", "chars"], map_over=["ids", "chars"])
+    with pytest.raises(NodeFailedError) as failed:
+        await engine_of(builder).execute({"count": 3, "chars": ["a", "b"]})
+    assert "'chars' has 2" in str(failed.value)
+    assert "'ids' has" in str(failed.value)
+    assert "items of" not in str(failed.value)
+
+
+@virtually
+async def test_an_item_is_taken_as_it_was_when_it_was_yielded() -> None:
+    async def growing() -> AsyncIterator[list[int]]:
+        row: list[int] = []
+        for number in range(3):
+            row.append(number)
+            yield row
+
+    builder = DAGBuilder().node(growing)
+    builder.node(len, name="length", inputs=["growing"], map_over="growing")
+    results = await engine_of(builder).execute()
+    assert results == {"growing": [[0], [0, 1], [0, 1, 2]], "length": [1, 2, 3]}
+
+
+@virtually
+async def test_listeners_are_told_how_many_items_there_were() -> None:
+    recorder = Recorder()
+    await engine_of(chain(), listeners=[recorder]).execute({"count": 2})
+    known = [event for event in recorder.events if isinstance(event, ElementsKnown)]
+    assert {(event.task_name, event.count) for event in known} == {("numbers", 2), ("double", 2)}
+
+
+@virtually
+async def test_a_generator_that_a_condition_skips_has_no_items() -> None:
+    builder = DAGBuilder().node(numbers, when=lambda count: count > 5)
+    builder.node(double, inputs=["numbers"], map_over="numbers")
+    pairs = dict(await stream_of(engine_of(builder, on_error="collect"), {"count": 2}))
+    assert [pairs[name].reason for name in ("numbers", "double")] == ["condition"] * 2
+
+
+@virtually
+async def test_a_cached_generator_gives_its_list_when_it_has_ended() -> None:
+    loop = asyncio.get_running_loop()
+    builder = DAGBuilder().node(numbers, cache=True)
+    builder.node(double, inputs=["numbers"], map_over="numbers")
+    engine = engine_of(builder)
+    first = await engine.execute({"count": 3})
+    assert loop.time() == 4
+    assert first == {"numbers": [0, 1, 2], "double": [0, 2, 4]}
+    assert await engine.execute({"count": 3}) == first
+    assert loop.time() == 5
+
+
+@virtually
+async def test_a_generator_runs_for_each_of_many_inputs() -> None:
+    engine = engine_of(chain())
+    source = [{"count": 2}, {"count": 1}]
+    found = [pair async for pair in engine.execute_many(source, ordered=True, whole=True)]
+    assert found == [
+        (0, {"numbers": [0, 1], "double": [0, 2]}),
+        (1, {"numbers": [0], "double": [0]}),
+    ]
+    items = [triple async for triple in engine.execute_many(source, items=True)]
+    assert (0, "numbers", Item(1, 1)) in items
+    assert (1, "double", [0]) in items
+
+
+# Room
+
+
+@virtually
+@pytest.mark.parametrize("window", [1, 4])
+async def test_a_generator_is_no_further_ahead_than_its_window(window: int) -> None:
+    source, begun, most = Source(50), 0, 0
+
+    async def slow(item: int) -> int:
+        nonlocal begun, most
+        begun += 1
+        most = max(most, source.made - begun)
+        await asyncio.sleep(1)
+        return item
+
+    builder = DAGBuilder().node(source.items, window=window)
+    builder.node(slow, inputs=["items"], map_over="items", max_parallel=2)
+    results = await engine_of(builder).execute()
+    assert results["slow"] == list(range(50))
+    assert most <= window + 2  # which were sent and have not begun
+
+
+@virtually
+async def test_a_generator_waits_for_the_reader_if_nobody_else_takes_its_items() -> None:
+    source, read = Source(100), 0
+    engine = engine_of(DAGBuilder().node(source.items, window=4))
+    async for _ in engine.execute_async(items="only"):
+        await asyncio.sleep(1)
+        read += 1
+        assert source.made <= read + 5
+    assert read == 100
+
+
+@virtually
+async def test_a_generator_does_not_wait_if_its_items_are_taken_whole_only() -> None:
+    source = Source(1000)
+    builder = DAGBuilder().node(source.items, window=1)
+    builder.node(len, name="count", inputs=["items"])
+    assert (await engine_of(builder, max_parallel=1).execute())["count"] == 1000
+
+
+@virtually
+@pytest.mark.parametrize("limit", [1, 2, None])
+async def test_items_that_wait_for_all_of_them_are_no_deadlock(limit: int | None) -> None:
+    source = Source(100)
+    builder = DAGBuilder().node(source.items, window=2)
+    builder.node(sum, name="total", inputs=["items"])
+    builder.node(
+        lambda item, total: item / total,
+        name="share",
+        inputs=["items", "total"],
+        map_over="items",
+    )
+    results = await engine_of(builder, max_parallel=limit).execute()
+    assert sum(results["share"]) == pytest.approx(1)
+
+
+@virtually
+async def test_a_generator_that_waits_gives_up_its_place() -> None:
+    results = await engine_of(chain(), max_parallel=1).execute({"count": 40})
+    assert results["double"] == [2 * number for number in range(40)]
+
+
+@virtually
+@pytest.mark.parametrize(("limit", "most"), [(None, 8), (3, 3)])
+async def test_so_many_elements_of_a_generator_are_open_at_once(
+    limit: int | None, most: int
+) -> None:
+    running, found = 0, 0
+
+    async def items(size: int) -> AsyncIterator[int]:
+        nonlocal running, found
+        running += 1
+        found = max(found, running)
+        for number in range(size):
+            await asyncio.sleep(1)
+            yield number
+        running -= 1
+
+    builder = DAGBuilder().node(
+        items, inputs=["sizes"], map_over="sizes", max_parallel=limit, window=1
+    )
+    builder.node(double, inputs=["items"], map_over={"items": 2}, max_parallel=2)
+    results = await engine_of(builder).execute({"sizes": [3] * 20})
+    assert results["double"] == [[0, 2, 4]] * 20
+    assert found == most
+
+
+# Failures
+
+
+def broken(at: int, **options: Any) -> DAGBuilder:
+    async def items() -> AsyncIterator[int]:
+        for number in range(at):
+            yield number
+        raise ValueError(f"broken at {at}")
+
+    builder = DAGBuilder().node(items, **options)
+    builder.node(double, inputs=["items"], map_over="items")
+    return builder.node(sum, name="total", inputs=["double"])
+
+
+@virtually
+async def test_items_that_were_made_go_on_though_the_generator_fails_later() -> None:
+    pairs = await stream_of(engine_of(broken(2), on_error="collect"), {})
+    values = dict(pairs)
+    assert [pair for pair in pairs if isinstance(pair[1], Item)] == [
+        ("items", Item(0, 0)),
+        ("items", Item(1, 1)),
+        ("double", Item(0, 0)),
+        ("double", Item(1, 2)),
+    ]
+    assert isinstance(values["items"], NodeFailure)
+    assert isinstance(values["double"], NodeSkipped)
+    assert values["double"].because_of == ("items",)
+    assert isinstance(values["total"], NodeSkipped)
+
+
+@virtually
+async def test_a_generator_that_fails_is_the_failure_of_the_run() -> None:
+    with pytest.raises(NodeFailedError) as failed:
+        await engine_of(broken(2)).execute()
+    assert failed.value.task_name == "items"
+    with pytest.raises(RunFailedError) as ended:
+        await engine_of(broken(2), on_error="continue").execute()
+    assert list(ended.value.failures) == ["items"]
+    assert ended.value.skipped == ["total"]
+
+
+@virtually
+async def test_nodes_are_skipped_if_a_generator_fails_before_its_first_item() -> None:
+    pairs = await stream_of(engine_of(broken(0), on_error="collect"), {})
+    assert [name for name, _ in pairs] == ["items", "double", "total"]
+    assert [type(value) for _, value in pairs] == [NodeFailure, NodeSkipped, NodeSkipped]
+
+
+@virtually
+async def test_an_ended_node_is_given_what_there_is_of_the_items() -> None:
+    builder = broken(2)
+    builder.node(
+        lambda items=None, double=None, failures=(): (items, double, failures),
+        name="report",
+        inputs={"items": "items", "double": "double", "failures": "items.failures"},
+        join="ended",
+    )
+    pairs = dict(await stream_of(engine_of(builder, on_error="collect"), {}, items=False))
+    items, doubled, failures = pairs["report"]
+    assert (items, doubled) == ([0, 1], [0, 2])
+    assert failures == [Failure("items", None, "ValueError", "broken at 2")]
+
+
+@virtually
+async def test_an_ended_node_alone_is_given_what_there_is_of_the_items() -> None:
+    async def items() -> AsyncIterator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    builder = DAGBuilder().node(items)
+    builder.node(lambda items=None: items, name="report", inputs=["items"], join="ended")
+    pairs = dict(await stream_of(engine_of(builder, on_error="collect"), {}, items=False))
+    assert pairs["report"] == [1]
+
+
+@virtually
+async def test_one_of_many_generators_fails_by_itself() -> None:
+    async def items(size: int) -> AsyncIterator[int]:
+        for number in range(size):
+            yield number
+        if size == 2:
+            raise ValueError("broken")
+
+    builder = DAGBuilder().node(items, inputs=["sizes"], map_over="sizes")
+    builder.node(double, inputs=["items"], map_over={"items": 2})
+    engine = engine_of(builder, on_error="collect")
+    pairs = dict(await stream_of(engine, {"sizes": [1, 2]}, items=False))
+    assert pairs["items"][0] == [0]
+    assert isinstance(pairs["items"][1], NodeFailure)
+    assert pairs["double"][0] == [0]
+    assert isinstance(pairs["double"][1], NodeSkipped)
+    assert pairs["double"][1].because_of == ("items[1]",)
+
+
+# Executed once more
+
+
+@virtually
+async def test_a_retry_passes_over_the_items_that_were_taken() -> None:
+    source = Source(4, breaks_at=2)
+    builder = DAGBuilder().node(source.items, retry=Retry(2, wait=0))
+    builder.node(double, inputs=["items"], map_over="items")
+    pairs = await stream_of(engine_of(builder), {})
+    assert [pair for pair in pairs if pair[0] == "items"] == [
+        *(("items", Item(number, number)) for number in range(4)),
+        ("items", [0, 1, 2, 3]),
+    ]
+    assert (source.made, source.executions, source.closed) == (6, 2, 2)
+
+
+@virtually
+@pytest.mark.parametrize("second", [[0, 7, 2, 3], [0]], ids=["other items", "fewer items"])
+async def test_other_items_at_a_retry_fail_the_node_for_good(second: list[int]) -> None:
+    executions = 0
+
+    async def items() -> AsyncIterator[int]:
+        nonlocal executions
+        executions += 1
+        for number in [0, 1, 2] if executions == 1 else second:
+            yield number
+        if executions == 1:
+            raise ValueError("broken")
+
+    builder = DAGBuilder().node(items, retry=Retry(5, wait=0))
+    builder.node(double, inputs=["items"], map_over="items")
+    with pytest.raises(NodeFailedError) as failed:
+        await engine_of(builder).execute()
+    assert isinstance(failed.value.__cause__, ItemsChangedError)
+    assert executions == 2
+
+
+async def test_a_retry_of_a_middleware_passes_over_the_items_that_were_taken() -> None:
+    broker = InMemoryBroker().with_middlewares(SimpleRetryMiddleware())
+    executions = 0
+
+    @broker.task(retry_on_error=True, max_retries=3)
+    async def items() -> AsyncIterator[int]:
+        nonlocal executions
+        executions += 1
+        for number in range(4):
+            if number == 2 and executions == 1:
+                raise ValueError("broken")
+            yield number
+
+    dag = DAGBuilder().node(items, name="items").build()
+    pairs = await stream_of(ExecutionEngine(broker, dag), {})
+    assert pairs == [*(("items", Item(n, n)) for n in range(4)), ("items", [0, 1, 2, 3])]
+    assert executions == 2
+
+
+@virtually
+async def test_the_time_limit_counts_for_each_item_and_not_while_there_is_no_room() -> None:
+    builder = DAGBuilder().node(numbers, timeout=1.5, window=1)
+    builder.node(double, inputs=["numbers"], map_over="numbers", max_parallel=1)
+
+    async def slowly(number: int) -> int:
+        await asyncio.sleep(5)
+        return number
+
+    builder.node(slowly, inputs=["double"], map_over="double", max_parallel=1)
+    assert (await engine_of(builder).execute({"count": 10}))["slowly"][-1] == 18
+
+
+@virtually
+async def test_an_item_that_takes_longer_than_the_time_limit_fails_the_generator() -> None:
+    async def items() -> AsyncIterator[int]:
+        for number in range(5):
+            await asyncio.sleep(number)
+            yield number
+
+    engine = engine_of(DAGBuilder().node(items, timeout=2.5), on_error="collect")
+    pairs = await stream_of(engine, {})
+    assert [pair[1].value for pair in pairs[:-1]] == [0, 1, 2]
+    assert isinstance(pairs[-1][1].error, NodeTimeoutError)
+
+
+# Ended early
+
+
+@virtually
+async def test_a_reader_that_leaves_closes_the_generator() -> None:
+    source = Source(1000)
+    stream = engine_of(DAGBuilder().node(source.items)).execute_async(items=True)
+    async for _ in stream:
+        break
+    await stream.aclose()
+    assert source.closed == 1
+    assert source.made < 1000
+
+
+@virtually
+async def test_a_cancelled_run_closes_a_generator_that_waits() -> None:
+    source = Source(1000)
+    builder = DAGBuilder().node(source.items)
+    builder.node(double, inputs=["items"], map_over="items", max_parallel=1)
+    run = engine_of(builder).start()
+    await asyncio.sleep(3)
+    assert source.closed == 0
+    run.cancel()
+    with pytest.raises(RunCancelledError):
+        await run
+    assert source.closed == 1
+
+
+async def test_a_cancelled_run_closes_a_sync_generator_that_waits() -> None:
+    closed, waits = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            for number in range(1000):
+                if number == 16:
+                    waits.set()
+                yield number
+        finally:
+            closed.set()
+
+    async def blocks(item: int) -> int:
+        await asyncio.sleep(60)
+        return item
+
+    builder = DAGBuilder().node(items)
+    builder.node(blocks, inputs=["items"], map_over="items", max_parallel=1)
+    run = engine_of(builder).start()
+    assert await asyncio.to_thread(waits.wait, 10)
+    run.cancel()
+    with pytest.raises(RunCancelledError):
+        await run
+    assert await asyncio.to_thread(closed.wait, 10)
+
+
+@virtually
+async def test_a_failure_elsewhere_closes_the_generator() -> None:
+    source = Source(1000)
+
+    async def fails(item: int) -> int:
+        raise ValueError(item)
+
+    builder = DAGBuilder().node(source.items)
+    builder.node(fails, inputs=["items"], map_over="items")
+    with pytest.raises(NodeFailedError):
+        await engine_of(builder).execute()
+    assert source.closed == 1
+
+
+# Resumed
+
+
+@virtually
+async def test_a_resumed_run_goes_on_behind_the_items_that_the_journal_has() -> None:
+    source, journal = Source(5, breaks_at=3), MemoryJournal()
+    builder = DAGBuilder().node(source.items)
+    builder.node(double, inputs=["items"], map_over="items")
+    engine = engine_of(builder, journal=journal)
+    with pytest.raises(NodeFailedError):
+        await engine.execute(run_id="run")
+    assert await engine.execute(run_id="run", resume=True) == {
+        "items": [0, 1, 2, 3, 4],
+        "double": [0, 2, 4, 6, 8],
+    }
+    assert source.executions == 2
+
+
+@virtually
+async def test_a_resumed_run_yields_the_items_of_earlier_engines_again() -> None:
+    source, journal = Source(3), MemoryJournal()
+    builder = DAGBuilder().node(source.items)
+    engine = engine_of(builder, journal=journal)
+    first = [pair async for pair in engine.execute_async(run_id="run", items=True)]
+    again = [pair async for pair in engine.resume("run", items=True)]
+    assert again == first
+    assert [pair async for pair in engine.resume("run", items=True, replay=False)] == []
+    assert [pair async for pair in engine.resume("run")] == [("items", [0, 1, 2])]
+    assert source.executions == 1
+
+
+@virtually
+async def test_a_resumed_run_takes_a_list_that_was_not_taken_item_by_item() -> None:
+    source, journal = Source(2), MemoryJournal()
+    engine = engine_of(DAGBuilder().node(source.items), journal=journal)
+    await engine.execute(run_id="run")
+    assert [pair async for pair in engine.resume("run", items=True)] == [
+        ("items", Item(0, 0)),
+        ("items", Item(1, 1)),
+        ("items", [0, 1]),
+    ]
+    assert [pair async for pair in engine.resume("run", items=True, replay=False)] == []
+    assert source.executions == 1
+
+
+@virtually
+async def test_a_resumed_generator_that_gives_other_items_fails() -> None:
+    journal, executions = MemoryJournal(), 0
+
+    async def items() -> AsyncIterator[int]:
+        nonlocal executions
+        executions += 1
+        for number in range(3):
+            yield number * executions
+        if executions == 1:
+            raise ValueError("broken")
+
+    builder = DAGBuilder().node(items)
+    builder.node(double, inputs=["items"], map_over="items")
+    engine = engine_of(builder, journal=journal)
+    with pytest.raises(NodeFailedError):
+        await engine.execute(run_id="run")
+    with pytest.raises(NodeFailedError) as failed:
+        await engine.execute(run_id="run", resume=True)
+    assert isinstance(failed.value.__cause__, ItemsChangedError)
+
+
+# Declared
+
+
+def test_a_window_is_of_generators_only() -> None:
+    with pytest.raises(ValueError, match="no generator function"):
+        DAGBuilder().node(double, inputs=["numbers"], window=3)
+    with pytest.raises(ValueError, match="whole number"):
+        DAGBuilder().node(numbers, window=0)
+
+
+def test_a_generator_is_no_filter() -> None:
+    with pytest.raises(ValueError, match="does not say yes or no"):
+        DAGBuilder().node(numbers, inputs=["counts"], map_over="counts", filter=True)
