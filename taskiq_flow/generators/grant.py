@@ -5,6 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import Self
+
+ITEMS_LABEL = "taskiq_flow_items"
+"""The label with the first grant, of a generator's task whose items are sent one by one.
+
+The result of such a task is the number of its items. Without the label it is the list of them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +26,22 @@ class Grant:
     have: int = 0
     digest: bytes = b""
     may: float = math.inf
+
+    def label(self) -> str:
+        """The value of ``ITEMS_LABEL``."""
+        may = self.may if math.isinf(self.may) else int(self.may)
+        return f"{self.have} {self.digest.hex()} {may}"
+
+    @classmethod
+    def of(cls, label: str) -> Self:
+        """Read a label. Raises ``ValueError`` if it is invalid."""
+        have, digest, may = label.split(" ")
+        return cls(int(have), bytes.fromhex(digest), math.inf if may == "inf" else int(may))
+
+    def merged(self, other: Grant) -> Grant:
+        """What holds if both were given, in whatever order: no grant is taken back."""
+        later = self if self.have >= other.have else other
+        return Grant(later.have, later.digest, max(self.may, other.may))
 
 
 NO_ITEMS = hashlib.blake2b(digest_size=8).digest()

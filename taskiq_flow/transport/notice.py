@@ -1,8 +1,9 @@
-"""The notices that workers send to engines, and the labels that engines add to tasks.
+"""The notices that workers and engines send each other, and the labels that engines add to tasks.
 
 A task's message carries a label that says whom to tell; a worker answers with notices. Each is
 sealed with a key that only that label contains (keyed BLAKE2; RFC 7693), so that an engine ignores
-what anybody else publishes on its channel.
+what anybody else publishes on its channel. An engine sends notices only to workers that execute a
+generator, sealed with the same key.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -29,6 +31,11 @@ KEEP_LABEL = "taskiq_flow_keep"
 def workers_channel(prefix: str) -> str:
     """The channel on which workers say that they are there. What they say has no content."""
     return f"{prefix}.workers"
+
+
+def receipts_channel(prefix: str) -> str:
+    """A new channel for one worker, on which it hears what engines have of generators' items."""
+    return f"{prefix}.receipts.{secrets.token_hex(8)}"
 
 
 ALWAYS = -1
@@ -112,10 +119,19 @@ class Kind(Enum):
     WAITING = b"w"
     """The tasks named in the body, a JSON list, wait for tasks that no worker takes."""
 
+    ITEMS = b"i"
+    """The body has items of the task, a generator, as of ``Batch``."""
+
+    RECEIPT = b"g"
+    """From an engine: which items of the task it has and grants, as of ``Receipt``."""
+
+    UNWANTED = b"u"
+    """From an engine: nobody wants the items of the task, a generator, any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A notice of a worker to an engine."""
+    """A notice about a task, or about several."""
 
     kind: Kind
     task_id: str = ""
@@ -136,6 +152,13 @@ class Notice:
         task_id = self.task_id.encode()
         content = self.kind.value + len(task_id).to_bytes(_LENGTH, "big") + task_id + self.body
         return _seal(content, key) + content
+
+    @staticmethod
+    def task_named_in(data: bytes) -> str:
+        """The task that a notice is about, if it is one. Says nothing of who has sealed it."""
+        start = _SEAL + 1 + _LENGTH
+        length = int.from_bytes(data[_SEAL + 1 : start], "big")
+        return data[start : start + length].decode()
 
     @classmethod
     def opened(cls, data: bytes, key: bytes) -> Self | None:

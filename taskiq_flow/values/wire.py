@@ -136,6 +136,28 @@ class Wire:
         value = await self.store.get(StoredObject.of(result.return_value[_OBJECT]), what)
         return result.model_copy(update={"return_value": value, "labels": {}})
 
+    # Items of generators
+
+    def encode_item(self, value: Any) -> bytes:
+        """An item as JSON. Raises ``SerializationError``."""
+        return json.dumps(self.codec.encode(value), separators=(",", ":")).encode()
+
+    def seal_of_items(self, task_id: str, first: int, content: bytes) -> str:
+        """The seal of successive items, as a JSON list. ``first``: the index of the first one."""
+        if self._secret is None:
+            return ""
+        return _keyed(self._secret, f"items {first} {task_id} ".encode() + content)
+
+    def decode_items(
+        self, task_id: str, first: int, content: bytes, seal: str, newest: int
+    ) -> list[Any]:
+        """The last ``newest`` of the items of a JSON list. Raises ``SerializationError``."""
+        expected = self.seal_of_items(task_id, first, content)
+        if self._secret is not None and not hmac.compare_digest(seal.encode(), expected.encode()):
+            raise _not_sealed(task_id)
+        trees = json.loads(content)
+        return [self.codec.decode(tree, self._classes) for tree in trees[-newest:]]
+
     # Seals
 
     def _sealed(self, task_id: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -151,16 +173,24 @@ class Wire:
         seal = payload.get(_SEAL)
         expected = self._seal(self._secret, task_id, payload)
         if not isinstance(seal, str) or not hmac.compare_digest(seal.encode(), expected.encode()):
-            raise SerializationError(
-                f"the values of task {task_id!r} are not sealed with this process's secret; give "
-                "the FlowMiddleware of engines and workers the same secret="
-            )
+            raise _not_sealed(task_id)
 
     def _seal(self, secret: bytes, task_id: str, payload: Mapping[str, Any]) -> str:
         content = {key: part for key, part in payload.items() if key != _SEAL}
         text = json.dumps([task_id, content], sort_keys=True, separators=(",", ":"))
-        key = hashlib.blake2b(secret, digest_size=32).digest()
-        return hashlib.blake2b(text.encode(), key=key, digest_size=_SEAL_BYTES).hexdigest()
+        return _keyed(secret, text.encode())
+
+
+def _keyed(secret: bytes, content: bytes) -> str:
+    key = hashlib.blake2b(secret, digest_size=32).digest()
+    return hashlib.blake2b(content, key=key, digest_size=_SEAL_BYTES).hexdigest()
+
+
+def _not_sealed(task_id: str) -> SerializationError:
+    return SerializationError(
+        f"the values of task {task_id!r} are not sealed with this process's secret; give the "
+        "FlowMiddleware of engines and workers the same secret="
+    )
 
 
 def is_encoded_result(result: TaskiqResult[Any]) -> bool:

@@ -38,6 +38,7 @@ def test_a_notice_is_opened_with_its_key_and_no_other(
     kind: Kind, task_id: str, body: bytes
 ) -> None:
     notice = Notice(kind, task_id, body)
+    assert Notice.task_named_in(notice.sealed(KEY)) == task_id
     assert Notice.opened(notice.sealed(KEY), KEY) == notice
     assert Notice.opened(notice.sealed(KEY), b"other") is None
 

@@ -1,0 +1,78 @@
+"""What a worker and an engine send each other about the items of a generator."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from taskiq_flow.generators.grant import Grant
+
+DIGEST_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Successive items of one execution, for the engine.
+
+    ``first``: the index of the first of them. ``before``: the digest of all items before it, as of
+    ``with_item``. ``digests``: for each item, of all items up to it. ``content``: the items as a
+    JSON list. ``has_ended``: whether the generator has ended with the last of them. ``asks``:
+    whether the engine is to answer, whatever it has of these items.
+    """
+
+    first: int
+    before: bytes
+    digests: tuple[bytes, ...] = ()
+    content: bytes = b"[]"
+    has_ended: bool = False
+    asks: bool = False
+
+    @property
+    def end(self) -> int:
+        """The index after the last item."""
+        return self.first + len(self.digests)
+
+    def digest_at(self, index: int) -> bytes:
+        """The digest of the items before an index, which is one of the batch or its end."""
+        return self.digests[index - self.first - 1] if index > self.first else self.before
+
+    def packed(self, channel: str, seal: str) -> bytes:
+        """The batch as bytes. ``channel``: where the worker hears receipts."""
+        digests = b"".join(self.digests).hex()
+        flags = [int(self.has_ended), int(self.asks)]
+        head = [channel, seal, self.first, self.before.hex(), digests, *flags]
+        return json.dumps(head).encode() + b"\n" + self.content
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> tuple[Batch, str, str]:
+        """The batch that was packed, the channel and the seal."""
+        head, _, content = data.partition(b"\n")
+        channel, seal, first, before, digests, has_ended, asks = json.loads(head)
+        joined, size = bytes.fromhex(digests), DIGEST_BYTES
+        each = tuple(joined[at : at + size] for at in range(0, len(joined), size))
+        batch = cls(first, bytes.fromhex(before), each, content, bool(has_ended), bool(asks))
+        return batch, channel, seal
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What an engine has of a generator's items, and what it grants, for the workers.
+
+    ``next``: the index of the item that it takes next. Those before ``grant.have`` are safe there,
+    those from there on are not sent again, unless another engine takes over the run. ``answers``:
+    whether a batch has asked for it.
+    """
+
+    grant: Grant
+    next: int
+    answers: bool = False
+
+    def packed(self) -> bytes:
+        """The receipt as bytes."""
+        return f"{self.next} {int(self.answers)} {self.grant.label()}".encode()
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> Receipt:
+        """The receipt that was packed."""
+        following, answers, grant = data.decode().split(" ", 2)
+        return cls(Grant.of(grant), int(following), answers == "1")
