@@ -41,8 +41,6 @@ class Killed(BaseException):
 class Execution:
     """One execution on a worker: the real driver, with a sink that sends by hand."""
 
-    remembers = True
-
     def __init__(self, number: int, row: Sequence[int], label: str) -> None:
         self.number = number
         self.start = Grant.of(label)

@@ -33,6 +33,8 @@ class Switchboard:
 class LocalNotifier:
     """One end of a switchboard."""
 
+    most_bytes = 1_048_576
+
     def __init__(self, board: Switchboard) -> None:
         self.on_unheard: Callable[[str], None] = unnoticed
         self._board = board

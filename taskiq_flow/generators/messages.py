@@ -9,22 +9,25 @@ from taskiq_flow.generators.grant import Grant
 
 DIGEST_BYTES = 8
 
+_UNKNOWN = bytes(DIGEST_BYTES)
+"""Stands for a digest that is not known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Successive items of one execution, for the engine.
 
     ``first``: the index of the first of them. ``before``: the digest of all items before it, as of
-    ``with_item``. ``digests``: for each item, of all items up to it. ``content``: the items as a
-    JSON list. ``has_ended``: whether the generator has ended with the last of them. ``asks``:
-    whether the engine is to answer, whatever it has of these items.
+    ``with_item``; empty if it is not known. ``digests``: for each item, of all items up to it.
+    ``content``: the items as a JSON list. ``is_last``: whether none follow, as the generator has
+    ended or failed. ``asks``: whether the engine is to answer, whatever it has of these items.
     """
 
     first: int
     before: bytes
     digests: tuple[bytes, ...] = ()
     content: bytes = b"[]"
-    has_ended: bool = False
+    is_last: bool = False
     asks: bool = False
 
     @property
@@ -38,8 +41,8 @@ class Batch:
 
     def packed(self, channel: str, seal: str) -> bytes:
         """The batch as bytes. ``channel``: where the worker hears receipts."""
-        digests = b"".join(self.digests).hex()
-        flags = [int(self.has_ended), int(self.asks)]
+        digests = b"".join(digest or _UNKNOWN for digest in self.digests).hex()
+        flags = [int(self.is_last), int(self.asks)]
         head = [channel, seal, self.first, self.before.hex(), digests, *flags]
         return json.dumps(head).encode() + b"\n" + self.content
 
@@ -47,10 +50,11 @@ class Batch:
     def unpacked(cls, data: bytes) -> tuple[Batch, str, str]:
         """The batch that was packed, the channel and the seal."""
         head, _, content = data.partition(b"\n")
-        channel, seal, first, before, digests, has_ended, asks = json.loads(head)
+        channel, seal, first, before, digests, is_last, asks = json.loads(head)
         joined, size = bytes.fromhex(digests), DIGEST_BYTES
-        each = tuple(joined[at : at + size] for at in range(0, len(joined), size))
-        batch = cls(first, bytes.fromhex(before), each, content, bool(has_ended), bool(asks))
+        found = (joined[at : at + size] for at in range(0, len(joined), size))
+        each = tuple(b"" if digest == _UNKNOWN else digest for digest in found)
+        batch = cls(first, bytes.fromhex(before), each, content, bool(is_last), bool(asks))
         return batch, channel, seal
 
 

@@ -27,7 +27,7 @@ class Receiving:
         self.grant = grant
         self.next = grant.have
         self.digest = grant.digest if grant.have else NO_ITEMS
-        self._end: int | None = None  # how many items there are, once that is known
+        self._end: int | None = None  # how many items there are, as far as an execution has told
         self._told = Receipt(grant, grant.have)
         self._untold_bytes = 0
 
@@ -40,7 +40,7 @@ class Receiving:
             return 0  # what is between was lost, and comes again
         if batch.end >= self.next:
             self._check(batch.digest_at(self.next))
-        if batch.has_ended:
+        if batch.is_last:
             self._end = batch.end
         new = batch.end - self.next
         if new <= 0:
@@ -71,9 +71,9 @@ class Receiving:
     @property
     def is_due(self) -> bool:
         """Whether workers are to be told something now, though none has asked."""
-        has_ended = self._end is not None and self.grant.have >= self._end > self._told.grant.have
+        is_whole = self._end is not None and self.grant.have >= self._end > self._told.grant.have
         return (
-            has_ended
+            is_whole
             or self.grant.may > self._told.grant.may
             or self.next - self._told.next >= TOLD_ITEMS
             or self._untold_bytes >= TOLD_BYTES

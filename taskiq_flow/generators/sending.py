@@ -42,6 +42,7 @@ class Sending:
         self._sent = grant.have  # those before were sent
         self._sent_when_asking = 0
         self._has_ended = False
+        self._is_over = False  # ended or failed
         self._tells_end = False  # whether a batch has said so
 
     @property
@@ -57,13 +58,8 @@ class Sending:
 
     @property
     def is_done(self) -> bool:
-        """Whether the generator has ended, and the engine has all items."""
-        return self._has_ended and self.has_all
-
-    @property
-    def has_all(self) -> bool:
-        """Whether the items that were made are safe with the engine."""
-        return self.grant.have >= self.made
+        """Whether the generator has ended or failed, and its items are safe with the engine."""
+        return self._is_over and self.grant.have >= self.made
 
     def push(self, item: bytes, digest: bytes) -> None:
         """One more item was made. ``item``: as JSON; ``digest``: of all items up to this one."""
@@ -80,13 +76,17 @@ class Sending:
 
         Raises ``ItemsChangedError`` if the engine has more items of an earlier execution.
         """
-        self._has_ended = True
+        self._has_ended = self._is_over = True
         if max(self._next, self.grant.have) > self.made:
             raise ItemsChangedError(
                 f"the generator was executed again, and ended after {self.made} items; its engine "
                 f"has {self._next} of the earlier execution; have it give the same items for the "
                 "same inputs"
             )
+
+    def fail(self) -> None:
+        """The generator has failed. What it gave before is wanted all the same."""
+        self._is_over = True
 
     def hear(self, receipt: Receipt) -> None:
         """Handle a receipt of the engine. One that is older than others changes nothing.
@@ -113,11 +113,11 @@ class Sending:
 
     def next_batch(self) -> Batch | None:
         """What is to be sent now for the first time. It counts as sent."""
-        if self._sent == self.made and (self._tells_end or not self._has_ended):
+        if self._sent == self.made and (self._tells_end or not self._is_over):
             return None
         batch = self._batch(self._sent, self.made, asks=False)
         self._sent = batch.end
-        self._tells_end = batch.has_ended
+        self._tells_end = batch.is_last
         return batch
 
     def ask(self) -> Batch:
@@ -147,7 +147,7 @@ class Sending:
             self._digest_at(first),
             tuple(digests),
             b"[" + b",".join(items) + b"]",
-            has_ended=self._has_ended and first + len(items) == self.made,
+            is_last=self._is_over and first + len(items) == self.made,
             asks=asks,
         )
 

@@ -37,6 +37,7 @@ from taskiq_flow.transport.nats_broker import (
     steady_results,
 )
 from taskiq_flow.transport.protocol import (
+    MOST_BYTES,
     REVOCATION_LIFE,
     SaveAndPublish,
     hear_revoked,
@@ -126,6 +127,11 @@ class NatsNotifier:
         """The server has found nobody who listens, which it says by a status."""
         if message.headers is not None and message.headers.get("Status") == _NO_RESPONDERS:
             self.on_unheard(message.subject.removeprefix(f"{self._returns}."))
+
+    @property
+    def most_bytes(self) -> int:
+        """As the server has said, and no more than other systems carry."""
+        return min(self._connected.max_payload, MOST_BYTES)
 
     async def subscribe(self, channel: str, hear: Callable[[bytes], None]) -> None:
         """Listen on a subject from now on until ``aclose``."""

@@ -17,6 +17,9 @@ logger = logging.getLogger("taskiq_flow")
 REVOCATION_LIFE = 24 * 3600
 """Seconds for which a revocation is stored, for workers that are not connected."""
 
+MOST_BYTES = 16_777_216
+"""Bytes of a notice where the system itself sets no lower limit by default."""
+
 MakeNotice = Callable[[int | None], bytes]
 """Makes the notice of a result, given the size of the stored result in bytes, where known."""
 
@@ -65,6 +68,10 @@ class Notifier(Protocol):
 
     Never called by a system that cannot know. Does nothing until somebody sets it.
     """
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of the largest notice that it carries. Known once it is open."""
 
     async def open(self) -> None:
         """Connect. Raises the client's error."""

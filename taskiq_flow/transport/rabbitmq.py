@@ -28,6 +28,7 @@ from taskiq_flow.cleanup import until_ended
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.reconnect import retry_through_outage, text_of
 from taskiq_flow.transport.protocol import (
+    MOST_BYTES,
     REVOCATION_LIFE,
     SaveAndPublish,
     hear_revoked,
@@ -102,6 +103,7 @@ class RabbitNotifier:
     """
 
     is_outage = staticmethod(is_outage)
+    most_bytes = MOST_BYTES
 
     def __init__(self, url: str, prefix: str, **settings: Any) -> None:
         self.on_unheard: Callable[[str], None] = unnoticed

@@ -26,6 +26,7 @@ from taskiq_flow.cleanup import until_ended
 from taskiq_flow.reconnect import backoff_delays, text_of
 from taskiq_flow.transport.deliveries import Delivery
 from taskiq_flow.transport.protocol import (
+    MOST_BYTES,
     REVOCATION_LIFE,
     MakeNotice,
     SaveAndPublish,
@@ -101,6 +102,7 @@ class RedisNotifier:
     """
 
     is_outage = staticmethod(is_outage)
+    most_bytes = MOST_BYTES
 
     def __init__(self, client: Client, prefix: str, *, is_own: bool) -> None:
         self.on_unheard: Callable[[str], None] = unnoticed

@@ -7,20 +7,28 @@ from the task's own function is an ordinary result, so the wrapper around it ref
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import os
+import threading
 from collections.abc import Callable
+from contextlib import closing
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from taskiq import NoResultError, TaskiqMessage
 
 from taskiq_flow.dataflow.calling import calling_of
+from taskiq_flow.errors import ItemsChangedError
+from taskiq_flow.generators.driver import drive, drive_in_thread
 from taskiq_flow.transport.deliveries import Delivery
 from taskiq_flow.transport.notice import BEGIN_LABEL, KEEP_LABEL, ReplyTo
 from taskiq_flow.values.call import Calling, Delivered, wrapping
 from taskiq_flow.values.wire import VALUES
+from taskiq_flow.worker.items import SinkToEngine
+
+T = TypeVar("T")
 
 REFUSAL = "taskiq_flow_refusal"
 """The keyword argument with the ``Refusal`` of a task that is not to run.
@@ -55,8 +63,11 @@ class RevokedError(NoResultError):
 class Execution:
     """One execution of an engine's task. Created in the asyncio task that executes it.
 
-    ``delivery``: the broker's message, where it is known.
+    ``delivery``: the broker's message, where it is known. ``sink``: takes the items of a generator,
+    if they are to be sent one by one.
     """
+
+    sink: SinkToEngine | None = None
 
     def __init__(
         self, message: TaskiqMessage, reply_to: ReplyTo, delivery: Delivery | None = None
@@ -148,7 +159,11 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
     calling = calling_of(function)
     if inspect.isasyncgenfunction(function):
-        return _guarded_async(function, _listed(function), calling)
+        return _guarded_async(function, _listed(function), calling, _sent(function))
+    if calling.gives_items:
+        return _guarded_async(
+            function, _listed_in_thread(function), calling, _sent_in_thread(function)
+        )
     if inspect.iscoroutinefunction(function):
         return _guarded_async(function, function, calling)
     return _Guarded(function, calling)
@@ -166,9 +181,110 @@ def _listed(function: Callable[..., Any]) -> Callable[..., Any]:
     return listed
 
 
+def _listed_in_thread(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a generator function, which runs in a thread of its own."""
+
+    async def listed(*args: Any, **kwargs: Any) -> list[Any]:
+        is_cancelled = threading.Event()
+
+        def run() -> list[Any]:
+            given: list[Any] = []
+            with closing(function(*args, **kwargs)) as items:
+                for item in items:
+                    if is_cancelled.is_set():
+                        break
+                    given.append(item)
+            return given
+
+        return await _in_thread(run, is_cancelled.set)
+
+    return listed
+
+
+def _sent(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The coroutine function that sends an async generator function's items, and counts them."""
+
+    async def sent(sink: SinkToEngine, *args: Any, **kwargs: Any) -> int:
+        async with sink.sending():
+            try:
+                return await drive(function(*args, **kwargs), sink)
+            except ItemsChangedError:
+                raise
+            except Exception:
+                await sink.flush()
+                raise
+
+    return sent
+
+
+def _sent_in_thread(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a generator function, which runs in a thread of its own.
+
+    One of the worker's pool would be held while the generator waits, and may be needed by the tasks
+    that it waits for.
+    """
+
+    async def sent(sink: SinkToEngine, *args: Any, **kwargs: Any) -> int:
+        loop = asyncio.get_running_loop()
+
+        def run() -> int:
+            return drive_in_thread(function(*args, **kwargs), sink, loop)
+
+        async with sink.sending():
+            try:
+                return await _in_thread(run, sink.close)
+            except ItemsChangedError:
+                raise
+            except Exception:
+                await sink.flush()
+                raise
+
+    return sent
+
+
+async def _in_thread(function: Callable[[], T], cancel: Callable[[], object]) -> T:
+    """Call a function in a thread of its own.
+
+    ``cancel``: has it end soon, when this call is cancelled. The call lasts until it has ended.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[T] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            result = context.run(function)
+        except BaseException as error:  # of the user's, which the task raises
+            tell(ended.set_exception, error)
+        else:
+            tell(ended.set_result, result)
+
+    def tell(settle: Callable[[Any], None], outcome: Any) -> None:
+        try:
+            loop.call_soon_threadsafe(settle, outcome)
+        except RuntimeError:  # the loop is closed
+            return
+
+    threading.Thread(target=run, name="taskiq_flow generator", daemon=True).start()
+    try:
+        return await asyncio.shield(ended)
+    except asyncio.CancelledError:
+        cancel()
+        await asyncio.wait([ended])
+        raise
+
+
 def _guarded_async(
-    function: Callable[..., Any], called: Callable[..., Any], calling: Calling
+    function: Callable[..., Any],
+    called: Callable[..., Any],
+    calling: Calling,
+    sent: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
+    """Wrap a function that is called as a coroutine function.
+
+    ``sent``: is called in its place where its items are to be sent one by one.
+    """
+
     async def call(*args: Any, **kwargs: Any) -> Any:
         _refuse(kwargs)
         execution, delivered = current.get(), kwargs.pop(VALUES, None)
@@ -177,6 +293,8 @@ def _guarded_async(
         if not isinstance(delivered, Delivered):  # not sent by an engine
             return await execution.run(called, *args, **kwargs)
         own_args, own_kwargs = calling.arguments(delivered.call)
+        if sent is not None and execution.sink is not None:
+            return await execution.run(sent, execution.sink, *own_args, **{**kwargs, **own_kwargs})
         value = await execution.run(called, *own_args, **{**kwargs, **own_kwargs})
         return calling.result(value)
 

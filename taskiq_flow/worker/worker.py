@@ -17,6 +17,8 @@ from taskiq import AsyncBroker, NoResultError, TaskiqMessage, TaskiqResult
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.dataflow.binding import parameters_of
 from taskiq_flow.errors import ResultUnavailableError, SerializationError, TaskLostError
+from taskiq_flow.generators.grant import ITEMS_LABEL, Grant
+from taskiq_flow.generators.messages import Receipt
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries, Delivery
 from taskiq_flow.transport.notice import (
@@ -24,6 +26,7 @@ from taskiq_flow.transport.notice import (
     Kind,
     Notice,
     ReplyTo,
+    receipts_channel,
     workers_channel,
 )
 from taskiq_flow.transport.protocol import REVOCATION_LIFE, Notifier
@@ -47,6 +50,7 @@ from taskiq_flow.worker.execution import (
     current,
     guarded,
 )
+from taskiq_flow.worker.items import LATER, SOON, SinkToEngine
 from taskiq_flow.worker.log import shorten_errors_of_tasks
 
 logger = logging.getLogger("taskiq_flow")
@@ -127,6 +131,10 @@ class Worker:
         self._backend = backend
         self._save_only = backend.set_result
         self._workers_channel = workers_channel(prefix)
+        self._receipts_channel = receipts_channel(prefix)
+        self._hears_receipts = False
+        self._subscribing = asyncio.Lock()
+        self._generators: defaultdict[str, set[Execution]] = defaultdict(set)  # by task id
         notifier.on_unheard = self._note_unheard
         self._save_and_publish = notifier.saver(backend)
         # A backend that deletes on reading would keep results that travel with their notices.
@@ -190,12 +198,38 @@ class Worker:
         if delivery is not None and (refusal := await self._refusal_of(execution, delivery)):
             return _refused(message, refusal)
         try:
+            if ITEMS_LABEL in message.labels:
+                await self._send_items(execution, message)
             call = await self._call_of(message)
         except Exception as error:  # of a value, or of the result backend
             return _refused(message, error)
         # In place, as ``Context.requeue`` sends this very message.
         message.kwargs[VALUES] = Delivered.of(message.kwargs.get(VALUES) or {}, call)
         return message
+
+    async def _send_items(self, execution: Execution, message: TaskiqMessage) -> None:
+        """Have the items of a task that is a generator sent one by one."""
+        async with self._subscribing:
+            if not self._hears_receipts:
+                await self._through_outage(
+                    lambda: self._notifier.subscribe(self._receipts_channel, self._hear_receipt),
+                    "what engines have of generators' items cannot be heard yet",
+                )
+                self._hears_receipts = True
+        reply_to, task_id = execution.reply_to, execution.task_id
+        execution.sink = SinkToEngine(
+            task_id,
+            execution.node_name,
+            Grant.of(message.labels[ITEMS_LABEL]),
+            wire=self._wire,
+            channel=self._receipts_channel,
+            publish=lambda notice: self._notifier.publish(
+                reply_to.channel, notice.sealed(reply_to.key)
+            ),
+            most_bytes=self._notifier.most_bytes,
+        )
+        message.labels.pop("timeout", None)  # the engine counts the time of each item
+        self._generators[task_id].add(execution)
 
     async def _refusal_of(self, execution: Execution, delivery: Delivery) -> Exception | None:
         """Why a task is not executed whose message was delivered before. ``None`` if it is."""
@@ -296,6 +330,10 @@ class Worker:
             self._by_name[name].discard(execution)
             if not self._by_name[name]:
                 del self._by_name[name]
+        if execution.sink is not None:
+            self._generators[execution.task_id].discard(execution)
+            if not self._generators[execution.task_id]:
+                del self._generators[execution.task_id]
         if self._is_closed:
             return
         if not execution.is_acknowledged:  # the result is final: no redelivery
@@ -558,6 +596,7 @@ class Worker:
         await self._publish_each(Kind.BEGUN, begun)
         waiting = [e for e in self._executions if e.is_waiting]
         await self._publish_each(Kind.WAITING, waiting)
+        await self._ask_engines()
 
     async def _publish_each(self, kind: Kind, tasks: Iterable[Execution | Delivery]) -> None:
         by_engine: defaultdict[tuple[str, bytes], set[str]] = defaultdict(set)
@@ -567,6 +606,40 @@ class Worker:
         for (channel, key), task_ids in by_engine.items():
             for some in _in_pieces(task_ids):
                 await self._notifier.publish(channel, Notice.of_tasks(kind, some).sealed(key))
+
+    def _hear_receipt(self, data: bytes) -> None:
+        """Handle what an engine says of a generator's items. What is invalid is ignored."""
+        try:
+            for execution in tuple(self._generators.get(Notice.task_named_in(data), ())):
+                notice = Notice.opened(data, execution.reply_to.key)
+                if notice is None or execution.sink is None:
+                    logger.warning(
+                        "a notice on %s is not sealed with its key; ignored",
+                        self._receipts_channel,
+                    )
+                elif notice.kind is Kind.RECEIPT:
+                    execution.sink.hear(Receipt.unpacked(notice.body))
+                elif notice.kind is Kind.UNWANTED:
+                    execution.revoke()
+        except Exception:  # of one receipt, which must not stop the others
+            logger.exception("a notice on %s could not be handled", self._receipts_channel)
+
+    async def _ask_engines(self) -> None:
+        """Ask the engines of generators that wait, or whose items may have been lost."""
+        for execution in [e for some in self._generators.values() for e in some]:
+            sink = execution.sink
+            if sink is None or (question := sink.question()) is None:
+                continue
+            reply_to, notice = execution.reply_to, sink.notice_of(question)
+            await self._notifier.publish(reply_to.channel, notice.sealed(reply_to.key))
+            silence = (sink.note_asked() - SOON) * LATER * BEAT
+            if silence > absence.ENGINE_PATIENCE:
+                logger.warning(
+                    "no engine has answered generator %r for %g s; it is closed",
+                    execution.task_id,
+                    absence.ENGINE_PATIENCE,
+                )
+                execution.revoke()
 
     def _revoke(self, run: str) -> None:
         """Cancel the executions of a run or a task, and refuse those to come."""
