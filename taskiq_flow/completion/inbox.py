@@ -22,9 +22,15 @@ from typing import Any, Protocol
 from taskiq import AsyncBroker, NoResultError, TaskiqResult
 
 from taskiq_flow.cleanup import until_ended
+from taskiq_flow.completion.items import ReceivedItems
 from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.completion.reading import ASKED_AT_ONCE, ResultReader
-from taskiq_flow.errors import ResultUnavailableError, TaskLostError
+from taskiq_flow.errors import (
+    ItemsChangedError,
+    ResultUnavailableError,
+    SerializationError,
+    TaskLostError,
+)
 from taskiq_flow.reconnect import OUTAGE_TIMEOUT, backoff_delays
 from taskiq_flow.transport.notice import Kind, Notice, ReplyTo, workers_channel
 from taskiq_flow.transport.protocol import Backlog, Notifier
@@ -68,6 +74,10 @@ NO_WORKER = 4.5
 
 GRACE = 1.0
 """Seconds that the inbox's own tasks have to end after they were cancelled."""
+
+
+_MAY_RUN_ON = (TaskLostError, ItemsChangedError)
+"""Errors of tasks of which an execution may run all the same."""
 
 
 class OuterTask(Protocol):
@@ -184,6 +194,7 @@ class Inbox:
         self._checker: asyncio.Task[None] | None = None
         self._readings: set[asyncio.Task[None]] = set()
         self._asking = asyncio.Lock()  # held while the result backend is asked
+        self.items = ReceivedItems(notifier, self.key, wire)
 
     async def open(self) -> None:
         """Begin to listen. Raises what the notifier raises if it cannot connect."""
@@ -210,6 +221,7 @@ class Inbox:
         for task in tasks:
             task.cancel()
         await until_ended(tasks, GRACE)
+        await self.items.aclose()
         await self.notifier.aclose()
 
     def watch(self, task_id: str, watch: Watch) -> None:
@@ -224,6 +236,7 @@ class Inbox:
     def forget(self, task_id: str) -> bool:
         """Stop watching a task. Returns whether it was watched."""
         self._reader.forget(task_id)
+        self.items.forget(task_id)
         self._waiting.discard(task_id)
         watch = self._watched.pop(task_id, None)
         if watch is not None:
@@ -251,13 +264,19 @@ class Inbox:
             logger.exception("a notice on %s could not be handled", self.channel)
 
     def _handle(self, notice: Notice) -> None:
-        if notice.kind is Kind.WAITING:
-            self._warn_of_waiting(notice.task_ids())
-            return
-        if notice.kind in (Kind.HERE, Kind.BEGUN):
-            for task_id in notice.task_ids():
-                self._note_alive(task_id, has_begun=notice.kind is Kind.BEGUN)
-            return
+        match notice.kind:
+            case Kind.WAITING:
+                self._warn_of_waiting(notice.task_ids())
+            case Kind.HERE | Kind.BEGUN:
+                for task_id in notice.task_ids():
+                    self._note_alive(task_id, has_begun=notice.kind is Kind.BEGUN)
+            case Kind.ITEMS:
+                self._take_items(notice)
+            case _:
+                self._handle_end(notice)
+
+    def _handle_end(self, notice: Notice) -> None:
+        """Handle a notice of how a task has ended, or that it is tried once more."""
         task_id = notice.task_id
         watch = self._watched.get(task_id)
         if watch is None:  # the notice came twice, or too late
@@ -292,16 +311,25 @@ class Inbox:
             watch.take(now)
             self._note_sign(watch)
 
+    def _take_items(self, notice: Notice) -> None:
+        task_id = notice.task_id
+        self._note_alive(task_id, has_begun=False)
+        try:
+            self.items.take(notice)
+        except (ItemsChangedError, SerializationError) as error:
+            self._settle(task_id, failed(error), may_run_on=True)
+
     def _note_sign(self, watch: Watch) -> None:
         self._earliest_sign = min(self._earliest_sign, watch.number)
         self._latest_sign = max(self._latest_sign, watch.number)
 
-    def _settle(self, task_id: str, result: TaskiqResult[Any]) -> None:
+    def _settle(self, task_id: str, result: TaskiqResult[Any], *, may_run_on: bool = False) -> None:
         watch = self._watched[task_id]
         self._moved_at[watch.within] = self._loop.time()
+        result = self.items.checked(task_id, result)
         self.forget(task_id)
-        if isinstance(result.error, TaskLostError):
-            watch.expected.add(task_id)  # it may run all the same: the run revokes it at its end
+        if may_run_on or isinstance(result.error, _MAY_RUN_ON):
+            watch.expected.add(task_id)  # the run revokes it at its end
         self._note_sign(watch)
         watch.in_flight.settle(task_id, result)
 

@@ -71,17 +71,20 @@ class PushedCompletions:
         watch = Watch(
             in_flight,
             self._expected,
-            return_type,
+            return_type if grant is None else None,
             queue,
             lost_after=self._lost_after,
             reply_to=self._reply_to,
             within=self._within,
             arguments=self._arguments,
         )
+        if grant is not None:
+            self._inbox.items.expect(task_id, in_flight, grant)
         self._inbox.watch(task_id, watch)
 
     def grant(self, task_id: str, grant: Grant) -> None:
-        """No task is a generator whose items are taken one by one."""
+        """Let a generator make more items."""
+        self._inbox.items.grant(task_id, grant)
 
     def forget(self, task_id: str) -> bool:
         """Stop watching for a task that could not be sent."""

@@ -15,13 +15,14 @@ from taskiq_flow.cache.results import Claim, ValueCache
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.reading import pick_up
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode, Sending
-from taskiq_flow.dispatch.encoding import Invocation
+from taskiq_flow.dispatch.encoding import Address, Invocation
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.mapped_nodes import source_digest
 from taskiq_flow.engine.node_run import NodeRun, Verdict
 from taskiq_flow.engine.run_spec import TIMEOUT_LABEL, RunSpec
 from taskiq_flow.errors import NODE_ERRORS, NotCachedWarning, SerializationError, warn
 from taskiq_flow.events import NodeRetried, NodeStarted
+from taskiq_flow.generators.grant import ITEMS_LABEL, Grant
 from taskiq_flow.journal.records import SENT, record
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.middleware import wire_of
@@ -87,12 +88,8 @@ class Sender(Generic[N]):
         task_id = node_run.begin_attempt(self._run_id, self._task_suffix)
         sent_node, options = node_run.sent_node, node_run.options
         try:
-            address = self._dispatcher.address(sent_node)
             grant = None if node_run.falls_back else node_run.grant
-            for label in options.labels:
-                # A generator's time counts for each item, not for the task.
-                if label[0] != TIMEOUT_LABEL or (address.is_async and grant is None):
-                    address = address.with_label(*label)
+            address = self._address(node_run, grant)
             args, kwargs = sent_node.arguments(self._as_sent(sent_node, node_run.inputs))
         except Exception as error:  # of a value of the user's
             node_run.settle(task_id, failed(error))
@@ -123,6 +120,14 @@ class Sender(Generic[N]):
         if self.inputs_needed and not options.asks_first:
             self.inputs_needed.pop(node_run.node, None)
         return None
+
+    def _address(self, node_run: NodeRun[N], grant: Grant | None) -> Address:
+        address = self._dispatcher.address(node_run.sent_node)
+        for label in node_run.options.labels:
+            # A generator's time counts for each item, not for the task.
+            if label[0] != TIMEOUT_LABEL or (address.is_async and grant is None):
+                address = address.with_label(*label)
+        return address if grant is None else address.with_label(ITEMS_LABEL, grant.label())
 
     def _as_sent(self, node: RunnableNode, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """A node's inputs, with handles in place of those that are stored.

@@ -155,7 +155,12 @@ class Wire:
         expected = self.seal_of_items(task_id, first, content)
         if self._secret is not None and not hmac.compare_digest(seal.encode(), expected.encode()):
             raise _not_sealed(task_id)
-        trees = json.loads(content)
+        try:
+            trees = json.loads(content)
+        except ValueError:
+            trees = None
+        if not isinstance(trees, list) or len(trees) < newest:
+            raise SerializationError(f"the items of task {task_id!r} are damaged")
         return [self.codec.decode(tree, self._classes) for tree in trees[-newest:]]
 
     # Seals

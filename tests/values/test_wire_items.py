@@ -52,3 +52,9 @@ def test_sealed_items_stand_in_their_place_only(task_id: str, first: int) -> Non
 def test_items_of_whoever_lacks_the_secret_are_refused(seal: str) -> None:
     with pytest.raises(SerializationError, match="not sealed with this process's secret"):
         wire(b"secret").decode_items("r:g:1", 0, b"[1]", seal, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1", b"1", b"[]", b'{"a": 1}'])
+def test_damaged_items_are_refused(content: bytes) -> None:
+    with pytest.raises(SerializationError, match="the items of task 'r:g:1' are damaged"):
+        wire().decode_items("r:g:1", 0, content, "", 2)
