@@ -127,20 +127,17 @@ class ReceivedItems:
         """Have a worker told of a task, by what holds when it is sent."""
         key = task_id, worker
         self._due[key] = has_asked or self._due.get(key, False)
-        if self._telling is None:
+        if self._telling is None or self._telling.done():
             self._telling = asyncio.get_running_loop().create_task(self._tell_all())
 
     async def _tell_all(self) -> None:
-        try:
-            while self._due:
-                some = [self._due.popitem() for _ in range(min(AT_ONCE, len(self._due)))]
-                sending = [
-                    self._send(worker, self._notice(task_id, has_asked=has_asked))
-                    for (task_id, worker), has_asked in some
-                ]
-                await asyncio.gather(*sending)
-        finally:
-            self._telling = None
+        while self._due:
+            some = [self._due.popitem() for _ in range(min(AT_ONCE, len(self._due)))]
+            sending = [
+                self._send(worker, self._notice(task_id, has_asked=has_asked))
+                for (task_id, worker), has_asked in some
+            ]
+            await asyncio.gather(*sending)
 
     def _notice(self, task_id: str, *, has_asked: bool) -> Notice:
         generator = self._generators.get(task_id)

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -341,6 +341,35 @@ async def fails_once(path: str, name: str = "once") -> int:
     return attempts
 
 
+async def numbers(path: str, count: int, seconds: float = 0.0) -> AsyncIterator[int]:
+    """Give numbers, and write when it begins and when it is closed."""
+    write(path, f"begin numbers {os.getpid()}")
+    try:
+        for number in range(count):
+            yield number
+            if seconds:
+                await asyncio.sleep(seconds)
+    finally:
+        write(path, f"closed numbers {os.getpid()}")
+
+
+def numbers_in_thread(path: str, count: int, seconds: float = 0.0) -> Iterator[int]:
+    """The same, in a thread."""
+    write(path, f"begin numbers {os.getpid()}")
+    try:
+        for number in range(count):
+            yield number
+            if seconds:
+                time.sleep(seconds)
+    finally:
+        write(path, f"closed numbers {os.getpid()}")
+
+
+async def various(values: list[Any]) -> AsyncIterator[Any]:
+    for value in values:
+        yield value
+
+
 async def succeeds_at_first(path: str) -> int:
     """Give 1, and fail if it is executed once more."""
     write(path, "attempt")
@@ -437,7 +466,7 @@ TASKS: list[Any] = [
     *(fails_once, succeeds_at_first, passes_on_requeued, deadly),
     *(content, measure_content, measure_when_released),
     *(requeues_once, breaks_middleware, blob, two_blobs, measure, anything, fitted, in_pool),
-    spoil,
+    *(spoil, numbers, numbers_in_thread, various),
 ]
 
 NAMES = {function: function.__name__ for function in TASKS}  # which taskiq changes

@@ -1,0 +1,135 @@
+"""Generators on workers, whichever broker carries their items."""
+
+from __future__ import annotations
+
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from taskiq import AsyncBroker
+
+from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, FlowMiddleware, Item, Retry
+from tests.distributed import app
+from tests.distributed.app import started, task
+from tests.distributed.conftest import Farm
+from tests.distributed.watching import Notes
+from tests.values import kinds
+
+pytestmark = pytest.mark.timeout(120)
+
+both = pytest.mark.parametrize("function", [app.numbers, app.numbers_in_thread])
+"""An async generator, or one that runs in a thread."""
+
+
+def graph(broker: AsyncBroker, function: Any, **options: Any) -> DAG:
+    """numbers → double, item by item → all of them."""
+    builder = DAGBuilder().node(task(broker, function), name="numbers", **options)
+    item = {"item": "numbers"}
+    builder.node(task(broker, app.double), "double", inputs=item, map_over="numbers", **options)
+    return builder.node(task(broker, app.echo), name="all", inputs={"value": "double"}).build()
+
+
+def inputs(notes: Notes, count: int, seconds: float = 0.0) -> dict[str, Any]:
+    return {"path": str(notes.path), "count": count, "seconds": seconds}
+
+
+def expected(count: int) -> dict[str, list[int]]:
+    doubled = [2 * number for number in range(count)]
+    return {"numbers": list(range(count)), "double": doubled, "all": doubled}
+
+
+@both
+async def test_items_are_mapped_over_and_yielded(
+    remote: AsyncBroker, notes: Notes, function: Any
+) -> None:
+    engine = ExecutionEngine(remote, graph(remote, function))
+    items: dict[str, list[Any]] = {"numbers": [], "double": []}
+    async for name, value in engine.execute_async(inputs(notes, 100), items=True):
+        if isinstance(value, Item):
+            items[name].append((value.index, value.value))
+        else:
+            assert value == expected(100)[name]
+    assert items["numbers"] == list(enumerate(range(100)))
+    assert sorted(items["double"]) == [(n, 2 * n) for n in range(100)]
+    assert notes.of("closed") == ["numbers"]
+
+
+async def test_items_of_any_type_arrive_as_they_left(remote: AsyncBroker) -> None:
+    model = kinds.Model(when=date(2020, 2, 29))
+    values: list[Any] = [model, (1, 2), {3: {4}}, None, "ä" * 100_000, b"\0\xff"]
+    engine = ExecutionEngine(remote, DAGBuilder().node(task(remote, app.various), name="v").build())
+    assert await engine.execute({"values": values}) == {"v": values}
+
+
+async def test_twenty_thousand_items(remote: AsyncBroker, notes: Notes) -> None:
+    dag = DAGBuilder().node(task(remote, app.numbers), name="numbers").build()
+    count = 0
+    async for _, value in ExecutionEngine(remote, dag).execute_async(
+        inputs(notes, 20_000), items="only"
+    ):
+        assert isinstance(value, Item)
+        assert value.index == value.value == count
+        count += 1
+    assert count == 20_000
+
+
+@both
+async def test_a_run_that_is_cancelled_closes_its_generator(
+    remote: AsyncBroker, notes: Notes, function: Any
+) -> None:
+    engine = ExecutionEngine(remote, graph(remote, function))
+    async for _, value in engine.execute_async(inputs(notes, 1_000_000), items="only"):
+        assert isinstance(value, Item)
+        if value.index == 50:
+            break
+    began = time.monotonic()
+    await notes.until("closed", 1)
+    assert time.monotonic() - began < 2
+
+
+@both
+async def test_a_worker_that_is_killed_in_the_middle(
+    remote_kind: str, farm: Farm, notes: Notes, function: Any
+) -> None:
+    settings = farm.settings(remote_kind, queue="killed-generator", idle_timeout=1000)
+    with farm.working(settings) as workers:
+        async with started(settings) as broker:
+            # A list has no redelivery: the engine sends tasks once more.
+            lost = {"lost_after": 3.0} if remote_kind == "redis-lists" else {}
+            dag = graph(broker, function, retry=Retry(2))
+            engine = ExecutionEngine(broker, dag, **lost)
+            results: dict[str, Any] = {}
+            async for name, value in engine.execute_async(inputs(notes, 300, 0.002), items=True):
+                if not isinstance(value, Item):
+                    results[name] = value
+                elif (name, value.index) == ("numbers", 100):
+                    workers.kill_one()
+    assert results == expected(300)
+    assert len(notes.of("begin")) == 2
+
+
+@both
+async def test_the_generator_of_an_engine_that_is_gone_is_closed(
+    remote_kind: str, farm: Farm, notes: Notes, tmp_path: Path, function: Any
+) -> None:
+    settings = farm.settings(
+        remote_kind, queue="dead-generator", idle_timeout=20_000, engine_patience=1.0
+    )
+    (tmp_path / "living").mkdir()
+    living = Notes(tmp_path / "living")
+    with farm.working(settings, max_async_tasks=1):
+        async with started(settings) as broker:
+            dag = DAGBuilder().node(task(broker, function), name="numbers", window=4).build()
+            run = ExecutionEngine(broker, dag).execute_async(inputs(notes, 10**6), items="only")
+            await anext(run)
+            (flow,) = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
+            await (await flow.inbox()).notifier.aclose()  # what a server sees of a killed engine
+            async with started(settings) as other:
+                engine = ExecutionEngine(other, graph(other, function))
+                # The one place of the worker is free again, and the message does not come back.
+                assert await engine.execute(inputs(living, 10)) == expected(10)
+            assert notes.of("closed") == ["numbers"]
+            assert len(notes.of("begin")) == 1
+            await run.aclose()
