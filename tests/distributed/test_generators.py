@@ -97,9 +97,9 @@ async def test_a_worker_that_is_killed_in_the_middle(
     with farm.working(settings) as workers:
         async with started(settings) as broker:
             # A list has no redelivery: the engine sends tasks once more.
-            lost = {"lost_after": 3.0} if remote_kind == "redis-lists" else {}
+            lost_after = 3.0 if remote_kind == "redis-lists" else 60.0
             dag = graph(broker, function, retry=Retry(2))
-            engine = ExecutionEngine(broker, dag, **lost)
+            engine = ExecutionEngine(broker, dag, lost_after=lost_after)
             results: dict[str, Any] = {}
             async for name, value in engine.execute_async(inputs(notes, 300, 0.002), items=True):
                 if not isinstance(value, Item):
