@@ -419,7 +419,9 @@ def _parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
 
 def _map_node(map_func: Task, output: str, **options: Any) -> DAGNode:
     """The node that stands for all items of a map."""
-    return DAGNode(map_func, output=output, inputs=[_ITEM], name=output, map_over=_ITEM, **options)
+    node = DAGNode(map_func, output=output, inputs=[_ITEM], name=output, map_over=_ITEM, **options)
+    node.gives_items = False  # of a generator, a value is the list
+    return node
 
 
 def _reduction(broker: AsyncBroker, reduce_func: Task, input_name: str, output: str) -> DAG:

@@ -120,7 +120,7 @@ PLACES = [
 NODE = (
     "task, output=None, inputs=None, *, outputs=None, name=None, given=None, metadata=None, "
     "retry=None, timeout=None, queue_timeout=None, fallback=NO_FALLBACK, join='all', when=None, "
-    "cache=None, map_over=None, flatten=False, filter=False, max_parallel=None, "
+    "cache=None, map_over=None, flatten=False, filter=False, max_parallel=None, window=None, "
     "expected_seconds=1.0"
 )
 MAP = (

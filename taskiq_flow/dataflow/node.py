@@ -159,6 +159,7 @@ class DAGNode:
         "filtered",
         "flatten",
         "given",
+        "gives_items",
         "has_policy",
         "is_generator",
         "join",
@@ -244,6 +245,10 @@ class DAGNode:
         self.flatten, self.filter = flatten, filter
         self.filtered = next(iter(self.map_over)) if filter and self.map_over else None
         self._check_options_of_map()
+        # What is cached, or may be replaced by a fallback, is the whole list.
+        is_whole = self.cache is not None or fallback is not NO_FALLBACK
+        self.gives_items = self.is_generator and not is_whole
+        """Whether what its task gives can be taken item by item, while the task runs."""
         self._binding: Binding | None = None
         self._fallback_node: DAGNode | None = None
         self._placed = False
@@ -278,14 +283,6 @@ class DAGNode:
     def given_key(self) -> str | None:
         """The key whose elements it passes on as they are. It has no task that is sent then."""
         return None
-
-    @property
-    def gives_items(self) -> bool:
-        """Whether what its task gives can be taken item by item, while the task runs.
-
-        What is cached, or may be replaced by a fallback, is the whole list.
-        """
-        return self.is_generator and self.cache is None and self.fallback is NO_FALLBACK
 
     @property
     def output(self) -> str | None:

@@ -385,11 +385,14 @@ class MappedNodes:
         """The elements of a node within one run have ended."""
         if element.node in self._plan.generators:
             return
-        missing = self._missing.get(element.node)
-        if is_whole or self._collects:
+        missing = self._missing.get(element.node, Cells())
+        instead = missing.get(element.path)
+        if is_missing(instead):  # of the items of a generator, it is delivered already
+            if not isinstance(element.node, ItemsNode):
+                self._deliver(element, instead)
+        elif is_whole or self._collects:
             self._deliver(element, self._elements.whole(element.node, element.path, missing))
-        if missing is not None:
-            missing.drop(element.path)
+        missing.drop(element.path)
 
     def position_ended(self, path: Path) -> None:
         """One of many runs has ended."""

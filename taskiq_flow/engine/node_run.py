@@ -157,7 +157,8 @@ class NodeRun(Generic[N]):
     cache_key: str | None = None
     claim: Claim | None = None  # on the cached result
     waited_for: PendingResult | None = None  # the same result, which another node computes
-    grant: Grant | None = None  # of a generator whose items are taken one by one
+    gives_items = False  # it is a generator whose items are taken one by one
+    grant: Grant | None = None  # of such a one
     is_blocked = False  # it may make no more items, and has given up its place
 
     def __init__(
@@ -228,7 +229,7 @@ class NodeRun(Generic[N]):
 
     def _first_attempt(self) -> Verdict:
         self.attempt = self._earlier.attempts.get(self.node.task_name, 0)
-        if self.node.task_name in self._earlier.in_flight:
+        if self.node.task_name in self._earlier.in_flight and not self.gives_items:
             return _PICK_UP
         return self._unless_cached()
 

@@ -341,6 +341,8 @@ class Run(Generic[N]):
                 options = self._spec.options.get(as_whole(node), PLAIN_OPTIONS)
                 inputs = self._mapped.inputs(node, inputs)
             node_run = NodeRun(node, self, options, inputs, self._spec.earlier)
+            if self._mapped is not None and self._mapped.gives_items(node):
+                node_run.gives_items = True
             if not node_run.may_be_sent:
                 self._sender.inputs_needed[node] = node_run
         return self._carry_out(node_run, node_run.on_ready())
@@ -428,7 +430,7 @@ class Run(Generic[N]):
             return None
         match verdict:
             case Send():
-                if self._mapped is not None and self._mapped.gives_items(node_run.node):
+                if self._mapped is not None and node_run.gives_items:
                     self._begin_items(node_run, self._mapped)
                 return self._sender.send(node_run)
             case Ask(answer):
