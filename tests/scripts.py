@@ -6,6 +6,7 @@ each script has a copy of that: ``__main__`` of ``python -X utf8 -W error -c``, 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -20,9 +21,11 @@ ROOT = Path(__file__).parents[1]
 SECONDS = 60
 """How long a script may run before it is killed, by SIGALRM."""
 
-SERVER = (
-    'import taskiq_flow\ndel taskiq_flow\nexec(__import__("tests.scripts").scripts.next_script())'
-)
+SERVER = """
+import taskiq_flow
+del taskiq_flow
+exec(__import__("tests.scripts").scripts.next_script())
+"""
 
 
 class Scripts:
@@ -63,6 +66,7 @@ class Scripts:
 
 def next_script() -> str:
     """In the server: serve until it is forked. Returns the script to the copy."""
+    gc.freeze()  # a copy that ends would collect, and so copy, all of the memory that it shares
     for line in sys.stdin:
         script = os.fork()
         if not script:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -13,6 +12,7 @@ from taskiq_redis import RedisStreamBroker
 import taskiq_flow
 from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError, Retry, broker_for
 from taskiq_flow.testing import in_memory
+from tests.scripts import Scripts
 from tests.virtual_clock import run_virtually
 
 broker = broker_for("redis://nowhere.invalid")
@@ -69,9 +69,11 @@ def tasks() -> dict:  # type: ignore[type-arg]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"]])
-def test_the_package_can_be_asked_for_its_help_and_its_version(arguments: list[str]) -> None:
-    command = [sys.executable, "-m", "taskiq_flow", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=25)  # noqa: S603
-    assert f"taskiq_flow {taskiq_flow.__version__}" in done.stdout
-    assert ("taskiq worker module:broker" in done.stdout) == (arguments != ["--version"])
+def test_the_package_can_be_asked_for_its_help_and_its_version(
+    arguments: list[str], scripts: Scripts, tmp_path: Path
+) -> None:
+    as_with_m = 'import runpy; runpy.run_module("taskiq_flow", run_name="__main__")'
+    printed = scripts.output(as_with_m, *arguments, cwd=tmp_path)
+    assert f"taskiq_flow {taskiq_flow.__version__}" in printed
+    assert ("taskiq worker module:broker" in printed) == (arguments != ["--version"])
     assert taskiq_flow.__version__[0].isdigit()

@@ -47,6 +47,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.engine import event_reader, run_handle
+from taskiq_flow.journal import writer
 from tests.local_broker import LocalBroker
 from tests.recording import Recorder
 from tests.virtual_clock import run_virtually, start_tasks_later, virtually
@@ -761,7 +762,11 @@ class TestCancelling:
             await run
         assert recorder.events == []
 
-    async def test_while_it_begins_it_ends_the_beginning(self, broker: InMemoryBroker) -> None:
+    async def test_while_it_begins_it_ends_the_beginning(
+        self, broker: InMemoryBroker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(writer, "CLOSING_GRACE", 0.05)  # the journal does not answer
+
         class Slow(MemoryJournal):
             asked = asyncio.Event()
 

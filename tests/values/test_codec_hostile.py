@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import json
 import struct
-import subprocess
-import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
+from tests.scripts import Scripts
 from tests.values.kinds import Custom, GuardedError, Point  # noqa: F401 - only re-exported
 
 OPEN = Classes.imported()
@@ -168,19 +169,25 @@ def sent(content):
 """
 
 
-def within_limits(script: str) -> None:
-    """Run a script that may use 4 GB of memory and 300 MB of it in fact."""
-    end = (
-        "used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start\n"
-        "assert used < 300 * 1024, f'{used / 1024} MB'"
-    )
-    command = [sys.executable, "-c", LIMITED + script + end]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
-    assert done.returncode == 0, done.stderr[-2000:]
+Runner = Callable[[str], None]
+
+
+@pytest.fixture
+def within_limits(scripts: Scripts, tmp_path: Path) -> Runner:
+    """Runs a script that may use 4 GB of memory and 300 MB of it in fact."""
+
+    def run(script: str) -> None:
+        end = (
+            "used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start\n"
+            "assert used < 300 * 1024, f'{used / 1024} MB'"
+        )
+        scripts.output(LIMITED + script + end, cwd=tmp_path)
+
+    return run
 
 
 @pytest.mark.parametrize("tag", ["pa", "pl"])
-def test_a_compressed_table_is_refused_before_it_is_read(tag: str) -> None:
+def test_a_compressed_table_is_refused_before_it_is_read(tag: str, within_limits: Runner) -> None:
     form = "table" if tag == "pa" else "frame"
     within_limits(f"""
 for compression in ("zstd", "lz4"):
@@ -193,7 +200,9 @@ for compression in ("zstd", "lz4"):
 
 
 @pytest.mark.parametrize("tag", ["pa", "pl"])
-def test_a_damaged_table_neither_ends_the_process_nor_takes_memory(tag: str) -> None:
+def test_a_damaged_table_neither_ends_the_process_nor_takes_memory(
+    tag: str, within_limits: Runner
+) -> None:
     form = "table" if tag == "pa" else "frame"
     within_limits(f"""
 content = stream(pa.table({{
@@ -212,7 +221,7 @@ assert refused > 500, refused
 """)
 
 
-def test_a_table_whose_values_are_addresses_is_refused() -> None:
+def test_a_table_whose_values_are_addresses_is_refused(within_limits: Runner) -> None:
     within_limits("""
 field = pa.field("a", pa.binary(16), metadata={
     "ARROW:extension:name": "POLARS_EXTENSION_TYPE", "ARROW:extension:metadata": "1;1",
@@ -222,7 +231,7 @@ assert "Python objects" in str(decoded("pl", "frame", 1, sent(content)))
 """)
 
 
-def test_ten_megabytes_of_tags_take_memory_in_proportion_and_seconds() -> None:
+def test_ten_megabytes_of_tags_take_memory_in_proportion_and_seconds(within_limits: Runner) -> None:
     within_limits("""
 tags = ['{"$tf":["e"]}'] * 250_000
 tree = json.loads("[" + ",".join(['{"$tf":["dq",[],1]}'] * 250_000 + tags) + "]")
