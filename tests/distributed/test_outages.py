@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
 from tests.distributed.watching import Notes, chain_of, inputs, many, until_sent
 from tests.servers.nats import NatsServer
-from tests.servers.process import free_port, processes
+from tests.servers.process import free_port, process_info
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
@@ -35,8 +35,11 @@ AWAY = 3.0
 """Seconds for which a server is gone."""
 
 
+SERVERS = {"nats": NatsServer, "rabbitmq": RabbitServer, "redis": RedisServer}
+
+
 class Site:
-    """A server of its own, with workers that serve a broker there."""
+    """A server that may be killed, with workers that serve a broker there."""
 
     def __init__(self, settings: Settings, server: Server, workers: Workers) -> None:
         self.settings = settings
@@ -44,21 +47,33 @@ class Site:
         self.workers = workers
 
 
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Server]]:
+    """Servers that these tests share. A test may leave its server killed or suspended."""
+    folder = tmp_path_factory.mktemp("outages")
+    servers: dict[str, Server] = {name: kind(folder / name) for name, kind in SERVERS.items()}
+    yield servers
+    for server in servers.values():
+        server.kill()
+
+
 @pytest.fixture
-async def site(remote_kind: str, farm: Farm, tmp_path: Path) -> AsyncIterator[Site]:
+def site(
+    remote_kind: str, farm: Farm, servers: dict[str, Server], tmp_path: Path
+) -> Iterator[Site]:
     where = remote_kind.partition("-")[0]
-    servers = {"nats": NatsServer, "rabbitmq": RabbitServer, "redis": RedisServer}
-    server: Server = servers[where](tmp_path / "server")
-    server.start()
+    server = servers[where]
+    if not server.is_running:
+        server.restart(keep_data=True)
+    server.resume()
     at = {where: server.url}
-    settings = farm.settings(remote_kind, queue="outages", idle_timeout=4000, **at)
+    settings = farm.settings(remote_kind, queue=tmp_path.name, idle_timeout=4000, **at)
     workers = farm.workers(settings)
     try:
         workers.start()
         yield Site(settings, server, workers)
     finally:
         workers.kill()
-        server.kill()
 
 
 @pytest.mark.timeout(90)
@@ -105,7 +120,7 @@ async def test_a_worker_that_is_told_to_stop_ends_though_its_server_goes_away(
     else:
         site.server.kill()
     async with asyncio.timeout(30.0):
-        while {process.pid for process in processes()}.intersection(pids):
+        while any(map(process_info, pids)):
             await asyncio.sleep(0.1)
 
 

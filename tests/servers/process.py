@@ -133,7 +133,7 @@ class Process:
         self._watchdog.stdin.close()
         self._child = self._watchdog = None
         deadline = time.monotonic() + 5.0
-        while left := family & {process.pid for process in processes()}:
+        while left := {pid for pid in family if process_info(pid)}:
             if time.monotonic() > deadline:
                 raise ProcessError(f"{self.command[0]} left the processes {left} running")
             time.sleep(POLL_INTERVAL)
@@ -162,19 +162,29 @@ class ProcessInfo(NamedTuple):
     group: int
 
 
+def process_info(pid: int) -> ProcessInfo | None:
+    """Look at one process. None if it has ended, as a zombie has, which waits to be reaped."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, parent, group = stat.rpartition(")")[2].split()[:3]
+    return None if state in "ZX" else ProcessInfo(pid, int(parent), int(group))
+
+
 def processes() -> Iterator[ProcessInfo]:
-    """Give all processes that run; not zombies, which only wait to be reaped."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            stat = (folder / "stat").read_text(errors="replace")
-            state, parent, group = stat.rpartition(")")[2].split()[:3]
-            if state not in "ZX":
-                yield ProcessInfo(int(folder.name), int(parent), int(group))
+    """Give all processes that run."""
+    pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+    return filter(None, map(process_info, pids))
 
 
 def children(pid: int) -> list[int]:
     """Give the processes started by a process."""
-    return sorted(process.pid for process in processes() if process.parent == pid)
+    started: list[int] = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            started += map(int, thread.read_text().split())
+    return sorted(child for child in started if process_info(child))
 
 
 def descendants(pid: int) -> list[int]:

@@ -115,4 +115,4 @@ class Workers:
 
     def _listening(self) -> set[int]:
         listening = {int(pid) for pid in LISTENING.findall(self.log())}
-        return listening & set(self.pids)
+        return listening & set(self.pids) if listening else listening
