@@ -15,10 +15,16 @@ from tests.scripts import Scripts
 from tests.virtual_clock import start_tasks_eagerly
 
 
+def pytest_collection() -> None:
+    """Import the tests without looking for garbage: nearly all that they make stays."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Have each collection after a test look at what is younger than the tests, which is little."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
