@@ -8,8 +8,12 @@ from collections.abc import AsyncIterable
 from typing import Any
 
 
-async def grown(numbered: AsyncIterable[tuple[int, Any]], every: int) -> int:
-    """Bytes that came between the second and the fifth look, one at each so many numbers."""
+async def growth(numbered: AsyncIterable[tuple[int, Any]], every: int) -> float:
+    """Bytes by which the memory grows with each number, by nine looks, one at each so many numbers.
+
+    How much is in flight at a look is chance. So the least of four looks is compared with the
+    least of the four before them. The first look is left out: caches fill up until then.
+    """
     sizes: list[int] = []
     tracemalloc.start()
     try:
@@ -17,8 +21,8 @@ async def grown(numbered: AsyncIterable[tuple[int, Any]], every: int) -> int:
             if index % every == every - 1:
                 gc.collect()
                 sizes.append(tracemalloc.get_traced_memory()[0])
-            if len(sizes) == 5:
+            if len(sizes) == 9:
                 break
     finally:
         tracemalloc.stop()
-    return sizes[-1] - sizes[1]
+    return (min(sizes[5:]) - min(sizes[1:5])) / (4 * every)
