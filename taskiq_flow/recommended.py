@@ -36,7 +36,9 @@ _EXTRAS = {"taskiq_redis": "redis", "taskiq_nats": "nats", "taskiq_aio_pika": "r
 _SECRET = ("auth", "cred", "key", "pass", "secret", "token")
 
 
-def broker_for(url: str, *, results: str | None = None, **options: Any) -> AsyncBroker:
+def broker_for(
+    url: str, *, results: str | None = None, store: str | None = None, **options: Any
+) -> AsyncBroker:
     """The broker for an address, with its result backend and a ``FlowMiddleware``.
 
     >>> broker_for("memory://")
@@ -47,15 +49,16 @@ def broker_for(url: str, *, results: str | None = None, **options: Any) -> Async
 
     ``url``: ``redis://``, ``rediss://``, ``nats://``, ``amqp://`` or ``memory://``. ``results``:
     the ``redis://`` address of the result backend, by default the broker's own server. It is needed
-    for ``amqp://``, as RabbitMQ stores no results. ``options`` go to the broker's class and replace
-    what is recommended.
+    for ``amqp://``, as RabbitMQ stores no results. ``store``: the address where large values are
+    written, as in ``FlowMiddleware(store=)``; tasks of ``memory://`` are given objects, and need
+    none. ``options`` go to the broker's class and replace what is recommended.
 
     Values are serialized as JSON, and the task of a killed worker is delivered again before an
     engine's default ``lost_after`` is over. Results expire in Redis after a day. The broker's
     ``repr`` shows the plain taskiq that makes it.
 
-    Raises ``ConfigurationError`` for an unknown scheme, for a package that is not installed and
-    for missing ``results``.
+    Raises ``ConfigurationError`` for an unknown scheme, for a package that is not installed, for
+    missing ``results`` and for a ``store`` that cannot be opened.
     """
     if not isinstance(url, str):
         raise TypeError(f"url is {url!r}; give a string such as 'redis://localhost:6379'")
@@ -80,7 +83,7 @@ def broker_for(url: str, *, results: str | None = None, **options: Any) -> Async
             "RabbitMQ stores no results, so broker_for needs a Redis server for them; give its "
             f"address, as in broker_for({without_secrets(url)!r}, results='redis://localhost:6379')"
         )
-    middleware = _Call(FlowMiddleware)
+    middleware = _Call(FlowMiddleware, (), {} if store is None else {"store": store})
     broker = made.make_broker(f".with_result_backend({backend!r}).with_middlewares({middleware!r})")
     broker.with_result_backend(backend.make()).with_middlewares(middleware.make())
     return broker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,6 +77,34 @@ def test_a_repr_shows_the_plain_taskiq_without_secrets() -> None:
     assert "stream_config=StreamConfig(retention=RetentionPolicy.WORK_QUEUE)" in repr(
         broker_for("nats://localhost")
     )
+
+
+@pytest.mark.parametrize("scheme", ["redis", "nats", "amqp"])
+def test_a_store_is_that_of_the_middleware(scheme: str, tmp_path: Path) -> None:
+    address = f"file://{tmp_path}"
+    broker = broker_for(f"{scheme}://h", results=REDIS, store=address)
+    (middleware,) = broker.middlewares
+    assert isinstance(middleware, FlowMiddleware)
+    assert middleware.wire.store is not None
+    assert middleware.wire.store.address == address
+    assert repr(broker).endswith(f".with_middlewares(FlowMiddleware(store={address!r}))")
+
+
+def test_a_store_of_a_broker_in_memory_is_not_used(tmp_path: Path) -> None:
+    broker = broker_for("memory://", store=f"file://{tmp_path}")
+    dag = DAGBuilder().node(lambda: "x" * 1_000_000, output="large").build()
+    assert run_virtually(ExecutionEngine(broker, dag).execute()) == {"large": "x" * 1_000_000}
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_key_of_a_store_is_not_shown(tmp_path: Path) -> None:
+    broker = broker_for("redis://h", store="memory://user:secret@bucket")
+    assert "store='memory://user:***@bucket'" in repr(broker)
+
+
+def test_a_store_that_cannot_be_opened_is_told() -> None:
+    with pytest.raises(ConfigurationError, match="nosuch"):
+        broker_for("redis://h", store="nosuch://bucket")
 
 
 def test_options_replace_what_is_recommended() -> None:
