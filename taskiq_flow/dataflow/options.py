@@ -153,7 +153,8 @@ class Cache:
 
     ``ttl``: seconds or a ``timedelta`` after which it expires, ``None`` for never. It is stored
     beside the engine's journal, for all engines with that journal; without one, in the engine's
-    memory.
+    memory. The task's own code counts, with its defaults and what it has closed over. Functions
+    that it calls and global variables do not.
 
     >>> def square(number):
     ...     print("computing")

@@ -22,9 +22,18 @@ from tests.servers.workers import Workers
 
 S = TypeVar("S", bound=Server)
 
+FOLDER = Path(__file__).parent
+
 APP = "tests.distributed.app:from_environment"
 
 HOW_TO_INSTALL = "RabbitMQ is not installed; scripts/test does so where it may (apt-get)"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Any test may be the one that starts the servers and the workers, three files at a time."""
+    for item in items:
+        if FOLDER in item.path.parents and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(90))
 
 
 class Farm:
@@ -61,8 +70,9 @@ class Farm:
     def serve(self, settings: Settings, **options: Any) -> None:
         """See to it that workers serve this broker until the session ends."""
         if settings.kind != "in-memory" and settings not in self._workers:
-            self._workers[settings] = workers = self.workers(settings, **options)
+            workers = self.workers(settings, **options)
             workers.start()
+            self._workers[settings] = workers
 
     def workers(self, settings: Settings, **options: Any) -> Workers:
         """Workers of a broker, not started yet."""
