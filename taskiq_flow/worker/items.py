@@ -20,6 +20,9 @@ from taskiq_flow.values.wire import Wire
 AGAIN_AFTER = 0.5
 """Seconds after which items are sent again that could not be sent."""
 
+SPACING = 0.005
+"""Seconds from one batch to the next while the generator makes items without a pause."""
+
 SEND_TIMEOUT = 5.0
 """Seconds that sending a batch may take: a half-open connection never answers."""
 
@@ -65,7 +68,10 @@ class SinkToEngine:
         self._most_bytes = most_bytes - HEAD_BYTES - len(task_id.encode())
         self._sending = Sending(grant)
         self._index = grant.have  # of the next item, in the generator's thread
+        self._loop = asyncio.get_running_loop()
         self._unsent = asyncio.Event()
+        self._sent_at = -math.inf
+        self._timer: asyncio.TimerHandle | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
         self._beats = 0  # since the engine has told anything new
@@ -95,11 +101,13 @@ class SinkToEngine:
         return content
 
     def push(self, index: int, item: bytes, digest: bytes) -> None:
-        """Send an item, with those that follow while others are on their way."""
+        """Send an item. Those that are made soon after others travel together."""
         if index != self._sending.made:
             raise AssertionError(f"item {index} came after {self._sending.made} others")
         self._sending.push(item, digest)
-        self._unsent.set()
+        if self._timer is None:
+            delay = self._sent_at + SPACING - self._loop.time()
+            self._timer = self._loop.call_later(max(delay, 0), self._send_now)
         self._update()
 
     async def room(self, count: int) -> None:
@@ -110,13 +118,11 @@ class SinkToEngine:
     async def finish(self, _: int) -> None:
         """The generator has ended. Wait until the engine has all items."""
         self._sending.end()
-        self._unsent.set()
         await self._until(lambda: self._sending.is_done)
 
     async def flush(self) -> None:
         """The generator has failed. Wait until the engine has what it gave before."""
         self._sending.fail()
-        self._unsent.set()
         await self._until(lambda: self._sending.is_done)
 
     def close(self) -> None:
@@ -125,8 +131,9 @@ class SinkToEngine:
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         self._beats = 0
+        self._send_now()
         while self._error is None and not holds():
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:
@@ -150,12 +157,19 @@ class SinkToEngine:
     @asynccontextmanager
     async def sending(self) -> AsyncIterator[None]:
         """Send what is pushed while the block runs."""
-        sender = asyncio.get_running_loop().create_task(self._send())
+        sender = self._loop.create_task(self._send())
         try:
             yield
         finally:
+            self._send_now()  # a timer must not outlive it
             sender.cancel()
             await until_ended([sender], GRACE)
+
+    def _send_now(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._unsent.set()
 
     async def _send(self) -> None:
         while True:
@@ -169,6 +183,7 @@ class SinkToEngine:
                     warn_of_outage("items of generators cannot be sent", error, math.inf)
                     await asyncio.sleep(AGAIN_AFTER)
                     self._sending.send_again()
+                self._sent_at = self._loop.time()
 
     def notice_of(self, batch: Batch) -> Notice:
         """The notice that carries a batch."""

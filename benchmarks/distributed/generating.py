@@ -1,0 +1,62 @@
+"""A generator on a worker, and the tasks that map over its items."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from taskiq import AsyncBroker
+from taskiq_redis import RedisStreamBroker
+
+from benchmarks.distributed.engine import engine_broker
+from benchmarks.distributed.streams import address
+from taskiq_flow import DAG, DAGBuilder
+
+WORKER = f"{__name__}:worker"
+"""What ``taskiq worker`` is given."""
+
+
+async def numbers(count: int, seconds: float) -> AsyncIterator[int]:
+    """So many numbers, each of which takes a while to make."""
+    due = time.monotonic()
+    for number in range(count):
+        if seconds:
+            due = max(due + seconds, time.monotonic())  # timers are late: the next one is not
+            await asyncio.sleep(due - time.monotonic())
+        yield number
+
+
+async def work(number: int, took: float) -> int:
+    """What is done with each of them."""
+    if took:
+        await asyncio.sleep(took)
+    return number
+
+
+def register(broker: AsyncBroker) -> None:
+    """Give a broker both tasks."""
+    broker.register_task(numbers, task_name="numbers")
+    broker.register_task(work, task_name="work")
+
+
+def graph(broker: AsyncBroker, *, from_generator: bool, max_parallel: int | None) -> DAG:
+    """``work`` for each item of the generator, or of the run input ``numbers``."""
+    builder = DAGBuilder()
+    if from_generator:
+        builder.node(broker.find_task("numbers"), name="numbers")
+    builder.node(
+        broker.find_task("work"),
+        name="work",
+        inputs={"number": "numbers", "took": "took"},
+        map_over="numbers",
+        max_parallel=max_parallel,
+    )
+    return builder.build()
+
+
+def worker() -> RedisStreamBroker:
+    """The broker in a worker process."""
+    broker = engine_broker(*address())
+    register(broker)
+    return broker
