@@ -173,9 +173,13 @@ class Elements:
         growing, path = self._growing_row(node)
         unread = self._caller.unread() if self._are_items_read else None
         lead = growing.lead(path, unread)
-        if lead <= 0 and unread:
+        if unread and lead < growing.enough:
             self.waits_for_reader = True
         return lead
+
+    def enough(self, node: Any) -> int:
+        """How many more items a generator is told of at least."""
+        return self._growing_row(node)[0].enough
 
     def drop_item(self, element: Element) -> None:
         """An item has become an element: its row need not have it any more."""

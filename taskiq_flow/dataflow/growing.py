@@ -50,6 +50,11 @@ class GrowingRows:
             for prefix in self._prefixes(group, path) if group.depth > 1 else ():
                 yield group, prefix
 
+    @property
+    def enough(self) -> int:
+        """How many more items a generator is told of at least, so that it is not told of each."""
+        return max(1, self.node.window // 2)
+
     def lead(self, path: Path, unread: int | None) -> float:
         """How many more items may be made now.
 

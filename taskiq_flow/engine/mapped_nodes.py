@@ -216,10 +216,9 @@ class MappedNodes:
         """How many items a generator may still make now."""
         return self._elements.lead(node)
 
-    def enough(self, node: Any) -> float:
-        """Of how many more items it is worth telling a generator."""
-        generator: DAGNode = as_whole(node)
-        return max(1, generator.window // 2)
+    def enough(self, node: Any) -> int:
+        """How many more items a generator is told of at least."""
+        return self._elements.enough(node)
 
     def _item_name(self, node: Any, index: int) -> str:
         path = node.path if isinstance(node, Element) else ()

@@ -372,9 +372,9 @@ class Run(Generic[N]):
         grant, mapped = node_run.grant, self._mapped
         if grant is None or mapped is None:
             return
-        lead = mapped.lead(node_run.node)
-        if lead > 0:
-            node_run.grant = Grant(grant.have, grant.digest, max(grant.may, grant.have + lead))
+        may = grant.have + mapped.lead(node_run.node)
+        if may - grant.may >= mapped.enough(node_run.node):
+            node_run.grant = Grant(grant.have, grant.digest, may)
         elif grant.have >= grant.may:  # until there is room, others may have its place
             self._timers.cancel(node_run)
             self._ready.suspend(node_run.node, keeps_gate=True)
@@ -391,7 +391,7 @@ class Run(Generic[N]):
                 continue
             more = grant.have + mapped.lead(node_run.node) - grant.may
             if node_run.is_blocked:
-                if more > 0 and self._ready.is_suspended(node_run.node):
+                if more >= mapped.enough(node_run.node) and self._ready.is_suspended(node_run.node):
                     self._ready.requeue(node_run.node)
                     self._loop.call_soon(self._advance)
             elif more >= mapped.enough(node_run.node):

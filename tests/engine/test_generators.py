@@ -617,7 +617,7 @@ async def test_a_cancelled_run_closes_a_sync_generator_that_waits() -> None:
     def items() -> Iterator[int]:
         try:
             for number in range(1000):
-                if number == 16:
+                if number == 15:
                     waits.set()
                 yield number
         finally:
