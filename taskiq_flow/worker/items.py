@@ -81,8 +81,6 @@ class SinkToEngine:
 
     def taken(self, item: Any) -> bytes:
         """An item as JSON. Raises ``SerializationError`` for one that cannot be sent."""
-        if self._error is not None:
-            raise self._error
         index, self._index = self._index, self._index + 1
         try:
             content = self._wire.encode_item(item)

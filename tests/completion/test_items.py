@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -19,11 +20,17 @@ from taskiq_flow import (
     ItemsChangedError,
     NodeFailedError,
     SerializationError,
+    ValueCodec,
 )
-from taskiq_flow.generators.messages import Batch
+from taskiq_flow.completion.items import ReceivedItems
+from taskiq_flow.generators.grant import NO_ITEMS, Grant
+from taskiq_flow.generators.messages import Batch, Receipt
+from taskiq_flow.generators.receiving import TOLD_ITEMS
 from taskiq_flow.transport.notice import Kind, Notice
+from taskiq_flow.values.classes import Classes
+from taskiq_flow.values.wire import Wire
 from tests.local_broker import LocalBroker
-from tests.local_notifier import Switchboard, with_flow
+from tests.local_notifier import LocalNotifier, Switchboard, with_flow
 from tests.virtual_clock import virtually
 
 pytestmark = pytest.mark.usefixtures("plain_task_ids")
@@ -62,11 +69,12 @@ class Site:
         self.give = self.broker.register_task(give, task_name="give")
         self.double = self.broker.register_task(double, task_name="double")
 
-    def dag(self, **options: Any) -> DAG:
+    def builder(self, **options: Any) -> DAGBuilder:
         builder = DAGBuilder().node(self.give, name="give", **options)
-        return builder.node(
-            self.double, name="double", inputs={"item": "give"}, map_over="give"
-        ).build()
+        return builder.node(self.double, name="double", inputs={"item": "give"}, map_over="give")
+
+    def dag(self, **options: Any) -> DAG:
+        return self.builder(**options).build()
 
     def deliver_again(self) -> None:
         """The broker takes the worker for dead, and delivers the generator's message once more."""
@@ -83,6 +91,7 @@ class Site:
         self.broker.kick = noting  # type: ignore[method-assign]
         async with self.broker.worker():
             yield
+        assert not (await self.flow.inbox()).items._generators
         await self.flow.shutdown()
 
     async def drop(self, kind: Kind, which: Callable[[int], bool]) -> None:
@@ -167,6 +176,25 @@ async def test_an_execution_with_other_items_is_an_error_and_all_are_closed(
 
 
 @virtually
+async def test_an_execution_that_runs_on_is_closed_though_its_run_goes_on() -> None:
+    site = Site(range(10_000), [7])
+
+    async def nap() -> None:
+        await asyncio.sleep(100)
+
+    napping = site.broker.register_task(nap, task_name="nap")
+    async with site.working():
+        dag = site.builder().node(napping).build()
+        run = ExecutionEngine(site.broker, dag, on_error="collect").start()
+        await site.until(lambda: len(site.made) == 12)
+        site.deliver_again()
+        await site.until(lambda: site.closed == 2)
+        assert asyncio.get_running_loop().time() < 10
+        results = await run
+        assert isinstance(results["give"].error, ItemsChangedError)
+
+
+@virtually
 async def test_a_run_that_is_cancelled_closes_its_generator() -> None:
     site = Site(range(10_000))
     async with site.working():
@@ -181,16 +209,18 @@ async def test_a_run_that_is_cancelled_closes_its_generator() -> None:
 async def test_items_that_cannot_be_decoded_fail_the_node() -> None:
     site = Site(range(10_000))
     async with site.working():
-        run = ExecutionEngine(site.broker, site.dag()).start()
+        dag = DAGBuilder().node(site.give, name="give").build()
+        run = ExecutionEngine(site.broker, dag).start(items="only")
         await site.until(lambda: len(site.made) == 3)
         inbox = await site.flow.inbox()
-        (task_id,) = (t for t in inbox._watched if ":give:" in t)
+        (task_id,) = inbox._watched
         receiving = inbox.items._generators[task_id].receiving
         batch = Batch(receiving.next, receiving.digest, (b"x" * 8,), b'[{"$tf": 99, "v": 1}]')
         notice = Notice(Kind.ITEMS, task_id, batch.packed("nobody", ""))
         site.board.tell(inbox.channel, notice.sealed(inbox.key))
         with pytest.raises(NodeFailedError) as caught:
-            await run
+            async for _ in run:
+                pass
         assert isinstance(caught.value.__cause__, SerializationError)
         await site.until(lambda: site.closed == 1)
 
@@ -209,3 +239,35 @@ async def test_a_result_that_is_not_the_number_of_items_is_an_error() -> None:
         with pytest.raises(NodeFailedError) as caught:
             await run
         assert isinstance(caught.value.__cause__, ItemsChangedError)
+
+
+class Taker:
+    """A node in flight that takes items, and grants nothing more."""
+
+    is_being_sent = False
+
+    def __init__(self) -> None:
+        self.taken: list[Any] = []
+
+    def items(self, task_id: str, first: int, items: Sequence[Any], digest: bytes) -> None:
+        assert first == len(self.taken)
+        self.taken += items
+
+
+async def test_a_worker_is_told_what_was_taken_though_nothing_more_is_granted() -> None:
+    board, heard = Switchboard(), asyncio.Queue[bytes]()
+    await LocalNotifier(board).subscribe("worker", heard.put_nowait)
+    taker: Any = Taker()
+    items = ReceivedItems(LocalNotifier(board), b"key", Wire(ValueCodec(), Classes.imported()))
+    items.expect("r:give:1", taker, Grant(0, NO_ITEMS))
+    digests = tuple(number.to_bytes(8) for number in range(1, TOLD_ITEMS + 1))
+    for batch in (
+        Batch(0, NO_ITEMS, digests[:-1], json.dumps([0] * (TOLD_ITEMS - 1)).encode()),
+        Batch(TOLD_ITEMS - 1, digests[-2], digests[-1:], b"[0]"),
+    ):
+        assert heard.empty()
+        items.take(Notice(Kind.ITEMS, "r:give:1", batch.packed("worker", "")))
+    notice = Notice.opened(await heard.get(), b"key")
+    assert notice is not None
+    assert Receipt.unpacked(notice.body).next == TOLD_ITEMS == len(taker.taken)
+    await items.aclose()
