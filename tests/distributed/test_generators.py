@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from taskiq import AsyncBroker
 
-from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, FlowMiddleware, Item, Retry
+from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, FlowMiddleware, Item, MemoryJournal, Retry
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
@@ -133,3 +133,29 @@ async def test_the_generator_of_an_engine_that_is_gone_is_closed(
             assert notes.of("closed") == ["numbers"]
             assert len(notes.of("begin")) == 1
             await run.aclose()
+
+
+@both
+async def test_a_run_is_resumed_in_the_middle_of_a_generator(
+    remote_kind: str, farm: Farm, notes: Notes, function: Any
+) -> None:
+    settings = farm.settings(
+        remote_kind, queue="resumed-generator", idle_timeout=20_000, engine_patience=1.0
+    )
+    journal = MemoryJournal()
+    with farm.working(settings):
+        async with started(settings) as broker:
+            engine = ExecutionEngine(broker, graph(broker, function), journal=journal)
+            values = inputs(notes, 200, 0.002)
+            run = engine.execute_async(values, items="only", run_id="run")
+            async for name, value in run:
+                if name == "numbers" and isinstance(value, Item) and value.index == 60:
+                    break
+            (flow,) = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
+            await (await flow.inbox()).notifier.aclose()  # what a server sees of a killed engine
+            await run.aclose()
+            async with started(settings) as other:
+                resuming = ExecutionEngine(other, graph(other, function), journal=journal)
+                results = {name: value async for name, value in resuming.resume("run")}
+        assert results == expected(200)
+        await notes.until("closed", 2)  # that of the engine that is gone as well

@@ -17,6 +17,7 @@ from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
     FlowMiddleware,
+    Item,
     NodeFailedError,
     RunCancelledError,
 )
@@ -91,6 +92,31 @@ async def test_a_run_survives_a_server_that_is_gone_for_three_seconds(
         site.server.restart(keep_data=True)
         assert len(await run) == 24
         await check_all_is_there(broker, tmp_path / "again")  # with the same workers
+
+
+@pytest.mark.timeout(90)
+async def test_a_generator_survives_a_server_that_is_gone_for_three_seconds(
+    site: Site, tmp_path: Path
+) -> None:
+    notes = Notes(tmp_path)
+    async with started(site.settings) as broker:
+        builder = DAGBuilder().node(task(broker, app.numbers), name="numbers")
+        item = {"item": "numbers"}
+        builder.node(task(broker, app.double), inputs=item, map_over="numbers", name="double")
+        engine = ExecutionEngine(broker, builder.build())
+        values = {"path": str(notes.path), "count": 300, "seconds": 0.01}
+        doubled = []
+        async for name, value in engine.execute_async(values, items="only"):
+            if name != "double":
+                continue
+            assert isinstance(value, Item)
+            doubled.append(value.value)
+            if len(doubled) == 50:
+                site.server.kill()
+                await asyncio.sleep(AWAY)  # the length of the outage
+                site.server.restart(keep_data=True)
+        assert sorted(doubled) == [2 * number for number in range(300)]
+        assert notes.of("begin") == ["numbers"]
 
 
 @pytest.mark.timeout(90)
