@@ -48,7 +48,10 @@ SPEAK_TO_SERVERS = {
     *("transport/rabbitmq", "transport/rabbitmq_broker", "journal/redis"),
 }
 ENTRANCES = {"opentelemetry", "rich", "sse_starlette", "starlette", "typer", "uvicorn"}
-CLOCKLESS = {"dataflow", "engine/node_run", "engine/run_spec", "engine/run_state"}
+CLOCKLESS = {
+    *("dataflow", "engine/node_run", "engine/run_spec", "engine/run_state"),
+    *("generators/sending", "generators/receiving", "generators/messages"),
+}
 
 
 def name_of(module: Path) -> str:
