@@ -32,6 +32,7 @@ from property_tests.stage import Stage, Traffic
 from taskiq_flow import (
     Event,
     ExecutionEngine,
+    NodeBegan,
     NodeCompleted,
     NodeFailed,
     NodeFailure,
@@ -209,8 +210,9 @@ class PolicyStage(Stage):
             assert all(arguments == given[0] for arguments in given)
 
     def story(self, name: str) -> list[Told]:
-        """What this was told of a node."""
-        return [_told(event) for event in self.events if getattr(event, "task_name", "") == name]
+        """What this was told of a node, but for when its attempts began."""
+        events = [event for event in self.events if not isinstance(event, NodeBegan)]
+        return [_told(event) for event in events if getattr(event, "task_name", "") == name]
 
     def attempts(self, name: str) -> list[Attempt]:
         """A node's attempts, or those of its fallback."""

@@ -1,15 +1,23 @@
 """The events that a run sends to its listeners.
 
-Every event has its ``run_id`` and ``at``, the event loop's monotonic time in seconds. The events of
-a mapped node's elements have names such as ``embed[3]``, and their place as ``index``. ``Event`` is
-a closed union: a listener that matches all of its members handles every event.
+Every event has its ``run_id``, its number ``seq`` in the run, from 1 on and without a gap, and
+``at``, the event loop's monotonic time in seconds. Events of nodes have the number of an attempt as
+``attempt``, from 1 on. A fallback counts as one more attempt; 0 stands for what no attempt gave.
+The events of a mapped node's elements have names such as ``embed[3]``, and their place as
+``index``. ``Event`` is a closed union: a listener that matches all of its members handles every
+event.
+
+``to_dict()`` of each event makes plain data for JSON, in the form in which other processes get it.
+Its ``type`` says which event it is. Values and errors are represented by previews.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from collections.abc import Awaitable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+from taskiq_flow.previews import preview, printable, shown_error
 
 Source = Literal["task", "fallback", "cache", "journal"]
 """Where a result came from: the node's task, its fallback, its cache, or the journal."""
@@ -18,34 +26,144 @@ Index = int | tuple[int, ...]
 """The place of an element in its node's list. In lists within lists: its position in each of them,
 from the outermost on."""
 
+Outcome = Literal["completed", "failed", "cancelled"]
+"""How a run has ended."""
+
+WIRE_VERSION = 1
+"""The version of what ``to_dict`` returns. It only grows: later ones add types and keys."""
+
+
+class _Event:
+    """What all events have in common. ``type``: names the event in ``to_dict``."""
+
+    __slots__ = ()
+    type: ClassVar[str]
+    run_id: str
+    at: float
+    seq: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as plain data, which JSON can hold whatever the event is about.
+
+        ``None`` is left out. Text is such as UTF-8 can hold: lone surrogates are escaped.
+        """
+        about = {key: value for key, value in self._content() if value is not None}
+        return {
+            "v": WIRE_VERSION,
+            "run": printable(self.run_id),
+            "seq": self.seq,
+            "type": self.type,
+            "at": self.at,
+            **about,
+        }
+
+    def _content(self) -> Iterator[tuple[str, Any]]:
+        """What the event is about, by key."""
+        raise NotImplementedError
+
+
+class _NodeEvent(_Event):
+    """What the events of nodes have in common."""
+
+    __slots__ = ()
+    task_name: str
+    index: Index | None
+    attempt: int
+
+
+def _of_node(event: _NodeEvent) -> Iterator[tuple[str, Any]]:
+    """What all events of nodes are about."""
+    yield "node", printable(event.task_name)
+    yield "index", list(event.index) if isinstance(event.index, tuple) else event.index
+    yield "attempt", event.attempt
+    if task_id := getattr(event, "task_id", ""):
+        yield "task", printable(task_id)
+
 
 @dataclass(frozen=True, slots=True)
-class RunStarted:
-    """A run has started. ``task_names``: the nodes known at that moment."""
+class RunStarted(_Event):
+    """A run has started, or an engine continues it. ``task_names``: the nodes that are known.
+
+    ``time``: seconds since 1970 by the system's clock, at the moment ``at``. ``edges``: by node,
+    the names of the nodes that it depends on; nodes without any are left out. ``mapped``: by mapped
+    node, how many positions the ``index`` of its elements has.
+    """
+
+    type: ClassVar[str] = "run.started"
 
     run_id: str
     at: float
     task_names: tuple[str, ...]
+    time: float = 0.0
+    edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    mapped: Mapping[str, int] = field(default_factory=dict)
+    seq: int = 0
+
+    def _content(self) -> Iterator[tuple[str, Any]]:
+        yield "time", self.time
+        yield "nodes", [printable(name) for name in self.task_names]
+        yield (
+            "edges",
+            {
+                printable(name): [printable(other) for other in others]
+                for name, others in self.edges.items()
+            },
+        )
+        yield "mapped", {printable(name): levels for name, levels in self.mapped.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class NodeStarted:
+class NodeStarted(_NodeEvent):
     """A node's task is being sent to the broker."""
+
+    type: ClassVar[str] = "node.sent"
 
     run_id: str
     at: float
     task_name: str
     task_id: str
     index: Index | None = None
+    attempt: int = 1
+    seq: int = 0
+
+    def _content(self) -> Iterator[tuple[str, Any]]:
+        yield from _of_node(self)
 
 
 @dataclass(frozen=True, slots=True)
-class NodeRetried:
+class NodeBegan(_NodeEvent):
+    """A worker has begun to execute a node's task, or this process has.
+
+    ``worker``: the process, as ``host:pid``. Comes once for each worker that executes an attempt:
+    again only if the task was delivered again, as that worker was lost. Does not come where nobody
+    tells when a task begins: with workers that have no ``FlowMiddleware``.
+    """
+
+    type: ClassVar[str] = "node.began"
+
+    run_id: str
+    at: float
+    task_name: str
+    task_id: str
+    worker: str
+    index: Index | None = None
+    attempt: int = 1
+    seq: int = 0
+
+    def _content(self) -> Iterator[tuple[str, Any]]:
+        yield from _of_node(self)
+        yield "worker", printable(self.worker)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRetried(_NodeEvent):
     """A node's task is being sent again. ``attempt``: the number of the new attempt.
 
     ``error``: the previous attempt's; ``None`` if a middleware of the broker sent the task again,
-    or if the previous attempt was another engine's.
+    or if the previous attempt was another engine's. ``delay``: seconds since that attempt ended.
     """
+
+    type: ClassVar[str] = "node.retried"
 
     run_id: str
     at: float
@@ -54,11 +172,23 @@ class NodeRetried:
     attempt: int
     error: BaseException | None = None
     index: Index | None = None
+    delay: float = 0.0
+    seq: int = 0
+
+    def _content(self) -> Iterator[tuple[str, Any]]:
+        yield from _of_node(self)
+        yield "delay", self.delay
+        yield "error", shown_error(self.error)
 
 
 @dataclass(frozen=True, slots=True)
-class NodeFellBack:
-    """A node failed after ``attempts`` executions of its task, and its fallback is used."""
+class NodeFellBack(_NodeEvent):
+    """A node failed after ``attempts`` executions of its task, and its fallback is used.
+
+    ``attempt``: the number that the fallback has as an attempt.
+    """
+
+    type: ClassVar[str] = "node.fell_back"
 
     run_id: str
     at: float
@@ -67,15 +197,25 @@ class NodeFellBack:
     error: BaseException
     attempts: int
     index: Index | None = None
+    attempt: int = 0
+    seq: int = 0
+
+    def _content(self) -> Iterator[tuple[str, Any]]:
+        yield from _of_node(self)
+        yield "attempts", self.attempts
+        yield "error", shown_error(self.error)
 
 
 @dataclass(frozen=True, slots=True)
-class NodeCompleted:
+class NodeCompleted(_NodeEvent):
     """A node has its result. ``source``: where it came from.
 
     ``result`` is the value itself, which the reader and other listeners may hold too: do not change
-    it.
+    it. ``queued``: seconds from the sending of the attempt until it began, ``ran``: from then on
+    until now; ``None`` where that was not told.
     """
+
+    type: ClassVar[str] = "node.completed"
 
     run_id: str
     at: float
@@ -84,11 +224,27 @@ class NodeCompleted:
     result: Any
     source: Source = "task"
     index: Index | None = None
+    attempt: int = 0
+    queued: float | None = None
+    ran: float | None = None
+    seq: int = 0
+
+    def _content(self) -> Iterator[tuple[str, Any]]:
+        yield from _of_node(self)
+        yield "source", self.source
+        yield "queued", self.queued
+        yield "ran", self.ran
+        yield "value", preview(self.result)
 
 
 @dataclass(frozen=True, slots=True)
-class NodeFailed:
-    """A node failed for good. ``attempts``: how often its task was executed."""
+class NodeFailed(_NodeEvent):
+    """A node failed for good. ``attempts``: how often its task was executed.
+
+    ``queued``, ``ran``: as of ``NodeCompleted``.
+    """
+
+    type: ClassVar[str] = "node.failed"
 
     run_id: str
     at: float
@@ -97,16 +253,30 @@ class NodeFailed:
     error: BaseException
     attempts: int
     index: Index | None = None
+    attempt: int = 0
+    queued: float | None = None
+    ran: float | None = None
+    seq: int = 0
+
+    def _content(self) -> Iterator[tuple[str, Any]]:
+        yield from _of_node(self)
+        yield "attempts", self.attempts
+        yield "queued", self.queued
+        yield "ran", self.ran
+        yield "error", shown_error(self.error)
 
 
 @dataclass(frozen=True, slots=True)
-class NodeSkipped:
+class NodeSkipped(_NodeEvent):
     """A node did not run: it depends on a failed node, or a condition was false.
 
     Under ``on_error="collect"`` the event is also the node's value in the stream. ``because_of``:
     the dependencies that failed or were skipped; empty if the node's own condition was false.
     ``reason``: ``"failure"`` if any node that it depends on has failed, directly or not.
+    ``attempt``: of a filter that has left its element out.
     """
+
+    type: ClassVar[str] = "node.skipped"
 
     run_id: str
     at: float
@@ -114,31 +284,72 @@ class NodeSkipped:
     because_of: tuple[str, ...]
     reason: Literal["failure", "condition"] = "failure"
     index: Index | None = None
+    attempt: int = 0
+    seq: int = 0
+
+    def _content(self) -> Iterator[tuple[str, Any]]:
+        yield from _of_node(self)
+        yield "because_of", [printable(name) for name in self.because_of]
+        yield "reason", self.reason
 
 
 @dataclass(frozen=True, slots=True)
-class ElementsKnown:
+class ElementsKnown(_Event):
     """It is known over how many elements a node maps: ``count``."""
+
+    type: ClassVar[str] = "elements"
 
     run_id: str
     at: float
     task_name: str
     count: int
+    seq: int = 0
+
+    def _content(self) -> Iterator[tuple[str, Any]]:
+        yield "node", printable(self.task_name)
+        yield "known", self.count
 
 
 @dataclass(frozen=True, slots=True)
-class RunFinished:
+class RunFinished(_Event):
     """A run has ended; sent once. ``error``: the one that the reader gets, if any."""
+
+    type: ClassVar[str] = "run.ended"
 
     run_id: str
     at: float
-    outcome: Literal["completed", "failed", "cancelled"]
+    outcome: Outcome
     error: BaseException | None
+    seq: int = 0
+
+    def _content(self) -> Iterator[tuple[str, Any]]:
+        yield "outcome", self.outcome
+        yield "error", shown_error(self.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap(_Event):
+    """A listener lags by more than 10,000 events and misses the oldest ones.
+
+    ``missed``: how many. ``seq``: the number of the last one of them; the next event has the number
+    after it. ``at``: when that one was sent.
+    """
+
+    type: ClassVar[str] = "gap"
+
+    run_id: str
+    at: float
+    missed: int
+    seq: int = 0
+
+    def _content(self) -> Iterator[tuple[str, Any]]:
+        yield "missed", self.missed
 
 
 Event = (
     RunStarted
     | NodeStarted
+    | NodeBegan
     | NodeRetried
     | NodeFellBack
     | NodeCompleted
@@ -146,6 +357,7 @@ Event = (
     | NodeSkipped
     | ElementsKnown
     | RunFinished
+    | Gap
 )
 
 

@@ -12,7 +12,6 @@ from collections.abc import (
     Callable,
     Iterable,
     Mapping,
-    Sequence,
     Sized,
 )
 from contextlib import aclosing
@@ -57,6 +56,7 @@ from taskiq_flow.engine.arguments import (
     wanted_outputs,
 )
 from taskiq_flow.engine.connection import check_broker, check_readable
+from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.many import HeldBack, as_results, check_source, in_order, with_numbers
 from taskiq_flow.engine.mapped_nodes import RUN_ENDED
 from taskiq_flow.engine.planning import Planner
@@ -249,7 +249,7 @@ class ExecutionEngine:
             raise ValueError("resume=True continues a run by its run_id; give one")
         check_items(items)
 
-        async def begin(listeners: Sequence[Listener]) -> Run[Any]:
+        async def begin(listeners: Listeners) -> Run[Any]:
             if resume:
                 with contextlib.suppress(RunNotFoundError):
                     return await self._resumer.resume(
@@ -381,7 +381,7 @@ class ExecutionEngine:
         name = id_or_new("run_id", run_id)
         held = HeldBack()
 
-        async def begin(listeners: Sequence[Listener]) -> Run[Any]:
+        async def begin(listeners: Listeners) -> Run[Any]:
             spec = self._planner.spec_of_many(Source(source, limit), wanted, items)
             spec = replace(spec, ahead=held)
             return await self._starter.begin(

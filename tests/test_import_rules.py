@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "taskiq_flow"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 ROWS = [
+    {"previews"},
     {"errors", "events", "cleanup", "reconnect", "suggestions", "version"},
     {"transport", "processes"},
     {"values"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 from taskiq import AsyncBroker
 from taskiq_redis import RedisStreamBroker
@@ -43,10 +44,11 @@ def register(broker: AsyncBroker) -> None:
 def graph(broker: AsyncBroker, *, from_generator: bool, max_parallel: int | None) -> DAG:
     """``work`` for each item of the generator, or of the run input ``numbers``."""
     builder = DAGBuilder()
+    tasks: dict[str, Any] = broker.get_all_tasks()
     if from_generator:
-        builder.node(broker.find_task("numbers"), name="numbers")
+        builder.node(tasks["numbers"], name="numbers")
     builder.node(
-        broker.find_task("work"),
+        tasks["work"],
         name="work",
         inputs={"number": "numbers", "took": "took"},
         map_over="numbers",

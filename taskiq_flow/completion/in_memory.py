@@ -30,7 +30,8 @@ from taskiq_flow.completion.protocol import InFlight
 from taskiq_flow.errors import ConfigurationError, TaskLostError, describe
 from taskiq_flow.generators.grant import Grant
 from taskiq_flow.generators.here import SinkHere
-from taskiq_flow.processes.in_process import begins_at_once, when_begun
+from taskiq_flow.processes.in_process import when_begun
+from taskiq_flow.processes.name import process_name
 from taskiq_flow.values.call import Call, present
 from taskiq_flow.values.handle import Reference, ResultHandle
 from taskiq_flow.values.isolation import Isolation, Take, isolated
@@ -63,6 +64,7 @@ class Execution:
     scheduled = False  # somebody is to send it again, at a time of their own
     revoked = False
     tells_begin = False
+    begins_at_once = False
     worker: asyncio.Task[Any] | None = None  # runs the newest attempt
     call: Call | None = None  # what the task is executed with
     sink: SinkHere | None = None  # of a generator whose items are taken one by one
@@ -165,7 +167,7 @@ class InMemoryHooks(TaskiqMiddleware):
         self.workers[execution.worker] = execution
         execution.sweeps = 0
         if execution.tells_begin:
-            self._tell_begin(execution, message)
+            self._tell_begin(execution, message.task_id)
         if execution.superseded:
             # A broker that runs tasks in place begins the new attempt inside the old one's task.
             execution.superseded -= {execution.worker}
@@ -178,17 +180,17 @@ class InMemoryHooks(TaskiqMiddleware):
             execution.superseded |= {execution.worker}
             execution.in_flight.resent(message.task_id)
 
-    def _tell_begin(self, execution: Execution, message: TaskiqMessage) -> None:
+    def _tell_begin(self, execution: Execution, task_id: str) -> None:
         """Report that a task begins: now, or when it has its thread or its place."""
-        task = self.broker.find_task(message.task_name)
-        if task is None or begins_at_once(task.original_func):
-            execution.in_flight.began(message.task_id)
+        began, here = execution.in_flight.began, execution.completions.here
+        if execution.begins_at_once:
+            began(task_id, here)
             return
         loop = asyncio.get_running_loop()
 
         def begun() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the run is over
-                loop.call_soon_threadsafe(execution.in_flight.began, message.task_id)
+                loop.call_soon_threadsafe(began, task_id, here)
 
         when_begun.set(begun)
 
@@ -259,6 +261,7 @@ class InMemoryCompletions:
         self._run_id = run_id
         self._isolation = isolation
         self._executions = hooks.executions
+        self.here = process_name()
         self.expected: dict[str, Execution] = {}
         self.limit = limit
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -273,6 +276,7 @@ class InMemoryCompletions:
         *,
         tell_begin: bool = False,
         grant: Grant | None = None,
+        begins_at_once: bool = False,
     ) -> None:
         """Watch for a task. Its result is taken as it is, whatever it is annotated with."""
         execution = Execution(task_id, in_flight, self)
@@ -280,6 +284,7 @@ class InMemoryCompletions:
             execution.sink = SinkHere(task_id, in_flight, grant, self._isolation())
         if tell_begin:
             execution.tells_begin = True
+            execution.begins_at_once = begins_at_once
         self._executions[task_id] = self.expected[task_id] = execution
 
     def grant(self, task_id: str, grant: Grant) -> None:

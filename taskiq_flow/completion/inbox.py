@@ -269,7 +269,7 @@ class Inbox:
                 self._warn_of_waiting(notice.task_ids())
             case Kind.HERE | Kind.BEGUN:
                 for task_id in notice.task_ids():
-                    self._note_alive(task_id, has_begun=notice.kind is Kind.BEGUN)
+                    self._note_alive(task_id, notice.worker)
             case Kind.ITEMS:
                 self._take_items(notice)
             case _:
@@ -302,18 +302,19 @@ class Inbox:
             watch.enqueue(next(self._numbers), self._loop.time())
             watch.in_flight.resent(task_id)
 
-    def _note_alive(self, task_id: str, *, has_begun: bool) -> None:
+    def _note_alive(self, task_id: str, worker: str | None) -> None:
+        """A worker has a task. ``worker``: who executes it, if that has begun."""
         watch = self._watched.get(task_id)
         if watch is not None:
-            if has_begun:
-                watch.in_flight.began(task_id)
+            if worker is not None:
+                watch.in_flight.began(task_id, worker)
             self._moved_at[watch.within] = now = self._loop.time()
             watch.take(now)
             self._note_sign(watch)
 
     def _take_items(self, notice: Notice) -> None:
         task_id = notice.task_id
-        self._note_alive(task_id, has_begun=False)
+        self._note_alive(task_id, None)
         try:
             self.items.take(notice)
         except (ItemsChangedError, SerializationError) as error:

@@ -43,6 +43,7 @@ class PollingCompletions:
         *,
         tell_begin: bool = False,
         grant: Grant | None = None,
+        begins_at_once: bool = False,
     ) -> None:
         """Watch for a task; its result is parsed as its annotation says, as taskiq does."""
         self._expected[task_id] = in_flight, return_type

@@ -19,8 +19,11 @@ class InFlight(Protocol):
     def settle(self, task_id: str, result: TaskiqResult[Any]) -> None:
         """The task has ended for good. Comes at most once for each expected task."""
 
-    def began(self, task_id: str) -> None:
-        """A worker executes the task. Comes at least once where the run asked to be told."""
+    def began(self, task_id: str, worker: str) -> None:
+        """A worker executes the task. Comes at least once where the run asked to be told.
+
+        ``worker``: its process.
+        """
 
     def resent(self, task_id: str) -> None:
         """Somebody other than the run has sent the task once more. Its outcome is still to come."""
@@ -50,6 +53,7 @@ class Completions(Protocol):
         *,
         tell_begin: bool = False,
         grant: Grant | None = None,
+        begins_at_once: bool = False,
     ) -> None:
         """Watch for a task that is about to be sent and returns ``return_type``.
 
@@ -57,6 +61,7 @@ class Completions(Protocol):
         ``in_flight`` is to be told when the task begins, as its ``BEGIN_LABEL`` says to workers.
         ``grant``: of a generator whose items are given to ``in_flight`` one by one. The result is
         their number then.
+        ``begins_at_once``: whether it waits for no thread and no place when it is executed.
         """
 
     def grant(self, task_id: str, grant: Grant) -> None:

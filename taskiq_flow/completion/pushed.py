@@ -66,6 +66,7 @@ class PushedCompletions:
         *,
         tell_begin: bool = False,
         grant: Grant | None = None,
+        begins_at_once: bool = False,
     ) -> None:
         """Watch for a task, sent to a queue of that name or to the broker's own."""
         watch = Watch(

@@ -1,16 +1,19 @@
-"""Delivers a run's events to its listeners without making the run wait for them."""
+"""The events of one run, and who takes them. The run waits for none of them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
-
-from taskiq.utils import maybe_awaitable
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from inspect import isawaitable
+from typing import Any
+from weakref import WeakSet
 
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.events import Event, Listener
+from taskiq_flow.errors import NODE_ERRORS
+from taskiq_flow.events import Event, Gap, Listener
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -24,101 +27,252 @@ CATCHING_UP = 30.0
 """Seconds that all listeners are given, after the run, for all of these events."""
 
 MakeEvent = Callable[[], Event]
-"""Makes an event when the first listener takes it."""
+"""Makes an event when it is taken for the first time."""
+
+_set = object.__setattr__
+"""Sets the number of an event, which is frozen."""
 
 
 class Listeners:
-    """The listeners of one run. Each takes every event in order, at its own pace.
+    """Numbers the events of one run, and holds them until all cursors have passed them.
 
-    The events stand in one list for all of them, and each listener has a place in it.
+    ``seq``: the number of the last event, also while nobody listens. ``are_present``: whether
+    anybody takes events; else they need not be made. Listeners are called once for all events of a
+    turn of the event loop.
     """
 
-    def __init__(self, listeners: Iterable[Listener]) -> None:
+    def __init__(self, run_id: str, seq: int = 0) -> None:
+        self.run_id = run_id
+        self.seq = seq
+        self.are_present = False
+        self.is_ended = False
         self._loop = asyncio.get_running_loop()
-        self._events: deque[MakeEvent] = deque()
-        self._dropped = 0  # events that stood in front of these
-        self._news = asyncio.Event()
-        self._is_closed = False
-        self._places: dict[asyncio.Task[None], int] = {}  # numbers of the events to be taken next
-        for listener in listeners:
-            self.add(listener)
-
-    def __bool__(self) -> bool:
-        return bool(self._places)
+        self._context = copy_context()
+        self.events: deque[Event | tuple[MakeEvent, int]] = deque()  # the last one is ``seq``
+        self._cursors: list[_ListenerCursor] = []
+        self._readers: WeakSet[EventReader] = WeakSet()
+        self._has_readers = False
+        self._is_scheduled = False
 
     def add(self, listener: Listener) -> None:
-        """Have one more listener take the events, from now on."""
-        task = self._loop.create_task(self._deliver(listener))
-        self._places[task] = self._dropped + len(self._events)
+        """Have a listener take the events, from now on."""
+        self._cursors.append(_ListenerCursor(self, listener))
+        self.are_present = True
 
-    def tell(self, make_event: MakeEvent) -> None:
-        """Have every listener take an event."""
-        if self._places:
-            self._events.append(make_event)
-            if len(self._events) > MOST_EVENTS:
-                self._drop()
-            self._news.set()
+    def reader(self, held: object) -> EventReader:
+        """A reader of the events, from now on. It is referred to weakly."""
+        reader = EventReader(self, held)
+        self._readers.add(reader)
+        self.are_present = self._has_readers = True
+        return reader
+
+    def tell(self, event: Event) -> None:
+        """Number an event, and have every cursor take it."""
+        self.seq = seq = self.seq + 1
+        if self.are_present:
+            _set(event, "seq", seq)
+            self._hold(event)
+
+    def tell_lazily(self, make_event: MakeEvent) -> None:
+        """The same for an event that is made when the first cursor takes it."""
+        self.seq = seq = self.seq + 1
+        if self.are_present:
+            self._hold((make_event, seq))
+
+    def _hold(self, event: Event | tuple[MakeEvent, int]) -> None:
+        self.events.append(event)
+        if len(self.events) > MOST_EVENTS:
+            self.events.popleft()
+        if not self._is_scheduled:
+            self._schedule()
+
+    def end(self) -> None:
+        """There are no more events to come: readers end behind the last one."""
+        self.is_ended = True
+        self._wake_readers()
 
     async def aclose(self) -> None:
         """Let the listeners catch up, for a bounded time."""
-        self._is_closed = True
-        self._news.set()
+        self._schedule()
+        await asyncio.sleep(0)  # every listener has been called by then
         gives_up_at = self._loop.time() + CATCHING_UP
-        while self._places:
-            places = dict(self._places)
+        while busy := {cursor: cursor.taken for cursor in self._cursors if cursor.is_busy}:
             left = gives_up_at - self._loop.time()
-            await asyncio.wait(places, timeout=min(LISTENER_GRACE, left))
+            tasks = [cursor.task for cursor in busy if cursor.task is not None]
+            await asyncio.wait(tasks, timeout=min(LISTENER_GRACE, left))
             is_over = left <= LISTENER_GRACE
             await self._give_up(
-                [t for t, place in self._places.items() if is_over or place == places[t]],
+                [c for c, taken in busy.items() if c.is_busy and (is_over or c.taken == taken)],
                 f"{CATCHING_UP:g} s for its events"
                 if is_over
                 else f"{LISTENER_GRACE:g} s for an event",
             )
 
-    async def _give_up(self, stuck: list[asyncio.Task[None]], too_long: str) -> None:
-        for task in stuck:
-            missed = self._dropped + len(self._events) - self._places.pop(task)
+    async def _give_up(self, stuck: list[_ListenerCursor], too_long: str) -> None:
+        tasks = [cursor.task for cursor in stuck if cursor.task is not None]
+        for cursor in stuck:
             logger.warning(
-                "a listener took more than %s; dropped, with %d events left", too_long, missed
+                "a listener took more than %s; dropped, with %d events left",
+                too_long,
+                self.seq - cursor.taken,
             )
+            self.drop(cursor)
+        for task in tasks:
             task.cancel()
-        await until_ended(stuck, LISTENER_GRACE)
+        await until_ended(tasks, LISTENER_GRACE)
 
-    async def _deliver(self, listener: Listener) -> None:
-        me = asyncio.current_task()
-        if me is None:
-            raise AssertionError("a listener is served by an asyncio task")
-        await asyncio.sleep(0)  # its place is noted by then, also where tasks start eagerly
+    def drop(self, cursor: _ListenerCursor) -> None:
+        """Call a listener no more in this run."""
+        cursor.is_dropped = True
+        if cursor in self._cursors:
+            self._cursors.remove(cursor)
+        self.are_present = self._has_readers or bool(self._cursors)
+        if not self.are_present:
+            self.events.clear()
+
+    def _schedule(self) -> None:
+        self._is_scheduled = True
+        self._loop.call_soon(self._deliver, context=self._context)
+
+    def _deliver(self) -> None:
+        """Call all listeners that are not busy, and let go of what all cursors have passed."""
+        self._is_scheduled = False
+        lag = 0
+        for cursor in tuple(self._cursors):
+            if not cursor.is_busy:
+                cursor.advance(self._loop)
+            lag = max(lag, self.seq - cursor.taken)
+        if self._has_readers:
+            lag = max([lag, *(self.seq - reader.taken for reader in self._readers)])
+            self._wake_readers()
+        if not lag:
+            self.events.clear()
+        while len(self.events) > lag:
+            self.events.popleft()
+
+    def _wake_readers(self) -> None:
+        for reader in tuple(self._readers):
+            reader.wake()
+
+
+class _Cursor:
+    """A place in the events of a run. ``taken``: the number of the last event that was taken."""
+
+    def __init__(self, listeners: Listeners) -> None:
+        self._listeners = listeners
+        self.taken = listeners.seq
+
+    def next_event(self) -> Event | None:
+        """The next event, if there is one; a ``Gap`` in place of those that are not held."""
+        back = self._listeners.seq - self.taken
+        if not back:
+            return None
+        if back > MOST_EVENTS:
+            return self._gap(back - MOST_EVENTS)
+        events = self._listeners.events
+        event = events[-back]
+        if isinstance(event, tuple):
+            make_event, seq = event
+            event = make_event()
+            _set(event, "seq", seq)
+            events[-back] = event
+        self.taken += 1
+        return event
+
+    def _gap(self, missed: int) -> Gap | None:
+        """Skip the events that are not held. Returns what stands in their place."""
+        logger.warning(
+            "listener %s of run %s lags by more than %d events; %d of them are left out",
+            self,
+            self._listeners.run_id,
+            MOST_EVENTS,
+            missed,
+        )
+        self.taken += missed
+        following = self.next_event()
+        self.taken -= 1
+        if following is None:
+            return None
+        return Gap(self._listeners.run_id, following.at, missed, self.taken)
+
+
+class _ListenerCursor(_Cursor):
+    """Calls one listener. ``task``: awaits what an async one has returned, and calls it further."""
+
+    def __init__(self, listeners: Listeners, listener: Listener) -> None:
+        super().__init__(listeners)
+        self.task: asyncio.Task[None] | None = None
+        self.is_busy = False  # its task has not ended
+        self.is_dropped = False
+        self._listener = listener
+        self._context = copy_context()  # the listener's own, over all events
+
+    def advance(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Call the listener for all events there are, or until its answer is to be awaited."""
+        answer = self._context.run(self._call)
+        if answer is not None:
+            self.is_busy = True
+            self.task = loop.create_task(self._await(answer), context=self._context)
+
+    def _call(self) -> Awaitable[Any] | None:
+        """Call the listener for event after event. Returns an answer that is to be awaited."""
         try:
-            while await self._has_next(me, listener):
-                make_event = self._events[self._places[me] - self._dropped]
-                await maybe_awaitable(listener.on_event(make_event()))
-                self._places[me] += 1
-                while self._events and self._dropped < min(self._places.values()):
-                    self._drop()
-        except Exception:  # whatever it raises is its own affair
-            logger.exception("listener %r raised; it is dropped for this run", listener)
-        finally:
-            self._places.pop(me, None)
+            while not self.is_dropped and (event := self.next_event()) is not None:
+                answer = self._listener.on_event(event)
+                if answer is not None and isawaitable(answer):
+                    return answer
+        except NODE_ERRORS as error:  # whatever it raises is its own affair
+            self._drop(error)
+        return None
 
-    async def _has_next(self, me: asyncio.Task[None], listener: Listener) -> bool:
-        """Wait for an event that a listener has not taken; ``False``: there will be none."""
-        if self._places[me] < self._dropped:
-            logger.warning(
-                "listener %r lags by more than %d events; %d of them are left out",
-                listener,
-                MOST_EVENTS,
-                self._dropped - self._places[me],
-            )
-            self._places[me] = self._dropped
-        while self._places[me] == self._dropped + len(self._events):
-            if self._is_closed:
-                return False
+    async def _await(self, answer: Awaitable[Any] | None) -> None:
+        try:
+            while answer is not None:
+                await answer
+                answer = self._call()
+        except NODE_ERRORS as error:  # likewise
+            if isinstance(error, asyncio.CancelledError) and self._is_cancelled():
+                self._listeners.drop(self)
+                raise
+            self._drop(error)
+        finally:
+            self.is_busy = False
+
+    def _is_cancelled(self) -> bool:
+        return self.task is not None and self.task.cancelling() > 0
+
+    def _drop(self, error: BaseException) -> None:
+        logger.error(
+            "listener %r raised; it is dropped for this run", self._listener, exc_info=error
+        )
+        self._listeners.drop(self)
+
+    def __str__(self) -> str:
+        return repr(self._listener)
+
+
+class EventReader(_Cursor):
+    """An async iterator of one run's events. ``held``: what is alive as long as the reader is."""
+
+    def __init__(self, listeners: Listeners, held: object) -> None:
+        super().__init__(listeners)
+        self._held = held
+        self._news = asyncio.Event()
+
+    def __aiter__(self) -> EventReader:
+        return self
+
+    async def __anext__(self) -> Event:
+        while (event := self.next_event()) is None:
+            if self._listeners.is_ended:
+                raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
-        return True
+        return event
 
-    def _drop(self) -> None:
-        self._events.popleft()
-        self._dropped += 1
+    def wake(self) -> None:
+        """There are events to take, or there will be none any more."""
+        self._news.set()
+
+    def __str__(self) -> str:
+        return "run.events()"

@@ -121,7 +121,7 @@ class RunCallbacks(Protocol):
     def settle(self, node_run: NodeRun[Any], task_id: str, result: TaskiqResult[Any]) -> None:
         """An attempt has ended."""
 
-    def began(self, node_run: NodeRun[Any], task_id: str) -> None:
+    def began(self, node_run: NodeRun[Any], task_id: str, worker: str) -> None:
         """A worker has begun to execute an attempt."""
 
     def resent(self, node_run: NodeRun[Any], task_id: str) -> None:
@@ -152,6 +152,10 @@ class NodeRun(Generic[N]):
     is_expected = False  # an attempt is about to be sent, or was sent and has not ended
     is_being_sent = False  # the broker has not taken the task yet
     began_at: float | None = None  # where the time limits need it
+    suspended_at: float | None = None  # when it began to wait for its next attempt
+    told_sent_at: float | None = None  # what listeners know of the last attempt
+    told_began_at: float | None = None
+    workers: tuple[str, ...] = ()  # that have begun it, as listeners know
     falls_back = False
     error: BaseException | None = None  # of the last attempt
     cache_key: str | None = None
@@ -183,9 +187,9 @@ class NodeRun(Generic[N]):
         """The task has ended for good."""
         self._run.settle(self, task_id, result)
 
-    def began(self, task_id: str) -> None:
+    def began(self, task_id: str, worker: str) -> None:
         """A worker executes the task."""
-        self._run.began(self, task_id)
+        self._run.began(self, task_id, worker)
 
     def resent(self, task_id: str) -> None:
         """Somebody other than the run has sent the task once more."""
@@ -348,6 +352,29 @@ class NodeRun(Generic[N]):
         under one id.
         """
         return self.attempt + self.falls_back
+
+    @property
+    def number(self) -> int:
+        """The number of the last attempt, as events have it: also those of middlewares count."""
+        return self.attempt + self.times_resent + self.falls_back
+
+    def note_sent(self, now: float) -> None:
+        """Listeners are told that an attempt is sent."""
+        self.told_sent_at = now
+        self.told_began_at = None
+        self.workers = ()
+
+    def note_begun(self, now: float, worker: str) -> None:
+        """Listeners are told that a worker has begun the attempt."""
+        self.told_began_at = now
+        self.workers = (*self.workers, worker)
+
+    def spans(self, now: float) -> tuple[float | None, float | None]:
+        """How long the attempt that ends now has waited for its begin, and has run."""
+        sent_at, began_at = self.told_sent_at, self.told_began_at
+        if sent_at is None or began_at is None:
+            return None, None
+        return began_at - sent_at, now - began_at
 
     @property
     def attempts(self) -> int:

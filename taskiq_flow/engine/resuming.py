@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -15,12 +15,12 @@ from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.fingerprint import with_dependents
 from taskiq_flow.dataflow.stale import stale
 from taskiq_flow.dispatch.callables import return_type_of
+from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.planning import Planner
 from taskiq_flow.engine.run import Run
 from taskiq_flow.engine.run_spec import EarlierSessions, Items, RunSpec
 from taskiq_flow.engine.starting import Starter
 from taskiq_flow.errors import InputConflictError, MissingInputError
-from taskiq_flow.events import Listener
 from taskiq_flow.journal.history import (
     RestoredRun,
     check_same_inputs,
@@ -56,7 +56,7 @@ class Resumer:
 
     async def resume(
         self,
-        listeners: Sequence[Listener],
+        listeners: Listeners,
         run_id: str,
         *,
         replay: bool = True,
@@ -94,7 +94,7 @@ class Resumer:
 
     async def rerun(
         self,
-        listeners: Sequence[Listener],
+        listeners: Listeners,
         run_id: str,
         *,
         new_run_id: str,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -60,12 +61,14 @@ from taskiq_flow.events import (
     Event,
     Item,
     Listener,
+    NodeBegan,
     NodeCompleted,
     NodeFailed,
     NodeFailure,
     NodeFellBack,
     NodeRetried,
     NodeSkipped,
+    Outcome,
     RunFinished,
     RunStarted,
     Source,
@@ -77,8 +80,6 @@ from taskiq_flow.values.isolation import NEVER_CHANGE, Isolation, Take
 N = TypeVar("N", bound=RunnableNode)
 
 OnError = Literal["raise", "continue", "collect"]
-
-Outcome = Literal["completed", "failed", "cancelled"]
 
 CLEAN_UP_GRACE = 5.0
 """Seconds that cancelled sends are given to end before the run stops waiting for them."""
@@ -121,6 +122,7 @@ class Run(Generic[N]):
         broker: AsyncBroker,
         completions: Completions,
         dispatcher: Dispatcher,
+        listeners: Listeners,
         *,
         log: LogWriter[tuple[N, Any]] | None = None,
         cache: ValueCache | None = None,
@@ -169,8 +171,7 @@ class Run(Generic[N]):
         self._pending_results: dict[
             NodeRun[N], tuple[PendingResult, Callable[[object], None]]
         ] = {}  # by node: what it waits for, and the callback there
-        self._listeners = Listeners(settings.listeners)
-        self._is_listened_to = bool(self._listeners)
+        self._listeners = listeners
         self._sender: Sender[N] = Sender(
             run_id,
             spec,
@@ -195,9 +196,10 @@ class Run(Generic[N]):
 
     def start(self) -> None:
         """Restore what the journal has, and start the nodes that are ready. Called once."""
-        if self._is_listened_to:
-            names = tuple(node.task_name for node in self._spec.nodes)
-            self._tell(RunStarted(self.run_id, self._loop.time(), names))
+        if self._listeners.are_present:
+            self._tell_start()
+        else:
+            self._listeners.seq += 1
         if self._run_timeout is not None:
             self._timer = self._loop.call_later(
                 self._run_timeout, self._time_out, self._run_timeout
@@ -229,11 +231,6 @@ class Run(Generic[N]):
         if self._error is None and not self._is_closing:
             self.stream.drop()
             self._end(self._state.cancelled())
-
-    def add_listener(self, listener: Listener) -> None:
-        """Have one more listener take the run's events, from now on."""
-        self._listeners.add(listener)
-        self._is_listened_to = self._sender.is_listened_to = True
 
     @property
     def failures(self) -> Mapping[str, BaseException]:
@@ -287,19 +284,27 @@ class Run(Generic[N]):
             self._end(error)
             raise
 
-    def began(self, node_run: NodeRun[N], task_id: str) -> None:
+    def began(self, node_run: NodeRun[N], task_id: str, worker: str) -> None:
         """A worker has begun to execute an attempt."""
-        if node_run.is_expected and task_id == node_run.task_id:
+        if not node_run.is_expected or task_id != node_run.task_id or self._is_over:
+            return
+        now = self._loop.time()
+        if self._listeners.are_present and worker not in node_run.workers:
+            node_run.note_begun(now, worker)
+            name, index, number = node_run.node.task_name, node_run.node.index, node_run.number
+            self._tell(NodeBegan(self.run_id, now, name, task_id, worker, index, number))
+        if node_run.options.is_timed:
             ends_by_itself = self._sender.ends_by_itself(node_run)
-            self._set_timer(
-                node_run, node_run.on_began(self._loop.time(), ends_by_itself=ends_by_itself)
-            )
+            self._set_timer(node_run, node_run.on_began(now, ends_by_itself=ends_by_itself))
 
     def resent(self, node_run: NodeRun[N], task_id: str) -> None:
         """A middleware of the broker has sent an attempt's task once more."""
+        if self._is_over:
+            return
         self._set_timer(node_run, node_run.on_resent())
-        node, attempt, at = node_run.node, node_run.attempts, self._loop.time()
-        self._tell(NodeRetried(self.run_id, at, node.task_name, task_id, attempt, index=node.index))
+        node, number, at = node_run.node, node_run.number, self._loop.time()
+        node_run.note_sent(at)
+        self._tell(NodeRetried(self.run_id, at, node.task_name, task_id, number, index=node.index))
 
     def items(
         self, node_run: NodeRun[N], task_id: str, first: int, items: Sequence[Any], digest: bytes
@@ -442,6 +447,7 @@ class Run(Generic[N]):
             case GoOn():
                 self._go_on(node_run)
             case Wait(seconds):
+                node_run.suspended_at = self._loop.time()
                 self._suspend(node_run)
                 self._timers.set(node_run, seconds, self._start_again)
                 self._advance()
@@ -514,8 +520,10 @@ class Run(Generic[N]):
             return
         self._drop_inputs_and_claim(node_run)
         skipped = self._ready.complete(node)
-        if self._is_listened_to:
-            self._tell_completion(node, node_run.task_id, given, source)
+        if self._listeners.are_present:
+            self._tell_completion(node, given, source, node_run)
+        else:
+            self._listeners.seq += 1
         self._deliver(node, given)
         if skipped:
             self._skip_nodes(skipped)
@@ -531,7 +539,10 @@ class Run(Generic[N]):
             self._log.append(self._log.failure(name, node_run.log_number, error))
         skipped = self._ready.fail(node)
         at, index = self._loop.time(), node.index
-        self._tell(NodeFailed(self.run_id, at, name, task_id, error, attempts, index))
+        number, (queued, ran) = node_run.number, node_run.spans(at)
+        self._tell(
+            NodeFailed(self.run_id, at, name, task_id, error, attempts, index, number, queued, ran)
+        )
         if self._on_error == "raise":
             self._end(self._state.node_failed(name, task_id, attempts, called_with(node_run)))
             return
@@ -545,7 +556,7 @@ class Run(Generic[N]):
         """A node does not run, because its condition is false, or a filter leaves it out."""
         self._drop_inputs_and_claim(node_run)
         never_run = self._ready.skip(node_run.node)
-        self._skip_node(node_run.node, (), "condition")
+        self._skip_node(node_run.node, (), "condition", node_run.number)
         self._skip_nodes(never_run)
         self._advance()
 
@@ -556,14 +567,18 @@ class Run(Generic[N]):
             else:
                 self._skip_node(node, *self._state.reason_to_skip(node))
 
-    def _skip_node(self, node: N, because_of: tuple[str, ...], reason: SkipReason) -> None:
-        self._tell_skip(node, because_of, reason)
+    def _skip_node(
+        self, node: N, because_of: tuple[str, ...], reason: SkipReason, attempt: int = 0
+    ) -> None:
+        self._tell_skip(node, because_of, reason, attempt)
         self._note_end(node)
 
-    def _tell_skip(self, node: N, because_of: tuple[str, ...], reason: SkipReason) -> None:
+    def _tell_skip(
+        self, node: N, because_of: tuple[str, ...], reason: SkipReason, attempt: int = 0
+    ) -> None:
         name, at = node.task_name, self._loop.time()
         self._state.skipped[name] = reason
-        event = NodeSkipped(self.run_id, at, name, because_of, reason, node.index)
+        event = NodeSkipped(self.run_id, at, name, because_of, reason, node.index, attempt)
         self._tell(event)
         if self._on_error == "collect":
             self._deliver(node, event)
@@ -752,8 +767,7 @@ class Run(Generic[N]):
         if value is DECLINED:
             self._tell_skip(node, (), "condition")
             return SKIPPED
-        if self._is_listened_to:
-            self._tell_completion(node, "", value, "journal")
+        self._tell_completion(node, value, "journal")
         is_yielded = self._spec.items or not isinstance(node, Element)
         if self._mapped is not None and self._mapped.gives_items(node):
             is_yielded = False  # its items are, and their list
@@ -798,16 +812,58 @@ class Run(Generic[N]):
     # What readers and listeners are given
 
     def _tell(self, event: Event) -> None:
-        self._listeners.tell(lambda: event)
+        self._listeners.tell(event)
 
-    def _tell_completion(self, node: N, task_id: str, value: Any, source: Source) -> None:
-        event = partial(NodeCompleted, self.run_id, self._loop.time(), node.task_name, task_id)
-        self._listeners.tell(lambda: event(self._handed_over(node, value), source, node.index))
+    def _tell_start(self) -> None:
+        spec = self._spec
+        mapped = {} if spec.elements is None else spec.elements.mapped
+        edges = {
+            node.task_name: tuple(other.task_name for other in others)
+            for node, others in spec.predecessors.items()
+            if others
+        }
+        self._tell(
+            RunStarted(
+                self.run_id,
+                self._loop.time(),
+                tuple(node.task_name for node in spec.nodes),
+                time.time(),
+                edges,
+                {node.task_name: len(how.axes) for node, how in mapped.items()},
+            )
+        )
+
+    def _tell_completion(
+        self, node: N, value: Any, source: Source, node_run: NodeRun[N] | None = None
+    ) -> None:
+        """Tell that a node has its value. What listeners are given of it is made when they ask."""
+        now, number, task_id = self._loop.time(), 0, ""
+        queued = ran = None
+        if node_run is not None:
+            task_id = node_run.task_id
+            if source in ("task", "fallback"):
+                number, (queued, ran) = node_run.number, node_run.spans(now)
+
+        self._listeners.tell_lazily(
+            lambda: NodeCompleted(
+                self.run_id,
+                now,
+                node.task_name,
+                task_id,
+                self._handed_over(node, value),
+                source,
+                node.index,
+                number,
+                queued,
+                ran,
+            )
+        )
 
     def _tell_fallback(self, node_run: NodeRun[N], error: BaseException) -> None:
         node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts
-        at, name = self._loop.time(), node.task_name
-        self._tell(NodeFellBack(self.run_id, at, name, task_id, error, attempts, node.index))
+        at, name, index = self._loop.time(), node.task_name, node.index
+        number, run_id = node_run.number, self.run_id
+        self._tell(NodeFellBack(run_id, at, name, task_id, error, attempts, index, number))
 
     def _handed_over(self, node: N, value: Any) -> Any:
         """What the reader is given: the value itself if no node has still to be sent it.

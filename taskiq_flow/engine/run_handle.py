@@ -19,7 +19,7 @@ from typing import Any, Literal, Self, TypeVar
 from taskiq import AsyncResultBackend, AsyncTaskiqTask, TaskiqResult, TaskiqResultTimeoutError
 
 from taskiq_flow.cleanup import to_the_end
-from taskiq_flow.engine.event_reader import EventReader
+from taskiq_flow.engine.listeners import EventReader
 from taskiq_flow.engine.run_in_progress import RunInProgress
 from taskiq_flow.errors import RunCancelledError, RunError, TaskiqFlowError, describe
 from taskiq_flow.events import Event, Item
@@ -114,9 +114,7 @@ class RunHandle(AsyncTaskiqTask[dict[str, Any]]):
 
         Neither the run nor its end waits for whoever reads them. The newest 10,000 are held.
         """
-        reader = EventReader(self.run_id, held=self)
-        self._progress.add_event_reader(reader)
-        return reader
+        return self._progress.event_reader(held=self)
 
     async def wait_result(
         self,
@@ -210,7 +208,6 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         self._news: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._waiters = 0
-        self._event_readers: weakref.WeakSet[EventReader] | None = None
         self._is_over = False
         self._is_dropped = False
         self._is_error_seen = False
@@ -255,16 +252,11 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         self._is_error_seen = True
         self._in_progress.cancel()
 
-    def add_event_reader(self, reader: EventReader) -> None:
-        """Have a reader take the events. It is referred to weakly."""
-        if self.outcome.done():
-            reader.end()
-            return
-        self._check_loop()
-        if self._event_readers is None:
-            self._event_readers = weakref.WeakSet()
-            self._in_progress.listen(self)
-        self._event_readers.add(reader)
+    def event_reader(self, held: object) -> EventReader:
+        """A reader of the events from now on. It is referred to weakly."""
+        if not self.outcome.done():
+            self._check_loop()
+        return self._in_progress.listeners.reader(held)
 
     async def wait(self, seconds: float | None) -> None:
         """Wait for the run's end, for some seconds at the most."""
@@ -320,7 +312,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         self._make_room()
         self._report()
 
-    # For taskiq, and for the run's listeners
+    # For taskiq
 
     async def set_result(self, task_id: str, result: TaskiqResult[dict[str, Any]]) -> None:
         raise TypeError(f"the result of run {task_id!r} is gathered, not set")
@@ -334,10 +326,6 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         result = self.outcome.result()
         self._is_error_seen = True
         return result
-
-    def on_event(self, event: Event) -> None:
-        for reader in tuple(self._event_readers or ()):
-            reader.put(event)
 
     # Reading the run's stream
 
@@ -409,8 +397,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
             )
         )
         self._wake(self._news)
-        for reader in tuple(self._event_readers or ()):
-            reader.end()
+        self._in_progress.listeners.end()
         self._report()
 
     def _error_of(self, task: asyncio.Task[None]) -> BaseException | None:

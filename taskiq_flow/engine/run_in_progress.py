@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.run import Run
 from taskiq_flow.errors import RunCancelledError
-from taskiq_flow.events import Listener
 
-Begin = Callable[[Sequence[Listener]], Awaitable[Run[Any]]]
-"""Begins a run. It is given a list of listeners, which may grow until the run is made."""
+Begin = Callable[[Listeners], Awaitable[Run[Any]]]
+"""Begins a run, whose events these listeners take."""
 
 
 class RunInProgress:
@@ -29,7 +29,7 @@ class RunInProgress:
         self._beginning = asyncio.timeout(None)
         self._has_begun = False
         self._is_cancelled = False
-        self._listeners: list[Listener] = []
+        self.listeners = Listeners(run_id)
         self._run: Run[Any] | None = None
         runs.add(self)
 
@@ -40,7 +40,7 @@ class RunInProgress:
         self._has_begun = True
         try:
             async with self._beginning:
-                self._run = run = await begin(self._listeners)
+                self._run = run = await begin(self.listeners)
         except TimeoutError:
             if not self._is_cancelled:
                 raise
@@ -61,13 +61,6 @@ class RunInProgress:
     def forget(self) -> None:
         """Nobody asks any more what the run has reached."""
         self._run = None
-
-    def listen(self, listener: Listener) -> None:
-        """Have a listener take the run's events, from now on."""
-        if self._run is None:
-            self._listeners.append(listener)
-        else:
-            self._run.add_listener(listener)
 
     @property
     def failures(self) -> dict[str, BaseException]:

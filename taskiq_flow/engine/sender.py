@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
-from taskiq import AsyncBroker
+from taskiq import AsyncBroker, InMemoryBroker
 
 from taskiq_flow.cache.key import cache_key
 from taskiq_flow.cache.results import Claim, ValueCache
@@ -26,6 +26,7 @@ from taskiq_flow.generators.grant import ITEMS_LABEL, Grant
 from taskiq_flow.journal.records import SENT, record
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.middleware import wire_of
+from taskiq_flow.transport.notice import BEGIN_LABEL
 from taskiq_flow.values.results import failed, fitting
 from taskiq_flow.values.size import read_off_loop
 
@@ -74,7 +75,7 @@ class Sender(Generic[N]):
         self._taken = taken
         self._reference_above = reference_above
         self._loop = asyncio.get_running_loop()
-        self.is_listened_to = bool(listeners)
+        self._marks_begin = completions.tells_begin and not isinstance(broker, InMemoryBroker)
         self._is_over = False
         self.inputs_needed: dict[N, NodeRun[N]] = {}
         """Started nodes whose inputs are not encoded yet, or may have to be encoded again."""
@@ -92,18 +93,23 @@ class Sender(Generic[N]):
             address = self._address(node_run, grant)
             args, kwargs = sent_node.arguments(self._as_sent(sent_node, node_run.inputs))
         except Exception as error:  # of a value of the user's
+            node_run.told_sent_at = None  # this attempt is not sent
             node_run.settle(task_id, failed(error))
             return None
         if self._log is not None:
             self._note(node_run, self._log)
-        if self.is_listened_to:
-            self._tell(node_run)
+        is_listened_to = self._listeners.are_present
+        if is_listened_to:
+            address = self._tell(node_run, address)
+        else:
+            self._listeners.seq += 1
         self._completions.expect(
             task_id,
             node_run,
             address.return_type,
             address.queue,
-            tell_begin=options.is_timed,
+            tell_begin=is_listened_to or options.is_timed,
+            begins_at_once=address.is_async,
             grant=grant,
         )
         try:
@@ -231,18 +237,24 @@ class Sender(Generic[N]):
         node = node_run.node
         log.append(record(SENT, node.task_name, node_run.log_number, source_digest(node)))
 
-    def _tell(self, node_run: NodeRun[N]) -> None:
-        if node_run.falls_back:  # listeners have been told ``NodeFellBack``
-            return
+    def _tell(self, node_run: NodeRun[N], address: Address) -> Address:
+        """Tell listeners that a task is sent. Returns the address that asks for its begin."""
+        if self._marks_begin and not node_run.options.is_timed:
+            address = address.with_label(BEGIN_LABEL, "1")
         node, at, task_id = node_run.node, self._loop.time(), node_run.task_id
-        name, index = node.task_name, node.index
-        attempt, error = node_run.attempt, node_run.error
-        if attempt == 1:
-            self._listeners.tell(lambda: NodeStarted(self._run_id, at, name, task_id, index))
+        node_run.note_sent(at)
+        name, number, index = node.task_name, node_run.number, node.index
+        if node_run.falls_back:
+            return address  # listeners have been told ``NodeFellBack``
+        if number == 1:
+            self._listeners.tell(NodeStarted(self._run_id, at, name, task_id, index))
         else:
+            waits_since, error = node_run.suspended_at, node_run.error
+            delay = 0.0 if waits_since is None else at - waits_since
             self._listeners.tell(
-                lambda: NodeRetried(self._run_id, at, name, task_id, attempt, error, index)
+                NodeRetried(self._run_id, at, name, task_id, number, error, index, delay)
             )
+        return address
 
 
 def warn_not_cached(task_name: str, error: Exception) -> None:

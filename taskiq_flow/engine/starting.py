@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +13,10 @@ from taskiq_flow.cache.store import CacheStore
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.dispatch.dispatcher import Dispatcher
 from taskiq_flow.engine.connection import check_outlives, check_readable, connect
+from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.run import Run, RunSettings, new_task_suffix
 from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.errors import ConfigurationError
-from taskiq_flow.events import Listener
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.middleware import wire_of
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of
@@ -44,7 +44,7 @@ class Starter:
 
     async def begin(
         self,
-        listeners: Sequence[Listener],
+        listeners: Listeners,
         run_id: str,
         spec: RunSpec[Any],
         log: LogWriter[Any] | None,
@@ -54,8 +54,8 @@ class Starter:
     ) -> Run[Any]:
         """Connect, open the log, and start the run. Closes what was opened if that fails.
 
-        ``listeners``: of this run, besides the engine's. ``is_named``: whether another run may have
-        had this run id, as its user gave it.
+        ``listeners``: of this run; those of the engine are added. ``is_named``: whether another run
+        may have had this run id, as its user gave it.
         """
         broker = self._broker
         suffix = new_task_suffix() if is_named else ""
@@ -84,16 +84,16 @@ class Starter:
                 for session in earlier_sessions:
                     await connection.revoke(session)
             completions, cache = connection.completions(), self._cache(spec)
-            settings = self._settings
-            if listeners:
-                settings = replace(settings, listeners=(*settings.listeners, *listeners))
+            for listener in self._settings.listeners:
+                listeners.add(listener)
             run = Run(
                 run_id,
                 replace(spec, task_suffix=suffix, stored_inputs=stored),
-                settings,
+                self._settings,
                 broker,
                 completions,
                 dispatcher,
+                listeners,
                 log=log,
                 cache=cache,
             )

@@ -114,7 +114,7 @@ class Kind(Enum):
     """The tasks named in the body, a JSON list, are executed by a worker or wait there for it."""
 
     BEGUN = b"b"
-    """The tasks named in the body, a JSON list, are executed by a worker."""
+    """The tasks named in the body, a JSON list, are executed by the worker named before it."""
 
     WAITING = b"w"
     """The tasks named in the body, a JSON list, wait for tasks that no worker takes."""
@@ -131,16 +131,24 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A notice about a task, or about several."""
+    """A notice about a task, or about several. ``task_id``: empty for several.
+
+    There, ``BEGUN`` has the name of the worker, which earlier versions left empty.
+    """
 
     kind: Kind
     task_id: str = ""
     body: bytes = b""
 
     @classmethod
-    def of_tasks(cls, kind: Kind, task_ids: Iterable[str]) -> Self:
-        """A notice of a kind that names several tasks."""
-        return cls(kind, body=json.dumps(list(task_ids)).encode())
+    def of_tasks(cls, kind: Kind, task_ids: Iterable[str], worker: str = "") -> Self:
+        """A notice of a kind that names several tasks. ``worker``: of ``BEGUN``."""
+        return cls(kind, worker, json.dumps(list(task_ids)).encode())
+
+    @property
+    def worker(self) -> str | None:
+        """Who executes the tasks, if the notice says that they have begun."""
+        return self.task_id if self.kind is Kind.BEGUN else None
 
     def task_ids(self) -> list[str]:
         """The tasks of a notice of several."""

@@ -83,6 +83,7 @@ class Execution:
         self.function: Callable[..., Any] | None = None  # the task's, guarded
         self._has_entered = False
         self.on_begun: Callable[[], object] = _nothing  # called in the thread of the function
+        self.telling: asyncio.Task[None] | None = None  # the engine that it has begun
         self.is_revoked = False
         self.is_superseded = False  # the task was sent again: this result is not final
         self.is_reported = False

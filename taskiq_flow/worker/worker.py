@@ -8,7 +8,7 @@ import itertools
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from taskiq_flow.dataflow.binding import parameters_of
 from taskiq_flow.errors import ResultUnavailableError, SerializationError, TaskLostError
 from taskiq_flow.generators.grant import ITEMS_LABEL, Grant
 from taskiq_flow.generators.messages import Receipt
+from taskiq_flow.processes.name import process_name
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries, Delivery
 from taskiq_flow.transport.notice import (
@@ -142,6 +143,7 @@ class Worker:
 
     async def open(self) -> None:
         """Subscribe to revocations, start the heartbeat, replace the backend's ``set_result``."""
+        self._name = process_name()
         await self._notifier.open()
         await self._notifier.subscribe_to_revocations(self._revoke)
         self._backend.set_result = self._save  # type: ignore[method-assign]
@@ -272,7 +274,8 @@ class Worker:
 
     def _tell_when_begun(self, execution: Execution) -> None:
         def tell() -> None:
-            self._start(self._publish(execution, Notice.of_tasks(Kind.BEGUN, [execution.task_id])))
+            notice = Notice.of_tasks(Kind.BEGUN, [execution.task_id], self._name)
+            execution.telling = self._start(self._publish(execution, notice))
 
         def tell_from_thread() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -284,12 +287,18 @@ class Worker:
         else:
             execution.on_begun = tell_from_thread
 
+    async def _when_told(self, execution: Execution) -> None:
+        """Wait until the engine can know that a task has begun, before it hears how that ended."""
+        if execution.telling is not None and not execution.telling.done():
+            await asyncio.wait([execution.telling])  # takes ``PUBLISH_TIMEOUT`` at the most
+
     async def send_again(self, message: TaskiqMessage) -> TaskiqMessage:
         """Note that a task is sent again from within its own execution, and tell its engine."""
         execution = current.get()
         if execution is not None and execution.task_id == message.task_id:
             execution.is_superseded = True
             message.args, message.kwargs = execution.args, execution.kwargs
+            await self._when_told(execution)
             await self._publish(execution, Notice(Kind.AGAIN, execution.task_id))
         return message
 
@@ -309,6 +318,7 @@ class Worker:
         is_left_to_others = not isinstance(execution.raised, NoResultError)
         was_requeued = message.labels.get(REQUEUE_COUNT) != execution.requeues
         if is_left_to_others or was_requeued:
+            await self._when_told(execution)
             await self._publish(execution, Notice(Kind.AGAIN, execution.task_id))
         else:
             await self._report(execution, failed(result.error))
@@ -445,6 +455,7 @@ class Worker:
         """Save a result and tell the engine. If saving fails, report an error that says why."""
         task_id = execution.task_id
         result = await self._encoded(execution, result)
+        await self._when_told(execution)
         try:
             await self._through_outage(
                 lambda: self._when_there_is_room(lambda: self._save_and_tell(execution, result)),
@@ -592,7 +603,9 @@ class Worker:
         """Name to each engine its tasks that are executed or held in this process."""
         here: list[Execution | Delivery] = [*self._executions, *self._deliveries.of_engines()]
         await self._publish_each(Kind.HERE, here)
-        begun = [e for e in self._executions if e.tells_begin and e.has_begun]
+        begun = [
+            e for e in self._executions if e.tells_begin and e.has_begun and not e.is_superseded
+        ]
         await self._publish_each(Kind.BEGUN, begun)
         waiting = [e for e in self._executions if e.is_waiting]
         await self._publish_each(Kind.WAITING, waiting)
@@ -604,8 +617,10 @@ class Worker:
             if task.reply_to is not None:
                 by_engine[task.reply_to.channel, task.reply_to.key].add(task.task_id)
         for (channel, key), task_ids in by_engine.items():
+            worker = self._name if kind is Kind.BEGUN else ""
             for some in _in_pieces(task_ids):
-                await self._notifier.publish(channel, Notice.of_tasks(kind, some).sealed(key))
+                notice = Notice.of_tasks(kind, some, worker)
+                await self._notifier.publish(channel, notice.sealed(key))
 
     def _hear_receipt(self, data: bytes) -> None:
         """Handle what an engine says of a generator's items. What is invalid is ignored."""
@@ -663,10 +678,11 @@ class Worker:
             )
             self._revoke(channel)
 
-    def _start(self, work: Any) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _in_pieces(task_ids: Iterable[str]) -> Iterator[list[str]]:

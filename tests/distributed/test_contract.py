@@ -13,6 +13,7 @@ from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
     MapReduce,
+    NodeBegan,
     NodeCompleted,
     NodeFailedError,
     NodeFailure,
@@ -25,6 +26,7 @@ from taskiq_flow import (
     SerializationError,
     TaskLostError,
 )
+from taskiq_flow.processes.name import process_name
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
@@ -91,7 +93,7 @@ async def test_what_does_not_depend_on_a_failure_goes_on(any_broker: AsyncBroker
     assert list(caught.value.failures) == ["fail"]
 
 
-async def test_listeners_are_told_the_same(any_broker: AsyncBroker) -> None:
+async def test_listeners_are_told_the_same(any_broker: AsyncBroker, kind: str) -> None:
     recorder = Recorder()
     builder = DAGBuilder().node(task(any_broker, app.load), output="words")
     dag = builder.node(task(any_broker, app.point)).build()
@@ -100,10 +102,15 @@ async def test_listeners_are_told_the_same(any_broker: AsyncBroker) -> None:
     kinds = [type(event) for event in recorder.events]
     assert kinds == [
         RunStarted,
-        *(NodeStarted, NodeCompleted, NodeStarted, NodeCompleted),
+        *(NodeStarted, NodeBegan, NodeCompleted) * 2,
         RunFinished,
     ]
+    assert [event.seq for event in recorder.events] == [*range(1, len(kinds) + 1)]
     assert recorder.events[-1].outcome == "completed"
+    workers = {event.worker for event in recorder.of(NodeBegan)}
+    assert (process_name() in workers) == (kind == "in-memory")
+    machine = process_name().rpartition(":")[0]
+    assert all(worker.startswith(f"{machine}:") for worker in workers)
 
 
 async def test_a_wide_graph_loses_nothing(any_broker: AsyncBroker) -> None:

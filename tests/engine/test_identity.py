@@ -38,7 +38,7 @@ async def test_ids_of_tasks_differ_between_runs_of_one_name(broker: InMemoryBrok
 
 
 async def test_a_run_that_the_engine_has_named_needs_no_more(broker: InMemoryBroker) -> None:
-    (task_id, _) = await ids_of_tasks(None, broker)
+    (task_id, *_) = await ids_of_tasks(None, broker)
     assert re.fullmatch(r"[0-9a-f]{16}:one:1", task_id)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -11,9 +13,11 @@ from taskiq import InMemoryBroker
 from taskiq_flow import (
     DAG,
     DAGBuilder,
+    ElementsKnown,
     ExecutionEngine,
+    Gap,
+    NodeBegan,
     NodeCompleted,
-    NodeFailed,
     NodeSkipped,
     NodeStarted,
     RunFailedError,
@@ -22,6 +26,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.engine import listeners
 from taskiq_flow.engine.listeners import CATCHING_UP, LISTENER_GRACE
+from taskiq_flow.processes.name import process_name
 from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later, virtually
 
@@ -46,19 +51,52 @@ async def test_every_event_comes_once_and_in_order_to_sync_and_async_listeners(
     for recorder in recorders:
         assert [(type(e), getattr(e, "task_name", None)) for e in recorder.events] == [
             (RunStarted, None),
-            (NodeStarted, "a"),
-            (NodeCompleted, "a"),
-            (NodeStarted, "b"),
-            (NodeCompleted, "b"),
+            *((NodeStarted, "a"), (NodeBegan, "a"), (NodeCompleted, "a")),
+            *((NodeStarted, "b"), (NodeBegan, "b"), (NodeCompleted, "b")),
             (RunFinished, None),
         ]
-        started, a_started, a_completed, *_, finished = recorder.events
-        assert started == RunStarted("r", started.at, ("a", "b"))
-        assert a_started == NodeStarted("r", a_started.at, "a", "r:a:1")
-        assert a_completed == NodeCompleted("r", a_completed.at, "a", "r:a:1", [1])
-        assert finished == RunFinished("r", finished.at, "completed", None)
+        started, sent, began, completed, *_, finished = recorder.events
+        edges = {"b": ("a",)}
+        assert started == RunStarted("r", started.at, ("a", "b"), started.time, edges, seq=1)
+        assert sent == NodeStarted("r", sent.at, "a", "r:a:1", seq=2)
+        assert began == NodeBegan("r", began.at, "a", "r:a:1", process_name(), seq=3)
+        spans = {"queued": began.at - sent.at, "ran": completed.at - began.at}
+        assert completed == NodeCompleted(
+            "r", completed.at, "a", "r:a:1", [1], attempt=1, seq=4, **spans
+        )
+        assert finished == RunFinished("r", finished.at, "completed", None, seq=8)
         times = [event.at for event in recorder.events]
         assert times == sorted(times)
+
+
+async def test_events_are_numbered_without_a_gap_and_each_run_by_itself(
+    broker: InMemoryBroker,
+) -> None:
+    recorder = Recorder()
+    engine = ExecutionEngine(broker, chain(), listeners=[recorder])
+    await asyncio.gather(engine.execute(run_id="one"), engine.execute(run_id="other"))
+    for run_id in ("one", "other"):
+        numbers = [event.seq for event in recorder.events if event.run_id == run_id]
+        assert numbers == list(range(1, 9))
+
+
+async def test_the_start_of_a_run_has_the_time_of_the_systems_clock(broker: InMemoryBroker) -> None:
+    recorder = Recorder()
+    before = time.time()
+    await ExecutionEngine(broker, chain(), listeners=[recorder]).execute()
+    assert before <= recorder.events[0].time <= time.time()
+
+
+async def test_what_is_mapped_is_known_from_the_start(broker: InMemoryBroker) -> None:
+    recorder = Recorder()
+    builder = DAGBuilder().node(abs, inputs=["numbers"], map_over="numbers")
+    dag = builder.node(sum, inputs=["abs"], name="total").build()
+    await ExecutionEngine(broker, dag, listeners=[recorder]).execute({"numbers": [-1, 2]})
+    started = recorder.events[0]
+    assert (started.edges, started.mapped) == ({"total": ("abs",)}, {"abs": 1})
+    assert [(e.task_name, e.index) for e in recorder.of(NodeBegan)] == [
+        *(("abs[0]", 0), ("abs[1]", 1), ("total", None))
+    ]
 
 
 async def test_failures_and_skips_are_told(broker: InMemoryBroker) -> None:
@@ -67,11 +105,11 @@ async def test_failures_and_skips_are_told(broker: InMemoryBroker) -> None:
     engine = ExecutionEngine(broker, dag, on_error="continue", listeners=[recorder])
     with pytest.raises(RunFailedError) as caught:
         await engine.execute(run_id="r")
-    failed, skipped, finished = recorder.events[2:]
-    assert failed == NodeFailed("r", failed.at, "bad", "r:bad:1", failed.error, 1)
+    failed, skipped, finished = recorder.events[3:]
+    assert (failed.task_id, failed.attempts, failed.attempt) == ("r:bad:1", 1, 1)
     assert isinstance(failed.error, ZeroDivisionError)
-    assert skipped == NodeSkipped("r", skipped.at, "behind", ("bad",))
-    assert finished == RunFinished("r", finished.at, "failed", caught.value)
+    assert skipped == NodeSkipped("r", skipped.at, "behind", ("bad",), seq=5)
+    assert finished == RunFinished("r", finished.at, "failed", caught.value, seq=6)
 
 
 @pytest.mark.parametrize("how", ["cancel", "break"])
@@ -90,20 +128,31 @@ async def test_a_run_that_is_left_or_cancelled_is_told_as_cancelled(
     assert [event.outcome for event in recorder.of(RunFinished)] == ["cancelled"]
 
 
+@pytest.mark.parametrize("error", [RuntimeError("not today"), asyncio.CancelledError("nor ever")])
+@pytest.mark.parametrize("is_async", [False, True])
 async def test_a_listener_that_raises_is_logged_and_dropped_for_that_run_only(
-    broker: InMemoryBroker, caplog: pytest.LogCaptureFixture
+    broker: InMemoryBroker,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+    *,
+    is_async: bool,
 ) -> None:
     class Raising(Recorder):
-        def on_event(self, event: Any) -> None:
+        def on_event(self, event: Any) -> Any:
             super().on_event(event)
-            raise RuntimeError("not today")
+            if is_async:
+                return self.later()
+            raise error
+
+        async def later(self) -> None:
+            raise error
 
     raising, other = Raising(), Recorder()
     engine = ExecutionEngine(broker, chain(), listeners=[raising, other])
     for run in (1, 2):
         assert await engine.execute() == {"a": [1], "b": [1]}
         assert len(raising.events) == run
-        assert len(other.events) == 6 * run
+        assert len(other.events) == 8 * run
     assert "it is dropped for this run" in caplog.text
 
 
@@ -141,7 +190,7 @@ async def test_a_slow_listener_gets_every_event_in_the_end() -> None:
 
     engine = ExecutionEngine(InMemoryBroker(), chain_of_sleeps(), listeners=[slow])
     await engine.execute()
-    assert len(slow.events) == 6
+    assert len(slow.events) == 8
 
 
 @virtually
@@ -188,7 +237,7 @@ async def test_a_listener_that_lags_holds_up_the_end_for_a_bounded_time_in_all(
     await ExecutionEngine(InMemoryBroker(), builder.build(), listeners=[slow]).execute()
     assert 0 < len(slow.events) < 10
     assert asyncio.get_running_loop().time() <= CATCHING_UP + LISTENER_GRACE
-    assert "a listener took more than 30 s for its events; dropped, with 3" in caplog.text
+    assert "a listener took more than 30 s for its events; dropped, with 59" in caplog.text
 
 
 @virtually
@@ -214,6 +263,91 @@ async def test_what_a_lagging_listener_misses_is_bounded_and_said(
     async for name, _ in engine.execute_async():
         if name == "n49":
             gate.set()
-    assert len(quick.events) == 102
-    assert held.events[1:] == quick.events[-10:]
-    assert "lags by more than 10 events" in caplog.text
+    assert len(quick.events) == 152
+    first, gap, *rest = held.events
+    assert first == quick.events[0]
+    assert gap == Gap(first.run_id, rest[0].at, missed=141, seq=142)
+    assert rest == quick.events[-10:]
+    assert rest[0].seq == 143
+    assert "lags by more than 10 events; 141 of them are left out" in caplog.text
+
+
+async def test_a_listener_has_the_context_in_which_the_run_was_begun_and_keeps_its_own(
+    broker: InMemoryBroker,
+) -> None:
+    seen: ContextVar[int] = ContextVar("seen", default=0)
+    counts: list[int] = []
+
+    class Counting:
+        def on_event(self, event: Any) -> None:
+            seen.set(seen.get() + 1)
+            counts.append(seen.get())
+
+    async def task() -> int:
+        seen.set(100)
+        return seen.get()
+
+    seen.set(10)
+    dag = DAGBuilder().node(task).build()
+    engine = ExecutionEngine(broker, dag, listeners=[Counting()])
+    assert await engine.execute() == {"task": 100}
+    assert counts == [11, 12, 13, 14, 15]
+    assert seen.get() == 10
+
+
+async def test_no_event_is_held_for_nobody() -> None:
+    class Raising:
+        def on_event(self, event: Any) -> None:
+            raise RuntimeError("not today")
+
+    of_run = listeners.Listeners("r")
+    of_run.add(Raising())
+    for number in range(3):
+        of_run.tell(ElementsKnown("r", 0.0, "n", number))
+    assert len(of_run.events) == 3
+    await asyncio.sleep(0)
+    assert not of_run.are_present
+    of_run.tell(ElementsKnown("r", 0.0, "n", 3))
+    assert (len(of_run.events), of_run.seq) == (0, 4)
+
+
+async def test_an_event_is_let_go_when_all_have_taken_it() -> None:
+    gate = asyncio.Event()
+
+    class Held:
+        async def on_event(self, event: Any) -> None:
+            await gate.wait()
+
+    of_run, recorder = listeners.Listeners("r"), Recorder()
+    of_run.add(Held())
+    of_run.add(recorder)
+    reader = of_run.reader(None)
+    for number in range(3):
+        of_run.tell(ElementsKnown("r", 0.0, "n", number))
+    await asyncio.sleep(0)
+    assert len(of_run.events) == 3
+    gate.set()
+    assert [(await anext(reader)).seq for _ in range(3)] == [1, 2, 3]
+    await asyncio.sleep(0)
+    of_run.tell(ElementsKnown("r", 0.0, "n", 3))
+    await asyncio.sleep(0)
+    assert len(of_run.events) == 1  # for the reader
+    assert len(recorder.events) == 4
+    await of_run.aclose()
+
+
+async def test_all_events_of_one_turn_of_the_loop_are_taken_in_the_next() -> None:
+    turn, turns = 0, []
+
+    class Noting:
+        def on_event(self, event: Any) -> None:
+            turns.append(turn)
+
+    of_run = listeners.Listeners("r")
+    of_run.add(Noting())
+    while turn < 3:
+        for number in range(4):
+            of_run.tell(ElementsKnown("r", 0.0, "n", number))
+        await asyncio.sleep(0)
+        turn += 1
+    assert turns == [0] * 4 + [1] * 4 + [2] * 4

@@ -25,6 +25,7 @@ from taskiq_flow import (
     ConfigurationError,
     DAGBuilder,
     ExecutionEngine,
+    NodeBegan,
     NodeCompleted,
     NodeFailed,
     NodeFailedError,
@@ -87,6 +88,8 @@ async def test_a_node_is_tried_again_after_growing_delays_with_a_task_id_for_eac
     assert [(event.task_id, event.attempt) for event in retried] == [
         *(("r:n:2", 2), ("r:n:3", 3), ("r:n:4", 4)),
     ]
+    assert [event.delay for event in retried] == [1.0, 3.0, 5.0]
+    assert [event.attempt for event in recorder.of(NodeBegan)] == [1, 2, 3, 4]
     assert [repr(event.error) for event in retried] == [f"LookupError({n})" for n in (1, 2, 3)]
     assert recorder.of(NodeCompleted)[0].task_id == "r:n:4"
 
@@ -133,37 +136,42 @@ async def test_a_retry_middleware_leaves_a_node_with_a_retry_to_the_engine(
     assert len(recorder.of(NodeRetried)) == 1
 
 
+class Stubborn(TaskiqMiddleware):
+    """Sends a task that has failed again, so many ``times``, whatever its labels say."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    async def on_error(self, message: TaskiqMessage, result: Any, exception: Any) -> None:
+        if self.times:
+            self.times -= 1
+            broker: Any = self.broker
+            again = InMemoryHooks.of(broker).pre_send(message)
+            await broker.kick(broker.formatter.dumps(again))
+
+
 @virtually
 async def test_attempts_of_a_middleware_that_heeds_no_label_count_as_well() -> None:
-    class Stubborn(TaskiqMiddleware):
-        resent = 0
-
-        async def on_error(self, message: TaskiqMessage, result: Any, exception: Any) -> None:
-            if self.resent < 5:
-                self.resent += 1
-                again = self.broker.formatter.dumps(await hooks.pre_send(message))
-                await self.broker.kick(again)
-
-    broker = InMemoryBroker().with_middlewares(Stubborn())
-    hooks: Any = None
     task = Flaky(99)
+    broker = InMemoryBroker().with_middlewares(Stubborn(5))
     engine, _ = engine_of(task, broker, retry=Retry(4))
 
-    original = InMemoryHooks.of(broker)
-    hooks = AsyncPreSend(original)
     with pytest.raises(NodeFailedError) as caught:
         await engine.execute()
     assert caught.value.attempts == len(task.at) == 6
 
 
-class AsyncPreSend:
-    """What a kicker calls before it sends."""
+@virtually
+async def test_attempts_are_numbered_on_whoever_sends_them() -> None:
+    broker = InMemoryBroker().with_middlewares(Stubborn(1))
+    engine, recorder = engine_of(Flaky(99), broker, retry=Retry(4))
 
-    def __init__(self, hooks: InMemoryHooks) -> None:
-        self.hooks = hooks
-
-    async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
-        return self.hooks.pre_send(message)
+    with pytest.raises(NodeFailedError):
+        await engine.execute()
+    assert [event.attempt for event in recorder.of(NodeRetried)] == [2, 3, 4]
+    assert [event.attempt for event in recorder.of(NodeBegan)] == [1, 2, 3, 4]
+    assert recorder.of(NodeFailed)[0].attempt == 4
 
 
 @virtually
@@ -369,10 +377,9 @@ async def test_a_task_stands_in_with_the_inputs_of_the_node() -> None:
     assert results == {"a": 5, "b": 7}
     assert recorder.of(NodeCompleted)[0].task_id == "r:n:fallback-2"
     assert [type(event) for event in recorder.events[1:-1]] == [
-        NodeStarted,
-        NodeFellBack,
-        NodeCompleted,
+        *(NodeStarted, NodeBegan, NodeFellBack, NodeBegan, NodeCompleted)
     ]
+    assert [event.attempt for event in recorder.events[1:-1]] == [1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("fallback", [Flaky(9, OSError), (1,)])

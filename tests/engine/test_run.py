@@ -351,4 +351,4 @@ async def test_reading_events_and_results_use_the_loops_own_clock() -> None:
     recorder = Recorder()
     dag = DAGBuilder().node(asyncio.sleep, name="sleep", inputs=["delay"]).build()
     await ExecutionEngine(InMemoryBroker(), dag, listeners=[recorder]).execute({"delay": 7})
-    assert [event.at for event in recorder.events] == [0.0, 0.0, 7.0, 7.0]
+    assert [event.at for event in recorder.events] == [0.0, 0.0, 0.0, 7.0, 7.0]

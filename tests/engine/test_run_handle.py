@@ -27,12 +27,14 @@ from taskiq_flow import (
     DAGNode,
     Event,
     ExecutionEngine,
+    Gap,
     InputConflictError,
     Item,
     JournalError,
     MemoryJournal,
     MissingInputError,
     MissingNodeError,
+    NodeBegan,
     NodeCompleted,
     NodeFailedError,
     NodeFailure,
@@ -46,7 +48,7 @@ from taskiq_flow import (
     UnusedInputWarning,
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
-from taskiq_flow.engine import event_reader, run_handle
+from taskiq_flow.engine import listeners, run_handle
 from taskiq_flow.journal import writer
 from tests.local_broker import LocalBroker
 from tests.recording import Recorder
@@ -593,13 +595,17 @@ class TestEvents:
                 await gate.open.wait()
 
         gate.dag.add_node(DAGNode(lambda slow: slow, name="after"))
-        listeners = [Late()] if has_listener else []
-        run = ExecutionEngine(broker, gate.dag, listeners=listeners).start()
+        late = [Late()] if has_listener else []
+        run = ExecutionEngine(broker, gate.dag, listeners=late).start()
         await gate.begun.wait()
         events = run.events()
         gate.open.set()
-        kinds = [type(event) for event in [event async for event in events]]
-        assert kinds == [NodeCompleted, NodeStarted, NodeCompleted, RunFinished]
+        told = [event async for event in events]
+        kinds = [type(event) for event in told]
+        assert kinds == [NodeCompleted, NodeStarted, NodeBegan, NodeCompleted, RunFinished]
+        seq = told[0].seq  # of the events before, only the begins are not made for nobody
+        assert seq == (7 if has_listener else 5)
+        assert [event.seq for event in told] == [*range(seq, seq + 5)]
 
     async def test_several_readers_get_the_same(self, broker: InMemoryBroker) -> None:
         run = ExecutionEngine(broker, CHAIN).start(TEXT)
@@ -645,15 +651,16 @@ class TestEvents:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        monkeypatch.setattr(event_reader, "MOST_EVENTS", 2)
+        monkeypatch.setattr(listeners, "MOST_EVENTS", 2)
         run = ExecutionEngine(broker, CHAIN).start(TEXT, run_id="r")
         events = run.events()
         await run
-        kinds = [type(event) for event in [event async for event in events]]
-        assert kinds == [NodeCompleted, RunFinished]
+        gap, *rest = [event async for event in events]
+        assert [type(event) for event in rest] == [NodeCompleted, RunFinished]
+        assert gap == Gap("r", rest[0].at, missed=6, seq=6)
         (line,) = [record.message for record in caplog.records]
         assert line == (
-            "a reader of the events of run r lags by more than 2 events; 4 of them are left out"
+            "listener run.events() of run r lags by more than 2 events; 6 of them are left out"
         )
 
     async def test_they_are_read_on_the_runs_own_loop(self, broker: InMemoryBroker) -> None:

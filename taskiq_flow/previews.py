@@ -1,0 +1,181 @@
+"""Previews of values and errors: short texts in place of what no JSON document can hold."""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+LONGEST_TEXT = 400
+"""Characters of a preview's text."""
+
+LONGEST_MESSAGE = 8_000
+"""Characters of an error's message, and of its traceback."""
+
+_LONGEST_WHOLE = 4_000
+"""Characters up to which a value is written whole, to tell its size."""
+
+_DEEPEST = 20
+"""Levels of nested collections that are written."""
+
+_MOST_BITS = 4_096
+"""Bits of integers that are written in digits, as that takes long for large ones."""
+
+_DIGITS_ARE_SHOWN = (bool, float, complex, type(None))
+
+
+def preview(value: object) -> dict[str, Any]:
+    """What is shown of a value: its ``kind``, ``size`` and ``text``, and whether that is ``cut``.
+
+    ``kind``: the name of its class. ``size``: bytes of a text, of binary data or of an array, else
+    of the text that shows the value; ``None`` where that is long. Takes a bounded time, however
+    large the value is, and raises nothing.
+
+    >>> preview({"title": "Tides", "score": float("nan")})
+    {'kind': 'dict', 'size': 32, 'text': "{'title': 'Tides', 'score': nan}", 'cut': False}
+    """
+    writer = _Writer(_LONGEST_WHOLE)
+    try:
+        if isinstance(value, str):
+            writer.add(value)
+        else:
+            writer.write(value, 0)
+    except _FullError:
+        pass
+    except Exception:  # of a class of the user's, say in its ``__repr__``
+        writer.is_whole = False
+        writer.parts.append(f"<{type(value).__name__}>")
+    text = printable("".join(writer.parts))
+    is_cut = not writer.is_whole or len(text) > LONGEST_TEXT
+    return {
+        "kind": printable(type(value).__name__),
+        "size": _size(value, len(text.encode()) if writer.is_whole else None),
+        "text": text[: LONGEST_TEXT - 1] + "…" if is_cut else text,
+        "cut": is_cut,
+    }
+
+
+def shown_error(error: BaseException | None) -> dict[str, str] | None:
+    """What is shown of an error: ``type``, ``message``, and the end of its ``traceback``."""
+    if error is None:
+        return None
+    try:
+        message = str(error)
+    except Exception:  # of a class of the user's
+        message = ""
+    try:
+        lines = "".join(traceback.format_exception(error))
+    except Exception:  # likewise
+        lines = ""
+    return {
+        "type": printable(type(error).__name__),
+        "message": printable(message[:LONGEST_MESSAGE]),
+        "traceback": printable(lines[-LONGEST_MESSAGE:]),
+    }
+
+
+def printable(text: str) -> str:
+    r"""The text as UTF-8 can hold it: lone surrogates are written as ``\udc80``."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _size(value: object, written: int | None) -> int | None:
+    try:
+        if isinstance(value, (bytes, bytearray)):
+            return len(value)
+        if isinstance(value, str):
+            return written if written is not None else _bytes_of(value)
+        size = getattr(value, "nbytes", None)
+    except Exception:  # of a class of the user's
+        return written
+    return size if isinstance(size, int) else written
+
+
+def _bytes_of(text: str) -> int | None:
+    """How long a text is as UTF-8, if that can be told without encoding it."""
+    return len(text) if text.isascii() else None
+
+
+class _FullError(Exception):
+    """A text has reached its limit."""
+
+
+class _Writer:
+    """Writes values in the form of ``repr``, up to ``room`` characters."""
+
+    def __init__(self, room: int) -> None:
+        self.parts: list[str] = []
+        self.room = room
+        self.is_whole = True
+
+    def add(self, text: str) -> None:
+        """Append a text. Raises ``_FullError`` if there is no room for all of it."""
+        self.parts.append(text[: self.room])
+        self.room -= len(text)
+        if self.room < 0:
+            self.is_whole = False
+            raise _FullError
+
+    def write(self, value: Any, depth: int) -> None:
+        """Append a value. Raises ``_FullError``, or whatever the value's own code raises."""
+        if isinstance(value, (str, bytes, bytearray)):
+            self.add(repr(value[: self.room + 1]))
+        elif isinstance(value, int) and not isinstance(value, bool):
+            bits = int(value).bit_length()
+            self.add(f"<int of {bits:,} bits>" if bits > _MOST_BITS else repr(value))
+        elif isinstance(value, _DIGITS_ARE_SHOWN):
+            self.add(repr(value))
+        elif depth > _DEEPEST:
+            self.is_whole = False
+            self.add("…")
+        elif isinstance(value, dict):
+            self._write_pairs("{", value.items(), "}", depth)
+        elif isinstance(value, tuple):
+            self._write_all("(", value, ",)" if len(value) == 1 else ")", depth)
+        elif isinstance(value, (set, frozenset)) and value:
+            self._write_all("{", value, "}", depth)
+        elif isinstance(value, (list, deque)):
+            self._write_all("[", value, "]", depth)
+        elif (fields := _fields(value)) is not None:
+            self._write_fields(type(value).__name__, fields, value, depth)
+        else:
+            self.add(repr(value))
+
+    def _write_all(self, start: str, values: Iterable[Any], end: str, depth: int) -> None:
+        self.add(start)
+        for number, value in enumerate(values):
+            self.add(", " if number else "")
+            self.write(value, depth + 1)
+        self.add(end)
+
+    def _write_pairs(
+        self, start: str, pairs: Iterable[tuple[Any, Any]], end: str, depth: int
+    ) -> None:
+        self.add(start)
+        for number, (key, value) in enumerate(pairs):
+            self.add(", " if number else "")
+            self.write(key, depth + 1)
+            self.add(": ")
+            self.write(value, depth + 1)
+        self.add(end)
+
+    def _write_fields(self, name: str, fields: Iterable[str], value: Any, depth: int) -> None:
+        self.add(f"{name}(")
+        for number, field in enumerate(fields):
+            self.add(f"{', ' if number else ''}{field}=")
+            self.write(getattr(value, field), depth + 1)
+        self.add(")")
+
+
+def _fields(value: object) -> Iterable[str] | None:
+    """The names of the fields of a dataclass, a pydantic model or an attrs object."""
+    kind = type(value)
+    for attribute in ("__dataclass_fields__", "model_fields"):
+        fields = getattr(kind, attribute, None)
+        if isinstance(fields, Mapping):
+            return fields
+    attributes = getattr(kind, "__attrs_attrs__", None)
+    return None if attributes is None else [attribute.name for attribute in attributes]
