@@ -109,6 +109,8 @@ from taskiq_flow.transport.protocol import Leftover
 from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.version import __version__ as __version__
+from taskiq_flow.views.node_view import NodeView
+from taskiq_flow.views.run_view import RunView
 
 __all__ = [
     "DAG",
@@ -158,6 +160,7 @@ __all__ = [
     "NodeSkipped",
     "NodeStarted",
     "NodeTimeoutError",
+    "NodeView",
     "NotCachedWarning",
     "OutputShapeError",
     "PollingWarning",
@@ -175,6 +178,7 @@ __all__ = [
     "RunNotFoundError",
     "RunStarted",
     "RunTimeoutError",
+    "RunView",
     "SerializationError",
     "SqliteJournal",
     "TaskLostError",

@@ -23,7 +23,7 @@ ROWS = [
     {"middleware", "journal"},
     {"cache", "dispatch"},
     {"engine"},
-    {"execution_engine", "flow_task", "recommended", "testing"},
+    {"execution_engine", "flow_task", "recommended", "testing", "views"},
     {"map_reduce"},
     {"__init__", "__main__"},
 ]
@@ -52,6 +52,7 @@ ENTRANCES = {"opentelemetry", "rich", "sse_starlette", "starlette", "typer", "uv
 CLOCKLESS = {
     *("dataflow", "engine/node_run", "engine/run_spec", "engine/run_state"),
     *("generators/sending", "generators/receiving", "generators/messages"),
+    *("previews", "views"),
 }
 
 

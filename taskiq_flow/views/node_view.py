@@ -1,0 +1,157 @@
+"""What events say of one node, or of one element of a mapped node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from taskiq_flow.events import Source
+from taskiq_flow.previews import LONGEST_TEXT, preview
+
+NodeState = Literal["pending", "queued", "running", "completed", "failed", "skipped", "cancelled"]
+"""``"pending"``: it was not sent; ``"queued"``: its task was sent, and nobody has begun it or told
+so; ``"cancelled"``: the run ended while it was in flight."""
+
+MOST_FAILURES = 1_000
+"""Failed elements of a mapped node of which a record is held. Further ones are only counted."""
+
+_SMALL = {int, float, bool, type(None)}
+"""Types of values that take no room."""
+
+
+@dataclass(slots=True)
+class NodeView:
+    """One node, or one element of a mapped node, by the events so far.
+
+    ``attempts``: how often its task was sent, with its fallback. ``worker``: the process that
+    executes it or did, as ``host:pid``. ``error``: the last one, of a failure or of an attempt that
+    was repeated: its ``type``, ``message`` and ``traceback``. ``source``: where its result came
+    from. ``because_of``, ``reason``: of a node that was skipped.
+
+    Times that have passed, in seconds: ``waiting`` since the last node that it depends on ended,
+    in pauses between attempts included; ``sending`` from the sending of an attempt until a worker
+    began it; ``running`` from then until it ended. Where nobody tells when a task begins, the time
+    from its sending counts as ``running``. Moments, by the clock of ``Event.at``: ``ready_at``,
+    ``sent_at`` and ``began_at`` of the last attempt, and ``ended_at``. An element has no
+    ``ready_at``, and no time of waiting before its first attempt.
+
+    ``elements``: those of a mapped node. Its ``waiting``, ``sending`` and ``running`` are sums over
+    those that have ended, ``longest`` is the longest time that one of them was sent and run, and
+    ``ended_at`` is when the last one so far ended.
+
+    >>> view = RunView()
+    >>> view.apply(RunStarted("r1", 0.0, ("load",)))
+    >>> view.apply(NodeStarted("r1", 0.5, "load", "r1:load:1"))
+    >>> view.apply(NodeBegan("r1", 2.0, "load", "r1:load:1", worker="host:7"))
+    >>> node = view.nodes["load"]
+    >>> node.state, node.worker, node.waiting, node.sending
+    ('running', 'host:7', 0.5, 1.5)
+    """
+
+    name: str
+    state: NodeState = "pending"
+    attempts: int = 0
+    worker: str | None = None
+    error: dict[str, str] | None = None
+    source: Source | None = None
+    because_of: tuple[str, ...] = ()
+    reason: Literal["failure", "condition"] | None = None
+    waiting: float = 0.0
+    sending: float = 0.0
+    running: float = 0.0
+    longest: float = 0.0
+    ready_at: float | None = None
+    sent_at: float | None = None
+    began_at: float | None = None
+    ended_at: float | None = None
+    elements: ElementsView | None = None
+    _value: Any = None
+
+    @property
+    def preview(self) -> dict[str, Any] | None:
+        """What is shown of its result: ``kind``, ``size``, ``text``, ``cut``; see ``to_dict``."""
+        if self.state != "completed" or self.elements is not None:
+            return None
+        return self._value if isinstance(self._value, dict) else preview(self._value)
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing more will become of it."""
+        return self.state not in ("pending", "queued", "running")
+
+    def send(self, at: float, attempt: int) -> None:
+        """An attempt is sent."""
+        self.state = "queued"
+        self.attempts = attempt
+        self.sent_at, self.began_at = at, None
+
+    def begin(self, at: float, worker: str) -> None:
+        """A worker has begun the attempt: another one than before, if one had begun it."""
+        since = self.sent_at if self.began_at is None else self.began_at
+        if since is not None:
+            self.sending += at - since
+        self.state, self.worker, self.began_at = "running", worker, at
+
+    def close(self, at: float) -> None:
+        """The attempt has ended, if there is one in flight."""
+        since = self.sent_at if self.began_at is None else self.began_at
+        if since is not None and self.state in ("queued", "running"):
+            self.running += at - since
+
+    def keep(self, source: Source, result: object) -> None:
+        """It has completed. What is shown of its result is kept, and not the result."""
+        is_small = type(result) in _SMALL or (
+            isinstance(result, str) and len(result) <= LONGEST_TEXT
+        )
+        self.source, self._value = source, result if is_small else preview(result)
+
+
+@dataclass(slots=True)
+class ElementsView:
+    """How many elements of a mapped node are in which state.
+
+    ``are_all_known``: whether no more will come. ``records``: by name, the elements that are in
+    flight, and the first 1,000 that failed; of others there is none. A list within lists that never
+    came to be counts as one element.
+
+    ``levels``: how many positions an ``index`` has; ``0`` if that was not told.
+    """
+
+    levels: int = 0
+    are_all_known: bool = False
+    queued: int = 0
+    running: int = 0
+    completed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    cancelled: int = 0
+    records: dict[str, NodeView] = field(default_factory=dict)
+    _told: int = 0
+    _seen: int = 0
+
+    @property
+    def known(self) -> int:
+        """How many there are, as far as is known."""
+        return max(self._told, self._seen)
+
+    @property
+    def ended(self) -> int:
+        """How many have ended, in any way."""
+        return self.completed + self.failed + self.skipped + self.cancelled
+
+    def record(self, name: str) -> NodeView:
+        """The record of an element: the present one, or that of an element that is new."""
+        if (record := self.records.get(name)) is None:
+            self._seen += 1
+            return NodeView(name)
+        return record
+
+    def tell(self, count: int) -> None:
+        """A list is known to have so many elements."""
+        self._told += count
+        self.are_all_known = self.levels == 1
+
+    def count(self, state: NodeState, by: int) -> None:
+        """Count the elements in a state. ``pending`` ones are not counted."""
+        if state != "pending":
+            setattr(self, state, getattr(self, state) + by)

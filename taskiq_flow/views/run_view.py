@@ -1,0 +1,378 @@
+"""What the events of a run say, event by event. It is the only interpretation of events."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from taskiq_flow.events import (
+    ElementsKnown,
+    Event,
+    Gap,
+    NodeBegan,
+    NodeCompleted,
+    NodeFailed,
+    NodeFellBack,
+    NodeRetried,
+    NodeSkipped,
+    NodeStarted,
+    RunFinished,
+    RunStarted,
+)
+from taskiq_flow.previews import shown_error
+from taskiq_flow.views.node_view import MOST_FAILURES, ElementsView, NodeState, NodeView
+
+RunStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
+
+_Ends = NodeCompleted | NodeFailed | NodeSkipped
+
+_OfNode = NodeStarted | NodeBegan | NodeRetried | NodeFellBack | _Ends
+
+
+@dataclass
+class RunView:
+    """The state of one run after the events that were applied.
+
+    It reads no clock and waits for nothing: the same events make the same view. A copy of it, made
+    by ``copy.deepcopy`` or pickled, goes on from there with the events after ``seq``.
+
+    ``seq``: the number of the last event; an event that was applied before is ignored. ``missed``:
+    how many events never came. ``sessions``: how many engines have run it, one after the other.
+    ``time``: seconds since 1970 at which the last of these began, ``started_at`` and ``at`` the
+    moments of that and of the last event by the clock of ``Event.at``. ``error``: what ended the
+    run. ``nodes``: by name; ``edges``: by name, what each depends on.
+
+    >>> view = RunView()
+    >>> class Watching:
+    ...     def on_event(self, event):
+    ...         view.apply(event)
+    >>> dag = DAGBuilder().node(abs, inputs=["numbers"], map_over="numbers").build()
+    >>> engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[Watching()])
+    >>> engine.execute_sync({"numbers": [-1, 2, -3]})
+    {'abs': [1, 2, 3]}
+    >>> view.status, view.counts, view.nodes["abs"].elements.completed
+    ('completed', {'completed': 1}, 3)
+    """
+
+    run_id: str = ""
+    status: RunStatus = "pending"
+    seq: int = 0
+    missed: int = 0
+    sessions: int = 0
+    time: float | None = None
+    started_at: float | None = None
+    at: float | None = None
+    ended_at: float | None = None
+    error: dict[str, str] | None = None
+    nodes: dict[str, NodeView] = field(default_factory=dict)
+    edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    _counts: Counter[NodeState] = field(default_factory=Counter)
+    _earlier: dict[str, NodeView] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[NodeState, int]:
+        """How many nodes are in which state. A mapped node counts as one."""
+        return dict(+self._counts)
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, up to the last event."""
+        if self.started_at is None or self.at is None:
+            return 0.0
+        return (self.at if self.ended_at is None else self.ended_at) - self.started_at
+
+    def node(self, name: str) -> NodeView:
+        """A node by its name, or an element that is in flight or has failed.
+
+        Raises ``KeyError``, also for an element that has no record.
+        """
+        if (node := self.nodes.get(name)) is not None:
+            return node
+        elements = self.nodes[_name_of_map(name)].elements
+        if elements is None:
+            raise KeyError(name)
+        return elements.records[name]
+
+    @property
+    def critical_path(self) -> list[str]:
+        """The names of the nodes along the longest path, by the times of sending and running.
+
+        A mapped node counts with the longest of its elements.
+        """
+        lengths: dict[str, float] = {}
+        before: dict[str, str] = {}
+        for name, node in self.nodes.items():  # in an order that follows the edges
+            known = [other for other in self.edges.get(name, ()) if other in lengths]
+            if known:
+                before[name] = max(known, key=lengths.__getitem__)
+            own = node.sending + node.running if node.elements is None else node.longest
+            lengths[name] = own + (lengths[before[name]] if known else 0.0)
+        if not lengths:
+            return []
+        path = [max(lengths, key=lengths.__getitem__)]
+        while (name_before := before.get(path[-1])) is not None:
+            path.append(name_before)
+        return path[::-1]
+
+    def apply(self, event: Event) -> None:
+        """Take in the next event. Raises ``ValueError`` for one of another run."""
+        if self.run_id != event.run_id:
+            if self.run_id:
+                raise ValueError(
+                    f"the view is of run {self.run_id!r}, and the event of run {event.run_id!r}; "
+                    "give each run a view of its own"
+                )
+            self.run_id = event.run_id
+        if event.seq and not self._begins_session(event):
+            if event.seq <= self.seq:
+                return
+            if not isinstance(event, Gap):
+                self.missed += event.seq - self.seq - 1
+        self.seq, self.at = event.seq or self.seq, event.at
+        if self.status == "pending":
+            self.status = "running"
+        self._APPLY[type(event)](self, event)
+
+    # The run
+
+    def _begins_session(self, event: Event) -> bool:
+        """Whether another engine goes on with the run. It may number its events from 1 on."""
+        return isinstance(event, RunStarted) and (event.time, event.at) != (
+            self.time,
+            self.started_at,
+        )
+
+    def _started(self, event: RunStarted) -> None:
+        self._earlier = {
+            name: node
+            for name, node in self.nodes.items()
+            if node.state == "completed" and node.elements is None
+        }
+        self.sessions += 1
+        self.status, self.error, self.ended_at = "running", None, None
+        self.time, self.started_at, self.edges = event.time, event.at, event.edges
+        self.nodes = {name: NodeView(name) for name in event.task_names}
+        for name, levels in event.mapped.items():
+            self.nodes[name].elements = ElementsView(levels)
+        self._counts = Counter(node.state for node in self.nodes.values())
+
+    def _finished(self, event: RunFinished) -> None:
+        self.status, self.ended_at = event.outcome, event.at
+        self.error = shown_error(event.error)
+        self._earlier = {}
+        for node in self.nodes.values():
+            if node.elements is not None:
+                self._finish_map(node, node.elements, event)
+            elif node.state in ("queued", "running"):
+                self._end(node, "cancelled", event.at)
+
+    def _missed(self, event: Gap) -> None:
+        self.missed += event.missed
+
+    # Nodes and elements
+
+    def _sent(self, event: NodeStarted) -> None:
+        node, whole = self._find(event)
+        before = node.state
+        self._wait_since_ready(node, whole, event.at)
+        node.send(event.at, event.attempt)
+        self._moved(node, whole, before, event.at)
+
+    def _began(self, event: NodeBegan) -> None:
+        node, whole = self._find(event)
+        before = node.state
+        node.attempts = max(node.attempts, event.attempt)
+        node.begin(event.at, event.worker)
+        self._moved(node, whole, before, event.at)
+
+    def _retried(self, event: NodeRetried) -> None:
+        node, whole = self._find(event)
+        before, ended_at = node.state, event.at - event.delay
+        if node.sent_at is None:
+            self._wait_since_ready(node, whole, event.at)
+        else:
+            node.close(ended_at)
+            node.waiting += event.delay
+        node.error = shown_error(event.error)
+        node.send(event.at, event.attempt)
+        self._moved(node, whole, before, event.at)
+
+    def _fell_back(self, event: NodeFellBack) -> None:
+        node, whole = self._find(event)
+        before = node.state
+        if node.sent_at is None:
+            self._wait_since_ready(node, whole, event.at)
+        node.close(event.at)
+        node.error = shown_error(event.error)
+        node.send(event.at, event.attempt)
+        self._moved(node, whole, before, event.at)
+
+    def _completed(self, event: NodeCompleted) -> None:
+        node, whole = self._find(event)
+        if event.source == "journal" and (earlier := self._earlier.pop(node.name, None)):
+            self._restore(node, earlier)
+            return
+        self._ended(node, whole, event, "completed")
+        if whole is None:
+            node.keep(event.source, event.result)
+
+    def _failed(self, event: NodeFailed) -> None:
+        node, whole = self._find(event)
+        elements = None if whole is None else whole.elements
+        if elements is None or elements.failed < MOST_FAILURES:
+            node.error = shown_error(event.error)
+        self._ended(node, whole, event, "failed")
+
+    def _skipped(self, event: NodeSkipped) -> None:
+        node, whole = self._find(event)
+        node.because_of, node.reason = event.because_of, event.reason
+        self._ended(node, whole, event, "skipped")
+
+    def _known(self, event: ElementsKnown) -> None:
+        name = event.task_name
+        node = self.nodes.get(name)
+        whole = node if node and node.elements else self._map(_name_of_map(name))
+        if whole.elements is not None:
+            whole.elements.tell(event.count)
+            self._update_map(whole, whole.elements, event.at)
+
+    def _find(self, event: _OfNode) -> tuple[NodeView, NodeView | None]:
+        """The node, or the element and the node to which it belongs."""
+        name = event.task_name
+        if event.index is not None:
+            whole = self._map(_name_of_map(name))
+            if whole.elements is not None:
+                return whole.elements.record(name), whole
+        return self.nodes.get(name) or self._add(name), None
+
+    def _map(self, name: str) -> NodeView:
+        """A mapped node."""
+        node = self.nodes.get(name) or self._add(name)
+        if node.elements is None:
+            node.elements = ElementsView()
+        return node
+
+    def _add(self, name: str) -> NodeView:
+        """A node of which the view was not told, as it came too late."""
+        node = self.nodes[name] = NodeView(name)
+        self._counts["pending"] += 1
+        return node
+
+    def _restore(self, node: NodeView, earlier: NodeView) -> None:
+        """An earlier session has completed the node. Its clock is not that of this one."""
+        earlier.ready_at = earlier.sent_at = earlier.began_at = earlier.ended_at = None
+        self.nodes[node.name] = earlier
+        self._counts[node.state] -= 1
+        self._counts["completed"] += 1
+
+    # Times and counts
+
+    def _ready_at(self, name: str) -> float | None:
+        """When the last node ended on which this one depends."""
+        if self.started_at is None:
+            return None
+        ends = [self.nodes[other].ended_at for other in self.edges.get(name, ())]
+        return max([self.started_at, *(end for end in ends if end is not None)])
+
+    def _wait_since_ready(self, node: NodeView, whole: NodeView | None, at: float) -> None:
+        """A node has waited until now. When an element was ready is not known."""
+        if whole is None:
+            node.ready_at = self._ready_at(node.name)
+            node.waiting += 0.0 if node.ready_at is None else at - node.ready_at
+
+    def _moved(self, node: NodeView, whole: NodeView | None, before: NodeState, at: float) -> None:
+        """A node or an element is in flight, in another state than before perhaps."""
+        if whole is None or whole.elements is None:
+            self._counts[before] -= 1
+            self._counts[node.state] += 1
+            return
+        whole.elements.records[node.name] = node
+        whole.elements.count(before, -1)
+        whole.elements.count(node.state, 1)
+        self._update_map(whole, whole.elements, at)
+
+    def _ended(
+        self, node: NodeView, whole: NodeView | None, event: _Ends, state: NodeState
+    ) -> None:
+        """A node or an element has ended."""
+        if node.sent_at is None:
+            self._wait_since_ready(node, whole, event.at)
+        node.attempts = max(node.attempts, event.attempt)
+        if whole is None or whole.elements is None:
+            self._end(node, state, event.at)
+        else:
+            self._end_element(whole, whole.elements, node, state, event.at)
+            self._update_map(whole, whole.elements, event.at)
+
+    def _end(self, node: NodeView, state: NodeState, at: float) -> None:
+        node.close(at)
+        node.ended_at = at
+        self._change(node, state)
+
+    def _end_element(
+        self, whole: NodeView, elements: ElementsView, node: NodeView, state: NodeState, at: float
+    ) -> None:
+        node.close(at)
+        elements.count(node.state, -1)
+        elements.count(state, 1)
+        node.state, node.ended_at = state, at
+        elements.records.pop(node.name, None)
+        if state == "failed" and elements.failed <= MOST_FAILURES:
+            elements.records[node.name] = node
+        whole.waiting += node.waiting
+        whole.sending += node.sending
+        whole.running += node.running
+        whole.longest = max(whole.longest, node.sending + node.running)
+        whole.ended_at = at
+
+    def _update_map(self, node: NodeView, elements: ElementsView, at: float) -> None:
+        """Find the state of a mapped node, after something of an element was told."""
+        if node.is_ended:
+            return
+        if elements.are_all_known and elements.ended >= elements.known:
+            node.ended_at = at
+            self._change(node, "failed" if elements.failed else "completed")
+        elif node.state == "pending" and elements.known:
+            node.ready_at = self._ready_at(node.name)
+            self._change(node, "running")
+
+    def _finish_map(self, node: NodeView, elements: ElementsView, event: RunFinished) -> None:
+        """The run has ended, and so have all elements."""
+        for record in tuple(elements.records.values()):
+            if not record.is_ended:
+                self._end_element(node, elements, record, "cancelled", event.at)
+        if node.is_ended:
+            return
+        is_left = elements.cancelled or elements.ended < elements.known
+        if elements.failed:
+            self._change(node, "failed")
+        elif event.outcome == "completed" or (elements.known and not is_left):
+            self._change(node, "completed")
+        elif elements.known:
+            self._change(node, "cancelled")
+
+    def _change(self, node: NodeView, state: NodeState) -> None:
+        self._counts[node.state] -= 1
+        self._counts[state] += 1
+        node.state = state
+
+    _APPLY: ClassVar[Mapping[type, Callable[[RunView, Any], None]]] = {
+        RunStarted: _started,
+        NodeStarted: _sent,
+        NodeBegan: _began,
+        NodeRetried: _retried,
+        NodeFellBack: _fell_back,
+        NodeCompleted: _completed,
+        NodeFailed: _failed,
+        NodeSkipped: _skipped,
+        ElementsKnown: _known,
+        RunFinished: _finished,
+        Gap: _missed,
+    }
+
+
+def _name_of_map(name: str) -> str:
+    """The mapped node of an element, or of a list within its lists."""
+    return name.rpartition("[")[0] or name

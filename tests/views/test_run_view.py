@@ -1,0 +1,311 @@
+"""A view of events: states, times and counts of nodes and of elements, without a clock."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import tracemalloc
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import (
+    DAGBuilder,
+    ElementsKnown,
+    Event,
+    ExecutionEngine,
+    Gap,
+    NodeBegan,
+    NodeCompleted,
+    NodeFailed,
+    NodeFellBack,
+    NodeRetried,
+    NodeSkipped,
+    NodeStarted,
+    NodeView,
+    RunFinished,
+    RunStarted,
+    RunView,
+)
+from taskiq_flow.views.node_view import MOST_FAILURES, ElementsView
+from tests.recording import Recorder
+
+ODD = ValueError("7 is odd")
+
+
+def started(*names: str, at: float = 0.0, **options: Any) -> RunStarted:
+    return RunStarted("r", at, names, 1.7e9 + at, **options)
+
+
+def sent(name: str, at: float, attempt: int = 1) -> NodeStarted:
+    return NodeStarted("r", at, name, f"r:{name}:{attempt}", attempt=attempt)
+
+
+def began(name: str, at: float, attempt: int = 1, worker: str = "host:7") -> NodeBegan:
+    return NodeBegan("r", at, name, f"r:{name}:{attempt}", worker, attempt=attempt)
+
+
+def retried(name: str, at: float, attempt: int, delay: float) -> NodeRetried:
+    return NodeRetried("r", at, name, f"r:{name}:{attempt}", attempt, ODD, delay=delay)
+
+
+def completed(name: str, at: float, result: object = None, attempt: int = 1) -> NodeCompleted:
+    return NodeCompleted("r", at, name, f"r:{name}:{attempt}", result, attempt=attempt)
+
+
+def view_of(*events: Event) -> RunView:
+    view = RunView()
+    for event in events:
+        view.apply(event)
+    return view
+
+
+def times(node: NodeView) -> tuple[float, float, float]:
+    return node.waiting, node.sending, node.running
+
+
+def test_a_node_that_has_completed() -> None:
+    view = view_of(
+        started("a", "b", edges={"b": ("a",)}),
+        *(sent("a", 0.0), began("a", 1.0), completed("a", 3.0, [7])),
+        *(sent("b", 3.5), began("b", 4.0)),
+    )
+    a, b = view.nodes["a"], view.nodes["b"]
+    assert (a.state, a.attempts, a.worker, a.source) == ("completed", 1, "host:7", "task")
+    assert a.preview == {"kind": "list", "size": 3, "text": "[7]", "cut": False}
+    assert times(a) == (0.0, 1.0, 2.0)
+    assert (b.state, b.ready_at, b.preview) == ("running", 3.0, None)
+    assert times(b) == (0.5, 0.5, 0.0)
+    assert view.counts == {"completed": 1, "running": 1}
+    assert (view.status, view.seconds, view.time) == ("running", 4.0, 1.7e9)
+
+
+def test_attempts_and_the_pauses_between_them_are_told_apart() -> None:
+    node = view_of(
+        started("a"),
+        *(sent("a", 0.0), began("a", 1.0)),
+        *(retried("a", 5.0, 2, delay=2.0), began("a", 5.5, 2, "other:8")),
+        completed("a", 6.0, attempt=2),
+    ).nodes["a"]
+    assert times(node) == (2.0, 1.5, 2.5)
+    assert (node.attempts, node.worker) == (2, "other:8")
+    assert node.error is not None
+    assert node.error["message"] == "7 is odd"
+
+
+def test_where_no_begin_is_told_the_time_from_the_sending_counts_as_running() -> None:
+    node = view_of(started("a"), sent("a", 1.0), completed("a", 3.0)).nodes["a"]
+    assert times(node) == (1.0, 0.0, 2.0)
+    assert node.worker is None
+
+
+def test_a_task_that_is_delivered_again_is_sent_until_its_second_begin() -> None:
+    node = view_of(
+        *(started("a"), sent("a", 0.0), began("a", 1.0), began("a", 4.0, worker="other:8")),
+        completed("a", 6.0),
+    ).nodes["a"]
+    assert (times(node), node.worker) == ((0.0, 4.0, 2.0), "other:8")
+
+
+def test_a_fallback_is_one_more_attempt() -> None:
+    node = view_of(
+        *(started("a"), sent("a", 0.0), began("a", 1.0)),
+        NodeFellBack("r", 2.0, "a", "r:a:1", ODD, 1, attempt=2),
+        *(began("a", 2.5, 2), NodeCompleted("r", 3.0, "a", "", 7, "fallback", attempt=2)),
+    ).nodes["a"]
+    assert (node.state, node.attempts, node.source) == ("completed", 2, "fallback")
+    assert times(node) == (0.0, 1.5, 1.5)
+
+
+def test_failed_and_skipped_nodes_say_why() -> None:
+    view = view_of(
+        started("a", "b", edges={"b": ("a",)}),
+        *(sent("a", 0.0), NodeFailed("r", 1.0, "a", "r:a:1", ODD, 1, attempt=1)),
+        NodeSkipped("r", 1.0, "b", ("a",)),
+        RunFinished("r", 1.0, "failed", ODD),
+    )
+    a, b = view.nodes["a"], view.nodes["b"]
+    assert (a.state, b.state, b.because_of, b.reason) == ("failed", "skipped", ("a",), "failure")
+    assert a.error == view.error
+    assert view.error is not None
+    assert view.error["type"] == "ValueError"
+    assert (view.status, view.ended_at) == ("failed", 1.0)
+
+
+def test_what_is_in_flight_at_the_end_is_cancelled_and_what_was_not_sent_is_pending() -> None:
+    view = view_of(
+        *(started("a", "b"), sent("a", 0.0), began("a", 1.0)),
+        RunFinished("r", 3.0, "cancelled", None),
+    )
+    assert [node.state for node in view.nodes.values()] == ["cancelled", "pending"]
+    assert times(view.nodes["a"]) == (0.0, 1.0, 2.0)
+
+
+def elements_of(view: RunView) -> ElementsView:
+    found = view.nodes["m"].elements
+    assert found is not None
+    return found
+
+
+def element(kind: Any, index: int, at: float, *args: Any, **options: Any) -> Any:
+    return kind("r", at, f"m[{index}]", *args, index=index, **options)
+
+
+def test_elements_are_counted_and_those_in_flight_or_failed_have_a_record() -> None:
+    view = view_of(
+        *(started("m", mapped={"m": 1}), ElementsKnown("r", 0.0, "m", 6)),
+        *(element(NodeStarted, i, float(i), f"r:m[{i}]:1") for i in range(4)),
+        *(element(NodeBegan, i, 4.0, f"r:m[{i}]:1", "host:7") for i in range(3)),
+        element(NodeCompleted, 0, 5.0, "r:m[0]:1", 7, attempt=1),
+        element(NodeFailed, 1, 6.0, "r:m[1]:1", ODD, 1, attempt=1),
+        element(NodeSkipped, 4, 6.0, ()),
+    )
+    found = elements_of(view)
+    assert (found.known, found.are_all_known, found.ended) == (6, True, 3)
+    assert (found.queued, found.running, found.completed) == (1, 1, 1)
+    assert (found.failed, found.skipped, found.cancelled) == (1, 1, 0)
+    assert [*found.records] == ["m[2]", "m[3]", "m[1]"]
+    assert view.node("m[1]").state == "failed"
+    assert view.node("m[2]").state == "running"
+    assert view.nodes["m"].state == "running"
+    assert view.nodes["m"].longest == 5.0
+    with pytest.raises(KeyError):
+        view.node("m[0]")
+
+
+def test_a_mapped_node_has_ended_with_the_last_of_its_elements() -> None:
+    view = view_of(
+        started("m", mapped={"m": 1}), element(NodeCompleted, 0, 1.0, "r:m[0]:1", 7, attempt=1)
+    )
+    assert view.nodes["m"].state == "running"
+    view.apply(ElementsKnown("r", 2.0, "m", 2))
+    assert view.nodes["m"].state == "running"
+    view.apply(element(NodeCompleted, 1, 3.0, "r:m[1]:1", 7, attempt=1))
+    assert (view.nodes["m"].state, view.nodes["m"].ended_at) == ("completed", 3.0)
+    assert view.counts == {"completed": 1}
+
+
+def test_a_mapped_node_without_elements_completes() -> None:
+    view = view_of(started("m", mapped={"m": 1}), ElementsKnown("r", 0.0, "m", 0))
+    assert view.nodes["m"].state == "completed"
+
+
+def through(count: int) -> Iterable[Event]:
+    for index in range(count):
+        yield element(NodeStarted, index, 0.0, f"r:m[{index}]:1")
+        yield element(NodeBegan, index, 0.0, f"r:m[{index}]:1", "host:7")
+        yield element(NodeCompleted, index, 0.0, f"r:m[{index}]:1", [index], attempt=1)
+
+
+def test_memory_does_not_grow_with_the_number_of_elements() -> None:
+    view = view_of(started("m", mapped={"m": 1}), *through(100))
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for event in through(20_000):
+            view.apply(event)
+        gc.collect()
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert elements_of(view).completed == 20_100
+    assert grown < 20_000
+
+
+def test_of_many_failures_the_first_have_a_record_and_all_are_counted() -> None:
+    view = view_of(started("m", mapped={"m": 1}))
+    for index in range(MOST_FAILURES + 5):
+        view.apply(element(NodeFailed, index, 1.0, "", ODD, 1, attempt=1))
+    found = elements_of(view)
+    assert (found.failed, len(found.records)) == (MOST_FAILURES + 5, MOST_FAILURES)
+    assert all(record.error for record in found.records.values())
+
+
+def test_a_view_that_comes_late_knows_what_it_has_missed() -> None:
+    view = view_of(
+        NodeBegan("r", 4.0, "a", "r:a:1", "host:7", seq=7),
+        element(NodeStarted, 3, 5.0, "r:m[3]:1", seq=8),
+        Gap("r", 6.0, missed=10, seq=18),
+        ElementsKnown("r", 6.0, "m", 9, seq=19),
+    )
+    assert (view.missed, view.seq, view.status) == (16, 19, "running")
+    assert {name: node.state for name, node in view.nodes.items()} == {
+        "a": "running",
+        "m": "running",
+    }
+
+
+def test_an_event_that_comes_twice_is_taken_once() -> None:
+    event = NodeStarted("r", 1.0, "a", "r:a:1", seq=2)
+    begin = RunStarted("r", 0.0, ("a",), 1.7e9, seq=1)
+    end = NodeCompleted("r", 2.0, "a", "r:a:1", 7, seq=3)
+    once = view_of(begin, event, end)
+    assert view_of(begin, event, end, begin, event, end) == once
+    assert once.sessions == 1
+
+
+def test_a_view_is_of_one_run() -> None:
+    view = view_of(started("a"))
+    with pytest.raises(ValueError, match="'r', and the event of run 'other'; give each run"):
+        view.apply(RunFinished("other", 1.0, "completed", None))
+
+
+def test_a_resumed_run_begins_anew_and_what_is_in_the_journal_keeps_its_times() -> None:
+    view = view_of(
+        *(started("a", "b", "c"), sent("a", 0.0), began("a", 1.0), completed("a", 3.0)),
+        *(sent("b", 0.0), sent("c", 0.0), completed("c", 1.0)),
+        started("a", "b", "c", at=90.0),
+        NodeCompleted("r", 90.0, "a", "", 7, "journal"),
+    )
+    assert [node.state for node in view.nodes.values()] == ["completed", "pending", "pending"]
+    assert times(view.nodes["a"]) == (0.0, 1.0, 2.0)
+    assert view.nodes["a"].ended_at is None
+    assert (view.sessions, view.started_at) == (2, 90.0)
+    assert view.counts == {"completed": 1, "pending": 2}
+
+
+def test_the_critical_path_is_the_longest_by_the_times_that_were_measured() -> None:
+    view = view_of(
+        started("a", "b", "c", "d", edges={"b": ("a",), "c": ("a",), "d": ("b", "c")}),
+        *(sent("a", 0.0), completed("a", 1.0)),
+        *(sent("b", 1.0), sent("c", 1.0), completed("b", 3.0), completed("c", 6.0)),
+        *(sent("d", 6.0), completed("d", 7.0)),
+    )
+    assert view.critical_path == ["a", "c", "d"]
+    assert RunView().critical_path == []
+
+
+def test_a_copy_goes_on_by_itself() -> None:
+    view = view_of(started("a"), sent("a", 0.0))
+    for copied in (copy.deepcopy(view), pickle.loads(pickle.dumps(view))):  # noqa: S301 - our own
+        copied.apply(completed("a", 2.0, 7))
+        assert copied.nodes["a"].state == "completed"
+        assert view.nodes["a"].state == "queued"
+
+
+async def test_a_view_of_a_real_run_keeps_no_result(broker: InMemoryBroker) -> None:
+    class Value:
+        def __repr__(self) -> str:
+            return "a value"
+
+    made: list[weakref.ref[Value]] = []
+
+    async def make() -> Value:
+        value = Value()
+        made.append(weakref.ref(value))
+        return value
+
+    recorder = Recorder()
+    dag = DAGBuilder().node(make).build()
+    await ExecutionEngine(broker, dag, listeners=[recorder]).execute()
+    view = view_of(*recorder.events)
+    recorder.events.clear()
+    gc.collect()
+    assert made[0]() is None
+    shown = view.nodes["make"].preview
+    assert shown is not None
+    assert shown["text"] == "a value"
