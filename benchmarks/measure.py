@@ -12,7 +12,13 @@ Contestant = Callable[[], Awaitable[object]]
 """One timed run: what it returns is of no account."""
 
 
-async def interleaved(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[float]]:
+Clock = Callable[[], float]
+"""Seconds: ``time.perf_counter``, or ``time.process_time`` for those that this process computed."""
+
+
+async def interleaved(
+    contestants: Mapping[str, Contestant], rounds: int, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds that each contestant took in each round, in rounds of A B C, A B C, A B C.
 
     A first round that nobody counts comes before: caches fill, hooks find their place.
@@ -20,19 +26,19 @@ async def interleaved(contestants: Mapping[str, Contestant], rounds: int) -> dic
     taken: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, run in contestants.items():
-            seconds = await timed(run)
+            seconds = await timed(run, clock)
             if number:
                 taken[name].append(seconds)
     return taken
 
 
-async def timed(run: Contestant) -> float:
+async def timed(run: Contestant, clock: Clock = time.perf_counter) -> float:
     """Seconds that one run takes, with nothing of an earlier one to be ended or collected in it."""
     await asyncio.sleep(0.005)
     gc.collect()
-    start = time.perf_counter()
+    start = clock()
     await run()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def median_ratio(taken: Sequence[float], beside: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, InMemoryBroker
 
 from benchmarks.measure import Contestant
-from taskiq_flow import DAG, DAGNode, ExecutionEngine
+from taskiq_flow import DAG, DAGNode, ExecutionEngine, Listener
 
 Shape = Sequence[Sequence[int]]
 NoOp = AsyncTaskiqDecoratedTask[..., Coroutine[Any, Any, int]]
@@ -77,10 +77,10 @@ async def drain(
         raise AssertionError(f"{count} pairs of {expected}")
 
 
-def by_engine(shape: Shape) -> Contestant:
+def by_engine(shape: Shape, listeners: Sequence[Listener] = ()) -> Contestant:
     """A run of the shape by the engine, the graph built and validated beforehand."""
     broker = InMemoryBroker()
     dag = dag_of(no_op(broker), shape)
     dag.validate()
-    engine = ExecutionEngine(broker, dag)
+    engine = ExecutionEngine(broker, dag, listeners=listeners)
     return lambda: drain(engine, len(shape))

@@ -9,6 +9,7 @@ from benchmarks.report import Check, NotInstalledError, Options
 
 NAMES = (
     "overhead",
+    "listeners",
     "peers_overhead",
     "scale",
     "memory",

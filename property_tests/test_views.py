@@ -139,13 +139,20 @@ def check_times(view: RunView) -> None:
         assert min(times) >= -1e-6
         if node.ready_at is not None and node.ended_at is not None and node.elements is None:
             assert sum(times) == pytest.approx(node.ended_at - node.ready_at, abs=1e-6)
+    check_critical_path(view)
+
+
+def check_critical_path(view: RunView) -> None:
+    """No path is longer than the critical one."""
     path = view.critical_path
     for before, name in itertools.pairwise(path):
         assert before in view.edges[name]
-    nodes = [view.nodes[name] for name in path]
-    longest = max((n.sending + n.running for n in view.nodes.values() if not n.elements), default=0)
-    if all(node.elements is None for node in nodes):
-        assert sum(node.sending + node.running for node in nodes) >= longest - 1e-6
+    lengths: dict[str, float] = {}
+    for name in view.nodes:
+        earlier = [lengths[other] for other in view.edges.get(name, ()) if other in view.nodes]
+        lengths[name] = view.nodes[name].longest + max(earlier, default=0)
+    length = sum(view.nodes[name].longest for name in path)
+    assert length == pytest.approx(max(lengths.values(), default=0))
 
 
 CUTS = st.lists(st.integers(0, 200), min_size=1, max_size=4)

@@ -110,6 +110,7 @@ from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.version import __version__ as __version__
 from taskiq_flow.views.node_view import NodeView
+from taskiq_flow.views.report import RunReport
 from taskiq_flow.views.run_view import RunView
 
 __all__ = [
@@ -176,6 +177,7 @@ __all__ = [
     "RunHandle",
     "RunLockedError",
     "RunNotFoundError",
+    "RunReport",
     "RunStarted",
     "RunTimeoutError",
     "RunView",

@@ -91,6 +91,7 @@ NAMES = [
     "RunHandle",
     "RunLockedError",
     "RunNotFoundError",
+    "RunReport",
     "RunStarted",
     "RunTimeoutError",
     "RunView",

@@ -64,7 +64,7 @@ class Execution:
     scheduled = False  # somebody is to send it again, at a time of their own
     revoked = False
     tells_begin = False
-    begins_at_once = False
+    begins_at_once = False  # and tells so
     worker: asyncio.Task[Any] | None = None  # runs the newest attempt
     call: Call | None = None  # what the task is executed with
     sink: SinkHere | None = None  # of a generator whose items are taken one by one
@@ -166,7 +166,9 @@ class InMemoryHooks(TaskiqMiddleware):
         execution.worker = asyncio.current_task()
         self.workers[execution.worker] = execution
         execution.sweeps = 0
-        if execution.tells_begin:
+        if execution.begins_at_once:
+            execution.in_flight.began(message.task_id, execution.completions.here)
+        elif execution.tells_begin:
             self._tell_begin(execution, message.task_id)
         if execution.superseded:
             # A broker that runs tasks in place begins the new attempt inside the old one's task.
@@ -181,11 +183,8 @@ class InMemoryHooks(TaskiqMiddleware):
             execution.in_flight.resent(message.task_id)
 
     def _tell_begin(self, execution: Execution, task_id: str) -> None:
-        """Report that a task begins: now, or when it has its thread or its place."""
+        """Report that a task begins when it has its thread or its place."""
         began, here = execution.in_flight.began, execution.completions.here
-        if execution.begins_at_once:
-            began(task_id, here)
-            return
         loop = asyncio.get_running_loop()
 
         def begun() -> None:

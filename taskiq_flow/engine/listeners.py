@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakSet
 
 from taskiq_flow.cleanup import until_ended
+from taskiq_flow.engine.frequent_events import FROZEN
 from taskiq_flow.errors import NODE_ERRORS
 from taskiq_flow.events import Event, Gap, Listener
 
@@ -26,8 +27,8 @@ LISTENER_GRACE = 5.0
 CATCHING_UP = 30.0
 """Seconds that all listeners are given, after the run, for all of these events."""
 
-MakeEvent = Callable[[], Event]
-"""Makes an event when it is taken for the first time."""
+Prepare = Callable[[], None]
+"""Completes an event when it is taken for the first time."""
 
 _set = object.__setattr__
 """Sets the number of an event, which is frozen."""
@@ -48,15 +49,15 @@ class Listeners:
         self.is_ended = False
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
-        self.events: deque[Event | tuple[MakeEvent, int]] = deque()  # the last one is ``seq``
-        self._cursors: list[_ListenerCursor] = []
+        self.events: deque[Event | tuple[Event, Prepare]] = deque()  # the last one is ``seq``
+        self._cursors: tuple[_ListenerCursor, ...] = ()
         self._readers: WeakSet[EventReader] = WeakSet()
         self._has_readers = False
         self._is_scheduled = False
 
     def add(self, listener: Listener) -> None:
         """Have a listener take the events, from now on."""
-        self._cursors.append(_ListenerCursor(self, listener))
+        self._cursors = (*self._cursors, _ListenerCursor(self, listener))
         self.are_present = True
 
     def reader(self, held: object) -> EventReader:
@@ -66,23 +67,25 @@ class Listeners:
         self.are_present = self._has_readers = True
         return reader
 
-    def tell(self, event: Event) -> None:
-        """Number an event, and have every cursor take it."""
+    def tell(self, event: Event, prepare: Prepare | None = None) -> None:
+        """Number an event, freeze a draft of one, and have every cursor take it.
+
+        ``prepare``: called before the first one takes it.
+        """
         self.seq = seq = self.seq + 1
-        if self.are_present:
+        if not self.are_present:
+            return
+        kind: Any = FROZEN.get(type(event))
+        if kind is None:
             _set(event, "seq", seq)
-            self._hold(event)
-
-    def tell_lazily(self, make_event: MakeEvent) -> None:
-        """The same for an event that is made when the first cursor takes it."""
-        self.seq = seq = self.seq + 1
-        if self.are_present:
-            self._hold((make_event, seq))
-
-    def _hold(self, event: Event | tuple[MakeEvent, int]) -> None:
-        self.events.append(event)
-        if len(self.events) > MOST_EVENTS:
-            self.events.popleft()
+        else:
+            draft: Any = event
+            draft.seq = seq
+            draft.__class__ = kind
+        events = self.events
+        events.append(event if prepare is None else (event, prepare))
+        if len(events) > MOST_EVENTS:
+            events.popleft()
         if not self._is_scheduled:
             self._schedule()
 
@@ -124,8 +127,7 @@ class Listeners:
     def drop(self, cursor: _ListenerCursor) -> None:
         """Call a listener no more in this run."""
         cursor.is_dropped = True
-        if cursor in self._cursors:
-            self._cursors.remove(cursor)
+        self._cursors = tuple(other for other in self._cursors if other is not cursor)
         self.are_present = self._has_readers or bool(self._cursors)
         if not self.are_present:
             self.events.clear()
@@ -138,7 +140,7 @@ class Listeners:
         """Call all listeners that are not busy, and let go of what all cursors have passed."""
         self._is_scheduled = False
         lag = 0
-        for cursor in tuple(self._cursors):
+        for cursor in self._cursors:
             if not cursor.is_busy:
                 cursor.advance(self._loop)
             lag = max(lag, self.seq - cursor.taken)
@@ -172,9 +174,8 @@ class _Cursor:
         events = self._listeners.events
         event = events[-back]
         if isinstance(event, tuple):
-            make_event, seq = event
-            event = make_event()
-            _set(event, "seq", seq)
+            event, prepare = event
+            prepare()
             events[-back] = event
         self.taken += 1
         return event
@@ -217,8 +218,9 @@ class _ListenerCursor(_Cursor):
     def _call(self) -> Awaitable[Any] | None:
         """Call the listener for event after event. Returns an answer that is to be awaited."""
         try:
+            on_event = self._listener.on_event
             while not self.is_dropped and (event := self.next_event()) is not None:
-                answer = self._listener.on_event(event)
+                answer = on_event(event)
                 if answer is not None and isawaitable(answer):
                     return answer
         except NODE_ERRORS as error:  # whatever it raises is its own affair

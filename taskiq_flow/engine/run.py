@@ -26,6 +26,7 @@ from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.call_text import called_with
+from taskiq_flow.engine.frequent_events import NodeBeganDraft, NodeCompletedDraft
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.mapped_nodes import DECLINED, RUN_ENDED, MappedNodes, is_missing
 from taskiq_flow.engine.node_run import (
@@ -61,7 +62,6 @@ from taskiq_flow.events import (
     Event,
     Item,
     Listener,
-    NodeBegan,
     NodeCompleted,
     NodeFailed,
     NodeFailure,
@@ -290,9 +290,12 @@ class Run(Generic[N]):
             return
         now = self._loop.time()
         if self._listeners.are_present and worker not in node_run.workers:
+            node, number = node_run.node, node_run.number
             node_run.note_begun(now, worker)
-            name, index, number = node_run.node.task_name, node_run.node.index, node_run.number
-            self._tell(NodeBegan(self.run_id, now, name, task_id, worker, index, number))
+            began = NodeBeganDraft(
+                self.run_id, now, node.task_name, task_id, worker, node.index, number
+            )
+            self._listeners.tell(began)
         if node_run.options.is_timed:
             ends_by_itself = self._sender.ends_by_itself(node_run)
             self._set_timer(node_run, node_run.on_began(now, ends_by_itself=ends_by_itself))
@@ -818,7 +821,7 @@ class Run(Generic[N]):
         spec = self._spec
         mapped = {} if spec.elements is None else spec.elements.mapped
         edges = {
-            node.task_name: tuple(other.task_name for other in others)
+            node.task_name: tuple([other.task_name for other in others])
             for node, others in spec.predecessors.items()
             if others
         }
@@ -841,23 +844,17 @@ class Run(Generic[N]):
         queued = ran = None
         if node_run is not None:
             task_id = node_run.task_id
-            if source in ("task", "fallback"):
+            if source in {"task", "fallback"}:
                 number, (queued, ran) = node_run.number, node_run.spans(now)
-
-        self._listeners.tell_lazily(
-            lambda: NodeCompleted(
-                self.run_id,
-                now,
-                node.task_name,
-                task_id,
-                self._handed_over(node, value),
-                source,
-                node.index,
-                number,
-                queued,
-                ran,
-            )
+        name, index = node.task_name, node.index
+        event = NodeCompletedDraft(
+            self.run_id, now, name, task_id, value, source, index, number, queued, ran
         )
+        is_shared = type(value) in NEVER_CHANGE
+        self._listeners.tell(event, None if is_shared else partial(self._prepare, event, node))
+
+    def _prepare(self, event: NodeCompleted, node: N) -> None:
+        object.__setattr__(event, "result", self._handed_over(node, event.result))
 
     def _tell_fallback(self, node_run: NodeRun[N], error: BaseException) -> None:
         node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts

@@ -16,12 +16,13 @@ from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.reading import pick_up
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode, Sending
 from taskiq_flow.dispatch.encoding import Address, Invocation
+from taskiq_flow.engine.frequent_events import NodeStartedDraft
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.mapped_nodes import source_digest
 from taskiq_flow.engine.node_run import NodeRun, Verdict
 from taskiq_flow.engine.run_spec import TIMEOUT_LABEL, RunSpec
 from taskiq_flow.errors import NODE_ERRORS, NotCachedWarning, SerializationError, warn
-from taskiq_flow.events import NodeRetried, NodeStarted
+from taskiq_flow.events import NodeRetried
 from taskiq_flow.generators.grant import ITEMS_LABEL, Grant
 from taskiq_flow.journal.records import SENT, record
 from taskiq_flow.journal.writer import LogWriter
@@ -93,7 +94,6 @@ class Sender(Generic[N]):
             address = self._address(node_run, grant)
             args, kwargs = sent_node.arguments(self._as_sent(sent_node, node_run.inputs))
         except Exception as error:  # of a value of the user's
-            node_run.told_sent_at = None  # this attempt is not sent
             node_run.settle(task_id, failed(error))
             return None
         if self._log is not None:
@@ -242,12 +242,12 @@ class Sender(Generic[N]):
         if self._marks_begin and not node_run.options.is_timed:
             address = address.with_label(BEGIN_LABEL, "1")
         node, at, task_id = node_run.node, self._loop.time(), node_run.task_id
-        node_run.note_sent(at)
         name, number, index = node.task_name, node_run.number, node.index
+        node_run.note_sent(at)
         if node_run.falls_back:
             return address  # listeners have been told ``NodeFellBack``
         if number == 1:
-            self._listeners.tell(NodeStarted(self._run_id, at, name, task_id, index))
+            self._listeners.tell(NodeStartedDraft(self._run_id, at, name, task_id, index))
         else:
             waits_since, error = node_run.suspended_at, node_run.error
             delay = 0.0 if waits_since is None else at - waits_since

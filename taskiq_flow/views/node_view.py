@@ -36,8 +36,7 @@ class NodeView:
     ``ready_at``, and no time of waiting before its first attempt.
 
     ``elements``: those of a mapped node. Its ``waiting``, ``sending`` and ``running`` are sums over
-    those that have ended, ``longest`` is the longest time that one of them was sent and run, and
-    ``ended_at`` is when the last one so far ended.
+    those that have ended, and ``ended_at`` is when the last one so far ended.
 
     >>> view = RunView()
     >>> view.apply(RunStarted("r1", 0.0, ("load",)))
@@ -59,7 +58,6 @@ class NodeView:
     waiting: float = 0.0
     sending: float = 0.0
     running: float = 0.0
-    longest: float = 0.0
     ready_at: float | None = None
     sent_at: float | None = None
     began_at: float | None = None
@@ -73,6 +71,11 @@ class NodeView:
         if self.state != "completed" or self.elements is not None:
             return None
         return self._value if isinstance(self._value, dict) else preview(self._value)
+
+    @property
+    def longest(self) -> float:
+        """For how long it ran; of a mapped node, the element that ran longest."""
+        return self.running if self.elements is None else self.elements.longest
 
     @property
     def is_ended(self) -> bool:
@@ -114,10 +117,12 @@ class ElementsView:
     flight, and the first 1,000 that failed; of others there is none. A list within lists that never
     came to be counts as one element.
 
-    ``levels``: how many positions an ``index`` has; ``0`` if that was not told.
+    ``levels``: how many positions an ``index`` has; ``0`` if that was not told. ``longest``: the
+    longest time in seconds for which an element ran.
     """
 
     levels: int = 0
+    longest: float = 0.0
     are_all_known: bool = False
     queued: int = 0
     running: int = 0

@@ -97,23 +97,21 @@ class RunView:
 
     @property
     def critical_path(self) -> list[str]:
-        """The names of the nodes along the longest path, by the times of sending and running.
+        """The names of the nodes along the longest path, by the times for which they ran.
 
-        A mapped node counts with the longest of its elements.
+        A mapped node counts with the element that ran longest.
         """
         lengths: dict[str, float] = {}
         before: dict[str, str] = {}
         for name, node in self.nodes.items():  # in an order that follows the edges
-            known = [other for other in self.edges.get(name, ()) if other in lengths]
-            if known:
+            length = node.longest
+            if known := [other for other in self.edges.get(name, ()) if other in lengths]:
                 before[name] = max(known, key=lengths.__getitem__)
-            own = node.sending + node.running if node.elements is None else node.longest
-            lengths[name] = own + (lengths[before[name]] if known else 0.0)
-        if not lengths:
-            return []
-        path = [max(lengths, key=lengths.__getitem__)]
-        while (name_before := before.get(path[-1])) is not None:
-            path.append(name_before)
+                length += lengths[before[name]]
+            lengths[name] = length
+        path = [max(lengths, key=lengths.__getitem__)] if lengths else []
+        while path and path[-1] in before:
+            path.append(before[path[-1]])
         return path[::-1]
 
     def apply(self, event: Event) -> None:
@@ -324,7 +322,7 @@ class RunView:
         whole.waiting += node.waiting
         whole.sending += node.sending
         whole.running += node.running
-        whole.longest = max(whole.longest, node.sending + node.running)
+        elements.longest = max(elements.longest, node.running)
         whole.ended_at = at
 
     def _update_map(self, node: NodeView, elements: ElementsView, at: float) -> None:

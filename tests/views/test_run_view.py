@@ -172,7 +172,7 @@ def test_elements_are_counted_and_those_in_flight_or_failed_have_a_record() -> N
     assert view.node("m[1]").state == "failed"
     assert view.node("m[2]").state == "running"
     assert view.nodes["m"].state == "running"
-    assert view.nodes["m"].longest == 5.0
+    assert view.nodes["m"].longest == 2.0
     with pytest.raises(KeyError):
         view.node("m[0]")
 

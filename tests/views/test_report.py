@@ -1,0 +1,166 @@
+"""Reports: where the time of a run went, checked on runs whose times are known."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import (
+    DAG,
+    DAGBuilder,
+    ElementsKnown,
+    ExecutionEngine,
+    NodeBegan,
+    NodeCompleted,
+    NodeRetried,
+    NodeStarted,
+    RunFinished,
+    RunReport,
+    RunStarted,
+    RunView,
+)
+from taskiq_flow.views.report import MOST_LISTED
+from tests.views.test_run_view import ODD, began, completed, retried, sent, started, view_of
+from tests.virtual_clock import virtually
+
+
+class Viewing:
+    def __init__(self) -> None:
+        self.view = RunView()
+
+    def on_event(self, event: object) -> None:
+        self.view.apply(event)  # type: ignore[arg-type]
+
+
+def diamond() -> DAG:
+    """load → (slow, quick) → save, of 1, 3, 1 and 2 seconds."""
+
+    async def load() -> int:
+        await asyncio.sleep(1)
+        return 1
+
+    async def slow(load: int) -> int:
+        await asyncio.sleep(3)
+        return load
+
+    async def quick(load: int) -> int:
+        await asyncio.sleep(1)
+        return load
+
+    async def save(slow: int, quick: int) -> int:
+        await asyncio.sleep(2)
+        return slow + quick
+
+    return DAGBuilder().node(load).node(slow).node(quick).node(save).build()
+
+
+@virtually
+async def test_a_real_run_whose_times_are_known() -> None:
+    listener = Viewing()
+    await ExecutionEngine(InMemoryBroker(), diamond(), listeners=[listener]).execute(run_id="r")
+    report = RunReport.of(listener.view)
+    assert report.critical_path == ("load", "slow", "save")
+    assert report.seconds == pytest.approx(6)
+    assert report.ideal_seconds == pytest.approx(6)
+    assert report.parallelism == pytest.approx(7 / 6)
+    assert {name: times.running for name, times in report.nodes.items()} == {
+        "load": 1,
+        "slow": 3,
+        "quick": 1,
+        "save": 2,
+    }
+    assert report.sentence == (
+        "6.000 s of 6.000 s went into running load -> slow -> save, of which slow took 3.000 s."
+    )
+
+
+@virtually
+async def test_a_limit_shows_as_waiting() -> None:
+    async def step(**_: int) -> int:
+        await asyncio.sleep(1)
+        return 1
+
+    builder = DAGBuilder()
+    for number in range(4):
+        builder.node(step, name=f"n{number}")
+    listener = Viewing()
+    await ExecutionEngine(InMemoryBroker(), builder.build(), 1, listeners=[listener]).execute()
+    report = RunReport.of(listener.view)
+    assert report.nodes["n3"].waiting == pytest.approx(3)
+    assert report.seconds == pytest.approx(4)
+    assert report.ideal_seconds == pytest.approx(1)
+    assert report.sentence.startswith(
+        "3.000 s of 4.000 s passed while n3 waited to be sent: for a place under max_parallel="
+    )
+
+
+def test_times_add_up_to_what_the_run_took() -> None:
+    view = view_of(
+        started("a", "b", edges={"b": ("a",)}),
+        *(sent("a", 0.25), began("a", 1.0), retried("a", 4.0, 2, delay=0.5), began("a", 4.5, 2)),
+        *(completed("a", 6.0, attempt=2), sent("b", 6.0), began("b", 6.5), completed("b", 7.0)),
+        RunFinished("r", 7.0, "completed", None),
+    )
+    report = RunReport.of(view)
+    total = sum(n.waiting + n.sending + n.running for n in report.nodes.values())
+    assert total == pytest.approx(report.seconds, abs=0.001)
+    assert report.nodes["a"].attempts == 2
+
+
+def test_too_few_workers_show_as_sending() -> None:
+    view = view_of(
+        *(started("a"), sent("a", 0.0), began("a", 9.0), completed("a", 10.0)),
+        RunFinished("r", 10.0, "completed", None),
+    )
+    assert RunReport.of(view).sentence == (
+        "9.000 s of 10.000 s passed while a waited for a worker; more workers, or fewer other "
+        "tasks on them, would help."
+    )
+
+
+def test_a_mapped_node_counts_with_its_longest_element() -> None:
+    view = view_of(started("m", mapped={"m": 1}), ElementsKnown("r", 0.0, "m", 2))
+    for index, seconds in enumerate([1.0, 3.0]):
+        name = f"m[{index}]"
+        view.apply(NodeStarted("r", 0.0, name, "", index))
+        view.apply(NodeBegan("r", 0.0, name, "", "host:7", index))
+        view.apply(NodeCompleted("r", seconds, name, "", 7, index=index, attempt=1))
+    view.apply(RunFinished("r", 3.0, "completed", None))
+    report = RunReport.of(view)
+    assert (report.ideal_seconds, report.nodes["m"].running) == (3.0, 4.0)
+    assert report.nodes["m"].elements == 2
+    assert report.sentence == "3.000 s of 3.000 s went into running m."
+
+
+def test_a_run_of_which_nothing_is_known_has_a_report() -> None:
+    report = RunReport.of(RunView())
+    assert (report.seconds, report.parallelism, report.critical_path) == (0.0, 0.0, ())
+    report.print(io.StringIO())
+    assert report.sentence == "No node has ended yet."
+
+
+def test_the_report_of_a_run_that_goes_on_has_what_has_happened() -> None:
+    view = view_of(started("a", "b"), sent("a", 0.0), began("a", 1.0), completed("a", 2.0))
+    report = RunReport.of(view)
+    assert (report.status, report.seconds) == ("running", 2.0)
+    assert [node.state for node in report.nodes.values()] == ["completed", "pending"]
+
+
+def test_of_many_nodes_those_that_took_longest_are_printed() -> None:
+    names = [f"n{number}" for number in range(MOST_LISTED + 2)]
+    view = view_of(RunStarted("r", 0.0, tuple(names)))
+    for number, name in enumerate(names):
+        view.apply(sent(name, 0.0))
+        view.apply(NodeRetried("r", 0.0, name, "", 2, ODD))
+        view.apply(completed(name, float(number), attempt=2))
+    text = io.StringIO()
+    RunReport.of(view).print(text)
+    printed = text.getvalue()
+    assert "\n  n0 " not in printed
+    assert "2 more nodes took less time" in printed
+    last = next(line for line in printed.splitlines() if "n21  " in line)
+    assert last.split() == ["*", "n21", "completed", "2", "0.000", "0.000", "21.000"]
+    assert not any(line != line.rstrip() for line in printed.splitlines())
