@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import types
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
@@ -17,14 +17,22 @@ from taskiq import SimpleRetryMiddleware, TaskiqMessage, TaskiqMiddleware, Taski
 from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
+    Listener,
+    NodeBegan,
+    NodeCompleted,
     NodeFailedError,
+    NodeStarted,
     NodeTimeoutError,
     Retry,
     RunCancelledError,
+    RunFinished,
+    RunStarted,
 )
+from taskiq_flow.processes.name import process_name
 from taskiq_flow.transport.notice import Kind, Notice
 from tests.local_broker import LocalBroker
-from tests.local_notifier import LocalFlow, Switchboard, with_flow
+from tests.local_notifier import LocalFlow, LocalNotifier, Switchboard, with_flow
+from tests.recording import Recorder
 
 pytestmark = pytest.mark.usefixtures("plain_task_ids")
 
@@ -48,12 +56,16 @@ class Site:
 
         self.hold = hold
 
-    def engine(self, name: str, **options: Any) -> ExecutionEngine:
+    def engine(
+        self, name: str, listeners: Sequence[Listener] = (), **options: Any
+    ) -> ExecutionEngine:
         dag = DAGBuilder().node(self.hold, name=name, inputs={"name": "name"}, **options).build()
-        return ExecutionEngine(self.broker, dag)
+        return ExecutionEngine(self.broker, dag, listeners=listeners)
 
-    def run(self, name: str, **options: Any) -> asyncio.Task[dict[str, Any]]:
-        engine = self.engine(name, **options)
+    def run(
+        self, name: str, listeners: Sequence[Listener] = (), **options: Any
+    ) -> asyncio.Task[dict[str, Any]]:
+        engine = self.engine(name, listeners, **options)
         return asyncio.ensure_future(engine.execute({"name": name}, run_id=name))
 
     @contextlib.asynccontextmanager
@@ -116,6 +128,50 @@ async def test_a_queue_timeout_covers_the_wait_for_a_thread(
         site.release.set()
         assert await first == {"first": "first"}
     assert site.begun == ["first"]
+
+
+# What listeners are told of that
+
+
+async def test_a_listener_is_told_of_the_begin_before_the_end_though_its_notice_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish = LocalNotifier.publish
+
+    async def slowly(self: LocalNotifier, channel: str, data: bytes) -> None:
+        if data[16:17] == Kind.BEGUN.value:  # behind the seal
+            await asyncio.sleep(0.1)
+        await publish(self, channel, data)
+
+    monkeypatch.setattr(LocalNotifier, "publish", slowly)
+    site, recorder = Site(), Recorder()
+    async with site.working():
+        await site.run("quick", [recorder])
+    kinds = [type(event) for event in recorder.events]
+    assert kinds == [RunStarted, NodeStarted, NodeBegan, NodeCompleted, RunFinished]
+    assert recorder.of(NodeBegan)[0].worker == process_name()
+
+
+async def test_a_listener_is_told_once_of_each_worker_that_executes_an_attempt() -> None:
+    site, recorder = Site(), Recorder()
+    async with site.working():
+        first = site.run("first", [recorder])
+        await site.until_named_in(Kind.BEGUN, "first:first:1")
+        inbox = await site.flow.inbox()
+        other = Notice.of_tasks(Kind.BEGUN, ["first:first:1"], "other:8").sealed(inbox.key)
+        for _ in range(3):  # heartbeats say so again
+            site.board.tell(inbox.channel, other)
+        site.release.set()
+        await first
+    workers = [(event.worker, event.attempt) for event in recorder.of(NodeBegan)]
+    assert workers == [(process_name(), 1), ("other:8", 1)]
+
+
+async def test_workers_do_not_report_the_begin_where_nobody_asks() -> None:
+    site = Site()
+    async with site.working():
+        await site.run("quick")
+        assert await site.named_in(Kind.BEGUN) == set()
 
 
 # What is logged
