@@ -354,6 +354,8 @@ class MappedNodes:
 
     def known(self, node: DAGNode, within: Path, count: int) -> None:
         """A node maps over so many elements within a path."""
+        if isinstance(node, ItemsNode):  # its generator tells how many items it has given
+            return
         name, earlier = element_name(node.task_name, within), self._spec.earlier
         if not self._spec.sources.keys().isdisjoint(self._plan.mapped[node].lists):
             sent = max(self._sent_earlier.get(name, -1) + 1, earlier.lengths.get(name, 0))

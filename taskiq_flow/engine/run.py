@@ -832,7 +832,11 @@ class Run(Generic[N]):
                 tuple(node.task_name for node in spec.nodes),
                 time.time(),
                 edges,
-                {node.task_name: len(how.axes) for node, how in mapped.items()},
+                {
+                    node.task_name: len(how.axes)
+                    for node, how in mapped.items()
+                    if not isinstance(node, ItemsNode)
+                },
             )
         )
 
