@@ -36,7 +36,7 @@ class Viewing:
 
 
 def diamond() -> DAG:
-    """load → (slow, quick) → save, of 1, 3, 1 and 2 seconds."""
+    """load → (slow, tiny) → save, of 1, 3, 1 and 2 seconds."""
 
     async def load() -> int:
         await asyncio.sleep(1)
@@ -46,15 +46,15 @@ def diamond() -> DAG:
         await asyncio.sleep(3)
         return load
 
-    async def quick(load: int) -> int:
+    async def tiny(load: int) -> int:
         await asyncio.sleep(1)
         return load
 
-    async def save(slow: int, quick: int) -> int:
+    async def save(slow: int, tiny: int) -> int:
         await asyncio.sleep(2)
-        return slow + quick
+        return slow + tiny
 
-    return DAGBuilder().node(load).node(slow).node(quick).node(save).build()
+    return DAGBuilder().node(load).node(slow).node(tiny).node(save).build()
 
 
 @virtually
@@ -69,7 +69,7 @@ async def test_a_real_run_whose_times_are_known() -> None:
     assert {name: times.running for name, times in report.nodes.items()} == {
         "load": 1,
         "slow": 3,
-        "quick": 1,
+        "tiny": 1,
         "save": 2,
     }
     assert report.sentence == (
