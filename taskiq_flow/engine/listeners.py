@@ -73,8 +73,6 @@ class Listeners:
         ``prepare``: called before the first one takes it.
         """
         self.seq = seq = self.seq + 1
-        if not self.are_present:
-            return
         kind: Any = FROZEN.get(type(event))
         if kind is None:
             _set(event, "seq", seq)
@@ -82,6 +80,8 @@ class Listeners:
             draft: Any = event
             draft.seq = seq
             draft.__class__ = kind
+        if not self.are_present:
+            return
         events = self.events
         events.append(event if prepare is None else (event, prepare))
         if len(events) > MOST_EVENTS:
@@ -93,9 +93,12 @@ class Listeners:
         """There are no more events to come: readers end behind the last one."""
         self.is_ended = True
         self._wake_readers()
+        self.let_go()
 
     async def aclose(self) -> None:
         """Let the listeners catch up, for a bounded time."""
+        if not self._cursors:
+            return
         self._schedule()
         await asyncio.sleep(0)  # every listener has been called by then
         gives_up_at = self._loop.time() + CATCHING_UP
@@ -137,16 +140,22 @@ class Listeners:
         self._loop.call_soon(self._deliver, context=self._context)
 
     def _deliver(self) -> None:
-        """Call all listeners that are not busy, and let go of what all cursors have passed."""
+        """Call all listeners that are not busy."""
         self._is_scheduled = False
-        lag = 0
         for cursor in self._cursors:
             if not cursor.is_busy:
                 cursor.advance(self._loop)
+        if self._has_readers:
+            self._wake_readers()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Hold no events any more that all cursors have passed."""
+        lag = 0
+        for cursor in self._cursors:
             lag = max(lag, self.seq - cursor.taken)
         if self._has_readers:
             lag = max([lag, *(self.seq - reader.taken for reader in self._readers)])
-            self._wake_readers()
         if not lag:
             self.events.clear()
         while len(self.events) > lag:
@@ -267,6 +276,7 @@ class EventReader(_Cursor):
     async def __anext__(self) -> Event:
         while (event := self.next_event()) is None:
             if self._listeners.is_ended:
+                self._listeners.let_go()
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()

@@ -69,6 +69,16 @@ async def test_every_event_comes_once_and_in_order_to_sync_and_async_listeners(
         assert times == sorted(times)
 
 
+@pytest.mark.parametrize("is_listened_to", [False, True])
+async def test_a_skip_in_the_stream_has_its_number_whoever_listens(
+    broker: InMemoryBroker, *, is_listened_to: bool
+) -> None:
+    dag = DAGBuilder().node(lambda: 1, name="a", when=lambda: False).build()
+    heard = [Recorder()] if is_listened_to else []
+    engine = ExecutionEngine(broker, dag, on_error="collect", listeners=heard)
+    assert (await engine.execute())["a"].seq == 2
+
+
 async def test_events_are_numbered_without_a_gap_and_each_run_by_itself(
     broker: InMemoryBroker,
 ) -> None:

@@ -635,6 +635,17 @@ class TestEvents:
         await run
         assert [event async for event in run.events()] == []
 
+    async def test_a_run_that_has_ended_holds_no_events_that_were_read(
+        self, broker: InMemoryBroker
+    ) -> None:
+        run = ExecutionEngine(broker, CHAIN).start(TEXT)
+        events = run.events()
+        await run
+        of_run = run._progress._in_progress.listeners
+        assert len(of_run.events) == 8
+        assert len([event async for event in events]) == 8
+        assert not of_run.events
+
     @virtually
     async def test_a_reader_that_takes_none_does_not_hold_up_the_end(self) -> None:
         gate = Gate()
