@@ -28,6 +28,7 @@ NAMES = (
     "redis_cpu",
     "redis_scale",
     "redis_cancel",
+    "redis_generators",
     "redis_references",
     "redis_store",
 )

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from taskiq import AsyncBroker
+from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask
 from taskiq_redis import RedisStreamBroker
 
 from benchmarks.distributed.engine import engine_broker
@@ -35,25 +35,23 @@ async def work(number: int, took: float) -> int:
     return number
 
 
-def register(broker: AsyncBroker) -> None:
+Tasks = tuple[AsyncTaskiqDecoratedTask[..., Any], AsyncTaskiqDecoratedTask[..., Any]]
+
+
+def register(broker: AsyncBroker) -> Tasks:
     """Give a broker both tasks."""
-    broker.register_task(numbers, task_name="numbers")
-    broker.register_task(work, task_name="work")
+    making: Any = broker.register_task(numbers, task_name="numbers")
+    return making, broker.register_task(work, task_name="work")
 
 
-def graph(broker: AsyncBroker, *, from_generator: bool, max_parallel: int | None) -> DAG:
+def graph(tasks: Tasks, *, from_generator: bool, max_parallel: int | None) -> DAG:
     """``work`` for each item of the generator, or of the run input ``numbers``."""
+    making, working = tasks
     builder = DAGBuilder()
-    tasks: dict[str, Any] = broker.get_all_tasks()
     if from_generator:
-        builder.node(tasks["numbers"], name="numbers")
-    builder.node(
-        tasks["work"],
-        name="work",
-        inputs={"number": "numbers", "took": "took"},
-        map_over="numbers",
-        max_parallel=max_parallel,
-    )
+        builder.node(making, name="numbers")
+    inputs = {"number": "numbers", "took": "took"}
+    builder.node(working, name="work", inputs=inputs, map_over="numbers", max_parallel=max_parallel)
     return builder.build()
 
 
