@@ -11,8 +11,10 @@ import functools
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Protocol, Self
 
+from taskiq_flow.processes.own_thread import in_own_thread, listed_in_own_thread
 from taskiq_flow.values.fitting import Signature
 from taskiq_flow.values.isolation import NEVER_CHANGE, Take, refuse_once_only
 
@@ -28,6 +30,9 @@ class Drives(Protocol):
 
     def drive_in_thread(self, items: Generator[Any, Any, Any]) -> int:
         """Those of a generator that runs in the thread of the caller."""
+
+    def close(self) -> None:
+        """Nobody takes any more items."""
 
 
 class Call:
@@ -158,6 +163,8 @@ def taking_calls(
     """Wrap a task's function so that it takes the present call, if that is its own."""
     if inspect.isasyncgenfunction(function):
         return wrapping(_call_for_items(function, task_name, calling), function)
+    if calling.gives_items:
+        return wrapping(_call_for_items_in_thread(function, task_name, calling), function)
     if inspect.iscoroutinefunction(function):
 
         async def call_async(*args: Any, **kwargs: Any) -> Any:
@@ -176,8 +183,6 @@ def taking_calls(
         own_args, own_kwargs = calling.arguments(call)
         try:
             value = function(*own_args, **kwargs, **own_kwargs)
-            if call.sink is not None and calling.gives_items:
-                return call.sink.drive_in_thread(value)
             if inspect.isawaitable(value):
                 return calling.awaited(value)
             return calling.result(value)
@@ -198,6 +203,28 @@ def _call_for_items(
         if call.sink is not None:
             return await call.sink.drive(function(*own_args, **kwargs, **own_kwargs))
         return [item async for item in function(*own_args, **kwargs, **own_kwargs)]
+
+    return call_for_items
+
+
+def _call_for_items_in_thread(
+    function: Callable[..., Any], task_name: str, calling: Calling
+) -> Callable[..., Any]:
+    """As ``_call_for_items``, of a generator function, which runs in a thread of its own.
+
+    One of the broker's threads would be held while the generator waits, and may be needed by the
+    tasks that it waits for.
+    """
+
+    async def call_for_items(*args: Any, **kwargs: Any) -> Any:
+        call = present.get()
+        if call is None or not call.is_of(task_name):
+            return function(*args, **kwargs)
+        own_args, own_kwargs = calling.arguments(call)
+        make, sink = partial(function, *own_args, **kwargs, **own_kwargs), call.sink
+        if sink is None:
+            return await listed_in_own_thread(make, waits=False)
+        return await in_own_thread(lambda: sink.drive_in_thread(make()), sink.close, waits=False)
 
     return call_for_items
 

@@ -7,14 +7,12 @@ from the task's own function is an ordinary result, so the wrapper around it ref
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import os
-import threading
 from collections.abc import Callable
-from contextlib import closing
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from taskiq import NoResultError, TaskiqMessage
@@ -22,6 +20,7 @@ from taskiq import NoResultError, TaskiqMessage
 from taskiq_flow.dataflow.calling import calling_of
 from taskiq_flow.errors import ItemsChangedError
 from taskiq_flow.generators.driver import drive, drive_in_thread
+from taskiq_flow.processes.own_thread import in_own_thread, listed_in_own_thread
 from taskiq_flow.transport.deliveries import Delivery
 from taskiq_flow.transport.notice import BEGIN_LABEL, KEEP_LABEL, ReplyTo
 from taskiq_flow.values.call import Calling, Delivered, wrapping
@@ -186,18 +185,7 @@ def _listed_in_thread(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same for a generator function, which runs in a thread of its own."""
 
     async def listed(*args: Any, **kwargs: Any) -> list[Any]:
-        is_cancelled = threading.Event()
-
-        def run() -> list[Any]:
-            given: list[Any] = []
-            with closing(function(*args, **kwargs)) as items:
-                for item in items:
-                    if is_cancelled.is_set():
-                        break
-                    given.append(item)
-            return given
-
-        return await _in_thread(run, is_cancelled.set)
+        return await listed_in_own_thread(partial(function, *args, **kwargs), waits=True)
 
     return listed
 
@@ -233,7 +221,7 @@ def _sent_in_thread(function: Callable[..., Any]) -> Callable[..., Any]:
 
         async with sink.sending():
             try:
-                return await _in_thread(run, sink.close)
+                return await in_own_thread(run, sink.close, waits=True)
             except ItemsChangedError:
                 raise
             except Exception:
@@ -241,38 +229,6 @@ def _sent_in_thread(function: Callable[..., Any]) -> Callable[..., Any]:
                 raise
 
     return sent
-
-
-async def _in_thread(function: Callable[[], T], cancel: Callable[[], object]) -> T:
-    """Call a function in a thread of its own.
-
-    ``cancel``: has it end soon, when this call is cancelled. The call lasts until it has ended.
-    """
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[T] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def run() -> None:
-        try:
-            result = context.run(function)
-        except BaseException as error:  # of the user's, which the task raises
-            tell(ended.set_exception, error)
-        else:
-            tell(ended.set_result, result)
-
-    def tell(settle: Callable[[Any], None], outcome: Any) -> None:
-        try:
-            loop.call_soon_threadsafe(settle, outcome)
-        except RuntimeError:  # the loop is closed
-            return
-
-    threading.Thread(target=run, name="taskiq_flow generator", daemon=True).start()
-    try:
-        return await asyncio.shield(ended)
-    except asyncio.CancelledError:
-        cancel()
-        await asyncio.wait([ended])
-        raise
 
 
 def _guarded_async(

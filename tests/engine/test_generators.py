@@ -195,6 +195,21 @@ async def test_a_task_of_the_broker_may_be_a_generator(is_async: bool) -> None:
     }
 
 
+async def test_sync_generators_that_wait_leave_the_threads_to_others() -> None:
+    def items(size: int) -> Iterator[int]:
+        yield from range(size)
+
+    def negative(item: int) -> int:
+        return -item
+
+    builder = DAGBuilder().node(items, inputs=["sizes"], map_over="sizes", window=2)
+    builder.node(negative, inputs=["items"], map_over={"items": 2})
+    engine = engine_of(builder, max_parallel=8)  # the broker has fewer threads
+    async with asyncio.timeout(20):
+        results = await engine.execute({"sizes": [30] * 10})
+    assert results["negative"] == [[-number for number in range(30)]] * 10
+
+
 @virtually
 async def test_each_item_is_split_if_there_are_several_outputs() -> None:
     async def pairs(count: int) -> AsyncIterator[tuple[int, str]]:
