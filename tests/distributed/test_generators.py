@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from taskiq import AsyncBroker
 
-from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, FlowMiddleware, Item, MemoryJournal, Retry
+from taskiq_flow import (
+    DAG,
+    DAGBuilder,
+    ExecutionEngine,
+    FlowMiddleware,
+    Item,
+    MemoryJournal,
+    NodeFailedError,
+    NodeTimeoutError,
+    Retry,
+)
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
@@ -87,6 +97,41 @@ async def test_a_run_that_is_cancelled_closes_its_generator(
     began = time.monotonic()
     await notes.until("closed", 1)
     assert time.monotonic() - began < 2
+
+
+async def test_a_generator_for_each_element(remote: AsyncBroker, notes: Notes) -> None:
+    builder = DAGBuilder().node(
+        task(remote, app.numbers),
+        name="numbers",
+        inputs={"path": "path", "count": "counts"},
+        map_over="counts",
+        window=2,
+    )
+    item = {"item": "numbers"}
+    builder.node(task(remote, app.double), "double", inputs=item, map_over={"numbers": 2})
+    counts = [5, 0, 30, *[1] * 20]
+    engine = ExecutionEngine(remote, builder.build(), 4)
+    results = await engine.execute({"path": str(notes.path), "counts": counts})
+    assert results == {
+        "numbers": [list(range(count)) for count in counts],
+        "double": [[2 * number for number in range(count)] for count in counts],
+    }
+    assert len(notes.of("begin")) == len(notes.of("closed")) == len(counts)
+
+
+@both
+async def test_a_timeout_counts_for_each_item(
+    remote: AsyncBroker, notes: Notes, tmp_path: Path, function: Any
+) -> None:
+    engine = ExecutionEngine(remote, graph(remote, function, timeout=1.5))
+    assert await engine.execute(inputs(notes, 5, 0.5)) == expected(5)
+    (tmp_path / "slow").mkdir()
+    slow = Notes(tmp_path / "slow")
+    with pytest.raises(NodeFailedError) as caught:
+        await engine.execute(inputs(slow, 5, 4.0))
+    assert isinstance(caught.value.__cause__, NodeTimeoutError)
+    assert caught.value.task_name == "numbers"
+    await slow.until("closed", 1)
 
 
 @both
