@@ -10,7 +10,7 @@ from taskiq import TaskiqResult
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.protocol import InFlight
-from taskiq_flow.errors import ItemsChangedError
+from taskiq_flow.errors import ItemsChangedError, TaskLostError
 from taskiq_flow.generators.grant import Grant
 from taskiq_flow.generators.messages import Batch
 from taskiq_flow.generators.receiving import Receiving
@@ -106,8 +106,11 @@ class ReceivedItems:
         generator = self._generators.get(task_id)
         if generator is None or result.is_err:
             return result
+        count = result.return_value
+        if type(count) is not int:
+            return failed(_sent_as_a_whole(task_id))
         try:
-            generator.receiving.check_count(result.return_value)
+            generator.receiving.check_count(count)
         except ItemsChangedError as error:
             return failed(error)
         return result
@@ -152,3 +155,11 @@ class ReceivedItems:
                 await self._notifier.publish(worker, notice.sealed(self._key))
         except Exception as error:  # of the server; the worker asks
             logger.debug("the receipt of %s was not sent: %s", notice.task_id, text_of(error))
+
+
+def _sent_as_a_whole(task_id: str) -> TaskLostError:
+    return TaskLostError(
+        f"the worker of generator {task_id!r} did not send its items one by one: its taskiq_flow "
+        "is older than the engine's; upgrade workers before engines. While its workers are being "
+        "replaced, a retry= of the node may reach a newer one"
+    )

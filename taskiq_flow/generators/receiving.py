@@ -56,12 +56,12 @@ class Receiving:
                 f"{self.next} than before; have it give the same items for the same inputs"
             )
 
-    def check_count(self, count: object) -> None:
+    def check_count(self, count: int) -> None:
         """Check the task's result. Raises ``ItemsChangedError`` if so many were not taken."""
         if count != self.next:
             raise ItemsChangedError(
-                f"the generator has ended after {str(count)[:40]} items, and {self.next} were "
-                "taken; have it give the same items for the same inputs"
+                f"the generator has ended after {count} items, and {self.next} were taken; have it "
+                "give the same items for the same inputs"
             )
 
     def allow(self, grant: Grant) -> None:

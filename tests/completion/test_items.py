@@ -20,6 +20,7 @@ from taskiq_flow import (
     ItemsChangedError,
     NodeFailedError,
     SerializationError,
+    TaskLostError,
     ValueCodec,
 )
 from taskiq_flow.completion.items import ReceivedItems
@@ -226,20 +227,27 @@ async def test_items_that_cannot_be_decoded_fail_the_node() -> None:
         await site.until(lambda: site.closed == 1)
 
 
+@pytest.mark.parametrize(
+    ("value", "kind"), [(1, ItemsChangedError), ([0, 1, 2], TaskLostError)], ids=["1", "list"]
+)
 @virtually
-async def test_a_result_that_is_not_the_number_of_items_is_an_error() -> None:
+async def test_a_result_that_is_not_the_number_of_items_is_an_error(
+    value: Any, kind: type[Exception]
+) -> None:
     site = Site(range(10_000))
     async with site.working():
         run = ExecutionEngine(site.broker, site.dag()).start()
         await site.until(lambda: len(site.made) == 3)
         inbox = await site.flow.inbox()
         (task_id,) = (t for t in inbox._watched if ":give:" in t)
-        result: TaskiqResult[int] = TaskiqResult(is_err=False, return_value=1, execution_time=0.0)
+        result: TaskiqResult[Any] = TaskiqResult(
+            is_err=False, return_value=value, execution_time=0.0
+        )
         notice = Notice(Kind.RESULT, task_id, result.model_dump_json().encode())
         site.board.tell(inbox.channel, notice.sealed(inbox.key))
         with pytest.raises(NodeFailedError) as caught:
             await run
-        assert isinstance(caught.value.__cause__, ItemsChangedError)
+        assert isinstance(caught.value.__cause__, kind)
 
 
 class Taker:

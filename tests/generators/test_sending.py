@@ -199,8 +199,8 @@ def test_workers_are_told_once_all_items_are_safe() -> None:
     assert not receiving.is_due
 
 
-@pytest.mark.parametrize("count", [0, 2, [1], None])
-def test_a_result_that_is_not_the_number_of_the_items_is_an_error(count: object) -> None:
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_result_that_is_not_the_number_of_the_items_is_an_error(count: int) -> None:
     receiving = Receiving(Grant())
     receiving.take(Batch(0, NO_ITEMS, (b"x" * 8,), b"[1]"))
     with pytest.raises(ItemsChangedError):
