@@ -390,13 +390,21 @@ class _Planning:
         for number, group in enumerate(self.groups):
             group.blocked_by = self._blocked_by(self._edges[number])
             group.waits_for = set(group.blocked_by)
-        for group in self.groups:
-            parent = group.parent
-            while parent is not None:
-                if parent not in group.blocked_by:
-                    group.held_by.add(parent)
-                    self.groups[parent].waits_for |= group.blocked_by
-                parent = self.groups[parent].parent
+        for number in reversed(range(len(self.groups))):  # those within a group have later numbers
+            for group in self.groups[number + 1 :]:
+                between = self._up_to(number, group)
+                if between and all(number not in other.waits_for for other in between):
+                    group.held_by.add(number)
+                    self.groups[number].waits_for |= group.waits_for
+
+    def _up_to(self, number: int, group: GroupPlan) -> list[GroupPlan]:
+        """A group, and those around it within another one; empty if it is not within that."""
+        found = [group]
+        while (parent := found[-1].parent) != number:
+            if parent is None:
+                return []
+            found.append(self.groups[parent])
+        return found
 
     # Keys and axes
 

@@ -459,6 +459,30 @@ async def test_what_takes_a_group_whole_at_its_own_level_waits_for_that_group_on
 
 
 @virtually
+@pytest.mark.parametrize("limit", [1, 2, None])
+async def test_what_waits_for_the_outermost_list_lets_the_lists_around_it_end(
+    limit: int | None,
+) -> None:
+    async def parts(value: Any) -> list[Any]:
+        return [(value, number) for number in range(4)]
+
+    async def same(value: Any, whole: Any = None) -> Any:
+        return value
+
+    builder = DAGBuilder().node(same, name="first", inputs={"value": "xs"}, map_over="xs")
+    builder.node(parts, name="second", inputs={"value": "first"}, map_over="first")
+    builder.node(parts, name="third", inputs={"value": "second"}, map_over={"second": 2})
+    builder.node(
+        same,
+        name="fourth",
+        inputs={"value": "third", "whole": "first"},
+        map_over={"third": 3},
+    )
+    results = await engine_of(builder, max_parallel=limit).execute({"xs": range(10)})
+    assert results["fourth"] == results["third"]
+
+
+@virtually
 async def test_a_source_of_lists_is_read_only_as_far_as_all_within_has_ended() -> None:
     read = 0
 
