@@ -25,12 +25,32 @@ class GrowingRows:
         self.rows = rows
         readers = {n for n, g in enumerate(layout.groups) if self.axis in parts_of(g.axis)}
         self._readers = [layout.groups[number] for number in sorted(readers)]
-        # One that waits for another of them says nothing about room: it would wait for itself.
+        # One that waits for what cannot go on while this generator waits says nothing about room:
+        # it would wait for itself.
+        held_up = self._held_up(plan, layout)
         self._bounding = [
             layout.groups[number]
             for number in sorted(readers)
-            if not plan.groups[number].waits_for & readers
+            if not plan.groups[number].waits_for & held_up
         ]
+
+    def _held_up(self, plan: ElementPlan, layout: Groups) -> set[int]:
+        """The groups that may have to wait while an element of the generator waits for room.
+
+        These are the groups that read its items, and those that read a list that it maps over
+        itself: of elements that wait only so many are open, and a list is read only as far as all
+        of its readers have room.
+        """
+        mapped = plan.mapped.get(self.node)
+        lists = {part for axis in (mapped.axes if mapped else ()) for part in parts_of(axis)}
+        lists.add(self.axis)
+        found: set[int] = set()
+        while True:
+            more = {n for n, g in enumerate(layout.groups) if lists & {*parts_of(g.axis)}}
+            if more == found:
+                return found
+            found = more
+            lists.update(part for n in found for part in parts_of(layout.groups[n].axis))
 
     def begun(self, path: Path) -> Row:
         """The row at a path, which begins now if it has not."""

@@ -407,6 +407,29 @@ async def test_items_that_wait_for_all_of_them_are_no_deadlock(limit: int | None
 
 
 @virtually
+@pytest.mark.parametrize("limit", [1, 2, None])
+@pytest.mark.parametrize("flatten", [False, True])
+async def test_items_that_wait_for_what_their_own_generators_map_over_are_no_deadlock(
+    limit: int | None, flatten: bool
+) -> None:
+    async def items(number: int) -> AsyncIterator[int]:
+        for item in range(number):
+            yield item
+
+    builder = DAGBuilder().node(numbers, window=1)
+    builder.node(items, inputs=["numbers"], map_over="numbers", flatten=flatten, window=1)
+    builder.node(
+        awaited(lambda item, numbers: (item, len(numbers))),
+        name="share",
+        inputs={"item": "items", "numbers": "numbers"},
+        map_over={"items": 1 if flatten else 2},
+    )
+    results = await engine_of(builder, max_parallel=limit).execute({"count": 12})
+    nested = [[(item, 12) for item in range(number)] for number in range(12)]
+    assert results["share"] == ([pair for part in nested for pair in part] if flatten else nested)
+
+
+@virtually
 async def test_a_generator_that_waits_gives_up_its_place() -> None:
     results = await engine_of(chain(), max_parallel=1).execute({"count": 40})
     assert results["double"] == [2 * number for number in range(40)]
