@@ -73,6 +73,9 @@ class Caller(Protocol):
     def unread(self) -> int:
         """How many elements the reader has still to read, if they are yielded."""
 
+    def ahead(self) -> int:
+        """How many of many runs have ended, and wait for an earlier one to be read."""
+
     def uneven(self, node: DAGNode, error: OutputShapeError) -> None:
         """The lists that a node takes together differ in length."""
 
@@ -335,6 +338,8 @@ class Elements:
     def _has_room(self, group: Group, more: int = 0) -> bool:
         """Whether a further position may exist. ``more``: that are there and not let in."""
         alive, unread = len(group.alive) + more, self._caller.unread()
+        if group.depth == 1:
+            alive += self._caller.ahead()
         if alive < group.room <= alive + unread:
             self.waits_for_reader = True
         return alive + unread < group.room

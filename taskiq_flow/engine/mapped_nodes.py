@@ -413,6 +413,10 @@ class MappedNodes:
         is_read = self._spec.items or self._spec.ahead is not None
         return self._unread() if is_read else 0
 
+    def ahead(self) -> int:
+        """How many of many runs have ended, and wait for an earlier one to be read."""
+        return 0 if self._spec.ahead is None else self._spec.ahead()
+
     def uneven(self, node: DAGNode, error: OutputShapeError) -> None:
         """A node takes lists together that differ in length."""
         self._uneven.add(node)

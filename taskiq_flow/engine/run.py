@@ -624,16 +624,12 @@ class Run(Generic[N]):
             fail=self._fail_whole,
             deliver=self.stream.deliver,
             tell=self._tell,
-            unread=self._unread,
+            unread=lambda: len(self.stream),
             advance=self._advance,
             end=self._end_unless_over,
             was_yielded=self._was_yielded,
             let_generators_go_on=self._let_generators_go_on,
         )
-
-    def _unread(self) -> int:
-        ahead = self._spec.ahead
-        return len(self.stream) + (0 if ahead is None else ahead())
 
     def _end_unless_over(self, error: BaseException) -> None:
         if not self._is_over:

@@ -144,6 +144,27 @@ async def test_an_input_that_is_slow_holds_back_no_more_than_the_task_limit() ->
 
 
 @virtually
+@pytest.mark.parametrize("is_generator", [False, True])
+async def test_inputs_that_are_held_back_do_not_hold_up_the_one_they_wait_for(
+    is_generator: bool,
+) -> None:
+    async def parts(seconds: float) -> AsyncIterator[float]:
+        for _ in range(20):
+            await asyncio.sleep(seconds)
+            yield seconds
+
+    async def listed(seconds: float) -> list[float]:
+        return [part async for part in parts(seconds)]
+
+    builder = DAGBuilder().node(parts if is_generator else listed, name="parts")
+    builder.node(slow, inputs=["parts"], map_over="parts")
+    many = engine_of(builder, max_parallel=2).execute_many(
+        [{"seconds": n} for n in (100.0, *[1.0] * 11)], task_limit=12, ordered=True, whole=True
+    )
+    assert [index async for index, _ in many] == list(range(12))
+
+
+@virtually
 async def test_the_source_is_read_no_further_than_its_reader() -> None:
     source = Source()
     many = engine_of(DAGBuilder().node(slow)).execute_many(source(), task_limit=4)
