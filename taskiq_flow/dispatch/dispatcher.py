@@ -132,6 +132,8 @@ class Dispatcher:
         self._others_may_repeat = may_repeat(others)
         self.may_repeat = self._others_may_repeat or self._hooks is None
         """Whether a task may be executed more often than a run has it sent."""
+        self.is_elsewhere = self._hooks is None
+        """Whether tasks are executed by workers, not in this process."""
 
     def address(self, node: RunnableNode) -> Address:
         """Where a node's task is sent. A plain callable is registered with the broker first.

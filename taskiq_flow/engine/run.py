@@ -7,6 +7,7 @@ nothing: ``NodeRun`` returns a verdict for a node, and the run carries it out.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import sys
 import time
@@ -77,9 +78,14 @@ from taskiq_flow.generators.grant import Grant
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.isolation import NEVER_CHANGE, Isolation, Take
 
+logger = logging.getLogger("taskiq_flow")
+
 N = TypeVar("N", bound=RunnableNode)
 
 OnError = Literal["raise", "continue", "collect"]
+
+STANDSTILL = 5.0
+"""Seconds in which nothing moves, after which a generator that waits for room goes on without."""
 
 CLEAN_UP_GRACE = 5.0
 """Seconds that cancelled sends are given to end before the run stops waiting for them."""
@@ -166,6 +172,10 @@ class Run(Generic[N]):
         self._timers: Timers[NodeRun[N]] = Timers()
         self._suspended: dict[N, NodeRun[N]] = {}  # they are started once more later
         self._generators: dict[NodeRun[N], None] = {}  # in flight
+        self._not_begun: dict[NodeRun[N], None] = {}  # that were sent beside generators
+        self._has_moved = 0  # how often
+        self._has_warned = False
+        self._standstill: asyncio.TimerHandle | None = None
         self._ended_while_queued: dict[NodeRun[N], TaskiqResult[Any]] = {}  # of generators
         self._answers: set[asyncio.Future[object]] = set()  # of async conditions
         self._pending_results: dict[
@@ -270,6 +280,7 @@ class Run(Generic[N]):
             return
         node_run.is_expected = False
         self._timers.cancel(node_run)
+        self._note_move(node_run)
         try:
             if not result.is_err:
                 source: Source = "fallback" if node_run.falls_back else "task"
@@ -289,6 +300,8 @@ class Run(Generic[N]):
         if not node_run.is_expected or task_id != node_run.task_id or self._is_over:
             return
         now = self._loop.time()
+        if node_run in self._not_begun:  # a heartbeat says so again
+            self._note_move(node_run)
         if self._listeners.are_present and worker not in node_run.workers:
             node, number = node_run.node, node_run.number
             node_run.note_begun(now, worker)
@@ -318,6 +331,7 @@ class Run(Generic[N]):
             return
         if grant is None or mapped is None or first != grant.have:
             return
+        self._note_move(node_run)
         try:
             mapped.take_items(node_run.node, first, items, node_run.log_number)
             node_run.grant = Grant(first + len(items), digest, grant.may)
@@ -362,6 +376,12 @@ class Run(Generic[N]):
 
     # Generators
 
+    def _note_move(self, node_run: NodeRun[N]) -> None:
+        """A task was begun, has given items, or has ended."""
+        self._has_moved += 1
+        if self._not_begun:
+            self._not_begun.pop(node_run, None)
+
     def _begin_items(self, node_run: NodeRun[N], mapped: MappedNodes) -> None:
         """A generator is about to be sent, for the first time or once more."""
         grant = node_run.grant
@@ -383,11 +403,13 @@ class Run(Generic[N]):
         may = grant.have + mapped.lead(node_run.node)
         if may - grant.may >= mapped.enough(node_run.node):
             node_run.grant = Grant(grant.have, grant.digest, may)
-        elif grant.have >= grant.may:  # until there is room, others may have its place
+        elif grant.have >= grant.may and not node_run.is_blocked:
+            # Until there is room, others may have its place.
             self._timers.cancel(node_run)
             self._ready.suspend(node_run.node, keeps_gate=True)
             self._suspended[node_run.node] = node_run
             node_run.is_blocked = True
+            self._look_for_a_standstill()
             self._advance()
         self._completions.grant(node_run.task_id, node_run.grant or grant)
 
@@ -412,6 +434,37 @@ class Run(Generic[N]):
             return
         self._set_timer(node_run, node_run.on_items(self._loop.time()))
         self._grant(node_run)
+
+    def _look_for_a_standstill(self) -> None:
+        """Generators that wait hold places of workers, which the tasks may need that make room."""
+        if self._standstill is None and self._dispatcher.is_elsewhere:
+            self._standstill = self._loop.call_later(
+                STANDSTILL, self._end_a_standstill, self._has_moved
+            )
+
+    def _end_a_standstill(self, had_moved: int) -> None:
+        """Let one more window be made if tasks are not begun, and nothing has moved."""
+        self._standstill = None
+        waiting = [n for n in self._generators if n.is_blocked and n.grant is not None]
+        if self._is_over or not waiting:
+            return
+        node_run, grant = waiting[0], waiting[0].grant
+        if self._not_begun and self._has_moved == had_moved and grant is not None:
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning(
+                    "%d generators of run %r have waited for room for %g s, and hold the places of "
+                    "workers that the tasks need which they wait for; they go on without room: "
+                    "give workers more places (--max-async-tasks), or the generators' node a "
+                    "smaller max_parallel=",
+                    len(waiting),
+                    self.run_id,
+                    STANDSTILL,
+                )
+            may = grant.may + as_whole(node_run.node).window
+            node_run.grant = Grant(grant.have, grant.digest, may)
+            self._completions.grant(node_run.task_id, node_run.grant)
+        self._look_for_a_standstill()
 
     # Sending
 
@@ -440,6 +493,8 @@ class Run(Generic[N]):
             case Send():
                 if self._mapped is not None and node_run.gives_items:
                     self._begin_items(node_run, self._mapped)
+                if self._generators:
+                    self._not_begun[node_run] = None
                 return self._sender.send(node_run)
             case Ask(answer):
                 self._await_answer(node_run, answer)
@@ -723,6 +778,8 @@ class Run(Generic[N]):
             return
         self._is_over = True
         self._timers.stop()
+        if self._standstill is not None:
+            self._standstill.cancel()
         for answer in self._answers:
             answer.cancel()
         for pending, callback in self._pending_results.values():

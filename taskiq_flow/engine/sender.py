@@ -76,6 +76,9 @@ class Sender(Generic[N]):
         self._taken = taken
         self._reference_above = reference_above
         self._loop = asyncio.get_running_loop()
+        # Where generators hold places of workers, it has to be seen which tasks do not begin.
+        has_generators = spec.elements is not None and bool(spec.elements.generators)
+        self._asks_for_begins = has_generators and dispatcher.is_elsewhere
         self._marks_begin = completions.tells_begin and not isinstance(broker, InMemoryBroker)
         self._is_over = False
         self.inputs_needed: dict[N, NodeRun[N]] = {}
@@ -98,9 +101,11 @@ class Sender(Generic[N]):
             return None
         if self._log is not None:
             self._note(node_run, self._log)
-        is_listened_to = self._listeners.are_present
-        if is_listened_to:
-            address = self._tell(node_run, address)
+        asks = self._asks_for_begins or self._listeners.are_present
+        if asks and self._marks_begin and not options.is_timed:  # then it has the label
+            address = address.with_label(BEGIN_LABEL, "1")
+        if self._listeners.are_present:
+            self._tell(node_run)
         else:
             self._listeners.seq += 1
         self._completions.expect(
@@ -108,7 +113,7 @@ class Sender(Generic[N]):
             node_run,
             address.return_type,
             address.queue,
-            tell_begin=is_listened_to or options.is_timed,
+            tell_begin=asks or options.is_timed,
             begins_at_once=address.is_async,
             grant=grant,
         )
@@ -237,15 +242,13 @@ class Sender(Generic[N]):
         node = node_run.node
         log.append(record(SENT, node.task_name, node_run.log_number, source_digest(node)))
 
-    def _tell(self, node_run: NodeRun[N], address: Address) -> Address:
-        """Tell listeners that a task is sent. Returns the address that asks for its begin."""
-        if self._marks_begin and not node_run.options.is_timed:
-            address = address.with_label(BEGIN_LABEL, "1")
+    def _tell(self, node_run: NodeRun[N]) -> None:
+        """Tell listeners that a task is sent."""
         node, at, task_id = node_run.node, self._loop.time(), node_run.task_id
         name, number, index = node.task_name, node_run.number, node.index
         node_run.note_sent(at)
         if node_run.falls_back:
-            return address  # listeners have been told ``NodeFellBack``
+            return  # listeners have been told ``NodeFellBack``
         if number == 1:
             self._listeners.tell(NodeStartedDraft(self._run_id, at, name, task_id, index))
         else:
@@ -254,7 +257,6 @@ class Sender(Generic[N]):
             self._listeners.tell(
                 NodeRetried(self._run_id, at, name, task_id, number, error, index, delay)
             )
-        return address
 
 
 def warn_not_cached(task_name: str, error: Exception) -> None:

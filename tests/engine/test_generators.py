@@ -31,6 +31,8 @@ from taskiq_flow import (
     RunFailedError,
 )
 from taskiq_flow.engine.run_spec import Items
+from tests.local_broker import LocalBroker
+from tests.local_notifier import Switchboard, with_flow
 from tests.recording import Recorder
 from tests.virtual_clock import virtually
 
@@ -458,6 +460,38 @@ async def test_so_many_elements_of_a_generator_are_open_at_once(
     results = await engine_of(builder).execute({"sizes": [3] * 20})
     assert results["double"] == [[0, 2, 4]] * 20
     assert found == most
+
+
+@virtually
+async def test_generators_that_hold_all_places_of_a_worker_do_not_stop_the_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = LocalBroker()
+    flow = with_flow(broker, Switchboard())
+
+    async def items(size: int) -> AsyncIterator[int]:
+        for number in range(size):
+            yield number
+
+    builder = DAGBuilder().node(
+        broker.register_task(items, task_name="items"),
+        inputs=["sizes"],
+        map_over="sizes",
+        window=2,
+    )
+    builder.node(
+        broker.register_task(double, task_name="double"),
+        inputs=["items"],
+        map_over={"items": 2},
+        max_parallel=1,
+    )
+    engine = ExecutionEngine(broker, builder.build())
+    async with broker.worker(slots=2):
+        results = await engine.execute({"sizes": [7, 7, 7]})
+    await flow.shutdown()
+    assert results["double"] == [[2 * number for number in range(7)]] * 3
+    said = [record.message for record in caplog.records if "waited for room" in record.message]
+    assert len(said) == 1
 
 
 # Failures

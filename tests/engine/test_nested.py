@@ -213,8 +213,11 @@ async def test_a_product_runs_for_each_combination() -> None:
 
 
 async def test_a_product_takes_an_endless_outer_list_and_refuses_an_inner_one() -> None:
+    async def multiply(xs: int, ys: int) -> int:
+        return xs * ys
+
     product = Product("xs", "ys")
-    builder = DAGBuilder().node(lambda xs, ys: xs * ys, name="p", map_over=product)
+    builder = DAGBuilder().node(multiply, name="p", map_over=product)
     engine = engine_of(builder, max_parallel=2)
     stream = engine.execute_async({"xs": itertools.count(), "ys": [1, 2]}, items="only")
     first = {item.index: item.value for _, item in [await anext(stream) for _ in range(6)]}
