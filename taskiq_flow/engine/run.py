@@ -7,7 +7,6 @@ nothing: ``NodeRun`` returns a verdict for a node, and the run carries it out.
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import sys
 import time
@@ -28,6 +27,7 @@ from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.call_text import called_with
 from taskiq_flow.engine.frequent_events import NodeBeganDraft, NodeCompletedDraft
+from taskiq_flow.engine.generating import Generating
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.mapped_nodes import DECLINED, RUN_ENDED, MappedNodes, is_missing
 from taskiq_flow.engine.node_run import (
@@ -74,18 +74,12 @@ from taskiq_flow.events import (
     RunStarted,
     Source,
 )
-from taskiq_flow.generators.grant import Grant
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.isolation import NEVER_CHANGE, Isolation, Take
-
-logger = logging.getLogger("taskiq_flow")
 
 N = TypeVar("N", bound=RunnableNode)
 
 OnError = Literal["raise", "continue", "collect"]
-
-STANDSTILL = 5.0
-"""Seconds in which nothing moves, after which a generator that waits for room goes on without."""
 
 CLEAN_UP_GRACE = 5.0
 """Seconds that cancelled sends are given to end before the run stops waiting for them."""
@@ -171,12 +165,6 @@ class Run(Generic[N]):
         )
         self._timers: Timers[NodeRun[N]] = Timers()
         self._suspended: dict[N, NodeRun[N]] = {}  # they are started once more later
-        self._generators: dict[NodeRun[N], None] = {}  # in flight
-        self._not_begun: dict[NodeRun[N], None] = {}  # that were sent beside generators
-        self._has_moved = 0  # how often
-        self._has_warned = False
-        self._standstill: asyncio.TimerHandle | None = None
-        self._ended_while_queued: dict[NodeRun[N], TaskiqResult[Any]] = {}  # of generators
         self._answers: set[asyncio.Future[object]] = set()  # of async conditions
         self._pending_results: dict[
             NodeRun[N], tuple[PendingResult, Callable[[object], None]]
@@ -198,6 +186,9 @@ class Run(Generic[N]):
         self._mapped: MappedNodes | None = None
         if spec.elements is not None:
             self._mapped = self._mapped_nodes(settings.max_parallel)
+        self._generating: Generating[N] | None = None
+        if self._mapped is not None and spec.elements is not None and spec.elements.generators:
+            self._generating = self._begin_generating(self._mapped)
         pop = self._ready.pop if self._mapped is None else self._mapped.pop
         self._store = _store if self._mapped is None else self._mapped.store
         self._start_loop: StartLoop[Any] = StartLoop(pop, self._start_node, self._end)
@@ -275,12 +266,10 @@ class Run(Generic[N]):
         """Handle the result of an attempt, then start the nodes that it made ready."""
         if self._is_over or task_id != node_run.task_id:
             return
-        if node_run.is_blocked and not self._ready.is_suspended(node_run.node):
-            self._ended_while_queued[node_run] = result
+        if self._generating is not None and self._generating.keeps_end(node_run, result):
             return
         node_run.is_expected = False
         self._timers.cancel(node_run)
-        self._note_move(node_run)
         try:
             if not result.is_err:
                 source: Source = "fallback" if node_run.falls_back else "task"
@@ -300,8 +289,8 @@ class Run(Generic[N]):
         if not node_run.is_expected or task_id != node_run.task_id or self._is_over:
             return
         now = self._loop.time()
-        if node_run in self._not_begun:  # a heartbeat says so again
-            self._note_move(node_run)
+        if self._generating is not None:
+            self._generating.begun(node_run)
         if self._listeners.are_present and worker not in node_run.workers:
             node, number = node_run.node, node_run.number
             node_run.note_begun(now, worker)
@@ -326,19 +315,16 @@ class Run(Generic[N]):
         self, node_run: NodeRun[N], task_id: str, first: int, items: Sequence[Any], digest: bytes
     ) -> None:
         """Handle items that a generator has given: start what maps over them."""
-        grant, mapped = node_run.grant, self._mapped
+        generating = self._generating
         if self._is_over or not node_run.is_expected or task_id != node_run.task_id:
             return
-        if grant is None or mapped is None or first != grant.have:
-            return
-        self._note_move(node_run)
         try:
-            mapped.take_items(node_run.node, first, items, node_run.log_number)
-            node_run.grant = Grant(first + len(items), digest, grant.may)
+            if generating is None or not generating.take(node_run, first, items, digest):
+                return
             self._set_timer(node_run, node_run.on_items(self._loop.time()))
             self._advance()
             if node_run.is_expected and not self._is_over:
-                self._grant(node_run)
+                generating.grant(node_run)
         except BaseException as error:  # of the journal's serializer, say
             self._end(error)
             raise
@@ -363,8 +349,8 @@ class Run(Generic[N]):
                 options = self._spec.options.get(as_whole(node), PLAIN_OPTIONS)
                 inputs = self._mapped.inputs(node, inputs)
             node_run = NodeRun(node, self, options, inputs, self._spec.earlier)
-            if self._mapped is not None and self._mapped.gives_items(node):
-                node_run.gives_items = True
+            if self._generating is not None and self._mapped is not None:
+                node_run.gives_items = self._mapped.gives_items(node)
             if not node_run.may_be_sent:
                 self._sender.inputs_needed[node] = node_run
         return self._carry_out(node_run, node_run.on_ready())
@@ -376,95 +362,36 @@ class Run(Generic[N]):
 
     # Generators
 
-    def _note_move(self, node_run: NodeRun[N]) -> None:
-        """A task was begun, has given items, or has ended."""
-        self._has_moved += 1
-        if self._not_begun:
-            self._not_begun.pop(node_run, None)
+    def _begin_generating(self, mapped: MappedNodes) -> Generating[N]:
+        return Generating(
+            self.run_id,
+            mapped,
+            self._ready,
+            self._completions,
+            remembers=self._log is not None or self._dispatcher.may_repeat,
+            is_elsewhere=self._dispatcher.is_elsewhere,
+            block=self._block,
+            advance=partial(self._loop.call_soon, self._advance),
+        )
 
-    def _begin_items(self, node_run: NodeRun[N], mapped: MappedNodes) -> None:
-        """A generator is about to be sent, for the first time or once more."""
-        grant = node_run.grant
-        if grant is None:
-            may_be_repeated = self._log is not None or node_run.options.retry is not None
-            grant = mapped.begin_items(
-                node_run.node, remembers=may_be_repeated or self._dispatcher.may_repeat
-            )
-            self._generators[node_run] = None
-        # At least one, after which it gives up its place for those that are to make room.
-        may = grant.have + max(1, mapped.lead(node_run.node))
-        node_run.grant = Grant(grant.have, grant.digest, may)
-
-    def _grant(self, node_run: NodeRun[N]) -> None:
-        """Tell a generator what the run has of its items, and how many it may make."""
-        grant, mapped = node_run.grant, self._mapped
-        if grant is None or mapped is None:
-            return
-        may = grant.have + mapped.lead(node_run.node)
-        if may - grant.may >= mapped.enough(node_run.node):
-            node_run.grant = Grant(grant.have, grant.digest, may)
-        elif grant.have >= grant.may and not node_run.is_blocked:
-            # Until there is room, others may have its place.
-            self._timers.cancel(node_run)
-            self._ready.suspend(node_run.node, keeps_gate=True)
-            self._suspended[node_run.node] = node_run
-            node_run.is_blocked = True
-            self._look_for_a_standstill()
-            self._advance()
-        self._completions.grant(node_run.task_id, node_run.grant or grant)
+    def _block(self, node_run: NodeRun[N]) -> None:
+        """A generator may make no more: until it may, others have its place."""
+        self._timers.cancel(node_run)
+        self._ready.suspend(node_run.node, keeps_gate=True)
+        self._suspended[node_run.node] = node_run
+        self._advance()
 
     def _let_generators_go_on(self) -> None:
-        """Items were let in: look which generators may make more."""
-        for node_run in list(self._generators):
-            grant, mapped = node_run.grant, self._mapped
-            if grant is None or mapped is None or not node_run.is_expected:
-                continue
-            more = grant.have + mapped.lead(node_run.node) - grant.may
-            if node_run.is_blocked:
-                if more >= mapped.enough(node_run.node) and self._ready.is_suspended(node_run.node):
-                    self._ready.requeue(node_run.node)
-                    self._loop.call_soon(self._advance)
-            elif more >= mapped.enough(node_run.node):
-                self._grant(node_run)
+        if self._generating is not None:
+            self._generating.let_go_on()
 
-    def _go_on(self, node_run: NodeRun[N]) -> None:
+    def _go_on(self, node_run: NodeRun[N], generating: Generating[N]) -> None:
         """A generator has its place again."""
-        if (ended := self._ended_while_queued.pop(node_run, None)) is not None:
+        if (ended := generating.kept_end(node_run)) is not None:
             self.settle(node_run, node_run.task_id, ended)
             return
         self._set_timer(node_run, node_run.on_items(self._loop.time()))
-        self._grant(node_run)
-
-    def _look_for_a_standstill(self) -> None:
-        """Generators that wait hold places of workers, which the tasks may need that make room."""
-        if self._standstill is None and self._dispatcher.is_elsewhere:
-            self._standstill = self._loop.call_later(
-                STANDSTILL, self._end_a_standstill, self._has_moved
-            )
-
-    def _end_a_standstill(self, had_moved: int) -> None:
-        """Let one more window be made if tasks are not begun, and nothing has moved."""
-        self._standstill = None
-        waiting = [n for n in self._generators if n.is_blocked and n.grant is not None]
-        if self._is_over or not waiting:
-            return
-        node_run, grant = waiting[0], waiting[0].grant
-        if self._not_begun and self._has_moved == had_moved and grant is not None:
-            if not self._has_warned:
-                self._has_warned = True
-                logger.warning(
-                    "%d generators of run %r have waited for room for %g s, and hold the places of "
-                    "workers that the tasks need which they wait for; they go on without room: "
-                    "give workers more places (--max-async-tasks), or the generators' node a "
-                    "smaller max_parallel=",
-                    len(waiting),
-                    self.run_id,
-                    STANDSTILL,
-                )
-            may = grant.may + as_whole(node_run.node).window
-            node_run.grant = Grant(grant.have, grant.digest, may)
-            self._completions.grant(node_run.task_id, node_run.grant)
-        self._look_for_a_standstill()
+        generating.grant(node_run)
 
     # Sending
 
@@ -491,10 +418,8 @@ class Run(Generic[N]):
             return None
         match verdict:
             case Send():
-                if self._mapped is not None and node_run.gives_items:
-                    self._begin_items(node_run, self._mapped)
-                if self._generators:
-                    self._not_begun[node_run] = None
+                if self._generating is not None:
+                    self._generating.sending(node_run)
                 return self._sender.send(node_run)
             case Ask(answer):
                 self._await_answer(node_run, answer)
@@ -502,8 +427,8 @@ class Run(Generic[N]):
                 return self._sender.look_up(node_run)
             case PickUp():
                 return self._sender.pick_up(node_run)
-            case GoOn():
-                self._go_on(node_run)
+            case GoOn() if self._generating is not None:
+                self._go_on(node_run, self._generating)
             case Wait(seconds):
                 node_run.suspended_at = self._loop.time()
                 self._suspend(node_run)
@@ -722,8 +647,8 @@ class Run(Generic[N]):
         """A node has ended. Its inputs are not needed any more, nor is its claim on the cache."""
         if self._sender.inputs_needed:
             self._sender.inputs_needed.pop(node_run.node, None)
-        if self._generators:
-            self._generators.pop(node_run, None)
+        if self._generating is not None:
+            self._generating.forget(node_run)
             self._suspended.pop(node_run.node, None)
         if node_run.claim is not None and self._cache is not None:
             self._cache.release(node_run.claim)
@@ -778,8 +703,8 @@ class Run(Generic[N]):
             return
         self._is_over = True
         self._timers.stop()
-        if self._standstill is not None:
-            self._standstill.cancel()
+        if self._generating is not None:
+            self._generating.stop()
         for answer in self._answers:
             answer.cancel()
         for pending, callback in self._pending_results.values():

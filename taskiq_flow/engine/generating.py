@@ -1,0 +1,168 @@
+"""The generators of one run: what each of them may make, and what becomes of it meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from taskiq import TaskiqResult
+
+from taskiq_flow.completion.protocol import Completions
+from taskiq_flow.dataflow.ready_set import ReadySet
+from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.engine.mapped_nodes import MappedNodes
+from taskiq_flow.engine.node_run import NodeRun
+from taskiq_flow.engine.run_state import as_whole
+from taskiq_flow.engine.standstill import STANDSTILL, Standstill
+from taskiq_flow.generators.grant import Grant
+
+logger = logging.getLogger("taskiq_flow")
+
+N = TypeVar("N", bound=RunnableNode)
+
+
+class Generating(Generic[N]):
+    """Takes the items of generators, and tells these how far they may go.
+
+    ``remembers``: whether a generator may be executed more often than it is sent. ``block``: called
+    for one that may make no more, and gives up its place until it is queued again. ``advance``:
+    has what may start be started soon. ``is_elsewhere``: whether generators hold places of workers.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        mapped: MappedNodes,
+        ready: ReadySet[Any],
+        completions: Completions,
+        *,
+        remembers: bool,
+        is_elsewhere: bool,
+        block: Callable[[NodeRun[N]], None],
+        advance: Callable[[], object],
+    ) -> None:
+        self._run_id = run_id
+        self._mapped = mapped
+        self._ready = ready
+        self._completions = completions
+        self._remembers = remembers
+        self._block = block
+        self._advance = advance
+        self._in_flight: dict[NodeRun[N], Grant] = {}  # with the newest grant of each
+        self._ended_while_queued: dict[NodeRun[N], TaskiqResult[Any]] = {}
+        self._has_warned = False
+        self._standstill: Standstill[NodeRun[N]] | None = None
+        if is_elsewhere:
+            self._standstill = Standstill(self._let_one_go_on)
+
+    # What becomes of tasks
+
+    def sending(self, node_run: NodeRun[N]) -> None:
+        """The task of a node is sent, of whichever node."""
+        if self._standstill is not None:
+            self._standstill.sent(node_run)
+        if node_run.gives_items:
+            self._begin(node_run)
+
+    def _begin(self, node_run: NodeRun[N]) -> None:
+        grant = self._in_flight.get(node_run)
+        if grant is None:
+            remembers = self._remembers or node_run.options.retry is not None
+            grant = self._mapped.begin_items(node_run.node, remembers=remembers)
+        # At least one, after which it gives up its place for those that are to make room.
+        may = grant.have + max(1, self._mapped.lead(node_run.node))
+        self._set(node_run, Grant(grant.have, grant.digest, may))
+
+    def begun(self, node_run: NodeRun[N]) -> None:
+        """A worker executes the task of a node."""
+        if self._standstill is not None:
+            self._standstill.begun(node_run)
+
+    def take(self, node_run: NodeRun[N], first: int, items: Sequence[Any], digest: bytes) -> bool:
+        """Take items in. ``False`` if they are not the next ones.
+
+        Raises what the journal's serializer raises.
+        """
+        grant = self._in_flight.get(node_run)
+        if grant is None or first != grant.have:
+            return False
+        if self._standstill is not None:
+            self._standstill.moved(node_run)
+        self._mapped.take_items(node_run.node, first, items, node_run.log_number)
+        self._set(node_run, Grant(first + len(items), digest, grant.may))
+        return True
+
+    def keeps_end(self, node_run: NodeRun[N], result: TaskiqResult[Any]) -> bool:
+        """A task has ended. Whether that is kept until its node, which is queued, has its turn."""
+        if self._standstill is not None:
+            self._standstill.moved(node_run)
+        if node_run.is_blocked and not self._ready.is_suspended(node_run.node):
+            self._ended_while_queued[node_run] = result
+            return True
+        return False
+
+    def kept_end(self, node_run: NodeRun[N]) -> TaskiqResult[Any] | None:
+        """How the task ended of a node that has its turn again."""
+        return self._ended_while_queued.pop(node_run, None)
+
+    def forget(self, node_run: NodeRun[N]) -> None:
+        """A node has ended."""
+        self._in_flight.pop(node_run, None)
+
+    def stop(self) -> None:
+        """The run is over."""
+        if self._standstill is not None:
+            self._standstill.stop()
+
+    # How far they may go
+
+    def grant(self, node_run: NodeRun[N]) -> None:
+        """Tell a generator what the run has of its items, and how many it may make."""
+        grant = self._in_flight[node_run]
+        may = grant.have + self._mapped.lead(node_run.node)
+        if may - grant.may >= self._mapped.enough(node_run.node):
+            self._set(node_run, Grant(grant.have, grant.digest, may))
+        elif grant.have >= grant.may and not node_run.is_blocked:
+            node_run.is_blocked = True
+            if self._standstill is not None:
+                self._standstill.watch()
+            self._block(node_run)
+        self._completions.grant(node_run.task_id, self._in_flight.get(node_run, grant))
+
+    def let_go_on(self) -> None:
+        """Items were let in: look which generators may make more."""
+        for node_run, grant in list(self._in_flight.items()):
+            more = grant.have + self._mapped.lead(node_run.node) - grant.may
+            if not node_run.is_expected or more < self._mapped.enough(node_run.node):
+                continue
+            if not node_run.is_blocked:
+                self.grant(node_run)
+            elif self._ready.is_suspended(node_run.node):
+                self._ready.requeue(node_run.node)
+                self._advance()
+
+    def _let_one_go_on(self) -> bool:
+        """Nothing moves: have the first one that waits make a window more."""
+        waiting = [node_run for node_run in self._in_flight if node_run.is_blocked]
+        if not waiting:
+            return False
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%d generators of run %r have waited for room for %g s, and hold the places of "
+                "workers that the tasks need which they wait for; they go on without room: give "
+                "workers more places (--max-async-tasks), or the generators' node a smaller "
+                "max_parallel=",
+                len(waiting),
+                self._run_id,
+                STANDSTILL,
+            )
+        node_run, grant = waiting[0], self._in_flight[waiting[0]]
+        may = grant.may + as_whole(node_run.node).window
+        self._set(node_run, Grant(grant.have, grant.digest, may))
+        self._completions.grant(node_run.task_id, self._in_flight[node_run])
+        return True
+
+    def _set(self, node_run: NodeRun[N], grant: Grant) -> None:
+        self._in_flight[node_run] = node_run.grant = grant
