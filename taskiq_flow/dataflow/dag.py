@@ -61,9 +61,12 @@ class Plan:
     def node_of(self, name: str) -> str:
         """The name of the node to which an element's name belongs; other names are their own."""
         owner = node_name(name)
-        if self.by_items is None or owner == name:
+        if owner == name or any(node.task_name == name for node in self.order):
             return name
-        return owner if any(owner == node.task_name for node in self.by_items.mapped) else name
+        has_elements = any(
+            node.task_name == owner and (node.map_over or node.is_generator) for node in self.order
+        )
+        return owner if has_elements else name
 
     def joins(self) -> dict[DAGNode, Join]:
         """The join rules other than ``"all"``. Those of mapped nodes hold for their elements."""

@@ -49,6 +49,8 @@ def _fingerprint(node: DAGNode, plan: Plan) -> str:
             declared = (*declared, node.factors)
         if node.flatten or node.filter:
             declared = (*declared, "flatten" if node.flatten else "filter")
+    if node.is_generator:  # the journal has its items one by one
+        declared = (*declared, "generator")
     return hashlib.blake2b(repr(declared).encode(), digest_size=8).hexdigest()
 
 

@@ -142,7 +142,7 @@ class Resumer:
         depths = {
             node.task_name: len(mapped[node].axes) if node in mapped else 0
             for node in spec.nodes
-            if node.gives_items and node not in streamed
+            if node.is_generator and node not in streamed
         }
         for name, count in results.items() if depths else ():
             owner = self._dag.plan().node_of(name)

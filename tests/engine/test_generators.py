@@ -16,6 +16,7 @@ from taskiq_flow import (
     ElementsKnown,
     ExecutionEngine,
     Failure,
+    GraphChangedError,
     Item,
     ItemsChangedError,
     MemoryJournal,
@@ -781,6 +782,52 @@ async def test_a_resumed_run_takes_a_list_that_was_not_taken_item_by_item() -> N
     ]
     assert [pair async for pair in engine.resume("run", items=True, replay=False)] == []
     assert source.executions == 1
+
+
+@virtually
+@pytest.mark.parametrize("is_mapped_over", [False, True])
+async def test_a_resumed_run_puts_items_together_if_the_generator_has_a_fallback_now(
+    is_mapped_over: bool,
+) -> None:
+    def builder(**options: Any) -> DAGBuilder:
+        builder = DAGBuilder().node(numbers, **options).node(fails, inputs=["numbers"])
+        if is_mapped_over:
+            builder.node(double, inputs=["numbers"], map_over="numbers")
+        return builder
+
+    async def fails(numbers: list[int]) -> list[int]:
+        if not is_fixed:
+            raise ValueError("not yet")
+        return numbers
+
+    is_fixed, journal = False, MemoryJournal()
+    with pytest.raises(NodeFailedError):
+        async for _ in engine_of(builder(), journal=journal).execute_async(
+            {"count": 3}, run_id="r", items=True
+        ):
+            pass
+    is_fixed = True
+    engine = engine_of(builder(fallback=[7]), journal=journal)
+    results = dict([pair async for pair in engine.resume("r")])
+    assert results["numbers"] == results["fails"] == [0, 1, 2]
+
+
+@virtually
+async def test_a_generator_that_has_become_a_function_is_another_node() -> None:
+    journal = MemoryJournal()
+    await engine_of(chain(), journal=journal).execute({"count": 3}, run_id="r")
+
+    async def listed(count: int) -> list[int]:
+        return list(range(count))
+
+    listed.__name__ = "numbers"
+    builder = DAGBuilder().node(listed)
+    builder.node(double, inputs=["numbers"], map_over="numbers")
+    engine = engine_of(builder, journal=journal)
+    with pytest.raises(GraphChangedError, match="changed: numbers"):
+        _ = [pair async for pair in engine.resume("r")]
+    results = dict([pair async for pair in engine.resume("r", allow_changed=True)])
+    assert results == {"numbers": [0, 1, 2], "double": [0, 2, 4]}
 
 
 @virtually
