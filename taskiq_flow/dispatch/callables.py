@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
@@ -93,8 +94,9 @@ def _stand_in(info: TaskInfo) -> Callable[..., Any]:
         return _alive(reference)(*args, **kwargs)
 
     async def call_for_items(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        async for item in _alive(reference)(*args, **kwargs):
-            yield item
+        async with aclosing(_alive(reference)(*args, **kwargs)) as items:
+            async for item in items:
+                yield item
 
     stand_in: Callable[..., Any] = call_async if _is_async(function) else call
     if inspect.isasyncgenfunction(called_function(function)):

@@ -686,6 +686,26 @@ async def test_a_reader_that_leaves_closes_the_generator() -> None:
 
 
 @virtually
+async def test_the_run_has_ended_when_the_generator_has_cleaned_up() -> None:
+    closed = False
+
+    async def items() -> AsyncIterator[int]:
+        nonlocal closed
+        try:
+            for number in range(1000):
+                yield number
+        finally:
+            await asyncio.sleep(1)
+            closed = True
+
+    stream = engine_of(DAGBuilder().node(items)).execute_async(items=True)
+    async for _ in stream:
+        break
+    await stream.aclose()
+    assert closed
+
+
+@virtually
 async def test_a_cancelled_run_closes_a_generator_that_waits() -> None:
     source = Source(1000)
     builder = DAGBuilder().node(source.items)
