@@ -128,8 +128,9 @@ class ElementPlan:
     openings: dict[DAGNode, Opening]
 
     def lists(self) -> set[str]:
-        """The keys of all lists that are mapped over and that no mapped node gives."""
-        return {key for mapped in self.mapped.values() for key in mapped.lists}
+        """The keys of all lists that are mapped over, and are inputs or come from plain nodes."""
+        items = {node.given_key for node in self.generators.values()}
+        return {key for mapped in self.mapped.values() for key in mapped.lists} - items
 
     def lists_within(self) -> set[str]:
         """Those of them that are read once more for each position of another axis."""
@@ -285,7 +286,9 @@ class _Planning:
         self._all_items = all_items
         self._deepest: dict[str, int] = {}  # by key: how many levels of it are mapped over
         self._taken_when_ended: set[str] = set()
+        self._known_keys = {*producers}
         for node in nodes:
+            self._known_keys.update(node.required_keys, node.optional_keys)
             if node.join == "ended":
                 self._taken_when_ended.update(node.required_keys, node.optional_keys)
             for key, levels in node.map_over.items():
@@ -322,7 +325,7 @@ class _Planning:
     def _add_items(self, node: DAGNode, axes: tuple[Axis, ...], levels: Levels) -> None:
         """The items of a generator are elements. They are let in as its row grows."""
         key = f"items of {node.task_name}"
-        while key in self._deepest or key in self._producers:
+        while key in self._known_keys:
             key += "_"
         items = self.generators[node] = ItemsNode(node, key, len(levels) + 1)
         self._producers[key] = node

@@ -295,6 +295,18 @@ async def test_lists_that_differ_in_length_are_told_by_the_generators_output() -
 
 
 @virtually
+@pytest.mark.parametrize("is_taken", [False, True])
+@pytest.mark.filterwarnings("ignore::taskiq_flow.UnusedInputWarning")
+async def test_an_input_of_the_user_may_have_any_name(is_taken: bool) -> None:
+    builder, name = chain(), "items of numbers"
+    if is_taken:
+        builder.node(awaited(repr), name="text", inputs=[name])
+    results = await engine_of(builder).execute({"count": 2, name: 7})
+    assert results["double"] == [0, 2]
+    assert results.get("text") == ("7" if is_taken else None)
+
+
+@virtually
 async def test_an_item_is_taken_as_it_was_when_it_was_yielded() -> None:
     async def growing() -> AsyncIterator[list[int]]:
         row: list[int] = []
