@@ -1,4 +1,4 @@
-"""What listeners add to a run: one and two that do nothing, and one that keeps a view of the run.
+"""What listeners add to a run: one and two that do nothing, one that keeps a view, and progress.
 
 The same graphs of no-op nodes on an ``InMemoryBroker`` each, in turns. The time is the CPU time of
 this process, so that others on the machine count for less.
@@ -6,16 +6,17 @@ this process, so that others on the machine count for less.
 
 from __future__ import annotations
 
+import io
 import statistics
 import time
 
 from benchmarks.measure import interleaved, median_ratio
 from benchmarks.report import CHECKED, Check, Options, print_table
 from benchmarks.shapes import by_engine, chain, fan, random_graph
-from taskiq_flow import Event, RunView
+from taskiq_flow import Event, Progress, RunView
 
 NODES = 1_000
-MOST = {"one": 1.17, "two": 1.25, "view": 1.35}
+MOST = {"one": 1.17, "two": 1.25, "view": 1.35, "progress": 1.20}
 
 
 class Nothing:
@@ -54,6 +55,7 @@ async def run(options: Options) -> list[Check]:
             "one": by_engine(shape, [Nothing()]),
             "two": by_engine(shape, [Nothing(), Nothing()]),
             "view": by_engine(shape, [Viewing()]),
+            "progress": by_engine(shape, [Progress(io.StringIO())]),
         }
         taken = await interleaved(contestants, rounds, time.process_time)
         for who, most in MOST.items():

@@ -86,7 +86,8 @@ class RunStarted(_Event):
 
     ``time``: seconds since 1970 by the system's clock, at the moment ``at``. ``edges``: by node,
     the names of the nodes that it depends on; nodes without any are left out. ``mapped``: by mapped
-    node, how many positions the ``index`` of its elements has.
+    node, how many positions the ``index`` of its elements has. ``expected``: by node, its
+    ``expected_seconds`` if that is not 1.
     """
 
     type: ClassVar[str] = "run.started"
@@ -97,6 +98,7 @@ class RunStarted(_Event):
     time: float = 0.0
     edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     mapped: Mapping[str, int] = field(default_factory=dict)
+    expected: Mapping[str, float] = field(default_factory=dict)
     seq: int = 0
 
     def _content(self) -> Iterator[tuple[str, Any]]:
@@ -110,6 +112,7 @@ class RunStarted(_Event):
             },
         )
         yield "mapped", {printable(name): levels for name, levels in self.mapped.items()}
+        yield "expected", {printable(name): seconds for name, seconds in self.expected.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,7 +367,7 @@ Event = (
 class Listener(Protocol):
     """Receives events. A listener that raises gets no more events of that run.
 
-    >>> class Progress:
+    >>> class Log:
     ...     def on_event(self, event):
     ...         match event:
     ...             case NodeCompleted(task_name=name, source=source):
@@ -372,7 +375,7 @@ class Listener(Protocol):
     ...             case RunFinished(outcome=outcome):
     ...                 print(outcome)
     >>> dag = DAGBuilder().node(abs, inputs=["number"], fallback=0).build()
-    >>> engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[Progress()])
+    >>> engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[Log()])
     >>> engine.execute_sync({"number": "three"})
     abs by fallback
     completed

@@ -31,8 +31,14 @@ SHOWN = {"type": "ValueError", "message": "7 is odd", "traceback": "ValueError: 
 
 EXAMPLES: dict[str, tuple[Event, dict[str, Any]]] = {
     "run.started": (
-        RunStarted("r", 1.5, ("a", "b"), 1.7e9, {"b": ("a",)}, {"b": 1}, seq=1),
-        {"time": 1.7e9, "nodes": ["a", "b"], "edges": {"b": ["a"]}, "mapped": {"b": 1}},
+        RunStarted("r", 1.5, ("a", "b"), 1.7e9, {"b": ("a",)}, {"b": 1}, {"b": 2.5}, seq=1),
+        {
+            "time": 1.7e9,
+            "nodes": ["a", "b"],
+            "edges": {"b": ["a"]},
+            "mapped": {"b": 1},
+            "expected": {"b": 2.5},
+        },
     ),
     "node.sent": (NodeStarted("r", 1.5, "a", "r:a:1", seq=2), {"attempt": 1, "task": "r:a:1"}),
     "node.began": (
@@ -105,6 +111,7 @@ def test_lone_surrogates_in_names_are_escaped(kind: str) -> None:
         "because_of": ("\udc80",),
         "task_names": ("\udc80",),
         "mapped": {"\udc80": 1},
+        "expected": {"\udc80": 2.5},
         "edges": {"\udc80": ("\udc80",)},
         "error": ValueError("\udc80"),
     }

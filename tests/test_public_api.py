@@ -19,6 +19,7 @@ from taskiq_flow import (
     FlowMiddleware,
     MapReduce,
     MapReduceResult,
+    Progress,
     RedisJournal,
     Retry,
     RunHandle,
@@ -80,6 +81,7 @@ NAMES = [
     "OutputShapeError",
     "PollingWarning",
     "Product",
+    "Progress",
     "RedisJournal",
     "ResultHandle",
     "ResultUnavailableError",
@@ -179,6 +181,7 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     ),
     (in_process, "function=None, *, limit=None"),
     (inventory, "broker"),
+    (Progress, "file=None"),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute, RUN),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute_async, f"{RUN}, items=False"),
     (

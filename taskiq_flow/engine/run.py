@@ -23,6 +23,7 @@ from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dataflow.items import ItemsNode
+from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.call_text import called_with
@@ -814,6 +815,11 @@ class Run(Generic[N]):
                     node.task_name: len(how.axes)
                     for node, how in mapped.items()
                     if not isinstance(node, ItemsNode)
+                },
+                {
+                    node.task_name: node.expected_seconds
+                    for node in spec.nodes
+                    if isinstance(node, DAGNode) and node.expected_seconds != 1
                 },
             )
         )

@@ -1,0 +1,114 @@
+"""The words and numbers in which progress is shown, on terminals and as lines."""
+
+from __future__ import annotations
+
+from taskiq_flow.previews import printable
+from taskiq_flow.views.node_view import ElementsView, NodeView
+from taskiq_flow.views.run_view import RunView
+
+_LONGEST_ERROR = 200
+_MINUTE = 60
+_HOUR = 3_600
+
+
+def one_line(text: str) -> str:
+    r"""The text without anything that moves the cursor: a line feed is written as ``\n``."""
+    if text.isprintable():
+        return text
+    shown = (c if c.isprintable() or c in "\u200d\u200c" else repr(c)[1:-1] for c in text)
+    return printable("".join(shown))
+
+
+def duration(seconds: float) -> str:
+    """A duration in the two units that matter."""
+    whole = round(seconds)
+    if whole >= _HOUR:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02} m"
+    if whole >= _MINUTE:
+        return f"{whole // _MINUTE} m {whole % _MINUTE:02} s"
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1000:.0f} ms"
+
+
+def left_text(seconds: float) -> str:
+    """How long a run is going to take, which is not known to a part of a second."""
+    if seconds >= _MINUTE:
+        return f"{duration(seconds)} left"
+    return f"{round(seconds)} s left" if seconds >= 1 else "< 1 s left"
+
+
+def error_text(error: dict[str, str] | None) -> str:
+    """An error's type, and the first line of its message."""
+    if error is None:
+        return ""
+    first = error["message"].strip().partition("\n")[0][:_LONGEST_ERROR]
+    return one_line(f"{error['type']}: {first}" if first else error["type"])
+
+
+def counts_text(view: RunView) -> str:
+    """How many nodes are in which state."""
+    states = ("completed", "failed", "skipped", "cancelled", "pending")
+    return ", ".join(f"{view.counts[s]} {s}" for s in states if s in view.counts) or "no nodes"
+
+
+def first_error(node: NodeView) -> dict[str, str] | None:
+    """The error of a failed node, or of the first element of it that failed."""
+    if node.state != "failed" or node.elements is None:
+        return node.error if node.state == "failed" else None
+    failed = (r for r in node.elements.records.values() if r.state == "failed")
+    return next((record.error for record in failed), None)
+
+
+def elements_text(elements: ElementsView) -> str:
+    """How many elements there are, and what has become of them."""
+    known = f"{elements.known}" if elements.are_all_known else f"{elements.known}+"
+    text = f"{elements.completed}/{known}"
+    for count, state in ((elements.failed, "failed"), (elements.skipped, "skipped")):
+        text += f", {count} {state}" if count else ""
+    return text
+
+
+def node_text(node: NodeView) -> str:
+    """What became of a node: ``"completed in 1.2 s"``."""
+    text: str = node.state
+    if node.elements is not None:
+        counts = elements_text(node.elements)
+        if node.is_ended and node.elements.known:
+            text += f", {counts}"
+        elif not node.is_ended:
+            text = f"{counts}, {node.elements.running} running"
+        return f"{text}; {error_text(error)}" if (error := first_error(node)) else text
+    if node.state == "completed":
+        if node.source in ("cache", "journal"):
+            return f"{text}, from the {node.source}"
+        text += f" in {duration(node.running)}"
+        return f"{text}, by its fallback" if node.source == "fallback" else text
+    if node.state == "running" and node.attempts > 1:
+        text += f", attempt {node.attempts}"
+    if node.state == "failed" and node.attempts > 1:
+        text += f" after {node.attempts} attempts"
+    if node.error and node.state in ("running", "failed"):
+        text += f": {error_text(node.error)}"
+    return text
+
+
+def run_text(view: RunView) -> str:
+    """How a run has ended."""
+    text = f"{view.status} in {duration(view.seconds)}; {counts_text(view)}"
+    if view.missed:
+        text += f" ({view.missed} events were not seen)"
+    return text
+
+
+def share_done(view: RunView) -> float:
+    """Which part of the nodes has ended, from 0 to 1. A mapped node counts by its elements."""
+    if not view.nodes:
+        return 0.0
+    done = 0.0
+    for node in view.nodes.values():
+        if node.is_ended:
+            done += 1
+        elif node.elements is not None and node.elements.are_all_known and node.elements.known:
+            done += node.elements.ended / node.elements.known
+    return done / len(view.nodes)

@@ -1,0 +1,89 @@
+"""How long a run is going to take, by what nodes were expected to take and by what they took."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import (
+    DAGBuilder,
+    ElementsKnown,
+    ExecutionEngine,
+    NodeCompleted,
+    RunFinished,
+    RunStarted,
+    RunView,
+)
+from taskiq_flow.views.time_left import seconds_left
+from tests.recording import Recorder
+from tests.views.test_run_view import began, completed, element, sent, view_of
+
+CHAIN = {"b": ("a",), "c": ("b",), "d": ("c",)}
+
+
+def started(*names: str, **options: Any) -> RunStarted:
+    return RunStarted("r", 0.0, names, **options)
+
+
+def ran(name: str, begin: float, end: float) -> tuple[Any, ...]:
+    return sent(name, begin), began(name, begin), completed(name, end)
+
+
+def test_nothing_is_known_before_a_node_has_ended() -> None:
+    assert seconds_left(RunView(), 1.0) is None
+    assert seconds_left(view_of(started("a"), sent("a", 0.0), began("a", 0.0)), 1.0) is None
+
+
+def test_before_a_node_has_ended_expected_seconds_are_the_estimate() -> None:
+    view = view_of(started("a", "b", edges=CHAIN, expected={"a": 4.0, "b": 2.0}))
+    assert seconds_left(view, 0.0) == 6.0
+    view.apply(sent("a", 0.0))
+    view.apply(began("a", 0.0))
+    assert seconds_left(view, 3.0) == 3.0
+
+
+def test_nodes_that_have_ended_correct_the_estimate() -> None:
+    expected = dict.fromkeys("abcd", 10.0)
+    view = view_of(started(*"abcd", edges=CHAIN, expected=expected), *ran("a", 0.0, 1.0))
+    assert seconds_left(view, 1.0) == pytest.approx(3.0)
+
+
+def test_without_a_path_the_speed_so_far_decides() -> None:
+    view = view_of(started(*"abcdef"), *ran("a", 0.0, 2.0), *ran("b", 0.0, 2.0))
+    assert seconds_left(view, 2.0) == pytest.approx(4.0)
+
+
+def test_elements_count_each() -> None:
+    view = view_of(started("m", mapped={"m": 1}), ElementsKnown("r", 0.0, "m", 4))
+    for index in range(2):
+        for event in ran(f"m[{index}]", 0.0, 3.0):
+            kind = type(event)
+            options: dict[str, Any] = {"result": 7} if kind is NodeCompleted else {}
+            options |= {"worker": "host:7"} if kind.__name__ == "NodeBegan" else {}
+            view.apply(element(kind, index, event.at, event.task_id, **options))
+    assert seconds_left(view, 3.0) == pytest.approx(3.0)
+
+
+def test_a_node_that_runs_for_longer_than_expected_leaves_no_estimate() -> None:
+    view = view_of(started("a", expected={"a": 2.0}), sent("a", 0.0), began("a", 0.0))
+    assert seconds_left(view, 1.5) == 0.5
+    assert seconds_left(view, 2.5) is None
+
+
+def test_results_that_were_not_computed_here_say_nothing_of_the_speed() -> None:
+    cached = NodeCompleted("r", 0.1, "a", "", 7, "cache")
+    assert seconds_left(view_of(started("a", "b"), cached), 1.0) is None
+
+
+def test_a_run_that_has_ended_has_no_time_left() -> None:
+    view = view_of(started("a"), *ran("a", 0.0, 1.0), RunFinished("r", 1.0, "completed", None))
+    assert seconds_left(view, 1.0) is None
+
+
+async def test_a_run_tells_what_its_nodes_are_expected_to_take(broker: InMemoryBroker) -> None:
+    recorder = Recorder()
+    dag = DAGBuilder().node(lambda: 1, name="a", expected_seconds=5).node(lambda: 1, name="b")
+    await ExecutionEngine(broker, dag.build(), listeners=[recorder]).execute()
+    assert recorder.of(RunStarted)[0].expected == {"a": 5.0}
