@@ -22,6 +22,9 @@ _DEEPEST = 20
 _MOST_BITS = 4_096
 """Bits of integers that are written in digits, as that takes long for large ones."""
 
+_MINUTE, _HOUR = 60, 3_600
+"""Seconds of a minute and of an hour."""
+
 _DIGITS_ARE_SHOWN = (bool, float, complex, type(None))
 
 
@@ -80,6 +83,26 @@ def printable(text: str) -> str:
     if text.isascii():
         return text
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def one_line(text: str) -> str:
+    r"""The text without anything that moves the cursor: a line feed is written as ``\n``."""
+    if text.isprintable():
+        return text
+    shown = (c if c.isprintable() or c in "\u200d\u200c" else repr(c)[1:-1] for c in text)
+    return printable("".join(shown))
+
+
+def duration(seconds: float) -> str:
+    """A duration in the two units that matter."""
+    whole = round(seconds)
+    if whole >= _HOUR:
+        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02} m"
+    if whole >= _MINUTE:
+        return f"{whole // _MINUTE} m {whole % _MINUTE:02} s"
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1000:.0f} ms"
 
 
 def _size(value: object, written: int | None) -> int | None:

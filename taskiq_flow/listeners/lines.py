@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TextIO
 
-from taskiq_flow.listeners.texts import duration, error_text, node_text, one_line, run_text
+from taskiq_flow.listeners.texts import error_text, node_text, run_text
+from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.run_view import RunView
 

@@ -12,15 +12,14 @@ from rich.live import Live
 from rich.text import Text
 
 from taskiq_flow.listeners.texts import (
-    duration,
     elements_text,
     error_text,
     first_error,
     left_text,
-    one_line,
     run_text,
     share_done,
 )
+from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.run_view import RunView
 from taskiq_flow.views.time_left import seconds_left

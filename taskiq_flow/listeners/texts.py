@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-from taskiq_flow.previews import printable
+from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_view import ElementsView, NodeView
 from taskiq_flow.views.run_view import RunView
 
 _LONGEST_ERROR = 200
 _MINUTE = 60
-_HOUR = 3_600
-
-
-def one_line(text: str) -> str:
-    r"""The text without anything that moves the cursor: a line feed is written as ``\n``."""
-    if text.isprintable():
-        return text
-    shown = (c if c.isprintable() or c in "\u200d\u200c" else repr(c)[1:-1] for c in text)
-    return printable("".join(shown))
-
-
-def duration(seconds: float) -> str:
-    """A duration in the two units that matter."""
-    whole = round(seconds)
-    if whole >= _HOUR:
-        return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE:02} m"
-    if whole >= _MINUTE:
-        return f"{whole // _MINUTE} m {whole % _MINUTE:02} s"
-    if seconds >= 1:
-        return f"{seconds:.1f} s"
-    return f"{seconds * 1000:.0f} ms"
 
 
 def left_text(seconds: float) -> str:

@@ -15,6 +15,12 @@ so; ``"cancelled"``: the run ended while it was in flight."""
 MOST_FAILURES = 1_000
 """Failed elements of a mapped node of which a record is held. Further ones are only counted."""
 
+MOST_ATTEMPTS = 100
+"""Earlier attempts of a node of which the moments are held, the last ones."""
+
+Moments = tuple[float, float | None, float]
+"""When an attempt was sent, begun (``None``: nobody told) and when it ended."""
+
 _SMALL = {int, float, bool, type(None)}
 """Types of values that take no room."""
 
@@ -32,11 +38,13 @@ class NodeView:
     in pauses between attempts included; ``sending`` from the sending of an attempt until a worker
     began it; ``running`` from then until it ended. Where nobody tells when a task begins, the time
     from its sending counts as ``running``. Moments, by the clock of ``Event.at``: ``ready_at``,
-    ``sent_at`` and ``began_at`` of the last attempt, and ``ended_at``. An element has no
-    ``ready_at``, and no time of waiting before its first attempt.
+    ``sent_at`` and ``began_at`` of the last attempt, and ``ended_at``; ``earlier`` has the moments
+    of the attempts before. An element has no ``ready_at``, and no time of waiting before its first
+    attempt.
 
     ``elements``: those of a mapped node. Its ``waiting``, ``sending`` and ``running`` are sums over
-    those that have ended, and ``ended_at`` is when the last one so far ended.
+    those that have ended, ``sent_at`` and ``began_at`` are when the first one was sent and began,
+    and ``ended_at`` is when the last one so far ended.
 
     >>> view = RunView()
     >>> view.apply(RunStarted("r1", 0.0, ("load",)))
@@ -62,6 +70,7 @@ class NodeView:
     sent_at: float | None = None
     began_at: float | None = None
     ended_at: float | None = None
+    earlier: tuple[Moments, ...] = ()
     elements: ElementsView | None = None
     _value: Any = None
 
@@ -87,6 +96,14 @@ class NodeView:
         self.state = "queued"
         self.attempts = attempt
         self.sent_at, self.began_at = at, None
+
+    def send_again(self, at: float, attempt: int, ended_at: float) -> None:
+        """Another attempt is sent. ``ended_at``: when the one before ended."""
+        if self.sent_at is not None:
+            self.close(ended_at)
+            moments = (self.sent_at, self.began_at, ended_at)
+            self.earlier = (*self.earlier[1 - MOST_ATTEMPTS :], moments)
+        self.send(at, attempt)
 
     def begin(self, at: float, worker: str) -> None:
         """A worker has begun the attempt: another one than before, if one had begun it."""

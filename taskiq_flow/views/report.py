@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TextIO
 
-from taskiq_flow.views.node_view import NodeState, NodeView
+from taskiq_flow.previews import one_line
+from taskiq_flow.views.node_times import NodeTimes, times_of
+from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.run_view import RunView
+from taskiq_flow.views.timeline import svg_of
+from taskiq_flow.views.trace import trace_of
 
 MOST_LISTED = 20
 """Nodes that are printed: those that took longest."""
 
 _MOST_NAMED = 5
 """Nodes of a path that a sentence names."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeTimes:
-    """The times of a node in seconds, as of ``NodeView``. ``elements``: of a mapped node."""
-
-    state: NodeState
-    attempts: int
-    waiting: float
-    sending: float
-    running: float
-    elements: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +75,7 @@ class RunReport:
             sum(view.nodes[name].longest for name in path),
             ran / seconds if seconds else 0.0,
             tuple(path),
-            {name: _times_of(node) for name, node in view.nodes.items()},
+            {name: times_of(node, view) for name, node in view.nodes.items()},
             _sentence(view),
         )
 
@@ -91,9 +84,20 @@ class RunReport:
         for line in self._lines():
             print(line.rstrip(), file=sys.stdout if file is None else file)
 
+    def to_svg(self) -> str:
+        """A timeline as an SVG document: a row for each of the nodes that took longest, up to 200.
+
+        It follows the reader's dark or light theme, and needs neither scripts nor fonts.
+        """
+        return svg_of(self)
+
+    def to_trace(self) -> str:
+        """The times of all nodes as JSON in Chrome's trace format, which ui.perfetto.dev opens."""
+        return json.dumps(trace_of(self), ensure_ascii=True, separators=(",", ":"))
+
     def _lines(self) -> Iterator[str]:
-        yield f"run {self.run_id}: {self.status} in {self.seconds:.3f} s"
-        yield self.sentence
+        yield f"run {one_line(self.run_id)}: {self.status} in {self.seconds:.3f} s"
+        yield one_line(self.sentence)
         yield ""
         longest = sorted(self.nodes, key=self._took, reverse=True)[:MOST_LISTED]
         rows = [self._row(name) for name in self.nodes if name in set(longest)]
@@ -113,15 +117,11 @@ class RunReport:
 
     def _row(self, name: str) -> tuple[str, ...]:
         times = self.nodes[name]
-        shown = name if times.elements is None else f"{name} ×{times.elements}"
+        shown = one_line(name)
+        shown += "" if times.elements is None else f" ×{times.elements}"
         seconds = [f"{part:.3f}" for part in (times.waiting, times.sending, times.running)]
         mark = "*" if name in self.critical_path else ""
         return (mark, shown, times.state, str(times.attempts), *seconds)
-
-
-def _times_of(node: NodeView) -> NodeTimes:
-    elements = None if node.elements is None else node.elements.known
-    return NodeTimes(node.state, node.attempts, node.waiting, node.sending, node.running, elements)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -194,10 +194,9 @@ class RunView:
         if node.sent_at is None:
             self._wait_since_ready(node, whole, event.at)
         else:
-            node.close(ended_at)
             node.waiting += event.delay
         node.error = shown_error(event.error)
-        node.send(event.at, event.attempt)
+        node.send_again(event.at, event.attempt, ended_at)
         self._moved(node, whole, before, event.at)
 
     def _fell_back(self, event: NodeFellBack) -> None:
@@ -205,9 +204,8 @@ class RunView:
         before = node.state
         if node.sent_at is None:
             self._wait_since_ready(node, whole, event.at)
-        node.close(event.at)
         node.error = shown_error(event.error)
-        node.send(event.at, event.attempt)
+        node.send_again(event.at, event.attempt, event.at)
         self._moved(node, whole, before, event.at)
 
     def _completed(self, event: NodeCompleted) -> None:
@@ -289,6 +287,10 @@ class RunView:
             self._counts[before] -= 1
             self._counts[node.state] += 1
             return
+        if whole.sent_at is None:
+            whole.sent_at = at
+        if whole.began_at is None:
+            whole.began_at = node.began_at
         whole.elements.records[node.name] = node
         whole.elements.count(before, -1)
         whole.elements.count(node.state, 1)

@@ -32,7 +32,7 @@ def seconds_left(view: RunView, now: float) -> float | None:
     for name in reversed(view.nodes):
         node, work = view.nodes[name], works[name]
         passed = 0.0
-        if work.left and node.state == "running" and node.began_at is not None:
+        if node.elements is None and node.state == "running" and node.began_at is not None:
             passed = now - node.began_at
             if passed > work.one * scale:
                 return None

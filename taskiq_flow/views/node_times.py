@@ -1,0 +1,74 @@
+"""When a node waited, when it was on its way to a worker, and when it ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from taskiq_flow.views.node_view import NodeState, NodeView
+from taskiq_flow.views.run_view import RunView
+
+Part = Literal["waiting", "sending", "running"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of a node's time, from ``start`` to ``end`` in seconds since the run began."""
+
+    part: Part
+    start: float
+    end: float
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTimes:
+    """The times of a node in seconds, as of ``NodeView``. ``elements``: of a mapped node.
+
+    ``spans``: one after the other without a gap, if the view knows all attempts. Those of a mapped
+    node are until its first element was sent, until that began, and until the last one ended.
+    """
+
+    state: NodeState
+    attempts: int
+    waiting: float
+    sending: float
+    running: float
+    elements: int | None = None
+    spans: tuple[Span, ...] = ()
+
+
+def times_of(node: NodeView, view: RunView) -> NodeTimes:
+    """The times of one of a view's nodes."""
+    elements = None if node.elements is None else node.elements.known
+    parts = node.waiting, node.sending, node.running
+    return NodeTimes(node.state, node.attempts, *parts, elements, tuple(_spans(node, view)))
+
+
+def _spans(node: NodeView, view: RunView) -> Iterator[Span]:
+    if view.started_at is None or view.at is None:
+        return
+    at = node.ready_at
+    ended_at = node.ended_at if node.is_ended else view.at
+    attempts = [*node.earlier]
+    if node.sent_at is not None and ended_at is not None:
+        attempts.append((node.sent_at, node.began_at, ended_at))
+    elif (
+        at is not None and ended_at is not None and ended_at > at
+    ):  # it was skipped, or needed no task
+        yield Span("waiting", at - view.started_at, ended_at - view.started_at, 0)
+    first = node.attempts - len(attempts) + 1
+    for attempt, (sent, told, ended) in enumerate(attempts, first):
+        began = told
+        if began is None:
+            began = ended if node.state == "queued" and ended == ended_at else sent
+        moments: tuple[tuple[Part, float | None, float], ...] = (
+            ("waiting", at, sent),
+            ("sending", sent, began),
+            ("running", began, ended),
+        )
+        for part, start, end in moments:
+            if start is not None and end > start:
+                yield Span(part, start - view.started_at, end - view.started_at, attempt)
+        at = ended
