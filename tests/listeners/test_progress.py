@@ -403,3 +403,43 @@ def test_a_terminal_without_rich_is_a_configuration_error(
         Progress(terminal.file)
     monkeypatch.undo()
     importlib.invalidate_caches()
+
+
+def test_prints_to_a_standard_output_that_is_no_terminal_stay_there(
+    terminal: Pty, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def talk(slow: int) -> int:
+        sys.stdout.write("a result\n")
+        return slow
+
+    @virtually
+    async def show() -> None:
+        dag = DAGBuilder().node(sleeping(1), name="slow").node(talk).node(sleeping(2), name="last")
+        await run(dag.build(), Progress(terminal.file))
+
+    show()
+    assert capsys.readouterr().out == "a result\n"
+    assert "a result" not in terminal.close()
+
+
+def test_a_process_that_ends_within_a_run_leaves_the_cursor_visible(terminal: Pty) -> None:
+    script = (
+        "import asyncio\n"
+        "from taskiq import InMemoryBroker\n"
+        "from taskiq_flow import DAGBuilder, ExecutionEngine, Progress\n"
+        "async def hang() -> None:\n"
+        "    await asyncio.sleep(60)\n"
+        "async def main() -> None:\n"
+        "    dag = DAGBuilder().node(hang).build()\n"
+        "    engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[Progress()])\n"
+        "    held.append(engine.start())\n"
+        "    await asyncio.sleep(0.5)\n"
+        "held, loop = [], asyncio.new_event_loop()\n"
+        "loop.run_until_complete(main())\n"
+        "import sys; sys.exit()\n"
+    )
+    command = [sys.executable, "-c", script]
+    subprocess.run(command, stderr=terminal.file, check=True, timeout=20)  # noqa: S603
+    written = terminal.close()
+    assert "● hang" in CONTROL.sub("", written)
+    assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l") >= 0
