@@ -34,10 +34,9 @@ from tests.virtual_clock import virtual_loop, virtually
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-async def run(dag: DAG, progress: Progress, inputs: Any = None, **options: Any) -> None:
-    options = {"on_error": "collect", **options}
-    engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[progress], **options)
-    await engine.execute(inputs, run_id="nightly")
+async def run(dag: DAG, progress: Progress, inputs: Any = None, run_id: str = "nightly") -> None:
+    engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[progress], on_error="collect")
+    await engine.execute(inputs, run_id=run_id)
 
 
 def sleeping(seconds: float) -> Callable[..., Any]:
@@ -189,7 +188,7 @@ async def test_behind_its_block_nothing_is_shown_and_no_timer_is_left() -> None:
     dag = DAGBuilder().node(sleeping(5), name="load").build()
     with Progress(file) as progress:
         handle = ExecutionEngine(InMemoryBroker(), dag, listeners=[progress]).start()
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.05)
     shown = file.getvalue()
     timers = [t for t in virtual_loop().pending_timers if "_show" in repr(t)]
     await handle
@@ -294,8 +293,8 @@ def pipeline() -> DAG:
 
 
 @virtually
-async def shown_pipeline(file: Any) -> None:
-    await run(pipeline(), Progress(file), {"xs": range(40)})
+async def shown_pipeline(file: Any, run_id: str = "nightly") -> None:
+    await run(pipeline(), Progress(file), {"xs": range(40)}, run_id)
 
 
 def test_a_terminal_shows_a_bar_and_what_runs(terminal: Pty) -> None:
@@ -319,13 +318,14 @@ def test_no_line_of_a_picture_is_wider_than_the_terminal(
     shown_pipeline(terminal.file)
     for picture in pictures(terminal.close()):
         assert all(len(line) <= width for line in picture), picture
+        assert len(picture) <= 4  # none is continued on a line of its own
 
 
 def test_at_40_columns_the_counts_and_the_time_left_are_seen(
     terminal: Pty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    shown_pipeline(terminal.file)
+    shown_pipeline(terminal.file, "the-census-of-2026-11-26")
     heads = [picture[0] for picture in pictures(terminal.close()) if "left" in picture[0]]
     assert heads
     assert all(re.search(r"\d/3  [\d.]+ m?s  (\d+|< 1) s left$", head) for head in heads)
