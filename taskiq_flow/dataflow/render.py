@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.options import NO_FALLBACK
+from taskiq_flow.previews import preview
 
 Levels = Sequence[Sequence[DAGNode]]
 Predecessors = Mapping[DAGNode, Sequence[DAGNode]]
@@ -37,6 +39,7 @@ def to_text(levels: Levels, predecessors: Predecessors) -> str:
     without), ``gives`` the output keys unless they are just its name. ``×`` stands between a node
     and the keys for whose elements it runs; ``flat`` and ``filter`` say what becomes of its list.
     ``⇉`` stands behind a generator.
+    ``join`` is the rule by which a node starts, ``when`` its condition, ``else`` its fallback.
     ``a … z (26)`` are all that is drawn from ``a`` to ``z`` in one level.
     Unconnected parts stand one below the other, the nodes without any edge as the last.
     """
@@ -163,6 +166,8 @@ class _Sheet:
         yield from _clause("after", self.runs(place.orderings))
         yield from _clause("takes", [[key] for key in inputs])
         yield from _clause("gives", [[_shown(key)] for key in outputs])
+        for word, text in _policies(node):
+            yield from _clause(word, [[_shown(text)]])
 
     def runs(self, nodes: Iterable[DAGNode]) -> list[list[str]]:
         """The names as drawn; in one list those that stand one below the other."""
@@ -241,7 +246,28 @@ def _diagram(levels: Levels, predecessors: Predecessors) -> _Diagram:
 
 
 def _titled(node: DAGNode) -> str:
-    return f"{node.task_name}{_mapped(node, str)}"
+    policies = ", ".join(f"{word} {_shown(text)}" for word, text in _policies(node))
+    return f"{node.task_name}{_mapped(node, str)}{policies and f' ({policies})'}"
+
+
+def _policies(node: DAGNode) -> Iterator[tuple[str, str]]:
+    """The rule by which a node starts, its condition and its fallback, each with a word for it."""
+    if node.join != "all":
+        yield "join", node.join
+    if node.when is not None:
+        yield "when", _name_of_function(node.when)
+    if callable(node.fallback):
+        yield "else", _name_of_function(node.fallback)
+    elif node.fallback is not NO_FALLBACK:
+        yield "else", preview(node.fallback)["text"]
+
+
+def _name_of_function(function: object) -> str:
+    """The name of a task or a function, or of the class of another callable."""
+    for attribute in ("task_name", "__name__"):
+        if isinstance(name := getattr(function, attribute, None), str):
+            return name.strip("<>")  # of a lambda
+    return type(function).__name__
 
 
 def _name(node: DAGNode) -> str:

@@ -395,3 +395,50 @@ def test_products_levels_and_what_becomes_of_a_list_are_drawn() -> None:
         "1 ── parts ×pow:2 flat   ← pow",
         "2 ── some ×parts filter  ← parts",
     ]
+
+
+def is_long(text: str) -> bool:
+    return len(text) > 9
+
+
+def ruled() -> DAG:
+    builder = DAGBuilder().node(str.upper, name="short", inputs=["text"], fallback='<"none">')
+    builder.node(str.lower, name="long", inputs=["text"], when=is_long, fallback=str.title)
+    builder.node(lambda short="", long="": short or long, name="shown", join="any")
+    builder.node(lambda shown: shown, name="last", when=lambda shown: shown)
+    return builder.build()
+
+
+def test_join_rules_conditions_and_fallbacks_are_drawn() -> None:
+    stream = io.StringIO()
+    ruled().print(stream)
+    assert stream.getvalue().splitlines()[2:] == [
+        "0 ┬─ short  takes text  else '<\"none\">'",
+        "  └─ long   takes text  when is_long  else title",
+        "1 ── shown  ← short, long  join any",
+        "2 ── last   ← shown  when lambda",
+    ]
+
+
+def test_diagrams_have_join_rules_conditions_and_fallbacks_in_their_boxes() -> None:
+    dag = ruled()
+    dot = dag.to_dot()
+    assert '[label="long (when is_long, else title)"]' in dot
+    assert '[label="shown (join any)"]' in dot
+    mermaid = html.unescape(re.sub(r"#(\d+);", r"&#\1;", dag.to_mermaid()))
+    assert '["long (when is_long, else title)"]' in mermaid
+    assert '["last (when lambda)"]' in mermaid
+
+
+def test_a_condition_or_a_fallback_without_a_name_is_drawn_with_its_class() -> None:
+    class Always:
+        def __call__(self, text: str) -> bool:
+            return True
+
+    dag = DAGBuilder().node(str.upper, name="up", inputs=["text"], when=Always()).build()
+    assert "(when Always)" in dag.to_dot()
+
+
+def test_a_fallback_that_is_long_is_cut() -> None:
+    dag = DAGBuilder().node(len, name="size", inputs=["x"], fallback=[*range(10**6)]).build()
+    assert len(dag.to_dot()) < 200

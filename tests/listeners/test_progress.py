@@ -321,10 +321,11 @@ def test_no_line_of_a_picture_is_wider_than_the_terminal(
         assert len(picture) <= 4  # none is continued on a line of its own
 
 
-def test_at_40_columns_the_counts_and_the_time_left_are_seen(
-    terminal: Pty, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("width", [34, 40])
+def test_on_a_narrow_terminal_the_counts_and_the_time_left_are_seen(
+    terminal: Pty, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("COLUMNS", str(width))
     shown_pipeline(terminal.file, "the-census-of-2026-11-26")
     heads = [picture[0] for picture in pictures(terminal.close()) if "left" in picture[0]]
     assert heads
