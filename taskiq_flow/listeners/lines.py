@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TextIO
 
-from taskiq_flow.listeners.texts import error_text, node_text, run_text
+from taskiq_flow.listeners.texts import counted, error_text, node_text, run_text
 from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.run_view import RunView
@@ -53,7 +53,7 @@ class Lines:
         lines = []
         if shown is None or shown.sessions != view.sessions:
             shown = self._shown[view.run_id] = _Shown(view.sessions)
-            lines.append(f"run {one_line(view.run_id)}: {len(view.nodes)} nodes")
+            lines.append(f"run {one_line(view.run_id)}: {counted(len(view.nodes), 'node')}")
         changed = shown.changes(view, now)
         if len(changed) > MOST_LINES:
             changed.sort(key=lambda node: node.state != "failed")
@@ -61,7 +61,7 @@ class Lines:
         if left := changed[MOST_LINES:]:
             counts = Counter(node.state for node in left)
             text = ", ".join(f"{count} {state}" for state, count in counts.items())
-            lines.append(f"and {len(left)} more nodes: {text}")
+            lines.append(f"and {counted(len(left), 'more node')}: {text}")
         return lines
 
     def _write(self, view: RunView, lines: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from taskiq_flow.listeners.texts import (
+    counted,
     elements_text,
     error_text,
     first_error,
@@ -65,8 +66,8 @@ class Terminal:
         """Show the runs that are in progress in place of those that were shown before."""
         room = max(1, min(MOST_NODES, self._console.height // min(len(views), _MOST_RUNS) - 4))
         lines = [line for view in views[:_MOST_RUNS] for line in self._lines_of(view, now, room)]
-        if left := len(views) - _MOST_RUNS:
-            lines += [Text(f"and {left} more runs", style="dim")] if left > 0 else []
+        if left := views[_MOST_RUNS:]:
+            lines.append(Text(f"and {counted(len(left), 'more run')}", style="dim"))
         self._begun().update(self._fitting(lines), refresh=True)
 
     def end(self, view: RunView) -> None:

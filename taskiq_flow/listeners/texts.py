@@ -10,6 +10,11 @@ _LONGEST_ERROR = 200
 _MINUTE = 60
 
 
+def counted(count: int, what: str) -> str:
+    """How many there are of something."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def left_text(seconds: float) -> str:
     """How long a run is going to take, which is not known to a part of a second."""
     if seconds >= _MINUTE:
@@ -56,7 +61,8 @@ def node_text(node: NodeView) -> str:
         if node.is_ended and node.elements.known:
             text += f", {counts}"
         elif not node.is_ended:
-            text = f"{counts}, {node.elements.running} running"
+            running = node.elements.running
+            text = f"{counts}, {running} running" if running else counts
         return f"{text}; {error_text(error)}" if (error := first_error(node)) else text
     if node.state == "completed":
         if node.source in ("cache", "journal"):
@@ -76,7 +82,7 @@ def run_text(view: RunView) -> str:
     """How a run has ended."""
     text = f"{view.status} in {duration(view.seconds)}; {counts_text(view)}"
     if view.missed:
-        text += f" ({view.missed} events were not seen)"
+        text += f"; {counted(view.missed, 'event')} not seen"
     return text
 
 

@@ -444,3 +444,17 @@ def test_a_process_that_ends_within_a_run_leaves_the_cursor_visible(terminal: Pt
     written = terminal.close()
     assert "● hang" in CONTROL.sub("", written)
     assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l") >= 0
+
+
+def test_of_many_runs_the_first_are_shown_and_the_others_counted(terminal: Pty) -> None:
+    @virtually
+    async def show() -> None:
+        dag = DAGBuilder().node(sleeping(1), name="load").build()
+        engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[Progress(terminal.file)])
+        await asyncio.gather(*(engine.execute(run_id=f"run{number}") for number in range(9)))
+
+    show()
+    written = terminal.close()
+    assert "and 5 more runs" in CONTROL.sub("", written)
+    assert max(map(len, pictures(written))) < 24
+    assert CONTROL.sub("", written).count("✓ run") == 9
