@@ -125,12 +125,13 @@ class RunView:
                     "give each run a view of its own"
                 )
             self.run_id = event.run_id
-        if event.seq and not self._begins_session(event):
-            if event.seq <= self.seq:
+        seq = event.seq
+        if seq and seq != self.seq + 1 and not self._begins_session(event):
+            if seq <= self.seq:
                 return
             if not isinstance(event, Gap):
-                self.missed += event.seq - self.seq - 1
-        self.seq, self.at = event.seq or self.seq, event.at
+                self.missed += seq - self.seq - 1
+        self.seq, self.at = seq or self.seq, event.at
         if self.status == "pending":
             self.status = "running"
         self._APPLY[type(event)](self, event)
@@ -270,10 +271,13 @@ class RunView:
 
     def _ready_at(self, name: str) -> float | None:
         """When the last node ended on which this one depends."""
-        if self.started_at is None:
-            return None
-        ends = [self.nodes[other].ended_at for other in self.edges.get(name, ())]
-        return max([self.started_at, *(end for end in ends if end is not None)])
+        at = self.started_at
+        if at is not None:
+            for other in self.edges.get(name, ()):
+                end = self.nodes[other].ended_at
+                if end is not None and end > at:
+                    at = end
+        return at
 
     def _wait_since_ready(self, node: NodeView, whole: NodeView | None, at: float) -> None:
         """A node has waited until now. When an element was ready is not known."""
