@@ -1,4 +1,5 @@
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -206,3 +207,15 @@ def test_the_document_pipeline_is_stopped_and_resumed() -> None:
     assert "3 ── embed ×words  ← clean  gives vectors" in printed
     assert "stopped after 60 files\nresumed: 120 files" in printed
     assert "'gzip compressed file': gzip" in printed
+
+
+def test_the_assistant_speaks_while_it_searches_and_replaces_the_slow_source() -> None:
+    program = [sys.executable, "-W", "error", str(EXAMPLES / "assistant.py"), "Read a zip file"]
+    printed = subprocess.run(program, check=True, capture_output=True, text=True, timeout=60).stdout  # noqa: S603
+    assert "1 ┬─ answer ⇉   ← pages  takes question" in printed
+    before, _, after = printed.partition("    users: NodeTimeoutError, fallback\n")
+    said, _, footnote = after.partition("    answer, after ")
+    assert before.splitlines()[-1].endswith(" ")
+    assert "    users, after " in said
+    assert said.splitlines()[-1].endswith("] ")
+    assert re.search(r"^\d+ words. See \w+.\w+, .*; used in \w+\.py, ", footnote, re.MULTILINE)
