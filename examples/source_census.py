@@ -1,9 +1,10 @@
 """A census of the Python standard library that is installed here, or of any directory.
 
-It shows a graph with two fan-outs in it: one node finds the files, two nodes parse them with
-``MapReduce.map``, first the library and then its tests, and every other node looks at one side of
-what was found. A node starts when its own inputs are there, so that most findings about the
-library are printed while the tests are still being parsed. The last node writes the report.
+It shows a chain of maps in one graph. A generator gives the folders, a map finds the files of each
+folder, two maps parse them: first the library, then its tests. A file is parsed while other folders
+are still searched. Every other node looks at one side of what was found, and starts when its own
+inputs are there, so that most findings about the library are printed while the tests are still
+being parsed. The last node writes the report.
 
 Run it with ``python examples/source_census.py``, or with a directory as its argument. What is
 noted about each file is in ``source_facts.py``, what is concluded in ``source_findings.py``.
@@ -13,10 +14,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import sysconfig
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,9 @@ from source_facts import facts_of
 from source_findings import ByFile, Finding
 from taskiq import InMemoryBroker
 
-from taskiq_flow import DAG, DataflowRegistry, ExecutionEngine, MapReduce, in_process
+from taskiq_flow import DAG, DataflowRegistry, ExecutionEngine, Item, in_process
 
-MAX_PARALLEL = 32  # files that are being parsed or wait for a process
+MAX_PARALLEL = 32  # files of a part that are being parsed or wait for a process
 TEST_FOLDERS = {"test", "tests", "idle_test"}
 KINDS_OF_FACTS = (
     "lines",
@@ -41,60 +43,71 @@ KINDS_OF_FACTS = (
 )
 CLEAR_LINE = "\r\x1b[K"
 
-broker = InMemoryBroker()
+
+def find_folders(directory: str) -> Iterator[str]:
+    """Yield a directory and the folders below it, each as soon as it is seen."""
+    for folder, folders, _ in os.walk(directory):
+        folders[:] = sorted(set(folders) - {"site-packages", "__pycache__"})
+        yield folder
 
 
-@broker.task
-def find_files(directory: str, base: str) -> tuple[list[str], list[str]]:
-    """The Python files below a directory, as seen from ``base``: the library's and the tests'."""
-    paths = sorted(
-        path.relative_to(base)
-        for path in Path(directory).rglob("*.py")
-        if "site-packages" not in path.parts and path.is_file()
-    )
-    library = [str(path) for path in paths if TEST_FOLDERS.isdisjoint(path.parts)]
-    tests = [str(path) for path in paths if not TEST_FOLDERS.isdisjoint(path.parts)]
-    return library, tests
+def find_files(folder: str, base: str) -> tuple[list[str], list[str]]:
+    """The Python files in one folder, as seen from ``base``: the library's and the tests'."""
+    paths = [path for path in sorted(Path(folder).glob("*.py")) if path.is_file()]
+    files = [str(path.relative_to(base)) for path in paths]
+    is_test = not TEST_FOLDERS.isdisjoint(Path(folder).relative_to(base).parts)
+    return ([], files) if is_test else (files, [])
 
 
 # Parsing is pure CPU time: each core has a process for it.
 parse_file = in_process(facts_of)
 
 
-@broker.task
-async def parse_files(base: str, paths: list[str]) -> list[ByFile]:
-    """The facts of all these files: one value for each kind of fact."""
-    full_paths = [f"{base}/{path}" for path in paths]
-    mapped = await MapReduce.map(broker, parse_file, full_paths, max_parallel=MAX_PARALLEL)
-    progress = Progress(len(paths))
-    facts: ByFile = {}
-    async for index, value in mapped:
-        facts[paths[index]] = value
-        progress.advance()
-    return [
-        {path: facts[path][kind] for path in paths if kind in facts[path]}
-        for kind in KINDS_OF_FACTS
-    ]
+def facts_by_kind(paths: list[str], facts: list[dict[str, Any]]) -> list[ByFile]:
+    """The facts of all files: one value for each kind of fact."""
+    found = sorted(zip(paths, facts, strict=True), key=lambda pair: Path(pair[0]))
+    return [{path: of[kind] for path, of in found if kind in of} for kind in KINDS_OF_FACTS]
 
 
-@broker.task
 def report(*findings: Finding) -> str:
     """All findings as one text."""
     return "\n\n".join(map(table, findings))
 
 
-def make_dag() -> DAG:
-    """The graph. What is registered without ``inputs`` takes the keys that its parameters name."""
+def make_dag(
+    parse: Callable[..., Any] = parse_file,
+    as_task: Callable[[Callable[..., Any]], Any] = lambda function: function,
+) -> DAG:
+    """The graph. What is registered without ``inputs`` takes the keys that its parameters name.
+
+    A broker with workers elsewhere makes each function a task of its own, with ``as_task``.
+    """
     registry = DataflowRegistry()
-    registry.register_task(find_files, outputs=["library_files", "test_files"])
+    registry.register_task(as_task(find_folders), output="folders")
+    registry.register_task(
+        as_task(find_files),
+        inputs={"folder": "folders", "base": "base"},
+        map_over="folders",
+        flatten=True,
+        outputs=["library_files", "test_files"],
+    )
+    parse_task, gather_task = as_task(parse), as_task(facts_by_kind)
     for part in ("library", "test"):
         registry.register_task(
-            parse_files,
+            parse_task,
             name=f"parse_{part}_files",
-            inputs=["base", f"{part}_files"],
+            inputs={"path": f"{part}_files", "base": "base"},
+            map_over=f"{part}_files",
+            max_parallel=MAX_PARALLEL,
+            output=f"{part}_parsed",
+        )
+        registry.register_task(
+            gather_task,
+            name=f"{part}_facts",
+            inputs=[f"{part}_files", f"{part}_parsed"],
             outputs=[f"{part}_{kind}" for kind in KINDS_OF_FACTS],
         )
-    registry.register_task(source_findings.import_graph)
+    registry.register_task(as_task(source_findings.import_graph))
     findings = (
         source_findings.lines,
         source_findings.largest_packages,
@@ -111,11 +124,11 @@ def make_dag() -> DAG:
         source_findings.never_imported,
         source_findings.unread_files,
     )
-    keys = [registry.register_task(task).task_name for task in findings]
-    registry.register_task(report, inputs=keys)
+    keys = [registry.register_task(as_task(task)).task_name for task in findings]
+    registry.register_task(as_task(report), inputs=keys)
     dag = registry.build_dag()
-    # Both could run side by side. One after the other, the library's findings come early.
-    dag.add_edge("parse_library_files", "parse_test_files")
+    # Both maps could run side by side. One after the other, the library's findings come early.
+    dag.add_edge("library_facts", "parse_test_files")
     return dag
 
 
@@ -124,8 +137,8 @@ class Progress:
 
     width = 40
 
-    def __init__(self, total: int) -> None:
-        self.total = total
+    def __init__(self) -> None:
+        self.total = 0  # grows while files are found
         self.done = 0
         self.on_terminal = sys.stderr.isatty()
 
@@ -179,14 +192,19 @@ def aligned(column: Sequence[Any]) -> list[str]:
     return [cell.rjust(width) if is_numeric else cell.ljust(width) for cell in cells]
 
 
-async def census(directory: Path) -> str:
+async def census(engine: ExecutionEngine, directory: Path) -> str:
     """Run the graph on a directory, print each result as it comes, and return the report."""
     inputs = {"directory": str(directory), "base": str(base_of(directory))}
-    engine = ExecutionEngine(broker, make_dag())
     started = time.monotonic()
+    progress = Progress()
     result: Any = ""
-    async for name, result in engine.execute_async(inputs):
-        say(f"{time.monotonic() - started:6.2f} s  {name:<24}{headline(result)}")
+    async for name, result in engine.execute_async(inputs, items=True):
+        if not isinstance(result, Item):
+            say(f"{time.monotonic() - started:6.2f} s  {name:<24}{headline(result)}")
+        elif name == "find_files":
+            progress.total += sum(map(len, result.value))
+        elif name != "find_folders":
+            progress.advance()
     return str(result)
 
 
@@ -211,9 +229,7 @@ def chosen_directory() -> Path:
 async def main(directory: Path) -> None:
     """Take the census and print its report."""
     print(f"Census of {directory}\n")
-    await broker.startup()
-    text = await census(directory)
-    await broker.shutdown()
+    text = await census(ExecutionEngine(InMemoryBroker(), make_dag()), directory)
     print(f"\n{text}")
 
 

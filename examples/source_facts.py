@@ -51,10 +51,10 @@ NOT_ON_LOAD = {"__name__ == '__main__'", "TYPE_CHECKING", "typing.TYPE_CHECKING"
 COPYRIGHT_YEAR = re.compile(rb"copyright\b[^\n]*?\b((?:19|20)\d\d)\b", re.IGNORECASE)
 
 
-def facts_of(path: str) -> dict[str, Any]:
+def facts_of(path: str, base: str = "") -> dict[str, Any]:
     """The facts of one file; of one that cannot be read or parsed, the ``failure`` alone."""
     try:
-        source = Path(path).read_bytes()
+        source = Path(base, path).read_bytes()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # about the file, not what is asked here
             tree = ast.parse(source, path)

@@ -1,27 +1,28 @@
 """The census of ``source_census.py`` on Redis: what its workers and its driver have in common.
 
 Workers import this module, and so does ``drive.py``. Plain callables do for the embedded broker;
-elsewhere each task must be registered under a name that the workers know, so the loop in
-``make_dag`` takes every function from the embedded graph and registers it with this broker. Only
-``parse_files`` is written anew, as it maps over this broker, from within a worker.
+elsewhere each task must be registered under a name that the workers know. So the graph is the
+embedded one, made of functions that are registered with this broker.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from taskiq import AsyncTaskiqDecoratedTask
 from taskiq.serializers import JSONSerializer
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
-from taskiq_flow import DAG, DAGNode, FlowMiddleware, MapReduce
+from taskiq_flow import FlowMiddleware
 
 sys.path.append(str(Path(__file__).parents[1]))  # the embedded census is there
 
 import source_census
 from source_facts import facts_of
-from source_findings import ByFile
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379")
 IDLE_SECONDS = 10.0  # 1.5 times that is less than lost_after, 60 s
@@ -43,38 +44,10 @@ broker = (
     .with_middlewares(FlowMiddleware())
 )
 
-parse_file = broker.register_task(facts_of, task_name="parse_file")
+
+def as_task(function: Callable[..., Any]) -> AsyncTaskiqDecoratedTask[..., Any]:
+    """The function as a task of this broker."""
+    return broker.register_task(function, task_name=function.__name__)
 
 
-@broker.task(task_name="parse_files")
-async def parse_files(base: str, paths: list[str]) -> list[ByFile]:
-    """The facts of all these files, each parsed by whichever worker is free."""
-    full_paths = [f"{base}/{path}" for path in paths]
-    limit = source_census.MAX_PARALLEL
-    mapped = await MapReduce.map(broker, parse_file, full_paths, max_parallel=limit)
-    facts = {paths[index]: value async for index, value in mapped}
-    return [
-        {path: facts[path][kind] for path in paths if kind in facts[path]}
-        for kind in source_census.KINDS_OF_FACTS
-    ]
-
-
-def make_dag() -> DAG:
-    """The graph of the embedded census, with tasks of this broker in the places of its own."""
-    embedded = source_census.make_dag()
-    dag = DAG()
-    for node in embedded.nodes:
-        if node.task is source_census.parse_files:
-            task = parse_files
-        else:
-            function = getattr(node.task, "original_func", node.task)
-            task = broker.register_task(function, task_name=node.task_name)
-        dag.add_node(
-            DAGNode(task, outputs=node.outputs, inputs=node.inputs, name=node.task_name),
-        )
-    for before, after in embedded.edges:
-        dag.add_edge(before.task_name, after.task_name)
-    return dag
-
-
-dag = make_dag()  # when this module is imported, so that workers know its tasks
+dag = source_census.make_dag(facts_of, as_task)  # on import, so that workers know its tasks

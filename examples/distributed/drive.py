@@ -7,54 +7,41 @@ README beside it says how to start Redis and the workers.
 from __future__ import annotations
 
 import asyncio
-import time
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from broker import broker, dag
-from source_census import base_of, chosen_directory, headline
+from source_census import census, chosen_directory
 
-from taskiq_flow import ExecutionEngine, NodeRetried, NodeStarted, ResultHandle
+from taskiq_flow import ExecutionEngine, NodeBegan
 from taskiq_flow.events import Event
 
-BY_REFERENCE = 256 * 1024  # bytes from which on a result does not travel through this process
 
-
-class Sent:
-    """A listener that counts what is sent."""
+class Work:
+    """A listener that counts what each worker process executes."""
 
     def __init__(self) -> None:
-        self.tasks = 0
-        self.again = 0
+        self.executed: Counter[str] = Counter()
 
     def on_event(self, event: Event) -> None:
         """Take one event of a run."""
-        self.tasks += isinstance(event, NodeStarted)
-        self.again += isinstance(event, NodeRetried)
-
-
-async def census(directory: Path) -> str:
-    """Run the graph, print each result as it comes, and return the report."""
-    sent = Sent()
-    engine = ExecutionEngine(broker, dag, listeners=[sent], pass_by=BY_REFERENCE)
-    inputs = {"directory": str(directory), "base": str(base_of(directory))}
-    started = time.monotonic()
-    result: Any = ""
-    async for name, result in engine.execute_async(inputs):
-        told = "stays in Redis" if isinstance(result, ResultHandle) else headline(result)
-        print(f"{time.monotonic() - started:6.2f} s  {name:<24}{told}", flush=True)
-    print(f"\n{sent.tasks} tasks sent by this process, {sent.again} of them again")
-    return str(await result.get() if isinstance(result, ResultHandle) else result)
+        if isinstance(event, NodeBegan):
+            self.executed[event.worker] += 1
 
 
 async def main(directory: Path) -> None:
     """Take the census and print its report."""
     print(f"Census of {directory}\n")
+    work = Work()
+    engine = ExecutionEngine(broker, dag, listeners=[work])
     await broker.startup()
     try:
-        text = await census(directory)
+        text = await census(engine, directory)
     finally:
         await broker.shutdown()
+    print()
+    for worker, count in sorted(work.executed.items()):
+        print(f"{count} tasks were executed by {worker}")
     print(f"\n{text}")
 
 
