@@ -13,6 +13,9 @@ from taskiq_flow.values.digest import digest_of
 
 T = TypeVar("T")
 
+ITEMS_IN_A_ROW = 64
+"""Items after which an async generator that awaits nothing lets the event loop go on."""
+
 
 class Sink(Protocol):
     """Where the items of one execution of a generator go.
@@ -54,6 +57,8 @@ async def drive(items: AsyncGenerator[Any, Any], sink: Sink) -> int:
                 sink.push(*passed_on)
             if execution.count >= sink.grant.may:
                 await sink.room(execution.count)
+            elif execution.count % ITEMS_IN_A_ROW == 0:
+                await asyncio.sleep(0)
     execution.check_end()
     await sink.finish(execution.count)
     return execution.count

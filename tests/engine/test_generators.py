@@ -686,6 +686,31 @@ async def test_an_item_that_takes_longer_than_the_time_limit_fails_the_generator
 # Ended early
 
 
+async def test_a_generator_that_awaits_nothing_does_not_hold_up_the_event_loop() -> None:
+    made = 0
+
+    async def items() -> AsyncIterator[int]:
+        nonlocal made
+        while made < 1_000_000:
+            made += 1
+            yield made
+
+    builder = DAGBuilder().node(items).node(awaited(len), name="count", inputs=["items"])
+    builder.node(
+        awaited(lambda item, count: item / count),
+        name="share",
+        inputs=["items", "count"],
+        map_over="items",
+    )
+    run = engine_of(builder).start()
+    while not made:
+        await asyncio.sleep(0)
+    run.cancel()
+    with pytest.raises(RunCancelledError):
+        await run
+    assert made < 10_000
+
+
 @virtually
 async def test_a_reader_that_leaves_closes_the_generator() -> None:
     source = Source(1000)
