@@ -729,7 +729,7 @@ class Elements:
         """An element has ended."""
         if outcome != COMPLETED:
             mapped.outcomes.put(path, outcome)
-        if mapped.plan.node in self._growing:
+        if self._growing and mapped.plan.node in self._growing:
             self._end_row(Element(mapped.plan.node, path, self), outcome)
         for axis in mapped.opens:
             if outcome == COMPLETED:

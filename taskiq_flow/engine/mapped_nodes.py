@@ -176,7 +176,8 @@ class MappedNodes:
 
     def gives_items(self, node: Any) -> bool:
         """Whether a node's items are taken one by one, while its task runs."""
-        return as_whole(node) in self._plan.generators
+        generators = self._plan.generators
+        return bool(generators) and as_whole(node) in generators
 
     def begin_items(self, node: Any, *, remembers: bool) -> Grant:
         """A generator is about to be sent: take what earlier engines have of its items.
@@ -265,7 +266,8 @@ class MappedNodes:
     def ended(self, node: Any) -> None:
         """A node has ended, and the ready set has been told so."""
         if isinstance(node, Element):
-            self._deliver_held_back(node.node, node.path)
+            if self._held_back:
+                self._deliver_held_back(node.node, node.path)
             self._elements.ended(node)
         elif node in self._plan.openings:
             self._elements.generator_ended(node)
@@ -371,10 +373,17 @@ class MappedNodes:
 
     def cut(self, element: Unreached) -> None:
         """A generator has failed: the list that an element has is not whole."""
-        if isinstance(element.node, ItemsNode):
+        if self._is_own_row(element.node, element.path):
             self._deliver_held_back(element.node, element.path)
         elif self._collects:
             self.missing(element, self._cut(element))
+
+    def _is_own_row(self, node: DAGNode, path: Path) -> bool:
+        """Whether a path leads to the items that one generator gives. It tells of its failure."""
+        if not isinstance(node, ItemsNode):
+            return False
+        mapped = self._plan.mapped.get(node.generator)
+        return len(path) == (0 if mapped is None else len(mapped.axes))
 
     def _cut(self, node: Any) -> NodeSkipped:
         """What stands in the place of a list of which elements are missing."""
@@ -389,7 +398,7 @@ class MappedNodes:
         missing = self._missing.get(element.node, Cells())
         instead = missing.get(element.path)
         if is_missing(instead):  # of the items of a generator, it is delivered already
-            if not isinstance(element.node, ItemsNode):
+            if not self._is_own_row(element.node, element.path):
                 self._deliver(element, instead)
         elif is_whole or self._collects:
             self._deliver(element, self._elements.whole(element.node, element.path, missing))
@@ -443,7 +452,7 @@ class MappedNodes:
         self._state.sort_failures(node.task_name)
         is_given = is_whole or (self._collects and node not in self._uneven)
         if is_cut:  # the reader is given the failure of the generator
-            is_given = is_given and not isinstance(node, ItemsNode)
+            is_given = is_given and not self._is_own_row(node, ())
         earlier = self._spec.earlier
         if earlier.results and not earlier.is_replayed and node not in self._not_restored:
             is_given = False

@@ -601,6 +601,27 @@ async def test_one_of_many_generators_fails_by_itself() -> None:
     assert pairs["double"][1].because_of == ("items[1]",)
 
 
+@virtually
+async def test_a_generator_over_the_items_of_one_that_fails_is_told_as_skipped() -> None:
+    async def some() -> AsyncIterator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    builder = DAGBuilder().node(some)
+    builder.node(numbers, inputs=["some"], map_over="some")
+    engine = engine_of(builder, on_error="collect")
+    for items in (True, False):
+        pairs = dict(await stream_of(engine, {}, items=items))
+        assert isinstance(pairs["some"], NodeFailure)
+        assert isinstance(pairs["numbers"], NodeSkipped)
+        assert pairs["numbers"].because_of == ("some",)
+    found = [triple async for triple in engine.execute_many([{}])]
+    assert {name: type(value) for _, name, value in found} == {
+        "some": NodeFailure,
+        "numbers": NodeSkipped,
+    }
+
+
 # Executed once more
 
 
