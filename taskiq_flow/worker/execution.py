@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 from taskiq import NoResultError, TaskiqMessage
 
 from taskiq_flow.dataflow.calling import calling_of
-from taskiq_flow.errors import ItemsChangedError
 from taskiq_flow.generators.driver import drive, drive_in_thread
 from taskiq_flow.processes.own_thread import in_own_thread, listed_in_own_thread
 from taskiq_flow.transport.deliveries import Delivery
@@ -195,13 +194,7 @@ def _sent(function: Callable[..., Any]) -> Callable[..., Any]:
 
     async def sent(sink: SinkToEngine, *args: Any, **kwargs: Any) -> int:
         async with sink.sending():
-            try:
-                return await drive(function(*args, **kwargs), sink)
-            except ItemsChangedError:
-                raise
-            except Exception:
-                await sink.flush()
-                raise
+            return await drive(function(*args, **kwargs), sink)
 
     return sent
 
@@ -220,13 +213,7 @@ def _sent_in_thread(function: Callable[..., Any]) -> Callable[..., Any]:
             return drive_in_thread(function(*args, **kwargs), sink, loop)
 
         async with sink.sending():
-            try:
-                return await in_own_thread(run, sink.close, waits=True)
-            except ItemsChangedError:
-                raise
-            except Exception:
-                await sink.flush()
-                raise
+            return await in_own_thread(run, sink.close, waits=True)
 
     return sent
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.errors import SerializationError
+from taskiq_flow.errors import ItemsChangedError, SerializationError
 from taskiq_flow.generators.grant import NO_ITEMS, Grant
 from taskiq_flow.generators.messages import Batch, Receipt
 from taskiq_flow.generators.sending import Sending
@@ -118,7 +118,7 @@ class SinkToEngine:
         self._sending.end()
         await self._until(lambda: self._sending.is_done)
 
-    async def flush(self) -> None:
+    async def _flush(self) -> None:
         """The generator has failed. Wait until the engine has what it gave before."""
         self._sending.fail()
         await self._until(lambda: self._sending.is_done)
@@ -154,10 +154,15 @@ class SinkToEngine:
 
     @asynccontextmanager
     async def sending(self) -> AsyncIterator[None]:
-        """Send what is pushed while the block runs."""
+        """Send what is pushed while the block runs. If that fails, the engine has it all before."""
         sender = self._loop.create_task(self._send())
         try:
             yield
+        except ItemsChangedError:
+            raise
+        except Exception:  # of the generator
+            await self._flush()
+            raise
         finally:
             self._send_now()  # a timer must not outlive it
             sender.cancel()
