@@ -12,7 +12,7 @@ import time
 
 from benchmarks.measure import interleaved, median_ratio
 from benchmarks.report import CHECKED, Check, Options, print_table
-from benchmarks.shapes import by_engine, chain, fan, random_graph
+from benchmarks.shapes import by_engine, three_shapes
 from taskiq_flow import Event, Progress, RunView
 
 NODES = 1_000
@@ -42,14 +42,9 @@ class Viewing:
 async def run(options: Options) -> list[Check]:
     """Measure three shapes of 1,000 nodes."""
     rounds = 9 if options.quick else 31
-    shapes = {
-        f"chain of {NODES:,}": chain(NODES),
-        f"fan of {NODES:,}": fan(NODES),
-        f"random, {NODES:,} nodes, {3 * NODES:,} edges": random_graph(NODES, 3 * NODES),
-    }
     checks = []
     rows = []
-    for name, shape in shapes.items():
+    for name, shape in three_shapes(NODES).items():
         contestants = {
             "none": by_engine(shape),
             "one": by_engine(shape, [Nothing()]),

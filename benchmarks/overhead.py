@@ -11,7 +11,7 @@ import statistics
 from benchmarks.hand_written import by_hand
 from benchmarks.measure import interleaved, median_ratio
 from benchmarks.report import CHECKED, Check, Options, print_table
-from benchmarks.shapes import by_engine, chain, fan, random_graph
+from benchmarks.shapes import by_engine, three_shapes
 
 NODES = 1_000
 MOST = 1.10
@@ -20,14 +20,9 @@ MOST = 1.10
 async def run(options: Options) -> list[Check]:
     """Measure three shapes of 1,000 nodes."""
     rounds = 9 if options.quick else 31
-    shapes = {
-        f"chain of {NODES:,}": chain(NODES),
-        f"fan of {NODES:,}": fan(NODES),
-        f"random, {NODES:,} nodes, {3 * NODES:,} edges": random_graph(NODES, 3 * NODES),
-    }
     checks = []
     rows = []
-    for name, shape in shapes.items():
+    for name, shape in three_shapes(NODES).items():
         taken = await interleaved({"engine": by_engine(shape), "hand": by_hand(shape)}, rounds)
         ratio = median_ratio(taken["engine"], taken["hand"])
         check = Check(f"cost per node, {name}", ratio, MOST, "x by hand")

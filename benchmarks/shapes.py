@@ -48,6 +48,15 @@ def random_graph(nodes: int, edges: int, seed: int = 1) -> Shape:
     return shape
 
 
+def three_shapes(nodes: int) -> dict[str, Shape]:
+    """By name: a chain, a fan, and a random graph of three times as many edges."""
+    return {
+        f"chain of {nodes:,}": chain(nodes),
+        f"fan of {nodes:,}": fan(nodes),
+        f"random, {nodes:,} nodes, {3 * nodes:,} edges": random_graph(nodes, 3 * nodes),
+    }
+
+
 def no_op(broker: AsyncBroker) -> NoOp:
     """A task that takes anything, does nothing and returns the same small number."""
 
