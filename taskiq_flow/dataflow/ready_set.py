@@ -242,7 +242,7 @@ class ReadySet(Generic[N]):
             or self._added_successors
             or self._gates
         ):
-            return self._end(node, COMPLETED)
+            return self.end(node, COMPLETED)
         # The usual case, in one frame: without join rules, failures and added nodes, a successor
         # that still waits has one dependency less to wait for, and nothing else can happen to it.
         state[node] = COMPLETED
@@ -264,15 +264,27 @@ class ReadySet(Generic[N]):
 
     def fail(self, node: N) -> list[N]:
         """Report that a started node failed. Returns the nodes that will therefore never run."""
-        return self._end(node, FAILED)
+        return self.end(node, FAILED)
 
     def skip(self, node: N) -> list[N]:
         """Report that a started node is skipped. Returns the nodes that will never run either."""
-        return self._end(node, SKIPPED)
+        return self.end(node, SKIPPED)
 
     def end(self, node: N, outcome: int) -> list[N]:
         """Report how a started node ended. Returns the nodes that will therefore never run."""
-        return self._end(node, outcome)
+        state = self._state.get(node)
+        if state == RUNNING:
+            self._running -= 1
+        elif state != SUSPENDED:
+            raise ValueError(f"{node!r} is not running")
+        if self._gates:
+            self._leave_gate(node)
+        self._record_end(node, outcome)
+        never_run: list[N] = []
+        self._release_successors(node, never_run)
+        for other in never_run:  # grows while it is iterated, as their successors never run either
+            self._release_successors(other, never_run)
+        return never_run
 
     def suspend(self, node: N, *, keeps_gate: bool = False) -> None:
         """Stop counting a running node as running, until it is queued again.
@@ -299,21 +311,6 @@ class ReadySet(Generic[N]):
         del self._state[node]
         self._joins.pop(node, None)
         self._gates.pop(node, None)
-
-    def _end(self, node: N, outcome: int) -> list[N]:
-        state = self._state.get(node)
-        if state == RUNNING:
-            self._running -= 1
-        elif state != SUSPENDED:
-            raise ValueError(f"{node!r} is not running")
-        if self._gates:
-            self._leave_gate(node)
-        self._record_end(node, outcome)
-        never_run: list[N] = []
-        self._release_successors(node, never_run)
-        for other in never_run:  # grows while it is iterated, as their successors never run either
-            self._release_successors(other, never_run)
-        return never_run
 
     def _release_successors(self, node: N, never_run: list[N]) -> None:
         """Tell the successors of a node that it has ended. Appends to ``never_run``."""

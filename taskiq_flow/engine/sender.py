@@ -93,7 +93,7 @@ class Sender(Generic[N]):
         task_id = node_run.begin_attempt(self._run_id, self._task_suffix)
         sent_node, options = node_run.sent_node, node_run.options
         try:
-            grant = None if node_run.falls_back else node_run.grant
+            grant = node_run.grant
             address = self._address(node_run, grant)
             args, kwargs = sent_node.arguments(self._as_sent(sent_node, node_run.inputs))
         except Exception as error:  # of a value of the user's
@@ -231,7 +231,7 @@ class Sender(Generic[N]):
 
     def ends_by_itself(self, node_run: NodeRun[N]) -> bool:
         """Whether a worker ends the node's attempt when its time is over."""
-        if node_run.grant is not None and not node_run.falls_back:
+        if node_run.grant is not None:
             return False  # only the engine knows the time of an item
         return self._dispatcher.address(node_run.sent_node).is_async
 
