@@ -23,7 +23,7 @@ from taskiq_flow.dataflow.cells import ABSENT, Cells
 from taskiq_flow.dataflow.element import Element, Gathering, Unreached
 from taskiq_flow.dataflow.groups import Cursor, Gathers, Group, Groups, Mapped, Taking, Within
 from taskiq_flow.dataflow.growing import GrowingRows
-from taskiq_flow.dataflow.items import ItemsNode, Opening
+from taskiq_flow.dataflow.items import Opening
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, Join, ReadySet
 from taskiq_flow.dataflow.rows import Row, Source, Zipped, not_lists
@@ -184,16 +184,9 @@ class Elements:
         """How many more items a generator is told of at least."""
         return self._growing_row(node)[0].enough
 
-    def drop_item(self, element: Element) -> None:
+    def drop_item(self, generator: DAGNode, path: Path) -> None:
         """An item has become an element: its row need not have it any more."""
-        growing = self._growing[self._generator_of(element)]
-        growing.begun(element.path[:-1]).drop(element.path[-1])
-
-    def _generator_of(self, element: Element) -> DAGNode:
-        node = element.node
-        if not isinstance(node, ItemsNode):
-            raise TypeError(f"{element!r} is no item")
-        return node.generator
+        self._growing[generator].begun(path[:-1]).drop(path[-1])
 
     def _growing_row(self, node: Any) -> tuple[GrowingRows, Path]:
         if isinstance(node, Element):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import ChainMap
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Final
 
 from taskiq_flow.dataflow.axes import Path, element_name, parted
@@ -127,7 +127,7 @@ class MappedNodes:
             self._elements.end(key)
             self._advance()
 
-        has_room = partial(self._elements.has_room, key)
+        has_room = functools.partial(self._elements.has_room, key)
         return Feeder(items, take=take, has_room=has_room, ended=ended, fail=self._end)
 
     # For the run
@@ -185,14 +185,15 @@ class MappedNodes:
         ``remembers``: whether it may be executed once more.
         """
         items: list[Any] = []
-        digest = NO_ITEMS
         results = self._spec.earlier.results
         while (name := self._item_name(node, len(items))) in results:
             items.append(results[name])
-            digest = with_item(digest, digest_of(items[-1]))
         if items:
             self._elements.take_items(node, items)
-        return Grant(len(items), digest if remembers else b"")
+        digest = b""
+        if remembers:
+            digest = functools.reduce(with_item, map(digest_of, items), NO_ITEMS)
+        return Grant(len(items), digest)
 
     def take_items(self, node: Any, first: int, items: Sequence[Any], attempt: int) -> None:
         """A generator has given more items. Raises what the journal's serializer raises."""
@@ -236,15 +237,15 @@ class MappedNodes:
 
         Raises ``OutputShapeError``, with ``values`` unchanged.
         """
-        if isinstance(node, Element) and not self.gives_items(node):
+        if self.gives_items(node):
+            return self._all_items(node, value)
+        if isinstance(node, Element):
             if (key := node.node.filtered) is not None:
                 value = self._elements.mapped_value(node, key) if value else ABSENT
                 if value is ABSENT:
                     return DECLINED
             node.store(value, values)
             return value
-        if self.gives_items(node):
-            return self._all_items(node, value)
         stored: dict[str, Any] = {}
         node.store(value, stored)
         self._elements.check(stored, node.outputs, node)
@@ -312,17 +313,20 @@ class MappedNodes:
         except NODE_ERRORS as error:  # of one run's inputs, also of user code within them
             self._fail(element, error)
             return FAILED
-        if isinstance(element.node, ItemsNode):
-            self._elements.drop_item(element)
-            maker = element_name(element.node.task_name, element.path[:-1])
-            is_restored = not self._spec.earlier.results.keys().isdisjoint(
-                (maker, element.task_name)
-            )
+        node, earlier = element.node, self._spec.earlier
+        if isinstance(node, ItemsNode):
+            self._elements.drop_item(node.generator, element.path)
+            is_restored = bool(earlier.results) and self._is_restored_item(element)
             if not is_restored:
-                self._not_restored.add(element.node)
-            if self._spec.items and (self._spec.earlier.is_replayed or not is_restored):
+                self._not_restored.add(node)
+            if self._spec.items and (earlier.is_replayed or not is_restored):
                 self._deliver(element, value)
         return COMPLETED
+
+    def _is_restored_item(self, element: Element) -> bool:
+        """Whether the journal has an item, or the whole list of its generator."""
+        whole = element_name(element.node.task_name, element.path[:-1])
+        return not self._spec.earlier.results.keys().isdisjoint((whole, element.task_name))
 
     def _can_be_restored(self, element: Element) -> bool:
         """Whether what the element gives is there. A filter of lists gives what it was given."""
