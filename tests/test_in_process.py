@@ -33,6 +33,7 @@ from taskiq_flow.processes import children
 from tests import plain_functions as plain
 from tests import process_functions as functions
 from tests.scripts import ROOT, Scripts
+from tests.servers.process import descendants
 
 
 async def until(condition: Callable[[], bool]) -> float:
@@ -50,11 +51,6 @@ def is_alive(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"
-
-
-def children_of(pid: int) -> set[int]:
-    found = Path(f"/proc/{pid}/task").glob("*/children")
-    return {int(child) for file in found for child in file.read_text().split()}
 
 
 async def noted_pid(path: Path) -> int:
@@ -262,13 +258,13 @@ async def test_a_call_that_is_cancelled_while_its_process_starts_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(children, "_pool", children._Pool())
-    before = children_of(os.getpid())
+    before = set(descendants(os.getpid()))
     for turns in range(20):
         call = asyncio.ensure_future(functions.pid())
         await asyncio.sleep(turns * 0.003)
         call.cancel()
         await asyncio.wait([call])
-    await until(lambda: children_of(os.getpid()) <= before)
+    await until(lambda: set(descendants(os.getpid())) <= before)
 
 
 async def test_an_idle_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -55,6 +56,15 @@ def test_redis_hangs_while_it_is_suspended(tmp_path: Path) -> None:
         server.resume()
         assert client.ping()
         server.suspend()  # which does not keep it from being stopped
+
+
+def test_the_descendants_of_a_process_are_found_while_some_of_them_end() -> None:
+    with subprocess.Popen(["/bin/sh", "-c", "while :; do /bin/true; done"]) as shell:
+        try:
+            for _ in range(5_000):
+                descendants(os.getpid())
+        finally:
+            shell.kill()
 
 
 def test_a_server_that_does_not_come_up_says_why(tmp_path: Path) -> None:

@@ -181,9 +181,13 @@ def processes() -> Iterator[ProcessInfo]:
 def children(pid: int) -> list[int]:
     """Give the processes started by a process."""
     started: list[int] = []
-    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except (FileNotFoundError, ProcessLookupError):  # it has ended, which may be at any moment
+        return []
+    for thread in threads:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            started += map(int, thread.read_text().split())
+            started += map(int, (thread / "children").read_text().split())
     return sorted(child for child in started if process_info(child))
 
 
