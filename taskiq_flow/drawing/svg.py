@@ -1,0 +1,206 @@
+"""A layout as an SVG document, with the state of a run if one is given."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from taskiq_flow.drawing.diagram import RunState, states_of
+from taskiq_flow.drawing.layout import (
+    BAR_HEIGHT,
+    HAS_BAR,
+    LABEL_HEIGHT,
+    LABEL_SIZE,
+    LINE_HEIGHT,
+    LINE_SIZE,
+    Layout,
+    PlacedBox,
+    PlacedEdge,
+)
+from taskiq_flow.drawing.texts import cut, isolated, text_element, title_element
+from taskiq_flow.drawing.theme import SIGNS, style_element
+from taskiq_flow.previews import one_line
+
+_MARGIN, _HEAD = 16, 28
+_PADDING, _SIGN = 11, 18
+_COUNT_WIDTH = 46
+_MOST_LISTED = 20
+_HEAD_COLUMNS = 40
+_BEHIND = 4
+"""Pixels by which the outline of several nodes stands behind the first one."""
+
+_ROOT = "taskiq-flow-graph"
+_STYLE = f"""
+$root .line {{ font-size: {LINE_SIZE}px; fill: $quiet; }}
+$root .name {{ font-size: {LABEL_SIZE}px; font-weight: 600; }}
+$root .box {{ fill: $raised; stroke: $edge; stroke-width: 1; }}
+$root .input {{ fill: $paper; stroke: $line; stroke-width: 1; }}
+$root .edge {{ fill: none; stroke: $edge; stroke-width: 1.2; }}
+$root .order {{ stroke-dasharray: 5 4; }}
+$root .tip {{ fill: $edge; }}
+$root .box.completed {{ stroke: $completed; }}
+$root .box.running, $root .box.queued {{ stroke: $running; stroke-width: 1.5; }}
+$root .box.failed {{ stroke: $failed; stroke-width: 2; }}
+$root .box.cancelled {{ stroke: $cancelled; }}
+$root .box.skipped, $root .box.pending {{ stroke-dasharray: 2 3; }}
+$root .sign {{ font-weight: 700; }}
+$root .sign.completed {{ fill: $good; }}
+$root .sign.running, $root .sign.queued {{ fill: $busy; }}
+$root .sign.failed {{ fill: $bad; }}
+$root .sign.cancelled {{ fill: $halted; }}
+$root .sign.skipped {{ fill: $quiet; }}
+$root .bar {{ fill: $waiting; }}
+$root .bar.completed {{ fill: $completed; }}
+$root .bar.running {{ fill: $running; }}
+$root .bar.queued {{ fill: $sending; }}
+$root .bar.failed {{ fill: $failed; }}
+$root .bar.cancelled {{ fill: $cancelled; }}
+$root .bar.skipped {{ fill: $edge; }}
+"""
+
+
+def svg_of(layout: Layout, run: RunState | None = None) -> str:
+    """The document. Its size follows from the graph; it can be scaled.
+
+    ``run``: whose states are shown; the layout has to have been made with ``shows_states=True``.
+    """
+    head = [] if run is None else [*_head(run)]
+    top = _MARGIN + _HEAD * bool(head)
+    width = max(layout.width, 320 if head else 0) + 2 * _MARGIN
+    height = layout.height + top + _MARGIN
+    size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
+    style = 'style="max-width:100%;height:auto" role="img"'
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="{_ROOT}" {size} {style}>',
+        title_element(_title(layout, run)),
+        style_element(_STYLE, _ROOT),
+        f'<rect class="paper" width="{width:g}" height="{height:g}"/>',
+        *head,
+        f'<g transform="translate({_MARGIN} {top})">',
+    ]
+    for edge in layout.edges:
+        lines += _edge(edge)
+    for box in layout.boxes:
+        lines += _input(box) if box.kind == "input" else _box(box, run)
+    return "\n".join([*lines, "</g>", "</svg>"]) + "\n"
+
+
+def _title(layout: Layout, run: RunState | None) -> str:
+    nodes = sum(len(box.members) for box in layout.boxes if box.kind != "input")
+    of_run = "" if run is None else f"run {one_line(run.run_id)}, {run.status}: "
+    return f"{of_run}a graph of {nodes} {'node' if nodes == 1 else 'nodes'}"
+
+
+def _head(run: RunState) -> Iterator[str]:
+    """The run and its states in words, with the signs that stand in the boxes."""
+    counts = Counter(node.state for node in run.nodes.values())
+    parts = [
+        f"{SIGNS.get(state, '')} {counts[state]} {state}".strip()
+        for state in (*SIGNS, "pending")
+        if counts[state]
+    ]
+    name = isolated(cut(one_line(run.run_id), _HEAD_COLUMNS))
+    yield text_element(_MARGIN, _MARGIN + 12, f"{name}: {run.status}   {'   '.join(parts)}", "name")
+
+
+def _edge(edge: PlacedEdge) -> Iterator[str]:
+    *line, (tip_x, tip_y) = edge.points
+    start, rest = line[0], line[1:]
+    curve = " ".join(f"{x:g},{y:g}" for x, y in rest)
+    kind = "edge order" if edge.is_order else "edge"
+    label = title_element(edge.label) if edge.label else ""
+    yield f'<path class="{kind}" d="M{start[0]:g},{start[1]:g}C{curve}">{label}</path>'
+    x, y = line[-1]
+    length = max(((tip_x - x) ** 2 + (tip_y - y) ** 2) ** 0.5, 0.1)
+    across = (-3.2 * (tip_y - y) / length, 3.2 * (tip_x - x) / length)
+    corners = ((x + across[0], y + across[1]), (tip_x, tip_y), (x - across[0], y - across[1]))
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in corners)
+    yield f'<polygon class="tip" points="{points}"/>'
+
+
+def _input(box: PlacedBox) -> Iterator[str]:
+    yield "<g>"
+    yield title_element(f"inputs of the run: {_listed(box.members)}")
+    yield _rect("input", box, radius=box.height / 2)
+    middle = box.x + box.width / 2
+    yield text_element(middle, box.y + box.height / 2 + 4, box.label, "line", anchor="middle")
+    yield "</g>"
+
+
+def _box(box: PlacedBox, run: RunState | None) -> Iterator[str]:
+    states = Counter[str]() if run is None else states_of(box.members, run)
+    state = _state(states)
+    yield "<g>"
+    yield title_element(_details(box, states))
+    kind = f"box {state}" if state else "box"
+    if box.kind in HAS_BAR:
+        yield _rect(kind, box, offset=_BEHIND)
+    yield _rect(kind, box)
+    left = box.x + _PADDING
+    if run is None:
+        left, anchor = box.x + box.width / 2, "middle"
+    else:
+        anchor = ""
+        if sign := SIGNS.get(state):
+            yield text_element(left, box.y + 20, sign, f"sign {state}")
+        left += _SIGN
+    # The suffix stays behind the name, whatever the direction of the name's letters.
+    label = f"{isolated(box.label)} {box.suffix}" if box.suffix else isolated(box.label)
+    yield text_element(left, box.y + 20, label, "name", anchor=anchor)
+    for number, line in enumerate(box.lines):
+        y = box.y + LABEL_HEIGHT + 6 + LINE_HEIGHT * number
+        yield text_element(left, y, isolated(line), "line", anchor=anchor)
+    if states.total() > 1 or (states and box.kind in HAS_BAR):
+        yield from _bar(box, states)
+    yield "</g>"
+
+
+def _state(states: Counter[str]) -> str:
+    """The state of several nodes together."""
+    if not states:
+        return ""
+    if len(states) == 1:
+        return next(iter(states))
+    if states["failed"]:
+        return "failed"
+    is_open = states["running"] or states["queued"] or states["pending"]
+    return "running" if is_open else next(s for s in ("cancelled", "completed") if states[s])
+
+
+def _bar(box: PlacedBox, states: Counter[str]) -> Iterator[str]:
+    """A bar whose parts are as long as many are in a state, and how many of all have ended."""
+    total = states.total()
+    x, y = box.x + _PADDING, box.y + box.height - BAR_HEIGHT
+    room = box.width - 2 * _PADDING
+    ended = total - states["pending"] - states["queued"] - states["running"]
+    text = f"{ended}/{total}"
+    wide = room - _COUNT_WIDTH if room > 2 * _COUNT_WIDTH else room
+    for state in (*SIGNS, "pending"):
+        if part := wide * states[state] / total:
+            yield f'<rect class="bar {state}" x="{x:.1f}" y="{y:g}" width="{part:.1f}" height="5"/>'
+            x += part
+    if wide < room:
+        yield text_element(box.x + box.width - _PADDING, y + 6, text, "line", anchor="end")
+
+
+def _rect(kind: str, box: PlacedBox, *, radius: float = 6, offset: float = 0) -> str:
+    place = f'x="{box.x + offset:g}" y="{box.y + offset:g}"'
+    size = f'width="{box.width:g}" height="{box.height:g}"'
+    return f'<rect class="{kind}" {place} {size} rx="{radius:g}"/>'
+
+
+def _details(box: PlacedBox, states: Counter[str]) -> str:
+    """What is shown where the pointer rests: the whole names, and how many are in which state."""
+    name = _listed(box.members)
+    parts = [f"{name} {box.suffix}" if box.kind == "map" else name, *box.lines]
+    if states.total() == 1 and box.kind == "node":
+        parts.append(next(iter(states)))
+    elif states:
+        parts.append(", ".join(f"{count} {state}" for state, count in states.items()))
+    return "\n".join(parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [one_line(name) for name in names[:_MOST_LISTED]]
+    left = len(names) - len(shown)
+    return ", ".join([*shown, f"and {left} more"] if left else shown)
