@@ -112,6 +112,7 @@ def _box(node: DAGNode, at: str, kind: str, place: _Place) -> Box:
         mapped=_mapped(node, str).strip(),
         rules=tuple(f"{word} {_shown(text)}" for word, text in _policies(node)),
         takes_whole=tuple(key for keys in whole for key in keys),
+        is_mapped=bool(node.map_over),
         inputs=(*node.required_keys, *node.optional_keys),
         outputs=tuple(node.outputs),
     )

@@ -17,7 +17,8 @@ class Box:
     """A node. ``id``: its name within the drawing.
 
     ``kind``: the name of its task; different tasks have different ones. ``mapped``: what it maps
-    over, as it is written. ``rules``: its join rule, its condition and its fallback, likewise.
+    over, as it is written, and whether it is a generator. ``rules``: its join rule, its condition
+    and its fallback, likewise.
     ``takes_whole``: the keys of mapped nodes whose elements it takes together.
     """
 
@@ -27,6 +28,7 @@ class Box:
     mapped: str = ""
     rules: tuple[str, ...] = ()
     takes_whole: tuple[str, ...] = ()
+    is_mapped: bool = False
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
 
@@ -111,10 +113,6 @@ class NodeState(Protocol):
         """The state of the node as a whole."""
 
     @property
-    def attempts(self) -> int:
-        """How often its task was sent."""
-
-    @property
     def elements(self) -> ElementStates | None:
         """Those of a mapped node."""
 
@@ -146,8 +144,9 @@ def diagram_of_run(run: RunState) -> Diagram:
     """
     ids = {name: f"n{index}" for index, name in enumerate(run.nodes)}
     boxes = [
-        Box(ids[name], name, stem(name), "" if node.elements is None else "×")
+        Box(ids[name], name, stem(name), "×" * is_mapped, is_mapped=is_mapped)
         for name, node in run.nodes.items()
+        for is_mapped in [node.elements is not None]
     ]
     arrows = [
         Arrow(ids[before], at, (before,))
@@ -156,6 +155,18 @@ def diagram_of_run(run: RunState) -> Diagram:
         if before in ids
     ]
     return Diagram(boxes, [], arrows)
+
+
+def state_of(members: Sequence[str], run: RunState) -> str:
+    """The state of one node, or of several together."""
+    states = {run.nodes[name].state if name in run.nodes else "pending" for name in members}
+    if len(states) == 1:
+        return states.pop()
+    if "failed" in states:
+        return "failed"
+    if states & {"running", "queued", "pending"}:
+        return "running"
+    return "cancelled" if "cancelled" in states else "completed"
 
 
 def states_of(members: Sequence[str], run: RunState) -> Counter[str]:

@@ -41,8 +41,8 @@ def classes(predecessors: Edges, kinds: Sequence[Hashable]) -> list[int]:
     """The class of each node: nodes of the same kind whose neighbours are in the same classes.
 
     This is the coarsest such partition, found by refining: nodes are parted as long as they differ.
-    A graph of these classes has no cycle either. Where an edge leads from one class to another, each
-    node of the second depends on one of the first, so nodes in a cycle would have no beginning.
+    A graph of these classes has no cycle either. Where an edge leads from one class to another,
+    each node of the second depends on one of the first, so a cycle would have no beginning.
     """
     successors: list[list[int]] = [[] for _ in predecessors]
     for node, before in enumerate(predecessors):
@@ -89,7 +89,7 @@ def ordered(predecessors: Edges) -> list[int]:
         while path:
             missing = [other for other in predecessors[path[-1]] if other not in done]
             if missing:
-                path.append(missing[0])
+                path += missing[::-1]
             else:
                 done[path.pop()] = None
     return list(done)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from taskiq_flow.drawing import folding
 from taskiq_flow.drawing.diagram import Box, Diagram, Input, stem
-from taskiq_flow.drawing.texts import cut, width
+from taskiq_flow.drawing.texts import shortened, width
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.previews import one_line
 
@@ -25,11 +25,11 @@ LABEL_SIZE, LINE_SIZE = 13, 11
 LABEL_HEIGHT, LINE_HEIGHT, BAR_HEIGHT = 30, 15, 14
 """The heights in pixels of what stands in a box."""
 
-_LONGEST, _LONGEST_SUFFIX = 190, 120
+_LONGEST, _LONGEST_SUFFIX = 210, 120
 """Pixels of a label, of a line, and of what is behind a label; what is longer is cut."""
 
-_PADDING, _SIGN = 11, 18
-_NARROWEST, _INPUT_HEIGHT = 44, 22
+_PADDING, _SIGN, _BOLD = 11, 18, 1.12
+_NARROWEST, _NARROWEST_BAR, _INPUT_HEIGHT = 44, 120, 22
 
 
 Kind = Literal["node", "map", "group", "input"]
@@ -118,18 +118,19 @@ def lay_out(
     for start, end in arrows:
         before[end].append(start)
     kept = [(at, node) for node, others in enumerate(folding.reduced(before)) for at in others]
-    (width_, height), middles, lines = graphviz.placed([(b.width, b.height) for b in boxes], kept)
+    drawn = set(kept)
+    (wide, high), middles, lines = graphviz.placed([(b.width, b.height) for b in boxes], kept)
     edges = [
         replace(arrows[pair], points=tuple((_rounded(x), _rounded(y)) for x, y in line))
         for pair, line in zip(kept, lines, strict=True)
     ]
     return Layout(
-        _rounded(width_),
-        _rounded(height),
+        _rounded(wide),
+        _rounded(high),
         is_folded=len(groups) < len(numbers),
         boxes=tuple(map(_moved, boxes, middles)),
         edges=tuple(edges),
-        implied=tuple((arrows[pair].start, arrows[pair].end) for pair in arrows.keys() - {*kept}),
+        implied=tuple((edge.start, edge.end) for pair, edge in arrows.items() if pair not in drawn),
     )
 
 
@@ -149,7 +150,7 @@ def _groups(diagram: Diagram, unfolded: Collection[str]) -> list[list[int]]:
     for arrow in diagram.arrows:
         if arrow.start in numbers:
             before[numbers[arrow.end]].append(numbers[arrow.start])
-    kinds = [(box.kind, box.rules, bool(box.mapped)) for box in diagram.boxes]
+    kinds = [(box.kind, box.rules, box.is_mapped) for box in diagram.boxes]
     found = folding.classes(folding.reduced(before), kinds)
     found = folding.opened(
         found, [n for n, box in enumerate(diagram.boxes) if box.name in unfolded]
@@ -197,7 +198,7 @@ def _drawn(
 
 def _input_box(inputs: Sequence[Input], is_needed: Mapping[str, bool]) -> PlacedBox:
     shown = (one_line(given.key) + "?" * (not is_needed[given.id]) for given in inputs)
-    label = cut(", ".join(shown), _LONGEST, LINE_SIZE)
+    label = shortened(", ".join(shown), _LONGEST, LINE_SIZE)
     wide = max(width(label, LINE_SIZE) + 2 * _PADDING, _NARROWEST)
     members = tuple(given.key for given in inputs)
     return PlacedBox(
@@ -217,19 +218,20 @@ def _node_box(group: Sequence[Box], *, shows_states: bool) -> PlacedBox:
         if first.mapped:
             lines.append(f"each {first.mapped if len(mapped) == 1 else '×'}")
     else:
-        kind, suffix, name = "map" if first.mapped else "node", first.mapped, first.name
+        kind, suffix, name = "map" if first.is_mapped else "node", first.mapped, first.name
         if first.takes_whole:
             lines.append(f"all of {', '.join(first.takes_whole)}")
         if first.outputs and first.outputs != (first.name,):
             lines.append(f"gives {', '.join(first.outputs)}")
-    label = cut(one_line(name), _LONGEST, LABEL_SIZE)
-    suffix = cut(one_line(suffix), _LONGEST_SUFFIX, LABEL_SIZE)
-    shown = tuple(cut(one_line(line), _LONGEST, LINE_SIZE) for line in lines)
-    widths = [width(f"{label} {suffix}" if suffix else label, LABEL_SIZE)]
+    label = shortened(one_line(name), _LONGEST, LABEL_SIZE)
+    suffix = shortened(one_line(suffix), _LONGEST_SUFFIX, LABEL_SIZE)
+    shown = tuple(shortened(one_line(line), _LONGEST, LINE_SIZE) for line in lines)
+    widths = [_BOLD * width(f"{label} {suffix}" if suffix else label, LABEL_SIZE)]
     widths += [width(line, LINE_SIZE) for line in shown]
-    wide = max(max(widths) + 2 * _PADDING + _SIGN * shows_states, _NARROWEST)
-    high = LABEL_HEIGHT + LINE_HEIGHT * len(shown)
-    high += BAR_HEIGHT * (shows_states and kind in HAS_BAR)
+    has_bar = shows_states and kind in HAS_BAR
+    least = _NARROWEST_BAR if has_bar else _NARROWEST
+    wide = max(max(widths) + 2 * _PADDING + _SIGN * shows_states, least)
+    high = LABEL_HEIGHT + LINE_HEIGHT * len(shown) + BAR_HEIGHT * has_bar
     members = tuple(box.name for box in group)
     return PlacedBox(first.id, kind, label, suffix, shown, members, 0, 0, round(wide), high)
 

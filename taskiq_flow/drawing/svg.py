@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from taskiq_flow.drawing.diagram import RunState, states_of
+from taskiq_flow.drawing.diagram import RunState, state_of, states_of
 from taskiq_flow.drawing.layout import (
     BAR_HEIGHT,
     HAS_BAR,
@@ -17,13 +17,12 @@ from taskiq_flow.drawing.layout import (
     PlacedBox,
     PlacedEdge,
 )
-from taskiq_flow.drawing.texts import cut, isolated, text_element, title_element
-from taskiq_flow.drawing.theme import SIGNS, style_element
+from taskiq_flow.drawing.texts import cut, isolated, text_element, title_element, width
+from taskiq_flow.drawing.theme import SIGNS, STATES, style_element
 from taskiq_flow.previews import one_line
 
 _MARGIN, _HEAD = 16, 28
-_PADDING, _SIGN = 11, 18
-_COUNT_WIDTH = 46
+_PADDING, _SIGN, _BOLD = 11, 18, 1.12
 _MOST_LISTED = 20
 _HEAD_COLUMNS = 40
 _BEHIND = 4
@@ -42,7 +41,7 @@ $root .box.completed {{ stroke: $completed; }}
 $root .box.running, $root .box.queued {{ stroke: $running; stroke-width: 1.5; }}
 $root .box.failed {{ stroke: $failed; stroke-width: 2; }}
 $root .box.cancelled {{ stroke: $cancelled; }}
-$root .box.skipped, $root .box.pending {{ stroke-dasharray: 2 3; }}
+$root .box.skipped {{ stroke-dasharray: 2 3; }}
 $root .sign {{ font-weight: 700; }}
 $root .sign.completed {{ fill: $good; }}
 $root .sign.running, $root .sign.queued {{ fill: $busy; }}
@@ -64,18 +63,18 @@ def svg_of(layout: Layout, run: RunState | None = None) -> str:
 
     ``run``: whose states are shown; the layout has to have been made with ``shows_states=True``.
     """
-    head = [] if run is None else [*_head(run)]
+    head = "" if run is None else _head(run)
     top = _MARGIN + _HEAD * bool(head)
-    width = max(layout.width, 320 if head else 0) + 2 * _MARGIN
+    wide = max(layout.width, _BOLD * width(head, LABEL_SIZE)) + 2 * _MARGIN
     height = layout.height + top + _MARGIN
-    size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
+    size = f'viewBox="0 0 {wide:g} {height:g}" width="{wide:g}" height="{height:g}"'
     style = 'style="max-width:100%;height:auto" role="img"'
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="{_ROOT}" {size} {style}>',
         title_element(_title(layout, run)),
         style_element(_STYLE, _ROOT),
-        f'<rect class="paper" width="{width:g}" height="{height:g}"/>',
-        *head,
+        f'<rect class="paper" width="{wide:g}" height="{height:g}"/>',
+        *([text_element(_MARGIN, _MARGIN + 12, head, "name")] if head else []),
         f'<g transform="translate({_MARGIN} {top})">',
     ]
     for edge in layout.edges:
@@ -91,16 +90,16 @@ def _title(layout: Layout, run: RunState | None) -> str:
     return f"{of_run}a graph of {nodes} {'node' if nodes == 1 else 'nodes'}"
 
 
-def _head(run: RunState) -> Iterator[str]:
+def _head(run: RunState) -> str:
     """The run and its states in words, with the signs that stand in the boxes."""
     counts = Counter(node.state for node in run.nodes.values())
-    parts = [
+    parts = [f"{isolated(cut(one_line(run.run_id), _HEAD_COLUMNS))}: {run.status}"]
+    parts += [
         f"{SIGNS.get(state, '')} {counts[state]} {state}".strip()
-        for state in (*SIGNS, "pending")
+        for state in STATES
         if counts[state]
     ]
-    name = isolated(cut(one_line(run.run_id), _HEAD_COLUMNS))
-    yield text_element(_MARGIN, _MARGIN + 12, f"{name}: {run.status}   {'   '.join(parts)}", "name")
+    return "  ·  ".join(parts)
 
 
 def _edge(edge: PlacedEdge) -> Iterator[str]:
@@ -129,7 +128,7 @@ def _input(box: PlacedBox) -> Iterator[str]:
 
 def _box(box: PlacedBox, run: RunState | None) -> Iterator[str]:
     states = Counter[str]() if run is None else states_of(box.members, run)
-    state = _state(states)
+    state = "" if run is None else state_of(box.members, run)
     yield "<g>"
     yield title_element(_details(box, states))
     kind = f"box {state}" if state else "box"
@@ -150,37 +149,23 @@ def _box(box: PlacedBox, run: RunState | None) -> Iterator[str]:
     for number, line in enumerate(box.lines):
         y = box.y + LABEL_HEIGHT + 6 + LINE_HEIGHT * number
         yield text_element(left, y, isolated(line), "line", anchor=anchor)
-    if states.total() > 1 or (states and box.kind in HAS_BAR):
+    if states and box.kind in HAS_BAR:
         yield from _bar(box, states)
     yield "</g>"
-
-
-def _state(states: Counter[str]) -> str:
-    """The state of several nodes together."""
-    if not states:
-        return ""
-    if len(states) == 1:
-        return next(iter(states))
-    if states["failed"]:
-        return "failed"
-    is_open = states["running"] or states["queued"] or states["pending"]
-    return "running" if is_open else next(s for s in ("cancelled", "completed") if states[s])
 
 
 def _bar(box: PlacedBox, states: Counter[str]) -> Iterator[str]:
     """A bar whose parts are as long as many are in a state, and how many of all have ended."""
     total = states.total()
-    x, y = box.x + _PADDING, box.y + box.height - BAR_HEIGHT
-    room = box.width - 2 * _PADDING
     ended = total - states["pending"] - states["queued"] - states["running"]
     text = f"{ended}/{total}"
-    wide = room - _COUNT_WIDTH if room > 2 * _COUNT_WIDTH else room
-    for state in (*SIGNS, "pending"):
+    x, y = box.x + _PADDING, box.y + box.height - BAR_HEIGHT
+    wide = box.width - 2 * _PADDING - width(text, LINE_SIZE) - 6
+    for state in STATES:
         if part := wide * states[state] / total:
             yield f'<rect class="bar {state}" x="{x:.1f}" y="{y:g}" width="{part:.1f}" height="5"/>'
             x += part
-    if wide < room:
-        yield text_element(box.x + box.width - _PADDING, y + 6, text, "line", anchor="end")
+    yield text_element(box.x + box.width - _PADDING, y + 6, text, "line", anchor="end")
 
 
 def _rect(kind: str, box: PlacedBox, *, radius: float = 6, offset: float = 0) -> str:
@@ -193,10 +178,12 @@ def _details(box: PlacedBox, states: Counter[str]) -> str:
     """What is shown where the pointer rests: the whole names, and how many are in which state."""
     name = _listed(box.members)
     parts = [f"{name} {box.suffix}" if box.kind == "map" else name, *box.lines]
-    if states.total() == 1 and box.kind == "node":
-        parts.append(next(iter(states)))
-    elif states:
-        parts.append(", ".join(f"{count} {state}" for state, count in states.items()))
+    if box.kind in HAS_BAR:
+        parts += (
+            [", ".join(f"{count} {state}" for state, count in states.items())] if states else []
+        )
+    else:
+        parts += states
     return "\n".join(parts)
 
 

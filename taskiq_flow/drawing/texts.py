@@ -7,8 +7,10 @@ from collections.abc import Callable
 from html import escape
 
 _JOINERS = "\u200d\ufe0f"
+_HEAD_SHARE = 0.6
+"""How much of what is left of a text stands before the ellipsis in its middle."""
 _NARROW = frozenset("iIjlftr.,:;'`|!()[]{}/\\ -")
-_BROAD = frozenset("mwMW@%—…→←⇉")
+_BROAD = frozenset("mwMWO@%&#<>=+~—…→←⇉")
 
 
 def columns(text: str) -> int:
@@ -21,30 +23,49 @@ def width(text: str, size: float) -> float:
     return size * sum(map(_share_of, text))
 
 
-def cut(text: str, room: float, size: float | None = None) -> str:
-    """The text, cut to so many columns; with ``size``, to so many pixels in a font of that size.
-
-    Letters that belong together are not parted.
+def cut(text: str, columns: float) -> str:
+    """The text, cut to so many columns. Letters that belong together are not parted.
 
     >>> from taskiq_flow.drawing.texts import cut
     >>> cut("reproject", 6)
     'repro…'
     """
-    measure: Callable[[str], float] = _columns_of
-    if size is not None:
-        room, measure = room / size, _share_of
-    used, end, left = 0.0, 0, room - measure("…")
+    end = _fitting(text, columns, _columns_of)
+    return text if end == len(text) else f"{text[:end]}…"
+
+
+def shortened(text: str, room: float, size: float) -> str:
+    """The text, cut in its middle to so many pixels in a font of that size.
+
+    The end of a name often tells it from others.
+    """
+    if width(text, size) <= room:
+        return text
+    letters = room / size - _share_of("…")
+    end = _fitting(text, letters * _HEAD_SHARE, _share_of)
+    start = len(text)
+    left = letters - sum(map(_share_of, text[:end]))
+    while start > end and (left := left - _share_of(text[start - 1])) >= 0:
+        start -= 1
+    while start < len(text) and (_is_attached(text[start]) or text[start - 1] in _JOINERS):
+        start += 1
+    return f"{text[:end]}…{text[start:]}"
+
+
+def _fitting(text: str, room: float, share: Callable[[str], float]) -> int:
+    """Where a text is cut, so that it and an ellipsis fit; its end, if all of it fits."""
+    used, end = 0.0, 0
     for place, letter in enumerate(text):
-        if used <= left:
+        if used + share("…") <= room:
             end = place
-        used += measure(letter)
+        used += share(letter)
         if used > room:
             break
     else:
-        return text
+        return len(text)
     while end and (text[end - 1] in _JOINERS or _is_attached(text[end])):
         end -= 1
-    return f"{text[:end]}…"
+    return end
 
 
 def isolated(text: str) -> str:
@@ -77,7 +98,7 @@ def _share_of(letter: str) -> float:
     if letter in _NARROW:
         return 0.4
     if letter in _BROAD:
-        return 1.0
+        return 0.95
     if _is_attached(letter):
         return 0.0
     if unicodedata.east_asian_width(letter) in "WF":

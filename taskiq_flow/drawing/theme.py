@@ -15,6 +15,9 @@ SIGNS: Mapping[str, str] = {
 }
 """A sign for each state, so that none is told by its colour alone. A node that waits has none."""
 
+STATES = (*SIGNS, "pending")
+"""All states, in the order in which they are listed."""
+
 _LIGHT = {
     "ink": "#1f2328",
     "quiet": "#59636e",
