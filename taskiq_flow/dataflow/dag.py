@@ -238,13 +238,20 @@ class DAG:
         """
         return self.diagram().to_json()
 
-    def to_svg(self, run: RunState | None = None, *, fold: bool | None = None) -> str:
+    def to_svg(
+        self,
+        run: RunState | None = None,
+        *,
+        fold: bool | None = None,
+        orientation: Literal["LR", "TB"] | None = None,
+    ) -> str:
         """The graph as an SVG document, laid out by Graphviz. Needs the extra ``draw``.
 
         ``run``: a ``RunView``, whose states are shown. ``fold``: whether equal nodes, of the same
-        task and with equal neighbours, are one box; ``None``: if there are more than 40. Edges that
-        follow from others are left out. The document follows the reader's dark or light theme, and
-        needs neither scripts nor fonts.
+        task and with equal neighbours, are one box; ``None``: if there are more than 40.
+        ``orientation``: from left to right, or from top to bottom; ``None``: from left to right
+        unless that is too wide. Edges that follow from others are left out. The document follows
+        the reader's dark or light theme, and needs neither scripts nor fonts.
 
         Raises ``ConfigurationError`` without pygraphviz, and ``ValueError`` for more than 2,000
         boxes and for the view of a run of another graph.
@@ -254,7 +261,8 @@ class DAG:
                 f"the view is of run {run.run_id!r}, which has none of the nodes of this graph; "
                 "give the view of one of its own runs"
             )
-        layout = lay_out(self.diagram(), fold=fold, shows_states=run is not None)
+        states = run is not None
+        layout = lay_out(self.diagram(), fold=fold, orientation=orientation, shows_states=states)
         return svg_of(layout, run)
 
     def diagram(self) -> Diagram:

@@ -14,20 +14,20 @@ Point = tuple[float, float]
 
 _INCH = 72
 _HEAD = (
-    "rankdir=LR; nodesep=0.22; ranksep=0.55; splines=true; "
+    "nodesep=0.22; ranksep=0.55; splines=true; "
     'node [shape=box, fixedsize=true, label=""]; edge [arrowsize=0.7];'
 )
 
 
 def placed(
-    sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]]
+    sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]], orientation: str
 ) -> tuple[tuple[float, float], list[Point], list[list[Point]]]:
     """The size of the whole, the middle of each box, and the line of each edge.
 
-    A line is a point, three for each cubic Bézier curve, and the tip of its arrow. All is in pixels
-    from the upper left corner.
+    ``orientation``: such as ``"LR"``. A line is a point, three for each cubic Bézier curve, and the
+    tip of its arrow. All is in pixels from the upper left corner.
     """
-    lines = ["digraph {", _HEAD]
+    lines = [f"digraph {{ rankdir={orientation};", _HEAD]
     lines += [
         f"{number} [width={width / _INCH:.4f}, height={height / _INCH:.4f}];"
         for number, (width, height) in enumerate(sizes)

@@ -28,6 +28,12 @@ LABEL_HEIGHT, LINE_HEIGHT, BAR_HEIGHT = 30, 15, 14
 _LONGEST, _LONGEST_SUFFIX = 210, 120
 """Pixels of a label, of a line, and of what is behind a label; what is longer is cut."""
 
+_WIDEST, _BETWEEN = 1_600, 16
+"""Pixels of a drawing that can be read on a screen, and between two boxes at least."""
+
+_FOR_LONG_EDGES = 1.5
+"""How much more room a rank takes, as edges pass between its boxes."""
+
 _PADDING, _SIGN, _BOLD = 11, 18, 1.12
 _NARROWEST, _NARROWEST_BAR, _INPUT_HEIGHT = 44, 120, 22
 
@@ -36,6 +42,8 @@ Kind = Literal["node", "map", "group", "input"]
 """``"map"``: a mapped node; ``"group"``: several nodes that are equal; ``"input"``: inputs of the
 run."""
 
+
+Orientation = Literal["LR", "TB"]
 
 HAS_BAR = ("map", "group")
 """Kinds of boxes in which a bar shows how many of several are in which state."""
@@ -82,6 +90,7 @@ class Layout:
 
     width: float
     height: float
+    orientation: Orientation
     is_folded: bool
     boxes: tuple[PlacedBox, ...]
     edges: tuple[PlacedEdge, ...]
@@ -97,13 +106,16 @@ def lay_out(
     *,
     fold: bool | None = None,
     unfolded: Collection[str] = (),
+    orientation: Orientation | None = None,
     shows_states: bool = False,
 ) -> Layout:
-    """Lay a graph out, from left to right, without the edges that others imply.
+    """Lay a graph out, without the edges that others imply.
 
     ``fold``: whether equal nodes are one box; ``None``: if there are more than 40. ``unfolded``:
     the nodes of these names, and those that are equal to them, have boxes of their own.
-    ``shows_states``: whether boxes have room for the state of their nodes.
+    ``orientation``: ``"LR"``, from left to right, or ``"TB"``, from top to bottom; ``None``: the
+    first unless that is too wide to be read on a screen. ``shows_states``: whether boxes have room
+    for the state of their nodes.
 
     The same graph has the same layout. Raises ``ConfigurationError`` without pygraphviz, and
     ``ValueError`` for more than 2,000 boxes.
@@ -119,7 +131,9 @@ def lay_out(
         before[end].append(start)
     kept = [(at, node) for node, others in enumerate(folding.reduced(before)) for at in others]
     drawn = set(kept)
-    (wide, high), middles, lines = graphviz.placed([(b.width, b.height) for b in boxes], kept)
+    orientation = orientation or _orientation(boxes, before)
+    sizes = [(box.width, box.height) for box in boxes]
+    (wide, high), middles, lines = graphviz.placed(sizes, kept, orientation)
     edges = [
         replace(arrows[pair], points=tuple((_rounded(x), _rounded(y)) for x, y in line))
         for pair, line in zip(kept, lines, strict=True)
@@ -127,11 +141,24 @@ def lay_out(
     return Layout(
         _rounded(wide),
         _rounded(high),
+        orientation,
         is_folded=len(groups) < len(numbers),
         boxes=tuple(map(_moved, boxes, middles)),
         edges=tuple(edges),
         implied=tuple((edge.start, edge.end) for pair, edge in arrows.items() if pair not in drawn),
     )
+
+
+def _orientation(boxes: Sequence[PlacedBox], before: folding.Edges) -> Orientation:
+    """The one that makes a narrower drawing, if from left to right is too wide."""
+    depths: list[int] = []
+    ranks: dict[int, list[float]] = {}
+    for box, others in zip(boxes, before, strict=True):
+        depths.append(1 + max((depths[other] for other in others), default=-1))
+        ranks.setdefault(depths[-1], []).append(box.width + _BETWEEN)
+    from_left = sum(max(widths) + _BETWEEN for widths in ranks.values())
+    from_top = _FOR_LONG_EDGES * max(map(sum, ranks.values()), default=0)
+    return "TB" if from_left > max(_WIDEST, from_top) else "LR"
 
 
 def _check_count(count: int, *, is_folded: bool) -> None:
