@@ -253,8 +253,8 @@ class DAG:
         unless that is too wide. Edges that follow from others are left out. The document follows
         the reader's dark or light theme, and needs neither scripts nor fonts.
 
-        Raises ``ConfigurationError`` without pygraphviz, and ``ValueError`` for more than 2,000
-        boxes and for the view of a run of another graph.
+        Raises ``ConfigurationError`` without pygraphviz, and ``ValueError`` for a drawing that is
+        too large (2,000 boxes, or very many edges) and for the view of a run of another graph.
         """
         if run is not None and run.nodes and self._nodes.keys().isdisjoint(run.nodes):
             raise ValueError(

@@ -16,8 +16,9 @@ from taskiq_flow.previews import one_line
 MOST_WHOLE = 40
 """Boxes up to which nothing is folded unless it is asked for."""
 
-MOST_BOXES = 2_000
-"""Boxes that are laid out at most, as that may take seconds."""
+MOST_BOXES, MOST_LEVELS = 2_000, 2_500
+"""How many boxes are laid out at most, and how many levels all edges may pass together. Graphviz
+takes about a second for these, in which nothing else runs, and minutes for some that are larger."""
 
 LABEL_SIZE, LINE_SIZE = 13, 11
 """The sizes of the fonts in pixels: of labels, and of the lines below them."""
@@ -118,20 +119,22 @@ def lay_out(
     for the state of their nodes.
 
     The same graph has the same layout. Raises ``ConfigurationError`` without pygraphviz, and
-    ``ValueError`` for more than 2,000 boxes.
+    ``ValueError`` if the drawing is too large.
     """
     graphviz = _graphviz()
     numbers = range(len(diagram.boxes))
     is_folding = len(numbers) > MOST_WHOLE if fold is None else fold
     groups = _groups(diagram, unfolded) if is_folding else [[number] for number in numbers]
     boxes, arrows = _drawn(diagram, groups, shows_states=shows_states)
-    _check_count(len(boxes), is_folded=is_folding)
     before: list[list[int]] = [[] for _ in boxes]
     for start, end in arrows:
         before[end].append(start)
-    kept = [(at, node) for node, others in enumerate(folding.reduced(before)) for at in others]
+    least = folding.reduced(before)
+    kept = [(start, end) for end, others in enumerate(least) for start in others]
     drawn = set(kept)
-    orientation = orientation or _orientation(boxes, before)
+    levels = _levels(least)
+    _check_size(len(boxes), sum(levels[b] - levels[a] for a, b in kept), is_folded=is_folding)
+    orientation = orientation or _orientation(boxes, levels)
     sizes = [(box.width, box.height) for box in boxes]
     (wide, high), middles, lines = graphviz.placed(sizes, kept, orientation)
     edges = [
@@ -149,25 +152,32 @@ def lay_out(
     )
 
 
-def _orientation(boxes: Sequence[PlacedBox], before: folding.Edges) -> Orientation:
+def _levels(before: folding.Edges) -> list[int]:
+    """For each box, how many edges the longest path to it has."""
+    levels: list[int] = []
+    for others in before:
+        levels.append(1 + max((levels[other] for other in others), default=-1))
+    return levels
+
+
+def _check_size(boxes: int, levels: int, *, is_folded: bool) -> None:
+    if boxes > MOST_BOXES or levels > MOST_LEVELS:
+        fold = "" if is_folded else "fold it with fold=True, or "
+        raise ValueError(
+            f"the drawing has {boxes:,} boxes, and its edges pass {levels:,} levels in all; at "
+            f"most {MOST_BOXES:,} and {MOST_LEVELS:,} are laid out: {fold}draw a part of the graph, as "
+            "dag.part_for(outputs) gives it"
+        )
+
+
+def _orientation(boxes: Sequence[PlacedBox], levels: Sequence[int]) -> Orientation:
     """The one that makes a narrower drawing, if from left to right is too wide."""
-    depths: list[int] = []
     ranks: dict[int, list[float]] = {}
-    for box, others in zip(boxes, before, strict=True):
-        depths.append(1 + max((depths[other] for other in others), default=-1))
-        ranks.setdefault(depths[-1], []).append(box.width + _BETWEEN)
+    for box, level in zip(boxes, levels, strict=True):
+        ranks.setdefault(level, []).append(box.width + _BETWEEN)
     from_left = sum(max(widths) + _BETWEEN for widths in ranks.values())
     from_top = _FOR_LONG_EDGES * max(map(sum, ranks.values()), default=0)
     return "TB" if from_left > max(_WIDEST, from_top) else "LR"
-
-
-def _check_count(count: int, *, is_folded: bool) -> None:
-    if count > MOST_BOXES:
-        fold = "" if is_folded else "fold it with fold=True, or "
-        raise ValueError(
-            f"the drawing has {count:,} boxes, and at most {MOST_BOXES:,} are laid out; {fold}draw "
-            "a part of the graph: dag.part_for(outputs)"
-        )
 
 
 def _groups(diagram: Diagram, unfolded: Collection[str]) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 import html
 import io
+import json
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -446,3 +447,31 @@ def test_a_condition_or_a_fallback_without_a_name_is_drawn_with_its_class() -> N
 def test_a_fallback_that_is_long_is_cut() -> None:
     dag = DAGBuilder().node(len, name="size", inputs=["x"], fallback=[*range(10**6)]).build()
     assert len(dag.to_dot()) < 200
+
+
+def test_a_mermaid_chart_can_go_from_top_to_bottom() -> None:
+    assert audio().to_mermaid("TB").startswith("flowchart TB\n")
+    assert audio().to_mermaid("TB").splitlines()[1:] == audio().to_mermaid().splitlines()[1:]
+
+
+def test_a_graph_as_json() -> None:
+    builder = DAGBuilder().node(len, name="embed", inputs=["pages"], map_over="pages")
+    builder.node(sum, name="lone \udc80", inputs=["embed"], fallback=0, outputs=["total"])
+    dag = builder.build()
+    dag.add_node(node("last"))
+    dag.add_edge("lone \udc80", "last")
+    text = dag.to_json()
+    text.encode()
+    data = json.loads(text)
+    assert [(one["id"], one["task"], one["mapped"], one["rules"]) for one in data["nodes"]] == [
+        ("embed", "len", "×pages", []),
+        ("lone \udc80", "sum", "", ["else 0"]),
+        ("last", "task", "", []),
+    ]
+    assert [(one["inputs"], one["outputs"]) for one in data["nodes"]] == [
+        *((["pages"], ["embed"]), (["embed"], ["total"]), ([], ["last"])),
+    ]
+    assert data["edges"] == [
+        {"from": "embed", "to": "lone \udc80", "keys": ["embed"]},
+        {"from": "lone \udc80", "to": "last", "keys": []},
+    ]
