@@ -165,8 +165,8 @@ def _check_size(boxes: int, levels: int, *, is_folded: bool) -> None:
         fold = "" if is_folded else "fold it with fold=True, or "
         raise ValueError(
             f"the drawing has {boxes:,} boxes, and its edges pass {levels:,} levels in all; at "
-            f"most {MOST_BOXES:,} and {MOST_LEVELS:,} are laid out: {fold}draw a part of the graph, as "
-            "dag.part_for(outputs) gives it"
+            f"most {MOST_BOXES:,} and {MOST_LEVELS:,} are laid out: {fold}draw a part of the "
+            "graph, as dag.part_for(outputs) gives it"
         )
 
 

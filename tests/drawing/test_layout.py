@@ -179,7 +179,7 @@ def test_a_drawing_that_is_too_large_is_refused_with_a_remedy() -> None:
     ):
         laid_out(many, fold=False)
     with pytest.raises(
-        ValueError, match=r"edges pass .* at most .* and 2,500 are laid out: draw a"
+        ValueError, match=r"edges pass .* at most .* and 2,500 are laid out: draw a part"
     ):
         laid_out(dense(700, 6), fold=True)
 
