@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from taskiq_flow.drawing.folding import ordered
 from taskiq_flow.drawing.theme import SIGNS
 
 
@@ -142,11 +143,14 @@ def diagram_of_run(run: RunState) -> Diagram:
 
     Nodes are of one kind if their names differ in numbers only, as ``crop`` and ``crop_2``.
     """
-    ids = {name: f"n{index}" for index, name in enumerate(run.nodes)}
+    names = list(run.nodes)
+    numbers = {name: number for number, name in enumerate(names)}
+    before = [[numbers[a] for a in run.edges.get(name, ()) if a in numbers] for name in names]
+    ids = {names[number]: f"n{place}" for place, number in enumerate(ordered(before))}
     boxes = [
-        Box(ids[name], name, stem(name), "×" * is_mapped, is_mapped=is_mapped)
-        for name, node in run.nodes.items()
-        for is_mapped in [node.elements is not None]
+        Box(at, name, stem(name), "×" * is_mapped, is_mapped=is_mapped)
+        for name, at in ids.items()
+        for is_mapped in [run.nodes[name].elements is not None]
     ]
     arrows = [
         Arrow(ids[before], at, (before,))

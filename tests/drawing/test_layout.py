@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,10 +11,21 @@ from typing import Any
 
 import pytest
 
-from taskiq_flow import ConfigurationError, DAGBuilder
+from taskiq_flow import DAGBuilder
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.drawing.diagram import stem
-from taskiq_flow.drawing.layout import MOST_BOXES, MOST_WHOLE, Layout, lay_out
+from taskiq_flow.drawing.layout import (
+    BAR_HEIGHT,
+    LABEL_HEIGHT,
+    LABEL_SIZE,
+    LINE_HEIGHT,
+    LINE_SIZE,
+    MOST_BOXES,
+    MOST_WHOLE,
+    Layout,
+    lay_out,
+)
+from taskiq_flow.drawing.texts import width
 from tests.dataflow.graphs import graph, node
 from tests.drawing.pictures import box_of, overlaps, share_through_boxes
 from tests.scripts import ROOT
@@ -184,6 +194,23 @@ def test_a_drawing_that_is_too_large_is_refused_with_a_remedy() -> None:
         laid_out(dense(700, 6), fold=True)
 
 
+@pytest.mark.parametrize("shows_states", [False, True])
+def test_what_is_written_fits_in_its_box(shows_states: bool) -> None:
+    builder = DAGBuilder().node(len, name="embed", inputs=["pages"], map_over="pages", fallback=0)
+    builder.node(sum, name="W" * 60, inputs=["embed"], outputs=["a_long_key", "another_long_key"])
+    layout = laid_out(builder.build(), shows_states=shows_states)
+    for box in layout.boxes:
+        sign = 18 * (shows_states and box.kind != "input")
+        size = LINE_SIZE if box.kind == "input" else LABEL_SIZE
+        label = width(f"{box.label} {box.suffix}".strip(), size)
+        assert (
+            max(label, *(width(line, LINE_SIZE) for line in box.lines), 0) + sign < box.width - 16
+        )
+        lines = LABEL_HEIGHT + LINE_HEIGHT * len(box.lines)
+        assert box.height >= (lines if box.kind != "input" else LINE_HEIGHT)
+    assert box_of(layout, "embed").height == 45 + BAR_HEIGHT * shows_states
+
+
 def test_the_end_of_a_long_name_is_in_the_box() -> None:
     name = "stage_out_local_condorpool_of_a_site_with_a_long_name_17"
     (box,) = laid_out(graph(node(name))).boxes
@@ -239,18 +266,3 @@ def test_a_workflow_is_laid_out_within_a_second_and_without_overlaps(
         assert not overlaps(layout)
         assert share_through_boxes(layout) < 0.01
         assert layout == lay_out(diagram, fold=fold)
-
-
-def test_without_pygraphviz_the_error_names_the_extra_and_text_stays(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    dag = tiles(2)
-    monkeypatch.setitem(sys.modules, "pygraphviz", None)
-    monkeypatch.delitem(sys.modules, "taskiq_flow.drawing.graphviz", raising=False)
-    with pytest.raises(ConfigurationError, match=r"pip install 'taskiq-flow\[draw\]'; dag\.print"):
-        dag.to_svg()
-    bundle = dag._repr_mimebundle_()
-    assert list(bundle) == ["text/plain"]
-    assert bundle["text/plain"].startswith("nodes: 6, edges: 6")
-    assert dag.to_mermaid()
-    assert dag.to_dot()

@@ -166,6 +166,11 @@ def test_a_view_draws_its_run_without_the_graph() -> None:
     assert len(svg.findall(f".//{SVG}path")) == 1
 
 
+def test_a_view_draws_its_run_whatever_the_order_of_the_names() -> None:
+    view = view_of(started("b", "a_2", "a_1", edges={"b": ("a_1", "a_2")}))
+    assert box_with(read(view.to_svg(fold=True)), "a_1, a_2") is not None
+
+
 def test_an_ended_run_and_an_empty_graph_are_drawn() -> None:
     view = view_of(started("a"), completed("a", 1.0), RunFinished("r", 1.0, "completed", None))
     assert "r\u2069: completed  ·  ✓ 1 completed" in texts(read(graph(node("a")).to_svg(view)))
