@@ -48,9 +48,13 @@ def classes(predecessors: Edges, kinds: Sequence[Hashable]) -> list[int]:
     for node, before in enumerate(predecessors):
         for other in before:
             successors[other].append(node)
-    found, count = _numbered(kinds)
+    # Equal nodes are at the same levels. To begin with these spares a round for each level.
+    last = len(predecessors) - 1
+    turned = [[last - other for other in after] for after in reversed(successors)]
+    around = zip(kinds, levels(predecessors), reversed(levels(turned)), strict=True)
+    found, count = _numbered(list(around))
     while True:
-        around = [
+        refined = [
             (
                 found[node],
                 frozenset(found[other] for other in before),
@@ -58,10 +62,18 @@ def classes(predecessors: Edges, kinds: Sequence[Hashable]) -> list[int]:
             )
             for node, before in enumerate(predecessors)
         ]
-        finer, more = _numbered(around)
+        finer, more = _numbered(refined)
         if more == count:
             return found
         found, count = finer, more
+
+
+def levels(predecessors: Edges) -> list[int]:
+    """For each node, how many edges the longest path to it has."""
+    found: list[int] = []
+    for before in predecessors:
+        found.append(1 + max((found[other] for other in before), default=-1))
+    return found
 
 
 def opened(found: Sequence[int], wanted: Iterable[int]) -> list[int]:

@@ -35,8 +35,13 @@ _WIDEST, _BETWEEN = 1_600, 16
 _FOR_LONG_EDGES = 1.5
 """How much more room a rank takes, as edges pass between its boxes."""
 
-_PADDING, _SIGN, _BOLD = 11, 18, 1.12
-_NARROWEST, _NARROWEST_BAR, _INPUT_HEIGHT = 44, 120, 22
+PADDING, SIGN_WIDTH = 11, 18
+"""Pixels between the border of a box and what stands in it, and for the sign of a state."""
+
+BOLD = 1.12
+"""How much wider a label is than the same text in another weight."""
+
+_NARROWEST, _NARROWEST_BAR, _INPUT_HEIGHT = 44, 140, 22
 
 
 Kind = Literal["node", "map", "group", "input"]
@@ -132,7 +137,7 @@ def lay_out(
     least = folding.reduced(before)
     kept = [(start, end) for end, others in enumerate(least) for start in others]
     drawn = set(kept)
-    levels = _levels(least)
+    levels = folding.levels(least)
     _check_size(len(boxes), sum(levels[b] - levels[a] for a, b in kept), is_folded=is_folding)
     orientation = orientation or _orientation(boxes, levels)
     sizes = [(box.width, box.height) for box in boxes]
@@ -150,14 +155,6 @@ def lay_out(
         edges=tuple(edges),
         implied=tuple((edge.start, edge.end) for pair, edge in arrows.items() if pair not in drawn),
     )
-
-
-def _levels(before: folding.Edges) -> list[int]:
-    """For each box, how many edges the longest path to it has."""
-    levels: list[int] = []
-    for others in before:
-        levels.append(1 + max((levels[other] for other in others), default=-1))
-    return levels
 
 
 def _check_size(boxes: int, levels: int, *, is_folded: bool) -> None:
@@ -187,7 +184,7 @@ def _groups(diagram: Diagram, unfolded: Collection[str]) -> list[list[int]]:
     for arrow in diagram.arrows:
         if arrow.start in numbers:
             before[numbers[arrow.end]].append(numbers[arrow.start])
-    kinds = [(box.kind, box.rules, box.is_mapped) for box in diagram.boxes]
+    kinds = [(box.kind, box.rules, _without_keys(box)) for box in diagram.boxes]
     found = folding.classes(folding.reduced(before), kinds)
     found = folding.opened(
         found, [n for n, box in enumerate(diagram.boxes) if box.name in unfolded]
@@ -196,6 +193,11 @@ def _groups(diagram: Diagram, unfolded: Collection[str]) -> list[list[int]]:
     for number, group in enumerate(found):
         groups[group].append(number)
     return [groups[group] for group in folding.ordered(folding.quotient(before, found))]
+
+
+def _without_keys(box: Box) -> tuple[str, ...]:
+    """How a node maps, whatever the keys are."""
+    return tuple("×" if word.startswith("×") else word for word in box.mapped.split())
 
 
 def _drawn(
@@ -236,7 +238,7 @@ def _drawn(
 def _input_box(inputs: Sequence[Input], is_needed: Mapping[str, bool]) -> PlacedBox:
     shown = (one_line(given.key) + "?" * (not is_needed[given.id]) for given in inputs)
     label = shortened(", ".join(shown), _LONGEST, LINE_SIZE)
-    wide = max(width(label, LINE_SIZE) + 2 * _PADDING, _NARROWEST)
+    wide = max(width(label, LINE_SIZE) + 2 * PADDING, _NARROWEST)
     members = tuple(given.key for given in inputs)
     return PlacedBox(
         inputs[0].id, "input", label, "", (), members, 0, 0, round(wide), _INPUT_HEIGHT
@@ -263,11 +265,11 @@ def _node_box(group: Sequence[Box], *, shows_states: bool) -> PlacedBox:
     label = shortened(one_line(name), _LONGEST, LABEL_SIZE)
     suffix = shortened(one_line(suffix), _LONGEST_SUFFIX, LABEL_SIZE)
     shown = tuple(shortened(one_line(line), _LONGEST, LINE_SIZE) for line in lines)
-    widths = [_BOLD * width(f"{label} {suffix}" if suffix else label, LABEL_SIZE)]
+    widths = [BOLD * width(f"{label} {suffix}" if suffix else label, LABEL_SIZE)]
     widths += [width(line, LINE_SIZE) for line in shown]
     has_bar = shows_states and kind in HAS_BAR
     least = _NARROWEST_BAR if has_bar else _NARROWEST
-    wide = max(max(widths) + 2 * _PADDING + _SIGN * shows_states, least)
+    wide = max(max(widths) + 2 * PADDING + SIGN_WIDTH * shows_states, least)
     high = LABEL_HEIGHT + LINE_HEIGHT * len(shown) + BAR_HEIGHT * has_bar
     members = tuple(box.name for box in group)
     return PlacedBox(first.id, kind, label, suffix, shown, members, 0, 0, round(wide), high)

@@ -8,11 +8,14 @@ from collections.abc import Iterator, Sequence
 from taskiq_flow.drawing.diagram import RunState, state_of, states_of
 from taskiq_flow.drawing.layout import (
     BAR_HEIGHT,
+    BOLD,
     HAS_BAR,
     LABEL_HEIGHT,
     LABEL_SIZE,
     LINE_HEIGHT,
     LINE_SIZE,
+    PADDING,
+    SIGN_WIDTH,
     Layout,
     PlacedBox,
     PlacedEdge,
@@ -22,7 +25,6 @@ from taskiq_flow.drawing.theme import SIGNS, STATES, style_element
 from taskiq_flow.previews import one_line
 
 _MARGIN, _HEAD = 16, 28
-_PADDING, _SIGN, _BOLD = 11, 18, 1.12
 _MOST_LISTED = 20
 _HEAD_COLUMNS = 40
 _BEHIND = 4
@@ -65,7 +67,7 @@ def svg_of(layout: Layout, run: RunState | None = None) -> str:
     """
     head = "" if run is None else _head(run)
     top = _MARGIN + _HEAD * bool(head)
-    wide = max(layout.width, _BOLD * width(head, LABEL_SIZE)) + 2 * _MARGIN
+    wide = max(layout.width, BOLD * width(head, LABEL_SIZE)) + 2 * _MARGIN
     height = layout.height + top + _MARGIN
     size = f'viewBox="0 0 {wide:g} {height:g}" width="{wide:g}" height="{height:g}"'
     style = 'style="max-width:100%;height:auto" role="img"'
@@ -135,14 +137,14 @@ def _box(box: PlacedBox, run: RunState | None) -> Iterator[str]:
     if box.kind in HAS_BAR:
         yield _rect(kind, box, offset=_BEHIND)
     yield _rect(kind, box)
-    left = box.x + _PADDING
+    left = box.x + PADDING
     if run is None:
         left, anchor = box.x + box.width / 2, "middle"
     else:
         anchor = ""
         if sign := SIGNS.get(state):
             yield text_element(left, box.y + 20, sign, f"sign {state}")
-        left += _SIGN
+        left += SIGN_WIDTH
     # The suffix stays behind the name, whatever the direction of the name's letters.
     label = f"{isolated(box.label)} {box.suffix}" if box.suffix else isolated(box.label)
     yield text_element(left, box.y + 20, label, "name", anchor=anchor)
@@ -155,17 +157,19 @@ def _box(box: PlacedBox, run: RunState | None) -> Iterator[str]:
 
 
 def _bar(box: PlacedBox, states: Counter[str]) -> Iterator[str]:
-    """A bar whose parts are as long as many are in a state, and how many of all have ended."""
+    """A bar whose parts are as long as many are in a state; how many have failed and ended."""
     total = states.total()
     ended = total - states["pending"] - states["queued"] - states["running"]
     text = f"{ended}/{total}"
-    x, y = box.x + _PADDING, box.y + box.height - BAR_HEIGHT
-    wide = box.width - 2 * _PADDING - width(text, LINE_SIZE) - 6
+    x, y = box.x + PADDING, box.y + box.height - BAR_HEIGHT
+    if states["failed"]:
+        text = f"{states['failed']} {SIGNS['failed']}  {text}"
+    wide = max(box.width - 2 * PADDING - width(text, LINE_SIZE) - 6, 0)
     for state in STATES:
         if part := wide * states[state] / total:
             yield f'<rect class="bar {state}" x="{x:.1f}" y="{y:g}" width="{part:.1f}" height="5"/>'
             x += part
-    yield text_element(box.x + box.width - _PADDING, y + 6, text, "line", anchor="end")
+    yield text_element(box.x + box.width - PADDING, y + 6, text, "line", anchor="end")
 
 
 def _rect(kind: str, box: PlacedBox, *, radius: float = 6, offset: float = 0) -> str:

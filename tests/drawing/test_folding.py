@@ -1,5 +1,7 @@
 """Which edges are left out, and which nodes are equal."""
 
+import time
+
 import pytest
 
 from taskiq_flow.drawing.folding import classes, opened, ordered, quotient, reduced
@@ -44,6 +46,13 @@ def test_nodes_are_equal_if_their_kinds_and_their_neighbours_are(
     edges: list[list[int]], kinds: str, found: list[int]
 ) -> None:
     assert classes(edges, kinds) == found
+
+
+def test_a_long_chain_of_one_task_takes_no_round_for_each_of_its_nodes() -> None:
+    begun = time.process_time()
+    count = 20_000
+    assert classes([[], *([n] for n in range(count - 1))], "a" * count) == [*range(count)]
+    assert time.process_time() - begun < 1.0
 
 
 def test_a_class_with_a_wanted_node_is_opened() -> None:

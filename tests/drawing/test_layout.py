@@ -40,6 +40,10 @@ def compute(*tiles: object) -> None: ...
 def merge(*tiles: object) -> None: ...
 
 
+def sorted_parts(load: object) -> list[object]:
+    return [load]
+
+
 def bool_of(load: object) -> bool:
     return bool(load)
 
@@ -108,6 +112,8 @@ def test_nodes_of_other_tasks_rules_or_neighbours_are_not_equal() -> None:
         builder.node(crop, name=f"crop_{number}", inputs=["load"], **options)
     builder.node(lambda load: load, name="lambda_1").node(lambda load: -load, name="lambda_2")
     builder.node(merge, inputs=["crop_3"])
+    builder.node(sorted_parts, name="m_1", inputs=["load"], map_over="load")
+    builder.node(sorted_parts, name="m_2", inputs=["load"], map_over="load", flatten=True)
     layout = laid_out(builder.build(), fold=True)
     assert not layout.is_folded
 
