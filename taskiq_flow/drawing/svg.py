@@ -163,7 +163,7 @@ def _bar(box: PlacedBox, states: Counter[str]) -> Iterator[str]:
     text = f"{ended}/{total}"
     x, y = box.x + PADDING, box.y + box.height - BAR_HEIGHT
     if states["failed"]:
-        text = f"{states['failed']} {SIGNS['failed']}  {text}"
+        text = f"{states['failed']} {SIGNS['failed']} · {text}"
     wide = max(box.width - 2 * PADDING - width(text, LINE_SIZE) - 6, 0)
     for state in STATES:
         if part := wide * states[state] / total:

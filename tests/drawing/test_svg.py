@@ -121,7 +121,7 @@ def test_a_group_has_a_bar_of_the_states_of_its_nodes() -> None:
     assert [bar.get("class") for bar in bars] == ["bar completed", "bar failed", "bar pending"]
     widths = [float(bar.get("width", "")) for bar in bars]
     assert widths[0] == widths[1] == pytest.approx(widths[2] / 2, abs=0.2)
-    assert "1 ✗  2/4" in texts(box)
+    assert "1 ✗ · 2/4" in texts(box)
     assert "1 completed, 1 failed, 2 pending" in (box.findtext(f"{SVG}title") or "")
     assert "✗" in texts(box)
 
