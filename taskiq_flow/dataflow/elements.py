@@ -331,6 +331,9 @@ class Elements:
     def _has_room(self, group: Group, more: int = 0) -> bool:
         """Whether a further position may exist. ``more``: that are there and not let in."""
         alive, unread = len(group.alive) + more, self._caller.unread()
+        if unread and group.items:  # those that it has not let in yet are in no room of its own
+            ahead = max(items.let_in for items in group.items) - group.let_in
+            unread = max(0, unread - max(0, ahead))
         if group.depth == 1:
             alive += self._caller.ahead()
         if alive < group.room <= alive + unread:
@@ -607,6 +610,7 @@ class Elements:
     def _let_in(self, group: Group, cursor: Cursor) -> None:
         path = (*cursor.prefix, cursor.next)
         cursor.next += 1
+        group.let_in += 1
         if cursor.next == cursor.row.length:
             del group.cursors[cursor.prefix]
         if group.held:
@@ -825,10 +829,11 @@ class Elements:
         """Drop the values at a path that nobody will ask for any more."""
         if group.depth == self._lists_at:
             self._caller.position_ended(path)
-        for cells in group.drops:
-            cells.drop(path)
-        for mapped in group.forgets:
-            self._forget(mapped, path, group.depth)
+        for dropping in group.drops:
+            if dropping.is_due(path):
+                for cells in dropping.cells:
+                    cells.drop(path)
+                self._forget(dropping.mapped, path, group.depth)
         for child in group.children:
             if child.is_held and child.axis not in self._layout.shared:
                 self._rows[child.axis].pop(path, None)
