@@ -298,7 +298,11 @@ class NodeSkipped(_NodeEvent):
 
 @dataclass(frozen=True, slots=True)
 class ElementsKnown(_Event):
-    """It is known over how many elements a node maps: ``count``."""
+    """It is known over how many elements a node maps: ``count``.
+
+    In lists within lists, each list is told by its own name, ``read[0]`` for one; the outer ones
+    say how many lists they have.
+    """
 
     type: ClassVar[str] = "elements"
 
