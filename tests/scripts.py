@@ -55,7 +55,7 @@ class Scripts:
                 self._server.stdin.write(json.dumps(request) + "\n")
                 self._server.stdin.flush()
                 code_of_exit = int(self._server.stdout.readline())
-            except BaseException:  # the test's time is up: the next script is not to get this answer
+            except BaseException:  # the test's time is up; the answer is not the next script's
                 self._server.kill()
                 self.__exit__()
                 self.__enter__()
