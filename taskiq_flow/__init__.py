@@ -25,7 +25,7 @@ Where to look:
 - ``SqliteJournal``, ``RedisJournal``: runs that another process resumes
 - ``broker_for``, ``FlowMiddleware``: workers on other machines
 - ``in_process``: functions that use all cores
-- ``Progress``: shows how far a run is
+- ``Progress``: shows how far a run is; ``Tracing``: spans and metrics for OpenTelemetry
 - ``Listener``: events of a run; ``taskiq_flow.events`` has all of them
 - ``TaskiqFlowError``: the base of all errors; ``taskiq_flow.errors`` draws the tree
 - ``taskiq_flow.testing``: for your tests
@@ -98,11 +98,13 @@ from taskiq_flow.events import (
     NodeStarted,
     RunFinished,
     RunStarted,
+    SendingListener,
 )
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask
 from taskiq_flow.journal import Journal, Lease, MemoryJournal, RedisJournal, SqliteJournal
 from taskiq_flow.listeners.progress import Progress
+from taskiq_flow.listeners.tracing import Tracing
 from taskiq_flow.map_reduce import MapReduce, MapReduceResult
 from taskiq_flow.middleware import FlowMiddleware, inventory
 from taskiq_flow.processes.in_process import in_process
@@ -184,11 +186,13 @@ __all__ = [
     "RunStarted",
     "RunTimeoutError",
     "RunView",
+    "SendingListener",
     "SerializationError",
     "SqliteJournal",
     "TaskLostError",
     "TaskNode",
     "TaskiqFlowError",
+    "Tracing",
     "TypeMismatchError",
     "TypeMismatchWarning",
     "UnusedInputWarning",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextvars import copy_context
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context, copy_context
 from inspect import isawaitable
 from typing import Any
 from weakref import WeakSet
@@ -14,7 +14,7 @@ from weakref import WeakSet
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.engine.frequent_events import FROZEN
 from taskiq_flow.errors import NODE_ERRORS
-from taskiq_flow.events import Event, Gap, Listener
+from taskiq_flow.events import Event, Gap, Listener, NodeStarted
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -38,14 +38,15 @@ class Listeners:
     """Numbers the events of one run, and holds them until all cursors have passed them.
 
     ``seq``: the number of the last event, also while nobody listens. ``are_present``: whether
-    anybody takes events; else they need not be made. Listeners are called once for all events of a
-    turn of the event loop.
+    anybody takes events; else they need not be made. ``are_asked``: whether anybody adds labels to
+    messages. Listeners are called once for all events of a turn of the event loop.
     """
 
     def __init__(self, run_id: str, seq: int = 0) -> None:
         self.run_id = run_id
         self.seq = seq
         self.are_present = False
+        self.are_asked = False
         self.is_ended = False
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
@@ -59,6 +60,7 @@ class Listeners:
         """Have a listener take the events, from now on."""
         self._cursors = (*self._cursors, _ListenerCursor(self, listener))
         self.are_present = True
+        self.are_asked = self.are_asked or hasattr(listener, "on_sending")
 
     def reader(self, held: object) -> EventReader:
         """A reader of the events, from now on. It is referred to weakly."""
@@ -88,6 +90,14 @@ class Listeners:
             events.popleft()
         if not self._is_scheduled:
             self._schedule()
+
+    def sending(self, sending: NodeStarted) -> tuple[Context, dict[str, str]]:
+        """Ask for the labels of a message. Returns the context in which to send it, and them."""
+        context = copy_context()
+        labels: dict[str, str] = {}
+        for cursor in self._cursors:
+            labels |= context.run(cursor.labels, sending)
+        return context, labels
 
     def end(self) -> None:
         """There are no more events to come: readers end behind the last one."""
@@ -223,6 +233,15 @@ class _ListenerCursor(_Cursor):
         if answer is not None:
             self.is_busy = True
             self.task = loop.create_task(self._await(answer), context=self._context)
+
+    def labels(self, sending: NodeStarted) -> Mapping[str, str]:
+        """The labels that the listener adds to a message, if it adds any."""
+        try:
+            on_sending = getattr(self._listener, "on_sending", None)
+            return {} if on_sending is None else dict(on_sending(sending))
+        except NODE_ERRORS as error:  # whatever it raises is its own affair
+            self._drop(error)
+            return {}
 
     def _call(self) -> Awaitable[Any] | None:
         """Call the listener for event after event. Returns an answer that is to be awaited."""
