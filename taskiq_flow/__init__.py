@@ -26,6 +26,7 @@ Where to look:
 - ``broker_for``, ``FlowMiddleware``: workers on other machines
 - ``in_process``: functions that use all cores
 - ``Progress``: shows how far a run is; ``Tracing``: spans and metrics for OpenTelemetry
+- ``HookManager``: calls methods such as ``on_step_complete``
 - ``Listener``: events of a run; ``taskiq_flow.events`` has all of them
 - ``TaskiqFlowError``: the base of all errors; ``taskiq_flow.errors`` draws the tree
 - ``taskiq_flow.testing``: for your tests
@@ -103,6 +104,16 @@ from taskiq_flow.events import (
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask
 from taskiq_flow.journal import Journal, Lease, MemoryJournal, RedisJournal, SqliteJournal
+from taskiq_flow.listeners.hook_events import (
+    EventFilter,
+    PipelineCompleteEvent,
+    PipelineErrorEvent,
+    PipelineStartEvent,
+    StepCompleteEvent,
+    StepErrorEvent,
+    StepStartEvent,
+)
+from taskiq_flow.listeners.hooks import HookManager
 from taskiq_flow.listeners.progress import Progress
 from taskiq_flow.listeners.tracing import Tracing
 from taskiq_flow.map_reduce import MapReduce, MapReduceResult
@@ -131,6 +142,7 @@ __all__ = [
     "DuplicateOutputError",
     "ElementsKnown",
     "Event",
+    "EventFilter",
     "ExecutionEngine",
     "Failure",
     "FlowMiddleware",
@@ -139,6 +151,7 @@ __all__ = [
     "Gap",
     "GraphChangedError",
     "GraphError",
+    "HookManager",
     "InputConflictError",
     "InputError",
     "Item",
@@ -168,6 +181,9 @@ __all__ = [
     "NodeView",
     "NotCachedWarning",
     "OutputShapeError",
+    "PipelineCompleteEvent",
+    "PipelineErrorEvent",
+    "PipelineStartEvent",
     "PollingWarning",
     "Product",
     "Progress",
@@ -189,6 +205,9 @@ __all__ = [
     "SendingListener",
     "SerializationError",
     "SqliteJournal",
+    "StepCompleteEvent",
+    "StepErrorEvent",
+    "StepStartEvent",
     "TaskLostError",
     "TaskNode",
     "TaskiqFlowError",
