@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +20,13 @@ from taskiq_flow import (
     ExecutionEngine,
     FlowMiddleware,
     HookManager,
+    InMemoryPipelineStorage,
     MapReduce,
     MapReduceResult,
+    PipelineTrackingManager,
     Progress,
     RedisJournal,
+    RedisPipelineStorage,
     Retry,
     RunHandle,
     SqliteJournal,
@@ -54,6 +58,7 @@ NAMES = [
     "GraphChangedError",
     "GraphError",
     "HookManager",
+    "InMemoryPipelineStorage",
     "InputConflictError",
     "InputError",
     "Item",
@@ -87,10 +92,13 @@ NAMES = [
     "PipelineCompleteEvent",
     "PipelineErrorEvent",
     "PipelineStartEvent",
+    "PipelineStatus",
+    "PipelineTrackingManager",
     "PollingWarning",
     "Product",
     "Progress",
     "RedisJournal",
+    "RedisPipelineStorage",
     "ResultHandle",
     "ResultUnavailableError",
     "Retry",
@@ -111,10 +119,14 @@ NAMES = [
     "StepCompleteEvent",
     "StepErrorEvent",
     "StepStartEvent",
+    "StepStatus",
     "TaskLostError",
     "TaskNode",
     "TaskiqFlowError",
     "Tracing",
+    "TrackingError",
+    "TrackingMetrics",
+    "TrackingStorage",
     "TypeMismatchError",
     "TypeMismatchWarning",
     "UnusedInputWarning",
@@ -199,6 +211,24 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (HookManager, ""),
     (HookManager().add_hook, "hook, event_filter=None"),
     (HookManager().add_filter, "event_filter"),
+    (PipelineTrackingManager, "storage=None, max_history=1000, auto_cleanup=True"),
+    (PipelineTrackingManager().with_storage, "storage"),
+    (PipelineTrackingManager().with_auto_storage, "broker"),
+    (PipelineTrackingManager().get_status, "pipeline_id"),
+    (PipelineTrackingManager().list_pipelines, "status_filter=None, limit=100"),
+    (PipelineTrackingManager().get_history, "since=None, until=None, limit=100"),
+    (PipelineTrackingManager().delete_pipeline, "pipeline_id"),
+    (PipelineTrackingManager().cleanup_older_than, "days=30"),
+    (PipelineTrackingManager().get_metrics, "days=7"),
+    (PipelineTrackingManager().add_listener, "listener"),
+    (InMemoryPipelineStorage, "max_records=1000"),
+    (
+        RedisPipelineStorage,
+        (
+            "redis_client, key_prefix='taskiq_flow:tracking:', ttl_seconds=604800, "
+            f"serializer={json.dumps!r}"
+        ),
+    ),
     (Tracing, "tracer_provider=None, meter_provider=None"),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute, RUN),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute_async, f"{RUN}, items=False"),

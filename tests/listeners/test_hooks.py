@@ -147,17 +147,18 @@ async def test_a_run_that_is_cancelled_is_told_as_such() -> None:
 
 
 async def test_elements_are_steps_and_each_step_that_ends_has_started() -> None:
-    log, broker = Log(), InMemoryBroker()
+    log = Log()
     dag = (
         DAGBuilder()
         .node(abs, inputs=["xs"], map_over="xs")
         .node(sum, inputs=["abs"], cache=Cache())
         .build()
     )
-    for _ in range(2):
+    hooks = HookManager().add_hook(log)
+    engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[hooks])
+    for _ in range(2):  # the second time, the sum is cached
         log.events.clear()
-        hooks = HookManager().add_hook(log)
-        await ExecutionEngine(broker, dag, listeners=[hooks]).execute({"xs": [-1, 2]})
+        await engine.execute({"xs": [-1, 2]})
     started = [event for event in log.events if event.type == "step_start"]
     ended = [event for event in log.events if event.type == "step_complete"]
     assert [(e.step_name, e.step_index) for e in started] == [
