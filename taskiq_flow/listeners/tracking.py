@@ -210,12 +210,7 @@ class PipelineTrackingManager:
     ) -> None:
         """Save how a run has ended."""
         run.has_ended.set()
-        try:
-            if telling is not None:
-                await telling
-            await saving
-        finally:
-            saving.cancel()  # if this was cancelled, as the storage hangs
+        await asyncio.gather(saving, *(() if telling is None else (telling,)))
         self._ended += 1
         if self._auto_cleanup and self._ended % max(1, self._max_history // 10) == 0:
             await self._remove_oldest()

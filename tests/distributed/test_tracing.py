@@ -14,14 +14,15 @@ from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
 from tests.distributed.watching import Notes, until
-from tests.listeners.spans import SpanRecorder
 from tests.servers.workers import Workers
 
+pytest.importorskip("opentelemetry.sdk")
 pytest.importorskip("opentelemetry.instrumentation")
 
 from taskiq.instrumentation import TaskiqInstrumentor
 
 from tests.distributed.traced import SPANS
+from tests.listeners.spans import SpanRecorder
 
 
 def on_workers(path: Path) -> list[dict[str, Any]]:

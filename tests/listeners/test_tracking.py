@@ -63,8 +63,9 @@ class CountingStorage(InMemoryPipelineStorage):
 @virtually
 async def test_a_run_that_succeeds_is_completed_with_the_times_of_its_steps() -> None:
     tracking = PipelineTrackingManager()
-    before = datetime.now(UTC)
+    before, begin = datetime.now(UTC), asyncio.get_running_loop().time()
     await engine_of(chain(), tracking).execute(run_id="nightly")
+    assert asyncio.get_running_loop().time() - begin == pytest.approx(3.0, abs=0.01)
     found = await tracking.get_status("nightly")
     assert found is not None
     assert found.is_finished()
@@ -101,16 +102,48 @@ async def test_the_status_follows_the_run() -> None:
     assert "RUNNING COMPLETED RUNNING" in storage.saved
 
 
+@virtually
 async def test_changes_in_quick_succession_are_saved_together() -> None:
     storage, builder = CountingStorage(), DAGBuilder()
 
-    async def step() -> None: ...
+    async def step(x: int) -> int:
+        return x
 
-    for number in range(200):
-        builder.node(step, name=f"n{number}")
-    await engine_of(builder.build(), PipelineTrackingManager(storage)).execute()
-    assert len(storage.saved) < 20
-    assert storage.saved[-1] == " ".join(["COMPLETED"] * 201)
+    for number in range(50):
+        builder.node(step, name=f"n{number}", inputs=[f"n{number - 1}" if number else "x"])
+    await engine_of(builder.build(), PipelineTrackingManager(storage)).execute({"x": 1})
+    assert len(storage.saved) < 5
+    assert storage.saved[-1] == " ".join(["COMPLETED"] * 51)
+
+
+@virtually
+async def test_whoever_has_awaited_a_run_reads_its_end_also_from_a_slow_storage() -> None:
+    class Slow(CountingStorage):
+        async def save_status(self, status: PipelineStatus) -> None:
+            await asyncio.sleep(1.0)
+            await super().save_status(status)
+
+    tracking = PipelineTrackingManager(Slow())
+    await engine_of(chain(), tracking).execute(run_id="nightly")
+    assert names(await tracking.list_pipelines("COMPLETED")) == ["nightly"]
+
+
+@virtually
+async def test_the_duration_of_a_step_has_all_of_its_attempts() -> None:
+    answers = iter([LookupError("busy"), None])
+
+    async def ask() -> None:
+        await asyncio.sleep(1.0)
+        if (answer := next(answers)) is not None:
+            raise answer
+
+    tracking = PipelineTrackingManager()
+    dag = DAGBuilder().node(ask, retry=Retry(2, wait=1.0, jitter=0.0)).build()
+    await engine_of(dag, tracking).execute(run_id="nightly")
+    found = await tracking.get_status("nightly")
+    assert found is not None
+    assert found.steps[0].duration_ms == pytest.approx(3000, abs=10)
+    assert found.steps[0].retry_count == 1
 
 
 async def test_a_run_that_fails_has_its_error_and_that_of_its_step() -> None:
@@ -197,8 +230,8 @@ async def test_the_oldest_are_removed_unless_that_is_unwanted() -> None:
     for name in "abc":
         await engine_of(dag, kept).execute(run_id=name)
     assert names(await storage.list_pipelines()) == ["c", "b", "a", "running"]
-    await engine_of(dag, PipelineTrackingManager(storage, max_history=2)).execute(run_id="d")
-    assert names(await storage.list_pipelines()) == ["d", "c", "running"]
+    await engine_of(dag, PipelineTrackingManager(storage, max_history=3)).execute(run_id="d")
+    assert names(await storage.list_pipelines()) == ["d", "c", "b", "running"]
 
 
 async def test_the_history_has_the_runs_that_have_ended_of_some_time() -> None:
