@@ -408,10 +408,10 @@ class SendingListener(Listener, Protocol):
     def on_sending(self, sending: NodeStarted, /) -> Mapping[str, str]:
         """Labels for the message of an attempt, which is sent right after the call.
 
-        ``sending``: what is sent, also for a further attempt and a fallback; its ``seq`` is 0. The
-        events up to here may not have been delivered yet. The message is sent in the context of the
-        call: context variables that are set here are seen by middlewares that are told of the
-        sending, and by tasks of this process. Must not wait: the run stands still meanwhile.
+        ``sending``: what is sent, also for a further attempt and a fallback; its ``seq`` is 0.
+        ``RunStarted`` has been delivered before; later events perhaps not. The message is sent in
+        the context of the call: context variables that are set here are seen by middlewares that
+        are told of the sending, and by tasks of this process. Must neither wait nor cancel the run.
         """
 
 

@@ -30,6 +30,9 @@ CATCHING_UP = 30.0
 Prepare = Callable[[], None]
 """Completes an event when it is taken for the first time."""
 
+OnSending = Callable[[NodeStarted], Mapping[str, str]]
+"""The method of a ``SendingListener``."""
+
 _set = object.__setattr__
 """Sets the number of an event, which is frozen."""
 
@@ -54,13 +57,15 @@ class Listeners:
         self._cursors: tuple[_ListenerCursor, ...] = ()
         self._readers: WeakSet[EventReader] = WeakSet()
         self._has_readers = False
+        self._has_sent = False
         self._is_scheduled = False
 
     def add(self, listener: Listener) -> None:
         """Have a listener take the events, from now on."""
-        self._cursors = (*self._cursors, _ListenerCursor(self, listener))
+        cursor = _ListenerCursor(self, listener)
+        self._cursors = (*self._cursors, cursor)
         self.are_present = True
-        self.are_asked = self.are_asked or hasattr(listener, "on_sending")
+        self.are_asked = self.are_asked or cursor.on_sending is not None
 
     def reader(self, held: object) -> EventReader:
         """A reader of the events, from now on. It is referred to weakly."""
@@ -96,7 +101,11 @@ class Listeners:
         context = copy_context()
         labels: dict[str, str] = {}
         for cursor in self._cursors:
-            labels |= context.run(cursor.labels, sending)
+            if cursor.on_sending is not None:
+                if not self._has_sent and not cursor.is_busy:
+                    cursor.advance(self._loop)  # it is to know the graph
+                labels |= context.run(cursor.labels, sending)
+        self._has_sent = True
         return context, labels
 
     def end(self) -> None:
@@ -224,6 +233,7 @@ class _ListenerCursor(_Cursor):
         self.task: asyncio.Task[None] | None = None
         self.is_busy = False  # its task has not ended
         self.is_dropped = False
+        self.on_sending: OnSending | None = getattr(listener, "on_sending", None)
         self._listener = listener
         self._context = copy_context()  # the listener's own, over all events
 
@@ -237,8 +247,9 @@ class _ListenerCursor(_Cursor):
     def labels(self, sending: NodeStarted) -> Mapping[str, str]:
         """The labels that the listener adds to a message, if it adds any."""
         try:
-            on_sending = getattr(self._listener, "on_sending", None)
-            return {} if on_sending is None else dict(on_sending(sending))
+            if self.on_sending is None or self.is_dropped:
+                return {}
+            return dict(self.on_sending(sending))
         except NODE_ERRORS as error:  # whatever it raises is its own affair
             self._drop(error)
             return {}

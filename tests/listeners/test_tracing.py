@@ -21,6 +21,7 @@ from taskiq_flow import (
     NodeStarted,
     Retry,
     RunCancelledError,
+    RunStarted,
     Tracing,
 )
 from tests.recording import Recorder
@@ -119,7 +120,7 @@ async def test_each_attempt_is_a_span_with_its_error(spans: SpanRecorder) -> Non
 
 
 async def test_spans_end_when_a_run_fails(spans: SpanRecorder) -> None:
-    dag = DAGBuilder().node(fail).node(hang).build()
+    dag = DAGBuilder().node(hang).node(fail).build()
     engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[Tracing(spans.provider)])
     with pytest.raises(NodeFailedError):
         await engine.execute()
@@ -314,9 +315,11 @@ async def test_a_listener_adds_labels_to_messages_and_one_that_raises_is_dropped
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Labelling:
-        def on_event(self, event: object) -> None: ...
+        def on_event(self, event: object) -> None:
+            events.append(event)
 
         def on_sending(self, sending: NodeStarted) -> dict[str, str]:
+            assert isinstance(events[0], RunStarted)
             if sending.task_name == "second":
                 raise RuntimeError("broken")
             return {"sent": f"{sending.task_name} {sending.attempt}"}
@@ -331,7 +334,7 @@ async def test_a_listener_adds_labels_to_messages_and_one_that_raises_is_dropped
         .node(label, name="third", inputs={"x": "second"})
         .build()
     )
-    recorder = Recorder()
+    recorder, events = Recorder(), list[object]()
     engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[Labelling(), recorder])
     results = await engine.execute()
     assert results == {"first": "first 1", "second": None, "third": None}
