@@ -101,10 +101,21 @@ from taskiq_flow.events import (
 )
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask
-from taskiq_flow.journal import Journal, Lease, MemoryJournal, RedisJournal, SqliteJournal
+from taskiq_flow.journal import (
+    EventJournal,
+    Journal,
+    Lease,
+    MemoryJournal,
+    News,
+    RedisJournal,
+    RunReader,
+    RunSummary,
+    SqliteJournal,
+)
 from taskiq_flow.listeners.progress import Progress
 from taskiq_flow.map_reduce import MapReduce, MapReduceResult
 from taskiq_flow.middleware import FlowMiddleware, inventory
+from taskiq_flow.previews import Preview, ReportedError
 from taskiq_flow.processes.in_process import in_process
 from taskiq_flow.recommended import broker_for
 from taskiq_flow.transport.protocol import Leftover
@@ -129,6 +140,7 @@ __all__ = [
     "DuplicateOutputError",
     "ElementsKnown",
     "Event",
+    "EventJournal",
     "ExecutionEngine",
     "Failure",
     "FlowMiddleware",
@@ -152,6 +164,7 @@ __all__ = [
     "MemoryJournal",
     "MissingInputError",
     "MissingNodeError",
+    "News",
     "NodeBegan",
     "NodeCompleted",
     "NodeError",
@@ -167,9 +180,11 @@ __all__ = [
     "NotCachedWarning",
     "OutputShapeError",
     "PollingWarning",
+    "Preview",
     "Product",
     "Progress",
     "RedisJournal",
+    "ReportedError",
     "ResultHandle",
     "ResultUnavailableError",
     "Retry",
@@ -180,8 +195,10 @@ __all__ = [
     "RunHandle",
     "RunLockedError",
     "RunNotFoundError",
+    "RunReader",
     "RunReport",
     "RunStarted",
+    "RunSummary",
     "RunTimeoutError",
     "RunView",
     "SerializationError",

@@ -15,6 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     {"previews"},
     {"errors", "events", "cleanup", "reconnect", "suggestions", "version"},
+    {"views"},
     {"transport", "processes"},
     {"values"},
     {"generators"},
@@ -23,7 +24,7 @@ ROWS = [
     {"middleware", "journal"},
     {"cache", "dispatch"},
     {"engine"},
-    {"execution_engine", "flow_task", "recommended", "testing", "views"},
+    {"execution_engine", "flow_task", "recommended", "testing"},
     {"map_reduce", "listeners"},
     {"__init__", "__main__"},
 ]
