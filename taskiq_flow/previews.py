@@ -35,7 +35,19 @@ _DIGITS_ARE_SHOWN = (bool, float, complex, type(None))
 
 
 class Preview(dict[str, Any]):
-    """What another process has shown of a value, in place of the value."""
+    """What another process has shown of a value, in place of the value.
+
+    >>> dag = DAGBuilder().node(str.split, name="words", inputs=["text"]).build()
+    >>> journal = MemoryJournal()
+    >>> engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+    >>> _ = engine.execute_sync({"text": "ebb and flow"}, run_id="r1")
+    >>> async def results():
+    ...     async for event in RunReader(journal).events("r1"):
+    ...         if isinstance(event, NodeCompleted):
+    ...             print(event.result)
+    >>> asyncio.run(results())
+    {'kind': 'list', 'size': 22, 'text': "['ebb', 'and', 'flow']", 'cut': False}
+    """
 
 
 class ReportedError(Exception):

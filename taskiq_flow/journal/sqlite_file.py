@@ -17,7 +17,7 @@ from urllib.parse import quote
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.errors import JournalError
 from taskiq_flow.journal.lease import is_gone, new_owner
-from taskiq_flow.journal.sqlite_rows import TABLES
+from taskiq_flow.journal.sqlite_rows import ADDED_COLUMNS, ADDED_TABLES
 
 T = TypeVar("T")
 
@@ -32,21 +32,27 @@ BUSY_TIMEOUT = 30.0
 
 _BUSY_DELAY = 0.01  # seconds
 
-_ADDED = ";\n".join([*TABLES, f"PRAGMA user_version = {SCHEMA_VERSION};"])
-
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE runs (
-    number INTEGER PRIMARY KEY, run_id BLOB NOT NULL UNIQUE, owner TEXT, expires REAL NOT NULL
+    number INTEGER PRIMARY KEY, run_id BLOB NOT NULL UNIQUE, owner TEXT, expires REAL NOT NULL,
+    {", ".join(ADDED_COLUMNS)}
 );
 CREATE TABLE chunks (number INTEGER PRIMARY KEY, run INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE INDEX chunks_of_run ON chunks (run, number);
+{ADDED_TABLES}
 PRAGMA application_id = {APPLICATION_ID};
-{_ADDED}
+PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
 
-_UPGRADE = f"BEGIN IMMEDIATE;\n{_ADDED}\nCOMMIT;"
+_UPGRADE = f"""
+BEGIN IMMEDIATE;
+{"".join(f"ALTER TABLE runs ADD COLUMN {column};" for column in ADDED_COLUMNS)}
+{ADDED_TABLES}
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
 
 _OPENERS = """
 CREATE TABLE IF NOT EXISTS openers (owner TEXT PRIMARY KEY, opened REAL NOT NULL)

@@ -10,21 +10,19 @@ from taskiq_flow.journal.lease import is_gone
 from taskiq_flow.journal.protocol import News, decoded
 from taskiq_flow.journal.summary import RunSummary
 
-TABLES = (
-    """CREATE TABLE events (
-        run INTEGER NOT NULL, last INTEGER NOT NULL, lines BLOB NOT NULL, PRIMARY KEY (run, last)
-    ) WITHOUT ROWID""",
-    *(
-        f"ALTER TABLE runs ADD COLUMN {column}"
-        for column in (
-            *("status TEXT", "name TEXT", "started REAL", "ended REAL", "seq INTEGER"),
-            *("total INTEGER", "completed INTEGER", "failed INTEGER", "skipped INTEGER"),
-            *("host TEXT", "pid INTEGER", "parent TEXT", "is_resumable INTEGER", "request TEXT"),
-        )
-    ),
-    "CREATE INDEX runs_by_start ON runs (started)",
+ADDED_COLUMNS = (
+    *("status TEXT", "name TEXT", "started REAL", "ended REAL", "seq INTEGER"),
+    *("total INTEGER", "completed INTEGER", "failed INTEGER", "skipped INTEGER"),
+    *("host TEXT", "pid INTEGER", "parent TEXT", "is_resumable INTEGER", "request TEXT"),
 )
-"""What a file of format 1 lacks. Its runs have no ``status``."""
+"""Columns of ``runs`` that a file of format 1 lacks. Its runs have no ``status``."""
+
+ADDED_TABLES = """
+CREATE TABLE events (
+    run INTEGER NOT NULL, last INTEGER NOT NULL, lines BLOB NOT NULL, PRIMARY KEY (run, last)
+) WITHOUT ROWID;
+CREATE INDEX runs_by_start ON runs (started);
+"""
 
 _COLUMNS = (
     *("status", "name", "started", "ended", "seq", "total", "completed", "failed", "skipped"),

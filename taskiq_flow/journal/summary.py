@@ -37,6 +37,14 @@ class RunSummary:
     the engine. ``parent``: the run of which it is a rerun. ``is_resumable``: whether its values are
     in the journal. ``owner``: whoever has its lease, which is valid for ``lease_left`` more seconds
     unless it is renewed.
+
+    >>> journal = MemoryJournal()
+    >>> dag = DAGBuilder("letters").node(str.upper, inputs=["text"]).build()
+    >>> engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+    >>> _ = engine.execute_sync({"text": "ebb"}, run_id="r1")
+    >>> (run,) = asyncio.run(RunReader(journal).runs())
+    >>> run.name, run.status, run.completed, run.total
+    ('letters', 'completed', 1, 1)
     """
 
     run_id: str

@@ -262,7 +262,7 @@ class LogWriter(Generic[T]):
     async def _renew_lease(self) -> None:
         """Renew the lease each quarter of it, and look for requests twice as often."""
         is_due = False
-        while True:
+        while not was_cancelled():  # a client may have swallowed it
             await asyncio.sleep(self._lease.seconds / 8)
             try:
                 if is_due:

@@ -29,6 +29,7 @@ from taskiq_flow.journal import redis as redis_journal
 from taskiq_flow.journal.history import restore_run
 from tests.cache.test_store import CHECKS
 from tests.distributed.conftest import Farm
+from tests.journal.events_contract import EventJournalContract
 from tests.journal.processes import (
     GATED,
     Child,
@@ -87,7 +88,7 @@ async def store(farm: Farm) -> AsyncIterator[RedisStore]:
     await store.aclose()
 
 
-class TestRedisJournal(JournalContract):
+class TestRedisJournal(JournalContract, EventJournalContract):
     """As the others."""
 
 
