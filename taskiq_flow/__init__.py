@@ -113,6 +113,7 @@ from taskiq_flow.journal import (
     SqliteJournal,
 )
 from taskiq_flow.listeners.progress import Progress
+from taskiq_flow.listeners.recorder import Recorder
 from taskiq_flow.map_reduce import MapReduce, MapReduceResult
 from taskiq_flow.middleware import FlowMiddleware, inventory
 from taskiq_flow.previews import Preview, ReportedError
@@ -183,6 +184,7 @@ __all__ = [
     "Preview",
     "Product",
     "Progress",
+    "Recorder",
     "RedisJournal",
     "ReportedError",
     "ResultHandle",

@@ -85,6 +85,7 @@ NAMES = [
     "Preview",
     "Product",
     "Progress",
+    "Recorder",
     "RedisJournal",
     "ReportedError",
     "ResultHandle",

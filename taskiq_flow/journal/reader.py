@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, get_args
 
-from taskiq_flow.errors import ConfigurationError
+from taskiq_flow.dataflow.options import Seconds, in_seconds
+from taskiq_flow.errors import ConfigurationError, RunLockedError, RunNotFoundError
 from taskiq_flow.events import Event
 from taskiq_flow.journal import errors
 from taskiq_flow.journal.given import as_journal
@@ -19,6 +22,9 @@ from taskiq_flow.journal.protocol import EventJournal, Journal, Request, stores_
 from taskiq_flow.journal.summary import Head, RunState, RunSummary, SummaryWriter
 from taskiq_flow.journal.wire import read_lines
 from taskiq_flow.views.run_view import RunView
+
+_ALL = 1 << 31
+"""More runs than a journal has."""
 
 LOOK_AGAIN = 1.0
 """Seconds after which a follower looks whether the engine is still there."""
@@ -142,7 +148,8 @@ class RunReader:
     async def request(self, run_id: str, request: Request) -> bool:
         """Ask the engine that has a run to ``"cancel"`` it, which takes some two seconds.
 
-        Returns whether there is one; else nothing is asked.
+        Returns whether there is one; else nothing is asked. A run that is only recorded takes no
+        requests.
         """
         if request not in get_args(Request):
             raise ValueError(f"request is {request!r}; give 'cancel'")
@@ -151,10 +158,41 @@ class RunReader:
                 f"{type(self.journal).__name__} takes no requests; cancel the run in the process "
                 "of its engine, or give the journal the methods of EventJournal"
             )
-        is_running = (await self.run(run_id)).status == "running"
-        if is_running:
-            await self._store.request(run_id, request)
-        return is_running
+        run = await self.run(run_id)
+        if run.status != "running" or not run.is_resumable:
+            return False
+        await self._store.request(run_id, request)
+        return True
+
+    async def prune(
+        self, *, older_than: Seconds | None = None, keep: int | None = None, name: str | None = None
+    ) -> list[str]:
+        """Delete runs, and return their run ids, the newest first. None that an engine has.
+
+        ``older_than``: those that ended before that time, or that were started before it and have
+        not ended. ``keep``: all but the newest so many. With both, those to which both apply.
+        ``name``: only those of the graph of this name. Runs of an earlier version are the oldest.
+        """
+        if older_than is None and keep is None:
+            raise ValueError("nothing says which runs to delete; give older_than= or keep=")
+        if keep is not None and keep < 0:
+            raise ValueError(f"keep is {keep!r}; give the number of runs to keep, from 0 on")
+        store = self._store
+        if store is None:
+            raise ConfigurationError(
+                f"{type(self.journal).__name__} does not tell the age of runs; delete them one by "
+                "one, or give the journal the methods of EventJournal"
+            )
+        until = None if older_than is None else time.time() - in_seconds("older_than", older_than)
+        runs = await store.summaries(name=name, limit=_ALL)
+        deleted = []
+        for run in runs[keep or 0 :]:
+            if run.lease_left > 0 or (until is not None and (run.ended or run.started) > until):
+                continue
+            with contextlib.suppress(RunLockedError, RunNotFoundError):  # since a moment ago
+                await store.delete(run.run_id)
+                deleted.append(run.run_id)
+        return deleted
 
     async def aclose(self) -> None:
         """Close the journal. Using the reader again opens it again."""

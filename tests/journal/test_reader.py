@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import aclosing, closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +222,33 @@ async def test_wrong_arguments_are_refused(journal: Journal) -> None:
         await reader.request("r", "stop")
     with pytest.raises(TypeError, match="journal is None"):
         RunReader(None)  # type: ignore[arg-type]
+
+
+async def test_runs_are_deleted_by_age_and_number_unless_an_engine_has_them(
+    journal: Journal, tmp_path: Path
+) -> None:
+    reader, engine = RunReader(journal), engine_of(journal)
+    held = ExecutionEngine(InMemoryBroker(), gated(), journal=journal)
+    async with held.start({"notes": str(tmp_path / "notes")}, run_id="held") as run:
+        async with asyncio.timeout(10.0):
+            while "held" not in await journal.run_ids():
+                await asyncio.sleep(0.01)
+        for number in range(5):
+            await engine.execute(INPUTS, run_id=f"{number}")
+        assert await reader.prune(older_than=timedelta(days=1)) == []
+        assert await reader.prune(older_than=0, keep=4) == ["0"]
+        assert await reader.prune(keep=3, name="other") == []
+        assert await reader.prune(keep=3) == ["1"]
+        assert [r.run_id for r in await reader.runs()] == ["4", "3", "2", "held"]
+        assert await reader.prune(older_than=0, name="nightly") == ["4", "3", "2"]
+        assert await reader.prune(keep=0) == []
+        run.cancel()
+    assert await reader.prune(keep=0) == ["held"]
+    assert await journal.run_ids() == []
+    wrongs: list[dict[str, Any]] = [{}, {"keep": -1}]
+    for wrong in wrongs:
+        with pytest.raises(ValueError, match="keep"):
+            await reader.prune(**wrong)
 
 
 # Logs alone, as earlier versions wrote them
