@@ -9,6 +9,9 @@ from taskiq_flow.journal.protocol import News
 from taskiq_flow.journal.summary import Head, RunSummary, SummaryWriter
 from taskiq_flow.journal.wire import LineWriter
 
+_AT_ONCE = 200
+"""Events whose lines are put together at once."""
+
 
 class NewsWriter:
     """Makes ``News`` of a run's events. ``wake``: called when there are some to be written.
@@ -41,7 +44,8 @@ class NewsWriter:
         """Take the events that there are, and hold their lines."""
         if events := self._take():
             self._summary.apply(events)
-            self._pending.append(self._lines.lines(events))
+            for start in range(0, len(events), _AT_ONCE):
+                self._pending.append(self._lines.lines(events[start : start + _AT_ONCE]))
 
     def first(self) -> News:
         """The summary before the first event."""

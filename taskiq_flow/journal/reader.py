@@ -18,7 +18,7 @@ from taskiq_flow.journal import errors
 from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.log_events import events_of_log
 from taskiq_flow.journal.log_values import value_in_log
-from taskiq_flow.journal.protocol import EventJournal, Journal, Request, stores_events
+from taskiq_flow.journal.protocol import EventJournal, Journal, Request, is_run, stores_events
 from taskiq_flow.journal.summary import Head, RunState, RunSummary, SummaryWriter
 from taskiq_flow.journal.wire import read_lines
 from taskiq_flow.views.run_view import RunView
@@ -83,7 +83,7 @@ class RunReader:
         since, before = _moment(since), _moment(before)
         while len(found) < limit:
             page = await self._page(status, name, since, before, limit)
-            for run in page:
+            for run in filter(_is_run, page):
                 current = await self._current(run)
                 if status in (None, current.status) and name in (None, current.name):
                     found.append(current)
@@ -184,7 +184,7 @@ class RunReader:
                 "one, or give the journal the methods of EventJournal"
             )
         until = None if older_than is None else time.time() - in_seconds("older_than", older_than)
-        runs = await store.summaries(name=name, limit=_ALL)
+        runs = [*filter(_is_run, await store.summaries(name=name, limit=_ALL))]
         deleted = []
         for run in runs[keep or 0 :]:
             if run.lease_left > 0 or (until is not None and (run.ended or run.started) > until):
@@ -254,6 +254,10 @@ class RunReader:
                     raise errors.damaged(run_id, error) from error
                 for event in events:
                     yield event
+
+
+def _is_run(run: RunSummary) -> bool:
+    return is_run(run.run_id)
 
 
 def _moment(given: float | datetime | None) -> float | None:

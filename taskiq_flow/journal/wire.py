@@ -39,50 +39,52 @@ class LineWriter:
         self._start = f'{{"v":{WIRE_VERSION},"run":{quoted(printable(run_id))},"seq":'
 
     def lines(self, events: Iterable[Event]) -> bytes:
-        """The lines of these events."""
-        write, start = self._WRITE, self._start
+        """The lines of these events. Many are best given in parts: large texts cost more."""
+        start = self._start
         lines = []
         for event in events:
-            if (special := write.get(type(event))) is not None:
-                lines.append(f"{start}{event.seq},{special(self, event)}}}\n")
+            kind = type(event)
+            if kind is NodeStarted:
+                lines.append(f"{start}{event.seq},{_of_node(event)}}}\n")
+            elif kind is NodeBegan:
+                lines.append(f"{start}{event.seq},{_of_node(event)},{_worker(event)}}}\n")
+            elif kind is NodeCompleted:
+                lines.append(f"{start}{event.seq},{_of_node(event)},{_result(event)}}}\n")
             else:
                 lines.append(f"{_json(event.to_dict())}\n")
         return "".join(lines).encode()
 
-    def _of_node(self, event: NodeStarted | NodeBegan | NodeCompleted, kind: str) -> str:
-        name = event.task_name
-        about = f'"type":"{kind}","at":{event.at!r},"node":{quoted(printable(name))}'
-        if event.index is not None:
-            about += f',"index":{_json(event.index)}'
-        about += f',"attempt":{event.attempt}'
-        if event.task_id:
-            about += f',"task":{quoted(printable(event.task_id))}'
-        return about
 
-    def _sent(self, event: NodeStarted) -> str:
-        return self._of_node(event, NodeStarted.type)
+def _of_node(event: Any) -> str:
+    node = f'"type":"{event.type}","at":{event.at!r},"node":{_text(event.task_name)}'
+    if event.index is not None:
+        node += f',"index":{_json(event.index)}'
+    if not event.task_id:
+        return f'{node},"attempt":{event.attempt}'
+    return f'{node},"attempt":{event.attempt},"task":{_text(event.task_id)}'
 
-    def _began(self, event: NodeBegan) -> str:
-        worker = quoted(printable(event.worker))
-        return f'{self._of_node(event, NodeBegan.type)},"worker":{worker}'
 
-    def _completed(self, event: NodeCompleted) -> str:
-        about = f'{self._of_node(event, NodeCompleted.type)},"source":"{event.source}"'
-        if event.queued is not None:
-            about += f',"queued":{event.queued!r}'
-        if event.ran is not None:
-            about += f',"ran":{event.ran!r}'
-        shown = preview(event.result)
-        size = "null" if shown["size"] is None else shown["size"]
-        cut = "true" if shown["cut"] else "false"
-        kind, text = quoted(shown["kind"]), quoted(shown["text"])
-        return f'{about},"value":{{"kind":{kind},"size":{size},"text":{text},"cut":{cut}}}'
+def _worker(event: Any) -> str:
+    return f'"worker":{_text(event.worker)}'
 
-    _WRITE: Mapping[type, Callable[[LineWriter, Any], str]] = {
-        NodeStarted: _sent,
-        NodeBegan: _began,
-        NodeCompleted: _completed,
-    }
+
+def _result(event: Any) -> str:
+    times = ""
+    if event.queued is not None:
+        times = f',"queued":{event.queued!r}'
+    if event.ran is not None:
+        times += f',"ran":{event.ran!r}'
+    shown = preview(event.result)
+    size = "null" if shown["size"] is None else shown["size"]
+    cut = "true" if shown["cut"] else "false"
+    return (
+        f'"source":"{event.source}"{times},"value":{{"kind":{quoted(shown["kind"])},"size":{size},'
+        f'"text":{quoted(shown["text"])},"cut":{cut}}}'
+    )
+
+
+def _text(text: str) -> str:
+    return quoted(text if text.isascii() else printable(text))
 
 
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

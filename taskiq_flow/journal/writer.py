@@ -71,7 +71,7 @@ class LogWriter(Generic[T]):
         self._is_writing = False
         self._writer: asyncio.Task[None] | None = None
         self._renewer: asyncio.Task[None] | None = None
-        self._has_failed = False
+        self._is_stopped = False
         self._deliver: Callable[[Sequence[T]], None]
         self._fail: Callable[[RunError], None]
         self._cancel: Callable[[], None]
@@ -190,13 +190,13 @@ class LogWriter(Generic[T]):
 
     def append(self, record: bytes) -> None:
         """Write a record with the next batch."""
-        if not self._has_failed:
+        if not self._is_stopped:
             self._records.append(record)
             self._wake()
 
     def deliver_when_durable(self, pair: T) -> None:
         """Deliver a pair once all records appended so far are written."""
-        if not self._has_failed:
+        if not self._is_stopped:
             self._pairs.append(pair)
             self._wake()
 
@@ -216,13 +216,14 @@ class LogWriter(Generic[T]):
             await asyncio.wait([writer], timeout=CLOSING_GRACE)
             writer.cancel()  # the store hangs
             await until_ended([writer], CLOSING_GRACE)
+        self._is_stopped = True
         if self._renewer is not None:
             self._renewer.cancel()
             await until_ended([self._renewer], CLOSING_GRACE)
         await self.release()
 
     def _wake(self) -> None:
-        if not self._is_writing and not self._has_failed:
+        if not self._is_writing and not self._is_stopped:
             self._is_writing = True  # first, as an eager task runs at once
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
@@ -243,7 +244,7 @@ class LogWriter(Generic[T]):
             self._is_writing = False
 
     def _next_news(self) -> News | None:
-        return None if self.news is None or self._has_failed else self.news.next()
+        return None if self.news is None or self._is_stopped else self.news.next()
 
     async def _append(self, records: Sequence[bytes], news: News | None) -> None:
         """Append records, and events with the last of them, which the events tell of."""
@@ -279,9 +280,9 @@ class LogWriter(Generic[T]):
                 logger.warning("the lease of run %r was not renewed: %r", self._run_id, error)
 
     def _stop(self, error: BaseException) -> None:
-        if self._has_failed:
+        if self._is_stopped:
             return
-        self._has_failed = True
+        self._is_stopped = True
         self._records = []
         self.discard_pairs()
         if not isinstance(error, RunError):
