@@ -61,6 +61,9 @@ def check(events: Sequence[Event], cuts: Iterable[int]) -> RunView:
         snapshot = copy.deepcopy(fold(events[: cut % (len(events) + 1)]))
         assert fold(events, snapshot) == view  # what it has had is ignored
     check_states(view, events)
+    before_the_end = fold(events[:-1])
+    if view.status == "completed":
+        assert all(node.is_ended for node in before_the_end.nodes.values())
     check_times(view)
     return view
 
@@ -129,6 +132,7 @@ def check_states(view: RunView, events: Sequence[Event]) -> None:
         elif finished.outcome == "completed":
             assert node.state == ("failed" if found.failed else "completed")
             assert found.ended == found.known
+            assert found.are_all_known
     assert view.counts == Counter(node.state for node in view.nodes.values())
 
 

@@ -266,6 +266,8 @@ class _Planning:
     more group. So nodes that take a map whole, and map over the same list, are let in by a later
     pass over the axis. Without that rule an element could wait for the end of an axis whose
     elements wait for that element to make room.
+
+    The items of a generator are a group of their own.
     """
 
     def __init__(
@@ -367,7 +369,7 @@ class _Planning:
             node,
             axes,
             tuple(map(len, levels)),
-            self._group_for(axes, edges),
+            self._group_for(node, axes, edges),
             taken,
             tuple(whole),
             whole_keys,
@@ -489,14 +491,19 @@ class _Planning:
                 found |= self._behind.get(node, set())
         return found
 
-    def _group_for(self, axes: tuple[Axis, ...], edges: _Edges) -> int:
+    def _group_for(self, node: DAGNode, axes: tuple[Axis, ...], edges: _Edges) -> int:
         blocked_by = self._blocked_by(edges)
         for number, group in enumerate(self.groups):
-            if group.axes == axes and number not in blocked_by:
+            if self._may_join(node, group) and group.axes == axes and number not in blocked_by:
                 self._edges[number] |= edges
                 self._edges[number].aligned.discard(number)
                 return number
         return self._new_group(axes, edges)
+
+    def _may_join(self, node: DAGNode, group: GroupPlan) -> bool:
+        """Items have a pass of their own. Whoever takes one need not wait for who maps over it."""
+        members = (node, *(member.node for member in group.members[:1]))
+        return not any(isinstance(member, ItemsNode) for member in members)
 
     def _new_group(self, axes: tuple[Axis, ...], edges: _Edges) -> int:
         parent, at = None, tuple(_place(axis, axes) for axis in self._around.get(axes[-1], ()))

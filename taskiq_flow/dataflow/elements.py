@@ -25,7 +25,7 @@ from taskiq_flow.dataflow.groups import Cursor, Gathers, Group, Groups, Mapped, 
 from taskiq_flow.dataflow.growing import GrowingRows
 from taskiq_flow.dataflow.items import Opening
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, Join, ReadySet
+from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, Join, ReadySet
 from taskiq_flow.dataflow.rows import Row, Source, Zipped, not_lists
 from taskiq_flow.errors import InputError, OutputShapeError
 from taskiq_flow.values.isolation import Take
@@ -44,7 +44,7 @@ class Caller(Protocol):
         """Elements that are let in never run, because of what they depend on."""
 
     def known(self, node: DAGNode, within: Path, count: int) -> None:
-        """It is known how many elements a node has within a path."""
+        """It is known how many elements a node has within a path, or how many lists of them."""
 
     def gathered(self, node: DAGNode, *, is_whole: bool, is_cut: bool) -> None:
         """All elements of a node have ended. ``is_whole``: none is missing because of a failure.
@@ -68,7 +68,7 @@ class Caller(Protocol):
         """A source that is mapped over has raised an error."""
 
     def forget(self, name: str) -> None:
-        """An element was skipped by a condition, and no node will ask why any more."""
+        """An element has not completed, and no node will ask why any more."""
 
     def unread(self) -> int:
         """How many elements the reader has still to read, if they are yielded."""
@@ -331,6 +331,9 @@ class Elements:
     def _has_room(self, group: Group, more: int = 0) -> bool:
         """Whether a further position may exist. ``more``: that are there and not let in."""
         alive, unread = len(group.alive) + more, self._caller.unread()
+        if unread and group.items:  # those that it has not let in yet are in no room of its own
+            ahead = max(items.let_in for items in group.items) - group.let_in
+            unread = max(0, unread - max(0, ahead))
         if group.depth == 1:
             alive += self._caller.ahead()
         if alive < group.room <= alive + unread:
@@ -607,6 +610,7 @@ class Elements:
     def _let_in(self, group: Group, cursor: Cursor) -> None:
         path = (*cursor.prefix, cursor.next)
         cursor.next += 1
+        group.let_in += 1
         if cursor.next == cursor.row.length:
             del group.cursors[cursor.prefix]
         if group.held:
@@ -783,7 +787,7 @@ class Elements:
         if within is None or length is None or (not path and not mapped.is_open):
             return
         plan = mapped.plan
-        if not within.is_known and len(path) == len(plan.axes) - 1:
+        if not within.is_known:
             within.is_known = True
             self._caller.known(plan.node, path, length)
         if within.ended < length or self.is_stopped:
@@ -825,10 +829,11 @@ class Elements:
         """Drop the values at a path that nobody will ask for any more."""
         if group.depth == self._lists_at:
             self._caller.position_ended(path)
-        for cells in group.drops:
-            cells.drop(path)
-        for mapped in group.forgets:
-            self._forget(mapped, path, group.depth)
+        for dropping in group.drops:
+            if dropping.is_due(path):
+                for cells in dropping.cells:
+                    cells.drop(path)
+                self._forget(dropping.mapped, path, group.depth)
         for child in group.children:
             if child.is_held and child.axis not in self._layout.shared:
                 self._rows[child.axis].pop(path, None)
@@ -838,12 +843,14 @@ class Elements:
     def _forget(self, mapped: Mapped, path: Path, depth: int) -> None:
         """Drop how the elements of a node within a path have ended."""
         name = mapped.plan.node.task_name
-        for inner, outcome in mapped.outcomes.items_within(path, len(mapped.plan.axes)):
-            if outcome == SKIPPED:
-                self._caller.forget(element_name(name, inner))
+        for inner, _ in mapped.outcomes.items_within(path, len(mapped.plan.axes)):
+            self._caller.forget(element_name(name, inner))
         mapped.outcomes.drop(path)
         for length, gathers in mapped.gathers.items():
             if length >= depth:
+                for inner, outcome in gathers.outcomes.items_within(path, length):
+                    if outcome == FAILED:
+                        self._caller.forget(element_name(name, inner))
                 gathers.outcomes.drop(path)
 
     def _uneven_error(self, plan: MappedNode) -> OutputShapeError:

@@ -115,6 +115,30 @@ class Cursor:
         self.next = 0
 
 
+class Dropping:
+    """What a node has at a position. It is dropped when the position has ended in some groups.
+
+    ``groups``: how many these are: the node's own, and later passes whose nodes take its values.
+    """
+
+    __slots__ = ("_ended", "_groups", "cells", "mapped")
+
+    def __init__(self, mapped: Mapped, groups: int) -> None:
+        self.mapped = mapped
+        self.cells: list[Cells] = []
+        self._groups = groups
+        self._ended: dict[Path, int] = {}  # by path: in how many of the groups, if not in all
+
+    def is_due(self, path: Path) -> bool:
+        """A position has ended in one more of the groups. Whether it was the last one."""
+        if self._groups == 1:
+            return True
+        ended = self._ended.pop(path, 0) + 1
+        if ended < self._groups:
+            self._ended[path] = ended
+        return ended == self._groups
+
+
 class Group:
     """Mapped nodes whose elements are let in together.
 
@@ -125,7 +149,8 @@ class Group:
     generator. ``foreign``: how elements of other groups are taken, which have to be let in before.
     ``room``: how many positions may be alive. ``alive``: by path, the nodes of ``held`` that have
     not ended. ``cursors``: those that are not at their end; ``root``: of the outermost list.
-    ``sources``: keys that no other group reads.
+    ``sources``: keys that no other group reads. ``let_in``: how many positions. ``items``: the
+    groups that let in the items of generators, of which this one reads the rows.
     """
 
     def __init__(self, number: int, plan: GroupPlan, members: Sequence[Mapped]) -> None:
@@ -146,10 +171,11 @@ class Group:
         self.foreign: list[Taking] = []
         self.room = math.inf
         self.sources: list[str] = []
-        self.drops: list[Cells] = []
-        self.forgets: list[Mapped] = []
+        self.drops: list[Dropping] = []
         self.cursors: dict[Path, Cursor] = {}
         self.root: Cursor | None = None
+        self.let_in = 0
+        self.items: list[Group] = []
         self.alive: dict[Path, set[Mapped]] = {}
 
 
@@ -204,6 +230,13 @@ class Groups:
         for number in range(len(self.groups)):
             self._connect(number)
         self.openers = {axis: m for m in self.mapped.values() for axis in m.opens}
+        passes = {
+            (items.given_key, 1): self.mapped[items].ancestors[-1]
+            for items in plan.generators.values()
+        }
+        for group in self.groups:
+            parts = [part for part in parts_of(group.axis) if part in passes]
+            group.items = [passes[part] for part in parts if passes[part] is not group]
         for group in self.groups:
             self._describe(group)
         self._drop_when_ended()
@@ -270,11 +303,11 @@ class Groups:
 
     def _drop_when_ended(self) -> None:
         """Say which values are dropped when a position has ended: those of no later use."""
-        readers: dict[str, list[Group]] = {}
+        readers: dict[str, list[Mapped]] = {}
         depths: dict[str, set[int]] = {}
         for mapped in self.mapped.values():
             for taking in mapped.taking:
-                readers.setdefault(taking.key, []).append(mapped.ancestors[-1])
+                readers.setdefault(taking.key, []).append(mapped)
         for mapped in self.mapped.values():
             for depth, gathers in mapped.gathers.items():
                 for key in gathers.values:
@@ -287,21 +320,30 @@ class Groups:
         self,
         group: Group,
         mapped: Mapped,
-        readers: Mapping[str, Iterable[Group]],
+        readers: Mapping[str, Iterable[Mapped]],
         depths: Mapping[str, Iterable[int]],
     ) -> None:
-        held = {id(other.ancestors[-1]) for other in group.held} | {id(group)}
         keys = mapped.keys
         taken = {*keys, *mapped.plan.node.outputs}  # the items of a generator, too
-        if any(id(reader) not in held for key in taken for reader in readers.get(key, ())):
-            return
-        group.forgets.append(mapped)
+        passes = [group]
+        for reader in (reader for key in taken for reader in readers.get(key, ())):
+            found = reader.holders[group.depth - 1] if len(reader.holders) >= group.depth else None
+            if found is None or not self._are_at_the_same_positions(group, found):
+                return
+            if found not in passes:
+                passes.append(found)
+        dropping = Dropping(mapped, len(passes))
+        for each in passes:
+            each.drops.append(dropping)
         for gathers in (g for depth, g in mapped.gathers.items() if depth >= group.depth):
-            group.drops += gathers.values.values()
+            dropping.cells += gathers.values.values()
         listed = set[int]() if self._lists_at is None else {self._lists_at}
         for key in keys:
             wanted = {*depths.get(key, ()), *listed, *((0,) if key in self._plan.gathered else ())}
             if min(wanted, default=group.depth) >= group.depth:
-                group.drops.append(self.cells[key])
+                dropping.cells.append(self.cells[key])
         if min(listed, default=-1) >= group.depth:
-            group.drops.append(self.returned[mapped.plan.node])
+            dropping.cells.append(self.returned[mapped.plan.node])
+
+    def _are_at_the_same_positions(self, group: Group, other: Group) -> bool:
+        return self._plan.groups[group.number].axes == self._plan.groups[other.number].axes

@@ -25,13 +25,14 @@ class GrowingRows:
         self.rows = rows
         readers = {n for n, g in enumerate(layout.groups) if self.axis in parts_of(g.axis)}
         self._readers = [layout.groups[number] for number in sorted(readers)]
+        self._takers = [group for group in self._readers if group.is_taken]
         # One that waits for what cannot go on while this generator waits says nothing about room:
         # it would wait for itself.
         held_up = self._held_up(plan, layout)
         self._bounding = [
             layout.groups[number]
             for number in sorted(readers)
-            if not plan.groups[number].waits_for & held_up
+            if layout.groups[number].is_taken and not plan.groups[number].waits_for & held_up
         ]
 
     def _held_up(self, plan: ElementPlan, layout: Groups) -> set[int]:
@@ -82,11 +83,10 @@ class GrowingRows:
         """
         row = self.rows.get(path)
         least = math.inf
-        for group in self._bounding:
-            if group.is_taken:
-                least = min(least, self._let_in(group, path))
-            elif unread is not None:
-                least = min(least, self._let_in(group, path) - unread)
+        if self._takers:
+            least = min((self._let_in(group, path) for group in self._bounding), default=math.inf)
+        elif unread is not None:
+            least = self._let_in(self._readers[0], path) - unread
         return least + self.node.window - (0 if row is None else row.known)
 
     def _let_in(self, group: Group, path: Path) -> int:

@@ -240,9 +240,14 @@ class Run(Generic[N]):
         return self._state.failures
 
     @property
+    def failure_count(self) -> int:
+        """How many have failed so far."""
+        return self._state.failure_count
+
+    @property
     def skipped(self) -> list[str]:
         """The nodes that were skipped so far because of a failure."""
-        return [name for name, reason in self._state.skipped.items() if reason == "failure"]
+        return list(self._state.skipped)
 
     def stop_because_of(self, error: BaseException) -> None:
         """Stop at once because the reader's own code has raised ``error``."""
@@ -561,7 +566,7 @@ class Run(Generic[N]):
         self, node: N, because_of: tuple[str, ...], reason: SkipReason, attempt: int = 0
     ) -> None:
         name, at = node.task_name, self._loop.time()
-        self._state.skipped[name] = reason
+        self._state.add_skip(node, reason)
         event = NodeSkipped(self.run_id, at, name, because_of, reason, node.index, attempt)
         self._tell(event)
         if self._on_error == "collect":

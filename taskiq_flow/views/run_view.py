@@ -229,14 +229,19 @@ class RunView:
     def _skipped(self, event: NodeSkipped) -> None:
         node, whole = self._find(event)
         node.because_of, node.reason = event.because_of, event.reason
+        if whole is not None and whole.elements is not None and event.index is not None:
+            depth = _depth_of(event.task_name)
+            if depth < whole.elements.levels:
+                whole.elements.tell_missing(depth)
         self._ended(node, whole, event, "skipped")
 
     def _known(self, event: ElementsKnown) -> None:
         name = event.task_name
         node = self.nodes.get(name)
-        whole = node if node and node.elements else self._map(_name_of_map(name))
+        is_outermost = node is not None and node.elements is not None
+        whole = node if node is not None and is_outermost else self._map(_name_of_map(name))
         if whole.elements is not None:
-            whole.elements.tell(event.count)
+            whole.elements.tell(0 if is_outermost else _depth_of(name), event.count)
             self._update_map(whole, whole.elements, event.at)
 
     def _find(self, event: _OfNode) -> tuple[NodeView, NodeView | None]:
@@ -384,3 +389,8 @@ class RunView:
 def _name_of_map(name: str) -> str:
     """The mapped node of an element, or of a list within its lists."""
     return name.rpartition("[")[0] or name
+
+
+def _depth_of(name: str) -> int:
+    """How many positions the name of an element, or of a list within lists, has."""
+    return name.rpartition("[")[2].count(",") + 1

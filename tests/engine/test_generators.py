@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -395,6 +396,85 @@ async def test_a_generator_waits_for_the_reader_if_nobody_else_takes_its_items()
         read += 1
         assert source.made <= read + 5
     assert read == 100
+
+
+@virtually
+async def test_the_reader_is_given_items_that_a_slow_map_has_not_taken_yet() -> None:
+    loop = asyncio.get_running_loop()
+
+    async def slow(number: int) -> int:
+        await asyncio.sleep(100)
+        return number
+
+    builder = DAGBuilder().node(numbers).node(awaited(sum), name="total", inputs=["numbers"])
+    builder.node(slow, inputs=["numbers"], map_over="numbers", max_parallel=1)
+    times = {}
+    async for name, value in engine_of(builder).execute_async({"count": 4}, items=True):
+        times[name, value.index if isinstance(value, Item) else None] = loop.time()
+    assert [times["numbers", index] for index in (0, 1, 2, 3, None)] == [1, 2, 3, 4, 4]
+    assert times["total", None] == 4
+    assert times["slow", 0] == 101
+
+
+@virtually
+async def test_a_map_goes_on_while_the_reader_has_still_to_read_the_items() -> None:
+    source, begun = Source(50), asyncio.Event()
+
+    async def first(item: int) -> None:
+        begun.set()
+
+    builder = DAGBuilder().node(source.items, window=10)
+    builder.node(first, inputs=["items"], map_over="items")
+    async for _ in engine_of(builder, max_parallel=1).execute_async(items="only"):
+        await asyncio.wait_for(begun.wait(), 1)
+        break
+    assert source.made <= 1 + 10 + 1
+
+
+@virtually
+@pytest.mark.parametrize("items", [True, "only"])
+async def test_the_reader_holds_back_a_generator_whose_items_a_condition_leaves_out(
+    items: Items,
+) -> None:
+    source, read = Source(100), 0
+    builder = DAGBuilder().node(source.items, window=2)
+    builder.node(double, inputs=["items"], map_over="items", when=lambda items: False)
+    async for _ in engine_of(builder, max_parallel=2).execute_async(items=items):
+        await asyncio.sleep(1)
+        read += 1
+        assert source.made <= read + 2 + 2 + 1
+
+
+@virtually
+async def test_items_are_dropped_when_all_that_map_over_them_have_ended() -> None:
+    class Big:
+        """It can be referenced weakly."""
+
+    alive: weakref.WeakSet[Big] = weakref.WeakSet()
+    most = 0
+
+    async def bigs() -> AsyncIterator[Big]:
+        for _ in range(100):
+            alive.add(big := Big())
+            yield big
+
+    async def first(big: Big) -> int:
+        nonlocal most
+        await asyncio.sleep(1)
+        most = max(most, len(alive))
+        return 1
+
+    builder = DAGBuilder().node(bigs, window=2).node(first, inputs=["bigs"], map_over="bigs")
+    builder.node(
+        awaited(lambda big, other: other),
+        name="last",
+        inputs=["bigs", "first"],
+        map_over=["bigs", "first"],
+    )
+    engine = engine_of(builder, max_parallel=2, values="shared")
+    read = [name async for name, _ in engine.execute_async(items="only")]
+    assert len(read) == 300
+    assert most <= 12
 
 
 @virtually
