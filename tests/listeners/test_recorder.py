@@ -28,7 +28,12 @@ from tests.journal.processes import gated, open_gate
 from tests.recording import Recorder as Events
 from tests.virtual_clock import virtually
 
-DAG = DAGBuilder("doubling").node(lambda x: x * 2, name="double", inputs=["x"]).build()
+
+async def double(x: Any) -> Any:
+    return x * 2
+
+
+DAG = DAGBuilder("doubling").node(double).build()
 
 
 @pytest.fixture(params=["memory", "sqlite"])
