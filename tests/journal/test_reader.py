@@ -33,6 +33,7 @@ from taskiq_flow import (
     RunView,
     SqliteJournal,
 )
+from taskiq_flow.engine import listeners
 from taskiq_flow.journal.wire import LineWriter
 from tests.journal.processes import GATED, gated, open_gate
 from tests.recording import Recorder
@@ -86,6 +87,27 @@ async def test_a_reader_has_the_events_that_listeners_had(journal: Journal) -> N
     assert said(events) == said(recorder.events)
     assert [e.seq for e in events] == list(range(1, len(events) + 1))
     assert said(await read(reader, "r", 5)) == said(events[5:])
+
+
+class Slow(MemoryJournal):
+    """A journal that takes its time for each batch."""
+
+    async def append(
+        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+    ) -> None:
+        await asyncio.sleep(0.05)
+        await super().append(run_id, lease, chunk, news)
+
+
+async def test_a_slow_journal_misses_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "MOST_EVENTS", 10)
+    journal, seen = Slow(), Recorder()
+    dag = DAGBuilder().node(odd, inputs=["numbers"], map_over="numbers").build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, listeners=[seen])
+    await engine.execute({"numbers": [0] * 200}, run_id="r")
+    events = await read(RunReader(journal), "r")
+    assert len(events) > 600
+    assert [e.seq for e in events] == list(range(1, len(events) + 1))
 
 
 async def test_a_view_is_that_of_the_events(journal: Journal) -> None:
