@@ -16,6 +16,7 @@ ROWS = [
     {"previews"},
     {"errors", "events", "cleanup", "reconnect", "suggestions", "version"},
     {"drawing", "transport", "processes"},
+    {"views"},
     {"values"},
     {"generators"},
     {"dataflow"},
@@ -23,7 +24,7 @@ ROWS = [
     {"middleware", "journal"},
     {"cache", "dispatch"},
     {"engine"},
-    {"execution_engine", "flow_task", "recommended", "testing", "views"},
+    {"execution_engine", "flow_task", "recommended", "testing"},
     {"map_reduce", "listeners"},
     {"__init__", "__main__"},
 ]

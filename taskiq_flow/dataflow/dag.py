@@ -117,7 +117,10 @@ class DAG:
     (['total', 'report'], ['numbers'])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str | None = None) -> None:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name is {name!r}; give the graph's name as a string, or None")
+        self.name = name
         self._nodes: dict[str, DAGNode] = {}
         self._same_name: Counter[str] = Counter()
         self._orderings: list[tuple[NodeRef, NodeRef]] = []

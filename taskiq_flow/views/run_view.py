@@ -27,7 +27,8 @@ from taskiq_flow.events import (
 from taskiq_flow.previews import shown_error
 from taskiq_flow.views.node_view import MOST_FAILURES, ElementsView, NodeState, NodeView
 
-RunStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
+RunStatus = Literal["pending", "running", "interrupted", "completed", "failed", "cancelled"]
+"""``"interrupted"``: no engine has the run any more. No event tells so; ``RunReader`` does."""
 
 _Ends = NodeCompleted | NodeFailed | NodeSkipped
 
