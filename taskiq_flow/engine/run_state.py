@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from taskiq_flow.dataflow.axes import element_name
 from taskiq_flow.dataflow.dag import FAILURES
-from taskiq_flow.dataflow.element import Element, Unreached
+from taskiq_flow.dataflow.element import Element, Unreached, place_of
 from taskiq_flow.dataflow.elements import Elements
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.ready_set import FAILED
@@ -34,6 +34,11 @@ SkipReason = Literal["failure", "condition"]
 def as_whole(node: Any) -> Any:
     """The node to which an element belongs; other nodes are their own."""
     return node.node if isinstance(node, Element) else node
+
+
+def as_declared(node: Any) -> Any:
+    """The node of the graph, of one that stands for its items; other nodes are their own."""
+    return node.generator if isinstance(node, ItemsNode) else node
 
 
 class Reached(TypedDict):
@@ -67,16 +72,19 @@ class RunState(Generic[N]):
         """A node has failed for good."""
         self.failures[node.task_name] = error
         self._failed_nodes.append(node)
-        name = node.node.task_name if isinstance(node, Element) else node.task_name
+        name = as_whole(node).task_name
+        kind, text = type(error).__name__, describe(error)
+        message = text.removeprefix(kind).removeprefix(": ")
+        failure = Failure(name, node.index, kind, message)
         if (failures := self.values.get(f"{name}{FAILURES}")) is not None:
-            kind, text = type(error).__name__, describe(error)
-            message = text.removeprefix(kind).removeprefix(": ")
-            failures.append(Failure(name, node.index, kind, message))
+            failures.append(failure)
+        if self.elements is not None and isinstance(node, Element):
+            self.elements.add_failure(node, failure)
 
     def sort_failures(self, name: str) -> None:
         """Put the failures of a mapped node's elements into the order of these."""
         if (failures := self.values.get(f"{name}{FAILURES}")) is not None:
-            failures.sort(key=_place_of)
+            failures.sort(key=place_of)
 
     def reason_to_skip(self, node: N) -> tuple[tuple[str, ...], SkipReason]:
         """The dependencies because of which a node does not run, and whether one has failed."""
@@ -179,7 +187,8 @@ class RunState(Generic[N]):
     def _dependents_of_failures(self) -> list[str]:
         """The names of all nodes that depend on a failure and cannot run because of it."""
         found: dict[Any, None] = {}
-        pending: dict[Any, None] = dict.fromkeys(map(as_whole, self._failed_nodes))
+        failed = map(as_declared, map(as_whole, self._failed_nodes))
+        pending: dict[Any, None] = dict.fromkeys(failed)
         walked = list(pending)
         for node in walked:  # grows while it is walked
             for dependent in self._spec.successors.get(node, ()):
@@ -213,10 +222,3 @@ class RunState(Generic[N]):
             other in found or other.task_name in self.failures or other.task_name in self.skipped
             for other in self._spec.predecessors[node]
         )
-
-
-def _place_of(failure: Failure) -> tuple[int, ...]:
-    """The place of a failed element in its lists. A node's own failure comes first."""
-    if failure.index is None:
-        return ()
-    return failure.index if isinstance(failure.index, tuple) else (failure.index,)
