@@ -883,10 +883,11 @@ class Elements:
                     cells.drop(path)
                 self._forget(dropping.mapped, path, group.depth)
         for axis in group.rows:
+            self._rows[axis].pop(path, None)
+        for axis in group.rows_within:
             rows = self._rows[axis]
-            if rows.pop(path, None) is None:  # those within it are deeper
-                for at in [at for at in rows if at[: group.depth] == path]:
-                    del rows[at]
+            for at in [at for at in rows if at[: group.depth] == path]:
+                del rows[at]
         for key in group.sources:
             self._source(key).drop(path[0])
 

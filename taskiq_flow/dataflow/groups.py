@@ -163,7 +163,8 @@ class Group:
     ``sources``: keys that no other group reads. ``let_in``: how many positions. ``items``: the
     groups that let in the items of generators, of which this one reads the rows. ``parked``: the
     positions of its parent at which its lists are not there yet. ``fixed_by``: how many positions
-    of its parent fix its lists. ``rows``: the axes of lists that are dropped with its positions.
+    of its parent fix its lists. ``rows``: the axes of lists that are dropped with its positions;
+    ``rows_within``: of those that are at places within these.
     """
 
     def __init__(self, number: int, plan: GroupPlan, members: Sequence[Mapped]) -> None:
@@ -179,6 +180,7 @@ class Group:
         self.fixed_by = max((at[-1] + 1 for at in plan.places.values() if at), default=0)
         self.parked: set[Path] = set()
         self.rows: list[Axis] = []
+        self.rows_within: list[Axis] = []
         self.is_taken = True
         self.parent: Group | None = None
         self.children: list[Group] = []
@@ -282,7 +284,8 @@ class Groups:
             begin = tuple(range(group.depth))
             is_around_all = all(id(group) in holders for holders in common)
             if is_around_all and all(at[: group.depth] == begin for at in places):
-                group.rows.append(axis)
+                is_own = all(len(at) == group.depth for at in places)
+                (group.rows if is_own else group.rows_within).append(axis)
                 return
 
     def _holders(self, group: Group) -> list[Group]:

@@ -118,6 +118,21 @@ async def test_items_of_a_generator_are_taken_together_with_a_list_of_its_elemen
     assert [results["joined"] for results in found] == [["aa", "bb", "cc"], [], ["dd"]]
 
 
+@virtually
+async def test_a_generator_goes_on_when_a_shorter_list_beside_it_has_ended() -> None:
+    async def made() -> AsyncIterator[int]:
+        for number in range(9):
+            yield number
+
+    builder = DAGBuilder().node(made, window=1)
+    builder.node(joined, name="pairs", inputs=["made", "signs"], map_over=Product("made", "signs"))
+    builder.node(joined, inputs=["pairs", "few"], map_over=["pairs", "few"])
+    engine = engine_of(builder, on_error="collect")
+    results = await engine.execute({"signs": ["!"], "few": []})
+    assert len(results["pairs"]) == 9
+    assert isinstance(results["joined"], NodeFailure)
+
+
 # Lists that differ in length
 
 
@@ -233,6 +248,15 @@ async def test_the_failures_of_one_input_are_given_to_its_own_run() -> None:
     source = [{"numbers": numbers} for numbers in ([0, 1, 0], [1], [], [0])]
     many = engine.execute_many(source, ordered=True, whole=True)
     assert [results["told"] async for _, results in many] == [[0, 2], [], [], [0]]
+
+
+async def test_what_waits_for_lists_taken_together_belongs_to_the_same_run() -> None:
+    builder = DAGBuilder().node(abs, inputs=["a"], map_over="a")
+    keys = {"word": "abs", "mark": "b"}
+    builder.node(joined, inputs=keys, map_over=["abs", "b"])
+    builder.node(told, inputs={"failures": "joined.failures"}, join="ended")
+    many = engine_of(builder).execute_many([{"a": [-1], "b": [2]}], whole=True)
+    assert [pair async for pair in many] == [(0, {"abs": [1], "joined": ["12"], "told": []})]
 
 
 async def test_the_failures_of_a_node_are_taken_by_element_or_as_a_whole() -> None:
