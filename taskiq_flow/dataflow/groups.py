@@ -268,8 +268,11 @@ class Groups:
     def _drop_rows(self, axis: Axis) -> None:
         """Say with whose positions the lists of an axis are dropped: of those around all readers.
 
-        That is the innermost group whose positions last until all readers have ended.
+        That is the innermost group whose positions last until all readers have ended. It may have
+        fewer positions than there are lists, as a shorter one beside them has. The rest goes with
+        the groups around it.
         """
+        opener = self.openers.get(axis)
         readers: list[Group] = []
         places: set[tuple[int, ...]] = set()
         for group in self.groups:
@@ -286,7 +289,9 @@ class Groups:
             if is_around_all and all(at[: group.depth] == begin for at in places):
                 is_own = all(len(at) == group.depth for at in places)
                 (group.rows if is_own else group.rows_within).append(axis)
-                return
+                axes = self._plan.groups[group.number].axes
+                if opener is None or axes == opener.plan.axes[: group.depth]:
+                    return
 
     def _holders(self, group: Group) -> list[Group]:
         """The groups around a group whose positions last until all within has ended."""
