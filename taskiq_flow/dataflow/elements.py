@@ -757,12 +757,13 @@ class Elements:
             if mapped.is_dead:
                 continue
             mapped.outcomes.put(prefix, outcome)
-            for depth, gathers in mapped.gathers.items():
-                if depth > len(prefix):
-                    gathers.outcomes.put(prefix, outcome)
-                    for path in [at for at in gathers.pending if at[: len(prefix)] == prefix]:
-                        self._settle(gathers, path, outcome)
+            within = [each for depth, each in mapped.gathers.items() if depth > len(prefix)]
+            for gathers in within:
+                gathers.outcomes.put(prefix, outcome)
             self._caller.skip([Unreached(mapped.plan.node, prefix, self, outcome)])
+            for gathers in within:
+                for path in [at for at in gathers.pending if at[: len(prefix)] == prefix]:
+                    self._end_gathering(gathers, path, outcome)
 
     # Ends
 
@@ -806,6 +807,9 @@ class Elements:
 
     def _settle(self, gathers: Gathers, path: Path, outcome: int) -> None:
         gathers.outcomes.put(path, outcome)
+        self._end_gathering(gathers, path, outcome)
+
+    def _end_gathering(self, gathers: Gathers, path: Path, outcome: int) -> None:
         gathering = gathers.pending.pop(path, None)
         if gathering is not None:
             never_run = self._ready.end(gathering, outcome)

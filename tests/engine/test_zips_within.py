@@ -197,17 +197,21 @@ async def test_a_graph_with_a_product_runs_for_many_inputs() -> None:
     assert [r["joined"] for r in found] == [[["a!", "a?"], ["b!", "b?"]], [], [["c!"]]]
 
 
-async def test_a_product_within_an_element_needs_both_of_its_lists() -> None:
-    def failing(text: str) -> list[str]:
+@pytest.mark.parametrize("text", ["", "a b"])
+async def test_a_product_within_an_element_needs_both_of_its_lists(text: str) -> None:
+    async def failing(text: str) -> list[str]:
         raise ValueError(text)
 
     builder = DAGBuilder().node(words).node(failing, name="marks", inputs=["text"])
     builder.node(joined, inputs=["words", "marks"], map_over=Product("words", "marks"))
-    alone = await engine_of(builder, on_error="collect").execute({"text": ""})
-    (found,) = await results_of_many(builder, [""], on_error="collect")
+    builder.node(len, name="counts", inputs=["joined"], map_over="joined")
+    alone = await engine_of(builder, on_error="collect").execute({"text": text})
+    (found,) = await results_of_many(builder, [text], on_error="collect")
     assert isinstance(alone["joined"], NodeSkipped)
     assert isinstance(found["joined"], NodeSkipped)
     assert found["joined"].because_of == ("marks[0]",)
+    for results in (alone, found):
+        assert [each.reason for each in results["counts"]] == ["failure"] * len(text.split())
 
 
 async def test_a_list_of_the_whole_is_multiplied_with_one_of_each_element() -> None:
