@@ -10,6 +10,7 @@
     │   └── GraphChangedError      the run in the journal was started with another graph
     ├── ConfigurationError         the broker or a task cannot do what is asked
     ├── RunNotFoundError           the journal has no such run
+    ├── TrackingError              a stored status of a run cannot be read
     ├── InputError                 the run was given wrong inputs
     │   ├── MissingInputError
     │   └── InputConflictError
@@ -163,6 +164,10 @@ class RunNotFoundError(TaskiqFlowError):
         self.run_id = run_id
 
 
+class TrackingError(TaskiqFlowError):
+    """A storage of statuses has something that is no status."""
+
+
 class InputError(TaskiqFlowError):
     """The inputs of a run do not fit its graph. ``keys``: the wrong or missing keys."""
 
@@ -267,7 +272,8 @@ class RunError(TaskiqFlowError):
     """A run ended without all of its results.
 
     ``results``: output key → value, of all completed nodes. ``failures``: node name → exception.
-    ``skipped``: names of the nodes that did not run because they depend on a failed node.
+    ``skipped``: names of the nodes that did not run because they depend on a failed node. Of the
+    elements of mapped nodes, both have the first 1,000. ``failure_count``: how many failed in all.
     """
 
     def __init__(
@@ -277,11 +283,13 @@ class RunError(TaskiqFlowError):
         results: Mapping[str, Any] | None = None,
         failures: Mapping[str, BaseException] | None = None,
         skipped: Iterable[str] = (),
+        failure_count: int | None = None,
     ) -> None:
         super().__init__(message)
         self.results = dict(results or {})
         self.failures = dict(failures or {})
         self.skipped = list(skipped)
+        self.failure_count = len(self.failures) if failure_count is None else failure_count
 
 
 class NodeFailedError(RunError):
@@ -301,8 +309,15 @@ class NodeFailedError(RunError):
         results: Mapping[str, Any] | None = None,
         failures: Mapping[str, BaseException] | None = None,
         skipped: Iterable[str] = (),
+        failure_count: int | None = None,
     ) -> None:
-        super().__init__(message, results=results, failures=failures, skipped=skipped)
+        super().__init__(
+            message,
+            results=results,
+            failures=failures,
+            skipped=skipped,
+            failure_count=failure_count,
+        )
         self.task_name = task_name
         self.task_id = task_id
         self.attempts = attempts

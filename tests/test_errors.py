@@ -46,6 +46,7 @@ ATTRIBUTES: list[tuple[type[Exception], dict[str, Any]]] = [
     (errors.GraphChangedError, {"added": ["a"], "removed": ["b"], "changed": ["c"]}),
     (errors.ConfigurationError, {}),
     (errors.RunNotFoundError, {"run_id": "r"}),
+    (errors.TrackingError, {}),
     (errors.InputError, {"keys": ["x"]}),
     (errors.MissingInputError, {"keys": ["x", "y"]}),
     (errors.InputConflictError, {"keys": ["x"]}),
@@ -62,7 +63,7 @@ ATTRIBUTES: list[tuple[type[Exception], dict[str, Any]]] = [
     (errors.NodeTimeoutError, {"task_name": "a", "seconds": 2.5, "waited": True}),
     (errors.TaskLostError, {"task_name": "a"}),
     (errors.ItemsChangedError, {"task_name": "a"}),
-    (errors.RunError, {"results": {"x": 1}, "failures": {}, "skipped": ["b"]}),
+    (errors.RunError, {"results": {"x": 1}, "failures": {}, "skipped": ["b"], "failure_count": 7}),
     (
         errors.NodeFailedError,
         {
@@ -72,13 +73,20 @@ ATTRIBUTES: list[tuple[type[Exception], dict[str, Any]]] = [
             "results": {"x": None},
             "failures": {},
             "skipped": ["b"],
+            "failure_count": 7,
         },
     ),
-    (errors.RunFailedError, {"results": {"x": 1}, "failures": {}, "skipped": []}),
-    (errors.RunCancelledError, {"results": {}, "failures": {}, "skipped": []}),
-    (errors.RunTimeoutError, {"results": {"x": 1}, "failures": {}, "skipped": []}),
-    (errors.RunLockedError, {"results": {}, "failures": {}, "skipped": []}),
-    (errors.JournalError, {"results": {"x": 1}, "failures": {}, "skipped": []}),
+    (
+        errors.RunFailedError,
+        {"results": {"x": 1}, "failures": {}, "skipped": [], "failure_count": 7},
+    ),
+    (errors.RunCancelledError, {"results": {}, "failures": {}, "skipped": [], "failure_count": 7}),
+    (
+        errors.RunTimeoutError,
+        {"results": {"x": 1}, "failures": {}, "skipped": [], "failure_count": 7},
+    ),
+    (errors.RunLockedError, {"results": {}, "failures": {}, "skipped": [], "failure_count": 7}),
+    (errors.JournalError, {"results": {"x": 1}, "failures": {}, "skipped": [], "failure_count": 7}),
 ]
 each_error = pytest.mark.parametrize(
     ("kind", "attributes"), ATTRIBUTES, ids=[kind.__name__ for kind, _ in ATTRIBUTES]

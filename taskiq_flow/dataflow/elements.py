@@ -24,7 +24,7 @@ from taskiq_flow.dataflow.groups import Cursor, Gathers, Group, Groups, Mapped, 
 from taskiq_flow.dataflow.growing import GrowingRows
 from taskiq_flow.dataflow.items import Opening
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, Join, ReadySet
+from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, Join, ReadySet
 from taskiq_flow.dataflow.rows import Row, Source, Zipped, not_lists
 from taskiq_flow.errors import InputError, OutputShapeError
 from taskiq_flow.events import Failure
@@ -44,7 +44,7 @@ class Caller(Protocol):
         """Elements that are let in never run, because of what they depend on."""
 
     def known(self, node: DAGNode, within: Path, count: int) -> None:
-        """It is known how many elements a node has within a path."""
+        """It is known how many elements a node has within a path, or how many lists of them."""
 
     def gathered(self, node: DAGNode, *, is_whole: bool, is_cut: bool) -> None:
         """All elements of a node have ended. ``is_whole``: none is missing because of a failure.
@@ -68,7 +68,7 @@ class Caller(Protocol):
         """A source that is mapped over has raised an error."""
 
     def forget(self, name: str) -> None:
-        """An element was skipped by a condition, and no node will ask why any more."""
+        """An element has not completed, and no node will ask why any more."""
 
     def unread(self) -> int:
         """How many elements the reader has still to read, if they are yielded."""
@@ -834,7 +834,7 @@ class Elements:
         if within is None or length is None or (not path and not mapped.is_open):
             return
         plan = mapped.plan
-        if not within.is_known and len(path) == len(plan.axes) - 1:
+        if not within.is_known:
             within.is_known = True
             self._caller.known(plan.node, path, length)
         if within.ended < length or self.is_stopped:
@@ -898,12 +898,14 @@ class Elements:
     def _forget(self, mapped: Mapped, path: Path, depth: int) -> None:
         """Drop how the elements of a node within a path have ended."""
         name = mapped.plan.node.task_name
-        for inner, outcome in mapped.outcomes.items_within(path, len(mapped.plan.axes)):
-            if outcome == SKIPPED:
-                self._caller.forget(element_name(name, inner))
+        for inner, _ in mapped.outcomes.items_within(path, len(mapped.plan.axes)):
+            self._caller.forget(element_name(name, inner))
         mapped.outcomes.drop(path)
         for length, gathers in mapped.gathers.items():
             if length >= depth:
+                for inner, outcome in gathers.outcomes.items_within(path, length):
+                    if outcome == FAILED:
+                        self._caller.forget(element_name(name, inner))
                 gathers.outcomes.drop(path)
 
     def _uneven_error(self, node: DAGNode | Element, uneven: Zipped) -> OutputShapeError:

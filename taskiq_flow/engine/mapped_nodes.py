@@ -361,7 +361,7 @@ class MappedNodes:
         self._skip(elements)
 
     def known(self, node: DAGNode, within: Path, count: int) -> None:
-        """A node maps over so many elements within a path."""
+        """A node maps over so many elements within a path, or over so many lists of them."""
         if isinstance(node, ItemsNode):  # its generator tells how many items it has given
             return
         name, earlier = element_name(node.task_name, within), self._spec.earlier
@@ -412,6 +412,8 @@ class MappedNodes:
 
     def position_ended(self, path: Path) -> None:
         """One of many runs has ended."""
+        for cells in self._missing.values():
+            cells.drop(path)
         if self._spec.ahead is not None:
             self._deliver(RUN_ENDED, path)
 
@@ -420,8 +422,8 @@ class MappedNodes:
         self._end(error)
 
     def forget(self, name: str) -> None:
-        """An element was skipped by a condition, and no node will ask why any more."""
-        self._state.skipped.pop(name, None)
+        """An element has not completed, and no node will ask why any more."""
+        self._state.forget(name)
 
     def unread(self) -> int:
         """How many elements the reader has still to read, if they are yielded."""

@@ -97,8 +97,13 @@ class RunHandle(AsyncTaskiqTask[dict[str, Any]]):
 
     @property
     def failures(self) -> dict[str, BaseException]:
-        """What nodes have failed with so far, by their names."""
+        """What nodes have failed with so far, by their names; of elements, the first 1,000."""
         return dict(self._progress.failures)
+
+    @property
+    def failure_count(self) -> int:
+        """How many nodes and elements have failed so far."""
+        return self._progress.failure_count
 
     @property
     def skipped(self) -> list[str]:
@@ -212,6 +217,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         self._is_dropped = False
         self._is_error_seen = False
         self._failures: dict[str, BaseException] = {}
+        self._failure_count = 0
         self._skipped: list[str] = []
         self.results: dict[str, Any] = {}
         self.outcome: asyncio.Future[TaskiqResult[dict[str, Any]]] = self._loop.create_future()
@@ -241,6 +247,11 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
     def failures(self) -> dict[str, BaseException]:
         """What nodes have failed with so far; at the end, what the run's error has."""
         return self._failures if self.outcome.done() else self._in_progress.failures
+
+    @property
+    def failure_count(self) -> int:
+        """How many have failed, in the same way."""
+        return self._failure_count if self.outcome.done() else self._in_progress.failure_count
 
     @property
     def skipped(self) -> list[str]:
@@ -383,8 +394,10 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         if isinstance(error, RunError):
             self.results = {**error.results, **self.results}
             self._failures, self._skipped = error.failures, error.skipped
+            self._failure_count = error.failure_count
         else:
             self._failures, self._skipped = self._in_progress.failures, self._in_progress.skipped
+            self._failure_count = self._in_progress.failure_count
         seconds = round(self._loop.time() - self._begun_at, 2)
         self._in_progress.ended()
         self._in_progress.forget()
@@ -409,6 +422,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
             results=self.results,
             failures=self._in_progress.failures,
             skipped=self._in_progress.skipped,
+            failure_count=self._in_progress.failure_count,
         )
 
     def _report(self) -> None:

@@ -68,6 +68,11 @@ class RunInProgress:
         return {} if self._run is None else dict(self._run.failures)
 
     @property
+    def failure_count(self) -> int:
+        """How many have failed so far."""
+        return 0 if self._run is None else self._run.failure_count
+
+    @property
     def skipped(self) -> list[str]:
         """The nodes that were skipped so far because of a failure."""
         return [] if self._run is None else self._run.skipped

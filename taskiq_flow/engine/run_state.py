@@ -28,6 +28,10 @@ N = TypeVar("N", bound=RunnableNode)
 _MOST_NAMED = 5
 """Nodes that a message names."""
 
+MOST_FAILURES = 1_000
+"""Elements that failed, and elements that were skipped because of it, of which a run keeps more
+than a count."""
+
 SkipReason = Literal["failure", "condition"]
 
 
@@ -47,11 +51,14 @@ class Reached(TypedDict):
     results: dict[str, Any]
     failures: dict[str, BaseException]
     skipped: list[str]
+    failure_count: int
 
 
 class RunState(Generic[N]):
     """Values by key, failures and skips by node name.
 
+    ``failures``, ``skipped``: of nodes, and of the first 1,000 elements; ``skipped`` has those that
+    a failure skipped. ``failure_count``: how many failed in all.
     ``values``: the run's inputs, and what its nodes have given. ``partial``: lists of mapped nodes
     of which some elements are missing because of a failure; ``incomplete``: the names of these
     nodes. ``elements``: of mapped nodes, if there are any.
@@ -64,14 +71,19 @@ class RunState(Generic[N]):
         self.incomplete: set[str] = set()
         self.values = {**spec.inputs, **{key: [] for key in spec.failure_keys}}
         self.failures: dict[str, BaseException] = {}
-        self.skipped: dict[str, SkipReason] = {}
+        self.failure_count = 0
+        self.skipped: list[str] = []
         self._spec = spec
-        self._failed_nodes: list[N] = []
+        self._failed_nodes: dict[Any, None] = {}
+        self._not_completed: dict[str, Literal["failed"] | SkipReason] = {}
 
     def add_failure(self, node: N, error: BaseException) -> None:
         """A node has failed for good."""
-        self.failures[node.task_name] = error
-        self._failed_nodes.append(node)
+        self._not_completed[node.task_name] = "failed"
+        self._failed_nodes[as_declared(as_whole(node))] = None
+        if not isinstance(node, Element) or len(self.failures) < MOST_FAILURES:
+            self.failures[node.task_name] = error
+        self.failure_count += 1
         name = as_whole(node).task_name
         kind, text = type(error).__name__, describe(error)
         message = text.removeprefix(kind).removeprefix(": ")
@@ -80,6 +92,18 @@ class RunState(Generic[N]):
             failures.append(failure)
         if self.elements is not None and isinstance(node, Element):
             self.elements.add_failure(node, failure)
+
+    def add_skip(self, node: N, reason: SkipReason) -> None:
+        """A node does not run, because of a failure or of a condition."""
+        self._not_completed[node.task_name] = reason
+        is_listed = not isinstance(node, Element) or len(self.skipped) < MOST_FAILURES
+        if reason == "failure" and is_listed:
+            self.skipped.append(node.task_name)
+
+    def forget(self, name: str) -> None:
+        """No node will ask any more how an element has ended."""
+        self._not_completed.pop(name, None)
+        self.incomplete.discard(name)
 
     def sort_failures(self, name: str) -> None:
         """Put the failures of a mapped node's elements into the order of these."""
@@ -93,11 +117,12 @@ class RunState(Generic[N]):
         else:  # a mapped node never came to be because of its lists, whatever else it depends on
             edges: Any = self._spec if self._spec.elements is None else self._spec.elements
             dependencies = [other.task_name for other in edges.predecessors[node]]
-        failed = [n for n in dependencies if n in self.failures or n in self.incomplete]
-        because_of = tuple(n for n in dependencies if n in failed or n in self.skipped)
+        ended = {name: self._not_completed.get(name) for name in dependencies}
+        failed = [n for n in dependencies if ended[n] == "failed" or n in self.incomplete]
+        because_of = tuple(n for n in dependencies if n in failed or ended[n])
         if isinstance(node, Unreached):  # whatever else it would have waited for
             return because_of, "failure" if node.outcome == FAILED else "condition"
-        of_failure = failed or any(self.skipped.get(n) == "failure" for n in because_of)
+        of_failure = failed or "failure" in ended.values()
         return because_of, "failure" if of_failure else "condition"
 
     def node_failed(
@@ -120,7 +145,7 @@ class RunState(Generic[N]):
         """The error of a run that went on to its end in spite of failures."""
         named = list(self.failures.items())[:_MOST_NAMED]
         failures = "; ".join(f"{name!r} with {describe(error)}" for name, error in named)
-        if (more := len(self.failures) - len(named)) > 0:
+        if (more := self.failure_count - len(named)) > 0:
             failures += f"; and {more} more"
         return RunFailedError(
             f"nodes of run {self.run_id!r} failed: {failures}{self._progress()}",
@@ -170,6 +195,7 @@ class RunState(Generic[N]):
             results={**results, **self._results_of_elements()},
             failures=self.failures,
             skipped=self._dependents_of_failures(),
+            failure_count=self.failure_count,
         )
 
     def _results_of_elements(self) -> dict[str, Any]:
@@ -187,8 +213,7 @@ class RunState(Generic[N]):
     def _dependents_of_failures(self) -> list[str]:
         """The names of all nodes that depend on a failure and cannot run because of it."""
         found: dict[Any, None] = {}
-        failed = map(as_declared, map(as_whole, self._failed_nodes))
-        pending: dict[Any, None] = dict.fromkeys(failed)
+        pending: dict[Any, None] = dict(self._failed_nodes)
         walked = list(pending)
         for node in walked:  # grows while it is walked
             for dependent in self._spec.successors.get(node, ()):
@@ -200,8 +225,7 @@ class RunState(Generic[N]):
                     found[dependent] = None
         names = [node.task_name for node in found]
         if self.elements is not None:
-            listed = {name for name, reason in self.skipped.items() if reason == "failure"}
-            names += sorted(listed.difference(names))
+            names += sorted({*self.skipped}.difference(names))
         return names
 
     def _takes_elements(self, node: Any, of: Any) -> bool:
@@ -219,6 +243,6 @@ class RunState(Generic[N]):
         if join == "ended":
             return False
         return join != "any" or all(
-            other in found or other.task_name in self.failures or other.task_name in self.skipped
+            other in found or other.task_name in self._not_completed
             for other in self._spec.predecessors[node]
         )

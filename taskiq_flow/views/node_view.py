@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -132,7 +133,8 @@ class ElementsView:
 
     ``are_all_known``: whether no more will come. ``records``: by name, the elements that are in
     flight, and the first 1,000 that failed; of others there is none. A list within lists that never
-    came to be counts as one element.
+    came to be counts as one element. ``_lists``: by how many others they lie within, how many lists
+    there are of which the length is not known.
 
     ``levels``: how many positions an ``index`` has; ``0`` if that was not told. ``longest``: the
     longest time in seconds for which an element ran.
@@ -150,6 +152,7 @@ class ElementsView:
     records: dict[str, NodeView] = field(default_factory=dict)
     _told: int = 0
     _seen: int = 0
+    _lists: Counter[int] = field(default_factory=lambda: Counter({0: 1}))
 
     @property
     def known(self) -> int:
@@ -168,10 +171,23 @@ class ElementsView:
             return NodeView(name)
         return record
 
-    def tell(self, count: int) -> None:
-        """A list is known to have so many elements."""
-        self._told += count
-        self.are_all_known = self.levels == 1
+    def tell(self, depth: int, count: int) -> None:
+        """A list that lies within so many others is known to have so many elements, or lists."""
+        if depth >= self.levels - 1:
+            self._told += count
+        else:
+            self._lists[depth + 1] += count
+        self._close(depth)
+
+    def tell_missing(self, depth: int) -> None:
+        """A list that lies within so many others will never be there."""
+        self._told += 1
+        self._close(depth)
+
+    def _close(self, depth: int) -> None:
+        # An inner list may be known before the one is in which it lies, which makes less than 0.
+        self._lists[depth] -= 1
+        self.are_all_known = self.levels > 0 and not any(self._lists.values())
 
     def count(self, state: NodeState, by: int) -> None:
         """Count the elements in a state. ``pending`` ones are not counted."""

@@ -25,6 +25,7 @@ from taskiq_flow import (
     RunFailedError,
     UnusedInputWarning,
 )
+from taskiq_flow.engine import run_state
 from tests.memory import growth
 from tests.virtual_clock import virtually
 
@@ -200,6 +201,35 @@ async def test_memory_does_not_grow_with_the_number_of_inputs() -> None:
     )
     try:
         assert await growth(many, every=55) < 100
+    finally:
+        await many.aclose()
+
+
+async def test_memory_does_not_grow_with_the_number_of_failures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_state, "MOST_FAILURES", 10)
+
+    async def halves(n: int) -> list[int]:
+        return [n, n]
+
+    async def fails(n: int) -> int:
+        raise ValueError
+
+    async def same(n: int) -> int:
+        return n
+
+    async def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    builder = DAGBuilder().node(halves).node(fails, inputs=["halves"], map_over="halves")
+    builder.node(same, inputs=["fails"], map_over="fails")
+    builder.node(total, inputs=["same"])
+    many = engine_of(builder, max_parallel=1, on_error="collect").execute_many(
+        ({"n": n} for n in itertools.count()), task_limit=1, ordered=True, whole=True
+    )
+    try:
+        assert await growth(many, every=25) < 100
     finally:
         await many.aclose()
 

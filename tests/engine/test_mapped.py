@@ -37,6 +37,7 @@ from taskiq_flow import (
     RunTimeoutError,
 )
 from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.engine import run_state
 from taskiq_flow.engine.run_state import RunState
 from tests.recording import Recorder
 from tests.virtual_clock import virtual_loop, virtually
@@ -666,3 +667,21 @@ async def test_an_error_names_a_few_of_many_failures() -> None:
         await engine.execute({"numbers": range(100)})
     assert len(str(caught.value)) < 1000
     assert len(caught.value.failures) == 100
+
+
+async def test_a_run_keeps_the_first_failures_of_elements_and_counts_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_state, "MOST_FAILURES", 10)
+    builder = mapped(fail_at(*range(30)))
+    builder.node(double, name="next", inputs=["m"], map_over="m")
+    builder.node(len, name="count", inputs={"obj": "m.failures"}, join="ended")
+    run = engine_of(builder, on_error="continue").start({"numbers": range(32)}, items=True)
+    with pytest.raises(RunFailedError, match="and 25 more") as caught:
+        await run
+    error = caught.value
+    assert len(error.failures) == 10
+    assert (error.failure_count, run.failure_count) == (30, 30)
+    assert (len(error.skipped), len(run.skipped)) == (10, 10)
+    assert error.results["count"] == 30
+    assert error.results["next[31]"] == 62
