@@ -636,14 +636,14 @@ class _Planning:
         pending = list(ends)
         while pending:
             number, depth = pending.pop()
-            if len(self.groups[number].axes) <= depth or depths.get(number, depth + 1) <= depth:
+            if depths.get(number, depth + 1) <= depth:
                 continue
             depths[number] = depth
             more = self._edges[number]
             pending += [(other, min(depth, own)) for other, own in more.ends]
             pending += [(other, depth) for other in more.aligned]
             pending += [(other, min(depth, in_common)) for other, in_common in more.positions]
-        return set(depths)
+        return {n for n, depth in depths.items() if depth < len(self.groups[n].axes)}
 
 
 def _may_give_items(node: DAGNode, *, all_items: bool) -> bool:
