@@ -46,6 +46,8 @@ class Plan:
     required keys and may be given the optional ones. ``failure_keys``: the key ``"NAME.failures"``
     of each node whose failures are an input of another one. ``elements``: how nodes map; ``None``
     if none does. ``by_items``: the same, where the items of all generators are asked for.
+    ``by_value``: the nodes whose results a run looks into, and not only passes on; besides those of
+    generators whose items are taken.
     """
 
     order: list[DAGNode]
@@ -57,6 +59,7 @@ class Plan:
     failure_keys: list[str]
     elements: ElementPlan | None
     by_items: ElementPlan | None
+    by_value: frozenset[DAGNode]
 
     def node_of(self, name: str) -> str:
         """The name of the node to which an element's name belongs; other names are their own."""
@@ -339,10 +342,35 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
     )
     for node in nodes:
         _check_may_start(node, producers, elements)
-    keys = list(failed_nodes)
     return Plan(
-        order, predecessors, successors, producers, required, optional, keys, elements, by_items
+        order,
+        predecessors,
+        successors,
+        producers,
+        required,
+        optional,
+        list(failed_nodes),
+        elements,
+        by_items,
+        _by_value(order, producers, elements),
     )
+
+
+def _by_value(
+    order: Sequence[DAGNode], producers: Mapping[str, DAGNode], elements: ElementPlan | None
+) -> frozenset[DAGNode]:
+    """The nodes whose results a run looks into.
+
+    These are the answers of filters, lists that are mapped over or joined, and what conditions
+    take.
+    """
+    keys = set[str]() if elements is None else {k for k, n in elements.depths.items() if n}
+    for node in reversed(order):
+        keys.update(node.condition_keys)
+        if node.filtered is not None and not keys.isdisjoint(node.outputs):
+            keys.add(node.filtered)  # it gives what it is given
+    filters = [node for node in order if node.filtered is not None]
+    return frozenset([*filters, *(producers[key] for key in keys if key in producers)])
 
 
 def _check_may_start(
