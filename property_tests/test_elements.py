@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hypothesis import given
 from hypothesis import strategies as st
-from taskiq import InMemoryBroker
+from taskiq import AsyncBroker, InMemoryBroker
 
 from property_tests.elements import (
     MISSING,
@@ -51,8 +51,10 @@ ITEMS: st.SearchStrategy[Items] = st.sampled_from([False, True, "only"])
 class Seen:
     """What a reader gets of a run."""
 
-    def __init__(self, graph: Graph, given_as: GivenAs = "list") -> None:
-        self.stage = Stage(graph)
+    def __init__(
+        self, graph: Graph, given_as: GivenAs = "list", broker: AsyncBroker | None = None
+    ) -> None:
+        self.stage = Stage(graph, broker)
         self.given_as = given_as
         self.values: dict[str, Any] = {}
         self.items: dict[str, dict[Index, Any]] = {}
@@ -77,7 +79,7 @@ class Seen:
             )
             try:
                 async for name, value in engine.execute_async(self.inputs(), items=items):
-                    self.take(name, await read(value))
+                    self.take(name, await with_values_read(value))
                     await asyncio.sleep(reading)
             except RunError as error:
                 self.error = error
@@ -113,7 +115,7 @@ class Seen:
             self.values[name] = value
 
 
-async def read(value: Any) -> Any:
+async def with_values_read(value: Any) -> Any:
     """What a reader is given, with values in the places of handles."""
     if isinstance(value, Item):
         return Item(value.index, await with_values(value.value))

@@ -29,7 +29,7 @@ _VALUE, _REFERENCES, _SEAL, _OBJECT = "value", "references", "seal", "object"
 
 _SEAL_BYTES = 16
 
-Place: TypeAlias = tuple[int | str, *tuple[int, ...]]
+Place: TypeAlias = tuple[int | str, ...]
 """Where a value is in a call: the number or the name of an argument, and indices in its lists."""
 
 

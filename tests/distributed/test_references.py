@@ -15,11 +15,13 @@ from taskiq_flow import (
     ConfigurationError,
     DAGBuilder,
     ExecutionEngine,
+    MemoryJournal,
     NodeFailedError,
     OutputShapeError,
     PollingWarning,
     ResultHandle,
 )
+from taskiq_flow.values.handle import with_values
 from taskiq_flow.values.results import failed
 from tests.distributed import app
 from tests.distributed.app import started, task
@@ -85,6 +87,43 @@ async def test_outputs_of_the_wrong_shape_show_where_they_are_read(
     assert isinstance(caught.value.__cause__, OutputShapeError)
     with pytest.raises(OutputShapeError, match="node 'two_blobs' declares 3 outputs"):
         await caught.value.results["a"].get()
+
+
+async def test_elements_are_read_by_who_maps_over_them_and_by_who_takes_their_list(
+    any_broker: AsyncBroker,
+) -> None:
+    inputs = {"size": "sizes"}
+    builder = DAGBuilder().node(task(any_broker, app.blob), inputs=inputs, map_over="sizes")
+    builder.node(task(any_broker, app.measure), map_over="blob", max_parallel=2)
+    builder.node(task(any_broker, app.echo), inputs=["blob"], output="all")
+    engine = ExecutionEngine(any_broker, builder.build(), pass_by=SIZE // 2)
+    sizes = [SIZE, 10, SIZE + 1]
+    results = await engine.execute({"sizes": sizes}, run_id="elements")
+    assert results["measure"] == sizes
+    kinds = [ResultHandle, str, ResultHandle]
+    assert [type(part) for part in results["blob"]] == kinds
+    assert await with_values(results["blob"]) == ["x" * size for size in sizes]
+    assert await results["all"].get() == ["x" * size for size in sizes]
+
+
+async def test_a_resumed_map_reads_what_earlier_elements_have_stored(remote: AsyncBroker) -> None:
+    builder = DAGBuilder().node(
+        task(remote, app.double), name="m", inputs={"item": "numbers"}, map_over="numbers"
+    )
+    builder.node(task(remote, app.total), inputs=["m"], map_over="m", name="n")
+    builder.node(task(remote, app.echo), inputs=["m"], output="all")
+    journal, numbers = MemoryJournal(), list(range(10))
+    engine = ExecutionEngine(remote, builder.build(), 2, pass_by="reference", journal=journal)
+    stream = engine.execute_async({"numbers": numbers}, run_id="resumed", items=True)
+    done = 0
+    async for name, _ in stream:
+        done += name == "m"
+        if done == 5:
+            break
+    await stream.aclose()
+    results = {name: value async for name, value in engine.resume("resumed")}
+    assert await with_values(results["n"]) == [2 * n for n in numbers]
+    assert await results["echo"].get() == [2 * n for n in numbers]
 
 
 async def test_a_failure_is_a_failure(any_broker: AsyncBroker) -> None:

@@ -394,6 +394,7 @@ async def test_a_resumed_run_has_the_handles_of_the_first_one() -> None:
         engine = site.engine(dag, journal=journal)
         results = {name: value async for name, value in engine.resume("r")}
         assert await with_values(results["longer"]) == [text(n) + "!" for n in range(3)]
+        assert all(isinstance(part, ResultHandle) for part in results["longer"])
         assert results["lengths"] == [SIZE + 1] * 3
     assert "r:longer[0]" in sent
     assert "r:longer[0]" not in {message.task_id.rpartition(":")[0] for message in site.sent}
