@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from taskiq import AsyncBroker, InMemoryBroker, TaskiqMessage, TaskiqMiddleware
+from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
 
 from taskiq_flow import (
     ConfigurationError,
@@ -170,13 +170,12 @@ async def test_what_is_executed_twice_keeps_its_first_outcome(
 ) -> None:
     path = tmp_path / "attempts"
     dag = DAGBuilder().node(task(large, app.succeeds_at_first), output="first").build()
-    sent = Sent()
-    large.add_middlewares(sent)
+    sent = messages_of(large)
     engine = ExecutionEngine(large, dag, pass_by="reference")
     handle = (await engine.execute({"path": str(path)}))["first"]
     settings = farm.settings("redis-streams", queue="large")
     async with app.redis_client(settings) as client:
-        await client.xadd(settings.queue, {"data": sent.messages[-1]})
+        await client.xadd(settings.queue, {"data": sent[-1]})
     await until(lambda: len(path.read_text(encoding="utf-8").split()) == 2, "it was executed twice")
     while await left_over(settings):  # the second outcome is dealt with
         await asyncio.sleep(0.01)
@@ -192,15 +191,16 @@ async def test_a_failure_where_a_value_should_be_is_raised(large: AsyncBroker) -
         await handle.get()
 
 
-class Sent(TaskiqMiddleware):
-    """The messages that an engine sends."""
+def messages_of(broker: AsyncBroker) -> list[bytes]:
+    """The messages that the broker is given from now on."""
+    kick, messages = broker.kick, []
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.messages: list[bytes] = []
+    async def noting_kick(message: BrokerMessage) -> None:
+        messages.append(message.message)
+        await kick(message)
 
-    def post_send(self, message: TaskiqMessage) -> None:
-        self.messages.append(self.broker.formatter.dumps(message).message)
+    broker.kick = noting_kick  # type: ignore[method-assign]
+    return messages
 
 
 @pytest.fixture
@@ -217,8 +217,7 @@ async def test_a_large_value_for_many_consumers_is_stored_once_in_small_messages
 ) -> None:
     """20 MB to 20 consumers here; ``benchmarks`` has 50 MB to 100, and the engine's memory."""
     size, count = 20_000_000, 20
-    sent = Sent()
-    large.add_middlewares(sent)
+    sent = messages_of(large)
     builder = DAGBuilder().node(task(large, app.blob))
     for number in range(count):
         keys = {"blob": "blob"}
@@ -229,7 +228,7 @@ async def test_a_large_value_for_many_consumers_is_stored_once_in_small_messages
         stored = sum(redis.strlen(key) for key in redis.scan_iter("large:*", count=10_000))
     assert size < stored < 1.1 * size
     assert {results[f"n{number}"] for number in range(count)} == {size}
-    assert max(map(len, sent.messages)) < 10_000
+    assert max(map(len, sent)) < 10_000
 
 
 @pytest.mark.parametrize("pass_by", [1000, "reference"])

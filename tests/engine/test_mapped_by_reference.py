@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -59,14 +60,14 @@ def is_even(text: str) -> bool:
 class Site:
     """A broker with workers elsewhere, or embedded, and what it is sent."""
 
-    def __init__(self, *, embedded: bool = False) -> None:
+    def __init__(self, *, embedded: bool = False, **of_middleware: Any) -> None:
         self.store = Store()
         self.sent: list[BrokerMessage] = []
         self.executed: list[str] = []
         self.broker: Any = InMemoryBroker()
         if not embedded:
             self.broker = LocalBroker(self.store)
-            self.flow = with_flow(self.broker, Switchboard())
+            self.flow = with_flow(self.broker, Switchboard(), **of_middleware)
         kick = self.broker.kick
 
         async def noting(message: BrokerMessage) -> None:
@@ -289,6 +290,18 @@ async def test_an_input_of_which_only_elements_are_taken_is_not_stored() -> None
     async with site.working():
         await site.engine(dag).execute({"texts": texts(1)})
     assert len(site.store.results) == 2
+
+
+async def test_elements_in_a_store_are_referred_to(tmp_path: Path) -> None:
+    site, count = Site(store=str(tmp_path), store_above=LIMIT), 20
+    dag = site.mapped().node(site.task(lengths), inputs={"texts": "texts"}).build()
+    async with site.working():
+        results = await site.engine(dag).execute({"numbers": list(range(count))})
+        assert results["lengths"] == [SIZE] * count
+        assert await results["texts"][3].get() == text(3)
+    objects = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(objects) == count
+    assert max(path.stat().st_size for path in objects) < 2 * SIZE
 
 
 async def test_retries_and_fallbacks_are_given_the_values(site: Site) -> None:
