@@ -361,16 +361,16 @@ def _by_value(
 ) -> frozenset[DAGNode]:
     """The nodes whose results a run looks into.
 
-    These are the answers of filters, lists that are mapped over or joined, and what conditions
-    take.
+    These are the answers of filters, results that are cached, lists that are mapped over or joined,
+    and what conditions take.
     """
     keys = set[str]() if elements is None else {k for k, n in elements.depths.items() if n}
     for node in reversed(order):
         keys.update(node.condition_keys)
         if node.filtered is not None and not keys.isdisjoint(node.outputs):
             keys.add(node.filtered)  # it gives what it is given
-    filters = [node for node in order if node.filtered is not None]
-    return frozenset([*filters, *(producers[key] for key in keys if key in producers)])
+    nodes = [node for node in order if node.filtered is not None or node.cache is not None]
+    return frozenset([*nodes, *(producers[key] for key in keys if key in producers)])
 
 
 def _check_may_start(

@@ -97,7 +97,8 @@ class Sender(Generic[N]):
         sent_node, options = node_run.sent_node, node_run.options
         try:
             grant = node_run.grant
-            address = self._address(node_run, grant)
+            by_value = self._is_by_value(node_run)
+            address = self._address(node_run, grant, by_value=by_value)
             args, kwargs = sent_node.arguments(self._as_sent(node_run))
         except Exception as error:  # of a value of the user's
             node_run.settle(task_id, failed(error))
@@ -116,7 +117,7 @@ class Sender(Generic[N]):
             node_run,
             address.return_type,
             address.queue,
-            limit=self._limit(node_run),
+            limit=None if by_value else self._reference_above,
             tell_begin=asks or options.is_timed,
             begins_at_once=address.is_async,
             grant=grant,
@@ -136,8 +137,7 @@ class Sender(Generic[N]):
             self.inputs_needed.pop(node_run.node, None)
         return None
 
-    def _address(self, node_run: NodeRun[N], grant: Grant | None) -> Address:
-        by_value = self._is_by_value(node_run)
+    def _address(self, node_run: NodeRun[N], grant: Grant | None, *, by_value: bool) -> Address:
         address = self._dispatcher.address(node_run.sent_node, by_value=by_value)
         for label in node_run.options.labels:
             # A generator's time counts for each item, not for the task.
@@ -148,10 +148,6 @@ class Sender(Generic[N]):
     def _is_by_value(self, node_run: NodeRun[N]) -> bool:
         """Whether a node's result is passed by value in any case."""
         return bool(self._by_value) and as_whole(node_run.node) in self._by_value
-
-    def _limit(self, node_run: NodeRun[N]) -> int | None:
-        """Bytes above which a node's result is passed by reference."""
-        return None if self._is_by_value(node_run) else self._reference_above
 
     def _as_sent(self, node_run: NodeRun[N]) -> Mapping[str, Any]:
         """A node's inputs, with handles in place of those that are stored.
@@ -199,9 +195,8 @@ class Sender(Generic[N]):
         node_run.attempt -= 1  # it is the same attempt
         task_id = node_run.begin_attempt(self._run_id, node_run.earlier_suffix)
         backend, return_type = self._broker.result_backend, self._return_type(node_run)
-        result = await pick_up(
-            backend, self._limit(node_run), task_id, return_type, wire_of(self._broker)
-        )
+        limit = None if self._is_by_value(node_run) else self._reference_above
+        result = await pick_up(backend, limit, task_id, return_type, wire_of(self._broker))
         if result is None:
             await self._go_on(node_run, node_run.on_unknown_outcome())
         else:
@@ -220,7 +215,7 @@ class Sender(Generic[N]):
             try:
                 key = await read_off_loop((args, kwargs), cache_key, node.task, args, kwargs)
             except Exception as error:  # of a type that cannot be hashed, nested too deeply, ...
-                warn_not_cached(node.task_name, error)
+                warn_not_cached(node, error)
                 return None
             node_run.cache_key = key
         ttl = None if options.cache is None else options.cache.seconds
@@ -278,10 +273,11 @@ class Sender(Generic[N]):
             )
 
 
-def warn_not_cached(task_name: str, error: Exception) -> None:
+def warn_not_cached(node: RunnableNode, error: Exception) -> None:
     """Warn once that a node is run without its cache, and say why."""
+    name = as_whole(node).task_name
     warn(
-        f"node {task_name!r} is not cached: {error}; give it plain data as inputs, or take "
+        f"node {name!r} is not cached: {error}; give it plain data as inputs, or take "
         "its cache away",
         NotCachedWarning,
     )

@@ -21,6 +21,7 @@ from taskiq_flow import (
     MapReduce,
     MemoryJournal,
     NodeFailure,
+    NotCachedWarning,
     ResultHandle,
 )
 from taskiq_flow.values.handle import with_values
@@ -382,15 +383,28 @@ async def test_a_list_of_handles_is_an_input_of_another_run(site: Site, pass_by:
     assert max(map(site.largest_of, ("lengths", "longer"))) < LIMIT
 
 
-async def test_a_cached_element_is_used_where_it_is_a_value(site: Site) -> None:
+async def test_what_is_cached_is_a_value(site: Site) -> None:
     mapped = DAGBuilder().node(
-        site.task(length), name="sizes", inputs={"text": "texts"}, map_over="texts", cache=Cache()
+        site.task(longer), inputs={"text": "texts"}, map_over="texts", cache=Cache()
     )
     engine = site.engine(mapped.build())
     async with site.working():
+        await site.engine(mapped.build()).execute({"texts": [""]})  # a worker wraps the function
+        site.sent.clear()
         for _ in range(2):
-            assert await engine.execute({"texts": texts(1)}) == {"sizes": [SIZE, SIZE]}
+            results = await engine.execute({"texts": texts(1)})
+            assert results == {"longer": [text + "!" for text in texts(1)]}
     assert len(site.sent) == 2
+
+
+async def test_a_node_whose_elements_are_given_handles_is_not_cached(site: Site) -> None:
+    mapped = site.mapped().node(
+        site.task(length), inputs={"text": "texts"}, map_over="texts", cache=Cache()
+    )
+    async with site.working():
+        with pytest.warns(NotCachedWarning, match="node 'length' is not cached: .*ResultHandle"):
+            results = await site.engine(mapped.build()).execute(NUMBERS)
+    assert results["length"] == [SIZE] * 3
 
 
 async def test_a_resumed_run_has_the_handles_of_the_first_one() -> None:
