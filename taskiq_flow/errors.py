@@ -10,6 +10,7 @@
     │   └── GraphChangedError      the run in the journal was started with another graph
     ├── ConfigurationError         the broker or a task cannot do what is asked
     ├── RunNotFoundError           the journal has no such run
+    ├── TrackingError              a stored status of a run cannot be read
     ├── InputError                 the run was given wrong inputs
     │   ├── MissingInputError
     │   └── InputConflictError
@@ -161,6 +162,10 @@ class RunNotFoundError(TaskiqFlowError):
     def __init__(self, message: str, *, run_id: str = "") -> None:
         super().__init__(message)
         self.run_id = run_id
+
+
+class TrackingError(TaskiqFlowError):
+    """A storage of statuses has something that is no status."""
 
 
 class InputError(TaskiqFlowError):

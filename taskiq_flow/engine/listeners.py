@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextvars import copy_context
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context, copy_context
 from inspect import isawaitable
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol
 from weakref import WeakSet
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.engine.frequent_events import FROZEN
 from taskiq_flow.errors import NODE_ERRORS
-from taskiq_flow.events import Event, Gap, Listener
+from taskiq_flow.events import Event, Gap, Listener, NodeStarted
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -27,8 +28,14 @@ LISTENER_GRACE = 5.0
 CATCHING_UP = 30.0
 """Seconds that all listeners are given, after the run, for all of these events."""
 
+STORE_DELAY = 0.02
+"""Seconds after which a store is told of events, if there is nothing else to be written."""
+
 Prepare = Callable[[], None]
 """Completes an event when it is taken for the first time."""
+
+OnSending = Callable[[NodeStarted], Mapping[str, str]]
+"""The method of a ``SendingListener``."""
 
 _set = object.__setattr__
 """Sets the number of an event, which is frozen."""
@@ -38,14 +45,15 @@ class Listeners:
     """Numbers the events of one run, and holds them until all cursors have passed them.
 
     ``seq``: the number of the last event, also while nobody listens. ``are_present``: whether
-    anybody takes events; else they need not be made. Listeners are called once for all events of a
-    turn of the event loop.
+    anybody takes events; else they need not be made. ``are_asked``: whether anybody adds labels to
+    messages. Listeners are called once for all events of a turn of the event loop.
     """
 
     def __init__(self, run_id: str, seq: int = 0) -> None:
         self.run_id = run_id
         self.seq = seq
         self.are_present = False
+        self.are_asked = False
         self.is_ended = False
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
@@ -53,11 +61,27 @@ class Listeners:
         self._cursors: tuple[_ListenerCursor, ...] = ()
         self._readers: WeakSet[EventReader] = WeakSet()
         self._has_readers = False
+        self._has_sent = False
         self._is_scheduled = False
+        self._store: _StoreCursor | None = None
 
     def add(self, listener: Listener) -> None:
         """Have a listener take the events, from now on."""
-        self._cursors = (*self._cursors, _ListenerCursor(self, listener))
+        cursor = _ListenerCursor(self, listener)
+        self._cursors = (*self._cursors, cursor)
+        self.are_present = True
+        self.are_asked = self.are_asked or cursor.on_sending is not None
+
+    def begin_after(self, seq: int) -> None:
+        """Number the first event ``seq + 1``, as earlier engines have told ``seq`` of the run."""
+        self.seq = seq
+        for cursor in (*self._cursors, *self._readers):
+            cursor.taken = seq
+
+    def keep_for(self, store: EventStore) -> None:
+        """Have a store take all events, from now on. It misses none, however far it lags."""
+        self._store = _StoreCursor(self, store)
+        store.take_from(self._store.take)
         self.are_present = True
 
     def reader(self, held: object) -> EventReader:
@@ -85,9 +109,31 @@ class Listeners:
         events = self.events
         events.append(event if prepare is None else (event, prepare))
         if len(events) > MOST_EVENTS:
-            events.popleft()
+            self._make_room()
         if not self._is_scheduled:
             self._schedule()
+
+    def _make_room(self) -> None:
+        """Hold one event less: the store takes what there is, and the slowest listener misses one.
+
+        Without a store, the oldest event is given up.
+        """
+        if self._store is not None and self._store.taken < self.seq:
+            self._store.store.take_now()
+        if len(self.events) > MOST_EVENTS:
+            self.events.popleft()
+
+    def sending(self, sending: NodeStarted) -> tuple[Context, dict[str, str]]:
+        """Ask for the labels of a message. Returns the context in which to send it, and them."""
+        context = copy_context()
+        labels: dict[str, str] = {}
+        for cursor in self._cursors:
+            if cursor.on_sending is not None:
+                if not self._has_sent and not cursor.is_busy:
+                    cursor.advance(self._loop)  # it is to know the graph
+                labels |= context.run(cursor.labels, sending)
+        self._has_sent = True
+        return context, labels
 
     def end(self) -> None:
         """There are no more events to come: readers end behind the last one."""
@@ -131,12 +177,15 @@ class Listeners:
         """Call a listener no more in this run."""
         cursor.is_dropped = True
         self._cursors = tuple(other for other in self._cursors if other is not cursor)
-        self.are_present = self._has_readers or bool(self._cursors)
+        self.are_present = self._has_readers or bool(self._cursors) or self._store is not None
         if not self.are_present:
             self.events.clear()
 
     def _schedule(self) -> None:
         self._is_scheduled = True
+        if self._store is not None and not (self._cursors or self._has_readers):
+            self._loop.call_later(STORE_DELAY, self._deliver, context=self._context)
+            return
         self._loop.call_soon(self._deliver, context=self._context)
 
     def _deliver(self) -> None:
@@ -147,6 +196,8 @@ class Listeners:
                 cursor.advance(self._loop)
         if self._has_readers:
             self._wake_readers()
+        if self._store is not None and self._store.taken < self.seq:
+            self._store.store.wake()
         self.let_go()
 
     def let_go(self) -> None:
@@ -156,6 +207,8 @@ class Listeners:
             lag = max(lag, self.seq - cursor.taken)
         if self._has_readers:
             lag = max([lag, *(self.seq - reader.taken for reader in self._readers)])
+        if self._store is not None:
+            lag = max(lag, self.seq - self._store.taken)
         if not lag:
             self.events.clear()
         while len(self.events) > lag:
@@ -206,6 +259,41 @@ class _Cursor:
         return Gap(self._listeners.run_id, following.at, missed, self.taken)
 
 
+class EventStore(Protocol):
+    """Stores all events of a run."""
+
+    def take_from(self, take: Callable[[], list[Event]]) -> None:
+        """Take the events by ``take``, which returns those that were not taken yet."""
+
+    def take_now(self) -> None:
+        """Take them, as no more can be held."""
+
+    def wake(self) -> None:
+        """There are some to be taken, soon."""
+
+
+class _StoreCursor(_Cursor):
+    """Has a store take the events as they are: it shows of values what it needs, at once."""
+
+    def __init__(self, listeners: Listeners, store: EventStore) -> None:
+        super().__init__(listeners)
+        self.store = store
+
+    def take(self) -> list[Event]:
+        """All events that were not taken yet."""
+        listeners = self._listeners
+        count = listeners.seq - self.taken
+        if not count:
+            return []
+        held = listeners.events
+        # ``events`` has no slices. Most often, nobody else lags and all of it is taken.
+        events = held if count == len(held) else islice(held, len(held) - count, None)
+        taken = [event[0] if isinstance(event, tuple) else event for event in events]
+        self.taken = listeners.seq
+        listeners.let_go()
+        return taken
+
+
 class _ListenerCursor(_Cursor):
     """Calls one listener. ``task``: awaits what an async one has returned, and calls it further."""
 
@@ -214,6 +302,7 @@ class _ListenerCursor(_Cursor):
         self.task: asyncio.Task[None] | None = None
         self.is_busy = False  # its task has not ended
         self.is_dropped = False
+        self.on_sending: OnSending | None = getattr(listener, "on_sending", None)
         self._listener = listener
         self._context = copy_context()  # the listener's own, over all events
 
@@ -223,6 +312,16 @@ class _ListenerCursor(_Cursor):
         if answer is not None:
             self.is_busy = True
             self.task = loop.create_task(self._await(answer), context=self._context)
+
+    def labels(self, sending: NodeStarted) -> Mapping[str, str]:
+        """The labels that the listener adds to a message, if it adds any."""
+        try:
+            if self.on_sending is None or self.is_dropped:
+                return {}
+            return dict(self.on_sending(sending))
+        except NODE_ERRORS as error:  # whatever it raises is its own affair
+            self._drop(error)
+            return {}
 
     def _call(self) -> Awaitable[Any] | None:
         """Call the listener for event after event. Returns an answer that is to be awaited."""
