@@ -358,6 +358,23 @@ async def test_many_inputs_are_passed_by_reference(site: Site) -> None:
     assert site.largest_of("longer") < LIMIT
 
 
+async def test_a_graph_that_is_mapped_passes_its_values_by_reference(site: Site) -> None:
+    inner = DAGBuilder().node(site.task(text), inputs={"number": "number"})
+    inner.node(site.task(longer), inputs={"text": "text"})
+    inner.node(
+        site.task(length), inputs={"text": "longer"}, when=lambda longer: not is_even(longer)
+    )
+    builder = DAGBuilder().add_graph(
+        inner.build(), "each", inputs={"number": "numbers"}, map_over="numbers"
+    )
+    async with site.working():
+        results = await site.engine(builder.build()).execute(NUMBERS)
+        assert isinstance(results["each/text"][0], ResultHandle)
+        assert results["each/longer"] == [text(n) + "!" for n in range(3)]
+        assert results["each/length"] == [SIZE + 1]
+    assert site.largest_of("longer") < LIMIT
+
+
 async def test_map_reduce_passes_elements_by_reference(site: Site) -> None:
     map_func, reduce_func = site.task(text), site.task(lengths)
     async with site.working():
