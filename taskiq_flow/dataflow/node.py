@@ -342,6 +342,11 @@ class DAGNode:
             return self.binding.optional_keys
         return list(dict.fromkeys((*self.binding.optional_keys, *self._when_keys[1].values())))
 
+    @property
+    def condition_keys(self) -> list[str]:
+        """The keys of which the condition is given the values, if they have one."""
+        return [key for asked in self._when_keys for key in asked.values()]
+
     def renamed(
         self, name: str, keys: Mapping[str, str], factors: tuple[dict[str, int], ...]
     ) -> DAGNode:

@@ -134,6 +134,8 @@ class RunSpec(Generic[N]):
     how nodes map, if any does. ``items``: whether the elements of mapped nodes are yielded, besides
     or in place of their lists.
 
+    ``by_value``: nodes whose results are passed by value, whatever the engine's limit is.
+
     ``sources``: by key, inputs that are mapped over and read while the run goes on. ``take``:
     makes of a value what one of its takers in this process is given.
 
@@ -154,6 +156,7 @@ class RunSpec(Generic[N]):
     failure_keys: Collection[str] = ()
     elements: ElementPlan | None = None
     items: Items = False
+    by_value: Collection[Any] = ()
     sources: Mapping[str, Source] = field(default_factory=dict)
     take: Take = isolated
     ahead: Callable[[], int] | None = None
