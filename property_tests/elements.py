@@ -529,8 +529,8 @@ def map_over_of(node: Node) -> Any:
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
     """Graphs of plain and mapped nodes. Some lists are zipped that differ in length."""
-    lists: dict[str, list[Any]] = {
-        name: [(name, number) for number in range(draw(st.integers(0, 4)))]
+    lists: dict[str, list[Any]] = {  # longer than most runs read ahead
+        name: [(name, number) for number in range(draw(st.integers(0, 9)))]
         for name in ("xs", "ys")[: draw(st.integers(1, 2))]
     }
     if draw(st.booleans()):
@@ -580,7 +580,8 @@ def nodes_of(draw: st.DrawFn, name: str, shapes: Shapes, nodes: Sequence[Node]) 
         own,
         factors,
         tuple(other for other in after if other not in own),
-        tuple(draw(st.integers(1, 3)) for _ in range(deep)),
+        # A generator gives more than its window holds.
+        tuple(draw(st.integers(1, 3 if level or not is_generator else 7)) for level in range(deep)),
         draw(st.sampled_from([0, 0, 1, 3])),
         draw(st.sampled_from([0, 0, 0, 2])),
         draw(st.sampled_from([False, False, True])),

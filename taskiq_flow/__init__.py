@@ -25,7 +25,9 @@ Where to look:
 - ``SqliteJournal``, ``RedisJournal``: runs that another process resumes
 - ``broker_for``, ``FlowMiddleware``: workers on other machines
 - ``in_process``: functions that use all cores
-- ``Progress``: shows how far a run is
+- ``Progress``: shows how far a run is; ``Tracing``: spans and metrics for OpenTelemetry
+- ``HookManager``: calls methods such as ``on_step_complete``; ``PipelineTrackingManager``: stores
+  how far runs are
 - ``Listener``: events of a run; ``taskiq_flow.events`` has all of them
 - ``TaskiqFlowError``: the base of all errors; ``taskiq_flow.errors`` draws the tree
 - ``taskiq_flow.testing``: for your tests
@@ -77,6 +79,7 @@ from taskiq_flow.errors import (
     SerializationError,
     TaskiqFlowError,
     TaskLostError,
+    TrackingError,
     TypeMismatchError,
     TypeMismatchWarning,
     UnusedInputWarning,
@@ -98,11 +101,29 @@ from taskiq_flow.events import (
     NodeStarted,
     RunFinished,
     RunStarted,
+    SendingListener,
 )
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask
 from taskiq_flow.journal import Journal, Lease, MemoryJournal, RedisJournal, SqliteJournal
+from taskiq_flow.listeners.hook_events import (
+    EventFilter,
+    PipelineCompleteEvent,
+    PipelineErrorEvent,
+    PipelineStartEvent,
+    StepCompleteEvent,
+    StepErrorEvent,
+    StepStartEvent,
+)
+from taskiq_flow.listeners.hooks import HookManager
 from taskiq_flow.listeners.progress import Progress
+from taskiq_flow.listeners.tracing import Tracing
+from taskiq_flow.listeners.tracking import PipelineTrackingManager
+from taskiq_flow.listeners.tracking_storage import (
+    InMemoryPipelineStorage,
+    RedisPipelineStorage,
+    TrackingStorage,
+)
 from taskiq_flow.map_reduce import MapReduce, MapReduceResult
 from taskiq_flow.middleware import FlowMiddleware, inventory
 from taskiq_flow.processes.in_process import in_process
@@ -112,6 +133,7 @@ from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.version import __version__ as __version__
 from taskiq_flow.views.node_view import NodeView
+from taskiq_flow.views.pipeline_status import PipelineStatus, StepStatus, TrackingMetrics
 from taskiq_flow.views.report import RunReport
 from taskiq_flow.views.run_view import RunView
 
@@ -129,6 +151,7 @@ __all__ = [
     "DuplicateOutputError",
     "ElementsKnown",
     "Event",
+    "EventFilter",
     "ExecutionEngine",
     "Failure",
     "FlowMiddleware",
@@ -137,6 +160,8 @@ __all__ = [
     "Gap",
     "GraphChangedError",
     "GraphError",
+    "HookManager",
+    "InMemoryPipelineStorage",
     "InputConflictError",
     "InputError",
     "Item",
@@ -166,10 +191,16 @@ __all__ = [
     "NodeView",
     "NotCachedWarning",
     "OutputShapeError",
+    "PipelineCompleteEvent",
+    "PipelineErrorEvent",
+    "PipelineStartEvent",
+    "PipelineStatus",
+    "PipelineTrackingManager",
     "PollingWarning",
     "Product",
     "Progress",
     "RedisJournal",
+    "RedisPipelineStorage",
     "ResultHandle",
     "ResultUnavailableError",
     "Retry",
@@ -184,11 +215,20 @@ __all__ = [
     "RunStarted",
     "RunTimeoutError",
     "RunView",
+    "SendingListener",
     "SerializationError",
     "SqliteJournal",
+    "StepCompleteEvent",
+    "StepErrorEvent",
+    "StepStartEvent",
+    "StepStatus",
     "TaskLostError",
     "TaskNode",
     "TaskiqFlowError",
+    "Tracing",
+    "TrackingError",
+    "TrackingMetrics",
+    "TrackingStorage",
     "TypeMismatchError",
     "TypeMismatchWarning",
     "UnusedInputWarning",

@@ -11,6 +11,7 @@
     ├── ConfigurationError         the broker or a task cannot do what is asked
     ├── PipelineError              a pipeline or a job of its scheduler is used wrongly
     ├── RunNotFoundError           the journal has no such run
+    ├── TrackingError              a stored status of a run cannot be read
     ├── InputError                 the run was given wrong inputs
     │   ├── MissingInputError
     │   └── InputConflictError
@@ -166,6 +167,10 @@ class RunNotFoundError(TaskiqFlowError):
     def __init__(self, message: str, *, run_id: str = "") -> None:
         super().__init__(message)
         self.run_id = run_id
+
+
+class TrackingError(TaskiqFlowError):
+    """A storage of statuses has something that is no status."""
 
 
 class InputError(TaskiqFlowError):

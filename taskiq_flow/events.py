@@ -390,6 +390,31 @@ class Listener(Protocol):
         """Handle one event; sync or async. A run's events come one at a time and in order."""
 
 
+class SendingListener(Listener, Protocol):
+    """A listener that adds labels to the messages of tasks, such as the context of a trace.
+
+    >>> from taskiq import Context, TaskiqDepends
+    >>> class Stamping:
+    ...     def on_event(self, event): ...
+    ...     def on_sending(self, sending):
+    ...         return {"stamp": f"{sending.task_name}, attempt {sending.attempt}"}
+    >>> def stamp(context: Context = TaskiqDepends()) -> str:
+    ...     return context.message.labels["stamp"]
+    >>> dag = DAGBuilder().node(stamp).build()
+    >>> ExecutionEngine(InMemoryBroker(), dag, listeners=[Stamping()]).execute_sync()
+    {'stamp': 'stamp, attempt 1'}
+    """
+
+    def on_sending(self, sending: NodeStarted, /) -> Mapping[str, str]:
+        """Labels for the message of an attempt, which is sent right after the call.
+
+        ``sending``: what is sent, also for a further attempt and a fallback; its ``seq`` is 0.
+        ``RunStarted`` has been delivered before; later events perhaps not. The message is sent in
+        the context of the call: context variables that are set here are seen by middlewares that
+        are told of the sending, and by tasks of this process. Must neither wait nor cancel the run.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """The value of one element of a mapped node in the stream, with ``items=True``.

@@ -51,9 +51,15 @@ class Scripts:
         with tempfile.TemporaryDirectory() as folder:
             output, errors = Path(folder) / "output", Path(folder) / "errors"
             request = [code, arguments, str(cwd), str(output), str(errors)]
-            self._server.stdin.write(json.dumps(request) + "\n")
-            self._server.stdin.flush()
-            code_of_exit = int(self._server.stdout.readline())
+            try:
+                self._server.stdin.write(json.dumps(request) + "\n")
+                self._server.stdin.flush()
+                code_of_exit = int(self._server.stdout.readline())
+            except BaseException:  # the test's time is up; the answer is not the next script's
+                self._server.kill()
+                self.__exit__()
+                self.__enter__()
+                raise
             texts = output.read_text("utf-8"), errors.read_text("utf-8")
         return subprocess.CompletedProcess(["-c", code, *arguments], code_of_exit, *texts)
 

@@ -12,6 +12,7 @@ import pytest
 from taskiq import InMemoryBroker
 
 import taskiq_flow
+from taskiq_flow.listeners.hook_events import HookEvent
 from taskiq_flow.testing import in_memory
 from taskiq_flow.values.codec import ValueCodec
 
@@ -22,13 +23,14 @@ NAMES |= {"in_memory": in_memory, "ValueCodec": ValueCodec}
 NO_EXAMPLE = {
     *("Event", "Join", "NO_FALLBACK"),  # no class and no function
     *("Journal", "Lease", "Leftover"),  # for authors of journals, and what inventory() returns
+    "TrackingStorage",  # for authors of storages
     "inventory",  # needs a server
 }
 
 
 def needs_example(name: str, item: Any) -> bool:
-    """Errors need none, nor do events: the example of ``Listener`` receives some."""
-    if name in NO_EXAMPLE or item in get_args(taskiq_flow.Event):
+    """Errors need none, nor do events: examples of listeners and hooks receive some."""
+    if name in NO_EXAMPLE or item in get_args(taskiq_flow.Event) + get_args(HookEvent):
         return False
     return not (inspect.isclass(item) and issubclass(item, Exception))
 

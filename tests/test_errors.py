@@ -46,6 +46,7 @@ ATTRIBUTES: list[tuple[type[Exception], dict[str, Any]]] = [
     (errors.GraphChangedError, {"added": ["a"], "removed": ["b"], "changed": ["c"]}),
     (errors.ConfigurationError, {}),
     (errors.RunNotFoundError, {"run_id": "r"}),
+    (errors.TrackingError, {}),
     (errors.InputError, {"keys": ["x"]}),
     (errors.MissingInputError, {"keys": ["x", "y"]}),
     (errors.InputConflictError, {"keys": ["x"]}),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextvars import copy_context
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context, copy_context
 from inspect import isawaitable
 from typing import Any
 from weakref import WeakSet
@@ -14,7 +14,7 @@ from weakref import WeakSet
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.engine.frequent_events import FROZEN
 from taskiq_flow.errors import NODE_ERRORS
-from taskiq_flow.events import Event, Gap, Listener
+from taskiq_flow.events import Event, Gap, Listener, NodeStarted
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -30,6 +30,9 @@ CATCHING_UP = 30.0
 Prepare = Callable[[], None]
 """Completes an event when it is taken for the first time."""
 
+OnSending = Callable[[NodeStarted], Mapping[str, str]]
+"""The method of a ``SendingListener``."""
+
 _set = object.__setattr__
 """Sets the number of an event, which is frozen."""
 
@@ -38,14 +41,15 @@ class Listeners:
     """Numbers the events of one run, and holds them until all cursors have passed them.
 
     ``seq``: the number of the last event, also while nobody listens. ``are_present``: whether
-    anybody takes events; else they need not be made. Listeners are called once for all events of a
-    turn of the event loop.
+    anybody takes events; else they need not be made. ``are_asked``: whether anybody adds labels to
+    messages. Listeners are called once for all events of a turn of the event loop.
     """
 
     def __init__(self, run_id: str, seq: int = 0) -> None:
         self.run_id = run_id
         self.seq = seq
         self.are_present = False
+        self.are_asked = False
         self.is_ended = False
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
@@ -53,12 +57,15 @@ class Listeners:
         self._cursors: tuple[_ListenerCursor, ...] = ()
         self._readers: WeakSet[EventReader] = WeakSet()
         self._has_readers = False
+        self._has_sent = False
         self._is_scheduled = False
 
     def add(self, listener: Listener) -> None:
         """Have a listener take the events, from now on."""
-        self._cursors = (*self._cursors, _ListenerCursor(self, listener))
+        cursor = _ListenerCursor(self, listener)
+        self._cursors = (*self._cursors, cursor)
         self.are_present = True
+        self.are_asked = self.are_asked or cursor.on_sending is not None
 
     def reader(self, held: object) -> EventReader:
         """A reader of the events, from now on. It is referred to weakly."""
@@ -88,6 +95,18 @@ class Listeners:
             events.popleft()
         if not self._is_scheduled:
             self._schedule()
+
+    def sending(self, sending: NodeStarted) -> tuple[Context, dict[str, str]]:
+        """Ask for the labels of a message. Returns the context in which to send it, and them."""
+        context = copy_context()
+        labels: dict[str, str] = {}
+        for cursor in self._cursors:
+            if cursor.on_sending is not None:
+                if not self._has_sent and not cursor.is_busy:
+                    cursor.advance(self._loop)  # it is to know the graph
+                labels |= context.run(cursor.labels, sending)
+        self._has_sent = True
+        return context, labels
 
     def end(self) -> None:
         """There are no more events to come: readers end behind the last one."""
@@ -214,6 +233,7 @@ class _ListenerCursor(_Cursor):
         self.task: asyncio.Task[None] | None = None
         self.is_busy = False  # its task has not ended
         self.is_dropped = False
+        self.on_sending: OnSending | None = getattr(listener, "on_sending", None)
         self._listener = listener
         self._context = copy_context()  # the listener's own, over all events
 
@@ -223,6 +243,16 @@ class _ListenerCursor(_Cursor):
         if answer is not None:
             self.is_busy = True
             self.task = loop.create_task(self._await(answer), context=self._context)
+
+    def labels(self, sending: NodeStarted) -> Mapping[str, str]:
+        """The labels that the listener adds to a message, if it adds any."""
+        try:
+            if self.on_sending is None or self.is_dropped:
+                return {}
+            return dict(self.on_sending(sending))
+        except NODE_ERRORS as error:  # whatever it raises is its own affair
+            self._drop(error)
+            return {}
 
     def _call(self) -> Awaitable[Any] | None:
         """Call the listener for event after event. Returns an answer that is to be awaited."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Coroutine, Mapping
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
@@ -22,7 +23,7 @@ from taskiq_flow.engine.mapped_nodes import source_digest
 from taskiq_flow.engine.node_run import NodeRun, Verdict
 from taskiq_flow.engine.run_spec import TIMEOUT_LABEL, RunSpec
 from taskiq_flow.errors import NODE_ERRORS, NotCachedWarning, SerializationError, warn
-from taskiq_flow.events import NodeRetried
+from taskiq_flow.events import NodeRetried, NodeStarted
 from taskiq_flow.generators.grant import ITEMS_LABEL, Grant
 from taskiq_flow.journal.records import SENT, record
 from taskiq_flow.journal.writer import LogWriter
@@ -104,8 +105,10 @@ class Sender(Generic[N]):
         asks = self._asks_for_begins or self._listeners.are_present
         if asks and self._marks_begin and not options.is_timed:  # then it has the label
             address = address.with_label(BEGIN_LABEL, "1")
+        context: Context | None = None
         if self._listeners.are_present:
             self._tell(node_run)
+            context, address = self._labelled(node_run, address)
         else:
             self._listeners.seq += 1
         self._completions.expect(
@@ -118,14 +121,16 @@ class Sender(Generic[N]):
             grant=grant,
         )
         try:
-            sending = self._dispatcher.send(Invocation(sent_node, address, task_id, args, kwargs))
+            call = Invocation(sent_node, address, task_id, args, kwargs)
+            send = self._dispatcher.send
+            sending = send(call) if context is None else context.run(send, call)
         except Exception as error:  # of a value, of its encoding, of the broker
             self._has_failed(node_run, task_id, error)
             return None
         if sending is not None:
             node_run.is_being_sent = True
             self.inputs_needed[node_run.node] = node_run
-            return self._finish_sending(node_run, task_id, sending)
+            return self._finish_sending(node_run, task_id, sending, context)
         if options.is_timed:
             self._taken(node_run)
         if self.inputs_needed and not options.asks_first:
@@ -150,9 +155,14 @@ class Sender(Generic[N]):
         keys = [key for key in node.binding.keys if key in inputs]
         return {key: self._stored_inputs.get(key, inputs[key]) for key in keys}
 
-    async def _finish_sending(self, node_run: NodeRun[N], task_id: str, sending: Sending) -> None:
+    async def _finish_sending(
+        self, node_run: NodeRun[N], task_id: str, sending: Sending, context: Context | None
+    ) -> None:
         try:
-            await sending()
+            if context is None:
+                await sending()
+            else:
+                await self._loop.create_task(sending(), context=context)
         except NODE_ERRORS as error:
             # The attempt has failed, whatever the broker or a middleware raises. But a run that
             # is over has cancelled the send itself.
@@ -241,6 +251,18 @@ class Sender(Generic[N]):
     def _note(self, node_run: NodeRun[N], log: LogWriter[Any]) -> None:
         node = node_run.node
         log.append(record(SENT, node.task_name, node_run.log_number, source_digest(node)))
+
+    def _labelled(self, node_run: NodeRun[N], address: Address) -> tuple[Context | None, Address]:
+        """The address with the labels of listeners, and the context in which it is sent to."""
+        if not self._listeners.are_asked:
+            return None, address
+        node, at, number = node_run.node, self._loop.time(), node_run.number
+        context, labels = self._listeners.sending(
+            NodeStarted(self._run_id, at, node.task_name, node_run.task_id, node.index, number)
+        )
+        for label in labels.items():
+            address = address.with_label(*label)
+        return context, address
 
     def _tell(self, node_run: NodeRun[N]) -> None:
         """Tell listeners that a task is sent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -18,6 +19,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from taskiq_flow.values.arrays import library
 from taskiq_flow.values.handle import ResultHandle
 
 _BY_THEIR_TEXT = frozenset(
@@ -69,12 +71,51 @@ def _of(value: Any) -> bytes:
         parts = [_of(own), *map(_of, hidden if any(hidden) else ())]
     elif _is_data(value):
         parts = [_of({field.name: getattr(value, field.name) for field in fields(kind)})]
+    elif (found := _parts_of_buffer(value)) is not None:
+        parts = found
     elif inspect.isfunction(value) or inspect.isclass(value):
         parts = [of_function(value)]
     else:
         raise TypeError(f"it is a {kind.__module__}.{kind.__qualname__}, {_UNKNOWN}")
     added = _added_attributes(value)
     return _joined(f"{kind.__module__}.{kind.__qualname__}".encode(), [*parts, *added])
+
+
+def _parts_of_buffer(value: Any) -> list[bytes] | None:
+    """What tells an array from another: its type, shape and bytes, in whichever layout.
+
+    ``None`` for other values, and for arrays of NumPy's whose bytes may differ though they are
+    equal: of objects, of fields with gaps between them, of numbers that do not fill their bytes.
+    """
+    if type(value) is bytearray:
+        return [_of_buffer(value)]
+    if type(value) is array:
+        return [value.typecode.encode(), _of_buffer(value)]
+    if type(value).__module__ != "numpy":
+        return None
+    numpy = library("numpy")
+    if type(value) is not numpy.ndarray and not isinstance(value, numpy.generic):
+        return None
+    dtype = value.dtype
+    if dtype.hasobject or dtype.kind == "T" or not _is_dense(dtype):
+        return None
+    whole = numpy.ascontiguousarray(value)
+    flat = whole.reshape(-1).view(numpy.uint8) if whole.size else b""
+    return [repr(dtype).encode(), repr(value.shape).encode(), _of_buffer(flat)]
+
+
+def _is_dense(dtype: Any) -> bool:
+    """Whether each byte of an element counts."""
+    if dtype.subdtype is not None:
+        return _is_dense(dtype.subdtype[0])
+    if dtype.names is not None:
+        fields = [dtype[name] for name in dtype.names]
+        return sum(f.itemsize for f in fields) == dtype.itemsize and all(map(_is_dense, fields))
+    return dtype.char not in "gG"  # long doubles have ten bytes of sixteen
+
+
+def _of_buffer(value: Any) -> bytes:
+    return hashlib.blake2b(value).digest()
 
 
 def _added_attributes(value: Any) -> list[bytes]:

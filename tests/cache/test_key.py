@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import subprocess
 import sys
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -96,6 +98,7 @@ VALUES: list[Any] = [
     *("", "1", "a", "\ud800", b"", b"a", Path("a"), Colour.RED, datetime(2026, 1, 1, tzinfo=UTC)),
     *((), (1,), [], [1], [[1]], [1, 2], [2, 1], ["a", "b"], ["ab"], ["a", ["b"]]),
     *(set(), {1}, frozenset(), {}, {"a": 1}, {"a": "1"}, {1: "a"}, {"1": "a"}, {"a": {"b": 1}}),
+    *(bytearray(b"a"), array("i", [1]), array("l", [1]), array("i", [2])),
     *({"a": 1, "b": 2}, Data(1), Data(2), OtherData(1), Model(x=1), Model(x=2)),
 ]
 
@@ -112,6 +115,33 @@ def test_different_values_have_different_keys() -> None:
     assert len(set(keys)) == len(VALUES)
     digests = [digest_of(value) for value in VALUES]
     assert len(set(digests)) == len(VALUES)
+
+
+def test_arrays_have_keys() -> None:
+    numpy = pytest.importorskip("numpy")
+    grid = numpy.arange(12, dtype="i4").reshape(3, 4)
+    point = numpy.dtype([("x", "f8"), ("y", "i8")])
+    arrays = [
+        *(grid, grid.reshape(4, 3), grid.astype("i8"), grid.astype(">i4"), grid.T, grid[:, ::2]),
+        *(numpy.zeros((0, 2)), numpy.zeros((2, 0)), numpy.array(1.0), numpy.float64(1.0)),
+        *(numpy.float32(1.0), numpy.int64(1), numpy.str_("a"), numpy.array(["a", "bc"])),
+        *(numpy.zeros(2, point), numpy.zeros(2, "M8[s]"), numpy.zeros(2, "M8[ms]")),
+    ]
+    assert len({key(one) for one in arrays}) == len(arrays)
+    for one in arrays:
+        assert key(one) == key(copy.deepcopy(one))
+    assert key(numpy.asfortranarray(grid)) == key(grid)
+    assert key(numpy.arange(24, dtype="i4").reshape(3, 8)[:, ::2]) == key(grid * 2)
+
+
+def test_arrays_whose_equal_values_may_have_other_bytes_have_no_key() -> None:
+    numpy = pytest.importorskip("numpy")
+    gaps = numpy.dtype([("x", "i1"), ("y", "i8")], align=True)
+    masked = numpy.ma.masked_array([1, 2], mask=[True, False])
+    objects = numpy.array([{}], dtype=object)
+    for odd in (objects, numpy.zeros(2, gaps), numpy.zeros(2, numpy.longdouble), masked):
+        with pytest.raises(TypeError, match="it cannot be told whether another one is the same"):
+            key(odd)
 
 
 @pytest.mark.parametrize(

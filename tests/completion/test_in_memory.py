@@ -584,7 +584,7 @@ async def test_a_task_that_a_node_sends_by_itself_is_logged_as_taskiq_does(
         assert (await sent.wait_result(check_interval=0.01)).is_err
         return 1
 
-    logging.getLogger("taskiq").setLevel(logging.WARNING)
+    caplog.set_level(logging.WARNING, "taskiq")
     assert await ExecutionEngine(broker, one_node(sends)).execute() == {"node": 1}
     (line,) = lines_of(caplog)
     assert (line[0], line[2]) == ("ERROR", True)
