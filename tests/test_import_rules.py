@@ -25,6 +25,7 @@ ROWS = [
     {"engine"},
     {"execution_engine", "flow_task", "recommended", "testing", "views"},
     {"map_reduce", "listeners"},
+    {"pipelines"},
     {"__init__", "__main__"},
 ]
 

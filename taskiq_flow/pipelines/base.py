@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, Context, TaskiqDepends
 
@@ -104,8 +104,8 @@ class RunnablePipeline(ABC):
         """Try a step again that fails; of a map, each element by itself.
 
         ``max_attempts``: executions, the first included. ``delay``: before the second one, in
-        seconds or as a ``timedelta``; it grows by the factor ``backoff``. ``policy``: a ``Retry`` in
-        place of these, or a number of attempts.
+        seconds or as a ``timedelta``; it grows by the factor ``backoff``. ``policy``: a ``Retry``,
+        or a number of attempts, in place of these.
         """
         if policy is not None:
             self._retry = as_retry("policy", policy)
@@ -136,12 +136,12 @@ class RunnablePipeline(ABC):
         name.
 
         >>> broker = InMemoryBroker()
-        >>> nightly = Pipeline(broker).call_next(abs).call_next(str).as_task("nightly")
+        >>> nightly = Pipeline(broker).call_next(abs).call_next(hex).as_task("nightly")
         >>> async def main():
         ...     task = await nightly.kiq(-7)
         ...     return (await task.wait_result()).return_value
         >>> asyncio.run(main())
-        '7'
+        '0x7'
         """
         checked_id("name", name)
         if self._task is not None:
@@ -155,7 +155,7 @@ class RunnablePipeline(ABC):
             )
 
         async def run_pipeline(
-            *args: Any, flow_context: Context = TaskiqDepends(), **kwargs: Any
+            *args: Any, flow_context: Annotated[Context, TaskiqDepends()], **kwargs: Any
         ) -> Any:
             pipeline_id = flow_context.message.labels.get(PIPELINE_ID)
             task = self._begin(args, kwargs, pipeline_id or self._pipeline_id)
@@ -185,8 +185,7 @@ class RunnablePipeline(ABC):
         """An engine that runs a graph with the options of this pipeline."""
         listeners = self._listeners
         if self._has_context:
-            steps = {node.task_name: place for place, node in enumerate(dag.nodes)}
-            listeners = (*listeners, ContextLabels(self._execution_mode, steps))
+            listeners = (*listeners, ContextLabels(self._execution_mode))
         retry = self._retry
         if self._on_error == "retry" and retry is None:
             retry = Retry()

@@ -10,7 +10,7 @@ from typing import Annotated
 from taskiq import AsyncBroker, Context, TaskiqDepends
 
 from taskiq_flow.errors import PipelineError
-from taskiq_flow.events import Event, NodeStarted, RunFinished
+from taskiq_flow.events import Event, NodeStarted, RunFinished, RunStarted
 
 LABEL = "taskiq_flow_pipeline"
 """The label of a message that has what the context is made of."""
@@ -62,30 +62,27 @@ class PipelineContext:
 
 
 class ContextLabels:
-    """A listener of engines that adds to each message what ``PipelineContext`` reads there.
+    """A listener of engines that adds to each message what ``PipelineContext`` reads there."""
 
-    ``steps``: the place of each node, by name.
-    """
-
-    def __init__(self, execution_mode: str, steps: Mapping[str, int]) -> None:
+    def __init__(self, execution_mode: str) -> None:
         self._execution_mode = execution_mode
-        self._steps = steps
-        self._started_at: dict[str, str] = {}
+        self._runs: dict[str, RunStarted] = {}
+
+    def on_event(self, event: Event) -> None:
+        """Take notice of runs that begin and end."""
+        if isinstance(event, RunStarted):
+            self._runs[event.run_id] = event
+        elif isinstance(event, RunFinished):
+            self._runs.pop(event.run_id, None)
 
     def on_sending(self, sending: NodeStarted) -> Mapping[str, str]:
         """The label for the message of an attempt."""
-        name = sending.task_name
-        node = name if sending.index is None else name.rpartition("[")[0]
-        now = datetime.now(UTC).isoformat()
+        name, run = sending.task_name, self._runs[sending.run_id]
+        step = name if sending.index is None else name.rpartition("[")[0]
         told = {
             "pipeline_id": sending.run_id,
-            "step_index": self._steps[node],
+            "step_index": run.task_names.index(step),
             "execution_mode": self._execution_mode,
-            "started_at": self._started_at.setdefault(sending.run_id, now),
+            "started_at": datetime.fromtimestamp(run.time, UTC).isoformat(),
         }
         return {LABEL: json.dumps(told)}
-
-    def on_event(self, event: Event) -> None:
-        """Forget runs that are over."""
-        if isinstance(event, RunFinished):
-            self._started_at.pop(event.run_id, None)

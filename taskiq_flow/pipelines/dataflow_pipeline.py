@@ -131,9 +131,7 @@ class DataflowPipeline(RunnablePipeline):
             self._hide(DAGNode(task, key, [chunked], map_over=chunked))
         if initial is not NO_INITIAL:
             taken, key = key, f"{output}.initial"
-            self._hide(
-                ComputedNode(with_first, name=key, inputs=[taken], given={"first": initial})
-            )
+            self._hide(ComputedNode(with_first, name=key, inputs=[taken], given={"first": initial}))
         return self._add(DAGNode(task, output, [key]))
 
     # Running
@@ -148,8 +146,8 @@ class DataflowPipeline(RunnablePipeline):
     async def kiq_dataflow(self, /, **inputs: Any) -> dict[str, Any]:
         """Run the pipeline to its end, and return all output keys with their values.
 
-        ``inputs``: the keys that no task gives. Raises what ``ExecutionEngine.execute`` raises, such
-        as ``NodeFailedError`` for a task that fails.
+        ``inputs``: the keys that no task gives. Raises what ``ExecutionEngine.execute`` raises:
+        ``NodeFailedError`` for a task that fails, for example.
         """
         async with (await self.kiq(**inputs)).run as run:
             return self._shown(await run)
@@ -218,7 +216,7 @@ class DataflowPipeline(RunnablePipeline):
         return {key: value for key, value in results.items() if key not in self._hidden}
 
     def _key_of(self, items: str | Iterable[Any], output: str) -> str:
-        """The key of what is mapped over. A list that is given here becomes an input of all runs."""
+        """The key of what is mapped over. A list becomes an input of all runs."""
         if isinstance(items, str):
             return items
         if isinstance(items, (Iterator, AsyncIterator)) or not isinstance(items, Iterable):

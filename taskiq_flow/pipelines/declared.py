@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -47,13 +47,18 @@ def pipeline_task(
     """
     if callable(output):
         raise TypeError("pipeline_task is used with parentheses: @pipeline_task(output='key')")
-    listed = None if inputs is None or isinstance(inputs, str) else tuple(inputs)
+    # Lists, for a decorator that is used again. A string or a set is refused by the node.
+    keys = list(outputs) if isinstance(outputs, Iterator) else outputs
+    taken = list(inputs) if isinstance(inputs, Iterator) else inputs
 
     def declare(task: F) -> F:
-        node = DAGNode(task, output, inputs if listed is None else listed, outputs=outputs)
-        has_output = output is not None or outputs is not None
-        keys = tuple(node.outputs) if has_output else None
-        setattr(original_function(task), _DECLARATION, Declaration(keys, listed, description))
+        node = DAGNode(task, output, taken, outputs=keys)  # checks all of it
+        declaration = Declaration(
+            None if output is None and keys is None else tuple(node.outputs),
+            None if taken is None else tuple(taken),
+            description,
+        )
+        setattr(original_function(task), _DECLARATION, declaration)
         return task
 
     return declare
@@ -71,14 +76,16 @@ def pipeline_task_multi_output(
     >>> asyncio.run(DataflowPipeline(InMemoryBroker(), [ends]).kiq_dataflow(numbers=[3, 1, 2]))
     {'low': 1, 'high': 3}
     """
-    return pipeline_task(outputs=outputs if isinstance(outputs, str) else tuple(outputs), inputs=inputs)
+    return pipeline_task(outputs=outputs, inputs=inputs)
 
 
 def is_pipeline_task(task: object) -> bool:
     """Whether a task was declared with ``pipeline_task``.
 
-    >>> is_pipeline_task(len), is_pipeline_task(pipeline_task(output="size")(lambda text: len(text)))
-    (False, True)
+    >>> @pipeline_task(output="size")
+    ... def count(text): return len(text)
+    >>> is_pipeline_task(count), is_pipeline_task(len)
+    (True, False)
     """
     return callable(task) and _declaration(task) is not None
 
@@ -86,7 +93,9 @@ def is_pipeline_task(task: object) -> bool:
 def get_task_outputs(task: Task) -> list[str]:
     """The keys that a task gives: as declared, else its name.
 
-    >>> get_task_outputs(pipeline_task(output="size")(lambda text: len(text)))
+    >>> @pipeline_task(output="size")
+    ... def count(text): return len(text)
+    >>> get_task_outputs(count)
     ['size']
     """
     return declared_node(task).outputs
@@ -95,7 +104,9 @@ def get_task_outputs(task: Task) -> list[str]:
 def get_task_inputs(task: Task) -> list[str]:
     """The keys that a task takes: as declared, else the names of its required parameters.
 
-    >>> get_task_inputs(pipeline_task(output="size")(lambda text: len(text)))
+    >>> @pipeline_task(output="size")
+    ... def count(text): return len(text)
+    >>> get_task_inputs(count)
     ['text']
     """
     return declared_node(task).inputs

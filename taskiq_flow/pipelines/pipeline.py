@@ -20,7 +20,7 @@ from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.options import Seconds, most_parallel
 from taskiq_flow.engine.run_spec import Items
-from taskiq_flow.events import Item, Listener
+from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.pipelines.base import RunnablePipeline
 from taskiq_flow.pipelines.pipeline_task import PipelineTask
@@ -235,7 +235,7 @@ class Pipeline(RunnablePipeline, Generic[T]):
     # Running
 
     async def kiq(self, *args: Any, **kwargs: Any) -> PipelineTask[T]:
-        """Begin a run, and return it as a task of taskiq. The arguments are those of the first step.
+        """Begin a run, and return it as a task of taskiq. The arguments go to the first step.
 
         Raises ``PipelineError`` for a pipeline without steps, and before anything is sent what
         ``ExecutionEngine.start`` raises, such as ``BindingError`` for arguments that the first step
@@ -256,14 +256,15 @@ class Pipeline(RunnablePipeline, Generic[T]):
 
         The input of a pipeline that begins with a map may be an iterable without an end then.
 
-        >>> pipeline = Pipeline(InMemoryBroker(), max_parallel=1).map(abs).filter(bool)
+        >>> pipeline = Pipeline(InMemoryBroker(), max_parallel=1).map(abs).map(hex)
         >>> async def main():
-        ...     async for step, item in pipeline.stream_items([-1, 0]):
+        ...     async for step, item in pipeline.stream_items([-1, 2]):
         ...         print(step, item)
         >>> asyncio.run(main())
         abs Item(index=0, value=1)
-        bool Item(index=0, value=1)
-        abs Item(index=1, value=0)
+        abs Item(index=1, value=2)
+        hex Item(index=0, value='0x1')
+        hex Item(index=1, value='0x2')
         """
         return self._stream(args, kwargs, items="only")
 

@@ -16,14 +16,14 @@ class PipelineTask(AsyncTaskiqTask[T]):
     """A run of a pipeline, as ``kiq`` returns it: a task of taskiq whose result is the pipeline's.
 
     ``await task`` gives the result, or raises what the run raises; in what ``wait_result`` returns
-    that is the ``error``. ``run``: the ``RunHandle``, with ``status``, ``results``, ``failures`` and
-    ``events()``. A task that nobody holds any more goes on to its end.
+    that is the ``error``. ``run``: the ``RunHandle``, with ``status``, ``results``, ``failures``
+    and ``events()``. A task that nobody holds any more goes on to its end.
 
     >>> async def main():
-    ...     task = await Pipeline(InMemoryBroker()).call_next(abs).call_next(str).kiq(-7)
+    ...     task = await Pipeline(InMemoryBroker()).call_next(abs).call_next(hex).kiq(-7)
     ...     return (await task.wait_result(timeout=10)).return_value, await task, task.run.results
     >>> asyncio.run(main())
-    ('7', '7', {'abs': 7, 'str': '7'})
+    ('0x7', '0x7', {'abs': 7, 'hex': '0x7'})
     """
 
     def __init__(self, run: RunHandle, result_of: Callable[[Mapping[str, Any]], T]) -> None:

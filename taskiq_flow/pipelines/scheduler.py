@@ -39,11 +39,12 @@ class PipelineScheduler(TaskiqScheduler):
 
     ``start`` sends jobs from this process; ``taskiq scheduler module:scheduler`` does so from
     another, with the same object. One process should do either. A job is a message to the broker
-    like any other: a worker executes the task that ``Pipeline.as_task`` has registered, and runs the
-    pipeline. On an ``InMemoryBroker`` a pipeline without such a task is given one.
+    like any other: a worker executes the task that ``Pipeline.as_task`` has registered, and runs
+    the pipeline. On an ``InMemoryBroker`` a pipeline without such a task is given one.
 
     Raises ``ConfigurationError`` for another ``store``, ``ValueError`` for an unknown ``timezone``.
 
+    >>> from datetime import UTC, datetime
     >>> broker = InMemoryBroker()
     >>> done = asyncio.Event()
     >>> async def greet(name):
@@ -51,7 +52,7 @@ class PipelineScheduler(TaskiqScheduler):
     ...     done.set()
     >>> async def main():
     ...     async with PipelineScheduler(broker) as scheduler:
-    ...         now = datetime.now(timezone.utc)
+    ...         now = datetime.now(UTC)
     ...         await scheduler.schedule_at(Pipeline(broker).call_next(greet), now, args=("ebb",))
     ...         await done.wait()
     >>> asyncio.run(main())
@@ -208,11 +209,11 @@ class PipelineScheduler(TaskiqScheduler):
             raise self._fixed("removed") from None
 
     async def pause_job(self, job_id: str) -> None:
-        """Keep a job and do not run it until ``resume_job``. Raises ``PipelineError`` without it."""
+        """Keep a job, and do not run it until ``resume_job``. Raises ``PipelineError``."""
         await self._store(replace(await self._known(job_id), is_paused=True))
 
     async def resume_job(self, job_id: str) -> None:
-        """Run a paused job again, from the next time on. Raises ``PipelineError`` without it."""
+        """Run a paused job again, from the next time on. Raises ``PipelineError``."""
         await self._store(replace(await self._known(job_id), is_paused=False))
 
     async def reschedule_job(
@@ -248,7 +249,7 @@ class PipelineScheduler(TaskiqScheduler):
         )
 
     async def modify_job(self, job_id: str, **changes: Any) -> None:
-        """Give a job other ``args``, ``kwargs``, ``pipeline_id``, ``misfire_grace_time``, ``jitter``.
+        """Change the ``args``, ``kwargs``, ``pipeline_id`` and such of a job; not its time.
 
         Raises ``PipelineError`` for a job that is not there, ``TypeError`` for another change.
         """

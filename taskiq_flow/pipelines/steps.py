@@ -41,9 +41,7 @@ class Call:
         """Raise ``TypeError`` for what cannot be a step."""
         if not callable(self.task):
             raise TypeError(f"a step's task is a taskiq task or a callable, not {self.task!r}")
-        if not (self.param_name is None or self.param_name == NOT_PASSED) and not isinstance(
-            self.param_name, str
-        ):
+        if not (self.param_name in (None, NOT_PASSED) or isinstance(self.param_name, str)):
             raise TypeError(
                 f"param_name of step {self.name!r} is {self.param_name!r}; give the name of a "
                 "parameter, None for the first one, or -1 for none"
@@ -69,14 +67,14 @@ class Call:
         given.update(zip(free[len(positional) :], self.args, strict=False))
         if rest:
             return self._with_var_args(parameters, inputs, positional, given), given
-        required = [p for p in parameters if p.default is p.empty and _is_single(p)]
-        if missing := [p.name for p in required if p.name not in inputs and p.name not in given]:
-            raise self._error(f"lacks {missing[0]!r}", missing[0])
         known = {p.name for p in parameters}
         takes_any = any(p.kind is Parameter.VAR_KEYWORD for p in parameters)
         if odd := [name for name in (*inputs, *given) if name not in known and not takes_any]:
             meant = did_you_mean(odd[0], known)
             raise self._error(f"has no parameter {odd[0]!r}{meant}", odd[0])
+        required = [p for p in parameters if p.default is p.empty and _is_single(p)]
+        if missing := [p.name for p in required if p.name not in inputs and p.name not in given]:
+            raise self._error(f"lacks {missing[0]!r}", missing[0])
         return inputs, given
 
     def _with_var_args(
@@ -98,8 +96,8 @@ class Call:
             return task_info(self.task).parameters[0]
         except ValueError as error:
             raise BindingError(
-                f"step {self.name!r} has parameters that cannot be read ({error}); wrap its task in "
-                "a function of your own",
+                f"step {self.name!r} has parameters that cannot be read ({error}); wrap its task "
+                "in a function of your own",
                 task_name=self.name,
             ) from error
 
@@ -114,7 +112,9 @@ class Call:
 
 
 def _stars(parameter: Parameter) -> int:
-    return {Parameter.VAR_POSITIONAL: 1, Parameter.VAR_KEYWORD: 2}.get(parameter.kind, 0)
+    if parameter.kind is Parameter.VAR_POSITIONAL:
+        return 1
+    return 2 if parameter.kind is Parameter.VAR_KEYWORD else 0
 
 
 def _is_single(parameter: Parameter) -> bool:
