@@ -28,6 +28,15 @@ from taskiq_flow.suggestions import suggests_keywords
 
 logger = logging.getLogger("taskiq_flow")
 
+_MOMENTS = (
+    [datetime(2024, 1, 1, 0, minute, tzinfo=UTC) for minute in range(60)],
+    [datetime(2024, 1, 1, hour, tzinfo=UTC) for hour in range(24)],
+    [datetime(2024, 1, day, tzinfo=UTC) for day in range(1, 32)],
+    [datetime(2024, month, 1, tzinfo=UTC) for month in range(1, 13)],
+    [datetime(2024, 1, day, tzinfo=UTC) for day in range(1, 8)],
+)
+"""By field of a cron expression, a moment of each value that it may have."""
+
 
 @suggests_keywords(source="store=", sources="store=", tz="timezone=")
 class PipelineScheduler(TaskiqScheduler):
@@ -100,7 +109,7 @@ class PipelineScheduler(TaskiqScheduler):
         that takes no schedules, ``ValueError`` for a cron expression or a timezone that is none.
         """
         zone = self._timezone if timezone is None else _zone(timezone)
-        job = PipelineJob("", "", cron=_checked_cron(cron, zone), timezone=zone)
+        job = PipelineJob("", "", cron=_checked_cron(cron), timezone=zone)
         about = args, kwargs, misfire_grace_time, jitter, job_id, pipeline_id
         return await self._add(pipeline, job, *about)
 
@@ -241,7 +250,7 @@ class PipelineScheduler(TaskiqScheduler):
         await self._store(
             replace(
                 job,
-                cron=None if cron is None else _checked_cron(cron, zone),
+                cron=None if cron is None else _checked_cron(cron),
                 interval=interval,
                 run_at=None if run_at is None else _checked_time(run_at, zone),
                 timezone=None if has_interval else zone,
@@ -390,16 +399,23 @@ def _zone(timezone: str) -> str:
         ) from None
 
 
-def _checked_cron(cron: str, zone: str) -> str:
+def _checked_cron(cron: str) -> str:
     from taskiq.cli.scheduler.run import CronValueError, is_cron_task_now  # noqa: PLC0415
 
-    try:
-        is_cron_task_now(cron, datetime.now(UTC), zone)
-    except (CronValueError, AttributeError, TypeError):
+    fields = cron.split() if isinstance(cron, str) else []
+    is_right = len(fields) == len(_MOMENTS)
+    for place, (field, moments) in enumerate(zip(fields, _MOMENTS, strict=False)):
+        alone = " ".join(field if i == place else "*" for i in range(len(_MOMENTS)))
+        try:
+            times = [moment for moment in moments if is_cron_task_now(alone, moment)]
+        except CronValueError:
+            times = []
+        is_right = is_right and bool(times)
+    if not is_right:
         raise ValueError(
             f"cron is {cron!r}; give five fields: minute, hour, day, month and weekday, as in "
             "'0 3 * * *'"
-        ) from None
+        )
     return cron
 
 

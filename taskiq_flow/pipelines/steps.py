@@ -87,9 +87,13 @@ class Call:
         """The keys of a call whose last ones go to ``*args``, in order."""
         if not any(p.kind is Parameter.VAR_POSITIONAL for p in parameters):
             raise self._error("is given more values than it takes", None)
-        if self.args or given or any(key not in positional for key in inputs.values()):
-            raise self._error("takes *args, for which only values from before can be given", None)
-        return positional
+        if self.args:
+            raise self._error("takes *args, to which no fixed value can be given", None)
+        named = {name: key for name, key in inputs.items() if key not in positional}
+        known = {p.name for p in parameters}
+        if odd := [name for name in (*named, *given) if name not in known or name in positional]:
+            raise self._error(f"has no parameter {odd[0]!r} beside *args", odd[0])
+        return [*named.values(), *positional]
 
     def _parameters(self) -> tuple[Parameter, ...]:
         try:
