@@ -51,17 +51,13 @@ class PipelineTask(AsyncTaskiqTask[T]):
         It is pushed, so ``check_interval`` has no effect. Raises ``TaskiqResultTimeoutError``; the
         run goes on then.
         """
-        await self.run.wait_result(timeout=timeout)
-        return await self.get_result(with_logs=with_logs)
+        return self._results.of(await self.run.wait_result(timeout=timeout))
 
     def __await__(self) -> Generator[Any, None, T]:
         return self._value().__await__()
 
     async def _value(self) -> T:
-        result = await self.wait_result()
-        if result.error is not None:
-            raise result.error
-        return result.return_value
+        return self._results.result_of(await self.run)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.task_id!r}, {self.run.status}>"
@@ -72,7 +68,7 @@ class _Results(AsyncResultBackend[T]):
 
     def __init__(self, run: RunHandle, result_of: Callable[[Mapping[str, Any]], T]) -> None:
         self._run = run
-        self._result_of = result_of
+        self.result_of = result_of
 
     async def set_result(self, task_id: str, result: TaskiqResult[T]) -> None:
         raise TypeError(f"the result of pipeline {task_id!r} is that of its run, and is not set")
@@ -81,8 +77,11 @@ class _Results(AsyncResultBackend[T]):
         return await self._run.is_ready()
 
     async def get_result(self, task_id: str, with_logs: bool = False) -> TaskiqResult[T]:
-        whole = await self._run.get_result(with_logs=with_logs)
-        value: Any = None if whole.is_err else self._result_of(whole.return_value)
+        return self.of(await self._run.get_result(with_logs=with_logs))
+
+    def of(self, whole: TaskiqResult[dict[str, Any]]) -> TaskiqResult[T]:
+        """The result of the run, with the value of this one."""
+        value: Any = None if whole.is_err else self.result_of(whole.return_value)
         return TaskiqResult(
             is_err=whole.is_err,
             return_value=value,
