@@ -107,7 +107,17 @@ from taskiq_flow.events import (
 )
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask
-from taskiq_flow.journal import Journal, Lease, MemoryJournal, RedisJournal, SqliteJournal
+from taskiq_flow.journal import (
+    EventJournal,
+    Journal,
+    Lease,
+    MemoryJournal,
+    News,
+    RedisJournal,
+    RunReader,
+    RunSummary,
+    SqliteJournal,
+)
 from taskiq_flow.listeners.hook_events import (
     EventFilter,
     PipelineCompleteEvent,
@@ -119,6 +129,7 @@ from taskiq_flow.listeners.hook_events import (
 )
 from taskiq_flow.listeners.hooks import HookManager
 from taskiq_flow.listeners.progress import Progress
+from taskiq_flow.listeners.recorder import Recorder
 from taskiq_flow.listeners.tracing import Tracing
 from taskiq_flow.listeners.tracking import PipelineTrackingManager
 from taskiq_flow.listeners.tracking_storage import (
@@ -142,6 +153,8 @@ from taskiq_flow.pipelines.middleware import PipelineMiddleware
 from taskiq_flow.pipelines.pipeline import Pipeline
 from taskiq_flow.pipelines.pipeline_task import PipelineTask
 from taskiq_flow.pipelines.scheduler import PipelineScheduler
+from taskiq_flow.pipelines.visualizer import DAGVisualizer, MermaidGenerator
+from taskiq_flow.previews import Preview, ReportedError
 from taskiq_flow.processes.in_process import in_process
 from taskiq_flow.recommended import broker_for
 from taskiq_flow.transport.protocol import Leftover
@@ -163,12 +176,14 @@ __all__ = [
     "CycleError",
     "DAGBuilder",
     "DAGNode",
+    "DAGVisualizer",
     "DataflowPipeline",
     "DataflowRegistry",
     "DuplicateOutputError",
     "ElementsKnown",
     "Event",
     "EventFilter",
+    "EventJournal",
     "ExecutionEngine",
     "Failure",
     "FlowMiddleware",
@@ -192,8 +207,10 @@ __all__ = [
     "MapReduce",
     "MapReduceResult",
     "MemoryJournal",
+    "MermaidGenerator",
     "MissingInputError",
     "MissingNodeError",
+    "News",
     "NodeBegan",
     "NodeCompleted",
     "NodeError",
@@ -221,10 +238,13 @@ __all__ = [
     "PipelineTask",
     "PipelineTrackingManager",
     "PollingWarning",
+    "Preview",
     "Product",
     "Progress",
+    "Recorder",
     "RedisJournal",
     "RedisPipelineStorage",
+    "ReportedError",
     "ResultHandle",
     "ResultUnavailableError",
     "Retry",
@@ -235,8 +255,10 @@ __all__ = [
     "RunHandle",
     "RunLockedError",
     "RunNotFoundError",
+    "RunReader",
     "RunReport",
     "RunStarted",
+    "RunSummary",
     "RunTimeoutError",
     "RunView",
     "SendingListener",

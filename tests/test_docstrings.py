@@ -22,7 +22,8 @@ NAMES |= {"in_memory": in_memory, "ValueCodec": ValueCodec}
 
 NO_EXAMPLE = {
     *("Event", "Join", "NO_FALLBACK"),  # no class and no function
-    *("Journal", "Lease", "Leftover"),  # for authors of journals, and what inventory() returns
+    *("EventJournal", "Journal", "Lease", "News"),  # for authors of journals
+    "Leftover",  # what inventory() returns
     "TrackingStorage",  # for authors of storages
     "inventory",  # needs a server
 }
