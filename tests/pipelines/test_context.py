@@ -9,6 +9,7 @@ import pytest
 from taskiq import InMemoryBroker, TaskiqDepends
 
 from taskiq_flow import DataflowPipeline, NodeFailedError, Pipeline, PipelineContext, PipelineError
+from taskiq_flow.pipelines.context import ContextLabels
 
 
 def seen(value: Any, context: PipelineContext = TaskiqDepends()) -> list[Any]:  # noqa: B008
@@ -43,6 +44,12 @@ async def test_two_runs_at_once_have_contexts_of_their_own(broker: InMemoryBroke
     pipeline = Pipeline(broker).with_context().call_next(seen)
     first, second = await pipeline.kiq(1), await pipeline.kiq(2)
     assert (await first)[0] == first.task_id != (await second)[0] == second.task_id
+
+
+async def test_nothing_is_kept_of_a_run_that_is_over(broker: InMemoryBroker) -> None:
+    labels = ContextLabels("pipeline")
+    await (await Pipeline(broker, listeners=[labels]).map(seen).kiq([1, 2]))
+    assert labels._runs == {}
 
 
 async def test_without_with_context_the_task_fails_and_says_so(broker: InMemoryBroker) -> None:

@@ -264,12 +264,22 @@ async def test_a_group_after_a_group_and_in_the_middle(broker: InMemoryBroker) -
 
 async def test_a_group_of_nothing_gives_an_empty_list_in_its_turn(broker: InMemoryBroker) -> None:
     assert await result(Pipeline(broker).group([])) == []
-    done: list[str] = []
-    pipeline = Pipeline(broker).call_next(done.append).group([]).call_next(len)
-    assert await result(pipeline, "first") == 0
-    assert done == ["first"]
+    stream = Pipeline(broker).call_next(shout).group([]).call_next(len).stream("a")
+    assert [pair async for pair in stream] == [("shout", "A!"), ("group", []), ("len", 0)]
     with pytest.raises(NodeFailedError):
         await result(Pipeline(broker).call_next(fails).group([]), 1)
+
+
+async def test_a_group_of_one_gives_a_list(broker: InMemoryBroker) -> None:
+    """celery 4055 and 9012: what follows a group of one was given its result bare."""
+    assert await result(Pipeline(broker).group([len]).call_next(listed), "abc") == [3]
+
+
+async def test_a_pipeline_within_a_pipeline_is_a_task(broker: InMemoryBroker) -> None:
+    """celery 3968, 4161 and 6200: chains within groups and chains lost their arguments."""
+    inner = Pipeline(broker).call_next(words).map(shout).as_task("inner")
+    pipeline = Pipeline(broker).call_next(shout).group([inner, len]).call_next(listed)
+    assert await result(pipeline, "a b") == [["A!", "B!!"], 4]
 
 
 # Running
@@ -373,6 +383,16 @@ async def test_a_step_that_is_added_later_is_of_later_runs(broker: InMemoryBroke
     first = await pipeline.kiq("a b")
     pipeline.call_next(len)
     assert (await first, await result(pipeline, "a b")) == (["a", "b"], 2)
+
+
+async def test_options_may_change_between_runs(broker: InMemoryBroker) -> None:
+    told = Recorder()
+    pipeline = Pipeline(broker).call_next(words)
+    await result(pipeline, "a")
+    await result(pipeline.with_hooks(told), "a")
+    assert told.events[-1].outcome == "completed"
+    with pytest.raises(RunTimeoutError):
+        await result(pipeline.with_timeout(1e-9), "a")
 
 
 async def test_cancelling_ends_the_run(broker: InMemoryBroker) -> None:

@@ -209,7 +209,7 @@ async def test_a_time_without_a_zone_is_one_of_the_scheduler_s(
     await scheduler.schedule(pipeline, "0 12 * * *", job_id="k")
     (stored, cron) = await scheduler.sources[0].get_schedules()
     assert stored.time == datetime(2030, 7, 1, 3, tzinfo=UTC)
-    assert is_cron_task_now("0 12 * * *", stored.time, cron.cron_offset)
+    assert is_cron_task_now("0 12 * * *", stored.time.astimezone(UTC), cron.cron_offset)
     await scheduler.schedule_at(pipeline, noon, job_id="j", timezone="UTC")
     job = await scheduler.get_job("j")
     assert job is not None
