@@ -81,6 +81,7 @@ class PipelineScheduler(TaskiqScheduler):
         self._source = source
         self._timezone = _zone("UTC" if timezone is None else timezone)
         self._loop: asyncio.Task[None] | None = None
+        self._is_run_by_taskiq = False
         self._sending: set[asyncio.Task[Any]] = set()
 
     # Adding jobs
@@ -326,14 +327,21 @@ class PipelineScheduler(TaskiqScheduler):
             has_begun.set_result(None)
             await SchedulerLoop(self).run(update_interval=interval)
 
+    async def startup(self) -> None:
+        """Start the broker; ``taskiq scheduler`` calls this, which has a loop of its own."""
+        self._is_run_by_taskiq = True
+        await super().startup()
+
     async def shutdown(self, wait: bool = True) -> None:
         """Send no more jobs. ``wait``: until those have been sent that are being sent.
 
-        Runs of pipelines go on. Where ``taskiq scheduler`` runs it, this shuts the broker down.
+        Runs of pipelines go on. The broker is shut down if ``start`` or ``taskiq scheduler`` has
+        started it.
         """
         loop, self._loop = self._loop, None
         if loop is None:
-            await super().shutdown()
+            if self._is_run_by_taskiq:
+                await super().shutdown()
             return
         sending = tuple(self._sending)
         for task in () if wait else sending:

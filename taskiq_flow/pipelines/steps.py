@@ -91,8 +91,12 @@ class Call:
             raise self._error("takes *args, to which no fixed value can be given", None)
         named = {name: key for name, key in inputs.items() if key not in positional}
         known = {p.name for p in parameters}
-        if odd := [name for name in (*named, *given) if name not in known or name in positional]:
+        if odd := [name for name in (*named, *given) if name not in known]:
             raise self._error(f"has no parameter {odd[0]!r} beside *args", odd[0])
+        if same := [key for key in positional if key in known]:  # it would go there by its name
+            raise self._error(
+                f"has a parameter {same[0]!r}, which is also the name of the step before", same[0]
+            )
         return [*named.values(), *positional]
 
     def _parameters(self) -> tuple[Parameter, ...]:
@@ -231,6 +235,8 @@ def compiled(steps: Sequence[Step | Group], positional: int, names: Iterable[str
         raise PipelineError("the pipeline has no steps; add one, as in pipeline.call_next(task)")
     by_position = ["input"] if positional == 1 else [f"input {i + 1}" for i in range(positional)]
     by_name = {name: name for name in names}
+    while not by_name.keys().isdisjoint(by_position):  # a parameter has the name of such a key
+        by_position = [f"{key}_" for key in by_position]
     while True:
         taken = Taken(tuple(by_position), by_name)
         dag, result = _graph(steps, taken)

@@ -162,6 +162,28 @@ async def test_a_task_may_be_used_twice_and_have_the_name_of_a_parameter(
     assert await result(pipeline, "b") == "b..,"
 
 
+async def test_an_argument_may_be_called_input(broker: InMemoryBroker) -> None:
+    def both(text: str, input: str) -> str:  # noqa: A002 - the key of what kiq is given
+        return text + input
+
+    assert await result(Pipeline(broker).call_next(both), "a", input="b") == "ab"
+    assert await result(Pipeline(broker).call_next(both), input="b", text="a") == "ab"
+
+
+async def test_a_result_never_goes_to_a_parameter_because_of_a_name(
+    broker: InMemoryBroker,
+) -> None:
+    def second(text: str) -> str:
+        return text + "."
+
+    def joined(*parts: str, second: str = "-") -> str:
+        return second.join(parts)
+
+    assert await result(Pipeline(broker).call_next(second).call_next(triple), "a") == ("a.", 2, 3)
+    with pytest.raises(BindingError, match="'second', which is also the name of the step before"):
+        await result(Pipeline(broker).call_next(second).call_next(joined), "a")
+
+
 async def test_tasks_of_the_broker_are_steps(broker: InMemoryBroker) -> None:
     @broker.task(task_name="my.words")
     async def own(text: str) -> list[str]:

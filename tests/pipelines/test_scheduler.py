@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -264,6 +264,29 @@ async def test_a_scheduler_that_is_started_sends_what_is_due(
         assert await scheduler.get_job("once") is None
     await scheduler.start()
     await scheduler.shutdown(wait=False)
+
+
+async def test_the_broker_is_shut_down_by_who_started_it() -> None:
+    class Watched(InMemoryBroker):
+        calls: ClassVar[list[str]] = []
+
+        async def startup(self) -> None:
+            self.calls.append("startup")
+            await super().startup()
+
+        async def shutdown(self) -> None:
+            self.calls.append("shutdown")
+            await super().shutdown()
+
+    scheduler = PipelineScheduler(Watched())
+    await scheduler.shutdown()
+    assert Watched.calls == []
+    async with scheduler:
+        assert Watched.calls == ["startup"]
+    assert Watched.calls == ["startup", "shutdown"]
+    await scheduler.startup()  # as taskiq's own command does
+    await scheduler.shutdown()
+    assert Watched.calls == ["startup", "shutdown"] * 2
 
 
 @pytest.mark.parametrize("waits", [True, False])
