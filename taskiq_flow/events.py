@@ -464,7 +464,8 @@ class NodeFailure:
 class Failure:
     """How a node failed, for a node that takes it as its input ``"NAME.failures"``.
 
-    ``index``: the place of the element that failed, ``None`` for a node that is no map.
+    ``index``: the place of the element that failed, ``None`` for a node that is no map. If the
+    failures of one element are taken, it is the place within that element.
     ``error_type``: the name of the exception's class.
 
     >>> def report(failures=()):

@@ -53,7 +53,8 @@ class Plan:
     nodes that have some. ``producers``: output key → the node that produces it. ``required``,
     ``optional``: external input key → the first node that takes it; a run must be given the
     required keys and may be given the optional ones. ``failure_keys``: the key ``"NAME.failures"``
-    of each node whose failures are an input of another one. ``elements``: how nodes map; ``None``
+    of each node whose failures are an input of another one; ``whole_failures``: those of them that
+    are taken whole. ``elements``: how nodes map; ``None``
     if none does. ``by_items``: the same, where the items of all generators are asked for.
     """
 
@@ -64,6 +65,7 @@ class Plan:
     required: dict[str, DAGNode]
     optional: dict[str, DAGNode]
     failure_keys: list[str]
+    whole_failures: list[str]
     elements: ElementPlan | None
     by_items: ElementPlan | None
 
@@ -396,10 +398,22 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
     )
     for node in nodes:
         _check_may_start(node, producers, elements)
-    keys = list(failed_nodes)
     return Plan(
-        order, predecessors, successors, producers, required, optional, keys, elements, by_items
+        order,
+        predecessors,
+        successors,
+        producers,
+        required,
+        optional,
+        list(failed_nodes),
+        [key for key in failed_nodes if any(_takes_whole(node, key) for node in nodes)],
+        elements,
+        by_items,
     )
+
+
+def _takes_whole(node: DAGNode, key: str) -> bool:
+    return key not in node.map_over and key in (*node.required_keys, *node.optional_keys)
 
 
 def _check_may_start(

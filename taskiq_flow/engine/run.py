@@ -589,9 +589,10 @@ class Run(Generic[N]):
         if not isinstance(node, Element):
             self.stream.deliver(node, value)
             return
-        if is_missing(value):
+        is_list = len(node.path) == self._spec.lists_at
+        if is_missing(value) and not is_list:
             self._mapped.missing(node, value)
-        if self._spec.items or len(node.path) == self._spec.lists_at:
+        if self._spec.items or is_list:
             self.stream.deliver(node, value)
 
     # Mapped nodes
@@ -634,7 +635,8 @@ class Run(Generic[N]):
         if self._on_error == "raise":
             self._end(self._state.node_failed(name, "", 0, ""))
         elif self._on_error == "collect":
-            self.stream.deliver(node, NodeFailure(name, "", error, 0, index))
+            deliver = self._deliver if isinstance(node, Element) else self.stream.deliver
+            deliver(node, NodeFailure(name, "", error, 0, index))
 
     # Results that are cached
 
