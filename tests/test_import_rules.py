@@ -26,6 +26,7 @@ ROWS = [
     {"engine"},
     {"execution_engine", "flow_task", "recommended", "testing"},
     {"map_reduce", "listeners"},
+    {"pipelines"},
     {"__init__", "__main__"},
 ]
 

@@ -126,7 +126,7 @@ class Starter:
                 "to it, here and where its workers run, or have the task return a list"
             )
         for node in spec.nodes:
-            if node.given_key is None:
+            if node.given_key is None and not node.is_computed:
                 dispatcher.address(node)
         for node, options in spec.options.items():
             if options.fallback_node is not None:
