@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from typing import Literal, TextIO
 
 from taskiq_flow.dataflow import render
-from taskiq_flow.dataflow.axes import (
-    ElementPlan,
-    check_mapped_keys,
-    element_plan,
-    node_name,
-)
+from taskiq_flow.dataflow.axes import node_name
 from taskiq_flow.dataflow.binding import Task
+from taskiq_flow.dataflow.element_plan import ElementPlan
+from taskiq_flow.dataflow.element_planning import check_mapped_keys, element_plan
 from taskiq_flow.dataflow.node import DAGNode, identity
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.drawing.diagram import Diagram, RunState

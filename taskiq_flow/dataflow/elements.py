@@ -10,16 +10,10 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from taskiq_flow.dataflow.axes import (
-    Axis,
-    ElementPlan,
-    Path,
-    element_name,
-    keys_of,
-    lists_of,
-)
+from taskiq_flow.dataflow.axes import Axis, Path, element_name, keys_of, lists_of
 from taskiq_flow.dataflow.cells import ABSENT, Cells
 from taskiq_flow.dataflow.element import Element, Gathering, Unreached, failure_within, place_of
+from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.groups import Cursor, Gathers, Group, Groups, Mapped, Taking, Within
 from taskiq_flow.dataflow.growing import GrowingRows
 from taskiq_flow.dataflow.items import Opening

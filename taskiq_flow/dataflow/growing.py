@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from taskiq_flow.dataflow.axes import Axis, ElementPlan, Path, parts_of
+from taskiq_flow.dataflow.axes import Axis, Path, parts_of
+from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.groups import Group, Groups
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.rows import Row

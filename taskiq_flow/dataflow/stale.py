@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from taskiq_flow.dataflow.axes import MappedNode, Path, parted
+from taskiq_flow.dataflow.axes import Path, parted
 from taskiq_flow.dataflow.dag import Plan
+from taskiq_flow.dataflow.element_plan import MappedNode
 from taskiq_flow.dataflow.node import DAGNode
 
 _Places = dict[DAGNode, set[Path]]
