@@ -11,11 +11,11 @@ from taskiq_flow.dataflow.axes import (
     Levels,
     Places,
     count_alike,
+    index_of,
     joined,
     keys_of,
     lists_of,
     parts_of,
-    index_of,
     zip_of,
 )
 from taskiq_flow.dataflow.element_plan import ElementPlan, GroupPlan, MappedNode, Taken
