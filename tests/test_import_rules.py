@@ -23,8 +23,8 @@ ROWS = [
     {"middleware", "journal"},
     {"cache", "dispatch"},
     {"engine"},
-    {"execution_engine", "flow_task", "recommended", "testing", "views"},
-    {"map_reduce", "listeners"},
+    {"execution_engine", "flow_task", "recommended", "views"},
+    {"map_reduce", "listeners", "testing"},
     {"__init__", "__main__"},
 ]
 
