@@ -70,7 +70,7 @@ def check_orders(
 
     At each point one of the nodes in flight is chosen. Its task is executed, and the node has
     completed before the next choice. An element of a map is chosen as a node is, and so is each
-    item of a generator. No time passes while nodes are in flight that may complete.
+    item of a generator. A pause before another attempt ends when no node is in flight.
 
     Raises ``OrderError`` with the smallest order that was found to fail, ``ValueError`` for an
     ``order`` in which a node is not in flight when it should complete, and what ``run`` raises.
@@ -196,46 +196,57 @@ class _Search:
         prefixes = deque([list[int]()])
         while prefixes and self._count + len(prefixes) <= most:
             prefix = prefixes.popleft()
-            trial = self._run(prefix)
-            if trial.error is not None:
-                raise OrderError(trial.order, trial.outcome) from trial.error
+            trial = self._run(_by_number(prefix))
             for place in range(len(prefix), len(trial.choices)):
                 before = trial.choices[:place]
                 prefixes.extend([*before, other] for other in range(1, len(trial.names[place])))
         is_all = not prefixes
-        while prefixes and self._count < most:
-            self._count += 1
-            trial = self._trial(lambda names: chance.randrange(len(names)))
-            if trial.error is not None:
-                trial = self._shrunk(trial)
-                raise OrderError(trial.order, trial.outcome) from trial.error
+        while not is_all and self._count < most:
+            self._run(lambda names: chance.randrange(len(names)))
         return OrdersChecked(self._count, all=is_all)
 
-    def _run(self, choices: Sequence[int]) -> _Trial:
-        """Run with these choices, and then in the order of sending."""
+    def _run(self, choose: _Choose) -> _Trial:
+        """Run an order. Raises ``OrderError`` with a smaller one if the check fails."""
         self._count += 1
-        left = iter(choices)
-        return self._trial(lambda names: min(next(left, 0), len(names) - 1))
+        trial = self._trial(choose)
+        if trial.error is not None:
+            trial = self._shrunk(trial)
+            raise OrderError(trial.order, trial.outcome) from trial.error
+        return trial
 
     def _shrunk(self, failing: _Trial) -> _Trial:
-        """A run that still fails, with fewer and smaller deviations."""
-        end = self._count + MOST_SHRINKS
-        is_smaller = True
-        while is_smaller:
+        """A run that still fails with fewer names in its order: halves are left out, and so on."""
+        left = MOST_SHRINKS
+        size = max(1, len(failing.order) // 2)
+        while size:
             is_smaller = False
-            for place in reversed(range(len(failing.choices))):
-                for choice in range(failing.choices[place]):
-                    if self._count == end:
-                        return failing
-                    before, after = failing.choices[:place], failing.choices[place + 1 :]
-                    trial = self._run([*before, choice, *after])
-                    if trial.error is not None and len(trial.choices) == len(failing.choices):
-                        failing, is_smaller = trial, True
-                        break
+            for start in reversed(range(0, len(failing.order), size)):
+                order = failing.order
+                if not left:
+                    return failing
+                left -= 1
+                trial = self._trial(_by_name_if_there([*order[:start], *order[start + size :]]))
+                if trial.error is not None and len(trial.order) < len(order):
+                    failing, is_smaller = trial, True
+            if not is_smaller:
+                size //= 2
         return failing
 
 
+def _by_number(choices: Sequence[int]) -> _Choose:
+    """These choices, and then the node that was sent first."""
+    left = iter(choices)
+    return lambda _: next(left, 0)
+
+
+def _by_name_if_there(order: Sequence[str]) -> _Choose:
+    """The nodes of these names; those that are not in flight in their turn are left out."""
+    left = iter(order)
+    return lambda names: next((names.index(name) for name in left if name in names), 0)
+
+
 def _by_name(order: Sequence[str]) -> _Choose:
+    """The nodes of these names, and then those that were sent first. Raises ``ValueError``."""
     left, done = deque(order), list[str]()
 
     def choose(names: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
@@ -85,9 +86,9 @@ async def record(
     log, sent = EventLog(), _SentArguments()
     listeners = [*options.get("listeners", ()), log]
     engine = ExecutionEngine(broker, dag, **{**options, "listeners": listeners})
-    generators = {node.task_name for node in dag.nodes if node.is_generator}
+    generators = _generators(dag)
     results: dict[str, Any] = {}
-    items: dict[str, list[tuple[float, Any]]] = {}
+    items: defaultdict[str, list[tuple[float, Any]]] = defaultdict(list)
     broker.middlewares = [*broker.middlewares, sent]
     try:
         stream = engine.execute_async(inputs, outputs=outputs, items=bool(generators))
@@ -97,11 +98,11 @@ async def record(
                     store_result(dag, results, name, value)
                 elif name in generators:
                     at = asyncio.get_running_loop().time()
-                    items.setdefault(_element_of(name, value.index), []).append((at, value.value))
+                    items[_element_of(name, value.index)].append((at, value.value))
     finally:
         broker.middlewares = [m for m in broker.middlewares if m is not sent]
         if log.events:
-            text = _written(_values_of(broker, dag), inputs or {}, log, sent.digests, items)
+            text = _written(dag, _values_of(broker, dag), inputs or {}, log, sent.digests, items)
             await asyncio.to_thread(Path(path).write_text, text, encoding="utf-8")
     return results
 
@@ -155,6 +156,11 @@ def _values_of(broker: AsyncBroker | None, dag: DAG) -> StoredValues:
     return StoredValues(JSONSerializer(), classes, None if broker is None else codec_of(broker))
 
 
+def _generators(dag: DAG) -> set[str]:
+    """The names of the nodes that give their items one by one."""
+    return {node.task_name for node in dag.nodes if node.gives_items}
+
+
 def _element_of(name: str, index: Index) -> str:
     """The name of the generator, or of its element, that has given the item at this place."""
     if isinstance(index, int):
@@ -163,6 +169,7 @@ def _element_of(name: str, index: Index) -> str:
 
 
 def _written(
+    dag: DAG,
     values: StoredValues,
     inputs: Mapping[str, Any],
     log: EventLog,
@@ -170,7 +177,8 @@ def _written(
     items: Mapping[str, list[tuple[float, Any]]],
 ) -> str:
     """The text of a recording."""
-    began = log.events[0].at
+    began, node_of = log.events[0].at, dag.plan().node_of
+    generators = _generators(dag)
     entries: dict[tuple[str, int], dict[str, Any]] = {}
     for sent in log.sent:
         name, number = sent.task_name, sent.attempt
@@ -198,10 +206,10 @@ def _written(
                     (name, number), {"node": name, "attempt": number, "arguments": ""}
                 )
                 entry["ended"] = at - began
-                if name in items:
+                if node_of(name) in generators:
                     entry["items"] = [
                         [at - began, _encoded(values, f"an item of {name!r}", item)]
-                        for at, item in items[name]
+                        for at, item in items.get(name, ())
                     ]
                 else:
                     entry["value"] = _encoded(values, f"the value of {name!r}", value)

@@ -109,13 +109,19 @@ def run_on_clock(main: Coroutine[Any, Any, T], on_idle: Callable[[], bool]) -> T
     """
 
     def run() -> T:
-        make = partial(VirtualClockLoop, on_idle=on_idle)
+        make = partial(VirtualClockLoop, LONGEST_RUN, on_idle=on_idle)
         with asyncio.Runner(loop_factory=make) as runner:
             return runner.run(main)
 
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _is_loop_running():
         return run()
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(copy_context().run, run).result()
+
+
+def _is_loop_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
