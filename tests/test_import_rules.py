@@ -110,6 +110,7 @@ def test_importing_the_package_loads_nothing_but_what_it_requires() -> None:
         "def packages(): return {name.split('.')[0] for name in sys.modules}\n"
         "before = packages()\n"
         "import taskiq_flow\n"
+        "assert 'taskiq_flow.testing' not in sys.modules\n"
         "print(json.dumps([*packages() - before - sys.stdlib_module_names]))\n"
         f"assert not packages() & {CLIENTS | ENTRANCES!r}"
     )

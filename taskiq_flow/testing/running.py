@@ -57,8 +57,8 @@ def run(
     >>> outcome.results, outcome.ended_at
     ({'fetch': '<html>', 'size': 6}, {'fetch': 5.0, 'size': 5.0})
     >>> outcome = run(dag, {"url": "a"}, replace={"fetch": OSError("away")})
-    >>> outcome.error, outcome.attempts["fetch"]
-    (NodeFailedError("node 'fetch' failed after 2 attempts: OSError: away"), 2)
+    >>> outcome.failures, outcome.attempts["fetch"]
+    ({'fetch': OSError('away')}, 2)
     """
     check_graph(dag)
     turn = _seconds_of(dag, takes)
