@@ -3,7 +3,8 @@
 from taskiq_flow.testing.brokers import in_memory
 from taskiq_flow.testing.orders import OrderError, OrdersChecked, check_orders
 from taskiq_flow.testing.outcome import RunOutcome
-from taskiq_flow.testing.recording import ReplayError, record, replay
+from taskiq_flow.testing.recording import record, replay
+from taskiq_flow.testing.recording_file import ReplayError
 from taskiq_flow.testing.running import run
 from taskiq_flow.testing.shared_values import ValueChangedError
 from taskiq_flow.testing.virtual_clock import HangingError, VirtualClockLoop, run_virtually

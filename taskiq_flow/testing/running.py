@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
-
-import anyio
 
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.options import Seconds, in_seconds
 from taskiq_flow.engine.arguments import check_graph
 from taskiq_flow.engine.run_spec import Items
 from taskiq_flow.errors import MissingNodeError
-from taskiq_flow.events import NodeCompleted, NodeFailed, NodeStarted
+from taskiq_flow.events import NodeStarted
 from taskiq_flow.testing.outcome import RunOutcome, outcome_of
 from taskiq_flow.testing.shared_values import SharedValues
 from taskiq_flow.testing.stage import Stage, Turn
@@ -90,28 +89,37 @@ def perform(
     log = stage.log
     log.clear()
     pairs: list[tuple[str, Any]] = []
+    in_flight: list[str] = []
+    is_cancelled = False
 
     async def read() -> Exception | None:
+        nonlocal is_cancelled
         stream = stage.engine.execute_async(inputs, outputs=outputs, items=items)
         try:
             async with aclosing(stream):
                 async for pair in stream:
                     pairs.append(pair)  # noqa: PERF401 - what came before an error counts
+        except asyncio.CancelledError:
+            is_cancelled = True
+            raise
         except Exception as error:
             if not log.events:  # nothing was begun
                 raise
             return error
         return None
 
+    def idle() -> bool:
+        if not is_cancelled:
+            in_flight[:] = stage.in_flight
+        return on_idle()
+
     try:
-        error = run_on_clock(read(), on_idle)
+        error = run_on_clock(read(), idle)
     except HangingError as caught:
-        ended = {e.task_name for e in log.events if isinstance(e, NodeCompleted | NodeFailed)}
-        names = dict.fromkeys(attempt.task_name for attempt in log.sent)
-        in_flight = ", ".join(repr(name) for name in names if name not in ended)
+        names = ", ".join(map(repr, in_flight)) or "nothing"
         raise HangingError(
-            f"{caught}; in flight: {in_flight or 'nothing'}; replace= tasks that wait for a "
-            "thread, a process or a connection"
+            f"{caught}; in flight: {names}; replace= tasks that wait for a thread, a process or a "
+            "connection"
         ) from None
     return outcome_of(stage.dag, pairs, error, log.sent, log.events)
 
@@ -145,7 +153,7 @@ def _seconds_of(dag: DAG, takes: Seconds | Mapping[str, Seconds]) -> Turn:
         name = attempt.task_name
         seconds = by_name.get(name, by_name.get(node_of(name), of_all))
         if seconds:
-            await anyio.sleep(seconds)
+            await asyncio.sleep(seconds)
         yield
 
     return turn

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -75,7 +83,9 @@ async def call_directly(
 
 
 class Stage:
-    """An engine with a graph like the given one. ``log``: of the latest run.
+    """An engine with a graph like the given one.
+
+    ``log``: of the latest run. ``in_flight``: the names of what is executed.
 
     Its tasks are executed on the event loop, sync ones too, so that their order depends on nothing
     but the graph and ``turn``. ``replace``: by node, what stands in for its task: a function, an
@@ -100,6 +110,7 @@ class Stage:
         self.dag = DAG()
         self.turn = turn
         self.log = EventLog()
+        self.in_flight: dict[str, None] = {}
         self._call = call
         stand_ins = {dag.get_node(name): stand_in for name, stand_in in replace.items()}
         for node in dag.nodes:
@@ -126,14 +137,18 @@ class Stage:
         call = self._call
 
         async def execute(*args: Any, **kwargs: Any) -> Any:
-            async with self.turn(executing.get()):
-                return await call(node, function, *args, **kwargs)
+            with self._executing():
+                async with self.turn(executing.get()):
+                    return await call(node, function, *args, **kwargs)
 
         async def execute_generator(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            async for item in _items(await call(node, function, *args, **kwargs)):
-                async with self.turn(executing.get()):
-                    pass
-                yield item
+            with self._executing():
+                values = _items(await call(node, function, *args, **kwargs))
+                async with aclosing(values) as items:
+                    async for item in items:
+                        async with self.turn(executing.get()):
+                            pass
+                        yield item
 
         wrapper: Any = execute_generator if node.is_generator else execute
         own, info = original_function(node.task), task_info(node.task)
@@ -150,6 +165,15 @@ class Stage:
             return self._registered(node.task, node.task_name, wrapper)
         function_of_node: Task = wrapper
         return function_of_node
+
+    @contextmanager
+    def _executing(self) -> Iterator[None]:
+        name = executing.get().task_name
+        self.in_flight[name] = None
+        try:
+            yield
+        finally:
+            self.in_flight.pop(name, None)
 
     def _registered(
         self, task: AsyncTaskiqDecoratedTask[Any, Any], node: str, wrapper: Any
@@ -209,10 +233,12 @@ def _check_call(node: DAGNode, function: Callable[..., Any]) -> None:
         ) from None
 
 
-async def _items(values: Any) -> AsyncIterator[Any]:
-    if isinstance(values, AsyncIterable):
-        async for value in values:
-            yield value
+async def _items(values: Any) -> AsyncGenerator[Any, None]:
+    """The items of a generator, or of what stands in for it."""
+    if isinstance(values, AsyncGenerator):
+        async with aclosing(values):
+            async for value in values:
+                yield value
     else:
         items: Iterable[Any] = values
         for value in items:

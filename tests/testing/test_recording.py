@@ -158,6 +158,23 @@ def test_the_items_of_generators_within_a_map_are_recorded(path: Path) -> None:
     assert executions == []
 
 
+def test_what_a_filter_lets_through_is_recorded(path: Path) -> None:
+    def wanted(number: int) -> bool:
+        executions.append("wanted")
+        return number != 1
+
+    dag = (
+        DAGBuilder()
+        .node(wanted, inputs={"number": "given"}, map_over="given", filter=True)
+        .node(lambda n: -n, name="minus", inputs={"n": "wanted"}, map_over="wanted")
+        .build()
+    )
+    recorded = run_virtually(record(path, InMemoryBroker(), dag, {"given": [0, 1, 2]}))
+    executions.clear()
+    assert replay(path, dag).results == recorded == {"wanted": [0, 2], "minus": [0, -2]}
+    assert executions == []
+
+
 def test_changed_inputs_and_unknown_nodes_are_errors_that_nothing_hides(path: Path) -> None:
     run_virtually(record(path, InMemoryBroker(), graph(), {"source": "a"}))
     with pytest.raises(ReplayError, match="node 'load' is given other arguments") as caught:
