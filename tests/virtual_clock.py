@@ -58,8 +58,8 @@ def virtually(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]
     return run
 
 
-def virtual_loop() -> VirtualClockLoop:
+def virtual_loop() -> ClockLoop:
     """The running loop."""
     loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualClockLoop)
+    assert isinstance(loop, ClockLoop)
     return loop
