@@ -148,12 +148,40 @@ def _seconds_of(dag: DAG, takes: Seconds | Mapping[str, Seconds]) -> Turn:
                 reference=name,
             )
 
+    sleeps = _Sleeps()
+
     @asynccontextmanager
     async def turn(attempt: NodeStarted) -> AsyncIterator[None]:
         name = attempt.task_name
         seconds = by_name.get(name, by_name.get(node_of(name), of_all))
         if seconds:
-            await asyncio.sleep(seconds)
+            await sleeps.sleep(seconds)
         yield
 
     return turn
+
+
+class _Sleeps:
+    """Sleeps of one run. Those that end at the same moment end in the order in which they began.
+
+    A heap, as event loops have for timers, does not keep that order.
+    """
+
+    def __init__(self) -> None:
+        self._by_end: dict[float, list[asyncio.Future[None]]] = {}
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait so many seconds of the running loop."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        if end not in self._by_end:
+            self._by_end[end] = []
+            loop.call_at(end, self._wake, end)
+        sleeping: asyncio.Future[None] = loop.create_future()
+        self._by_end[end].append(sleeping)
+        await sleeping
+
+    def _wake(self, end: float) -> None:
+        for sleeping in self._by_end.pop(end):
+            if not sleeping.done():  # by a cancellation
+                sleeping.set_result(None)

@@ -136,6 +136,12 @@ def test_elements_of_maps_have_names_and_times_of_their_own() -> None:
     assert outcome.results == {"abs": [1, 2, 3]}
 
 
+def test_what_ends_at_the_same_moment_ends_as_it_began() -> None:
+    dag = DAGBuilder().node(abs, inputs=["numbers"], map_over="numbers").build()
+    outcome = run(dag, {"numbers": list(range(9))}, takes=1)
+    assert outcome.order == [f"abs[{number}]" for number in range(9)]
+
+
 def numbers(count: int) -> Iterator[int]:
     yield from range(count)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from taskiq_flow import DAG, DAGBuilder
+from taskiq_flow import DAG, DAGBuilder, NodeTimeoutError
 from taskiq_flow.testing import ValueChangedError, run
 from taskiq_flow.testing.shared_values import difference
 
@@ -117,6 +117,22 @@ def test_a_value_that_a_node_has_given_and_changes_later_is_its_own_fault() -> N
     error = checked(DAGBuilder().node(first).node(second).build())
     assert error is not None
     assert (error.task_name, error.key) == ("second", "first")
+
+
+def test_a_cancellation_reaches_a_task_that_is_watched() -> None:
+    ended: list[str] = []
+
+    async def slow(rows: list[Row]) -> None:
+        try:
+            await asyncio.sleep(60.0)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    dag = DAGBuilder().node(load, output="rows").node(slow, timeout=2.0).build()
+    outcome = run(dag, values="shared", check_values=True)
+    assert isinstance(outcome.failures["slow"], NodeTimeoutError)
+    assert ended == ["cancelled"]
 
 
 def test_arrays_are_compared_by_their_bytes() -> None:
