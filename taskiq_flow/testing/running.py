@@ -85,7 +85,7 @@ def perform(
     items: Items = False,
     on_idle: Callable[[], bool] = lambda: False,
 ) -> RunOutcome:
-    """Run a staged graph on a virtual clock. ``on_idle``: as of ``VirtualClock``."""
+    """Run a staged graph on a virtual clock. ``on_idle``: as of ``VirtualClockLoop``."""
     log = stage.log
     log.clear()
     pairs: list[tuple[str, Any]] = []
@@ -138,7 +138,7 @@ def _seconds_of(dag: DAG, takes: Seconds | Mapping[str, Seconds]) -> Turn:
         by_name = {name: _seconds(f"takes of {name!r}", takes[name]) for name in takes}
     else:
         of_all = _seconds("takes", takes)
-    names = {node.task_name for node in dag.nodes}
+    names = [node.task_name for node in dag.nodes]
     node_of = dag.plan().node_of
     for name in by_name:
         if node_of(name) not in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -26,11 +27,16 @@ from taskiq_flow.dispatch.callables import annotations_of
 from taskiq_flow.engine.arguments import check_graph
 from taskiq_flow.events import Event, NodeStarted
 from taskiq_flow.execution_engine import ExecutionEngine
+from taskiq_flow.journal import RedisJournal, SqliteJournal
 from taskiq_flow.processes.in_process import runs_in_process
 from taskiq_flow.testing.brokers import copy_dependencies
 
 executing: ContextVar[NodeStarted] = ContextVar("executing")
 """The attempt that the current asyncio task executes."""
+
+
+_IN_REAL_TIME = (str, os.PathLike, SqliteJournal, RedisJournal)
+"""Journals that wait for threads or connections."""
 
 
 class Turn(Protocol):
@@ -93,7 +99,8 @@ class Stage:
     the engine.
 
     Raises ``MissingNodeError`` for a name that the graph does not have, ``TypeError`` for a
-    function that cannot be called as the node's task is, and what the engine raises.
+    function that cannot be called as the node's task is and for a journal on a disk or a server,
+    and what the engine raises.
     """
 
     def __init__(
@@ -106,6 +113,13 @@ class Stage:
     ) -> None:
         check_graph(dag)
         dag.validate()
+        if not isinstance(replace, Mapping):
+            raise TypeError(f"replace is {replace!r}; give a mapping, as in {{'load': [1, 2]}}")
+        if isinstance(options.get("journal"), _IN_REAL_TIME):
+            raise TypeError(
+                f"journal is {options['journal']!r}, for which a virtual clock does not wait; give "
+                "MemoryJournal(), or leave it out"
+            )
         self.broker = InMemoryBroker()
         self.dag = DAG()
         self.turn = turn

@@ -16,9 +16,9 @@ from taskiq_flow import (
     DAG,
     AnnotationError,
     Cache,
-    ConfigurationError,
     DAGBuilder,
     Item,
+    MemoryJournal,
     MissingInputError,
     MissingNodeError,
     NodeFailedError,
@@ -209,6 +209,12 @@ def test_the_graph_is_left_as_it_is_and_caches_are_not_asked() -> None:
     assert dag.get_node("load").cache is not None
 
 
+def test_a_journal_in_memory_and_encoded_values_are_used() -> None:
+    replace = {"fetch": "<p>"}
+    outcome = run(pages(), {"url": "a"}, replace=replace, journal=MemoryJournal(), values="encoded")
+    assert outcome.results["count"] == 3
+
+
 def test_edges_without_data_are_kept() -> None:
     dag = DAGBuilder().node(lambda: 1, name="a").node(lambda: 2, name="b").build()
     dag.add_edge("b", "a")
@@ -248,5 +254,7 @@ def test_what_is_refused_before_a_run_is_raised() -> None:
         run(pages(), {"url": "a"}, retries=3)
     with pytest.raises(TypeError, match="dag is"):
         run(object())  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError):
-        run(pages(), {"url": "a"}, replace={"fetch": ""}, pass_by="reference", journal="runs.db")
+    with pytest.raises(TypeError, match="replace is"):
+        run(pages(), {"url": "a"}, replace=["fetch"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"journal is 'runs\.db', for which"):
+        run(pages(), {"url": "a"}, journal="runs.db")
