@@ -138,13 +138,16 @@ class _Answers:
         self, node: DAGNode, _function: Callable[..., Any], /, *_args: Any, **_kwargs: Any
     ) -> Any:
         """Give what was recorded of the present attempt when it was, as a ``Call`` does."""
-        attempt = self._recording.find(executing.get())
+        recording, name = self._recording, executing.get().task_name
+        attempt = recording.find(executing.get())
         if attempt.items is not None:
             return self._items(attempt.items)
-        if attempt.ended is None:
-            await asyncio.get_running_loop().create_future()  # cancelled when the run ends
-        else:
-            await _until(attempt.ended)
+        if attempt.ended is None:  # the end of the run has cancelled it, and is to do so again
+            await _until(recording.end + 1.0)
+            raise recording.failed(
+                f"node {name!r} had not ended when the run in {recording.path} did", name
+            )
+        await _until(attempt.ended)
         if attempt.error is not None:
             raise attempt.error
         return attempt.value

@@ -179,7 +179,10 @@ def _read(entry: Mapping[str, Any], values: StoredValues) -> Attempt:
 
 
 class Recording:
-    """A recording that is read. ``problem``: the first question to which it has no answer."""
+    """A recording that is read.
+
+    ``end``: when its last attempt ended. ``problem``: the first question to which it has no answer.
+    """
 
     def __init__(self, path: str | os.PathLike[str], dag: DAG) -> None:
         self.path, values = os.fspath(path), _values_of(None, dag)
@@ -194,6 +197,7 @@ class Recording:
                 (entry["node"], entry["attempt"]): _read(entry, values)
                 for entry in content["attempts"]
             }
+            self.end = max([entry.get("ended", 0.0) for entry in content["attempts"]], default=0.0)
         except Exception as error:  # whatever is wrong with the text
             raise ReplayError(
                 f"{self.path} cannot be read as a recording: {error!r}; record it again"
@@ -206,18 +210,19 @@ class Recording:
         if found is None:
             known = sum(other == name for other, _ in self._attempts)
             has = f"{known} of its attempts, and this is number {number}" if known else "none of it"
-            raise self._failed(f"node {name!r} is run, and {self.path} has {has}", name)
+            raise self.failed(f"node {name!r} is run, and {self.path} has {has}", name)
         return found
 
     def check_arguments(self, sending: NodeStarted, digest: str) -> None:
         """Raise ``ReplayError`` if an attempt has other arguments than the recorded one."""
         recorded, name = self.find(sending).arguments, sending.task_name
         if recorded and digest != recorded:
-            raise self._failed(
+            raise self.failed(
                 f"node {name!r} is given other arguments than those in {self.path}", name
             )
 
-    def _failed(self, problem: str, name: str) -> ReplayError:
+    def failed(self, problem: str, name: str) -> ReplayError:
+        """The error to be raised for a question without an answer."""
         error = ReplayError(f"{problem}; record the run again", name)
         self.problem = self.problem or error
         return error

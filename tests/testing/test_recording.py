@@ -111,6 +111,8 @@ def test_a_failed_run_is_recorded_with_its_errors(path: Path) -> None:
     assert isinstance(error, Pending)
     assert (error.code, error.args[1]) == (7, date(2024, 2, 29))
     assert outcome.seconds == 3.0
+    with pytest.raises(ReplayError, match="node 'wait' had not ended when the run in"):
+        replay(path, dag, on_error="collect")
 
 
 def test_fallbacks_and_skips_are_replayed(path: Path) -> None:
