@@ -17,7 +17,7 @@ from taskiq import InMemoryBroker
 from benchmarks.measure import Contestant, interleaved, median_ratio
 from benchmarks.report import CHECKED, Check, Options, print_table
 from benchmarks.shapes import Shape, by_engine, chain, dag_of, drain, fan, no_op, random_graph
-from taskiq_flow import ExecutionEngine, SqliteJournal
+from taskiq_flow import ExecutionEngine, Journal, SqliteJournal
 
 NODES = 1_000
 MOST = 1.5
@@ -57,7 +57,7 @@ async def run(options: Options) -> list[Check]:
     return checks
 
 
-def with_journal(shape: Shape, journal: SqliteJournal) -> Contestant:
+def with_journal(shape: Shape, journal: Journal) -> Contestant:
     """A run of the shape by the engine that is kept in the journal, as a run of its own."""
     broker = InMemoryBroker()
     dag = dag_of(no_op(broker), shape)

@@ -20,6 +20,7 @@ NAMES = (
     "first_pair",
     "workflows",
     "journal",
+    "history",
     "resuming",
     "in_process",
     "values",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from hypothesis import strategies as st
 from taskiq import Context, TaskiqDepends
 
-from taskiq_flow import DAG, DAGBuilder, Join, Product
+from taskiq_flow import DAG, DAGBuilder, Failure, Join, Product
 
 MISSING = "missing"
 """The default of every parameter."""
@@ -139,11 +139,17 @@ class Shapes:
 
     def __init__(self, lists: Mapping[str, list[Any]]) -> None:
         self.keys = {key: Shape(deeper=depth_of(value)) for key, value in lists.items()}
+        self.failures: dict[str, Shape] = {}
+
+    def of(self, key: str) -> Shape:
+        """The axes of a key, also of one that has the failures of a node."""
+        return self.failures[key] if key in self.failures else self.keys[key]
 
     def add(self, node: Node) -> None:
         """Raises ``NotTogetherError`` for keys that cannot be mapped over together."""
         levels = self.levels(node)
         own = tuple(axis for level in levels for axis in level)
+        self.failures[f"{node.name}.failures"] = Shape(own, levels)
         deeper = len(node.lengths)
         if node.filter:
             deeper = self.left(*node.map_over[0][0])
@@ -157,32 +163,70 @@ class Shapes:
         shape = self.keys[key]
         return len(shape.levels) + shape.deeper - levels
 
+    def around(self, part: tuple[str, int]) -> tuple[Any, ...]:
+        """The axes within which a list lies."""
+        return (*self.keys[part[0]].own, *((part[0], depth) for depth in range(1, part[1])))
+
     def levels(self, node: Node) -> tuple[tuple[Axis, ...], ...]:
-        factors = [self._zipped(factor) for factor in node.map_over]
-        seen: set[Axis] = set()
-        for factor in factors:
-            parts = {part for level in factor for axis in level for part in parts_of(axis)}
-            if parts & seen:
+        """The axes of a node. Outer levels that all factors have in common are there once."""
+        first, *others = [self._by_depth(factor) for factor in node.map_over or ((),)]
+        further = []
+        for number, other in enumerate(others):
+            shared = self._count_shared(first, other)
+            if shared == len(other) or (shared == len(first) and not number):
                 raise NotTogetherError
-            seen |= parts
+            for depth in range(shared):
+                first[depth] |= other[depth]
+            further.append(self._together(other)[shared:])
+        factors = [self._together(first), *further]
+        check_apart([axis for level in factor for axis in level] for factor in factors)
         return tuple(level for factor in factors for level in factor)
 
-    def _zipped(self, factor: Iterable[tuple[str, int]]) -> tuple[tuple[Axis, ...], ...]:
-        found = {key: self.keys[key].first(key, count) for key, count in factor}
+    def _by_depth(self, factor: Iterable[tuple[str, int]]) -> list[set[tuple[Axis, ...]]]:
+        found = [self.of(key).first(key, count) for key, count in factor]
+        deepest = max(map(len, found), default=0)
+        return [{own[depth] for own in found if len(own) > depth} for depth in range(deepest)]
+
+    def _count_shared(
+        self, first: list[set[tuple[Axis, ...]]], other: list[set[tuple[Axis, ...]]]
+    ) -> int:
+        for depth, (ours, theirs) in enumerate(zip(first, other, strict=False)):
+            parts = [
+                {part for level in levels for axis in level for part in parts_of(axis)}
+                for levels in (ours, theirs)
+            ]
+            are_single = all(len(level) == 1 for level in ours | theirs)
+            if ours != theirs and not (are_single and parts[0] & parts[1]):
+                return depth
+        return min(len(first), len(other))
+
+    def _together(self, by_depth: list[set[tuple[Axis, ...]]]) -> tuple[tuple[Axis, ...], ...]:
         together: list[tuple[Axis, ...]] = []
-        for depth in range(max(map(len, found.values()))):
-            levels = {own[depth] for own in found.values() if len(own) > depth}
+        for levels in by_depth:
+            level = next(iter(levels))
             if len(levels) > 1:
-                if depth or any(len(level) > 1 for level in levels):
+                if any(len(level) > 1 for level in levels):
                     raise NotTogetherError
                 axes = {level[0] for level in levels}
                 outer = {a for a in axes if not any(a in parts_of(b) for b in axes - {a})}
-                levels = {(frozenset(outer),) if len(outer) > 1 else tuple(outer)}
-            together += levels
-        parts = [part for level in together for axis in level for part in parts_of(axis)]
-        if len(set(parts)) < len(parts):
-            raise NotTogetherError
+                level = (frozenset(outer),) if len(outer) > 1 else tuple(outer)
+            together.append(level)
+        check_apart(together)
         return tuple(together)
+
+
+def check_apart(levels: Iterable[Iterable[Axis]]) -> None:
+    seen: set[Axis] = set()
+    for level in levels:
+        parts = {part for axis in level for part in parts_of(axis)}
+        if parts & seen:
+            raise NotTogetherError
+        seen |= parts
+
+
+def leaves_of(axis: Axis) -> list[tuple[str, int]]:
+    """The lists that are taken together along an axis."""
+    return [part for part in parts_of(axis) if isinstance(part, tuple)]
 
 
 def parts_of(axis: Axis) -> set[Axis]:
@@ -207,7 +251,8 @@ class Sequential:
     graph: Graph
     whole: dict[str, Outcome] = field(default_factory=dict)
     elements: dict[str, dict[Path, Outcome]] = field(default_factory=dict)
-    uneven: set[str] = field(default_factory=set)
+    uneven: dict[str, set[Path]] = field(default_factory=dict)  # where lists differ in length
+    failed: dict[str, list[Path]] = field(default_factory=dict)  # what has failed by itself
     calls: Counter[str] = field(default_factory=Counter)
     cut: dict[str, set[Path]] = field(default_factory=dict)  # where a generator has failed
     items: dict[str, dict[Path, Any]] = field(default_factory=dict)  # of generators
@@ -236,10 +281,19 @@ class Sequential:
 
     def _taken(self, key: str, node: Node) -> Outcome:
         """A key as a node takes it whole. An ``"ended"`` one is given what there is of a list."""
+        if key in self.shapes.failures:
+            return self._failures(key, ())
         outcome = self.whole[key]
         if outcome.ending == "failed" and key in self.elements:
             return Outcome("failed", self.lists(key) if node.join == "ended" else None)
         return outcome
+
+    def _failures(self, key: str, within: Path) -> Outcome:
+        """The failures of a node within a path, in order."""
+        name = key.removesuffix(".failures")
+        depth = len(within)
+        found = [path for path in self.failed.get(name, ()) if path[:depth] == within]
+        return Outcome("completed", [(name, index_of(path[depth:])) for path in sorted(found)])
 
     def _outcome(
         self, node: Node, name: str, taken: Sequence[Outcome], after: Sequence[Outcome] = ()
@@ -255,15 +309,18 @@ class Sequential:
         if node.declined(*args):
             return SKIPPED
         self.calls[name] += 1 + node.retries
+        path = tuple(map(int, name[len(node.name) + 1 : -1].split(","))) if "[" in name else ()
         if node.generator:
             items, fails = node.made(*args)
-            path = tuple(map(int, name[len(node.name) + 1 : -1].split(","))) if "[" in name else ()
+            if fails:
+                self.failed.setdefault(node.name, []).append(path)
             given = self.items.setdefault(node.name, {})
             given.update({(*path, index): item for index, item in enumerate(items)})
             return Outcome("failed", items or None) if fails else Outcome("completed", items)
         try:
             value = node.called(*args)
         except BrokenError:
+            self.failed.setdefault(node.name, []).append(path)
             return FAILED
         if node.filter:
             mapped = args[node.keys.index(node.map_over[0][0][0])]
@@ -275,65 +332,57 @@ class Sequential:
         roots = [
             "completed" if self.whole[part[0]].value is not None else self.whole[part[0]].ending
             for axis in axes
-            for part in parts_of(axis)
-            if isinstance(part, tuple)
-            and part[0] not in self.elements
-            and not self.shapes.keys[part[0]].own
+            for part in leaves_of(axis)
+            if part[0] not in self.elements and not self.shapes.keys[part[0]].own
         ]
         if any(ending != "completed" for ending in roots):
             self.whole[node.name] = FAILED if "failed" in roots else SKIPPED
             return
         self.elements[node.name], self.rows[node.name] = {}, set()
-        self.cut[node.name] = set()
+        self.cut[node.name], self.uneven[node.name] = set(), set()
         self._walk(node, axes, (), {})
-        is_even = all(self._is_even(axis) for axis in axes if isinstance(axis, frozenset))
-        if not is_even:
-            self.uneven.add(node.name)
         endings = [outcome.ending for outcome in self.elements[node.name].values()]
-        if () in self.cut[node.name]:
-            self.uneven.discard(node.name)
-            is_even = True
-        is_whole = is_even and "failed" not in endings and not self.cut[node.name]
+        self.failed.setdefault(node.name, []).extend(self.uneven[node.name])
+        is_whole = not (self.uneven[node.name] or "failed" in endings or self.cut[node.name])
         self.whole[node.name] = Outcome("completed", self.lists(node.name)) if is_whole else FAILED
 
     def _walk(self, node: Node, axes: Sequence[Axis], path: Path, place: Place) -> None:
-        if not axes:
+        if len(path) == len(axes):
             taken = [self._element(key, place, node) for key in node.keys]
             after = [self._taken(key, node) for key in node.after]
             outcome = self._outcome(node, named(node.name, path), taken, after)
             self.elements[node.name][path] = outcome
             return
-        length = self._length(axes[0], place)
-        if isinstance(length, Outcome):
-            self.elements[node.name][path] = length
+        # All lists that are at this place have to be there, also those that are read within others.
+        parts = [part for axis in axes[len(path) :] for part in leaves_of(axis)]
+        here = [part for part in parts if place.keys() >= {*self.shapes.around(part)}]
+        found = {part: self._length(part, place) for part in here}
+        if missing := [each for each in found.values() if isinstance(each, Outcome)]:
+            self.elements[node.name][path] = FAILED if FAILED in missing else SKIPPED
             return
-        if self._is_cut(axes[0], place):
+        axis = axes[len(path)]
+        lengths = {p: each for p in leaves_of(axis) if isinstance(each := found[p], int)}
+        length = min(lengths.values())
+        if any(self._is_cut(part, place) for part in lengths if lengths[part] == length):
             self.cut[node.name].add(path)
+        elif len({*lengths.values()}) > 1:
+            around = {other for part in lengths for other in self.shapes.around(part)}
+            fixed = [n for n, other in enumerate(axes) if around & parts_of(other)]
+            self.uneven[node.name].add(path[: max(fixed, default=-1) + 1])
         self.rows[node.name].add(path)
         for index in range(length):
-            further = {**place, **dict.fromkeys(parts_of(axes[0]), index)}
-            self._walk(node, axes[1:], (*path, index), further)
+            further = {**place, **dict.fromkeys(parts_of(axis), index)}
+            self._walk(node, axes, (*path, index), further)
 
-    def _length(self, axis: Axis, place: Place) -> int | Outcome:
-        if isinstance(axis, frozenset):
-            lengths = [self._length(part, place) for part in axis]
-            return min(length for length in lengths if isinstance(length, int))
-        key, depth = axis
+    def _length(self, part: tuple[str, int], place: Place) -> int | Outcome:
+        key, depth = part
         outcome = self._value(key, place, depth - 1)
         has_items = outcome.ending == "completed" or outcome.value
         return len(outcome.value) if has_items else Outcome(outcome.ending)
 
-    def _is_cut(self, axis: Axis, place: Place) -> bool:
+    def _is_cut(self, part: tuple[str, int], place: Place) -> bool:
         """Whether a list has ended because the generator that makes it has failed."""
-        if isinstance(axis, frozenset):
-            return any(self._is_cut(part, place) for part in axis)
-        return self._value(axis[0], place, axis[1] - 1).ending == "failed"
-
-    def _is_even(self, axis: Axis) -> bool:
-        if not isinstance(axis, frozenset):
-            return True
-        lengths = {self._length(part, {}) for part in axis}
-        return len(lengths) == 1 and all(map(self._is_even, axis))
+        return self._value(part[0], place, part[1] - 1).ending == "failed"
 
     def _value(self, key: str, place: Place, depth: int) -> Outcome:
         """The value of a key at a place, so many lists deep within what its node has given."""
@@ -353,18 +402,24 @@ class Sequential:
     def _element(self, key: str, place: Place, node: Node) -> Outcome:
         if key not in node.mapped:
             return self._taken(key, node)
-        shape = self.shapes.keys[key]
+        shape = self.shapes.of(key)
         axes = [axis for level in shape.first(key, node.mapped[key]) for axis in level]
+        if key in self.shapes.failures:
+            return self._failures(key, tuple(place[axis] for axis in axes))
         if len(axes) >= len(shape.own):
             return self._value(key, place, len(axes) - len(shape.own))
+        return self._part(key, tuple(place[axis] for axis in axes), node)
+
+    def _part(self, key: str, path: Path, node: Node) -> Outcome:
+        """What a mapped node has given within a path, as lists."""
         if key not in self.elements:  # it has no lists to map over
             return Outcome(self.whole[key].ending)
-        path = tuple(place[axis] for axis in axes)
         within = {p: o for p, o in self.elements[key].items() if p[: len(path)] == path}
-        if path in within:  # there is no list
-            return Outcome(within[path].ending)
+        for depth in range(len(path) + 1):
+            if (outcome := self.elements[key].get(path[:depth])) is not None:  # there is no list
+                return Outcome(outcome.ending)
         failed = any(outcome.ending == "failed" for outcome in within.values()) or any(
-            cut[: len(path)] == path for cut in self.cut[key]
+            broken[: len(path)] == path for broken in (*self.cut[key], *self.uneven[key])
         )
         if failed and node.join != "ended":
             return FAILED
@@ -382,7 +437,7 @@ class Sequential:
 
     def _lists(self, node: Node, path: Path, sizes: Sequence[int], *, shown: bool) -> list[Any]:
         found: list[Any] = []
-        stops = self.cut[node.name] - {()} if shown else set[Path]()
+        stops = (self.cut[node.name] | self.uneven[node.name]) - {()} if shown else set[Path]()
         for inner in self._paths(node, path, sizes[0], stops):
             outcome = self.elements[node.name].get(inner)
             if inner in stops:
@@ -405,6 +460,11 @@ class Sequential:
         return [
             inner for step in sorted(steps) for inner in self._paths(node, step, size - 1, stops)
         ]
+
+
+def index_of(path: Path) -> Any:
+    """The place of an element as users see it; ``None`` for a node as a whole."""
+    return (path[0] if len(path) == 1 else path) if path else None
 
 
 def named(name: str, path: Path) -> str:
@@ -459,8 +519,8 @@ class Stage:
                 for name in (node.name, "all"):
                     self.running[name] -= 1
 
-        async def called(context: Context, *args: Any) -> Any:
-            attempt = attempt_of(context)
+        async def called(context: Context, *given: Any) -> Any:
+            attempt, args = attempt_of(context), [*map(as_modelled, given)]
             with running(args):
                 if delay := node.chance("delay", attempt, *args) % 4:
                     await asyncio.sleep(delay)
@@ -468,8 +528,8 @@ class Stage:
                     raise BrokenError(f"{node.name}, the first time")
                 return node.called(*args)
 
-        async def generated(context: Context, *args: Any) -> AsyncIterator[Any]:
-            attempt = attempt_of(context)
+        async def generated(context: Context, *given: Any) -> AsyncIterator[Any]:
+            attempt, args = attempt_of(context), [*map(as_modelled, given)]
             self.calls[node.name, repr(args)] += 1
             items, fails = node.made(*args)
             fails_first = node.retries and attempt == 1
@@ -511,6 +571,13 @@ class Stage:
         code = f"def condition({key}={MISSING!r}):\n    return wanted({key})"
         exec(code, space)  # noqa: S102 - of a name that is made here
         return space["condition"]
+
+
+def as_modelled(value: Any) -> Any:
+    """A list of failures as the model has it; other values as they are."""
+    if isinstance(value, list) and value and isinstance(value[0], Failure):
+        return [(failure.task_name, failure.index) for failure in value]
+    return value
 
 
 def attempt_of(context: Context) -> int:
@@ -556,13 +623,13 @@ def graphs(draw: st.DrawFn) -> Graph:
 def nodes_of(draw: st.DrawFn, name: str, shapes: Shapes, nodes: Sequence[Node]) -> Node:
     """A node that may take all keys there are."""
     known = list(shapes.keys)
-    own = tuple(draw(st.lists(st.sampled_from(known), max_size=3, unique=True)))
+    own = tuple(draw(st.lists(st.sampled_from(known), max_size=4, unique=True)))
     mappable = [key for key in own if shapes.left(key, 0)]
     mapped: list[tuple[str, int]] = []
     if mappable and draw(st.sampled_from([False, True, True, True])):
         mapped = [
             (key, draw(st.integers(1, shapes.left(key, 0))))
-            for key in mappable[: draw(st.integers(1, 3))]
+            for key in mappable[: draw(st.integers(1, 4))]
         ]
     factors: tuple[tuple[tuple[str, int], ...], ...] = (tuple(mapped),) if mapped else ()
     if len(mapped) > 1 and draw(st.booleans()):
@@ -575,17 +642,22 @@ def nodes_of(draw: st.DrawFn, name: str, shapes: Shapes, nodes: Sequence[Node]) 
     if gives in ("flatten", "filter") and (not mapped or (gives == "filter" and len(mapped) > 1)):
         gives = "list"
     deep = {"value": 0, "filter": 0, "lists": 2}.get(gives, 1)
+    failures = draw(st.lists(st.sampled_from([*shapes.failures]), max_size=1)) if nodes else []
+    if failures and factors and gives != "filter":
+        most = len(shapes.failures[failures[0]].levels)
+        taken = [(key, count) for key in failures if (count := draw(st.integers(0, most)))]
+        factors = ((*factors[0], *taken), *factors[1:])
     return Node(
         name,
-        own,
+        (*own, *failures),
         factors,
         tuple(other for other in after if other not in own),
         # A generator gives more than its window holds.
         tuple(draw(st.integers(1, 3 if level or not is_generator else 7)) for level in range(deep)),
         draw(st.sampled_from([0, 0, 1, 3])),
-        draw(st.sampled_from([0, 0, 0, 2])),
+        draw(st.sampled_from([0, 0, 0, 2])) if own else 0,
         draw(st.sampled_from([False, False, True])),
-        draw(st.sampled_from(["all", "all", "ended", "none_failed"])),
+        "ended" if failures else draw(st.sampled_from(["all", "all", "ended", "none_failed"])),
         draw(st.none() | st.integers(1, 3)) if mapped else None,
         gives == "flatten",
         gives == "filter",

@@ -22,6 +22,7 @@ from taskiq_flow import (
     RunStarted,
 )
 from taskiq_flow.engine.run import OnError
+from taskiq_flow.journal.protocol import News
 from tests.virtual_clock import virtual_loop
 
 Pairs = AsyncGenerator[tuple[str, Any], None]
@@ -79,14 +80,16 @@ class FragileJournal(MemoryJournal):
         self.seconds = seconds
         self.writes: int | None = None
 
-    async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+    async def append(
+        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+    ) -> None:
         if self.writes is not None:
             self.writes -= 1
             if self.writes < 0:
                 raise OSError("no space left")
         if self.seconds:
             await asyncio.sleep(self.seconds)
-        await super().append(run_id, lease, chunk)
+        await super().append(run_id, lease, chunk, news)
 
     async def log(self, run_id: str) -> list[bytes]:
         return [chunk async for chunk in self.read(run_id)]

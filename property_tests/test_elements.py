@@ -16,10 +16,10 @@ from property_tests.elements import (
     Graph,
     Node,
     Outcome,
-    Path,
     Sequential,
     Stage,
     graphs,
+    index_of,
     named,
     parts_of,
 )
@@ -130,10 +130,6 @@ def shown(outcome: Outcome) -> Any:
     return outcome.value if outcome.ending == "completed" else outcome.ending
 
 
-def index_of(path: Path) -> Index:
-    return path[0] if len(path) == 1 else path
-
-
 def same(value: Any) -> Any:
     if isinstance(value, list):
         return [same(part) for part in value]
@@ -173,7 +169,8 @@ def check_values(seen: Seen, expected: Sequential, on_error: OnError, items: Ite
         if name not in seen.values:
             ended_early = on_error == "raise" and seen.error is not None
             has_items = bool(node.map_over) or node.generator
-            only_items = has_items and items == "only" and name not in expected.uneven
+            is_uneven = () in expected.uneven.get(name, ())
+            only_items = has_items and items == "only" and not is_uneven
             never = on_error != "collect" and outcome.ending != "completed"
             assert ended_early or only_items or never, name
             continue
@@ -192,6 +189,7 @@ def check_items(seen: Seen, expected: Sequential, on_error: OnError, items: Item
         assert {index: same(value) for index, value in seen.items[name].items()} == {
             **{index_of(path): item for path, item in expected.items.get(name, {}).items()},
             **{index_of(p): o.ending for p, o in broken.items() if o.ending != "completed"},
+            **uneven_of(name, expected, on_error),
         }
     for name, outcomes in expected.elements.items():
         if name in generators:
@@ -205,7 +203,15 @@ def check_items(seen: Seen, expected: Sequential, on_error: OnError, items: Item
             for path, outcome in outcomes.items()
             if outcome.ending == "completed" or on_error == "collect"
         }
+        kept |= uneven_of(name, expected, on_error)
         assert {index: same(value) for index, value in given.items()} == kept
+
+
+def uneven_of(name: str, expected: Sequential, on_error: OnError) -> dict[Index, Any]:
+    """What stands for the places at which lists within others differ in length."""
+    if on_error != "collect":
+        return {}
+    return {index_of(path): "failed" for path in expected.uneven.get(name, ()) if path}
 
 
 def check_limits(seen: Seen, limit: int | None) -> None:
@@ -276,7 +282,7 @@ def made_of_failures(graph: Graph, expected: Sequential) -> set[str]:
     """The nodes that may have run though one before them had failed, which is tried again."""
     found: set[str] = set()
     for node in graph.nodes:
-        before = {*node.keys, *node.after}
+        before = {key.removesuffix(".failures") for key in (*node.keys, *node.after)}
         has_failed = any(expected.whole[key].ending == "failed" for key in before)
         if before & found or (node.join == "ended" and has_failed):
             found.add(node.name)

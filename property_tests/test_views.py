@@ -189,7 +189,12 @@ async def test_a_view_goes_on_with_a_run_that_is_resumed(
     part = await saga.resume(second)
     if not part.has_begun:
         return
-    events = [replace(event, seq=event.seq + before) for event in saga.stage.events]
+    numbers = [event.seq for event in saga.stage.events]
+    # A journal that has failed lacks the last events of the first session.
+    assert 1 <= numbers[0] <= before + 1
+    assert first.stop == "journal broken" or numbers[0] == before + 1
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    events = [replace(event, seq=before + n) for n, event in enumerate(saga.stage.events, 1)]
     check(events, cuts)
     view = fold(events, copy.deepcopy(earlier))
     assert view.sessions == 2

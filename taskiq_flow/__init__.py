@@ -105,7 +105,17 @@ from taskiq_flow.events import (
 )
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask
-from taskiq_flow.journal import Journal, Lease, MemoryJournal, RedisJournal, SqliteJournal
+from taskiq_flow.journal import (
+    EventJournal,
+    Journal,
+    Lease,
+    MemoryJournal,
+    News,
+    RedisJournal,
+    RunReader,
+    RunSummary,
+    SqliteJournal,
+)
 from taskiq_flow.listeners.hook_events import (
     EventFilter,
     PipelineCompleteEvent,
@@ -117,6 +127,7 @@ from taskiq_flow.listeners.hook_events import (
 )
 from taskiq_flow.listeners.hooks import HookManager
 from taskiq_flow.listeners.progress import Progress
+from taskiq_flow.listeners.recorder import Recorder
 from taskiq_flow.listeners.tracing import Tracing
 from taskiq_flow.listeners.tracking import PipelineTrackingManager
 from taskiq_flow.listeners.tracking_storage import (
@@ -126,6 +137,7 @@ from taskiq_flow.listeners.tracking_storage import (
 )
 from taskiq_flow.map_reduce import MapReduce, MapReduceResult
 from taskiq_flow.middleware import FlowMiddleware, inventory
+from taskiq_flow.previews import Preview, ReportedError
 from taskiq_flow.processes.in_process import in_process
 from taskiq_flow.recommended import broker_for
 from taskiq_flow.transport.protocol import Leftover
@@ -152,6 +164,7 @@ __all__ = [
     "ElementsKnown",
     "Event",
     "EventFilter",
+    "EventJournal",
     "ExecutionEngine",
     "Failure",
     "FlowMiddleware",
@@ -177,6 +190,7 @@ __all__ = [
     "MemoryJournal",
     "MissingInputError",
     "MissingNodeError",
+    "News",
     "NodeBegan",
     "NodeCompleted",
     "NodeError",
@@ -197,10 +211,13 @@ __all__ = [
     "PipelineStatus",
     "PipelineTrackingManager",
     "PollingWarning",
+    "Preview",
     "Product",
     "Progress",
+    "Recorder",
     "RedisJournal",
     "RedisPipelineStorage",
+    "ReportedError",
     "ResultHandle",
     "ResultUnavailableError",
     "Retry",
@@ -211,8 +228,10 @@ __all__ = [
     "RunHandle",
     "RunLockedError",
     "RunNotFoundError",
+    "RunReader",
     "RunReport",
     "RunStarted",
+    "RunSummary",
     "RunTimeoutError",
     "RunView",
     "SendingListener",

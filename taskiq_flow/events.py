@@ -80,6 +80,13 @@ def _of_node(event: _NodeEvent) -> Iterator[tuple[str, Any]]:
         yield "task", printable(task_id)
 
 
+def _lists(by_node: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    """Names by node, as plain data."""
+    return {
+        printable(name): [printable(other) for other in others] for name, others in by_node.items()
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class RunStarted(_Event):
     """A run has started, or an engine continues it. ``task_names``: the nodes that are known.
@@ -87,7 +94,8 @@ class RunStarted(_Event):
     ``time``: seconds since 1970 by the system's clock, at the moment ``at``. ``edges``: by node,
     the names of the nodes that it depends on; nodes without any are left out. ``mapped``: by mapped
     node, how many positions the ``index`` of its elements has. ``expected``: by node, its
-    ``expected_seconds`` if that is not 1.
+    ``expected_seconds`` if that is not 1. ``tasks``: by node, the name of its task if that is
+    another one; ``outputs``: its output keys if these are not just its name.
     """
 
     type: ClassVar[str] = "run.started"
@@ -99,20 +107,18 @@ class RunStarted(_Event):
     edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     mapped: Mapping[str, int] = field(default_factory=dict)
     expected: Mapping[str, float] = field(default_factory=dict)
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seq: int = 0
 
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield "time", self.time
         yield "nodes", [printable(name) for name in self.task_names]
-        yield (
-            "edges",
-            {
-                printable(name): [printable(other) for other in others]
-                for name, others in self.edges.items()
-            },
-        )
+        yield "edges", _lists(self.edges)
         yield "mapped", {printable(name): levels for name, levels in self.mapped.items()}
         yield "expected", {printable(name): seconds for name, seconds in self.expected.items()}
+        yield "tasks", {printable(name): printable(task) for name, task in self.tasks.items()}
+        yield "outputs", _lists(self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,7 +464,8 @@ class NodeFailure:
 class Failure:
     """How a node failed, for a node that takes it as its input ``"NAME.failures"``.
 
-    ``index``: the place of the element that failed, ``None`` for a node that is no map.
+    ``index``: the place of the element that failed, ``None`` for a node that is no map. If the
+    failures of one element are taken, it is the place within that element.
     ``error_type``: the name of the exception's class.
 
     >>> def report(failures=()):

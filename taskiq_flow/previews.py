@@ -25,7 +25,47 @@ _MOST_BITS = 4_096
 _MINUTE, _HOUR = 60, 3_600
 """Seconds of a minute and of an hour."""
 
+_SHORT = {bool, float, type(None)}
+"""Types of values whose text is short."""
+
+_LARGE = 1 << 62
+"""Where integers may begin to be long."""
+
 _DIGITS_ARE_SHOWN = (bool, float, complex, type(None))
+
+
+class Preview(dict[str, Any]):
+    """What another process has shown of a value, in place of the value.
+
+    >>> dag = DAGBuilder().node(str.split, name="words", inputs=["text"]).build()
+    >>> journal = MemoryJournal()
+    >>> engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+    >>> _ = engine.execute_sync({"text": "ebb and flow"}, run_id="r1")
+    >>> async def results():
+    ...     async for event in RunReader(journal).events("r1"):
+    ...         if isinstance(event, NodeCompleted):
+    ...             print(event.result)
+    >>> asyncio.run(results())
+    {'kind': 'list', 'size': 22, 'text': "['ebb', 'and', 'flow']", 'cut': False}
+    """
+
+
+class ReportedError(Exception):
+    """An error that another process has told of. ``type``, ``message``, ``traceback``: its texts.
+
+    >>> raise ReportedError("ValueError", "7 is odd")
+    Traceback (most recent call last):
+    taskiq_flow.previews.ReportedError: ValueError: 7 is odd
+    """
+
+    def __init__(self, type: str, message: str, traceback: str = "") -> None:  # noqa: A002
+        super().__init__(type, message, traceback)
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
 
 
 def preview(value: object) -> dict[str, Any]:
@@ -38,6 +78,12 @@ def preview(value: object) -> dict[str, Any]:
     >>> preview({"title": "Tides", "score": float("nan")})
     {'kind': 'dict', 'size': 32, 'text': "{'title': 'Tides', 'score': nan}", 'cut': False}
     """
+    kind = type(value)
+    if kind in _SHORT or (isinstance(value, int) and kind is int and abs(value) < _LARGE):
+        text = repr(value)
+        return {"kind": kind.__name__, "size": len(text), "text": text, "cut": False}
+    if isinstance(value, Preview):
+        return value
     writer = _Writer(_LONGEST_WHOLE)
     try:
         if isinstance(value, str):
@@ -63,6 +109,8 @@ def shown_error(error: BaseException | None) -> dict[str, str] | None:
     """What is shown of an error: ``type``, ``message``, and the end of its ``traceback``."""
     if error is None:
         return None
+    if isinstance(error, ReportedError):
+        return {"type": error.type, "message": error.message, "traceback": error.traceback}
     try:
         message = str(error)
     except Exception:  # of a class of the user's

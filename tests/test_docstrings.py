@@ -23,7 +23,8 @@ NAMES |= {"ValueCodec": ValueCodec}
 
 NO_EXAMPLE = {
     *("Event", "Join", "NO_FALLBACK"),  # no class and no function
-    *("Journal", "Lease", "Leftover"),  # for authors of journals, and what inventory() returns
+    *("EventJournal", "Journal", "Lease", "News"),  # for authors of journals
+    "Leftover",  # what inventory() returns
     "TrackingStorage",  # for authors of storages
     "inventory",  # needs a server
     "OrdersChecked",  # what check_orders() returns

@@ -31,13 +31,26 @@ SHOWN = {"type": "ValueError", "message": "7 is odd", "traceback": "ValueError: 
 
 EXAMPLES: dict[str, tuple[Event, dict[str, Any]]] = {
     "run.started": (
-        RunStarted("r", 1.5, ("a", "b"), 1.7e9, {"b": ("a",)}, {"b": 1}, {"b": 2.5}, seq=1),
+        RunStarted(
+            "r",
+            1.5,
+            ("a", "b"),
+            1.7e9,
+            {"b": ("a",)},
+            {"b": 1},
+            {"b": 2.5},
+            {"a": "load"},
+            {"b": ("c", "d")},
+            seq=1,
+        ),
         {
             "time": 1.7e9,
             "nodes": ["a", "b"],
             "edges": {"b": ["a"]},
             "mapped": {"b": 1},
             "expected": {"b": 2.5},
+            "tasks": {"a": "load"},
+            "outputs": {"b": ["c", "d"]},
         },
     ),
     "node.sent": (NodeStarted("r", 1.5, "a", "r:a:1", seq=2), {"attempt": 1, "task": "r:a:1"}),

@@ -8,6 +8,8 @@ node that maps over lists within lists has several axes, one within the other.
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +30,9 @@ axes that are taken together, by position."""
 Levels: TypeAlias = tuple[tuple[Axis, ...], ...]
 """The axes of a key by level of its lists. Where lists are joined, one level has several axes."""
 
+Places: TypeAlias = dict[Axis, tuple[int, ...]]
+"""By the axis of a list: the positions of a path that make the place of the list."""
+
 _ELEMENT = re.compile(r"(.*)\[(\d+(?:,\d+)*)\]", re.DOTALL)
 
 
@@ -38,7 +43,7 @@ class Taken:
     ``at``: which positions of the node's path lead to the value. ``own``: how many axes the
     elements have that give the key. With fewer positions than that, the value is a list of what
     several elements give. With more, it lies in a list that one of them gives, along ``axis``.
-    ``producer``: if that is a mapped node.
+    ``producer``: if that is a mapped node. ``is_failures``: whether the key has its failures.
     """
 
     key: str
@@ -46,6 +51,7 @@ class Taken:
     own: int
     axis: Axis
     producer: DAGNode | None
+    is_failures: bool = False
 
     @property
     def is_listed(self) -> bool:
@@ -89,15 +95,18 @@ class GroupPlan:
     """Mapped nodes of the same axes whose elements at a position are let in together.
 
     ``parent``: the group of the axes without the last one; at each of its positions there is a list
-    of the last axis, or will be. Which list, ``at`` says: its place is made of these positions of
-    the path. A group may have no members, and only lead to others. ``blocked_by``: groups that
+    of the last axis, or will be, or several that are taken together. ``places``: which lists these
+    are; the place of each is made of these positions of the path. ``needs``: the places of further
+    lists, which are read within this one and have to be there before it is begun. A group may have
+    no members, and only lead to others. ``blocked_by``: groups that
     have to go on before an element of this one can end. ``held_by``: of its ancestors those whose
     positions last until everything within them has ended. ``waits_for``: groups that have to go on
     before a position of this one can be forgotten.
     """
 
     axes: tuple[Axis, ...]
-    at: tuple[int, ...]
+    places: Places
+    needs: Places
     parent: int | None
     members: list[MappedNode] = field(default_factory=list)
     blocked_by: set[int] = field(default_factory=set)
@@ -238,17 +247,29 @@ class _Key:
         return (*declared, *(((self.name, depth),) for depth in more))
 
 
+@dataclass(frozen=True, slots=True)
+class _Factor:
+    """Keys that a node takes together, and the levels that they add to those before.
+
+    ``shared``: how many axes they have in common with the first factor.
+    """
+
+    keys: tuple[str, ...]
+    levels: Levels
+    shared: int
+
+
 @dataclass(slots=True)
 class _Edges:
     """The groups that a group needs, by what it needs of them.
 
     ``ends``: the end of all elements that have so many positions in common with its own;
-    ``positions``: elements, in the order of a list; ``aligned``: the elements at the path that it
-    is itself at, or within that.
+    ``positions``: elements, in the order of a list, that have so many of them in common;
+    ``aligned``: the elements at the path that it is itself at, or within that.
     """
 
     ends: set[tuple[int, int]] = field(default_factory=set)
-    positions: set[int] = field(default_factory=set)
+    positions: set[tuple[int, int]] = field(default_factory=set)
     aligned: set[int] = field(default_factory=set)
 
     def __or__(self, other: _Edges) -> _Edges:
@@ -298,6 +319,7 @@ class _Planning:
         self._producers = dict(producers)
         self._failed_nodes = failed_nodes
         self._edges: list[_Edges] = []  # by group
+        self._needs: list[tuple[Places, ...]] = []  # by group: of it and those around it
         self._behind: dict[DAGNode, set[int]] = {}  # by plain node: the groups before it
         self._around: dict[Axis, tuple[Axis, ...]] = {}  # by axis: those in which it lies
 
@@ -354,17 +376,16 @@ class _Planning:
             other = self._producers.get(key, self._failed_nodes.get(key))
             if other is not None:
                 whole[self.in_place_of(other)] = None
-        factors = [self._zipped(node, list(keys)) for keys in node.factors]
-        levels = tuple(level for factor in factors for level in factor)
+        factors = self._factors(node)
+        levels = tuple(level for factor in factors for level in factor.levels)
         if isinstance(node, ItemsNode) and node.joins:
             levels = (*levels[:-2], (*levels[-2], *levels[-1]))
         axes = joined(levels)
-        _check_apart(map(joined, factors), _same_list(node))
         taken = tuple(self._taken(key, count, axes) for key, count in node.map_over.items())
         lists = dict.fromkeys(
             key for axis in axes for key in lists_of(axis) if not self._is_of_mapped(key)
         )
-        edges = self._edges_of(taken, axes, len(joined(factors[0])), whole)
+        edges = self._edges_of(taken, axes, factors, whole)
         mapped = MappedNode(
             node,
             axes,
@@ -380,7 +401,10 @@ class _Planning:
         self._note_gathered(node)
         if self._is_taken_by_items(node, len(levels)):
             self._add_items(node, axes, levels)
+            self._add_failures(node, levels)
             return mapped
+        if not isinstance(node, ItemsNode):
+            self._add_failures(node, levels)
         for key in node.outputs:
             self.keys[key] = _Key(
                 key, node, axes, _flattened(levels, key) if node.flatten else levels
@@ -389,6 +413,13 @@ class _Planning:
             if node.flatten:
                 self.depths[key] = 1
         return mapped
+
+    def _add_failures(self, node: DAGNode, levels: Levels) -> None:
+        """The failures of a node are taken for each of its elements, or for several of them."""
+        whole = self.in_place_of(node)
+        for key, other in self._failed_nodes.items():
+            if other is node:
+                self.keys[key] = _Key(key, whole, self.mapped[whole].axes, levels)
 
     def finish(self) -> None:
         """Say which group waits for which, when all nodes are there."""
@@ -425,21 +456,39 @@ class _Planning:
             if key not in node.map_over and self._is_of_mapped(key):
                 self.gathered.add(key)
 
-    def _zipped(self, node: DAGNode, keys: Sequence[str]) -> Levels:
-        """The levels of keys that are taken together, by position."""
-        found = {key: self._levels(key, node.map_over[key]) for key in keys}
-        together: list[tuple[Axis, ...]] = []
-        for depth in range(max(map(len, found.values()))):
-            levels = {own[depth] for own in found.values() if len(own) > depth}
-            axes = {axis for level in levels for axis in level}
-            if len(levels) > 1 and (depth or any(len(level) > 1 for level in levels)):
-                raise _not_together(node, keys)
-            together.append(levels.pop() if len(levels) == 1 else (_zip_of(axes),))
-        _check_apart(together, _not_together(node, keys))
-        return tuple(together)
+    def _factors(self, node: DAGNode) -> list[_Factor]:
+        """What each factor of a node adds to the node's levels.
 
-    def _levels(self, key: str, count: int) -> Levels:
+        Outer levels that a factor has in common with the first one are taken together with these:
+        so two lists that are given by the same element are multiplied for each element.
+        """
+        first, *others = [self._by_depth(node, factor) for factor in node.factors]
+        shared = [_count_shared(first, other) for other in others]
+        if shared and shared[0] == len(first):
+            raise _same_list(node)
+        for count, other in zip(shared, others, strict=True):
+            if count == len(other):
+                raise _same_list(node)
+            for depth in range(count):
+                first[depth] |= other[depth]
+        levels = _together(node, node.factors[0], first)
+        factors = [_Factor(tuple(node.factors[0]), levels, 0)]
+        for keys, count, other in zip(node.factors[1:], shared, others, strict=True):
+            further = _together(node, keys, other)[count:]
+            factors.append(_Factor(tuple(keys), further, len(joined(levels[:count]))))
+        _check_apart([joined(factor.levels) for factor in factors], _same_list(node))
+        return factors
+
+    def _by_depth(self, node: DAGNode, factor: Mapping[str, int]) -> list[set[tuple[Axis, ...]]]:
+        """The different levels that the keys of a factor have at each depth."""
+        found = [self._levels(node, key, count) for key, count in factor.items()]
+        deepest = max(map(len, found))
+        return [{own[depth] for own in found if len(own) > depth} for depth in range(deepest)]
+
+    def _levels(self, node: DAGNode, key: str, count: int) -> Levels:
         known = self._key(key)
+        if key in self._failed_nodes and count > len(known.levels):
+            raise _no_elements(node, key, self._failed_nodes[key])
         levels = known.first(count)
         around = known.own
         for axis in joined(levels)[len(known.own) :]:
@@ -452,9 +501,9 @@ class _Planning:
     def _taken(self, key: str, count: int, axes: Sequence[Axis]) -> Taken:
         known = self._key(key)
         own = joined(known.first(count))
-        producer = known.producer
         at = tuple(_place(axis, axes) for axis in own)
-        return Taken(key, at, len(known.own), own[-1], producer)
+        is_failures = key in self._failed_nodes
+        return Taken(key, at, len(known.own), own[-1], known.producer, is_failures)
 
     # Groups
 
@@ -462,19 +511,26 @@ class _Planning:
         self,
         taken: Iterable[Taken],
         axes: tuple[Axis, ...],
-        first_factor: int,
+        factors: Sequence[_Factor],
         whole: Iterable[DAGNode],
     ) -> _Edges:
         edges = _Edges({(group, 0) for group in self._groups_of(whole)})
+        further = {key: factor.shared for factor in factors[1:] for key in factor.keys}
+        first_factor = len(joined(factors[0].levels))
         for key in taken:
             if key.producer is None:
                 continue
             group = self.mapped[key.producer].group
             theirs, depth = self.groups[group].axes, len(key.at)
-            if any(index >= first_factor for index in key.at):
-                edges.ends.add((group, 0))  # all of it is needed again for each position before
-            elif theirs[:depth] != axes[: min(depth, len(theirs))]:
-                edges.positions.add(group)
+            shared = further.get(key.key, depth)
+            in_common = _count_alike(theirs, axes)
+            if any(index >= first_factor for index in key.at[shared : key.own]):
+                # All of it is needed again for each position before.
+                edges.ends.add((group, shared))
+                if in_common < shared:
+                    edges.positions.add((group, in_common))
+            elif in_common < min(depth, len(theirs)):
+                edges.positions.add((group, in_common))
             elif depth < key.own:
                 edges.ends.add((group, depth))
             else:
@@ -492,57 +548,86 @@ class _Planning:
         return found
 
     def _group_for(self, node: DAGNode, axes: tuple[Axis, ...], edges: _Edges) -> int:
-        blocked_by = self._blocked_by(edges)
+        blocked_by, needs = self._blocked_by(edges), self._needs_of(axes)
         for number, group in enumerate(self.groups):
-            if self._may_join(node, group) and group.axes == axes and number not in blocked_by:
+            is_alike = group.axes == axes and self._needs[number] == needs
+            if is_alike and self._may_join(node, group) and number not in blocked_by:
                 self._edges[number] |= edges
                 self._edges[number].aligned.discard(number)
                 return number
-        return self._new_group(axes, edges)
+        return self._new_group(axes, needs, edges)
 
     def _may_join(self, node: DAGNode, group: GroupPlan) -> bool:
         """Items have a pass of their own. Whoever takes one need not wait for who maps over it."""
         members = (node, *(member.node for member in group.members[:1]))
         return not any(isinstance(member, ItemsNode) for member in members)
 
-    def _new_group(self, axes: tuple[Axis, ...], edges: _Edges) -> int:
-        parent, at = None, tuple(_place(axis, axes) for axis in self._around.get(axes[-1], ()))
+    def _places_of(self, axis: Axis, axes: Sequence[Axis]) -> Places:
+        """The places of the lists of an axis that lies within others."""
+        return {
+            part: tuple(_place(around, axes) for around in self._around.get(part, ()))
+            for part in parts_of(axis)
+            if isinstance(part, tuple)
+        }
+
+    def _needs_of(self, axes: tuple[Axis, ...]) -> tuple[Places, ...]:
+        """By axis: the lists of later axes that have to be there before a list of it is begun.
+
+        They are at the same place as that list is, so that nodes would wait for them if there were
+        nothing around them. Outermost lists are waited for by the mapped nodes themselves.
+        """
+        needs: list[Places] = [{} for _ in axes]
+        for number, axis in enumerate(axes):
+            for part, place in self._places_of(axis, axes).items():
+                if place and place[-1] + 1 < number:
+                    needs[place[-1] + 1][part] = place
+        return tuple(needs)
+
+    def _new_group(self, axes: tuple[Axis, ...], needs: tuple[Places, ...], edges: _Edges) -> int:
+        places, parent = self._places_of(axes[-1], axes), None
         if len(axes) > 1:
-            parent = self._parent_for(axes)
+            parent = self._parent_for(axes, needs[:-1])
             edges.aligned.add(parent)
         lists = (key for key in keys_of(axes) if not self._is_of_mapped(key))
         makers = [self._producers[key] for key in lists if key in self._producers]
         edges.ends |= {(group, 0) for group in self._groups_of(makers)}
-        self.groups.append(GroupPlan(axes, at, parent))
+        self.groups.append(GroupPlan(axes, places, needs[-1], parent))
         self._edges.append(edges)
+        self._needs.append(needs)
         return len(self.groups) - 1
 
-    def _parent_for(self, axes: tuple[Axis, ...]) -> int:
-        """The group that leads to the lists of the last axis: of the node that makes them."""
+    def _parent_for(self, axes: tuple[Axis, ...], needs: tuple[Places, ...]) -> int:
+        """The group that leads to the lists of the last axis: of the last node that makes one."""
         outer = axes[:-1]
-        for key in lists_of(axes[-1]):
-            producer = self._producers.get(key)
-            if producer in self.mapped and self.mapped[producer].axes == outer:
-                return self.mapped[producer].group
-        for number, group in enumerate(self.groups):
-            if group.axes == outer:
-                return number
-        return self._new_group(outer, _Edges())
+        alike = [
+            number
+            for number, group in enumerate(self.groups)
+            if group.axes == outer and self._needs[number] == needs
+        ]
+        makers = [
+            self.mapped[producer].group
+            for key in lists_of(axes[-1])
+            if (producer := self._producers.get(key)) in self.mapped
+        ]
+        found = [number for number in alike if number in makers][-1:] or alike[:1]
+        return found[0] if found else self._new_group(outer, needs, _Edges())
 
     def _blocked_by(self, edges: _Edges) -> set[int]:
         """The groups that have to go on before an element with such edges can end."""
         found: set[int] = set()
-        ends, seen = set(edges.ends), set[int]()
-        reached = [edges]
+        ends: set[tuple[int, int]] = set()
+        seen: dict[int, float] = {}  # by group: how many positions are fixed
+        reached: list[tuple[_Edges, float]] = [(edges, math.inf)]
         while reached:
-            edges = reached.pop()
-            found |= edges.positions
-            for number in (edges.positions | edges.aligned) - seen:
-                seen.add(number)
-                more = self._edges[number]
-                reached.append(more)
-                is_aligned = number in edges.aligned
-                ends |= more.ends if is_aligned else {(other, 0) for other, _ in more.ends}
+            edges, fixed = reached.pop()
+            found |= {number for number, _ in edges.positions}
+            ends |= {(number, int(min(depth, fixed))) for number, depth in edges.ends}
+            aligned = {(number, math.inf) for number in edges.aligned}
+            for number, in_common in edges.positions | aligned:
+                depth = min(fixed, in_common)
+                if depth < seen.get(number, math.inf) or number not in seen:
+                    seen[number] = depth
+                    reached.append((self._edges[number], depth))
         return found | self._that_end(ends)
 
     def _that_end(self, ends: Iterable[tuple[int, int]]) -> set[int]:
@@ -551,14 +636,14 @@ class _Planning:
         pending = list(ends)
         while pending:
             number, depth = pending.pop()
-            if len(self.groups[number].axes) <= depth or depths.get(number, depth + 1) <= depth:
+            if depths.get(number, depth + 1) <= depth:
                 continue
             depths[number] = depth
             more = self._edges[number]
             pending += [(other, min(depth, own)) for other, own in more.ends]
             pending += [(other, depth) for other in more.aligned]
-            pending += [(other, 0) for other in more.positions]
-        return set(depths)
+            pending += [(other, min(depth, in_common)) for other, in_common in more.positions]
+        return {n for n, depth in depths.items() if depth < len(self.groups[n].axes)}
 
 
 def _may_give_items(node: DAGNode, *, all_items: bool) -> bool:
@@ -607,17 +692,63 @@ def _is_within(axis: Axis, other: Axis) -> bool:
     return isinstance(other, frozenset) and any(_is_within(axis, part) for part in other)
 
 
+def _count_alike(axes: Sequence[Axis], others: Sequence[Axis]) -> int:
+    """How many of the first axes are the same."""
+    pairs = zip(axes, others, strict=False)
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+
 def _zip_of(axes: Collection[Axis]) -> Axis:
     """The axis of positions that all of these have."""
     outer = [a for a in axes if not any(a != other and _is_within(a, other) for other in axes)]
     return outer[0] if len(outer) == 1 else frozenset(outer)
 
 
+def _together(
+    node: DAGNode, keys: Iterable[str], levels: Iterable[set[tuple[Axis, ...]]]
+) -> Levels:
+    """The levels of keys that are taken together, by position."""
+    together: list[tuple[Axis, ...]] = []
+    for different in levels:
+        level = next(iter(different))
+        if len(different) > 1:
+            if any(len(each) > 1 for each in different):
+                raise _not_together(node, [*keys])
+            level = (_zip_of({axis for each in different for axis in each}),)
+        together.append(level)
+    _check_apart(together, _not_together(node, [*keys]))
+    return tuple(together)
+
+
+def _count_shared(
+    first: Iterable[set[tuple[Axis, ...]]], other: Iterable[set[tuple[Axis, ...]]]
+) -> int:
+    """How many of the outer levels of two factors have lists in common."""
+    count = 0
+    for ours, theirs in zip(first, other, strict=False):
+        is_single = all(len(level) == 1 for level in ours | theirs)
+        if ours != theirs and not (is_single and _parts_in(ours) & _parts_in(theirs)):
+            break
+        count += 1
+    return count
+
+
+def _parts_in(levels: Iterable[tuple[Axis, ...]]) -> set[Axis]:
+    return {part for level in levels for axis in level for part in parts_of(axis)}
+
+
 def _not_together(node: DAGNode, keys: Sequence[str]) -> GraphError:
     return GraphError(
         f"node {node.task_name!r} maps over {', '.join(map(repr, keys))} together, which have "
-        "different lists within their lists; name fewer levels of them, as in "
-        f"map_over={dict.fromkeys(keys, 1)}, or multiply them with Product(...)"
+        "different lists within their lists, or lists that were joined; name fewer levels of "
+        f"them, as in map_over={dict.fromkeys(keys, 1)}, or multiply them with Product(...)"
+    )
+
+
+def _no_elements(node: DAGNode, key: str, of: DAGNode) -> GraphError:
+    return GraphError(
+        f"node {node.task_name!r} maps over {key!r} with {node.map_over[key]} levels, and node "
+        f"{of.task_name!r} maps over fewer; name as many at the most, or none to take all failures"
     )
 
 

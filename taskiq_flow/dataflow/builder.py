@@ -14,7 +14,7 @@ from taskiq_flow.errors import GraphError
 
 
 class DAGBuilder:
-    """Collects nodes and builds a graph of them.
+    """Collects nodes and builds a graph of them, called ``name`` where runs are listed.
 
     >>> def words(text): return text.split()
     >>> def count(words): return len(words)
@@ -23,8 +23,8 @@ class DAGBuilder:
     {'words': ['ebb', 'and', 'flow'], 'count': 3}
     """
 
-    def __init__(self) -> None:
-        self._dag = DAG()
+    def __init__(self, name: str | None = None) -> None:
+        self._dag = DAG(name)
         self._orderings: list[tuple[str, str]] = []
 
     @takes_arguments_of(DAGNode)
@@ -95,7 +95,7 @@ class DAGBuilder:
 
     def build(self) -> DAG:
         """A graph of the nodes so far, validated; raises what ``DAG.validate`` raises."""
-        dag = DAG()
+        dag = DAG(self._dag.name)
         for node in self.nodes:
             dag.add_node(node)
         for earlier, later in self._orderings:

@@ -48,12 +48,25 @@ class Cells:
                 break
         return row
 
+    def around(self, path: Path) -> Any:
+        """The value at a path, or one that stands in the place of a row around it."""
+        return self.get(self.place_of(path))
+
+    def place_of(self, path: Path) -> Path:
+        """A path, or the beginning of it at which a value stands in the place of a row."""
+        row: Any = self._root
+        for depth, index in enumerate(path):
+            if not isinstance(row, dict):
+                return path if row is ABSENT else path[:depth]
+            row = row.get(index, ABSENT)
+        return path
+
     def drop(self, path: Path) -> None:
         """Drop the value at a path, or all values within it."""
         row: Any = self._root
         for index in path[:-1]:
             row = row.get(index)
-            if row is None:
+            if not isinstance(row, dict):
                 return
         row.pop(path[-1], None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import inspect
 import itertools
 import sys
 from collections import Counter
@@ -19,9 +18,19 @@ from taskiq_flow.dataflow.axes import (
     node_name,
 )
 from taskiq_flow.dataflow.binding import Task
-from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.node import DAGNode, identity
 from taskiq_flow.dataflow.ready_set import Join
-from taskiq_flow.errors import BindingError, CycleError, DuplicateOutputError, MissingNodeError
+from taskiq_flow.drawing.diagram import Diagram, RunState
+from taskiq_flow.drawing.layout import lay_out
+from taskiq_flow.drawing.svg import svg_of
+from taskiq_flow.errors import (
+    BindingError,
+    ConfigurationError,
+    CycleError,
+    DuplicateOutputError,
+    GraphError,
+    MissingNodeError,
+)
 
 NodeRef = DAGNode | Task | str
 """A node, its task, or its name."""
@@ -44,7 +53,8 @@ class Plan:
     nodes that have some. ``producers``: output key → the node that produces it. ``required``,
     ``optional``: external input key → the first node that takes it; a run must be given the
     required keys and may be given the optional ones. ``failure_keys``: the key ``"NAME.failures"``
-    of each node whose failures are an input of another one. ``elements``: how nodes map; ``None``
+    of each node whose failures are an input of another one; ``whole_failures``: those of them that
+    are taken whole. ``elements``: how nodes map; ``None``
     if none does. ``by_items``: the same, where the items of all generators are asked for.
     """
 
@@ -55,6 +65,7 @@ class Plan:
     required: dict[str, DAGNode]
     optional: dict[str, DAGNode]
     failure_keys: list[str]
+    whole_failures: list[str]
     elements: ElementPlan | None
     by_items: ElementPlan | None
 
@@ -108,7 +119,10 @@ class DAG:
     (['total', 'report'], ['numbers'])
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str | None = None) -> None:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name is {name!r}; give the graph's name as a string, or None")
+        self.name = name
         self._nodes: dict[str, DAGNode] = {}
         self._same_name: Counter[str] = Counter()
         self._orderings: list[tuple[NodeRef, NodeRef]] = []
@@ -211,13 +225,65 @@ class DAG:
         encoding = getattr(file or sys.stdout, "encoding", None) or "utf-8"
         print(render.encodable(text, encoding), file=file)
 
-    def to_mermaid(self) -> str:
-        """The graph as a Mermaid flowchart."""
-        return render.to_mermaid(self.get_parallel_levels(), self.plan().predecessors)
+    def to_mermaid(self, orientation: render.Orientation = "LR") -> str:
+        """The graph as a Mermaid flowchart, from left to right, or top to bottom with ``"TB"``."""
+        return render.to_mermaid(self.diagram(), orientation)
 
     def to_dot(self) -> str:
         """The graph in Graphviz's DOT language."""
-        return render.to_dot(self.get_parallel_levels(), self.plan().predecessors)
+        return render.to_dot(self.diagram())
+
+    def to_json(self) -> str:
+        """The nodes and the edges as JSON.
+
+        >>> DAGBuilder().node(abs, inputs=["x"]).node(hex, inputs=["abs"]).build().to_json()
+        '{"nodes": [{"id": "abs", "task": "abs", "inputs": ["x"], "outputs": ["abs"], \
+"mapped": "", "rules": []}, {"id": "hex", "task": "hex", "inputs": ["abs"], "outputs": ["hex"], \
+"mapped": "", "rules": []}], "edges": [{"from": "abs", "to": "hex", "keys": ["abs"]}]}'
+        """
+        return self.diagram().to_json()
+
+    def to_svg(
+        self,
+        run: RunState | None = None,
+        *,
+        fold: bool | None = None,
+        orientation: Literal["LR", "TB"] | None = None,
+    ) -> str:
+        """The graph as an SVG document, laid out by Graphviz. Needs the extra ``draw``.
+
+        ``run``: a ``RunView``, whose states are shown. ``fold``: whether equal nodes, of the same
+        task and with equal neighbours, are one box; ``None``: if there are more than 40.
+        ``orientation``: from left to right, or from top to bottom; ``None``: from left to right
+        unless that is too wide. Edges that follow from others are left out. The document follows
+        the reader's dark or light theme, and needs neither scripts nor fonts.
+
+        Raises ``ConfigurationError`` without pygraphviz, and ``ValueError`` for a drawing that is
+        too large (2,000 boxes, or very many edges) and for the view of a run of another graph.
+        """
+        if run is not None and run.nodes and self._nodes.keys().isdisjoint(run.nodes):
+            raise ValueError(
+                f"the view is of run {run.run_id!r}, which has none of the nodes of this graph; "
+                "give the view of one of its own runs"
+            )
+        states = run is not None
+        layout = lay_out(self.diagram(), fold=fold, orientation=orientation, shows_states=states)
+        return svg_of(layout, run)
+
+    def diagram(self) -> Diagram:
+        """The graph as boxes and arrows, of which drawings are made."""
+        return render.diagram_of(self.get_parallel_levels(), self.plan().predecessors)
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        """What notebooks show: a picture where the extra ``draw`` is installed, and else text."""
+        try:
+            text = render.to_text(self.get_parallel_levels(), self.plan().predecessors)
+        except GraphError:  # the graph is not complete yet
+            return {"text/plain": repr(self)}
+        try:
+            return {"image/svg+xml": self.to_svg(), "text/plain": text}
+        except (ConfigurationError, ValueError):
+            return {"text/plain": text}
 
     def __repr__(self) -> str:
         return f"<DAG of {counted_nodes(self._nodes.values())}>"
@@ -269,7 +335,7 @@ class DAG:
         by_task: dict[object, list[DAGNode]] = {}
         if any(not isinstance(end, (str, DAGNode)) for edge in self._orderings for end in edge):
             for node in self._nodes.values():
-                by_task.setdefault(_identity(node.task), []).append(node)
+                by_task.setdefault(identity(node.task), []).append(node)
         before: dict[DAGNode, list[DAGNode]] = {}
         for start, end in self._orderings:
             resolved = self._resolve(start, by_task)
@@ -282,7 +348,7 @@ class DAG:
         if isinstance(reference, DAGNode):
             found = [reference] if self._nodes.get(reference.task_name) is reference else []
         else:
-            found = by_task.get(_identity(reference), [])
+            found = by_task.get(identity(reference), [])
         if len(found) == 1:
             return found[0]
         names = ", ".join(repr(node.task_name) for node in found)
@@ -292,13 +358,6 @@ class DAG:
             else f"an edge names {reference!r}, which is not in the graph; add its node",
             reference=reference,
         )
-
-
-def _identity(task: Task) -> object:
-    """The identity of a task. A bound method is a new object each time it is looked up."""
-    if inspect.ismethod(task):
-        return id(task.__self__), task.__func__
-    return id(task)
 
 
 def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode]]) -> Plan:
@@ -339,10 +398,22 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
     )
     for node in nodes:
         _check_may_start(node, producers, elements)
-    keys = list(failed_nodes)
     return Plan(
-        order, predecessors, successors, producers, required, optional, keys, elements, by_items
+        order,
+        predecessors,
+        successors,
+        producers,
+        required,
+        optional,
+        list(failed_nodes),
+        [key for key in failed_nodes if any(_takes_whole(node, key) for node in nodes)],
+        elements,
+        by_items,
     )
+
+
+def _takes_whole(node: DAGNode, key: str) -> bool:
+    return key not in node.map_over and key in (*node.required_keys, *node.optional_keys)
 
 
 def _check_may_start(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from taskiq_flow.dataflow.axes import Path, element_name
 from taskiq_flow.dataflow.binding import Binding, Task
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import Join
+from taskiq_flow.events import Failure
 
 
 class Owner(Protocol):
@@ -102,6 +104,20 @@ class Unreached(Element):
     def __init__(self, node: DAGNode, path: Path, elements: Owner, outcome: int) -> None:
         super().__init__(node, path, elements)
         self.outcome = outcome
+
+
+def place_of(failure: Failure) -> Path:
+    """The place of a failed element in its lists. A node's own failure comes first."""
+    if failure.index is None:
+        return ()
+    return failure.index if isinstance(failure.index, tuple) else (failure.index,)
+
+
+def failure_within(failure: Failure, at: Path) -> Failure:
+    """The failure of an element within a path, as it is told there: its place begins there."""
+    rest = place_of(failure)[len(at) :]
+    index = (rest[0] if len(rest) == 1 else rest) if rest else None
+    return replace(failure, index=index)
 
 
 class Gathering:

@@ -13,14 +13,13 @@ from typing import Any, Protocol
 from taskiq_flow.dataflow.axes import (
     Axis,
     ElementPlan,
-    MappedNode,
     Path,
     element_name,
     keys_of,
     lists_of,
 )
 from taskiq_flow.dataflow.cells import ABSENT, Cells
-from taskiq_flow.dataflow.element import Element, Gathering, Unreached
+from taskiq_flow.dataflow.element import Element, Gathering, Unreached, failure_within, place_of
 from taskiq_flow.dataflow.groups import Cursor, Gathers, Group, Groups, Mapped, Taking, Within
 from taskiq_flow.dataflow.growing import GrowingRows
 from taskiq_flow.dataflow.items import Opening
@@ -28,6 +27,7 @@ from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, Join, ReadySet
 from taskiq_flow.dataflow.rows import Row, Source, Zipped, not_lists
 from taskiq_flow.errors import InputError, OutputShapeError
+from taskiq_flow.events import Failure
 from taskiq_flow.values.isolation import Take
 
 LET_IN_AT_ONCE = 64
@@ -77,7 +77,10 @@ class Caller(Protocol):
         """How many of many runs have ended, and wait for an earlier one to be read."""
 
     def uneven(self, node: DAGNode, error: OutputShapeError) -> None:
-        """The lists that a node takes together differ in length."""
+        """The outermost lists that a node takes together differ in length."""
+
+    def uneven_within(self, element: Element, error: OutputShapeError) -> None:
+        """The lists that a node takes together within a path differ in length."""
 
 
 class Elements:
@@ -124,7 +127,7 @@ class Elements:
         )
         self._mapped, self._groups = groups.mapped, groups.groups
         self._cells, self._returned = groups.cells, groups.returned
-        self._rows: dict[Axis, dict[Path, Row | Zipped]] = {axis: {} for axis in groups.axes}
+        self._rows: dict[Axis, dict[Path, Row]] = {axis: {} for axis in groups.axes}
         for key, source in sources.items():
             self._rows[key, 1][()] = Row.of_source(source, take)
         self._passed_on = [group for group in self._groups if not group.is_taken]
@@ -145,7 +148,7 @@ class Elements:
             for node, items in plan.generators.items()
         }
         self._opening: dict[DAGNode, Opening] = {}  # by generator, where nodes wait for it
-        self._parked: dict[tuple[Axis, Path], list[tuple[Group, Path]]] = {}
+        self._parked: dict[tuple[Axis, Path], list[tuple[Group, Path]]] = {}  # by what is awaited
         self._gathered = 0  # mapped nodes whose elements have all ended
         self.has_more = False
         """Whether ``pop`` has stopped early, and is to be called again."""
@@ -168,8 +171,15 @@ class Elements:
             row.append(item)
         if is_new:
             self._begin_row(growing, path)
-        if self._zips:  # another list has ended, perhaps, and this one goes on
+        if growing.is_zipped:  # another list has ended, perhaps, and this one goes on
+            self._check_readers(growing, path)
+
+    def _check_readers(self, growing: GrowingRows, path: Path) -> None:
+        """A row has grown, or has ended."""
+        if not path:
             self._check_roots()
+        for group, prefix in growing.readers_at(path):
+            self._check_cursor(group, prefix)
 
     def lead(self, node: Any) -> float:
         """How many items a generator may still make now."""
@@ -206,13 +216,7 @@ class Elements:
             self._begin_row(growing, path)
         if path in growing.rows:
             growing.end(path, is_cut=outcome != COMPLETED)
-            if not path:
-                self._check_roots()
-            for group, prefix in growing.readers_at(path):
-                if group.cursors[prefix].next == group.cursors[prefix].row.length:
-                    del group.cursors[prefix]
-                for mapped in group.tree:
-                    self._check(mapped, prefix)
+            self._check_readers(growing, path)
         elif growing.node in self._opening:
             self._settle_opening(self._opening.pop(growing.node), outcome)
 
@@ -277,10 +281,7 @@ class Elements:
         self._check_roots()
 
     def _source(self, key: str) -> Row:
-        row = self._rows[key, 1][()]
-        if not isinstance(row, Row):
-            raise TypeError(f"{key!r} is no source")
-        return row
+        return self._rows[key, 1][()]
 
     def _check_value(self, key: str, value: Any) -> None:
         """A value of a source has lists within it, if these are mapped over."""
@@ -344,22 +345,23 @@ class Elements:
         """What closes the sources that are generators. Each may raise whatever these raise."""
         return [self._source(key).close for key in self._sources]
 
-    def _row(self, axis: Axis, at: Path) -> Row | Zipped | None:
+    def _row(self, axis: Axis, at: Path) -> Row | None:
         """The list of an axis at a path; ``None`` if it is not there."""
         rows = self._rows[axis]
         row = rows.get(at)
-        if row is not None:
-            return row
-        if isinstance(axis, frozenset):
-            parts = [self._row(part, ()) for part in axis]
-            found = [part for part in parts if part is not None]
-            if len(found) == len(parts):
-                row = rows[at] = Zipped(found)
-        elif axis[1] > 1:
+        if row is None and isinstance(axis, tuple) and axis[1] > 1:
             around = self._row((axis[0], axis[1] - 1), at[:-1])
-            if isinstance(around, Row):
+            if around is not None:
                 row = rows[at] = Row(around[at[-1]])
         return row
+
+    def _row_of(self, group: Group, prefix: Path) -> Row | Zipped | None:
+        """What a group reads at a position of its parent; ``None`` if it is not there."""
+        found = [(axis, self._row(axis, place(prefix))) for axis, place in group.places.items()]
+        rows = [(axis[0], row) for axis, row in found if row and isinstance(axis, tuple)]
+        if len(rows) < len(found):
+            return None
+        return rows[0][1] if len(rows) == 1 else Zipped(rows)
 
     # What elements ask
 
@@ -378,6 +380,8 @@ class Elements:
         at = taking.project(path)
         if taking.is_listed:
             return self._listed(taking.axis, at)
+        if taking.failures is not None:
+            return self._failures(taking.failures, at)
         if taking.gathers is None:
             return self._cells[taking.key].get(at)
         if taking.gathers.outcomes.get(at) != COMPLETED and join != "ended":
@@ -386,9 +390,23 @@ class Elements:
 
     def _listed(self, axis: Axis, path: Path) -> Any:
         row = self._row(axis, path[:-1])
-        if not isinstance(row, Row):
+        if row is None:
             raise KeyError(axis)
         return row[path[-1]]
+
+    def add_failure(self, element: Element, failure: Failure) -> None:
+        """An element has failed, or what a node has within a path."""
+        node = self._plan.generators.get(element.node, element.node)
+        for depth, cells in self._mapped[node].failures.items():
+            at = element.path[:depth]
+            if len(at) == depth:
+                found = cells.get(at)
+                cells.put(at, [failure] if found is ABSENT else [*found, failure])
+
+    def _failures(self, cells: Cells, at: Path) -> list[Failure]:
+        found = cells.get(at)
+        failures = [] if found is ABSENT else sorted(found, key=place_of)
+        return [failure_within(failure, at) for failure in failures]
 
     def store(self, element: Element, result: Any, stored: Mapping[str, Any]) -> None:
         """Put what an element gives into the rows of its keys. Raises ``OutputShapeError``."""
@@ -415,7 +433,8 @@ class Elements:
         for taken in mapped.plan.taken:
             if taken.producer is not None:
                 at = tuple(path[i] for i in taken.at[: taken.own] if i < len(path))
-                at = () if self._mapped[taken.producer].is_dead else at
+                producer = self._mapped[taken.producer]
+                at = () if producer.is_dead else producer.outcomes.place_of(at)
                 names.append(element_name(taken.producer.task_name, at))
         return list(dict.fromkeys(names))
 
@@ -506,11 +525,12 @@ class Elements:
         mapped.is_open = True
         root = mapped.ancestors[0]
         if root.root is None and all(member.is_open for member in root.members):
-            row = self._row(root.axis, ())
+            row = self._row_of(root, ())
             if row is not None:
                 self._open_cursor(root, (), row)
         for group in mapped.ancestors[1:]:
-            self._unpark(group.axis, ())
+            for axis in group.places:
+                self._unpark(axis, ())
         self._check(mapped, ())
 
     def _let_in_the_last(self) -> None:
@@ -604,15 +624,14 @@ class Elements:
         cursor = group.cursors.get(prefix)
         if cursor is not None:
             return path[-1] < cursor.next
-        parked = self._parked.get((group.axis, group.project(prefix)), ())
-        return all(other is not group or at != prefix for other, at in parked)
+        return prefix not in group.parked
 
     def _let_in(self, group: Group, cursor: Cursor) -> None:
         path = (*cursor.prefix, cursor.next)
         cursor.next += 1
         group.let_in += 1
         if cursor.next == cursor.row.length:
-            del group.cursors[cursor.prefix]
+            self._leave(group, cursor)
         if group.held:
             group.alive[path] = set(group.held)
         never_run: list[Element] = []
@@ -642,7 +661,7 @@ class Elements:
                 continue
             at = taking.project(path)
             if taking.gathers is not None:
-                outcome = taking.gathers.outcomes.get(at)
+                outcome = taking.gathers.outcomes.around(at)
                 if outcome is ABSENT and of.is_dead:
                     outcome = self._ready.outcome(of.plan.node)
                 if outcome is ABSENT:
@@ -676,14 +695,22 @@ class Elements:
 
     def _reach(self, group: Group, prefix: Path) -> None:
         """The position exists at which a group has a list, or will have one."""
-        at = group.project(prefix)
-        row = self._row(group.axis, at)
-        if row is not None:
+        worst = COMPLETED
+        for axis, place in group.awaits.items():
+            at = place(prefix)
+            if self._row(axis, at) is not None:
+                continue
+            outcome = self._outcome_at(axis, at)
+            if outcome is None:
+                group.parked.add(prefix)
+                self._parked.setdefault((axis, at), []).append((group, prefix))
+                return
+            worst = min(worst, outcome)
+        row = self._row_of(group, prefix)
+        if worst == COMPLETED and row is not None:
             self._open_cursor(group, prefix, row)
-        elif (outcome := self._outcome_at(group.axis, at)) is not None:
-            self._never_reach(group, prefix, outcome)
         else:
-            self._parked.setdefault((group.axis, at), []).append((group, prefix))
+            self._never_reach(group, prefix, worst)
 
     def _outcome_at(self, axis: Axis, at: Path) -> int | None:
         """How the element has ended that was to give a list, if it gives none."""
@@ -692,10 +719,11 @@ class Elements:
         return None if outcome is ABSENT else outcome
 
     def _unpark(self, axis: Axis, at: Path) -> None:
-        row = self._row(axis, at) if (axis, at) in self._parked else None
-        if row is not None:
-            for group, prefix in self._parked.pop((axis, at)):
-                self._open_cursor(group, prefix, row)
+        """A list is there, or never will be."""
+        parked = self._parked.pop((axis, at), ())
+        for group, prefix in sorted(parked, key=lambda each: each[0].number):
+            group.parked.discard(prefix)
+            self._reach(group, prefix)
 
     def _open_cursor(self, group: Group, prefix: Path, row: Row | Zipped) -> None:
         cursor = group.cursors[prefix] = Cursor(prefix, row)
@@ -709,16 +737,33 @@ class Elements:
             if prefix and self._lists_at is not None:
                 self._returned[mapped.plan.node].open(prefix)
         if row.length == 0:
-            del group.cursors[prefix]
+            self._leave(group, cursor)
         for mapped in alive:
             self._check(mapped, prefix)
 
+    def _leave(self, group: Group, cursor: Cursor) -> None:
+        """A group has let in all positions. Of lists taken together, one may go on."""
+        del group.cursors[cursor.prefix]
+        if isinstance(cursor.row, Zipped):
+            for _, row in cursor.row.rows:
+                row.left_by.add(group.number)
+
     def _never_reach(self, group: Group, prefix: Path, outcome: int) -> None:
         """There will be no list at a position: each node within ends there, once."""
+        for axis, place in group.places.items():
+            if (row := self._row(axis, place(prefix))) is not None:
+                row.left_by.add(group.number)
         for mapped in group.tree:
-            if not mapped.is_dead:
-                mapped.outcomes.put(prefix, outcome)
-                self._caller.skip([Unreached(mapped.plan.node, prefix, self, outcome)])
+            if mapped.is_dead:
+                continue
+            mapped.outcomes.put(prefix, outcome)
+            within = [each for depth, each in mapped.gathers.items() if depth > len(prefix)]
+            for gathers in within:
+                gathers.outcomes.put(prefix, outcome)
+            self._caller.skip([Unreached(mapped.plan.node, prefix, self, outcome)])
+            for gathers in within:
+                for path in [at for at in gathers.pending if at[: len(prefix)] == prefix]:
+                    self._end_gathering(gathers, path, outcome)
 
     # Ends
 
@@ -729,12 +774,7 @@ class Elements:
         if self._growing and mapped.plan.node in self._growing:
             self._end_row(Element(mapped.plan.node, path, self), outcome)
         for axis in mapped.opens:
-            if outcome == COMPLETED:
-                self._unpark(axis, path)
-            else:
-                parked = self._parked.pop((axis, path), ())
-                for group, prefix in sorted(parked, key=lambda each: each[0].number):
-                    self._never_reach(group, prefix, outcome)
+            self._unpark(axis, path)
         self._end(mapped, path, has_failures=outcome == FAILED)
 
     def _end_within(
@@ -745,8 +785,12 @@ class Elements:
         *,
         is_reached: bool = True,
         is_cut: bool = False,
+        uneven: Zipped | None = None,
     ) -> None:
         """All elements within a path have ended, or there will be none."""
+        if uneven is not None:
+            element = Element(mapped.plan.node, path, self)
+            self._caller.uneven_within(element, self._uneven_error(element, uneven))
         if (gathers := mapped.gathers.get(len(path))) is not None:
             if is_reached:
                 joins, sizes = mapped.plan.node.flatten, _sizes_after(mapped.plan.sizes, len(path))
@@ -755,14 +799,17 @@ class Elements:
             if outcome == FAILED:
                 self._caller.gathered_within(element_name(mapped.plan.node.task_name, path))
             self._settle(gathers, path, outcome)
-        if is_reached and is_cut:
+        if is_reached and is_cut and uneven is None:
             self._caller.cut(Unreached(mapped.plan.node, path, self, FAILED))
-        if is_reached and len(path) == self._lists_at:
+        if is_reached and uneven is None and len(path) == self._lists_at:
             self._caller.listed(Element(mapped.plan.node, path, self), is_whole=outcome != FAILED)
         self._end(mapped, path, has_failures=outcome == FAILED)
 
     def _settle(self, gathers: Gathers, path: Path, outcome: int) -> None:
         gathers.outcomes.put(path, outcome)
+        self._end_gathering(gathers, path, outcome)
+
+    def _end_gathering(self, gathers: Gathers, path: Path, outcome: int) -> None:
         gathering = gathers.pending.pop(path, None)
         if gathering is not None:
             never_run = self._ready.end(gathering, outcome)
@@ -771,14 +818,14 @@ class Elements:
 
     def _end(self, mapped: Mapped, path: Path, *, has_failures: bool) -> None:
         """What a node has at a path is complete: one more of what is around it has ended."""
+        holder = mapped.holders[len(path) - 1]
+        if holder is not None:  # before the positions around it end, with which all of it goes
+            self._count_down(holder, path, mapped)
         around = mapped.within.get(path[:-1])
         if around is not None:
             around.ended += 1
             around.has_failures = around.has_failures or has_failures
             self._check(mapped, path[:-1])
-        holder = mapped.holders[len(path) - 1]
-        if holder is not None:
-            self._count_down(holder, path, mapped)
 
     def _check(self, mapped: Mapped, path: Path) -> None:
         """Look whether all elements within a path have ended."""
@@ -792,31 +839,36 @@ class Elements:
             self._caller.known(plan.node, path, length)
         if within.ended < length or self.is_stopped:
             return
+        row, is_cut = within.row, within.row.is_cut
+        if isinstance(row, Zipped) and not (is_cut or row.is_even):
+            fixed_at = path[: mapped.ancestors[len(path)].fixed_by]
+            mapped.within[fixed_at].uneven = row
         del mapped.within[path]
-        is_cut = within.row.is_cut
-        has_failures = within.has_failures or is_cut
+        uneven = within.uneven
+        has_failures = within.has_failures or is_cut or uneven is not None
         if path:
             outcome = FAILED if has_failures else COMPLETED
-            self._end_within(mapped, path, outcome, is_cut=is_cut)
+            self._end_within(mapped, path, outcome, is_cut=is_cut, uneven=uneven)
             return
         self._gathered += 1
-        rows = [self._row(axis, ()) for axis in plan.axes if isinstance(axis, frozenset)]
-        is_even = is_cut or all(row.is_even for row in rows if isinstance(row, Zipped))
-        if not is_even:
-            self._caller.uneven(plan.node, self._uneven_error(plan))
-        is_whole = is_even and not has_failures
-        self._caller.gathered(plan.node, is_whole=is_whole, is_cut=is_cut)
+        if uneven is not None:
+            self._caller.uneven(plan.node, self._uneven_error(plan.node, uneven))
+        self._caller.gathered(plan.node, is_whole=not has_failures, is_cut=is_cut)
 
     def _check_roots(self) -> None:
         """An outermost list may have ended."""
         for number in self._roots:
             group = self._groups[number]
-            if group.root is None:
-                continue
-            if group.root.next == group.root.row.length:
-                group.cursors.pop((), None)
-            for mapped in group.tree:
-                self._check(mapped, ())
+            if group.root is not None:
+                self._check_cursor(group, ())
+
+    def _check_cursor(self, group: Group, prefix: Path) -> None:
+        """A list that a group reads may have ended."""
+        cursor = group.cursors.get(prefix)
+        if cursor is not None and cursor.next == cursor.row.length:
+            self._leave(group, cursor)
+        for mapped in group.tree:
+            self._check(mapped, prefix)
 
     def _count_down(self, group: Group, path: Path, mapped: Mapped) -> None:
         alive = group.alive[path]
@@ -834,9 +886,12 @@ class Elements:
                 for cells in dropping.cells:
                     cells.drop(path)
                 self._forget(dropping.mapped, path, group.depth)
-        for child in group.children:
-            if child.is_held and child.axis not in self._layout.shared:
-                self._rows[child.axis].pop(path, None)
+        for axis in group.rows:
+            self._rows[axis].pop(path, None)
+        for axis in group.rows_within:
+            rows = self._rows[axis]
+            for at in [at for at in rows if at[: group.depth] == path]:
+                del rows[at]
         for key in group.sources:
             self._source(key).drop(path[0])
 
@@ -853,21 +908,16 @@ class Elements:
                         self._caller.forget(element_name(name, inner))
                 gathers.outcomes.drop(path)
 
-    def _uneven_error(self, plan: MappedNode) -> OutputShapeError:
-        zips = [axis for axis in plan.axes if isinstance(axis, frozenset)]
+    def _uneven_error(self, node: DAGNode | Element, uneven: Zipped) -> OutputShapeError:
         outputs = {i.given_key: i.outputs[0] for i in self._plan.generators.values()}
-        lengths = {
-            outputs.get(key, key): self._source(key).length
-            for axis in zips
-            for key in lists_of(axis)
-        }
         listed = ", ".join(
-            f"{key!r} has {'more' if length is None else length}" for key, length in lengths.items()
+            f"{outputs.get(key, key)!r} has {'more' if row.length is None else row.length}"
+            for key, row in sorted(uneven.rows, key=lambda each: each[0])
         )
         return OutputShapeError(
-            f"node {plan.node.task_name!r} maps over lists together that differ in length: "
+            f"node {node.task_name!r} maps over lists together that differ in length: "
             f"{listed}; give them the same length",
-            task_name=plan.node.task_name,
+            task_name=node.task_name,
         )
 
 

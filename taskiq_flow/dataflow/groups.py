@@ -16,7 +16,8 @@ from taskiq_flow.dataflow.axes import (
     parts_of,
     projection,
 )
-from taskiq_flow.dataflow.cells import Cells
+from taskiq_flow.dataflow.cells import ABSENT, Cells
+from taskiq_flow.dataflow.dag import FAILURES
 from taskiq_flow.dataflow.element import Element, Gathering
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.node import DAGNode
@@ -30,13 +31,14 @@ MOST_OPEN = 8
 class Within:
     """What has ended of a node within a path: so many elements, or rows of them."""
 
-    __slots__ = ("ended", "has_failures", "is_known", "row")
+    __slots__ = ("ended", "has_failures", "is_known", "row", "uneven")
 
     def __init__(self, row: Row | Zipped) -> None:
         self.row = row
         self.ended = 0
         self.has_failures = False
         self.is_known = False
+        self.uneven: Zipped | None = None  # lists that differ in length, at this place
 
 
 class Gathers:
@@ -56,7 +58,7 @@ class Gathers:
 class Taking:
     """How a mapped node of this run takes a key that it maps over."""
 
-    __slots__ = ("axis", "gathers", "is_listed", "key", "of", "project")
+    __slots__ = ("axis", "failures", "gathers", "is_listed", "key", "of", "project")
 
     def __init__(self, taken: Taken, of: Mapped | None) -> None:
         self.key = taken.key
@@ -65,8 +67,12 @@ class Taking:
         self.is_listed = taken.is_listed
         self.project = projection(taken.at)
         self.gathers: Gathers | None = None
+        self.failures: Cells | None = None
         if of is not None and len(taken.at) < taken.own:
             self.gathers = of.gathers.setdefault(len(taken.at), Gathers())
+        if of is not None and taken.is_failures:
+            self.failures = of.failures.setdefault(len(taken.at), Cells())
+        elif self.gathers is not None:
             self.gathers.values.setdefault(taken.key, Cells())
 
 
@@ -77,9 +83,10 @@ class Mapped:
     a rule such as ``"any"`` counts it. ``pending``: its elements that have not ended, by path.
     ``outcomes``: how others ended, for those that did not complete, and paths that lead to no list.
     ``within``: what has ended, by the paths that are still open. ``gathers``: by the length of
-    paths. ``keys``: that its elements give; ``opens``: the axes of lists that these are.
-    ``ancestors``: the groups of its axes, from the outermost on; ``holders``: those of them that
-    count it, and ``None`` for the others.
+    paths. ``failures``: by the length of the paths at which they are taken. ``keys``: that its
+    elements give; ``opens``: the axes of lists that these are. ``ancestors``: the groups of its
+    axes, from the outermost on; ``holders``: those of them that count it, and ``None`` for the
+    others.
     """
 
     def __init__(self, plan: MappedNode, priority: float, items: ItemsNode | None) -> None:
@@ -97,6 +104,7 @@ class Mapped:
         self.outcomes = Cells()
         self.within: dict[Path, Within] = {}
         self.gathers: dict[int, Gathers] = {}
+        self.failures: dict[int, Cells] = {}
         self.opens: list[Axis] = []
         self.ancestors: list[Group] = []
         self.holders: list[Group | None] = []
@@ -121,21 +129,24 @@ class Dropping:
     ``groups``: how many these are: the node's own, and later passes whose nodes take its values.
     """
 
-    __slots__ = ("_ended", "_groups", "cells", "mapped")
+    __slots__ = ("_groups", "cells", "ended", "mapped")
 
     def __init__(self, mapped: Mapped, groups: int) -> None:
         self.mapped = mapped
         self.cells: list[Cells] = []
+        self.ended = Cells()  # by path: in how many of the groups, if not in all
         self._groups = groups
-        self._ended: dict[Path, int] = {}  # by path: in how many of the groups, if not in all
 
     def is_due(self, path: Path) -> bool:
         """A position has ended in one more of the groups. Whether it was the last one."""
         if self._groups == 1:
             return True
-        ended = self._ended.pop(path, 0) + 1
+        before = self.ended.get(path)
+        ended = 1 if before is ABSENT else before + 1
         if ended < self._groups:
-            self._ended[path] = ended
+            self.ended.put(path, ended)
+        else:
+            self.ended.drop(path)
         return ended == self._groups
 
 
@@ -150,7 +161,10 @@ class Group:
     ``room``: how many positions may be alive. ``alive``: by path, the nodes of ``held`` that have
     not ended. ``cursors``: those that are not at their end; ``root``: of the outermost list.
     ``sources``: keys that no other group reads. ``let_in``: how many positions. ``items``: the
-    groups that let in the items of generators, of which this one reads the rows.
+    groups that let in the items of generators, of which this one reads the rows. ``parked``: the
+    positions of its parent at which its lists are not there yet. ``fixed_by``: how many positions
+    of its parent fix its lists. ``rows``: the axes of lists that are dropped with its positions;
+    ``rows_within``: of those that are at places within these.
     """
 
     def __init__(self, number: int, plan: GroupPlan, members: Sequence[Mapped]) -> None:
@@ -158,9 +172,15 @@ class Group:
         self.axis = plan.axes[-1]
         self.depth = len(plan.axes)
         self.members = members
-        self.project = projection(plan.at)
-        self.is_straight = plan.at == tuple(range(self.depth - 1))
-        self.is_held = True
+        self.places = {part: projection(at) for part, at in plan.places.items()}
+        self.awaits = {part: projection(at) for part, at in {**plan.needs, **plan.places}.items()}
+        self.straight = {
+            part for part, at in plan.places.items() if at == tuple(range(self.depth - 1))
+        }
+        self.fixed_by = max((at[-1] + 1 for at in plan.places.values() if at), default=0)
+        self.parked: set[Path] = set()
+        self.rows: list[Axis] = []
+        self.rows_within: list[Axis] = []
         self.is_taken = True
         self.parent: Group | None = None
         self.children: list[Group] = []
@@ -187,8 +207,7 @@ class Groups:
     once. ``lists_at``: how many positions lead to the lists that the reader is given, if any.
 
     ``cells``: by key, what elements have given; ``returned``: by node, what its tasks have.
-    ``openers``: by axis, the mapped node whose elements give its lists. ``shared``: axes of lists
-    whose lists are read at several positions, or by a later pass.
+    ``openers``: by axis, the mapped node whose elements give its lists.
     """
 
     def __init__(
@@ -206,7 +225,8 @@ class Groups:
         self._sources = sources
         self._lists_at = lists_at
         self.rows_of_items: set[Axis] = {(i.given_key, 1) for i in plan.generators.values()}
-        self.axes = {part for group in plan.groups for a in group.axes for part in parts_of(a)}
+        parts = {part for group in plan.groups for a in group.axes for part in parts_of(a)}
+        self.axes: set[Axis] = {part for part in parts if isinstance(part, tuple)}
         self.cells: dict[str, Cells] = {}
         self.returned: dict[DAGNode, Cells] = {}
         self.mapped: dict[DAGNode, Mapped] = {}
@@ -229,24 +249,59 @@ class Groups:
         ]
         for number in range(len(self.groups)):
             self._connect(number)
-        self.openers = {axis: m for m in self.mapped.values() for axis in m.opens}
-        passes = {
+        self.openers: dict[Axis, Mapped] = {
+            axis: m for m in self.mapped.values() for axis in m.opens
+        }
+        passes: dict[Axis, Group] = {
             (items.given_key, 1): self.mapped[items].ancestors[-1]
             for items in plan.generators.values()
         }
         for group in self.groups:
-            parts = [part for part in parts_of(group.axis) if part in passes]
-            group.items = [passes[part] for part in parts if passes[part] is not group]
+            read = [passes[part] for part in parts_of(group.axis) if part in passes]
+            group.items = [items for items in read if items is not group]
         for group in self.groups:
             self._describe(group)
         self._drop_when_ended()
-        axes = {group.axis: plan.groups[n].axes for n, group in enumerate(self.groups)}
-        self.shared = {
-            group.axis
-            for number, group in enumerate(self.groups)
-            if not (group.is_straight and group.is_held)
-            or plan.groups[number].axes != axes[group.axis]
-        }
+        for axis in self.axes:
+            self._drop_rows(axis)
+
+    def _drop_rows(self, axis: Axis) -> None:
+        """Say with whose positions the lists of an axis are dropped: of those around all readers.
+
+        That is the innermost group whose positions last until all readers have ended. It may have
+        fewer positions than there are lists, as a shorter one beside them has. The rest goes with
+        the groups around it.
+        """
+        opener = self.openers.get(axis)
+        readers: list[Group] = []
+        places: set[tuple[int, ...]] = set()
+        for group in self.groups:
+            around: Group | None = group
+            while around is not None:
+                if axis in around.places:
+                    readers.append(group)
+                    places.add(self._plan.groups[around.number].places[axis])
+                around = around.parent
+        common = [set(map(id, self._holders(reader))) for reader in readers]
+        for group in self._holders(readers[0]):
+            begin = tuple(range(group.depth))
+            is_around_all = all(id(group) in holders for holders in common)
+            if is_around_all and all(at[: group.depth] == begin for at in places):
+                is_own = all(len(at) == group.depth for at in places)
+                (group.rows if is_own else group.rows_within).append(axis)
+                axes = self._plan.groups[group.number].axes
+                if opener is None or axes == opener.plan.axes[: group.depth]:
+                    return
+
+    def _holders(self, group: Group) -> list[Group]:
+        """The groups around a group whose positions last until all within has ended."""
+        held_by = self._plan.groups[group.number].held_by
+        found, outer = [], group.parent
+        while outer is not None:
+            if outer.number in held_by:
+                found.append(outer)
+            outer = outer.parent
+        return found
 
     def _connect(self, number: int) -> None:
         """Tell the groups around a group of its members."""
@@ -260,7 +315,6 @@ class Groups:
         while outer is not None:
             ancestor = self.groups[outer]
             is_held = outer in planned.held_by
-            ancestors[-1].is_held = ancestors[-1].is_held and is_held
             ancestors.append(ancestor)
             holders.append(ancestor if is_held else None)
             ancestor.tree += group.members
@@ -289,7 +343,7 @@ class Groups:
         group.leads_to = [
             child
             for child in group.children
-            if child.axis not in self.openers or id(self.openers[child.axis]) not in within
+            if not any(id(self.openers.get(part)) in within for part in child.awaits)
         ]
         group.room = 2 * self._limit
         if any(axis in self.rows_of_items for axis in parts_of(group.axis)):
@@ -312,7 +366,7 @@ class Groups:
             for depth, gathers in mapped.gathers.items():
                 for key in gathers.values:
                     depths.setdefault(key, set()).add(depth)
-        for group in self.groups:
+        for group in reversed(self.groups):  # those within others first
             for mapped in group.held:
                 self._drop_of(group, mapped, readers, depths)
 
@@ -323,8 +377,9 @@ class Groups:
         readers: Mapping[str, Iterable[Mapped]],
         depths: Mapping[str, Iterable[int]],
     ) -> None:
-        keys = mapped.keys
-        taken = {*keys, *mapped.plan.node.outputs}  # the items of a generator, too
+        keys, node = mapped.keys, mapped.plan.node
+        # Of a generator, the items too.
+        taken = {*keys, *node.outputs, f"{node.task_name}{FAILURES}"}
         passes = [group]
         for reader in (reader for key in taken for reader in readers.get(key, ())):
             found = reader.holders[group.depth - 1] if len(reader.holders) >= group.depth else None
@@ -335,6 +390,9 @@ class Groups:
         dropping = Dropping(mapped, len(passes))
         for each in passes:
             each.drops.append(dropping)
+        within = [g for g in mapped.ancestors if g.depth > group.depth]
+        dropping.cells += [d.ended for g in within for d in g.drops if d.mapped is mapped]
+        dropping.cells += [c for depth, c in mapped.failures.items() if depth >= group.depth]
         for gathers in (g for depth, g in mapped.gathers.items() if depth >= group.depth):
             dropping.cells += gathers.values.values()
         listed = set[int]() if self._lists_at is None else {self._lists_at}
@@ -343,7 +401,7 @@ class Groups:
             if min(wanted, default=group.depth) >= group.depth:
                 dropping.cells.append(self.cells[key])
         if min(listed, default=-1) >= group.depth:
-            dropping.cells.append(self.returned[mapped.plan.node])
+            dropping.cells.append(self.returned[node])
 
     def _are_at_the_same_positions(self, group: Group, other: Group) -> bool:
         return self._plan.groups[group.number].axes == self._plan.groups[other.number].axes

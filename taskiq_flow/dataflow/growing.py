@@ -8,31 +8,34 @@ from collections.abc import Iterator
 from taskiq_flow.dataflow.axes import Axis, ElementPlan, Path, parts_of
 from taskiq_flow.dataflow.groups import Group, Groups
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.rows import Row, Zipped
+from taskiq_flow.dataflow.rows import Row
 
 
 class GrowingRows:
     """The rows of one generator: one for each of its elements, or one for a node that runs once.
 
-    ``axis``: of the items. ``rows``: by path, those that have begun.
+    ``axis``: of the items. ``rows``: by path, those that have begun. ``is_zipped``: whether items
+    are taken together with elements of other lists.
     """
 
     def __init__(
-        self, node: DAGNode, plan: ElementPlan, layout: Groups, rows: dict[Path, Row | Zipped]
+        self, node: DAGNode, plan: ElementPlan, layout: Groups, rows: dict[Path, Row]
     ) -> None:
         self.node = node
         self.axis: Axis = (plan.generators[node].given_key, 1)
         self.rows = rows
-        readers = {n for n, g in enumerate(layout.groups) if self.axis in parts_of(g.axis)}
+        readers = {n for n, g in enumerate(layout.groups) if self.axis in g.places}
+        self.is_zipped = any(len(layout.groups[number].places) > 1 for number in readers)
         self._readers = [layout.groups[number] for number in sorted(readers)]
         self._takers = [group for group in self._readers if group.is_taken]
         # One that waits for what cannot go on while this generator waits says nothing about room:
         # it would wait for itself.
         held_up = self._held_up(plan, layout)
         self._bounding = [
-            layout.groups[number]
-            for number in sorted(readers)
-            if layout.groups[number].is_taken and not plan.groups[number].waits_for & held_up
+            group
+            for group in self._takers
+            if not plan.groups[group.number].waits_for & held_up
+            and (self.axis in group.straight or len(group.places) == 1)
         ]
 
     def _held_up(self, plan: ElementPlan, layout: Groups) -> set[int]:
@@ -55,10 +58,7 @@ class GrowingRows:
 
     def begun(self, path: Path) -> Row:
         """The row at a path, which begins now if it has not."""
-        row = self.rows.setdefault(path, Row())
-        if not isinstance(row, Row):
-            raise TypeError(f"the items of {self.node!r} are no row")
-        return row
+        return self.rows.setdefault(path, Row())
 
     def end(self, path: Path, *, is_cut: bool) -> None:
         """A row has all of its items. ``is_cut``: because its generator has failed."""
@@ -89,14 +89,22 @@ class GrowingRows:
             least = self._let_in(self._readers[0], path) - unread
         return least + self.node.window - (0 if row is None else row.known)
 
-    def _let_in(self, group: Group, path: Path) -> int:
-        """How many items of a row a group has let in. A list may be read at several places."""
+    def _let_in(self, group: Group, path: Path) -> float:
+        """How many items of a row a group has let in. A list may be read at several places.
+
+        Any number of them, for one that reads it no further.
+        """
+        row = self.rows.get(path)
+        if row is not None and group.number in row.left_by:
+            return math.inf
         if group.depth == 1:
-            return 0 if group.root is None else group.root.next
+            is_never_read = group.root is None and all(mapped.is_dead for mapped in group.tree)
+            return math.inf if is_never_read else 0 if group.root is None else group.root.next
         places = [group.cursors[prefix].next for prefix in self._prefixes(group, path)]
         return min(places, default=0)
 
     def _prefixes(self, group: Group, path: Path) -> list[Path]:
-        if group.is_straight:
+        if self.axis in group.straight:
             return [path] if path in group.cursors else []
-        return [prefix for prefix in group.cursors if group.project(prefix) == path]
+        place = group.places[self.axis]
+        return [prefix for prefix in group.cursors if place(prefix) == path]

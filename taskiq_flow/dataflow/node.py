@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import math
 import os
 import sys
@@ -486,6 +487,13 @@ def fixed_values(node: DAGNode) -> dict[str, Any]:
         }
         function = function.func
     return {**fixed, **node.given}
+
+
+def identity(task: Task) -> object:
+    """The identity of a task. A bound method is a new object each time it is looked up."""
+    if inspect.ismethod(task):
+        return id(task.__self__), task.__func__
+    return id(task)
 
 
 def default_name(task: Task) -> str:

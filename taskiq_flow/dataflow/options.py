@@ -27,7 +27,7 @@ class Product:
     """Keys whose elements a node takes in every combination, the last of them the fastest.
 
     Each is a key, or several keys that are taken together, or a key with the number of its levels.
-    The node gives lists within lists.
+    The node gives lists within lists. Outer levels that the keys have in common are there once.
 
     >>> dag = (
     ...     DAGBuilder()

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.node import DAGNode, default_name, identity
 from taskiq_flow.dataflow.options import NO_FALLBACK
+from taskiq_flow.drawing.diagram import Arrow, Box, Diagram, Input
+from taskiq_flow.drawing.texts import columns
 from taskiq_flow.previews import preview
 
 Levels = Sequence[Sequence[DAGNode]]
 Predecessors = Mapping[DAGNode, Sequence[DAGNode]]
 
+Orientation = Literal["LR", "RL", "TB", "TD", "BT"]
+"""Where edges lead to: from left to right, and so on; Mermaid's words."""
+
 _Part = dict[int, list[DAGNode]]
 """Nodes by level."""
-_Diagram = tuple[dict[DAGNode, str], dict[str, str], list["_Arrow"]]
-"""The nodes and the run's inputs, both with their ids, and the edges."""
-_Arrow = tuple[str, str, str | None]
-"""Where an edge starts, where it ends, its label; ``None`` for an edge without data."""
 
+_WHOLE = "all of"
 _WIDTH = 100
 _NAME_COLUMN = 28
 _LONGEST_NAME = 48
@@ -52,29 +54,79 @@ def to_text(levels: Levels, predecessors: Predecessors) -> str:
     return "\n\n".join((summary, *("\n".join(sheet.part(part, places)) for part in parts)))
 
 
-def to_mermaid(levels: Levels, predecessors: Predecessors) -> str:
+def to_mermaid(diagram: Diagram, orientation: Orientation = "LR") -> str:
     """A Mermaid flowchart; dotted: an edge without data; rounded: an input of the run."""
-    nodes, inputs, arrows = _diagram(levels, predecessors)
-    lines = ["flowchart LR"]
-    lines += [f"{at}([{_for_mermaid(key)}])" for key, at in inputs.items()]
-    lines += [f"{at}[{_for_mermaid(_titled(node))}]" for node, at in nodes.items()]
-    for start, end, label in arrows:
-        line = "-.->" if label is None else "-->"
-        text = f"|{_for_mermaid(label)}|" if label else ""
-        lines.append(f"{start} {line}{text} {end}")
+    lines = [f"flowchart {orientation}"]
+    lines += [f"{given.id}([{_for_mermaid(given.key)}])" for given in diagram.inputs]
+    lines += [f"{box.id}[{_for_mermaid(box.title)}]" for box in diagram.boxes]
+    for arrow in diagram.arrows:
+        line = "-.->" if arrow.is_order else "-->"
+        text = f"|{_for_mermaid(arrow.label)}|" if arrow.label else ""
+        lines.append(f"{arrow.start} {line}{text} {arrow.end}")
     return "\n    ".join(lines)
 
 
-def to_dot(levels: Levels, predecessors: Predecessors) -> str:
+def to_dot(diagram: Diagram) -> str:
     """A digraph in Graphviz's DOT; dashed: an edge without data; ellipse: an input of the run."""
-    nodes, inputs, arrows = _diagram(levels, predecessors)
     lines = ["digraph {", "rankdir=LR", "node [shape=box]"]
-    lines += [f"{at} [label={_for_dot(key)}, shape=ellipse]" for key, at in inputs.items()]
-    lines += [f"{at} [label={_for_dot(_titled(node))}]" for node, at in nodes.items()]
-    for start, end, label in arrows:
-        text = "style=dashed" if label is None else f"label={_for_dot(label)}"
-        lines.append(f"{start} -> {end}" + ("" if label == "" else f" [{text}]"))
+    lines += [
+        f"{given.id} [label={_for_dot(given.key)}, shape=ellipse]" for given in diagram.inputs
+    ]
+    lines += [f"{box.id} [label={_for_dot(box.title)}]" for box in diagram.boxes]
+    for arrow in diagram.arrows:
+        text = "style=dashed" if arrow.is_order else f"label={_for_dot(arrow.label)}"
+        is_bare = not (arrow.is_order or arrow.label)
+        lines.append(f"{arrow.start} -> {arrow.end}" + ("" if is_bare else f" [{text}]"))
     return "\n    ".join(lines) + "\n}"
+
+
+def diagram_of(levels: Levels, predecessors: Predecessors) -> Diagram:
+    """The graph as boxes and arrows, from which all drawings but the text are made."""
+    places = _places(levels, predecessors)
+    ids = {node: f"n{index}" for index, node in enumerate(places)}
+    external = dict.fromkeys(key for place in places.values() for key in place.inputs)
+    inputs = {key: f"i{index}" for index, key in enumerate(external)}
+    arrows: list[Arrow] = []
+    for node, place in places.items():
+        end = ids[node]
+        for key, needed in place.inputs.items():
+            label = "" if needed else "optional"
+            arrows.append(Arrow(inputs[key], end, (key,), label, is_optional=not needed))
+        for other, keys in place.data.items():
+            label = "" if keys == [other.task_name] else ", ".join(keys)
+            if _is_taken_whole(node, other, keys):
+                label = f"{_WHOLE} {', '.join(keys)}"
+            arrows.append(Arrow(ids[other], end, tuple(keys), label))
+        arrows += (Arrow(ids[other], end) for other in place.orderings)
+    kinds = _kinds(places)
+    boxes = [_box(node, ids[node], kinds[node], place) for node, place in places.items()]
+    return Diagram(boxes, [Input(at, key) for key, at in inputs.items()], arrows)
+
+
+def _box(node: DAGNode, at: str, kind: str, place: _Place) -> Box:
+    whole = (keys for other, keys in place.data.items() if _is_taken_whole(node, other, keys))
+    return Box(
+        at,
+        node.task_name,
+        kind,
+        mapped=_mapped(node, str).strip(),
+        rules=tuple(f"{word} {_shown(text)}" for word, text in _policies(node)),
+        takes_whole=tuple(key for keys in whole for key in keys),
+        is_mapped=bool(node.map_over),
+        inputs=(*node.required_keys, *node.optional_keys),
+        outputs=tuple(node.outputs),
+    )
+
+
+def _kinds(nodes: Iterable[DAGNode]) -> dict[DAGNode, str]:
+    """The name of each node's task, with a number where several tasks have that name."""
+    numbers: defaultdict[str, dict[object, int]] = defaultdict(dict)
+    kinds = {}
+    for node in nodes:
+        known = numbers[name := default_name(node.task)]
+        number = known.setdefault(identity(node.task), len(known) + 1)
+        kinds[node] = name if number == 1 else f"{name}#{number}"
+    return kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +203,7 @@ class _Sheet:
             for node, rail in zip(level, rails, strict=True):
                 number = depth if node is level[0] else ""
                 name = _name(node)
-                padding = " " * (self.column - _columns(name))
+                padding = " " * (self.column - columns(name))
                 line = f"{number:>{self.margin}} {rail} {name}{padding}"
                 bar = " " if node is level[-1] else "│"
                 indent = f"{'':{self.margin}} {bar}  {'':{self.column}}"
@@ -162,7 +214,7 @@ class _Sheet:
         outputs = [] if node.outputs == [node.task_name] else node.outputs
         whole = [other for other, keys in place.data.items() if _is_taken_whole(node, other, keys)]
         yield from _clause("←", self.runs(other for other in place.data if other not in whole))
-        yield from _clause("all of", self.runs(whole))
+        yield from _clause(_WHOLE, self.runs(whole))
         yield from _clause("after", self.runs(place.orderings))
         yield from _clause("takes", [[key] for key in inputs])
         yield from _clause("gives", [[_shown(key)] for key in outputs])
@@ -185,7 +237,7 @@ def _sheet(parts: Sequence[_Part], depth: int) -> _Sheet:
     levels = enumerate(level for part in parts for level in part.values())
     drawn = enumerate((gaps, node) for gaps, level in levels for node in level)
     rows = {node: row + gaps for row, (gaps, node) in drawn}
-    longest = max(_columns(_name(node)) for node in rows)
+    longest = max(columns(_name(node)) for node in rows)
     return _Sheet(rows, margin=len(str(depth - 1)), column=min(longest, _NAME_COLUMN))
 
 
@@ -206,7 +258,7 @@ def _clause(word: str, runs: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _wrapped(line: str, indent: str, pieces: Iterable[str]) -> Iterator[str]:
     for piece in pieces:
-        if _columns(line) + 1 + _columns(piece) > _WIDTH:
+        if columns(line) + 1 + columns(piece) > _WIDTH:
             yield line.rstrip()
             line = indent if piece.startswith(" ") else f"{indent}   "
         line += f" {piece}"
@@ -216,38 +268,10 @@ def _wrapped(line: str, indent: str, pieces: Iterable[str]) -> Iterator[str]:
 def _shown(name: str) -> str:
     """A name in a list of names: in quotes if it could be misread, shortened if very long."""
     shown = name if name.isprintable() and not _NEEDS_QUOTES.search(name) else repr(name)
-    if _columns(shown) <= _LONGEST_NAME:
+    if columns(shown) <= _LONGEST_NAME:
         return shown
-    half = _LONGEST_NAME * len(shown) // _columns(shown) // 2 - 1
+    half = _LONGEST_NAME * len(shown) // columns(shown) // 2 - 1
     return f"{shown[:half]}…{shown[-half:]}"
-
-
-def _columns(text: str) -> int:
-    return len(text) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
-
-
-def _diagram(levels: Levels, predecessors: Predecessors) -> _Diagram:
-    places = _places(levels, predecessors)
-    nodes = {node: f"n{index}" for index, node in enumerate(places)}
-    external = dict.fromkeys(key for place in places.values() for key in place.inputs)
-    inputs = {key: f"i{index}" for index, key in enumerate(external)}
-    arrows: list[_Arrow] = []
-    for node, place in places.items():
-        end = nodes[node]
-        for key, needed in place.inputs.items():
-            arrows.append((inputs[key], end, "" if needed else "optional"))
-        for other, keys in place.data.items():
-            label = "" if keys == [other.task_name] else ", ".join(keys)
-            if _is_taken_whole(node, other, keys):
-                label = f"all of {', '.join(keys)}"
-            arrows.append((nodes[other], end, label))
-        arrows += ((nodes[other], end, None) for other in place.orderings)
-    return nodes, inputs, arrows
-
-
-def _titled(node: DAGNode) -> str:
-    policies = ", ".join(f"{word} {_shown(text)}" for word, text in _policies(node))
-    return f"{node.task_name}{_mapped(node, str)}{policies and f' ({policies})'}"
 
 
 def _policies(node: DAGNode) -> Iterator[tuple[str, str]]:

@@ -69,10 +69,20 @@ def not_lists(value: Any, depth: int) -> Iterator[Any]:
 class Row:
     """The values of one list by position. ``known``: how many there are so far.
 
-    ``is_cut``: whether whoever gives it has failed, so that there are no more.
+    ``is_cut``: whether whoever gives it has failed, so that there are no more. ``left_by``: the
+    numbers of the groups that read it no further, though it may go on.
     """
 
-    __slots__ = ("_items", "_iterator", "_take", "_values", "is_cut", "is_ended", "known")
+    __slots__ = (
+        "_items",
+        "_iterator",
+        "_take",
+        "_values",
+        "is_cut",
+        "is_ended",
+        "known",
+        "left_by",
+    )
 
     def __init__(self, values: Iterable[Any] | None = None) -> None:
         self._values: dict[int, Any] | Sequence[Any] = {}
@@ -84,6 +94,7 @@ class Row:
         self.known = len(self._values)
         self.is_ended = values is not None
         self.is_cut = False
+        self.left_by: set[int] = set()
 
     @classmethod
     def of_source(cls, source: Source, take: Take) -> Row:
@@ -142,38 +153,38 @@ class Row:
 
 
 class Zipped:
-    """Lists that are taken together by position. They end with the shortest."""
+    """Lists that are taken together by position. They end with the shortest.
 
-    __slots__ = ("_rows",)
+    ``rows``: each with the key whose values are its elements.
+    """
 
-    def __init__(self, rows: Iterable[Row | Zipped]) -> None:
-        self._rows = tuple(rows)
+    __slots__ = ("rows",)
+
+    def __init__(self, rows: Iterable[tuple[str, Row]]) -> None:
+        self.rows = tuple(rows)
 
     @property
     def known(self) -> int:
         """How many positions there are so far."""
-        return min(row.known for row in self._rows)
+        return min(row.known for _, row in self.rows)
 
     @property
     def length(self) -> int | None:
         """How many positions there are in all, once it is known which list is the shortest."""
-        lengths = [row.length for row in self._rows]
-        shortest = min((length for length in lengths if length is not None), default=None)
+        shortest = min((row.known for _, row in self.rows if row.is_ended), default=None)
         if shortest is None or any(
-            length is None and row.known <= shortest
-            for row, length in zip(self._rows, lengths, strict=True)
+            not row.is_ended and row.known <= shortest for _, row in self.rows
         ):
             return None
         return shortest
 
     @property
     def is_cut(self) -> bool:
-        """Whether one of the lists has ended because whoever gives it has failed."""
-        return any(row.is_cut for row in self._rows)
+        """Whether the shortest list has ended because whoever gives it has failed."""
+        length = self.length
+        return any(row.is_cut and row.known == length for _, row in self.rows)
 
     @property
     def is_even(self) -> bool:
         """Whether all of the lists have the same length."""
-        return len({row.length for row in self._rows}) == 1 and all(
-            row.is_even for row in self._rows if isinstance(row, Zipped)
-        )
+        return len({row.length for _, row in self.rows}) == 1

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from taskiq_flow.dataflow.dag import DAG, FAILURES
+from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.options import mapped_keys
 from taskiq_flow.errors import BindingError, GraphError
@@ -129,29 +129,31 @@ class Subgraph:
 
     def _factors(self, node: DAGNode, waited_for: Mapping[str, int]) -> tuple[dict[str, int], ...]:
         """What a node maps over in a graph that is mapped: the graph's elements first."""
-        produced = self._dag.plan().producers
-        first: dict[str, int] = {}
+        plan = self._dag.plan()
+        given = {*plan.producers, *plan.failure_keys}
+        levels: dict[str, int] = {}
         for key in (*node.map_over, *node.required_keys, *node.optional_keys):
             new, own = self._key(key), node.map_over.get(key, 0)
-            if key.endswith(FAILURES) and key in self._dag.plan().failure_keys:
-                raise self._error(node, f"takes {key!r}, of all elements together")
-            if key in produced:
-                first[new] = self._levels + own
+            if key in given:
+                levels[new] = self._levels + own
             elif new in self._mapped:
-                first[new] = self._mapped[new] + own
-        first.update({key: n for key, n in waited_for.items() if key not in first})
-        if not any(key in produced for key in node.binding.keys) and not waited_for:
-            first = {**first, **{key: n for key, n in self._mapped.items() if key not in first}}
+                if own and self._mapped[new] < self._levels:
+                    raise self._error(node, f"maps over {key!r}, which is mapped fewer levels deep")
+                levels[new] = self._mapped[new] + own
+        levels.update({key: n for key, n in waited_for.items() if key not in levels})
         further: list[dict[str, int]] = []
         for number, factor in enumerate(node.factors):
-            outer = {self._key(key): n for key, n in factor.items() if self._key(key) not in first}
-            if outer and len(outer) < len(factor):
+            keys = {self._key(key): n for key, n in factor.items()}
+            outer = [key for key in keys if key not in levels]
+            if outer and len(outer) < len(keys):
                 raise self._error(node, "takes lists of the element and of the whole together")
-            if not outer and number:
-                raise self._error(node, "multiplies lists of the element")
-            if outer:
-                further.append(outer)
-        return (first, *further)
+            if outer or number:
+                further.append({key: levels.get(key, n) for key, n in keys.items()})
+        apart = {key for factor in further for key in factor}
+        first = {key: n for key, n in levels.items() if key not in apart}
+        if given.isdisjoint(node.binding.keys) and not waited_for:
+            first = {**first, **{key: n for key, n in self._mapped.items() if key not in first}}
+        return (first or dict(self._mapped), *further)
 
     def _error(self, node: DAGNode, what: str) -> GraphError:
         graph = f"the graph {self._name!r}" if self._name else "the graph"

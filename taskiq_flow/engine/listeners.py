@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context, copy_context
 from inspect import isawaitable
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol
 from weakref import WeakSet
 
 from taskiq_flow.cleanup import until_ended
@@ -26,6 +27,9 @@ LISTENER_GRACE = 5.0
 
 CATCHING_UP = 30.0
 """Seconds that all listeners are given, after the run, for all of these events."""
+
+STORE_DELAY = 0.02
+"""Seconds after which a store is told of events, if there is nothing else to be written."""
 
 Prepare = Callable[[], None]
 """Completes an event when it is taken for the first time."""
@@ -59,6 +63,7 @@ class Listeners:
         self._has_readers = False
         self._has_sent = False
         self._is_scheduled = False
+        self._store: _StoreCursor | None = None
 
     def add(self, listener: Listener) -> None:
         """Have a listener take the events, from now on."""
@@ -66,6 +71,18 @@ class Listeners:
         self._cursors = (*self._cursors, cursor)
         self.are_present = True
         self.are_asked = self.are_asked or cursor.on_sending is not None
+
+    def begin_after(self, seq: int) -> None:
+        """Number the first event ``seq + 1``, as earlier engines have told ``seq`` of the run."""
+        self.seq = seq
+        for cursor in (*self._cursors, *self._readers):
+            cursor.taken = seq
+
+    def keep_for(self, store: EventStore) -> None:
+        """Have a store take all events, from now on. It misses none, however far it lags."""
+        self._store = _StoreCursor(self, store)
+        store.take_from(self._store.take)
+        self.are_present = True
 
     def reader(self, held: object) -> EventReader:
         """A reader of the events, from now on. It is referred to weakly."""
@@ -92,9 +109,19 @@ class Listeners:
         events = self.events
         events.append(event if prepare is None else (event, prepare))
         if len(events) > MOST_EVENTS:
-            events.popleft()
+            self._make_room()
         if not self._is_scheduled:
             self._schedule()
+
+    def _make_room(self) -> None:
+        """Hold one event less: the store takes what there is, and the slowest listener misses one.
+
+        Without a store, the oldest event is given up.
+        """
+        if self._store is not None and self._store.taken < self.seq:
+            self._store.store.take_now()
+        if len(self.events) > MOST_EVENTS:
+            self.events.popleft()
 
     def sending(self, sending: NodeStarted) -> tuple[Context, dict[str, str]]:
         """Ask for the labels of a message. Returns the context in which to send it, and them."""
@@ -150,12 +177,15 @@ class Listeners:
         """Call a listener no more in this run."""
         cursor.is_dropped = True
         self._cursors = tuple(other for other in self._cursors if other is not cursor)
-        self.are_present = self._has_readers or bool(self._cursors)
+        self.are_present = self._has_readers or bool(self._cursors) or self._store is not None
         if not self.are_present:
             self.events.clear()
 
     def _schedule(self) -> None:
         self._is_scheduled = True
+        if self._store is not None and not (self._cursors or self._has_readers):
+            self._loop.call_later(STORE_DELAY, self._deliver, context=self._context)
+            return
         self._loop.call_soon(self._deliver, context=self._context)
 
     def _deliver(self) -> None:
@@ -166,6 +196,8 @@ class Listeners:
                 cursor.advance(self._loop)
         if self._has_readers:
             self._wake_readers()
+        if self._store is not None and self._store.taken < self.seq:
+            self._store.store.wake()
         self.let_go()
 
     def let_go(self) -> None:
@@ -175,6 +207,8 @@ class Listeners:
             lag = max(lag, self.seq - cursor.taken)
         if self._has_readers:
             lag = max([lag, *(self.seq - reader.taken for reader in self._readers)])
+        if self._store is not None:
+            lag = max(lag, self.seq - self._store.taken)
         if not lag:
             self.events.clear()
         while len(self.events) > lag:
@@ -223,6 +257,41 @@ class _Cursor:
         if following is None:
             return None
         return Gap(self._listeners.run_id, following.at, missed, self.taken)
+
+
+class EventStore(Protocol):
+    """Stores all events of a run."""
+
+    def take_from(self, take: Callable[[], list[Event]]) -> None:
+        """Take the events by ``take``, which returns those that were not taken yet."""
+
+    def take_now(self) -> None:
+        """Take them, as no more can be held."""
+
+    def wake(self) -> None:
+        """There are some to be taken, soon."""
+
+
+class _StoreCursor(_Cursor):
+    """Has a store take the events as they are: it shows of values what it needs, at once."""
+
+    def __init__(self, listeners: Listeners, store: EventStore) -> None:
+        super().__init__(listeners)
+        self.store = store
+
+    def take(self) -> list[Event]:
+        """All events that were not taken yet."""
+        listeners = self._listeners
+        count = listeners.seq - self.taken
+        if not count:
+            return []
+        held = listeners.events
+        # ``events`` has no slices. Most often, nobody else lags and all of it is taken.
+        events = held if count == len(held) else islice(held, len(held) - count, None)
+        taken = [event[0] if isinstance(event, tuple) else event for event in events]
+        self.taken = listeners.seq
+        listeners.let_go()
+        return taken
 
 
 class _ListenerCursor(_Cursor):

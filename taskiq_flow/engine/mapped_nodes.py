@@ -18,7 +18,7 @@ from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, ReadySet
 from taskiq_flow.engine.feeder import Feeder
 from taskiq_flow.engine.run_spec import RunSpec
-from taskiq_flow.engine.run_state import RunState, as_whole
+from taskiq_flow.engine.run_state import RunState, as_declared, as_whole
 from taskiq_flow.errors import NODE_ERRORS, GraphChangedError, OutputShapeError
 from taskiq_flow.events import ElementsKnown, Event, NodeFailure, NodeSkipped
 from taskiq_flow.generators.grant import NO_ITEMS, Grant, with_item
@@ -269,13 +269,15 @@ class MappedNodes:
         if isinstance(node, Element):
             if self._held_back:
                 self._deliver_held_back(node.node, node.path)
+                if len(node.path) == self._spec.lists_at and node.node in self._missing:
+                    self._missing[node.node].drop(node.path)
             self._elements.ended(node)
         elif node in self._plan.openings:
             self._elements.generator_ended(node)
         elif node in self._plan.mapped:  # it has no lists
             self._elements.never(node)
             self._deliver_held_back(node, ())
-            self._was_yielded(_as_declared(node))
+            self._was_yielded(as_declared(node))
 
     def missing(self, element: Element, what: Missing) -> None:
         """Under ``"collect"``, an element has failed, or was skipped because of a failure."""
@@ -436,7 +438,14 @@ class MappedNodes:
         """A node takes lists together that differ in length."""
         self._uneven.add(node)
         if node not in self._plan.generators:  # it is told behind its last item
-            self._fail(_as_declared(node), error)
+            self._fail(as_declared(node), error)
+
+    def uneven_within(self, element: Element, error: OutputShapeError) -> None:
+        """A node takes lists together within a path that differ in length."""
+        if element.node not in self._plan.generators:  # it is told behind its last item
+            self._fail(element, error)
+            if len(element.path) == self._spec.lists_at and element.node in self._missing:
+                self._missing[element.node].drop(element.path)
 
     def gathered(self, node: DAGNode, *, is_whole: bool, is_cut: bool) -> None:
         """All elements of a node have ended: its lists are as whole as they will be."""
@@ -467,18 +476,13 @@ class MappedNodes:
             whole = self._cut(node) if is_cut else self._elements.whole(node, (), missing)
             self._deliver(node, whole)
         self._deliver_held_back(node, ())
-        self._was_yielded(_as_declared(node))
+        self._was_yielded(as_declared(node))
 
 
 def is_missing(value: Any) -> bool:
     """Whether a failure is what stands in the place of a value in a list."""
     is_skipped = isinstance(value, NodeSkipped) and value.reason == "failure"
     return is_skipped or isinstance(value, NodeFailure)
-
-
-def _as_declared(node: DAGNode) -> DAGNode:
-    """The node of the graph, of one that stands for its items."""
-    return node.generator if isinstance(node, ItemsNode) else node
 
 
 def source_digest(node: Any) -> bytes:

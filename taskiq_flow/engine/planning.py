@@ -83,7 +83,7 @@ class Planner:
             predecessors=plan.predecessors,
             successors=plan.successors,
             priority={} if self._settings.max_parallel is None else plan.priority(self._order),
-            failure_keys=plan.failure_keys,
+            failure_keys=plan.whole_failures,
             elements=plan.by_items if items else plan.elements,
             items=items,
             sources={key: source for key, source in sources.items() if key in plan.required},

@@ -29,7 +29,6 @@ from taskiq_flow.journal.history import (
     restore_run,
 )
 from taskiq_flow.journal.runs import JournaledRuns
-from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.middleware import wire_of
 from taskiq_flow.values.references import handle_of
 from taskiq_flow.values.results import as_annotated
@@ -72,7 +71,7 @@ class Resumer:
         ``sources``: inputs that the journal does not have.
         """
         journal = self._runs.journal
-        log = LogWriter[Any](journal, run_id, self._values)
+        log = self._runs.old_log(run_id)
         await log.acquire(wait)
         try:
             restored = await restore_run(journal, run_id)
@@ -125,7 +124,9 @@ class Resumer:
         )
         kept = [restored.results[node_name] for node_name in earlier.results]
         values = self._values.like(restored.header.serializer)
-        log = self._runs.new_log(new_run_id, spec.inputs, restored.header.outputs, kept, values)
+        log = self._runs.new_log(
+            new_run_id, spec.inputs, restored.header.outputs, kept, values, parent=run_id
+        )
         spec = replace(spec, earlier=earlier)
         return await self._starter.begin(listeners, new_run_id, spec, log, is_named=is_named)
 

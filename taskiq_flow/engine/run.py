@@ -23,7 +23,7 @@ from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dataflow.items import ItemsNode
-from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.node import DAGNode, default_name
 from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.call_text import called_with
@@ -207,7 +207,7 @@ class Run(Generic[N]):
                 self._run_timeout, self._time_out, self._run_timeout
             )
         if self._log is not None:
-            self._log.open(self.stream.release, self._journal_failed)
+            self._log.open(self.stream.release, self._journal_failed, self.cancel)
         for node in self._restored:
             self._restore(node)
         if self._mapped is not None:
@@ -589,9 +589,10 @@ class Run(Generic[N]):
         if not isinstance(node, Element):
             self.stream.deliver(node, value)
             return
-        if is_missing(value):
+        is_list = len(node.path) == self._spec.lists_at
+        if is_missing(value) and not is_list:
             self._mapped.missing(node, value)
-        if self._spec.items or len(node.path) == self._spec.lists_at:
+        if self._spec.items or is_list:
             self.stream.deliver(node, value)
 
     # Mapped nodes
@@ -634,7 +635,8 @@ class Run(Generic[N]):
         if self._on_error == "raise":
             self._end(self._state.node_failed(name, "", 0, ""))
         elif self._on_error == "collect":
-            self.stream.deliver(node, NodeFailure(name, "", error, 0, index))
+            deliver = self._deliver if isinstance(node, Element) else self.stream.deliver
+            deliver(node, NodeFailure(name, "", error, 0, index))
 
     # Results that are cached
 
@@ -825,6 +827,17 @@ class Run(Generic[N]):
                     node.task_name: node.expected_seconds
                     for node in spec.nodes
                     if isinstance(node, DAGNode) and node.expected_seconds != 1
+                },
+                {
+                    node.task_name: task
+                    for node in spec.nodes
+                    if isinstance(node, DAGNode)
+                    and (task := default_name(node.task)) != node.task_name
+                },
+                {
+                    node.task_name: tuple(node.outputs)
+                    for node in spec.nodes
+                    if tuple(node.outputs) != (node.task_name,)
                 },
             )
         )

@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from taskiq_flow.dataflow.axes import element_name
 from taskiq_flow.dataflow.dag import FAILURES
-from taskiq_flow.dataflow.element import Element, Unreached
+from taskiq_flow.dataflow.element import Element, Unreached, place_of
 from taskiq_flow.dataflow.elements import Elements
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.ready_set import FAILED
@@ -38,6 +38,11 @@ SkipReason = Literal["failure", "condition"]
 def as_whole(node: Any) -> Any:
     """The node to which an element belongs; other nodes are their own."""
     return node.node if isinstance(node, Element) else node
+
+
+def as_declared(node: Any) -> Any:
+    """The node of the graph, of one that stands for its items; other nodes are their own."""
+    return node.generator if isinstance(node, ItemsNode) else node
 
 
 class Reached(TypedDict):
@@ -75,15 +80,18 @@ class RunState(Generic[N]):
     def add_failure(self, node: N, error: BaseException) -> None:
         """A node has failed for good."""
         self._not_completed[node.task_name] = "failed"
-        self._failed_nodes[as_whole(node)] = None
+        self._failed_nodes[as_declared(as_whole(node))] = None
         if not isinstance(node, Element) or len(self.failures) < MOST_FAILURES:
             self.failures[node.task_name] = error
         self.failure_count += 1
-        name = node.node.task_name if isinstance(node, Element) else node.task_name
+        name = as_whole(node).task_name
+        kind, text = type(error).__name__, describe(error)
+        message = text.removeprefix(kind).removeprefix(": ")
+        failure = Failure(name, node.index, kind, message)
         if (failures := self.values.get(f"{name}{FAILURES}")) is not None:
-            kind, text = type(error).__name__, describe(error)
-            message = text.removeprefix(kind).removeprefix(": ")
-            failures.append(Failure(name, node.index, kind, message))
+            failures.append(failure)
+        if self.elements is not None and isinstance(node, Element):
+            self.elements.add_failure(node, failure)
 
     def add_skip(self, node: N, reason: SkipReason) -> None:
         """A node does not run, because of a failure or of a condition."""
@@ -100,7 +108,7 @@ class RunState(Generic[N]):
     def sort_failures(self, name: str) -> None:
         """Put the failures of a mapped node's elements into the order of these."""
         if (failures := self.values.get(f"{name}{FAILURES}")) is not None:
-            failures.sort(key=_place_of)
+            failures.sort(key=place_of)
 
     def reason_to_skip(self, node: N) -> tuple[tuple[str, ...], SkipReason]:
         """The dependencies because of which a node does not run, and whether one has failed."""
@@ -238,10 +246,3 @@ class RunState(Generic[N]):
             other in found or other.task_name in self._not_completed
             for other in self._spec.predecessors[node]
         )
-
-
-def _place_of(failure: Failure) -> tuple[int, ...]:
-    """The place of a failed element in its lists. A node's own failure comes first."""
-    if failure.index is None:
-        return ()
-    return failure.index if isinstance(failure.index, tuple) else (failure.index,)

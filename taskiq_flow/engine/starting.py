@@ -80,6 +80,9 @@ class Starter:
             stored = await self._stored_inputs(spec, run_id, connection.session)
             if log is not None:
                 await log.begin(connection.session, suffix)
+                listeners.begin_after(log.seq)
+                if log.news is not None:
+                    listeners.keep_for(log.news)
             if connection.revoke is not None:
                 for session in earlier_sessions:
                     await connection.revoke(session)

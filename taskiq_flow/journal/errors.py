@@ -21,6 +21,14 @@ def not_found(run_id: str) -> RunNotFoundError:
     )
 
 
+def recorded(run_id: str) -> JournalError:
+    """The error of a run that was recorded without its values."""
+    return JournalError(
+        f"run {run_id!r} was recorded by a Recorder, without its values, and cannot be continued; "
+        "begin it again under another run_id, on an engine with journal="
+    )
+
+
 def locked(run_id: str, owner: str, seconds: float) -> RunLockedError:
     """The error of a run whose lease another engine holds, for ``seconds`` more."""
     return RunLockedError(

@@ -10,7 +10,7 @@ from typing import Any
 from taskiq_flow.dataflow.fingerprint import Fingerprints
 from taskiq_flow.errors import InputConflictError, JournalError, SerializationError
 from taskiq_flow.journal import errors
-from taskiq_flow.journal.protocol import Journal
+from taskiq_flow.journal.protocol import Journal, stores_events
 from taskiq_flow.journal.records import (
     COMPLETED,
     DROPPED,
@@ -120,6 +120,8 @@ async def restore_run(journal: Journal, run_id: str) -> RestoredRun:
                 else:
                     restored.apply(entry)
     if restored is None:
+        if stores_events(journal) and not (await journal.summary(run_id)).is_resumable:
+            raise errors.recorded(run_id)
         raise errors.damaged(run_id, "it is empty")
     if not is_written_by(journal.serializer, restored.header.serializer):
         raise JournalError(

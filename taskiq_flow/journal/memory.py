@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import ceil
 
 from taskiq.abc.serializer import TaskiqSerializer
 from taskiq.serializers import JSONSerializer
 
 from taskiq_flow.journal import errors
-from taskiq_flow.journal.protocol import Lease
+from taskiq_flow.journal.protocol import Lease, News, Request
+from taskiq_flow.journal.summary import RunSummary
+
+_LOOK_EVERY = 0.02
+"""Seconds between two looks of somebody who waits for a change, as engines may be in threads."""
 
 
 @dataclass(slots=True)
@@ -18,6 +23,17 @@ class _Log:
     owner: str | None = None
     expires: float = 0.0
     chunks: list[bytes] = field(default_factory=list)
+    news: list[News] = field(default_factory=list)
+    request: Request | None = None
+    changes: int = 0
+
+    def add(self, chunk: bytes | None, news: News | None) -> None:
+        """Append a chunk, and events."""
+        if chunk is not None:
+            self.chunks.append(chunk)
+        if news is not None:
+            self.news.append(news)
+        self.changes += 1
 
 
 class MemoryJournal:
@@ -41,19 +57,23 @@ class MemoryJournal:
     def __repr__(self) -> str:
         return f"<MemoryJournal of {len(self._logs)} {'run' if len(self._logs) == 1 else 'runs'}>"
 
-    async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+    async def create(
+        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+    ) -> None:
         """Create a log and take its lease."""
         if run_id in self._logs:
             raise errors.exists(run_id)
-        self._logs[run_id] = _Log(chunks=[chunk])
+        self._logs[run_id] = _Log()
         await self.acquire(run_id, lease)
+        self._logs[run_id].add(chunk, news)
 
     async def acquire(self, run_id: str, lease: Lease) -> None:
         """Take the lease of a log."""
         log, now = self._log(run_id), asyncio.get_running_loop().time()
         if log.owner not in (None, lease.owner) and log.expires > now:
             raise errors.locked(run_id, str(log.owner), log.expires - now)
-        log.owner, log.expires = lease.owner, now + lease.seconds
+        log.owner, log.expires, log.request = lease.owner, now + lease.seconds, None
+        log.changes += 1
 
     async def renew(self, run_id: str, lease: Lease) -> None:
         """Renew a lease."""
@@ -64,10 +84,13 @@ class MemoryJournal:
         log = self._logs.get(run_id)
         if log is not None and log.owner == lease.owner:
             log.owner = None
+            log.changes += 1
 
-    async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
-        """Append a chunk."""
-        self._owned(run_id, lease).chunks.append(chunk)
+    async def append(
+        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+    ) -> None:
+        """Append a chunk, and events."""
+        self._owned(run_id, lease).add(chunk, news)
 
     async def read(self, run_id: str) -> AsyncGenerator[bytes, None]:
         """Yield the chunks of a log."""
@@ -85,8 +108,65 @@ class MemoryJournal:
             raise errors.locked(run_id, log.owner, log.expires - now)
         del self._logs[run_id]
 
+    async def events(self, run_id: str, after: int = 0) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of a run's events."""
+        for news in tuple(self._log(run_id).news):
+            if news.lines and news.summary.seq > after:
+                yield news.lines
+
+    async def summary(self, run_id: str) -> RunSummary:
+        """The summary of a run."""
+        log = self._log(run_id)
+        written = log.news[-1].summary if log.news else RunSummary(run_id, "running")
+        left = log.expires - asyncio.get_running_loop().time()
+        is_held = log.owner is not None and left > 0
+        return replace(written, owner=log.owner, lease_left=left if is_held else 0.0)
+
+    async def summaries(
+        self,
+        *,
+        status: str | None = None,
+        name: str | None = None,
+        since: float | None = None,
+        before: float | None = None,
+        limit: int = 100,
+    ) -> list[RunSummary]:
+        """The summaries of runs, the newest first."""
+        found = [await self.summary(run_id) for run_id in reversed(self._logs)]
+        asked = [
+            run
+            for run in found
+            if not run.started or (status in (None, run.status) and name in (None, run.name))
+            if since is None or run.started >= since
+            if before is None or run.started < before
+        ]
+        return sorted(asked, key=lambda run: -run.started)[:limit]
+
+    async def changed(self, run_id: str, mark: object, seconds: float) -> object:
+        """Wait for a change of a run."""
+        # The writer may be on another event loop, so there is no event to wait for.
+        for _ in range(ceil(seconds / _LOOK_EVERY)):
+            if (changes := self._changes(run_id)) != mark:
+                return changes
+            await asyncio.sleep(_LOOK_EVERY)
+        return mark
+
+    async def request(self, run_id: str, request: Request) -> None:
+        """Store a request."""
+        log = self._log(run_id)
+        log.request = request
+        log.changes += 1
+
+    async def requested(self, run_id: str) -> str | None:
+        """The request that was stored."""
+        return self._log(run_id).request
+
     async def aclose(self) -> None:
         """Do nothing: there is nothing to close."""
+
+    def _changes(self, run_id: str) -> tuple[int, int]:
+        log = self._logs.get(run_id)
+        return (0, 0) if log is None else (id(log), log.changes)
 
     def _log(self, run_id: str) -> _Log:
         try:

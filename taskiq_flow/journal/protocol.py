@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeGuard
 
 from taskiq.abc.serializer import TaskiqSerializer
+
+from taskiq_flow.journal.summary import RunSummary
 
 
 def encoded(text: str) -> bytes:
@@ -76,3 +78,87 @@ class Journal(Protocol):
 
     async def aclose(self) -> None:
         """Close the store. Using the journal again opens it again."""
+
+
+Request = Literal["cancel"]
+"""What one may ask of an engine that has a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Events of a run, and its summary after them.
+
+    ``lines``: the events, one line of JSON each, the last of which has the number ``summary.seq``.
+    """
+
+    lines: bytes
+    summary: RunSummary
+
+
+class EventJournal(Journal, Protocol):
+    """A journal that stores a run's events beside its log, so that others can watch the run.
+
+    Without these methods, a journal stores what ``resume`` needs, and nobody can watch its runs.
+    What ``create`` and ``append`` are given is written as a whole or not at all.
+    """
+
+    async def create(
+        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+    ) -> None:
+        """As of ``Journal``; ``None`` for a log without a chunk. There is no request yet."""
+
+    async def append(
+        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+    ) -> None:
+        """As of ``Journal``; ``None`` where there is only news."""
+
+    def events(self, run_id: str, after: int = 0) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of events in their order, from the one that has event ``after + 1`` on.
+
+        Lines are as they were written: the first ones may have events up to ``after``. Raises
+        ``RunNotFoundError``.
+        """
+
+    async def summary(self, run_id: str) -> RunSummary:
+        """The summary of a run as it was written, with the present owner of its lease.
+
+        A run of an earlier version, without events, is ``"running"`` and has 0 as ``started``.
+        Raises ``RunNotFoundError``.
+        """
+
+    async def summaries(
+        self,
+        *,
+        status: str | None = None,
+        name: str | None = None,
+        since: float | None = None,
+        before: float | None = None,
+        limit: int = 100,
+    ) -> list[RunSummary]:
+        """The summaries of runs that were ``started`` at ``since`` or later, and before ``before``.
+
+        The newest first. ``status``: as it was written, so it is never ``"interrupted"``. Runs of
+        an earlier version come last, whatever ``status`` and ``name`` are asked for.
+        """
+
+    async def changed(self, run_id: str, mark: object, seconds: float) -> object:
+        """Wait until something was written that concerns the run, or for ``seconds``.
+
+        Returns a mark for the next call, which returns at once if something was written since. The
+        first call has ``None`` and returns at once. May return early.
+        """
+
+    async def request(self, run_id: str, request: Request) -> None:
+        """Store a request for whoever has the run. Whoever takes the lease clears it.
+
+        Raises ``RunNotFoundError``.
+        """
+
+    async def requested(self, run_id: str) -> str | None:
+        """The request that was stored, if any. Raises ``RunNotFoundError``."""
+
+
+def stores_events(journal: Journal) -> TypeGuard[EventJournal]:
+    """Whether a journal has the methods of ``EventJournal``."""
+    methods = ("events", "summary", "summaries", "changed", "request", "requested")
+    return all(hasattr(journal, name) for name in methods)

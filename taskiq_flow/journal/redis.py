@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -14,72 +13,23 @@ from taskiq.serializers import JSONSerializer
 
 from taskiq_flow.errors import JournalError
 from taskiq_flow.journal import errors
-from taskiq_flow.journal.protocol import Lease, decoded, encoded, is_run
+from taskiq_flow.journal import redis_scripts as scripts
+from taskiq_flow.journal.protocol import Lease, News, Request, decoded, encoded, is_run
+from taskiq_flow.journal.summary import RunSummary
 from taskiq_flow.reconnect import OUTAGE_TIMEOUT, retry_through_outage
 from taskiq_flow.transport.systems import without_secrets
 
 _CHUNKS_PER_READ = 64
+_RUNS_PER_READ = 200
+
+LOOK_EVERY = 0.05
+"""Seconds between two looks of somebody who waits for a change of a run."""
 
 MAX_CONNECTIONS = 32
 """Connections in the pool, unless the URL has ``max_connections``."""
 
 CONNECT_TIMEOUT = 5.0
 """Seconds of an outage after which a call fails, if the server has never answered."""
-
-# A script returns one of 0 (done), _NOT_FOUND and _REFUSED. After _REFUSED there may follow the
-# owner of the lease and the milliseconds until it expires.
-_NOT_FOUND, _REFUSED = 1, 2
-
-# A call that appends a chunk stores its id in the log's state. If its answer is lost in an outage,
-# the call is repeated, and the script recognises it by the id.
-_CREATE = """
-if redis.call('HGET', KEYS[3], 'call') == ARGV[4] then return {0} end
-if redis.call('EXISTS', KEYS[1]) == 1 then return {2} end
-redis.call('RPUSH', KEYS[1], ARGV[3])
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-redis.call('HSET', KEYS[3], 'owner', ARGV[1], 'call', ARGV[4])
-redis.call('ZADD', KEYS[4], redis.call('INCR', KEYS[5]), ARGV[5])
-return {0}
-"""
-_ACQUIRE = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return {1} end
-local owner = redis.call('GET', KEYS[2])
-if owner and owner ~= ARGV[1] then return {2, owner, redis.call('PTTL', KEYS[2])} end
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-redis.call('HSET', KEYS[3], 'owner', ARGV[1])
-return {0}
-"""
-# The owner in the state has no expiry: an expired lease stays its owner's until another takes it.
-_RENEW = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return {1} end
-if redis.call('HGET', KEYS[3], 'owner') ~= ARGV[1] then return {2} end
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-if ARGV[3] and redis.call('HGET', KEYS[3], 'call') ~= ARGV[4] then
-    redis.call('RPUSH', KEYS[1], ARGV[3])
-    redis.call('HSET', KEYS[3], 'call', ARGV[4])
-end
-return {0}
-"""
-_RELEASE = """
-if redis.call('HGET', KEYS[3], 'owner') == ARGV[1] then
-    redis.call('DEL', KEYS[2])
-    redis.call('HDEL', KEYS[3], 'owner')
-end
-return {0}
-"""
-# A deletion stores its call's id for two minutes, so that the call may be repeated.
-_DELETE = """
-if redis.call('EXISTS', KEYS[1]) == 0 then
-    if redis.call('GET', KEYS[6]) == ARGV[2] then return {0} end
-    return {1}
-end
-local owner = redis.call('GET', KEYS[2])
-if owner then return {2, owner, redis.call('PTTL', KEYS[2])} end
-redis.call('DEL', KEYS[1], KEYS[3])
-redis.call('SET', KEYS[6], ARGV[2], 'PX', 120000)
-redis.call('ZREM', KEYS[4], ARGV[1])
-return {0}
-"""
 
 
 class RedisJournal:
@@ -125,27 +75,33 @@ class RedisJournal:
     def __repr__(self) -> str:
         return f"<RedisJournal at {without_secrets(self._url)}, prefix {self.prefix!r}>"
 
-    async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+    async def create(
+        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+    ) -> None:
         """Create a log and take its lease."""
-        answer = await self._run(_CREATE, run_id, *_arguments(lease), chunk, _call_id(), run_id)
-        if answer[0] == _REFUSED:
+        written = scripts.written(run_id, chunk, news)
+        answer = await self._run(scripts.CREATE, run_id, *_arguments(lease), *written)
+        if answer[0] == scripts.REFUSED:
             raise errors.exists(run_id)
 
     async def acquire(self, run_id: str, lease: Lease) -> None:
         """Take the lease of a log."""
-        _raise_for(run_id, await self._run(_ACQUIRE, run_id, *_arguments(lease)))
+        _raise_for(run_id, await self._run(scripts.ACQUIRE, run_id, *_arguments(lease)))
 
     async def renew(self, run_id: str, lease: Lease) -> None:
         """Renew a lease."""
-        _raise_for(run_id, await self._run(_RENEW, run_id, *_arguments(lease)))
+        _raise_for(run_id, await self._run(scripts.RENEW, run_id, *_arguments(lease)))
 
     async def release(self, run_id: str, lease: Lease) -> None:
         """Release a lease."""
-        await self._run(_RELEASE, run_id, lease.owner)
+        await self._run(scripts.RELEASE, run_id, lease.owner)
 
-    async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
-        """Append a chunk, and renew the lease with it."""
-        _raise_for(run_id, await self._run(_RENEW, run_id, *_arguments(lease), chunk, _call_id()))
+    async def append(
+        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+    ) -> None:
+        """Append a chunk and events, and renew the lease with them."""
+        written = scripts.written(run_id, chunk, news)
+        _raise_for(run_id, await self._run(scripts.APPEND, run_id, *_arguments(lease), *written))
 
     async def read(self, run_id: str) -> AsyncGenerator[bytes, None]:
         """Yield the chunks of a log."""
@@ -155,7 +111,7 @@ class RedisJournal:
             # Each call has ended before the variables change.
             chunks = await self.call(lambda client: client.lrange(log, place, last))  # noqa: B023
             if not place and not chunks:
-                raise errors.not_found(run_id)
+                await self.requested(run_id)  # raises if there is no such run
             for chunk in chunks:
                 yield chunk
             place += len(chunks)
@@ -170,7 +126,69 @@ class RedisJournal:
 
     async def delete(self, run_id: str) -> None:
         """Delete a log."""
-        _raise_for(run_id, await self._run(_DELETE, run_id, run_id, _call_id()))
+        _raise_for(run_id, await self._run(scripts.DELETE, run_id, run_id, scripts.call_id()))
+
+    async def events(self, run_id: str, after: int = 0) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of a run's events."""
+        await self.requested(run_id)  # raises if there is no such run
+        stream, last = self._keys(run_id)[6], f"({after}-0"
+        while True:
+            # Each call has ended before the variables change.
+            entries = await self.call(
+                lambda client: client.xrange(stream, last, count=_CHUNKS_PER_READ)  # noqa: B023
+            )
+            for _, fields in entries:
+                yield fields[b"lines"]
+            if len(entries) < _CHUNKS_PER_READ:
+                return
+            last = f"({entries[-1][0].decode()}"
+
+    async def summary(self, run_id: str) -> RunSummary:
+        """The summary of a run."""
+        answer = await self._run(scripts.SUMMARY, run_id)
+        _raise_for(run_id, answer)
+        return scripts.summary(run_id, answer)
+
+    async def summaries(
+        self,
+        *,
+        status: str | None = None,
+        name: str | None = None,
+        since: float | None = None,
+        before: float | None = None,
+        limit: int = 100,
+    ) -> list[RunSummary]:
+        """The summaries of runs, the newest first."""
+        found: list[RunSummary] = []
+        async for run in self._all_summaries(since, before):
+            if not run.started or (status in (None, run.status) and name in (None, run.name)):
+                found.append(run)
+                if len(found) >= limit:
+                    break
+        return found
+
+    async def changed(self, run_id: str, mark: object, seconds: float) -> object:
+        """Wait until something was written of the run."""
+        loop = asyncio.get_running_loop()
+        state, until = self._keys(run_id)[2], loop.time() + seconds
+        while loop.time() < until:
+            changes = await self.call(lambda client: client.hget(state, "changes"))
+            if (changes or b"") != mark:
+                return changes or b""
+            await asyncio.sleep(LOOK_EVERY)
+        return mark
+
+    async def request(self, run_id: str, request: Request) -> None:
+        """Store a request."""
+        _raise_for(run_id, await self._run(scripts.REQUEST, run_id, request))
+
+    async def requested(self, run_id: str) -> str | None:
+        """The request that was stored."""
+        state = self._keys(run_id)[2]
+        exists, request = await self.call(lambda client: client.hmget(state, "call", "request"))
+        if exists is None:
+            raise errors.not_found(run_id)
+        return None if request is None else str(request.decode())
 
     async def aclose(self) -> None:
         """Close the connections. Using the journal again opens new ones."""
@@ -178,12 +196,61 @@ class RedisJournal:
             await self._client.aclose()
 
     def _keys(self, run_id: str) -> list[bytes]:
-        """Keys of the log, its lease, its state, the index, its counter and the log's deletion."""
+        """Keys of the log, its lease, its state, the index, its counter and the log's deletion.
+
+        Then of its events, and of the index by time.
+        """
         parts = (
             *(f"log:{run_id}", f"lease:{run_id}", f"state:{run_id}", "runs", "count"),
-            f"deleted:{run_id}",
+            *(f"deleted:{run_id}", f"events:{run_id}", "started"),
         )
         return [encoded(f"{self.prefix}:{part}") for part in parts]
+
+    async def _all_summaries(
+        self, since: float | None, before: float | None
+    ) -> AsyncGenerator[RunSummary, None]:
+        index, by_time = self._keys("")[3], self._keys("")[7]
+        least = "-inf" if since is None else since
+        most = "+inf" if before is None else f"({before}"
+        place = 0
+        while True:
+            # Each call has ended before the variables change.
+            names = await self.call(
+                lambda client: client.zrevrangebyscore(
+                    by_time,
+                    most,
+                    least,
+                    place,  # noqa: B023
+                    _RUNS_PER_READ,
+                )
+            )
+            for run in await self._summaries_of(names):
+                yield run
+            place += len(names)
+            if len(names) < _RUNS_PER_READ:
+                break
+        if (since is None or since <= 0) and (before is None or before > 0):
+            old = await self.call(lambda client: client.zdiff([index, by_time]))
+            for run in await self._summaries_of([n for n in old[::-1] if is_run(decoded(n))]):
+                yield run
+
+    async def _summaries_of(self, names: Sequence[bytes]) -> list[RunSummary]:
+        """The summaries of runs, except of those that were deleted just now."""
+        run_ids = list(map(decoded, names))
+
+        async def ask(client: Any) -> Any:
+            async with client.pipeline(transaction=False) as pipeline:
+                for run_id in run_ids:
+                    keys = self._keys(run_id)
+                    pipeline.eval(scripts.SUMMARY, len(keys), *keys)
+                return await pipeline.execute()
+
+        answers = await self.call(ask) if run_ids else []
+        return [
+            scripts.summary(run_id, answer)
+            for run_id, answer in zip(run_ids, answers, strict=True)
+            if answer[0] == scripts.DONE
+        ]
 
     async def _run(self, script: str, run_id: str, *arguments: Any) -> list[Any]:
         keys = self._keys(run_id)
@@ -229,15 +296,11 @@ def _arguments(lease: Lease) -> tuple[str, int]:
     return lease.owner, max(1, round(lease.seconds * 1000))
 
 
-def _call_id() -> bytes:
-    return secrets.token_bytes(8)
-
-
 def _raise_for(run_id: str, answer: list[Any]) -> None:
     """Raise the error that a script has returned."""
-    if answer[0] == _NOT_FOUND:
+    if answer[0] == scripts.NOT_FOUND:
         raise errors.not_found(run_id)
-    if answer[0] == _REFUSED and len(answer) > 1:
+    if answer[0] == scripts.REFUSED and len(answer) > 1:
         raise errors.locked(run_id, answer[1].decode(), answer[2] / 1000)
-    if answer[0] == _REFUSED:
+    if answer[0] == scripts.REFUSED:
         raise errors.taken_over(run_id)

@@ -11,6 +11,7 @@ from taskiq_flow.errors import ConfigurationError, GraphChangedError
 from taskiq_flow.journal.history import RestoredRun, initial_records
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.records import Record
+from taskiq_flow.journal.summary import Head
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.stored import StoredValues
 
@@ -41,10 +42,12 @@ class JournaledRuns:
         outputs: Sequence[str] | None,
         results: Iterable[Record] = (),
         values: StoredValues | None = None,
+        parent: str | None = None,
     ) -> LogWriter[Any] | None:
         """The log of a new run; ``None`` without a journal.
 
-        ``results``: taken from another run, whose ``values`` are written in this way.
+        ``results``: taken from another run, its ``parent``, whose ``values`` are written in this
+        way.
         """
         journal = self._journal
         if journal is None:
@@ -52,7 +55,11 @@ class JournaledRuns:
         nodes = self._fingerprints()
         values = self._values if values is None else values
         records = initial_records(values, nodes, inputs, outputs, results)
-        return LogWriter(journal, run_id, values, records)
+        return LogWriter(journal, run_id, values, records, Head(self._dag.name, parent))
+
+    def old_log(self, run_id: str) -> LogWriter[Any]:
+        """The log of a run of the journal. Raises ``ConfigurationError`` without a journal."""
+        return LogWriter(self.journal, run_id, self._values, head=Head(self._dag.name))
 
     def adapt_to_graph(self, restored: RestoredRun, *, allow_changed: bool) -> list[bytes]:
         """Continue a restored run with the engine's graph. Returns the records that log a change.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import time
@@ -12,11 +13,16 @@ from taskiq.abc.serializer import TaskiqSerializer
 from taskiq.serializers import JSONSerializer
 
 from taskiq_flow.journal import errors
+from taskiq_flow.journal import sqlite_rows as rows
 from taskiq_flow.journal.lease import is_gone
-from taskiq_flow.journal.protocol import Lease, decoded, encoded, is_run
+from taskiq_flow.journal.protocol import Lease, News, Request, decoded, encoded, is_run
 from taskiq_flow.journal.sqlite_file import SqliteFile
+from taskiq_flow.journal.summary import RunSummary
 
 _CHUNKS_PER_READ = 64
+
+LOOK_EVERY = 0.05
+"""Seconds between two looks at whether another process has written to the file."""
 
 
 class SqliteJournal:
@@ -53,19 +59,23 @@ class SqliteJournal:
     def __repr__(self) -> str:
         return f"<SqliteJournal at {self.file.path}>"
 
-    async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+    async def create(
+        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+    ) -> None:
         """Create a log and take its lease."""
 
         def insert(connection: sqlite3.Connection) -> None:
             expires = time.time() + lease.seconds
             try:
                 run = connection.execute(
-                    "INSERT INTO runs (run_id, owner, expires) VALUES (?, ?, ?)",
+                    "INSERT INTO runs (run_id, owner, expires) VALUES (?, ?, ?) RETURNING number",
                     (encoded(run_id), lease.owner, expires),
-                ).lastrowid
+                ).fetchone()[0]
             except sqlite3.IntegrityError:
                 raise errors.exists(run_id) from None
-            connection.execute("INSERT INTO chunks (run, data) VALUES (?, ?)", (run, chunk))
+            if news is not None:
+                rows.write_summary(connection, run, news.summary, expires)
+            rows.write(connection, run, chunk, news)
 
         await self.file.write(insert)
 
@@ -75,7 +85,7 @@ class SqliteJournal:
         def take(connection: sqlite3.Connection) -> None:
             number = _unlocked_run(connection, run_id, lease.owner)
             connection.execute(
-                "UPDATE runs SET owner = ?, expires = ? WHERE number = ?",
+                "UPDATE runs SET owner = ?, expires = ?, request = NULL WHERE number = ?",
                 (lease.owner, time.time() + lease.seconds, number),
             )
 
@@ -94,12 +104,14 @@ class SqliteJournal:
             )
         )
 
-    async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
-        """Append a chunk, and renew the lease with it."""
+    async def append(
+        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+    ) -> None:
+        """Append a chunk and events, and renew the lease with them."""
 
         def insert(connection: sqlite3.Connection) -> None:
-            number = _renew(connection, run_id, lease)
-            connection.execute("INSERT INTO chunks (run, data) VALUES (?, ?)", (number, chunk))
+            number = _renew(connection, run_id, lease, news)
+            rows.write(connection, number, chunk, news)
 
         await self.file.write(insert)
 
@@ -107,21 +119,21 @@ class SqliteJournal:
         """Yield the chunks of a log."""
         run, last = await self.file.read(lambda connection: _find_run(connection, run_id)[0]), 0
         while True:
-            rows = await self.file.read(partial(_chunks, run=run, after=last))
-            for _, data in rows:
+            found = await self.file.read(partial(_chunks, run=run, after=last))
+            for _, data in found:
                 yield data
-            if len(rows) < _CHUNKS_PER_READ:
+            if len(found) < _CHUNKS_PER_READ:
                 return
-            last = rows[-1][0]
+            last = found[-1][0]
 
     async def run_ids(self) -> list[str]:
         """The ids of all runs."""
-        rows = await self.file.read(
+        found = await self.file.read(
             lambda connection: connection.execute(
                 "SELECT run_id FROM runs ORDER BY number"
             ).fetchall()
         )
-        return list(filter(is_run, (decoded(run_id) for (run_id,) in rows)))
+        return list(filter(is_run, (decoded(run_id) for (run_id,) in found)))
 
     async def delete(self, run_id: str) -> None:
         """Delete a log."""
@@ -129,9 +141,75 @@ class SqliteJournal:
         def remove(connection: sqlite3.Connection) -> None:
             number = _unlocked_run(connection, run_id, None)
             connection.execute("DELETE FROM chunks WHERE run = ?", (number,))
+            connection.execute("DELETE FROM events WHERE run = ?", (number,))
             connection.execute("DELETE FROM runs WHERE number = ?", (number,))
 
         await self.file.write(remove)
+
+    async def events(self, run_id: str, after: int = 0) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of a run's events."""
+        run = await self.file.read(lambda connection: _find_run(connection, run_id)[0])
+        last = after
+        while found := await self.file.read(partial(rows.events, run=run, after=last)):
+            for _, lines in found:
+                yield lines
+            last = found[-1][0]
+
+    async def summary(self, run_id: str) -> RunSummary:
+        """The summary of a run."""
+
+        def find(connection: sqlite3.Connection) -> RunSummary:
+            number = _find_run(connection, run_id)[0]
+            return rows.summary(connection, number, time.time())
+
+        return await self.file.read(find)
+
+    async def summaries(
+        self,
+        *,
+        status: str | None = None,
+        name: str | None = None,
+        since: float | None = None,
+        before: float | None = None,
+        limit: int = 100,
+    ) -> list[RunSummary]:
+        """The summaries of runs, the newest first."""
+        return await self.file.read(
+            lambda connection: rows.summaries(
+                connection, time.time(), status, name, since, before, limit
+            )
+        )
+
+    async def changed(self, run_id: str, mark: object, seconds: float) -> object:
+        """Wait until something was written to the file, by this process or by another."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while loop.time() < until:
+            if (changes := await self.file.changes()) != mark:
+                return changes
+            await asyncio.sleep(LOOK_EVERY)
+        return mark
+
+    async def request(self, run_id: str, request: Request) -> None:
+        """Store a request."""
+
+        def store(connection: sqlite3.Connection) -> None:
+            number = _find_run(connection, run_id)[0]
+            connection.execute("UPDATE runs SET request = ? WHERE number = ?", (request, number))
+
+        await self.file.write(store)
+
+    async def requested(self, run_id: str) -> str | None:
+        """The request that was stored."""
+
+        def find(connection: sqlite3.Connection) -> str | None:
+            number = _find_run(connection, run_id)[0]
+            found: str | None = connection.execute(
+                "SELECT request FROM runs WHERE number = ?", (number,)
+            ).fetchone()[0]
+            return found
+
+        return await self.file.read(find)
 
     async def check(self) -> None:
         """Read the whole file. Raises ``JournalError`` if it is damaged.
@@ -170,12 +248,18 @@ def _unlocked_run(connection: sqlite3.Connection, run_id: str, owner: str | None
     return number
 
 
-def _renew(connection: sqlite3.Connection, run_id: str, lease: Lease) -> int:
-    """Renew a lease. Returns the number of its run."""
-    row = connection.execute(
-        "UPDATE runs SET expires = ? WHERE run_id = ? AND owner = ? RETURNING number",
-        (time.time() + lease.seconds, encoded(run_id), lease.owner),
-    ).fetchone()
+def _renew(
+    connection: sqlite3.Connection, run_id: str, lease: Lease, news: News | None = None
+) -> int:
+    """Renew a lease, and write the summary with it. Returns the number of the run."""
+    expires = time.time() + lease.seconds
+    if news is None:
+        row = connection.execute(
+            "UPDATE runs SET expires = ? WHERE run_id = ? AND owner = ? RETURNING number",
+            (expires, encoded(run_id), lease.owner),
+        ).fetchone()
+    else:
+        row = rows.renew(connection, encoded(run_id), lease.owner, news.summary, expires)
     if row is None:
         _find_run(connection, run_id)
         raise errors.taken_over(run_id)

@@ -17,13 +17,15 @@ from urllib.parse import quote
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.errors import JournalError
 from taskiq_flow.journal.lease import is_gone, new_owner
+from taskiq_flow.journal.sqlite_rows import ADDED_COLUMNS, ADDED_TABLES
 
 T = TypeVar("T")
 
 APPLICATION_ID = 0x74666C6F
 """Marks a SQLite file as a journal: 'tflo' in ASCII."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The version of the tables. A file of version 1 gets what it lacks when it is opened."""
 
 BUSY_TIMEOUT = 30.0
 """Seconds to wait for another process that has the file locked."""
@@ -33,11 +35,21 @@ _BUSY_DELAY = 0.01  # seconds
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE runs (
-    number INTEGER PRIMARY KEY, run_id BLOB NOT NULL UNIQUE, owner TEXT, expires REAL NOT NULL
+    number INTEGER PRIMARY KEY, run_id BLOB NOT NULL UNIQUE, owner TEXT, expires REAL NOT NULL,
+    {", ".join(ADDED_COLUMNS)}
 );
 CREATE TABLE chunks (number INTEGER PRIMARY KEY, run INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE INDEX chunks_of_run ON chunks (run, number);
+{ADDED_TABLES}
 PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+
+_UPGRADE = f"""
+BEGIN IMMEDIATE;
+{"".join(f"ALTER TABLE runs ADD COLUMN {column};" for column in ADDED_COLUMNS)}
+{ADDED_TABLES}
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
@@ -69,13 +81,16 @@ class SqliteFile:
         self._fsync = fsync
         self._pid = os.getpid()
         self._state = _ThreadState()
+        self._writes = 0
         self._inherited: list[_ThreadState] = []  # after a fork, SQLite forbids closing these
         # SQLite calls block. This thread makes all of them.
         self._thread: ThreadPoolExecutor | None = None
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call ``work`` with the connection, in a transaction; return what it returns."""
-        return await self.read(lambda connection: _in_transaction(connection, work))
+        result = await self.read(lambda connection: _in_transaction(connection, work))
+        self._writes += 1
+        return result
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call ``work`` with the connection; return what it returns."""
@@ -93,6 +108,17 @@ class SqliteFile:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="taskiq_flow-journal")
         return await asyncio.wrap_future(self._thread.submit(call))
+
+    async def changes(self) -> tuple[int, int, int]:
+        """What is another value once something was written to the file."""
+        version = await self.read(
+            # It tells of what other connections have written.
+            lambda connection: (
+                id(connection),
+                connection.execute("PRAGMA data_version").fetchone()[0],
+            )
+        )
+        return (*version, self._writes)
 
     async def check(self) -> None:
         """Read the whole file. Raises ``JournalError`` if it is damaged."""
@@ -137,8 +163,7 @@ class SqliteFile:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._fsync else 'NORMAL'}")
-            if not connection.execute("PRAGMA user_version").fetchone()[0]:
-                self._create_tables(connection)
+            self._create_tables(connection)
             self._register_opener(connection)
         except BaseException:  # whatever it is, the file must not stay open
             connection.close()
@@ -147,12 +172,16 @@ class SqliteFile:
 
     @staticmethod
     def _create_tables(connection: sqlite3.Connection) -> None:
+        """Create the tables, or those that a file of an earlier version lacks."""
+        version = _version(connection)
+        if version == SCHEMA_VERSION:
+            return
         try:
-            connection.executescript(_SCHEMA)
+            connection.executescript(_UPGRADE if version else _SCHEMA)
         except sqlite3.OperationalError:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if not connection.execute("PRAGMA user_version").fetchone()[0]:
+            if _version(connection) == version:
                 raise  # else another process has just created them
 
     def _register_opener(self, connection: sqlite3.Connection) -> None:
@@ -196,7 +225,7 @@ class SqliteFile:
                 raise JournalError(
                     f"{self.path} is a database but not a journal; give the journal another file"
                 )
-            if version != SCHEMA_VERSION:
+            if not 1 <= version <= SCHEMA_VERSION:
                 raise JournalError(
                     f"{self.path} is a journal of format {version}, and this version of "
                     f"taskiq_flow reads format {SCHEMA_VERSION}; use the version that wrote it, or "
@@ -229,6 +258,11 @@ class SqliteFile:
             raise JournalError(
                 f"the journal {self.path} cannot be opened: {error}; give it another file"
             ) from error
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
 
 
 def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:

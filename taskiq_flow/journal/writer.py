@@ -10,7 +10,8 @@ from typing import Any, Generic, TypeVar
 from taskiq_flow.cleanup import to_the_end, until_ended, was_cancelled
 from taskiq_flow.errors import JournalError, RunError, RunLockedError, SerializationError, describe
 from taskiq_flow.journal.lease import new_owner
-from taskiq_flow.journal.protocol import Journal, Lease
+from taskiq_flow.journal.news import NewsWriter
+from taskiq_flow.journal.protocol import Journal, Lease, News, stores_events
 from taskiq_flow.journal.records import (
     COMPLETED,
     ENDED,
@@ -20,6 +21,7 @@ from taskiq_flow.journal.records import (
     chunk,
     record,
 )
+from taskiq_flow.journal.summary import Head
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.stored import StoredValues
 
@@ -42,7 +44,8 @@ class LogWriter(Generic[T]):
 
     Records gather while the previous batch is written, so the run never waits for the journal.
     ``values``: how values are written. ``initial``: the records that a new log begins with;
-    ``None`` for a log that exists.
+    ``None`` for a log that exists. ``head``: what its summary says of it. ``news``: stores the
+    run's events, unless the journal cannot.
     """
 
     def __init__(
@@ -51,8 +54,11 @@ class LogWriter(Generic[T]):
         run_id: str,
         values: StoredValues,
         initial: Sequence[bytes] | None = None,
+        head: Head = Head(),  # noqa: B008 - it never changes
     ) -> None:
         self._journal = journal
+        self._store = journal if stores_events(journal) else None
+        self.news = None if self._store is None else NewsWriter(run_id, head, self._wake)
         self._run_id = run_id
         self.values = values
         self._lease = Lease(new_owner())
@@ -65,9 +71,10 @@ class LogWriter(Generic[T]):
         self._is_writing = False
         self._writer: asyncio.Task[None] | None = None
         self._renewer: asyncio.Task[None] | None = None
-        self._has_failed = False
+        self._is_stopped = False
         self._deliver: Callable[[Sequence[T]], None]
         self._fail: Callable[[RunError], None]
+        self._cancel: Callable[[], None]
 
     async def acquire(self, wait: float = 0.0) -> None:
         """Take the lease of an existing log. Raises what ``Journal.acquire`` does.
@@ -84,7 +91,14 @@ class LogWriter(Generic[T]):
                     raise
                 await asyncio.sleep(min(LEASE_PAUSE, until - loop.time()))
             else:
-                return
+                break
+        if self._store is not None and self.news is not None:
+            self.news.go_on_after(await self._store.summary(self._run_id))
+
+    @property
+    def seq(self) -> int:
+        """The number of the run's last event that is in the journal."""
+        return 0 if self.news is None else self.news.seq
 
     async def release(self) -> None:
         """Release the lease, if this writer has it."""
@@ -109,9 +123,14 @@ class LogWriter(Generic[T]):
         anything is sent, so that an engine that resumes the run can revoke those tasks.
         ``task_suffix``: ends the ids of those tasks, so that it can look for their results.
         """
-        write = self._journal.create if self._is_new else self._journal.append
         started = record(SESSION, task_suffix, 0, session.encode())
-        await self._take_lease(write(self._run_id, self._lease, chunk([*self._initial, started])))
+        data = chunk([*self._initial, started])
+        if self._store is not None and self.news is not None:
+            write = self._store.create if self._is_new else self._store.append
+            await self._take_lease(write(self._run_id, self._lease, data, self.news.first()))
+        else:
+            plain = self._journal.create if self._is_new else self._journal.append
+            await self._take_lease(plain(self._run_id, self._lease, data))
 
     async def _take_lease(self, call: Coroutine[Any, Any, None]) -> None:
         """Await a call that takes the lease, also one that is cancelled: it may take it as well."""
@@ -132,13 +151,18 @@ class LogWriter(Generic[T]):
         self._has_lease = True
 
     def open(
-        self, deliver: Callable[[Sequence[T]], None], fail: Callable[[RunError], None]
+        self,
+        deliver: Callable[[Sequence[T]], None],
+        fail: Callable[[RunError], None],
+        cancel: Callable[[], None],
     ) -> None:
         """Begin to renew the lease. ``deliver``: called with pairs that are durable.
 
         ``fail``: called once, with ``JournalError`` or ``RunLockedError``, when the log cannot be
         written any more. Records that are not written by then are lost, and so are their pairs.
+        ``cancel``: called when another process asks the run to stop.
         """
+        self._cancel = cancel
         self._deliver = deliver
         self._fail = fail
         self._renewer = asyncio.get_running_loop().create_task(self._renew_lease())
@@ -166,13 +190,13 @@ class LogWriter(Generic[T]):
 
     def append(self, record: bytes) -> None:
         """Write a record with the next batch."""
-        if not self._has_failed:
+        if not self._is_stopped:
             self._records.append(record)
             self._wake()
 
     def deliver_when_durable(self, pair: T) -> None:
         """Deliver a pair once all records appended so far are written."""
-        if not self._has_failed:
+        if not self._is_stopped:
             self._pairs.append(pair)
             self._wake()
 
@@ -192,23 +216,23 @@ class LogWriter(Generic[T]):
             await asyncio.wait([writer], timeout=CLOSING_GRACE)
             writer.cancel()  # the store hangs
             await until_ended([writer], CLOSING_GRACE)
+        self._is_stopped = True
         if self._renewer is not None:
             self._renewer.cancel()
             await until_ended([self._renewer], CLOSING_GRACE)
         await self.release()
 
     def _wake(self) -> None:
-        if not self._is_writing:
+        if not self._is_writing and not self._is_stopped:
             self._is_writing = True  # first, as an eager task runs at once
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
     async def _write(self) -> None:
         try:
-            while self._records or self._pairs:
+            while (news := self._next_news()) or self._records or self._pairs:
                 records, self._records = self._records, []
                 self._pairs_being_written, self._pairs = self._pairs, []
-                for part in _parts(records):
-                    await self._journal.append(self._run_id, self._lease, chunk(part))
+                await self._append(records, news)
                 durable, self._pairs_being_written = self._pairs_being_written, []
                 if durable:
                     self._deliver(durable)
@@ -219,11 +243,34 @@ class LogWriter(Generic[T]):
         finally:
             self._is_writing = False
 
+    def _next_news(self) -> News | None:
+        return None if self.news is None or self._is_stopped else self.news.next()
+
+    async def _append(self, records: Sequence[bytes], news: News | None) -> None:
+        """Append records, and events with the last of them, which the events tell of."""
+        chunks: list[bytes | None] = [chunk(part) for part in _parts(records)]
+        if self._store is None:
+            for data in chunks:
+                await self._journal.append(self._run_id, self._lease, data or b"")
+            return
+        if news is not None and not chunks:
+            chunks.append(None)
+        for data in chunks[:-1]:
+            await self._store.append(self._run_id, self._lease, data)
+        for data in chunks[-1:]:
+            await self._store.append(self._run_id, self._lease, data, news)
+
     async def _renew_lease(self) -> None:
-        while True:
-            await asyncio.sleep(self._lease.seconds / 4)
+        """Renew the lease each quarter of it, and look for requests twice as often."""
+        is_due = False
+        while not was_cancelled():  # a client may have swallowed it
+            await asyncio.sleep(self._lease.seconds / 8)
             try:
-                await self._journal.renew(self._run_id, self._lease)
+                if is_due:
+                    await self._journal.renew(self._run_id, self._lease)
+                is_due = not is_due
+                if self._store is not None and await self._store.requested(self._run_id):
+                    self._cancel()
             except RunLockedError as error:
                 self._stop(error)
                 return
@@ -233,9 +280,9 @@ class LogWriter(Generic[T]):
                 logger.warning("the lease of run %r was not renewed: %r", self._run_id, error)
 
     def _stop(self, error: BaseException) -> None:
-        if self._has_failed:
+        if self._is_stopped:
             return
-        self._has_failed = True
+        self._is_stopped = True
         self._records = []
         self.discard_pairs()
         if not isinstance(error, RunError):

@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from taskiq_flow.drawing.theme import SIGNS
 from taskiq_flow.listeners.texts import (
     counted,
     elements_text,
@@ -35,12 +36,12 @@ _LONGEST_BAR = 40
 _NAME_SHARE = 3
 """Names take up to this part of the width."""
 
-_SIGNS = {
-    "completed": ("✓", "green"),
-    "failed": ("✗", "bold red"),
-    "cancelled": ("⊘", "yellow"),
-    "running": ("●", "cyan"),
-    "queued": ("○", "dim"),
+_STYLES = {
+    "completed": "green",
+    "failed": "bold red",
+    "cancelled": "yellow",
+    "running": "cyan",
+    "queued": "dim",
 }
 _IN_ASCII = str.maketrans({"✓": "+", "✗": "x", "⊘": "-", "●": "*", "○": "o", "━": "=", "…": "."})
 
@@ -158,12 +159,16 @@ class Terminal:
 
     def _name_of(self, state: str, name: str, indent: int, beside: int = 0) -> Text:
         """A sign and a name, which is cut to leave room for so many columns beside it."""
-        sign, style = _SIGNS[state]
         shown = Text(one_line(name), style="" if indent else "bold")
         width = self._console.width
         room = min(width // _NAME_SHARE, width - beside - 4) - indent
         shown.truncate(max(room, _SHORTEST_NAME), overflow="ellipsis")
-        return Text(" " * indent).append(sign, style=style).append(" ").append_text(shown)
+        return (
+            Text(" " * indent)
+            .append(SIGNS[state], style=_STYLES[state])
+            .append(" ")
+            .append_text(shown)
+        )
 
     def _last_lines(self, view: RunView) -> Iterator[Text]:
         line = self._name_of(view.status, view.run_id, 0)

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from taskiq_flow.drawing.diagram import diagram_of_run
+from taskiq_flow.drawing.layout import lay_out
+from taskiq_flow.drawing.svg import svg_of
 from taskiq_flow.events import (
     ElementsKnown,
     Event,
@@ -24,7 +27,8 @@ from taskiq_flow.events import (
 from taskiq_flow.previews import shown_error
 from taskiq_flow.views.node_view import MOST_FAILURES, ElementsView, NodeState, NodeView
 
-RunStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
+RunStatus = Literal["pending", "running", "interrupted", "completed", "failed", "cancelled"]
+"""``"interrupted"``: no engine has the run any more. No event tells so; ``RunReader`` does."""
 
 _Ends = NodeCompleted | NodeFailed | NodeSkipped
 
@@ -115,6 +119,15 @@ class RunView:
         while path and path[-1] in before:
             path.append(before[path[-1]])
         return path[::-1]
+
+    def to_svg(self, *, fold: bool | None = None) -> str:
+        """The graph and the states of its nodes as an SVG document. Needs the extra ``draw``.
+
+        It shows what events tell: names, edges, states. ``dag.to_svg(view)`` also shows inputs,
+        conditions and so on. ``fold`` and what is raised: see there. Nodes are equal here if their
+        names differ in numbers only.
+        """
+        return svg_of(lay_out(diagram_of_run(self), fold=fold, shows_states=True), self)
 
     def apply(self, event: Event) -> None:
         """Take in the next event. Raises ``ValueError`` for one of another run."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import textwrap
-import unicodedata
 from collections.abc import Iterator
-from html import escape
 from typing import TYPE_CHECKING
 
+from taskiq_flow.drawing.texts import cut, isolated, text_element, title_element
+from taskiq_flow.drawing.theme import SIGNS, style_element
 from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_times import NodeTimes, Span
 
@@ -25,36 +25,18 @@ _LEFT, _RIGHT = 220, 780
 _NAME_COLUMNS, _TITLE_COLUMNS, _TEXT_COLUMNS, _STATE_COLUMNS = 26, 60, 120, 22
 _MOST_TICKS = 8
 _NARROWEST = 1.0
-_JOINERS = "\u200d\ufe0f"
 
+_ROOT = "taskiq-flow-timeline"
 _STYLE = """
-text { font: 13px system-ui, sans-serif; fill: #1f2328; }
-.title { font-size: 16px; font-weight: 600; }
-.quiet { fill: #59636e; }
-.number { font-size: 12px; fill: #59636e; font-variant-numeric: tabular-nums; }
-.critical { font-weight: 600; }
-.bad { fill: #b3261e; font-weight: 600; }
-.paper { fill: #ffffff; }
-.stripe { fill: #f6f8fa; }
-.grid { stroke: #d1d9e0; stroke-width: 1; }
-.waiting { fill: #d3d9e0; }
-.sending { fill: #e0a82e; }
-.running { fill: #2f7fd6; }
-.failed { fill: #cf3b32; }
-.path { fill: #1f2328; }
-@media (prefers-color-scheme: dark) {
-text { fill: #e6edf3; }
-.quiet, .number { fill: #9aa5b1; }
-.bad { fill: #ff8a80; }
-.paper { fill: #0d1117; }
-.stripe { fill: #151b23; }
-.grid { stroke: #30363d; }
-.waiting { fill: #3d444d; }
-.sending { fill: #c08a17; }
-.running { fill: #4493f8; }
-.failed { fill: #f2554a; }
-.path { fill: #e6edf3; }
-}
+$root .number { font-size: 12px; fill: $quiet; font-variant-numeric: tabular-nums; }
+$root .critical { font-weight: 600; }
+$root .stripe { fill: $raised; }
+$root .grid { stroke: $line; stroke-width: 1; }
+$root .waiting { fill: $waiting; }
+$root .sending { fill: $sending; }
+$root .running { fill: $running; }
+$root .failed { fill: $failed; }
+$root .path { fill: $ink; }
 """
 
 
@@ -64,18 +46,21 @@ def svg_of(report: RunReport) -> str:
     sentence = textwrap.wrap(one_line(report.sentence), _TEXT_COLUMNS)
     top = 48 + 18 * len(sentence) + 60
     height = top + _ROW * len(names) + 36
-    title = f"run {_cut(one_line(report.run_id), _TITLE_COLUMNS)}"
+    title = f"run {cut(one_line(report.run_id), _TITLE_COLUMNS)}"
     size = f'viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
     style = 'style="max-width:100%;height:auto" role="img"'
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>',
-        f"<title>{escape(title)}: timeline</title>",
-        f"<style>{_STYLE}</style>",
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="{_ROOT}" {size} {style}>',
+        title_element(f"{title}: timeline"),
+        style_element(_STYLE, _ROOT),
         f'<rect class="paper" width="{_WIDTH}" height="{height}"/>',
-        _text(_MARGIN, 30, f"{title}: {report.status} in {duration(report.seconds)}", "title"),
+        text_element(
+            _MARGIN, 30, f"{title}: {report.status} in {duration(report.seconds)}", "title"
+        ),
     ]
     lines += [
-        _text(_MARGIN, 54 + 18 * number, line, "quiet") for number, line in enumerate(sentence)
+        text_element(_MARGIN, 54 + 18 * number, line, "quiet")
+        for number, line in enumerate(sentence)
     ]
     lines += _legend(top - 42)
     lines += _stripes(top, len(names))
@@ -85,7 +70,7 @@ def svg_of(report: RunReport) -> str:
     left = len(report.nodes) - len(names)
     foot = f"{left} more nodes took less time. " if left else ""
     foot += f"{report.parallelism:.1f} nodes ran at once on average."
-    lines += [_text(_MARGIN, height - 12, foot, "quiet"), "</svg>"]
+    lines += [text_element(_MARGIN, height - 12, foot, "quiet"), "</svg>"]
     return "\n".join(lines) + "\n"
 
 
@@ -109,10 +94,10 @@ def _legend(y: int) -> Iterator[str]:
     x = _LEFT
     for part, width in (("waiting", 84), ("sending", 84), ("running", 84), ("failed", 74)):
         yield f'<rect class="{part}" x="{x}" y="{y - 10}" width="12" height="12" rx="2"/>'
-        yield _text(x + 18, y, part, "quiet")
+        yield text_element(x + 18, y, part, "quiet")
         x += width
     yield f'<rect class="path" x="{x}" y="{y - 2}" width="12" height="3"/>'
-    yield _text(x + 18, y, "on the critical path", "quiet")
+    yield text_element(x + 18, y, "on the critical path", "quiet")
 
 
 def _stripes(top: int, rows: int) -> Iterator[str]:
@@ -127,7 +112,7 @@ def _axis(seconds: float, top: int, bottom: int) -> Iterator[str]:
         x = _x(number * step, seconds)
         label = _tick(number * step)
         yield f'<line class="grid" x1="{x:.1f}" y1="{top - 6}" x2="{x:.1f}" y2="{bottom}"/>'
-        yield _text(x, top - 12, label, "number", anchor="middle")
+        yield text_element(x, top - 12, label, "number", anchor="middle")
 
 
 def _step(seconds: float) -> float:
@@ -155,10 +140,10 @@ def _row(report: RunReport, name: str, y: int) -> Iterator[str]:
     shown = one_line(name)
     count = "" if times.elements is None else f" ×{times.elements}"
     yield "<g>"
-    yield f"<title>{escape(_details(shown + count, times))}</title>"
-    label = _cut(shown, _NAME_COLUMNS - len(count))
+    yield title_element(_details(shown + count, times))
+    label = cut(shown, _NAME_COLUMNS - len(count))
     # The count stays behind the name, whatever the direction of the name's letters.
-    yield _text(_MARGIN, y + 17, f"\u2068{label}\u2069{count}", "critical" if is_critical else "")
+    yield text_element(_MARGIN, y + 17, isolated(label) + count, "critical" if is_critical else "")
     for span in times.spans:
         yield _bar(span, times, report.seconds, y + (_ROW - _BAR) // 2)
     if is_critical and times.spans:
@@ -167,7 +152,9 @@ def _row(report: RunReport, name: str, y: int) -> Iterator[str]:
         line = f'x="{start:.1f}" y="{y + _ROW - 4}" width="{width:.1f}" height="3"'
         yield f'<rect class="path" {line}/>'
     text, is_bad = _state_text(times)
-    yield _text(_RIGHT + 14, y + 17, _cut(text, _STATE_COLUMNS), "bad" if is_bad else "number")
+    yield text_element(
+        _RIGHT + 14, y + 17, cut(text, _STATE_COLUMNS), "bad" if is_bad else "number"
+    )
     yield "</g>"
 
 
@@ -185,7 +172,7 @@ def _state_text(times: NodeTimes) -> tuple[str, bool]:
     tries = f", {times.attempts} attempts" if times.attempts > 1 else ""
     if times.state == "completed":
         return f"{took}{tries}", False
-    sign = {"failed": "✗ ", "running": "● "}.get(times.state, "")
+    sign = f"{SIGNS[times.state]} " if times.state in SIGNS else ""
     has_ran = times.state in ("failed", "running", "cancelled")
     return f"{sign}{times.state}{f', {took}' if took and has_ran else ''}", times.state == "failed"
 
@@ -194,22 +181,3 @@ def _details(name: str, times: NodeTimes) -> str:
     parts = (("waiting", times.waiting), ("sending", times.sending), ("running", times.running))
     text = ", ".join(f"{part} {duration(seconds)}" for part, seconds in parts)
     return f"{name}: {times.state}; {text}; attempts: {times.attempts}"
-
-
-def _text(x: float, y: int, text: str, kind: str = "", anchor: str = "") -> str:
-    about = f' class="{kind}"' if kind else ""
-    about += f' text-anchor="{anchor}"' if anchor else ""
-    return f'<text x="{x:g}" y="{y}"{about}>{escape(text)}</text>'
-
-
-def _cut(text: str, columns: int) -> str:
-    """The text, cut to so many columns. Letters that belong together are not parted."""
-    width = 0
-    for place, letter in enumerate(text):
-        width += 2 if unicodedata.east_asian_width(letter) in "WF" else 1
-        if width > columns:
-            start = text[: place - 1]
-            while start and (start[-1] in _JOINERS or unicodedata.combining(text[len(start)])):
-                start = start[:-1]
-            return f"{start}…"
-    return text

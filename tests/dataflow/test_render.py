@@ -2,6 +2,7 @@
 
 import html
 import io
+import json
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -67,11 +68,15 @@ def layered(count: int, width: int, most: int, seed: int = 1) -> DAG:
     return graph(*nodes, edges=edges)
 
 
-Drawer = Callable[[render.Levels, render.Predecessors], str]
+Drawer = Callable[[DAG], str]
 
 
-def draw(dag: DAG, drawer: Drawer = render.to_text) -> str:
-    return drawer(dag.get_parallel_levels(), dag.plan().predecessors)
+def as_text(dag: DAG) -> str:
+    return render.to_text(dag.get_parallel_levels(), dag.plan().predecessors)
+
+
+def draw(dag: DAG, drawer: Drawer = as_text) -> str:
+    return drawer(dag)
 
 
 def columns(line: str) -> int:
@@ -153,8 +158,8 @@ def test_parts_that_meet_late_are_one() -> None:
 
 def test_an_empty_graph_can_be_drawn() -> None:
     assert draw(graph()) == "an empty graph"
-    assert draw(graph(), render.to_mermaid) == "flowchart LR"
-    assert draw(graph(), render.to_dot).endswith("}")
+    assert draw(graph(), DAG.to_mermaid) == "flowchart LR"
+    assert draw(graph(), DAG.to_dot).endswith("}")
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -236,7 +241,7 @@ def test_names_of_wide_letters_keep_the_columns() -> None:
 
 
 def test_a_mermaid_chart() -> None:
-    assert [line.strip() for line in draw(audio(), render.to_mermaid).splitlines()] == [
+    assert [line.strip() for line in draw(audio(), DAG.to_mermaid).splitlines()] == [
         "flowchart LR",
         'i0(["path"])',
         'i1(["rate"])',
@@ -259,7 +264,7 @@ def test_a_mermaid_chart() -> None:
 
 
 def test_a_dot_graph() -> None:
-    drawing = draw(audio(), render.to_dot)
+    drawing = draw(audio(), DAG.to_dot)
     assert [line.strip() for line in drawing.splitlines()] == [
         "digraph {",
         "rankdir=LR",
@@ -287,7 +292,7 @@ def test_a_dot_graph() -> None:
 
 @pytest.mark.parametrize(
     ("drawer", "ordering", "data"),
-    [(render.to_mermaid, "n0 -.-> n1", "n0 --> n1"), (render.to_dot, "dashed", "n0 -> n1")],
+    [(DAG.to_mermaid, "n0 -.-> n1", "n0 --> n1"), (DAG.to_dot, "dashed", "n0 -> n1")],
     ids=["mermaid", "dot"],
 )
 def test_an_edge_is_an_ordering_only_if_no_data_flows(
@@ -303,8 +308,8 @@ def test_an_edge_is_an_ordering_only_if_no_data_flows(
 @pytest.mark.parametrize(
     ("drawer", "node_line", "edge_line"),
     [
-        (render.to_mermaid, r'n(\d+)\["(.*)"\]', r'n(\d+) (?:-->|-\.->)(?:\|"[^"]*"\|)? n(\d+)'),
-        (render.to_dot, r'n(\d+) \[label="(.*)"\]', r"n(\d+) -> n(\d+)(?: \[.*\])?"),
+        (DAG.to_mermaid, r'n(\d+)\["(.*)"\]', r'n(\d+) (?:-->|-\.->)(?:\|"[^"]*"\|)? n(\d+)'),
+        (DAG.to_dot, r'n(\d+) \[label="(.*)"\]', r"n(\d+) -> n(\d+)(?: \[.*\])?"),
     ],
     ids=["mermaid", "dot"],
 )
@@ -327,7 +332,7 @@ def printable(name: str) -> str:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_mermaid_label_says_the_name_and_holds_no_syntax(name: str) -> None:
     dag = graph(node(name), node("other", name, "in " + name, outputs=["x " + name]))
-    drawing = draw(dag, render.to_mermaid)
+    drawing = draw(dag, DAG.to_mermaid)
     labels = re.findall(r'\w\(?\["([\w #;.\-\u0080-\U0010ffff]*)"\]', drawing)
     said = [html.unescape(label.replace("#", "&#")) for label in labels]
     assert said == ["in " + printable(name), printable(name) or " ", "other"]
@@ -338,7 +343,7 @@ def test_a_mermaid_label_says_the_name_and_holds_no_syntax(name: str) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_dot_label_says_the_name_and_does_not_end_early(name: str) -> None:
     dag = graph(node(name), node("other", name, "in " + name, outputs=["x " + name]))
-    drawing = draw(dag, render.to_dot)
+    drawing = draw(dag, DAG.to_dot)
     labels = re.findall(r'\w \[label="((?:[^"\\]|\\["\\])*)"(?:\]|, shape)', drawing)
     said = [re.sub(r"\\(.)", r"\1", label).replace("&amp;", "&") for label in labels]
     assert said[:3] == ["in " + printable(name), printable(name), "other"]
@@ -347,7 +352,7 @@ def test_a_dot_label_says_the_name_and_does_not_end_early(name: str) -> None:
     drawing.encode()
 
 
-@pytest.mark.parametrize("drawer", [render.to_text, render.to_mermaid, render.to_dot])
+@pytest.mark.parametrize("drawer", [as_text, DAG.to_mermaid, DAG.to_dot])
 def test_keys_are_looked_through_once_per_node_and_not_per_edge(drawer: Drawer) -> None:
     looked_at = 0
 
@@ -362,9 +367,9 @@ def test_keys_are_looked_through_once_per_node_and_not_per_edge(drawer: Drawer) 
     keys = [f"key_{index}" for index in range(1000)]
     split = Counting(task, name="split", inputs=[], outputs=keys)
     dag = graph(split, *(node("take_" + key, key) for key in keys))
-    levels, predecessors = dag.get_parallel_levels(), dag.plan().predecessors
+    dag.plan()
     looked_at = 0
-    drawer(levels, predecessors)
+    drawer(dag)
     assert looked_at <= 3 * len(keys)
 
 
@@ -442,3 +447,31 @@ def test_a_condition_or_a_fallback_without_a_name_is_drawn_with_its_class() -> N
 def test_a_fallback_that_is_long_is_cut() -> None:
     dag = DAGBuilder().node(len, name="size", inputs=["x"], fallback=[*range(10**6)]).build()
     assert len(dag.to_dot()) < 200
+
+
+def test_a_mermaid_chart_can_go_from_top_to_bottom() -> None:
+    assert audio().to_mermaid("TB").startswith("flowchart TB\n")
+    assert audio().to_mermaid("TB").splitlines()[1:] == audio().to_mermaid().splitlines()[1:]
+
+
+def test_a_graph_as_json() -> None:
+    builder = DAGBuilder().node(len, name="embed", inputs=["pages"], map_over="pages")
+    builder.node(sum, name="lone \udc80", inputs=["embed"], fallback=0, outputs=["total"])
+    dag = builder.build()
+    dag.add_node(node("last"))
+    dag.add_edge("lone \udc80", "last")
+    text = dag.to_json()
+    text.encode()
+    data = json.loads(text)
+    assert [(one["id"], one["task"], one["mapped"], one["rules"]) for one in data["nodes"]] == [
+        ("embed", "len", "×pages", []),
+        ("lone \udc80", "sum", "", ["else 0"]),
+        ("last", "task", "", []),
+    ]
+    assert [(one["inputs"], one["outputs"]) for one in data["nodes"]] == [
+        *((["pages"], ["embed"]), (["embed"], ["total"]), ([], ["last"])),
+    ]
+    assert data["edges"] == [
+        {"from": "embed", "to": "lone \udc80", "keys": ["embed"]},
+        {"from": "lone \udc80", "to": "last", "keys": []},
+    ]

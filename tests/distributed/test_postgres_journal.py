@@ -24,6 +24,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.journal.history import restore_run
 from tests.distributed.test_examples import ROOT, blocks, named, output_of
+from tests.journal.events_contract import EventJournalContract
 from tests.journal.processes import GATED, gated, noted, open_gate
 from tests.journal.test_protocol import SHORT, A, B, JournalContract, Store, log_of
 from tests.servers.postgres import PostgresServer
@@ -115,7 +116,7 @@ async def store(server: PostgresServer, make_journal: MakeJournal) -> AsyncItera
     await store.aclose()
 
 
-class TestPostgresJournal(JournalContract):
+class TestPostgresJournal(JournalContract, EventJournalContract):
     """As the others."""
 
 

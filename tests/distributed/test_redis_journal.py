@@ -23,12 +23,14 @@ from taskiq_flow import (
     RedisJournal,
     RunLockedError,
     RunNotFoundError,
+    RunReader,
 )
 from taskiq_flow.cache.store import CacheStore, RedisCacheStore
 from taskiq_flow.journal import redis as redis_journal
 from taskiq_flow.journal.history import restore_run
 from tests.cache.test_store import CHECKS
 from tests.distributed.conftest import Farm
+from tests.journal.events_contract import EventJournalContract
 from tests.journal.processes import (
     GATED,
     Child,
@@ -41,6 +43,11 @@ from tests.journal.processes import (
     open_gate,
 )
 from tests.journal.test_protocol import JournalContract, Store, log_of
+from tests.journal.test_reader_processes import (
+    check_cancelling,
+    check_killing,
+    check_watching,
+)
 from tests.servers.process import free_port
 from tests.servers.redis import RedisServer
 
@@ -87,7 +94,7 @@ async def store(farm: Farm) -> AsyncIterator[RedisStore]:
     await store.aclose()
 
 
-class TestRedisJournal(JournalContract):
+class TestRedisJournal(JournalContract, EventJournalContract):
     """As the others."""
 
 
@@ -389,3 +396,36 @@ async def test_a_deletion_whose_answer_was_lost_is_done_all_the_same(
     with pytest.raises(RunNotFoundError):
         await journal.delete("run")
     await journal.aclose()
+
+
+# Readers in another process
+
+
+async def test_a_run_of_another_process_is_watched(server: RedisServer, tmp_path: Path) -> None:
+    await check_watching(server.url, tmp_path / "notes")
+
+
+async def test_a_run_of_another_process_is_cancelled(server: RedisServer, tmp_path: Path) -> None:
+    await check_cancelling(server.url, tmp_path / "notes")
+
+
+@pytest.mark.timeout(60)
+async def test_the_run_of_a_process_that_was_killed_is_interrupted_when_its_lease_is_over(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    await check_killing(server.url, tmp_path / "notes", 12.0)
+
+
+async def test_runs_are_deleted_with_their_events(store: RedisStore) -> None:
+    journal: Any = store.open()
+    dag = DAGBuilder("graph").node(abs, inputs=["number"]).build()
+    engine, reader = ExecutionEngine(InMemoryBroker(), dag, journal=journal), RunReader(journal)
+    for number in range(3):
+        await engine.execute({"number": number}, run_id=f"{number}")
+    assert [run.run_id for run in await reader.runs(name="graph")] == ["2", "1", "0"]
+    assert await reader.prune(keep=1) == ["1", "0"]
+    assert await reader.prune(older_than=0.0) == ["2"]
+    assert await journal.run_ids() == await reader.runs() == []
+    async with Redis.from_url(store.url) as client:
+        lasting = {key for key in await store.keys() if await client.ttl(key) == -1}
+    assert lasting == {f"{store.prefix}:count".encode()}

@@ -525,6 +525,23 @@ async def test_items_that_wait_for_what_their_own_generators_map_over_are_no_dea
 
 
 @virtually
+@pytest.mark.parametrize("items", [True, False])
+async def test_who_takes_the_items_of_an_element_waits_for_what_that_waits_for(
+    items: Items,
+) -> None:
+    async def bits(number: int, first: list[int]) -> AsyncIterator[int]:
+        for _ in first:
+            yield number
+
+    builder = DAGBuilder().node(double, name="first", inputs=["numbers"], map_over="numbers")
+    builder.node(bits, inputs={"number": "numbers", "first": "first"}, map_over="numbers")
+    builder.node(awaited(sum), name="total", inputs=["bits"], map_over="bits")
+    engine = engine_of(builder, max_parallel=1)
+    pairs = await stream_of(engine, {"numbers": [0, 1, 2, 3]}, items=items)
+    assert ("total", [0, 4, 8, 12]) in pairs
+
+
+@virtually
 async def test_a_generator_that_waits_gives_up_its_place() -> None:
     results = await engine_of(chain(), max_parallel=1).execute({"count": 40})
     assert results["double"] == [2 * number for number in range(40)]

@@ -57,7 +57,10 @@ async def test_every_event_comes_once_and_in_order_to_sync_and_async_listeners(
         ]
         started, sent, began, completed, *_, finished = recorder.events
         edges = {"b": ("a",)}
-        assert started == RunStarted("r", started.at, ("a", "b"), started.time, edges, seq=1)
+        tasks = {"a": "lambda", "b": "lambda"}
+        assert started == RunStarted(
+            "r", started.at, ("a", "b"), started.time, edges, tasks=tasks, seq=1
+        )
         assert sent == NodeStarted("r", sent.at, "a", "r:a:1", seq=2)
         assert began == NodeBegan("r", began.at, "a", "r:a:1", process_name(), seq=3)
         spans = {"queued": began.at - sent.at, "ran": completed.at - began.at}

@@ -13,7 +13,6 @@ from taskiq import InMemoryBroker
 from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
-    GraphError,
     InputConflictError,
     InputError,
     Item,
@@ -22,7 +21,6 @@ from taskiq_flow import (
     NodeFailedError,
     NodeFailure,
     NodeSkipped,
-    Product,
     RunCancelledError,
     RunFailedError,
     UnusedInputWarning,
@@ -353,9 +351,3 @@ def test_mistakes_are_told_at_the_call(
 ) -> None:
     with pytest.raises(error, match=message):
         engine_of(reading()).execute_many(source, **options)
-
-
-async def test_a_graph_that_cannot_be_mapped_is_refused_before_anything_runs() -> None:
-    builder = DAGBuilder().node(lambda a, b: 0, name="p", map_over=Product("a", "b"))
-    with pytest.raises(GraphError, match="'p' multiplies lists of the element"):
-        await anext(engine_of(builder).execute_many([{"a": [1], "b": [2]}]))

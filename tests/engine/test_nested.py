@@ -350,9 +350,10 @@ async def test_an_input_without_lists_within_it_is_refused(given: Any) -> None:
 @pytest.mark.parametrize(
     ("map_over", "message"),
     [
-        ({"deep": 2, "others": 2}, "have different lists within their lists"),
+        ({"joined": 1, "others": 1}, "or lists that were joined"),
         (Product("deep", "pages"), "multiplies keys of the same list"),
         ({"others": 1, "pairs": 2}, "have different lists within their lists"),
+        (Product({"others": 1}, {"others_deep": 2}), "multiplies keys of the same list"),
     ],
 )
 def test_keys_that_do_not_go_together_are_refused(map_over: Any, message: str) -> None:
@@ -360,7 +361,11 @@ def test_keys_that_do_not_go_together_are_refused(map_over: Any, message: str) -
     builder.node(fetch, name="deep", inputs=["links"], map_over={"links": 2})
     product = Product("pages", "others")
     builder.node(lambda pages, others: 0, name="pairs", map_over=product)
-    builder.node(lambda deep, others, pages, pairs: 0, name="m", map_over=map_over)
+    builder.node(links, name="joined", inputs=["pages"], map_over="pages", flatten=True)
+    builder.node(links, name="others_deep", inputs=["others"], map_over="others")
+    builder.node(
+        lambda deep, others, pages, pairs, joined, others_deep: 0, name="m", map_over=map_over
+    )
     with pytest.raises(GraphError, match=message):
         builder.build()
 

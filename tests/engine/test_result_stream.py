@@ -33,6 +33,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.journal import writer
+from taskiq_flow.journal.protocol import News
 from tests.virtual_clock import run_virtually, start_tasks_later, virtually
 
 
@@ -542,7 +543,9 @@ class TestCancellingFromElsewhere:
         opened = asyncio.Event()
 
         class NeverOpen(MemoryJournal):
-            async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+            async def create(
+                self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+            ) -> None:
                 opened.set()
                 await asyncio.Event().wait()
 

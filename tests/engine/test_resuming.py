@@ -37,6 +37,7 @@ from taskiq_flow import (
     SerializationError,
 )
 from taskiq_flow.journal.history import restore_run
+from taskiq_flow.journal.protocol import News
 from tests.local_broker import LocalBroker
 from tests.local_notifier import Switchboard, with_flow
 from tests.recording import Recorder
@@ -156,9 +157,11 @@ async def test_what_is_made_ready_does_not_wait_for_the_journal() -> None:
     class Stuck(MemoryJournal):
         may_write = asyncio.Event()
 
-        async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        async def append(
+            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        ) -> None:
             await self.may_write.wait()
-            await super().append(run_id, lease, chunk)
+            await super().append(run_id, lease, chunk, news)
 
     site = Site(Stuck())
     reading = asyncio.ensure_future(all_of(site.engine().execute_async({"x": 1})))
@@ -175,10 +178,12 @@ async def test_a_journal_that_fails_ends_the_run_and_the_error_has_what_it_had_r
     class Failing(MemoryJournal):
         broken = False
 
-        async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        async def append(
+            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        ) -> None:
             if self.broken:
                 raise ConnectionError("gone")
-            await super().append(run_id, lease, chunk)
+            await super().append(run_id, lease, chunk, news)
 
     journal = Failing()
     site = Site(journal)
@@ -196,7 +201,9 @@ async def test_a_journal_that_fails_ends_the_run_and_the_error_has_what_it_had_r
 @virtually
 async def test_a_store_that_hangs_does_not_hold_up_the_end_of_a_run_for_long() -> None:
     class Hanging(MemoryJournal):
-        async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        async def append(
+            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        ) -> None:
             await asyncio.sleep(10_000)
 
     site = Site(Hanging())
@@ -560,11 +567,13 @@ async def test_a_cancellation_that_a_journal_raises_is_an_error_of_the_journal(c
     class Closed(MemoryJournal):
         calls = 0
 
-        async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        async def append(
+            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        ) -> None:
             Closed.calls += 1
             if Closed.calls == call:
                 raise asyncio.CancelledError("connection closed")
-            await super().append(run_id, lease, chunk)
+            await super().append(run_id, lease, chunk, news)
 
     site, read = Site(Closed()), list[tuple[str, Any]]()
     with pytest.raises(JournalError, match="connection closed"):
@@ -580,7 +589,9 @@ async def test_a_cancellation_that_a_journal_raises_is_an_error_of_the_journal(c
 
 async def test_a_cancellation_that_a_journal_raises_at_first_is_an_error_of_the_journal() -> None:
     class Closed(MemoryJournal):
-        async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        async def create(
+            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        ) -> None:
             raise asyncio.CancelledError("connection closed")
 
     with pytest.raises(JournalError, match="CancelledError"):
@@ -590,7 +601,9 @@ async def test_a_cancellation_that_a_journal_raises_at_first_is_an_error_of_the_
 @virtually
 async def test_a_journal_that_hangs_does_not_keep_a_run_from_timing_out() -> None:
     class Hanging(MemoryJournal):
-        async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        async def append(
+            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        ) -> None:
             await asyncio.Event().wait()
 
     for waits in (set(), {"c"}):
@@ -605,9 +618,11 @@ async def test_a_journal_that_hangs_does_not_keep_a_run_from_timing_out() -> Non
 @virtually
 async def test_a_beginning_that_is_cancelled_gives_the_lease_back(how: str) -> None:
     class Far(MemoryJournal):
-        async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        async def create(
+            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        ) -> None:
             await asyncio.sleep(1)
-            await super().create(run_id, lease, chunk)
+            await super().create(run_id, lease, chunk, news)
             await asyncio.sleep(1)
 
         async def release(self, run_id: str, lease: Lease) -> None:

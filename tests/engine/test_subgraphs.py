@@ -222,11 +222,12 @@ def refused() -> Iterator[tuple[Any, type[Exception], str]]:
     yield {"outputs": {"bar": "x"}}, BindingError, "outputs of the graph 'g' names 'bar'"
     yield {"map_over": "lines"}, BindingError, "map_over of the graph 'g' names 'lines'"
     yield {"map_over": Product("text", "unit")}, GraphError, "is a Product"
-    product = DAGBuilder().node(lambda a, b: 0, name="p", map_over=Product("a", "b")).build()
-    yield {"dag": product, "map_over": ["a", "b"]}, GraphError, "multiplies lists of the element"
-    why = DAGBuilder().node(bare)
-    why.node(lambda f: 0, name="why", inputs={"f": "bare.failures"}, join="ended")
-    yield {"dag": why.build(), "map_over": "text"}, GraphError, "takes 'bare.failures'"
+    both = DAGBuilder().node(lambda a, b: 0, name="p", map_over=["a", "b"]).build()
+    apart = "takes lists of the element and of the whole together"
+    yield {"dag": both, "map_over": "a"}, GraphError, apart
+    deep = DAGBuilder().node(lambda a, b: 0, name="p", map_over="b").build()
+    fewer = "'p' maps over 'b', which is mapped fewer levels deep"
+    yield {"dag": deep, "map_over": {"a": 2, "b": 1}}, GraphError, fewer
     yield {"dag": simple, "name": "taken"}, GraphError, "has a node 'taken/bare' already"
     yield {"dag": DAGBuilder()}, TypeError, "dag is <DAGBuilder.*builder.build()"
     yield {"name": None}, TypeError, "name is None; give a string"

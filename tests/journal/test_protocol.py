@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -73,7 +72,7 @@ class Store(ABC):
 class Clock:
     """Stands in for the modules that tell journals the time."""
 
-    monotonic, sleep = staticmethod(time.monotonic), staticmethod(time.sleep)
+    sleep = staticmethod(asyncio.sleep)
 
     def __init__(self) -> None:
         self.now = 1000.0

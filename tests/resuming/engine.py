@@ -83,11 +83,17 @@ def destine(journal: Journal, death: Death) -> None:
         trace_sqlite(death)
         assert isinstance(journal, SqliteJournal)
         return
-    append, numbers = journal.append, itertools.count(1)
+    append: Any = journal.append
+    numbers = itertools.count(1)
     results = 0
 
-    async def append_and_die(run_id: str, lease: Lease, chunk: bytes) -> None:
+    async def append_and_die(
+        run_id: str, lease: Lease, chunk: bytes | None, news: Any = None
+    ) -> None:
         nonlocal results
+        if chunk is None:  # events only
+            await append(run_id, lease, None, news)
+            return
         before = results
         results += sum(entry.kind in (COMPLETED, REFERRED) for entry in records(chunk))
         number = next(numbers)
@@ -98,7 +104,7 @@ def destine(journal: Journal, death: Death) -> None:
             die()
         if is_it and death.when == "while":
             await asyncio.Event().wait()
-        await append(run_id, lease, chunk)
+        await append(run_id, lease, chunk, news)
         if is_it:
             die()
 

@@ -15,6 +15,7 @@ from taskiq import InMemoryBroker
 
 from taskiq_flow import Lease, MapReduce, MapReduceResult, SqliteJournal
 from taskiq_flow.journal.history import restore_run
+from taskiq_flow.journal.protocol import News
 
 ITEMS = 40
 
@@ -26,11 +27,13 @@ class Deadly(SqliteJournal):
         super().__init__(path)
         self._moment, self._left = moment, number
 
-    async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+    async def append(
+        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+    ) -> None:
         self._left -= 1
         if self._moment == "before" and not self._left:
             os.kill(os.getpid(), signal.SIGKILL)
-        await super().append(run_id, lease, chunk)
+        await super().append(run_id, lease, chunk, news)
         if self._moment == "after" and not self._left:
             os.kill(os.getpid(), signal.SIGKILL)
 

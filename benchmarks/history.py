@@ -1,0 +1,104 @@
+"""What events cost: a journal with and without them, a ``Recorder``, and reading a status.
+
+The same graphs of no-op nodes on an ``InMemoryBroker`` each, in turns. ``logs``: a SQLite file that
+stores the logs alone, as earlier versions did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from taskiq import InMemoryBroker
+
+from benchmarks.journal import with_journal
+from benchmarks.measure import interleaved, median_ratio
+from benchmarks.report import CHECKED, Check, Options, print_table
+from benchmarks.shapes import by_engine, three_shapes
+from taskiq_flow import DAGBuilder, ExecutionEngine, Lease, Recorder, RunReader, SqliteJournal
+
+NODES = 1_000
+MOST_EVENTS, MOST_RECORDER = 1.1, 1.2
+VALUES, VALUE_BYTES, MOST_MEGABYTES = 50, 1_000_000, 1.0
+
+
+class LogsOnly:
+    """A journal in a SQLite file that stores no events."""
+
+    def __init__(self, inner: SqliteJournal) -> None:
+        self._inner = inner
+        self.serializer = inner.serializer
+        self.acquire, self.renew, self.release = inner.acquire, inner.renew, inner.release
+        self.run_ids, self.delete, self.aclose = inner.run_ids, inner.delete, inner.aclose
+
+    async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        """As of the file."""
+        await self._inner.create(run_id, lease, chunk)
+
+    async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        """As of the file."""
+        await self._inner.append(run_id, lease, chunk)
+
+    def read(self, run_id: str) -> AsyncGenerator[bytes, None]:
+        """As of the file."""
+        return self._inner.read(run_id)
+
+
+async def run(options: Options) -> list[Check]:
+    """Measure three shapes of 1,000 nodes, then a run with 50 MB of values."""
+    rounds = 7 if options.quick else 25
+    checks, rows = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        files = [SqliteJournal(Path(folder) / f"{name}.db") for name in ("logs", "all", "history")]
+        logs, events, history = files
+        for name, shape in three_shapes(NODES).items():
+            contestants = {
+                "none": by_engine(shape),
+                "logs": with_journal(shape, LogsOnly(logs)),
+                "events": with_journal(shape, events),
+                "recorder": by_engine(shape, [Recorder(history)]),
+            }
+            taken = await interleaved(contestants, rounds, time.process_time)
+            for who, beside, most in (
+                ("events", "logs", MOST_EVENTS),
+                ("recorder", "none", MOST_RECORDER),
+            ):
+                ratio = median_ratio(taken[who], taken[beside])
+                check = Check(f"history: {who}, {name}", ratio, most, f"x {beside}")
+                cost = statistics.median(taken[who]) / NODES * 1e6
+                rows.append([f"{name}: {who}", f"{cost:.1f}", *check.cells()])
+                checks.append(check)
+        await asyncio.gather(*(journal.aclose() for journal in files))
+        checks.append(await status_of_much(Path(folder) / "much.db"))
+    heads = ("no-op nodes: what is stored", "us/node", *CHECKED)
+    print_table(f"History, median of {rounds} rounds of CPU time", heads, rows)
+    return checks
+
+
+async def status_of_much(path: Path) -> Check:
+    """Read the status of a run with 50 MB of values, and count what is read of the file."""
+    builder = DAGBuilder()
+    for number in range(VALUES):
+        builder.node(lambda: "x" * VALUE_BYTES, name=f"n{number}")
+    journal = SqliteJournal(path)
+    await ExecutionEngine(InMemoryBroker(), builder.build(), journal=journal).execute(run_id="much")
+    await journal.aclose()
+    reader = RunReader(path)
+    await reader.runs()  # opens the file
+    before = _read_bytes()
+    view = await reader.view("much")
+    read = (_read_bytes() - before) / 1e6
+    if view.counts != {"completed": VALUES}:
+        raise RuntimeError(f"the view is of other nodes: {view.counts}")
+    await reader.aclose()
+    return Check("history: status beside 50 MB of values", read, MOST_MEGABYTES, "MB read")
+
+
+def _read_bytes() -> int:
+    """What this process has read of files so far."""
+    fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(fields["rchar"])

@@ -1,0 +1,72 @@
+"""Values in the log of a run, by the names of nodes, elements and inputs."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Any
+
+from taskiq_flow.dataflow.axes import Path, parted
+from taskiq_flow.errors import JournalError, MissingNodeError
+from taskiq_flow.journal.history import RestoredRun
+from taskiq_flow.journal.protocol import Journal
+from taskiq_flow.journal.records import REFERRED, Header, Record, read_chunk
+from taskiq_flow.values.classes import Classes
+from taskiq_flow.values.stored import StoredValues
+
+
+async def value_in_log(journal: Journal, run_id: str, name: str) -> Any:
+    """The value of a node, an element or an input; the list of a mapped node, as far as it goes.
+
+    Raises ``RunNotFoundError``, ``MissingNodeError`` if there is none, and ``JournalError`` if it
+    cannot be read.
+    """
+    restored: RestoredRun | None = None
+    async with aclosing(journal.read(run_id)) as chunks:
+        async for data in chunks:
+            for entry in read_chunk(run_id, data):
+                if restored is None:
+                    restored = RestoredRun(run_id, Header.decoded(run_id, entry))
+                elif not entry.data or entry.name in ("", name) or parted(entry.name)[0] == name:
+                    restored.apply(entry)
+    if restored is not None:
+        values = StoredValues(journal.serializer, Classes.imported()).like(
+            restored.header.serializer
+        )
+        if name in restored.results:
+            return _loaded(values, run_id, restored.results[name])
+        if name in restored.inputs:
+            return _loaded(values, run_id, Record(b"", name, data=restored.inputs[name]))
+        elements = {
+            parted(element)[1]: _loaded(values, run_id, entry)
+            for element, entry in restored.results.items()
+        }
+        if elements:
+            return _nested(elements)
+    raise MissingNodeError(
+        f"run {run_id!r} has no value of {name!r} in the journal: no node or input has that name, "
+        "or it has not completed",
+        reference=name,
+    )
+
+
+def _loaded(values: StoredValues, run_id: str, entry: Record) -> Any:
+    if entry.kind == REFERRED:
+        raise JournalError(
+            f"the result of node {entry.name!r} of run {run_id!r} was passed by reference; ask the "
+            f"broker's result backend for that of task {entry.data.decode()!r}"
+        )
+    try:
+        return values.loads(entry.data)
+    except Exception as error:  # whatever a serializer raises
+        raise JournalError(
+            f"the value of {entry.name!r} of run {run_id!r} cannot be read: {error!r}; import the "
+            "modules of its classes, and give the journal the serializer that wrote it"
+        ) from error
+
+
+def _nested(elements: dict[Path, Any]) -> list[Any]:
+    """The lists of elements, by their paths. Elements that are missing are left out."""
+    first: dict[int, dict[Path, Any]] = {}
+    for path, value in sorted(elements.items()):
+        first.setdefault(path[0], {})[path[1:]] = value
+    return [of[()] if () in of else _nested(of) for of in first.values()]

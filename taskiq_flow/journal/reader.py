@@ -1,0 +1,264 @@
+"""Reads the runs of a journal, in the process of their engine and in any other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, get_args
+
+from taskiq_flow.dataflow.options import Seconds, in_seconds
+from taskiq_flow.errors import ConfigurationError, RunLockedError, RunNotFoundError
+from taskiq_flow.events import Event
+from taskiq_flow.journal import errors
+from taskiq_flow.journal.given import as_journal
+from taskiq_flow.journal.log_events import events_of_log
+from taskiq_flow.journal.log_values import value_in_log
+from taskiq_flow.journal.protocol import EventJournal, Journal, Request, is_run, stores_events
+from taskiq_flow.journal.summary import Head, RunState, RunSummary, SummaryWriter
+from taskiq_flow.journal.wire import read_lines
+from taskiq_flow.views.run_view import RunView
+
+_ALL = 1 << 31
+"""More runs than a journal has."""
+
+LOOK_AGAIN = 1.0
+"""Seconds after which a follower looks whether the engine is still there."""
+
+
+class RunReader:
+    """Reads the runs of a journal, which may be in progress in any process.
+
+    ``journal``: an object, a path or an address, as the engine takes it. Reading a status reads no
+    values. A run that was written by an earlier version, or to a journal without the methods of
+    ``EventJournal``, is read from its log: without times, and with its values.
+
+    All methods but ``runs`` raise ``RunNotFoundError``, and all of them ``JournalError``.
+
+    >>> dag = DAGBuilder("letters").node(str.upper, inputs=["text"]).build()
+    >>> async def main():
+    ...     journal = MemoryJournal()
+    ...     await ExecutionEngine(InMemoryBroker(), dag, journal=journal).execute(
+    ...         {"text": "ebb"}, run_id="r1"
+    ...     )
+    ...     reader = RunReader(journal)
+    ...     for run in await reader.runs(name="letters"):
+    ...         print(run.run_id, run.status, f"{run.completed}/{run.total}")
+    ...     print([event.type async for event in reader.events("r1")])
+    ...     print(await reader.value("r1", "upper"))
+    >>> asyncio.run(main())
+    r1 completed 1/1
+    ['run.started', 'node.sent', 'node.began', 'node.completed', 'run.ended']
+    EBB
+    """
+
+    def __init__(self, journal: Journal | str | os.PathLike[str]) -> None:
+        given = as_journal(journal)
+        if given is None:
+            raise TypeError("journal is None; give the journal whose runs are to be read")
+        self.journal = given
+        self._store: EventJournal | None = given if stores_events(given) else None
+
+    async def runs(
+        self,
+        *,
+        status: RunState | None = None,
+        name: str | None = None,
+        since: float | datetime | None = None,
+        before: float | datetime | None = None,
+        limit: int = 100,
+    ) -> list[RunSummary]:
+        """The newest runs first, ``limit`` of them at the most.
+
+        ``name``: of their graph. ``since``, ``before``: when they were started, in seconds since
+        1970 or as a ``datetime``. The next page begins ``before`` the last run's ``started``.
+        """
+        if status is not None and status not in get_args(RunState):
+            raise ValueError(f"status is {status!r}; give one of {', '.join(get_args(RunState))}")
+        found: list[RunSummary] = []
+        since, before = _moment(since), _moment(before)
+        while len(found) < limit:
+            page = await self._page(status, name, since, before, limit)
+            for run in filter(_is_run, page):
+                current = await self._current(run)
+                if status in (None, current.status) and name in (None, current.name):
+                    found.append(current)
+            if len(page) < limit:
+                break
+            before = page[-1].started
+        return found[:limit]
+
+    async def run(self, run_id: str) -> RunSummary:
+        """The summary of one run."""
+        if self._store is None:
+            return await self._summary_of_log(RunSummary(run_id, "running"))
+        return await self._current(await self._store.summary(run_id))
+
+    async def view(self, run_id: str) -> RunView:
+        """The state of a run, with its nodes. Its ``status`` may be ``"interrupted"``."""
+        view = RunView(run_id)
+        async with aclosing(self.events(run_id)) as events:
+            async for event in events:
+                view.apply(event)
+        if view.status in ("pending", "running"):
+            view.status = (await self.run(run_id)).status
+        return view
+
+    async def events(
+        self, run_id: str, after: int = 0, *, follow: bool = False
+    ) -> AsyncGenerator[Event, None]:
+        """The events of a run that come after event ``after``, in their order.
+
+        In place of values, they have a ``Preview``, and in place of errors a ``ReportedError``.
+        ``follow``: go on with those that are written from now on, until the run has ended or is
+        interrupted. Raises ``ConfigurationError`` for a journal that cannot be followed.
+        """
+        store, mark, is_over = self._store, None, False
+        if follow and store is None:
+            raise ConfigurationError(
+                f"{type(self.journal).__name__} stores no events, so its runs cannot be followed; "
+                "read them again later, or give the journal the methods of EventJournal"
+            )
+        while True:
+            async with aclosing(self._stored(run_id, after)) as events:
+                async for event in events:
+                    if event.seq > after:
+                        after = event.seq
+                        yield event
+            if not follow or store is None:
+                return
+            run = await self.run(run_id)
+            if run.status != "running" and (run.seq <= after or is_over):
+                return
+            is_over = run.status != "running"  # what was written before is read once more
+            mark = await store.changed(run_id, mark, LOOK_AGAIN)
+
+    async def value(self, run_id: str, node: str) -> Any:
+        """What a node or an element has given, or what the run was given as this input.
+
+        Reads the run's log. Classes are restored if this process has imported them. Raises
+        ``MissingNodeError`` if there is no such value.
+        """
+        return await value_in_log(self.journal, run_id, node)
+
+    async def request(self, run_id: str, request: Request) -> bool:
+        """Ask the engine that has a run to ``"cancel"`` it, which takes some two seconds.
+
+        Returns whether there is one; else nothing is asked. A run that is only recorded takes no
+        requests.
+        """
+        if request not in get_args(Request):
+            raise ValueError(f"request is {request!r}; give 'cancel'")
+        if self._store is None:
+            raise ConfigurationError(
+                f"{type(self.journal).__name__} takes no requests; cancel the run in the process "
+                "of its engine, or give the journal the methods of EventJournal"
+            )
+        run = await self.run(run_id)
+        if run.status != "running" or not run.is_resumable:
+            return False
+        await self._store.request(run_id, request)
+        return True
+
+    async def prune(
+        self, *, older_than: Seconds | None = None, keep: int | None = None, name: str | None = None
+    ) -> list[str]:
+        """Delete runs, and return their run ids, the newest first. None that an engine has.
+
+        ``older_than``: those that ended before that time, or that were started before it and have
+        not ended. ``keep``: all but the newest so many. With both, those to which both apply.
+        ``name``: only those of the graph of this name. Runs of an earlier version are the oldest.
+        """
+        if older_than is None and keep is None:
+            raise ValueError("nothing says which runs to delete; give older_than= or keep=")
+        if keep is not None and keep < 0:
+            raise ValueError(f"keep is {keep!r}; give the number of runs to keep, from 0 on")
+        store = self._store
+        if store is None:
+            raise ConfigurationError(
+                f"{type(self.journal).__name__} does not tell the age of runs; delete them one by "
+                "one, or give the journal the methods of EventJournal"
+            )
+        until = None if older_than is None else time.time() - in_seconds("older_than", older_than)
+        runs = [*filter(_is_run, await store.summaries(name=name, limit=_ALL))]
+        deleted = []
+        for run in runs[keep or 0 :]:
+            if run.lease_left > 0 or (until is not None and (run.ended or run.started) > until):
+                continue
+            with contextlib.suppress(RunLockedError, RunNotFoundError):  # since a moment ago
+                await store.delete(run.run_id)
+                deleted.append(run.run_id)
+        return deleted
+
+    async def aclose(self) -> None:
+        """Close the journal. Using the reader again opens it again."""
+        await self.journal.aclose()
+
+    def __repr__(self) -> str:
+        return f"<RunReader of {self.journal!r}>"
+
+    async def _page(
+        self,
+        status: RunState | None,
+        name: str | None,
+        since: float | None,
+        before: float | None,
+        limit: int,
+    ) -> list[RunSummary]:
+        if self._store is None:
+            if since is not None or before is not None:
+                return []  # when they were started is not known
+            ids = await self.journal.run_ids()
+            return [RunSummary(run_id, "running") for run_id in reversed(ids)]
+        written = "running" if status == "interrupted" else status
+        return await self._store.summaries(
+            status=written, name=name, since=since, before=before, limit=limit
+        )
+
+    async def _current(self, run: RunSummary) -> RunSummary:
+        """The summary of a run as it is now, from what was written."""
+        if not run.started:
+            run = await self._summary_of_log(run)
+        if run.status == "running" and self._store is not None and run.lease_left <= 0:
+            return replace(run, status="interrupted")
+        return run
+
+    async def _summary_of_log(self, run: RunSummary) -> RunSummary:
+        writer = SummaryWriter(run.run_id, Head())
+        async for event in events_of_log(self.journal, run.run_id):
+            writer.apply([event])
+        return replace(
+            writer.summary(),
+            started=0.0,
+            ended=None,
+            host="",
+            pid=0,
+            owner=run.owner,
+            lease_left=run.lease_left,
+        )
+
+    async def _stored(self, run_id: str, after: int) -> AsyncGenerator[Event, None]:
+        if self._store is None or not (await self._store.summary(run_id)).started:
+            async for event in events_of_log(self.journal, run_id):
+                yield event
+            return
+        async with aclosing(self._store.events(run_id, after)) as found:
+            async for lines in found:
+                try:
+                    events = list(read_lines(run_id, lines))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise errors.damaged(run_id, error) from error
+                for event in events:
+                    yield event
+
+
+def _is_run(run: RunSummary) -> bool:
+    return is_run(run.run_id)
+
+
+def _moment(given: float | datetime | None) -> float | None:
+    return given.timestamp() if isinstance(given, datetime) else given

@@ -1,0 +1,120 @@
+"""The rows of a journal's SQLite file that say what becomes of runs: events and summaries."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from taskiq_flow.journal.lease import is_gone
+from taskiq_flow.journal.protocol import News, decoded
+from taskiq_flow.journal.summary import RunSummary
+
+ADDED_COLUMNS = (
+    *("status TEXT", "name TEXT", "started REAL", "ended REAL", "seq INTEGER"),
+    *("total INTEGER", "completed INTEGER", "failed INTEGER", "skipped INTEGER"),
+    *("host TEXT", "pid INTEGER", "parent TEXT", "is_resumable INTEGER", "request TEXT"),
+)
+"""Columns of ``runs`` that a file of format 1 lacks. Its runs have no ``status``."""
+
+ADDED_TABLES = """
+CREATE TABLE events (
+    run INTEGER NOT NULL, last INTEGER NOT NULL, lines BLOB NOT NULL, PRIMARY KEY (run, last)
+) WITHOUT ROWID;
+CREATE INDEX runs_by_start ON runs (started);
+"""
+
+_COLUMNS = (
+    *("status", "name", "started", "ended", "seq", "total", "completed", "failed", "skipped"),
+    *("host", "pid", "parent", "is_resumable"),
+)
+_ASSIGNED = ", ".join(f"{column} = ?" for column in _COLUMNS)
+_SELECT = f"SELECT run_id, owner, expires, {', '.join(_COLUMNS)} FROM runs"  # noqa: S608
+
+_ROWS_PER_READ = 64
+
+
+def write(connection: sqlite3.Connection, run: int, chunk: bytes | None, news: News | None) -> None:
+    """Insert a chunk and events."""
+    if chunk is not None:
+        connection.execute("INSERT INTO chunks (run, data) VALUES (?, ?)", (run, chunk))
+    if news is not None and news.lines:
+        connection.execute(
+            "INSERT INTO events VALUES (?, ?, ?)", (run, news.summary.seq, news.lines)
+        )
+
+
+def write_summary(
+    connection: sqlite3.Connection, run: int, summary: RunSummary, expires: float
+) -> None:
+    """Write the summary of a run that was just created."""
+    connection.execute(
+        f"UPDATE runs SET expires = ?, {_ASSIGNED} WHERE number = ?",  # noqa: S608
+        (expires, *_values(summary), run),
+    )
+
+
+def renew(
+    connection: sqlite3.Connection, run_id: bytes, owner: str, summary: RunSummary, expires: float
+) -> tuple[int] | None:
+    """Renew a lease, and write the summary. Returns the run's number, if the owner has the run."""
+    row: tuple[int] | None = connection.execute(
+        f"UPDATE runs SET expires = ?, {_ASSIGNED} "  # noqa: S608
+        "WHERE run_id = ? AND owner = ? RETURNING number",
+        (expires, *_values(summary), run_id, owner),
+    ).fetchone()
+    return row
+
+
+def events(connection: sqlite3.Connection, run: int, after: int) -> list[tuple[int, bytes]]:
+    """The next lines of events, each with the number of its last event."""
+    return connection.execute(
+        "SELECT last, lines FROM events WHERE run = ? AND last > ? ORDER BY last LIMIT ?",
+        (run, after, _ROWS_PER_READ),
+    ).fetchall()
+
+
+def summary(connection: sqlite3.Connection, run: int, now: float) -> RunSummary:
+    """The summary of a run. ``now``: as leases are measured."""
+    return next(_read(connection.execute(f"{_SELECT} WHERE number = ?", (run,)), now))
+
+
+def summaries(
+    connection: sqlite3.Connection,
+    now: float,
+    status: str | None,
+    name: str | None,
+    since: float | None,
+    before: float | None,
+    limit: int,
+) -> list[RunSummary]:
+    """The summaries of runs, the newest first."""
+    asked = {
+        "(status = ? OR status ISNULL)": status,
+        "(name = ? OR status ISNULL)": name,
+        "coalesce(started, 0) >= ?": since,
+        "coalesce(started, 0) < ?": before,
+    }
+    given = {condition: value for condition, value in asked.items() if value is not None}
+    where = " AND ".join(["TRUE", *given])
+    found = connection.execute(
+        f"{_SELECT} WHERE {where} ORDER BY started DESC, number DESC LIMIT ?",
+        (*given.values(), limit),
+    )
+    return list(_read(found, now))
+
+
+def _values(summary: RunSummary) -> list[Any]:
+    return [getattr(summary, column) for column in _COLUMNS]
+
+
+def _read(found: Iterable[tuple[Any, ...]], now: float) -> Iterator[RunSummary]:
+    for run_id, owner, expires, *values in found:
+        columns = dict(zip(_COLUMNS, values, strict=True))
+        if columns["status"] is None:  # of an earlier version
+            columns = {"status": "running"}
+        else:
+            columns["is_resumable"] = bool(columns["is_resumable"])
+        is_held = owner is not None and expires > now and not is_gone(owner)
+        left = expires - now if is_held else 0.0
+        yield RunSummary(decoded(run_id), owner=owner, lease_left=left, **columns)

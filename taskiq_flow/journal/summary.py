@@ -1,0 +1,146 @@
+"""What a journal tells of a run without reading its events: its summary."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from taskiq_flow.dataflow.axes import parted
+from taskiq_flow.events import (
+    ElementsKnown,
+    Event,
+    NodeCompleted,
+    NodeFailed,
+    NodeSkipped,
+    Outcome,
+    RunFinished,
+    RunStarted,
+)
+from taskiq_flow.previews import printable
+
+RunState = Literal["running", "interrupted", "completed", "failed", "cancelled"]
+"""``"interrupted"``: the run has not ended, and no engine has it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One run in a list of runs.
+
+    ``name``: the graph's. ``started``, ``ended``: seconds since 1970 by the clock of the process
+    that wrote them; ``ended`` is ``None`` while the run has not ended. ``seq``: the number of its
+    last event. ``total``: how many nodes and elements are known, where a mapped node counts by its
+    elements; ``completed``, ``failed`` and ``skipped`` of them have ended. ``host``, ``pid``: of
+    the engine. ``parent``: the run of which it is a rerun. ``is_resumable``: whether its values are
+    in the journal. ``owner``: whoever has its lease, which is valid for ``lease_left`` more seconds
+    unless it is renewed.
+
+    >>> journal = MemoryJournal()
+    >>> dag = DAGBuilder("letters").node(str.upper, inputs=["text"]).build()
+    >>> engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+    >>> _ = engine.execute_sync({"text": "ebb"}, run_id="r1")
+    >>> (run,) = asyncio.run(RunReader(journal).runs())
+    >>> run.name, run.status, run.completed, run.total
+    ('letters', 'completed', 1, 1)
+    """
+
+    run_id: str
+    status: RunState
+    name: str | None = None
+    started: float = 0.0
+    ended: float | None = None
+    seq: int = 0
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    host: str = ""
+    pid: int = 0
+    parent: str | None = None
+    is_resumable: bool = True
+    owner: str | None = None
+    lease_left: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is known of a run before its first event."""
+
+    name: str | None = None
+    parent: str | None = None
+    is_resumable: bool = True
+
+
+class SummaryWriter:
+    """Keeps the summary of a run that is in progress. ``seq``: of its last event."""
+
+    def __init__(self, run_id: str, head: Head) -> None:
+        self._run_id = run_id
+        self._head = head
+        self._host, self._pid = socket.gethostname(), os.getpid()
+        self.started = time.time()
+        self.seq = 0
+        self._outcome: Outcome | None = None
+        self._ended: float | None = None
+        self._levels: dict[str, int] = {}
+        self._total = self._completed = self._failed = self._skipped = 0
+
+    def go_on_after(self, earlier: RunSummary) -> None:
+        """Continue a run of which this is the summary."""
+        self.seq, self.started = earlier.seq, earlier.started or self.started
+        self._head = replace(self._head, parent=earlier.parent)
+
+    def apply(self, events: Iterable[Event]) -> None:
+        """Take in the next events."""
+        for event in events:
+            kind = type(event)
+            if kind is NodeCompleted:
+                self._completed += 1
+            elif kind is NodeFailed:
+                self._failed += 1
+            elif kind is NodeSkipped:
+                self._skipped += 1
+            elif isinstance(event, ElementsKnown):
+                self._known(event)
+            elif isinstance(event, RunStarted):
+                self._begin(event)
+            elif isinstance(event, RunFinished):
+                self._outcome, self._ended = event.outcome, time.time()
+            self.seq = event.seq
+
+    def _begin(self, event: RunStarted) -> None:
+        """An engine begins, or goes on: it tells once more of what earlier ones have completed."""
+        self._levels = dict(event.mapped)
+        self._total = len(event.task_names) - len(event.mapped)
+        self._completed = self._failed = self._skipped = 0
+
+    def _known(self, event: ElementsKnown) -> None:
+        """A list of elements, or one of lists, which are counted when they are known."""
+        name, depth = event.task_name, 0
+        if name not in self._levels:
+            name, path = parted(name)
+            depth = len(path)
+        if depth + 1 >= self._levels.get(name, 1):
+            self._total += event.count
+
+    def summary(self) -> RunSummary:
+        """The summary after the events so far."""
+        return RunSummary(
+            self._run_id,
+            self._outcome or "running",
+            None if self._head.name is None else printable(self._head.name),
+            self.started,
+            self._ended,
+            self.seq,
+            self._total,
+            self._completed,
+            self._failed,
+            self._skipped,
+            self._host,
+            self._pid,
+            None if self._head.parent is None else printable(self._head.parent),
+            self._head.is_resumable,
+        )

@@ -1,0 +1,156 @@
+"""Records runs in a journal: their events, without the values that a resumed run would need."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import deque
+from collections.abc import Awaitable
+
+from taskiq_flow.errors import (
+    ConfigurationError,
+    JournalError,
+    RunLockedError,
+    RunNotFoundError,
+    describe,
+)
+from taskiq_flow.events import Event, RunFinished
+from taskiq_flow.journal.given import as_journal
+from taskiq_flow.journal.lease import new_owner
+from taskiq_flow.journal.news import NewsWriter
+from taskiq_flow.journal.protocol import EventJournal, Journal, Lease, stores_events
+from taskiq_flow.journal.summary import Head
+
+logger = logging.getLogger("taskiq_flow")
+
+FLUSH_EVERY = 0.05
+"""Seconds between two batches."""
+
+MOST_EVENTS = 10_000
+"""Events that are held while the journal is slow. Then the oldest ones are left out."""
+
+
+class Recorder:
+    """A listener that records runs in a journal for ``RunReader``, as history.
+
+    Of values, it writes what ``to_dict`` shows of them, so its runs cannot be resumed. It does its
+    best and never fails a run: if the journal fails, the log has one line, and the rest of that run
+    is not recorded. ``journal``: an object, a path or an address, as the engine takes it. ``name``:
+    of the graph, for lists of runs. A run that was recorded under the same run id is replaced.
+
+    Raises ``ConfigurationError`` for a journal without the methods of ``EventJournal``.
+
+    >>> journal = MemoryJournal()
+    >>> dag = DAGBuilder().node(abs, inputs=["number"]).build()
+    >>> engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[Recorder(journal)])
+    >>> engine.execute_sync({"number": -1}, run_id="r1")
+    {'abs': 1}
+    >>> asyncio.run(RunReader(journal).view("r1")).nodes["abs"].preview["text"]
+    '1'
+    """
+
+    def __init__(
+        self, journal: Journal | str | os.PathLike[str], *, name: str | None = None
+    ) -> None:
+        store = as_journal(journal)
+        if store is None:
+            raise TypeError("journal is None; give the journal in which runs are to be recorded")
+        if not stores_events(store):
+            raise ConfigurationError(
+                f"{type(store).__name__} stores no events, so no run can be recorded in it; give "
+                "the Recorder a path, a redis:// address, or a journal with the methods of "
+                "EventJournal"
+            )
+        self.journal: EventJournal = store
+        self._name = name
+        self._runs: dict[str, _Recording] = {}
+
+    def on_event(self, event: Event) -> Awaitable[None] | None:
+        """Hold an event, which is written a little later. The last one is waited for."""
+        run = self._runs.get(event.run_id)
+        if run is None:
+            run = self._runs[event.run_id] = _Recording(self.journal, event.run_id, self._name)
+        if len(run.events) == MOST_EVENTS:
+            run.left_out()
+        run.events.append(event)
+        if type(event) is RunFinished:
+            del self._runs[event.run_id]
+            return run.finish()
+        return None
+
+
+class _Recording:
+    """One run that is recorded. ``events``: those that are not written yet."""
+
+    def __init__(self, journal: EventJournal, run_id: str, name: str | None) -> None:
+        self.events: deque[Event] = deque(maxlen=MOST_EVENTS)
+        self._journal = journal
+        self._run_id = run_id
+        self._lease = Lease(new_owner())
+        self._news = NewsWriter(run_id, Head(name, is_resumable=False), wake=lambda: None)
+        self._news.take_from(self._take)
+        self._ends = asyncio.Event()
+        self._has_warned = self._has_failed = False
+        self._task = asyncio.get_running_loop().create_task(self._write())
+
+    def left_out(self) -> None:
+        """The journal is too slow: the oldest event is not written."""
+        if not self._has_warned and not self._has_failed:
+            self._has_warned = True
+            logger.warning(
+                "the Recorder lags by more than %d events of run %s; the oldest are left out",
+                MOST_EVENTS,
+                self._run_id,
+            )
+
+    async def finish(self) -> None:
+        """Write what is left. Whoever does not wait so long gives the rest up."""
+        self._ends.set()
+        try:
+            await asyncio.wait([self._task])
+        except asyncio.CancelledError:
+            self._task.cancel()
+            raise
+
+    def _take(self) -> list[Event]:
+        events = list(self.events)
+        self.events.clear()
+        return events
+
+    async def _write(self) -> None:
+        try:
+            await self._create()
+            renewed_at = asyncio.get_running_loop().time()
+            while not self._ends.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(FLUSH_EVERY):
+                        await self._ends.wait()
+                now = asyncio.get_running_loop().time()
+                if (news := self._news.next()) is not None:
+                    await self._journal.append(self._run_id, self._lease, None, news)
+                    renewed_at = now
+                elif now - renewed_at > self._lease.seconds / 4:
+                    await self._journal.renew(self._run_id, self._lease)
+                    renewed_at = now
+            if (news := self._news.next()) is not None:
+                await self._journal.append(self._run_id, self._lease, None, news)
+            await self._journal.release(self._run_id, self._lease)
+        except Exception as error:  # whatever a journal raises
+            self._has_failed = True
+            logger.warning("run %s is not recorded: %s", self._run_id, describe(error))
+
+    async def _create(self) -> None:
+        """Create the run, in place of one that was recorded under the same run id."""
+        first = self._news.first()
+        try:
+            await self._journal.create(self._run_id, self._lease, None, first)
+        except RunLockedError:
+            raise
+        except JournalError:
+            with contextlib.suppress(RunNotFoundError):
+                if (await self._journal.summary(self._run_id)).is_resumable:
+                    raise
+                await self._journal.delete(self._run_id)
+            await self._journal.create(self._run_id, self._lease, None, first)

@@ -1,0 +1,342 @@
+"""What a reader tells of runs, in the engine's process and of journals of earlier versions."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import aclosing, closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import (
+    ConfigurationError,
+    DAGBuilder,
+    Event,
+    ExecutionEngine,
+    Journal,
+    Lease,
+    MemoryJournal,
+    MissingNodeError,
+    News,
+    NodeCompleted,
+    NodeFailed,
+    RunFinished,
+    RunNotFoundError,
+    RunReader,
+    RunStarted,
+    RunSummary,
+    RunView,
+    SqliteJournal,
+)
+from taskiq_flow.engine import listeners
+from taskiq_flow.journal.wire import LineWriter
+from tests.journal.processes import GATED, gated, open_gate
+from tests.recording import Recorder
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journal]:
+    journal = MemoryJournal() if request.param == "memory" else SqliteJournal(tmp_path / "runs.db")
+    yield journal
+    await journal.aclose()
+
+
+def odd(number: int) -> int:
+    if number % 2:
+        raise ValueError(f"{number} is odd")
+    return number
+
+
+def graph() -> DAGBuilder:
+    """A mapped node of which an element fails, one that is tried again, and one that is skipped."""
+    return (
+        DAGBuilder("nightly")
+        .node(odd, name="each", inputs=["numbers"], map_over="numbers")
+        .node(odd, name="one", inputs=["number"], retry=2)
+        .node(odd, name="after", inputs=["one"])
+        .node(lambda text: text * 3, name="long", inputs=["text"], outputs=["times"])
+    )
+
+
+INPUTS = {"numbers": [2, 3, 4], "number": 5, "text": "x" * 50_000}
+
+
+def engine_of(journal: Journal, **options: Any) -> ExecutionEngine:
+    dag = graph().build()
+    return ExecutionEngine(InMemoryBroker(), dag, journal=journal, on_error="collect", **options)
+
+
+def said(events: list[Event]) -> list[dict[str, Any]]:
+    return [event.to_dict() for event in events]
+
+
+async def read(reader: RunReader, run_id: str, after: int = 0) -> list[Event]:
+    return [event async for event in reader.events(run_id, after)]
+
+
+async def test_a_reader_has_the_events_that_listeners_had(journal: Journal) -> None:
+    recorder = Recorder()
+    await engine_of(journal, listeners=[recorder]).execute(INPUTS, run_id="r")
+    reader = RunReader(journal)
+    events = await read(reader, "r")
+    assert said(events) == said(recorder.events)
+    assert [e.seq for e in events] == list(range(1, len(events) + 1))
+    assert said(await read(reader, "r", 5)) == said(events[5:])
+
+
+class Slow(MemoryJournal):
+    """A journal that takes its time for each batch."""
+
+    async def append(
+        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+    ) -> None:
+        await asyncio.sleep(0.05)
+        await super().append(run_id, lease, chunk, news)
+
+
+async def test_a_slow_journal_misses_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "MOST_EVENTS", 10)
+    journal, seen = Slow(), Recorder()
+    dag = DAGBuilder().node(odd, inputs=["numbers"], map_over="numbers").build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, listeners=[seen])
+    await engine.execute({"numbers": [0] * 200}, run_id="r")
+    events = await read(RunReader(journal), "r")
+    assert len(events) > 600
+    assert [e.seq for e in events] == list(range(1, len(events) + 1))
+
+
+async def test_a_view_is_that_of_the_events(journal: Journal) -> None:
+    recorder = Recorder()
+    await engine_of(journal, listeners=[recorder]).execute(INPUTS, run_id="r")
+    view, of_listener = await RunReader(journal).view("r"), RunView()
+    for event in recorder.events:
+        of_listener.apply(event)
+    assert view.status == "completed"
+    assert view.counts == of_listener.counts == {"completed": 1, "failed": 2, "skipped": 1}
+    for name, node in of_listener.nodes.items():
+        assert view.nodes[name].preview == node.preview
+        assert view.nodes[name].error == node.error
+        assert view.nodes[name].running == node.running
+    assert view.nodes["long"].preview == {
+        "kind": "str",
+        "size": 150_000,
+        "text": "x" * 399 + "…",
+        "cut": True,
+    }
+
+
+async def test_a_run_goes_on_where_its_numbers_ended(journal: Journal) -> None:
+    engine = engine_of(journal)
+    async with aclosing(engine.execute_async(INPUTS, run_id="r")) as pairs:
+        await anext(pairs)
+    reader, recorder = RunReader(journal), Recorder()
+    before = await read(reader, "r")
+    assert (await reader.run("r")).status == "cancelled"
+    again = engine_of(journal, listeners=[recorder])
+    assert [pair async for pair in again.resume("r")]
+    events = await read(reader, "r")
+    assert [e.seq for e in events] == list(range(1, len(events) + 1))
+    assert said(events) == said([*before, *recorder.events])
+    assert [type(e) for e in events if isinstance(e, RunStarted | RunFinished)] == [
+        *(RunStarted, RunFinished, RunStarted, RunFinished)
+    ]
+    assert (await reader.view("r")).sessions == 2
+
+
+async def test_a_summary_says_how_far_a_run_is(journal: Journal) -> None:
+    reader = RunReader(journal)
+    before = datetime.now(UTC)
+    await engine_of(journal).execute(INPUTS, run_id="r")
+    (run,) = await reader.runs(name="nightly", status="completed", since=before)
+    assert (run.total, run.completed, run.failed, run.skipped) == (6, 3, 2, 1)
+    assert run.started >= before.timestamp()
+    assert run.ended is not None
+    assert run.ended >= run.started
+    assert (run.owner, run.lease_left, run.is_resumable) == (None, 0, True)
+    assert run.pid
+    assert run.host
+    assert run == await reader.run("r")
+    assert await reader.runs(status="failed") == await reader.runs(before=before) == []
+    again = [pair async for pair in engine_of(journal).rerun("r", ["one"], new_run_id="again")]
+    assert again
+    assert [r.run_id for r in await reader.runs()] == ["again", "r"]
+    assert [r.run_id for r in await reader.runs(before=(await reader.run("again")).started)] == [
+        "r"
+    ]
+    assert (await reader.run("again")).parent == "r"
+
+
+async def test_a_run_is_followed_to_its_end(journal: Journal, tmp_path: Path) -> None:
+    notes, reader = tmp_path / "notes", RunReader(journal)
+    engine = ExecutionEngine(InMemoryBroker(), gated(), journal=journal)
+    seen: list[Event] = []
+    async with asyncio.timeout(10.0), engine.start({"notes": str(notes)}, run_id="r") as run:
+        while "r" not in await journal.run_ids():
+            await asyncio.sleep(0.01)
+        async for event in reader.events("r", follow=True):
+            seen.append(event)
+            if isinstance(event, NodeCompleted) and event.task_name == "second":
+                assert (await reader.run("r")).status == "running"
+                assert (await reader.view("r")).status == "running"
+                assert [r.run_id for r in await reader.runs(status="running")] == ["r"]
+                assert await reader.runs(status="interrupted") == []
+                open_gate(notes)
+        assert await run == dict(GATED)
+    assert seen == await read(reader, "r")
+    assert isinstance(seen[-1], RunFinished)
+
+
+async def test_a_run_that_nobody_has_any_more_is_interrupted(journal: Any) -> None:
+    lease = Lease("engine", 60.0)
+    started = RunStarted("r", 0.5, ("a",), 1.7e9, seq=1)
+    news = News(
+        LineWriter("r").lines([started]), RunSummary("r", "running", "nightly", 1.7e9, seq=1)
+    )
+    await journal.create("r", lease, b"", news)
+    reader = RunReader(journal)
+    assert [r.status for r in await reader.runs(status="running")] == ["running"]
+    await journal.release("r", lease)
+    assert [r.status for r in await reader.runs(status="interrupted")] == ["interrupted"]
+    assert await reader.runs(status="running") == []
+    assert (await reader.view("r")).status == "interrupted"
+    async with asyncio.timeout(5.0):
+        assert [e async for e in reader.events("r", follow=True)] == [started]
+    assert not await reader.request("r", "cancel")
+    assert await journal.requested("r") is None
+
+
+async def test_values_are_read_by_the_names_of_nodes_elements_and_inputs(journal: Journal) -> None:
+    await engine_of(journal).execute(INPUTS, run_id="r")
+    reader = RunReader(journal)
+    assert await reader.value("r", "long") == "x" * 150_000
+    assert await reader.value("r", "each[2]") == 4
+    assert await reader.value("r", "each") == [2, 4]
+    assert await reader.value("r", "number") == 5
+    for name in ("one", "after", "none"):
+        with pytest.raises(MissingNodeError, match=f"no value of '{name}'"):
+            await reader.value("r", name)
+
+
+async def test_what_is_not_there_is_not_found(journal: Journal) -> None:
+    reader = RunReader(journal)
+    for attempt in (
+        reader.run("none"),
+        reader.view("none"),
+        reader.value("none", "a"),
+        reader.request("none", "cancel"),
+        read(reader, "none"),
+    ):
+        with pytest.raises(RunNotFoundError):
+            await attempt
+    assert await reader.runs() == []
+
+
+async def test_wrong_arguments_are_refused(journal: Journal) -> None:
+    reader: Any = RunReader(journal)
+    with pytest.raises(ValueError, match="status is 'done'; give one of running, interrupted"):
+        await reader.runs(status="done")
+    with pytest.raises(ValueError, match="request is 'stop'; give 'cancel'"):
+        await reader.request("r", "stop")
+    with pytest.raises(TypeError, match="journal is None"):
+        RunReader(None)  # type: ignore[arg-type]
+
+
+async def test_runs_are_deleted_by_age_and_number_unless_an_engine_has_them(
+    journal: Journal, tmp_path: Path
+) -> None:
+    reader, engine = RunReader(journal), engine_of(journal)
+    held = ExecutionEngine(InMemoryBroker(), gated(), journal=journal)
+    async with held.start({"notes": str(tmp_path / "notes")}, run_id="held") as run:
+        async with asyncio.timeout(10.0):
+            while "held" not in await journal.run_ids():
+                await asyncio.sleep(0.01)
+        for number in range(5):
+            await engine.execute(INPUTS, run_id=f"{number}")
+        assert await reader.prune(older_than=timedelta(days=1)) == []
+        assert await reader.prune(older_than=0, keep=4) == ["0"]
+        assert await reader.prune(keep=3, name="other") == []
+        assert await reader.prune(keep=3) == ["1"]
+        assert [r.run_id for r in await reader.runs()] == ["4", "3", "2", "held"]
+        assert await reader.prune(older_than=0, name="nightly") == ["4", "3", "2"]
+        assert await reader.prune(keep=0) == []
+        run.cancel()
+    assert await reader.prune(keep=0) == ["held"]
+    assert await journal.run_ids() == []
+    wrongs: list[dict[str, Any]] = [{}, {"keep": -1}]
+    for wrong in wrongs:
+        with pytest.raises(ValueError, match="keep"):
+            await reader.prune(**wrong)
+
+
+# Logs alone, as earlier versions wrote them
+
+
+class LogsOnly:
+    """A journal with the methods of ``Journal`` and no others, on one that has more."""
+
+    def __init__(self, inner: MemoryJournal) -> None:
+        self.serializer = inner.serializer
+        for name in ("create", "acquire", "renew", "release", "append", "read", "run_ids"):
+            setattr(self, name, getattr(inner, name))
+        self.delete, self.aclose = inner.delete, inner.aclose
+
+
+async def test_a_journal_without_events_is_read_from_its_logs() -> None:
+    journal: Any = LogsOnly(MemoryJournal())
+    engine = engine_of(journal)
+    await engine.execute(INPUTS, run_id="r")
+    assert [pair async for pair in engine.resume("r")]
+    reader = RunReader(journal)
+    (run,) = await reader.runs(status="completed")
+    assert (run.run_id, run.completed, run.failed, run.started) == ("r", 3, 2, 0)
+    view = await reader.view("r")
+    assert (view.status, view.sessions) == ("completed", 2)
+    assert view.nodes["long"].state == "completed"
+    assert view.nodes["one"].error == {"type": "ValueError", "message": "5 is odd", "traceback": ""}
+    failed = [e.task_name for e in await read(reader, "r") if isinstance(e, NodeFailed)]
+    assert set(failed) == {"each[1]", "one"}
+    assert await reader.value("r", "each") == [2, 4]
+    with pytest.raises(ConfigurationError, match="LogsOnly stores no events"):
+        await anext(reader.events("r", follow=True))
+    with pytest.raises(ConfigurationError, match="LogsOnly takes no requests"):
+        await reader.request("r", "cancel")
+
+
+FORMAT_1 = """
+CREATE TABLE runs (
+    number INTEGER PRIMARY KEY, run_id BLOB NOT NULL UNIQUE, owner TEXT, expires REAL NOT NULL
+);
+CREATE TABLE chunks (number INTEGER PRIMARY KEY, run INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE INDEX chunks_of_run ON chunks (run, number);
+PRAGMA application_id = 1952869487;
+PRAGMA user_version = 1;
+PRAGMA journal_mode = WAL;
+"""
+
+
+async def test_a_file_of_format_1_is_read_continued_and_gets_events(tmp_path: Path) -> None:
+    path, inner = tmp_path / "runs.db", MemoryJournal()
+    async with aclosing(engine_of(inner).execute_async(INPUTS, run_id="old")) as pairs:
+        await anext(pairs)
+    with closing(sqlite3.connect(path)) as file:
+        file.executescript(FORMAT_1)
+        file.execute("INSERT INTO runs (run_id, owner, expires) VALUES (?, NULL, 0)", (b"old",))
+        async for data in inner.read("old"):
+            file.execute("INSERT INTO chunks (run, data) VALUES (1, ?)", (data,))
+        file.commit()
+    journal = SqliteJournal(path)
+    reader = RunReader(journal)
+    (run,) = await reader.runs()
+    assert (run.status, run.started) == ("cancelled", 0)
+    assert (await reader.view("old")).status == "cancelled"
+    assert [pair async for pair in engine_of(journal).resume("old")]
+    events = await read(reader, "old")
+    assert [e.seq for e in events] == list(range(1, len(events) + 1))
+    assert (await reader.run("old")).status == "completed"
+    assert await reader.value("old", "each") == [2, 4]
+    await journal.aclose()
