@@ -6,7 +6,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from taskiq import InMemoryBroker
 
@@ -15,6 +15,9 @@ from property_tests.stage import Stage
 from property_tests.strategies import graphs
 from taskiq_flow.errors import RunFailedError
 from taskiq_flow.testing import RunOutcome, check_orders, record, replay, run, run_virtually
+
+FEWER = settings(max_examples=settings().max_examples // 10)
+"""Each example is a run of several orders, or of two engines."""
 
 
 def ends(graph: GraphSpec) -> dict[str, float]:
@@ -28,6 +31,7 @@ def ends(graph: GraphSpec) -> dict[str, float]:
     return found
 
 
+@FEWER
 @given(graphs(varied=True, failing=True))
 def test_any_graph_is_run_as_one_evaluated_in_sequence(graph: GraphSpec) -> None:
     expected = evaluate(graph)
@@ -52,6 +56,7 @@ def count_orders(graph: GraphSpec) -> int:
     return orders(frozenset())
 
 
+@FEWER
 @given(graphs(most_nodes=4))
 def test_each_order_of_a_graph_is_run_once_and_gives_the_same(graph: GraphSpec) -> None:
     expected, seen = evaluate(graph), set[tuple[str, ...]]()
@@ -66,6 +71,7 @@ def test_each_order_of_a_graph_is_run_once_and_gives_the_same(graph: GraphSpec) 
     assert checked.count == len(seen) == count_orders(graph)
 
 
+@FEWER
 @given(graphs(most_nodes=5), st.data())
 def test_the_order_that_is_shown_fails_again(graph: GraphSpec, data: st.DataObject) -> None:
     names = [node.name for node in graph]
@@ -92,6 +98,7 @@ def test_the_order_that_is_shown_fails_again(graph: GraphSpec, data: st.DataObje
             raise AssertionError("the order that was shown does not fail")
 
 
+@FEWER
 @given(graphs(varied=True, failing=True))
 def test_a_replay_goes_as_the_recorded_run(graph: GraphSpec) -> None:
     stage = Stage(graph, broker=InMemoryBroker())
