@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -54,7 +55,7 @@ def check_orders(
     *,
     order: Sequence[str] | None = None,
     setup: Callable[[], object] | None = None,
-    most: int = 1000,
+    most: int | None = 1000,
     seed: int = 0,
     replace: Mapping[str, Any] | None = None,
     outputs: Iterable[str] | None = None,
@@ -64,9 +65,9 @@ def check_orders(
 
     ``check(outcome)`` fails by raising, or by returning ``False``. ``order``: run this order only,
     by names of nodes and elements; when it is at its end, nodes complete as they were sent.
-    ``setup``: called before each run, to reset what tasks share. ``most``: how many orders are run.
-    If there are more, those nearest to the order of sending are run, then random ones, which
-    ``seed`` determines. ``replace``, ``outputs``, ``options``: as of ``run``.
+    ``setup``: called before each run, to reset what tasks share. ``most``: how many orders are run,
+    ``None`` for all. If there are more, those nearest to the order of sending are run, then random
+    ones, which ``seed`` determines. ``replace``, ``outputs``, ``options``: as of ``run``.
 
     At each point one of the nodes in flight is chosen. Its task is executed, and the node has
     completed before the next choice. An element of a map is chosen as a node is, and so is each
@@ -105,7 +106,8 @@ check_orders(dag, inputs, check, order=['b'])
 
     if order is not None:
         return _Search(trial).run_named(list(order))
-    return _Search(trial).run_all(most_parallel("most", most) or 1, random.Random(seed))  # noqa: S311
+    limit = most_parallel("most", most) or math.inf
+    return _Search(trial).run_all(limit, random.Random(seed))  # noqa: S311 - for no secret
 
 
 _Choose = Callable[[list[str]], int]
@@ -188,7 +190,7 @@ class _Search:
             raise OrderError(order, trial.outcome) from trial.error
         return OrdersChecked(1, all=False)
 
-    def run_all(self, most: int, chance: random.Random) -> OrdersChecked:
+    def run_all(self, most: float, chance: random.Random) -> OrdersChecked:
         """Run all orders, those with the fewest deviations from the order of sending first.
 
         Each order is found once: from the one that lacks its last deviation.
