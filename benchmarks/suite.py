@@ -16,6 +16,7 @@ NAMES = (
     "mapping",
     "chained_maps",
     "many",
+    "pipelines",
     "barrier",
     "first_pair",
     "workflows",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hypothesis import strategies as st
-from taskiq import Context, TaskiqDepends
+from taskiq import AsyncBroker, Context, TaskiqDepends
 
 from taskiq_flow import DAG, DAGBuilder, Failure, Join, Product
 
@@ -473,10 +473,11 @@ def named(name: str, path: Path) -> str:
 
 
 class Stage:
-    """A graph on a broker, and what is seen of its tasks."""
+    """A graph on a broker, and what is seen of its tasks. ``broker``: of tasks that need one."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, broker: AsyncBroker | None = None) -> None:
         self.graph = graph
+        self.broker = broker
         self.calls: Counter[tuple[str, Any]] = Counter()
         self.running: Counter[str] = Counter()
         self.most: Counter[str] = Counter()
@@ -550,6 +551,7 @@ class Stage:
             "generated": generated,
             "closing": aclosing,
             "depends": TaskiqDepends(Context),
+            "__name__": __name__,
         }
         code = f"async def task({parameters}):\n    return await called({arguments})"
         if node.generator:
@@ -561,7 +563,9 @@ class Stage:
             )
         exec(code, space)  # noqa: S102 - of names that are made here
         task: Callable[..., Any] = space["task"]
-        return task
+        if self.broker is None:
+            return task
+        return self.broker.register_task(task, task_name=node.name)
 
     def _condition(self, node: Node) -> Callable[..., bool] | None:
         if not node.keys:

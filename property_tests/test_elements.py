@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hypothesis import given
 from hypothesis import strategies as st
-from taskiq import InMemoryBroker
+from taskiq import AsyncBroker, InMemoryBroker
 
 from property_tests.elements import (
     MISSING,
@@ -34,37 +34,52 @@ from taskiq_flow import (
     RunError,
     RunFailedError,
 )
+from taskiq_flow.engine.arguments import PassBy
 from taskiq_flow.engine.run import OnError
 from taskiq_flow.engine.run_spec import Items
 from taskiq_flow.events import Index
+from taskiq_flow.values.handle import with_values
 from tests.virtual_clock import run_virtually
 
 POLICIES: st.SearchStrategy[OnError] = st.sampled_from(["raise", "continue", "collect"])
 GivenAs = Literal["list", "iterator", "async"]
 GIVEN_AS: st.SearchStrategy[GivenAs] = st.sampled_from(["list", "iterator", "async"])
+PASS_BY: st.SearchStrategy[PassBy] = st.sampled_from(["value", "reference", 110])
 ITEMS: st.SearchStrategy[Items] = st.sampled_from([False, True, "only"])
 
 
 class Seen:
     """What a reader gets of a run."""
 
-    def __init__(self, graph: Graph, given_as: GivenAs = "list") -> None:
-        self.stage = Stage(graph)
+    def __init__(
+        self, graph: Graph, given_as: GivenAs = "list", broker: AsyncBroker | None = None
+    ) -> None:
+        self.stage = Stage(graph, broker)
         self.given_as = given_as
         self.values: dict[str, Any] = {}
         self.items: dict[str, dict[Index, Any]] = {}
         self.error: RunError | None = None
 
     async def read(
-        self, on_error: OnError, limit: int | None, items: Items, reading: int = 0
+        self,
+        on_error: OnError,
+        limit: int | None,
+        items: Items,
+        reading: int = 0,
+        pass_by: PassBy = "value",
     ) -> None:
         with warnings.catch_warnings(action="ignore"):  # an input that no node takes
             engine = ExecutionEngine(
-                InMemoryBroker(), self.stage.dag(), limit, on_error=on_error, type_check="off"
+                InMemoryBroker(),
+                self.stage.dag(),
+                limit,
+                on_error=on_error,
+                type_check="off",
+                pass_by=pass_by,
             )
             try:
                 async for name, value in engine.execute_async(self.inputs(), items=items):
-                    self.take(name, value)
+                    self.take(name, await with_values_read(value))
                     await asyncio.sleep(reading)
             except RunError as error:
                 self.error = error
@@ -100,6 +115,13 @@ class Seen:
             self.values[name] = value
 
 
+async def with_values_read(value: Any) -> Any:
+    """What a reader is given, with values in the places of handles."""
+    if isinstance(value, Item):
+        return Item(value.index, await with_values(value.value))
+    return await with_values(value)
+
+
 def as_given(values: list[Any], given_as: GivenAs) -> Any:
     async def slowly() -> AsyncIterator[Any]:
         for number, value in enumerate(values):
@@ -116,10 +138,11 @@ def run(
     items: Items,
     reading: int,
     given_as: GivenAs = "list",
+    pass_by: PassBy = "value",
 ) -> Seen:
     async def main() -> Seen:
         seen = Seen(graph, given_as)
-        await seen.read(on_error, limit, items, reading)
+        await seen.read(on_error, limit, items, reading, pass_by)
         return seen
 
     return run_virtually(main())
@@ -140,7 +163,7 @@ def same(value: Any) -> Any:
     return value
 
 
-@given(graphs(), POLICIES, LIMITS, ITEMS, st.integers(0, 3), GIVEN_AS)
+@given(graphs(), POLICIES, LIMITS, ITEMS, st.integers(0, 3), GIVEN_AS, PASS_BY)
 def test_a_run_gives_the_outcomes_of_a_sequential_evaluation(
     graph: Graph,
     on_error: OnError,
@@ -148,9 +171,10 @@ def test_a_run_gives_the_outcomes_of_a_sequential_evaluation(
     items: Items,
     reading: int,
     given_as: GivenAs,
+    pass_by: PassBy,
 ) -> None:
     expected = Sequential(graph).evaluate()
-    seen = run(graph, on_error, limit, items, reading, given_as)
+    seen = run(graph, on_error, limit, items, reading, given_as, pass_by)
     has_failures = any(o.ending == "failed" for o in expected.whole.values())
     assert (seen.error is not None) == (has_failures and on_error != "collect")
     if on_error == "raise" and has_failures:

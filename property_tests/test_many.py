@@ -11,19 +11,22 @@ from taskiq import InMemoryBroker
 
 from property_tests.elements import Graph, Stage, graphs
 from property_tests.strategies import LIMITS
-from property_tests.test_elements import same
+from property_tests.test_elements import PASS_BY, same
 from taskiq_flow import ExecutionEngine
+from taskiq_flow.engine.arguments import PassBy
+from taskiq_flow.values.handle import with_values
 from tests.virtual_clock import run_virtually
 
 
 @settings(max_examples=settings().max_examples // 2)  # each runs a graph several times
-@given(graphs(), LIMITS, st.integers(0, 4), st.integers(1, 3), st.booleans())
+@given(graphs(), LIMITS, st.integers(0, 4), st.integers(1, 3), st.booleans(), PASS_BY)
 def test_many_inputs_have_the_results_of_as_many_runs(
     graph: Graph,
     limit: int | None,
     inputs: int,
     task_limit: int,
     ordered: bool,  # noqa: FBT001 - hypothesis passes it by name
+    pass_by: PassBy,
 ) -> None:
     given_inputs = [
         {key: values[: number + 1] for key, values in graph.lists.items()}
@@ -32,11 +35,16 @@ def test_many_inputs_have_the_results_of_as_many_runs(
 
     async def main() -> tuple[list[Any], list[Any]]:
         engine = ExecutionEngine(
-            InMemoryBroker(), Stage(graph).dag(), limit, on_error="collect", type_check="off"
+            InMemoryBroker(),
+            Stage(graph).dag(),
+            limit,
+            on_error="collect",
+            type_check="off",
+            pass_by=pass_by,
         )
-        alone = [(n, await engine.execute(each)) for n, each in enumerate(given_inputs)]
+        alone = [(n, await read(await engine.execute(each))) for n, each in enumerate(given_inputs)]
         many = engine.execute_many(given_inputs, task_limit=task_limit, ordered=ordered, whole=True)
-        return alone, [pair async for pair in many]
+        return alone, [(n, await read(results)) async for n, results in many]
 
     with warnings.catch_warnings(action="ignore"):
         alone, together = run_virtually(main())
@@ -45,6 +53,11 @@ def test_many_inputs_have_the_results_of_as_many_runs(
     assert [(n, shown(results)) for n, results in together] == [
         (n, shown(results)) for n, results in alone
     ]
+
+
+async def read(results: dict[str, Any]) -> dict[str, Any]:
+    """The results with values in the places of handles."""
+    return {key: await with_values(value) for key, value in results.items()}
 
 
 def shown(results: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ Where to look:
 - ``ExecutionEngine``: run it, cancel it, resume it
 - ``RunHandle``: a run that is held, awaited, watched and cancelled by itself
 - ``MapReduce``: one function over many items
+- ``Pipeline``, ``DataflowPipeline``: graphs as steps; ``PipelineScheduler`` runs them at times
 - ``Retry``, ``Cache``, ``Product``, and the other options of ``DAGNode``: what a node does
 - ``SqliteJournal``, ``RedisJournal``: runs that another process resumes
 - ``broker_for``, ``FlowMiddleware``: workers on other machines
@@ -68,6 +69,7 @@ from taskiq_flow.errors import (
     NodeTimeoutError,
     NotCachedWarning,
     OutputShapeError,
+    PipelineError,
     PollingWarning,
     ResultUnavailableError,
     RunCancelledError,
@@ -137,6 +139,21 @@ from taskiq_flow.listeners.tracking_storage import (
 )
 from taskiq_flow.map_reduce import MapReduce, MapReduceResult
 from taskiq_flow.middleware import FlowMiddleware, inventory
+from taskiq_flow.pipelines.context import PipelineContext
+from taskiq_flow.pipelines.dataflow_pipeline import DataflowPipeline
+from taskiq_flow.pipelines.declared import (
+    get_task_inputs,
+    get_task_outputs,
+    is_pipeline_task,
+    pipeline_task,
+    pipeline_task_multi_output,
+)
+from taskiq_flow.pipelines.jobs import PipelineJob
+from taskiq_flow.pipelines.middleware import PipelineMiddleware
+from taskiq_flow.pipelines.pipeline import Pipeline
+from taskiq_flow.pipelines.pipeline_task import PipelineTask
+from taskiq_flow.pipelines.scheduler import PipelineScheduler
+from taskiq_flow.pipelines.visualizer import DAGVisualizer, MermaidGenerator
 from taskiq_flow.previews import Preview, ReportedError
 from taskiq_flow.processes.in_process import in_process
 from taskiq_flow.recommended import broker_for
@@ -159,6 +176,8 @@ __all__ = [
     "CycleError",
     "DAGBuilder",
     "DAGNode",
+    "DAGVisualizer",
+    "DataflowPipeline",
     "DataflowRegistry",
     "DuplicateOutputError",
     "ElementsKnown",
@@ -188,6 +207,7 @@ __all__ = [
     "MapReduce",
     "MapReduceResult",
     "MemoryJournal",
+    "MermaidGenerator",
     "MissingInputError",
     "MissingNodeError",
     "News",
@@ -205,10 +225,17 @@ __all__ = [
     "NodeView",
     "NotCachedWarning",
     "OutputShapeError",
+    "Pipeline",
     "PipelineCompleteEvent",
+    "PipelineContext",
+    "PipelineError",
     "PipelineErrorEvent",
+    "PipelineJob",
+    "PipelineMiddleware",
+    "PipelineScheduler",
     "PipelineStartEvent",
     "PipelineStatus",
+    "PipelineTask",
     "PipelineTrackingManager",
     "PollingWarning",
     "Preview",
@@ -253,6 +280,11 @@ __all__ = [
     "UnusedInputWarning",
     "ValueCodec",
     "broker_for",
+    "get_task_inputs",
+    "get_task_outputs",
     "in_process",
     "inventory",
+    "is_pipeline_task",
+    "pipeline_task",
+    "pipeline_task_multi_output",
 ]

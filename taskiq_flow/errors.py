@@ -9,6 +9,7 @@
     │   ├── TypeMismatchError      a node returns what no node after it can take
     │   └── GraphChangedError      the run in the journal was started with another graph
     ├── ConfigurationError         the broker or a task cannot do what is asked
+    ├── PipelineError              a pipeline or a job of its scheduler is used wrongly
     ├── RunNotFoundError           the journal has no such run
     ├── TrackingError              a stored status of a run cannot be read
     ├── InputError                 the run was given wrong inputs
@@ -154,6 +155,10 @@ class GraphChangedError(GraphError):
 
 class ConfigurationError(TaskiqFlowError):
     """The broker or a task cannot do what is asked of it."""
+
+
+class PipelineError(TaskiqFlowError):
+    """A pipeline, or a job of a ``PipelineScheduler``, cannot do what is asked of it."""
 
 
 class RunNotFoundError(TaskiqFlowError):

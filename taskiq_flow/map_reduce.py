@@ -29,6 +29,7 @@ from taskiq_flow.dataflow.options import Cache, Retry, Seconds
 from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT, Source
 from taskiq_flow.dataflow.type_check import check_reduction
 from taskiq_flow.dispatch.dispatcher import Dispatcher
+from taskiq_flow.engine.arguments import PassBy
 from taskiq_flow.engine.connection import check_readable
 from taskiq_flow.engine.run import OnError, new_run_id
 from taskiq_flow.engine.run_handle import RunHandle
@@ -61,9 +62,10 @@ class MapOptions(TypedDict, total=False):
     cache: Cache | bool | None
     on_error: OnError
     listeners: Iterable[Listener]
+    pass_by: PassBy
 
 
-_OF_ENGINE = ("on_error", "listeners")
+_OF_ENGINE = ("on_error", "listeners", "pass_by")
 
 
 class MapReduce:
@@ -144,9 +146,9 @@ class MapReduce:
         ``GraphChangedError``.
 
         ``options``: ``retry``, ``timeout``, ``queue_timeout``, ``fallback`` and ``cache`` as a node
-        has them, for each item; ``on_error`` and ``listeners`` as an engine has them. Under
-        ``on_error="collect"`` an item that fails has its ``NodeFailure`` as its value. Maps share
-        cached results through their ``journal``; without one, each map has its own.
+        has them, for each item; ``on_error``, ``listeners`` and ``pass_by`` as an engine has them.
+        Under ``on_error="collect"`` an item that fails has its ``NodeFailure`` as its value. Maps
+        share cached results through their ``journal``; without one, each map has its own.
 
         Raises ``BindingError``, ``ConfigurationError``, ``TypeError`` or ``ValueError`` before
         anything is sent.

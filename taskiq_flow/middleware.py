@@ -148,7 +148,7 @@ class FlowMiddleware(TaskiqMiddleware):
         broker = getattr(self, "broker", None)
         of = "no broker yet" if broker is None else type(broker).__name__
         at = f", notices over {without_secrets(self._url)}" if self._url else ""
-        return f"<FlowMiddleware of {of}{at}, prefix {self.prefix!r}>"
+        return f"<{type(self).__name__} of {of}{at}, prefix {self.prefix!r}>"
 
     def _tasks(self) -> list[AsyncTaskiqDecoratedTask[Any, Any]]:
         return list(self.broker.get_all_tasks().values())

@@ -45,6 +45,7 @@ ATTRIBUTES: list[tuple[type[Exception], dict[str, Any]]] = [
     ),
     (errors.GraphChangedError, {"added": ["a"], "removed": ["b"], "changed": ["c"]}),
     (errors.ConfigurationError, {}),
+    (errors.PipelineError, {}),
     (errors.RunNotFoundError, {"run_id": "r"}),
     (errors.TrackingError, {}),
     (errors.InputError, {"keys": ["x"]}),

@@ -26,6 +26,7 @@ ROWS = [
     {"engine"},
     {"execution_engine", "flow_task", "recommended"},
     {"map_reduce", "listeners", "testing"},
+    {"pipelines"},
     {"__init__", "__main__"},
 ]
 

@@ -1,4 +1,4 @@
-"""Tasks that return a large text and measure one."""
+"""Tasks that return a large text, pass one on and measure some."""
 
 from __future__ import annotations
 
@@ -30,8 +30,34 @@ def large_dag(broker: AsyncBroker, consumers: int) -> DAG:
     return builder.build()
 
 
+def mapped_dag(broker: AsyncBroker) -> DAG:
+    """Texts of ``sizes`` characters, each passed on and measured, and all of them together."""
+
+    async def text(size: int) -> str:
+        return "x" * size
+
+    async def passed_on(text: str) -> str:
+        return text
+
+    async def length(text: str) -> int:
+        return len(text)
+
+    async def together(texts: list[str]) -> int:
+        return sum(map(len, texts))
+
+    task = broker.register_task
+    builder = DAGBuilder().node(
+        task(text, task_name="text"), inputs={"size": "sizes"}, map_over="sizes"
+    )
+    builder.node(task(passed_on, task_name="passed_on"), inputs=["text"], map_over="text")
+    builder.node(task(length, task_name="length"), inputs=["passed_on"], map_over="passed_on")
+    builder.node(task(together, task_name="together"), inputs=["passed_on"])
+    return builder.build()
+
+
 def worker() -> RedisStreamBroker:
     """The broker in a worker process."""
     broker = engine_broker(*address())
     large_dag(broker, 0)
+    mapped_dag(broker)
     return broker

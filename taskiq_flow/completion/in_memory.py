@@ -67,6 +67,7 @@ class Execution:
     begins_at_once = False  # and tells so
     worker: asyncio.Task[Any] | None = None  # runs the newest attempt
     call: Call | None = None  # what the task is executed with
+    limit: int | None = None  # bytes above which the run is given a handle in place of the value
     sink: SinkHere | None = None  # of a generator whose items are taken one by one
     superseded: frozenset[asyncio.Task[Any] | None] = frozenset()  # ran attempts sent again
 
@@ -219,8 +220,8 @@ class InMemoryHooks(TaskiqMiddleware):
         if execution.superseded and asyncio.current_task() in execution.superseded:
             return
         completions = execution.completions
-        if completions.limit is not None:
-            result = await _referring(task_id, result, completions.limit)
+        if execution.limit is not None:
+            result = await _referring(task_id, result, execution.limit)
             if execution.revoked:
                 return
         completions.drop(task_id)
@@ -236,8 +237,7 @@ class InMemoryHooks(TaskiqMiddleware):
 class InMemoryCompletions:
     """The completions of one run on an ``InMemoryBroker``.
 
-    ``limit``: bytes above which the run is given a handle instead of the value. ``isolation``:
-    makes what takes the items of one generator.
+    ``isolation``: makes what takes the items of one generator.
     """
 
     tells_begin = True
@@ -246,7 +246,6 @@ class InMemoryCompletions:
         self,
         broker: InMemoryBroker,
         run_id: str,
-        limit: int | None = None,
         isolation: Callable[[], Take] = Isolation,
     ) -> None:
         self._hooks = hooks = InMemoryHooks.of(broker)
@@ -262,7 +261,6 @@ class InMemoryCompletions:
         self._executions = hooks.executions
         self.here = process_name()
         self.expected: dict[str, Execution] = {}
-        self.limit = limit
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._arm()
 
@@ -273,12 +271,14 @@ class InMemoryCompletions:
         return_type: Any,
         queue: str | None,
         *,
+        limit: int | None = None,
         tell_begin: bool = False,
         grant: Grant | None = None,
         begins_at_once: bool = False,
     ) -> None:
         """Watch for a task. Its result is taken as it is, whatever it is annotated with."""
         execution = Execution(task_id, in_flight, self)
+        execution.limit = limit
         if grant is not None:
             execution.sink = SinkHere(task_id, in_flight, grant, self._isolation())
         if tell_begin:

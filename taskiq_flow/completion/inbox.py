@@ -101,11 +101,11 @@ class Watch:
         "is_queued",
         "is_taken",
         "left_at",
+        "limit",
         "lost_after",
         "mark",
         "number",
         "queue",
-        "reply_to",
         "return_type",
         "within",
     )
@@ -118,7 +118,7 @@ class Watch:
         queue: str | None,
         *,
         lost_after: float,
-        reply_to: ReplyTo,
+        limit: int | None,
         within: OuterTask | None,
         arguments: StoredArguments | None = None,
     ) -> None:
@@ -127,7 +127,7 @@ class Watch:
         self.return_type = return_type
         self.queue = queue
         self.lost_after = lost_after
-        self.reply_to = reply_to
+        self.limit = limit  # bytes above which its result is passed by reference
         self.within = within  # the task whose run this one is of
         self.arguments = arguments  # of its run
         self.is_being_read = False  # its result, from the store
@@ -355,7 +355,7 @@ class Inbox:
     async def _settle_read(self, task_id: str, result: TaskiqResult[Any]) -> None:
         watch = self._watched[task_id]
         return_type, wire = watch.return_type, self._wire
-        if await refers(result, watch.reply_to.limit):
+        if await refers(result, watch.limit):
             result.return_value = handle_of(self._broker.result_backend, task_id, return_type, wire)
         elif stored_size(result) is not None:
             self._start_to_read(task_id, result)

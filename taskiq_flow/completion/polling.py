@@ -41,6 +41,7 @@ class PollingCompletions:
         return_type: Any,
         queue: str | None,
         *,
+        limit: int | None = None,
         tell_begin: bool = False,
         grant: Grant | None = None,
         begins_at_once: bool = False,

@@ -51,13 +51,15 @@ class Completions(Protocol):
         return_type: Any,
         queue: str | None,
         *,
+        limit: int | None = None,
         tell_begin: bool = False,
         grant: Grant | None = None,
         begins_at_once: bool = False,
     ) -> None:
         """Watch for a task that is about to be sent and returns ``return_type``.
 
-        ``queue``: where it is sent to, ``None`` for the broker's own. ``tell_begin``: whether
+        ``queue``: where it is sent to, ``None`` for the broker's own. ``limit``: bytes above which
+        its result is passed by reference, ``None`` for no such limit. ``tell_begin``: whether
         ``in_flight`` is to be told when the task begins, as its ``BEGIN_LABEL`` says to workers.
         ``grant``: of a generator whose items are given to ``in_flight`` one by one. The result is
         their number then.

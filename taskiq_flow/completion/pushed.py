@@ -64,6 +64,7 @@ class PushedCompletions:
         return_type: Any,
         queue: str | None,
         *,
+        limit: int | None = None,
         tell_begin: bool = False,
         grant: Grant | None = None,
         begins_at_once: bool = False,
@@ -75,7 +76,7 @@ class PushedCompletions:
             return_type if grant is None else None,
             queue,
             lost_after=self._lost_after,
-            reply_to=self._reply_to,
+            limit=limit,
             within=self._within,
             arguments=self._arguments,
         )

@@ -56,6 +56,8 @@ class Plan:
     of each node whose failures are an input of another one; ``whole_failures``: those of them that
     are taken whole. ``elements``: how nodes map; ``None``
     if none does. ``by_items``: the same, where the items of all generators are asked for.
+    ``by_value``: the nodes whose results a run looks into, and not only passes on; besides those of
+    generators whose items are taken.
     """
 
     order: list[DAGNode]
@@ -68,6 +70,7 @@ class Plan:
     whole_failures: list[str]
     elements: ElementPlan | None
     by_items: ElementPlan | None
+    by_value: frozenset[DAGNode]
 
     def node_of(self, name: str) -> str:
         """The name of the node to which an element's name belongs; other names are their own."""
@@ -409,11 +412,29 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
         [key for key in failed_nodes if any(_takes_whole(node, key) for node in nodes)],
         elements,
         by_items,
+        _by_value(order, producers, elements),
     )
 
 
 def _takes_whole(node: DAGNode, key: str) -> bool:
     return key not in node.map_over and key in (*node.required_keys, *node.optional_keys)
+
+
+def _by_value(
+    order: Sequence[DAGNode], producers: Mapping[str, DAGNode], elements: ElementPlan | None
+) -> frozenset[DAGNode]:
+    """The nodes whose results a run looks into.
+
+    These are the answers of filters, results that are cached, lists that are mapped over or joined,
+    and what conditions take.
+    """
+    keys = set[str]() if elements is None else {k for k, n in elements.depths.items() if n}
+    for node in reversed(order):
+        keys.update(node.condition_keys)
+        if node.filtered is not None and not keys.isdisjoint(node.outputs):
+            keys.add(node.filtered)  # it gives what it is given
+    nodes = [node for node in order if node.filtered is not None or node.cache is not None]
+    return frozenset([*nodes, *(producers[key] for key in keys if key in producers)])
 
 
 def _check_may_start(

@@ -8,7 +8,7 @@ import inspect
 import math
 import os
 import sys
-from collections.abc import Awaitable, Iterable, KeysView, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, cast
 
@@ -141,6 +141,9 @@ class DAGNode:
 
     index: Final = None
     """The place of an element. A node of a graph is none."""
+
+    is_computed: bool = False
+    """Whether the engine makes its value itself. It has no task that is sent then."""
 
     __slots__ = (
         "__weakref__",
@@ -342,6 +345,11 @@ class DAGNode:
             return self.binding.optional_keys
         return list(dict.fromkeys((*self.binding.optional_keys, *self._when_keys[1].values())))
 
+    @property
+    def condition_keys(self) -> list[str]:
+        """The keys of which the condition is given the values, if they have one."""
+        return [key for asked in self._when_keys for key in asked.values()]
+
     def renamed(
         self, name: str, keys: Mapping[str, str], factors: tuple[dict[str, int], ...]
     ) -> DAGNode:
@@ -427,6 +435,10 @@ class DAGNode:
         if answer is True or answer is False:  # the usual answers take the least time
             return answer
         return answer if isinstance(answer, Awaitable) else bool(answer)
+
+    def computing(self, take: Take) -> Callable[[Mapping[str, Any]], Any] | None:
+        """What makes the value of a node that ``is_computed``, from its inputs."""
+        return None
 
     def _placed_fallback(self, known: set[str]) -> DAGNode:
         node = DAGNode(

@@ -37,7 +37,7 @@ from taskiq_flow.middleware import FlowMiddleware, may_repeat, wire_of
 from taskiq_flow.transport.protocol import Kick
 from taskiq_flow.values.arguments import StoredArguments
 from taskiq_flow.values.call import Call
-from taskiq_flow.values.handle import ResultHandle
+from taskiq_flow.values.handle import ResultHandle, holds_handles
 from taskiq_flow.values.isolation import NEVER_CHANGE, Take, isolated
 from taskiq_flow.values.plain import is_plain
 
@@ -87,8 +87,10 @@ class Dispatcher:
     """Sends the tasks of one run to one broker, as taskiq's own kicker does.
 
     The run calls the middlewares that the broker has when it begins. ``labels`` are added to each
-    message, ``kick`` hands it to the broker. ``take``: makes of a value what a task of this process
-    is given. ``arguments``: stores large arguments, where the broker has a store.
+    message, ``labels_by_value`` to that of a task whose result is passed by value in any case.
+    ``kick`` hands a message to the broker. ``take``: makes of a value what a task of this process
+    is given. ``arguments``: stores large arguments, where the broker has a store. ``refers``:
+    whether there may be handles within the lists of a call.
 
     ``send``: sends one call. Returns what is left to be done, if anything is. Raises
     ``SerializationError``, or whatever the broker and its middlewares raise, at once or when what
@@ -99,9 +101,12 @@ class Dispatcher:
         self,
         broker: AsyncBroker,
         labels: Mapping[str, str] = MappingProxyType({}),
+        labels_by_value: Mapping[str, str] = MappingProxyType({}),
         kick: Kick | None = None,
         take: Take = isolated,
         arguments: StoredArguments | None = None,
+        *,
+        refers: bool = False,
     ) -> None:
         self._broker = broker
         self.send: Send = self._send
@@ -119,9 +124,10 @@ class Dispatcher:
         if self._hooks is None and self._wire is not None:
             self._prepared = _unchanged
         self._converts = self._hooks is None and self._wire is None
-        self._labels = labels
+        self._labels = labels, labels_by_value
+        self._is_referring = holds_handles if refers else _is_handle
         self._kick = broker.kick if kick is None else kick
-        self._addresses: dict[int, Address] = {}
+        self._addresses: dict[tuple[int, bool], Address] = {}
         own = (InMemoryHooks, FlowMiddleware)
         others = [m for m in broker.middlewares if not isinstance(m, own)]
         base = TaskiqMiddleware
@@ -135,21 +141,22 @@ class Dispatcher:
         self.is_elsewhere = self._hooks is None
         """Whether tasks are executed by workers, not in this process."""
 
-    def address(self, node: RunnableNode) -> Address:
+    def address(self, node: RunnableNode, *, by_value: bool = False) -> Address:
         """Where a node's task is sent. A plain callable is registered with the broker first.
 
-        Raises ``ConfigurationError`` if the broker cannot run the task.
+        ``by_value``: whether its result is passed by value in any case. Raises
+        ``ConfigurationError`` if the broker cannot run the task.
         """
         task = node.task
-        address = self._addresses.get(id(task))
+        address = self._addresses.get((id(task), by_value))
         if address is None:
             injects = bool(task_info(task).parameters[1])
-            address = Address.of(self._find(node), self._labels, injects=injects)
-            self._addresses[id(task)] = address
+            address = Address.of(self._find(node), self._labels[by_value], injects=injects)
+            self._addresses[id(task), by_value] = address
         return address
 
     def _send_or_store(self, stores: StoredArguments, call: Invocation) -> Sending | None:
-        if stores.may_store((*call.args, *call.kwargs.values())):
+        if stores.may_store(call.values()):
             return partial(self._send_stored, stores, call)
         return self._send(call)
 
@@ -158,7 +165,7 @@ class Dispatcher:
             self._as_they_are.issuperset(map(type, call.args))
             and self._as_they_are.issuperset(map(type, call.kwargs.values()))
         ):
-            if self._hooks is not None and _has_handles(call):
+            if self._hooks is not None and any(map(self._is_referring, call.values())):
                 return partial(self._send_values, call)
             call = self._prepared(call)
         if not self._unseen:
@@ -289,8 +296,8 @@ def _unchanged(call: Invocation) -> Invocation:
     return call
 
 
-def _has_handles(call: Invocation) -> bool:
-    return any(isinstance(value, ResultHandle) for value in (*call.args, *call.kwargs.values()))
+def _is_handle(value: Any) -> bool:
+    return isinstance(value, ResultHandle)
 
 
 def _never_waits(broker: AsyncBroker) -> bool:

@@ -15,9 +15,9 @@ from taskiq.labels import prepare_label
 from taskiq_flow.dataflow.binding import Binding
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.processes.in_process import begins_at_once
-from taskiq_flow.values.handle import ResultHandle
+from taskiq_flow.values.handle import with_values, without_handles
 from taskiq_flow.values.isolation import type_name
-from taskiq_flow.values.wire import Wire
+from taskiq_flow.values.wire import Place, Wire
 
 ALREADY_PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple})
 
@@ -109,21 +109,22 @@ class Invocation(NamedTuple):
     args: list[Any]
     kwargs: dict[str, Any]
 
+    def values(self) -> list[Any]:
+        """The arguments: the positional ones, then those by keyword."""
+        return [*self.args, *self.kwargs.values()]
+
     def with_arguments(self, values: list[Any]) -> Invocation:
-        """The same call with other arguments: the positional ones, then those by keyword."""
+        """The same call with other arguments, in the order of ``values``."""
         args, others = values[: len(self.args)], values[len(self.args) :]
         return self._replace(args=args, kwargs=dict(zip(self.kwargs, others, strict=True)))
 
     def with_each(self, function: Callable[[Any], Any]) -> Invocation:
         """The same call with each argument as ``function`` makes it."""
-        return self.with_arguments([function(v) for v in (*self.args, *self.kwargs.values())])
+        return self.with_arguments([function(value) for value in self.values()])
 
     async def with_values(self) -> Invocation:
         """The same call with values in the places of handles, for a task in this process."""
-        arguments = (*self.args, *self.kwargs.values())
-        return self.with_arguments(
-            [await v.get() if isinstance(v, ResultHandle) else v for v in arguments]
-        )
+        return self.with_arguments([await with_values(value) for value in self.values()])
 
     def by_key(self) -> Iterable[tuple[str, Any]]:
         """The arguments with the keys that they came under."""
@@ -184,15 +185,17 @@ def encode_call(
     wire: Wire, task_id: str, args: list[Any], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
     """The keyword arguments of an encoded call, with references in the places of handles."""
-    references: list[tuple[int | str, dict[str, Any]]] = []
-    places: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
-    for place, value in places:
-        if isinstance(value, ResultHandle):
-            reference = {k: part for k, part in asdict(value.reference).items() if part}
-            references.append((place, reference))
-    if references:
-        args = [None if isinstance(value, ResultHandle) else value for value in args]
-        kwargs = {k: None if isinstance(v, ResultHandle) else v for k, v in kwargs.items()}
+    references: list[tuple[Place, dict[str, Any]]] = []
+
+    def encodable(argument: int | str, value: Any) -> Any:
+        value, handles = without_handles(value)
+        for within, handle in handles:
+            reference = {k: part for k, part in asdict(handle.reference).items() if part}
+            references.append(((argument, *within), reference))
+        return value
+
+    args = [encodable(index, value) for index, value in enumerate(args)]
+    kwargs = {name: encodable(name, value) for name, value in kwargs.items()}
     return wire.encode_call(task_id, args, kwargs, references)
 
 

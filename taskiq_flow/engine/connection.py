@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
@@ -31,7 +31,8 @@ class Connection:
 
     ``completions``: makes the run's, which holds the run's id on this broker from then on.
     ``tells_begin``: whether they see a task begin. ``kick``: hands a message to the broker; it is
-    repeated while the broker's server is away. ``labels``: added to each message, for the workers.
+    repeated while the broker's server is away. ``labels``: added to each message, for the workers;
+    ``labels_by_value``: to that of a node whose result is passed by value in any case.
     ``session``: names this engine's part of the run, and no other; empty where workers cannot be
     told. ``revoke``: tells all workers that a session is over. ``arguments``: those that the run
     has in the broker's store, if it has one.
@@ -41,6 +42,7 @@ class Connection:
     tells_begin: bool
     kick: Kick
     labels: Mapping[str, str]
+    labels_by_value: Mapping[str, str]
     session: str = ""
     revoke: Callable[[str], Awaitable[None]] | None = None
     arguments: StoredArguments | None = None
@@ -97,9 +99,10 @@ async def connect(
     """
     if isinstance(broker, InMemoryBroker):
         return Connection(
-            lambda: InMemoryCompletions(broker, run_id, reference_above, isolation),
+            lambda: InMemoryCompletions(broker, run_id, isolation),
             InMemoryCompletions.tells_begin,
             broker.kick,
+            {RUN_LABEL: run_id},
             {RUN_LABEL: run_id},
         )
     kick = _lasting_kick(broker)
@@ -114,7 +117,7 @@ async def connect(
     if not pushing:
         _warn_of_polling(broker, reference_above)
         return Connection(
-            lambda: PollingCompletions(broker), PollingCompletions.tells_begin, kick, {}
+            lambda: PollingCompletions(broker), PollingCompletions.tells_begin, kick, {}, {}
         )
     wire, backend = pushing[0].wire, broker.result_backend
     refers = reference_above is not None or wire.store is not None
@@ -125,6 +128,7 @@ async def connect(
         )
     inbox = await pushing[0].inbox()
     reply_to = inbox.reply_to(run_id, reference_above)
+    kept = {KEEP_LABEL: "1"} if is_journaled else {}
     arguments = None
     if wire.store is not None:
         arguments = StoredArguments(
@@ -144,7 +148,8 @@ async def connect(
         ),
         PushedCompletions.tells_begin,
         kick,
-        {LABEL: reply_to.label(), **({KEEP_LABEL: "1"} if is_journaled else {})},
+        {LABEL: reply_to.label(), **kept},
+        {LABEL: replace(reply_to, limit=None).label(), **kept},
         reply_to.run,
         lambda session: tell_workers(inbox, session, f"an earlier session of run {run_id!r}"),
         arguments,

@@ -234,6 +234,11 @@ class NodeRun(Generic[N]):
         return self._first_attempt() if is_wanted else _SKIP
 
     def _first_attempt(self) -> Verdict:
+        if self.options.compute is not None:
+            try:
+                return Use(self.options.compute(self.inputs), "task")
+            except NODE_ERRORS as error:  # of a value that it cannot take
+                return Fail(error)
         self.attempt = self._earlier.attempts.get(self.node.task_name, 0)
         if self.node.task_name in self._earlier.in_flight and not self.gives_items:
             return _PICK_UP

@@ -76,6 +76,7 @@ class Planner:
         check_inputs(given, whole, plan)
         sources = sources_among(given, whole, self._settings.max_parallel, plan.order)
         values = {k: _taken_input(take, k, v) for k, v in given.items() if k not in sources}
+        elements = plan.by_items if items else plan.elements
         of_engine = self._options
         for_all = of_engine != PLAIN_OPTIONS
         return RunSpec(
@@ -84,8 +85,9 @@ class Planner:
             successors=plan.successors,
             priority={} if self._settings.max_parallel is None else plan.priority(self._order),
             failure_keys=plan.whole_failures,
-            elements=plan.by_items if items else plan.elements,
+            elements=elements,
             items=items,
+            by_value=plan.by_value if elements is None else plan.by_value | {*elements.generators},
             sources={key: source for key, source in sources.items() if key in plan.required},
             joins=plan.joins(),
             inputs=values,

@@ -30,6 +30,7 @@ from taskiq_flow.journal.history import (
 )
 from taskiq_flow.journal.runs import JournaledRuns
 from taskiq_flow.middleware import wire_of
+from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.references import handle_of
 from taskiq_flow.values.results import as_annotated
 from taskiq_flow.values.stored import StoredValues
@@ -83,7 +84,7 @@ class Resumer:
             log.prepend(self._runs.adapt_to_graph(restored, allow_changed=allow_changed))
             outdated = stale(self._dag.plan(), restored.results, restored.failed)
             log.prepend(restored.drop(outdated))
-            spec = self._restored_spec(restored, replay=replay, sources=sources, items=items)
+            spec = await self._restored_spec(restored, replay=replay, sources=sources, items=items)
         except BaseException:  # a cancellation too
             await to_the_end(log.release())
             raise
@@ -115,7 +116,7 @@ class Resumer:
         rerun = with_dependents(plan, again)
         for node_name in [n for n in restored.results if plan.node_of(n) in rerun]:
             del restored.results[node_name]
-        spec = self._restored_spec(restored, replay=replay, sources=sources)
+        spec = await self._restored_spec(restored, replay=replay, sources=sources)
         earlier = EarlierSessions(
             spec.earlier.results,
             is_replayed=replay,
@@ -165,7 +166,7 @@ class Resumer:
 
         return as_returned
 
-    def _restored_spec(
+    async def _restored_spec(
         self,
         restored: RestoredRun,
         *,
@@ -206,6 +207,10 @@ class Resumer:
                 backend, task_id, return_type_of(tasks[name]), wire_of(self._broker)
             ),
         )
+        by_value = {node.task_name for node in spec.by_value}
+        for name, value in results.items():
+            if isinstance(value, ResultHandle) and plan.node_of(name) in by_value:
+                results[name] = await value.get()
         self._put_items_together(spec, results)
         earlier = EarlierSessions(
             results,

@@ -649,7 +649,7 @@ class Run(Generic[N]):
             self._cache.put(claim, value, cache.seconds)
             node_run.claim = None
         except Exception as error:  # whatever a value or a serializer raises
-            warn_not_cached(node_run.node.task_name, error)
+            warn_not_cached(node_run.node, error)
 
     def _drop_inputs_and_claim(self, node_run: NodeRun[N]) -> None:
         """A node has ended. Its inputs are not needed any more, nor is its claim on the cache."""

@@ -32,7 +32,8 @@ class NodeOptions:
     """What is asked of a node, by itself or by its engine. ``PLAIN_OPTIONS`` asks for nothing.
 
     ``condition``: called with all values there are. It returns its answer, or an awaitable of it;
-    the node is skipped if the answer is false.
+    the node is skipped if the answer is false. ``compute``: makes the node's value of its inputs,
+    in place of a task.
     """
 
     retry: Retry | None = None
@@ -42,6 +43,7 @@ class NodeOptions:
     fallback_node: RunnableNode | None = None
     condition: Callable[[Mapping[str, Any]], bool | Awaitable[object]] | None = None
     cache: Cache | None = None
+    compute: Callable[[Mapping[str, Any]], Any] | None = None
 
     asks_first: bool = field(init=False)
     """Whether anything is to be asked before the node's task is sent, or its inputs be kept."""
@@ -58,7 +60,7 @@ class NodeOptions:
     def __post_init__(self) -> None:
         is_timed = self.timeout is not None or self.queue_timeout is not None
         may_send_again = self.retry is not None or self.fallback_node is not None
-        asks = self.condition is not None or self.cache is not None
+        asks = any(part is not None for part in (self.condition, self.cache, self.compute))
         labels: list[tuple[str, object]] = []
         if self.timeout is not None:
             labels.append((TIMEOUT_LABEL, self.timeout))
@@ -86,6 +88,7 @@ class NodeOptions:
             fallback_node=node.fallback_node,
             condition=None if node.when is None else partial(node.is_wanted, take=take),
             cache=node.cache,
+            compute=node.computing(take),
         )
 
     def of_fallback(self) -> NodeOptions:
@@ -134,6 +137,8 @@ class RunSpec(Generic[N]):
     how nodes map, if any does. ``items``: whether the elements of mapped nodes are yielded, besides
     or in place of their lists.
 
+    ``by_value``: nodes whose results are passed by value, whatever the engine's limit is.
+
     ``sources``: by key, inputs that are mapped over and read while the run goes on. ``take``:
     makes of a value what one of its takers in this process is given.
 
@@ -154,6 +159,7 @@ class RunSpec(Generic[N]):
     failure_keys: Collection[str] = ()
     elements: ElementPlan | None = None
     items: Items = False
+    by_value: Collection[Any] = ()
     sources: Mapping[str, Source] = field(default_factory=dict)
     take: Take = isolated
     ahead: Callable[[], int] | None = None

@@ -15,6 +15,7 @@ from taskiq_flow.cache.key import cache_key
 from taskiq_flow.cache.results import Claim, ValueCache
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.reading import pick_up
+from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode, Sending
 from taskiq_flow.dispatch.encoding import Address, Invocation
 from taskiq_flow.engine.frequent_events import NodeStartedDraft
@@ -22,6 +23,7 @@ from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.mapped_nodes import source_digest
 from taskiq_flow.engine.node_run import NodeRun, Verdict
 from taskiq_flow.engine.run_spec import TIMEOUT_LABEL, RunSpec
+from taskiq_flow.engine.run_state import as_whole
 from taskiq_flow.errors import NODE_ERRORS, NotCachedWarning, SerializationError, warn
 from taskiq_flow.events import NodeRetried, NodeStarted
 from taskiq_flow.generators.grant import ITEMS_LABEL, Grant
@@ -67,6 +69,7 @@ class Sender(Generic[N]):
         self._run_id = run_id
         self._task_suffix = spec.task_suffix
         self._stored_inputs = spec.stored_inputs
+        self._by_value = spec.by_value
         self._broker = broker
         self._dispatcher = dispatcher
         self._completions = completions
@@ -95,8 +98,9 @@ class Sender(Generic[N]):
         sent_node, options = node_run.sent_node, node_run.options
         try:
             grant = node_run.grant
-            address = self._address(node_run, grant)
-            args, kwargs = sent_node.arguments(self._as_sent(sent_node, node_run.inputs))
+            by_value = self._is_by_value(node_run)
+            address = self._address(node_run, grant, by_value=by_value)
+            args, kwargs = sent_node.arguments(self._as_sent(node_run))
         except Exception as error:  # of a value of the user's
             node_run.settle(task_id, failed(error))
             return None
@@ -116,6 +120,7 @@ class Sender(Generic[N]):
             node_run,
             address.return_type,
             address.queue,
+            limit=None if by_value else self._reference_above,
             tell_begin=asks or options.is_timed,
             begins_at_once=address.is_async,
             grant=grant,
@@ -137,23 +142,33 @@ class Sender(Generic[N]):
             self.inputs_needed.pop(node_run.node, None)
         return None
 
-    def _address(self, node_run: NodeRun[N], grant: Grant | None) -> Address:
-        address = self._dispatcher.address(node_run.sent_node)
+    def _address(self, node_run: NodeRun[N], grant: Grant | None, *, by_value: bool) -> Address:
+        address = self._dispatcher.address(node_run.sent_node, by_value=by_value)
         for label in node_run.options.labels:
             # A generator's time counts for each item, not for the task.
             if label[0] != TIMEOUT_LABEL or (address.is_async and grant is None):
                 address = address.with_label(*label)
         return address if grant is None else address.with_label(ITEMS_LABEL, grant.label())
 
-    def _as_sent(self, node: RunnableNode, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _is_by_value(self, node_run: NodeRun[N]) -> bool:
+        """Whether a node's result is passed by value in any case."""
+        return bool(self._by_value) and as_whole(node_run.node) in self._by_value
+
+    def _as_sent(self, node_run: NodeRun[N]) -> Mapping[str, Any]:
         """A node's inputs, with handles in place of those that are stored.
 
-        ``inputs`` may be all values of the run: what is done here must not grow with it.
+        The inputs may be all values of the run: what is done here must not grow with it.
         """
-        if not self._stored_inputs:
+        inputs, stored = node_run.inputs, self._stored_inputs
+        if not stored:
             return inputs
-        keys = [key for key in node.binding.keys if key in inputs]
-        return {key: self._stored_inputs.get(key, inputs[key]) for key in keys}
+        node = node_run.node
+        mapped_over = node.node.map_over if isinstance(node, Element) else ()
+        keys = [key for key in node_run.sent_node.binding.keys if key in inputs]
+        return {
+            key: stored[key] if key in stored and key not in mapped_over else inputs[key]
+            for key in keys
+        }
 
     async def _finish_sending(
         self, node_run: NodeRun[N], task_id: str, sending: Sending, context: Context | None
@@ -190,9 +205,8 @@ class Sender(Generic[N]):
         node_run.attempt -= 1  # it is the same attempt
         task_id = node_run.begin_attempt(self._run_id, node_run.earlier_suffix)
         backend, return_type = self._broker.result_backend, self._return_type(node_run)
-        result = await pick_up(
-            backend, self._reference_above, task_id, return_type, wire_of(self._broker)
-        )
+        limit = None if self._is_by_value(node_run) else self._reference_above
+        result = await pick_up(backend, limit, task_id, return_type, wire_of(self._broker))
         if result is None:
             await self._go_on(node_run, node_run.on_unknown_outcome())
         else:
@@ -211,7 +225,7 @@ class Sender(Generic[N]):
             try:
                 key = await read_off_loop((args, kwargs), cache_key, node.task, args, kwargs)
             except Exception as error:  # of a type that cannot be hashed, nested too deeply, ...
-                warn_not_cached(node.task_name, error)
+                warn_not_cached(node, error)
                 return None
             node_run.cache_key = key
         ttl = None if options.cache is None else options.cache.seconds
@@ -281,10 +295,11 @@ class Sender(Generic[N]):
             )
 
 
-def warn_not_cached(task_name: str, error: Exception) -> None:
+def warn_not_cached(node: RunnableNode, error: Exception) -> None:
     """Warn once that a node is run without its cache, and say why."""
+    name = as_whole(node).task_name
     warn(
-        f"node {task_name!r} is not cached: {error}; give it plain data as inputs, or take "
+        f"node {name!r} is not cached: {error}; give it plain data as inputs, or take "
         "its cache away",
         NotCachedWarning,
     )

@@ -20,6 +20,7 @@ from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.middleware import wire_of
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of
+from taskiq_flow.values.handle import holds_handles
 from taskiq_flow.values.references import store_large_inputs
 from taskiq_flow.values.store import folder_of
 from taskiq_flow.values.stored import StoredValues
@@ -74,7 +75,13 @@ class Starter:
                 isolation=self._settings.isolation,
             )
             dispatcher = Dispatcher(
-                broker, connection.labels, connection.kick, spec.take, connection.arguments
+                broker,
+                connection.labels,
+                connection.labels_by_value,
+                connection.kick,
+                spec.take,
+                connection.arguments,
+                refers=self._refers(spec),
             )
             self._check(spec, dispatcher, tells_begin=connection.tells_begin)
             stored = await self._stored_inputs(spec, run_id, connection.session)
@@ -111,11 +118,6 @@ class Starter:
 
     def _check(self, spec: RunSpec[Any], dispatcher: Dispatcher, *, tells_begin: bool) -> None:
         """Raise ``ConfigurationError`` if the broker cannot do what a node's options ask for."""
-        if spec.elements is not None and self._settings.reference_above is not None:
-            raise ConfigurationError(
-                "the graph has mapped nodes, and its engine has pass_by=, which cannot be combined "
-                "yet; give the engine pass_by='value'"
-            )
         if spec.elements is not None and spec.elements.generators and not tells_begin:
             node = next(iter(spec.elements.generators))
             raise ConfigurationError(
@@ -124,7 +126,7 @@ class Starter:
                 "to it, here and where its workers run, or have the task return a list"
             )
         for node in spec.nodes:
-            if node.given_key is None:
+            if node.given_key is None and not node.is_computed:
                 dispatcher.address(node)
         for node, options in spec.options.items():
             if options.fallback_node is not None:
@@ -136,10 +138,18 @@ class Starter:
                     "FlowMiddleware to it, here and where its workers run"
                 )
 
+    def _refers(self, spec: RunSpec[Any]) -> bool:
+        """Whether there may be handles among the values of a run, and within its lists."""
+        is_limited = self._settings.reference_above is not None
+        return is_limited or any(map(holds_handles, spec.inputs.values()))
+
     async def _stored_inputs(
         self, spec: RunSpec[Any], run_id: str, session: str
     ) -> Mapping[str, Any]:
-        """Handles of the run's large inputs, if these are to go by reference."""
+        """Handles of the run's large inputs, if these are to go by reference.
+
+        A list of which nodes only take the elements is not stored.
+        """
         broker, limit = self._broker, self._settings.reference_above
         if limit is None or isinstance(broker, InMemoryBroker):
             return {}
@@ -149,9 +159,9 @@ class Starter:
         if wire is None:  # refused when the run connects
             return {}
         folder = folder_of(session)
-        return await store_large_inputs(
-            backend, spec.inputs, limit, run_id, is_outage, wire, folder
-        )
+        taken = {key for n in spec.nodes for key in n.binding.keys if key not in n.map_over}
+        inputs = {key: value for key, value in spec.inputs.items() if key in taken}
+        return await store_large_inputs(backend, inputs, limit, run_id, is_outage, wire, folder)
 
     def _cache(self, spec: RunSpec[Any]) -> ValueCache | None:
         if all(options.cache is None for options in spec.options.values()):

@@ -11,7 +11,7 @@ from taskiq import AsyncResultBackend, TaskiqResult
 
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.reconnect import IsOutage, retry_through_outage
-from taskiq_flow.values.handle import ResultHandle
+from taskiq_flow.values.handle import ResultHandle, holds_handles
 from taskiq_flow.values.references import as_stored, handle_of
 from taskiq_flow.values.store import ValueStore, folder_of
 from taskiq_flow.values.wire import Wire, stored_size
@@ -64,7 +64,7 @@ class StoredArguments:
         return any(map(self._may_be_above, values))
 
     def _may_be_above(self, value: Any) -> bool:
-        return type(value) is not ResultHandle and self._store.may_be_above(value)
+        return self._store.may_be_above(value) and not holds_handles(value)
 
     async def handle_for(self, what: str, value: Any) -> Any:
         """The handle of an argument that is in the store now, or the argument if it is small.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Self
 
 from taskiq_flow.errors import OutputShapeError
@@ -90,3 +91,49 @@ class ResultHandle:
     def __repr__(self) -> str:
         part = f", {self.reference.output!r}" if self.reference.output else ""
         return f"<ResultHandle {self.reference.task_id!r}{part}>"
+
+
+Place = tuple[int, ...]
+"""Where a handle is within a list: its index, after those of the lists around it."""
+
+
+def holds_handles(value: Any) -> bool:
+    """Whether a value is a handle, or a list with handles in it, also within further lists.
+
+    Works through the lists level by level, in C. Nothing but lists is looked into.
+    """
+    level, seen = [value], set[int]()
+    while level:
+        kinds = set(map(type, level))
+        if ResultHandle in kinds:
+            return True
+        if list not in kinds:
+            return False
+        lists = {id(part): part for part in level if type(part) is list}
+        level = list(chain.from_iterable(lists[key] for key in lists.keys() - seen))
+        seen |= lists.keys()
+    return False
+
+
+def without_handles(value: Any) -> tuple[Any, list[tuple[Place, ResultHandle]]]:
+    """A value with ``None`` in the places of its handles, and these with their places."""
+    found: list[tuple[Place, ResultHandle]] = []
+    return _without(value, (), found), found
+
+
+def _without(value: Any, place: Place, found: list[tuple[Place, ResultHandle]]) -> Any:
+    if isinstance(value, ResultHandle):
+        found.append((place, value))
+        return None
+    if not holds_handles(value):
+        return value
+    return [_without(part, (*place, index), found) for index, part in enumerate(value)]
+
+
+async def with_values(value: Any) -> Any:
+    """A value with what its handles read in their places. Raises what ``get`` raises."""
+    if isinstance(value, ResultHandle):
+        return await value.get()
+    if not holds_handles(value):
+        return value
+    return [await with_values(part) for part in value]

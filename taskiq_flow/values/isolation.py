@@ -29,6 +29,7 @@ from weakref import WeakKeyDictionary
 from pydantic import BaseModel
 
 from taskiq_flow.errors import SerializationError
+from taskiq_flow.values.handle import ResultHandle
 
 Sharing = Literal["isolated", "shared", "encoded"]
 """``"isolated"``: each taker of a value has its own. ``"shared"``: all have the same object.
@@ -408,6 +409,7 @@ _COPY: dict[type, Copy] = {
     BytesIO: _shallow,
     StringIO: _shallow,
     MappingProxyType: _proxy,
+    ResultHandle: _itself,
 }
 
 _others: WeakKeyDictionary[type, Copy] = WeakKeyDictionary()

@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from taskiq import TaskiqResult
 from taskiq.serializers import JSONSerializer, PickleSerializer
@@ -28,6 +28,9 @@ VALUES = "taskiq_flow_values"
 _VALUE, _REFERENCES, _SEAL, _OBJECT = "value", "references", "seal", "object"
 
 _SEAL_BYTES = 16
+
+Place: TypeAlias = tuple[int | str, ...]
+"""Where a value is in a call: the number or the name of an argument, and indices in its lists."""
 
 
 class Wire:
@@ -56,25 +59,31 @@ class Wire:
         task_id: str,
         args: list[Any],
         kwargs: dict[str, Any],
-        references: Sequence[tuple[int | str, Mapping[str, Any]]],
+        references: Sequence[tuple[Place, Mapping[str, Any]]],
     ) -> dict[str, Any]:
         """The keyword arguments of an encoded call.
 
-        ``references``: places of arguments, and what is to be read for them; the arguments that
-        stand there are not looked at. Raises ``SerializationError``.
+        ``references``: places, and what is to be read for them; what stands there does not count.
+        Raises ``SerializationError``.
         """
         payload: dict[str, Any] = {_VALUE: self.codec.encode([args, kwargs], strict=True)}
         if references:
-            payload[_REFERENCES] = [[place, dict(reference)] for place, reference in references]
+            payload[_REFERENCES] = [[[*place], dict(reference)] for place, reference in references]
         return {VALUES: self._sealed(task_id, payload)}
 
     def is_encoded(self, kwargs: Mapping[str, Any]) -> bool:
         """Whether these are the keyword arguments of an encoded call."""
         return bool(kwargs.get(VALUES))
 
-    def references_of(self, kwargs: Mapping[str, Any]) -> list[tuple[int | str, dict[str, Any]]]:
-        """The references in an encoded call, with their places."""
-        return [(place, reference) for place, reference in kwargs[VALUES].get(_REFERENCES, ())]
+    def references_of(self, kwargs: Mapping[str, Any]) -> list[tuple[Place, dict[str, Any]]]:
+        """The references in an encoded call, with their places.
+
+        Earlier versions write the place of an argument by itself.
+        """
+        return [
+            (tuple(place) if isinstance(place, list) else (place,), reference)
+            for place, reference in kwargs[VALUES].get(_REFERENCES, ())
+        ]
 
     def decode_call(
         self, task_id: str, kwargs: Mapping[str, Any]

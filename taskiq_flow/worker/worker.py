@@ -79,6 +79,9 @@ GRACE = 1.0
 FULL_TIMEOUT = 60.0
 """Seconds for which a result waits for room on its server before its task fails."""
 
+READ_AT_ONCE = 32
+"""Results that one task is given by reference and that are read at the same time."""
+
 REMOVAL_INTERVAL = 3600.0
 """Seconds between two removals of old values from the store."""
 
@@ -417,14 +420,15 @@ class Worker:
         args, kwargs = await read_off_loop(sent, wire.decode_call, task_id, sent)
         places = [(place, Reference(**given)) for place, given in wire.references_of(sent)]
         task_ids = list({reference.task_id for _, reference in places})
-        results = await asyncio.gather(*map(self._read, task_ids))
+        at_once = asyncio.Semaphore(READ_AT_ONCE)
+        results = await asyncio.gather(*(self._read(task_id, at_once) for task_id in task_ids))
         values = dict(zip(task_ids, results, strict=True))
-        for place, reference in places:
-            value = reference.of(values[reference.task_id])
-            if isinstance(place, int):
-                args[place] = value
-            else:
-                kwargs[place] = value
+        for (argument, *within), reference in places:
+            target: Any = args if isinstance(argument, int) else kwargs
+            *around, last = argument, *within
+            for key in around:
+                target = target[key]
+            target[last] = reference.of(values[reference.task_id])
         return Call(message.task_name, args, kwargs)
 
     def _copy_of(self, message: TaskiqMessage) -> Take | None:
@@ -441,11 +445,12 @@ class Worker:
             self._injects[message.task_name] = injects
         return isolated if injects else None
 
-    async def _read(self, task_id: str) -> Any:
-        result = await self._through_outage(
-            lambda: stored_result(self._backend, task_id, None, self._wire),
-            "results cannot be read yet",
-        )
+    async def _read(self, task_id: str, at_once: asyncio.Semaphore) -> Any:
+        async with at_once:
+            result = await self._through_outage(
+                lambda: stored_result(self._backend, task_id, None, self._wire),
+                "results cannot be read yet",
+            )
         result.raise_for_error()  # which may look like an outage, and is none
         return result.return_value
 

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from taskiq import AsyncBroker, InMemoryBroker, TaskiqMessage, TaskiqMiddleware
+from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
 
 from taskiq_flow import (
     ConfigurationError,
     DAGBuilder,
     ExecutionEngine,
+    MemoryJournal,
     NodeFailedError,
     OutputShapeError,
     PollingWarning,
     ResultHandle,
 )
+from taskiq_flow.values.handle import with_values
 from taskiq_flow.values.results import failed
 from tests.distributed import app
 from tests.distributed.app import started, task
@@ -87,6 +89,43 @@ async def test_outputs_of_the_wrong_shape_show_where_they_are_read(
         await caught.value.results["a"].get()
 
 
+async def test_elements_are_read_by_who_maps_over_them_and_by_who_takes_their_list(
+    any_broker: AsyncBroker,
+) -> None:
+    inputs = {"size": "sizes"}
+    builder = DAGBuilder().node(task(any_broker, app.blob), inputs=inputs, map_over="sizes")
+    builder.node(task(any_broker, app.measure), map_over="blob", max_parallel=2)
+    builder.node(task(any_broker, app.echo), inputs=["blob"], output="all")
+    engine = ExecutionEngine(any_broker, builder.build(), pass_by=SIZE // 2)
+    sizes = [SIZE, 10, SIZE + 1]
+    results = await engine.execute({"sizes": sizes}, run_id="elements")
+    assert results["measure"] == sizes
+    kinds = [ResultHandle, str, ResultHandle]
+    assert [type(part) for part in results["blob"]] == kinds
+    assert await with_values(results["blob"]) == ["x" * size for size in sizes]
+    assert await results["all"].get() == ["x" * size for size in sizes]
+
+
+async def test_a_resumed_map_reads_what_earlier_elements_have_stored(remote: AsyncBroker) -> None:
+    builder = DAGBuilder().node(
+        task(remote, app.double), name="m", inputs={"item": "numbers"}, map_over="numbers"
+    )
+    builder.node(task(remote, app.total), inputs=["m"], map_over="m", name="n")
+    builder.node(task(remote, app.echo), inputs=["m"], output="all")
+    journal, numbers = MemoryJournal(), list(range(10))
+    engine = ExecutionEngine(remote, builder.build(), 2, pass_by="reference", journal=journal)
+    stream = engine.execute_async({"numbers": numbers}, run_id="resumed", items=True)
+    done = 0
+    async for name, _ in stream:
+        done += name == "m"
+        if done == 5:
+            break
+    await stream.aclose()
+    results = {name: value async for name, value in engine.resume("resumed")}
+    assert await with_values(results["n"]) == [2 * n for n in numbers]
+    assert await results["echo"].get() == [2 * n for n in numbers]
+
+
 async def test_a_failure_is_a_failure(any_broker: AsyncBroker) -> None:
     dag = DAGBuilder().node(task(any_broker, app.fail)).build()
     engine = ExecutionEngine(any_broker, dag, pass_by="reference")
@@ -131,13 +170,12 @@ async def test_what_is_executed_twice_keeps_its_first_outcome(
 ) -> None:
     path = tmp_path / "attempts"
     dag = DAGBuilder().node(task(large, app.succeeds_at_first), output="first").build()
-    sent = Sent()
-    large.add_middlewares(sent)
+    sent = messages_of(large)
     engine = ExecutionEngine(large, dag, pass_by="reference")
     handle = (await engine.execute({"path": str(path)}))["first"]
     settings = farm.settings("redis-streams", queue="large")
     async with app.redis_client(settings) as client:
-        await client.xadd(settings.queue, {"data": sent.messages[-1]})
+        await client.xadd(settings.queue, {"data": sent[-1]})
     await until(lambda: len(path.read_text(encoding="utf-8").split()) == 2, "it was executed twice")
     while await left_over(settings):  # the second outcome is dealt with
         await asyncio.sleep(0.01)
@@ -153,15 +191,16 @@ async def test_a_failure_where_a_value_should_be_is_raised(large: AsyncBroker) -
         await handle.get()
 
 
-class Sent(TaskiqMiddleware):
-    """The messages that an engine sends."""
+def messages_of(broker: AsyncBroker) -> list[bytes]:
+    """The messages that the broker is given from now on."""
+    kick, messages = broker.kick, []
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.messages: list[bytes] = []
+    async def noting_kick(message: BrokerMessage) -> None:
+        messages.append(message.message)
+        await kick(message)
 
-    def post_send(self, message: TaskiqMessage) -> None:
-        self.messages.append(self.broker.formatter.dumps(message).message)
+    broker.kick = noting_kick  # type: ignore[method-assign]
+    return messages
 
 
 @pytest.fixture
@@ -178,8 +217,7 @@ async def test_a_large_value_for_many_consumers_is_stored_once_in_small_messages
 ) -> None:
     """20 MB to 20 consumers here; ``benchmarks`` has 50 MB to 100, and the engine's memory."""
     size, count = 20_000_000, 20
-    sent = Sent()
-    large.add_middlewares(sent)
+    sent = messages_of(large)
     builder = DAGBuilder().node(task(large, app.blob))
     for number in range(count):
         keys = {"blob": "blob"}
@@ -190,7 +228,7 @@ async def test_a_large_value_for_many_consumers_is_stored_once_in_small_messages
         stored = sum(redis.strlen(key) for key in redis.scan_iter("large:*", count=10_000))
     assert size < stored < 1.1 * size
     assert {results[f"n{number}"] for number in range(count)} == {size}
-    assert max(map(len, sent.messages)) < 10_000
+    assert max(map(len, sent)) < 10_000
 
 
 @pytest.mark.parametrize("pass_by", [1000, "reference"])

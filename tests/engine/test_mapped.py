@@ -15,7 +15,6 @@ from taskiq import InMemoryBroker
 
 from taskiq_flow import (
     BindingError,
-    ConfigurationError,
     DAGBuilder,
     DAGNode,
     ElementsKnown,
@@ -457,12 +456,6 @@ def test_a_key_that_is_mapped_over_is_required() -> None:
     dag = DAG()
     dag.add_node(DAGNode(lambda number=1: number, inputs={"number": "ns"}, map_over="ns", name="m"))
     assert list(dag.plan().required) == ["ns"]
-
-
-async def test_passing_by_reference_is_refused_for_now() -> None:
-    engine = engine_of(mapped(), pass_by="reference")
-    with pytest.raises(ConfigurationError, match="pass_by="):
-        await engine.execute({"numbers": [1]})
 
 
 async def test_events_carry_the_place_of_an_element() -> None:

@@ -476,6 +476,7 @@ class Remote:
                 raise
             return "done"
 
+        self.held = held
         self.dag = DAGBuilder().node(held).build()
 
     def engine(self, **options: Any) -> ExecutionEngine:
@@ -506,6 +507,24 @@ async def test_a_task_that_has_ended_meanwhile_is_not_sent_again() -> None:
             await asyncio.sleep(0)
         assert await all_of(remote.engine().resume("r")) == [("held", "done")]
         assert remote.executed == ["held"]
+    await remote.flow.shutdown()
+
+
+@virtually
+async def test_a_result_that_is_looked_into_is_picked_up_by_value() -> None:
+    remote = Remote()
+    builder = DAGBuilder().node(remote.held)
+    builder.node(remote.held, name="later", inputs=[], when=lambda held: held == "done")
+    remote.dag = builder.build()
+    async with remote.broker.worker():
+        await remote.crash(remote.engine(pass_by="reference"))
+        remote.may_end.set()
+        while not remote.broker.store.results:
+            await asyncio.sleep(0)
+        results = dict(await all_of(remote.engine(pass_by="reference").resume("r")))
+        assert results["held"] == "done"
+        assert await results["later"].get() == "done"
+        assert remote.executed == ["held", "held"]
     await remote.flow.shutdown()
 
 

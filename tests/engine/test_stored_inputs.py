@@ -10,6 +10,8 @@ import pytest
 from pydantic import BaseModel, Field
 
 from taskiq_flow import Cache, DAGBuilder, DAGNode, ExecutionEngine
+from taskiq_flow.engine.node_run import NodeRun
+from taskiq_flow.engine.run_spec import NO_SESSIONS, PLAIN_OPTIONS
 from taskiq_flow.engine.sender import Sender
 from tests.local_broker import LocalBroker, Store
 from tests.local_notifier import LocalFlow, Switchboard, with_flow
@@ -133,5 +135,7 @@ def test_what_a_node_is_sent_is_found_without_a_look_at_all_values_of_its_run(
     sender: Sender[Any] = object.__new__(Sender)
     sender._stored_inputs = stored
     node = DAGNode(lambda a, b: a, name="node")
-    sent = sender._as_sent(node, Values(a=1, b=2, c=3))
+    run: Any = None
+    node_run = NodeRun(node, run, PLAIN_OPTIONS, Values(a=1, b=2, c=3), NO_SESSIONS)
+    sent = sender._as_sent(node_run)
     assert node.arguments(sent) == ([], {"a": stored.get("a", 1), "b": 2})

@@ -1,0 +1,200 @@
+"""What all pipelines have: the options of their runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self, get_args
+
+from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, Context, TaskiqDepends
+
+from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.dataflow.options import Retry, Seconds, as_retry, most_parallel, time_limit
+from taskiq_flow.engine.arguments import check_choice, checked_id, checked_listeners
+from taskiq_flow.engine.connection import check_broker
+from taskiq_flow.errors import ConfigurationError
+from taskiq_flow.events import Listener
+from taskiq_flow.execution_engine import ExecutionEngine
+from taskiq_flow.pipelines.context import ContextLabels
+from taskiq_flow.pipelines.pipeline_task import PipelineTask
+
+OnStepError = Literal["stop", "continue", "retry"]
+
+PIPELINE_ID = "pipeline_id"
+"""The label of a message of a scheduled pipeline that has the id of its run."""
+
+
+class RunnablePipeline(ABC):
+    """What ``Pipeline`` and ``DataflowPipeline`` have in common.
+
+    Their options are those of engines. They may be changed at any time, and hold for runs that
+    begin afterwards. A pipeline may be run any number of times, also at the same time: nothing of a
+    run is kept on it.
+    """
+
+    _execution_mode = ""
+
+    def __init__(
+        self,
+        broker: AsyncBroker,
+        max_parallel: int | None,
+        timeout: Seconds | None,
+        pipeline_id: str | None,
+        listeners: Iterable[Listener],
+    ) -> None:
+        check_broker(broker)
+        self._broker = broker
+        self._max_parallel = most_parallel("max_parallel", max_parallel)
+        self._run_timeout = time_limit("timeout", timeout)
+        self._listeners = checked_listeners(listeners)
+        self._retry: Retry | None = None
+        self._on_error: OnStepError = "stop"
+        self._has_context = False
+        self._task: AsyncTaskiqDecoratedTask[..., Any] | None = None
+        self.pipeline_id = pipeline_id
+
+    @property
+    def broker(self) -> AsyncBroker:
+        """The broker that the steps are sent to."""
+        return self._broker
+
+    @property
+    def pipeline_id(self) -> str | None:
+        """The id of the runs that begin from now on; ``None``: each has a new one."""
+        return self._pipeline_id
+
+    @pipeline_id.setter
+    def pipeline_id(self, pipeline_id: str | None) -> None:
+        self._pipeline_id = None if pipeline_id is None else checked_id("pipeline_id", pipeline_id)
+
+    def with_tracking(self, manager: Listener) -> Self:
+        """Have a listener of engines, such as one that tracks runs, take the events of all runs."""
+        return self._listened_to_by(manager)
+
+    def with_hooks(self, manager: Listener) -> Self:
+        """Have a listener of engines, such as one that calls hooks, take the events of all runs."""
+        return self._listened_to_by(manager)
+
+    def _listened_to_by(self, listener: Listener) -> Self:
+        (checked,) = checked_listeners([listener])
+        if not any(other is checked for other in self._listeners):
+            self._listeners = (*self._listeners, checked)
+        return self._changed()
+
+    def with_context(self, enable: bool = True) -> Self:
+        """Have tasks with a parameter ``PipelineContext = TaskiqDepends()`` be given one."""
+        if not isinstance(enable, bool):
+            raise TypeError(f"enable is {enable!r}; give True or False")
+        self._has_context = enable
+        return self._changed()
+
+    def with_timeout(self, seconds: Seconds | None) -> Self:
+        """End a run with ``RunTimeoutError`` when it has taken so long."""
+        self._run_timeout = time_limit("seconds", seconds)
+        return self._changed()
+
+    def with_retry(
+        self,
+        max_attempts: int = 3,
+        delay: Seconds = 0.1,
+        backoff: float = 2.0,
+        *,
+        policy: Retry | int | None = None,
+    ) -> Self:
+        """Try a step again that fails; of a map, each element by itself.
+
+        ``max_attempts``: executions, the first included. ``delay``: before the second one, in
+        seconds or as a ``timedelta``; it grows by the factor ``backoff``. ``policy``: a ``Retry``,
+        or a number of attempts, in place of these.
+        """
+        if policy is not None:
+            self._retry = as_retry("policy", policy)
+        else:
+            self._retry = Retry(attempts=max_attempts, wait=delay, factor=backoff)
+        return self._changed()
+
+    def on_error(self, mode: OnStepError) -> Self:
+        """Say what follows when a step fails.
+
+        ``"stop"``, the default: the run ends with ``NodeFailedError``. ``"retry"``: the same, after
+        the attempts of ``with_retry``, or three of them without it. ``"continue"``: what does not
+        depend on the failure still runs, such as the other elements of maps; then the run ends with
+        ``RunFailedError``.
+        """
+        check_choice("mode", mode, get_args(OnStepError))
+        self._on_error = mode
+        return self._changed()
+
+    def as_task(self, name: str, **labels: Any) -> AsyncTaskiqDecoratedTask[..., Any]:
+        """Register the pipeline with its broker, as a task whose execution is a run of it.
+
+        Do so in a module that workers import. The task has the arguments of ``kiq`` and the result
+        of the pipeline. taskiq's own schedulers can send it: ``labels`` may have a ``schedule``.
+        The worker that executes it waits for the steps, which it or another worker executes.
+
+        Raises ``ConfigurationError`` if the broker has a task of this name, or the pipeline another
+        name.
+
+        >>> broker = InMemoryBroker()
+        >>> nightly = Pipeline(broker).call_next(abs).call_next(hex).as_task("nightly")
+        >>> async def main():
+        ...     task = await nightly.kiq(-7)
+        ...     return (await task.wait_result()).return_value
+        >>> asyncio.run(main())
+        '0x7'
+        """
+        checked_id("name", name)
+        if self._task is not None:
+            raise ConfigurationError(
+                f"the pipeline is the task {self._task.task_name!r} already; use that one"
+            )
+        if self._broker.find_task(name) is not None:
+            raise ConfigurationError(
+                f"{type(self._broker).__name__} has a task {name!r} already; give the pipeline "
+                "another name"
+            )
+
+        async def run_pipeline(
+            *args: Any, flow_context: Annotated[Context, TaskiqDepends()], **kwargs: Any
+        ) -> Any:
+            pipeline_id = flow_context.message.labels.get(PIPELINE_ID)
+            task = self._begin(args, kwargs, pipeline_id or self._pipeline_id)
+            async with task.run:  # cancels the run if the task is cancelled
+                return await task
+
+        self._task = self._broker.register_task(run_pipeline, task_name=name, **labels)
+        globals().pop(run_pipeline.__name__, None)  # where taskiq puts it, for process pools
+        return self._task
+
+    @property
+    def task(self) -> AsyncTaskiqDecoratedTask[..., Any] | None:
+        """What ``as_task`` has returned; ``None`` before that."""
+        return self._task
+
+    @abstractmethod
+    def _begin(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], pipeline_id: str | None
+    ) -> PipelineTask[Any]:
+        """Begin a run with the arguments of ``kiq``."""
+
+    @abstractmethod
+    def _changed(self) -> Self:
+        """Forget the engines, as their options are others now."""
+
+    def _engine(self, dag: DAG) -> ExecutionEngine:
+        """An engine that runs a graph with the options of this pipeline."""
+        listeners = self._listeners
+        if self._has_context:
+            listeners = (*listeners, ContextLabels(self._execution_mode))
+        retry = self._retry
+        if self._on_error == "retry" and retry is None:
+            retry = Retry()
+        return ExecutionEngine(
+            self._broker,
+            dag,
+            self._max_parallel,
+            on_error="continue" if self._on_error == "continue" else "raise",
+            listeners=listeners,
+            retry=retry,
+            run_timeout=self._run_timeout,
+        )

@@ -1,0 +1,449 @@
+"""Scheduled pipelines. taskiq's scheduler sends them, and a schedule source of taskiq has them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+from zoneinfo import ZoneInfo
+
+from taskiq import AsyncBroker, InMemoryBroker, ScheduledTask, ScheduleSource, TaskiqScheduler
+from taskiq.utils import maybe_awaitable
+
+from taskiq_flow.cleanup import to_the_end
+from taskiq_flow.dataflow.options import Seconds, in_seconds, time_limit
+from taskiq_flow.engine.arguments import checked_id
+from taskiq_flow.engine.connection import check_broker
+from taskiq_flow.engine.started import started
+from taskiq_flow.errors import ConfigurationError, PipelineError
+from taskiq_flow.pipelines.base import RunnablePipeline
+from taskiq_flow.pipelines.jobs import MemorySchedules, PipelineJob
+from taskiq_flow.suggestions import suggests_keywords
+
+logger = logging.getLogger("taskiq_flow")
+
+_MOMENTS = (
+    [datetime(2024, 1, 1, 0, minute, tzinfo=UTC) for minute in range(60)],
+    [datetime(2024, 1, 1, hour, tzinfo=UTC) for hour in range(24)],
+    [datetime(2024, 1, day, tzinfo=UTC) for day in range(1, 32)],
+    [datetime(2024, month, 1, tzinfo=UTC) for month in range(1, 13)],
+    [datetime(2024, 1, day, tzinfo=UTC) for day in range(1, 8)],
+)
+"""By field of a cron expression, a moment of each value that it may have."""
+
+
+@suggests_keywords(source="store=", sources="store=", tz="timezone=")
+class PipelineScheduler(TaskiqScheduler):
+    """Runs pipelines at times, as a ``TaskiqScheduler`` whose jobs a schedule source has.
+
+    ``store``: a ``ScheduleSource`` of taskiq, such as a ``ListRedisScheduleSource``, which keeps
+    the jobs beyond this process; ``"memory"``: in this process. ``timezone``: a name such as
+    ``"Europe/Berlin"``, for jobs that name none.
+
+    ``start`` sends jobs from this process; ``taskiq scheduler module:scheduler`` does so from
+    another, with the same object. One process should do either. A job is a message to the broker
+    like any other: a worker executes the task that ``Pipeline.as_task`` has registered, and runs
+    the pipeline. On an ``InMemoryBroker`` a pipeline without such a task is given one.
+
+    Raises ``ConfigurationError`` for another ``store``, ``ValueError`` for an unknown ``timezone``.
+
+    >>> from datetime import UTC, datetime
+    >>> broker = InMemoryBroker()
+    >>> done = asyncio.Event()
+    >>> async def greet(name):
+    ...     print("hello", name)
+    ...     done.set()
+    >>> async def main():
+    ...     async with PipelineScheduler(broker) as scheduler:
+    ...         now = datetime.now(UTC)
+    ...         await scheduler.schedule_at(Pipeline(broker).call_next(greet), now, args=("ebb",))
+    ...         await done.wait()
+    >>> asyncio.run(main())
+    hello ebb
+    """
+
+    def __init__(
+        self,
+        broker: AsyncBroker,
+        store: ScheduleSource | str = "memory",
+        store_path: str | None = None,
+        timezone: str | None = None,
+    ) -> None:
+        check_broker(broker)
+        source = _source(store, store_path)
+        super().__init__(broker, [source])
+        self._source = source
+        self._timezone = _zone("UTC" if timezone is None else timezone)
+        self._loop: asyncio.Task[None] | None = None
+        self._is_run_by_taskiq = False
+        self._sending: set[asyncio.Task[Any]] = set()
+
+    # Adding jobs
+
+    async def schedule(
+        self,
+        pipeline: RunnablePipeline,
+        cron: str,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        timezone: str | None = None,
+        misfire_grace_time: Seconds | None = 300,
+        jitter: Seconds | None = None,
+        job_id: str | None = None,
+        pipeline_id: str | None = None,
+    ) -> str:
+        """Run a pipeline at the times of a cron expression, and return the job's id.
+
+        ``args`` and ``kwargs``: those of ``pipeline.kiq``, as far as the source and the broker can
+        carry them. ``timezone``: of the expression. ``misfire_grace_time``: how late a run may be
+        sent, in seconds or as a ``timedelta``; ``None``: at any time. Times that pass while no
+        scheduler runs are not made up. ``jitter``: each run waits up to so long before it is sent.
+        ``job_id``: replaces the job that has it. ``pipeline_id``: of the runs, one at a time then.
+
+        Raises ``ConfigurationError`` for a pipeline whose workers do not know it and for a source
+        that takes no schedules, ``ValueError`` for a cron expression or a timezone that is none.
+        """
+        zone = self._timezone if timezone is None else _zone(timezone)
+        job = PipelineJob("", "", cron=_checked_cron(cron), timezone=zone)
+        about = args, kwargs, misfire_grace_time, jitter, job_id, pipeline_id
+        return await self._add(pipeline, job, *about)
+
+    async def schedule_interval(
+        self,
+        pipeline: RunnablePipeline,
+        hours: float = 0,
+        minutes: float = 0,
+        seconds: float = 0,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        misfire_grace_time: Seconds | None = 300,
+        jitter: Seconds | None = None,
+        job_id: str | None = None,
+        pipeline_id: str | None = None,
+    ) -> str:
+        """Run a pipeline again and again, for the first time as soon as a scheduler has the job.
+
+        The interval is a number of whole seconds. The other arguments are those of ``schedule``.
+        """
+        job = PipelineJob("", "", interval=_checked_interval(hours, minutes, seconds))
+        about = args, kwargs, misfire_grace_time, jitter, job_id, pipeline_id
+        return await self._add(pipeline, job, *about)
+
+    async def schedule_at(
+        self,
+        pipeline: RunnablePipeline,
+        run_at: datetime,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        timezone: str | None = None,
+        misfire_grace_time: Seconds | None = 300,
+        jitter: Seconds | None = None,
+        job_id: str | None = None,
+        pipeline_id: str | None = None,
+    ) -> str:
+        """Run a pipeline once. The job is gone when it was sent.
+
+        ``timezone``: of a ``run_at`` without one. If no scheduler runs at that time, the next one
+        sends the job, unless it is later then than ``misfire_grace_time`` allows. The other
+        arguments are those of ``schedule``.
+        """
+        zone = self._timezone if timezone is None else _zone(timezone)
+        job = PipelineJob("", "", run_at=_checked_time(run_at, zone), timezone=zone)
+        about = args, kwargs, misfire_grace_time, jitter, job_id, pipeline_id
+        return await self._add(pipeline, job, *about)
+
+    async def _add(
+        self,
+        pipeline: RunnablePipeline,
+        job: PipelineJob,
+        args: Iterable[Any],
+        kwargs: Mapping[str, Any] | None,
+        misfire_grace_time: Seconds | None,
+        jitter: Seconds | None,
+        job_id: str | None,
+        pipeline_id: str | None,
+    ) -> str:
+        name = uuid4().hex if job_id is None else checked_id("job_id", job_id)
+        job = replace(
+            job,
+            id=name,
+            task_name=self._task_name(pipeline),
+            args=tuple(args),
+            kwargs=dict(kwargs or {}),
+            pipeline_id=None if pipeline_id is None else checked_id("pipeline_id", pipeline_id),
+            misfire_grace_time=time_limit("misfire_grace_time", misfire_grace_time),
+            jitter=time_limit("jitter", jitter),
+        )
+        await self._store(job)
+        return name
+
+    def _task_name(self, pipeline: RunnablePipeline) -> str:
+        if not isinstance(pipeline, RunnablePipeline):
+            raise TypeError(f"{pipeline!r} is no pipeline; give a Pipeline or a DataflowPipeline")
+        if pipeline.broker is not self.broker:
+            raise ConfigurationError(
+                "the pipeline and the scheduler have different brokers; give both the same one"
+            )
+        task = pipeline.task
+        if task is None and isinstance(self.broker, InMemoryBroker):
+            task = pipeline.as_task(f"pipeline:{uuid4().hex}")
+        if task is None:
+            raise ConfigurationError(
+                "the pipeline is no task that the workers know; call pipeline.as_task('name') in a "
+                "module that they import"
+            )
+        return task.task_name
+
+    # Jobs
+
+    async def list_jobs(self) -> list[PipelineJob]:
+        """The jobs that the source tells of. Some sources tell of a single moment only when due."""
+        found = map(PipelineJob.of, await self._source.get_schedules())
+        return [job for job in found if job is not None]
+
+    async def get_job(self, job_id: str) -> PipelineJob | None:
+        """A job of the source; ``None`` if it does not tell of such a one."""
+        return next((job for job in await self.list_jobs() if job.id == job_id), None)
+
+    async def remove_job(self, job_id: str) -> None:
+        """Remove a job. Does nothing if it is not there."""
+        try:
+            await self._source.delete_schedule(job_id)
+        except NotImplementedError:
+            raise self._fixed("removed") from None
+
+    async def pause_job(self, job_id: str) -> None:
+        """Keep a job, and do not run it until ``resume_job``. Raises ``PipelineError``."""
+        await self._store(replace(await self._known(job_id), is_paused=True))
+
+    async def resume_job(self, job_id: str) -> None:
+        """Run a paused job again, from the next time on. Raises ``PipelineError``."""
+        await self._store(replace(await self._known(job_id), is_paused=False))
+
+    async def reschedule_job(
+        self,
+        job_id: str,
+        cron: str | None = None,
+        *,
+        hours: float = 0,
+        minutes: float = 0,
+        seconds: float = 0,
+        run_at: datetime | None = None,
+        timezone: str | None = None,
+    ) -> None:
+        """Give a job another time: a cron expression, an interval, or a moment.
+
+        Raises ``PipelineError`` for a job that is not there, ``ValueError`` unless it is given one
+        of the three.
+        """
+        has_interval = bool(hours or minutes or seconds)
+        if (cron is not None) + has_interval + (run_at is not None) != 1:
+            raise ValueError("give a job one new time: cron, hours/minutes/seconds, or run_at")
+        job = await self._known(job_id)
+        zone = (job.timezone or self._timezone) if timezone is None else _zone(timezone)
+        interval = _checked_interval(hours, minutes, seconds) if has_interval else None
+        await self._store(
+            replace(
+                job,
+                cron=None if cron is None else _checked_cron(cron),
+                interval=interval,
+                run_at=None if run_at is None else _checked_time(run_at, zone),
+                timezone=None if has_interval else zone,
+            )
+        )
+
+    async def modify_job(self, job_id: str, **changes: Any) -> None:
+        """Change the ``args``, ``kwargs``, ``pipeline_id`` and such of a job; not its time.
+
+        Raises ``PipelineError`` for a job that is not there, ``TypeError`` for another change.
+        """
+        known = ("args", "kwargs", "pipeline_id", "misfire_grace_time", "jitter")
+        if unknown := [name for name in changes if name not in known]:
+            raise TypeError(
+                f"modify_job changes {', '.join(known)}, and not {unknown[0]!r}; for another time "
+                "there is reschedule_job"
+            )
+        if "args" in changes:
+            changes["args"] = tuple(changes["args"])
+        if changes.get("pipeline_id") is not None:
+            checked_id("pipeline_id", changes["pipeline_id"])
+        for name in ("misfire_grace_time", "jitter"):
+            if name in changes:
+                changes[name] = time_limit(name, changes[name])
+        await self._store(replace(await self._known(job_id), **changes))
+
+    async def _known(self, job_id: str) -> PipelineJob:
+        job = await self.get_job(job_id)
+        if job is None:
+            raise PipelineError(
+                f"{type(self._source).__name__} tells of no job {job_id!r}; list_jobs() has those "
+                "that it tells of"
+            )
+        return job
+
+    async def _store(self, job: PipelineJob) -> None:
+        """Write a job to the source, in place of the one of its id."""
+        task = job.as_task()
+        try:
+            await self._source.delete_schedule(job.id)
+            await self._source.add_schedule(task)
+        except NotImplementedError:
+            raise self._fixed("added") from None
+
+    def _fixed(self, what: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"jobs cannot be {what} while {type(self._source).__name__} is their source; give "
+            "store= a source whose schedules change, such as a ListRedisScheduleSource"
+        )
+
+    # Sending them
+
+    async def start(self, update_interval: Seconds = 1.0) -> None:
+        """Send jobs from now on. ``update_interval``: how often the source is asked for them.
+
+        The broker is started, unless it is. Raises ``PipelineError`` for a scheduler that runs.
+        """
+        if self._loop is not None:
+            raise PipelineError("the scheduler has been started already; shut it down before")
+        interval = timedelta(seconds=in_seconds("update_interval", update_interval))
+        await self._source.startup()
+        has_begun = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.create_task(self._run(interval, has_begun))
+        await asyncio.wait([self._loop, has_begun], return_when=asyncio.FIRST_COMPLETED)
+        if not has_begun.done():
+            loop, self._loop = self._loop, None
+            await loop
+
+    async def _run(self, interval: timedelta, has_begun: asyncio.Future[None]) -> None:
+        from taskiq.cli.scheduler.run import SchedulerLoop  # noqa: PLC0415 - it loads much
+
+        async with started(self.broker):
+            has_begun.set_result(None)
+            await SchedulerLoop(self).run(update_interval=interval)
+
+    async def startup(self) -> None:
+        """Start the broker; ``taskiq scheduler`` calls this, which has a loop of its own."""
+        self._is_run_by_taskiq = True
+        await super().startup()
+
+    async def shutdown(self, wait: bool = True) -> None:
+        """Send no more jobs. ``wait``: until those have been sent that are being sent.
+
+        Runs of pipelines go on. The broker is shut down if ``start`` or ``taskiq scheduler`` has
+        started it.
+        """
+        loop, self._loop = self._loop, None
+        if loop is None:
+            if self._is_run_by_taskiq:
+                await super().shutdown()
+            return
+        sending = tuple(self._sending)
+        for task in () if wait else sending:
+            task.cancel()
+        if sending:
+            await asyncio.wait(sending)
+        loop.cancel()
+        await to_the_end(asyncio.wait([loop]))
+        await self._source.shutdown()
+        if not loop.cancelled() and (error := loop.exception()) is not None:
+            raise error
+
+    async def on_ready(self, source: ScheduleSource, task: ScheduledTask) -> None:
+        """Send a job that is due; taskiq's scheduler calls this."""
+        current = asyncio.current_task()
+        if current is not None:
+            self._sending.add(current)
+            current.add_done_callback(self._sending.discard)
+        job = PipelineJob.of(task)
+        if job is not None and not _is_in_time(job):
+            logger.warning(
+                "job %s was due at %s and is left out, as its misfire_grace_time is over",
+                job.id,
+                job.run_at,
+            )
+            await maybe_awaitable(source.post_send(task))
+            return
+        if job is not None and job.jitter is not None:
+            await asyncio.sleep(random.uniform(0, job.jitter))  # noqa: S311 - guards nothing
+        await super().on_ready(source, task)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.shutdown()
+
+
+def _source(store: ScheduleSource | str, store_path: str | None) -> ScheduleSource:
+    if isinstance(store, ScheduleSource) and store_path is None:
+        return store
+    if store == "memory" and store_path is None:
+        return MemorySchedules()
+    given = f"store={store!r}" if store_path is None else f"store_path={store_path!r}"
+    raise ConfigurationError(
+        f"a PipelineScheduler was given {given}; give store='memory', or a schedule source of "
+        "taskiq, such as store=ListRedisScheduleSource('redis://localhost')"
+    )
+
+
+def _zone(timezone: str) -> str:
+    try:
+        return ZoneInfo(timezone).key
+    except (OSError, ValueError, TypeError, LookupError):
+        raise ValueError(
+            f"timezone is {timezone!r}; give a name that this system knows, such as 'Europe/Berlin'"
+        ) from None
+
+
+def _checked_cron(cron: str) -> str:
+    from taskiq.cli.scheduler.run import CronValueError, is_cron_task_now  # noqa: PLC0415
+
+    fields = cron.split() if isinstance(cron, str) else []
+    is_right = len(fields) == len(_MOMENTS)
+    for place, (field, moments) in enumerate(zip(fields, _MOMENTS, strict=False)):
+        alone = " ".join(field if i == place else "*" for i in range(len(_MOMENTS)))
+        try:
+            times = [moment for moment in moments if is_cron_task_now(alone, moment)]
+        except CronValueError:
+            times = []
+        is_right = is_right and bool(times)
+    if not is_right:
+        raise ValueError(
+            f"cron is {cron!r}; give five fields: minute, hour, day, month and weekday, as in "
+            "'0 3 * * *'"
+        )
+    return cron
+
+
+def _checked_interval(hours: float, minutes: float, seconds: float) -> timedelta:
+    interval = timedelta(hours=hours, minutes=minutes, seconds=seconds)
+    if interval < timedelta(seconds=1) or interval.microseconds:
+        raise ValueError(
+            f"the interval is {interval.total_seconds():g} s; give whole seconds, one or more"
+        )
+    return interval
+
+
+def _checked_time(run_at: datetime, zone: str) -> datetime:
+    if not isinstance(run_at, datetime):
+        raise TypeError(f"run_at is {run_at!r}; give a datetime")
+    return run_at if run_at.tzinfo is not None else run_at.replace(tzinfo=ZoneInfo(zone))
+
+
+def _is_in_time(job: PipelineJob) -> bool:
+    """Whether a job for a single moment may still be sent. Others are due when they are sent."""
+    if job.run_at is None or job.misfire_grace_time is None:
+        return True
+    return datetime.now(UTC) - job.run_at <= timedelta(seconds=job.misfire_grace_time)

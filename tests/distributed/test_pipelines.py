@@ -1,0 +1,118 @@
+"""Pipelines whose steps are executed by workers in other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskiq_flow import ConfigurationError, NodeFailedError, Pipeline, PollingWarning
+from tests.distributed.conftest import Farm
+from tests.servers.workers import Workers
+
+pytest.importorskip("taskiq_redis")
+
+
+@pytest.fixture(scope="module")
+def app(farm: Farm, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The module that builds the pipelines, with workers that have imported it."""
+    from tests.distributed import pipelined  # noqa: PLC0415 - it reads the address
+
+    patch = pytest.MonkeyPatch()
+    patch.setenv(pipelined.REDIS, farm.redis.url)
+    module = importlib.reload(pipelined)
+    env = {pipelined.REDIS: farm.redis.url}
+    folder: Path = tmp_path_factory.mktemp("workers")
+    workers = Workers("tests.distributed.pipelined:broker", folder=folder, env=env)
+    workers.start()
+    yield module
+    workers.kill()
+    patch.undo()
+
+
+@pytest.fixture
+async def started(app: Any) -> AsyncIterator[Any]:
+    await app.broker.startup()
+    yield app
+    await app.broker.shutdown()
+
+
+async def test_the_steps_are_executed_by_workers(started: Any) -> None:
+    task = await started.loud.kiq("ebb at flow")
+    assert [word for word, _ in await task] == ["EBB?", "FLOW?"]
+    assert isinstance((await task)[0], tuple)
+    first, second = await started.loud.kiq("one"), await started.loud.kiq("to two")
+    assert [len(await each) for each in (first, second)] == [1, 1]
+    stream = started.loud.stream("at")
+    assert [pair async for pair in stream] == [("split", ["at"]), ("is_long", []), ("shout", [])]
+    assert await started.sizes.kiq_dataflow(text="a b") == {"words": ["a", "b"], "size": 2}
+
+
+async def test_a_step_that_fails_on_a_worker_ends_the_run(started: Any) -> None:
+    task = await started.loud.kiq("good bad")
+    done = await task.wait_result(timeout=30)
+    assert isinstance(done.error, NodeFailedError)
+    assert isinstance(done.error.__cause__, LookupError)
+
+
+async def test_a_pipeline_is_a_task_that_a_worker_executes(started: Any) -> None:
+    task = await started.told.task.kiq("a b")
+    done = await task.wait_result(timeout=30)
+    assert done.error is None
+    mode, pipeline_id, step = done.return_value.split()
+    assert (mode, step) == ("pipeline", "4")
+    assert pipeline_id != task.task_id
+
+
+async def test_jobs_are_in_the_source_of_the_user_and_run_on_workers(started: Any) -> None:
+    scheduler = started.scheduler
+    await scheduler.schedule(started.nightly, "0 3 * * *", args=("a",), job_id="cron")
+    await scheduler.schedule_interval(started.nightly, hours=1, args=("a",), job_id="every")
+    await scheduler.pause_job("every")
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    await scheduler.schedule_at(started.nightly, past, args=("b",), pipeline_id="at", job_id="at")
+    again = started.Source(started.url, prefix="pipelined")
+    other = type(scheduler)(started.broker, store=again)
+    jobs = {job.id: job for job in await other.list_jobs()}
+    assert jobs.keys() == {"cron", "every", "at"}
+    assert jobs["every"].is_paused
+    assert jobs["every"].interval == timedelta(hours=1)
+    assert jobs["at"].run_at == past
+    async with scheduler:
+        async with asyncio.timeout(30):
+            while not (noted := await started.noted()):
+                await asyncio.sleep(0.05)
+    assert noted == ["pipeline at 0"]
+    await other.remove_job("cron")
+    await other.remove_job("every")
+    assert await other.list_jobs() == []
+    await again.shutdown()
+
+
+async def test_a_pipeline_that_workers_do_not_know_is_not_scheduled(started: Any) -> None:
+    pipeline = Pipeline(started.broker).call_next(started.split)
+    with pytest.raises(ConfigurationError, match=r"call pipeline.as_task\('name'\) in a module"):
+        await started.scheduler.schedule(pipeline, "0 3 * * *")
+
+
+async def test_a_step_that_is_a_plain_function_says_that_workers_need_a_task(
+    started: Any,
+) -> None:
+    task = await Pipeline(started.broker).call_next(len).kiq("abc")
+    with pytest.raises(ConfigurationError, match=r"@broker\.task"):
+        await task
+
+
+async def test_without_the_middleware_here_a_warning_says_so(app: Any) -> None:
+    await app.bare.startup()
+    pipeline = Pipeline(app.bare).call_next(app.split)
+    task = await pipeline.kiq("a b")
+    with pytest.warns(PollingWarning, match="has no FlowMiddleware"):
+        await task.wait_result()
+    assert await task == ["a", "b"]
+    await app.bare.shutdown()

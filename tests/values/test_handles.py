@@ -1,0 +1,62 @@
+"""Handles within lists: how they are found, taken out and read, and how references travel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from taskiq_flow import ResultHandle
+from taskiq_flow.values.classes import Classes
+from taskiq_flow.values.codec import ValueCodec
+from taskiq_flow.values.handle import Reference, holds_handles, with_values, without_handles
+from taskiq_flow.values.wire import VALUES, Place, Wire
+
+
+def handle(value: Any) -> ResultHandle:
+    async def read() -> Any:
+        return value
+
+    return ResultHandle(Reference(str(value)), read)
+
+
+A, B = handle("a"), handle("b")
+
+CYCLE: list[Any] = [1]
+CYCLE.append(CYCLE)
+
+
+@pytest.mark.parametrize("value", [A, [1, A], [[], [[A]]], [[1], "x", [B]]])
+def test_handles_are_found_in_lists(value: Any) -> None:
+    assert holds_handles(value)
+
+
+@pytest.mark.parametrize("value", [None, [], [[1], ["x", [None]]], (A,), {"key": A}, CYCLE])
+def test_nothing_but_lists_is_looked_into(value: Any) -> None:
+    assert not holds_handles(value)
+
+
+async def test_a_value_is_taken_apart_and_its_handles_are_read() -> None:
+    part = [1]
+    value = [part, [A, 2], B]
+    without, handles = without_handles(value)
+    assert without == [[1], [None, 2], None]
+    assert handles == [((1, 0), A), ((2,), B)]
+    assert await with_values(value) == [[1], ["a", 2], "b"]
+    assert value == [[1], [A, 2], B]
+    assert without_handles(A) == (None, [((), A)])
+    assert without_handles(part)[0] is part
+    assert await with_values(part) is part
+
+
+def test_places_of_references_arrive_and_those_of_earlier_versions_too() -> None:
+    wire = Wire(ValueCodec(), Classes.imported())
+    sent: list[tuple[Place, dict[str, str]]] = [
+        (("texts", 1, 0), {"task_id": "a"}),
+        ((0,), {"task_id": "b"}),
+    ]
+    kwargs = wire.encode_call("t", [None], {"texts": [1, [None]]}, sent)
+    assert wire.references_of(kwargs) == sent
+    assert wire.decode_call("t", kwargs) == ([None], {"texts": [1, [None]]})
+    earlier = {VALUES: {"references": [["text", {"task_id": "a"}], [0, {"task_id": "b"}]]}}
+    assert [place for place, _ in wire.references_of(earlier)] == [("text",), (0,)]
