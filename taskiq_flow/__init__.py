@@ -31,7 +31,7 @@ Where to look:
   how far runs are
 - ``Listener``: events of a run; ``taskiq_flow.events`` has all of them
 - ``TaskiqFlowError``: the base of all errors; ``taskiq_flow.errors`` draws the tree
-- ``taskiq_flow.testing``: for your tests
+- ``taskiq_flow.testing``: for your tests: runs on a virtual clock, orders, recorded runs
 
 ``docs/index.md`` in the repository lists the pages of the documentation.
 """

@@ -12,12 +12,13 @@ import pytest
 from taskiq import InMemoryBroker
 
 import taskiq_flow
+import taskiq_flow.testing
 from taskiq_flow.listeners.hook_events import HookEvent
-from taskiq_flow.testing import in_memory
 from taskiq_flow.values.codec import ValueCodec
 
 NAMES = {name: getattr(taskiq_flow, name) for name in taskiq_flow.__all__}
-NAMES |= {"in_memory": in_memory, "ValueCodec": ValueCodec}
+NAMES |= {name: getattr(taskiq_flow.testing, name) for name in taskiq_flow.testing.__all__}
+NAMES |= {"ValueCodec": ValueCodec}
 """What an example may use without importing it, beside ``asyncio`` and ``InMemoryBroker``."""
 
 NO_EXAMPLE = {
@@ -26,6 +27,8 @@ NO_EXAMPLE = {
     "Leftover",  # what inventory() returns
     "TrackingStorage",  # for authors of storages
     "inventory",  # needs a server
+    "OrdersChecked",  # what check_orders() returns
+    "replay",  # in the example of record()
 }
 
 

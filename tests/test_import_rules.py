@@ -24,8 +24,8 @@ ROWS = [
     {"middleware", "journal"},
     {"cache", "dispatch"},
     {"engine"},
-    {"execution_engine", "flow_task", "recommended", "testing"},
-    {"map_reduce", "listeners"},
+    {"execution_engine", "flow_task", "recommended"},
+    {"map_reduce", "listeners", "testing"},
     {"pipelines"},
     {"__init__", "__main__"},
 ]
@@ -122,6 +122,7 @@ def test_importing_the_package_loads_nothing_but_what_it_requires() -> None:
         "def packages(): return {name.split('.')[0] for name in sys.modules}\n"
         "before = packages()\n"
         "import taskiq_flow\n"
+        "assert 'taskiq_flow.testing' not in sys.modules\n"
         "print(json.dumps([*packages() - before - sys.stdlib_module_names]))\n"
         f"assert not packages() & {CLIENTS | ENTRANCES!r}"
     )

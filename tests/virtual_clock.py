@@ -1,13 +1,14 @@
-"""An event loop whose time is virtual: it jumps to the next timer when nothing else is ready."""
+"""The virtual clock of ``taskiq_flow.testing`` for tests: with a closer limit, eagerly if asked."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import os
-import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
+
+from taskiq_flow.testing import VirtualClockLoop as ClockLoop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,45 +32,14 @@ def start_tasks_later() -> None:
     asyncio.get_running_loop().set_task_factory(None)
 
 
-class HangingError(Exception):
-    """Whoever is waited for will never come."""
+class VirtualClockLoop(ClockLoop):
+    """With real threads, as tests of this package are about them too."""
 
-
-class VirtualClockLoop(asyncio.SelectorEventLoop):
-    """An event loop that waits no real time, and knows when it would wait forever."""
+    run_in_executor = asyncio.SelectorEventLoop.run_in_executor
 
     def __init__(self) -> None:
-        self._clock = _Clock()
-        super().__init__(self._clock)
+        super().__init__(LONGEST_RUN)
         start_tasks_eagerly(self)
-
-    def time(self) -> float:
-        return self._clock.now
-
-    @property
-    def pending_timers(self) -> list[asyncio.TimerHandle]:
-        """The timers that would still come to pass."""
-        scheduled: list[asyncio.TimerHandle] = vars(self)["_scheduled"]
-        return [timer for timer in scheduled if not timer.cancelled()]
-
-
-class _Clock(selectors.SelectSelector):
-    """Looks whether something is ready, and lets the time pass at once if nothing is."""
-
-    now = 0.0
-    hangs_at = LONGEST_RUN
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        events = super().select(0)
-        if events or timeout == 0:
-            return events
-        if timeout is None:
-            raise HangingError("nothing is ready and no timer is pending")
-        self.now += timeout
-        if self.now > self.hangs_at:
-            self.hangs_at += LONGEST_RUN  # what is left is still to be cancelled
-            raise HangingError(f"still not at the end after {self.now:g} virtual seconds")
-        return events
 
 
 def run_virtually(main: Coroutine[Any, Any, T]) -> T:
@@ -88,8 +58,8 @@ def virtually(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]
     return run
 
 
-def virtual_loop() -> VirtualClockLoop:
+def virtual_loop() -> ClockLoop:
     """The running loop."""
     loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualClockLoop)
+    assert isinstance(loop, ClockLoop)
     return loop

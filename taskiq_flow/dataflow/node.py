@@ -362,6 +362,23 @@ class DAGNode:
         node.rename(name, keys, factors)
         return node
 
+    def with_task(self, task: Task, fallback: Task | None = None) -> DAGNode:
+        """The same node for another graph, with another task that is called as its own would be.
+
+        ``fallback``: in the place of a fallback that is a task. May raise ``BindingError``.
+        """
+        node = copy.copy(self)
+        node.replace_task(self.binding, task, fallback)
+        return node
+
+    def replace_task(self, binding: Binding, task: Task, fallback: Task | None) -> None:
+        """Take another task for the same binding, as a node that is in no graph yet may."""
+        self._binding, self._placed = binding, False
+        self.task, self._info = task, task_info(task)
+        if self._fallback_node is not None and fallback is not None:
+            self.fallback = fallback
+            self._fallback_node = self._fallback_node.with_task(fallback)
+
     def rename(
         self, name: str, keys: Mapping[str, str], factors: tuple[dict[str, int], ...]
     ) -> None:

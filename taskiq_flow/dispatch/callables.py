@@ -57,7 +57,7 @@ def return_type_of(task: Task) -> Any:
     """What a task's annotation says that it returns, ``None`` if nothing does."""
     if isinstance(task, AsyncTaskiqDecoratedTask):
         return task.return_type
-    return _annotations(task_info(task).signature).get("return")
+    return annotations_of(task_info(task).signature).get("return")
 
 
 def _register(
@@ -103,7 +103,7 @@ def _stand_in(info: TaskInfo) -> Callable[..., Any]:
         stand_in = call_for_items
     signature = _without_defaults(info.signature)
     stand_in.__name__ = stand_in.__qualname__ = default_name(function)
-    stand_in.__annotations__ = _annotations(signature)
+    stand_in.__annotations__ = annotations_of(signature)
     vars(stand_in).update(__signature__=signature, stands_for=reference)
     if (own := runs_in_process(function)) is not None:
         vars(stand_in)[FUNCTION] = own
@@ -132,7 +132,7 @@ def _alive(info: weakref.ref[TaskInfo]) -> Callable[..., Any]:
     return alive.task
 
 
-def _annotations(signature: inspect.Signature) -> dict[str, Any]:
+def annotations_of(signature: inspect.Signature) -> dict[str, Any]:
     """What taskiq reads to parse arguments and to inject; it fails on one it cannot evaluate."""
     hints = {name: p.annotation for name, p in signature.parameters.items()}
     hints["return"] = signature.return_annotation

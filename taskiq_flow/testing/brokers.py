@@ -1,4 +1,4 @@
-"""For the tests of users: the tasks of a broker with workers elsewhere, run in this process."""
+"""The tasks of a broker with workers elsewhere, run in this process."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ def in_memory(broker: AsyncBroker, **options: Any) -> InMemoryBroker:
             task_name=name,
             return_type=task.return_type,
         )
+    copy_dependencies(broker, twin)
+    return twin
+
+
+def copy_dependencies(broker: AsyncBroker, twin: AsyncBroker) -> None:
+    """Have the tasks of ``twin`` given what those of ``broker`` are, overrides included."""
     twin.add_dependency_context(broker.custom_dependency_context)
     twin.dependency_overrides.update(broker.dependency_overrides)
-    return twin

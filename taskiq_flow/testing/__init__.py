@@ -1,0 +1,26 @@
+"""Helpers for tests: a run on a virtual clock, orders of completion, recordings of runs."""
+
+from taskiq_flow.testing.brokers import in_memory
+from taskiq_flow.testing.orders import OrderError, OrdersChecked, check_orders
+from taskiq_flow.testing.outcome import RunOutcome
+from taskiq_flow.testing.recording import record, replay
+from taskiq_flow.testing.recording_file import ReplayError
+from taskiq_flow.testing.running import run
+from taskiq_flow.testing.shared_values import ValueChangedError
+from taskiq_flow.testing.virtual_clock import HangingError, VirtualClockLoop, run_virtually
+
+__all__ = [
+    "HangingError",
+    "OrderError",
+    "OrdersChecked",
+    "ReplayError",
+    "RunOutcome",
+    "ValueChangedError",
+    "VirtualClockLoop",
+    "check_orders",
+    "in_memory",
+    "record",
+    "replay",
+    "run",
+    "run_virtually",
+]
