@@ -167,6 +167,7 @@ def run(
             EngineOptions(broker, journal, max_parallel, on_error, timeout),
             lambda engine: engine.execute_async(given, outputs=output or None, run_id=run_id),
             Results(json_lines=json_lines),
+            new_run_id=run_id,
             quiet=quiet,
         )
 

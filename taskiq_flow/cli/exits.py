@@ -110,13 +110,20 @@ def exit_with(command: Coroutine[object, object, Code]) -> NoReturn:
 
 def report(error: Exception) -> None:
     """Say what went wrong. Of the user's own exceptions, show where they were raised."""
-    say(f"error: {error}", style="bold red")
+    say(f"error: {_message(error)}", style="bold red")
     failures = error.failures if isinstance(error, RunError) else {}
     for name, failure in list(failures.items())[:MOST_TRACEBACKS]:
         if failure.__traceback__ is not None or failure.__cause__ is not None:
             heading = f"\nnode {name!r}:" if len(failures) > 1 else ""
             text = "".join(traceback.format_exception(failure))
             say(f"{heading}\n{of_the_users(text)}", style="dim")
+
+
+def _message(error: Exception) -> str:
+    """What an error says to somebody at a command line."""
+    if isinstance(error, RunNotFoundError):
+        return f"the journal has no run {error.run_id!r}; taskiq-flow runs lists those that it has"
+    return str(error)
 
 
 _FRAME = re.compile(r'  File "(?P<file>[^"]*)", line \d')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -76,14 +77,19 @@ def in_ascii(text: str) -> str:
 
 def as_json(value: Any) -> str:
     """A value as JSON in one line. What JSON cannot carry becomes a preview, or a string."""
-    plain = to_jsonable_python(
-        value,
-        inf_nan_mode="strings",
-        bytes_mode="base64",
-        serialize_unknown=False,
-        fallback=preview,
-    )
-    return printable(json.dumps(plain, ensure_ascii=False))
+    plain = to_jsonable_python(value, bytes_mode="base64", fallback=preview)
+    return printable(json.dumps(_with_numbers_of_json(plain), ensure_ascii=False))
+
+
+def _with_numbers_of_json(plain: Any) -> Any:
+    """The same with NaN and the infinities as strings."""
+    if isinstance(plain, float) and not math.isfinite(plain):
+        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(plain)]
+    if isinstance(plain, list):
+        return [_with_numbers_of_json(part) for part in plain]
+    if isinstance(plain, dict):
+        return {key: _with_numbers_of_json(part) for key, part in plain.items()}
+    return plain
 
 
 class Results:

@@ -18,9 +18,10 @@ from taskiq_flow.cli.flows import Flow, broker_at, broker_of
 from taskiq_flow.cli.output import Results, say
 from taskiq_flow.engine.run import OnError
 from taskiq_flow.engine.started import started
-from taskiq_flow.errors import RunCancelledError, RunError, describe
+from taskiq_flow.errors import RunCancelledError, RunError, RunNotFoundError, describe
 from taskiq_flow.events import Event
 from taskiq_flow.execution_engine import ExecutionEngine
+from taskiq_flow.journal import Journal, RunReader
 from taskiq_flow.listeners.progress import Progress
 from taskiq_flow.transport.systems import outages_of, without_secrets
 from taskiq_flow.values.handle import ResultHandle
@@ -64,15 +65,26 @@ class EngineOptions:
 
 
 async def run_to_its_end(
-    flow: Flow, options: EngineOptions, begin: Begin, results: Results, *, quiet: bool
+    flow: Flow,
+    options: EngineOptions,
+    begin: Begin,
+    results: Results,
+    *,
+    new_run_id: str | None = None,
+    quiet: bool,
 ) -> Code:
-    """Write the results of a run until it ends, or until a signal has cancelled it."""
+    """Write the results of a run until it ends, or until a signal has cancelled it.
+
+    ``new_run_id``: the name of the run, if it is a new one that has a name.
+    """
     run = _RunId()
     engine = options.engine(flow, run, *(() if quiet else (Progress(),)))
     journal, signals = engine.options["journal"], Signals()
     code = Code.COMPLETED
     try:
         with signals:
+            if journal is not None and new_run_id is not None:
+                await _check_is_new(journal, new_run_id, flow)
             async with _connected(engine.options["broker"]), aclosing(begin(engine)) as pairs:
                 signals.stop = engine.cancel
                 async for name, result in pairs:
@@ -80,7 +92,7 @@ async def run_to_its_end(
                     results.write(name, await result.get() if is_handle else result)
     except RunCancelledError as error:
         code = signals.code or Code.CANCELLED
-        say(f"{error}" if signals.code is None else f"run {run.id!r} was cancelled")
+        say(f"run {run.id!r} was cancelled" if run.id else str(error))
     except asyncio.CancelledError:
         if signals.code is None:
             raise
@@ -97,6 +109,16 @@ async def run_to_its_end(
     if run.id:
         say(_how_to_resume(run.id, flow, options, is_kept=journal is not None))
     return code
+
+
+async def _check_is_new(journal: Journal, run_id: str, flow: Flow) -> None:
+    with contextlib.suppress(RunNotFoundError):
+        await RunReader(journal).run(run_id)
+        raise CommandError(
+            f"run {run_id!r} is in the journal already; continue it with taskiq-flow resume "
+            f"{shlex.quote(run_id)} {flow.where}, or give the new run another --run-id",
+            Code.REFUSED,
+        )
 
 
 def _how_to_resume(run_id: str, flow: Flow, options: EngineOptions, *, is_kept: bool) -> str:
