@@ -377,7 +377,7 @@ def _show_warning(message: Warning | str, *_: Any) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Do what the command line says, and exit."""
     try:
-        app(arguments)
+        app(arguments, prog_name="taskiq-flow")
     except CommandError as error:  # of a callback
         say(f"error: {error}")
         sys.exit(error.code)

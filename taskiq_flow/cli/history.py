@@ -140,17 +140,17 @@ def _write_trace(file: Path, view: RunView) -> None:
 
 def _show_state(run: RunSummary, view: RunView) -> None:
     title = Text(one_line(run.run_id), style="bold")
-    show(sign(view.status).append(" ").append_text(title).append(f"  {run_text(view)}"))
+    show(sign(view.status).append(" ").append_text(title).append(f"  {run_text(view)}"), wraps=True)
     facts = {
         "graph": run.name and one_line(run.name),
         "started": run.started and _when(run.started),
         "engine": run.host and f"{run.host}, process {run.pid}",
         "again from": run.parent and one_line(run.parent),
-        "error": view.error and error_text(view.error),
+        "error": error_text(view.error) if view.status == "failed" else "",
     }
     for fact, text in facts.items():
         if text:
-            show(Text(f"  {fact:<11}", style="dim").append(text, style="not dim"))
+            show(Text(f"  {fact:<11}", style="dim").append(text, style="not dim"), wraps=True)
     if view.nodes:
         show("")
         show_table([_row_of_node(node) for node in view.nodes.values()], most_important=(0, 1, 2))

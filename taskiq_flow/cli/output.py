@@ -38,12 +38,12 @@ _IN_ASCII = str.maketrans("█░✓✗⊘●○·–", "#:+x-*o.-")  # noqa: RU
 def say(text: str, style: str = "") -> None:
     """Write to standard error, if there is one."""
     if sys.stderr is not None:
-        _write(Text(text, style=style), sys.stderr)
+        _write(Text(text, style=style), sys.stderr, wraps=True)
 
 
-def show(line: Text | str) -> None:
-    """Write one line to standard output."""
-    _write(Text(line) if isinstance(line, str) else line, sys.stdout)
+def show(line: Text | str, *, wraps: bool = False) -> None:
+    """Write one line to standard output. ``wraps``: between words, if a terminal is too narrow."""
+    _write(Text(line) if isinstance(line, str) else line, sys.stdout, wraps=wraps)
 
 
 def show_json(value: Any) -> None:
@@ -51,8 +51,8 @@ def show_json(value: Any) -> None:
     _print(as_json(value), sys.stdout)
 
 
-def _write(text: Text, file: TextIO) -> None:
-    console = Console(file=file, highlight=False, soft_wrap=True)
+def _write(text: Text, file: TextIO, *, wraps: bool) -> None:
+    console = Console(file=file, highlight=False, soft_wrap=not wraps)
     if not console.is_terminal:
         _print(text.plain, file)
         return

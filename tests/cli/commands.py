@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 25
 """How long a command may take before it is killed, by SIGALRM."""
 
+WARNINGS = ("-W", "error", "-W", "default::UserWarning")
+"""Those for users are shown by the commands."""
+
 SERVER = """
 from tests.cli.commands import next_command
 from taskiq_flow.cli.app import main
@@ -83,7 +86,7 @@ class Commands:
 
     def __enter__(self) -> Self:
         self._server = subprocess.Popen(  # noqa: S603 - this interpreter
-            [sys.executable, "-X", "utf8", "-W", "error", "-c", SERVER],
+            [sys.executable, "-X", "utf8", *WARNINGS, "-c", SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -174,6 +177,6 @@ def _begin(
         file = os.open(path, flags | os.O_NOCTTY, 0o600)
         os.dup2(file, number)
         os.close(file)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr) if encoding != "utf-8" else ():
         stream.reconfigure(encoding=encoding)  # type: ignore[union-attr]
     return list(arguments)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from taskiq_flow import DAGBuilder, InputError
 from taskiq_flow.cli.exits import CommandError
 from taskiq_flow.cli.inputs import read_inputs
+from taskiq_flow.dataflow.type_check import annotations_of_inputs
 from tests.cli import flows
 from tests.cli.conftest import Run
 
@@ -48,7 +50,9 @@ def test_a_text_that_cannot_be_read_names_key_text_and_type(pair) -> None:
 
 
 def test_what_is_mapped_over_is_a_list_of_what_the_task_takes() -> None:
-    assert read_inputs(flows.mapped, ['numbers=["2", 4]'], [], None) == {"numbers": [2, 4]}
+    assert read_inputs(flows.mapped, ["numbers=[2, 4]"], [], None) == {"numbers": [2, 4]}
+    whole = DAGBuilder().node(lambda days: days, name="all", map_over="days").build()
+    assert annotations_of_inputs(whole.plan()) == {"days": list[Any]}
     rows = DAGBuilder().node(flows.odd, inputs={"number": "rows"}, map_over={"rows": 2}).build()
     assert read_inputs(rows, ["rows=[[2], []]"], [], None) == {"rows": [[2], []]}
 

@@ -59,7 +59,7 @@ def test_values_that_json_does_not_carry_are_written_all_the_same(run: Run) -> N
         "1+2j",
         {"kind": "complex", "size": 6, "text": "(1+2j)", "cut": False},
     )
-    assert surrogate == "\\udc80"
+    assert surrogate == "\udc80"
     assert point == {"x": 1, "y": 0}
 
 

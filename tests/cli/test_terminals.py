@@ -57,8 +57,10 @@ def environment() -> dict[str, str | None]:
 
 def screen(start: Start, columns: int, *arguments: str, env: dict[str, str | None]) -> str:
     terminal = Terminal(columns)
-    assert start(*arguments, terminal=terminal.path, env=env).wait().code == 0
-    return terminal.text()
+    done = start(*arguments, terminal=terminal.path, env=env).wait()
+    text = terminal.text()
+    assert done.code == 0, text
+    return text
 
 
 @pytest.mark.parametrize("columns", [40, 80])
