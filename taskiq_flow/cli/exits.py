@@ -123,9 +123,15 @@ def _message(error: Exception) -> str:
     """What an error says to somebody at a command line."""
     if isinstance(error, RunNotFoundError):
         return f"the journal has no run {error.run_id!r}; taskiq-flow runs lists those that it has"
-    return str(error)
+    return without_python(str(error))
 
 
+def without_python(message: str) -> str:
+    """A message without what only a program can do with the error."""
+    return _ABOUT_RESULTS.sub("", message)
+
+
+_ABOUT_RESULTS = re.compile(r"; results of what had completed are in \.results: \d+")
 _FRAME = re.compile(r'  File "(?P<file>[^"]*)", line \d')
 _MACHINERY = re.compile(r"[/\\](taskiq|taskiq_flow|asyncio|concurrent[/\\]futures)[/\\]")
 

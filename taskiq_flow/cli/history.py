@@ -13,7 +13,7 @@ from typing import Literal
 
 from rich.text import Text
 
-from taskiq_flow.cli.exits import Code, CommandError, code_of_run, of_the_users
+from taskiq_flow.cli.exits import Code, CommandError, code_of_run, of_the_users, without_python
 from taskiq_flow.cli.output import STYLES, Row, say, show, show_json, show_table, sign, width
 from taskiq_flow.cli.running import Signals
 from taskiq_flow.cli.timeline import report_lines
@@ -141,12 +141,13 @@ def _write_trace(file: Path, view: RunView) -> None:
 def _show_state(run: RunSummary, view: RunView) -> None:
     title = Text(one_line(run.run_id), style="bold")
     show(sign(view.status).append(" ").append_text(title).append(f"  {run_text(view)}"), wraps=True)
+    status_says_it = view.status != "failed" or "failed" in view.counts
     facts = {
         "graph": run.name and one_line(run.name),
         "started": run.started and _when(run.started),
         "engine": run.host and f"{run.host}, process {run.pid}",
         "again from": run.parent and one_line(run.parent),
-        "error": error_text(view.error) if view.status == "failed" else "",
+        "error": "" if status_says_it else without_python(error_text(view.error)),
     }
     for fact, text in facts.items():
         if text:

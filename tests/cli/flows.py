@@ -78,7 +78,7 @@ class Point(BaseModel):
     y: int = 0
 
 
-def of_all_types(
+def of_all_types(  # type: ignore[no-untyped-def]
     number: int,
     flag: bool,
     day: date,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,7 +154,7 @@ def test_frames_of_the_machinery_before_the_users_are_left_out() -> None:
         (None, None, Code.UNREACHABLE),
     ],
 )
-def test_the_code_of_a_run_elsewhere(outcome, error, code) -> None:
+def test_the_code_of_a_run_elsewhere(outcome: Any, error: Exception | None, code: Code) -> None:
     view = RunView()
     view.apply(RunStarted("r1", 0.0, ("a",)))
     if outcome is None:

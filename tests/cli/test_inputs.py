@@ -36,14 +36,14 @@ TEXTS = [
 
 
 @pytest.mark.parametrize(("pair", "value"), TEXTS, ids=[pair for pair, _ in TEXTS])
-def test_a_text_becomes_what_the_annotation_says(pair, value) -> None:
+def test_a_text_becomes_what_the_annotation_says(pair: str, value: Any) -> None:
     found = read_inputs(flows.typed, [pair], [], None)
     assert found == {pair.partition("=")[0]: value}
     assert [*map(type, found.values())] == [type(value)]
 
 
 @pytest.mark.parametrize("pair", ["number=five", "words=a", "words=5", "point={}", "either=x"])
-def test_a_text_that_cannot_be_read_names_key_text_and_type(pair) -> None:
+def test_a_text_that_cannot_be_read_names_key_text_and_type(pair: str) -> None:
     key, _, text = pair.partition("=")
     with pytest.raises(InputError, match=f"the input {key!r} is {text!r}, which cannot be read as"):
         read_inputs(flows.typed, [pair], [], None)

@@ -64,7 +64,9 @@ def screen(start: Start, columns: int, *arguments: str, env: dict[str, str | Non
 
 
 @pytest.mark.parametrize("columns", [40, 80])
-def test_a_table_fits_the_terminal(run: Run, start: Start, environment, columns: int) -> None:
+def test_a_table_fits_the_terminal(
+    run: Run, start: Start, environment: dict[str, str | None], columns: int
+) -> None:
     made = ["--run-id", "a-run-of-a-night", "--journal", "runs.db", "--quiet"]
     run("run", "flows:nightly", "-i", "url=a.org", *made)
     env = {**environment, "TASKIQ_FLOW_JOURNAL": "runs.db"}
@@ -77,7 +79,9 @@ def test_a_table_fits_the_terminal(run: Run, start: Start, environment, columns:
     assert not COLOUR.search(screen(start, columns, "runs", env={**env, "NO_COLOR": "1"}))
 
 
-def test_progress_moves_beside_the_results(folder: Path, start: Start, environment) -> None:
+def test_progress_moves_beside_the_results(
+    folder: Path, start: Start, environment: dict[str, str | None]
+) -> None:
     terminal = Terminal(40)
     command = start("run", "flows:gated", terminal=terminal.path, env=environment)
     command.until(lambda: "● gate" in ESCAPE.sub("", terminal.so_far))
