@@ -89,7 +89,7 @@ def of_all_types(  # type: ignore[no-untyped-def]
     text: str,
     either: int | None,
     anything: Any,
-    bare="left out",  # type: ignore[no-untyped-def]
+    bare="left out",
 ) -> str:
     parts = (number, flag, day, place, colour, point, words, text, either, anything, bare)
     return "; ".join(map(repr, parts))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +52,17 @@ def test_help_fits_80_columns(run: Run) -> None:
         done = run(command, "-h")
         assert done.code == 0
         assert max(map(len, done.lines)) <= 80, command
+
+
+def test_the_package_is_a_command_and_so_is_its_script(folder: Path) -> None:
+    script = Path(sys.executable).with_name("taskiq-flow")
+    for command in ([sys.executable, "-W", "error", "-m", "taskiq_flow"], [str(script)]):
+        arguments = ["validate", "flows:nightly"]
+        done = subprocess.run(  # noqa: S603 - made above
+            [*command, *arguments], capture_output=True, text=True, check=False, cwd=folder
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("flows:nightly is valid")
 
 
 def test_without_a_command_there_is_help(run: Run) -> None:

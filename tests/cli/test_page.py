@@ -46,4 +46,4 @@ def test_the_commands_of_the_page_write_what_stands_below_them(folder: Path, sta
             output += done.output + (done.errors if shows_errors else "")
             count += 1
         assert without_what_varies(output) == without_what_varies(example["output"])
-    assert count == 9
+    assert count == 10
