@@ -151,4 +151,4 @@ def _described(thing: object) -> str:
         return f"the class {thing.__name__}"
     if inspect.isfunction(thing):
         return f"the function {thing.__name__}({', '.join(_required_parameters(thing))})"
-    return f"a {type(thing).__name__}"
+    return f"an object of type {type(thing).__name__}"

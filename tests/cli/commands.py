@@ -26,7 +26,7 @@ SERVER = """
 import os, sys
 from tests.cli.commands import next_command
 from taskiq_flow.cli.app import main
-import taskiq_flow.listeners.terminal
+import taskiq_flow.listeners.terminal, tests.cli.flows
 arguments = next_command()
 try:
     main(arguments)

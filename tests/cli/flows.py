@@ -113,8 +113,9 @@ class Noting:
             file.write(f"{type(event).__name__}\n")
 
 
+broker = InMemoryBroker()
 engine = ExecutionEngine(
-    InMemoryBroker(), halves, on_error="collect", listeners=[Noting()], journal="engine.db"
+    broker, halves, on_error="collect", listeners=[Noting()], journal="engine.db"
 )
 
 
@@ -140,5 +141,4 @@ def needs_point(number: Point) -> int:
 
 
 mismatched = DAGBuilder().node(number).node(needs_point).build()
-unreachable = ExecutionEngine(InMemoryBroker(), nightly, journal="redis://127.0.0.1:1")
 something = 7

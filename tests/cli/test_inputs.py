@@ -65,6 +65,24 @@ def test_json_is_taken_as_it_is() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("texts", "documents", "file", "words"),
+    [
+        (["text"], [], None, "--input 'text' has no '='; write --input key=value"),
+        ([], ["text={"], None, "--input-json text is no JSON"),
+        (["text=a", "text=b"], [], None, "the input 'text' is given twice"),
+        ([], [], "none.json", "--input-file none.json cannot be read"),
+        ([], [], __file__, "is no JSON"),
+    ],
+)
+def test_what_is_not_written_as_an_input_is_refused(
+    texts: list[str], documents: list[str], file: str | None, words: str
+) -> None:
+    with pytest.raises(CommandError) as caught:
+        read_inputs(flows.typed, texts, documents, file)
+    assert words in str(caught.value)
+
+
 def test_other_options_replace_what_the_file_says(tmp_path: Path) -> None:
     file = tmp_path / "inputs.json"
     file.write_text('{"number": 1, "text": "a"}')
