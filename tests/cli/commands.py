@@ -23,16 +23,10 @@ WARNINGS = ("-W", "error", "-W", "default::UserWarning")
 """Those for users are shown by the commands."""
 
 SERVER = """
-import os, sys
 from tests.cli.commands import next_command
 from taskiq_flow.cli.app import main
 import taskiq_flow.listeners.terminal, tests.cli.flows
-arguments = next_command()
-try:
-    main(arguments)
-except SystemExit as end:  # to take the interpreter down takes longer than most commands
-    sys.stdout.flush()
-    os._exit(end.code or 0)
+main(next_command())
 """
 
 
