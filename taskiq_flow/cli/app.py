@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 import warnings
 from datetime import datetime, timedelta
 from functools import partial
@@ -14,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from taskiq_flow.cli import history
-from taskiq_flow.cli.exits import Code, CommandError, exit_with
+from taskiq_flow.cli.exits import Code, exit_with
 from taskiq_flow.cli.flows import flow_at
 from taskiq_flow.cli.graphs import GraphFormat, show_graph, validate_graph
 from taskiq_flow.cli.inputs import read_inputs
@@ -376,8 +375,4 @@ def _show_warning(message: Warning | str, *_: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Do what the command line says, and exit."""
-    try:
-        app(arguments, prog_name="taskiq-flow")
-    except CommandError as error:  # of a callback
-        say(f"error: {error}")
-        sys.exit(error.code)
+    app(arguments, prog_name="taskiq-flow")
