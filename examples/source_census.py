@@ -27,7 +27,7 @@ from source_facts import facts_of
 from source_findings import ByFile, Finding
 from taskiq import InMemoryBroker
 
-from taskiq_flow import DAG, DataflowRegistry, ExecutionEngine, Item, in_process
+from taskiq_flow import DAG, DataflowRegistry, ExecutionEngine, Item, Recorder, in_process
 
 MAX_PARALLEL = 32  # files of a part that are being parsed or wait for a process
 TEST_FOLDERS = {"test", "tests", "idle_test"}
@@ -192,13 +192,13 @@ def aligned(column: Sequence[Any]) -> list[str]:
     return [cell.rjust(width) if is_numeric else cell.ljust(width) for cell in cells]
 
 
-async def census(engine: ExecutionEngine, directory: Path) -> str:
+async def census(engine: ExecutionEngine, directory: Path, run_id: str | None = None) -> str:
     """Run the graph on a directory, print each result as it comes, and return the report."""
     inputs = {"directory": str(directory), "base": str(base_of(directory))}
     started = time.monotonic()
     progress = Progress()
     result: Any = ""
-    async for name, result in engine.execute_async(inputs, items=True):
+    async for name, result in engine.execute_async(inputs, run_id=run_id, items=True):
         if not isinstance(result, Item):
             say(f"{time.monotonic() - started:6.2f} s  {name:<24}{headline(result)}")
         elif name == "find_files":
@@ -215,23 +215,33 @@ def base_of(directory: Path) -> Path:
     return directory
 
 
-def chosen_directory() -> Path:
-    """The directory on the command line, or that of the standard library."""
-    standard_library = sysconfig.get_paths()["stdlib"]
+def directory(text: str) -> Path:
+    """The directory of that name."""
+    found = Path(text).resolve()
+    if not found.is_dir():
+        raise argparse.ArgumentTypeError(f"{found} is not a directory")
+    return found
+
+
+def command_line() -> argparse.ArgumentParser:
+    """What may be written behind the command: a directory, else the standard library's is taken."""
     parser = argparse.ArgumentParser(description="Take a census of Python source files.")
-    parser.add_argument("directory", nargs="?", default=standard_library)
-    directory = Path(parser.parse_args().directory).resolve()
-    if not directory.is_dir():
-        parser.error(f"{directory} is not a directory")
-    return directory
+    default = sysconfig.get_paths()["stdlib"]
+    parser.add_argument("directory", nargs="?", type=directory, default=default)
+    return parser
 
 
-async def main(directory: Path) -> None:
-    """Take the census and print its report."""
+async def main(directory: Path, history: str | None) -> None:
+    """Take the census, record it, and print its report."""
     print(f"Census of {directory}\n")
-    text = await census(ExecutionEngine(InMemoryBroker(), make_dag()), directory)
+    listeners = [] if history is None else [Recorder(history, name="census")]
+    engine = ExecutionEngine(InMemoryBroker(), make_dag(), listeners=listeners)
+    text = await census(engine, directory, run_id="census")
     print(f"\n{text}")
 
 
 if __name__ == "__main__":
-    asyncio.run(main(chosen_directory()))
+    parser = command_line()
+    parser.add_argument("--history", metavar="FILE", help="record the run there, as 'census'")
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.directory, arguments.history))

@@ -1,30 +1,25 @@
-"""``python -m taskiq_flow``: help and version."""
+"""The command ``taskiq-flow``, also ``python -m taskiq_flow``. Needs the extra ``cli``."""
 
 from __future__ import annotations
 
-import argparse
-
-from taskiq_flow.version import __version__
-
-HELP = f"""\
-taskiq_flow {__version__} runs graphs of tasks on taskiq and streams their results.
-
-start a worker:  taskiq worker module:broker
-                 (module: a file with a broker and its tasks, such as tasks for tasks.py)
-run a graph:     from your own code, with ExecutionEngine(broker, dag).execute(inputs)
-"""
+import importlib
+import sys
+from typing import Any
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the help, or the version."""
-    parser = argparse.ArgumentParser(
-        prog="python -m taskiq_flow",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"taskiq_flow {__version__}")
-    parser.parse_args(arguments)
-    parser.print_help()
+    """Do what the command line says, and exit."""
+    try:
+        module: Any = importlib.import_module("taskiq_flow.cli.app")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("typer", "rich"):
+            raise
+        sys.stderr.write(
+            f"the command line needs {error.name}, which is not installed; install the extra cli: "
+            "pip install 'taskiq-flow[cli]'\n"
+        )
+        sys.exit(2)
+    module.main(arguments)
 
 
 if __name__ == "__main__":

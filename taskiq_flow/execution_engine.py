@@ -189,6 +189,24 @@ class ExecutionEngine:
         journal = as_journal(journal)
         serializer = JSONSerializer() if journal is None else journal.serializer
         stored = StoredValues(serializer, classes, codec)
+        self._options = {
+            "broker": broker,
+            "dag": dag,
+            "max_parallel": max_parallel,
+            "on_step_complete": on_step_complete,
+            "on_error": on_error,
+            "listeners": settings.listeners,
+            "pass_by": pass_by,
+            "lost_after": lost_after,
+            "retry": retry,
+            "timeout": timeout,
+            "queue_timeout": queue_timeout,
+            "run_timeout": run_timeout,
+            "journal": journal,
+            "values": values,
+            "order": order,
+            "type_check": type_check,
+        }
         self._broker = broker
         self._dag = dag
         self._on_step_complete = on_step_complete
@@ -199,6 +217,18 @@ class ExecutionEngine:
             broker, settings, checked_lost_after(lost_after), stored, store_beside(journal)
         )
         self._resumer = Resumer(broker, self._planner, self._starter, self._runs, stored)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the engine was made with, by argument, for another engine that differs in some.
+
+        >>> dag = DAGBuilder().node(abs, inputs=["number"]).build()
+        >>> engine = ExecutionEngine(InMemoryBroker(), dag, run_timeout=30.0)
+        >>> careful = ExecutionEngine(**engine.options | {"max_parallel": 1})
+        >>> careful.options["run_timeout"], careful.options["max_parallel"]
+        (30.0, 1)
+        """
+        return dict(self._options)
 
     @property
     def journal(self) -> Journal:

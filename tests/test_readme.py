@@ -14,6 +14,7 @@ from tests.scripts import ROOT, Scripts
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 TESTED_ELSEWHERE = {
+    "cli.md",  # tests/cli/test_page.py
     "distributed.md",  # tests/distributed/test_examples.py
     "production.md",  # the same
     "serializers.md",  # the same

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from broker import broker, dag
-from source_census import census, chosen_directory
+from source_census import census, command_line
 
 from taskiq_flow import ExecutionEngine, NodeBegan
 from taskiq_flow.events import Event
@@ -46,4 +46,4 @@ async def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(chosen_directory()))
+    asyncio.run(main(command_line().parse_args().directory))

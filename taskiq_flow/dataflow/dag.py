@@ -221,9 +221,12 @@ class DAG:
 
     def print(self, file: TextIO | None = None) -> None:
         """Draw the graph as text, to ``file`` or standard output."""
-        text = render.to_text(self.get_parallel_levels(), self.plan().predecessors)
         encoding = getattr(file or sys.stdout, "encoding", None) or "utf-8"
-        print(render.encodable(text, encoding), file=file)
+        print(render.encodable(self.to_text(), encoding), file=file)
+
+    def to_text(self) -> str:
+        """The drawing of ``print``."""
+        return render.to_text(self.get_parallel_levels(), self.plan().predecessors)
 
     def to_mermaid(self, orientation: render.Orientation = "LR") -> str:
         """The graph as a Mermaid flowchart, from left to right, or top to bottom with ``"TB"``."""
@@ -277,7 +280,7 @@ class DAG:
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         """What notebooks show: a picture where the extra ``draw`` is installed, and else text."""
         try:
-            text = render.to_text(self.get_parallel_levels(), self.plan().predecessors)
+            text = self.to_text()
         except GraphError:  # the graph is not complete yet
             return {"text/plain": repr(self)}
         try:

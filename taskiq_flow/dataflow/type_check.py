@@ -188,6 +188,27 @@ def mismatches(plan: Plan) -> list[Mismatch]:
     return found
 
 
+def annotations_of_inputs(plan: Plan) -> dict[str, Any]:
+    """By external input key, the annotation of the parameter that takes it; ``Any`` without one.
+
+    A key that is mapped over has the list of what the task takes.
+    """
+    found: dict[str, Any] = {}
+    known = _Known()
+    for node in plan.order:
+        for key, parameter in known.taken(node):
+            if key in plan.producers:
+                continue
+            annotation = parameter.annotation
+            if annotation is Parameter.empty:
+                annotation = Any
+            for _ in range(node.map_over.get(key, 0)):
+                annotation = list[annotation]  # type: ignore[valid-type]
+            if found.get(key, Any) is Any:
+                found[key] = annotation
+    return found
+
+
 def _as_taken(given: Any, key: str, producer: DAGNode, consumer: DAGNode, levels: int) -> Any:
     """What a consumer takes of what a producer's task returns: it, an element, or lists of it.
 

@@ -148,7 +148,7 @@ class Signature:
 def _misfit(
     what: str, value: Any, error: Exception, parameter: str | None = None
 ) -> AnnotationError:
-    text = f"{what} {_shown(value)}: {_first_line(error)}"
+    text = f"{what} {_shown(value)}: {first_line(error)}"
     return AnnotationError(text, key=parameter, value_type=type(value))
 
 
@@ -341,7 +341,7 @@ def _shown(value: Any) -> str:
     return f"a {type_name(value)}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What is wrong, without pydantic's headline and links."""
     errors = getattr(error, "errors", None)
     if callable(errors):

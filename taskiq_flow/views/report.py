@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -139,8 +140,11 @@ def _sentence(view: RunView) -> str:
     if not chain:
         return "No node has ended yet."
     parts = {"waiting": 0.0, "sending": 0.0, "running": 0.0}
+    along, since = {}, -math.inf
     for name in chain:
-        for part, seconds in _parts_of(view.nodes[name]).items():
+        along[name] = _parts_of(view.nodes[name], since)
+        since = view.nodes[name].ended_at or since
+        for part, seconds in along[name].items():
             parts[part] += seconds
     most = max(parts, key=parts.__getitem__)
     names, taken = _path_text(chain), f"{parts[most]:.3f} s of {view.seconds:.3f} s"
@@ -154,11 +158,9 @@ def _sentence(view: RunView) -> str:
             f"{taken} passed while {names} waited for a worker; more workers, or fewer other "
             "tasks on them, would help."
         )
-    longest = max(chain, key=lambda name: _parts_of(view.nodes[name])["running"])
+    longest = max(chain, key=lambda name: along[name]["running"])
     share = (
-        ""
-        if len(chain) == 1
-        else (f", of which {longest} took {_parts_of(view.nodes[longest])['running']:.3f} s")
+        "" if len(chain) == 1 else (f", of which {longest} took {along[longest]['running']:.3f} s")
     )
     return f"{taken} went into running {names}{share}."
 
@@ -174,18 +176,19 @@ def _last_chain(view: RunView) -> list[str]:
     return chain[::-1]
 
 
-def _parts_of(node: NodeView) -> dict[str, float]:
-    """How long a node waited, was sent and ran.
+def _parts_of(node: NodeView, since: float) -> dict[str, float]:
+    """How long a node waited, was sent and ran, from when the node before it had ended.
 
-    Of a mapped node: the element that ran longest. What is left of the time from when the node was
-    ready until its end, its elements waited for others of them.
+    Of a mapped node: the element that ran longest. What is left of its time, its elements waited
+    for others of them. Some of these may have ended before the node before it had.
     """
     if node.elements is None:
         return {"waiting": node.waiting, "sending": node.sending, "running": node.running}
     if node.ready_at is None or node.ended_at is None:
         return {"waiting": 0.0, "sending": 0.0, "running": node.longest}
-    rest = max(0.0, node.ended_at - node.ready_at - node.longest)
-    return {"waiting": rest, "sending": 0.0, "running": node.longest}
+    taken = max(0.0, node.ended_at - max(node.ready_at, since))
+    ran = min(node.longest, taken)
+    return {"waiting": taken - ran, "sending": 0.0, "running": ran}
 
 
 def _path_text(names: Sequence[str]) -> str:

@@ -164,3 +164,16 @@ def test_of_many_nodes_those_that_took_longest_are_printed() -> None:
     last = next(line for line in printed.splitlines() if "n21  " in line)
     assert last.split() == ["*", "n21", "completed", "2", "0.000", "0.000", "21.000"]
     assert not any(line != line.rstrip() for line in printed.splitlines())
+
+
+def test_maps_that_run_beside_each_other_do_not_count_twice() -> None:
+    view = view_of(started("m", "n", mapped={"m": 1, "n": 1}, edges={"n": ("m",)}))
+    for at, name, until in ((0.0, "m", 6.0), (1.0, "n", 8.0)):
+        view.apply(ElementsKnown("r", at, name, 1))
+        view.apply(NodeStarted("r", at, f"{name}[0]", "", 0))
+        view.apply(NodeBegan("r", at, f"{name}[0]", "", "host:7", 0))
+        view.apply(NodeCompleted("r", until, f"{name}[0]", "", 7, index=0, attempt=1))
+    view.apply(RunFinished("r", 8.0, "completed", None))
+    assert RunReport.of(view).sentence == (
+        "8.000 s of 8.000 s went into running m -> n, of which m took 6.000 s."
+    )

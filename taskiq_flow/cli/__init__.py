@@ -1,0 +1,1 @@
+"""The command line. Only ``app`` knows typer; the other files do what a command asks for."""

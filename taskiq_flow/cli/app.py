@@ -1,0 +1,378 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from taskiq_flow.cli import history
+from taskiq_flow.cli.exits import Code, exit_with
+from taskiq_flow.cli.flows import flow_at
+from taskiq_flow.cli.graphs import GraphFormat, show_graph, validate_graph
+from taskiq_flow.cli.inputs import read_inputs
+from taskiq_flow.cli.output import Results, say
+from taskiq_flow.cli.running import EngineOptions, run_to_its_end
+from taskiq_flow.engine.run import OnError
+from taskiq_flow.journal.summary import RunState
+from taskiq_flow.version import __version__
+
+JOURNAL_VARIABLE = "TASKIQ_FLOW_JOURNAL"
+
+app = typer.Typer(
+    name="taskiq-flow",
+    help="Run graphs of tasks, and see, stop and continue their runs.",
+    epilog=(
+        "Exit codes: 0 completed, 1 a node failed, 2 wrong usage, 3 graph or inputs refused, 4 no "
+        "such run, 5 broker or journal not reachable or locked, 124 time limit, 130 or 143 "
+        "cancelled."
+    ),
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
+
+
+def _period(text: str) -> timedelta:
+    """A time such as ``90s``, ``15m``, ``2h``, ``30d`` or ``4w``."""
+    if (found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())) is None:
+        raise typer.BadParameter(f"{text!r} is no period; write 90s, 15m, 2h, 30d or 4w")
+    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+
+
+def _moment(text: str) -> timedelta | datetime:
+    """A period before now, or a date."""
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        pass
+    try:
+        return _period(text)
+    except typer.BadParameter:
+        raise typer.BadParameter(
+            f"{text!r} is no time; write 2h for two hours ago, or a date such as 2026-11-26"
+        ) from None
+
+
+def _positive(seconds: float | None) -> float | None:
+    if seconds is not None and seconds <= 0:
+        raise typer.BadParameter(f"{seconds:g} is no time limit; give seconds above 0")
+    return seconds
+
+
+FlowName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODULE:NAME",
+        help="A graph, a builder, an engine, or a function that returns one.",
+        show_default=False,
+    ),
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run id.", show_default=False)]
+Broker = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:NAME", help="The broker. By default that of the graph's tasks."),
+]
+Journal = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        envvar=JOURNAL_VARIABLE,
+        help="Where runs are stored: a file, or a redis:// address.",
+    ),
+]
+MaxParallel = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="How many nodes are in flight at most.")
+]
+WhenNodesFail = Annotated[
+    OnError | None, typer.Option(help="What happens when a node fails.", show_default=False)
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", callback=_positive, help="How long the run may take."),
+]
+JsonLines = Annotated[bool, typer.Option("--json-lines", help="Write JSON, one object a line.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+AllowChanged = Annotated[
+    bool,
+    typer.Option(
+        "--allow-changed", help="Keep what nodes have given that are as they were, and run others."
+    ),
+]
+
+
+def _execute(
+    flow: str, options: EngineOptions, begin: Any, *, json_lines: bool, quiet: bool
+) -> NoReturn:
+    """Run a flow; ``begin`` makes the stream of its engine."""
+
+    async def command() -> Code:
+        results = Results(json_lines=json_lines)
+        return await run_to_its_end(flow_at(flow), options, begin, results, quiet=quiet)
+
+    exit_with(command())
+
+
+@app.command()
+def run(
+    flow: FlowName,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="KEY=VALUE",
+            help="An input, read as the annotation of its parameter says.",
+        ),
+    ] = None,
+    input_json: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=JSON", help="An input, written as JSON.")
+    ] = None,
+    input_file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A JSON object of inputs; - is standard input."),
+    ] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="Run only what this output needs."),
+    ] = None,
+    run_id: Annotated[str | None, typer.Option(metavar="RUN", help="Names the run.")] = None,
+    broker: Broker = None,
+    journal: Journal = None,
+    max_parallel: MaxParallel = None,
+    on_error: WhenNodesFail = None,
+    timeout: Timeout = None,
+    json_lines: JsonLines = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a graph, and write its results as they come."""
+
+    async def command() -> Code:
+        found = flow_at(flow)
+        given = read_inputs(found.dag, inputs or [], input_json or [], input_file)
+        return await run_to_its_end(
+            found,
+            EngineOptions(broker, journal, max_parallel, on_error, timeout),
+            lambda engine: engine.execute_async(given, outputs=output or None, run_id=run_id),
+            Results(json_lines=json_lines),
+            new_run_id=run_id,
+            quiet=quiet,
+        )
+
+    exit_with(command())
+
+
+@app.command()
+def graph(
+    flow: FlowName,
+    form: Annotated[GraphFormat, typer.Option("--format", "-f", help="How it is drawn.")] = "text",
+) -> None:
+    """Draw a graph."""
+    exit_with(show_graph(flow, form))
+
+
+@app.command()
+def validate(flow: FlowName) -> None:
+    """Check a graph and the annotations of its tasks."""
+    exit_with(validate_graph(flow))
+
+
+@app.command()
+def runs(
+    status: Annotated[RunState | None, typer.Option(help="Only such runs.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="GRAPH", help="Only of this graph.")] = None,
+    since: Annotated[
+        Any, typer.Option(metavar="TIME", parser=_moment, help="Started since: 2h, or a date.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="How many at most.")] = 20,
+    journal: Journal = None,
+    json_lines: JsonLines = False,
+) -> None:
+    """List runs, the newest first."""
+    exit_with(
+        history.list_runs(
+            _journal(journal),
+            status=status,
+            name=name,
+            since=since,
+            limit=limit,
+            json_lines=json_lines,
+        )
+    )
+
+
+@app.command()
+def show(
+    run: RunName,
+    report: Annotated[bool, typer.Option("--report", help="What held the run back.")] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write its times for ui.perfetto.dev."),
+    ] = None,
+    journal: Journal = None,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Write its events, one JSON object a line.")
+    ] = False,
+) -> None:
+    """Show a run: its nodes, and the errors of those that failed."""
+    if sum((report, trace is not None, json_lines)) > 1:
+        raise typer.BadParameter("give one of --report, --trace and --json-lines")
+    exit_with(
+        history.show_run(
+            _journal(journal),
+            run,
+            as_what="report" if report else "events" if json_lines else "state",
+            trace=trace,
+        )
+    )
+
+
+@app.command()
+def watch(
+    run: RunName,
+    journal: Journal = None,
+    json_lines: Annotated[
+        bool, typer.Option("--json-lines", help="Write its events, one JSON object a line.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Follow a run of any process, and exit with its code."""
+    exit_with(history.watch_run(_journal(journal), run, json_lines=json_lines, quiet=quiet))
+
+
+@app.command()
+def resume(
+    run: RunName,
+    flow: FlowName,
+    broker: Broker = None,
+    journal: Journal = None,
+    allow_changed: AllowChanged = False,
+    wait: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="How long to wait for an engine that has it."),
+    ] = 0.0,
+    max_parallel: MaxParallel = None,
+    on_error: WhenNodesFail = None,
+    timeout: Timeout = None,
+    json_lines: JsonLines = False,
+    quiet: Quiet = False,
+) -> None:
+    """Continue a run that was stopped, and write all of its results."""
+    options = EngineOptions(broker, journal, max_parallel, on_error, timeout)
+    begin = partial(_resumed, run_id=run, allow_changed=allow_changed, wait=wait)
+    _execute(flow, options, begin, json_lines=json_lines, quiet=quiet)
+
+
+def _resumed(engine: Any, **options: Any) -> Any:
+    return engine.resume(**options)
+
+
+@app.command()
+def rerun(
+    run: RunName,
+    flow: FlowName,
+    from_: Annotated[
+        list[str],
+        typer.Option("--from", metavar="NODE", help="What runs again, with all behind it."),
+    ],
+    new_run_id: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Names the new run.")
+    ] = None,
+    broker: Broker = None,
+    journal: Journal = None,
+    allow_changed: AllowChanged = False,
+    max_parallel: MaxParallel = None,
+    on_error: WhenNodesFail = None,
+    timeout: Timeout = None,
+    json_lines: JsonLines = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run nodes of an earlier run again, as a new run."""
+    options = EngineOptions(broker, journal, max_parallel, on_error, timeout)
+    _execute(
+        flow,
+        options,
+        lambda engine: engine.rerun(run, from_, allow_changed=allow_changed, new_run_id=new_run_id),
+        json_lines=json_lines,
+        quiet=quiet,
+    )
+
+
+@app.command()
+def cancel(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run ids.", show_default=False)
+    ],
+    journal: Journal = None,
+) -> None:
+    """Stop runs of any process, and wait until they have."""
+    exit_with(history.cancel_runs(_journal(journal), runs))
+
+
+@app.command()
+def delete(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN...]", help="Run ids.", show_default=False)
+    ] = None,
+    older_than: Annotated[
+        Any,
+        typer.Option(metavar="PERIOD", parser=_period, help="Runs that ended before: 12h, 30d."),
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="All but the newest so many.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="GRAPH", help="Only of this graph.")] = None,
+    journal: Journal = None,
+) -> None:
+    """Delete runs, but none that is in progress."""
+    exit_with(
+        history.delete_runs(
+            _journal(journal), runs or [], older_than=older_than, keep=keep, name=name
+        )
+    )
+
+
+def _journal(given: str | None) -> str:
+    if given is None:
+        raise typer.BadParameter(
+            f"no journal is named; give --journal runs.db, or set {JOURNAL_VARIABLE}"
+        )
+    return given
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - typer's signature
+    if asked:
+        typer.echo(f"taskiq_flow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Run graphs of tasks, and see, stop and continue their runs."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    if not logging.root.handlers:  # taskiq logs each exception of a task, which is shown later on
+        logging.getLogger("taskiq").setLevel(logging.CRITICAL)
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    say(f"warning: {message}", style="yellow")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Do what the command line says, and exit."""
+    app(arguments, prog_name="taskiq-flow")

@@ -1,0 +1,162 @@
+"""How a command ends: its exit code, and what it says about an error."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Coroutine
+from enum import IntEnum
+from typing import NoReturn
+
+from taskiq_flow.cli.output import close_quietly, say
+from taskiq_flow.errors import (
+    ConfigurationError,
+    GraphError,
+    InputError,
+    JournalError,
+    NodeError,
+    NodeFailedError,
+    RunCancelledError,
+    RunError,
+    RunFailedError,
+    RunLockedError,
+    RunNotFoundError,
+    RunTimeoutError,
+)
+from taskiq_flow.views.run_view import RunView
+
+MOST_TRACEBACKS = 3
+"""Failed nodes of which the traceback is shown. The others are only named."""
+
+
+class Code(IntEnum):
+    """The exit codes. Those from 124 on are the ones that shells give to such ends."""
+
+    COMPLETED = 0
+    NODE_FAILED = 1
+    USAGE = 2
+    REFUSED = 3
+    NO_SUCH_RUN = 4
+    UNREACHABLE = 5
+    TIMEOUT = 124
+    CANCELLED = 130
+    CLOSED_PIPE = 141
+    TERMINATED = 143
+
+
+class CommandError(Exception):
+    """A command cannot be done. ``code``: what it exits with."""
+
+    def __init__(self, message: str, code: Code = Code.USAGE) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+_CODES: tuple[tuple[type[Exception], Code], ...] = (
+    (RunNotFoundError, Code.NO_SUCH_RUN),
+    (RunTimeoutError, Code.TIMEOUT),
+    (RunCancelledError, Code.CANCELLED),
+    (NodeFailedError, Code.NODE_FAILED),
+    (RunFailedError, Code.NODE_FAILED),
+    (RunLockedError, Code.UNREACHABLE),
+    (JournalError, Code.UNREACHABLE),
+    # The node errors among these are of inputs; those of a node that failed are causes.
+    (GraphError, Code.REFUSED),
+    (InputError, Code.REFUSED),
+    (ConfigurationError, Code.REFUSED),
+    (NodeError, Code.REFUSED),
+)
+
+
+def code_of(error: Exception) -> Code | None:
+    """The exit code for an error; ``None`` for one that nobody expects."""
+    if isinstance(error, CommandError):
+        return error.code
+    return next((code for kind, code in _CODES if isinstance(error, kind)), None)
+
+
+def code_of_run(view: RunView) -> Code:
+    """The exit code of a run that another process executes, or has executed."""
+    ended_with = {kind.__name__: code for kind, code in _CODES if issubclass(kind, RunError)}
+    if view.status == "failed":
+        kind = view.error["type"] if view.error else ""
+        return ended_with.get(kind, Code.NODE_FAILED)
+    if view.status == "completed":
+        return Code.NODE_FAILED if view.counts.get("failed") else Code.COMPLETED
+    return Code.CANCELLED if view.status == "cancelled" else Code.UNREACHABLE
+
+
+def exit_with(command: Coroutine[object, object, Code]) -> NoReturn:
+    """Execute a command on an event loop of its own, and exit with its code."""
+    try:
+        code = asyncio.run(command)
+    except KeyboardInterrupt:
+        code = Code.CANCELLED
+    except BrokenPipeError:
+        code = Code.CLOSED_PIPE
+    except Exception as error:
+        found = code_of(error)
+        if found is None:
+            raise
+        code = found
+        report(error)
+    _leave(code)
+
+
+def report(error: Exception) -> None:
+    """Say what went wrong. Of the user's own exceptions, show where they were raised."""
+    say(f"error: {_message(error)}", style="bold red")
+    failures = error.failures if isinstance(error, RunError) else {}
+    for name, failure in list(failures.items())[:MOST_TRACEBACKS]:
+        if failure.__traceback__ is not None or failure.__cause__ is not None:
+            heading = f"\nnode {name!r}:" if len(failures) > 1 else ""
+            text = "".join(traceback.format_exception(failure))
+            say(f"{heading}\n{of_the_users(text)}", style="dim")
+
+
+def _message(error: Exception) -> str:
+    """What an error says to somebody at a command line."""
+    if isinstance(error, RunNotFoundError):
+        return f"the journal has no run {error.run_id!r}; taskiq-flow runs lists those that it has"
+    return without_python(str(error))
+
+
+def without_python(message: str) -> str:
+    """A message without what only a program can do with the error."""
+    return _ABOUT_RESULTS.sub("", message)
+
+
+_ABOUT_RESULTS = re.compile(r"; results of what had completed are in \.results: \d+")
+_FRAME = re.compile(r'  File "(?P<file>[^"]*)", line \d')
+_MACHINERY = re.compile(r"[/\\](taskiq|taskiq_flow|asyncio|concurrent[/\\]futures)[/\\]")
+
+
+def of_the_users(text: str) -> str:
+    """A traceback without the frames before the user's own code."""
+    kept: list[str] = []
+    is_before, is_machinery = True, False
+    for line in text.rstrip().splitlines():
+        if frame := _FRAME.match(line):
+            is_machinery = is_before and _MACHINERY.search(frame["file"]) is not None
+            is_before = is_machinery
+        elif not line.startswith(" "):
+            is_before, is_machinery = True, False
+        if not is_machinery:
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def _leave(code: Code) -> NoReturn:
+    """Exit. Threads in which sync tasks of a stopped run go on are not waited for."""
+    if not close_quietly():
+        code = Code.CLOSED_PIPE
+    if code < Code.TIMEOUT:
+        sys.exit(code)
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()  # noqa: SLF001 - what else would be skipped by ``_exit``
+    os._exit(code)

@@ -1,0 +1,154 @@
+"""Finds what a command is given as ``module:attribute``: a graph or an engine, and a broker."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, InMemoryBroker
+
+from taskiq_flow.cli.exits import Code, CommandError
+from taskiq_flow.dataflow import DAG, DAGBuilder, DataflowRegistry
+from taskiq_flow.errors import GraphError, describe
+from taskiq_flow.execution_engine import ExecutionEngine
+from taskiq_flow.suggestions import did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A graph, and the options of the engine that runs it. ``where``: as the user has named it."""
+
+    where: str
+    dag: DAG
+    options: Mapping[str, Any]
+
+
+_KINDS: Mapping[type, Callable[[Any], tuple[DAG, Mapping[str, Any]]]] = {
+    DAG: lambda dag: (dag, {}),
+    DAGBuilder: lambda builder: (builder.build(), {}),
+    DataflowRegistry: lambda registry: (registry.build_dag(), {}),
+    ExecutionEngine: lambda engine: (engine.options["dag"], engine.options),
+}
+"""What a flow may be."""
+
+
+def flow_at(where: str) -> Flow:
+    """The flow at ``module:attribute``, which may also be a function that returns one.
+
+    Raises ``CommandError`` if there is none, and ``GraphError`` for one that is wrong.
+    """
+    found = _at(where, "a graph", tuple(_KINDS))
+    if inspect.isfunction(found) and not _required_parameters(found):
+        found = found()
+    for kind, parts in _KINDS.items():
+        if isinstance(found, kind):
+            return Flow(where, *parts(found))
+    raise CommandError(
+        f"{where} is {_described(found)}; name a DAG, a DAGBuilder, a DataflowRegistry, an "
+        "ExecutionEngine, or a function without parameters that returns one"
+    )
+
+
+def broker_at(where: str) -> AsyncBroker:
+    """The broker at ``module:attribute``. Raises ``CommandError`` if there is none."""
+    found = _at(where, "a broker", (AsyncBroker,))
+    if not isinstance(found, AsyncBroker):
+        raise CommandError(f"{where} is {_described(found)}; name a taskiq broker")
+    return found
+
+
+def broker_of(dag: DAG) -> AsyncBroker:
+    """The broker of a graph's tasks; one in this process if they are plain functions."""
+    tasks = (node.task for node in dag.nodes)
+    brokers = {
+        id(task.broker): task.broker for task in tasks if isinstance(task, AsyncTaskiqDecoratedTask)
+    }
+    if len(brokers) > 1:
+        raise CommandError(
+            f"the tasks of the graph belong to {len(brokers)} brokers; say which one runs it with "
+            "--broker module:broker"
+        )
+    return next(iter(brokers.values()), None) or InMemoryBroker()
+
+
+def _at(where: str, what: str, kinds: tuple[type, ...]) -> Any:
+    name, colon, path = where.partition(":")
+    if not (colon and name and path):
+        raise CommandError(
+            f"{where!r} does not name {what}; write module:name, as in flows:nightly"
+        )
+    if name.endswith(".py") or "/" in name:
+        module = name.removesuffix(".py").replace("/", ".")
+        raise CommandError(f"{name!r} is no module; write its name, as in {module}:{path}")
+    found: Any = _module(name)
+    for part in path.split("."):
+        if not hasattr(found, part):
+            known = [key for key, value in vars(found).items() if isinstance(value, kinds)]
+            listed = ", ".join(known)
+            hint = did_you_mean(part, known) or (f"; it has {listed}" if listed else "")
+            raise CommandError(f"{name} has no {part!r}{hint}")
+        found = getattr(found, part)
+    return found
+
+
+def _module(name: str) -> ModuleType:
+    """Import a module, also from the working directory."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except GraphError:
+        raise
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if name != missing and not name.startswith(f"{missing}."):
+            raise _broken(name, error) from error
+        known = [path.stem for path in Path(here).glob("*.py")]
+        hint = did_you_mean(name, known)
+        raise CommandError(f"there is no module {missing!r} in {here}{hint}") from None
+    except Exception as error:  # whatever the user's module raises
+        raise _broken(name, error) from error
+
+
+def _broken(name: str, error: Exception) -> CommandError:
+    lines = "".join(traceback.format_exception(error.with_traceback(_below_import(error))))
+    return CommandError(
+        f"{name} cannot be imported: {describe(error)}\n\n{lines.rstrip()}", Code.USAGE
+    )
+
+
+def _below_import(error: Exception) -> Any:
+    """The traceback from the user's own module on."""
+    frames = error.__traceback__
+    skipped = (__file__, importlib.__file__, "<frozen importlib")
+    while (
+        frames is not None
+        and frames.tb_next is not None
+        and frames.tb_frame.f_code.co_filename.startswith(skipped)
+    ):
+        frames = frames.tb_next
+    return frames
+
+
+def _required_parameters(function: Callable[..., Any]) -> list[str]:
+    return [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+
+
+def _described(thing: object) -> str:
+    if isinstance(thing, type):
+        return f"the class {thing.__name__}"
+    if inspect.isfunction(thing):
+        return f"the function {thing.__name__}({', '.join(_required_parameters(thing))})"
+    return f"an object of type {type(thing).__name__}"

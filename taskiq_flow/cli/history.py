@@ -1,0 +1,277 @@
+"""What commands do with the runs of a journal: list, show, follow, cancel and delete them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from rich.text import Text
+
+from taskiq_flow.cli.exits import Code, CommandError, code_of_run, of_the_users, without_python
+from taskiq_flow.cli.output import STYLES, Row, say, show, show_json, show_table, sign, width
+from taskiq_flow.cli.running import Signals
+from taskiq_flow.cli.timeline import report_lines
+from taskiq_flow.errors import ConfigurationError
+from taskiq_flow.events import Event, RunStarted
+from taskiq_flow.journal import RunReader, RunSummary
+from taskiq_flow.journal.summary import RunState
+from taskiq_flow.listeners.progress import Progress
+from taskiq_flow.listeners.texts import error_text, node_text, run_text
+from taskiq_flow.previews import duration, one_line
+from taskiq_flow.views.node_view import NodeView
+from taskiq_flow.views.report import RunReport
+from taskiq_flow.views.run_view import RunView
+
+CANCEL_TIMEOUT = 15.0
+"""Seconds for which ``cancel`` waits until a run has stopped."""
+
+_DAY = 86_400
+
+
+@asynccontextmanager
+async def reader_of(journal: str) -> AsyncIterator[RunReader]:
+    """A reader of a journal that is there. Raises ``CommandError`` if there is no such file."""
+    _check_is_there(journal)
+    try:
+        reader = RunReader(journal)
+    except (TypeError, ValueError) as error:
+        raise CommandError(str(error)) from None
+    try:
+        yield reader
+    finally:
+        await reader.aclose()
+
+
+def _check_is_there(journal: str) -> None:
+    """Reading the runs of a file that does not exist would make it."""
+    if "://" not in journal and not Path(journal).exists():
+        raise CommandError(
+            f"there is no journal {journal!r}; give the file to which runs were written",
+            Code.UNREACHABLE,
+        )
+
+
+async def list_runs(
+    journal: str,
+    *,
+    status: RunState | None,
+    name: str | None,
+    since: timedelta | datetime | None,
+    limit: int,
+    json_lines: bool,
+) -> Code:
+    """Write a line for each run, the newest first."""
+    moment = datetime.now().astimezone() - since if isinstance(since, timedelta) else since
+    async with reader_of(journal) as reader:
+        runs = await reader.runs(status=status, name=name, since=moment, limit=limit)
+    if json_lines:
+        for run in runs:
+            show_json(run)
+    elif runs:
+        heads = ("", "run", "status", "started", "took", "nodes", "graph")
+        rows: list[Row] = [[Text(head, style="dim") for head in heads]]
+        show_table([*rows, *map(_row_of_run, runs)], most_important=(0, 1, 2))
+    else:
+        say("no runs")
+    return Code.COMPLETED
+
+
+def _row_of_run(run: RunSummary) -> Row:
+    until = time.time() if run.status == "running" else run.ended
+    took = "" if until is None or not run.started else duration(max(0.0, until - run.started))
+    nodes = f"{run.completed}/{run.total}" + (f", {run.failed} failed" if run.failed else "")
+    return [
+        sign(run.status),
+        one_line(run.run_id),
+        Text(run.status, style=STYLES[run.status]),
+        _when(run.started),
+        took,
+        nodes,
+        one_line(run.name or ""),
+    ]
+
+
+def _when(moment: float) -> str:
+    """A moment as the local time, with the date if that is not today's."""
+    if not moment:
+        return ""
+    is_recent = time.time() - moment < _DAY / 2
+    return datetime.fromtimestamp(moment).strftime("%H:%M:%S" if is_recent else "%Y-%m-%d %H:%M")  # noqa: DTZ006 - local
+
+
+async def show_run(
+    journal: str,
+    run_id: str,
+    *,
+    as_what: Literal["state", "report", "events"],
+    trace: Path | None,
+) -> Code:
+    """Write what is known of a run."""
+    async with reader_of(journal) as reader:
+        if as_what == "events":
+            async with aclosing(reader.events(run_id)) as events:
+                async for event in events:
+                    show_json(event.to_dict())
+            return Code.COMPLETED
+        summary, view = await reader.run(run_id), await reader.view(run_id)
+    if trace is not None:
+        _write_trace(trace, view)
+    elif as_what == "report":
+        for line in report_lines(RunReport.of(view), width()):
+            show(line)
+    else:
+        _show_state(summary, view)
+    return Code.COMPLETED
+
+
+def _write_trace(file: Path, view: RunView) -> None:
+    try:
+        file.write_text(RunReport.of(view).to_trace(), "utf-8")
+    except OSError as error:
+        raise CommandError(f"the trace cannot be written: {error}") from None
+    say(f"wrote {file}, which https://ui.perfetto.dev opens")
+
+
+def _show_state(run: RunSummary, view: RunView) -> None:
+    title = Text(one_line(run.run_id), style="bold")
+    show(sign(view.status).append(" ").append_text(title).append(f"  {run_text(view)}"), wraps=True)
+    status_says_it = view.status != "failed" or "failed" in view.counts
+    facts = {
+        "graph": run.name and one_line(run.name),
+        "started": run.started and _when(run.started),
+        "engine": run.host and f"{run.host}, process {run.pid}",
+        "again from": run.parent and one_line(run.parent),
+        "error": "" if status_says_it else without_python(error_text(view.error)),
+    }
+    for fact, text in facts.items():
+        if text:
+            show(Text(f"  {fact:<11}", style="dim").append(text, style="not dim"), wraps=True)
+    if view.nodes:
+        show("")
+        show_table([_row_of_node(node) for node in view.nodes.values()], most_important=(0, 1, 2))
+    for node in view.nodes.values():
+        if node.state == "failed" and (error := node.error or _first_error(node)):
+            show(Text(f"\n{one_line(node.name)}:", style="bold"))
+            show(of_the_users(error["traceback"]) or error_text(error))
+
+
+def _first_error(node: NodeView) -> dict[str, str] | None:
+    failed = node.elements.records.values() if node.elements is not None else ()
+    return next((each.error for each in failed if each.state == "failed"), None)
+
+
+def _row_of_node(node: NodeView) -> Row:
+    shown = node.preview
+    return [
+        Text("  ").append_text(sign(node.state)),
+        one_line(node.name),
+        "waits" if node.state == "pending" else node_text(node).partition(": ")[0],
+        one_line(shown["text"])[:60] if shown else "",
+    ]
+
+
+async def watch_run(journal: str, run_id: str, *, json_lines: bool, quiet: bool) -> Code:
+    """Follow a run until it has ended, and return its exit code."""
+    view, signals = RunView(run_id), Signals()
+    try:
+        with signals, Progress() as progress:
+            async with reader_of(journal) as reader:
+                seen = (await reader.run(run_id)).seq
+                events = _as_here(reader.events(run_id, follow=True))
+                async with aclosing(events):
+                    earlier: list[Event] = []
+                    async for event in events:
+                        view.apply(event)
+                        if json_lines:
+                            show_json(event.to_dict())
+                        if quiet:
+                            continue
+                        # Of sessions that are over, only what they have reached matters.
+                        if isinstance(event, RunStarted):
+                            earlier.clear()
+                        earlier.append(event)
+                        if event.seq >= seen:
+                            for held in earlier:
+                                progress.on_event(held)
+                            earlier.clear()
+                view.status = (await reader.run(run_id)).status
+    except asyncio.CancelledError:
+        if signals.code is None:
+            raise
+        say(f"run {run_id!r} goes on; watch it again, or stop it with taskiq-flow cancel")
+        return signals.code
+    if view.status == "interrupted":
+        say(f"run {run_id!r} is interrupted: its engine is gone; continue it with resume")
+    return code_of_run(view)
+
+
+async def _as_here(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    """Events of another process with times of the clock of this one."""
+    ahead = 0.0
+    clock = asyncio.get_running_loop().time
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, RunStarted) and event.time:
+                ahead = (event.at - event.time) - (clock() - time.time())
+            yield replace(event, at=event.at - ahead)
+
+
+async def cancel_runs(journal: str, run_ids: Sequence[str]) -> Code:
+    """Ask the engines of runs to stop them, and wait until they have."""
+    async with reader_of(journal) as reader:
+        for run_id in run_ids:
+            if not await _cancel(reader, run_id):
+                return Code.UNREACHABLE
+    return Code.COMPLETED
+
+
+async def _cancel(reader: RunReader, run_id: str) -> bool:
+    run = await reader.run(run_id)
+    if run.status == "running" and not run.is_resumable:
+        raise ConfigurationError(
+            f"run {run_id!r} is only recorded, and takes no requests; cancel it in its own process"
+        )
+    if not await reader.request(run_id, "cancel"):
+        say(f"run {run_id!r} is {run.status} already")
+        return True
+    try:
+        async with (
+            asyncio.timeout(CANCEL_TIMEOUT),
+            aclosing(reader.events(run_id, run.seq, follow=True)) as events,
+        ):
+            async for _ in events:
+                pass
+    except TimeoutError:
+        say(f"run {run_id!r} was asked to stop {CANCEL_TIMEOUT:g} s ago, and is still running")
+        return False
+    say(f"run {run_id!r} is {(await reader.run(run_id)).status}")
+    return True
+
+
+async def delete_runs(
+    journal: str,
+    run_ids: Sequence[str],
+    *,
+    older_than: timedelta | None,
+    keep: int | None,
+    name: str | None,
+) -> Code:
+    """Delete the named runs, or those that are old; write the ids of those that are gone."""
+    if not run_ids and older_than is None and keep is None:
+        raise CommandError("nothing says which runs to delete; name them, or give --older-than 30d")
+    if run_ids and (older_than is not None or keep is not None or name is not None):
+        raise CommandError("name runs, or give --older-than, --keep and --name; not both")
+    async with reader_of(journal) as reader:
+        for run_id in run_ids:
+            await reader.journal.delete(run_id)
+            show(one_line(run_id))
+        if not run_ids:
+            for run_id in await reader.prune(older_than=older_than, keep=keep, name=name):
+                show(one_line(run_id))
+    return Code.COMPLETED

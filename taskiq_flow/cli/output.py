@@ -1,0 +1,188 @@
+"""What commands write: results to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from pydantic_core import to_jsonable_python
+from rich.console import Console
+from rich.text import Text
+
+from taskiq_flow.dataflow.render import encodable
+from taskiq_flow.drawing.theme import SIGNS
+from taskiq_flow.errors import describe
+from taskiq_flow.events import NodeFailure, NodeSkipped
+from taskiq_flow.previews import one_line, preview, printable, shown_error
+
+STYLES: Mapping[str, str] = {
+    "completed": "green",
+    "failed": "bold red",
+    "interrupted": "bold red",
+    "cancelled": "yellow",
+    "running": "cyan",
+    "queued": "dim",
+    "skipped": "dim",
+}
+
+_WIDTH = 80
+"""Columns of a text that is written elsewhere than to a terminal."""
+
+_IN_ASCII = str.maketrans("█░✓✗⊘●○·–", "#:+x-*o.-")  # noqa: RUF001 - a dash
+
+
+def say(text: str, style: str = "") -> None:
+    """Write to standard error, if there is one."""
+    if sys.stderr is not None:
+        _write(Text(text, style=style), sys.stderr, wraps=True)
+
+
+def show(line: Text | str, *, wraps: bool = False) -> None:
+    """Write one line to standard output. ``wraps``: between words, if a terminal is too narrow."""
+    _write(Text(line) if isinstance(line, str) else line, sys.stdout, wraps=wraps)
+
+
+def show_json(value: Any) -> None:
+    """Write one line of JSON to standard output."""
+    _print(as_json(value), sys.stdout)
+
+
+def _write(text: Text, file: TextIO, *, wraps: bool) -> None:
+    console = Console(file=file, highlight=False, soft_wrap=not wraps)
+    if not console.is_terminal:
+        _print(text.plain, file)
+        return
+    if not console.encoding.lower().startswith("utf"):
+        text = Text(in_ascii(text.plain))
+    console.print(text)
+
+
+def _print(text: str, file: TextIO) -> None:
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = in_ascii(text).encode(encoding, "backslashreplace").decode(encoding)
+    print(text, file=file, flush=True)
+
+
+def in_ascii(text: str) -> str:
+    """The text with ASCII in place of signs."""
+    return encodable(text.translate(_IN_ASCII), "ascii")
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON in one line. What JSON cannot carry becomes a preview, or a string."""
+    plain = to_jsonable_python(value, bytes_mode="base64", fallback=preview)
+    return printable(json.dumps(_with_numbers_of_json(plain), ensure_ascii=False))
+
+
+def _with_numbers_of_json(plain: Any) -> Any:
+    """The same with NaN and the infinities as strings."""
+    if isinstance(plain, float) and not math.isfinite(plain):
+        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(plain)]
+    if isinstance(plain, list):
+        return [_with_numbers_of_json(part) for part in plain]
+    if isinstance(plain, dict):
+        return {key: _with_numbers_of_json(part) for key, part in plain.items()}
+    return plain
+
+
+class Results:
+    """Writes the results of a run, one by one: as text, or as JSON lines with their values whole.
+
+    ``failed``: whether one of them is a node that failed, of an engine with
+    ``on_error="collect"``.
+    """
+
+    def __init__(self, *, json_lines: bool) -> None:
+        self.failed = False
+        self._json_lines = json_lines
+
+    def write(self, name: str, value: Any) -> None:
+        """Write one result."""
+        about: dict[str, Any]
+        if isinstance(value, NodeFailure):
+            self.failed = True
+            about, text = {"error": shown_error(value.error)}, f"failed: {describe(value.error)}"
+        elif isinstance(value, NodeSkipped):
+            about, text = {"skipped": list(value.because_of)}, "skipped"
+        elif self._json_lines:
+            about, text = {"value": value}, ""
+        else:
+            about, text = {}, value if isinstance(value, str) else preview(value)["text"]
+        if self._json_lines:
+            show_json({"node": name, **about})
+        else:
+            show(_named(name, text))
+
+
+def _named(name: str, text: str) -> Text:
+    """A name and a text behind it, or below it if that has several lines."""
+    lines = text.splitlines() or [""]
+    shown = Text(one_line(name), style="bold").append(": ", style="not bold")
+    if len(lines) == 1:
+        return shown.append(one_line(lines[0]), style="not bold")
+    shown.rstrip()
+    for line in lines:
+        shown.append(f"\n  {one_line(line)}".rstrip(" "), style="not bold")
+    return shown
+
+
+def width() -> int:
+    """The columns of standard output: of its terminal, or else 80."""
+    console = Console(file=sys.stdout)
+    return console.width if console.is_terminal else _WIDTH
+
+
+def sign(state: str) -> Text:
+    """The sign of a state, in its colour."""
+    shown = SIGNS["failed"] if state == "interrupted" else SIGNS.get(state, "·")
+    return Text(shown, style=STYLES.get(state, "dim"))
+
+
+Row = Sequence[Text | str]
+
+
+def show_table(rows: Sequence[Row], *, most_important: Iterable[int] = ()) -> None:
+    """Write rows with aligned columns.
+
+    On a terminal that is too narrow for all of them, columns are left out from the right, and
+    those of ``most_important`` last.
+    """
+    cells = [[Text(c) if isinstance(c, str) else c for c in row] for row in rows]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
+    columns = _fitting(widths, Console(file=sys.stdout), set(most_important))
+    for row in cells:
+        line = Text()
+        for column in columns:
+            line.append_text(row[column]).append(" " * (widths[column] - row[column].cell_len + 2))
+        line.rstrip()
+        show(line)
+
+
+def _fitting(widths: Sequence[int], console: Console, kept: set[int]) -> list[int]:
+    columns = [column for column, width in enumerate(widths) if width]
+    if console.is_terminal:
+        while sum(widths[column] + 2 for column in columns) - 2 > console.width:
+            others = [column for column in columns if column not in kept]
+            if not others:
+                break
+            columns.remove(others[-1])
+    return columns
+
+
+def close_quietly() -> bool:
+    """Write out what is left; whether anybody still reads it."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would try once more at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True

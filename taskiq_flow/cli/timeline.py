@@ -1,0 +1,80 @@
+"""The report of a run as text: what held it back, and when its nodes waited and ran."""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Iterator
+
+from rich.cells import cell_len, set_cell_size
+
+from taskiq_flow.previews import duration, one_line
+from taskiq_flow.views.node_times import NodeTimes
+from taskiq_flow.views.report import MOST_LISTED, RunReport
+
+_SIGNS = {"waiting": "·", "sending": "░", "running": "█"}
+_LONGEST_NAME = 28
+_NARROWEST_TABLE = 72
+"""Columns that a table of numbers needs."""
+
+
+def report_lines(report: RunReport, width: int) -> Iterator[str]:
+    """The report in lines of up to ``width`` columns: sentence, timeline, and numbers if they fit.
+
+    The timeline has the nodes that took longest, in the order in which they began to wait.
+    """
+    yield f"run {one_line(report.run_id)}: {report.status} in {duration(report.seconds)}"
+    yield from textwrap.wrap(one_line(report.sentence), width)
+    rows = sorted(_longest(report), key=lambda name: report.nodes[name].spans[0].start)
+    if not rows:
+        return
+    yield ""
+    labels = {name: _label(name, report.nodes[name]) for name in rows}
+    column = min(max(map(cell_len, labels.values())), _LONGEST_NAME, width // 3)
+    room = max(width - column - 14, 8)
+    for name in rows:
+        times = report.nodes[name]
+        mark = "*" if name in report.critical_path else " "
+        took = duration(times.spans[-1].end - times.spans[0].start)
+        label = _cut(labels[name], column)
+        yield f"{mark} {label}  {_bar(times, report.seconds, room)} {took:>9}".rstrip()
+    yield ""
+    legend = ", ".join(f"{sign} {part}" for part, sign in _SIGNS.items())
+    yield from textwrap.wrap(f"{legend}; * on the critical path", width)
+    if width >= _NARROWEST_TABLE:
+        text = io.StringIO()
+        report.print(text)
+        yield from text.getvalue().split("\n")[2:-1]
+
+
+def _longest(report: RunReport) -> list[str]:
+    names = [name for name, times in report.nodes.items() if times.spans]
+
+    def took(name: str) -> float:
+        spans = report.nodes[name].spans
+        return spans[-1].end - spans[0].start
+
+    return sorted(names, key=took, reverse=True)[:MOST_LISTED]
+
+
+def _label(name: str, times: NodeTimes) -> str:
+    return one_line(name) + ("" if times.elements is None else f" ×{times.elements}")
+
+
+def _cut(text: str, columns: int) -> str:
+    """The text in so many columns, with an ellipsis if it is longer."""
+    if cell_len(text) > columns:
+        text = set_cell_size(text, columns - 1) + "…"
+    return set_cell_size(text, columns)
+
+
+def _bar(times: NodeTimes, seconds: float, room: int) -> str:
+    """The spans of a node on a line that stands for the run. A later span covers an earlier one."""
+    bar = [" "] * room
+    scale = room / seconds if seconds else 0.0
+    for span in times.spans:
+        start = min(int(span.start * scale), room - 1)
+        end = max(start + 1, math.ceil(min(span.end * scale, room)))
+        bar[start:end] = _SIGNS[span.part] * (end - start)
+    return "".join(bar)

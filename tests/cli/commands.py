@@ -1,0 +1,182 @@
+"""Commands in processes of their own, several at once, forked from one that has imported them."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+ROOT = Path(__file__).parents[2]
+
+SECONDS = 25
+"""How long a command may take before it is killed, by SIGALRM."""
+
+WARNINGS = ("-W", "error", "-W", "default::UserWarning")
+"""Those for users are shown by the commands."""
+
+SERVER = """
+from tests.cli.commands import next_command
+from taskiq_flow.cli.app import main
+import taskiq_flow.listeners.terminal, tests.cli.flows
+main(next_command())
+"""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command has ended, and what it has written."""
+
+    code: int
+    output: str
+    errors: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.output.splitlines()
+
+
+class Command:
+    """A command that was started. ``files``: where it writes to, unless that is a terminal."""
+
+    def __init__(self, server: subprocess.Popen[str], pid: int, files: tuple[Path, Path]) -> None:
+        self._server = server
+        self.pid = pid
+        self._files = files
+
+    def wait(self) -> Done:
+        """Wait until it has ended."""
+        code = _ask(self._server, {"wait": self.pid})
+        return Done(code, *(file.read_text("utf-8") for file in self._files if file.is_file()))
+
+    @property
+    def output(self) -> str:
+        """What it has written so far."""
+        return self._files[0].read_text("utf-8")
+
+    @property
+    def errors(self) -> str:
+        """What it has written so far to standard error."""
+        return self._files[1].read_text("utf-8")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def until(self, is_so: Callable[[], object]) -> None:
+        """Wait until something is so that it does."""
+        deadline = time.monotonic() + SECONDS
+        while not is_so():
+            assert time.monotonic() < deadline, self.errors
+            time.sleep(0.005)
+
+
+class Commands:
+    """The process from which the commands are forked. A context; at its end nothing is left."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        self._server = subprocess.Popen(  # noqa: S603 - this interpreter
+            [sys.executable, "-X", "utf8", *WARNINGS, "-c", SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.communicate()
+
+    def start(
+        self,
+        *arguments: str,
+        cwd: Path,
+        stdin: str = os.devnull,
+        stdout: str | None = None,
+        terminal: str | None = None,
+        env: Mapping[str, str | None] | None = None,
+        encoding: str = "utf-8",
+    ) -> Command:
+        """Start a command. ``terminal``: the path of one that it has in place of its files."""
+        self._count += 1
+        output, errors = (cwd / f"{name}-{self._count}" for name in ("output", "errors"))
+        output.touch()
+        errors.touch()
+        files = [stdin, stdout or str(output), str(errors)]
+        pid = _ask(
+            self._server,
+            {
+                "arguments": arguments,
+                "cwd": str(cwd),
+                "files": [terminal] * 3 if terminal else files,
+                "env": env or {},
+                "encoding": encoding,
+            },
+        )
+        return Command(self._server, pid, (output, errors))
+
+    def run(self, *arguments: str, cwd: Path, stdin: str = os.devnull, **more: str) -> Done:
+        """Run a command to its end."""
+        return self.start(*arguments, cwd=cwd, stdin=stdin, **more).wait()  # type: ignore[arg-type]
+
+
+def _ask(server: subprocess.Popen[str], request: Mapping[str, object]) -> int:
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps(request) + "\n")
+    server.stdin.flush()
+    return int(server.stdout.readline())
+
+
+def next_command() -> list[str]:
+    """In the server: serve until it is forked. Returns the arguments to the copy."""
+    gc.freeze()
+    for line in sys.stdin:
+        request = json.loads(line)
+        if (waited := request.get("wait")) is not None:
+            _, status = os.waitpid(waited, 0)
+            _tell(os.waitstatus_to_exitcode(status))
+            continue
+        pid = os.fork()
+        if not pid:
+            return _begin(**request)
+        _tell(pid)
+    sys.exit()
+
+
+def _tell(number: int) -> None:
+    print(number, flush=True)  # noqa: T201 - read by Commands
+
+
+def _begin(
+    arguments: Sequence[str],
+    cwd: str,
+    files: Sequence[str],
+    env: Mapping[str, str | None],
+    encoding: str,
+) -> list[str]:
+    """Make the copy look like a process of the command's own."""
+    signal.alarm(SECONDS)
+    os.chdir(cwd)
+    for name, value in env.items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    for number, path in enumerate(files):
+        flags = os.O_RDWR if path.startswith("/dev/") else os.O_RDONLY
+        if number and not path.startswith("/dev/"):
+            flags = os.O_WRONLY | os.O_CREAT
+        file = os.open(path, flags | os.O_NOCTTY, 0o600)
+        os.dup2(file, number)
+        os.close(file)
+    for stream in (sys.stdout, sys.stderr) if encoding != "utf-8" else ():
+        stream.reconfigure(encoding=encoding)  # type: ignore[union-attr]
+    return list(arguments)

@@ -1,0 +1,144 @@
+"""Each exit code, provoked; and what a command says then."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taskiq_flow import RunView
+from taskiq_flow.cli.exits import Code, code_of_run, of_the_users
+from taskiq_flow.errors import JournalError, NodeFailedError, RunTimeoutError
+from taskiq_flow.events import RunFinished, RunStarted
+from tests.cli.conftest import Run
+
+URL = ("--input", "url=example.org")
+
+KNOWN = ("--journal", "runs.db", "--run-id", "r1")
+
+ENDS = [
+    (["run", "flows:nightly", *URL], 0, ""),
+    (["run", "flows:halves", "-i", "number=7"], 1, "ValueError: 7 is odd"),
+    (["run", "flows:halves", "-i", "number=7", "--on-error", "continue"], 1, "7 is odd"),
+    (["run", "flows:engine", "-i", "number=7"], 1, ""),
+    (["run"], 2, "Missing argument 'MODULE:NAME'"),
+    (["run", "flows:nightly", "--fast"], 2, "No such option: --fast"),
+    (["run", "flows:nightli"], 2, "flows has no 'nightli'; did you mean 'nightly'?"),
+    (["run", "broken:nightly"], 2, "broken cannot be imported: NameError"),
+    (["run", "flows:nightly", "--timeout", "0"], 2, "0 is no time limit"),
+    (["run", "flows:nightly", "--journal", "ftp://x"], 2, "journal is a ftp:// address"),
+    (["run", "flows:nightly", "-i", "url"], 2, "--input 'url' has no '='"),
+    (["runs"], 2, "no journal is named; give --journal runs.db, or set TASKIQ_FLOW_JOURNAL"),
+    (["runs", "--journal", "runs.db", "--since", "soon"], 2, "'soon' is no time; write 2h"),
+    (["delete", "--journal", "runs.db"], 2, "nothing says which runs to delete"),
+    (["delete", "--journal", "runs.db", "--older-than", "1y"], 2, "'1y' is no period"),
+    (["show", "r1", "--journal", "runs.db", "--report", "--json-lines"], 2, "give one of --report"),
+    (["run", "flows:nightly"], 3, "node 'fetch' needs 'url', which no node produces"),
+    (["run", "flows:halves", "-i", "number=seven"], 3, "'seven', which cannot be read as int"),
+    (["validate", "flows:cyclic"], 3, "cycle"),
+    (["validate", "flows:mismatched"], 3, "takes it as its parameter 'number'"),
+    (["run", "flows:nightly", *URL, *KNOWN], 3, "continue it with taskiq-flow resume r1 flows:"),
+    (["resume", "r1", "flows:halves", "--journal", "runs.db"], 3, "started with another graph"),
+    (["rerun", "r1", "flows:nightly", "--from", "tidle", "--journal", "runs.db"], 3, "'tidle'"),
+    (["show", "r2", "--journal", "runs.db"], 4, "the journal has no run 'r2'"),
+    (["watch", "r2", "--journal", "runs.db"], 4, "the journal has no run 'r2'"),
+    (["cancel", "r2", "--journal", "runs.db"], 4, "the journal has no run 'r2'"),
+    (["resume", "r2", "flows:nightly", "--journal", "runs.db"], 4, "the journal has no run 'r2'"),
+    (["runs", "--journal", "none.db"], 5, "there is no journal 'none.db'"),
+    (["runs", "--journal", "flows.py"], 5, "file is not a database"),
+    (["run", "flows:nightly", *URL, "--journal", "no/runs.db"], 5, "unable to open database file"),
+    (["run", "flows:gated", "--timeout", "0.05"], 124, "did not end within 0.05 s"),
+]
+
+
+@pytest.fixture
+def with_run(folder: Path, run: Run) -> Path:
+    """The folder, with a journal that has the run ``r1``."""
+    done = run("run", "flows:nightly", *URL, "--journal", "runs.db", "--run-id", "r1")
+    assert done.code == 0, done.errors
+    (folder / "broken.py").write_text("nightly = unknown\n")
+    return folder
+
+
+def test_each_exit_code_and_what_is_said(with_run: Path, run: Run) -> None:
+    for arguments, code, words in ENDS:
+        done = run(*arguments)
+        assert (done.code, words in done.errors) == (code, True), (arguments, done)
+        if code > 1:
+            assert done.output == "", arguments
+            is_of_module = arguments[-1] == "broken:nightly"
+            assert ("Traceback" in done.errors) == is_of_module, done.errors
+
+
+def test_a_journal_that_is_only_read_is_not_made(folder: Path, run: Run) -> None:
+    run("runs", "--journal", "none.db")
+    assert not (folder / "none.db").exists()
+
+
+def test_a_locked_run_is_told_apart(with_run: Path, run: Run) -> None:
+    with sqlite3.connect(with_run / "runs.db") as connection:
+        connection.execute("UPDATE runs SET owner = 'another', expires = 1e12")
+    connection.close()
+    done = run("resume", "r1", "flows:nightly", "--journal", "runs.db")
+    assert done.code == 5
+    assert "locked by another" in done.errors
+
+
+def test_a_failed_node_shows_its_traceback_from_the_users_code_on(run: Run) -> None:
+    done = run("run", "flows:halves", "-i", "number=7", "--quiet")
+    assert done.output == ""
+    lines = done.errors.splitlines()
+    assert lines[0] == (
+        "error: node 'odd' failed in attempt 1 with ValueError: 7 is odd; it was called with "
+        "number=7"
+    )
+    assert lines[1] == ""
+    assert lines[2] == "Traceback (most recent call last):"
+    assert lines[3].endswith("in odd")
+    assert lines[-2:] == [
+        "ValueError: 7 is odd",
+        "it cannot be resumed; with --journal runs.db it could",
+    ]
+
+
+def test_frames_of_the_machinery_before_the_users_are_left_out() -> None:
+    frame = '  File "{}", line 1, in f\n    f()\n    ^^^\n'
+    text = (
+        "Traceback (most recent call last):\n"
+        + frame.format("/lib/taskiq/receiver.py")
+        + frame.format("/home/flows.py")
+        + frame.format("/lib/asyncio/tasks.py")
+        + "OSError: away\n\nThe above exception was the direct cause:\n\n"
+        + "Traceback (most recent call last):\n"
+        + frame.format("/lib/taskiq_flow/values/call.py")
+        + "ValueError: x\n"
+    )
+    assert of_the_users(text).replace(frame.format("/home/flows.py"), "user\n") == (
+        "Traceback (most recent call last):\nuser\n"
+        + frame.format("/lib/asyncio/tasks.py")
+        + "OSError: away\n\nThe above exception was the direct cause:\n\n"
+        + "Traceback (most recent call last):\nValueError: x"
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "code"),
+    [
+        ("completed", None, Code.COMPLETED),
+        ("failed", NodeFailedError("x"), Code.NODE_FAILED),
+        ("failed", RunTimeoutError("x"), Code.TIMEOUT),
+        ("failed", JournalError("x"), Code.UNREACHABLE),
+        ("cancelled", None, Code.CANCELLED),
+        (None, None, Code.UNREACHABLE),
+    ],
+)
+def test_the_code_of_a_run_elsewhere(outcome: Any, error: Exception | None, code: Code) -> None:
+    view = RunView()
+    view.apply(RunStarted("r1", 0.0, ("a",)))
+    if outcome is None:
+        view.status = "interrupted"
+    else:
+        view.apply(RunFinished("r1", 1.0, outcome, error))
+    assert code_of_run(view) is code
