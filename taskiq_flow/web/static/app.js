@@ -45,8 +45,10 @@ function turn() {
 function press(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
   const isTyping = event.target.matches("input[type=search], select");
-  if (isTyping && event.key === "Escape") event.target.blur();
-  else if (isTyping) return;
+  if (isTyping) {
+    if (event.key === "Escape") event.target.blur();
+    return;
+  }
   if (event.key === "Enter" && event.target.closest("button, summary, a, input")) return;
   if (event.key === "?") help.showModal();
   else if (!page.key(event.key)) return;
