@@ -96,9 +96,11 @@ export class Graph {
     const { box } = drawn;
     const nodes = box.members.map((name) => model.nodes.get(name)).filter(Boolean);
     const state = together(nodes.map((node) => node.state));
-    drawn.state = state;
-    drawn.sign.textContent = SIGNS[state];
-    drawn.title.textContent = `${box.members.slice(0, 20).join(", ")}: ${state}`;
+    if (drawn.state !== state) {
+      drawn.state = state;
+      drawn.sign.textContent = SIGNS[state];
+      drawn.title.textContent = `${box.members.slice(0, 20).join(", ")}: ${state}`;
+    }
     if (drawn.bar) {
       const counts = countsOf(nodes);
       const total = Math.max(1, Object.values(counts).reduce((a, b) => a + b, 0));
@@ -118,17 +120,22 @@ export class Graph {
 
   /** Mark what is selected, and what a search or the filter leaves. */
   mark(selected, matches) {
+    const isNew = selected !== this.selected;
     this.selected = selected;
     for (const drawn of this.boxes) {
       drawn.isSelected = selected !== null && drawn.box.members.includes(selected);
       drawn.isDim = !drawn.box.members.some(matches);
       this.style(drawn);
     }
+    const isWide = innerWidth > 700; // below that the graph is not beside the list
+    if (isNew && isWide) this.boxOf.get(selected)?.group.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   style(drawn) {
     const marks = `${drawn.isSelected ? " selected" : ""}${drawn.isDim ? " dim" : ""}`;
-    drawn.group.setAttribute("class", `box ${drawn.state}${marks}`);
+    const kind = `box ${drawn.state}${marks}`;
+    if (kind !== drawn.kind) drawn.group.setAttribute("class", kind);
+    drawn.kind = kind;
   }
 }
 

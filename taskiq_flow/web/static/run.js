@@ -101,7 +101,7 @@ export class RunPage {
     this.model.changed = new Set();
     this.graph.update(this.model, changed);
     this.timeline.update(this.model, changed);
-    if (changed.size) this.mark();
+    if (changed.size && this.onlyFailed) this.mark();
     if (changed.has(this.node)) this.inspect();
     this.render();
   }
