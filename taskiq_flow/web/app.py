@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -33,7 +34,7 @@ _LEAST_TOKEN = 16
 
 
 def runs_app(
-    source: ExecutionEngine | RunReader | Journal | str,
+    source: ExecutionEngine | RunReader | Journal | str | os.PathLike[str],
     *,
     control: bool = False,
     token: str | None = None,
@@ -96,7 +97,9 @@ def runs_app(
     return app
 
 
-def _reader_of(source: ExecutionEngine | RunReader | Journal | str) -> RunReader:
+def _reader_of(
+    source: ExecutionEngine | RunReader | Journal | str | os.PathLike[str],
+) -> RunReader:
     if isinstance(source, RunReader):
         return source
     return RunReader(source.journal if isinstance(source, ExecutionEngine) else source)

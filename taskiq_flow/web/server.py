@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Callable
@@ -92,13 +93,14 @@ def serve(
     *,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve an application of ``runs_app`` until the process is told to stop (Ctrl-C, SIGTERM).
+    """Serve an application of ``runs_app`` until Ctrl-C, or until SIGTERM ends the process.
 
     ``port``: 0 for one that is free. ``on_ready``: called with the address once it can be opened,
     such as ``"http://127.0.0.1:8421"``. Raises ``ConfigurationError`` for an address that other
     machines can reach if the application has no token, and ``OSError`` if the port is taken.
     """
-    asyncio.run(serve_async(app, host, port, on_ready=on_ready))
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve_async(app, host, port, on_ready=on_ready))
 
 
 async def serve_async(

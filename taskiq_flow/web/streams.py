@@ -33,6 +33,10 @@ class FrameResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return
         async with anyio.create_task_group() as tasks:
 
             async def watch() -> None:
@@ -45,8 +49,6 @@ class FrameResponse(Response):
             tasks.cancel_scope.cancel()
 
     async def _send_all(self, send: Send) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
         async with aclosing(self._frames) as frames:
             await _send_some(send, _HEAD[self._form])
             async for frame in frames:

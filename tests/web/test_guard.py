@@ -163,6 +163,7 @@ async def test_large_bodies_are_refused_unread(serve: Serve, journal: MemoryJour
     site = await serve(runs_app(journal, control=True))
     chunk = b"6000\r\n" + b" " * 0x6000 + b"\r\n"
     for end in (
+        b"content-length: 70000\r\n\r\n",
         b"content-length: 10000000\r\n\r\n",
         b"transfer-encoding: chunked\r\n\r\n" + 3 * chunk,
     ):

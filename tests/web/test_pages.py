@@ -193,6 +193,9 @@ async def test_a_run_is_followed_and_stopped(serve: Serve) -> None:
         async with asyncio.timeout(5):
             while app.state.hub._windows:  # nobody watches
                 await asyncio.sleep(0.01)
+        asked = len(seen.requests)
+        await seen.page.evaluate("fetch('api/v1/about').then(() => fetch('api/v1/about'))")
+        assert len(seen.requests) == asked + 2
         await seen.page.evaluate(
             "delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))"
         )

@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import json
 import random
+import signal
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,12 +136,13 @@ async def test_an_id_that_the_run_does_not_have_resets_the_client(serve: Serve) 
     journal = MemoryJournal()
     await run_example(journal)
     site = await serve(runs_app(journal))
-    for given in ("99999", "-1", "abc", "1.5", "9" * 500, "", "٣"):
+    log = await log_of(journal, "r1")
+    for given in (str(len(log) + 1), "99999", "-1", "abc", "1.5", "9" * 500, "", "٣"):
         received: list[tuple[int, Content]] = []
         await read_sse(site, "/api/v1/runs/r1/events", given.encode(), received)
         assert (received[0][0], received[0][1]["type"]) == (0, "reset")
         assert [number for number, _ in received[1:]] == [*range(1, len(received))]
-        assert len(received) == 1 + len(await log_of(journal, "r1"))
+        assert len(received) == 1 + len(log)
 
 
 async def test_an_old_id_is_replayed_from_there(serve: Serve) -> None:
@@ -154,22 +158,28 @@ async def test_who_is_behind_the_window_reads_the_journal(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window, "MOST_EVENTS", 50)
-    monkeypatch.setattr("taskiq_flow.web.hub.MOST_EVENTS", 50)
+    monkeypatch.setattr(window, "FRAME_SECONDS", 0.01)
     journal = MemoryJournal()
     run = Written(journal)
     await run.begin()
     app = runs_app(journal)
     site = await serve(app)
-    watching = asyncio.create_task(lines_of(site, "/api/v1/runs/r1/events"))
-    for _ in range(10):
-        await run.send(40)
-        await asyncio.sleep(0.02)
-    late = asyncio.create_task(lines_of(site, "/api/v1/runs/r1/events?after=5"))
-    await run.send(200)
+    path = "/api/v1/runs/r1/events"
+    watching = [asyncio.create_task(lines_of(site, path))]
+    windows = app.state.hub._windows
+    async with asyncio.timeout(10):
+        while "r1" not in windows or windows["r1"].floor < 100:
+            await run.send(20)
+            await asyncio.sleep(0.02)
+        within = windows["r1"].floor + 3  # within a frame of the window
+        for after in (5, within):
+            watching.append(asyncio.create_task(lines_of(site, f"{path}?after={after}")))
+        while windows["r1"].watchers < len(watching):
+            await asyncio.sleep(0.01)
+    await run.send(5)
     await run.end()
     log = await log_of(journal, "r1")
-    assert await watching == log
-    assert await late == log[5:]
+    assert await asyncio.gather(*watching) == [log, log[5:], log[within:]]
 
 
 async def test_events_that_were_never_written_show_as_a_gap(serve: Serve) -> None:
@@ -228,6 +238,37 @@ async def test_open_streams_end_when_the_server_stops() -> None:
         await others.read()
     writer.close()
     other_writer.close()
+
+
+SERVER = """
+import sys
+from taskiq_flow import MemoryJournal
+from taskiq_flow.web import runs_app, serve
+serve(runs_app(MemoryJournal()), port=0, on_ready=lambda address: print(address, flush=True))
+print("stopped")
+"""
+
+
+async def test_ctrl_c_stops_the_server_though_a_stream_is_open() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVER, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    address = (await process.stdout.readline()).decode().strip()
+    host, port = address.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readline()
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(5):
+        assert await process.stdout.read() == b"stopped\n"
+        assert await process.wait() == 0
+    writer.close()
+
+
+async def test_the_head_of_a_stream_ends(serve: Serve) -> None:
+    site = await serve(runs_app(MemoryJournal()))
+    assert (await site.client.head("/api/v1/events", timeout=5)).status_code == 200
 
 
 async def test_a_run_of_a_journal_without_events_is_read_to_its_end(serve: Serve) -> None:

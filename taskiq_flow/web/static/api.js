@@ -54,7 +54,7 @@ export class Stream {
       };
     } catch (error) {
       if (number !== this.number) return;
-      this.tell(error instanceof Refused ? error.message : "waiting for the server", error);
+      this.tell(error instanceof Refused ? "" : "waiting for the server", error);
       if (!(error instanceof Refused) || error.status >= 429) this.later();
     }
   }

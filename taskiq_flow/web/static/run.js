@@ -68,10 +68,7 @@ export class RunPage {
   }
 
   take(event) {
-    if (!this.model.apply(event)) return;
-    const source = this.stream.source;
-    if (event.type === "reset" || event.type === "run.ended") this.stream.start();
-    else if (source) this.read().catch((error) => this.told(error.message));
+    if (this.model.apply(event)) this.stream.start(); // a new snapshot, and what comes after it
   }
 
   told(text, error = null) {
