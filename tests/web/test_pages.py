@@ -251,12 +251,17 @@ COMPARE = """async ([snapshots, events]) => {
     const shown = (model) => JSON.stringify([...model.nodes.values()].map((node) => [
         node.node, node.state, node.attempts * !node.elements, node.elements && ["known", "queued",
         "running", "completed", "failed", "skipped"].map((key) => node.elements[key])]));
-    const last = shown(new Model(snapshots.at(-1)));
-    return snapshots.map((snapshot) => {
+    const wrong = [];
+    snapshots.forEach((snapshot, first) => {
         const model = new Model(structuredClone(snapshot));
-        const renewed = events.filter((event) => model.apply(event)).length;
-        return renewed ? "a new snapshot was wanted" : shown(model) === last ? "" : shown(model);
-    }).filter(Boolean);
+        for (const event of events) {
+            if (model.apply(event)) wrong.push("a new snapshot was wanted");
+            const expected = snapshots[Math.max(first, event.seq - 1)];
+            const last = shown(new Model(structuredClone(expected)));
+            if (shown(model) !== last) wrong.push([event, shown(model), last]);
+        }
+    });
+    return wrong.slice(0, 1);
 }"""
 
 

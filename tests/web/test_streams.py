@@ -267,8 +267,11 @@ async def test_ctrl_c_stops_the_server_though_a_stream_is_open() -> None:
 
 
 async def test_the_head_of_a_stream_ends(serve: Serve) -> None:
-    site = await serve(runs_app(MemoryJournal()))
+    app = runs_app(MemoryJournal())
+    site = await serve(app)
     assert (await site.client.head("/api/v1/events", timeout=5)).status_code == 200
+    await site.get("/api/v1/about")
+    assert not app.state.hub.recent._watchers
 
 
 async def test_a_run_of_a_journal_without_events_is_read_to_its_end(serve: Serve) -> None:
