@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from typing import Any
@@ -55,7 +56,7 @@ class RecentRuns:
             self._task = asyncio.get_running_loop().create_task(self._look())
         after = quiet = 0
         try:
-            while not self._is_closed:
+            while not self._is_closed and self._task is not None and not self._task.done():
                 looked = self._looked
                 if lines := sorted(line for line in self._lines.values() if line[0] > after):
                     after, quiet = lines[-1][0], 0
@@ -78,15 +79,14 @@ class RecentRuns:
         self._tell()
 
     async def _look(self) -> None:
-        while True:
-            try:
-                runs = await self._reader.runs(limit=MOST_RUNS)
-            except JournalError:
-                runs = None  # it is away for a while, perhaps
-            if runs is not None:
-                self._compare(runs)
-            self._tell()
-            await asyncio.sleep(LOOK_EVERY)
+        try:
+            while True:
+                with contextlib.suppress(JournalError):  # it is away for a while, perhaps
+                    self._compare(await self._reader.runs(limit=MOST_RUNS))
+                self._tell()
+                await asyncio.sleep(LOOK_EVERY)
+        finally:
+            self._tell()  # those who watch see that nobody looks any more
 
     def _tell(self) -> None:
         self._looked.set()

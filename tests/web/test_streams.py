@@ -40,9 +40,11 @@ from tests.web.site import Content, Serve, Site, lines_of, log_of, run_example
 class Written:
     """A run that a test writes into a journal, event by event."""
 
-    def __init__(self, journal: EventJournal, run_id: str = "r1") -> None:
+    def __init__(
+        self, journal: EventJournal, run_id: str = "r1", lease_seconds: float = 60
+    ) -> None:
         self.journal, self.run_id = journal, run_id
-        self._lease = Lease("test", 60)
+        self._lease = Lease("test", lease_seconds)
         self._lines = LineWriter(run_id)
         self._summary = SummaryWriter(run_id, Head())
         self._seq = 0
@@ -264,6 +266,30 @@ async def test_ctrl_c_stops_the_server_though_a_stream_is_open() -> None:
         assert await process.stdout.read() == b"stopped\n"
         assert await process.wait() == 0
     writer.close()
+
+
+async def test_a_run_whose_engine_is_gone_is_interrupted_and_may_go_on(serve: Serve) -> None:
+    journal = MemoryJournal()
+    run = Written(journal, lease_seconds=0.0)
+    await run.begin()
+    app = runs_app(journal)
+    site = await serve(app)
+    assert (await site.json("/api/v1/runs/r1"))["status"] == "interrupted"
+    watching = asyncio.create_task(lines_of(site, "/api/v1/runs/r1/events"))
+    async with asyncio.timeout(5):
+        while not app.state.hub._windows:
+            await asyncio.sleep(0.01)
+    await run.end()  # another engine went on with it
+    assert [event["type"] for event in await watching] == ["run.started", "run.ended"]
+
+
+async def test_a_list_that_cannot_be_read_any_more_ends(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = runs_app(MemoryJournal())
+    monkeypatch.setattr(app.state.hub.reader, "runs", lambda **options: 1 / 0)
+    site = await serve(app)
+    assert await lines_of(site, "/api/v1/events") == []
 
 
 async def test_the_head_of_a_stream_ends(serve: Serve) -> None:
