@@ -171,7 +171,7 @@ class Api:
 
     async def node(self, request: Request) -> Response:
         """One node or element."""
-        view, _ = await self._hub.view(_path(request, "run"))
+        view, run = await self._hub.view(_path(request, "run"))
         name = _path(request, "node")
         try:
             node = view.node(name)
@@ -179,7 +179,7 @@ class Api:
             raise HTTPException(
                 404, f"run {view.run_id!r} has no node {name!r}, or no record of that element"
             ) from None
-        return json_response(node_content(node, view, self._hub.shown))
+        return json_response(node_content(node, view, run, self._hub.shown))
 
     async def value(self, request: Request) -> Response:
         """A value as it is stored, which nobody decodes here."""

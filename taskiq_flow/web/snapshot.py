@@ -77,17 +77,18 @@ def report_content(view: RunView, run: RunSummary) -> Content:
     }
 
 
-def node_content(node: NodeView, view: RunView, shown: Shown) -> Content:
+def node_content(node: NodeView, view: RunView, run: RunSummary, shown: Shown) -> Content:
     """One node or element with what it takes, what it gave, its error, and all of its attempts."""
     name = node.name
     records = [] if node.elements is None else list(node.elements.records.values())
+    is_stored = run.is_resumable and node.state == "completed" and node.elements is None
     return {
         **_node(node, view),
         "seq": view.seq,
         "worker": node.worker,
         "error": shown.error(name, node.error),
         "value": shown.value(name, node.preview),
-        "has_value": node.state == "completed" and shown.whole_values,
+        "has_value": is_stored and shown.whole_values,
         "source": node.source,
         "because_of": [printable(other) for other in node.because_of],
         "reason": node.reason,

@@ -37,16 +37,19 @@ class FrameResponse(Response):
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
-        async with anyio.create_task_group() as tasks:
+        try:
+            async with anyio.create_task_group() as tasks:
 
-            async def watch() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
+                async def watch() -> None:
+                    while (await receive())["type"] != "http.disconnect":
+                        pass
+                    tasks.cancel_scope.cancel()
+
+                tasks.start_soon(watch)
+                await self._send_all(send)
                 tasks.cancel_scope.cancel()
-
-            tasks.start_soon(watch)
-            await self._send_all(send)
-            tasks.cancel_scope.cancel()
+        except* TimeoutError:
+            pass  # the client is stuck; the server closes a connection whose response has no end
 
     async def _send_all(self, send: Send) -> None:
         async with aclosing(self._frames) as frames:

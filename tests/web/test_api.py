@@ -18,6 +18,7 @@ from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
     MemoryJournal,
+    Recorder,
     SqliteJournal,
 )
 from taskiq_flow.web import runs_app
@@ -113,6 +114,18 @@ async def test_a_value_is_given_as_it_is_stored(serve: Serve, journal: MemoryJou
     assert response.headers["content-disposition"].startswith("attachment;")
     given = await site.json("/api/v1/runs/r1/nodes/text/value")
     assert given == "ebb"
+
+
+async def test_a_run_that_was_only_recorded_offers_no_values(serve: Serve) -> None:
+    journal = MemoryJournal()
+    dag = DAGBuilder().node(abs, inputs=["number"]).build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[Recorder(journal)])
+    await engine.execute({"number": -7}, run_id="r1")
+    site = await serve(runs_app(journal, control=True))
+    node = await site.json("/api/v1/runs/r1/nodes/abs")
+    assert (node["value"]["text"], node["has_value"]) == ("7", False)
+    assert (await site.get("/api/v1/runs/r1/nodes/abs/value")).status_code == 404
+    assert (await site.post("/api/v1/runs/r1/cancel")).status_code == 409
 
 
 async def test_names_of_any_kind_are_found(serve: Serve) -> None:
