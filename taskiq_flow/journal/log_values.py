@@ -47,11 +47,11 @@ async def encoded_value(journal: Journal, run_id: str, name: str) -> tuple[bytes
     restored = await _restored(journal, run_id, name)
     if restored is not None:
         is_json = "JSONSerializer" in restored.header.serializer
-        if name in restored.inputs:
-            return restored.inputs[name], is_json
         entry = restored.results.get(name)
         if entry is not None and entry.kind != REFERRED:
             return entry.data, is_json
+        if entry is None and name in restored.inputs:
+            return restored.inputs[name], is_json
     raise _missing(run_id, name)
 
 

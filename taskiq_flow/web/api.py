@@ -253,6 +253,6 @@ async def _body(request: Request) -> dict[str, Any]:
 def _attachment(data: bytes, name: str) -> Response:
     """A file to be stored, which no browser shows."""
     kind = "application/json" if name.endswith(".json") else "application/octet-stream"
-    told = quote(printable(name), safe="")
-    headers = {"content-disposition": f"attachment; filename*=UTF-8''{told}"}
+    encoded_name = quote(printable(name), safe="")
+    headers = {"content-disposition": f"attachment; filename*=UTF-8''{encoded_name}"}
     return Response(data, headers=headers, media_type=kind)

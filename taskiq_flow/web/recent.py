@@ -76,19 +76,19 @@ class RecentRuns:
     def close(self) -> None:
         """End the streams of all who watch."""
         self._is_closed = True
-        self._tell()
+        self._notify()
 
     async def _look(self) -> None:
         try:
             while True:
                 with contextlib.suppress(JournalError):  # it is away for a while, perhaps
                     self._compare(await self._reader.runs(limit=MOST_RUNS))
-                self._tell()
+                self._notify()
                 await asyncio.sleep(LOOK_EVERY)
         finally:
-            self._tell()  # those who watch see that nobody looks any more
+            self._notify()  # those who watch see that nobody looks any more
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._looked.set()
         self._looked = asyncio.Event()
 

@@ -53,7 +53,7 @@ class Socket:
             try:
                 message = _understood(json.loads(text))
             except (ValueError, RecursionError) as error:
-                await self._tell({"op": "error", "message": str(error)})
+                await self._answer({"op": "error", "message": str(error)})
                 continue
             await self._obey(message, tasks)
 
@@ -72,7 +72,7 @@ class Socket:
             return
         if len(self._watched) >= MOST_WATCHED:
             text = f"{MOST_WATCHED} runs are watched; unsubscribe from one first"
-            await self._tell({"op": "error", "run": run_id, "message": text})
+            await self._answer({"op": "error", "run": run_id, "message": text})
             return
         scope = self._watched[run_id] = anyio.CancelScope()
         tasks.start_soon(self._watch, run_id, after, scope)
@@ -81,9 +81,9 @@ class Socket:
         with scope:
             try:
                 await self._send_frames(run_id, after)
-                await self._tell({"op": "ended", "run": run_id})
+                await self._answer({"op": "ended", "run": run_id})
             except (RunNotFoundError, JournalError) as error:
-                await self._tell({"op": "error", "run": run_id, "message": str(error)})
+                await self._answer({"op": "error", "run": run_id, "message": str(error)})
         if self._watched.get(run_id) is scope:
             del self._watched[run_id]
 
@@ -101,16 +101,16 @@ class Socket:
     async def _cancel(self, run_id: str) -> None:
         if not self._control:
             text = "the application is read-only; it was made without control=True"
-            await self._tell({"op": "error", "run": run_id, "message": text})
+            await self._answer({"op": "error", "run": run_id, "message": text})
             return
         try:
             is_asked = await self._hub.reader.request(run_id, "cancel")
         except (RunNotFoundError, JournalError, ConfigurationError) as error:
-            await self._tell({"op": "error", "run": run_id, "message": str(error)})
+            await self._answer({"op": "error", "run": run_id, "message": str(error)})
             return
-        await self._tell({"op": "cancel", "run": run_id, "requested": is_asked})
+        await self._answer({"op": "cancel", "run": run_id, "requested": is_asked})
 
-    async def _tell(self, content: dict[str, Any]) -> None:
+    async def _answer(self, content: dict[str, Any]) -> None:
         await self._send(encoded(content) + "\n")
 
     async def _send(self, text: str) -> None:

@@ -103,9 +103,9 @@ class Window:
             self.floor = self._frames[dropped].last
             dropped += 1
         del self._frames[:dropped]
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._news.set()
         if not self.is_over:
             self._news = asyncio.Event()

@@ -31,9 +31,9 @@ export const nodePath = (run, node) => `${runPath(run)}/nodes/${encodeURICompone
 
 /** One stream of events. It is closed while the page is hidden, as browsers allow few of them. */
 export class Stream {
-  /** `begin` gives the path, after what is known was read; `take` gets each event. */
-  constructor(begin, take, tell) {
-    Object.assign(this, { begin, take, tell, source: null, number: 0, timer: null });
+  /** `begin` gives the path, after what is known was read; `take` gets each event, `onState` what to show of the connection. */
+  constructor(begin, take, onState) {
+    Object.assign(this, { begin, take, onState, source: null, number: 0, timer: null });
     this.onVisible = () => (document.hidden ? this.pause() : this.start());
     document.addEventListener("visibilitychange", this.onVisible);
     if (!document.hidden) this.start();
@@ -46,15 +46,15 @@ export class Stream {
       const path = await this.begin();
       if (path === null || number !== this.number) return;
       this.source = new EventSource(`${BASE}/${path}`);
-      this.source.onopen = () => this.tell("live");
+      this.source.onopen = () => this.onState("live");
       this.source.onmessage = (message) => this.take(JSON.parse(message.data));
       this.source.onerror = () => {
-        this.tell("waiting for the server");
+        this.onState("waiting for the server");
         if (this.source?.readyState === EventSource.CLOSED) this.later();
       };
     } catch (error) {
       if (number !== this.number) return;
-      this.tell(error instanceof Refused ? "" : "waiting for the server", error);
+      this.onState(error instanceof Refused ? "" : "waiting for the server", error);
       if (!(error instanceof Refused) || error.status >= 429) this.later();
     }
   }

@@ -1,5 +1,5 @@
-// The state of a run: a snapshot, and the events after it. Every pause for thought is the
-// server's: a new session, a gap or the end of the run asks for a new snapshot.
+// The state of a run: a snapshot, and the events after it. After a new session, a gap or the end
+// of the run, a new snapshot is needed.
 
 export class Model {
   constructor(snapshot) {
@@ -37,7 +37,7 @@ export class Model {
     const at = event.at - this.clock;
     if (event.type === "elements") {
       const node = this.nodes.get(event.node) ?? this.nodes.get(wholeOf(event.node));
-      if (node?.elements) this.tell(node, event.known, at);
+      if (node?.elements) this.countKnown(node, event.known, at);
       return false;
     }
     const node = this.nodes.get(event.index === undefined ? event.node : wholeOf(event.node));
@@ -84,7 +84,7 @@ export class Model {
     this.update(node, at);
   }
 
-  tell(node, count, at) {
+  countKnown(node, count, at) {
     const { elements } = node;
     elements.known = elements.levels === 1 ? Math.max(count, elements.known) : elements.known + count;
     elements.are_all_known = elements.levels === 1;
@@ -130,8 +130,8 @@ export function spansOf(node, now) {
   }
   const spans = [];
   let at = node.ready;
-  for (const [sent, told, ended] of attempts) {
-    const began = told ?? (node.state === "queued" && ended === end ? ended : sent);
+  for (const [sent, begun, ended] of attempts) {
+    const began = begun ?? (node.state === "queued" && ended === end ? ended : sent);
     for (const [part, from, to] of [["waiting", at, sent], ["sending", sent, began], ["running", began, ended]]) {
       if (from !== null && to !== null && to > from) spans.push([part, from, to]);
     }

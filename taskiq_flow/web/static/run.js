@@ -19,9 +19,9 @@ export class RunPage {
     this.graph = new Graph(root.querySelector("#graph"), (box) => this.selectBox(box));
     this.timeline = new Timeline(root.querySelector("#timeline"), (name) => this.select(name));
     this.readAddress();
-    this.stream = new Stream(() => this.begin(), (event) => this.take(event), (text, error) => this.told(text, error));
+    this.stream = new Stream(() => this.begin(), (event) => this.take(event), (text, error) => this.setConnection(text, error));
     this.ticking = setInterval(() => this.tick(), DRAW_EVERY);
-    this.looking = setInterval(() => this.look(), REPORT_EVERY);
+    this.looking = setInterval(() => this.readReport(), REPORT_EVERY);
   }
 
   close() {
@@ -36,7 +36,7 @@ export class RunPage {
   async begin() {
     await this.read();
     const isOver = !["running", "interrupted", "pending"].includes(this.model.status);
-    if (isOver) this.told("ended");
+    if (isOver) this.setConnection("ended");
     return isOver ? null : `${runPath(this.run)}/events?after=${this.model.seq}`;
   }
 
@@ -44,13 +44,13 @@ export class RunPage {
     this.model = new Model(await get(runPath(this.run)));
     this.notice = "";
     this.timeline.draw(this.model);
-    await this.lay();
+    await this.layOut();
     this.mark();
     this.inspect();
     this.render();
   }
 
-  async lay() {
+  async layOut() {
     const query = new URLSearchParams();
     if (this.fold !== null) query.set("fold", this.fold);
     for (const name of this.unfolded) query.append("unfolded", name);
@@ -71,14 +71,14 @@ export class RunPage {
     if (this.model.apply(event)) this.stream.start(); // a new snapshot, and what comes after it
   }
 
-  told(text, error = null) {
+  setConnection(text, error = null) {
     this.connection = text;
     if (error !== null && this.model === null) this.notice = error.message;
     this.render();
   }
 
   /** Some states are told by no event: that the engine is gone, and what holds the run back. */
-  async look() {
+  async readReport() {
     if (document.hidden || !this.model || !["running", "interrupted"].includes(this.model.status)) return;
     try {
       const report = await get(`${runPath(this.run)}/report`);
@@ -125,7 +125,7 @@ export class RunPage {
   async addressChanged() {
     this.readAddress();
     if (!this.model) return;
-    await this.lay();
+    await this.layOut();
     this.mark();
     this.inspect();
   }
@@ -146,7 +146,7 @@ export class RunPage {
     }
     this.unfolded = [...this.unfolded, box.members[0]];
     show({ open: this.unfolded }, { replace: true });
-    this.lay().then(() => this.mark());
+    this.layOut().then(() => this.mark());
   }
 
   async inspect() {
@@ -175,7 +175,7 @@ export class RunPage {
   async setFold(fold) {
     Object.assign(this, { fold, unfolded: [] });
     show({ fold, open: null }, { replace: true });
-    await this.lay();
+    await this.layOut();
     this.mark();
   }
 

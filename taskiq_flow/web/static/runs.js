@@ -12,7 +12,7 @@ export class RunsPage {
     Object.assign(this, { isRead: false, more: null, failedFirst: true, state: "" });
     document.title = "runs · taskiq-flow";
     this.render();
-    this.stream = new Stream(() => this.begin(), (event) => this.take(event), (text, error) => this.told(text, error));
+    this.stream = new Stream(() => this.begin(), (event) => this.take(event), (text, error) => this.setConnection(text, error));
     this.ticking = setInterval(() => this.tick(), 1000);
   }
 
@@ -36,7 +36,7 @@ export class RunsPage {
     queueMicrotask(() => this.isStale && this.render());
   }
 
-  told(text, error = null) {
+  setConnection(text, error = null) {
     this.connection = text;
     if (error !== null) this.notice = error.message;
     this.render();
