@@ -20,14 +20,7 @@ async def value_in_log(journal: Journal, run_id: str, name: str) -> Any:
     Raises ``RunNotFoundError``, ``MissingNodeError`` if there is none, and ``JournalError`` if it
     cannot be read.
     """
-    restored: RestoredRun | None = None
-    async with aclosing(journal.read(run_id)) as chunks:
-        async for data in chunks:
-            for entry in read_chunk(run_id, data):
-                if restored is None:
-                    restored = RestoredRun(run_id, Header.decoded(run_id, entry))
-                elif not entry.data or entry.name in ("", name) or parted(entry.name)[0] == name:
-                    restored.apply(entry)
+    restored = await _restored(journal, run_id, name)
     if restored is not None:
         values = StoredValues(journal.serializer, Classes.imported()).like(
             restored.header.serializer
@@ -42,7 +35,41 @@ async def value_in_log(journal: Journal, run_id: str, name: str) -> Any:
         }
         if elements:
             return _nested(elements)
-    raise MissingNodeError(
+    raise _missing(run_id, name)
+
+
+async def encoded_value(journal: Journal, run_id: str, name: str) -> tuple[bytes, bool]:
+    """The bytes of a value as the log has them, and whether they are JSON. Nothing is decoded.
+
+    Raises what ``value_in_log`` does, and ``MissingNodeError`` for the list of a mapped node, which
+    the log has by its elements only.
+    """
+    restored = await _restored(journal, run_id, name)
+    if restored is not None:
+        is_json = "JSONSerializer" in restored.header.serializer
+        entry = restored.results.get(name)
+        if entry is not None and entry.kind != REFERRED:
+            return entry.data, is_json
+        if entry is None and name in restored.inputs:
+            return restored.inputs[name], is_json
+    raise _missing(run_id, name)
+
+
+async def _restored(journal: Journal, run_id: str, name: str) -> RestoredRun | None:
+    """What the log says of this name, and of nobody else's values."""
+    restored: RestoredRun | None = None
+    async with aclosing(journal.read(run_id)) as chunks:
+        async for data in chunks:
+            for entry in read_chunk(run_id, data):
+                if restored is None:
+                    restored = RestoredRun(run_id, Header.decoded(run_id, entry))
+                elif not entry.data or entry.name in ("", name) or parted(entry.name)[0] == name:
+                    restored.apply(entry)
+    return restored
+
+
+def _missing(run_id: str, name: str) -> MissingNodeError:
+    return MissingNodeError(
         f"run {run_id!r} has no value of {name!r} in the journal: no node or input has that name, "
         "or it has not completed",
         reference=name,

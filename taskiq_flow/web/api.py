@@ -1,0 +1,258 @@
+"""What the application answers under ``/api/v1``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, cast, get_args
+from urllib.parse import quote, unquote
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from taskiq_flow.errors import MissingNodeError
+from taskiq_flow.journal.log_values import encoded_value
+from taskiq_flow.journal.summary import RunState
+from taskiq_flow.previews import printable
+from taskiq_flow.views.report import RunReport
+from taskiq_flow.web.frames import Form, encoded
+from taskiq_flow.web.graphs import Graphs
+from taskiq_flow.web.guard import SESSION, Token
+from taskiq_flow.web.hub import Hub
+from taskiq_flow.web.openapi import document
+from taskiq_flow.web.recent import shown_run
+from taskiq_flow.web.snapshot import node_content, report_content, snapshot
+from taskiq_flow.web.streams import FrameResponse
+
+MOST_LISTED = 200
+"""Runs on one page of the list."""
+
+_BODY_SECONDS = 10.0
+
+
+def json_response(
+    content: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A response with JSON."""
+    return Response(encoded(content), status, headers, "application/json")
+
+
+class Api:
+    """The handlers of all routes. ``control``: whether runs can be cancelled."""
+
+    def __init__(self, hub: Hub, graphs: Graphs, token: Token | None, *, control: bool) -> None:
+        self._hub = hub
+        self._graphs = graphs
+        self._token = token
+        self._control = control
+
+    def routes(self) -> list[Route]:
+        """All routes. The names of runs and nodes are single segments, percent-encoded."""
+        run, node = "/api/v1/runs/{run}", "/api/v1/runs/{run}/nodes/{node}"
+        return [
+            Route("/api/v1/openapi.json", self.openapi),
+            Route("/api/v1/about", self.about),
+            Route(SESSION, self.session, methods=["POST"]),
+            Route("/api/v1/runs", self.runs),
+            Route(run, self.run),
+            Route(f"{run}/graph", self.graph),
+            Route(f"{run}/events", self.events),
+            Route(f"{run}/report", self.report),
+            Route(f"{run}/trace", self.trace),
+            Route(f"{run}/cancel", self.cancel, methods=["POST"]),
+            Route(node, self.node),
+            Route(f"{node}/value", self.value),
+            Route("/api/v1/events", self.all_events),
+            Route("/api/v1/dags", self.dags),
+        ]
+
+    async def openapi(self, request: Request) -> Response:
+        """The description of these routes."""
+        return json_response(document())
+
+    async def about(self, request: Request) -> Response:
+        """What the application allows."""
+        shown = self._hub.shown
+        return json_response({"control": self._control, "values": shown.whole_values})
+
+    async def session(self, request: Request) -> Response:
+        """Exchange the token for a cookie, which scripts of the page cannot read."""
+        body = await _body(request)
+        token = self._token
+        if token is None:
+            return json_response({"ok": True})
+        given = body.get("token")
+        if not isinstance(given, str) or not token.is_valid(given):
+            raise HTTPException(401, "the token is wrong; open the address that has #token=")
+        response = json_response({"ok": True})
+        response.set_cookie(
+            token.cookie,
+            token.cookie_value,
+            path=request.scope.get("root_path") or "/",
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
+        return response
+
+    async def runs(self, request: Request) -> Response:
+        """The newest runs, page by page."""
+        query = request.query_params
+        status = query.get("status")
+        if status is not None and status not in get_args(RunState):
+            choice = ", ".join(get_args(RunState))
+            raise HTTPException(400, f"status is {status!r}; give one of {choice}")
+        limit = _number(query.get("limit", "100"), "limit")
+        if not 1 <= limit <= MOST_LISTED or limit % 1:
+            raise HTTPException(400, f"limit is {limit:g}; give a number from 1 to {MOST_LISTED}")
+        found = await self._hub.reader.runs(
+            status=cast("RunState | None", status),
+            name=query.get("name"),
+            since=_moment(query.get("since"), "since"),
+            before=_moment(query.get("before"), "before"),
+            limit=int(limit),
+        )
+        before = found[-1].started if len(found) == limit else None
+        return json_response({"runs": [shown_run(run) for run in found], "before": before})
+
+    async def run(self, request: Request) -> Response:
+        """A snapshot of a run."""
+        view, run = await self._hub.view(_path(request, "run"))
+        return json_response(snapshot(view, run, self._hub.shown))
+
+    async def graph(self, request: Request) -> Response:
+        """Where the boxes of a run's graph lie."""
+        fold = request.query_params.get("fold")
+        if fold not in (None, "0", "1"):
+            raise HTTPException(400, f"fold is {fold!r}; give 0 or 1, or leave it out")
+        view, run = await self._hub.view(_path(request, "run"))
+        unfolded = tuple(request.query_params.getlist("unfolded"))
+        try:
+            body, tag = self._graphs.layout(
+                view, run, fold=None if fold is None else fold == "1", unfolded=unfolded
+            )
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+        headers = {"etag": f'"{tag}"', "cache-control": "private, no-cache"}
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(body, headers=headers, media_type="application/json")
+
+    async def events(self, request: Request) -> Response:
+        """The events of a run, the present ones and those that will come."""
+        run_id, form = _path(request, "run"), _form(request)
+        given = request.headers.get("last-event-id") if form == "sse" else None
+        if given is None:
+            given = request.query_params.get("after")
+        after = await self._hub.begins_after(run_id, given)
+        if form == "sse" and after:
+            run = await self._hub.reader.run(run_id)
+            if after == run.seq and run.ended is not None:
+                return Response(status_code=204)  # an EventSource then stops asking
+        return FrameResponse(self._hub.frames(run_id, after), form)
+
+    async def all_events(self, request: Request) -> Response:
+        """The newest runs, and those that change from then on."""
+        return FrameResponse(self._hub.recent.frames(), _form(request))
+
+    async def report(self, request: Request) -> Response:
+        """What held a run back."""
+        view, run = await self._hub.view(_path(request, "run"))
+        return json_response(report_content(view, run))
+
+    async def trace(self, request: Request) -> Response:
+        """The times of a run in Chrome's trace format."""
+        view, run = await self._hub.view(_path(request, "run"))
+        return _attachment(RunReport.of(view).to_trace().encode(), f"{run.run_id}.trace.json")
+
+    async def node(self, request: Request) -> Response:
+        """One node or element."""
+        view, run = await self._hub.view(_path(request, "run"))
+        name = _path(request, "node")
+        try:
+            node = view.node(name)
+        except KeyError:
+            raise HTTPException(
+                404, f"run {view.run_id!r} has no node {name!r}, or no record of that element"
+            ) from None
+        return json_response(node_content(node, view, run, self._hub.shown))
+
+    async def value(self, request: Request) -> Response:
+        """A value as it is stored, which nobody decodes here."""
+        if not self._hub.shown.whole_values:
+            raise HTTPException(403, "whole values are not given: values=False or redact= is set")
+        name = _path(request, "node")
+        try:
+            data, is_json = await encoded_value(
+                self._hub.reader.journal, _path(request, "run"), name
+            )
+        except MissingNodeError as error:
+            raise HTTPException(404, str(error)) from error
+        return _attachment(data, f"{name}.{'json' if is_json else 'bin'}")
+
+    async def dags(self, request: Request) -> Response:
+        """The graphs that the application was given."""
+        known = self._graphs.dags.items()
+        found = [{"name": name, **json.loads(dag.to_json())} for name, dag in known]
+        return json_response({"dags": found})
+
+    async def cancel(self, request: Request) -> Response:
+        """Ask the engine that has a run to cancel it."""
+        if not self._control:
+            raise HTTPException(403, "the application is read-only; it was made without control")
+        await _body(request)
+        run_id = _path(request, "run")
+        if not await self._hub.reader.request(run_id, "cancel"):
+            raise HTTPException(409, f"no engine has run {run_id!r}, so there is nobody to ask")
+        return json_response({"requested": "cancel"}, 202)
+
+
+def _path(request: Request, key: str) -> str:
+    text: str = request.path_params[key]
+    return unquote(text)
+
+
+def _form(request: Request) -> Form:
+    return "sse" if "text/event-stream" in request.headers.get("accept", "") else "lines"
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise HTTPException(400, f"{name} is {text!r}; give a number")
+    return number
+
+
+def _moment(text: str | None, name: str) -> float | None:
+    return None if text is None else _number(text, name)
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """The JSON object of a request, ``{}`` without a body."""
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            data = await request.body()
+    except TimeoutError:
+        raise HTTPException(408, "the body did not come in time") from None
+    try:
+        body = json.loads(data or b"{}")
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        raise HTTPException(400, "the body is no JSON object")
+    return body
+
+
+def _attachment(data: bytes, name: str) -> Response:
+    """A file to be stored, which no browser shows."""
+    kind = "application/json" if name.endswith(".json") else "application/octet-stream"
+    encoded_name = quote(printable(name), safe="")
+    headers = {"content-disposition": f"attachment; filename*=UTF-8''{encoded_name}"}
+    return Response(data, headers=headers, media_type=kind)

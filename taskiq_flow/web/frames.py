@@ -1,0 +1,94 @@
+"""Events as they go over the wire: lines, many of them in one frame, encoded once."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from taskiq_flow.events import WIRE_VERSION, Event, Gap
+from taskiq_flow.previews import printable
+from taskiq_flow.web.shown import Shown
+
+Form = Literal["lines", "sse"]
+"""Lines of JSON, or server-sent events."""
+
+Line = tuple[int, str]
+"""The number of an event, and its JSON."""
+
+MOST_IN_FRAME, MOST_CHARACTERS = 1_000, 128 * 1024
+"""Events and characters from which on a frame is full. A client that is stuck costs two frames."""
+
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+def encoded(content: Any) -> str:
+    """JSON in one line, as UTF-8 can hold it."""
+    return _json(content)
+
+
+class Frame:
+    """Events that are sent together. ``last``: the number of the last one."""
+
+    __slots__ = ("_bytes", "_lines", "last")
+
+    def __init__(self, lines: list[Line]) -> None:
+        self._lines = lines
+        self.last = lines[-1][0]
+        self._bytes: dict[Form, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def after(self, seq: int) -> Frame:
+        """The frame without the events up to ``seq``: itself where there are none of these."""
+        start = bisect_right(self._lines, seq, key=lambda line: line[0])
+        return self if start == 0 else Frame(self._lines[start:])
+
+    def encoded(self, form: Form) -> bytes:
+        """The frame's bytes."""
+        if (found := self._bytes.get(form)) is None:
+            found = self._bytes[form] = "".join(self._parts(form)).encode()
+        return found
+
+    def _parts(self, form: Form) -> Iterator[str]:
+        for seq, line in self._lines:
+            yield f"{line}\n" if form == "lines" else f"id: {seq}\ndata: {line}\n\n"
+
+
+class FrameWriter:
+    """Encodes the events of one run that come after event ``last``, and tells where some miss."""
+
+    def __init__(self, run_id: str, shown: Shown, last: int) -> None:
+        self.last = last
+        self._run_id = run_id
+        self._shown = shown
+        self._lines: list[Line] = []
+        self._characters = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a frame is full."""
+        return len(self._lines) >= MOST_IN_FRAME or self._characters >= MOST_CHARACTERS
+
+    def add(self, event: Event) -> None:
+        """Add the next event; before it, the gap if there is one."""
+        if event.seq > self.last + 1 and not isinstance(event, Gap):
+            gap = Gap(self._run_id, event.at, event.seq - 1 - self.last, event.seq - 1)
+            self._lines.append((gap.seq, encoded(gap.to_dict())))
+        self.last = event.seq
+        line = encoded(self._shown.event(event.to_dict()))
+        self._lines.append((event.seq, line))
+        self._characters += len(line)
+
+    def take(self) -> Frame | None:
+        """A frame of what was added since."""
+        lines, self._lines, self._characters = self._lines, [], 0
+        return Frame(lines) if lines else None
+
+
+def reset(run_id: str) -> Frame:
+    """Tells a client to forget what it has of a run: all of its events follow."""
+    content = {"v": WIRE_VERSION, "run": printable(run_id), "seq": 0, "type": "reset"}
+    return Frame([(0, encoded(content))])

@@ -1,0 +1,150 @@
+"""Serves the application by uvicorn, for one machine or for a few people."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import h11
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from taskiq_flow.errors import ConfigurationError
+from taskiq_flow.web.guard import MOST_BYTES, MOST_CONNECTIONS
+
+HEADER_SECONDS = 10.0
+"""A client that has not sent the headers of a request for so long is disconnected."""
+
+_GRACEFUL_SECONDS = 5
+
+
+class _Protocol(H11Protocol):
+    """Refuses clients that send their headers slowly, which keeps a connection open."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._unwatch()
+        elif self._deadline is None:
+            self._watch()
+
+    def _watch(self) -> None:
+        self._deadline = self.loop.call_later(HEADER_SECONDS, self._refuse)
+
+    def _unwatch(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse(self) -> None:
+        self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\r\n")
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Ends all streams before it waits for the connections to be closed."""
+
+    def __init__(self, app: Starlette, host: str, port: int) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host,
+                port,
+                http=_Protocol,
+                ws="websockets-sansio",
+                ws_max_size=MOST_BYTES,
+                ws_max_queue=4,
+                ws_per_message_deflate=False,
+                limit_concurrency=MOST_CONNECTIONS,
+                proxy_headers=False,
+                server_header=False,
+                access_log=False,
+                log_level="warning",
+                timeout_graceful_shutdown=_GRACEFUL_SECONDS,
+            )
+        )
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop serving."""
+        self._app.state.hub.close()
+        await super().shutdown(sockets)
+
+
+def serve(
+    app: Starlette,
+    host: str = "127.0.0.1",
+    port: int = 8421,
+    *,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve an application of ``runs_app`` until Ctrl-C, or until SIGTERM ends the process.
+
+    ``port``: 0 for one that is free. ``on_ready``: called with the address once it can be opened,
+    such as ``"http://127.0.0.1:8421"``. Raises ``ConfigurationError`` for an address that other
+    machines can reach if the application has no token, and ``OSError`` if the port is taken.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve_async(app, host, port, on_ready=on_ready))
+
+
+async def serve_async(
+    app: Starlette,
+    host: str = "127.0.0.1",
+    port: int = 8421,
+    *,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Like ``serve``, within an event loop that runs already."""
+    check_address(app, host)
+    with _bound(host, port) as listening:
+        server = Server(app, host, port)
+        serving = asyncio.get_running_loop().create_task(server.serve([listening]))
+        try:
+            while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn tells nobody
+                await asyncio.sleep(0.01)
+            if on_ready is not None and server.started:
+                shown = f"[{host}]" if ":" in host else host
+                on_ready(f"http://{shown}:{listening.getsockname()[1]}")
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            server.should_exit = True
+            await serving
+            raise
+
+
+def check_address(app: Starlette, host: str) -> None:
+    """Refuse an address that other machines reach, if nobody needs a token."""
+    if not _is_local(host) and not app.state.has_token:
+        raise ConfigurationError(
+            f"other machines reach the address {host!r}, and the application has no token; give "
+            "runs_app(token=secrets.token_urlsafe(), allowed_hosts=[...]), or serve on 127.0.0.1"
+        )
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that listens at the address. Raises ``OSError``."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family)

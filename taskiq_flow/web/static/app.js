@@ -1,0 +1,58 @@
+// Which page is shown, the keys, and the exchange of the token.
+
+import { html, render } from "./vendor/lit-html.js";
+import { Refused, get, post, shown } from "./api.js";
+import { RunPage } from "./run.js";
+import { RunsPage } from "./runs.js";
+
+const root = document.querySelector("#page");
+const help = document.querySelector("#help");
+let page = null;
+let run;
+let about = null;
+
+async function begin() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  try {
+    if (token !== null) {
+      history.replaceState(null, "", location.pathname + location.search);
+      await post("session", { token });
+    }
+    about = await get("about");
+  } catch (error) {
+    const text = error instanceof Refused ? error.message : "The server cannot be reached.";
+    render(html`<main><h1>taskiq-flow</h1><p class="notice" role="alert">${text}</p></main>`, root);
+    return;
+  }
+  addEventListener("popstate", turn);
+  addEventListener("keydown", press);
+  turn();
+}
+
+function turn() {
+  const wanted = shown().get("run");
+  if (page !== null && wanted === run) {
+    page.addressChanged?.();
+    return;
+  }
+  run = wanted;
+  page?.close();
+  root.replaceChildren();
+  delete root._$litPart$; // the next page renders into it anew
+  page = run === null ? new RunsPage(root) : new RunPage(root, run, about);
+}
+
+function press(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
+  const isTyping = event.target.matches("input[type=search], select");
+  if (isTyping) {
+    if (event.key === "Escape") event.target.blur();
+    return;
+  }
+  if (event.key === "Enter" && event.target.closest("button, summary, a, input")) return;
+  if (event.key === "?") help.showModal();
+  else if (!page.key(event.key)) return;
+  event.preventDefault();
+}
+
+begin();

@@ -1,0 +1,307 @@
+// The page of one run: its graph and its timeline, which share one selection, and a panel.
+
+import { html, nothing, render } from "./vendor/lit-html.js";
+import { BASE, Stream, duration, get, nodePath, post, runPath, show, shown } from "./api.js";
+import { Graph } from "./graph.js";
+import { Model } from "./model.js";
+import { panel, status } from "./panel.js";
+import { Timeline } from "./timeline.js";
+
+const DRAW_EVERY = 100;
+const REPORT_EVERY = 5000;
+
+export class RunPage {
+  constructor(root, run, about) {
+    Object.assign(this, { root, run, about, model: null, node: null, details: null, layout: null });
+    Object.assign(this, { search: "", onlyFailed: false, tall: null, notice: "", connection: "", earlier: null });
+    document.title = `${run} · taskiq-flow`;
+    this.render();
+    this.graph = new Graph(root.querySelector("#graph"), (box) => this.selectBox(box));
+    this.timeline = new Timeline(root.querySelector("#timeline"), (name) => this.select(name));
+    this.readAddress();
+    this.stream = new Stream(() => this.begin(), (event) => this.take(event), (text, error) => this.setConnection(text, error));
+    this.ticking = setInterval(() => this.tick(), DRAW_EVERY);
+    this.looking = setInterval(() => this.readReport(), REPORT_EVERY);
+  }
+
+  close() {
+    this.stream.close();
+    this.graph.close();
+    clearInterval(this.ticking);
+    clearInterval(this.looking);
+  }
+
+  // What is known
+
+  async begin() {
+    await this.read();
+    const isOver = !["running", "interrupted", "pending"].includes(this.model.status);
+    if (isOver) this.setConnection("ended");
+    return isOver ? null : `${runPath(this.run)}/events?after=${this.model.seq}`;
+  }
+
+  async read() {
+    this.model = new Model(await get(runPath(this.run)));
+    this.notice = "";
+    this.timeline.draw(this.model);
+    await this.layOut();
+    this.mark();
+    this.inspect();
+    this.render();
+  }
+
+  async layOut() {
+    const query = new URLSearchParams();
+    if (this.fold !== null) query.set("fold", this.fold);
+    for (const name of this.unfolded) query.append("unfolded", name);
+    try {
+      const known = `${query} ${this.model.nodes.size} ${this.model.sessions}`;
+      if (known !== this.known) {
+        this.layout = await get(`${runPath(this.run)}/graph?${query}`);
+        this.known = known;
+        this.graph.draw(this.layout, this.model);
+      } else this.graph.update(this.model);
+    } catch (error) {
+      this.layout = null;
+      this.root.querySelector("#graph").textContent = `No drawing: ${error.message}`;
+    }
+  }
+
+  take(event) {
+    if (this.model.apply(event)) this.stream.start(); // a new snapshot, and what comes after it
+  }
+
+  setConnection(text, error = null) {
+    this.connection = text;
+    if (error !== null && this.model === null) this.notice = error.message;
+    this.render();
+  }
+
+  /** Some states are told by no event: that the engine is gone, and what holds the run back. */
+  async readReport() {
+    if (document.hidden || !this.model || !["running", "interrupted"].includes(this.model.status)) return;
+    try {
+      const report = await get(`${runPath(this.run)}/report`);
+      Object.assign(this.model, { sentence: report.sentence, status: report.status });
+    } catch {
+      return;
+    }
+    this.render();
+  }
+
+  // What is shown
+
+  tick() {
+    if (!this.model || document.hidden) return;
+    const { changed } = this.model;
+    if (!changed.size && this.model.status !== "running") return;
+    this.model.changed = new Set();
+    this.graph.update(this.model, changed);
+    this.timeline.update(this.model, changed);
+    if (changed.size && this.onlyFailed) this.mark();
+    if (changed.has(this.node)) this.inspect();
+    this.render();
+  }
+
+  matches(name) {
+    const isFailed = !this.onlyFailed || this.model.nodes.get(name)?.state === "failed";
+    return isFailed && name.toLowerCase().includes(this.search.toLowerCase());
+  }
+
+  mark() {
+    const matches = (name) => this.matches(name);
+    const whole = this.model.nodes.has(this.node) ? this.node : this.node?.replace(/(\[\d+\])+$/, "");
+    if (this.layout) this.graph.mark(whole ?? null, matches);
+    this.timeline.mark(whole ?? null, matches);
+  }
+
+  readAddress() {
+    const parameters = shown();
+    this.node = parameters.get("node");
+    this.fold = parameters.get("fold");
+    this.unfolded = parameters.getAll("open");
+  }
+
+  async addressChanged() {
+    this.readAddress();
+    if (!this.model) return;
+    await this.layOut();
+    this.mark();
+    this.inspect();
+  }
+
+  select(name) {
+    if (name === null || name === this.node) return;
+    this.node = name;
+    show({ node: name }, { replace: true });
+    this.mark();
+    this.inspect();
+  }
+
+  /** A click on several nodes shows them one by one. */
+  selectBox(box) {
+    if (box.kind !== "group") {
+      this.select(box.members[0]);
+      return;
+    }
+    this.unfolded = [...this.unfolded, box.members[0]];
+    show({ open: this.unfolded }, { replace: true });
+    this.layOut().then(() => this.mark());
+  }
+
+  async inspect() {
+    const name = this.node;
+    if (name === null) this.details = null;
+    else {
+      try {
+        const details = await get(nodePath(this.run, name));
+        if (name !== this.node) return;
+        this.details = details;
+      } catch (error) {
+        this.details = null;
+        this.notice = error.message;
+      }
+    }
+    this.render();
+  }
+
+  unselect() {
+    this.node = this.details = null;
+    show({ node: null }, { replace: true });
+    this.mark();
+    this.render();
+  }
+
+  async setFold(fold) {
+    Object.assign(this, { fold, unfolded: [] });
+    show({ fold, open: null }, { replace: true });
+    await this.layOut();
+    this.mark();
+  }
+
+  async stop() {
+    try {
+      await post(`${runPath(this.run)}/cancel`);
+      this.notice = "The engine was asked to stop the run.";
+    } catch (error) {
+      this.notice = error.message;
+    }
+    this.render();
+  }
+
+  /** Show when the nodes of the run before began and ended. */
+  async compare(isWanted) {
+    this.earlier = null;
+    try {
+      if (isWanted) {
+        const { name, started } = this.model;
+        const query = new URLSearchParams({ name, before: started, status: "completed", limit: 1 });
+        const [last] = (await get(`runs?${query}`)).runs;
+        if (last) this.earlier = await get(runPath(last.run));
+        else this.notice = "No earlier run of this graph has completed.";
+      }
+    } catch (error) {
+      this.notice = error.message;
+    }
+    this.timeline.compare(this.earlier?.nodes ?? null);
+    this.timeline.update(this.model);
+    this.render();
+  }
+
+  key(key) {
+    if (key === "j" || key === "k") this.select(this.timeline.beside(this.node, key === "j" ? 1 : -1));
+    else if (key === "ArrowDown" || key === "ArrowUp") {
+      if (document.activeElement !== this.timeline.list) return false;
+      this.select(this.timeline.beside(this.node, key === "ArrowDown" ? 1 : -1));
+    } else if (key === "Enter") this.enter();
+    else if (key === "/") this.root.querySelector("#search").focus();
+    else if (key === "f") this.filter(!this.onlyFailed);
+    else if (key === "t") this.tall = { null: "timeline", timeline: "graph", graph: null }[this.tall];
+    else if (key === "Escape") this.escape();
+    else return false;
+    this.render();
+    return true;
+  }
+
+  /** Show the node's box on its own if it is folded, and go to the panel. */
+  enter() {
+    const box = this.graph.boxOf.get(this.node)?.box;
+    if (box?.kind === "group") this.selectBox(box);
+    this.root.querySelector("aside").focus();
+  }
+
+  escape() {
+    if (this.search) this.find("");
+    else if (this.node !== null) this.unselect();
+    else if (this.tall) this.tall = null;
+    else this.leave();
+  }
+
+  leave() {
+    show({ run: null, node: null, fold: null, open: null });
+    dispatchEvent(new PopStateEvent("popstate"));
+  }
+
+  filter(onlyFailed) {
+    this.onlyFailed = onlyFailed;
+    this.mark();
+    this.render();
+  }
+
+  find(text) {
+    this.search = text;
+    this.mark();
+    this.render();
+  }
+
+  render() {
+    render(this.whole(), this.root);
+  }
+
+  whole() {
+    const { model } = this;
+    const isRunning = model?.status === "running";
+    return html`
+      <header class="top">
+        <h1><a href="./" @click=${(event) => { event.preventDefault(); this.leave(); }}>runs</a>
+          <span class="quiet">▸</span> <bdi>${this.run}</bdi></h1>
+        ${model ? html`<p class="facts">${status(model.status)} · ${duration(model.now)}
+          · ${model.progress.join("/")}
+          ${model.name ? html` · <bdi>${model.name}</bdi>` : nothing}</p>` : nothing}
+        <p class="quiet" role="status">${this.connection}</p>
+        ${this.about.control && isRunning ? html`<button class="danger" @click=${() => this.stop()}>Stop</button>` : nothing}
+        <button class="plain" @click=${() => document.querySelector("#help").showModal()} aria-label="Keys">?</button>
+      </header>
+      <main class="run ${this.tall ?? ""} ${this.node === null ? "" : "with-panel"}">
+        <div class="notices">
+          ${this.notice ? html`<p class="notice" role="alert">${this.notice}</p>` : nothing}
+          ${model?.error ? html`<p class="error"><strong>✗ ${model.error.type}</strong>${model.error.message ? `: ${model.error.message}` : ""}</p>` : nothing}
+          ${model ? html`<p class="sentence">${model.sentence}</p>` : nothing}
+          ${model?.missed ? html`<p class="quiet">${model.missed} events are missing.</p>` : nothing}
+        </div>
+        <div class="tools">
+          <label><input type="checkbox" .checked=${this.fold === null ? this.layout?.is_folded ?? false : this.fold === "1"}
+            @change=${(event) => this.setFold(event.target.checked ? "1" : "0")}> fold equal nodes</label>
+          <label><input type="checkbox" .checked=${this.onlyFailed}
+            @change=${(event) => this.filter(event.target.checked)}> failed</label>
+          <label><input type="checkbox" .checked=${this.earlier !== null} ?disabled=${!model?.name}
+            @change=${(event) => this.compare(event.target.checked)}> last run</label>
+          <input id="search" type="search" placeholder="search nodes" aria-label="Search nodes" .value=${this.search}
+            @input=${(event) => this.find(event.target.value)}>
+          <a href="${BASE}/${runPath(this.run)}/trace" download>trace</a>
+        </div>
+        <section id="graph" tabindex="0" aria-label="Graph"></section>
+        <section class="times" aria-label="Timeline">
+          <p class="legend"><span class="key waiting"></span>waiting <span class="key sending"></span>queued
+            <span class="key running"></span>running <span class="key failed"></span>✗ failed
+            ${this.earlier ? html`<span class="key last"></span>${this.earlier.run}` : nothing}</p>
+          <div id="timeline"></div>
+        </section>
+        <aside tabindex="-1" aria-label="Node" ?hidden=${this.node === null}>
+          ${this.details ? panel(this.run, this.details, {
+            select: (name) => this.select(name), close: () => this.unselect(),
+          }) : nothing}
+        </aside>
+      </main>`;
+  }
+}

@@ -1,0 +1,147 @@
+// The list of runs, which stays up to date.
+
+import { html, nothing, render } from "./vendor/lit-html.js";
+import { SIGNS, Stream, ago, duration, get, show } from "./api.js";
+
+const URGENT = ["failed", "interrupted"];
+const STATES = ["running", "failed", "interrupted", "completed", "cancelled"];
+
+export class RunsPage {
+  constructor(root) {
+    Object.assign(this, { root, runs: new Map(), selected: null, search: "", connection: "", notice: "" });
+    Object.assign(this, { isRead: false, more: null, failedFirst: true, state: "" });
+    document.title = "runs · taskiq-flow";
+    this.render();
+    this.stream = new Stream(() => this.begin(), (event) => this.take(event), (text, error) => this.setConnection(text, error));
+    this.ticking = setInterval(() => this.tick(), 1000);
+  }
+
+  close() {
+    this.stream.close();
+    clearInterval(this.ticking);
+  }
+
+  async begin() {
+    const { runs, before } = await get("runs");
+    this.runs = new Map(runs.map((run) => [run.run, run]));
+    Object.assign(this, { more: before, isRead: true, notice: "" });
+    this.render();
+    return "events";
+  }
+
+  take(event) {
+    if (event.type === "run.deleted") this.runs.delete(event.run);
+    else if (event.type === "run.summary") this.runs.set(event.run, event);
+    this.isStale = true;
+    queueMicrotask(() => this.isStale && this.render());
+  }
+
+  setConnection(text, error = null) {
+    this.connection = text;
+    if (error !== null) this.notice = error.message;
+    this.render();
+  }
+
+  tick() {
+    if (!document.hidden && [...this.runs.values()].some((run) => run.status === "running")) this.render();
+  }
+
+  async older() {
+    const { runs, before } = await get(`runs?before=${this.more}`);
+    for (const run of runs) this.runs.set(run.run, run);
+    this.more = before;
+    this.render();
+  }
+
+  get listed() {
+    const text = this.search.toLowerCase();
+    const found = [...this.runs.values()].filter(
+      (run) => `${run.run} ${run.name ?? ""}`.toLowerCase().includes(text) && (!this.state || run.status === this.state),
+    );
+    const rank = (run) => (this.failedFirst && URGENT.includes(run.status) ? 0 : 1);
+    return found.sort((a, b) => rank(a) - rank(b) || b.started - a.started);
+  }
+
+  key(key) {
+    const names = this.listed.map((run) => run.run);
+    const place = names.indexOf(this.selected);
+    if (key === "j") this.choose(names[Math.min(place + 1, names.length - 1)]);
+    else if (key === "k") this.choose(names[Math.max(place - 1, 0)]);
+    else if (key === "Enter") {
+      if (this.selected === null || document.activeElement?.closest("a, button, select")) return false;
+      this.open(this.selected);
+    } else if (key === "/") this.root.querySelector("#search").focus();
+    else if (key === "f") this.failedFirst = !this.failedFirst;
+    else if (key === "Escape") this.search = "";
+    else return false;
+    this.render();
+    return true;
+  }
+
+  choose(run) {
+    this.selected = run ?? null;
+    this.render();
+    this.root.querySelector("tr.selected")?.scrollIntoView({ block: "nearest" });
+    this.root.querySelector("tr.selected a")?.focus();
+  }
+
+  open(run) {
+    show({ run });
+    dispatchEvent(new PopStateEvent("popstate"));
+  }
+
+  render() {
+    this.isStale = false;
+    render(this.whole(), this.root);
+  }
+
+  whole() {
+    const { listed } = this;
+    return html`
+      <header class="top">
+        <h1>runs</h1>
+        <p class="facts">${STATES.map((state) => {
+          const count = [...this.runs.values()].filter((run) => run.status === state).length;
+          return count ? html`<span class="sign ${state}">${SIGNS[state]}</span> ${count} ${state} ` : nothing;
+        })}</p>
+        <p class="quiet" role="status">${this.connection}</p>
+        <button class="plain" @click=${() => document.querySelector("#help").showModal()} aria-label="Keys">?</button>
+      </header>
+      <main>
+        ${this.notice ? html`<p class="notice" role="alert">${this.notice}</p>` : nothing}
+        <div class="tools">
+          <input id="search" type="search" placeholder="search runs" aria-label="Search runs" .value=${this.search}
+            @input=${(event) => { this.search = event.target.value; this.render(); }}>
+          <select aria-label="State" @change=${(event) => { this.state = event.target.value; this.render(); }}>
+            <option value="">all states</option>
+            ${STATES.map((state) => html`<option value=${state}>${state}</option>`)}
+          </select>
+          <label><input type="checkbox" .checked=${this.failedFirst}
+            @change=${(event) => { this.failedFirst = event.target.checked; this.render(); }}> failed first</label>
+        </div>
+        ${listed.length ? html`<table class="runs">
+          <thead><tr><th>state</th><th>run</th><th>graph</th><th>started</th><th>took</th><th>nodes</th></tr></thead>
+          <tbody>${listed.map((run) => this.row(run))}</tbody>
+        </table>` : html`<p class="quiet">${this.isRead ? "No run is here." : "Reading…"}</p>`}
+        ${this.more ? html`<p><button @click=${() => this.older()}>Older runs</button></p>` : nothing}
+      </main>`;
+  }
+
+  row(run) {
+    const seconds = run.started ? (run.ended ?? (run.status === "running" ? Date.now() / 1000 : null)) - run.started : null;
+    const follow = (event) => {
+      if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+      event.preventDefault();
+      this.open(run.run);
+    };
+    return html`<tr class=${run.run === this.selected ? "selected" : ""} @click=${follow}>
+      <td class="state"><span class="sign ${run.status}">${SIGNS[run.status]}</span> ${run.status}</td>
+      <th scope="row"><a href="?run=${encodeURIComponent(run.run)}"><bdi>${run.run}</bdi></a></th>
+      <td><bdi>${run.name ?? ""}</bdi></td>
+      <td class="number">${ago(run.started)}</td>
+      <td class="number">${seconds !== null && seconds >= 0 ? duration(seconds) : ""}</td>
+      <td class="number">${run.completed + run.failed + run.skipped}/${run.total}
+        ${run.failed ? html`<span class="sign failed">✗ ${run.failed}</span>` : nothing}</td>
+    </tr>`;
+  }
+}

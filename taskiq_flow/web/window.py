@@ -1,0 +1,115 @@
+"""The newest events of one run, which all who watch it share.
+
+Whoever watches has a cursor into the window, the number of the last event that was sent, and no
+queue: what it has not taken in time is read from the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from contextlib import aclosing
+
+from taskiq_flow.errors import JournalError, RunNotFoundError
+from taskiq_flow.events import Event
+from taskiq_flow.journal.protocol import stores_events
+from taskiq_flow.journal.reader import LOOK_AGAIN, RunReader
+from taskiq_flow.web.frames import Frame, FrameWriter
+from taskiq_flow.web.shown import Shown
+
+MOST_EVENTS = 10_000
+"""Events that a window holds."""
+
+FRAME_SECONDS = 0.1
+"""How long events are collected before they are sent together."""
+
+
+class Window:
+    """Follows a run, and holds the frames of its newest events.
+
+    ``floor``: the number of the last event that is not held any more. ``is_over``: the run has
+    ended, or its journal failed: no frame will come.
+    """
+
+    def __init__(self, reader: RunReader, run_id: str, shown: Shown, after: int) -> None:
+        self.floor = after
+        self.is_over = False
+        self.watchers = 0
+        self._reader = reader
+        self._run_id = run_id
+        self._writer = FrameWriter(run_id, shown, after)
+        self._frames: list[Frame] = []
+        self._size = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._news = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._follow())
+
+    def next(self, after: int) -> Frame | None:
+        """The frame that has the event after ``after``, which has to be at ``floor`` or later."""
+        place = bisect_right(self._frames, after, key=lambda frame: frame.last)
+        return self._frames[place].after(after) if place < len(self._frames) else None
+
+    async def changed(self, seconds: float) -> bool:
+        """Wait for the next frame or the end of the run. Returns whether it came in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Stop following."""
+        self._task.cancel()
+        self._end()
+
+    async def _follow(self) -> None:
+        follow = stores_events(self._reader.journal)
+        try:
+            while True:
+                after = self._writer.last
+                events = self._reader.events(self._run_id, after, follow=follow)
+                async with aclosing(events):
+                    async for event in events:
+                        await self._add(event)
+                run = await self._reader.run(self._run_id)
+                if run.status not in ("running", "interrupted") or not follow:
+                    return
+                await asyncio.sleep(LOOK_AGAIN)  # another engine may go on with it
+        except (JournalError, RunNotFoundError):
+            pass  # whoever connects next is told
+        finally:
+            self._end()
+
+    async def _add(self, event: Event) -> None:
+        self._writer.add(event)
+        if self._writer.is_full:
+            self._flush()
+            await asyncio.sleep(0)  # a journal in memory gives all events at once
+        elif self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(FRAME_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if (frame := self._writer.take()) is not None:
+            self._frames.append(frame)
+            self._size += len(frame)
+        dropped = 0
+        while self._size > MOST_EVENTS and dropped < len(self._frames) - 1:
+            self._size -= len(self._frames[dropped])
+            self.floor = self._frames[dropped].last
+            dropped += 1
+        del self._frames[:dropped]
+        self._notify()
+
+    def _notify(self) -> None:
+        self._news.set()
+        if not self.is_over:
+            self._news = asyncio.Event()
+
+    def _end(self) -> None:
+        self.is_over = True
+        self._flush()

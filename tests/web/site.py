@@ -1,0 +1,95 @@
+"""What the tests of the web have: served applications, runs of an example, streams."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from starlette.applications import Starlette
+from taskiq import InMemoryBroker
+
+from taskiq_flow import DAGBuilder, ExecutionEngine, Journal, RunReader
+from taskiq_flow.web.server import serve_async
+
+Content = dict[str, Any]
+
+
+@dataclass
+class Site:
+    """A served application. ``base``: its address."""
+
+    base: str
+    client: httpx2.AsyncClient
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.base.removeprefix("http://").split(":")
+        return host, int(port)
+
+    async def get(self, path: str, **options: Any) -> httpx2.Response:
+        return await self.client.get(path, **options)
+
+    async def json(self, path: str, **options: Any) -> Any:
+        response = await self.client.get(path, **options)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def post(self, path: str, content: object = None, **headers: str) -> httpx2.Response:
+        return await self.client.post(path, json=content or {}, headers=headers)
+
+
+Serve = Callable[[Starlette], Awaitable[Site]]
+
+
+@asynccontextmanager
+async def serving(app: Starlette) -> AsyncIterator[str]:
+    """Serve an application, and stop."""
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(serve_async(app, port=0, on_ready=ready.set_result))
+    try:
+        yield await ready
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def odd(number: int) -> int:
+    if number % 2:
+        raise ValueError(f"{number} is odd")
+    return number
+
+
+def graph() -> DAGBuilder:
+    """A mapped node of which an element fails, one that is tried again, and one that is skipped."""
+    return (
+        DAGBuilder("nightly")
+        .node(odd, name="each", inputs=["numbers"], map_over="numbers")
+        .node(odd, name="one", inputs=["number"], retry=2)
+        .node(odd, name="after", inputs=["one"])
+        .node(lambda text: text * 3, name="long", inputs=["text"], outputs=["times"])
+    )
+
+
+INPUTS = {"numbers": [2, 3, 4], "number": 5, "text": "ebb"}
+
+
+async def run_example(journal: Journal, run_id: str = "r1") -> None:
+    engine = ExecutionEngine(InMemoryBroker(), graph().build(), journal=journal, on_error="collect")
+    await engine.execute(INPUTS, run_id=run_id)
+
+
+async def log_of(journal: Journal, run_id: str) -> list[Content]:
+    """All events as they go over the wire."""
+    return [event.to_dict() async for event in RunReader(journal).events(run_id)]
+
+
+async def lines_of(site: Site, path: str, **options: Any) -> list[Content]:
+    """The lines of a stream until it ends."""
+    async with site.client.stream("GET", path, timeout=10, **options) as response:
+        assert response.status_code == 200, response.status_code
+        return [json.loads(line) async for line in response.aiter_lines() if line]

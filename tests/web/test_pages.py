@@ -1,0 +1,284 @@
+"""The pages in a real browser. Without one, these tests are left out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from taskiq import InMemoryBroker
+
+from taskiq_flow import DAGBuilder, ExecutionEngine, MemoryJournal, RunReader, RunView
+from taskiq_flow.web import runs_app
+from taskiq_flow.web.shown import Shown
+from taskiq_flow.web.snapshot import snapshot
+from tests.web.site import Serve, graph, run_example
+
+pytest.importorskip("playwright")
+pytest.importorskip("pygraphviz")
+
+from tests.web.browser import CHROMIUM, Visit, browser, visit
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+    pytest.mark.timeout(90),
+]
+
+HOSTILE = "<img src=x onerror='window.hit=1'>"
+DRAWN = "document.querySelectorAll('svg.graph .box').length > 0"
+DETAILED = "document.querySelector('aside h2') !== null"
+NOTICED = "document.querySelector('.notice') !== null"
+LISTED = "document.querySelectorAll('table.runs tbody tr').length > 0"
+
+
+def fail(text: str) -> str:
+    raise ValueError(text)
+
+
+@pytest.fixture
+async def journal() -> MemoryJournal:
+    journal = MemoryJournal()
+    await run_example(journal)
+    await run_example(journal, "r2")
+    return journal
+
+
+async def hostile_run(journal: MemoryJournal) -> None:
+    """Markup in the names of the run, of the graph, of nodes and inputs, in values and errors."""
+    dag = (
+        DAGBuilder(HOSTILE)
+        .node(lambda text: text, name=HOSTILE, inputs={"text": f"{HOSTILE} input"})
+        .node(fail, name=f"fail {HOSTILE}", inputs={"text": HOSTILE})
+        .node(fail, name=f"after {HOSTILE}", inputs={"text": f"fail {HOSTILE}"})
+        .build()
+    )
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, on_error="collect")
+    await engine.execute({f"{HOSTILE} input": HOSTILE}, run_id=HOSTILE)
+
+
+async def test_markup_in_names_values_and_errors_is_text(serve: Serve) -> None:
+    journal = MemoryJournal()
+    await hostile_run(journal)
+    app = runs_app(journal)
+    outer = Starlette(routes=[Mount("/flow", app)])
+    outer.state = app.state
+    site = await serve(outer)
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.goto(f"{site.base}/flow")
+        await seen.wait(LISTED)
+        for node in (HOSTILE, f"fail {HOSTILE}", f"after {HOSTILE}"):
+            address = f"{site.base}/flow/?run={quote(HOSTILE)}&node={quote(node)}"
+            await seen.goto(address)
+            await seen.wait(DRAWN)
+            await seen.wait(DETAILED)
+            assert await seen.page.locator("aside h2").inner_text() == node
+            assert await seen.count("img") == 0
+        assert await seen.page.evaluate("window.hit") is None
+        assert seen.complaints == []
+        assert all(url.startswith((site.base, "data:")) for url in seen.requests)
+
+
+async def test_everything_is_done_by_keyboard(serve: Serve, journal: MemoryJournal) -> None:
+    site = await serve(runs_app(journal))
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.goto(site.base)
+        await seen.wait(LISTED)
+        await seen.press("j", "j", "k", "Enter")
+        await seen.wait(DRAWN)
+        assert "run=r2" in seen.page.url
+        await seen.press("j", "j")
+        await seen.wait(DETAILED)
+        assert "node=" in seen.page.url
+        await seen.press("Enter")
+        assert await seen.page.evaluate("document.activeElement.tagName") == "ASIDE"
+        await seen.press("f")
+        failed = await seen.page.locator("li[role=option]:visible").all_inner_texts()
+        assert {text.split()[1] for text in failed} == {"each", "one"}
+        await seen.press("f", "/", *"long", "Escape")
+        (found,) = await seen.page.locator("li[role=option]:visible").all_inner_texts()
+        assert "long" in found
+        await seen.press("?")
+        assert await seen.page.locator("#help").is_visible()
+        await seen.press("Escape")
+        assert not await seen.page.locator("#help").is_visible()
+        await seen.press("Escape")  # the search
+        assert await seen.count("li[role=option]:visible") == 4
+        await seen.press("t")
+        assert not await seen.page.locator("#graph").is_visible()
+        await seen.press("t", "t", "Escape", "Escape")  # the panel, the page
+        await seen.wait(LISTED)
+        assert seen.complaints == []
+
+
+async def test_pages_fit_a_telephone(serve: Serve, journal: MemoryJournal) -> None:
+    await hostile_run(journal)
+    site = await serve(runs_app(journal, control=True))
+    async with browser() as chromium:
+        seen = await visit(chromium, width=360)
+        for query in (
+            "",
+            "?run=r1",
+            "?run=r1&node=one",
+            f"?run={quote(HOSTILE)}&node={quote(HOSTILE)}",
+        ):
+            await seen.goto(f"{site.base}/{query}")
+            await seen.wait(DRAWN if query else LISTED)
+            width = await seen.page.evaluate("document.documentElement.scrollWidth")
+            assert width <= 360, query
+
+
+async def violations(seen: Visit) -> list[Any]:
+    """What axe finds on the page."""
+    script = (resources.files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
+    found = await seen.page.evaluate(f"(() => {{ {script} }})() ?? axe.run()")
+    return [
+        (one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found["violations"]
+    ]
+
+
+async def test_axe_finds_nothing(serve: Serve, journal: MemoryJournal) -> None:
+    pytest.importorskip("axe_playwright_python")
+    site = await serve(runs_app(journal, control=True))
+    async with browser() as chromium:
+        for scheme in ("light", "dark"):
+            seen = await visit(chromium, scheme=scheme)
+            for query, shows in (
+                ("", LISTED),
+                ("?run=r1&node=one", DETAILED),
+                ("?run=r1&node=each", DETAILED),
+            ):
+                await seen.goto(f"{site.base}/{query}")
+                await seen.wait(shows)
+                assert await violations(seen) == [], (scheme, query)
+
+
+async def test_a_run_is_followed_and_stopped(serve: Serve) -> None:
+    gate, never = asyncio.Event(), asyncio.Event()
+    journal = MemoryJournal()
+    dag = (
+        DAGBuilder("live")
+        .node(lambda n: gate.wait(), name="first", inputs=["n"])
+        .node(lambda first: never.wait(), name="second", inputs=["first"])
+        .build()
+    )
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+    app = runs_app(engine, control=True)
+    site = await serve(app)
+    handle = engine.start({"n": 1}, run_id="r1")
+    async with asyncio.timeout(5):
+        while (await site.get("/api/v1/runs/r1")).status_code != 200:
+            await asyncio.sleep(0.01)
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.goto(f"{site.base}/?run=r1")
+        await seen.wait("document.querySelectorAll('svg.graph .box.running').length == 1")
+        gate.set()
+        await seen.wait("document.querySelectorAll('svg.graph .box.completed').length == 1")
+        await seen.wait("document.querySelectorAll('li .sign.running').length == 1")
+        await seen.page.evaluate(
+            "Object.defineProperty(document, 'hidden', {value: true, configurable: true});"
+            "document.dispatchEvent(new Event('visibilitychange'))"
+        )
+        async with asyncio.timeout(5):
+            while app.state.hub._windows:  # nobody watches
+                await asyncio.sleep(0.01)
+        asked = len(seen.requests)
+        await seen.page.evaluate("fetch('api/v1/about').then(() => fetch('api/v1/about'))")
+        assert len(seen.requests) == asked + 2
+        await seen.page.evaluate(
+            "delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))"
+        )
+        async with asyncio.timeout(5):
+            while not app.state.hub._windows:
+                await asyncio.sleep(0.01)
+        await seen.page.get_by_role("button", name="Stop").click()
+        await seen.wait("document.querySelector('.top').textContent.includes('cancelled')")
+        assert await seen.count(".box.cancelled") == 1
+        assert seen.complaints == []
+    with contextlib.suppress(Exception):
+        await handle
+
+
+async def test_the_token_of_the_address_opens_the_page(
+    serve: Serve, journal: MemoryJournal
+) -> None:
+    site = await serve(runs_app(journal, token="a-token-that-nobody-guesses"))
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.goto(site.base)
+        await seen.wait(NOTICED)
+        await seen.goto("about:blank")
+        await seen.goto(f"{site.base}/?run=r1#token=a-token-that-nobody-guesses")
+        await seen.wait(DRAWN)
+        assert "token" not in seen.page.url
+        assert await seen.page.evaluate("document.cookie") == ""
+        await seen.page.reload()
+        await seen.wait(DRAWN)
+
+
+async def test_folded_nodes_unfold_with_a_click(serve: Serve) -> None:
+    builder = DAGBuilder("many")
+    for number in range(50):
+        builder.node(abs, name=f"compute_{number}", inputs=["number"])
+    journal = MemoryJournal()
+    engine = ExecutionEngine(InMemoryBroker(), builder.build(), journal=journal)
+    await engine.execute({"number": -1}, run_id="r1")
+    site = await serve(runs_app(journal))
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.goto(f"{site.base}/?run=r1")
+        await seen.wait("document.querySelectorAll('svg.graph .box').length == 1")
+        await seen.page.locator("svg.graph .box").click()
+        await seen.wait("document.querySelectorAll('svg.graph .box').length == 50")
+        assert "open=" in seen.page.url
+        await seen.goto(f"{site.base}/?run=r1&fold=0")
+        await seen.wait("document.querySelectorAll('svg.graph .box').length == 50")
+
+
+COMPARE = """async ([snapshots, events]) => {
+    const { Model } = await import("./static/model.js");
+    const shown = (model) => JSON.stringify([...model.nodes.values()].map((node) => [
+        node.node, node.state, node.attempts * !node.elements, node.elements && ["known", "queued",
+        "running", "completed", "failed", "skipped"].map((key) => node.elements[key])]));
+    const wrong = [];
+    snapshots.forEach((snapshot, first) => {
+        const model = new Model(structuredClone(snapshot));
+        for (const event of events) {
+            if (model.apply(event)) wrong.push("a new snapshot was wanted");
+            const expected = snapshots[Math.max(first, event.seq - 1)];
+            const last = shown(new Model(structuredClone(expected)));
+            if (shown(model) !== last) wrong.push([event, shown(model), last]);
+        }
+    });
+    return wrong.slice(0, 1);
+}"""
+
+
+async def test_a_snapshot_and_the_events_after_it_are_the_later_snapshot(
+    serve: Serve, tmp_path: Path
+) -> None:
+    journal = MemoryJournal()
+    engine = ExecutionEngine(InMemoryBroker(), graph().build(), journal=journal, on_error="collect")
+    await engine.execute({"numbers": [*range(20)], "number": 5, "text": "ebb"}, run_id="r1")
+    reader, view = RunReader(journal), RunView()
+    run = await reader.run("r1")
+    events = [event async for event in reader.events("r1")][:-1]
+    snapshots = []
+    for event in events:
+        view.apply(event)
+        snapshots.append(json.loads(json.dumps(snapshot(view, run, Shown()))))
+    site = await serve(runs_app(journal))
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.goto(site.base)
+        lines = [json.loads(json.dumps(event.to_dict())) for event in events]
+        assert await seen.page.evaluate(COMPARE, [snapshots, lines]) == []

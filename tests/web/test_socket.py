@@ -1,0 +1,155 @@
+"""The WebSocket, by a real client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from taskiq import InMemoryBroker
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from taskiq_flow import DAGBuilder, ExecutionEngine, MemoryJournal, RunCancelledError
+from taskiq_flow.web import runs_app
+from taskiq_flow.web import socket as socket_module
+from tests.web.site import Content, Serve, Site, log_of, run_example
+
+
+@pytest.fixture
+async def journal() -> MemoryJournal:
+    journal = MemoryJournal()
+    await run_example(journal)
+    return journal
+
+
+class Client:
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+        self._lines: list[str] = []
+
+    async def ask(self, **message: Any) -> None:
+        await self.connection.send(json.dumps(message))
+
+    async def line(self) -> Any:
+        async with asyncio.timeout(5):
+            while not self._lines:
+                self._lines = str(await self.connection.recv()).splitlines()
+        return json.loads(self._lines.pop(0))
+
+    async def until_ended(self) -> list[Content]:
+        lines = [await self.line()]
+        while lines[-1].get("op") != "ended":
+            lines.append(await self.line())
+        return lines[:-1]
+
+
+@asynccontextmanager
+async def connected(site: Site) -> AsyncIterator[Client]:
+    address = site.base.replace("http", "ws", 1) + "/ws"
+    async with connect(address, proxy=None) as connection:
+        yield Client(connection)
+
+
+@pytest.mark.parametrize(
+    ("message", "after"),
+    [
+        ({"op": "subscribe", "run": "r1"}, 0),
+        ({"op": "subscribe", "run": "r1", "after": 4}, 4),
+        ({"type": "subscribe", "pipeline_id": "r1"}, 0),
+    ],
+)
+async def test_a_run_is_watched_to_its_end(
+    serve: Serve, journal: MemoryJournal, message: Content, after: int
+) -> None:
+    site = await serve(runs_app(journal))
+    async with connected(site) as client:
+        await client.ask(**message)
+        log = json.loads(json.dumps(await log_of(journal, "r1")))
+        assert await client.until_ended() == log[after:]
+
+
+async def test_one_connection_watches_several_runs_and_the_list(
+    serve: Serve, journal: MemoryJournal
+) -> None:
+    await run_example(journal, "r2")
+    site = await serve(runs_app(journal))
+    async with connected(site) as client:
+        await client.ask(op="subscribe", run="r1")
+        first = await client.until_ended()
+        await client.ask(op="subscribe", run="r2")
+        second = await client.until_ended()
+        assert ({e["run"] for e in first}, {e["run"] for e in second}) == ({"r1"}, {"r2"})
+        await client.ask(op="subscribe", run="*")
+        assert {(await client.line())["run"] for _ in range(2)} == {"r1", "r2"}
+        await client.ask(op="unsubscribe", run="*")
+
+
+async def test_an_unknown_number_resets(serve: Serve, journal: MemoryJournal) -> None:
+    site = await serve(runs_app(journal))
+    async with connected(site) as client:
+        await client.ask(op="subscribe", run="r1", after="rubbish")
+        assert (await client.until_ended())[0]["type"] == "reset"
+
+
+WRONG = ["", "[]", "{", '{"op": "dance", "run": "r1"}', '{"op": "subscribe"}', "[" * 9000, "1"]
+
+
+async def test_a_wrong_message_is_answered_and_the_connection_stays(
+    serve: Serve, journal: MemoryJournal
+) -> None:
+    site = await serve(runs_app(journal))
+    async with connected(site) as client:
+        for message in WRONG:
+            await client.connection.send(message)
+            assert (await client.line())["op"] == "error"
+        await client.ask(op="subscribe", run="r9")
+        assert "r9" in (await client.line())["message"]
+        await client.ask(op="subscribe", run="r1")
+        assert await client.until_ended()
+
+
+async def test_a_connection_watches_a_bounded_number_of_runs(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_module, "MOST_WATCHED", 1)
+    journal = MemoryJournal()
+    site = await serve(runs_app(journal))
+    async with connected(site) as client:
+        await client.ask(op="subscribe", run="*")
+        await client.ask(op="subscribe", run="r2")
+        assert "unsubscribe" in (await client.line())["message"]
+
+
+async def test_a_large_message_closes_the_connection(serve: Serve, journal: MemoryJournal) -> None:
+    site = await serve(runs_app(journal))
+    async with connected(site) as client:
+        with pytest.raises(ConnectionClosed) as caught:
+            await client.connection.send("x" * 70_000)
+            await client.line()
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1009
+
+
+async def test_a_run_is_cancelled_only_with_control(serve: Serve) -> None:
+    journal = MemoryJournal()
+    never = asyncio.Event()
+    dag = DAGBuilder().node(lambda n: never.wait(), name="wait", inputs=["n"]).build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+    handle = engine.start({"n": 1}, run_id="r1")
+    reading = await serve(runs_app(engine))
+    async with asyncio.timeout(5):
+        while (await reading.get("/api/v1/runs/r1")).status_code != 200:
+            await asyncio.sleep(0.01)
+    async with connected(reading) as client:
+        await client.ask(op="cancel", run="r1")
+        assert "read-only" in (await client.line())["message"]
+    driving = await serve(runs_app(engine, control=True))
+    async with connected(driving) as client:
+        await client.ask(op="cancel", run="r1")
+        assert await client.line() == {"op": "cancel", "run": "r1", "requested": True}
+        with pytest.raises(RunCancelledError):
+            await handle

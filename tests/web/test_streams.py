@@ -1,0 +1,327 @@
+"""What clients receive that come and go, are slow, or ask for events that are not there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import (
+    DAGBuilder,
+    Event,
+    EventJournal,
+    ExecutionEngine,
+    Lease,
+    MemoryJournal,
+    News,
+    NodeStarted,
+    RunFinished,
+    RunStarted,
+    SqliteJournal,
+)
+from taskiq_flow.journal.summary import Head, SummaryWriter
+from taskiq_flow.journal.wire import LineWriter
+from taskiq_flow.web import runs_app, streams, window
+from taskiq_flow.web.server import serve_async
+from tests.web.site import Content, Serve, Site, lines_of, log_of, run_example
+
+
+class Written:
+    """A run that a test writes into a journal, event by event."""
+
+    def __init__(
+        self, journal: EventJournal, run_id: str = "r1", lease_seconds: float = 60
+    ) -> None:
+        self.journal, self.run_id = journal, run_id
+        self._lease = Lease("test", lease_seconds)
+        self._lines = LineWriter(run_id)
+        self._summary = SummaryWriter(run_id, Head())
+        self._seq = 0
+
+    async def begin(self) -> None:
+        await self.journal.create(
+            self.run_id, self._lease, None, News(b"", self._summary.summary())
+        )
+        await self.write(RunStarted(self.run_id, 0.0, ("load",)))
+
+    async def send(self, count: int, text: str = "") -> None:
+        events = [NodeStarted(self.run_id, 0.0, "load", text) for _ in range(count)]
+        await self.write(*events)
+
+    async def end(self) -> None:
+        await self.write(RunFinished(self.run_id, 1.0, "completed", None))
+
+    async def write(self, *events: Event) -> None:
+        numbered = []
+        for event in events:
+            self._seq += 1
+            numbered.append(replace(event, seq=self._seq))
+        self._summary.apply(numbered)
+        news = News(self._lines.lines(numbered), self._summary.summary())
+        await self.journal.append(self.run_id, self._lease, None, news)
+
+    def skip(self, count: int) -> None:
+        self._seq += count
+
+
+SSE = {"accept": "text/event-stream"}
+
+
+async def read_sse(
+    site: Site,
+    path: str,
+    last: str | bytes | None,
+    received: list[tuple[int, Content]],
+    stop_after: int | None = None,
+) -> bool:
+    """Read server-sent events, as an EventSource does. Returns whether there will be more."""
+    headers: dict[str, Any] = dict(SSE) if last is None else {**SSE, "last-event-id": last}
+    async with site.client.stream("GET", path, headers=headers, timeout=10) as response:
+        if response.status_code == 204:
+            return False
+        assert response.headers["content-type"].startswith("text/event-stream")
+        number = 0
+        async for line in response.aiter_lines():
+            if line.startswith("id: "):
+                number = int(line[4:])
+            elif line.startswith("data: "):
+                received.append((number, json.loads(line[6:])))
+                if stop_after is not None and len(received) >= stop_after:
+                    return True
+    return True
+
+
+async def test_what_is_received_over_100_disconnects_is_the_log(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "FRAME_SECONDS", 0.01)
+    journal = SqliteJournal(tmp_path / "runs.db")
+    run, chance = Written(journal), random.Random(7)
+    await run.begin()
+    site = await serve(runs_app(journal))
+
+    async def write() -> None:
+        for _ in range(150):
+            await run.send(chance.randint(1, 20))
+            await asyncio.sleep(0)
+        await run.end()
+
+    writing = asyncio.create_task(write())
+    received: list[tuple[int, Content]] = []
+    disconnects = 0
+    path = "/api/v1/runs/r1/events"
+    while True:
+        last = str(received[-1][0]) if received else None
+        few = len(received) + chance.randint(1, 12) if disconnects < 100 else None
+        if not await read_sse(site, path, last, received, few):
+            break
+        disconnects += few is not None
+    await writing
+    assert disconnects >= 100
+    assert [content for _, content in received] == await log_of(journal, "r1")
+    assert all(number == content["seq"] for number, content in received)
+    await journal.aclose()
+
+
+async def test_an_id_that_the_run_does_not_have_resets_the_client(serve: Serve) -> None:
+    journal = MemoryJournal()
+    await run_example(journal)
+    site = await serve(runs_app(journal))
+    log = await log_of(journal, "r1")
+    for given in (str(len(log) + 1), "99999", "-1", "abc", "1.5", "9" * 500, "", "٣"):
+        received: list[tuple[int, Content]] = []
+        await read_sse(site, "/api/v1/runs/r1/events", given.encode(), received)
+        assert (received[0][0], received[0][1]["type"]) == (0, "reset")
+        assert [number for number, _ in received[1:]] == [*range(1, len(received))]
+        assert len(received) == 1 + len(log)
+
+
+async def test_an_old_id_is_replayed_from_there(serve: Serve) -> None:
+    journal = MemoryJournal()
+    await run_example(journal)
+    site = await serve(runs_app(journal))
+    received: list[tuple[int, Content]] = []
+    await read_sse(site, "/api/v1/runs/r1/events", "2", received)
+    assert [number for number, _ in received] == [*range(3, len(await log_of(journal, "r1")) + 1)]
+
+
+async def test_who_is_behind_the_window_reads_the_journal(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "MOST_EVENTS", 50)
+    monkeypatch.setattr(window, "FRAME_SECONDS", 0.01)
+    journal = MemoryJournal()
+    run = Written(journal)
+    await run.begin()
+    app = runs_app(journal)
+    site = await serve(app)
+    path = "/api/v1/runs/r1/events"
+    watching = [asyncio.create_task(lines_of(site, path))]
+    windows = app.state.hub._windows
+    async with asyncio.timeout(10):
+        while "r1" not in windows or windows["r1"].floor < 100:
+            await run.send(20)
+            await asyncio.sleep(0.02)
+        within = windows["r1"].floor + 3  # within a frame of the window
+        for after in (5, within):
+            watching.append(asyncio.create_task(lines_of(site, f"{path}?after={after}")))
+        while windows["r1"].watchers < len(watching):
+            await asyncio.sleep(0.01)
+    await run.send(5)
+    await run.end()
+    log = await log_of(journal, "r1")
+    assert await asyncio.gather(*watching) == [log, log[5:], log[within:]]
+
+
+async def test_events_that_were_never_written_show_as_a_gap(serve: Serve) -> None:
+    journal = MemoryJournal()
+    run = Written(journal)
+    await run.begin()
+    run.skip(7)
+    await run.end()
+    site = await serve(runs_app(journal))
+    types = [
+        (e["type"], e["seq"], e.get("missed"))
+        for e in await lines_of(site, "/api/v1/runs/r1/events")
+    ]
+    assert types == [("run.started", 1, None), ("gap", 8, 7), ("run.ended", 9, None)]
+
+
+async def test_a_client_that_takes_nothing_is_disconnected(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "STUCK_SECONDS", 0.3)
+    journal = MemoryJournal()
+    run = Written(journal)
+    await run.begin()
+    app = runs_app(journal)
+    site = await serve(app)
+    with socket.create_connection(site.address) as stalled:
+        stalled.sendall(b"GET /api/v1/runs/r1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(10):
+            while not app.state.hub._windows:
+                await asyncio.sleep(0.01)
+            for _ in range(12):  # more than the buffers of the kernel take
+                await run.send(2_000, "x" * 400)
+            while app.state.hub._windows:  # nobody watches any more
+                await asyncio.sleep(0.02)
+
+
+async def test_open_streams_end_when_the_server_stops() -> None:
+    journal = MemoryJournal()
+    run = Written(journal)
+    await run.begin()
+    ready = asyncio.get_running_loop().create_future()
+    serving = asyncio.create_task(serve_async(runs_app(journal), port=0, on_ready=ready.set_result))
+    address = await ready
+    host, port = address.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /api/v1/runs/r1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b"run.started")
+    others, other_writer = await asyncio.open_connection(host, int(port))
+    other_writer.write(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await others.readuntil(b"run.summary")
+    serving.cancel()
+    async with asyncio.timeout(3):
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+        await reader.read()
+        await others.read()
+    writer.close()
+    other_writer.close()
+
+
+SERVER = """
+import sys
+from taskiq_flow import MemoryJournal
+from taskiq_flow.web import runs_app, serve
+serve(runs_app(MemoryJournal()), port=0, on_ready=lambda address: print(address, flush=True))
+print("stopped")
+"""
+
+
+async def test_ctrl_c_stops_the_server_though_a_stream_is_open() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVER, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    address = (await process.stdout.readline()).decode().strip()
+    host, port = address.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readline()
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(5):
+        assert await process.stdout.read() == b"stopped\n"
+        assert await process.wait() == 0
+    writer.close()
+
+
+async def test_a_run_whose_engine_is_gone_is_interrupted_and_may_go_on(serve: Serve) -> None:
+    journal = MemoryJournal()
+    run = Written(journal, lease_seconds=0.0)
+    await run.begin()
+    app = runs_app(journal)
+    site = await serve(app)
+    assert (await site.json("/api/v1/runs/r1"))["status"] == "interrupted"
+    watching = asyncio.create_task(lines_of(site, "/api/v1/runs/r1/events"))
+    async with asyncio.timeout(5):
+        while not app.state.hub._windows:
+            await asyncio.sleep(0.01)
+    await run.end()  # another engine went on with it
+    assert [event["type"] for event in await watching] == ["run.started", "run.ended"]
+
+
+async def test_a_list_that_cannot_be_read_any_more_ends(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = runs_app(MemoryJournal())
+    monkeypatch.setattr(app.state.hub.reader, "runs", lambda **options: 1 / 0)
+    site = await serve(app)
+    assert await lines_of(site, "/api/v1/events") == []
+
+
+async def test_the_head_of_a_stream_ends(serve: Serve) -> None:
+    app = runs_app(MemoryJournal())
+    site = await serve(app)
+    assert (await site.client.head("/api/v1/events", timeout=5)).status_code == 200
+    await site.get("/api/v1/about")
+    assert not app.state.hub.recent._watchers
+
+
+async def test_a_run_of_a_journal_without_events_is_read_to_its_end(serve: Serve) -> None:
+    class Plain:
+        """The nine methods that a journal has at least."""
+
+        def __init__(self) -> None:
+            inner = MemoryJournal()
+            self.serializer = inner.serializer
+            for name in ["acquire", "renew", "release", "read", "run_ids", "delete", "aclose"]:
+                setattr(self, name, getattr(inner, name))
+            self._inner = inner
+
+        async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+            await self._inner.create(run_id, lease, chunk)
+
+        async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+            await self._inner.append(run_id, lease, chunk)
+
+    journal: Any = Plain()
+    dag = DAGBuilder().node(abs, inputs=["number"]).build()
+    await ExecutionEngine(InMemoryBroker(), dag, journal=journal).execute({"number": 1}, run_id="r")
+    site = await serve(runs_app(journal))
+    types = [event["type"] for event in await lines_of(site, "/api/v1/runs/r/events")]
+    assert types[0] == "run.started"
+    assert types[-1] == "run.ended"
+    assert (await site.json("/api/v1/runs"))["runs"][0]["run"] == "r"
