@@ -28,7 +28,7 @@ CATCHING_UP = 30.0
 """Seconds that all listeners are given, after the run, for all of these events."""
 
 STORE_DELAY = 0.02
-"""Seconds after which a store is told of events, if there is nothing else to be written."""
+"""Seconds after which a store is told of events: many are written at once."""
 
 _AT_ONCE = 100
 """Events that a listener is called for before it is seen whether there are more."""
@@ -186,10 +186,11 @@ class Listeners:
 
     def _schedule(self) -> None:
         self._is_scheduled = True
-        if self._store is not None and not (self._cursors or self._has_readers):
-            self._loop.call_later(STORE_DELAY, self._deliver, context=self._context)
-            return
-        self._loop.call_soon(self._deliver, context=self._context)
+        if self._cursors or self._has_readers:
+            self._loop.call_soon(self._deliver, context=self._context)
+        if self._store is not None and not self._store.is_told:
+            self._store.is_told = True
+            self._loop.call_later(STORE_DELAY, self._tell_store, self._store, context=self._context)
 
     def _deliver(self) -> None:
         """Call all listeners that are not busy."""
@@ -199,16 +200,19 @@ class Listeners:
                 cursor.advance(self._loop)
         if self._has_readers:
             self._wake_readers()
-        if self._store is not None and self._store.taken < self.seq:
-            self._store.store.wake()
         self.let_go()
+
+    def _tell_store(self, cursor: _StoreCursor) -> None:
+        """Tell the store of all events that came during its delay."""
+        self._is_scheduled = cursor.is_told = False
+        if cursor.taken < self.seq:
+            cursor.store.wake()
 
     def let_go(self) -> None:
         """Hold no events any more that all cursors have passed."""
         taken = self.seq if self._store is None else self._store.taken
         for cursor in self._cursors:
-            if cursor.taken < taken:
-                taken = cursor.taken
+            taken = min(taken, cursor.taken)
         if self._has_readers:
             taken = min([taken, *(reader.taken for reader in self._readers)])
         lag = self.seq - taken
@@ -284,6 +288,7 @@ class _StoreCursor(_Cursor):
     def __init__(self, listeners: Listeners, store: EventStore) -> None:
         super().__init__(listeners)
         self.store = store
+        self.is_told = False  # of the events so far, once its delay is over
 
     def take(self) -> list[Event]:
         """All events that were not taken yet."""
