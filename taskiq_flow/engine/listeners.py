@@ -110,8 +110,9 @@ class Listeners:
         self._hold(draft if prepare is None else (draft, prepare))
 
     def _hold(self, event: Event | tuple[Event, Prepare]) -> None:
-        self.events.append(event)
-        if len(self.events) > MOST_EVENTS:
+        events = self.events
+        events.append(event)
+        if len(events) > MOST_EVENTS:
             self._make_room()
         if not self._is_scheduled:
             self._schedule()
