@@ -13,11 +13,13 @@ Its ``type`` says which event it is. Values and errors are represented by previe
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from taskiq_flow.previews import preview, printable, shown_error
+
+T = TypeVar("T")
 
 Source = Literal["task", "fallback", "cache", "journal"]
 """Where a result came from: the node's task, its fallback, its cache, or the journal."""
@@ -80,11 +82,15 @@ def _of_node(event: _NodeEvent) -> Iterator[tuple[str, Any]]:
         yield "task", printable(task_id)
 
 
-def _lists(by_node: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
-    """Names by node, as plain data."""
-    return {
-        printable(name): [printable(other) for other in others] for name, others in by_node.items()
-    }
+def _names(names: Iterable[str]) -> list[str]:
+    """Many names, as plain data."""
+    names = list(names)
+    return names if "".join(names).isascii() else [printable(name) for name in names]
+
+
+def _by_name(names: Iterable[str], values: Iterable[T]) -> dict[str, T]:
+    """A value for each of these names, as plain data."""
+    return dict(zip(_names(names), values, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +119,12 @@ class RunStarted(_Event):
 
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield "time", self.time
-        yield "nodes", [printable(name) for name in self.task_names]
-        yield "edges", _lists(self.edges)
-        yield "mapped", {printable(name): levels for name, levels in self.mapped.items()}
-        yield "expected", {printable(name): seconds for name, seconds in self.expected.items()}
-        yield "tasks", {printable(name): printable(task) for name, task in self.tasks.items()}
-        yield "outputs", _lists(self.outputs)
+        yield "nodes", _names(self.task_names)
+        yield "edges", _by_name(self.edges, map(_names, self.edges.values()))
+        yield "mapped", _by_name(self.mapped, self.mapped.values())
+        yield "expected", _by_name(self.expected, self.expected.values())
+        yield "tasks", _by_name(self.tasks, _names(self.tasks.values()))
+        yield "outputs", _by_name(self.outputs, map(_names, self.outputs.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +304,7 @@ class NodeSkipped(_NodeEvent):
 
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield from _of_node(self)
-        yield "because_of", [printable(name) for name in self.because_of]
+        yield "because_of", _names(self.because_of)
         yield "reason", self.reason
 
 

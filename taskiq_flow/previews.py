@@ -78,10 +78,8 @@ def preview(value: object) -> dict[str, Any]:
     >>> preview({"title": "Tides", "score": float("nan")})
     {'kind': 'dict', 'size': 32, 'text': "{'title': 'Tides', 'score': nan}", 'cut': False}
     """
-    kind = type(value)
-    if kind in _SHORT or (isinstance(value, int) and kind is int and abs(value) < _LARGE):
-        text = repr(value)
-        return {"kind": kind.__name__, "size": len(text), "text": text, "cut": False}
+    if (short := short_text(value)) is not None:
+        return {"kind": type(value).__name__, "size": len(short), "text": short, "cut": False}
     if isinstance(value, Preview):
         return value
     writer = _Writer(_LONGEST_WHOLE)
@@ -103,6 +101,15 @@ def preview(value: object) -> dict[str, Any]:
         "text": text[: LONGEST_TEXT - 1] + "…" if is_cut else text,
         "cut": is_cut,
     }
+
+
+def short_text(value: object) -> str | None:
+    """The text of a number or of a short text, in ASCII: its preview shows all of it."""
+    if type(value) is int:
+        return repr(value) if -_LARGE < value < _LARGE else None
+    if type(value) is str:
+        return value if len(value) <= LONGEST_TEXT and value.isascii() else None
+    return repr(value) if type(value) in _SHORT else None
 
 
 def shown_error(error: BaseException | None) -> dict[str, str] | None:

@@ -8,11 +8,13 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TextIO
 
 from taskiq_flow.dataflow import render
 from taskiq_flow.dataflow.axes import node_name
 from taskiq_flow.dataflow.binding import Task
+from taskiq_flow.dataflow.description import Description, described
 from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.element_planning import check_mapped_keys, element_plan
 from taskiq_flow.dataflow.node import DAGNode, identity
@@ -42,7 +44,7 @@ remaining path. ``"depth_first"``: one with dependencies before one without any,
 one with the longest remaining path, so that little is begun and not finished."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """A validated graph. It never changes.
 
@@ -78,6 +80,11 @@ class Plan:
             node.task_name == owner and (node.map_over or node.is_generator) for node in self.order
         )
         return owner if has_elements else name
+
+    @cached_property
+    def description(self) -> Description:
+        """What listeners are told of the graph when a run begins."""
+        return described(self.order, self.predecessors)
 
     def joins(self) -> dict[DAGNode, Join]:
         """The join rules other than ``"all"``. Those of mapped nodes hold for their elements."""

@@ -2,7 +2,7 @@
 
 A frozen dataclass sets each field by a call of ``object.__setattr__``. With a listener, that would
 be a tenth of what a short node costs. So a run makes a draft: an object of a class with the same
-slots that is not frozen. ``Listeners.tell`` numbers it and changes its class.
+slots that is not frozen. ``Listeners.tell_draft`` numbers it and changes its class.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ from taskiq_flow.events import NodeBegan, NodeCompleted, NodeStarted
 
 E = TypeVar("E")
 
-FROZEN: dict[type, type] = {}
-"""The class of events that a class of drafts is of."""
-
 
 def _draft_of(event: type[E]) -> type[E]:
+    """The class of the drafts of an event. ``frozen``: the class that they get."""
     frozen: Any = event
     described = [(field.name, field.type, field) for field in fields(frozen)]
     draft: Any = make_dataclass(
         f"{event.__name__}Draft", described, bases=event.__bases__, slots=True, eq=False
     )
-    FROZEN[draft] = event
+    draft.frozen = event
     return draft  # type: ignore[no-any-return]
 
 

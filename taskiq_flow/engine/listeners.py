@@ -13,7 +13,6 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.engine.frequent_events import FROZEN
 from taskiq_flow.errors import NODE_ERRORS
 from taskiq_flow.events import Event, Gap, Listener, NodeStarted
 
@@ -29,7 +28,10 @@ CATCHING_UP = 30.0
 """Seconds that all listeners are given, after the run, for all of these events."""
 
 STORE_DELAY = 0.02
-"""Seconds after which a store is told of events, if there is nothing else to be written."""
+"""Seconds after which a store is told of events: many are written at once."""
+
+_AT_ONCE = 100
+"""Events that a listener is called for before it is seen whether there are more."""
 
 Prepare = Callable[[], None]
 """Completes an event when it is taken for the first time."""
@@ -91,23 +93,25 @@ class Listeners:
         self.are_present = self._has_readers = True
         return reader
 
-    def tell(self, event: Event, prepare: Prepare | None = None) -> None:
-        """Number an event, freeze a draft of one, and have every cursor take it.
+    def tell(self, event: Event) -> None:
+        """Number an event, and have every cursor take it."""
+        self.seq += 1
+        _set(event, "seq", self.seq)
+        if self.are_present:
+            self._hold(event)
 
-        ``prepare``: called before the first one takes it.
+    def tell_draft(self, draft: Any, prepare: Prepare | None = None) -> None:
+        """Number and freeze the draft of an event, and have every cursor take it.
+
+        ``prepare``: called before the first one takes it. Somebody listens.
         """
-        self.seq = seq = self.seq + 1
-        kind: Any = FROZEN.get(type(event))
-        if kind is None:
-            _set(event, "seq", seq)
-        else:
-            draft: Any = event
-            draft.seq = seq
-            draft.__class__ = kind
-        if not self.are_present:
-            return
+        self.seq = draft.seq = self.seq + 1
+        draft.__class__ = draft.frozen
+        self._hold(draft if prepare is None else (draft, prepare))
+
+    def _hold(self, event: Event | tuple[Event, Prepare]) -> None:
         events = self.events
-        events.append(event if prepare is None else (event, prepare))
+        events.append(event)
         if len(events) > MOST_EVENTS:
             self._make_room()
         if not self._is_scheduled:
@@ -183,10 +187,11 @@ class Listeners:
 
     def _schedule(self) -> None:
         self._is_scheduled = True
-        if self._store is not None and not (self._cursors or self._has_readers):
-            self._loop.call_later(STORE_DELAY, self._deliver, context=self._context)
-            return
-        self._loop.call_soon(self._deliver, context=self._context)
+        if self._cursors or self._has_readers:
+            self._loop.call_soon(self._deliver, context=self._context)
+        if self._store is not None and not self._store.is_told:
+            self._store.is_told = True
+            self._loop.call_later(STORE_DELAY, self._tell_store, self._store, context=self._context)
 
     def _deliver(self) -> None:
         """Call all listeners that are not busy."""
@@ -196,19 +201,22 @@ class Listeners:
                 cursor.advance(self._loop)
         if self._has_readers:
             self._wake_readers()
-        if self._store is not None and self._store.taken < self.seq:
-            self._store.store.wake()
         self.let_go()
+
+    def _tell_store(self, cursor: _StoreCursor) -> None:
+        """Tell the store of all events that came during its delay."""
+        self._is_scheduled = cursor.is_told = False
+        if cursor.taken < self.seq:
+            cursor.store.wake()
 
     def let_go(self) -> None:
         """Hold no events any more that all cursors have passed."""
-        lag = 0
+        taken = self.seq if self._store is None else self._store.taken
         for cursor in self._cursors:
-            lag = max(lag, self.seq - cursor.taken)
+            taken = min(taken, cursor.taken)
         if self._has_readers:
-            lag = max([lag, *(self.seq - reader.taken for reader in self._readers)])
-        if self._store is not None:
-            lag = max(lag, self.seq - self._store.taken)
+            taken = min([taken, *(reader.taken for reader in self._readers)])
+        lag = self.seq - taken
         if not lag:
             self.events.clear()
         while len(self.events) > lag:
@@ -226,24 +234,28 @@ class _Cursor:
         self._listeners = listeners
         self.taken = listeners.seq
 
-    def next_event(self) -> Event | None:
-        """The next event, if there is one; a ``Gap`` in place of those that are not held."""
+    def next_events(self, most: int) -> list[Event]:
+        """The next events, ``most`` of them at the most; a ``Gap`` before those that are not held.
+
+        ``taken`` is to be set to the number of each that was taken.
+        """
         back = self._listeners.seq - self.taken
         if not back:
-            return None
+            return []
         if back > MOST_EVENTS:
             return self._gap(back - MOST_EVENTS)
-        events = self._listeners.events
-        event = events[-back]
-        if isinstance(event, tuple):
-            event, prepare = event
-            prepare()
-            events[-back] = event
-        self.taken += 1
-        return event
+        held = self._listeners.events
+        start = len(held) - back
+        found: list[Any] = list(islice(held, start, start + most))
+        if tuple in map(type, found):
+            for place, event in enumerate(found):
+                if isinstance(event, tuple):
+                    found[place] = held[start + place] = event[0]
+                    event[1]()
+        return found
 
-    def _gap(self, missed: int) -> Gap | None:
-        """Skip the events that are not held. Returns what stands in their place."""
+    def _gap(self, missed: int) -> list[Event]:
+        """What stands in the place of events that are not held."""
         logger.warning(
             "listener %s of run %s lags by more than %d events; %d of them are left out",
             self,
@@ -252,11 +264,10 @@ class _Cursor:
             missed,
         )
         self.taken += missed
-        following = self.next_event()
-        self.taken -= 1
-        if following is None:
-            return None
-        return Gap(self._listeners.run_id, following.at, missed, self.taken)
+        return [
+            Gap(self._listeners.run_id, event.at, missed, self.taken)
+            for event in self.next_events(1)
+        ]
 
 
 class EventStore(Protocol):
@@ -278,6 +289,7 @@ class _StoreCursor(_Cursor):
     def __init__(self, listeners: Listeners, store: EventStore) -> None:
         super().__init__(listeners)
         self.store = store
+        self.is_told = False  # of the events so far, once its delay is over
 
     def take(self) -> list[Event]:
         """All events that were not taken yet."""
@@ -288,7 +300,9 @@ class _StoreCursor(_Cursor):
         held = listeners.events
         # ``events`` has no slices. Most often, nobody else lags and all of it is taken.
         events = held if count == len(held) else islice(held, len(held) - count, None)
-        taken = [event[0] if isinstance(event, tuple) else event for event in events]
+        taken: list[Any] = list(events)
+        if tuple in map(type, taken):
+            taken = [event[0] if isinstance(event, tuple) else event for event in taken]
         self.taken = listeners.seq
         listeners.let_go()
         return taken
@@ -327,10 +341,13 @@ class _ListenerCursor(_Cursor):
         """Call the listener for event after event. Returns an answer that is to be awaited."""
         try:
             on_event = self._listener.on_event
-            while not self.is_dropped and (event := self.next_event()) is not None:
-                answer = on_event(event)
-                if answer is not None and isawaitable(answer):
-                    return answer
+            listeners = self._listeners
+            while self.taken != listeners.seq and not self.is_dropped:
+                for event in self.next_events(_AT_ONCE):
+                    self.taken = event.seq
+                    answer = on_event(event)
+                    if answer is not None and isawaitable(answer):
+                        return answer
         except NODE_ERRORS as error:  # whatever it raises is its own affair
             self._drop(error)
         return None
@@ -373,13 +390,14 @@ class EventReader(_Cursor):
         return self
 
     async def __anext__(self) -> Event:
-        while (event := self.next_event()) is None:
+        while not (events := self.next_events(1)):
             if self._listeners.is_ended:
                 self._listeners.let_go()
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
-        return event
+        self.taken = events[0].seq
+        return events[0]
 
     def wake(self) -> None:
         """There are events to take, or there will be none any more."""

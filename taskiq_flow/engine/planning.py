@@ -93,6 +93,7 @@ class Planner:
             inputs=values,
             options={n: of_engine.of(n, take) for n in plan.order if for_all or n.has_policy},
             take=take,
+            describe=lambda: plan.description,
         )
 
     def sources(self, inputs: Mapping[str, Any]) -> dict[str, Source]:

@@ -23,7 +23,6 @@ from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dataflow.items import ItemsNode
-from taskiq_flow.dataflow.node import DAGNode, default_name
 from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.call_text import called_with
@@ -303,7 +302,7 @@ class Run(Generic[N]):
             began = NodeBeganDraft(
                 self.run_id, now, node.task_name, task_id, worker, node.index, number
             )
-            self._listeners.tell(began)
+            self._listeners.tell_draft(began)
         if node_run.options.is_timed:
             ends_by_itself = self._sender.ends_by_itself(node_run)
             self._set_timer(node_run, node_run.on_began(now, ends_by_itself=ends_by_itself))
@@ -805,40 +804,23 @@ class Run(Generic[N]):
 
     def _tell_start(self) -> None:
         spec = self._spec
+        graph = spec.describe()
         mapped = {} if spec.elements is None else spec.elements.mapped
-        edges = {
-            node.task_name: tuple([other.task_name for other in others])
-            for node, others in spec.predecessors.items()
-            if others
-        }
         self._tell(
             RunStarted(
                 self.run_id,
                 self._loop.time(),
-                tuple(node.task_name for node in spec.nodes),
+                graph.task_names,
                 time.time(),
-                edges,
+                graph.edges,
                 {
                     node.task_name: len(how.axes)
                     for node, how in mapped.items()
                     if not isinstance(node, ItemsNode)
                 },
-                {
-                    node.task_name: node.expected_seconds
-                    for node in spec.nodes
-                    if isinstance(node, DAGNode) and node.expected_seconds != 1
-                },
-                {
-                    node.task_name: task
-                    for node in spec.nodes
-                    if isinstance(node, DAGNode)
-                    and (task := default_name(node.task)) != node.task_name
-                },
-                {
-                    node.task_name: tuple(node.outputs)
-                    for node in spec.nodes
-                    if tuple(node.outputs) != (node.task_name,)
-                },
+                graph.expected,
+                graph.tasks,
+                graph.outputs,
             )
         )
 
@@ -857,7 +839,8 @@ class Run(Generic[N]):
             self.run_id, now, name, task_id, value, source, index, number, queued, ran
         )
         is_shared = type(value) in NEVER_CHANGE
-        self._listeners.tell(event, None if is_shared else partial(self._prepare, event, node))
+        prepare = None if is_shared else partial(self._prepare, event, node)
+        self._listeners.tell_draft(event, prepare)
 
     def _prepare(self, event: NodeCompleted, node: N) -> None:
         object.__setattr__(event, "result", self._handed_over(node, event.result))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
+from taskiq_flow.dataflow.description import Description
 from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.options import NO_FALLBACK, Cache, Retry
@@ -144,6 +145,8 @@ class RunSpec(Generic[N]):
 
     ``ahead``: where the graph is one that runs for each of many inputs, how many of these runs have
     ended and are held back from the reader. It is given the results of each such run.
+
+    ``describe``: makes what listeners are told of the graph.
     """
 
     nodes: Sequence[N] = ()
@@ -163,6 +166,7 @@ class RunSpec(Generic[N]):
     sources: Mapping[str, Source] = field(default_factory=dict)
     take: Take = isolated
     ahead: Callable[[], int] | None = None
+    describe: Callable[[], Description] = Description
 
     @property
     def lists_at(self) -> int | None:

@@ -112,7 +112,8 @@ class Sender(Generic[N]):
         context: Context | None = None
         if self._listeners.are_present:
             self._tell(node_run)
-            context, address = self._labelled(node_run, address)
+            if self._listeners.are_asked:
+                context, address = self._labelled(node_run, address)
         else:
             self._listeners.seq += 1
         self._completions.expect(
@@ -266,10 +267,8 @@ class Sender(Generic[N]):
         node = node_run.node
         log.append(record(SENT, node.task_name, node_run.log_number, source_digest(node)))
 
-    def _labelled(self, node_run: NodeRun[N], address: Address) -> tuple[Context | None, Address]:
+    def _labelled(self, node_run: NodeRun[N], address: Address) -> tuple[Context, Address]:
         """The address with the labels of listeners, and the context in which it is sent to."""
-        if not self._listeners.are_asked:
-            return None, address
         node, at, number = node_run.node, self._loop.time(), node_run.number
         context, labels = self._listeners.sending(
             NodeStarted(self._run_id, at, node.task_name, node_run.task_id, node.index, number)
@@ -286,7 +285,7 @@ class Sender(Generic[N]):
         if node_run.falls_back:
             return  # listeners have been told ``NodeFellBack``
         if number == 1:
-            self._listeners.tell(NodeStartedDraft(self._run_id, at, name, task_id, index))
+            self._listeners.tell_draft(NodeStartedDraft(self._run_id, at, name, task_id, index))
         else:
             waits_since, error = node_run.suspended_at, node_run.error
             delay = 0.0 if waits_since is None else at - waits_since

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -74,6 +75,10 @@ class Head:
     is_resumable: bool = True
 
 
+_TOLD_APART = {ElementsKnown, RunStarted, RunFinished}
+"""Events that are more to a summary than one of their kind."""
+
+
 class SummaryWriter:
     """Keeps the summary of a run that is in progress. ``seq``: of its last event."""
 
@@ -93,23 +98,22 @@ class SummaryWriter:
         self.seq, self.started = earlier.seq, earlier.started or self.started
         self._head = replace(self._head, parent=earlier.parent)
 
-    def apply(self, events: Iterable[Event]) -> None:
-        """Take in the next events."""
-        for event in events:
-            kind = type(event)
-            if kind is NodeCompleted:
-                self._completed += 1
-            elif kind is NodeFailed:
-                self._failed += 1
-            elif kind is NodeSkipped:
-                self._skipped += 1
-            elif isinstance(event, ElementsKnown):
-                self._known(event)
-            elif isinstance(event, RunStarted):
-                self._begin(event)
-            elif isinstance(event, RunFinished):
-                self._outcome, self._ended = event.outcome, time.time()
-            self.seq = event.seq
+    def apply(self, events: Sequence[Event]) -> None:
+        """Take in the next events, of which there is one at least."""
+        kinds = Counter(map(type, events))
+        if not _TOLD_APART.isdisjoint(kinds):
+            for place, event in enumerate(events):
+                if isinstance(event, ElementsKnown):
+                    self._known(event)
+                elif isinstance(event, RunStarted):
+                    self._begin(event)
+                    kinds = Counter(map(type, events[place:]))
+                elif isinstance(event, RunFinished):
+                    self._outcome, self._ended = event.outcome, time.time()
+        self._completed += kinds[NodeCompleted]
+        self._failed += kinds[NodeFailed]
+        self._skipped += kinds[NodeSkipped]
+        self.seq = events[-1].seq
 
     def _begin(self, event: RunStarted) -> None:
         """An engine begins, or goes on: it tells once more of what earlier ones have completed."""

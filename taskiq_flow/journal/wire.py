@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from json.encoder import encode_basestring as quoted
 from typing import Any
 
@@ -23,7 +24,7 @@ from taskiq_flow.events import (
     RunFinished,
     RunStarted,
 )
-from taskiq_flow.previews import Preview, ReportedError, preview, printable
+from taskiq_flow.previews import Preview, ReportedError, preview, printable, short_text
 
 Content = Mapping[str, Any]
 
@@ -37,54 +38,67 @@ class LineWriter:
 
     def __init__(self, run_id: str) -> None:
         self._start = f'{{"v":{WIRE_VERSION},"run":{quoted(printable(run_id))},"seq":'
+        self._attempts: dict[tuple[str, int], str] = {}  # by task id and number
 
     def lines(self, events: Iterable[Event]) -> bytes:
         """The lines of these events. Many are best given in parts: large texts cost more."""
-        start = self._start
+        start, attempts = self._start, self._attempts
+        if len(attempts) > _MOST_ATTEMPTS:
+            attempts.clear()
         lines = []
+        event: Any
         for event in events:
             kind = type(event)
             if kind is NodeStarted:
-                lines.append(f"{start}{event.seq},{_of_node(event)}}}\n")
+                about = attempts[event.task_id, event.attempt] = _attempt(event)
+                lines.append(f'{start}{event.seq},"type":"node.sent","at":{event.at!r},{about}}}\n')
             elif kind is NodeBegan:
-                lines.append(f"{start}{event.seq},{_of_node(event)},{_worker(event)}}}\n")
+                about = attempts.get((event.task_id, event.attempt)) or _attempt(event)
+                lines.append(
+                    f'{start}{event.seq},"type":"node.began","at":{event.at!r},{about},'
+                    f'"worker":{_worker(event.worker)}}}\n'
+                )
             elif kind is NodeCompleted:
-                lines.append(f"{start}{event.seq},{_of_node(event)},{_result(event)}}}\n")
+                about = attempts.pop((event.task_id, event.attempt), "") or _attempt(event)
+                lines.append(
+                    f'{start}{event.seq},"type":"node.completed","at":{event.at!r},{about},'
+                    f"{_result(event)}}}\n"
+                )
             else:
                 lines.append(f"{_json(event.to_dict())}\n")
         return "".join(lines).encode()
 
 
-def _of_node(event: Any) -> str:
-    node = f'"type":"{event.type}","at":{event.at!r},"node":{_text(event.task_name)}'
-    if event.index is not None:
-        node += f',"index":{_json(event.index)}'
-    if not event.task_id:
-        return f'{node},"attempt":{event.attempt}'
-    return f'{node},"attempt":{event.attempt},"task":{_text(event.task_id)}'
+_MOST_ATTEMPTS = 10_000
+"""Attempts in flight of which it is held what their lines have in common."""
 
 
-def _worker(event: Any) -> str:
-    return f'"worker":{_text(event.worker)}'
+def _attempt(event: NodeStarted | NodeBegan | NodeCompleted) -> str:
+    """What the lines of an attempt have in common."""
+    index = "" if event.index is None else f',"index":{_json(event.index)}'
+    task = f',"task":{_text(event.task_id)}' if event.task_id else ""
+    return f'"node":{_text(event.task_name)}{index},"attempt":{event.attempt}{task}'
 
 
-def _result(event: Any) -> str:
-    times = ""
-    if event.queued is not None:
-        times = f',"queued":{event.queued!r}'
-    if event.ran is not None:
-        times += f',"ran":{event.ran!r}'
-    shown = preview(event.result)
-    size = "null" if shown["size"] is None else shown["size"]
-    cut = "true" if shown["cut"] else "false"
-    return (
-        f'"source":"{event.source}"{times},"value":{{"kind":{quoted(shown["kind"])},"size":{size},'
-        f'"text":{quoted(shown["text"])},"cut":{cut}}}'
-    )
+def _result(event: NodeCompleted) -> str:
+    queued, ran, value = event.queued, event.ran, event.result
+    times = "" if queued is None else f'"queued":{queued!r},'
+    if ran is not None:
+        times += f'"ran":{ran!r},'
+    text = short_text(value)
+    if text is not None:
+        return (
+            f'"source":"{event.source}",{times}"value":{{"kind":"{type(value).__name__}",'
+            f'"size":{len(text)},"text":{quoted(text)},"cut":false}}'
+        )
+    return f'"source":"{event.source}",{times}"value":{_json(preview(value))}'
 
 
 def _text(text: str) -> str:
     return quoted(text if text.isascii() else printable(text))
+
+
+_worker = lru_cache(_text)
 
 
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

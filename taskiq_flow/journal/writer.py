@@ -58,7 +58,7 @@ class LogWriter(Generic[T]):
     ) -> None:
         self._journal = journal
         self._store = journal if stores_events(journal) else None
-        self.news = None if self._store is None else NewsWriter(run_id, head, self._wake)
+        self.news = None if self._store is None else NewsWriter(run_id, head, self._wake_for_news)
         self._run_id = run_id
         self.values = values
         self._lease = Lease(new_owner())
@@ -68,6 +68,7 @@ class LogWriter(Generic[T]):
         self._records: list[bytes] = []
         self._pairs: list[T] = []
         self._pairs_being_written: list[T] = []
+        self._is_news_due = False
         self._is_writing = False
         self._writer: asyncio.Task[None] | None = None
         self._renewer: asyncio.Task[None] | None = None
@@ -211,6 +212,7 @@ class LogWriter(Generic[T]):
 
     async def aclose(self, outcome: str) -> None:
         """Write the pending records, then release the lease. Takes a bounded time."""
+        self._is_news_due = True
         self.append(record(ENDED, "", 0, outcome.encode()))
         if (writer := self._writer) is not None:
             await asyncio.wait([writer], timeout=CLOSING_GRACE)
@@ -226,6 +228,11 @@ class LogWriter(Generic[T]):
         if not self._is_writing and not self._is_stopped:
             self._is_writing = True  # first, as an eager task runs at once
             self._writer = asyncio.get_running_loop().create_task(self._write())
+
+    def _wake_for_news(self) -> None:
+        """Write events with the next batch. They wait for this, so that a batch has many."""
+        self._is_news_due = True
+        self._wake()
 
     async def _write(self) -> None:
         try:
@@ -244,7 +251,10 @@ class LogWriter(Generic[T]):
             self._is_writing = False
 
     def _next_news(self) -> News | None:
-        return None if self.news is None or self._is_stopped else self.news.next()
+        if self.news is None or self._is_stopped or not self._is_news_due:
+            return None
+        self._is_news_due = False
+        return self.news.next()
 
     async def _append(self, records: Sequence[bytes], news: News | None) -> None:
         """Append records, and events with the last of them, which the events tell of."""

@@ -1,0 +1,46 @@
+"""What listeners are told of a graph when a run of it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from taskiq_flow.dataflow.node import DAGNode, default_name
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A graph by the names of its nodes, as ``RunStarted`` has it. Runs share it."""
+
+    task_names: tuple[str, ...] = ()
+    edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    expected: Mapping[str, float] = field(default_factory=dict)
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def described(
+    nodes: Sequence[DAGNode], predecessors: Mapping[DAGNode, Sequence[DAGNode]]
+) -> Description:
+    """Describe a graph."""
+    return Description(
+        task_names=tuple(node.task_name for node in nodes),
+        edges={
+            node.task_name: tuple([other.task_name for other in others])
+            for node, others in predecessors.items()
+            if others
+        },
+        expected={
+            node.task_name: node.expected_seconds for node in nodes if node.expected_seconds != 1
+        },
+        tasks={
+            node.task_name: task
+            for node in nodes
+            if (task := default_name(node.task)) != node.task_name
+        },
+        outputs={
+            node.task_name: tuple(node.outputs)
+            for node in nodes
+            if tuple(node.outputs) != (node.task_name,)
+        },
+    )
