@@ -14,7 +14,9 @@ async def check_watching(place: str, notes: Path) -> None:
     reader = RunReader(place)
     with Child(place) as child:
         await child.begin(notes)
-        run = await reader.run("run")
+        async with asyncio.timeout(20.0):  # events are written a moment after results
+            while (run := await reader.run("run")).completed < 2:
+                await asyncio.sleep(0.005)
         assert (run.status, run.pid, run.completed) == ("running", child.pid, 2)
         seen = []
         async with asyncio.timeout(20.0):
