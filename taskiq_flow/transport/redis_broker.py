@@ -205,7 +205,7 @@ async def inventory_of(broker: AsyncBroker, prefix: str) -> list[Leftover]:
 
 
 _OF_JOURNAL_OR_CACHE = re.compile(
-    r"(?P<group>.+?:(?P<part>log|lease|state|deleted|cache|claim)):.+|.+:(?:runs|count)"
+    r"(?P<group>.+?:(?P<part>log|lease|state|deleted|events|cache|claim)):.+|.+:(?:runs|count|started)"
 )
 _TASK_ID = re.compile(r".+:.+:\d+(?:\.[0-9a-f]{8})?|[0-9a-f]{32}")
 """Of an engine's task, or of another with an id that taskiq has made."""

@@ -22,6 +22,7 @@ from taskiq_flow import (
     ExecutionEngine,
     NodeCompleted,
     NodeFailedError,
+    RunReader,
     TaskLostError,
 )
 from taskiq_flow.journal.redis import RedisJournal
@@ -247,6 +248,8 @@ async def test_the_inventory_says_of_each_key_with_the_prefix_whose_it_is(
         (f"{result_prefix}:*", "results"): 7,
         ("shop:journal:log:*", "of a journal"): 4,
         ("shop:journal:state:*", "of a journal"): 4,
+        ("shop:journal:events:*", "of a journal"): 4,
+        ("shop:journal:started", "of a journal"): 1,
         ("shop:journal:runs", "of a journal"): 1,
         ("shop:journal:count", "of a journal"): 1,
         ("shop:journal:cache:*", "of a cache"): 1,
@@ -313,7 +316,13 @@ async def test_a_confined_user_needs_these_rights(
                 engine = ExecutionEngine(broker, cached, journal=journal, listeners=[recorder])
                 assert await engine.execute({"item": 1}) == {"double": 2}
             assert [event.source for event in recorder.of(NodeCompleted)] == ["task", "cache"]
-            await journal.aclose()
+            reader = RunReader(journal)
+            runs = await reader.runs()
+            assert {run.status for run in runs} == {"completed"}
+            assert [event async for event in reader.events(runs[0].run_id, follow=True)]
+            assert not await reader.request(runs[0].run_id, "cancel")
+            assert len(await reader.prune(keep=1)) == len(runs) - 1
+            await reader.aclose()
 
 
 async def test_what_a_confined_user_lacks_is_named(
