@@ -146,7 +146,9 @@ class Listeners:
         self.let_go()
 
     async def aclose(self) -> None:
-        """Let the listeners catch up, for a bounded time."""
+        """Let the listeners catch up, for a bounded time. The store takes what is left by itself."""
+        if self._store is not None and self._store.timer is not None:
+            self._store.timer.cancel()
         if not self._cursors:
             return
         self._schedule()
@@ -189,9 +191,11 @@ class Listeners:
         self._is_scheduled = True
         if self._cursors or self._has_readers:
             self._loop.call_soon(self._deliver, context=self._context)
-        if self._store is not None and not self._store.is_told:
-            self._store.is_told = True
-            self._loop.call_later(STORE_DELAY, self._tell_store, self._store, context=self._context)
+        store = self._store
+        if store is not None and store.timer is None:
+            store.timer = self._loop.call_later(
+                STORE_DELAY, self._tell_store, store, context=self._context
+            )
 
     def _deliver(self) -> None:
         """Call all listeners that are not busy."""
@@ -205,7 +209,7 @@ class Listeners:
 
     def _tell_store(self, cursor: _StoreCursor) -> None:
         """Tell the store of all events that came during its delay."""
-        self._is_scheduled = cursor.is_told = False
+        self._is_scheduled, cursor.timer = False, None
         if cursor.taken < self.seq:
             cursor.store.wake()
 
@@ -289,7 +293,7 @@ class _StoreCursor(_Cursor):
     def __init__(self, listeners: Listeners, store: EventStore) -> None:
         super().__init__(listeners)
         self.store = store
-        self.is_told = False  # of the events so far, once its delay is over
+        self.timer: asyncio.TimerHandle | None = None  # it is told when its delay is over
 
     def take(self) -> list[Event]:
         """All events that were not taken yet."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import pytest
 from taskiq import TaskiqDepends
 from taskiq_redis import RedisStreamBroker
 
-import taskiq_flow
 from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError, Retry, broker_for
 from taskiq_flow.testing import in_memory
-from tests.scripts import Scripts
 from tests.virtual_clock import run_virtually
 
 broker = broker_for("redis://nowhere.invalid")
@@ -66,14 +63,3 @@ def test_the_original_broker_and_its_tasks_are_left_as_they_are() -> None:
 
 def tasks() -> dict:  # type: ignore[type-arg]
     return broker.get_all_tasks()
-
-
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"]])
-def test_the_package_can_be_asked_for_its_help_and_its_version(
-    arguments: list[str], scripts: Scripts, tmp_path: Path
-) -> None:
-    as_with_m = 'import runpy; runpy.run_module("taskiq_flow", run_name="__main__")'
-    printed = scripts.output(as_with_m, *arguments, cwd=tmp_path)
-    assert f"taskiq_flow {taskiq_flow.__version__}" in printed
-    assert ("taskiq worker module:broker" in printed) == (arguments != ["--version"])
-    assert taskiq_flow.__version__[0].isdigit()
