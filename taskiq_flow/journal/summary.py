@@ -33,10 +33,10 @@ class RunSummary:
     ``name``: the graph's. ``started``, ``ended``: seconds since 1970 by the clock of the process
     that wrote them; ``ended`` is ``None`` while the run has not ended. ``seq``: the number of its
     last event. ``total``: how many nodes and elements are known, where a mapped node counts by its
-    elements; ``completed``, ``failed`` and ``skipped`` of them have ended. ``host``, ``pid``: of
-    the engine. ``parent``: the run of which it is a rerun. ``is_resumable``: whether its values are
-    in the journal. ``owner``: whoever has its lease, which is valid for ``lease_left`` more seconds
-    unless it is renewed.
+    elements, or as one if it has failed or was skipped as a whole; ``completed``, ``failed`` and
+    ``skipped`` of them have ended. ``host``, ``pid``: of the engine. ``parent``: the run of which
+    it is a rerun. ``is_resumable``: whether its values are in the journal. ``owner``: whoever has
+    its lease, which is valid for ``lease_left`` more seconds unless it is renewed.
 
     >>> journal = MemoryJournal()
     >>> dag = DAGBuilder("letters").node(str.upper, inputs=["text"]).build()
@@ -92,6 +92,8 @@ class SummaryWriter:
         """Continue a run of which this is the summary."""
         self.seq, self.started = earlier.seq, earlier.started or self.started
         self._head = replace(self._head, parent=earlier.parent)
+        self._total, self._completed = earlier.total, earlier.completed
+        self._failed, self._skipped = earlier.failed, earlier.skipped
 
     def apply(self, events: Iterable[Event]) -> None:
         """Take in the next events."""
@@ -99,10 +101,12 @@ class SummaryWriter:
             kind = type(event)
             if kind is NodeCompleted:
                 self._completed += 1
-            elif kind is NodeFailed:
+            elif isinstance(event, NodeFailed):
                 self._failed += 1
-            elif kind is NodeSkipped:
+                self._total += self._is_list(event)
+            elif isinstance(event, NodeSkipped):
                 self._skipped += 1
+                self._total += self._is_list(event)
             elif isinstance(event, ElementsKnown):
                 self._known(event)
             elif isinstance(event, RunStarted):
@@ -116,6 +120,13 @@ class SummaryWriter:
         self._levels = dict(event.mapped)
         self._total = len(event.task_names) - len(event.mapped)
         self._completed = self._failed = self._skipped = 0
+
+    def _is_list(self, event: NodeFailed | NodeSkipped) -> bool:
+        """Whether a list has ended that will have no elements: it counts as one then."""
+        if event.index is None:
+            return event.task_name in self._levels
+        name, path = parted(event.task_name)
+        return len(path) < self._levels.get(name, 1)
 
     def _known(self, event: ElementsKnown) -> None:
         """A list of elements, or one of lists, which are counted when they are known."""
