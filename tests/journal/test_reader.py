@@ -395,3 +395,16 @@ async def test_a_file_of_format_1_is_read_continued_and_gets_events(tmp_path: Pa
     assert (await reader.run("old")).status == "completed"
     assert await reader.value("old", "each") == [2, 4]
     await journal.aclose()
+
+
+async def test_events_of_a_run_that_an_earlier_version_deleted_are_not_those_of_the_next(
+    tmp_path: Path,
+) -> None:
+    journal = SqliteJournal(tmp_path / "runs.db")
+    await engine_of(journal).execute(INPUTS, run_id="gone")
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as file:  # opened before the upgrade
+        file.executescript("DELETE FROM chunks; DELETE FROM runs;")
+    async with aclosing(engine_of(journal).execute_async(INPUTS, run_id="next")) as pairs:
+        await anext(pairs)
+    assert (await RunReader(journal).view("next")).status == "cancelled"
+    await journal.aclose()
