@@ -74,6 +74,17 @@ class Head:
     is_resumable: bool = True
 
 
+@dataclass(slots=True)
+class _Elements:
+    """How many elements of a mapped node are known, and have ended.
+
+    Elements of what a generator gives may have ended before it is known how many there are.
+    """
+
+    known: int = 0
+    ended: int = 0
+
+
 class SummaryWriter:
     """Keeps the summary of a run that is in progress. ``seq``: of its last event."""
 
@@ -86,6 +97,7 @@ class SummaryWriter:
         self._outcome: Outcome | None = None
         self._ended: float | None = None
         self._levels: dict[str, int] = {}
+        self._elements: dict[str, _Elements] = {}
         self._total = self._completed = self._failed = self._skipped = 0
 
     def go_on_after(self, earlier: RunSummary) -> None:
@@ -98,15 +110,12 @@ class SummaryWriter:
     def apply(self, events: Iterable[Event]) -> None:
         """Take in the next events."""
         for event in events:
-            kind = type(event)
-            if kind is NodeCompleted:
+            if isinstance(event, NodeCompleted):
                 self._completed += 1
-            elif isinstance(event, NodeFailed):
-                self._failed += 1
-                self._total += self._is_list(event)
-            elif isinstance(event, NodeSkipped):
-                self._skipped += 1
-                self._total += self._is_list(event)
+                if event.index is not None:
+                    self._elements_of(event.task_name).ended += 1
+            elif isinstance(event, (NodeFailed, NodeSkipped)):
+                self._count_missing(event)
             elif isinstance(event, ElementsKnown):
                 self._known(event)
             elif isinstance(event, RunStarted):
@@ -118,15 +127,24 @@ class SummaryWriter:
     def _begin(self, event: RunStarted) -> None:
         """An engine begins, or goes on: it tells once more of what earlier ones have completed."""
         self._levels = dict(event.mapped)
+        self._elements = {name: _Elements() for name in event.mapped}
         self._total = len(event.task_names) - len(event.mapped)
         self._completed = self._failed = self._skipped = 0
 
-    def _is_list(self, event: NodeFailed | NodeSkipped) -> bool:
-        """Whether a list has ended that will have no elements: it counts as one then."""
-        if event.index is None:
-            return event.task_name in self._levels
-        name, path = parted(event.task_name)
-        return len(path) < self._levels.get(name, 1)
+    def _elements_of(self, name: str) -> _Elements:
+        """The elements of a mapped node, given the name of one of them."""
+        return self._elements.setdefault(name[: name.rindex("[")], _Elements())
+
+    def _count_missing(self, event: NodeFailed | NodeSkipped) -> None:
+        """A node or an element has no result. A list that will have no elements counts as one."""
+        if isinstance(event, NodeFailed):
+            self._failed += 1
+        else:
+            self._skipped += 1
+        name, path = (event.task_name, ()) if event.index is None else parted(event.task_name)
+        if (elements := self._elements.get(name)) is not None:
+            elements.ended += 1
+            elements.known += len(path) < self._levels.get(name, 1)
 
     def _known(self, event: ElementsKnown) -> None:
         """A list of elements, or one of lists, which are counted when they are known."""
@@ -135,10 +153,11 @@ class SummaryWriter:
             name, path = parted(name)
             depth = len(path)
         if depth + 1 >= self._levels.get(name, 1):
-            self._total += event.count
+            self._elements.setdefault(name, _Elements()).known += event.count
 
     def summary(self) -> RunSummary:
         """The summary after the events so far."""
+        total = self._total + sum(max(e.known, e.ended) for e in self._elements.values())
         return RunSummary(
             self._run_id,
             self._outcome or "running",
@@ -146,7 +165,7 @@ class SummaryWriter:
             self.started,
             self._ended,
             self.seq,
-            self._total,
+            total,
             self._completed,
             self._failed,
             self._skipped,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -26,6 +26,7 @@ from taskiq_flow import (
     News,
     NodeCompleted,
     NodeFailed,
+    NodeFailedError,
     RunFinished,
     RunNotFoundError,
     RunReader,
@@ -347,6 +348,24 @@ async def test_the_figures_of_a_summary_add_up_whatever_fails(journal: Journal) 
     await engine.execute({"number": 1, "ns": [1, 3, 2]}, run_id="r")
     run = await RunReader(journal).run("r")
     assert (run.total, run.completed, run.failed, run.skipped) == (9, 5, 2, 2)
+
+
+async def test_elements_that_end_before_their_generator_are_in_the_total(journal: Journal) -> None:
+    def numbers() -> Iterator[int]:
+        yield from (0, 2, 4)
+        raise OSError("no more")
+
+    dag = DAGBuilder().node(numbers).node(odd, inputs=["numbers"], map_over="numbers").build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+    with pytest.raises(NodeFailedError):
+        await engine.execute(run_id="r")
+    run = await RunReader(journal).run("r")
+    assert (run.completed, run.failed) == (run.total - 1, 1)
+    async with aclosing(engine.execute_async(run_id="left", items="only")) as items:
+        async for _ in items:
+            break
+    run = await RunReader(journal).run("left")
+    assert run.completed <= run.total
 
 
 async def test_an_engine_that_only_began_to_resume_leaves_the_figures(journal: Journal) -> None:
