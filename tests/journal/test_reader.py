@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from taskiq_flow import (
     News,
     NodeCompleted,
     NodeFailed,
-    NodeFailedError,
     RunFinished,
     RunNotFoundError,
     RunReader,
@@ -352,20 +352,14 @@ async def test_the_figures_of_a_summary_add_up_whatever_fails(journal: Journal) 
 
 async def test_elements_that_end_before_their_generator_are_in_the_total(journal: Journal) -> None:
     def numbers() -> Iterator[int]:
-        yield from (0, 2, 4)
-        raise OSError("no more")
+        yield from count(0, 2)
 
     dag = DAGBuilder().node(numbers).node(odd, inputs=["numbers"], map_over="numbers").build()
     engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
-    with pytest.raises(NodeFailedError):
-        await engine.execute(run_id="r")
+    async with aclosing(engine.execute_async(run_id="r", items="only")) as items:
+        ended = [(await anext(items))[0] for _ in range(20)]
     run = await RunReader(journal).run("r")
-    assert (run.completed, run.failed) == (run.total - 1, 1)
-    async with aclosing(engine.execute_async(run_id="left", items="only")) as items:
-        async for _ in items:
-            break
-    run = await RunReader(journal).run("left")
-    assert run.completed <= run.total
+    assert ended.count("odd") <= run.completed <= run.total
 
 
 async def test_an_engine_that_only_began_to_resume_leaves_the_figures(journal: Journal) -> None:
