@@ -364,13 +364,14 @@ class PipelineScheduler(TaskiqScheduler):
             if self._is_run_by_taskiq:
                 await super().shutdown()
             return
-        sending = tuple(self._sending)
-        for task in () if wait else sending:
-            task.cancel()
-        if sending:
-            await asyncio.wait(sending)
-        loop.cancel()
-        await to_the_end(asyncio.wait([loop]))
+        try:
+            if wait and self._sending:
+                await asyncio.wait(tuple(self._sending))
+        finally:  # also for one who does not wait so long
+            tasks = (loop, *self._sending)
+            for task in tasks:
+                task.cancel()
+            await to_the_end(asyncio.wait(tasks))
         await self._source.shutdown()
         if not loop.cancelled() and (error := loop.exception()) is not None:
             raise error

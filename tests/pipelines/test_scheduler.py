@@ -365,6 +365,20 @@ async def test_shutting_down_waits_for_what_is_being_sent(
     assert sending.cancelled() is not waits
 
 
+async def test_shutting_down_that_is_given_up_sends_no_more_either(
+    broker: InMemoryBroker, pipeline: Pipeline[Any]
+) -> None:
+    scheduler, before = PipelineScheduler(broker), asyncio.all_tasks()
+    await scheduler.start()
+    job_id = await scheduler.schedule(pipeline, "* * * * *", args=(1,), jitter=3600)
+    sending = asyncio.create_task(sent(scheduler, job_id))
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(scheduler.shutdown(), 0.01)
+    assert sending.cancelled()
+    assert asyncio.all_tasks() - before == set()
+
+
 async def test_a_source_that_cannot_start_is_told_at_once(broker: InMemoryBroker) -> None:
     class Broken(MemorySchedules):
         async def startup(self) -> None:
