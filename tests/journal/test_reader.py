@@ -312,6 +312,32 @@ async def test_a_journal_without_events_is_read_from_its_logs() -> None:
         await reader.request("r", "cancel")
 
 
+class Around:
+    """A journal that writes by itself, as of ``Journal``, and passes all other calls on."""
+
+    def __init__(self, inner: Journal) -> None:
+        self.inner = inner
+
+    async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        await self.inner.create(run_id, lease, chunk)
+
+    async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        await self.inner.append(run_id, lease, chunk)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+async def test_a_journal_around_one_that_stores_events_works_and_stores_none(
+    journal: Journal,
+) -> None:
+    around: Any = Around(journal)
+    assert await engine_of(around).execute(INPUTS, run_id="r")
+    for reader in (RunReader(around), RunReader(journal)):
+        run = await reader.run("r")
+        assert (run.status, run.completed, run.started) == ("completed", 3, 0)
+
+
 async def test_runs_of_an_earlier_version_are_found_by_status_and_have_no_name(
     journal: Journal,
 ) -> None:
