@@ -13,12 +13,13 @@ from taskiq_flow.values.isolation import Take
 class ComputedNode(DAGNode):
     """A node without a task: the engine calls its function, which must be quick and must not wait.
 
-    Takes no options of tasks, such as retries.
+    Takes no options of tasks, such as retries. ``looks_into``: whether the function looks into the
+    values, and not only passes them on; then they are passed by value.
     """
 
     is_computed = True
 
-    __slots__ = ()
+    __slots__ = ("looks_into",)
 
     def __init__(
         self,
@@ -28,9 +29,11 @@ class ComputedNode(DAGNode):
         inputs: Iterable[str] = (),
         output: str | None = None,
         given: Mapping[str, Any] | None = None,
+        looks_into: bool = True,
     ) -> None:
         super().__init__(function, output, inputs, name=name, given=given)
         self.has_policy = True
+        self.looks_into = looks_into
 
     def computing(self, take: Take) -> Callable[[Mapping[str, Any]], Any]:
         """A function of the input values. ``take``: makes of a value what the function is given."""

@@ -433,11 +433,13 @@ def _by_value(
     """The nodes whose results a run looks into.
 
     These are the answers of filters, results that are cached, lists that are mapped over or joined,
-    and what conditions take.
+    and what conditions and functions of the engine take.
     """
     keys = set[str]() if elements is None else {k for k, n in elements.depths.items() if n}
     for node in reversed(order):
         keys.update(node.condition_keys)
+        if node.looks_into:
+            keys.update(node.inputs)
         if node.filtered is not None and not keys.isdisjoint(node.outputs):
             keys.add(node.filtered)  # it gives what it is given
     nodes = [node for node in order if node.filtered is not None or node.cache is not None]

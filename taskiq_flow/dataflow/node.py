@@ -43,7 +43,7 @@ from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.errors import BindingError, GraphError, SerializationError
 from taskiq_flow.processes.in_process import check_importable
 from taskiq_flow.suggestions import suggests_keywords
-from taskiq_flow.values.handle import ResultHandle, split_outputs
+from taskiq_flow.values.handle import ResultHandle, holds_handles, split_outputs, with_values
 from taskiq_flow.values.isolation import Take, isolated, refuse_once_only, shared
 
 # taskiq renames every function that it decorates, once more at each registration.
@@ -144,6 +144,9 @@ class DAGNode:
 
     is_computed: bool = False
     """Whether the engine makes its value itself. It has no task that is sent then."""
+
+    looks_into: bool = False
+    """Whether the engine looks into its inputs, beyond what its options ask for."""
 
     __slots__ = (
         "__weakref__",
@@ -424,17 +427,28 @@ class DAGNode:
     def is_wanted(self, values: Mapping[str, Any], take: Take = shared) -> bool | Awaitable[object]:
         """The answer of the node's condition, or what is to be awaited for it.
 
-        ``take``: makes of a value what the condition is given. Raises whatever the condition
-        raises.
+        ``take``: makes of a value what the condition is given. Handles are read for it, such as
+        those that are inputs of the run. Raises whatever the condition raises.
         """
         if self.when is None:
             return True
         required, optional = self._when_keys
         keys = {**required, **{name: key for name, key in optional.items() if key in values}}
-        answer = self.when(**{name: take(values[key]) for name, key in keys.items()})
+        taken = {name: values[key] for name, key in keys.items()}
+        if any(map(holds_handles, taken.values())):
+            return self._answer_of_read(self.when, taken, take)
+        answer = self.when(**{name: take(value) for name, value in taken.items()})
         if answer is True or answer is False:  # the usual answers take the least time
             return answer
         return answer if isinstance(answer, Awaitable) else bool(answer)
+
+    @staticmethod
+    async def _answer_of_read(
+        when: Callable[..., object], taken: Mapping[str, Any], take: Take
+    ) -> object:
+        """The answer of a condition that is given what handles read."""
+        answer = when(**{name: take(await with_values(value)) for name, value in taken.items()})
+        return await answer if isinstance(answer, Awaitable) else answer
 
     def computing(self, take: Take) -> Callable[[Mapping[str, Any]], Any] | None:
         """What makes the value of a node that ``is_computed``, from its inputs."""

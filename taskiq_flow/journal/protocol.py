@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from inspect import signature
 from typing import Literal, Protocol, TypeGuard
 
 from taskiq.abc.serializer import TaskiqSerializer
@@ -159,6 +160,13 @@ class EventJournal(Journal, Protocol):
 
 
 def stores_events(journal: Journal) -> TypeGuard[EventJournal]:
-    """Whether a journal has the methods of ``EventJournal``."""
+    """Whether a journal has the methods of ``EventJournal``, and its writing ones take news."""
     methods = ("events", "summary", "summaries", "changed", "request", "requested")
-    return all(hasattr(journal, name) for name in methods)
+    if not all(hasattr(journal, name) for name in methods):
+        return False
+    try:
+        for write in (journal.create, journal.append):
+            signature(write).bind("", None, None, None)
+    except TypeError:  # one that passes the other calls on to a journal that stores events
+        return False
+    return True

@@ -81,15 +81,20 @@ class RunReader:
             raise ValueError(f"status is {status!r}; give one of {', '.join(get_args(RunState))}")
         found: list[RunSummary] = []
         since, before = _moment(since), _moment(before)
+        looked_at, size = set[str](), limit
         while len(found) < limit:
-            page = await self._page(status, name, since, before, limit)
+            # From the newest on each time: runs may have started at once, or at no known time.
+            page = await self._page(status, name, since, before, size)
             for run in filter(_is_run, page):
+                if run.run_id in looked_at:
+                    continue
+                looked_at.add(run.run_id)
                 current = await self._current(run)
                 if status in (None, current.status) and name in (None, current.name):
                     found.append(current)
-            if len(page) < limit:
+            if len(page) < size:
                 break
-            before = page[-1].started
+            size *= 2
         return found[:limit]
 
     async def run(self, run_id: str) -> RunSummary:
@@ -171,7 +176,8 @@ class RunReader:
 
         ``older_than``: those that ended before that time, or that were started before it and have
         not ended. ``keep``: all but the newest so many. With both, those to which both apply.
-        ``name``: only those of the graph of this name. Runs of an earlier version are the oldest.
+        ``name``: only those of the graph of this name. Runs of an earlier version are the oldest,
+        and have no name.
         """
         if older_than is None and keep is None:
             raise ValueError("nothing says which runs to delete; give older_than= or keep=")
@@ -184,7 +190,8 @@ class RunReader:
                 "one, or give the journal the methods of EventJournal"
             )
         until = None if older_than is None else time.time() - in_seconds("older_than", older_than)
-        runs = [*filter(_is_run, await store.summaries(name=name, limit=_ALL))]
+        listed = filter(_is_run, await store.summaries(name=name, limit=_ALL))
+        runs = [run for run in listed if name in (None, run.name)]
         deleted = []
         for run in runs[keep or 0 :]:
             if run.lease_left > 0 or (until is not None and (run.ended or run.started) > until):
@@ -213,7 +220,7 @@ class RunReader:
             if since is not None or before is not None:
                 return []  # when they were started is not known
             ids = await self.journal.run_ids()
-            return [RunSummary(run_id, "running") for run_id in reversed(ids)]
+            return [RunSummary(run_id, "running") for run_id in reversed(ids)][:limit]
         written = "running" if status == "interrupted" else status
         return await self._store.summaries(
             status=written, name=name, since=since, before=before, limit=limit

@@ -73,6 +73,7 @@ class SqliteJournal:
                 ).fetchone()[0]
             except sqlite3.IntegrityError:
                 raise errors.exists(run_id) from None
+            rows.forget_events(connection, run)
             if news is not None:
                 rows.write_summary(connection, run, news.summary, expires)
             rows.write(connection, run, chunk, news)
@@ -141,7 +142,7 @@ class SqliteJournal:
         def remove(connection: sqlite3.Connection) -> None:
             number = _unlocked_run(connection, run_id, None)
             connection.execute("DELETE FROM chunks WHERE run = ?", (number,))
-            connection.execute("DELETE FROM events WHERE run = ?", (number,))
+            rows.forget_events(connection, number)
             connection.execute("DELETE FROM runs WHERE number = ?", (number,))
 
         await self.file.write(remove)

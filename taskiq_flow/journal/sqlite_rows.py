@@ -44,6 +44,14 @@ def write(connection: sqlite3.Connection, run: int, chunk: bytes | None, news: N
         )
 
 
+def forget_events(connection: sqlite3.Connection, run: int) -> None:
+    """Delete the events of a run that is deleted, or of one whose number a new run was given.
+
+    A process of an earlier version that has the file open deletes runs without their events.
+    """
+    connection.execute("DELETE FROM events WHERE run = ?", (run,))
+
+
 def write_summary(
     connection: sqlite3.Connection, run: int, summary: RunSummary, expires: float
 ) -> None:

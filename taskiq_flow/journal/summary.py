@@ -34,10 +34,10 @@ class RunSummary:
     ``name``: the graph's. ``started``, ``ended``: seconds since 1970 by the clock of the process
     that wrote them; ``ended`` is ``None`` while the run has not ended. ``seq``: the number of its
     last event. ``total``: how many nodes and elements are known, where a mapped node counts by its
-    elements; ``completed``, ``failed`` and ``skipped`` of them have ended. ``host``, ``pid``: of
-    the engine. ``parent``: the run of which it is a rerun. ``is_resumable``: whether its values are
-    in the journal. ``owner``: whoever has its lease, which is valid for ``lease_left`` more seconds
-    unless it is renewed.
+    elements, or as one if it has failed or was skipped as a whole; ``completed``, ``failed`` and
+    ``skipped`` of them have ended. ``host``, ``pid``: of the engine. ``parent``: the run of which
+    it is a rerun. ``is_resumable``: whether its values are in the journal. ``owner``: whoever has
+    its lease, which is valid for ``lease_left`` more seconds unless it is renewed.
 
     >>> journal = MemoryJournal()
     >>> dag = DAGBuilder("letters").node(str.upper, inputs=["text"]).build()
@@ -79,6 +79,17 @@ _TOLD_APART = {ElementsKnown, RunStarted, RunFinished}
 """Events that are more to a summary than one of their kind."""
 
 
+@dataclass(slots=True)
+class _Elements:
+    """How many elements of a mapped node are known, and have ended.
+
+    Elements of what a generator gives may have ended before it is known how many there are.
+    """
+
+    known: int = 0
+    ended: int = 0
+
+
 class SummaryWriter:
     """Keeps the summary of a run that is in progress. ``seq``: of its last event."""
 
@@ -91,35 +102,63 @@ class SummaryWriter:
         self._outcome: Outcome | None = None
         self._ended: float | None = None
         self._levels: dict[str, int] = {}
+        self._elements: dict[str, _Elements] = {}
         self._total = self._completed = self._failed = self._skipped = 0
 
     def go_on_after(self, earlier: RunSummary) -> None:
         """Continue a run of which this is the summary."""
         self.seq, self.started = earlier.seq, earlier.started or self.started
         self._head = replace(self._head, parent=earlier.parent)
+        self._total, self._completed = earlier.total, earlier.completed
+        self._failed, self._skipped = earlier.failed, earlier.skipped
 
     def apply(self, events: Sequence[Event]) -> None:
         """Take in the next events, of which there is one at least."""
         kinds = Counter(map(type, events))
-        if not _TOLD_APART.isdisjoint(kinds):
-            for place, event in enumerate(events):
-                if isinstance(event, ElementsKnown):
-                    self._known(event)
-                elif isinstance(event, RunStarted):
-                    self._begin(event)
-                    kinds = Counter(map(type, events[place:]))
-                elif isinstance(event, RunFinished):
-                    self._outcome, self._ended = event.outcome, time.time()
-        self._completed += kinds[NodeCompleted]
-        self._failed += kinds[NodeFailed]
-        self._skipped += kinds[NodeSkipped]
+        if self._levels or not _TOLD_APART.isdisjoint(kinds):
+            for event in events:
+                self._apply_one(event)
+        else:  # most often: to count is enough
+            self._completed += kinds[NodeCompleted]
+            self._failed += kinds[NodeFailed]
+            self._skipped += kinds[NodeSkipped]
         self.seq = events[-1].seq
+
+    def _apply_one(self, event: Event) -> None:
+        if isinstance(event, NodeCompleted):
+            self._completed += 1
+            if event.index is not None:
+                self._elements_of(event.task_name).ended += 1
+        elif isinstance(event, (NodeFailed, NodeSkipped)):
+            self._count_missing(event)
+        elif isinstance(event, ElementsKnown):
+            self._known(event)
+        elif isinstance(event, RunStarted):
+            self._begin(event)
+        elif isinstance(event, RunFinished):
+            self._outcome, self._ended = event.outcome, time.time()
 
     def _begin(self, event: RunStarted) -> None:
         """An engine begins, or goes on: it tells once more of what earlier ones have completed."""
         self._levels = dict(event.mapped)
+        self._elements = {name: _Elements() for name in event.mapped}
         self._total = len(event.task_names) - len(event.mapped)
         self._completed = self._failed = self._skipped = 0
+
+    def _elements_of(self, name: str) -> _Elements:
+        """The elements of a mapped node, given the name of one of them."""
+        return self._elements.setdefault(name[: name.rindex("[")], _Elements())
+
+    def _count_missing(self, event: NodeFailed | NodeSkipped) -> None:
+        """A node or an element has no result. A list that will have no elements counts as one."""
+        if isinstance(event, NodeFailed):
+            self._failed += 1
+        else:
+            self._skipped += 1
+        name, path = (event.task_name, ()) if event.index is None else parted(event.task_name)
+        if (elements := self._elements.get(name)) is not None:
+            elements.ended += 1
+            elements.known += len(path) < self._levels.get(name, 1)
 
     def _known(self, event: ElementsKnown) -> None:
         """A list of elements, or one of lists, which are counted when they are known."""
@@ -128,10 +167,11 @@ class SummaryWriter:
             name, path = parted(name)
             depth = len(path)
         if depth + 1 >= self._levels.get(name, 1):
-            self._total += event.count
+            self._elements.setdefault(name, _Elements()).known += event.count
 
     def summary(self) -> RunSummary:
         """The summary after the events so far."""
+        total = self._total + sum(max(e.known, e.ended) for e in self._elements.values())
         return RunSummary(
             self._run_id,
             self._outcome or "running",
@@ -139,7 +179,7 @@ class SummaryWriter:
             self.started,
             self._ended,
             self.seq,
-            self._total,
+            total,
             self._completed,
             self._failed,
             self._skipped,

@@ -140,6 +140,8 @@ class _Recording:
         except Exception as error:  # whatever a journal raises
             self._has_failed = True
             logger.warning("run %s is not recorded: %s", self._run_id, describe(error))
+            with contextlib.suppress(Exception):  # then the lease expires
+                await self._journal.release(self._run_id, self._lease)
 
     async def _create(self) -> None:
         """Create the run, in place of one that was recorded under the same run id."""

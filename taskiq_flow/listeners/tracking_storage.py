@@ -44,6 +44,8 @@ class TrackingStorage(Protocol):
 class InMemoryPipelineStorage:
     """Stores statuses in this process. ``max_records``: runs that are stored, the newest ones.
 
+    Those that have ended make room first, so that a long run is seen to its end.
+
     >>> storage = InMemoryPipelineStorage(max_records=100)
     >>> status = PipelineStatus(pipeline_id="nightly", status="RUNNING")
     >>> asyncio.run(storage.save_status(status))
@@ -63,7 +65,10 @@ class InMemoryPipelineStorage:
         """Store the status of a run in place of an earlier one."""
         self._records[status.pipeline_id] = status
         if len(self._records) > self._most:
-            del self._records[min(self._records, key=lambda one: _start(self._records[one]))]
+            oldest = min(
+                self._records.values(), key=lambda one: (not one.is_finished(), _start(one))
+            )
+            del self._records[oldest.pipeline_id]
 
     async def get_status(self, pipeline_id: str) -> PipelineStatus | None:
         """The status of a run, if it is stored."""

@@ -180,7 +180,7 @@ class PipelineScheduler(TaskiqScheduler):
             misfire_grace_time=time_limit("misfire_grace_time", misfire_grace_time),
             jitter=time_limit("jitter", jitter),
         )
-        await self._store(job)
+        await self._store(job, None if job_id is None else await self.get_job(job_id))
         return name
 
     def _task_name(self, pipeline: RunnablePipeline) -> str:
@@ -220,11 +220,13 @@ class PipelineScheduler(TaskiqScheduler):
 
     async def pause_job(self, job_id: str) -> None:
         """Keep a job, and do not run it until ``resume_job``. Raises ``PipelineError``."""
-        await self._store(replace(await self._known(job_id), is_paused=True))
+        job = await self._known(job_id)
+        await self._store(replace(job, is_paused=True), job)
 
     async def resume_job(self, job_id: str) -> None:
         """Run a paused job again, from the next time on. Raises ``PipelineError``."""
-        await self._store(replace(await self._known(job_id), is_paused=False))
+        job = await self._known(job_id)
+        await self._store(replace(job, is_paused=False), job)
 
     async def reschedule_job(
         self,
@@ -255,7 +257,8 @@ class PipelineScheduler(TaskiqScheduler):
                 interval=interval,
                 run_at=None if run_at is None else _checked_time(run_at, zone),
                 timezone=None if has_interval else zone,
-            )
+            ),
+            job,
         )
 
     async def modify_job(self, job_id: str, **changes: Any) -> None:
@@ -276,7 +279,8 @@ class PipelineScheduler(TaskiqScheduler):
         for name in ("misfire_grace_time", "jitter"):
             if name in changes:
                 changes[name] = time_limit(name, changes[name])
-        await self._store(replace(await self._known(job_id), **changes))
+        job = await self._known(job_id)
+        await self._store(replace(job, **changes), job)
 
     async def _known(self, job_id: str) -> PipelineJob:
         job = await self.get_job(job_id)
@@ -287,14 +291,27 @@ class PipelineScheduler(TaskiqScheduler):
             )
         return job
 
-    async def _store(self, job: PipelineJob) -> None:
-        """Write a job to the source, in place of the one of its id."""
+    async def _store(self, job: PipelineJob, earlier: PipelineJob | None) -> None:
+        """Write a job to the source, in place of the one of its id, which stays if that fails."""
         task = job.as_task()
         try:
             await self._source.delete_schedule(job.id)
             await self._source.add_schedule(task)
         except NotImplementedError:
             raise self._fixed("added") from None
+        except BaseException:  # a cancellation too
+            if earlier is not None:
+                await to_the_end(self._put_back(earlier))
+            raise
+
+    async def _put_back(self, job: PipelineJob) -> None:
+        try:
+            await self._source.delete_schedule(job.id)
+            await self._source.add_schedule(job.as_task())
+        except Exception:  # whatever a source raises
+            logger.exception(
+                "the source does not take job %s back; schedule it again: %r", job.id, job
+            )
 
     def _fixed(self, what: str) -> ConfigurationError:
         return ConfigurationError(
@@ -315,7 +332,11 @@ class PipelineScheduler(TaskiqScheduler):
         await self._source.startup()
         has_begun = asyncio.get_running_loop().create_future()
         self._loop = asyncio.create_task(self._run(interval, has_begun))
-        await asyncio.wait([self._loop, has_begun], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait([self._loop, has_begun], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await to_the_end(self.shutdown(wait=False))
+            raise
         if not has_begun.done():
             loop, self._loop = self._loop, None
             await loop
@@ -343,13 +364,14 @@ class PipelineScheduler(TaskiqScheduler):
             if self._is_run_by_taskiq:
                 await super().shutdown()
             return
-        sending = tuple(self._sending)
-        for task in () if wait else sending:
-            task.cancel()
-        if sending:
-            await asyncio.wait(sending)
-        loop.cancel()
-        await to_the_end(asyncio.wait([loop]))
+        try:
+            if wait and self._sending:
+                await asyncio.wait(tuple(self._sending))
+        finally:  # also for one who does not wait so long
+            tasks = (loop, *self._sending)
+            for task in tasks:
+                task.cancel()
+            await to_the_end(asyncio.wait(tasks))
         await self._source.shutdown()
         if not loop.cancelled() and (error := loop.exception()) is not None:
             raise error

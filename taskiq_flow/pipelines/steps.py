@@ -197,7 +197,7 @@ class Group:
             _order(dag, before, node, call)
             members.append(node)
         keys = [key for node in members for key in node.outputs]
-        group = ComputedNode(as_list, name="group", inputs=keys)
+        group = ComputedNode(as_list, name="group", inputs=keys, looks_into=False)
         dag.add_node(group)
         if before is not None and not members:
             dag.add_edge(before, group)

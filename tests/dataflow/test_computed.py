@@ -9,11 +9,13 @@ from taskiq_flow import (
     DAG,
     DAGBuilder,
     DAGNode,
+    DataflowPipeline,
     ExecutionEngine,
     MemoryJournal,
     NodeCompleted,
     NodeFailedError,
     NodeStarted,
+    Pipeline,
     Retry,
 )
 from taskiq_flow.dataflow.computed import ComputedNode, as_list, chunks
@@ -93,3 +95,23 @@ async def test_a_value_that_its_function_cannot_take_fails_it(broker: InMemoryBr
     with pytest.raises(NodeFailedError, match="parts") as failure:
         await ExecutionEngine(broker, dag, retry=3).execute({"items": 7})
     assert isinstance(failure.value.__cause__, TypeError)
+
+
+async def test_what_it_looks_into_is_a_value_where_results_go_by_reference(
+    broker: InMemoryBroker,
+) -> None:
+    pipeline = (
+        DataflowPipeline(broker)
+        .add_dataflow_task(two)
+        .map(sorted, "two", "copies", chunk_config=1)
+        .reduce(sum, "two", "total", initial=5, chunk_size=1)
+    )
+    results = await ExecutionEngine(broker, pipeline.dag, pass_by="reference").execute()
+    assert await results["total"].get() == 7
+    assert results["copies"] == [2]
+
+
+async def test_what_it_passes_on_stays_where_it_is(broker: InMemoryBroker) -> None:
+    dag = Pipeline(broker).group([abs, float]).dag
+    results = await ExecutionEngine(broker, dag, pass_by="reference").execute({"input": -1})
+    assert [await handle.get() for handle in results["group"]] == [1, -1.0]

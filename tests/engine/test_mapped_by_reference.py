@@ -249,6 +249,30 @@ async def test_what_a_condition_reads_is_a_value(site: Site) -> None:
         assert results == {"text": text(2)}
 
 
+@pytest.mark.parametrize("pass_by", ["value", LIMIT])
+async def test_what_a_condition_reads_of_another_run_is_a_value(site: Site, pass_by: Any) -> None:
+    def is_odd(each: str) -> bool:
+        return not is_even(each)
+
+    async def is_long(texts: list[str]) -> bool:
+        return sum(map(len, texts)) > SIZE
+
+    each = DAGBuilder().node(
+        site.task(longer), inputs={"text": "each"}, map_over="each", when=is_odd
+    )
+    whole = DAGBuilder().node(site.task(lengths), inputs={"texts": "texts"}, when=is_long)
+    one = DAGBuilder().node(site.task(longer), inputs={"text": "each"}, when=is_odd)
+    async with site.working():
+        given = (await site.engine(site.mapped().build()).execute(NUMBERS))["texts"]
+        results = await site.engine(each.build(), pass_by).execute({"each": given})
+        assert await with_values(results["longer"]) == [text(1) + "!"]
+        results = await site.engine(whole.build(), pass_by).execute({"texts": given})
+        assert results == {"lengths": [SIZE] * 3}
+        engine = site.engine(one.build(), pass_by)
+        many = [number async for number, _, _ in engine.execute_many({"each": h} for h in given)]
+        assert many == [1]
+
+
 async def test_items_of_a_generator_are_values_and_what_is_made_of_them_is_not(site: Site) -> None:
     def texts() -> Iterator[str]:
         yield from map(text, range(3))

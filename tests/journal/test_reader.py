@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,9 @@ from taskiq_flow import (
 )
 from taskiq_flow.engine import listeners
 from taskiq_flow.journal.wire import LineWriter
+from taskiq_flow.journal.writer import LogWriter
+from taskiq_flow.values.classes import Classes
+from taskiq_flow.values.stored import StoredValues
 from tests.journal.processes import GATED, gated, open_gate
 from tests.recording import Recorder
 
@@ -279,7 +284,7 @@ async def test_runs_are_deleted_by_age_and_number_unless_an_engine_has_them(
 class LogsOnly:
     """A journal with the methods of ``Journal`` and no others, on one that has more."""
 
-    def __init__(self, inner: MemoryJournal) -> None:
+    def __init__(self, inner: Journal) -> None:
         self.serializer = inner.serializer
         for name in ("create", "acquire", "renew", "release", "append", "read", "run_ids"):
             setattr(self, name, getattr(inner, name))
@@ -305,6 +310,95 @@ async def test_a_journal_without_events_is_read_from_its_logs() -> None:
         await anext(reader.events("r", follow=True))
     with pytest.raises(ConfigurationError, match="LogsOnly takes no requests"):
         await reader.request("r", "cancel")
+
+
+class Around:
+    """A journal that writes by itself, as of ``Journal``, and passes all other calls on."""
+
+    def __init__(self, inner: Journal) -> None:
+        self.inner = inner
+
+    async def create(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        await self.inner.create(run_id, lease, chunk)
+
+    async def append(self, run_id: str, lease: Lease, chunk: bytes) -> None:
+        await self.inner.append(run_id, lease, chunk)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+async def test_a_journal_around_one_that_stores_events_works_and_stores_none(
+    journal: Journal,
+) -> None:
+    around: Any = Around(journal)
+    assert await engine_of(around).execute(INPUTS, run_id="r")
+    for reader in (RunReader(around), RunReader(journal)):
+        run = await reader.run("r")
+        assert (run.status, run.completed, run.started) == ("completed", 3, 0)
+
+
+async def test_runs_of_an_earlier_version_are_found_by_status_and_have_no_name(
+    journal: Journal,
+) -> None:
+    plain: Any = LogsOnly(journal)
+    for number in range(4):
+        status = "cancelled" if number == 0 else "completed"
+        async with aclosing(engine_of(plain).execute_async(INPUTS, run_id=f"{number}")) as pairs:
+            async for _ in pairs:
+                if number == 0:
+                    break
+        for reader in (RunReader(journal), RunReader(plain)):
+            assert (await reader.run(f"{number}")).status == status
+    for reader in (RunReader(journal), RunReader(plain)):
+        assert [r.run_id for r in await reader.runs(status="cancelled", limit=1)] == ["0"]
+        assert [r.run_id for r in await reader.runs(limit=3)] == ["3", "2", "1"]
+    await engine_of(journal).execute(INPUTS, run_id="named")
+    reader = RunReader(journal)
+    assert await reader.prune(keep=1, name="nightly") == []
+    assert await reader.prune(older_than=0, name="nightly") == ["named"]
+    assert await reader.prune(keep=3) == ["0"]
+
+
+async def test_the_figures_of_a_summary_add_up_whatever_fails(journal: Journal) -> None:
+    """Lists that will have no elements count as one: a whole one, and one within lists."""
+    dag = (
+        DAGBuilder()
+        .node(odd, inputs=["number"])
+        .node(odd, name="of_none", inputs={"number": "odd"}, map_over="odd")
+        .node(lambda n: [2] * (n // (n != 3)), name="lists", inputs={"n": "ns"}, map_over="ns")
+        .node(odd, name="within", inputs={"number": "lists"}, map_over={"lists": 2})
+        .build()
+    )
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, on_error="collect")
+    await engine.execute({"number": 1, "ns": [1, 3, 2]}, run_id="r")
+    run = await RunReader(journal).run("r")
+    assert (run.total, run.completed, run.failed, run.skipped) == (9, 5, 2, 2)
+
+
+async def test_elements_that_end_before_their_generator_are_in_the_total(journal: Journal) -> None:
+    def numbers() -> Iterator[int]:
+        yield from count(0, 2)
+
+    dag = DAGBuilder().node(numbers).node(odd, inputs=["numbers"], map_over="numbers").build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+    async with aclosing(engine.execute_async(run_id="r", items="only")) as items:
+        ended = [(await anext(items))[0] for _ in range(20)]
+    run = await RunReader(journal).run("r")
+    assert ended.count("odd") <= run.completed <= run.total
+
+
+async def test_an_engine_that_only_began_to_resume_leaves_the_figures(journal: Journal) -> None:
+    await engine_of(journal).execute(INPUTS, run_id="r")
+    before = await RunReader(journal).run("r")
+    values = StoredValues(journal.serializer, Classes.imported())
+    log: LogWriter[Any] = LogWriter(journal, "r", values)
+    await log.acquire()
+    await log.begin("session", "suffix")
+    await log.release()
+    after = await RunReader(journal).run("r")
+    assert after.status == "interrupted"
+    assert after == replace(before, status="interrupted", ended=None, name=None)
 
 
 FORMAT_1 = """
@@ -339,4 +433,17 @@ async def test_a_file_of_format_1_is_read_continued_and_gets_events(tmp_path: Pa
     assert [e.seq for e in events] == list(range(1, len(events) + 1))
     assert (await reader.run("old")).status == "completed"
     assert await reader.value("old", "each") == [2, 4]
+    await journal.aclose()
+
+
+async def test_events_of_a_run_that_an_earlier_version_deleted_are_not_those_of_the_next(
+    tmp_path: Path,
+) -> None:
+    journal = SqliteJournal(tmp_path / "runs.db")
+    await engine_of(journal).execute(INPUTS, run_id="gone")
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as file:  # opened before the upgrade
+        file.executescript("DELETE FROM chunks; DELETE FROM runs;")
+    async with aclosing(engine_of(journal).execute_async(INPUTS, run_id="next")) as pairs:
+        await anext(pairs)
+    assert (await RunReader(journal).view("next")).status == "cancelled"
     await journal.aclose()

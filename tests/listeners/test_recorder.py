@@ -118,6 +118,30 @@ class Hanging(MemoryJournal):
         await asyncio.sleep(100_000)
 
 
+async def test_a_run_is_recorded_again_at_once_after_the_journal_has_failed() -> None:
+    class Flaky(MemoryJournal):
+        has_failed = False
+
+        async def append(
+            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        ) -> None:
+            if not self.has_failed:
+                self.has_failed = True
+                raise OSError("full")
+            await super().append(run_id, lease, chunk, news)
+
+    journal = Flaky()
+    engine, reader = (
+        ExecutionEngine(InMemoryBroker(), DAG, listeners=[Recorder(journal)]),
+        RunReader(journal),
+    )
+    statuses = []
+    for _ in range(2):
+        await engine.execute({"x": 1}, run_id="r")
+        statuses.append((await reader.run("r")).status)
+    assert statuses == ["interrupted", "completed"]
+
+
 async def test_a_journal_that_fails_fails_no_run(caplog: pytest.LogCaptureFixture) -> None:
     engine = ExecutionEngine(InMemoryBroker(), DAG, listeners=[Recorder(Failing())])
     assert await engine.execute({"x": 1}, run_id="r") == {"double": 2}

@@ -28,6 +28,15 @@ async def test_only_the_newest_are_stored_in_memory() -> None:
     assert names(await storage.list_pipelines()) == ["a", "b"]
 
 
+async def test_a_long_run_is_stored_while_newer_ones_end() -> None:
+    storage = InMemoryPipelineStorage(max_records=2)
+    running = status("long", 9, "RUNNING")
+    for one in (running, status("b", 2), status("a", 1), running):
+        await storage.save_status(one)
+    assert await storage.get_status("long") == running
+    assert names(await storage.list_pipelines()) == ["a", "long"]
+
+
 async def test_what_is_given_back_can_be_changed_without_harm() -> None:
     storage = InMemoryPipelineStorage()
     await storage.save_status(status("a"))

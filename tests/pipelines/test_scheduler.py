@@ -200,6 +200,57 @@ async def test_a_job_is_given_another_time(
     assert described(await scheduler.get_job("j")) == when
 
 
+class Full(MemorySchedules):
+    """A source that takes no schedule any more, from some moment on."""
+
+    is_full = False
+
+    async def add_schedule(self, schedule: ScheduledTask) -> None:
+        was_full, self.is_full = self.is_full, False
+        if was_full:
+            raise ConnectionError("full")
+        await super().add_schedule(schedule)
+
+
+async def test_a_job_stays_if_its_change_cannot_be_stored(
+    broker: InMemoryBroker, pipeline: Pipeline[Any]
+) -> None:
+    source = Full()
+    scheduler = PipelineScheduler(broker, store=source)
+    await scheduler.schedule(pipeline, "0 3 * * *", args=(1,), job_id="job")
+    job = await scheduler.get_job("job")
+    changes = (
+        lambda: scheduler.pause_job("job"),
+        lambda: scheduler.reschedule_job("job", minutes=5),
+        lambda: scheduler.modify_job("job", args=(2,)),
+        lambda: scheduler.schedule(pipeline, "0 4 * * *", job_id="job"),
+    )
+    for change in changes:
+        source.is_full = True
+        with pytest.raises(ConnectionError, match="full"):
+            await change()
+        assert await scheduler.list_jobs() == [job]
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing_running(pipeline: Pipeline[Any]) -> None:
+    class Slow(InMemoryBroker):
+        begins = asyncio.Event()
+
+        async def startup(self) -> None:
+            self.begins.set()
+            await asyncio.Event().wait()
+
+    broker = Slow()
+    scheduler = PipelineScheduler(broker)
+    before = asyncio.all_tasks()
+    starting = asyncio.create_task(scheduler.start())
+    await broker.begins.wait()
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert asyncio.all_tasks() - before == set()
+
+
 async def test_a_time_without_a_zone_is_one_of_the_scheduler_s(
     broker: InMemoryBroker, pipeline: Pipeline[Any]
 ) -> None:
@@ -312,6 +363,20 @@ async def test_shutting_down_waits_for_what_is_being_sent(
     await shutting
     await asyncio.wait([sending])
     assert sending.cancelled() is not waits
+
+
+async def test_shutting_down_that_is_given_up_sends_no_more_either(
+    broker: InMemoryBroker, pipeline: Pipeline[Any]
+) -> None:
+    scheduler, before = PipelineScheduler(broker), asyncio.all_tasks()
+    await scheduler.start()
+    job_id = await scheduler.schedule(pipeline, "* * * * *", args=(1,), jitter=3600)
+    sending = asyncio.create_task(sent(scheduler, job_id))
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(scheduler.shutdown(), 0.01)
+    assert sending.cancelled()
+    assert asyncio.all_tasks() - before == set()
 
 
 async def test_a_source_that_cannot_start_is_told_at_once(broker: InMemoryBroker) -> None:
