@@ -146,7 +146,7 @@ class Listeners:
         self.let_go()
 
     async def aclose(self) -> None:
-        """Let the listeners catch up, for a bounded time. The store takes what is left by itself."""
+        """Let the listeners catch up, for a bounded time. The store takes the rest itself."""
         if self._store is not None and self._store.timer is not None:
             self._store.timer.cancel()
         if not self._cursors:
