@@ -1,4 +1,4 @@
-"""``python -m website`` builds the site into ``build/site``; ``--serve`` shows it while it changes."""
+"""``python -m website`` builds the site into ``build/site``; ``--serve`` serves it."""
 
 from __future__ import annotations
 

@@ -8,9 +8,13 @@ from pathlib import Path, PurePosixPath
 
 from website.reference import reference
 
-LINK = re.compile(r"(?P<text>\]\()(?!https?:|#)(?P<path>[^)#\s]+)(?P<heading>#[^)\s]*)?\)")
+LINK = re.compile(
+    r"(?:\[(?P<name>[\w/]+\.md))?\]\((?!https?:|#)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)"
+)
 HEADING = re.compile(r"^# (?P<title>.*)$", re.MULTILINE)
-SECTION = re.compile(r"^## (?P<title>.*)$|^\| \[[^\]]*\]\((?P<path>[^)#]*\.md)\)", re.MULTILINE)
+SECTION = re.compile(
+    r"^## (?P<title>.*)$|^\| \[(?P<name>[^\]]*)\]\((?P<path>[^)#]*\.md)\)", re.MULTILINE
+)
 FENCED = re.compile(r"^(?P<fence>```+).*?^(?P=fence)$", re.MULTILINE | re.DOTALL)
 LANGUAGES = {".py": "python", ".service": "ini", ".env": "ini", ".yaml": "yaml"}
 
@@ -20,6 +24,7 @@ class Pages:
 
     A link to a file outside ``docs/`` leads to a page of its own: the file itself if it is
     Markdown, else its text as a block of code. A directory becomes one page with all of its files.
+    A link whose text is the name of a page's file has the title of the page instead.
     """
 
     def __init__(self, root: Path) -> None:
@@ -36,7 +41,7 @@ class Pages:
         self.texts["SUMMARY.md"] = self._navigation()
 
     def write(self, folder: Path) -> None:
-        """Make ``folder`` hold these pages and nothing else. Files that are equal stay untouched."""
+        """Make ``folder`` hold these pages and nothing else. Equal files stay untouched."""
         style = (self.root / "website" / "style.css").read_text("utf-8")
         files = {**self.texts, "style.css": style}
         for path in folder.rglob("*"):
@@ -52,8 +57,6 @@ class Pages:
         path = PurePosixPath(source.relative_to(self.root).as_posix())
         if path.parts[0] == "docs":
             return str(path.relative_to("docs"))
-        if path == PurePosixPath("README.md"):
-            return "index.md"
         if len(path.parts) == 1 and path.suffix == ".md":
             return str(path).lower()
         name = path if path.suffix == ".md" else f"{path}.md"
@@ -68,12 +71,12 @@ class Pages:
         def rewritten(link: re.Match[str]) -> str:
             target = (source.parent / link["path"]).resolve()
             if not target.exists():
-                raise LookupError(
-                    f"{source.relative_to(self.root)} links to {link['path']}, which does not exist"
-                )
+                name = source.relative_to(self.root)
+                raise LookupError(f"{name} links to {link['path']}, which does not exist")
             found.append(target)
             path = os.path.relpath(self._path(target), folder)
-            return f"{link['text']}{path}{link['heading'] or ''})"
+            opening = f"[{_title(target)}](" if link["name"] else "]("
+            return f"{opening}{path}{link['anchor'] or ''})"
 
         parts = []
         end = 0
@@ -105,14 +108,18 @@ class Pages:
             if section:
                 lines.append(f"- {section}")
                 section = ""
-            title = HEADING.search(self.texts[match["path"]])
-            lines.append(f"    - [{title['title'] if title else match['path']}]({match['path']})")
+            lines.append(f"    - [{match['name']}]({match['path']})")
         lines.append("- Reference")
         lines += [
             f"    - [{title}]({_reference(title)})"
             for title in reference(self.root / "taskiq_flow")
         ]
         return "\n".join(lines) + "\n"
+
+
+def _title(page: Path) -> str:
+    heading = HEADING.search(page.read_text("utf-8"))
+    return heading["title"] if heading else page.name
 
 
 def _reference(title: str) -> str:

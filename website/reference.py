@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 PARTS = {
@@ -19,20 +20,33 @@ PARTS = {
 }
 """The pages, with the rooms and modules whose public names each of them has."""
 
+EXAMPLE = re.compile(r"^>>> .*(?:\n(?!\n).+)*", re.MULTILINE)
+"""From the first prompt to the next empty line."""
+
+
+def fenced(docstring: str) -> str:
+    """A docstring with its examples as blocks of code. Markdown takes ``>>>`` for quotations."""
+    return EXAMPLE.sub(lambda example: f"```pycon\n{example[0]}\n```", docstring)
+
 
 def exports(module: Path) -> list[tuple[str, str]]:
-    """The names in a module's ``__all__``, each with the module that it is imported from."""
-    names: set[str] = set()
+    """The public names of a module, each with the module that it is imported from or "".
+
+    These are the names of ``__all__``, or its functions if it has none.
+    """
+    public: set[str] | None = None
     found: list[tuple[str, str]] = []
     for statement in ast.parse(module.read_text("utf-8")).body:
         match statement:
             case ast.ImportFrom(module=str(source)):
                 found += [(alias.name, source) for alias in statement.names]
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-                found.append((name, "taskiq_flow.testing"))
+            case ast.FunctionDef(name=name) if not name.startswith("_"):
+                found.append((name, ""))
             case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
-                names = set(ast.literal_eval(value))
-    return [(name, source) for name, source in found if name in names]
+                public = set(ast.literal_eval(value))
+    if public is None:
+        return [(name, source) for name, source in found if not source]
+    return [(name, source) for name, source in found if name in public]
 
 
 def reference(package: Path) -> dict[str, str]:
