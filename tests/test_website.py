@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 
 import pytest
 
 import taskiq_flow
+import taskiq_flow.testing
 from tests.scripts import ROOT
 from website.check import faults
 from website.pages import Pages
@@ -51,11 +53,11 @@ def test_the_navigation_has_each_page_of_the_docs_once(texts: dict[str, str]) ->
     assert {name for name in texts if name.startswith("reference/")} <= {*listed}
 
 
-def test_each_public_name_is_on_one_page_of_the_reference() -> None:
+@pytest.mark.parametrize("package", [taskiq_flow, taskiq_flow.testing], ids=lambda p: p.__name__)
+def test_each_public_name_is_on_one_page_of_the_reference(package: ModuleType) -> None:
     pages = "".join(reference(ROOT / "taskiq_flow").values())
-    names = re.findall(r"^::: taskiq_flow\.(\w+)$", pages, re.MULTILINE)
-    assert sorted(names) == sorted(set(taskiq_flow.__all__) - {"__version__"})
-    assert "::: taskiq_flow.testing.in_memory\n" in pages
+    names = re.findall(rf"^::: {package.__name__}\.(\w+)$", pages, re.MULTILINE)
+    assert sorted(names) == sorted(package.__all__)
 
 
 def test_a_public_name_of_a_module_without_a_page_is_refused(tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ def repository(tmp_path: Path) -> Path:
         "website/style.css": "",
     }
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     return tmp_path
 

@@ -30,23 +30,16 @@ def fenced(docstring: str) -> str:
 
 
 def exports(module: Path) -> list[tuple[str, str]]:
-    """The public names of a module, each with the module that it is imported from or "".
-
-    These are the names of ``__all__``, or its functions if it has none.
-    """
-    public: set[str] | None = None
+    """The names in a module's ``__all__``, each with the module that it is imported from."""
+    names: set[str] = set()
     found: list[tuple[str, str]] = []
     for statement in ast.parse(module.read_text("utf-8")).body:
         match statement:
             case ast.ImportFrom(module=str(source)):
                 found += [(alias.name, source) for alias in statement.names]
-            case ast.FunctionDef(name=name) if not name.startswith("_"):
-                found.append((name, ""))
             case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
-                public = set(ast.literal_eval(value))
-    if public is None:
-        return [(name, source) for name, source in found if not source]
-    return [(name, source) for name, source in found if name in public]
+                names = set(ast.literal_eval(value))
+    return [(name, source) for name, source in found if name in names]
 
 
 def reference(package: Path) -> dict[str, str]:
@@ -58,8 +51,6 @@ def reference(package: Path) -> dict[str, str]:
     names: dict[str, list[str]] = {title: [] for title in PARTS}
     for name, source in exports(package / "__init__.py"):
         room = source.split(".")[1]
-        if name == "__version__":
-            continue
         if room not in titles:
             raise LookupError(
                 f"the reference has no page for {name!r}, which comes from {source}; "
@@ -67,9 +58,8 @@ def reference(package: Path) -> dict[str, str]:
             )
         names[titles[room]].append(f"taskiq_flow.{name}")
     pages = {title: _page(title, "from taskiq_flow import ...", names[title]) for title in PARTS}
-    helpers = package / "testing"
-    module = helpers / "__init__.py" if helpers.is_dir() else helpers.with_suffix(".py")
-    found = [f"taskiq_flow.testing.{name}" for name, _ in exports(module)]
+    helpers = exports(package / "testing" / "__init__.py")
+    found = [f"taskiq_flow.testing.{name}" for name, _ in helpers]
     pages["Testing"] = _page("Testing", "from taskiq_flow.testing import ...", found)
     return pages
 
