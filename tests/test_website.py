@@ -79,8 +79,8 @@ def repository(tmp_path: Path) -> Path:
         "docs/index.md": "# All\n\n## Start\n\n| [a.md](a.md) | [run](../run.py) |\n",
         "docs/a.md": "# A page\n\n```text\n[x](../missing.md)\n```\n",
         "run.py": "print(1)\n",
-        "taskiq_flow/__init__.py": "\n",
-        "taskiq_flow/testing.py": "\n",
+        "taskiq_flow/__init__.py": "",
+        "taskiq_flow/testing/__init__.py": "",
         "website/style.css": "",
     }
     for name, text in files.items():
