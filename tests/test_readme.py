@@ -69,7 +69,7 @@ def test_each_code_block_of_a_page_has_its_output_below_it(page: Path) -> None:
 
 
 def test_the_output_of_the_example_is_the_real_one() -> None:
-    match = EXAMPLE.search((DOCS / "index.md").read_text("utf-8"))
+    match = EXAMPLE.search((DOCS / "examples.md").read_text("utf-8"))
     assert match is not None
     assert run(match["script"]) == match["output"]
 
