@@ -130,14 +130,15 @@ async def serve_async(
 
 def check_address(app: Starlette, host: str) -> None:
     """Refuse an address that other machines reach, if nobody needs a token."""
-    if not _is_local(host) and not app.state.has_token:
+    if not is_local(host) and not app.state.has_token:
         raise ConfigurationError(
             f"other machines reach the address {host!r}, and the application has no token; give "
             "runs_app(token=secrets.token_urlsafe(), allowed_hosts=[...]), or serve on 127.0.0.1"
         )
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
