@@ -171,6 +171,24 @@ class RunnablePipeline(ABC):
         """What ``as_task`` has returned; ``None`` before that."""
         return self._task
 
+    @property
+    @abstractmethod
+    def dag(self) -> DAG:
+        """The graph."""
+
+    @property
+    def engine(self) -> ExecutionEngine:
+        """A new engine that runs ``dag`` with the options and listeners of this pipeline.
+
+        It gives the results of all nodes. Its inputs are those of ``dag``: a list that a
+        ``DataflowPipeline`` maps over is ``"OUTPUT.items"``.
+
+        >>> pipeline = Pipeline(InMemoryBroker(), timeout=30).call_next(abs).call_next(hex)
+        >>> pipeline.engine.execute_sync({"input": -7})
+        {'abs': 7, 'hex': '0x7'}
+        """
+        return self._engine(self.dag)
+
     @abstractmethod
     def _begin(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], pipeline_id: str | None
