@@ -176,6 +176,26 @@ class RunnablePipeline(ABC):
     def dag(self) -> DAG:
         """The graph."""
 
+    def visualize(self) -> dict[str, list[dict[str, Any]]]:
+        """The graph as ``{"nodes": [{"id", "inputs", "outputs"}], "edges": [{"from", "to"}]}``.
+
+        >>> def words(text): return text.split()
+        >>> DataflowPipeline(InMemoryBroker(), [words]).visualize()
+        {'nodes': [{'id': 'words', 'inputs': ['text'], 'outputs': ['words']}], 'edges': []}
+        """
+        plan = self.dag.plan()
+        return {
+            "nodes": [
+                {"id": node.task_name, "inputs": node.inputs, "outputs": node.outputs}
+                for node in plan.order
+            ],
+            "edges": [
+                {"from": before.task_name, "to": node.task_name}
+                for node in plan.order
+                for before in plan.predecessors.get(node, ())
+            ],
+        }
+
     @property
     def engine(self) -> ExecutionEngine:
         """A new engine that runs ``dag`` with the options and listeners of this pipeline.
