@@ -379,7 +379,7 @@ def serve(
         typer.Option(metavar="NAME", help="A further name that the page is opened by."),
     ] = None,
 ) -> None:
-    """Show runs in the browser until Ctrl-C, and write the page's address."""
+    """Show runs in the browser, until Ctrl-C."""
     address = Address(host, port, token, allowed_host or [])
     exit_with(serve_runs(_journal(journal), flows or [], address, control=control))
 
