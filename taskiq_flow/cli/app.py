@@ -19,11 +19,13 @@ from taskiq_flow.cli.graphs import GraphFormat, show_graph, validate_graph
 from taskiq_flow.cli.inputs import read_inputs
 from taskiq_flow.cli.output import Results, say
 from taskiq_flow.cli.running import EngineOptions, run_to_its_end
+from taskiq_flow.cli.serving import Address, serve_runs
 from taskiq_flow.engine.run import OnError
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.version import __version__
 
 JOURNAL_VARIABLE = "TASKIQ_FLOW_JOURNAL"
+TOKEN_VARIABLE = "TASKIQ_FLOW_TOKEN"
 
 app = typer.Typer(
     name="taskiq-flow",
@@ -341,6 +343,45 @@ def delete(
             _journal(journal), runs or [], older_than=older_than, keep=keep, name=name
         )
     )
+
+
+@app.command()
+def serve(
+    flows: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODULE:NAME",
+            help="Graphs that are drawn with their inputs and conditions.",
+            show_default=False,
+        ),
+    ] = None,
+    journal: Journal = None,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="What is listened at.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65_535, metavar="PORT", help="0 is one that is free.")
+    ] = 8421,
+    control: Annotated[
+        bool, typer.Option("--control", help="Runs can be cancelled on the page.")
+    ] = False,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            envvar=TOKEN_VARIABLE,
+            help="Who does not have it sees nothing. For other addresses, by default a new one.",
+            show_default=False,
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A further name that the page is opened by."),
+    ] = None,
+) -> None:
+    """Show runs in the browser, until Ctrl-C."""
+    address = Address(host, port, token, allowed_host or [])
+    exit_with(serve_runs(_journal(journal), flows or [], address, control=control))
 
 
 def _journal(given: str | None) -> str:

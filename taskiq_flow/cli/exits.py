@@ -21,6 +21,7 @@ from taskiq_flow.errors import (
     JournalError,
     NodeError,
     NodeFailedError,
+    PipelineError,
     RunCancelledError,
     RunError,
     RunFailedError,
@@ -69,6 +70,7 @@ _CODES: tuple[tuple[type[Exception], Code], ...] = (
     (GraphError, Code.REFUSED),
     (InputError, Code.REFUSED),
     (ConfigurationError, Code.REFUSED),
+    (PipelineError, Code.REFUSED),
     (NodeError, Code.REFUSED),
 )
 

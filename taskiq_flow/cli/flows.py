@@ -18,6 +18,7 @@ from taskiq_flow.cli.exits import Code, CommandError
 from taskiq_flow.dataflow import DAG, DAGBuilder, DataflowRegistry
 from taskiq_flow.errors import GraphError, describe
 from taskiq_flow.execution_engine import ExecutionEngine
+from taskiq_flow.pipelines.base import RunnablePipeline
 from taskiq_flow.suggestions import did_you_mean
 
 
@@ -35,6 +36,7 @@ _KINDS: Mapping[type, Callable[[Any], tuple[DAG, Mapping[str, Any]]]] = {
     DAGBuilder: lambda builder: (builder.build(), {}),
     DataflowRegistry: lambda registry: (registry.build_dag(), {}),
     ExecutionEngine: lambda engine: (engine.options["dag"], engine.options),
+    RunnablePipeline: lambda pipeline: (pipeline.dag, pipeline.engine.options),
 }
 """What a flow may be."""
 
@@ -52,7 +54,7 @@ def flow_at(where: str) -> Flow:
             return Flow(where, *parts(found))
     raise CommandError(
         f"{where} is {_described(found)}; name a DAG, a DAGBuilder, a DataflowRegistry, an "
-        "ExecutionEngine, or a function without parameters that returns one"
+        "ExecutionEngine, a pipeline, or a function without parameters that returns one"
     )
 
 

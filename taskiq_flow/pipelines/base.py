@@ -171,6 +171,44 @@ class RunnablePipeline(ABC):
         """What ``as_task`` has returned; ``None`` before that."""
         return self._task
 
+    @property
+    @abstractmethod
+    def dag(self) -> DAG:
+        """The graph."""
+
+    def visualize(self) -> dict[str, list[dict[str, Any]]]:
+        """The graph as ``{"nodes": [{"id", "inputs", "outputs"}], "edges": [{"from", "to"}]}``.
+
+        >>> def words(text): return text.split()
+        >>> DataflowPipeline(InMemoryBroker(), [words]).visualize()
+        {'nodes': [{'id': 'words', 'inputs': ['text'], 'outputs': ['words']}], 'edges': []}
+        """
+        plan = self.dag.plan()
+        return {
+            "nodes": [
+                {"id": node.task_name, "inputs": node.inputs, "outputs": node.outputs}
+                for node in plan.order
+            ],
+            "edges": [
+                {"from": before.task_name, "to": node.task_name}
+                for node in plan.order
+                for before in plan.predecessors.get(node, ())
+            ],
+        }
+
+    @property
+    def engine(self) -> ExecutionEngine:
+        """A new engine that runs ``dag`` with the options and listeners of this pipeline.
+
+        It gives the results of all nodes. Its inputs are those of ``dag``: a list that a
+        ``DataflowPipeline`` maps over is ``"OUTPUT.items"``.
+
+        >>> pipeline = Pipeline(InMemoryBroker(), timeout=30).call_next(abs).call_next(hex)
+        >>> pipeline.engine.execute_sync({"input": -7})
+        {'abs': 7, 'hex': '0x7'}
+        """
+        return self._engine(self.dag)
+
     @abstractmethod
     def _begin(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], pipeline_id: str | None

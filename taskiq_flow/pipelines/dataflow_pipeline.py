@@ -172,26 +172,6 @@ class DataflowPipeline(RunnablePipeline):
         self._dag.validate()
         return self._dag
 
-    def visualize(self) -> dict[str, list[dict[str, Any]]]:
-        """The graph as ``{"nodes": [{"id", "inputs", "outputs"}], "edges": [{"from", "to"}]}``.
-
-        >>> def words(text): return text.split()
-        >>> DataflowPipeline(InMemoryBroker(), [words]).visualize()
-        {'nodes': [{'id': 'words', 'inputs': ['text'], 'outputs': ['words']}], 'edges': []}
-        """
-        plan = self.dag.plan()
-        return {
-            "nodes": [
-                {"id": node.task_name, "inputs": node.inputs, "outputs": node.outputs}
-                for node in plan.order
-            ],
-            "edges": [
-                {"from": before.task_name, "to": node.task_name}
-                for node in plan.order
-                for before in plan.predecessors.get(node, ())
-            ],
-        }
-
     def visualize_dot(self) -> str:
         """The graph in Graphviz's DOT language."""
         return self.dag.to_dot()

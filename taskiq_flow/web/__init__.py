@@ -1,4 +1,4 @@
-"""Runs in the browser and over HTTP: ``runs_app``, and ``serve``. Needs the extra ``web``."""
+"""Runs in the browser and over HTTP, and pipelines over HTTP. Needs the extra ``web``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from taskiq_flow.errors import ConfigurationError
 
 try:
     from taskiq_flow.web.app import runs_app
+    from taskiq_flow.web.pipelines import create_visualization_api
     from taskiq_flow.web.server import serve
 except ModuleNotFoundError as error:
     if error.name not in ("starlette", "uvicorn"):
@@ -15,4 +16,4 @@ except ModuleNotFoundError as error:
         "pip install 'taskiq-flow[web]'"
     ) from error
 
-__all__ = ["runs_app", "serve"]
+__all__ = ["create_visualization_api", "runs_app", "serve"]

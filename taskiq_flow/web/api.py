@@ -81,7 +81,7 @@ class Api:
 
     async def session(self, request: Request) -> Response:
         """Exchange the token for a cookie, which scripts of the page cannot read."""
-        body = await _body(request)
+        body = await read_body(request)
         token = self._token
         if token is None:
             return json_response({"ok": True})
@@ -204,7 +204,7 @@ class Api:
         """Ask the engine that has a run to cancel it."""
         if not self._control:
             raise HTTPException(403, "the application is read-only; it was made without control")
-        await _body(request)
+        await read_body(request)
         run_id = _path(request, "run")
         if not await self._hub.reader.request(run_id, "cancel"):
             raise HTTPException(409, f"no engine has run {run_id!r}, so there is nobody to ask")
@@ -234,7 +234,7 @@ def _moment(text: str | None, name: str) -> float | None:
     return None if text is None else _number(text, name)
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def read_body(request: Request) -> dict[str, Any]:
     """The JSON object of a request, ``{}`` without a body."""
     try:
         async with asyncio.timeout(_BODY_SECONDS):

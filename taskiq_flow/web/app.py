@@ -22,15 +22,12 @@ from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.reader import RunReader
 from taskiq_flow.web.api import Api, json_response
 from taskiq_flow.web.graphs import Graphs
-from taskiq_flow.web.guard import HEADERS, LOCAL_HOSTS, Guard, Token
+from taskiq_flow.web.guard import HEADERS, LOCAL_HOSTS, Guard, token_of
 from taskiq_flow.web.hub import Hub
 from taskiq_flow.web.shown import Redact, Shown
 from taskiq_flow.web.socket import Socket
 
 STATIC = Path(__file__).parent / "static"
-
-_LEAST_TOKEN = 16
-"""Characters of a token, so that nobody guesses it."""
 
 
 def runs_app(
@@ -64,14 +61,9 @@ def runs_app(
     """
     if isinstance(allowed_hosts, str):
         raise TypeError(f"allowed_hosts is {allowed_hosts!r}; give a list of names")
-    if token is not None and len(token) < _LEAST_TOKEN:
-        raise ValueError(
-            f"the token has {len(token)} characters; give at least {_LEAST_TOKEN}, such as "
-            "secrets.token_urlsafe() makes"
-        )
     if redact is not None and not callable(redact):
         raise TypeError(f"redact is {redact!r}; give a function of a node's name and a text")
-    secret = None if token is None else Token(token)
+    secret = token_of(token)
     hub = Hub(_reader_of(source), Shown(redact, values=values))
     api = Api(hub, Graphs(_by_name(dags)), secret, control=control)
 
@@ -86,11 +78,7 @@ def runs_app(
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[Middleware(Guard, hosts=allowed_hosts, token=secret)],
-        exception_handlers={
-            HTTPException: _refused,
-            TaskiqFlowError: _failed,
-            Exception: _broken,
-        },
+        exception_handlers=HANDLERS,
     )
     app.state.hub = hub
     app.state.has_token = token is not None
@@ -141,3 +129,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 async def _broken(request: Request, error: Exception) -> Response:
     content = {"type": "InternalError", "message": "the application failed; its log says more"}
     return json_response({"error": content}, 500, HEADERS)
+
+
+HANDLERS = {HTTPException: _refused, TaskiqFlowError: _failed, Exception: _broken}
+"""What is answered where a request cannot be served, by the exception."""

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from http.cookies import CookieError, SimpleCookie
 from secrets import compare_digest
 from urllib.parse import quote, urlsplit
@@ -20,6 +20,9 @@ MOST_BYTES = 64 * 1024
 
 MOST_CONNECTIONS, MOST_OF_ADDRESS = 256, 32
 """Requests and WebSockets that are open at once: in all, and from one address."""
+
+_LEAST_TOKEN = 16
+"""Characters of a token, so that nobody guesses it."""
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
@@ -74,18 +77,41 @@ class Token:
         return hmac.new(self._token, purpose.encode(), hashlib.sha256).hexdigest()
 
 
+def token_of(text: str | None) -> Token | None:
+    """The token that the user gives. Raises ``ValueError`` for one that is short."""
+    if text is not None and len(text) < _LEAST_TOKEN:
+        raise ValueError(
+            f"the token has {len(text)} characters; give at least {_LEAST_TOKEN}, such as "
+            "secrets.token_urlsafe() makes"
+        )
+    return None if text is None else Token(text)
+
+
+def _is_of_runs(path: str) -> bool:
+    """Whether a path of ``runs_app`` tells something of runs; the pages by themselves do not."""
+    return path != SESSION and (path.startswith("/api/") or path == "/ws")
+
+
 class Guard:
     """Refuses requests by their host, origin, token and size, and by how many there are.
 
     It adds headers to each response. ``hosts``: names and addresses, without ports, under which
     the application may be asked for. Another name may be one that somebody else's page has
-    directed to this address, to read from it (DNS rebinding).
+    directed to this address, to read from it (DNS rebinding). ``needs_token``: given a path,
+    whether only those with the token are served.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str], token: Token | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: Collection[str],
+        token: Token | None,
+        needs_token: Callable[[str], bool] = _is_of_runs,
+    ) -> None:
         self._app = app
         self._hosts = {host.lower().strip("[]") for host in hosts}
         self._token = token
+        self._needs_token = needs_token
         self._open: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -120,8 +146,8 @@ class Guard:
         if _writes(scope) and not _is_same_origin(headers, host):
             return 403, "the request comes from a page of another origin"
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        needs_token = path != SESSION and (path.startswith("/api/") or path == "/ws")
-        if self._token is not None and needs_token and not self._token.admits(headers):
+        token = self._token
+        if token is not None and self._needs_token(path) and not token.admits(headers):
             return 401, "the token is missing or wrong; open the address that has #token="
         return None
 

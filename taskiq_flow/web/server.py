@@ -82,7 +82,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop serving."""
-        self._app.state.hub.close()
+        if (hub := getattr(self._app.state, "hub", None)) is not None:
+            hub.close()
         await super().shutdown(sockets)
 
 
@@ -93,11 +94,12 @@ def serve(
     *,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve an application of ``runs_app`` until Ctrl-C, or until SIGTERM ends the process.
+    """Serve an application of this package until Ctrl-C, or until SIGTERM ends the process.
 
-    ``port``: 0 for one that is free. ``on_ready``: called with the address once it can be opened,
-    such as ``"http://127.0.0.1:8421"``. Raises ``ConfigurationError`` for an address that other
-    machines can reach if the application has no token, and ``OSError`` if the port is taken.
+    ``app``: of ``runs_app``, or ``create_visualization_api(...).app``. ``port``: 0 for one that is
+    free. ``on_ready``: called with the address once it can be opened, such as
+    ``"http://127.0.0.1:8421"``. Raises ``ConfigurationError`` for an address that other machines
+    can reach if the application has no token, and ``OSError`` if the port is taken.
     """
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve_async(app, host, port, on_ready=on_ready))
@@ -130,14 +132,15 @@ async def serve_async(
 
 def check_address(app: Starlette, host: str) -> None:
     """Refuse an address that other machines reach, if nobody needs a token."""
-    if not _is_local(host) and not app.state.has_token:
+    if not is_local(host) and not app.state.has_token:
         raise ConfigurationError(
             f"other machines reach the address {host!r}, and the application has no token; give "
             "runs_app(token=secrets.token_urlsafe(), allowed_hosts=[...]), or serve on 127.0.0.1"
         )
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -12,7 +12,14 @@ from typing import Any
 from pydantic import BaseModel
 from taskiq import InMemoryBroker
 
-from taskiq_flow import DAG, DAGBuilder, DAGNode, ExecutionEngine
+from taskiq_flow import (
+    DAG,
+    DAGBuilder,
+    DAGNode,
+    DataflowPipeline,
+    ExecutionEngine,
+    Pipeline,
+)
 
 
 def fetch(url: str) -> str:
@@ -117,6 +124,11 @@ broker = InMemoryBroker()
 engine = ExecutionEngine(
     broker, halves, on_error="collect", listeners=[Noting()], journal="engine.db"
 )
+
+
+pipeline = Pipeline(broker, timeout=30).call_next(fetch).call_next(title)
+chosen = DataflowPipeline(broker, [title, fetch]).on_error("continue")
+no_steps = Pipeline(broker)
 
 
 def make() -> DAGBuilder:

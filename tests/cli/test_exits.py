@@ -38,6 +38,7 @@ ENDS = [
     (["run", "flows:nightly"], 3, "node 'fetch' needs 'url', which no node produces"),
     (["run", "flows:halves", "-i", "number=seven"], 3, "'seven', which cannot be read as int"),
     (["validate", "flows:cyclic"], 3, "cycle"),
+    (["validate", "flows:no_steps"], 3, "the pipeline has no steps"),
     (["validate", "flows:mismatched"], 3, "takes it as its parameter 'number'"),
     (["run", "flows:nightly", *URL, *KNOWN], 3, "continue it with taskiq-flow resume r1 flows:"),
     (["resume", "r1", "flows:halves", "--journal", "runs.db"], 3, "started with another graph"),

@@ -40,6 +40,15 @@ def test_a_flow_may_be_a_graph_a_builder_an_engine_or_a_function() -> None:
     assert found.options["on_error"] == "collect"
 
 
+def test_a_pipeline_is_a_flow_with_its_options() -> None:
+    found = flow_at(f"{HERE}:pipeline")
+    assert [node.task_name for node in found.dag.nodes] == ["fetch", "title"]
+    assert (found.options["run_timeout"], found.options["broker"]) == (30, flows.broker)
+    found = flow_at(f"{HERE}:chosen")
+    assert found.dag.external_inputs == ["url"]
+    assert found.options["on_error"] == "continue"
+
+
 def test_a_broker_is_named_in_the_same_way() -> None:
     assert broker_at(f"{HERE}:broker") is flows.broker
     with pytest.raises(CommandError, match="is an object of type DAG; name a taskiq broker"):

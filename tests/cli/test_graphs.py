@@ -14,7 +14,8 @@ from tests.cli import flows
 from tests.cli.conftest import Run
 
 COMMANDS = (
-    *("run", "graph", "validate", "runs", "show", "watch", "resume", "rerun", "cancel", "delete"),
+    *("run", "graph", "validate", "runs", "show", "watch"),
+    *("resume", "rerun", "cancel", "delete", "serve"),
 )
 
 

@@ -44,6 +44,11 @@ def test_results_are_written_as_they_come_and_progress_elsewhere(run: Run) -> No
     assert (quiet.output, quiet.errors) == ("fetch: <h1>Tides</h1> read at a.org\n", "")
 
 
+def test_a_pipeline_is_run_with_its_input(run: Run) -> None:
+    done = run("run", "flows:pipeline", "-i", "input=a.org", "--quiet")
+    assert done.output == "fetch: <h1>Tides</h1> read at a.org\ntitle: Tides\n"
+
+
 def test_json_lines_have_values_whole(run: Run) -> None:
     done = run("run", "flows:nightly", "-i", f"url={'x' * 5_000}", "--json-lines")
     first, second = map(json.loads, done.lines)
