@@ -79,8 +79,12 @@ class RunReader:
         """
         if status is not None and status not in get_args(RunState):
             raise ValueError(f"status is {status!r}; give one of {', '.join(get_args(RunState))}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name is {name!r}; give the name of a graph")
+        if isinstance(limit, bool) or not isinstance(limit, int):
+            raise TypeError(f"limit is {limit!r}; give a whole number")
         found: list[RunSummary] = []
-        since, before = _moment(since), _moment(before)
+        since, before = _moment("since", since), _moment("before", before)
         looked_at, size = set[str](), limit
         while len(found) < limit:
             # From the newest on each time: runs may have started at once, or at no known time.
@@ -267,5 +271,12 @@ def _is_run(run: RunSummary) -> bool:
     return is_run(run.run_id)
 
 
-def _moment(given: float | datetime | None) -> float | None:
-    return given.timestamp() if isinstance(given, datetime) else given
+def _moment(argument: str, given: float | datetime | None) -> float | None:
+    if isinstance(given, datetime):
+        return given.timestamp()
+    if given is not None and (isinstance(given, bool) or not isinstance(given, (int, float))):
+        raise TypeError(
+            f"{argument} is {given!r}; give a datetime, or a number of seconds since 1970, as "
+            "time.time() does"
+        )
+    return given

@@ -136,6 +136,13 @@ class Stage:
         self.engine = ExecutionEngine(self.broker, self.dag, **{**options, "listeners": listeners})
 
     def _staged(self, node: DAGNode, stand_ins: Mapping[DAGNode, Any]) -> DAGNode:
+        if node.is_computed:
+            if node in stand_ins:
+                raise ValueError(
+                    f"replace= has {node.task_name!r}, which the engine makes of what other nodes "
+                    "give; replace those"
+                )
+            return node
         fallback = node.fallback_node
         other = None if fallback is None else self._task(fallback, _own_function(fallback.task))
         if node in stand_ins:

@@ -447,3 +447,17 @@ async def test_events_of_a_run_that_an_earlier_version_deleted_are_not_those_of_
         await anext(pairs)
     assert (await RunReader(journal).view("next")).status == "cancelled"
     await journal.aclose()
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"since": timedelta(hours=2)}, "since is"),
+        ({"before": "2026-01-01"}, "before is"),
+        ({"name": ["nightly"]}, "name is"),
+        ({"limit": "5"}, "limit is"),
+    ],
+)
+async def test_what_is_no_moment_or_name_is_refused(given: dict[str, Any], named: str) -> None:
+    with pytest.raises(TypeError, match=named):
+        await RunReader(MemoryJournal()).runs(**given)

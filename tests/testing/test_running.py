@@ -24,6 +24,7 @@ from taskiq_flow import (
     NodeFailedError,
     NodeFailure,
     NodeTimeoutError,
+    Pipeline,
     Retry,
     RunTimeoutError,
     in_process,
@@ -258,3 +259,10 @@ def test_what_is_refused_before_a_run_is_raised() -> None:
         run(pages(), {"url": "a"}, replace=["fetch"])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"journal is 'runs\.db', for which"):
         run(pages(), {"url": "a"}, journal="runs.db")
+
+
+def test_what_the_engine_makes_itself_is_made_as_it_does() -> None:
+    pipeline = Pipeline(InMemoryBroker()).group([len, sorted])
+    assert run(pipeline.dag, {"input": "abc"}).results["group"] == [3, ["a", "b", "c"]]
+    with pytest.raises(ValueError, match="replace= has 'group', which the engine makes"):
+        run(pipeline.dag, {"input": "abc"}, replace={"group": []})
