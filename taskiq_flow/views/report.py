@@ -28,7 +28,8 @@ class RunReport:
     """Where the time of a run went, as far as its view knows.
 
     ``seconds``: how long it took; ``ideal_seconds``: how long its critical path ran, which no
-    number of workers can undercut. ``parallelism``: how many nodes ran at once, on average.
+    number of workers can undercut. Nodes that run at once along it, as a generator and what maps
+    over its items, count at most as long as the run took. ``parallelism``: how many nodes ran at once, on average.
     ``critical_path``: the names along the path that ran longest. ``nodes``: the times of each, by
     name; of a mapped node, the sums over its elements. ``sentence``: what held the run back.
 
@@ -73,7 +74,7 @@ class RunReport:
             view.run_id,
             view.status,
             seconds,
-            sum(view.nodes[name].longest for name in path),
+            min(seconds, sum(view.nodes[name].longest for name in path)),
             ran / seconds if seconds else 0.0,
             tuple(path),
             {name: times_of(node, view) for name, node in view.nodes.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import AsyncIterator
 
 import pytest
 from taskiq import InMemoryBroker
@@ -177,3 +178,24 @@ def test_maps_that_run_beside_each_other_do_not_count_twice() -> None:
     assert RunReport.of(view).sentence == (
         "8.000 s of 8.000 s went into running m -> n, of which m took 6.000 s."
     )
+
+
+@virtually
+async def test_what_runs_at_once_is_not_ideally_longer_than_the_run() -> None:
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(3):
+            await asyncio.sleep(20)
+            yield number
+
+    async def slow(number: int) -> int:
+        await asyncio.sleep(20)
+        return number
+
+    view = RunView()
+    dag = DAGBuilder().node(numbers).node(slow, inputs=["numbers"], map_over="numbers").build()
+    run = ExecutionEngine(InMemoryBroker(), dag).start()
+    async for event in run.events():
+        view.apply(event)
+    report = RunReport.of(view)
+    assert report.critical_path == ("numbers", "slow")
+    assert report.ideal_seconds <= report.seconds
