@@ -58,7 +58,10 @@ def _write(text: Text, file: TextIO, *, wraps: bool) -> None:
         return
     if not console.encoding.lower().startswith("utf"):
         text = Text(in_ascii(text.plain))
-    console.print(text)
+    with console.capture() as captured:
+        console.print(text)
+    # A progress picture redirects the file, and the console would write past it.
+    print(captured.get(), end="", file=file, flush=True)
 
 
 def _print(text: str, file: TextIO) -> None:

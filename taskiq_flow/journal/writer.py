@@ -22,6 +22,7 @@ from taskiq_flow.journal.records import (
     record,
 )
 from taskiq_flow.journal.summary import Head
+from taskiq_flow.previews import printable
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.stored import StoredValues
 
@@ -187,7 +188,7 @@ class LogWriter(Generic[T]):
 
     def failure(self, name: str, attempt: int, error: BaseException) -> bytes:
         """The record of a node that has failed for good."""
-        return record(FAILED, name, attempt, describe(error).encode())
+        return record(FAILED, name, attempt, printable(describe(error)).encode())
 
     def append(self, record: bytes) -> None:
         """Write a record with the next batch."""

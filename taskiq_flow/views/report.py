@@ -29,9 +29,10 @@ class RunReport:
 
     ``seconds``: how long it took; ``ideal_seconds``: how long its critical path ran, which no
     number of workers can undercut. Nodes that run at once along it, as a generator and what maps
-    over its items, count at most as long as the run took. ``parallelism``: how many nodes ran at once, on average.
-    ``critical_path``: the names along the path that ran longest. ``nodes``: the times of each, by
-    name; of a mapped node, the sums over its elements. ``sentence``: what held the run back.
+    over its items, count at most as long as the run took. ``parallelism``: how many nodes ran at
+    once, on average. ``critical_path``: the names along the path that ran longest. ``nodes``: the
+    times of each, by name; of a mapped node, the sums over its elements. ``sentence``: what held
+    the run back.
 
     >>> view = RunView()
     >>> view.apply(RunStarted("r1", 0.0, ("load", "save"), edges={"save": ("load",)}))

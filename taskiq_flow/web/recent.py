@@ -107,6 +107,9 @@ class RecentRuns:
             elif run_id not in present:
                 self._lines.pop(run_id, None)
         self._summaries = present
+        gone = [run_id for run_id in self._lines if run_id not in present]
+        for run_id in gone[:-MOST_RUNS]:  # whoever watches has been told
+            del self._lines[run_id]
 
     def _write(self, run_id: str, kind: str, content: dict[str, Any]) -> None:
         self._number += 1

@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from taskiq_flow.errors import ConfigurationError, JournalError, RunNotFoundError
+from taskiq_flow.previews import printable
 from taskiq_flow.web.frames import encoded
 from taskiq_flow.web.guard import MOST_BYTES
 from taskiq_flow.web.hub import Hub
@@ -136,4 +137,6 @@ def _understood(message: object) -> dict[str, Any]:
         raise ValueError(  # noqa: TRY004 - likewise
             f"run is {run_id!r}; give the id of a run, or {ALL!r} for the list"
         )
+    if run_id != printable(run_id):
+        raise ValueError("run is no Unicode text; give the id of a run")
     return {"op": operation, "run": run_id, "after": message.get("after")}

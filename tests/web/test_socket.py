@@ -96,6 +96,7 @@ async def test_an_unknown_number_resets(serve: Serve, journal: MemoryJournal) ->
 
 
 WRONG = ["", "[]", "{", '{"op": "dance", "run": "r1"}', '{"op": "subscribe"}', "[" * 9000, "1"]
+WRONG.append('{"op": "subscribe", "run": "\\ud800"}')
 
 
 async def test_a_wrong_message_is_answered_and_the_connection_stays(

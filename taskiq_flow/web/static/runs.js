@@ -4,6 +4,7 @@ import { html, nothing, render } from "./vendor/lit-html.js";
 import { SIGNS, Stream, ago, duration, get, show } from "./api.js";
 
 const URGENT = ["failed", "interrupted"];
+const MOST_LISTED = 1000;
 const STATES = ["running", "failed", "interrupted", "completed", "cancelled"];
 
 export class RunsPage {
@@ -32,8 +33,16 @@ export class RunsPage {
   take(event) {
     if (event.type === "run.deleted") this.runs.delete(event.run);
     else if (event.type === "run.summary") this.runs.set(event.run, event);
+    if (this.runs.size > MOST_LISTED) this.leaveOutOldest();
     this.isStale = true;
     queueMicrotask(() => this.isStale && this.render());
+  }
+
+  // The page may stay open for days. What it leaves out is among the older runs again.
+  leaveOutOldest() {
+    const [oldest, next] = [...this.runs.values()].sort((a, b) => a.started - b.started);
+    this.runs.delete(oldest.run);
+    this.more = next.started;
   }
 
   setConnection(text, error = null) {
