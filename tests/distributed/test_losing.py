@@ -60,7 +60,7 @@ async def test_a_task_that_no_worker_knows(remote: AsyncBroker, remote_kind: str
 
 async def test_a_task_that_takes_longer_is_not_lost(remote: AsyncBroker) -> None:
     dag = DAGBuilder().node(task(remote, app.nap)).node(task(remote, app.hold)).build()
-    engine = ExecutionEngine(remote, dag, lost_after=1.0)
+    engine = ExecutionEngine(remote, dag, lost_after=2.0)
     assert await engine.execute({"seconds": 2.5}) == {"nap": 2.5, "hold": 2.5}
 
 
@@ -70,7 +70,7 @@ async def test_a_task_that_waits_in_a_long_queue_is_not_lost(
     settings = farm.settings(remote_kind, queue="one-slot")
     farm.serve(settings, max_async_tasks=1)
     async with started(settings) as broker:
-        engine = ExecutionEngine(broker, many(broker, app.noted, 8), lost_after=1.0)
+        engine = ExecutionEngine(broker, many(broker, app.noted, 8), lost_after=2.0)
         assert len(await engine.execute(inputs(notes, 8, 0.4))) == 8
 
 
@@ -85,7 +85,7 @@ async def test_a_task_that_waits_behind_those_of_others_is_not_lost(
         ahead = asyncio.ensure_future(before.execute(inputs(notes, 8, 0.4)))
         await notes.until("begin", 1)
         dag = DAGBuilder().node(task(broker, app.double)).build()
-        assert await ExecutionEngine(broker, dag, lost_after=1.0).execute({"item": 1})
+        assert await ExecutionEngine(broker, dag, lost_after=2.0).execute({"item": 1})
         await ahead
 
 
