@@ -73,6 +73,11 @@ class _NodeEvent(_Event):
     attempt: int
 
 
+def node_of(name: str, index: Index | None) -> str:
+    """The node of an event with this ``task_name`` and ``index``: of an element, the mapped one."""
+    return name if index is None else name.rpartition("[")[0]
+
+
 def _of_node(event: _NodeEvent) -> Iterator[tuple[str, Any]]:
     """What all events of nodes are about."""
     yield "node", printable(event.task_name)

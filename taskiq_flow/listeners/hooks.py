@@ -20,6 +20,7 @@ from taskiq_flow.events import (
     NodeStarted,
     RunFinished,
     RunStarted,
+    node_of,
 )
 from taskiq_flow.listeners.hook_events import (
     EVENT_TYPES,
@@ -212,7 +213,7 @@ class _Run:
 
     def _about(self, event: NodeStarted | _Ends) -> dict[str, Any]:
         name = event.task_name
-        node = name if event.index is None else name.rpartition("[")[0]
+        node = node_of(name, event.index)
         return {
             "pipeline_id": self.id,
             "timestamp": self.timestamp(event.at),

@@ -29,6 +29,7 @@ from taskiq_flow.events import (
     NodeStarted,
     RunFinished,
     RunStarted,
+    node_of,
 )
 from taskiq_flow.previews import printable
 from taskiq_flow.version import __version__
@@ -270,4 +271,4 @@ def _place(index: Index | None) -> Place:
 
 def _whole(name: str, index: Index | None) -> str:
     """The name of a node, of that also for an element of it."""
-    return printable(name if index is None else name.rpartition("[")[0])
+    return printable(node_of(name, index))

@@ -10,7 +10,7 @@ from typing import Annotated
 from taskiq import AsyncBroker, Context, TaskiqDepends
 
 from taskiq_flow.errors import PipelineError
-from taskiq_flow.events import Event, NodeStarted, RunFinished, RunStarted
+from taskiq_flow.events import Event, NodeStarted, RunFinished, RunStarted, node_of
 
 LABEL = "taskiq_flow_pipeline"
 """The label of a message that has what the context is made of."""
@@ -77,8 +77,7 @@ class ContextLabels:
 
     def on_sending(self, sending: NodeStarted) -> Mapping[str, str]:
         """The label for the message of an attempt."""
-        name, run = sending.task_name, self._runs[sending.run_id]
-        step = name if sending.index is None else name.rpartition("[")[0]
+        step, run = node_of(sending.task_name, sending.index), self._runs[sending.run_id]
         told = {
             "pipeline_id": sending.run_id,
             "step_index": run.task_names.index(step),

@@ -40,6 +40,7 @@ from taskiq_flow.journal.wire import LineWriter
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.stored import StoredValues
+from tests.journal.nightly import graph, odd
 from tests.journal.processes import GATED, gated, open_gate
 from tests.recording import Recorder
 
@@ -49,23 +50,6 @@ async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     journal = MemoryJournal() if request.param == "memory" else SqliteJournal(tmp_path / "runs.db")
     yield journal
     await journal.aclose()
-
-
-def odd(number: int) -> int:
-    if number % 2:
-        raise ValueError(f"{number} is odd")
-    return number
-
-
-def graph() -> DAGBuilder:
-    """A mapped node of which an element fails, one that is tried again, and one that is skipped."""
-    return (
-        DAGBuilder("nightly")
-        .node(odd, name="each", inputs=["numbers"], map_over="numbers")
-        .node(odd, name="one", inputs=["number"], retry=2)
-        .node(odd, name="after", inputs=["one"])
-        .node(lambda text: text * 3, name="long", inputs=["text"], outputs=["times"])
-    )
 
 
 INPUTS = {"numbers": [2, 3, 4], "number": 5, "text": "x" * 50_000}

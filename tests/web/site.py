@@ -13,8 +13,9 @@ import httpx2
 from starlette.applications import Starlette
 from taskiq import InMemoryBroker
 
-from taskiq_flow import DAGBuilder, ExecutionEngine, Journal, RunReader
+from taskiq_flow import ExecutionEngine, Journal, RunReader
 from taskiq_flow.web.server import serve_async
+from tests.journal.nightly import graph
 
 Content = dict[str, Any]
 
@@ -56,23 +57,6 @@ async def serving(app: Starlette) -> AsyncIterator[str]:
     finally:
         task.cancel()
         await asyncio.wait([task])
-
-
-def odd(number: int) -> int:
-    if number % 2:
-        raise ValueError(f"{number} is odd")
-    return number
-
-
-def graph() -> DAGBuilder:
-    """A mapped node of which an element fails, one that is tried again, and one that is skipped."""
-    return (
-        DAGBuilder("nightly")
-        .node(odd, name="each", inputs=["numbers"], map_over="numbers")
-        .node(odd, name="one", inputs=["number"], retry=2)
-        .node(odd, name="after", inputs=["one"])
-        .node(lambda text: text * 3, name="long", inputs=["text"], outputs=["times"])
-    )
 
 
 INPUTS = {"numbers": [2, 3, 4], "number": 5, "text": "ebb"}

@@ -22,7 +22,8 @@ from taskiq_flow import (
     SqliteJournal,
 )
 from taskiq_flow.web import runs_app
-from tests.web.site import INPUTS, Serve, graph, lines_of, log_of, run_example
+from tests.journal.nightly import graph
+from tests.web.site import INPUTS, Serve, lines_of, log_of, run_example
 
 
 @pytest.fixture

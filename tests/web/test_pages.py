@@ -19,7 +19,8 @@ from taskiq_flow import DAGBuilder, ExecutionEngine, MemoryJournal, RunReader, R
 from taskiq_flow.web import runs_app
 from taskiq_flow.web.shown import Shown
 from taskiq_flow.web.snapshot import snapshot
-from tests.web.site import Serve, graph, run_example
+from tests.journal.nightly import graph
+from tests.web.site import Serve, run_example
 
 pytest.importorskip("playwright")
 pytest.importorskip("pygraphviz")

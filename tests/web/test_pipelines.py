@@ -12,7 +12,8 @@ from taskiq_flow import ConfigurationError, DataflowPipeline, Pipeline
 from taskiq_flow.events import Event, RunFinished
 from taskiq_flow.web import create_visualization_api
 from taskiq_flow.web.pipelines import PipelinesApi
-from tests.web.site import Serve, odd
+from tests.journal.nightly import odd
+from tests.web.site import Serve
 
 TOKEN = "a-token-that-nobody-guesses"
 broker = InMemoryBroker()
