@@ -31,7 +31,7 @@ from taskiq_flow.completion.safety_net import (
 )
 from taskiq_flow.transport.notice import Kind, Notice
 from taskiq_flow.transport.protocol import REVOCATION_LIFE
-from taskiq_flow.worker.worker import BEAT
+from taskiq_flow.worker.heartbeat import BEAT
 from tests.local_broker import LocalBroker
 from tests.local_notifier import LocalFlow, LocalNotifier, Switchboard, with_flow
 from tests.virtual_clock import virtual_loop, virtually
