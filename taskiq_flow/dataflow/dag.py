@@ -13,12 +13,12 @@ from typing import Literal, TextIO
 
 from taskiq_flow.dataflow import render
 from taskiq_flow.dataflow.axes import node_name
-from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.description import Description, described
 from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.element_planning import check_mapped_keys, element_plan
-from taskiq_flow.dataflow.node import DAGNode, identity
+from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import Join
+from taskiq_flow.dataflow.tasks import Task, identity
 from taskiq_flow.drawing.diagram import Diagram, RunState
 from taskiq_flow.drawing.layout import lay_out
 from taskiq_flow.drawing.svg import svg_of

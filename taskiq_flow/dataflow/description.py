@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from taskiq_flow.dataflow.node import DAGNode, default_name
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.tasks import default_name
 
 
 @dataclass(frozen=True, slots=True)

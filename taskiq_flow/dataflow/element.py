@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from taskiq_flow.dataflow.axes import Path, element_name
-from taskiq_flow.dataflow.binding import Binding, Task
+from taskiq_flow.dataflow.binding import Binding
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import Join
+from taskiq_flow.dataflow.tasks import Task
 from taskiq_flow.events import Failure
 
 

@@ -11,9 +11,9 @@ from taskiq import AsyncBroker
 
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.dataflow.axes import element_name, parted
-from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.fingerprint import with_dependents
 from taskiq_flow.dataflow.stale import stale
+from taskiq_flow.dataflow.tasks import Task
 from taskiq_flow.dispatch.callables import return_type_of
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.planning import Planner
