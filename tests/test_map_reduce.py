@@ -24,7 +24,7 @@ from taskiq_flow import (
     RunCancelledError,
     RunError,
 )
-from taskiq_flow.completion.in_memory import InMemoryHooks
+from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT
 from tests.memory import growth
 from tests.recording import Recorder

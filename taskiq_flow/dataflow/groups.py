@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from taskiq_flow.dataflow.axes import Axis, Path, keys_of, lists_of, parts_of, projection
 from taskiq_flow.dataflow.cells import ABSENT, Cells
-from taskiq_flow.dataflow.dag import FAILURES
 from taskiq_flow.dataflow.element import Element, Gathering
 from taskiq_flow.dataflow.element_plan import ElementPlan, GroupPlan, MappedNode, Taken
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.plan import FAILURES
 from taskiq_flow.dataflow.ready_set import Gate
 from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT, Row, Source, Zipped
 

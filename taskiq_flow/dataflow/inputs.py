@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from taskiq_flow.dataflow.dag import FAILURES, Plan
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.plan import FAILURES, Plan
 from taskiq_flow.dataflow.rows import Source, as_source, not_lists
 from taskiq_flow.errors import (
     InputConflictError,

@@ -24,9 +24,9 @@ from inspect import Parameter
 from typing import Any, Literal, get_args, get_origin
 
 from taskiq_flow.dataflow.binding import Binding
-from taskiq_flow.dataflow.dag import Plan
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.options import NO_FALLBACK
+from taskiq_flow.dataflow.plan import Plan
 from taskiq_flow.dataflow.tasks import is_generator_function, original_function, task_info
 from taskiq_flow.errors import TypeMismatchError, TypeMismatchWarning, warn
 from taskiq_flow.values.annotations import awaited, is_typed_dict

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from taskiq_flow.dataflow.dag import DAG, Order, Plan
+from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.inputs import as_inputs, check_inputs, sources_among
 from taskiq_flow.dataflow.many import SOURCE, graph_of_many
+from taskiq_flow.dataflow.plan import Order, Plan
 from taskiq_flow.dataflow.rows import Source
 from taskiq_flow.dataflow.type_check import TypeCheck, check_types
 from taskiq_flow.engine.run import RunSettings

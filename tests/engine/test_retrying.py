@@ -39,7 +39,7 @@ from taskiq_flow import (
     RunTimeoutError,
     SerializationError,
 )
-from taskiq_flow.completion.in_memory import InMemoryHooks
+from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from tests.local_broker import LocalBroker
 from tests.recording import Recorder
 from tests.virtual_clock import run_virtually, virtual_loop, virtually
