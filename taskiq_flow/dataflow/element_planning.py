@@ -21,8 +21,7 @@ from taskiq_flow.dataflow.axes import (
 from taskiq_flow.dataflow.element_plan import ElementPlan, GroupPlan, MappedNode, Taken
 from taskiq_flow.dataflow.items import ItemsNode, Opening
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.errors import BindingError, GraphError
-from taskiq_flow.suggestions import did_you_mean
+from taskiq_flow.errors import GraphError
 
 
 def element_plan(
@@ -573,19 +572,6 @@ def _check_apart(levels: Iterable[Iterable[Axis]], error: GraphError) -> None:
         if parts & seen:
             raise error
         seen |= parts
-
-
-def check_mapped_keys(node: DAGNode, known: Iterable[str]) -> None:
-    """Raise ``BindingError`` for a key that a node maps over and does not take."""
-    taken = set(known)
-    for key in node.map_over:
-        if key not in taken:
-            raise BindingError(
-                f"node {node.task_name!r} has map_over={key!r}, which is none of its inputs"
-                f"{did_you_mean(key, taken)}; name one of its inputs, or add it to inputs=",
-                task_name=node.task_name,
-                key=key,
-            )
 
 
 def _check_names(nodes: Iterable[DAGNode]) -> None:

@@ -1,18 +1,31 @@
-"""Checks what a ``DAGNode`` is declared with. Raises ``TypeError`` or ``ValueError``."""
+"""Checks what a ``DAGNode`` is declared with. Most raise ``TypeError`` or ``ValueError``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, KeysView, Mapping, Sequence
+from collections.abc import Collection, Iterable, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, cast
 
 from taskiq_flow.dataflow.binding import Inputs
 from taskiq_flow.dataflow.options import most_parallel
-from taskiq_flow.errors import SerializationError
+from taskiq_flow.errors import BindingError, SerializationError
+from taskiq_flow.suggestions import did_you_mean
 from taskiq_flow.values.isolation import isolated, refuse_once_only
 
 WINDOW: Final = 16
 """How many items a generator may be ahead of those that take them."""
+
+
+def check_named(what: str, keys: Iterable[str], known: Collection[str], name: str) -> None:
+    """Raise ``BindingError`` for a key that ``what`` names and that is unknown. ``name``: whose."""
+    for key in keys:
+        if key not in known:
+            raise BindingError(
+                f"{what} names {key!r}, which is none of "
+                f"{', '.join(map(repr, known)) or 'its keys'}{did_you_mean(key, known)}",
+                task_name=name,
+                key=key,
+            )
 
 
 def checked_inputs(name: str, inputs: Inputs) -> dict[str, str] | tuple[str, ...] | None:
