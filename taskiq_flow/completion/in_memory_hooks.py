@@ -40,7 +40,7 @@ _REQUEUE_COUNT = "X-Taskiq-requeue"  # the label in which ``Context.requeue`` co
 
 
 class OfRun(Protocol):
-    """The completions of the run that a task is of. ``here``: the name of this process."""
+    """The completions of the run that has sent a task. ``here``: the name of this process."""
 
     here: str
 

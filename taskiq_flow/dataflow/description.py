@@ -1,4 +1,4 @@
-"""What listeners are told of a graph when a run of it begins."""
+"""The description of a graph that listeners get when a run begins."""
 
 from __future__ import annotations
 

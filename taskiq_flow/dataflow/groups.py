@@ -20,7 +20,7 @@ MOST_OPEN = 8
 
 
 class Within:
-    """What has ended of a node within a path: so many elements, or rows of them."""
+    """Counts the elements of a node within a path that have ended, or the lists of them."""
 
     __slots__ = ("ended", "has_failures", "is_known", "row", "uneven")
 
@@ -115,7 +115,7 @@ class Cursor:
 
 
 class Dropping:
-    """What a node has at a position. It is dropped when the position has ended in some groups.
+    """The values that a node has at a position. They are dropped when it has ended in some groups.
 
     ``groups``: how many these are: the node's own, and later passes whose nodes take its values.
     """

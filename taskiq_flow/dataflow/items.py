@@ -31,16 +31,16 @@ class ItemsNode(PassingNode):
 
 
 class Opening:
-    """The beginning of a generator's row: nodes wait for it that map over the items.
+    """The beginning of a generator's row. The nodes that map over its items wait for it.
 
-    ``task_name``: of the generator, because of which such a node is skipped.
+    ``task_name``: of the generator. If that fails without an item, these nodes are skipped.
     """
 
     __slots__ = ("generator", "task_name")
 
     index = None
     map_over: tuple[str, ...] = ("",)
-    """It is no node that runs."""
+    """Not empty, so that it counts as mapped: no task is sent for it."""
 
     def __init__(self, generator: DAGNode) -> None:
         self.generator = generator

@@ -1,4 +1,4 @@
-"""Which results of an earlier run were made of failures that are tried again."""
+"""Finds the results of an earlier run that were made of failures which are now tried again."""
 
 from __future__ import annotations
 

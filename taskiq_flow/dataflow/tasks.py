@@ -1,4 +1,4 @@
-"""What is known of a node's task: its function, its name, and the parameters that it takes."""
+"""The task of a node: its function, its default name, and its parameters."""
 
 from __future__ import annotations
 

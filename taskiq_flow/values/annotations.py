@@ -1,4 +1,4 @@
-"""What annotations are made of, for those who compare values or other annotations with them."""
+"""Reads annotations, for the comparison with values and with other annotations."""
 
 from __future__ import annotations
 

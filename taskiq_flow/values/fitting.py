@@ -1,4 +1,4 @@
-"""Whether a value fits an annotation. What fits stays the very object; what does not is converted.
+"""Checks values against annotations. A value that fits is passed on; another is converted.
 
 taskiq's own parsing converts whatever pydantic can: ``True`` under ``int`` becomes 1, a datetime
 under ``date`` loses its time, an array under ``list[float]`` is rebuilt. Here a value is converted
