@@ -114,15 +114,14 @@ async def test_a_result_backend_that_is_away_is_one_line_however_many_tasks_are_
 ) -> None:
     broker = LocalBroker()
     tasks = Tasks(broker)
-    broker.results.failures_to_come = 100
+    broker.results.failures_to_come, away = 100, "the result backend is away"
     builder = DAGBuilder()
     for number in range(20):
         builder.node(tasks.load, output=f"load {number}")
     async with broker.worker():
         assert len(await ExecutionEngine(broker, builder.build()).execute({"source": "a"})) == 20
     assert [record.getMessage() for record in caplog.records] == [
-        "results cannot be read yet: ConnectionError: the result backend is away; "
-        "trying again for 60 s"
+        f"results cannot be read yet: ConnectionError: {away}; trying again for 60 s"
     ]
 
 
