@@ -15,6 +15,7 @@ DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 TESTED_ELSEWHERE = {
     "cli.md",  # tests/cli/test_page.py
+    "deploying.md",  # tests/distributed/test_examples.py
     "distributed.md",  # tests/distributed/test_examples.py
     "production.md",  # the same
     "serializers.md",  # the same
@@ -27,6 +28,7 @@ FENCE = re.compile(r"^ *```(?P<language>.+)$", re.MULTILINE)
 SHELL = {  # pages with commands, and what runs these
     "README.md": "tests/test_first_stream.py, tests/cli/test_page.py",
     "cli.md": "tests/cli/test_page.py, tests/cli/test_serving.py",
+    "deploying.md": "tests/test_production_page.py, which only reads them",
     "distributed.md": "tests/distributed/test_examples.py",
     "tour.md": "tests/distributed/test_examples.py",
     "tracing.md": "nothing: the command is OpenTelemetry's",

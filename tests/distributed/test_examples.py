@@ -348,17 +348,17 @@ def test_who_refuses_integers_beyond_64_bits(serializer: str) -> None:
         assert output_of(["-c", textwrap.dedent(code)]) == expected
 
 
-def test_the_broker_of_the_page_on_production_works_with_the_command_of_the_unit(
+def test_the_modules_of_the_page_on_deploying_work_with_the_command_of_the_unit(
     redis: RedisServer, tmp_path: Path
 ) -> None:
     (block,) = named("broker.py", ROOT / "docs/production.md")
     (tmp_path / "broker.py").write_text(block.code, "utf-8")
-    (tmp_path / "tasks.py").write_text(
-        "from broker import broker\n\n@broker.task\n"
-        "async def double(x: int) -> int:\n    return 2 * x\n",
-        "utf-8",
-    )
-    (tmp_path / "drive.py").write_text(textwrap.dedent(DRIVE), "utf-8")
+    page = ROOT / "docs/deploying.md"
+    (tasks,), (driver,) = named("tasks.py", page), named("nightly.py", page)
+    assert len(blocks(page)) == 2
+    (tmp_path / "tasks.py").write_text(tasks.code, "utf-8")
+    (tmp_path / "nightly.py").write_text(driver.code, "utf-8")
+    (tmp_path / "inventory.py").write_text(textwrap.dedent(INVENTORY), "utf-8")
     unit = (ROOT / "deploy/taskiq-worker.service").read_text("utf-8")
     (command,) = re.findall(r"^ExecStart=\S+/taskiq (.*)$", unit, re.MULTILINE)
     compose = (ROOT / "deploy/compose.yaml").read_text("utf-8")
@@ -372,23 +372,21 @@ def test_the_broker_of_the_page_on_production_works_with_the_command_of_the_unit
     )
     process.start()
     try:
-        printed = output_of(["drive.py"], cwd=tmp_path, env=env)
+        assert output_of(["nightly.py"], cwd=tmp_path, env=env) == driver.output
+        printed = output_of(["inventory.py"], cwd=tmp_path, env=env)
     finally:
         process.kill()
-    assert "{'double': 42}" in printed
     assert "Leftover(name='shop:tasks', kind='stream', count=0" in printed
 
 
-DRIVE = """
+INVENTORY = """
     import asyncio
 
     from broker import broker
-    from tasks import double
-    from taskiq_flow import DAGBuilder, ExecutionEngine, inventory
+    from taskiq_flow import inventory
 
     async def main() -> None:
         await broker.startup()
-        print(await ExecutionEngine(broker, DAGBuilder().node(double).build()).execute({"x": 21}))
         await asyncio.sleep(0.5)  # the worker acknowledges behind the result
         print(*await inventory(broker), sep="\\n")
         await broker.shutdown()
