@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.suite import NAMES
 from tests.scripts import ROOT, Scripts
 
 DOCS = ROOT / "docs"
@@ -27,6 +28,7 @@ BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n\n```text\n(?P<output>.*?)```"
 FENCE = re.compile(r"^ *```(?P<language>.+)$", re.MULTILINE)
 SHELL = {  # pages with commands, and what runs these
     "README.md": "tests/test_first_stream.py, tests/cli/test_page.py",
+    "benchmarks.md": "nothing: they take a quarter of an hour",
     "cli.md": "tests/cli/test_page.py, tests/cli/test_serving.py",
     "deploying.md": "tests/test_production_page.py, which only reads them",
     "distributed.md": "tests/distributed/test_examples.py",
@@ -95,6 +97,12 @@ def test_the_output_of_the_example_is_the_real_one() -> None:
     match = EXAMPLE.search((DOCS / "examples.md").read_text("utf-8"))
     assert match is not None
     assert run(match["script"]) == match["output"]
+
+
+def test_the_page_of_benchmarks_names_each_of_them() -> None:
+    table = (DOCS / "benchmarks.md").read_text("utf-8").split("| figures below |")[1]
+    named = re.findall(r"`(\w+)`", table.split("\n\n")[0])
+    assert sorted(named) == sorted(NAMES)
 
 
 def test_the_index_lists_each_page() -> None:
