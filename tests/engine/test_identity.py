@@ -10,7 +10,7 @@ import pytest
 from taskiq import InMemoryBroker
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, FlowMiddleware, RunCancelledError
-from taskiq_flow.completion.inbox import SILENCE
+from taskiq_flow.completion.safety_net import SILENCE
 from taskiq_flow.testing import LocalBroker, LocalNotices
 from tests.local_flow import with_flow
 from tests.virtual_clock import virtually

@@ -23,7 +23,7 @@ from taskiq_flow.generators.receiving import Receiving
 from taskiq_flow.testing import LocalBroker, LocalNotices
 from taskiq_flow.transport.notice import KEEP_LABEL, LABEL, Kind, Notice, ReplyTo
 from taskiq_flow.worker import absence
-from taskiq_flow.worker.worker import BEAT
+from taskiq_flow.worker.heartbeat import BEAT
 from tests.local_flow import with_flow
 from tests.virtual_clock import virtually
 

@@ -24,7 +24,7 @@ from taskiq_flow.testing import LocalBroker, LocalNotices
 from taskiq_flow.transport.deliveries import Deliveries
 from taskiq_flow.transport.notice import Kind, Notice
 from taskiq_flow.worker.absence import ENGINE_PATIENCE
-from taskiq_flow.worker.worker import BEAT
+from taskiq_flow.worker.heartbeat import BEAT
 from tests.local_flow import with_flow
 from tests.virtual_clock import virtually
 
