@@ -25,6 +25,7 @@ from taskiq_flow.events import (
     RunStarted,
 )
 from taskiq_flow.previews import shown_error
+from taskiq_flow.views.critical_path import critical_path
 from taskiq_flow.views.node_view import MOST_FAILURES, ElementsView, NodeState, NodeView
 
 RunStatus = Literal["pending", "running", "interrupted", "completed", "failed", "cancelled"]
@@ -103,22 +104,12 @@ class RunView:
 
     @property
     def critical_path(self) -> list[str]:
-        """The names of the nodes along the longest path, by the times for which they ran.
+        """The names along the path on which nodes ran longest, of those that have ended.
 
-        A mapped node counts with the element that ran longest.
+        A mapped node counts with the element that ran longest. What ran at the same time as the
+        node before it on the path counts once. Of equal paths, it is the one that ended last.
         """
-        lengths: dict[str, float] = {}
-        before: dict[str, str] = {}
-        for name, node in self.nodes.items():  # in an order that follows the edges
-            length = node.longest
-            if known := [other for other in self.edges.get(name, ()) if other in lengths]:
-                before[name] = max(known, key=lengths.__getitem__)
-                length += lengths[before[name]]
-            lengths[name] = length
-        path = [max(lengths, key=lengths.__getitem__)] if lengths else []
-        while path and path[-1] in before:
-            path.append(before[path[-1]])
-        return path[::-1]
+        return [stage.name for stage in critical_path(self.nodes, self.edges)]
 
     def to_svg(self, *, fold: bool | None = None) -> str:
         """The graph and the states of its nodes as an SVG document. Needs the extra ``draw``.
