@@ -163,12 +163,13 @@ def run(
     async def command() -> Code:
         found = flow_at(flow)
         given = read_inputs(found.dag, inputs or [], input_json or [], input_file)
+        name = found.run_id if run_id is None else run_id
         return await run_to_its_end(
             found,
             EngineOptions(broker, journal, max_parallel, on_error, timeout),
-            lambda engine: engine.execute_async(given, outputs=output or None, run_id=run_id),
+            lambda engine: engine.execute_async(given, outputs=output or None, run_id=name),
             Results(json_lines=json_lines),
-            new_run_id=run_id,
+            new_run_id=name,
             quiet=quiet,
         )
 

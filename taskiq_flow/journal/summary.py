@@ -108,7 +108,8 @@ class SummaryWriter:
     def go_on_after(self, earlier: RunSummary) -> None:
         """Continue a run of which this is the summary."""
         self.seq, self.started = earlier.seq, earlier.started or self.started
-        self._head = replace(self._head, parent=earlier.parent)
+        name = earlier.name if self._head.name is None else self._head.name
+        self._head = replace(self._head, name=name, parent=earlier.parent)
         self._total, self._completed = earlier.total, earlier.completed
         self._failed, self._skipped = earlier.failed, earlier.skipped
 

@@ -77,7 +77,7 @@ class Pipeline(RunnablePipeline, Generic[T]):
     sum 10
     """
 
-    _execution_mode = "pipeline"
+    _execution_mode = "sequential"
 
     def __init__(
         self: Pipeline[Any],

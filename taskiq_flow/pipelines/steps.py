@@ -258,6 +258,7 @@ def compiled(steps: Sequence[Step | Group], positional: int, names: Iterable[str
 def _graph(steps: Sequence[Step | Group], taken: Taken) -> tuple[DAG, str]:
     """The nodes of all steps, and the key of the last one's result."""
     dag = DAG()
+    dag.kind = "sequential"
     node: DAGNode | None = None
     for step in steps:
         node = step.add_to(dag, taken, node)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from taskiq_flow.events import GraphKind
 from taskiq_flow.previews import printable
 from taskiq_flow.views.node_view import NodeState, NodeView
 from taskiq_flow.views.run_view import RunStatus, RunView
@@ -60,7 +61,8 @@ class PipelineStatus(BaseModel):
     """How far a run is, or how it has ended.
 
     ``pipeline_id``: the run's id. ``status``: ``"PENDING"``, ``"RUNNING"``, ``"COMPLETED"``,
-    ``"FAILED"`` or ``"CANCELLED"``. Times are in UTC. ``steps``: in the order of the graph.
+    ``"FAILED"`` or ``"CANCELLED"``. ``pipeline_type``: ``"sequential"`` for a run of a ``Pipeline``,
+    ``"dataflow"`` for those of other graphs. Times are in UTC. ``steps``: in the order of the graph.
     ``result``: the preview of what the last step gave; of several that no other takes from, a dict
     by name. ``error``: type and message.
 
@@ -71,7 +73,7 @@ class PipelineStatus(BaseModel):
 
     pipeline_id: str
     status: PipelineState
-    pipeline_type: str = "dataflow"
+    pipeline_type: GraphKind = "dataflow"
     started_at: datetime | None = None
     completed_at: datetime | None = None
     duration_ms: float | None = None
@@ -141,6 +143,7 @@ def status_of(view: RunView) -> PipelineStatus:
     return PipelineStatus(
         pipeline_id=printable(view.run_id),
         status=_PIPELINE_STATES[view.status],
+        pipeline_type=view.kind,
         started_at=_moment(view, view.started_at),
         completed_at=_moment(view, view.ended_at),
         duration_ms=None if view.ended_at is None else view.seconds * 1000,

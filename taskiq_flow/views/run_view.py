@@ -14,6 +14,7 @@ from taskiq_flow.events import (
     ElementsKnown,
     Event,
     Gap,
+    GraphKind,
     NodeBegan,
     NodeCompleted,
     NodeFailed,
@@ -48,7 +49,8 @@ class RunView:
     ``time``: seconds since 1970 at which the last of these began, ``started_at`` and ``at`` the
     moments of that and of the last event by the clock of ``Event.at``. ``error``: what ended the
     run. ``nodes``: by name; ``edges``: by name, what each depends on. ``expected``: by name, how
-    many seconds a node or one of its elements is expected to run, if not 1.
+    many seconds a node or one of its elements is expected to run, if not 1. ``kind``: how the graph
+    was declared, ``"sequential"`` as a ``Pipeline``.
 
     >>> view = RunView()
     >>> class Watching:
@@ -75,6 +77,7 @@ class RunView:
     nodes: dict[str, NodeView] = field(default_factory=dict)
     edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     expected: Mapping[str, float] = field(default_factory=dict)
+    kind: GraphKind = "dataflow"
     _counts: Counter[NodeState] = field(default_factory=Counter)
     _earlier: dict[str, NodeView] = field(default_factory=dict)
 
@@ -158,7 +161,7 @@ class RunView:
         self.sessions += 1
         self.status, self.error, self.ended_at = "running", None, None
         self.time, self.started_at, self.edges = event.time, event.at, event.edges
-        self.expected = event.expected
+        self.expected, self.kind = event.expected, event.kind
         self.nodes = {name: NodeView(name) for name in event.task_names}
         for name, levels in event.mapped.items():
             self.nodes[name].elements = ElementsView(levels)

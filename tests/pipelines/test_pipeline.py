@@ -13,17 +13,21 @@ from taskiq import InMemoryBroker, SimpleRetryMiddleware, TaskiqResultTimeoutErr
 from taskiq_flow import (
     BindingError,
     ConfigurationError,
+    DataflowPipeline,
     ExecutionEngine,
     HookManager,
     InputError,
+    MemoryJournal,
     NodeFailedError,
     Pipeline,
     PipelineError,
+    PipelineStartEvent,
     PipelineTask,
     PipelineTrackingManager,
     Retry,
     RunCancelledError,
     RunFailedError,
+    RunReader,
     RunTimeoutError,
 )
 from tests.recording import Recorder
@@ -302,6 +306,35 @@ async def test_a_pipeline_within_a_pipeline_is_a_task(broker: InMemoryBroker) ->
     inner = Pipeline(broker).call_next(words).map(shout).as_task("inner")
     pipeline = Pipeline(broker).call_next(shout).group([inner, len]).call_next(listed)
     assert await result(pipeline, "a b") == [["A!", "B!!"], 4]
+
+
+async def test_the_name_as_a_task_is_that_of_the_graph_in_lists_of_runs(
+    broker: InMemoryBroker,
+) -> None:
+    journal = MemoryJournal()
+    pipeline = Pipeline(broker).call_next(abs)
+    pipeline.as_task("nightly")
+    engine = ExecutionEngine(**pipeline.engine.options | {"journal": journal})
+    await engine.execute({"input": -7})
+    assert [run.name for run in await RunReader(journal).runs()] == ["nightly"]
+
+
+async def test_listeners_are_told_of_what_type_a_pipeline_is(broker: InMemoryBroker) -> None:
+    tracking, starts = PipelineTrackingManager(), []
+
+    class Starts:
+        def on_pipeline_start(self, event: PipelineStartEvent) -> None:
+            starts.append((event.pipeline_id, event.pipeline_type))
+
+    hooks = HookManager().add_hook(Starts())
+    listeners = [tracking, hooks]
+    steps = Pipeline(broker, pipeline_id="steps", listeners=listeners).call_next(len)
+    await (await steps.kiq("abc"))
+    keys = DataflowPipeline(broker, [words], pipeline_id="keys", listeners=listeners)
+    await keys.kiq_dataflow(text="abc")
+    assert starts == [("steps", "sequential"), ("keys", "dataflow")]
+    found = {each.pipeline_id: each.pipeline_type for each in await tracking.list_pipelines()}
+    assert found == {"steps": "sequential", "keys": "dataflow"}
 
 
 # Running
