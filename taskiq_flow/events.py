@@ -109,8 +109,8 @@ class RunStarted(_Event):
     the names of the nodes that it depends on; nodes without any are left out. ``mapped``: by mapped
     node, how many positions the ``index`` of its elements has. ``expected``: by node, its
     ``expected_seconds`` if that is not 1. ``tasks``: by node, the name of its task if that is
-    another one; ``outputs``: its output keys if these are not just its name. ``kind``: how the graph
-    was declared.
+    another one; ``outputs``: its output keys if these are not just its name. ``kind``: how the
+    graph was declared.
     """
 
     type: ClassVar[str] = "run.started"

@@ -26,8 +26,8 @@ class PipelineStartEvent:
     """A run has started, or an engine goes on with it.
 
     ``pipeline_id``: the run's id. ``timestamp``: when, in UTC. ``pipeline_type``: ``"sequential"``
-    for a run of a ``Pipeline``, ``"dataflow"`` for those of other graphs. ``input``: ``None`` for a run of an
-    engine, which does not tell its listeners.
+    for a run of a ``Pipeline``, ``"dataflow"`` for those of other graphs. ``input``: ``None`` for
+    a run of an engine, which does not tell its listeners.
     """
 
     type: ClassVar[str] = "pipeline_start"

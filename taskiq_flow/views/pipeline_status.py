@@ -61,10 +61,10 @@ class PipelineStatus(BaseModel):
     """How far a run is, or how it has ended.
 
     ``pipeline_id``: the run's id. ``status``: ``"PENDING"``, ``"RUNNING"``, ``"COMPLETED"``,
-    ``"FAILED"`` or ``"CANCELLED"``. ``pipeline_type``: ``"sequential"`` for a run of a ``Pipeline``,
-    ``"dataflow"`` for those of other graphs. Times are in UTC. ``steps``: in the order of the graph.
-    ``result``: the preview of what the last step gave; of several that no other takes from, a dict
-    by name. ``error``: type and message.
+    ``"FAILED"`` or ``"CANCELLED"``. ``pipeline_type``: ``"sequential"`` for a run of a
+    ``Pipeline``, ``"dataflow"`` for those of other graphs. Times are in UTC. ``steps``: in the
+    order of the graph. ``result``: the preview of what the last step gave; of several that no other
+    takes from, a dict by name. ``error``: type and message.
 
     >>> status = PipelineStatus(pipeline_id="nightly", status="RUNNING")
     >>> status.is_finished()

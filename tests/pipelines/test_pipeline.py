@@ -17,6 +17,7 @@ from taskiq_flow import (
     ExecutionEngine,
     HookManager,
     InputError,
+    Listener,
     MemoryJournal,
     NodeFailedError,
     Pipeline,
@@ -327,7 +328,7 @@ async def test_listeners_are_told_of_what_type_a_pipeline_is(broker: InMemoryBro
             starts.append((event.pipeline_id, event.pipeline_type))
 
     hooks = HookManager().add_hook(Starts())
-    listeners = [tracking, hooks]
+    listeners: list[Listener] = [tracking, hooks]
     steps = Pipeline(broker, pipeline_id="steps", listeners=listeners).call_next(len)
     await (await steps.kiq("abc"))
     keys = DataflowPipeline(broker, [words], pipeline_id="keys", listeners=listeners)
