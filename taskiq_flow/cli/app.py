@@ -115,11 +115,14 @@ AllowChanged = Annotated[
 
 
 def _execute(
-    flow: str, options: EngineOptions, begin: Any, *, json_lines: bool, quiet: bool
+    flow: str, run_id: str, options: EngineOptions, begin: Any, *, json_lines: bool, quiet: bool
 ) -> NoReturn:
-    """Run a flow; ``begin`` makes the stream of its engine."""
+    """Run a flow again; ``begin`` makes the stream of its engine. ``run_id``: of the first run."""
 
     async def command() -> Code:
+        if options.journal is not None:
+            async with history.reader_of(options.journal) as reader:
+                await reader.run(run_id)
         results = Results(json_lines=json_lines)
         return await run_to_its_end(flow_at(flow), options, begin, results, quiet=quiet)
 
@@ -274,7 +277,7 @@ def resume(
     """Continue a run that was stopped, and write all of its results."""
     options = EngineOptions(broker, journal, max_parallel, on_error, timeout)
     begin = partial(_resumed, run_id=run, allow_changed=allow_changed, wait=wait)
-    _execute(flow, options, begin, json_lines=json_lines, quiet=quiet)
+    _execute(flow, run, options, begin, json_lines=json_lines, quiet=quiet)
 
 
 def _resumed(engine: Any, **options: Any) -> Any:
@@ -305,6 +308,7 @@ def rerun(
     options = EngineOptions(broker, journal, max_parallel, on_error, timeout)
     _execute(
         flow,
+        run,
         options,
         lambda engine: engine.rerun(run, from_, allow_changed=allow_changed, new_run_id=new_run_id),
         json_lines=json_lines,

@@ -36,8 +36,7 @@ _DAY = 86_400
 
 @asynccontextmanager
 async def reader_of(journal: str) -> AsyncIterator[RunReader]:
-    """A reader of a journal that is there. Raises ``CommandError`` if there is no such file."""
-    _check_is_there(journal)
+    """A reader of a journal. Raises ``JournalError`` if there is no such file."""
     try:
         reader = RunReader(journal)
     except (TypeError, ValueError) as error:
@@ -46,15 +45,6 @@ async def reader_of(journal: str) -> AsyncIterator[RunReader]:
         yield reader
     finally:
         await reader.aclose()
-
-
-def _check_is_there(journal: str) -> None:
-    """Reading the runs of a file that does not exist would make it."""
-    if "://" not in journal and not Path(journal).exists():
-        raise CommandError(
-            f"there is no journal {journal!r}; give the file to which runs were written",
-            Code.UNREACHABLE,
-        )
 
 
 async def list_runs(
@@ -269,6 +259,7 @@ async def delete_runs(
         raise CommandError("name runs, or give --older-than, --keep and --name; not both")
     async with reader_of(journal) as reader:
         for run_id in run_ids:
+            await reader.run(run_id)  # which creates no file
             await reader.journal.delete(run_id)
             show(one_line(run_id))
         if not run_ids:

@@ -19,6 +19,7 @@ from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.log_events import events_of_log
 from taskiq_flow.journal.log_values import value_in_log
 from taskiq_flow.journal.protocol import EventJournal, Journal, Request, is_run, stores_events
+from taskiq_flow.journal.sqlite import SqliteJournal
 from taskiq_flow.journal.summary import Head, RunState, RunSummary, SummaryWriter
 from taskiq_flow.journal.wire import read_lines
 from taskiq_flow.views.run_view import RunView
@@ -33,11 +34,13 @@ LOOK_AGAIN = 1.0
 class RunReader:
     """Reads the runs of a journal, which may be in progress in any process.
 
-    ``journal``: an object, a path or an address, as the engine takes it. Reading a status reads no
-    values. A run that was written by an earlier version, or to a journal without the methods of
-    ``EventJournal``, is read from its log: without times, and with its values.
+    ``journal``: an object, a path or an address, as the engine takes it. Reading creates no file,
+    and reading a status reads no values. A run that was written by an earlier version, or to a
+    journal without the methods of ``EventJournal``, is read from its log: without times, and with
+    its values.
 
-    All methods but ``runs`` raise ``RunNotFoundError``, and all of them ``JournalError``.
+    All methods but ``runs`` raise ``RunNotFoundError``, and all of them ``JournalError``, also for
+    a path where there is no journal.
 
     >>> dag = DAGBuilder("letters").node(str.upper, inputs=["text"]).build()
     >>> async def main():
@@ -61,6 +64,7 @@ class RunReader:
         if given is None:
             raise TypeError("journal is None; give the journal whose runs are to be read")
         self.journal = given
+        self._is_path = given is not journal
         self._store: EventJournal | None = given if stores_events(given) else None
 
     async def runs(
@@ -83,6 +87,8 @@ class RunReader:
             raise TypeError(f"name is {name!r}; give the name of a graph")
         if isinstance(limit, bool) or not isinstance(limit, int):
             raise TypeError(f"limit is {limit!r}; give a whole number")
+        if self._lacks_file():
+            return []
         found: list[RunSummary] = []
         since, before = _moment("since", since), _moment("before", before)
         looked_at, size = set[str](), limit
@@ -103,6 +109,7 @@ class RunReader:
 
     async def run(self, run_id: str) -> RunSummary:
         """The summary of one run."""
+        self._check_has_file(run_id)
         if self._store is None:
             return await self._summary_of_log(RunSummary(run_id, "running"))
         return await self._current(await self._store.summary(run_id))
@@ -152,6 +159,7 @@ class RunReader:
         Reads the run's log. Classes are restored if this process has imported them. Raises
         ``MissingNodeError`` if there is no such value.
         """
+        self._check_has_file(run_id)
         return await value_in_log(self.journal, run_id, node)
 
     async def request(self, run_id: str, request: Request) -> bool:
@@ -193,6 +201,8 @@ class RunReader:
                 f"{type(self.journal).__name__} does not tell the age of runs; delete them one by "
                 "one, or give the journal the methods of EventJournal"
             )
+        if self._lacks_file():
+            return []
         until = None if older_than is None else time.time() - in_seconds("older_than", older_than)
         listed = filter(_is_run, await store.summaries(name=name, limit=_ALL))
         runs = [run for run in listed if name in (None, run.name)]
@@ -211,6 +221,21 @@ class RunReader:
 
     def __repr__(self) -> str:
         return f"<RunReader of {self.journal!r}>"
+
+    def _lacks_file(self) -> bool:
+        """Whether nothing was written to the journal's file yet. Opening it would create it.
+
+        Raises ``JournalError`` if the reader was given its path, which is wrong perhaps.
+        """
+        if not isinstance(self.journal, SqliteJournal) or self.journal.file.is_written():
+            return False
+        if self._is_path:
+            raise errors.no_file(self.journal.file.path)
+        return True
+
+    def _check_has_file(self, run_id: str) -> None:
+        if self._lacks_file():
+            raise errors.not_found(run_id)
 
     async def _page(
         self,
@@ -253,6 +278,7 @@ class RunReader:
         )
 
     async def _stored(self, run_id: str, after: int) -> AsyncGenerator[Event, None]:
+        self._check_has_file(run_id)
         if self._store is None or not (await self._store.summary(run_id)).started:
             async for event in events_of_log(self.journal, run_id):
                 yield event

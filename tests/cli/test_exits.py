@@ -47,7 +47,8 @@ ENDS = [
     (["watch", "r2", "--journal", "runs.db"], 4, "the journal has no run 'r2'"),
     (["cancel", "r2", "--journal", "runs.db"], 4, "the journal has no run 'r2'"),
     (["resume", "r2", "flows:nightly", "--journal", "runs.db"], 4, "the journal has no run 'r2'"),
-    (["runs", "--journal", "none.db"], 5, "there is no journal 'none.db'"),
+    (["runs", "--journal", "none.db"], 5, "none.db'; give the file to which an engine writes"),
+    (["resume", "r1", "flows:nightly", "--journal", "none.db"], 5, "there is no journal at"),
     (["runs", "--journal", "flows.py"], 5, "file is not a database"),
     (["run", "flows:nightly", *URL, "--journal", "no/runs.db"], 5, "unable to open database file"),
     (["run", "flows:gated", "--timeout", "0.05"], 124, "did not end within 0.05 s"),
@@ -73,8 +74,16 @@ def test_each_exit_code_and_what_is_said(with_run: Path, run: Run) -> None:
             assert ("Traceback" in done.errors) == is_of_module, done.errors
 
 
-def test_a_journal_that_is_only_read_is_not_made(folder: Path, run: Run) -> None:
-    run("runs", "--journal", "none.db")
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("runs", "show r1", "watch r1", "cancel r1", "delete r1", "delete --older-than 1d"),
+        *("resume r1 flows:nightly", "rerun r1 flows:nightly --from title"),
+    ],
+)
+def test_a_journal_that_is_only_read_is_not_made(folder: Path, run: Run, command: str) -> None:
+    done = run(*command.split(), "--journal", "none.db")
+    assert (done.code, done.output) == (5, "")
     assert not (folder / "none.db").exists()
 
 
