@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from taskiq_flow.cli import history
-from taskiq_flow.cli.exits import Code, exit_with
+from taskiq_flow.cli.exits import Code, exit_with, texts_of_typer
 from taskiq_flow.cli.flows import flow_at
 from taskiq_flow.cli.graphs import GraphFormat, show_graph, validate_graph
 from taskiq_flow.cli.inputs import read_inputs
@@ -421,4 +421,5 @@ def _show_warning(message: Warning | str, *_: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Do what the command line says, and exit."""
-    app(arguments, prog_name="taskiq-flow")
+    with texts_of_typer():
+        app(arguments, prog_name="taskiq-flow")
