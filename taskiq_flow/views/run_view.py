@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from taskiq_flow.drawing.diagram import diagram_of_run
 from taskiq_flow.drawing.layout import lay_out
 from taskiq_flow.drawing.svg import svg_of
+from taskiq_flow.errors import MissingNodeError
 from taskiq_flow.events import (
     ElementsKnown,
     Event,
@@ -26,6 +27,7 @@ from taskiq_flow.events import (
     RunStarted,
 )
 from taskiq_flow.previews import shown_error
+from taskiq_flow.suggestions import did_you_mean
 from taskiq_flow.views.critical_path import critical_path
 from taskiq_flow.views.node_view import MOST_FAILURES, ElementsView, NodeState, NodeView
 
@@ -96,14 +98,27 @@ class RunView:
     def node(self, name: str) -> NodeView:
         """A node by its name, or an element that is in flight or has failed.
 
-        Raises ``KeyError``, also for an element that has no record.
+        Raises ``MissingNodeError``, also for an element that has no record.
         """
         if (node := self.nodes.get(name)) is not None:
             return node
-        elements = self.nodes[_name_of_map(name)].elements
+        mapped = self.nodes.get(_name_of_map(name))
+        elements = None if mapped is None else mapped.elements
         if elements is None:
-            raise KeyError(name)
-        return elements.records[name]
+            meant = did_you_mean(name, self.nodes)
+            raise MissingNodeError(
+                f"run {self.run_id!r} has no node {name!r}{meant or '; nodes has all of them'}",
+                reference=name,
+            )
+        if (record := elements.records.get(name)) is not None:
+            return record
+        raise MissingNodeError(
+            f"there is no record of element {name!r}: it is not in flight, and not among the first "
+            f"{MOST_FAILURES:,} that failed; of {elements.known} elements, {elements.completed} "
+            f"have completed, {elements.failed} failed and {elements.skipped} were skipped; "
+            "its events are in the run's journal, as RunReader.events() gives them",
+            reference=name,
+        )
 
     @property
     def critical_path(self) -> list[str]:

@@ -19,6 +19,7 @@ from taskiq_flow import (
     Event,
     ExecutionEngine,
     Gap,
+    MissingNodeError,
     NodeBegan,
     NodeCompleted,
     NodeFailed,
@@ -173,8 +174,16 @@ def test_elements_are_counted_and_those_in_flight_or_failed_have_a_record() -> N
     assert view.node("m[2]").state == "running"
     assert view.nodes["m"].state == "running"
     assert view.nodes["m"].longest == 2.0
-    with pytest.raises(KeyError):
-        view.node("m[0]")
+    for name, message in {
+        "m[0]": r"no record of element 'm\[0\]': it is not in flight.*; of 6 elements, 1 have "
+        "completed, 1 failed and 1 were skipped; its events are in the run's journal",
+        "n": "run 'r' has no node 'n'; nodes has all of them",
+        "n[0]": "run 'r' has no node",
+        "mm": "has no node 'mm'; did you mean 'm'?",
+    }.items():
+        with pytest.raises(MissingNodeError, match=message) as raised:
+            view.node(name)
+        assert raised.value.reference == name
 
 
 def test_a_mapped_node_has_ended_with_the_last_of_its_elements() -> None:
