@@ -12,8 +12,13 @@ from datetime import datetime
 from typing import Any, get_args
 
 from taskiq_flow.dataflow.options import Seconds, in_seconds
-from taskiq_flow.errors import ConfigurationError, RunLockedError, RunNotFoundError
-from taskiq_flow.events import Event
+from taskiq_flow.errors import (
+    ConfigurationError,
+    MissingNodeError,
+    RunLockedError,
+    RunNotFoundError,
+)
+from taskiq_flow.events import Event, NodeCompleted
 from taskiq_flow.journal import errors
 from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.log_events import events_of_log
@@ -22,6 +27,7 @@ from taskiq_flow.journal.protocol import EventJournal, Journal, Request, is_run,
 from taskiq_flow.journal.sqlite import SqliteJournal
 from taskiq_flow.journal.summary import Head, RunState, RunSummary, SummaryWriter
 from taskiq_flow.journal.wire import read_lines
+from taskiq_flow.previews import preview
 from taskiq_flow.views.run_view import RunView
 
 _ALL = 1 << 31
@@ -157,10 +163,17 @@ class RunReader:
         """What a node or an element has given, or what the run was given as this input.
 
         Reads the run's log. Classes are restored if this process has imported them. Raises
-        ``MissingNodeError`` if there is no such value.
+        ``MissingNodeError`` if there is no such value; of a run that was recorded by a
+        ``Recorder`` it has the preview.
         """
         self._check_has_file(run_id)
-        return await value_in_log(self.journal, run_id, node)
+        try:
+            return await value_in_log(self.journal, run_id, node)
+        except MissingNodeError as error:
+            if (await self.run(run_id)).is_resumable:
+                raise
+            shown = await self._preview(run_id, node)
+            raise MissingNodeError(f"{error}{shown}", reference=node) from None
 
     async def request(self, run_id: str, request: Request) -> bool:
         """Ask the engine that has a run to ``"cancel"`` it, which takes some two seconds.
@@ -236,6 +249,16 @@ class RunReader:
     def _check_has_file(self, run_id: str) -> None:
         if self._lacks_file():
             raise errors.not_found(run_id)
+
+    async def _preview(self, run_id: str, name: str) -> str:
+        """The preview of what a node or an element has given, for the end of a message."""
+        async with aclosing(self.events(run_id)) as events:
+            async for event in events:
+                if isinstance(event, NodeCompleted) and event.task_name == name:
+                    shown = preview(event.result)
+                    part = "the beginning" if shown["cut"] else "the whole"
+                    return f"; {part} of {name!r} ({shown['kind']}) is {shown['text']}"
+        return ""
 
     async def _page(
         self,
