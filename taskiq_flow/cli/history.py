@@ -64,7 +64,7 @@ async def list_runs(
         for run in runs:
             show_json(run)
     elif runs:
-        heads = ("", "run", "status", "started", "took", "nodes", "graph")
+        heads = ("", "run", "status", "started", "took", "done", "graph")
         rows: list[Row] = [[Text(head, style="dim") for head in heads]]
         show_table([*rows, *map(_row_of_run, runs)], most_important=(0, 1, 2))
     else:
@@ -75,14 +75,15 @@ async def list_runs(
 def _row_of_run(run: RunSummary) -> Row:
     until = time.time() if run.status == "running" else run.ended
     took = "" if until is None or not run.started else duration(max(0.0, until - run.started))
-    nodes = f"{run.completed}/{run.total}" + (f", {run.failed} failed" if run.failed else "")
+    done = f"{run.completed + run.failed + run.skipped}/{run.total}"
+    done += f", {run.failed} failed" if run.failed else ""
     return [
         sign(run.status),
         one_line(run.run_id),
         Text(run.status, style=STYLES[run.status]),
         _when(run.started),
         took,
-        nodes,
+        done,
         one_line(run.name or ""),
     ]
 
@@ -135,6 +136,7 @@ def _show_state(run: RunSummary, view: RunView) -> None:
     facts = {
         "graph": run.name and one_line(run.name),
         "started": run.started and _when(run.started),
+        "sessions": f"{view.sessions}; times are of the last" if view.sessions > 1 else "",
         "engine": run.host and f"{run.host}, process {run.pid}",
         "again from": run.parent and one_line(run.parent),
         "error": "" if status_says_it else without_python(error_text(view.error)),

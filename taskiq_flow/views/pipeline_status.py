@@ -155,7 +155,7 @@ def status_of(view: RunView) -> PipelineStatus:
 
 def _step_of(node: NodeView, view: RunView) -> StepStatus:
     sent_at = node.earlier[0][0] if node.earlier else node.sent_at
-    duration = None
+    duration, elements = None, node.elements
     if sent_at is not None and node.is_ended and node.ended_at is not None:
         duration = (node.ended_at - sent_at) * 1000
     return StepStatus(
@@ -166,7 +166,7 @@ def _step_of(node: NodeView, view: RunView) -> StepStatus:
         duration_ms=duration,
         result=node.preview,
         error=_error_text(_error_of(node)),
-        retry_count=max(0, node.attempts - 1),
+        retry_count=max(0, node.attempts - 1) if elements is None else elements.repeated,
     )
 
 

@@ -29,7 +29,14 @@ from taskiq_flow.events import (
 from taskiq_flow.previews import shown_error
 from taskiq_flow.suggestions import did_you_mean
 from taskiq_flow.views.critical_path import critical_path
-from taskiq_flow.views.node_view import MOST_FAILURES, ElementsView, NodeState, NodeView
+from taskiq_flow.views.node_view import (
+    MOST_FAILURES,
+    ElementsView,
+    NodeState,
+    NodeView,
+    depth_of,
+    name_of_map,
+)
 
 RunStatus = Literal["pending", "running", "interrupted", "completed", "failed", "cancelled"]
 """``"interrupted"``: no engine has the run any more. No event tells so; ``RunReader`` does."""
@@ -102,7 +109,7 @@ class RunView:
         """
         if (node := self.nodes.get(name)) is not None:
             return node
-        mapped = self.nodes.get(_name_of_map(name))
+        mapped = self.nodes.get(name_of_map(name))
         elements = None if mapped is None else mapped.elements
         if elements is None:
             meant = did_you_mean(name, self.nodes)
@@ -251,7 +258,7 @@ class RunView:
         node, whole = self._find(event)
         node.because_of, node.reason = event.because_of, event.reason
         if whole is not None and whole.elements is not None and event.index is not None:
-            depth = _depth_of(event.task_name)
+            depth = depth_of(event.task_name)
             if depth < whole.elements.levels:
                 whole.elements.tell_missing(depth)
         self._ended(node, whole, event, "skipped")
@@ -260,16 +267,16 @@ class RunView:
         name = event.task_name
         node = self.nodes.get(name)
         is_outermost = node is not None and node.elements is not None
-        whole = node if node is not None and is_outermost else self._map(_name_of_map(name))
+        whole = node if node is not None and is_outermost else self._map(name_of_map(name))
         if whole.elements is not None:
-            whole.elements.tell(0 if is_outermost else _depth_of(name), event.count)
+            whole.elements.tell(0 if is_outermost else depth_of(name), event.count)
             self._update_map(whole, whole.elements, event.at)
 
     def _find(self, event: _OfNode) -> tuple[NodeView, NodeView | None]:
         """The node, or the element and the node to which it belongs."""
         name = event.task_name
         if event.index is not None:
-            whole = self._map(_name_of_map(name))
+            whole = self._map(name_of_map(name))
             if whole.elements is not None:
                 return whole.elements.record(name), whole
         return self.nodes.get(name) or self._add(name), None
@@ -358,6 +365,9 @@ class RunView:
         whole.waiting += node.waiting
         whole.sending += node.sending
         whole.running += node.running
+        elements.attempts += node.attempts
+        if node.attempts > 1:
+            elements.repeated += node.attempts - 1
         elements.longest = max(elements.longest, node.running)
         whole.ended_at = at
 
@@ -405,13 +415,3 @@ class RunView:
         RunFinished: _finished,
         Gap: _missed,
     }
-
-
-def _name_of_map(name: str) -> str:
-    """The mapped node of an element, or of a list within its lists."""
-    return name.rpartition("[")[0] or name
-
-
-def _depth_of(name: str) -> int:
-    """How many positions the name of an element, or of a list within lists, has."""
-    return name.rpartition("[")[2].count(",") + 1

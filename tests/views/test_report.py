@@ -132,7 +132,7 @@ def test_a_mapped_node_counts_with_its_longest_element() -> None:
     view.apply(RunFinished("r", 3.0, "completed", None))
     report = RunReport.of(view)
     assert (report.ideal_seconds, report.nodes["m"].running) == (3.0, 4.0)
-    assert report.nodes["m"].elements == 2
+    assert (report.nodes["m"].elements, report.nodes["m"].attempts) == (2, 2)
     assert report.sentence == "3.000 s of 3.000 s went into running m."
 
 
