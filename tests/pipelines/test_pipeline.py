@@ -703,3 +703,32 @@ async def test_a_value_that_a_step_changes_changes_no_other_run(broker: InMemory
     assert await result(pipeline, 1) == [0, 1]
     assert await result(pipeline, 2) == [0, 2]
     assert fixed == [0]
+
+
+@pytest.mark.parametrize(
+    ("add", "said"),
+    [
+        (lambda p: p.call_next(words, txt=1), "no parameter 'txt'; did you mean 'text'"),
+        (lambda p: p.call_next(words, "a", "b"), "more values than it takes"),
+        (lambda p: p.call_next(words, param_name="txt"), "no parameter 'txt'"),
+        (lambda p: p.call_next(words, text="a", param_name="text"), "given 'text' twice"),
+        (lambda p: p.call_after(words), "lacks 'text'"),
+        (lambda p: p.map(words, text="a"), "more values than it takes"),
+        (lambda p: p.filter(lambda: True), "more values than it takes"),
+        (lambda p: p.group([words, len], ["txt", None]), "no parameter 'txt'"),
+    ],
+)
+def test_a_first_step_that_kiq_could_never_call_is_refused_when_it_is_added(
+    broker: InMemoryBroker, add: Any, said: str
+) -> None:
+    pipeline: Pipeline[Any] = Pipeline(broker)
+    with pytest.raises(BindingError, match=said):
+        add(pipeline)
+    assert "0 steps" in repr(pipeline)
+
+
+async def test_a_first_step_may_lack_what_kiq_gives(broker: InMemoryBroker) -> None:
+    assert await (await Pipeline(broker).call_next(shout, mark="?").kiq(word="a")) == "A?"
+    assert await (await Pipeline(broker).call_next(shout).kiq("a", mark="?")) == "A?"
+    assert await (await Pipeline(broker).call_next(shout, "a").kiq()) == "A!"
+    assert await (await Pipeline(broker).call_next(pow, mod=10).kiq(7, 2)) == 9
