@@ -31,6 +31,9 @@ from the outermost on."""
 Outcome = Literal["completed", "failed", "cancelled"]
 """How a run has ended."""
 
+GraphKind = Literal["dataflow", "sequential"]
+"""How a graph was declared: by the keys of its nodes, or as a ``Pipeline`` of steps."""
+
 WIRE_VERSION = 1
 """The version of what ``to_dict`` returns. It only grows: later ones add types and keys."""
 
@@ -106,7 +109,8 @@ class RunStarted(_Event):
     the names of the nodes that it depends on; nodes without any are left out. ``mapped``: by mapped
     node, how many positions the ``index`` of its elements has. ``expected``: by node, its
     ``expected_seconds`` if that is not 1. ``tasks``: by node, the name of its task if that is
-    another one; ``outputs``: its output keys if these are not just its name.
+    another one; ``outputs``: its output keys if these are not just its name. ``kind``: how the
+    graph was declared.
     """
 
     type: ClassVar[str] = "run.started"
@@ -121,6 +125,7 @@ class RunStarted(_Event):
     tasks: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seq: int = 0
+    kind: GraphKind = "dataflow"
 
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield "time", self.time
@@ -130,6 +135,7 @@ class RunStarted(_Event):
         yield "expected", _by_name(self.expected, self.expected.values())
         yield "tasks", _by_name(self.tasks, _names(self.tasks.values()))
         yield "outputs", _by_name(self.outputs, map(_names, self.outputs.values()))
+        yield "kind", None if self.kind == "dataflow" else self.kind
 
 
 @dataclass(frozen=True, slots=True)

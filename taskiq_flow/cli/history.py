@@ -36,8 +36,7 @@ _DAY = 86_400
 
 @asynccontextmanager
 async def reader_of(journal: str) -> AsyncIterator[RunReader]:
-    """A reader of a journal that is there. Raises ``CommandError`` if there is no such file."""
-    _check_is_there(journal)
+    """A reader of a journal. Raises ``JournalError`` if there is no such file."""
     try:
         reader = RunReader(journal)
     except (TypeError, ValueError) as error:
@@ -46,15 +45,6 @@ async def reader_of(journal: str) -> AsyncIterator[RunReader]:
         yield reader
     finally:
         await reader.aclose()
-
-
-def _check_is_there(journal: str) -> None:
-    """Reading the runs of a file that does not exist would make it."""
-    if "://" not in journal and not Path(journal).exists():
-        raise CommandError(
-            f"there is no journal {journal!r}; give the file to which runs were written",
-            Code.UNREACHABLE,
-        )
 
 
 async def list_runs(
@@ -74,7 +64,7 @@ async def list_runs(
         for run in runs:
             show_json(run)
     elif runs:
-        heads = ("", "run", "status", "started", "took", "nodes", "graph")
+        heads = ("", "run", "status", "started", "took", "done", "graph")
         rows: list[Row] = [[Text(head, style="dim") for head in heads]]
         show_table([*rows, *map(_row_of_run, runs)], most_important=(0, 1, 2))
     else:
@@ -85,14 +75,15 @@ async def list_runs(
 def _row_of_run(run: RunSummary) -> Row:
     until = time.time() if run.status == "running" else run.ended
     took = "" if until is None or not run.started else duration(max(0.0, until - run.started))
-    nodes = f"{run.completed}/{run.total}" + (f", {run.failed} failed" if run.failed else "")
+    done = f"{run.completed + run.failed + run.skipped}/{run.total}"
+    done += f", {run.failed} failed" if run.failed else ""
     return [
         sign(run.status),
         one_line(run.run_id),
         Text(run.status, style=STYLES[run.status]),
         _when(run.started),
         took,
-        nodes,
+        done,
         one_line(run.name or ""),
     ]
 
@@ -145,6 +136,7 @@ def _show_state(run: RunSummary, view: RunView) -> None:
     facts = {
         "graph": run.name and one_line(run.name),
         "started": run.started and _when(run.started),
+        "sessions": f"{view.sessions}; times are of the last" if view.sessions > 1 else "",
         "engine": run.host and f"{run.host}, process {run.pid}",
         "again from": run.parent and one_line(run.parent),
         "error": "" if status_says_it else without_python(error_text(view.error)),
@@ -269,6 +261,7 @@ async def delete_runs(
         raise CommandError("name runs, or give --older-than, --keep and --name; not both")
     async with reader_of(journal) as reader:
         for run_id in run_ids:
+            await reader.run(run_id)  # which creates no file
             await reader.journal.delete(run_id)
             show(one_line(run_id))
         if not run_ids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -29,6 +30,11 @@ STYLES: Mapping[str, str] = {
     "skipped": "dim",
 }
 
+
+class OutputError(Exception):
+    """Standard output cannot be written to."""
+
+
 _WIDTH = 80
 """Columns of a text that is written elsewhere than to a terminal."""
 
@@ -38,7 +44,8 @@ _IN_ASCII = str.maketrans("█░✓✗⊘●○·–", "#:+x-*o.-")  # noqa: RU
 def say(text: str, style: str = "") -> None:
     """Write to standard error, if there is one."""
     if sys.stderr is not None:
-        _write(Text(text, style=style), sys.stderr, wraps=True)
+        with contextlib.suppress(OutputError):  # where it could be said is what has failed
+            _write(Text(text, style=style), sys.stderr, wraps=True)
 
 
 def show(line: Text | str, *, wraps: bool = False) -> None:
@@ -61,7 +68,7 @@ def _write(text: Text, file: TextIO, *, wraps: bool) -> None:
     with console.capture() as captured:
         console.print(text)
     # A progress picture redirects the file, and the console would write past it.
-    print(captured.get(), end="", file=file, flush=True)
+    _print_as_is(captured.get(), file)
 
 
 def _print(text: str, file: TextIO) -> None:
@@ -70,7 +77,21 @@ def _print(text: str, file: TextIO) -> None:
         text.encode(encoding)
     except UnicodeEncodeError:
         text = in_ascii(text).encode(encoding, "backslashreplace").decode(encoding)
-    print(text, file=file, flush=True)
+    _print_as_is(f"{text}\n", file)
+
+
+def _print_as_is(text: str, file: TextIO) -> None:
+    try:
+        print(text, end="", file=file, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(not_written(error)) from None
+
+
+def not_written(error: OSError) -> str:
+    """What is said of output that cannot be written."""
+    return f"the output cannot be written: {error.strerror}; write it elsewhere, or make room there"
 
 
 def in_ascii(text: str) -> str:
@@ -184,8 +205,8 @@ def close_quietly() -> bool:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # Python would try once more at its end, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
+        return not isinstance(error, BrokenPipeError)
     return True

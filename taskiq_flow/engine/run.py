@@ -821,6 +821,7 @@ class Run(Generic[N]):
                 graph.expected,
                 graph.tasks,
                 graph.outputs,
+                kind=graph.kind,
             )
         )
 

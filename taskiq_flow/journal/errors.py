@@ -21,6 +21,13 @@ def not_found(run_id: str) -> RunNotFoundError:
     )
 
 
+def no_file(path: object) -> JournalError:
+    """The error of reading a file that is not there, which opening it would create."""
+    return JournalError(
+        f"there is no journal at {str(path)!r}; give the file to which an engine writes its runs"
+    )
+
+
 def recorded(run_id: str) -> JournalError:
     """The error of a run that was recorded without its values."""
     return JournalError(

@@ -12,15 +12,22 @@ from datetime import datetime
 from typing import Any, get_args
 
 from taskiq_flow.dataflow.options import Seconds, in_seconds
-from taskiq_flow.errors import ConfigurationError, RunLockedError, RunNotFoundError
-from taskiq_flow.events import Event
+from taskiq_flow.errors import (
+    ConfigurationError,
+    MissingNodeError,
+    RunLockedError,
+    RunNotFoundError,
+)
+from taskiq_flow.events import Event, NodeCompleted
 from taskiq_flow.journal import errors
 from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.log_events import events_of_log
 from taskiq_flow.journal.log_values import value_in_log
 from taskiq_flow.journal.protocol import EventJournal, Journal, Request, is_run, stores_events
+from taskiq_flow.journal.sqlite import SqliteJournal
 from taskiq_flow.journal.summary import Head, RunState, RunSummary, SummaryWriter
 from taskiq_flow.journal.wire import read_lines
+from taskiq_flow.previews import preview
 from taskiq_flow.views.run_view import RunView
 
 _ALL = 1 << 31
@@ -33,11 +40,13 @@ LOOK_AGAIN = 1.0
 class RunReader:
     """Reads the runs of a journal, which may be in progress in any process.
 
-    ``journal``: an object, a path or an address, as the engine takes it. Reading a status reads no
-    values. A run that was written by an earlier version, or to a journal without the methods of
-    ``EventJournal``, is read from its log: without times, and with its values.
+    ``journal``: an object, a path or an address, as the engine takes it. Reading creates no file,
+    and reading a status reads no values. A run that was written by an earlier version, or to a
+    journal without the methods of ``EventJournal``, is read from its log: without times, and with
+    its values.
 
-    All methods but ``runs`` raise ``RunNotFoundError``, and all of them ``JournalError``.
+    All methods but ``runs`` raise ``RunNotFoundError``, and all of them ``JournalError``, also for
+    a path where there is no journal.
 
     >>> dag = DAGBuilder("letters").node(str.upper, inputs=["text"]).build()
     >>> async def main():
@@ -61,6 +70,7 @@ class RunReader:
         if given is None:
             raise TypeError("journal is None; give the journal whose runs are to be read")
         self.journal = given
+        self._is_path = given is not journal
         self._store: EventJournal | None = given if stores_events(given) else None
 
     async def runs(
@@ -83,6 +93,8 @@ class RunReader:
             raise TypeError(f"name is {name!r}; give the name of a graph")
         if isinstance(limit, bool) or not isinstance(limit, int):
             raise TypeError(f"limit is {limit!r}; give a whole number")
+        if self._lacks_file():
+            return []
         found: list[RunSummary] = []
         since, before = _moment("since", since), _moment("before", before)
         looked_at, size = set[str](), limit
@@ -103,6 +115,7 @@ class RunReader:
 
     async def run(self, run_id: str) -> RunSummary:
         """The summary of one run."""
+        self._check_has_file(run_id)
         if self._store is None:
             return await self._summary_of_log(RunSummary(run_id, "running"))
         return await self._current(await self._store.summary(run_id))
@@ -150,9 +163,17 @@ class RunReader:
         """What a node or an element has given, or what the run was given as this input.
 
         Reads the run's log. Classes are restored if this process has imported them. Raises
-        ``MissingNodeError`` if there is no such value.
+        ``MissingNodeError`` if there is no such value; of a run that was recorded by a
+        ``Recorder`` it has the preview.
         """
-        return await value_in_log(self.journal, run_id, node)
+        self._check_has_file(run_id)
+        try:
+            return await value_in_log(self.journal, run_id, node)
+        except MissingNodeError as error:
+            if (await self.run(run_id)).is_resumable:
+                raise
+            shown = await self._preview(run_id, node)
+            raise MissingNodeError(f"{error}{shown}", reference=node) from None
 
     async def request(self, run_id: str, request: Request) -> bool:
         """Ask the engine that has a run to ``"cancel"`` it, which takes some two seconds.
@@ -193,6 +214,8 @@ class RunReader:
                 f"{type(self.journal).__name__} does not tell the age of runs; delete them one by "
                 "one, or give the journal the methods of EventJournal"
             )
+        if self._lacks_file():
+            return []
         until = None if older_than is None else time.time() - in_seconds("older_than", older_than)
         listed = filter(_is_run, await store.summaries(name=name, limit=_ALL))
         runs = [run for run in listed if name in (None, run.name)]
@@ -211,6 +234,31 @@ class RunReader:
 
     def __repr__(self) -> str:
         return f"<RunReader of {self.journal!r}>"
+
+    def _lacks_file(self) -> bool:
+        """Whether nothing was written to the journal's file yet. Opening it would create it.
+
+        Raises ``JournalError`` if the reader was given its path, which is wrong perhaps.
+        """
+        if not isinstance(self.journal, SqliteJournal) or self.journal.file.is_written():
+            return False
+        if self._is_path:
+            raise errors.no_file(self.journal.file.path)
+        return True
+
+    def _check_has_file(self, run_id: str) -> None:
+        if self._lacks_file():
+            raise errors.not_found(run_id)
+
+    async def _preview(self, run_id: str, name: str) -> str:
+        """The preview of what a node or an element has given, for the end of a message."""
+        async with aclosing(self.events(run_id)) as events:
+            async for event in events:
+                if isinstance(event, NodeCompleted) and event.task_name == name:
+                    shown = preview(event.result)
+                    part = "the beginning" if shown["cut"] else "the whole"
+                    return f"; {part} of {name!r} ({shown['kind']}) is {shown['text']}"
+        return ""
 
     async def _page(
         self,
@@ -253,6 +301,7 @@ class RunReader:
         )
 
     async def _stored(self, run_id: str, after: int) -> AsyncGenerator[Event, None]:
+        self._check_has_file(run_id)
         if self._store is None or not (await self._store.summary(run_id)).started:
             async for event in events_of_log(self.journal, run_id):
                 yield event

@@ -90,6 +90,8 @@ class SqliteJournal:
                 (lease.owner, time.time() + lease.seconds, number),
             )
 
+        if not self.file.is_written():
+            raise errors.not_found(run_id)
         await self.file.write(take)
 
     async def renew(self, run_id: str, lease: Lease) -> None:

@@ -146,6 +146,7 @@ def _run_started(run_id: str, e: Content) -> Event:
         e["tasks"],
         _tuples(e["outputs"]),
         seq=e["seq"],
+        kind=e.get("kind", "dataflow"),
     )
 
 

@@ -175,7 +175,7 @@ class Api:
         name = _path(request, "node")
         try:
             node = view.node(name)
-        except KeyError:
+        except MissingNodeError:
             raise HTTPException(
                 404, f"run {view.run_id!r} has no node {name!r}, or no record of that element"
             ) from None

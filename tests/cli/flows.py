@@ -128,6 +128,7 @@ engine = ExecutionEngine(
 
 pipeline = Pipeline(broker, timeout=30).call_next(fetch).call_next(title)
 chosen = DataflowPipeline(broker, [title, fetch]).on_error("continue")
+named = Pipeline(broker, pipeline_id="tides").call_next(fetch)
 no_steps = Pipeline(broker)
 
 

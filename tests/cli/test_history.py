@@ -23,7 +23,7 @@ def journal(folder: Path, run: Run) -> Path:
 
 def test_runs_are_listed_shown_and_deleted(journal: Path, run: Run) -> None:
     heads, bad, good = run("runs", *JOURNAL).lines
-    assert heads.split() == ["run", "status", "started", "took", "nodes", "graph"]
+    assert heads.split() == ["run", "status", "started", "took", "done", "graph"]
     assert bad.split()[:3] == ["✗", "bad", "failed"]
     assert good.split()[:3] == ["✓", "good", "completed"]
     assert good.split()[-2:] == ["2/2", "nightly"]
@@ -50,7 +50,7 @@ def test_a_run_is_shown_with_its_nodes_and_errors(journal: Path, run: Run) -> No
     good = run("show", "good", *JOURNAL).lines
     assert re.fullmatch(r"✓ good  completed in \d+ ms; 2 completed", good[0])
     assert good[1].split() == ["graph", "nightly"]
-    assert re.fullmatch(r"  ✓  title  completed in \d+ ms  Tides", good[-1])
+    assert re.fullmatch(r"  ✓  title  completed in \d+ ms +Tides", good[-1])
     bad = run("show", "bad", *JOURNAL).output
     assert re.search(r"^  ✗  odd +failed, ", bad, re.MULTILINE)
     assert bad.endswith((" 7 is odd\n", " 9 is odd\n"))

@@ -18,6 +18,7 @@ from taskiq_flow import (
     JournalError,
     Lease,
     MemoryJournal,
+    MissingNodeError,
     News,
     Recorder,
     RunReader,
@@ -91,6 +92,23 @@ async def test_the_last_run_of_a_run_id_is_recorded(journal: Any) -> None:
     view = await RunReader(journal).view("r")
     assert (view.nodes["double"].preview or {})["text"] == "4"
     assert view.sessions == 1
+
+
+async def test_values_were_recorded_as_previews(journal: Any) -> None:
+    def long(double: int) -> str:
+        return "x" * 5_000
+
+    dag = DAGBuilder().node(abs, inputs=["x"], name="double").node(long).build()
+    await ExecutionEngine(InMemoryBroker(), dag, listeners=[Recorder(journal)]).execute(
+        {"x": -2}, run_id="r"
+    )
+    for name, words in {
+        "double": "engine with journal= stores values; the whole of 'double' \\(int\\) is 2$",
+        "long": r"the beginning of 'long' \(str\) is x+…$",
+        "other": "with previews of them; an engine with journal= stores values$",
+    }.items():
+        with pytest.raises(MissingNodeError, match=f"recorded by a Recorder, .*{words}"):
+            await RunReader(journal).value("r", name)
 
 
 async def test_a_run_of_an_engine_with_a_journal_is_not_replaced(
