@@ -43,7 +43,10 @@ SETTINGS = "TASKIQ_FLOW_TEST_SETTINGS"
 
 @dataclass(frozen=True)
 class Settings:
-    """Which broker, at which servers. ``queue`` keeps those of different tests apart."""
+    """Which broker, at which servers. ``queue`` keeps those of different tests apart.
+
+    ``options``: further arguments of a broker over Redis, as JSON.
+    """
 
     kind: str
     redis: str = ""
@@ -74,6 +77,7 @@ class Settings:
     store: str = ""
     store_above: int = 524_288
     imports: tuple[str, ...] = ()
+    options: str = "{}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -113,6 +117,7 @@ def broker_of(settings: Settings) -> AsyncBroker:
 def _bare(settings: Settings) -> AsyncBroker:
     # Each client is imported by those who use it, so that the others start faster.
     queue = settings.queue
+    options: dict[str, Any] = json.loads(settings.options)
     if settings.kind == "in-memory":
         return InMemoryBroker()
     if settings.kind == "redis-streams":
@@ -124,24 +129,27 @@ def _bare(settings: Settings) -> AsyncBroker:
             consumer_id="0",
             idle_timeout=settings.idle_timeout,
             unacknowledged_lock_timeout=5.0,
+            **options,
         )
     if settings.kind == "redis-lists":
         from taskiq_redis import ListQueueBroker
 
-        return ListQueueBroker(settings.redis, queue_name=queue)
+        return ListQueueBroker(settings.redis, queue_name=queue, **options)
     if settings.kind.startswith("redis-sentinel"):
         from taskiq_redis import ListQueueSentinelBroker, RedisStreamSentinelBroker
 
-        at: Any = {"sentinels": [("127.0.0.1", settings.sentinel)], "master_name": "mymaster"}
+        options |= {"sentinels": [("127.0.0.1", settings.sentinel)], "master_name": "mymaster"}
         if settings.kind.endswith("lists"):
-            return ListQueueSentinelBroker(queue_name=queue, **at)
-        return RedisStreamSentinelBroker(queue_name=queue, consumer_id="0", **at)
+            return ListQueueSentinelBroker(queue_name=queue, **options)
+        return RedisStreamSentinelBroker(queue_name=queue, consumer_id="0", **options)
     if settings.kind.startswith("redis-cluster"):
         from taskiq_redis import ListQueueClusterBroker, RedisStreamClusterBroker
 
         if settings.kind.endswith("lists"):
-            return ListQueueClusterBroker(settings.redis, queue_name=queue)
-        return RedisStreamClusterBroker(settings.redis, queue_name=queue, consumer_id="0")
+            return ListQueueClusterBroker(settings.redis, queue_name=queue, **options)
+        return RedisStreamClusterBroker(
+            settings.redis, queue_name=queue, consumer_id="0", **options
+        )
     if settings.kind == "nats":
         from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
         from taskiq_nats import PullBasedJetStreamBroker
@@ -175,8 +183,16 @@ def _backend(settings: Settings) -> Any:
         from taskiq_nats import NATSObjectStoreResultBackend
 
         return NATSObjectStoreResultBackend(settings.nats, keep_results=settings.keep_results)
-    from taskiq_redis import RedisAsyncClusterResultBackend, RedisAsyncResultBackend
+    from taskiq_redis import (
+        RedisAsyncClusterResultBackend,
+        RedisAsyncResultBackend,
+        RedisAsyncSentinelResultBackend,
+    )
 
+    if settings.kind.startswith("redis-sentinel") and not settings.redis:
+        return RedisAsyncSentinelResultBackend(
+            sentinels=[("127.0.0.1", settings.sentinel)], master_name="mymaster"
+        )
     if settings.kind.startswith("redis-cluster"):
         return RedisAsyncClusterResultBackend(settings.redis)
     return RedisAsyncResultBackend(
