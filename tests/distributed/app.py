@@ -45,7 +45,7 @@ SETTINGS = "TASKIQ_FLOW_TEST_SETTINGS"
 class Settings:
     """Which broker, at which servers. ``queue`` keeps those of different tests apart.
 
-    ``options``: further arguments of a broker over Redis, as JSON.
+    ``options``: further arguments of a broker over Redis, or of NATS's connections, as JSON.
     """
 
     kind: str
@@ -166,6 +166,7 @@ def _bare(settings: Settings) -> AsyncBroker:
                 durable_name=queue, ack_wait=settings.idle_timeout / 1000, max_ack_pending=10_000
             ),
             pull_consume_timeout=0.5,
+            **options,
         )
     from taskiq_aio_pika import AioPikaBroker, Exchange, Queue, QueueType
 
@@ -182,7 +183,12 @@ def _backend(settings: Settings) -> Any:
     if settings.kind == "nats":
         from taskiq_nats import NATSObjectStoreResultBackend
 
-        return NATSObjectStoreResultBackend(settings.nats, keep_results=settings.keep_results)
+        return NATSObjectStoreResultBackend(
+            settings.nats,
+            keep_results=settings.keep_results,
+            bucket_name=settings.result_prefix or "taskiq_results",
+            **json.loads(settings.options),
+        )
     from taskiq_redis import (
         RedisAsyncClusterResultBackend,
         RedisAsyncResultBackend,
