@@ -52,7 +52,7 @@ class Settings:
     redis: str = ""
     nats: str = ""
     rabbitmq: str = ""
-    sentinel: int = 0
+    sentinel: int | tuple[int, ...] = 0
     queue: str = "tests"
     flow: bool = True
     notifier: str | None = None
@@ -69,6 +69,7 @@ class Settings:
     full_timeout: float = 60.0
     stream: str = "{}"
     queue_arguments: str = "{}"
+    queue_type: str = "classic"
     prefix: str = "taskiq_flow"
     park_after: float | None = None
     qos: int = 10
@@ -138,7 +139,7 @@ def _bare(settings: Settings) -> AsyncBroker:
     if settings.kind.startswith("redis-sentinel"):
         from taskiq_redis import ListQueueSentinelBroker, RedisStreamSentinelBroker
 
-        options |= {"sentinels": [("127.0.0.1", settings.sentinel)], "master_name": "mymaster"}
+        options = {**_at_sentinels(settings), **options}
         if settings.kind.endswith("lists"):
             return ListQueueSentinelBroker(queue_name=queue, **options)
         return RedisStreamSentinelBroker(queue_name=queue, consumer_id="0", **options)
@@ -176,7 +177,14 @@ def _bare(settings: Settings) -> AsyncBroker:
     # Quorum queues of RabbitMQ 3.10 may be left without a leader when their only node was killed.
     rabbit = AioPikaBroker(settings.rabbitmq, exchange=Exchange(name=queue), qos=settings.qos)
     arguments = json.loads(settings.queue_arguments)
-    return rabbit.with_queue(Queue(name=queue, type=QueueType.CLASSIC, arguments=arguments))
+    return rabbit.with_queue(
+        Queue(name=queue, type=QueueType(settings.queue_type), arguments=arguments)
+    )
+
+
+def _at_sentinels(settings: Settings) -> dict[str, Any]:
+    ports = [settings.sentinel] if isinstance(settings.sentinel, int) else settings.sentinel
+    return {"sentinels": [("127.0.0.1", port) for port in ports], "master_name": "mymaster"}
 
 
 def _backend(settings: Settings) -> Any:
@@ -196,9 +204,7 @@ def _backend(settings: Settings) -> Any:
     )
 
     if settings.kind.startswith("redis-sentinel") and not settings.redis:
-        return RedisAsyncSentinelResultBackend(
-            sentinels=[("127.0.0.1", settings.sentinel)], master_name="mymaster"
-        )
+        return RedisAsyncSentinelResultBackend(**_at_sentinels(settings))
     if settings.kind.startswith("redis-cluster"):
         return RedisAsyncClusterResultBackend(settings.redis)
     return RedisAsyncResultBackend(

@@ -217,6 +217,24 @@ async def test_nothing_of_tasks_is_left_in_a_work_queue(farm: Farm, tmp_path: Pa
         assert "results in bucket 'taskiq_results' never expire" in workers.log()
 
 
+async def test_a_consumer_that_is_deleted_while_workers_wait_is_created_again(
+    farm: Farm, tmp_path: Path
+) -> None:
+    settings = farm.settings("nats", queue="deleted", idle_timeout=20_000)
+    notes = Notes(tmp_path)
+    with farm.working(settings, processes=2) as workers:
+        pids = workers.pids
+        async with started(settings) as broker:
+            engine = ExecutionEngine(broker, many(broker, app.noted, 10))
+            await engine.execute(inputs(notes, 10, 0.0))
+            nats_broker: Any = broker
+            await nats_broker.js.delete_consumer(settings.queue, settings.queue)
+            async with asyncio.timeout(15.0):
+                assert len(await engine.execute(inputs(notes, 10, 0.0))) == 10
+        assert workers.pids == pids
+    assert len(notes.of("begin")) == 20
+
+
 async def test_messages_of_other_subjects_do_not_hide_that_a_message_has_left_the_queue(
     server: NatsServer,
 ) -> None:

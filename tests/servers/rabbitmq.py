@@ -24,8 +24,11 @@ class RabbitServer(Server):
 
     start_timeout = 60.0
 
-    def __init__(self, folder: Path, **settings: int) -> None:
-        """``settings``: of the server's application, such as ``consumer_timeout`` (ms)."""
+    def __init__(self, folder: Path, **settings: int | str) -> None:
+        """``settings``: of the server's application, such as ``consumer_timeout`` (ms).
+
+        Words are those of Erlang.
+        """
         super().__init__(folder)
         self._settings = settings
         self._epmd_port = free_port()

@@ -163,6 +163,11 @@ class RedisSentinel(Server):
                 self.start_timeout,
             )
 
+    def fail_over(self) -> None:
+        """Have the replica become the master, and the master its replica."""
+        with redis.Redis(port=self.port, decode_responses=True) as client:
+            client.execute_command("SENTINEL FAILOVER", self.master_name)
+
     def _answers(self) -> bool:
         question = f"SENTINEL get-master-addr-by-name {self.master_name}\r\n"
         return str(self.master.port).encode() in self._answer(question.encode())
@@ -204,6 +209,17 @@ class ReplicatedCluster:
             self._wait_for(node, "slave", len(self.replicas))
         for replica in self.replicas:
             replica.wait_for_master()
+
+    def move_slot(self, slot: int, source: RedisCluster, target: RedisCluster) -> None:
+        """Move a slot with its keys from one master to another, as ``redis-cli`` does."""
+        with source.client() as old, target.client() as new:
+            ids = [client.execute_command("CLUSTER MYID") for client in (old, new)]
+            new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[0])
+            old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[1])
+            while keys := old.execute_command("CLUSTER GETKEYSINSLOT", slot, 10):
+                old.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            for client in (new, old):
+                client.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[1])
 
     def kill(self) -> None:
         """Kill the nodes that run."""
