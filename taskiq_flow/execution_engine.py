@@ -15,7 +15,6 @@ from collections.abc import (
     Sized,
 )
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
 
@@ -30,6 +29,7 @@ from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.dataflow.dag import DAG, Order
 from taskiq_flow.dataflow.inputs import as_inputs
 from taskiq_flow.dataflow.known_classes import ClassesOfTasks
+from taskiq_flow.dataflow.many import SOURCE
 from taskiq_flow.dataflow.options import (
     Retry,
     Seconds,
@@ -216,6 +216,7 @@ class ExecutionEngine:
         self._starter = Starter(
             broker, settings, checked_lost_after(lost_after), stored, store_beside(journal)
         )
+        self._stored = stored
         self._resumer = Resumer(broker, self._planner, self._starter, self._runs, stored)
 
     @property
@@ -378,6 +379,8 @@ class ExecutionEngine:
         outputs: Iterable[str] | None = None,
         items: bool = False,
         run_id: str | None = None,
+        resume: bool = False,
+        replay: bool = True,
     ) -> AsyncGenerator[Any, None]:
         """Run the graph for each mapping of inputs, and yield ``(index, task_name, result)``.
 
@@ -385,8 +388,13 @@ class ExecutionEngine:
         as there is room. ``ordered``: the results for one input after those for the one before it;
         so many inputs at the most wait for an earlier one. ``whole``: yield ``(index, results)``
         instead, once for each input, with what ``execute`` returns. ``items``: also yield the
-        elements of mapped nodes, each as an ``Item``. All of it is one run, called ``run_id``,
-        which no journal has.
+        elements of mapped nodes, each as an ``Item``. All of it is one run, called ``run_id``.
+
+        ``resume=True``: continue the run ``run_id`` if the journal has it, otherwise begin it. The
+        source is given once more, from its beginning. What had completed is not run again, and its
+        results come again, unless ``replay=False``: then, with ``whole=True``, those of inputs that
+        had not ended. If the source gives another input in the place of one that was begun, or
+        fewer of them, the run ends with ``GraphChangedError``.
 
         An input that lacks a key fails by itself, as a node does: ``on_error`` says what follows.
         Raises ``GraphError`` for a graph that cannot be mapped, otherwise like ``execute_async``.
@@ -409,20 +417,36 @@ class ExecutionEngine:
             raise ValueError("whole=True yields one result for each input; leave items= out")
         wanted = wanted_outputs(outputs)
         name = id_or_new("run_id", run_id)
+        if resume and run_id is None:
+            raise ValueError("resume=True continues a run by its run_id; give one")
         held = HeldBack()
 
         async def begin(listeners: Listeners) -> Run[Any]:
-            spec = self._planner.spec_of_many(Source(source, limit), wanted, items)
-            spec = replace(spec, ahead=held)
+            planner = self._planner.of_many(wanted, held, shows_failures=whole)
+            runs = self._runs.of_many(planner.dag)
+            sources = {SOURCE: Source(source, limit)}
+            if resume:
+                resumer = Resumer(self._broker, planner, self._starter, runs, self._stored)
+                with contextlib.suppress(RunNotFoundError):
+                    return await resumer.resume(
+                        listeners,
+                        name,
+                        replay=replay or whole,  # the results of an input come together
+                        inputs=sources,
+                        outputs=wanted,
+                        items=items,
+                    )
+            spec = planner.spec(sources, wanted, items)
+            log = runs.new_log(name, spec.inputs, wanted)
             return await self._starter.begin(
-                listeners, name, spec, None, is_named=run_id is not None
+                listeners, name, spec, log, is_named=run_id is not None
             )
 
         pairs = self._pairs(name, begin)
         if ordered:
             pairs = in_order(pairs, held)
         if whole:
-            return as_results(pairs, self._dag)
+            return as_results(pairs, self._dag, replay=replay)
         return with_numbers(pairs)
 
     def resume(

@@ -76,6 +76,7 @@ class Resumer:
         await log.acquire(wait)
         try:
             restored = await restore_run(journal, run_id)
+            self._check_how_begun(restored)
             log.values = self._values.like(restored.header.serializer)
             if inputs is not None:
                 sources = self._planner.sources(inputs)
@@ -110,6 +111,7 @@ class Resumer:
         does not have.
         """
         restored = await restore_run(self._runs.journal, run_id)
+        self._check_how_begun(restored)
         again = [self._dag.get_node(name).task_name for name in from_]
         self._runs.adapt_to_graph(restored, allow_changed=allow_changed)
         plan = self._dag.plan()
@@ -130,6 +132,19 @@ class Resumer:
         )
         spec = replace(spec, earlier=earlier)
         return await self._starter.begin(listeners, new_run_id, spec, log, is_named=is_named)
+
+    def _check_how_begun(self, restored: RestoredRun) -> None:
+        """Raise ``InputConflictError`` for a run of many inputs that is taken for one, or so."""
+        if restored.header.is_of_many == self._planner.is_of_many:
+            return
+        run_id = restored.run_id
+        if restored.header.is_of_many:
+            how, remedy = "execute_many", f"execute_many(source, run_id={run_id!r}, resume=True)"
+        else:
+            how, remedy = "the inputs of one run", f"resume({run_id!r})"
+        raise InputConflictError(
+            f"run {run_id!r} was begun with {how}; continue it with engine.{remedy}", keys=[]
+        )
 
     def _restored_tasks(self, spec: RunSpec[Any], restored: RestoredRun) -> Mapping[str, Task]:
         """The tasks of the nodes and elements whose results are kept, by their names."""
@@ -219,5 +234,6 @@ class Resumer:
             restored.in_flight,
             digests=restored.digests,
             lengths=restored.lengths,
+            finished=restored.finished,
         )
         return replace(spec, earlier=earlier)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from taskiq_flow.dataflow.fingerprint import Fingerprints
@@ -15,6 +15,8 @@ from taskiq_flow.journal.records import (
     COMPLETED,
     DROPPED,
     FAILED,
+    FINISHED,
+    GIVEN,
     HEADER,
     INPUT,
     KNOWN,
@@ -37,7 +39,7 @@ class RestoredRun:
     completion. ``attempts``: by node, how often it was sent. ``in_flight``: nodes that were sent
     and have no outcome, with what ends the ids of their tasks. ``digests``: of elements
     that were made of a source; ``lengths``: by node, how many of these there were in all.
-    ``failed``: nodes that have failed for good.
+    ``failed``: nodes that have failed for good. ``finished``: which of many inputs have ended.
     ``sessions``: the ids under which engines have sent the run's tasks.
     """
 
@@ -50,6 +52,7 @@ class RestoredRun:
     digests: dict[str, bytes] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    finished: set[str] = field(default_factory=set)
     sessions: list[str] = field(default_factory=list)
     _task_suffix: str = ""
 
@@ -60,8 +63,7 @@ class RestoredRun:
             self.attempts[name] = max(entry.attempt, self.attempts.get(name, 0))
             self.in_flight[name] = self._task_suffix
             self.failed.discard(name)
-            if entry.data:
-                self.digests[name] = entry.data
+            self._note_digest(entry)
         elif kind in (COMPLETED, REFERRED):
             self.results[name] = entry
             self.in_flight.pop(name, None)
@@ -69,10 +71,10 @@ class RestoredRun:
         elif kind == FAILED:
             self.in_flight.pop(name, None)
             self.failed.add(name)
-        elif kind == KNOWN:
-            self.lengths[name] = int(entry.data)
         elif kind == DROPPED:
             self._drop(name)
+        elif kind in (KNOWN, GIVEN, FINISHED):
+            self._note_elements(entry)
         elif kind == HEADER:
             self.header = Header.decoded(self.run_id, entry)
         elif kind == INPUT:
@@ -81,12 +83,24 @@ class RestoredRun:
             self.sessions.append(entry.data.decode())
             self._task_suffix = name
 
+    def _note_elements(self, entry: Record) -> None:
+        if entry.kind == KNOWN:
+            self.lengths[entry.name] = int(entry.data)
+        elif entry.kind == FINISHED:
+            self.finished.add(entry.name)
+        else:
+            self._note_digest(entry)
+
+    def _note_digest(self, entry: Record) -> None:
+        if entry.data:
+            self.digests[entry.name] = entry.data
+
     def replace_graph(self, nodes: Fingerprints, outdated: Iterable[str]) -> list[bytes]:
         """Continue the run with another graph. Returns the records that say so in the log.
 
         ``nodes``: the graph's fingerprints; ``outdated``: nodes whose results become invalid.
         """
-        self.header = Header(nodes, self.header.outputs, self.header.serializer)
+        self.header = replace(self.header, nodes=nodes)
         return [self.header.encoded(), *self.drop(outdated)]
 
     def drop(self, outdated: Iterable[str]) -> list[bytes]:
@@ -138,12 +152,15 @@ def initial_records(
     inputs: Mapping[str, Any],
     outputs: Sequence[str] | None,
     results: Iterable[Record] = (),
+    *,
+    is_of_many: bool = False,
 ) -> list[bytes]:
     """The records that a log begins with. ``results``: of nodes that are not to be run.
 
-    Raises ``SerializationError`` for an input that cannot be serialized.
+    ``is_of_many``: the graph runs for each of many inputs. Raises ``SerializationError`` for an
+    input that cannot be serialized.
     """
-    header = Header(nodes, outputs, values.name)
+    header = Header(nodes, outputs, values.name, is_of_many)
     given = [record(INPUT, k, 0, _written_input(values, k, v)) for k, v in inputs.items()]
     return [header.encoded(), *given, *(entry.encoded() for entry in results)]
 
