@@ -387,8 +387,9 @@ class ExecutionEngine:
         ``task_limit``: for how many inputs at once, ``None`` for 256; the source is read as far
         as there is room. ``ordered``: the results for one input after those for the one before it;
         so many inputs at the most wait for an earlier one. ``whole``: yield ``(index, results)``
-        instead, once for each input, with what ``execute`` returns. ``items``: also yield the
-        elements of mapped nodes, each as an ``Item``. All of it is one run, called ``run_id``.
+        instead, once for each input, with what ``execute`` returns, and also under
+        ``on_error="continue"`` what failed and was skipped. ``items``: also yield the elements of
+        mapped nodes, each as an ``Item``. All of it is one run, called ``run_id``.
 
         ``resume=True``: continue the run ``run_id`` if the journal has it, otherwise begin it. The
         source is given once more, from its beginning. What had completed is not run again, and its

@@ -318,10 +318,16 @@ class MappedNodes:
             self._not_restored.setdefault(place, set()).add(element.node)
 
     def _is_list_given(self, node: DAGNode, place: Path) -> bool:
-        """Whether the reader is given a list, as it asks for all or an element of it is new."""
-        earlier = self._spec.earlier
-        is_new = not earlier.results or node in self._not_restored.get(place, ())
-        return earlier.is_replayed or is_new
+        """Whether the reader is given a list, as it asks for all, or it was not whole before."""
+        earlier, mapped = self._spec.earlier, self._plan.mapped
+        if earlier.is_replayed or not earlier.results:
+            return True
+        new = self._not_restored.get(place, ())
+        before = map(as_declared, mapped[node].producers)  # an empty list is as new as what gave it
+        return node in new or any(
+            other in new if other in mapped else other.task_name not in earlier.results
+            for other in before
+        )
 
     def _pass_on(self, element: Element, value: Any) -> int:
         """Give an element its value, without a task. Returns how it has ended."""

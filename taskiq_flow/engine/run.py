@@ -130,7 +130,8 @@ class Run(Generic[N]):
         self.run_id = run_id
         self._spec = spec
         self._on_error = settings.on_error
-        self._collects = settings.on_error == "collect" or spec.shows_failures
+        shows_failures = spec.shows_failures and settings.on_error == "continue"
+        self._collects = settings.on_error == "collect" or shows_failures
         self._take = spec.take
         self._run_timeout = settings.run_timeout
         self._completions = completions
@@ -569,7 +570,7 @@ class Run(Generic[N]):
         self._state.add_skip(node, reason)
         event = NodeSkipped(self.run_id, at, name, because_of, reason, node.index, attempt)
         self._tell(event)
-        if self._collects:
+        if self._on_error == "collect" or (self._collects and reason == "failure"):
             self._deliver(node, event)
 
     def _note_end(self, node: N) -> None:

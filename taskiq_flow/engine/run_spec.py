@@ -148,8 +148,8 @@ class RunSpec(Generic[N]):
     ``ahead``: where the graph is one that runs for each of many inputs, how many of these runs have
     ended and are held back from the reader. It is given the results of each such run.
 
-    ``shows_failures``: whether the reader is given failures in the places of values, whatever
-    ``on_error`` says.
+    ``shows_failures``: whether the reader is given failures in the places of values under
+    ``on_error="continue"`` too.
 
     ``describe``: makes what listeners are told of the graph.
     """
