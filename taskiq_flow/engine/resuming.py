@@ -104,6 +104,7 @@ class Resumer:
         allow_changed: bool,
         is_named: bool,
         sources: Mapping[str, Any] = MappingProxyType({}),
+        items: Items = False,
     ) -> Run[Any]:
         """Run nodes of a run of the journal again, with all that depends on them, as a new run.
 
@@ -118,7 +119,7 @@ class Resumer:
         rerun = with_dependents(plan, again)
         for node_name in [n for n in restored.results if plan.node_of(n) in rerun]:
             del restored.results[node_name]
-        spec = await self._restored_spec(restored, replay=replay, sources=sources)
+        spec = await self._restored_spec(restored, replay=replay, sources=sources, items=items)
         earlier = EarlierSessions(
             spec.earlier.results,
             is_replayed=replay,

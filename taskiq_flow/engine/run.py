@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -249,6 +249,11 @@ class Run(Generic[N]):
     def skipped(self) -> list[str]:
         """The nodes that were skipped so far because of a failure."""
         return list(self._state.skipped)
+
+    def results_of_elements(self, whole: Collection[str]) -> dict[str, Any]:
+        """What elements have given so far, but for lists that are ``whole``, by their names."""
+        found = self._state.results_of_elements(whole)
+        return {name: self._copied(value) for name, value in found.items()}
 
     def stop_because_of(self, error: BaseException) -> None:
         """Stop at once because the reader's own code has raised ``error``."""
@@ -867,8 +872,12 @@ class Run(Generic[N]):
         )
         if has_no_array and (self._is_over or not self._is_still_needed(node)):
             return value
+        return self._copied(value)
+
+    def _copied(self, value: Any) -> Any:
+        """A value for a taker of its own."""
         try:
-            return take(value)
+            return self._take(value)
         except SerializationError:  # of something within it that can be read once only
             return value
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from taskiq_flow.dataflow.axes import element_name
@@ -196,21 +196,21 @@ class RunState(Generic[N]):
         given = {*self._spec.inputs, *self._spec.failure_keys}
         results = {k: value for k, value in self.values.items() if k not in given}
         return Reached(
-            results={**results, **self._results_of_elements()},
+            results={**results, **self.results_of_elements(self.values)},
             failures=self.failures,
             skipped=self._dependents_of_failures(),
             failure_count=self.failure_count,
         )
 
-    def _results_of_elements(self) -> dict[str, Any]:
-        """What elements have given for lists that are not whole, by their names."""
+    def results_of_elements(self, whole: Collection[str]) -> dict[str, Any]:
+        """What elements have given, by their names. ``whole``: keys whose lists are there."""
         if self.elements is None or self._spec.elements is None:
             return {}
         return {
             element_name(node.task_name, path): value
             for node in self._spec.elements.mapped
             if node.given_key is None or isinstance(node, ItemsNode)
-            if self.values.keys().isdisjoint(node.outputs)
+            if not any(key in whole for key in node.outputs)
             for path, value in self.elements.returned(node)
         }
 
