@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,6 +28,7 @@ from taskiq_flow.journal.records import (
     read_chunk,
     record,
 )
+from taskiq_flow.values.results import as_annotated
 from taskiq_flow.values.stored import StoredValues, is_written_by, serializer_name
 
 
@@ -182,25 +183,27 @@ def _written_input(values: StoredValues, key: str, value: Any) -> bytes:
 def load_results(
     restored: RestoredRun,
     values: StoredValues,
-    names: Collection[str],
-    as_annotated: Callable[[str, Any], Any],
+    owners: Mapping[str, str],
+    return_types: Mapping[str, Any],
     handle: Callable[[str, str], Any],
 ) -> dict[str, Any]:
-    """The results of these nodes, in order of completion.
+    """The results of nodes and elements, in order of completion.
 
-    ``as_annotated``: converts a node's value to its task's return annotation. ``handle``: makes a
-    handle for a node's result that was passed by reference, from the id of its task. Raises
-    ``JournalError`` for a value that cannot be read.
+    ``owners``: the names of both, with the nodes that they belong to. ``return_types``: what the
+    values of a node are converted to. ``handle``: makes a handle for a node's result that was
+    passed by reference, from the id of its task. Raises ``JournalError`` for a value that cannot be
+    read.
     """
     results: dict[str, Any] = {}
     for name, entry in restored.results.items():
-        if name not in names:
+        owner = owners.get(name)
+        if owner is None:
             continue
         try:
             if entry.kind == REFERRED:
-                results[name] = handle(name, entry.data.decode())
+                results[name] = handle(owner, entry.data.decode())
             else:
-                results[name] = as_annotated(name, values.loads(entry.data))
+                results[name] = as_annotated(values.loads(entry.data), return_types[owner])
         except Exception as error:  # whatever a serializer raises
             raise JournalError(
                 f"the result of node {name!r} of run {restored.run_id!r} cannot be read: "
