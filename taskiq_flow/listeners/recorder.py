@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 from taskiq_flow.errors import (
     ConfigurationError,
@@ -69,14 +69,19 @@ class Recorder:
 
     def on_event(self, event: Event) -> Awaitable[None] | None:
         """Hold an event, which is written a little later. The last one is waited for."""
-        run = self._runs.get(event.run_id)
+        return self.on_events([event])
+
+    def on_events(self, events: Sequence[Event]) -> Awaitable[None] | None:
+        """Hold events of one run."""
+        run_id = events[0].run_id
+        run = self._runs.get(run_id)
         if run is None:
-            run = self._runs[event.run_id] = _Recording(self.journal, event.run_id, self._name)
-        if len(run.events) == MOST_EVENTS:
+            run = self._runs[run_id] = _Recording(self.journal, run_id, self._name)
+        if len(run.events) + len(events) > MOST_EVENTS:
             run.left_out()
-        run.events.append(event)
-        if type(event) is RunFinished:
-            del self._runs[event.run_id]
+        run.events.extend(events)
+        if type(events[-1]) is RunFinished:
+            del self._runs[run_id]
             return run.finish()
         return None
 
@@ -96,7 +101,7 @@ class _Recording:
         self._task = asyncio.get_running_loop().create_task(self._write())
 
     def left_out(self) -> None:
-        """The journal is too slow: the oldest event is not written."""
+        """The journal is too slow: the oldest events are not written."""
         if not self._has_warned and not self._has_failed:
             self._has_warned = True
             logger.warning(
