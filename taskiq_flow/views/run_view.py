@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from taskiq_flow.drawing.diagram import diagram_of_run
 from taskiq_flow.drawing.layout import lay_out
@@ -29,6 +28,8 @@ from taskiq_flow.views.node_view import MOST_FAILURES, ElementsView, NodeState, 
 
 RunStatus = Literal["pending", "running", "interrupted", "completed", "failed", "cancelled"]
 """``"interrupted"``: no engine has the run any more. No event tells so; ``RunReader`` does."""
+
+_STATES: tuple[NodeState, ...] = get_args(NodeState)
 
 _Ends = NodeCompleted | NodeFailed | NodeSkipped
 
@@ -74,13 +75,13 @@ class RunView:
     nodes: dict[str, NodeView] = field(default_factory=dict)
     edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     expected: Mapping[str, float] = field(default_factory=dict)
-    _counts: Counter[NodeState] = field(default_factory=Counter)
+    _counts: dict[NodeState, int] = field(default_factory=lambda: dict.fromkeys(_STATES, 0))
     _earlier: dict[str, NodeView] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[NodeState, int]:
         """How many nodes are in which state. A mapped node counts as one."""
-        return dict(+self._counts)
+        return {state: count for state, count in self._counts.items() if count > 0}
 
     @property
     def seconds(self) -> float:
@@ -171,7 +172,7 @@ class RunView:
         self.nodes = {name: NodeView(name) for name in event.task_names}
         for name, levels in event.mapped.items():
             self.nodes[name].elements = ElementsView(levels)
-        self._counts = Counter(node.state for node in self.nodes.values())
+        self._counts = {**dict.fromkeys(_STATES, 0), "pending": len(self.nodes)}
 
     def _finished(self, event: RunFinished) -> None:
         self.status, self.ended_at = event.outcome, event.at
@@ -198,7 +199,8 @@ class RunView:
     def _began(self, event: NodeBegan) -> None:
         node, whole = self._find(event)
         before = node.state
-        node.attempts = max(node.attempts, event.attempt)
+        if event.attempt > node.attempts:
+            node.attempts = event.attempt
         node.begin(event.at, event.worker)
         self._moved(node, whole, before, event.at)
 
@@ -324,7 +326,8 @@ class RunView:
         """A node or an element has ended."""
         if node.sent_at is None:
             self._wait_since_ready(node, whole, event.at)
-        node.attempts = max(node.attempts, event.attempt)
+        if event.attempt > node.attempts:
+            node.attempts = event.attempt
         if whole is None or whole.elements is None:
             self._end(node, state, event.at)
         else:
