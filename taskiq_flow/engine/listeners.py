@@ -28,7 +28,7 @@ LISTENER_GRACE = 5.0
 CATCHING_UP = 30.0
 """Seconds that all listeners are given, after the run, for all of these events."""
 
-BATCH_DELAY = 0.02
+BATCH_DELAY = 0.01
 """Seconds after which events are told to those who take many at once."""
 
 _AT_ONCE = 100
@@ -96,7 +96,6 @@ class Listeners:
     def keep_for(self, store: EventStore) -> None:
         """Have a store take all events, from now on. It misses none, however far it lags."""
         self._store = _StoreCursor(self, store)
-        store.take_from(self._store.take)
         self.are_present = True
 
     def reader(self, held: object) -> EventReader:
@@ -134,8 +133,8 @@ class Listeners:
 
         Without a store, the oldest event is given up.
         """
-        if self._store is not None and self._store.taken < self.seq:
-            self._store.store.take_now()
+        if self._store is not None:
+            self._store.advance()
         if len(self.events) > MOST_EVENTS:
             self.events.popleft()
 
@@ -158,9 +157,11 @@ class Listeners:
         self.let_go()
 
     async def aclose(self) -> None:
-        """Let the listeners catch up, for a bounded time. The store takes the rest itself."""
+        """Have the store take the rest, and let the listeners catch up, for a bounded time."""
         if self._batch_timer is not None:
             self._batch_timer.cancel()
+        if self._store is not None:
+            self._store.advance()
         if not self._cursors:
             return
         self._loop.call_soon(partial(self._advance, self._cursors), context=self._context)
@@ -220,8 +221,8 @@ class Listeners:
         """Call all others, for the events that came during the delay."""
         self._is_scheduled, self._batch_timer = False, None
         self._advance(self._batched)
-        if self._store is not None and self._store.taken < self.seq:
-            self._store.store.wake()
+        if self._store is not None:
+            self._store.advance()
         self.let_go()
 
     def _advance(self, cursors: Iterable[_ListenerCursor]) -> None:
@@ -293,38 +294,31 @@ class _Cursor:
 class EventStore(Protocol):
     """Stores all events of a run."""
 
-    def take_from(self, take: Callable[[], list[Event]]) -> None:
-        """Take the events by ``take``, which returns those that were not taken yet."""
-
-    def take_now(self) -> None:
-        """Take them, as no more can be held."""
-
-    def wake(self) -> None:
-        """There are some to be taken, soon."""
+    def on_events(self, events: Sequence[Event]) -> None:
+        """Store the next events. Their values are those of the run: nothing may hold them."""
 
 
 class _StoreCursor(_Cursor):
-    """Has a store take the events as they are: it shows of values what it needs, at once."""
+    """Gives a store the events as they are: it shows of values what it needs, at once."""
 
     def __init__(self, listeners: Listeners, store: EventStore) -> None:
         super().__init__(listeners)
-        self.store = store
+        self._store = store
 
-    def take(self) -> list[Event]:
-        """All events that were not taken yet."""
+    def advance(self) -> None:
+        """Give the store all events that it was not given yet."""
         listeners = self._listeners
         count = listeners.seq - self.taken
         if not count:
-            return []
+            return
         held = listeners.events
         # ``events`` has no slices. Most often, nobody else lags and all of it is taken.
-        events = held if count == len(held) else islice(held, len(held) - count, None)
-        taken: list[Any] = list(events)
-        if tuple in map(type, taken):
-            taken = [event[0] if isinstance(event, tuple) else event for event in taken]
+        events: list[Any] = list(islice(held, len(held) - count, None))
+        if tuple in map(type, events):
+            events = [event[0] if isinstance(event, tuple) else event for event in events]
         self.taken = listeners.seq
+        self._store.on_events(events)
         listeners.let_go()
-        return taken
 
 
 class _ListenerCursor(_Cursor):
