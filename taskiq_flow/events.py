@@ -419,15 +419,19 @@ class BatchListener(Listener, Protocol):
     ``on_events`` is called in place of ``on_event``, with all events of one run that came in the
     meantime. At the end of the run it is called at once.
 
-    >>> class Counting:
+    >>> class Log:
+    ...     def __init__(self):
+    ...         self.lines = []
     ...     def on_event(self, event):
     ...         self.on_events([event])
     ...     def on_events(self, events):
-    ...         print(len(events), "events, up to", events[-1].type)
+    ...         self.lines += [event.type for event in events]
+    >>> log = Log()
     >>> dag = DAGBuilder().node(abs, inputs=["number"]).build()
-    >>> ExecutionEngine(InMemoryBroker(), dag, listeners=[Counting()]).execute_sync({"number": -1})
-    5 events, up to run.ended
+    >>> ExecutionEngine(InMemoryBroker(), dag, listeners=[log]).execute_sync({"number": -1})
     {'abs': 1}
+    >>> log.lines
+    ['run.started', 'node.sent', 'node.began', 'node.completed', 'run.ended']
     """
 
     def on_events(self, events: Sequence[Event], /) -> Awaitable[None] | None:

@@ -166,6 +166,7 @@ class Listeners:
             return
         self._loop.call_soon(partial(self._advance, self._cursors), context=self._context)
         await asyncio.sleep(0)  # every listener has been called by then
+        self.let_go()
         gives_up_at = self._loop.time() + CATCHING_UP
         while busy := {cursor: cursor.taken for cursor in self._cursors if cursor.is_busy}:
             left = gives_up_at - self._loop.time()

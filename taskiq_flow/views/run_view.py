@@ -199,8 +199,7 @@ class RunView:
     def _began(self, event: NodeBegan) -> None:
         node, whole = self._find(event)
         before = node.state
-        if event.attempt > node.attempts:
-            node.attempts = event.attempt
+        node.attempts = max(node.attempts, event.attempt)
         node.begin(event.at, event.worker)
         self._moved(node, whole, before, event.at)
 
@@ -326,8 +325,7 @@ class RunView:
         """A node or an element has ended."""
         if node.sent_at is None:
             self._wait_since_ready(node, whole, event.at)
-        if event.attempt > node.attempts:
-            node.attempts = event.attempt
+        node.attempts = max(node.attempts, event.attempt)
         if whole is None or whole.elements is None:
             self._end(node, state, event.at)
         else:
