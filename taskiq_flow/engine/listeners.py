@@ -107,22 +107,20 @@ class Listeners:
 
     def tell(self, event: Event) -> None:
         """Number an event, and have every cursor take it."""
-        self.seq += 1
-        _set(event, "seq", self.seq)
+        _set(event, "seq", self.seq + 1)
         if self.are_present:
-            self._hold(event)
+            self.hold(event)
+        else:
+            self.seq = event.seq
 
-    def tell_numbered(self, event: Event, prepare: Prepare | None = None) -> None:
-        """Have every cursor take an event that has the next number.
+    def hold(self, event: Event, prepare: Prepare | None = None) -> None:
+        """Have every cursor take an event that has the next number. Somebody listens.
 
-        ``prepare``: called before the first one takes it. Somebody listens.
+        ``prepare``: called before the first one takes it.
         """
         self.seq = event.seq
-        self._hold(event if prepare is None else (event, prepare))
-
-    def _hold(self, event: Event | tuple[Event, Prepare]) -> None:
         events = self.events
-        events.append(event)
+        events.append(event if prepare is None else (event, prepare))
         if len(events) > MOST_EVENTS:
             self._make_room()
         if not self._is_scheduled:

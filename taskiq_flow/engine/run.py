@@ -300,7 +300,7 @@ class Run(Generic[N]):
             node, number, seq = node_run.node, node_run.number, self._listeners.seq + 1
             node_run.note_begun(now, worker)
             name, index = node.task_name, node.index
-            self._listeners.tell_numbered(
+            self._listeners.hold(
                 new_node_began(self.run_id, now, name, task_id, worker, index, number, seq)
             )
         if node_run.options.is_timed:
@@ -840,7 +840,7 @@ class Run(Generic[N]):
         )
         is_shared = type(value) in NEVER_CHANGE
         prepare = None if is_shared else partial(self._prepare, event, node)
-        self._listeners.tell_numbered(event, prepare)
+        self._listeners.hold(event, prepare)
 
     def _prepare(self, event: NodeCompleted, node: N) -> None:
         object.__setattr__(event, "result", self._handed_over(node, event.result))

@@ -286,7 +286,7 @@ class Sender(Generic[N]):
             return  # listeners have been told ``NodeFellBack``
         if number == 1:
             seq = self._listeners.seq + 1
-            self._listeners.tell_numbered(
+            self._listeners.hold(
                 new_node_started(self._run_id, at, name, task_id, index, number, seq)
             )
         else:
