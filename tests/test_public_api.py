@@ -38,6 +38,7 @@ from taskiq_flow import (
 
 NAMES = [
     "AnnotationError",
+    "BatchListener",
     "BindingError",
     "Cache",
     "ConfigurationError",
