@@ -120,7 +120,7 @@ class Runner:
         """Wait until the journal has the first event, so that whoever looks sees the run begun."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_WRITTEN_SECONDS):
-                while not task.done() and (await self._reader.run(run_id)).seq < seq:
+                while not task.done() and (await self._reader.run(run_id)).seq < seq:  # noqa: ASYNC110 - it tells nobody
                     await asyncio.sleep(0.01)
 
     async def _exists(self, run_id: str) -> bool:

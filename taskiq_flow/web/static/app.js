@@ -6,7 +6,6 @@ import { RunPage } from "./run.js";
 import { RunsPage } from "./runs.js";
 
 const root = document.querySelector("#page");
-const help = document.querySelector("#help");
 let page = null;
 let run;
 let about = null;
@@ -39,18 +38,18 @@ function turn() {
   page?.close();
   root.replaceChildren();
   delete root._$litPart$; // the next page renders into it anew
-  page = run === null ? new RunsPage(root) : new RunPage(root, run, about);
+  page = run === null ? new RunsPage(root, about) : new RunPage(root, run, about);
 }
 
 function press(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
-  const isTyping = event.target.matches("input[type=search], select");
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  const isTyping = event.target.matches("input[type=search], input[type=text], select, textarea");
   if (isTyping) {
     if (event.key === "Escape") event.target.blur();
     return;
   }
   if (event.key === "Enter" && event.target.closest("button, summary, a, input")) return;
-  if (event.key === "?") help.showModal();
+  if (event.key === "?") document.querySelector("#help").showModal();
   else if (!page.key(event.key)) return;
   event.preventDefault();
 }
