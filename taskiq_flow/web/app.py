@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -100,8 +101,7 @@ def runs_app(
 
     app = Starlette(
         routes=[
-            *api.routes(),
-            *Control(hub, runner, is_allowed=control).routes(),
+            *_by_path([*api.routes(), *Control(hub, runner, is_allowed=control).routes()]),
             WebSocketRoute("/ws", socket),
             Route("/", _page),
             Mount("/static", StaticFiles(directory=STATIC)),
@@ -154,6 +154,24 @@ def _by_name(dags: Mapping[str, DAG] | Iterable[DAG]) -> dict[str, DAG]:
     return found
 
 
+def _by_path(routes: Iterable[Route]) -> list[Route]:
+    """One route for each path, so that a refusal of a method names all that there are."""
+    found: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        found.setdefault(route.path, {}).update(dict.fromkeys(route.methods or (), route.endpoint))
+
+    def of_method(handlers: dict[str, Any]) -> Callable[[Request], Awaitable[Response]]:
+        async def handle(request: Request) -> Response:
+            response: Response = await handlers[request.method](request)
+            return response
+
+        return handle
+
+    return [
+        Route(path, of_method(handlers), methods=[*handlers]) for path, handlers in found.items()
+    ]
+
+
 async def _page(request: Request) -> Response:
     return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
 
@@ -161,7 +179,8 @@ async def _page(request: Request) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     text = error.detail if isinstance(error, HTTPException) else ""
-    return json_response({"error": {"type": "Refused", "message": text}}, status)
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return json_response({"error": {"type": "Refused", "message": text}}, status, headers)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -17,6 +17,7 @@ _REFUSALS = {
     "401": "the token is missing or wrong",
     "403": "the host, the origin or what is asked for is not allowed",
     "404": "there is no such run, node or value",
+    "405": "the method is another one",
     "408": "the body did not come in time",
     "409": "an engine has the run, or none has it, or there is one of this name",
     "413": "the body is larger than 64 KB",
@@ -31,10 +32,17 @@ _OBJECT: Content = {"type": "object"}
 _LIST: Content = {"type": "array", "items": _OBJECT}
 _TEXTS: Content = {"type": "array", "items": _TEXT}
 _FLAG: Content = {"type": "boolean"}
+_NAME: Content = {"type": "string", "minLength": 1}
 
 
 def _object(**properties: Content) -> Content:
-    return {"type": "object", "properties": properties}
+    """What an answer has: these properties, and others perhaps."""
+    return {"type": "object", "properties": properties, "required": [*properties]}
+
+
+def _body(**properties: Content) -> Content:
+    """What the body of a request may have."""
+    return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
 _BEGUN = _object(run=_TEXT)
@@ -57,12 +65,12 @@ def document() -> Content:
                 _object(control=_FLAG, values=_FLAG, graphs=_TEXTS),
             ),
             SESSION: _post(
-                "Exchange the token for a cookie.", _object(ok=_FLAG), _object(token=_TEXT)
+                "Exchange the token for a cookie.", _object(ok=_FLAG), _body(token=_TEXT)
             ),
             "/api/v1/runs": _post(
                 "Begin a run.",
                 _BEGUN,
-                _object(graph=_TEXT, inputs=_OBJECT, outputs=_TEXTS, run=_TEXT),
+                _body(graph=_TEXT, inputs=_OBJECT, outputs=_TEXTS, run=_NAME),
                 status="202",
             )
             | _get(
@@ -86,12 +94,12 @@ def document() -> Content:
                 "Ask the engine to cancel it.", _object(requested=_TEXT), None, _RUN, status="202"
             ),
             f"{run}/resume": _post(
-                "Continue it.", _BEGUN, _object(allow_changed=_FLAG), _RUN, status="202"
+                "Continue it.", _BEGUN, _body(allow_changed=_FLAG), _RUN, status="202"
             ),
             f"{run}/rerun": _post(
                 "Run nodes again, and those that take other inputs, as a new run.",
                 _BEGUN,
-                _object(**{"from": _TEXTS}, inputs=_OBJECT, run=_TEXT, allow_changed=_FLAG),
+                _body(**{"from": _TEXTS}, inputs=_OBJECT, run=_NAME, allow_changed=_FLAG),
                 _RUN,
                 status="202",
             ),
