@@ -18,6 +18,7 @@ from taskiq_flow.errors import MissingNodeError
 from taskiq_flow.journal.log_values import encoded_value
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.previews import printable
+from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.report import RunReport
 from taskiq_flow.web.frames import Form, encoded
 from taskiq_flow.web.graphs import Graphs
@@ -181,12 +182,14 @@ class Api:
         """One node or element."""
         view, run = await self._hub.view(path_value(request, "run"))
         name = path_value(request, "node")
+        node: NodeView | None
         try:
             node = view.node(name)
         except KeyError:
-            raise HTTPException(
-                404, f"run {view.run_id!r} has no node {name!r}, or no record of that element"
-            ) from None
+            is_element = name.rpartition("[")[0] in view.nodes
+            node = await self._hub.element(view.run_id, name) if is_element else None
+        if node is None:
+            raise HTTPException(404, f"run {view.run_id!r} has no node or element {name!r} so far")
         return json_response(node_content(node, view, run, self._hub.shown))
 
     async def value(self, request: Request) -> Response:

@@ -6,10 +6,12 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from taskiq_flow.events import ElementsKnown, Gap, RunFinished, RunStarted
 from taskiq_flow.journal.reader import RunReader
 from taskiq_flow.journal.summary import RunSummary
+from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.run_view import RunView
 from taskiq_flow.web.frames import (
     MOST_IN_FRAME,
@@ -28,6 +30,10 @@ QUIET_SECONDS = 15.0
 
 _MOST_VIEWS = 16
 """Views of runs that are held, to go on with."""
+
+
+_OF_RUN = (RunStarted, RunFinished, Gap, ElementsKnown)
+"""Events that are of no node or element."""
 
 
 @dataclass(slots=True)
@@ -73,6 +79,22 @@ class Hub:
                 if not event.seq % MOST_IN_FRAME:
                     await asyncio.sleep(0)  # a journal in memory gives all events at once
         return cached.view, run
+
+    async def element(self, run_id: str, name: str) -> NodeView | None:
+        """What the events say of an element, of which a view has no record once it has ended.
+
+        Reads all events. Raises ``RunNotFoundError`` and ``JournalError``.
+        """
+        view = RunView(run_id)
+        async with aclosing(self.reader.events(run_id)) as events:
+            async for event in events:
+                if isinstance(event, RunStarted):
+                    view = RunView(run_id)  # this session tells of earlier ones what counts
+                elif not isinstance(event, _OF_RUN) and event.task_name == name:
+                    view.apply(replace(event, index=None))  # as of a node, with all that it has
+                if not event.seq % MOST_IN_FRAME:
+                    await asyncio.sleep(0)
+        return view.nodes.get(name)
 
     async def begins_after(self, run_id: str, given: str | None) -> int | None:
         """The number of the event after which a client goes on, as it was given.
