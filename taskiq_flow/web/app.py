@@ -104,7 +104,7 @@ def runs_app(
             *_by_path([*api.routes(), *Control(hub, runner, is_allowed=control).routes()]),
             WebSocketRoute("/ws", socket),
             Route("/", _page),
-            Mount("/static", StaticFiles(directory=STATIC)),
+            Mount("/static", _Static(directory=STATIC)),
         ],
         middleware=[Middleware(Guard, hosts=allowed_hosts, token=secret)],
         exception_handlers=HANDLERS,
@@ -170,6 +170,15 @@ def _by_path(routes: Iterable[Route]) -> list[Route]:
     return [
         Route(path, of_method(handlers), methods=[*handlers]) for path, handlers in found.items()
     ]
+
+
+class _Static(StaticFiles):
+    """Files that browsers keep, and ask for once more only whether they have changed."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["cache-control"] = "no-cache"
+        return response
 
 
 async def _page(request: Request) -> Response:

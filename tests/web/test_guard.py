@@ -166,6 +166,15 @@ async def test_every_answer_has_the_headers_that_bind_browsers(
             assert answer["referrer-policy"] == "no-referrer"
 
 
+async def test_files_of_the_page_are_sent_once(serve: Serve, journal: MemoryJournal) -> None:
+    site = await serve(runs_app(journal))
+    headers = (await site.get("/static/app.js")).headers
+    assert headers["cache-control"] == "no-cache"
+    known = {"if-none-match": headers["etag"]}
+    assert (await site.get("/static/app.js", headers=known)).status_code == 304
+    assert (await site.get("/api/v1/runs")).headers["cache-control"] == "no-store"
+
+
 async def test_large_bodies_are_refused_unread(serve: Serve, journal: MemoryJournal) -> None:
     site = await serve(runs_app(journal, control=True))
     chunk = b"6000\r\n" + b" " * 0x6000 + b"\r\n"

@@ -8,7 +8,7 @@ import { RunsPage } from "./runs.js";
 const root = document.querySelector("#page");
 let page = null;
 let run;
-let about = null;
+const about = { control: false, values: false, graphs: [] }; // until the server tells
 
 async function begin() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
@@ -17,15 +17,20 @@ async function begin() {
       history.replaceState(null, "", location.pathname + location.search);
       await post("session", { token });
     }
-    about = await get("about");
+    const asking = get("about");
+    turn(); // does not wait for it
+    Object.assign(about, await asking);
   } catch (error) {
+    page?.close();
     const text = error instanceof Refused ? error.message : "The server cannot be reached.";
+    root.replaceChildren();
+    delete root._$litPart$;
     render(html`<main><h1>taskiq-flow</h1><p class="notice" role="alert">${text}</p></main>`, root);
     return;
   }
+  page.render();
   addEventListener("popstate", turn);
   addEventListener("keydown", press);
-  turn();
 }
 
 function turn() {

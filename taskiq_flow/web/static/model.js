@@ -28,6 +28,11 @@ export class Model {
     return [ended, known];
   }
 
+  /** How many nodes and elements have failed. */
+  get failures() {
+    return [...this.nodes.values()].reduce((sum, { state, elements }) => sum + (elements?.failed ?? Number(state === "failed")), 0);
+  }
+
   /** Take in an event. Returns whether a new snapshot is needed. */
   apply(event) {
     if (event.type === "reset") return true;

@@ -42,23 +42,30 @@ export class RunPage {
   }
 
   async read() {
+    const early = this.known ? null : get(this.layoutPath).catch(() => null); // beside the snapshot
     this.model = new Model(await get(runPath(this.run)));
     this.notice = "";
     this.timeline.draw(this.model);
-    await this.layOut();
-    this.mark();
+    this.render();
     this.inspect();
+    await this.layOut(await early);
+    this.mark();
     this.render();
   }
 
-  async layOut() {
+  get layoutPath() {
     const query = new URLSearchParams();
     if (this.fold !== null) query.set("fold", this.fold);
     for (const name of this.unfolded) query.append("unfolded", name);
+    return `${runPath(this.run)}/graph?${query}`;
+  }
+
+  async layOut(early = null) {
+    const path = this.layoutPath;
     try {
-      const known = `${query} ${this.model.nodes.size} ${this.model.sessions}`;
+      const known = `${path} ${this.model.nodes.size} ${this.model.sessions}`;
       if (known !== this.known) {
-        this.layout = await get(`${runPath(this.run)}/graph?${query}`);
+        this.layout = early ?? (await get(path));
         this.known = known;
         this.graph.draw(this.layout, this.model);
       } else this.graph.update(this.model);
@@ -224,7 +231,7 @@ export class RunPage {
     const { model, about } = this;
     if (!about.control || !model) return [];
     const isRunning = model.status === "running";
-    const isStopped = ["failed", "cancelled", "interrupted"].includes(model.status);
+    const isStopped = ["failed", "cancelled", "interrupted"].includes(model.status) || (!isRunning && model.failures > 0);
     return [
       isRunning ? html`<button class="danger" ?disabled=${Boolean(model.requested)} @click=${() => this.stop()}>
         ${model.requested ? "Stopping…" : "Stop"}</button>` : nothing,
@@ -310,6 +317,7 @@ export class RunPage {
           <span class="quiet">▸</span> <bdi>${this.run}</bdi></h1>
         ${model ? html`<p class="facts">${status(model.status)} · ${duration(model.now)}
           · ${model.progress.join("/")}
+          ${model.failures ? html` · <span class="sign failed">✗ ${model.failures} failed</span>` : nothing}
           ${model.name ? html` · <bdi>${model.name}</bdi>` : nothing}</p>` : nothing}
         <p class="quiet" role="status">${this.connection}</p>
         ${this.buttons("Rerun…")}
