@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,61 +19,16 @@ from taskiq import InMemoryBroker
 from taskiq_flow import (
     DAGBuilder,
     ElementsKnown,
-    Event,
-    EventJournal,
     ExecutionEngine,
     Lease,
     MemoryJournal,
-    News,
-    NodeStarted,
-    RunFinished,
     RunStarted,
     SqliteJournal,
 )
-from taskiq_flow.journal.summary import Head, SummaryWriter
-from taskiq_flow.journal.wire import LineWriter
 from taskiq_flow.web import runs_app, streams, window
 from taskiq_flow.web.server import serve_async
 from tests.web.site import Content, Serve, Site, lines_of, log_of, run_example
-
-
-class Written:
-    """A run that a test writes into a journal, event by event."""
-
-    def __init__(
-        self, journal: EventJournal, run_id: str = "r1", lease_seconds: float = 60
-    ) -> None:
-        self.journal, self.run_id = journal, run_id
-        self._lease = Lease("test", lease_seconds)
-        self._lines = LineWriter(run_id)
-        self._summary = SummaryWriter(run_id, Head())
-        self._seq = 0
-
-    async def begin(self) -> None:
-        await self.journal.create(
-            self.run_id, self._lease, None, News(b"", self._summary.summary())
-        )
-        await self.write(RunStarted(self.run_id, 0.0, ("load",)))
-
-    async def send(self, count: int, text: str = "") -> None:
-        events = [NodeStarted(self.run_id, 0.0, "load", text) for _ in range(count)]
-        await self.write(*events)
-
-    async def end(self) -> None:
-        await self.write(RunFinished(self.run_id, 1.0, "completed", None))
-
-    async def write(self, *events: Event) -> None:
-        numbered = []
-        for event in events:
-            self._seq += 1
-            numbered.append(replace(event, seq=self._seq))
-        self._summary.apply(numbered)
-        news = News(self._lines.lines(numbered), self._summary.summary())
-        await self.journal.append(self.run_id, self._lease, None, news)
-
-    def skip(self, count: int) -> None:
-        self._seq += count
-
+from tests.web.written import Written
 
 SSE = {"accept": "text/event-stream"}
 
