@@ -151,7 +151,6 @@ async def _send_slowly(site: Server, number: int) -> float:
     sending = asyncio.create_task(send())
     await reader.read()
     sending.cancel()
-    writer.close()
     return time.perf_counter()
 
 
@@ -172,5 +171,3 @@ async def _send_much(site: Server, number: int) -> bytes:
         return await reader.readline()
     except ConnectionError:
         return b" 413 "  # it was closed before its answer was read
-    finally:
-        writer.close()

@@ -7,6 +7,7 @@ an id and a number, it runs a graph of so many elements at a fixed pace, and tel
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import subprocess
@@ -68,7 +69,17 @@ class Server:
     async def connect(self, number: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection; the further ones come from other addresses of this machine."""
         local = (f"127.0.0.{2 + number // BY_ADDRESS}", 0)
-        return await asyncio.open_connection(self.host, self.port, local_addr=local)
+        reader, writer = await asyncio.open_connection(self.host, self.port, local_addr=local)
+        self._writers.append(writer)
+        return reader, writer
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for writer in self._writers:
+            writer.close()
+        for writer in self._writers:
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     async def ask(self, path: str, number: int = 0) -> asyncio.StreamReader:
         """What follows the headers of an answer, once there is one."""
@@ -76,7 +87,6 @@ class Server:
             reader, writer = await self.connect(number)
             writer.write(f"GET {path} HTTP/1.0\r\nhost: {self.host}\r\n\r\n".encode())
             head = await reader.readuntil(b"\r\n\r\n")
-            self._writers.append(writer)
             if b" 404 " not in head:  # the run has not begun
                 return reader
 
@@ -94,7 +104,11 @@ async def server(journal: Path) -> AsyncIterator[Server]:
     try:
         address = (await process.stdout.readline()).decode().strip()
         host, port = address.removeprefix("http://").split(":")
-        yield Server(process.pid, process.stdin, process.stdout, host, int(port))
+        found = Server(process.pid, process.stdin, process.stdout, host, int(port))
+        try:
+            yield found
+        finally:
+            await found.close()
     finally:
         process.stdin.close()  # it stops then
         await process.wait()

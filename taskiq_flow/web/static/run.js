@@ -42,8 +42,9 @@ export class RunPage {
   }
 
   async read() {
-    const early = this.known ? null : get(this.layoutPath).catch(() => null); // beside the snapshot
-    this.model = new Model(await get(runPath(this.run)));
+    const asking = get(runPath(this.run));
+    const early = this.known ? null : get(this.layoutPath).catch(() => null); // does not wait for it
+    this.model = new Model(await asking);
     this.notice = "";
     this.timeline.draw(this.model);
     this.render();
