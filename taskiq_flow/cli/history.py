@@ -146,7 +146,8 @@ def _show_state(run: RunSummary, view: RunView) -> None:
             show(Text(f"  {fact:<11}", style="dim").append(text, style="not dim"), wraps=True)
     if view.nodes:
         show("")
-        show_table([_row_of_node(node) for node in view.nodes.values()], most_important=(0, 1, 2))
+        rows = [_row_of_node(node) for node in view.nodes.values()]
+        show_table(rows, most_important=(0, 1, 2), cut=1)
     for node in view.nodes.values():
         if node.state == "failed" and (error := node.error or _first_error(node)):
             show(Text(f"\n{one_line(node.name)}:", style="bold"))

@@ -321,12 +321,13 @@ class RunReader:
             async for part in parts:
                 if await self._started(run_id) != started:
                     raise errors.replaced(run_id)
-                try:
-                    events = [event for lines in part for event in read_lines(run_id, lines)]
-                except (ValueError, KeyError, TypeError) as error:
-                    raise errors.damaged(run_id, error) from error
-                for event in events:
-                    yield event
+                for lines in part:
+                    try:
+                        events = list(read_lines(run_id, lines))
+                    except (ValueError, KeyError, TypeError) as error:
+                        raise errors.damaged(run_id, error) from error
+                    for event in events:
+                        yield event
 
 
 async def _in_parts(found: AsyncGenerator[bytes, None]) -> AsyncGenerator[list[bytes], None]:
