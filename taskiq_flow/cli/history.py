@@ -17,8 +17,8 @@ from taskiq_flow.cli.exits import Code, CommandError, code_of_run, of_the_users,
 from taskiq_flow.cli.output import STYLES, Row, say, show, show_json, show_table, sign, width
 from taskiq_flow.cli.running import Signals
 from taskiq_flow.cli.timeline import report_lines
-from taskiq_flow.errors import ConfigurationError
-from taskiq_flow.events import Event, RunStarted
+from taskiq_flow.errors import ConfigurationError, RunNotFoundError
+from taskiq_flow.events import WIRE_VERSION, Event, RunStarted
 from taskiq_flow.journal import RunReader, RunSummary
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.listeners.progress import Progress
@@ -146,7 +146,8 @@ def _show_state(run: RunSummary, view: RunView) -> None:
             show(Text(f"  {fact:<11}", style="dim").append(text, style="not dim"), wraps=True)
     if view.nodes:
         show("")
-        show_table([_row_of_node(node) for node in view.nodes.values()], most_important=(0, 1, 2))
+        rows = [_row_of_node(node) for node in view.nodes.values()]
+        show_table(rows, most_important=(0, 1, 2), cut=1)
     for node in view.nodes.values():
         if node.state == "failed" and (error := node.error or _first_error(node)):
             show(Text(f"\n{one_line(node.name)}:", style="bold"))
@@ -170,29 +171,11 @@ def _row_of_node(node: NodeView) -> Row:
 
 async def watch_run(journal: str, run_id: str, *, json_lines: bool, quiet: bool) -> Code:
     """Follow a run until it has ended, and return its exit code."""
-    view, signals = RunView(run_id), Signals()
+    signals = Signals()
     try:
-        with signals, Progress() as progress:
+        with signals:
             async with reader_of(journal) as reader:
-                seen = (await reader.run(run_id)).seq
-                events = _as_here(reader.events(run_id, follow=True))
-                async with aclosing(events):
-                    earlier: list[Event] = []
-                    async for event in events:
-                        view.apply(event)
-                        if json_lines:
-                            show_json(event.to_dict())
-                        if quiet:
-                            continue
-                        # Of sessions that are over, only what they have reached matters.
-                        if isinstance(event, RunStarted):
-                            earlier.clear()
-                        earlier.append(event)
-                        if event.seq >= seen:
-                            for held in earlier:
-                                progress.on_event(held)
-                            earlier.clear()
-                view.status = (await reader.run(run_id)).status
+                view = await watched(reader, run_id, json_lines=json_lines, quiet=quiet)
     except asyncio.CancelledError:
         if signals.code is None:
             raise
@@ -201,6 +184,49 @@ async def watch_run(journal: str, run_id: str, *, json_lines: bool, quiet: bool)
     if view.status == "interrupted":
         say(f"run {run_id!r} is interrupted: its engine is gone; continue it with resume")
     return code_of_run(view)
+
+
+async def watched(reader: RunReader, run_id: str, *, json_lines: bool, quiet: bool) -> RunView:
+    """The view of a run that has ended, after it was followed; or of the run in its place."""
+    while True:
+        view = RunView(run_id)
+        try:
+            await _follow(reader, view, json_lines=json_lines, quiet=quiet)
+        except RunNotFoundError:
+            if not view.seq:
+                raise
+            await reader.run(run_id)  # raises if there is none in its place
+            say(f"run {run_id!r} was deleted; another one has its id and is watched now")
+            if json_lines:
+                show_json({"v": WIRE_VERSION, "run": run_id, "seq": 0, "type": "reset"})
+        else:
+            return view
+
+
+async def _follow(reader: RunReader, view: RunView, *, json_lines: bool, quiet: bool) -> None:
+    """Show what happens in a run, and apply it to its view."""
+    run_id = view.run_id
+    with Progress() as progress:
+        seen = (await reader.run(run_id)).seq
+        events = _as_here(reader.events(run_id, follow=True))
+        async with aclosing(events):
+            earlier: list[Event] = []
+            async for event in events:
+                view.apply(event)
+                if json_lines:
+                    show_json(event.to_dict())
+                if quiet:
+                    continue
+                # Of sessions that are over, only what they have reached matters.
+                if isinstance(event, RunStarted):
+                    earlier.clear()
+                earlier.append(event)
+                if event.seq >= seen:
+                    for held in earlier:
+                        progress.on_event(held)
+                    earlier.clear()
+        if view.status in ("pending", "running"):
+            view.status = (await reader.run(run_id)).status
 
 
 async def _as_here(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:

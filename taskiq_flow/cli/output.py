@@ -172,18 +172,30 @@ def sign(state: str) -> Text:
 Row = Sequence[Text | str]
 
 
-def show_table(rows: Sequence[Row], *, most_important: Iterable[int] = ()) -> None:
+_NARROWEST_COLUMN = 6
+
+
+def show_table(
+    rows: Sequence[Row], *, most_important: Iterable[int] = (), cut: int | None = None
+) -> None:
     """Write rows with aligned columns.
 
     On a terminal that is too narrow for all of them, columns are left out from the right, and
-    those of ``most_important`` last.
+    those of ``most_important`` never. The texts of the column ``cut`` are cut then.
     """
     cells = [[Text(c) if isinstance(c, str) else c for c in row] for row in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
-    columns = _fitting(widths, Console(file=sys.stdout), set(most_important))
+    console = Console(file=sys.stdout)
+    columns = _fitting(widths, console, set(most_important))
+    if cut is not None and console.is_terminal:
+        excess = sum(widths[column] + 2 for column in columns) - 2 - console.width
+        if excess > 0:
+            widths[cut] = max(widths[cut] - excess, min(widths[cut], _NARROWEST_COLUMN))
     for row in cells:
         line = Text()
         for column in columns:
+            if column == cut:
+                row[column].truncate(widths[column], overflow="ellipsis")
             line.append_text(row[column]).append(" " * (widths[column] - row[column].cell_len + 2))
         line.rstrip()
         show(line)

@@ -29,6 +29,15 @@ def no_file(path: object) -> JournalError:
     )
 
 
+def replaced(run_id: str) -> RunNotFoundError:
+    """The error of a run that was deleted while it was read, and whose id another run has now."""
+    return RunNotFoundError(
+        f"run {run_id!r} was deleted while it was read, and another run has its id now; read that "
+        "one from its beginning",
+        run_id=run_id,
+    )
+
+
 def recorded(run_id: str) -> JournalError:
     """The error of a run that was recorded without its values."""
     return JournalError(

@@ -33,6 +33,9 @@ from taskiq_flow.views.run_view import RunView
 _ALL = 1 << 31
 """More runs than a journal has."""
 
+_AT_ONCE = 64
+"""Writes of events that are read before it is checked that they are still of the same run."""
+
 LOOK_AGAIN = 1.0
 """Seconds after which a follower looks whether the engine is still there."""
 
@@ -137,16 +140,18 @@ class RunReader:
 
         In place of values, they have a ``Preview``, and in place of errors a ``ReportedError``.
         ``follow``: go on with those that are written from now on, until the run has ended or is
-        interrupted. Raises ``ConfigurationError`` for a journal that cannot be followed.
+        interrupted. Raises ``ConfigurationError`` for a journal that cannot be followed, and
+        ``RunNotFoundError`` if the run is deleted meanwhile, also if another has its id then.
         """
-        store, mark, is_over = self._store, None, False
+        store, mark, is_over, started = self._store, None, False, 0.0
         if follow and store is None:
             raise ConfigurationError(
                 f"{type(self.journal).__name__} stores no events, so its runs cannot be followed; "
                 "read them again later, or give the journal the methods of EventJournal"
             )
         while True:
-            async with aclosing(self._stored(run_id, after)) as events:
+            started = started or await self._started(run_id)
+            async with aclosing(self._stored(run_id, after, started)) as events:
                 async for event in events:
                     if event.seq > after:
                         after = event.seq
@@ -154,6 +159,8 @@ class RunReader:
             if not follow or store is None:
                 return
             run = await self.run(run_id)
+            if started and run.started != started:
+                raise errors.replaced(run_id)
             if run.status != "running" and (run.seq <= after or is_over):
                 return
             is_over = run.status != "running"  # what was written before is read once more
@@ -300,20 +307,40 @@ class RunReader:
             lease_left=run.lease_left,
         )
 
-    async def _stored(self, run_id: str, after: int) -> AsyncGenerator[Event, None]:
+    async def _started(self, run_id: str) -> float:
+        """When a run was started, which tells it from another of its id; 0 without events."""
         self._check_has_file(run_id)
-        if self._store is None or not (await self._store.summary(run_id)).started:
+        return 0.0 if self._store is None else (await self._store.summary(run_id)).started
+
+    async def _stored(self, run_id: str, after: int, started: float) -> AsyncGenerator[Event, None]:
+        if self._store is None or not started:
             async for event in events_of_log(self.journal, run_id):
                 yield event
             return
-        async with aclosing(self._store.events(run_id, after)) as found:
-            async for lines in found:
-                try:
-                    events = list(read_lines(run_id, lines))
-                except (ValueError, KeyError, TypeError) as error:
-                    raise errors.damaged(run_id, error) from error
-                for event in events:
-                    yield event
+        async with aclosing(_in_parts(self._store.events(run_id, after))) as parts:
+            async for part in parts:
+                if await self._started(run_id) != started:
+                    raise errors.replaced(run_id)
+                for lines in part:
+                    try:
+                        events = list(read_lines(run_id, lines))
+                    except (ValueError, KeyError, TypeError) as error:
+                        raise errors.damaged(run_id, error) from error
+                    for event in events:
+                        yield event
+
+
+async def _in_parts(found: AsyncGenerator[bytes, None]) -> AsyncGenerator[list[bytes], None]:
+    """Many lines of events at once."""
+    part: list[bytes] = []
+    async with aclosing(found):
+        async for lines in found:
+            part.append(lines)
+            if len(part) == _AT_ONCE:
+                yield part
+                part = []
+    if part:
+        yield part
 
 
 def _is_run(run: RunSummary) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TextIO
 
+from taskiq_flow.drawing.texts import cut
 from taskiq_flow.previews import one_line
 from taskiq_flow.views.critical_path import Stage, critical_path, stage_of
 from taskiq_flow.views.node_times import NodeTimes, times_of
@@ -84,8 +86,8 @@ class RunReport:
 
     def print(self, file: TextIO | None = None) -> None:
         """Write the report as text: to ``file``, otherwise to ``sys.stdout``."""
-        for line in self._lines():
-            print(line.rstrip(), file=sys.stdout if file is None else file)
+        for line in self.lines():
+            print(line, file=sys.stdout if file is None else file)
 
     def to_svg(self) -> str:
         """A timeline as an SVG document: a row for each of the nodes that took longest, up to 200.
@@ -98,12 +100,13 @@ class RunReport:
         """The times of all nodes as JSON in Chrome's trace format, which ui.perfetto.dev opens."""
         return json.dumps(trace_of(self), ensure_ascii=True, separators=(",", ":"))
 
-    def _lines(self) -> Iterator[str]:
+    def lines(self, longest_name: float = math.inf) -> Iterator[str]:
+        """The report as lines of text. Names are cut to so many columns."""
         yield f"run {one_line(self.run_id)}: {self.status} in {self.seconds:.3f} s"
         yield one_line(self.sentence)
         yield ""
         longest = sorted(self.nodes, key=self._took, reverse=True)[:MOST_LISTED]
-        rows = [self._row(name) for name in self.nodes if name in set(longest)]
+        rows = [self._row(name, longest_name) for name in self.nodes if name in set(longest)]
         heads = ("", "node", "state", "attempts", "waiting", "sending", "running")
         yield from _table([heads, *rows])
         yield ""
@@ -118,10 +121,10 @@ class RunReport:
         times = self.nodes[name]
         return times.waiting + times.sending + times.running
 
-    def _row(self, name: str) -> tuple[str, ...]:
+    def _row(self, name: str, longest_name: float) -> tuple[str, ...]:
         times = self.nodes[name]
-        shown = one_line(name)
-        shown += "" if times.elements is None else f" ×{times.elements}"
+        count = "" if times.elements is None else f" ×{times.elements}"
+        shown = cut(one_line(name), longest_name - len(count)) + count
         seconds = [f"{part:.3f}" for part in (times.waiting, times.sending, times.running)]
         mark = "*" if name in self.critical_path else ""
         return (mark, shown, times.state, str(times.attempts), *seconds)
@@ -133,7 +136,7 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     for row in rows:
         texts = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=False)]
         numbers = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
-        yield f"{texts[0]} {'  '.join([*texts[1:], *numbers])}"
+        yield f"{texts[0]} {'  '.join([*texts[1:], *numbers])}".rstrip()
 
 
 _WAITS = {

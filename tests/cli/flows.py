@@ -33,6 +33,9 @@ def title(fetch: str) -> str:
 nightly = DAGBuilder("nightly").node(fetch).node(title).build()
 
 
+long_names = DAGBuilder("long names").node(fetch, name="f" * 90).build()
+
+
 def odd(number: int) -> int:
     if number % 2:
         raise ValueError(f"{number} is odd")

@@ -7,7 +7,20 @@ import re
 from pathlib import Path
 
 import pytest
+from taskiq import InMemoryBroker
 
+from taskiq_flow import (
+    ExecutionEngine,
+    Lease,
+    MemoryJournal,
+    News,
+    RunReader,
+    RunStarted,
+    RunSummary,
+)
+from taskiq_flow.cli import history
+from taskiq_flow.journal.wire import LineWriter
+from tests.cli import flows
 from tests.cli.conftest import Run
 
 JOURNAL = ("--journal", "runs.db")
@@ -85,3 +98,30 @@ def test_where_signs_cannot_be_written_there_are_others(journal: Path, run: Run)
     report = run("show", "good", "--report", *JOURNAL, encoding="latin-1").output
     assert "#" in report
     assert "?" not in report
+
+
+async def test_a_run_in_the_place_of_the_watched_one_is_watched_from_its_beginning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Replacing(MemoryJournal):
+        """Another run takes the place of the first one once somebody waits for changes."""
+
+        async def changed(self, run_id: str, mark: object, seconds: float) -> object:
+            if mark is None:
+                await self.release("r", lease)
+                await self.delete("r")
+                await engine.execute({"url": "a.org"}, run_id="r")
+            return await super().changed(run_id, mark, seconds)
+
+    journal, lease = Replacing(), Lease("another engine")
+    engine = ExecutionEngine(InMemoryBroker(), flows.nightly, journal=journal)
+    started = RunStarted("r", 0.5, ("old",), 1.7e9, seq=1)
+    summary = RunSummary("r", "running", "nightly", 1.7e9, seq=1)
+    await journal.create("r", lease, b"", News(LineWriter("r").lines([started]), summary))
+    view = await history.watched(RunReader(journal), "r", json_lines=True, quiet=True)
+    assert (view.status, view.sessions, [*view.nodes]) == ("completed", 1, ["fetch", "title"])
+    written = capsys.readouterr()
+    kinds = [json.loads(line)["type"] for line in written.out.splitlines()]
+    assert kinds[:3] == ["run.started", "reset", "run.started"]
+    assert kinds[-1] == "run.ended"
+    assert "run 'r' was deleted; another one has its id" in written.err

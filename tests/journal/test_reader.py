@@ -26,6 +26,7 @@ from taskiq_flow import (
     MemoryJournal,
     MissingNodeError,
     News,
+    NodeBegan,
     NodeCompleted,
     NodeFailed,
     RunFinished,
@@ -203,6 +204,29 @@ async def test_a_run_is_followed_to_its_end(journal: Journal, tmp_path: Path) ->
         assert await run == dict(GATED)
     assert seen == await read(reader, "r")
     assert isinstance(seen[-1], RunFinished)
+
+
+async def test_a_run_in_the_place_of_another_is_not_taken_for_it(journal: Any) -> None:
+    async def begin(time: float, last: int) -> None:
+        events: list[Event] = [RunStarted("r", 0.5, ("a",), time, seq=1)]
+        events += [NodeBegan("r", 0.5, "a", "", f"h:{seq}", seq=seq) for seq in range(2, last + 1)]
+        summary = RunSummary("r", "running", "nightly", time, seq=last)
+        await journal.create("r", lease, b"", News(LineWriter("r").lines(events), summary))
+
+    lease = Lease("engine", 60.0)
+    await begin(1.7e9, 3)
+    seen: list[Event] = []
+    async with aclosing(RunReader(journal).events("r", follow=True)) as events:
+        with pytest.raises(RunNotFoundError, match="another run has its id now"):
+            async for event in events:
+                seen.append(event)
+                if event.seq == 3:
+                    await journal.release("r", lease)
+                    await journal.delete("r")
+                    await begin(1.8e9, 5)
+    assert [(event.seq, getattr(event, "time", 0)) for event in seen] == [
+        *((1, 1.7e9), (2, 0), (3, 0))
+    ]
 
 
 async def test_a_run_that_nobody_has_any_more_is_interrupted(journal: Any) -> None:
