@@ -77,13 +77,16 @@ class InMemoryCompletions:
         begins_at_once: bool = False,
     ) -> None:
         """Watch for a task. Its result is taken as it is, whatever it is annotated with."""
-        execution = Execution(task_id, in_flight, self)
+        execution = Execution(
+            task_id,
+            in_flight,
+            self,
+            tells_begin=tell_begin,
+            begins_at_once=tell_begin and begins_at_once,
+        )
         execution.limit = limit
         if grant is not None:
             execution.sink = SinkHere(task_id, in_flight, grant, self._isolation())
-        if tell_begin:
-            execution.tells_begin = True
-            execution.begins_at_once = begins_at_once
         self._executions[task_id] = self.expected[task_id] = execution
 
     def grant(self, task_id: str, grant: Grant) -> None:

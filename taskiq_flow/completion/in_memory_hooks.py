@@ -56,18 +56,26 @@ class Execution:
     sweeps = 0  # that found it taken by the broker and not begun
     scheduled = False  # somebody is to send it again, at a time of their own
     revoked = False
-    tells_begin = False
-    begins_at_once = False  # and tells so
     worker: asyncio.Task[Any] | None = None  # runs the newest attempt
     call: Call | None = None  # what the task is executed with
     limit: int | None = None  # bytes above which the run is given a handle in place of the value
     sink: SinkHere | None = None  # of a generator whose items are taken one by one
     superseded: frozenset[asyncio.Task[Any] | None] = frozenset()  # ran attempts sent again
 
-    def __init__(self, task_id: str, in_flight: InFlight, completions: OfRun) -> None:
+    def __init__(
+        self,
+        task_id: str,
+        in_flight: InFlight,
+        completions: OfRun,
+        *,
+        tells_begin: bool,
+        begins_at_once: bool,
+    ) -> None:
         self.task_id = task_id
         self.in_flight = in_flight
         self.completions = completions
+        self.tells_begin = tells_begin
+        self.begins_at_once = begins_at_once  # and tells so
 
     def revoke(self) -> None:
         """Cancel the task, or keep it from running."""

@@ -20,6 +20,7 @@ from taskiq_flow.errors import (
     GraphError,
     MissingNodeError,
 )
+from taskiq_flow.events import GraphKind
 
 NodeRef = DAGNode | Task | str
 """A node, its task, or its name."""
@@ -47,6 +48,7 @@ class DAG:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name is {name!r}; give the graph's name as a string, or None")
         self.name = name
+        self.kind: GraphKind = "dataflow"
         self._nodes: dict[str, DAGNode] = {}
         self._same_name: Counter[str] = Counter()
         self._orderings: list[tuple[NodeRef, NodeRef]] = []
@@ -218,7 +220,7 @@ class DAG:
     def plan(self) -> Plan:
         """The validated graph, computed once per change; raises what ``validate`` raises."""
         if self._plan is None:
-            self._plan = plan_of(self.nodes, self.resolved_orderings())
+            self._plan = plan_of(self.nodes, self.resolved_orderings(), self.kind)
         return self._plan
 
     def plan_for(self, outputs: Iterable[str]) -> Plan:
@@ -226,7 +228,7 @@ class DAG:
 
         Raises ``MissingNodeError`` for a key that no node produces.
         """
-        return plan_of(self._needed_for(outputs), self.resolved_orderings())
+        return plan_of(self._needed_for(outputs), self.resolved_orderings(), self.kind)
 
     def part_for(self, outputs: Iterable[str]) -> DAG:
         """That part as a graph of its own, of the same nodes. Raises ``MissingNodeError``."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.tasks import default_name
+from taskiq_flow.events import GraphKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +19,13 @@ class Description:
     expected: Mapping[str, float] = field(default_factory=dict)
     tasks: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kind: GraphKind = "dataflow"
 
 
 def described(
-    nodes: Sequence[DAGNode], predecessors: Mapping[DAGNode, Sequence[DAGNode]]
+    nodes: Sequence[DAGNode],
+    predecessors: Mapping[DAGNode, Sequence[DAGNode]],
+    kind: GraphKind = "dataflow",
 ) -> Description:
     """Describe a graph."""
     return Description(
@@ -44,4 +48,5 @@ def described(
             for node in nodes
             if tuple(node.outputs) != (node.task_name,)
         },
+        kind=kind,
     )

@@ -60,7 +60,7 @@ def graph_of_many(whole: DAG, outputs: Iterable[str] | None = None) -> DAG:
     while any(name in (node.task_name, *node.outputs) for node in dag.nodes):
         name += "_"
     node = InputNode(name, whole.plan(), plan)
-    graph = DAG()
+    graph = DAG(whole.name)
     graph.add_node(node)
     for part in Subgraph(dag, "", None, None, dict.fromkeys(node.outputs, 1)).nodes():
         graph.add_node(part)

@@ -16,6 +16,7 @@ from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.node_arguments import check_named
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.errors import BindingError, CycleError, DuplicateOutputError
+from taskiq_flow.events import GraphKind
 
 FAILURES = ".failures"
 """Ends the key under which a node is given the failures of the node before the dot."""
@@ -40,7 +41,7 @@ class Plan:
     are taken whole. ``elements``: how nodes map; ``None``
     if none does. ``by_items``: the same, where the items of all generators are asked for.
     ``by_value``: the nodes whose results a run looks into, and not only passes on; besides those of
-    generators whose items are taken.
+    generators whose items are taken. ``kind``: how the graph was declared.
     """
 
     order: list[DAGNode]
@@ -54,21 +55,25 @@ class Plan:
     elements: ElementPlan | None
     by_items: ElementPlan | None
     by_value: frozenset[DAGNode]
+    kind: GraphKind
 
     def node_of(self, name: str) -> str:
         """The name of the node to which an element's name belongs; other names are their own."""
-        owner = node_name(name)
-        if owner == name or any(node.task_name == name for node in self.order):
+        has_elements = self._have_elements
+        if name in has_elements:
             return name
-        has_elements = any(
-            node.task_name == owner and (node.map_over or node.is_generator) for node in self.order
-        )
-        return owner if has_elements else name
+        owner = node_name(name)
+        return owner if has_elements.get(owner) else name
+
+    @cached_property
+    def _have_elements(self) -> dict[str, bool]:
+        """By the names of all nodes, whether they have elements."""
+        return {node.task_name: bool(node.map_over or node.is_generator) for node in self.order}
 
     @cached_property
     def description(self) -> Description:
         """What listeners are told of the graph when a run begins."""
-        return described(self.order, self.predecessors)
+        return described(self.order, self.predecessors, self.kind)
 
     def joins(self) -> dict[DAGNode, Join]:
         """The join rules other than ``"all"``. Those of mapped nodes hold for their elements."""
@@ -92,7 +97,9 @@ class Plan:
         return longest
 
 
-def plan_of(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode]]) -> Plan:
+def plan_of(
+    nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode]], kind: GraphKind
+) -> Plan:
     """The plan of a graph. ``orderings``: by node, those that it waits for without data.
 
     Raises ``DuplicateOutputError``, ``BindingError`` or ``CycleError``.
@@ -146,6 +153,7 @@ def plan_of(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNo
         elements,
         by_items,
         _by_value(order, producers, elements),
+        kind,
     )
 
 
