@@ -46,6 +46,8 @@ class EngineOptions:
     def engine(self, flow: Flow, *listeners: Any) -> ExecutionEngine:
         """The engine, whose listeners these are as well."""
         options: dict[str, Any] = {"dag": flow.dag, **flow.options}
+        if flow.dag.name is None:  # in lists of runs, it is called as here
+            flow.dag.name = flow.where
         options["listeners"] = (*options.get("listeners", ()), *listeners)
         if self.broker is not None:
             options["broker"] = broker_at(self.broker)

@@ -185,7 +185,7 @@ class Api:
         node: NodeView | None
         try:
             node = view.node(name)
-        except KeyError:
+        except MissingNodeError:
             is_element = name.rpartition("[")[0] in view.nodes
             node = await self._hub.element(view.run_id, name) if is_element else None
         if node is None:

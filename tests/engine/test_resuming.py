@@ -39,8 +39,8 @@ from taskiq_flow import (
 )
 from taskiq_flow.journal.history import restore_run
 from taskiq_flow.journal.protocol import News
-from tests.local_broker import LocalBroker
-from tests.local_notifier import Switchboard, with_flow
+from taskiq_flow.testing import LocalBroker, LocalNotices
+from tests.local_flow import with_flow
 from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later, virtual_loop, virtually
 
@@ -494,7 +494,7 @@ class Remote:
     """A broker with a queue, whose worker outlives engines."""
 
     def __init__(self) -> None:
-        self.board = Switchboard()
+        self.board = LocalNotices()
         self.broker = LocalBroker()
         self.flow = with_flow(self.broker, self.board)
         self.journal = MemoryJournal()
@@ -538,7 +538,7 @@ async def test_a_task_that_has_ended_meanwhile_is_not_sent_again() -> None:
     async with remote.broker.worker():
         await remote.crash(remote.engine())
         remote.may_end.set()
-        while not remote.broker.store.results:
+        while not remote.broker.results.stored:
             await asyncio.sleep(0)
         assert await all_of(remote.engine().resume("r")) == [("held", "done")]
         assert remote.executed == ["held"]
@@ -554,7 +554,7 @@ async def test_a_result_that_is_looked_into_is_picked_up_by_value() -> None:
     async with remote.broker.worker():
         await remote.crash(remote.engine(pass_by="reference"))
         remote.may_end.set()
-        while not remote.broker.store.results:
+        while not remote.broker.results.stored:
             await asyncio.sleep(0)
         results = dict(await all_of(remote.engine(pass_by="reference").resume("r")))
         assert results["held"] == "done"
