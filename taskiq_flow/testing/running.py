@@ -11,12 +11,11 @@ from typing import Any
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.options import Seconds, in_seconds
 from taskiq_flow.engine.run_spec import Items
-from taskiq_flow.errors import MissingNodeError
 from taskiq_flow.events import NodeStarted
 from taskiq_flow.testing.flows import Flow, parts_of
 from taskiq_flow.testing.outcome import RunOutcome, outcome_of
 from taskiq_flow.testing.shared_values import SharedValues
-from taskiq_flow.testing.stage import Stage, Turn
+from taskiq_flow.testing.stage import Stage, Turn, no_such_node
 from taskiq_flow.testing.virtual_clock import HangingError, run_on_clock
 
 
@@ -143,11 +142,7 @@ def _seconds_of(dag: DAG, takes: Seconds | Mapping[str, Seconds]) -> Turn:
     node_of = dag.plan().node_of
     for name in by_name:
         if node_of(name) not in names:
-            raise MissingNodeError(
-                f"takes= has {name!r}, and the graph has no such node; it has "
-                f"{', '.join(map(repr, names))}",
-                reference=name,
-            )
+            raise no_such_node("takes", name, names)
 
     sleeps = _Sleeps()
 

@@ -12,6 +12,7 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
+    Sequence,
 )
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from contextvars import ContextVar
@@ -20,16 +21,19 @@ from typing import Any, Protocol, get_args
 
 from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
 
+from taskiq_flow.dataflow.axes import node_name
 from taskiq_flow.dataflow.binding import Task, original_function, task_info
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode, default_name
 from taskiq_flow.dataflow.type_check import returned_type
 from taskiq_flow.dispatch.callables import annotations_of
 from taskiq_flow.engine.arguments import check_graph
+from taskiq_flow.errors import MissingNodeError
 from taskiq_flow.events import Event, NodeStarted
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.journal import RedisJournal, SqliteJournal
 from taskiq_flow.processes.in_process import runs_in_process
+from taskiq_flow.suggestions import did_you_mean
 from taskiq_flow.testing.brokers import copy_dependencies
 from taskiq_flow.values.fitting import Fit, misfit, name_of
 
@@ -128,7 +132,7 @@ class Stage:
         self.log = EventLog()
         self.in_flight: dict[str, None] = {}
         self._call = call
-        stand_ins = {dag.get_node(name): stand_in for name, stand_in in replace.items()}
+        stand_ins = {_node_in(dag, name): stand_in for name, stand_in in replace.items()}
         for node in dag.nodes:
             self.dag.add_node(self._staged(node, stand_ins))
         for node, before in dag.resolved_orderings().items():
@@ -216,6 +220,29 @@ class Stage:
             return_type=task.return_type,
         )
         return copied
+
+
+def _node_in(dag: DAG, name: str) -> DAGNode:
+    """The node of which ``replace=`` has a name. Raises ``MissingNodeError``."""
+    names = [node.task_name for node in dag.nodes]
+    if name in names:
+        return dag.get_node(name)
+    whole = node_name(str(name))
+    if whole in names:
+        raise MissingNodeError(
+            f"replace= has {name!r}, an element; replace its node {whole!r}, whose stand-in is "
+            "called for each element with its values",
+            reference=name,
+        )
+    raise no_such_node("replace", name, names)
+
+
+def no_such_node(argument: str, name: str, names: Sequence[str]) -> MissingNodeError:
+    """The error of an argument that has a name which none of the nodes has."""
+    hint = did_you_mean(str(name), names) or f"; it has {', '.join(map(repr, names)) or 'none'}"
+    return MissingNodeError(
+        f"{argument}= has {name!r}, and the graph has no such node{hint}", reference=name
+    )
 
 
 def _own_function(task: Task) -> Callable[..., Any]:

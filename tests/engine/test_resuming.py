@@ -22,6 +22,7 @@ from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
     GraphChangedError,
+    InputConflictError,
     JournalError,
     Lease,
     MemoryJournal,
@@ -442,6 +443,40 @@ async def test_nodes_are_run_again_with_all_that_depends_on_them_as_another_run(
         assert dict(await all_of(site.engine().resume(run_id))) == WHOLE
     assert not site.executed
     assert await all_of(site.engine().rerun("r", "c", replay=False)) == [("c", 4)]
+
+
+async def test_nodes_that_take_other_inputs_run_again() -> None:
+    executed: list[str] = []
+
+    def add(left: int, right: int) -> int:
+        executed.append("add")
+        return left + right
+
+    def double(number: int) -> int:
+        executed.append("double")
+        return number * 2
+
+    dag = (
+        DAGBuilder()
+        .node(double, name="left", inputs={"number": "x"})
+        .node(double, name="right", inputs={"number": "y"})
+        .node(add, inputs=["left", "right"])
+        .node(double, name="each", inputs={"number": "many"}, map_over="many")
+        .build()
+    )
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=MemoryJournal())
+    await engine.execute({"x": 1, "y": 2, "many": [1, 2]}, run_id="r")
+    executed.clear()
+    again = engine.rerun("r", [], inputs={"y": 5}, new_run_id="s")
+    assert dict(await all_of(again)) == {"left": 2, "right": 10, "add": 12, "each": [2, 4]}
+    assert executed == ["double", "add"]
+    again = engine.rerun("s", ["left"], inputs={"many": [7]}, new_run_id="t")
+    assert dict(await all_of(again)) == {"left": 2, "right": 10, "add": 12, "each": [14]}
+    executed.clear()
+    assert dict(await all_of(engine.resume("t")))["each"] == [14]
+    assert executed == []
+    with pytest.raises(InputConflictError, match="its own nodes produce"):
+        await anext(engine.rerun("r", [], inputs={"left": 1}))
 
 
 async def test_a_node_that_the_graph_does_not_have_cannot_be_run_again() -> None:

@@ -246,8 +246,14 @@ def test_a_run_that_waits_for_what_will_not_come_names_its_nodes(
 def test_what_is_refused_before_a_run_is_raised() -> None:
     with pytest.raises(MissingInputError):
         run(pages())
-    with pytest.raises(MissingNodeError, match="no node 'load'"):
+    with pytest.raises(MissingNodeError, match="has no such node; it has 'fetch'"):
         run(pages(), {"url": "a"}, replace={"load": 1})
+    with pytest.raises(MissingNodeError, match="no such node; did you mean 'fetch'"):
+        run(pages(), {"url": "a"}, replace={"fetsh": 1})
+    with pytest.raises(MissingNodeError, match="no such node; did you mean 'fetch'"):
+        run(pages(), {"url": "a"}, takes={"fetsh": 1})
+    with pytest.raises(MissingNodeError, match="an element; replace its node 'fetch'"):
+        run(pages(), {"url": "a"}, replace={"fetch[0]": 1})
     with pytest.raises(MissingNodeError, match=r"takes= has 'count\[0\]'"):
         run(pages(), {"url": "a"}, takes={"count[0]": 1})
     with pytest.raises(ValueError, match="takes of 'fetch' is -1"):
