@@ -594,9 +594,10 @@ class ExecutionEngine:
 
         ``from_``: names of nodes. The results of all others are taken from the earlier run, and
         come first unless ``replay=False``. The new run is called ``new_run_id``. It has the inputs
-        of the earlier run, which does not change; ``inputs`` are those of them that have no length,
-        as in ``resume``. Raises ``MissingNodeError`` for a name that the graph does not have,
-        otherwise like ``resume``.
+        of the earlier run, which does not change. ``inputs``: others in the place of these, so that
+        the nodes that take them run again as well; and those that have no length, as in ``resume``.
+        Raises ``MissingNodeError`` for a name that the graph does not have, otherwise like
+        ``resume``.
 
         >>> dag = DAGBuilder().node(lambda: 1, name="a").node(lambda a: a + 1, name="b").build()
         >>> async def main():

@@ -10,6 +10,7 @@ import pytest
 from taskiq import AsyncTaskiqTask, InMemoryBroker
 
 import taskiq_flow
+import taskiq_flow.testing
 from taskiq_flow import (
     DAG,
     Cache,
@@ -38,6 +39,7 @@ from taskiq_flow import (
 
 NAMES = [
     "AnnotationError",
+    "BatchListener",
     "BindingError",
     "Cache",
     "ConfigurationError",
@@ -293,6 +295,29 @@ def bare(signature: inspect.Signature) -> str:
 def test_the_public_names_are_these() -> None:
     assert sorted(taskiq_flow.__all__) == NAMES
     assert len(set(taskiq_flow.__all__)) == len(taskiq_flow.__all__)
+
+
+def test_the_public_names_for_tests_are_these() -> None:
+    assert taskiq_flow.testing.__all__ == [
+        "HangingError",
+        "LocalBroker",
+        "LocalFlowMiddleware",
+        "LocalNotices",
+        "LocalNotifier",
+        "LocalResults",
+        "OrderError",
+        "OrdersChecked",
+        "ReplayError",
+        "RunOutcome",
+        "ValueChangedError",
+        "VirtualClockLoop",
+        "check_orders",
+        "in_memory",
+        "record",
+        "replay",
+        "run",
+        "run_virtually",
+    ]
 
 
 def test_nothing_else_looks_public() -> None:

@@ -12,6 +12,7 @@ from taskiq import AsyncBroker
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.dataflow.axes import element_name, parted
 from taskiq_flow.dataflow.fingerprint import with_dependents
+from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.stale import stale
 from taskiq_flow.dispatch.callables import return_type_of
 from taskiq_flow.engine.listeners import Listeners
@@ -107,16 +108,21 @@ class Resumer:
         """Run nodes of a run of the journal again, with all that depends on them, as a new run.
 
         ``is_named``: whether the user gave ``new_run_id``. ``sources``: inputs that the journal
-        does not have.
+        does not have, or has with other values; what takes these runs again as well.
         """
         restored = await restore_run(self._runs.journal, run_id)
         self._check_how_begun(restored)
         again = [self._dag.get_node(name).task_name for name in from_]
         self._runs.adapt_to_graph(restored, allow_changed=allow_changed)
         plan = self._dag.plan()
+        lists = set() if plan.elements is None else plan.elements.lists()
+        changed = {key for key in sources if key in restored.inputs or key not in lists}
+        again += [n.task_name for n in plan.order if not changed.isdisjoint(_taken_keys(n))]
         rerun = with_dependents(plan, again)
         for node_name in [n for n in restored.results if plan.node_of(n) in rerun]:
             del restored.results[node_name]
+        for key in changed & restored.inputs.keys():
+            del restored.inputs[key]
         spec = await self._restored_spec(restored, replay=replay, sources=sources, items=items)
         earlier = EarlierSessions(
             spec.earlier.results,
@@ -225,3 +231,7 @@ class Resumer:
             finished=restored.finished,
         )
         return replace(spec, earlier=earlier)
+
+
+def _taken_keys(node: DAGNode) -> tuple[str, ...]:
+    return (*node.required_keys, *node.optional_keys)

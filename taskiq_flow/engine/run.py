@@ -26,7 +26,7 @@ from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.call_text import called_with
-from taskiq_flow.engine.frequent_events import NodeBeganDraft, NodeCompletedDraft
+from taskiq_flow.engine.frequent_events import new_node_began, new_node_completed
 from taskiq_flow.engine.generating import Generating
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.mapped_nodes import DECLINED, RUN_ENDED, MappedNodes, is_missing
@@ -304,12 +304,12 @@ class Run(Generic[N]):
         if self._generating is not None:
             self._generating.begun(node_run)
         if self._listeners.are_present and worker not in node_run.workers:
-            node, number = node_run.node, node_run.number
+            node, number, seq = node_run.node, node_run.number, self._listeners.seq + 1
             node_run.note_begun(now, worker)
-            began = NodeBeganDraft(
-                self.run_id, now, node.task_name, task_id, worker, node.index, number
+            name, index = node.task_name, node.index
+            self._listeners.hold(
+                new_node_began(self.run_id, now, name, task_id, worker, index, number, seq)
             )
-            self._listeners.tell_draft(began)
         if node_run.options.is_timed:
             ends_by_itself = self._sender.ends_by_itself(node_run)
             self._set_timer(node_run, node_run.on_began(now, ends_by_itself=ends_by_itself))
@@ -829,6 +829,7 @@ class Run(Generic[N]):
                 graph.expected,
                 graph.tasks,
                 graph.outputs,
+                kind=graph.kind,
             )
         )
 
@@ -842,13 +843,13 @@ class Run(Generic[N]):
             task_id = node_run.task_id
             if source in {"task", "fallback"}:
                 number, (queued, ran) = node_run.number, node_run.spans(now)
-        name, index = node.task_name, node.index
-        event = NodeCompletedDraft(
-            self.run_id, now, name, task_id, value, source, index, number, queued, ran
+        name, index, seq = node.task_name, node.index, self._listeners.seq + 1
+        event = new_node_completed(
+            self.run_id, now, name, task_id, value, source, index, number, queued, ran, seq
         )
         is_shared = type(value) in NEVER_CHANGE
         prepare = None if is_shared else partial(self._prepare, event, node)
-        self._listeners.tell_draft(event, prepare)
+        self._listeners.hold(event, prepare)
 
     def _prepare(self, event: NodeCompleted, node: N) -> None:
         object.__setattr__(event, "result", self._handed_over(node, event.result))

@@ -22,6 +22,22 @@ def not_found(run_id: str) -> RunNotFoundError:
     )
 
 
+def no_file(path: object) -> JournalError:
+    """The error of reading a file that is not there, which opening it would create."""
+    return JournalError(
+        f"there is no journal at {str(path)!r}; give the file to which an engine writes its runs"
+    )
+
+
+def replaced(run_id: str) -> RunNotFoundError:
+    """The error of a run that was deleted while it was read, and whose id another run has now."""
+    return RunNotFoundError(
+        f"run {run_id!r} was deleted while it was read, and another run has its id now; read that "
+        "one from its beginning",
+        run_id=run_id,
+    )
+
+
 def recorded(run_id: str) -> JournalError:
     """The error of a run that was recorded without its values."""
     return JournalError(
