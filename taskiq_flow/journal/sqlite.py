@@ -90,8 +90,6 @@ class SqliteJournal:
                 (lease.owner, time.time() + lease.seconds, number),
             )
 
-        if not self.file.is_written():
-            raise errors.not_found(run_id)
         await self.file.write(take)
 
     async def renew(self, run_id: str, lease: Lease) -> None:
