@@ -356,11 +356,15 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="MODULE:NAME",
-            help="Graphs that are drawn with their inputs and conditions.",
+            help="Graphs that are drawn whole, and run with --control.",
             show_default=False,
         ),
     ] = None,
+    broker: Broker = None,
     journal: Journal = None,
+    max_parallel: MaxParallel = None,
+    on_error: WhenNodesFail = None,
+    timeout: Timeout = None,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="What is listened at.")
     ] = "127.0.0.1",
@@ -368,7 +372,7 @@ def serve(
         int, typer.Option(min=0, max=65_535, metavar="PORT", help="0 is one that is free.")
     ] = 8421,
     control: Annotated[
-        bool, typer.Option("--control", help="Runs can be cancelled on the page.")
+        bool, typer.Option("--control", help="Runs can be begun, stopped, and so on.")
     ] = False,
     token: Annotated[
         str | None,
@@ -386,7 +390,8 @@ def serve(
 ) -> None:
     """Show runs in the browser, until Ctrl-C."""
     address = Address(host, port, token, allowed_host or [])
-    exit_with(serve_runs(_journal(journal), flows or [], address, control=control))
+    options = EngineOptions(broker, None, max_parallel, on_error, timeout)
+    exit_with(serve_runs(_journal(journal), flows or [], address, options, control=control))
 
 
 def _journal(given: str | None) -> str:

@@ -87,7 +87,7 @@ async def run_to_its_end(
         with signals:
             if journal is not None and new_run_id is not None:
                 await _check_is_new(journal, new_run_id, flow)
-            async with _connected(engine.options["broker"]), aclosing(begin(engine)) as pairs:
+            async with connected(engine.options["broker"]), aclosing(begin(engine)) as pairs:
                 signals.stop = engine.cancel
                 async for name, result in pairs:
                     is_handle = isinstance(result, ResultHandle)
@@ -144,7 +144,7 @@ class _RunId:
 
 
 @asynccontextmanager
-async def _connected(broker: AsyncBroker) -> AsyncIterator[None]:
+async def connected(broker: AsyncBroker) -> AsyncIterator[None]:
     """Start a broker for a run. Raises ``CommandError`` if its server cannot be reached."""
     async with AsyncExitStack() as stack:
         try:

@@ -75,13 +75,16 @@ class Plan:
 
     def node_of(self, name: str) -> str:
         """The name of the node to which an element's name belongs; other names are their own."""
-        owner = node_name(name)
-        if owner == name or any(node.task_name == name for node in self.order):
+        has_elements = self._have_elements
+        if name in has_elements:
             return name
-        has_elements = any(
-            node.task_name == owner and (node.map_over or node.is_generator) for node in self.order
-        )
-        return owner if has_elements else name
+        owner = node_name(name)
+        return owner if has_elements.get(owner) else name
+
+    @cached_property
+    def _have_elements(self) -> dict[str, bool]:
+        """By the names of all nodes, whether they have elements."""
+        return {node.task_name: bool(node.map_over or node.is_generator) for node in self.order}
 
     @cached_property
     def description(self) -> Description:

@@ -9,7 +9,8 @@ def exists(run_id: str) -> JournalError:
     """The error of creating a run that exists."""
     return JournalError(
         f"run {run_id!r} is in the journal already; continue it with engine.resume({run_id!r}), a "
-        f"map with MapReduce.map(..., run_id={run_id!r}, resume=True), or give the new run another "
+        f"map with MapReduce.map(..., run_id={run_id!r}, resume=True), one of many inputs with "
+        f"engine.execute_many(..., run_id={run_id!r}, resume=True), or give the new run another "
         "run_id"
     )
 

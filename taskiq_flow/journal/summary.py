@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from taskiq_flow.events import (
     ElementsKnown,
@@ -75,10 +74,6 @@ class Head:
     is_resumable: bool = True
 
 
-_TOLD_APART = {ElementsKnown, RunStarted, RunFinished}
-"""Events that are more to a summary than one of their kind."""
-
-
 class SummaryWriter:
     """Keeps the summary of a run that is in progress. ``seq``: of its last event."""
 
@@ -107,30 +102,19 @@ class SummaryWriter:
 
     def apply(self, events: Sequence[Event]) -> None:
         """Take in the next events, of which there is one at least."""
-        kinds = Counter(map(type, events))
-        if self._levels or not _TOLD_APART.isdisjoint(kinds):
-            for event in events:
-                self._apply_one(event)
-        else:  # most often: to count is enough
-            self._completed += kinds[NodeCompleted]
-            self._failed += kinds[NodeFailed]
-            self._skipped += kinds[NodeSkipped]
+        for event in events:
+            if (apply := self._APPLY.get(type(event))) is not None:
+                apply(self, event)
         self.seq = events[-1].seq
 
-    def _apply_one(self, event: Event) -> None:
-        if isinstance(event, NodeCompleted):
-            self._completed += 1
-            if event.index is not None:
-                self._elements_of(event.task_name).end("completed")
-        elif isinstance(event, (NodeFailed, NodeSkipped)):
-            self._count_missing(event)
-        elif isinstance(event, ElementsKnown):
-            self._known(event)
-        elif isinstance(event, RunStarted):
-            self._begin(event)
-        elif isinstance(event, RunFinished):
-            self._outcome = event.outcome
-            self._ended = time.time() if self._offset is None else event.at + self._offset
+    def _complete(self, event: NodeCompleted) -> None:
+        self._completed += 1
+        if event.index is not None:
+            self._elements_of(event.task_name).end("completed")
+
+    def _finish(self, event: RunFinished) -> None:
+        self._outcome = event.outcome
+        self._ended = time.time() if self._offset is None else event.at + self._offset
 
     def _begin(self, event: RunStarted) -> None:
         """An engine begins, or goes on: it tells once more of what earlier ones have completed."""
@@ -189,3 +173,12 @@ class SummaryWriter:
             None if self._head.parent is None else printable(self._head.parent),
             self._head.is_resumable,
         )
+
+    _APPLY: ClassVar[Mapping[type, Callable[[SummaryWriter, Any], None]]] = {
+        RunStarted: _begin,
+        NodeCompleted: _complete,
+        NodeFailed: _count_missing,
+        NodeSkipped: _count_missing,
+        ElementsKnown: _known,
+        RunFinished: _finish,
+    }

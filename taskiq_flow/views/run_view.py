@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from taskiq_flow.drawing.diagram import diagram_of_run
 from taskiq_flow.drawing.layout import lay_out
@@ -40,6 +39,8 @@ from taskiq_flow.views.node_view import (
 
 RunStatus = Literal["pending", "running", "interrupted", "completed", "failed", "cancelled"]
 """``"interrupted"``: no engine has the run any more. No event tells so; ``RunReader`` does."""
+
+_STATES: tuple[NodeState, ...] = get_args(NodeState)
 
 _Ends = NodeCompleted | NodeFailed | NodeSkipped
 
@@ -87,13 +88,13 @@ class RunView:
     edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     expected: Mapping[str, float] = field(default_factory=dict)
     kind: GraphKind = "dataflow"
-    _counts: Counter[NodeState] = field(default_factory=Counter)
+    _counts: dict[NodeState, int] = field(default_factory=lambda: dict.fromkeys(_STATES, 0))
     _earlier: dict[str, NodeView] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[NodeState, int]:
         """How many nodes are in which state. A mapped node counts as one."""
-        return dict(+self._counts)
+        return {state: count for state, count in self._counts.items() if count > 0}
 
     @property
     def seconds(self) -> float:
@@ -187,7 +188,7 @@ class RunView:
         self.nodes = {name: NodeView(name) for name in event.task_names}
         for name, levels in event.mapped.items():
             self.nodes[name].elements = ElementsView(levels)
-        self._counts = Counter(node.state for node in self.nodes.values())
+        self._counts = {**dict.fromkeys(_STATES, 0), "pending": len(self.nodes)}
 
     def _finished(self, event: RunFinished) -> None:
         self.status, self.ended_at = event.outcome, event.at
