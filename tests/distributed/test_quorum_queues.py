@@ -41,7 +41,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer
 async def test_tasks_of_all_kinds_on_a_quorum_queue(
     farm: Farm, impatient: RabbitServer, notes: Notes, tmp_path: Path
 ) -> None:
-    """Results and cancellation arrive; long tasks are executed once; deadly ones are lost at last."""
+    """Results and cancellation arrive; long tasks are executed once; deadly ones are lost."""
     settings = farm.settings(
         "rabbitmq", "quorum", rabbitmq=impatient.url, queue_type="quorum", park_after=0.5
     )
