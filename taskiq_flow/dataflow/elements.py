@@ -272,7 +272,7 @@ class Elements:
             left += length - cursor.next
             if left > self._limit:
                 return False
-        return left > 0
+        return True
 
     def _has_let_in_all(self, group: Group) -> bool:
         """Whether all positions of a group were let in, in all its lists."""

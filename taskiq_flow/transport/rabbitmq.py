@@ -144,8 +144,16 @@ class RabbitNotifier:
         self._revoked = await revocations.declare_exchange(
             self._revoked_name, ExchangeType.FANOUT, durable=True
         )
-        bounds = {"x-message-ttl": REVOCATION_LIFE * 1000, "x-max-length": MOST_REVOCATIONS}
-        stored = await revocations.declare_queue(self._revoked_name, durable=True, arguments=bounds)
+        stored = await revocations.declare_queue(
+            self._revoked_name,
+            durable=True,
+            arguments={
+                # A quorum queue may drop what was returned to it often, as it is by each reader.
+                "x-queue-type": "classic",
+                "x-message-ttl": REVOCATION_LIFE * 1000,
+                "x-max-length": MOST_REVOCATIONS,
+            },
+        )
         await stored.bind(self._revoked)
         self._subscribed_on = connection.transport
         connection.reconnect_callbacks.add(self._subscribe_again)
