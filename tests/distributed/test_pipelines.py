@@ -130,7 +130,7 @@ async def test_a_pipeline_is_a_task_that_a_worker_executes(started: Any) -> None
     done = await task.wait_result(timeout=30)
     assert done.error is None
     mode, pipeline_id, step = done.return_value.split()
-    assert (mode, step) == ("pipeline", "4")
+    assert (mode, step) == ("sequential", "4")
     assert pipeline_id != task.task_id
 
 
