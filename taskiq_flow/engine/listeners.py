@@ -103,6 +103,7 @@ class Listeners:
         reader = EventReader(self, held)
         self._readers.add(reader)
         self.are_present = self._has_readers = True
+        self._is_scheduled = False  # what is scheduled may be a batch, of which no reader is told
         return reader
 
     def tell(self, event: Event) -> None:

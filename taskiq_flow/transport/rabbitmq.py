@@ -286,5 +286,5 @@ class RabbitNotifier:
 
 
 def is_outage_or_gone(error: BaseException) -> bool:
-    """Like ``is_outage``. What the server has lost is about to be declared anew."""
+    """Like ``is_outage``, and also true if a queue is gone: it will soon be declared again."""
     return is_outage(error) or isinstance(error, ChannelNotFoundEntity)

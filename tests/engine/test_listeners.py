@@ -426,3 +426,16 @@ async def test_a_batch_that_lags_begins_with_a_gap(monkeypatch: pytest.MonkeyPat
     assert gap == Gap("r", 0.0, missed=15, seq=15)
     assert [event.seq for event in events] == list(range(16, 26))
     assert len(of_run.events) == 0
+
+
+@virtually
+async def test_a_reader_that_comes_while_a_batch_waits_is_told_of_the_next_event() -> None:
+    of_run = listeners.Listeners("r")
+    of_run.add(Batches())
+    of_run.tell(ElementsKnown("r", 0.0, "n", 1))
+    reader = of_run.reader(None)
+    reading = asyncio.ensure_future(anext(reader))
+    await asyncio.sleep(0)
+    of_run.tell(ElementsKnown("r", 0.0, "n", 2))
+    assert (await asyncio.wait_for(reading, 1)).seq == 2
+    await of_run.aclose()
