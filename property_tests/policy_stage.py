@@ -43,7 +43,7 @@ from taskiq_flow import (
     RunError,
     RunFailedError,
 )
-from taskiq_flow.completion.in_memory import InMemoryHooks
+from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from tests.virtual_clock import virtual_loop
 
 

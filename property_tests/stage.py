@@ -11,7 +11,7 @@ from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware, TaskiqResult
 
 from property_tests.model import BrokenError, GraphSpec, NodeSpec
 from taskiq_flow import DAG, DAGNode
-from taskiq_flow.completion.in_memory import InMemoryHooks
+from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from tests.virtual_clock import virtual_loop
 
 

@@ -25,8 +25,8 @@ from taskiq.serializers import JSONSerializer
 from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.cache.store import store_beside
-from taskiq_flow.completion.in_memory import InMemoryHooks
-from taskiq_flow.dataflow.dag import DAG, Order
+from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
+from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.inputs import as_inputs
 from taskiq_flow.dataflow.known_classes import ClassesOfTasks
 from taskiq_flow.dataflow.many import SOURCE
@@ -38,6 +38,7 @@ from taskiq_flow.dataflow.options import (
     most_parallel,
     time_limit,
 )
+from taskiq_flow.dataflow.plan import Order
 from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT, Source
 from taskiq_flow.dataflow.type_check import TypeCheck
 from taskiq_flow.engine.arguments import (

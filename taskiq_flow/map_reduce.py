@@ -22,11 +22,11 @@ from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
 
 from taskiq import AsyncBroker, AsyncTaskiqTask, TaskiqResult
 
-from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.options import Cache, Retry, Seconds
 from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT, Source
+from taskiq_flow.dataflow.tasks import Task
 from taskiq_flow.dataflow.type_check import check_reduction
 from taskiq_flow.dispatch.dispatcher import Dispatcher
 from taskiq_flow.engine.arguments import PassBy

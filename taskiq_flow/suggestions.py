@@ -1,4 +1,4 @@
-"""What error messages suggest in place of a word that is not known."""
+"""Suggestions in error messages: the known word that is most like an unknown one."""
 
 from __future__ import annotations
 

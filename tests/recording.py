@@ -1,4 +1,4 @@
-"""A listener that keeps the events it receives."""
+"""What tests record: the events of runs, and how much goes on at once."""
 
 from __future__ import annotations
 
@@ -17,3 +17,17 @@ class Recorder:
     def of(self, *kinds: type) -> list[Any]:
         """The events of these kinds."""
         return [event for event in self.events if isinstance(event, kinds)]
+
+
+class AtOnce:
+    """Counts the blocks that run at once. ``most``: the highest count so far."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    def __enter__(self) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+
+    def __exit__(self, *_: object) -> None:
+        self.now -= 1

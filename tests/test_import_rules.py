@@ -3,6 +3,7 @@
 import ast
 import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -141,3 +142,18 @@ def test_importing_the_package_loads_nothing_but_what_it_requires() -> None:
         cwd=PACKAGE.parent,
     )
     assert json.loads(process.stdout) == ["taskiq_flow"]
+
+
+def test_the_map_names_files_and_methods_that_are_there() -> None:
+    root = PACKAGE.parent
+    text = (root / "docs/architecture.md").read_text(encoding="utf-8")
+    for file in re.findall(r"`([\w/]+\.py)`", text):
+        is_module = any(f"/{name_of(module)}.py".endswith(f"/{file}") for module in MODULES)
+        assert is_module or (root / file).exists(), file
+    classes: dict[str, str] = {}
+    for module in MODULES:
+        for part in re.split(r"^(?=\S)", module.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            if found := re.match(r"class (\w+)", part):
+                classes[found[1]] = part
+    for name, member in re.findall(r"`(_?[A-Z]\w*)\.([a-z_]\w*)`", text):
+        assert re.search(rf"\b{member}\b", classes[name]), f"{name}.{member}"

@@ -24,10 +24,10 @@ from taskiq_flow import (
     RunCancelledError,
     RunError,
 )
-from taskiq_flow.completion.in_memory import InMemoryHooks
+from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT
 from tests.memory import growth
-from tests.recording import Recorder
+from tests.recording import AtOnce, Recorder
 from tests.virtual_clock import virtually
 
 
@@ -324,18 +324,15 @@ class TestEndlessSources:
 
 @virtually
 async def test_max_parallel_holds_for_items_too() -> None:
-    running = most = 0
+    running = AtOnce()
 
     async def work(number: int) -> None:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(1)
-        running -= 1
+        with running:
+            await asyncio.sleep(1)
 
     mapped = await MapReduce.map(InMemoryBroker(), work, range(12), max_parallel=4)
     await mapped.wait_result()
-    assert most == 4
+    assert running.most == 4
     assert asyncio.get_running_loop().time() == pytest.approx(3.0)
 
 

@@ -100,7 +100,7 @@ def test_the_output_of_the_example_is_the_real_one() -> None:
 
 
 def test_the_page_of_benchmarks_names_each_of_them() -> None:
-    table = (DOCS / "benchmarks.md").read_text("utf-8").split("| figures below |")[1]
+    table = (DOCS / "benchmarks.md").read_text("utf-8").split("| figures | benchmarks |")[1]
     named = re.findall(r"`(\w+)`", table.split("\n\n")[0])
     assert sorted(named) == sorted(NAMES)
 

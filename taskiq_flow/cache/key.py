@@ -7,7 +7,7 @@ from typing import Any
 
 from taskiq import AsyncTaskiqDecoratedTask
 
-from taskiq_flow.dataflow.binding import Task, original_function, task_info
+from taskiq_flow.dataflow.tasks import Task, original_function, task_info
 from taskiq_flow.processes.in_process import runs_in_process
 from taskiq_flow.values.digest import digest_of_parts, name_of_function, of_function, of_named
 

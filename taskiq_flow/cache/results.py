@@ -53,7 +53,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The caller has to compute the result. Others wait for it."""
+    """The caller must compute the result. Other nodes wait for it."""
 
     key: str
 
@@ -68,7 +68,7 @@ class PendingResult:
         self.waiters = 0  # callbacks of the future, while it is not done
 
     def wait(self, callback: Callable[[object], None]) -> None:
-        """Have ``callback`` called soon after the result is there, or will not come."""
+        """Call ``callback`` soon after the result is there, or is known not to come."""
         self.waiters += 1
         self.future.add_done_callback(callback)
 
@@ -78,7 +78,7 @@ class PendingResult:
 
 
 class ResultCache:
-    """The results in one store, as the bytes that its users make of them."""
+    """The cached results in one store, as bytes. Its users encode and decode them."""
 
     def __init__(self, store: CacheStore) -> None:
         self._store = store

@@ -65,7 +65,7 @@ class MemoryCacheStore:
         return value
 
     async def put(self, key: str, value: bytes, seconds: float | None) -> None:
-        """Keep a value. One that is larger than the limit on bytes is not kept."""
+        """Store a value, unless it is larger than the limit on bytes."""
         self._remove(key)
         if len(value) > self._most_bytes:
             return
@@ -114,7 +114,7 @@ class SqliteCacheStore:
         return await self._file.read(select)
 
     async def put(self, key: str, value: bytes, seconds: float | None) -> None:
-        """Keep a value. What has expired is removed, and the oldest of more than the limit."""
+        """Store a value. Expired values are removed, and the oldest ones beyond the limit."""
         now = time.time()
         expires = math.inf if seconds is None else now + seconds
 

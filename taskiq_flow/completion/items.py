@@ -1,4 +1,4 @@
-"""Takes the items of generators that workers send to an inbox, and tells the workers of it."""
+"""Receives the items of generators from workers, and sends the workers receipts."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class ReceivedItems:
         self._generators.pop(task_id, None)
 
     def grant(self, task_id: str, grant: Grant) -> None:
-        """A generator may go on, or its items are safe."""
+        """Allow a generator more items, or note that its items are stored."""
         generator = self._generators.get(task_id)
         if generator is not None:
             generator.receiving.allow(grant)
@@ -102,7 +102,7 @@ class ReceivedItems:
         self._tell_if_due(task_id, generator)
 
     def checked(self, task_id: str, result: TaskiqResult[Any]) -> TaskiqResult[Any]:
-        """A task's result: a failure if it is not the number of the items that were taken."""
+        """The result of a task, or a failure if it says another number of items than were taken."""
         generator = self._generators.get(task_id)
         if generator is None or result.is_err:
             return result
@@ -116,7 +116,7 @@ class ReceivedItems:
         return result
 
     async def aclose(self) -> None:
-        """Send nothing any more."""
+        """Stop sending receipts."""
         if self._telling is not None:
             self._telling.cancel()
             await until_ended([self._telling], GRACE)
@@ -127,7 +127,7 @@ class ReceivedItems:
                 self._tell(task_id, worker)
 
     def _tell(self, task_id: str, worker: str, *, has_asked: bool = False) -> None:
-        """Have a worker told of a task, by what holds when it is sent."""
+        """Send a worker a receipt of a task. It has the state at the time when it is sent."""
         key = task_id, worker
         self._due[key] = has_asked or self._due.get(key, False)
         if self._telling is None or self._telling.done():

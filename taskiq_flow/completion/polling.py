@@ -53,7 +53,7 @@ class PollingCompletions:
             self._poller = asyncio.get_running_loop().create_task(self._poll())
 
     def grant(self, task_id: str, grant: Grant) -> None:
-        """No task is a generator whose items are taken one by one."""
+        """Never called: without a ``FlowMiddleware``, items are not taken one by one."""
 
     def forget(self, task_id: str) -> bool:
         """Stop watching for a task."""

@@ -94,13 +94,13 @@ class PushedCompletions:
         return self._inbox.forget(task_id)
 
     def revoke_task(self, task_id: str) -> None:
-        """Have workers cancel one task, or pass it over."""
+        """Have workers cancel one task, or skip it if they have not begun it."""
         self._inbox.forget(task_id)
         self._expected.discard(task_id)
         self._start_telling(self._reply_to.task(task_id), f"task {task_id!r}")
 
     def revoke(self) -> None:
-        """Have workers cancel what they run of the run, and pass over what is queued."""
+        """Have workers cancel the run's tasks that they execute, and skip those in the queue."""
         if self._expected and not self._is_revoked:
             self._start_telling(self._reply_to.run, f"run {self._reply_to.run_id!r}")
         self._is_revoked = True
@@ -108,7 +108,7 @@ class PushedCompletions:
             self._inbox.forget(task_id)
 
     async def aclose(self, *, is_complete: bool) -> None:
-        """Revoke, and wait until that is told, for a bounded time."""
+        """Revoke, and wait for a bounded time until the workers were told."""
         self.revoke()
         await until_ended(self._revoking, REVOKING_GRACE)
         if self._arguments is not None:
@@ -122,9 +122,9 @@ class PushedCompletions:
 
 
 async def tell_workers(inbox: Inbox, what: str, name: str) -> None:
-    """Have every worker hear that something is over, by what names it among all; ``name``: to us.
+    """Tell every worker that a run or a task is over. ``what``: its id; ``name``: for the log.
 
-    If they cannot be told within ``REVOKING_PATIENCE``, that is logged: it is over all the same.
+    If they cannot be told within ``REVOKING_PATIENCE``, that is logged.
     """
     if inbox.is_closed:
         logger.warning("the broker was shut down before its %s had ended", name)

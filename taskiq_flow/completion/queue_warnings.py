@@ -51,15 +51,15 @@ class QueueWarnings:
         self._waiting: set[str] = set()  # tasks that have told that they wait for others
 
     def forget(self, task_id: str) -> None:
-        """A task is not in flight any more."""
+        """Forget a task that is not in flight any more."""
         self._waiting.discard(task_id)
 
     def note_moved(self, watch: Watch) -> None:
-        """A worker has a task, or it has ended."""
+        """Note that a worker has a task, or that it has ended."""
         self._moved_at[watch.within] = self._loop.time()
 
     async def check(self, overslept: float) -> None:
-        """Look whether there is something to warn of. ``overslept``: seconds it comes too late."""
+        """Warn if there is reason to. ``overslept``: by how many seconds this check is late."""
         await self._note_no_worker(overslept)
         self._note_stuck()
 

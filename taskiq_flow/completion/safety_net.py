@@ -83,16 +83,16 @@ class SafetyNet:
         self._asking = asyncio.Lock()  # held while the result backend is asked
 
     def wake(self) -> None:
-        """There are tasks in flight."""
+        """Begin to check: there are tasks in flight."""
         self._is_watching.set()
 
     def note_heard(self) -> None:
-        """A notice has come."""
+        """Note that a notice has come."""
         self._silence = SILENCE
         self._heard_at = self._loop.time()
 
     def note_sign(self, watch: Watch) -> None:
-        """A worker has a task, or it has ended."""
+        """Note that a worker has a task, or that it has ended."""
         self._earliest_sign = min(self._earliest_sign, watch.number)
         self._latest_sign = max(self._latest_sign, watch.number)
 
@@ -109,7 +109,7 @@ class SafetyNet:
                 await self._check(overslept)
 
     async def stop_asking(self) -> None:
-        """Wait for the answers to what was asked, and ask nothing more."""
+        """Wait until the backend has answered, and ask it nothing more."""
         await self._asking.acquire()
 
     async def _check(self, overslept: float) -> None:
@@ -162,7 +162,7 @@ class SafetyNet:
                 yield task_id
 
     async def _give_up_lost(self, overslept: float) -> None:
-        """Fail the tasks of which no notice will come any more."""
+        """Settle lost tasks as failures."""
         now = self._loop.time()
         away = overslept > SUSPENDED_AFTER or self._is_deaf(now)
         suspects: dict[str, Watch] = {}
@@ -190,7 +190,7 @@ class SafetyNet:
         return now - self._deaf_since < OUTAGE_TIMEOUT
 
     async def _locate(self, suspects: Iterable[Watch], now: float) -> None:
-        """Find out which tasks stand in the broker's queue: no worker can tell of them."""
+        """Find out which tasks are still in the broker's queue. No worker reports those."""
         if self.backlog is None:
             return
         watches = [watch for watch in suspects if watch.left_at == -math.inf]

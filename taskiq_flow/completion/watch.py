@@ -62,14 +62,14 @@ class Watch:
         self.is_being_read = False  # its result, from the store
 
     def enqueue(self, number: int, now: float) -> None:
-        """The task was sent, after all tasks with a lower number."""
+        """Note that the task was sent, after all tasks with a lower number."""
         self.number = number
         self.asked_at = now
         self.take(now)
         self.is_taken = False  # by a worker, as far as notices tell
 
     def take(self, now: float) -> None:
-        """A worker has the task. If it falls silent later, the task may be in the queue again."""
+        """Note that a worker has the task. If it falls silent, the task may be queued again."""
         self.is_taken = True
         self.heard_at = self.is_alive_at = now
         self.is_queued = False  # as far as is known

@@ -6,8 +6,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from taskiq_flow.dataflow.binding import called_function, is_generator_function, signature_of
-from taskiq_flow.dataflow.node import default_name
+from taskiq_flow.dataflow.tasks import (
+    called_function,
+    default_name,
+    is_generator_function,
+    signature_of,
+)
 from taskiq_flow.values.call import Calling
 from taskiq_flow.values.fitting import Signature
 

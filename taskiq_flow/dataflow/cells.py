@@ -1,4 +1,4 @@
-"""What the elements of a mapped node give, by the paths of the elements."""
+"""The values that the elements of a mapped node give, by the paths of the elements."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""What listeners are told of a graph when a run of it begins."""
+"""The description of a graph that listeners get when a run begins."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from taskiq_flow.dataflow.node import DAGNode, default_name
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.tasks import default_name
 from taskiq_flow.events import GraphKind
 
 

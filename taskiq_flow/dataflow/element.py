@@ -7,14 +7,15 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from taskiq_flow.dataflow.axes import Path, element_name
-from taskiq_flow.dataflow.binding import Binding, Task
+from taskiq_flow.dataflow.binding import Binding
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import Join
+from taskiq_flow.dataflow.tasks import Task
 from taskiq_flow.events import Failure
 
 
 class Owner(Protocol):
-    """Who knows what elements are given, and takes what they give."""
+    """Knows the values that elements take, and stores the values that they give."""
 
     def store(self, element: Element, result: Any, stored: Mapping[str, Any]) -> None:
         """Put what an element gives into the rows of its keys. Raises ``OutputShapeError``."""
@@ -23,7 +24,7 @@ class Owner(Protocol):
         """The names of what an element depends on."""
 
     def source_values(self, element: Element) -> list[Any]:
-        """What an element is given of sources."""
+        """The values of sources that an element takes."""
 
     def inputs(self, element: Element, values: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of an element by key. A key without a value is left out."""
@@ -85,7 +86,7 @@ class Element:
 
     @property
     def source_values(self) -> list[Any]:
-        """What the element is given of sources. Another value makes it another element."""
+        """The values of sources that the element takes. Other values make another element."""
         return self._elements.source_values(self)
 
     def inputs(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def place_of(failure: Failure) -> Path:
 
 
 def failure_within(failure: Failure, at: Path) -> Failure:
-    """The failure of an element within a path, as it is told there: its place begins there."""
+    """The same failure for those within a path: its index is counted from there."""
     rest = place_of(failure)[len(at) :]
     index = (rest[0] if len(rest) == 1 else rest) if rest else None
     return replace(failure, index=index)
@@ -126,7 +127,7 @@ class Gathering:
     __slots__ = ("task_name",)
 
     map_over: tuple[str, ...] = ("",)
-    """It is no node that runs."""
+    """Not empty, so that it counts as mapped: no task is sent for it."""
 
     def __init__(self, task_name: str) -> None:
         self.task_name = task_name

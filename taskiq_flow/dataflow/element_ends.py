@@ -1,4 +1,4 @@
-"""What ends with an element: the elements around it, gatherings, and at last its mapped node."""
+"""Ends lists, gatherings and mapped nodes when the last of their elements has ended."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from taskiq_flow.errors import OutputShapeError
 
 
 class Listener(Protocol):
-    """Who is told what has ended: the run."""
+    """The run, as far as it is told what has ended."""
 
     def skip(self, elements: Sequence[Any]) -> None:
-        """Elements that are let in never run, because of what they depend on."""
+        """These elements will never run, because a dependency failed or was skipped."""
 
     def known(self, node: DAGNode, within: Path, count: int) -> None:
-        """It is known how many elements a node has within a path, or how many lists of them."""
+        """A node has ``count`` elements, or lists of elements, within a path."""
 
     def gathered(self, node: DAGNode, *, is_whole: bool, is_cut: bool) -> None:
         """All elements of a node have ended. ``is_whole``: none is missing because of a failure.
@@ -45,7 +45,7 @@ class Listener(Protocol):
         """All that is at a path has ended, where the reader is given lists."""
 
     def forget(self, name: str) -> None:
-        """An element has not completed, and no node will ask why any more."""
+        """Forget why an element has not completed: no node will ask for it any more."""
 
     def uneven(self, node: DAGNode, error: OutputShapeError) -> None:
         """The outermost lists that a node takes together differ in length."""
@@ -85,7 +85,7 @@ class ElementEnds:
         """Whether nothing more is to be read, let in or gathered."""
 
     def end(self, mapped: Mapped, path: Path, *, has_failures: bool) -> None:
-        """What a node has at a path is complete: one more of what is around it has ended."""
+        """All that a node has at a path has ended. Count it in the list around it."""
         holder = mapped.holders[len(path) - 1]
         if holder is not None:  # before the positions around it end, with which all of it goes
             self._count_down(holder, path, mapped)
@@ -96,7 +96,7 @@ class ElementEnds:
             self.check(mapped, path[:-1])
 
     def check(self, mapped: Mapped, path: Path) -> None:
-        """Look whether all elements of a node within a path have ended."""
+        """End the list of a node's elements within a path if all of them have ended."""
         within = mapped.within.get(path)
         length = None if within is None else within.row.length
         if within is None or length is None or (not path and not mapped.is_open):
@@ -124,13 +124,13 @@ class ElementEnds:
         self._listener.gathered(plan.node, is_whole=not has_failures, is_cut=is_cut)
 
     def check_roots(self) -> None:
-        """An outermost list may have ended."""
+        """Check all groups of outermost lists, one of which may have ended."""
         for group in self._roots:
             if group.root is not None:
                 self.check_cursor(group, ())
 
     def check_cursor(self, group: Group, prefix: Path) -> None:
-        """A list that a group reads may have ended."""
+        """Check a list that a group reads. It may have ended."""
         cursor = group.cursors.get(prefix)
         if cursor is not None and cursor.next == cursor.row.length:
             self.leave(group, cursor)
@@ -138,7 +138,7 @@ class ElementEnds:
             self.check(mapped, prefix)
 
     def leave(self, group: Group, cursor: Cursor) -> None:
-        """A group has let in all positions. Of lists taken together, one may go on."""
+        """Close a cursor whose positions are all let in. A list zipped with others may go on."""
         del group.cursors[cursor.prefix]
         if isinstance(cursor.row, Zipped):
             for _, row in cursor.row.rows:
@@ -222,7 +222,7 @@ class ElementEnds:
             self._release(group, path)
 
     def _release(self, group: Group, path: Path) -> None:
-        """All that is at a position has ended. Nobody will ask for what is there any more."""
+        """Drop what is at a position of which everything has ended."""
         if group.depth == self._lists_at:
             self._listener.position_ended(path)
         self._values.drop(group, path, self._listener.forget)

@@ -1,4 +1,4 @@
-"""What the mapped nodes of a graph map over: their axes, and the groups that their elements form.
+"""The axes of a graph's mapped nodes, and the groups that their elements form.
 
 An axis is a row of positions 0, 1, 2, … that mapped nodes share. A node that maps over a list has
 the axis of that list; one that maps over the output of a mapped node has the axes of that node. So

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from taskiq_flow.dataflow.axes import (
     Axis,
@@ -19,10 +18,10 @@ from taskiq_flow.dataflow.axes import (
     zip_of,
 )
 from taskiq_flow.dataflow.element_plan import ElementPlan, GroupPlan, MappedNode, Taken
+from taskiq_flow.dataflow.group_edges import Edges, GroupEdges
 from taskiq_flow.dataflow.items import ItemsNode, Opening
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.errors import BindingError, GraphError
-from taskiq_flow.suggestions import did_you_mean
+from taskiq_flow.errors import GraphError
 
 
 def element_plan(
@@ -67,7 +66,7 @@ def element_plan(
     for after, others in edges.items():
         for other in others:
             successors.setdefault(other, []).append(after)
-    planning.finish()
+    planning.edges.finish()
     return ElementPlan(
         planning.mapped,
         planning.groups,
@@ -110,27 +109,6 @@ class _Factor:
     shared: int
 
 
-@dataclass(slots=True)
-class _Edges:
-    """The groups that a group needs, by what it needs of them.
-
-    ``ends``: the end of all elements that have so many positions in common with its own;
-    ``positions``: elements, in the order of a list, that have so many of them in common;
-    ``aligned``: the elements at the path that it is itself at, or within that.
-    """
-
-    ends: set[tuple[int, int]] = field(default_factory=set)
-    positions: set[tuple[int, int]] = field(default_factory=set)
-    aligned: set[int] = field(default_factory=set)
-
-    def __or__(self, other: _Edges) -> _Edges:
-        return _Edges(
-            self.ends | other.ends,
-            self.positions | other.positions,
-            self.aligned | other.aligned,
-        )
-
-
 class _Planning:
     """Gives each node its axes, and puts it into a group.
 
@@ -169,7 +147,7 @@ class _Planning:
                 self._deepest[key] = max(levels, self._deepest.get(key, 0))
         self._producers = dict(producers)
         self._failed_nodes = failed_nodes
-        self._edges: list[_Edges] = []  # by group
+        self.edges = GroupEdges(self.groups)
         self._needs: list[tuple[Places, ...]] = []  # by group: of it and those around it
         self._behind: dict[DAGNode, set[int]] = {}  # by plain node: the groups before it
         self._around: dict[Axis, tuple[Axis, ...]] = {}  # by axis: those in which it lies
@@ -272,27 +250,6 @@ class _Planning:
             if other is node:
                 self.keys[key] = _Key(key, whole, self.mapped[whole].axes, levels)
 
-    def finish(self) -> None:
-        """Say which group waits for which, when all nodes are there."""
-        for number, group in enumerate(self.groups):
-            group.blocked_by = self._blocked_by(self._edges[number])
-            group.waits_for = set(group.blocked_by)
-        for number in reversed(range(len(self.groups))):  # those within a group have later numbers
-            for group in self.groups[number + 1 :]:
-                between = self._up_to(number, group)
-                if between and all(number not in other.waits_for for other in between):
-                    group.held_by.add(number)
-                    self.groups[number].waits_for |= group.waits_for
-
-    def _up_to(self, number: int, group: GroupPlan) -> list[GroupPlan]:
-        """A group, and those around it within another one; empty if it is not within that."""
-        found = [group]
-        while (parent := found[-1].parent) != number:
-            if parent is None:
-                return []
-            found.append(self.groups[parent])
-        return found
-
     # Keys and axes
 
     def _key(self, name: str) -> _Key:
@@ -364,8 +321,8 @@ class _Planning:
         axes: tuple[Axis, ...],
         factors: Sequence[_Factor],
         whole: Iterable[DAGNode],
-    ) -> _Edges:
-        edges = _Edges({(group, 0) for group in self._groups_of(whole)})
+    ) -> Edges:
+        edges = Edges({(group, 0) for group in self._groups_of(whole)})
         further = {key: factor.shared for factor in factors[1:] for key in factor.keys}
         first_factor = len(joined(factors[0].levels))
         for key in taken:
@@ -398,13 +355,12 @@ class _Planning:
                 found |= self._behind.get(node, set())
         return found
 
-    def _group_for(self, node: DAGNode, axes: tuple[Axis, ...], edges: _Edges) -> int:
-        blocked_by, needs = self._blocked_by(edges), self._needs_of(axes)
+    def _group_for(self, node: DAGNode, axes: tuple[Axis, ...], edges: Edges) -> int:
+        blocked_by, needs = self.edges.blocked_by(edges), self._needs_of(axes)
         for number, group in enumerate(self.groups):
             is_alike = group.axes == axes and self._needs[number] == needs
             if is_alike and self._may_join(node, group) and number not in blocked_by:
-                self._edges[number] |= edges
-                self._edges[number].aligned.discard(number)
+                self.edges.add(number, edges)
                 return number
         return self._new_group(axes, needs, edges)
 
@@ -434,7 +390,7 @@ class _Planning:
                     needs[place[-1] + 1][part] = place
         return tuple(needs)
 
-    def _new_group(self, axes: tuple[Axis, ...], needs: tuple[Places, ...], edges: _Edges) -> int:
+    def _new_group(self, axes: tuple[Axis, ...], needs: tuple[Places, ...], edges: Edges) -> int:
         places, parent = self._places_of(axes[-1], axes), None
         if len(axes) > 1:
             parent = self._parent_for(axes, needs[:-1])
@@ -443,7 +399,7 @@ class _Planning:
         makers = [self._producers[key] for key in lists if key in self._producers]
         edges.ends |= {(group, 0) for group in self._groups_of(makers)}
         self.groups.append(GroupPlan(axes, places, needs[-1], parent))
-        self._edges.append(edges)
+        self.edges.append(edges)
         self._needs.append(needs)
         return len(self.groups) - 1
 
@@ -461,40 +417,7 @@ class _Planning:
             if (producer := self._producers.get(key)) in self.mapped
         ]
         found = [number for number in alike if number in makers][-1:] or alike[:1]
-        return found[0] if found else self._new_group(outer, needs, _Edges())
-
-    def _blocked_by(self, edges: _Edges) -> set[int]:
-        """The groups that have to go on before an element with such edges can end."""
-        found: set[int] = set()
-        ends: set[tuple[int, int]] = set()
-        seen: dict[int, float] = {}  # by group: how many positions are fixed
-        reached: list[tuple[_Edges, float]] = [(edges, math.inf)]
-        while reached:
-            edges, fixed = reached.pop()
-            found |= {number for number, _ in edges.positions}
-            ends |= {(number, int(min(depth, fixed))) for number, depth in edges.ends}
-            aligned = {(number, math.inf) for number in edges.aligned}
-            for number, in_common in edges.positions | aligned:
-                depth = min(fixed, in_common)
-                if depth < seen.get(number, math.inf) or number not in seen:
-                    seen[number] = depth
-                    reached.append((self._edges[number], depth))
-        return found | self._that_end(ends)
-
-    def _that_end(self, ends: Iterable[tuple[int, int]]) -> set[int]:
-        """The groups that these ends need, but for those that lead there."""
-        depths: dict[int, int] = {}  # by group: how many positions are fixed
-        pending = list(ends)
-        while pending:
-            number, depth = pending.pop()
-            if depths.get(number, depth + 1) <= depth:
-                continue
-            depths[number] = depth
-            more = self._edges[number]
-            pending += [(other, min(depth, own)) for other, own in more.ends]
-            pending += [(other, depth) for other in more.aligned]
-            pending += [(other, min(depth, in_common)) for other, in_common in more.positions]
-        return {n for n, depth in depths.items() if depth < len(self.groups[n].axes)}
+        return found[0] if found else self._new_group(outer, needs, Edges())
 
 
 def _may_give_items(node: DAGNode, *, all_items: bool) -> bool:
@@ -573,19 +496,6 @@ def _check_apart(levels: Iterable[Iterable[Axis]], error: GraphError) -> None:
         if parts & seen:
             raise error
         seen |= parts
-
-
-def check_mapped_keys(node: DAGNode, known: Iterable[str]) -> None:
-    """Raise ``BindingError`` for a key that a node maps over and does not take."""
-    taken = set(known)
-    for key in node.map_over:
-        if key not in taken:
-            raise BindingError(
-                f"node {node.task_name!r} has map_over={key!r}, which is none of its inputs"
-                f"{did_you_mean(key, taken)}; name one of its inputs, or add it to inputs=",
-                task_name=node.task_name,
-                key=key,
-            )
 
 
 def _check_names(nodes: Iterable[DAGNode]) -> None:

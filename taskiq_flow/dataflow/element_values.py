@@ -1,4 +1,4 @@
-"""What elements are given, and what they have given."""
+"""The values that elements take, and the values that they give."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ElementValues:
         return found
 
     def _taken(self, taking: Taking, path: Path, join: Join) -> Any:
-        """What the element at a path is given of a key that it maps over, or ``ABSENT``."""
+        """The value that the element at a path takes of a mapped key, or ``ABSENT``."""
         at = taking.project(path)
         if taking.is_listed:
             return self._lists.value(taking.axis, at)
@@ -55,7 +55,7 @@ class ElementValues:
         return taking.gathers.values[taking.key].get(at)
 
     def add_failure(self, element: Element, failure: Failure) -> None:
-        """An element has failed, or what a node has within a path."""
+        """Record a failure of an element, or of all that a node has within a path."""
         node = self._plan.generators.get(element.node, element.node)
         for depth, cells in self._mapped[node].failures.items():
             at = element.path[:depth]
@@ -80,7 +80,7 @@ class ElementValues:
             self._returned[node].put(path, result)
 
     def mapped_value(self, element: Element, key: str) -> Any:
-        """What an element is given of a key that its node maps over, or ``ABSENT``."""
+        """The value that an element takes of a key that its node maps over, or ``ABSENT``."""
         takings = self._mapped[element.node].taking
         taking = next(taking for taking in takings if taking.key == key)
         return self._taken(taking, element.path, element.join)
@@ -98,13 +98,13 @@ class ElementValues:
         return list(dict.fromkeys(names))
 
     def returned(self, node: DAGNode) -> Iterator[tuple[Path, Any]]:
-        """What a node's tasks have returned so far, by path, as far as it is kept."""
+        """The values that a node's tasks have returned, by path. Some are dropped already."""
         return self._returned[node].items_within((), len(self._mapped[node].plan.axes))
 
     def whole(self, node: DAGNode, within: Path, missing: Cells | None) -> list[Any]:
-        """What a node's tasks have returned within a path, as lists.
+        """The values that a node's tasks have returned within a path, as lists.
 
-        ``missing``: what stands in the place of values.
+        ``missing``: failures and skips, which stand in the places of values.
         """
         plan = self._mapped[node].plan
         cells = self._returned[node]
@@ -114,11 +114,11 @@ class ElementValues:
         return cells.lists(within, sizes_after(plan.sizes, len(within)), joins=joins)
 
     def lists(self, key: str, node: DAGNode) -> list[Any]:
-        """The values of a mapped node's key, as lists, as far as they are kept."""
+        """The values of a mapped node's key, as lists. Values that were dropped are left out."""
         return self._cells[key].lists((), self._mapped[node].plan.sizes, joins=node.flatten)
 
     def source_values(self, element: Element) -> list[Any]:
-        """What an element is given of sources."""
+        """The values of sources that an element takes."""
         mapped = self._mapped[element.node]
         return [
             self._lists.value(taking.axis, taking.project(element.path))
@@ -127,7 +127,7 @@ class ElementValues:
         ]
 
     def drop(self, group: Group, path: Path, forget: Callable[[str], None]) -> None:
-        """Drop what nobody will ask for any more when a position of a group has ended.
+        """Drop the values at a position of a group that has ended, where nobody needs them later.
 
         ``forget``: called with the name of each element that has not completed.
         """

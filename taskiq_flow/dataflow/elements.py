@@ -27,14 +27,14 @@ from taskiq_flow.dataflow.rows import Row, Source, Zipped
 from taskiq_flow.values.isolation import Take
 
 LET_IN_AT_ONCE = 64
-"""Positions that are let in without a node that may start, before the caller has its turn."""
+"""``pop`` returns after it has let in so many positions of which no node may start yet."""
 
 
 class Caller(Listener, Reader, Protocol):
-    """Who carries out what becomes of elements: the run."""
+    """The run, as the elements need it."""
 
     def restored(self, element: Element) -> int | None:
-        """How an element has ended for an earlier engine; then it is stored."""
+        """Store an element that an earlier engine has completed. ``None`` if none has."""
 
     def source_failed(self, error: BaseException) -> None:
         """A source that is mapped over has raised an error."""
@@ -98,9 +98,9 @@ class Elements:
     # Items of generators
 
     def take_items(self, node: Any, items: Iterable[Any]) -> None:
-        """A generator, or an element of one, has given more items. Its row begins with the first.
+        """Append items of a generator, or of an element of one. Its row begins with the first.
 
-        Each item is one that the generator does not change any more.
+        The generator must not change an item any more.
         """
         growing, path = self._growing_row(node)
         is_new = path not in growing.rows
@@ -113,7 +113,7 @@ class Elements:
             self._check_readers(growing, path)
 
     def _check_readers(self, growing: GrowingRows, path: Path) -> None:
-        """A row has grown, or has ended."""
+        """Check the groups that read a row, which has grown or ended."""
         if not path:
             self.ends.check_roots()
         for group, prefix in growing.readers_at(path):
@@ -129,11 +129,11 @@ class Elements:
         return lead
 
     def enough(self, node: Any) -> int:
-        """How many more items a generator is told of at least."""
+        """How many further items a generator is allowed at a time, at least."""
         return self._growing_row(node)[0].enough
 
     def drop_item(self, generator: DAGNode, path: Path) -> None:
-        """An item has become an element: its row need not have it any more."""
+        """Drop an item from its row. It has become an element."""
         self._growing[generator].begun(path[:-1]).drop(path[-1])
 
     def _growing_row(self, node: Any) -> tuple[GrowingRows, Path]:
@@ -147,7 +147,7 @@ class Elements:
             self._settle_opening(self._opening.pop(growing.node), COMPLETED)
 
     def _end_row(self, node: Any, outcome: int) -> None:
-        """A generator has ended. There is no row if it has failed before its first item."""
+        """End the row of a generator. One that has failed before its first item has none."""
         growing, path = self._growing_row(node)
         if outcome == COMPLETED and path not in growing.rows:
             growing.begun(path)
@@ -159,7 +159,7 @@ class Elements:
             self._settle_opening(self._opening.pop(growing.node), outcome)
 
     def _wait_for_row(self, opening: Opening) -> None:
-        """Nodes map over the items of a generator: their row begins now, or later."""
+        """End ``opening`` when the row of its generator begins, which may have happened already."""
         node = opening.generator
         self._ready.suspend(opening)
         if () in self._growing[node].rows:
@@ -175,14 +175,14 @@ class Elements:
     # Async sources
 
     def append(self, key: str, value: Any) -> None:
-        """An async source has given one more value."""
+        """Append a value that an async source has given."""
         self.lists.source(key).append(value)
         self._check_value(key, value)
         if self._zips:  # another list has ended, perhaps, and this one goes on
             self.ends.check_roots()
 
     def end(self, key: str) -> None:
-        """An async source has ended."""
+        """End the list of an async source."""
         self.lists.source(key).is_ended = True
         self.ends.check_roots()
 
@@ -220,11 +220,11 @@ class Elements:
         return None
 
     def generator_ended(self, node: DAGNode) -> None:
-        """A generator that runs once has ended, and the ready set has been told so."""
+        """Handle the end of a generator that runs once and has ended in the ready set."""
         self._end_row(node, self._ready.outcome(node))
 
     def ended(self, element: Element) -> None:
-        """An element has ended, and the ready set has been told so."""
+        """Handle the end of an element that has ended in the ready set."""
         mapped, path = self._mapped[element.node], element.path
         if isinstance(element, Unreached):
             self.ends.end_within(mapped, path, element.outcome, is_reached=False)
@@ -235,7 +235,7 @@ class Elements:
         self._note_end(mapped, path, outcome)
 
     def _open(self, mapped: Mapped) -> None:
-        """The outermost lists that a node maps over are there."""
+        """Open a node whose outermost lists are there."""
         mapped.is_open = True
         root = mapped.ancestors[0]
         if root.root is None and all(member.is_open for member in root.members):
@@ -272,7 +272,7 @@ class Elements:
             left += length - cursor.next
             if left > self._limit:
                 return False
-        return left > 0
+        return True
 
     def _has_let_in_all(self, group: Group) -> bool:
         """Whether all positions of a group were let in, in all its lists."""
@@ -427,7 +427,7 @@ class Elements:
     # Lists within lists
 
     def _reach(self, group: Group, prefix: Path) -> None:
-        """The position exists at which a group has a list, or will have one."""
+        """Open the list of a group at a position that was let in, or wait until it is there."""
         worst = COMPLETED
         for axis, place in group.awaits.items():
             at = place(prefix)
@@ -446,13 +446,13 @@ class Elements:
             self.ends.never_reach(group, prefix, worst)
 
     def _outcome_at(self, axis: Axis, at: Path) -> int | None:
-        """How the element has ended that was to give a list, if it gives none."""
+        """How the element ended that should have given a list. ``None`` if it may still."""
         opener = self._layout.openers.get(axis)
         outcome: Any = ABSENT if opener is None else opener.outcomes.get(at)
         return None if outcome is ABSENT else outcome
 
     def _unpark(self, axis: Axis, at: Path) -> None:
-        """A list is there, or never will be."""
+        """Try again where groups wait for a list. It is there now, or never will be."""
         parked = self._parked.pop((axis, at), ())
         for group, prefix in sorted(parked, key=lambda each: each[0].number):
             group.parked.discard(prefix)

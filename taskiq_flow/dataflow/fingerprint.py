@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from taskiq_flow.dataflow.dag import Plan
-from taskiq_flow.dataflow.node import DAGNode, default_name, fixed_values
+from taskiq_flow.dataflow.node import DAGNode, fixed_values
+from taskiq_flow.dataflow.plan import Plan
+from taskiq_flow.dataflow.tasks import default_name
 
 Fingerprints = Mapping[str, str]
 """Node name → a digest of the node's declaration."""

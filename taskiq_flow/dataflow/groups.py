@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from taskiq_flow.dataflow.axes import Axis, Path, keys_of, lists_of, parts_of, projection
 from taskiq_flow.dataflow.cells import ABSENT, Cells
-from taskiq_flow.dataflow.dag import FAILURES
 from taskiq_flow.dataflow.element import Element, Gathering
 from taskiq_flow.dataflow.element_plan import ElementPlan, GroupPlan, MappedNode, Taken
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.plan import FAILURES
 from taskiq_flow.dataflow.ready_set import Gate
 from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT, Row, Source, Zipped
 
@@ -20,7 +20,7 @@ MOST_OPEN = 8
 
 
 class Within:
-    """What has ended of a node within a path: so many elements, or rows of them."""
+    """Counts the elements of a node within a path that have ended, or the lists of them."""
 
     __slots__ = ("ended", "has_failures", "is_known", "row", "uneven")
 
@@ -115,7 +115,7 @@ class Cursor:
 
 
 class Dropping:
-    """What a node has at a position. It is dropped when the position has ended in some groups.
+    """The values that a node has at a position. They are dropped when it has ended in some groups.
 
     ``groups``: how many these are: the node's own, and later passes whose nodes take its values.
     """

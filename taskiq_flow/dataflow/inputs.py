@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from taskiq_flow.dataflow.dag import FAILURES, Plan
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.plan import FAILURES, Plan
 from taskiq_flow.dataflow.rows import Source, as_source, not_lists
 from taskiq_flow.errors import (
     InputConflictError,
@@ -33,10 +33,10 @@ def as_inputs(inputs: Any) -> dict[str, Any]:
     return dict(inputs)
 
 
-def check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> None:
+def check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> list[str]:
     """Check a run's inputs. ``whole``: the graph; ``plan``: the part of it that is to run.
 
-    Raises ``InputConflictError`` or ``MissingInputError``; issues ``UnusedInputWarning``.
+    Returns the keys that no node takes. Raises ``InputConflictError`` or ``MissingInputError``.
     """
     if conflicts := [key for key in values if key in whole.producers]:
         listed = ", ".join(
@@ -47,22 +47,26 @@ def check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> None:
             "the nodes' outputs",
             keys=conflicts,
         )
+    unused = [key for key in values if key not in whole.required and key not in whole.optional]
     if missing := [key for key in plan.required if key not in values]:
-        unused = [key for key in values if key not in whole.required and key not in whole.optional]
         known = [*unused, *whole.producers]
         raise MissingInputError(
             "; ".join(_missing(plan.required[key], key, known, whole) for key in missing)
             + (f"; no node takes the given {_listed(unused)}" if unused else ""),
             keys=missing,
         )
-    for key in values:
-        if key not in whole.required and key not in whole.optional:
-            external = dict.fromkeys((*whole.required, *whole.optional))
-            warn(
-                f"the run was given {key!r}, which no node takes{did_you_mean(key, external)}"
-                f"; external inputs: {_listed(external)}",
-                UnusedInputWarning,
-            )
+    return unused
+
+
+def warn_of_unused(keys: Iterable[str], whole: Plan) -> None:
+    """Issue an ``UnusedInputWarning`` for each key that a run was given and no node takes."""
+    external = dict.fromkeys((*whole.required, *whole.optional))
+    for key in keys:
+        warn(
+            f"the run was given {key!r}, which no node takes{did_you_mean(key, external)}"
+            f"; external inputs: {_listed(external)}",
+            UnusedInputWarning,
+        )
 
 
 def sources_among(

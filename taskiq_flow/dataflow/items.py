@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.passing import PassingNode
 
 
-class ItemsNode(DAGNode):
+class ItemsNode(PassingNode):
     """Stands for a generator wherever its output is taken. It has an element for each item.
 
     ``generator``: the node of the task. ``given_key``: of the row of its items. ``levels``: how
@@ -15,24 +16,14 @@ class ItemsNode(DAGNode):
     joined to one list.
     """
 
-    __slots__ = ("_given_key", "generator", "joins")
+    __slots__ = ("generator", "joins")
 
     def __init__(self, generator: DAGNode, given_key: str, levels: int) -> None:
         self.generator = generator
-        self._given_key = given_key
         self.joins = generator.flatten
         super().__init__(
-            _passed_on,
-            name=generator.task_name,
-            outputs=generator.outputs,
-            inputs=[given_key],
-            map_over={given_key: levels},
+            given_key, name=generator.task_name, outputs=generator.outputs, levels=levels
         )
-
-    @property
-    def given_key(self) -> str:
-        """The key of the row of items, which only this node takes."""
-        return self._given_key
 
     def store(self, result: Any, values: dict[str, Any]) -> None:
         """Put an item under the generator's output keys. Raises ``OutputShapeError``."""
@@ -40,21 +31,17 @@ class ItemsNode(DAGNode):
 
 
 class Opening:
-    """The beginning of a generator's row: nodes wait for it that map over the items.
+    """The beginning of a generator's row. The nodes that map over its items wait for it.
 
-    ``task_name``: of the generator, because of which such a node is skipped.
+    ``task_name``: of the generator. If that fails without an item, these nodes are skipped.
     """
 
     __slots__ = ("generator", "task_name")
 
     index = None
     map_over: tuple[str, ...] = ("",)
-    """It is no node that runs."""
+    """Not empty, so that it counts as mapped: no task is sent for it."""
 
     def __init__(self, generator: DAGNode) -> None:
         self.generator = generator
         self.task_name = generator.task_name
-
-
-def _passed_on(item: Any) -> Any:
-    return item

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection
 
-from taskiq_flow.dataflow.binding import Task, original_function, signature_of
+from taskiq_flow.dataflow.tasks import Task, original_function, signature_of
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.events import Failure
 from taskiq_flow.values.classes import Classes, classes_in, kind_of

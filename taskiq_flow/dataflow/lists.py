@@ -60,7 +60,7 @@ class Lists:
         return row[path[-1]]
 
     def check(self, values: Mapping[str, Any], keys: Iterable[str], of: Any) -> None:
-        """Take the lists that are mapped over among what a node gives under these keys.
+        """Store the lists that are mapped over, of the values that a node gives under these keys.
 
         Raises ``OutputShapeError`` if one cannot be mapped over.
         """
@@ -92,7 +92,7 @@ class Lists:
             self.rows[key, 1][path] = Row(value)
 
     def take_inputs(self, values: Mapping[str, Any]) -> None:
-        """Take the lists that are mapped over among the inputs of the run."""
+        """Store the lists that are mapped over, of the inputs of the run."""
         for key in self._keys:
             if key in values:
                 self.rows[key, 1][()] = Row(values[key])
@@ -102,9 +102,9 @@ class Lists:
         return self.rows[key, 1][()]
 
     def source_error(self, key: str, value: Any) -> InputError | None:
-        """What is wrong with a value of a source: it has to have lists within it, as deep as asked.
+        """The error of a source's value that lacks lists within it which are mapped over.
 
-        ``None`` if nothing is.
+        ``None`` if it has them.
         """
         depth = self._plan.depths.get(key, 0) - 1
         for found in not_lists(value, depth) if depth > 0 else ():
@@ -116,7 +116,7 @@ class Lists:
         return None
 
     def close(self) -> Iterable[Callable[[], None]]:
-        """What closes the sources that are generators. Each may raise whatever these raise."""
+        """The functions that close sources. Each may raise whatever its generator raises."""
         return [self.source(key).close for key in self.sources]
 
     def drop(self, group: Group, path: Path) -> None:

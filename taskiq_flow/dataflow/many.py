@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from taskiq_flow.dataflow.dag import DAG
-from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.inputs import check_inputs, warn_of_unused
+from taskiq_flow.dataflow.passing import PassingNode
+from taskiq_flow.dataflow.plan import Plan
 from taskiq_flow.dataflow.subgraph import Subgraph
-from taskiq_flow.errors import (
-    InputConflictError,
-    InputError,
-    MissingInputError,
-    UnusedInputWarning,
-    warn,
-)
-from taskiq_flow.suggestions import did_you_mean
+from taskiq_flow.errors import InputError
 
 SOURCE: Final = "(inputs)"
 """The key of the inputs that the graph is run with."""
@@ -23,39 +18,19 @@ SOURCE: Final = "(inputs)"
 _NAME = "inputs"
 
 
-class InputNode(DAGNode):
-    """Gives the inputs of one of many runs of a graph. It has no task that is sent.
+class InputNode(PassingNode):
+    """Gives the inputs of one of many runs of a graph.
 
-    ``required``, ``optional``: the external inputs of the graph that runs. ``others``: those that
-    only the rest of the graph takes. ``produced``: the keys that nodes give.
+    ``whole``: the graph. ``plan``: the part of it that runs.
     """
 
-    __slots__ = ("_has_warned", "_others", "_produced", "_required")
+    __slots__ = ("_has_warned", "_plan", "_whole")
 
-    def __init__(
-        self,
-        name: str,
-        required: list[str],
-        optional: list[str],
-        others: Collection[str],
-        produced: Collection[str],
-    ) -> None:
-        super().__init__(
-            _given,
-            name=name,
-            inputs=[SOURCE],
-            outputs=[*required, *optional] or [name],
-            map_over=SOURCE,
-        )
-        self._required = required
-        self._others = others
-        self._produced = produced
+    def __init__(self, name: str, whole: Plan, plan: Plan) -> None:
+        keys = dict.fromkeys((*plan.required, *plan.optional))
+        super().__init__(SOURCE, name=name, outputs=[*keys] or [name])
+        self._whole, self._plan = whole, plan
         self._has_warned = False
-
-    @property
-    def given_key(self) -> str:
-        """The key of the inputs of all runs."""
-        return SOURCE
 
     def store(self, result: Any, values: dict[str, Any]) -> None:
         """Put what one run is given under its keys. Raises ``InputError``."""
@@ -64,29 +39,13 @@ class InputNode(DAGNode):
                 f"a run was given a {type(result).__name__} for its inputs; it is a mapping of "
                 "keys to values"
             )
-        if conflicts := [key for key in result if key in self._produced]:
-            raise InputConflictError(
-                f"a run was given {conflicts[0]!r}, which a node of its own graph produces; leave "
-                "it out",
-                keys=conflicts,
-            )
-        if missing := [key for key in self._required if key not in result]:
-            raise MissingInputError(
-                f"a run was not given {missing[0]!r}{did_you_mean(missing[0], map(str, result))}; "
-                f"its inputs are {', '.join(map(repr, result)) or 'empty'}",
-                keys=missing,
-            )
-        known = {*self.outputs, *self._others}
-        unused = [key for key in result if key not in known]
+        if odd := [key for key in result if not isinstance(key, str)]:
+            raise InputError(f"a run was given the key {odd[0]!r}; keys are strings", keys=odd)
+        unused = check_inputs(result, self._whole, self._plan)
         if unused and not self._has_warned:
             self._has_warned = True
-            meant = did_you_mean(unused[0], known)
-            warn(f"a run was given {unused[0]!r}, which no node takes{meant}", UnusedInputWarning)
+            warn_of_unused(unused, self._whole)
         values.update((key, result[key]) for key in self.outputs if key in result)
-
-
-def _given(inputs: Any) -> Any:
-    return inputs
 
 
 def graph_of_many(whole: DAG, outputs: Iterable[str] | None = None) -> DAG:
@@ -100,9 +59,7 @@ def graph_of_many(whole: DAG, outputs: Iterable[str] | None = None) -> DAG:
     name = _NAME
     while any(name in (node.task_name, *node.outputs) for node in dag.nodes):
         name += "_"
-    required = list(plan.required)
-    optional = [key for key in plan.optional if key not in plan.required]
-    node = InputNode(name, required, optional, whole.external_inputs, whole.outputs)
+    node = InputNode(name, whole.plan(), plan)
     graph = DAG(whole.name)
     graph.add_node(node)
     for part in Subgraph(dag, "", None, None, dict.fromkeys(node.outputs, 1)).nodes():

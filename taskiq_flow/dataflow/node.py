@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 import math
-import os
-import sys
-from collections.abc import Awaitable, Callable, Iterable, KeysView, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from typing import Any, Final, cast
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final
 
-from taskiq import AsyncTaskiqDecoratedTask
-
-from taskiq_flow.dataflow.binding import (
-    Binding,
-    Inputs,
-    Task,
-    bind,
-    is_generator_function,
-    original_function,
-    task_info,
+from taskiq_flow.dataflow.binding import Binding, Inputs, bind
+from taskiq_flow.dataflow.node_arguments import (
+    checked_fallback,
+    checked_given,
+    checked_inputs,
+    checked_outputs,
+    checked_window,
 )
 from taskiq_flow.dataflow.options import (
     NO_FALLBACK,
@@ -40,21 +33,21 @@ from taskiq_flow.dataflow.options import (
     time_limit,
 )
 from taskiq_flow.dataflow.ready_set import Join
-from taskiq_flow.errors import BindingError, GraphError, SerializationError
+from taskiq_flow.dataflow.tasks import (
+    Task,
+    default_name,
+    is_generator_function,
+    original_function,
+    task_info,
+)
+from taskiq_flow.errors import BindingError, GraphError
 from taskiq_flow.processes.in_process import check_importable
 from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.values.handle import ResultHandle, holds_handles, split_outputs, with_values
-from taskiq_flow.values.isolation import Take, isolated, refuse_once_only, shared
-
-# taskiq renames every function that it decorates, once more at each registration.
-_RENAMED = "__taskiq_original"
-
+from taskiq_flow.values.isolation import Take, shared
 
 ERROR = "error"
 """The parameter of a fallback that is given the task's exception, unless the node has that key."""
-
-WINDOW: Final = 16
-"""How many items a generator may be ahead of those that take them."""
 
 _BY_KEYS = "inputs=, with the output keys of those nodes, or dag.add_edge(from_task, to_task)"
 
@@ -215,9 +208,9 @@ class DAGNode:
         self.task = task
         self._info = task_info(task)
         self.task_name = name if name is not None else default_name(task)
-        self._inputs = _checked_inputs(self.task_name, inputs)
-        self._outputs = _checked_outputs(self.task_name, output, outputs)
-        self.given = _checked_given(self.task_name, given)
+        self._inputs = checked_inputs(self.task_name, inputs)
+        self._outputs = checked_outputs(self.task_name, output, outputs)
+        self.given = checked_given(self.task_name, given)
         self.metadata: dict[str, Any] = dict(metadata or {})
         expected_seconds = in_seconds(
             f"expected_seconds of node {self.task_name!r}", expected_seconds
@@ -235,7 +228,7 @@ class DAGNode:
         self.queue_timeout = time_limit(f"queue_timeout {of_node}", queue_timeout)
         self.cache = as_cache(f"cache {of_node}", cache)
         self.fallback, self.join, self.when = (
-            _checked_fallback(self.task_name, fallback),
+            checked_fallback(self.task_name, fallback),
             join,
             when,
         )
@@ -248,7 +241,7 @@ class DAGNode:
         self.map_over = {key: levels for keys in self.factors for key, levels in keys.items()}
         self.max_parallel = most_parallel(f"max_parallel {of_node}", max_parallel)
         self.is_generator = is_generator_function(original_function(task))
-        self.window = _checked_window(self.task_name, window, is_generator=self.is_generator)
+        self.window = checked_window(self.task_name, window, is_generator=self.is_generator)
         self.flatten, self.filter = flatten, filter
         self.filtered = next(iter(self.map_over)) if filter and self.map_over else None
         self._check_options_of_map()
@@ -513,135 +506,3 @@ def fixed_values(node: DAGNode) -> dict[str, Any]:
         }
         function = function.func
     return {**fixed, **node.given}
-
-
-def identity(task: Task) -> object:
-    """The identity of a task. A bound method is a new object each time it is looked up."""
-    if inspect.ismethod(task):
-        return id(task.__self__), task.__func__
-    return id(task)
-
-
-def default_name(task: Task) -> str:
-    """A task's own custom name if it has one, else the bare name of its function."""
-    bare = _bare_name(original_function(task))
-    if isinstance(task, AsyncTaskiqDecoratedTask) and not _is_generated(task, bare):
-        return task.task_name
-    return "lambda" if bare == "<lambda>" else bare
-
-
-def _bare_name(function: Any) -> str:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return _as_written(getattr(function, "__name__", type(function).__name__))
-
-
-def _as_written(name: str) -> str:
-    while name.endswith(_RENAMED):
-        name = name.removesuffix(_RENAMED)
-    return name
-
-
-def _is_generated(task: AsyncTaskiqDecoratedTask[Any, Any], bare: str) -> bool:
-    """Whether taskiq made the task's name from the function's module and name."""
-    module, _, function = task.task_name.rpartition(":")
-    function = _as_written(function)
-    if function != bare and not (bare == "<lambda>" and function.startswith("lambda_")):
-        return False
-    if module == task.original_func.__module__:
-        return True
-    script = os.path.normpath(sys.argv[0]).removesuffix(".py")
-    return task.original_func.__module__ == "__main__" and module == script.replace(os.sep, ".")
-
-
-def _checked_window(name: str, window: Any, *, is_generator: bool) -> int:
-    if window is None:
-        return WINDOW
-    window = most_parallel(f"window of node {name!r}", window)
-    if not is_generator:
-        raise ValueError(
-            f"node {name!r} has window={window}, and its task is no generator function; leave it "
-            "out"
-        )
-    return cast("int", window)
-
-
-def _checked_given(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The fixed values, as they are now: what their owner does to them later does not count."""
-    if given is not None and not isinstance(given, Mapping):
-        raise TypeError(
-            f"given of node {name!r} is {given!r}; give a mapping, as in {{'factor': 2}}"
-        )
-    taken: dict[str, Any] = {}
-    for parameter, value in (given or {}).items():
-        if not isinstance(parameter, str):
-            raise TypeError(f"given of node {name!r} holds {parameter!r}; parameters are strings")
-        try:
-            taken[parameter] = isolated(value)
-        except SerializationError as error:
-            raise TypeError(
-                f"given= of node {name!r} for parameter {parameter!r}: {error}"
-            ) from None
-    return taken
-
-
-def _checked_fallback(name: str, fallback: Any) -> Any:
-    try:
-        refuse_once_only(fallback)
-    except SerializationError as error:
-        raise TypeError(f"fallback= of node {name!r}: {error}") from None
-    return fallback
-
-
-def _checked_inputs(name: str, inputs: Inputs) -> dict[str, str] | tuple[str, ...] | None:
-    if inputs is None:
-        return None
-    keys: Sequence[Any]
-    if isinstance(inputs, Mapping):
-        keys = [*inputs, *inputs.values()]
-    elif isinstance(inputs, str):
-        raise TypeError(f"inputs of node {name!r} is the string {inputs!r}; write [{inputs!r}]")
-    else:
-        _check_order(name, "inputs", inputs)
-        inputs = keys = tuple(inputs)
-    _check_strings(name, "inputs", keys)
-    return dict(inputs) if isinstance(inputs, Mapping) else tuple(inputs)
-
-
-def _checked_outputs(
-    name: str, output: str | None, outputs: Iterable[str] | None
-) -> tuple[str, ...] | None:
-    """The declared output keys; ``None`` means that the node's name is its key."""
-    if isinstance(outputs, str):
-        raise TypeError(f"outputs of node {name!r} is the string {outputs!r}; write output=")
-    _check_order(name, "outputs", outputs)
-    keys = () if outputs is None else tuple(outputs)
-    if output is not None:
-        if outputs is not None and keys != (output,):
-            raise ValueError(
-                f"node {name!r} has both output={output!r} and outputs={list(keys)}; keep one"
-            )
-        keys = (output,)
-    elif outputs is not None and not keys:
-        raise ValueError(f"outputs of node {name!r} is empty; leave it out to use the node's name")
-    _check_strings(name, "outputs", keys)
-    if len(set(keys)) != len(keys):
-        raise ValueError(f"outputs of node {name!r} repeat a key: {list(keys)}")
-    return keys or None
-
-
-def _check_order(name: str, what: str, keys: Iterable[str] | None) -> None:
-    if keys is not None and not isinstance(keys, Iterable):
-        raise TypeError(f"{what} of node {name!r} is {keys!r}; give a list of keys")
-    if isinstance(keys, AbstractSet) and not isinstance(keys, KeysView):
-        listed = sorted(map(repr, keys))
-        raise TypeError(
-            f"{what} of node {name!r} is a set, which has no order; give a list, as in "
-            f"{what}=[{', '.join(listed)}]"
-        )
-
-
-def _check_strings(name: str, what: str, keys: Sequence[Any]) -> None:
-    for key in keys:
-        if not isinstance(key, str):
-            raise TypeError(f"{what} of node {name!r} holds {key!r}; keys are strings")

@@ -11,8 +11,8 @@ from datetime import timedelta
 from numbers import Integral, Real
 from typing import Any, Final, get_args
 
-from taskiq_flow.dataflow.binding import parameters_of
 from taskiq_flow.dataflow.ready_set import Join
+from taskiq_flow.dataflow.tasks import parameters_of
 from taskiq_flow.errors import ItemsChangedError, SerializationError
 from taskiq_flow.suggestions import suggests_keywords
 

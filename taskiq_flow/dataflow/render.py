@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from taskiq_flow.dataflow.node import DAGNode, default_name, identity
+from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.options import NO_FALLBACK
+from taskiq_flow.dataflow.tasks import default_name, identity
 from taskiq_flow.drawing.diagram import Arrow, Box, Diagram, Input
 from taskiq_flow.drawing.texts import columns
 from taskiq_flow.previews import preview

@@ -1,4 +1,4 @@
-"""How many elements of mapped nodes may exist at once, and how far sources may be read."""
+"""Limits how many elements of mapped nodes exist at once, and how far sources are read."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ class Room:
     def has_room_for_one(self, group: Group, more: int = 0) -> bool:
         """Whether a further position may exist. ``more``: that are there and not let in."""
         alive, unread = len(group.alive) + more, self._reader.unread()
-        if unread and group.items:  # those that it has not let in yet are in no room of its own
+        if (
+            unread and group.items
+        ):  # what the reader lacks and this group has not let in takes none of its room
             ahead = max(items.let_in for items in group.items) - group.let_in
             unread = max(0, unread - max(0, ahead))
         if group.depth == 1:

@@ -15,7 +15,7 @@ MOST_IN_FLIGHT = 256
 """Elements of a source that may exist or be unread at once, where the engine has no limit."""
 
 _NO_LISTS = (str, bytes, bytearray, memoryview, Mapping, AbstractSet)
-"""To map over these is nearly always a mistake."""
+"""Nobody maps over these on purpose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def is_list(value: Any) -> bool:
 
 
 def not_lists(value: Any, depth: int) -> Iterator[Any]:
-    """What of a value is no list, where that has to have so many levels of lists within lists."""
+    """The parts of a value that are no lists, though it should have ``depth`` levels of these."""
     if not is_list(value):
         yield value
     elif depth > 1:
@@ -146,7 +146,7 @@ class Row:
             self._values.pop(index, None)
 
     def close(self) -> None:
-        """Read nothing more. A generator is closed. Raises whatever it raises then."""
+        """Close the iterator if it is a generator. Raises whatever that raises."""
         close = getattr(self._iterator, "close", None)
         if close is not None:
             close()

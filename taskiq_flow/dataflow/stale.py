@@ -1,13 +1,13 @@
-"""Which results of an earlier run were made of failures that are tried again."""
+"""Finds the results of an earlier run that were made of failures which are now tried again."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
 from taskiq_flow.dataflow.axes import Path, parted
-from taskiq_flow.dataflow.dag import Plan
 from taskiq_flow.dataflow.element_plan import MappedNode
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.plan import Plan
 
 _Places = dict[DAGNode, set[Path]]
 """By node, paths of elements, and all that lies within these. The empty path is all of a node."""

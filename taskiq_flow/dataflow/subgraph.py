@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.node_arguments import check_named
 from taskiq_flow.dataflow.options import mapped_keys
-from taskiq_flow.errors import BindingError, GraphError
-from taskiq_flow.suggestions import did_you_mean
+from taskiq_flow.errors import GraphError
 
 if TYPE_CHECKING:
     from taskiq_flow.dataflow.options import MapOver
@@ -41,8 +41,8 @@ class Subgraph:
         self._inputs = dict(inputs or {})
         self._outputs = dict(outputs or {})
         external = dag.external_inputs
-        self._check("inputs", self._inputs, external)
-        self._check("outputs", self._outputs, dag.outputs)
+        check_named(f"inputs of the graph {name!r}", self._inputs, external, name)
+        check_named(f"outputs of the graph {name!r}", self._outputs, dag.outputs, name)
         if twice := [key for key, count in Counter(self._outputs.values()).items() if count > 1]:
             raise GraphError(
                 f"outputs of the graph {name!r} names {twice[0]!r} for several of its keys; give "
@@ -57,18 +57,8 @@ class Subgraph:
         self._mapped = factors[0] if factors else {}
         if external:  # without any, all that is mapped over is how often the graph runs
             known = [self._inputs.get(key, key) for key in external]
-            self._check("map_over", self._mapped, known)
+            check_named(f"map_over of the graph {name!r}", self._mapped, known, name)
         self._levels = max(self._mapped.values(), default=0)
-
-    def _check(self, argument: str, keys: Iterable[str], known: Iterable[str]) -> None:
-        for key in keys:
-            if key not in known:
-                raise BindingError(
-                    f"{argument} of the graph {self._name!r} names {key!r}, which is none of "
-                    f"{', '.join(map(repr, known)) or 'its keys'}{did_you_mean(key, known)}",
-                    task_name=self._name,
-                    key=key,
-                )
 
     def nodes(self) -> list[DAGNode]:
         """The nodes for the other graph, in the order of the graph."""

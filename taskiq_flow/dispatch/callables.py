@@ -15,9 +15,8 @@ from typing import Any
 from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
 from taskiq_dependencies.dependency import Dependency
 
-from taskiq_flow.dataflow.binding import Task, TaskInfo, called_function, task_info
 from taskiq_flow.dataflow.calling import calling_of
-from taskiq_flow.dataflow.node import default_name
+from taskiq_flow.dataflow.tasks import Task, TaskInfo, called_function, default_name, task_info
 from taskiq_flow.processes.child_main import FUNCTION
 from taskiq_flow.processes.in_process import runs_in_process
 from taskiq_flow.values.call import taking_calls, unwrapped

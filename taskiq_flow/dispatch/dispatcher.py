@@ -18,8 +18,9 @@ from taskiq import (
 )
 from taskiq.utils import maybe_awaitable
 
-from taskiq_flow.completion.in_memory import InMemoryHooks
-from taskiq_flow.dataflow.binding import Binding, Task, original_function, task_info
+from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
+from taskiq_flow.dataflow.binding import Binding
+from taskiq_flow.dataflow.tasks import Task, original_function, task_info
 from taskiq_flow.dispatch.callables import as_task, embedded
 from taskiq_flow.dispatch.encoding import (
     ALREADY_PLAIN,

@@ -106,7 +106,7 @@ def check_graph(dag: object) -> None:
 
 
 def checked_listeners(listeners: Any) -> tuple[Listener, ...]:
-    """The listeners of an engine. Raises ``TypeError`` for what is none."""
+    """The listeners of an engine. Raises ``TypeError`` for an object that is no listener."""
     if hasattr(listeners, "on_event") and not isinstance(listeners, type):
         raise TypeError(f"listeners is {listeners!r}, a single listener; give a list of listeners")
     if not isinstance(listeners, Iterable):

@@ -9,7 +9,8 @@ from functools import partial
 from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
 from taskiq.result_backends.dummy import DummyResultBackend
 
-from taskiq_flow.completion.in_memory import RUN_LABEL, InMemoryCompletions
+from taskiq_flow.completion.in_memory import InMemoryCompletions
+from taskiq_flow.completion.in_memory_hooks import RUN_LABEL
 from taskiq_flow.completion.polling import PollingCompletions
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.pushed import PushedCompletions, tell_workers

@@ -15,7 +15,7 @@ Pair = tuple[str, Any]
 
 
 class HeldBack:
-    """How many runs have ended and wait for an earlier one, as their results come in order."""
+    """Counts the runs that have ended and wait for an earlier one, where results come in order."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from taskiq_flow.dataflow.dag import DAG, Order, Plan
-from taskiq_flow.dataflow.inputs import as_inputs, check_inputs, sources_among
+from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.dataflow.inputs import as_inputs, check_inputs, sources_among, warn_of_unused
 from taskiq_flow.dataflow.many import graph_of_many
+from taskiq_flow.dataflow.plan import Order, Plan
 from taskiq_flow.dataflow.rows import Source
 from taskiq_flow.dataflow.type_check import TypeCheck, check_types
 from taskiq_flow.engine.run import RunSettings
@@ -60,7 +61,7 @@ class Planner:
         plan = whole if outputs is None else self.dag.plan_for(outputs)
         take = self._settings.isolation()
         given = as_inputs(inputs)
-        check_inputs(given, whole, plan)
+        warn_of_unused(check_inputs(given, whole, plan), whole)
         sources = sources_among(given, whole, self._settings.max_parallel, plan.order)
         values = {k: _taken_input(take, k, v) for k, v in given.items() if k not in sources}
         elements = plan.by_items if items else plan.elements

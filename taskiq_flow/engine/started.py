@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from taskiq import AsyncBroker, InMemoryBroker
 
-from taskiq_flow.completion.in_memory import InMemoryHooks
+from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from taskiq_flow.middleware import FlowMiddleware
 
 

@@ -18,7 +18,7 @@ class Timers(Generic[K]):
         self._timers: dict[K, asyncio.TimerHandle] = {}
 
     def set(self, key: K, seconds: float, call: Callable[[K], None]) -> None:
-        """Call ``call(key)`` after ``seconds``; never, if that is infinite."""
+        """Call ``call(key)`` after ``seconds``. Infinite seconds set no timer."""
         self.cancel(key)
         if math.isfinite(seconds):
             self._timers[key] = self._loop.call_later(seconds, self._expire, key, call)

@@ -98,7 +98,7 @@ class _Execution:
         self.count = 0
 
     def next(self, item: Any) -> tuple[int, Any, bytes] | None:
-        """What is passed on of one more item; ``None`` if the engine has it."""
+        """The next item as it is passed on; ``None`` if the engine has it already."""
         if self._digest:
             self._digest = with_item(self._digest, digest_of(item))
         index, self.count = self.count, self.count + 1

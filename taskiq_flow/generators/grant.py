@@ -1,4 +1,4 @@
-"""How far a generator may go, and what its engine has of its items."""
+"""The number of items that a generator may make, and which of them its engine has."""
 
 from __future__ import annotations
 

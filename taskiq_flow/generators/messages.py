@@ -1,4 +1,4 @@
-"""What a worker and an engine send each other about the items of a generator."""
+"""The messages between a worker and an engine about the items of a generator."""
 
 from __future__ import annotations
 

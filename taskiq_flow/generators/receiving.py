@@ -65,7 +65,7 @@ class Receiving:
             )
 
     def allow(self, grant: Grant) -> None:
-        """The run grants more, or has more items safe."""
+        """Take a new grant: more items may be made, or more of them are stored."""
         self.grant = self.grant.merged(grant)
 
     @property

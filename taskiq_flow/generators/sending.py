@@ -103,7 +103,7 @@ class Sending:
             self.end()
 
     def _drop(self, count: int) -> None:
-        """Let go of the first items that are held."""
+        """Drop the first of the items that are held."""
         if count > 0:
             self._before = self._held[count - 1][1]
             self._bytes -= sum(len(item) for item, _ in self._held[:count])
@@ -121,9 +121,9 @@ class Sending:
         return batch
 
     def ask(self) -> Batch:
-        """The first of the items that were sent and not taken, as far as is known.
+        """A batch with the first items that the engine may not have, or with none.
 
-        There may be none: the engine tells what it has and grants in any case.
+        The engine answers what it has and grants in either case.
         """
         self._sent_when_asking = self._sent
         return self._batch(self._first, self._sent, asks=True)

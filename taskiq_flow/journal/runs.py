@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from taskiq_flow.dataflow.dag import DAG, Plan
+from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.fingerprint import Fingerprints, changes, fingerprints, with_dependents
+from taskiq_flow.dataflow.plan import Plan
 from taskiq_flow.errors import ConfigurationError, GraphChangedError
 from taskiq_flow.journal.history import RestoredRun, initial_records
 from taskiq_flow.journal.protocol import Journal

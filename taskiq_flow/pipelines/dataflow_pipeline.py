@@ -7,11 +7,12 @@ from typing import Any, Final, Self
 
 from taskiq import AsyncBroker
 
-from taskiq_flow.dataflow.binding import Inputs, Task
+from taskiq_flow.dataflow.binding import Inputs
 from taskiq_flow.dataflow.computed import ComputedNode, chunks, with_first
 from taskiq_flow.dataflow.dag import DAG, counted_nodes
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.options import Seconds, most_parallel
+from taskiq_flow.dataflow.tasks import Task
 from taskiq_flow.errors import PipelineError
 from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine

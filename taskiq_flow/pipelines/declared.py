@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from taskiq_flow.dataflow.binding import Task, original_function
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.tasks import Task, original_function
 
 F = TypeVar("F", bound=Callable[..., Any])
 

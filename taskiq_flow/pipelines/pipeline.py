@@ -16,9 +16,9 @@ from typing import Any, Generic, Self, TypeVar, cast, overload
 
 from taskiq import AsyncBroker
 
-from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.options import Seconds, most_parallel
+from taskiq_flow.dataflow.tasks import Task
 from taskiq_flow.engine.run_spec import Items
 from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from inspect import Parameter
 from typing import Any, Final, Literal
 
-from taskiq_flow.dataflow.binding import Task, task_info
 from taskiq_flow.dataflow.computed import ComputedNode, as_list
 from taskiq_flow.dataflow.dag import DAG
-from taskiq_flow.dataflow.node import DAGNode, default_name
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.tasks import Task, default_name, task_info
 from taskiq_flow.errors import BindingError, PipelineError
 from taskiq_flow.suggestions import did_you_mean
 

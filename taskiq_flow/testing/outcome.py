@@ -1,4 +1,4 @@
-"""What a test reads of a run."""
+"""The outcome of a run, as tests read it."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ from typing import Any, Protocol, get_args
 from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
 
 from taskiq_flow.dataflow.axes import node_name
-from taskiq_flow.dataflow.binding import Task, original_function, task_info
 from taskiq_flow.dataflow.dag import DAG
-from taskiq_flow.dataflow.node import DAGNode, default_name
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.tasks import Task, default_name, original_function, task_info
 from taskiq_flow.dataflow.type_check import returned_type
 from taskiq_flow.dispatch.callables import annotations_of
 from taskiq_flow.engine.arguments import check_graph

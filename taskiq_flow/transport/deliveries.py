@@ -85,7 +85,7 @@ class Delivery:
         self.is_acknowledged = False
 
     def read(self, broker: AsyncBroker) -> ReplyTo | None:
-        """Where to report about the task. ``None`` if no engine has sent it."""
+        """The address to which the task is reported. ``None`` if no engine has sent it."""
         if self.is_read:
             return self.reply_to
         self.is_read = True

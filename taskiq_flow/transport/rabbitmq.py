@@ -144,8 +144,16 @@ class RabbitNotifier:
         self._revoked = await revocations.declare_exchange(
             self._revoked_name, ExchangeType.FANOUT, durable=True
         )
-        bounds = {"x-message-ttl": REVOCATION_LIFE * 1000, "x-max-length": MOST_REVOCATIONS}
-        stored = await revocations.declare_queue(self._revoked_name, durable=True, arguments=bounds)
+        stored = await revocations.declare_queue(
+            self._revoked_name,
+            durable=True,
+            arguments={
+                # A quorum queue may drop what was returned to it often, as it is by each reader.
+                "x-queue-type": "classic",
+                "x-message-ttl": REVOCATION_LIFE * 1000,
+                "x-max-length": MOST_REVOCATIONS,
+            },
+        )
         await stored.bind(self._revoked)
         self._subscribed_on = connection.transport
         connection.reconnect_callbacks.add(self._subscribe_again)
@@ -278,5 +286,5 @@ class RabbitNotifier:
 
 
 def is_outage_or_gone(error: BaseException) -> bool:
-    """Like ``is_outage``. What the server has lost is about to be declared anew."""
+    """Like ``is_outage``, and also true if a queue is gone: it will soon be declared again."""
     return is_outage(error) or isinstance(error, ChannelNotFoundEntity)

@@ -131,7 +131,10 @@ def backlog_of(broker: AsyncBroker) -> Backlog:
 
 
 def kick_of(broker: AsyncBroker) -> Kick:
-    """What ``broker.kick`` does. What is too large for the server is said to be so."""
+    """A function that sends a message as ``broker.kick`` does, with one ``XADD``.
+
+    Its error says so if the message is too large for the server.
+    """
     kick = _fast_kick_of(broker)
 
     async def kick_of_any_size(message: BrokerMessage) -> None:
@@ -287,7 +290,7 @@ _CLIENTS_TIMEOUT: float | None = (
 
 
 def steady_results(backend: AsyncResultBackend[Any]) -> None:
-    """Make a worker's result backend say so where a result is too large for the server."""
+    """Make the error of a worker's result backend say if a result is too large for the server."""
     redis_backend: Any = backend
     set_result = backend.set_result
 

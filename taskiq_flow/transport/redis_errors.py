@@ -1,4 +1,4 @@
-"""What Redis's answers and its client's errors mean. Imports Redis's client, and no broker."""
+"""Interprets the errors of Redis and of its client. Imports the client, and no broker."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class StreamReader:
         await self._client.eval(_ACKNOWLEDGE, 1, entry.stream, entry.group, entry.id)
 
     async def _leave(self) -> None:
-        """Remove this worker's consumer where it holds no message."""
+        """Remove this worker's consumer from each stream where it holds no message."""
         for stream in self._streams:
             await self._client.eval(_REMOVE_CONSUMER, 1, stream, self._group, self._consumer)
 

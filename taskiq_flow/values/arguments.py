@@ -52,7 +52,7 @@ class StoredArguments:
         self._handles: dict[int, tuple[Any, asyncio.Future[ResultHandle | None]]] = {}
 
     def note_result(self, task_id: str, value: Any) -> None:
-        """Refer to a task's result, which its worker has stored, wherever it is an argument."""
+        """Note that a worker has stored this result. As an argument it is passed by reference."""
         self._is_used = True
         if self._shares:
             future = asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""Which classes the codec may restore, and how it finds them."""
+"""The classes that the codec may restore, and how it finds them."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def classes_in(annotation: Any) -> set[type]:
 
 
 def _parts(annotation: Any) -> list[Any]:
-    """What an annotation is made of. A list of a ``Callable``'s parameters is a part too."""
+    """The parts of an annotation, such as the ``int`` of ``list[int]``."""
     if isinstance(annotation, (list, tuple)):
         return list(annotation)
     if isinstance(annotation, Enum):

@@ -39,7 +39,7 @@ def digest_of_parts(parts: Iterable[bytes]) -> str:
 
 
 def digest_of(value: Any) -> bytes:
-    """Eight bytes that differ for different values. Empty if that cannot be told of a value."""
+    """Eight bytes that differ for different values. Empty if a value has no digest."""
     try:
         return hashlib.blake2b(_of(value), digest_size=8).digest()
     except Exception:  # of a type that is not known, nested too deeply, ...

@@ -1,4 +1,4 @@
-"""Whether a value fits an annotation. What fits stays the very object; what does not is converted.
+"""Checks values against annotations. A value that fits is passed on; another is converted.
 
 taskiq's own parsing converts whatever pydantic can: ``True`` under ``int`` becomes 1, a datetime
 under ``date`` loses its time, an array under ``list[float]`` is rebuilt. Here a value is converted
@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from inspect import Parameter
 from itertools import chain, repeat
@@ -20,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from taskiq_flow.errors import AnnotationError
+from taskiq_flow.values.annotations import awaited, is_typed_dict, is_unpacked, members, named_type
 from taskiq_flow.values.isolation import ONCE_ONLY, type_name
 
 Check: TypeAlias = Callable[[Any], bool]
@@ -96,7 +97,7 @@ class Signature:
                 if kind is not Parameter.POSITIONAL_ONLY:
                     self._parameters[name] = fit
         # What a generator function is annotated with is the generator, not the list of its items.
-        returns = _awaited(signature.return_annotation)
+        returns = awaited(signature.return_annotation)
         self._result = None if returns_items else Fit.of(returns)
         by_place = [fit for _, fit in (*self._positional, self._var_args)]
         self.checks_arguments = any((*by_place, *self._parameters.values(), self._var_kwargs))
@@ -161,37 +162,21 @@ def _adapter_of(annotation: Any) -> TypeAdapter[Any]:
         return TypeAdapter(annotation)
 
 
-def _awaited(returns: Any) -> Any:
-    """The annotation of a result, of which a function may return the awaitable."""
-    args = typing.get_args(returns)
-    origin = typing.get_origin(returns) or returns
-    if isinstance(origin, type) and issubclass(origin, Awaitable):
-        return args[-1] if args else Any
-    return returns
-
-
-def check_of(annotation: Any) -> Check | None:  # noqa: C901, PLR0911 - one line per form
+def check_of(annotation: Any) -> Check | None:  # noqa: PLR0911 - one line per form
     """How to tell whether a value fits an annotation. ``None``: every value does."""
+    annotation = named_type(annotation)
     if annotation in _ANYTHING if _is_hashable(annotation) else False:
         return None
-    if annotation is None:
-        annotation = type(None)
-    if isinstance(annotation, typing.NewType):
-        return check_of(annotation.__supertype__)
-    if hasattr(annotation, "__value__"):  # ``type X = ...``, from Python 3.12 on
-        return check_of(annotation.__value__)
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         constraints = [extra for extra in annotation.__metadata__ if _is_constraint(extra)]
         return _never if constraints else check_of(args[0])
-    if origin in (typing.Union, types.UnionType):
-        checks = [check_of(arg) for arg in args]
+    if (parts := members(annotation)) is not None:
+        checks = [check_of(part) for part in parts]
         known = [check for check in checks if check is not None]
         return None if len(known) < len(checks) else lambda value: any(c(value) for c in known)
     if origin is typing.Literal:
         return lambda value: any(value == arg and type(value) is type(arg) for arg in args)
-    if origin in (typing.ClassVar, typing.Final, typing.Required, typing.NotRequired):
-        return check_of(args[0])
     if annotation is typing.Tuple:  # noqa: UP006 - not the empty tuple, which has no arguments too
         return _check_of_class(tuple)
     if isinstance(origin, type):
@@ -204,8 +189,7 @@ def check_of(annotation: Any) -> Check | None:  # noqa: C901, PLR0911 - one line
 def _check_of_class(kind: type) -> Check | None:  # noqa: PLR0911 - one for each form
     if kind is object or issubclass(kind, ONCE_ONLY):
         return None
-    if issubclass(kind, dict) and hasattr(kind, "__required_keys__"):
-        # Not ``typing.is_typeddict``: that does not know those of typing_extensions.
+    if is_typed_dict(kind):
         return lambda value: isinstance(value, dict)
     if getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False):
         return None
@@ -269,7 +253,7 @@ def _check_of_items(origin: type, item: Any) -> Check:
 
 
 def _of_places(origin: type, args: tuple[Any, ...]) -> Check:
-    if any(typing.get_origin(arg) is typing.Unpack or _is_starred(arg) for arg in args):
+    if any(map(is_unpacked, args)):
         return lambda value: isinstance(value, origin)
     checks = [check_of(arg) for arg in args]
 
@@ -284,11 +268,6 @@ def _of_places(origin: type, args: tuple[Any, ...]) -> Check:
         )
 
     return fits_places
-
-
-def _is_starred(annotation: Any) -> bool:
-    """Whether an annotation is written with a star, as ``*tuple[str, ...]``."""
-    return bool(getattr(annotation, "__unpacked__", False))
 
 
 def _check_of_item(annotation: Any) -> Check | None:

@@ -1,4 +1,4 @@
-"""Whether a value is so large that reading all of it must not happen on the event loop."""
+"""Large values are read in a thread, as reading them would block the event loop."""
 
 from __future__ import annotations
 

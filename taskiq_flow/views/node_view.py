@@ -1,4 +1,4 @@
-"""What events say of one node, or of one element of a mapped node."""
+"""The state of one node, or of one element of a mapped node, as events tell it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What held a run back: the times of its nodes, its critical path, and one sentence."""
+"""Reports why a run took so long: the times of its nodes, its critical path, one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a run is going to take from now on."""
+"""Estimates how long a run will take from now on."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Runner:
             if new_id is None or not await self._exists(new_id):
                 raise
             raise HTTPException(409, f"there is a run {new_id!r} already") from error
-        except (TaskiqFlowError, TypeError, ValueError) as error:
+        except (TaskiqFlowError, TypeError, ValueError, RecursionError) as error:
             raise HTTPException(422, f"{type(error).__name__}: {error}") from error
         except Exception as error:  # whatever the broker's client raises
             raise HTTPException(503, f"the run has not begun: {describe(error)}") from error
@@ -118,7 +118,7 @@ class Runner:
 
     async def _written(self, run_id: str, seq: int, task: asyncio.Task[None]) -> None:
         """Wait until the journal has the first event, so that whoever looks sees the run begun."""
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, JournalError, RunNotFoundError):
             async with asyncio.timeout(_WRITTEN_SECONDS):
                 while not task.done() and (await self._reader.run(run_id)).seq < seq:  # noqa: ASYNC110 - it tells nobody
                     await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Which engines have stopped to listen, as an engine does whose process was killed."""
+"""Finds the engines that no longer listen, for example because their process was killed."""
 
 from __future__ import annotations
 

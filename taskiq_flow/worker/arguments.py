@@ -8,7 +8,7 @@ from typing import Any
 
 from taskiq import AsyncBroker, TaskiqMessage
 
-from taskiq_flow.dataflow.binding import parameters_of
+from taskiq_flow.dataflow.tasks import parameters_of
 from taskiq_flow.reconnect import IsOutage, retry_through_outage
 from taskiq_flow.values.call import Call
 from taskiq_flow.values.handle import Reference

@@ -112,7 +112,7 @@ class Execution:
         self.is_revoked = True
 
     async def when_told(self) -> None:
-        """Wait until the engine can know that the task has begun, before it hears of the end."""
+        """Wait until the engine was told that the task has begun. It hears of the end later."""
         if self.telling is not None and not self.telling.done():
             await asyncio.wait([self.telling])  # takes ``PUBLISH_TIMEOUT`` at the most
 

@@ -1,4 +1,4 @@
-"""The generators that a worker executes whose items engines take one by one."""
+"""The generators that a worker executes for engines that take their items one by one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger("taskiq_flow")
 
 
 class Generators:
-    """Hears what engines say of items, and asks those that say nothing.
+    """Receives the receipts of engines, and asks engines that have sent none for a while.
 
     ``is_outage``: whether an error says that a server cannot serve now. ``prefix``: of channels.
     """
@@ -65,13 +65,13 @@ class Generators:
         self._executions[task_id].add(execution)
 
     def forget(self, execution: Execution) -> None:
-        """An execution has ended."""
+        """Remove an execution that has ended."""
         self._executions[execution.task_id].discard(execution)
         if not self._executions[execution.task_id]:
             del self._executions[execution.task_id]
 
     def _hear(self, data: bytes) -> None:
-        """Handle what an engine says of a generator's items. What is invalid is ignored."""
+        """Handle a receipt of an engine. An invalid one is logged and ignored."""
         try:
             for execution in tuple(self._executions.get(Notice.task_named_in(data), ())):
                 notice = Notice.opened(data, execution.reply_to.key)

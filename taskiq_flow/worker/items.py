@@ -208,7 +208,7 @@ class SinkToEngine:
         self._update()
 
     def question(self) -> Batch | None:
-        """What a heartbeat sends to learn what the engine has and grants.
+        """The batch that a heartbeat sends to ask what the engine has and grants.
 
         ``None`` if the engine owes no answer, or was asked lately.
         """

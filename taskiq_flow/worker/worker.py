@@ -285,7 +285,7 @@ class Worker:
             await self._reports.report(execution, result)
 
     def _ended(self, execution: Execution, executing: asyncio.Task[Any]) -> None:
-        """The asyncio task has ended. If it reported no result, report what a middleware raised."""
+        """Called at the end of the asyncio task. Without a result, report a middleware's error."""
         self._executions.discard(execution)
         for name in execution.names:
             self._by_name[name].discard(execution)
@@ -310,7 +310,7 @@ class Worker:
         self._start(self._reports.report(execution, failed(lost)))
 
     def _ended_for_no_engine(self, task_id: str, executing: asyncio.Task[Any]) -> None:
-        """The asyncio task has ended. If taskiq did not acknowledge the message, it comes again."""
+        """Called at the end of the asyncio task. An unacknowledged message is delivered again."""
         if executing in self._of_no_engine:
             self._of_no_engine.discard(executing)
             self._deliveries.drop_task(task_id)
@@ -355,7 +355,7 @@ class Worker:
         return function
 
     async def _remove_old_values(self, store: ValueStore) -> None:
-        """Remove from time to time what is too old in the store, until cancelled."""
+        """Remove old objects from the store once an hour, until cancelled."""
         while True:
             try:
                 await store.remove_old()
@@ -383,7 +383,7 @@ class Worker:
             execution.revoke()
 
     def _drop_tasks_of(self, channel: str) -> None:
-        """Nobody has listened on an engine's channel for long: its tasks are for nobody."""
+        """Revoke the tasks of an engine on whose channel nobody has listened for long."""
         if channel not in self._revoked:
             logger.warning(
                 "no engine has listened on %s for %g s; its tasks are dropped, but for those of "

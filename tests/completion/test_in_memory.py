@@ -39,8 +39,8 @@ from taskiq_flow import (
     RunTimeoutError,
     TaskLostError,
 )
-from taskiq_flow.completion import in_memory
-from taskiq_flow.completion.in_memory import InMemoryHooks
+from taskiq_flow.completion import in_memory, threads
+from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from taskiq_flow.values.call import Call
 from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later
@@ -537,7 +537,7 @@ async def test_a_task_that_no_engine_has_sent_is_logged_as_ever(
 async def test_a_pool_whose_tasks_wait_for_each_other_is_said_to_stand_still(
     quick_sweep: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(in_memory, "STALLED_AFTER", 0.1)
+    monkeypatch.setattr(threads, "STALLED_AFTER", 0.1)
     broker, release = InMemoryBroker(sync_tasks_pool_size=2), threading.Event()
     warned = asyncio.Event()
 

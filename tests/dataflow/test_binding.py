@@ -10,7 +10,8 @@ import pytest
 from taskiq import AsyncTaskiqDecoratedTask, Context, InMemoryBroker, TaskiqDepends
 
 from taskiq_flow import DAG, BindingError, DAGNode
-from taskiq_flow.dataflow.binding import Inputs, Task, bind, original_function, parameters_of
+from taskiq_flow.dataflow.binding import Inputs, bind
+from taskiq_flow.dataflow.tasks import Task, original_function, parameters_of
 
 Values = dict[str, Any]
 

@@ -17,7 +17,7 @@ from taskiq_flow import (
     OutputShapeError,
     TaskNode,
 )
-from taskiq_flow.dataflow.binding import Task
+from taskiq_flow.dataflow.tasks import Task
 
 
 class Pair(NamedTuple):

@@ -57,7 +57,8 @@ from taskiq_flow import (
     TypeMismatchError,
     TypeMismatchWarning,
 )
-from taskiq_flow.dataflow.type_check import check_types, may_fit, mismatches
+from taskiq_flow.dataflow.type_check import check_types, mismatches
+from taskiq_flow.values.may_fit import may_fit
 
 
 class Animal: ...

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from taskiq import Context, InMemoryBroker, TaskiqDepends, TaskiqMessage, TaskiqMiddleware
 
 from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, NodeFailedError
-from taskiq_flow.completion.in_memory import RUN_LABEL
+from taskiq_flow.completion.in_memory_hooks import RUN_LABEL
 
 pytestmark = pytest.mark.usefixtures("plain_task_ids")
 

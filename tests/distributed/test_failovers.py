@@ -155,6 +155,7 @@ async def test_a_master_may_become_a_replica_of_its_replica(
     gc.collect()
 
 
+@pytest.mark.skipif(not AT_LENGTH, reason="takes 20 seconds; scripts/production does it")
 async def test_the_slot_of_a_queue_may_move_to_another_node(farm: Farm, tmp_path: Path) -> None:
     """While workers wait for messages there, and hold some."""
     notes, servers = Notes(tmp_path), ReplicatedCluster(tmp_path)

@@ -102,7 +102,7 @@ async def test_a_pipeline_id_of_the_user_is_that_of_the_run_and_of_its_steps(sta
     pipeline = Pipeline(started.broker, pipeline_id="mine").with_context()
     task = await pipeline.call_next(started.seen).kiq("a")
     assert task.pipeline_id == pipeline.pipeline_id == "mine"
-    assert await task == "pipeline mine 0"
+    assert await task == "sequential mine 0"
 
 
 async def test_results_of_workers_without_the_middleware_are_late_or_an_error(
@@ -130,7 +130,7 @@ async def test_a_pipeline_is_a_task_that_a_worker_executes(started: Any) -> None
     done = await task.wait_result(timeout=30)
     assert done.error is None
     mode, pipeline_id, step = done.return_value.split()
-    assert (mode, step) == ("pipeline", "4")
+    assert (mode, step) == ("sequential", "4")
     assert pipeline_id != task.task_id
 
 
@@ -152,7 +152,7 @@ async def test_jobs_are_in_the_source_of_the_user_and_run_on_workers(started: An
         async with asyncio.timeout(30):
             while not (noted := await started.noted()):
                 await asyncio.sleep(0.05)
-    assert noted == ["pipeline at 0"]
+    assert noted == ["sequential at 0"]
     await other.remove_job("cron")
     await other.remove_job("every")
     assert await other.list_jobs() == []

@@ -35,7 +35,7 @@ from taskiq_flow import (
 from taskiq_flow.engine.run_spec import Items
 from taskiq_flow.testing import LocalBroker, LocalNotices
 from tests.local_flow import with_flow
-from tests.recording import Recorder
+from tests.recording import AtOnce, Recorder
 from tests.virtual_clock import virtually
 
 
@@ -552,16 +552,13 @@ async def test_a_generator_that_waits_gives_up_its_place() -> None:
 async def test_so_many_elements_of_a_generator_are_open_at_once(
     limit: int | None, most: int
 ) -> None:
-    running, found = 0, 0
+    running = AtOnce()
 
     async def items(size: int) -> AsyncIterator[int]:
-        nonlocal running, found
-        running += 1
-        found = max(found, running)
-        for number in range(size):
-            await asyncio.sleep(1)
-            yield number
-        running -= 1
+        with running:
+            for number in range(size):
+                await asyncio.sleep(1)
+                yield number
 
     builder = DAGBuilder().node(
         items, inputs=["sizes"], map_over="sizes", max_parallel=limit, window=1
@@ -569,7 +566,7 @@ async def test_so_many_elements_of_a_generator_are_open_at_once(
     builder.node(double, inputs=["items"], map_over={"items": 2}, max_parallel=2)
     results = await engine_of(builder).execute({"sizes": [3] * 20})
     assert results["double"] == [[0, 2, 4]] * 20
-    assert found == most
+    assert running.most == most
 
 
 @virtually

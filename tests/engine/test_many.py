@@ -307,7 +307,8 @@ async def test_an_input_that_is_not_as_it_has_to_be_fails_by_itself() -> None:
     assert results[1]["total"] == 2
     missing, wrong = results[0]["inputs"].error, results[2]["inputs"].error
     assert isinstance(missing, MissingInputError)
-    assert "was not given 'text'; did you mean 'texts'?" in str(missing)
+    assert "node 'words' needs 'text', which no node produces" in str(missing)
+    assert "did you mean 'texts'?" in str(missing)
     assert type(wrong) is InputError
     assert results[0]["words"].because_of == ("inputs[0]",)
     with pytest.raises(NodeFailedError, match=r"'inputs\[0\]' failed before its first attempt"):

@@ -38,7 +38,7 @@ from taskiq_flow import (
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.engine import run_state
 from taskiq_flow.engine.run_state import RunState
-from tests.recording import Recorder
+from tests.recording import AtOnce, Recorder
 from tests.virtual_clock import virtual_loop, virtually
 
 
@@ -209,18 +209,15 @@ async def test_the_last_elements_of_all_lists_within_a_list_start_first() -> Non
 
 @virtually
 async def test_a_node_has_a_limit_of_its_own() -> None:
-    running, most = 0, 0
+    running = AtOnce()
 
     async def task(number: int) -> int:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(1)
-        running -= 1
+        with running:
+            await asyncio.sleep(1)
         return number
 
     await engine_of(mapped(task, max_parallel=3)).execute({"numbers": list(range(10))})
-    assert (most, virtual_loop().time()) == (3, 4.0)
+    assert (running.most, virtual_loop().time()) == (3, 4.0)
 
 
 @virtually

@@ -28,6 +28,7 @@ from taskiq_flow.testing import LocalBroker, LocalNotices, LocalResults
 from taskiq_flow.values.handle import with_values
 from taskiq_flow.worker import arguments
 from tests.local_flow import with_flow
+from tests.recording import AtOnce
 
 SIZE = 5_000
 LIMIT = 1_000
@@ -488,21 +489,16 @@ async def test_a_worker_reads_a_bounded_number_of_results_at_once(
 ) -> None:
     monkeypatch.setattr(arguments, "READ_AT_ONCE", 3)
     site = Site()
-    reading, most = 0, 0
+    reading = AtOnce()
     get_result = site.store.get_result
 
     async def counted(task_id: str, with_logs: bool = False) -> Any:  # noqa: FBT002 - taskiq's signature
-        nonlocal reading, most
-        reading += 1
-        most = max(most, reading)
-        try:
+        with reading:
             return await get_result(task_id, with_logs)
-        finally:
-            reading -= 1
 
     dag = site.mapped().node(site.task(lengths), inputs={"texts": "texts"}).build()
     async with site.working():
         site.store.get_result = counted  # type: ignore[method-assign]
         results = await site.engine(dag).execute({"numbers": list(range(20))})
     assert results["lengths"] == [SIZE] * 20
-    assert most == 3
+    assert reading.most == 3

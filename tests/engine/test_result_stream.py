@@ -31,7 +31,7 @@ from taskiq_flow import (
     RunFinished,
     RunTimeoutError,
 )
-from taskiq_flow.completion.in_memory import InMemoryHooks
+from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from taskiq_flow.journal import writer
 from taskiq_flow.journal.protocol import News
 from tests.virtual_clock import run_virtually, start_tasks_later, virtually

@@ -39,9 +39,9 @@ from taskiq_flow import (
     RunTimeoutError,
     SerializationError,
 )
-from taskiq_flow.completion.in_memory import InMemoryHooks
+from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from taskiq_flow.testing import LocalBroker
-from tests.recording import Recorder
+from tests.recording import AtOnce, Recorder
 from tests.virtual_clock import run_virtually, virtual_loop, virtually
 
 pytestmark = pytest.mark.usefixtures("plain_task_ids")
@@ -473,22 +473,16 @@ async def test_a_task_whose_send_raises_while_it_runs_is_cancelled(policy: dict[
             await asyncio.sleep(1)
             raise ConnectionError("no confirm")
 
-    running: list[int] = []
-    most = 0
+    running = AtOnce()
 
     async def slow() -> None:
-        nonlocal most
-        running.append(1)
-        most = max(most, len(running))
-        try:
+        with running:
             await asyncio.sleep(100)
-        finally:
-            running.pop()
 
     dag = DAGBuilder().node(slow, name="n", **policy).build()
     results = await ExecutionEngine(RaisesLate(), dag, on_error="collect").execute()
     assert isinstance(results["n"].error, ConnectionError)
-    assert (most, running) == (1, [])
+    assert (running.most, running.now) == (1, 0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 

@@ -47,7 +47,7 @@ from taskiq_flow import (
     RunTimeoutError,
     UnusedInputWarning,
 )
-from taskiq_flow.completion.in_memory import InMemoryHooks
+from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from taskiq_flow.engine import listeners, run_handle
 from taskiq_flow.journal import writer
 from taskiq_flow.testing import LocalBroker

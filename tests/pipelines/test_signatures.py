@@ -136,7 +136,7 @@ async def test_the_context_of_a_step(broker: InMemoryBroker) -> None:
         return [context.pipeline_id, context.step_index, context.execution_mode]
 
     pipeline = Pipeline(broker, pipeline_id="tides").with_context().call_next(abs).call_next(told)
-    assert await (await pipeline.kiq(-1)) == ["tides", 1, "pipeline"]
+    assert await (await pipeline.kiq(-1)) == ["tides", 1, "sequential"]
 
 
 async def test_tracking(broker: InMemoryBroker) -> None:

@@ -148,7 +148,8 @@ async def violations(seen: Visit) -> list[Any]:
 
 async def test_axe_finds_nothing(serve: Serve, journal: MemoryJournal) -> None:
     pytest.importorskip("axe_playwright_python")
-    site = await serve(runs_app(journal, control=True))
+    engine = ExecutionEngine(InMemoryBroker(), graph().build(), journal=journal)
+    site = await serve(runs_app(engine, control=True))
     async with browser() as chromium:
         for scheme in ("light", "dark"):
             seen = await visit(chromium, scheme=scheme)
@@ -160,6 +161,11 @@ async def test_axe_finds_nothing(serve: Serve, journal: MemoryJournal) -> None:
                 await seen.goto(f"{site.base}/{query}")
                 await seen.wait(shows)
                 assert await violations(seen) == [], (scheme, query)
+            for query, button in (("", "New run…"), ("?run=r1&node=one", "Rerun from here…")):
+                await seen.goto(f"{site.base}/{query}")
+                await seen.page.get_by_role("button", name=button).click()
+                await seen.wait("document.querySelector('#form[open] textarea') !== null")
+                assert await violations(seen) == [], (scheme, button)
 
 
 async def test_a_run_is_followed_and_stopped(serve: Serve) -> None:

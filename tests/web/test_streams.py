@@ -282,8 +282,10 @@ async def test_a_run_of_a_journal_without_events_is_read_to_its_end(serve: Serve
     assert (await site.json("/api/v1/runs"))["runs"][0]["run"] == "r"
 
 
-async def test_a_request_is_told_to_who_watches_and_to_who_comes_later(serve: Serve) -> None:
-    journal = MemoryJournal()
+async def test_a_request_is_told_to_who_watches_and_to_who_comes_later(
+    serve: Serve, tmp_path: Path
+) -> None:
+    journal = SqliteJournal(tmp_path / "runs.db")
     run = Written(journal)
     await run.begin()
     site, path = await serve(runs_app(journal, control=True)), "/api/v1/runs/r1/events"
@@ -298,6 +300,7 @@ async def test_a_request_is_told_to_who_watches_and_to_who_comes_later(serve: Se
     await run.end()
     types = [event["type"] for event in await lines_of(site, path)]
     assert types == ["run.started", "run.ended"]
+    await journal.aclose()
 
 
 async def test_elements_of_lists_within_lists_are_told_once_for_each_frame(serve: Serve) -> None:
@@ -310,6 +313,9 @@ async def test_elements_of_lists_within_lists_are_told_once_for_each_frame(serve
     lists = [ElementsKnown("r1", 0.0, f"read[{number}]", 3) for number in range(400)]
     await run.write(*lists[:100])
     site = await serve(runs_app(journal))
+    alone: list[tuple[int, Content]] = []
+    await read_sse(site, "/api/v1/runs/r1/events", "4", alone, stop_after=1)
+    assert (alone[0][1]["node"], alone[0][1]["known"]) == ("read", 300)
     watching = asyncio.create_task(lines_of(site, "/api/v1/runs/r1/events"))
     seq = (await site.json("/api/v1/runs/r1"))["seq"]
     later = asyncio.create_task(lines_of(site, f"/api/v1/runs/r1/events?after={seq}"))

@@ -19,8 +19,12 @@ async function begin() {
     }
     const asking = get("about");
     turn(); // does not wait for it
+    addEventListener("popstate", turn);
+    addEventListener("keydown", press);
     Object.assign(about, await asking);
   } catch (error) {
+    removeEventListener("popstate", turn);
+    removeEventListener("keydown", press);
     page?.close();
     const text = error instanceof Refused ? error.message : "The server cannot be reached.";
     root.replaceChildren();
@@ -29,8 +33,6 @@ async function begin() {
     return;
   }
   page.render();
-  addEventListener("popstate", turn);
-  addEventListener("keydown", press);
 }
 
 function turn() {

@@ -329,7 +329,7 @@ export class RunPage {
         <div class="notices">
           ${this.notice ? html`<p class="notice" role="alert">${this.notice}</p>` : nothing}
           ${model?.error ? html`<p class="error"><strong>✗ ${model.error.type}</strong>${model.error.message ? `: ${model.error.message}` : ""}</p>` : nothing}
-          ${model ? html`<p class="sentence">${model.sentence}</p>` : nothing}
+          ${model ? html`<p class="sentence">${model.sentence.replaceAll(" -> ", " → ")}</p>` : nothing}
           ${model?.missed ? html`<p class="quiet">${model.missed} events are missing.</p>` : nothing}
         </div>
         <div class="tools">
