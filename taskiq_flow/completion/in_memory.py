@@ -85,9 +85,10 @@ class Execution:
             self.worker.cancel()
         self.revoked = True
 
-    def supersede(self) -> None:
+    def supersede(self, worker: asyncio.Task[Any] | None) -> None:
         """The attempt that runs in this asyncio task is not the last one."""
-        self.superseded |= {asyncio.current_task()}
+        self.superseded |= {worker}
+        self.sweeps = 0
 
 
 class InMemoryHooks(TaskiqMiddleware):
@@ -100,7 +101,6 @@ class InMemoryHooks(TaskiqMiddleware):
         super().__init__()
         self.set_broker(broker)
         self.executions: dict[str, Execution] = {}
-        self.workers: dict[asyncio.Task[Any] | None, Execution] = {}  # what each task executes
         self.run_ids: set[str] = set()
         self.is_started = False
         executor = broker.receiver.executor
@@ -140,7 +140,7 @@ class InMemoryHooks(TaskiqMiddleware):
         if execution.revoked:
             raise asyncio.CancelledError
         execution.scheduled = False
-        execution.supersede()
+        execution.supersede(asyncio.current_task())
         execution.in_flight.resent(message.task_id)
         return message
 
@@ -163,13 +163,8 @@ class InMemoryHooks(TaskiqMiddleware):
             self._note_requeue(execution, message)
             execution.call = None if execution.call is None else execution.call.once_more()
         present.set(execution.call)
-        self.workers.pop(execution.worker, None)
         execution.worker = asyncio.current_task()
-        self.workers[execution.worker] = execution
-        execution.sweeps = 0
-        if execution.begins_at_once:
-            execution.in_flight.began(message.task_id, execution.completions.here)
-        elif execution.tells_begin:
+        if execution.tells_begin:
             self._tell_begin(execution, message.task_id)
         if execution.superseded:
             # A broker that runs tasks in place begins the new attempt inside the old one's task.
@@ -180,12 +175,15 @@ class InMemoryHooks(TaskiqMiddleware):
         """Notice that a task has sent itself again, by whichever of its attempts comes first."""
         if int(message.labels.get(_REQUEUE_COUNT, 0)) > execution.requeues:
             execution.requeues += 1
-            execution.superseded |= {execution.worker}
+            execution.supersede(execution.worker)
             execution.in_flight.resent(message.task_id)
 
     def _tell_begin(self, execution: Execution, task_id: str) -> None:
-        """Report that a task begins when it has its thread or its place."""
+        """Report that a task begins: at once, or when it has its thread or its place."""
         began, here = execution.in_flight.began, execution.completions.here
+        if execution.begins_at_once:
+            began(task_id, here)
+            return
         loop = asyncio.get_running_loop()
 
         def begun() -> None:
@@ -207,7 +205,7 @@ class InMemoryHooks(TaskiqMiddleware):
             if isinstance(result.error, NoResultError):  # a middleware will have it sent again
                 worker = asyncio.current_task()
                 execution.scheduled = worker not in execution.superseded
-                execution.supersede()
+                execution.supersede(worker)
         else:
             self._note_requeue(execution, message)
 
@@ -229,9 +227,10 @@ class InMemoryHooks(TaskiqMiddleware):
 
     async def post_save(self, message: TaskiqMessage, _: TaskiqResult[Any]) -> None:
         """Remove a result that its run has from the broker's store, which would keep it alive."""
-        backend = self.broker.result_backend
-        if isinstance(backend, InmemoryResultBackend) and _is_of_run(message):
-            backend.results.pop(message.task_id, None)
+        if _is_of_run(message):
+            backend = self.broker.result_backend
+            if isinstance(backend, InmemoryResultBackend):
+                backend.results.pop(message.task_id, None)
 
 
 class InMemoryCompletions:
@@ -308,10 +307,9 @@ class InMemoryCompletions:
 
     def drop(self, task_id: str) -> None:
         """Stop watching for a task, which has ended or is not waited for any more."""
-        self._executions.pop(task_id, None)
         execution = self.expected.pop(task_id, None)
         if execution is not None:
-            self._hooks.workers.pop(execution.worker, None)
+            del self._executions[task_id]
             if execution.call is not None:
                 execution.call.forget()
 
@@ -486,14 +484,17 @@ def _is_of_run(message: TaskiqMessage) -> bool:
 
 def _present_execution() -> Execution | None:
     """The execution of the running asyncio task, if an engine has sent what it runs."""
+    call = present.get()
+    if call is None:
+        return None
     try:
         worker = asyncio.current_task()
     except RuntimeError:  # no event loop runs in this thread
         return None
-    if worker is not None:
-        for hooks in _all_hooks:
-            if (execution := hooks.workers.get(worker)) is not None:
-                return execution
+    for hooks in _all_hooks:
+        execution = hooks.executions.get(call.task_id)
+        if execution is not None and execution.worker is worker:  # not one that it has started
+            return execution
     return None
 
 

@@ -62,17 +62,18 @@ class StartLoop(Generic[N]):
         task.add_done_callback(self._ended)
 
     def _start_slice(self) -> None:
+        if len(self.tasks) == MOST_WAITING:
+            return
         self._is_starting = True
         try:
             for _ in range(SLICE):
-                if len(self.tasks) == MOST_WAITING or self._stopped:
-                    return
-                node = self._pop()
-                if node is None:
+                if self._stopped or (node := self._pop()) is None:
                     return
                 rest = self._start(node)
                 if rest is not None:
                     self.finish(rest)
+                    if len(self.tasks) == MOST_WAITING:
+                        return
             self._continuation = self._loop.call_soon(self._continue)
         except BaseException as error:  # of the user's code too, an order to stop say
             self._fail(error)
