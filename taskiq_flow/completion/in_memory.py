@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from asyncio import current_task
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -140,13 +141,14 @@ class InMemoryHooks(TaskiqMiddleware):
         if execution.revoked:
             raise asyncio.CancelledError
         execution.scheduled = False
-        execution.supersede(asyncio.current_task())
+        execution.supersede(current_task())
         execution.in_flight.resent(message.task_id)
         return message
 
     async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
         """Note which asyncio task runs the task. A revoked task does not run."""
-        execution = self.executions.get(message.task_id)
+        task_id = message.task_id
+        execution = self.executions.get(task_id)
         if execution is None:  # not of an engine, but perhaps sent from within such a task
             if _is_of_run(message):
                 logger.warning(
@@ -163,9 +165,9 @@ class InMemoryHooks(TaskiqMiddleware):
             self._note_requeue(execution, message)
             execution.call = None if execution.call is None else execution.call.once_more()
         present.set(execution.call)
-        execution.worker = asyncio.current_task()
+        execution.worker = current_task()
         if execution.tells_begin:
-            self._tell_begin(execution, message.task_id)
+            self._tell_begin(execution, task_id)
         if execution.superseded:
             # A broker that runs tasks in place begins the new attempt inside the old one's task.
             execution.superseded -= {execution.worker}
@@ -203,7 +205,7 @@ class InMemoryHooks(TaskiqMiddleware):
             execution.in_flight.interrupted(exception)
         elif not isinstance(exception, NoResultError):
             if isinstance(result.error, NoResultError):  # a middleware will have it sent again
-                worker = asyncio.current_task()
+                worker = current_task()
                 execution.scheduled = worker not in execution.superseded
                 execution.supersede(worker)
         else:
@@ -215,7 +217,7 @@ class InMemoryHooks(TaskiqMiddleware):
         execution = self.executions.get(task_id)
         if execution is None or execution.revoked:
             return
-        if execution.superseded and asyncio.current_task() in execution.superseded:
+        if execution.superseded and current_task() in execution.superseded:
             return
         completions = execution.completions
         if execution.limit is not None:
@@ -227,10 +229,9 @@ class InMemoryHooks(TaskiqMiddleware):
 
     async def post_save(self, message: TaskiqMessage, _: TaskiqResult[Any]) -> None:
         """Remove a result that its run has from the broker's store, which would keep it alive."""
-        if _is_of_run(message):
-            backend = self.broker.result_backend
-            if isinstance(backend, InmemoryResultBackend):
-                backend.results.pop(message.task_id, None)
+        backend = self.broker.result_backend
+        if isinstance(backend, InmemoryResultBackend) and _is_of_run(message):
+            backend.results.pop(message.task_id, None)
 
 
 class InMemoryCompletions:
@@ -299,7 +300,7 @@ class InMemoryCompletions:
         execution = self.expected.get(task_id)
         if execution is None or execution.revoked:
             return False
-        if execution.worker is asyncio.current_task():  # a broker that runs tasks in place
+        if execution.worker is current_task():  # a broker that runs tasks in place
             self.drop(task_id)
         else:
             execution.revoke()
@@ -488,7 +489,7 @@ def _present_execution() -> Execution | None:
     if call is None:
         return None
     try:
-        worker = asyncio.current_task()
+        worker = current_task()
     except RuntimeError:  # no event loop runs in this thread
         return None
     for hooks in _all_hooks:

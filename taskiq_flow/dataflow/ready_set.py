@@ -75,6 +75,7 @@ class ReadySet(Generic[N]):
         self._worst: dict[N, int] = {}  # waiting node → FAILED or SKIPPED, as a dependency ended
         self._no_tasks: Collection[N] = ()
         self._queue: deque[N] = deque()  # the ready nodes, for which there is no limit
+        self._queue_up = self._queue.append if limit is None else self._queue_by_rank
         self._heap: list[tuple[float, int, N]] = []  # the ready nodes, with a limit
         self._rank: dict[N, tuple[float, int]] = {}  # the place in the heap, with a limit
         self._gates: dict[N, Gate] = {}  # of the nodes that have one
@@ -250,13 +251,9 @@ class ReadySet(Generic[N]):
             del self._rank[node]
         for successor in self._successors.get(node, ()):
             waits_for = state.get(successor, READY) - 1
-            if waits_for > READY:
+            if waits_for >= READY:
                 state[successor] = waits_for
-            elif waits_for == READY:
-                state[successor] = READY
-                if self._limit is None:
-                    self._queue.append(successor)
-                else:
+                if waits_for == READY:
                     self._queue_up(successor)
         return []
 
@@ -368,8 +365,8 @@ class ReadySet(Generic[N]):
             gate.within.add(node)
         self._queue_up(node)
 
-    def _queue_up(self, node: N) -> None:
-        if self._limit is None or node in self._no_tasks:
+    def _queue_by_rank(self, node: N) -> None:
+        if node in self._no_tasks:
             self._queue.append(node)
         else:
             heapq.heappush(self._heap, (*self._rank[node], node))

@@ -132,11 +132,13 @@ class Dispatcher:
         self._wire = wire_of(broker) if formats_as_usual(broker) else None
         if self._hooks is None and self._wire is not None:
             self._prepared = _unchanged
-        self._converts = self._hooks is None and self._wire is None
+        converts = self._hooks is None and self._wire is None
+        self._encode: Encode = partial(encode_unseen, broker, converts=converts)
         self._labels = labels, labels_by_value
         self._is_referring = holds_handles if refers else _is_handle
         self._kick = broker.kick if kick is None else kick
-        self._addresses: dict[tuple[int, bool], Address] = {}
+        self._addresses: dict[int, Address] = {}
+        self._addresses_by_value: dict[int, Address] = {}
         own = (InMemoryHooks, FlowMiddleware)
         others = [m for m in broker.middlewares if not isinstance(m, own)]
         base = TaskiqMiddleware
@@ -157,12 +159,12 @@ class Dispatcher:
         ``by_value``: whether its result is passed by value in any case. Raises
         ``ConfigurationError`` if the broker cannot run the task.
         """
-        task = node.task
-        address = self._addresses.get((id(task), by_value))
+        task, known = node.task, self._addresses_by_value if by_value else self._addresses
+        address = known.get(id(task))
         if address is None:
             injects = bool(task_info(task).parameters[1])
             address = Address.of(self._find(node), self._labels[by_value], injects=injects)
-            self._addresses[id(task), by_value] = address
+            known[id(task)] = address
         return address
 
     def _send_or_store(self, stores: StoredArguments, call: Invocation) -> Sending | None:
@@ -184,7 +186,7 @@ class Dispatcher:
         return partial(self._send_message, call)
 
     def _send_unseen(self, call: Invocation) -> Sending | None:
-        encoded = self._encoded(call, self._encode_unseen)
+        encoded = self._encoded(call, self._encode)
         if not self._never_waits:
             return partial(self._kick, encoded)
         try:
@@ -192,13 +194,6 @@ class Dispatcher:
         except StopIteration:
             return None
         raise AssertionError(f"{type(self._broker).__name__}.kick has waited")
-
-    def _encode_unseen(
-        self, call: Invocation, args: list[Any], kwargs: dict[str, Any]
-    ) -> BrokerMessage:
-        return encode_unseen(
-            self._broker, call.address, call.task_id, args, kwargs, converts=self._converts
-        )
 
     def _encoded_for_workers(self, call: Invocation, encode: Encode) -> BrokerMessage:
         """A message that has the values of the call. Raises ``SerializationError``."""

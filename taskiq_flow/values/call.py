@@ -58,8 +58,8 @@ class Call:
         self.sink = sink
         self._task_name = task_name
         # Not as a tuple, which the garbage collector would have to follow for each node in flight.
-        self._args: list[Any] | None = args  # ``None`` when they are forgotten
-        self._kwargs = kwargs
+        self._args: list[Any] | None = args  # both are ``None`` when they are forgotten
+        self._kwargs: dict[str, Any] | None = kwargs
         self._take = take
         # On the object, as a thread has a copy of the context.
         self._is_taken = False
@@ -73,7 +73,7 @@ class Call:
 
     def forget(self) -> None:
         """Let go of the values. What the task has started may hold its context, and so this."""
-        self._args, self._kwargs = None, {}
+        self._args = self._kwargs = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Call, (self._task_name, self._args, self._kwargs, self._take)
@@ -91,7 +91,7 @@ class Call:
         Raises ``RuntimeError`` if they are forgotten, as those of a run that is over.
         """
         args, kwargs, take = self._args, self._kwargs, self._take
-        if args is None:
+        if args is None or kwargs is None:
             raise RuntimeError(f"task {self._task_name!r} is not executed: its run is over")
         self._is_taken = True
         return (args, kwargs) if take is None else with_each(take, args, kwargs)
@@ -131,18 +131,18 @@ class Calling:
     generator function, whose result is the list of its items.
     """
 
-    __slots__ = ("gives_items", "signature")
+    __slots__ = ("_fitted", "gives_items", "signature")
 
     def __init__(self, signature: Signature | None, *, gives_items: bool) -> None:
         self.signature = signature
         self.gives_items = gives_items
+        checks = signature is not None and signature.checks_arguments
+        self._fitted = signature.arguments if signature is not None and checks else None
 
     def arguments(self, call: Call) -> tuple[list[Any], dict[str, Any]]:
         """The arguments with which the function is called. May raise ``AnnotationError``."""
-        args, kwargs = call.taken()
-        if self.signature is None or not self.signature.checks_arguments:
-            return args, kwargs
-        return self.signature.arguments(args, kwargs)
+        taken = call.taken()
+        return taken if self._fitted is None else self._fitted(*taken)
 
     def result(self, value: Any) -> Any:
         """The task's result. May raise ``AnnotationError`` or ``SerializationError``."""
