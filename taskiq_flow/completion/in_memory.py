@@ -103,6 +103,7 @@ class InMemoryHooks(TaskiqMiddleware):
         self.set_broker(broker)
         self.executions: dict[str, Execution] = {}
         self.run_ids: set[str] = set()
+        self._saved: list[str] = []  # tasks of runs whose results the broker has saved since
         self.is_started = False
         executor = broker.receiver.executor
         self.threads = None if executor is None else _Threads(executor)
@@ -212,26 +213,36 @@ class InMemoryHooks(TaskiqMiddleware):
             self._note_requeue(execution, message)
 
     async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
-        """Settle the task, unless it was sent again or is not expected any more."""
-        task_id = message.task_id
-        execution = self.executions.get(task_id)
-        if execution is None or execution.revoked:
-            return
-        if execution.superseded and current_task() in execution.superseded:
-            return
-        completions = execution.completions
-        if execution.limit is not None:
-            result = await _referring(task_id, result, execution.limit)
-            if execution.revoked:
-                return
-        completions.drop(task_id)
-        execution.in_flight.settle(task_id, result)
+        """Settle the task, unless it was sent again or is not expected any more.
 
-    async def post_save(self, message: TaskiqMessage, _: TaskiqResult[Any]) -> None:
-        """Remove a result that its run has from the broker's store, which would keep it alive."""
+        The broker saves its result right afterwards.
+        """
+        task_id = message.task_id
+        if self._saved:
+            self.forget_saved()
+        execution = self.executions.get(task_id)
+        if execution is None:
+            if _is_of_run(message):
+                self._saved.append(task_id)
+            return
+        if not execution.superseded or current_task() not in execution.superseded:
+            if execution.limit is not None and not execution.revoked:
+                result = await _referring(task_id, result, execution.limit)
+            if not execution.revoked:
+                execution.completions.drop(task_id)
+                execution.in_flight.settle(task_id, result)
+        self._saved.append(task_id)
+
+    def forget_saved(self) -> None:
+        """Remove results that runs have from the broker's store, which would keep them alive.
+
+        Done when the next task ends: a hook that is called when a result is saved costs more.
+        """
         backend = self.broker.result_backend
-        if isinstance(backend, InmemoryResultBackend) and _is_of_run(message):
-            backend.results.pop(message.task_id, None)
+        if isinstance(backend, InmemoryResultBackend):
+            for task_id in self._saved:
+                backend.results.pop(task_id, None)
+        self._saved.clear()
 
 
 class InMemoryCompletions:
@@ -336,6 +347,7 @@ class InMemoryCompletions:
             await until_ended(workers, CANCEL_GRACE)
             for task_id in list(self.expected):
                 self.drop(task_id)
+        self._hooks.forget_saved()
         self._hooks.run_ids.discard(self._run_id)
 
     def _arm(self) -> None:

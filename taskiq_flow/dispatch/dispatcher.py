@@ -147,8 +147,9 @@ class Dispatcher:
         is_unseen = not (self._before or self._after) and formats_as_usual(broker)
         self._send_prepared: Send = self._send_unseen if is_unseen else self._send_seen
         self._never_waits = _never_waits(broker)
-        self._others_may_repeat = may_repeat(others)
-        self.may_repeat = self._others_may_repeat or self._hooks is None
+        others_may_repeat = may_repeat(others)
+        self._take_if_repeated = take if others_may_repeat else None
+        self.may_repeat = others_may_repeat or self._hooks is None
         """Whether a task may be executed more often than a run has it sent."""
         self.is_elsewhere = self._hooks is None
         """Whether tasks are executed by workers, not in this process."""
@@ -213,9 +214,11 @@ class Dispatcher:
         task_id = call.task_id
         execution = hooks.executions.get(task_id)
         if execution is not None:
-            name, args, kwargs = call.address.task_name, call.args, call.kwargs
-            take = self._take if self._others_may_repeat or call.address.injects else None
-            execution.call = Call(name, args, kwargs, take, execution.sink, task_id)
+            address = call.address
+            take = self._take if address.injects else self._take_if_repeated
+            execution.call = Call(
+                address.task_name, call.args, call.kwargs, take, execution.sink, task_id
+            )
         return encode(call, [], {})
 
     def _taken(self, call: Invocation) -> Invocation:

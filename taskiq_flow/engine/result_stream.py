@@ -78,8 +78,9 @@ class ResultStream(Generic[N]):
 
     def wake(self) -> None:
         """Wake the reader, if it waits."""
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.done():
+            reader.set_result(None)
 
     def __len__(self) -> int:
         return len(self.unread) + self.held_back

@@ -209,7 +209,9 @@ class Run(Generic[N]):
     def take(self) -> tuple[str, Any]:
         """The next result of ``stream``, for the reader."""
         node, value = self.stream.unread.popleft()
-        return node.task_name, self._handed_over(node, value)
+        if type(value) not in NEVER_CHANGE:
+            value = self._handed_over(node, value)
+        return node.task_name, value
 
     def cancel(self) -> None:
         """Stop at once; the reader gets ``RunCancelledError`` at its next read.
