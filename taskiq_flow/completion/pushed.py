@@ -7,8 +7,9 @@ import logging
 from typing import Any
 
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.completion.inbox import Inbox, OuterTask, Watch
+from taskiq_flow.completion.inbox import Inbox
 from taskiq_flow.completion.protocol import InFlight
+from taskiq_flow.completion.watch import OuterTask, Watch
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.generators.grant import Grant
 from taskiq_flow.reconnect import retry_through_outage, text_of

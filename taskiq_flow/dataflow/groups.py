@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from taskiq_flow.dataflow.axes import Axis, Path, lists_of, parts_of, projection
+from taskiq_flow.dataflow.axes import Axis, Path, keys_of, lists_of, parts_of, projection
 from taskiq_flow.dataflow.cells import ABSENT, Cells
 from taskiq_flow.dataflow.dag import FAILURES
 from taskiq_flow.dataflow.element import Element, Gathering
@@ -197,6 +197,7 @@ class Groups:
     key, the inputs of the run that are read while it goes on. ``limit``: how many nodes may run at
     once. ``lists_at``: how many positions lead to the lists that the reader is given, if any.
 
+    ``roots``: the groups of outermost lists.
     ``cells``: by key, what elements have given; ``returned``: by node, what its tasks have.
     ``openers``: by axis, the mapped node whose elements give its lists.
     """
@@ -238,6 +239,7 @@ class Groups:
             Group(number, group, [self.mapped[member.node] for member in group.members])
             for number, group in enumerate(plan.groups)
         ]
+        self.roots = [group for group in self.groups if group.depth == 1]
         for number in range(len(self.groups)):
             self._connect(number)
         self.openers: dict[Axis, Mapped] = {
@@ -252,6 +254,11 @@ class Groups:
             group.items = [items for items in read if items is not group]
         for group in self.groups:
             self._describe(group)
+        for key in sources:
+            users = {n for n, g in enumerate(plan.groups) if key in keys_of(g.axes)}
+            for group in self.roots:
+                if all(group.number in (n, *plan.groups[n].held_by) for n in users):
+                    group.sources.append(key)
         self._drop_when_ended()
         for axis in self.axes:
             self._drop_rows(axis)

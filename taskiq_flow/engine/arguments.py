@@ -18,7 +18,7 @@ from taskiq_flow.transport.notice import ALWAYS
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.isolation import Isolation, Sharing, Take, shared
-from taskiq_flow.worker.worker import BEAT
+from taskiq_flow.worker.heartbeat import BEAT
 
 PassBy = Literal["value", "reference"] | int
 """How results reach later nodes; a number of bytes is where ``"value"`` ends."""

@@ -111,7 +111,7 @@ class MappedNodes:
             lists_at=spec.lists_at,
             items=bool(spec.items),
         )
-        state.elements = self._elements
+        state.elements = self._elements.values
         self._feeders = [
             self._feeder(key, source.items)
             for key, source in spec.sources.items()
@@ -127,21 +127,21 @@ class MappedNodes:
             self._elements.end(key)
             self._advance()
 
-        has_room = functools.partial(self._elements.has_room, key)
+        has_room = functools.partial(self._elements.room.has_room, key)
         return Feeder(items, take=take, has_room=has_room, ended=ended, fail=self._end)
 
     # For the run
 
     def start(self) -> None:
         """Take the lists of the run's inputs, and begin to read async sources."""
-        self._elements.take_inputs(self._spec.inputs)
+        self._elements.lists.take_inputs(self._spec.inputs)
         for feeder in self._feeders:
             feeder.start()
 
     @property
     def waits_for_reader(self) -> bool:
         """Whether more elements would be let in if the reader had read more."""
-        return self._elements.waits_for_reader
+        return self._elements.room.waits_for_reader
 
     def make_room(self) -> None:
         """Elements have ended, or were read: look again whether sources may be read further."""
@@ -150,14 +150,14 @@ class MappedNodes:
 
     def stop(self) -> list[asyncio.Task[None]]:
         """Read nothing more of sources. Returns the asyncio tasks that are still to end."""
-        self._elements.is_stopped = True
+        self._elements.stop()
         for feeder in self._feeders:
             feeder.stop()
         return [feeder.task for feeder in self._feeders if feeder.task is not None]
 
     def close(self) -> None:
         """Close the sources that are generators."""
-        for close in self._elements.close():
+        for close in self._elements.lists.close():
             try:
                 close()
             except Exception:  # of the generator's own code; the run has ended already
@@ -241,14 +241,14 @@ class MappedNodes:
             return self._all_items(node, value)
         if isinstance(node, Element):
             if (key := node.node.filtered) is not None:
-                value = self._elements.mapped_value(node, key) if value else ABSENT
+                value = self._elements.values.mapped_value(node, key) if value else ABSENT
                 if value is ABSENT:
                     return DECLINED
             node.store(value, values)
             return value
         stored: dict[str, Any] = {}
         node.store(value, stored)
-        self._elements.check(stored, node.outputs, node)
+        self._elements.lists.check(stored, node.outputs, node)
         values.update(stored)
         return value
 
@@ -275,7 +275,7 @@ class MappedNodes:
         elif node in self._plan.openings:
             self._elements.generator_ended(node)
         elif node in self._plan.mapped:  # it has no lists
-            self._elements.never(node)
+            self._elements.ends.never(node)
             self._deliver_held_back(node, ())
             self._was_yielded(as_declared(node))
 
@@ -290,7 +290,7 @@ class MappedNodes:
     def restored(self, element: Element) -> int | None:
         """Store what an earlier engine has completed, or what a run is given."""
         if (key := element.node.given_key) is not None:
-            return self._pass_on(element, self._elements.mapped_value(element, key))
+            return self._pass_on(element, self._elements.values.mapped_value(element, key))
         earlier = self._spec.earlier
         before = earlier.digests.get(element.task_name, b"")
         if before and (now := source_digest(element)) and now != before:
@@ -333,7 +333,7 @@ class MappedNodes:
     def _can_be_restored(self, element: Element) -> bool:
         """Whether what the element gives is there. A filter of lists gives what it was given."""
         key = element.node.filtered
-        return key is None or self._elements.mapped_value(element, key) is not ABSENT
+        return key is None or self._elements.values.mapped_value(element, key) is not ABSENT
 
     def _changed_error(self, element: Element) -> GraphChangedError:
         node, run_id = element.node.task_name, self._state.run_id
@@ -407,7 +407,7 @@ class MappedNodes:
             if not self._is_own_row(element.node, element.path):
                 self._deliver(element, instead)
         elif is_whole or self._collects:
-            self._deliver(element, self._elements.whole(element.node, element.path, missing))
+            self._deliver(element, self._elements.values.whole(element.node, element.path, missing))
         missing.drop(element.path)
 
     def position_ended(self, path: Path) -> None:
@@ -463,7 +463,7 @@ class MappedNodes:
         store = self._state.values if is_whole else self._state.partial
         if self._spec.lists_at == 0 or not self._plan.gathered.isdisjoint(node.outputs):
             for key in node.outputs:
-                store[key] = self._elements.lists(key, node)
+                store[key] = self._elements.values.lists(key, node)
         self._state.sort_failures(node.task_name)
         is_given = is_whole or (self._collects and node not in self._uneven)
         if is_cut:  # the reader is given the failure of the generator
@@ -473,7 +473,7 @@ class MappedNodes:
             is_given = False
         if self._spec.lists_at == 0 and is_given:
             missing = self._missing.pop(node, None)
-            whole = self._cut(node) if is_cut else self._elements.whole(node, (), missing)
+            whole = self._cut(node) if is_cut else self._elements.values.whole(node, (), missing)
             self._deliver(node, whole)
         self._deliver_held_back(node, ())
         self._was_yielded(as_declared(node))

@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar
 from taskiq_flow.dataflow.axes import element_name
 from taskiq_flow.dataflow.dag import FAILURES
 from taskiq_flow.dataflow.element import Element, Unreached, place_of
-from taskiq_flow.dataflow.elements import Elements
+from taskiq_flow.dataflow.element_values import ElementValues
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.ready_set import FAILED
 from taskiq_flow.dispatch.dispatcher import RunnableNode
@@ -61,12 +61,12 @@ class RunState(Generic[N]):
     a failure skipped. ``failure_count``: how many failed in all.
     ``values``: the run's inputs, and what its nodes have given. ``partial``: lists of mapped nodes
     of which some elements are missing because of a failure; ``incomplete``: the names of these
-    nodes. ``elements``: of mapped nodes, if there are any.
+    nodes. ``elements``: what the elements of mapped nodes have given, if there are any.
     """
 
     def __init__(self, run_id: str, spec: RunSpec[N]) -> None:
         self.run_id = run_id
-        self.elements: Elements | None = None
+        self.elements: ElementValues | None = None
         self.partial: dict[str, list[Any]] = {}
         self.incomplete: set[str] = set()
         self.values = {**spec.inputs, **{key: [] for key in spec.failure_keys}}

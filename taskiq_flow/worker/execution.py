@@ -110,6 +110,11 @@ class Execution:
             self._running.cancel()
         self.is_revoked = True
 
+    async def when_told(self) -> None:
+        """Wait until the engine can know that the task has begun, before it hears of the end."""
+        if self.telling is not None and not self.telling.done():
+            await asyncio.wait([self.telling])  # takes ``PUBLISH_TIMEOUT`` at the most
+
     async def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the task's coroutine function so that ``revoke`` can cancel it."""
         self.enter()

@@ -20,18 +20,18 @@ from taskiq_flow import (
     ResultUnavailableError,
     TaskLostError,
 )
-from taskiq_flow.completion import inbox as inbox_module
-from taskiq_flow.completion.inbox import (
+from taskiq_flow.completion import safety_net
+from taskiq_flow.completion.inbox import Inbox
+from taskiq_flow.completion.safety_net import (
     ASKED_PER_CHECK,
     CHECK_INTERVAL,
     QUEUED_SILENCE,
     SILENCE,
     SUSPENDED_AFTER,
-    Inbox,
 )
 from taskiq_flow.transport.notice import Kind, Notice
 from taskiq_flow.transport.protocol import REVOCATION_LIFE
-from taskiq_flow.worker.worker import BEAT
+from taskiq_flow.worker.heartbeat import BEAT
 from tests.local_broker import LocalBroker
 from tests.local_notifier import LocalFlow, LocalNotifier, Switchboard, with_flow
 from tests.virtual_clock import virtual_loop, virtually
@@ -317,7 +317,7 @@ async def test_a_task_that_stands_in_the_queue_is_not_lost_until_it_was_taken(
     taken_at: float,
 ) -> None:
     site, queue, loop = Site(), Queue(), asyncio.get_running_loop()
-    (await site.inbox())._backlog = queue
+    (await site.inbox()).safety_net.backlog = queue
     loop.call_later(taken_at, setattr, queue, "taken", 5)
     loop.call_later(taken_at + 11.0, setattr, queue, "newest", 50)  # sent by others
     expected = max(20.0, taken_at + 10.0)
@@ -330,7 +330,7 @@ async def test_a_task_that_stands_in_the_queue_is_not_lost_until_it_was_taken(
 async def test_a_task_of_a_queue_that_was_begun_anew_is_lost(others: int) -> None:
     """Where the server has lost its data, it numbers from the beginning."""
     site, queue, loop = Site(), Queue(), asyncio.get_running_loop()
-    (await site.inbox())._backlog = queue
+    (await site.inbox()).safety_net.backlog = queue
     loop.call_later(100.0, setattr, queue, "newest", others)
     loop.call_later(200.0, setattr, queue, "taken", others)
     expected = (200.0 if others else 100.0) + 10.0
@@ -404,7 +404,7 @@ def test_a_broker_is_used_on_one_event_loop_at_a_time() -> None:
 async def test_a_queue_that_cannot_be_seen_does_not_keep_a_run_for_ever() -> None:
     site, queue = Site(), Queue()
     queue.is_away = True
-    (await site.inbox())._backlog = queue
+    (await site.inbox()).safety_net.backlog = queue
     async with lost(site, 60.0, 100.0):
         await site.engine(site.number, lost_after=20.0).execute()
 
@@ -557,7 +557,7 @@ async def test_a_dropped_notice_is_made_up_for_while_others_come() -> None:
 async def test_a_task_is_asked_for_once_more_before_it_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(inbox_module, "SILENCE", 1000.0)  # it is not asked for before
+    monkeypatch.setattr(safety_net, "SILENCE", 1000.0)  # it is not asked for before
     site = Site()
     site.board.drops = lambda _: True
     async with site.working():

@@ -31,7 +31,7 @@ from taskiq import (
 
 from taskiq_flow import FlowMiddleware
 from taskiq_flow.values.call import present
-from taskiq_flow.worker import absence, worker
+from taskiq_flow.worker import absence, reports
 from taskiq_flow.worker.absence import ENGINE_PATIENCE
 from tests.values import kinds
 
@@ -86,7 +86,7 @@ def broker_of(settings: Settings) -> AsyncBroker:
     for module in settings.imports:
         importlib.import_module(module)
     absence.ENGINE_PATIENCE = settings.engine_patience
-    worker.FULL_TIMEOUT = settings.full_timeout
+    reports.FULL_TIMEOUT = settings.full_timeout
     broker = _bare(settings)
     if settings.kind != "in-memory":
         broker = broker.with_result_backend(_backend(settings))

@@ -10,7 +10,7 @@ import pytest
 from taskiq import InMemoryBroker
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, FlowMiddleware, RunCancelledError
-from taskiq_flow.completion.inbox import SILENCE
+from taskiq_flow.completion.safety_net import SILENCE
 from tests.local_broker import LocalBroker
 from tests.local_notifier import Switchboard, with_flow
 from tests.virtual_clock import virtually

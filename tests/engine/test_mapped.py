@@ -502,7 +502,7 @@ async def test_rerunning_a_map_computes_all_of_its_elements_again(tmp_path: Path
     await engine.execute({"numbers": [1, 2]}, run_id="r")
     pairs = [pair async for pair in engine.rerun("r", ["t"])]
     assert pairs == [("m", [1, 2]), ("t", 3)]
-    assert calls == [1, 2]
+    assert sorted(calls) == [1, 2]  # they run in threads
     await asyncio.wait_for(_read(engine.rerun("r", ["m"])), 10)
     assert sorted(calls) == [1, 1, 2, 2]
     await engine.journal.aclose()

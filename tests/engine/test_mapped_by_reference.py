@@ -25,7 +25,7 @@ from taskiq_flow import (
     ResultHandle,
 )
 from taskiq_flow.values.handle import with_values
-from taskiq_flow.worker import worker
+from taskiq_flow.worker import arguments
 from tests.local_broker import LocalBroker, Store
 from tests.local_notifier import Switchboard, with_flow
 
@@ -486,7 +486,7 @@ async def test_a_resumed_run_reads_what_it_now_looks_into() -> None:
 async def test_a_worker_reads_a_bounded_number_of_results_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker, "READ_AT_ONCE", 3)
+    monkeypatch.setattr(arguments, "READ_AT_ONCE", 3)
     site = Site()
     reading, most = 0, 0
     get_result = site.store.get_result

@@ -22,7 +22,7 @@ from taskiq_flow.generators.messages import Batch, Receipt
 from taskiq_flow.generators.receiving import Receiving
 from taskiq_flow.transport.notice import KEEP_LABEL, LABEL, Kind, Notice, ReplyTo
 from taskiq_flow.worker import absence
-from taskiq_flow.worker.worker import BEAT
+from taskiq_flow.worker.heartbeat import BEAT
 from tests.local_broker import LocalBroker
 from tests.local_notifier import Switchboard, with_flow
 from tests.virtual_clock import virtually

@@ -23,7 +23,7 @@ from taskiq_flow.journal.memory import MemoryJournal
 from taskiq_flow.transport.deliveries import Deliveries
 from taskiq_flow.transport.notice import Kind, Notice
 from taskiq_flow.worker.absence import ENGINE_PATIENCE
-from taskiq_flow.worker.worker import BEAT
+from taskiq_flow.worker.heartbeat import BEAT
 from tests.local_broker import LocalBroker
 from tests.local_notifier import Switchboard, with_flow
 from tests.virtual_clock import virtually

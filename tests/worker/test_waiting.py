@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from taskiq_flow import DAGBuilder, ExecutionEngine
-from taskiq_flow.completion.inbox import UNTAKEN
+from taskiq_flow.completion.queue_warnings import UNTAKEN
 from tests.local_broker import LocalBroker
 from tests.local_notifier import Switchboard, with_flow
 from tests.virtual_clock import virtually

@@ -1,0 +1,81 @@
+"""One task in flight, as an inbox watches it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+from taskiq_flow.completion.protocol import InFlight
+from taskiq_flow.values.arguments import StoredArguments
+
+
+class OuterTask(Protocol):
+    """A task of a worker that waits for tasks of its own."""
+
+    task_id: str
+    is_waiting: bool
+
+
+class Watch:
+    """One task in flight, and when it last gave a sign of life."""
+
+    __slots__ = (
+        "arguments",
+        "asked_at",
+        "expected",
+        "heard_at",
+        "in_flight",
+        "is_alive_at",
+        "is_being_read",
+        "is_queued",
+        "is_taken",
+        "left_at",
+        "limit",
+        "lost_after",
+        "mark",
+        "number",
+        "queue",
+        "return_type",
+        "within",
+    )
+
+    def __init__(
+        self,
+        in_flight: InFlight,
+        expected: set[str],
+        return_type: Any,
+        queue: str | None,
+        *,
+        lost_after: float,
+        limit: int | None,
+        within: OuterTask | None,
+        arguments: StoredArguments | None = None,
+    ) -> None:
+        self.in_flight = in_flight
+        self.expected = expected  # the ids of its run's tasks in flight
+        self.return_type = return_type
+        self.queue = queue
+        self.lost_after = lost_after
+        self.limit = limit  # bytes above which its result is passed by reference
+        self.within = within  # the task whose run this one is of
+        self.arguments = arguments  # of its run
+        self.is_being_read = False  # its result, from the store
+
+    def enqueue(self, number: int, now: float) -> None:
+        """The task was sent, after all tasks with a lower number."""
+        self.number = number
+        self.asked_at = now
+        self.take(now)
+        self.is_taken = False  # by a worker, as far as notices tell
+
+    def take(self, now: float) -> None:
+        """A worker has the task. If it falls silent later, the task may be in the queue again."""
+        self.is_taken = True
+        self.heard_at = self.is_alive_at = now
+        self.is_queued = False  # as far as is known
+        self.mark: Any = None  # a position in the queue behind the task
+        self.left_at = -math.inf  # when it was found that the task had left the queue
+
+    def is_untaken_since(self, moment: float) -> bool:
+        """Whether no worker has the task, as far as is known, and it was sent before a moment."""
+        return not self.is_taken and self.heard_at < moment

@@ -1,0 +1,240 @@
+"""What ends with an element: the elements around it, gatherings, and at last its mapped node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from taskiq_flow.dataflow.axes import Path, element_name
+from taskiq_flow.dataflow.element import Element, Unreached
+from taskiq_flow.dataflow.element_plan import ElementPlan
+from taskiq_flow.dataflow.element_values import ElementValues, sizes_after
+from taskiq_flow.dataflow.groups import Cursor, Gathers, Group, Groups, Mapped
+from taskiq_flow.dataflow.lists import Lists
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, ReadySet
+from taskiq_flow.dataflow.rows import Zipped
+from taskiq_flow.errors import OutputShapeError
+
+
+class Listener(Protocol):
+    """Who is told what has ended: the run."""
+
+    def skip(self, elements: Sequence[Any]) -> None:
+        """Elements that are let in never run, because of what they depend on."""
+
+    def known(self, node: DAGNode, within: Path, count: int) -> None:
+        """It is known how many elements a node has within a path, or how many lists of them."""
+
+    def gathered(self, node: DAGNode, *, is_whole: bool, is_cut: bool) -> None:
+        """All elements of a node have ended. ``is_whole``: none is missing because of a failure.
+
+        ``is_cut``: further ones are, as a generator has failed whose items it maps over.
+        """
+
+    def gathered_within(self, name: str) -> None:
+        """Elements within a path have ended, and some of them have failed."""
+
+    def listed(self, element: Element, *, is_whole: bool) -> None:
+        """All elements within a path have ended, of which the reader is given the list."""
+
+    def cut(self, element: Unreached) -> None:
+        """All elements within a path have ended. Others are missing, as a generator has failed."""
+
+    def position_ended(self, path: Path) -> None:
+        """All that is at a path has ended, where the reader is given lists."""
+
+    def forget(self, name: str) -> None:
+        """An element has not completed, and no node will ask why any more."""
+
+    def uneven(self, node: DAGNode, error: OutputShapeError) -> None:
+        """The outermost lists that a node takes together differ in length."""
+
+    def uneven_within(self, element: Element, error: OutputShapeError) -> None:
+        """The lists that a node takes together within a path differ in length."""
+
+
+class ElementEnds:
+    """Counts the elements of one run that have ended, and ends what waits for all of them.
+
+    ``lists_at``: how many positions lead to the lists that the reader is given; ``None`` if it is
+    given none.
+    """
+
+    def __init__(
+        self,
+        plan: ElementPlan,
+        groups: Groups,
+        lists: Lists,
+        values: ElementValues,
+        ready: ReadySet[Any],
+        listener: Listener,
+        lists_at: int | None,
+    ) -> None:
+        self._plan = plan
+        self._mapped, self._cells = groups.mapped, groups.cells
+        self._roots = groups.roots
+        self._lists = lists
+        self._values = values
+        self._ready = ready
+        self._listener = listener
+        self._lists_at = lists_at
+        self.gathered = 0
+        """Mapped nodes whose elements have all ended."""
+        self.is_stopped = False
+        """Whether nothing more is to be read, let in or gathered."""
+
+    def end(self, mapped: Mapped, path: Path, *, has_failures: bool) -> None:
+        """What a node has at a path is complete: one more of what is around it has ended."""
+        holder = mapped.holders[len(path) - 1]
+        if holder is not None:  # before the positions around it end, with which all of it goes
+            self._count_down(holder, path, mapped)
+        around = mapped.within.get(path[:-1])
+        if around is not None:
+            around.ended += 1
+            around.has_failures = around.has_failures or has_failures
+            self.check(mapped, path[:-1])
+
+    def check(self, mapped: Mapped, path: Path) -> None:
+        """Look whether all elements of a node within a path have ended."""
+        within = mapped.within.get(path)
+        length = None if within is None else within.row.length
+        if within is None or length is None or (not path and not mapped.is_open):
+            return
+        plan = mapped.plan
+        if not within.is_known:
+            within.is_known = True
+            self._listener.known(plan.node, path, length)
+        if within.ended < length or self.is_stopped:
+            return
+        row, is_cut = within.row, within.row.is_cut
+        if isinstance(row, Zipped) and not (is_cut or row.is_even):
+            fixed_at = path[: mapped.ancestors[len(path)].fixed_by]
+            mapped.within[fixed_at].uneven = row
+        del mapped.within[path]
+        uneven = within.uneven
+        has_failures = within.has_failures or is_cut or uneven is not None
+        if path:
+            outcome = FAILED if has_failures else COMPLETED
+            self.end_within(mapped, path, outcome, is_cut=is_cut, uneven=uneven)
+            return
+        self.gathered += 1
+        if uneven is not None:
+            self._listener.uneven(plan.node, self._uneven_error(plan.node, uneven))
+        self._listener.gathered(plan.node, is_whole=not has_failures, is_cut=is_cut)
+
+    def check_roots(self) -> None:
+        """An outermost list may have ended."""
+        for group in self._roots:
+            if group.root is not None:
+                self.check_cursor(group, ())
+
+    def check_cursor(self, group: Group, prefix: Path) -> None:
+        """A list that a group reads may have ended."""
+        cursor = group.cursors.get(prefix)
+        if cursor is not None and cursor.next == cursor.row.length:
+            self.leave(group, cursor)
+        for mapped in group.tree:
+            self.check(mapped, prefix)
+
+    def leave(self, group: Group, cursor: Cursor) -> None:
+        """A group has let in all positions. Of lists taken together, one may go on."""
+        del group.cursors[cursor.prefix]
+        if isinstance(cursor.row, Zipped):
+            for _, row in cursor.row.rows:
+                row.left_by.add(group.number)
+
+    def never(self, node: DAGNode) -> None:
+        """A mapped node has ended without its outermost lists, and the ready set was told so."""
+        mapped, outcome = self._mapped[node], self._ready.outcome(node)
+        mapped.is_dead = True
+        for gathers in mapped.gathers.values():
+            for path in list(gathers.pending):
+                self._settle(gathers, path, outcome)
+        for group in mapped.holders:
+            if group is not None:
+                group.held.remove(mapped)
+                for path in list(group.alive):
+                    self._count_down(group, path, mapped)
+
+    def never_reach(self, group: Group, prefix: Path, outcome: int) -> None:
+        """There will be no list at a position: each node within ends there, once."""
+        for axis, place in group.places.items():
+            if (row := self._lists.row(axis, place(prefix))) is not None:
+                row.left_by.add(group.number)
+        for mapped in group.tree:
+            if mapped.is_dead:
+                continue
+            mapped.outcomes.put(prefix, outcome)
+            within = [each for depth, each in mapped.gathers.items() if depth > len(prefix)]
+            for gathers in within:
+                gathers.outcomes.put(prefix, outcome)
+            self._listener.skip([Unreached(mapped.plan.node, prefix, self._values, outcome)])
+            for gathers in within:
+                for path in [at for at in gathers.pending if at[: len(prefix)] == prefix]:
+                    self._end_gathering(gathers, path, outcome)
+
+    def end_within(
+        self,
+        mapped: Mapped,
+        path: Path,
+        outcome: int,
+        *,
+        is_reached: bool = True,
+        is_cut: bool = False,
+        uneven: Zipped | None = None,
+    ) -> None:
+        """All elements within a path have ended, or there will be none."""
+        if uneven is not None:
+            element = Element(mapped.plan.node, path, self._values)
+            self._listener.uneven_within(element, self._uneven_error(element, uneven))
+        if (gathers := mapped.gathers.get(len(path))) is not None:
+            if is_reached:
+                joins, sizes = mapped.plan.node.flatten, sizes_after(mapped.plan.sizes, len(path))
+                for key, cells in gathers.values.items():
+                    cells.put(path, self._cells[key].lists(path, sizes, joins=joins))
+            if outcome == FAILED:
+                self._listener.gathered_within(element_name(mapped.plan.node.task_name, path))
+            self._settle(gathers, path, outcome)
+        if is_reached and is_cut and uneven is None:
+            self._listener.cut(Unreached(mapped.plan.node, path, self._values, FAILED))
+        if is_reached and uneven is None and len(path) == self._lists_at:
+            element = Element(mapped.plan.node, path, self._values)
+            self._listener.listed(element, is_whole=outcome != FAILED)
+        self.end(mapped, path, has_failures=outcome == FAILED)
+
+    def _settle(self, gathers: Gathers, path: Path, outcome: int) -> None:
+        gathers.outcomes.put(path, outcome)
+        self._end_gathering(gathers, path, outcome)
+
+    def _end_gathering(self, gathers: Gathers, path: Path, outcome: int) -> None:
+        gathering = gathers.pending.pop(path, None)
+        if gathering is not None:
+            never_run = self._ready.end(gathering, outcome)
+            self._ready.forget(gathering)
+            self._listener.skip(never_run)
+
+    def _count_down(self, group: Group, path: Path, mapped: Mapped) -> None:
+        alive = group.alive[path]
+        alive.discard(mapped)
+        if not alive:
+            del group.alive[path]
+            self._release(group, path)
+
+    def _release(self, group: Group, path: Path) -> None:
+        """All that is at a position has ended. Nobody will ask for what is there any more."""
+        if group.depth == self._lists_at:
+            self._listener.position_ended(path)
+        self._values.drop(group, path, self._listener.forget)
+
+    def _uneven_error(self, node: DAGNode | Element, uneven: Zipped) -> OutputShapeError:
+        outputs = {i.given_key: i.outputs[0] for i in self._plan.generators.values()}
+        listed = ", ".join(
+            f"{outputs.get(key, key)!r} has {'more' if row.length is None else row.length}"
+            for key, row in sorted(uneven.rows, key=lambda each: each[0])
+        )
+        return OutputShapeError(
+            f"node {node.task_name!r} maps over lists together that differ in length: "
+            f"{listed}; give them the same length",
+            task_name=node.task_name,
+        )

@@ -1,0 +1,162 @@
+"""What elements are given, and what they have given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from taskiq_flow.dataflow.axes import Path, element_name
+from taskiq_flow.dataflow.cells import ABSENT, Cells
+from taskiq_flow.dataflow.element import Element, failure_within, place_of
+from taskiq_flow.dataflow.element_plan import ElementPlan
+from taskiq_flow.dataflow.groups import Group, Groups, Mapped, Taking
+from taskiq_flow.dataflow.lists import Lists
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, Join
+from taskiq_flow.events import Failure
+
+
+class ElementValues:
+    """The values of one run's elements, by the keys and paths at which they are taken.
+
+    ``lists_at``: how many positions lead to the lists that the reader is given; ``None`` if it is
+    given none.
+    """
+
+    def __init__(
+        self, plan: ElementPlan, groups: Groups, lists: Lists, lists_at: int | None
+    ) -> None:
+        self._plan = plan
+        self._mapped, self._cells, self._returned = groups.mapped, groups.cells, groups.returned
+        self._lists = lists
+        self._lists_at = lists_at
+
+    def inputs(self, element: Element, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs of an element by key. A key without a value is left out."""
+        mapped, path = self._mapped[element.node], element.path
+        found = {key: values[key] for key in mapped.plan.whole_keys if key in values}
+        for taking in mapped.taking:
+            value = self._taken(taking, path, element.join)
+            if value is not ABSENT:
+                found[taking.key] = value
+        return found
+
+    def _taken(self, taking: Taking, path: Path, join: Join) -> Any:
+        """What the element at a path is given of a key that it maps over, or ``ABSENT``."""
+        at = taking.project(path)
+        if taking.is_listed:
+            return self._lists.value(taking.axis, at)
+        if taking.failures is not None:
+            return self._failures(taking.failures, at)
+        if taking.gathers is None:
+            return self._cells[taking.key].get(at)
+        if taking.gathers.outcomes.get(at) != COMPLETED and join != "ended":
+            return ABSENT
+        return taking.gathers.values[taking.key].get(at)
+
+    def add_failure(self, element: Element, failure: Failure) -> None:
+        """An element has failed, or what a node has within a path."""
+        node = self._plan.generators.get(element.node, element.node)
+        for depth, cells in self._mapped[node].failures.items():
+            at = element.path[:depth]
+            if len(at) == depth:
+                found = cells.get(at)
+                cells.put(at, [failure] if found is ABSENT else [*found, failure])
+
+    def _failures(self, cells: Cells, at: Path) -> list[Failure]:
+        found = cells.get(at)
+        failures = [] if found is ABSENT else sorted(found, key=place_of)
+        return [failure_within(failure, at) for failure in failures]
+
+    def store(self, element: Element, result: Any, stored: Mapping[str, Any]) -> None:
+        """Put what an element gives into the rows of its keys. Raises ``OutputShapeError``."""
+        node, path = element.node, element.path
+        for key, value in stored.items():
+            self._lists.check_value(key, value, element)
+        for key, value in stored.items():
+            self._cells[key].put(path, value)
+            self._lists.put(key, path, value)
+        if self._lists_at is not None and len(stored) > 1:
+            self._returned[node].put(path, result)
+
+    def mapped_value(self, element: Element, key: str) -> Any:
+        """What an element is given of a key that its node maps over, or ``ABSENT``."""
+        takings = self._mapped[element.node].taking
+        taking = next(taking for taking in takings if taking.key == key)
+        return self._taken(taking, element.path, element.join)
+
+    def dependencies(self, element: Element) -> list[str]:
+        """The names of what an element depends on."""
+        mapped, path = self._mapped[element.node], element.path
+        names = [other.task_name for other in mapped.plan.whole]
+        for taken in mapped.plan.taken:
+            if taken.producer is not None:
+                at = tuple(path[i] for i in taken.at[: taken.own] if i < len(path))
+                producer = self._mapped[taken.producer]
+                at = () if producer.is_dead else producer.outcomes.place_of(at)
+                names.append(element_name(taken.producer.task_name, at))
+        return list(dict.fromkeys(names))
+
+    def returned(self, node: DAGNode) -> Iterator[tuple[Path, Any]]:
+        """What a node's tasks have returned so far, by path, as far as it is kept."""
+        return self._returned[node].items_within((), len(self._mapped[node].plan.axes))
+
+    def whole(self, node: DAGNode, within: Path, missing: Cells | None) -> list[Any]:
+        """What a node's tasks have returned within a path, as lists.
+
+        ``missing``: what stands in the place of values.
+        """
+        plan = self._mapped[node].plan
+        cells = self._returned[node]
+        if missing is not None:
+            cells = cells.merged(missing, len(plan.axes))
+        joins = node.flatten and node.output is not None
+        return cells.lists(within, sizes_after(plan.sizes, len(within)), joins=joins)
+
+    def lists(self, key: str, node: DAGNode) -> list[Any]:
+        """The values of a mapped node's key, as lists, as far as they are kept."""
+        return self._cells[key].lists((), self._mapped[node].plan.sizes, joins=node.flatten)
+
+    def source_values(self, element: Element) -> list[Any]:
+        """What an element is given of sources."""
+        mapped = self._mapped[element.node]
+        return [
+            self._lists.value(taking.axis, taking.project(element.path))
+            for taking in mapped.taking
+            if taking.is_listed and taking.key in self._lists.sources
+        ]
+
+    def drop(self, group: Group, path: Path, forget: Callable[[str], None]) -> None:
+        """Drop what nobody will ask for any more when a position of a group has ended.
+
+        ``forget``: called with the name of each element that has not completed.
+        """
+        for dropping in group.drops:
+            if dropping.is_due(path):
+                for cells in dropping.cells:
+                    cells.drop(path)
+                _drop_outcomes(dropping.mapped, path, group.depth, forget)
+        self._lists.drop(group, path)
+
+
+def _drop_outcomes(mapped: Mapped, path: Path, depth: int, forget: Callable[[str], None]) -> None:
+    """Drop how the elements of a node within a path have ended."""
+    name = mapped.plan.node.task_name
+    for inner, _ in mapped.outcomes.items_within(path, len(mapped.plan.axes)):
+        forget(element_name(name, inner))
+    mapped.outcomes.drop(path)
+    for length, gathers in mapped.gathers.items():
+        if length >= depth:
+            for inner, outcome in gathers.outcomes.items_within(path, length):
+                if outcome == FAILED:
+                    forget(element_name(name, inner))
+            gathers.outcomes.drop(path)
+
+
+def sizes_after(sizes: Sequence[int], depth: int) -> Sequence[int]:
+    """The sizes of the levels that begin after so many axes."""
+    for number, size in enumerate(sizes):
+        if depth < size:
+            return (size - depth, *sizes[number + 1 :])
+        depth -= size
+    return ()
