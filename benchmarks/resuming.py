@@ -1,7 +1,9 @@
 """How long it takes until a long run goes on: from ``resume()`` to the first node that is sent.
 
 Of a graph of 100,000 nodes in chains of 10, and one behind the last, all but that one have
-completed. It is timed in a process of its own, as a resumption is: modules loaded, the graph built.
+completed; and of a graph of two maps over a list of 50,000, and one node that takes the second
+whole. It is timed in a process of its own, as a resumption is: modules loaded, the graph built.
+Of the maps, seconds of the processor are counted, in all threads.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import asyncio
 import statistics
 import sys
 import tempfile
+import time
 from contextlib import aclosing
 from pathlib import Path
 
@@ -17,49 +20,75 @@ from taskiq import InMemoryBroker
 
 from benchmarks.report import Check, Options, print_checks
 from benchmarks.shapes import chains, dag_of, no_op
-from taskiq_flow import DAG, DAGNode, ExecutionEngine, NodeStarted, SqliteJournal
+from taskiq_flow import DAG, DAGBuilder, DAGNode, ExecutionEngine, NodeStarted, SqliteJournal
 from taskiq_flow.events import Event
 
 MOST_SECONDS = 3.0
 LAST = "last"
+KINDS = {"nodes": "s", "elements": "s CPU"}
 
 
 async def run(options: Options) -> list[Check]:
-    """Begin the run, then resume it so many times in a new process each."""
-    nodes, rounds = (20_000, 1) if options.quick else (100_000, 5)
-    with tempfile.TemporaryDirectory() as folder:
-        journal = SqliteJournal(Path(folder) / "runs.db")
-        broker = InMemoryBroker()
-        dag = graph(broker, nodes, is_first=True)
-        engine = ExecutionEngine(broker, dag, journal=journal)
-        for number in range(rounds):
-            async with aclosing(engine.execute_async(run_id=str(number))) as pairs:
-                completed = [name async for name, _ in pairs]
-            if len(completed) != nodes:
-                raise AssertionError(f"{len(completed)} pairs of {nodes}")
-        await journal.aclose()
-        taken = [await in_a_process(folder, nodes, str(number)) for number in range(rounds)]
-    figure = statistics.median(taken)
-    check = Check(
-        f"resume of {nodes:,} nodes until one is sent", figure, MOST_SECONDS * nodes / 100_000, "s"
-    )
-    print_checks(f"Resuming, median of {rounds} (most: {max(taken):.2f} s)", [check])
-    return [check]
+    """Begin each run, then resume it so many times in a new process each."""
+    count, rounds = (20_000, 1) if options.quick else (100_000, 5)
+    checks = []
+    for kind, unit in KINDS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            await begin(folder, kind, count, rounds)
+            taken = [await in_a_process(folder, kind, count, str(n)) for n in range(rounds)]
+        check = Check(
+            f"resume of {count:,} {kind} until a node is sent",
+            statistics.median(taken),
+            MOST_SECONDS * count / 100_000,
+            unit,
+        )
+        print_checks(f"Resuming, median of {rounds} (most: {max(taken):.2f} {unit})", [check])
+        checks.append(check)
+    return checks
 
 
-def graph(broker: InMemoryBroker, nodes: int, *, is_first: bool) -> DAG:
-    """The chains, and one node behind the last of theirs, which the first session skips."""
+async def begin(folder: str, kind: str, count: int, rounds: int) -> None:
+    """Run all but the last node, so many times."""
+    broker, journal = InMemoryBroker(), SqliteJournal(Path(folder) / "runs.db")
+    dag = graph(broker, kind, count, is_first=True)
+    engine = ExecutionEngine(broker, dag, journal=journal)
+    for number in range(rounds):
+        results = await engine.execute(inputs_of(kind, count), run_id=str(number))
+        found = len(results) if kind == "nodes" else len(results["second"]) * 2
+        if found != count:
+            raise AssertionError(f"{found} results of {count}")
+    await journal.aclose()
+
+
+def graph(broker: InMemoryBroker, kind: str, count: int, *, is_first: bool) -> DAG:
+    """So many nodes or elements, and one node behind the last, which the first session skips."""
     task = no_op(broker)
-    dag = dag_of(task, chains(nodes, 10))
-    before = f"node_{nodes - 1}"
-    dag.add_node(DAGNode(task, inputs=[before], name=LAST, when=lambda: not is_first))
+    if kind == "nodes":
+        dag = dag_of(task, chains(count, 10))
+        before = f"node_{count - 1}"
+    else:
+        builder = DAGBuilder().node(task, name="first", inputs=["numbers"], map_over="numbers")
+        dag = builder.node(task, name="second", inputs=["first"], map_over="first").build()
+        before = "second"
+    last = broker.register_task(size, task_name="size")
+    dag.add_node(DAGNode(last, inputs=[before], name=LAST, when=lambda: not is_first))
     return dag
 
 
-async def in_a_process(folder: str, nodes: int, run_id: str) -> float:
+async def size(given: object) -> int:
+    """How much there is of what is given."""
+    return len(given) if isinstance(given, list) else 1
+
+
+def inputs_of(kind: str, count: int) -> dict[str, list[int]]:
+    """What the graph is run with."""
+    return {} if kind == "nodes" else {"numbers": list(range(count // 2))}
+
+
+async def in_a_process(folder: str, kind: str, count: int, run_id: str) -> float:
     """Seconds that a process of its own says it took."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.resuming", folder, str(nodes), run_id),
+        *(sys.executable, "-m", "benchmarks.resuming", folder, kind, str(count), run_id),
         stdout=asyncio.subprocess.PIPE,
     )
     said, _ = await process.communicate()
@@ -67,31 +96,34 @@ async def in_a_process(folder: str, nodes: int, run_id: str) -> float:
 
 
 class Watch:
-    """A listener that notes when the last node is sent."""
+    """A listener that notes when the last node is sent, in seconds since it was made."""
 
-    sent_at: float | None = None
+    def __init__(self) -> None:
+        self._began, self._began_cpu = time.monotonic(), time.process_time()
+        self.taken: dict[str, float] = {}
 
     def on_event(self, event: Event) -> None:
-        """Look at the loop's clock when the event was made."""
+        """Look at the clocks; of the loop's, when the event was made."""
         if isinstance(event, NodeStarted) and event.task_name == LAST:
-            self.sent_at = event.at
+            self.taken["nodes"] = event.at - self._began
+            self.taken["elements"] = time.process_time() - self._began_cpu
 
 
-async def resume(folder: str, nodes: int, run_id: str) -> float:
+async def resume(folder: str, kind: str, count: int, run_id: str) -> float:
     """Seconds from ``resume()`` to the sending of the last node."""
-    broker, watch = InMemoryBroker(), Watch()
-    dag = graph(broker, nodes, is_first=False)
+    broker = InMemoryBroker()
+    dag = graph(broker, kind, count, is_first=False)
     dag.validate()
     journal = SqliteJournal(Path(folder) / "runs.db")
+    watch = Watch()
     engine = ExecutionEngine(broker, dag, journal=journal, listeners=[watch])
-    start = asyncio.get_running_loop().time()
     async with aclosing(engine.resume(run_id)) as pairs:
         names = [name async for name, _ in pairs]
     await journal.aclose()
-    if len(names) != nodes + 1 or watch.sent_at is None:
-        raise AssertionError(f"{len(names)} pairs, sent at {watch.sent_at}")
-    return watch.sent_at - start
+    if len(names) != (count + 1 if kind == "nodes" else 3):
+        raise AssertionError(f"{len(names)} pairs")
+    return watch.taken[kind]
 
 
 if __name__ == "__main__":
-    print(asyncio.run(resume(sys.argv[1], int(sys.argv[2]), sys.argv[3])))
+    print(asyncio.run(resume(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])))

@@ -25,6 +25,8 @@ NAMES = (
     "resuming",
     "in_process",
     "values",
+    "web",
+    "web_pages",
     "redis_overhead",
     "redis_celery",
     "redis_cpu",

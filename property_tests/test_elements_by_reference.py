@@ -24,8 +24,8 @@ from property_tests.test_elements import (
 )
 from taskiq_flow import ExecutionEngine, MemoryJournal
 from taskiq_flow.engine.arguments import PassBy
-from tests.local_broker import LocalBroker
-from tests.local_notifier import Switchboard, with_flow
+from taskiq_flow.testing import LocalBroker, LocalNotices
+from tests.local_flow import with_flow
 from tests.virtual_clock import run_virtually
 
 
@@ -38,7 +38,7 @@ def test_a_run_gives_the_outcomes_of_a_sequential_evaluation(
 
     async def main() -> None:
         broker = LocalBroker()
-        flow = with_flow(broker, Switchboard())
+        flow = with_flow(broker, LocalNotices())
         seen, journal = Seen(graph, broker=broker), MemoryJournal()
         dag = seen.stage.dag()
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from taskiq import BrokerMessage
 
 from taskiq_flow import DAGBuilder, ExecutionEngine
-from tests.local_broker import LocalBroker
-from tests.local_notifier import Switchboard, with_flow
+from taskiq_flow.testing import LocalBroker, LocalNotices
+from tests.local_flow import with_flow
 from tests.virtual_clock import run_virtually
 
 
-class Network(Switchboard):
+class Network(LocalNotices):
     """Loses so many of the notices, doubles some and has some come late."""
 
     def __init__(self, chance: Random) -> None:

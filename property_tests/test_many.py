@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
+from contextlib import aclosing
 from typing import Any
 
 from hypothesis import given, settings
@@ -12,8 +14,9 @@ from taskiq import InMemoryBroker
 from property_tests.elements import Graph, Stage, graphs
 from property_tests.strategies import LIMITS
 from property_tests.test_elements import PASS_BY, same
-from taskiq_flow import ExecutionEngine
+from taskiq_flow import ExecutionEngine, MemoryJournal
 from taskiq_flow.engine.arguments import PassBy
+from taskiq_flow.journal.history import restore_run
 from taskiq_flow.values.handle import with_values
 from tests.virtual_clock import run_virtually
 
@@ -53,6 +56,60 @@ def test_many_inputs_have_the_results_of_as_many_runs(
     assert [(n, shown(results)) for n, results in together] == [
         (n, shown(results)) for n, results in alone
     ]
+
+
+@settings(max_examples=settings().max_examples // 2)
+@given(graphs(), LIMITS, st.integers(1, 4), st.integers(0, 12), st.booleans(), st.booleans())
+def test_many_inputs_that_are_resumed_have_the_same_results(
+    graph: Graph,
+    limit: int | None,
+    inputs: int,
+    stop_after: int,
+    whole: bool,  # noqa: FBT001 - hypothesis passes them by name
+    replay: bool,  # noqa: FBT001
+) -> None:
+    given_inputs = [
+        {key: values[: number + 1] for key, values in graph.lists.items()}
+        for number in range(inputs)
+    ]
+
+    async def main() -> None:
+        journal = MemoryJournal()
+
+        def engine(stage: Stage) -> ExecutionEngine:
+            options: dict[str, Any] = {"on_error": "collect", "type_check": "off"}
+            return ExecutionEngine(InMemoryBroker(), stage.dag(), limit, journal=journal, **options)
+
+        alone = [Stage(graph) for _ in given_inputs]
+        results = [
+            shown(await engine(stage).execute(each))
+            for stage, each in zip(alone, given_inputs, strict=True)
+        ]
+        stream = engine(Stage(graph)).execute_many(
+            given_inputs, task_limit=2, run_id="run", whole=whole
+        )
+        count = 0
+        async with aclosing(stream):
+            async for _ in stream:
+                count += 1
+                if count > stop_after:
+                    break
+        kept = (await restore_run(journal, "run")).finished
+        stage = Stage(graph)
+        again = engine(stage).execute_many(
+            given_inputs, task_limit=2, run_id="run", resume=True, whole=True, replay=replay
+        )
+        found = {number: shown(each) async for number, each in again}
+        assert found == {
+            number: each
+            for number, each in enumerate(results)
+            if replay or f"inputs[{number}]" not in kept
+        }
+        left = [one for n, one in enumerate(alone) if f"inputs[{n}]" not in kept]
+        assert stage.calls <= sum((one.calls for one in left), Counter())
+
+    with warnings.catch_warnings(action="ignore"):
+        run_virtually(main())
 
 
 async def read(results: dict[str, Any]) -> dict[str, Any]:

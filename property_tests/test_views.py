@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,10 +36,12 @@ from taskiq_flow import (
     NodeStarted,
     RunError,
     RunFinished,
+    RunReport,
     RunStarted,
     RunView,
 )
 from taskiq_flow.engine.run import OnError
+from taskiq_flow.views.critical_path import critical_path
 from tests.recording import Recorder
 from tests.virtual_clock import run_virtually, virtual_loop, virtually
 
@@ -147,16 +150,43 @@ def check_times(view: RunView) -> None:
 
 
 def check_critical_path(view: RunView) -> None:
-    """No path is longer than the critical one."""
-    path = view.critical_path
+    """It is connected, lies within the run, and is the longest. The report has no other one."""
+    report = RunReport.of(view)
+    path = report.critical_path
+    assert view.critical_path == [*path]
     for before, name in itertools.pairwise(path):
         assert before in view.edges[name]
-    lengths: dict[str, float] = {}
-    for name in view.nodes:
-        earlier = [lengths[other] for other in view.edges.get(name, ()) if other in view.nodes]
-        lengths[name] = view.nodes[name].longest + max(earlier, default=0)
-    length = sum(view.nodes[name].longest for name in path)
-    assert length == pytest.approx(max(lengths.values(), default=0))
+    ended = {name for name, node in view.nodes.items() if node.ended_at is not None}
+    assert ended.issuperset(path)
+    lengths = [length_of(view, other) for name in ended for other in paths_to(name, view, ended)]
+    assert report.ideal_seconds == pytest.approx(max(lengths, default=0))
+    assert report.ideal_seconds == pytest.approx(length_of(view, path))
+    taken = sum(
+        stage.waiting + stage.sending + stage.running
+        for stage in critical_path(view.nodes, view.edges)
+    )
+    assert taken <= view.seconds + 1e-6
+    assert not path or (path[0] in report.sentence and path[-1] in report.sentence)
+
+
+def paths_to(name: str, view: RunView, ended: set[str]) -> Iterator[list[str]]:
+    """All paths of nodes that have ended, up to this one."""
+    yield [name]
+    for other in ended.intersection(view.edges.get(name, ())):
+        for path in paths_to(other, view, ended):
+            yield [*path, name]
+
+
+def length_of(view: RunView, path: Sequence[str]) -> float:
+    """How long the nodes of a path ran, each after the end of the one before it."""
+    length, since = 0.0, -math.inf
+    for name in path:
+        node = view.nodes[name]
+        assert node.ended_at is not None
+        ready_at = -math.inf if node.ready_at is None else node.ready_at
+        length += max(0.0, min(node.longest, node.ended_at - max(since, ready_at)))
+        since = node.ended_at
+    return length
 
 
 CUTS = st.lists(st.integers(0, 200), min_size=1, max_size=4)

@@ -87,6 +87,7 @@ from taskiq_flow.errors import (
     UnusedInputWarning,
 )
 from taskiq_flow.events import (
+    BatchListener,
     ElementsKnown,
     Event,
     Failure,
@@ -170,6 +171,7 @@ __all__ = [
     "DAG",
     "NO_FALLBACK",
     "AnnotationError",
+    "BatchListener",
     "BindingError",
     "Cache",
     "ConfigurationError",

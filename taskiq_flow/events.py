@@ -13,7 +13,7 @@ Its ``type`` says which event it is. Values and errors are represented by previe
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -31,6 +31,9 @@ from the outermost on."""
 Outcome = Literal["completed", "failed", "cancelled"]
 """How a run has ended."""
 
+GraphKind = Literal["dataflow", "sequential"]
+"""How a graph was declared: by the keys of its nodes, or as a ``Pipeline`` of steps."""
+
 WIRE_VERSION = 1
 """The version of what ``to_dict`` returns. It only grows: later ones add types and keys."""
 
@@ -47,7 +50,8 @@ class _Event:
     def to_dict(self) -> dict[str, Any]:
         """The event as plain data, which JSON can hold whatever the event is about.
 
-        ``None`` is left out. Text is such as UTF-8 can hold: lone surrogates are escaped.
+        ``None`` is left out. Text is such as UTF-8 can hold: lone surrogates are escaped. Times are
+        rounded to nanoseconds.
         """
         about = {key: value for key, value in self._content() if value is not None}
         return {
@@ -55,7 +59,7 @@ class _Event:
             "run": printable(self.run_id),
             "seq": self.seq,
             "type": self.type,
-            "at": self.at,
+            "at": _seconds(self.at),
             **about,
         }
 
@@ -87,6 +91,11 @@ def _of_node(event: _NodeEvent) -> Iterator[tuple[str, Any]]:
         yield "task", printable(task_id)
 
 
+def _seconds(seconds: float | None) -> float | None:
+    """A time as plain data, to the nanosecond, as clocks tell it."""
+    return None if seconds is None else round(seconds, 9)
+
+
 def _names(names: Iterable[str]) -> list[str]:
     """Many names, as plain data."""
     names = list(names)
@@ -106,7 +115,8 @@ class RunStarted(_Event):
     the names of the nodes that it depends on; nodes without any are left out. ``mapped``: by mapped
     node, how many positions the ``index`` of its elements has. ``expected``: by node, its
     ``expected_seconds`` if that is not 1. ``tasks``: by node, the name of its task if that is
-    another one; ``outputs``: its output keys if these are not just its name.
+    another one; ``outputs``: its output keys if these are not just its name. ``kind``: how the
+    graph was declared.
     """
 
     type: ClassVar[str] = "run.started"
@@ -121,6 +131,7 @@ class RunStarted(_Event):
     tasks: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seq: int = 0
+    kind: GraphKind = "dataflow"
 
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield "time", self.time
@@ -130,6 +141,7 @@ class RunStarted(_Event):
         yield "expected", _by_name(self.expected, self.expected.values())
         yield "tasks", _by_name(self.tasks, _names(self.tasks.values()))
         yield "outputs", _by_name(self.outputs, map(_names, self.outputs.values()))
+        yield "kind", None if self.kind == "dataflow" else self.kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,8 +264,8 @@ class NodeCompleted(_NodeEvent):
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield from _of_node(self)
         yield "source", self.source
-        yield "queued", self.queued
-        yield "ran", self.ran
+        yield "queued", _seconds(self.queued)
+        yield "ran", _seconds(self.ran)
         yield "value", preview(self.result)
 
 
@@ -281,8 +293,8 @@ class NodeFailed(_NodeEvent):
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield from _of_node(self)
         yield "attempts", self.attempts
-        yield "queued", self.queued
-        yield "ran", self.ran
+        yield "queued", _seconds(self.queued)
+        yield "ran", _seconds(self.ran)
         yield "error", shown_error(self.error)
 
 
@@ -405,6 +417,31 @@ class Listener(Protocol):
 
     def on_event(self, event: Event, /) -> Awaitable[None] | None:
         """Handle one event; sync or async. A run's events come one at a time and in order."""
+
+
+class BatchListener(Listener, Protocol):
+    """A listener that takes many events at once, some hundredths of a second later. It costs less.
+
+    ``on_events`` is called in place of ``on_event``, with all events of one run that came in the
+    meantime. At the end of the run it is called at once.
+
+    >>> class Log:
+    ...     def __init__(self):
+    ...         self.lines = []
+    ...     def on_event(self, event):
+    ...         self.on_events([event])
+    ...     def on_events(self, events):
+    ...         self.lines += [event.type for event in events]
+    >>> log = Log()
+    >>> dag = DAGBuilder().node(abs, inputs=["number"]).build()
+    >>> ExecutionEngine(InMemoryBroker(), dag, listeners=[log]).execute_sync({"number": -1})
+    {'abs': 1}
+    >>> log.lines
+    ['run.started', 'node.sent', 'node.began', 'node.completed', 'run.ended']
+    """
+
+    def on_events(self, events: Sequence[Event], /) -> Awaitable[None] | None:
+        """Handle one event or more; sync or async. They come in order, each of them once."""
 
 
 class SendingListener(Listener, Protocol):

@@ -15,7 +15,6 @@ from collections.abc import (
     Sized,
 )
 from contextlib import aclosing
-from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
 
@@ -30,6 +29,7 @@ from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.dataflow.dag import DAG, Order
 from taskiq_flow.dataflow.inputs import as_inputs
 from taskiq_flow.dataflow.known_classes import ClassesOfTasks
+from taskiq_flow.dataflow.many import SOURCE
 from taskiq_flow.dataflow.options import (
     Retry,
     Seconds,
@@ -46,6 +46,7 @@ from taskiq_flow.engine.arguments import (
     check_graph,
     check_items,
     check_loop_runs,
+    check_resume,
     checked_id,
     checked_listeners,
     checked_lost_after,
@@ -216,6 +217,7 @@ class ExecutionEngine:
         self._starter = Starter(
             broker, settings, checked_lost_after(lost_after), stored, store_beside(journal)
         )
+        self._stored = stored
         self._resumer = Resumer(broker, self._planner, self._starter, self._runs, stored)
 
     @property
@@ -272,30 +274,43 @@ class ExecutionEngine:
         >>> asyncio.run(main())
         words ['ebb', 'and', 'flow']
         """
-        wanted = wanted_outputs(outputs)
-        given = as_inputs(inputs)
         name = id_or_new("run_id", run_id)
-        if resume and run_id is None:
-            raise ValueError("resume=True continues a run by its run_id; give one")
+        check_resume(run_id, resume=resume)
         check_items(items)
+        given = None if inputs is None else as_inputs(inputs)
+        begin = self._beginning(
+            name,
+            given,
+            wanted_outputs(outputs),
+            resume=resume,
+            items=items,
+            is_named=run_id is not None,
+        )
+        return self._pairs(name, begin)
+
+    def _beginning(
+        self,
+        name: str,
+        inputs: Mapping[str, Any] | None,
+        outputs: list[str] | None,
+        *,
+        resume: bool,
+        items: Items,
+        is_named: bool,
+    ) -> Begin:
+        """What begins a run, or with ``resume`` continues it if the journal has it."""
 
         async def begin(listeners: Listeners) -> Run[Any]:
             if resume:
                 with contextlib.suppress(RunNotFoundError):
                     return await self._resumer.resume(
-                        listeners,
-                        name,
-                        inputs=None if inputs is None else given,
-                        outputs=wanted,
-                        items=items,
+                        listeners, name, inputs=inputs, outputs=outputs, items=items
                     )
-            spec = self._planner.spec(given, wanted, items)
-            log = self._runs.new_log(name, spec.inputs, wanted)
-            return await self._starter.begin(
-                listeners, name, spec, log, is_named=run_id is not None
-            )
+            spec = self._planner.spec(inputs, outputs, items)
+            log = self._runs.new_log(name, spec.inputs, outputs)
+            return await self._starter.begin(listeners, name, spec, log, is_named=is_named)
 
-        return self._pairs(name, begin)
+        return begin
 
     def start(
         self,
@@ -303,12 +318,14 @@ class ExecutionEngine:
         *,
         outputs: Iterable[str] | None = None,
         run_id: str | None = None,
+        resume: bool = False,
         items: Items = False,
     ) -> RunHandle:
         """Begin a run on the running event loop and return it at once.
 
         The run can be awaited, read, watched and cancelled, by itself and by several tasks. Takes
-        what ``execute_async`` takes.
+        what ``execute_async`` takes. ``start_resume`` and ``start_rerun`` begin what ``resume`` and
+        ``rerun`` do in this way.
 
         Raises at once, before anything is started, what ``execute_async`` raises before anything is
         sent, as far as that shows without asking the broker or the journal. Raises ``RuntimeError``
@@ -327,15 +344,20 @@ class ExecutionEngine:
         check_loop_runs()
         wanted = wanted_outputs(outputs)
         name = id_or_new("run_id", run_id)
+        check_resume(run_id, resume=resume)
         check_items(items)
+        if resume:
+            self._check_may_resume()
+            given = None if inputs is None else as_inputs(inputs)
+            again = self._beginning(name, given, wanted, resume=True, items=items, is_named=True)
+            return self._hold(name, again, ends=self._ends(given), items=items)
         check_readable(self._broker)
         spec = self._planner.spec(inputs, wanted, items)
         log = self._runs.new_log(name, spec.inputs, wanted)
         begin = partial(
             self._starter.begin, run_id=name, spec=spec, log=log, is_named=run_id is not None
         )
-        ends = all(isinstance(source.items, Sized) for source in spec.sources.values())
-        return self._hold(name, begin, ends=ends, items=items)
+        return self._hold(name, begin, ends=_have_ends(spec.sources), items=items)
 
     def stream(
         self,
@@ -378,15 +400,23 @@ class ExecutionEngine:
         outputs: Iterable[str] | None = None,
         items: bool = False,
         run_id: str | None = None,
+        resume: bool = False,
+        replay: bool = True,
     ) -> AsyncGenerator[Any, None]:
         """Run the graph for each mapping of inputs, and yield ``(index, task_name, result)``.
 
         ``task_limit``: for how many inputs at once, ``None`` for 256; the source is read as far
         as there is room. ``ordered``: the results for one input after those for the one before it;
         so many inputs at the most wait for an earlier one. ``whole``: yield ``(index, results)``
-        instead, once for each input, with what ``execute`` returns. ``items``: also yield the
-        elements of mapped nodes, each as an ``Item``. All of it is one run, called ``run_id``,
-        which no journal has.
+        instead, once for each input, with what ``execute`` returns, and also under
+        ``on_error="continue"`` what failed and was skipped. ``items``: also yield the elements of
+        mapped nodes, each as an ``Item``. All of it is one run, called ``run_id``.
+
+        ``resume=True``: continue the run ``run_id`` if the journal has it, otherwise begin it. The
+        source is given once more, from its beginning. What had completed is not run again, and its
+        results come again, unless ``replay=False``: then, with ``whole=True``, those of inputs that
+        had not ended. If the source gives another input in the place of one that was begun, or
+        fewer of them, the run ends with ``GraphChangedError``.
 
         An input that lacks a key fails by itself, as a node does: ``on_error`` says what follows.
         Raises ``GraphError`` for a graph that cannot be mapped, otherwise like ``execute_async``.
@@ -409,20 +439,35 @@ class ExecutionEngine:
             raise ValueError("whole=True yields one result for each input; leave items= out")
         wanted = wanted_outputs(outputs)
         name = id_or_new("run_id", run_id)
+        check_resume(run_id, resume=resume)
         held = HeldBack()
 
         async def begin(listeners: Listeners) -> Run[Any]:
-            spec = self._planner.spec_of_many(Source(source, limit), wanted, items)
-            spec = replace(spec, ahead=held)
+            planner = self._planner.of_many(wanted, held, shows_failures=whole)
+            runs = self._runs.of_many(planner.dag)
+            sources = {SOURCE: Source(source, limit)}
+            if resume:
+                resumer = Resumer(self._broker, planner, self._starter, runs, self._stored)
+                with contextlib.suppress(RunNotFoundError):
+                    return await resumer.resume(
+                        listeners,
+                        name,
+                        replay=replay or whole,  # the results of an input come together
+                        inputs=sources,
+                        outputs=wanted,
+                        items=items,
+                    )
+            spec = planner.spec(sources, wanted, items)
+            log = runs.new_log(name, spec.inputs, wanted)
             return await self._starter.begin(
-                listeners, name, spec, None, is_named=run_id is not None
+                listeners, name, spec, log, is_named=run_id is not None
             )
 
         pairs = self._pairs(name, begin)
         if ordered:
             pairs = in_order(pairs, held)
         if whole:
-            return as_results(pairs, self._dag)
+            return as_results(pairs, self._dag, replay=replay)
         return with_numbers(pairs)
 
     def resume(
@@ -466,9 +511,65 @@ class ExecutionEngine:
         a 1
         b 2
         """
+        again = self._resuming(
+            run_id,
+            replay=replay,
+            allow_changed=allow_changed,
+            wait=wait,
+            inputs=inputs,
+            items=items,
+        )
+        return self._pairs(run_id, again)
+
+    def start_resume(
+        self,
+        run_id: str,
+        *,
+        replay: bool = True,
+        allow_changed: bool = False,
+        wait: Seconds = 0.0,
+        inputs: Mapping[str, Any] | None = None,
+        items: Items = False,
+    ) -> RunHandle:
+        """Continue a run of the engine's journal and return it at once, as ``start`` does.
+
+        Takes what ``resume`` takes. What the journal refuses is raised where the run is awaited or
+        read.
+
+        >>> dag = DAGBuilder().node(lambda: 1, name="a").node(lambda a: a + 1, name="b").build()
+        >>> async def main():
+        ...     engine = ExecutionEngine(InMemoryBroker(), dag, journal=MemoryJournal())
+        ...     await engine.execute(run_id="r1")
+        ...     return await engine.start_resume("r1")
+        >>> asyncio.run(main())
+        {'a': 1, 'b': 2}
+        """
+        check_loop_runs()
+        again = self._resuming(
+            run_id,
+            replay=replay,
+            allow_changed=allow_changed,
+            wait=wait,
+            inputs=inputs,
+            items=items,
+        )
+        self._check_may_resume()
+        return self._hold(run_id, again, ends=self._ends(inputs), items=items)
+
+    def _resuming(
+        self,
+        run_id: str,
+        *,
+        replay: bool,
+        allow_changed: bool,
+        wait: Seconds,
+        inputs: Mapping[str, Any] | None,
+        items: Items,
+    ) -> Begin:
+        """What begins a run of ``resume``."""
         checked_id("run_id", run_id)
         check_items(items)
-        again = partial(
+        return partial(
             self._resumer.resume,
             run_id=run_id,
             replay=replay,
@@ -477,13 +578,6 @@ class ExecutionEngine:
             sources=as_inputs(inputs),
             items=items,
         )
-        return self._pairs(run_id, again)
-
-    def _start_again(self, run_id: str, sources: Mapping[str, Any], *, ends: bool) -> RunHandle:
-        """``resume`` as a run that its user holds, without the lists of its mapped nodes."""
-        checked_id("run_id", run_id)
-        again = partial(self._resumer.resume, run_id=run_id, sources=sources, items="only")
-        return self._hold(run_id, again, ends=ends, items="only")
 
     def rerun(
         self,
@@ -494,14 +588,16 @@ class ExecutionEngine:
         allow_changed: bool = False,
         new_run_id: str | None = None,
         inputs: Mapping[str, Any] | None = None,
+        items: Items = False,
     ) -> AsyncGenerator[tuple[str, Any], None]:
         """Run nodes of an earlier run again, with all that depends on them, as a new run.
 
         ``from_``: names of nodes. The results of all others are taken from the earlier run, and
         come first unless ``replay=False``. The new run is called ``new_run_id``. It has the inputs
-        of the earlier run, which does not change; ``inputs`` are those of them that have no length,
-        as in ``resume``. Raises ``MissingNodeError`` for a name that the
-        graph does not have, otherwise like ``resume``.
+        of the earlier run, which does not change. ``inputs``: others in the place of these, so that
+        the nodes that take them run again as well; and those that have no length, as in ``resume``.
+        Raises ``MissingNodeError`` for a name that the graph does not have, otherwise like
+        ``resume``.
 
         >>> dag = DAGBuilder().node(lambda: 1, name="a").node(lambda a: a + 1, name="b").build()
         >>> async def main():
@@ -512,11 +608,72 @@ class ExecutionEngine:
         >>> asyncio.run(main())
         b 2
         """
+        name, begin = self._rerunning(
+            run_id,
+            from_,
+            replay=replay,
+            allow_changed=allow_changed,
+            new_run_id=new_run_id,
+            inputs=inputs,
+            items=items,
+        )
+        return self._pairs(name, begin)
+
+    def start_rerun(
+        self,
+        run_id: str,
+        from_: Iterable[str],
+        *,
+        replay: bool = True,
+        allow_changed: bool = False,
+        new_run_id: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        items: Items = False,
+    ) -> RunHandle:
+        """Run nodes of an earlier run again, and return the new run at once, as ``start`` does.
+
+        Takes what ``rerun`` takes. What the journal refuses is raised where the run is awaited or
+        read.
+
+        >>> dag = DAGBuilder().node(lambda: 1, name="a").node(lambda a: a + 1, name="b").build()
+        >>> async def main():
+        ...     engine = ExecutionEngine(InMemoryBroker(), dag, journal=MemoryJournal())
+        ...     await engine.execute(run_id="r1")
+        ...     run = engine.start_rerun("r1", ["b"], new_run_id="r2")
+        ...     return run.run_id, await run
+        >>> asyncio.run(main())
+        ('r2', {'a': 1, 'b': 2})
+        """
+        check_loop_runs()
+        name, begin = self._rerunning(
+            run_id,
+            from_,
+            replay=replay,
+            allow_changed=allow_changed,
+            new_run_id=new_run_id,
+            inputs=inputs,
+            items=items,
+        )
+        self._check_may_resume()
+        return self._hold(name, begin, ends=self._ends(inputs), items=items)
+
+    def _rerunning(
+        self,
+        run_id: str,
+        from_: Iterable[str],
+        *,
+        replay: bool,
+        allow_changed: bool,
+        new_run_id: str | None,
+        inputs: Mapping[str, Any] | None,
+        items: Items,
+    ) -> tuple[str, Begin]:
+        """The name of a run of ``rerun``, and what begins it."""
         asked = listed("from_", from_)
         checked_id("run_id", run_id)
+        check_items(items)
         name = id_or_new("new_run_id", new_run_id)
-
-        begin = partial(
+        return name, partial(
             self._resumer.rerun,
             run_id=run_id,
             new_run_id=name,
@@ -525,8 +682,8 @@ class ExecutionEngine:
             allow_changed=allow_changed,
             is_named=new_run_id is not None,
             sources=as_inputs(inputs),
+            items=items,
         )
-        return self._pairs(name, begin)
 
     async def execute(
         self,
@@ -624,6 +781,15 @@ class ExecutionEngine:
         store = partial(store_result, self._dag)
         return RunHandle(in_progress, pairs, store, ends=ends, yields_items=bool(items))
 
+    def _check_may_resume(self) -> None:
+        """Raise ``ConfigurationError`` if no run can be continued, without asking the journal."""
+        check_readable(self._broker)
+        _ = self._runs.journal
+
+    def _ends(self, inputs: Mapping[str, Any] | None) -> bool:
+        """Whether all that is mapped over of a run's inputs has a length."""
+        return _have_ends(self._planner.sources(as_inputs(inputs)))
+
     async def _next_reported(self, run: Run[Any]) -> tuple[str, Any]:
         """The next pair, after ``on_step_complete`` was called with it."""
         pair = run.take()
@@ -634,3 +800,7 @@ class ExecutionEngine:
                 run.stop_because_of(error)
                 raise
         return pair
+
+
+def _have_ends(sources: Mapping[str, Source]) -> bool:
+    return all(isinstance(source.items, Sized) for source in sources.values())

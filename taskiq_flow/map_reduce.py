@@ -180,7 +180,7 @@ class MapReduce:
         engine = ExecutionEngine(broker, dag, max_parallel, journal=journal, **of_engine)
         given = {_ITEM: Source(items, window)}
         if resume:
-            run = engine._start_again(name, given, ends=ends)  # noqa: SLF001 - for maps alone
+            run = engine.start_resume(name, inputs=given, items="only")
         else:
             run = engine.start(given, run_id=name, items="only")
         return MapReduceResult(run, output, ends=ends)

@@ -138,7 +138,7 @@ class FlowMiddleware(TaskiqMiddleware):
             raise ConfigurationError(
                 f"this {type(broker).__name__} has a FlowMiddleware already; one is enough"
             )
-        if self._url is None and system_of(broker) is None and not self.is_embedded:
+        if not (self._is_carried_beside(broker) or self.is_embedded):
             raise ConfigurationError(
                 f"FlowMiddleware cannot tell what carries its notices beside a "
                 f"{type(broker).__name__}; name it, as in FlowMiddleware('redis://localhost')"
@@ -269,6 +269,10 @@ class FlowMiddleware(TaskiqMiddleware):
                 f"FlowMiddleware cannot reach its server, {where}: {text_of(error)}; start "
                 "it, or correct the settings of the broker or the URL"
             ) from error
+
+    def _is_carried_beside(self, broker: AsyncBroker) -> bool:
+        """Whether it is known what carries the notices."""
+        return self._url is not None or system_of(broker) is not None
 
     def _notifier(self) -> Notifier:
         if self._url is not None:

@@ -42,6 +42,7 @@ EXAMPLES: dict[str, tuple[Event, dict[str, Any]]] = {
             {"a": "load"},
             {"b": ("c", "d")},
             seq=1,
+            kind="sequential",
         ),
         {
             "time": 1.7e9,
@@ -51,6 +52,7 @@ EXAMPLES: dict[str, tuple[Event, dict[str, Any]]] = {
             "expected": {"b": 2.5},
             "tasks": {"a": "load"},
             "outputs": {"b": ["c", "d"]},
+            "kind": "sequential",
         },
     ),
     "node.sent": (NodeStarted("r", 1.5, "a", "r:a:1", seq=2), {"attempt": 1, "task": "r:a:1"}),

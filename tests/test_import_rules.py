@@ -48,6 +48,7 @@ SPEAK_TO_SERVERS = {
         "transport/redis_errors",
         "transport/nats",
         "transport/nats_broker",
+        "transport/nats_errors",
     ),
     "transport/object_store",
     *("transport/rabbitmq", "transport/rabbitmq_broker", "journal/redis"),

@@ -8,8 +8,7 @@ import pytest
 from taskiq import InMemoryBroker
 
 from taskiq_flow import ConfigurationError, DAGBuilder, ExecutionEngine, FlowMiddleware
-from tests.local_broker import LocalBroker
-from tests.local_notifier import LocalFlow, Switchboard
+from taskiq_flow.testing import LocalBroker, LocalFlowMiddleware, LocalNotices
 
 
 @pytest.mark.parametrize("url", ["http://localhost", "localhost:6379", "", "kafka://x"])
@@ -86,8 +85,8 @@ def test_a_time_that_is_too_short_to_hear_of_a_task_is_refused(seconds: float) -
 
 async def test_what_is_not_from_an_engine_is_left_alone() -> None:
     """Tasks that somebody sends by taskiq's own ``kiq`` pass a worker as without the middleware."""
-    board = Switchboard()
-    broker = LocalBroker().with_middlewares(LocalFlow(board))
+    board = LocalNotices()
+    broker = LocalBroker().with_middlewares(LocalFlowMiddleware(board))
 
     @broker.task
     async def double(number: int) -> int:
@@ -103,8 +102,8 @@ async def test_what_is_not_from_an_engine_is_left_alone() -> None:
 
 
 async def test_a_server_that_was_away_when_a_run_began_is_tried_again_by_the_next() -> None:
-    board = Switchboard()
-    flow = LocalFlow(board)
+    board = LocalNotices()
+    flow = LocalFlowMiddleware(board)
     broker = LocalBroker().with_middlewares(flow)
 
     @broker.task

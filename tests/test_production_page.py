@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import configparser
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +55,37 @@ def test_each_line_that_is_logged_stands_on_the_page(message: str) -> None:
 
 def test_a_line_that_is_not_logged_is_found_on_no_row() -> None:
     assert not any(pattern.match("the moon is full") for pattern in patterns())
+
+
+def test_the_page_on_deploying_names_files_that_are_there_and_the_unit_s_places() -> None:
+    page = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    shell = "".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))
+    files = set(re.findall(r"\bdeploy/[\w.-]+", shell))
+    assert files == {f"deploy/{path.name}" for path in (ROOT / "deploy").iterdir()}
+    unit = (ROOT / "deploy/taskiq-worker.service").read_text(encoding="utf-8")
+    for place in ("=/srv/tasks/.venv/bin/", "=/srv/tasks\n", "=/etc/taskiq-worker.env"):
+        assert place in unit
+    compose = (ROOT / "deploy/compose.yaml").read_text(encoding="utf-8")
+    dockerfile = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^CMD (\[.*\])$", dockerfile, re.MULTILINE)
+    assert f"command: {command}" in compose
+    assert "${WORKER_IMAGE:-my-tasks:latest}" in compose
+    assert "-t my-tasks ." in shell
+    assert shell.splitlines()[0] in dockerfile
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    unit = (ROOT / "deploy/taskiq-worker.service").read_text(encoding="utf-8")
+    file = tmp_path / "taskiq-worker.service"
+    file.write_text(unit.replace("/srv/tasks/.venv/bin/taskiq", sys.executable), encoding="utf-8")
+    done = subprocess.run(  # noqa: S603
+        ["systemd-analyze", "verify", str(file)],  # noqa: S607
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_unit_has_what_a_worker_needs_to_end_in_good_order() -> None:

@@ -10,6 +10,7 @@ import pytest
 from taskiq import AsyncTaskiqTask, InMemoryBroker
 
 import taskiq_flow
+import taskiq_flow.testing
 from taskiq_flow import (
     DAG,
     Cache,
@@ -38,6 +39,7 @@ from taskiq_flow import (
 
 NAMES = [
     "AnnotationError",
+    "BatchListener",
     "BindingError",
     "Cache",
     "ConfigurationError",
@@ -193,6 +195,10 @@ ENGINE = (
 )
 RETRY = "attempts=3, wait=0.1, factor=2.0, max_wait=60.0, jitter=0.1, on=(<class 'Exception'>,)"
 RUN = "inputs=None, *, outputs=None, run_id=None, resume=False"
+RESUME = "run_id, *, replay=True, allow_changed=False, wait=0.0, inputs=None, items=False"
+RERUN = (
+    "run_id, from_, *, replay=True, allow_changed=False, new_run_id=None, inputs=None, items=False"
+)
 
 SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (DAGNode, NODE),
@@ -260,20 +266,13 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (Tracing, "tracer_provider=None, meter_provider=None"),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute, RUN),
     (ExecutionEngine(InMemoryBroker(), DAG()).execute_async, f"{RUN}, items=False"),
-    (
-        ExecutionEngine(InMemoryBroker(), DAG()).start,
-        "inputs=None, *, outputs=None, run_id=None, items=False",
-    ),
+    (ExecutionEngine(InMemoryBroker(), DAG()).start, f"{RUN}, items=False"),
     (ExecutionEngine(InMemoryBroker(), DAG()).stream, f"{RUN}, items=False"),
     (ExecutionEngine(InMemoryBroker(), DAG()).cancel, ""),
-    (
-        ExecutionEngine(InMemoryBroker(), DAG()).resume,
-        "run_id, *, replay=True, allow_changed=False, wait=0.0, inputs=None, items=False",
-    ),
-    (
-        ExecutionEngine(InMemoryBroker(), DAG()).rerun,
-        "run_id, from_, *, replay=True, allow_changed=False, new_run_id=None, inputs=None",
-    ),
+    (ExecutionEngine(InMemoryBroker(), DAG()).resume, RESUME),
+    (ExecutionEngine(InMemoryBroker(), DAG()).start_resume, RESUME),
+    (ExecutionEngine(InMemoryBroker(), DAG()).rerun, RERUN),
+    (ExecutionEngine(InMemoryBroker(), DAG()).start_rerun, RERUN),
     (Retry, RETRY),
     (Cache, "ttl=None"),
     (SqliteJournal, "path, *, fsync=False, serializer=None"),
@@ -296,6 +295,29 @@ def bare(signature: inspect.Signature) -> str:
 def test_the_public_names_are_these() -> None:
     assert sorted(taskiq_flow.__all__) == NAMES
     assert len(set(taskiq_flow.__all__)) == len(taskiq_flow.__all__)
+
+
+def test_the_public_names_for_tests_are_these() -> None:
+    assert taskiq_flow.testing.__all__ == [
+        "HangingError",
+        "LocalBroker",
+        "LocalFlowMiddleware",
+        "LocalNotices",
+        "LocalNotifier",
+        "LocalResults",
+        "OrderError",
+        "OrdersChecked",
+        "ReplayError",
+        "RunOutcome",
+        "ValueChangedError",
+        "VirtualClockLoop",
+        "check_orders",
+        "in_memory",
+        "record",
+        "replay",
+        "run",
+        "run_virtually",
+    ]
 
 
 def test_nothing_else_looks_public() -> None:

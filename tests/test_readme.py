@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.suite import NAMES
 from tests.scripts import ROOT, Scripts
 
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 TESTED_ELSEWHERE = {
     "cli.md",  # tests/cli/test_page.py
+    "deploying.md",  # tests/distributed/test_examples.py
     "distributed.md",  # tests/distributed/test_examples.py
     "production.md",  # the same
     "serializers.md",  # the same
@@ -23,6 +25,17 @@ TESTED_ELSEWHERE = {
 }
 PAGES = [README, *(p for p in sorted(DOCS.glob("*.md")) if p.name not in TESTED_ELSEWHERE)]
 BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n\n```text\n(?P<output>.*?)```", re.DOTALL)
+FENCE = re.compile(r"^ *```(?P<language>.+)$", re.MULTILINE)
+SHELL = {  # pages with commands, and what runs these
+    "README.md": "tests/test_first_stream.py, tests/cli/test_page.py",
+    "benchmarks.md": "nothing: they take a quarter of an hour",
+    "cli.md": "tests/cli/test_page.py, tests/cli/test_serving.py",
+    "deploying.md": "tests/test_production_page.py, which only reads them",
+    "distributed.md": "tests/distributed/test_examples.py",
+    "tour.md": "tests/distributed/test_examples.py",
+    "tracing.md": "nothing: the command is OpenTelemetry's",
+    "writing_a_journal.md": "tests/distributed/test_postgres_journal.py, without createdb",
+}
 EXAMPLE = re.compile(
     r"`python (?P<script>examples/\w+\.py)` prints\n\n```text\n(?P<output>.*?)```", re.DOTALL
 )
@@ -68,10 +81,28 @@ def test_each_code_block_of_a_page_has_its_output_below_it(page: Path) -> None:
     assert len(BLOCK.findall(text)) == text.count("```python")
 
 
+def test_every_block_is_one_of_those_that_are_run() -> None:
+    found = {
+        page.name: {match["language"] for match in FENCE.finditer(page.read_text("utf-8"))}
+        for page in [README, *DOCS.glob("*.md")]
+    }
+    assert {page for page, languages in found.items() if "sh" in languages} == SHELL.keys()
+    assert {page for page, languages in found.items() if "sql" in languages} == {
+        "writing_a_journal.md"  # tests/distributed/test_postgres_journal.py
+    }
+    assert set().union(*found.values()) == {"python", "text", "sh", "sql"}
+
+
 def test_the_output_of_the_example_is_the_real_one() -> None:
     match = EXAMPLE.search((DOCS / "examples.md").read_text("utf-8"))
     assert match is not None
     assert run(match["script"]) == match["output"]
+
+
+def test_the_page_of_benchmarks_names_each_of_them() -> None:
+    table = (DOCS / "benchmarks.md").read_text("utf-8").split("| figures below |")[1]
+    named = re.findall(r"`(\w+)`", table.split("\n\n")[0])
+    assert sorted(named) == sorted(NAMES)
 
 
 def test_the_index_lists_each_page() -> None:

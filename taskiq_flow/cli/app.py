@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from taskiq_flow.cli import history
-from taskiq_flow.cli.exits import Code, exit_with
+from taskiq_flow.cli.exits import Code, exit_with, texts_of_typer
 from taskiq_flow.cli.flows import flow_at
 from taskiq_flow.cli.graphs import GraphFormat, show_graph, validate_graph
 from taskiq_flow.cli.inputs import read_inputs
@@ -115,11 +115,14 @@ AllowChanged = Annotated[
 
 
 def _execute(
-    flow: str, options: EngineOptions, begin: Any, *, json_lines: bool, quiet: bool
+    flow: str, run_id: str, options: EngineOptions, begin: Any, *, json_lines: bool, quiet: bool
 ) -> NoReturn:
-    """Run a flow; ``begin`` makes the stream of its engine."""
+    """Run a flow again; ``begin`` makes the stream of its engine. ``run_id``: of the first run."""
 
     async def command() -> Code:
+        if options.journal is not None:
+            async with history.reader_of(options.journal) as reader:
+                await reader.run(run_id)
         results = Results(json_lines=json_lines)
         return await run_to_its_end(flow_at(flow), options, begin, results, quiet=quiet)
 
@@ -163,12 +166,13 @@ def run(
     async def command() -> Code:
         found = flow_at(flow)
         given = read_inputs(found.dag, inputs or [], input_json or [], input_file)
+        name = found.run_id if run_id is None else run_id
         return await run_to_its_end(
             found,
             EngineOptions(broker, journal, max_parallel, on_error, timeout),
-            lambda engine: engine.execute_async(given, outputs=output or None, run_id=run_id),
+            lambda engine: engine.execute_async(given, outputs=output or None, run_id=name),
             Results(json_lines=json_lines),
-            new_run_id=run_id,
+            new_run_id=name,
             quiet=quiet,
         )
 
@@ -273,7 +277,7 @@ def resume(
     """Continue a run that was stopped, and write all of its results."""
     options = EngineOptions(broker, journal, max_parallel, on_error, timeout)
     begin = partial(_resumed, run_id=run, allow_changed=allow_changed, wait=wait)
-    _execute(flow, options, begin, json_lines=json_lines, quiet=quiet)
+    _execute(flow, run, options, begin, json_lines=json_lines, quiet=quiet)
 
 
 def _resumed(engine: Any, **options: Any) -> Any:
@@ -304,6 +308,7 @@ def rerun(
     options = EngineOptions(broker, journal, max_parallel, on_error, timeout)
     _execute(
         flow,
+        run,
         options,
         lambda engine: engine.rerun(run, from_, allow_changed=allow_changed, new_run_id=new_run_id),
         json_lines=json_lines,
@@ -351,11 +356,15 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="MODULE:NAME",
-            help="Graphs that are drawn with their inputs and conditions.",
+            help="Graphs that are drawn whole, and run with --control.",
             show_default=False,
         ),
     ] = None,
+    broker: Broker = None,
     journal: Journal = None,
+    max_parallel: MaxParallel = None,
+    on_error: WhenNodesFail = None,
+    timeout: Timeout = None,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="What is listened at.")
     ] = "127.0.0.1",
@@ -363,7 +372,7 @@ def serve(
         int, typer.Option(min=0, max=65_535, metavar="PORT", help="0 is one that is free.")
     ] = 8421,
     control: Annotated[
-        bool, typer.Option("--control", help="Runs can be cancelled on the page.")
+        bool, typer.Option("--control", help="Runs can be begun, stopped, and so on.")
     ] = False,
     token: Annotated[
         str | None,
@@ -381,7 +390,8 @@ def serve(
 ) -> None:
     """Show runs in the browser, until Ctrl-C."""
     address = Address(host, port, token, allowed_host or [])
-    exit_with(serve_runs(_journal(journal), flows or [], address, control=control))
+    options = EngineOptions(broker, None, max_parallel, on_error, timeout)
+    exit_with(serve_runs(_journal(journal), flows or [], address, options, control=control))
 
 
 def _journal(given: str | None) -> str:
@@ -416,4 +426,5 @@ def _show_warning(message: Warning | str, *_: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Do what the command line says, and exit."""
-    app(arguments, prog_name="taskiq-flow")
+    with texts_of_typer():
+        app(arguments, prog_name="taskiq-flow")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import errno
 import os
 import re
 import sys
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from enum import IntEnum
 from typing import NoReturn
 
-from taskiq_flow.cli.output import close_quietly, say
+from taskiq_flow.cli.output import OutputError, close_quietly, not_written, say
 from taskiq_flow.errors import (
     ConfigurationError,
     GraphError,
@@ -72,6 +73,7 @@ _CODES: tuple[tuple[type[Exception], Code], ...] = (
     (ConfigurationError, Code.REFUSED),
     (PipelineError, Code.REFUSED),
     (NodeError, Code.REFUSED),
+    (OutputError, Code.UNREACHABLE),
 )
 
 
@@ -108,6 +110,24 @@ def exit_with(command: Coroutine[object, object, Code]) -> NoReturn:
         code = found
         report(error)
     _leave(code)
+
+
+@contextlib.contextmanager
+def texts_of_typer() -> Iterator[None]:
+    """Exit as commands do where help and the like, which typer writes, cannot be written."""
+    stdout = sys.stdout
+    try:
+        yield
+    except SystemExit:
+        if sys.stdout is stdout:
+            raise
+        sys.stdout = stdout  # typer has replaced it, as its pipe is closed
+        _leave(Code.CLOSED_PIPE)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        say(f"error: {not_written(error)}", style="bold red")
+        _leave(Code.UNREACHABLE)
 
 
 def report(error: Exception) -> None:

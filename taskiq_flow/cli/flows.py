@@ -24,19 +24,30 @@ from taskiq_flow.suggestions import did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A graph, and the options of the engine that runs it. ``where``: as the user has named it."""
+    """A graph, and the options of the engine that runs it. ``where``: as the user has named it.
+
+    ``run_id``: of its runs, if it says so itself.
+    """
 
     where: str
     dag: DAG
     options: Mapping[str, Any]
+    run_id: str | None = None
 
 
-_KINDS: Mapping[type, Callable[[Any], tuple[DAG, Mapping[str, Any]]]] = {
-    DAG: lambda dag: (dag, {}),
-    DAGBuilder: lambda builder: (builder.build(), {}),
-    DataflowRegistry: lambda registry: (registry.build_dag(), {}),
-    ExecutionEngine: lambda engine: (engine.options["dag"], engine.options),
-    RunnablePipeline: lambda pipeline: (pipeline.dag, pipeline.engine.options),
+_Parts = tuple[DAG, Mapping[str, Any], str | None]
+
+
+def _of_engine(engine: ExecutionEngine, run_id: str | None = None) -> _Parts:
+    return engine.options["dag"], engine.options, run_id
+
+
+_KINDS: Mapping[type, Callable[[Any], _Parts]] = {
+    DAG: lambda dag: (dag, {}, None),
+    DAGBuilder: lambda builder: (builder.build(), {}, None),
+    DataflowRegistry: lambda registry: (registry.build_dag(), {}, None),
+    ExecutionEngine: _of_engine,
+    RunnablePipeline: lambda pipeline: _of_engine(pipeline.engine, pipeline.pipeline_id),
 }
 """What a flow may be."""
 

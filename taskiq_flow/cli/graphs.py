@@ -36,9 +36,9 @@ async def validate_graph(where: str) -> Code:
     dag = flow_at(where).dag
     plan = dag.plan()
     check_types(plan, "error")
-    show(f"{where} is valid: {counted_nodes(dag.nodes)}")
+    show(f"{where} is valid: {counted_nodes(dag.nodes)}", wraps=True)
     optional = [f"{key}?" for key in plan.optional if key not in plan.required]
     takes = [*map(one_line, plan.required), *map(one_line, optional)]
-    show(f"takes {', '.join(takes) or 'no inputs'}")
-    show(f"gives {', '.join(map(one_line, plan.producers)) or 'nothing'}")
+    show(f"takes {', '.join(takes) or 'no inputs'}", wraps=True)
+    show(f"gives {', '.join(map(one_line, plan.producers)) or 'nothing'}", wraps=True)
     return Code.COMPLETED

@@ -17,8 +17,8 @@ from taskiq_flow.cli.exits import Code, CommandError, code_of_run, of_the_users,
 from taskiq_flow.cli.output import STYLES, Row, say, show, show_json, show_table, sign, width
 from taskiq_flow.cli.running import Signals
 from taskiq_flow.cli.timeline import report_lines
-from taskiq_flow.errors import ConfigurationError
-from taskiq_flow.events import Event, RunStarted
+from taskiq_flow.errors import ConfigurationError, RunNotFoundError
+from taskiq_flow.events import WIRE_VERSION, Event, RunStarted
 from taskiq_flow.journal import RunReader, RunSummary
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.listeners.progress import Progress
@@ -36,8 +36,7 @@ _DAY = 86_400
 
 @asynccontextmanager
 async def reader_of(journal: str) -> AsyncIterator[RunReader]:
-    """A reader of a journal that is there. Raises ``CommandError`` if there is no such file."""
-    _check_is_there(journal)
+    """A reader of a journal. Raises ``JournalError`` if there is no such file."""
     try:
         reader = RunReader(journal)
     except (TypeError, ValueError) as error:
@@ -46,15 +45,6 @@ async def reader_of(journal: str) -> AsyncIterator[RunReader]:
         yield reader
     finally:
         await reader.aclose()
-
-
-def _check_is_there(journal: str) -> None:
-    """Reading the runs of a file that does not exist would make it."""
-    if "://" not in journal and not Path(journal).exists():
-        raise CommandError(
-            f"there is no journal {journal!r}; give the file to which runs were written",
-            Code.UNREACHABLE,
-        )
 
 
 async def list_runs(
@@ -74,7 +64,7 @@ async def list_runs(
         for run in runs:
             show_json(run)
     elif runs:
-        heads = ("", "run", "status", "started", "took", "nodes", "graph")
+        heads = ("", "run", "status", "started", "took", "done", "graph")
         rows: list[Row] = [[Text(head, style="dim") for head in heads]]
         show_table([*rows, *map(_row_of_run, runs)], most_important=(0, 1, 2))
     else:
@@ -85,14 +75,15 @@ async def list_runs(
 def _row_of_run(run: RunSummary) -> Row:
     until = time.time() if run.status == "running" else run.ended
     took = "" if until is None or not run.started else duration(max(0.0, until - run.started))
-    nodes = f"{run.completed}/{run.total}" + (f", {run.failed} failed" if run.failed else "")
+    done = f"{run.completed + run.failed + run.skipped}/{run.total}"
+    done += f", {run.failed} failed" if run.failed else ""
     return [
         sign(run.status),
         one_line(run.run_id),
         Text(run.status, style=STYLES[run.status]),
         _when(run.started),
         took,
-        nodes,
+        done,
         one_line(run.name or ""),
     ]
 
@@ -145,6 +136,7 @@ def _show_state(run: RunSummary, view: RunView) -> None:
     facts = {
         "graph": run.name and one_line(run.name),
         "started": run.started and _when(run.started),
+        "sessions": f"{view.sessions}; times are of the last" if view.sessions > 1 else "",
         "engine": run.host and f"{run.host}, process {run.pid}",
         "again from": run.parent and one_line(run.parent),
         "error": "" if status_says_it else without_python(error_text(view.error)),
@@ -154,7 +146,8 @@ def _show_state(run: RunSummary, view: RunView) -> None:
             show(Text(f"  {fact:<11}", style="dim").append(text, style="not dim"), wraps=True)
     if view.nodes:
         show("")
-        show_table([_row_of_node(node) for node in view.nodes.values()], most_important=(0, 1, 2))
+        rows = [_row_of_node(node) for node in view.nodes.values()]
+        show_table(rows, most_important=(0, 1, 2), cut=1)
     for node in view.nodes.values():
         if node.state == "failed" and (error := node.error or _first_error(node)):
             show(Text(f"\n{one_line(node.name)}:", style="bold"))
@@ -178,29 +171,11 @@ def _row_of_node(node: NodeView) -> Row:
 
 async def watch_run(journal: str, run_id: str, *, json_lines: bool, quiet: bool) -> Code:
     """Follow a run until it has ended, and return its exit code."""
-    view, signals = RunView(run_id), Signals()
+    signals = Signals()
     try:
-        with signals, Progress() as progress:
+        with signals:
             async with reader_of(journal) as reader:
-                seen = (await reader.run(run_id)).seq
-                events = _as_here(reader.events(run_id, follow=True))
-                async with aclosing(events):
-                    earlier: list[Event] = []
-                    async for event in events:
-                        view.apply(event)
-                        if json_lines:
-                            show_json(event.to_dict())
-                        if quiet:
-                            continue
-                        # Of sessions that are over, only what they have reached matters.
-                        if isinstance(event, RunStarted):
-                            earlier.clear()
-                        earlier.append(event)
-                        if event.seq >= seen:
-                            for held in earlier:
-                                progress.on_event(held)
-                            earlier.clear()
-                view.status = (await reader.run(run_id)).status
+                view = await watched(reader, run_id, json_lines=json_lines, quiet=quiet)
     except asyncio.CancelledError:
         if signals.code is None:
             raise
@@ -209,6 +184,49 @@ async def watch_run(journal: str, run_id: str, *, json_lines: bool, quiet: bool)
     if view.status == "interrupted":
         say(f"run {run_id!r} is interrupted: its engine is gone; continue it with resume")
     return code_of_run(view)
+
+
+async def watched(reader: RunReader, run_id: str, *, json_lines: bool, quiet: bool) -> RunView:
+    """The view of a run that has ended, after it was followed; or of the run in its place."""
+    while True:
+        view = RunView(run_id)
+        try:
+            await _follow(reader, view, json_lines=json_lines, quiet=quiet)
+        except RunNotFoundError:
+            if not view.seq:
+                raise
+            await reader.run(run_id)  # raises if there is none in its place
+            say(f"run {run_id!r} was deleted; another one has its id and is watched now")
+            if json_lines:
+                show_json({"v": WIRE_VERSION, "run": run_id, "seq": 0, "type": "reset"})
+        else:
+            return view
+
+
+async def _follow(reader: RunReader, view: RunView, *, json_lines: bool, quiet: bool) -> None:
+    """Show what happens in a run, and apply it to its view."""
+    run_id = view.run_id
+    with Progress() as progress:
+        seen = (await reader.run(run_id)).seq
+        events = _as_here(reader.events(run_id, follow=True))
+        async with aclosing(events):
+            earlier: list[Event] = []
+            async for event in events:
+                view.apply(event)
+                if json_lines:
+                    show_json(event.to_dict())
+                if quiet:
+                    continue
+                # Of sessions that are over, only what they have reached matters.
+                if isinstance(event, RunStarted):
+                    earlier.clear()
+                earlier.append(event)
+                if event.seq >= seen:
+                    for held in earlier:
+                        progress.on_event(held)
+                    earlier.clear()
+        if view.status in ("pending", "running"):
+            view.status = (await reader.run(run_id)).status
 
 
 async def _as_here(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
@@ -269,6 +287,7 @@ async def delete_runs(
         raise CommandError("name runs, or give --older-than, --keep and --name; not both")
     async with reader_of(journal) as reader:
         for run_id in run_ids:
+            await reader.run(run_id)  # which creates no file
             await reader.journal.delete(run_id)
             show(one_line(run_id))
         if not run_ids:

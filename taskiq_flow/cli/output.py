@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -29,6 +30,11 @@ STYLES: Mapping[str, str] = {
     "skipped": "dim",
 }
 
+
+class OutputError(Exception):
+    """Standard output cannot be written to."""
+
+
 _WIDTH = 80
 """Columns of a text that is written elsewhere than to a terminal."""
 
@@ -38,7 +44,8 @@ _IN_ASCII = str.maketrans("█░✓✗⊘●○·–", "#:+x-*o.-")  # noqa: RU
 def say(text: str, style: str = "") -> None:
     """Write to standard error, if there is one."""
     if sys.stderr is not None:
-        _write(Text(text, style=style), sys.stderr, wraps=True)
+        with contextlib.suppress(OutputError):  # where it could be said is what has failed
+            _write(Text(text, style=style), sys.stderr, wraps=True)
 
 
 def show(line: Text | str, *, wraps: bool = False) -> None:
@@ -61,7 +68,7 @@ def _write(text: Text, file: TextIO, *, wraps: bool) -> None:
     with console.capture() as captured:
         console.print(text)
     # A progress picture redirects the file, and the console would write past it.
-    print(captured.get(), end="", file=file, flush=True)
+    _print_as_is(captured.get(), file)
 
 
 def _print(text: str, file: TextIO) -> None:
@@ -70,7 +77,21 @@ def _print(text: str, file: TextIO) -> None:
         text.encode(encoding)
     except UnicodeEncodeError:
         text = in_ascii(text).encode(encoding, "backslashreplace").decode(encoding)
-    print(text, file=file, flush=True)
+    _print_as_is(f"{text}\n", file)
+
+
+def _print_as_is(text: str, file: TextIO) -> None:
+    try:
+        print(text, end="", file=file, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(not_written(error)) from None
+
+
+def not_written(error: OSError) -> str:
+    """What is said of output that cannot be written."""
+    return f"the output cannot be written: {error.strerror}; write it elsewhere, or make room there"
 
 
 def in_ascii(text: str) -> str:
@@ -151,18 +172,30 @@ def sign(state: str) -> Text:
 Row = Sequence[Text | str]
 
 
-def show_table(rows: Sequence[Row], *, most_important: Iterable[int] = ()) -> None:
+_NARROWEST_COLUMN = 6
+
+
+def show_table(
+    rows: Sequence[Row], *, most_important: Iterable[int] = (), cut: int | None = None
+) -> None:
     """Write rows with aligned columns.
 
     On a terminal that is too narrow for all of them, columns are left out from the right, and
-    those of ``most_important`` last.
+    those of ``most_important`` never. The texts of the column ``cut`` are cut then.
     """
     cells = [[Text(c) if isinstance(c, str) else c for c in row] for row in rows]
     widths = [max(cell.cell_len for cell in column) for column in zip(*cells, strict=True)]
-    columns = _fitting(widths, Console(file=sys.stdout), set(most_important))
+    console = Console(file=sys.stdout)
+    columns = _fitting(widths, console, set(most_important))
+    if cut is not None and console.is_terminal:
+        excess = sum(widths[column] + 2 for column in columns) - 2 - console.width
+        if excess > 0:
+            widths[cut] = max(widths[cut] - excess, min(widths[cut], _NARROWEST_COLUMN))
     for row in cells:
         line = Text()
         for column in columns:
+            if column == cut:
+                row[column].truncate(widths[column], overflow="ellipsis")
             line.append_text(row[column]).append(" " * (widths[column] - row[column].cell_len + 2))
         line.rstrip()
         show(line)
@@ -184,8 +217,8 @@ def close_quietly() -> bool:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # Python would try once more at its end, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return False
+        return not isinstance(error, BrokenPipeError)
     return True

@@ -46,6 +46,8 @@ class EngineOptions:
     def engine(self, flow: Flow, *listeners: Any) -> ExecutionEngine:
         """The engine, whose listeners these are as well."""
         options: dict[str, Any] = {"dag": flow.dag, **flow.options}
+        if flow.dag.name is None:  # in lists of runs, it is called as here
+            flow.dag.name = flow.where
         options["listeners"] = (*options.get("listeners", ()), *listeners)
         if self.broker is not None:
             options["broker"] = broker_at(self.broker)
@@ -85,7 +87,7 @@ async def run_to_its_end(
         with signals:
             if journal is not None and new_run_id is not None:
                 await _check_is_new(journal, new_run_id, flow)
-            async with _connected(engine.options["broker"]), aclosing(begin(engine)) as pairs:
+            async with connected(engine.options["broker"]), aclosing(begin(engine)) as pairs:
                 signals.stop = engine.cancel
                 async for name, result in pairs:
                     is_handle = isinstance(result, ResultHandle)
@@ -142,7 +144,7 @@ class _RunId:
 
 
 @asynccontextmanager
-async def _connected(broker: AsyncBroker) -> AsyncIterator[None]:
+async def connected(broker: AsyncBroker) -> AsyncIterator[None]:
     """Start a broker for a run. Raises ``CommandError`` if its server cannot be reached."""
     async with AsyncExitStack() as stack:
         try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from taskiq_flow.cli.exits import Code, CommandError
 from taskiq_flow.cli.flows import flow_at
 from taskiq_flow.cli.history import reader_of
 from taskiq_flow.cli.output import show
+from taskiq_flow.cli.running import EngineOptions, connected
 
 ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - recognized, and not listened at
 
@@ -26,12 +28,13 @@ class Address:
 
 
 async def serve_runs(
-    journal: str, flows: Sequence[str], address: Address, *, control: bool
+    journal: str, flows: Sequence[str], address: Address, options: EngineOptions, *, control: bool
 ) -> Code:
     """Serve the runs of a journal until Ctrl-C, and write the address once it can be opened.
 
-    Raises ``CommandError`` if nothing can be served at the address, ``ConfigurationError`` without
-    the extra ``web``, and ``GraphError`` for a graph that cannot run.
+    ``options``: of the engines that run ``flows``, with ``control``. Raises ``CommandError`` if
+    nothing can be served at the address, ``ConfigurationError`` without the extra ``web``, and
+    ``GraphError`` for a graph that cannot run.
     """
     found = [flow_at(where) for where in flows]
     for flow in found:
@@ -45,7 +48,9 @@ async def serve_runs(
     if token is None and not is_local(host):
         token = secrets.token_urlsafe()
     name = socket.gethostname() if host in ANY_ADDRESS else host
-    async with reader_of(journal) as reader:
+    engines = {f.dag.name or f.where: options.engine(f) for f in found} if control else {}
+    async with AsyncExitStack() as stack:
+        reader = await stack.enter_async_context(reader_of(journal))
         await reader.runs(limit=1)  # refuses what is no journal
         try:
             app = runs_app(
@@ -53,6 +58,7 @@ async def serve_runs(
                 control=control,
                 token=token,
                 allowed_hosts=[*LOCAL_HOSTS, name, *address.hosts],
+                engines=engines,
                 dags={flow.dag.name or flow.where: flow.dag for flow in found},
             )
         except ValueError as error:
@@ -63,6 +69,9 @@ async def serve_runs(
             shown = f"[{name}]" if ":" in name else name
             show(f"http://{shown}:{port}" + ("" if token is None else f"/#token={token}"))
 
+        brokers = {id(e.options["broker"]): e.options["broker"] for e in engines.values()}
+        for broker in brokers.values():
+            await stack.enter_async_context(connected(broker))
         try:
             await serve_async(app, host, address.port, on_ready=tell)
         except BrokenPipeError:

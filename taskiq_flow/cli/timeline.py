@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Iterator
@@ -15,6 +14,9 @@ from taskiq_flow.views.report import MOST_LISTED, RunReport
 
 _SIGNS = {"waiting": "·", "sending": "░", "running": "█"}
 _LONGEST_NAME = 28
+_NUMBERS = 50
+"""Columns that the numbers of a node need beside its name."""
+
 _NARROWEST_TABLE = 72
 """Columns that a table of numbers needs."""
 
@@ -43,9 +45,7 @@ def report_lines(report: RunReport, width: int) -> Iterator[str]:
     legend = ", ".join(f"{sign} {part}" for part, sign in _SIGNS.items())
     yield from textwrap.wrap(f"{legend}; * on the critical path", width)
     if width >= _NARROWEST_TABLE:
-        text = io.StringIO()
-        report.print(text)
-        yield from text.getvalue().split("\n")[2:-1]
+        yield from [*report.lines(width - _NUMBERS)][2:]
 
 
 def _longest(report: RunReport) -> list[str]:

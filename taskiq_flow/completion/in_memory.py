@@ -64,18 +64,26 @@ class Execution:
     sweeps = 0  # that found it taken by the broker and not begun
     scheduled = False  # somebody is to send it again, at a time of their own
     revoked = False
-    tells_begin = False
-    begins_at_once = False  # and tells so
     worker: asyncio.Task[Any] | None = None  # runs the newest attempt
     call: Call | None = None  # what the task is executed with
     limit: int | None = None  # bytes above which the run is given a handle in place of the value
     sink: SinkHere | None = None  # of a generator whose items are taken one by one
     superseded: frozenset[asyncio.Task[Any] | None] = frozenset()  # ran attempts sent again
 
-    def __init__(self, task_id: str, in_flight: InFlight, completions: InMemoryCompletions) -> None:
+    def __init__(
+        self,
+        task_id: str,
+        in_flight: InFlight,
+        completions: InMemoryCompletions,
+        *,
+        tells_begin: bool,
+        begins_at_once: bool,
+    ) -> None:
         self.task_id = task_id
         self.in_flight = in_flight
         self.completions = completions
+        self.tells_begin = tells_begin
+        self.begins_at_once = begins_at_once  # and tells so
 
     def revoke(self) -> None:
         """Cancel the task, or keep it from running."""
@@ -288,13 +296,16 @@ class InMemoryCompletions:
         begins_at_once: bool = False,
     ) -> None:
         """Watch for a task. Its result is taken as it is, whatever it is annotated with."""
-        execution = Execution(task_id, in_flight, self)
+        execution = Execution(
+            task_id,
+            in_flight,
+            self,
+            tells_begin=tell_begin,
+            begins_at_once=tell_begin and begins_at_once,
+        )
         execution.limit = limit
         if grant is not None:
             execution.sink = SinkHere(task_id, in_flight, grant, self._isolation())
-        if tell_begin:
-            execution.tells_begin = True
-            execution.begins_at_once = begins_at_once
         self._executions[task_id] = self.expected[task_id] = execution
 
     def grant(self, task_id: str, grant: Grant) -> None:

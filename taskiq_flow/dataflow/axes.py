@@ -36,7 +36,8 @@ def parted(name: str) -> tuple[str, Path]:
 
 def node_name(name: str) -> str:
     """The name of the node to which an element's name belongs; other names are their own."""
-    return parted(name)[0]
+    found = _ELEMENT.fullmatch(name)
+    return found[1] if found else name
 
 
 def projection(at: tuple[int, ...]) -> Callable[[Path], Path]:

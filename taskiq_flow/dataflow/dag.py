@@ -30,6 +30,7 @@ from taskiq_flow.errors import (
     GraphError,
     MissingNodeError,
 )
+from taskiq_flow.events import GraphKind
 
 NodeRef = DAGNode | Task | str
 """A node, its task, or its name."""
@@ -56,7 +57,7 @@ class Plan:
     are taken whole. ``elements``: how nodes map; ``None``
     if none does. ``by_items``: the same, where the items of all generators are asked for.
     ``by_value``: the nodes whose results a run looks into, and not only passes on; besides those of
-    generators whose items are taken.
+    generators whose items are taken. ``kind``: how the graph was declared.
     """
 
     order: list[DAGNode]
@@ -70,21 +71,25 @@ class Plan:
     elements: ElementPlan | None
     by_items: ElementPlan | None
     by_value: frozenset[DAGNode]
+    kind: GraphKind
 
     def node_of(self, name: str) -> str:
         """The name of the node to which an element's name belongs; other names are their own."""
-        owner = node_name(name)
-        if owner == name or any(node.task_name == name for node in self.order):
+        has_elements = self._have_elements
+        if name in has_elements:
             return name
-        has_elements = any(
-            node.task_name == owner and (node.map_over or node.is_generator) for node in self.order
-        )
-        return owner if has_elements else name
+        owner = node_name(name)
+        return owner if has_elements.get(owner) else name
+
+    @cached_property
+    def _have_elements(self) -> dict[str, bool]:
+        """By the names of all nodes, whether they have elements."""
+        return {node.task_name: bool(node.map_over or node.is_generator) for node in self.order}
 
     @cached_property
     def description(self) -> Description:
         """What listeners are told of the graph when a run begins."""
-        return described(self.order, self.predecessors)
+        return described(self.order, self.predecessors, self.kind)
 
     @cached_property
     def joins(self) -> dict[DAGNode, Join]:
@@ -136,6 +141,7 @@ class DAG:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name is {name!r}; give the graph's name as a string, or None")
         self.name = name
+        self.kind: GraphKind = "dataflow"
         self._nodes: dict[str, DAGNode] = {}
         self._same_name: Counter[str] = Counter()
         self._orderings: list[tuple[NodeRef, NodeRef]] = []
@@ -307,7 +313,7 @@ class DAG:
     def plan(self) -> Plan:
         """The validated graph, computed once per change; raises what ``validate`` raises."""
         if self._plan is None:
-            self._plan = _plan(self.nodes, self.resolved_orderings())
+            self._plan = _plan(self.nodes, self.resolved_orderings(), self.kind)
         return self._plan
 
     def plan_for(self, outputs: Iterable[str]) -> Plan:
@@ -315,7 +321,7 @@ class DAG:
 
         Raises ``MissingNodeError`` for a key that no node produces.
         """
-        return _plan(self._needed_for(outputs), self.resolved_orderings())
+        return _plan(self._needed_for(outputs), self.resolved_orderings(), self.kind)
 
     def part_for(self, outputs: Iterable[str]) -> DAG:
         """That part as a graph of its own, of the same nodes. Raises ``MissingNodeError``."""
@@ -376,7 +382,9 @@ class DAG:
         )
 
 
-def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode]]) -> Plan:
+def _plan(
+    nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode]], kind: GraphKind
+) -> Plan:
     producers = _producers(nodes)
     by_name = {node.task_name: node for node in nodes}
     successors: dict[DAGNode, list[DAGNode]] = {}
@@ -426,6 +434,7 @@ def _plan(nodes: Sequence[DAGNode], orderings: Mapping[DAGNode, Iterable[DAGNode
         elements,
         by_items,
         _by_value(order, producers, elements),
+        kind,
     )
 
 

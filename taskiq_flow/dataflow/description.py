@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from taskiq_flow.dataflow.node import DAGNode, default_name
+from taskiq_flow.events import GraphKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +18,13 @@ class Description:
     expected: Mapping[str, float] = field(default_factory=dict)
     tasks: Mapping[str, str] = field(default_factory=dict)
     outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kind: GraphKind = "dataflow"
 
 
 def described(
-    nodes: Sequence[DAGNode], predecessors: Mapping[DAGNode, Sequence[DAGNode]]
+    nodes: Sequence[DAGNode],
+    predecessors: Mapping[DAGNode, Sequence[DAGNode]],
+    kind: GraphKind = "dataflow",
 ) -> Description:
     """Describe a graph."""
     return Description(
@@ -43,4 +47,5 @@ def described(
             for node in nodes
             if tuple(node.outputs) != (node.task_name,)
         },
+        kind=kind,
     )

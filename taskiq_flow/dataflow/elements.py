@@ -254,13 +254,33 @@ class Elements:
         """
         if self._limit == math.inf or self._ready.is_full:
             return
-        for group in self._layout.roots:
-            cursor = group.cursors.get(())
-            length = None if cursor is None or not group.members else cursor.row.length
-            while cursor is not None and length is not None:
-                if not 0 < length - cursor.next <= self._limit or self._next(group) is None:
-                    break
+        for group in self._groups:
+            if not (group.cursors and group.members):
+                continue
+            while self._are_the_last(group) and (cursor := self._next(group)) is not None:
                 self._let_in(group, cursor)
+
+    def _are_the_last(self, group: Group) -> bool:
+        """Whether no more positions are left in all lists of an axis than may run at once."""
+        if group.parked or not (group.parent is None or self._has_let_in_all(group.parent)):
+            return False
+        left = 0
+        for cursor in group.cursors.values():
+            length = cursor.row.length
+            if length is None:
+                return False
+            left += length - cursor.next
+            if left > self._limit:
+                return False
+        return left > 0
+
+    def _has_let_in_all(self, group: Group) -> bool:
+        """Whether all positions of a group were let in, in all its lists."""
+        if group.cursors or group.parked:
+            return False
+        if group.parent is None:
+            return group.root is not None
+        return self._has_let_in_all(group.parent)
 
     def _let_in_one(self) -> bool:
         """Let in one more position, of the last group that has one. ``False`` if there is none."""

@@ -103,7 +103,7 @@ def graph_of_many(whole: DAG, outputs: Iterable[str] | None = None) -> DAG:
     required = list(plan.required)
     optional = [key for key in plan.optional if key not in plan.required]
     node = InputNode(name, required, optional, whole.external_inputs, whole.outputs)
-    graph = DAG()
+    graph = DAG(whole.name)
     graph.add_node(node)
     for part in Subgraph(dag, "", None, None, dict.fromkeys(node.outputs, 1)).nodes():
         graph.add_node(part)

@@ -151,7 +151,7 @@ def check_types(plan: Plan, mode: TypeCheck) -> None:
 
 def check_reduction(mapped: DAGNode, reduction: DAGNode, key: str) -> None:
     """Warn if the list of a map's results is a mismatch to what its reduction takes as ``key``."""
-    returned = _returned(mapped)
+    returned = returned_type(mapped)
     produced = list[returned]  # type: ignore[valid-type]
     for taken, parameter in _Known().taken(reduction):
         if taken == key and not may_fit(produced, parameter.annotation):
@@ -271,10 +271,10 @@ class _Known:
         """The annotations of what a node gives under a key: its task's, and its fallback's."""
         returned = self._returned.get(id(node.task))
         if returned is None:
-            returned = self._returned[id(node.task)] = (_returned(node),)
+            returned = self._returned[id(node.task)] = (returned_type(node),)
         if node.fallback is not NO_FALLBACK:
             other = node.fallback_node
-            returned += (type(node.fallback) if other is None else _returned(other),)
+            returned += (type(node.fallback) if other is None else returned_type(other),)
         outputs = node.outputs
         if len(outputs) == 1:
             return returned
@@ -310,7 +310,7 @@ def _by_position(
             yield key, parameter
 
 
-def _returned(node: DAGNode) -> Any:
+def returned_type(node: DAGNode) -> Any:
     """What a task returns by its annotation. A generator function returns the list of its items."""
     returned = task_info(node.task).signature.return_annotation
     if returned is inspect.Signature.empty:

@@ -55,6 +55,12 @@ def check_loop_runs() -> None:
         ) from None
 
 
+def check_resume(run_id: str | None, *, resume: object) -> None:
+    """Check that a run which is to be continued is named."""
+    if resume and run_id is None:
+        raise ValueError("resume=True continues a run by its run_id; give one")
+
+
 def check_items(items: object) -> None:
     """Check how elements of mapped nodes are yielded."""
     if items not in (True, False, "only"):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import Context, copy_context
+from functools import partial
 from inspect import isawaitable
 from itertools import islice
 from typing import Any, Protocol
@@ -27,14 +28,17 @@ LISTENER_GRACE = 5.0
 CATCHING_UP = 30.0
 """Seconds that all listeners are given, after the run, for all of these events."""
 
-STORE_DELAY = 0.02
-"""Seconds after which a store is told of events: many are written at once."""
+BATCH_DELAY = 0.01
+"""Seconds after which events are told to those who take many at once."""
 
 _AT_ONCE = 100
 """Events that a listener is called for before it is seen whether there are more."""
 
 Prepare = Callable[[], None]
 """Completes an event when it is taken for the first time."""
+
+OnEvents = Callable[[Sequence[Event]], Awaitable[None] | None]
+"""The method of a ``BatchListener``."""
 
 OnSending = Callable[[NodeStarted], Mapping[str, str]]
 """The method of a ``SendingListener``."""
@@ -48,7 +52,8 @@ class Listeners:
 
     ``seq``: the number of the last event, also while nobody listens. ``are_present``: whether
     anybody takes events; else they need not be made. ``are_asked``: whether anybody adds labels to
-    messages. Listeners are called once for all events of a turn of the event loop.
+    messages. Listeners are called once for all events of a turn of the event loop, and those that
+    take batches, as a store does, once for all events of ``BATCH_DELAY``.
     """
 
     def __init__(self, run_id: str, seq: int = 0) -> None:
@@ -61,18 +66,26 @@ class Listeners:
         self._context = copy_context()
         self.events: deque[Event | tuple[Event, Prepare]] = deque()  # the last one is ``seq``
         self._cursors: tuple[_ListenerCursor, ...] = ()
+        self._prompt: tuple[_ListenerCursor, ...] = ()  # take the events of each turn
+        self._batched: tuple[_ListenerCursor, ...] = ()
         self._readers: WeakSet[EventReader] = WeakSet()
         self._has_readers = False
         self._has_sent = False
         self._is_scheduled = False
         self._store: _StoreCursor | None = None
+        self._batch_timer: asyncio.TimerHandle | None = None
 
     def add(self, listener: Listener) -> None:
         """Have a listener take the events, from now on."""
         cursor = _ListenerCursor(self, listener)
-        self._cursors = (*self._cursors, cursor)
+        self._set_cursors((*self._cursors, cursor))
         self.are_present = True
         self.are_asked = self.are_asked or cursor.on_sending is not None
+
+    def _set_cursors(self, cursors: tuple[_ListenerCursor, ...]) -> None:
+        self._cursors = cursors
+        self._prompt = tuple(cursor for cursor in cursors if cursor.on_events is None)
+        self._batched = tuple(cursor for cursor in cursors if cursor.on_events is not None)
 
     def begin_after(self, seq: int) -> None:
         """Number the first event ``seq + 1``, as earlier engines have told ``seq`` of the run."""
@@ -83,7 +96,6 @@ class Listeners:
     def keep_for(self, store: EventStore) -> None:
         """Have a store take all events, from now on. It misses none, however far it lags."""
         self._store = _StoreCursor(self, store)
-        store.take_from(self._store.take)
         self.are_present = True
 
     def reader(self, held: object) -> EventReader:
@@ -95,23 +107,20 @@ class Listeners:
 
     def tell(self, event: Event) -> None:
         """Number an event, and have every cursor take it."""
-        self.seq += 1
-        _set(event, "seq", self.seq)
+        _set(event, "seq", self.seq + 1)
         if self.are_present:
-            self._hold(event)
+            self.hold(event)
+        else:
+            self.seq = event.seq
 
-    def tell_draft(self, draft: Any, prepare: Prepare | None = None) -> None:
-        """Number and freeze the draft of an event, and have every cursor take it.
+    def hold(self, event: Event, prepare: Prepare | None = None) -> None:
+        """Have every cursor take an event that has the next number. Somebody listens.
 
-        ``prepare``: called before the first one takes it. Somebody listens.
+        ``prepare``: called before the first one takes it.
         """
-        self.seq = draft.seq = self.seq + 1
-        draft.__class__ = draft.frozen
-        self._hold(draft if prepare is None else (draft, prepare))
-
-    def _hold(self, event: Event | tuple[Event, Prepare]) -> None:
+        self.seq = event.seq
         events = self.events
-        events.append(event)
+        events.append(event if prepare is None else (event, prepare))
         if len(events) > MOST_EVENTS:
             self._make_room()
         if not self._is_scheduled:
@@ -122,8 +131,8 @@ class Listeners:
 
         Without a store, the oldest event is given up.
         """
-        if self._store is not None and self._store.taken < self.seq:
-            self._store.store.take_now()
+        if self._store is not None:
+            self._store.advance()
         if len(self.events) > MOST_EVENTS:
             self.events.popleft()
 
@@ -146,13 +155,16 @@ class Listeners:
         self.let_go()
 
     async def aclose(self) -> None:
-        """Let the listeners catch up, for a bounded time. The store takes the rest itself."""
-        if self._store is not None and self._store.timer is not None:
-            self._store.timer.cancel()
+        """Have the store take the rest, and let the listeners catch up, for a bounded time."""
+        if self._batch_timer is not None:
+            self._batch_timer.cancel()
+        if self._store is not None:
+            self._store.advance()
         if not self._cursors:
             return
-        self._schedule()
+        self._loop.call_soon(partial(self._advance, self._cursors), context=self._context)
         await asyncio.sleep(0)  # every listener has been called by then
+        self.let_go()
         gives_up_at = self._loop.time() + CATCHING_UP
         while busy := {cursor: cursor.taken for cursor in self._cursors if cursor.is_busy}:
             left = gives_up_at - self._loop.time()
@@ -182,36 +194,40 @@ class Listeners:
     def drop(self, cursor: _ListenerCursor) -> None:
         """Call a listener no more in this run."""
         cursor.is_dropped = True
-        self._cursors = tuple(other for other in self._cursors if other is not cursor)
+        self._set_cursors(tuple(other for other in self._cursors if other is not cursor))
         self.are_present = self._has_readers or bool(self._cursors) or self._store is not None
         if not self.are_present:
             self.events.clear()
 
     def _schedule(self) -> None:
         self._is_scheduled = True
-        if self._cursors or self._has_readers:
+        if self._prompt or self._has_readers:
             self._loop.call_soon(self._deliver, context=self._context)
-        store = self._store
-        if store is not None and store.timer is None:
-            store.timer = self._loop.call_later(
-                STORE_DELAY, self._tell_store, store, context=self._context
+        if self._batch_timer is None and (self._batched or self._store is not None):
+            self._batch_timer = self._loop.call_later(
+                BATCH_DELAY, self._deliver_batches, context=self._context
             )
 
     def _deliver(self) -> None:
-        """Call all listeners that are not busy."""
+        """Call the listeners that take the events of a turn."""
         self._is_scheduled = False
-        for cursor in self._cursors:
-            if not cursor.is_busy:
-                cursor.advance(self._loop)
+        self._advance(self._prompt)
         if self._has_readers:
             self._wake_readers()
         self.let_go()
 
-    def _tell_store(self, cursor: _StoreCursor) -> None:
-        """Tell the store of all events that came during its delay."""
-        self._is_scheduled, cursor.timer = False, None
-        if cursor.taken < self.seq:
-            cursor.store.wake()
+    def _deliver_batches(self) -> None:
+        """Call all others, for the events that came during the delay."""
+        self._is_scheduled, self._batch_timer = False, None
+        self._advance(self._batched)
+        if self._store is not None:
+            self._store.advance()
+        self.let_go()
+
+    def _advance(self, cursors: Iterable[_ListenerCursor]) -> None:
+        for cursor in cursors:
+            if not cursor.is_busy:
+                cursor.advance(self._loop)
 
     def let_go(self) -> None:
         """Hold no events any more that all cursors have passed."""
@@ -277,39 +293,31 @@ class _Cursor:
 class EventStore(Protocol):
     """Stores all events of a run."""
 
-    def take_from(self, take: Callable[[], list[Event]]) -> None:
-        """Take the events by ``take``, which returns those that were not taken yet."""
-
-    def take_now(self) -> None:
-        """Take them, as no more can be held."""
-
-    def wake(self) -> None:
-        """There are some to be taken, soon."""
+    def on_events(self, events: Sequence[Event]) -> None:
+        """Store the next events. Their values are those of the run: nothing may hold them."""
 
 
 class _StoreCursor(_Cursor):
-    """Has a store take the events as they are: it shows of values what it needs, at once."""
+    """Gives a store the events as they are: it shows of values what it needs, at once."""
 
     def __init__(self, listeners: Listeners, store: EventStore) -> None:
         super().__init__(listeners)
-        self.store = store
-        self.timer: asyncio.TimerHandle | None = None  # it is told when its delay is over
+        self._store = store
 
-    def take(self) -> list[Event]:
-        """All events that were not taken yet."""
+    def advance(self) -> None:
+        """Give the store all events that it was not given yet."""
         listeners = self._listeners
         count = listeners.seq - self.taken
         if not count:
-            return []
+            return
         held = listeners.events
         # ``events`` has no slices. Most often, nobody else lags and all of it is taken.
-        events = held if count == len(held) else islice(held, len(held) - count, None)
-        taken: list[Any] = list(events)
-        if tuple in map(type, taken):
-            taken = [event[0] if isinstance(event, tuple) else event for event in taken]
+        events: list[Any] = list(islice(held, len(held) - count, None))
+        if tuple in map(type, events):
+            events = [event[0] if isinstance(event, tuple) else event for event in events]
         self.taken = listeners.seq
+        self._store.on_events(events)
         listeners.let_go()
-        return taken
 
 
 class _ListenerCursor(_Cursor):
@@ -321,6 +329,7 @@ class _ListenerCursor(_Cursor):
         self.is_busy = False  # its task has not ended
         self.is_dropped = False
         self.on_sending: OnSending | None = getattr(listener, "on_sending", None)
+        self.on_events: OnEvents | None = getattr(listener, "on_events", None)
         self._listener = listener
         self._context = copy_context()  # the listener's own, over all events
 
@@ -344,10 +353,17 @@ class _ListenerCursor(_Cursor):
     def _call(self) -> Awaitable[Any] | None:
         """Call the listener for event after event. Returns an answer that is to be awaited."""
         try:
-            on_event = self._listener.on_event
+            on_event, on_events = self._listener.on_event, self.on_events
             listeners = self._listeners
             while self.taken != listeners.seq and not self.is_dropped:
-                for event in self.next_events(_AT_ONCE):
+                events = self.next_events(_AT_ONCE if on_events is None else MOST_EVENTS)
+                if on_events is not None:
+                    self.taken = events[-1].seq
+                    answer = on_events(events)
+                    if answer is not None and isawaitable(answer):
+                        return answer
+                    continue
+                for event in events:
                     self.taken = event.seq
                     answer = on_event(event)
                     if answer is not None and isawaitable(answer):

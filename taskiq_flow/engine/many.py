@@ -70,9 +70,12 @@ async def with_numbers(
 
 
 async def as_results(
-    pairs: AsyncGenerator[Pair, None], dag: DAG
+    pairs: AsyncGenerator[Pair, None], dag: DAG, *, replay: bool
 ) -> AsyncGenerator[tuple[int, dict[str, Any]], None]:
-    """``(index, results)`` for each run, by output keys, when it has ended."""
+    """``(index, results)`` for each run, by output keys, when it has ended.
+
+    ``replay``: also for those that had ended for an earlier engine.
+    """
     names = {node.task_name for node in dag.nodes}
     runs: dict[int, dict[str, Any]] = {}
     async with aclosing(pairs):
@@ -80,7 +83,8 @@ async def as_results(
             results = runs.setdefault(number_of(item), {})
             if name == RUN_ENDED:
                 del runs[number_of(item)]
-                yield number_of(item), results
+                if replay or not item.value:
+                    yield number_of(item), results
             elif name in names:
                 store_result(dag, results, name, item.value)
             else:  # its inputs are not as they have to be

@@ -14,6 +14,7 @@ from taskiq_flow.dataflow.cells import ABSENT, Cells
 from taskiq_flow.dataflow.element import Element, Unreached
 from taskiq_flow.dataflow.elements import Elements
 from taskiq_flow.dataflow.items import ItemsNode
+from taskiq_flow.dataflow.many import SOURCE
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, ReadySet
 from taskiq_flow.engine.feeder import Feeder
@@ -22,7 +23,7 @@ from taskiq_flow.engine.run_state import RunState, as_declared, as_whole
 from taskiq_flow.errors import NODE_ERRORS, GraphChangedError, OutputShapeError
 from taskiq_flow.events import ElementsKnown, Event, NodeFailure, NodeSkipped
 from taskiq_flow.generators.grant import NO_ITEMS, Grant, with_item
-from taskiq_flow.journal.records import KNOWN, record
+from taskiq_flow.journal.records import FINISHED, GIVEN, KNOWN, record
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.digest import digest_of
 from taskiq_flow.values.isolation import Take
@@ -89,7 +90,8 @@ class MappedNodes:
         self._end = end
         self._was_yielded = was_yielded
         self._let_generators_go_on = let_generators_go_on
-        self._not_restored: set[DAGNode] = set()
+        self._not_restored: dict[Path, set[DAGNode]] = {}  # by which of many inputs they are of
+        self._given = next((n for n in self._plan.mapped if n.given_key == SOURCE), None)
         self._held_back: dict[tuple[DAGNode, Path], tuple[Any, Missing]] = {}  # of generators
         self._loop = asyncio.get_running_loop()
         self._missing: dict[DAGNode, Cells] = {}  # if these are collected
@@ -289,13 +291,14 @@ class MappedNodes:
 
     def restored(self, element: Element) -> int | None:
         """Store what an earlier engine has completed, or what a run is given."""
-        if (key := element.node.given_key) is not None:
-            return self._pass_on(element, self._elements.values.mapped_value(element, key))
-        earlier = self._spec.earlier
-        before = earlier.digests.get(element.task_name, b"")
+        node, earlier = element.node, self._spec.earlier
+        before = earlier.digests.get(element.task_name, b"") if earlier.digests else b""
         if before and (now := source_digest(element)) and now != before:
             self._end(self._changed_error(element))
-        node = element.node
+        if (key := node.given_key) is not None:
+            if node is self._given and self._log is not None and not before:
+                self._log.append(record(GIVEN, element.task_name, 0, source_digest(element)))
+            return self._pass_on(element, self._elements.values.mapped_value(element, key))
         for depth, index in enumerate(element.path if earlier.lengths else ()):
             name = element_name(node.task_name, element.path[:depth])
             count = earlier.lengths.get(name)
@@ -305,8 +308,26 @@ class MappedNodes:
             return None  # it is when it would start
         outcome = self._restore(element)
         if outcome is None:
-            self._not_restored.add(element.node)
+            self._will_run(element)
         return outcome
+
+    def _will_run(self, element: Element) -> None:
+        """An earlier engine has not completed an element."""
+        if not self._spec.earlier.is_replayed:  # else its list is given anyway
+            place = element.path[: self._spec.lists_at or 0]
+            self._not_restored.setdefault(place, set()).add(element.node)
+
+    def _is_list_given(self, node: DAGNode, place: Path) -> bool:
+        """Whether the reader is given a list, as it asks for all, or it was not whole before."""
+        earlier, mapped = self._spec.earlier, self._plan.mapped
+        if earlier.is_replayed or not earlier.results:
+            return True
+        new = self._not_restored.get(place, ())
+        before = map(as_declared, mapped[node].producers)  # an empty list is as new as what gave it
+        return node in new or any(
+            other in new if other in mapped else other.task_name not in earlier.results
+            for other in before
+        )
 
     def _pass_on(self, element: Element, value: Any) -> int:
         """Give an element its value, without a task. Returns how it has ended."""
@@ -320,7 +341,7 @@ class MappedNodes:
             self._elements.drop_item(node.generator, element.path)
             is_restored = bool(earlier.results) and self._is_restored_item(element)
             if not is_restored:
-                self._not_restored.add(node)
+                self._will_run(element)
             if self._spec.items and (earlier.is_replayed or not is_restored):
                 self._deliver(element, value)
         return COMPLETED
@@ -406,16 +427,25 @@ class MappedNodes:
         if is_missing(instead):  # of the items of a generator, it is delivered already
             if not self._is_own_row(element.node, element.path):
                 self._deliver(element, instead)
-        elif is_whole or self._collects:
+        elif (is_whole or self._collects) and self._is_list_given(element.node, element.path):
             self._deliver(element, self._elements.values.whole(element.node, element.path, missing))
         missing.drop(element.path)
 
     def position_ended(self, path: Path) -> None:
-        """One of many runs has ended."""
+        """One of many runs has ended. Delivers whether it had, without a failure, before."""
         for cells in self._missing.values():
             cells.drop(path)
-        if self._spec.ahead is not None:
-            self._deliver(RUN_ENDED, path)
+        self._not_restored.pop(path, None)
+        if self._given is None:
+            return
+        name, failed = element_name(self._given.task_name, path), self._state.failed_positions
+        had_ended = name in self._spec.earlier.finished
+        if path[0] in failed:
+            failed.remove(path[0])
+            had_ended = False
+        elif self._log is not None and not had_ended:
+            self._log.append(record(FINISHED, name, 0))
+        self._deliver(RUN_ENDED, (path, had_ended))
 
     def source_failed(self, error: BaseException) -> None:
         """A source has raised an error, which the reader gets as it is."""
@@ -468,10 +498,7 @@ class MappedNodes:
         is_given = is_whole or (self._collects and node not in self._uneven)
         if is_cut:  # the reader is given the failure of the generator
             is_given = is_given and not self._is_own_row(node, ())
-        earlier = self._spec.earlier
-        if earlier.results and not earlier.is_replayed and node not in self._not_restored:
-            is_given = False
-        if self._spec.lists_at == 0 and is_given:
+        if self._spec.lists_at == 0 and is_given and self._is_list_given(node, ()):
             missing = self._missing.pop(node, None)
             whole = self._cut(node) if is_cut else self._elements.values.whole(node, (), missing)
             self._deliver(node, whole)

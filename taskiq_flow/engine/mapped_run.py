@@ -36,7 +36,7 @@ class MappedRun(Run[N]):
             take=self._take,
             log=self._log,
             limit=self._max_parallel,
-            collects=self._on_error == "collect",
+            collects=self._collects,
             restore=self._restore_if_completed,
             skip=self._skip_nodes,
             fail=self._fail_whole,
@@ -88,7 +88,7 @@ class MappedRun(Run[N]):
         if isinstance(node, Element):
             return node.node.task_name, Item(node.index, self._handed_over(node, value))
         if isinstance(node, str):  # ``RUN_ENDED``
-            return RUN_ENDED, Item(value, None)
+            return RUN_ENDED, Item(*value)
         return node.task_name, self._handed_over(node, value)
 
     # Elements
@@ -132,7 +132,7 @@ class MappedRun(Run[N]):
         self._tell(NodeFailed(self.run_id, self._loop.time(), name, "", error, 0, index))
         if self._on_error == "raise":
             self._end(self._state.node_failed(name, "", 0, ""))
-        elif self._on_error == "collect":
+        elif self._collects:
             deliver = self._deliver if isinstance(node, Element) else self.stream.deliver
             deliver(node, NodeFailure(name, "", error, 0, index))
 
@@ -265,7 +265,8 @@ class MappedRun(Run[N]):
 
     def _replay(self, node: Any, value: Any) -> None:
         """Yield what an earlier engine has completed, after the lists that it was made of."""
-        if self._mapped.gives_items(node) or (isinstance(node, Element) and not self._spec.items):
+        is_element = isinstance(node, Element) and len(node.path) != self._spec.lists_at
+        if self._mapped.gives_items(node) or (is_element and not self._spec.items):
             return  # of a generator, the items are yielded, and their list
         waits_for: set[Any] = set()
         if not isinstance(node, Element):

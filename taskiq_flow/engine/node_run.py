@@ -153,10 +153,6 @@ class NodeRun(Generic[N]):
     is_being_sent = False  # the broker has not taken the task yet
     began_at: float | None = None  # where the time limits need it
     suspended_at: float | None = None  # when it began to wait for its next attempt
-    told_number = 0  # what listeners know of the last attempt that they were told of
-    told_sent_at = 0.0
-    told_began_at: float | None = None
-    workers: tuple[str, ...] = ()  # that have begun it, as listeners know
     falls_back = False
     error: BaseException | None = None  # of the last attempt
     cache_key: str | None = None
@@ -181,6 +177,12 @@ class NodeRun(Generic[N]):
         self.may_be_sent = not options.asks_first and not earlier.attempts
         self._run = run
         self._earlier = earlier
+        # What listeners know of the last attempt that they were told of. It is set here, and so
+        # for all: Python gives an object a dict that is set what most others of its class lack.
+        self.told_number = 0
+        self.told_sent_at = 0.0
+        self.told_began_at: float | None = None
+        self.workers: tuple[str, ...] = ()  # that have begun it
 
     # What transports call
 

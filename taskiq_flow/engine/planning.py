@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from taskiq_flow.dataflow.dag import DAG, Order, Plan
 from taskiq_flow.dataflow.inputs import as_inputs, check_inputs, sources_among
-from taskiq_flow.dataflow.many import SOURCE, graph_of_many
+from taskiq_flow.dataflow.many import graph_of_many
 from taskiq_flow.dataflow.rows import Source
 from taskiq_flow.dataflow.type_check import TypeCheck, check_types
 from taskiq_flow.engine.run import RunSettings
@@ -17,7 +17,10 @@ from taskiq_flow.values.isolation import Take
 
 
 class Planner:
-    """Plans the runs of one engine. ``options``: of nodes that have none of their own."""
+    """Plans the runs of one engine. ``options``: of nodes that have none of their own.
+
+    ``ahead``: of a run for many inputs, as in ``RunSpec``. ``shows_failures``: as there.
+    """
 
     def __init__(
         self,
@@ -26,8 +29,13 @@ class Planner:
         options: NodeOptions,
         order: Order,
         type_check: TypeCheck,
+        *,
+        ahead: Callable[[], int] | None = None,
+        shows_failures: bool = False,
     ) -> None:
         self.dag = dag
+        self._ahead = ahead
+        self._shows_failures = shows_failures
         self._settings = settings
         self._options = options
         self._order = order
@@ -47,30 +55,9 @@ class Planner:
         items: Items,
     ) -> RunSpec[Any]:
         """What a run has to do. Raises for inputs and outputs that do not fit the graph."""
-        self._check_types(self.dag.plan())
-        return self._spec_of(self.dag, inputs, outputs, items)
-
-    def spec_of_many(
-        self, source: Source, outputs: Iterable[str] | None, items: Items
-    ) -> RunSpec[Any]:
-        """What a run has to do that runs the graph for each mapping that a source gives."""
-        plan = self.dag.plan()
-        self._check_types(plan)
-        if outputs is not None:
-            return self._spec_of(graph_of_many(self.dag, outputs), {SOURCE: source}, None, items)
-        if self._many is None or self._many[0] is not plan:
-            self._many = plan, graph_of_many(self.dag)
-        return self._spec_of(self._many[1], {SOURCE: source}, None, items)
-
-    def _spec_of(
-        self,
-        dag: DAG,
-        inputs: Mapping[str, Any] | None,
-        outputs: Iterable[str] | None,
-        items: Items,
-    ) -> RunSpec[Any]:
-        whole = dag.plan()
-        plan = whole if outputs is None else dag.plan_for(outputs)
+        whole = self.dag.plan()
+        self._check_types(whole)
+        plan = whole if outputs is None else self.dag.plan_for(outputs)
         take = self._settings.isolation()
         given = as_inputs(inputs)
         check_inputs(given, whole, plan)
@@ -93,7 +80,32 @@ class Planner:
             inputs=values,
             options={node: of_engine.of(node, take) for node in asking},
             take=take,
+            ahead=self._ahead,
+            shows_failures=self._shows_failures,
             describe=lambda: plan.description,
+        )
+
+    @property
+    def is_of_many(self) -> bool:
+        """Whether the graph is one that runs for each of many inputs."""
+        return self._ahead is not None
+
+    def of_many(
+        self, outputs: Iterable[str] | None, ahead: Callable[[], int], *, shows_failures: bool
+    ) -> Planner:
+        """Plans one run of the graph for each of many inputs, which are its input ``SOURCE``."""
+        plan = self.dag.plan()
+        self._check_types(plan)
+        if self._many is None or self._many[0] is not plan:
+            self._many = plan, graph_of_many(self.dag)
+        return Planner(
+            self._many[1] if outputs is None else graph_of_many(self.dag, outputs),
+            self._settings,
+            self._options,
+            self._order,
+            "off",
+            ahead=ahead,
+            shows_failures=shows_failures,
         )
 
     def sources(self, inputs: Mapping[str, Any]) -> dict[str, Source]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -11,8 +11,8 @@ from taskiq import AsyncBroker
 
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.dataflow.axes import element_name, parted
-from taskiq_flow.dataflow.binding import Task
 from taskiq_flow.dataflow.fingerprint import with_dependents
+from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.stale import stale
 from taskiq_flow.dispatch.callables import return_type_of
 from taskiq_flow.engine.listeners import Listeners
@@ -32,7 +32,6 @@ from taskiq_flow.journal.runs import JournaledRuns
 from taskiq_flow.middleware import wire_of
 from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.references import handle_of
-from taskiq_flow.values.results import as_annotated
 from taskiq_flow.values.stored import StoredValues
 
 
@@ -76,6 +75,7 @@ class Resumer:
         await log.acquire(wait)
         try:
             restored = await restore_run(journal, run_id)
+            self._check_how_begun(restored)
             log.values = self._values.like(restored.header.serializer)
             if inputs is not None:
                 sources = self._planner.sources(inputs)
@@ -103,20 +103,27 @@ class Resumer:
         allow_changed: bool,
         is_named: bool,
         sources: Mapping[str, Any] = MappingProxyType({}),
+        items: Items = False,
     ) -> Run[Any]:
         """Run nodes of a run of the journal again, with all that depends on them, as a new run.
 
         ``is_named``: whether the user gave ``new_run_id``. ``sources``: inputs that the journal
-        does not have.
+        does not have, or has with other values; what takes these runs again as well.
         """
         restored = await restore_run(self._runs.journal, run_id)
+        self._check_how_begun(restored)
         again = [self._dag.get_node(name).task_name for name in from_]
         self._runs.adapt_to_graph(restored, allow_changed=allow_changed)
         plan = self._dag.plan()
+        lists = set() if plan.elements is None else plan.elements.lists()
+        changed = {key for key in sources if key in restored.inputs or key not in lists}
+        again += [n.task_name for n in plan.order if not changed.isdisjoint(_taken_keys(n))]
         rerun = with_dependents(plan, again)
         for node_name in [n for n in restored.results if plan.node_of(n) in rerun]:
             del restored.results[node_name]
-        spec = await self._restored_spec(restored, replay=replay, sources=sources)
+        for key in changed & restored.inputs.keys():
+            del restored.inputs[key]
+        spec = await self._restored_spec(restored, replay=replay, sources=sources, items=items)
         earlier = EarlierSessions(
             spec.earlier.results,
             is_replayed=replay,
@@ -131,11 +138,24 @@ class Resumer:
         spec = replace(spec, earlier=earlier)
         return await self._starter.begin(listeners, new_run_id, spec, log, is_named=is_named)
 
-    def _restored_tasks(self, spec: RunSpec[Any], restored: RestoredRun) -> Mapping[str, Task]:
-        """The tasks of the nodes and elements whose results are kept, by their names."""
-        tasks = {node.task_name: node.task for node in spec.nodes}
-        owners = {name: self._dag.plan().node_of(name) for name in restored.results}
-        return {name: tasks[owner] for name, owner in owners.items() if owner in tasks}
+    def _check_how_begun(self, restored: RestoredRun) -> None:
+        """Raise ``InputConflictError`` for a run of many inputs that is taken for one, or so."""
+        if restored.header.is_of_many == self._planner.is_of_many:
+            return
+        run_id = restored.run_id
+        if restored.header.is_of_many:
+            how, remedy = "execute_many", f"execute_many(source, run_id={run_id!r}, resume=True)"
+        else:
+            how, remedy = "the inputs of one run", f"resume({run_id!r})"
+        raise InputConflictError(
+            f"run {run_id!r} was begun with {how}; continue it with engine.{remedy}", keys=[]
+        )
+
+    def _owners(self, spec: RunSpec[Any], restored: RestoredRun) -> dict[str, str]:
+        """The nodes and elements whose results are kept, each with the node that it belongs to."""
+        plan, kept = self._dag.plan(), {node.task_name for node in spec.nodes}
+        owners = {name: plan.node_of(name) for name in restored.results}
+        return {name: owner for name, owner in owners.items() if owner in kept}
 
     def _put_items_together(self, spec: RunSpec[Any], results: dict[str, Any]) -> None:
         """Give generators their lists, where an earlier engine took the items one by one."""
@@ -153,18 +173,6 @@ class Resumer:
                 results[name] = [
                     results[element_name(owner, (*path, index))] for index in range(count)
                 ]
-
-    def _as_annotated(self, tasks: Mapping[str, Task]) -> Callable[[str, Any], Any]:
-        """Makes a restored value fit its task's annotation, which is of a generator's list."""
-        plan = self._dag.plan()
-        generators = {node.task_name for node in plan.order if node.is_generator}
-
-        def as_returned(name: str, value: Any) -> Any:
-            if plan.node_of(name) in generators:
-                return value
-            return as_annotated(value, return_type_of(tasks[name]))
-
-        return as_returned
 
     async def _restored_spec(
         self,
@@ -196,20 +204,21 @@ class Resumer:
                 keys=gone,
             )
         spec = self._planner.spec({**inputs, **sources}, restored.header.outputs, items)
-        tasks = self._restored_tasks(spec, restored)
-        backend = self._broker.result_backend
+        owners = self._owners(spec, restored)
+        returned = {node.task_name: return_type_of(node.task) for node in spec.nodes}
+        generators = {node.task_name for node in spec.nodes if node.is_generator}
+        backend, wire = self._broker.result_backend, wire_of(self._broker)
         results = load_results(
             restored,
             values,
-            tasks,
-            self._as_annotated(tasks),
-            lambda name, task_id: handle_of(
-                backend, task_id, return_type_of(tasks[name]), wire_of(self._broker)
-            ),
+            owners,
+            # The annotation of a generator is that of its list, or of an iterator.
+            {name: None if name in generators else kind for name, kind in returned.items()},
+            lambda owner, task_id: handle_of(backend, task_id, returned[owner], wire),
         )
         by_value = {node.task_name for node in spec.by_value}
         for name, value in results.items():
-            if isinstance(value, ResultHandle) and plan.node_of(name) in by_value:
+            if isinstance(value, ResultHandle) and owners[name] in by_value:
                 results[name] = await value.get()
         self._put_items_together(spec, results)
         earlier = EarlierSessions(
@@ -219,5 +228,10 @@ class Resumer:
             restored.in_flight,
             digests=restored.digests,
             lengths=restored.lengths,
+            finished=restored.finished,
         )
         return replace(spec, earlier=earlier)
+
+
+def _taken_keys(node: DAGNode) -> tuple[str, ...]:
+    return (*node.required_keys, *node.optional_keys)

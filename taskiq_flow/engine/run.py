@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.call_text import called_with
-from taskiq_flow.engine.frequent_events import NodeBeganDraft, NodeCompletedDraft
+from taskiq_flow.engine.frequent_events import new_node_began, new_node_completed
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.mapped_nodes import DECLINED
 from taskiq_flow.engine.node_run import (
@@ -131,6 +131,8 @@ class Run(Generic[N]):
         self._spec = spec
         self._on_error = settings.on_error
         self._max_parallel = settings.max_parallel
+        shows_failures = spec.shows_failures and settings.on_error == "continue"
+        self._collects = settings.on_error == "collect" or shows_failures
         self._take = spec.take
         self._run_timeout = settings.run_timeout
         self._completions = completions
@@ -237,6 +239,11 @@ class Run(Generic[N]):
         """The nodes that were skipped so far because of a failure."""
         return list(self._state.skipped)
 
+    def results_of_elements(self, whole: Collection[str]) -> dict[str, Any]:
+        """What elements have given so far, but for lists that are ``whole``, by their names."""
+        found = self._state.results_of_elements(whole)
+        return {name: self._copied(value) for name, value in found.items()}
+
     def stop_because_of(self, error: BaseException) -> None:
         """Stop at once because the reader's own code has raised ``error``."""
         self._end(error)
@@ -283,12 +290,12 @@ class Run(Generic[N]):
             return
         now = self._loop.time()
         if self._listeners.are_present and worker not in node_run.workers:
-            node, number = node_run.node, node_run.number
+            node, number, seq = node_run.node, node_run.number, self._listeners.seq + 1
             node_run.note_begun(now, worker)
-            began = NodeBeganDraft(
-                self.run_id, now, node.task_name, task_id, worker, node.index, number
+            name, index = node.task_name, node.index
+            self._listeners.hold(
+                new_node_began(self.run_id, now, name, task_id, worker, index, number, seq)
             )
-            self._listeners.tell_draft(began)
         if node_run.options.is_timed:
             ends_by_itself = self._sender.ends_by_itself(node_run)
             self._set_timer(node_run, node_run.on_began(now, ends_by_itself=ends_by_itself))
@@ -466,7 +473,7 @@ class Run(Generic[N]):
         if self._on_error == "raise":
             self._end(self._state.node_failed(name, task_id, attempts, called_with(node_run)))
             return
-        if self._on_error == "collect":
+        if self._collects:
             self._deliver(node, NodeFailure(name, task_id, error, attempts, index))
         self._skip_nodes(skipped)
         self._note_end(node)
@@ -497,7 +504,7 @@ class Run(Generic[N]):
         self._state.add_skip(node, reason)
         event = NodeSkipped(self.run_id, at, name, because_of, reason, node.index, attempt)
         self._tell(event)
-        if self._on_error == "collect":
+        if self._on_error == "collect" or (self._collects and reason == "failure"):
             self._deliver(node, event)
 
     # What ``MappedRun`` does more, or in another way
@@ -664,6 +671,7 @@ class Run(Generic[N]):
                 graph.expected,
                 graph.tasks,
                 graph.outputs,
+                kind=graph.kind,
             )
         )
 
@@ -677,13 +685,13 @@ class Run(Generic[N]):
             task_id = node_run.task_id
             if source in {"task", "fallback"}:
                 number, (queued, ran) = node_run.number, node_run.spans(now)
-        name, index = node.task_name, node.index
-        event = NodeCompletedDraft(
-            self.run_id, now, name, task_id, value, source, index, number, queued, ran
+        name, index, seq = node.task_name, node.index, self._listeners.seq + 1
+        event = new_node_completed(
+            self.run_id, now, name, task_id, value, source, index, number, queued, ran, seq
         )
         is_shared = type(value) in NEVER_CHANGE
         prepare = None if is_shared else partial(self._prepare, event, node)
-        self._listeners.tell_draft(event, prepare)
+        self._listeners.hold(event, prepare)
 
     def _prepare(self, event: NodeCompleted, node: N) -> None:
         object.__setattr__(event, "result", self._handed_over(node, event.result))
@@ -707,8 +715,12 @@ class Run(Generic[N]):
         )
         if has_no_array and (self._is_over or not self._is_still_needed(node)):
             return value
+        return self._copied(value)
+
+    def _copied(self, value: Any) -> Any:
+        """A value for a taker of its own."""
         try:
-            return take(value)
+            return self._take(value)
         except SerializationError:  # of something within it that can be read once only
             return value
 

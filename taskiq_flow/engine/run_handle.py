@@ -92,8 +92,12 @@ class RunHandle(AsyncTaskiqTask[dict[str, Any]]):
 
     @property
     def results(self) -> dict[str, Any]:
-        """The output keys that have their values so far."""
-        return dict(self._progress.results)
+        """The output keys that have their values so far, and elements of lists to come.
+
+        The elements are named as in ``"read[0]"``. A run that has completed has none; one that has
+        ended early has those of lists that are not whole.
+        """
+        return self._progress.results_so_far()
 
     @property
     def failures(self) -> dict[str, BaseException]:
@@ -242,6 +246,13 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         if error is None:
             return "completed"
         return "cancelled" if isinstance(error, RunCancelledError) else "failed"
+
+    def results_so_far(self) -> dict[str, Any]:
+        """The results, with those of elements while the run goes on."""
+        results = self.results
+        if self.outcome.done():
+            return dict(results)
+        return {**results, **self._in_progress.results_of_elements(results)}
 
     @property
     def failures(self) -> dict[str, BaseException]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from taskiq_flow.engine.listeners import Listeners
@@ -61,6 +61,10 @@ class RunInProgress:
     def forget(self) -> None:
         """Nobody asks any more what the run has reached."""
         self._run = None
+
+    def results_of_elements(self, whole: Collection[str]) -> dict[str, Any]:
+        """What elements have given so far, but for lists that are ``whole``, by their names."""
+        return {} if self._run is None else self._run.results_of_elements(whole)
 
     @property
     def failures(self) -> dict[str, BaseException]:

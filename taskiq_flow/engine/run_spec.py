@@ -108,7 +108,8 @@ class EarlierSessions:
     their pairs are yielded. ``attempts``: how often each other node was sent. ``in_flight``: nodes
     whose last attempt has an unknown outcome, with the ``task_suffix`` of its task's id.
     ``rerun``: nodes that run also if their results are cached. ``digests``: of what elements were
-    given of a source. ``lengths``: by mapped node, how many elements it had in all.
+    given of a source. ``lengths``: by mapped node, how many elements it had in all. ``finished``:
+    which of many inputs have ended, without a failure.
     """
 
     results: Mapping[str, Any] = field(default_factory=dict)
@@ -118,6 +119,7 @@ class EarlierSessions:
     rerun: Collection[str] = ()
     digests: Mapping[str, bytes] = field(default_factory=dict)
     lengths: Mapping[str, int] = field(default_factory=dict)
+    finished: Collection[str] = ()
 
 
 NO_SESSIONS = EarlierSessions()
@@ -146,6 +148,9 @@ class RunSpec(Generic[N]):
     ``ahead``: where the graph is one that runs for each of many inputs, how many of these runs have
     ended and are held back from the reader. It is given the results of each such run.
 
+    ``shows_failures``: whether the reader is given failures in the places of values under
+    ``on_error="continue"`` too.
+
     ``describe``: makes what listeners are told of the graph.
     """
 
@@ -166,6 +171,7 @@ class RunSpec(Generic[N]):
     sources: Mapping[str, Source] = field(default_factory=dict)
     take: Take = isolated
     ahead: Callable[[], int] | None = None
+    shows_failures: bool = False
     describe: Callable[[], Description] = Description
 
     @property

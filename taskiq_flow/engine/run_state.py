@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Generic, Literal, TypedDict, TypeVar
 
 from taskiq_flow.dataflow.axes import element_name
@@ -62,6 +62,7 @@ class RunState(Generic[N]):
     ``values``: the run's inputs, and what its nodes have given. ``partial``: lists of mapped nodes
     of which some elements are missing because of a failure; ``incomplete``: the names of these
     nodes. ``elements``: what the elements of mapped nodes have given, if there are any.
+    ``failed_positions``: which of many inputs have a failure, as long as they are in progress.
     """
 
     def __init__(self, run_id: str, spec: RunSpec[N]) -> None:
@@ -69,6 +70,7 @@ class RunState(Generic[N]):
         self.elements: ElementValues | None = None
         self.partial: dict[str, list[Any]] = {}
         self.incomplete: set[str] = set()
+        self.failed_positions: set[int] = set()
         self.values = {**spec.inputs, **{key: [] for key in spec.failure_keys}}
         self.failures: dict[str, BaseException] = {}
         self.failure_count = 0
@@ -92,6 +94,8 @@ class RunState(Generic[N]):
             failures.append(failure)
         if self.elements is not None and isinstance(node, Element):
             self.elements.add_failure(node, failure)
+            if self._spec.ahead is not None:
+                self.failed_positions.add(node.path[0])
 
     def add_skip(self, node: N, reason: SkipReason) -> None:
         """A node does not run, because of a failure or of a condition."""
@@ -192,21 +196,21 @@ class RunState(Generic[N]):
         given = {*self._spec.inputs, *self._spec.failure_keys}
         results = {k: value for k, value in self.values.items() if k not in given}
         return Reached(
-            results={**results, **self._results_of_elements()},
+            results={**results, **self.results_of_elements(self.values)},
             failures=self.failures,
             skipped=self._dependents_of_failures(),
             failure_count=self.failure_count,
         )
 
-    def _results_of_elements(self) -> dict[str, Any]:
-        """What elements have given for lists that are not whole, by their names."""
+    def results_of_elements(self, whole: Collection[str]) -> dict[str, Any]:
+        """What elements have given, by their names. ``whole``: keys whose lists are there."""
         if self.elements is None or self._spec.elements is None:
             return {}
         return {
             element_name(node.task_name, path): value
             for node in self._spec.elements.mapped
             if node.given_key is None or isinstance(node, ItemsNode)
-            if self.values.keys().isdisjoint(node.outputs)
+            if not any(key in whole for key in node.outputs)
             for path, value in self.elements.returned(node)
         }
 

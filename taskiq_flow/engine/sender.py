@@ -18,7 +18,7 @@ from taskiq_flow.completion.reading import pick_up
 from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode, Sending
 from taskiq_flow.dispatch.encoding import Address, Invocation
-from taskiq_flow.engine.frequent_events import NodeStartedDraft
+from taskiq_flow.engine.frequent_events import new_node_started
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.mapped_nodes import source_digest
 from taskiq_flow.engine.node_run import NodeRun, Verdict
@@ -286,7 +286,10 @@ class Sender(Generic[N]):
         if node_run.falls_back:
             return  # listeners have been told ``NodeFellBack``
         if number == 1:
-            self._listeners.tell_draft(NodeStartedDraft(self._run_id, at, name, task_id, index))
+            seq = self._listeners.seq + 1
+            self._listeners.hold(
+                new_node_started(self._run_id, at, name, task_id, index, number, seq)
+            )
         else:
             waits_since, error = node_run.suspended_at, node_run.error
             delay = 0.0 if waits_since is None else at - waits_since

@@ -10,11 +10,9 @@ from typing import Any, Protocol, TypeVar
 from taskiq_flow.errors import ItemsChangedError
 from taskiq_flow.generators.grant import NO_ITEMS, Grant, with_item
 from taskiq_flow.values.digest import digest_of
+from taskiq_flow.values.listed import ITEMS_IN_A_ROW
 
 T = TypeVar("T")
-
-ITEMS_IN_A_ROW = 64
-"""Items after which an async generator that awaits nothing lets the event loop go on."""
 
 
 class Sink(Protocol):

@@ -9,7 +9,8 @@ def exists(run_id: str) -> JournalError:
     """The error of creating a run that exists."""
     return JournalError(
         f"run {run_id!r} is in the journal already; continue it with engine.resume({run_id!r}), a "
-        f"map with MapReduce.map(..., run_id={run_id!r}, resume=True), or give the new run another "
+        f"map with MapReduce.map(..., run_id={run_id!r}, resume=True), one of many inputs with "
+        f"engine.execute_many(..., run_id={run_id!r}, resume=True), or give the new run another "
         "run_id"
     )
 
@@ -18,6 +19,22 @@ def not_found(run_id: str) -> RunNotFoundError:
     """The error of a run that is not in the journal."""
     return RunNotFoundError(
         f"the journal has no run {run_id!r}; list its runs with run_ids()", run_id=run_id
+    )
+
+
+def no_file(path: object) -> JournalError:
+    """The error of reading a file that is not there, which opening it would create."""
+    return JournalError(
+        f"there is no journal at {str(path)!r}; give the file to which an engine writes its runs"
+    )
+
+
+def replaced(run_id: str) -> RunNotFoundError:
+    """The error of a run that was deleted while it was read, and whose id another run has now."""
+    return RunNotFoundError(
+        f"run {run_id!r} was deleted while it was read, and another run has its id now; read that "
+        "one from its beginning",
+        run_id=run_id,
     )
 
 

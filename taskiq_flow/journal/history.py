@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from taskiq_flow.dataflow.fingerprint import Fingerprints
@@ -15,6 +15,8 @@ from taskiq_flow.journal.records import (
     COMPLETED,
     DROPPED,
     FAILED,
+    FINISHED,
+    GIVEN,
     HEADER,
     INPUT,
     KNOWN,
@@ -26,6 +28,7 @@ from taskiq_flow.journal.records import (
     read_chunk,
     record,
 )
+from taskiq_flow.values.results import as_annotated
 from taskiq_flow.values.stored import StoredValues, is_written_by, serializer_name
 
 
@@ -37,7 +40,7 @@ class RestoredRun:
     completion. ``attempts``: by node, how often it was sent. ``in_flight``: nodes that were sent
     and have no outcome, with what ends the ids of their tasks. ``digests``: of elements
     that were made of a source; ``lengths``: by node, how many of these there were in all.
-    ``failed``: nodes that have failed for good.
+    ``failed``: nodes that have failed for good. ``finished``: which of many inputs have ended.
     ``sessions``: the ids under which engines have sent the run's tasks.
     """
 
@@ -50,6 +53,7 @@ class RestoredRun:
     digests: dict[str, bytes] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    finished: set[str] = field(default_factory=set)
     sessions: list[str] = field(default_factory=list)
     _task_suffix: str = ""
 
@@ -60,8 +64,7 @@ class RestoredRun:
             self.attempts[name] = max(entry.attempt, self.attempts.get(name, 0))
             self.in_flight[name] = self._task_suffix
             self.failed.discard(name)
-            if entry.data:
-                self.digests[name] = entry.data
+            self._note_digest(entry)
         elif kind in (COMPLETED, REFERRED):
             self.results[name] = entry
             self.in_flight.pop(name, None)
@@ -69,10 +72,10 @@ class RestoredRun:
         elif kind == FAILED:
             self.in_flight.pop(name, None)
             self.failed.add(name)
-        elif kind == KNOWN:
-            self.lengths[name] = int(entry.data)
         elif kind == DROPPED:
             self._drop(name)
+        elif kind in (KNOWN, GIVEN, FINISHED):
+            self._note_elements(entry)
         elif kind == HEADER:
             self.header = Header.decoded(self.run_id, entry)
         elif kind == INPUT:
@@ -81,12 +84,24 @@ class RestoredRun:
             self.sessions.append(entry.data.decode())
             self._task_suffix = name
 
+    def _note_elements(self, entry: Record) -> None:
+        if entry.kind == KNOWN:
+            self.lengths[entry.name] = int(entry.data)
+        elif entry.kind == FINISHED:
+            self.finished.add(entry.name)
+        else:
+            self._note_digest(entry)
+
+    def _note_digest(self, entry: Record) -> None:
+        if entry.data:
+            self.digests[entry.name] = entry.data
+
     def replace_graph(self, nodes: Fingerprints, outdated: Iterable[str]) -> list[bytes]:
         """Continue the run with another graph. Returns the records that say so in the log.
 
         ``nodes``: the graph's fingerprints; ``outdated``: nodes whose results become invalid.
         """
-        self.header = Header(nodes, self.header.outputs, self.header.serializer)
+        self.header = replace(self.header, nodes=nodes)
         return [self.header.encoded(), *self.drop(outdated)]
 
     def drop(self, outdated: Iterable[str]) -> list[bytes]:
@@ -138,12 +153,15 @@ def initial_records(
     inputs: Mapping[str, Any],
     outputs: Sequence[str] | None,
     results: Iterable[Record] = (),
+    *,
+    is_of_many: bool = False,
 ) -> list[bytes]:
     """The records that a log begins with. ``results``: of nodes that are not to be run.
 
-    Raises ``SerializationError`` for an input that cannot be serialized.
+    ``is_of_many``: the graph runs for each of many inputs. Raises ``SerializationError`` for an
+    input that cannot be serialized.
     """
-    header = Header(nodes, outputs, values.name)
+    header = Header(nodes, outputs, values.name, is_of_many)
     given = [record(INPUT, k, 0, _written_input(values, k, v)) for k, v in inputs.items()]
     return [header.encoded(), *given, *(entry.encoded() for entry in results)]
 
@@ -165,25 +183,27 @@ def _written_input(values: StoredValues, key: str, value: Any) -> bytes:
 def load_results(
     restored: RestoredRun,
     values: StoredValues,
-    names: Collection[str],
-    as_annotated: Callable[[str, Any], Any],
+    owners: Mapping[str, str],
+    return_types: Mapping[str, Any],
     handle: Callable[[str, str], Any],
 ) -> dict[str, Any]:
-    """The results of these nodes, in order of completion.
+    """The results of nodes and elements, in order of completion.
 
-    ``as_annotated``: converts a node's value to its task's return annotation. ``handle``: makes a
-    handle for a node's result that was passed by reference, from the id of its task. Raises
-    ``JournalError`` for a value that cannot be read.
+    ``owners``: the names of both, with the nodes that they belong to. ``return_types``: what the
+    values of a node are converted to. ``handle``: makes a handle for a node's result that was
+    passed by reference, from the id of its task. Raises ``JournalError`` for a value that cannot be
+    read.
     """
     results: dict[str, Any] = {}
     for name, entry in restored.results.items():
-        if name not in names:
+        owner = owners.get(name)
+        if owner is None:
             continue
         try:
             if entry.kind == REFERRED:
-                results[name] = handle(name, entry.data.decode())
+                results[name] = handle(owner, entry.data.decode())
             else:
-                results[name] = as_annotated(name, values.loads(entry.data))
+                results[name] = as_annotated(values.loads(entry.data), return_types[owner])
         except Exception as error:  # whatever a serializer raises
             raise JournalError(
                 f"the result of node {name!r} of run {restored.run_id!r} cannot be read: "

@@ -21,20 +21,17 @@ async def value_in_log(journal: Journal, run_id: str, name: str) -> Any:
     cannot be read.
     """
     restored = await _restored(journal, run_id, name)
-    if restored is not None:
-        values = StoredValues(journal.serializer, Classes.imported()).like(
-            restored.header.serializer
-        )
-        if name in restored.results:
-            return _loaded(values, run_id, restored.results[name])
-        if name in restored.inputs:
-            return _loaded(values, run_id, Record(b"", name, data=restored.inputs[name]))
-        elements = {
-            parted(element)[1]: _loaded(values, run_id, entry)
-            for element, entry in restored.results.items()
-        }
-        if elements:
-            return _nested(elements)
+    values = StoredValues(journal.serializer, Classes.imported()).like(restored.header.serializer)
+    if name in restored.results:
+        return _loaded(values, run_id, restored.results[name])
+    if name in restored.inputs:
+        return _loaded(values, run_id, Record(b"", name, data=restored.inputs[name]))
+    elements = {
+        parted(element)[1]: _loaded(values, run_id, entry)
+        for element, entry in restored.results.items()
+    }
+    if elements:
+        return _nested(elements)
     raise _missing(run_id, name)
 
 
@@ -45,18 +42,20 @@ async def encoded_value(journal: Journal, run_id: str, name: str) -> tuple[bytes
     the log has by its elements only.
     """
     restored = await _restored(journal, run_id, name)
-    if restored is not None:
-        is_json = "JSONSerializer" in restored.header.serializer
-        entry = restored.results.get(name)
-        if entry is not None and entry.kind != REFERRED:
-            return entry.data, is_json
-        if entry is None and name in restored.inputs:
-            return restored.inputs[name], is_json
+    is_json = "JSONSerializer" in restored.header.serializer
+    entry = restored.results.get(name)
+    if entry is not None and entry.kind != REFERRED:
+        return entry.data, is_json
+    if entry is None and name in restored.inputs:
+        return restored.inputs[name], is_json
     raise _missing(run_id, name)
 
 
-async def _restored(journal: Journal, run_id: str, name: str) -> RestoredRun | None:
-    """What the log says of this name, and of nobody else's values."""
+async def _restored(journal: Journal, run_id: str, name: str) -> RestoredRun:
+    """What the log says of this name, and of nobody else's values.
+
+    Raises ``MissingNodeError`` for a run that was recorded without values.
+    """
     restored: RestoredRun | None = None
     async with aclosing(journal.read(run_id)) as chunks:
         async for data in chunks:
@@ -65,6 +64,12 @@ async def _restored(journal: Journal, run_id: str, name: str) -> RestoredRun | N
                     restored = RestoredRun(run_id, Header.decoded(run_id, entry))
                 elif not entry.data or entry.name in ("", name) or parted(entry.name)[0] == name:
                     restored.apply(entry)
+    if restored is None:
+        raise MissingNodeError(
+            f"run {run_id!r} has no values in the journal: it was recorded by a Recorder, with "
+            "previews of them; an engine with journal= stores values",
+            reference=name,
+        )
     return restored
 
 

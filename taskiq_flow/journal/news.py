@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from taskiq_flow.events import Event
@@ -16,15 +17,15 @@ _AT_ONCE = 200
 class NewsWriter:
     """Makes ``News`` of a run's events. ``wake``: called when there are some to be written.
 
-    The run's ``Listeners`` hold the events until they are taken, all at once.
+    ``held``: of how many events it holds the lines.
     """
 
     def __init__(self, run_id: str, head: Head, wake: Callable[[], None]) -> None:
-        self.wake = wake
+        self._wake = wake
         self._lines = LineWriter(run_id)
         self._summary = SummaryWriter(run_id, head)
-        self._pending: list[bytes] = []
-        self._take: Callable[[], Sequence[Event]] = tuple
+        self._pending: deque[tuple[int, bytes]] = deque()  # how many events, and their lines
+        self.held = 0
 
     @property
     def seq(self) -> int:
@@ -36,16 +37,19 @@ class NewsWriter:
         if earlier is not None:
             self._summary.go_on_after(earlier)
 
-    def take_from(self, take: Callable[[], Sequence[Event]]) -> None:
-        """Take the events by ``take``, which returns those that were not taken yet."""
-        self._take = take
+    def on_events(self, events: Sequence[Event]) -> None:
+        """Take in the next events, and hold their lines until they are written."""
+        self._summary.apply(events)
+        for start in range(0, len(events), _AT_ONCE):
+            part = events[start : start + _AT_ONCE]
+            self._pending.append((len(part), self._lines.lines(part)))
+        self.held += len(events)
+        self._wake()
 
-    def take_now(self) -> None:
-        """Take the events that there are, and hold their lines."""
-        if events := self._take():
-            self._summary.apply(events)
-            for start in range(0, len(events), _AT_ONCE):
-                self._pending.append(self._lines.lines(events[start : start + _AT_ONCE]))
+    def leave_out(self, most: int) -> None:
+        """Hold the lines of ``most`` events at the most: the oldest ones are not written."""
+        while self.held > most and len(self._pending) > 1:
+            self.held -= self._pending.popleft()[0]
 
     def first(self) -> News:
         """The summary before the first event."""
@@ -53,8 +57,9 @@ class NewsWriter:
 
     def next(self) -> News | None:
         """The events that are not written yet, if there are any."""
-        self.take_now()
         if not self._pending:
             return None
-        pending, self._pending = self._pending, []
-        return News(b"".join(pending), self._summary.summary())
+        lines = b"".join([lines for _, lines in self._pending])
+        self._pending.clear()
+        self.held = 0
+        return News(lines, self._summary.summary())

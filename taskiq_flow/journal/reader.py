@@ -12,19 +12,29 @@ from datetime import datetime
 from typing import Any, get_args
 
 from taskiq_flow.dataflow.options import Seconds, in_seconds
-from taskiq_flow.errors import ConfigurationError, RunLockedError, RunNotFoundError
-from taskiq_flow.events import Event
+from taskiq_flow.errors import (
+    ConfigurationError,
+    MissingNodeError,
+    RunLockedError,
+    RunNotFoundError,
+)
+from taskiq_flow.events import Event, NodeCompleted
 from taskiq_flow.journal import errors
 from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.log_events import events_of_log
 from taskiq_flow.journal.log_values import value_in_log
 from taskiq_flow.journal.protocol import EventJournal, Journal, Request, is_run, stores_events
+from taskiq_flow.journal.sqlite import SqliteJournal
 from taskiq_flow.journal.summary import Head, RunState, RunSummary, SummaryWriter
 from taskiq_flow.journal.wire import read_lines
+from taskiq_flow.previews import preview
 from taskiq_flow.views.run_view import RunView
 
 _ALL = 1 << 31
 """More runs than a journal has."""
+
+_AT_ONCE = 64
+"""Writes of events that are read before it is checked that they are still of the same run."""
 
 LOOK_AGAIN = 1.0
 """Seconds after which a follower looks whether the engine is still there."""
@@ -33,11 +43,13 @@ LOOK_AGAIN = 1.0
 class RunReader:
     """Reads the runs of a journal, which may be in progress in any process.
 
-    ``journal``: an object, a path or an address, as the engine takes it. Reading a status reads no
-    values. A run that was written by an earlier version, or to a journal without the methods of
-    ``EventJournal``, is read from its log: without times, and with its values.
+    ``journal``: an object, a path or an address, as the engine takes it. Reading creates no file,
+    and reading a status reads no values. A run that was written by an earlier version, or to a
+    journal without the methods of ``EventJournal``, is read from its log: without times, and with
+    its values.
 
-    All methods but ``runs`` raise ``RunNotFoundError``, and all of them ``JournalError``.
+    All methods but ``runs`` raise ``RunNotFoundError``, and all of them ``JournalError``, also for
+    a path where there is no journal.
 
     >>> dag = DAGBuilder("letters").node(str.upper, inputs=["text"]).build()
     >>> async def main():
@@ -61,6 +73,7 @@ class RunReader:
         if given is None:
             raise TypeError("journal is None; give the journal whose runs are to be read")
         self.journal = given
+        self._is_path = given is not journal
         self._store: EventJournal | None = given if stores_events(given) else None
 
     async def runs(
@@ -83,6 +96,8 @@ class RunReader:
             raise TypeError(f"name is {name!r}; give the name of a graph")
         if isinstance(limit, bool) or not isinstance(limit, int):
             raise TypeError(f"limit is {limit!r}; give a whole number")
+        if self._lacks_file():
+            return []
         found: list[RunSummary] = []
         since, before = _moment("since", since), _moment("before", before)
         looked_at, size = set[str](), limit
@@ -103,6 +118,7 @@ class RunReader:
 
     async def run(self, run_id: str) -> RunSummary:
         """The summary of one run."""
+        self._check_has_file(run_id)
         if self._store is None:
             return await self._summary_of_log(RunSummary(run_id, "running"))
         return await self._current(await self._store.summary(run_id))
@@ -124,16 +140,18 @@ class RunReader:
 
         In place of values, they have a ``Preview``, and in place of errors a ``ReportedError``.
         ``follow``: go on with those that are written from now on, until the run has ended or is
-        interrupted. Raises ``ConfigurationError`` for a journal that cannot be followed.
+        interrupted. Raises ``ConfigurationError`` for a journal that cannot be followed, and
+        ``RunNotFoundError`` if the run is deleted meanwhile, also if another has its id then.
         """
-        store, mark, is_over = self._store, None, False
+        store, mark, is_over, started = self._store, None, False, 0.0
         if follow and store is None:
             raise ConfigurationError(
                 f"{type(self.journal).__name__} stores no events, so its runs cannot be followed; "
                 "read them again later, or give the journal the methods of EventJournal"
             )
         while True:
-            async with aclosing(self._stored(run_id, after)) as events:
+            started = started or await self._started(run_id)
+            async with aclosing(self._stored(run_id, after, started)) as events:
                 async for event in events:
                     if event.seq > after:
                         after = event.seq
@@ -141,6 +159,8 @@ class RunReader:
             if not follow or store is None:
                 return
             run = await self.run(run_id)
+            if started and run.started != started:
+                raise errors.replaced(run_id)
             if run.status != "running" and (run.seq <= after or is_over):
                 return
             is_over = run.status != "running"  # what was written before is read once more
@@ -150,9 +170,17 @@ class RunReader:
         """What a node or an element has given, or what the run was given as this input.
 
         Reads the run's log. Classes are restored if this process has imported them. Raises
-        ``MissingNodeError`` if there is no such value.
+        ``MissingNodeError`` if there is no such value; of a run that was recorded by a
+        ``Recorder`` it has the preview.
         """
-        return await value_in_log(self.journal, run_id, node)
+        self._check_has_file(run_id)
+        try:
+            return await value_in_log(self.journal, run_id, node)
+        except MissingNodeError as error:
+            if (await self.run(run_id)).is_resumable:
+                raise
+            shown = await self._preview(run_id, node)
+            raise MissingNodeError(f"{error}{shown}", reference=node) from None
 
     async def request(self, run_id: str, request: Request) -> bool:
         """Ask the engine that has a run to ``"cancel"`` it, which takes some two seconds.
@@ -193,6 +221,8 @@ class RunReader:
                 f"{type(self.journal).__name__} does not tell the age of runs; delete them one by "
                 "one, or give the journal the methods of EventJournal"
             )
+        if self._lacks_file():
+            return []
         until = None if older_than is None else time.time() - in_seconds("older_than", older_than)
         listed = filter(_is_run, await store.summaries(name=name, limit=_ALL))
         runs = [run for run in listed if name in (None, run.name)]
@@ -211,6 +241,31 @@ class RunReader:
 
     def __repr__(self) -> str:
         return f"<RunReader of {self.journal!r}>"
+
+    def _lacks_file(self) -> bool:
+        """Whether nothing was written to the journal's file yet. Opening it would create it.
+
+        Raises ``JournalError`` if the reader was given its path, which is wrong perhaps.
+        """
+        if not isinstance(self.journal, SqliteJournal) or self.journal.file.is_written():
+            return False
+        if self._is_path:
+            raise errors.no_file(self.journal.file.path)
+        return True
+
+    def _check_has_file(self, run_id: str) -> None:
+        if self._lacks_file():
+            raise errors.not_found(run_id)
+
+    async def _preview(self, run_id: str, name: str) -> str:
+        """The preview of what a node or an element has given, for the end of a message."""
+        async with aclosing(self.events(run_id)) as events:
+            async for event in events:
+                if isinstance(event, NodeCompleted) and event.task_name == name:
+                    shown = preview(event.result)
+                    part = "the beginning" if shown["cut"] else "the whole"
+                    return f"; {part} of {name!r} ({shown['kind']}) is {shown['text']}"
+        return ""
 
     async def _page(
         self,
@@ -252,19 +307,40 @@ class RunReader:
             lease_left=run.lease_left,
         )
 
-    async def _stored(self, run_id: str, after: int) -> AsyncGenerator[Event, None]:
-        if self._store is None or not (await self._store.summary(run_id)).started:
+    async def _started(self, run_id: str) -> float:
+        """When a run was started, which tells it from another of its id; 0 without events."""
+        self._check_has_file(run_id)
+        return 0.0 if self._store is None else (await self._store.summary(run_id)).started
+
+    async def _stored(self, run_id: str, after: int, started: float) -> AsyncGenerator[Event, None]:
+        if self._store is None or not started:
             async for event in events_of_log(self.journal, run_id):
                 yield event
             return
-        async with aclosing(self._store.events(run_id, after)) as found:
-            async for lines in found:
-                try:
-                    events = list(read_lines(run_id, lines))
-                except (ValueError, KeyError, TypeError) as error:
-                    raise errors.damaged(run_id, error) from error
-                for event in events:
-                    yield event
+        async with aclosing(_in_parts(self._store.events(run_id, after))) as parts:
+            async for part in parts:
+                if await self._started(run_id) != started:
+                    raise errors.replaced(run_id)
+                for lines in part:
+                    try:
+                        events = list(read_lines(run_id, lines))
+                    except (ValueError, KeyError, TypeError) as error:
+                        raise errors.damaged(run_id, error) from error
+                    for event in events:
+                        yield event
+
+
+async def _in_parts(found: AsyncGenerator[bytes, None]) -> AsyncGenerator[list[bytes], None]:
+    """Many lines of events at once."""
+    part: list[bytes] = []
+    async with aclosing(found):
+        async for lines in found:
+            part.append(lines)
+            if len(part) == _AT_ONCE:
+                yield part
+                part = []
+    if part:
+        yield part
 
 
 def _is_run(run: RunSummary) -> bool:

@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from taskiq_flow.errors import JournalError
 from taskiq_flow.journal import errors
@@ -18,20 +18,21 @@ FORMAT = 1
 
 HEADER, INPUT, SESSION = b"h", b"i", b"b"
 SENT, COMPLETED, REFERRED, FAILED, DROPPED, ENDED = b"s", b"c", b"r", b"f", b"d", b"e"
-KNOWN = b"k"
+KNOWN, GIVEN, FINISHED = b"k", b"g", b"n"
 # HEADER: the graph and the serializer; a second one when the run is resumed with another graph.
 # INPUT: the value of one of the run's inputs. SESSION: an engine starts or resumes the run; the
 # data is the session's id. SENT, COMPLETED, REFERRED, FAILED: an attempt of a node; the data of
 # COMPLETED is its result, of REFERRED the id of the task that has it, of FAILED the error's text.
-# KNOWN: how many elements a node has that maps over a source. DROPPED: the node's earlier records
-# are void, as the graph has changed. ENDED: the session's outcome.
+# KNOWN: how many elements a node has that maps over a source. GIVEN: one of many inputs;
+# the data is its digest. FINISHED: all that runs for one of many inputs has ended, and nothing has
+# failed. DROPPED: the node's earlier records are void, as the graph has changed. ENDED: the
+# session's outcome.
 
 _RECORD = struct.Struct(">cIII")  # kind, attempt, length of the name, length of the data
 _CHECKSUM = struct.Struct(">I")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):  # a log of a million is made quickly of these
     """One entry of the log. ``name``: its node or input."""
 
     kind: bytes
@@ -58,17 +59,16 @@ def chunk(records: Iterable[bytes]) -> bytes:
 
 def records(data: bytes) -> Iterator[Record]:
     """The records of a chunk. Raises ``ValueError`` if its checksum does not match."""
-    content = memoryview(data)[_CHECKSUM.size :]
-    if len(data) < _CHECKSUM.size or _CHECKSUM.unpack_from(data)[0] != zlib.crc32(content):
+    place, end = _CHECKSUM.size, len(data)
+    if end < place or _CHECKSUM.unpack_from(data)[0] != zlib.crc32(memoryview(data)[place:]):
         raise ValueError("its checksum does not match")
-    place, end = 0, len(content)
+    unpack, name_after = _RECORD.unpack_from, _RECORD.size
     while place < end:
-        kind, attempt, name_length, data_length = _RECORD.unpack_from(content, place)
-        name_at = place + _RECORD.size
+        kind, attempt, name_length, data_length = unpack(data, place)
+        name_at = place + name_after
         data_at = name_at + name_length
         place = data_at + data_length
-        name = decoded(content[name_at:data_at])
-        yield Record(kind, name, attempt, bytes(content[data_at:place]))
+        yield Record(kind, decoded(data[name_at:data_at]), attempt, data[data_at:place])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +76,13 @@ class Header:
     """A log's first record.
 
     ``nodes``: fingerprints by node; ``outputs``: the requested keys; ``serializer``: how the values
-    are written, ``StoredValues.name``.
+    are written, ``StoredValues.name``. ``is_of_many``: the graph runs for each of many inputs.
     """
 
     nodes: Mapping[str, str]
     outputs: Sequence[str] | None
     serializer: str
+    is_of_many: bool = False
 
     def encoded(self) -> bytes:
         """The header as a record."""
@@ -90,6 +91,7 @@ class Header:
             "serializer": self.serializer,
             "outputs": None if self.outputs is None else list(self.outputs),
             "nodes": dict(self.nodes),
+            **({"many": True} if self.is_of_many else {}),
         }
         return record(HEADER, "", 0, json.dumps(content).encode())
 
@@ -106,7 +108,8 @@ class Header:
                 f"run {run_id!r} was written in format {version} of the journal, and this version "
                 f"of taskiq_flow reads format {FORMAT}; resume it with the version that wrote it"
             )
-        return cls(content["nodes"], content["outputs"], content["serializer"])
+        is_of_many = content.get("many", False)
+        return cls(content["nodes"], content["outputs"], content["serializer"], is_of_many)
 
 
 def read_chunk(run_id: str, data: bytes) -> list[Record]:

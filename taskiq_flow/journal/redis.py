@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -65,10 +66,10 @@ class RedisJournal:
         self._url = url
         self._redis = Redis
         self._pool = BlockingConnectionPool
-        self._client: Any = None
-        self._client_home: tuple[int, Any] | None = None  # its process and its event loop
+        self._of_loops: dict[
+            tuple[int, asyncio.AbstractEventLoop], _OfLoop
+        ] = {}  # and of processes
         self._has_answered = False
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._is_outage = is_outage
         self._errors = (OSError, exceptions.RedisError)
 
@@ -191,9 +192,12 @@ class RedisJournal:
         return None if request is None else str(request.decode())
 
     async def aclose(self) -> None:
-        """Close the connections. Using the journal again opens new ones."""
-        if self._client is not None and self._client_is_usable():
-            await self._client.aclose()
+        """Close the connections of this event loop. Using the journal again opens new ones.
+
+        Those of other loops are closed by calls there, or when ``asyncio.run`` ends there.
+        """
+        if (of_loop := self._of_loops.get(_here())) is not None:
+            await of_loop.open.aclose()
 
     def _keys(self, run_id: str) -> list[bytes]:
         """Keys of the log, its lease, its state, the index, its counter and the log's deletion.
@@ -255,8 +259,9 @@ class RedisJournal:
     async def _run(self, script: str, run_id: str, *arguments: Any) -> list[Any]:
         keys = self._keys(run_id)
         values = [encoded(a) if isinstance(a, str) else a for a in arguments]
+        locks = (await self._of_loop()).locks
         # One at a time: on several connections, or after outages, calls would overtake each other.
-        async with self._locks.setdefault(run_id, asyncio.Lock()):
+        async with locks.setdefault(run_id, asyncio.Lock()):
             answer: list[Any] = await self.call(
                 lambda client: client.eval(script, len(keys), *keys, *values)
             )
@@ -264,7 +269,7 @@ class RedisJournal:
 
     async def call(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
         """What ``call`` returns, given the client. It is called again during an outage."""
-        client = self._connected_client()
+        client = (await self._of_loop()).client
         seconds = OUTAGE_TIMEOUT if self._has_answered else CONNECT_TIMEOUT
         try:
             answer = await retry_through_outage(
@@ -278,18 +283,42 @@ class RedisJournal:
         self._has_answered = True
         return answer
 
-    def _connected_client(self) -> Any:
+    async def _of_loop(self) -> _OfLoop:
         """The client of this process and event loop, as connections outlive neither."""
-        if self._client is None or not self._client_is_usable():
-            self._client_home = os.getpid(), asyncio.get_running_loop()
-            self._locks = WeakValueDictionary()
+        here = _here()
+        if (of_loop := self._of_loops.get(here)) is None:
+            for process, loop in tuple(self._of_loops):
+                if loop.is_closed():
+                    self._of_loops.pop((process, loop), None)
             # This pool lets calls wait for a connection; redis-py's default pool would raise.
             pool = self._pool.from_url(self._url, max_connections=MAX_CONNECTIONS, timeout=None)
-            self._client = self._redis.from_pool(pool)
-        return self._client
+            client = self._redis.from_pool(pool)
+            of_loop = self._of_loops[here] = _OfLoop(client, self._kept_open(client, here))
+            await anext(of_loop.open)
+        return of_loop
 
-    def _client_is_usable(self) -> bool:
-        return self._client_home == (os.getpid(), asyncio.get_running_loop())
+    async def _kept_open(
+        self, client: Any, here: tuple[int, asyncio.AbstractEventLoop]
+    ) -> AsyncGenerator[None, None]:
+        """Close the client when this is closed, as ``asyncio.run`` closes generators at its end."""
+        try:
+            yield
+        finally:
+            self._of_loops.pop(here, None)
+            await client.aclose()
+
+
+@dataclass
+class _OfLoop:
+    """What one event loop uses: a client with a pool, and the locks of runs that are written."""
+
+    client: Any
+    open: AsyncGenerator[None, None]
+    locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+
+def _here() -> tuple[int, asyncio.AbstractEventLoop]:
+    return os.getpid(), asyncio.get_running_loop()
 
 
 def _arguments(lease: Lease) -> tuple[str, int]:

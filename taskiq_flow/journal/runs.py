@@ -17,12 +17,23 @@ from taskiq_flow.values.stored import StoredValues
 
 
 class JournaledRuns:
-    """The journal of an engine, if it has one, for the runs of the engine's graph."""
+    """The journal of an engine, if it has one, for the runs of the engine's graph.
 
-    def __init__(self, journal: Journal | None, dag: DAG, values: StoredValues) -> None:
+    ``is_of_many``: the graph is one that runs for each of many inputs.
+    """
+
+    def __init__(
+        self,
+        journal: Journal | None,
+        dag: DAG,
+        values: StoredValues,
+        *,
+        is_of_many: bool = False,
+    ) -> None:
         self._journal = journal
         self._values = values
         self._dag = dag
+        self._is_of_many = is_of_many
         self._fingerprinted: tuple[Plan, Fingerprints] | None = None
 
     @property
@@ -34,6 +45,10 @@ class JournaledRuns:
                 "ExecutionEngine(..., journal=SqliteJournal('runs.db')), before the first run"
             )
         return self._journal
+
+    def of_many(self, graph: DAG) -> JournaledRuns:
+        """The same journal, for runs of a graph that runs for each of many inputs."""
+        return JournaledRuns(self._journal, graph, self._values, is_of_many=True)
 
     def new_log(
         self,
@@ -54,7 +69,9 @@ class JournaledRuns:
             return None
         nodes = self._fingerprints()
         values = self._values if values is None else values
-        records = initial_records(values, nodes, inputs, outputs, results)
+        records = initial_records(
+            values, nodes, inputs, outputs, results, is_of_many=self._is_of_many
+        )
         return LogWriter(journal, run_id, values, records, Head(self._dag.name, parent))
 
     def old_log(self, run_id: str) -> LogWriter[Any]:

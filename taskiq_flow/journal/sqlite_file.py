@@ -86,6 +86,15 @@ class SqliteFile:
         # SQLite calls block. This thread makes all of them.
         self._thread: ThreadPoolExecutor | None = None
 
+    def is_written(self) -> bool:
+        """Whether there is a file, and something in it."""
+        try:
+            return self.path.stat().st_size > 0
+        except FileNotFoundError:
+            return False
+        except OSError:  # opening it says what is wrong
+            return True
+
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call ``work`` with the connection, in a transaction; return what it returns."""
         result = await self.read(lambda connection: _in_transaction(connection, work))

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from taskiq_flow.dataflow.axes import parted
 from taskiq_flow.events import (
     ElementsKnown,
     Event,
@@ -22,6 +20,7 @@ from taskiq_flow.events import (
     RunStarted,
 )
 from taskiq_flow.previews import printable
+from taskiq_flow.views.node_view import ElementsView, depth_of, name_of_map
 
 RunState = Literal["running", "interrupted", "completed", "failed", "cancelled"]
 """``"interrupted"``: the run has not ended, and no engine has it any more."""
@@ -75,21 +74,6 @@ class Head:
     is_resumable: bool = True
 
 
-_TOLD_APART = {ElementsKnown, RunStarted, RunFinished}
-"""Events that are more to a summary than one of their kind."""
-
-
-@dataclass(slots=True)
-class _Elements:
-    """How many elements of a mapped node are known, and have ended.
-
-    Elements of what a generator gives may have ended before it is known how many there are.
-    """
-
-    known: int = 0
-    ended: int = 0
-
-
 class SummaryWriter:
     """Keeps the summary of a run that is in progress. ``seq``: of its last event."""
 
@@ -102,52 +86,48 @@ class SummaryWriter:
         self._outcome: Outcome | None = None
         self._ended: float | None = None
         self._levels: dict[str, int] = {}
-        self._elements: dict[str, _Elements] = {}
+        self._elements: dict[str, ElementsView] = {}
+        self._is_continued = False
+        self._offset: float | None = None  # between ``Event.at`` and ``started`` or ``ended``
         self._total = self._completed = self._failed = self._skipped = 0
 
     def go_on_after(self, earlier: RunSummary) -> None:
         """Continue a run of which this is the summary."""
+        self._is_continued = True
         self.seq, self.started = earlier.seq, earlier.started or self.started
-        self._head = replace(self._head, parent=earlier.parent)
+        name = earlier.name if self._head.name is None else self._head.name
+        self._head = replace(self._head, name=name, parent=earlier.parent)
         self._total, self._completed = earlier.total, earlier.completed
         self._failed, self._skipped = earlier.failed, earlier.skipped
 
     def apply(self, events: Sequence[Event]) -> None:
         """Take in the next events, of which there is one at least."""
-        kinds = Counter(map(type, events))
-        if self._levels or not _TOLD_APART.isdisjoint(kinds):
-            for event in events:
-                self._apply_one(event)
-        else:  # most often: to count is enough
-            self._completed += kinds[NodeCompleted]
-            self._failed += kinds[NodeFailed]
-            self._skipped += kinds[NodeSkipped]
+        for event in events:
+            if (apply := self._APPLY.get(type(event))) is not None:
+                apply(self, event)
         self.seq = events[-1].seq
 
-    def _apply_one(self, event: Event) -> None:
-        if isinstance(event, NodeCompleted):
-            self._completed += 1
-            if event.index is not None:
-                self._elements_of(event.task_name).ended += 1
-        elif isinstance(event, (NodeFailed, NodeSkipped)):
-            self._count_missing(event)
-        elif isinstance(event, ElementsKnown):
-            self._known(event)
-        elif isinstance(event, RunStarted):
-            self._begin(event)
-        elif isinstance(event, RunFinished):
-            self._outcome, self._ended = event.outcome, time.time()
+    def _complete(self, event: NodeCompleted) -> None:
+        self._completed += 1
+        if event.index is not None:
+            self._elements_of(event.task_name).end("completed")
+
+    def _finish(self, event: RunFinished) -> None:
+        self._outcome = event.outcome
+        self._ended = time.time() if self._offset is None else event.at + self._offset
 
     def _begin(self, event: RunStarted) -> None:
         """An engine begins, or goes on: it tells once more of what earlier ones have completed."""
+        # A run has taken as long as its events say, whenever they are written.
+        self._offset = (event.time if self._is_continued else self.started) - event.at
         self._levels = dict(event.mapped)
-        self._elements = {name: _Elements() for name in event.mapped}
+        self._elements = {name: ElementsView(levels) for name, levels in event.mapped.items()}
         self._total = len(event.task_names) - len(event.mapped)
         self._completed = self._failed = self._skipped = 0
 
-    def _elements_of(self, name: str) -> _Elements:
-        """The elements of a mapped node, given the name of one of them."""
-        return self._elements.setdefault(name[: name.rindex("[")], _Elements())
+    def _elements_of(self, name: str) -> ElementsView:
+        """The elements of a mapped node, given the name of one of them, or of a list of them."""
+        return self._elements.setdefault(name_of_map(name), ElementsView())
 
     def _count_missing(self, event: NodeFailed | NodeSkipped) -> None:
         """A node or an element has no result. A list that will have no elements counts as one."""
@@ -155,23 +135,28 @@ class SummaryWriter:
             self._failed += 1
         else:
             self._skipped += 1
-        name, path = (event.task_name, ()) if event.index is None else parted(event.task_name)
-        if (elements := self._elements.get(name)) is not None:
-            elements.ended += 1
-            elements.known += len(path) < self._levels.get(name, 1)
+        name = event.task_name
+        if event.index is not None:
+            elements, depth = self._elements_of(name), depth_of(name)
+        elif name in self._elements:
+            elements, depth = self._elements[name], 0
+        else:
+            return
+        if depth < elements.levels:
+            elements.tell_missing(depth)
+        elements.end("failed" if isinstance(event, NodeFailed) else "skipped")
 
     def _known(self, event: ElementsKnown) -> None:
         """A list of elements, or one of lists, which are counted when they are known."""
-        name, depth = event.task_name, 0
-        if name not in self._levels:
-            name, path = parted(name)
-            depth = len(path)
-        if depth + 1 >= self._levels.get(name, 1):
-            self._elements.setdefault(name, _Elements()).known += event.count
+        name = event.task_name
+        if name in self._levels:
+            self._elements[name].tell(0, event.count)
+        else:
+            self._elements_of(name).tell(depth_of(name), event.count)
 
     def summary(self) -> RunSummary:
         """The summary after the events so far."""
-        total = self._total + sum(max(e.known, e.ended) for e in self._elements.values())
+        total = self._total + sum(elements.known for elements in self._elements.values())
         return RunSummary(
             self._run_id,
             self._outcome or "running",
@@ -188,3 +173,12 @@ class SummaryWriter:
             None if self._head.parent is None else printable(self._head.parent),
             self._head.is_resumable,
         )
+
+    _APPLY: ClassVar[Mapping[type, Callable[[SummaryWriter, Any], None]]] = {
+        RunStarted: _begin,
+        NodeCompleted: _complete,
+        NodeFailed: _count_missing,
+        NodeSkipped: _count_missing,
+        ElementsKnown: _known,
+        RunFinished: _finish,
+    }

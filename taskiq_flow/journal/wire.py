@@ -51,17 +51,19 @@ class LineWriter:
             kind = type(event)
             if kind is NodeStarted:
                 about = attempts[event.task_id, event.attempt] = _attempt(event)
-                lines.append(f'{start}{event.seq},"type":"node.sent","at":{event.at!r},{about}}}\n')
+                lines.append(
+                    f'{start}{event.seq},"type":"node.sent","at":{event.at:.9f},{about}}}\n'
+                )
             elif kind is NodeBegan:
                 about = attempts.get((event.task_id, event.attempt)) or _attempt(event)
                 lines.append(
-                    f'{start}{event.seq},"type":"node.began","at":{event.at!r},{about},'
+                    f'{start}{event.seq},"type":"node.began","at":{event.at:.9f},{about},'
                     f'"worker":{_worker(event.worker)}}}\n'
                 )
             elif kind is NodeCompleted:
                 about = attempts.pop((event.task_id, event.attempt), "") or _attempt(event)
                 lines.append(
-                    f'{start}{event.seq},"type":"node.completed","at":{event.at!r},{about},'
+                    f'{start}{event.seq},"type":"node.completed","at":{event.at:.9f},{about},'
                     f"{_result(event)}}}\n"
                 )
             else:
@@ -82,9 +84,9 @@ def _attempt(event: NodeStarted | NodeBegan | NodeCompleted) -> str:
 
 def _result(event: NodeCompleted) -> str:
     queued, ran, value = event.queued, event.ran, event.result
-    times = "" if queued is None else f'"queued":{queued!r},'
+    times = "" if queued is None else f'"queued":{queued:.9f},'
     if ran is not None:
-        times += f'"ran":{ran!r},'
+        times += f'"ran":{ran:.9f},'
     text = short_text(value)
     if text is not None:
         return (
@@ -146,6 +148,7 @@ def _run_started(run_id: str, e: Content) -> Event:
         e["tasks"],
         _tuples(e["outputs"]),
         seq=e["seq"],
+        kind=e.get("kind", "dataflow"),
     )
 
 

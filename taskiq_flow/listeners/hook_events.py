@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Literal
 
 from taskiq_flow.errors import ConfigurationError
+from taskiq_flow.events import GraphKind
 
 EVENT_TYPES = (
     "pipeline_start",
@@ -24,15 +25,16 @@ EVENT_TYPES = (
 class PipelineStartEvent:
     """A run has started, or an engine goes on with it.
 
-    ``pipeline_id``: the run's id. ``timestamp``: when, in UTC. ``input``: ``None`` for a run of an
-    engine, which does not tell its listeners.
+    ``pipeline_id``: the run's id. ``timestamp``: when, in UTC. ``pipeline_type``: ``"sequential"``
+    for a run of a ``Pipeline``, ``"dataflow"`` for those of other graphs. ``input``: ``None`` for
+    a run of an engine, which does not tell its listeners.
     """
 
     type: ClassVar[str] = "pipeline_start"
 
     pipeline_id: str
     timestamp: datetime
-    pipeline_type: str = "dataflow"
+    pipeline_type: GraphKind = "dataflow"
     input: Any = None
 
 

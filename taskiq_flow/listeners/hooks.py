@@ -132,7 +132,11 @@ class HookManager:
             run = self._runs[event.run_id] = _Run.of(event)
         match event:
             case RunStarted():
-                yield PipelineStartEvent(pipeline_id=run.id, timestamp=run.timestamp(event.at))
+                yield PipelineStartEvent(
+                    pipeline_id=run.id,
+                    timestamp=run.timestamp(event.at),
+                    pipeline_type=event.kind,
+                )
             case NodeStarted():
                 yield run.begin(event)
             case NodeCompleted() | NodeFailed() | NodeSkipped():

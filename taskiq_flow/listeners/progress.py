@@ -67,13 +67,19 @@ class Progress:
 
     def on_event(self, event: Event) -> None:
         """Apply an event to the view of its run, which is shown a little later."""
+        self.on_events([event])
+
+    def on_events(self, events: Sequence[Event]) -> None:
+        """Apply events of one run to its view."""
         with self._lock:
             if self._is_closed:
                 return
-            run = self._runs.get(event.run_id)
+            run_id = events[0].run_id
+            run = self._runs.get(run_id)
             if run is None:
-                run = self._runs[event.run_id] = _Run(RunView(), asyncio.get_running_loop())
-            run.view.apply(event)
+                run = self._runs[run_id] = _Run(RunView(), asyncio.get_running_loop())
+            for event in events:
+                run.view.apply(event)
             if run.view.ended_at is not None:
                 self._end(run)
             elif run.timer is None:

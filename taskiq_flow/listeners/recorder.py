@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 from taskiq_flow.errors import (
     ConfigurationError,
@@ -20,7 +19,7 @@ from taskiq_flow.events import Event, RunFinished
 from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.lease import new_owner
 from taskiq_flow.journal.news import NewsWriter
-from taskiq_flow.journal.protocol import EventJournal, Journal, Lease, stores_events
+from taskiq_flow.journal.protocol import EventJournal, Journal, Lease, News, stores_events
 from taskiq_flow.journal.summary import Head
 
 logger = logging.getLogger("taskiq_flow")
@@ -69,34 +68,39 @@ class Recorder:
 
     def on_event(self, event: Event) -> Awaitable[None] | None:
         """Hold an event, which is written a little later. The last one is waited for."""
-        run = self._runs.get(event.run_id)
+        return self.on_events([event])
+
+    def on_events(self, events: Sequence[Event]) -> Awaitable[None] | None:
+        """Hold events of one run."""
+        run_id = events[0].run_id
+        run = self._runs.get(run_id)
         if run is None:
-            run = self._runs[event.run_id] = _Recording(self.journal, event.run_id, self._name)
-        if len(run.events) == MOST_EVENTS:
-            run.left_out()
-        run.events.append(event)
-        if type(event) is RunFinished:
-            del self._runs[event.run_id]
+            run = self._runs[run_id] = _Recording(self.journal, run_id, self._name)
+        run.add(events)
+        if type(events[-1]) is RunFinished:
+            del self._runs[run_id]
             return run.finish()
         return None
 
 
 class _Recording:
-    """One run that is recorded. ``events``: those that are not written yet."""
+    """One run that is recorded."""
 
     def __init__(self, journal: EventJournal, run_id: str, name: str | None) -> None:
-        self.events: deque[Event] = deque(maxlen=MOST_EVENTS)
         self._journal = journal
         self._run_id = run_id
         self._lease = Lease(new_owner())
         self._news = NewsWriter(run_id, Head(name, is_resumable=False), wake=lambda: None)
-        self._news.take_from(self._take)
         self._ends = asyncio.Event()
         self._has_warned = self._has_failed = False
-        self._task = asyncio.get_running_loop().create_task(self._write())
+        self._task = asyncio.get_running_loop().create_task(self._write(self._news.first()))
 
-    def left_out(self) -> None:
-        """The journal is too slow: the oldest event is not written."""
+    def add(self, events: Sequence[Event]) -> None:
+        """Write events with the next batch. If the journal is too slow, the oldest are left out."""
+        self._news.on_events(events)
+        if self._news.held <= MOST_EVENTS:
+            return
+        self._news.leave_out(MOST_EVENTS)
         if not self._has_warned and not self._has_failed:
             self._has_warned = True
             logger.warning(
@@ -114,14 +118,9 @@ class _Recording:
             self._task.cancel()
             raise
 
-    def _take(self) -> list[Event]:
-        events = list(self.events)
-        self.events.clear()
-        return events
-
-    async def _write(self) -> None:
+    async def _write(self, first: News) -> None:
         try:
-            await self._create()
+            await self._create(first)
             renewed_at = asyncio.get_running_loop().time()
             while not self._ends.is_set():
                 with contextlib.suppress(TimeoutError):
@@ -143,9 +142,8 @@ class _Recording:
             with contextlib.suppress(Exception):  # then the lease expires
                 await self._journal.release(self._run_id, self._lease)
 
-    async def _create(self) -> None:
+    async def _create(self, first: News) -> None:
         """Create the run, in place of one that was recorded under the same run id."""
-        first = self._news.first()
         try:
             await self._journal.create(self._run_id, self._lease, None, first)
         except RunLockedError:

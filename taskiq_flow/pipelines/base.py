@@ -130,7 +130,8 @@ class RunnablePipeline(ABC):
 
         Do so in a module that workers import. The task has the arguments of ``kiq`` and the result
         of the pipeline. taskiq's own schedulers can send it: ``labels`` may have a ``schedule``.
-        The worker that executes it waits for the steps, which it or another worker executes.
+        The worker that executes it waits for the steps, which it or another worker executes. In
+        lists of runs, ``name`` is the name of the pipeline's graph.
 
         Raises ``ConfigurationError`` if the broker has a task of this name, or the pipeline another
         name.
@@ -164,6 +165,7 @@ class RunnablePipeline(ABC):
 
         self._task = self._broker.register_task(run_pipeline, task_name=name, **labels)
         globals().pop(run_pipeline.__name__, None)  # where taskiq puts it, for process pools
+        self._changed()
         return self._task
 
     @property
@@ -221,6 +223,8 @@ class RunnablePipeline(ABC):
 
     def _engine(self, dag: DAG) -> ExecutionEngine:
         """An engine that runs a graph with the options of this pipeline."""
+        if self._task is not None:
+            dag.name = self._task.task_name
         listeners = self._listeners
         if self._has_context:
             listeners = (*listeners, ContextLabels(self._execution_mode))

@@ -21,7 +21,7 @@ class PipelineContext:
 
     taskiq makes one for a parameter ``context: PipelineContext = TaskiqDepends()``.
     ``pipeline_id``: of the run. ``step_index``: the place of the step, from 0 on. ``task_id``: of
-    the task. ``execution_mode``: ``"pipeline"`` or ``"dataflow"``. ``started_at``: when the run
+    the task. ``execution_mode``: ``"sequential"`` or ``"dataflow"``. ``started_at``: when the run
     began, in UTC. ``broker``: that of the worker.
 
     Raises ``PipelineError`` in a task that no such pipeline has sent: the task fails with it.

@@ -77,7 +77,7 @@ class Pipeline(RunnablePipeline, Generic[T]):
     sum 10
     """
 
-    _execution_mode = "pipeline"
+    _execution_mode = "sequential"
 
     def __init__(
         self: Pipeline[Any],
@@ -113,7 +113,7 @@ class Pipeline(RunnablePipeline, Generic[T]):
 
         That is its first argument, or the one that ``param_name`` names; ``args`` and ``kwargs``
         are the others, the same in every run. ``param_name=-1``: as ``call_after``. Raises
-        ``BindingError`` if the task cannot be called so.
+        ``BindingError`` if the task cannot be called so; of the first step, whatever ``kiq`` gives.
 
         >>> pipeline = Pipeline(InMemoryBroker()).call_next(abs).call_next(pow, 2, mod=10)
         >>> async def main():
@@ -225,6 +225,8 @@ class Pipeline(RunnablePipeline, Generic[T]):
             call.check()
             if self._steps:
                 call.bound(Taken(("result",)))
+            else:
+                call.check_first(is_mapped=isinstance(step, Step) and step.kind != "call")
         self._steps.append(step)
         return cast("Pipeline[Any]", self._changed())
 

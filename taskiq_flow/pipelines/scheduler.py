@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -27,6 +28,9 @@ from taskiq_flow.pipelines.jobs import MemorySchedules, PipelineJob
 from taskiq_flow.suggestions import suggests_keywords
 
 logger = logging.getLogger("taskiq_flow")
+
+_sending: ContextVar[asyncio.Task[Any] | None] = ContextVar("sending", default=None)
+"""The asyncio task that sends, or has sent, the job by which the present code runs."""
 
 _MOMENTS = (
     [datetime(2024, 1, 1, 0, minute, tzinfo=UTC) for minute in range(60)],
@@ -356,19 +360,20 @@ class PipelineScheduler(TaskiqScheduler):
     async def shutdown(self, wait: bool = True) -> None:
         """Send no more jobs. ``wait``: until those have been sent that are being sent.
 
-        Runs of pipelines go on. The broker is shut down if ``start`` or ``taskiq scheduler`` has
-        started it.
+        Runs of pipelines go on, also one that calls this. The broker is shut down if ``start`` or
+        ``taskiq scheduler`` has started it.
         """
         loop, self._loop = self._loop, None
         if loop is None:
             if self._is_run_by_taskiq:
                 await super().shutdown()
             return
+        calling = _sending.get()  # which ends after this if a broker runs the job's task in place
         try:
-            if wait and self._sending:
-                await asyncio.wait(tuple(self._sending))
+            if wait and (others := self._sending - {calling}):
+                await asyncio.wait(others)
         finally:  # also for one who does not wait so long
-            tasks = (loop, *self._sending)
+            tasks = (loop, *(self._sending - {calling}))
             for task in tasks:
                 task.cancel()
             await to_the_end(asyncio.wait(tasks))
@@ -382,6 +387,7 @@ class PipelineScheduler(TaskiqScheduler):
         if current is not None:
             self._sending.add(current)
             current.add_done_callback(self._sending.discard)
+            _sending.set(current)
         job = PipelineJob.of(task)
         if job is not None and not _is_in_time(job):
             logger.warning(

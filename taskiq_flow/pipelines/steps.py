@@ -47,8 +47,18 @@ class Call:
                 "parameter, None for the first one, or -1 for none"
             )
 
-    def bound(self, taken: Taken) -> tuple[dict[str, str] | list[str], dict[str, Any]]:
-        """The ``inputs`` and the ``given`` of a node that takes keys. Raises ``BindingError``."""
+    def check_first(self, *, is_mapped: bool) -> None:
+        """Raise ``BindingError`` for a first step that no arguments of ``kiq`` make callable."""
+        takes_one = is_mapped or isinstance(self.param_name, str)
+        self.bound(Taken(("",) if takes_one else ()), may_lack=self.param_name != NOT_PASSED)
+
+    def bound(
+        self, taken: Taken, *, may_lack: bool = False
+    ) -> tuple[dict[str, str] | list[str], dict[str, Any]]:
+        """The ``inputs`` and the ``given`` of a node that takes keys. Raises ``BindingError``.
+
+        ``may_lack``: whether more values are given later.
+        """
         parameters = self._parameters()
         if self.param_name == NOT_PASSED:
             taken = Taken()
@@ -73,6 +83,8 @@ class Call:
             meant = did_you_mean(odd[0], known)
             raise self._error(f"has no parameter {odd[0]!r}{meant}", odd[0])
         required = [p for p in parameters if p.default is p.empty and _is_single(p)]
+        if may_lack:
+            return inputs, given
         if missing := [p.name for p in required if p.name not in inputs and p.name not in given]:
             raise self._error(f"lacks {missing[0]!r}", missing[0])
         return inputs, given
@@ -258,6 +270,7 @@ def compiled(steps: Sequence[Step | Group], positional: int, names: Iterable[str
 def _graph(steps: Sequence[Step | Group], taken: Taken) -> tuple[DAG, str]:
     """The nodes of all steps, and the key of the last one's result."""
     dag = DAG()
+    dag.kind = "sequential"
     node: DAGNode | None = None
     for step in steps:
         node = step.add_to(dag, taken, node)

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.options import most_parallel
 from taskiq_flow.events import NodeStarted
+from taskiq_flow.testing.flows import Flow, parts_of
 from taskiq_flow.testing.outcome import RunOutcome
 from taskiq_flow.testing.running import perform
 from taskiq_flow.testing.stage import Stage
@@ -49,7 +49,7 @@ class OrdersChecked:
 
 
 def check_orders(
-    dag: DAG,
+    dag: Flow,
     inputs: Mapping[str, Any] | None,
     check: Callable[[RunOutcome], object],
     *,
@@ -61,7 +61,7 @@ def check_orders(
     outputs: Iterable[str] | None = None,
     **options: Any,
 ) -> OrdersChecked:
-    """Run a graph in each order in which its nodes may complete, and check each run.
+    """Run a graph or a pipeline in each order in which nodes may complete, and check each run.
 
     ``check(outcome)`` fails by raising, or by returning ``False``. ``order``: run this order only,
     by names of nodes and elements; when it is at its end, nodes complete as they were sent.
@@ -90,7 +90,8 @@ check_orders(dag, inputs, check, order=['b'])
     if not callable(check):
         raise TypeError(f"check is {check!r}; give a function of a RunOutcome")
     wanted = None if outputs is None else list(outputs)
-    stage = Stage(dag, replace or {}, _Turns(_first), options=options)
+    graph, options = parts_of(dag, options)
+    stage = Stage(graph, replace or {}, _Turns(_first), options=options)
 
     def trial(choose: _Choose) -> _Trial:
         if setup is not None:

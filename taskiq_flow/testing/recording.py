@@ -12,11 +12,11 @@ from typing import Any
 
 from taskiq import AsyncBroker, TaskiqMessage, TaskiqMiddleware
 
-from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.engine.results import store_result
 from taskiq_flow.events import Index, Item
 from taskiq_flow.execution_engine import ExecutionEngine
+from taskiq_flow.testing.flows import Flow, parts_of
 from taskiq_flow.testing.outcome import RunOutcome
 from taskiq_flow.testing.recording_file import Recording, written
 from taskiq_flow.testing.running import perform
@@ -27,13 +27,15 @@ from taskiq_flow.values.digest import digest_of
 async def record(
     path: str | os.PathLike[str],
     broker: AsyncBroker,
-    dag: DAG,
+    dag: Flow,
     inputs: Mapping[str, Any] | None = None,
     *,
     outputs: Iterable[str] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Run a graph as ``ExecutionEngine(broker, dag, **options)`` does, and write what nodes give.
+
+    A pipeline is run on ``broker`` as well, with its other options.
 
     The file, which is JSON, has the inputs, and for each attempt of a node or an element its
     result or its error, a digest of its arguments, and when it ended. It is written when the run
@@ -52,12 +54,13 @@ async def record(
     >>> replay("run.json", dag).results
     {'words': ['ebb', 'and', 'flow']}
     """
+    graph, options = parts_of(dag, options)
     if options.get("pass_by", "value") != "value":
         raise ValueError(f"pass_by={options['pass_by']!r} cannot be recorded; leave it out")
     log, sent = EventLog(), _SentArguments()
     listeners = [*options.get("listeners", ()), log]
-    engine = ExecutionEngine(broker, dag, **{**options, "listeners": listeners})
-    generators = {node.task_name for node in dag.nodes if node.gives_items}
+    engine = ExecutionEngine(broker, graph, **{**options, "listeners": listeners})
+    generators = {node.task_name for node in graph.nodes if node.gives_items}
     results: dict[str, Any] = {}
     items: defaultdict[str, list[tuple[float, Any]]] = defaultdict(list)
     broker.middlewares = [*broker.middlewares, sent]
@@ -66,27 +69,27 @@ async def record(
         async with aclosing(stream):
             async for name, value in stream:
                 if not isinstance(value, Item):
-                    store_result(dag, results, name, value)
+                    store_result(graph, results, name, value)
                 elif name in generators:
                     at = asyncio.get_running_loop().time()
                     items[_element_of(name, value.index)].append((at, value.value))
     finally:
         broker.middlewares = [m for m in broker.middlewares if m is not sent]
         if log.events:
-            text = written(broker, dag, inputs or {}, log, sent.digests, items)
+            text = written(broker, graph, inputs or {}, log, sent.digests, items)
             await asyncio.to_thread(Path(path).write_text, text, encoding="utf-8")
     return results
 
 
 def replay(
     path: str | os.PathLike[str],
-    dag: DAG,
+    dag: Flow,
     inputs: Mapping[str, Any] | None = None,
     *,
     outputs: Iterable[str] | None = None,
     **options: Any,
 ) -> RunOutcome:
-    """Run a graph on a virtual clock with recorded results in place of executions.
+    """Run a graph or a pipeline on a virtual clock with recorded results in place of executions.
 
     Each attempt ends as it has when it was recorded, as many seconds after the beginning of the
     run. ``inputs``: the recorded ones if left out. ``outputs``, ``options``: as of ``run``.
@@ -94,8 +97,9 @@ def replay(
     Raises ``ReplayError`` if a node is run that has not been recorded, or with other arguments
     than those recorded, and for a file that is no recording. Otherwise like ``run``.
     """
-    recording = Recording(path, dag)
-    stage = Stage(dag, {}, lambda _: nullcontext(), _Answers(recording).call, options)
+    graph, options = parts_of(dag, options)
+    recording = Recording(path, graph)
+    stage = Stage(graph, {}, lambda _: nullcontext(), _Answers(recording).call, options)
     stage.broker.add_middlewares(_CheckedArguments(recording))
     given = recording.inputs if inputs is None else inputs
     outcome = perform(stage, given, outputs)

@@ -10,18 +10,17 @@ from typing import Any
 
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.options import Seconds, in_seconds
-from taskiq_flow.engine.arguments import check_graph
 from taskiq_flow.engine.run_spec import Items
-from taskiq_flow.errors import MissingNodeError
 from taskiq_flow.events import NodeStarted
+from taskiq_flow.testing.flows import Flow, parts_of
 from taskiq_flow.testing.outcome import RunOutcome, outcome_of
 from taskiq_flow.testing.shared_values import SharedValues
-from taskiq_flow.testing.stage import Stage, Turn
+from taskiq_flow.testing.stage import Stage, Turn, no_such_node
 from taskiq_flow.testing.virtual_clock import HangingError, run_on_clock
 
 
 def run(
-    dag: DAG,
+    dag: Flow,
     inputs: Mapping[str, Any] | None = None,
     *,
     replace: Mapping[str, Any] | None = None,
@@ -31,8 +30,9 @@ def run(
     items: Items = False,
     **options: Any,
 ) -> RunOutcome:
-    """Run a graph on a virtual clock, without a server, and return how it has gone.
+    """Run a graph or a pipeline on a virtual clock, without a server, and return how it has gone.
 
+    The options of a pipeline hold, except for its broker; its inputs are those of ``pipeline.dag``.
     ``replace``: by name of a node, what stands in for its task: a function that is called as the
     task would be, an exception to be raised, or any other value to be given. ``takes``: how long
     each execution takes, in virtual seconds or as a ``timedelta``; one for all, or by name of a
@@ -59,11 +59,11 @@ def run(
     >>> outcome.failures, outcome.attempts["fetch"]
     ({'fetch': OSError('away')}, 2)
     """
-    check_graph(dag)
-    turn = _seconds_of(dag, takes)
+    graph, options = parts_of(dag, options)
+    turn = _seconds_of(graph, takes)
     if not check_values:
         return perform(
-            Stage(dag, replace or {}, turn, options=options), inputs, outputs, items=items
+            Stage(graph, replace or {}, turn, options=options), inputs, outputs, items=items
         )
     if options.get("values") != "shared":
         raise ValueError(
@@ -71,7 +71,7 @@ def run(
             "its own; leave it out, or give both"
         )
     shared = SharedValues(inputs or {})
-    stage = Stage(dag, replace or {}, turn, shared.call, options)
+    stage = Stage(graph, replace or {}, turn, shared.call, options)
     outcome = perform(stage, inputs, outputs, items=items)
     shared.check()
     return outcome
@@ -142,11 +142,7 @@ def _seconds_of(dag: DAG, takes: Seconds | Mapping[str, Seconds]) -> Turn:
     node_of = dag.plan().node_of
     for name in by_name:
         if node_of(name) not in names:
-            raise MissingNodeError(
-                f"takes= has {name!r}, and the graph has no such node; it has "
-                f"{', '.join(map(repr, names))}",
-                reference=name,
-            )
+            raise no_such_node("takes", name, names)
 
     sleeps = _Sleeps()
 

@@ -12,24 +12,30 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
+    Sequence,
 )
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
 
+from taskiq_flow.dataflow.axes import node_name
 from taskiq_flow.dataflow.binding import Task, original_function, task_info
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.node import DAGNode, default_name
+from taskiq_flow.dataflow.type_check import returned_type
 from taskiq_flow.dispatch.callables import annotations_of
 from taskiq_flow.engine.arguments import check_graph
+from taskiq_flow.errors import MissingNodeError
 from taskiq_flow.events import Event, NodeStarted
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.journal import RedisJournal, SqliteJournal
 from taskiq_flow.processes.in_process import runs_in_process
+from taskiq_flow.suggestions import did_you_mean
 from taskiq_flow.testing.brokers import copy_dependencies
+from taskiq_flow.values.fitting import Fit, misfit, name_of
 
 executing: ContextVar[NodeStarted] = ContextVar("executing")
 """The attempt that the current asyncio task executes."""
@@ -126,7 +132,7 @@ class Stage:
         self.log = EventLog()
         self.in_flight: dict[str, None] = {}
         self._call = call
-        stand_ins = {dag.get_node(name): stand_in for name, stand_in in replace.items()}
+        stand_ins = {_node_in(dag, name): stand_in for name, stand_in in replace.items()}
         for node in dag.nodes:
             self.dag.add_node(self._staged(node, stand_ins))
         for node, before in dag.resolved_orderings().items():
@@ -156,6 +162,7 @@ class Stage:
     def _task(self, node: DAGNode, function: Callable[..., Any], *, injects: bool = True) -> Task:
         """The task of a node, executed here, with this function in place of its own."""
         call = self._call
+        fitting = _as_it_is if injects else _fitting_item(node)
 
         async def execute(*args: Any, **kwargs: Any) -> Any:
             with self._executing():
@@ -169,7 +176,7 @@ class Stage:
                     async for item in items:
                         async with self.turn(executing.get()):
                             pass
-                        yield item
+                        yield fitting(item)
 
         wrapper: Any = execute_generator if node.is_generator else execute
         own, info = original_function(node.task), task_info(node.task)
@@ -215,6 +222,29 @@ class Stage:
         return copied
 
 
+def _node_in(dag: DAG, name: str) -> DAGNode:
+    """The node of which ``replace=`` has a name. Raises ``MissingNodeError``."""
+    names = [node.task_name for node in dag.nodes]
+    if name in names:
+        return dag.get_node(name)
+    whole = node_name(str(name))
+    if whole in names:
+        raise MissingNodeError(
+            f"replace= has {name!r}, an element; replace its node {whole!r}, whose stand-in is "
+            "called for each element with its values",
+            reference=name,
+        )
+    raise no_such_node("replace", name, names)
+
+
+def no_such_node(argument: str, name: str, names: Sequence[str]) -> MissingNodeError:
+    """The error of an argument that has a name which none of the nodes has."""
+    hint = did_you_mean(str(name), names) or f"; it has {', '.join(map(repr, names)) or 'none'}"
+    return MissingNodeError(
+        f"{argument}= has {name!r}, and the graph has no such node{hint}", reference=name
+    )
+
+
 def _own_function(task: Task) -> Callable[..., Any]:
     function = original_function(task)
     return runs_in_process(function) or function
@@ -252,6 +282,30 @@ def _check_call(node: DAGNode, function: Callable[..., Any]) -> None:
             f"replace= has {function!r} for node {node.task_name!r}, whose task is called with "
             f"({', '.join(shown)}): {error}; give it the task's parameters, or give a value"
         ) from None
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _fitting_item(node: DAGNode) -> Callable[[Any], Any]:
+    """Has items of a generator's stand-in fit the annotation of the generator.
+
+    Items of the generator itself are given as they are, as everywhere.
+    """
+    of_list = get_args(returned_type(node))
+    fit = Fit.of(of_list[0]) if node.is_generator and of_list else None
+    if fit is None:
+        return _as_it_is
+    says = f"{node.task_name} is annotated to give items of {name_of(fit.annotation)}, and gave"
+
+    def convert(item: Any) -> Any:
+        try:
+            return fit.convert(item)
+        except Exception as error:  # whatever pydantic or a class's own code raises
+            raise misfit(says, item, error) from error
+
+    return convert
 
 
 async def _items(values: Any) -> AsyncGenerator[Any, None]:

@@ -36,6 +36,7 @@ from taskiq_flow.transport.nats_broker import (
     steady,
     steady_results,
 )
+from taskiq_flow.transport.nats_errors import naming_refusals, raise_if_refused
 from taskiq_flow.transport.protocol import (
     MOST_BYTES,
     REVOCATION_LIFE,
@@ -139,8 +140,11 @@ class NatsNotifier:
         async def handle(message: Msg) -> None:
             hear(message.data)
 
-        await self._connected.subscribe(channel, cb=handle)
-        await self._connected.flush()
+        client = self._connected
+        before = client.last_error
+        await client.subscribe(channel, cb=handle)
+        await client.flush()
+        raise_if_refused(client, before)
 
     @property
     def is_listening(self) -> bool:
@@ -153,12 +157,14 @@ class NatsNotifier:
 
     async def revoke(self, run: str) -> None:
         """Tell every worker that a run is over, also those that are not connected now."""
-        bucket = await self._revoked()
-        await bucket.put(run.encode().hex(), b"")
+        with naming_refusals(self._connected):
+            bucket = await self._revoked()
+            await bucket.put(run.encode().hex(), b"")
 
     async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
         """Hear of all runs in the bucket, and of those that come to it."""
-        await self._watch(hear)
+        with naming_refusals(self._connected):
+            await self._watch(hear)
         self._hearers.append(hear)
 
     async def _watch(self, hear: Callable[[str], None]) -> None:

@@ -38,6 +38,7 @@ from taskiq_flow.cleanup import until_ended
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.reconnect import listen_through_outages, retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries, Delivery, Listen, holding_ahead
+from taskiq_flow.transport.nats_errors import naming_refusals
 from taskiq_flow.transport.protocol import Backlog, Kick, Leftover, NothingWaits
 
 logger = logging.getLogger("taskiq_flow")
@@ -137,7 +138,8 @@ def kick_of(broker: AsyncBroker) -> Kick:
 
     async def kick(message: BrokerMessage) -> None:
         try:
-            await broker.kick(message)
+            with naming_refusals(nats_broker.client):
+                await broker.kick(message)
         except NoStreamResponseError:
             await nats_broker._add_or_reuse_stream()  # noqa: SLF001 - as when it starts
             await broker.kick(message)
@@ -180,7 +182,8 @@ def steady_results(backend: AsyncResultBackend[Any]) -> None:
             looking = asyncio.create_task(_config_of_results(nats_backend))
         config = await asyncio.shield(looking)
         try:
-            await set_result(task_id, result)
+            with naming_refusals(nats_backend.nats_client):
+                await set_result(task_id, result)
         except NotFoundError as error:
             logger.warning(
                 "the server has lost its results (%s); the bucket is created again", error
@@ -281,7 +284,8 @@ class JetStreamListener:
                 await until_ended([self._restoring], GRACE)
 
     async def _begin(self) -> AsyncGenerator[bytes | AckableMessage, None]:
-        await self._restore()
+        with naming_refusals(self._broker.client):
+            await self._restore()
         async with aclosing(self._listen()) as messages:
             async for message in messages:
                 yield message
@@ -294,7 +298,8 @@ class JetStreamListener:
         try:
             while True:
                 try:
-                    batch = await broker.consumer.fetch(broker.pull_consume_batch, timeout)
+                    with naming_refusals(broker.client):
+                        batch = await broker.consumer.fetch(broker.pull_consume_batch, timeout)
                 except NatsTimeoutError:
                     continue
                 # A message that is held already is delivered again if this process was suspended.

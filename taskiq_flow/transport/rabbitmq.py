@@ -26,7 +26,7 @@ from taskiq import AsyncBroker, AsyncResultBackend
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.errors import ConfigurationError
-from taskiq_flow.reconnect import retry_through_outage, text_of
+from taskiq_flow.reconnect import backoff_delays, retry_through_outage, text_of
 from taskiq_flow.transport.protocol import (
     MOST_BYTES,
     REVOCATION_LIFE,
@@ -71,8 +71,11 @@ CATCHING_UP = 3.0
 MOST_REVOCATIONS = 10_000
 """Revocations that the server stores. The oldest are dropped."""
 
-TURN = 0.1
-"""Seconds after which a worker tries again to read that queue while another one reads it."""
+TURN, LONGEST_TURN = 0.1, 1.0
+"""Seconds after which a worker tries again to read that queue while another one reads it.
+
+The pauses grow: each try costs the server a channel, and many workers may wait.
+"""
 
 GRACE = 1.0
 """Seconds that the notifier's tasks have to end after they were cancelled."""
@@ -245,8 +248,10 @@ class RabbitNotifier:
 
     async def _read_stored(self, hear: Callable[[bytes], None]) -> None:
         """Read the queue without removing anything. One worker at a time does that."""
-        while not await self._has_read(hear):  # noqa: ASYNC110 - others are other processes
-            await asyncio.sleep(TURN)
+        for pause in backoff_delays(TURN, LONGEST_TURN):
+            if await self._has_read(hear):
+                return
+            await asyncio.sleep(pause)
 
     async def _has_read(self, hear: Callable[[bytes], None]) -> bool:
         """Read the queue up to a message of our own, unless another worker reads it."""

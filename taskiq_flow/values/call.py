@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self
 from taskiq_flow.processes.own_thread import in_own_thread, listed_in_own_thread
 from taskiq_flow.values.fitting import Signature
 from taskiq_flow.values.isolation import NEVER_CHANGE, Take, refuse_once_only
+from taskiq_flow.values.listed import listed
 
 _COMMON = NEVER_CHANGE | {list, dict, tuple, set}
 """Types of results that are no iterators."""
@@ -202,7 +203,7 @@ def _call_for_items(
         own_args, own_kwargs = calling.arguments(call)
         if call.sink is not None:
             return await call.sink.drive(function(*own_args, **kwargs, **own_kwargs))
-        return [item async for item in function(*own_args, **kwargs, **own_kwargs)]
+        return await listed(function(*own_args, **kwargs, **own_kwargs))
 
     return call_for_items
 

@@ -127,7 +127,7 @@ class Signature:
             return fit.convert(value)
         except Exception as error:  # whatever pydantic or a class's own code raises
             takes = f"parameter {parameter!r} of {self._name} takes {name_of(fit.annotation)}"
-            raise _misfit(f"{takes}, and was given", value, error, parameter) from error
+            raise misfit(f"{takes}, and was given", value, error, parameter) from error
 
     def result(self, value: Any) -> Any:
         """The result of a call, converted if it does not fit.
@@ -141,12 +141,13 @@ class Signature:
             return fit.convert(value)
         except Exception as error:  # whatever pydantic or a class's own code raises
             returns = f"{self._name} is annotated to return {name_of(fit.annotation)}"
-            raise _misfit(f"{returns}, and returned", value, error) from error
+            raise misfit(f"{returns}, and returned", value, error) from error
 
 
-def _misfit(
+def misfit(
     what: str, value: Any, error: Exception, parameter: str | None = None
 ) -> AnnotationError:
+    """The error of a value that cannot be converted. ``what``: the annotation, and who has it."""
     text = f"{what} {_shown(value)}: {first_line(error)}"
     return AnnotationError(text, key=parameter, value_type=type(value))
 

@@ -139,10 +139,21 @@ async def stored_result(
     if not await backend.is_result_ready(task_id):
         raise ResultUnavailableError(
             f"the result of task {task_id!r}, which was passed by reference, is not in the result "
-            "backend: it has expired or was deleted; keep results for longer than they are needed"
+            f"backend: it has expired or was deleted; {_again(task_id)}, and have the backend keep "
+            "results for longer, as result_ex_time= of those of Redis says"
         )
     result = await backend.get_result(task_id)
     return await arrived(task_id, result, return_type, wire)
+
+
+def _again(task_id: str) -> str:
+    """How to get the result of a task once more. The id of a run's task names run and node."""
+    run_id, _, rest = task_id.rpartition(":")
+    run_id, _, name = run_id.rpartition(":")
+    if not (run_id and rest):
+        return "begin the run again"
+    node = name.rpartition("[")[0] or name
+    return f"compute it again, with engine.rerun({run_id!r}, [{node!r}]) if the run has a journal"
 
 
 def handle_of(

@@ -24,8 +24,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class NodeTimes:
-    """The times of a node in seconds, as of ``NodeView``. ``elements``: of a mapped node.
+    """The times of a node in seconds, as of ``NodeView``.
 
+    ``elements``: of a mapped node, whose ``attempts`` are those of all elements that have ended.
     ``spans``: one after the other without a gap, if the view knows all attempts. Those of a mapped
     node are until its first element was sent, until that began, and until the last one ended.
     """
@@ -42,8 +43,9 @@ class NodeTimes:
 def times_of(node: NodeView, view: RunView) -> NodeTimes:
     """The times of one of a view's nodes."""
     elements = None if node.elements is None else node.elements.known
+    attempts = node.attempts if node.elements is None else node.elements.attempts
     parts = node.waiting, node.sending, node.running
-    return NodeTimes(node.state, node.attempts, *parts, elements, tuple(_spans(node, view)))
+    return NodeTimes(node.state, attempts, *parts, elements, tuple(_spans(node, view)))
 
 
 def _spans(node: NodeView, view: RunView) -> Iterator[Span]:

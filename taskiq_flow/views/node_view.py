@@ -137,11 +137,14 @@ class ElementsView:
     there are of which the length is not known.
 
     ``levels``: how many positions an ``index`` has; ``0`` if that was not told. ``longest``: the
-    longest time in seconds for which an element ran.
+    longest time in seconds for which an element ran. ``attempts``: of those that have ended, and
+    ``repeated``: how many of these came after an element's first one.
     """
 
     levels: int = 0
     longest: float = 0.0
+    attempts: int = 0
+    repeated: int = 0
     are_all_known: bool = False
     queued: int = 0
     running: int = 0
@@ -171,6 +174,11 @@ class ElementsView:
             return NodeView(name)
         return record
 
+    def end(self, state: NodeState) -> None:
+        """Count an element that has ended, and of which there was no record."""
+        self._seen += 1
+        self.count(state, 1)
+
     def tell(self, depth: int, count: int) -> None:
         """A list that lies within so many others is known to have so many elements, or lists."""
         if depth >= self.levels - 1:
@@ -193,3 +201,13 @@ class ElementsView:
         """Count the elements in a state. ``pending`` ones are not counted."""
         if state != "pending":
             setattr(self, state, getattr(self, state) + by)
+
+
+def name_of_map(name: str) -> str:
+    """The mapped node of an element, or of a list within its lists."""
+    return name.rpartition("[")[0] or name
+
+
+def depth_of(name: str) -> int:
+    """How many positions the name of an element, or of a list within lists, has."""
+    return name.rpartition("[")[2].count(",") + 1

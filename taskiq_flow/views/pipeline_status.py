@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from taskiq_flow.events import GraphKind
 from taskiq_flow.previews import printable
 from taskiq_flow.views.node_view import NodeState, NodeView
 from taskiq_flow.views.run_view import RunStatus, RunView
@@ -60,9 +61,10 @@ class PipelineStatus(BaseModel):
     """How far a run is, or how it has ended.
 
     ``pipeline_id``: the run's id. ``status``: ``"PENDING"``, ``"RUNNING"``, ``"COMPLETED"``,
-    ``"FAILED"`` or ``"CANCELLED"``. Times are in UTC. ``steps``: in the order of the graph.
-    ``result``: the preview of what the last step gave; of several that no other takes from, a dict
-    by name. ``error``: type and message.
+    ``"FAILED"`` or ``"CANCELLED"``. ``pipeline_type``: ``"sequential"`` for a run of a
+    ``Pipeline``, ``"dataflow"`` for those of other graphs. Times are in UTC. ``steps``: in the
+    order of the graph. ``result``: the preview of what the last step gave; of several that no other
+    takes from, a dict by name. ``error``: type and message.
 
     >>> status = PipelineStatus(pipeline_id="nightly", status="RUNNING")
     >>> status.is_finished()
@@ -71,7 +73,7 @@ class PipelineStatus(BaseModel):
 
     pipeline_id: str
     status: PipelineState
-    pipeline_type: str = "dataflow"
+    pipeline_type: GraphKind = "dataflow"
     started_at: datetime | None = None
     completed_at: datetime | None = None
     duration_ms: float | None = None
@@ -141,6 +143,7 @@ def status_of(view: RunView) -> PipelineStatus:
     return PipelineStatus(
         pipeline_id=printable(view.run_id),
         status=_PIPELINE_STATES[view.status],
+        pipeline_type=view.kind,
         started_at=_moment(view, view.started_at),
         completed_at=_moment(view, view.ended_at),
         duration_ms=None if view.ended_at is None else view.seconds * 1000,
@@ -152,7 +155,7 @@ def status_of(view: RunView) -> PipelineStatus:
 
 def _step_of(node: NodeView, view: RunView) -> StepStatus:
     sent_at = node.earlier[0][0] if node.earlier else node.sent_at
-    duration = None
+    duration, elements = None, node.elements
     if sent_at is not None and node.is_ended and node.ended_at is not None:
         duration = (node.ended_at - sent_at) * 1000
     return StepStatus(
@@ -163,7 +166,7 @@ def _step_of(node: NodeView, view: RunView) -> StepStatus:
         duration_ms=duration,
         result=node.preview,
         error=_error_text(_error_of(node)),
-        retry_count=max(0, node.attempts - 1),
+        retry_count=max(0, node.attempts - 1) if elements is None else elements.repeated,
     )
 
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TextIO
 
+from taskiq_flow.drawing.texts import cut
 from taskiq_flow.previews import one_line
+from taskiq_flow.views.critical_path import Stage, critical_path, stage_of
 from taskiq_flow.views.node_times import NodeTimes, times_of
-from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.run_view import RunView
 from taskiq_flow.views.timeline import svg_of
 from taskiq_flow.views.trace import trace_of
@@ -27,12 +28,13 @@ _MOST_NAMED = 5
 class RunReport:
     """Where the time of a run went, as far as its view knows.
 
-    ``seconds``: how long it took; ``ideal_seconds``: how long its critical path ran, which no
-    number of workers can undercut. Nodes that run at once along it, as a generator and what maps
-    over its items, count at most as long as the run took. ``parallelism``: how many nodes ran at
-    once, on average. ``critical_path``: the names along the path that ran longest. ``nodes``: the
-    times of each, by name; of a mapped node, the sums over its elements. ``sentence``: what held
-    the run back.
+    ``critical_path``: the names along the path on which nodes ran longest, as of
+    ``RunView.critical_path``. ``seconds``: how long the run took; ``ideal_seconds``: how long its
+    critical path ran, which no number of workers can undercut. Of a mapped node on it, the element
+    that ran longest counts, as far as it ran after the node before had ended. ``parallelism``: how
+    many nodes ran at once, on average. ``nodes``: the times of each, by name; of a mapped node, the
+    sums over its elements. ``sentence``: whether the run was held back by running the critical
+    path, or by waiting.
 
     >>> view = RunView()
     >>> view.apply(RunStarted("r1", 0.0, ("load", "save"), edges={"save": ("load",)}))
@@ -69,23 +71,23 @@ class RunReport:
     @classmethod
     def of(cls, view: RunView) -> Self:
         """The report of a run, or of what has happened of it so far."""
-        path, seconds = view.critical_path, view.seconds
+        path, seconds = critical_path(view.nodes, view.edges), view.seconds
         ran = sum(node.running for node in view.nodes.values())
         return cls(
             view.run_id,
             view.status,
             seconds,
-            min(seconds, sum(view.nodes[name].longest for name in path)),
+            min(seconds, sum(stage.running for stage in path)),
             ran / seconds if seconds else 0.0,
-            tuple(path),
+            tuple(stage.name for stage in path),
             {name: times_of(node, view) for name, node in view.nodes.items()},
-            _sentence(view),
+            _sentence(view, path),
         )
 
     def print(self, file: TextIO | None = None) -> None:
         """Write the report as text: to ``file``, otherwise to ``sys.stdout``."""
-        for line in self._lines():
-            print(line.rstrip(), file=sys.stdout if file is None else file)
+        for line in self.lines():
+            print(line, file=sys.stdout if file is None else file)
 
     def to_svg(self) -> str:
         """A timeline as an SVG document: a row for each of the nodes that took longest, up to 200.
@@ -98,12 +100,13 @@ class RunReport:
         """The times of all nodes as JSON in Chrome's trace format, which ui.perfetto.dev opens."""
         return json.dumps(trace_of(self), ensure_ascii=True, separators=(",", ":"))
 
-    def _lines(self) -> Iterator[str]:
+    def lines(self, longest_name: float = math.inf) -> Iterator[str]:
+        """The report as lines of text. Names are cut to so many columns."""
         yield f"run {one_line(self.run_id)}: {self.status} in {self.seconds:.3f} s"
         yield one_line(self.sentence)
         yield ""
         longest = sorted(self.nodes, key=self._took, reverse=True)[:MOST_LISTED]
-        rows = [self._row(name) for name in self.nodes if name in set(longest)]
+        rows = [self._row(name, longest_name) for name in self.nodes if name in set(longest)]
         heads = ("", "node", "state", "attempts", "waiting", "sending", "running")
         yield from _table([heads, *rows])
         yield ""
@@ -118,10 +121,10 @@ class RunReport:
         times = self.nodes[name]
         return times.waiting + times.sending + times.running
 
-    def _row(self, name: str) -> tuple[str, ...]:
+    def _row(self, name: str, longest_name: float) -> tuple[str, ...]:
         times = self.nodes[name]
-        shown = one_line(name)
-        shown += "" if times.elements is None else f" ×{times.elements}"
+        count = "" if times.elements is None else f" ×{times.elements}"
+        shown = cut(one_line(name), longest_name - len(count)) + count
         seconds = [f"{part:.3f}" for part in (times.waiting, times.sending, times.running)]
         mark = "*" if name in self.critical_path else ""
         return (mark, shown, times.state, str(times.attempts), *seconds)
@@ -133,64 +136,61 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     for row in rows:
         texts = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=False)]
         numbers = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
-        yield f"{texts[0]} {'  '.join([*texts[1:], *numbers])}"
+        yield f"{texts[0]} {'  '.join([*texts[1:], *numbers])}".rstrip()
 
 
-def _sentence(view: RunView) -> str:
-    """What took most of the time along the chain of nodes that ended last."""
-    chain = _last_chain(view)
-    if not chain:
-        return "No node has ended yet."
-    parts = {"waiting": 0.0, "sending": 0.0, "running": 0.0}
-    along, since = {}, -math.inf
-    for name in chain:
-        along[name] = _parts_of(view.nodes[name], since)
-        since = view.nodes[name].ended_at or since
-        for part, seconds in along[name].items():
-            parts[part] += seconds
-    most = max(parts, key=parts.__getitem__)
-    names, taken = _path_text(chain), f"{parts[most]:.3f} s of {view.seconds:.3f} s"
-    if most == "waiting":
-        return (
-            f"{taken} passed while {names} waited to be sent: for a place under max_parallel=, in "
-            "pauses between attempts, or for a cached result."
-        )
-    if most == "sending":
-        return (
-            f"{taken} passed while {names} waited for a worker; more workers, or fewer other "
-            "tasks on them, would help."
-        )
-    longest = max(chain, key=lambda name: along[name]["running"])
-    share = (
-        "" if len(chain) == 1 else (f", of which {longest} took {along[longest]['running']:.3f} s")
-    )
-    return f"{taken} went into running {names}{share}."
+_WAITS = {
+    "waiting": (
+        "waited to be sent: for a place under max_parallel=, in pauses between attempts, for a "
+        "cached result, or for items of a source."
+    ),
+    "sending": "waited for a worker; more workers, or fewer other tasks on them, would help.",
+}
+"""What is said of the parts of a time in which nothing runs."""
 
 
-def _last_chain(view: RunView) -> list[str]:
-    """The node that ended last, before it the one for which it waited last, and so on."""
-    ended = {name: n.ended_at for name, n in view.nodes.items() if n.ended_at is not None}
-    if not ended:
-        return []
-    chain = [max(ended, key=ended.__getitem__)]
-    while before := [name for name in view.edges.get(chain[-1], ()) if name in ended]:
-        chain.append(max(before, key=ended.__getitem__))
-    return chain[::-1]
+def _sentence(view: RunView, path: Sequence[Stage]) -> str:
+    """In what most of the time passed: in running the critical path, or in waiting.
 
-
-def _parts_of(node: NodeView, since: float) -> dict[str, float]:
-    """How long a node waited, was sent and ran, from when the node before it had ended.
-
-    Of a mapped node: the element that ran longest. What is left of its time, its elements waited
-    for others of them. Some of these may have ended before the node before it had.
+    A run takes longer than its critical path where nodes beside that have waited.
     """
-    if node.elements is None:
-        return {"waiting": node.waiting, "sending": node.sending, "running": node.running}
-    if node.ready_at is None or node.ended_at is None:
-        return {"waiting": 0.0, "sending": 0.0, "running": node.longest}
-    taken = max(0.0, node.ended_at - max(node.ready_at, since))
-    ran = min(node.longest, taken)
-    return {"waiting": taken - ran, "sending": 0.0, "running": ran}
+    if not path:
+        return "No node has ended yet."
+    names, own = _path_text([stage.name for stage in path]), _sums(path)
+    running = own.pop("running")
+    left = max(0.0, view.seconds - running - sum(own.values()))
+    others = _sums(_beside(path, view))
+    cause = max(_WAITS, key=others.__getitem__)
+    beside = {part: left if part == cause and others[part] else 0.0 for part in _WAITS}
+    part = max(_WAITS, key=lambda part: own[part] + beside[part])
+    waited, of_all = own[part] + beside[part], f"of {view.seconds:.3f} s"
+    if waited > running:
+        who = names if own[part] >= beside[part] else f"{names} or nodes beside it"
+        return f"{waited:.3f} s {of_all} passed while {who} {_WAITS[part]}"
+    if left > running and not beside[cause]:
+        return f"{left:.3f} s {of_all} passed before, between and after the times of {names}."
+    longest = max(path, key=lambda stage: stage.running)
+    share = "" if len(path) == 1 else f", of which {longest.name} took {longest.running:.3f} s"
+    return f"{running:.3f} s {of_all} went into running {names}{share}."
+
+
+def _sums(stages: Sequence[Stage]) -> dict[str, float]:
+    """How long these have waited, were sent and ran."""
+    return {
+        "waiting": sum(stage.waiting for stage in stages),
+        "sending": sum(stage.sending for stage in stages),
+        "running": sum(stage.running for stage in stages),
+    }
+
+
+def _beside(path: Sequence[Stage], view: RunView) -> list[Stage]:
+    """The times of the nodes that are not on the path."""
+    on_path = {stage.name for stage in path}
+    return [
+        stage_of(node)
+        for name, node in view.nodes.items()
+        if node.ended_at is not None and name not in on_path
+    ]
 
 
 def _path_text(names: Sequence[str]) -> str:

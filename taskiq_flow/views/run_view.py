@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from taskiq_flow.drawing.diagram import diagram_of_run
 from taskiq_flow.drawing.layout import lay_out
 from taskiq_flow.drawing.svg import svg_of
+from taskiq_flow.errors import MissingNodeError
 from taskiq_flow.events import (
     ElementsKnown,
     Event,
     Gap,
+    GraphKind,
     NodeBegan,
     NodeCompleted,
     NodeFailed,
@@ -25,10 +26,21 @@ from taskiq_flow.events import (
     RunStarted,
 )
 from taskiq_flow.previews import shown_error
-from taskiq_flow.views.node_view import MOST_FAILURES, ElementsView, NodeState, NodeView
+from taskiq_flow.suggestions import did_you_mean
+from taskiq_flow.views.critical_path import critical_path
+from taskiq_flow.views.node_view import (
+    MOST_FAILURES,
+    ElementsView,
+    NodeState,
+    NodeView,
+    depth_of,
+    name_of_map,
+)
 
 RunStatus = Literal["pending", "running", "interrupted", "completed", "failed", "cancelled"]
 """``"interrupted"``: no engine has the run any more. No event tells so; ``RunReader`` does."""
+
+_STATES: tuple[NodeState, ...] = get_args(NodeState)
 
 _Ends = NodeCompleted | NodeFailed | NodeSkipped
 
@@ -47,7 +59,8 @@ class RunView:
     ``time``: seconds since 1970 at which the last of these began, ``started_at`` and ``at`` the
     moments of that and of the last event by the clock of ``Event.at``. ``error``: what ended the
     run. ``nodes``: by name; ``edges``: by name, what each depends on. ``expected``: by name, how
-    many seconds a node or one of its elements is expected to run, if not 1.
+    many seconds a node or one of its elements is expected to run, if not 1. ``kind``: how the graph
+    was declared, ``"sequential"`` as a ``Pipeline``.
 
     >>> view = RunView()
     >>> class Watching:
@@ -74,13 +87,14 @@ class RunView:
     nodes: dict[str, NodeView] = field(default_factory=dict)
     edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     expected: Mapping[str, float] = field(default_factory=dict)
-    _counts: Counter[NodeState] = field(default_factory=Counter)
+    kind: GraphKind = "dataflow"
+    _counts: dict[NodeState, int] = field(default_factory=lambda: dict.fromkeys(_STATES, 0))
     _earlier: dict[str, NodeView] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[NodeState, int]:
         """How many nodes are in which state. A mapped node counts as one."""
-        return dict(+self._counts)
+        return {state: count for state, count in self._counts.items() if count > 0}
 
     @property
     def seconds(self) -> float:
@@ -92,33 +106,36 @@ class RunView:
     def node(self, name: str) -> NodeView:
         """A node by its name, or an element that is in flight or has failed.
 
-        Raises ``KeyError``, also for an element that has no record.
+        Raises ``MissingNodeError``, also for an element that has no record.
         """
         if (node := self.nodes.get(name)) is not None:
             return node
-        elements = self.nodes[_name_of_map(name)].elements
+        mapped = self.nodes.get(name_of_map(name))
+        elements = None if mapped is None else mapped.elements
         if elements is None:
-            raise KeyError(name)
-        return elements.records[name]
+            meant = did_you_mean(name, self.nodes)
+            raise MissingNodeError(
+                f"run {self.run_id!r} has no node {name!r}{meant or '; nodes has all of them'}",
+                reference=name,
+            )
+        if (record := elements.records.get(name)) is not None:
+            return record
+        raise MissingNodeError(
+            f"there is no record of element {name!r}: it is not in flight, and not among the first "
+            f"{MOST_FAILURES:,} that failed; of {elements.known} elements, {elements.completed} "
+            f"have completed, {elements.failed} failed and {elements.skipped} were skipped; "
+            "its events are in the run's journal, as RunReader.events() gives them",
+            reference=name,
+        )
 
     @property
     def critical_path(self) -> list[str]:
-        """The names of the nodes along the longest path, by the times for which they ran.
+        """The names along the path on which nodes ran longest, of those that have ended.
 
-        A mapped node counts with the element that ran longest.
+        A mapped node counts with the element that ran longest. What ran at the same time as the
+        node before it on the path counts once. Of equal paths, it is the one that ended last.
         """
-        lengths: dict[str, float] = {}
-        before: dict[str, str] = {}
-        for name, node in self.nodes.items():  # in an order that follows the edges
-            length = node.longest
-            if known := [other for other in self.edges.get(name, ()) if other in lengths]:
-                before[name] = max(known, key=lengths.__getitem__)
-                length += lengths[before[name]]
-            lengths[name] = length
-        path = [max(lengths, key=lengths.__getitem__)] if lengths else []
-        while path and path[-1] in before:
-            path.append(before[path[-1]])
-        return path[::-1]
+        return [stage.name for stage in critical_path(self.nodes, self.edges)]
 
     def to_svg(self, *, fold: bool | None = None) -> str:
         """The graph and the states of its nodes as an SVG document. Needs the extra ``draw``.
@@ -167,11 +184,11 @@ class RunView:
         self.sessions += 1
         self.status, self.error, self.ended_at = "running", None, None
         self.time, self.started_at, self.edges = event.time, event.at, event.edges
-        self.expected = event.expected
+        self.expected, self.kind = event.expected, event.kind
         self.nodes = {name: NodeView(name) for name in event.task_names}
         for name, levels in event.mapped.items():
             self.nodes[name].elements = ElementsView(levels)
-        self._counts = Counter(node.state for node in self.nodes.values())
+        self._counts = {**dict.fromkeys(_STATES, 0), "pending": len(self.nodes)}
 
     def _finished(self, event: RunFinished) -> None:
         self.status, self.ended_at = event.outcome, event.at
@@ -242,7 +259,7 @@ class RunView:
         node, whole = self._find(event)
         node.because_of, node.reason = event.because_of, event.reason
         if whole is not None and whole.elements is not None and event.index is not None:
-            depth = _depth_of(event.task_name)
+            depth = depth_of(event.task_name)
             if depth < whole.elements.levels:
                 whole.elements.tell_missing(depth)
         self._ended(node, whole, event, "skipped")
@@ -251,16 +268,16 @@ class RunView:
         name = event.task_name
         node = self.nodes.get(name)
         is_outermost = node is not None and node.elements is not None
-        whole = node if node is not None and is_outermost else self._map(_name_of_map(name))
+        whole = node if node is not None and is_outermost else self._map(name_of_map(name))
         if whole.elements is not None:
-            whole.elements.tell(0 if is_outermost else _depth_of(name), event.count)
+            whole.elements.tell(0 if is_outermost else depth_of(name), event.count)
             self._update_map(whole, whole.elements, event.at)
 
     def _find(self, event: _OfNode) -> tuple[NodeView, NodeView | None]:
         """The node, or the element and the node to which it belongs."""
         name = event.task_name
         if event.index is not None:
-            whole = self._map(_name_of_map(name))
+            whole = self._map(name_of_map(name))
             if whole.elements is not None:
                 return whole.elements.record(name), whole
         return self.nodes.get(name) or self._add(name), None
@@ -349,6 +366,9 @@ class RunView:
         whole.waiting += node.waiting
         whole.sending += node.sending
         whole.running += node.running
+        elements.attempts += node.attempts
+        if node.attempts > 1:
+            elements.repeated += node.attempts - 1
         elements.longest = max(elements.longest, node.running)
         whole.ended_at = at
 
@@ -396,13 +416,3 @@ class RunView:
         RunFinished: _finished,
         Gap: _missed,
     }
-
-
-def _name_of_map(name: str) -> str:
-    """The mapped node of an element, or of a list within its lists."""
-    return name.rpartition("[")[0] or name
-
-
-def _depth_of(name: str) -> int:
-    """How many positions the name of an element, or of a list within lists, has."""
-    return name.rpartition("[")[2].count(",") + 1

@@ -169,7 +169,7 @@ def _bar(span: Span, times: NodeTimes, seconds: float, y: int) -> str:
 def _state_text(times: NodeTimes) -> tuple[str, bool]:
     """What stands behind the bar, and whether it is bad."""
     took = duration(times.spans[-1].end - times.spans[0].start) if times.spans else ""
-    tries = f", {times.attempts} attempts" if times.attempts > 1 else ""
+    tries = f", {times.attempts} attempts" if times.attempts > max(1, times.elements or 1) else ""
     if times.state == "completed":
         return f"{took}{tries}", False
     sign = f"{SIGNS[times.state]} " if times.state in SIGNS else ""

@@ -18,6 +18,7 @@ from taskiq_flow.errors import MissingNodeError
 from taskiq_flow.journal.log_values import encoded_value
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.previews import printable
+from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.report import RunReport
 from taskiq_flow.web.frames import Form, encoded
 from taskiq_flow.web.graphs import Graphs
@@ -25,6 +26,7 @@ from taskiq_flow.web.guard import SESSION, Token
 from taskiq_flow.web.hub import Hub
 from taskiq_flow.web.openapi import document
 from taskiq_flow.web.recent import shown_run
+from taskiq_flow.web.runner import Runner
 from taskiq_flow.web.snapshot import node_content, report_content, snapshot
 from taskiq_flow.web.streams import FrameResponse
 
@@ -42,11 +44,14 @@ def json_response(
 
 
 class Api:
-    """The handlers of all routes. ``control``: whether runs can be cancelled."""
+    """The handlers of routes that read. ``control``: whether there are others that write."""
 
-    def __init__(self, hub: Hub, graphs: Graphs, token: Token | None, *, control: bool) -> None:
+    def __init__(
+        self, hub: Hub, graphs: Graphs, runner: Runner, token: Token | None, *, control: bool
+    ) -> None:
         self._hub = hub
         self._graphs = graphs
+        self._runner = runner
         self._token = token
         self._control = control
 
@@ -63,7 +68,6 @@ class Api:
             Route(f"{run}/events", self.events),
             Route(f"{run}/report", self.report),
             Route(f"{run}/trace", self.trace),
-            Route(f"{run}/cancel", self.cancel, methods=["POST"]),
             Route(node, self.node),
             Route(f"{node}/value", self.value),
             Route("/api/v1/events", self.all_events),
@@ -77,7 +81,10 @@ class Api:
     async def about(self, request: Request) -> Response:
         """What the application allows."""
         shown = self._hub.shown
-        return json_response({"control": self._control, "values": shown.whole_values})
+        graphs = [printable(name) for name in self._runner.engines] if self._control else []
+        return json_response(
+            {"control": self._control, "values": shown.whole_values, "graphs": graphs}
+        )
 
     async def session(self, request: Request) -> Response:
         """Exchange the token for a cookie, which scripts of the page cannot read."""
@@ -121,15 +128,17 @@ class Api:
 
     async def run(self, request: Request) -> Response:
         """A snapshot of a run."""
-        view, run = await self._hub.view(_path(request, "run"))
-        return json_response(snapshot(view, run, self._hub.shown))
+        view, run = await self._hub.view(path_value(request, "run"))
+        content = snapshot(view, run, self._hub.shown)
+        graph = self._runner.graph_of(run) if self._control else None
+        return json_response({**content, "graph": None if graph is None else printable(graph)})
 
     async def graph(self, request: Request) -> Response:
         """Where the boxes of a run's graph lie."""
         fold = request.query_params.get("fold")
         if fold not in (None, "0", "1"):
             raise HTTPException(400, f"fold is {fold!r}; give 0 or 1, or leave it out")
-        view, run = await self._hub.view(_path(request, "run"))
+        view, run = await self._hub.view(path_value(request, "run"))
         unfolded = tuple(request.query_params.getlist("unfolded"))
         try:
             body, tag = self._graphs.layout(
@@ -144,7 +153,7 @@ class Api:
 
     async def events(self, request: Request) -> Response:
         """The events of a run, the present ones and those that will come."""
-        run_id, form = _path(request, "run"), _form(request)
+        run_id, form = path_value(request, "run"), _form(request)
         given = request.headers.get("last-event-id") if form == "sse" else None
         if given is None:
             given = request.query_params.get("after")
@@ -161,34 +170,36 @@ class Api:
 
     async def report(self, request: Request) -> Response:
         """What held a run back."""
-        view, run = await self._hub.view(_path(request, "run"))
+        view, run = await self._hub.view(path_value(request, "run"))
         return json_response(report_content(view, run))
 
     async def trace(self, request: Request) -> Response:
         """The times of a run in Chrome's trace format."""
-        view, run = await self._hub.view(_path(request, "run"))
+        view, run = await self._hub.view(path_value(request, "run"))
         return _attachment(RunReport.of(view).to_trace().encode(), f"{run.run_id}.trace.json")
 
     async def node(self, request: Request) -> Response:
         """One node or element."""
-        view, run = await self._hub.view(_path(request, "run"))
-        name = _path(request, "node")
+        view, run = await self._hub.view(path_value(request, "run"))
+        name = path_value(request, "node")
+        node: NodeView | None
         try:
             node = view.node(name)
-        except KeyError:
-            raise HTTPException(
-                404, f"run {view.run_id!r} has no node {name!r}, or no record of that element"
-            ) from None
+        except MissingNodeError:
+            is_element = name.rpartition("[")[0] in view.nodes
+            node = await self._hub.element(view.run_id, name) if is_element else None
+        if node is None:
+            raise HTTPException(404, f"run {view.run_id!r} has no node or element {name!r} so far")
         return json_response(node_content(node, view, run, self._hub.shown))
 
     async def value(self, request: Request) -> Response:
         """A value as it is stored, which nobody decodes here."""
         if not self._hub.shown.whole_values:
             raise HTTPException(403, "whole values are not given: values=False or redact= is set")
-        name = _path(request, "node")
+        name = path_value(request, "node")
         try:
             data, is_json = await encoded_value(
-                self._hub.reader.journal, _path(request, "run"), name
+                self._hub.reader.journal, path_value(request, "run"), name
             )
         except MissingNodeError as error:
             raise HTTPException(404, str(error)) from error
@@ -197,21 +208,15 @@ class Api:
     async def dags(self, request: Request) -> Response:
         """The graphs that the application was given."""
         known = self._graphs.dags.items()
-        found = [{"name": name, **json.loads(dag.to_json())} for name, dag in known]
+        found = [
+            {"name": name, "inputs": dag.external_inputs, **json.loads(dag.to_json())}
+            for name, dag in known
+        ]
         return json_response({"dags": found})
 
-    async def cancel(self, request: Request) -> Response:
-        """Ask the engine that has a run to cancel it."""
-        if not self._control:
-            raise HTTPException(403, "the application is read-only; it was made without control")
-        await read_body(request)
-        run_id = _path(request, "run")
-        if not await self._hub.reader.request(run_id, "cancel"):
-            raise HTTPException(409, f"no engine has run {run_id!r}, so there is nobody to ask")
-        return json_response({"requested": "cancel"}, 202)
 
-
-def _path(request: Request, key: str) -> str:
+def path_value(request: Request, key: str) -> str:
+    """A name in the path of a request."""
     text: str = request.path_params[key]
     return unquote(text)
 

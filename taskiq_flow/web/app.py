@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,16 +18,27 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
 from taskiq_flow.dataflow.dag import DAG
-from taskiq_flow.errors import ConfigurationError, JournalError, RunNotFoundError, TaskiqFlowError
+from taskiq_flow.errors import (
+    ConfigurationError,
+    JournalError,
+    RunLockedError,
+    RunNotFoundError,
+    TaskiqFlowError,
+)
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.reader import RunReader
 from taskiq_flow.web.api import Api, json_response
+from taskiq_flow.web.control import Control
 from taskiq_flow.web.graphs import Graphs
 from taskiq_flow.web.guard import HEADERS, LOCAL_HOSTS, Guard, token_of
 from taskiq_flow.web.hub import Hub
+from taskiq_flow.web.runner import Runner
 from taskiq_flow.web.shown import Redact, Shown
 from taskiq_flow.web.socket import Socket
+
+UNNAMED = "unnamed"
+"""The name by which a graph without a name is run."""
 
 STATIC = Path(__file__).parent / "static"
 
@@ -36,6 +49,7 @@ def runs_app(
     control: bool = False,
     token: str | None = None,
     allowed_hosts: Collection[str] = LOCAL_HOSTS,
+    engines: Mapping[str, ExecutionEngine] | Iterable[ExecutionEngine] = (),
     dags: Mapping[str, DAG] | Iterable[DAG] = (),
     redact: Redact | None = None,
     values: bool = True,
@@ -45,12 +59,17 @@ def runs_app(
     ``source``: the journal, its path or address, or an engine that has it. The application is
     complete in itself and can be mounted in another one.
 
-    It can only read, unless ``control`` is true: then runs can be cancelled. ``allowed_hosts``: the
-    names and addresses under which it may be asked for; others are refused, as another site could
-    direct its own name here. ``token``: who does not have it sees nothing; needed where others than
-    the users of this machine can connect. ``redact``: given a node's name and a text that shows a
-    value or an error, returns the text to show. ``values=False`` shows no values; errors are shown.
-    ``dags``: graphs, by the name that their runs have, drawn with their inputs and conditions.
+    It can only read, unless ``control`` is true: then runs can be cancelled and deleted.
+    ``engines``, and ``source`` if it is one, then begin runs of their graphs, and continue or rerun
+    earlier ones; the journal of ``source`` has all of these. They are cancelled when the
+    application shuts down. The engines' brokers have to be started.
+
+    ``allowed_hosts``: the names and addresses under which it may be asked for; others are refused,
+    as another site could direct its own name here. ``token``: who does not have it sees nothing;
+    needed where others than the users of this machine can connect. ``redact``: given a node's name
+    and a text that shows a value or an error, returns the text to show. ``values=False`` shows no
+    values; errors are shown. ``dags``: further graphs, by the name that their runs have, drawn with
+    their inputs and conditions.
 
     Raises ``ConfigurationError`` for an engine without a journal, ``TypeError`` and ``ValueError``.
 
@@ -65,20 +84,31 @@ def runs_app(
         raise TypeError(f"redact is {redact!r}; give a function of a node's name and a text")
     secret = token_of(token)
     hub = Hub(_reader_of(source), Shown(redact, values=values))
-    api = Api(hub, Graphs(_by_name(dags)), secret, control=control)
+    known = _engines_by_name(source, engines)
+    graphs = Graphs(
+        {name: engine.options["dag"] for name, engine in known.items()} | _by_name(dags)
+    )
+    runner = Runner(hub.reader, known)
+    api = Api(hub, graphs, runner, secret, control=control)
 
     async def socket(websocket: WebSocket) -> None:
         await Socket(websocket, hub, control=control).serve()
 
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await runner.close()
+
     app = Starlette(
         routes=[
-            *api.routes(),
+            *_by_path([*api.routes(), *Control(hub, runner, is_allowed=control).routes()]),
             WebSocketRoute("/ws", socket),
             Route("/", _page),
-            Mount("/static", StaticFiles(directory=STATIC)),
+            Mount("/static", _Static(directory=STATIC)),
         ],
         middleware=[Middleware(Guard, hosts=allowed_hosts, token=secret)],
         exception_handlers=HANDLERS,
+        lifespan=lifespan,
     )
     app.state.hub = hub
     app.state.has_token = token is not None
@@ -93,15 +123,62 @@ def _reader_of(
     return RunReader(source.journal if isinstance(source, ExecutionEngine) else source)
 
 
-def _by_name(dags: Mapping[str, DAG] | Iterable[DAG]) -> Mapping[str, DAG]:
+def _engines_by_name(
+    source: object, engines: Mapping[str, ExecutionEngine] | Iterable[ExecutionEngine]
+) -> dict[str, ExecutionEngine]:
+    """The engines that run graphs. The one of ``source`` may have a graph without a name."""
+    if isinstance(engines, Mapping):
+        found = dict(engines)
+    else:
+        found = {}
+        for engine in engines:
+            if (name := engine.options["dag"].name) is None:
+                raise ValueError(
+                    f"the graph of {engine!r} has no name; give engines={{name: engine}}, or "
+                    "DAGBuilder(name)"
+                )
+            found[name] = engine
+    if isinstance(source, ExecutionEngine) and source not in found.values():
+        found.setdefault(source.options["dag"].name or UNNAMED, source)
+    return found
+
+
+def _by_name(dags: Mapping[str, DAG] | Iterable[DAG]) -> dict[str, DAG]:
     if isinstance(dags, Mapping):
-        return dags
+        return dict(dags)
     found: dict[str, DAG] = {}
     for dag in dags:
         if dag.name is None:
             raise ValueError(f"{dag!r} has no name; give dags={{name: dag}}, or DAGBuilder(name)")
         found[dag.name] = dag
     return found
+
+
+def _by_path(routes: Iterable[Route]) -> list[Route]:
+    """One route for each path, so that a refusal of a method names all that there are."""
+    found: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        found.setdefault(route.path, {}).update(dict.fromkeys(route.methods or (), route.endpoint))
+
+    def of_method(handlers: dict[str, Any]) -> Callable[[Request], Awaitable[Response]]:
+        async def handle(request: Request) -> Response:
+            response: Response = await handlers[request.method](request)
+            return response
+
+        return handle
+
+    return [
+        Route(path, of_method(handlers), methods=[*handlers]) for path, handlers in found.items()
+    ]
+
+
+class _Static(StaticFiles):
+    """Files that browsers keep, and ask for once more only whether they have changed."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["cache-control"] = "no-cache"
+        return response
 
 
 async def _page(request: Request) -> Response:
@@ -111,13 +188,16 @@ async def _page(request: Request) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     text = error.detail if isinstance(error, HTTPException) else ""
-    return json_response({"error": {"type": "Refused", "message": text}}, status)
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return json_response({"error": {"type": "Refused", "message": text}}, status, headers)
 
 
 async def _failed(request: Request, error: Exception) -> Response:
     status = 500
     if isinstance(error, RunNotFoundError):
         status = 404
+    elif isinstance(error, RunLockedError):
+        status = 409
     elif isinstance(error, JournalError):
         status = 503
     elif isinstance(error, ConfigurationError):

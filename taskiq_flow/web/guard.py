@@ -157,7 +157,9 @@ def _refuse_content(scope: Scope, headers: Headers) -> Refusal | None:
     length = headers.get("content-length", "0")
     if not length.isdecimal() or len(length) > len(str(MOST_BYTES)) or int(length) > MOST_BYTES:
         return 413, f"the body is too large; at most {MOST_BYTES} bytes are read"
-    if _writes(scope) and scope["type"] == "http" and not _is_json(headers):
+    has_body = length.strip("0") != "" or "transfer-encoding" in headers
+    is_told = has_body or "content-type" in headers
+    if _writes(scope) and scope["type"] == "http" and is_told and not _is_json(headers):
         return 415, "the body has to be JSON; send it as application/json"
     return None
 

@@ -6,12 +6,21 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from taskiq_flow.events import ElementsKnown, Gap, RunFinished, RunStarted
 from taskiq_flow.journal.reader import RunReader
 from taskiq_flow.journal.summary import RunSummary
+from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.run_view import RunView
-from taskiq_flow.web.frames import MOST_IN_FRAME, Frame, FrameWriter, reset
+from taskiq_flow.web.frames import (
+    MOST_IN_FRAME,
+    Frame,
+    FrameWriter,
+    KnownElements,
+    requested,
+    reset,
+)
 from taskiq_flow.web.recent import RecentRuns
 from taskiq_flow.web.shown import Shown
 from taskiq_flow.web.window import MOST_EVENTS, Window
@@ -21,6 +30,10 @@ QUIET_SECONDS = 15.0
 
 _MOST_VIEWS = 16
 """Views of runs that are held, to go on with."""
+
+
+_OF_RUN = (RunStarted, RunFinished, Gap, ElementsKnown)
+"""Events that are of no node or element."""
 
 
 @dataclass(slots=True)
@@ -67,6 +80,22 @@ class Hub:
                     await asyncio.sleep(0)  # a journal in memory gives all events at once
         return cached.view, run
 
+    async def element(self, run_id: str, name: str) -> NodeView | None:
+        """What the events say of an element, of which a view has no record once it has ended.
+
+        Reads all events. Raises ``RunNotFoundError`` and ``JournalError``.
+        """
+        view = RunView(run_id)
+        async with aclosing(self.reader.events(run_id)) as events:
+            async for event in events:
+                if isinstance(event, RunStarted):
+                    view = RunView(run_id)  # this session tells of earlier ones what counts
+                elif not isinstance(event, _OF_RUN) and event.task_name == name:
+                    view.apply(replace(event, index=None))  # as of a node, with all that it has
+                if not event.seq % MOST_IN_FRAME:
+                    await asyncio.sleep(0)
+        return view.nodes.get(name)
+
     async def begins_after(self, run_id: str, given: str | None) -> int | None:
         """The number of the event after which a client goes on, as it was given.
 
@@ -90,6 +119,7 @@ class Hub:
             yield reset(run_id)
             after = 0
         window = await self._enter(run_id, after)
+        told: str | None = None
         try:
             while not self._is_closed:
                 if after < window.floor:
@@ -101,6 +131,9 @@ class Hub:
                 elif (found := window.next(after)) is not None:
                     yield found
                     after = found.last
+                elif after and window.request is not None and window.request is not told:
+                    told = window.request
+                    yield requested(run_id, after, told)
                 elif window.is_over:
                     return
                 elif not await window.changed(QUIET_SECONDS):
@@ -118,13 +151,21 @@ class Hub:
             window = self._windows.get(run_id)  # of one who came meanwhile
         if window is None or window.is_over:
             start = after if last - after <= MOST_EVENTS else last
-            window = self._windows[run_id] = Window(self.reader, run_id, self.shown, start)
+            known = await self._known(run_id, start)
+            window = self._windows.get(run_id)  # likewise
+        if window is None or window.is_over:
+            writer = FrameWriter(run_id, self.shown, start, known)
+            window = self._windows[run_id] = Window(self.reader, run_id, writer)
         window.watchers += 1
         return window
 
+    async def _known(self, run_id: str, after: int) -> KnownElements:
+        """What is known of elements after event ``after``, or later."""
+        return KnownElements((await self.view(run_id))[0] if after else None)
+
     async def _stored(self, run_id: str, after: int, until: int) -> AsyncGenerator[Frame, None]:
         """Events of the journal, from after ``after`` to ``until``."""
-        writer = FrameWriter(run_id, self.shown, after)
+        writer = FrameWriter(run_id, self.shown, after, await self._known(run_id, after))
         async with aclosing(self.reader.events(run_id, after)) as events:
             async for event in events:
                 if event.seq > until:

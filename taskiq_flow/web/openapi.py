@@ -17,18 +17,35 @@ _REFUSALS = {
     "401": "the token is missing or wrong",
     "403": "the host, the origin or what is asked for is not allowed",
     "404": "there is no such run, node or value",
+    "405": "the method is another one",
     "408": "the body did not come in time",
-    "409": "no engine has the run",
+    "409": "an engine has the run, or none has it, or there is one of this name",
     "413": "the body is larger than 64 KB",
     "415": "the body is no JSON",
-    "422": "the graph is too large to be drawn",
-    "429": "too many connections of one address",
+    "422": "the engine refuses the inputs or the graph, or the graph is too large to be drawn",
+    "429": "too many connections of one address, or runs in progress",
     "501": "something that is needed is not installed",
     "503": "too many connections, or the journal cannot be read",
 }
 _NUMBER, _TEXT = {"type": "number"}, {"type": "string"}
 _OBJECT: Content = {"type": "object"}
 _LIST: Content = {"type": "array", "items": _OBJECT}
+_TEXTS: Content = {"type": "array", "items": _TEXT}
+_FLAG: Content = {"type": "boolean"}
+_NAME: Content = {"type": "string", "minLength": 1}
+
+
+def _object(**properties: Content) -> Content:
+    """What an answer has: these properties, and others perhaps."""
+    return {"type": "object", "properties": properties, "required": [*properties]}
+
+
+def _body(**properties: Content) -> Content:
+    """What the body of a request may have."""
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+_BEGUN = _object(run=_TEXT)
 
 
 def document() -> Content:
@@ -37,17 +54,26 @@ def document() -> Content:
     summaries = _object(runs=_LIST, before={"type": ["number", "null"]})
     after = _query("after", {"type": "string"}, "the number of the last event that is known")
     fold = _query("fold", {"type": "string", "enum": ["0", "1"]}, "equal nodes are one box")
-    unfolded = _query("unfolded", {"type": "array", "items": _TEXT}, "nodes with their own boxes")
+    unfolded = _query("unfolded", _TEXTS, "nodes with their own boxes")
     return {
         "openapi": "3.1.0",
         "info": {"title": "taskiq-flow", "version": __version__},
         "paths": {
             "/api/v1/openapi.json": _get("This document.", _OBJECT),
-            "/api/v1/about": _get("What is allowed.", _object(control={}, values={})),
-            SESSION: _post(
-                "Exchange the token for a cookie.", _object(ok={}), _object(token=_TEXT)
+            "/api/v1/about": _get(
+                "What is allowed, and which graphs can be run.",
+                _object(control=_FLAG, values=_FLAG, graphs=_TEXTS),
             ),
-            "/api/v1/runs": _get(
+            SESSION: _post(
+                "Exchange the token for a cookie.", _object(ok=_FLAG), _body(token=_TEXT)
+            ),
+            "/api/v1/runs": _post(
+                "Begin a run.",
+                _BEGUN,
+                _body(graph=_TEXT, inputs=_OBJECT, outputs=_TEXTS, run=_NAME),
+                status="202",
+            )
+            | _get(
                 "Runs, the newest first.",
                 summaries,
                 _query("status", {"type": "string", "enum": [*get_args(RunState)]}, "of the run"),
@@ -56,14 +82,27 @@ def document() -> Content:
                 _query("before", _NUMBER, "started before then"),
                 _query("limit", {"type": "integer", "minimum": 1, "maximum": 200}, "how many"),
             ),
-            run: _get("A snapshot of a run, and its ``seq``.", _object(seq={}, nodes=_LIST), _RUN),
+            run: _get("A snapshot of a run, and its ``seq``.", _object(seq={}, nodes=_LIST), _RUN)
+            | _delete("Delete a run that no engine has.", _object(deleted=_TEXT), _RUN),
             f"{run}/graph": _get(
                 "Where the boxes lie.", _object(boxes=_LIST, edges=_LIST), _RUN, fold, unfolded
             ),
             f"{run}/events": _stream("The events of a run, until it has ended.", _RUN, after),
             f"{run}/report": _get("What held it back.", _object(sentence=_TEXT), _RUN),
             f"{run}/trace": _get("Times in Chrome's trace format.", {}, _RUN),
-            f"{run}/cancel": _post("Ask the engine to cancel it.", _object(), _object(), _RUN),
+            f"{run}/cancel": _post(
+                "Ask the engine to cancel it.", _object(requested=_TEXT), None, _RUN, status="202"
+            ),
+            f"{run}/resume": _post(
+                "Continue it.", _BEGUN, _body(allow_changed=_FLAG), _RUN, status="202"
+            ),
+            f"{run}/rerun": _post(
+                "Run nodes again, and those that take other inputs, as a new run.",
+                _BEGUN,
+                _body(**{"from": _TEXTS}, inputs=_OBJECT, run=_NAME, allow_changed=_FLAG),
+                _RUN,
+                status="202",
+            ),
             node: _get("One node or element.", _object(state=_TEXT), _RUN, _NODE),
             f"{node}/value": _get(
                 "A value as it is stored.", {}, _RUN, _NODE, media="application/octet-stream"
@@ -72,10 +111,6 @@ def document() -> Content:
             "/api/v1/dags": _get("The graphs that are known.", _object(dags=_LIST)),
         },
     }
-
-
-def _object(**properties: Content) -> Content:
-    return {"type": "object", "properties": properties}
 
 
 def _query(name: str, schema: Content, about: str) -> Content:
@@ -89,12 +124,19 @@ def _get(
     return {"get": _operation(about, {"200": _answer(about, content)}, parameters)}
 
 
-def _post(about: str, schema: Content, body: Content, *parameters: Content) -> Content:
-    status = "202" if parameters else "200"
+def _post(
+    about: str, schema: Content, body: Content | None, *parameters: Content, status: str = "200"
+) -> Content:
     content = {"application/json": {"schema": schema}}
     operation = _operation(about, {status: _answer(about, content)}, parameters)
-    operation["requestBody"] = {"content": {"application/json": {"schema": body}}}
+    if body is not None:
+        operation["requestBody"] = {"content": {"application/json": {"schema": body}}}
     return {"post": operation}
+
+
+def _delete(about: str, schema: Content, *parameters: Content) -> Content:
+    content = {"application/json": {"schema": schema}}
+    return {"delete": _operation(about, {"200": _answer(about, content)}, parameters)}
 
 
 def _stream(about: str, *parameters: Content) -> Content:

@@ -7,6 +7,7 @@ queue: what it has not taken in time is read from the journal.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from bisect import bisect_right
 from contextlib import aclosing
 
@@ -15,34 +16,39 @@ from taskiq_flow.events import Event
 from taskiq_flow.journal.protocol import stores_events
 from taskiq_flow.journal.reader import LOOK_AGAIN, RunReader
 from taskiq_flow.web.frames import Frame, FrameWriter
-from taskiq_flow.web.shown import Shown
 
 MOST_EVENTS = 10_000
 """Events that a window holds."""
+
+LOOK_EVERY = 0.5
+"""Seconds between two looks for a request, which an engine sees within some two seconds."""
 
 FRAME_SECONDS = 0.1
 """How long events are collected before they are sent together."""
 
 
 class Window:
-    """Follows a run, and holds the frames of its newest events.
+    """Follows a run from where ``writer`` is, and holds the frames of its newest events.
 
     ``floor``: the number of the last event that is not held any more. ``is_over``: the run has
-    ended, or its journal failed: no frame will come.
+    ended, or its journal failed: no frame will come. ``request``: what its engine was asked for.
     """
 
-    def __init__(self, reader: RunReader, run_id: str, shown: Shown, after: int) -> None:
-        self.floor = after
+    def __init__(self, reader: RunReader, run_id: str, writer: FrameWriter) -> None:
+        self.floor = writer.last
         self.is_over = False
         self.watchers = 0
+        self.request: str | None = None
         self._reader = reader
         self._run_id = run_id
-        self._writer = FrameWriter(run_id, shown, after)
+        self._writer = writer
         self._frames: list[Frame] = []
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
         self._news = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._follow())
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._follow())
+        self._looking = loop.create_task(self._look_for_requests())
 
     def next(self, after: int) -> Frame | None:
         """The frame that has the event after ``after``, which has to be at ``floor`` or later."""
@@ -81,6 +87,18 @@ class Window:
         finally:
             self._end()
 
+    async def _look_for_requests(self) -> None:
+        """No event tells of a request: it is written by whoever asks, and not by the engine."""
+        store = self._reader.journal
+        while stores_events(store):
+            with contextlib.suppress(JournalError, RunNotFoundError):
+                request = await store.requested(self._run_id)
+                if request != self.request and not self.is_over:
+                    run = await self._reader.run(self._run_id)
+                    self.request = request if run.status == "running" else None
+                    self._notify()
+            await asyncio.sleep(LOOK_EVERY)
+
     async def _add(self, event: Event) -> None:
         self._writer.add(event)
         if self._writer.is_full:
@@ -112,4 +130,5 @@ class Window:
 
     def _end(self) -> None:
         self.is_over = True
+        self._looking.cancel()
         self._flush()

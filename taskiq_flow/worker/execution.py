@@ -23,6 +23,7 @@ from taskiq_flow.processes.own_thread import in_own_thread, listed_in_own_thread
 from taskiq_flow.transport.deliveries import Delivery
 from taskiq_flow.transport.notice import BEGIN_LABEL, KEEP_LABEL, ReplyTo
 from taskiq_flow.values.call import Calling, Delivered, wrapping
+from taskiq_flow.values.listed import listed
 from taskiq_flow.values.wire import VALUES
 from taskiq_flow.worker.items import SinkToEngine
 
@@ -179,10 +180,10 @@ _IS_GUARDED = "taskiq_flow_is_guarded"
 def _listed(function: Callable[..., Any]) -> Callable[..., Any]:
     """The coroutine function that gives the list of an async generator function's items."""
 
-    async def listed(*args: Any, **kwargs: Any) -> list[Any]:
-        return [item async for item in function(*args, **kwargs)]
+    async def call_for_list(*args: Any, **kwargs: Any) -> list[Any]:
+        return await listed(function(*args, **kwargs))
 
-    return listed
+    return call_for_list
 
 
 def _listed_in_thread(function: Callable[..., Any]) -> Callable[..., Any]:

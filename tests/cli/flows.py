@@ -33,6 +33,9 @@ def title(fetch: str) -> str:
 nightly = DAGBuilder("nightly").node(fetch).node(title).build()
 
 
+long_names = DAGBuilder("long names").node(fetch, name="f" * 90).build()
+
+
 def odd(number: int) -> int:
     if number % 2:
         raise ValueError(f"{number} is odd")
@@ -128,6 +131,7 @@ engine = ExecutionEngine(
 
 pipeline = Pipeline(broker, timeout=30).call_next(fetch).call_next(title)
 chosen = DataflowPipeline(broker, [title, fetch]).on_error("continue")
+named = Pipeline(broker, pipeline_id="tides").call_next(fetch)
 no_steps = Pipeline(broker)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from taskiq_flow import RunView
 from taskiq_flow.cli.exits import Code, code_of_run, of_the_users
 from taskiq_flow.errors import JournalError, NodeFailedError, RunTimeoutError
 from taskiq_flow.events import RunFinished, RunStarted
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, Start
 
 URL = ("--input", "url=example.org")
 
@@ -47,7 +50,8 @@ ENDS = [
     (["watch", "r2", "--journal", "runs.db"], 4, "the journal has no run 'r2'"),
     (["cancel", "r2", "--journal", "runs.db"], 4, "the journal has no run 'r2'"),
     (["resume", "r2", "flows:nightly", "--journal", "runs.db"], 4, "the journal has no run 'r2'"),
-    (["runs", "--journal", "none.db"], 5, "there is no journal 'none.db'"),
+    (["runs", "--journal", "none.db"], 5, "none.db'; give the file to which an engine writes"),
+    (["resume", "r1", "flows:nightly", "--journal", "none.db"], 5, "there is no journal at"),
     (["runs", "--journal", "flows.py"], 5, "file is not a database"),
     (["run", "flows:nightly", *URL, "--journal", "no/runs.db"], 5, "unable to open database file"),
     (["run", "flows:gated", "--timeout", "0.05"], 124, "did not end within 0.05 s"),
@@ -73,9 +77,34 @@ def test_each_exit_code_and_what_is_said(with_run: Path, run: Run) -> None:
             assert ("Traceback" in done.errors) == is_of_module, done.errors
 
 
-def test_a_journal_that_is_only_read_is_not_made(folder: Path, run: Run) -> None:
-    run("runs", "--journal", "none.db")
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("runs", "show r1", "watch r1", "cancel r1", "delete r1", "delete --older-than 1d"),
+        *("resume r1 flows:nightly", "rerun r1 flows:nightly --from title"),
+    ],
+)
+def test_a_journal_that_is_only_read_is_not_made(folder: Path, run: Run, command: str) -> None:
+    done = run(*command.split(), "--journal", "none.db")
+    assert (done.code, done.output) == (5, "")
     assert not (folder / "none.db").exists()
+
+
+@pytest.mark.parametrize("command", ["--help", "--version", "graph flows:nightly", "run --help"])
+def test_output_that_cannot_be_written(start: Start, command: str) -> None:
+    done = start(*command.split(), stdout="/dev/full").wait()
+    assert done.code == 5
+    assert done.errors.startswith("error: the output cannot be written: No space left on device; ")
+    assert len(done.errors.splitlines()) == 1
+
+
+def test_help_that_nobody_reads_ends_quietly() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "taskiq_flow", "--help"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)  # noqa: S603
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_a_locked_run_is_told_apart(with_run: Path, run: Run) -> None:

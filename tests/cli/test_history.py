@@ -7,7 +7,20 @@ import re
 from pathlib import Path
 
 import pytest
+from taskiq import InMemoryBroker
 
+from taskiq_flow import (
+    ExecutionEngine,
+    Lease,
+    MemoryJournal,
+    News,
+    RunReader,
+    RunStarted,
+    RunSummary,
+)
+from taskiq_flow.cli import history
+from taskiq_flow.journal.wire import LineWriter
+from tests.cli import flows
 from tests.cli.conftest import Run
 
 JOURNAL = ("--journal", "runs.db")
@@ -23,7 +36,7 @@ def journal(folder: Path, run: Run) -> Path:
 
 def test_runs_are_listed_shown_and_deleted(journal: Path, run: Run) -> None:
     heads, bad, good = run("runs", *JOURNAL).lines
-    assert heads.split() == ["run", "status", "started", "took", "nodes", "graph"]
+    assert heads.split() == ["run", "status", "started", "took", "done", "graph"]
     assert bad.split()[:3] == ["✗", "bad", "failed"]
     assert good.split()[:3] == ["✓", "good", "completed"]
     assert good.split()[-2:] == ["2/2", "nightly"]
@@ -50,7 +63,7 @@ def test_a_run_is_shown_with_its_nodes_and_errors(journal: Path, run: Run) -> No
     good = run("show", "good", *JOURNAL).lines
     assert re.fullmatch(r"✓ good  completed in \d+ ms; 2 completed", good[0])
     assert good[1].split() == ["graph", "nightly"]
-    assert re.fullmatch(r"  ✓  title  completed in \d+ ms  Tides", good[-1])
+    assert re.fullmatch(r"  ✓  title  completed in \d+ ms +Tides", good[-1])
     bad = run("show", "bad", *JOURNAL).output
     assert re.search(r"^  ✗  odd +failed, ", bad, re.MULTILINE)
     assert bad.endswith((" 7 is odd\n", " 9 is odd\n"))
@@ -85,3 +98,30 @@ def test_where_signs_cannot_be_written_there_are_others(journal: Path, run: Run)
     report = run("show", "good", "--report", *JOURNAL, encoding="latin-1").output
     assert "#" in report
     assert "?" not in report
+
+
+async def test_a_run_in_the_place_of_the_watched_one_is_watched_from_its_beginning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Replacing(MemoryJournal):
+        """Another run takes the place of the first one once somebody waits for changes."""
+
+        async def changed(self, run_id: str, mark: object, seconds: float) -> object:
+            if mark is None:
+                await self.release("r", lease)
+                await self.delete("r")
+                await engine.execute({"url": "a.org"}, run_id="r")
+            return await super().changed(run_id, mark, seconds)
+
+    journal, lease = Replacing(), Lease("another engine")
+    engine = ExecutionEngine(InMemoryBroker(), flows.nightly, journal=journal)
+    started = RunStarted("r", 0.5, ("old",), 1.7e9, seq=1)
+    summary = RunSummary("r", "running", "nightly", 1.7e9, seq=1)
+    await journal.create("r", lease, b"", News(LineWriter("r").lines([started]), summary))
+    view = await history.watched(RunReader(journal), "r", json_lines=True, quiet=True)
+    assert (view.status, view.sessions, [*view.nodes]) == ("completed", 1, ["fetch", "title"])
+    written = capsys.readouterr()
+    kinds = [json.loads(line)["type"] for line in written.out.splitlines()]
+    assert kinds[:3] == ["run.started", "reset", "run.started"]
+    assert kinds[-1] == "run.ended"
+    assert "run 'r' was deleted; another one has its id" in written.err

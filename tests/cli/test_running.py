@@ -49,6 +49,20 @@ def test_a_pipeline_is_run_with_its_input(run: Run) -> None:
     assert done.output == "fetch: <h1>Tides</h1> read at a.org\ntitle: Tides\n"
 
 
+def test_a_pipeline_that_says_so_has_its_own_run_id(run: Run) -> None:
+    quiet = ("-i", "input=a.org", "--quiet", *JOURNAL)
+    run("run", "flows:named", *quiet)
+    run("run", "flows:named", *quiet, "--run-id", "other")
+    lines = [json.loads(line) for line in run("runs", *JOURNAL, "--json-lines").lines]
+    assert [(each["run_id"], each["name"]) for each in lines] == [
+        ("other", "flows:named"),
+        ("tides", "flows:named"),
+    ]
+    again = run("run", "flows:named", *quiet)
+    assert (again.code, again.output) == (3, "")
+    assert "run 'tides' is in the journal already" in again.errors
+
+
 def test_json_lines_have_values_whole(run: Run) -> None:
     done = run("run", "flows:nightly", "-i", f"url={'x' * 5_000}", "--json-lines")
     first, second = map(json.loads, done.lines)

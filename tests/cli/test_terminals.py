@@ -87,7 +87,7 @@ def test_a_table_fits_the_terminal(
     run: Run, start: Start, environment: dict[str, str | None], columns: int
 ) -> None:
     made = ["--run-id", "a-run-of-a-night", "--journal", "runs.db", "--quiet"]
-    run("run", "flows:nightly", "-i", "url=a.org", *made)
+    run("run", "flows:long_names", "-i", "url=a.org", *made)
     env = {**environment, "TASKIQ_FLOW_JOURNAL": "runs.db"}
     for command in (["runs"], ["show", "a-run-of-a-night"], ["show", made[1], "--report"]):
         text = screen(start, columns, *command, env=env)

@@ -29,11 +29,11 @@ from taskiq_flow.completion.safety_net import (
     SILENCE,
     SUSPENDED_AFTER,
 )
+from taskiq_flow.testing import LocalBroker, LocalFlowMiddleware, LocalNotices, LocalNotifier
 from taskiq_flow.transport.notice import Kind, Notice
 from taskiq_flow.transport.protocol import REVOCATION_LIFE
 from taskiq_flow.worker.heartbeat import BEAT
-from tests.local_broker import LocalBroker
-from tests.local_notifier import LocalFlow, LocalNotifier, Switchboard, with_flow
+from tests.local_flow import with_flow
 from tests.virtual_clock import virtual_loop, virtually
 
 pytestmark = pytest.mark.usefixtures("plain_task_ids")
@@ -43,9 +43,9 @@ class Site:
     """A broker with the middleware, and a worker of it in this process."""
 
     def __init__(self, *, inline_limit: int = 65536) -> None:
-        self.board = Switchboard()
+        self.board = LocalNotices()
         self.broker = LocalBroker()
-        self.flow: LocalFlow = with_flow(self.broker, self.board, inline_limit)
+        self.flow: LocalFlowMiddleware = with_flow(self.broker, self.board, inline_limit)
         self.executed: list[str] = []
 
         @self.broker.task(task_name="number")
@@ -204,7 +204,7 @@ async def test_a_saved_result_that_is_gone_is_a_named_error() -> None:
     async def forget(task_id: str, result: Any) -> None:
         """As a backend does whose results expire at once."""
 
-    site.broker.store.set_result = forget  # type: ignore[method-assign]
+    site.broker.results.set_result = forget  # type: ignore[method-assign]
     async with site.working():
         with pytest.raises(NodeFailedError) as caught:
             await site.engine(site.number).execute()
@@ -361,13 +361,13 @@ async def test_a_run_goes_on_after_its_broker_was_shut_down_and_started() -> Non
 @virtually
 async def test_a_slow_store_does_not_pass_for_a_process_that_was_away() -> None:
     site = Site()
-    ready = site.broker.store.is_result_ready
+    ready = site.broker.results.is_result_ready
 
     async def slow(task_id: str) -> bool:
         await asyncio.sleep(SUSPENDED_AFTER + 1.0)
         return await ready(task_id)
 
-    site.broker.store.is_result_ready = slow  # type: ignore[method-assign]
+    site.broker.results.is_result_ready = slow  # type: ignore[method-assign]
     async with lost(site, 20.0, 20.0 + 2 * (SUSPENDED_AFTER + 1.0)):
         await site.engine(site.number, lost_after=20.0).execute()  # nobody is working
 
@@ -384,7 +384,7 @@ async def test_a_reader_that_leaves_while_the_inbox_opens_leaves_it_to_be_closed
 
 
 def test_a_broker_is_used_on_one_event_loop_at_a_time() -> None:
-    site = LocalBroker(), Switchboard()
+    site = LocalBroker(), LocalNotices()
     flow = with_flow(*site)
 
     async def use() -> None:

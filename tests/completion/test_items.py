@@ -27,11 +27,11 @@ from taskiq_flow.completion.items import ReceivedItems
 from taskiq_flow.generators.grant import NO_ITEMS, Grant
 from taskiq_flow.generators.messages import Batch, Receipt
 from taskiq_flow.generators.receiving import TOLD_ITEMS
+from taskiq_flow.testing import LocalBroker, LocalNotices, LocalNotifier
 from taskiq_flow.transport.notice import Kind, Notice
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.wire import Wire
-from tests.local_broker import LocalBroker
-from tests.local_notifier import LocalNotifier, Switchboard, with_flow
+from tests.local_flow import with_flow
 from tests.virtual_clock import virtually
 
 pytestmark = pytest.mark.usefixtures("plain_task_ids")
@@ -45,7 +45,7 @@ class Site:
     """
 
     def __init__(self, *rows: Sequence[Any]) -> None:
-        self.board = Switchboard()
+        self.board = LocalNotices()
         self.broker = LocalBroker()
         self.flow = with_flow(self.broker, self.board)
         self.begun = 0
@@ -264,7 +264,7 @@ class Taker:
 
 
 async def test_a_worker_is_told_what_was_taken_though_nothing_more_is_granted() -> None:
-    board, heard = Switchboard(), asyncio.Queue[bytes]()
+    board, heard = LocalNotices(), asyncio.Queue[bytes]()
     await LocalNotifier(board).subscribe("worker", heard.put_nowait)
     taker: Any = Taker()
     items = ReceivedItems(LocalNotifier(board), b"key", Wire(ValueCodec(), Classes.imported()))

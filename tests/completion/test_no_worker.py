@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from taskiq_flow import DAGBuilder, ExecutionEngine
-from tests.local_broker import LocalBroker
-from tests.local_notifier import Switchboard, with_flow
+from taskiq_flow.testing import LocalBroker, LocalNotices
+from tests.local_flow import with_flow
 from tests.virtual_clock import virtually
 
 
@@ -17,7 +17,7 @@ async def test_an_engine_that_hears_of_no_worker_says_so_after_five_seconds(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = LocalBroker()
-    flow = with_flow(broker, Switchboard())
+    flow = with_flow(broker, LocalNotices())
 
     @broker.task
     async def work() -> int:
@@ -44,7 +44,7 @@ async def test_an_engine_that_hears_of_a_worker_says_nothing_about_workers(
     other: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The worker has another queue, or all of its places are taken by tasks of another engine."""
-    board = Switchboard()
+    board = LocalNotices()
     broker, working = LocalBroker(), LocalBroker()
     flow, flow_of_worker = with_flow(broker, board), with_flow(working, board)
 
@@ -76,7 +76,7 @@ async def test_workers_without_the_middleware_are_told_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = LocalBroker()
-    board = Switchboard()
+    board = LocalNotices()
     board.drops = lambda _: True  # as they send no notices
     flow = with_flow(broker, board)
 

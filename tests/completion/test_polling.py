@@ -20,7 +20,7 @@ from taskiq_flow import (
     RunTimeoutError,
 )
 from taskiq_flow.completion import polling, reading
-from tests.local_broker import LocalBroker, Store
+from taskiq_flow.testing import LocalBroker, LocalResults
 from tests.virtual_clock import virtual_loop, virtually
 
 pytestmark = pytest.mark.filterwarnings("ignore::taskiq_flow.PollingWarning")
@@ -89,7 +89,7 @@ async def test_a_map_of_five_hundred(remote: LocalBroker) -> None:
 
 
 async def test_a_result_that_can_be_read_only_once_reaches_all_consumers() -> None:
-    broker = LocalBroker(Store(keep_results=False))
+    broker = LocalBroker(LocalResults(keep_results=False))
     tasks = Tasks(broker)
     builder = DAGBuilder().node(tasks.load, output="raw")
     builder.node(tasks.count, output="one").node(tasks.count, output="two")
@@ -102,7 +102,7 @@ async def test_a_result_backend_that_fails_for_a_while_is_ridden_out(
     remote: LocalBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     tasks = Tasks(remote)
-    remote.store.failures_to_come = 10
+    remote.results.failures_to_come = 10
     dag = DAGBuilder().node(tasks.load, output="raw").node(tasks.count).build()
     assert (await ExecutionEngine(remote, dag).execute({"source": "a"}))["count"] == 1
     assert sum("cannot be read yet" in record.message for record in caplog.records) == 1
@@ -114,21 +114,21 @@ async def test_a_result_backend_that_is_away_is_one_line_however_many_tasks_are_
 ) -> None:
     broker = LocalBroker()
     tasks = Tasks(broker)
-    broker.store.failures_to_come = 100
+    broker.results.failures_to_come, away = 100, "the result backend is away"
     builder = DAGBuilder()
     for number in range(20):
         builder.node(tasks.load, output=f"load {number}")
     async with broker.worker():
         assert len(await ExecutionEngine(broker, builder.build()).execute({"source": "a"})) == 20
     assert [record.getMessage() for record in caplog.records] == [
-        "results cannot be read yet: ConnectionError: the store is away; trying again for 60 s"
+        f"results cannot be read yet: ConnectionError: {away}; trying again for 60 s"
     ]
 
 
 @virtually
 async def test_a_result_backend_that_never_answers_ends_the_node() -> None:
     broker = LocalBroker()
-    broker.store.failures_to_come = 10**9
+    broker.results.failures_to_come = 10**9
     dag = DAGBuilder().node(Tasks(broker).load).build()
     with pytest.raises(NodeFailedError) as caught:
         await ExecutionEngine(broker, dag).execute({"source": "a"})
@@ -144,7 +144,7 @@ class Unknown:
 async def test_a_value_of_a_type_that_cannot_be_parsed_arrives_as_it_is(
     keep_results: bool,
 ) -> None:
-    broker = LocalBroker(Store(keep_results=keep_results))
+    broker = LocalBroker(LocalResults(keep_results=keep_results))
 
     @broker.task
     async def give() -> Unknown:
@@ -158,14 +158,14 @@ async def test_a_value_of_a_type_that_cannot_be_parsed_arrives_as_it_is(
 @virtually
 async def test_a_question_that_is_never_answered_holds_no_other_back_for_long() -> None:
     broker = LocalBroker()
-    ask = broker.store.is_result_ready
+    ask = broker.results.is_result_ready
 
     async def deaf(task_id: str) -> bool:
         if "slow" in task_id:
             await asyncio.Event().wait()
         return await ask(task_id)
 
-    broker.store.is_result_ready = deaf  # type: ignore[method-assign]
+    broker.results.is_result_ready = deaf  # type: ignore[method-assign]
     tasks = Tasks(broker)
     builder = DAGBuilder().node(tasks.load, name="slow", inputs=["source"])
     builder.node(tasks.load, output="raw").node(tasks.count)
@@ -176,7 +176,7 @@ async def test_a_question_that_is_never_answered_holds_no_other_back_for_long() 
 
 
 async def test_a_backend_that_raises_a_cancellation_is_asked_again(remote: LocalBroker) -> None:
-    ask, asked = remote.store.is_result_ready, 0
+    ask, asked = remote.results.is_result_ready, 0
 
     async def confused(task_id: str) -> bool:
         nonlocal asked
@@ -185,7 +185,7 @@ async def test_a_backend_that_raises_a_cancellation_is_asked_again(remote: Local
             raise asyncio.CancelledError
         return await ask(task_id)
 
-    remote.store.is_result_ready = confused  # type: ignore[method-assign]
+    remote.results.is_result_ready = confused  # type: ignore[method-assign]
     dag = DAGBuilder().node(Tasks(remote).load).build()
     assert await ExecutionEngine(remote, dag).execute({"source": "a"}) == {"load": ["a"]}
 
@@ -201,7 +201,7 @@ async def test_polling_slows_down_while_nothing_comes_and_asks_for_all_in_one_ro
     await asyncio.sleep(10)
     engine.cancel()
     await asyncio.gather(run, return_exceptions=True)
-    rounds = broker.store.questions / 10
+    rounds = broker.results.questions / 10
     assert 10 / polling.LONGEST_INTERVAL <= rounds <= 10 / polling.LONGEST_INTERVAL + 15
 
 
@@ -225,10 +225,10 @@ async def test_cancel_stops_asking_and_sends_nothing_more() -> None:
         engine.cancel()
         with pytest.raises(RunCancelledError):
             await run
-        questions = broker.store.questions
+        questions = broker.results.questions
         await asyncio.sleep(10)
-        assert len(broker.store.results) == 1  # the task ran on, and nobody asked for it
-        assert broker.store.questions == questions
+        assert len(broker.results.stored) == 1  # the task ran on, and nobody asked for it
+        assert broker.results.questions == questions
         assert tasks.ran == []
 
 
@@ -244,7 +244,7 @@ async def test_a_plain_callable_is_refused_with_the_remedy(remote: LocalBroker) 
 
 
 async def test_whoever_is_cancelled_while_asking_for_a_result_is_cancelled() -> None:
-    class Hanging(Store):
+    class Hanging(LocalResults):
         async def is_result_ready(self, task_id: str) -> bool:
             asked.set()
             await asyncio.Event().wait()
@@ -259,7 +259,7 @@ async def test_whoever_is_cancelled_while_asking_for_a_result_is_cancelled() -> 
 
 
 async def test_a_backend_that_raises_a_cancellation_of_its_own_counts_as_failing() -> None:
-    class Cancelling(Store):
+    class Cancelling(LocalResults):
         async def is_result_ready(self, task_id: str) -> bool:
             raise asyncio.CancelledError
 
@@ -287,7 +287,7 @@ async def test_a_task_that_outlives_its_label_timeout_fails_once(remote: LocalBr
 
 @virtually
 async def test_a_backend_that_swallows_a_cancellation_does_not_hold_up_the_end() -> None:
-    class Deaf(Store):
+    class Deaf(LocalResults):
         async def is_result_ready(self, task_id: str) -> bool:
             while not reconnected.is_set():
                 with contextlib.suppress(asyncio.CancelledError):

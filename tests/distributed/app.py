@@ -43,13 +43,16 @@ SETTINGS = "TASKIQ_FLOW_TEST_SETTINGS"
 
 @dataclass(frozen=True)
 class Settings:
-    """Which broker, at which servers. ``queue`` keeps those of different tests apart."""
+    """Which broker, at which servers. ``queue`` keeps those of different tests apart.
+
+    ``options``: further arguments of a broker over Redis, or of NATS's connections, as JSON.
+    """
 
     kind: str
     redis: str = ""
     nats: str = ""
     rabbitmq: str = ""
-    sentinel: int = 0
+    sentinel: int | tuple[int, ...] = 0
     queue: str = "tests"
     flow: bool = True
     notifier: str | None = None
@@ -66,6 +69,7 @@ class Settings:
     full_timeout: float = 60.0
     stream: str = "{}"
     queue_arguments: str = "{}"
+    queue_type: str = "classic"
     prefix: str = "taskiq_flow"
     park_after: float | None = None
     qos: int = 10
@@ -74,6 +78,7 @@ class Settings:
     store: str = ""
     store_above: int = 524_288
     imports: tuple[str, ...] = ()
+    options: str = "{}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -113,6 +118,7 @@ def broker_of(settings: Settings) -> AsyncBroker:
 def _bare(settings: Settings) -> AsyncBroker:
     # Each client is imported by those who use it, so that the others start faster.
     queue = settings.queue
+    options: dict[str, Any] = json.loads(settings.options)
     if settings.kind == "in-memory":
         return InMemoryBroker()
     if settings.kind == "redis-streams":
@@ -124,24 +130,27 @@ def _bare(settings: Settings) -> AsyncBroker:
             consumer_id="0",
             idle_timeout=settings.idle_timeout,
             unacknowledged_lock_timeout=5.0,
+            **options,
         )
     if settings.kind == "redis-lists":
         from taskiq_redis import ListQueueBroker
 
-        return ListQueueBroker(settings.redis, queue_name=queue)
+        return ListQueueBroker(settings.redis, queue_name=queue, **options)
     if settings.kind.startswith("redis-sentinel"):
         from taskiq_redis import ListQueueSentinelBroker, RedisStreamSentinelBroker
 
-        at: Any = {"sentinels": [("127.0.0.1", settings.sentinel)], "master_name": "mymaster"}
+        options = {**_at_sentinels(settings), **options}
         if settings.kind.endswith("lists"):
-            return ListQueueSentinelBroker(queue_name=queue, **at)
-        return RedisStreamSentinelBroker(queue_name=queue, consumer_id="0", **at)
+            return ListQueueSentinelBroker(queue_name=queue, **options)
+        return RedisStreamSentinelBroker(queue_name=queue, consumer_id="0", **options)
     if settings.kind.startswith("redis-cluster"):
         from taskiq_redis import ListQueueClusterBroker, RedisStreamClusterBroker
 
         if settings.kind.endswith("lists"):
-            return ListQueueClusterBroker(settings.redis, queue_name=queue)
-        return RedisStreamClusterBroker(settings.redis, queue_name=queue, consumer_id="0")
+            return ListQueueClusterBroker(settings.redis, queue_name=queue, **options)
+        return RedisStreamClusterBroker(
+            settings.redis, queue_name=queue, consumer_id="0", **options
+        )
     if settings.kind == "nats":
         from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
         from taskiq_nats import PullBasedJetStreamBroker
@@ -158,6 +167,7 @@ def _bare(settings: Settings) -> AsyncBroker:
                 durable_name=queue, ack_wait=settings.idle_timeout / 1000, max_ack_pending=10_000
             ),
             pull_consume_timeout=0.5,
+            **options,
         )
     from taskiq_aio_pika import AioPikaBroker, Exchange, Queue, QueueType
 
@@ -167,16 +177,34 @@ def _bare(settings: Settings) -> AsyncBroker:
     # Quorum queues of RabbitMQ 3.10 may be left without a leader when their only node was killed.
     rabbit = AioPikaBroker(settings.rabbitmq, exchange=Exchange(name=queue), qos=settings.qos)
     arguments = json.loads(settings.queue_arguments)
-    return rabbit.with_queue(Queue(name=queue, type=QueueType.CLASSIC, arguments=arguments))
+    return rabbit.with_queue(
+        Queue(name=queue, type=QueueType(settings.queue_type), arguments=arguments)
+    )
+
+
+def _at_sentinels(settings: Settings) -> dict[str, Any]:
+    ports = [settings.sentinel] if isinstance(settings.sentinel, int) else settings.sentinel
+    return {"sentinels": [("127.0.0.1", port) for port in ports], "master_name": "mymaster"}
 
 
 def _backend(settings: Settings) -> Any:
     if settings.kind == "nats":
         from taskiq_nats import NATSObjectStoreResultBackend
 
-        return NATSObjectStoreResultBackend(settings.nats, keep_results=settings.keep_results)
-    from taskiq_redis import RedisAsyncClusterResultBackend, RedisAsyncResultBackend
+        return NATSObjectStoreResultBackend(
+            settings.nats,
+            keep_results=settings.keep_results,
+            bucket_name=settings.result_prefix or "taskiq_results",
+            **json.loads(settings.options),
+        )
+    from taskiq_redis import (
+        RedisAsyncClusterResultBackend,
+        RedisAsyncResultBackend,
+        RedisAsyncSentinelResultBackend,
+    )
 
+    if settings.kind.startswith("redis-sentinel") and not settings.redis:
+        return RedisAsyncSentinelResultBackend(**_at_sentinels(settings))
     if settings.kind.startswith("redis-cluster"):
         return RedisAsyncClusterResultBackend(settings.redis)
     return RedisAsyncResultBackend(

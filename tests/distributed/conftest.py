@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -25,6 +26,9 @@ S = TypeVar("S", bound=Server)
 FOLDER = Path(__file__).parent
 
 APP = "tests.distributed.app:from_environment"
+
+AT_LENGTH = bool(os.environ.get("TASKIQ_FLOW_TESTS_AT_LENGTH"))
+"""Whether tests last as long as what they are about, as ``scripts/production`` has them."""
 
 HOW_TO_INSTALL = "RabbitMQ is not installed; scripts/test does so where it may (apt-get)"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import AsyncIterator
 
 from redis.asyncio import Redis
-from taskiq import TaskiqDepends
+from taskiq import AsyncBroker, TaskiqDepends
 from taskiq_redis import ListRedisScheduleSource, RedisAsyncResultBackend, RedisStreamBroker
 
 from taskiq_flow import (
@@ -22,16 +24,26 @@ REDIS = "TASKIQ_FLOW_TEST_REDIS"
 
 url = os.environ.get(REDIS, "redis://127.0.0.1:1")
 
-broker = (
-    RedisStreamBroker(url, queue_name="pipelined")
-    .with_result_backend(RedisAsyncResultBackend(url))
-    .with_middlewares(PipelineMiddleware())
-)
 
-bare = RedisStreamBroker(url, queue_name="pipelined").with_result_backend(
-    RedisAsyncResultBackend(url)
-)
-"""The same without the middleware."""
+def on_queue(name: str) -> AsyncBroker:
+    """A broker without the middleware."""
+    return RedisStreamBroker(url, queue_name=name).with_result_backend(RedisAsyncResultBackend(url))
+
+
+broker = on_queue("pipelined").with_middlewares(PipelineMiddleware())
+bare = on_queue("pipelined")
+
+of_bare_workers = on_queue("bare workers")
+"""Of workers without the middleware; the task is there for engines with it, too."""
+
+of_engines = on_queue("bare workers").with_middlewares(PipelineMiddleware())
+
+for each in (of_bare_workers, of_engines):
+
+    @each.task(task_name="nap")
+    async def nap(seconds: float) -> float:
+        await asyncio.sleep(seconds)
+        return seconds
 
 
 @broker.task
@@ -51,6 +63,22 @@ async def shout(word: str, mark: str = "!") -> tuple[str, int]:
     if word == "bad":
         raise LookupError(word)
     return word.upper() + mark, os.getpid()
+
+
+@broker.task
+async def forget(text: str) -> None:
+    """Gives nothing."""
+
+
+@broker.task
+async def letters(text: str) -> AsyncIterator[str]:
+    for letter in text or "":
+        yield letter
+
+
+@broker.task
+async def named(value: object) -> str:
+    return type(value).__name__
 
 
 @broker.task

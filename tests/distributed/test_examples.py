@@ -208,6 +208,31 @@ def test_code_that_names_no_file_runs_by_itself(farm: Farm, redis: RedisServer) 
         assert output_of(["-c", with_servers(block.code, farm, redis)]) == (block.output or "")
 
 
+def test_an_engine_that_is_told_to_stop_ends_its_run_as_the_page_on_production_shows(
+    tmp_path: Path,
+) -> None:
+    (block,) = named("nightly.py", ROOT / "docs/production.md")
+    assert output_of(["-c", block.code], cwd=tmp_path) == block.output
+
+
+def test_the_file_of_the_tour_prints_the_same_on_workers(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    tour = (ROOT / "docs/tour.md").read_text("utf-8")
+    (block,) = named("tides.py", ROOT / "docs/tour.md")
+    worker, driver = (shlex.split(text) for text in SHELL.findall(tour))
+    assert {worker[0], driver[0]} == {"BROKER_URL=redis://localhost:6379"}
+    assert (worker[1:3], driver[1]) == (["taskiq", "worker"], "python")
+    (tmp_path / "tides.py").write_text(block.code, "utf-8")
+    env = {"BROKER_URL": redis.url}
+    workers = Workers(worker[3], folder=tmp_path, cwd=tmp_path, env=env)
+    workers.start()
+    try:
+        assert output_of(driver[2:], cwd=tmp_path, env=env, timeout=20) == block.output
+    finally:
+        workers.kill()
+
+
 def test_no_block_of_the_docs_is_left_out() -> None:
     known = {"", "broker.py", "tasks.py", "drive.py", "values.py"}
     pages = sorted((ROOT / "docs").glob("*.md"))
@@ -323,18 +348,17 @@ def test_who_refuses_integers_beyond_64_bits(serializer: str) -> None:
         assert output_of(["-c", textwrap.dedent(code)]) == expected
 
 
-def test_the_broker_of_the_page_on_production_works_with_the_command_of_the_unit(
+def test_the_modules_of_the_page_on_deploying_work_with_the_command_of_the_unit(
     redis: RedisServer, tmp_path: Path
 ) -> None:
-    page = (ROOT / "docs/production.md").read_text("utf-8")
-    (block,) = BLOCK.finditer(page)
-    (tmp_path / "broker.py").write_text(block["code"], "utf-8")
-    (tmp_path / "tasks.py").write_text(
-        "from broker import broker\n\n@broker.task\n"
-        "async def double(x: int) -> int:\n    return 2 * x\n",
-        "utf-8",
-    )
-    (tmp_path / "drive.py").write_text(textwrap.dedent(DRIVE), "utf-8")
+    (block,) = named("broker.py", ROOT / "docs/production.md")
+    (tmp_path / "broker.py").write_text(block.code, "utf-8")
+    page = ROOT / "docs/deploying.md"
+    (tasks,), (driver,) = named("tasks.py", page), named("nightly.py", page)
+    assert len(blocks(page)) == 2
+    (tmp_path / "tasks.py").write_text(tasks.code, "utf-8")
+    (tmp_path / "nightly.py").write_text(driver.code, "utf-8")
+    (tmp_path / "inventory.py").write_text(textwrap.dedent(INVENTORY), "utf-8")
     unit = (ROOT / "deploy/taskiq-worker.service").read_text("utf-8")
     (command,) = re.findall(r"^ExecStart=\S+/taskiq (.*)$", unit, re.MULTILINE)
     compose = (ROOT / "deploy/compose.yaml").read_text("utf-8")
@@ -348,23 +372,21 @@ def test_the_broker_of_the_page_on_production_works_with_the_command_of_the_unit
     )
     process.start()
     try:
-        printed = output_of(["drive.py"], cwd=tmp_path, env=env)
+        assert output_of(["nightly.py"], cwd=tmp_path, env=env) == driver.output
+        printed = output_of(["inventory.py"], cwd=tmp_path, env=env)
     finally:
         process.kill()
-    assert "{'double': 42}" in printed
     assert "Leftover(name='shop:tasks', kind='stream', count=0" in printed
 
 
-DRIVE = """
+INVENTORY = """
     import asyncio
 
     from broker import broker
-    from tasks import double
-    from taskiq_flow import DAGBuilder, ExecutionEngine, inventory
+    from taskiq_flow import inventory
 
     async def main() -> None:
         await broker.startup()
-        print(await ExecutionEngine(broker, DAGBuilder().node(double).build()).execute({"x": 21}))
         await asyncio.sleep(0.5)  # the worker acknowledges behind the result
         print(*await inventory(broker), sep="\\n")
         await broker.shutdown()

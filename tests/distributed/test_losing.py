@@ -214,10 +214,14 @@ async def test_a_result_that_expires_before_a_later_node_needs_it(kind: str, far
         values = {"item": 1, "seconds": 2.5}
         assert await ExecutionEngine(broker, dag).execute(values)  # by value: it has arrived
         with pytest.raises(NodeFailedError) as caught:
-            await ExecutionEngine(broker, dag, pass_by="reference").execute(values)
+            engine = ExecutionEngine(broker, dag, pass_by="reference")
+            await engine.execute(values, run_id=f"expired {kind}")
     assert caught.value.task_name == "total"
     assert isinstance(caught.value.__cause__, ResultUnavailableError)
-    assert "has expired or was deleted" in str(caught.value.__cause__)
+    said = str(caught.value.__cause__)
+    assert "has expired or was deleted" in said
+    assert f"engine.rerun('expired {kind}', ['double'])" in said
+    assert "result_ex_time=" in said
 
 
 @pytest.mark.timeout(60)

@@ -20,10 +20,17 @@ from taskiq_nats import (
     PushBasedJetStreamBroker,
 )
 
-from taskiq_flow import ExecutionEngine, NodeFailedError, TaskLostError
+from taskiq_flow import (
+    ConfigurationError,
+    DAGBuilder,
+    ExecutionEngine,
+    NodeFailedError,
+    RunCancelledError,
+    TaskLostError,
+)
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries
-from taskiq_flow.transport.nats import GONE_AFTER, NatsNotifier
+from taskiq_flow.transport.nats import GONE_AFTER, NatsNotifier, notifier_of
 from taskiq_flow.transport.nats_broker import (
     JetStreamListener,
     backlog_of,
@@ -34,7 +41,7 @@ from taskiq_flow.transport.nats_broker import (
     steady_results,
 )
 from tests.distributed import app
-from tests.distributed.app import started
+from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
 from tests.distributed.watching import Notes, inputs, left_over, many, until
 from tests.servers.nats import NatsServer
@@ -210,6 +217,24 @@ async def test_nothing_of_tasks_is_left_in_a_work_queue(farm: Farm, tmp_path: Pa
         assert "results in bucket 'taskiq_results' never expire" in workers.log()
 
 
+async def test_a_consumer_that_is_deleted_while_workers_wait_is_created_again(
+    farm: Farm, tmp_path: Path
+) -> None:
+    settings = farm.settings("nats", queue="deleted", idle_timeout=20_000)
+    notes = Notes(tmp_path)
+    with farm.working(settings, processes=2) as workers:
+        pids = workers.pids
+        async with started(settings) as broker:
+            engine = ExecutionEngine(broker, many(broker, app.noted, 10))
+            await engine.execute(inputs(notes, 10, 0.0))
+            nats_broker: Any = broker
+            await nats_broker.js.delete_consumer(settings.queue, settings.queue)
+            async with asyncio.timeout(15.0):
+                assert len(await engine.execute(inputs(notes, 10, 0.0))) == 10
+        assert workers.pids == pids
+    assert len(notes.of("begin")) == 20
+
+
 async def test_messages_of_other_subjects_do_not_hide_that_a_message_has_left_the_queue(
     server: NatsServer,
 ) -> None:
@@ -246,3 +271,81 @@ async def test_a_stream_that_keeps_its_messages_is_warned_of(
     listening.cancel()
     await asyncio.wait([listening])
     await broker.shutdown()
+
+
+def confined_server(folder: Path, *without: str) -> NatsServer:
+    """A server for a user with the rights that docs/production.md lists, but for some of them."""
+    page = (Path(__file__).parents[2] / "docs/production.md").read_text("utf-8")
+    user = page[page.index("{user: shop") :].partition("```")[0]
+    for right in without:
+        assert f'"{right}"' in user
+        user = user.replace(f'"{right}"', '"nothing"')
+    return NatsServer(folder / "confined", f"authorization {{ users = [{user}] }}")
+
+
+def confined_settings(server: NatsServer) -> Settings:
+    return Settings(
+        "nats",
+        nats=server.url.replace("nats://", "nats://shop:PASSWORD@"),
+        queue="shop_tasks",
+        prefix="shop",
+        result_prefix="shop_results",
+        options=json.dumps({"inbox_prefix": "shop.inbox"}),
+    )
+
+
+async def test_a_user_confined_to_a_prefix_can_do_all(farm: Farm, tmp_path: Path) -> None:
+    server = confined_server(tmp_path)
+    server.start()
+    settings = confined_settings(server)
+    try:
+        with farm.working(settings):
+            async with started(settings) as broker:
+                notes = Notes(tmp_path)
+                dag = DAGBuilder().node(task(broker, app.blob)).node(task(broker, app.measure))
+                engine = ExecutionEngine(broker, dag.build(), pass_by=1_000)
+                assert (await engine.execute({"size": 200_000}))["measure"] == 200_000
+                engine = ExecutionEngine(broker, many(broker, app.noted, 2))
+                run = asyncio.ensure_future(engine.execute(inputs(notes, 2, 60.0)))
+                await notes.until("begin", 2)
+                engine.cancel()
+                with pytest.raises(RunCancelledError):
+                    await run
+                await notes.until("cancel", 2)
+                assert len(await inventory_of(broker, "shop")) == 4
+        assert "violation" not in (server.folder / "log").read_text("utf-8").lower()
+    finally:
+        server.kill()
+
+
+async def test_a_subject_that_a_user_may_not_use_is_named(tmp_path: Path) -> None:
+    server = confined_server(tmp_path, "shop_tasks")
+    server.start()
+    settings = confined_settings(server)
+    try:
+        async with started(settings) as broker:
+            engine = ExecutionEngine(broker, many(broker, app.noted, 1))
+            with pytest.raises(NodeFailedError, match=r'publish to "shop_tasks"; give the user'):
+                await engine.execute(inputs(Notes(tmp_path), 1, 0.0))
+            notifier = notifier_of(broker, "shop")
+            await notifier.open()
+            with pytest.raises(ConfigurationError, match='subscription to "elsewhere"'):
+                await notifier.subscribe("elsewhere", lambda _: None)
+            await notifier.aclose()
+    finally:
+        server.kill()
+
+
+async def test_a_worker_that_may_not_fetch_tasks_says_so(tmp_path: Path) -> None:
+    server = confined_server(tmp_path, "$JS.API.CONSUMER.MSG.NEXT.shop_tasks.>")
+    server.start()
+    broker = app.broker_of(confined_settings(server))
+    listener = JetStreamListener(broker)
+    try:
+        await broker.startup()
+        async with aclosing(listener.listen()) as messages:
+            with pytest.raises(ConfigurationError, match=r"consumer\.msg\.next\.shop_tasks"):
+                await anext(messages)
+    finally:
+        await broker.shutdown()
+        server.kill()

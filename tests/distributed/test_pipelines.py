@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from taskiq_flow import ConfigurationError, NodeFailedError, Pipeline, PollingWarning
+from taskiq_flow import (
+    ConfigurationError,
+    ExecutionEngine,
+    NodeFailedError,
+    Pipeline,
+    PollingWarning,
+    RunFailedError,
+)
 from tests.distributed.conftest import Farm
 from tests.servers.workers import Workers
 
@@ -58,6 +65,64 @@ async def test_a_step_that_fails_on_a_worker_ends_the_run(started: Any) -> None:
     done = await task.wait_result(timeout=30)
     assert isinstance(done.error, NodeFailedError)
     assert isinstance(done.error.__cause__, LookupError)
+
+
+async def test_steps_give_none_a_generator_or_a_tuple_and_lists_may_be_empty(started: Any) -> None:
+    def pipeline() -> Pipeline[Any]:
+        return Pipeline(started.broker)
+
+    runs = {
+        pipeline().call_next(started.forget).call_next(started.named): ("a", "NoneType"),
+        pipeline().call_next(started.letters).map(started.named): ("ab", ["str", "str"]),
+        pipeline().call_next(started.letters).call_next(started.named): ("ab", "list"),
+        pipeline().call_next(started.shout).call_next(started.named): ("a", "tuple"),
+        pipeline().call_next(started.split).map(started.named): ("", []),
+        pipeline().map(started.is_long).call_next(started.named): ([], "list"),
+    }
+    tasks = [(await each.kiq(given), expected) for each, (given, expected) in runs.items()]
+    for task, expected in tasks:
+        assert await task == expected
+
+
+async def test_a_failing_step_in_each_mode(started: Any) -> None:
+    def pipeline(mode: Any) -> Pipeline[Any]:
+        pipeline = Pipeline(started.broker).call_next(started.split).map(started.shout)
+        return pipeline.on_error(mode).with_retry(max_attempts=2, delay=0.01)
+
+    error = (await (await pipeline("retry").kiq("bad")).wait_result(timeout=30)).error
+    assert isinstance(error, NodeFailedError)
+    assert error.attempts == 2
+    task = await pipeline("continue").kiq("bad ok")
+    error = (await task.wait_result(timeout=30)).error
+    assert isinstance(error, RunFailedError)
+    assert list(error.failures) == ["shout[0]"]
+
+
+async def test_a_pipeline_id_of_the_user_is_that_of_the_run_and_of_its_steps(started: Any) -> None:
+    pipeline = Pipeline(started.broker, pipeline_id="mine").with_context()
+    task = await pipeline.call_next(started.seen).kiq("a")
+    assert task.pipeline_id == pipeline.pipeline_id == "mine"
+    assert await task == "pipeline mine 0"
+
+
+async def test_results_of_workers_without_the_middleware_are_late_or_an_error(
+    started: Any, farm: Farm, tmp_path: Path
+) -> None:
+    env = {started.REDIS: farm.redis.url}
+    app = "tests.distributed.pipelined:of_bare_workers"
+    workers = Workers(app, folder=tmp_path, env=env)
+    workers.start()
+    broker = started.of_engines
+    await broker.startup()
+    pipeline = Pipeline(broker).call_next(broker.find_task("nap"))
+    engine = ExecutionEngine(**pipeline.engine.options | {"lost_after": 2.0})
+    try:
+        assert await engine.execute({"input": 0.1}) == {"nap": 0.1}
+        with pytest.raises(NodeFailedError, match="the workers have no FlowMiddleware"):
+            await engine.execute({"input": 5.0})
+    finally:
+        await broker.shutdown()
+        workers.kill()
 
 
 async def test_a_pipeline_is_a_task_that_a_worker_executes(started: Any) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aio_pika
 import pytest
@@ -23,10 +25,10 @@ from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError
 from taskiq_flow.errors import ConfigurationError, RunCancelledError
 from taskiq_flow.reconnect import text_of
 from taskiq_flow.transport.rabbitmq import notifier_at
-from taskiq_flow.transport.rabbitmq_broker import inventory_of, is_outage, kick_of
+from taskiq_flow.transport.rabbitmq_broker import count_of, inventory_of, is_outage, kick_of
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
-from tests.distributed.conftest import APP, HOW_TO_INSTALL, Farm
+from tests.distributed.conftest import APP, AT_LENGTH, HOW_TO_INSTALL, Farm
 from tests.distributed.watching import Notes, inputs, left_over, many, until, until_sent
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.workers import Workers
@@ -271,7 +273,8 @@ async def test_a_listener_whose_old_connection_is_not_missed_yet_listens_at_once
 
 
 async def test_many_workers_start_at_once_after_many_revocations(farm: Farm) -> None:
-    prefix, count = "many", 2000
+    """``scripts/production`` has 24 worker processes."""
+    prefix, count = "many", 1000
     notifiers = [notifier_at(farm.rabbitmq.url, prefix) for _ in range(12)]
     await notifiers[0].open()
     await asyncio.gather(*(notifiers[0].revoke(f"run {number}") for number in range(count)))
@@ -286,6 +289,46 @@ async def test_many_workers_start_at_once_after_many_revocations(farm: Farm) -> 
     await until(lambda: all(len(of) == count for of in heard[1:]), "all have heard of all")
     for notifier in notifiers:
         await notifier.aclose()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not AT_LENGTH, reason="starts 24 processes; scripts/production does")
+async def test_many_worker_processes_start_at_once_after_many_revocations(
+    farm: Farm, notes: Notes
+) -> None:
+    """While they read the revocations, one after another, they work already."""
+    settings = farm.settings("rabbitmq", queue="crowd", prefix="crowd")
+    notifier = notifier_at(farm.rabbitmq.url, settings.prefix)
+    await notifier.open()
+    for begin in range(0, 5000, 500):
+        runs = [f"run {number}" for number in range(begin, begin + 500)]
+        await asyncio.gather(*map(notifier.revoke, runs))
+    await notifier.aclose()
+    workers = farm.workers(settings, processes=24)
+    workers.start_timeout = 120.0
+    began = time.monotonic()
+    await asyncio.to_thread(workers.start)
+    print(f"24 workers are up after {time.monotonic() - began:.1f} s")  # noqa: T201
+    pids = workers.pids
+    try:
+        await run_of(settings, notes, 100, 0.2)
+        async with started(settings) as broker:
+            rabbit: Any = broker
+            engine = ExecutionEngine(broker, many(broker, app.noted, 50), lost_after=60.0)
+            run = asyncio.ensure_future(engine.execute(inputs(notes, 50, 60.0)))
+            await notes.until("begin", 150)
+            engine.cancel()
+            with pytest.raises(RunCancelledError):
+                await run
+            await notes.until("cancel", 50)
+            async with asyncio.timeout(120.0):  # what a worker reads at this moment is not counted
+                while await count_of(rabbit.write_conn, f"{settings.prefix}_revocations") != 5001:
+                    await asyncio.sleep(0.5)
+        print(f"all have read the revocations after {time.monotonic() - began:.1f} s")  # noqa: T201
+        assert workers.pids == pids
+        assert "Traceback" not in workers.log()
+    finally:
+        workers.kill()
 
 
 async def test_a_user_confined_to_names_of_a_prefix_can_do_all(farm: Farm, notes: Notes) -> None:

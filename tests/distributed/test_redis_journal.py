@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +120,11 @@ async def test_journals_with_other_prefixes_have_other_runs(farm: Farm) -> None:
         await store.aclose()
 
 
-def lose_answers(
+async def lose_answers(
     journal: RedisJournal, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> list[object]:
     """Have the connection break before so many answers of the server arrive; returns these."""
-    client, lost = journal._connected_client(), list[object]()
+    client, lost = (await journal._of_loop()).client, list[object]()
     evaluate = client.eval
 
     async def lose_answer(*arguments: Any) -> Any:
@@ -144,7 +146,7 @@ async def test_a_chunk_whose_answer_was_lost_is_not_written_twice(
     store.journals.append(journal)
     if call == "append":
         await journal.create("run", LEASE, b"chunk")
-    lost = lose_answers(journal, 2, monkeypatch)
+    lost = await lose_answers(journal, 2, monkeypatch)
     if call == "create":
         await journal.create("run", LEASE, b"chunk")
     await journal.append("run", LEASE, b"chunk")
@@ -232,6 +234,32 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.kill()
+
+
+def test_loops_of_several_threads_keep_their_connections(server: RedisServer) -> None:
+    """They take turns, and none closes what another one uses."""
+    journal, turn = RedisJournal(server.url), threading.Barrier(3, timeout=10.0)
+
+    async def use(number: int) -> None:
+        await journal.create(f"run {number}", LEASE, b"0")
+        for _ in range(20):
+            turn.wait()
+            await journal.append(f"run {number}", LEASE, b"chunk")
+        if number == 0:
+            await journal.aclose()  # the others leave that to their loops
+        turn.wait()
+        assert len(await log_of(journal, f"run {number}")) == 21
+
+    with server.client() as client:
+        before = client.info("stats")["total_connections_received"]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(asyncio.run, map(use, range(3))))
+        opened = client.info("stats")["total_connections_received"] - before
+        server.process.wait_until(
+            lambda: client.info("clients")["connected_clients"] == 1, "all are closed", 5.0
+        )
+    assert opened == 4  # the first has opened another one after it had closed its own
+    assert not journal._of_loops
 
 
 @pytest.fixture
@@ -389,7 +417,7 @@ async def test_a_deletion_whose_answer_was_lost_is_done_all_the_same(
     journal = RedisJournal(store.url, prefix=store.prefix)
     await journal.create("run", LEASE, b"chunk")
     await journal.release("run", LEASE)
-    lost = lose_answers(journal, 1, monkeypatch)
+    lost = await lose_answers(journal, 1, monkeypatch)
     await journal.delete("run")
     assert len(lost) == 1
     assert await journal.run_ids() == []

@@ -33,8 +33,8 @@ from taskiq_flow import (
     RunFailedError,
 )
 from taskiq_flow.engine.run_spec import Items
-from tests.local_broker import LocalBroker
-from tests.local_notifier import Switchboard, with_flow
+from taskiq_flow.testing import LocalBroker, LocalNotices
+from tests.local_flow import with_flow
 from tests.recording import Recorder
 from tests.virtual_clock import virtually
 
@@ -577,7 +577,7 @@ async def test_generators_that_hold_all_places_of_a_worker_do_not_stop_the_run(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = LocalBroker()
-    flow = with_flow(broker, Switchboard())
+    flow = with_flow(broker, LocalNotices())
 
     async def items(size: int) -> AsyncIterator[int]:
         for number in range(size):

@@ -11,8 +11,8 @@ from taskiq import InMemoryBroker
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, FlowMiddleware, RunCancelledError
 from taskiq_flow.completion.safety_net import SILENCE
-from tests.local_broker import LocalBroker
-from tests.local_notifier import Switchboard, with_flow
+from taskiq_flow.testing import LocalBroker, LocalNotices
+from tests.local_flow import with_flow
 from tests.virtual_clock import virtually
 
 
@@ -71,7 +71,7 @@ async def test_a_thread_of_an_earlier_run_of_the_same_name_is_not_heard(
 @virtually
 async def test_a_result_of_an_earlier_run_of_the_same_name_is_not_taken() -> None:
     """The task waits in the queue for so long that the result backend is asked for its result."""
-    broker, board = LocalBroker(), Switchboard()
+    broker, board = LocalBroker(), LocalNotices()
     flow = with_flow(broker, board)
 
     @broker.task

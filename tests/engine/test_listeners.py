@@ -363,3 +363,66 @@ async def test_all_events_of_one_turn_of_the_loop_are_taken_in_the_next() -> Non
         await asyncio.sleep(0)
         turn += 1
     assert turns == [0] * 4 + [1] * 4 + [2] * 4
+
+
+class Batches:
+    """Notes each batch that it is given."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Any]] = []
+
+    def on_event(self, event: Any) -> None:
+        raise AssertionError("it takes batches")
+
+    def on_events(self, events: Any) -> None:
+        self.batches.append(list(events))
+
+
+@virtually
+async def test_a_batch_has_the_events_of_a_hundredth_of_a_second() -> None:
+    batches, quick = Batches(), Recorder()
+    engine = ExecutionEngine(InMemoryBroker(), chain_of_sleeps(), listeners=[batches, quick])
+    handle = engine.start()
+    await asyncio.sleep(listeners.BATCH_DELAY / 2)
+    assert (len(batches.batches), len(quick.events)) == (0, 3)
+    await asyncio.sleep(listeners.BATCH_DELAY)
+    assert batches.batches == [quick.events]
+    await handle
+    assert [len(batch) for batch in batches.batches] == [3, 3, 2]
+    assert [event for batch in batches.batches for event in batch] == quick.events
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_listener_that_raises_for_a_batch_is_dropped(
+    broker: InMemoryBroker, caplog: pytest.LogCaptureFixture, *, is_async: bool
+) -> None:
+    class Raising(Batches):
+        def on_events(self, events: Any) -> Any:
+            super().on_events(events)
+            if is_async:
+                return self.later()
+            raise RuntimeError("not today")
+
+        async def later(self) -> None:
+            raise RuntimeError("not today")
+
+    raising = Raising()
+    engine = ExecutionEngine(broker, chain(), listeners=[raising])
+    for run in (1, 2):
+        assert await engine.execute() == {"a": [1], "b": [1]}
+        assert len(raising.batches) == run
+    assert "it is dropped for this run" in caplog.text
+
+
+async def test_a_batch_that_lags_begins_with_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "MOST_EVENTS", 10)
+    batches, of_run = Batches(), listeners.Listeners("r")
+    of_run.add(batches)
+    for number in range(25):
+        of_run.tell(ElementsKnown("r", 0.0, "n", number))
+    assert len(of_run.events) == 10
+    await of_run.aclose()
+    (gap,), events = batches.batches
+    assert gap == Gap("r", 0.0, missed=15, seq=15)
+    assert [event.seq for event in events] == list(range(16, 26))
+    assert len(of_run.events) == 0

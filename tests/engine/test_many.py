@@ -259,6 +259,29 @@ async def test_the_failure_of_one_input_ends_all_unless_on_error_says_otherwise(
     assert results[2] == {"inverse": 0.5, "twice": 1.0}
 
 
+async def test_whole_results_say_what_is_missing_where_others_go_on() -> None:
+    def is_long(words: list[str]) -> bool:
+        return len(words) > 1
+
+    builder = DAGBuilder().node(words).node(len, name="count", inputs=["words"], when=is_long)
+    builder.node(lambda word: 1 / (len(word) - 1), name="part", inputs=["words"], map_over="words")
+    engine = engine_of(builder.node(sum, name="sum", inputs=["part"]), on_error="continue")
+    results: dict[int, dict[str, Any]] = {}
+    with pytest.raises(RunFailedError, match=r"'part\[1,1\]'.*'inputs\[2\]'"):
+        async for index, found in engine.execute_many(
+            [{"text": "abc"}, {"text": "abc d"}, {"texts": ""}], whole=True, task_limit=1
+        ):
+            results[index] = found
+    assert results[0] == {"words": ["abc"], "part": [0.5], "sum": 0.5}
+    assert results[1]["count"] == 2
+    assert [type(part) for part in results[1]["part"]] == [float, NodeFailure]
+    assert isinstance(results[1]["sum"], NodeSkipped)
+    assert isinstance(results[2]["inputs"], NodeFailure)
+    assert {key for key, found in results[2].items() if isinstance(found, NodeSkipped)} == {
+        *("words", "count", "part", "sum")
+    }
+
+
 @virtually
 async def test_what_had_ended_is_yielded_though_an_earlier_input_fails() -> None:
     async def late(n: int) -> int:

@@ -188,6 +188,26 @@ async def test_the_last_elements_of_a_list_start_first() -> None:
 
 
 @virtually
+async def test_the_last_elements_of_all_lists_within_a_list_start_first() -> None:
+    async def part(page: str) -> list[str]:
+        return [f"{page}{number}" for number in range(3)]
+
+    async def slow(part: str) -> str:
+        await asyncio.sleep(1)
+        return part
+
+    builder = DAGBuilder().node(part, inputs=["pages"], map_over="pages")
+    builder.node(slow, name="m", inputs=["part"], map_over={"part": 2})
+    builder.node(slow, name="n", inputs=["m"], map_over={"m": 2})
+    recorder = Recorder()
+    await engine_of(builder, max_parallel=2, listeners=[recorder]).execute({"pages": ["a", "b"]})
+    done = [(e.task_name[0], e.result) for e in recorder.of(NodeCompleted)]
+    begun = [("m", "a0"), ("m", "a1"), ("n", "a0"), ("n", "a1"), ("m", "a2"), ("m", "b0")]
+    last = [("m", "b1"), ("m", "b2"), ("n", "a2"), ("n", "b0"), ("n", "b1"), ("n", "b2")]
+    assert [pair for pair in done if pair[0] in "mn"] == begun + last
+
+
+@virtually
 async def test_a_node_has_a_limit_of_its_own() -> None:
     running, most = 0, 0
 

@@ -24,10 +24,10 @@ from taskiq_flow import (
     NotCachedWarning,
     ResultHandle,
 )
+from taskiq_flow.testing import LocalBroker, LocalNotices, LocalResults
 from taskiq_flow.values.handle import with_values
 from taskiq_flow.worker import arguments
-from tests.local_broker import LocalBroker, Store
-from tests.local_notifier import Switchboard, with_flow
+from tests.local_flow import with_flow
 
 SIZE = 5_000
 LIMIT = 1_000
@@ -62,13 +62,13 @@ class Site:
     """A broker with workers elsewhere, or embedded, and what it is sent."""
 
     def __init__(self, *, embedded: bool = False, **of_middleware: Any) -> None:
-        self.store = Store()
+        self.store = LocalResults()
         self.sent: list[BrokerMessage] = []
         self.executed: list[str] = []
         self.broker: Any = InMemoryBroker()
         if not embedded:
             self.broker = LocalBroker(self.store)
-            self.flow = with_flow(self.broker, Switchboard(), **of_middleware)
+            self.flow = with_flow(self.broker, LocalNotices(), **of_middleware)
         kick = self.broker.kick
 
         async def noting(message: BrokerMessage) -> None:
@@ -314,7 +314,7 @@ async def test_an_input_of_which_only_elements_are_taken_is_not_stored() -> None
     dag = DAGBuilder().node(site.task(length), inputs={"text": "texts"}, map_over="texts").build()
     async with site.working():
         await site.engine(dag).execute({"texts": texts(1)})
-    assert len(site.store.results) == 2
+    assert len(site.store.stored) == 2
 
 
 async def test_elements_in_a_store_are_referred_to(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
     GraphChangedError,
+    InputConflictError,
     JournalError,
     Lease,
     MemoryJournal,
@@ -38,8 +39,8 @@ from taskiq_flow import (
 )
 from taskiq_flow.journal.history import restore_run
 from taskiq_flow.journal.protocol import News
-from tests.local_broker import LocalBroker
-from tests.local_notifier import Switchboard, with_flow
+from taskiq_flow.testing import LocalBroker, LocalNotices
+from tests.local_flow import with_flow
 from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later, virtual_loop, virtually
 
@@ -444,6 +445,40 @@ async def test_nodes_are_run_again_with_all_that_depends_on_them_as_another_run(
     assert await all_of(site.engine().rerun("r", "c", replay=False)) == [("c", 4)]
 
 
+async def test_nodes_that_take_other_inputs_run_again() -> None:
+    executed: list[str] = []
+
+    def add(left: int, right: int) -> int:
+        executed.append("add")
+        return left + right
+
+    def double(number: int) -> int:
+        executed.append("double")
+        return number * 2
+
+    dag = (
+        DAGBuilder()
+        .node(double, name="left", inputs={"number": "x"})
+        .node(double, name="right", inputs={"number": "y"})
+        .node(add, inputs=["left", "right"])
+        .node(double, name="each", inputs={"number": "many"}, map_over="many")
+        .build()
+    )
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=MemoryJournal())
+    await engine.execute({"x": 1, "y": 2, "many": [1, 2]}, run_id="r")
+    executed.clear()
+    again = engine.rerun("r", [], inputs={"y": 5}, new_run_id="s")
+    assert dict(await all_of(again)) == {"left": 2, "right": 10, "add": 12, "each": [2, 4]}
+    assert executed == ["double", "add"]
+    again = engine.rerun("s", ["left"], inputs={"many": [7]}, new_run_id="t")
+    assert dict(await all_of(again)) == {"left": 2, "right": 10, "add": 12, "each": [14]}
+    executed.clear()
+    assert dict(await all_of(engine.resume("t")))["each"] == [14]
+    assert executed == []
+    with pytest.raises(InputConflictError, match="its own nodes produce"):
+        await anext(engine.rerun("r", [], inputs={"left": 1}))
+
+
 async def test_a_node_that_the_graph_does_not_have_cannot_be_run_again() -> None:
     site = Site()
     await site.engine().execute({"x": 1}, run_id="r")
@@ -459,7 +494,7 @@ class Remote:
     """A broker with a queue, whose worker outlives engines."""
 
     def __init__(self) -> None:
-        self.board = Switchboard()
+        self.board = LocalNotices()
         self.broker = LocalBroker()
         self.flow = with_flow(self.broker, self.board)
         self.journal = MemoryJournal()
@@ -503,7 +538,7 @@ async def test_a_task_that_has_ended_meanwhile_is_not_sent_again() -> None:
     async with remote.broker.worker():
         await remote.crash(remote.engine())
         remote.may_end.set()
-        while not remote.broker.store.results:
+        while not remote.broker.results.stored:
             await asyncio.sleep(0)
         assert await all_of(remote.engine().resume("r")) == [("held", "done")]
         assert remote.executed == ["held"]
@@ -519,7 +554,7 @@ async def test_a_result_that_is_looked_into_is_picked_up_by_value() -> None:
     async with remote.broker.worker():
         await remote.crash(remote.engine(pass_by="reference"))
         remote.may_end.set()
-        while not remote.broker.store.results:
+        while not remote.broker.results.stored:
             await asyncio.sleep(0)
         results = dict(await all_of(remote.engine(pass_by="reference").resume("r")))
         assert results["held"] == "done"

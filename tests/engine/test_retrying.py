@@ -40,7 +40,7 @@ from taskiq_flow import (
     SerializationError,
 )
 from taskiq_flow.completion.in_memory import InMemoryHooks
-from tests.local_broker import LocalBroker
+from taskiq_flow.testing import LocalBroker
 from tests.recording import Recorder
 from tests.virtual_clock import run_virtually, virtual_loop, virtually
 

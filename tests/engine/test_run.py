@@ -20,7 +20,7 @@ from taskiq_flow import (
     NodeFailedError,
     SerializationError,
 )
-from tests.local_broker import LocalBroker
+from taskiq_flow.testing import LocalBroker
 from tests.recording import Recorder
 from tests.virtual_clock import run_virtually, virtually
 

@@ -50,7 +50,7 @@ from taskiq_flow import (
 from taskiq_flow.completion.in_memory import InMemoryHooks
 from taskiq_flow.engine import listeners, run_handle
 from taskiq_flow.journal import writer
-from tests.local_broker import LocalBroker
+from taskiq_flow.testing import LocalBroker
 from tests.recording import Recorder
 from tests.virtual_clock import run_virtually, start_tasks_later, virtually
 

@@ -13,8 +13,8 @@ from taskiq_flow import Cache, DAGBuilder, DAGNode, ExecutionEngine
 from taskiq_flow.engine.node_run import NodeRun
 from taskiq_flow.engine.run_spec import NO_SESSIONS, PLAIN_OPTIONS
 from taskiq_flow.engine.sender import Sender
-from tests.local_broker import LocalBroker, Store
-from tests.local_notifier import LocalFlow, Switchboard, with_flow
+from taskiq_flow.testing import LocalBroker, LocalFlowMiddleware, LocalNotices, LocalResults
+from tests.local_flow import with_flow
 
 
 class User(BaseModel):
@@ -32,7 +32,7 @@ executed: list[str] = []
 class Site:
     def __init__(self) -> None:
         self.broker = LocalBroker()
-        self.flow: LocalFlow = with_flow(self.broker, Switchboard())
+        self.flow: LocalFlowMiddleware = with_flow(self.broker, LocalNotices())
         executed.clear()
 
         @self.broker.task(task_name="total")
@@ -118,8 +118,8 @@ async def test_a_stored_input_has_an_id_that_no_task_has() -> None:
         engine = ExecutionEngine(site.broker, builder.build(), pass_by=100)
         results = await engine.execute({"x:1": "x" * 1000}, run_id="r")
         assert await value_of(results["input-x"]) == 1000
-    store: Store = site.broker.store
-    assert len(store.results) == 2
+    store: LocalResults = site.broker.results
+    assert len(store.stored) == 2
 
 
 @pytest.mark.parametrize("stored", [{}, {"a": "a handle"}])

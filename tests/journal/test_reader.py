@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,10 +21,12 @@ from taskiq_flow import (
     Event,
     ExecutionEngine,
     Journal,
+    JournalError,
     Lease,
     MemoryJournal,
     MissingNodeError,
     News,
+    NodeBegan,
     NodeCompleted,
     NodeFailed,
     RunFinished,
@@ -66,6 +68,29 @@ def said(events: list[Event]) -> list[dict[str, Any]]:
 
 async def read(reader: RunReader, run_id: str, after: int = 0) -> list[Event]:
     return [event async for event in reader.events(run_id, after)]
+
+
+async def test_reading_creates_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "none.db"
+    reader, shared = RunReader(path), RunReader(SqliteJournal(path))
+    calls: list[Callable[[RunReader], Awaitable[object]]] = [
+        lambda reader: reader.runs(),
+        lambda reader: reader.prune(keep=0),
+        lambda reader: reader.run("r"),
+        lambda reader: reader.view("r"),
+        lambda reader: reader.value("r", "a"),
+        lambda reader: reader.request("r", "cancel"),
+        lambda reader: anext(reader.events("r", follow=True)),
+    ]
+    for number, call in enumerate(calls):
+        with pytest.raises(JournalError, match=r"no journal at '.*none\.db'; give the file to"):
+            await call(reader)
+        if number < 2:  # an engine that shares the journal has not begun a run yet
+            assert await call(shared) == []
+        else:
+            with pytest.raises(RunNotFoundError):
+                await call(shared)
+    assert not path.exists()
 
 
 async def test_a_reader_has_the_events_that_listeners_had(journal: Journal) -> None:
@@ -145,7 +170,8 @@ async def test_a_summary_says_how_far_a_run_is(journal: Journal) -> None:
     assert (run.total, run.completed, run.failed, run.skipped) == (6, 3, 2, 1)
     assert run.started >= before.timestamp()
     assert run.ended is not None
-    assert run.ended >= run.started
+    took = (await reader.view("r")).seconds
+    assert run.ended - run.started == pytest.approx(took, abs=1e-5)
     assert (run.owner, run.lease_left, run.is_resumable) == (None, 0, True)
     assert run.pid
     assert run.host
@@ -178,6 +204,29 @@ async def test_a_run_is_followed_to_its_end(journal: Journal, tmp_path: Path) ->
         assert await run == dict(GATED)
     assert seen == await read(reader, "r")
     assert isinstance(seen[-1], RunFinished)
+
+
+async def test_a_run_in_the_place_of_another_is_not_taken_for_it(journal: Any) -> None:
+    async def begin(time: float, last: int) -> None:
+        events: list[Event] = [RunStarted("r", 0.5, ("a",), time, seq=1)]
+        events += [NodeBegan("r", 0.5, "a", "", f"h:{seq}", seq=seq) for seq in range(2, last + 1)]
+        summary = RunSummary("r", "running", "nightly", time, seq=last)
+        await journal.create("r", lease, b"", News(LineWriter("r").lines(events), summary))
+
+    lease = Lease("engine", 60.0)
+    await begin(1.7e9, 3)
+    seen: list[Event] = []
+    async with aclosing(RunReader(journal).events("r", follow=True)) as events:
+        with pytest.raises(RunNotFoundError, match="another run has its id now"):
+            async for event in events:
+                seen.append(event)
+                if event.seq == 3:
+                    await journal.release("r", lease)
+                    await journal.delete("r")
+                    await begin(1.8e9, 5)
+    assert [(event.seq, getattr(event, "time", 0)) for event in seen] == [
+        *((1, 1.7e9), (2, 0), (3, 0))
+    ]
 
 
 async def test_a_run_that_nobody_has_any_more_is_interrupted(journal: Any) -> None:
@@ -382,7 +431,7 @@ async def test_an_engine_that_only_began_to_resume_leaves_the_figures(journal: J
     await log.release()
     after = await RunReader(journal).run("r")
     assert after.status == "interrupted"
-    assert after == replace(before, status="interrupted", ended=None, name=None)
+    assert after == replace(before, status="interrupted", ended=None)
 
 
 FORMAT_1 = """

@@ -18,6 +18,7 @@ from taskiq_flow import (
     JournalError,
     Lease,
     MemoryJournal,
+    MissingNodeError,
     News,
     Recorder,
     RunReader,
@@ -93,6 +94,23 @@ async def test_the_last_run_of_a_run_id_is_recorded(journal: Any) -> None:
     assert view.sessions == 1
 
 
+async def test_values_were_recorded_as_previews(journal: Any) -> None:
+    def long(double: int) -> str:
+        return "x" * 5_000
+
+    dag = DAGBuilder().node(abs, inputs=["x"], name="double").node(long).build()
+    await ExecutionEngine(InMemoryBroker(), dag, listeners=[Recorder(journal)]).execute(
+        {"x": -2}, run_id="r"
+    )
+    for name, words in {
+        "double": "engine with journal= stores values; the whole of 'double' \\(int\\) is 2$",
+        "long": r"the beginning of 'long' \(str\) is x+…$",
+        "other": "with previews of them; an engine with journal= stores values$",
+    }.items():
+        with pytest.raises(MissingNodeError, match=f"recorded by a Recorder, .*{words}"):
+            await RunReader(journal).value("r", name)
+
+
 async def test_a_run_of_an_engine_with_a_journal_is_not_replaced(
     journal: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -166,10 +184,10 @@ async def test_a_recorder_holds_a_bounded_number_of_events(
     journal = MemoryJournal()
     dag = DAGBuilder().node(abs, inputs=["numbers"], map_over="numbers").build()
     engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[Recorder(journal)])
-    await engine.execute({"numbers": list(range(100))}, run_id="r")
+    await engine.execute({"numbers": list(range(1_000))}, run_id="r")
     view = await RunReader(journal).view("r")
     assert view.status == "completed"
-    assert view.missed > 250
+    assert view.missed > 2_500
     assert caplog.text.count("the oldest are left out") == 1
 
 

@@ -23,8 +23,8 @@ def whole(value: Any, context: PipelineContext = TaskiqDepends()) -> PipelineCon
 async def test_tasks_are_told_of_the_run_and_their_step(broker: InMemoryBroker) -> None:
     pipeline = Pipeline(broker, pipeline_id="p").with_context().map(seen).call_next(seen)
     task = await pipeline.kiq([0, 1])
-    assert await task == ["p", 1, "pipeline"]
-    assert task.run.results["seen"] == [["p", 0, "pipeline"]] * 2
+    assert await task == ["p", 1, "sequential"]
+    assert task.run.results["seen"] == [["p", 0, "sequential"]] * 2
     dataflow = DataflowPipeline(broker, [seen], pipeline_id="d").with_context()
     assert await dataflow.kiq_dataflow(value=1) == {"seen": ["d", 0, "dataflow"]}
 
@@ -37,7 +37,7 @@ async def test_the_context_has_the_run_s_begin_the_task_and_the_broker(
     assert timedelta(0) <= datetime.now(UTC) - context.started_at < timedelta(minutes=1)
     assert context.task_id.startswith("p:whole:1")
     assert context.broker is broker
-    assert repr(context) == "<PipelineContext of step 0 of pipeline 'p'>"
+    assert repr(context) == "<PipelineContext of step 0 of sequential 'p'>"
 
 
 async def test_two_runs_at_once_have_contexts_of_their_own(broker: InMemoryBroker) -> None:

@@ -13,17 +13,22 @@ from taskiq import InMemoryBroker, SimpleRetryMiddleware, TaskiqResultTimeoutErr
 from taskiq_flow import (
     BindingError,
     ConfigurationError,
+    DataflowPipeline,
     ExecutionEngine,
     HookManager,
     InputError,
+    Listener,
+    MemoryJournal,
     NodeFailedError,
     Pipeline,
     PipelineError,
+    PipelineStartEvent,
     PipelineTask,
     PipelineTrackingManager,
     Retry,
     RunCancelledError,
     RunFailedError,
+    RunReader,
     RunTimeoutError,
 )
 from tests.recording import Recorder
@@ -302,6 +307,35 @@ async def test_a_pipeline_within_a_pipeline_is_a_task(broker: InMemoryBroker) ->
     inner = Pipeline(broker).call_next(words).map(shout).as_task("inner")
     pipeline = Pipeline(broker).call_next(shout).group([inner, len]).call_next(listed)
     assert await result(pipeline, "a b") == [["A!", "B!!"], 4]
+
+
+async def test_the_name_as_a_task_is_that_of_the_graph_in_lists_of_runs(
+    broker: InMemoryBroker,
+) -> None:
+    journal = MemoryJournal()
+    pipeline = Pipeline(broker).call_next(abs)
+    pipeline.as_task("nightly")
+    engine = ExecutionEngine(**pipeline.engine.options | {"journal": journal})
+    await engine.execute({"input": -7})
+    assert [run.name for run in await RunReader(journal).runs()] == ["nightly"]
+
+
+async def test_listeners_are_told_of_what_type_a_pipeline_is(broker: InMemoryBroker) -> None:
+    tracking, starts = PipelineTrackingManager(), []
+
+    class Starts:
+        def on_pipeline_start(self, event: PipelineStartEvent) -> None:
+            starts.append((event.pipeline_id, event.pipeline_type))
+
+    hooks = HookManager().add_hook(Starts())
+    listeners: list[Listener] = [tracking, hooks]
+    steps = Pipeline(broker, pipeline_id="steps", listeners=listeners).call_next(len)
+    await (await steps.kiq("abc"))
+    keys = DataflowPipeline(broker, [words], pipeline_id="keys", listeners=listeners)
+    await keys.kiq_dataflow(text="abc")
+    assert starts == [("steps", "sequential"), ("keys", "dataflow")]
+    found = {each.pipeline_id: each.pipeline_type for each in await tracking.list_pipelines()}
+    assert found == {"steps": "sequential", "keys": "dataflow"}
 
 
 # Running
@@ -669,3 +703,32 @@ async def test_a_value_that_a_step_changes_changes_no_other_run(broker: InMemory
     assert await result(pipeline, 1) == [0, 1]
     assert await result(pipeline, 2) == [0, 2]
     assert fixed == [0]
+
+
+@pytest.mark.parametrize(
+    ("add", "said"),
+    [
+        (lambda p: p.call_next(words, txt=1), "no parameter 'txt'; did you mean 'text'"),
+        (lambda p: p.call_next(words, "a", "b"), "more values than it takes"),
+        (lambda p: p.call_next(words, param_name="txt"), "no parameter 'txt'"),
+        (lambda p: p.call_next(words, text="a", param_name="text"), "given 'text' twice"),
+        (lambda p: p.call_after(words), "lacks 'text'"),
+        (lambda p: p.map(words, text="a"), "more values than it takes"),
+        (lambda p: p.filter(lambda: True), "more values than it takes"),
+        (lambda p: p.group([words, len], ["txt", None]), "no parameter 'txt'"),
+    ],
+)
+def test_a_first_step_that_kiq_could_never_call_is_refused_when_it_is_added(
+    broker: InMemoryBroker, add: Any, said: str
+) -> None:
+    pipeline: Pipeline[Any] = Pipeline(broker)
+    with pytest.raises(BindingError, match=said):
+        add(pipeline)
+    assert "0 steps" in repr(pipeline)
+
+
+async def test_a_first_step_may_lack_what_kiq_gives(broker: InMemoryBroker) -> None:
+    assert await (await Pipeline(broker).call_next(shout, mark="?").kiq(word="a")) == "A?"
+    assert await (await Pipeline(broker).call_next(shout).kiq("a", mark="?")) == "A?"
+    assert await (await Pipeline(broker).call_next(shout, "a").kiq()) == "A!"
+    assert await (await Pipeline(broker).call_next(pow, mod=10).kiq(7, 2)) == 9

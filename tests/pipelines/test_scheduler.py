@@ -379,6 +379,37 @@ async def test_shutting_down_that_is_given_up_sends_no_more_either(
     assert asyncio.all_tasks() - before == set()
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_pipeline_may_shut_its_scheduler_down(in_place: bool, waits: bool) -> None:
+    broker, may_send = InMemoryBroker(await_inplace=in_place), asyncio.Event()
+    may_send.set()
+
+    class Slow(MemorySchedules):
+        async def pre_send(self, task: ScheduledTask) -> None:
+            await may_send.wait()
+
+    scheduler = PipelineScheduler(broker, store=Slow())
+
+    async def stop(name: str) -> str:
+        may_send.clear()
+        other = asyncio.create_task(sent(scheduler, "other"))
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.01, may_send.set)
+        await scheduler.shutdown(wait=waits)
+        assert other.done()
+        assert other.cancelled() is not waits
+        return name
+
+    stopping = Pipeline(broker).call_next(stop).call_next(note)
+    await scheduler.start()
+    await scheduler.schedule(Pipeline(broker).call_next(note), "* * * * *", job_id="other")
+    job_id = await scheduler.schedule(stopping, "* * * * *", args=("it",))
+    await asyncio.wait_for(asyncio.create_task(sent(scheduler, job_id)), 5)
+    await until(lambda: ran[-1:] == [(("it",), {})])
+    await broker.wait_all()
+
+
 async def test_a_source_that_cannot_start_is_told_at_once(broker: InMemoryBroker) -> None:
     class Broken(MemorySchedules):
         async def startup(self) -> None:

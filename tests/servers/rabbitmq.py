@@ -10,8 +10,13 @@ from pathlib import Path
 from tests.servers.process import Process, find_program, free_port
 from tests.servers.server import Server
 
-PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-"""Debian's; the one in PATH is a wrapper that changes to the system's user and its files."""
+PROGRAM = Path(
+    os.environ.get("TASKIQ_FLOW_TESTS_RABBITMQ", "/usr/lib/rabbitmq/bin/rabbitmq-server")
+)
+"""Debian's; the one in PATH is a wrapper that changes to the system's user and its files.
+
+The variable names that of another release, with its ``rabbitmqctl`` beside it.
+"""
 
 
 class RabbitServer(Server):
@@ -19,8 +24,11 @@ class RabbitServer(Server):
 
     start_timeout = 60.0
 
-    def __init__(self, folder: Path, **settings: int) -> None:
-        """``settings``: of the server's application, such as ``consumer_timeout`` (ms)."""
+    def __init__(self, folder: Path, **settings: int | str) -> None:
+        """``settings``: of the server's application, such as ``consumer_timeout`` (ms).
+
+        Words are those of Erlang.
+        """
         super().__init__(folder)
         self._settings = settings
         self._epmd_port = free_port()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import redis
@@ -65,6 +66,15 @@ class RedisServer(Server):
     def client(self) -> redis.Redis:
         """Give a client of the server, for the caller to close."""
         return redis.Redis(port=self.port, socket_timeout=5.0, decode_responses=True)
+
+    def wait_for_master(self) -> None:
+        """Wait until the server, which is a replica, follows its master."""
+        with self.client() as client:
+            self.process.wait_until(
+                lambda: client.info("replication")["master_link_status"] == "up",
+                "it follows its master",
+                self.start_timeout,
+            )
 
     def _command(self) -> list[str]:
         options = {
@@ -139,10 +149,89 @@ class RedisSentinel(Server):
             f"port {self.port}\n"
             f"dir {self.data}\n"
             f"sentinel monitor {self.master_name} 127.0.0.1 {self.master.port} 1\n"
-            f"sentinel down-after-milliseconds {self.master_name} 500\n",
+            f"sentinel down-after-milliseconds {self.master_name} 500\n"
+            f"sentinel failover-timeout {self.master_name} 5000\n",
         )
         return [find_program("redis-server") or "redis-server", str(configuration), "--sentinel"]
+
+    def wait_for_replica(self) -> None:
+        """Wait until the sentinel knows of a replica that can take over."""
+        with redis.Redis(port=self.port, decode_responses=True) as client:
+            self.process.wait_until(
+                lambda: bool(client.execute_command("SENTINEL REPLICAS", self.master_name)),
+                "it knows the replica",
+                self.start_timeout,
+            )
+
+    def fail_over(self) -> None:
+        """Have the replica become the master, and the master its replica."""
+        with redis.Redis(port=self.port, decode_responses=True) as client:
+            client.execute_command("SENTINEL FAILOVER", self.master_name)
 
     def _answers(self) -> bool:
         question = f"SENTINEL get-master-addr-by-name {self.master_name}\r\n"
         return str(self.master.port).encode() in self._answer(question.encode())
+
+
+class ReplicatedCluster:
+    """Three nodes with a third of the slots each, and a replica of each of them."""
+
+    def __init__(self, folder: Path) -> None:
+        ends = [SLOTS * third // 3 for third in range(4)]
+        self._slots = [range(*pair) for pair in pairwise(ends)]
+        self.masters, self.replicas = (
+            [RedisCluster(folder / f"{kind}{n}", appendonly=False, slots=0) for n in range(3)]
+            for kind in ("master", "replica")
+        )
+        self.nodes = self.masters + self.replicas
+        for node in self.nodes:
+            node.arguments += ("--cluster-node-timeout", "1000")
+
+    def start(self) -> None:
+        """Start the nodes, and return when each has its part."""
+        for node in self.nodes:
+            node.start()
+        first, *others = self.masters
+        for number, (master, slots) in enumerate(zip(self.masters, self._slots, strict=True), 1):
+            with master.client() as client:
+                client.execute_command("CLUSTER SET-CONFIG-EPOCH", number)
+                client.execute_command("CLUSTER ADDSLOTS", *slots)
+        with first.client() as client:
+            for node in (*others, *self.replicas):
+                client.execute_command("CLUSTER MEET", "127.0.0.1", node.port)
+        for master, replica in zip(self.masters, self.replicas, strict=True):
+            with master.client() as client:
+                master_id = client.execute_command("CLUSTER MYID")
+            self._wait_for(replica, master_id)
+            with replica.client() as client:
+                client.execute_command("CLUSTER REPLICATE", master_id)
+        for node in self.nodes:
+            self._wait_for(node, "slave", len(self.replicas))
+        for replica in self.replicas:
+            replica.wait_for_master()
+
+    def move_slot(self, slot: int, source: RedisCluster, target: RedisCluster) -> None:
+        """Move a slot with its keys from one master to another, as ``redis-cli`` does."""
+        with source.client() as old, target.client() as new:
+            ids = [client.execute_command("CLUSTER MYID") for client in (old, new)]
+            new.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", ids[0])
+            old.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", ids[1])
+            while keys := old.execute_command("CLUSTER GETKEYSINSLOT", slot, 10):
+                old.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            for client in (new, old):
+                client.execute_command("CLUSTER SETSLOT", slot, "NODE", ids[1])
+
+    def kill(self) -> None:
+        """Kill the nodes that run."""
+        for node in self.nodes:
+            node.kill()
+
+    @staticmethod
+    def _wait_for(node: RedisCluster, word: str, count: int = 1) -> None:
+        """Wait until a word stands so often in what a node knows of the cluster."""
+        with node.client() as client:
+            node.process.wait_until(
+                lambda: str(client.execute_command("CLUSTER NODES")).count(word) >= count,
+                "it knows the others",
+                node.start_timeout,
+            )

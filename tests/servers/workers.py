@@ -66,7 +66,7 @@ class Workers:
         self._process = Process(self._command, log=log, env=self._env, cwd=self._cwd)
         self._process.start()
         try:
-            self.wait_for_processes(self.processes)
+            self.wait_for_processes(self.processes, self.start_timeout)
         except BaseException:
             self.kill()
             raise

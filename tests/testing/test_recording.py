@@ -19,9 +19,15 @@ from taskiq_flow import (
     Retry,
     SerializationError,
 )
-from taskiq_flow.testing import ReplayError, record, replay, run_virtually
-from tests.local_broker import LocalBroker
-from tests.local_notifier import Switchboard, with_flow
+from taskiq_flow.testing import (
+    LocalBroker,
+    LocalNotices,
+    ReplayError,
+    record,
+    replay,
+    run_virtually,
+)
+from tests.local_flow import with_flow
 
 executions: list[str] = []
 
@@ -88,7 +94,7 @@ def test_a_replay_gives_what_was_recorded_when_it_was_and_executes_nothing(path:
 
 
 async def test_a_run_on_workers_is_recorded(path: Path) -> None:
-    broker, board = LocalBroker(), Switchboard()
+    broker, board = LocalBroker(), LocalNotices()
     dag = DAGBuilder().node(broker.task(count), inputs=["weekday"]).build()
     with_flow(broker, board)
     await broker.startup()

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 from unittest.mock import AsyncMock
 
@@ -17,6 +18,8 @@ from taskiq_flow import (
     AnnotationError,
     Cache,
     DAGBuilder,
+    DataflowPipeline,
+    Event,
     Item,
     MemoryJournal,
     MissingInputError,
@@ -25,11 +28,13 @@ from taskiq_flow import (
     NodeFailure,
     NodeTimeoutError,
     Pipeline,
+    PipelineContext,
+    PipelineError,
     Retry,
     RunTimeoutError,
     in_process,
 )
-from taskiq_flow.testing import HangingError, run
+from taskiq_flow.testing import HangingError, check_orders, record, replay, run
 
 ONE = Retry(attempts=2, wait=1.0, jitter=0.0)
 
@@ -241,8 +246,14 @@ def test_a_run_that_waits_for_what_will_not_come_names_its_nodes(
 def test_what_is_refused_before_a_run_is_raised() -> None:
     with pytest.raises(MissingInputError):
         run(pages())
-    with pytest.raises(MissingNodeError, match="no node 'load'"):
+    with pytest.raises(MissingNodeError, match="has no such node; it has 'fetch'"):
         run(pages(), {"url": "a"}, replace={"load": 1})
+    with pytest.raises(MissingNodeError, match="no such node; did you mean 'fetch'"):
+        run(pages(), {"url": "a"}, replace={"fetsh": 1})
+    with pytest.raises(MissingNodeError, match="no such node; did you mean 'fetch'"):
+        run(pages(), {"url": "a"}, takes={"fetsh": 1})
+    with pytest.raises(MissingNodeError, match="an element; replace its node 'fetch'"):
+        run(pages(), {"url": "a"}, replace={"fetch[0]": 1})
     with pytest.raises(MissingNodeError, match=r"takes= has 'count\[0\]'"):
         run(pages(), {"url": "a"}, takes={"count[0]": 1})
     with pytest.raises(ValueError, match="takes of 'fetch' is -1"):
@@ -266,3 +277,76 @@ def test_what_the_engine_makes_itself_is_made_as_it_does() -> None:
     assert run(pipeline.dag, {"input": "abc"}).results["group"] == [3, ["a", "b", "c"]]
     with pytest.raises(ValueError, match="replace= has 'group', which the engine makes"):
         run(pipeline.dag, {"input": "abc"}, replace={"group": []})
+
+
+@pytest.mark.parametrize("task", [numbers, numbers_slowly])
+def test_the_items_of_a_stand_in_fit_the_annotation_of_the_generator(task: Any) -> None:
+    dag = DAGBuilder().node(task, name="numbers").node(sum, inputs=["numbers"]).build()
+    assert run(dag, {"count": 2}, replace={"numbers": ["7", 8]}).results["numbers"] == [7, 8]
+    outcome = run(dag, {"count": 2}, replace={"numbers": lambda count: iter([1, "one"])})
+    failure = outcome.failures["numbers"]
+    assert isinstance(failure, AnnotationError)
+    assert str(failure).startswith(
+        "numbers is annotated to give items of int, and gave 'one' (str): "
+    )
+
+
+def test_items_of_the_generator_itself_and_of_one_without_annotation_are_as_they_are() -> None:
+    def words(count: int) -> Iterator[int]:
+        yield from ("a",) * count  # type: ignore[misc]
+
+    def anything(count):  # type: ignore[no-untyped-def]
+        yield count
+
+    dag = DAGBuilder().node(words).node(anything).build()
+    outcome = run(dag, {"count": 2}, replace={"anything": ["b"]})
+    assert outcome.results == {"words": ["a", "a"], "anything": ["b"]}
+
+
+def test_a_pipeline_is_run_with_its_options() -> None:
+    broker, heard = InMemoryBroker(), list[str]()
+
+    class Listener:
+        def on_event(self, event: Event) -> None:
+            heard.append(event.type)
+
+    @broker.task
+    def fetch_page(url: str) -> str:
+        raise AssertionError("a test asks no server")
+
+    @broker.task
+    def place(page: str, context: Annotated[PipelineContext, TaskiqDepends()]) -> int:
+        return context.step_index
+
+    pipeline = Pipeline(broker, timeout=60, listeners=[Listener()]).with_context()
+    pipeline.with_retry(policy=ONE).call_next(fetch_page).call_next(place)
+    outcome = run(pipeline, {"input": "a"}, replace={"fetch_page": "<p>"}, takes=5)
+    assert (outcome.results["place"], outcome.seconds) == (1, 10.0)
+    assert heard[-1] == "run.ended"
+    outcome = run(pipeline, {"input": "a"}, replace={"fetch_page": OSError("away")})
+    assert outcome.attempts == {"fetch_page": 2}
+    outcome = run(pipeline, {"input": "a"}, replace={"fetch_page": ""}, takes=50)
+    assert isinstance(outcome.error, RunTimeoutError)
+    outcome = run(pipeline, {"input": "a"}, replace={"fetch_page": ""}, takes=50, run_timeout=None)
+    assert outcome.seconds == 100.0
+
+
+def test_a_dataflow_pipeline_is_run_and_one_without_steps_is_refused() -> None:
+    pipeline = DataflowPipeline(InMemoryBroker(), [fetch])
+    pipeline.map(str.upper, "words", "loud")
+    outcome = run(pipeline, {"url": "a", "words": ["ebb"]}, replace={"fetch": "<p>"})
+    assert outcome.results == {"fetch": "<p>", "loud": ["EBB"]}
+    with pytest.raises(PipelineError, match="has no steps"):
+        run(Pipeline(InMemoryBroker()))
+    with pytest.raises(TypeError, match="dag is the class Pipeline"):
+        run(Pipeline)  # type: ignore[arg-type]
+
+
+def test_orders_and_recordings_of_a_pipeline(tmp_path: Path) -> None:
+    pipeline = Pipeline(InMemoryBroker()).call_next(str.split).group([len, sorted])
+    checked = check_orders(pipeline, {"input": "b a"}, lambda outcome: outcome.error is None)
+    assert checked.count == 2
+    file = tmp_path / "run.json"
+    recorded = asyncio.run(record(file, InMemoryBroker(), pipeline, {"input": "b a"}))
+    assert recorded["group"] == [2, ["a", "b"]]
+    assert replay(file, pipeline).results == recorded

@@ -10,6 +10,7 @@ import pytest
 from taskiq import AckableMessage
 
 from taskiq_flow.dispatch.encoding import Address
+from taskiq_flow.testing import LocalBroker
 from taskiq_flow.transport.deliveries import (
     GIVING_BACK,
     Deliveries,
@@ -18,7 +19,6 @@ from taskiq_flow.transport.deliveries import (
     holding_ahead,
 )
 from taskiq_flow.transport.notice import LABEL, ReplyTo
-from tests.local_broker import LocalBroker
 from tests.virtual_clock import virtually
 
 REPLY_TO = ReplyTo("channel", b"key", "run")

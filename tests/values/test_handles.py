@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from taskiq.brokers.inmemory_broker import InmemoryResultBackend
 
-from taskiq_flow import ResultHandle
+from taskiq_flow import ResultHandle, ResultUnavailableError
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.handle import Reference, holds_handles, with_values, without_handles
+from taskiq_flow.values.references import handle_of
 from taskiq_flow.values.wire import VALUES, Place, Wire
 
 
@@ -60,3 +62,19 @@ def test_places_of_references_arrive_and_those_of_earlier_versions_too() -> None
     assert wire.decode_call("t", kwargs) == ([None], {"texts": [1, [None]]})
     earlier = {VALUES: {"references": [["text", {"task_id": "a"}], [0, {"task_id": "b"}]]}}
     assert [place for place, _ in wire.references_of(earlier)] == [("text",), (0,)]
+
+
+@pytest.mark.parametrize(
+    ("task_id", "remedy"),
+    [
+        ("r1:load:1", r"engine.rerun\('r1', \['load'\]\) if the run has a journal"),
+        ("a:b:load[3,1]:2.x7", r"engine.rerun\('a:b', \['load'\]\)"),
+        ("r1:input.f00d", "begin the run again"),
+    ],
+)
+async def test_the_error_of_a_result_that_has_expired_says_how_to_get_it(
+    task_id: str, remedy: str
+) -> None:
+    expired = handle_of(InmemoryResultBackend(), task_id, None, None)
+    with pytest.raises(ResultUnavailableError, match=f"{remedy}.*, and have the backend keep"):
+        await expired.get()

@@ -132,7 +132,7 @@ def test_a_mapped_node_counts_with_its_longest_element() -> None:
     view.apply(RunFinished("r", 3.0, "completed", None))
     report = RunReport.of(view)
     assert (report.ideal_seconds, report.nodes["m"].running) == (3.0, 4.0)
-    assert report.nodes["m"].elements == 2
+    assert (report.nodes["m"].elements, report.nodes["m"].attempts) == (2, 2)
     assert report.sentence == "3.000 s of 3.000 s went into running m."
 
 
@@ -199,3 +199,57 @@ async def test_what_runs_at_once_is_not_ideally_longer_than_the_run() -> None:
     report = RunReport.of(view)
     assert report.critical_path == ("numbers", "slow")
     assert report.ideal_seconds <= report.seconds
+
+
+def test_one_path_is_in_the_sentence_the_table_and_the_ideal_time() -> None:
+    view = view_of(started("long", "one", "two"))
+    for name, at, until in (("long", 0.0, 2.0), ("one", 2.0, 3.5), ("two", 3.5, 5.0)):
+        for event in (sent(name, at), began(name, at), completed(name, until)):
+            view.apply(event)
+    view.apply(RunFinished("r", 5.0, "completed", None))
+    report = RunReport.of(view)  # "two" has ended last, and "long" is the critical path
+    assert (report.critical_path, report.ideal_seconds) == (("long",), 2.0)
+    assert report.sentence.startswith(
+        "3.000 s of 5.000 s passed while long or nodes beside it waited to be sent: for a place "
+    )
+
+
+def test_what_a_map_ran_beside_the_node_before_it_counts_once() -> None:
+    early, late = (NodeStarted("r", 10.0, "m[0]", "", 0), NodeStarted("r", 60.0, "m[1]", "", 1))
+    view = view_of(
+        started("items", "m", mapped={"m": 1}, edges={"m": ("items",)}),
+        *(sent("items", 0.0), began("items", 0.0), early),
+        NodeCompleted("r", 55.0, "m[0]", "", 7, index=0, attempt=1),
+        *(completed("items", 60.0), late, ElementsKnown("r", 60.0, "m", 2)),
+        NodeCompleted("r", 70.0, "m[1]", "", 7, index=1, attempt=1),
+        RunFinished("r", 70.0, "completed", None),
+    )
+    report = RunReport.of(view)
+    assert report.critical_path == ("items", "m")
+    assert report.ideal_seconds == 70.0
+    assert report.sentence == (
+        "70.000 s of 70.000 s went into running items -> m, of which items took 60.000 s."
+    )
+
+
+def test_elements_that_wait_for_workers_show_as_sending() -> None:
+    view = view_of(started("m", mapped={"m": 1}), ElementsKnown("r", 0.0, "m", 3))
+    for index in range(3):
+        view.apply(NodeStarted("r", 0.0, f"m[{index}]", "", index))
+    for index in range(3):
+        view.apply(NodeBegan("r", 2.0 * index, f"m[{index}]", "", "host:7", index))
+        view.apply(
+            NodeCompleted("r", 2.0 * index + 2, f"m[{index}]", "", 7, index=index, attempt=1)
+        )
+    view.apply(RunFinished("r", 6.0, "completed", None))
+    assert RunReport.of(view).sentence.startswith(
+        "4.000 s of 6.000 s passed while m waited for a worker; more workers"
+    )
+
+
+def test_a_run_that_went_on_without_its_nodes_says_so() -> None:
+    view = view_of(started("a"), sent("a", 0.0), completed("a", 1.0))
+    view.apply(RunFinished("r", 9.0, "completed", None))
+    assert RunReport.of(view).sentence == (
+        "8.000 s of 9.000 s passed before, between and after the times of a."
+    )

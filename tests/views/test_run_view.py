@@ -19,6 +19,7 @@ from taskiq_flow import (
     Event,
     ExecutionEngine,
     Gap,
+    MissingNodeError,
     NodeBegan,
     NodeCompleted,
     NodeFailed,
@@ -28,10 +29,12 @@ from taskiq_flow import (
     NodeStarted,
     NodeView,
     RunFinished,
+    RunReport,
     RunStarted,
     RunView,
 )
 from taskiq_flow.views.node_view import MOST_FAILURES, ElementsView
+from taskiq_flow.views.pipeline_status import status_of
 from tests.recording import Recorder
 
 ODD = ValueError("7 is odd")
@@ -173,8 +176,29 @@ def test_elements_are_counted_and_those_in_flight_or_failed_have_a_record() -> N
     assert view.node("m[2]").state == "running"
     assert view.nodes["m"].state == "running"
     assert view.nodes["m"].longest == 2.0
-    with pytest.raises(KeyError):
-        view.node("m[0]")
+    for name, message in {
+        "m[0]": r"no record of element 'm\[0\]': it is not in flight.*; of 6 elements, 1 have "
+        "completed, 1 failed and 1 were skipped; its events are in the run's journal",
+        "n": "run 'r' has no node 'n'; nodes has all of them",
+        "n[0]": "run 'r' has no node",
+        "mm": "has no node 'mm'; did you mean 'm'?",
+    }.items():
+        with pytest.raises(MissingNodeError, match=message) as raised:
+            view.node(name)
+        assert raised.value.reference == name
+
+
+def test_attempts_of_elements_are_counted_when_they_end() -> None:
+    view = view_of(
+        *(started("m", mapped={"m": 1}), ElementsKnown("r", 0.0, "m", 2)),
+        *(element(NodeStarted, i, 0.0, f"r:m[{i}]:1") for i in range(2)),
+        element(NodeRetried, 1, 1.0, "r:m[1]:2", 2, ODD),
+        element(NodeCompleted, 0, 5.0, "r:m[0]:1", 7, attempt=1),
+        element(NodeCompleted, 1, 5.0, "r:m[1]:2", 7, attempt=2),
+    )
+    assert (elements_of(view).attempts, elements_of(view).repeated) == (3, 1)
+    assert RunReport.of(view).nodes["m"].attempts == 3
+    assert status_of(view).steps[0].retry_count == 1
 
 
 def test_a_mapped_node_has_ended_with_the_last_of_its_elements() -> None:

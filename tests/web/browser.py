@@ -30,9 +30,9 @@ class Visit:
         for key in keys:
             await self.page.keyboard.press(key)
 
-    async def wait(self, expression: str) -> None:
+    async def wait(self, expression: str, seconds: float = 10) -> None:
         """Wait until an expression is true in the page, whose policy forbids it to evaluate any."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(seconds):
             while not await self.page.evaluate(expression):
                 await asyncio.sleep(0.02)
 

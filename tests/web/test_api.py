@@ -94,6 +94,20 @@ async def test_a_node_has_its_error_attempts_inputs_and_value(
     assert element["error"]["message"] == "3 is odd"
 
 
+async def test_an_element_that_has_completed_is_shown(serve: Serve, journal: MemoryJournal) -> None:
+    site = await serve(runs_app(journal))
+    element = await site.json("/api/v1/runs/r1/nodes/each%5B2%5D")
+    assert (element["node"], element["state"], element["attempts"]) == ("each[2]", "completed", 1)
+    assert (element["value"]["text"], element["has_value"]) == ("4", True)
+    assert element["ended"] >= element["began"] >= element["sent"] > 0
+    assert (element["ready"], element["waiting"]) == (None, 0)
+    assert await site.json("/api/v1/runs/r1/nodes/each%5B2%5D/value") == 4
+    for name in ("each[3]", "each[x]", "one[0]", "none[0]"):
+        response = await site.get(f"/api/v1/runs/r1/nodes/{quote(name)}")
+        assert response.status_code == 404
+        assert f"has no node or element {name!r} so far" in response.json()["error"]["message"]
+
+
 NOWHERE = [
     *("runs/r9", "runs/r9/graph", "runs/r9/events", "runs/r9/report", "runs/r9/trace"),
     *("runs/r9/nodes/one", "runs/r1/nodes/two", "runs/r1/nodes/two/value", "runs/r1/nodes"),

@@ -99,6 +99,7 @@ async def test_pages_of_other_origins_neither_write_nor_connect(
     site = await serve(runs_app(journal, control=True))
     for headers in FOREIGN:
         assert (await site.post("/api/v1/runs/r1/cancel", **headers)).status_code == 403
+        assert (await site.client.delete("/api/v1/runs/r1", headers=headers)).status_code == 403
         with pytest.raises(InvalidStatus) as caught:
             async with connect(ws(site), proxy=None, additional_headers=headers):
                 pass
@@ -126,9 +127,15 @@ async def test_only_json_objects_are_taken(serve: Serve, journal: MemoryJournal)
 async def test_it_is_read_only_unless_control_is_asked_for(
     serve: Serve, journal: MemoryJournal
 ) -> None:
-    site = await serve(runs_app(journal))
-    assert (await site.post("/api/v1/runs/r1/cancel")).status_code == 403
-    assert (await site.client.delete("/api/v1/runs/r1")).status_code in (405, 415)
+    dag = DAGBuilder("one").node(abs, inputs=["number"]).build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+    site = await serve(runs_app(journal, engines=[engine]))
+    for path in ("runs", "runs/r1/cancel", "runs/r1/resume", "runs/r1/rerun"):
+        response = await site.post(f"/api/v1/{path}", {"from": ["one"], "inputs": {"number": 1}})
+        assert response.status_code == 403
+    assert (await site.client.delete("/api/v1/runs/r1")).status_code == 403
+    assert (await site.json("/api/v1/about"))["graphs"] == []
+    assert len((await site.json("/api/v1/runs"))["runs"]) == 1
 
 
 async def test_a_run_in_progress_is_cancelled(serve: Serve) -> None:
@@ -157,6 +164,15 @@ async def test_every_answer_has_the_headers_that_bind_browsers(
             assert answer["content-security-policy"] == guard.POLICY
             assert answer["x-content-type-options"] == "nosniff"
             assert answer["referrer-policy"] == "no-referrer"
+
+
+async def test_files_of_the_page_are_sent_once(serve: Serve, journal: MemoryJournal) -> None:
+    site = await serve(runs_app(journal))
+    headers = (await site.get("/static/app.js")).headers
+    assert headers["cache-control"] == "no-cache"
+    known = {"if-none-match": headers["etag"]}
+    assert (await site.get("/static/app.js", headers=known)).status_code == 304
+    assert (await site.get("/api/v1/runs")).headers["cache-control"] == "no-store"
 
 
 async def test_large_bodies_are_refused_unread(serve: Serve, journal: MemoryJournal) -> None:

@@ -209,6 +209,62 @@ async def test_a_run_is_followed_and_stopped(serve: Serve) -> None:
         await handle
 
 
+def at_least(number: int, least: int = 5) -> int:
+    if number < least:
+        raise ValueError(f"{number} is less than {least}")
+    return number
+
+
+async def test_a_run_is_begun_resumed_run_again_and_deleted(serve: Serve) -> None:
+    dag = (
+        DAGBuilder("checks")
+        .node(at_least, name="first", inputs={"number": "one"})
+        .node(at_least, name="second", inputs={"number": "two", "least": "first"})
+        .build()
+    )
+    journal = MemoryJournal()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+    site = await serve(runs_app(engine, control=True))
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.goto(site.base)
+        form, button = seen.page.locator("#form"), seen.page.get_by_role
+        await button("button", name="New run…").click()
+        inputs = form.get_by_label("Inputs, as a JSON object")
+        assert json.loads(await inputs.input_value()) == {"one": None, "two": None}
+        await inputs.fill("{")
+        await form.get_by_role("button", name="Begin").click()
+        await seen.wait("document.querySelector('#form [role=alert]') !== null")
+        assert "The inputs are no JSON" in await form.inner_text()
+        await inputs.fill('{"one": 6}')
+        await form.get_by_role("button", name="Begin").click()
+        await seen.wait("document.querySelector('#form').textContent.includes(\"needs 'two'\")")
+        await inputs.fill('{"one": 6, "two": 4}')
+        await form.get_by_label("Name of the run").fill("r1")
+        await form.get_by_role("button", name="Begin").click()
+        await seen.wait("document.querySelector('.top').textContent.includes('failed')")
+        assert "run=r1" in seen.page.url
+        await button("button", name="Resume").click()
+        async with asyncio.timeout(5):
+            while (await RunReader(journal).view("r1")).sessions < 2:
+                await asyncio.sleep(0.01)
+        await seen.wait("document.querySelector('.top').textContent.includes('failed')")
+        await seen.page.locator("li[role=option]", has_text="second").click()
+        await button("button", name="Rerun from here…").click()
+        assert await form.get_by_label("From").input_value() == "second"
+        await form.get_by_label("Other inputs, as a JSON object").fill('{"two": 7}')
+        await form.get_by_label("Name of the run").fill("r2")
+        await form.get_by_role("button", name="Run again").click()
+        await seen.wait("document.querySelector('.top').textContent.includes('completed')")
+        assert "run=r2" in seen.page.url
+        seen.page.on("dialog", lambda dialog: dialog.accept())
+        await button("button", name="Delete").click()
+        await seen.wait("document.querySelectorAll('table.runs tbody tr').length == 1")
+        assert await journal.run_ids() == ["r1"]
+        refused = [text for text in seen.complaints if "422" not in text]
+        assert refused == []
+
+
 async def test_the_token_of_the_address_opens_the_page(
     serve: Serve, journal: MemoryJournal
 ) -> None:

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,61 +18,17 @@ from taskiq import InMemoryBroker
 
 from taskiq_flow import (
     DAGBuilder,
-    Event,
-    EventJournal,
+    ElementsKnown,
     ExecutionEngine,
     Lease,
     MemoryJournal,
-    News,
-    NodeStarted,
-    RunFinished,
     RunStarted,
     SqliteJournal,
 )
-from taskiq_flow.journal.summary import Head, SummaryWriter
-from taskiq_flow.journal.wire import LineWriter
 from taskiq_flow.web import runs_app, streams, window
 from taskiq_flow.web.server import serve_async
 from tests.web.site import Content, Serve, Site, lines_of, log_of, run_example
-
-
-class Written:
-    """A run that a test writes into a journal, event by event."""
-
-    def __init__(
-        self, journal: EventJournal, run_id: str = "r1", lease_seconds: float = 60
-    ) -> None:
-        self.journal, self.run_id = journal, run_id
-        self._lease = Lease("test", lease_seconds)
-        self._lines = LineWriter(run_id)
-        self._summary = SummaryWriter(run_id, Head())
-        self._seq = 0
-
-    async def begin(self) -> None:
-        await self.journal.create(
-            self.run_id, self._lease, None, News(b"", self._summary.summary())
-        )
-        await self.write(RunStarted(self.run_id, 0.0, ("load",)))
-
-    async def send(self, count: int, text: str = "") -> None:
-        events = [NodeStarted(self.run_id, 0.0, "load", text) for _ in range(count)]
-        await self.write(*events)
-
-    async def end(self) -> None:
-        await self.write(RunFinished(self.run_id, 1.0, "completed", None))
-
-    async def write(self, *events: Event) -> None:
-        numbered = []
-        for event in events:
-            self._seq += 1
-            numbered.append(replace(event, seq=self._seq))
-        self._summary.apply(numbered)
-        news = News(self._lines.lines(numbered), self._summary.summary())
-        await self.journal.append(self.run_id, self._lease, None, news)
-
-    def skip(self, count: int) -> None:
-        self._seq += count
-
+from tests.web.written import Written
 
 SSE = {"accept": "text/event-stream"}
 
@@ -325,3 +280,47 @@ async def test_a_run_of_a_journal_without_events_is_read_to_its_end(serve: Serve
     assert types[0] == "run.started"
     assert types[-1] == "run.ended"
     assert (await site.json("/api/v1/runs"))["runs"][0]["run"] == "r"
+
+
+async def test_a_request_is_told_to_who_watches_and_to_who_comes_later(serve: Serve) -> None:
+    journal = MemoryJournal()
+    run = Written(journal)
+    await run.begin()
+    site, path = await serve(runs_app(journal, control=True)), "/api/v1/runs/r1/events"
+    received: list[tuple[int, Content]] = []
+    watching = asyncio.create_task(read_sse(site, path, None, received, stop_after=2))
+    assert (await site.client.post("/api/v1/runs/r1/cancel")).status_code == 202
+    await watching
+    assert [content["type"] for _, content in received] == ["run.started", "run.requested"]
+    await read_sse(site, path, "1", received, stop_after=3)
+    number, told = received[-1]
+    assert (number, told["seq"], told["request"]) == (1, 1, "cancel")
+    await run.end()
+    types = [event["type"] for event in await lines_of(site, path)]
+    assert types == ["run.started", "run.ended"]
+
+
+async def test_elements_of_lists_within_lists_are_told_once_for_each_frame(serve: Serve) -> None:
+    journal = MemoryJournal()
+    run = Written(journal)
+    await run.begin()
+    mapped = RunStarted("r1", 0.0, ("read", "flat"), mapped={"read": 2, "flat": 1}, time=1.0)
+    await run.write(mapped, ElementsKnown("r1", 0.0, "flat", 7))
+    await run.write(ElementsKnown("r1", 0.0, "read", 400))
+    lists = [ElementsKnown("r1", 0.0, f"read[{number}]", 3) for number in range(400)]
+    await run.write(*lists[:100])
+    site = await serve(runs_app(journal))
+    watching = asyncio.create_task(lines_of(site, "/api/v1/runs/r1/events"))
+    seq = (await site.json("/api/v1/runs/r1"))["seq"]
+    later = asyncio.create_task(lines_of(site, f"/api/v1/runs/r1/events?after={seq}"))
+    for start in range(100, 400, 50):
+        await run.write(*lists[start : start + 50])
+        await asyncio.sleep(0.02)
+    await run.end()
+    for lines in (await watching, await later):
+        told = [event["known"] for event in lines if event.get("node") == "read"]
+        assert told == sorted(told)
+        assert told[-1] == 1200
+        assert len(told) < 12
+        assert [event["seq"] for event in lines] == sorted(event["seq"] for event in lines)
+    assert {e["known"] for e in await watching if e.get("node") == "flat"} == {7}

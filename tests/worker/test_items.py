@@ -20,11 +20,11 @@ from taskiq_flow import SerializationError
 from taskiq_flow.generators.grant import ITEMS_LABEL, NO_ITEMS, Grant
 from taskiq_flow.generators.messages import Batch, Receipt
 from taskiq_flow.generators.receiving import Receiving
+from taskiq_flow.testing import LocalBroker, LocalNotices
 from taskiq_flow.transport.notice import KEEP_LABEL, LABEL, Kind, Notice, ReplyTo
 from taskiq_flow.worker import absence
 from taskiq_flow.worker.heartbeat import BEAT
-from tests.local_broker import LocalBroker
-from tests.local_notifier import Switchboard, with_flow
+from tests.local_flow import with_flow
 from tests.virtual_clock import virtually
 
 KEY = b"k" * 16
@@ -39,7 +39,7 @@ class Site:
     """
 
     def __init__(self, window: float = 4) -> None:
-        self.board = Switchboard()
+        self.board = LocalNotices()
         self.broker = LocalBroker()
         self.flow = with_flow(self.broker, self.board)
         self.reply_to = ReplyTo("engine", KEY, "run")
@@ -131,12 +131,12 @@ class Site:
 
     @property
     def has_result(self) -> bool:
-        return TASK_ID in self.broker.store.results
+        return TASK_ID in self.broker.results.stored
 
     async def result(self) -> TaskiqResult[Any]:
         while not self.has_result:
             await asyncio.sleep(0.01)
-        return await self.broker.store.get_result(TASK_ID)
+        return await self.broker.results.get_result(TASK_ID)
 
     async def until(self, holds: Callable[[], bool]) -> None:
         while not holds():
@@ -341,7 +341,7 @@ async def test_a_further_execution_passes_over_what_the_engine_has(in_thread: bo
         task = site.task(10, in_thread=in_thread)
         await site.send_task(task)
         await site.result()
-        site.broker.store.results.clear()
+        site.broker.results.stored.clear()
         half = Site(window=math.inf)
         assert site.batches[0].first == 0
         digests = [digest for batch in site.batches for digest in batch.digests]

@@ -20,12 +20,12 @@ from taskiq import (
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError, TaskLostError
 from taskiq_flow.journal.memory import MemoryJournal
+from taskiq_flow.testing import LocalBroker, LocalNotices
 from taskiq_flow.transport.deliveries import Deliveries
 from taskiq_flow.transport.notice import Kind, Notice
 from taskiq_flow.worker.absence import ENGINE_PATIENCE
 from taskiq_flow.worker.heartbeat import BEAT
-from tests.local_broker import LocalBroker
-from tests.local_notifier import Switchboard, with_flow
+from tests.local_flow import with_flow
 from tests.virtual_clock import virtually
 
 
@@ -34,7 +34,7 @@ class Redelivering(LocalBroker):
 
     def __init__(self) -> None:
         super().__init__()
-        self.board = Switchboard()
+        self.board = LocalNotices()
         self.flow = with_flow(self, self.board)
         self.flow._deliveries = self.deliveries = Deliveries(self)
         self.number = 1
@@ -237,7 +237,7 @@ async def test_tasks_of_an_engine_that_is_gone_are_dropped_unless_its_run_can_be
         await asyncio.sleep(1)
         assert broker.executed == ([1, 1] if is_journaled else [1])
         assert "its tasks are dropped" in caplog.text
-        assert bool(broker.store.results) is is_journaled
+        assert bool(broker.results.stored) is is_journaled
         broker.board.hearers.update(hearers)
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)

@@ -29,10 +29,10 @@ from taskiq_flow import (
     NodeFailedError,
     SerializationError,
 )
+from taskiq_flow.testing import LocalBroker, LocalFlowMiddleware, LocalNotices
 from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.wire import VALUES
-from tests.local_broker import LocalBroker
-from tests.local_notifier import LocalFlow, Switchboard, with_flow
+from tests.local_flow import with_flow
 from tests.values import hidden
 from tests.values.kinds import Money, Pair, Point  # what the tasks of this module deal with
 
@@ -45,9 +45,9 @@ class Site:
     """An engine's broker and a worker's, over one queue and one store."""
 
     def __init__(self, **options: Any) -> None:
-        board = Switchboard()
+        board = LocalNotices()
         self.broker = LocalBroker()
-        self.flow: LocalFlow = with_flow(self.broker, board, **options)
+        self.flow: LocalFlowMiddleware = with_flow(self.broker, board, **options)
         self.sent: list[dict[str, Any]] = []
         kick = self.broker.kick
 
@@ -146,7 +146,7 @@ async def test_what_another_secret_has_sealed_is_not_decoded() -> None:
         return value
 
     assert await site.run(keep, given={"value": VALUE}) == {"keep": VALUE}
-    other = LocalFlow(Switchboard(), secret="theirs")
+    other = LocalFlowMiddleware(LocalNotices(), secret="theirs")
     sealed = site.sent[0]
     with pytest.raises(SerializationError, match="not sealed with this process's secret"):
         other.wire.decode_call(sealed["task_id"], sealed["kwargs"])

@@ -8,8 +8,8 @@ import pytest
 
 from taskiq_flow import DAGBuilder, ExecutionEngine
 from taskiq_flow.completion.queue_warnings import UNTAKEN
-from tests.local_broker import LocalBroker
-from tests.local_notifier import Switchboard, with_flow
+from taskiq_flow.testing import LocalBroker, LocalNotices
+from tests.local_flow import with_flow
 from tests.virtual_clock import virtually
 
 
@@ -19,7 +19,7 @@ async def test_a_task_that_waits_for_tasks_in_a_full_pool_is_warned_of(
     slots: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = LocalBroker()
-    flow = with_flow(broker, Switchboard())
+    flow = with_flow(broker, LocalNotices())
 
     @broker.task(task_name="inner")
     async def inner() -> int:
@@ -52,7 +52,7 @@ async def test_a_run_whose_tasks_no_worker_takes_is_warned_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = LocalBroker()
-    flow = with_flow(broker, Switchboard())
+    flow = with_flow(broker, LocalNotices())
 
     @broker.task
     async def work() -> int:

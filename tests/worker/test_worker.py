@@ -29,9 +29,9 @@ from taskiq_flow import (
     RunStarted,
 )
 from taskiq_flow.processes.name import process_name
+from taskiq_flow.testing import LocalBroker, LocalFlowMiddleware, LocalNotices, LocalNotifier
 from taskiq_flow.transport.notice import Kind, Notice
-from tests.local_broker import LocalBroker
-from tests.local_notifier import LocalFlow, LocalNotifier, Switchboard, with_flow
+from tests.local_flow import with_flow
 from tests.recording import Recorder
 
 pytestmark = pytest.mark.usefixtures("plain_task_ids")
@@ -41,9 +41,9 @@ class Site:
     """A worker in this process with one thread, and the notices that it publishes."""
 
     def __init__(self) -> None:
-        self.board = Switchboard()
+        self.board = LocalNotices()
         self.broker = LocalBroker()
-        self.flow: LocalFlow = with_flow(self.broker, self.board)
+        self.flow: LocalFlowMiddleware = with_flow(self.broker, self.board)
         self.release = threading.Event()
         self.begun: list[str] = []
 

@@ -26,6 +26,8 @@ export function post(path, content = {}) {
   return get(path, { method: "POST", headers, body: JSON.stringify(content) });
 }
 
+export const remove = (path) => get(path, { method: "DELETE" });
+
 export const runPath = (run) => `runs/${encodeURIComponent(run)}`;
 export const nodePath = (run, node) => `${runPath(run)}/nodes/${encodeURIComponent(node)}`;
 

@@ -28,15 +28,24 @@ export class Model {
     return [ended, known];
   }
 
+  /** How many nodes and elements have failed. */
+  get failures() {
+    return [...this.nodes.values()].reduce((sum, { state, elements }) => sum + (elements?.failed ?? Number(state === "failed")), 0);
+  }
+
   /** Take in an event. Returns whether a new snapshot is needed. */
   apply(event) {
     if (event.type === "reset") return true;
+    if (event.type === "run.requested") {
+      this.requested = event.request;
+      return false;
+    }
     if (event.seq <= this.seq) return false;
     this.seq = event.seq;
     if (["run.started", "run.ended", "gap"].includes(event.type)) return true;
     const at = event.at - this.clock;
     if (event.type === "elements") {
-      const node = this.nodes.get(event.node) ?? this.nodes.get(wholeOf(event.node));
+      const node = this.nodes.get(event.node);
       if (node?.elements) this.countKnown(node, event.known, at);
       return false;
     }
@@ -86,8 +95,8 @@ export class Model {
 
   countKnown(node, count, at) {
     const { elements } = node;
-    elements.known = elements.levels === 1 ? Math.max(count, elements.known) : elements.known + count;
-    elements.are_all_known = elements.levels === 1;
+    elements.known = Math.max(count, elements.known);
+    elements.are_all_known = elements.levels === 1; // of lists within lists, a snapshot tells
     this.changed.add(node.node);
     this.update(node, at);
   }
@@ -118,7 +127,7 @@ export const endedOf = (elements) =>
   elements.completed + elements.failed + elements.skipped + elements.cancelled;
 
 /** The mapped node of an element. */
-const wholeOf = (name) => name.slice(0, name.lastIndexOf("[")) || name;
+export const wholeOf = (name) => name.slice(0, name.lastIndexOf("[")) || name;
 
 /** What a node did, when: its parts with their start and end in seconds since the run began. */
 export function spansOf(node, now) {

@@ -5,8 +5,8 @@ import { BASE, SIGNS, duration, nodePath, size } from "./api.js";
 
 export const status = (state) => html`<span class="sign ${state}">${SIGNS[state]}</span> ${state}`;
 
-/** `node`: what the server tells of it. `select`: chooses another node. */
-export function panel(run, node, { select, close }) {
+/** `node`: what the server tells of it. `select`: chooses another node. `buttons`: what can be done. */
+export function panel(run, node, { select, close, buttons }) {
   const times = [["waited", node.waiting], ["queued", node.sending], ["ran", node.running]];
   return html`
     <header>
@@ -19,6 +19,7 @@ export function panel(run, node, { select, close }) {
       ${node.attempts > 1 ? html` · ${node.attempts} attempts` : nothing}
       ${times.filter(([, seconds]) => seconds > 0).map(([what, seconds]) => html` · ${what} ${duration(seconds)}`)}
     </p>
+    ${buttons.length ? html`<p class="buttons">${buttons}</p>` : nothing}
     ${node.worker ? html`<p class="quiet">worker <bdi>${node.worker}</bdi></p>` : nothing}
     ${node.error ? errorPart(node.error, node.state) : nothing}
     ${node.because_of.length ? html`<h3>Skipped because of</h3>${links(node.because_of, select)}` : nothing}

@@ -1,9 +1,10 @@
 // The page of one run: its graph and its timeline, which share one selection, and a panel.
 
 import { html, nothing, render } from "./vendor/lit-html.js";
-import { BASE, Stream, duration, get, nodePath, post, runPath, show, shown } from "./api.js";
+import { BASE, Stream, duration, get, nodePath, post, remove, runPath, show, shown } from "./api.js";
+import { rerun } from "./forms.js";
 import { Graph } from "./graph.js";
-import { Model } from "./model.js";
+import { Model, wholeOf } from "./model.js";
 import { panel, status } from "./panel.js";
 import { Timeline } from "./timeline.js";
 
@@ -41,23 +42,31 @@ export class RunPage {
   }
 
   async read() {
-    this.model = new Model(await get(runPath(this.run)));
+    const asking = get(runPath(this.run));
+    const early = this.known ? null : get(this.layoutPath).catch(() => null); // does not wait for it
+    this.model = new Model(await asking);
     this.notice = "";
     this.timeline.draw(this.model);
-    await this.layOut();
-    this.mark();
+    this.render();
     this.inspect();
+    await this.layOut(await early);
+    this.mark();
     this.render();
   }
 
-  async layOut() {
+  get layoutPath() {
     const query = new URLSearchParams();
     if (this.fold !== null) query.set("fold", this.fold);
     for (const name of this.unfolded) query.append("unfolded", name);
+    return `${runPath(this.run)}/graph?${query}`;
+  }
+
+  async layOut(early = null) {
+    const path = this.layoutPath;
     try {
-      const known = `${query} ${this.model.nodes.size} ${this.model.sessions}`;
+      const known = `${path} ${this.model.nodes.size} ${this.model.sessions}`;
       if (known !== this.known) {
-        this.layout = await get(`${runPath(this.run)}/graph?${query}`);
+        this.layout = early ?? (await get(path));
         this.known = known;
         this.graph.draw(this.layout, this.model);
       } else this.graph.update(this.model);
@@ -110,9 +119,14 @@ export class RunPage {
 
   mark() {
     const matches = (name) => this.matches(name);
-    const whole = this.model.nodes.has(this.node) ? this.node : this.node?.replace(/(\[\d+\])+$/, "");
-    if (this.layout) this.graph.mark(whole ?? null, matches);
-    this.timeline.mark(whole ?? null, matches);
+    if (this.layout) this.graph.mark(this.whole, matches);
+    this.timeline.mark(this.whole, matches);
+  }
+
+  /** The selected node; of an element, its mapped node. */
+  get whole() {
+    if (this.node === null || this.model.nodes.has(this.node)) return this.node;
+    return wholeOf(this.node);
   }
 
   readAddress() {
@@ -179,14 +193,52 @@ export class RunPage {
     this.mark();
   }
 
-  async stop() {
+  /** Ask the server for something, and tell its answer. */
+  async ask(request, text = "") {
     try {
-      await post(`${runPath(this.run)}/cancel`);
-      this.notice = "The engine was asked to stop the run.";
+      await request();
+      this.notice = text;
     } catch (error) {
       this.notice = error.message;
     }
     this.render();
+  }
+
+  stop() {
+    return this.ask(() => post(`${runPath(this.run)}/cancel`), "The engine was asked to stop the run.");
+  }
+
+  resume() {
+    return this.ask(async () => {
+      await post(`${runPath(this.run)}/resume`);
+      await this.stream.start(); // a new snapshot, and what comes after it
+    });
+  }
+
+  delete() {
+    if (!confirm(`Delete run ${this.run}?`)) return;
+    this.ask(async () => {
+      await remove(runPath(this.run));
+      this.leave();
+    });
+  }
+
+  rerun() {
+    rerun(this.run, [...this.model.nodes.keys()], this.whole);
+  }
+
+  /** What the user can do with the run. `from`: the text of the button that runs nodes again. */
+  buttons(from) {
+    const { model, about } = this;
+    if (!about.control || !model) return [];
+    const isRunning = model.status === "running";
+    const isStopped = ["failed", "cancelled", "interrupted"].includes(model.status) || (!isRunning && model.failures > 0);
+    return [
+      isRunning ? html`<button class="danger" ?disabled=${Boolean(model.requested)} @click=${() => this.stop()}>
+        ${model.requested ? "Stopping…" : "Stop"}</button>` : nothing,
+      isStopped && model.graph ? html`<button @click=${() => this.resume()}>Resume</button>` : nothing,
+      model.graph ? html`<button @click=${() => this.rerun()}>${from}</button>` : nothing,
+    ];
   }
 
   /** Show when the nodes of the run before began and ended. */
@@ -255,21 +307,22 @@ export class RunPage {
   }
 
   render() {
-    render(this.whole(), this.root);
+    render(this.page(), this.root);
   }
 
-  whole() {
+  page() {
     const { model } = this;
-    const isRunning = model?.status === "running";
     return html`
       <header class="top">
         <h1><a href="./" @click=${(event) => { event.preventDefault(); this.leave(); }}>runs</a>
           <span class="quiet">▸</span> <bdi>${this.run}</bdi></h1>
         ${model ? html`<p class="facts">${status(model.status)} · ${duration(model.now)}
           · ${model.progress.join("/")}
+          ${model.failures ? html` · <span class="sign failed">✗ ${model.failures} failed</span>` : nothing}
           ${model.name ? html` · <bdi>${model.name}</bdi>` : nothing}</p>` : nothing}
         <p class="quiet" role="status">${this.connection}</p>
-        ${this.about.control && isRunning ? html`<button class="danger" @click=${() => this.stop()}>Stop</button>` : nothing}
+        ${this.buttons("Rerun…")}
+        ${this.about.control && model && model.status !== "running" ? html`<button @click=${() => this.delete()}>Delete</button>` : nothing}
         <button class="plain" @click=${() => document.querySelector("#help").showModal()} aria-label="Keys">?</button>
       </header>
       <main class="run ${this.tall ?? ""} ${this.node === null ? "" : "with-panel"}">
@@ -299,7 +352,7 @@ export class RunPage {
         </section>
         <aside tabindex="-1" aria-label="Node" ?hidden=${this.node === null}>
           ${this.details ? panel(this.run, this.details, {
-            select: (name) => this.select(name), close: () => this.unselect(),
+            select: (name) => this.select(name), close: () => this.unselect(), buttons: this.buttons("Rerun from here…"),
           }) : nothing}
         </aside>
       </main>`;

@@ -2,14 +2,15 @@
 
 import { html, nothing, render } from "./vendor/lit-html.js";
 import { SIGNS, Stream, ago, duration, get, show } from "./api.js";
+import { newRun } from "./forms.js";
 
 const URGENT = ["failed", "interrupted"];
 const MOST_LISTED = 1000;
 const STATES = ["running", "failed", "interrupted", "completed", "cancelled"];
 
 export class RunsPage {
-  constructor(root) {
-    Object.assign(this, { root, runs: new Map(), selected: null, search: "", connection: "", notice: "" });
+  constructor(root, about) {
+    Object.assign(this, { root, about, runs: new Map(), selected: null, search: "", connection: "", notice: "" });
     Object.assign(this, { isRead: false, more: null, failedFirst: true, state: "" });
     document.title = "runs · taskiq-flow";
     this.render();
@@ -114,6 +115,7 @@ export class RunsPage {
           return count ? html`<span class="sign ${state}">${SIGNS[state]}</span> ${count} ${state} ` : nothing;
         })}</p>
         <p class="quiet" role="status">${this.connection}</p>
+        ${this.about.graphs.length ? html`<button @click=${() => newRun(this.about)}>New run…</button>` : nothing}
         <button class="plain" @click=${() => document.querySelector("#help").showModal()} aria-label="Keys">?</button>
       </header>
       <main>

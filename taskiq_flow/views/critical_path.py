@@ -1,0 +1,76 @@
+"""The critical path of a run: the nodes along it, and the times that they took on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from taskiq_flow.views.node_view import NodeView
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A node on a path: how long it waited, was sent and ran after the node before it had ended.
+
+    The times of the stages of a path do not overlap.
+    """
+
+    name: str
+    waiting: float
+    sending: float
+    running: float
+
+
+def critical_path(
+    nodes: Mapping[str, NodeView], edges: Mapping[str, tuple[str, ...]]
+) -> list[Stage]:
+    """The path along which nodes that have ended ran longest; of equal paths, the last to end.
+
+    ``nodes``: in an order that follows the edges. What a node ran before the one before it on the
+    path had ended does not count: elements of a mapped node run beside what gives their list.
+    """
+    ended = {name: node for name, node in nodes.items() if node.ended_at is not None}
+    before: dict[str, str] = {}
+    stages: dict[str, Stage] = {}
+    lengths: dict[str, float] = {}
+    for name, node in ended.items():
+        stages[name] = stage_of(node)
+        lengths[name], latest = stages[name].running, None
+        for other in edges.get(name, ()):
+            if other not in lengths:
+                continue
+            end = ended[other].ended_at
+            stage = stage_of(node, end)
+            rank = (lengths[other] + stage.running, end)
+            if latest is None or rank > latest:
+                before[name], stages[name], latest = other, stage, rank
+                lengths[name] = rank[0]
+    if not ended:
+        return []
+    path = [max(ended, key=lambda name: _rank(ended[name], lengths[name]))]
+    while path[-1] in before:
+        path.append(before[path[-1]])
+    return [stages[name] for name in reversed(path)]
+
+
+def _rank(node: NodeView, length: float) -> tuple[bool, float, float]:
+    """What makes a node the last one of the critical path, the greatest first."""
+    return node.state != "skipped", length, node.ended_at or 0.0
+
+
+def stage_of(node: NodeView, since: float | None = None) -> Stage:
+    """The times of a node that has ended, after ``since``, when the node before it had ended.
+
+    Of a mapped node: of the element that ran longest. In what is left of its time, elements waited.
+    """
+    starts = [at for at in (node.ready_at, since) if at is not None]
+    if not starts or node.ended_at is None:
+        return Stage(node.name, node.waiting, node.sending, node.longest)
+    taken = max(0.0, node.ended_at - max(starts))
+    running = min(node.longest, taken)
+    sending = node.sending
+    if node.elements is not None:
+        # Those that are sent together and begin one by one wait for half of the time on average.
+        sending *= 2 / max(1, node.elements.ended)
+    sending = min(sending, taken - running)
+    return Stage(node.name, taken - running - sending, sending, running)

@@ -1,0 +1,177 @@
+"""A Redis that is killed for good, in a cluster or behind a sentinel; its replica takes over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from redis.crc import key_slot
+
+from taskiq_flow import ExecutionEngine, RunCancelledError
+from tests.distributed import app
+from tests.distributed.app import Settings, started
+from tests.distributed.conftest import AT_LENGTH, Farm
+from tests.distributed.watching import Notes, chain_of, inputs, many
+from tests.servers.process import free_port
+from tests.servers.redis import RedisSentinel, RedisServer, ReplicatedCluster
+
+LOST_AFTER = 5.0
+"""Seconds. The replica takes over within three."""
+
+KINDS = ["redis-cluster-streams", "redis-sentinel-lists"]
+if AT_LENGTH:
+    KINDS += ["redis-cluster-lists", "redis-sentinel-streams"]
+
+
+class Site(NamedTuple):
+    """The settings to reach servers, the one that has the queue, and the sentinel of it."""
+
+    settings: Settings
+    master: RedisServer
+    sentinel: RedisSentinel | None = None
+
+
+@contextlib.contextmanager
+def cluster(kind: str, folder: Path) -> Iterator[Site]:
+    """The node that is killed is the one at the URL, too."""
+    servers = ReplicatedCluster(folder)
+    try:
+        servers.start()
+        first = servers.masters[0]
+        queue = next(f"tests {n}" for n in count() if key_slot(f"tests {n}".encode()) < 5000)
+        yield Site(Settings(kind, redis=first.url, queue=queue), first)
+    finally:
+        servers.kill()
+
+
+@contextlib.contextmanager
+def sentinel(kind: str, folder: Path) -> Iterator[Site]:
+    master = RedisServer(folder / "master", appendonly=False)
+    follows = ("--replicaof", "127.0.0.1", str(master.port), "--repl-diskless-sync-delay", "0")
+    replica = RedisServer(folder / "replica", appendonly=False, arguments=follows)
+    watches = RedisSentinel(folder / "sentinel", master)
+    servers = (master, replica, watches)
+    try:
+        for server in servers:
+            server.start()
+        replica.wait_for_master()
+        watches.wait_for_replica()
+        gone = free_port()  # of a sentinel that is the first, and is not there
+        settings = Settings(kind, sentinel=(gone, watches.port), queue="tests")
+        yield Site(settings, master, watches)
+    finally:
+        for server in servers:
+            server.kill()
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_master_that_dies_for_good_is_succeeded(
+    kind: str, farm: Farm, tmp_path: Path
+) -> None:
+    """Engine and workers have talked to it first; tasks run for longer than ``lost_after``."""
+    notes = Notes(tmp_path)
+    servers = cluster if "cluster" in kind else sentinel
+    with servers(kind, tmp_path) as site, farm.working(site.settings, processes=2) as workers:
+        pids = workers.pids
+        async with started(site.settings) as broker:
+            engine = ExecutionEngine(broker, many(broker, app.noted, 4), lost_after=LOST_AFTER)
+            assert len(await engine.execute(inputs(notes, 4, 0.0))) == 4
+            run = asyncio.ensure_future(engine.execute(inputs(notes, 4, LOST_AFTER + 3.0)))
+            await notes.until("begin", 8)
+            values = {"path": str(notes.path), "name": "chain", "seconds": 0.5}
+            short = asyncio.ensure_future(chain_of(broker, 6).execute(values))
+            await notes.until("begin", 12)
+            site.master.kill()
+            assert await run == {f"n{number}": f"n{number}" for number in range(4)}
+            assert len(await short) == 12
+            assert len(notes.of("begin")) == len(notes.of("end")) == 20
+            run = asyncio.ensure_future(engine.execute(inputs(notes, 4, 60.0)))
+            await notes.until("begin", 24)
+            engine.cancel()
+            with pytest.raises(RunCancelledError):
+                await run
+            await notes.until("cancel", 4)
+        assert workers.pids == pids
+    del broker, engine, run, short
+    gc.collect()  # so that it is this test where what taskiq's brokers leave open is found
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("kind", ["redis-sentinel-streams", "redis-sentinel-lists"])
+@pytest.mark.skipif(not AT_LENGTH, reason="takes half a minute; scripts/production does it")
+async def test_a_master_that_hangs_is_succeeded(kind: str, farm: Farm, tmp_path: Path) -> None:
+    """Its connections stay open, so that clients find out by their timeouts only."""
+    notes = Notes(tmp_path)
+    with sentinel(kind, tmp_path) as site, farm.working(site.settings, processes=2) as workers:
+        pids = workers.pids
+        async with started(site.settings) as broker:
+            engine = ExecutionEngine(broker, many(broker, app.noted, 4), lost_after=20.0)
+            run = asyncio.ensure_future(engine.execute(inputs(notes, 4, 4.0)))
+            await notes.until("begin", 4)
+            site.master.suspend()
+            assert len(await run) == 4
+            assert len(await engine.execute(inputs(notes, 4, 0.0))) == 4
+            assert len(notes.of("begin")) == 8
+        assert workers.pids == pids
+    del broker, engine, run
+    gc.collect()
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("kind", ["redis-sentinel-streams", "redis-sentinel-lists"])
+@pytest.mark.skipif(not AT_LENGTH, reason="takes half a minute; scripts/production does it")
+async def test_a_master_may_become_a_replica_of_its_replica(
+    kind: str, farm: Farm, tmp_path: Path
+) -> None:
+    """It is alive, and accepts no writes any more."""
+    notes = Notes(tmp_path)
+    with sentinel(kind, tmp_path) as site, farm.working(site.settings, processes=2) as workers:
+        pids = workers.pids
+        async with started(site.settings) as broker:
+            values = {"path": str(notes.path), "name": "chain", "seconds": 0.3}
+            run = asyncio.ensure_future(chain_of(broker, 20).execute(values))
+            await notes.until("end", 6)
+            assert site.sentinel is not None
+            site.sentinel.fail_over()
+            assert len(await run) == 40
+            assert len(notes.of("begin")) == 40
+        with site.master.client() as client:
+            assert client.info("replication")["role"] == "slave"
+        assert workers.pids == pids
+    del broker, run
+    gc.collect()
+
+
+async def test_the_slot_of_a_queue_may_move_to_another_node(farm: Farm, tmp_path: Path) -> None:
+    """While workers wait for messages there, and hold some."""
+    notes, servers = Notes(tmp_path), ReplicatedCluster(tmp_path)
+    try:
+        servers.start()
+        first, second, _ = servers.masters
+        queue = next(f"tests {n}" for n in count() if key_slot(f"tests {n}".encode()) < 5000)
+        settings = Settings("redis-cluster-streams", redis=first.url, queue=queue)
+        with farm.working(settings, processes=2) as workers:
+            pids = workers.pids
+            async with started(settings) as broker:
+                values = {"path": str(notes.path), "name": "chain", "seconds": 0.1}
+                run = asyncio.ensure_future(chain_of(broker, 20).execute(values))
+                await notes.until("end", 6)
+                await asyncio.to_thread(servers.move_slot, key_slot(queue.encode()), first, second)
+                assert len(await run) == 40
+            assert workers.pids == pids
+        assert len(notes.of("begin")) == 40
+    finally:
+        servers.kill()

@@ -1,0 +1,47 @@
+"""Runs that are written into a journal event by event, by no engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from taskiq_flow import Event, EventJournal, Lease, News, NodeStarted, RunFinished, RunStarted
+from taskiq_flow.journal.summary import Head, SummaryWriter
+from taskiq_flow.journal.wire import LineWriter
+
+
+class Written:
+    """One such run."""
+
+    def __init__(
+        self, journal: EventJournal, run_id: str = "r1", lease_seconds: float = 60
+    ) -> None:
+        self.journal, self.run_id = journal, run_id
+        self._lease = Lease("test", lease_seconds)
+        self._lines = LineWriter(run_id)
+        self._summary = SummaryWriter(run_id, Head())
+        self._seq = 0
+
+    async def begin(self, *events: Event) -> None:
+        await self.journal.create(
+            self.run_id, self._lease, None, News(b"", self._summary.summary())
+        )
+        await self.write(*events or [RunStarted(self.run_id, 0.0, ("load",))])
+
+    async def send(self, count: int, text: str = "") -> None:
+        events = [NodeStarted(self.run_id, 0.0, "load", text) for _ in range(count)]
+        await self.write(*events)
+
+    async def end(self) -> None:
+        await self.write(RunFinished(self.run_id, 1.0, "completed", None))
+
+    async def write(self, *events: Event) -> None:
+        numbered = []
+        for event in events:
+            self._seq += 1
+            numbered.append(replace(event, seq=self._seq))
+        self._summary.apply(numbered)
+        news = News(self._lines.lines(numbered), self._summary.summary())
+        await self.journal.append(self.run_id, self._lease, None, news)
+
+    def skip(self, count: int) -> None:
+        self._seq += count
