@@ -60,7 +60,7 @@ def setup_websocket_bridge(
         routes=[WebSocketRoute("/ws", bridge.serve, middleware=[guard])],
         exception_handlers=HANDLERS,
     )
-    app.state.hub = bridge
+    app.state.bridge = bridge
     app.state.has_token = token is not None
     hooks.add_hook(bridge)
     return app
@@ -80,7 +80,6 @@ class Bridge:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news = asyncio.Event()
         self._is_due = False
-        self._is_closed = False
 
     async def serve(self, websocket: WebSocket) -> None:
         """Serve one client."""
@@ -89,11 +88,6 @@ class Bridge:
             if loop is not self._loop:
                 self._loop, self._is_due, self._news = loop, False, asyncio.Event()
         await Socket(websocket, self.frames, _refuse_cancel).serve()
-
-    def close(self) -> None:
-        """End all streams."""
-        self._is_closed = True
-        self._notify()
 
     def _tell(self, event: HookEvent) -> None:
         content = _content(event)
@@ -122,7 +116,7 @@ class Bridge:
         if cursor is None:
             cursor = self._floor
             yield self._notice("reset", pipeline_id, cursor)
-        while not self._is_closed:
+        while True:
             news = self._news
             missed, lines, cursor = self._next(pipeline_id, cursor)
             if missed:
@@ -160,9 +154,8 @@ class Bridge:
     def _number(self, given: str) -> int | None:
         """The number of an event of ours, given its id."""
         name, _, digits = given.partition("-")
-        last = self._last
-        is_number = digits.isascii() and digits.isdecimal() and len(digits) <= len(str(last))
-        if name != self._name or not is_number or int(digits) > last:
+        is_number = digits.isdecimal() and len(digits) <= len(str(self._last))
+        if name != self._name or not is_number or int(digits) > self._last:
             return None
         return int(digits)
 

@@ -114,7 +114,7 @@ async def test_a_client_goes_on_after_the_event_that_it_has_seen(serve: Serve) -
             assert await until_ended(client) == seen[number + 1 :]
 
 
-@pytest.mark.parametrize("form", ["{name}-99", "other-1", "{name}-", "{name}-x", 7, [], "{name}-²"])
+@pytest.mark.parametrize("form", ["{name}-9", "{name}-99", "other-1", "{name}-", "{name}-x", 7, []])
 async def test_an_unknown_id_resets(serve: Serve, form: object) -> None:
     hooks = HookManager()
     site = await serve(setup_websocket_bridge(hooks))
@@ -187,11 +187,11 @@ async def test_a_client_that_takes_nothing_is_disconnected_and_others_are_not(
     async with connected(site.base) as stalled, connected(site.base) as other:
         for client in (stalled, other):
             await subscribed(client, "a")
-            app.state.hub.on_step_start(step("a", "x"))
+            app.state.bridge.on_step_start(step("a", "x"))
             await client.line()
         stalled.connection.transport.pause_reading()
         for number in range(20):  # more than the buffers of the kernel take
-            app.state.hub.on_step_start(step("a", f"{number} " + "x" * 1_000_000))
+            app.state.bridge.on_step_start(step("a", f"{number} " + "x" * 1_000_000))
         async with asyncio.timeout(10):
             await other.line()
             assert [(await other.line())["task_id"].split()[0] for _ in range(20)] == [
@@ -202,7 +202,7 @@ async def test_a_client_that_takes_nothing_is_disconnected_and_others_are_not(
             with pytest.raises(ConnectionClosed):
                 while True:
                     await stalled.line()
-        app.state.hub.on_step_start(step("a", "after"))
+        app.state.bridge.on_step_start(step("a", "after"))
         assert (await other.line())["task_id"] == "after"
 
 
@@ -212,7 +212,7 @@ async def test_the_server_stops_while_clients_are_connected() -> None:
         async with asyncio.timeout(3), serving(app) as address:
             client = await stack.enter_async_context(connected(address))
             await subscribed(client, "*")
-            app.state.hub.on_step_start(step("a", "x"))
+            app.state.bridge.on_step_start(step("a", "x"))
             await client.line()
         with pytest.raises(ConnectionClosed):
             while True:
@@ -224,6 +224,9 @@ async def test_hooks_may_be_called_in_another_thread(serve: Serve) -> None:
     site = await serve(setup_websocket_bridge(hooks))
     async with connected(site.base) as client:
         await subscribed(client, "a")
+        await run(hooks, 4, "a")
+        await until_ended(client)
+        asyncio.get_running_loop().set_debug(True)  # refuses what is not safe there
         thread = threading.Thread(target=lambda: asyncio.run(run(hooks, 4, "a")))
         thread.start()
         assert len(await until_ended(client)) == 6
