@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from asyncio import current_task
 from collections.abc import Callable
 from typing import Any
 
@@ -103,7 +104,7 @@ class InMemoryCompletions:
         execution = self.expected.get(task_id)
         if execution is None or execution.revoked:
             return False
-        if execution.worker is asyncio.current_task():  # a broker that runs tasks in place
+        if execution.worker is current_task():  # a broker that runs tasks in place
             self.drop(task_id)
         else:
             execution.revoke()
@@ -111,10 +112,9 @@ class InMemoryCompletions:
 
     def drop(self, task_id: str) -> None:
         """Stop watching for a task, which has ended or is not waited for any more."""
-        self._executions.pop(task_id, None)
         execution = self.expected.pop(task_id, None)
         if execution is not None:
-            self._hooks.workers.pop(execution.worker, None)
+            del self._executions[task_id]
             if execution.call is not None:
                 execution.call.forget()
 
@@ -140,6 +140,7 @@ class InMemoryCompletions:
             await until_ended(workers, CANCEL_GRACE)
             for task_id in list(self.expected):
                 self.drop(task_id)
+        self._hooks.forget_saved()
         self._hooks.run_ids.discard(self._run_id)
 
     def _arm(self) -> None:

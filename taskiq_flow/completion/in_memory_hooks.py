@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from asyncio import current_task
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -86,9 +87,10 @@ class Execution:
             self.worker.cancel()
         self.revoked = True
 
-    def supersede(self) -> None:
+    def supersede(self, worker: asyncio.Task[Any] | None) -> None:
         """The attempt that runs in this asyncio task is not the last one."""
-        self.superseded |= {asyncio.current_task()}
+        self.superseded |= {worker}
+        self.sweeps = 0
 
 
 class InMemoryHooks(TaskiqMiddleware):
@@ -101,8 +103,8 @@ class InMemoryHooks(TaskiqMiddleware):
         super().__init__()
         self.set_broker(broker)
         self.executions: dict[str, Execution] = {}
-        self.workers: dict[asyncio.Task[Any] | None, Execution] = {}  # what each task executes
         self.run_ids: set[str] = set()
+        self._saved: list[str] = []  # tasks of runs whose results the broker has saved since
         self.is_started = False
         executor = broker.receiver.executor
         self.threads = None if executor is None else Threads(executor)
@@ -141,13 +143,14 @@ class InMemoryHooks(TaskiqMiddleware):
         if execution.revoked:
             raise asyncio.CancelledError
         execution.scheduled = False
-        execution.supersede()
+        execution.supersede(current_task())
         execution.in_flight.resent(message.task_id)
         return message
 
     async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
         """Note which asyncio task runs the task. A revoked task does not run."""
-        execution = self.executions.get(message.task_id)
+        task_id = message.task_id
+        execution = self.executions.get(task_id)
         if execution is None:  # not of an engine, but perhaps sent from within such a task
             if _is_of_run(message):
                 logger.warning(
@@ -164,14 +167,9 @@ class InMemoryHooks(TaskiqMiddleware):
             self._note_requeue(execution, message)
             execution.call = None if execution.call is None else execution.call.once_more()
         present.set(execution.call)
-        self.workers.pop(execution.worker, None)
-        execution.worker = asyncio.current_task()
-        self.workers[execution.worker] = execution
-        execution.sweeps = 0
-        if execution.begins_at_once:
-            execution.in_flight.began(message.task_id, execution.completions.here)
-        elif execution.tells_begin:
-            self._tell_begin(execution, message.task_id)
+        execution.worker = current_task()
+        if execution.tells_begin:
+            self._tell_begin(execution, task_id)
         if execution.superseded:
             # A broker that runs tasks in place begins the new attempt inside the old one's task.
             execution.superseded -= {execution.worker}
@@ -181,12 +179,15 @@ class InMemoryHooks(TaskiqMiddleware):
         """Notice that a task has sent itself again, by whichever of its attempts comes first."""
         if int(message.labels.get(_REQUEUE_COUNT, 0)) > execution.requeues:
             execution.requeues += 1
-            execution.superseded |= {execution.worker}
+            execution.supersede(execution.worker)
             execution.in_flight.resent(message.task_id)
 
     def _tell_begin(self, execution: Execution, task_id: str) -> None:
-        """Report that a task begins when it has its thread or its place."""
+        """Report that a task begins: at once, or when it has its thread or its place."""
         began, here = execution.in_flight.began, execution.completions.here
+        if execution.begins_at_once:
+            began(task_id, here)
+            return
         loop = asyncio.get_running_loop()
 
         def begun() -> None:
@@ -206,33 +207,43 @@ class InMemoryHooks(TaskiqMiddleware):
             execution.in_flight.interrupted(exception)
         elif not isinstance(exception, NoResultError):
             if isinstance(result.error, NoResultError):  # a middleware will have it sent again
-                worker = asyncio.current_task()
+                worker = current_task()
                 execution.scheduled = worker not in execution.superseded
-                execution.supersede()
+                execution.supersede(worker)
         else:
             self._note_requeue(execution, message)
 
     async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
-        """Settle the task, unless it was sent again or is not expected any more."""
-        task_id = message.task_id
-        execution = self.executions.get(task_id)
-        if execution is None or execution.revoked:
-            return
-        if execution.superseded and asyncio.current_task() in execution.superseded:
-            return
-        completions = execution.completions
-        if execution.limit is not None:
-            result = await _referring(task_id, result, execution.limit)
-            if execution.revoked:
-                return
-        completions.drop(task_id)
-        execution.in_flight.settle(task_id, result)
+        """Settle the task, unless it was sent again or is not expected any more.
 
-    async def post_save(self, message: TaskiqMessage, _: TaskiqResult[Any]) -> None:
-        """Remove a result that its run has from the broker's store, which would keep it alive."""
+        The broker saves its result right afterwards.
+        """
+        task_id = message.task_id
+        if self._saved:
+            self.forget_saved()
+        execution = self.executions.get(task_id)
+        if execution is None:
+            if _is_of_run(message):
+                self._saved.append(task_id)
+            return
+        if not execution.superseded or current_task() not in execution.superseded:
+            if execution.limit is not None and not execution.revoked:
+                result = await _referring(task_id, result, execution.limit)
+            if not execution.revoked:
+                execution.completions.drop(task_id)
+                execution.in_flight.settle(task_id, result)
+        self._saved.append(task_id)
+
+    def forget_saved(self) -> None:
+        """Remove results that runs have from the broker's store, which would keep them alive.
+
+        Done when the next task ends: a hook that is called when a result is saved costs more.
+        """
         backend = self.broker.result_backend
-        if isinstance(backend, InmemoryResultBackend) and _is_of_run(message):
-            backend.results.pop(message.task_id, None)
+        if isinstance(backend, InmemoryResultBackend):
+            for task_id in self._saved:
+                backend.results.pop(task_id, None)
+        self._saved.clear()
 
 
 async def _referring(task_id: str, result: TaskiqResult[Any], limit: int) -> TaskiqResult[Any]:
@@ -283,12 +294,15 @@ def _is_of_run(message: TaskiqMessage) -> bool:
 
 def _present_execution() -> Execution | None:
     """The execution of the running asyncio task, if an engine has sent what it runs."""
+    call = present.get()
+    if call is None:
+        return None
     try:
-        worker = asyncio.current_task()
+        worker = current_task()
     except RuntimeError:  # no event loop runs in this thread
         return None
-    if worker is not None:
-        for hooks in _all_hooks:
-            if (execution := hooks.workers.get(worker)) is not None:
-                return execution
+    for hooks in _all_hooks:
+        execution = hooks.executions.get(call.task_id)
+        if execution is not None and execution.worker is worker:  # not one that it has started
+            return execution
     return None

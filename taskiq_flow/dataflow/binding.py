@@ -93,8 +93,10 @@ class Binding:
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """The positional and keyword arguments of the call. ``values``: by key."""
-        by_position = [values[key] for key in self.positional]
-        by_name = {parameter: values[key] for parameter, key in self.keyword}
+        by_position = list(map(values.__getitem__, self.positional))
+        by_name = {}
+        for parameter, key in self.keyword:
+            by_name[parameter] = values[key]
         if self.given:
             by_name.update(self.given)
         if not (self.fixed or self.optional_keyword or self.optional_positional or self.var_args):

@@ -49,6 +49,9 @@ from taskiq_flow.values.isolation import Take, shared
 ERROR = "error"
 """The parameter of a fallback that is given the task's exception, unless the node has that key."""
 
+_NOTHING: dict[str, Any] = {}
+"""What most nodes have in ``given`` and ``map_over``: they share it, as a graph may have many."""
+
 _BY_KEYS = "inputs=, with the output keys of those nodes, or dag.add_edge(from_task, to_task)"
 
 
@@ -210,7 +213,7 @@ class DAGNode:
         self.task_name = name if name is not None else default_name(task)
         self._inputs = checked_inputs(self.task_name, inputs)
         self._outputs = checked_outputs(self.task_name, output, outputs)
-        self.given = checked_given(self.task_name, given)
+        self.given: Mapping[str, Any] = checked_given(self.task_name, given) or _NOTHING
         self.metadata: dict[str, Any] = dict(metadata or {})
         expected_seconds = in_seconds(
             f"expected_seconds of node {self.task_name!r}", expected_seconds
@@ -238,7 +241,8 @@ class DAGNode:
         self._output_names: tuple[str, ...] | None = None
         self.waits_for: tuple[str, ...] = ()
         self.factors = mapped_keys(self.task_name, map_over)
-        self.map_over = {key: levels for keys in self.factors for key, levels in keys.items()}
+        mapped = {key: levels for keys in self.factors for key, levels in keys.items()}
+        self.map_over: Mapping[str, int] = mapped or _NOTHING
         self.max_parallel = most_parallel(f"max_parallel {of_node}", max_parallel)
         self.is_generator = is_generator_function(original_function(task))
         self.window = checked_window(self.task_name, window, is_generator=self.is_generator)

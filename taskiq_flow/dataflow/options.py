@@ -290,6 +290,10 @@ def _is_generator(function: object) -> bool:
     return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
+_NO_KEYS: tuple[dict[str, str], dict[str, str]] = ({}, {})
+"""Of nodes without a condition, which are many: they share it."""
+
+
 def condition_keys(task_name: str, when: Condition | None) -> tuple[dict[str, str], dict[str, str]]:
     """The keys that a condition requires, and the keys that it takes if they have a value.
 
@@ -298,7 +302,7 @@ def condition_keys(task_name: str, when: Condition | None) -> tuple[dict[str, st
     Raises ``TypeError`` for anything but a function, sync or async, that takes keys by name.
     """
     if when is None:
-        return {}, {}
+        return _NO_KEYS
     if not callable(when) or any(map(_is_generator, (when, type(when).__call__))):
         raise TypeError(
             f"when of node {task_name!r} is {when!r}; give a function that returns true or false"

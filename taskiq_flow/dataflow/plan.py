@@ -75,9 +75,15 @@ class Plan:
         """What listeners are told of the graph when a run begins."""
         return described(self.order, self.predecessors, self.kind)
 
+    @cached_property
     def joins(self) -> dict[DAGNode, Join]:
         """The join rules other than ``"all"``. Those of mapped nodes hold for their elements."""
         return {node: node.join for node in self.order if node.join != "all" and not node.map_over}
+
+    @cached_property
+    def with_policy(self) -> list[DAGNode]:
+        """The nodes that ask for more than to be run once."""
+        return [node for node in self.order if node.has_policy]
 
     def priority(self, order: Order) -> dict[DAGNode, float]:
         """Which of several ready nodes goes first: the one with the highest number."""

@@ -61,9 +61,12 @@ class ReadySet(Generic[N]):
     only until they are suspended, and start in spite of it. Without a limit, nodes start in the
     order in which they became ready. With a limit, the ready node of the highest priority
     starts first, and among equals the one that was added first (list scheduling; Graham, 1966).
+
+    ``unfinished``: the number of nodes that were added and have not ended.
     """
 
     def __init__(self, limit: int | None = None) -> None:
+        self.unfinished = 0
         self._limit = limit
         self._state: dict[N, int] = {}
         self._successors: Mapping[N, Iterable[N]] = {}  # of the graph that ``of_graph`` was given
@@ -72,11 +75,13 @@ class ReadySet(Generic[N]):
         self._worst: dict[N, int] = {}  # waiting node → FAILED or SKIPPED, as a dependency ended
         self._no_tasks: Collection[N] = ()
         self._queue: deque[N] = deque()  # the ready nodes, for which there is no limit
+        self._queue_up = self._queue.append if limit is None else self._queue_by_rank
         self._heap: list[tuple[float, int, N]] = []  # the ready nodes, with a limit
         self._rank: dict[N, tuple[float, int]] = {}  # the place in the heap, with a limit
         self._gates: dict[N, Gate] = {}  # of the nodes that have one
+        # Whether a node that waits only counts: no join rules, no failures, no nodes added so far.
+        self._only_counts = True
         self._added = 0
-        self._ended = 0
         self._running = 0
 
     @classmethod
@@ -102,23 +107,26 @@ class ReadySet(Generic[N]):
         ready._no_tasks = no_tasks
         ready._successors = successors
         ready._joins = dict(joins)
-        for node in nodes:
-            ready._added += 1
-            if completed and node in completed:
-                ready._state[node] = COMPLETED
-                ready._ended += 1
-                continue
-            if limit is not None:
-                ready._rank[node] = (-priority.get(node, 0.0), ready._added)
-            dependencies = predecessors.get(node, ())
-            waits_for = len(dependencies)
-            if completed:
-                waits_for = sum(other not in completed for other in dependencies)
-                if waits_for < len(dependencies) and ready._joins.get(node) == "any":
-                    waits_for = 0
-            ready._state[node] = waits_for
-            if not waits_for:
-                ready._enqueue(node)
+        ready._only_counts = not joins
+        ready._state = state = {node: len(predecessors.get(node, ())) for node in nodes}
+        ready._added = len(state)
+        for node in completed:
+            state[node] = COMPLETED
+        for other in {other for node in completed for other in successors.get(node, ())}:
+            if state.get(other, COMPLETED) != COMPLETED:
+                dependencies = predecessors[other]
+                waits_for = sum(before not in completed for before in dependencies)
+                is_met = joins.get(other) == "any" and waits_for < len(dependencies)
+                state[other] = 0 if is_met else waits_for
+        ready.unfinished = len(state) - len(completed)
+        if limit is not None:
+            ready._rank = {
+                node: (-priority.get(node, 0.0), number)
+                for number, (node, waits_for) in enumerate(state.items(), 1)
+                if waits_for != COMPLETED
+            }
+        for node in [node for node, waits_for in state.items() if not waits_for]:
+            ready._enqueue(node)
         return ready
 
     def add(
@@ -147,6 +155,8 @@ class ReadySet(Generic[N]):
             if dependency not in self._state:
                 raise ValueError(f"{node!r} waits for {dependency!r}, which is not in the set")
         self._added += 1
+        self.unfinished += 1
+        self._only_counts = False
         if self._limit is not None:
             self._rank[node] = (-priority, self._added)
         if join != "all":
@@ -170,6 +180,7 @@ class ReadySet(Generic[N]):
         if node in self._state:
             raise ValueError(f"{node!r} was added before")
         self._added += 1
+        self.unfinished += 1
         self._state[node] = SUSPENDED
         if self._limit is not None:
             self._rank[node] = (0.0, self._added)
@@ -199,12 +210,7 @@ class ReadySet(Generic[N]):
     @property
     def exhausted(self) -> bool:
         """Whether every node added so far has ended."""
-        return self._ended == self._added
-
-    @property
-    def unfinished(self) -> int:
-        """The number of nodes that were added and have not ended."""
-        return self._added - self._ended
+        return not self.unfinished
 
     def in_progress(self) -> list[N]:
         """The nodes that are running or suspended, in the order in which they were added."""
@@ -235,31 +241,20 @@ class ReadySet(Generic[N]):
         There are such nodes if another of their dependencies failed or was skipped earlier.
         """
         state = self._state
-        if (
-            state.get(node) != RUNNING
-            or self._joins
-            or self._worst
-            or self._added_successors
-            or self._gates
-        ):
+        if not self._only_counts or state.get(node) != RUNNING:
             return self.end(node, COMPLETED)
-        # The usual case, in one frame: without join rules, failures and added nodes, a successor
-        # that still waits has one dependency less to wait for, and nothing else can happen to it.
+        # The usual case, in one frame.
         state[node] = COMPLETED
         self._running -= 1
-        self._ended += 1
-        limited = self._limit is not None
-        if limited:
+        self.unfinished -= 1
+        if self._limit is not None:
             del self._rank[node]
         for successor in self._successors.get(node, ()):
-            waits_for = state.get(successor, READY)
-            if waits_for > READY:
-                state[successor] = waits_for - 1
-                if waits_for == 1:
-                    if limited:
-                        self._enqueue(successor)
-                    else:
-                        self._queue.append(successor)
+            waits_for = state.get(successor, READY) - 1
+            if waits_for >= READY:
+                state[successor] = waits_for
+                if waits_for == READY:
+                    self._queue_up(successor)
         return []
 
     def fail(self, node: N) -> list[N]:
@@ -333,6 +328,7 @@ class ReadySet(Generic[N]):
 
     def _note_worst(self, node: N, outcome: int) -> None:
         self._worst[node] = min(outcome, self._worst.get(node, SKIPPED))
+        self._only_counts = False
 
     def _enqueue_or_end(self, node: N) -> bool:
         """Whether a node may run, now that all of its dependencies have ended."""
@@ -345,7 +341,7 @@ class ReadySet(Generic[N]):
 
     def _record_end(self, node: N, outcome: int) -> None:
         self._state[node] = outcome
-        self._ended += 1
+        self.unfinished -= 1
         if self._limit is not None:
             del self._rank[node]
 
@@ -369,8 +365,8 @@ class ReadySet(Generic[N]):
             gate.within.add(node)
         self._queue_up(node)
 
-    def _queue_up(self, node: N) -> None:
-        if self._limit is None or node in self._no_tasks:
+    def _queue_by_rank(self, node: N) -> None:
+        if node in self._no_tasks:
             self._queue.append(node)
         else:
             heapq.heappush(self._heap, (*self._rank[node], node))

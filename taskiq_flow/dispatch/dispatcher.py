@@ -83,6 +83,12 @@ Send = Callable[[Invocation], Sending | None]
 Prepare = Callable[[Invocation], Invocation]
 """Makes of the values of a call what middlewares see and tasks are given."""
 
+Encode = Callable[[Invocation, list[Any], dict[str, Any]], BrokerMessage]
+"""Makes the message of a call of the arguments that stand in it."""
+
+Encoded = Callable[[Invocation, Encode], BrokerMessage]
+"""Makes what the broker is given of a call."""
+
 
 class Dispatcher:
     """Sends the tasks of one run to one broker, as taskiq's own kicker does.
@@ -115,29 +121,36 @@ class Dispatcher:
             self.send = partial(self._send_or_store, arguments)
         self._take = take
         self._prepared: Prepare
+        self._encoded: Encoded
         if isinstance(broker, InMemoryBroker):
-            self._hooks: InMemoryHooks | None = InMemoryHooks.of(broker)
+            self._hooks: InMemoryHooks | None = (hooks := InMemoryHooks.of(broker))
             self._as_they_are, self._prepared = NEVER_CHANGE, self._taken
+            self._encoded = partial(self._handed_over, hooks)
         else:
             self._hooks = None
             self._as_they_are, self._prepared = ALREADY_PLAIN, self._plain
+            self._encoded = self._encoded_for_workers
         self._wire = wire_of(broker) if formats_as_usual(broker) else None
         if self._hooks is None and self._wire is not None:
             self._prepared = _unchanged
-        self._converts = self._hooks is None and self._wire is None
+        converts = self._hooks is None and self._wire is None
+        self._encode: Encode = partial(encode_unseen, broker, converts=converts)
         self._labels = labels, labels_by_value
         self._is_referring = holds_handles if refers else _is_handle
         self._kick = broker.kick if kick is None else kick
-        self._addresses: dict[tuple[int, bool], Address] = {}
+        self._addresses: dict[int, Address] = {}
+        self._addresses_by_value: dict[int, Address] = {}
         own = (InMemoryHooks, FlowMiddleware)
         others = [m for m in broker.middlewares if not isinstance(m, own)]
         base = TaskiqMiddleware
         self._before = [m for m in others if type(m).pre_send is not base.pre_send]
         self._after = [m for m in reversed(others) if type(m).post_send is not base.post_send]
-        self._unseen = not (self._before or self._after) and formats_as_usual(broker)
+        is_unseen = not (self._before or self._after) and formats_as_usual(broker)
+        self._send_prepared: Send = self._send_unseen if is_unseen else self._send_seen
         self._never_waits = _never_waits(broker)
-        self._others_may_repeat = may_repeat(others)
-        self.may_repeat = self._others_may_repeat or self._hooks is None
+        others_may_repeat = may_repeat(others)
+        self._take_if_repeated = take if others_may_repeat else None
+        self.may_repeat = others_may_repeat or self._hooks is None
         """Whether a task may be executed more often than a run has it sent."""
         self.is_elsewhere = self._hooks is None
         """Whether tasks are executed by workers, not in this process."""
@@ -148,12 +161,12 @@ class Dispatcher:
         ``by_value``: whether its result is passed by value in any case. Raises
         ``ConfigurationError`` if the broker cannot run the task.
         """
-        task = node.task
-        address = self._addresses.get((id(task), by_value))
+        task, known = node.task, self._addresses_by_value if by_value else self._addresses
+        address = known.get(id(task))
         if address is None:
             injects = bool(task_info(task).parameters[1])
             address = Address.of(self._find(node), self._labels[by_value], injects=injects)
-            self._addresses[id(task), by_value] = address
+            known[id(task)] = address
         return address
 
     def _send_or_store(self, stores: StoredArguments, call: Invocation) -> Sending | None:
@@ -162,19 +175,20 @@ class Dispatcher:
         return self._send(call)
 
     def _send(self, call: Invocation) -> Sending | None:
-        if not (
-            self._as_they_are.issuperset(map(type, call.args))
-            and self._as_they_are.issuperset(map(type, call.kwargs.values()))
+        args, kwargs, as_they_are = call.args, call.kwargs, self._as_they_are
+        if not as_they_are.issuperset(map(type, args)) or (
+            kwargs and not as_they_are.issuperset(map(type, kwargs.values()))
         ):
             if self._hooks is not None and any(map(self._is_referring, call.values())):
                 return partial(self._send_values, call)
             call = self._prepared(call)
-        if not self._unseen:
-            return partial(self._send_message, call)
-        encode = partial(
-            encode_unseen, self._broker, call.address, call.task_id, converts=self._converts
-        )
-        encoded = self._encoded(call, encode)
+        return self._send_prepared(call)
+
+    def _send_seen(self, call: Invocation) -> Sending:
+        return partial(self._send_message, call)
+
+    def _send_unseen(self, call: Invocation) -> Sending | None:
+        encoded = self._encoded(call, self._encode)
         if not self._never_waits:
             return partial(self._kick, encoded)
         try:
@@ -183,34 +197,30 @@ class Dispatcher:
             return None
         raise AssertionError(f"{type(self._broker).__name__}.kick has waited")
 
-    def _encoded(
-        self, call: Invocation, encode: Callable[[list[Any], dict[str, Any]], BrokerMessage]
-    ) -> BrokerMessage:
-        """What the broker is given. ``encode``: makes it of the arguments that the message has.
-
-        Raises ``SerializationError``.
-        """
-        if self._hooks is not None:
-            self._hand_over(call, self._hooks)
-            return encode([], {})
+    def _encoded_for_workers(self, call: Invocation, encode: Encode) -> BrokerMessage:
+        """A message that has the values of the call. Raises ``SerializationError``."""
         wire, args, kwargs = self._wire, call.args, call.kwargs
         try:
             if wire is None:
-                return encode(args, kwargs)
+                return encode(call, args, kwargs)
             if is_plain(args) and is_plain(kwargs):
                 with contextlib.suppress(Exception):  # of a serializer that is stricter than JSON
-                    return encode(args, kwargs)
-            return encode([], encode_call(wire, call.task_id, args, kwargs))
+                    return encode(call, args, kwargs)
+            return encode(call, [], encode_call(wire, call.task_id, args, kwargs))
         except Exception as error:  # whatever a value or a serializer raises
             raise explained(self._broker, call, error, wire) from error
 
-    def _hand_over(self, call: Invocation, hooks: InMemoryHooks) -> None:
-        """Leave the values of a call to the task in this process. Its message has none."""
-        execution = hooks.executions.get(call.task_id)
+    def _handed_over(self, hooks: InMemoryHooks, call: Invocation, encode: Encode) -> BrokerMessage:
+        """A message without values, which are left to the task in this process."""
+        task_id = call.task_id
+        execution = hooks.executions.get(task_id)
         if execution is not None:
             address = call.address
-            take = self._take if self._others_may_repeat or address.injects else None
-            execution.call = Call(address.task_name, call.args, call.kwargs, take, execution.sink)
+            take = self._take if address.injects else self._take_if_repeated
+            execution.call = Call(
+                address.task_name, call.args, call.kwargs, take, execution.sink, task_id
+            )
+        return encode(call, [], {})
 
     def _taken(self, call: Invocation) -> Invocation:
         """What the node's task is given. Raises ``SerializationError``, naming the key."""
@@ -259,7 +269,7 @@ class Dispatcher:
         for middleware in self._before:
             message = await maybe_awaitable(middleware.pre_send(message))
 
-        def encode(args: list[Any], kwargs: dict[str, Any]) -> BrokerMessage:
+        def encode(_: Invocation, args: list[Any], kwargs: dict[str, Any]) -> BrokerMessage:
             sent = message.model_copy(update={"args": args, "kwargs": kwargs})
             return self._broker.formatter.dumps(sent)
 

@@ -152,8 +152,7 @@ def formats_as_usual(broker: AsyncBroker) -> bool:
 
 def encode_unseen(
     broker: AsyncBroker,
-    address: Address,
-    task_id: str,
+    call: Invocation,
     args: list[Any],
     kwargs: dict[str, Any],
     *,
@@ -161,9 +160,11 @@ def encode_unseen(
 ) -> BrokerMessage:
     """What taskiq's own formatter makes of a call's message, without making the message.
 
-    For calls whose message nobody looks at; it takes a tenth off what a node costs. ``converts``:
-    whether values may be in it that JSON does not have. Raises whatever the serializer raises.
+    For calls whose message nobody looks at; it takes a tenth off what a node costs. ``args``,
+    ``kwargs``: what stands in it. ``converts``: whether values may be in it that JSON does not
+    have. Raises whatever the serializer raises.
     """
+    address, task_id = call.address, call.task_id
     content = {
         "task_id": task_id,
         "task_name": address.task_name,

@@ -153,7 +153,6 @@ class NodeRun(Generic[N]):
     is_being_sent = False  # the broker has not taken the task yet
     began_at: float | None = None  # where the time limits need it
     suspended_at: float | None = None  # when it began to wait for its next attempt
-    number = 0  # of the last attempt, as events have it: those of middlewares and fallbacks count
     falls_back = False
     error: BaseException | None = None  # of the last attempt
     cache_key: str | None = None
@@ -286,7 +285,6 @@ class NodeRun(Generic[N]):
         if options.fallback is NO_FALLBACK:
             return Fail(error)
         self.falls_back = self.may_be_sent = True
-        self.number += 1
         self.options = options.of_fallback()
         if options.fallback_node is None:
             return FallBack(error, Use(isolated(options.fallback), "fallback"))
@@ -333,7 +331,6 @@ class NodeRun(Generic[N]):
     def on_resent(self) -> float:
         """A middleware has sent the task again, which waits for a worker once more."""
         self.times_resent += 1
-        self.number += 1
         self.began_at = None
         return NO_LIMIT if self.options.queue_timeout is None else self.options.queue_timeout
 
@@ -351,7 +348,6 @@ class NodeRun(Generic[N]):
             which = f"{FALLBACK}-{self.log_number}"
         else:
             which = self.attempt = self.attempt + 1
-        self.number = self.attempt + self.times_resent + self.falls_back
         self.is_expected = True
         self.task_id = task_id = f"{run_id}:{self.node.task_name}:{which}{task_suffix}"
         return task_id
@@ -364,6 +360,11 @@ class NodeRun(Generic[N]):
         under one id.
         """
         return self.attempt + self.falls_back
+
+    @property
+    def number(self) -> int:
+        """That of the last attempt, as events have it: those of middlewares and fallbacks count."""
+        return self.attempt + self.times_resent + self.falls_back
 
     def note_sent(self, now: float) -> None:
         """Listeners are told that an attempt is sent."""

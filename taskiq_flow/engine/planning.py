@@ -66,7 +66,7 @@ class Planner:
         values = {k: _taken_input(take, k, v) for k, v in given.items() if k not in sources}
         elements = plan.by_items if items else plan.elements
         of_engine = self._options
-        for_all = of_engine != PLAIN_OPTIONS
+        asking = plan.with_policy if of_engine == PLAIN_OPTIONS else plan.order
         return RunSpec(
             nodes=plan.order,
             predecessors=plan.predecessors,
@@ -77,9 +77,9 @@ class Planner:
             items=items,
             by_value=plan.by_value if elements is None else plan.by_value | {*elements.generators},
             sources={key: source for key, source in sources.items() if key in plan.required},
-            joins=plan.joins(),
+            joins=plan.joins,
             inputs=values,
-            options={n: of_engine.of(n, take) for n in plan.order if for_all or n.has_policy},
+            options={node: of_engine.of(node, take) for node in asking},
             take=take,
             ahead=self._ahead,
             shows_failures=self._shows_failures,

@@ -26,6 +26,9 @@ class ResultStream(Generic[N]):
         self._error: BaseException | None = None
         self._on_end: Callable[[BaseException | None], None] | None = None
         self.unread: deque[tuple[N, Any]] = deque()
+        self._put: Callable[[tuple[N, Any]], object] = self.unread.append
+        if log is not None:
+            self._put = log.deliver_when_durable
 
     async def more(self) -> bool:
         """Wait until there is something to read, or, with ``False``, nothing to come.
@@ -43,10 +46,7 @@ class ResultStream(Generic[N]):
 
     def deliver(self, node: N, value: Any) -> None:
         """Give the reader a result; with a log, once that has written all that was noted so far."""
-        if self._log is None:
-            self.unread.append((node, value))
-        else:
-            self._log.deliver_when_durable((node, value))
+        self._put((node, value))
 
     def release(self, results: Sequence[tuple[N, Any]]) -> None:
         """Give the reader results that the log has held back."""
@@ -78,8 +78,9 @@ class ResultStream(Generic[N]):
 
     def wake(self) -> None:
         """Wake the reader, if it waits."""
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        reader, self._reader = self._reader, None
+        if reader is not None and not reader.done():
+            reader.set_result(None)
 
     def __len__(self) -> int:
         return len(self.unread) + self.held_back

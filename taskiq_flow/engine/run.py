@@ -21,15 +21,13 @@ from taskiq import AsyncBroker, TaskiqResult
 from taskiq_flow.cache.results import PendingResult, ValueCache
 from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
-from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.call_text import called_with
 from taskiq_flow.engine.frequent_events import new_node_began, new_node_completed
-from taskiq_flow.engine.generating import Generating
 from taskiq_flow.engine.listeners import Listeners
-from taskiq_flow.engine.mapped_nodes import DECLINED, RUN_ENDED, MappedNodes, is_missing
+from taskiq_flow.engine.mapped_nodes import DECLINED
 from taskiq_flow.engine.node_run import (
     Ask,
     Fail,
@@ -47,7 +45,7 @@ from taskiq_flow.engine.node_run import (
 )
 from taskiq_flow.engine.result_stream import ResultStream
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSpec
-from taskiq_flow.engine.run_state import RunState, SkipReason, as_whole
+from taskiq_flow.engine.run_state import RunState, SkipReason
 from taskiq_flow.engine.sender import RestOfStart, Sender, warn_not_cached
 from taskiq_flow.engine.start_loop import StartLoop
 from taskiq_flow.engine.timers import Timers
@@ -61,7 +59,6 @@ from taskiq_flow.errors import (
 )
 from taskiq_flow.events import (
     Event,
-    Item,
     Listener,
     NodeCompleted,
     NodeFailed,
@@ -112,7 +109,10 @@ class RunSettings:
 
 
 class Run(Generic[N]):
-    """One run. It is made, started, read and closed on one event loop."""
+    """One run. It is made, started, read and closed on one event loop.
+
+    If any of its nodes is mapped, or takes a run's input without a length, it is a ``MappedRun``.
+    """
 
     def __init__(
         self,
@@ -130,6 +130,7 @@ class Run(Generic[N]):
         self.run_id = run_id
         self._spec = spec
         self._on_error = settings.on_error
+        self._max_parallel = settings.max_parallel
         shows_failures = spec.shows_failures and settings.on_error == "continue"
         self._collects = settings.on_error == "collect" or shows_failures
         self._take = spec.take
@@ -148,23 +149,7 @@ class Run(Generic[N]):
         self._error: BaseException | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._restored = self._restored_nodes()
-        self._to_replay: dict[Any, tuple[Any, set[Any]]] = {}  # by node: what comes before it
-        nodes: Iterable[Any] = spec.nodes
-        no_tasks: dict[Any, None] = {}
-        edges: Any = spec if spec.elements is None else spec.elements
-        if spec.elements is not None:
-            no_tasks = dict.fromkeys((*spec.elements.mapped, *spec.elements.openings.values()))
-            nodes = dict.fromkeys((*spec.nodes, *no_tasks))
-        self._ready: ReadySet[Any] = ReadySet.of_graph(
-            nodes,
-            edges.predecessors,
-            edges.successors,
-            spec.priority,
-            settings.max_parallel,
-            spec.joins,
-            self._restored,
-            no_tasks,
-        )
+        self._ready: ReadySet[Any] = self._ready_set()
         self._timers: Timers[NodeRun[N]] = Timers()
         self._suspended: dict[N, NodeRun[N]] = {}  # they are started once more later
         self._answers: set[asyncio.Future[object]] = set()  # of async conditions
@@ -185,15 +170,24 @@ class Run(Generic[N]):
             taken=self._was_taken,
             reference_above=settings.reference_above,
         )
-        self._mapped: MappedNodes | None = None
-        if spec.elements is not None:
-            self._mapped = self._mapped_nodes(settings.max_parallel)
-        self._generating: Generating[N] | None = None
-        if self._mapped is not None and spec.elements is not None and spec.elements.generators:
-            self._generating = self._begin_generating(self._mapped)
-        pop = self._ready.pop if self._mapped is None else self._mapped.pop
-        self._store = _store if self._mapped is None else self._mapped.store
-        self._start_loop: StartLoop[Any] = StartLoop(pop, self._start_node, self._end)
+        self._reading: Sequence[asyncio.Task[None]] = ()  # of sources, until they have stopped
+        self._start_loop: StartLoop[Any] = StartLoop(self._ready.pop, self._start_node, self._end)
+        # What ``MappedRun`` does in another way stands on the object where each node passes it.
+        self._wake: Callable[[], None] = self._start_loop.wake
+        self._send: Callable[[NodeRun[N]], RestOfStart | None] = self._sender.send
+        self._deliver: Callable[[Any, Any], None] = self.stream.deliver
+
+    def _ready_set(self) -> ReadySet[Any]:
+        spec = self._spec
+        return ReadySet.of_graph(
+            spec.nodes,
+            spec.predecessors,
+            spec.successors,
+            spec.priority,
+            self._max_parallel,
+            spec.joins,
+            self._restored,
+        )
 
     # The life of a run
 
@@ -211,20 +205,15 @@ class Run(Generic[N]):
             self._log.open(self.stream.release, self._journal_failed, self.cancel)
         for node in self._restored:
             self._restore(node)
-        if self._mapped is not None:
-            self._mapped.start()
+        self._begin()
         self._advance()
 
     def take(self) -> tuple[str, Any]:
         """The next result of ``stream``, for the reader."""
         node, value = self.stream.unread.popleft()
-        if self._mapped is not None and self._mapped.waits_for_reader:
-            self._loop.call_soon(self._advance)
-        if isinstance(node, Element):
-            return node.node.task_name, Item(node.index, self._handed_over(node, value))
-        if isinstance(node, str):  # ``RUN_ENDED``
-            return RUN_ENDED, Item(*value)
-        return node.task_name, self._handed_over(node, value)
+        if type(value) not in NEVER_CHANGE:
+            value = self._handed_over(node, value)
+        return node.task_name, value
 
     def cancel(self) -> None:
         """Stop at once; the reader gets ``RunCancelledError`` at its next read.
@@ -278,10 +267,9 @@ class Run(Generic[N]):
         """Handle the result of an attempt, then start the nodes that it made ready."""
         if self._is_over or task_id != node_run.task_id:
             return
-        if self._generating is not None and self._generating.keeps_end(node_run, result):
-            return
         node_run.is_expected = False
-        self._timers.cancel(node_run)
+        if node_run.options.is_timed:
+            self._timers.cancel(node_run)
         try:
             if not result.is_err:
                 source: Source = "fallback" if node_run.falls_back else "task"
@@ -301,8 +289,6 @@ class Run(Generic[N]):
         if not node_run.is_expected or task_id != node_run.task_id or self._is_over:
             return
         now = self._loop.time()
-        if self._generating is not None:
-            self._generating.begun(node_run)
         if self._listeners.are_present and worker not in node_run.workers:
             node, number, seq = node_run.node, node_run.number, self._listeners.seq + 1
             node_run.note_begun(now, worker)
@@ -326,20 +312,7 @@ class Run(Generic[N]):
     def items(
         self, node_run: NodeRun[N], task_id: str, first: int, items: Sequence[Any], digest: bytes
     ) -> None:
-        """Handle items that a generator has given: start what maps over them."""
-        generating = self._generating
-        if self._is_over or not node_run.is_expected or task_id != node_run.task_id:
-            return
-        try:
-            if generating is None or not generating.take(node_run, first, items, digest):
-                return
-            self._set_timer(node_run, node_run.on_items(self._loop.time()))
-            self._advance()
-            if node_run.is_expected and not self._is_over:
-                generating.grant(node_run)
-        except BaseException as error:  # of the journal's serializer, say
-            self._end(error)
-            raise
+        """Handle items that a generator has given. Only in a ``MappedRun`` they are asked for."""
 
     def interrupted(self, error: BaseException) -> None:
         """The process was told to stop: the run ends, and its reader gets the error itself."""
@@ -349,61 +322,22 @@ class Run(Generic[N]):
     # Starting nodes
 
     def _start_node(self, node: N) -> RestOfStart | None:
-        if self._mapped is not None and node.task_name in self._spec.earlier.results:
-            self._restore_started(node)
-            return None
         node_run = self._suspended.pop(node, None) if self._suspended else None
         if node_run is None:
-            inputs: Mapping[str, Any] = self._values
-            if self._mapped is None:
-                options = self._spec.options.get(node, PLAIN_OPTIONS)
-            else:
-                options = self._spec.options.get(as_whole(node), PLAIN_OPTIONS)
-                inputs = self._mapped.inputs(node, inputs)
-            node_run = NodeRun(node, self, options, inputs, self._spec.earlier)
-            if self._generating is not None and self._mapped is not None:
-                node_run.gives_items = self._mapped.gives_items(node)
+            node_run = self._node_run(node)
             if not node_run.may_be_sent:
                 self._sender.inputs_needed[node] = node_run
         return self._carry_out(node_run, node_run.on_ready())
+
+    def _node_run(self, node: N) -> NodeRun[N]:
+        spec = self._spec
+        options = spec.options.get(node, PLAIN_OPTIONS)
+        return NodeRun(node, self, options, self._values, spec.earlier)
 
     def _start_again(self, node_run: NodeRun[N]) -> None:
         if not self._is_over:
             self._ready.requeue(node_run.node)
             self._advance()
-
-    # Generators
-
-    def _begin_generating(self, mapped: MappedNodes) -> Generating[N]:
-        return Generating(
-            self.run_id,
-            mapped,
-            self._ready,
-            self._completions,
-            remembers=self._log is not None or self._dispatcher.may_repeat,
-            is_elsewhere=self._dispatcher.is_elsewhere,
-            block=self._block,
-            advance=partial(self._loop.call_soon, self._advance),
-        )
-
-    def _block(self, node_run: NodeRun[N]) -> None:
-        """A generator may make no more: until it may, others have its place."""
-        self._timers.cancel(node_run)
-        self._ready.suspend(node_run.node, keeps_gate=True)
-        self._suspended[node_run.node] = node_run
-        self._advance()
-
-    def _let_generators_go_on(self) -> None:
-        if self._generating is not None:
-            self._generating.let_go_on()
-
-    def _go_on(self, node_run: NodeRun[N], generating: Generating[N]) -> None:
-        """A generator has its place again."""
-        if (ended := generating.kept_end(node_run)) is not None:
-            self.settle(node_run, node_run.task_id, ended)
-            return
-        self._set_timer(node_run, node_run.on_items(self._loop.time()))
-        generating.grant(node_run)
 
     # Sending
 
@@ -422,7 +356,7 @@ class Run(Generic[N]):
 
     # Carrying out verdicts
 
-    def _carry_out(  # noqa: C901, PLR0912 - one case for each verdict
+    def _carry_out(  # noqa: C901 - one case for each verdict
         self, node_run: NodeRun[N], verdict: Verdict
     ) -> RestOfStart | None:
         """Carry out a verdict. Returns the part of the node's start that has to be awaited."""
@@ -430,17 +364,15 @@ class Run(Generic[N]):
             return None
         match verdict:
             case Send():
-                if self._generating is not None:
-                    self._generating.sending(node_run)
-                return self._sender.send(node_run)
+                return self._send(node_run)
             case Ask(answer):
                 self._await_answer(node_run, answer)
             case LookUp():
                 return self._sender.look_up(node_run)
             case PickUp():
                 return self._sender.pick_up(node_run)
-            case GoOn() if self._generating is not None:
-                self._go_on(node_run, self._generating)
+            case GoOn():
+                self._go_on(node_run)
             case Wait(seconds):
                 node_run.suspended_at = self._loop.time()
                 self._suspend(node_run)
@@ -502,7 +434,7 @@ class Run(Generic[N]):
         try:
             if log is not None:
                 completion = log.completion(node.task_name, node_run.log_number, value)
-            given = self._store(node, value, self._values)
+            given = self._store(node, value)
         except NODE_ERRORS as error:  # of the wrong shape, a mapping that cannot be read, ...
             self._carry_out(node_run, node_run.on_error(error))
             return
@@ -557,10 +489,7 @@ class Run(Generic[N]):
 
     def _skip_nodes(self, nodes: Sequence[N]) -> None:
         for node in nodes:
-            if isinstance(as_whole(node), ItemsNode):  # its generator was skipped, or has failed
-                self._note_end(node)
-            else:
-                self._skip_node(node, *self._state.reason_to_skip(node))
+            self._skip_node(node, *self._state.reason_to_skip(node))
 
     def _skip_node(
         self, node: N, because_of: tuple[str, ...], reason: SkipReason, attempt: int = 0
@@ -578,71 +507,24 @@ class Run(Generic[N]):
         if self._on_error == "collect" or (self._collects and reason == "failure"):
             self._deliver(node, event)
 
+    # What ``MappedRun`` does more, or in another way
+
+    def _begin(self) -> None:
+        """Begin to read the run's sources, if it has any."""
+
+    def _store(self, node: N, value: Any) -> Any:
+        """Store what a node gives. Returns what its reader gets, or ``DECLINED``."""
+        node.store(value, self._values)
+        return value
+
     def _note_end(self, node: N) -> None:
-        """The ready set has been told that a node has ended. Its element is not needed any more."""
-        if self._mapped is not None:
-            self._mapped.ended(node)
+        """The ready set has been told that a node has ended."""
 
-    def _deliver(self, node: N, value: Any) -> None:
-        """Give the reader what a node gives; what an element gives, if items are asked for."""
-        if self._mapped is None:
-            self.stream.deliver(node, value)
-            return
-        if self._mapped.gives_items(node):
-            if isinstance(value, (NodeFailure, NodeSkipped)):
-                self._mapped.hold_back(node, value)
-            return  # its items are delivered
-        if not isinstance(node, Element):
-            self.stream.deliver(node, value)
-            return
-        is_list = len(node.path) == self._spec.lists_at
-        if is_missing(value) and not is_list:
-            self._mapped.missing(node, value)
-        if self._spec.items or is_list:
-            self.stream.deliver(node, value)
+    def _go_on(self, node_run: NodeRun[N]) -> None:
+        """A generator has its place again."""
 
-    # Mapped nodes
-
-    def _mapped_nodes(self, limit: int | None) -> MappedNodes:
-        return MappedNodes(
-            self._spec,
-            self._ready,
-            self._state,
-            take=self._take,
-            log=self._log,
-            limit=limit,
-            collects=self._collects,
-            restore=self._restore_if_completed,
-            skip=self._skip_nodes,
-            fail=self._fail_whole,
-            deliver=self.stream.deliver,
-            tell=self._tell,
-            unread=lambda: len(self.stream),
-            advance=self._advance,
-            end=self._end_unless_over,
-            was_yielded=self._was_yielded,
-            let_generators_go_on=self._let_generators_go_on,
-        )
-
-    def _end_unless_over(self, error: BaseException) -> None:
-        if not self._is_over:
-            self._end(error)
-
-    def _restore_if_completed(self, element: Element) -> int | None:
-        if element.task_name not in self._spec.earlier.results:
-            return None
-        return self._restore(element)
-
-    def _fail_whole(self, node: Any, error: BaseException) -> None:
-        """A mapped node has failed, or an element of it, for which no task was sent."""
-        name, index = node.task_name, node.index
-        self._state.add_failure(node, error)
-        self._tell(NodeFailed(self.run_id, self._loop.time(), name, "", error, 0, index))
-        if self._on_error == "raise":
-            self._end(self._state.node_failed(name, "", 0, ""))
-        elif self._collects:
-            deliver = self._deliver if isinstance(node, Element) else self.stream.deliver
-            deliver(node, NodeFailure(name, "", error, 0, index))
+    def _close_sources(self) -> None:
+        """Close the run's sources, of which nothing is read any more."""
 
     # Results that are cached
 
@@ -661,9 +543,6 @@ class Run(Generic[N]):
         """A node has ended. Its inputs are not needed any more, nor is its claim on the cache."""
         if self._sender.inputs_needed:
             self._sender.inputs_needed.pop(node_run.node, None)
-        if self._generating is not None:
-            self._generating.forget(node_run)
-            self._suspended.pop(node_run.node, None)
         if node_run.claim is not None and self._cache is not None:
             self._cache.release(node_run.claim)
             node_run.claim = None
@@ -674,14 +553,12 @@ class Run(Generic[N]):
         """After every change: start what may start, or end."""
         if self._is_over:
             return
-        if self._ready.exhausted:
+        if not self._ready.unfinished:
             self._is_complete = True
             some_failed = self._state.failures and self._on_error == "continue"
             self._end(self._state.run_failed() if some_failed else None)
         else:
-            self._start_loop.wake()
-            if self._mapped is not None:
-                self._mapped.make_room()
+            self._wake()
             # The reader is last: successors have the value by then, and it need not be copied.
             if self.stream.unread:
                 self.stream.wake()
@@ -716,9 +593,11 @@ class Run(Generic[N]):
         if self._is_over:
             return
         self._is_over = True
+        self._stop()
+
+    def _stop(self) -> None:
+        """Send nothing more, and cancel what is in flight."""
         self._timers.stop()
-        if self._generating is not None:
-            self._generating.stop()
         for answer in self._answers:
             answer.cancel()
         for pending, callback in self._pending_results.values():
@@ -726,18 +605,15 @@ class Run(Generic[N]):
         self._sender.stop()
         self._start_loop.stop()
         self._completions.revoke()
-        if self._mapped is not None:
-            self._mapped.stop()
 
     async def _clean_up(self, outcome: Outcome) -> None:
         # Side by side: what one part waits for is not added to what another does.
-        reading = [] if self._mapped is None else self._mapped.stop()
+        tasks: list[asyncio.Future[Any]] = [*self._start_loop.tasks, *self._answers, *self._reading]
         await asyncio.gather(
-            until_ended([*self._start_loop.tasks, *self._answers, *reading], CLEAN_UP_GRACE),
+            until_ended(tasks, CLEAN_UP_GRACE),
             self._completions.aclose(is_complete=outcome == "completed"),
         )
-        if self._mapped is not None:
-            self._mapped.close()
+        self._close_sources()
         closing = [self._listeners.aclose()]
         if self._cache is not None:
             for node_run in tuple(self._sender.inputs_needed.values()):
@@ -758,52 +634,18 @@ class Run(Generic[N]):
 
     def _restore(self, node: Any) -> int:
         """Store what an earlier engine has completed. Returns how the node has ended."""
-        value = self._store(node, self._spec.earlier.results[node.task_name], self._values)
+        value = self._store(node, self._spec.earlier.results[node.task_name])
         if value is DECLINED:
             self._tell_skip(node, (), "condition")
             return SKIPPED
         self._tell_completion(node, value, "journal")
-        is_element = isinstance(node, Element) and len(node.path) != self._spec.lists_at
-        is_yielded = self._spec.items or not is_element
-        if self._mapped is not None and self._mapped.gives_items(node):
-            is_yielded = False  # its items are, and their list
-        if self._spec.earlier.is_replayed and is_yielded:
+        if self._spec.earlier.is_replayed:
             self._replay(node, value)
         return COMPLETED
 
-    def _restore_started(self, node: Any) -> None:
-        """Restore an element that could not be before those that it depends on had ended."""
-        is_there = self._restore(node) == COMPLETED
-        never_run = self._ready.complete(node) if is_there else self._ready.skip(node)
-        self._skip_nodes(never_run)
-        self._note_end(node)
-        self._advance()
-
-    def _replay(self, node: Any, value: Any) -> None:
-        """Yield what an earlier engine has completed, after the lists that it was made of."""
-        waits_for: set[Any] = set()
-        if self._mapped is not None and not isinstance(node, Element):
-            before: Any = self._spec.predecessors.get(node, ())
-            waits_for = {
-                other
-                for other in before
-                if other.map_over or other in self._to_replay or self._mapped.gives_items(other)
-            }
-        if waits_for:
-            self._to_replay[node] = value, waits_for
-        else:
-            self.stream.unread.append((node, value))
-
-    def _was_yielded(self, node: Any) -> None:
-        """A node's value was yielded, if it is at all: go on with those that come after it."""
-        ready = []
-        for later, (_, waits_for) in self._to_replay.items():
-            if node in waits_for:
-                waits_for.remove(node)
-                ready += [] if waits_for else [later]
-        for later in ready:
-            self.stream.deliver(later, self._to_replay.pop(later)[0])
-            self._was_yielded(later)
+    def _replay(self, node: N, value: Any) -> None:
+        """Yield what an earlier engine has completed."""
+        self.stream.unread.append((node, value))
 
     # What readers and listeners are given
 
@@ -883,8 +725,6 @@ class Run(Generic[N]):
             return value
 
     def _is_still_needed(self, node: N) -> bool:
-        if self._mapped is not None:  # by elements that do not exist yet, perhaps
-            return bool(isinstance(node, Element) or self._spec.successors.get(node))
         return any(
             self._needs_inputs(dependent)
             and (
@@ -904,12 +744,6 @@ class Run(Generic[N]):
         if self._error is None or isinstance(self._error, RunCancelledError):
             return "cancelled"
         return "failed"
-
-
-def _store(node: Any, value: Any, values: dict[str, Any]) -> Any:
-    """Store what a node gives, in a graph without mapped nodes. Returns what its reader gets."""
-    node.store(value, values)
-    return value
 
 
 def _without_error(node: RunnableNode) -> TaskLostError:

@@ -22,7 +22,7 @@ from taskiq_flow.engine.frequent_events import new_node_started
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.mapped_nodes import source_digest
 from taskiq_flow.engine.node_run import NodeRun, Verdict
-from taskiq_flow.engine.run_spec import TIMEOUT_LABEL, RunSpec
+from taskiq_flow.engine.run_spec import TIMEOUT_LABEL, NodeOptions, RunSpec
 from taskiq_flow.engine.run_state import as_whole
 from taskiq_flow.errors import NODE_ERRORS, NotCachedWarning, SerializationError, warn
 from taskiq_flow.events import NodeRetried, NodeStarted
@@ -95,20 +95,20 @@ class Sender(Generic[N]):
     def send(self, node_run: NodeRun[N]) -> RestOfStart | None:
         """Send the next attempt of a node."""
         task_id = node_run.begin_attempt(self._run_id, self._task_suffix)
-        sent_node, options = node_run.sent_node, node_run.options
+        sent_node, options, grant = node_run.sent_node, node_run.options, node_run.grant
+        by_value = bool(self._by_value) and self._is_by_value(node_run)
+        asks = self._asks_for_begins or self._listeners.are_present
         try:
-            grant = node_run.grant
-            by_value = self._is_by_value(node_run)
-            address = self._address(node_run, grant, by_value=by_value)
-            args, kwargs = sent_node.arguments(self._as_sent(node_run))
+            address = self._dispatcher.address(sent_node, by_value=by_value)
+            if options.labels or asks or grant is not None:
+                address = self._with_labels(address, options, grant, asks=asks)
+            inputs = self._as_sent(node_run) if self._stored_inputs else node_run.inputs
+            args, kwargs = sent_node.arguments(inputs)
         except Exception as error:  # of a value of the user's
             node_run.settle(task_id, failed(error))
             return None
         if self._log is not None:
             self._note(node_run, self._log)
-        asks = self._asks_for_begins or self._listeners.are_present
-        if asks and self._marks_begin and not options.is_timed:  # then it has the label
-            address = address.with_label(BEGIN_LABEL, "1")
         context: Context | None = None
         if self._listeners.are_present:
             self._tell(node_run)
@@ -143,27 +143,28 @@ class Sender(Generic[N]):
             self.inputs_needed.pop(node_run.node, None)
         return None
 
-    def _address(self, node_run: NodeRun[N], grant: Grant | None, *, by_value: bool) -> Address:
-        address = self._dispatcher.address(node_run.sent_node, by_value=by_value)
-        for label in node_run.options.labels:
+    def _with_labels(
+        self, address: Address, options: NodeOptions, grant: Grant | None, *, asks: bool
+    ) -> Address:
+        """The address with the labels of one attempt. ``asks``: to be told when it begins."""
+        for label in options.labels:
             # A generator's time counts for each item, not for the task.
             if label[0] != TIMEOUT_LABEL or (address.is_async and grant is None):
                 address = address.with_label(*label)
+        if asks and self._marks_begin and not options.is_timed:  # then it has the label
+            address = address.with_label(BEGIN_LABEL, "1")
         return address if grant is None else address.with_label(ITEMS_LABEL, grant.label())
 
     def _is_by_value(self, node_run: NodeRun[N]) -> bool:
         """Whether a node's result is passed by value in any case."""
-        return bool(self._by_value) and as_whole(node_run.node) in self._by_value
+        return as_whole(node_run.node) in self._by_value
 
     def _as_sent(self, node_run: NodeRun[N]) -> Mapping[str, Any]:
         """A node's inputs, with handles in place of those that are stored.
 
         The inputs may be all values of the run: what is done here must not grow with it.
         """
-        inputs, stored = node_run.inputs, self._stored_inputs
-        if not stored:
-            return inputs
-        node = node_run.node
+        inputs, stored, node = node_run.inputs, self._stored_inputs, node_run.node
         mapped_over = node.node.map_over if isinstance(node, Element) else ()
         keys = [key for key in node_run.sent_node.binding.keys if key in inputs]
         return {

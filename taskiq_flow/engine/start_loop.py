@@ -40,19 +40,19 @@ class StartLoop(Generic[N]):
         self._loop = asyncio.get_running_loop()
         # A node is often started from within the task of another, whose context is not its own.
         self._context = contextvars.copy_context()
-        self._is_starting = False
+        self._is_idle = True  # nothing is being started, or will be in the loop's next turn
         self._continuation: asyncio.Handle | None = None
         self._stopped = False
         self.tasks: set[asyncio.Task[None]] = set()
 
     def wake(self) -> None:
         """Start what is ready. Does nothing while that goes on already, further up the stack."""
-        if not self._is_starting and self._continuation is None and not self._stopped:
+        if self._is_idle:
             self._context.run(self._start_slice)
 
     def stop(self) -> None:
         """Start nothing more. Sends that wait for the broker are cancelled."""
-        self._stopped = True
+        self._stopped, self._is_idle = True, False
         if self._continuation is not None:
             self._continuation.cancel()
         for task in self.tasks:
@@ -66,26 +66,28 @@ class StartLoop(Generic[N]):
         task.add_done_callback(self._ended)
 
     def _start_slice(self) -> None:
-        self._is_starting = True
+        if len(self.tasks) == MOST_WAITING:
+            return
+        self._is_idle = False
         try:
             for _ in range(SLICE):
-                if len(self.tasks) == MOST_WAITING or self._stopped:
-                    return
-                node = self._pop()
-                if node is None:
-                    return
+                if self._stopped or (node := self._pop()) is None:
+                    break
                 rest = self._start(node)
                 if rest is not None:
                     self.finish(rest)
-            self._continuation = self._loop.call_soon(self._continue)
+                    if len(self.tasks) == MOST_WAITING:
+                        break
+            else:
+                self._continuation = self._loop.call_soon(self._continue)
         except BaseException as error:  # of the user's code too, an order to stop say
             self._fail(error)
             raise
         finally:
-            self._is_starting = False
+            self._is_idle = self._continuation is None and not self._stopped
 
     def _continue(self) -> None:
-        self._continuation = None
+        self._continuation, self._is_idle = None, True
         self._start_slice()
 
     def _ended(self, task: asyncio.Task[None]) -> None:

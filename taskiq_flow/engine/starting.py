@@ -14,6 +14,7 @@ from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.dispatch.dispatcher import Dispatcher
 from taskiq_flow.engine.connection import check_outlives, check_readable, connect
 from taskiq_flow.engine.listeners import Listeners
+from taskiq_flow.engine.mapped_run import MappedRun
 from taskiq_flow.engine.run import Run, RunSettings, new_task_suffix
 from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.errors import ConfigurationError
@@ -96,7 +97,8 @@ class Starter:
             completions, cache = connection.completions(), self._cache(spec)
             for listener in self._settings.listeners:
                 listeners.add(listener)
-            run = Run(
+            kind = Run[Any] if spec.elements is None else MappedRun[Any]
+            run = kind(
                 run_id,
                 replace(spec, task_suffix=suffix, stored_inputs=stored),
                 self._settings,
@@ -125,8 +127,10 @@ class Starter:
                 f"workers of {type(self._broker).__name__} cannot send them; add a FlowMiddleware "
                 "to it, here and where its workers run, or have the task return a list"
             )
+        known: set[int] = set()
         for node in spec.nodes:
-            if node.given_key is None and not node.is_computed:
+            if id(node.task) not in known and not node.is_computed and node.given_key is None:
+                known.add(id(node.task))
                 dispatcher.address(node)
         for node, options in spec.options.items():
             if options.fallback_node is not None:

@@ -41,10 +41,10 @@ class Call:
 
     ``take``: copies each argument when the task is executed, where others than the engine may have
     it executed once more with the same arguments. ``sink``: takes the items of a generator one by
-    one, if that is asked for.
+    one, if that is asked for. ``task_id``: of a task whose broker runs it in this process.
     """
 
-    __slots__ = ("_is_taken", "_take", "_task_name", "_values", "sink")
+    __slots__ = ("_args", "_is_taken", "_kwargs", "_take", "_task_name", "sink", "task_id")
 
     def __init__(
         self,
@@ -53,26 +53,31 @@ class Call:
         kwargs: dict[str, Any],
         take: Take | None = None,
         sink: Drives | None = None,
+        task_id: str = "",
     ) -> None:
+        self.task_id = task_id
         self.sink = sink
         self._task_name = task_name
-        self._values: tuple[list[Any], dict[str, Any]] | None = args, kwargs
+        # Not as a tuple, which the garbage collector would have to follow for each node in flight.
+        self._args: list[Any] | None = args  # both are ``None`` when they are forgotten
+        self._kwargs: dict[str, Any] | None = kwargs
         self._take = take
         # On the object, as a thread has a copy of the context.
         self._is_taken = False
 
     def once_more(self) -> Call:
         """The same call, for a further execution of the task. This one is over."""
-        again = Call(self._task_name, [], {}, self._take, self.sink)
-        again._values, self._values = self._values, None
+        again = Call(self._task_name, [], {}, self._take, self.sink, self.task_id)
+        again._args, again._kwargs = self._args, self._kwargs
+        self.forget()
         return again
 
     def forget(self) -> None:
         """Let go of the values. What the task has started may hold its context, and so this."""
-        self._values = None
+        self._args = self._kwargs = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Call, (self._task_name, *self._remembered(), self._take)
+        return Call, (self._task_name, self._args, self._kwargs, self._take)
 
     def is_of(self, task_name: str) -> bool:
         """Whether this is the call of that task, and has not been taken.
@@ -86,16 +91,11 @@ class Call:
 
         Raises ``RuntimeError`` if they are forgotten, as those of a run that is over.
         """
-        args, kwargs = self._remembered()
-        self._is_taken = True
-        if self._take is None:
-            return args, kwargs
-        return with_each(self._take, args, kwargs)
-
-    def _remembered(self) -> tuple[list[Any], dict[str, Any]]:
-        if self._values is None:
+        args, kwargs, take = self._args, self._kwargs, self._take
+        if args is None or kwargs is None:
             raise RuntimeError(f"task {self._task_name!r} is not executed: its run is over")
-        return self._values
+        self._is_taken = True
+        return (args, kwargs) if take is None else with_each(take, args, kwargs)
 
 
 def with_each(
@@ -132,18 +132,18 @@ class Calling:
     generator function, whose result is the list of its items.
     """
 
-    __slots__ = ("gives_items", "signature")
+    __slots__ = ("_fitted", "gives_items", "signature")
 
     def __init__(self, signature: Signature | None, *, gives_items: bool) -> None:
         self.signature = signature
         self.gives_items = gives_items
+        checks = signature is not None and signature.checks_arguments
+        self._fitted = signature.arguments if signature is not None and checks else None
 
     def arguments(self, call: Call) -> tuple[list[Any], dict[str, Any]]:
         """The arguments with which the function is called. May raise ``AnnotationError``."""
-        args, kwargs = call.taken()
-        if self.signature is None or not self.signature.checks_arguments:
-            return args, kwargs
-        return self.signature.arguments(args, kwargs)
+        taken = call.taken()
+        return taken if self._fitted is None else self._fitted(*taken)
 
     def result(self, value: Any) -> Any:
         """The task's result. May raise ``AnnotationError`` or ``SerializationError``."""

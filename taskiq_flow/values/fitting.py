@@ -13,7 +13,6 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from inspect import Parameter
-from itertools import chain, repeat
 from typing import Any, TypeAlias, cast
 
 from pydantic import ConfigDict, TypeAdapter
@@ -110,19 +109,19 @@ class Signature:
         Raises ``AnnotationError`` for one that cannot be converted.
         """
         # Most values are of the annotated class itself: that is found out in one frame.
-        by_position = [
-            value
-            if fit is None or type(value) is fit.annotation
-            else self._argument(name, fit, value)
-            for value, (name, fit) in zip(
-                args, chain(self._positional, repeat(self._var_args)), strict=False
-            )
-        ]
+        positional, count, made = self._positional, len(self._positional), args
+        for place, value in enumerate(args):
+            name, fit = positional[place] if place < count else self._var_args
+            if fit is not None and type(value) is not fit.annotation:
+                made = list(args) if made is args else made
+                made[place] = self._argument(name, fit, value)
+        if not kwargs:
+            return made, kwargs
         by_name = {}
         for name, value in kwargs.items():
             fit = self._parameters.get(name, self._var_kwargs)
             by_name[name] = value if fit is None else self._argument(name, fit, value)
-        return by_position, by_name
+        return made, by_name
 
     def _argument(self, parameter: str, fit: Fit, value: Any) -> Any:
         try:

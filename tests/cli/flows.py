@@ -33,9 +33,6 @@ def title(fetch: str) -> str:
 nightly = DAGBuilder("nightly").node(fetch).node(title).build()
 
 
-long_names = DAGBuilder("long names").node(fetch, name="f" * 90).build()
-
-
 def odd(number: int) -> int:
     if number % 2:
         raise ValueError(f"{number} is odd")
@@ -53,6 +50,9 @@ mapped = (
     .node(sum, name="total", inputs=["evens"])
     .build()
 )
+
+
+long_names = DAGBuilder("long names").node(fetch, name="f" * 90).build()
 
 
 async def gate(before: str = "") -> str:

@@ -18,7 +18,8 @@ import pytest
 from pydantic import BaseModel
 from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
 
-from taskiq_flow.dispatch.encoding import Address, encode_unseen, plain
+from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dispatch.encoding import Address, Invocation, encode_unseen, plain
 
 
 class Point(BaseModel):
@@ -109,5 +110,6 @@ def test_both_ways_give_the_same_bytes_or_the_same_error(
         return ([], {"value": value}) if by_name else ([value], {})
 
     by_taskiq = outcome(lambda: broker.formatter.dumps(address.message("id", *call())))
-    own = outcome(lambda: encode_unseen(broker, address, "id", *call(), converts=True))
+    sent = Invocation(DAGNode(len), address, "id", [], {})
+    own = outcome(lambda: encode_unseen(broker, sent, *call(), converts=True))
     assert own == by_taskiq

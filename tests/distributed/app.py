@@ -221,7 +221,7 @@ class Broken(TaskiqMiddleware):
 
     def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
         call = present.get()  # in one process, no message has arguments
-        given = message.kwargs if call is None else call._remembered()[1]
+        given = message.kwargs if call is None else call._kwargs or {}
         breaks = message.labels["breaks"] = given.get("breaks", "")
         if breaks == "pre_execute":
             raise RuntimeError("broken before it was executed")

@@ -227,6 +227,8 @@ async def test_a_consumer_that_is_deleted_while_workers_wait_is_created_again(
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 10))
             await engine.execute(inputs(notes, 10, 0.0))
+            while await left_over(settings):  # what is not acknowledged would come again
+                await asyncio.sleep(0.01)
             nats_broker: Any = broker
             await nats_broker.js.delete_consumer(settings.queue, settings.queue)
             async with asyncio.timeout(15.0):

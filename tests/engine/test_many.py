@@ -302,7 +302,7 @@ async def test_what_had_ended_is_yielded_though_an_earlier_input_fails() -> None
 
 async def test_an_input_that_is_not_as_it_has_to_be_fails_by_itself() -> None:
     engine = engine_of(reading(), on_error="collect")
-    inputs: list[Any] = [{"texts": "a"}, {"text": "bc"}, "text"]
+    inputs: list[Any] = [{"texts": "a"}, {"text": "bc"}, "text", {"text": "bc", 2: "d"}]
     results = dict([pair async for pair in engine.execute_many(inputs, whole=True)])
     assert results[1]["total"] == 2
     missing, wrong = results[0]["inputs"].error, results[2]["inputs"].error
@@ -310,6 +310,7 @@ async def test_an_input_that_is_not_as_it_has_to_be_fails_by_itself() -> None:
     assert "node 'words' needs 'text', which no node produces" in str(missing)
     assert "did you mean 'texts'?" in str(missing)
     assert type(wrong) is InputError
+    assert str(results[3]["inputs"].error) == "a run was given the key 2; keys are strings"
     assert results[0]["words"].because_of == ("inputs[0]",)
     with pytest.raises(NodeFailedError, match=r"'inputs\[0\]' failed before its first attempt"):
         async for _ in engine_of(reading()).execute_many(inputs):

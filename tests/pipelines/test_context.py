@@ -47,7 +47,7 @@ async def test_two_runs_at_once_have_contexts_of_their_own(broker: InMemoryBroke
 
 
 async def test_nothing_is_kept_of_a_run_that_is_over(broker: InMemoryBroker) -> None:
-    labels = ContextLabels("pipeline")
+    labels = ContextLabels("sequential")
     await (await Pipeline(broker, listeners=[labels]).map(seen).kiq([1, 2]))
     assert labels._runs == {}
 
