@@ -122,7 +122,8 @@ async def test_an_unknown_id_resets(serve: Serve) -> None:
         await subscribed(client, "a")
         events = await until_ended(client)
         name = events[0]["id"].partition("-")[0]
-        for after in (f"{name}-9", f"{name}-99", "other-1", f"{name}-", f"{name}-x", 7, []):
+        unknown: list[object] = [f"{name}-{rest}" for rest in ("9", "99", "", "x", "9" * 5_000)]
+        for after in (*unknown, "other-1", 7, []):
             await client.ask(type="unsubscribe", pipeline_id="a")
             await subscribed(client, "a", after=after)
             assert (await client.line())["type"] == "reset"
