@@ -696,6 +696,20 @@ async def test_a_beginning_that_is_cancelled_gives_the_lease_back(how: str) -> N
     assert len(await all_of(site.engine().resume("r"))) == 4
 
 
+@virtually
+async def test_a_resumption_that_is_cancelled_as_it_takes_the_lease_gives_it_back() -> None:
+    class Far(MemoryJournal):
+        async def acquire(self, run_id: str, lease: Lease) -> None:
+            await super().acquire(run_id, lease)
+            await asyncio.sleep(1)
+
+    site = Site(Far())
+    await site.engine().execute({"x": 1}, run_id="r")
+    with anyio.move_on_after(0.5):
+        await all_of(site.engine().resume("r"))
+    assert len(await all_of(site.engine().resume("r"))) == 4
+
+
 @pytest.mark.filterwarnings("ignore::taskiq_flow.PollingWarning")
 @virtually
 async def test_a_fallback_that_failed_runs_again_with_the_next_session() -> None:
