@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from starlette.exceptions import HTTPException
 from taskiq import InMemoryBroker
 
 from taskiq_flow import (
@@ -195,6 +196,22 @@ async def test_runs_of_no_known_graph_and_recorded_ones_are_refused(
     ):
         response = await site.post(f"/api/v1/runs/{run_id}/resume")
         assert (response.status_code, text in response.text) == (status, True)
+
+
+async def test_a_run_that_is_begun_as_the_application_stops_ends_with_it(
+    journal: MemoryJournal,
+) -> None:
+    gate = Gate()
+    engine = engine_of(gate.dag, journal)
+    runs = runner.Runner(RunReader(journal), {"gated": engine})
+    begins = asyncio.create_task(
+        runs.begin(engine, lambda one: one.execute_async({"number": 1}, run_id="g"))
+    )
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await runs.close()
+    with pytest.raises(HTTPException, match="503: run 'g' was cancelled before it began"):
+        await begins
 
 
 async def test_runs_are_cancelled_when_the_application_stops(journal: MemoryJournal) -> None:
