@@ -140,6 +140,32 @@ async def test_a_run_over_an_iterable_is_run_again_with_another_one() -> None:
             await pairs_of(stream)
 
 
+@pytest.mark.parametrize("kind", [iter, list])
+@pytest.mark.parametrize(
+    ("others", "problem"),
+    [([5, 6], "item 0 of"), ([0], "fewer items than the 2"), ([0, 1, 2], "more items than the 2")],
+)
+async def test_other_items_than_those_of_the_iterable_are_refused(
+    kind: Any, others: list[int], problem: str
+) -> None:
+    fails.clear()
+    builder = DAGBuilder().node(step, inputs=["ns"], map_over="ns")
+    engine = engine_of(builder.node(report, inputs={"numbers": "step"}))
+    await engine.execute({"ns": iter([0, 1])}, run_id="r")
+    same = engine.rerun("r", ["apart"], new_run_id="again", inputs={"ns": kind([0, 1])})
+    assert dict(await pairs_of(same))["report"] == [[0, 10], 0]
+    for again in (
+        engine.resume("r", inputs={"ns": kind(others)}),
+        engine.rerun("r", ["apart"], inputs={"ns": kind(others)}),
+        engine.resume("again", inputs={"ns": kind(others)}),
+        engine.rerun("again", ["apart"], inputs={"ns": kind(others)}),
+    ):
+        with pytest.raises(GraphChangedError, match=problem):
+            await pairs_of(again)
+    anew = dict(await pairs_of(engine.rerun("again", ["step"], inputs={"ns": kind(others)})))
+    assert anew["report"] == [[10 * number for number in others], 0]
+
+
 async def test_a_filter_of_groups_gives_the_same_groups_when_it_is_resumed() -> None:
     fails.clear()
     builder = DAGBuilder().node(step, inputs=["rows"], map_over={"rows": 2})
