@@ -105,6 +105,7 @@ REFUSED: list[tuple[Any, int, str]] = [
     ({"outputs": [1]}, 400, "'outputs' in the body is no list of texts"),
     ({"input": {}}, 400, "the body has 'input'; known keys: 'graph', 'inputs'"),
     ({"run": ""}, 400, "'run' in the body is no name"),
+    ({"run": ".."}, 400, "'run' in the body is no name"),
     ([1], 400, "the body is no JSON object"),
 ]
 
