@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import copy_context
@@ -14,6 +16,9 @@ T = TypeVar("T")
 
 LONGEST_RUN = 100_000.0
 """Virtual seconds after which a run that still has timers counts as hanging."""
+
+_RESOLUTION = time.get_clock_info("monotonic").resolution
+"""Seconds by which asyncio looks ahead for timers that are due. Large times have larger steps."""
 
 
 class HangingError(Exception):
@@ -80,6 +85,8 @@ class _Clock(selectors.SelectSelector):
         if timeout is None:
             raise HangingError("nothing is ready and no timer is pending")
         self.now += timeout
+        if self.now + _RESOLUTION == self.now:  # asyncio would find the timer due only after it
+            self.now = math.nextafter(self.now, math.inf)
         if self.now > self.hangs_at:
             self.hangs_at += self._longest  # what is left is still to be cancelled
             raise HangingError(f"still not at the end after {self.now:g} virtual seconds")

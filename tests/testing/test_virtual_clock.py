@@ -37,6 +37,19 @@ def test_a_wait_without_end_is_noticed() -> None:
         run_virtually(wait_again_and_again())
 
 
+@pytest.mark.parametrize("seconds", [1e7, 3e7, 1.7e9])
+def test_times_may_be_large(seconds: float) -> None:
+    """aiotools 69: the loop went round for ever without finding the timer due."""
+
+    async def main() -> float:
+        await asyncio.sleep(seconds)
+        await asyncio.sleep(0.5)
+        return await moment()
+
+    with asyncio.Runner(loop_factory=lambda: VirtualClockLoop(longest=1e10)) as runner:
+        assert runner.run(main()) == pytest.approx(seconds + 0.5, abs=1e-5)
+
+
 def test_what_a_thread_would_do_is_done_at_once() -> None:
     async def main() -> tuple[threading.Thread, BaseException, float]:
         thread = await asyncio.to_thread(threading.current_thread)
