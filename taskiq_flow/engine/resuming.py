@@ -72,8 +72,8 @@ class Resumer:
         """
         journal = self._runs.journal
         log = self._runs.old_log(run_id)
-        await log.acquire(wait)
         try:
+            await log.acquire(wait)
             restored = await restore_run(journal, run_id)
             self._check_how_begun(restored)
             log.values = self._values.like(restored.header.serializer)
