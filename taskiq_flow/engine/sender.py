@@ -182,10 +182,9 @@ class Sender(Generic[N]):
                 await self._loop.create_task(sending(), context=context)
         except NODE_ERRORS as error:
             # The attempt has failed, whatever the broker or a middleware raises. But a run that
-            # is over has cancelled the send itself.
-            if self._is_over:
-                raise
-            self._has_failed(node_run, task_id, error)
+            # is over has cancelled the send itself: its error says nothing about how it ended.
+            if not self._is_over:
+                self._has_failed(node_run, task_id, error)
         else:
             if node_run.task_id == task_id and node_run.options.is_timed:
                 self._taken(node_run)

@@ -233,3 +233,18 @@ def test_a_very_deep_chain_is_skipped_without_recursion() -> None:
     ready.pop()
     assert ready.fail(0) == list(range(1, 100_000))
     assert ready.exhausted
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_a_dependency_that_completes_after_another_failed_starts_no_successor(
+    limit: int | None,
+) -> None:
+    before = {"c": ["a", "b"]}
+    ready = ReadySet.of_graph("abc", before, {"a": "c", "b": "c"}, {}, limit)
+    first = ready.pop()
+    assert first == "a"
+    assert ready.fail("a") == []
+    assert ready.pop() == "b"
+    assert ready.complete("b") == ["c"]
+    assert ready.pop() is None
+    assert ready.exhausted

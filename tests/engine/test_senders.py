@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware
 
-from taskiq_flow import DAG, DAGNode, ExecutionEngine, RunCancelledError
+from taskiq_flow import DAG, DAGNode, ExecutionEngine, RunCancelledError, RunTimeoutError
 from taskiq_flow.engine.start_loop import MOST_WAITING
 from tests.virtual_clock import run_virtually, virtually
 
@@ -104,6 +104,25 @@ async def test_sends_that_wait_are_cancelled_with_the_run() -> None:
         await run
     assert sends.waiting == 0
     assert asyncio.get_running_loop().time() < 1.0
+
+
+@virtually
+async def test_what_a_cancelled_send_raises_is_not_how_the_run_has_ended() -> None:
+    class Breaks(TaskiqMiddleware):
+        async def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+            if "n1" in message.task_id:
+                try:
+                    await asyncio.sleep(10)
+                except asyncio.CancelledError:
+                    raise ConnectionError("the connection is closed") from None
+            return message
+
+    broker = InMemoryBroker()
+    broker.add_middlewares(Breaks())
+    engine = ExecutionEngine(broker, fan(2), run_timeout=2)
+    with pytest.raises(RunTimeoutError):
+        async for _ in engine.execute_async():
+            await asyncio.sleep(5)  # the run ends while its reader is busy
 
 
 @virtually
