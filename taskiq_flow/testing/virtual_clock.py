@@ -33,9 +33,8 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 
     Its time begins at 0, and jumps to the next timer when nothing is ready. What asyncio would
     have a thread do is done at once, and takes no time. Raises ``HangingError`` when no timer is
-    left, after ``longest`` seconds of its time, and when there is always something to do, so that no
-    time passes. ``on_idle``: called before time passes; returns
-    whether it has made something ready, so that no time passes.
+    left, after ``longest`` seconds of its time, and when something is always ready. ``on_idle``:
+    called before time passes; returns whether it has made something ready, so that no time passes.
 
     >>> async def main():
     ...     await asyncio.sleep(3600)

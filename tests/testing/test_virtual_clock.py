@@ -49,7 +49,7 @@ def test_a_loop_that_never_rests_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
                 await asyncio.sleep(50)
 
     dag = DAGBuilder().node(stubborn, timeout=10.0, fallback=0).build()
-    with pytest.raises(HangingError, match="no time passes after 10 .* in flight: 'stubborn'"):
+    with pytest.raises(HangingError, match=r"no time passes after 10 .* in flight: 'stubborn'"):
         run(dag)
 
 
