@@ -14,12 +14,12 @@ from taskiq_flow.dataflow.axes import element_name, parted
 from taskiq_flow.dataflow.fingerprint import with_dependents
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.rows import is_list
-from taskiq_flow.dataflow.stale import stale
+from taskiq_flow.dataflow.stale import settled, stale
 from taskiq_flow.dispatch.callables import return_type_of
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.planning import Planner
 from taskiq_flow.engine.run import Run
-from taskiq_flow.engine.run_spec import EarlierSessions, Items, RunSpec
+from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, EarlierSessions, Items, RunSpec
 from taskiq_flow.engine.starting import Starter
 from taskiq_flow.errors import InputConflictError, MissingInputError
 from taskiq_flow.journal.history import (
@@ -124,6 +124,7 @@ class Resumer:
         rerun = with_dependents(plan, again)
         for node_name in [n for n in restored.results if plan.node_of(n) in rerun]:
             del restored.results[node_name]
+        restored.drop(stale(plan, restored.results, restored.failed))
         for key in changed & restored.inputs.keys():
             del restored.inputs[key]
         spec = await self._restored_spec(restored, replay=replay, sources=sources, items=items)
@@ -250,7 +251,14 @@ class Resumer:
             lengths=restored.lengths,
             finished=restored.finished,
         )
-        return replace(spec, earlier=earlier)
+        options = dict(spec.options)
+        for node in settled(self._dag.plan(), restored.results):
+            options[node] = replace(options.get(node, PLAIN_OPTIONS), condition=_is_never_wanted)
+        return replace(spec, earlier=earlier, options=options)
+
+
+def _is_never_wanted(_: Mapping[str, Any]) -> bool:
+    return False
 
 
 def _taken_keys(node: DAGNode) -> tuple[str, ...]:

@@ -100,6 +100,7 @@ REFUSED: list[tuple[Any, int, str]] = [
     ({"graph": "halves", "inputs": {"number": 4}}, 422, "node 'add' needs 'more'"),
     ({"graph": "halves", "inputs": {"number": 4, "more": 1, "half": 2}}, 422, "its own nodes"),
     ({"graph": "halves", "inputs": {"number": 4, "more": 1}, "outputs": ["x"]}, 422, "'x'"),
+    ({"graph": "halves", "inputs": {"number": 4, "more": 1, "x": 1}}, 422, "'x', which no node"),
     ({"graph": "other"}, 422, "there is no graph 'other'; the application can run: 'halves'"),
     ({"inputs": []}, 400, "'inputs' in the body is no object"),
     ({"outputs": [1]}, 400, "'outputs' in the body is no list of texts"),
@@ -151,7 +152,8 @@ async def test_a_failed_run_is_resumed_and_run_again_with_other_inputs(
     await site.post("/api/v1/runs/r2/rerun", {"from": ["add"], "run": "r3"})
     assert (await end_of(site, "r3"))["status"] == "completed"
     assert executed == ["add"]
-    for body, text in (({}, "nothing says"), ({"from": ["x"]}, "no node 'x'")):
+    refused: list[tuple[Any, str]] = [({}, "nothing says"), ({"from": ["x"]}, "no node 'x'")]
+    for body, text in (*refused, ({"inputs": {"mroe": 2}}, "did you mean 'more'?")):
         response = await site.post("/api/v1/runs/r2/rerun", body)
         assert (response.status_code, text in response.text) == (422, True)
 
