@@ -179,17 +179,24 @@ class PipelineScheduler(TaskiqScheduler):
         self._check_pipeline(pipeline)
         positional, by_name = tuple(args), dict(kwargs or {})
         pipeline.check_call(positional, by_name)
+        task = pipeline.task or pipeline.as_task(f"pipeline:{uuid4().hex}")
         job = replace(
             job,
             id=name,
-            task_name=self._task_name(pipeline),
+            task_name=task.task_name,
             args=positional,
             kwargs=by_name,
             pipeline_id=None if pipeline_id is None else checked_id("pipeline_id", pipeline_id),
             misfire_grace_time=time_limit("misfire_grace_time", misfire_grace_time),
             jitter=time_limit("jitter", jitter),
         )
-        self._warn_of_late_changes(pipeline)
+        if pipeline.late_changes and not isinstance(self.broker, InMemoryBroker):
+            logger.warning(
+                "pipeline %r was changed after as_task(): %s; workers run it as the module that "
+                "they import makes it, so make these changes there, before as_task()",
+                task.task_name,
+                ", ".join(pipeline.late_changes),
+            )
         await self._store(job, None if job_id is None else await self.get_job(job_id))
         return name
 
@@ -200,25 +207,10 @@ class PipelineScheduler(TaskiqScheduler):
             raise ConfigurationError(
                 "the pipeline and the scheduler have different brokers; give both the same one"
             )
-
-    def _task_name(self, pipeline: RunnablePipeline) -> str:
-        task = pipeline.task
-        if task is None and isinstance(self.broker, InMemoryBroker):
-            task = pipeline.as_task(f"pipeline:{uuid4().hex}")
-        if task is None:
+        if pipeline.task is None and not isinstance(self.broker, InMemoryBroker):
             raise ConfigurationError(
                 "the pipeline is no task that the workers know; call pipeline.as_task('name') in a "
                 "module that they import"
-            )
-        return task.task_name
-
-    def _warn_of_late_changes(self, pipeline: RunnablePipeline) -> None:
-        if pipeline.late_changes and not isinstance(self.broker, InMemoryBroker):
-            logger.warning(
-                "pipeline %r was changed after as_task(): %s; workers run it as the module that "
-                "they import makes it, so make these changes there, before as_task()",
-                self._task_name(pipeline),
-                ", ".join(pipeline.late_changes),
             )
 
     # Jobs

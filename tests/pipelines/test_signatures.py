@@ -208,7 +208,9 @@ def test_storages_of_tracking() -> None:
 EVENTS = {
     "PipelineStartEvent": {"pipeline_type", "input"},
     "StepStartEvent": {"step_name", "step_index", "task_id"},
-    "StepCompleteEvent": {"step_name", "step_index", "task_id", "result", "duration_ms"},
+    "StepCompleteEvent": {
+        *("step_name", "step_index", "task_id", "result", "duration_ms", "is_left_out"),
+    },
     "StepErrorEvent": {"step_name", "step_index", "task_id", "error"},
     "PipelineCompleteEvent": {"status", "duration_ms", "result"},
     "PipelineErrorEvent": {"error"},
