@@ -20,7 +20,7 @@ from taskiq_flow.engine.run_spec import PLAIN_OPTIONS
 from taskiq_flow.engine.run_state import as_whole
 from taskiq_flow.engine.sender import RestOfStart
 from taskiq_flow.engine.start_loop import StartLoop
-from taskiq_flow.events import Item, NodeFailed, NodeFailure, NodeSkipped
+from taskiq_flow.events import Item, NodeFailure, NodeSkipped
 
 
 class MappedRun(Run[N]):
@@ -33,7 +33,7 @@ class MappedRun(Run[N]):
             self._spec,
             self._ready,
             self._state,
-            take=self._take,
+            take=self._spec.take,
             log=self._log,
             limit=self._max_parallel,
             collects=self._collects,
@@ -41,7 +41,7 @@ class MappedRun(Run[N]):
             skip=self._skip_nodes,
             fail=self._fail_whole,
             deliver=self.stream.deliver,
-            tell=self._tell,
+            tell=self._listeners.tell,
             unread=lambda: len(self.stream),
             advance=self._advance,
             end=self._end_unless_over,
@@ -129,7 +129,7 @@ class MappedRun(Run[N]):
         """A mapped node has failed, or an element of it, for which no task was sent."""
         name, index = node.task_name, node.index
         self._state.add_failure(node, error)
-        self._tell(NodeFailed(self.run_id, self._loop.time(), name, "", error, 0, index))
+        self._events.failed_unsent(node, error)
         if self._on_error == "raise":
             self._end(self._state.node_failed(name, "", 0, ""))
         elif self._collects:
@@ -150,10 +150,6 @@ class MappedRun(Run[N]):
             is_yielded = bool(self._spec.items or is_list)
         if is_yielded:
             self.stream.deliver(node, value)
-
-    def _is_still_needed(self, node: N) -> bool:
-        # By elements that do not exist yet, perhaps.
-        return bool(isinstance(node, Element) or self._spec.successors.get(node))
 
     # Generators
 
@@ -209,8 +205,7 @@ class MappedRun(Run[N]):
     def _block(self, node_run: NodeRun[N]) -> None:
         """A generator may make no more: until it may, others have its place."""
         self._timers.cancel(node_run)
-        self._ready.suspend(node_run.node, keeps_gate=True)
-        self._suspended[node_run.node] = node_run
+        self._suspended.add(node_run, keeps_gate=True)
         self._advance()
 
     def _let_generators_go_on(self) -> None:
@@ -231,7 +226,7 @@ class MappedRun(Run[N]):
         super()._drop_inputs_and_claim(node_run)
         if self._generating is not None:
             self._generating.forget(node_run)
-            self._suspended.pop(node_run.node, None)
+            self._suspended.node_runs.pop(node_run.node, None)
 
     # The end
 
