@@ -141,7 +141,7 @@ class Run(Generic[N]):
         self._suspended: Suspended[N] = Suspended(
             self._ready,
             self._timers,
-            advance=self._advance,
+            advance=self.advance,
             carry_out=self._carry_out_and_finish,
             end=self._end,
         )
@@ -202,7 +202,7 @@ class Run(Generic[N]):
         for node in self._restored:
             self._restore(node)
         self._begin()
-        self._advance()
+        self.advance()
 
     def take(self) -> tuple[str, Any]:
         """The next result of ``stream``, for the reader."""
@@ -402,9 +402,9 @@ class Run(Generic[N]):
             self._listeners.seq += 1
         self._deliver(node, given)
         if skipped:
-            self._skip_nodes(skipped)
+            self.skip_nodes(skipped)
         self._note_end(node)
-        self._advance()
+        self.advance()
 
     def _fail_node(self, node_run: NodeRun[N], error: BaseException) -> None:
         node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts
@@ -420,19 +420,20 @@ class Run(Generic[N]):
             return
         if self._collects:
             self._deliver(node, NodeFailure(name, task_id, error, attempts, node.index))
-        self._skip_nodes(skipped)
+        self.skip_nodes(skipped)
         self._note_end(node)
-        self._advance()
+        self.advance()
 
     def _skip_by_condition(self, node_run: NodeRun[N]) -> None:
         """A node does not run, because its condition is false, or a filter leaves it out."""
         self._drop_inputs_and_claim(node_run)
         never_run = self._ready.skip(node_run.node)
         self._skip_node(node_run.node, (), "condition", node_run.number)
-        self._skip_nodes(never_run)
-        self._advance()
+        self.skip_nodes(never_run)
+        self.advance()
 
-    def _skip_nodes(self, nodes: Sequence[N]) -> None:
+    def skip_nodes(self, nodes: Sequence[N]) -> None:
+        """Nodes that never run, because of what they depend on."""
         for node in nodes:
             self._skip_node(node, *self._state.reason_to_skip(node))
 
@@ -478,7 +479,7 @@ class Run(Generic[N]):
 
     # What moves the run
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
         """After every change: start what may start, or end."""
         if self._is_over:
             return

@@ -52,7 +52,7 @@ class RunEvents(Generic[N]):
     ) -> None:
         self._run_id = run_id
         self._hand_over = hand_over
-        self._loop = asyncio.get_running_loop()
+        self._now = asyncio.get_running_loop().time
         self.listeners = listeners
 
     # The run
@@ -64,7 +64,7 @@ class RunEvents(Generic[N]):
         self.listeners.tell(
             RunStarted(
                 self._run_id,
-                self._loop.time(),
+                self._now(),
                 graph.task_names,
                 time.time(),
                 graph.edges,
@@ -82,13 +82,13 @@ class RunEvents(Generic[N]):
 
     def finished(self, outcome: Outcome, error: BaseException | None) -> None:
         """The run has ended."""
-        self.listeners.tell(RunFinished(self._run_id, self._loop.time(), outcome, error))
+        self.listeners.tell(RunFinished(self._run_id, self._now(), outcome, error))
 
     # Attempts
 
     def sent(self, node_run: NodeRun[N]) -> None:
         """A task is sent."""
-        node, at, task_id = node_run.node, self._loop.time(), node_run.task_id
+        node, at, task_id = node_run.node, self._now(), node_run.task_id
         name, number, index = node.task_name, node_run.number, node.index
         node_run.note_sent(at)
         if node_run.falls_back:
@@ -107,7 +107,7 @@ class RunEvents(Generic[N]):
 
     def labels(self, node_run: NodeRun[N]) -> tuple[Context, dict[str, str]]:
         """Ask for the labels of a message. Returns the context in which to send it, and them."""
-        node, at, number = node_run.node, self._loop.time(), node_run.number
+        node, at, number = node_run.node, self._now(), node_run.number
         return self.listeners.sending(
             NodeStarted(self._run_id, at, node.task_name, node_run.task_id, node.index, number)
         )
@@ -124,7 +124,7 @@ class RunEvents(Generic[N]):
 
     def resent(self, node_run: NodeRun[N]) -> None:
         """A middleware of the broker has sent an attempt's task once more."""
-        node, number, at = node_run.node, node_run.number, self._loop.time()
+        node, number, at = node_run.node, node_run.number, self._now()
         node_run.note_sent(at)
         self.listeners.tell(
             NodeRetried(
@@ -135,7 +135,7 @@ class RunEvents(Generic[N]):
     def fell_back(self, node_run: NodeRun[N], error: BaseException) -> None:
         """A node's task has failed for good, and its fallback takes its place."""
         node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts
-        at, name, index = self._loop.time(), node.task_name, node.index
+        at, name, index = self._now(), node.task_name, node.index
         number, run_id = node_run.number, self._run_id
         self.listeners.tell(NodeFellBack(run_id, at, name, task_id, error, attempts, index, number))
 
@@ -145,7 +145,7 @@ class RunEvents(Generic[N]):
         self, node: N, value: Any, source: Source, node_run: NodeRun[N] | None = None
     ) -> None:
         """A node has its value. What listeners are given of that is made when they ask."""
-        now, number, task_id = self._loop.time(), 0, ""
+        now, number, task_id = self._now(), 0, ""
         queued = ran = None
         if node_run is not None:
             task_id = node_run.task_id
@@ -164,7 +164,7 @@ class RunEvents(Generic[N]):
 
     def failed(self, node_run: NodeRun[N], error: BaseException) -> None:
         """A node has failed for good."""
-        node, at = node_run.node, self._loop.time()
+        node, at = node_run.node, self._now()
         name, index, attempts = node.task_name, node.index, node_run.attempts
         task_id, number, (queued, ran) = node_run.task_id, node_run.number, node_run.spans(at)
         self.listeners.tell(
@@ -173,18 +173,18 @@ class RunEvents(Generic[N]):
 
     def failed_unsent(self, node: N, error: BaseException) -> None:
         """A node has failed for which no task was sent."""
-        at, name = self._loop.time(), node.task_name
+        at, name = self._now(), node.task_name
         self.listeners.tell(NodeFailed(self._run_id, at, name, "", error, 0, node.index))
 
     def skipped(
         self, node: N, because_of: tuple[str, ...], reason: SkipReason, attempt: int
     ) -> NodeSkipped:
         """A node does not run. Returns the event, which a reader may be given as well."""
-        at, name = self._loop.time(), node.task_name
+        at, name = self._now(), node.task_name
         event = NodeSkipped(self._run_id, at, name, because_of, reason, node.index, attempt)
         self.listeners.tell(event)
         return event
 
     def elements_known(self, name: str, count: int) -> None:
         """A node maps over so many elements."""
-        self.listeners.tell(ElementsKnown(self._run_id, self._loop.time(), name, count))
+        self.listeners.tell(ElementsKnown(self._run_id, self._now(), name, count))

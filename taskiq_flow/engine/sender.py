@@ -15,7 +15,7 @@ from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode, Sending
 from taskiq_flow.dispatch.encoding import Address, Invocation
 from taskiq_flow.engine.cached_results import CachedResults
-from taskiq_flow.engine.mapped_nodes import source_digest
+from taskiq_flow.engine.earlier_elements import source_digest
 from taskiq_flow.engine.node_run import NodeRun, Verdict
 from taskiq_flow.engine.run_events import RunEvents
 from taskiq_flow.engine.run_spec import TIMEOUT_LABEL, NodeOptions, RunSpec
