@@ -31,6 +31,14 @@ from taskiq_flow.views.run_view import RunView
 CANCEL_TIMEOUT = 15.0
 """Seconds for which ``cancel`` waits until a run has stopped."""
 
+_ENDS = {
+    "completed": "has completed",
+    "failed": "has failed",
+    "cancelled": "was cancelled",
+    "interrupted": "is interrupted and no engine has it",
+}
+"""What is said of a run that has ended before it could be cancelled."""
+
 _DAY = 86_400
 
 
@@ -256,7 +264,8 @@ async def _cancel(reader: RunReader, run_id: str) -> bool:
             f"run {run_id!r} is only recorded, and takes no requests; cancel it in its own process"
         )
     if not await reader.request(run_id, "cancel"):
-        say(f"run {run_id!r} is {run.status} already")
+        how = _ENDS.get(run.status, f"is {run.status}")
+        say(f"run {run_id!r} {how}, so there was nothing to cancel")
         return True
     try:
         async with (

@@ -207,11 +207,12 @@ class Api:
 
     async def dags(self, request: Request) -> Response:
         """The graphs that the application was given."""
-        known = self._graphs.dags.items()
-        found = [
-            {"name": name, "inputs": dag.external_inputs, **json.loads(dag.to_json())}
-            for name, dag in known
-        ]
+        found = []
+        for name, dag in self._graphs.dags.items():
+            inputs, required = dag.external_inputs, dag.plan().required
+            optional = [key for key in inputs if key not in required]
+            content = {"name": name, "inputs": inputs, "optional": optional}
+            found.append(content | json.loads(dag.to_json()))
         return json_response({"dags": found})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -9,6 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from taskiq_flow.dataflow.reading import InputReader
+from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.previews import printable
 from taskiq_flow.web.api import json_response, path_value, read_body
 from taskiq_flow.web.hub import Hub
@@ -42,7 +45,9 @@ class Control:
         inputs, outputs, new_id = body.get("inputs"), body.get("outputs"), _new_id(body)
         run_id = await self._runner.begin(
             self._runner.engine(body.get("graph")),
-            lambda engine: engine.execute_async(inputs, outputs=outputs, run_id=new_id),
+            lambda engine: engine.execute_async(
+                _read(engine, inputs), outputs=outputs, run_id=new_id
+            ),
             new_id,
         )
         return _has_begun(run_id)
@@ -74,7 +79,7 @@ class Control:
                 replay=False,
                 allow_changed=allow_changed,
                 new_run_id=new_id,
-                inputs=inputs,
+                inputs=_read(engine, inputs),
             ),
             new_id,
         )
@@ -109,6 +114,11 @@ class Control:
             ):
                 raise HTTPException(400, f"{key!r} in the body is no {_KINDS[known[key]]}")
         return body
+
+
+def _read(engine: ExecutionEngine, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The inputs as the annotations of the engine's graph say. Raises ``InputError``."""
+    return InputReader(engine.options["dag"].plan()).all_of_json(inputs or {})
 
 
 _KINDS = {str: "text", dict: "object", list: "list of texts", bool: "true or false"}

@@ -108,7 +108,10 @@ def document() -> Content:
                 "A value as it is stored.", {}, _RUN, _NODE, media="application/octet-stream"
             ),
             "/api/v1/events": _stream("The newest runs, and those that change."),
-            "/api/v1/dags": _get("The graphs that are known.", _object(dags=_LIST)),
+            "/api/v1/dags": _get(
+                "The graphs that are known, with their inputs and which of these are optional.",
+                _object(dags={"type": "array", "items": _object(inputs=_TEXTS, optional=_TEXTS)}),
+            ),
         },
     }
 

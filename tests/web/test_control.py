@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import date
 from typing import Any
 
 import httpx2
@@ -30,18 +31,13 @@ def half(number: int) -> float:
     return number / 2
 
 
-def add(half: float, more: int) -> float:
+def add(half: float, more: int, days: list[date] = [], unit: str = "m") -> float:  # noqa: B006
     executed.append("add")
-    return half + more
+    return half + more + len(days)
 
 
 def halves() -> DAG:
-    return (
-        DAGBuilder("halves")
-        .node(half, inputs=["number"])
-        .node(add, inputs=["half", "more"], output="sum")
-        .build()
-    )
+    return DAGBuilder("halves").node(half, inputs=["number"]).node(add, output="sum").build()
 
 
 class Gate:
@@ -79,13 +75,17 @@ async def test_a_run_of_a_known_graph_is_begun(serve: Serve, journal: MemoryJour
     site = await serve(runs_app(journal, control=True, engines=[engine_of(halves())]))
     assert (await site.json("/api/v1/about"))["graphs"] == ["halves"]
     (dag,) = (await site.json("/api/v1/dags"))["dags"]
-    assert (dag["name"], dag["inputs"]) == ("halves", ["number", "more"])
-    body = {"graph": "halves", "inputs": {"number": 4, "more": 3}, "run": "r1"}
+    assert (dag["name"], dag["inputs"]) == ("halves", ["number", "more", "days", "unit"])
+    assert dag["optional"] == ["days", "unit"]
+    inputs = {"number": 4, "more": "2", "days": ["2026-11-26"]}  # read as the annotations say
+    body = {"graph": "halves", "inputs": inputs, "run": "r1"}
     response = await site.post("/api/v1/runs", body)
     assert (response.status_code, response.json()) == (202, {"run": "r1"})
     run = await end_of(site, "r1")
     assert (run["status"], run["name"], run["graph"]) == ("completed", "halves", "halves")
-    assert await RunReader(journal).value("r1", "add") == 5.0
+    reader = RunReader(journal)
+    assert await reader.value("r1", "add") == 5.0
+    assert await reader.value("r1", "days") == [date(2026, 11, 26)]
 
 
 async def test_a_run_without_a_name_gets_one(serve: Serve, journal: MemoryJournal) -> None:
@@ -99,6 +99,10 @@ REFUSED: list[tuple[Any, int, str]] = [
     ({"graph": "halves", "inputs": {"number": 4}}, 422, "node 'add' needs 'more'"),
     ({"graph": "halves", "inputs": {"number": 4, "more": 1, "half": 2}}, 422, "its own nodes"),
     ({"graph": "halves", "inputs": {"number": 4, "more": 1}, "outputs": ["x"]}, 422, "'x'"),
+    ({"inputs": {"number": "x", "more": 1}}, 422, "'number' is \"x\", which cannot be read as int"),
+    ({"inputs": {"number": 4, "more": None}}, 422, "'more' is null, which cannot be read as int"),
+    ({"inputs": {"number": 4, "more": 1, "days": [7.5]}}, 422, "cannot be read as list[datetime"),
+    ({"inputs": {"number": 4, "moer": 1}}, 422, "no node takes; did you mean 'more'?"),
     ({"graph": "other"}, 422, "there is no graph 'other'; the application can run: 'halves'"),
     ({"inputs": []}, 400, "'inputs' in the body is no object"),
     ({"outputs": [1]}, 400, "'outputs' in the body is no list of texts"),
@@ -149,9 +153,16 @@ async def test_a_failed_run_is_resumed_and_run_again_with_other_inputs(
     await site.post("/api/v1/runs/r2/rerun", {"from": ["add"], "run": "r3"})
     assert (await end_of(site, "r3"))["status"] == "completed"
     assert executed == ["add"]
-    for body, text in (({}, "nothing says"), ({"from": ["x"]}, "no node 'x'")):
+    for body, text in (
+        ({}, "nothing says"),
+        ({"from": ["x"]}, "no node 'x'"),
+        ({"inputs": {"more": []}}, "'more' is [], which cannot be read as int"),
+        ({"from": ["add"], "inputs": {"moer": 1}}, "no node takes; did you mean 'more'?"),
+        ({"inputs": {"half": 1.0}}, "its own nodes produce"),
+    ):
         response = await site.post("/api/v1/runs/r2/rerun", body)
-        assert (response.status_code, text in response.text) == (422, True)
+        assert (response.status_code, text in response.json()["error"]["message"]) == (422, True)
+    assert executed == ["add"]
 
 
 async def test_a_run_that_an_engine_has_is_neither_resumed_nor_deleted(
