@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -21,6 +20,7 @@ from taskiq_flow.cli.output import Results, say
 from taskiq_flow.cli.running import Begin, EngineOptions, run_to_its_end
 from taskiq_flow.cli.serving import Address, serve_runs
 from taskiq_flow.engine.run import OnError
+from taskiq_flow.journal.moments import moment_of, period_of
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.version import __version__
 
@@ -43,28 +43,18 @@ app = typer.Typer(
 )
 
 
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
-
-
 def _period(text: str) -> timedelta:
-    """A time such as ``90s``, ``15m``, ``2h``, ``30d`` or ``4w``."""
-    if (found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())) is None:
-        raise typer.BadParameter(f"{text!r} is no period; write 90s, 15m, 2h, 30d or 4w")
-    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+    try:
+        return period_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
-def _moment(text: str) -> timedelta | datetime:
-    """A period before now, or a date."""
+def _moment(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text).astimezone()
-    except ValueError:
-        pass
-    try:
-        return _period(text)
-    except typer.BadParameter:
-        raise typer.BadParameter(
-            f"{text!r} is no time; write 2h for two hours ago, or a date such as 2026-11-26"
-        ) from None
+        return moment_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _positive(seconds: float | None) -> float | None:
@@ -107,7 +97,7 @@ Journal = Annotated[
     typer.Option(
         metavar="PATH",
         envvar=JOURNAL_VARIABLE,
-        help="Where runs are stored: a file, or a redis:// address.",
+        help="Where runs are stored: a file, or redis://HOST?prefix=KEYS.",
     ),
 ]
 MaxParallel = Annotated[

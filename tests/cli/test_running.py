@@ -153,11 +153,11 @@ def test_nodes_that_take_other_inputs_run_again(folder: Path, run: Run) -> None:
     ):
         done = run(*again, *given)
         assert (done.code, done.output) == (0, output), done
-    for given, code, words in (
-        ((), 2, "nothing says what runs again; give --from, --input or both"),
-        (("-i", "number=x"), 3, "'x', which cannot be read as int"),
+    for others, code, words in (
+        ([], 2, "nothing says what runs again; give --from, --input or both"),
+        (["-i", "number=x"], 3, "'x', which cannot be read as int"),
     ):
-        done = run(*again, *given)
+        done = run(*again, *others)
         assert (done.code, words in done.errors) == (code, True), done
 
 
@@ -198,6 +198,18 @@ def test_others_watch_and_cancel_a_run(
     )
 
 
+def test_a_run_in_progress_is_not_run_again(folder: Path, run: Run, at_gate: Command) -> None:
+    again = ("rerun", "r1", "flows:gated", "--from", "gate", "--quiet", *JOURNAL)
+    refused = run(*again)
+    assert (refused.code, refused.output) == (5, "")
+    assert (
+        "run 'r1' is in progress, and what it has yet to do would be done twice" in refused.errors
+    )
+    (folder / "open").touch()
+    assert at_gate.wait().code == 0
+    assert run(*again).output == "gate: open\nafter: open for all\n"
+
+
 def test_watching_ends_with_the_code_of_the_run(
     folder: Path, start: Start, run: Run, at_gate: Command
 ) -> None:
@@ -222,6 +234,11 @@ def test_a_run_whose_engine_is_killed_is_interrupted(
     watched = watching.wait()
     assert watched.code == 5
     assert "run 'r1' is interrupted" in watched.errors
+    rows = [line.split(maxsplit=2) for line in run("show", "r1", *JOURNAL).lines[-2:]]
+    assert rows == [["·", "gate", "was running"], ["·", "after", "had not begun"]]
+    again = run("cancel", "r1", *JOURNAL)
+    words = "run 'r1' is interrupted and no engine has it, so there was nothing to cancel\n"
+    assert (again.code, again.errors) == (0, words)
 
 
 def test_a_closed_pipe_ends_the_run_quietly(folder: Path, start: Start) -> None:

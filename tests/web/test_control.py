@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -86,6 +87,18 @@ async def test_a_run_of_a_known_graph_is_begun(serve: Serve, journal: MemoryJour
     reader = RunReader(journal)
     assert await reader.value("r1", "add") == 5.0
     assert await reader.value("r1", "days") == [date(2026, 11, 26)]
+
+
+async def test_runs_are_begun_in_a_file_that_is_not_there_yet(serve: Serve, tmp_path: Path) -> None:
+    path = str(tmp_path / "runs.db")
+    engines = [engine_of(halves())]
+    reading = await serve(runs_app(path, engines=engines))
+    assert (await reading.get("/api/v1/runs")).status_code == 503
+    site = await serve(runs_app(path, control=True, engines=engines))
+    assert (await site.json("/api/v1/runs"))["runs"] == []
+    body = {"inputs": {"number": 4, "more": 1}, "run": "r1"}
+    assert (await site.post("/api/v1/runs", body)).status_code == 202
+    assert (await end_of(site, "r1"))["status"] == "completed"
 
 
 async def test_a_run_without_a_name_gets_one(serve: Serve, journal: MemoryJournal) -> None:
@@ -174,6 +187,8 @@ async def test_a_run_that_an_engine_has_is_neither_resumed_nor_deleted(
     await gate.reached.wait()
     response = await site.post("/api/v1/runs/r1/resume")
     assert (response.status_code, "is locked by" in response.text) == (409, True)
+    response = await site.post("/api/v1/runs/r1/rerun", {"from": ["gate"]})
+    assert (response.status_code, "would be done twice" in response.text) == (409, True)
     assert (await site.client.delete("/api/v1/runs/r1")).status_code == 409
     assert (await site.client.post("/api/v1/runs/r1/cancel")).status_code == 202  # without a body
     assert (await end_of(site, "r1"))["status"] == "cancelled"
