@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from starlette.exceptions import HTTPException
 from taskiq import InMemoryBroker
 
 from taskiq_flow import (
@@ -121,6 +122,7 @@ REFUSED: list[tuple[Any, int, str]] = [
     ({"outputs": [1]}, 400, "'outputs' in the body is no list of texts"),
     ({"input": {}}, 400, "the body has 'input'; known keys: 'graph', 'inputs'"),
     ({"run": ""}, 400, "'run' in the body is no name"),
+    ({"run": ".."}, 400, "'run' in the body is no name"),
     ([1], 400, "the body is no JSON object"),
 ]
 
@@ -221,6 +223,22 @@ async def test_runs_of_no_known_graph_and_recorded_ones_are_refused(
     ):
         response = await site.post(f"/api/v1/runs/{run_id}/resume")
         assert (response.status_code, text in response.text) == (status, True)
+
+
+async def test_a_run_that_is_begun_as_the_application_stops_ends_with_it(
+    journal: MemoryJournal,
+) -> None:
+    gate = Gate()
+    engine = engine_of(gate.dag, journal)
+    runs = runner.Runner(RunReader(journal), {"gated": engine})
+    begins = asyncio.create_task(
+        runs.begin(engine, lambda one: one.execute_async({"number": 1}, run_id="g"))
+    )
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await runs.close()
+    with pytest.raises(HTTPException, match="503: run 'g' was cancelled before it began"):
+        await begins
 
 
 async def test_runs_are_cancelled_when_the_application_stops(journal: MemoryJournal) -> None:

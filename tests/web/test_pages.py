@@ -207,8 +207,10 @@ async def test_a_run_is_followed_and_stopped(serve: Serve) -> None:
         async with asyncio.timeout(5):
             while not app.state.hub._windows:
                 await asyncio.sleep(0.01)
+        assert await seen.page.get_by_role("button", name="Rerun…").count() == 0
         await seen.page.get_by_role("button", name="Stop").click()
         await seen.wait("document.querySelector('.top').textContent.includes('cancelled')")
+        assert await seen.page.get_by_role("button", name="Rerun…").count() == 1
         assert await seen.count(".box.cancelled") == 1
         assert seen.complaints == []
     with contextlib.suppress(Exception):
