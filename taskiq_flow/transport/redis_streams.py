@@ -116,9 +116,13 @@ class StreamReader:
                     while (message := self.deliveries.next(self._may_begin)) is not None:
                         yield message
         finally:
-            if self._own is not None:
-                await self._own.aclose()
+            await self.aclose()
             await self.deliveries.give_back_at_the_end()
+
+    async def aclose(self) -> None:
+        """Close the connection on which new messages are waited for."""
+        if self._own is not None:
+            await self._own.aclose()
 
     def _is_time_to_look(self) -> bool:
         """Whether to look for messages that others have left."""

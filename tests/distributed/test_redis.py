@@ -34,13 +34,21 @@ async def client(farm: Farm) -> AsyncIterator[Redis]:
 class CancellingConnection(Connection):
     """Cancels a task at the moment at which its blocking read has been written to the socket.
 
-    redis-py waits for that by ``asyncio.wait_for``, which in Python 3.11 swallows the cancellation.
+    redis-py waits for that by ``asyncio.wait_for`` if it has a timeout of its own, which in Python
+    3.11 swallows the cancellation.
     """
 
     victim: asyncio.Task[Any] | None = None
 
     async def _send_packed_command(self, command: Any) -> None:
         await super()._send_packed_command(command)
+        self._cancel_at_read(command)
+
+    async def send_packed_command(self, command: Any, *args: Any, **kwargs: Any) -> None:
+        await super().send_packed_command(command, *args, **kwargs)
+        self._cancel_at_read(command)
+
+    def _cancel_at_read(self, command: Any) -> None:
         is_read = any(name in b"".join(command) for name in (b"XREADGROUP", b"BRPOP"))
         if is_read and (victim := type(self).victim) is not None:
             type(self).victim = None
