@@ -119,6 +119,7 @@ from taskiq_flow.journal import (
     RunSummary,
     SqliteJournal,
 )
+from taskiq_flow.listeners.broadcaster import TrackingEventBroadcaster
 from taskiq_flow.listeners.hook_events import (
     EventFilter,
     PipelineCompleteEvent,
@@ -275,6 +276,7 @@ __all__ = [
     "TaskiqFlowError",
     "Tracing",
     "TrackingError",
+    "TrackingEventBroadcaster",
     "TrackingMetrics",
     "TrackingStorage",
     "TypeMismatchError",

@@ -33,6 +33,7 @@ from taskiq_flow import (
     RunView,
     SqliteJournal,
     Tracing,
+    TrackingEventBroadcaster,
     in_process,
     inventory,
 )
@@ -145,6 +146,7 @@ NAMES = [
     "TaskiqFlowError",
     "Tracing",
     "TrackingError",
+    "TrackingEventBroadcaster",
     "TrackingMetrics",
     "TrackingStorage",
     "TypeMismatchError",
@@ -255,6 +257,7 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (PipelineTrackingManager().cleanup_older_than, "days=30"),
     (PipelineTrackingManager().get_metrics, "days=7"),
     (PipelineTrackingManager().add_listener, "listener"),
+    (TrackingEventBroadcaster, "tracking, hooks"),
     (InMemoryPipelineStorage, "max_records=1000"),
     (
         RedisPipelineStorage,

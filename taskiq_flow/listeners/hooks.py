@@ -33,6 +33,7 @@ from taskiq_flow.listeners.hook_events import (
     StepErrorEvent,
     StepStartEvent,
 )
+from taskiq_flow.listeners.tellers import Tellers
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -68,6 +69,7 @@ class HookManager:
         self._hooks: tuple[tuple[object, EventFilter | None], ...] = ()
         self._filters: tuple[EventFilter, ...] = ()
         self._runs: dict[str, _Run] = {}
+        self._tellers = Tellers()
 
     def add_hook(self, hook: object, event_filter: EventFilter | None = None) -> Self:
         """Call a hook from now on, for events that pass its own filter and those of the manager.
@@ -94,6 +96,15 @@ class HookManager:
 
     def on_event(self, event: Event) -> Awaitable[None] | None:
         """Call the hooks for what follows from an event."""
+        return self.take(event, self)
+
+    def take(self, event: Event, teller: object) -> Awaitable[None] | None:
+        """Like ``on_event``, for an event that another listener passes on.
+
+        The events of a run are those of its first teller, which may be this manager itself.
+        """
+        if not self._tellers.are_heard(teller, event, by_default=teller is self):
+            return None
         return self._tell(iter([*self._events_of(event)]))
 
     def _tell(self, events: Iterator[HookEvent]) -> Awaitable[None] | None:

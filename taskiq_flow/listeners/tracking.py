@@ -14,7 +14,7 @@ from typing import Any, Self, get_args
 from taskiq import AsyncBroker
 
 from taskiq_flow.errors import ConfigurationError, describe
-from taskiq_flow.events import Event, RunFinished
+from taskiq_flow.events import Event, Listener, RunFinished
 from taskiq_flow.listeners.hook_events import (
     EVENT_TYPES,
     PipelineCompleteEvent,
@@ -82,6 +82,7 @@ class PipelineTrackingManager:
         self._storage = InMemoryPipelineStorage(max_history) if storage is None else storage
         self._max_history = max_history
         self._auto_cleanup = auto_cleanup
+        self.relays: tuple[Listener, ...] = ()  # are told each event as well
         self._hooks = HookManager()
         self._runs: dict[str, _Run] = {}
         self._ended = 0
@@ -166,11 +167,16 @@ class PipelineTrackingManager:
         run.is_changed = True
         if run.saving is None or run.saving.done():
             run.saving = asyncio.create_task(self._save_changes(run))
-        telling = self._hooks.on_event(event)
+        telling = self._tell(event)
         if isinstance(event, RunFinished):
             del self._runs[event.run_id]
             return self._finish(run, run.saving, telling)
         return telling
+
+    def _tell(self, event: Event) -> Awaitable[None] | None:
+        answers = [each.on_event(event) for each in (self._hooks, *self.relays)]
+        awaited = [answer for answer in answers if answer is not None]
+        return _all(awaited) if awaited else None
 
     async def _history(
         self, since: datetime | None, until: datetime | None
@@ -237,6 +243,10 @@ class _Run:
     has_failed: bool = False
     has_ended: asyncio.Event = field(default_factory=asyncio.Event)
     saving: asyncio.Task[None] | None = None
+
+
+async def _all(answers: list[Awaitable[None]]) -> None:
+    await asyncio.gather(*answers)
 
 
 class _Told:

@@ -6,6 +6,7 @@ from taskiq_flow.errors import ConfigurationError
 
 try:
     from taskiq_flow.web.app import runs_app
+    from taskiq_flow.web.bridge import setup_websocket_bridge
     from taskiq_flow.web.pipelines import create_visualization_api
     from taskiq_flow.web.server import serve
 except ModuleNotFoundError as error:
@@ -16,4 +17,4 @@ except ModuleNotFoundError as error:
         "pip install 'taskiq-flow[web]'"
     ) from error
 
-__all__ = ["create_visualization_api", "runs_app", "serve"]
+__all__ = ["create_visualization_api", "runs_app", "serve", "setup_websocket_bridge"]

@@ -91,8 +91,15 @@ def runs_app(
     runner = Runner(hub.reader, known)
     api = Api(hub, graphs, runner, secret, control=control)
 
+    async def cancel(run_id: str) -> bool:
+        if not control:
+            raise ConfigurationError(
+                "the application is read-only; it was made without control=True"
+            )
+        return await hub.reader.request(run_id, "cancel")
+
     async def socket(websocket: WebSocket) -> None:
-        await Socket(websocket, hub, control=control).serve()
+        await Socket(websocket, hub.watch, cancel).serve()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -20,6 +20,9 @@ Form = Literal["lines", "sse"]
 Line = tuple[int, str]
 """The number of an event, and its JSON."""
 
+ALL = "*"
+"""What a WebSocket takes in place of a run's id: the list of runs, or all pipelines."""
+
 MOST_IN_FRAME, MOST_CHARACTERS = 1_000, 128 * 1024
 """Events and characters from which on a frame is full. A client that is stuck costs two frames."""
 

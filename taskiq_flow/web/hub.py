@@ -14,6 +14,7 @@ from taskiq_flow.journal.summary import RunSummary
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.run_view import RunView
 from taskiq_flow.web.frames import (
+    ALL,
     MOST_IN_FRAME,
     Frame,
     FrameWriter,
@@ -109,6 +110,19 @@ class Hub:
             return None
         after = int(given)
         return after if after <= run.seq else None
+
+    async def watch(self, run_id: str, given: str | None) -> AsyncGenerator[Frame | None, None]:
+        """The events of a run that a client has not seen, or for ``*`` the list of runs.
+
+        Raises ``RunNotFoundError`` and ``JournalError``.
+        """
+        if run_id == ALL:
+            found = self.recent.frames()
+        else:
+            found = self.frames(run_id, await self.begins_after(run_id, given))
+        async with aclosing(found) as frames:
+            async for frame in frames:
+                yield frame
 
     async def frames(self, run_id: str, after: int | None) -> AsyncGenerator[Frame | None, None]:
         """The events after ``after``, until the run has ended. ``None``: a sign of life is due.

@@ -83,6 +83,8 @@ class PipelinesApi:
         if app is None:
             app = Starlette(exception_handlers=HANDLERS)
             app.state.has_token = has_token
+        elif not has_token:  # whoever it belongs to may have asked for one for other routes
+            app.state.has_token = False
         self.app = app
         one = "/pipelines/{id}"
         for path, endpoint, method in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -12,16 +13,18 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from taskiq_flow.errors import ConfigurationError, JournalError, RunNotFoundError
 from taskiq_flow.previews import printable
-from taskiq_flow.web.frames import encoded
+from taskiq_flow.web.frames import ALL, Frame, encoded
 from taskiq_flow.web.guard import MOST_BYTES
-from taskiq_flow.web.hub import Hub
 from taskiq_flow.web.streams import STUCK_SECONDS
 
 MOST_WATCHED = 32
 """Runs that one connection watches."""
 
-ALL = "*"
-"""In place of a run id: the list of runs."""
+Watch = Callable[[str, str | None], AsyncGenerator[Frame | None, None]]
+"""Given the id of a run, and the event that a client has seen last: the frames that follow."""
+
+Cancel = Callable[[str], Awaitable[bool]]
+"""Asks for the end of a run, and returns whether this was new."""
 
 _TOO_LARGE, _GOING_AWAY = 1009, 1001
 
@@ -29,10 +32,10 @@ _TOO_LARGE, _GOING_AWAY = 1009, 1001
 class Socket:
     """Serves one connection. A message of ours has one JSON object in each of its lines."""
 
-    def __init__(self, websocket: WebSocket, hub: Hub, *, control: bool) -> None:
+    def __init__(self, websocket: WebSocket, frames: Watch, cancel: Cancel) -> None:
         self._websocket = websocket
-        self._hub = hub
-        self._control = control
+        self._frames = frames
+        self._request_cancel = cancel
         self._watched: dict[str, anyio.CancelScope] = {}
         self._lock = anyio.Lock()
 
@@ -68,7 +71,7 @@ class Socket:
             case "cancel":
                 await self._cancel(message["run"])
 
-    async def _subscribe(self, run_id: str, after: int | None, tasks: TaskGroup) -> None:
+    async def _subscribe(self, run_id: str, after: object, tasks: TaskGroup) -> None:
         if run_id in self._watched:
             return
         if len(self._watched) >= MOST_WATCHED:
@@ -78,7 +81,7 @@ class Socket:
         scope = self._watched[run_id] = anyio.CancelScope()
         tasks.start_soon(self._watch, run_id, after, scope)
 
-    async def _watch(self, run_id: str, after: int | None, scope: anyio.CancelScope) -> None:
+    async def _watch(self, run_id: str, after: object, scope: anyio.CancelScope) -> None:
         with scope:
             try:
                 await self._send_frames(run_id, after)
@@ -88,24 +91,16 @@ class Socket:
         if self._watched.get(run_id) is scope:
             del self._watched[run_id]
 
-    async def _send_frames(self, run_id: str, after: int | None) -> None:
-        if run_id == ALL:
-            found = self._hub.recent.frames()
-        else:
-            given = None if after is None else str(after)
-            found = self._hub.frames(run_id, await self._hub.begins_after(run_id, given))
+    async def _send_frames(self, run_id: str, after: object) -> None:
+        found = self._frames(run_id, None if after is None else str(after))
         async with aclosing(found) as frames:
             async for frame in frames:
                 if frame is not None:
                     await self._send(frame.encoded("lines").decode())
 
     async def _cancel(self, run_id: str) -> None:
-        if not self._control:
-            text = "the application is read-only; it was made without control=True"
-            await self._answer({"op": "error", "run": run_id, "message": text})
-            return
         try:
-            is_asked = await self._hub.reader.request(run_id, "cancel")
+            is_asked = await self._request_cancel(run_id)
         except (RunNotFoundError, JournalError, ConfigurationError) as error:
             await self._answer({"op": "error", "run": run_id, "message": str(error)})
             return

@@ -27,6 +27,7 @@ from taskiq_flow import (
     RedisPipelineStorage,
     Retry,
     StepStatus,
+    TrackingEventBroadcaster,
     TrackingMetrics,
     TrackingStorage,
     get_task_inputs,
@@ -236,6 +237,30 @@ async def test_hooks(broker: InMemoryBroker) -> None:
     for name, fields in EVENTS.items():
         for field in {"type", "pipeline_id", "timestamp"} | fields:
             assert hasattr(found[name], field), (name, field)
+
+
+async def test_events_over_a_websocket(broker: InMemoryBroker) -> None:
+    pytest.importorskip("starlette")
+    from taskiq_flow.web import (  # noqa: PLC0415 - needs what is looked for here
+        create_visualization_api,
+        setup_websocket_bridge,
+    )
+    from tests.web.site import connected, serving  # noqa: PLC0415 - likewise
+
+    tracking, hooks = PipelineTrackingManager(), HookManager()
+    TrackingEventBroadcaster(tracking, hooks)
+    api = create_visualization_api(broker, app=setup_websocket_bridge(hooks))
+    pipeline = Pipeline(broker).with_tracking(tracking).call_next(parsed)
+    api.add_pipeline("parsed", pipeline)
+    async with serving(api.app) as address, connected(address) as client:
+        await client.ask(type="subscribe", pipeline_id="*")
+        for pipeline.pipeline_id, text in (("good", "7"), ("bad", "x")):
+            await (await pipeline.kiq(text)).wait_result(timeout=10)
+        found = {event["type"]: event for event in [await client.line() for _ in range(8)]}
+        for name, fields in EVENTS.items():
+            kind = getattr(taskiq_flow, name).type
+            assert found[kind].keys() == {"id", "type", "pipeline_id", "timestamp"} | fields
+        await client.ask(type="unsubscribe", pipeline_id="*")
 
 
 async def test_the_scheduler(broker: InMemoryBroker) -> None:

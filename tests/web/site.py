@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 from starlette.applications import Starlette
 from taskiq import InMemoryBroker
+from websockets.asyncio.client import ClientConnection, connect
 
 from taskiq_flow import ExecutionEngine, Journal, RunReader
 from taskiq_flow.web.server import serve_async
@@ -77,3 +78,34 @@ async def lines_of(site: Site, path: str, **options: Any) -> list[Content]:
     async with site.client.stream("GET", path, timeout=10, **options) as response:
         assert response.status_code == 200, response.status_code
         return [json.loads(line) async for line in response.aiter_lines() if line]
+
+
+class Client:
+    """A client of a WebSocket whose messages have a JSON object in each of their lines."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+        self._lines: list[str] = []
+
+    async def ask(self, **message: Any) -> None:
+        await self.connection.send(json.dumps(message))
+
+    async def line(self) -> Any:
+        async with asyncio.timeout(5):
+            while not self._lines:
+                self._lines = str(await self.connection.recv()).splitlines()
+        return json.loads(self._lines.pop(0))
+
+    async def until_ended(self) -> list[Content]:
+        lines = [await self.line()]
+        while lines[-1].get("op") != "ended":
+            lines.append(await self.line())
+        return lines[:-1]
+
+
+@asynccontextmanager
+async def connected(base: str, path: str = "/ws", **headers: str) -> AsyncIterator[Client]:
+    """A client of an application whose address is ``base``."""
+    address = base.replace("http", "ws", 1) + path
+    async with connect(address, proxy=None, additional_headers=headers) as connection:
+        yield Client(connection)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 from taskiq import InMemoryBroker
-from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, MemoryJournal, RunCancelledError
 from taskiq_flow.web import runs_app
 from taskiq_flow.web import socket as socket_module
-from tests.web.site import Content, Serve, Site, log_of, run_example
+from tests.web.site import Content, Serve, connected, log_of, run_example
 
 
 @pytest.fixture
@@ -24,34 +20,6 @@ async def journal() -> MemoryJournal:
     journal = MemoryJournal()
     await run_example(journal)
     return journal
-
-
-class Client:
-    def __init__(self, connection: ClientConnection) -> None:
-        self.connection = connection
-        self._lines: list[str] = []
-
-    async def ask(self, **message: Any) -> None:
-        await self.connection.send(json.dumps(message))
-
-    async def line(self) -> Any:
-        async with asyncio.timeout(5):
-            while not self._lines:
-                self._lines = str(await self.connection.recv()).splitlines()
-        return json.loads(self._lines.pop(0))
-
-    async def until_ended(self) -> list[Content]:
-        lines = [await self.line()]
-        while lines[-1].get("op") != "ended":
-            lines.append(await self.line())
-        return lines[:-1]
-
-
-@asynccontextmanager
-async def connected(site: Site) -> AsyncIterator[Client]:
-    address = site.base.replace("http", "ws", 1) + "/ws"
-    async with connect(address, proxy=None) as connection:
-        yield Client(connection)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +34,7 @@ async def test_a_run_is_watched_to_its_end(
     serve: Serve, journal: MemoryJournal, message: Content, after: int
 ) -> None:
     site = await serve(runs_app(journal))
-    async with connected(site) as client:
+    async with connected(site.base) as client:
         await client.ask(**message)
         log = json.loads(json.dumps(await log_of(journal, "r1")))
         assert await client.until_ended() == log[after:]
@@ -77,7 +45,7 @@ async def test_one_connection_watches_several_runs_and_the_list(
 ) -> None:
     await run_example(journal, "r2")
     site = await serve(runs_app(journal))
-    async with connected(site) as client:
+    async with connected(site.base) as client:
         await client.ask(op="subscribe", run="r1")
         first = await client.until_ended()
         await client.ask(op="subscribe", run="r2")
@@ -90,7 +58,7 @@ async def test_one_connection_watches_several_runs_and_the_list(
 
 async def test_an_unknown_number_resets(serve: Serve, journal: MemoryJournal) -> None:
     site = await serve(runs_app(journal))
-    async with connected(site) as client:
+    async with connected(site.base) as client:
         await client.ask(op="subscribe", run="r1", after="rubbish")
         assert (await client.until_ended())[0]["type"] == "reset"
 
@@ -103,7 +71,7 @@ async def test_a_wrong_message_is_answered_and_the_connection_stays(
     serve: Serve, journal: MemoryJournal
 ) -> None:
     site = await serve(runs_app(journal))
-    async with connected(site) as client:
+    async with connected(site.base) as client:
         for message in WRONG:
             await client.connection.send(message)
             assert (await client.line())["op"] == "error"
@@ -119,7 +87,7 @@ async def test_a_connection_watches_a_bounded_number_of_runs(
     monkeypatch.setattr(socket_module, "MOST_WATCHED", 1)
     journal = MemoryJournal()
     site = await serve(runs_app(journal))
-    async with connected(site) as client:
+    async with connected(site.base) as client:
         await client.ask(op="subscribe", run="*")
         await client.ask(op="subscribe", run="r2")
         assert "unsubscribe" in (await client.line())["message"]
@@ -127,7 +95,7 @@ async def test_a_connection_watches_a_bounded_number_of_runs(
 
 async def test_a_large_message_closes_the_connection(serve: Serve, journal: MemoryJournal) -> None:
     site = await serve(runs_app(journal))
-    async with connected(site) as client:
+    async with connected(site.base) as client:
         with pytest.raises(ConnectionClosed) as caught:
             await client.connection.send("x" * 70_000)
             await client.line()
@@ -145,11 +113,11 @@ async def test_a_run_is_cancelled_only_with_control(serve: Serve) -> None:
     async with asyncio.timeout(5):
         while (await reading.get("/api/v1/runs/r1")).status_code != 200:
             await asyncio.sleep(0.01)
-    async with connected(reading) as client:
+    async with connected(reading.base) as client:
         await client.ask(op="cancel", run="r1")
         assert "read-only" in (await client.line())["message"]
     driving = await serve(runs_app(engine, control=True))
-    async with connected(driving) as client:
+    async with connected(driving.base) as client:
         await client.ask(op="cancel", run="r1")
         assert await client.line() == {"op": "cancel", "run": "r1", "requested": True}
         with pytest.raises(RunCancelledError):
