@@ -392,7 +392,8 @@ class MappedNodes:
                 self._end(self._other_length_error(name, "fewer items than", sent))
             elif self._log is not None and earlier.lengths.get(name) != count:
                 self._log.append(record(KNOWN, name, 0, str(count).encode()))
-        self._tell(ElementsKnown(self._state.run_id, self._loop.time(), name, count))
+        if node is not self._given:  # which listeners are not told of
+            self._tell(ElementsKnown(self._state.run_id, self._loop.time(), name, count))
 
     def gathered_within(self, name: str) -> None:
         """Elements within a path have ended, and some of them have failed."""

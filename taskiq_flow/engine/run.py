@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
-from taskiq import AsyncBroker, TaskiqResult
+from taskiq import AsyncBroker, InMemoryBroker, TaskiqResult
 
 from taskiq_flow.cache.results import PendingResult, ValueCache
 from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
-from taskiq_flow.dataflow.items import ItemsNode
+from taskiq_flow.dataflow.passing import PassingNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.call_text import called_with
@@ -135,6 +135,7 @@ class Run(Generic[N]):
         self._collects = settings.on_error == "collect" or shows_failures
         self._take = spec.take
         self._run_timeout = settings.run_timeout
+        self._is_in_memory = isinstance(broker, InMemoryBroker)
         self._completions = completions
         self._dispatcher = dispatcher
         self._log = log
@@ -666,12 +667,13 @@ class Run(Generic[N]):
                 {
                     node.task_name: len(how.axes)
                     for node, how in mapped.items()
-                    if not isinstance(node, ItemsNode)
+                    if not isinstance(node, PassingNode)
                 },
                 graph.expected,
                 graph.tasks,
                 graph.outputs,
                 kind=graph.kind,
+                in_memory=self._is_in_memory,
             )
         )
 

@@ -24,7 +24,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class NodeTimes:
-    """The times of a node in seconds, as of ``NodeView``.
+    """The times of a node in seconds, as of ``NodeView``; zero if the journal had its result.
 
     ``elements``: of a mapped node, whose ``attempts`` are those of all elements that have ended.
     ``spans``: one after the other without a gap, if the view knows all attempts. Those of a mapped
@@ -44,7 +44,7 @@ def times_of(node: NodeView, view: RunView) -> NodeTimes:
     """The times of one of a view's nodes."""
     elements = None if node.elements is None else node.elements.known
     attempts = node.attempts if node.elements is None else node.elements.attempts
-    parts = node.waiting, node.sending, node.running
+    parts = (0.0, 0.0, 0.0) if node.is_kept else (node.waiting, node.sending, node.running)
     return NodeTimes(node.state, attempts, *parts, elements, tuple(_spans(node, view)))
 
 
