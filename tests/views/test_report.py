@@ -292,7 +292,9 @@ def test_elements_that_begin_as_soon_as_they_are_sent_wait_for_a_place() -> None
         *elements_of("slow", *[(n, n + 0.125, n + 1.0) for n in map(float, range(8))]),
         RunFinished("r", 8.0, "completed", None),
     )
-    assert RunReport.of(view).sentence.startswith("6.125 s of 8.000 s went into waiting before")
+    report = RunReport.of(view)
+    assert report.sentence.startswith("6.125 s of 8.000 s went into waiting before")
+    assert report.nodes["slow"].waiting == 6.125
 
 
 def test_a_run_on_an_in_memory_broker_says_so() -> None:
