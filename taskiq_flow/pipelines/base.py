@@ -209,7 +209,7 @@ class RunnablePipeline(ABC):
             if fit is None:
                 continue
             try:
-                fit.convert(inputs[key])
+                fit.convert_whole(inputs[key])
             except Exception as error:  # whatever pydantic or a class's own code raises
                 takes = f"the pipeline takes {name_of(annotation)} as {key!r}, and was given"
                 raise misfit(takes, inputs[key], error, key) from error

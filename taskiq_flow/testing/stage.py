@@ -304,7 +304,7 @@ def _fitting(node: DAGNode) -> Callable[[Any], Any]:
 
     def convert(item: Any) -> Any:
         try:
-            return fit.convert_in_full(item)
+            return fit.convert_strictly(item)
         except Exception as error:  # whatever pydantic or a class's own code raises
             raise misfit(says, item, error) from error
 

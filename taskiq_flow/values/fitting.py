@@ -77,11 +77,11 @@ class Fit:
         made = adapter.validate_python(value)
         return value if made == value else made
 
-    def convert_in_full(self, value: Any) -> Any:
-        """Like ``convert``, for a value of a test: what it contains is looked at as well.
+    def convert_strictly(self, value: Any) -> Any:
+        """Like ``convert``, and raises if the value contains what does not fit as it is.
 
-        That is items of JSON's own types, and entries of typed dictionaries, which ``convert``
-        passes on unseen. They have to fit as they are, because nothing converts them in a run.
+        That is for values of tests: items of JSON's own types and entries of typed dictionaries,
+        which ``convert`` passes on unseen, are converted by nothing in a run.
         """
         made = self.convert(value)
         check = check_of(self.annotation, in_full=True)

@@ -310,6 +310,15 @@ async def test_arguments_that_kiq_refuses_are_refused_when_they_are_scheduled(
     assert [job.args for job in await scheduler.list_jobs()] == [(1,)]
 
 
+async def test_items_of_a_list_that_is_mapped_over_are_checked_when_it_is_scheduled(
+    broker: InMemoryBroker, scheduler: PipelineScheduler
+) -> None:
+    pipeline = Pipeline(broker).map(report)
+    with pytest.raises(AnnotationError, match=r"takes list\[int\] as 'input'.*: 1: "):
+        await scheduler.schedule(pipeline, "0 3 * * *", args=([1, "soon"],))
+    await scheduler.schedule(pipeline, "0 3 * * *", args=([1, 2],))
+
+
 async def test_keys_that_a_dataflow_pipeline_lacks_are_told_when_it_is_scheduled(
     broker: InMemoryBroker, scheduler: PipelineScheduler
 ) -> None:
