@@ -107,9 +107,11 @@ class Resumer:
     ) -> Run[Any]:
         """Run nodes of a run of the journal again, with all that depends on them, as a new run.
 
+        What has no result in the earlier run runs as well, and what was made of a failure again.
         ``is_named``: whether the user gave ``new_run_id``. ``sources``: inputs that the journal
         does not have, or has with other values; what takes these runs again as well.
         """
+        await self._runs.check_is_free(run_id)
         restored = await restore_run(self._runs.journal, run_id)
         self._check_how_begun(restored)
         again = [self._dag.get_node(name).task_name for name in from_]
@@ -123,6 +125,7 @@ class Resumer:
             del restored.results[node_name]
         for key in changed & restored.inputs.keys():
             del restored.inputs[key]
+        restored.drop(stale(plan, restored.results, restored.failed))
         spec = await self._restored_spec(restored, replay=replay, sources=sources, items=items)
         earlier = EarlierSessions(
             spec.earlier.results,

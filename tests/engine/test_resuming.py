@@ -40,6 +40,7 @@ from taskiq_flow import (
 from taskiq_flow.journal.history import restore_run
 from taskiq_flow.journal.protocol import News
 from taskiq_flow.testing import LocalBroker, LocalNotices
+from tests.journal.test_reader import LogsOnly
 from tests.local_flow import with_flow
 from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later, virtual_loop, virtually
@@ -477,6 +478,26 @@ async def test_nodes_that_take_other_inputs_run_again() -> None:
     assert executed == []
     with pytest.raises(InputConflictError, match="its own nodes produce"):
         await anext(engine.rerun("r", [], inputs={"left": 1}))
+
+
+@pytest.mark.parametrize("make", [MemoryJournal, lambda: LogsOnly(MemoryJournal())])
+@virtually
+async def test_a_run_that_an_engine_has_is_not_run_again_until_it_is_interrupted(make: Any) -> None:
+    site = Site(make())
+    site.waits = {"c"}
+    running = asyncio.ensure_future(site.engine().execute({"x": 1}, run_id="r"))
+    while "c" not in site.executed:
+        await asyncio.sleep(0)
+    with pytest.raises(RunLockedError, match="run 'r' is locked by"):
+        await anext(site.engine().rerun("r", ["b"], new_run_id="s"))
+    assert await site.journal.run_ids() == ["r"]
+    running.cancel()
+    await asyncio.wait([running])
+    site.waits.clear()
+    site.executed.clear()
+    both = [site.engine().start_rerun("r", ["b"], new_run_id=name) for name in "st"]
+    assert await asyncio.gather(*both) == [WHOLE, WHOLE]
+    assert site.executed == {"b": 2, "c": 2}
 
 
 async def test_a_node_that_the_graph_does_not_have_cannot_be_run_again() -> None:
