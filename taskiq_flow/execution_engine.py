@@ -73,7 +73,7 @@ from taskiq_flow.engine.starting import Starter
 from taskiq_flow.errors import RunNotFoundError
 from taskiq_flow.events import Listener
 from taskiq_flow.journal.given import as_journal
-from taskiq_flow.journal.protocol import Journal
+from taskiq_flow.journal.protocol import LEASE_WAIT, Journal
 from taskiq_flow.journal.runs import JournaledRuns
 from taskiq_flow.middleware import codec_of
 from taskiq_flow.suggestions import suggests_keywords
@@ -254,7 +254,9 @@ class ExecutionEngine:
         ``{run_id}:{task_name}:{attempt}``. The same name may be given again when the run has ended;
         with a journal it may not, as ``resume`` continues the run of that name. ``resume=True``:
         continue the run ``run_id`` as ``resume`` does if the journal has it, otherwise begin it. It
-        raises ``InputConflictError`` if the run was begun with other inputs or outputs.
+        waits for the lease of an engine that was killed, which takes 10 s at the most, and raises
+        ``RunLockedError`` if the engine lives. It raises ``InputConflictError`` if the run was
+        begun with other inputs or outputs.
         ``items=True``: besides the list of a mapped node, yield ``(task_name, Item(index, value))``
         for each of its elements as it completes. ``"only"``: in place of the lists, which are not
         kept then unless a node takes them.
@@ -305,7 +307,12 @@ class ExecutionEngine:
             if resume:
                 with contextlib.suppress(RunNotFoundError):
                     return await self._resumer.resume(
-                        listeners, name, inputs=inputs, outputs=outputs, items=items
+                        listeners,
+                        name,
+                        wait=LEASE_WAIT,
+                        inputs=inputs,
+                        outputs=outputs,
+                        items=items,
                     )
             spec = self._planner.spec(inputs, outputs, items)
             log = self._runs.new_log(name, spec.inputs, outputs)
@@ -454,6 +461,7 @@ class ExecutionEngine:
                         listeners,
                         name,
                         replay=replay or whole,  # the results of an input come together
+                        wait=LEASE_WAIT,
                         inputs=sources,
                         outputs=wanted,
                         items=items,

@@ -25,6 +25,7 @@ from taskiq_flow import (
     InputConflictError,
     JournalError,
     Lease,
+    MapReduce,
     MemoryJournal,
     MissingNodeError,
     NodeCompleted,
@@ -304,13 +305,54 @@ async def test_a_run_that_somebody_is_at_is_not_gone_on_with() -> None:
     running = asyncio.ensure_future(engine.execute({"x": 1}, run_id="r"))
     while "c" not in site.executed:
         await asyncio.sleep(0)
-    with pytest.raises(RunLockedError, match=r"run 'r' is locked by .* process \d+"):
+    message = r"run 'r' is locked by process \d+ on \S+, whose lease expires in \d"
+    with pytest.raises(RunLockedError, match=message) as caught:
         await anext(site.engine().resume("r"))
+    assert "engine.resume('r', wait=15)" in str(caught.value)
     engine.cancel()
     with pytest.raises(RunCancelledError):
         await running
     site.waits.clear()
     assert dict(await all_of(site.engine().resume("r"))) == WHOLE
+
+
+@pytest.mark.parametrize("how", ["execute", "start", "many", "map"])
+@virtually
+async def test_a_job_that_is_started_again_waits_for_the_lease_of_a_killed_engine(how: str) -> None:
+    site = Site()
+
+    async def job(engine: ExecutionEngine, *, resume: bool = True) -> Any:
+        if how == "execute":
+            return await engine.execute({"x": 1}, run_id="r", resume=resume)
+        if how == "start":
+            return await engine.start({"x": 1}, run_id="r", resume=resume)
+        if how == "map":
+            mapped = await MapReduce.map(
+                site.broker, abs, [-1], journal=site.journal, run_id="r", resume=resume
+            )
+            return (await mapped.wait_result()).return_value
+        many = engine.execute_many([{"x": 1}], run_id="r", resume=resume, whole=True)
+        return [results async for _, results in many]
+
+    whole = await job(site.engine(), resume=False)
+    loop = asyncio.get_running_loop()
+    await site.journal.acquire("r", Lease("killed engine"))
+    before = loop.time()
+    assert await job(site.engine()) == whole
+    assert 9 < loop.time() - before < 11
+
+
+@virtually
+async def test_a_job_that_is_started_twice_is_refused_while_the_first_one_runs() -> None:
+    site = Site()
+    site.waits = {"c"}
+    running = asyncio.ensure_future(site.engine().execute({"x": 1}, run_id="r", resume=True))
+    while "c" not in site.executed:
+        await asyncio.sleep(0)
+    with pytest.raises(RunLockedError, match="run 'r' is locked by"):
+        await site.engine().execute({"x": 1}, run_id="r", resume=True)
+    site.waits.clear()
+    assert await running == WHOLE
 
 
 @virtually
