@@ -350,6 +350,20 @@ async def test_cancel_stops_all_of_it() -> None:
     assert source.is_closed
 
 
+@virtually
+async def test_what_was_given_for_inputs_that_have_not_ended_is_no_result_of_it() -> None:
+    builder = DAGBuilder().node(slow).node(slow, name="slower", inputs=["slow"])
+    engine = engine_of(builder)
+    found = []
+    with pytest.raises(RunCancelledError) as caught:
+        async for each in engine.execute_many({"seconds": n % 5} for n in range(99)):
+            found.append(each)
+            if len(found) == 10:
+                engine.cancel()
+    assert caught.value.results == {}
+    assert ".results" not in str(caught.value)
+
+
 async def test_on_step_complete_is_called_for_each_result() -> None:
     called = []
     engine = engine_of(reading(), on_step_complete=lambda name, item: called.append((name, item)))
