@@ -105,6 +105,7 @@ class InMemoryHooks(TaskiqMiddleware):
         self.executions: dict[str, Execution] = {}
         self.run_ids: set[str] = set()
         self._saved: list[str] = []  # tasks of runs whose results the broker has saved since
+        self._runs_in_place = broker.await_inplace  # in the context of whoever sends a task
         self.is_started = False
         executor = broker.receiver.executor
         self.threads = None if executor is None else Threads(executor)
@@ -225,6 +226,8 @@ class InMemoryHooks(TaskiqMiddleware):
         if execution is None:
             if _is_of_run(message):
                 self._saved.append(task_id)
+            if self._runs_in_place:
+                _go_on_with_sender()
             return
         if not execution.superseded or current_task() not in execution.superseded:
             if execution.limit is not None and not execution.revoked:
@@ -233,6 +236,8 @@ class InMemoryHooks(TaskiqMiddleware):
                 execution.completions.drop(task_id)
                 execution.in_flight.settle(task_id, result)
         self._saved.append(task_id)
+        if self._runs_in_place:
+            _go_on_with_sender()
 
     def forget_saved(self) -> None:
         """Remove results that runs have from the broker's store, which would keep them alive.
@@ -290,6 +295,17 @@ def _is_of_run(message: TaskiqMessage) -> bool:
     """Whether a run has sent this message, and not a task that has copied its labels."""
     run_id = message.labels.get(RUN_LABEL)
     return run_id is not None and message.task_id.startswith(f"{run_id}:")
+
+
+def _go_on_with_sender() -> None:
+    """A task has ended in the context of the one that has sent it: set the call of that one."""
+    worker = current_task()
+    present.set(None)
+    for hooks in _all_hooks:
+        for execution in reversed(hooks.executions.values()):
+            if execution.worker is worker and not execution.revoked:
+                present.set(execution.call)
+                return
 
 
 def _present_execution() -> Execution | None:

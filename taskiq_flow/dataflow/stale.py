@@ -1,4 +1,4 @@
-"""Finds the results of an earlier run that were made of failures which are now tried again."""
+"""Finds what must run again of an earlier run, as its inputs will be others, and what must not."""
 
 from __future__ import annotations
 
@@ -39,6 +39,26 @@ def stale(plan: Plan, completed: Collection[str], failed: Iterable[str]) -> list
                 found.append(name)
                 changed.setdefault(node, set()).add(path)
     return found
+
+
+def settled(plan: Plan, completed: Collection[str]) -> list[DAGNode]:
+    """The nodes that were skipped, or have skipped elements, without which another has completed.
+
+    What is missing of them stays skipped: a result that came now would not be in that of the other.
+    ``completed``: nodes and elements whose results are kept, without those that are ``stale``.
+    """
+    names = _by_node(plan, completed)
+    mapped = {} if plan.elements is None else plan.elements.mapped
+    found: dict[DAGNode, None] = {}
+    for node in names:
+        if node.join == "any":
+            continue
+        for other in plan.predecessors.get(node, ()):
+            is_missing = other in mapped or other not in names
+            is_taken_whole = node not in mapped or other in mapped[node].whole
+            if is_missing and is_taken_whole and not other.is_computed:
+                found[other] = None
+    return [*found]
 
 
 def _by_node(plan: Plan, names: Iterable[str]) -> dict[DAGNode, list[tuple[str, Path]]]:

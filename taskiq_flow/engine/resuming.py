@@ -13,12 +13,13 @@ from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.dataflow.axes import element_name, parted
 from taskiq_flow.dataflow.fingerprint import with_dependents
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.stale import stale
+from taskiq_flow.dataflow.rows import is_list
+from taskiq_flow.dataflow.stale import settled, stale
 from taskiq_flow.dispatch.callables import return_type_of
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.planning import Planner
 from taskiq_flow.engine.run import Run
-from taskiq_flow.engine.run_spec import EarlierSessions, Items, RunSpec
+from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, EarlierSessions, Items, RunSpec
 from taskiq_flow.engine.starting import Starter
 from taskiq_flow.errors import InputConflictError, MissingInputError
 from taskiq_flow.journal.history import (
@@ -28,6 +29,7 @@ from taskiq_flow.journal.history import (
     load_results,
     restore_run,
 )
+from taskiq_flow.journal.records import GIVEN, KNOWN, Record
 from taskiq_flow.journal.runs import JournaledRuns
 from taskiq_flow.middleware import wire_of
 from taskiq_flow.values.handle import ResultHandle
@@ -72,8 +74,8 @@ class Resumer:
         """
         journal = self._runs.journal
         log = self._runs.old_log(run_id)
-        await log.acquire(wait)
         try:
+            await log.acquire(wait)
             restored = await restore_run(journal, run_id)
             self._check_how_begun(restored)
             log.values = self._values.like(restored.header.serializer)
@@ -81,6 +83,7 @@ class Resumer:
                 sources = self._planner.sources(inputs)
                 stored = {key: value for key, value in inputs.items() if key not in sources}
                 check_same_inputs(restored, log.values, stored, outputs)
+            sources = self._read_once(restored, sources)
             log.prepend(self._runs.adapt_to_graph(restored, allow_changed=allow_changed))
             outdated = stale(self._dag.plan(), restored.results, restored.failed)
             log.prepend(restored.drop(outdated))
@@ -116,30 +119,47 @@ class Resumer:
         self._check_how_begun(restored)
         again = [self._dag.get_node(name).task_name for name in from_]
         self._runs.adapt_to_graph(restored, allow_changed=allow_changed)
-        plan = self._dag.plan()
-        lists = set() if plan.elements is None else plan.elements.lists()
+        plan, lists = self._dag.plan(), self._lists()
         changed = {key for key in sources if key in restored.inputs or key not in lists}
+        sources = self._read_once(restored, sources)
         again += [n.task_name for n in plan.order if not changed.isdisjoint(_taken_keys(n))]
         rerun = with_dependents(plan, again)
         for node_name in [n for n in restored.results if plan.node_of(n) in rerun]:
             del restored.results[node_name]
+        restored.drop(stale(plan, restored.results, restored.failed))
         for key in changed & restored.inputs.keys():
             del restored.inputs[key]
-        restored.drop(stale(plan, restored.results, restored.failed))
         spec = await self._restored_spec(restored, replay=replay, sources=sources, items=items)
         earlier = EarlierSessions(
             spec.earlier.results,
             is_replayed=replay,
             rerun=rerun,
             digests={n: d for n, d in restored.digests.items() if n in spec.earlier.results},
+            lengths={n: c for n, c in restored.lengths.items() if plan.node_of(n) not in rerun},
         )
-        kept = [restored.results[node_name] for node_name in earlier.results]
+        kept = [
+            *(restored.results[node_name] for node_name in earlier.results),
+            *(Record(GIVEN, n, 0, digest) for n, digest in earlier.digests.items()),
+            *(Record(KNOWN, n, 0, b"%d" % count) for n, count in earlier.lengths.items()),
+        ]
         values = self._values.like(restored.header.serializer)
         log = self._runs.new_log(
             new_run_id, spec.inputs, restored.header.outputs, kept, values, parent=run_id
         )
         spec = replace(spec, earlier=earlier)
         return await self._starter.begin(listeners, new_run_id, spec, log, is_named=is_named)
+
+    def _lists(self) -> set[str]:
+        elements = self._dag.plan().elements
+        return set() if elements is None else elements.lists()
+
+    def _read_once(self, restored: RestoredRun, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The same inputs; of lists that a run has read item by item, the items once more.
+
+        The journal has the digests of these items, with which they are compared as they are read.
+        """
+        lists = self._lists() - restored.inputs.keys()
+        return {k: iter(v) if k in lists and is_list(v) else v for k, v in given.items()}
 
     def _check_how_begun(self, restored: RestoredRun) -> None:
         """Raise ``InputConflictError`` for a run of many inputs that is taken for one, or so."""
@@ -198,7 +218,7 @@ class Resumer:
                 keys=known,
             )
         plan = self._dag.plan()
-        lists = set() if plan.elements is None else plan.elements.lists() & plan.required.keys()
+        lists = self._lists() & plan.required.keys()
         if gone := [key for key in sorted(lists) if key not in inputs and key not in sources]:
             raise MissingInputError(
                 f"run {restored.run_id!r} was begun with an iterable as {gone[0]!r}, which the "
@@ -233,7 +253,14 @@ class Resumer:
             lengths=restored.lengths,
             finished=restored.finished,
         )
-        return replace(spec, earlier=earlier)
+        options = dict(spec.options)
+        for node in settled(self._dag.plan(), restored.results):
+            options[node] = replace(options.get(node, PLAIN_OPTIONS), condition=_is_never_wanted)
+        return replace(spec, earlier=earlier, options=options)
+
+
+def _is_never_wanted(_: Mapping[str, Any]) -> bool:
+    return False
 
 
 def _taken_keys(node: DAGNode) -> tuple[str, ...]:

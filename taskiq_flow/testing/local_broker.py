@@ -95,8 +95,9 @@ class LocalBroker(AsyncBroker):
 
     @contextlib.asynccontextmanager
     async def worker(self, slots: int = 100, pool: Executor | None = None) -> AsyncIterator[None]:
-        """Execute tasks while the block runs, so many at once; the tasks that run then are ended.
+        """Execute tasks while the block runs, so many at once.
 
+        At its end, the tasks that run are waited for, unless the block has raised.
         ``pool``: executes sync tasks; the event loop's default if it is left out.
         """
         receiver = Receiver(self, pool, max_async_tasks=slots, run_startup=False)
@@ -104,6 +105,9 @@ class LocalBroker(AsyncBroker):
         listening = asyncio.ensure_future(receiver.listen(stop))
         try:
             yield
-        finally:
-            stop.set()
-            await listening
+        except BaseException:  # the tasks may wait for what the block has not come to
+            listening.cancel()
+            await asyncio.wait([listening])
+            raise
+        stop.set()
+        await listening

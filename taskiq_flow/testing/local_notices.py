@@ -60,6 +60,7 @@ class LocalNotifier:
         self.on_unheard: Callable[[str], None] = unnoticed
         self._notices = notices
         self._mine: list[tuple[str, Callable[[bytes], None]]] = []
+        self._hears_revoked: list[Callable[[str], None]] = []
 
     @staticmethod
     def is_outage(error: BaseException) -> bool:
@@ -99,7 +100,7 @@ class LocalNotifier:
         """Tell every worker that a run is over."""
         await self.open()
         self._notices.revoked.append(run)
-        for hear in self._notices.hear_revoked:
+        for hear in tuple(self._notices.hear_revoked):
             hear(run)
 
     async def subscribe_to_revocations(self, hear: Callable[[str], None]) -> None:
@@ -107,11 +108,15 @@ class LocalNotifier:
         for run in self._notices.revoked:
             hear(run)
         self._notices.hear_revoked.append(hear)
+        self._hears_revoked.append(hear)
 
     async def aclose(self) -> None:
-        """Disconnect."""
-        for channel, hear in self._mine:
+        """Disconnect. May be called more than once."""
+        while self._mine:
+            channel, hear = self._mine.pop()
             self._notices.hearers[channel].remove(hear)
+        while self._hears_revoked:
+            self._notices.hear_revoked.remove(self._hears_revoked.pop())
 
 
 class LocalFlowMiddleware(FlowMiddleware):

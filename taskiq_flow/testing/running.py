@@ -119,7 +119,7 @@ def perform(
         names = ", ".join(map(repr, in_flight)) or "nothing"
         raise HangingError(
             f"{caught}; in flight: {names}; replace= tasks that wait for a thread, a process or a "
-            "connection"
+            "connection, or for more than a day"
         ) from None
     return outcome_of(stage.dag, pairs, error, log.sent, log.events)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import copy_context
@@ -15,6 +17,12 @@ T = TypeVar("T")
 LONGEST_RUN = 100_000.0
 """Virtual seconds after which a run that still has timers counts as hanging."""
 
+MOST_TURNS = 1_000_000
+"""Turns of the loop in which no time passes, after which a run counts as hanging."""
+
+_RESOLUTION = time.get_clock_info("monotonic").resolution
+"""Seconds by which asyncio looks ahead for timers that are due. Large times have larger steps."""
+
 
 class HangingError(Exception):
     """Nothing that is waited for will come, on a virtual clock."""
@@ -25,8 +33,8 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 
     Its time begins at 0, and jumps to the next timer when nothing is ready. What asyncio would
     have a thread do is done at once, and takes no time. Raises ``HangingError`` when no timer is
-    left, or after ``longest`` seconds of its time. ``on_idle``: called before time passes; returns
-    whether it has made something ready, so that no time passes.
+    left, after ``longest`` seconds of its time, and when something is always ready. ``on_idle``:
+    called before time passes; returns whether it has made something ready, so that no time passes.
 
     >>> async def main():
     ...     await asyncio.sleep(3600)
@@ -70,16 +78,27 @@ class _Clock(selectors.SelectSelector):
     def __init__(self, longest: float, on_idle: Callable[[], bool]) -> None:
         super().__init__()
         self.now = 0.0
+        self._turns = 0  # since time has passed
         self._on_idle = on_idle
         self._longest = self.hangs_at = longest
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         events = super().select(0)
         if events or timeout == 0 or self._on_idle():
+            self._turns += 1
+            if self._turns > MOST_TURNS:
+                self._turns = 0  # what is left is still to be cancelled
+                raise HangingError(
+                    f"no time passes after {self.now:g} virtual seconds, as something is always "
+                    "ready: perhaps a task that goes on in spite of its cancellation"
+                )
             return events
+        self._turns = 0
         if timeout is None:
             raise HangingError("nothing is ready and no timer is pending")
         self.now += timeout
+        if self.now + _RESOLUTION == self.now:  # asyncio would find the timer due only after it
+            self.now = math.nextafter(self.now, math.inf)
         if self.now > self.hangs_at:
             self.hangs_at += self._longest  # what is left is still to be cancelled
             raise HangingError(f"still not at the end after {self.now:g} virtual seconds")

@@ -9,7 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from taskiq_flow.dataflow import DAG
+from taskiq_flow.errors import InputError
+from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.previews import printable
+from taskiq_flow.suggestions import did_you_mean
 from taskiq_flow.web.api import json_response, path_value, read_body
 from taskiq_flow.web.hub import Hub
 from taskiq_flow.web.runner import Runner
@@ -42,7 +46,9 @@ class Control:
         inputs, outputs, new_id = body.get("inputs"), body.get("outputs"), _new_id(body)
         run_id = await self._runner.begin(
             self._runner.engine(body.get("graph")),
-            lambda engine: engine.execute_async(inputs, outputs=outputs, run_id=new_id),
+            lambda engine: engine.execute_async(
+                _taken(engine, inputs), outputs=outputs, run_id=new_id
+            ),
             new_id,
         )
         return _has_begun(run_id)
@@ -74,7 +80,7 @@ class Control:
                 replay=False,
                 allow_changed=allow_changed,
                 new_run_id=new_id,
-                inputs=inputs,
+                inputs=_taken(engine, inputs),
             ),
             new_id,
         )
@@ -117,9 +123,25 @@ _KINDS = {str: "text", dict: "object", list: "list of texts", bool: "true or fal
 def _new_id(body: Body) -> str | None:
     """The id that a new run is to have, if any."""
     run_id: str | None = body.get("run")
-    if run_id is not None and (not run_id or run_id != printable(run_id)):
+    # Clients take the last two for steps within a path.
+    if run_id is not None and (run_id in {"", ".", ".."} or run_id != printable(run_id)):
         raise HTTPException(400, "'run' in the body is no name; give one, or leave it out")
     return run_id
+
+
+def _taken(engine: ExecutionEngine, inputs: Body | None) -> Body | None:
+    """These inputs. Raises ``InputError`` for one that no node takes: clients see no warning."""
+    dag: DAG = engine.options["dag"]
+    known = dag.external_inputs
+    for key in inputs or ():
+        if key not in known and key not in dag.plan().producers:
+            listed = ", ".join(map(repr, known)) or "none"
+            hint = did_you_mean(key, known)
+            raise InputError(
+                f"the run was given {key!r}, which no node takes{hint}; external inputs: {listed}",
+                keys=[key],
+            )
+    return inputs
 
 
 def _has_begun(run_id: str) -> Response:

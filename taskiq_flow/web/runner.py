@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from taskiq_flow.errors import (
     JournalError,
+    RunCancelledError,
     RunError,
     RunLockedError,
     RunNotFoundError,
@@ -106,6 +107,8 @@ class Runner:
             raise HTTPException(409, str(error)) from error
         except RunNotFoundError:
             raise
+        except RunCancelledError as error:
+            raise HTTPException(503, str(error)) from error
         except JournalError as error:
             if new_id is None or not await self._exists(new_id):
                 raise
@@ -133,6 +136,7 @@ class Runner:
     async def close(self) -> None:
         """Cancel all runs, and wait until nothing of them is left."""
         self._is_closed = True
+        await asyncio.sleep(0)  # those that were made at last are begun, and so can be cancelled
         for engine in self._runs.values():
             engine.cancel()
         if self._runs:

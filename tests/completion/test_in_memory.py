@@ -387,6 +387,36 @@ async def test_a_broker_that_runs_tasks_in_place_keeps_the_contract() -> None:
     assert pairs == [("fast", "fast"), ("after", "after"), ("slow", "slow")]
 
 
+async def test_a_task_that_is_sent_in_place_leaves_its_sender_what_that_runs_with(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = InMemoryBroker(await_inplace=True)
+
+    @broker.task
+    async def audit() -> None: ...
+
+    class Audits(TaskiqMiddleware):
+        async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
+            if message.task_name != audit.task_name:
+                await audit.kiq()
+            return message
+
+    async def fails(x: int) -> None:
+        await audit.kiq()
+        await ExecutionEngine(broker, one_node(lambda: 1)).execute()
+        raise ValueError(x)
+
+    broker.add_middlewares(Audits())
+    dag = DAGBuilder().node(fails, inputs=["x"]).build()
+    with (
+        caplog.at_level(logging.WARNING, "taskiq"),
+        pytest.raises(NodeFailedError, match="ValueError: 7"),
+    ):
+        await ExecutionEngine(broker, dag).execute({"x": 7})
+    (line,) = caplog.records
+    assert line.getMessage().endswith("ended with ValueError: 7")
+
+
 async def test_a_chain_of_thousands_in_place_needs_no_recursion() -> None:
     builder = DAGBuilder().node(lambda: 0, name="n0")
     for index in range(1, 3000):

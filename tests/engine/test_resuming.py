@@ -35,6 +35,7 @@ from taskiq_flow import (
     RunCancelledError,
     RunLockedError,
     RunNotFoundError,
+    RunSummary,
     RunTimeoutError,
     SerializationError,
 )
@@ -756,6 +757,31 @@ async def test_a_beginning_that_is_cancelled_gives_the_lease_back(how: str) -> N
             await asyncio.sleep(seconds)
             running.cancel()
         await asyncio.wait([running])
+    assert len(await all_of(site.engine().resume("r"))) == 4
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 2.5, 3.5])
+@virtually
+async def test_a_resumption_that_is_cancelled_early_gives_the_lease_back(seconds: float) -> None:
+    class Far(MemoryJournal):
+        async def acquire(self, run_id: str, lease: Lease) -> None:
+            await asyncio.sleep(1)
+            await super().acquire(run_id, lease)
+            await asyncio.sleep(1)
+
+        async def summary(self, run_id: str) -> RunSummary:
+            await asyncio.sleep(1)
+            return await super().summary(run_id)
+
+    site = Site(Far())
+    site.fails.add("c")
+    with pytest.raises(NodeFailedError):
+        await site.engine().execute({"x": 1}, run_id="r")
+    site.fails.clear()
+    resuming = asyncio.ensure_future(all_of(site.engine().resume("r")))
+    await asyncio.sleep(seconds)
+    resuming.cancel()
+    await asyncio.wait([resuming])
     assert len(await all_of(site.engine().resume("r"))) == 4
 
 

@@ -13,6 +13,7 @@ from taskiq_flow import (
     GraphChangedError,
     MemoryJournal,
     MissingInputError,
+    NodeSkipped,
 )
 
 fails = {1}
@@ -124,6 +125,58 @@ async def test_a_rerun_with_other_inputs_tries_again_what_had_failed_beside_them
     assert sorted(calls) == ["after", "report", "step 1", "step 3", "step 4"]
 
 
+async def test_a_rerun_makes_again_what_was_made_of_a_failure_that_it_tries_again() -> None:
+    builder = DAGBuilder().node(step, inputs=["n"])
+    builder.node(report, inputs={"numbers": "step", "failures": "step.failures"}, join="ended")
+    engine = engine_of(builder)
+    await engine.execute({"n": 1}, run_id="r")
+    fails.clear()
+    calls.clear()
+    pairs = await pairs_of(engine.rerun("r", ["apart"]))
+    assert dict(pairs)["report"] == [10, 0]
+    names = [name for name, _ in pairs]
+    assert names.index("step") < names.index("report") < names.index("after")
+    assert sorted(calls) == ["after", "apart", "report", "step 1"]
+
+
+@pytest.mark.parametrize("is_mapped", [False, True])
+async def test_what_another_node_has_gone_on_without_stays_skipped(is_mapped: bool) -> None:
+    """dagster 5668: what had skipped, and what had been made without it, did not fit any more."""
+    wanted = {0}
+    builder = DAGBuilder()
+    if is_mapped:
+        builder.node(step, inputs=["n"], map_over="n", when=lambda n: n in wanted)
+    else:
+        builder.node(step, inputs=["n"], when=lambda n: n in wanted)
+    builder.node(report, inputs={"numbers": "step"}, join="none_failed")
+    builder.node(step, name="last", inputs={"number": "m"})
+    engine = engine_of(builder)
+    await engine.execute({"n": [0, 2] if is_mapped else 2, "m": 1}, run_id="r")
+    fails.clear()
+    wanted.add(2)
+    for stream in (engine.rerun("r", ["last"]), engine.resume("r")):
+        calls.clear()
+        results = dict(await pairs_of(stream))
+        assert calls == ["step 1"]
+        assert results["report"] == ([[0], 0] if is_mapped else ["none", 0])
+        if is_mapped:
+            assert results["step"] == [0]
+        else:
+            assert isinstance(results["step"], NodeSkipped)
+    again = dict(await pairs_of(engine.rerun("r", ["step"])))
+    assert again["report"] == [[0, 20] if is_mapped else 20, 0]
+
+
+async def test_a_condition_is_asked_again_where_nothing_has_gone_on_without_its_node() -> None:
+    wanted: set[int] = set()
+    builder = DAGBuilder().node(step, inputs=["n"], when=lambda n: n in wanted)
+    builder.node(report, inputs={"numbers": "step", "failures": "m"}, join="any")
+    engine = engine_of(builder.node(apart, name="m"))
+    await engine.execute({"n": 2}, run_id="r")
+    wanted.add(2)
+    assert dict(await pairs_of(engine.resume("r")))["step"] == 20
+
+
 async def test_a_list_that_lacked_an_element_is_taken_again() -> None:
     builder = DAGBuilder().node(step, inputs=["ns"], map_over="ns")
     builder.node(report, inputs={"numbers": "step", "failures": "step.failures"}, join="ended")
@@ -187,6 +240,32 @@ async def test_a_run_over_an_iterable_is_run_again_with_another_one() -> None:
     for stream in (engine.rerun("r", ["report"]), engine.resume("r")):
         with pytest.raises(MissingInputError, match="was begun with an iterable as 'ns'"):
             await pairs_of(stream)
+
+
+@pytest.mark.parametrize("kind", [iter, list])
+@pytest.mark.parametrize(
+    ("others", "problem"),
+    [([5, 6], "item 0 of"), ([0], "fewer items than the 2"), ([0, 1, 2], "more items than the 2")],
+)
+async def test_other_items_than_those_of_the_iterable_are_refused(
+    kind: Any, others: list[int], problem: str
+) -> None:
+    fails.clear()
+    builder = DAGBuilder().node(step, inputs=["ns"], map_over="ns")
+    engine = engine_of(builder.node(report, inputs={"numbers": "step"}))
+    await engine.execute({"ns": iter([0, 1])}, run_id="r")
+    same = engine.rerun("r", ["apart"], new_run_id="again", inputs={"ns": kind([0, 1])})
+    assert dict(await pairs_of(same))["report"] == [[0, 10], 0]
+    for again in (
+        engine.resume("r", inputs={"ns": kind(others)}),
+        engine.rerun("r", ["apart"], inputs={"ns": kind(others)}),
+        engine.resume("again", inputs={"ns": kind(others)}),
+        engine.rerun("again", ["apart"], inputs={"ns": kind(others)}),
+    ):
+        with pytest.raises(GraphChangedError, match=problem):
+            await pairs_of(again)
+    anew = dict(await pairs_of(engine.rerun("again", ["step"], inputs={"ns": kind(others)})))
+    assert anew["report"] == [[10 * number for number in others], 0]
 
 
 async def test_a_filter_of_groups_gives_the_same_groups_when_it_is_resumed() -> None:

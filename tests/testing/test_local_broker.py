@@ -13,6 +13,7 @@ from taskiq_flow.testing import (
     LocalBroker,
     LocalFlowMiddleware,
     LocalNotices,
+    LocalNotifier,
     LocalResults,
     run_virtually,
 )
@@ -87,6 +88,39 @@ def test_a_cancellation_reaches_the_worker() -> None:
         assert len(flow.notices.revoked) == 1
         assert ended[0] < 20
         await broker.shutdown()
+
+    run_virtually(main())
+
+
+def test_a_block_that_raises_is_not_kept_by_tasks_that_wait_for_it() -> None:
+    async def main() -> None:
+        broker, begun = LocalBroker(), asyncio.Event()
+
+        @broker.task
+        async def wait() -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        async with asyncio.timeout(60), broker.worker():
+            await wait.kiq()
+            await begun.wait()
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        run_virtually(main())
+
+
+def test_a_notifier_that_is_closed_hears_nothing() -> None:
+    async def main() -> None:
+        notices, heard = LocalNotices(), list[object]()
+        closed, other = LocalNotifier(notices), LocalNotifier(notices)
+        await closed.subscribe("tides", heard.append)
+        await closed.subscribe_to_revocations(heard.append)
+        await closed.aclose()
+        await closed.aclose()
+        await other.publish("tides", b"ebb")
+        await other.revoke("run")
+        assert heard == []
 
     run_virtually(main())
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 
 import pytest
 
-from taskiq_flow.testing import HangingError, VirtualClockLoop, run_virtually
+from taskiq_flow import DAGBuilder
+from taskiq_flow.testing import HangingError, VirtualClockLoop, run, run_virtually, virtual_clock
 
 
 async def moment() -> float:
@@ -35,6 +37,33 @@ def test_a_wait_without_end_is_noticed() -> None:
         run_virtually(wait())
     with pytest.raises(HangingError, match="after 101000 virtual seconds"):
         run_virtually(wait_again_and_again())
+
+
+def test_a_loop_that_never_rests_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Temporal sdk-java 2246: time stood still once a task had outlived its time limit."""
+    monkeypatch.setattr(virtual_clock, "MOST_TURNS", 1000)
+
+    async def stubborn() -> None:
+        for _ in range(5000):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(50)
+
+    dag = DAGBuilder().node(stubborn, timeout=10.0, fallback=0).build()
+    with pytest.raises(HangingError, match=r"no time passes after 10 .* in flight: 'stubborn'"):
+        run(dag)
+
+
+@pytest.mark.parametrize("seconds", [1e7, 3e7, 1.7e9])
+def test_times_may_be_large(seconds: float) -> None:
+    """aiotools 69: the loop went round for ever without finding the timer due."""
+
+    async def main() -> float:
+        await asyncio.sleep(seconds)
+        await asyncio.sleep(0.5)
+        return await moment()
+
+    with asyncio.Runner(loop_factory=lambda: VirtualClockLoop(longest=1e10)) as runner:
+        assert runner.run(main()) == pytest.approx(seconds + 0.5, abs=1e-5)
 
 
 def test_what_a_thread_would_do_is_done_at_once() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from starlette.exceptions import HTTPException
 from taskiq import InMemoryBroker
 
 from taskiq_flow import (
@@ -99,11 +100,13 @@ REFUSED: list[tuple[Any, int, str]] = [
     ({"graph": "halves", "inputs": {"number": 4}}, 422, "node 'add' needs 'more'"),
     ({"graph": "halves", "inputs": {"number": 4, "more": 1, "half": 2}}, 422, "its own nodes"),
     ({"graph": "halves", "inputs": {"number": 4, "more": 1}, "outputs": ["x"]}, 422, "'x'"),
+    ({"graph": "halves", "inputs": {"number": 4, "more": 1, "x": 1}}, 422, "'x', which no node"),
     ({"graph": "other"}, 422, "there is no graph 'other'; the application can run: 'halves'"),
     ({"inputs": []}, 400, "'inputs' in the body is no object"),
     ({"outputs": [1]}, 400, "'outputs' in the body is no list of texts"),
     ({"input": {}}, 400, "the body has 'input'; known keys: 'graph', 'inputs'"),
     ({"run": ""}, 400, "'run' in the body is no name"),
+    ({"run": ".."}, 400, "'run' in the body is no name"),
     ([1], 400, "the body is no JSON object"),
 ]
 
@@ -149,7 +152,8 @@ async def test_a_failed_run_is_resumed_and_run_again_with_other_inputs(
     await site.post("/api/v1/runs/r2/rerun", {"from": ["add"], "run": "r3"})
     assert (await end_of(site, "r3"))["status"] == "completed"
     assert executed == ["add"]
-    for body, text in (({}, "nothing says"), ({"from": ["x"]}, "no node 'x'")):
+    refused: list[tuple[Any, str]] = [({}, "nothing says"), ({"from": ["x"]}, "no node 'x'")]
+    for body, text in (*refused, ({"inputs": {"mroe": 2}}, "did you mean 'more'?")):
         response = await site.post("/api/v1/runs/r2/rerun", body)
         assert (response.status_code, text in response.text) == (422, True)
 
@@ -197,6 +201,22 @@ async def test_runs_of_no_known_graph_and_recorded_ones_are_refused(
     ):
         response = await site.post(f"/api/v1/runs/{run_id}/resume")
         assert (response.status_code, text in response.text) == (status, True)
+
+
+async def test_a_run_that_is_begun_as_the_application_stops_ends_with_it(
+    journal: MemoryJournal,
+) -> None:
+    gate = Gate()
+    engine = engine_of(gate.dag, journal)
+    runs = runner.Runner(RunReader(journal), {"gated": engine})
+    begins = asyncio.create_task(
+        runs.begin(engine, lambda one: one.execute_async({"number": 1}, run_id="g"))
+    )
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await runs.close()
+    with pytest.raises(HTTPException, match="503: run 'g' was cancelled before it began"):
+        await begins
 
 
 async def test_runs_are_cancelled_when_the_application_stops(journal: MemoryJournal) -> None:
