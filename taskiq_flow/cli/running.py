@@ -127,8 +127,16 @@ def _how_to_resume(run_id: str, flow: Flow, options: EngineOptions, *, is_kept: 
     if not is_kept:
         return "it cannot be resumed; with --journal runs.db it could"
     words = ["taskiq-flow", "resume", run_id, flow.where]
-    for option, value in (("--broker", options.broker), ("--journal", options.journal)):
-        words += [] if value is None else [option, without_secrets(value)]
+    given = {
+        "--broker": options.broker,
+        "--journal": options.journal,
+        "--max-parallel": options.max_parallel,
+        "--on-error": options.on_error,
+        "--timeout": options.timeout,
+    }
+    for option, value in given.items():
+        if value is not None:
+            words += [option, without_secrets(value) if isinstance(value, str) else str(value)]
     return f"resume it with: {shlex.join(words)}"
 
 

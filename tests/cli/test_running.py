@@ -120,6 +120,13 @@ def test_a_signal_cancels_the_run_which_can_be_resumed(
     assert status(folder) == "completed"
 
 
+def test_how_to_resume_has_the_options_that_the_run_was_begun_with(run: Run) -> None:
+    limits = ("--max-parallel", "8", "--on-error", "continue", "--timeout", "60.5")
+    done = run("run", "flows:engine", "-i", "number=7", "--run-id", "r1", *JOURNAL, *limits)
+    how = "taskiq-flow resume r1 flows:engine --journal runs.db "
+    assert done.errors.splitlines()[-1] == f"resume it with: {how}{' '.join(limits)}"
+
+
 def test_a_sync_task_that_goes_on_holds_nobody_up(folder: Path, start: Start) -> None:
     command = start("run", "flows:blocking")
     command.until((folder / "at_gate").exists)
