@@ -86,8 +86,10 @@ class JournaledRuns:
         journal = self.journal
         if not stores_events(journal):
             log = self.old_log(run_id)
-            await log.acquire(LEASE_PAUSE)  # somebody else may ask at this moment
-            await to_the_end(log.release())
+            try:
+                await log.acquire(LEASE_PAUSE)  # somebody else may ask at this moment
+            finally:
+                await to_the_end(log.release())
             return
         run = await journal.summary(run_id)
         if run.status == "running" and run.is_resumable and run.owner and run.lease_left > 0:

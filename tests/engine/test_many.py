@@ -308,7 +308,7 @@ async def test_an_input_that_is_not_as_it_has_to_be_fails_by_itself() -> None:
     missing, wrong = results[0]["inputs"].error, results[2]["inputs"].error
     assert isinstance(missing, MissingInputError)
     assert "node 'words' needs 'text', which no node produces" in str(missing)
-    assert "did you mean 'texts'?" in str(missing)
+    assert "it was given 'texts', which no node takes; did you mean 'text'?" in str(missing)
     assert type(wrong) is InputError
     assert str(results[3]["inputs"].error) == "a run was given the key 2; keys are strings"
     assert results[0]["words"].because_of == ("inputs[0]",)
