@@ -20,9 +20,10 @@ from taskiq_flow.cli.timeline import report_lines
 from taskiq_flow.errors import ConfigurationError, RunNotFoundError
 from taskiq_flow.events import WIRE_VERSION, Event, RunStarted
 from taskiq_flow.journal import RunReader, RunSummary
+from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.listeners.progress import Progress
-from taskiq_flow.listeners.texts import error_text, node_text, run_text
+from taskiq_flow.listeners.texts import error_text, interrupted_text, node_text, run_text
 from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.report import RunReport
@@ -31,14 +32,25 @@ from taskiq_flow.views.run_view import RunView
 CANCEL_TIMEOUT = 15.0
 """Seconds for which ``cancel`` waits until a run has stopped."""
 
+_ENDS = {
+    "completed": "has completed",
+    "failed": "has failed",
+    "cancelled": "was cancelled",
+    "interrupted": "is interrupted and no engine has it",
+}
+"""What is said of a run that has ended before it could be cancelled."""
+
 _DAY = 86_400
 
 
 @asynccontextmanager
-async def reader_of(journal: str) -> AsyncIterator[RunReader]:
-    """A reader of a journal. Raises ``JournalError`` if there is no such file."""
+async def reader_of(journal: str, *, makes_file: bool = False) -> AsyncIterator[RunReader]:
+    """A reader of a journal. Raises ``JournalError`` if there is no such file.
+
+    ``makes_file``: such a file is made instead, as engines make it.
+    """
     try:
-        reader = RunReader(journal)
+        reader = RunReader((makes_file and as_journal(journal)) or journal)
     except (TypeError, ValueError) as error:
         raise CommandError(str(error)) from None
     try:
@@ -52,14 +64,13 @@ async def list_runs(
     *,
     status: RunState | None,
     name: str | None,
-    since: timedelta | datetime | None,
+    since: datetime | None,
     limit: int,
     json_lines: bool,
 ) -> Code:
     """Write a line for each run, the newest first."""
-    moment = datetime.now().astimezone() - since if isinstance(since, timedelta) else since
     async with reader_of(journal) as reader:
-        runs = await reader.runs(status=status, name=name, since=moment, limit=limit)
+        runs = await reader.runs(status=status, name=name, since=since, limit=limit)
     if json_lines:
         for run in runs:
             show_json(run)
@@ -146,7 +157,8 @@ def _show_state(run: RunSummary, view: RunView) -> None:
             show(Text(f"  {fact:<11}", style="dim").append(text, style="not dim"), wraps=True)
     if view.nodes:
         show("")
-        rows = [_row_of_node(node) for node in view.nodes.values()]
+        over = view.status == "interrupted"
+        rows = [_row_of_node(node, is_interrupted=over) for node in view.nodes.values()]
         show_table(rows, most_important=(0, 1, 2), cut=1)
     for node in view.nodes.values():
         if node.state == "failed" and (error := node.error or _first_error(node)):
@@ -159,12 +171,15 @@ def _first_error(node: NodeView) -> dict[str, str] | None:
     return next((each.error for each in failed if each.state == "failed"), None)
 
 
-def _row_of_node(node: NodeView) -> Row:
-    shown = node.preview
+def _row_of_node(node: NodeView, *, is_interrupted: bool) -> Row:
+    shown, state = node.preview, node.state
+    text = "waits" if state == "pending" else node_text(node).partition(": ")[0]
+    if is_interrupted and not node.is_ended:
+        state, text = "pending", interrupted_text(node)
     return [
-        Text("  ").append_text(sign(node.state)),
+        Text("  ").append_text(sign(state)),
         one_line(node.name),
-        "waits" if node.state == "pending" else node_text(node).partition(": ")[0],
+        text,
         one_line(shown["text"])[:60] if shown else "",
     ]
 
@@ -256,7 +271,8 @@ async def _cancel(reader: RunReader, run_id: str) -> bool:
             f"run {run_id!r} is only recorded, and takes no requests; cancel it in its own process"
         )
     if not await reader.request(run_id, "cancel"):
-        say(f"run {run_id!r} is {run.status} already")
+        how = _ENDS.get(run.status, f"is {run.status}")
+        say(f"run {run_id!r} {how}, so there was nothing to cancel")
         return True
     try:
         async with (

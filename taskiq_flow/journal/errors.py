@@ -5,6 +5,8 @@ from __future__ import annotations
 from taskiq_flow.errors import JournalError, RunLockedError, RunNotFoundError
 from taskiq_flow.journal.lease import readable
 
+HOW_TO_LIST = "list its runs with run_ids()"
+
 
 def exists(run_id: str) -> JournalError:
     """The error of creating a run that exists."""
@@ -18,9 +20,7 @@ def exists(run_id: str) -> JournalError:
 
 def not_found(run_id: str) -> RunNotFoundError:
     """The error of a run that is not in the journal."""
-    return RunNotFoundError(
-        f"the journal has no run {run_id!r}; list its runs with run_ids()", run_id=run_id
-    )
+    return RunNotFoundError(f"the journal has no run {run_id!r}; {HOW_TO_LIST}", run_id=run_id)
 
 
 def no_file(path: object) -> JournalError:
@@ -54,6 +54,14 @@ def locked(run_id: str, owner: str, seconds: float) -> RunLockedError:
         f"{max(seconds, 0.0):.1f} s unless it is renewed; wait until that engine has ended the "
         f"run, or cancel it there; if it was killed, engine.resume({run_id!r}, wait=15) and "
         "taskiq-flow resume --wait 15 wait for the lease"
+    )
+
+
+def in_progress(run_id: str) -> RunLockedError:
+    """The error of running a run again while an engine still has it."""
+    return RunLockedError(
+        f"run {run_id!r} is in progress, and what it has yet to do would be done twice; wait until "
+        "it has ended, or cancel it, then run it again; an engine that was killed has it for 10 s"
     )
 
 

@@ -64,6 +64,18 @@ class Fit:
         made = self._adapter.validate_python(value)
         return value if self._meets_constraints(value, made) else made
 
+    def convert_whole(self, value: Any) -> Any:
+        """Like ``convert``, and checks all items of collections, also of JSON's own types."""
+        value = self.convert(value)
+        if not isinstance(value, (list, tuple, set, frozenset, dict)):
+            return value
+        try:
+            adapter = _adapter_of(self.annotation)
+        except (PydanticSchemaGenerationError, PydanticUserError):
+            return value
+        made = adapter.validate_python(value)
+        return value if made == value else made
+
     def _meets_constraints(self, value: Any, made: Any) -> bool:
         """Whether only constraints were to be checked, and the value meets them as it is."""
         if typing.get_origin(self.annotation) is not typing.Annotated:

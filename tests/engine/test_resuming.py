@@ -531,7 +531,7 @@ async def test_a_run_that_an_engine_has_is_not_run_again_until_it_is_interrupted
     running = asyncio.ensure_future(site.engine().execute({"x": 1}, run_id="r"))
     while "c" not in site.executed:
         await asyncio.sleep(0)
-    with pytest.raises(RunLockedError, match="run 'r' is locked by"):
+    with pytest.raises(RunLockedError, match="run 'r' is in progress, and what it has yet to do"):
         await anext(site.engine().rerun("r", ["b"], new_run_id="s"))
     assert await site.journal.run_ids() == ["r"]
     running.cancel()
@@ -541,6 +541,20 @@ async def test_a_run_that_an_engine_has_is_not_run_again_until_it_is_interrupted
     both = [site.engine().start_rerun("r", ["b"], new_run_id=name) for name in "st"]
     assert await asyncio.gather(*both) == [WHOLE, WHOLE]
     assert site.executed == {"b": 2, "c": 2}
+
+
+async def test_a_list_of_a_completed_run_comes_before_what_was_made_of_it() -> None:
+    dag = (
+        DAGBuilder()
+        .node(abs, name="each", inputs=["many"], map_over="many")
+        .node(sum, name="total", inputs=["each"])
+        .node(abs, name="last", inputs=["total"])
+        .build()
+    )
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=MemoryJournal())
+    await engine.execute({"many": [-1, -2]}, run_id="r")
+    again = await all_of(engine.resume("r"))
+    assert again == [("each", [1, 2]), ("total", 3), ("last", 3)]
 
 
 async def test_a_node_that_the_graph_does_not_have_cannot_be_run_again() -> None:
