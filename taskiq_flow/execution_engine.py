@@ -246,7 +246,9 @@ class ExecutionEngine:
         ``{run_id}:{task_name}:{attempt}``. The same name may be given again when the run has ended;
         with a journal it may not, as ``resume`` continues the run of that name. ``resume=True``:
         continue the run ``run_id`` as ``resume`` does if the journal has it, otherwise begin it. It
-        raises ``InputConflictError`` if the run was begun with other inputs or outputs.
+        waits for the lease of an engine that was killed, which takes 10 s at the most, and raises
+        ``RunLockedError`` if the engine lives. It raises ``InputConflictError`` if the run was
+        begun with other inputs or outputs.
         ``items=True``: besides the list of a mapped node, yield ``(task_name, Item(index, value))``
         for each of its elements as it completes. ``"only"``: in place of the lists, which are not
         kept then unless a node takes them.
@@ -530,11 +532,12 @@ class ExecutionEngine:
         """Run nodes of an earlier run again, with all that depends on them, as a new run.
 
         ``from_``: names of nodes. The results of all others are taken from the earlier run, and
-        come first unless ``replay=False``. The new run is called ``new_run_id``. It has the inputs
+        come first unless ``replay=False``. What has none there is tried again as in ``resume``,
+        with what was made of its failure. The new run is called ``new_run_id``. It has the inputs
         of the earlier run, which does not change. ``inputs``: others in the place of these, so that
         the nodes that take them run again as well; and those that have no length, as in ``resume``.
-        Raises ``MissingNodeError`` for a name that the graph does not have, otherwise like
-        ``resume``.
+        Raises ``MissingNodeError`` for a name that the graph does not have, ``RunLockedError``
+        while the earlier run is in progress, otherwise like ``resume``.
 
         >>> dag = DAGBuilder().node(lambda: 1, name="a").node(lambda a: a + 1, name="b").build()
         >>> async def main():

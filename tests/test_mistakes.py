@@ -294,9 +294,11 @@ def test_a_misspelled_input_is_told_with_the_key_that_was_meant() -> None:
     with pytest.raises(MissingInputError) as caught:
         run_virtually(engine().execute({"pgae": "a"}))
     assert str(caught.value) == (
-        "node 'load' needs 'page', which no node produces and the run was not given; did you mean "
-        "'pgae'?; no node takes the given 'pgae'"
+        "node 'load' needs 'page', which no node produces and the run was not given; it was given "
+        "'pgae', which no node takes; did you mean 'page'?"
     )
+    with pytest.raises(MissingInputError, match=r"mean 'page'\?; no node takes the given 'x'"):
+        run_virtually(engine().execute({"pgae": "a", "x": 1}))
 
 
 def test_a_misspelled_key_of_a_node_is_told_with_the_output_that_was_meant() -> None:

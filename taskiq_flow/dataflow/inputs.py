@@ -49,10 +49,11 @@ def check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> list[str
         )
     unused = [key for key in values if key not in whole.required and key not in whole.optional]
     if missing := [key for key in plan.required if key not in values]:
-        known = [*unused, *whole.producers]
+        meant = {key: given for key in missing for given in unused if did_you_mean(given, [key])}
+        others = [key for key in unused if key not in meant.values()]
         raise MissingInputError(
-            "; ".join(_missing(plan.required[key], key, known, whole) for key in missing)
-            + (f"; no node takes the given {_listed(unused)}" if unused else ""),
+            "; ".join(_missing(plan.required[k], k, meant.get(k), whole) for k in missing)
+            + (f"; no node takes the given {_listed(others)}" if others else ""),
             keys=missing,
         )
     return unused
@@ -132,14 +133,15 @@ def _not_mappable(key: str, value: Any, found: Any, depth: int) -> InputError:
     return InputError(f"the run was given {what}", keys=[key])
 
 
-def _missing(node: DAGNode, key: str, known: list[str], whole: Plan) -> str:
-    who = f"node {node.task_name!r} needs"
+def _missing(node: DAGNode, key: str, given: str | None, whole: Plan) -> str:
+    """What is wrong about a key without a value. ``given``: a key like it that no node takes."""
+    who, known = f"node {node.task_name!r} needs", list(whole.producers)
     if key not in {*node.binding.keys, *node.waits_for}:  # the parameters of a condition are keys
         who, known = f"the condition of node {node.task_name!r} takes", [*node.binding.keys, *known]
-    return (
-        f"{who} {key!r}, which no node produces and the run was not given"
-        f"{did_you_mean(key, known) or _how_to_give(key, whole)}"
-    )
+    hint = did_you_mean(key, known) or _how_to_give(key, whole)
+    if given is not None:
+        hint = f"; it was given {given!r}, which no node takes{did_you_mean(given, [key])}"
+    return f"{who} {key!r}, which no node produces and the run was not given{hint}"
 
 
 def _how_to_give(key: str, whole: Plan) -> str:

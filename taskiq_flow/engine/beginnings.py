@@ -23,6 +23,7 @@ from taskiq_flow.engine.run_in_progress import Begin
 from taskiq_flow.engine.run_spec import Items
 from taskiq_flow.engine.starting import Starter
 from taskiq_flow.errors import RunNotFoundError
+from taskiq_flow.journal.protocol import LEASE_WAIT
 from taskiq_flow.journal.runs import JournaledRuns
 from taskiq_flow.values.stored import StoredValues
 
@@ -64,7 +65,12 @@ class Beginnings:
             if resume:
                 with contextlib.suppress(RunNotFoundError):
                     return await self._resumer.resume(
-                        listeners, name, inputs=inputs, outputs=outputs, items=items
+                        listeners,
+                        name,
+                        wait=LEASE_WAIT,
+                        inputs=inputs,
+                        outputs=outputs,
+                        items=items,
                     )
             spec = self._planner.spec(inputs, outputs, items)
             log = self._runs.new_log(name, spec.inputs, outputs)
@@ -114,6 +120,7 @@ class Beginnings:
                         listeners,
                         name,
                         replay=replay or whole,  # the results of an input come together
+                        wait=LEASE_WAIT,
                         inputs=sources,
                         outputs=outputs,
                         items=items,

@@ -95,7 +95,8 @@ class RunHandle(AsyncTaskiqTask[dict[str, Any]]):
         """The output keys that have their values so far, and elements of lists to come.
 
         The elements are named as in ``"read[0]"``. A run that has completed has none; one that has
-        ended early has those of lists that are not whole.
+        ended early has those of lists that are not whole. With ``items="only"``, both have those of
+        lists that a node takes whole.
         """
         return self._progress.results_so_far()
 

@@ -203,13 +203,25 @@ class RunState(Generic[N]):
         )
 
     def results_of_elements(self, whole: Collection[str]) -> dict[str, Any]:
-        """What elements have given, by their names. ``whole``: keys whose lists are there."""
+        """What elements of lists to come have given, by their names.
+
+        ``whole``: keys whose lists are there. Elements that nobody takes as a list have been given
+        to the reader one by one. Some of their values may still be there, and do not count.
+        """
         if self.elements is None or self._spec.elements is None:
             return {}
+        nodes: Any = self._spec.nodes
+        wanted = {
+            key
+            for node in nodes
+            for key in (*node.required_keys, *node.optional_keys)
+            if key not in node.map_over
+        }
         return {
             element_name(node.task_name, path): value
             for node in self._spec.elements.mapped
             if node.given_key is None or isinstance(node, ItemsNode)
+            if self._spec.lists_at == 0 or not wanted.isdisjoint(node.outputs)
             if not any(key in whole for key in node.outputs)
             for path, value in self.elements.returned(node)
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from taskiq_flow.errors import JournalError, RunLockedError, RunNotFoundError
+from taskiq_flow.journal.lease import readable
 
 HOW_TO_LIST = "list its runs with run_ids()"
 
@@ -49,8 +50,10 @@ def recorded(run_id: str) -> JournalError:
 def locked(run_id: str, owner: str, seconds: float) -> RunLockedError:
     """The error of a run whose lease another engine holds, for ``seconds`` more."""
     return RunLockedError(
-        f"run {run_id!r} is locked by {owner}, whose lease expires in {max(seconds, 0.0):.1f} s "
-        "unless it is renewed; wait until it has expired, or resume another run"
+        f"run {run_id!r} is locked by {readable(owner)}, whose lease expires in "
+        f"{max(seconds, 0.0):.1f} s unless it is renewed; wait until that engine has ended the "
+        f"run, or cancel it there; if it was killed, engine.resume({run_id!r}, wait=15) and "
+        "taskiq-flow resume --wait 15 wait for the lease"
     )
 
 
@@ -58,7 +61,7 @@ def in_progress(run_id: str) -> RunLockedError:
     """The error of running a run again while an engine still has it."""
     return RunLockedError(
         f"run {run_id!r} is in progress, and what it has yet to do would be done twice; wait until "
-        "it has ended, or cancel it, then run it again"
+        "it has ended, or cancel it, then run it again; an engine that was killed has it for 10 s"
     )
 
 

@@ -12,6 +12,8 @@ _PROC = Path("/proc")
 
 _OWNER = re.compile(r"(.*) process ([1-9]\d{0,8}) since (\S+) \S+", re.ASCII | re.DOTALL)
 
+_NAMESPACE = re.compile(r"pid:\[\d+\]\Z", re.ASCII)
+
 _GONE, _UNKNOWN = "-", "?"
 """In place of a start time: no process has that pid; the process's start time is not readable."""
 
@@ -32,6 +34,12 @@ def is_gone(owner: str) -> bool:
     if parts is None or parts[1] != _host():
         return False
     return _start_time(int(parts[2])) not in (parts[3], _UNKNOWN)
+
+
+def readable(owner: str) -> str:
+    """A lease owner for a message: its process and machine, or its name as it is."""
+    parts = _OWNER.fullmatch(owner)
+    return owner if parts is None else f"process {parts[2]} on {_NAMESPACE.sub('', parts[1])}"
 
 
 def _host() -> str:

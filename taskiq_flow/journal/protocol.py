@@ -31,6 +31,10 @@ LEASE_SECONDS = 10.0
 """How long the lease of an engine that was killed locks its run, unless its death is noticed."""
 
 
+LEASE_WAIT = LEASE_SECONDS + 1.0
+"""Seconds after which such a lease has expired for sure."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to write a run's log. ``owner``: a name that no other lease has.

@@ -137,6 +137,27 @@ async def test_a_generator_without_items_gives_an_empty_list() -> None:
 
 
 @virtually
+@pytest.mark.parametrize("taken", ["numbers", "double", ""])
+async def test_a_run_that_was_stopped_has_the_items_that_a_node_takes_whole(taken: str) -> None:
+    builder = chain()
+    if taken:
+        builder.node(awaited(sum), name="total", inputs=[taken])
+    async with engine_of(builder).start({"count": 99}, items="only") as run:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(run, 3.5)
+        so_far = run.results
+    assert run.results == so_far
+    assert (
+        so_far
+        == {
+            "numbers": {"numbers[0]": 0, "numbers[1]": 1, "numbers[2]": 2},
+            "double": {"double[0]": 0, "double[1]": 2},
+            "": {},
+        }[taken]
+    )
+
+
+@virtually
 async def test_items_are_yielded_also_if_no_node_maps_over_them() -> None:
     engine = engine_of(DAGBuilder().node(numbers))
     assert await stream_of(engine, {"count": 2}) == [

@@ -310,7 +310,7 @@ async def test_an_input_that_is_not_as_it_has_to_be_fails_by_itself() -> None:
     missing, wrong = results[0]["inputs"].error, results[2]["inputs"].error
     assert isinstance(missing, MissingInputError)
     assert "node 'words' needs 'text', which no node produces" in str(missing)
-    assert "did you mean 'texts'?" in str(missing)
+    assert "it was given 'texts', which no node takes; did you mean 'text'?" in str(missing)
     assert type(wrong) is InputError
     assert str(results[3]["inputs"].error) == "a run was given the key 2; keys are strings"
     assert results[0]["words"].because_of == ("inputs[0]",)
@@ -350,6 +350,20 @@ async def test_cancel_stops_all_of_it() -> None:
         async for _ in engine.execute_many(source()):
             pass
     assert source.is_closed
+
+
+@virtually
+async def test_what_was_given_for_inputs_that_have_not_ended_is_no_result_of_it() -> None:
+    builder = DAGBuilder().node(slow).node(slow, name="slower", inputs=["slow"])
+    engine = engine_of(builder)
+    found = []
+    with pytest.raises(RunCancelledError) as caught:
+        async for each in engine.execute_many({"seconds": n % 5} for n in range(99)):
+            found.append(each)
+            if len(found) == 10:
+                engine.cancel()
+    assert caught.value.results == {}
+    assert ".results" not in str(caught.value)
 
 
 async def test_on_step_complete_is_called_for_each_result() -> None:

@@ -25,6 +25,7 @@ from taskiq_flow import (
     InputConflictError,
     JournalError,
     Lease,
+    MapReduce,
     MemoryJournal,
     MissingNodeError,
     NodeCompleted,
@@ -41,6 +42,7 @@ from taskiq_flow import (
 from taskiq_flow.journal.history import restore_run
 from taskiq_flow.journal.protocol import News
 from taskiq_flow.testing import LocalBroker, LocalNotices
+from tests.journal.test_reader import LogsOnly
 from tests.local_flow import with_flow
 from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later, virtual_loop, virtually
@@ -304,13 +306,54 @@ async def test_a_run_that_somebody_is_at_is_not_gone_on_with() -> None:
     running = asyncio.ensure_future(engine.execute({"x": 1}, run_id="r"))
     while "c" not in site.executed:
         await asyncio.sleep(0)
-    with pytest.raises(RunLockedError, match=r"run 'r' is locked by .* process \d+"):
+    message = r"run 'r' is locked by process \d+ on \S+, whose lease expires in \d"
+    with pytest.raises(RunLockedError, match=message) as caught:
         await anext(site.engine().resume("r"))
+    assert "engine.resume('r', wait=15)" in str(caught.value)
     engine.cancel()
     with pytest.raises(RunCancelledError):
         await running
     site.waits.clear()
     assert dict(await all_of(site.engine().resume("r"))) == WHOLE
+
+
+@pytest.mark.parametrize("how", ["execute", "start", "many", "map"])
+@virtually
+async def test_a_job_that_is_started_again_waits_for_the_lease_of_a_killed_engine(how: str) -> None:
+    site = Site()
+
+    async def job(engine: ExecutionEngine, *, resume: bool = True) -> Any:
+        if how == "execute":
+            return await engine.execute({"x": 1}, run_id="r", resume=resume)
+        if how == "start":
+            return await engine.start({"x": 1}, run_id="r", resume=resume)
+        if how == "map":
+            mapped = await MapReduce.map(
+                site.broker, abs, [-1], journal=site.journal, run_id="r", resume=resume
+            )
+            return (await mapped.wait_result()).return_value
+        many = engine.execute_many([{"x": 1}], run_id="r", resume=resume, whole=True)
+        return [results async for _, results in many]
+
+    whole = await job(site.engine(), resume=False)
+    loop = asyncio.get_running_loop()
+    await site.journal.acquire("r", Lease("killed engine"))
+    before = loop.time()
+    assert await job(site.engine()) == whole
+    assert 9 < loop.time() - before < 11
+
+
+@virtually
+async def test_a_job_that_is_started_twice_is_refused_while_the_first_one_runs() -> None:
+    site = Site()
+    site.waits = {"c"}
+    running = asyncio.ensure_future(site.engine().execute({"x": 1}, run_id="r", resume=True))
+    while "c" not in site.executed:
+        await asyncio.sleep(0)
+    with pytest.raises(RunLockedError, match="run 'r' is locked by"):
+        await site.engine().execute({"x": 1}, run_id="r", resume=True)
+    site.waits.clear()
+    assert await running == WHOLE
 
 
 @virtually
@@ -478,6 +521,26 @@ async def test_nodes_that_take_other_inputs_run_again() -> None:
     assert executed == []
     with pytest.raises(InputConflictError, match="its own nodes produce"):
         await anext(engine.rerun("r", [], inputs={"left": 1}))
+
+
+@pytest.mark.parametrize("make", [MemoryJournal, lambda: LogsOnly(MemoryJournal())])
+@virtually
+async def test_a_run_that_an_engine_has_is_not_run_again_until_it_is_interrupted(make: Any) -> None:
+    site = Site(make())
+    site.waits = {"c"}
+    running = asyncio.ensure_future(site.engine().execute({"x": 1}, run_id="r"))
+    while "c" not in site.executed:
+        await asyncio.sleep(0)
+    with pytest.raises(RunLockedError, match="run 'r' is in progress, and what it has yet to do"):
+        await anext(site.engine().rerun("r", ["b"], new_run_id="s"))
+    assert await site.journal.run_ids() == ["r"]
+    running.cancel()
+    await asyncio.wait([running])
+    site.waits.clear()
+    site.executed.clear()
+    both = [site.engine().start_rerun("r", ["b"], new_run_id=name) for name in "st"]
+    assert await asyncio.gather(*both) == [WHOLE, WHOLE]
+    assert site.executed == {"b": 2, "c": 2}
 
 
 async def test_a_list_of_a_completed_run_comes_before_what_was_made_of_it() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from taskiq_flow.journal import lease as owner
-from taskiq_flow.journal.lease import is_gone, new_owner
+from taskiq_flow.journal.lease import is_gone, new_owner, readable
 
 
 @pytest.fixture
@@ -43,6 +43,18 @@ def test_another_process_of_the_same_number_is_not_the_one() -> None:
     assert not is_gone(name)
     since = name.split()[-2]
     assert is_gone(name.replace(f" since {since} ", f" since {int(since) - 1} "))
+
+
+@pytest.mark.parametrize(
+    ("owner", "text"),
+    [
+        ("vmpid:[4026531836] process 12 since 1667623 0f9d9463", "process 12 on vm"),
+        ("mac.local process 12 since ? 0f9d9463", "process 12 on mac.local"),
+        ("engine a", "engine a"),
+    ],
+)
+def test_an_owner_is_named_in_messages_by_its_process_and_machine(owner: str, text: str) -> None:
+    assert readable(owner) == text
 
 
 def test_names_are_like_no_other() -> None:

@@ -76,6 +76,55 @@ async def test_what_was_made_of_a_failure_is_made_again_when_that_is_tried_again
     assert calls == []
 
 
+@pytest.mark.parametrize("from_", [["apart"], ["after"], []])
+async def test_a_rerun_makes_again_what_was_made_of_a_failure_that_is_tried_again(
+    from_: list[str],
+) -> None:
+    builder = DAGBuilder().node(step, inputs=["ns"], map_over="ns")
+    builder.node(report, inputs={"numbers": "step", "failures": "step.failures"}, join="ended")
+    engine = engine_of(builder)
+    await engine.execute({"ns": [0, 1, 2]}, run_id="r")
+    fails.clear()
+    calls.clear()
+    second = await engine.start_rerun("r", from_, new_run_id="s")
+    assert second == {
+        "step": [0, 10, 20],
+        "report": [[0, 10, 20], 0],
+        "after": "after [[0, 10, 20], 0]",
+        "apart": "apart",
+    }
+    apart = ["apart"] if from_ == ["apart"] else []
+    assert sorted(calls) == sorted([*apart, "step 1", "report", "after"])
+    calls.clear()
+    assert dict(await pairs_of(engine.resume("s"))) == second
+    assert calls == []
+
+
+async def test_a_rerun_makes_only_the_elements_again_that_were_made_of_a_failure() -> None:
+    builder = DAGBuilder().node(step, inputs=["ns"], map_over="ns")
+    builder.node(report, inputs={"numbers": "step"}, map_over="step", join="ended")
+    engine = engine_of(builder)
+    await engine.execute({"ns": [0, 1, 2]}, run_id="r")
+    fails.clear()
+    calls.clear()
+    second = await engine.start_rerun("r", ["apart"])
+    assert second["report"] == [[0, 0], [10, 0], [20, 0]]
+    assert sorted(calls) == ["after", "apart", "report", "step 1"]
+
+
+async def test_a_rerun_with_other_inputs_tries_again_what_had_failed_beside_them() -> None:
+    builder = DAGBuilder().node(step, inputs=["n"])
+    builder.node(report, inputs={"numbers": "other", "failures": "step.failures"}, join="ended")
+    engine = engine_of(builder.node(step, name="each", inputs=["ns"], map_over="ns"))
+    first = await engine.execute({"n": 1, "other": 0, "ns": [2]}, run_id="r")
+    assert first["report"] == [0, 1]
+    fails.clear()
+    calls.clear()
+    second = await engine.start_rerun("r", [], inputs={"ns": [3, 4]})
+    assert (second["each"], second["step"], second["report"]) == ([30, 40], 10, [0, 0])
+    assert sorted(calls) == ["after", "report", "step 1", "step 3", "step 4"]
+
+
 async def test_a_rerun_makes_again_what_was_made_of_a_failure_that_it_tries_again() -> None:
     builder = DAGBuilder().node(step, inputs=["n"])
     builder.node(report, inputs={"numbers": "step", "failures": "step.failures"}, join="ended")
