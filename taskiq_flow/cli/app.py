@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -14,13 +13,14 @@ import typer
 
 from taskiq_flow.cli import history
 from taskiq_flow.cli.exits import Code, exit_with, texts_of_typer
-from taskiq_flow.cli.flows import flow_at
+from taskiq_flow.cli.flows import Flow, flow_at
 from taskiq_flow.cli.graphs import GraphFormat, show_graph, validate_graph
 from taskiq_flow.cli.inputs import read_inputs
 from taskiq_flow.cli.output import Results, say
-from taskiq_flow.cli.running import EngineOptions, run_to_its_end
+from taskiq_flow.cli.running import Begin, EngineOptions, run_to_its_end
 from taskiq_flow.cli.serving import Address, serve_runs
 from taskiq_flow.engine.run import OnError
+from taskiq_flow.journal.moments import moment_of, period_of
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.version import __version__
 
@@ -43,28 +43,18 @@ app = typer.Typer(
 )
 
 
-_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
-
-
 def _period(text: str) -> timedelta:
-    """A time such as ``90s``, ``15m``, ``2h``, ``30d`` or ``4w``."""
-    if (found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())) is None:
-        raise typer.BadParameter(f"{text!r} is no period; write 90s, 15m, 2h, 30d or 4w")
-    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+    try:
+        return period_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
-def _moment(text: str) -> timedelta | datetime:
-    """A period before now, or a date."""
+def _moment(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text).astimezone()
-    except ValueError:
-        pass
-    try:
-        return _period(text)
-    except typer.BadParameter:
-        raise typer.BadParameter(
-            f"{text!r} is no time; write 2h for two hours ago, or a date such as 2026-11-26"
-        ) from None
+        return moment_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _positive(seconds: float | None) -> float | None:
@@ -82,6 +72,22 @@ FlowName = Annotated[
     ),
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run id.", show_default=False)]
+InputTexts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="KEY=VALUE",
+        help="An input, read as the annotation of its parameter says.",
+    ),
+]
+InputDocuments = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=JSON", help="An input, written as JSON.")
+]
+InputFile = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="A JSON object of inputs; - is standard input."),
+]
 Broker = Annotated[
     str | None,
     typer.Option(metavar="MODULE:NAME", help="The broker. By default that of the graph's tasks."),
@@ -91,7 +97,7 @@ Journal = Annotated[
     typer.Option(
         metavar="PATH",
         envvar=JOURNAL_VARIABLE,
-        help="Where runs are stored: a file, or a redis:// address.",
+        help="Where runs are stored: a file, or redis://HOST?prefix=KEYS.",
     ),
 ]
 MaxParallel = Annotated[
@@ -115,16 +121,22 @@ AllowChanged = Annotated[
 
 
 def _execute(
-    flow: str, run_id: str, options: EngineOptions, begin: Any, *, json_lines: bool, quiet: bool
+    flow: str,
+    run_id: str,
+    options: EngineOptions,
+    begin: Callable[[Flow], Begin],
+    *,
+    json_lines: bool,
+    quiet: bool,
 ) -> NoReturn:
-    """Run a flow again; ``begin`` makes the stream of its engine. ``run_id``: of the first run."""
+    """Run a flow again; ``begin`` says how. ``run_id``: of the first run."""
 
     async def command() -> Code:
         if options.journal is not None:
             async with history.reader_of(options.journal) as reader:
                 await reader.run(run_id)
-        results = Results(json_lines=json_lines)
-        return await run_to_its_end(flow_at(flow), options, begin, results, quiet=quiet)
+        results, found = Results(json_lines=json_lines), flow_at(flow)
+        return await run_to_its_end(found, options, begin(found), results, quiet=quiet)
 
     exit_with(command())
 
@@ -132,22 +144,9 @@ def _execute(
 @app.command()
 def run(
     flow: FlowName,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="KEY=VALUE",
-            help="An input, read as the annotation of its parameter says.",
-        ),
-    ] = None,
-    input_json: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=JSON", help="An input, written as JSON.")
-    ] = None,
-    input_file: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="A JSON object of inputs; - is standard input."),
-    ] = None,
+    inputs: InputTexts = None,
+    input_json: InputDocuments = None,
+    input_file: InputFile = None,
     output: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY", help="Run only what this output needs."),
@@ -276,12 +275,11 @@ def resume(
 ) -> None:
     """Continue a run that was stopped, and write all of its results."""
     options = EngineOptions(broker, journal, max_parallel, on_error, timeout)
-    begin = partial(_resumed, run_id=run, allow_changed=allow_changed, wait=wait)
+
+    def begin(found: Flow) -> Begin:
+        return lambda engine: engine.resume(run, allow_changed=allow_changed, wait=wait)
+
     _execute(flow, run, options, begin, json_lines=json_lines, quiet=quiet)
-
-
-def _resumed(engine: Any, **options: Any) -> Any:
-    return engine.resume(**options)
 
 
 @app.command()
@@ -289,9 +287,12 @@ def rerun(
     run: RunName,
     flow: FlowName,
     from_: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option("--from", metavar="NODE", help="What runs again, with all behind it."),
-    ],
+    ] = None,
+    inputs: InputTexts = None,
+    input_json: InputDocuments = None,
+    input_file: InputFile = None,
     new_run_id: Annotated[
         str | None, typer.Option(metavar="RUN", help="Names the new run.")
     ] = None,
@@ -304,16 +305,18 @@ def rerun(
     json_lines: JsonLines = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run nodes of an earlier run again, as a new run."""
+    """Run nodes of an earlier run again, and those that take other inputs, as a new run."""
+    if not (from_ or inputs or input_json or input_file):
+        raise typer.BadParameter("nothing says what runs again; give --from, --input or both")
     options = EngineOptions(broker, journal, max_parallel, on_error, timeout)
-    _execute(
-        flow,
-        run,
-        options,
-        lambda engine: engine.rerun(run, from_, allow_changed=allow_changed, new_run_id=new_run_id),
-        json_lines=json_lines,
-        quiet=quiet,
-    )
+
+    def begin(found: Flow) -> Begin:
+        given = read_inputs(found.dag, inputs or [], input_json or [], input_file)
+        return lambda engine: engine.rerun(
+            run, from_ or [], allow_changed=allow_changed, new_run_id=new_run_id, inputs=given
+        )
+
+    _execute(flow, run, options, begin, json_lines=json_lines, quiet=quiet)
 
 
 @app.command()

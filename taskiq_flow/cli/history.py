@@ -20,6 +20,7 @@ from taskiq_flow.cli.timeline import report_lines
 from taskiq_flow.errors import ConfigurationError, RunNotFoundError
 from taskiq_flow.events import WIRE_VERSION, Event, RunStarted
 from taskiq_flow.journal import RunReader, RunSummary
+from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.listeners.progress import Progress
 from taskiq_flow.listeners.texts import (
@@ -38,14 +39,25 @@ from taskiq_flow.views.run_view import RunView
 CANCEL_TIMEOUT = 15.0
 """Seconds for which ``cancel`` waits until a run has stopped."""
 
+_ENDS = {
+    "completed": "has completed",
+    "failed": "has failed",
+    "cancelled": "was cancelled",
+    "interrupted": "is interrupted and no engine has it",
+}
+"""What is said of a run that has ended before it could be cancelled."""
+
 _DAY = 86_400
 
 
 @asynccontextmanager
-async def reader_of(journal: str) -> AsyncIterator[RunReader]:
-    """A reader of a journal. Raises ``JournalError`` if there is no such file."""
+async def reader_of(journal: str, *, makes_file: bool = False) -> AsyncIterator[RunReader]:
+    """A reader of a journal. Raises ``JournalError`` if there is no such file.
+
+    ``makes_file``: such a file is made instead, as engines make it.
+    """
     try:
-        reader = RunReader(journal)
+        reader = RunReader((makes_file and as_journal(journal)) or journal)
     except (TypeError, ValueError) as error:
         raise CommandError(str(error)) from None
     try:
@@ -59,14 +71,13 @@ async def list_runs(
     *,
     status: RunState | None,
     name: str | None,
-    since: timedelta | datetime | None,
+    since: datetime | None,
     limit: int,
     json_lines: bool,
 ) -> Code:
     """Write a line for each run, the newest first."""
-    moment = datetime.now().astimezone() - since if isinstance(since, timedelta) else since
     async with reader_of(journal) as reader:
-        runs = await reader.runs(status=status, name=name, since=moment, limit=limit)
+        runs = await reader.runs(status=status, name=name, since=since, limit=limit)
     if json_lines:
         for run in runs:
             show_json(run)
@@ -274,7 +285,8 @@ async def _cancel(reader: RunReader, run_id: str) -> bool:
             f"run {run_id!r} is only recorded, and takes no requests; cancel it in its own process"
         )
     if not await reader.request(run_id, "cancel"):
-        say(f"run {run_id!r} is {run.status} already")
+        how = _ENDS.get(run.status, f"is {run.status}")
+        say(f"run {run_id!r} {how}, so there was nothing to cancel")
         return True
     try:
         async with (

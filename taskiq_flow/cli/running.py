@@ -86,7 +86,7 @@ async def run_to_its_end(
     try:
         with signals:
             if journal is not None and new_run_id is not None:
-                await _check_is_new(journal, new_run_id, flow)
+                await _check_is_new(journal, new_run_id, flow, options)
             async with connected(engine.options["broker"]), aclosing(begin(engine)) as pairs:
                 signals.stop = engine.cancel
                 async for name, result in pairs:
@@ -113,12 +113,12 @@ async def run_to_its_end(
     return code
 
 
-async def _check_is_new(journal: Journal, run_id: str, flow: Flow) -> None:
+async def _check_is_new(journal: Journal, run_id: str, flow: Flow, options: EngineOptions) -> None:
     with contextlib.suppress(RunNotFoundError):
         await RunReader(journal).run(run_id)
         raise CommandError(
-            f"run {run_id!r} is in the journal already; continue it with taskiq-flow resume "
-            f"{shlex.quote(run_id)} {flow.where}, or give the new run another --run-id",
+            f"run {run_id!r} is in the journal already; continue it with "
+            f"{_resume_command(run_id, flow, options)}, or give the new run another --run-id",
             Code.REFUSED,
         )
 
@@ -126,10 +126,20 @@ async def _check_is_new(journal: Journal, run_id: str, flow: Flow) -> None:
 def _how_to_resume(run_id: str, flow: Flow, options: EngineOptions, *, is_kept: bool) -> str:
     if not is_kept:
         return "it cannot be resumed; with --journal runs.db it could"
-    words = ["taskiq-flow", "resume", run_id, flow.where]
-    for option, value in (("--broker", options.broker), ("--journal", options.journal)):
-        words += [] if value is None else [option, without_secrets(value)]
-    return f"resume it with: {shlex.join(words)}"
+    return f"resume it with: {_resume_command(run_id, flow, options)}"
+
+
+def _resume_command(run_id: str, flow: Flow, options: EngineOptions) -> str:
+    """The command that continues a run with the options that this command was given."""
+    given = {
+        "--broker": options.broker,
+        "--journal": options.journal and without_secrets(options.journal),
+        "--max-parallel": options.max_parallel,
+        "--on-error": options.on_error,
+        "--timeout": options.timeout and f"{options.timeout:g}",
+    }
+    words = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
+    return shlex.join(["taskiq-flow", "resume", run_id, flow.where, *words])
 
 
 class _RunId:

@@ -13,6 +13,7 @@ from taskiq_flow.cli.flows import flow_at
 from taskiq_flow.cli.history import reader_of
 from taskiq_flow.cli.output import show
 from taskiq_flow.cli.running import EngineOptions, connected
+from taskiq_flow.journal.protocol import stores_events
 
 ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - recognized, and not listened at
 
@@ -50,7 +51,9 @@ async def serve_runs(
     name = socket.gethostname() if host in ANY_ADDRESS else host
     engines = {f.dag.name or f.where: options.engine(f) for f in found} if control else {}
     async with AsyncExitStack() as stack:
-        reader = await stack.enter_async_context(reader_of(journal))
+        reader = await stack.enter_async_context(reader_of(journal, makes_file=bool(engines)))
+        if engines and stores_events(reader.journal):
+            await reader.journal.summaries(limit=1)  # makes the file
         await reader.runs(limit=1)  # refuses what is no journal
         try:
             app = runs_app(

@@ -60,13 +60,27 @@ def check_inputs(values: Mapping[str, Any], whole: Plan, plan: Plan) -> list[str
 
 def warn_of_unused(keys: Iterable[str], whole: Plan) -> None:
     """Issue an ``UnusedInputWarning`` for each key that a run was given and no node takes."""
-    external = dict.fromkeys((*whole.required, *whole.optional))
     for key in keys:
-        warn(
-            f"the run was given {key!r}, which no node takes{did_you_mean(key, external)}"
-            f"; external inputs: {_listed(external)}",
-            UnusedInputWarning,
-        )
+        warn(_unused(key, whole), UnusedInputWarning)
+
+
+def refuse_unused(keys: Iterable[str], whole: Plan) -> None:
+    """Raise ``InputError`` for keys that no node takes or gives."""
+    unused = [key for key in keys if not any(key in known for known in _keys(whole))]
+    if unused:
+        raise InputError("; ".join(_unused(key, whole) for key in unused), keys=unused)
+
+
+def _keys(whole: Plan) -> tuple[Mapping[str, DAGNode], ...]:
+    return whole.required, whole.optional, whole.producers
+
+
+def _unused(key: str, whole: Plan) -> str:
+    external = dict.fromkeys((*whole.required, *whole.optional))
+    return (
+        f"the run was given {key!r}, which no node takes{did_you_mean(key, external)}"
+        f"; external inputs: {_listed(external)}"
+    )
 
 
 def sources_among(

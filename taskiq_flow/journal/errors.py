@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from taskiq_flow.errors import JournalError, RunLockedError, RunNotFoundError
 
+HOW_TO_LIST = "list its runs with run_ids()"
+
 
 def exists(run_id: str) -> JournalError:
     """The error of creating a run that exists."""
@@ -17,9 +19,7 @@ def exists(run_id: str) -> JournalError:
 
 def not_found(run_id: str) -> RunNotFoundError:
     """The error of a run that is not in the journal."""
-    return RunNotFoundError(
-        f"the journal has no run {run_id!r}; list its runs with run_ids()", run_id=run_id
-    )
+    return RunNotFoundError(f"the journal has no run {run_id!r}; {HOW_TO_LIST}", run_id=run_id)
 
 
 def no_file(path: object) -> JournalError:
@@ -51,6 +51,14 @@ def locked(run_id: str, owner: str, seconds: float) -> RunLockedError:
     return RunLockedError(
         f"run {run_id!r} is locked by {owner}, whose lease expires in {max(seconds, 0.0):.1f} s "
         "unless it is renewed; wait until it has expired, or resume another run"
+    )
+
+
+def in_progress(run_id: str) -> RunLockedError:
+    """The error of running a run again while an engine still has it."""
+    return RunLockedError(
+        f"run {run_id!r} is in progress, and what it has yet to do would be done twice; wait until "
+        "it has ended, or cancel it, then run it again"
     )
 
 

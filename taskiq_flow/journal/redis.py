@@ -56,12 +56,19 @@ class RedisJournal:
         # Imported here, as other journals need no Redis client.
         from redis import exceptions  # noqa: PLC0415
         from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
-        from redis.asyncio.connection import parse_url  # noqa: PLC0415
 
         from taskiq_flow.transport.redis_errors import is_outage  # noqa: PLC0415
 
         self.serializer = JSONSerializer() if serializer is None else serializer
-        parse_url(url)  # raises ValueError
+        pool = BlockingConnectionPool.from_url(url)  # raises ValueError
+        try:
+            pool.connection_class(**pool.connection_kwargs)
+        except TypeError as error:
+            option = str(error).rpartition(" ")[2]
+            raise ValueError(
+                f"the journal's address {without_secrets(url)!r} has the option {option}, which "
+                "the Redis client does not know; correct it, or leave it out"
+            ) from None
         self.prefix = prefix
         self._url = url
         self._redis = Redis

@@ -90,7 +90,10 @@ def _one_without_secrets(url: str) -> str:
     return f"{scheme}{separator}{user}{at}{place}{mark}{'&'.join(shown)}"
 
 
-_HARMLESS = {"db", "max_connections", "protocol", "socket_timeout", "heartbeat", "ssl_cert_reqs"}
+_HARMLESS = {
+    *("db", "max_connections", "prefix", "protocol", "socket_timeout"),
+    *("heartbeat", "ssl_cert_reqs"),
+}
 
 
 def _system(name: str) -> System:

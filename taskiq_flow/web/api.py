@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, cast, get_args
 from urllib.parse import quote, unquote
 
@@ -16,6 +17,7 @@ from starlette.routing import Route
 
 from taskiq_flow.errors import MissingNodeError
 from taskiq_flow.journal.log_values import encoded_value
+from taskiq_flow.journal.moments import moment_of
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.previews import printable
 from taskiq_flow.views.node_view import NodeView
@@ -207,11 +209,12 @@ class Api:
 
     async def dags(self, request: Request) -> Response:
         """The graphs that the application was given."""
-        known = self._graphs.dags.items()
-        found = [
-            {"name": name, "inputs": dag.external_inputs, **json.loads(dag.to_json())}
-            for name, dag in known
-        ]
+        found = []
+        for name, dag in self._graphs.dags.items():
+            inputs, required = dag.external_inputs, dag.plan().required
+            optional = [key for key in inputs if key not in required]
+            content = {"name": name, "inputs": inputs, "optional": optional}
+            found.append(content | json.loads(dag.to_json()))
         return json_response({"dags": found})
 
 
@@ -235,8 +238,20 @@ def _number(text: str, name: str) -> float:
     return number
 
 
-def _moment(text: str | None, name: str) -> float | None:
-    return None if text is None else _number(text, name)
+def _moment(text: str | None, name: str) -> float | datetime | None:
+    """Seconds since 1970, a date, or how long ago: ``2h``."""
+    if text is None:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if math.isfinite(number):
+        return number
+    try:
+        return moment_of(text)
+    except ValueError as error:
+        raise HTTPException(400, f"{name}: {error}, or seconds since 1970") from error
 
 
 async def read_body(request: Request) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from taskiq_flow.errors import (
     TaskiqFlowError,
 )
 from taskiq_flow.execution_engine import ExecutionEngine
+from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.reader import RunReader
 from taskiq_flow.web.api import Api, json_response
@@ -33,6 +34,7 @@ from taskiq_flow.web.control import Control
 from taskiq_flow.web.graphs import Graphs
 from taskiq_flow.web.guard import HEADERS, LOCAL_HOSTS, Guard, token_of
 from taskiq_flow.web.hub import Hub
+from taskiq_flow.web.messages import message_of
 from taskiq_flow.web.runner import Runner
 from taskiq_flow.web.shown import Redact, Shown
 from taskiq_flow.web.socket import Socket
@@ -83,8 +85,8 @@ def runs_app(
     if redact is not None and not callable(redact):
         raise TypeError(f"redact is {redact!r}; give a function of a node's name and a text")
     secret = token_of(token)
-    hub = Hub(_reader_of(source), Shown(redact, values=values))
     known = _engines_by_name(source, engines)
+    hub = Hub(_reader_of(source, makes_file=control and bool(known)), Shown(redact, values=values))
     graphs = Graphs(
         {name: engine.options["dag"] for name, engine in known.items()} | _by_name(dags)
     )
@@ -123,11 +125,13 @@ def runs_app(
 
 
 def _reader_of(
-    source: ExecutionEngine | RunReader | Journal | str | os.PathLike[str],
+    source: ExecutionEngine | RunReader | Journal | str | os.PathLike[str], *, makes_file: bool
 ) -> RunReader:
+    """The reader of a journal. ``makes_file``: a file that is not there yet is no error."""
     if isinstance(source, RunReader):
         return source
-    return RunReader(source.journal if isinstance(source, ExecutionEngine) else source)
+    journal = source.journal if isinstance(source, ExecutionEngine) else source
+    return RunReader((makes_file and as_journal(journal)) or journal)
 
 
 def _engines_by_name(
@@ -209,7 +213,7 @@ async def _failed(request: Request, error: Exception) -> Response:
         status = 503
     elif isinstance(error, ConfigurationError):
         status = 501
-    content = {"type": type(error).__name__, "message": str(error)}
+    content = {"type": type(error).__name__, "message": message_of(error)}
     return json_response({"error": content}, status)
 
 

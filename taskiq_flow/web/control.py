@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -9,11 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from taskiq_flow.dataflow import DAG
-from taskiq_flow.errors import InputError
+from taskiq_flow.dataflow.reading import InputReader
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.previews import printable
-from taskiq_flow.suggestions import did_you_mean
 from taskiq_flow.web.api import json_response, path_value, read_body
 from taskiq_flow.web.hub import Hub
 from taskiq_flow.web.runner import Runner
@@ -47,7 +46,7 @@ class Control:
         run_id = await self._runner.begin(
             self._runner.engine(body.get("graph")),
             lambda engine: engine.execute_async(
-                _taken(engine, inputs), outputs=outputs, run_id=new_id
+                _read(engine, inputs), outputs=outputs, run_id=new_id
             ),
             new_id,
         )
@@ -80,7 +79,7 @@ class Control:
                 replay=False,
                 allow_changed=allow_changed,
                 new_run_id=new_id,
-                inputs=_taken(engine, inputs),
+                inputs=_read(engine, inputs),
             ),
             new_id,
         )
@@ -117,6 +116,11 @@ class Control:
         return body
 
 
+def _read(engine: ExecutionEngine, inputs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The inputs as the annotations of the engine's graph say. Raises ``InputError``."""
+    return InputReader(engine.options["dag"].plan()).all_of_json(inputs or {})
+
+
 _KINDS = {str: "text", dict: "object", list: "list of texts", bool: "true or false"}
 
 
@@ -127,21 +131,6 @@ def _new_id(body: Body) -> str | None:
     if run_id is not None and (run_id in {"", ".", ".."} or run_id != printable(run_id)):
         raise HTTPException(400, "'run' in the body is no name; give one, or leave it out")
     return run_id
-
-
-def _taken(engine: ExecutionEngine, inputs: Body | None) -> Body | None:
-    """These inputs. Raises ``InputError`` for one that no node takes: clients see no warning."""
-    dag: DAG = engine.options["dag"]
-    known = dag.external_inputs
-    for key in inputs or ():
-        if key not in known and key not in dag.plan().producers:
-            listed = ", ".join(map(repr, known)) or "none"
-            hint = did_you_mean(key, known)
-            raise InputError(
-                f"the run was given {key!r}, which no node takes{hint}; external inputs: {listed}",
-                keys=[key],
-            )
-    return inputs
 
 
 def _has_begun(run_id: str) -> Response:

@@ -27,7 +27,8 @@ _REFUSALS = {
     "501": "something that is needed is not installed",
     "503": "too many connections, or the journal cannot be read",
 }
-_NUMBER, _TEXT = {"type": "number"}, {"type": "string"}
+_TEXT = {"type": "string"}
+_MOMENT: Content = {"type": ["number", "string"]}
 _OBJECT: Content = {"type": "object"}
 _LIST: Content = {"type": "array", "items": _OBJECT}
 _TEXTS: Content = {"type": "array", "items": _TEXT}
@@ -78,8 +79,8 @@ def document() -> Content:
                 summaries,
                 _query("status", {"type": "string", "enum": [*get_args(RunState)]}, "of the run"),
                 _query("name", _TEXT, "of the run's graph"),
-                _query("since", _NUMBER, "started then or later, in seconds since 1970"),
-                _query("before", _NUMBER, "started before then"),
+                _query("since", _MOMENT, "started since: seconds since 1970, a date, or 2h"),
+                _query("before", _MOMENT, "started before then"),
                 _query("limit", {"type": "integer", "minimum": 1, "maximum": 200}, "how many"),
             ),
             run: _get("A snapshot of a run, and its ``seq``.", _object(seq={}, nodes=_LIST), _RUN)
@@ -108,7 +109,10 @@ def document() -> Content:
                 "A value as it is stored.", {}, _RUN, _NODE, media="application/octet-stream"
             ),
             "/api/v1/events": _stream("The newest runs, and those that change."),
-            "/api/v1/dags": _get("The graphs that are known.", _object(dags=_LIST)),
+            "/api/v1/dags": _get(
+                "The graphs that are known, with their inputs and which of these are optional.",
+                _object(dags={"type": "array", "items": _object(inputs=_TEXTS, optional=_TEXTS)}),
+            ),
         },
     }
 

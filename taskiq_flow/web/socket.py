@@ -15,6 +15,7 @@ from taskiq_flow.errors import ConfigurationError, JournalError, RunNotFoundErro
 from taskiq_flow.previews import printable
 from taskiq_flow.web.frames import ALL, Frame, encoded
 from taskiq_flow.web.guard import MOST_BYTES
+from taskiq_flow.web.messages import message_of
 from taskiq_flow.web.streams import STUCK_SECONDS
 
 MOST_WATCHED = 32
@@ -87,7 +88,7 @@ class Socket:
                 await self._send_frames(run_id, after)
                 await self._answer({"op": "ended", "run": run_id})
             except (RunNotFoundError, JournalError) as error:
-                await self._answer({"op": "error", "run": run_id, "message": str(error)})
+                await self._answer({"op": "error", "run": run_id, "message": message_of(error)})
         if self._watched.get(run_id) is scope:
             del self._watched[run_id]
 
@@ -102,7 +103,7 @@ class Socket:
         try:
             is_asked = await self._request_cancel(run_id)
         except (RunNotFoundError, JournalError, ConfigurationError) as error:
-            await self._answer({"op": "error", "run": run_id, "message": str(error)})
+            await self._answer({"op": "error", "run": run_id, "message": message_of(error)})
             return
         await self._answer({"op": "cancel", "run": run_id, "requested": is_asked})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,31 @@ def test_what_is_mapped_over_is_a_list_of_what_the_task_takes() -> None:
     assert read_inputs(rows, ["rows=[[2], []]"], [], None) == {"rows": [[2], []]}
 
 
-def test_json_is_taken_as_it_is() -> None:
-    documents = ['text={"a": [1, null]}', "number=1.5"]
-    assert read_inputs(flows.typed, [], documents, None) == {
-        "text": {"a": [1, None]},
-        "number": 1.5,
+def test_json_is_read_as_the_annotation_says_too(tmp_path: Path) -> None:
+    documents = ['day="2026-11-26"', 'words=["a"]', 'anything={"a": [1, null]}', "text=null"]
+    file = tmp_path / "inputs.json"
+    file.write_text('{"number": "5", "words": 1, "unknown": [2]}')
+    assert read_inputs(flows.typed, [], documents[:3], str(file)) == {
+        "number": 5,
+        "unknown": [2],
+        "day": date(2026, 11, 26),
+        "words": ["a"],
+        "anything": {"a": [1, None]},
     }
+    for document, shown in ((documents[3], "null"), ("words=[1]", "[1]"), ("number=[]", "[]")):
+        key = document.partition("=")[0]
+        text = f"the input {key!r} is {re.escape(shown)}, which cannot be read as"
+        with pytest.raises(InputError, match=text):
+            read_inputs(flows.typed, [], [document], None)
+    file.write_text('{"number": "five"}')
+    with pytest.raises(InputError, match="the input 'number' is \"five\", which cannot be read"):
+        read_inputs(flows.typed, [], [], str(file))
+
+
+def test_all_items_of_a_list_are_checked() -> None:
+    with pytest.raises(InputError, match=r"cannot be read as list\[int\]: 1: Input should be"):
+        read_inputs(flows.mapped, ['numbers=[2, "a"]'], [], None)
+    assert read_inputs(flows.mapped, ['numbers=[2, "4"]'], [], None) == {"numbers": [2, 4]}
 
 
 @pytest.mark.parametrize(

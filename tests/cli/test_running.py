@@ -142,6 +142,33 @@ def test_part_of_a_run_runs_again_under_a_new_name(run: Run) -> None:
     assert run("show", "r2", *JOURNAL).lines[4].split() == ["again", "from", "r1"]
 
 
+def test_nodes_that_take_other_inputs_run_again(folder: Path, run: Run) -> None:
+    run("run", "flows:halves", "-i", "number=4", *JOURNAL, "--run-id", "r1")
+    again = ("rerun", "r1", "flows:halves", "--quiet", *JOURNAL)
+    (folder / "inputs.json").write_text('{"number": 10}')
+    for given, output in (
+        (("-i", "number=6"), "odd: 6\nhalf: 3.0\n"),
+        (("--input-json", "number=8", "--from", "half"), "odd: 8\nhalf: 4.0\n"),
+        (("--input-file", "inputs.json"), "odd: 10\nhalf: 5.0\n"),
+    ):
+        done = run(*again, *given)
+        assert (done.code, done.output) == (0, output), done
+    for others, code, words in (
+        ([], 2, "nothing says what runs again; give --from, --input or both"),
+        (["-i", "number=x"], 3, "'x', which cannot be read as int"),
+    ):
+        done = run(*again, *others)
+        assert (done.code, words in done.errors) == (code, True), done
+
+
+def test_the_command_that_resumes_has_the_options_that_the_run_had(folder: Path, run: Run) -> None:
+    options = ("--max-parallel", "2", "--on-error", "continue", "--timeout", "9.5")
+    begin = ("run", "flows:halves", "-i", "number=7", "--run-id", "a b", *JOURNAL, *options)
+    command = "taskiq-flow resume 'a b' flows:halves --journal runs.db " + " ".join(options)
+    assert run(*begin).errors.endswith(f"resume it with: {command}\n")
+    assert f"continue it with {command}, or" in run(*begin).errors
+
+
 def test_others_watch_and_cancel_a_run(
     folder: Path, start: Start, run: Run, at_gate: Command
 ) -> None:
@@ -165,7 +192,22 @@ def test_others_watch_and_cancel_a_run(
     assert json.loads(followed.lines[-1])["outcome"] == "cancelled"
     assert followed.errors == ""
     again = run("cancel", "r1", *JOURNAL)
-    assert (again.code, again.errors) == (0, "run 'r1' is cancelled already\n")
+    assert (again.code, again.errors) == (
+        0,
+        "run 'r1' was cancelled, so there was nothing to cancel\n",
+    )
+
+
+def test_a_run_in_progress_is_not_run_again(folder: Path, run: Run, at_gate: Command) -> None:
+    again = ("rerun", "r1", "flows:gated", "--from", "gate", "--quiet", *JOURNAL)
+    refused = run(*again)
+    assert (refused.code, refused.output) == (5, "")
+    assert (
+        "run 'r1' is in progress, and what it has yet to do would be done twice" in refused.errors
+    )
+    (folder / "open").touch()
+    assert at_gate.wait().code == 0
+    assert run(*again).output == "gate: open\nafter: open for all\n"
 
 
 def test_watching_ends_with_the_code_of_the_run(
@@ -192,6 +234,11 @@ def test_a_run_whose_engine_is_killed_is_interrupted(
     watched = watching.wait()
     assert watched.code == 5
     assert "run 'r1' is interrupted" in watched.errors
+    rows = [line.split(maxsplit=2) for line in run("show", "r1", *JOURNAL).lines[-2:]]
+    assert rows == [["·", "gate", "was running"], ["·", "after", "had not begun"]]
+    again = run("cancel", "r1", *JOURNAL)
+    words = "run 'r1' is interrupted and no engine has it, so there was nothing to cancel\n"
+    assert (again.code, again.errors) == (0, words)
 
 
 def test_a_closed_pipe_ends_the_run_quietly(folder: Path, start: Start) -> None:

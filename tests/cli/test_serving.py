@@ -69,6 +69,20 @@ def test_with_control_runs_can_be_cancelled(journal: Path, start: Start) -> None
     command.wait()
 
 
+def test_with_control_a_server_makes_the_journal(folder: Path, start: Start, run: Run) -> None:
+    done = run(*SERVE, "--control")  # which begins no runs
+    assert (done.code, "there is no journal at" in done.errors) == (5, True)
+    command = start(*SERVE, "flows:nightly", "--control")
+    api = f"{address_of(command)}/api/v1"
+    assert read(f"{api}/runs") == {"runs": [], "before": None}
+    assert read(f"{api}/runs", body=b'{"inputs": {"url": "a.org"}, "run": "r1"}') == {"run": "r1"}
+    assert [each["run"] for each in read(f"{api}/runs")["runs"]] == ["r1"]
+    command.send(signal.SIGINT)
+    command.wait()
+    done = run("serve", "flows:nightly", "--control", "--port", "0", "--journal", "no/runs.db")
+    assert (done.code, "unable to open database file" in done.errors) == (5, True)
+
+
 def test_other_machines_need_a_token(journal: Path, start: Start) -> None:
     command = start(*SERVE, "--host", "0.0.0.0")  # noqa: S104 - for the moment of the test
     address, token = address_of(command).split("/#token=")

@@ -22,6 +22,7 @@ from taskiq_flow import (
     ExecutionEngine,
     NodeCompleted,
     NodeFailedError,
+    PipelineTrackingManager,
     RunReader,
     TaskLostError,
 )
@@ -240,7 +241,9 @@ async def test_the_inventory_says_of_each_key_with_the_prefix_whose_it_is(
                 engine = ExecutionEngine(broker, many(broker, app.noted, 2), journal=journal)
                 await engine.execute(inputs(notes, 2, 0.0), run_id=run_id)
             cached = DAGBuilder().node(task(broker, app.double), cache=Cache()).build()
-            await ExecutionEngine(broker, cached, journal=journal).execute({"item": 1}, run_id="c")
+            tracking = PipelineTrackingManager().with_auto_storage(broker)
+            engine = ExecutionEngine(broker, cached, journal=journal, listeners=[tracking])
+            await engine.execute({"item": 1}, run_id="c")
             await journal.aclose()
             left = await inventory_of(broker, "shop")
     keys = {(item.name, item.note): item.count for item in left if item.kind == "keys"}
@@ -253,6 +256,7 @@ async def test_the_inventory_says_of_each_key_with_the_prefix_whose_it_is(
         ("shop:journal:runs", "of a journal"): 1,
         ("shop:journal:count", "of a journal"): 1,
         ("shop:journal:cache:*", "of a cache"): 1,
+        ("shop:tracking:*", "statuses of runs"): 2,
         ("shop:*", "other keys"): 1,
     }
 
@@ -289,7 +293,11 @@ async def test_consumers_that_are_gone_are_removed_with_nothing_lost(
 
 
 async def test_a_confined_user_needs_these_rights(
-    farm: Farm, server: RedisServer, client: Any, tmp_path: Path
+    farm: Farm,
+    server: RedisServer,
+    client: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The line stands in docs/production.md."""
     page = (Path(__file__).parents[2] / "docs/production.md").read_text("utf-8")
@@ -323,6 +331,17 @@ async def test_a_confined_user_needs_these_rights(
             assert not await reader.request(runs[0].run_id, "cancel")
             assert len(await reader.prune(keep=1)) == len(runs) - 1
             await reader.aclose()
+            tracking = PipelineTrackingManager(max_history=1).with_auto_storage(broker)
+            engine = ExecutionEngine(broker, cached, listeners=[tracking])
+            for run_id in ("first", "second"):
+                await engine.execute({"item": 1}, run_id=run_id)
+            assert [one.pipeline_id for one in await tracking.list_pipelines()] == ["second"]
+            assert (await tracking.get_metrics()).completed == 1
+            assert await tracking.delete_pipeline("second")
+            assert await tracking.cleanup_older_than(0) == 0
+            assert await tracking.get_status("second") is None
+    assert "was not saved" not in caplog.text
+    assert "were not removed" not in caplog.text
 
 
 async def test_what_a_confined_user_lacks_is_named(
@@ -441,6 +460,7 @@ async def test_what_is_given_back_keeps_the_number_of_its_deliveries(farm: Farm)
         assert delivery.number == 2
         await reader.deliveries.give_back()
         reader._hold(await reader._read())
+        await reader.aclose()
         assert [again.number for again in reader.deliveries.redelivered()] == [2]
         await client.delete(settings.queue)
 
@@ -524,7 +544,8 @@ async def test_a_message_is_acknowledged_with_the_result_of_its_task_and_not_wit
 ) -> None:
     settings = Settings("redis-streams", redis=server.url, queue="one-step")
     async with started(settings) as broker:
-        save = notifier_of(broker, "one-step").saver(broker.result_backend)
+        notifier = notifier_of(broker, "one-step")
+        save = notifier.saver(broker.result_backend)
         assert save is not None
         reader = stream_reader_of(broker)
         stream, group = settings.queue, reader._group
@@ -553,6 +574,7 @@ async def test_a_message_is_acknowledged_with_the_result_of_its_task_and_not_wit
             assert second.is_acknowledged
         assert (await client.xpending(stream, group))["pending"] == 0
         assert await client.xlen(stream) == 0
+        await notifier.aclose()
 
 
 async def test_a_result_is_saved_though_its_message_cannot_be_acknowledged(
@@ -560,7 +582,8 @@ async def test_a_result_is_saved_though_its_message_cannot_be_acknowledged(
 ) -> None:
     settings = Settings("redis-streams", redis=server.url, queue="replaced")
     async with started(settings) as broker:
-        save = notifier_of(broker, "replaced").saver(broker.result_backend)
+        notifier = notifier_of(broker, "replaced")
+        save = notifier.saver(broker.result_backend)
         assert save is not None
         reader = stream_reader_of(broker)
         await client.xadd(settings.queue, {"data": "message"})
@@ -574,6 +597,7 @@ async def test_a_result_is_saved_though_its_message_cannot_be_acknowledged(
             await save("task", result, "channel", lambda _: b"", delivery)
             assert not delivery.is_acknowledged
             assert await broker.result_backend.is_result_ready("task")
+        await notifier.aclose()
 
 
 async def test_a_worker_that_may_not_make_its_group_anew_says_so(
@@ -614,6 +638,7 @@ async def test_copies_that_are_suspect_are_executed_one_at_a_time(farm: Farm) ->
         reader = stream_reader_of(broker)
         reader._at_once = 10
         reader._hold(await reader._read())
+        await reader.aclose()
         first = reader.deliveries.next(reader._may_begin)
         innocent = reader.deliveries.next(reader._may_begin)
         assert first is not None

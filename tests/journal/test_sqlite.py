@@ -34,6 +34,38 @@ def lying_beside(path: Path) -> set[str]:
     return {other.name for other in path.parent.iterdir()} - {path.name}
 
 
+# The size of the file
+
+
+async def test_room_of_deleted_runs_is_used_again_and_given_back_by_vacuum(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    journal = SqliteJournal(path)
+
+    async def fill(name: str) -> None:
+        for number in range(10):
+            await journal.create(f"{name} {number}", LEASE, bytes(20 * PAGE))
+            await journal.release(f"{name} {number}", LEASE)
+
+    async def size_without(name: str) -> int:
+        for number in range(10):
+            await journal.delete(f"{name} {number}")
+        await journal.aclose()
+        return path.stat().st_size
+
+    await journal.create("kept", LEASE, b"chunk")
+    await fill("first")
+    size = await size_without("first")
+    assert size > 200 * PAGE
+    await fill("second")
+    assert await size_without("second") <= size + PAGE
+    assert await journal.run_ids() == ["kept"]  # it is open
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("VACUUM")
+    assert [chunk async for chunk in journal.read("kept")] == [b"chunk"]
+    await journal.aclose()
+    assert path.stat().st_size < 50 * PAGE
+
+
 # Files that cannot be used
 
 

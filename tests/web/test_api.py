@@ -23,7 +23,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.web import runs_app
 from tests.journal.nightly import graph
-from tests.web.site import INPUTS, Serve, lines_of, log_of, run_example
+from tests.web.site import INPUTS, Serve, connected, lines_of, log_of, run_example
 
 
 @pytest.fixture
@@ -52,9 +52,42 @@ async def test_a_page_of_runs_leads_to_the_next(serve: Serve, journal: MemoryJou
     assert [run["run"] for page in (first, second) for run in page["runs"]] == ["r2", "r1"]
 
 
+async def test_moments_are_numbers_dates_or_periods(serve: Serve, journal: MemoryJournal) -> None:
+    site = await serve(runs_app(journal))
+    for query, count in (
+        ("since=2h", 1),
+        ("since=0", 1),
+        ("since=2999-01-01", 0),
+        ("since=4e9", 0),
+        ("before=1w", 0),
+        ("before=2999-01-01T00:00:00Z", 1),
+    ):
+        assert len((await site.json(f"/api/v1/runs?{query}"))["runs"]) == count, query
+
+
+async def test_a_run_that_is_not_there_is_told_without_python(
+    serve: Serve, journal: MemoryJournal
+) -> None:
+    site = await serve(runs_app(journal))
+    text = "the journal has no run 'r2'; GET /api/v1/runs lists those that it has"
+    assert (await site.get("/api/v1/runs/r2")).json()["error"]["message"] == text
+    async with connected(site.base) as client:
+        await client.ask(op="subscribe", run="r2")
+        assert (await client.line())["message"] == text
+
+
 async def test_wrong_parameters_are_refused(serve: Serve, journal: MemoryJournal) -> None:
     site = await serve(runs_app(journal))
-    wrong = ("status=odd", "limit=0", "limit=9999", "limit=x", "since=nan", "before=inf")
+    wrong = (
+        "status=odd",
+        "limit=0",
+        "limit=9999",
+        "limit=x",
+        "since=nan",
+        "before=inf",
+        "since=soon",
+        f"since={'9' * 400}d",
+    )
     for query in (f"runs?{parameter}" for parameter in wrong):
         response = await site.get(f"/api/v1/{query}")
         assert response.status_code == 400

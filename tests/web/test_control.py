@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -31,18 +33,13 @@ def half(number: int) -> float:
     return number / 2
 
 
-def add(half: float, more: int) -> float:
+def add(half: float, more: int, days: list[date] = [], unit: str = "m") -> float:  # noqa: B006
     executed.append("add")
-    return half + more
+    return half + more + len(days)
 
 
 def halves() -> DAG:
-    return (
-        DAGBuilder("halves")
-        .node(half, inputs=["number"])
-        .node(add, inputs=["half", "more"], output="sum")
-        .build()
-    )
+    return DAGBuilder("halves").node(half, inputs=["number"]).node(add, output="sum").build()
 
 
 class Gate:
@@ -80,13 +77,29 @@ async def test_a_run_of_a_known_graph_is_begun(serve: Serve, journal: MemoryJour
     site = await serve(runs_app(journal, control=True, engines=[engine_of(halves())]))
     assert (await site.json("/api/v1/about"))["graphs"] == ["halves"]
     (dag,) = (await site.json("/api/v1/dags"))["dags"]
-    assert (dag["name"], dag["inputs"]) == ("halves", ["number", "more"])
-    body = {"graph": "halves", "inputs": {"number": 4, "more": 3}, "run": "r1"}
+    assert (dag["name"], dag["inputs"]) == ("halves", ["number", "more", "days", "unit"])
+    assert dag["optional"] == ["days", "unit"]
+    inputs = {"number": 4, "more": "2", "days": ["2026-11-26"]}  # read as the annotations say
+    body = {"graph": "halves", "inputs": inputs, "run": "r1"}
     response = await site.post("/api/v1/runs", body)
     assert (response.status_code, response.json()) == (202, {"run": "r1"})
     run = await end_of(site, "r1")
     assert (run["status"], run["name"], run["graph"]) == ("completed", "halves", "halves")
-    assert await RunReader(journal).value("r1", "add") == 5.0
+    reader = RunReader(journal)
+    assert await reader.value("r1", "add") == 5.0
+    assert await reader.value("r1", "days") == [date(2026, 11, 26)]
+
+
+async def test_runs_are_begun_in_a_file_that_is_not_there_yet(serve: Serve, tmp_path: Path) -> None:
+    path = str(tmp_path / "runs.db")
+    engines = [engine_of(halves())]
+    reading = await serve(runs_app(path, engines=engines))
+    assert (await reading.get("/api/v1/runs")).status_code == 503
+    site = await serve(runs_app(path, control=True, engines=engines))
+    assert (await site.json("/api/v1/runs"))["runs"] == []
+    body = {"inputs": {"number": 4, "more": 1}, "run": "r1"}
+    assert (await site.post("/api/v1/runs", body)).status_code == 202
+    assert (await end_of(site, "r1"))["status"] == "completed"
 
 
 async def test_a_run_without_a_name_gets_one(serve: Serve, journal: MemoryJournal) -> None:
@@ -100,7 +113,10 @@ REFUSED: list[tuple[Any, int, str]] = [
     ({"graph": "halves", "inputs": {"number": 4}}, 422, "node 'add' needs 'more'"),
     ({"graph": "halves", "inputs": {"number": 4, "more": 1, "half": 2}}, 422, "its own nodes"),
     ({"graph": "halves", "inputs": {"number": 4, "more": 1}, "outputs": ["x"]}, 422, "'x'"),
-    ({"graph": "halves", "inputs": {"number": 4, "more": 1, "x": 1}}, 422, "'x', which no node"),
+    ({"inputs": {"number": "x", "more": 1}}, 422, "'number' is \"x\", which cannot be read as int"),
+    ({"inputs": {"number": 4, "more": None}}, 422, "'more' is null, which cannot be read as int"),
+    ({"inputs": {"number": 4, "more": 1, "days": [7.5]}}, 422, "cannot be read as list[datetime"),
+    ({"inputs": {"number": 4, "moer": 1}}, 422, "no node takes; did you mean 'more'?"),
     ({"graph": "other"}, 422, "there is no graph 'other'; the application can run: 'halves'"),
     ({"inputs": []}, 400, "'inputs' in the body is no object"),
     ({"outputs": [1]}, 400, "'outputs' in the body is no list of texts"),
@@ -152,10 +168,16 @@ async def test_a_failed_run_is_resumed_and_run_again_with_other_inputs(
     await site.post("/api/v1/runs/r2/rerun", {"from": ["add"], "run": "r3"})
     assert (await end_of(site, "r3"))["status"] == "completed"
     assert executed == ["add"]
-    refused: list[tuple[Any, str]] = [({}, "nothing says"), ({"from": ["x"]}, "no node 'x'")]
-    for body, text in (*refused, ({"inputs": {"mroe": 2}}, "did you mean 'more'?")):
+    for body, text in (
+        ({}, "nothing says"),
+        ({"from": ["x"]}, "no node 'x'"),
+        ({"inputs": {"more": []}}, "'more' is [], which cannot be read as int"),
+        ({"from": ["add"], "inputs": {"moer": 1}}, "no node takes; did you mean 'more'?"),
+        ({"inputs": {"half": 1.0}}, "its own nodes produce"),
+    ):
         response = await site.post("/api/v1/runs/r2/rerun", body)
-        assert (response.status_code, text in response.text) == (422, True)
+        assert (response.status_code, text in response.json()["error"]["message"]) == (422, True)
+    assert executed == ["add"]
 
 
 async def test_a_run_that_an_engine_has_is_neither_resumed_nor_deleted(
@@ -167,6 +189,8 @@ async def test_a_run_that_an_engine_has_is_neither_resumed_nor_deleted(
     await gate.reached.wait()
     response = await site.post("/api/v1/runs/r1/resume")
     assert (response.status_code, "is locked by" in response.text) == (409, True)
+    response = await site.post("/api/v1/runs/r1/rerun", {"from": ["gate"]})
+    assert (response.status_code, "would be done twice" in response.text) == (409, True)
     assert (await site.client.delete("/api/v1/runs/r1")).status_code == 409
     assert (await site.client.post("/api/v1/runs/r1/cancel")).status_code == 202  # without a body
     assert (await end_of(site, "r1"))["status"] == "cancelled"

@@ -207,8 +207,10 @@ async def test_a_run_is_followed_and_stopped(serve: Serve) -> None:
         async with asyncio.timeout(5):
             while not app.state.hub._windows:
                 await asyncio.sleep(0.01)
+        assert await seen.page.get_by_role("button", name="Rerun…").count() == 0
         await seen.page.get_by_role("button", name="Stop").click()
         await seen.wait("document.querySelector('.top').textContent.includes('cancelled')")
+        assert await seen.page.get_by_role("button", name="Rerun…").count() == 1
         assert await seen.count(".box.cancelled") == 1
         assert seen.complaints == []
     with contextlib.suppress(Exception):
@@ -221,10 +223,14 @@ def at_least(number: int, least: int = 5) -> int:
     return number
 
 
+def first(one: int, unit: str = "m") -> int:
+    return at_least(one)
+
+
 async def test_a_run_is_begun_resumed_run_again_and_deleted(serve: Serve) -> None:
     dag = (
         DAGBuilder("checks")
-        .node(at_least, name="first", inputs={"number": "one"})
+        .node(first)
         .node(at_least, name="second", inputs={"number": "two", "least": "first"})
         .build()
     )
@@ -238,6 +244,9 @@ async def test_a_run_is_begun_resumed_run_again_and_deleted(serve: Serve) -> Non
         await button("button", name="New run…").click()
         inputs = form.get_by_label("Inputs, as a JSON object")
         assert json.loads(await inputs.input_value()) == {"one": None, "two": None}
+        assert "It also takes, with defaults: unit" in await form.inner_text()
+        await form.get_by_role("button", name="Begin").click()
+        await seen.wait("document.querySelector('#form').textContent.includes('read as int')")
         await inputs.fill("{")
         await form.get_by_role("button", name="Begin").click()
         await seen.wait("document.querySelector('#form [role=alert]') !== null")

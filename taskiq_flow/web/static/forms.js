@@ -7,15 +7,17 @@ import { get, post, runPath, show } from "./api.js";
 export async function newRun(about) {
   const { dags } = await get("dags");
   const known = dags.filter((dag) => about.graphs.includes(dag.name));
-  const inputsOf = (name) => known.find((dag) => dag.name === name)?.inputs ?? [];
-  const first = known[0]?.name;
   const choose = (event) => {
-    event.target.form.elements.inputs.value = emptyInputs(inputsOf(event.target.value));
+    const form = event.target.form;
+    const dag = known.find((one) => one.name === event.target.value);
+    form.elements.inputs.value = emptyInputs(dag);
+    form.querySelector(".optional").textContent = optionalInputs(dag);
   };
   ask("New run", "Begin", html`
     <label>Graph <select name="graph" @change=${choose}>
       ${known.map((dag) => html`<option value=${dag.name}>${dag.name}</option>`)}</select></label>
-    ${inputsField("Inputs, as a JSON object", emptyInputs(inputsOf(first)))}
+    ${inputsField("Inputs, as a JSON object", emptyInputs(known[0]))}
+    <p class="quiet optional">${optionalInputs(known[0])}</p>
     ${runField()}`,
   (fields) => post("runs", { graph: fields.graph.value, ...given(fields), ...runOf(fields) }));
 }
@@ -35,8 +37,14 @@ export function rerun(run, names, node) {
   }));
 }
 
-const emptyInputs = (keys) =>
-  keys.length ? `{\n${keys.map((key) => `  ${JSON.stringify(key)}: null`).join(",\n")}\n}` : "{}";
+/** The inputs that a graph needs, to be filled in. */
+function emptyInputs(dag) {
+  const keys = (dag?.inputs ?? []).filter((key) => !dag.optional.includes(key));
+  return keys.length ? `{\n${keys.map((key) => `  ${JSON.stringify(key)}: null`).join(",\n")}\n}` : "{}";
+}
+
+const optionalInputs = (dag) =>
+  (dag?.optional.length ? `It also takes, with defaults: ${dag.optional.join(", ")}` : "");
 
 const inputsField = (label, text) => html`
   <label>${label} <textarea name="inputs" rows="6" spellcheck="false" .value=${text}></textarea></label>`;

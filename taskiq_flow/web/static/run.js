@@ -237,7 +237,7 @@ export class RunPage {
       isRunning ? html`<button class="danger" ?disabled=${Boolean(model.requested)} @click=${() => this.stop()}>
         ${model.requested ? "Stopping…" : "Stop"}</button>` : nothing,
       isStopped && model.graph ? html`<button @click=${() => this.resume()}>Resume</button>` : nothing,
-      model.graph ? html`<button @click=${() => this.rerun()}>${from}</button>` : nothing,
+      !isRunning && model.graph ? html`<button @click=${() => this.rerun()}>${from}</button>` : nothing,
     ];
   }
 

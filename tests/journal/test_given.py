@@ -1,0 +1,39 @@
+"""Journals that are given as addresses."""
+
+from __future__ import annotations
+
+import pytest
+
+from taskiq_flow import RedisJournal
+from taskiq_flow.journal.given import as_journal
+
+DEFAULT = "taskiq_flow:journal"
+
+
+@pytest.mark.parametrize(
+    ("address", "prefix", "shown"),
+    [
+        ("redis://host/2", DEFAULT, "redis://host/2"),
+        ("redis://host/2?prefix=shop:journal", "shop:journal", "redis://host/2"),
+        ("rediss://host?prefix=a%20b&db=3", "a b", "rediss://host?db=3"),
+        ("unix:///tmp/socket?db=3&prefix=shop", "shop", "unix:///tmp/socket?db=3"),
+    ],
+)
+def test_an_address_may_name_the_prefix(address: str, prefix: str, shown: str) -> None:
+    journal = as_journal(address)
+    assert isinstance(journal, RedisJournal)
+    assert repr(journal) == f"<RedisJournal at {shown}, prefix {prefix!r}>"
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("redis://host?prefix=", "does not name one prefix; write \\?prefix=shop:runs"),
+        ("redis://host?prefix=a&prefix=b", "does not name one prefix"),
+        ("redis://host?prefx=a", "has the option 'prefx', which the Redis client does not know"),
+        ("redis://host?db=x", "Invalid value for 'db'"),
+    ],
+)
+def test_an_address_that_redis_does_not_take_is_refused_at_once(address: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        as_journal(address)
