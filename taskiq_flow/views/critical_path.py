@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,7 +38,8 @@ def critical_path(
     lengths: dict[str, float] = {}
     for name, node in ended.items():
         stages[name] = stage_of(node)
-        lengths[name], latest = stages[name].running, None
+        lengths[name] = stages[name].running
+        latest = (lengths[name], -math.inf)  # by itself, it may have run longer than behind another
         for other in edges.get(name, ()):
             if other not in lengths:
                 continue
@@ -46,7 +48,7 @@ def critical_path(
                 continue
             stage = stage_of(node, end)
             rank = (lengths[other] + stage.running, end)
-            if latest is None or rank > latest:
+            if rank > latest:
                 before[name], stages[name], latest = other, stage, rank
                 lengths[name] = rank[0]
     if not ended:

@@ -29,7 +29,7 @@ from taskiq_flow import (
     RunCancelledError,
 )
 from taskiq_flow.listeners.lines import MOST_LINES
-from tests.virtual_clock import virtual_loop, virtually
+from tests.virtual_clock import run_virtually, virtual_loop, virtually
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -474,3 +474,22 @@ def test_of_many_runs_the_first_are_shown_and_the_others_counted(terminal: Pty) 
     assert "and 5 more runs" in CONTROL.sub("", written)
     assert max(map(len, pictures(written))) < 24
     assert CONTROL.sub("", written).count("✓ run") == 9
+
+
+def test_the_last_lines_on_a_terminal_name_the_first_elements_that_failed(terminal: Pty) -> None:
+    async def crop(x: int) -> int:
+        if x % 2:
+            raise ValueError(f"{x} is odd")
+        return x
+
+    async def main() -> None:
+        await run(mapped(crop), Progress(terminal.file), {"xs": range(20)})
+
+    run_virtually(main())
+    lines = [line.rstrip() for line in CONTROL.sub("", terminal.close()).splitlines()]
+    at = next(n for n, line in enumerate(lines) if "crop[1]: ValueError" in line)
+    assert lines[at] == "  ✗ crop  10/20, 10 failed; crop[1]: ValueError: 1 is odd"
+    assert [line for line in lines[at + 1 :] if line] == [
+        *(f"    crop[{n}]: ValueError: {n} is odd" for n in (3, 5, 7, 9)),
+        "    and 5 more elements failed",
+    ]

@@ -355,3 +355,14 @@ def test_a_run_that_goes_on_has_no_times_of_the_session_before() -> None:
     assert (report.seconds, report.parallelism) == (1.0, 1.0)
     assert report.nodes["a"].running == 0
     assert view.nodes["a"].running == 9  # which a view keeps
+
+
+def test_an_element_may_run_longer_than_all_of_what_is_before_its_node() -> None:
+    view = view_of(
+        started("m", "n", mapped={"m": 1, "n": 1}, edges={"n": ("m",)}),
+        *elements_of("m", (0.0, 0.0, 1.0), (1.0, 1.0, 2.0), (2.0, 2.0, 3.0)),
+        *elements_of("n", (1.0, 1.0, 5.0), (2.0, 2.0, 3.0), (3.0, 3.0, 4.0)),
+        RunFinished("r", 5.0, "completed", None),
+    )
+    report = RunReport.of(view)
+    assert (report.critical_path, report.ideal_seconds) == (("n",), 4.0)
