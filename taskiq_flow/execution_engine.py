@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import (
     AsyncGenerator,
@@ -29,12 +28,10 @@ from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.inputs import as_inputs
 from taskiq_flow.dataflow.known_classes import ClassesOfTasks
-from taskiq_flow.dataflow.many import SOURCE
 from taskiq_flow.dataflow.options import (
     Retry,
     Seconds,
     as_retry,
-    in_seconds,
     most_parallel,
     time_limit,
 )
@@ -48,29 +45,25 @@ from taskiq_flow.engine.arguments import (
     check_items,
     check_loop_runs,
     check_resume,
-    checked_id,
     checked_listeners,
     checked_lost_after,
     id_or_new,
     isolation_of,
-    listed,
     reference_above,
     wanted_outputs,
 )
+from taskiq_flow.engine.beginnings import Beginnings
 from taskiq_flow.engine.connection import check_broker, check_readable
-from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.many import HeldBack, as_results, check_source, in_order, with_numbers
 from taskiq_flow.engine.mapped_nodes import RUN_ENDED
 from taskiq_flow.engine.planning import Planner
 from taskiq_flow.engine.results import store_result
-from taskiq_flow.engine.resuming import Resumer
 from taskiq_flow.engine.run import OnError, Run, RunSettings
 from taskiq_flow.engine.run_handle import RunHandle
 from taskiq_flow.engine.run_in_progress import Begin, RunInProgress
 from taskiq_flow.engine.run_spec import Items, NodeOptions
 from taskiq_flow.engine.started import started
 from taskiq_flow.engine.starting import Starter
-from taskiq_flow.errors import RunNotFoundError
 from taskiq_flow.events import Listener
 from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.protocol import Journal
@@ -218,8 +211,7 @@ class ExecutionEngine:
         self._starter = Starter(
             broker, settings, checked_lost_after(lost_after), stored, store_beside(journal)
         )
-        self._stored = stored
-        self._resumer = Resumer(broker, self._planner, self._starter, self._runs, stored)
+        self._beginnings = Beginnings(broker, self._planner, self._starter, self._runs, stored)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -279,7 +271,7 @@ class ExecutionEngine:
         check_resume(run_id, resume=resume)
         check_items(items)
         given = None if inputs is None else as_inputs(inputs)
-        begin = self._beginning(
+        begin = self._beginnings.begun(
             name,
             given,
             wanted_outputs(outputs),
@@ -288,30 +280,6 @@ class ExecutionEngine:
             is_named=run_id is not None,
         )
         return self._pairs(name, begin)
-
-    def _beginning(
-        self,
-        name: str,
-        inputs: Mapping[str, Any] | None,
-        outputs: list[str] | None,
-        *,
-        resume: bool,
-        items: Items,
-        is_named: bool,
-    ) -> Begin:
-        """What begins a run, or with ``resume`` continues it if the journal has it."""
-
-        async def begin(listeners: Listeners) -> Run[Any]:
-            if resume:
-                with contextlib.suppress(RunNotFoundError):
-                    return await self._resumer.resume(
-                        listeners, name, inputs=inputs, outputs=outputs, items=items
-                    )
-            spec = self._planner.spec(inputs, outputs, items)
-            log = self._runs.new_log(name, spec.inputs, outputs)
-            return await self._starter.begin(listeners, name, spec, log, is_named=is_named)
-
-        return begin
 
     def start(
         self,
@@ -350,15 +318,15 @@ class ExecutionEngine:
         if resume:
             self._check_may_resume()
             given = None if inputs is None else as_inputs(inputs)
-            again = self._beginning(name, given, wanted, resume=True, items=items, is_named=True)
+            again = self._beginnings.begun(
+                name, given, wanted, resume=True, items=items, is_named=True
+            )
             return self._hold(name, again, ends=self._ends(given), items=items)
         check_readable(self._broker)
-        spec = self._planner.spec(inputs, wanted, items)
-        log = self._runs.new_log(name, spec.inputs, wanted)
-        begin = partial(
-            self._starter.begin, run_id=name, spec=spec, log=log, is_named=run_id is not None
+        begin, sources = self._beginnings.planned(
+            name, inputs, wanted, items=items, is_named=run_id is not None
         )
-        return self._hold(name, begin, ends=_have_ends(spec.sources), items=items)
+        return self._hold(name, begin, ends=_have_ends(sources), items=items)
 
     def stream(
         self,
@@ -443,27 +411,18 @@ class ExecutionEngine:
         check_resume(run_id, resume=resume)
         held = HeldBack()
 
-        async def begin(listeners: Listeners) -> Run[Any]:
-            planner = self._planner.of_many(wanted, held, shows_failures=whole)
-            runs = self._runs.of_many(planner.dag)
-            sources = {SOURCE: Source(source, limit)}
-            if resume:
-                resumer = Resumer(self._broker, planner, self._starter, runs, self._stored)
-                with contextlib.suppress(RunNotFoundError):
-                    return await resumer.resume(
-                        listeners,
-                        name,
-                        replay=replay or whole,  # the results of an input come together
-                        inputs=sources,
-                        outputs=wanted,
-                        items=items,
-                    )
-            spec = planner.spec(sources, wanted, items)
-            log = runs.new_log(name, spec.inputs, wanted)
-            return await self._starter.begin(
-                listeners, name, spec, log, is_named=run_id is not None
-            )
-
+        begin = self._beginnings.many(
+            name,
+            source,
+            limit,
+            held,
+            wanted,
+            whole=whole,
+            items=items,
+            resume=resume,
+            replay=replay,
+            is_named=run_id is not None,
+        )
         pairs = self._pairs(name, begin)
         if ordered:
             pairs = in_order(pairs, held)
@@ -512,7 +471,7 @@ class ExecutionEngine:
         a 1
         b 2
         """
-        again = self._resuming(
+        again = self._beginnings.resumed(
             run_id,
             replay=replay,
             allow_changed=allow_changed,
@@ -546,7 +505,7 @@ class ExecutionEngine:
         {'a': 1, 'b': 2}
         """
         check_loop_runs()
-        again = self._resuming(
+        again = self._beginnings.resumed(
             run_id,
             replay=replay,
             allow_changed=allow_changed,
@@ -556,29 +515,6 @@ class ExecutionEngine:
         )
         self._check_may_resume()
         return self._hold(run_id, again, ends=self._ends(inputs), items=items)
-
-    def _resuming(
-        self,
-        run_id: str,
-        *,
-        replay: bool,
-        allow_changed: bool,
-        wait: Seconds,
-        inputs: Mapping[str, Any] | None,
-        items: Items,
-    ) -> Begin:
-        """What begins a run of ``resume``."""
-        checked_id("run_id", run_id)
-        check_items(items)
-        return partial(
-            self._resumer.resume,
-            run_id=run_id,
-            replay=replay,
-            allow_changed=allow_changed,
-            wait=in_seconds("wait", wait),
-            sources=as_inputs(inputs),
-            items=items,
-        )
 
     def rerun(
         self,
@@ -609,7 +545,7 @@ class ExecutionEngine:
         >>> asyncio.run(main())
         b 2
         """
-        name, begin = self._rerunning(
+        name, begin = self._beginnings.rerun(
             run_id,
             from_,
             replay=replay,
@@ -646,7 +582,7 @@ class ExecutionEngine:
         ('r2', {'a': 1, 'b': 2})
         """
         check_loop_runs()
-        name, begin = self._rerunning(
+        name, begin = self._beginnings.rerun(
             run_id,
             from_,
             replay=replay,
@@ -657,34 +593,6 @@ class ExecutionEngine:
         )
         self._check_may_resume()
         return self._hold(name, begin, ends=self._ends(inputs), items=items)
-
-    def _rerunning(
-        self,
-        run_id: str,
-        from_: Iterable[str],
-        *,
-        replay: bool,
-        allow_changed: bool,
-        new_run_id: str | None,
-        inputs: Mapping[str, Any] | None,
-        items: Items,
-    ) -> tuple[str, Begin]:
-        """The name of a run of ``rerun``, and what begins it."""
-        asked = listed("from_", from_)
-        checked_id("run_id", run_id)
-        check_items(items)
-        name = id_or_new("new_run_id", new_run_id)
-        return name, partial(
-            self._resumer.rerun,
-            run_id=run_id,
-            new_run_id=name,
-            from_=asked,
-            replay=replay,
-            allow_changed=allow_changed,
-            is_named=new_run_id is not None,
-            sources=as_inputs(inputs),
-            items=items,
-        )
 
     async def execute(
         self,

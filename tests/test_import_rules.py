@@ -45,6 +45,7 @@ SPEAK_TO_SERVERS = {
     *(
         "transport/redis",
         "transport/redis_broker",
+        "transport/redis_connection",
         "transport/redis_streams",
         "transport/redis_errors",
         "transport/nats",

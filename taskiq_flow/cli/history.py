@@ -22,7 +22,7 @@ from taskiq_flow.events import WIRE_VERSION, Event, RunStarted
 from taskiq_flow.journal import RunReader, RunSummary
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.listeners.progress import Progress
-from taskiq_flow.listeners.texts import error_text, interrupted_text, node_text, run_text
+from taskiq_flow.listeners.texts import error_text, node_text, run_text
 from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.report import RunReport
@@ -153,8 +153,7 @@ def _show_state(run: RunSummary, view: RunView) -> None:
             show(Text(f"  {fact:<11}", style="dim").append(text, style="not dim"), wraps=True)
     if view.nodes:
         show("")
-        over = view.status == "interrupted"
-        rows = [_row_of_node(node, is_interrupted=over) for node in view.nodes.values()]
+        rows = [_row_of_node(node) for node in view.nodes.values()]
         show_table(rows, most_important=(0, 1, 2), cut=1)
     for node in view.nodes.values():
         if node.state == "failed" and (error := node.error or _first_error(node)):
@@ -167,15 +166,12 @@ def _first_error(node: NodeView) -> dict[str, str] | None:
     return next((each.error for each in failed if each.state == "failed"), None)
 
 
-def _row_of_node(node: NodeView, *, is_interrupted: bool) -> Row:
-    shown, state = node.preview, node.state
-    text = "waits" if state == "pending" else node_text(node).partition(": ")[0]
-    if is_interrupted and not node.is_ended:
-        state, text = "pending", interrupted_text(node)
+def _row_of_node(node: NodeView) -> Row:
+    shown = node.preview
     return [
-        Text("  ").append_text(sign(state)),
+        Text("  ").append_text(sign(node.state)),
         one_line(node.name),
-        text,
+        "waits" if node.state == "pending" else node_text(node).partition(": ")[0],
         one_line(shown["text"])[:60] if shown else "",
     ]
 

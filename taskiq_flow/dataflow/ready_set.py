@@ -198,11 +198,6 @@ class ReadySet(Generic[N]):
         return node
 
     @property
-    def may_start(self) -> bool:
-        """Whether ``pop`` would return a node."""
-        return bool(self._queue) or (bool(self._heap) and self._running != self._limit)
-
-    @property
     def is_full(self) -> bool:
         """Whether as many nodes are running as may run at once."""
         return self._running == self._limit

@@ -130,8 +130,14 @@ class Generating(Generic[N]):
             self._block(node_run)
         self._completions.grant(node_run.task_id, self._in_flight.get(node_run, grant))
 
-    def let_go_on(self) -> None:
-        """Items were let in: look which generators may make more."""
+    def pop(self) -> Any:
+        """Start the next node. If none may start, generators may make more of what was let in."""
+        node = self._mapped.pop()
+        if node is None:
+            self._let_go_on()
+        return node
+
+    def _let_go_on(self) -> None:
         for node_run, grant in list(self._in_flight.items()):
             more = grant.have + self._mapped.lead(node_run.node) - grant.may
             if not node_run.is_expected or more < self._mapped.enough(node_run.node):

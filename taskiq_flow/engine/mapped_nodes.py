@@ -7,9 +7,9 @@ import functools
 import logging
 from collections import ChainMap
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from taskiq_flow.dataflow.axes import Path, element_name, parted
+from taskiq_flow.dataflow.axes import Path, element_name
 from taskiq_flow.dataflow.cells import ABSENT, Cells
 from taskiq_flow.dataflow.element import Element, Unreached
 from taskiq_flow.dataflow.elements import Elements
@@ -17,16 +17,19 @@ from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.many import SOURCE
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, ReadySet
+from taskiq_flow.engine.earlier_elements import EarlierElements, source_digest
 from taskiq_flow.engine.feeder import Feeder
-from taskiq_flow.engine.run_spec import RunSpec
+from taskiq_flow.engine.replay import Replay
+from taskiq_flow.engine.result_stream import ResultStream
+from taskiq_flow.engine.run_events import RunEvents
+from taskiq_flow.engine.run_spec import NO_SESSIONS, RunSpec
 from taskiq_flow.engine.run_state import RunState, as_declared, as_whole
-from taskiq_flow.errors import NODE_ERRORS, GraphChangedError, OutputShapeError
-from taskiq_flow.events import ElementsKnown, Event, NodeFailure, NodeSkipped
+from taskiq_flow.errors import NODE_ERRORS, OutputShapeError
+from taskiq_flow.events import NodeFailure, NodeSkipped
 from taskiq_flow.generators.grant import NO_ITEMS, Grant, with_item
 from taskiq_flow.journal.records import FINISHED, GIVEN, KNOWN, record
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.digest import digest_of
-from taskiq_flow.values.isolation import Take
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -39,16 +42,31 @@ DECLINED: Final = object()
 """A filter has left an element out."""
 
 
+class Caller(Protocol):
+    """The run, as its mapped nodes need it."""
+
+    def restore_element(self, element: Element) -> int | None:
+        """Store what an earlier engine has completed. Returns how it has ended, if it has."""
+
+    def skip_nodes(self, nodes: Sequence[Any]) -> None:
+        """Nodes that never run, because of what they depend on."""
+
+    def fail_unsent(self, node: Any, error: BaseException) -> None:
+        """A mapped node has failed, or an element of it, for which no task was sent."""
+
+    def advance(self) -> None:
+        """Start what may start, or end."""
+
+    def end_unless_over(self, error: BaseException) -> None:
+        """End the run with an error, if it has not ended."""
+
+
 class MappedNodes:
     """Lets elements in, and gathers what they give into the values of their nodes.
 
-    ``take``: makes of a source's value one that the source does not change any more. ``log``: of a
-    run with a journal. ``restore``: stores an element that an earlier engine has completed, if one
-    has. ``skip``: nodes that never run. ``fail``: a node that has failed by itself. ``deliver``:
-    gives the reader a node's value. ``tell``: tells listeners an event. ``unread``: how much the
-    reader has still to read. ``advance``: starts what may start. ``end``: ends the run with an
-    error. ``was_yielded``: a node's value was delivered, if it is at all.
-    ``let_generators_go_on``: items were let in, so that generators may make more.
+    ``stream``: where the reader is given values. ``replay``: the order of those that earlier
+    engines have completed. ``log``: of a run with a journal. ``limit``: how many nodes may run at
+    once. ``collects``: whether the reader is given failures in the places of values.
     """
 
     def __init__(
@@ -56,21 +74,14 @@ class MappedNodes:
         spec: RunSpec[Any],
         ready: ReadySet[Any],
         state: RunState[Any],
+        caller: Caller,
         *,
-        take: Take,
+        stream: ResultStream[Any],
+        events: RunEvents[Any],
+        replay: Replay,
         log: LogWriter[Any] | None,
         limit: int | None,
         collects: bool,
-        restore: Callable[[Element], int | None],
-        skip: Callable[[Sequence[Any]], None],
-        fail: Callable[[Any, BaseException], None],
-        deliver: Callable[[Any, Any], None],
-        tell: Callable[[Event], None],
-        unread: Callable[[], int],
-        advance: Callable[[], None],
-        end: Callable[[BaseException], None],
-        was_yielded: Callable[[DAGNode], None],
-        let_generators_go_on: Callable[[], None],
     ) -> None:
         if spec.elements is None:
             raise ValueError("no node of the run is mapped")
@@ -80,27 +91,18 @@ class MappedNodes:
         self._ready = ready
         self._state = state
         self._collects = collects
-        self._restore = restore
-        self._skip = skip
-        self._fail = fail
-        self._deliver = deliver
-        self._tell = tell
-        self._unread = unread
-        self._advance = advance
-        self._end = end
-        self._was_yielded = was_yielded
-        self._let_generators_go_on = let_generators_go_on
-        self._not_restored: dict[Path, set[DAGNode]] = {}  # by which of many inputs they are of
+        self._caller = caller
+        self._stream = stream
+        self._deliver: Callable[[Any, Any], None] = stream.deliver
+        self._events = events
+        self._replay = replay
+        self._is_resumed = spec.earlier is not NO_SESSIONS
+        self._earlier = EarlierElements(spec, self._plan, state.run_id)
         self._given = next((n for n in self._plan.mapped if n.given_key == SOURCE), None)
         self._held_back: dict[tuple[DAGNode, Path], tuple[Any, Missing]] = {}  # of generators
         self._loop = asyncio.get_running_loop()
         self._missing: dict[DAGNode, Cells] = {}  # if these are collected
         self._uneven: set[DAGNode] = set()
-        self._sent_earlier: dict[str, int] = {}  # by node: the last item of a source
-        for node, path in map(parted, spec.earlier.digests):
-            for depth, index in enumerate(path):
-                name = element_name(node, path[:depth])
-                self._sent_earlier[name] = max(index, self._sent_earlier.get(name, -1))
         self._elements = Elements(
             self._plan,
             ready,
@@ -108,7 +110,7 @@ class MappedNodes:
             priority=spec.priority,
             producers={key for node in spec.nodes for key in node.outputs},
             sources=spec.sources,
-            take=take,
+            take=spec.take,
             limit=limit,
             lists_at=spec.lists_at,
             items=bool(spec.items),
@@ -123,14 +125,16 @@ class MappedNodes:
     def _feeder(self, key: str, items: AsyncIterable[Any]) -> Feeder:
         def take(value: Any) -> None:
             self._elements.append(key, value)
-            self._advance()
+            self._caller.advance()
 
         def ended() -> None:
             self._elements.end(key)
-            self._advance()
+            self._caller.advance()
 
         has_room = functools.partial(self._elements.room.has_room, key)
-        return Feeder(items, take=take, has_room=has_room, ended=ended, fail=self._end)
+        return Feeder(
+            items, take=take, has_room=has_room, ended=ended, fail=self._caller.end_unless_over
+        )
 
     # For the run
 
@@ -168,10 +172,8 @@ class MappedNodes:
     def pop(self) -> Any:
         """Start the next node. ``None`` if none may start now."""
         node = self._elements.pop()
-        if node is None:
-            if self._elements.has_more or self._ready.exhausted:
-                self._loop.call_soon(self._advance)
-            self._let_generators_go_on()
+        if node is None and (self._elements.has_more or self._ready.exhausted):
+            self._loop.call_soon(self._caller.advance)
         return node
 
     # Generators
@@ -279,7 +281,7 @@ class MappedNodes:
         elif node in self._plan.mapped:  # it has no lists
             self._elements.ends.never(node)
             self._deliver_held_back(node, ())
-            self._was_yielded(as_declared(node))
+            self._replay.was_yielded(as_declared(node))
 
     def missing(self, element: Element, what: Missing) -> None:
         """Under ``"collect"``, an element has failed, or was skipped because of a failure."""
@@ -291,108 +293,59 @@ class MappedNodes:
 
     def restored(self, element: Element) -> int | None:
         """Store what an earlier engine has completed, or what a run is given."""
-        node, earlier = element.node, self._spec.earlier
-        before = earlier.digests.get(element.task_name, b"") if earlier.digests else b""
-        if before and (now := source_digest(element)) and now != before:
-            self._end(self._changed_error(element))
+        node, before = element.node, b""
+        if self._is_resumed:
+            before = self._earlier.digest(element)
+            if (error := self._earlier.change(element, before)) is not None:
+                self._caller.end_unless_over(error)
         if (key := node.given_key) is not None:
             if node is self._given and self._log is not None and not before:
                 self._log.append(record(GIVEN, element.task_name, 0, source_digest(element)))
             return self._pass_on(element, self._elements.values.mapped_value(element, key))
-        for depth, index in enumerate(element.path if earlier.lengths else ()):
-            name = element_name(node.task_name, element.path[:depth])
-            count = earlier.lengths.get(name)
-            if count is not None and index >= count and (depth or self._was_taken_whole(node)):
-                self._end(self._other_length_error(name, "more items than", count))
-        if not self._can_be_restored(element):
-            return None  # it is when it would start
-        outcome = self._restore(element)
+        if not self._is_resumed or not self._can_be_restored(element):
+            return None  # if it was completed, it is restored when it would start
+        outcome = self._caller.restore_element(element)
         if outcome is None:
-            self._will_run(element)
+            self._earlier.add_new(element)
         return outcome
-
-    def _will_run(self, element: Element) -> None:
-        """An earlier engine has not completed an element."""
-        if not self._spec.earlier.is_replayed:  # else its list is given anyway
-            place = element.path[: self._spec.lists_at or 0]
-            self._not_restored.setdefault(place, set()).add(element.node)
-
-    def _is_list_given(self, node: DAGNode, place: Path) -> bool:
-        """Whether the reader is given a list, as it asks for all, or it was not whole before."""
-        earlier, mapped = self._spec.earlier, self._plan.mapped
-        if earlier.is_replayed or not earlier.results:
-            return True
-        new = self._not_restored.get(place, ())
-        before = map(as_declared, mapped[node].producers)  # an empty list is as new as what gave it
-        return node in new or any(
-            other in new if other in mapped else other.task_name not in earlier.results
-            for other in before
-        )
 
     def _pass_on(self, element: Element, value: Any) -> int:
         """Give an element its value, without a task. Returns how it has ended."""
         try:
             element.store(value, {})
         except NODE_ERRORS as error:  # of one run's inputs, also of user code within them
-            self._fail(element, error)
+            self._caller.fail_unsent(element, error)
             return FAILED
-        node, earlier = element.node, self._spec.earlier
+        node = element.node
         if isinstance(node, ItemsNode):
             self._elements.drop_item(node.generator, element.path)
-            is_restored = bool(earlier.results) and self._is_restored_item(element)
+            is_restored = self._earlier.has_item(element)
             if not is_restored:
-                self._will_run(element)
-            if self._spec.items and (earlier.is_replayed or not is_restored):
+                self._earlier.add_new(element)
+            if self._spec.items and (self._spec.earlier.is_replayed or not is_restored):
                 self._deliver(element, value)
         return COMPLETED
-
-    def _is_restored_item(self, element: Element) -> bool:
-        """Whether the journal has an item, or the whole list of its generator."""
-        whole = element_name(element.node.task_name, element.path[:-1])
-        return not self._spec.earlier.results.keys().isdisjoint((whole, element.task_name))
 
     def _can_be_restored(self, element: Element) -> bool:
         """Whether what the element gives is there. A filter of lists gives what it was given."""
         key = element.node.filtered
         return key is None or self._elements.values.mapped_value(element, key) is not ABSENT
 
-    def _changed_error(self, element: Element) -> GraphChangedError:
-        node, run_id = element.node.task_name, self._state.run_id
-        return GraphChangedError(
-            f"item {element.path[0]} of node {node!r} is not the one with which run {run_id!r} was "
-            "begun; resume it with the same items in the same order, or begin another",
-            changed=[element.task_name],
-        )
-
-    def _was_taken_whole(self, node: DAGNode) -> bool:
-        """Whether another node has completed with the list of a mapped one as it was then."""
-        results = self._spec.earlier.results
-        return any(other.task_name in results for other in self._spec.successors.get(node, ()))
-
-    def _other_length_error(self, name: str, how: str, count: int) -> GraphChangedError:
-        run_id = self._state.run_id
-        return GraphChangedError(
-            f"node {name!r} maps over {how} the {count} with which run {run_id!r} was begun; "
-            "resume it with the same items in the same order, or begin another",
-            changed=[name],
-        )
-
     def skip(self, elements: Sequence[Element]) -> None:
         """Elements that never run, because of what they depend on."""
-        self._skip(elements)
+        self._caller.skip_nodes(elements)
 
     def known(self, node: DAGNode, within: Path, count: int) -> None:
         """A node maps over so many elements within a path, or over so many lists of them."""
         if isinstance(node, ItemsNode):  # its generator tells how many items it has given
             return
-        name, earlier = element_name(node.task_name, within), self._spec.earlier
+        name = element_name(node.task_name, within)
         if not self._spec.sources.keys().isdisjoint(self._plan.mapped[node].lists):
-            sent = max(self._sent_earlier.get(name, -1) + 1, earlier.lengths.get(name, 0))
-            if count < sent:
-                self._end(self._other_length_error(name, "fewer items than", sent))
-            elif self._log is not None and earlier.lengths.get(name) != count:
+            if (error := self._earlier.missing_items(name, count)) is not None:
+                self._caller.end_unless_over(error)
+            elif self._log is not None and self._spec.earlier.lengths.get(name) != count:
                 self._log.append(record(KNOWN, name, 0, str(count).encode()))
-        self._tell(ElementsKnown(self._state.run_id, self._loop.time(), name, count))
+        self._events.elements_known(name, count)
 
     def gathered_within(self, name: str) -> None:
         """Elements within a path have ended, and some of them have failed."""
@@ -427,7 +380,7 @@ class MappedNodes:
         if is_missing(instead):  # of the items of a generator, it is delivered already
             if not self._is_own_row(element.node, element.path):
                 self._deliver(element, instead)
-        elif (is_whole or self._collects) and self._is_list_given(element.node, element.path):
+        elif (is_whole or self._collects) and self._earlier.is_list_new(element.node, element.path):
             self._deliver(element, self._elements.values.whole(element.node, element.path, missing))
         missing.drop(element.path)
 
@@ -435,7 +388,7 @@ class MappedNodes:
         """One of many runs has ended. Delivers whether it had, without a failure, before."""
         for cells in self._missing.values():
             cells.drop(path)
-        self._not_restored.pop(path, None)
+        self._earlier.position_ended(path)
         if self._given is None:
             return
         name, failed = element_name(self._given.task_name, path), self._state.failed_positions
@@ -449,7 +402,7 @@ class MappedNodes:
 
     def source_failed(self, error: BaseException) -> None:
         """A source has raised an error, which the reader gets as it is."""
-        self._end(error)
+        self._caller.end_unless_over(error)
 
     def forget(self, name: str) -> None:
         """An element has not completed, and no node will ask why any more."""
@@ -458,7 +411,7 @@ class MappedNodes:
     def unread(self) -> int:
         """How many elements the reader has still to read, if they are yielded."""
         is_read = self._spec.items or self._spec.ahead is not None
-        return self._unread() if is_read else 0
+        return len(self._stream) if is_read else 0
 
     def ahead(self) -> int:
         """How many of many runs have ended, and wait for an earlier one to be read."""
@@ -468,12 +421,12 @@ class MappedNodes:
         """A node takes lists together that differ in length."""
         self._uneven.add(node)
         if node not in self._plan.generators:  # it is told behind its last item
-            self._fail(as_declared(node), error)
+            self._caller.fail_unsent(as_declared(node), error)
 
     def uneven_within(self, element: Element, error: OutputShapeError) -> None:
         """A node takes lists together within a path that differ in length."""
         if element.node not in self._plan.generators:  # it is told behind its last item
-            self._fail(element, error)
+            self._caller.fail_unsent(element, error)
             if len(element.path) == self._spec.lists_at and element.node in self._missing:
                 self._missing[element.node].drop(element.path)
 
@@ -486,7 +439,7 @@ class MappedNodes:
         else:
             self._state.incomplete.add(node.task_name)
             never_run = self._ready.fail(node)
-        self._skip(never_run)
+        self._caller.skip_nodes(never_run)
 
     def _give_lists(self, node: DAGNode, *, is_whole: bool, is_cut: bool) -> None:
         """Give what takes a node's lists as wholes: nodes, and the reader."""
@@ -498,24 +451,15 @@ class MappedNodes:
         is_given = is_whole or (self._collects and node not in self._uneven)
         if is_cut:  # the reader is given the failure of the generator
             is_given = is_given and not self._is_own_row(node, ())
-        if self._spec.lists_at == 0 and is_given and self._is_list_given(node, ()):
+        if self._spec.lists_at == 0 and is_given and self._earlier.is_list_new(node, ()):
             missing = self._missing.pop(node, None)
             whole = self._cut(node) if is_cut else self._elements.values.whole(node, (), missing)
             self._deliver(node, whole)
         self._deliver_held_back(node, ())
-        self._was_yielded(as_declared(node))
+        self._replay.was_yielded(as_declared(node))
 
 
 def is_missing(value: Any) -> bool:
     """Whether a failure is what stands in the place of a value in a list."""
     is_skipped = isinstance(value, NodeSkipped) and value.reason == "failure"
     return is_skipped or isinstance(value, NodeFailure)
-
-
-def source_digest(node: Any) -> bytes:
-    """What tells an element from one that was made of another value of a source.
-
-    Empty for nodes that are given nothing of a source, and for values that have no digest.
-    """
-    values = node.source_values if isinstance(node, Element) else []
-    return digest_of(values) if values else b""

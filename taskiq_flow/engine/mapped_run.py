@@ -15,44 +15,40 @@ from taskiq_flow.dataflow.ready_set import COMPLETED, ReadySet
 from taskiq_flow.engine.generating import Generating
 from taskiq_flow.engine.mapped_nodes import RUN_ENDED, MappedNodes, is_missing
 from taskiq_flow.engine.node_run import NodeRun
+from taskiq_flow.engine.replay import Replay
 from taskiq_flow.engine.run import N, Run
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS
 from taskiq_flow.engine.run_state import as_whole
 from taskiq_flow.engine.sender import RestOfStart
 from taskiq_flow.engine.start_loop import StartLoop
-from taskiq_flow.events import Item, NodeFailed, NodeFailure, NodeSkipped
+from taskiq_flow.events import Item, NodeFailure, NodeSkipped
 
 
 class MappedRun(Run[N]):
     """A run whose nodes are partly mapped. ``RunSpec.elements`` has their plan."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._to_replay: dict[Any, tuple[Any, set[Any]]] = {}  # by node: what comes before it
         super().__init__(*args, **kwargs)
+        self._replay_in_order = Replay(self._spec, self._plan, self.stream)
         self._mapped = MappedNodes(
             self._spec,
             self._ready,
             self._state,
-            take=self._take,
+            self,
+            stream=self.stream,
+            events=self._events,
+            replay=self._replay_in_order,
             log=self._log,
             limit=self._max_parallel,
             collects=self._collects,
-            restore=self._restore_if_completed,
-            skip=self._skip_nodes,
-            fail=self._fail_whole,
-            deliver=self.stream.deliver,
-            tell=self._tell,
-            unread=lambda: len(self.stream),
-            advance=self._advance,
-            end=self._end_unless_over,
-            was_yielded=self._was_yielded,
-            let_generators_go_on=self._let_generators_go_on,
         )
+        pop = self._mapped.pop
         self._generating: Generating[N] | None = None
         if self._plan.generators:
             self._generating = self._begin_generating()
             self._send = self._send_or_generate
-        self._start_loop = StartLoop(self._mapped.pop, self._start_node, self._end)
+            pop = self._generating.pop
+        self._start_loop = StartLoop(pop, self._start_node, self._end)
         self._wake = self._wake_and_make_room
         self._deliver = self._deliver_element
 
@@ -84,7 +80,7 @@ class MappedRun(Run[N]):
         """The next result of ``stream``, for the reader."""
         node, value = self.stream.unread.popleft()
         if self._mapped.waits_for_reader:
-            self._loop.call_soon(self._advance)
+            self._loop.call_soon(self.advance)
         if isinstance(node, Element):
             return node.node.task_name, Item(node.index, self._handed_over(node, value))
         if isinstance(node, str):  # ``RUN_ENDED``
@@ -118,18 +114,19 @@ class MappedRun(Run[N]):
     def _note_end(self, node: N) -> None:
         self._mapped.ended(node)
 
-    def _skip_nodes(self, nodes: Sequence[N]) -> None:
+    def skip_nodes(self, nodes: Sequence[N]) -> None:
+        """Nodes that never run, because of what they depend on."""
         for node in nodes:
             if isinstance(as_whole(node), ItemsNode):  # its generator was skipped, or has failed
                 self._note_end(node)
             else:
-                super()._skip_nodes([node])
+                super().skip_nodes([node])
 
-    def _fail_whole(self, node: Any, error: BaseException) -> None:
+    def fail_unsent(self, node: Any, error: BaseException) -> None:
         """A mapped node has failed, or an element of it, for which no task was sent."""
         name, index = node.task_name, node.index
         self._state.add_failure(node, error)
-        self._tell(NodeFailed(self.run_id, self._loop.time(), name, "", error, 0, index))
+        self._events.failed_unsent(node, error)
         if self._on_error == "raise":
             self._end(self._state.node_failed(name, "", 0, ""))
         elif self._collects:
@@ -151,10 +148,6 @@ class MappedRun(Run[N]):
         if is_yielded:
             self.stream.deliver(node, value)
 
-    def _is_still_needed(self, node: N) -> bool:
-        # By elements that do not exist yet, perhaps.
-        return bool(isinstance(node, Element) or self._spec.successors.get(node))
-
     # Generators
 
     def _begin_generating(self) -> Generating[N]:
@@ -166,7 +159,7 @@ class MappedRun(Run[N]):
             remembers=self._log is not None or self._dispatcher.may_repeat,
             is_elsewhere=self._dispatcher.is_elsewhere,
             block=self._block,
-            advance=partial(self._loop.call_soon, self._advance),
+            advance=partial(self._loop.call_soon, self.advance),
         )
 
     def _send_or_generate(self, node_run: NodeRun[N]) -> RestOfStart | None:
@@ -199,7 +192,7 @@ class MappedRun(Run[N]):
             if generating is None or not generating.take(node_run, first, items, digest):
                 return
             self._set_timer(node_run, node_run.on_items(self._loop.time()))
-            self._advance()
+            self.advance()
             if node_run.is_expected and not self._is_over:
                 generating.grant(node_run)
         except BaseException as error:  # of the journal's serializer, say
@@ -209,13 +202,8 @@ class MappedRun(Run[N]):
     def _block(self, node_run: NodeRun[N]) -> None:
         """A generator may make no more: until it may, others have its place."""
         self._timers.cancel(node_run)
-        self._ready.suspend(node_run.node, keeps_gate=True)
-        self._suspended[node_run.node] = node_run
-        self._advance()
-
-    def _let_generators_go_on(self) -> None:
-        if self._generating is not None:
-            self._generating.let_go_on()
+        self._suspended.add(node_run, keeps_gate=True)
+        self.advance()
 
     def _go_on(self, node_run: NodeRun[N]) -> None:
         generating = self._generating
@@ -231,7 +219,7 @@ class MappedRun(Run[N]):
         super()._drop_inputs_and_claim(node_run)
         if self._generating is not None:
             self._generating.forget(node_run)
-            self._suspended.pop(node_run.node, None)
+            self._suspended.node_runs.pop(node_run.node, None)
 
     # The end
 
@@ -244,13 +232,15 @@ class MappedRun(Run[N]):
     def _close_sources(self) -> None:
         self._mapped.close()
 
-    def _end_unless_over(self, error: BaseException) -> None:
+    def end_unless_over(self, error: BaseException) -> None:
+        """End the run with an error, if it has not ended."""
         if not self._is_over:
             self._end(error)
 
     # Restoring what earlier engines have completed
 
-    def _restore_if_completed(self, element: Element) -> int | None:
+    def restore_element(self, element: Element) -> int | None:
+        """Store what an earlier engine has completed. Returns how it has ended, if it has."""
         if element.task_name not in self._spec.earlier.results:
             return None
         return self._restore(element)
@@ -259,35 +249,9 @@ class MappedRun(Run[N]):
         """Restore an element that could not be before those that it depends on had ended."""
         is_there = self._restore(node) == COMPLETED
         never_run = self._ready.complete(node) if is_there else self._ready.skip(node)
-        self._skip_nodes(never_run)
+        self.skip_nodes(never_run)
         self._note_end(node)
-        self._advance()
+        self.advance()
 
     def _replay(self, node: Any, value: Any) -> None:
-        """Yield what an earlier engine has completed, after the lists that it was made of."""
-        is_element = isinstance(node, Element) and len(node.path) != self._spec.lists_at
-        if self._mapped.gives_items(node) or (is_element and not self._spec.items):
-            return  # of a generator, the items are yielded, and their list
-        waits_for: set[Any] = set()
-        if not isinstance(node, Element):
-            before: Any = self._spec.predecessors.get(node, ())
-            waits_for = {
-                other
-                for other in before
-                if other.map_over or other in self._to_replay or self._mapped.gives_items(other)
-            }
-        if waits_for:
-            self._to_replay[node] = value, waits_for
-        else:
-            self.stream.unread.append((node, value))
-
-    def _was_yielded(self, node: Any) -> None:
-        """A node's value was yielded, if it is at all: go on with those that come after it."""
-        ready = []
-        for later, (_, waits_for) in self._to_replay.items():
-            if node in waits_for:
-                waits_for.remove(node)
-                ready += [] if waits_for else [later]
-        for later in ready:
-            self.stream.deliver(later, self._to_replay.pop(later)[0])
-            self._was_yielded(later)
+        self._replay_in_order.add(node, value)

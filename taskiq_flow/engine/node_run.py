@@ -373,11 +373,6 @@ class NodeRun(Generic[N]):
         self.told_began_at = None
         self.workers = ()
 
-    def note_begun(self, now: float, worker: str) -> None:
-        """Listeners are told that a worker has begun the attempt."""
-        self.told_began_at = now
-        self.workers = (*self.workers, worker)
-
     def spans(self, now: float) -> tuple[float | None, float | None]:
         """How long the attempt that ends now has waited for its begin, and has run."""
         began_at = self.told_began_at

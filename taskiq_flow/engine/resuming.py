@@ -22,7 +22,6 @@ from taskiq_flow.engine.run import Run
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, EarlierSessions, Items, RunSpec
 from taskiq_flow.engine.starting import Starter
 from taskiq_flow.errors import InputConflictError, MissingInputError
-from taskiq_flow.journal import errors
 from taskiq_flow.journal.history import (
     RestoredRun,
     check_same_inputs,
@@ -30,7 +29,6 @@ from taskiq_flow.journal.history import (
     load_results,
     restore_run,
 )
-from taskiq_flow.journal.protocol import stores_events
 from taskiq_flow.journal.records import GIVEN, KNOWN, Record
 from taskiq_flow.journal.runs import JournaledRuns
 from taskiq_flow.middleware import wire_of
@@ -115,10 +113,8 @@ class Resumer:
         ``is_named``: whether the user gave ``new_run_id``. ``sources``: inputs that the journal
         does not have, or has with other values; what takes these runs again as well.
         """
-        journal = self._runs.journal
-        restored = await restore_run(journal, run_id)
-        if stores_events(journal) and (await journal.summary(run_id)).lease_left > 0:
-            raise errors.in_progress(run_id)
+        await self._runs.check_is_free(run_id)
+        restored = await restore_run(self._runs.journal, run_id)
         self._check_how_begun(restored)
         again = [self._dag.get_node(name).task_name for name in from_]
         self._runs.adapt_to_graph(restored, allow_changed=allow_changed)

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import sys
-import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextvars import copy_context
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 from taskiq import AsyncBroker, TaskiqResult
 
-from taskiq_flow.cache.results import PendingResult, ValueCache
+from taskiq_flow.cache.results import ValueCache
 from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
-from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
+from taskiq_flow.engine.cached_results import CachedResults
 from taskiq_flow.engine.call_text import called_with
-from taskiq_flow.engine.frequent_events import new_node_began, new_node_completed
+from taskiq_flow.engine.handing_over import HandingOver
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.mapped_nodes import DECLINED
 from taskiq_flow.engine.node_run import (
@@ -44,31 +40,24 @@ from taskiq_flow.engine.node_run import (
     WaitFor,
 )
 from taskiq_flow.engine.result_stream import ResultStream
+from taskiq_flow.engine.run_events import RunEvents
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSpec
 from taskiq_flow.engine.run_state import RunState, SkipReason
-from taskiq_flow.engine.sender import RestOfStart, Sender, warn_not_cached
+from taskiq_flow.engine.sender import RestOfStart, Sender
 from taskiq_flow.engine.start_loop import StartLoop
+from taskiq_flow.engine.suspended import Suspended
 from taskiq_flow.engine.timers import Timers
 from taskiq_flow.errors import (
     NODE_ERRORS,
     RunCancelledError,
     RunError,
     RunTimeoutError,
-    SerializationError,
     TaskLostError,
 )
 from taskiq_flow.events import (
-    Event,
     Listener,
-    NodeCompleted,
-    NodeFailed,
     NodeFailure,
-    NodeFellBack,
-    NodeRetried,
-    NodeSkipped,
     Outcome,
-    RunFinished,
-    RunStarted,
     Source,
 )
 from taskiq_flow.journal.writer import LogWriter
@@ -133,12 +122,10 @@ class Run(Generic[N]):
         self._max_parallel = settings.max_parallel
         shows_failures = spec.shows_failures and settings.on_error == "continue"
         self._collects = settings.on_error == "collect" or shows_failures
-        self._take = spec.take
         self._run_timeout = settings.run_timeout
         self._completions = completions
         self._dispatcher = dispatcher
         self._log = log
-        self._cache = cache
         self._loop = asyncio.get_running_loop()
         self._state = RunState(run_id, spec)
         self._values = self._state.values
@@ -151,21 +138,30 @@ class Run(Generic[N]):
         self._restored = self._restored_nodes()
         self._ready: ReadySet[Any] = self._ready_set()
         self._timers: Timers[NodeRun[N]] = Timers()
-        self._suspended: dict[N, NodeRun[N]] = {}  # they are started once more later
-        self._answers: set[asyncio.Future[object]] = set()  # of async conditions
-        self._pending_results: dict[
-            NodeRun[N], tuple[PendingResult, Callable[[object], None]]
-        ] = {}  # by node: what it waits for, and the callback there
+        self._suspended: Suspended[N] = Suspended(
+            self._ready,
+            self._timers,
+            advance=self.advance,
+            carry_out=self._carry_out_and_finish,
+            end=self._end,
+        )
+        self._waiting = self._suspended.node_runs
+        self._inputs_needed: dict[N, NodeRun[N]] = {}  # for their arguments, perhaps once more
+        self._handing_over: HandingOver[N] = HandingOver(spec, self._ready, self._inputs_needed)
+        self._handed_over: Callable[[N, Any], Any] = self._handing_over.handed_over
         self._listeners = listeners
+        self._events: RunEvents[N] = RunEvents(run_id, listeners, self._handed_over)
+        self._cached = None if cache is None else CachedResults(cache, dispatcher)
         self._sender: Sender[N] = Sender(
             run_id,
             spec,
             broker,
             dispatcher,
             self._completions,
-            self._listeners,
+            self._events,
             log,
-            cache,
+            self._cached,
+            self._inputs_needed,
             carry_out=self._carry_out,
             taken=self._was_taken,
             reference_above=settings.reference_above,
@@ -194,7 +190,7 @@ class Run(Generic[N]):
     def start(self) -> None:
         """Restore what the journal has, and start the nodes that are ready. Called once."""
         if self._listeners.are_present:
-            self._tell_start()
+            self._events.started(self._spec)
         else:
             self._listeners.seq += 1
         if self._run_timeout is not None:
@@ -206,7 +202,7 @@ class Run(Generic[N]):
         for node in self._restored:
             self._restore(node)
         self._begin()
-        self._advance()
+        self.advance()
 
     def take(self) -> tuple[str, Any]:
         """The next result of ``stream``, for the reader."""
@@ -242,7 +238,7 @@ class Run(Generic[N]):
     def results_of_elements(self, whole: Collection[str]) -> dict[str, Any]:
         """What elements have given so far, but for lists that are ``whole``, by their names."""
         found = self._state.results_of_elements(whole)
-        return {name: self._copied(value) for name, value in found.items()}
+        return {name: self._handing_over.copied(value) for name, value in found.items()}
 
     def stop_because_of(self, error: BaseException) -> None:
         """Stop at once because the reader's own code has raised ``error``."""
@@ -258,7 +254,7 @@ class Run(Generic[N]):
             self._timer.cancel()
         self._end(self._error)
         outcome = self._outcome()
-        self._tell(RunFinished(self.run_id, self._loop.time(), outcome, self._error))
+        self._events.finished(outcome, self._error)
         await to_the_end(self._clean_up(outcome))
 
     # Called by node runs, for transports
@@ -290,12 +286,7 @@ class Run(Generic[N]):
             return
         now = self._loop.time()
         if self._listeners.are_present and worker not in node_run.workers:
-            node, number, seq = node_run.node, node_run.number, self._listeners.seq + 1
-            node_run.note_begun(now, worker)
-            name, index = node.task_name, node.index
-            self._listeners.hold(
-                new_node_began(self.run_id, now, name, task_id, worker, index, number, seq)
-            )
+            self._events.began(node_run, now, worker)
         if node_run.options.is_timed:
             ends_by_itself = self._sender.ends_by_itself(node_run)
             self._set_timer(node_run, node_run.on_began(now, ends_by_itself=ends_by_itself))
@@ -305,9 +296,7 @@ class Run(Generic[N]):
         if self._is_over:
             return
         self._set_timer(node_run, node_run.on_resent())
-        node, number, at = node_run.node, node_run.number, self._loop.time()
-        node_run.note_sent(at)
-        self._tell(NodeRetried(self.run_id, at, node.task_name, task_id, number, index=node.index))
+        self._events.resent(node_run)
 
     def items(
         self, node_run: NodeRun[N], task_id: str, first: int, items: Sequence[Any], digest: bytes
@@ -322,22 +311,17 @@ class Run(Generic[N]):
     # Starting nodes
 
     def _start_node(self, node: N) -> RestOfStart | None:
-        node_run = self._suspended.pop(node, None) if self._suspended else None
+        node_run = self._waiting.pop(node, None) if self._waiting else None
         if node_run is None:
             node_run = self._node_run(node)
             if not node_run.may_be_sent:
-                self._sender.inputs_needed[node] = node_run
+                self._inputs_needed[node] = node_run
         return self._carry_out(node_run, node_run.on_ready())
 
     def _node_run(self, node: N) -> NodeRun[N]:
         spec = self._spec
         options = spec.options.get(node, PLAIN_OPTIONS)
         return NodeRun(node, self, options, self._values, spec.earlier)
-
-    def _start_again(self, node_run: NodeRun[N]) -> None:
-        if not self._is_over:
-            self._ready.requeue(node_run.node)
-            self._advance()
 
     # Sending
 
@@ -366,7 +350,7 @@ class Run(Generic[N]):
             case Send():
                 return self._send(node_run)
             case Ask(answer):
-                self._await_answer(node_run, answer)
+                self._suspended.ask(node_run, answer)
             case LookUp():
                 return self._sender.look_up(node_run)
             case PickUp():
@@ -375,18 +359,13 @@ class Run(Generic[N]):
                 self._go_on(node_run)
             case Wait(seconds):
                 node_run.suspended_at = self._loop.time()
-                self._suspend(node_run)
-                self._timers.set(node_run, seconds, self._start_again)
-                self._advance()
+                self._suspended.wait(node_run, seconds)
             case WaitFor(pending):
-                # Gives up its place of ``max_parallel``, which the other node may need.
-                self._suspend(node_run)
-                self._wait_for(node_run, pending)
-                self._advance()
+                self._suspended.wait_for(node_run, pending)
             case Use(value, source):
                 self._complete_node(node_run, value, source)
             case FallBack(error, then):
-                self._tell_fallback(node_run, error)
+                self._events.fell_back(node_run, error)
                 return self._carry_out(node_run, then)
             case Skip():
                 self._skip_by_condition(node_run)
@@ -394,40 +373,10 @@ class Run(Generic[N]):
                 self._fail_node(node_run, error)
         return None
 
-    def _await_answer(self, node_run: NodeRun[N], answer: Awaitable[object]) -> None:
-        """Await the answer of a condition, in a context of its own."""
-        future = copy_context().run(asyncio.ensure_future, answer)
-        if self._is_over:
-            future.cancel()
-        self._answers.add(future)
-        future.add_done_callback(partial(self._answered, node_run))
-
-    def _answered(self, node_run: NodeRun[N], future: asyncio.Future[object]) -> None:
-        self._answers.discard(future)
-        try:
-            verdict = node_run.on_answer(is_wanted=bool(future.result()))
-        except NODE_ERRORS as error:  # of the condition
-            verdict = node_run.on_error(error)
-        except BaseException as error:  # an order to stop, which asyncio has raised already
-            self._end(error)
-            return
+    def _carry_out_and_finish(self, node_run: NodeRun[N], verdict: Verdict) -> None:
         rest = self._carry_out(node_run, verdict)
         if rest is not None:
             self._start_loop.finish(rest)
-
-    def _wait_for(self, node_run: NodeRun[N], pending: PendingResult) -> None:
-        def start_again(_: object) -> None:
-            del self._pending_results[node_run]
-            self._start_again(node_run)
-
-        self._pending_results[node_run] = pending, start_again
-        pending.wait(start_again)
-
-    def _suspend(self, node_run: NodeRun[N]) -> None:
-        if not node_run.is_blocked:  # it is suspended already
-            self._ready.suspend(node_run.node)
-        node_run.is_blocked = False
-        self._suspended[node_run.node] = node_run
 
     def _complete_node(self, node_run: NodeRun[N], value: Any, source: Source) -> None:
         node, log = node_run.node, self._log
@@ -440,22 +389,22 @@ class Run(Generic[N]):
             return
         if log is not None:
             log.append(completion)
-        if node_run.claim is not None and source == "task":
-            self._cache_result(node_run, value)
+        if self._cached is not None and source == "task":
+            self._cached.put(node_run, value)
         if given is DECLINED:
             self._skip_by_condition(node_run)
             return
         self._drop_inputs_and_claim(node_run)
         skipped = self._ready.complete(node)
         if self._listeners.are_present:
-            self._tell_completion(node, given, source, node_run)
+            self._events.completed(node, given, source, node_run)
         else:
             self._listeners.seq += 1
         self._deliver(node, given)
         if skipped:
-            self._skip_nodes(skipped)
+            self.skip_nodes(skipped)
         self._note_end(node)
-        self._advance()
+        self.advance()
 
     def _fail_node(self, node_run: NodeRun[N], error: BaseException) -> None:
         node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts
@@ -465,29 +414,26 @@ class Run(Generic[N]):
         if self._log is not None:
             self._log.append(self._log.failure(name, node_run.log_number, error))
         skipped = self._ready.fail(node)
-        at, index = self._loop.time(), node.index
-        number, (queued, ran) = node_run.number, node_run.spans(at)
-        self._tell(
-            NodeFailed(self.run_id, at, name, task_id, error, attempts, index, number, queued, ran)
-        )
+        self._events.failed(node_run, error)
         if self._on_error == "raise":
             self._end(self._state.node_failed(name, task_id, attempts, called_with(node_run)))
             return
         if self._collects:
-            self._deliver(node, NodeFailure(name, task_id, error, attempts, index))
-        self._skip_nodes(skipped)
+            self._deliver(node, NodeFailure(name, task_id, error, attempts, node.index))
+        self.skip_nodes(skipped)
         self._note_end(node)
-        self._advance()
+        self.advance()
 
     def _skip_by_condition(self, node_run: NodeRun[N]) -> None:
         """A node does not run, because its condition is false, or a filter leaves it out."""
         self._drop_inputs_and_claim(node_run)
         never_run = self._ready.skip(node_run.node)
         self._skip_node(node_run.node, (), "condition", node_run.number)
-        self._skip_nodes(never_run)
-        self._advance()
+        self.skip_nodes(never_run)
+        self.advance()
 
-    def _skip_nodes(self, nodes: Sequence[N]) -> None:
+    def skip_nodes(self, nodes: Sequence[N]) -> None:
+        """Nodes that never run, because of what they depend on."""
         for node in nodes:
             self._skip_node(node, *self._state.reason_to_skip(node))
 
@@ -500,12 +446,17 @@ class Run(Generic[N]):
     def _tell_skip(
         self, node: N, because_of: tuple[str, ...], reason: SkipReason, attempt: int = 0
     ) -> None:
-        name, at = node.task_name, self._loop.time()
         self._state.add_skip(node, reason)
-        event = NodeSkipped(self.run_id, at, name, because_of, reason, node.index, attempt)
-        self._tell(event)
+        event = self._events.skipped(node, because_of, reason, attempt)
         if self._on_error == "collect" or (self._collects and reason == "failure"):
             self._deliver(node, event)
+
+    def _drop_inputs_and_claim(self, node_run: NodeRun[N]) -> None:
+        """A node has ended. Its inputs are not needed any more, nor is its claim on the cache."""
+        if self._inputs_needed:
+            self._inputs_needed.pop(node_run.node, None)
+        if self._cached is not None:
+            self._cached.release(node_run)
 
     # What ``MappedRun`` does more, or in another way
 
@@ -526,30 +477,9 @@ class Run(Generic[N]):
     def _close_sources(self) -> None:
         """Close the run's sources, of which nothing is read any more."""
 
-    # Results that are cached
-
-    def _cache_result(self, node_run: NodeRun[N], value: Any) -> None:
-        """Give a result to the cache if this run has the claim to compute it."""
-        claim, cache = node_run.claim, node_run.options.cache
-        if claim is None or cache is None or self._cache is None:
-            return
-        try:
-            self._cache.put(claim, value, cache.seconds)
-            node_run.claim = None
-        except Exception as error:  # whatever a value or a serializer raises
-            warn_not_cached(node_run.node, error)
-
-    def _drop_inputs_and_claim(self, node_run: NodeRun[N]) -> None:
-        """A node has ended. Its inputs are not needed any more, nor is its claim on the cache."""
-        if self._sender.inputs_needed:
-            self._sender.inputs_needed.pop(node_run.node, None)
-        if node_run.claim is not None and self._cache is not None:
-            self._cache.release(node_run.claim)
-            node_run.claim = None
-
     # What moves the run
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
         """After every change: start what may start, or end."""
         if self._is_over:
             return
@@ -592,33 +522,33 @@ class Run(Generic[N]):
         self.stream.end(error)
         if self._is_over:
             return
-        self._is_over = True
+        self._is_over = self._handing_over.is_over = True
         self._stop()
 
     def _stop(self) -> None:
         """Send nothing more, and cancel what is in flight."""
         self._timers.stop()
-        for answer in self._answers:
-            answer.cancel()
-        for pending, callback in self._pending_results.values():
-            pending.leave(callback)
+        self._suspended.stop()
+        if self._cached is not None:
+            self._cached.stop()
         self._sender.stop()
         self._start_loop.stop()
         self._completions.revoke()
 
     async def _clean_up(self, outcome: Outcome) -> None:
         # Side by side: what one part waits for is not added to what another does.
-        tasks: list[asyncio.Future[Any]] = [*self._start_loop.tasks, *self._answers, *self._reading]
+        answers = self._suspended.answers
+        tasks: list[asyncio.Future[Any]] = [*self._start_loop.tasks, *answers, *self._reading]
         await asyncio.gather(
             until_ended(tasks, CLEAN_UP_GRACE),
             self._completions.aclose(is_complete=outcome == "completed"),
         )
         self._close_sources()
         closing = [self._listeners.aclose()]
-        if self._cache is not None:
-            for node_run in tuple(self._sender.inputs_needed.values()):
+        if self._cached is not None:
+            for node_run in tuple(self._inputs_needed.values()):
                 self._drop_inputs_and_claim(node_run)
-            closing.append(self._cache.aclose())
+            closing.append(self._cached.aclose())
         if self._log is not None:
             closing.append(self._log.aclose(outcome))
         await asyncio.gather(*closing)
@@ -638,7 +568,7 @@ class Run(Generic[N]):
         if value is DECLINED:
             self._tell_skip(node, (), "condition")
             return SKIPPED
-        self._tell_completion(node, value, "journal")
+        self._events.completed(node, value, "journal")
         if self._spec.earlier.is_replayed:
             self._replay(node, value)
         return COMPLETED
@@ -646,97 +576,6 @@ class Run(Generic[N]):
     def _replay(self, node: N, value: Any) -> None:
         """Yield what an earlier engine has completed."""
         self.stream.unread.append((node, value))
-
-    # What readers and listeners are given
-
-    def _tell(self, event: Event) -> None:
-        self._listeners.tell(event)
-
-    def _tell_start(self) -> None:
-        spec = self._spec
-        graph = spec.describe()
-        mapped = {} if spec.elements is None else spec.elements.mapped
-        self._tell(
-            RunStarted(
-                self.run_id,
-                self._loop.time(),
-                graph.task_names,
-                time.time(),
-                graph.edges,
-                {
-                    node.task_name: len(how.axes)
-                    for node, how in mapped.items()
-                    if not isinstance(node, ItemsNode)
-                },
-                graph.expected,
-                graph.tasks,
-                graph.outputs,
-                kind=graph.kind,
-            )
-        )
-
-    def _tell_completion(
-        self, node: N, value: Any, source: Source, node_run: NodeRun[N] | None = None
-    ) -> None:
-        """Tell that a node has its value. What listeners are given of it is made when they ask."""
-        now, number, task_id = self._loop.time(), 0, ""
-        queued = ran = None
-        if node_run is not None:
-            task_id = node_run.task_id
-            if source in {"task", "fallback"}:
-                number, (queued, ran) = node_run.number, node_run.spans(now)
-        name, index, seq = node.task_name, node.index, self._listeners.seq + 1
-        event = new_node_completed(
-            self.run_id, now, name, task_id, value, source, index, number, queued, ran, seq
-        )
-        is_shared = type(value) in NEVER_CHANGE
-        prepare = None if is_shared else partial(self._prepare, event, node)
-        self._listeners.hold(event, prepare)
-
-    def _prepare(self, event: NodeCompleted, node: N) -> None:
-        object.__setattr__(event, "result", self._handed_over(node, event.result))
-
-    def _tell_fallback(self, node_run: NodeRun[N], error: BaseException) -> None:
-        node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts
-        at, name, index = self._loop.time(), node.task_name, node.index
-        number, run_id = node_run.number, self.run_id
-        self._tell(NodeFellBack(run_id, at, name, task_id, error, attempts, index, number))
-
-    def _handed_over(self, node: N, value: Any) -> Any:
-        """What the reader is given: the value itself if no node has still to be sent it.
-
-        An array cannot be written to, whoever else has it, so that it does not depend on chance.
-        """
-        if type(value) in NEVER_CHANGE:
-            return value
-        take = self._take
-        has_no_array = "numpy" not in sys.modules or (
-            isinstance(take, Isolation) and take.is_flat(value)
-        )
-        if has_no_array and (self._is_over or not self._is_still_needed(node)):
-            return value
-        return self._copied(value)
-
-    def _copied(self, value: Any) -> Any:
-        """A value for a taker of its own."""
-        try:
-            return self._take(value)
-        except SerializationError:  # of something within it that can be read once only
-            return value
-
-    def _is_still_needed(self, node: N) -> bool:
-        return any(
-            self._needs_inputs(dependent)
-            and (
-                not dependent.binding.keys.isdisjoint(node.outputs)
-                or self._spec.options.get(dependent, PLAIN_OPTIONS).condition is not None
-            )
-            for dependent in self._spec.successors.get(node, ())
-        )
-
-    def _needs_inputs(self, node: N) -> bool:
-        """Whether a node's arguments are still to be encoded, or its condition to be asked."""
-        return not self._ready.has_started(node) or node in self._sender.inputs_needed
 
     def _outcome(self) -> Outcome:
         if self._error is None and self._is_complete and not self.stream.unread:

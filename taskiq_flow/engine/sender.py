@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
-from pydantic import ValidationError
 from taskiq import AsyncBroker, InMemoryBroker
 
-from taskiq_flow.cache.key import cache_key
-from taskiq_flow.cache.results import Claim, ValueCache
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.reading import pick_up
 from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode, Sending
 from taskiq_flow.dispatch.encoding import Address, Invocation
-from taskiq_flow.engine.frequent_events import new_node_started
-from taskiq_flow.engine.listeners import Listeners
-from taskiq_flow.engine.mapped_nodes import source_digest
+from taskiq_flow.engine.cached_results import CachedResults
+from taskiq_flow.engine.earlier_elements import source_digest
 from taskiq_flow.engine.node_run import NodeRun, Verdict
+from taskiq_flow.engine.run_events import RunEvents
 from taskiq_flow.engine.run_spec import TIMEOUT_LABEL, NodeOptions, RunSpec
 from taskiq_flow.engine.run_state import as_whole
-from taskiq_flow.errors import NODE_ERRORS, NotCachedWarning, SerializationError, warn
-from taskiq_flow.events import NodeRetried, NodeStarted
+from taskiq_flow.errors import NODE_ERRORS, SerializationError
 from taskiq_flow.generators.grant import ITEMS_LABEL, Grant
 from taskiq_flow.journal.records import SENT, record
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.middleware import wire_of
 from taskiq_flow.transport.notice import BEGIN_LABEL
-from taskiq_flow.values.results import failed, fitting
-from taskiq_flow.values.size import read_off_loop
+from taskiq_flow.values.results import failed
 
 N = TypeVar("N", bound=RunnableNode)
-
-NOTHING = -math.inf
-"""Seconds for which no cached result is fresh enough."""
 
 RestOfStart = Coroutine[Any, Any, None]
 """The part of a node's start that has to be awaited."""
@@ -46,8 +37,9 @@ RestOfStart = Coroutine[Any, Any, None]
 class Sender(Generic[N]):
     """Carries out the verdicts ``Send``, ``LookUp`` and ``PickUp`` of one run.
 
-    ``carry_out``: carries out any verdict. ``taken``: called when the broker has taken the task of
-    a node with a time limit. ``reference_above``: bytes above which results are passed by
+    ``inputs_needed``: started nodes whose inputs are not encoded yet, or may have to be encoded
+    again. ``carry_out``: carries out any verdict. ``taken``: called when the broker has taken the
+    task of a node with a time limit. ``reference_above``: bytes above which results are passed by
     reference.
     """
 
@@ -58,9 +50,10 @@ class Sender(Generic[N]):
         broker: AsyncBroker,
         dispatcher: Dispatcher,
         completions: Completions,
-        listeners: Listeners,
+        events: RunEvents[N],
         log: LogWriter[Any] | None,
-        cache: ValueCache | None,
+        cached: CachedResults | None,
+        inputs_needed: dict[N, NodeRun[N]],
         *,
         carry_out: Callable[[NodeRun[N], Verdict], RestOfStart | None],
         taken: Callable[[NodeRun[N]], None],
@@ -73,9 +66,11 @@ class Sender(Generic[N]):
         self._broker = broker
         self._dispatcher = dispatcher
         self._completions = completions
-        self._listeners = listeners
+        self._events = events
+        self._listeners = events.listeners
         self._log = log
-        self._cache = cache
+        self._cached = cached
+        self._inputs_needed = inputs_needed
         self._carry_out = carry_out
         self._taken = taken
         self._reference_above = reference_above
@@ -85,8 +80,6 @@ class Sender(Generic[N]):
         self._asks_for_begins = has_generators and dispatcher.is_elsewhere
         self._marks_begin = completions.tells_begin and not isinstance(broker, InMemoryBroker)
         self._is_over = False
-        self.inputs_needed: dict[N, NodeRun[N]] = {}
-        """Started nodes whose inputs are not encoded yet, or may have to be encoded again."""
 
     def stop(self) -> None:
         """The run is over. A cancellation is passed on from now on: it is no failed send."""
@@ -111,7 +104,7 @@ class Sender(Generic[N]):
             self._note(node_run, self._log)
         context: Context | None = None
         if self._listeners.are_present:
-            self._tell(node_run)
+            self._events.sent(node_run)
             if self._listeners.are_asked:
                 context, address = self._labelled(node_run, address)
         else:
@@ -135,12 +128,12 @@ class Sender(Generic[N]):
             return None
         if sending is not None:
             node_run.is_being_sent = True
-            self.inputs_needed[node_run.node] = node_run
+            self._inputs_needed[node_run.node] = node_run
             return self._finish_sending(node_run, task_id, sending, context)
         if options.is_timed:
             self._taken(node_run)
-        if self.inputs_needed and not options.asks_first:
-            self.inputs_needed.pop(node_run.node, None)
+        if self._inputs_needed and not options.asks_first:
+            self._inputs_needed.pop(node_run.node, None)
         return None
 
     def _with_labels(
@@ -192,7 +185,7 @@ class Sender(Generic[N]):
             if node_run.task_id == task_id:  # else it is the next attempt that is being sent
                 node_run.is_being_sent = False
                 if not node_run.options.asks_first:
-                    self.inputs_needed.pop(node_run.node, None)
+                    self._inputs_needed.pop(node_run.node, None)
 
     def _has_failed(self, node_run: NodeRun[N], task_id: str, error: BaseException) -> None:
         """Settle a task as failed because it could not be sent, unless it is settled already."""
@@ -216,36 +209,8 @@ class Sender(Generic[N]):
 
     async def look_up(self, node_run: NodeRun[N]) -> None:
         """Ask the cache for a node's result."""
-        found = None if self._cache is None else await self._ask_cache(node_run, self._cache)
+        found = None if self._cached is None else await self._cached.look_up(node_run)
         await self._go_on(node_run, node_run.on_looked_up(found))
-
-    async def _ask_cache(self, node_run: NodeRun[N], cache: ValueCache) -> Any:
-        node, options = node_run.node, node_run.options
-        if node_run.cache_key is None:
-            args, kwargs = node.arguments(node_run.inputs)
-            try:
-                key = await read_off_loop((args, kwargs), cache_key, node.task, args, kwargs)
-            except Exception as error:  # of a type that cannot be hashed, nested too deeply, ...
-                warn_not_cached(node, error)
-                return None
-            node_run.cache_key = key
-        ttl = None if options.cache is None else options.cache.seconds
-        if node_run.computes_anew:
-            ttl = NOTHING
-        return_type = self._return_type(node_run)
-
-        def convert(value: Any) -> Any:
-            try:
-                return fitting(value, return_type)
-            except ValidationError:  # the type was changed since
-                raise
-            except Exception:  # of a type that pydantic does not know
-                return value
-
-        found = await cache.look_up(node_run.cache_key, ttl, convert, node_run.waited_for)
-        if self._is_over and isinstance(found, Claim):
-            cache.release(found)
-        return found
 
     async def _go_on(self, node_run: NodeRun[N], verdict: Verdict) -> None:
         if self._is_over:
@@ -269,39 +234,7 @@ class Sender(Generic[N]):
 
     def _labelled(self, node_run: NodeRun[N], address: Address) -> tuple[Context, Address]:
         """The address with the labels of listeners, and the context in which it is sent to."""
-        node, at, number = node_run.node, self._loop.time(), node_run.number
-        context, labels = self._listeners.sending(
-            NodeStarted(self._run_id, at, node.task_name, node_run.task_id, node.index, number)
-        )
+        context, labels = self._events.labels(node_run)
         for label in labels.items():
             address = address.with_label(*label)
         return context, address
-
-    def _tell(self, node_run: NodeRun[N]) -> None:
-        """Tell listeners that a task is sent."""
-        node, at, task_id = node_run.node, self._loop.time(), node_run.task_id
-        name, number, index = node.task_name, node_run.number, node.index
-        node_run.note_sent(at)
-        if node_run.falls_back:
-            return  # listeners have been told ``NodeFellBack``
-        if number == 1:
-            seq = self._listeners.seq + 1
-            self._listeners.hold(
-                new_node_started(self._run_id, at, name, task_id, index, number, seq)
-            )
-        else:
-            waits_since, error = node_run.suspended_at, node_run.error
-            delay = 0.0 if waits_since is None else at - waits_since
-            self._listeners.tell(
-                NodeRetried(self._run_id, at, name, task_id, number, error, index, delay)
-            )
-
-
-def warn_not_cached(node: RunnableNode, error: Exception) -> None:
-    """Warn once that a node is run without its cache, and say why."""
-    name = as_whole(node).task_name
-    warn(
-        f"node {name!r} is not cached: {error}; give it plain data as inputs, or take "
-        "its cache away",
-        NotCachedWarning,
-    )

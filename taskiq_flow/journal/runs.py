@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.fingerprint import Fingerprints, changes, fingerprints, with_dependents
 from taskiq_flow.dataflow.plan import Plan
 from taskiq_flow.errors import ConfigurationError, GraphChangedError
+from taskiq_flow.journal import errors
 from taskiq_flow.journal.history import RestoredRun, initial_records
-from taskiq_flow.journal.protocol import Journal
+from taskiq_flow.journal.protocol import Journal, stores_events
 from taskiq_flow.journal.records import Record
 from taskiq_flow.journal.summary import Head
-from taskiq_flow.journal.writer import LogWriter
+from taskiq_flow.journal.writer import LEASE_PAUSE, LogWriter
 from taskiq_flow.values.stored import StoredValues
 
 
@@ -78,6 +80,20 @@ class JournaledRuns:
     def old_log(self, run_id: str) -> LogWriter[Any]:
         """The log of a run of the journal. Raises ``ConfigurationError`` without a journal."""
         return LogWriter(self.journal, run_id, self._values, head=Head(self._dag.name))
+
+    async def check_is_free(self, run_id: str) -> None:
+        """Raise ``RunLockedError`` if an engine has a run of the journal that has not ended."""
+        journal = self.journal
+        if not stores_events(journal):
+            log = self.old_log(run_id)
+            try:
+                await log.acquire(LEASE_PAUSE)  # somebody else may ask at this moment
+            finally:
+                await to_the_end(log.release())
+            return
+        run = await journal.summary(run_id)
+        if run.status == "running" and run.is_resumable and run.owner and run.lease_left > 0:
+            raise errors.locked(run_id, run.owner, run.lease_left)
 
     def adapt_to_graph(self, restored: RestoredRun, *, allow_changed: bool) -> list[bytes]:
         """Continue a restored run with the engine's graph. Returns the records that log a change.

@@ -117,11 +117,6 @@ def read_lines(run_id: str, lines: bytes) -> Iterator[Event]:
             yield read(run_id, content)
 
 
-def read_event(run_id: str, content: Content) -> Event:
-    """The event that ``to_dict`` has made this of, with a preview in place of its value."""
-    return _READ[content["type"]](run_id, content)
-
-
 def _place(content: Content) -> Index | None:
     index = content.get("index")
     return tuple(index) if isinstance(index, list) else index

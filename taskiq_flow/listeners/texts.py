@@ -78,15 +78,6 @@ def node_text(node: NodeView) -> str:
     return text
 
 
-def interrupted_text(node: NodeView) -> str:
-    """How far a node had come that had not ended when its engine was gone."""
-    if node.elements is not None and node.elements.known:
-        running = node.elements.running
-        text = elements_text(node.elements)
-        return f"{text}, {running} {'was' if running == 1 else 'were'} running" if running else text
-    return "had not begun" if node.state == "pending" else f"was {node.state}"
-
-
 def run_text(view: RunView) -> str:
     """How a run has ended."""
     text = f"{view.status} in {duration(view.seconds)}; {counts_text(view)}"

@@ -110,6 +110,7 @@ class RedisNotifier:
         self._revoked = f"{prefix}:revoked"
         self._is_own = is_own
         self._subscriptions: dict[asyncio.Task[None], bool] = {}  # whether each is up
+        self._saver: _Saver | None = None
 
     async def open(self) -> None:
         """Connect."""
@@ -141,7 +142,8 @@ class RedisNotifier:
         same = ("host", "port", "path")
         if any(own.get(name) != other.connection_kwargs.get(name) for name in same):
             return None
-        return _Saver(backend, self.on_unheard).save
+        self._saver = _Saver(backend, self.on_unheard)
+        return self._saver.save
 
     async def revoke(self, run: str) -> None:
         """Tell every worker that a run is over, also those that are not connected now."""
@@ -172,6 +174,8 @@ class RedisNotifier:
     async def aclose(self) -> None:
         """End the subscriptions. The connections of a broker are the broker's to close."""
         await self._end_subscriptions()
+        if self._saver is not None:
+            await self._saver.aclose()
         if self._is_own:
             await self._client.aclose()
 
@@ -334,6 +338,10 @@ class _Saver:
             )
         elif not heard_by:
             self._on_unheard(channel)
+
+    async def aclose(self) -> None:
+        """Close the connection on which results are saved."""
+        await self._batches.aclose()
 
     def _entry_of(self, delivery: Delivery | None) -> StreamEntry | None:
         """A message that has to be acknowledged, and can be where the result is saved."""

@@ -6,27 +6,30 @@ import asyncio
 from collections import deque
 from typing import Any, NamedTuple
 
+from taskiq_flow.transport.redis_connection import Command, OwnConnection
+
 MOST_BYTES = 1024 * 1024
-"""Bytes of values in one batch. A command with more is sent alone, on a connection of its own."""
+"""Bytes of values in one batch. A command with more is sent alone, by the client."""
 
 
 class _Waiting(NamedTuple):
     """A command that waits to be sent. ``size``: bytes of its values."""
 
-    command: tuple[Any, ...]
+    command: Command
     size: int
     answer: asyncio.Future[Any]
 
 
 class Batches:
-    """Executes commands. Those that come while others are on their way are sent together next.
+    """Executes commands on one connection. Those that come meanwhile are sent together next.
 
-    A connection and a round trip for each command cost more than the rest of what is done for a
-    task. ``client``: of a single server, not of a cluster.
+    A round trip for each command costs more than the rest of what is done for a task. ``client``:
+    of a single server, not of a cluster.
     """
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._connection = OwnConnection(client)
         self._waiting: deque[_Waiting] = deque()
         self._is_busy = False
         self._sending: asyncio.Task[None] | None = None
@@ -42,12 +45,16 @@ class Batches:
             return await waiting.answer
         self._is_busy = True
         try:
-            return await self._client.execute_command(*command)
+            return await self._connection.execute_command(*command)
         finally:
             if self._waiting:
                 self._sending = loop.create_task(self._send_waiting())
             else:
                 self._is_busy = False
+
+    async def aclose(self) -> None:
+        """Close the connection. It is made anew if a command follows."""
+        await self._connection.aclose()
 
     async def _send_waiting(self) -> None:
         try:
@@ -71,12 +78,9 @@ class Batches:
         return batch
 
     async def _send(self, batch: list[_Waiting]) -> None:
-        pipeline = self._client.pipeline(transaction=False)
-        for waiting in batch:
-            pipeline.execute_command(*waiting.command)
         answers: list[Any]
         try:
-            answers = await pipeline.execute(raise_on_error=False)
+            answers = await self._connection.execute([waiting.command for waiting in batch])
         except Exception as error:  # of the connection, and so of all commands
             answers = [error] * len(batch)
         except asyncio.CancelledError:

@@ -12,14 +12,12 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from inspect import signature
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError, ResponseError
-from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
+from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqEvents, TaskiqResult
 from taskiq_redis import (
     ListQueueBroker,
     ListQueueClusterBroker,
@@ -39,6 +37,7 @@ from taskiq_flow.transport.deliveries import (
 )
 from taskiq_flow.transport.protocol import Backlog, Kick, Leftover, NothingWaits
 from taskiq_flow.transport.redis_batches import Batches
+from taskiq_flow.transport.redis_connection import patience_of
 from taskiq_flow.transport.redis_errors import is_outage, naming
 from taskiq_flow.transport.redis_streams import StreamReader
 
@@ -114,6 +113,7 @@ def is_behind_sentinels(broker: AsyncBroker) -> bool:
 
 
 _clients: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+_senders: WeakKeyDictionary[Any, Batches] = WeakKeyDictionary()
 
 
 def is_started(_: AsyncBroker) -> bool:
@@ -150,10 +150,10 @@ def kick_of(broker: AsyncBroker) -> Kick:
 
 
 def _fast_kick_of(broker: AsyncBroker) -> Kick:
-    """Sends by a client that is kept: making one takes longer than sending."""
-    batches = Batches(client_of(broker))
+    """Sends on a connection that is kept: taking one takes longer than sending."""
     kick = type(broker).kick
     if isinstance(broker, RedisStreamBroker) and kick is RedisStreamBroker.kick:
+        batches = _sender_of(broker)
         limit: tuple[Any, ...] = ()
         if broker.maxlen is not None:
             limit = ("MAXLEN", "~" if broker.approximate else "=", broker.maxlen)
@@ -166,6 +166,7 @@ def _fast_kick_of(broker: AsyncBroker) -> Kick:
 
         return add
     if isinstance(broker, ListQueueBroker) and kick is ListQueueBroker.kick:
+        batches = _sender_of(broker)
 
         async def push(message: BrokerMessage) -> None:
             key = message.labels.get("queue_name") or broker.queue_name
@@ -175,6 +176,16 @@ def _fast_kick_of(broker: AsyncBroker) -> Kick:
 
         return push
     return broker.kick
+
+
+def _sender_of(broker: AsyncBroker) -> Batches:
+    """What sends the messages of all runs on a broker, until the broker is shut down."""
+    sender = _senders.get(broker)
+    if sender is None:
+        sender = _senders[broker] = Batches(client_of(broker))
+        for event in (TaskiqEvents.CLIENT_SHUTDOWN, TaskiqEvents.WORKER_SHUTDOWN):
+            broker.add_event_handler(event, lambda _: sender.aclose())
+    return sender
 
 
 async def inventory_of(broker: AsyncBroker, prefix: str) -> list[Leftover]:
@@ -255,7 +266,7 @@ def steady(broker: AsyncBroker) -> Deliveries:
 
 def stream_reader_of(broker: AsyncBroker) -> StreamReader:
     """The reader of a broker's streams, over the broker's own client."""
-    return StreamReader(broker, client_of(broker), _patience_of(broker))
+    return StreamReader(broker, client_of(broker))
 
 
 async def _pop(broker: Any) -> AsyncGenerator[bytes, None]:
@@ -265,28 +276,12 @@ async def _pop(broker: Any) -> AsyncGenerator[bytes, None]:
     list by then is lost. So the server waits for less than that.
     """
     client: Any = client_of(broker)
-    wait = min(LIST_WAIT, _patience_of(broker) / 2)
+    wait = min(LIST_WAIT, patience_of(client) / 2)
     while True:
         with naming("BRPOP", broker.queue_name):
             popped = await client.brpop([broker.queue_name], timeout=wait)
         if popped is not None:
             yield popped[1]
-
-
-def _patience_of(broker: Any) -> float:
-    """Seconds after which a broker's client gives up on an answer."""
-    client: Any = client_of(broker)
-    if isinstance(client, RedisCluster):
-        settings = client.connection_kwargs
-    else:
-        settings = client.connection_pool.connection_kwargs
-    seconds: float | None = settings.get("socket_timeout", _CLIENTS_TIMEOUT)
-    return math.inf if seconds is None else seconds
-
-
-_CLIENTS_TIMEOUT: float | None = (
-    signature(AbstractConnection.__init__).parameters["socket_timeout"].default
-)
 
 
 def steady_results(backend: AsyncResultBackend[Any]) -> None:

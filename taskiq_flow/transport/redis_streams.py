@@ -12,11 +12,13 @@ from collections.abc import AsyncGenerator, Awaitable
 from functools import partial
 from typing import Any, NamedTuple
 
+from redis.asyncio import RedisCluster
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ResponseError
 from taskiq import AckableMessage
 
 from taskiq_flow.transport.deliveries import Deliveries, Delivery
+from taskiq_flow.transport.redis_connection import OwnConnection, patience_of
 from taskiq_flow.transport.redis_errors import is_without_group, naming
 
 logger = logging.getLogger("taskiq_flow")
@@ -66,11 +68,12 @@ class StreamReader:
     come, if at all; it makes a client for each acknowledgement; a task that takes longer than the
     idle timeout is delivered again while it is executed; and no message or consumer is removed.
 
-    ``client``: the broker's. ``patience``: seconds after which it gives up on an answer.
+    ``client``: the broker's.
     """
 
-    def __init__(self, broker: Any, client: Any, patience: float) -> None:
+    def __init__(self, broker: Any, client: Any) -> None:
         self._client = client
+        self._own = None if isinstance(client, RedisCluster) else OwnConnection(client)
         self._database = database_of(client)
         self._group: str = broker.consumer_group_name
         self._consumer: str = broker.consumer_name
@@ -84,7 +87,7 @@ class StreamReader:
                 min(
                     broker.block,
                     self._idle_timeout / 2,
-                    patience * 500,  # milliseconds; half of what the client waits
+                    patience_of(client) * 500,  # milliseconds; half of what the client waits
                 )
             ),
         )
@@ -113,7 +116,13 @@ class StreamReader:
                     while (message := self.deliveries.next(self._may_begin)) is not None:
                         yield message
         finally:
+            await self.aclose()
             await self.deliveries.give_back_at_the_end()
+
+    async def aclose(self) -> None:
+        """Close the connection on which new messages are waited for."""
+        if self._own is not None:
+            await self._own.aclose()
 
     def _is_time_to_look(self) -> bool:
         """Whether to look for messages that others have left."""
@@ -163,11 +172,11 @@ class StreamReader:
 
     async def _read(self) -> Any:
         wait = min(self._wait, _SHORT_WAIT) if self._suspects_wait else self._wait
-        return await self._answer(
-            self._client.xreadgroup(
-                self._group, self._consumer, self._streams, block=wait, count=self._at_once
-            )
-        )
+        reader = ("GROUP", self._group, self._consumer)
+        limits = ("COUNT", self._at_once, "BLOCK", wait)
+        streams = ("STREAMS", *self._streams, *self._streams.values())
+        client = self._own or self._client
+        return await self._answer(client.execute_command("XREADGROUP", *reader, *limits, *streams))
 
     async def _answer(self, asked: Awaitable[Any]) -> Any:
         """The server's answer. If it has lost the streams, they are created again: no answer."""

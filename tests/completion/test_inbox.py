@@ -554,6 +554,20 @@ async def test_a_dropped_notice_is_made_up_for_while_others_come() -> None:
 
 
 @virtually
+async def test_a_dropped_notice_is_made_up_for_at_once_if_a_later_task_is_heard_of() -> None:
+    """A worker has begun a task that was sent later: it does not stand in the queue."""
+    site = Site()
+    site.board.drops = lambda data: b"r:number:1" in data
+    async with site.working():
+        first = asyncio.ensure_future(site.engine(site.number).execute(run_id="r"))
+        await asyncio.sleep(0.1)
+        later = asyncio.ensure_future(site.engine(site.nap).execute({"seconds": 10.0}))
+        assert await first == {"number": 1}
+        assert now() <= SILENCE + 2 * CHECK_INTERVAL < QUEUED_SILENCE
+        assert await later == {"nap": 10.0}
+
+
+@virtually
 async def test_a_task_is_asked_for_once_more_before_it_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

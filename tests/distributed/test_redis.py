@@ -17,7 +17,7 @@ from taskiq_redis import ListQueueBroker, RedisStreamBroker
 
 from taskiq_flow.transport import redis
 from taskiq_flow.transport.redis import notifier_at
-from taskiq_flow.transport.redis_broker import steady, stream_reader_of
+from taskiq_flow.transport.redis_broker import kick_of, steady, stream_reader_of
 from tests.distributed.conftest import Farm
 from tests.distributed.watching import until
 from tests.servers.redis import RedisServer
@@ -34,13 +34,21 @@ async def client(farm: Farm) -> AsyncIterator[Redis]:
 class CancellingConnection(Connection):
     """Cancels a task at the moment at which its blocking read has been written to the socket.
 
-    redis-py waits for that by ``asyncio.wait_for``, which in Python 3.11 swallows the cancellation.
+    redis-py waits for that by ``asyncio.wait_for`` if it has a timeout of its own, which in Python
+    3.11 swallows the cancellation.
     """
 
     victim: asyncio.Task[Any] | None = None
 
     async def _send_packed_command(self, command: Any) -> None:
         await super()._send_packed_command(command)
+        self._cancel_at_read(command)
+
+    async def send_packed_command(self, command: Any, *args: Any, **kwargs: Any) -> None:
+        await super().send_packed_command(command, *args, **kwargs)
+        self._cancel_at_read(command)
+
+    def _cancel_at_read(self, command: Any) -> None:
         is_read = any(name in b"".join(command) for name in (b"XREADGROUP", b"BRPOP"))
         if is_read and (victim := type(self).victim) is not None:
             type(self).victim = None
@@ -70,6 +78,26 @@ async def test_a_listener_ends_whenever_it_is_cancelled(
         await broker.shutdown()
     finally:
         CancellingConnection.victim = None
+        server.kill()
+
+
+async def test_a_broker_that_is_shut_down_leaves_no_connection(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "redis", appendonly=False)
+    server.start()
+    broker = RedisStreamBroker(server.url, queue_name="ends")
+    try:
+        async with Redis.from_url(server.url) as client:
+            await broker.startup()
+            for _ in range(2):  # two runs
+                send = kick_of(broker)
+                await send(BrokerMessage(task_id="", task_name="", message=b"", labels={}))
+            assert await client.xlen("ends") == 2
+            assert len(await client.client_list()) == 3  # the broker's, its sender's, and this one
+            await broker.shutdown()
+            async with asyncio.timeout(5.0):
+                while len(await client.client_list()) > 1:
+                    await asyncio.sleep(0.01)
+    finally:
         server.kill()
 
 

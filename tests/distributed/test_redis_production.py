@@ -441,6 +441,7 @@ async def test_what_is_given_back_keeps_the_number_of_its_deliveries(farm: Farm)
         assert delivery.number == 2
         await reader.deliveries.give_back()
         reader._hold(await reader._read())
+        await reader.aclose()
         assert [again.number for again in reader.deliveries.redelivered()] == [2]
         await client.delete(settings.queue)
 
@@ -524,7 +525,8 @@ async def test_a_message_is_acknowledged_with_the_result_of_its_task_and_not_wit
 ) -> None:
     settings = Settings("redis-streams", redis=server.url, queue="one-step")
     async with started(settings) as broker:
-        save = notifier_of(broker, "one-step").saver(broker.result_backend)
+        notifier = notifier_of(broker, "one-step")
+        save = notifier.saver(broker.result_backend)
         assert save is not None
         reader = stream_reader_of(broker)
         stream, group = settings.queue, reader._group
@@ -553,6 +555,7 @@ async def test_a_message_is_acknowledged_with_the_result_of_its_task_and_not_wit
             assert second.is_acknowledged
         assert (await client.xpending(stream, group))["pending"] == 0
         assert await client.xlen(stream) == 0
+        await notifier.aclose()
 
 
 async def test_a_result_is_saved_though_its_message_cannot_be_acknowledged(
@@ -560,7 +563,8 @@ async def test_a_result_is_saved_though_its_message_cannot_be_acknowledged(
 ) -> None:
     settings = Settings("redis-streams", redis=server.url, queue="replaced")
     async with started(settings) as broker:
-        save = notifier_of(broker, "replaced").saver(broker.result_backend)
+        notifier = notifier_of(broker, "replaced")
+        save = notifier.saver(broker.result_backend)
         assert save is not None
         reader = stream_reader_of(broker)
         await client.xadd(settings.queue, {"data": "message"})
@@ -574,6 +578,7 @@ async def test_a_result_is_saved_though_its_message_cannot_be_acknowledged(
             await save("task", result, "channel", lambda _: b"", delivery)
             assert not delivery.is_acknowledged
             assert await broker.result_backend.is_result_ready("task")
+        await notifier.aclose()
 
 
 async def test_a_worker_that_may_not_make_its_group_anew_says_so(
@@ -614,6 +619,7 @@ async def test_copies_that_are_suspect_are_executed_one_at_a_time(farm: Farm) ->
         reader = stream_reader_of(broker)
         reader._at_once = 10
         reader._hold(await reader._read())
+        await reader.aclose()
         first = reader.deliveries.next(reader._may_begin)
         innocent = reader.deliveries.next(reader._may_begin)
         assert first is not None

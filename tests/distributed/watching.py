@@ -33,7 +33,8 @@ async def until_sent(engine: ExecutionEngine) -> None:
 
     def is_sent() -> bool:
         runs = [one._run for one in engine._in_progress if one._run is not None]
-        return any(not (run._ready.may_start or run._start_loop.tasks) for run in runs)
+        loops = [run._start_loop for run in runs if run._ready.in_progress()]
+        return any(loop._is_idle and not loop.tasks for loop in loops)
 
     await until(is_sent, "the run's tasks were sent")
 

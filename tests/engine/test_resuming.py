@@ -480,6 +480,20 @@ async def test_nodes_that_take_other_inputs_run_again() -> None:
         await anext(engine.rerun("r", [], inputs={"left": 1}))
 
 
+async def test_a_list_of_a_completed_run_comes_before_what_was_made_of_it() -> None:
+    dag = (
+        DAGBuilder()
+        .node(abs, name="each", inputs=["many"], map_over="many")
+        .node(sum, name="total", inputs=["each"])
+        .node(abs, name="last", inputs=["total"])
+        .build()
+    )
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=MemoryJournal())
+    await engine.execute({"many": [-1, -2]}, run_id="r")
+    again = await all_of(engine.resume("r"))
+    assert again == [("each", [1, 2]), ("total", 3), ("last", 3)]
+
+
 async def test_a_node_that_the_graph_does_not_have_cannot_be_run_again() -> None:
     site = Site()
     await site.engine().execute({"x": 1}, run_id="r")

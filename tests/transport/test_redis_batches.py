@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from taskiq_flow.transport.redis_batches import MOST_BYTES, Batches
 from tests.servers.redis import RedisServer
@@ -19,14 +21,29 @@ pytestmark = pytest.mark.skipif(not RedisServer.is_available(), reason="no redis
 
 
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncIterator[Any]:
+def server(tmp_path: Path) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path, appendonly=False)
     server.start()
     try:
-        async with asyncio.timeout(30), Redis.from_url(server.url) as client:
-            yield client
+        yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+async def client(server: RedisServer) -> AsyncIterator[Any]:
+    async with asyncio.timeout(30), Redis.from_url(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+async def batches(client: Any) -> AsyncIterator[Batches]:
+    async with aclosing(Batches(client)) as batches:
+        yield batches
+
+
+KILL_ALL = ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
+"""Closes all connections, also that on which it comes."""
 
 
 async def connections(client: Any) -> int:
@@ -41,15 +58,17 @@ def pushes(batches: Batches, numbers: range) -> list[asyncio.Task[Any]]:
     ]
 
 
-async def test_commands_of_many_tasks_take_one_connection_and_stay_in_order(client: Any) -> None:
+async def test_commands_of_many_tasks_take_one_connection_and_stay_in_order(
+    client: Any, batches: Batches
+) -> None:
     before = await connections(client)
-    assert await asyncio.gather(*pushes(Batches(client), range(200))) == [*range(1, 201)]
-    assert [int(item) for item in await client.lrange("list", 0, -1)] == [*range(200)]
-    assert await connections(client) == before
+    assert await asyncio.gather(*pushes(batches, range(200))) == [*range(1, 201)]
+    assert await asyncio.gather(*pushes(batches, range(200, 210))) == [*range(201, 211)]
+    assert [int(item) for item in await client.lrange("list", 0, -1)] == [*range(210)]
+    assert await connections(client) == before + 1
 
 
-async def test_an_error_is_that_of_its_own_command_only(client: Any) -> None:
-    batches = Batches(client)
+async def test_an_error_is_that_of_its_own_command_only(client: Any, batches: Batches) -> None:
     await client.set("text", "")
     commands = [("RPUSH", "list", 1), ("RPUSH", "text", 1), ("RPUSH", "list", 2)]
     answers = await asyncio.gather(
@@ -60,8 +79,10 @@ async def test_an_error_is_that_of_its_own_command_only(client: Any) -> None:
     assert isinstance(answers[2], ResponseError)
 
 
-async def test_a_command_whose_task_was_cancelled_before_is_not_sent(client: Any) -> None:
-    sending = pushes(Batches(client), range(4))
+async def test_a_command_whose_task_was_cancelled_before_is_not_sent(
+    client: Any, batches: Batches
+) -> None:
+    sending = pushes(batches, range(4))
     await asyncio.sleep(0)
     sending[2].cancel()
     answers = await asyncio.gather(*sending, return_exceptions=True)
@@ -69,8 +90,9 @@ async def test_a_command_whose_task_was_cancelled_before_is_not_sent(client: Any
     assert await client.lrange("list", 0, -1) == [b"0", b"1", b"3"]
 
 
-async def test_others_are_sent_if_the_first_task_is_cancelled(client: Any) -> None:
-    batches = Batches(client)
+async def test_others_are_sent_if_the_first_task_is_cancelled(
+    client: Any, batches: Batches
+) -> None:
     sending = pushes(batches, range(3))
     await asyncio.sleep(0)
     sending[0].cancel()
@@ -81,39 +103,55 @@ async def test_others_are_sent_if_the_first_task_is_cancelled(client: Any) -> No
     assert await batches.execute("LLEN", "list", size=0) >= 2
 
 
-async def test_all_commands_of_a_batch_fail_with_its_connection(client: Any) -> None:
-    class Broken:
-        """Its first command is carried out, its pipelines meet an outage."""
-
-        def __init__(self) -> None:
-            self.execute_command = client.execute_command
-
-        def pipeline(self, *, transaction: bool) -> Any:
-            pipeline = client.pipeline(transaction=transaction)
-
-            async def execute(*, raise_on_error: bool) -> list[Any]:
-                raise RedisConnectionError("away")
-
-            pipeline.execute = execute
-            return pipeline
-
-    answers = await asyncio.gather(*pushes(Batches(Broken()), range(3)), return_exceptions=True)
+async def test_all_commands_of_a_batch_fail_with_its_connection(
+    client: Any, batches: Batches
+) -> None:
+    commands = [("RPUSH", "list", 0), KILL_ALL, ("RPUSH", "list", 1)]
+    answers = await asyncio.gather(
+        *(batches.execute(*command, size=1) for command in commands), return_exceptions=True
+    )
     assert answers[0] == 1
     assert [type(answer) for answer in answers[1:]] == [RedisConnectionError] * 2
+    assert await batches.execute("RPUSH", "list", 2, size=1) == 2
 
 
-async def test_a_large_command_does_not_take_part(client: Any) -> None:
-    batches, value = Batches(client), b"x" * (MOST_BYTES + 1)
+async def test_a_large_command_does_not_take_part(batches: Batches) -> None:
+    value = b"x" * (MOST_BYTES + 1)
     blocked = asyncio.create_task(batches.execute("BLPOP", "nothing", 0, size=0))
     await asyncio.sleep(0)
     assert await batches.execute("SET", "large", value, size=len(value))
     blocked.cancel()
 
 
-async def test_a_batch_has_at_most_so_many_bytes(client: Any) -> None:
-    batches = Batches(client)
+async def test_a_batch_has_at_most_so_many_bytes(batches: Batches) -> None:
     half = b"x" * (MOST_BYTES // 2)
     answers = await asyncio.gather(
         *(batches.execute("RPUSH", "list", half, size=len(half)) for _ in range(6))
     )
     assert answers == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_connection_that_the_server_has_closed_is_made_anew(
+    client: Any, batches: Batches
+) -> None:
+    """As a server does whose ``timeout`` is over, before the next command comes."""
+    assert await batches.execute("RPUSH", "list", 0, size=1) == 1
+    ids = {int(connection["id"]) for connection in await client.client_list()}
+    own = ids - {await client.client_id()}
+    for number in own:
+        await client.client_kill_filter(_id=number)
+    await asyncio.sleep(0.05)  # until the end of the connection has come
+    assert await batches.execute("RPUSH", "list", 1, size=1) == 2
+
+
+async def test_an_answer_that_does_not_come_is_not_taken_for_the_next(server: RedisServer) -> None:
+    hasty = Redis.from_url(server.url, socket_timeout=0.2)
+    async with hasty, aclosing(Batches(hasty)) as batches:
+        with pytest.raises(RedisTimeoutError, match=r"not answered within 0\.2 s"):
+            await batches.execute("BLPOP", "later", 0, size=0)
+        assert await batches.execute("RPUSH", "later", 1, size=1) == 1
+        cancelled = asyncio.create_task(batches.execute("BLPOP", "nothing", 0, size=0))
+        await asyncio.sleep(0.05)  # it waits for the answer
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        assert await batches.execute("LLEN", "later", size=0) == 1

@@ -1,0 +1,72 @@
+"""What the reader and the listeners of a run are given of its values: the value, or a copy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from typing import Any, Generic, TypeVar
+
+from taskiq_flow.dataflow.element import Element
+from taskiq_flow.dataflow.ready_set import ReadySet
+from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSpec
+from taskiq_flow.errors import SerializationError
+from taskiq_flow.values.isolation import NEVER_CHANGE, Isolation
+
+N = TypeVar("N", bound=RunnableNode)
+
+
+class HandingOver(Generic[N]):
+    """Copies values of one run that a node has still to be sent, so that no taker changes them.
+
+    ``inputs_needed``: nodes that have started, and whose arguments are still to be encoded.
+    ``is_over``: whether the run sends nothing more. The run sets it.
+    """
+
+    def __init__(
+        self, spec: RunSpec[N], ready: ReadySet[Any], inputs_needed: Collection[N]
+    ) -> None:
+        self._spec = spec
+        self._take = spec.take
+        self._ready = ready
+        self._inputs_needed = inputs_needed
+        self.is_over = False
+
+    def handed_over(self, node: N, value: Any) -> Any:
+        """What the reader is given: the value itself if no node has still to be sent it.
+
+        An array cannot be written to, whoever else has it, so that it does not depend on chance.
+        """
+        if type(value) in NEVER_CHANGE:
+            return value
+        take = self._take
+        has_no_array = "numpy" not in sys.modules or (
+            isinstance(take, Isolation) and take.is_flat(value)
+        )
+        if has_no_array and (self.is_over or not self._is_still_needed(node)):
+            return value
+        return self.copied(value)
+
+    def copied(self, value: Any) -> Any:
+        """A value for a taker of its own."""
+        try:
+            return self._take(value)
+        except SerializationError:  # of something within it that can be read once only
+            return value
+
+    def _is_still_needed(self, node: N) -> bool:
+        dependents = self._spec.successors.get(node, ())
+        if self._spec.elements is not None:  # by elements that do not exist yet, perhaps
+            return isinstance(node, Element) or bool(dependents)
+        return any(
+            self._needs_inputs(dependent)
+            and (
+                not dependent.binding.keys.isdisjoint(node.outputs)
+                or self._spec.options.get(dependent, PLAIN_OPTIONS).condition is not None
+            )
+            for dependent in dependents
+        )
+
+    def _needs_inputs(self, node: N) -> bool:
+        """Whether a node's arguments are still to be encoded, or its condition to be asked."""
+        return not self._ready.has_started(node) or node in self._inputs_needed

@@ -1,0 +1,190 @@
+"""What the listeners of one run are told of it: this file makes the events.
+
+A run asks for events that every node sends only if ``Listeners.are_present``; else it counts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextvars import Context
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from taskiq_flow.dataflow.items import ItemsNode
+from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.engine.frequent_events import (
+    new_node_began,
+    new_node_completed,
+    new_node_started,
+)
+from taskiq_flow.engine.listeners import Listeners
+from taskiq_flow.engine.node_run import NodeRun
+from taskiq_flow.engine.run_spec import RunSpec
+from taskiq_flow.engine.run_state import SkipReason
+from taskiq_flow.events import (
+    ElementsKnown,
+    NodeCompleted,
+    NodeFailed,
+    NodeFellBack,
+    NodeRetried,
+    NodeSkipped,
+    NodeStarted,
+    Outcome,
+    RunFinished,
+    RunStarted,
+    Source,
+)
+from taskiq_flow.values.isolation import NEVER_CHANGE
+
+N = TypeVar("N", bound=RunnableNode)
+
+
+class RunEvents(Generic[N]):
+    """Makes the events of one run and gives them to its listeners.
+
+    ``hand_over``: makes of a node's value what a listener is given of it.
+    """
+
+    def __init__(
+        self, run_id: str, listeners: Listeners, hand_over: Callable[[N, Any], Any]
+    ) -> None:
+        self._run_id = run_id
+        self._hand_over = hand_over
+        self._now = asyncio.get_running_loop().time
+        self.listeners = listeners
+
+    # The run
+
+    def started(self, spec: RunSpec[N]) -> None:
+        """The run begins."""
+        graph = spec.describe()
+        mapped = {} if spec.elements is None else spec.elements.mapped
+        self.listeners.tell(
+            RunStarted(
+                self._run_id,
+                self._now(),
+                graph.task_names,
+                time.time(),
+                graph.edges,
+                {
+                    node.task_name: len(how.axes)
+                    for node, how in mapped.items()
+                    if not isinstance(node, ItemsNode)
+                },
+                graph.expected,
+                graph.tasks,
+                graph.outputs,
+                kind=graph.kind,
+            )
+        )
+
+    def finished(self, outcome: Outcome, error: BaseException | None) -> None:
+        """The run has ended."""
+        self.listeners.tell(RunFinished(self._run_id, self._now(), outcome, error))
+
+    # Attempts
+
+    def sent(self, node_run: NodeRun[N]) -> None:
+        """A task is sent."""
+        node, at, task_id = node_run.node, self._now(), node_run.task_id
+        name, number, index = node.task_name, node_run.number, node.index
+        node_run.note_sent(at)
+        if node_run.falls_back:
+            return  # listeners have been told ``NodeFellBack``
+        if number == 1:
+            seq = self.listeners.seq + 1
+            self.listeners.hold(
+                new_node_started(self._run_id, at, name, task_id, index, number, seq)
+            )
+        else:
+            waits_since, error = node_run.suspended_at, node_run.error
+            delay = 0.0 if waits_since is None else at - waits_since
+            self.listeners.tell(
+                NodeRetried(self._run_id, at, name, task_id, number, error, index, delay)
+            )
+
+    def labels(self, node_run: NodeRun[N]) -> tuple[Context, dict[str, str]]:
+        """Ask for the labels of a message. Returns the context in which to send it, and them."""
+        node, at, number = node_run.node, self._now(), node_run.number
+        return self.listeners.sending(
+            NodeStarted(self._run_id, at, node.task_name, node_run.task_id, node.index, number)
+        )
+
+    def began(self, node_run: NodeRun[N], now: float, worker: str) -> None:
+        """A worker has begun an attempt."""
+        node, number, seq = node_run.node, node_run.number, self.listeners.seq + 1
+        node_run.told_began_at = now
+        node_run.workers = (*node_run.workers, worker)
+        name, task_id, index = node.task_name, node_run.task_id, node.index
+        self.listeners.hold(
+            new_node_began(self._run_id, now, name, task_id, worker, index, number, seq)
+        )
+
+    def resent(self, node_run: NodeRun[N]) -> None:
+        """A middleware of the broker has sent an attempt's task once more."""
+        node, number, at = node_run.node, node_run.number, self._now()
+        node_run.note_sent(at)
+        self.listeners.tell(
+            NodeRetried(
+                self._run_id, at, node.task_name, node_run.task_id, number, index=node.index
+            )
+        )
+
+    def fell_back(self, node_run: NodeRun[N], error: BaseException) -> None:
+        """A node's task has failed for good, and its fallback takes its place."""
+        node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts
+        at, name, index = self._now(), node.task_name, node.index
+        number, run_id = node_run.number, self._run_id
+        self.listeners.tell(NodeFellBack(run_id, at, name, task_id, error, attempts, index, number))
+
+    # How nodes end
+
+    def completed(
+        self, node: N, value: Any, source: Source, node_run: NodeRun[N] | None = None
+    ) -> None:
+        """A node has its value. What listeners are given of that is made when they ask."""
+        now, number, task_id = self._now(), 0, ""
+        queued = ran = None
+        if node_run is not None:
+            task_id = node_run.task_id
+            if source in {"task", "fallback"}:
+                number, (queued, ran) = node_run.number, node_run.spans(now)
+        name, index, seq = node.task_name, node.index, self.listeners.seq + 1
+        event = new_node_completed(
+            self._run_id, now, name, task_id, value, source, index, number, queued, ran, seq
+        )
+        is_shared = type(value) in NEVER_CHANGE
+        prepare = None if is_shared else partial(self._prepare, event, node)
+        self.listeners.hold(event, prepare)
+
+    def _prepare(self, event: NodeCompleted, node: N) -> None:
+        object.__setattr__(event, "result", self._hand_over(node, event.result))
+
+    def failed(self, node_run: NodeRun[N], error: BaseException) -> None:
+        """A node has failed for good."""
+        node, at = node_run.node, self._now()
+        name, index, attempts = node.task_name, node.index, node_run.attempts
+        task_id, number, (queued, ran) = node_run.task_id, node_run.number, node_run.spans(at)
+        self.listeners.tell(
+            NodeFailed(self._run_id, at, name, task_id, error, attempts, index, number, queued, ran)
+        )
+
+    def failed_unsent(self, node: N, error: BaseException) -> None:
+        """A node has failed for which no task was sent."""
+        at, name = self._now(), node.task_name
+        self.listeners.tell(NodeFailed(self._run_id, at, name, "", error, 0, node.index))
+
+    def skipped(
+        self, node: N, because_of: tuple[str, ...], reason: SkipReason, attempt: int
+    ) -> NodeSkipped:
+        """A node does not run. Returns the event, which a reader may be given as well."""
+        at, name = self._now(), node.task_name
+        event = NodeSkipped(self._run_id, at, name, because_of, reason, node.index, attempt)
+        self.listeners.tell(event)
+        return event
+
+    def elements_known(self, name: str, count: int) -> None:
+        """A node maps over so many elements."""
+        self.listeners.tell(ElementsKnown(self._run_id, self._now(), name, count))
