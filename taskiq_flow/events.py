@@ -116,7 +116,8 @@ class RunStarted(_Event):
     node, how many positions the ``index`` of its elements has. ``expected``: by node, its
     ``expected_seconds`` if that is not 1. ``tasks``: by node, the name of its task if that is
     another one; ``outputs``: its output keys if these are not just its name. ``kind``: how the
-    graph was declared.
+    graph was declared. ``in_memory``: whether its broker is an ``InMemoryBroker``, which executes
+    tasks in this process, and sync ones in its threads.
     """
 
     type: ClassVar[str] = "run.started"
@@ -132,6 +133,7 @@ class RunStarted(_Event):
     outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seq: int = 0
     kind: GraphKind = "dataflow"
+    in_memory: bool = False
 
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield "time", self.time
@@ -142,6 +144,7 @@ class RunStarted(_Event):
         yield "tasks", _by_name(self.tasks, _names(self.tasks.values()))
         yield "outputs", _by_name(self.outputs, map(_names, self.outputs.values()))
         yield "kind", None if self.kind == "dataflow" else self.kind
+        yield "in_memory", self.in_memory or None
 
 
 @dataclass(frozen=True, slots=True)

@@ -298,8 +298,13 @@ async def inventory(broker: AsyncBroker) -> list[Leftover]:
             f"what a {type(broker).__name__} has on its server is not known; inventory() takes "
             "brokers over Redis, NATS and RabbitMQ"
         )
+    return await system.inventory_of(broker, prefix_of(broker))
+
+
+def prefix_of(broker: AsyncBroker) -> str:
+    """How the names begin that a broker's ``FlowMiddleware`` makes on the server."""
     flows = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
-    return await system.inventory_of(broker, flows[0].prefix if flows else _DEFAULT_PREFIX)
+    return flows[0].prefix if flows else _DEFAULT_PREFIX
 
 
 def may_repeat(middlewares: Iterable[TaskiqMiddleware]) -> bool:

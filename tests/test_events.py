@@ -43,6 +43,7 @@ EXAMPLES: dict[str, tuple[Event, dict[str, Any]]] = {
             {"b": ("c", "d")},
             seq=1,
             kind="sequential",
+            in_memory=True,
         ),
         {
             "time": 1.7e9,
@@ -53,6 +54,7 @@ EXAMPLES: dict[str, tuple[Event, dict[str, Any]]] = {
             "tasks": {"a": "load"},
             "outputs": {"b": ["c", "d"]},
             "kind": "sequential",
+            "in_memory": True,
         },
     ),
     "node.sent": (NodeStarted("r", 1.5, "a", "r:a:1", seq=2), {"attempt": 1, "task": "r:a:1"}),

@@ -22,7 +22,14 @@ from taskiq_flow.events import WIRE_VERSION, Event, RunStarted
 from taskiq_flow.journal import RunReader, RunSummary
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.listeners.progress import Progress
-from taskiq_flow.listeners.texts import error_text, node_text, run_text
+from taskiq_flow.listeners.texts import (
+    error_text,
+    failed_elements,
+    node_text,
+    other_errors,
+    run_text,
+    unfinished_text,
+)
 from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.report import RunReport
@@ -143,7 +150,7 @@ def _show_state(run: RunSummary, view: RunView) -> None:
     facts = {
         "graph": run.name and one_line(run.name),
         "started": run.started and _when(run.started),
-        "sessions": f"{view.sessions}; times are of the last" if view.sessions > 1 else "",
+        "sessions": _sessions_text(run, view),
         "engine": run.host and f"{run.host}, process {run.pid}",
         "again from": run.parent and one_line(run.parent),
         "error": "" if status_says_it else without_python(error_text(view.error)),
@@ -153,25 +160,36 @@ def _show_state(run: RunSummary, view: RunView) -> None:
             show(Text(f"  {fact:<11}", style="dim").append(text, style="not dim"), wraps=True)
     if view.nodes:
         show("")
-        rows = [_row_of_node(node) for node in view.nodes.values()]
+        is_over = view.status == "interrupted"
+        rows = [_row_of_node(node, is_over=is_over) for node in view.nodes.values()]
         show_table(rows, most_important=(0, 1, 2), cut=1)
     for node in view.nodes.values():
-        if node.state == "failed" and (error := node.error or _first_error(node)):
-            show(Text(f"\n{one_line(node.name)}:", style="bold"))
+        failed = next(iter(failed_elements(node)), node)
+        if failed.state == "failed" and (error := failed.error):
+            show(Text(f"\n{one_line(failed.name)}:", style="bold"))
             show(of_the_users(error["traceback"]) or error_text(error))
+        for text in other_errors(node):
+            show(text, wraps=True)
 
 
-def _first_error(node: NodeView) -> dict[str, str] | None:
-    failed = node.elements.records.values() if node.elements is not None else ()
-    return next((each.error for each in failed if each.state == "failed"), None)
+def _sessions_text(run: RunSummary, view: RunView) -> str:
+    if view.sessions == 1:
+        return ""
+    text = f"{view.sessions}; times are of the last"
+    if run.ended is None or not run.started:
+        return text
+    return f"{text}, {duration(run.ended - run.started)} passed since the first began"
 
 
-def _row_of_node(node: NodeView) -> Row:
+def _row_of_node(node: NodeView, *, is_over: bool) -> Row:
+    """``is_over``: no engine has the run any more, so that nothing of it is in flight."""
     shown = node.preview
+    state = "cancelled" if is_over and not node.is_ended and node.state != "pending" else node.state
+    text = unfinished_text(node) if is_over else node_text(node)
     return [
-        Text("  ").append_text(sign(node.state)),
+        Text("  ").append_text(sign(state)),
         one_line(node.name),
-        "waits" if node.state == "pending" else node_text(node).partition(": ")[0],
+        "waits" if node.state == "pending" else text.partition(": ")[0],
         one_line(shown["text"])[:60] if shown else "",
     ]
 

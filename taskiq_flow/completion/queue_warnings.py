@@ -25,6 +25,11 @@ UNTAKEN = 10.0
 NO_WORKER = 4.5
 """Seconds after which a warning says that no worker was heard of. The first check comes before."""
 
+_PACKAGE = "taskiq_flow"
+"""The package that has the functions of tasks that are pipelines."""
+
+_SCRIPT = "__main__"
+
 
 class QueueWarnings:
     """The warnings of one inbox, each told once. ``prefix``: of its channels."""
@@ -105,7 +110,7 @@ class QueueWarnings:
             "1 task waits" if len(self._watched) == 1 else f"{len(self._watched)} tasks wait",
             "" if queue is None else f" in queue {queue!r}",
             task_id,
-            _import_path(self._broker),
+            _worker_arguments(self._broker),
         )
 
     def _note_stuck(self) -> None:
@@ -150,12 +155,31 @@ class QueueWarnings:
         )
 
 
-def _import_path(broker: AsyncBroker) -> str:
-    """Where a worker finds a broker, as ``module:variable``."""
+def _worker_arguments(broker: AsyncBroker) -> str:
+    """What ``taskiq worker`` is given for a broker: ``module:variable`` and modules with tasks.
+
+    A module with tasks comes before one that only has the broker, and all others before the
+    script that runs here: a worker that imports it may run it as well.
+    """
+    with_tasks = dict.fromkeys(
+        name
+        for task in broker.local_task_registry.values()
+        if (name := task.original_func.__module__).partition(".")[0] != _PACKAGE
+    )
+    variables: dict[str, str] = {}
     for name, module in tuple(sys.modules.items()):
         for variable, value in tuple(getattr(module, "__dict__", {}).items()):
             if value is broker:
-                own = sys.modules[name]
-                stem = Path(getattr(own, "__file__", None) or name).stem
-                return f"{stem if name == '__main__' else name}:{variable}"
-    return "module:broker"
+                variables.setdefault(name, variable)
+    if not variables:
+        return "module:broker"
+    first = min(variables, key=lambda name: (name == _SCRIPT, name not in with_tasks))
+    others = [_importable(name) for name in with_tasks if name != first]
+    return " ".join([f"{_importable(first)}:{variables[first]}", *others])
+
+
+def _importable(name: str) -> str:
+    """The name by which another process imports a module."""
+    if name != _SCRIPT:
+        return name
+    return Path(getattr(sys.modules[name], "__file__", None) or name).stem

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.passing import PassingNode
 from taskiq_flow.dataflow.tasks import default_name
 from taskiq_flow.events import GraphKind
 
@@ -27,13 +28,14 @@ def described(
     predecessors: Mapping[DAGNode, Sequence[DAGNode]],
     kind: GraphKind = "dataflow",
 ) -> Description:
-    """Describe a graph."""
+    """Describe a graph. The node that gives many runs their inputs is none that a user declared."""
+    nodes = [node for node in nodes if not isinstance(node, PassingNode)]
     return Description(
         task_names=tuple(node.task_name for node in nodes),
         edges={
-            node.task_name: tuple([other.task_name for other in others])
+            node.task_name: names
             for node, others in predecessors.items()
-            if others
+            if (names := tuple([o.task_name for o in others if not isinstance(o, PassingNode)]))
         },
         expected={
             node.task_name: node.expected_seconds for node in nodes if node.expected_seconds != 1

@@ -10,6 +10,7 @@ from typing import Literal
 
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.options import NO_FALLBACK
+from taskiq_flow.dataflow.plan import FAILURES
 from taskiq_flow.dataflow.tasks import default_name, identity
 from taskiq_flow.drawing.diagram import Arrow, Box, Diagram, Input
 from taskiq_flow.drawing.texts import columns
@@ -38,10 +39,10 @@ def to_text(levels: Levels, predecessors: Predecessors) -> str:
     """The nodes level by level, each with what it waits for, takes and gives.
 
     ``←`` names the nodes whose data a node takes, ``after`` those that it only waits for,
-    ``all of`` those whose elements it takes together, ``takes`` the run's inputs (``?``: it can do
-    without), ``gives`` the output keys unless they are just its name. ``×`` stands between a node
-    and the keys for whose elements it runs; ``flat`` and ``filter`` say what becomes of its list.
-    ``⇉`` stands behind a generator.
+    ``all of`` those whose elements it takes together, ``failures of`` those whose failures it
+    takes, ``takes`` the run's inputs (``?``: it can do without), ``gives`` the output keys unless
+    they are just its name. ``×`` stands between a node and the keys for whose elements it runs;
+    ``flat`` and ``filter`` say what becomes of its list. ``⇉`` stands behind a generator.
     ``join`` is the rule by which a node starts, ``when`` its condition, ``else`` its fallback.
     ``a … z (26)`` are all that is drawn from ``a`` to ``z`` in one level.
     Unconnected parts stand one below the other, the nodes without any edge as the last.
@@ -93,11 +94,14 @@ def diagram_of(levels: Levels, predecessors: Predecessors) -> Diagram:
         for key, needed in place.inputs.items():
             label = "" if needed else "optional"
             arrows.append(Arrow(inputs[key], end, (key,), label, is_optional=not needed))
-        for other, keys in place.data.items():
-            label = "" if keys == [other.task_name] else ", ".join(keys)
+        for other in place.sources:
+            keys = place.data.get(other, [])
+            failures = place.failures.get(other, [])
+            label = "" if keys == [other.task_name] and not failures else ", ".join(keys)
             if _is_taken_whole(node, other, keys):
                 label = f"{_WHOLE} {', '.join(keys)}"
-            arrows.append(Arrow(ids[other], end, tuple(keys), label))
+            label = ", ".join(filter(None, (label, *failures)))
+            arrows.append(Arrow(ids[other], end, (*keys, *failures), label))
         arrows += (Arrow(ids[other], end) for other in place.orderings)
     kinds = _kinds(places)
     boxes = [_box(node, ids[node], kinds[node], place) for node, place in places.items()]
@@ -132,29 +136,48 @@ def _kinds(nodes: Iterable[DAGNode]) -> dict[DAGNode, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """``data``: predecessor → keys; ``inputs``: key of the run's inputs → is it needed."""
+    """``data``: predecessor → keys; ``failures``: predecessor → the key of its failures.
+
+    ``inputs``: key of the run's inputs → is it needed.
+    """
 
     data: dict[DAGNode, list[str]]
+    failures: dict[DAGNode, list[str]]
     orderings: list[DAGNode]
     inputs: dict[str, bool]
+
+    @property
+    def sources(self) -> Iterable[DAGNode]:
+        """The nodes of which it takes anything."""
+        return dict.fromkeys((*self.data, *self.failures))
 
 
 def _places(levels: Levels, predecessors: Predecessors) -> dict[DAGNode, _Place]:
     nodes = [node for level in levels for node in level]
     producers = {key: node for node in nodes for key in node.outputs}
-    return {node: _place(node, predecessors.get(node, ()), producers) for node in nodes}
+    failing = {f"{node.task_name}{FAILURES}": node for node in nodes}
+    return {node: _place(node, predecessors.get(node, ()), producers, failing) for node in nodes}
 
 
-def _place(node: DAGNode, before: Sequence[DAGNode], producers: Mapping[str, DAGNode]) -> _Place:
+def _place(
+    node: DAGNode,
+    before: Sequence[DAGNode],
+    producers: Mapping[str, DAGNode],
+    failing: Mapping[str, DAGNode],
+) -> _Place:
     data: dict[DAGNode, list[str]] = {}
+    failures: dict[DAGNode, list[str]] = {}
     inputs: dict[str, bool] = {}
     required = node.required_keys
     for index, key in enumerate((*required, *node.optional_keys)):
         if key in producers:
             data.setdefault(producers[key], []).append(key)
+        elif key in failing:
+            failures[failing[key]] = [key]
         else:
             inputs[key] = index < len(required)
-    return _Place(data, [other for other in before if other not in data], inputs)
+    orderings = [other for other in before if other not in data and other not in failures]
+    return _Place(data, failures, orderings, inputs)
 
 
 def _parts(levels: Levels, predecessors: Predecessors) -> list[_Part]:
@@ -216,6 +239,7 @@ class _Sheet:
         whole = [other for other, keys in place.data.items() if _is_taken_whole(node, other, keys)]
         yield from _clause("←", self.runs(other for other in place.data if other not in whole))
         yield from _clause(_WHOLE, self.runs(whole))
+        yield from _clause("failures of", self.runs(place.failures))
         yield from _clause("after", self.runs(place.orderings))
         yield from _clause("takes", [[key] for key in inputs])
         yield from _clause("gives", [[_shown(key)] for key in outputs])

@@ -345,7 +345,8 @@ class MappedNodes:
                 self._caller.end_unless_over(error)
             elif self._log is not None and self._spec.earlier.lengths.get(name) != count:
                 self._log.append(record(KNOWN, name, 0, str(count).encode()))
-        self._events.elements_known(name, count)
+        if node is not self._given:  # which listeners are not told of
+            self._events.elements_known(name, count)
 
     def gathered_within(self, name: str) -> None:
         """Elements within a path have ended, and some of them have failed."""

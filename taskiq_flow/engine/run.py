@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from taskiq import AsyncBroker, TaskiqResult
+from taskiq import AsyncBroker, InMemoryBroker, TaskiqResult
 
 from taskiq_flow.cache.results import ValueCache
 from taskiq_flow.cleanup import to_the_end, until_ended
@@ -123,6 +123,7 @@ class Run(Generic[N]):
         shows_failures = spec.shows_failures and settings.on_error == "continue"
         self._collects = settings.on_error == "collect" or shows_failures
         self._run_timeout = settings.run_timeout
+        self._is_in_memory = isinstance(broker, InMemoryBroker)
         self._completions = completions
         self._dispatcher = dispatcher
         self._log = log
@@ -190,7 +191,7 @@ class Run(Generic[N]):
     def start(self) -> None:
         """Restore what the journal has, and start the nodes that are ready. Called once."""
         if self._listeners.are_present:
-            self._events.started(self._spec)
+            self._events.started(self._spec, in_memory=self._is_in_memory)
         else:
             self._listeners.seq += 1
         if self._run_timeout is not None:

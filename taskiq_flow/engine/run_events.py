@@ -12,7 +12,7 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from taskiq_flow.dataflow.items import ItemsNode
+from taskiq_flow.dataflow.passing import PassingNode
 from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.engine.frequent_events import (
     new_node_began,
@@ -57,8 +57,8 @@ class RunEvents(Generic[N]):
 
     # The run
 
-    def started(self, spec: RunSpec[N]) -> None:
-        """The run begins."""
+    def started(self, spec: RunSpec[N], *, in_memory: bool) -> None:
+        """The run begins. ``in_memory``: on an ``InMemoryBroker``."""
         graph = spec.describe()
         mapped = {} if spec.elements is None else spec.elements.mapped
         self.listeners.tell(
@@ -71,12 +71,13 @@ class RunEvents(Generic[N]):
                 {
                     node.task_name: len(how.axes)
                     for node, how in mapped.items()
-                    if not isinstance(node, ItemsNode)
+                    if not isinstance(node, PassingNode)
                 },
                 graph.expected,
                 graph.tasks,
                 graph.outputs,
                 kind=graph.kind,
+                in_memory=in_memory,
             )
         )
 

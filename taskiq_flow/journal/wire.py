@@ -144,6 +144,7 @@ def _run_started(run_id: str, e: Content) -> Event:
         _tuples(e["outputs"]),
         seq=e["seq"],
         kind=e.get("kind", "dataflow"),
+        in_memory=e.get("in_memory", False),
     )
 
 

@@ -89,8 +89,9 @@ class StepCompleteEvent:
     """A step has its result. ``duration_ms``: since it has started, with all of its attempts.
 
     ``step_name``, ``step_index``: as of ``StepStartEvent``. ``task_id``: of the last attempt.
-    ``result``: the value itself, which others may hold too; ``None`` for an element that a filter
-    leaves out.
+    ``result``: the value itself, which others may hold too. Of a filter it is the element that it
+    keeps, and not what its task returned. ``is_left_out``: a filter leaves its element out, and
+    there is no result.
     """
 
     type: ClassVar[str] = "step_complete"
@@ -102,6 +103,7 @@ class StepCompleteEvent:
     task_id: str
     result: Any
     duration_ms: float
+    is_left_out: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -210,7 +210,10 @@ class _Run:
         result = event.result if isinstance(event, NodeCompleted) else None
         if name in self.last:
             self.results[name] = result
-        yield StepCompleteEvent(result=result, duration_ms=duration, **about)
+        is_left_out = isinstance(event, NodeSkipped)  # what has begun is skipped by a filter only
+        yield StepCompleteEvent(
+            result=result, duration_ms=duration, is_left_out=is_left_out, **about
+        )
 
     def finish(self, event: RunFinished) -> PipelineCompleteEvent | PipelineErrorEvent:
         """The run has ended."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TextIO
 
-from taskiq_flow.listeners.texts import counted, error_text, node_text, run_text
+from taskiq_flow.listeners.texts import counted, error_text, node_text, other_errors, run_text
 from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.run_view import RunView
@@ -57,7 +57,10 @@ class Lines:
         changed = shown.changes(view, now)
         if len(changed) > MOST_LINES:
             changed.sort(key=lambda node: node.state != "failed")
-        lines += [f"{one_line(node.name)}: {node_text(node)}" for node in changed[:MOST_LINES]]
+        for node in changed[:MOST_LINES]:
+            lines.append(f"{one_line(node.name)}: {node_text(node)}")
+            if node.state == "failed":
+                lines += other_errors(node)
         if left := changed[MOST_LINES:]:
             counts = Counter(node.state for node in left)
             text = ", ".join(f"{count} {state}" for state, count in counts.items())

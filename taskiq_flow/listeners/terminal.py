@@ -16,8 +16,9 @@ from taskiq_flow.listeners.texts import (
     counted,
     elements_text,
     error_text,
-    first_error,
+    first_error_text,
     left_text,
+    other_errors,
     run_text,
     share_done,
 )
@@ -177,7 +178,8 @@ class Terminal:
         for node in failed[:MOST_NODES]:
             line = self._name_of(node.state, node.name, 2)
             counts = f"{elements_text(node.elements)}; " if node.elements is not None else ""
-            yield line.append(f"  {counts}{error_text(first_error(node))}")
+            yield line.append(f"  {counts}{first_error_text(node)}")
+            yield from (Text(f"    {text}") for text in other_errors(node))
         if hidden := failed[MOST_NODES:]:
             yield Text(f"  … and {len(hidden)} more failed", style="dim")
         if view.error and not failed:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+
 from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_view import ElementsView, NodeView
 from taskiq_flow.views.run_view import RunView
+
+MOST_FAILED = 5
+"""Failed elements of a mapped node that are named. Further ones are only counted."""
 
 _LONGEST_ERROR = 200
 _MINUTE = 60
@@ -32,16 +38,40 @@ def error_text(error: dict[str, str] | None) -> str:
 
 def counts_text(view: RunView) -> str:
     """How many nodes are in which state."""
+    counts = view.counts
     states = ("completed", "failed", "skipped", "cancelled", "pending")
-    return ", ".join(f"{view.counts[s]} {s}" for s in states if s in view.counts) or "no nodes"
+    texts = [f"{counts[state]} {state}" for state in states if state in counts]
+    if view.status == "interrupted" and (
+        left := counts.get("running", 0) + counts.get("queued", 0)
+    ):
+        texts.append(f"{left} unfinished")
+    return ", ".join(texts) or "no nodes"
 
 
-def first_error(node: NodeView) -> dict[str, str] | None:
-    """The error of a failed node, or of the first element of it that failed."""
-    if node.state != "failed" or node.elements is None:
-        return node.error if node.state == "failed" else None
-    failed = (r for r in node.elements.records.values() if r.state == "failed")
-    return next((record.error for record in failed), None)
+def failed_elements(node: NodeView) -> list[NodeView]:
+    """The first elements of a mapped node that failed, in the order in which they did."""
+    records = () if node.elements is None else node.elements.records.values()
+    return list(islice((each for each in records if each.state == "failed"), MOST_FAILED))
+
+
+def first_error_text(node: NodeView) -> str:
+    """The error of a failed node; of a mapped one, that of an element, with the element's name."""
+    if node.state != "failed":
+        return ""
+    first = next(iter(failed_elements(node)), None)
+    return error_text(node.error) if first is None else _element_text(first)
+
+
+def other_errors(node: NodeView) -> Iterator[str]:
+    """A line for each of the first elements that failed after the very first one."""
+    named = failed_elements(node)
+    yield from map(_element_text, named[1:])
+    if node.elements is not None and (left := node.elements.failed - len(named)) > 0 and named:
+        yield f"and {counted(left, 'more element')} failed"
+
+
+def _element_text(element: NodeView) -> str:
+    return f"{one_line(element.name)}: {error_text(element.error)}"
 
 
 def elements_text(elements: ElementsView) -> str:
@@ -63,7 +93,7 @@ def node_text(node: NodeView) -> str:
         elif not node.is_ended:
             running = node.elements.running
             text = f"{counts}, {running} running" if running else counts
-        return f"{text}; {error_text(error)}" if (error := first_error(node)) else text
+        return f"{text}; {error}" if (error := first_error_text(node)) else text
     if node.state == "completed":
         if node.source in ("cache", "journal"):
             return f"{text}, from the {node.source}"
@@ -76,6 +106,16 @@ def node_text(node: NodeView) -> str:
     if node.error and node.state in ("running", "failed"):
         text += f": {error_text(node.error)}"
     return text
+
+
+def unfinished_text(node: NodeView) -> str:
+    """What became of a node in a run that was interrupted: nothing is known to run any more."""
+    if node.state not in ("queued", "running"):
+        return node_text(node)
+    if node.elements is None:
+        return "unfinished"
+    left = node.elements.queued + node.elements.running
+    return elements_text(node.elements) + (f", {left} unfinished" if left else "")
 
 
 def run_text(view: RunView) -> str:

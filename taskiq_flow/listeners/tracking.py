@@ -29,6 +29,7 @@ from taskiq_flow.listeners.tracking_storage import (
     RedisPipelineStorage,
     TrackingStorage,
 )
+from taskiq_flow.middleware import prefix_of
 from taskiq_flow.transport.systems import system_of
 from taskiq_flow.views.pipeline_status import (
     PipelineState,
@@ -93,11 +94,16 @@ class PipelineTrackingManager:
         return self
 
     def with_auto_storage(self, broker: AsyncBroker) -> Self:
-        """Store statuses on the server of a broker over Redis; otherwise in memory."""
+        """Store statuses on the server of a broker over Redis; otherwise in memory.
+
+        Their keys begin with ``{prefix}:tracking:``, by the ``prefix`` of the broker's
+        ``FlowMiddleware``, which the broker has to have by then.
+        """
         client_of = getattr(system_of(broker), "client_of", None)
         if client_of is None:
             return self.with_storage(InMemoryPipelineStorage(self._max_history))
-        return self.with_storage(RedisPipelineStorage(client_of(broker)))
+        key_prefix = f"{prefix_of(broker)}:tracking:"
+        return self.with_storage(RedisPipelineStorage(client_of(broker), key_prefix))
 
     def add_listener(self, listener: object) -> Self:
         """Tell an object of runs, by those of these methods that it has, sync or async.

@@ -100,6 +100,7 @@ class RedisPipelineStorage:
     """Stores statuses on a Redis server, where other processes read them too.
 
     ``redis_client``: a client of ``redis.asyncio``, which stays its owner's to close.
+    ``key_prefix``: begins each key; another one for each deployment that shares a server.
     ``ttl_seconds``: when a status expires after it was last saved. ``serializer``: makes of plain
     data what ``json.loads`` reads. Raises ``ConfigurationError`` for a client that is not async,
     and ``TrackingError`` when it reads what is no status.
@@ -151,7 +152,9 @@ class RedisPipelineStorage:
         expired: list[str] = []
         first = 0
         while len(found) < limit:
-            names = await self._client.zrevrange(self._index, first, first + _PER_READ - 1)
+            names = await self._client.zrevrangebyscore(
+                self._index, "+inf", "-inf", start=first, num=_PER_READ
+            )
             if not names:
                 break
             first += len(names)
@@ -171,8 +174,8 @@ class RedisPipelineStorage:
     async def cleanup_older_than(self, days: float = 30) -> int:
         """Remove the runs that started so many days ago. Returns how many there were."""
         before, count = time.time() - days * _DAY, 0
-        while names := await self._client.zrangebyscore(
-            self._index, "-inf", before, start=0, num=_PER_READ
+        while names := await self._client.zrevrangebyscore(
+            self._index, before, "-inf", start=0, num=_PER_READ
         ):
             count += await self._delete([_text(name) for name in names])
         return count

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, Context, TaskiqDepends
 
 from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.dataflow.inputs import check_inputs, warn_of_unused
 from taskiq_flow.dataflow.options import Retry, Seconds, as_retry, most_parallel, time_limit
+from taskiq_flow.dataflow.tasks import original_function
+from taskiq_flow.dataflow.type_check import annotations_of_inputs
 from taskiq_flow.engine.arguments import check_choice, checked_id, checked_listeners
 from taskiq_flow.engine.connection import check_broker
 from taskiq_flow.errors import ConfigurationError
@@ -17,11 +20,15 @@ from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.pipelines.context import ContextLabels
 from taskiq_flow.pipelines.pipeline_task import PipelineTask
+from taskiq_flow.values.fitting import Fit, misfit, name_of
 
 OnStepError = Literal["stop", "continue", "retry"]
 
 PIPELINE_ID = "pipeline_id"
 """The label of a message of a scheduled pipeline that has the id of its run."""
+
+_PIPELINE = "taskiq_flow_pipeline"
+"""The attribute of the function of a pipeline's task that has the pipeline."""
 
 
 class RunnablePipeline(ABC):
@@ -51,6 +58,7 @@ class RunnablePipeline(ABC):
         self._on_error: OnStepError = "stop"
         self._has_context = False
         self._task: AsyncTaskiqDecoratedTask[..., Any] | None = None
+        self._late_changes: dict[str, None] = {}  # names of methods that were called after as_task
         self.pipeline_id = pipeline_id
 
     @property
@@ -66,32 +74,33 @@ class RunnablePipeline(ABC):
     @pipeline_id.setter
     def pipeline_id(self, pipeline_id: str | None) -> None:
         self._pipeline_id = None if pipeline_id is None else checked_id("pipeline_id", pipeline_id)
+        self._note_change("pipeline_id")
 
     def with_tracking(self, manager: Listener) -> Self:
         """Have a listener of engines, such as one that tracks runs, take the events of all runs."""
-        return self._listened_to_by(manager)
+        return self._listened_to_by(manager, "with_tracking")
 
     def with_hooks(self, manager: Listener) -> Self:
         """Have a listener of engines, such as one that calls hooks, take the events of all runs."""
-        return self._listened_to_by(manager)
+        return self._listened_to_by(manager, "with_hooks")
 
-    def _listened_to_by(self, listener: Listener) -> Self:
+    def _listened_to_by(self, listener: Listener, method: str) -> Self:
         (checked,) = checked_listeners([listener])
         if not any(other is checked for other in self._listeners):
             self._listeners = (*self._listeners, checked)
-        return self._changed()
+        return self._changed(method)
 
     def with_context(self, enable: bool = True) -> Self:
         """Have tasks with a parameter ``PipelineContext = TaskiqDepends()`` be given one."""
         if not isinstance(enable, bool):
             raise TypeError(f"enable is {enable!r}; give True or False")
         self._has_context = enable
-        return self._changed()
+        return self._changed("with_context")
 
     def with_timeout(self, seconds: Seconds | None) -> Self:
         """End a run with ``RunTimeoutError`` when it has taken so long."""
         self._run_timeout = time_limit("seconds", seconds)
-        return self._changed()
+        return self._changed("with_timeout")
 
     def with_retry(
         self,
@@ -111,7 +120,7 @@ class RunnablePipeline(ABC):
             self._retry = as_retry("policy", policy)
         else:
             self._retry = Retry(attempts=max_attempts, wait=delay, factor=backoff)
-        return self._changed()
+        return self._changed("with_retry")
 
     def on_error(self, mode: OnStepError) -> Self:
         """Say what follows when a step fails.
@@ -123,7 +132,7 @@ class RunnablePipeline(ABC):
         """
         check_choice("mode", mode, get_args(OnStepError))
         self._on_error = mode
-        return self._changed()
+        return self._changed("on_error")
 
     def as_task(self, name: str, **labels: Any) -> AsyncTaskiqDecoratedTask[..., Any]:
         """Register the pipeline with its broker, as a task whose execution is a run of it.
@@ -134,7 +143,7 @@ class RunnablePipeline(ABC):
         lists of runs, ``name`` is the name of the pipeline's graph.
 
         Raises ``ConfigurationError`` if the broker has a task of this name, or the pipeline another
-        name.
+        name, and what ``kiq`` raises for the arguments of a ``schedule``.
 
         >>> broker = InMemoryBroker()
         >>> nightly = Pipeline(broker).call_next(abs).call_next(hex).as_task("nightly")
@@ -155,6 +164,9 @@ class RunnablePipeline(ABC):
                 "another name"
             )
 
+        for one in labels.get("schedule") or ():
+            self.check_call(tuple(one.get("args") or ()), one.get("kwargs") or {})
+
         async def run_pipeline(
             *args: Any, flow_context: Annotated[Context, TaskiqDepends()], **kwargs: Any
         ) -> Any:
@@ -163,15 +175,44 @@ class RunnablePipeline(ABC):
             async with task.run:  # cancels the run if the task is cancelled
                 return await task
 
+        setattr(run_pipeline, _PIPELINE, self)
         self._task = self._broker.register_task(run_pipeline, task_name=name, **labels)
         globals().pop(run_pipeline.__name__, None)  # where taskiq puts it, for process pools
-        self._changed()
+        self._forget_engines()
         return self._task
 
     @property
     def task(self) -> AsyncTaskiqDecoratedTask[..., Any] | None:
         """What ``as_task`` has returned; ``None`` before that."""
         return self._task
+
+    @property
+    def late_changes(self) -> tuple[str, ...]:
+        """The methods that have changed the pipeline after ``as_task``, each once.
+
+        Workers run the pipeline as the module that they import makes it, so that they do not have a
+        change that is made elsewhere.
+        """
+        return tuple(self._late_changes)
+
+    def check_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Raise what ``kiq`` raises for such arguments before anything is sent.
+
+        Raises ``AnnotationError`` for a value that does not fit the first step, which ``kiq``
+        leaves to the execution.
+        """
+        dag, inputs = self._called(args, dict(kwargs))
+        plan = dag.plan()
+        warn_of_unused(check_inputs(inputs, plan, plan), plan)
+        for key, annotation in annotations_of_inputs(plan).items():
+            fit = Fit.of(annotation) if key in inputs else None
+            if fit is None:
+                continue
+            try:
+                fit.convert(inputs[key])
+            except Exception as error:  # whatever pydantic or a class's own code raises
+                takes = f"the pipeline takes {name_of(annotation)} as {key!r}, and was given"
+                raise misfit(takes, inputs[key], error, key) from error
 
     @property
     @abstractmethod
@@ -218,8 +259,24 @@ class RunnablePipeline(ABC):
         """Begin a run with the arguments of ``kiq``."""
 
     @abstractmethod
-    def _changed(self) -> Self:
+    def _called(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[DAG, Mapping[str, Any]]:
+        """The graph of a run with the arguments of ``kiq``, and its inputs."""
+
+    @abstractmethod
+    def _forget_engines(self) -> None:
         """Forget the engines, as their options are others now."""
+
+    def _changed(self, method: str) -> Self:
+        """Note that a method has changed the pipeline."""
+        self._note_change(method)
+        self._forget_engines()
+        return self
+
+    def _note_change(self, method: str) -> None:
+        if self._task is not None:
+            self._late_changes[method] = None
 
     def _engine(self, dag: DAG) -> ExecutionEngine:
         """An engine that runs a graph with the options of this pipeline."""
@@ -240,3 +297,9 @@ class RunnablePipeline(ABC):
             retry=retry,
             run_timeout=self._run_timeout,
         )
+
+
+def pipeline_of(task: Callable[..., Any] | None) -> RunnablePipeline | None:
+    """The pipeline that ``as_task`` has made a task of; ``None`` for another task."""
+    found = None if task is None else getattr(original_function(task), _PIPELINE, None)
+    return found if isinstance(found, RunnablePipeline) else None

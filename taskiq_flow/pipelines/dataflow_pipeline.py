@@ -186,7 +186,7 @@ class DataflowPipeline(RunnablePipeline):
 
     def _add(self, node: DAGNode) -> Self:
         self._dag.add_node(node)
-        return self._changed()
+        return self._changed("add_dataflow_task")
 
     def _hide(self, node: DAGNode) -> None:
         """Add a node that the user has not asked for, whose result is not returned."""
@@ -218,22 +218,26 @@ class DataflowPipeline(RunnablePipeline):
     def _begin(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], pipeline_id: str | None
     ) -> PipelineTask[dict[str, Any]]:
+        _, inputs = self._called(args, kwargs)
+        return PipelineTask(self._engine_now().start(inputs, run_id=pipeline_id), self._shown)
+
+    def _called(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[DAG, Mapping[str, Any]]:
         if args:
             raise PipelineError(
                 f"a dataflow pipeline was given {len(args)} values by position; give them by their "
                 f"keys, which are {', '.join(map(repr, self.dag.external_inputs)) or 'none'}"
             )
-        run = self._engine_now().start({**self._items, **kwargs}, run_id=pipeline_id)
-        return PipelineTask(run, self._shown)
+        return self.dag, {**self._items, **kwargs}
 
     def _engine_now(self) -> ExecutionEngine:
         if self._ready is None:
             self._ready = self._engine(self.dag)
         return self._ready
 
-    def _changed(self) -> Self:
+    def _forget_engines(self) -> None:
         self._ready = None
-        return self
 
 
 def _inputs(key: str, param_name: str | None) -> Inputs:

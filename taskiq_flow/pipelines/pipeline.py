@@ -9,6 +9,7 @@ from collections.abc import (
     Coroutine,
     Iterable,
     Iterator,
+    Mapping,
     Sequence,
 )
 from operator import itemgetter
@@ -228,11 +229,10 @@ class Pipeline(RunnablePipeline, Generic[T]):
             else:
                 call.check_first(is_mapped=isinstance(step, Step) and step.kind != "call")
         self._steps.append(step)
-        return cast("Pipeline[Any]", self._changed())
+        return cast("Pipeline[Any]", self._changed("a step"))
 
-    def _changed(self) -> Self:
+    def _forget_engines(self) -> None:
         self._compiled.clear()
-        return self
 
     # Running
 
@@ -295,6 +295,12 @@ class Pipeline(RunnablePipeline, Generic[T]):
         graph, engine = self._ready(args, kwargs)
         run = engine.start(graph.inputs(args, kwargs), run_id=pipeline_id)
         return PipelineTask(run, itemgetter(graph.result))
+
+    def _called(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[DAG, Mapping[str, Any]]:
+        graph, _ = self._ready(args, kwargs)
+        return graph.dag, graph.inputs(args, kwargs)
 
     def _ready(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]

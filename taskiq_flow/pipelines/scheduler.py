@@ -23,9 +23,9 @@ from taskiq_flow.engine.arguments import checked_id
 from taskiq_flow.engine.connection import check_broker
 from taskiq_flow.engine.started import started
 from taskiq_flow.errors import ConfigurationError, PipelineError
-from taskiq_flow.pipelines.base import RunnablePipeline
+from taskiq_flow.pipelines.base import RunnablePipeline, pipeline_of
 from taskiq_flow.pipelines.jobs import MemorySchedules, PipelineJob
-from taskiq_flow.suggestions import suggests_keywords
+from taskiq_flow.suggestions import did_you_mean, suggests_keywords
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -111,7 +111,9 @@ class PipelineScheduler(TaskiqScheduler):
         ``job_id``: replaces the job that has it. ``pipeline_id``: of the runs, one at a time then.
 
         Raises ``ConfigurationError`` for a pipeline whose workers do not know it and for a source
-        that takes no schedules, ``ValueError`` for a cron expression or a timezone that is none.
+        that takes no schedules, ``ValueError`` for a cron expression or a timezone that is none,
+        and what ``pipeline.kiq`` raises for the arguments. Logs a warning for a pipeline that was
+        changed after ``as_task``, as by ``with_hooks``: workers do not have such a change.
         """
         zone = self._timezone if timezone is None else _zone(timezone)
         job = PipelineJob("", "", cron=_checked_cron(cron), timezone=zone)
@@ -174,26 +176,32 @@ class PipelineScheduler(TaskiqScheduler):
         pipeline_id: str | None,
     ) -> str:
         name = uuid4().hex if job_id is None else checked_id("job_id", job_id)
+        self._check_pipeline(pipeline)
+        positional, by_name = tuple(args), dict(kwargs or {})
+        pipeline.check_call(positional, by_name)
         job = replace(
             job,
             id=name,
             task_name=self._task_name(pipeline),
-            args=tuple(args),
-            kwargs=dict(kwargs or {}),
+            args=positional,
+            kwargs=by_name,
             pipeline_id=None if pipeline_id is None else checked_id("pipeline_id", pipeline_id),
             misfire_grace_time=time_limit("misfire_grace_time", misfire_grace_time),
             jitter=time_limit("jitter", jitter),
         )
+        self._warn_of_late_changes(pipeline)
         await self._store(job, None if job_id is None else await self.get_job(job_id))
         return name
 
-    def _task_name(self, pipeline: RunnablePipeline) -> str:
+    def _check_pipeline(self, pipeline: RunnablePipeline) -> None:
         if not isinstance(pipeline, RunnablePipeline):
             raise TypeError(f"{pipeline!r} is no pipeline; give a Pipeline or a DataflowPipeline")
         if pipeline.broker is not self.broker:
             raise ConfigurationError(
                 "the pipeline and the scheduler have different brokers; give both the same one"
             )
+
+    def _task_name(self, pipeline: RunnablePipeline) -> str:
         task = pipeline.task
         if task is None and isinstance(self.broker, InMemoryBroker):
             task = pipeline.as_task(f"pipeline:{uuid4().hex}")
@@ -203,6 +211,15 @@ class PipelineScheduler(TaskiqScheduler):
                 "module that they import"
             )
         return task.task_name
+
+    def _warn_of_late_changes(self, pipeline: RunnablePipeline) -> None:
+        if pipeline.late_changes and not isinstance(self.broker, InMemoryBroker):
+            logger.warning(
+                "pipeline %r was changed after as_task(): %s; workers run it as the module that "
+                "they import makes it, so make these changes there, before as_task()",
+                self._task_name(pipeline),
+                ", ".join(pipeline.late_changes),
+            )
 
     # Jobs
 
@@ -215,12 +232,17 @@ class PipelineScheduler(TaskiqScheduler):
         """A job of the source; ``None`` if it does not tell of such a one."""
         return next((job for job in await self.list_jobs() if job.id == job_id), None)
 
-    async def remove_job(self, job_id: str) -> None:
-        """Remove a job. Does nothing if it is not there."""
+    async def remove_job(self, job_id: str) -> bool:
+        """Remove a job. Returns whether the source told of it.
+
+        It is removed in either case: some sources tell of a single moment only when it is due.
+        """
+        was_there = await self.get_job(job_id) is not None
         try:
             await self._source.delete_schedule(job_id)
         except NotImplementedError:
             raise self._fixed("removed") from None
+        return was_there
 
     async def pause_job(self, job_id: str) -> None:
         """Keep a job, and do not run it until ``resume_job``. Raises ``PipelineError``."""
@@ -268,7 +290,8 @@ class PipelineScheduler(TaskiqScheduler):
     async def modify_job(self, job_id: str, **changes: Any) -> None:
         """Change the ``args``, ``kwargs``, ``pipeline_id`` and such of a job; not its time.
 
-        Raises ``PipelineError`` for a job that is not there, ``TypeError`` for another change.
+        Raises ``PipelineError`` for a job that is not there, ``TypeError`` for another change, and
+        what ``pipeline.kiq`` raises for the arguments, if this process has the pipeline.
         """
         known = ("args", "kwargs", "pipeline_id", "misfire_grace_time", "jitter")
         if unknown := [name for name in changes if name not in known]:
@@ -284,16 +307,21 @@ class PipelineScheduler(TaskiqScheduler):
             if name in changes:
                 changes[name] = time_limit(name, changes[name])
         job = await self._known(job_id)
-        await self._store(replace(job, **changes), job)
+        changed = replace(job, **changes)
+        pipeline = pipeline_of(self.broker.find_task(job.task_name))
+        if pipeline is not None and ("args" in changes or "kwargs" in changes):
+            pipeline.check_call(changed.args, changed.kwargs or {})
+        await self._store(changed, job)
 
     async def _known(self, job_id: str) -> PipelineJob:
-        job = await self.get_job(job_id)
-        if job is None:
+        jobs = {job.id: job for job in await self.list_jobs()}
+        if job_id not in jobs:
+            meant = did_you_mean(job_id, jobs)
             raise PipelineError(
-                f"{type(self._source).__name__} tells of no job {job_id!r}; list_jobs() has those "
-                "that it tells of"
+                f"{type(self._source).__name__} tells of no job {job_id!r}{meant}; list_jobs() has "
+                "those that it tells of"
             )
-        return job
+        return jobs[job_id]
 
     async def _store(self, job: PipelineJob, earlier: PipelineJob | None) -> None:
         """Write a job to the source, in place of the one of its id, which stays if that fails."""

@@ -162,12 +162,12 @@ class Stage:
     def _task(self, node: DAGNode, function: Callable[..., Any], *, injects: bool = True) -> Task:
         """The task of a node, executed here, with this function in place of its own."""
         call = self._call
-        fitting = _as_it_is if injects else _fitting_item(node)
+        fitting = _as_it_is if injects else _fitting(node)
 
         async def execute(*args: Any, **kwargs: Any) -> Any:
             with self._executing():
                 async with self.turn(executing.get()):
-                    return await call(node, function, *args, **kwargs)
+                    return fitting(await call(node, function, *args, **kwargs))
 
         async def execute_generator(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
             with self._executing():
@@ -288,20 +288,23 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-def _fitting_item(node: DAGNode) -> Callable[[Any], Any]:
-    """Has items of a generator's stand-in fit the annotation of the generator.
+def _fitting(node: DAGNode) -> Callable[[Any], Any]:
+    """Has what a stand-in gives fit the annotation of the task, with all that it contains.
 
-    Items of the generator itself are given as they are, as everywhere.
+    Of a generator that is each item. What a task itself gives is passed on as everywhere.
     """
-    of_list = get_args(returned_type(node))
-    fit = Fit.of(of_list[0]) if node.is_generator and of_list else None
+    annotation, gives, gave = returned_type(node), "return", "returned"
+    if node.is_generator:
+        of_list = get_args(annotation)
+        annotation, gives, gave = of_list[0] if of_list else Any, "give items of", "gave"
+    fit = Fit.of(annotation)
     if fit is None:
         return _as_it_is
-    says = f"{node.task_name} is annotated to give items of {name_of(fit.annotation)}, and gave"
+    says = f"{node.task_name} is annotated to {gives} {name_of(annotation)}, and {gave}"
 
     def convert(item: Any) -> Any:
         try:
-            return fit.convert(item)
+            return fit.convert_in_full(item)
         except Exception as error:  # whatever pydantic or a class's own code raises
             raise misfit(says, item, error) from error
 

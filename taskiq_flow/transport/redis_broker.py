@@ -231,6 +231,8 @@ def _group_of(name: str, prefix: str, results: str | None) -> tuple[str, str]:
     ``results``: the prefix of the result backend. If that is no longer than ``prefix``, journals
     and caches may have keys below it as well, and results are known by their task ids.
     """
+    if name.startswith((f"{prefix}:tracking:status:", f"{prefix}:tracking:index")):
+        return f"{prefix}:tracking:*", "statuses of runs"
     if results is not None and name.startswith(f"{results}:"):
         rest = name.removeprefix(f"{results}:")
         if len(results) > len(prefix) or _TASK_ID.fullmatch(rest):

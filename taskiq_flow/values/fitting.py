@@ -7,6 +7,7 @@ only if it does not fit.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import types
 import typing
@@ -75,6 +76,20 @@ class Fit:
             return value
         made = adapter.validate_python(value)
         return value if made == value else made
+
+    def convert_in_full(self, value: Any) -> Any:
+        """Like ``convert``, for a value of a test: what it contains is looked at as well.
+
+        That is items of JSON's own types, and entries of typed dictionaries, which ``convert``
+        passes on unseen. They have to fit as they are, because nothing converts them in a run.
+        """
+        made = self.convert(value)
+        check = check_of(self.annotation, in_full=True)
+        if check is None or check(made):
+            return made
+        with contextlib.suppress(PydanticSchemaGenerationError, PydanticUserError):
+            _adapter_of(self.annotation).validate_python(made, strict=True)  # names the place
+        raise TypeError(f"it is no {name_of(self.annotation)}")
 
     def _meets_constraints(self, value: Any, made: Any) -> bool:
         """Whether only constraints were to be checked, and the value meets them as it is."""
@@ -173,17 +188,23 @@ def _adapter_of(annotation: Any) -> TypeAdapter[Any]:
         return TypeAdapter(annotation)
 
 
-def check_of(annotation: Any) -> Check | None:  # noqa: PLR0911 - one line per form
-    """How to tell whether a value fits an annotation. ``None``: every value does."""
+def check_of(  # noqa: PLR0911 - one line per form
+    annotation: Any, *, in_full: bool = False
+) -> Check | None:
+    """How to tell whether a value fits an annotation. ``None``: every value does.
+
+    ``in_full``: whether to look at items of JSON's own types and into typed dictionaries.
+    Constraints, for which a value goes to pydantic, are left out then.
+    """
     annotation = named_type(annotation)
     if annotation in _ANYTHING if _is_hashable(annotation) else False:
         return None
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         constraints = [extra for extra in annotation.__metadata__ if _is_constraint(extra)]
-        return _never if constraints else check_of(args[0])
+        return _never if constraints and not in_full else check_of(args[0], in_full=in_full)
     if (parts := members(annotation)) is not None:
-        checks = [check_of(part) for part in parts]
+        checks = [check_of(part, in_full=in_full) for part in parts]
         known = [check for check in checks if check is not None]
         return None if len(known) < len(checks) else lambda value: any(c(value) for c in known)
     if origin is typing.Literal:
@@ -191,7 +212,9 @@ def check_of(annotation: Any) -> Check | None:  # noqa: PLR0911 - one line per f
     if annotation is typing.Tuple:  # noqa: UP006 - not the empty tuple, which has no arguments too
         return _check_of_class(tuple)
     if isinstance(origin, type):
-        return _check_of_generic(origin, args)
+        return _check_of_generic(origin, args, in_full=in_full)
+    if in_full and is_typed_dict(annotation):
+        return partial(_fits_typed_dict, annotation)
     if isinstance(annotation, type):
         return _check_of_class(annotation)
     return None
@@ -224,18 +247,31 @@ def _is_number(value: Any, kinds: tuple[type, ...], of_numpy: str) -> bool:
     )
 
 
-def _check_of_generic(origin: type, args: tuple[Any, ...]) -> Check | None:
+def _fits_typed_dict(kind: Any, value: Any) -> bool:
+    """Whether a value has the entries of a typed dictionary, which may be one of its own kind."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    optional = {key for key, hint in hints.items() if typing.get_origin(hint) is typing.NotRequired}
+    # Where annotations are texts, the class does not know that an entry is not required.
+    if not (isinstance(value, dict) and kind.__required_keys__ - optional <= value.keys()):
+        return False
+    checks = {key: check_of(hints[key], in_full=True) for key in hints.keys() & value.keys()}
+    return all(check is None or check(value[key]) for key, check in checks.items())
+
+
+def _check_of_generic(origin: type, args: tuple[Any, ...], *, in_full: bool) -> Check | None:
     if issubclass(origin, ONCE_ONLY):
         return None
     if origin.__module__ not in _WITH_ITEMS:  # what its arguments mean is its own affair
         return _check_of_class(origin)
     if issubclass(origin, tuple):
-        is_of_any_length = args[1:] == (...,)
-        return _check_of_items(origin, args[0]) if is_of_any_length else _of_places(origin, args)
+        if args[1:] != (...,):
+            return _of_places(origin, args, in_full=in_full)
+        args = args[:1]
     if issubclass(origin, Mapping) and len(args) == 2:  # noqa: PLR2004 - keys and values
-        return _check_of_mapping(origin, _check_of_item(args[0]), _check_of_item(args[1]))
+        keys, values = (_check_of_item(arg, in_full=in_full) for arg in args)
+        return _check_of_mapping(origin, keys, values)
     if issubclass(origin, Iterable) and len(args) == 1:
-        return _check_of_items(origin, args[0])
+        return _check_of_items(origin, _check_of_item(args[0], in_full=in_full))
     return _check_of_class(origin)
 
 
@@ -252,9 +288,7 @@ def _check_of_mapping(
     return fits_mapping
 
 
-def _check_of_items(origin: type, item: Any) -> Check:
-    check = _check_of_item(item)
-
+def _check_of_items(origin: type, check: Check | None) -> Check:
     def fits_items(value: Any) -> bool:
         if not isinstance(value, origin):
             return False
@@ -263,10 +297,10 @@ def _check_of_items(origin: type, item: Any) -> Check:
     return fits_items
 
 
-def _of_places(origin: type, args: tuple[Any, ...]) -> Check:
+def _of_places(origin: type, args: tuple[Any, ...], *, in_full: bool) -> Check:
     if any(map(is_unpacked, args)):
         return lambda value: isinstance(value, origin)
-    checks = [check_of(arg) for arg in args]
+    checks = [check_of(arg, in_full=in_full) for arg in args]
 
     def fits_places(value: Any) -> bool:
         return (
@@ -281,9 +315,11 @@ def _of_places(origin: type, args: tuple[Any, ...]) -> Check:
     return fits_places
 
 
-def _check_of_item(annotation: Any) -> Check | None:
-    """How to check the items of a collection. Items of JSON's own types are not looked at."""
-    return None if _is_of_json(annotation) else check_of(annotation)
+def _check_of_item(annotation: Any, *, in_full: bool) -> Check | None:
+    """How to check the items of a collection. Unless in full, those of JSON's types are not."""
+    if _is_of_json(annotation) and not in_full:
+        return None
+    return check_of(annotation, in_full=in_full)
 
 
 def _is_of_json(annotation: Any) -> bool:

@@ -27,9 +27,11 @@ def critical_path(
     """The path along which nodes that have ended ran longest; of equal paths, the last to end.
 
     ``nodes``: in an order that follows the edges. What a node ran before the one before it on the
-    path had ended does not count: elements of a mapped node run beside what gives their list.
+    path had ended does not count: elements of a mapped node run beside what gives their list. A
+    node whose result the journal had is on no path, as it took no time. A node that ended before
+    one that it depends on did not wait for that one: it has ``join="any"``, for example.
     """
-    ended = {name: node for name, node in nodes.items() if node.ended_at is not None}
+    ended = {n: node for n, node in nodes.items() if node.ended_at is not None and not node.is_kept}
     before: dict[str, str] = {}
     stages: dict[str, Stage] = {}
     lengths: dict[str, float] = {}
@@ -40,6 +42,8 @@ def critical_path(
             if other not in lengths:
                 continue
             end = ended[other].ended_at
+            if end is None or node.ended_at is None or end > node.ended_at:
+                continue
             stage = stage_of(node, end)
             rank = (lengths[other] + stage.running, end)
             if latest is None or rank > latest:
@@ -61,7 +65,8 @@ def _rank(node: NodeView, length: float) -> tuple[bool, float, float]:
 def stage_of(node: NodeView, since: float | None = None) -> Stage:
     """The times of a node that has ended, after ``since``, when the node before it had ended.
 
-    Of a mapped node: of the element that ran longest. In what is left of its time, elements waited.
+    Of a mapped node: of the element that ran longest. In what is left of its time, elements waited:
+    to be begun, as long as any was sent and not begun.
     """
     starts = [at for at in (node.ready_at, since) if at is not None]
     if not starts or node.ended_at is None:
@@ -70,7 +75,7 @@ def stage_of(node: NodeView, since: float | None = None) -> Stage:
     running = min(node.longest, taken)
     sending = node.sending
     if node.elements is not None:
-        # Those that are sent together and begin one by one wait for half of the time on average.
-        sending *= 2 / max(1, node.elements.ended)
+        # Where nobody tells when a task begins, elements are queued until they end.
+        sending = min(sending, node.elements.queueing)
     sending = min(sending, taken - running)
     return Stage(node.name, taken - running - sending, sending, running)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from taskiq_flow.views.critical_path import stage_of
 from taskiq_flow.views.node_view import NodeState, NodeView
 from taskiq_flow.views.run_view import RunView
 
@@ -24,7 +25,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class NodeTimes:
-    """The times of a node in seconds, as of ``NodeView``.
+    """The times of a node in seconds, as of ``NodeView``; zero if the journal had its result.
+
+    ``waiting`` of a mapped node has at least the seconds from when it was ready until it ended, but
+    for those that its longest element ran and those in which elements were sent and not begun.
 
     ``elements``: of a mapped node, whose ``attempts`` are those of all elements that have ended.
     ``spans``: one after the other without a gap, if the view knows all attempts. Those of a mapped
@@ -44,7 +48,9 @@ def times_of(node: NodeView, view: RunView) -> NodeTimes:
     """The times of one of a view's nodes."""
     elements = None if node.elements is None else node.elements.known
     attempts = node.attempts if node.elements is None else node.elements.attempts
-    parts = node.waiting, node.sending, node.running
+    # When an element of a mapped node was ready is not known, but what is left of the node's time.
+    waiting = node.waiting if elements is None else max(node.waiting, stage_of(node).waiting)
+    parts = (0.0, 0.0, 0.0) if node.is_kept else (waiting, node.sending, node.running)
     return NodeTimes(node.state, attempts, *parts, elements, tuple(_spans(node, view)))
 
 

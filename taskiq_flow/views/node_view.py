@@ -43,6 +43,9 @@ class NodeView:
     of the attempts before. An element has no ``ready_at``, and no time of waiting before its first
     attempt.
 
+    ``was_completed_before``: the journal had its result. It has no moments then; its times are
+    those of the earlier session, or zero in a rerun, which is another run.
+
     ``elements``: those of a mapped node. Its ``waiting``, ``sending`` and ``running`` are sums over
     those that have ended, ``sent_at`` and ``began_at`` are when the first one was sent and began,
     and ``ended_at`` is when the last one so far ended.
@@ -73,7 +76,15 @@ class NodeView:
     ended_at: float | None = None
     earlier: tuple[Moments, ...] = ()
     elements: ElementsView | None = None
+    was_completed_before: bool = False
     _value: Any = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its result was in the journal, that of each element: it took no time here."""
+        if self.elements is None:
+            return self.was_completed_before
+        return 0 < self.elements.kept == self.elements.ended
 
     @property
     def preview(self) -> dict[str, Any] | None:
@@ -138,13 +149,17 @@ class ElementsView:
 
     ``levels``: how many positions an ``index`` has; ``0`` if that was not told. ``longest``: the
     longest time in seconds for which an element ran. ``attempts``: of those that have ended, and
-    ``repeated``: how many of these came after an element's first one.
+    ``repeated``: how many of these came after an element's first one. ``kept``: how many of the
+    completed ones the journal had. ``queueing``: the seconds in which one at least was sent and not
+    begun.
     """
 
     levels: int = 0
     longest: float = 0.0
     attempts: int = 0
     repeated: int = 0
+    kept: int = 0
+    queueing: float = 0.0
     are_all_known: bool = False
     queued: int = 0
     running: int = 0
@@ -155,6 +170,7 @@ class ElementsView:
     records: dict[str, NodeView] = field(default_factory=dict)
     _told: int = 0
     _seen: int = 0
+    _queue_since: float | None = None
     _lists: Counter[int] = field(default_factory=lambda: Counter({0: 1}))
 
     @property
@@ -201,6 +217,14 @@ class ElementsView:
         """Count the elements in a state. ``pending`` ones are not counted."""
         if state != "pending":
             setattr(self, state, getattr(self, state) + by)
+
+    def note_queue(self, at: float) -> None:
+        """Elements may have been sent, have begun or have ended at this moment."""
+        if self._queue_since is None:
+            self._queue_since = at if self.queued else None
+        elif not self.queued:
+            self.queueing += at - self._queue_since
+            self._queue_since = None
 
 
 def name_of_map(name: str) -> str:

@@ -39,9 +39,10 @@ class StepStatus(BaseModel):
     """What has become of a node of a run; a mapped node is one step.
 
     ``status``: ``"PENDING"``, ``"RUNNING"`` (its task is sent), ``"COMPLETED"``, ``"FAILED"``,
-    ``"SKIPPED"`` or ``"CANCELLED"``. ``duration_ms``: from its first sending to its end.
-    ``result``: a preview, as ``NodeView.preview``. ``error``: type and message, also of an attempt
-    that was repeated. ``retry_count``: attempts after the first one, a fallback included.
+    ``"SKIPPED"`` or ``"CANCELLED"``. ``duration_ms``: from its first sending to its end. A step
+    that needed no task, as with a result from the cache, has started when it ended. ``result``: a
+    preview, as ``NodeView.preview``. ``error``: type and message, also of an attempt that was
+    repeated. ``retry_count``: attempts after the first one, a fallback included.
 
     >>> StepStatus(step_name="load", status="PENDING").model_dump(exclude_none=True)
     {'step_name': 'load', 'status': 'PENDING', 'retry_count': 0}
@@ -91,7 +92,7 @@ class TrackingMetrics(BaseModel):
 
     ``success_rate``: completed ones as a part of completed and failed ones, from 0 to 1.
     ``failure_reasons``: by type of error, how many runs have failed with it.
-    ``most_frequent_step``: the name of the step that was executed in most runs.
+    ``most_frequent_step``: the name of the step that has started in most runs.
 
     >>> one = PipelineStatus(pipeline_id="a", status="COMPLETED", duration_ms=20.0)
     >>> other = PipelineStatus(pipeline_id="b", status="FAILED", error="LookupError: 'page'")
@@ -113,7 +114,7 @@ class TrackingMetrics(BaseModel):
     def of(cls, statuses: Iterable[PipelineStatus]) -> TrackingMetrics:
         """The figures of these runs."""
         metrics, durations = cls(), list[float]()
-        executed: dict[str, int] = {}
+        begun: dict[str, int] = {}
         for status in statuses:
             metrics.total_pipelines += 1
             if status.status == "COMPLETED":
@@ -126,15 +127,15 @@ class TrackingMetrics(BaseModel):
                 reasons[reason] = reasons.get(reason, 0) + 1
             for step in status.steps:
                 if step.started_at is not None:
-                    executed[step.step_name] = executed.get(step.step_name, 0) + 1
+                    begun[step.step_name] = begun.get(step.step_name, 0) + 1
         if ended := metrics.completed + metrics.failed:
             metrics.success_rate = metrics.completed / ended
         if durations:
             durations.sort()
             metrics.avg_duration_ms = sum(durations) / len(durations)
             metrics.p95_duration_ms = durations[-(-95 * len(durations) // 100) - 1]
-        if executed:
-            metrics.most_frequent_step = max(executed, key=executed.__getitem__)
+        if begun:
+            metrics.most_frequent_step = max(begun, key=begun.__getitem__)
         return metrics
 
 
@@ -156,6 +157,8 @@ def status_of(view: RunView) -> PipelineStatus:
 def _step_of(node: NodeView, view: RunView) -> StepStatus:
     sent_at = node.earlier[0][0] if node.earlier else node.sent_at
     duration, elements = None, node.elements
+    if sent_at is None and node.state in ("completed", "failed"):  # it needed no task
+        sent_at = node.ended_at
     if sent_at is not None and node.is_ended and node.ended_at is not None:
         duration = (node.ended_at - sent_at) * 1000
     return StepStatus(

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self, TextIO
+from typing import Literal, Self, TextIO
 
 from taskiq_flow.drawing.texts import cut
 from taskiq_flow.previews import one_line
@@ -72,15 +72,16 @@ class RunReport:
     def of(cls, view: RunView) -> Self:
         """The report of a run, or of what has happened of it so far."""
         path, seconds = critical_path(view.nodes, view.edges), view.seconds
-        ran = sum(node.running for node in view.nodes.values())
+        times = {name: times_of(node, view) for name, node in view.nodes.items()}
+        ran = sum(each.running for each in times.values())
         return cls(
             view.run_id,
             view.status,
             seconds,
-            min(seconds, sum(stage.running for stage in path)),
+            sum(stage.running for stage in path),
             ran / seconds if seconds else 0.0,
             tuple(stage.name for stage in path),
-            {name: times_of(node, view) for name, node in view.nodes.items()},
+            times,
             _sentence(view, path),
         )
 
@@ -139,14 +140,8 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield f"{texts[0]} {'  '.join([*texts[1:], *numbers])}".rstrip()
 
 
-_WAITS = {
-    "waiting": (
-        "waited to be sent: for a place under max_parallel=, in pauses between attempts, for a "
-        "cached result, or for items of a source."
-    ),
-    "sending": "waited for a worker; more workers, or fewer other tasks on them, would help.",
-}
-"""What is said of the parts of a time in which nothing runs."""
+_WAITS: tuple[Literal["waiting", "sending"], ...] = ("waiting", "sending")
+"""The parts of a time in which nothing runs."""
 
 
 def _sentence(view: RunView, path: Sequence[Stage]) -> str:
@@ -166,12 +161,30 @@ def _sentence(view: RunView, path: Sequence[Stage]) -> str:
     waited, of_all = own[part] + beside[part], f"of {view.seconds:.3f} s"
     if waited > running:
         who = names if own[part] >= beside[part] else f"{names} or nodes beside it"
-        return f"{waited:.3f} s {of_all} passed while {who} {_WAITS[part]}"
+        return f"{waited:.3f} s {of_all} went into {_wait_text(part, who, view)}"
     if left > running and not beside[cause]:
         return f"{left:.3f} s {of_all} passed before, between and after the times of {names}."
     longest = max(path, key=lambda stage: stage.running)
     share = "" if len(path) == 1 else f", of which {longest.name} took {longest.running:.3f} s"
     return f"{running:.3f} s {of_all} went into running {names}{share}."
+
+
+def _wait_text(part: Literal["waiting", "sending"], who: str, view: RunView) -> str:
+    """Before what these nodes waited, and for what."""
+    if part == "waiting":
+        return (
+            f"waiting before {who} could be sent: for a place under max_parallel=, in pauses "
+            "between attempts, for a cached result, or for items of a source."
+        )
+    if view.in_memory:
+        return (
+            f"sending {who}: tasks waited for a thread of the InMemoryBroker, which has 4 unless "
+            "it is made with sync_tasks_pool_size=, or for a process under in_process(limit=)."
+        )
+    return (
+        f"sending {who}: tasks waited for a worker; more workers, or fewer other tasks on them, "
+        "would help."
+    )
 
 
 def _sums(stages: Sequence[Stage]) -> dict[str, float]:

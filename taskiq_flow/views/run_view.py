@@ -60,7 +60,8 @@ class RunView:
     moments of that and of the last event by the clock of ``Event.at``. ``error``: what ended the
     run. ``nodes``: by name; ``edges``: by name, what each depends on. ``expected``: by name, how
     many seconds a node or one of its elements is expected to run, if not 1. ``kind``: how the graph
-    was declared, ``"sequential"`` as a ``Pipeline``.
+    was declared, ``"sequential"`` as a ``Pipeline``. ``in_memory``: whether its broker is an
+    ``InMemoryBroker``.
 
     >>> view = RunView()
     >>> class Watching:
@@ -88,6 +89,7 @@ class RunView:
     edges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     expected: Mapping[str, float] = field(default_factory=dict)
     kind: GraphKind = "dataflow"
+    in_memory: bool = False
     _counts: dict[NodeState, int] = field(default_factory=lambda: dict.fromkeys(_STATES, 0))
     _earlier: dict[str, NodeView] = field(default_factory=dict)
 
@@ -185,6 +187,7 @@ class RunView:
         self.status, self.error, self.ended_at = "running", None, None
         self.time, self.started_at, self.edges = event.time, event.at, event.edges
         self.expected, self.kind = event.expected, event.kind
+        self.in_memory = event.in_memory
         self.nodes = {name: NodeView(name) for name in event.task_names}
         for name, levels in event.mapped.items():
             self.nodes[name].elements = ElementsView(levels)
@@ -241,9 +244,12 @@ class RunView:
 
     def _completed(self, event: NodeCompleted) -> None:
         node, whole = self._find(event)
-        if event.source == "journal" and (earlier := self._earlier.pop(node.name, None)):
-            self._restore(node, earlier)
+        is_kept = event.source == "journal"
+        if whole is None and is_kept:
+            self._restore(node, event)
             return
+        if whole is not None and whole.elements is not None:
+            whole.elements.kept += is_kept
         self._ended(node, whole, event, "completed")
         if whole is None:
             node.keep(event.source, event.result)
@@ -295,8 +301,15 @@ class RunView:
         self._counts["pending"] += 1
         return node
 
-    def _restore(self, node: NodeView, earlier: NodeView) -> None:
-        """An earlier session has completed the node. Its clock is not that of this one."""
+    def _restore(self, node: NodeView, event: NodeCompleted) -> None:
+        """An earlier session has completed the node, or the run of which this one is a rerun.
+
+        It has no moments: the clock of that session is not that of this one.
+        """
+        if (earlier := self._earlier.pop(node.name, None)) is None:
+            earlier = NodeView(node.name, "completed", event.attempt)
+            earlier.keep(event.source, event.result)
+        earlier.was_completed_before = True
         earlier.ready_at = earlier.sent_at = earlier.began_at = earlier.ended_at = None
         self.nodes[node.name] = earlier
         self._counts[node.state] -= 1
@@ -333,6 +346,7 @@ class RunView:
         whole.elements.records[node.name] = node
         whole.elements.count(before, -1)
         whole.elements.count(node.state, 1)
+        whole.elements.note_queue(at)
         self._update_map(whole, whole.elements, at)
 
     def _ended(
@@ -359,6 +373,7 @@ class RunView:
         node.close(at)
         elements.count(node.state, -1)
         elements.count(state, 1)
+        elements.note_queue(at)
         node.state, node.ended_at = state, at
         elements.records.pop(node.name, None)
         if state == "failed" and elements.failed <= MOST_FAILURES:

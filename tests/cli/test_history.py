@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from taskiq import InMemoryBroker
 
 from taskiq_flow import (
+    DAGBuilder,
+    ElementsKnown,
+    Event,
     ExecutionEngine,
     Lease,
     MemoryJournal,
     News,
+    NodeBegan,
+    NodeCompleted,
+    NodeFailedError,
+    NodeStarted,
     RunReader,
     RunStarted,
     RunSummary,
@@ -66,8 +74,75 @@ def test_a_run_is_shown_with_its_nodes_and_errors(journal: Path, run: Run) -> No
     assert re.fullmatch(r"  ✓  title  completed in \d+ ms +Tides", good[-1])
     bad = run("show", "bad", *JOURNAL).output
     assert re.search(r"^  ✗  odd +failed, ", bad, re.MULTILINE)
-    assert bad.endswith((" 7 is odd\n", " 9 is odd\n"))
+    assert re.search(r"\nodd\[(1|2)\]:\nTraceback ", bad)
+    assert re.search(r"^ValueError: [79] is odd$", bad, re.MULTILINE)
     assert bad.count("flows.py") == 1
+
+
+async def test_the_first_elements_that_failed_are_named_and_the_others_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    journal = MemoryJournal()
+    engine = ExecutionEngine(InMemoryBroker(), flows.mapped, journal=journal, on_error="collect")
+    await engine.execute({"numbers": range(1, 17, 2)}, run_id="r")
+    reader = RunReader(journal)
+    run, view = await reader.run("r"), await reader.view("r")
+    history._show_state(run, view)
+    lines = capsys.readouterr().out.splitlines()
+    elements = view.nodes["odd"].elements
+    assert elements is not None
+    first, *others = [(node.name, node.error) for node in elements.records.values()]
+    at = lines.index(f"{first[0]}:")
+    assert lines[at + 1].startswith("Traceback ")
+    assert lines[-6].startswith("ValueError: ")
+    assert lines[-5:] == [
+        *(f"{name}: ValueError: {error['message']}" for name, error in others[:4] if error),
+        "and 3 more elements failed",
+    ]
+
+
+async def test_what_was_in_flight_when_the_engine_went_does_not_run_any_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    journal, lease = MemoryJournal(), Lease("an engine")
+    events: list[Event] = [
+        RunStarted("r", 0.5, ("read", "load"), 1.7e9, mapped={"read": 1}, seq=1),
+        ElementsKnown("r", 0.5, "read", 9, 2),
+        *(NodeStarted("r", 0.5, f"read[{n}]", "", n, seq=3 + n) for n in range(3)),
+        NodeBegan("r", 0.5, "read[0]", "", "host:7", 0, seq=6),
+        NodeCompleted("r", 0.75, "read[2]", "", 7, index=2, seq=7),
+        NodeStarted("r", 0.75, "load", "", seq=8),
+    ]
+    summary = RunSummary("r", "running", "nightly", 1.7e9, seq=8)
+    await journal.create("r", lease, b"", News(LineWriter("r").lines(events), summary))
+    await journal.release("r", lease)
+    reader = RunReader(journal)
+    history._show_state(await reader.run("r"), await reader.view("r"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("2 unfinished")
+    assert [line.split(maxsplit=2) for line in lines[-2:]] == [
+        ["⊘", "read", "1/9, 2 unfinished"],
+        ["⊘", "load", "unfinished"],
+    ]
+
+
+async def test_a_run_that_was_resumed_says_what_its_times_are_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    journal = MemoryJournal()
+    dag = DAGBuilder("nightly").node(flows.odd, inputs={"number": "n"}).build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+    with pytest.raises(NodeFailedError):
+        await engine.execute({"n": 7}, run_id="r")
+    with pytest.raises(NodeFailedError):
+        await engine.start_resume("r")
+    reader = RunReader(journal)
+    run = replace(await reader.run("r"), started=100.0, ended=136.7)
+    history._show_state(run, await reader.view("r"))
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if "sessions" in x)
+    assert line.split(maxsplit=1)[1] == (
+        "2; times are of the last, 36.7 s passed since the first began"
+    )
 
 
 def test_the_report_has_a_sentence_a_timeline_and_numbers(journal: Path, run: Run) -> None:

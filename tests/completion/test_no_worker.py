@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from types import ModuleType
 
 import pytest
 
@@ -35,6 +37,52 @@ async def test_an_engine_that_hears_of_no_worker_says_so_after_five_seconds(
     assert len(caplog.records) == 1
     async with broker.worker(1):
         assert await run == {"work": 1}
+    await flow.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("having_broker", "having_tasks", "said"),
+    [
+        (["__main__", "shop.broker", "shop.tasks"], ["shop.tasks"], "shop.tasks:broker"),
+        (["__main__", "shop.broker"], ["shop.tasks"], "shop.broker:broker shop.tasks"),
+        (["shop.tasks", "shop.more"], ["shop.more", "shop.tasks"], "shop.tasks:broker shop.more"),
+        (["__main__"], ["__main__"], "nightly:broker"),
+        (["__main__", "shop.broker"], ["__main__"], "shop.broker:broker nightly"),
+        (["shop.tasks"], ["shop.tasks", "taskiq_flow.pipelines.base"], "shop.tasks:broker"),
+        ([], ["shop.tasks"], "module:broker"),
+    ],
+)
+@virtually
+async def test_the_command_that_starts_a_worker_imports_the_tasks_and_not_the_script(
+    having_broker: list[str],
+    having_tasks: list[str],
+    said: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broker = LocalBroker()
+    flow = with_flow(broker, LocalNotices())
+    for name in ["__main__", "shop.broker", "shop.tasks", "shop.more"]:
+        module = ModuleType(name)
+        module.__file__ = "/srv/shop/nightly.py"
+        if name in having_broker:
+            module.broker = broker  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, module)
+    tasks = []
+    for name in having_tasks:
+
+        def work() -> int:
+            return 1
+
+        work.__module__ = name
+        tasks.append(broker.register_task(work, task_name=f"work of {name}"))
+    run = asyncio.ensure_future(
+        ExecutionEngine(broker, DAGBuilder().node(tasks[0]).build()).execute()
+    )
+    await asyncio.sleep(6)
+    assert f"start one, as with 'taskiq worker {said}', and" in caplog.text
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
     await flow.shutdown()
 
 

@@ -475,3 +475,26 @@ def test_a_graph_as_json() -> None:
         {"from": "embed", "to": "lone \udc80", "keys": ["embed"]},
         {"from": "lone \udc80", "to": "last", "keys": []},
     ]
+
+
+def test_failures_that_a_node_takes_are_drawn_from_the_node_that_fails() -> None:
+    """They are no inputs of the run."""
+    builder = DAGBuilder().node(len, name="read", inputs=["pages"], map_over="pages")
+    inputs = {"rows": "read", "failures": "read.failures", "odd": "x.failures"}
+    builder.node(lambda rows=(), failures=(), odd=(): 0, name="total", inputs=inputs, join="ended")
+    builder.node(
+        lambda failures: 0, name="alarm", inputs={"failures": "total.failures"}, join="ended"
+    )
+    dag = builder.build()
+    assert dag.to_text().splitlines()[2:] == [
+        "0 ── read ×pages  takes pages",
+        "1 ── total        all of read  failures of read  takes x.failures?  join ended",
+        "2 ── alarm        failures of total  join ended",
+    ]
+    assert re.findall('label="(.*)", shape=ellipse', dag.to_dot()) == ["pages", "x.failures"]
+    assert '    n0 -> n1 [label="all of read, read.failures"]' in dag.to_dot().splitlines()
+    assert '    n1 -->|"total.failures"| n2' in dag.to_mermaid().splitlines()
+    assert json.loads(dag.to_json())["edges"] == [
+        {"from": "read", "to": "total", "keys": ["read", "read.failures"]},
+        {"from": "total", "to": "alarm", "keys": ["total.failures"]},
+    ]

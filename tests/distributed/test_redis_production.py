@@ -22,6 +22,7 @@ from taskiq_flow import (
     ExecutionEngine,
     NodeCompleted,
     NodeFailedError,
+    PipelineTrackingManager,
     RunReader,
     TaskLostError,
 )
@@ -240,7 +241,9 @@ async def test_the_inventory_says_of_each_key_with_the_prefix_whose_it_is(
                 engine = ExecutionEngine(broker, many(broker, app.noted, 2), journal=journal)
                 await engine.execute(inputs(notes, 2, 0.0), run_id=run_id)
             cached = DAGBuilder().node(task(broker, app.double), cache=Cache()).build()
-            await ExecutionEngine(broker, cached, journal=journal).execute({"item": 1}, run_id="c")
+            tracking = PipelineTrackingManager().with_auto_storage(broker)
+            engine = ExecutionEngine(broker, cached, journal=journal, listeners=[tracking])
+            await engine.execute({"item": 1}, run_id="c")
             await journal.aclose()
             left = await inventory_of(broker, "shop")
     keys = {(item.name, item.note): item.count for item in left if item.kind == "keys"}
@@ -253,6 +256,7 @@ async def test_the_inventory_says_of_each_key_with_the_prefix_whose_it_is(
         ("shop:journal:runs", "of a journal"): 1,
         ("shop:journal:count", "of a journal"): 1,
         ("shop:journal:cache:*", "of a cache"): 1,
+        ("shop:tracking:*", "statuses of runs"): 2,
         ("shop:*", "other keys"): 1,
     }
 
@@ -289,7 +293,11 @@ async def test_consumers_that_are_gone_are_removed_with_nothing_lost(
 
 
 async def test_a_confined_user_needs_these_rights(
-    farm: Farm, server: RedisServer, client: Any, tmp_path: Path
+    farm: Farm,
+    server: RedisServer,
+    client: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The line stands in docs/production.md."""
     page = (Path(__file__).parents[2] / "docs/production.md").read_text("utf-8")
@@ -323,6 +331,17 @@ async def test_a_confined_user_needs_these_rights(
             assert not await reader.request(runs[0].run_id, "cancel")
             assert len(await reader.prune(keep=1)) == len(runs) - 1
             await reader.aclose()
+            tracking = PipelineTrackingManager(max_history=1).with_auto_storage(broker)
+            engine = ExecutionEngine(broker, cached, listeners=[tracking])
+            for run_id in ("first", "second"):
+                await engine.execute({"item": 1}, run_id=run_id)
+            assert [one.pipeline_id for one in await tracking.list_pipelines()] == ["second"]
+            assert (await tracking.get_metrics()).completed == 1
+            assert await tracking.delete_pipeline("second")
+            assert await tracking.cleanup_older_than(0) == 0
+            assert await tracking.get_status("second") is None
+    assert "was not saved" not in caplog.text
+    assert "were not removed" not in caplog.text
 
 
 async def test_what_a_confined_user_lacks_is_named(

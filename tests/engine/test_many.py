@@ -16,6 +16,7 @@ from taskiq_flow import (
     InputConflictError,
     InputError,
     Item,
+    MemoryJournal,
     MissingInputError,
     MissingNodeError,
     NodeFailedError,
@@ -23,6 +24,7 @@ from taskiq_flow import (
     NodeSkipped,
     RunCancelledError,
     RunFailedError,
+    RunReader,
     UnusedInputWarning,
 )
 from taskiq_flow.engine import run_state
@@ -376,3 +378,27 @@ def test_mistakes_are_told_at_the_call(
 ) -> None:
     with pytest.raises(error, match=message):
         engine_of(reading()).execute_many(source, **options)
+
+
+async def test_listeners_are_told_of_the_nodes_of_the_graph_alone() -> None:
+    """What gives each run its inputs is no node of the user's, unless an input was wrong."""
+    journal = MemoryJournal()
+    engine = engine_of(DAGBuilder().node(words).node(len, inputs=["words"]), journal=journal)
+    inputs: list[Any] = [{"text": "ebb and flow"}, {"text": "tide"}]
+    assert len([pair async for pair in engine.execute_many(inputs, run_id="r")]) == 4
+    reader = RunReader(journal)
+    run, view = await reader.run("r"), await reader.view("r")
+    assert (run.completed, run.total) == (4, 4)
+    assert view.edges == {"len": ("words",)}
+    assert {
+        name: (node.state, node.elements and (node.elements.completed, node.elements.known))
+        for name, node in view.nodes.items()
+    } == {"words": ("completed", (2, 2)), "len": ("completed", (2, 2))}
+
+    engine = engine_of(DAGBuilder().node(words), journal=journal, on_error="collect")
+    async for _ in engine.execute_many([{"text": "ebb"}, {}], run_id="s"):
+        pass
+    run, view = await reader.run("s"), await reader.view("s")
+    assert (run.completed, run.failed, run.skipped, run.total) == (1, 1, 1, 3)
+    assert view.node("inputs[1]").error
+    assert view.nodes["inputs"].state == "failed"

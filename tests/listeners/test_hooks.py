@@ -170,6 +170,27 @@ async def test_elements_are_steps_and_each_step_that_ends_has_started() -> None:
     assert log.of("pipeline_complete").result == 3
 
 
+async def test_a_filter_tells_the_elements_that_it_keeps_and_which_it_leaves_out() -> None:
+    log = Log()
+
+    def is_big(number: int | None) -> bool:
+        return number is None or number > 1
+
+    dag = DAGBuilder().node(is_big, inputs=["numbers"], map_over="numbers", filter=True).build()
+    await run(dag, HookManager().add_hook(log), {"numbers": [1, 2, None]})
+    ends = [event for event in log.events if event.type == "step_complete"]
+    told = [
+        (event.step_name, event.result, event.is_left_out)
+        for event in sorted(ends, key=lambda event: event.step_name)
+        if "[" in event.step_name
+    ]
+    assert told == [
+        ("is_big[0]", None, True),
+        ("is_big[1]", 2, False),
+        ("is_big[2]", None, False),
+    ]
+
+
 async def test_the_filter_of_a_hook_silences_no_other() -> None:
     one, other = Log(), Log()
     hooks = HookManager().add_hook(one, EventFilter(event_types=["pipeline_complete"]))

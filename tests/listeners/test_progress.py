@@ -104,7 +104,23 @@ async def test_a_mapped_node_has_few_lines_and_the_last_state() -> None:
     lines = without_times(file.getvalue())
     assert len(lines) < 10
     assert lines[1].endswith("/1000, 1 failed, 2 running")
-    assert lines[-2] == "crop: failed, 999/1000, 1 failed; ValueError: 13 is odd"
+    assert lines[-2] == "crop: failed, 999/1000, 1 failed; crop[13]: ValueError: 13 is odd"
+
+
+@virtually
+async def test_the_first_elements_that_failed_are_named_and_the_others_counted() -> None:
+    async def crop(x: int) -> int:
+        if x % 2:
+            raise ValueError(f"{x} is odd")
+        return x
+
+    file = io.StringIO()
+    await run(mapped(crop), Progress(file), {"xs": range(20)})
+    assert without_times(file.getvalue())[1:-1] == [
+        "crop: failed, 10/20, 10 failed; crop[1]: ValueError: 1 is odd",
+        *(f"crop[{n}]: ValueError: {n} is odd" for n in (3, 5, 7, 9)),
+        "and 5 more elements failed",
+    ]
 
 
 @virtually

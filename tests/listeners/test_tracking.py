@@ -11,11 +11,14 @@ from taskiq import InMemoryBroker
 
 from taskiq_flow import (
     DAG,
+    Cache,
     ConfigurationError,
     DAGBuilder,
     ExecutionEngine,
     InMemoryPipelineStorage,
+    MemoryJournal,
     NodeFailedError,
+    Pipeline,
     PipelineStatus,
     PipelineTrackingManager,
     Retry,
@@ -170,6 +173,36 @@ async def test_a_run_that_is_cancelled_is_so() -> None:
     with pytest.raises(RunCancelledError):
         await run
     assert names(await tracking.list_pipelines("CANCELLED")) == ["nightly"]
+
+
+async def test_a_step_that_needs_no_task_has_started_when_it_ended() -> None:
+    tracking, cache = PipelineTrackingManager(), Cache()
+    pipeline = Pipeline(InMemoryBroker()).group([len, sorted]).call_next(len)
+    pipeline.pipeline_id = "grouped"
+    await (await pipeline.with_tracking(tracking).kiq("abc"))
+    builder = DAGBuilder().node(abs, inputs=["number"], cache=cache)
+    dag = builder.node(bin, inputs=["numbers"], map_over="numbers").build()
+    engine = engine_of(dag, tracking, journal=MemoryJournal())
+    for run_id in ("computed", "cached"):
+        await engine.execute({"number": -1, "numbers": []}, run_id=run_id)
+    for run_id, name in (("grouped", "group"), ("cached", "abs"), ("cached", "bin")):
+        found = await tracking.get_status(run_id)
+        assert found is not None
+        (step,) = [step for step in found.steps if step.step_name == name]
+        assert step.status == "COMPLETED"
+        assert step.started_at == step.completed_at is not None
+        assert step.duration_ms == 0.0
+
+
+async def test_a_step_that_has_not_ended_or_is_skipped_has_not_started() -> None:
+    tracking = PipelineTrackingManager()
+    builder = DAGBuilder().node(fail).node(len, inputs=["fail"]).node(abs, inputs=["number"])
+    dag = builder.node(hex, inputs=["abs"], when=lambda: False).build()
+    await engine_of(dag, tracking, on_error="collect").execute({"number": 1}, run_id="nightly")
+    found = await tracking.get_status("nightly")
+    assert found is not None
+    started = {step.step_name: step.started_at is not None for step in found.steps}
+    assert started == {"fail": True, "len": False, "abs": True, "hex": False}
 
 
 async def test_a_mapped_node_is_one_step_with_the_error_of_its_first_element() -> None:

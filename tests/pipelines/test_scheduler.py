@@ -14,13 +14,20 @@ from taskiq.cli.scheduler.run import is_cron_task_now
 from taskiq.schedule_sources import LabelScheduleSource
 
 from taskiq_flow import (
+    AnnotationError,
+    BindingError,
     ConfigurationError,
+    DataflowPipeline,
+    HookManager,
+    MissingInputError,
     Pipeline,
     PipelineError,
     PipelineJob,
     PipelineScheduler,
+    PipelineTrackingManager,
 )
 from taskiq_flow.pipelines.jobs import NEVER, MemorySchedules
+from taskiq_flow.testing import LocalBroker
 
 MOMENT = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
 
@@ -102,8 +109,8 @@ async def test_a_job_is_kept_as_it_was_scheduled(
     assert (stored.cron, stored.interval, stored.time) == (NEVER, None, None)
     await scheduler.resume_job("j")
     assert await scheduler.get_job("j") == job
-    await scheduler.remove_job("j")
-    await scheduler.remove_job("j")
+    assert await scheduler.remove_job("j") is True
+    assert await scheduler.remove_job("j") is False
     assert await scheduler.list_jobs() == []
 
 
@@ -265,6 +272,91 @@ async def test_a_time_without_a_zone_is_one_of_the_scheduler_s(
     job = await scheduler.get_job("j")
     assert job is not None
     assert job.run_at == datetime(2030, 7, 1, 12, tzinfo=UTC)
+
+
+def report(day: int, title: str = "") -> None:
+    ran.append((day, title))
+
+
+BAD_CALLS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "too few": ({}, BindingError, "step 'report' lacks 'day'"),
+    "too many": ({"args": (1, "b", 3)}, BindingError, "more values than it takes"),
+    "misspelt": ({"args": (1,), "kwargs": {"titel": "b"}}, BindingError, "did you mean 'title'"),
+    "another type": ({"args": ("soon",)}, AnnotationError, "takes int as 'input', and was given"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+async def test_arguments_that_kiq_refuses_are_refused_when_they_are_scheduled(
+    broker: InMemoryBroker, scheduler: PipelineScheduler, case: str
+) -> None:
+    call, error, said = BAD_CALLS[case]
+    pipeline = Pipeline(broker).call_next(report)
+    adds: tuple[Callable[..., Any], ...] = (
+        lambda **call: scheduler.schedule(pipeline, "0 3 * * *", **call),
+        lambda **call: scheduler.schedule_interval(pipeline, hours=1, **call),
+        lambda **call: scheduler.schedule_at(pipeline, MOMENT, **call),
+    )
+    for add in adds:
+        with pytest.raises(error, match=said):
+            await add(**call)
+    with pytest.raises(error, match=said):
+        pipeline.as_task("labelled", schedule=[{"cron": "0 3 * * *", **call}])
+    assert await scheduler.list_jobs() == []
+    assert pipeline.task is None
+    await scheduler.schedule(pipeline, "0 3 * * *", args=(1,), job_id="j")
+    with pytest.raises(error, match=said):
+        await scheduler.modify_job("j", **{"args": (), **call})
+    assert [job.args for job in await scheduler.list_jobs()] == [(1,)]
+
+
+async def test_keys_that_a_dataflow_pipeline_lacks_are_told_when_it_is_scheduled(
+    broker: InMemoryBroker, scheduler: PipelineScheduler
+) -> None:
+    pipeline = DataflowPipeline(broker, [report])
+    with pytest.raises(MissingInputError, match="'day'"):
+        await scheduler.schedule(pipeline, "0 3 * * *", kwargs={"title": "b"})
+    with pytest.raises(PipelineError, match="by position"):
+        await scheduler.schedule(pipeline, "0 3 * * *", args=(1,))
+    await scheduler.schedule(pipeline, "0 3 * * *", kwargs={"day": 1})
+
+
+async def test_changes_that_workers_do_not_have_are_told_when_the_pipeline_is_scheduled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = LocalBroker()
+    scheduler = PipelineScheduler(broker)
+    pipeline = Pipeline(broker).call_next(note).with_tracking(PipelineTrackingManager())
+    pipeline.as_task("nightly")
+    await scheduler.schedule(pipeline, "0 3 * * *")
+    assert caplog.text == ""
+    pipeline.with_tracking(PipelineTrackingManager()).with_hooks(HookManager()).with_timeout(9)
+    pipeline.with_hooks(HookManager()).call_next(note).pipeline_id = "tonight"
+    await scheduler.schedule(pipeline, "0 3 * * *")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "pipeline 'nightly' was changed after as_task(): with_tracking, with_hooks, with_timeout, "
+        "a step, pipeline_id; workers run it as the module that they import makes it, so make "
+        "these changes there, before as_task()"
+    )
+
+
+async def test_a_pipeline_that_this_process_runs_may_be_changed_at_any_time(
+    broker: InMemoryBroker, scheduler: PipelineScheduler, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = Pipeline(broker).call_next(note)
+    pipeline.as_task("nightly")
+    pipeline.with_hooks(HookManager())
+    await scheduler.schedule(pipeline, "0 3 * * *")
+    assert caplog.text == ""
+
+
+async def test_a_job_that_is_not_there_is_told_with_the_one_that_may_be_meant(
+    scheduler: PipelineScheduler, pipeline: Pipeline[Any]
+) -> None:
+    await scheduler.schedule(pipeline, "0 3 * * *", job_id="often")
+    with pytest.raises(PipelineError, match=r"no job 'oftn'; did you mean 'often'\?; list_jobs"):
+        await scheduler.pause_job("oftn")
 
 
 async def test_a_job_that_is_too_late_is_left_out(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NotRequired
 from unittest.mock import AsyncMock
 
 import pytest
+from pydantic import Field
 from taskiq import InMemoryBroker, TaskiqDepends
+from typing_extensions import TypedDict
 
 from taskiq_flow import (
     DAG,
@@ -109,6 +112,102 @@ def test_a_function_stands_in_and_is_called_as_the_task() -> None:
 def test_a_stand_in_gives_what_the_task_is_annotated_with() -> None:
     outcome = run(pages(), {"url": "a"}, replace={"fetch": ["no text"]})
     assert isinstance(outcome.failures["fetch"], AnnotationError)
+
+
+class Row(TypedDict):
+    name: str
+    price: NotRequired[float]
+
+
+class Tree(TypedDict):
+    children: list["Tree"]  # noqa: UP037 - it is not there yet
+
+
+@dataclass
+class Point:
+    x: int
+
+
+FITTING: list[tuple[Any, Any]] = [
+    (list[int], [1, True]),
+    (list[float], [1, 2.5]),
+    (list[dict[str, str]], [{"a": "b"}]),
+    (dict[str, list[int | None]], {"a": [1, None]}),
+    (tuple[int, ...], (1, 2)),
+    (list[tuple[str, int]], [("a", 1)]),
+    (Sequence[int], (1, 2)),
+    (list[Row], [{"name": "a"}, {"name": "b", "price": 1}]),
+    (Tree, {"children": [{"children": []}]}),
+    (list[Literal["a", "b"]], ["a"]),
+    (list[Point], [Point(1)]),
+    (list[Annotated[int, Field(gt=0)]], [1]),
+    (list[Any], ["a", 1]),
+    (int | list[str], ["a"]),
+]
+
+UNFIT: list[tuple[Any, Any, str]] = [
+    (list[int], [1, "a"], "1: Input should be a valid integer"),
+    (list[int], [1, "2"], "1: Input should be a valid integer"),
+    (list[dict[str, str]], [1, 2], "0: Input should be a valid dictionary"),
+    (dict[str, list[int]], {"a": [None]}, "a.0: Input should be a valid integer"),
+    (tuple[int, ...], (1, 2.5), "1: Input should be a valid integer"),
+    (list[tuple[str, int]], [["a", 1]], "0: Input should be a valid tuple"),
+    (Sequence[int], ("a",), "0: Input should be a valid integer"),
+    (list[Row], [{"price": 1.0}], "0.name: Field required"),
+    (Row, {"name": "a", "price": "1"}, "price: Input should be a valid number"),
+    (Tree, {"children": [{"children": 0}]}, "children.0.children: Input should be a valid list"),
+    (list[Annotated[int, Field(gt=0)]], [0], "0: Input should be greater than 0"),
+    (int | list[str], [1], "int: Input should be a valid integer"),
+]
+
+
+def giving(annotation: Any) -> Any:
+    def give() -> Any:
+        raise AssertionError("it is replaced")
+
+    give.__annotations__["return"] = annotation
+    return give
+
+
+def giving_items(annotation: Any) -> Any:
+    def give() -> Any:
+        yield
+
+    give.__annotations__["return"] = Iterator[annotation]
+    return give
+
+
+@pytest.mark.parametrize("values", ["isolated", "encoded"])
+def test_a_stand_in_that_fits_the_annotation_in_full_is_given(values: Any) -> None:
+    builder, stand_ins = DAGBuilder(), dict[str, Any]()
+    for number, (annotation, value) in enumerate(FITTING):
+        builder.node(giving(annotation), name=f"give {number}")
+        builder.node(giving_items(annotation), name=f"items {number}")
+        stand_ins |= {f"give {number}": value, f"items {number}": [value]}
+    results = run(builder.build(), replace=stand_ins, values=values).results
+    for number, (_, value) in enumerate(FITTING):
+        assert results[f"give {number}"] == value
+        assert results[f"items {number}"] == [value]
+
+
+@pytest.mark.parametrize(("annotation", "value", "why"), UNFIT)
+def test_what_a_stand_in_contains_fits_the_annotation(
+    annotation: Any, value: Any, why: str
+) -> None:
+    for task, stand_in in ((giving(annotation), value), (giving_items(annotation), [value])):
+        dag = DAGBuilder().node(task, name="give").build()
+        outcome = run(dag, replace={"give": stand_in})
+        failure = outcome.failures["give"]
+        assert isinstance(failure, AnnotationError)
+        assert str(failure).startswith("give is annotated to ")
+        assert str(failure).endswith(why)
+
+
+def test_what_a_task_itself_gives_is_passed_on_as_in_a_run() -> None:
+    def rows() -> list[int]:
+        return ["a"]  # type: ignore[list-item]
+
+    assert run(DAGBuilder().node(rows).build()).results == {"rows": ["a"]}
 
 
 def test_timeouts_are_those_of_the_virtual_clock() -> None:

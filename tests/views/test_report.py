@@ -13,6 +13,7 @@ from taskiq_flow import (
     DAG,
     DAGBuilder,
     ElementsKnown,
+    Event,
     ExecutionEngine,
     NodeBegan,
     NodeCompleted,
@@ -94,7 +95,7 @@ async def test_a_limit_shows_as_waiting() -> None:
     assert report.seconds == pytest.approx(4)
     assert report.ideal_seconds == pytest.approx(1)
     assert report.sentence.startswith(
-        "3.000 s of 4.000 s passed while n3 waited to be sent: for a place under max_parallel="
+        "3.000 s of 4.000 s went into waiting before n3 could be sent: for a place under max_p"
     )
 
 
@@ -117,8 +118,8 @@ def test_too_few_workers_show_as_sending() -> None:
         RunFinished("r", 10.0, "completed", None),
     )
     assert RunReport.of(view).sentence == (
-        "9.000 s of 10.000 s passed while a waited for a worker; more workers, or fewer other "
-        "tasks on them, would help."
+        "9.000 s of 10.000 s went into sending a: tasks waited for a worker; more workers, or "
+        "fewer other tasks on them, would help."
     )
 
 
@@ -210,7 +211,7 @@ def test_one_path_is_in_the_sentence_the_table_and_the_ideal_time() -> None:
     report = RunReport.of(view)  # "two" has ended last, and "long" is the critical path
     assert (report.critical_path, report.ideal_seconds) == (("long",), 2.0)
     assert report.sentence.startswith(
-        "3.000 s of 5.000 s passed while long or nodes beside it waited to be sent: for a place "
+        "3.000 s of 5.000 s went into waiting before long or nodes beside it could be sent: for a "
     )
 
 
@@ -243,7 +244,7 @@ def test_elements_that_wait_for_workers_show_as_sending() -> None:
         )
     view.apply(RunFinished("r", 6.0, "completed", None))
     assert RunReport.of(view).sentence.startswith(
-        "4.000 s of 6.000 s passed while m waited for a worker; more workers"
+        "4.000 s of 6.000 s went into sending m: tasks waited for a worker; more workers"
     )
 
 
@@ -253,3 +254,104 @@ def test_a_run_that_went_on_without_its_nodes_says_so() -> None:
     assert RunReport.of(view).sentence == (
         "8.000 s of 9.000 s passed before, between and after the times of a."
     )
+
+
+def elements_of(name: str, *times: tuple[float, float, float]) -> list[Event]:
+    """The events of the elements of a mapped node, by when each was sent, began and ended."""
+    events: list[Event] = [ElementsKnown("r", 0.0, name, len(times))]
+    for index, (at, begun, until) in enumerate(times):
+        one = f"{name}[{index}]"
+        events.append(NodeStarted("r", at, one, "", index))
+        events.append(NodeBegan("r", begun, one, "", "host:7", index))
+        events.append(NodeCompleted("r", until, one, "", 7, index=index, attempt=1))
+    return sorted(events, key=lambda event: event.at)
+
+
+def test_elements_that_wait_for_threads_show_as_sending_in_the_table_and_in_the_sentence() -> None:
+    """Eight may run at once, and the broker has four threads."""
+    begun = [n // 4 for n in range(32)]
+    sent = [max(0, begun[n] - 1) if n >= 4 else 0 for n in range(32)]
+    times = [(at, float(start), start + 1.0) for at, start in zip(sent, begun, strict=True)]
+    view = view_of(
+        RunStarted("r", 0.0, ("slow",), mapped={"slow": 1}, in_memory=True),
+        *elements_of("slow", *times),
+        RunFinished("r", 8.0, "completed", None),
+    )
+    report = RunReport.of(view)
+    assert (report.nodes["slow"].waiting, report.nodes["slow"].sending) == (0.0, 28.0)
+    assert report.sentence == (
+        "7.000 s of 8.000 s went into sending slow: tasks waited for a thread of the "
+        "InMemoryBroker, which has 4 unless it is made with sync_tasks_pool_size=, or for a "
+        "process under in_process(limit=)."
+    )
+
+
+def test_elements_that_begin_as_soon_as_they_are_sent_wait_for_a_place() -> None:
+    view = view_of(
+        started("slow", mapped={"slow": 1}),
+        *elements_of("slow", *[(n, n + 0.125, n + 1.0) for n in map(float, range(8))]),
+        RunFinished("r", 8.0, "completed", None),
+    )
+    report = RunReport.of(view)
+    assert report.sentence.startswith("6.125 s of 8.000 s went into waiting before")
+    assert report.nodes["slow"].waiting == 6.125
+
+
+def test_a_run_on_an_in_memory_broker_says_so() -> None:
+    listener = Viewing()
+    dag = DAGBuilder().node(abs, inputs=["number"]).build()
+    ExecutionEngine(InMemoryBroker(), dag, listeners=[listener]).execute_sync({"number": 7})
+    assert listener.view.in_memory
+
+
+def test_a_result_of_the_journal_took_no_time_and_is_on_no_path() -> None:
+    """In a rerun of "write", "read" ran again beside it, and "total" is from the journal."""
+    view = view_of(
+        started("read", "total", "write", edges={"total": ("read",), "write": ("total",)}),
+        NodeCompleted("r", 0.25, "total", "", 30, "journal"),
+        *(sent("read", 0.25), began("read", 0.25), sent("write", 0.25), began("write", 0.25)),
+        *(completed("write", 0.75), completed("read", 1.0)),
+        RunFinished("r", 1.0, "completed", None),
+    )
+    report = RunReport.of(view)
+    assert (report.critical_path, report.ideal_seconds) == (("read",), 0.75)
+    total = report.nodes["total"]
+    assert (total.state, total.waiting, total.sending, total.running) == ("completed", 0, 0, 0)
+    assert report.sentence == "0.750 s of 1.000 s went into running read."
+
+
+def test_a_map_of_which_the_journal_had_all_elements_is_on_no_path() -> None:
+    view = view_of(
+        started("read", "total", mapped={"read": 1}, edges={"total": ("read",)}),
+        ElementsKnown("r", 0.0, "read", 1),
+        NodeCompleted("r", 0.0, "read[0]", "", 7, "journal", 0),
+        *(sent("total", 0.0), began("total", 0.0), completed("total", 1.0)),
+    )
+    assert RunReport.of(view).critical_path == ("total",)
+
+
+def test_a_node_that_did_not_wait_for_another_is_not_behind_it_on_a_path() -> None:
+    """With join="any", "first" runs behind the quick one of two nodes."""
+    view = view_of(
+        started("slow", "first", "save", edges={"first": ("slow",), "save": ("first",)}),
+        *(sent("slow", 0.0), began("slow", 0.0), sent("first", 1.0), began("first", 1.0)),
+        *(completed("first", 2.0), sent("save", 2.0), began("save", 2.0), completed("slow", 3.0)),
+        *(completed("save", 4.0), RunFinished("r", 4.0, "completed", None)),
+    )
+    report = RunReport.of(view)
+    assert (report.critical_path, report.ideal_seconds) == (("first", "save"), 3.0)
+
+
+def test_a_run_that_goes_on_has_no_times_of_the_session_before() -> None:
+    view = view_of(
+        *(started("a", "b"), sent("a", 0.0), began("a", 0.0), completed("a", 9.0)),
+        RunFinished("r", 9.0, "cancelled", None),
+        RunStarted("r", 20.0, ("a", "b"), 1.0),
+        NodeCompleted("r", 20.0, "a", "", 7, "journal"),
+        *(sent("b", 20.0), began("b", 20.0), completed("b", 21.0)),
+        RunFinished("r", 21.0, "completed", None),
+    )
+    report = RunReport.of(view)
+    assert (report.seconds, report.parallelism) == (1.0, 1.0)
+    assert report.nodes["a"].running == 0
+    assert view.nodes["a"].running == 9  # which a view keeps
