@@ -20,7 +20,6 @@ from taskiq_flow.cli.timeline import report_lines
 from taskiq_flow.errors import ConfigurationError, RunNotFoundError
 from taskiq_flow.events import WIRE_VERSION, Event, RunStarted
 from taskiq_flow.journal import RunReader, RunSummary
-from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.listeners.progress import Progress
 from taskiq_flow.listeners.texts import (
@@ -51,13 +50,10 @@ _DAY = 86_400
 
 
 @asynccontextmanager
-async def reader_of(journal: str, *, makes_file: bool = False) -> AsyncIterator[RunReader]:
-    """A reader of a journal. Raises ``JournalError`` if there is no such file.
-
-    ``makes_file``: such a file is made instead, as engines make it.
-    """
+async def reader_of(journal: str) -> AsyncIterator[RunReader]:
+    """A reader of a journal. Raises ``JournalError`` if there is no such file."""
     try:
-        reader = RunReader((makes_file and as_journal(journal)) or journal)
+        reader = RunReader(journal)
     except (TypeError, ValueError) as error:
         raise CommandError(str(error)) from None
     try:

@@ -51,9 +51,9 @@ async def serve_runs(
     name = socket.gethostname() if host in ANY_ADDRESS else host
     engines = {f.dag.name or f.where: options.engine(f) for f in found} if control else {}
     async with AsyncExitStack() as stack:
-        reader = await stack.enter_async_context(reader_of(journal, makes_file=bool(engines)))
+        reader = await stack.enter_async_context(reader_of(journal))
         if engines and stores_events(reader.journal):
-            await reader.journal.summaries(limit=1)  # makes the file
+            await reader.journal.summaries(limit=1)  # makes a file that is not there yet
         await reader.runs(limit=1)  # refuses what is no journal
         try:
             app = runs_app(
