@@ -358,10 +358,13 @@ def test_a_run_that_goes_on_has_no_times_of_the_session_before() -> None:
 
 
 def test_an_element_may_run_longer_than_all_of_what_is_before_its_node() -> None:
-    view = view_of(
-        started("m", "n", mapped={"m": 1, "n": 1}, edges={"n": ("m",)}),
+    events = [
         *elements_of("m", (0.0, 0.0, 1.0), (1.0, 1.0, 2.0), (2.0, 2.0, 3.0)),
         *elements_of("n", (1.0, 1.0, 5.0), (2.0, 2.0, 3.0), (3.0, 3.0, 4.0)),
+    ]
+    view = view_of(
+        started("m", "n", mapped={"m": 1, "n": 1}, edges={"n": ("m",)}),
+        *sorted(events, key=lambda event: event.at),
         RunFinished("r", 5.0, "completed", None),
     )
     report = RunReport.of(view)
