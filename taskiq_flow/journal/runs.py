@@ -9,7 +9,7 @@ from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.fingerprint import Fingerprints, changes, fingerprints, with_dependents
 from taskiq_flow.dataflow.plan import Plan
-from taskiq_flow.errors import ConfigurationError, GraphChangedError
+from taskiq_flow.errors import ConfigurationError, GraphChangedError, RunLockedError
 from taskiq_flow.journal import errors
 from taskiq_flow.journal.history import RestoredRun, initial_records
 from taskiq_flow.journal.protocol import Journal, stores_events
@@ -88,12 +88,14 @@ class JournaledRuns:
             log = self.old_log(run_id)
             try:
                 await log.acquire(LEASE_PAUSE)  # somebody else may ask at this moment
+            except RunLockedError:
+                raise errors.in_progress(run_id) from None
             finally:
                 await to_the_end(log.release())
             return
         run = await journal.summary(run_id)
-        if run.status == "running" and run.is_resumable and run.owner and run.lease_left > 0:
-            raise errors.locked(run_id, run.owner, run.lease_left)
+        if run.status == "running" and run.is_resumable and run.lease_left > 0:
+            raise errors.in_progress(run_id)
 
     def adapt_to_graph(self, restored: RestoredRun, *, allow_changed: bool) -> list[bytes]:
         """Continue a restored run with the engine's graph. Returns the records that log a change.
