@@ -65,6 +65,14 @@ def in_progress(run_id: str) -> RunLockedError:
     )
 
 
+def in_progress(run_id: str) -> RunLockedError:
+    """The error of running a run again while an engine still has it."""
+    return RunLockedError(
+        f"run {run_id!r} is in progress, and what it has yet to do would be done twice; wait until "
+        "it has ended, or cancel it, then run it again"
+    )
+
+
 def taken_over(run_id: str) -> RunLockedError:
     """The error of an engine that has lost its lease."""
     return RunLockedError(

@@ -202,7 +202,9 @@ def test_a_run_in_progress_is_not_run_again(folder: Path, run: Run, at_gate: Com
     again = ("rerun", "r1", "flows:gated", "--from", "gate", "--quiet", *JOURNAL)
     refused = run(*again)
     assert (refused.code, refused.output) == (5, "")
-    assert "run 'r1' is locked by" in refused.errors
+    assert (
+        "run 'r1' is in progress, and what it has yet to do would be done twice" in refused.errors
+    )
     (folder / "open").touch()
     assert at_gate.wait().code == 0
     assert run(*again).output == "gate: open\nafter: open for all\n"
@@ -232,6 +234,8 @@ def test_a_run_whose_engine_is_killed_is_interrupted(
     watched = watching.wait()
     assert watched.code == 5
     assert "run 'r1' is interrupted" in watched.errors
+    rows = [line.split(maxsplit=2) for line in run("show", "r1", *JOURNAL).lines[-2:]]
+    assert [row[1:] for row in rows] == [["gate", "unfinished"], ["after", "waits"]]
     again = run("cancel", "r1", *JOURNAL)
     words = "run 'r1' is interrupted and no engine has it, so there was nothing to cancel\n"
     assert (again.code, again.errors) == (0, words)
