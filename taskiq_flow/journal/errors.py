@@ -61,14 +61,6 @@ def in_progress(run_id: str) -> RunLockedError:
     """The error of running a run again while an engine still has it."""
     return RunLockedError(
         f"run {run_id!r} is in progress, and what it has yet to do would be done twice; wait until "
-        "it has ended, or cancel it, then run it again; an engine that was killed has it for 10 s"
-    )
-
-
-def in_progress(run_id: str) -> RunLockedError:
-    """The error of running a run again while an engine still has it."""
-    return RunLockedError(
-        f"run {run_id!r} is in progress, and what it has yet to do would be done twice; wait until "
         "it has ended, or cancel it, then run it again"
     )
 
