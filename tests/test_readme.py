@@ -32,6 +32,7 @@ SHELL = {  # pages with commands, and what runs these
     "cli.md": "tests/cli/test_page.py, tests/cli/test_serving.py",
     "deploying.md": "tests/test_production_page.py, which only reads them",
     "distributed.md": "tests/distributed/test_examples.py",
+    "surviving.md": "tests/journal/test_sqlite.py",
     "tour.md": "tests/distributed/test_examples.py",
     "tracing.md": "nothing: the command is OpenTelemetry's",
     "writing_a_journal.md": "tests/distributed/test_postgres_journal.py, without createdb",

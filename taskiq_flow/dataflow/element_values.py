@@ -50,7 +50,7 @@ class ElementValues:
             return self._failures(taking.failures, at)
         if taking.gathers is None:
             return self._cells[taking.key].get(at)
-        if taking.gathers.outcomes.get(at) != COMPLETED and join != "ended":
+        if taking.gathers.outcomes.around(at) != COMPLETED and join != "ended":
             return ABSENT
         return taking.gathers.values[taking.key].get(at)
 

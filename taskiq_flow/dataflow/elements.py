@@ -404,7 +404,7 @@ class Elements:
             elif at in of.pending:
                 pending.append(of.pending[at])
             else:
-                outcome = of.outcomes.get(at)
+                outcome = of.outcomes.around(at)
                 ended.append(COMPLETED if outcome is ABSENT else outcome)
         mapped.pending[path] = element
         return self._ready.add(
@@ -448,7 +448,7 @@ class Elements:
     def _outcome_at(self, axis: Axis, at: Path) -> int | None:
         """How the element ended that should have given a list. ``None`` if it may still."""
         opener = self._layout.openers.get(axis)
-        outcome: Any = ABSENT if opener is None else opener.outcomes.get(at)
+        outcome: Any = ABSENT if opener is None else opener.outcomes.around(at)
         return None if outcome is ABSENT else outcome
 
     def _unpark(self, axis: Axis, at: Path) -> None:

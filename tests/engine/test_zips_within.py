@@ -304,3 +304,24 @@ async def test_nothing_is_kept_of_an_input_that_has_ended() -> None:
         assert await growth(many, every=9) < 200
     finally:
         await many.aclose()
+
+
+async def test_a_failure_in_the_place_of_a_list_is_one_of_each_element_within() -> None:
+    async def fails(marks: list[str]) -> list[str]:
+        raise OSError
+
+    async def told(joined: tuple[str, ...] = ("none",)) -> list[str]:
+        return list(joined)
+
+    builder = DAGBuilder().node(fails, inputs=["marks"])
+    each = Product("words", ("marks", "fails"))
+    keys = {"word": "words", "mark": "marks", "more": "fails"}
+    builder.node(lambda word, mark, more: word, name="joined", inputs=keys, map_over=each)
+    builder.node(told, inputs=["joined"], map_over="joined", join="ended")
+    engine = engine_of(builder, on_error="collect")
+    inputs = {"words": ["a", "b"], "marks": ["!"]}
+    alone = await engine.execute(inputs)
+    ((_, found),) = [pair async for pair in engine.execute_many([inputs], whole=True)]
+    assert found.keys() == alone.keys()
+    assert isinstance(found["fails"], NodeFailure)
+    assert found.get("told") == alone.get("told")
