@@ -305,7 +305,7 @@ def rerun(
     json_lines: JsonLines = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run nodes of an earlier run again, or other inputs, as a new run."""
+    """Run parts of an earlier run again as a new one."""
     if not (from_ or inputs or input_json or input_file):
         raise typer.BadParameter("nothing says what runs again; give --from, --input or both")
     options = EngineOptions(broker, journal, max_parallel, on_error, timeout)
