@@ -72,9 +72,8 @@ class Beginnings:
                         outputs=outputs,
                         items=items,
                     )
-            spec = self._planner.spec(inputs, outputs, items)
-            log = self._runs.new_log(name, spec.inputs, outputs)
-            return await self._starter.begin(listeners, name, spec, log, is_named=is_named)
+            begin_new, _ = self.planned(name, inputs, outputs, items=items, is_named=is_named)
+            return await begin_new(listeners)
 
         return begin
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
+import pytest
 from starlette.applications import Starlette
 from taskiq import InMemoryBroker
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from taskiq_flow import ExecutionEngine, Journal, RunReader
 from taskiq_flow.web.server import serve_async
@@ -95,6 +97,13 @@ class Client:
             while not self._lines:
                 self._lines = str(await self.connection.recv()).splitlines()
         return json.loads(self._lines.pop(0))
+
+    async def close_code_after(self, text: str) -> int | None:
+        """The code with which the server closes the connection when it is sent this."""
+        with pytest.raises(ConnectionClosed) as caught:
+            await self.connection.send(text)
+            await self.line()
+        return None if caught.value.rcvd is None else caught.value.rcvd.code
 
     async def until_ended(self) -> list[Content]:
         lines = [await self.line()]
