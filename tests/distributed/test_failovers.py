@@ -13,11 +13,11 @@ from typing import NamedTuple
 import pytest
 from redis.crc import key_slot
 
-from taskiq_flow import ExecutionEngine, RunCancelledError
+from taskiq_flow import ExecutionEngine
 from tests.distributed import app
 from tests.distributed.app import Settings, started
 from tests.distributed.conftest import AT_LENGTH, Farm
-from tests.distributed.watching import Notes, chain_of, inputs, many
+from tests.distributed.watching import Notes, chain_of, check_cancelling, inputs, many
 from tests.servers.process import free_port
 from tests.servers.redis import RedisSentinel, RedisServer, ReplicatedCluster
 
@@ -94,12 +94,7 @@ async def test_a_master_that_dies_for_good_is_succeeded(
             assert await run == {f"n{number}": f"n{number}" for number in range(4)}
             assert len(await short) == 12
             assert len(notes.of("begin")) == len(notes.of("end")) == 20
-            run = asyncio.ensure_future(engine.execute(inputs(notes, 4, 60.0)))
-            await notes.until("begin", 24)
-            engine.cancel()
-            with pytest.raises(RunCancelledError):
-                await run
-            await notes.until("cancel", 4)
+            await check_cancelling(engine, notes, 4, begun=24)
         assert workers.pids == pids
     del broker, engine, run, short
     gc.collect()  # so that it is this test where what taskiq's brokers leave open is found

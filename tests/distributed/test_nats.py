@@ -25,7 +25,6 @@ from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
     NodeFailedError,
-    RunCancelledError,
     TaskLostError,
 )
 from taskiq_flow.reconnect import retry_through_outage
@@ -43,7 +42,7 @@ from taskiq_flow.transport.nats_broker import (
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, inputs, left_over, many, until
+from tests.distributed.watching import Notes, check_cancelling, inputs, left_over, many, until
 from tests.servers.nats import NatsServer
 
 
@@ -308,12 +307,7 @@ async def test_a_user_confined_to_a_prefix_can_do_all(farm: Farm, tmp_path: Path
                 engine = ExecutionEngine(broker, dag.build(), pass_by=1_000)
                 assert (await engine.execute({"size": 200_000}))["measure"] == 200_000
                 engine = ExecutionEngine(broker, many(broker, app.noted, 2))
-                run = asyncio.ensure_future(engine.execute(inputs(notes, 2, 60.0)))
-                await notes.until("begin", 2)
-                engine.cancel()
-                with pytest.raises(RunCancelledError):
-                    await run
-                await notes.until("cancel", 2)
+                await check_cancelling(engine, notes, 2)
                 assert len(await inventory_of(broker, "shop")) == 4
         assert "violation" not in (server.folder / "log").read_text("utf-8").lower()
     finally:

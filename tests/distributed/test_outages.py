@@ -19,12 +19,11 @@ from taskiq_flow import (
     FlowMiddleware,
     Item,
     NodeFailedError,
-    RunCancelledError,
 )
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, chain_of, inputs, many, until_sent
+from tests.distributed.watching import Notes, chain_of, check_cancelling, inputs, many, until_sent
 from tests.servers.nats import NatsServer
 from tests.servers.process import free_port, process_info
 from tests.servers.rabbitmq import RabbitServer
@@ -204,12 +203,7 @@ async def check_all_is_there(broker: AsyncBroker, folder: Path) -> None:
     by_reference = ExecutionEngine(broker, dag, pass_by=1000, lost_after=30.0)
     assert (await by_reference.execute({"size": 5000}))["measure"] == 5000
     engine = ExecutionEngine(broker, many(broker, app.noted, 3), lost_after=30.0)
-    run = asyncio.ensure_future(engine.execute(inputs(notes, 3, 60.0)))
-    await notes.until("begin", 3)
-    engine.cancel()
-    with pytest.raises(RunCancelledError):
-        await run
-    await notes.until("cancel", 3)
+    await check_cancelling(engine, notes, 3)
 
 
 async def test_a_server_that_cannot_be_reached_is_a_clear_error(remote_kind: str) -> None:

@@ -22,14 +22,22 @@ from aiormq.exceptions import ChannelAccessRefused
 from taskiq import BrokerMessage
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError
-from taskiq_flow.errors import ConfigurationError, RunCancelledError
+from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.reconnect import text_of
 from taskiq_flow.transport.rabbitmq import notifier_at
 from taskiq_flow.transport.rabbitmq_broker import count_of, inventory_of, is_outage, kick_of
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import APP, AT_LENGTH, HOW_TO_INSTALL, Farm
-from tests.distributed.watching import Notes, inputs, left_over, many, until, until_sent
+from tests.distributed.watching import (
+    Notes,
+    check_cancelling,
+    inputs,
+    left_over,
+    many,
+    until,
+    until_sent,
+)
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.workers import Workers
 
@@ -315,12 +323,7 @@ async def test_many_worker_processes_start_at_once_after_many_revocations(
         async with started(settings) as broker:
             rabbit: Any = broker
             engine = ExecutionEngine(broker, many(broker, app.noted, 50), lost_after=60.0)
-            run = asyncio.ensure_future(engine.execute(inputs(notes, 50, 60.0)))
-            await notes.until("begin", 150)
-            engine.cancel()
-            with pytest.raises(RunCancelledError):
-                await run
-            await notes.until("cancel", 50)
+            await check_cancelling(engine, notes, 50, begun=150)
             async with asyncio.timeout(120.0):  # what a worker reads at this moment is not counted
                 while await count_of(rabbit.write_conn, f"{settings.prefix}_revocations") != 5001:
                     await asyncio.sleep(0.5)
@@ -345,12 +348,7 @@ async def test_a_user_confined_to_names_of_a_prefix_can_do_all(farm: Farm, notes
         await run_of(settings, notes, 2, 1.5)
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 1), lost_after=30.0)
-            run = asyncio.ensure_future(engine.execute(inputs(notes, 1, 60.0)))
-            await notes.until("begin", 3)
-            engine.cancel()
-            with pytest.raises(RunCancelledError):
-                await run
-            await notes.until("cancel", 1)
+            await check_cancelling(engine, notes, 1, begun=3)
             left = await inventory_of(broker, settings.prefix)
     assert [(one.name, one.kind) for one in left] == [
         ("confined-rabbitmq", "queue"),

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import pytest
 from taskiq import AsyncBroker
 
-from taskiq_flow import DAGBuilder, ExecutionEngine, RunCancelledError, inventory
+from taskiq_flow import DAGBuilder, ExecutionEngine, inventory
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
 from tests.distributed.test_contract import graph
-from tests.distributed.watching import Notes, inputs, many, until_sent
+from tests.distributed.watching import Notes, check_cancelling, inputs, many, until_sent
 from tests.servers.redis import RedisCluster, RedisSentinel, RedisServer
 from tests.values.kinds import Pair, Point
 
@@ -31,12 +31,7 @@ async def check(broker: AsyncBroker, notes: Notes) -> None:
     assert loop.time() - begin < 1.0  # nothing of it had to be asked for
     assert results["joined"] == "a-b-c"
     engine = ExecutionEngine(broker, many(broker, app.noted, 2))
-    run = asyncio.ensure_future(engine.execute(inputs(notes, 2, 60.0)))
-    await notes.until("begin", 2)
-    engine.cancel()
-    with pytest.raises(RunCancelledError):
-        await run
-    await notes.until("cancel", 2)
+    await check_cancelling(engine, notes, 2)
 
 
 @pytest.fixture(params=["redis-sentinel-streams", "redis-sentinel-lists"])

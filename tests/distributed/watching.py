@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from taskiq import AsyncBroker
 
-from taskiq_flow import DAG, DAGBuilder, ExecutionEngine
+from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, RunCancelledError
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 
@@ -73,6 +74,22 @@ def inputs(notes: Notes, count: int, seconds: float) -> dict[str, Any]:
     """The inputs of a run of ``many``."""
     names = {f"name {number}": f"n{number}" for number in range(count)}
     return {"path": str(notes.path), "seconds": seconds, **names}
+
+
+async def check_cancelling(
+    engine: ExecutionEngine, notes: Notes, count: int, *, begun: int | None = None
+) -> None:
+    """A cancellation reaches the workers: each of ``count`` tasks of a minute is told.
+
+    ``engine`` is of ``many(broker, app.noted, count)``. ``begun``: how many tasks have begun by
+    then, with earlier ones.
+    """
+    run = asyncio.ensure_future(engine.execute(inputs(notes, count, 60.0)))
+    await notes.until("begin", count if begun is None else begun)
+    engine.cancel()
+    with pytest.raises(RunCancelledError):
+        await run
+    await notes.until("cancel", count)
 
 
 def chain_of(broker: AsyncBroker, count: int) -> ExecutionEngine:
