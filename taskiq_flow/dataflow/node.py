@@ -150,6 +150,7 @@ class DAGNode:
         "_fallback_node",
         "_info",
         "_inputs",
+        "_metadata",
         "_output_names",
         "_outputs",
         "_placed",
@@ -168,7 +169,6 @@ class DAGNode:
         "join",
         "map_over",
         "max_parallel",
-        "metadata",
         "queue_timeout",
         "retry",
         "task",
@@ -214,7 +214,7 @@ class DAGNode:
         self._inputs = checked_inputs(self.task_name, inputs)
         self._outputs = checked_outputs(self.task_name, output, outputs)
         self.given: Mapping[str, Any] = checked_given(self.task_name, given) or _NOTHING
-        self.metadata: dict[str, Any] = dict(metadata or {})
+        self._metadata = dict(metadata) if metadata else None
         expected_seconds = in_seconds(
             f"expected_seconds of node {self.task_name!r}", expected_seconds
         )
@@ -282,6 +282,17 @@ class DAGNode:
                 f"node {name!r} has filter=True, which takes one key in map_over=, gives one "
                 "output, and goes without flatten=; let another node do the rest"
             )
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The user's own, without effect on a run."""
+        if self._metadata is None:  # not made before, as a graph may have many nodes
+            self._metadata = {}
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: dict[str, Any]) -> None:
+        self._metadata = metadata
 
     @property
     def given_key(self) -> str | None:
@@ -395,7 +406,7 @@ class DAGNode:
             dict(zip(asked, new(asked.values()), strict=True)) for asked in self._when_keys
         )
         self._when_keys = required, optional
-        self.metadata = dict(self.metadata)
+        self._metadata = None if self._metadata is None else dict(self._metadata)
         self.factors = factors
         self.filtered = None if self.filtered is None else keys.get(self.filtered, self.filtered)
         self.map_over = {key: levels for factor in factors for key, levels in factor.items()}

@@ -294,7 +294,9 @@ def test_metadata_is_the_users_own() -> None:
     metadata = {"retry": 5, "timeout": None, "description": "My task", "cache": object()}
     node = DAGNode(load, metadata=metadata)
     assert node.metadata == metadata
-    assert DAGNode(load).metadata == {}
+    bare, other = DAGNode(load), DAGNode(load)
+    bare.metadata["team"] = "audio"
+    assert (bare.metadata, other.metadata) == ({"team": "audio"}, {})
 
 
 def test_two_nodes_do_not_share_metadata() -> None:
