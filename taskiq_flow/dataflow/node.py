@@ -327,6 +327,8 @@ class DAGNode:
             )
             if callable(self.fallback):
                 self._fallback_node = self._placed_fallback(binding.keys)
+            if self._inputs == binding.positional:  # then one tuple is enough
+                self._inputs = binding.positional
             self._binding = binding
         return self._binding
 
