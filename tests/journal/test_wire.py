@@ -13,7 +13,7 @@ from taskiq_flow.events import Event
 from taskiq_flow.journal.wire import LineWriter, read_lines
 from tests.test_events import EXAMPLES
 
-ODD = 'a"\\\n\u2028\ud800é🏃'
+ODD = 'a"\\\n%d%\u2028\ud800é🏃'
 VALUES: list[Any] = [
     *(None, True, 0, -7, 1 << 80, 1 << 90_000, 1.5, float("nan"), float("-inf")),
     *("", "text", ODD, "x" * 1_000, "運" * 1_000, b"\xff", [1, {"a": None}], object()),
