@@ -268,7 +268,9 @@ class _Cursor:
             return self._gap(back - MOST_EVENTS)
         held = listeners.events
         start = len(held) - back
-        found: list[Any] = list(islice(held, start, start + most))
+        # ``events`` has no slices. Most often, nobody else lags and all of it is taken.
+        is_all = not start and back <= most
+        found: list[Any] = list(held if is_all else islice(held, start, start + most))
         if listeners.some_are_unprepared:
             for place, event in enumerate(found):
                 if isinstance(event, tuple):
@@ -313,7 +315,6 @@ class _StoreCursor(_Cursor):
         if not count:
             return
         held = listeners.events
-        # ``events`` has no slices. Most often, nobody else lags and all of it is taken.
         events: list[Any] = list(islice(held, len(held) - count, None))
         if listeners.some_are_unprepared:
             events = [event[0] if isinstance(event, tuple) else event for event in events]

@@ -116,7 +116,7 @@ class RunEvents(Generic[N]):
         node, task_id, number = node_run.node, node_run.task_id, node_run.number
         name, index, listeners = node.task_name, node.index, self.listeners
         node_run.told_began_at = now
-        node_run.workers = (*node_run.workers, worker)
+        node_run.workers += (worker,)
         seq = listeners.seq + 1
         listeners.hold(new_node_began(self._run_id, now, name, task_id, worker, index, number, seq))
 
