@@ -36,8 +36,12 @@ def summary_of(batches: Sequence[Sequence[Event]]) -> RunSummary:
     return replace(writer.summary(), started=0.0)
 
 
+UNKNOWN = [event for event in MAPPED if not isinstance(event, ElementsKnown)]
+
+
 @pytest.mark.parametrize(
-    ("events", "counts"), [(PLAIN, (2, 2)), (MAPPED, (3, 3)), (MAPPED[1:], (3, 2))]
+    ("events", "counts"),
+    [(PLAIN, (2, 2)), (MAPPED, (3, 3)), (MAPPED[1:], (3, 2)), (UNKNOWN, (3, 3))],
 )
 def test_batches_of_any_size_make_the_same_summary(
     events: list[Event], counts: tuple[int, int]

@@ -39,6 +39,18 @@ def test_a_line_says_what_to_dict_says(event: Event) -> None:
     assert second == {**event.to_dict(), "seq": 99}
 
 
+def test_lines_of_a_task_that_was_sent_twice_have_its_attempts() -> None:
+    events: list[Event] = [
+        NodeStarted("r", 0.1, "a", "t", seq=1),
+        NodeBegan("r", 0.2, "a", "t", "host:7", attempt=1, seq=2),
+        NodeBegan("r", 0.3, "a", "t", "host:8", attempt=2, seq=3),
+        NodeCompleted("r", 0.4, "a", "t", None, attempt=2, queued=0.1, seq=4),
+        NodeCompleted("r", 0.4, "a", "t", None, attempt=2, queued=0.1, ran=0.1, seq=5),
+    ]
+    lines = LineWriter("r").lines(events)
+    assert list(map(json.loads, lines.splitlines())) == [event.to_dict() for event in events]
+
+
 @pytest.mark.parametrize("event", [*(event for event, _ in EXAMPLES.values()), *FREQUENT])
 def test_an_event_that_is_read_says_the_same_again(event: Event) -> None:
     said = event.to_dict()
