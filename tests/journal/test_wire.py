@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from taskiq_flow import NodeBegan, NodeCompleted, NodeStarted
+from taskiq_flow import NodeBegan, NodeCompleted, NodeStarted, RunStarted
 from taskiq_flow.events import Event
 from taskiq_flow.journal.wire import LineWriter, read_lines
 from tests.test_events import EXAMPLES
@@ -19,7 +19,16 @@ VALUES: list[Any] = [
     *("", "text", ODD, "x" * 1_000, "運" * 1_000, b"\xff", [1, {"a": None}], object()),
 ]
 
+NAMES = ("a", "b [x, y]{%s}'")
 FREQUENT: list[Event] = [
+    RunStarted("r", 0.1, (), 2.5),
+    RunStarted(ODD, 0.1, NAMES, 2.5, {"b": NAMES}, {"b": 1}, {"a": 7.5}, {"a": "f"}, {"a": ()}),
+    *(
+        RunStarted(
+            "r", 0.1, ("a",), edges={"a": (name,)}, outputs={"a": ("a", "b")}, in_memory=True
+        )
+        for name in (ODD, '"', "\\", "\n", "é", "\x7f")
+    ),
     NodeStarted(ODD, 0.1, ODD, ODD, seq=1),
     NodeStarted("r", 1e-7, "a[1,2]", "r:a[1,2]:1", (1, 2), 3, seq=2),
     NodeBegan("r", 123456.789012345, "a[4]", "t", ODD, 4, seq=3),
