@@ -119,6 +119,7 @@ class Beginnings:
                         listeners,
                         name,
                         replay=replay or whole,  # the results of an input come together
+                        passes_over=not replay,
                         wait=LEASE_WAIT,
                         inputs=sources,
                         outputs=outputs,
@@ -147,6 +148,7 @@ class Beginnings:
             self._resumer.resume,
             run_id=run_id,
             replay=replay,
+            passes_over=not replay and items == "only",
             allow_changed=allow_changed,
             wait=in_seconds("wait", wait),
             sources=as_inputs(inputs),
