@@ -104,6 +104,8 @@ class Beginnings:
         items: bool,
         resume: bool,
         replay: bool,
+        allow_changed: bool,
+        wait: float,
         is_named: bool,
     ) -> Begin:
         """A run of the graph for each mapping of a source, ``limit`` at once."""
@@ -120,7 +122,8 @@ class Beginnings:
                         name,
                         replay=replay or whole,  # the results of an input come together
                         passes_over=not replay,
-                        wait=LEASE_WAIT,
+                        allow_changed=allow_changed,
+                        wait=wait,
                         inputs=sources,
                         outputs=outputs,
                         items=items,

@@ -30,7 +30,6 @@ from taskiq_flow.generators.grant import NO_ITEMS, Grant, with_item
 from taskiq_flow.journal.finished import Finished, FinishedRecords
 from taskiq_flow.journal.records import GIVEN, KNOWN, record
 from taskiq_flow.journal.writer import LogWriter
-from taskiq_flow.previews import Preview
 from taskiq_flow.values.digest import digest_of
 
 logger = logging.getLogger("taskiq_flow")
@@ -39,9 +38,6 @@ Missing = NodeFailure | NodeSkipped
 
 RUN_ENDED: Final = "run ended"
 """In place of a node: one of many runs has ended."""
-
-_NOT_READ: Final = Preview(kind="", size=0, text="", cut=True)
-"""In place of a value that is in the journal, and that nobody asks for."""
 
 DECLINED: Final = object()
 """A filter has left an element out."""
@@ -337,7 +333,7 @@ class MappedNodes:
         if passed.is_skipped(element.node.task_name, element.path):
             self._events.skipped(element, (), "condition", 0)
         else:
-            self._events.completed(element, _NOT_READ, "journal")
+            self._events.kept(element)
 
     def _pass_on(self, element: Element, value: Any) -> int:
         """Give an element its value, without a task. Returns how it has ended."""
