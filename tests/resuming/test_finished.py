@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -17,6 +18,7 @@ from taskiq_flow import (
     Item,
     MemoryJournal,
     NodeCompleted,
+    NodeFailure,
     NodeSkipped,
     RunFailedError,
 )
@@ -220,3 +222,32 @@ async def test_lists_within_positions_are_passed_over_with_them() -> None:
     ]
     assert done == ["ccccccccc"]
     assert serializer.read == 2  # the input, and the list of the text that goes on
+
+
+@virtually
+async def test_a_source_is_closed_at_once_where_its_last_item_ends_the_run() -> None:
+    """With all elements in the journal, the run ends while the source is being read."""
+    closed: list[float] = []
+    loop, journal = asyncio.get_running_loop(), MemoryJournal()
+
+    async def ticks() -> AsyncIterator[int]:
+        try:
+            for number in range(9):
+                await asyncio.sleep(1)
+                yield number
+        finally:
+            closed.append(loop.time())
+
+    async def times(number: int, tick: int) -> int:
+        return number * tick
+
+    keys = {"number": "numbers", "tick": "ticks"}
+    dag = DAGBuilder().node(times, inputs=keys, map_over=["numbers", "ticks"]).build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, 1, on_error="collect", journal=journal)
+    await read(engine.execute_async({"numbers": [2, 3], "ticks": ticks()}, run_id="r"))
+    begin = loop.time()
+    again = await read(engine.resume("r", inputs={"ticks": ticks()}, items="only"))
+    assert [item.value for _, item in again[:2]] == [0, 3]
+    assert isinstance(again[2][1], NodeFailure)  # there are more ticks than numbers
+    assert [at - begin for at in closed] == [0, 3]
+    assert loop.time() - begin == 3
