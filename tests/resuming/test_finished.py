@@ -251,3 +251,30 @@ async def test_a_source_is_closed_at_once_where_its_last_item_ends_the_run() -> 
     assert isinstance(again[2][1], NodeFailure)  # there are more ticks than numbers
     assert [at - begin for at in closed] == [0, 3]
     assert loop.time() - begin == 3
+
+
+@virtually
+async def test_conditions_are_asked_again_where_a_failure_that_they_read_is_tried_again() -> None:
+    journal, broken = MemoryJournal(), {"base"}
+
+    async def base() -> int:
+        if broken:
+            raise ValueError("base")
+        return 10
+
+    async def shifted(number: int, base: int = 0) -> int:
+        return number + base
+
+    def is_there(base: int = 0) -> bool:
+        return base > 0
+
+    builder = DAGBuilder().node(base)
+    inputs = {"number": "numbers", "base": "base"}
+    builder.node(shifted, inputs=inputs, map_over="numbers", join="ended", when=is_there)
+    options: dict[str, Any] = {"on_error": "continue", "journal": journal}
+    engine = ExecutionEngine(InMemoryBroker(), builder.build(), **options)
+    with pytest.raises(RunFailedError):
+        await engine.execute({"numbers": NUMBERS}, run_id="r")
+    broken.clear()
+    again = await read(engine.resume("r", items="only", replay=False))
+    assert sorted(item.value for name, item in again if name == "shifted") == [*range(10, 16)]
