@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from taskiq_flow.dataflow.binding import Binding, Inputs, bind
 from taskiq_flow.dataflow.node_arguments import (
@@ -49,7 +49,21 @@ from taskiq_flow.values.isolation import Take, shared
 ERROR = "error"
 """The parameter of a fallback that is given the task's exception, unless the node has that key."""
 
-_NOTHING: dict[str, Any] = {}
+
+class _Nothing(dict[str, Any]):
+    """An empty mapping that stays empty."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError(
+            "given and map_over of a node do not change; make another node, with what it is given"
+        )
+
+    __setitem__ = update = setdefault = __ior__ = _refuse
+
+
+_NOTHING = _Nothing()
 """What most nodes have in ``given`` and ``map_over``: they share it, as a graph may have many."""
 
 _BY_KEYS = "inputs=, with the output keys of those nodes, or dag.add_edge(from_task, to_task)"

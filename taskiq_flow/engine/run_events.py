@@ -36,6 +36,7 @@ from taskiq_flow.events import (
     RunStarted,
     Source,
 )
+from taskiq_flow.previews import Preview
 from taskiq_flow.values.isolation import NEVER_CHANGE
 
 N = TypeVar("N", bound=RunnableNode)
@@ -159,6 +160,15 @@ class RunEvents(Generic[N]):
             listeners.hold(event)
         else:
             listeners.hold_unprepared(event, partial(self._prepare, event, node))
+
+    def kept(self, node: N) -> None:
+        """The journal has the value of a node, which is not read, as nobody asks for it."""
+        now, name, seq = self._now(), node.task_name, self.listeners.seq + 1
+        unread = Preview(kind="", size=0, text="", cut=True)
+        event = new_node_completed(
+            self._run_id, now, name, "", unread, "journal", node.index, 0, None, None, seq
+        )
+        self.listeners.hold(event, None)
 
     def _prepare(self, event: NodeCompleted, node: N) -> None:
         object.__setattr__(event, "result", self._hand_over(node, event.result))
