@@ -312,7 +312,7 @@ def _copy_items(value: Any, made: Any, copies: dict[int, Any]) -> None:
             deque.__setitem__(made, place, _copied(part, copies))
 
 
-def _slots_of(kind: type) -> tuple[str, ...]:
+def slots_of(kind: type) -> tuple[str, ...]:
     """The names of a class's slots, as they are stored: a private one has its class's name."""
     return tuple(
         name
@@ -443,7 +443,7 @@ def _copy_of(kind: type) -> Copy:
     if issubclass(kind, partial):
         return _partial
     if is_dataclass(kind) or hasattr(kind, "__attrs_attrs__") or issubclass(kind, _PLAIN_DATA):
-        return partial(_object, slots=_slots_of(kind))
+        return partial(_object, slots=slots_of(kind))
     for library, names, copy_of in _OF_LIBRARIES:
         # Another thread may be importing it: then it has no such class yet.
         module = sys.modules.get(library)
