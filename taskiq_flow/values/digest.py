@@ -156,7 +156,7 @@ def _added_attributes(value: Any) -> list[bytes]:
         return []
     stored = {name: getattr(value, name) for name in slots_of(kind) if hasattr(value, name)}
     stored |= getattr(value, "__dict__", {})
-    known = {*(_fields_of(value) or ()), "_attrs_cached_hash"}
+    known = {*(_fields_of(value) or ()), "_attrs_cached_hash", "__orig_class__"}
     added = {name: part for name, part in stored.items() if name not in known}
     return [_of(added)] if added else []
 
