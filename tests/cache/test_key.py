@@ -18,7 +18,7 @@ from enum import Enum, Flag
 from fractions import Fraction
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import attrs
 import pytest
@@ -29,6 +29,8 @@ from taskiq_flow.cache.key import cache_key
 from taskiq_flow.values.digest import digest_of
 from taskiq_flow.values.handle import Reference, ResultHandle
 from taskiq_flow.values.size import is_large
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -87,6 +89,11 @@ class Slotted(list[int]):
     def of(self, label: str) -> Slotted:
         self.label = label
         return self
+
+
+@dataclass
+class Box(Generic[T]):
+    content: T
 
 
 @attrs.frozen(cache_hash=True)
@@ -184,6 +191,7 @@ def test_arrays_whose_equal_values_may_have_other_bytes_have_no_key() -> None:
         (defaultdict(set, a={1, 2}, b=3), defaultdict(set, b=3, a={2, 1})),
         (deque([{1, 2}]), deque([{2, 1}])),
         (hashed(Attrs("a")), Attrs("a")),
+        (Box[int](1), Box(1)),
     ],
 )
 def test_equal_values_have_one_key(one: Any, other: Any) -> None:
