@@ -24,7 +24,8 @@ _FOR_GOOD = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 
 _NOT_NOW = re.compile(
     r"(?:^|[-\s])(?:"
-    "CLUSTERDOWN"  # a slot of a cluster has no node, or the cluster no majority
+    "BUSY"  # a script or a module runs for longer than ``busy-reply-threshold``
+    "|CLUSTERDOWN"  # a slot of a cluster has no node, or the cluster no majority
     "|LOADING"  # the server reads its data after a start
     "|MASTERDOWN"  # a replica has lost its master
     "|MISCONF"  # it cannot write to its disk
