@@ -57,6 +57,8 @@ async def run(options: Options) -> list[Check]:
     costs = ("engine, us/task", "by hand, us/task", "Celery, us/task")
     heads = ("no-op tasks", *costs, *CHECKED, "half of the rounds")
     print_table(f"Redis: beside Celery, median of {rounds} rounds", heads, rows)
+    if not checks:
+        print("Celery is not in this environment; scripts/bench makes one that has it.\n")
     return checks
 
 
