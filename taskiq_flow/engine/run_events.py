@@ -168,7 +168,7 @@ class RunEvents(Generic[N]):
         event = new_node_completed(
             self._run_id, now, name, "", unread, "journal", node.index, 0, None, None, seq
         )
-        self.listeners.hold(event, None)
+        self.listeners.hold(event)
 
     def _prepare(self, event: NodeCompleted, node: N) -> None:
         object.__setattr__(event, "result", self._hand_over(node, event.result))
