@@ -137,6 +137,7 @@ def plan_of(
                 optional.setdefault(key, node)
         if before:
             predecessors[node] = tuple(before)
+    del by_name  # ordering a large graph is when most memory is taken
     successors = _successors(predecessors)
     order = _topological_order(nodes, predecessors, successors)
     elements, by_items = (
