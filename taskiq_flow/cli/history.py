@@ -28,7 +28,6 @@ from taskiq_flow.listeners.texts import (
     node_text,
     other_errors,
     run_text,
-    unfinished_text,
 )
 from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_view import NodeView
@@ -160,9 +159,7 @@ def _show_state(run: RunSummary, view: RunView) -> None:
             show(Text(f"  {fact:<11}", style="dim").append(text, style="not dim"), wraps=True)
     if view.nodes:
         show("")
-        is_over = view.status == "interrupted"
-        rows = [_row_of_node(node, is_over=is_over) for node in view.nodes.values()]
-        show_table(rows, most_important=(0, 1, 2), cut=1)
+        show_table([*map(_row_of_node, view.nodes.values())], most_important=(0, 1, 2), cut=1)
     for node in view.nodes.values():
         failed = next(iter(failed_elements(node)), node)
         if failed.state == "failed" and (error := failed.error):
@@ -181,13 +178,10 @@ def _sessions_text(run: RunSummary, view: RunView) -> str:
     return f"{text}, {duration(run.ended - run.started)} passed since the first began"
 
 
-def _row_of_node(node: NodeView, *, is_over: bool) -> Row:
-    """``is_over``: no engine has the run any more, so that nothing of it is in flight."""
-    shown = node.preview
-    state = "cancelled" if is_over and not node.is_ended and node.state != "pending" else node.state
-    text = unfinished_text(node) if is_over else node_text(node)
+def _row_of_node(node: NodeView) -> Row:
+    shown, text = node.preview, node_text(node)
     return [
-        Text("  ").append_text(sign(state)),
+        Text("  ").append_text(sign(node.state)),
         one_line(node.name),
         "waits" if node.state == "pending" else text.partition(": ")[0],
         one_line(shown["text"])[:60] if shown else "",
@@ -251,7 +245,7 @@ async def _follow(reader: RunReader, view: RunView, *, json_lines: bool, quiet: 
                         progress.on_event(held)
                     earlier.clear()
         if view.status in ("pending", "running"):
-            view.status = (await reader.run(run_id)).status
+            view.note_status((await reader.run(run_id)).status)
 
 
 async def _as_here(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:

@@ -130,7 +130,7 @@ class RunReader:
             async for event in events:
                 view.apply(event)
         if view.status in ("pending", "running"):
-            view.status = (await self.run(run_id)).status
+            view.note_status((await self.run(run_id)).status)
         return view
 
     async def events(

@@ -38,7 +38,7 @@ from taskiq_flow.views.node_view import (
 )
 
 RunStatus = Literal["pending", "running", "interrupted", "completed", "failed", "cancelled"]
-"""``"interrupted"``: no engine has the run any more. No event tells so; ``RunReader`` does."""
+"""``"interrupted"``: no engine has the run any more. No event tells so: see ``note_status``."""
 
 _STATES: tuple[NodeState, ...] = get_args(NodeState)
 
@@ -164,9 +164,22 @@ class RunView:
             if not isinstance(event, Gap):
                 self.missed += seq - self.seq - 1
         self.seq, self.at = seq or self.seq, event.at
-        if self.status == "pending":
-            self.status = "running"
+        if self.status != "running":
+            self.note_status("running")
         self._APPLY[type(event)](self, event)
+
+    def note_status(self, status: RunStatus) -> None:
+        """Take in the status of the run's summary, as no event tells that its engine is gone.
+
+        What is in flight is ``"interrupted"`` then, until the next event. Of a run that has ended,
+        the events have told the status.
+        """
+        if self.ended_at is not None or status == self.status:
+            return
+        if "interrupted" in (self.status, status):
+            for node in self.nodes.values():
+                self._note_engine(node, is_gone=status == "interrupted")
+        self.status = status
 
     # The run
 
@@ -205,6 +218,17 @@ class RunView:
 
     def _missed(self, event: Gap) -> None:
         self.missed += event.missed
+
+    def _note_engine(self, node: NodeView, *, is_gone: bool) -> None:
+        """The engine of a node is gone, or has the node again: so have its elements in flight."""
+        if (elements := node.elements) is not None:
+            for record in elements.records.values():
+                if (state := record.state_of_flight(is_gone=is_gone)) is not None:
+                    elements.count(record.state, -1)
+                    elements.count(state, 1)
+                    record.state = state
+        if (state := node.state_of_flight(is_gone=is_gone)) is not None:
+            self._change(node, state)
 
     # Nodes and elements
 

@@ -172,8 +172,8 @@ class Api:
 
     async def report(self, request: Request) -> Response:
         """What held a run back."""
-        view, run = await self._hub.view(path_value(request, "run"))
-        return json_response(report_content(view, run))
+        view, _ = await self._hub.view(path_value(request, "run"))
+        return json_response(report_content(view))
 
     async def trace(self, request: Request) -> Response:
         """The times of a run in Chrome's trace format."""

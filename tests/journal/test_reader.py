@@ -29,6 +29,7 @@ from taskiq_flow import (
     NodeBegan,
     NodeCompleted,
     NodeFailed,
+    NodeStarted,
     RunFinished,
     RunNotFoundError,
     RunReader,
@@ -232,18 +233,21 @@ async def test_a_run_in_the_place_of_another_is_not_taken_for_it(journal: Any) -
 async def test_a_run_that_nobody_has_any_more_is_interrupted(journal: Any) -> None:
     lease = Lease("engine", 60.0)
     started = RunStarted("r", 0.5, ("a",), 1.7e9, seq=1)
+    sent = NodeStarted("r", 0.5, "a", "r:a:1", seq=2)
     news = News(
-        LineWriter("r").lines([started]), RunSummary("r", "running", "nightly", 1.7e9, seq=1)
+        LineWriter("r").lines([started, sent]), RunSummary("r", "running", "nightly", 1.7e9, seq=2)
     )
     await journal.create("r", lease, b"", news)
     reader = RunReader(journal)
+    assert (await reader.view("r")).nodes["a"].state == "queued"
     assert [r.status for r in await reader.runs(status="running")] == ["running"]
     await journal.release("r", lease)
     assert [r.status for r in await reader.runs(status="interrupted")] == ["interrupted"]
     assert await reader.runs(status="running") == []
-    assert (await reader.view("r")).status == "interrupted"
+    view = await reader.view("r")
+    assert (view.status, view.nodes["a"].state) == ("interrupted", "interrupted")
     async with asyncio.timeout(5.0):
-        assert [e async for e in reader.events("r", follow=True)] == [started]
+        assert [e async for e in reader.events("r", follow=True)] == [started, sent]
     assert not await reader.request("r", "cancel")
     assert await journal.requested("r") is None
 

@@ -15,12 +15,23 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from taskiq import InMemoryBroker
 
-from taskiq_flow import DAGBuilder, ExecutionEngine, MemoryJournal, RunReader, RunView
+from taskiq_flow import (
+    DAGBuilder,
+    ExecutionEngine,
+    MemoryJournal,
+    NodeBegan,
+    NodeCompleted,
+    NodeStarted,
+    RunReader,
+    RunStarted,
+    RunView,
+)
 from taskiq_flow.web import runs_app
 from taskiq_flow.web.shown import Shown
 from taskiq_flow.web.snapshot import snapshot
 from tests.journal.nightly import graph
 from tests.web.site import Serve, run_example
+from tests.web.written import Written
 
 pytest.importorskip("playwright")
 pytest.importorskip("pygraphviz")
@@ -215,6 +226,34 @@ async def test_a_run_is_followed_and_stopped(serve: Serve) -> None:
         assert seen.complaints == []
     with contextlib.suppress(Exception):
         await handle
+
+
+async def test_what_was_in_flight_when_the_engine_died_is_shown_as_interrupted(
+    serve: Serve,
+) -> None:
+    journal = MemoryJournal()
+    run = Written(journal)
+    edges = {"next": ("load",)}
+    await run.begin(RunStarted("r1", 0.0, ("load", "next"), edges=edges))
+    await run.write(NodeStarted("r1", 0.0, "load", ""), NodeBegan("r1", 0.5, "load", "", "w"))
+    site = await serve(runs_app(journal))
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.page.clock.install()
+        await seen.goto(f"{site.base}/?run=r1&node=next")
+        await seen.wait("document.querySelectorAll('#timeline .sign.running').length == 1")
+        await run.leave()
+        await seen.page.clock.run_for(6000)  # until it looks again
+        await seen.wait("document.querySelectorAll('#timeline .sign.interrupted').length == 1")
+        assert await seen.count(".box.interrupted") == 1
+        (row,) = await seen.page.locator("#timeline li", has_text="load").all_inner_texts()
+        assert row.split()[0] == "!"
+        assert "interrupted" in await seen.page.locator(".top").inner_text()
+        assert await seen.count(".running, .queued") == 0
+        await run.go_on()
+        await run.write(NodeCompleted("r1", 2.0, "load", "", None))  # an engine has it after all
+        await seen.wait("document.querySelectorAll('.box.completed').length == 1")
+        assert seen.complaints == []
 
 
 def at_least(number: int, least: int = 5) -> int:

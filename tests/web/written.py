@@ -43,5 +43,13 @@ class Written:
         news = News(self._lines.lines(numbered), self._summary.summary())
         await self.journal.append(self.run_id, self._lease, None, news)
 
+    async def leave(self) -> None:
+        """Its engine is gone."""
+        await self.journal.release(self.run_id, self._lease)
+
+    async def go_on(self) -> None:
+        """An engine has it again."""
+        await self.journal.acquire(self.run_id, self._lease)
+
     def skip(self, count: int) -> None:
         self._seq += count

@@ -42,7 +42,7 @@ export class Model {
     }
     if (event.seq <= this.seq) return false;
     this.seq = event.seq;
-    if (["run.started", "run.ended", "gap"].includes(event.type)) return true;
+    if (["run.started", "run.ended", "gap"].includes(event.type) || this.status === "interrupted") return true;
     const at = event.at - this.clock;
     if (event.type === "elements") {
       const node = this.nodes.get(event.node);
@@ -121,7 +121,7 @@ const STATE_OF_END = {
   "node.completed": "completed", "node.failed": "failed", "node.skipped": "skipped",
 };
 
-export const isEnded = (state) => !["pending", "queued", "running"].includes(state);
+export const isEnded = (state) => !["pending", "queued", "running", "interrupted"].includes(state);
 
 export const endedOf = (elements) =>
   elements.completed + elements.failed + elements.skipped + elements.cancelled;
@@ -140,7 +140,7 @@ export function spansOf(node, now) {
   const spans = [];
   let at = node.ready;
   for (const [sent, begun, ended] of attempts) {
-    const began = begun ?? (node.state === "queued" && ended === end ? ended : sent);
+    const began = begun ?? (["queued", "interrupted"].includes(node.state) && ended === end ? ended : sent);
     for (const [part, from, to] of [["waiting", at, sent], ["sending", sent, began], ["running", began, ended]]) {
       if (from !== null && to !== null && to > from) spans.push([part, from, to]);
     }

@@ -52,7 +52,7 @@ function valuePart(value) {
 }
 
 function elementsPart(node, select) {
-  const states = ["completed", "failed", "running", "queued", "skipped", "cancelled"];
+  const states = ["completed", "failed", "running", "queued", "skipped", "cancelled", "interrupted"];
   const present = states.filter((state) => node.elements[state]);
   return html`
     <h3>${node.elements.known} elements</h3>

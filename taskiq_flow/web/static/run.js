@@ -91,7 +91,8 @@ export class RunPage {
     if (document.hidden || !this.model || !["running", "interrupted"].includes(this.model.status)) return;
     try {
       const report = await get(`${runPath(this.run)}/report`);
-      Object.assign(this.model, { sentence: report.sentence, status: report.status });
+      if (report.status !== this.model.status) this.stream.start(); // and what became of the nodes
+      else this.model.sentence = report.sentence;
     } catch {
       return;
     }
