@@ -21,7 +21,9 @@ from taskiq_flow import (
     MemoryJournal,
     NodeBegan,
     NodeCompleted,
+    NodeFailed,
     NodeStarted,
+    RunFinished,
     RunReader,
     RunStarted,
     RunView,
@@ -249,10 +251,59 @@ async def test_what_was_in_flight_when_the_engine_died_is_shown_as_interrupted(
         (row,) = await seen.page.locator("#timeline li", has_text="load").all_inner_texts()
         assert row.split()[0] == "!"
         assert "interrupted" in await seen.page.locator(".top").inner_text()
-        assert await seen.count(".running, .queued") == 0
+        assert await seen.count(".sign.running, .box.running, rect.queued") == 0
         await run.go_on()
         await run.write(NodeCompleted("r1", 2.0, "load", "", None))  # an engine has it after all
         await seen.wait("document.querySelectorAll('.box.completed').length == 1")
+        assert seen.complaints == []
+
+
+async def write_run(journal: MemoryJournal, run_id: str, seconds: float) -> None:
+    """A run of a graph of one node, which failed after some seconds."""
+    run = Written(journal, run_id, name="nightly")
+    await run.begin(
+        RunStarted(run_id, 0.0, ("load",), 1.7e9),
+        NodeStarted(run_id, 0.0, "load", ""),
+        NodeBegan(run_id, 1.0, "load", "", "w"),
+        NodeFailed(run_id, seconds, "load", "", ValueError("no"), 1),
+        RunFinished(run_id, seconds, "failed", None),
+    )
+
+
+ENDS = """[...document.querySelectorAll('rect.last, rect.failed')].map(
+    ({x, width}) => x.baseVal.value + width.baseVal.value)"""
+
+
+async def test_a_run_is_compared_with_one_of_those_before_it(serve: Serve) -> None:
+    journal = MemoryJournal()
+    for run_id, seconds in (("r1", 20.0), ("r2", 5.0), ("r3", 10.0), ("r4", 10.0)):
+        await write_run(journal, run_id, seconds)
+    site = await serve(runs_app(journal))
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.goto(f"{site.base}/?run=r3")
+        choice = seen.page.get_by_label("Compare with")
+        await seen.wait("document.querySelectorAll('option').length == 3")
+        texts = [
+            text.split(" · ")[0].strip()
+            for text in await choice.locator("option").all_inner_texts()
+        ]
+        assert texts == ["compare with…", "✗ r2", "✗ r1"]
+        await choice.select_option("r1")
+        for _ in ("chosen", "read from the address"):
+            await seen.wait("document.querySelectorAll('rect.last').length == 2")
+            assert "with=r1" in seen.page.url
+            assert "r1: begin and end, 20.0 s in all" in await seen.page.inner_text(".legend")
+            failed, *ticks = await seen.page.evaluate(ENDS)
+            assert ticks[0] < failed < ticks[1] <= 1000  # the axis has room for the longer run
+            await seen.page.reload()
+        await seen.wait("document.querySelectorAll('rect.last').length == 2")
+        await choice.select_option("")
+        await seen.wait("document.querySelectorAll('rect.last').length == 0")
+        assert "with=" not in seen.page.url
+        await seen.goto(f"{site.base}/?run=r1&with=r4")  # a later one, by its address
+        await seen.wait("document.querySelectorAll('rect.last').length == 2")
+        assert await choice.input_value() == "r4"
         assert seen.complaints == []
 
 

@@ -13,12 +13,16 @@ class Written:
     """One such run."""
 
     def __init__(
-        self, journal: EventJournal, run_id: str = "r1", lease_seconds: float = 60
+        self,
+        journal: EventJournal,
+        run_id: str = "r1",
+        lease_seconds: float = 60,
+        name: str | None = None,
     ) -> None:
         self.journal, self.run_id = journal, run_id
         self._lease = Lease("test", lease_seconds)
         self._lines = LineWriter(run_id)
-        self._summary = SummaryWriter(run_id, Head())
+        self._summary = SummaryWriter(run_id, Head(name))
         self._seq = 0
 
     async def begin(self, *events: Event) -> None:
