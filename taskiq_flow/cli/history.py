@@ -66,18 +66,20 @@ async def list_runs(
     *,
     status: RunState | None,
     name: str | None,
+    tag: str | None,
     since: datetime | None,
     limit: int,
     json_lines: bool,
 ) -> Code:
     """Write a line for each run, the newest first."""
     async with reader_of(journal) as reader:
-        runs = await reader.runs(status=status, name=name, since=since, limit=limit)
+        runs = await reader.runs(status=status, name=name, tag=tag, since=since, limit=limit)
     if json_lines:
         for run in runs:
             show_json(run)
     elif runs:
-        heads = ("", "run", "status", "started", "took", "done", "graph")
+        tags = "tags" if any(run.tags for run in runs) else ""
+        heads = ("", "run", "status", "started", "took", "done", "graph", tags)
         rows: list[Row] = [[Text(head, style="dim") for head in heads]]
         show_table([*rows, *map(_row_of_run, runs)], most_important=(0, 1, 2))
     else:
@@ -98,6 +100,7 @@ def _row_of_run(run: RunSummary) -> Row:
         took,
         done,
         one_line(run.name or ""),
+        one_line(", ".join(run.tags)),
     ]
 
 
@@ -148,6 +151,7 @@ def _show_state(run: RunSummary, view: RunView) -> None:
     status_says_it = view.status != "failed" or "failed" in view.counts
     facts = {
         "graph": run.name and one_line(run.name),
+        "tags": one_line(", ".join(run.tags)),
         "started": run.started and _when(run.started),
         "sessions": _sessions_text(run, view),
         "engine": run.host and f"{run.host}, process {run.pid}",

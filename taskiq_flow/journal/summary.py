@@ -36,7 +36,8 @@ class RunSummary:
     elements, or as one if it has failed or was skipped as a whole; ``completed``, ``failed`` and
     ``skipped`` of them have ended. ``host``, ``pid``: of the engine. ``parent``: the run of which
     it is a rerun. ``is_resumable``: whether its values are in the journal. ``owner``: whoever has
-    its lease, which is valid for ``lease_left`` more seconds unless it is renewed.
+    its lease, which is valid for ``lease_left`` more seconds unless it is renewed. ``tags``: of the
+    engines that have run it.
 
     >>> journal = MemoryJournal()
     >>> dag = DAGBuilder("letters").node(str.upper, inputs=["text"]).build()
@@ -63,6 +64,10 @@ class RunSummary:
     is_resumable: bool = True
     owner: str | None = None
     lease_left: float = 0.0
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tags", tuple(self.tags))  # a journal may have read a list
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class SummaryWriter:
         self._levels: dict[str, int] = {}
         self._elements: dict[str, ElementsView] = {}
         self._is_continued = False
+        self._tags: tuple[str, ...] = ()
         self._offset: float | None = None  # between ``Event.at`` and ``started`` or ``ended``
         self._total = self._completed = self._failed = self._skipped = 0
 
@@ -97,6 +103,7 @@ class SummaryWriter:
         self.seq, self.started = earlier.seq, earlier.started or self.started
         name = earlier.name if self._head.name is None else self._head.name
         self._head = replace(self._head, name=name, parent=earlier.parent)
+        self._tags = earlier.tags
         self._total, self._completed = earlier.total, earlier.completed
         self._failed, self._skipped = earlier.failed, earlier.skipped
 
@@ -118,6 +125,9 @@ class SummaryWriter:
 
     def _begin(self, event: RunStarted) -> None:
         """An engine begins, or goes on: it tells once more of what earlier ones have completed."""
+        if self._head.name is None:
+            self._head = replace(self._head, name=event.name)
+        self._tags = tuple(dict.fromkeys((*self._tags, *event.tags)))
         # A run has taken as long as its events say, whenever they are written.
         self._offset = (event.time if self._is_continued else self.started) - event.at
         self._levels = dict(event.mapped)
@@ -172,6 +182,7 @@ class SummaryWriter:
             self._pid,
             None if self._head.parent is None else printable(self._head.parent),
             self._head.is_resumable,
+            tags=tuple(map(printable, self._tags)),
         )
 
     _APPLY: ClassVar[Mapping[type, Callable[[SummaryWriter, Any], None]]] = {

@@ -121,6 +121,7 @@ class Api:
         found = await self._hub.reader.runs(
             status=cast("RunState | None", status),
             name=query.get("name"),
+            tag=query.get("tag"),
             since=_moment(query.get("since"), "since"),
             before=_moment(query.get("before"), "before"),
             limit=int(limit),

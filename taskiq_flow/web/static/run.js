@@ -341,7 +341,8 @@ export class RunPage {
         ${model ? html`<p class="facts">${status(model.status)} · ${duration(model.now)}
           · ${model.progress.join("/")}
           ${model.failures ? html` · <span class="sign failed">✗ ${model.failures} failed</span>` : nothing}
-          ${model.name ? html` · <bdi>${model.name}</bdi>` : nothing}</p>` : nothing}
+          ${model.name ? html` · <bdi>${model.name}</bdi>` : nothing}
+          ${model.tags.map((tag) => html`<bdi class="tag">${tag}</bdi> `)}</p>` : nothing}
         <p class="quiet" role="status">${this.connection}</p>
         ${this.buttons("Rerun…")}
         ${this.about.control && model && model.status !== "running" ? html`<button @click=${() => this.delete()}>Delete</button>` : nothing}
