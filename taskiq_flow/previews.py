@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -146,6 +147,14 @@ def one_line(text: str) -> str:
         return text
     shown = (c if c.isprintable() or c in "\u200d\u200c" else repr(c)[1:-1] for c in text)
     return printable("".join(shown))
+
+
+_ABOUT_RESULTS = re.compile(r"; results of what had completed are in \.results: \d+")
+
+
+def without_python(message: str) -> str:
+    """An error's message without what only a program can do with the error."""
+    return _ABOUT_RESULTS.sub("", message)
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from rich.text import Text
 
-from taskiq_flow.cli.exits import Code, CommandError, code_of_run, of_the_users, without_python
+from taskiq_flow.cli.exits import Code, CommandError, code_of_run, of_the_users
 from taskiq_flow.cli.output import STYLES, Row, say, show, show_json, show_table, sign, width
 from taskiq_flow.cli.running import Signals
 from taskiq_flow.cli.timeline import report_lines
@@ -156,7 +156,7 @@ def _show_state(run: RunSummary, view: RunView) -> None:
         "sessions": _sessions_text(run, view),
         "engine": run.host and f"{run.host}, process {run.pid}",
         "again from": run.parent and one_line(run.parent),
-        "error": "" if status_says_it else without_python(error_text(view.error)),
+        "error": "" if status_says_it else error_text(view.error),
     }
     for fact, text in facts.items():
         if text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from taskiq_flow.previews import duration, one_line
+from taskiq_flow.previews import duration, one_line, without_python
 from taskiq_flow.views.node_view import ElementsView, NodeView
 from taskiq_flow.views.run_view import RunView
 
@@ -32,7 +32,7 @@ def error_text(error: dict[str, str] | None) -> str:
     """An error's type, and the first line of its message."""
     if error is None:
         return ""
-    first = error["message"].strip().partition("\n")[0][:_LONGEST_ERROR]
+    first = without_python(error["message"]).strip().partition("\n")[0][:_LONGEST_ERROR]
     return one_line(f"{error['type']}: {first}" if first else error["type"])
 
 

@@ -64,10 +64,11 @@ function elementsPart(node, select) {
 }
 
 function spansPart(node) {
+  const isOfOne = !node.elements; // the spans of a mapped node are of no attempt
   return html`<h3>Times</h3>
-    <table><thead><tr><th>attempt</th><th>part</th><th>from</th><th>for</th></tr></thead><tbody>
+    <table><thead><tr>${isOfOne ? html`<th>attempt</th>` : nothing}<th>part</th><th>from</th><th>for</th></tr></thead><tbody>
     ${node.spans.slice(-60).map((span) => html`<tr>
-      <td>${span.attempt || ""}</td><td>${span.part === "sending" ? "queued" : span.part}</td>
+      ${isOfOne ? html`<td>${span.attempt || ""}</td>` : nothing}<td>${span.part === "sending" ? "queued" : span.part}</td>
       <td>${duration(span.start)}</td><td>${duration(span.end - span.start)}</td></tr>`)}
     </tbody></table>`;
 }

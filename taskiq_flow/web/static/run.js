@@ -11,6 +11,7 @@ import { Timeline } from "./timeline.js";
 const DRAW_EVERY = 100;
 const REPORT_EVERY = 5000;
 const MOST_EARLIER = 50;
+const ABOUT_RESULTS = /; results of what had completed are in \.results: \d+/; // for programs
 
 export class RunPage {
   constructor(root, run, about) {
@@ -351,7 +352,7 @@ export class RunPage {
       <main class="run ${this.tall ?? ""} ${this.node === null ? "" : "with-panel"}">
         <div class="notices">
           ${this.notice ? html`<p class="notice" role="alert">${this.notice}</p>` : nothing}
-          ${model?.error ? html`<p class="error"><strong>✗ ${model.error.type}</strong>${model.error.message ? `: ${model.error.message}` : ""}</p>` : nothing}
+          ${model?.error ? html`<p class="error"><strong>✗ ${model.error.type}</strong>${model.error.message ? `: ${model.error.message.replace(ABOUT_RESULTS, "")}` : ""}</p>` : nothing}
           ${model ? html`<p class="sentence">${model.sentence.replaceAll(" -> ", " → ")}</p>` : nothing}
           ${model?.missed ? html`<p class="quiet">${model.missed} events are missing.</p>` : nothing}
         </div>
