@@ -202,9 +202,13 @@ class ElementsView:
             return NodeView(name)
         return record
 
-    def end(self, state: NodeState) -> None:
-        """Count an element that has ended, and of which there was no record."""
+    def see(self) -> None:
+        """Count an element that is new, and of which there is no record."""
         self._seen += 1
+
+    def end(self, state: NodeState, *, is_seen: bool = False) -> None:
+        """Count an element that has ended, and of which there was no record."""
+        self._seen += not is_seen
         self.count(state, 1)
 
     def tell(self, depth: int, count: int) -> None:

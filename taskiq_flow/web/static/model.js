@@ -22,15 +22,16 @@ export class Model {
   get progress() {
     let [ended, known] = [0, 0];
     for (const { state, elements } of this.nodes.values()) {
-      ended += elements ? endedOf(elements) : Number(isEnded(state));
-      known += elements ? elements.known : 1;
+      const isWhole = !elements || (!elements.known && ["failed", "skipped"].includes(state));
+      ended += isWhole ? Number(isEnded(state)) : endedOf(elements);
+      known += isWhole ? 1 : elements.known;
     }
     return [ended, known];
   }
 
   /** How many nodes and elements have failed. */
   get failures() {
-    return [...this.nodes.values()].reduce((sum, { state, elements }) => sum + (elements?.failed ?? Number(state === "failed")), 0);
+    return [...this.nodes.values()].reduce((sum, { state, elements }) => sum + (elements?.known ? elements.failed : Number(state === "failed")), 0);
   }
 
   /** Take in an event. Returns whether a new snapshot is needed. */
