@@ -307,6 +307,27 @@ async def test_a_run_is_compared_with_one_of_those_before_it(serve: Serve) -> No
         assert seen.complaints == []
 
 
+async def test_a_click_on_a_tag_finds_the_runs_that_have_it(serve: Serve) -> None:
+    journal = MemoryJournal()
+    dag = DAGBuilder("one").node(abs, inputs=["x"]).build()
+    odd = "a&b=c?d#e/f%20 <b>"
+    for run_id, tags in (("r1", [odd]), ("r2", ["plain"]), ("r3", [odd, "plain"])):
+        engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, tags=tags)
+        await engine.execute({"x": 1}, run_id=run_id)
+    site = await serve(runs_app(journal))
+    found = await site.json("/api/v1/runs", params={"tag": odd})
+    assert [run["run"] for run in found["runs"]] == ["r3", "r1"]
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.goto(site.base)
+        await seen.wait(LISTED)
+        await seen.page.get_by_role("button", name=odd).first.click()
+        await seen.wait("document.querySelectorAll('table.runs tbody tr').length == 2")
+        assert "run=" not in seen.page.url
+        assert await seen.page.locator("tbody a").all_inner_texts() == ["r3", "r1"]
+        assert seen.complaints == []
+
+
 def at_least(number: int, least: int = 5) -> int:
     if number < least:
         raise ValueError(f"{number} is less than {least}")

@@ -95,6 +95,12 @@ export class RunsPage {
     this.root.querySelector("tr.selected a")?.focus();
   }
 
+  findTag(event, tag) {
+    event.stopPropagation(); // and open no run
+    this.search = tag;
+    this.render();
+  }
+
   open(run) {
     show({ run });
     dispatchEvent(new PopStateEvent("popstate"));
@@ -148,7 +154,8 @@ export class RunsPage {
     return html`<tr class=${run.run === this.selected ? "selected" : ""} @click=${follow}>
       <td class="state"><span class="sign ${run.status}">${SIGNS[run.status]}</span> ${run.status}</td>
       <th scope="row"><a href="?run=${encodeURIComponent(run.run)}"><bdi>${run.run}</bdi></a></th>
-      <td><bdi>${run.name ?? ""}</bdi> ${run.tags.map((tag) => html`<bdi class="tag">${tag}</bdi> `)}</td>
+      <td><bdi>${run.name ?? ""}</bdi> ${run.tags.map((tag) => html`<button class="tag" title="runs with this tag"
+        @click=${(event) => this.findTag(event, tag)}><bdi>${tag}</bdi></button> `)}</td>
       <td class="number">${ago(run.started)}</td>
       <td class="number">${seconds !== null && seconds >= 0 ? duration(seconds) : ""}</td>
       <td class="number">${run.completed + run.failed + run.skipped}/${run.total}
