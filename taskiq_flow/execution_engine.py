@@ -48,6 +48,7 @@ from taskiq_flow.engine.arguments import (
     check_resume,
     checked_listeners,
     checked_lost_after,
+    checked_tags,
     id_or_new,
     isolation_of,
     reference_above,
@@ -121,6 +122,8 @@ class ExecutionEngine:
     own, and NumPy arrays cannot be written to. ``"shared"``: all takers have the same object.
     ``"encoded"``: each taker is given what a worker elsewhere would be, to rehearse that.
 
+    ``tags``: texts by which its runs are found among others, as ``RunReader.runs(tag=)`` does.
+
     ``type_check``: what is done about two nodes whose annotations contradict each other. ``"warn"``
     issues a ``TypeMismatchWarning``, ``"error"`` raises ``TypeMismatchError``, ``"off"`` does not
     compare them. They are compared here, and by the next run when the graph was changed.
@@ -153,6 +156,7 @@ class ExecutionEngine:
         values: Sharing = "isolated",
         order: Order = "critical_path",
         type_check: TypeCheck = "warn",
+        tags: Iterable[str] = (),
     ) -> None:
         check_broker(broker)
         check_graph(dag)
@@ -181,6 +185,8 @@ class ExecutionEngine:
             time_limit("run_timeout", run_timeout),
             reference_above(pass_by),
             isolation_of(values, codec, classes),
+            dag.name,
+            checked_tags(tags),
         )
         journal = as_journal(journal)
         serializer = JSONSerializer() if journal is None else journal.serializer
@@ -202,6 +208,7 @@ class ExecutionEngine:
             "values": values,
             "order": order,
             "type_check": type_check,
+            "tags": settings.tags,
         }
         self._broker = broker
         self._dag = dag

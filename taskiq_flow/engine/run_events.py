@@ -58,8 +58,10 @@ class RunEvents(Generic[N]):
 
     # The run
 
-    def started(self, spec: RunSpec[N], *, in_memory: bool) -> None:
-        """The run begins. ``in_memory``: on an ``InMemoryBroker``."""
+    def started(
+        self, spec: RunSpec[N], name: str | None, tags: tuple[str, ...], *, in_memory: bool
+    ) -> None:
+        """The run begins. ``name``: of its graph; ``in_memory``: on an ``InMemoryBroker``."""
         graph = spec.describe()
         mapped = {} if spec.elements is None else spec.elements.mapped
         self.listeners.tell(
@@ -79,6 +81,8 @@ class RunEvents(Generic[N]):
                 graph.outputs,
                 kind=graph.kind,
                 in_memory=in_memory,
+                name=name,
+                tags=tags,
             )
         )
 

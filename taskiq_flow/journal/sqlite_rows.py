@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,6 +18,9 @@ ADDED_COLUMNS = (
 )
 """Columns of ``runs`` that a file of format 1 lacks. Its runs have no ``status``."""
 
+TAGS_COLUMN = "tags TEXT"
+"""A column that earlier files of format 2 lack: a list as JSON. Earlier versions pass over it."""
+
 ADDED_TABLES = """
 CREATE TABLE events (
     run INTEGER NOT NULL, last INTEGER NOT NULL, lines BLOB NOT NULL, PRIMARY KEY (run, last)
@@ -26,7 +30,7 @@ CREATE INDEX runs_by_start ON runs (started);
 
 _COLUMNS = (
     *("status", "name", "started", "ended", "seq", "total", "completed", "failed", "skipped"),
-    *("host", "pid", "parent", "is_resumable"),
+    *("host", "pid", "parent", "is_resumable", "tags"),
 )
 _ASSIGNED = ", ".join(f"{column} = ?" for column in _COLUMNS)
 _SELECT = f"SELECT run_id, owner, expires, {', '.join(_COLUMNS)} FROM runs"  # noqa: S608
@@ -113,7 +117,8 @@ def summaries(
 
 
 def _values(summary: RunSummary) -> list[Any]:
-    return [getattr(summary, column) for column in _COLUMNS]
+    values = [getattr(summary, column) for column in _COLUMNS[:-1]]
+    return [*values, json.dumps(summary.tags) if summary.tags else None]
 
 
 def _read(found: Iterable[tuple[Any, ...]], now: float) -> Iterator[RunSummary]:
@@ -123,6 +128,7 @@ def _read(found: Iterable[tuple[Any, ...]], now: float) -> Iterator[RunSummary]:
             columns = {"status": "running"}
         else:
             columns["is_resumable"] = bool(columns["is_resumable"])
+            columns["tags"] = json.loads(columns["tags"] or "[]")
         is_held = owner is not None and expires > now and not is_gone(owner)
         left = expires - now if is_held else 0.0
         yield RunSummary(decoded(run_id), owner=owner, lease_left=left, **columns)

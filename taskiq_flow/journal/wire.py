@@ -167,6 +167,8 @@ def _run_started(run_id: str, e: Content) -> Event:
         seq=e["seq"],
         kind=e.get("kind", "dataflow"),
         in_memory=e.get("in_memory", False),
+        name=e.get("name"),
+        tags=tuple(e.get("tags", ())),
     )
 
 

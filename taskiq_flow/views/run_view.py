@@ -39,7 +39,7 @@ from taskiq_flow.views.node_view import (
 )
 
 RunStatus = Literal["pending", "running", "interrupted", "completed", "failed", "cancelled"]
-"""``"interrupted"``: no engine has the run any more. No event tells so; ``RunReader`` does."""
+"""``"interrupted"``: no engine has the run any more. No event tells so: see ``note_status``."""
 
 _STATES: tuple[NodeState, ...] = get_args(NodeState)
 
@@ -170,6 +170,8 @@ class RunView:
             ):
                 continue
             self.seq, self.at = seq or before, at
+            if self.status != "running":
+                self.note_status("running")
             kind = type(event)
             if kind not in _FREQUENT or event.index is not None:
                 self._APPLY[kind](self, event)
@@ -186,6 +188,19 @@ class RunView:
             else:
                 self._end_attempt(node, event.attempt, "completed", at)
                 node.keep(event.source, event.result)
+
+    def note_status(self, status: RunStatus) -> None:
+        """Take in the status of the run's summary, as no event tells that its engine is gone.
+
+        What is in flight is ``"interrupted"`` then, until the next event. Of a run that has ended,
+        the events have told the status.
+        """
+        if self.ended_at is not None or status == self.status:
+            return
+        if "interrupted" in (self.status, status):
+            for node in self.nodes.values():
+                self._note_engine(node, is_gone=status == "interrupted")
+        self.status = status
 
     # The run
 
@@ -207,8 +222,6 @@ class RunView:
                 return False
             if not isinstance(event, Gap):
                 self.missed += seq - self.seq - 1
-        if self.status == "pending":
-            self.status = "running"
         return True
 
     def _begins_session(self, event: Event) -> bool:
@@ -245,6 +258,17 @@ class RunView:
 
     def _missed(self, event: Gap) -> None:
         self.missed += event.missed
+
+    def _note_engine(self, node: NodeView, *, is_gone: bool) -> None:
+        """The engine of a node is gone, or has the node again: so have its elements in flight."""
+        if (elements := node.elements) is not None:
+            for record in elements.records.values():
+                if (state := record.state_of_flight(is_gone=is_gone)) is not None:
+                    elements.count(record.state, -1)
+                    elements.count(state, 1)
+                    record.state = state
+        if (state := node.state_of_flight(is_gone=is_gone)) is not None:
+            self._change(node, state)
 
     # Nodes and elements
 

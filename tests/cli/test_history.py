@@ -42,6 +42,19 @@ def journal(folder: Path, run: Run) -> Path:
     return folder / "runs.db"
 
 
+def test_runs_are_found_by_their_tags(journal: Path, run: Run) -> None:
+    tags = ("--tag", "customer 7", "--tag", "trial")
+    run("run", "flows:nightly", "-i", "url=a.org", "--run-id", "tagged", "-q", *tags, *JOURNAL)
+    heads, tagged, bad, _ = run("runs", *JOURNAL).lines
+    assert heads.split()[-1] == "tags"
+    assert tagged.endswith("customer 7, trial")
+    assert not bad.endswith("trial")
+    (only,) = run("runs", *JOURNAL, "--json-lines", "--tag", "customer 7").lines
+    assert json.loads(only)["tags"] == ["customer 7", "trial"]
+    assert "tags       customer 7, trial" in run("show", "tagged", *JOURNAL).output
+    assert run("runs", *JOURNAL, "--json-lines", "--tag", "customer").lines == []
+
+
 def test_runs_are_listed_shown_and_deleted(journal: Path, run: Run) -> None:
     heads, bad, good = run("runs", *JOURNAL).lines
     assert heads.split() == ["run", "status", "started", "took", "done", "graph"]
@@ -119,10 +132,10 @@ async def test_what_was_in_flight_when_the_engine_went_does_not_run_any_more(
     reader = RunReader(journal)
     history._show_state(await reader.run("r"), await reader.view("r"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("2 unfinished")
+    assert lines[0].endswith("2 interrupted")
     assert [line.split(maxsplit=2) for line in lines[-2:]] == [
-        ["⊘", "read", "1/9, 2 unfinished"],
-        ["⊘", "load", "unfinished"],
+        ["!", "read", "interrupted, 1/9, 2 interrupted"],
+        ["!", "load", "interrupted"],
     ]
 
 

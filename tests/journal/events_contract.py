@@ -11,12 +11,17 @@ import pytest
 from taskiq_flow import EventJournal, Journal, News, RunNotFoundError, RunSummary
 from tests.journal.test_protocol import ODD_RUN_IDS, SHORT, A, B, Store, log_of
 
+TAGS = ("customer 7", "ß")
+
 
 def news(run_id: str, last: int, *, status: str = "running", started: float = 5.0) -> News:
     """News whose only line is event ``last``."""
     return News(
         b"event %d\n" % last,
-        RunSummary(run_id, cast("Any", status), "graph", started, None, last, 4, 3, 2, 1, "h", 7),
+        RunSummary(
+            *(run_id, cast("Any", status), "graph", started, None, last, 4, 3, 2, 1, "h", 7),
+            tags=TAGS,
+        ),
     )
 
 
@@ -65,6 +70,7 @@ class EventJournalContract:
         summary = await other.summary("run")
         assert 0 < summary.lease_left <= A.seconds
         written = news("run", 9, status="failed").summary
+        assert (written.tags, (await other.summaries())[0].tags) == (TAGS, TAGS)
         assert summary == replace(written, owner=A.owner, lease_left=summary.lease_left)
         assert await events_of(journal, "run") == b"event 9\n"
 

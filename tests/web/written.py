@@ -13,12 +13,16 @@ class Written:
     """One such run."""
 
     def __init__(
-        self, journal: EventJournal, run_id: str = "r1", lease_seconds: float = 60
+        self,
+        journal: EventJournal,
+        run_id: str = "r1",
+        lease_seconds: float = 60,
+        name: str | None = None,
     ) -> None:
         self.journal, self.run_id = journal, run_id
         self._lease = Lease("test", lease_seconds)
         self._lines = LineWriter(run_id)
-        self._summary = SummaryWriter(run_id, Head())
+        self._summary = SummaryWriter(run_id, Head(name))
         self._seq = 0
 
     async def begin(self, *events: Event) -> None:
@@ -42,6 +46,14 @@ class Written:
         self._summary.apply(numbered)
         news = News(self._lines.lines(numbered), self._summary.summary())
         await self.journal.append(self.run_id, self._lease, None, news)
+
+    async def leave(self) -> None:
+        """Its engine is gone."""
+        await self.journal.release(self.run_id, self._lease)
+
+    async def go_on(self) -> None:
+        """An engine has it again."""
+        await self.journal.acquire(self.run_id, self._lease)
 
     def skip(self, count: int) -> None:
         self._seq += count
