@@ -268,7 +268,7 @@ class RunView:
                     elements.count(state, 1)
                     record.state = state
         if (state := node.state_of_flight(is_gone=is_gone)) is not None:
-            self._change(node, state)
+            node.state = state
 
     # Nodes and elements
 
