@@ -94,16 +94,21 @@ class ElementEnds:
 
     def end(self, mapped: Mapped, path: Path, *, has_failures: bool) -> None:
         """All that a node has at a path has ended. Count it in the list around it."""
-        holder = mapped.holders[len(path) - 1]
-        if has_failures and holder is not None and len(path) == 1 and self._tells_positions:
-            holder.failed.add(path)
+        prefix = path[:-1]
+        holder = mapped.holders[len(prefix)]
         if holder is not None:  # before the positions around it end, with which all of it goes
-            self._count_down(holder, path, mapped)
-        around = mapped.within.get(path[:-1])
+            if has_failures and not prefix and self._tells_positions:
+                holder.failed.add(path)
+            alive = holder.alive[path]
+            alive.discard(mapped)
+            if not alive:
+                self._release(holder, path)
+        around = mapped.within.get(prefix)
         if around is not None:
             around.ended += 1
             around.has_failures = around.has_failures or has_failures
-            self.check(mapped, path[:-1])
+            if around.ended >= around.row.known:  # else others are left, also if it has an end
+                self.check(mapped, prefix)
 
     def check(self, mapped: Mapped, path: Path) -> None:
         """End the list of a node's elements within a path if all of them have ended."""
@@ -164,8 +169,10 @@ class ElementEnds:
         for group in mapped.holders:
             if group is not None:
                 group.held.remove(mapped)
-                for path in list(group.alive):
-                    self._count_down(group, path, mapped)
+                for path, alive in list(group.alive.items()):
+                    alive.discard(mapped)
+                    if not alive:
+                        self._release(group, path)
 
     def never_reach(self, group: Group, prefix: Path, outcome: int) -> None:
         """There will be no list at a position: each node within ends there, once."""
@@ -224,15 +231,9 @@ class ElementEnds:
             self._ready.forget(gathering)
             self._listener.skip(never_run)
 
-    def _count_down(self, group: Group, path: Path, mapped: Mapped) -> None:
-        alive = group.alive[path]
-        alive.discard(mapped)
-        if not alive:
-            del group.alive[path]
-            self._release(group, path)
-
     def _release(self, group: Group, path: Path) -> None:
         """Drop what is at a position of which everything has ended."""
+        del group.alive[path]
         if self._tells_positions and group.depth == 1 and group.members:
             self._tell_position(group, path)
         self._values.drop(group, path, self._listener.forget)

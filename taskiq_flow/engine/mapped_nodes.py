@@ -120,10 +120,13 @@ class MappedNodes:
             limit=limit,
             lists_at=spec.lists_at,
             items=bool(spec.items),
+            is_resumed=self._is_resumed,
             tells_positions=log is not None or spec.ahead is not None,
             passed_over={} if passed_over is None else passed_over.positions,
         )
         state.elements = self._elements.values
+        self.room = self._elements.room
+        self.pop: Callable[[], Any] = self._elements.pop
         self._feeders = [
             self._feeder(key, source.items)
             for key, source in spec.sources.items()
@@ -153,9 +156,9 @@ class MappedNodes:
             feeder.start()
 
     @property
-    def waits_for_reader(self) -> bool:
-        """Whether more elements would be let in if the reader had read more."""
-        return self._elements.room.waits_for_reader
+    def reads_async_sources(self) -> bool:
+        """Whether ``make_room`` has anything to do."""
+        return bool(self._feeders)
 
     def make_room(self) -> None:
         """Elements have ended, or were read: look again whether sources may be read further."""
@@ -180,12 +183,9 @@ class MappedNodes:
             except Exception:  # of the generator's own code; the run has ended already
                 logger.exception("a source of run %r raised when it was closed", self._state.run_id)
 
-    def pop(self) -> Any:
-        """Start the next node. ``None`` if none may start now."""
-        node = self._elements.pop()
-        if node is None and (self._elements.has_more or self._ready.exhausted):
-            self._loop.call_soon(self._caller.advance)
-        return node
+    def look_again(self) -> None:
+        """Call ``pop`` again soon, or end the run."""
+        self._loop.call_soon(self._caller.advance)
 
     # Generators
 
@@ -243,28 +243,28 @@ class MappedNodes:
 
     def inputs(self, node: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The inputs of a node by key. ``values``: of the nodes that are whole."""
-        if node.join == "ended" and self._state.partial:
+        if self._state.partial and node.join == "ended":
             values = ChainMap(self._state.partial, self._state.values)
-        return node.inputs(values) if isinstance(node, Element) else values
+        return self._elements.values.inputs(node, values) if isinstance(node, Element) else values
 
-    def store(self, node: Any, value: Any, values: dict[str, Any]) -> Any:
+    def store(self, node: Any, value: Any) -> Any:
         """Store what a node gives. Returns what its reader is given, or ``DECLINED``.
 
-        Raises ``OutputShapeError``, with ``values`` unchanged.
+        Raises ``OutputShapeError``, with nothing stored.
         """
-        if self.gives_items(node):
+        if self._plan.generators and self.gives_items(node):
             return self._all_items(node, value)
         if isinstance(node, Element):
             if (key := node.node.filtered) is not None:
                 value = self._elements.values.mapped_value(node, key) if value else ABSENT
                 if value is ABSENT:
                     return DECLINED
-            node.store(value, values)
+            self._elements.values.store(node, value)
             return value
         stored: dict[str, Any] = {}
         node.store(value, stored)
         self._elements.lists.check(stored, node.outputs, node)
-        values.update(stored)
+        self._state.values.update(stored)
         return value
 
     def _all_items(self, node: Any, value: Any) -> int:
@@ -298,7 +298,9 @@ class MappedNodes:
         """Under ``"collect"``, an element has failed, or was skipped because of a failure."""
         if self._spec.lists_at is not None:
             node = self._plan.generators.get(element.node, element.node)
-            self._missing.setdefault(node, Cells()).put(element.path, what)
+            cells = self._missing.setdefault(node, Cells())
+            if cells.place_of(element.path) == element.path:  # else all around it is missing
+                cells.put(element.path, what)
 
     # For the elements
 

@@ -177,6 +177,8 @@ class Run(Generic[N]):
         self._wake: Callable[[], None] = self._start_loop.wake
         self._send: Callable[[NodeRun[N]], RestOfStart | None] = self._sender.send
         self._deliver: Callable[[Any, Any], None] = self.stream.deliver
+        self._store: Callable[[Any, Any], Any] = self._store_whole
+        self._note_end: Callable[[Any], None] = self._needs_no_note
 
     def _ready_set(self) -> ReadySet[Any]:
         spec = self._spec
@@ -468,12 +470,12 @@ class Run(Generic[N]):
     def _begin(self) -> None:
         """Begin to read the run's sources, if it has any."""
 
-    def _store(self, node: N, value: Any) -> Any:
+    def _store_whole(self, node: N, value: Any) -> Any:
         """Store what a node gives. Returns what its reader gets, or ``DECLINED``."""
         node.store(value, self._values)
         return value
 
-    def _note_end(self, node: N) -> None:
+    def _needs_no_note(self, node: N) -> None:
         """The ready set has been told that a node has ended."""
 
     def _go_on(self, node_run: NodeRun[N]) -> None:
