@@ -11,7 +11,6 @@ in all threads; of those that are passed over, also what the process has grown b
 from __future__ import annotations
 
 import asyncio
-import resource
 import statistics
 import sys
 import tempfile
@@ -132,8 +131,13 @@ class Watch:
 
 
 def megabytes() -> float:
-    """The most that this process has taken."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most that this process has taken; 0 where that is not told, which only Linux does.
+
+    ``getrusage`` would count what the process had taken from which this one was forked.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="ascii").splitlines() if status.exists() else []
+    return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 async def resume(folder: str, kind: str, count: int, run_id: str) -> tuple[float, float]:

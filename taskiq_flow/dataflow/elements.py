@@ -399,7 +399,10 @@ class Elements:
             group.alive[path] = set(group.held)
         if group.passed_over and path[-1] in group.passed_over:
             self._pass_over(group, path)
-            return
+        else:
+            self._add_elements(group, path)
+
+    def _add_elements(self, group: Group, path: Path) -> None:
         never_run: list[Element] = []
         for mapped in group.members:
             if mapped.is_dead:
