@@ -246,8 +246,9 @@ class NodeCompleted(_NodeEvent):
     """A node has its result. ``source``: where it came from.
 
     ``result`` is the value itself, which the reader and other listeners may hold too: do not change
-    it. ``queued``: seconds from the sending of the attempt until it began, ``ran``: from then on
-    until now; ``None`` where that was not told.
+    it. For an element that a resumed run passes over, it is a ``Preview`` without a text, as nobody
+    asks for the value. ``queued``: seconds from the sending of the attempt until it began, ``ran``:
+    from then on until now; ``None`` where that was not told.
     """
 
     type: ClassVar[str] = "node.completed"

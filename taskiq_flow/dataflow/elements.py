@@ -36,6 +36,9 @@ class Caller(Listener, Reader, Protocol):
     def restored(self, element: Element) -> int | None:
         """Store an element that an earlier engine has completed. ``None`` if none has."""
 
+    def passed_over(self, element: Element) -> None:
+        """An element of a position that is passed over."""
+
     def source_failed(self, error: BaseException) -> None:
         """A source that is mapped over has raised an error."""
 
@@ -49,7 +52,9 @@ class Elements:
     ``sources``: by key, the inputs of the run that are read while it goes on. ``take``: makes of
     such a value one that its source does not change any more. ``limit``: how many nodes may run at
     once. ``lists_at``: how many positions lead to the lists that the reader is given; ``None`` if
-    it is given none. ``items``: whether the reader is given elements.
+    it is given none. ``items``: whether the reader is given elements. ``tells_positions``: whether
+    the run is told of each position of an outermost list that has ended. ``passed_over``: by the
+    first node there, the positions of these at which nothing is left to do.
     """
 
     def __init__(
@@ -65,6 +70,8 @@ class Elements:
         limit: int | None,
         lists_at: int | None,
         items: bool,
+        tells_positions: bool,
+        passed_over: Mapping[str, Collection[int]],
     ) -> None:
         self._are_items_read = items
         self._ready = ready
@@ -80,10 +87,23 @@ class Elements:
             lists_at=lists_at,
         )
         self._mapped, self._groups = groups.mapped, groups.groups
+        for group in groups.roots if passed_over else ():
+            if group.members:
+                name = group.members[0].plan.node.task_name
+                group.passed_over = passed_over.get(name, ())
         self.lists = Lists(plan, groups.axes, sources, take)
         self.values = ElementValues(plan, groups, self.lists, lists_at)
         self.room = Room(plan, groups, self.lists, ready, caller)
-        self.ends = ElementEnds(plan, groups, self.lists, self.values, ready, caller, lists_at)
+        self.ends = ElementEnds(
+            plan,
+            groups,
+            self.lists,
+            self.values,
+            ready,
+            caller,
+            lists_at,
+            tells_positions=tells_positions,
+        )
         self._passed_on = [group for group in self._groups if not group.is_taken]
         self._zips = any(planned.zips for planned in plan.mapped.values())
         self._growing = {
@@ -367,6 +387,9 @@ class Elements:
             self.ends.leave(group, cursor)
         if group.held:
             group.alive[path] = set(group.held)
+        if group.passed_over and path[-1] in group.passed_over:
+            self._pass_over(group, path)
+            return
         never_run: list[Element] = []
         for mapped in group.members:
             if mapped.is_dead:
@@ -380,6 +403,14 @@ class Elements:
             self._caller.skip(never_run)
         for child in group.children:
             self._reach(child, path)
+
+    def _pass_over(self, group: Group, path: Path) -> None:
+        alive = [mapped for mapped in group.tree if not mapped.is_dead]
+        for mapped in alive:
+            if len(mapped.plan.axes) == 1:
+                self._caller.passed_over(Element(mapped.plan.node, path, self.values))
+        for mapped in alive:
+            self.ends.end(mapped, path, has_failures=False)
 
     def _add(self, element: Element, mapped: Mapped) -> bool:
         pending: list[Any] = list(mapped.plan.whole)

@@ -155,7 +155,9 @@ class Group:
     groups that let in the items of generators, of which this one reads the rows. ``parked``: the
     positions of its parent at which its lists are not there yet. ``fixed_by``: how many positions
     of its parent fix its lists. ``rows``: the axes of lists that are dropped with its positions;
-    ``rows_within``: of those that are at places within these.
+    ``rows_within``: of those that are at places within these. ``failed``: the positions of an
+    outermost list at which something has failed. ``passed_over``: those at which all has ended
+    before, and of which nobody needs anything.
     """
 
     def __init__(self, number: int, plan: GroupPlan, members: Sequence[Mapped]) -> None:
@@ -183,6 +185,8 @@ class Group:
         self.room = math.inf
         self.sources: list[str] = []
         self.drops: list[Dropping] = []
+        self.failed: set[Path] = set()
+        self.passed_over: Collection[int] = ()
         self.cursors: dict[Path, Cursor] = {}
         self.root: Cursor | None = None
         self.let_in = 0

@@ -108,7 +108,10 @@ class ReadySet(Generic[N]):
         ready._successors = successors
         ready._joins = dict(joins)
         ready._only_counts = not joins
-        ready._state = state = {node: len(predecessors.get(node, ())) for node in nodes}
+        ready._state = state = dict.fromkeys(nodes, READY)
+        for node, dependencies in predecessors.items():
+            if node in state:
+                state[node] = len(dependencies)
         ready._added = len(state)
         for node in completed:
             state[node] = COMPLETED
@@ -125,8 +128,9 @@ class ReadySet(Generic[N]):
                 for number, (node, waits_for) in enumerate(state.items(), 1)
                 if waits_for != COMPLETED
             }
-        for node in [node for node, waits_for in state.items() if not waits_for]:
-            ready._enqueue(node)
+        for node, waits_for in state.items():
+            if waits_for == READY:
+                ready._queue_up(node)
         return ready
 
     def add(

@@ -245,6 +245,10 @@ class MappedRun(Run[N]):
             return None
         return self._restore(element)
 
+    def skip_again(self, element: Any) -> None:
+        """A condition has skipped an element for an earlier engine."""
+        self._tell_skip(element, *self._state.reason_to_skip(element))
+
     def _restore_started(self, node: Any) -> None:
         """Restore an element that could not be before those that it depends on had ended."""
         is_there = self._restore(node) == COMPLETED

@@ -12,9 +12,11 @@ from typing import Any, ClassVar, Literal
 from taskiq_flow.events import (
     ElementsKnown,
     Event,
+    NodeBegan,
     NodeCompleted,
     NodeFailed,
     NodeSkipped,
+    NodeStarted,
     Outcome,
     RunFinished,
     RunStarted,
@@ -24,6 +26,10 @@ from taskiq_flow.views.node_view import ElementsView, depth_of, name_of_map
 
 RunState = Literal["running", "interrupted", "completed", "failed", "cancelled"]
 """``"interrupted"``: the run has not ended, and no engine has it any more."""
+
+
+_FREQUENT = frozenset({NodeStarted, NodeBegan, NodeCompleted})
+"""Most events. Those of plain nodes change no more than one count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,7 @@ class SummaryWriter:
         self._levels: dict[str, int] = {}
         self._elements: dict[str, ElementsView] = {}
         self._is_continued = False
+        self._is_plain = False  # it is known that no node is mapped
         self._offset: float | None = None  # between ``Event.at`` and ``started`` or ``ended``
         self._total = self._completed = self._failed = self._skipped = 0
 
@@ -102,9 +109,13 @@ class SummaryWriter:
 
     def apply(self, events: Sequence[Event]) -> None:
         """Take in the next events, of which there is one at least."""
-        for event in events:
-            if (apply := self._APPLY.get(type(event))) is not None:
-                apply(self, event)
+        kinds = list(map(type, events))
+        if self._is_plain and _FREQUENT.issuperset(kinds):
+            self._completed += kinds.count(NodeCompleted)
+        else:
+            for kind, event in zip(kinds, events, strict=True):
+                if (apply := self._APPLY.get(kind)) is not None:
+                    apply(self, event)
         self.seq = events[-1].seq
 
     def _complete(self, event: NodeCompleted) -> None:
@@ -122,6 +133,7 @@ class SummaryWriter:
         self._offset = (event.time if self._is_continued else self.started) - event.at
         self._levels = dict(event.mapped)
         self._elements = {name: ElementsView(levels) for name, levels in event.mapped.items()}
+        self._is_plain = not event.mapped
         self._total = len(event.task_names) - len(event.mapped)
         self._completed = self._failed = self._skipped = 0
 

@@ -117,8 +117,9 @@ class NodeView:
             self.earlier = (*self.earlier[1 - MOST_ATTEMPTS :], moments)
         self.send(at, attempt)
 
-    def begin(self, at: float, worker: str) -> None:
+    def begin(self, at: float, worker: str, attempt: int) -> None:
         """A worker has begun the attempt: another one than before, if one had begun it."""
+        self.attempts = max(self.attempts, attempt)
         since = self.sent_at if self.began_at is None else self.began_at
         if since is not None:
             self.sending += at - since

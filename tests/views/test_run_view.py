@@ -87,6 +87,25 @@ def test_a_node_that_has_completed() -> None:
     assert (view.status, view.seconds, view.time) == ("running", 4.0, 1.7e9)
 
 
+async def test_a_batch_of_events_makes_the_same_view_as_each_of_them() -> None:
+    recorder = Recorder()
+    dag = (
+        DAGBuilder()
+        .node(lambda numbers: numbers, name="plain", inputs=["numbers"])
+        .node(float, name="mapped", inputs=["plain"], map_over="plain", fallback=0.0)
+        .node(len, name="after", inputs=["mapped"])
+        .build()
+    )
+    engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[recorder])
+    await engine.execute({"numbers": [1, "x", 3]})
+    at_once = RunView()
+    at_once.apply_all(recorder.events)
+    assert at_once == view_of(*recorder.events)
+    assert at_once.counts == {"completed": 3}
+    with pytest.raises(ValueError, match="give each run a view of its own"):
+        at_once.apply_all([started("a")])
+
+
 def test_attempts_and_the_pauses_between_them_are_told_apart() -> None:
     node = view_of(
         started("a"),
