@@ -86,15 +86,15 @@ class GeneratingRun(MappedRun[N]):
         self._suspended.add(node_run, keeps_gate=True)
         self.advance()
 
-    def _go_on(self, node_run: NodeRun[N]) -> None:
+    def _make_items(self, node_run: NodeRun[N]) -> None:
         if (ended := self._generating.kept_end(node_run)) is not None:
             self.settle(node_run, node_run.task_id, ended)
             return
         self._set_timer(node_run, node_run.on_items(self._loop.time()))
         self._generating.grant(node_run)
 
-    def _drop_inputs_and_claim(self, node_run: NodeRun[N]) -> None:
-        super()._drop_inputs_and_claim(node_run)
+    def _release(self, node_run: NodeRun[N]) -> None:
+        super()._release(node_run)
         self._generating.forget(node_run)
         self._suspended.node_runs.pop(node_run.node, None)
 

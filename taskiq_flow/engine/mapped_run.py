@@ -164,8 +164,8 @@ class MappedRun(Run[N]):
         return self._restore(element)
 
     def skip_again(self, element: Any) -> None:
-        """A condition has skipped an element for an earlier engine."""
-        self._tell_skip(element, *self._state.reason_to_skip(element))
+        """A condition has skipped an element for an earlier engine, and nothing there has failed."""
+        self._tell_skip(element, self._state.skipped_dependencies(element), "condition")
 
     def _restore_started(self, node: Any) -> None:
         """Restore an element that could not be before those that it depends on had ended."""

@@ -72,10 +72,12 @@ class RunHandle(AsyncTaskiqTask[dict[str, Any]]):
         pairs: AsyncGenerator[Pair, None],
         store: StoreResult,
         *,
-        ends: bool,
+        is_finite: bool,
         yields_items: bool,
     ) -> None:
-        self._progress = _Progress(in_progress, store, ends=ends, yields_items=yields_items)
+        self._progress = _Progress(
+            in_progress, store, is_finite=is_finite, yields_items=yields_items
+        )
         self._progress.start(pairs)
         super().__init__(in_progress.run_id, self._progress)
         weakref.finalize(self, self._progress.call, self._progress.drop).atexit = False
@@ -201,16 +203,17 @@ class _PairReader:
 class _Progress(AsyncResultBackend[dict[str, Any]]):
     """What is known of a run, for its handle. It has no reference to the handle.
 
-    ``ends``: whether all inputs that are mapped over have a length. ``outcome``: the run's end.
+    ``is_finite``: whether all inputs that are mapped over have a length. ``outcome``: how the run
+    has ended.
     """
 
     def __init__(
-        self, in_progress: RunInProgress, store: StoreResult, *, ends: bool, yields_items: bool
+        self, in_progress: RunInProgress, store: StoreResult, *, is_finite: bool, yields_items: bool
     ) -> None:
         self._in_progress = in_progress
         self._store = store
-        self._ends = ends
-        self._waits_for_reader = yields_items and not ends
+        self._is_finite = is_finite
+        self._waits_for_reader = yields_items and not is_finite
         self._loop = asyncio.get_running_loop()
         self._begun_at = self._loop.time()
         self._unread: deque[Pair] = deque()
@@ -330,7 +333,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         """Nobody holds the run any more."""
         self._is_dropped = True
         self._unread.clear()
-        if not self._ends:
+        if not self._is_finite:
             self._in_progress.cancel()
         self._make_room()
         self._report()
