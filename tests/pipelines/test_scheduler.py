@@ -27,7 +27,7 @@ from taskiq_flow import (
     PipelineTrackingManager,
 )
 from taskiq_flow.pipelines.jobs import NEVER, MemorySchedules
-from taskiq_flow.testing import LocalBroker
+from taskiq_flow.testing import LocalBroker, run_virtually
 
 MOMENT = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
 
@@ -80,7 +80,7 @@ def described(job: PipelineJob | None) -> dict[str, Any]:
 async def sent(scheduler: PipelineScheduler, job_id: str) -> None:
     """The job is due, as taskiq's scheduler says it is."""
     source = scheduler.sources[0]
-    task = next(s for s in await source.get_schedules() if s.schedule_id == job_id)
+    task = next(s for s in await source.get_schedules() if s.schedule_id.startswith(job_id))
     await scheduler.on_ready(source, task)
 
 
@@ -509,6 +509,36 @@ async def test_a_pipeline_may_shut_its_scheduler_down(in_place: bool, waits: boo
     await asyncio.wait_for(asyncio.create_task(sent(scheduler, job_id)), 5)
     await until(lambda: ran[-1:] == [(("it",), {})])
     await broker.wait_all()
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_pipeline_may_schedule_itself_under_the_id_of_its_job(in_place: bool) -> None:
+    """apscheduler 7 and 803: jobs that were scheduled from within their runs were lost."""
+
+    async def main() -> None:
+        broker, done = InMemoryBroker(await_inplace=in_place), asyncio.Event()
+
+        async def again(number: int) -> None:
+            ran.append(number)
+            if number == 3:
+                done.set()
+            else:
+                await schedule(number + 1)
+
+        pipeline = Pipeline(broker).call_next(again)
+
+        async def schedule(number: int) -> None:
+            await scheduler.schedule_at(pipeline, datetime.now(UTC), args=(number,), job_id="it")
+
+        scheduler = PipelineScheduler(broker)
+        await schedule(1)
+        await scheduler.start(update_interval=0.001)
+        await asyncio.wait_for(done.wait(), 1000)
+        await scheduler.shutdown()
+        assert await scheduler.list_jobs() == []
+
+    run_virtually(main())
+    assert ran == [1, 2, 3]
 
 
 async def test_a_source_that_cannot_start_is_told_at_once(broker: InMemoryBroker) -> None:
