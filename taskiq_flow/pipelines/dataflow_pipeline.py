@@ -16,7 +16,7 @@ from taskiq_flow.dataflow.tasks import Task
 from taskiq_flow.errors import PipelineError
 from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine
-from taskiq_flow.pipelines.base import RunnablePipeline
+from taskiq_flow.pipelines.base import Convert, RunnablePipeline, as_given
 from taskiq_flow.pipelines.declared import declared_node
 from taskiq_flow.pipelines.pipeline_task import PipelineTask
 from taskiq_flow.suggestions import suggests_keywords
@@ -206,9 +206,13 @@ class DataflowPipeline(RunnablePipeline):
         return {key: value for key, value in results.items() if key not in self._hidden}
 
     def _begin(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], pipeline_id: str | None
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        pipeline_id: str | None,
+        convert: Convert = as_given,
     ) -> PipelineTask[dict[str, Any]]:
-        _, inputs = self._called(args, kwargs)
+        inputs = convert(*self._called(args, kwargs))
         return PipelineTask(self._engine_now().start(inputs, run_id=pipeline_id), self._shown)
 
     def _called(

@@ -20,6 +20,7 @@ from taskiq_flow import (
     DataflowPipeline,
     HookManager,
     MissingInputError,
+    NodeFailedError,
     Pipeline,
     PipelineError,
     PipelineJob,
@@ -575,6 +576,22 @@ async def test_a_pipeline_is_a_task_that_labels_can_schedule(broker: InMemoryBro
     (stored,) = await source.get_schedules()
     await TaskiqScheduler(broker, [source]).on_ready(source, stored)
     await until(lambda: ran == [((7,), {})])
+
+
+async def test_the_task_of_a_pipeline_is_given_what_its_first_step_is_annotated_with(
+    broker: InMemoryBroker,
+) -> None:
+    def named(names: dict[int, list[tuple[int, str]]]) -> None:
+        ran.append(names)
+
+    names = {1: [(2, "ebb")]}
+    pipeline, dataflow = Pipeline(broker).call_next(named), DataflowPipeline(broker, [named])
+    steps, keys = pipeline.as_task("steps"), dataflow.as_task("keys")
+    await (await steps.kiq(names)).wait_result()
+    await (await keys.kiq(names=names)).wait_result()
+    assert ran == [names, names]
+    wrong = await (await steps.kiq("ebb")).wait_result()
+    assert isinstance(wrong.error, NodeFailedError)  # of the step, as listeners are told it
 
 
 async def test_the_task_of_a_pipeline_has_its_error(broker: InMemoryBroker) -> None:
