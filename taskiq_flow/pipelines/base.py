@@ -122,7 +122,8 @@ class RunnablePipeline(ABC):
         """Try a step again that fails; of a map, each element by itself.
 
         ``max_attempts``: executions, the first included. ``delay``: before the second one, in
-        seconds or as a ``timedelta``; it grows by the factor ``backoff``. ``policy``: a ``Retry``,
+        seconds or as a ``timedelta``, less a tenth at the most by chance; it grows by the factor
+        ``backoff``, up to a minute. ``policy``: a ``Retry``,
         or a number of attempts, in place of these.
         """
         if policy is not None:
