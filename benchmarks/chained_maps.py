@@ -2,7 +2,8 @@
 
 Timed: each task sleeps for a log-normal time with a deviation of 0.5 (sigma). The time of the whole
 is held against the longer of two bounds: all that was really slept divided by the limit, and the
-longest chain. No-op: the processor time of an element, beside the same loop.
+longest chain. No-op: the processor time of an element, beside a loop with a task per element, and
+beside the same loop as before, which has one task for all three elements of an item.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Stage:
 
 
 async def by_hand(stage: Stage, items: int) -> tuple[float, float]:
-    """A task per element and a semaphore. Returns the seconds to the first end and to the last."""
+    """A task per item and a semaphore. Returns the seconds to the first end and to the last."""
     places = asyncio.Semaphore(LIMIT)
     start = time.perf_counter()
     first = math.inf
@@ -95,6 +96,21 @@ async def by_hand(stage: Stage, items: int) -> tuple[float, float]:
 
     await asyncio.gather(*(chain(item) for item in range(items)))
     return first, time.perf_counter() - start
+
+
+async def by_elements(stage: Stage, items: int) -> None:
+    """A task per element and a semaphore."""
+    places = asyncio.Semaphore(LIMIT)
+
+    async def element(number: int, value: Any) -> None:
+        async with places:
+            value = await through(stage.tasks[number : number + 1], stage.resolve, value)
+        if number + 1 < STAGES:
+            group.create_task(element(number + 1, value))
+
+    async with asyncio.TaskGroup() as group:
+        for item in range(items):
+            group.create_task(element(0, item))
 
 
 async def by_engine(stage: Stage, items: int) -> tuple[float, float]:
@@ -112,7 +128,7 @@ async def by_engine(stage: Stage, items: int) -> tuple[float, float]:
     return first, time.perf_counter() - start
 
 
-Way = Callable[[Stage, int], Awaitable[tuple[float, float]]]
+Way = Callable[[Stage, int], Awaitable[object]]
 
 
 async def timed(items: int, mean: float, rounds: int) -> dict[str, float]:
@@ -132,18 +148,22 @@ async def timed(items: int, mean: float, rounds: int) -> dict[str, float]:
     return {name: statistics.median(ratios) for name, ratios in found.items()}
 
 
-async def no_op(items: int, rounds: int) -> float:
-    """The cost of an element that does nothing, over that of the loop by hand. A median."""
-    ratios = []
+async def no_op(items: int, rounds: int) -> tuple[float, float]:
+    """The cost of an element that does nothing, over that of each loop by hand. Medians.
+
+    The first loop has a task per element, the second one a task per item.
+    """
+    over_elements, over_items = [], []
     for number in range(rounds):
         took = {}
-        ways: list[Way] = [by_hand, by_engine]
+        ways: list[Way] = [by_elements, by_hand, by_engine]
         for way in ways if number % 2 else reversed(ways):
             start = time.process_time()
             await way(Stage([]), items)
             took[way] = time.process_time() - start
-        ratios.append(took[by_engine] / took[by_hand])
-    return statistics.median(ratios)
+        over_elements.append(took[by_engine] / took[by_elements])
+        over_items.append(took[by_engine] / took[by_hand])
+    return statistics.median(over_elements), statistics.median(over_items)
 
 
 async def run(options: Options) -> list[Check]:
@@ -161,7 +181,8 @@ async def run(options: Options) -> list[Check]:
         ]
     print_table("Three maps in a chain", ("mean", "x bound", "x by hand", "x first chain"), rows)
     elements = 2000 if options.quick else 10_000
-    ratio = await no_op(elements, 3 if options.quick else 5)
+    ratio, over_items = await no_op(elements, 3 if options.quick else 5)
     checks.append(Check("cost of a no-op element", ratio, MOST_PER_NO_OP, "x a loop by hand"))
+    print(f"A no-op element costs {over_items:.2f} x a loop by hand with a task per item.")
     print_checks("Chained maps", checks)
     return checks

@@ -16,7 +16,7 @@ from benchmarks.report import Check, Options, print_checks
 from benchmarks.shapes import chains, dag_of, no_op
 from taskiq_flow import ExecutionEngine
 
-MOST = 0.05
+MOST = 0.01
 
 
 async def run(options: Options) -> list[Check]:

@@ -19,13 +19,15 @@ Clock = Callable[[], float]
 async def interleaved(
     contestants: Mapping[str, Contestant], rounds: int, clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds that each contestant took in each round, in rounds of A B C, A B C, A B C.
+    """Seconds that each contestant took in each round, in rounds of A B C, C B A, A B C.
 
-    A first round that nobody counts comes before: caches fill, hooks find their place.
+    So nobody always follows the same other. A first round that nobody counts comes before: caches
+    fill, hooks find their place.
     """
     taken: dict[str, list[float]] = {name: [] for name in contestants}
+    order = list(contestants.items())
     for number in range(rounds + 1):
-        for name, run in contestants.items():
+        for name, run in order if number % 2 else reversed(order):
             seconds = await timed(run, clock)
             if number:
                 taken[name].append(seconds)
@@ -44,3 +46,9 @@ async def timed(run: Contestant, clock: Clock = time.perf_counter) -> float:
 def median_ratio(taken: Sequence[float], beside: Sequence[float]) -> float:
     """The median of the ratios within each round, of two contestants that took turns."""
     return statistics.median(a / b for a, b in zip(taken, beside, strict=True))
+
+
+def middle_half(taken: Sequence[float], beside: Sequence[float]) -> str:
+    """Between which ratios the middle half of the rounds lies."""
+    low, _, high = statistics.quantiles(a / b for a, b in zip(taken, beside, strict=True))
+    return f"{low:.2f} to {high:.2f}"

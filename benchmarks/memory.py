@@ -17,7 +17,7 @@ from benchmarks.report import CHECKED, Check, Options, print_table
 from benchmarks.shapes import Shape, chains, dag_of, drain, fan, no_op
 from taskiq_flow import ExecutionEngine
 
-MOST = 1.5
+MOST = 1.0
 
 
 async def run(options: Options) -> list[Check]:

@@ -14,7 +14,7 @@ from benchmarks.report import CHECKED, Check, Options, print_table
 from benchmarks.shapes import by_engine, three_shapes
 
 NODES = 1_000
-MOST = 1.10
+MOST = 1.00
 
 
 async def run(options: Options) -> list[Check]:

@@ -117,7 +117,8 @@ class RunStarted(_Event):
     ``expected_seconds`` if that is not 1. ``tasks``: by node, the name of its task if that is
     another one; ``outputs``: its output keys if these are not just its name. ``kind``: how the
     graph was declared. ``in_memory``: whether its broker is an ``InMemoryBroker``, which executes
-    tasks in this process, and sync ones in its threads.
+    tasks in this process, and sync ones in its threads. ``name``: the graph's. ``tags``: the
+    engine's.
     """
 
     type: ClassVar[str] = "run.started"
@@ -134,6 +135,8 @@ class RunStarted(_Event):
     seq: int = 0
     kind: GraphKind = "dataflow"
     in_memory: bool = False
+    name: str | None = None
+    tags: tuple[str, ...] = ()
 
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield "time", self.time
@@ -145,6 +148,8 @@ class RunStarted(_Event):
         yield "outputs", _by_name(self.outputs, map(_names, self.outputs.values()))
         yield "kind", None if self.kind == "dataflow" else self.kind
         yield "in_memory", self.in_memory or None
+        yield "name", None if self.name is None else printable(self.name)
+        yield "tags", _names(self.tags) or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +251,9 @@ class NodeCompleted(_NodeEvent):
     """A node has its result. ``source``: where it came from.
 
     ``result`` is the value itself, which the reader and other listeners may hold too: do not change
-    it. ``queued``: seconds from the sending of the attempt until it began, ``ran``: from then on
-    until now; ``None`` where that was not told.
+    it. For an element that a resumed run passes over, it is a ``Preview`` without a text, as nobody
+    asks for the value. ``queued``: seconds from the sending of the attempt until it began, ``ran``:
+    from then on until now; ``None`` where that was not told.
     """
 
     type: ClassVar[str] = "node.completed"

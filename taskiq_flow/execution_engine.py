@@ -32,6 +32,7 @@ from taskiq_flow.dataflow.options import (
     Retry,
     Seconds,
     as_retry,
+    in_seconds,
     most_parallel,
     time_limit,
 )
@@ -47,6 +48,7 @@ from taskiq_flow.engine.arguments import (
     check_resume,
     checked_listeners,
     checked_lost_after,
+    checked_tags,
     id_or_new,
     isolation_of,
     reference_above,
@@ -66,7 +68,7 @@ from taskiq_flow.engine.started import started
 from taskiq_flow.engine.starting import Starter
 from taskiq_flow.events import Listener
 from taskiq_flow.journal.given import as_journal
-from taskiq_flow.journal.protocol import Journal
+from taskiq_flow.journal.protocol import LEASE_WAIT, Journal
 from taskiq_flow.journal.runs import JournaledRuns
 from taskiq_flow.middleware import codec_of
 from taskiq_flow.suggestions import suggests_keywords
@@ -120,6 +122,8 @@ class ExecutionEngine:
     own, and NumPy arrays cannot be written to. ``"shared"``: all takers have the same object.
     ``"encoded"``: each taker is given what a worker elsewhere would be, to rehearse that.
 
+    ``tags``: texts by which its runs are found among others, as ``RunReader.runs(tag=)`` does.
+
     ``type_check``: what is done about two nodes whose annotations contradict each other. ``"warn"``
     issues a ``TypeMismatchWarning``, ``"error"`` raises ``TypeMismatchError``, ``"off"`` does not
     compare them. They are compared here, and by the next run when the graph was changed.
@@ -152,6 +156,7 @@ class ExecutionEngine:
         values: Sharing = "isolated",
         order: Order = "critical_path",
         type_check: TypeCheck = "warn",
+        tags: Iterable[str] = (),
     ) -> None:
         check_broker(broker)
         check_graph(dag)
@@ -180,6 +185,8 @@ class ExecutionEngine:
             time_limit("run_timeout", run_timeout),
             reference_above(pass_by),
             isolation_of(values, codec, classes),
+            dag.name,
+            checked_tags(tags),
         )
         journal = as_journal(journal)
         serializer = JSONSerializer() if journal is None else journal.serializer
@@ -201,6 +208,7 @@ class ExecutionEngine:
             "values": values,
             "order": order,
             "type_check": type_check,
+            "tags": settings.tags,
         }
         self._broker = broker
         self._dag = dag
@@ -373,6 +381,8 @@ class ExecutionEngine:
         run_id: str | None = None,
         resume: bool = False,
         replay: bool = True,
+        allow_changed: bool = False,
+        wait: Seconds = LEASE_WAIT,
     ) -> AsyncGenerator[Any, None]:
         """Run the graph for each mapping of inputs, and yield ``(index, task_name, result)``.
 
@@ -387,7 +397,9 @@ class ExecutionEngine:
         source is given once more, from its beginning. What had completed is not run again, and its
         results come again, unless ``replay=False``: then, with ``whole=True``, those of inputs that
         had not ended. If the source gives another input in the place of one that was begun, or
-        fewer of them, the run ends with ``GraphChangedError``.
+        fewer of them, the run ends with ``GraphChangedError``. So it does if the graph is another
+        one, unless ``allow_changed=True``, as in ``resume``. ``wait``: how long to wait for an
+        engine that has the run; 11 s, after which the lease of one that was killed has expired.
 
         An input that lacks a key fails by itself, as a node does: ``on_error`` says what follows.
         Raises ``GraphError`` for a graph that cannot be mapped, otherwise like ``execute_async``.
@@ -411,6 +423,8 @@ class ExecutionEngine:
         wanted = wanted_outputs(outputs)
         name = id_or_new("run_id", run_id)
         check_resume(run_id, resume=resume)
+        if allow_changed and not resume:
+            raise ValueError("allow_changed=True continues a run; give resume=True as well")
         held = HeldBack()
 
         begin = self._beginnings.many(
@@ -423,6 +437,8 @@ class ExecutionEngine:
             items=items,
             resume=resume,
             replay=replay,
+            allow_changed=allow_changed,
+            wait=in_seconds("wait", wait),
             is_named=run_id is not None,
         )
         pairs = self._pairs(name, begin)

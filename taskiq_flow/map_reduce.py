@@ -37,7 +37,7 @@ from taskiq_flow.errors import BindingError, ConfigurationError, RunError, Taski
 from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask, Gathered
-from taskiq_flow.journal.protocol import LEASE_WAIT, Journal
+from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.suggestions import did_you_mean
 
 T = TypeVar("T")
@@ -141,9 +141,10 @@ class MapReduce:
         ``mapped[0]``, ``mapped[1]``.
 
         With ``journal`` the map is written to it like a run. ``resume=True`` continues the map of
-        that ``run_id``: ``items`` are read again from the first one, and completed items are not
-        run again. The lease of an engine that was killed is waited for. If an item differs from the
-        one that was in its place, the map ends with ``GraphChangedError``.
+        that ``run_id`` if the journal has it, otherwise begins it: ``items`` are read again from
+        the first one, and completed items are not run again. The lease of an engine that was killed
+        is waited for. If an item differs from the one that was in its place, the map ends with
+        ``GraphChangedError``.
 
         ``options``: ``retry``, ``timeout``, ``queue_timeout``, ``fallback`` and ``cache`` as a node
         has them, for each item; ``on_error``, ``listeners`` and ``pass_by`` as an engine has them.
@@ -179,10 +180,7 @@ class MapReduce:
         dag.validate()
         engine = ExecutionEngine(broker, dag, max_parallel, journal=journal, **of_engine)
         given = {_ITEM: Source(items, window)}
-        if resume:
-            run = engine.start_resume(name, inputs=given, items="only", wait=LEASE_WAIT)
-        else:
-            run = engine.start(given, run_id=name, items="only")
+        run = engine.start(given, run_id=name, resume=resume, items="only")
         return MapReduceResult(run, output, ends=ends)
 
     @overload

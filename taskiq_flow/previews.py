@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 LONGEST_TEXT = 400
@@ -68,6 +69,10 @@ class ReportedError(Exception):
         return f"{self.type}: {self.message}" if self.message else self.type
 
 
+_name_of: Callable[[type], str] = type.__dict__["__name__"].__get__
+"""The name of a class, whatever its metaclass says."""
+
+
 def preview(value: object) -> dict[str, Any]:
     """What is shown of a value: its ``kind``, ``size`` and ``text``, and whether that is ``cut``.
 
@@ -79,7 +84,7 @@ def preview(value: object) -> dict[str, Any]:
     {'kind': 'dict', 'size': 32, 'text': "{'title': 'Tides', 'score': nan}", 'cut': False}
     """
     if (short := short_text(value)) is not None:
-        return {"kind": type(value).__name__, "size": len(short), "text": short, "cut": False}
+        return {"kind": _name_of(type(value)), "size": len(short), "text": short, "cut": False}
     if isinstance(value, Preview):
         return value
     writer = _Writer(_LONGEST_WHOLE)
@@ -92,11 +97,11 @@ def preview(value: object) -> dict[str, Any]:
         pass
     except Exception:  # of a class of the user's, say in its ``__repr__``
         writer.is_whole = False
-        writer.parts.append(f"<{type(value).__name__}>")
+        writer.parts.append(f"<{_name_of(type(value))}>")
     text = printable("".join(writer.parts))
     is_cut = not writer.is_whole or len(text) > LONGEST_TEXT
     return {
-        "kind": printable(type(value).__name__),
+        "kind": printable(_name_of(type(value))),
         "size": _size(value, len(text.encode()) if writer.is_whole else None),
         "text": text[: LONGEST_TEXT - 1] + "…" if is_cut else text,
         "cut": is_cut,
@@ -127,7 +132,7 @@ def shown_error(error: BaseException | None) -> dict[str, str] | None:
     except Exception:  # likewise
         lines = ""
     return {
-        "type": printable(type(error).__name__),
+        "type": printable(_name_of(type(error))),
         "message": printable(message[:LONGEST_MESSAGE]),
         "traceback": printable(lines[-LONGEST_MESSAGE:]),
     }
@@ -146,6 +151,14 @@ def one_line(text: str) -> str:
         return text
     shown = (c if c.isprintable() or c in "\u200d\u200c" else repr(c)[1:-1] for c in text)
     return printable("".join(shown))
+
+
+_ABOUT_RESULTS = re.compile(r"; results of what had completed are in \.results: \d+")
+
+
+def without_python(message: str) -> str:
+    """An error's message without what only a program can do with the error."""
+    return _ABOUT_RESULTS.sub("", message)
 
 
 def duration(seconds: float) -> str:
@@ -218,7 +231,7 @@ class _Writer:
         elif isinstance(value, (list, deque)):
             self._write_all("[", value, "]", depth)
         elif (fields := _fields(value)) is not None:
-            self._write_fields(type(value).__name__, fields, value, depth)
+            self._write_fields(_name_of(type(value)), fields, value, depth)
         else:
             self.add(repr(value))
 

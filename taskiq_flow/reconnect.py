@@ -71,23 +71,34 @@ async def retry_through_outage(
 
 
 async def listen_through_outages(
-    listen: Callable[[], AsyncGenerator[T, None]], is_outage: IsOutage, what: str
+    listen: Callable[[], AsyncGenerator[T, None]],
+    is_outage: IsOutage,
+    what: str,
+    *,
+    ends_when_cancelled: bool = False,
 ) -> AsyncGenerator[T, None]:
     """Yield what ``listen`` yields. It is called again after each error of an outage.
 
     If the reader's task is cancelled, the listening ends, whatever the client makes of that.
+    ``ends_when_cancelled``: it does so by itself, with whatever error, so that it needs no asyncio
+    task of its own for each item.
     """
     loop = asyncio.get_running_loop()
     delays = backoff_delays()
     is_away = False
     while True:
-        began = loop.time()
+        began, cancellations = loop.time(), _cancellations()
         try:
-            async with aclosing(listen()) as items, aclosing(_until_cancelled(items)) as until:
-                async for item in until:
-                    is_away = False
-                    yield item
+            async with aclosing(listen()) as items:
+                until = items if ends_when_cancelled else _until_cancelled(items)
+                async with aclosing(until):
+                    async for item in until:
+                        is_away = False
+                        yield item
+                        cancellations = _cancellations()  # maybe of another reader's task
         except Exception as error:
+            if _cancellations() > cancellations:
+                raise asyncio.CancelledError from error
             if not _passes(error, is_outage):
                 raise
             if not is_away or loop.time() - began > _MAX_DELAY:  # it had connected in between

@@ -44,6 +44,8 @@ EXAMPLES: dict[str, tuple[Event, dict[str, Any]]] = {
             seq=1,
             kind="sequential",
             in_memory=True,
+            name="nightly",
+            tags=("customer 7",),
         ),
         {
             "time": 1.7e9,
@@ -55,6 +57,8 @@ EXAMPLES: dict[str, tuple[Event, dict[str, Any]]] = {
             "outputs": {"b": ["c", "d"]},
             "kind": "sequential",
             "in_memory": True,
+            "name": "nightly",
+            "tags": ["customer 7"],
         },
     ),
     "node.sent": (NodeStarted("r", 1.5, "a", "r:a:1", seq=2), {"attempt": 1, "task": "r:a:1"}),

@@ -53,7 +53,7 @@ SPEAK_TO_SERVERS = {
         "transport/nats_errors",
     ),
     "transport/object_store",
-    *("transport/rabbitmq", "transport/rabbitmq_broker", "journal/redis"),
+    *("transport/rabbitmq", "transport/rabbitmq_broker", "journal/redis", "journal/redis_client"),
 }
 ENTRANCES = {
     "opentelemetry",

@@ -54,6 +54,7 @@ NAMES = [
     "DuplicateOutputError",
     "ElementsKnown",
     "Event",
+    "EventBatch",
     "EventFilter",
     "EventJournal",
     "ExecutionEngine",
@@ -83,7 +84,6 @@ NAMES = [
     "MissingInputError",
     "MissingNodeError",
     "NO_FALLBACK",
-    "News",
     "NodeBegan",
     "NodeCompleted",
     "NodeError",
@@ -193,7 +193,8 @@ MAP_REDUCE = (
 ENGINE = (
     "broker, dag, max_parallel=None, on_step_complete=None, *, on_error='raise', listeners=(), "
     "pass_by='value', lost_after=60.0, retry=None, timeout=None, queue_timeout=None, "
-    "run_timeout=None, journal=None, values='isolated', order='critical_path', type_check='warn'"
+    "run_timeout=None, journal=None, values='isolated', order='critical_path', type_check='warn', "
+    "tags=()"
 )
 RETRY = "attempts=3, wait=0.1, factor=2.0, max_wait=60.0, jitter=0.1, on=(<class 'Exception'>,)"
 RUN = "inputs=None, *, outputs=None, run_id=None, resume=False"

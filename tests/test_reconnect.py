@@ -176,6 +176,19 @@ async def test_listening_that_is_cancelled_ends_whatever_the_client_makes_of_it(
 
 
 @virtually
+async def test_an_error_in_place_of_a_cancellation_is_not_retried() -> None:
+    client = Stubborn()
+    items = listen_through_outages(client.replace, is_away, "it", ends_when_cancelled=True)
+    listening = asyncio.ensure_future(anext(items))
+    await asyncio.sleep(1.0)
+    listening.cancel()
+    done, _ = await asyncio.wait([listening], timeout=10.0)
+    assert done
+    assert listening.cancelled()
+    assert client.cancellations == 1
+
+
+@virtually
 async def test_an_item_that_comes_with_a_cancellation_is_the_last_one() -> None:
     items = listen_through_outages(Stubborn().answer, is_away, "it cannot listen")
     listening = asyncio.ensure_future(anext(items))

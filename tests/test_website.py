@@ -15,6 +15,7 @@ from website.check import faults
 from website.pages import Pages
 from website.reference import fenced, reference
 
+MOST_BYTES = 150_000
 LINK = re.compile(r"\]\((?!https?:|#)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 
 
@@ -34,7 +35,8 @@ def links(texts: dict[str, str], name: str) -> list[tuple[str, str]]:
 
 
 def test_each_link_leads_to_a_page_of_the_site(texts: dict[str, str]) -> None:
-    broken = [(name, path) for name in texts for path, _ in links(texts, name) if path not in texts]
+    known = {*texts, *Pages(ROOT).images}
+    broken = [(name, path) for name in texts for path, _ in links(texts, name) if path not in known]
     assert broken == []
 
 
@@ -58,6 +60,21 @@ def test_each_public_name_is_on_one_page_of_the_reference(package: ModuleType) -
     pages = "".join(reference(ROOT / "taskiq_flow").values())
     names = re.findall(rf"^::: {package.__name__}\.(\w+)$", pages, re.MULTILINE)
     assert sorted(names) == sorted(package.__all__)
+
+
+def test_each_picture_is_small_is_shown_and_asks_no_other_host() -> None:
+    shown = Pages(ROOT).images
+    assert set(shown.values()) == {*(ROOT / "docs" / "images").iterdir()}
+    for name, file in shown.items():
+        data = file.read_bytes()
+        assert len(data) <= MOST_BYTES, name
+        assert name == f"images/{file.name}"
+        if file.suffix == ".svg":
+            text = data.decode().replace("http://www.w3.org/2000/svg", "")
+            assert "://" not in text, name
+            assert "url(" not in text.replace("url(#", ""), name
+        else:
+            assert data.startswith(b"\x89PNG"), name
 
 
 def test_a_public_name_of_a_module_without_a_page_is_refused(tmp_path: Path) -> None:
@@ -111,6 +128,23 @@ def test_a_link_to_nothing_is_refused(repository: Path) -> None:
         Pages(repository)
 
 
+def test_a_picture_is_copied_and_found_from_where_its_page_is(repository: Path) -> None:
+    image = repository / "docs" / "images" / "a.png"
+    image.parent.mkdir()
+    image.write_bytes(b"\x89PNG")
+    (repository / "README.md").write_text('<img src="docs/images/a.png">\n', encoding="utf-8")
+    text = '# A\n\n![a](images/a.png)\n<source srcset="images/a.png">[more](../README.md)\n'
+    (repository / "docs" / "a.md").write_text(text, encoding="utf-8")
+    pages = Pages(repository)
+    assert pages.texts["a.md"] == text.replace("../README", "readme")
+    assert pages.texts["readme.md"] == '<img src="images/a.png">\n'
+    pages.write(repository / "build")
+    assert (repository / "build" / "images" / "a.png").read_bytes() == b"\x89PNG"
+    image.unlink()
+    with pytest.raises(LookupError, match=re.escape("links to images/a.png, which does not")):
+        Pages(repository)
+
+
 def test_writing_removes_old_pages_and_leaves_equal_ones_untouched(repository: Path) -> None:
     folder = repository / "build"
     pages = Pages(repository)
@@ -133,6 +167,7 @@ def test_writing_removes_old_pages_and_leaves_equal_ones_untouched(repository: P
         ('<script src="https://example.org/a.js">', "loads https://example.org/a.js, which is on"),
         ('<img src="//example.org/a.png">', "loads //example.org/a.png, which is on another host"),
         ('<link rel="stylesheet" href="https://example.org/a.css">', "which is on another host"),
+        ('<source srcset="//example.org/a.png 2x">', "loads //example.org/a.png, which is on"),
         ('<link rel="stylesheet" href="b.css">', "loads b.css, which does not exist"),
     ],
 )

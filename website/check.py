@@ -38,6 +38,8 @@ class _Page(HTMLParser):
             self.loaded.append(attributes.get("href", ""))
         elif tag in LOADED:
             self.loaded.append(attributes.get(LOADED[tag], ""))
+        if "srcset" in attributes:
+            self.loaded += [part.split()[0] for part in attributes["srcset"].split(",")]
 
 
 def faults(site: Path) -> list[str]:

@@ -16,6 +16,8 @@ SECTION = re.compile(
     r"^## (?P<title>.*)$|^\| \[(?P<name>[^\]]*)\]\((?P<path>[^)#]*\.md)\)", re.MULTILINE
 )
 FENCED = re.compile(r"^(?P<fence>```+).*?^(?P=fence)$", re.MULTILINE | re.DOTALL)
+IMAGE = re.compile(r'(?P<opening>\bsrc(?:set)?=")(?P<path>[^":]+)"')
+IMAGES = {".png", ".svg"}
 LANGUAGES = {".py": "python", ".service": "ini", ".env": "ini", ".yaml": "yaml"}
 
 
@@ -24,12 +26,14 @@ class Pages:
 
     A link to a file outside ``docs/`` leads to a page of its own: the file itself if it is
     Markdown, else its text as a block of code. A directory becomes one page with all of its files.
-    A link whose text is the name of a page's file has the title of the page instead.
+    A link whose text is the name of a page's file has the title of the page instead. ``images``:
+    the files of the pictures that the pages show, likewise by path.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.texts: dict[str, str] = {}
+        self.images: dict[str, Path] = {}
         found = sorted((root / "docs").rglob("*.md"))
         while found:
             source = found.pop()
@@ -43,15 +47,18 @@ class Pages:
     def write(self, folder: Path) -> None:
         """Make ``folder`` hold these pages and nothing else. Equal files stay untouched."""
         style = (self.root / "website" / "style.css").read_text("utf-8")
-        files = {**self.texts, "style.css": style}
+        files = {
+            **{name: text.encode() for name, text in {**self.texts, "style.css": style}.items()},
+            **{name: image.read_bytes() for name, image in self.images.items()},
+        }
         for path in folder.rglob("*"):
             if path.is_file() and path.relative_to(folder).as_posix() not in files:
                 path.unlink()
-        for name, text in files.items():
+        for name, data in files.items():
             path = folder / name
-            if not path.exists() or path.read_text("utf-8") != text:
+            if not path.exists() or path.read_bytes() != data:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
+                path.write_bytes(data)
 
     def _path(self, source: Path) -> str:
         path = PurePosixPath(source.relative_to(self.root).as_posix())
@@ -68,22 +75,32 @@ class Pages:
         text = source.read_text("utf-8")
         folder = PurePosixPath(self._path(source)).parent
 
-        def rewritten(link: re.Match[str]) -> str:
+        def path_to(link: re.Match[str]) -> tuple[Path, str]:
             target = (source.parent / link["path"]).resolve()
             if not target.exists():
                 name = source.relative_to(self.root)
                 raise LookupError(f"{name} links to {link['path']}, which does not exist")
-            found.append(target)
-            path = os.path.relpath(self._path(target), folder)
+            if target.suffix in IMAGES:
+                self.images[self._path(target)] = target
+            else:
+                found.append(target)
+            return target, os.path.relpath(self._path(target), folder)
+
+        def rewritten(link: re.Match[str]) -> str:
+            target, path = path_to(link)
             opening = f"[{_title(target)}](" if link["name"] else "]("
             return f"{opening}{path}{link['anchor'] or ''})"
+
+        def shown(text: str) -> str:
+            text = LINK.sub(rewritten, text)
+            return IMAGE.sub(lambda image: f'{image["opening"]}{path_to(image)[1]}"', text)
 
         parts = []
         end = 0
         for block in FENCED.finditer(text):
-            parts += [LINK.sub(rewritten, text[end : block.start()]), block[0]]
+            parts += [shown(text[end : block.start()]), block[0]]
             end = block.end()
-        return "".join([*parts, LINK.sub(rewritten, text[end:])])
+        return "".join([*parts, shown(text[end:])])
 
     def _files(self, source: Path) -> str:
         files = [source] if source.is_file() else sorted(source.iterdir())

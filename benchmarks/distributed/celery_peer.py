@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -60,6 +61,7 @@ async def by_celery(url: str, queue: str) -> AsyncIterator[Peer]:
         first = await asyncio.to_thread(peer.no_op.delay)
         await asyncio.to_thread(first.get, timeout=LONGEST)
         yield peer
+        gc.collect()  # results unsubscribe from the server, which is still there
     await asyncio.to_thread(peer.app.close)
 
 

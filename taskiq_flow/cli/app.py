@@ -152,6 +152,9 @@ def run(
         typer.Option(metavar="KEY", help="Run only what this output needs."),
     ] = None,
     run_id: Annotated[str | None, typer.Option(metavar="RUN", help="Names the run.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG", help="By which runs are found.")
+    ] = None,
     broker: Broker = None,
     journal: Journal = None,
     max_parallel: MaxParallel = None,
@@ -168,7 +171,7 @@ def run(
         name = found.run_id if run_id is None else run_id
         return await run_to_its_end(
             found,
-            EngineOptions(broker, journal, max_parallel, on_error, timeout),
+            EngineOptions(broker, journal, max_parallel, on_error, timeout, tag or ()),
             lambda engine: engine.execute_async(given, outputs=output or None, run_id=name),
             Results(json_lines=json_lines),
             new_run_id=name,
@@ -197,6 +200,7 @@ def validate(flow: FlowName) -> None:
 def runs(
     status: Annotated[RunState | None, typer.Option(help="Only such runs.")] = None,
     name: Annotated[str | None, typer.Option(metavar="GRAPH", help="Only of this graph.")] = None,
+    tag: Annotated[str | None, typer.Option(metavar="TAG", help="Only with this tag.")] = None,
     since: Annotated[
         Any, typer.Option(metavar="TIME", parser=_moment, help="Started since: 2h, or a date.")
     ] = None,
@@ -210,6 +214,7 @@ def runs(
             _journal(journal),
             status=status,
             name=name,
+            tag=tag,
             since=since,
             limit=limit,
             json_lines=json_lines,

@@ -30,6 +30,7 @@ from taskiq_flow.errors import (
     RunNotFoundError,
     RunTimeoutError,
 )
+from taskiq_flow.previews import without_python
 from taskiq_flow.views.run_view import RunView
 
 MOST_TRACEBACKS = 3
@@ -148,12 +149,6 @@ def _message(error: Exception) -> str:
     return without_python(str(error))
 
 
-def without_python(message: str) -> str:
-    """A message without what only a program can do with the error."""
-    return _ABOUT_RESULTS.sub("", message)
-
-
-_ABOUT_RESULTS = re.compile(r"; results of what had completed are in \.results: \d+")
 _FRAME = re.compile(r'  File "(?P<file>[^"]*)", line \d')
 _MACHINERY = re.compile(r"[/\\](taskiq|taskiq_flow|asyncio|concurrent[/\\]futures)[/\\]")
 

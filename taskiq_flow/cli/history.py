@@ -13,7 +13,7 @@ from typing import Literal
 
 from rich.text import Text
 
-from taskiq_flow.cli.exits import Code, CommandError, code_of_run, of_the_users, without_python
+from taskiq_flow.cli.exits import Code, CommandError, code_of_run, of_the_users
 from taskiq_flow.cli.output import STYLES, Row, say, show, show_json, show_table, sign, width
 from taskiq_flow.cli.running import Signals
 from taskiq_flow.cli.timeline import report_lines
@@ -28,7 +28,6 @@ from taskiq_flow.listeners.texts import (
     node_text,
     other_errors,
     run_text,
-    unfinished_text,
 )
 from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_view import NodeView
@@ -67,18 +66,20 @@ async def list_runs(
     *,
     status: RunState | None,
     name: str | None,
+    tag: str | None,
     since: datetime | None,
     limit: int,
     json_lines: bool,
 ) -> Code:
     """Write a line for each run, the newest first."""
     async with reader_of(journal) as reader:
-        runs = await reader.runs(status=status, name=name, since=since, limit=limit)
+        runs = await reader.runs(status=status, name=name, tag=tag, since=since, limit=limit)
     if json_lines:
         for run in runs:
             show_json(run)
     elif runs:
-        heads = ("", "run", "status", "started", "took", "done", "graph")
+        tags = "tags" if any(run.tags for run in runs) else ""
+        heads = ("", "run", "status", "started", "took", "done", "graph", tags)
         rows: list[Row] = [[Text(head, style="dim") for head in heads]]
         show_table([*rows, *map(_row_of_run, runs)], most_important=(0, 1, 2))
     else:
@@ -99,6 +100,7 @@ def _row_of_run(run: RunSummary) -> Row:
         took,
         done,
         one_line(run.name or ""),
+        one_line(", ".join(run.tags)),
     ]
 
 
@@ -149,20 +151,19 @@ def _show_state(run: RunSummary, view: RunView) -> None:
     status_says_it = view.status != "failed" or "failed" in view.counts
     facts = {
         "graph": run.name and one_line(run.name),
+        "tags": one_line(", ".join(run.tags)),
         "started": run.started and _when(run.started),
         "sessions": _sessions_text(run, view),
         "engine": run.host and f"{run.host}, process {run.pid}",
         "again from": run.parent and one_line(run.parent),
-        "error": "" if status_says_it else without_python(error_text(view.error)),
+        "error": "" if status_says_it else error_text(view.error),
     }
     for fact, text in facts.items():
         if text:
             show(Text(f"  {fact:<11}", style="dim").append(text, style="not dim"), wraps=True)
     if view.nodes:
         show("")
-        is_over = view.status == "interrupted"
-        rows = [_row_of_node(node, is_over=is_over) for node in view.nodes.values()]
-        show_table(rows, most_important=(0, 1, 2), cut=1)
+        show_table([*map(_row_of_node, view.nodes.values())], most_important=(0, 1, 2), cut=1)
     for node in view.nodes.values():
         failed = next(iter(failed_elements(node)), node)
         if failed.state == "failed" and (error := failed.error):
@@ -181,13 +182,10 @@ def _sessions_text(run: RunSummary, view: RunView) -> str:
     return f"{text}, {duration(run.ended - run.started)} passed since the first began"
 
 
-def _row_of_node(node: NodeView, *, is_over: bool) -> Row:
-    """``is_over``: no engine has the run any more, so that nothing of it is in flight."""
-    shown = node.preview
-    state = "cancelled" if is_over and not node.is_ended and node.state != "pending" else node.state
-    text = unfinished_text(node) if is_over else node_text(node)
+def _row_of_node(node: NodeView) -> Row:
+    shown, text = node.preview, node_text(node)
     return [
-        Text("  ").append_text(sign(state)),
+        Text("  ").append_text(sign(node.state)),
         one_line(node.name),
         "waits" if node.state == "pending" else text.partition(": ")[0],
         one_line(shown["text"])[:60] if shown else "",
@@ -251,7 +249,7 @@ async def _follow(reader: RunReader, view: RunView, *, json_lines: bool, quiet: 
                         progress.on_event(held)
                     earlier.clear()
         if view.status in ("pending", "running"):
-            view.status = (await reader.run(run_id)).status
+            view.note_status((await reader.run(run_id)).status)
 
 
 async def _as_here(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:

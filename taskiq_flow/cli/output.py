@@ -165,8 +165,7 @@ def width() -> int:
 
 def sign(state: str) -> Text:
     """The sign of a state, in its colour."""
-    shown = SIGNS["failed"] if state == "interrupted" else SIGNS.get(state, "·")
-    return Text(shown, style=STYLES.get(state, "dim"))
+    return Text(SIGNS.get(state, "·"), style=STYLES.get(state, "dim"))
 
 
 Row = Sequence[Text | str]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shlex
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -42,6 +42,7 @@ class EngineOptions:
     max_parallel: int | None = None
     on_error: OnError | None = None
     timeout: float | None = None
+    tags: Sequence[str] = ()
 
     def engine(self, flow: Flow, *listeners: Any) -> ExecutionEngine:
         """The engine, whose listeners these are as well."""
@@ -60,6 +61,7 @@ class EngineOptions:
             "run_timeout": self.timeout,
         }
         options |= {name: value for name, value in given.items() if value is not None}
+        options["tags"] = (*options.get("tags", ()), *self.tags)
         try:
             return ExecutionEngine(**options)
         except (TypeError, ValueError) as error:

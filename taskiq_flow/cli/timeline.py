@@ -28,18 +28,21 @@ def report_lines(report: RunReport, width: int) -> Iterator[str]:
     """
     yield f"run {one_line(report.run_id)}: {report.status} in {duration(report.seconds)}"
     yield from textwrap.wrap(one_line(report.sentence), width)
-    rows = sorted(_longest(report), key=lambda name: report.nodes[name].spans[0].start)
+    longest = set(_longest(report))
+    rows = [name for name in report.nodes if name in longest]
+    rows.sort(key=lambda name: report.nodes[name].spans[0].start)
     if not rows:
         return
     yield ""
-    labels = {name: _label(name, report.nodes[name]) for name in rows}
-    column = min(max(map(cell_len, labels.values())), _LONGEST_NAME, width // 3)
+    counts = {name: _count(report.nodes[name]) for name in rows}
+    longest_label = max(cell_len(one_line(name) + count) for name, count in counts.items())
+    column = min(longest_label, _LONGEST_NAME, width // 3)
     room = max(width - column - 14, 8)
     for name in rows:
         times = report.nodes[name]
         mark = "*" if name in report.critical_path else " "
         took = duration(times.spans[-1].end - times.spans[0].start)
-        label = _cut(labels[name], column)
+        label = _label(one_line(name), counts[name], column)
         yield f"{mark} {label}  {_bar(times, report.seconds, room)} {took:>9}".rstrip()
     yield ""
     legend = ", ".join(f"{sign} {part}" for part, sign in _SIGNS.items())
@@ -58,15 +61,15 @@ def _longest(report: RunReport) -> list[str]:
     return sorted(names, key=took, reverse=True)[:MOST_LISTED]
 
 
-def _label(name: str, times: NodeTimes) -> str:
-    return one_line(name) + ("" if times.elements is None else f" ×{times.elements}")
+def _count(times: NodeTimes) -> str:
+    return "" if times.elements is None else f" ×{times.elements}"
 
 
-def _cut(text: str, columns: int) -> str:
-    """The text in so many columns, with an ellipsis if it is longer."""
-    if cell_len(text) > columns:
-        text = set_cell_size(text, columns - 1) + "…"
-    return set_cell_size(text, columns)
+def _label(name: str, count: str, columns: int) -> str:
+    """The name and how many it stands for, in so many columns. A name that is longer is cut."""
+    room = columns - cell_len(count)
+    shown = name if cell_len(name) <= room else set_cell_size(name, room - 1) + "…"
+    return set_cell_size(shown + count, columns)
 
 
 def _bar(times: NodeTimes, seconds: float, room: int) -> str:

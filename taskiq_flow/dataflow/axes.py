@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import TypeAlias, Union
 
 Path: TypeAlias = tuple[int, ...]
@@ -25,6 +26,8 @@ _ELEMENT = re.compile(r"(.*)\[(\d+(?:,\d+)*)\]", re.DOTALL)
 
 def element_name(name: str, path: Path) -> str:
     """The name of a node's element at a path; of the node itself, without any position."""
+    if len(path) == 1:  # most are, and each element asks
+        return f"{name}[{path[0]}]"
     return f"{name}[{','.join(map(str, path))}]" if path else name
 
 
@@ -44,8 +47,8 @@ def projection(at: tuple[int, ...]) -> Callable[[Path], Path]:
     """What makes of a path one of these positions of it."""
     count = len(at)
     if at == tuple(range(count)):
-        return lambda path: path[:count]
-    return lambda path: tuple([path[index] for index in at])
+        return itemgetter(slice(count))
+    return itemgetter(slice(at[0], at[0] + 1)) if count == 1 else itemgetter(*at)
 
 
 def joined(levels: Levels) -> tuple[Axis, ...]:

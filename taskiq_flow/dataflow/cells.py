@@ -18,30 +18,31 @@ _Row = dict[int, Any]
 class Cells:
     """Values at paths of one length, as rows within rows.
 
-    A list within which nothing is left stays an empty row until its place is dropped.
+    ``root``: the outermost row; empty if there are no values. A list within which nothing is left
+    stays an empty row until its place is dropped.
     """
 
-    __slots__ = ("_root",)
+    __slots__ = ("root",)
 
     def __init__(self) -> None:
-        self._root: _Row = {}
+        self.root: _Row = {}
 
     def open(self, path: Path) -> None:
         """There is a row at a path, perhaps without any values."""
-        row = self._root
+        row = self.root
         for index in path:
             row = row.setdefault(index, {})
 
     def put(self, path: Path, value: Any) -> None:
         """Set the value at a path; at a shorter one, in place of a row."""
-        row = self._root
+        row = self.root
         for index in path[:-1]:
             row = row.setdefault(index, {})
         row[path[-1]] = value
 
     def get(self, path: Path) -> Any:
         """The value at a path, or ``ABSENT``."""
-        row: Any = self._root
+        row: Any = self.root
         for index in path:
             row = row.get(index, ABSENT)
             if row is ABSENT:
@@ -54,7 +55,7 @@ class Cells:
 
     def place_of(self, path: Path) -> Path:
         """A path, or the beginning of it at which a value stands in the place of a row."""
-        row: Any = self._root
+        row: Any = self.root
         for depth, index in enumerate(path):
             if not isinstance(row, dict):
                 return path if row is ABSENT else path[:depth]
@@ -63,7 +64,7 @@ class Cells:
 
     def drop(self, path: Path) -> None:
         """Drop the value at a path, or all values within it."""
-        row: Any = self._root
+        row: Any = self.root
         for index in path[:-1]:
             row = row.get(index)
             if not isinstance(row, dict):
@@ -91,7 +92,7 @@ class Cells:
     def merged(self, other: Cells, depth: int) -> Cells:
         """These values, and those of ``other``, which may stand in the place of whole rows."""
         cells = Cells()
-        cells._root = _merged(self._root, other._root, depth)
+        cells.root = _merged(self.root, other.root, depth)
         return cells
 
 

@@ -17,7 +17,7 @@ from taskiq_flow.events import Failure
 class Owner(Protocol):
     """Knows the values that elements take, and stores the values that they give."""
 
-    def store(self, element: Element, result: Any, stored: Mapping[str, Any]) -> None:
+    def store(self, element: Element, result: Any) -> None:
         """Put what an element gives into the rows of its keys. Raises ``OutputShapeError``."""
 
     def dependencies(self, element: Element) -> list[str]:
@@ -26,18 +26,16 @@ class Owner(Protocol):
     def source_values(self, element: Element) -> list[Any]:
         """The values of sources that an element takes."""
 
-    def inputs(self, element: Element, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs of an element by key. A key without a value is left out."""
-
 
 class Element:
     """A mapped node at one path: a node like any other, which exists while it is needed."""
 
-    __slots__ = ("_elements", "node", "path", "task_name")
+    __slots__ = ("_elements", "node", "path", "task", "task_name")
 
     def __init__(self, node: DAGNode, path: Path, elements: Owner) -> None:
         self.node = node
         self.path = path
+        self.task: Task = node.task
         self.task_name = element_name(node.task_name, path)
         self._elements = elements
 
@@ -45,11 +43,6 @@ class Element:
     def index(self) -> int | Path:
         """The place in the node's list; the path for one that lies within other lists."""
         return self.path[0] if len(self.path) == 1 else self.path
-
-    @property
-    def task(self) -> Task:
-        """What is sent to the broker."""
-        return self.node.task
 
     @property
     def binding(self) -> Binding:
@@ -66,9 +59,7 @@ class Element:
 
         Raises ``OutputShapeError`` if it cannot be split into them.
         """
-        stored: dict[str, Any] = {}
-        self.node.store(result, stored)
-        self._elements.store(self, result, stored)
+        self._elements.store(self, result)
 
     def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments of the task's call."""
@@ -88,10 +79,6 @@ class Element:
     def source_values(self) -> list[Any]:
         """The values of sources that the element takes. Other values make another element."""
         return self._elements.source_values(self)
-
-    def inputs(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The element's own inputs by key. ``values``: those of nodes as wholes."""
-        return self._elements.inputs(self, values)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.task_name}>"

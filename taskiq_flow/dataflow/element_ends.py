@@ -12,7 +12,7 @@ from taskiq_flow.dataflow.element_values import ElementValues, sizes_after
 from taskiq_flow.dataflow.groups import Cursor, Gathers, Group, Groups, Mapped
 from taskiq_flow.dataflow.lists import Lists
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, ReadySet
+from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, ReadySet
 from taskiq_flow.dataflow.rows import Zipped
 from taskiq_flow.errors import OutputShapeError
 
@@ -41,8 +41,13 @@ class Listener(Protocol):
     def cut(self, element: Unreached) -> None:
         """All elements within a path have ended. Others are missing, as a generator has failed."""
 
-    def position_ended(self, path: Path) -> None:
-        """All that is at a path has ended, where the reader is given lists."""
+    def position_ended(
+        self, name: str, path: Path, skipped: Sequence[str], *, has_failures: bool
+    ) -> None:
+        """All that is at a position of an outermost list has ended.
+
+        ``name``: of the first node there; ``skipped``: of those that a condition has skipped.
+        """
 
     def forget(self, name: str) -> None:
         """Forget why an element has not completed: no node will ask for it any more."""
@@ -58,7 +63,7 @@ class ElementEnds:
     """Counts the elements of one run that have ended, and ends what waits for all of them.
 
     ``lists_at``: how many positions lead to the lists that the reader is given; ``None`` if it is
-    given none.
+    given none. ``tells_positions``: whether the listener is told of each position that has ended.
     """
 
     def __init__(
@@ -70,7 +75,10 @@ class ElementEnds:
         ready: ReadySet[Any],
         listener: Listener,
         lists_at: int | None,
+        *,
+        tells_positions: bool,
     ) -> None:
+        self._tells_positions = tells_positions
         self._plan = plan
         self._mapped, self._cells = groups.mapped, groups.cells
         self._roots = groups.roots
@@ -86,14 +94,21 @@ class ElementEnds:
 
     def end(self, mapped: Mapped, path: Path, *, has_failures: bool) -> None:
         """All that a node has at a path has ended. Count it in the list around it."""
-        holder = mapped.holders[len(path) - 1]
+        prefix = path[:-1]
+        holder = mapped.holders[len(prefix)]
         if holder is not None:  # before the positions around it end, with which all of it goes
-            self._count_down(holder, path, mapped)
-        around = mapped.within.get(path[:-1])
+            if has_failures and not prefix and self._tells_positions:
+                holder.failed.add(path)
+            alive = holder.alive[path]
+            alive.discard(mapped)
+            if not alive:
+                self._release(holder, path)
+        around = mapped.within.get(prefix)
         if around is not None:
             around.ended += 1
             around.has_failures = around.has_failures or has_failures
-            self.check(mapped, path[:-1])
+            if around.ended >= around.row.known:  # else others are left, also if it has an end
+                self.check(mapped, prefix)
 
     def check(self, mapped: Mapped, path: Path) -> None:
         """End the list of a node's elements within a path if all of them have ended."""
@@ -154,8 +169,10 @@ class ElementEnds:
         for group in mapped.holders:
             if group is not None:
                 group.held.remove(mapped)
-                for path in list(group.alive):
-                    self._count_down(group, path, mapped)
+                for path, alive in list(group.alive.items()):
+                    alive.discard(mapped)
+                    if not alive:
+                        self._release(group, path)
 
     def never_reach(self, group: Group, prefix: Path, outcome: int) -> None:
         """There will be no list at a position: each node within ends there, once."""
@@ -214,18 +231,19 @@ class ElementEnds:
             self._ready.forget(gathering)
             self._listener.skip(never_run)
 
-    def _count_down(self, group: Group, path: Path, mapped: Mapped) -> None:
-        alive = group.alive[path]
-        alive.discard(mapped)
-        if not alive:
-            del group.alive[path]
-            self._release(group, path)
-
     def _release(self, group: Group, path: Path) -> None:
         """Drop what is at a position of which everything has ended."""
-        if group.depth == self._lists_at:
-            self._listener.position_ended(path)
+        del group.alive[path]
+        if self._tells_positions and group.depth == 1 and group.members:
+            self._tell_position(group, path)
         self._values.drop(group, path, self._listener.forget)
+
+    def _tell_position(self, group: Group, path: Path) -> None:
+        first = group.members[0].plan.node.task_name
+        skipped = [m.plan.node.task_name for m in group.members if m.outcomes.get(path) == SKIPPED]
+        has_failures = path in group.failed
+        group.failed.discard(path)
+        self._listener.position_ended(first, path, skipped, has_failures=has_failures)
 
     def _uneven_error(self, node: DAGNode | Element, uneven: Zipped) -> OutputShapeError:
         outputs = {i.given_key: i.outputs[0] for i in self._plan.generators.values()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from taskiq_flow.dataflow.axes import Path, element_name
@@ -30,29 +31,35 @@ class ElementValues:
         self._mapped, self._cells, self._returned = groups.mapped, groups.cells, groups.returned
         self._lists = lists
         self._lists_at = lists_at
+        for mapped in self._mapped.values():
+            for taking in mapped.taking:
+                taking.value_at = self._reader(taking, mapped.plan.node.join)
+
+    def _reader(self, taking: Taking, join: Join) -> Callable[[Path], Any]:
+        """What gives the values of a mapped key, by their places."""
+        if taking.is_listed:
+            return partial(self._lists.value, taking.axis)
+        if taking.failures is not None:
+            return partial(_failures, taking.failures)
+        cells = self._cells[taking.key].get
+        if taking.gathers is None:
+            return cells
+        cells = taking.gathers.values[taking.key].get
+        outcomes = taking.gathers.outcomes
+        return cells if join == "ended" else partial(_if_completed, outcomes, cells)
 
     def inputs(self, element: Element, values: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of an element by key. A key without a value is left out."""
         mapped, path = self._mapped[element.node], element.path
-        found = {key: values[key] for key in mapped.plan.whole_keys if key in values}
+        found = {}
+        for key in mapped.plan.whole_keys:
+            if key in values:
+                found[key] = values[key]
         for taking in mapped.taking:
-            value = self._taken(taking, path, element.join)
+            value = taking.value_at(taking.project(path))
             if value is not ABSENT:
                 found[taking.key] = value
         return found
-
-    def _taken(self, taking: Taking, path: Path, join: Join) -> Any:
-        """The value that the element at a path takes of a mapped key, or ``ABSENT``."""
-        at = taking.project(path)
-        if taking.is_listed:
-            return self._lists.value(taking.axis, at)
-        if taking.failures is not None:
-            return self._failures(taking.failures, at)
-        if taking.gathers is None:
-            return self._cells[taking.key].get(at)
-        if taking.gathers.outcomes.around(at) != COMPLETED and join != "ended":
-            return ABSENT
-        return taking.gathers.values[taking.key].get(at)
 
     def add_failure(self, element: Element, failure: Failure) -> None:
         """Record a failure of an element, or of all that a node has within a path."""
@@ -63,19 +70,20 @@ class ElementValues:
                 found = cells.get(at)
                 cells.put(at, [failure] if found is ABSENT else [*found, failure])
 
-    def _failures(self, cells: Cells, at: Path) -> list[Failure]:
-        found = cells.get(at)
-        failures = [] if found is ABSENT else sorted(found, key=place_of)
-        return [failure_within(failure, at) for failure in failures]
-
-    def store(self, element: Element, result: Any, stored: Mapping[str, Any]) -> None:
+    def store(self, element: Element, result: Any) -> None:
         """Put what an element gives into the rows of its keys. Raises ``OutputShapeError``."""
         node, path = element.node, element.path
-        for key, value in stored.items():
-            self._lists.check_value(key, value, element)
+        stored: dict[str, Any] = {}
+        node.store(result, stored)
+        lists = self._mapped[node].lists
+        if lists:
+            lists = [key for key in lists if key in stored]
+        for key in lists:
+            self._lists.check_value(key, stored[key], element)
         for key, value in stored.items():
             self._cells[key].put(path, value)
-            self._lists.put(key, path, value)
+        for key in lists:
+            self._lists.put(key, path, stored[key])
         if self._lists_at is not None and len(stored) > 1:
             self._returned[node].put(path, result)
 
@@ -83,7 +91,7 @@ class ElementValues:
         """The value that an element takes of a key that its node maps over, or ``ABSENT``."""
         takings = self._mapped[element.node].taking
         taking = next(taking for taking in takings if taking.key == key)
-        return self._taken(taking, element.path, element.join)
+        return taking.value_at(taking.project(element.path))
 
     def dependencies(self, element: Element) -> list[str]:
         """The names of what an element depends on."""
@@ -132,11 +140,25 @@ class ElementValues:
         ``forget``: called with the name of each element that has not completed.
         """
         for dropping in group.drops:
-            if dropping.is_due(path):
-                for cells in dropping.cells:
-                    cells.drop(path)
-                _drop_outcomes(dropping.mapped, path, group.depth, forget)
+            if dropping.groups > 1 and not dropping.is_due(path):
+                continue
+            for cells in dropping.cells:
+                cells.drop(path)
+            mapped = dropping.mapped
+            if mapped.outcomes.root or mapped.gathers:
+                _drop_outcomes(mapped, path, group.depth, forget)
         self._lists.drop(group, path)
+
+
+def _failures(cells: Cells, at: Path) -> list[Failure]:
+    found = cells.get(at)
+    failures = [] if found is ABSENT else sorted(found, key=place_of)
+    return [failure_within(failure, at) for failure in failures]
+
+
+def _if_completed(outcomes: Cells, values: Callable[[Path], Any], at: Path) -> Any:
+    """What was gathered at a place, unless elements are missing there."""
+    return values(at) if outcomes.around(at) == COMPLETED else ABSENT
 
 
 def _drop_outcomes(mapped: Mapped, path: Path, depth: int, forget: Callable[[str], None]) -> None:

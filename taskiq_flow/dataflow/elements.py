@@ -7,7 +7,7 @@ room, and forgets them when all of their elements have ended.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from taskiq_flow.dataflow.axes import Axis, Path, element_name, lists_of
@@ -27,7 +27,8 @@ from taskiq_flow.dataflow.rows import Row, Source, Zipped
 from taskiq_flow.values.isolation import Take
 
 LET_IN_AT_ONCE = 64
-"""``pop`` returns after it has let in so many positions of which no node may start yet."""
+"""``pop`` returns after it has let in so many positions of which no node may start yet. It is
+called again when others have had their turn."""
 
 
 class Caller(Listener, Reader, Protocol):
@@ -36,8 +37,14 @@ class Caller(Listener, Reader, Protocol):
     def restored(self, element: Element) -> int | None:
         """Store an element that an earlier engine has completed. ``None`` if none has."""
 
+    def passed_over(self, element: Element) -> None:
+        """An element of a position that is passed over."""
+
     def source_failed(self, error: BaseException) -> None:
         """A source that is mapped over has raised an error."""
+
+    def look_again(self) -> None:
+        """Call ``pop`` again soon. With nothing unfinished, the run ends then."""
 
 
 class Elements:
@@ -49,7 +56,10 @@ class Elements:
     ``sources``: by key, the inputs of the run that are read while it goes on. ``take``: makes of
     such a value one that its source does not change any more. ``limit``: how many nodes may run at
     once. ``lists_at``: how many positions lead to the lists that the reader is given; ``None`` if
-    it is given none. ``items``: whether the reader is given elements.
+    it is given none. ``items``: whether the reader is given elements. ``is_resumed``: whether
+    earlier engines may have completed elements. ``tells_positions``: whether the run is told of
+    each position of an outermost list that has ended. ``passed_over``: by the first node there, the
+    positions of these at which nothing is left to do.
     """
 
     def __init__(
@@ -65,8 +75,12 @@ class Elements:
         limit: int | None,
         lists_at: int | None,
         items: bool,
+        is_resumed: bool,
+        tells_positions: bool,
+        passed_over: Mapping[str, Collection[int]],
     ) -> None:
         self._are_items_read = items
+        self._is_resumed = is_resumed
         self._ready = ready
         self._caller = caller
         self._lists_at = lists_at
@@ -80,11 +94,27 @@ class Elements:
             lists_at=lists_at,
         )
         self._mapped, self._groups = groups.mapped, groups.groups
+        for group in groups.roots if passed_over else ():
+            if group.members:
+                name = group.members[0].plan.node.task_name
+                group.passed_over = passed_over.get(name, ())
         self.lists = Lists(plan, groups.axes, sources, take)
         self.values = ElementValues(plan, groups, self.lists, lists_at)
         self.room = Room(plan, groups, self.lists, ready, caller)
-        self.ends = ElementEnds(plan, groups, self.lists, self.values, ready, caller, lists_at)
-        self._passed_on = [group for group in self._groups if not group.is_taken]
+        self.ends = ElementEnds(
+            plan,
+            groups,
+            self.lists,
+            self.values,
+            ready,
+            caller,
+            lists_at,
+            tells_positions=tells_positions,
+        )
+        # The last group comes first; while no more may run, only those whose elements have no task.
+        self._in_turn = self._groups[::-1]
+        self._passed_on = [group for group in self._in_turn if not group.is_taken]
+        self._with_tails = [g for g in self._groups if g.members] if limit is not None else []
         self._zips = any(planned.zips for planned in plan.mapped.values())
         self._growing = {
             node: GrowingRows(node, plan, groups, self.lists.rows[items.given_key, 1])
@@ -92,8 +122,6 @@ class Elements:
         }
         self._opening: dict[DAGNode, Opening] = {}  # by generator, where nodes wait for it
         self._parked: dict[tuple[Axis, Path], list[tuple[Group, Path]]] = {}  # by what is awaited
-        self.has_more = False
-        """Whether ``pop`` has stopped early, and is to be called again."""
 
     # Items of generators
 
@@ -198,16 +226,22 @@ class Elements:
 
     def pop(self) -> Any:
         """Start the next node or element. ``None`` if none may start now."""
-        self.has_more = self.room.waits_for_reader = False
+        self.room.waits_for_reader = False
+        ready, ends = self._ready, self.ends
         for _ in range(LET_IN_AT_ONCE):
-            if self.ends.is_stopped:
+            if ends.is_stopped:
                 return None
-            self._let_in_the_last()
-            node = self._ready.pop()
+            is_full = ready.is_full
+            if self._with_tails and not is_full:
+                self._let_in_the_last()
+            node = ready.pop()
             if node is None:
-                gathered = self.ends.gathered
+                groups = self._passed_on if is_full else self._in_turn
+                gathered = ends.gathered
                 # A list that turns out to have ended lets nodes start that take it whole.
-                if not self._let_in_one() and gathered == self.ends.gathered:
+                if not (groups and self._let_in_one(groups)) and gathered == ends.gathered:
+                    if not ready.unfinished:
+                        self._caller.look_again()
                     return None
             elif node in self._mapped:
                 self._ready.suspend(node)
@@ -216,7 +250,7 @@ class Elements:
                 self._wait_for_row(node)
             else:
                 return node
-        self.has_more = True
+        self._caller.look_again()
         return None
 
     def generator_ended(self, node: DAGNode) -> None:
@@ -229,10 +263,8 @@ class Elements:
         if isinstance(element, Unreached):
             self.ends.end_within(mapped, path, element.outcome, is_reached=False)
             return
-        outcome = self._ready.outcome(element)
         del mapped.pending[path]
-        self._ready.forget(element)
-        self._note_end(mapped, path, outcome)
+        self._note_end(mapped, path, self._ready.forget(element))
 
     def _open(self, mapped: Mapped) -> None:
         """Open a node whose outermost lists are there."""
@@ -252,10 +284,8 @@ class Elements:
 
         Without a limit there is nothing to choose between.
         """
-        if self._limit == math.inf or self._ready.is_full:
-            return
-        for group in self._groups:
-            if not (group.cursors and group.members):
+        for group in self._with_tails:
+            if not group.cursors or group.let_in < group.last_from:
                 continue
             while self._are_the_last(group) and (cursor := self._next(group)) is not None:
                 self._let_in(group, cursor)
@@ -271,6 +301,7 @@ class Elements:
                 return False
             left += length - cursor.next
             if left > self._limit:
+                group.last_from = group.let_in + left - self._limit
                 return False
         return True
 
@@ -282,10 +313,9 @@ class Elements:
             return group.root is not None
         return self._has_let_in_all(group.parent)
 
-    def _let_in_one(self) -> bool:
-        """Let in one more position, of the last group that has one. ``False`` if there is none."""
-        is_full = self._ready.is_full
-        for group in reversed(self._passed_on if is_full else self._groups):
+    def _let_in_one(self, groups: Sequence[Group]) -> bool:
+        """Let in one more position, of the first group that has one. ``False`` if there is none."""
+        for group in groups:
             if group.cursors and (cursor := self._next(group)) is not None:
                 self._let_in(group, cursor)
                 return True
@@ -367,12 +397,21 @@ class Elements:
             self.ends.leave(group, cursor)
         if group.held:
             group.alive[path] = set(group.held)
+        if group.passed_over and path[-1] in group.passed_over:
+            self._pass_over(group, path)
+        else:
+            self._add_elements(group, path)
+
+    def _add_elements(self, group: Group, path: Path) -> None:
         never_run: list[Element] = []
         for mapped in group.members:
             if mapped.is_dead:
                 continue
             element = Element(mapped.plan.node, path, self.values)
-            if (outcome := self._caller.restored(element)) is not None:
+            outcome = None
+            if mapped.is_given or self._is_resumed:
+                outcome = self._caller.restored(element)
+            if outcome is not None:
                 self._note_end(mapped, path, outcome)
             elif not self._add(element, mapped):
                 never_run.append(element)
@@ -381,18 +420,22 @@ class Elements:
         for child in group.children:
             self._reach(child, path)
 
+    def _pass_over(self, group: Group, path: Path) -> None:
+        alive = [mapped for mapped in group.tree if not mapped.is_dead]
+        for mapped in alive:
+            if len(mapped.plan.axes) == 1:
+                self._caller.passed_over(Element(mapped.plan.node, path, self.values))
+        for mapped in alive:
+            self.ends.end(mapped, path, has_failures=False)
+
     def _add(self, element: Element, mapped: Mapped) -> bool:
         pending: list[Any] = list(mapped.plan.whole)
-        ended = [COMPLETED] if mapped.counts_as_completed else []
+        ended = list(mapped.ended)
         path = element.path
-        for taking in mapped.taking:
-            of = taking.of
+        for taking in mapped.linked:
+            of, at = taking.of, taking.project(path)
             if of is None:
-                continue
-            if taking.is_listed:
-                ended.append(COMPLETED)
-                continue
-            at = taking.project(path)
+                raise AssertionError(f"{taking.key!r} is linked to no node")
             if taking.gathers is not None:
                 outcome = taking.gathers.outcomes.around(at)
                 if outcome is ABSENT and of.is_dead:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from taskiq_flow.dataflow.axes import Axis, Path, keys_of, lists_of, parts_of, projection
 from taskiq_flow.dataflow.cells import ABSENT, Cells
@@ -12,7 +13,7 @@ from taskiq_flow.dataflow.element_plan import ElementPlan, GroupPlan, MappedNode
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.plan import FAILURES
-from taskiq_flow.dataflow.ready_set import Gate
+from taskiq_flow.dataflow.ready_set import COMPLETED, Gate
 from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT, Row, Source, Zipped
 
 MOST_OPEN = 8
@@ -47,9 +48,13 @@ class Gathers:
 
 
 class Taking:
-    """How a mapped node of this run takes a key that it maps over."""
+    """How a mapped node of this run takes a key that it maps over.
 
-    __slots__ = ("axis", "failures", "gathers", "is_listed", "key", "of", "project")
+    ``project``: makes of an element's path the place of the value. ``value_at``: gives the value at
+    such a place, or ``ABSENT``.
+    """
+
+    __slots__ = ("axis", "failures", "gathers", "is_listed", "key", "of", "project", "value_at")
 
     def __init__(self, taken: Taken, of: Mapped | None) -> None:
         self.key = taken.key
@@ -57,6 +62,7 @@ class Taking:
         self.axis = taken.axis
         self.is_listed = taken.is_listed
         self.project = projection(taken.at)
+        self.value_at: Callable[[Path], Any]
         self.gathers: Gathers | None = None
         self.failures: Cells | None = None
         if of is not None and len(taken.at) < taken.own:
@@ -70,8 +76,12 @@ class Taking:
 class Mapped:
     """A mapped node in this run.
 
-    ``counts_as_completed``: whether a list that it maps over is a node's, which has completed then;
-    a rule such as ``"any"`` counts it. ``pending``: its elements that have not ended, by path.
+    ``linked``: the keys that it takes of elements of other nodes, for which its own elements wait.
+    ``ended``: the outcomes of what has ended before any of its elements is there: a node that gave
+    a list that it maps over has completed, and a rule such as ``"any"`` counts it. ``is_given``:
+    whether its elements have no task, but are given their values. ``lists``: the keys that its
+    elements give as lists, which are mapped over or joined.
+    ``pending``: its elements that have not ended, by path.
     ``outcomes``: how others ended, for those that did not complete, and paths that lead to no list.
     ``within``: what has ended, by the paths that are still open. ``gathers``: by the length of
     paths. ``failures``: by the length of the paths at which they are taken. ``keys``: that its
@@ -89,8 +99,11 @@ class Mapped:
         self.gate = None if limit is None else Gate(limit)
         self.keys = node.outputs if items is None else [items.given_key]
         self.priority = priority
-        self.counts_as_completed = False
+        self.is_given = node.given_key is not None
         self.taking: list[Taking] = []
+        self.linked: list[Taking] = []
+        self.ended: list[int] = []
+        self.lists: list[str] = []
         self.pending: dict[Path, Element] = {}
         self.outcomes = Cells()
         self.within: dict[Path, Within] = {}
@@ -120,25 +133,23 @@ class Dropping:
     ``groups``: how many these are: the node's own, and later passes whose nodes take its values.
     """
 
-    __slots__ = ("_groups", "cells", "ended", "mapped")
+    __slots__ = ("cells", "ended", "groups", "mapped")
 
     def __init__(self, mapped: Mapped, groups: int) -> None:
         self.mapped = mapped
         self.cells: list[Cells] = []
         self.ended = Cells()  # by path: in how many of the groups, if not in all
-        self._groups = groups
+        self.groups = groups
 
     def is_due(self, path: Path) -> bool:
-        """A position has ended in one more of the groups. Whether it was the last one."""
-        if self._groups == 1:
-            return True
+        """A position has ended in one more of several groups. Whether it was the last one."""
         before = self.ended.get(path)
         ended = 1 if before is ABSENT else before + 1
-        if ended < self._groups:
+        if ended < self.groups:
             self.ended.put(path, ended)
         else:
             self.ended.drop(path)
-        return ended == self._groups
+        return ended == self.groups
 
 
 class Group:
@@ -151,11 +162,14 @@ class Group:
     generator. ``foreign``: how elements of other groups are taken, which have to be let in before.
     ``room``: how many positions may be alive. ``alive``: by path, the nodes of ``held`` that have
     not ended. ``cursors``: those that are not at their end; ``root``: of the outermost list.
-    ``sources``: keys that no other group reads. ``let_in``: how many positions. ``items``: the
+    ``sources``: keys that no other group reads. ``let_in``: how many positions. ``last_from``: a
+    number of these before which it is known that those left are not the last ones. ``items``: the
     groups that let in the items of generators, of which this one reads the rows. ``parked``: the
     positions of its parent at which its lists are not there yet. ``fixed_by``: how many positions
     of its parent fix its lists. ``rows``: the axes of lists that are dropped with its positions;
-    ``rows_within``: of those that are at places within these.
+    ``rows_within``: of those that are at places within these. ``failed``: the positions of an
+    outermost list at which something has failed. ``passed_over``: those at which all has ended
+    before, and of which nobody needs anything.
     """
 
     def __init__(self, number: int, plan: GroupPlan, members: Sequence[Mapped]) -> None:
@@ -183,9 +197,12 @@ class Group:
         self.room = math.inf
         self.sources: list[str] = []
         self.drops: list[Dropping] = []
+        self.failed: set[Path] = set()
+        self.passed_over: Collection[int] = ()
         self.cursors: dict[Path, Cursor] = {}
         self.root: Cursor | None = None
         self.let_in = 0
+        self.last_from = 0.0
         self.items: list[Group] = []
         self.alive: dict[Path, set[Mapped]] = {}
 
@@ -229,10 +246,12 @@ class Groups:
                 Taking(t, None if t.producer is None else self.mapped[t.producer])
                 for t in planned.taken
             ]
-            mapped.counts_as_completed = any(
-                taking.is_listed and taking.key in producers for taking in mapped.taking
-            )
+            mapped.linked = [t for t in mapped.taking if t.of is not None and not t.is_listed]
+            listed = [t for t in mapped.taking if t.is_listed]
+            if any(t.of is not None or t.key in producers for t in listed):
+                mapped.ended.append(COMPLETED)
             mapped.opens = [(key, 1) for key in mapped.keys if (key, 1) in self.axes]
+            mapped.lists = [k for k in mapped.keys if plan.depths.get(k) or (k, 1) in self.axes]
             self.cells.update((key, Cells()) for key in mapped.keys)
             self.returned[node] = self.cells[mapped.keys[0]] if node.output else Cells()
         self.groups = [

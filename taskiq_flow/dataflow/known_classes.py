@@ -36,7 +36,7 @@ class ClassesOfTasks(Classes):
 
 
 def classes_of(task: Task) -> set[type]:
-    """The classes in a task's annotations, and in the module that defines it."""
+    """The classes in a task's annotations and its module, in their fields and within them."""
     function = original_function(task)
     try:
         signature = signature_of(function)
@@ -46,4 +46,4 @@ def classes_of(task: Task) -> set[type]:
     module = sys.modules.get(getattr(function, "__module__", None) or "")
     in_module = [] if module is None else vars(module).values()
     carried = {c for c in list(in_module) if isinstance(c, type) and kind_of(c) is not None}
-    return classes_in((*annotations, signature.return_annotation)) | carried
+    return classes_in((*annotations, signature.return_annotation, *carried))

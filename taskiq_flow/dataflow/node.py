@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from taskiq_flow.dataflow.binding import Binding, Inputs, bind
 from taskiq_flow.dataflow.node_arguments import (
@@ -49,7 +49,21 @@ from taskiq_flow.values.isolation import Take, shared
 ERROR = "error"
 """The parameter of a fallback that is given the task's exception, unless the node has that key."""
 
-_NOTHING: dict[str, Any] = {}
+
+class _Nothing(dict[str, Any]):
+    """An empty mapping that stays empty."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError(
+            "given and map_over of a node do not change; make another node, with what it is given"
+        )
+
+    __setitem__ = update = setdefault = __ior__ = _refuse
+
+
+_NOTHING = _Nothing()
 """What most nodes have in ``given`` and ``map_over``: they share it, as a graph may have many."""
 
 _BY_KEYS = "inputs=, with the output keys of those nodes, or dag.add_edge(from_task, to_task)"
@@ -150,6 +164,7 @@ class DAGNode:
         "_fallback_node",
         "_info",
         "_inputs",
+        "_metadata",
         "_output_names",
         "_outputs",
         "_placed",
@@ -168,7 +183,6 @@ class DAGNode:
         "join",
         "map_over",
         "max_parallel",
-        "metadata",
         "queue_timeout",
         "retry",
         "task",
@@ -214,7 +228,7 @@ class DAGNode:
         self._inputs = checked_inputs(self.task_name, inputs)
         self._outputs = checked_outputs(self.task_name, output, outputs)
         self.given: Mapping[str, Any] = checked_given(self.task_name, given) or _NOTHING
-        self.metadata: dict[str, Any] = dict(metadata or {})
+        self._metadata = dict(metadata) if metadata else None
         expected_seconds = in_seconds(
             f"expected_seconds of node {self.task_name!r}", expected_seconds
         )
@@ -284,6 +298,17 @@ class DAGNode:
             )
 
     @property
+    def metadata(self) -> dict[str, Any]:
+        """The user's own, without effect on a run."""
+        if self._metadata is None:  # not made before, as a graph may have many nodes
+            self._metadata = {}
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: dict[str, Any]) -> None:
+        self._metadata = metadata
+
+    @property
     def given_key(self) -> str | None:
         """The key whose elements it passes on as they are. It has no task that is sent then."""
         return None
@@ -316,6 +341,8 @@ class DAGNode:
             )
             if callable(self.fallback):
                 self._fallback_node = self._placed_fallback(binding.keys)
+            if self._inputs == binding.positional:  # then one tuple is enough
+                self._inputs = binding.positional
             self._binding = binding
         return self._binding
 
@@ -395,7 +422,7 @@ class DAGNode:
             dict(zip(asked, new(asked.values()), strict=True)) for asked in self._when_keys
         )
         self._when_keys = required, optional
-        self.metadata = dict(self.metadata)
+        self._metadata = None if self._metadata is None else dict(self._metadata)
         self.factors = factors
         self.filtered = None if self.filtered is None else keys.get(self.filtered, self.filtered)
         self.map_over = {key: levels for factor in factors for key, levels in factor.items()}

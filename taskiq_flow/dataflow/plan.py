@@ -45,8 +45,8 @@ class Plan:
     """
 
     order: list[DAGNode]
-    predecessors: dict[DAGNode, list[DAGNode]]
-    successors: dict[DAGNode, list[DAGNode]]
+    predecessors: dict[DAGNode, tuple[DAGNode, ...]]
+    successors: dict[DAGNode, tuple[DAGNode, ...]]
     producers: dict[str, DAGNode]
     required: dict[str, DAGNode]
     optional: dict[str, DAGNode]
@@ -112,8 +112,7 @@ def plan_of(
     """
     producers = _producers(nodes)
     by_name = {node.task_name: node for node in nodes}
-    successors: dict[DAGNode, list[DAGNode]] = {}
-    predecessors: dict[DAGNode, list[DAGNode]] = {}
+    predecessors: dict[DAGNode, tuple[DAGNode, ...]] = {}
     required: dict[str, DAGNode] = {}
     optional: dict[str, DAGNode] = {}
     failed_nodes: dict[str, DAGNode] = {}
@@ -137,9 +136,9 @@ def plan_of(
             else:
                 optional.setdefault(key, node)
         if before:
-            predecessors[node] = list(before)
-        for other in before:
-            successors.setdefault(other, []).append(node)
+            predecessors[node] = tuple(before)
+    del by_name  # ordering a large graph is when most memory is taken
+    successors = _successors(predecessors)
     order = _topological_order(nodes, predecessors, successors)
     elements, by_items = (
         element_plan(order, predecessors, orderings, producers, failed_nodes, all_items=all_items)
@@ -161,6 +160,16 @@ def plan_of(
         _by_value(order, producers, elements),
         kind,
     )
+
+
+def _successors(
+    predecessors: Mapping[DAGNode, tuple[DAGNode, ...]],
+) -> dict[DAGNode, tuple[DAGNode, ...]]:
+    found: dict[DAGNode, list[DAGNode]] = {}
+    for node, before in predecessors.items():
+        for other in before:
+            found.setdefault(other, []).append(node)
+    return {node: tuple(after) for node, after in found.items()}
 
 
 def _takes_whole(node: DAGNode, key: str) -> bool:
@@ -231,8 +240,8 @@ def _producers(nodes: Sequence[DAGNode]) -> dict[str, DAGNode]:
 
 def _topological_order(
     nodes: Sequence[DAGNode],
-    predecessors: dict[DAGNode, list[DAGNode]],
-    successors: dict[DAGNode, list[DAGNode]],
+    predecessors: Mapping[DAGNode, Sequence[DAGNode]],
+    successors: Mapping[DAGNode, Sequence[DAGNode]],
 ) -> list[DAGNode]:
     """Kahn's algorithm (1962) with a heap of insertion indices, so that the order is stable."""
     index = {node: position for position, node in enumerate(nodes)}
@@ -253,7 +262,7 @@ def _topological_order(
 
 
 def _cycle_error(
-    stuck: dict[DAGNode, int], predecessors: dict[DAGNode, list[DAGNode]]
+    stuck: dict[DAGNode, int], predecessors: Mapping[DAGNode, Sequence[DAGNode]]
 ) -> CycleError:
     """Walk backwards until a node repeats: every stuck node has a stuck predecessor."""
     walked: dict[DAGNode, int] = {}

@@ -79,7 +79,7 @@ class ReadySet(Generic[N]):
         self._heap: list[tuple[float, int, N]] = []  # the ready nodes, with a limit
         self._rank: dict[N, tuple[float, int]] = {}  # the place in the heap, with a limit
         self._gates: dict[N, Gate] = {}  # of the nodes that have one
-        # Whether a node that waits only counts: no join rules, no failures, no nodes added so far.
+        # Whether a node that waits only counts: no join rules, no failures and no gates so far.
         self._only_counts = True
         self._added = 0
         self._running = 0
@@ -108,7 +108,10 @@ class ReadySet(Generic[N]):
         ready._successors = successors
         ready._joins = dict(joins)
         ready._only_counts = not joins
-        ready._state = state = {node: len(predecessors.get(node, ())) for node in nodes}
+        ready._state = state = dict.fromkeys(nodes, READY)
+        for node, dependencies in predecessors.items():
+            if node in state:
+                state[node] = len(dependencies)
         ready._added = len(state)
         for node in completed:
             state[node] = COMPLETED
@@ -125,8 +128,9 @@ class ReadySet(Generic[N]):
                 for number, (node, waits_for) in enumerate(state.items(), 1)
                 if waits_for != COMPLETED
             }
-        for node in [node for node, waits_for in state.items() if not waits_for]:
-            ready._enqueue(node)
+        for node, waits_for in state.items():
+            if waits_for == READY:
+                ready._queue_up(node)
         return ready
 
     def add(
@@ -148,32 +152,37 @@ class ReadySet(Generic[N]):
         and its join rule is not met. Raises ``ValueError`` if the node was added before, or if a
         dependency was not.
         """
-        if node in self._state:
+        state = self._state
+        if node in state:
             raise ValueError(f"{node!r} was added before")
         dependencies = dict.fromkeys(after)
-        for dependency in dependencies:
-            if dependency not in self._state:
-                raise ValueError(f"{node!r} waits for {dependency!r}, which is not in the set")
+        try:
+            outcomes = [*ended, *map(state.__getitem__, dependencies)]
+        except KeyError as error:
+            missing = error.args[0]
+            raise ValueError(f"{node!r} waits for {missing!r}, which is not in the set") from None
         self._added += 1
         self.unfinished += 1
-        self._only_counts = False
         if self._limit is not None:
             self._rank[node] = (-priority, self._added)
         if join != "all":
             self._joins[node] = join
+            self._only_counts = False
         if gate is not None:
             self._gates[node] = gate
-        outcomes = [*ended, *(self._state[dependency] for dependency in dependencies)]
+            self._only_counts = False
         if join == "any" and COMPLETED in outcomes:
             self._enqueue(node)
             return True
-        if (worst := min(outcomes, default=COMPLETED)) < COMPLETED:
+        if outcomes and (worst := min(outcomes)) < COMPLETED:
             self._note_worst(node, worst)
-        open_ones = [other for other in dependencies if self._state[other] > COMPLETED]
-        for dependency in open_ones:
-            self._added_successors.setdefault(dependency, []).append(node)
-        self._state[node] = len(open_ones)
-        return bool(open_ones) or self._enqueue_or_end(node)
+        waits_for = 0
+        for dependency in dependencies:
+            if state[dependency] > COMPLETED:
+                waits_for += 1
+                self._added_successors.setdefault(dependency, []).append(node)
+        state[node] = waits_for
+        return waits_for > 0 or self._enqueue_or_end(node)
 
     def add_suspended(self, node: N) -> None:
         """Add a node that never starts. Its end is reported as that of a started one."""
@@ -244,7 +253,10 @@ class ReadySet(Generic[N]):
         self.unfinished -= 1
         if self._limit is not None:
             del self._rank[node]
-        for successor in self._successors.get(node, ()):
+        successors = self._successors.get(node, ())
+        if self._added_successors:
+            successors = (*successors, *self._added_successors.pop(node, ()))
+        for successor in successors:
             waits_for = state.get(successor, READY) - 1
             if waits_for >= READY:
                 state[successor] = waits_for
@@ -294,13 +306,19 @@ class ReadySet(Generic[N]):
             raise ValueError(f"{node!r} is not suspended")
         self._enqueue(node)
 
-    def forget(self, node: N) -> None:
-        """Remove a node that has ended. No node that depends on it can be added any more."""
-        if self._state[node] > COMPLETED:
+    def forget(self, node: N) -> int:
+        """Remove a node that has ended. No node that depends on it can be added any more.
+
+        Returns its outcome.
+        """
+        outcome = self._state[node]
+        if outcome > COMPLETED:
             raise ValueError(f"{node!r} has not ended")
         del self._state[node]
-        self._joins.pop(node, None)
-        self._gates.pop(node, None)
+        if not self._only_counts:
+            self._joins.pop(node, None)
+            self._gates.pop(node, None)
+        return outcome
 
     def _release_successors(self, node: N, never_run: list[N]) -> None:
         """Tell the successors of a node that it has ended. Appends to ``never_run``."""

@@ -62,14 +62,16 @@ class Room:
 
     def has_room_for_one(self, group: Group, more: int = 0) -> bool:
         """Whether a further position may exist. ``more``: that are there and not let in."""
-        alive, unread = len(group.alive) + more, self._reader.unread()
-        if (
-            unread and group.items
-        ):  # what the reader lacks and this group has not let in takes none of its room
-            ahead = max(items.let_in for items in group.items) - group.let_in
-            unread = max(0, unread - max(0, ahead))
+        alive = len(group.alive) + more
+        if alive >= group.room:
+            return False
         if group.depth == 1:
             alive += self._reader.ahead()
+        unread = self._reader.unread()
+        if unread and group.items:
+            # What the reader lacks and this group has not let in takes none of its room.
+            ahead = max(items.let_in for items in group.items) - group.let_in
+            unread = max(0, unread - max(0, ahead))
         if alive < group.room <= alive + unread:
             self.waits_for_reader = True
         return alive + unread < group.room

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 from pydantic import BaseModel
@@ -11,6 +11,7 @@ from pydantic_core import to_jsonable_python
 from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, BrokerMessage, TaskiqMessage
 from taskiq.formatters.proxy_formatter import ProxyFormatter
 from taskiq.labels import prepare_label
+from taskiq.serializers import JSONSerializer
 
 from taskiq_flow.dataflow.binding import Binding
 from taskiq_flow.errors import SerializationError
@@ -40,7 +41,8 @@ class Address:
 
     ``queue``: where it is sent to, ``None`` for the broker's own queue. ``is_async``: whether the
     task's function is a coroutine function, which its worker can cancel. ``injects``: whether
-    taskiq injects any of its arguments.
+    taskiq injects any of its arguments. ``behind_id``: the JSON of a message without values, behind
+    the task's id; empty until such a message is sent.
     """
 
     task_name: str
@@ -50,6 +52,7 @@ class Address:
     queue: str | None = None
     is_async: bool = True
     injects: bool = False
+    behind_id: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -164,7 +167,34 @@ def encode_unseen(
     ``kwargs``: what stands in it. ``converts``: whether values may be in it that JSON does not
     have. Raises whatever the serializer raises.
     """
-    address, task_id = call.address, call.task_id
+    address, task_id, serializer = call.address, call.task_id, broker.serializer
+    if args or kwargs or type(serializer) is not JSONSerializer:
+        message = _dumped(broker, address, task_id, args, kwargs, converts=converts)
+    else:  # in JSON, nothing but the id differs from the last such message
+        if not address.behind_id:
+            empty = _dumped(broker, address, "", [], {}, converts=converts)
+            object.__setattr__(address, "behind_id", empty.removeprefix(_BEFORE_ID + b'""'))
+        message = _BEFORE_ID + serializer.dumpb(task_id) + address.behind_id
+    return BrokerMessage(
+        task_id=task_id,
+        task_name=address.task_name,
+        message=message,
+        labels=address.labels,
+    )
+
+
+_BEFORE_ID = b'{"task_id": '
+
+
+def _dumped(
+    broker: AsyncBroker,
+    address: Address,
+    task_id: str,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    *,
+    converts: bool,
+) -> bytes:
     content = {
         "task_id": task_id,
         "task_name": address.task_name,
@@ -174,12 +204,7 @@ def encode_unseen(
         "kwargs": kwargs,
     }
     own = to_jsonable_python(content, inf_nan_mode="null") if converts else content
-    return BrokerMessage(
-        task_id=task_id,
-        task_name=address.task_name,
-        message=broker.serializer.dumpb(own),
-        labels=address.labels,
-    )
+    return broker.serializer.dumpb(own)
 
 
 def encode_call(

@@ -166,11 +166,11 @@ def state_of(members: Sequence[str], run: RunState) -> str:
     states = {run.nodes[name].state if name in run.nodes else "pending" for name in members}
     if len(states) == 1:
         return states.pop()
-    if "failed" in states:
-        return "failed"
-    if states & {"running", "queued", "pending"}:
+    is_over = run.status not in ("pending", "running")
+    if not is_over and states & {"running", "queued", "pending"} and "failed" not in states:
         return "running"
-    return "cancelled" if "cancelled" in states else "completed"
+    order = ("failed", "interrupted", "running", "queued", "cancelled", "pending")
+    return next((state for state in order if state in states), "completed")
 
 
 def states_of(members: Sequence[str], run: RunState) -> Counter[str]:

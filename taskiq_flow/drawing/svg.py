@@ -43,11 +43,12 @@ $root .box.completed {{ stroke: $completed; }}
 $root .box.running, $root .box.queued {{ stroke: $running; stroke-width: 1.5; }}
 $root .box.failed {{ stroke: $failed; stroke-width: 2; }}
 $root .box.cancelled {{ stroke: $cancelled; }}
+$root .box.interrupted {{ stroke: $failed; stroke-dasharray: 6 3; stroke-width: 1.5; }}
 $root .box.skipped {{ stroke-dasharray: 2 3; }}
 $root .sign {{ font-weight: 700; }}
 $root .sign.completed {{ fill: $good; }}
 $root .sign.running, $root .sign.queued {{ fill: $busy; }}
-$root .sign.failed {{ fill: $bad; }}
+$root .sign.failed, $root .sign.interrupted {{ fill: $bad; }}
 $root .sign.cancelled {{ fill: $halted; }}
 $root .sign.skipped {{ fill: $quiet; }}
 $root .bar {{ fill: $waiting; }}
@@ -56,6 +57,7 @@ $root .bar.running {{ fill: $running; }}
 $root .bar.queued {{ fill: $sending; }}
 $root .bar.failed {{ fill: $failed; }}
 $root .bar.cancelled {{ fill: $cancelled; }}
+$root .bar.interrupted {{ fill: $failed; opacity: 0.5; }}
 $root .bar.skipped {{ fill: $edge; }}
 """
 
@@ -159,7 +161,8 @@ def _box(box: PlacedBox, run: RunState | None) -> Iterator[str]:
 def _bar(box: PlacedBox, states: Counter[str]) -> Iterator[str]:
     """A bar whose parts are as long as many are in a state; how many have failed and ended."""
     total = states.total()
-    ended = total - states["pending"] - states["queued"] - states["running"]
+    unfinished = ("pending", "queued", "running", "interrupted")
+    ended = total - sum(states[state] for state in unfinished)
     text = f"{ended}/{total}"
     x, y = box.x + PADDING, box.y + box.height - BAR_HEIGHT
     if states["failed"]:

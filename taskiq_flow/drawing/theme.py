@@ -12,6 +12,7 @@ SIGNS: Mapping[str, str] = {
     "queued": "○",
     "cancelled": "⊘",
     "skipped": "–",  # noqa: RUF001 - a dash
+    "interrupted": "!",
 }
 """A sign for each state, so that none is told by its colour alone. A node that waits has none."""
 

@@ -74,6 +74,19 @@ def listed(argument: str, names: Iterable[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
+def checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """What runs are tagged with, each once."""
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise TypeError(f"tags is {tags!r}; give a list of texts")
+    found = tuple(dict.fromkeys(tags))
+    for tag in found:
+        if not isinstance(tag, str):
+            raise TypeError(f"tags has {tag!r}; give texts")
+        if not tag.strip():
+            raise ValueError(f"tags has {tag!r}; give texts that can be seen")
+    return found
+
+
 def checked_id(argument: str, run_id: str) -> str:
     """The id of a run."""
     if not isinstance(run_id, str):

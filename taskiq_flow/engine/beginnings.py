@@ -104,6 +104,8 @@ class Beginnings:
         items: bool,
         resume: bool,
         replay: bool,
+        allow_changed: bool,
+        wait: float,
         is_named: bool,
     ) -> Begin:
         """A run of the graph for each mapping of a source, ``limit`` at once."""
@@ -119,7 +121,9 @@ class Beginnings:
                         listeners,
                         name,
                         replay=replay or whole,  # the results of an input come together
-                        wait=LEASE_WAIT,
+                        passes_over=not replay,
+                        allow_changed=allow_changed,
+                        wait=wait,
                         inputs=sources,
                         outputs=outputs,
                         items=items,
@@ -147,6 +151,7 @@ class Beginnings:
             self._resumer.resume,
             run_id=run_id,
             replay=replay,
+            passes_over=not replay and items == "only",
             allow_changed=allow_changed,
             wait=in_seconds("wait", wait),
             sources=as_inputs(inputs),

@@ -8,6 +8,7 @@ from taskiq_flow.dataflow.axes import Path, element_name, parted
 from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.outer_groups import outer_groups
 from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.engine.run_state import as_declared
 from taskiq_flow.errors import GraphChangedError
@@ -25,6 +26,8 @@ class EarlierElements:
         self._earlier = spec.earlier
         self._plan = plan
         self._run_id = run_id
+        groups = outer_groups(plan) if spec.earlier.finished else []
+        self._outer = {node: group.name for group in groups for node in group.all_nodes}
         self._new: dict[Path, set[DAGNode]] = {}  # by which of many inputs they are of
         self._sent: dict[str, int] = {}  # by node: the last item of a source
         for node, path in map(parted, spec.earlier.digests):
@@ -55,6 +58,12 @@ class EarlierElements:
             other in new if other in mapped else other.task_name not in earlier.results
             for other in before
         )
+
+    def is_finished(self, element: Element) -> bool:
+        """Whether all has ended at an element's position, so that it was skipped if not run."""
+        finished = self._earlier.finished
+        name = self._outer.get(element.node.task_name) if finished else None
+        return name is not None and element.path[0] in finished.get(name, ())
 
     def has_item(self, element: Element) -> bool:
         """Whether the journal has an item, or the whole list of its generator."""

@@ -32,6 +32,7 @@ class Feeder:
         self._fail = fail
         self._room: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] | None = None
+        self._is_stopped = False
 
     def start(self) -> None:
         """Begin to read."""
@@ -43,7 +44,8 @@ class Feeder:
             self._room.set_result(None)
 
     def stop(self) -> None:
-        """Read nothing more."""
+        """Read nothing more. The value that is taken at this moment may be what ends the run."""
+        self._is_stopped = True
         if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
 
@@ -52,6 +54,8 @@ class Feeder:
             async with streamcontext(self._source) as values:
                 async for value in values:
                     self._take(value)
+                    if self._is_stopped:
+                        return
                     while not self._has_room():
                         self._room = asyncio.get_running_loop().create_future()
                         await self._room

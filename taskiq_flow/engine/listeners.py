@@ -64,7 +64,9 @@ class Listeners:
         self.is_ended = False
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
-        self.events: deque[Event | tuple[Event, Prepare]] = deque()  # the last one is ``seq``
+        # The last one is ``seq``. Of what nobody has taken, the oldest is given up.
+        self.events: deque[Event | tuple[Event, Prepare]] = deque(maxlen=MOST_EVENTS)
+        self.some_are_unprepared = False  # else no look at each of them is needed
         self._cursors: tuple[_ListenerCursor, ...] = ()
         self._prompt: tuple[_ListenerCursor, ...] = ()  # take the events of each turn
         self._batched: tuple[_ListenerCursor, ...] = ()
@@ -96,6 +98,7 @@ class Listeners:
     def keep_for(self, store: EventStore) -> None:
         """Have a store take all events, from now on. It misses none, however far it lags."""
         self._store = _StoreCursor(self, store)
+        self.events = deque(self.events)  # it is trimmed behind the store
         self.are_present = True
 
     def reader(self, held: object) -> EventReader:
@@ -114,28 +117,17 @@ class Listeners:
         else:
             self.seq = event.seq
 
-    def hold(self, event: Event, prepare: Prepare | None = None) -> None:
-        """Have every cursor take an event that has the next number. Somebody listens.
-
-        ``prepare``: called before the first one takes it.
-        """
-        self.seq = event.seq
-        events = self.events
-        events.append(event if prepare is None else (event, prepare))
-        if len(events) > MOST_EVENTS:
-            self._make_room()
+    def hold(self, event: Event | tuple[Event, Prepare]) -> None:
+        """Have every cursor take an event that has the next number. Somebody listens."""
+        self.seq += 1
+        self.events.append(event)
         if not self._is_scheduled:
             self._schedule()
 
-    def _make_room(self) -> None:
-        """Hold one event less: the store takes what there is, and the slowest listener misses one.
-
-        Without a store, the oldest event is given up.
-        """
-        if self._store is not None:
-            self._store.advance()
-        if len(self.events) > MOST_EVENTS:
-            self.events.popleft()
+    def hold_unprepared(self, event: Event, prepare: Prepare) -> None:
+        """As ``hold``. ``prepare``: called before the first one takes the event."""
+        self.some_are_unprepared = True
+        self.hold((event, prepare))
 
     def sending(self, sending: NodeStarted) -> tuple[Context, dict[str, str]]:
         """Ask for the labels of a message. Returns the context in which to send it, and them."""
@@ -162,10 +154,10 @@ class Listeners:
         if self._store is not None:
             self._store.advance()
         if not self._cursors:
+            self.let_go()
             return
-        self._loop.call_soon(partial(self._advance, self._cursors), context=self._context)
+        self._loop.call_soon(partial(self._call, self._cursors), context=self._context)
         await asyncio.sleep(0)  # every listener has been called by then
-        self.let_go()
         gives_up_at = self._loop.time() + CATCHING_UP
         while busy := {cursor: cursor.taken for cursor in self._cursors if cursor.is_busy}:
             left = gives_up_at - self._loop.time()
@@ -212,34 +204,42 @@ class Listeners:
     def _deliver(self) -> None:
         """Call the listeners that take the events of a turn."""
         self._is_scheduled = False
-        self._advance(self._prompt)
         if self._has_readers:
             self._wake_readers()
-        self.let_go()
+        self._call(self._prompt)
 
     def _deliver_batches(self) -> None:
         """Call all others, for the events that came during the delay."""
         self._is_scheduled, self._batch_timer = False, None
-        self._advance(self._batched)
         if self._store is not None:
             self._store.advance()
-        self.let_go()
+        self._call(self._batched)
 
-    def _advance(self, cursors: Iterable[_ListenerCursor]) -> None:
+    def _call(self, cursors: Iterable[_ListenerCursor]) -> None:
+        """Call these listeners, unless they are still awaited, and let go of what all have."""
         for cursor in cursors:
             if not cursor.is_busy:
                 cursor.advance(self._loop)
+        self.let_go()
 
     def let_go(self) -> None:
-        """Hold no events any more that all cursors have passed."""
-        taken = self.seq if self._store is None else self._store.taken
+        """Hold no events any more that all cursors have passed, nor more than is allowed."""
+        seq = self.seq
+        taken = seq if self._store is None else self._store.taken
         for cursor in self._cursors:
-            taken = min(taken, cursor.taken)
+            if cursor.taken < taken:  # noqa: PLR1730 - no call, as this is done each turn
+                taken = cursor.taken
         if self._has_readers:
             taken = min([taken, *(reader.taken for reader in self._readers)])
-        lag = self.seq - taken
-        if not lag:
+        if taken == seq:
             self.events.clear()
+            self.some_are_unprepared = False
+            return
+        lag = seq - taken
+        if lag > MOST_EVENTS:
+            lag = MOST_EVENTS
+            if self._store is not None:
+                self._store.advance()
         while len(self.events) > lag:
             self.events.popleft()
 
@@ -260,15 +260,18 @@ class _Cursor:
 
         ``taken`` is to be set to the number of each that was taken.
         """
-        back = self._listeners.seq - self.taken
+        listeners = self._listeners
+        back = listeners.seq - self.taken
         if not back:
             return []
         if back > MOST_EVENTS:
             return self._gap(back - MOST_EVENTS)
-        held = self._listeners.events
+        held = listeners.events
         start = len(held) - back
-        found: list[Any] = list(islice(held, start, start + most))
-        if tuple in map(type, found):
+        # ``events`` has no slices. Most often, nobody else lags and all of it is taken.
+        is_all = not start and back <= most
+        found: list[Any] = list(held if is_all else islice(held, start, start + most))
+        if listeners.some_are_unprepared:
             for place, event in enumerate(found):
                 if isinstance(event, tuple):
                     found[place] = held[start + place] = event[0]
@@ -312,13 +315,11 @@ class _StoreCursor(_Cursor):
         if not count:
             return
         held = listeners.events
-        # ``events`` has no slices. Most often, nobody else lags and all of it is taken.
         events: list[Any] = list(islice(held, len(held) - count, None))
-        if tuple in map(type, events):
+        if listeners.some_are_unprepared:
             events = [event[0] if isinstance(event, tuple) else event for event in events]
         self.taken = listeners.seq
         self._store.on_events(events)
-        listeners.let_go()
 
 
 class _ListenerCursor(_Cursor):
@@ -365,10 +366,11 @@ class _ListenerCursor(_Cursor):
                         return answer
                     continue
                 for event in events:
-                    self.taken = event.seq
                     answer = on_event(event)
                     if answer is not None and isawaitable(answer):
+                        self.taken = event.seq
                         return answer
+                self.taken = events[-1].seq
         except NODE_ERRORS as error:  # whatever it raises is its own affair
             self._drop(error)
         return None

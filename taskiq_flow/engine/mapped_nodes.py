@@ -16,7 +16,7 @@ from taskiq_flow.dataflow.elements import Elements
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.many import SOURCE
 from taskiq_flow.dataflow.node import DAGNode
-from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, ReadySet
+from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, ReadySet
 from taskiq_flow.engine.earlier_elements import EarlierElements, source_digest
 from taskiq_flow.engine.feeder import Feeder
 from taskiq_flow.engine.replay import Replay
@@ -27,7 +27,8 @@ from taskiq_flow.engine.run_state import RunState, as_declared, as_whole
 from taskiq_flow.errors import NODE_ERRORS, OutputShapeError
 from taskiq_flow.events import NodeFailure, NodeSkipped
 from taskiq_flow.generators.grant import NO_ITEMS, Grant, with_item
-from taskiq_flow.journal.records import FINISHED, GIVEN, KNOWN, record
+from taskiq_flow.journal.finished import Finished, FinishedRecords
+from taskiq_flow.journal.records import GIVEN, KNOWN, record
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.digest import digest_of
 
@@ -47,6 +48,9 @@ class Caller(Protocol):
 
     def restore_element(self, element: Element) -> int | None:
         """Store what an earlier engine has completed. Returns how it has ended, if it has."""
+
+    def skip_again(self, element: Element) -> None:
+        """A condition has skipped an element for an earlier engine."""
 
     def skip_nodes(self, nodes: Sequence[Any]) -> None:
         """Nodes that never run, because of what they depend on."""
@@ -103,6 +107,8 @@ class MappedNodes:
         self._loop = asyncio.get_running_loop()
         self._missing: dict[DAGNode, Cells] = {}  # if these are collected
         self._uneven: set[DAGNode] = set()
+        self._finished = FinishedRecords()
+        passed_over = spec.earlier.passed_over
         self._elements = Elements(
             self._plan,
             ready,
@@ -114,8 +120,13 @@ class MappedNodes:
             limit=limit,
             lists_at=spec.lists_at,
             items=bool(spec.items),
+            is_resumed=self._is_resumed,
+            tells_positions=log is not None or spec.ahead is not None,
+            passed_over={} if passed_over is None else passed_over.positions,
         )
         state.elements = self._elements.values
+        self.room = self._elements.room
+        self.pop: Callable[[], Any] = self._elements.pop
         self._feeders = [
             self._feeder(key, source.items)
             for key, source in spec.sources.items()
@@ -145,9 +156,9 @@ class MappedNodes:
             feeder.start()
 
     @property
-    def waits_for_reader(self) -> bool:
-        """Whether more elements would be let in if the reader had read more."""
-        return self._elements.room.waits_for_reader
+    def reads_async_sources(self) -> bool:
+        """Whether ``make_room`` has anything to do."""
+        return bool(self._feeders)
 
     def make_room(self) -> None:
         """Elements have ended, or were read: look again whether sources may be read further."""
@@ -156,6 +167,9 @@ class MappedNodes:
 
     def stop(self) -> list[asyncio.Task[None]]:
         """Read nothing more of sources. Returns the asyncio tasks that are still to end."""
+        if self._log is not None:
+            for finished in self._finished.rest():
+                self._log.append(finished)
         self._elements.stop()
         for feeder in self._feeders:
             feeder.stop()
@@ -169,12 +183,9 @@ class MappedNodes:
             except Exception:  # of the generator's own code; the run has ended already
                 logger.exception("a source of run %r raised when it was closed", self._state.run_id)
 
-    def pop(self) -> Any:
-        """Start the next node. ``None`` if none may start now."""
-        node = self._elements.pop()
-        if node is None and (self._elements.has_more or self._ready.exhausted):
-            self._loop.call_soon(self._caller.advance)
-        return node
+    def look_again(self) -> None:
+        """Call ``pop`` again soon, or end the run."""
+        self._loop.call_soon(self._caller.advance)
 
     # Generators
 
@@ -232,28 +243,28 @@ class MappedNodes:
 
     def inputs(self, node: Any, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """The inputs of a node by key. ``values``: of the nodes that are whole."""
-        if node.join == "ended" and self._state.partial:
+        if self._state.partial and node.join == "ended":
             values = ChainMap(self._state.partial, self._state.values)
-        return node.inputs(values) if isinstance(node, Element) else values
+        return self._elements.values.inputs(node, values) if isinstance(node, Element) else values
 
-    def store(self, node: Any, value: Any, values: dict[str, Any]) -> Any:
+    def store(self, node: Any, value: Any) -> Any:
         """Store what a node gives. Returns what its reader is given, or ``DECLINED``.
 
-        Raises ``OutputShapeError``, with ``values`` unchanged.
+        Raises ``OutputShapeError``, with nothing stored.
         """
-        if self.gives_items(node):
+        if self._plan.generators and self.gives_items(node):
             return self._all_items(node, value)
         if isinstance(node, Element):
             if (key := node.node.filtered) is not None:
                 value = self._elements.values.mapped_value(node, key) if value else ABSENT
                 if value is ABSENT:
                     return DECLINED
-            node.store(value, values)
+            self._elements.values.store(node, value)
             return value
         stored: dict[str, Any] = {}
         node.store(value, stored)
         self._elements.lists.check(stored, node.outputs, node)
-        values.update(stored)
+        self._state.values.update(stored)
         return value
 
     def _all_items(self, node: Any, value: Any) -> int:
@@ -287,7 +298,9 @@ class MappedNodes:
         """Under ``"collect"``, an element has failed, or was skipped because of a failure."""
         if self._spec.lists_at is not None:
             node = self._plan.generators.get(element.node, element.node)
-            self._missing.setdefault(node, Cells()).put(element.path, what)
+            cells = self._missing.setdefault(node, Cells())
+            if cells.place_of(element.path) == element.path:  # else all around it is missing
+                cells.put(element.path, what)
 
     # For the elements
 
@@ -305,9 +318,24 @@ class MappedNodes:
         if not self._is_resumed or not self._can_be_restored(element):
             return None  # if it was completed, it is restored when it would start
         outcome = self._caller.restore_element(element)
+        if outcome is None and self._earlier.is_finished(element):
+            self._caller.skip_again(element)
+            return SKIPPED
         if outcome is None:
             self._earlier.add_new(element)
         return outcome
+
+    def passed_over(self, element: Element) -> None:
+        """Tell of an element that is not let in, as nobody asks for what it gave."""
+        if (error := self._earlier.change(element, self._earlier.digest(element))) is not None:
+            self._caller.end_unless_over(error)
+        passed = self._spec.earlier.passed_over
+        if element.node.given_key is not None or passed is None:
+            return
+        if passed.is_skipped(element.node.task_name, element.path):
+            self._events.skipped(element, (), "condition", 0)
+        else:
+            self._events.kept(element)
 
     def _pass_on(self, element: Element, value: Any) -> int:
         """Give an element its value, without a task. Returns how it has ended."""
@@ -385,21 +413,30 @@ class MappedNodes:
             self._deliver(element, self._elements.values.whole(element.node, element.path, missing))
         missing.drop(element.path)
 
-    def position_ended(self, path: Path) -> None:
-        """One of many runs has ended. Delivers whether it had, without a failure, before."""
-        for cells in self._missing.values():
-            cells.drop(path)
-        self._earlier.position_ended(path)
-        if self._given is None:
-            return
-        name, failed = element_name(self._given.task_name, path), self._state.failed_positions
-        had_ended = name in self._spec.earlier.finished
-        if path[0] in failed:
-            failed.remove(path[0])
-            had_ended = False
-        elif self._log is not None and not had_ended:
-            self._log.append(record(FINISHED, name, 0))
-        self._deliver(RUN_ENDED, (path, had_ended))
+    def position_ended(
+        self, name: str, path: Path, skipped: Sequence[str], *, has_failures: bool
+    ) -> None:
+        """All that is at a position has ended. Delivers the end of one of many runs.
+
+        With that, whether it had ended before, without a failure.
+        """
+        had_ended = not has_failures and path[0] in self._spec.earlier.finished.get(name, ())
+        if self._log is not None and not (has_failures or had_ended):
+            self._note_finished(self._log, name, path, skipped)
+        if self._given is not None and name == self._given.task_name:
+            for cells in self._missing.values():
+                cells.drop(path)
+            self._earlier.position_ended(path)
+            self._deliver(RUN_ENDED, (path, had_ended))
+
+    def _note_finished(
+        self, log: LogWriter[Any], name: str, path: Path, skipped: Sequence[str]
+    ) -> None:
+        if self._given is not None:  # its reader is not given it again, so it is written at once
+            finished_input = Finished.at(name, path[0], skipped)
+            log.append(finished_input.encoded(element_name(name, path)))
+        elif (finished := self._finished.add(name, path[0], skipped)) is not None:
+            log.append(finished)
 
     def source_failed(self, error: BaseException) -> None:
         """A source has raised an error, which the reader gets as it is."""

@@ -366,17 +366,17 @@ class NodeRun(Generic[N]):
         """That of the last attempt, as events have it: those of middlewares and fallbacks count."""
         return self.attempt + self.times_resent + self.falls_back
 
-    def note_sent(self, now: float) -> None:
-        """Listeners are told that an attempt is sent."""
-        self.told_number = self.number
+    def note_sent(self, now: float, number: int) -> None:
+        """Listeners are told that the attempt with this ``number`` is sent."""
+        self.told_number = number
         self.told_sent_at = now
         self.told_began_at = None
         self.workers = ()
 
-    def spans(self, now: float) -> tuple[float | None, float | None]:
-        """How long the attempt that ends now has waited for its begin, and has run."""
+    def spans(self, now: float, number: int) -> tuple[float | None, float | None]:
+        """How long the attempt with this ``number``, which ends now, has waited, and has run."""
         began_at = self.told_began_at
-        if began_at is None or self.told_number != self.number:
+        if began_at is None or self.told_number != number:
             return None, None
         return began_at - self.told_sent_at, now - began_at
 

@@ -13,6 +13,7 @@ from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.dataflow.axes import element_name, parted
 from taskiq_flow.dataflow.fingerprint import with_dependents
 from taskiq_flow.dataflow.node import DAGNode
+from taskiq_flow.dataflow.outer_groups import OuterGroup, outer_groups
 from taskiq_flow.dataflow.rows import is_list
 from taskiq_flow.dataflow.stale import settled, stale
 from taskiq_flow.dispatch.callables import return_type_of
@@ -22,6 +23,7 @@ from taskiq_flow.engine.run import Run
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, EarlierSessions, Items, RunSpec
 from taskiq_flow.engine.starting import Starter
 from taskiq_flow.errors import InputConflictError, MissingInputError
+from taskiq_flow.journal.finished import PassedOver
 from taskiq_flow.journal.history import (
     RestoredRun,
     check_same_inputs,
@@ -61,6 +63,7 @@ class Resumer:
         run_id: str,
         *,
         replay: bool = True,
+        passes_over: bool = False,
         allow_changed: bool = False,
         wait: float = 0.0,
         inputs: Mapping[str, Any] | None = None,
@@ -70,13 +73,13 @@ class Resumer:
     ) -> Run[Any]:
         """Continue a run of the journal. ``inputs``, ``outputs``: what it must have begun with.
 
-        ``sources``: inputs that the journal does not have.
+        ``sources``: inputs that the journal does not have. ``passes_over``: whether the reader asks
+        for nothing of positions at which all has ended.
         """
-        journal = self._runs.journal
         log = self._runs.old_log(run_id)
         try:
             await log.acquire(wait)
-            restored = await restore_run(journal, run_id)
+            restored = await self._restored(run_id, passes_over=passes_over)
             self._check_how_begun(restored)
             log.values = self._values.like(restored.header.serializer)
             if inputs is not None:
@@ -85,6 +88,7 @@ class Resumer:
                 check_same_inputs(restored, log.values, stored, outputs)
             sources = self._read_once(restored, sources)
             log.prepend(self._runs.adapt_to_graph(restored, allow_changed=allow_changed))
+            log.prepend(restored.reopen(self._reopened(restored)))
             outdated = stale(self._dag.plan(), restored.results, restored.failed)
             log.prepend(restored.drop(outdated))
             spec = await self._restored_spec(restored, replay=replay, sources=sources, items=items)
@@ -148,6 +152,40 @@ class Resumer:
         )
         spec = replace(spec, earlier=earlier)
         return await self._starter.begin(listeners, new_run_id, spec, log, is_named=is_named)
+
+    async def _restored(self, run_id: str, *, passes_over: bool) -> RestoredRun:
+        """A run of the journal, without the values that nobody takes any more."""
+        journal = self._runs.journal
+        closed = [group for group in self._outer_groups() if group.is_closed]
+        if passes_over and closed:
+            passed = PassedOver(
+                {group.name: group.nodes for group in closed},
+                {group.name: group.within for group in closed},
+            )
+            restored = await restore_run(journal, run_id, passed)
+            lacks_values = passed.lacks_values or self._runs.has_changed(restored)
+            if not lacks_values and passed.positions.keys().isdisjoint(self._reopened(restored)):
+                return restored
+        return await restore_run(journal, run_id)
+
+    def _outer_groups(self) -> list[OuterGroup]:
+        elements = self._dag.plan().elements
+        return [] if elements is None else outer_groups(elements)
+
+    def _reopened(self, restored: RestoredRun) -> list[str]:
+        """The groups that depend on other nodes which have failed and are tried again.
+
+        What these will give may be another answer for conditions at positions that were finished.
+        """
+        plan = self._dag.plan()
+        failed = {plan.node_of(name) for name in restored.failed}
+        return [
+            group.name
+            for group in (self._outer_groups() if failed else ())
+            if not with_dependents(plan, failed.difference(group.all_nodes)).isdisjoint(
+                group.all_nodes
+            )
+        ]
 
     def _lists(self) -> set[str]:
         elements = self._dag.plan().elements
@@ -252,9 +290,12 @@ class Resumer:
             digests=restored.digests,
             lengths=restored.lengths,
             finished=restored.finished,
+            passed_over=restored.passed_over,
         )
+        passed = restored.passed_over
+        kept = [*restored.results, *(() if passed is None else passed.names)]
         options = dict(spec.options)
-        for node in settled(self._dag.plan(), restored.results):
+        for node in settled(self._dag.plan(), kept):
             options[node] = replace(options.get(node, PLAIN_OPTIONS), condition=_is_never_wanted)
         return replace(spec, earlier=earlier, options=options)
 

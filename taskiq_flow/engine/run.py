@@ -87,6 +87,7 @@ class RunSettings:
 
     ``reference_above``: bytes above which results are passed by reference. ``isolation``:
     makes, for each run, what makes of a value what one of its takers in this process is given.
+    ``name``, ``tags``: what is told of runs, of the graph and of the engine.
     """
 
     max_parallel: int | None = None
@@ -95,6 +96,8 @@ class RunSettings:
     run_timeout: float | None = None
     reference_above: int | None = None
     isolation: Callable[[], Take] = Isolation
+    name: str | None = None
+    tags: tuple[str, ...] = ()
 
 
 class Run(Generic[N]):
@@ -123,6 +126,7 @@ class Run(Generic[N]):
         shows_failures = spec.shows_failures and settings.on_error == "continue"
         self._collects = settings.on_error == "collect" or shows_failures
         self._run_timeout = settings.run_timeout
+        self._name, self._tags = settings.name, settings.tags
         self._is_in_memory = isinstance(broker, InMemoryBroker)
         self._completions = completions
         self._dispatcher = dispatcher
@@ -173,6 +177,8 @@ class Run(Generic[N]):
         self._wake: Callable[[], None] = self._start_loop.wake
         self._send: Callable[[NodeRun[N]], RestOfStart | None] = self._sender.send
         self._deliver: Callable[[Any, Any], None] = self.stream.deliver
+        self._store: Callable[[Any, Any], Any] = self._store_whole
+        self._note_end: Callable[[Any], None] = self._needs_no_note
 
     def _ready_set(self) -> ReadySet[Any]:
         spec = self._spec
@@ -191,7 +197,7 @@ class Run(Generic[N]):
     def start(self) -> None:
         """Restore what the journal has, and start the nodes that are ready. Called once."""
         if self._listeners.are_present:
-            self._events.started(self._spec, in_memory=self._is_in_memory)
+            self._events.started(self._spec, self._name, self._tags, in_memory=self._is_in_memory)
         else:
             self._listeners.seq += 1
         if self._run_timeout is not None:
@@ -464,12 +470,12 @@ class Run(Generic[N]):
     def _begin(self) -> None:
         """Begin to read the run's sources, if it has any."""
 
-    def _store(self, node: N, value: Any) -> Any:
+    def _store_whole(self, node: N, value: Any) -> Any:
         """Store what a node gives. Returns what its reader gets, or ``DECLINED``."""
         node.store(value, self._values)
         return value
 
-    def _note_end(self, node: N) -> None:
+    def _needs_no_note(self, node: N) -> None:
         """The ready set has been told that a node has ended."""
 
     def _go_on(self, node_run: NodeRun[N]) -> None:

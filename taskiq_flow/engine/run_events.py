@@ -36,6 +36,7 @@ from taskiq_flow.events import (
     RunStarted,
     Source,
 )
+from taskiq_flow.previews import Preview
 from taskiq_flow.values.isolation import NEVER_CHANGE
 
 N = TypeVar("N", bound=RunnableNode)
@@ -57,8 +58,10 @@ class RunEvents(Generic[N]):
 
     # The run
 
-    def started(self, spec: RunSpec[N], *, in_memory: bool) -> None:
-        """The run begins. ``in_memory``: on an ``InMemoryBroker``."""
+    def started(
+        self, spec: RunSpec[N], name: str | None, tags: tuple[str, ...], *, in_memory: bool
+    ) -> None:
+        """The run begins. ``name``: of its graph; ``in_memory``: on an ``InMemoryBroker``."""
         graph = spec.describe()
         mapped = {} if spec.elements is None else spec.elements.mapped
         self.listeners.tell(
@@ -78,6 +81,8 @@ class RunEvents(Generic[N]):
                 graph.outputs,
                 kind=graph.kind,
                 in_memory=in_memory,
+                name=name,
+                tags=tags,
             )
         )
 
@@ -89,20 +94,18 @@ class RunEvents(Generic[N]):
 
     def sent(self, node_run: NodeRun[N]) -> None:
         """A task is sent."""
-        node, at, task_id = node_run.node, self._now(), node_run.task_id
-        name, number, index = node.task_name, node_run.number, node.index
-        node_run.note_sent(at)
+        node, at, task_id, number = node_run.node, self._now(), node_run.task_id, node_run.number
+        name, index, listeners = node.task_name, node.index, self.listeners
+        node_run.note_sent(at, number)
         if node_run.falls_back:
             return  # listeners have been told ``NodeFellBack``
         if number == 1:
-            seq = self.listeners.seq + 1
-            self.listeners.hold(
-                new_node_started(self._run_id, at, name, task_id, index, number, seq)
-            )
+            seq = listeners.seq + 1
+            listeners.hold(new_node_started(self._run_id, at, name, task_id, index, number, seq))
         else:
             waits_since, error = node_run.suspended_at, node_run.error
             delay = 0.0 if waits_since is None else at - waits_since
-            self.listeners.tell(
+            listeners.tell(
                 NodeRetried(self._run_id, at, name, task_id, number, error, index, delay)
             )
 
@@ -115,18 +118,17 @@ class RunEvents(Generic[N]):
 
     def began(self, node_run: NodeRun[N], now: float, worker: str) -> None:
         """A worker has begun an attempt."""
-        node, number, seq = node_run.node, node_run.number, self.listeners.seq + 1
+        node, task_id, number = node_run.node, node_run.task_id, node_run.number
+        name, index, listeners = node.task_name, node.index, self.listeners
         node_run.told_began_at = now
-        node_run.workers = (*node_run.workers, worker)
-        name, task_id, index = node.task_name, node_run.task_id, node.index
-        self.listeners.hold(
-            new_node_began(self._run_id, now, name, task_id, worker, index, number, seq)
-        )
+        node_run.workers += (worker,)
+        seq = listeners.seq + 1
+        listeners.hold(new_node_began(self._run_id, now, name, task_id, worker, index, number, seq))
 
     def resent(self, node_run: NodeRun[N]) -> None:
         """A middleware of the broker has sent an attempt's task once more."""
         node, number, at = node_run.node, node_run.number, self._now()
-        node_run.note_sent(at)
+        node_run.note_sent(at, number)
         self.listeners.tell(
             NodeRetried(
                 self._run_id, at, node.task_name, node_run.task_id, number, index=node.index
@@ -150,15 +152,27 @@ class RunEvents(Generic[N]):
         queued = ran = None
         if node_run is not None:
             task_id = node_run.task_id
-            if source in {"task", "fallback"}:
-                number, (queued, ran) = node_run.number, node_run.spans(now)
-        name, index, seq = node.task_name, node.index, self.listeners.seq + 1
+            if source == "task" or source == "fallback":  # noqa: PLR1714 - this is faster
+                number = node_run.number
+                queued, ran = node_run.spans(now, number)
+        name, index, listeners = node.task_name, node.index, self.listeners
+        seq = listeners.seq + 1
         event = new_node_completed(
             self._run_id, now, name, task_id, value, source, index, number, queued, ran, seq
         )
-        is_shared = type(value) in NEVER_CHANGE
-        prepare = None if is_shared else partial(self._prepare, event, node)
-        self.listeners.hold(event, prepare)
+        if type(value) in NEVER_CHANGE:
+            listeners.hold(event)
+        else:
+            listeners.hold_unprepared(event, partial(self._prepare, event, node))
+
+    def kept(self, node: N) -> None:
+        """The journal has the value of a node, which is not read, as nobody asks for it."""
+        now, name, seq = self._now(), node.task_name, self.listeners.seq + 1
+        unread = Preview(kind="", size=0, text="", cut=True)
+        event = new_node_completed(
+            self._run_id, now, name, "", unread, "journal", node.index, 0, None, None, seq
+        )
+        self.listeners.hold(event)
 
     def _prepare(self, event: NodeCompleted, node: N) -> None:
         object.__setattr__(event, "result", self._hand_over(node, event.result))
@@ -167,7 +181,8 @@ class RunEvents(Generic[N]):
         """A node has failed for good."""
         node, at = node_run.node, self._now()
         name, index, attempts = node.task_name, node.index, node_run.attempts
-        task_id, number, (queued, ran) = node_run.task_id, node_run.number, node_run.spans(at)
+        task_id, number = node_run.task_id, node_run.number
+        queued, ran = node_run.spans(at, number)
         self.listeners.tell(
             NodeFailed(self._run_id, at, name, task_id, error, attempts, index, number, queued, ran)
         )

@@ -14,6 +14,7 @@ from taskiq_flow.dataflow.options import NO_FALLBACK, Cache, Retry
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.dataflow.rows import Source
 from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.journal.finished import PassedOver, Positions
 from taskiq_flow.transport.notice import BEGIN_LABEL
 from taskiq_flow.values.isolation import Take, isolated
 
@@ -109,7 +110,8 @@ class EarlierSessions:
     whose last attempt has an unknown outcome, with the ``task_suffix`` of its task's id.
     ``rerun``: nodes that run also if their results are cached. ``digests``: of what elements were
     given of a source. ``lengths``: by mapped node, how many elements it had in all. ``finished``:
-    which of many inputs have ended, without a failure.
+    by the first node there, positions at which all has ended, without a failure. ``passed_over``:
+    those that are not let in again.
     """
 
     results: Mapping[str, Any] = field(default_factory=dict)
@@ -119,7 +121,8 @@ class EarlierSessions:
     rerun: Collection[str] = ()
     digests: Mapping[str, bytes] = field(default_factory=dict)
     lengths: Mapping[str, int] = field(default_factory=dict)
-    finished: Collection[str] = ()
+    finished: Mapping[str, Positions] = field(default_factory=dict)
+    passed_over: PassedOver | None = None
 
 
 NO_SESSIONS = EarlierSessions()

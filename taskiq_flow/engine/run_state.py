@@ -62,7 +62,6 @@ class RunState(Generic[N]):
     ``values``: the run's inputs, and what its nodes have given. ``partial``: lists of mapped nodes
     of which some elements are missing because of a failure; ``incomplete``: the names of these
     nodes. ``elements``: what the elements of mapped nodes have given, if there are any.
-    ``failed_positions``: which of many inputs have a failure, as long as they are in progress.
     """
 
     def __init__(self, run_id: str, spec: RunSpec[N]) -> None:
@@ -70,7 +69,6 @@ class RunState(Generic[N]):
         self.elements: ElementValues | None = None
         self.partial: dict[str, list[Any]] = {}
         self.incomplete: set[str] = set()
-        self.failed_positions: set[int] = set()
         self.values = {**spec.inputs, **{key: [] for key in spec.failure_keys}}
         self.failures: dict[str, BaseException] = {}
         self.failure_count = 0
@@ -94,8 +92,6 @@ class RunState(Generic[N]):
             failures.append(failure)
         if self.elements is not None and isinstance(node, Element):
             self.elements.add_failure(node, failure)
-            if self._spec.ahead is not None:
-                self.failed_positions.add(node.path[0])
 
     def add_skip(self, node: N, reason: SkipReason) -> None:
         """A node does not run, because of a failure or of a condition."""

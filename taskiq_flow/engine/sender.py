@@ -93,7 +93,7 @@ class Sender(Generic[N]):
         asks = self._asks_for_begins or self._listeners.are_present
         try:
             address = self._dispatcher.address(sent_node, by_value=by_value)
-            if options.labels or asks or grant is not None:
+            if options.labels or (asks and self._marks_begin) or grant is not None:
                 address = self._with_labels(address, options, grant, asks=asks)
             inputs = self._as_sent(node_run) if self._stored_inputs else node_run.inputs
             args, kwargs = sent_node.arguments(inputs)

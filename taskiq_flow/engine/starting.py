@@ -13,6 +13,7 @@ from taskiq_flow.cache.store import CacheStore
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.dispatch.dispatcher import Dispatcher
 from taskiq_flow.engine.connection import check_outlives, check_readable, connect
+from taskiq_flow.engine.generating_run import GeneratingRun
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.mapped_run import MappedRun
 from taskiq_flow.engine.run import Run, RunSettings, new_task_suffix
@@ -89,16 +90,15 @@ class Starter:
             if log is not None:
                 await log.begin(connection.session, suffix)
                 listeners.begin_after(log.seq)
-                if log.news is not None:
-                    listeners.keep_for(log.news)
+                if log.batcher is not None:
+                    listeners.keep_for(log.batcher)
             if connection.revoke is not None:
                 for session in earlier_sessions:
                     await connection.revoke(session)
             completions, cache = connection.completions(), self._cache(spec)
             for listener in self._settings.listeners:
                 listeners.add(listener)
-            kind = Run[Any] if spec.elements is None else MappedRun[Any]
-            run = kind(
+            run = _kind_of(spec)(
                 run_id,
                 replace(spec, task_suffix=suffix, stored_inputs=stored),
                 self._settings,
@@ -171,3 +171,10 @@ class Starter:
         if all(options.cache is None for options in spec.options.values()):
             return None
         return ValueCache(ResultCache.of(self._cache_store), self._values)
+
+
+def _kind_of(spec: RunSpec[Any]) -> type[Run[Any]]:
+    """The class of a run, by whether it has mapped nodes, and generators among these."""
+    if spec.elements is None:
+        return Run
+    return GeneratingRun if spec.elements.generators else MappedRun

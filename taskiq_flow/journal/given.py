@@ -11,7 +11,13 @@ from taskiq_flow.journal.redis import RedisJournal
 from taskiq_flow.journal.sqlite import SqliteJournal
 from taskiq_flow.transport.systems import without_secrets
 
-_REDIS = ("redis://", "rediss://", "unix://")
+_REDIS = tuple(
+    f"{scheme}://"
+    for scheme in (
+        *("redis", "redis+sentinel", "redis+cluster", "unix"),
+        *("rediss", "rediss+sentinel", "rediss+cluster"),
+    )
+)
 
 _METHODS = ("create", "acquire", "renew", "release", "append", "read", "serializer")
 

@@ -7,9 +7,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from taskiq_flow.dataflow.axes import parted
 from taskiq_flow.dataflow.fingerprint import Fingerprints
 from taskiq_flow.errors import InputConflictError, JournalError, SerializationError
 from taskiq_flow.journal import errors
+from taskiq_flow.journal.finished import Finished, PassedOver, Positions
 from taskiq_flow.journal.protocol import Journal, stores_events
 from taskiq_flow.journal.records import (
     COMPLETED,
@@ -40,8 +42,10 @@ class RestoredRun:
     completion. ``attempts``: by node, how often it was sent. ``in_flight``: nodes that were sent
     and have no outcome, with what ends the ids of their tasks. ``digests``: of elements
     that were made of a source; ``lengths``: by node, how many of these there were in all.
-    ``failed``: nodes that have failed for good. ``finished``: which of many inputs have ended.
-    ``sessions``: the ids under which engines have sent the run's tasks.
+    ``failed``: nodes that have failed for good. ``finished``: by the first node there, positions of
+    lists at which all has ended. ``passed_over``: which of these have left nothing in the other
+    attributes, as nobody asks for that. ``sessions``: the ids under which engines have sent the
+    run's tasks.
     """
 
     run_id: str
@@ -53,7 +57,8 @@ class RestoredRun:
     digests: dict[str, bytes] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
-    finished: set[str] = field(default_factory=set)
+    finished: dict[str, Positions] = field(default_factory=dict)
+    passed_over: PassedOver | None = None
     sessions: list[str] = field(default_factory=list)
     _task_suffix: str = ""
 
@@ -78,6 +83,7 @@ class RestoredRun:
             self._note_elements(entry)
         elif kind == HEADER:
             self.header = Header.decoded(self.run_id, entry)
+            self._reopen()
         elif kind == INPUT:
             self.inputs[name] = entry.data
         elif kind == SESSION:
@@ -88,9 +94,28 @@ class RestoredRun:
         if entry.kind == KNOWN:
             self.lengths[entry.name] = int(entry.data)
         elif entry.kind == FINISHED:
-            self.finished.add(entry.name)
+            self._finish(Finished.decoded(entry))
         else:
             self._note_digest(entry)
+
+    def _finish(self, finished: Finished) -> None:
+        known = self.finished.setdefault(finished.name, Positions())
+        for position in finished.positions:
+            known.add(position)
+        if self.passed_over is not None:
+            for name in self.passed_over.finish(finished):
+                self.results.pop(name, None)
+                self.attempts.pop(name, None)
+
+    def _reopen(self, name: str = "") -> None:
+        """An element is to run again, or all nodes are: what was finished is so no more."""
+        path = parted(name)[1]
+        for finished in self.finished.values() if path else ():
+            finished.discard(path[0])
+        if not path:
+            self.finished.clear()
+        if self.passed_over is not None and self.passed_over.positions:
+            self.passed_over.lacks_values = True
 
     def _note_digest(self, entry: Record) -> None:
         if entry.data:
@@ -102,6 +127,7 @@ class RestoredRun:
         ``nodes``: the graph's fingerprints; ``outdated``: nodes whose results become invalid.
         """
         self.header = replace(self.header, nodes=nodes)
+        self._reopen()
         return [self.header.encoded(), *self.drop(outdated)]
 
     def drop(self, outdated: Iterable[str]) -> list[bytes]:
@@ -111,7 +137,18 @@ class RestoredRun:
             self._drop(name)
         return [record(DROPPED, name, 0) for name in dropped]
 
+    def reopen(self, names: Iterable[str]) -> list[bytes]:
+        """Ask again what conditions have said where all has ended. Returns the records of that.
+
+        ``names``: of the nodes under which the positions are known.
+        """
+        names = [name for name in names if self.finished.get(name)]
+        for name in names:
+            self._drop(name)
+        return [record(DROPPED, name, 0) for name in names]
+
     def _drop(self, name: str) -> None:
+        self._reopen(name)
         self.results.pop(name, None)
         self.in_flight.pop(name, None)
         self.lengths.pop(name, None)
@@ -120,19 +157,25 @@ class RestoredRun:
         self.attempts[name] = self.attempts.get(name, 0) + 1
 
 
-async def restore_run(journal: Journal, run_id: str) -> RestoredRun:
+async def restore_run(
+    journal: Journal, run_id: str, passed_over: PassedOver | None = None
+) -> RestoredRun:
     """Restore a run from its log.
 
-    Raises ``RunNotFoundError``, or ``JournalError`` for a log that cannot be read or whose values
-    were written by another serializer.
+    ``passed_over``: is told what is finished, of which no values are kept then. Raises
+    ``RunNotFoundError``, or ``JournalError`` for a log that cannot be read or whose values were
+    written by another serializer.
     """
     restored: RestoredRun | None = None
     async with aclosing(journal.read(run_id)) as chunks:
         async for data in chunks:
             for entry in read_chunk(run_id, data):
                 if restored is None:
-                    restored = RestoredRun(run_id, Header.decoded(run_id, entry))
+                    header = Header.decoded(run_id, entry)
+                    restored = RestoredRun(run_id, header, passed_over=passed_over)
                 else:
+                    if passed_over is not None:
+                        passed_over.note(entry)
                     restored.apply(entry)
     if restored is None:
         if stores_events(journal) and not (await journal.summary(run_id)).is_resumable:

@@ -81,21 +81,18 @@ class RunReader:
         *,
         status: RunState | None = None,
         name: str | None = None,
+        tag: str | None = None,
         since: float | datetime | None = None,
         before: float | datetime | None = None,
         limit: int = 100,
     ) -> list[RunSummary]:
         """The newest runs first, ``limit`` of them at the most.
 
-        ``name``: of their graph. ``since``, ``before``: when they were started, in seconds since
-        1970 or as a ``datetime``. The next page begins ``before`` the last run's ``started``.
+        ``name``: of their graph. ``tag``: one of theirs. ``since``, ``before``: when they were
+        started, in seconds since 1970 or as a ``datetime``. The next page begins ``before`` the
+        last run's ``started``.
         """
-        if status is not None and status not in get_args(RunState):
-            raise ValueError(f"status is {status!r}; give one of {', '.join(get_args(RunState))}")
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name is {name!r}; give the name of a graph")
-        if isinstance(limit, bool) or not isinstance(limit, int):
-            raise TypeError(f"limit is {limit!r}; give a whole number")
+        _check_wanted(status, name, tag, limit)
         if self._lacks_file():
             return []
         found: list[RunSummary] = []
@@ -109,7 +106,8 @@ class RunReader:
                     continue
                 looked_at.add(run.run_id)
                 current = await self._current(run)
-                if status in (None, current.status) and name in (None, current.name):
+                is_wanted = status in (None, current.status) and name in (None, current.name)
+                if is_wanted and (tag is None or tag in current.tags):
                     found.append(current)
             if len(page) < size:
                 break
@@ -130,7 +128,7 @@ class RunReader:
             async for event in events:
                 view.apply(event)
         if view.status in ("pending", "running"):
-            view.status = (await self.run(run_id)).status
+            view.note_status((await self.run(run_id)).status)
         return view
 
     async def events(
@@ -345,6 +343,17 @@ async def _in_parts(found: AsyncGenerator[bytes, None]) -> AsyncGenerator[list[b
 
 def _is_run(run: RunSummary) -> bool:
     return is_run(run.run_id)
+
+
+def _check_wanted(status: object, name: object, tag: object, limit: object) -> None:
+    if status is not None and status not in get_args(RunState):
+        raise ValueError(f"status is {status!r}; give one of {', '.join(get_args(RunState))}")
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name is {name!r}; give the name of a graph")
+    if tag is not None and not isinstance(tag, str):
+        raise TypeError(f"tag is {tag!r}; give one text")
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"limit is {limit!r}; give a whole number")
 
 
 def _moment(argument: str, given: float | datetime | None) -> float | None:

@@ -24,9 +24,10 @@ KNOWN, GIVEN, FINISHED = b"k", b"g", b"n"
 # data is the session's id. SENT, COMPLETED, REFERRED, FAILED: an attempt of a node; the data of
 # COMPLETED is its result, of REFERRED the id of the task that has it, of FAILED the error's text.
 # KNOWN: how many elements a node has that maps over a source. GIVEN: one of many inputs;
-# the data is its digest. FINISHED: all that runs for one of many inputs has ended, and nothing has
-# failed. DROPPED: the node's earlier records are void, as the graph has changed. ENDED: the
-# session's outcome.
+# the data is its digest. FINISHED: at positions of a list, all that runs has ended, and nothing has
+# failed; see ``journal/finished.py``. Its name is that of the first node there; of many inputs, its
+# element. DROPPED: the node's earlier records are void, as the graph has changed, and so is what is
+# finished. ENDED: the session's outcome.
 
 _RECORD = struct.Struct(">cIII")  # kind, attempt, length of the name, length of the data
 _CHECKSUM = struct.Struct(">I")

@@ -15,7 +15,7 @@ from taskiq.serializers import JSONSerializer
 from taskiq_flow.errors import JournalError
 from taskiq_flow.journal import errors
 from taskiq_flow.journal import redis_scripts as scripts
-from taskiq_flow.journal.protocol import Lease, News, Request, decoded, encoded, is_run
+from taskiq_flow.journal.protocol import EventBatch, Lease, Request, decoded, encoded, is_run
 from taskiq_flow.journal.summary import RunSummary
 from taskiq_flow.reconnect import OUTAGE_TIMEOUT, retry_through_outage
 from taskiq_flow.transport.systems import without_secrets
@@ -27,7 +27,7 @@ LOOK_EVERY = 0.05
 """Seconds between two looks of somebody who waits for a change of a run."""
 
 MAX_CONNECTIONS = 32
-"""Connections in the pool, unless the URL has ``max_connections``."""
+"""Connections, and so calls at once, unless the URL has ``max_connections``."""
 
 CONNECT_TIMEOUT = 5.0
 """Seconds of an outage after which a call fails, if the server has never answered."""
@@ -39,7 +39,11 @@ class RedisJournal:
     A write is as durable as the server makes it: with ``appendfsync always`` it survives a loss of
     power at the server, with ``everysec`` one up to a second old may be lost. Calls are retried
     through outages of up to a minute. ``serializer``: serializes values; JSON by default. Needs the
-    extra ``redis``. Works with one server, also behind a proxy, but not with a cluster.
+    extra ``redis``.
+
+    ``url`` is that of one server, of sentinels as ``redis+sentinel://HOST:PORT,HOST:PORT/MASTER``,
+    or of a cluster as ``redis+cluster://HOST:PORT``. In a cluster, keys begin with ``{prefix}``, so
+    that all are in one slot, unless the prefix has braces of its own.
 
     >>> journal = RedisJournal("redis://localhost:6379", prefix="shop:runs")
     >>> dag = DAGBuilder().node(abs, inputs=["number"]).build()
@@ -55,24 +59,16 @@ class RedisJournal:
     ) -> None:
         # Imported here, as other journals need no Redis client.
         from redis import exceptions  # noqa: PLC0415
-        from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
 
+        from taskiq_flow.journal.redis_client import clients_at  # noqa: PLC0415
         from taskiq_flow.transport.redis_errors import is_outage  # noqa: PLC0415
 
         self.serializer = JSONSerializer() if serializer is None else serializer
-        pool = BlockingConnectionPool.from_url(url)  # raises ValueError
-        try:
-            pool.connection_class(**pool.connection_kwargs)
-        except TypeError as error:
-            option = str(error).rpartition(" ")[2]
-            raise ValueError(
-                f"the journal's address {without_secrets(url)!r} has the option {option}, which "
-                "the Redis client does not know; correct it, or leave it out"
-            ) from None
-        self.prefix = prefix
+        clients = clients_at(url)  # raises ValueError
+        self.prefix = f"{{{prefix}}}" if clients.is_cluster and "{" not in prefix else prefix
         self._url = url
-        self._redis = Redis
-        self._pool = BlockingConnectionPool
+        self._make_client = clients.make
+        self._most_connections = clients.most_connections or MAX_CONNECTIONS
         self._of_loops: dict[
             tuple[int, asyncio.AbstractEventLoop], _OfLoop
         ] = {}  # and of processes
@@ -84,10 +80,10 @@ class RedisJournal:
         return f"<RedisJournal at {without_secrets(self._url)}, prefix {self.prefix!r}>"
 
     async def create(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         """Create a log and take its lease."""
-        written = scripts.written(run_id, chunk, news)
+        written = scripts.written(run_id, chunk, batch)
         answer = await self._run(scripts.CREATE, run_id, *_arguments(lease), *written)
         if answer[0] == scripts.REFUSED:
             raise errors.exists(run_id)
@@ -105,10 +101,10 @@ class RedisJournal:
         await self._run(scripts.RELEASE, run_id, lease.owner)
 
     async def append(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         """Append a chunk and events, and renew the lease with them."""
-        written = scripts.written(run_id, chunk, news)
+        written = scripts.written(run_id, chunk, batch)
         _raise_for(run_id, await self._run(scripts.APPEND, run_id, *_arguments(lease), *written))
 
     async def read(self, run_id: str) -> AsyncGenerator[bytes, None]:
@@ -276,11 +272,16 @@ class RedisJournal:
 
     async def call(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
         """What ``call`` returns, given the client. It is called again during an outage."""
-        client = (await self._of_loop()).client
+        of_loop = await self._of_loop()
         seconds = OUTAGE_TIMEOUT if self._has_answered else CONNECT_TIMEOUT
+
+        async def in_turn() -> Any:
+            async with of_loop.places:
+                return await call(of_loop.client)
+
         try:
             answer = await retry_through_outage(
-                lambda: call(client), self._is_outage, "the journal cannot be reached", seconds
+                in_turn, self._is_outage, "the journal cannot be reached", seconds
             )
         except self._errors as error:
             raise JournalError(
@@ -297,10 +298,13 @@ class RedisJournal:
             for process, loop in tuple(self._of_loops):
                 if loop.is_closed():
                     self._of_loops.pop((process, loop), None)
-            # This pool lets calls wait for a connection; redis-py's default pool would raise.
-            pool = self._pool.from_url(self._url, max_connections=MAX_CONNECTIONS, timeout=None)
-            client = self._redis.from_pool(pool)
-            of_loop = self._of_loops[here] = _OfLoop(client, self._kept_open(client, here))
+            client = self._make_client()
+            of_loop = self._of_loops[here] = _OfLoop(
+                client,
+                self._kept_open(client, here),
+                # The client's own pool refuses a call for which it has no connection left.
+                asyncio.Semaphore(self._most_connections),
+            )
             await anext(of_loop.open)
         return of_loop
 
@@ -317,10 +321,11 @@ class RedisJournal:
 
 @dataclass
 class _OfLoop:
-    """What one event loop uses: a client with a pool, and the locks of runs that are written."""
+    """What one event loop uses: a client, so many calls at once, and the locks of runs."""
 
     client: Any
     open: AsyncGenerator[None, None]
+    places: asyncio.Semaphore
     locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
 

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from taskiq_flow.journal.protocol import News
+from taskiq_flow.journal.protocol import EventBatch
 from taskiq_flow.journal.summary import RunSummary
 
 DONE, NOT_FOUND, REFUSED = 0, 1, 2
@@ -31,6 +31,7 @@ local function append()
         redis.call('HSET', KEYS[3], 'summary', ARGV[7])
         redis.call('ZADD', KEYS[8], ARGV[8], ARGV[3])
     end
+    if ARGV[11] ~= '' then redis.call('HSET', KEYS[3], 'tags', ARGV[11]) end
     if ARGV[10] ~= '' then redis.call('XADD', KEYS[7], ARGV[9], 'lines', ARGV[10]) end
     redis.call('HSET', KEYS[3], 'call', ARGV[4])
     redis.call('HINCRBY', KEYS[3], 'changes', 1)
@@ -96,8 +97,8 @@ return {0}
 """
 SUMMARY = """
 if redis.call('EXISTS', KEYS[3]) == 0 then return {1} end
-local state = redis.call('HMGET', KEYS[3], 'summary', 'owner')
-return {0, redis.call('PTTL', KEYS[2]), state[1] or '', state[2] or ''}
+local state = redis.call('HMGET', KEYS[3], 'summary', 'owner', 'tags')
+return {0, redis.call('PTTL', KEYS[2]), state[1] or '', state[2] or '', state[3] or ''}
 """
 
 
@@ -106,23 +107,27 @@ def call_id() -> bytes:
     return secrets.token_bytes(8)
 
 
-def written(run_id: str, chunk: bytes | None, news: News | None) -> list[Any]:
+def written(run_id: str, chunk: bytes | None, batch: EventBatch | None) -> list[Any]:
     """The arguments of ``CREATE`` and ``APPEND`` after the lease's: what is to be written."""
     about = [run_id, call_id(), "0" if chunk is None else "1", chunk or b""]
-    if news is None:
-        return [*about, "", "", "", ""]
-    summary = news.summary
+    if batch is None:
+        return [*about, "", "", "", "", ""]
+    summary = batch.summary
     told = json.dumps({name: getattr(summary, name) for name in _WRITTEN})
-    return [*about, told, repr(summary.started), f"{summary.seq}-0", news.lines]
+    # They are a field of their own, as earlier versions refuse a summary with more than they know.
+    tags = json.dumps(summary.tags) if summary.tags else ""
+    return [*about, told, repr(summary.started), f"{summary.seq}-0", batch.lines, tags]
 
 
 def summary(run_id: str, answer: Sequence[Any]) -> RunSummary:
     """The summary in the answer of ``SUMMARY``."""
-    _, left, told, owner = answer
+    _, left, told, owner, tags = answer
     columns: dict[str, Any] = json.loads(told) if told else {"status": "running"}
+    columns = {name: columns[name] for name in _WRITTEN if name in columns}  # a later one has more
     return RunSummary(
         run_id,
         owner=owner.decode() or None,
         lease_left=max(left, 0) / 1000,
+        tags=json.loads(tags or "[]"),
         **columns,
     )

@@ -97,6 +97,10 @@ class JournaledRuns:
         if run.status == "running" and run.is_resumable and run.lease_left > 0:
             raise errors.in_progress(run_id)
 
+    def has_changed(self, restored: RestoredRun) -> bool:
+        """Whether a restored run was begun with another graph."""
+        return bool(changes(restored.header.nodes, self._fingerprints()))
+
     def adapt_to_graph(self, restored: RestoredRun, *, allow_changed: bool) -> list[bytes]:
         """Continue a restored run with the engine's graph. Returns the records that log a change.
 

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.errors import JournalError
 from taskiq_flow.journal.lease import is_gone, new_owner
-from taskiq_flow.journal.sqlite_rows import ADDED_COLUMNS, ADDED_TABLES
+from taskiq_flow.journal.sqlite_rows import ADDED_COLUMNS, ADDED_TABLES, TAGS_COLUMN
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE runs (
     number INTEGER PRIMARY KEY, run_id BLOB NOT NULL UNIQUE, owner TEXT, expires REAL NOT NULL,
-    {", ".join(ADDED_COLUMNS)}
+    {", ".join((*ADDED_COLUMNS, TAGS_COLUMN))}
 );
 CREATE TABLE chunks (number INTEGER PRIMARY KEY, run INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE INDEX chunks_of_run ON chunks (run, number);
@@ -48,7 +48,7 @@ COMMIT;
 
 _UPGRADE = f"""
 BEGIN IMMEDIATE;
-{"".join(f"ALTER TABLE runs ADD COLUMN {column};" for column in ADDED_COLUMNS)}
+{"".join(f"ALTER TABLE runs ADD COLUMN {column};" for column in (*ADDED_COLUMNS, TAGS_COLUMN))}
 {ADDED_TABLES}
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
@@ -183,14 +183,16 @@ class SqliteFile:
     def _create_tables(connection: sqlite3.Connection) -> None:
         """Create the tables, or those that a file of an earlier version lacks."""
         version = _version(connection)
-        if version == SCHEMA_VERSION:
-            return
         try:
+            if version == SCHEMA_VERSION:
+                if not _has_tags(connection):
+                    connection.execute(f"ALTER TABLE runs ADD COLUMN {TAGS_COLUMN}")
+                return
             connection.executescript(_UPGRADE if version else _SCHEMA)
         except sqlite3.OperationalError:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            if _version(connection) == version:
+            if not _has_tags(connection):
                 raise  # else another process has just created them
 
     def _register_opener(self, connection: sqlite3.Connection) -> None:
@@ -272,6 +274,12 @@ class SqliteFile:
 def _version(connection: sqlite3.Connection) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     return version
+
+
+def _has_tags(connection: sqlite3.Connection) -> bool:
+    """Whether the tables are there with their newest column."""
+    columns = connection.execute("SELECT name FROM pragma_table_info('runs')").fetchall()
+    return (TAGS_COLUMN.partition(" ")[0],) in columns
 
 
 def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from taskiq_flow.journal.lease import is_gone
-from taskiq_flow.journal.protocol import News, decoded
+from taskiq_flow.journal.protocol import EventBatch, decoded
 from taskiq_flow.journal.summary import RunSummary
 
 ADDED_COLUMNS = (
@@ -16,6 +17,9 @@ ADDED_COLUMNS = (
     *("host TEXT", "pid INTEGER", "parent TEXT", "is_resumable INTEGER", "request TEXT"),
 )
 """Columns of ``runs`` that a file of format 1 lacks. Its runs have no ``status``."""
+
+TAGS_COLUMN = "tags TEXT"
+"""A column that earlier files of format 2 lack: a list as JSON. Earlier versions pass over it."""
 
 ADDED_TABLES = """
 CREATE TABLE events (
@@ -26,7 +30,7 @@ CREATE INDEX runs_by_start ON runs (started);
 
 _COLUMNS = (
     *("status", "name", "started", "ended", "seq", "total", "completed", "failed", "skipped"),
-    *("host", "pid", "parent", "is_resumable"),
+    *("host", "pid", "parent", "is_resumable", "tags"),
 )
 _ASSIGNED = ", ".join(f"{column} = ?" for column in _COLUMNS)
 _SELECT = f"SELECT run_id, owner, expires, {', '.join(_COLUMNS)} FROM runs"  # noqa: S608
@@ -34,13 +38,15 @@ _SELECT = f"SELECT run_id, owner, expires, {', '.join(_COLUMNS)} FROM runs"  # n
 _ROWS_PER_READ = 64
 
 
-def write(connection: sqlite3.Connection, run: int, chunk: bytes | None, news: News | None) -> None:
+def write(
+    connection: sqlite3.Connection, run: int, chunk: bytes | None, batch: EventBatch | None
+) -> None:
     """Insert a chunk and events."""
     if chunk is not None:
         connection.execute("INSERT INTO chunks (run, data) VALUES (?, ?)", (run, chunk))
-    if news is not None and news.lines:
+    if batch is not None and batch.lines:
         connection.execute(
-            "INSERT INTO events VALUES (?, ?, ?)", (run, news.summary.seq, news.lines)
+            "INSERT INTO events VALUES (?, ?, ?)", (run, batch.summary.seq, batch.lines)
         )
 
 
@@ -113,7 +119,8 @@ def summaries(
 
 
 def _values(summary: RunSummary) -> list[Any]:
-    return [getattr(summary, column) for column in _COLUMNS]
+    values = [getattr(summary, column) for column in _COLUMNS[:-1]]
+    return [*values, json.dumps(summary.tags) if summary.tags else None]
 
 
 def _read(found: Iterable[tuple[Any, ...]], now: float) -> Iterator[RunSummary]:
@@ -123,6 +130,7 @@ def _read(found: Iterable[tuple[Any, ...]], now: float) -> Iterator[RunSummary]:
             columns = {"status": "running"}
         else:
             columns["is_resumable"] = bool(columns["is_resumable"])
+            columns["tags"] = json.loads(columns["tags"] or "[]")
         is_held = owner is not None and expires > now and not is_gone(owner)
         left = expires - now if is_held else 0.0
         yield RunSummary(decoded(run_id), owner=owner, lease_left=left, **columns)

@@ -12,18 +12,24 @@ from typing import Any, ClassVar, Literal
 from taskiq_flow.events import (
     ElementsKnown,
     Event,
+    NodeBegan,
     NodeCompleted,
     NodeFailed,
     NodeSkipped,
+    NodeStarted,
     Outcome,
     RunFinished,
     RunStarted,
 )
 from taskiq_flow.previews import printable
-from taskiq_flow.views.node_view import ElementsView, depth_of, name_of_map
+from taskiq_flow.views.node_view import ElementsView, NodeState, depth_of, name_of_map
 
 RunState = Literal["running", "interrupted", "completed", "failed", "cancelled"]
 """``"interrupted"``: the run has not ended, and no engine has it any more."""
+
+
+_FREQUENT = frozenset({NodeStarted, NodeBegan, NodeCompleted})
+"""Most events. Those of plain nodes change no more than one count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,8 @@ class RunSummary:
     elements, or as one if it has failed or was skipped as a whole; ``completed``, ``failed`` and
     ``skipped`` of them have ended. ``host``, ``pid``: of the engine. ``parent``: the run of which
     it is a rerun. ``is_resumable``: whether its values are in the journal. ``owner``: whoever has
-    its lease, which is valid for ``lease_left`` more seconds unless it is renewed.
+    its lease, which is valid for ``lease_left`` more seconds unless it is renewed. ``tags``: of the
+    engines that have run it.
 
     >>> journal = MemoryJournal()
     >>> dag = DAGBuilder("letters").node(str.upper, inputs=["text"]).build()
@@ -63,6 +70,10 @@ class RunSummary:
     is_resumable: bool = True
     owner: str | None = None
     lease_left: float = 0.0
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tags", tuple(self.tags))  # a journal may have read a list
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +98,11 @@ class SummaryWriter:
         self._ended: float | None = None
         self._levels: dict[str, int] = {}
         self._elements: dict[str, ElementsView] = {}
+        self._open: set[str] = set()  # mapped nodes of which not all elements are known
+        self._in_flight: set[str] = set()  # elements of these
         self._is_continued = False
+        self._is_plain = False  # it is known that no node is mapped
+        self._tags: tuple[str, ...] = ()
         self._offset: float | None = None  # between ``Event.at`` and ``started`` or ``ended``
         self._total = self._completed = self._failed = self._skipped = 0
 
@@ -97,20 +112,41 @@ class SummaryWriter:
         self.seq, self.started = earlier.seq, earlier.started or self.started
         name = earlier.name if self._head.name is None else self._head.name
         self._head = replace(self._head, name=name, parent=earlier.parent)
+        self._tags = earlier.tags
         self._total, self._completed = earlier.total, earlier.completed
         self._failed, self._skipped = earlier.failed, earlier.skipped
 
     def apply(self, events: Sequence[Event]) -> None:
         """Take in the next events, of which there is one at least."""
-        for event in events:
-            if (apply := self._APPLY.get(type(event))) is not None:
-                apply(self, event)
+        kinds = list(map(type, events))
+        if self._is_plain and _FREQUENT.issuperset(kinds):
+            self._completed += kinds.count(NodeCompleted)
+        else:
+            for kind, event in zip(kinds, events, strict=True):
+                if (apply := self._APPLY.get(kind)) is not None:
+                    apply(self, event)
         self.seq = events[-1].seq
+
+    def _send(self, event: NodeStarted) -> None:
+        if event.index is None or not self._open:
+            return
+        name, whole = event.task_name, name_of_map(event.task_name)
+        if whole in self._open and name not in self._in_flight:
+            self._in_flight.add(name)
+            self._elements_of(whole).see()
 
     def _complete(self, event: NodeCompleted) -> None:
         self._completed += 1
         if event.index is not None:
-            self._elements_of(event.task_name).end("completed")
+            elements = self._elements_of(name_of_map(event.task_name))
+            elements.end("completed", is_seen=self._was_seen(event.task_name))
+
+    def _was_seen(self, name: str) -> bool:
+        """Whether an element that has ended was counted when it was sent."""
+        if not self._in_flight or name not in self._in_flight:
+            return False
+        self._in_flight.remove(name)
+        return True
 
     def _finish(self, event: RunFinished) -> None:
         self._outcome = event.outcome
@@ -118,16 +154,24 @@ class SummaryWriter:
 
     def _begin(self, event: RunStarted) -> None:
         """An engine begins, or goes on: it tells once more of what earlier ones have completed."""
+        if self._head.name is None:
+            self._head = replace(self._head, name=event.name)
+        self._tags = tuple(dict.fromkeys((*self._tags, *event.tags)))
         # A run has taken as long as its events say, whenever they are written.
         self._offset = (event.time if self._is_continued else self.started) - event.at
         self._levels = dict(event.mapped)
+        self._open = set(event.mapped)
+        self._in_flight.clear()
         self._elements = {name: ElementsView(levels) for name, levels in event.mapped.items()}
+        self._is_plain = not event.mapped
         self._total = len(event.task_names) - len(event.mapped)
         self._completed = self._failed = self._skipped = 0
 
-    def _elements_of(self, name: str) -> ElementsView:
-        """The elements of a mapped node, given the name of one of them, or of a list of them."""
-        return self._elements.setdefault(name_of_map(name), ElementsView())
+    def _elements_of(self, whole: str) -> ElementsView:
+        """The elements of a mapped node."""
+        if (elements := self._elements.get(whole)) is None:
+            elements = self._elements[whole] = ElementsView()
+        return elements
 
     def _count_missing(self, event: NodeFailed | NodeSkipped) -> None:
         """A node or an element has no result. A list that will have no elements counts as one."""
@@ -137,22 +181,24 @@ class SummaryWriter:
             self._skipped += 1
         name = event.task_name
         if event.index is not None:
-            elements, depth = self._elements_of(name), depth_of(name)
+            elements, depth = self._elements_of(name_of_map(name)), depth_of(name)
         elif name in self._elements:
             elements, depth = self._elements[name], 0
         else:
             return
         if depth < elements.levels:
             elements.tell_missing(depth)
-        elements.end("failed" if isinstance(event, NodeFailed) else "skipped")
+        state: NodeState = "failed" if isinstance(event, NodeFailed) else "skipped"
+        elements.end(state, is_seen=self._was_seen(name))
 
     def _known(self, event: ElementsKnown) -> None:
         """A list of elements, or one of lists, which are counted when they are known."""
         name = event.task_name
-        if name in self._levels:
-            self._elements[name].tell(0, event.count)
-        else:
-            self._elements_of(name).tell(depth_of(name), event.count)
+        whole = name if name in self._levels else name_of_map(name)
+        elements = self._elements_of(whole)
+        elements.tell(0 if whole == name else depth_of(name), event.count)
+        if elements.are_all_known:
+            self._open.discard(whole)
 
     def summary(self) -> RunSummary:
         """The summary after the events so far."""
@@ -172,10 +218,12 @@ class SummaryWriter:
             self._pid,
             None if self._head.parent is None else printable(self._head.parent),
             self._head.is_resumable,
+            tags=tuple(map(printable, self._tags)),
         )
 
     _APPLY: ClassVar[Mapping[type, Callable[[SummaryWriter, Any], None]]] = {
         RunStarted: _begin,
+        NodeStarted: _send,
         NodeCompleted: _complete,
         NodeFailed: _count_missing,
         NodeSkipped: _count_missing,

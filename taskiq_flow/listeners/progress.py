@@ -78,8 +78,7 @@ class Progress:
             run = self._runs.get(run_id)
             if run is None:
                 run = self._runs[run_id] = _Run(RunView(), asyncio.get_running_loop())
-            for event in events:
-                run.view.apply(event)
+            run.view.apply_all(events)
             if run.view.ended_at is not None:
                 self._end(run)
             elif run.timer is None:

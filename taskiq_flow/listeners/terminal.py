@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleDimensions, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -66,6 +68,7 @@ class Terminal:
 
     def show(self, views: Sequence[RunView], now: float) -> None:
         """Show the runs that are in progress in place of those that were shown before."""
+        self._take_size()
         room = max(1, min(MOST_NODES, self._console.height // min(len(views), _MOST_RUNS) - 4))
         lines = [line for view in views[:_MOST_RUNS] for line in self._lines_of(view, now, room)]
         if left := views[_MOST_RUNS:]:
@@ -74,6 +77,7 @@ class Terminal:
 
     def end(self, view: RunView) -> None:
         """Leave how a run has ended above those that are in progress."""
+        self._take_size()
         for line in self._last_lines(view):
             self._console.print(self._writable(line))
 
@@ -82,6 +86,15 @@ class Terminal:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def _take_size(self) -> None:
+        """Be as large as this terminal is now. rich would ask for the size of a standard stream."""
+        if "COLUMNS" in os.environ or "LINES" in os.environ:
+            return
+        with contextlib.suppress(OSError, ValueError):  # of a notebook
+            columns, lines = os.get_terminal_size(self._console.file.fileno())
+            if columns and lines:
+                self._console.size = ConsoleDimensions(columns, lines)
 
     def _begun(self) -> Live:
         if self._live is None:

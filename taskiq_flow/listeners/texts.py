@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from taskiq_flow.previews import duration, one_line
+from taskiq_flow.previews import duration, one_line, without_python
 from taskiq_flow.views.node_view import ElementsView, NodeView
 from taskiq_flow.views.run_view import RunView
 
@@ -32,19 +32,15 @@ def error_text(error: dict[str, str] | None) -> str:
     """An error's type, and the first line of its message."""
     if error is None:
         return ""
-    first = error["message"].strip().partition("\n")[0][:_LONGEST_ERROR]
+    first = without_python(error["message"]).strip().partition("\n")[0][:_LONGEST_ERROR]
     return one_line(f"{error['type']}: {first}" if first else error["type"])
 
 
 def counts_text(view: RunView) -> str:
     """How many nodes are in which state."""
     counts = view.counts
-    states = ("completed", "failed", "skipped", "cancelled", "pending")
+    states = ("completed", "failed", "skipped", "cancelled", "interrupted", "pending")
     texts = [f"{counts[state]} {state}" for state in states if state in counts]
-    if view.status == "interrupted" and (
-        left := counts.get("running", 0) + counts.get("queued", 0)
-    ):
-        texts.append(f"{left} unfinished")
     return ", ".join(texts) or "no nodes"
 
 
@@ -78,7 +74,8 @@ def elements_text(elements: ElementsView) -> str:
     """How many elements there are, and what has become of them."""
     known = f"{elements.known}" if elements.are_all_known else f"{elements.known}+"
     text = f"{elements.completed}/{known}"
-    for count, state in ((elements.failed, "failed"), (elements.skipped, "skipped")):
+    for state in ("failed", "skipped", "interrupted"):
+        count = getattr(elements, state)
         text += f", {count} {state}" if count else ""
     return text
 
@@ -88,9 +85,9 @@ def node_text(node: NodeView) -> str:
     text: str = node.state
     if node.elements is not None:
         counts = elements_text(node.elements)
-        if node.is_ended and node.elements.known:
-            text += f", {counts}"
-        elif not node.is_ended:
+        if node.is_ended or node.state == "interrupted":
+            text += f", {counts}" if node.elements.known else ""
+        else:
             running = node.elements.running
             text = f"{counts}, {running} running" if running else counts
         return f"{text}; {error}" if (error := first_error_text(node)) else text
@@ -106,16 +103,6 @@ def node_text(node: NodeView) -> str:
     if node.error and node.state in ("running", "failed"):
         text += f": {error_text(node.error)}"
     return text
-
-
-def unfinished_text(node: NodeView) -> str:
-    """What became of a node in a run that was interrupted: nothing is known to run any more."""
-    if node.state not in ("queued", "running"):
-        return node_text(node)
-    if node.elements is None:
-        return "unfinished"
-    left = node.elements.queued + node.elements.running
-    return elements_text(node.elements) + (f", {left} unfinished" if left else "")
 
 
 def run_text(view: RunView) -> str:

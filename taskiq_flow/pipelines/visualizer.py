@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.render import Orientation
 
 
@@ -39,11 +41,12 @@ class DAGVisualizer:
         """The names of the nodes along the longest path, by their ``expected_seconds``."""
         plan = dag.plan()
         remaining = plan.remaining_path()
-        path, after = [], dag.roots
+        path: list[str] = []
+        after: Sequence[DAGNode] = dag.roots
         while after:
             node = max(after, key=remaining.__getitem__)
             path.append(node.task_name)
-            after = plan.successors.get(node, [])
+            after = plan.successors.get(node, ())
         return path
 
     @staticmethod

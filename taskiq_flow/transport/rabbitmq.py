@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import secrets
 from collections.abc import Awaitable, Callable
@@ -61,6 +62,8 @@ __all__ = [
     "steady",
     "steady_results",
 ]
+
+logger = logging.getLogger("taskiq_flow")
 
 PAUSE = 5.0
 """Seconds in which the next stored revocation has to arrive."""
@@ -144,17 +147,7 @@ class RabbitNotifier:
         self._revoked = await revocations.declare_exchange(
             self._revoked_name, ExchangeType.FANOUT, durable=True
         )
-        stored = await revocations.declare_queue(
-            self._revoked_name,
-            durable=True,
-            arguments={
-                # A quorum queue may drop what was returned to it often, as it is by each reader.
-                "x-queue-type": "classic",
-                "x-message-ttl": REVOCATION_LIFE * 1000,
-                "x-max-length": MOST_REVOCATIONS,
-            },
-        )
-        await stored.bind(self._revoked)
+        await self._subscribe(self._store)
         self._subscribed_on = connection.transport
         connection.reconnect_callbacks.add(self._subscribe_again)
 
@@ -218,6 +211,30 @@ class RabbitNotifier:
         if connection is not None:
             with contextlib.suppress(*CLIENT_ERRORS):
                 await connection.close()
+
+    async def _store(self) -> None:
+        """Have the server store revoked runs.
+
+        The node of the queue may be down, for good even. All else goes on without it: the client,
+        which would declare the queue again, could not connect meanwhile.
+        """
+        channel = await channel_of(self._connection)
+        try:
+            await channel.queue_declare(
+                self._revoked_name,
+                durable=True,
+                arguments={
+                    # A quorum queue may drop what was returned to it often, as by each reader.
+                    "x-queue-type": "classic",
+                    "x-message-ttl": REVOCATION_LIFE * 1000,
+                    "x-max-length": MOST_REVOCATIONS,
+                },
+            )
+        except ChannelNotFoundEntity as error:
+            logger.warning("revoked runs are not stored: %s", text_of(error))
+            return
+        await channel.queue_bind(self._revoked_name, self._revoked_name)
+        await channel.close()
 
     async def _subscribe(self, subscription: Callable[[], Awaitable[None]]) -> None:
         await subscription()

@@ -204,13 +204,13 @@ class QueueListener:
     def __init__(self, broker: AsyncBroker) -> None:
         self._broker: Any = broker
         self.deliveries = Deliveries(broker, self._park_old, self._give_back)
-        self._token = secrets.token_hex(8)
         self._queues: list[tuple[Any, dict[str, Any]]] = []
         self._consumers: list[tuple[Any, str]] = []
         self._is_changing = asyncio.Lock()
         self._has_news = asyncio.Event()
         self._own_channel: Any = None
-        self._parkings: set[str] = set()
+        self._parkings: dict[str, Any] = {}  # by the queue of tasks
+        self._is_declaring = asyncio.Lock()
         self._size = 0
         self._suspect: Delivery | None = None
         self._suspects: list[tuple[AckableMessage, Delivery]] = []  # that wait for it
@@ -226,6 +226,7 @@ class QueueListener:
         self._queues = [(q, a) for q, a in declared if delay is None or q.name != delay.name]
         if self._own_channel is None:
             self._own_channel = await broker.read_conn.channel()
+            self._own_channel.reopen_callbacks.add(self._restore_parkings)
         self._size = broker._qos  # noqa: SLF001 - kept nowhere else
         watching = asyncio.create_task(self._watch())
         handed_over_at = -1.0
@@ -362,23 +363,36 @@ class QueueListener:
 
     async def _parking(self, queue: str) -> str:
         """The worker's own queue for messages of a queue. It has the server clean up after it."""
-        name = f"{queue}.held.{self._token}"
-        if name not in self._parkings:
-            parking = await self._own_channel.declare_queue(
-                name,
-                durable=True,
-                arguments={
-                    # A quorum queue takes ten seconds more to let go of what has expired.
-                    "x-queue-type": "classic",
-                    "x-message-ttl": PARKED_LIFE,
-                    "x-expires": PARKING_LIFE,
-                    "x-dead-letter-exchange": "",
-                    "x-dead-letter-routing-key": queue,
-                },
-            )
-            await parking.consume(partial(self._take, queue))
-            self._parkings.add(name)
-        return name
+        async with self._is_declaring:
+            if (parking := self._parkings.get(queue)) is None:
+                parking = await self._own_channel.declare_queue(
+                    f"{queue}.held.{secrets.token_hex(8)}",
+                    durable=True,
+                    arguments={
+                        # A quorum queue takes ten seconds more to let go of what has expired.
+                        "x-queue-type": "classic",
+                        "x-message-ttl": PARKED_LIFE,
+                        "x-expires": PARKING_LIFE,
+                        "x-dead-letter-exchange": "",
+                        "x-dead-letter-routing-key": queue,
+                    },
+                    robust=False,
+                )
+                await parking.consume(partial(self._take, queue))
+                self._parkings[queue] = parking
+        return str(parking.name)
+
+    async def _restore_parkings(self, *_: Any) -> None:
+        """Consume the worker's own queues again, on a new channel.
+
+        The client would fail to connect while the node of one of them is down. Such a queue is
+        given up: the next message is parked in a new one.
+        """
+        for queue, parking in tuple(self._parkings.items()):
+            if await count_of(self._broker.read_conn, parking.name) is None:
+                del self._parkings[queue]
+            else:
+                await parking.restore()
 
     async def _give_back(self, delivery: Delivery) -> None:
         """Put a copy at the queue's end: a message that is rejected counts as delivered.
@@ -435,7 +449,7 @@ async def channel_of(connection: Any) -> AbstractChannel:
 
 
 async def count_of(connection: Any, name: str) -> int | None:
-    """The messages that wait in a queue. ``None`` if there is no such queue."""
+    """The messages that wait in a queue. ``None`` if it is gone, or its node is down."""
     channel = await channel_of(connection)
     try:
         declared = await channel.queue_declare(name, passive=True)

@@ -250,9 +250,11 @@ def steady(broker: AsyncBroker) -> Deliveries:
     and takes over what a worker that is gone has left unacknowledged.
     """
     listen: Listen
+    ends_when_cancelled = False
     if type(broker).listen in {kind.listen for kind in STREAM_BROKERS}:
         reader = stream_reader_of(broker)
         listen, deliveries = reader.listen, reader.deliveries
+        ends_when_cancelled = reader.ends_when_cancelled
     elif type(broker).listen in {kind.listen for kind in LIST_BROKERS}:
         deliveries = Deliveries(broker)
         listen = holding(partial(_pop, broker), deliveries)
@@ -262,7 +264,9 @@ def steady(broker: AsyncBroker) -> Deliveries:
         listen = (holding if has_queue else holding_ahead)(broker.listen, deliveries)
     what = f"{type(broker).__name__} cannot listen"
     # Replaced, as taskiq has no hook for it.
-    broker.listen = lambda: listen_through_outages(listen, is_outage, what)  # type: ignore[method-assign]
+    broker.listen = lambda: listen_through_outages(  # type: ignore[method-assign]
+        listen, is_outage, what, ends_when_cancelled=ends_when_cancelled
+    )
     return deliveries
 
 

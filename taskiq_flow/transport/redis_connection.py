@@ -68,7 +68,8 @@ class OwnConnection:
             async with asyncio.timeout(None if self._patience == math.inf else self._patience):
                 if connection.is_connected and await connection.can_read():
                     await connection.disconnect(nowait=True)  # the server has closed it
-                await connection.connect()
+                if not connection.is_connected:  # asking takes less than connecting once more
+                    await connection.connect()
                 await connection.send_packed_command(connection.pack_commands(commands))
                 return [await self._answer(connection, command[0]) for command in commands]
         except TimeoutError:

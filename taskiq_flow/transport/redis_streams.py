@@ -5,6 +5,7 @@ With ``redis.py`` and ``redis_broker.py``, one of the files that know Redis's co
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -17,6 +18,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ResponseError
 from taskiq import AckableMessage
 
+from taskiq_flow.cleanup import was_cancelled
 from taskiq_flow.transport.deliveries import Deliveries, Delivery
 from taskiq_flow.transport.redis_connection import OwnConnection, patience_of
 from taskiq_flow.transport.redis_errors import is_without_group, naming
@@ -74,6 +76,8 @@ class StreamReader:
     def __init__(self, broker: Any, client: Any) -> None:
         self._client = client
         self._own = None if isinstance(client, RedisCluster) else OwnConnection(client)
+        self.ends_when_cancelled = self._own is not None
+        """Whether ``listen`` ends when its reader is cancelled. The client may wait on."""
         self._database = database_of(client)
         self._group: str = broker.consumer_group_name
         self._consumer: str = broker.consumer_name
@@ -100,6 +104,8 @@ class StreamReader:
         """Messages, each for one worker."""
         try:
             while True:
+                if was_cancelled():  # and the client has lost it, not while it waited for messages
+                    raise asyncio.CancelledError
                 self._hold(await self._read())
                 began = time.monotonic()
                 while (message := self.deliveries.next(self._may_begin)) is not None:

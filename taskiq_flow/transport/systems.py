@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -71,7 +72,8 @@ def without_secrets(url: str) -> str:
     There may be several, as ``nats://a,nats://b``. Nothing is taken for granted: an address that is
     wrong is shown as well.
     """
-    return ",".join(map(_one_without_secrets, url.split(",")))
+    # A comma alone parts no addresses: it may stand in a password, and between hosts.
+    return ",".join(map(_one_without_secrets, _BETWEEN_ADDRESSES.split(url)))
 
 
 def _one_without_secrets(url: str) -> str:
@@ -89,6 +91,8 @@ def _one_without_secrets(url: str) -> str:
     ]
     return f"{scheme}{separator}{user}{at}{place}{mark}{'&'.join(shown)}"
 
+
+_BETWEEN_ADDRESSES = re.compile(r",(?=\s*[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 
 _HARMLESS = {
     *("db", "max_connections", "prefix", "protocol", "socket_timeout"),

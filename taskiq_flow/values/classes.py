@@ -82,7 +82,7 @@ class Classes:
 
 
 def classes_in(annotation: Any) -> set[type]:
-    """The classes in an annotation, and in their fields, that the codec carries by name."""
+    """The classes in an annotation, in their fields and within them, that the codec carries."""
     found: set[type] = set()
     seen: set[int] = set()
     pending = [annotation]
@@ -95,6 +95,7 @@ def classes_in(annotation: Any) -> set[type]:
         if isinstance(part, type) and not isinstance(part, types.GenericAlias) and kind_of(part):
             found.add(part)
             pending.extend(_annotations(part))
+            pending.extend(_nested(part))
     return found
 
 
@@ -115,8 +116,17 @@ def _parts(annotation: Any) -> list[Any]:
     return parts
 
 
+def _nested(cls: type) -> list[type]:
+    """The classes that are defined within a class."""
+    within = f"{cls.__qualname__}."
+    parts = [part for part in vars(cls).values() if isinstance(part, type)]
+    return [part for part in parts if part.__qualname__.startswith(within)]
+
+
 def _annotations(cls: type) -> list[Any]:
     """The types of a class's fields. One that cannot be evaluated hides none of the others."""
+    if cls is BaseModel:
+        return []
     if issubclass(cls, BaseModel):
         generic = cls.__pydantic_generic_metadata__
         return [

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import ipaddress
+import re
 from array import array
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from pathlib import PurePath
 from types import CodeType, FunctionType
 from typing import Any
@@ -21,14 +24,26 @@ from pydantic import BaseModel
 
 from taskiq_flow.values.arrays import library
 from taskiq_flow.values.handle import ResultHandle
+from taskiq_flow.values.isolation import slots_of
 
 _BY_THEIR_TEXT = frozenset(
     {
         *(type(None), type(...), bool, int, float, complex, str, bytes),
-        *(Decimal, UUID, datetime, date, time, timedelta),
+        *(Decimal, UUID, datetime, date, time, timedelta, timezone),
+        *(ipaddress.IPv4Address, ipaddress.IPv4Network, ipaddress.IPv4Interface),
+        *(ipaddress.IPv6Address, ipaddress.IPv6Network, ipaddress.IPv6Interface),
     }
 )
 """Types whose values are the same if they are written the same."""
+
+_MADE_FROM: dict[type, Callable[[Any], Iterable[Any]]] = {
+    range: lambda value: (value.start, value.stop, value.step),
+    slice: lambda value: (value.start, value.stop, value.step),
+    Fraction: lambda value: (value.numerator, value.denominator),
+    re.Pattern: lambda value: (value.pattern, value.flags),
+    deque: lambda value: (value.maxlen, *value),
+}
+"""What tells the values of a type apart."""
 
 _UNKNOWN = "of which it cannot be told whether another one is the same"
 
@@ -55,7 +70,9 @@ def _of(value: Any) -> bytes:
     kind = type(value)
     parts: Iterable[bytes]
     if kind in _BY_THEIR_TEXT or isinstance(value, PurePath):
-        parts = [repr(value).encode("utf-8", "surrogatepass")]
+        parts = [_text(value).encode("utf-8", "surrogatepass")]
+    elif kind in _MADE_FROM:
+        parts = map(_of, _MADE_FROM[kind](value))
     elif isinstance(value, Enum):
         parts = map(_of, (value.name, value.value))
     elif isinstance(value, (list, tuple)):
@@ -69,16 +86,28 @@ def _of(value: Any) -> bytes:
         own = {name: getattr(value, name) for name in kind.model_fields}
         hidden = (value.__pydantic_extra__, value.__pydantic_private__)
         parts = [_of(own), *map(_of, hidden if any(hidden) else ())]
-    elif _is_data(value):
-        parts = [_of({field.name: getattr(value, field.name) for field in fields(kind)})]
-    elif (found := _parts_of_buffer(value)) is not None:
-        parts = found
-    elif inspect.isfunction(value) or inspect.isclass(value):
-        parts = [of_function(value)]
+    elif (names := _fields_of(value)) is not None:
+        parts = [_of({name: getattr(value, name) for name in names})]
     else:
-        raise TypeError(f"it is a {kind.__module__}.{kind.__qualname__}, {_UNKNOWN}")
+        parts = _parts_of_other(value)
     added = _added_attributes(value)
     return _joined(f"{kind.__module__}.{kind.__qualname__}".encode(), [*parts, *added])
+
+
+def _parts_of_other(value: Any) -> list[bytes]:
+    if (found := _parts_of_buffer(value)) is not None:
+        return found
+    if inspect.isfunction(value) or inspect.isclass(value):
+        return [of_function(value)]
+    kind = type(value)
+    raise TypeError(f"it is a {kind.__module__}.{kind.__qualname__}, {_UNKNOWN}")
+
+
+def _text(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return hex(value)
 
 
 def _parts_of_buffer(value: Any) -> list[bytes] | None:
@@ -120,10 +149,15 @@ def _of_buffer(value: Any) -> bytes:
 
 def _added_attributes(value: Any) -> list[bytes]:
     """The attributes that an object of a subclass has beyond what its base class holds."""
+    kind = type(value)
+    if kind in _BY_THEIR_TEXT or kind in _MADE_FROM:
+        return []
     if isinstance(value, (Enum, BaseModel, PurePath, FunctionType, type)):
         return []
-    own = getattr(type(value), "__dataclass_fields__", ())
-    added = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in own}
+    stored = {name: getattr(value, name) for name in slots_of(kind) if hasattr(value, name)}
+    stored |= getattr(value, "__dict__", {})
+    known = {*(_fields_of(value) or ()), "_attrs_cached_hash", "__orig_class__"}
+    added = {name: part for name, part in stored.items() if name not in known}
     return [_of(added)] if added else []
 
 
@@ -138,9 +172,14 @@ def of_named(what: str, values: Mapping[Any, Any]) -> bytes:
     return _joined(b"named", sorted(parts))
 
 
-def _is_data(value: Any) -> bool:
-    # A handle says where a value is, not what it is.
-    return is_dataclass(value) and not isinstance(value, (type, ResultHandle))
+def _fields_of(value: Any) -> list[str] | None:
+    """The names of the fields of a dataclass's or an attrs class's object; ``None`` for others."""
+    if isinstance(value, (type, ResultHandle)):  # a handle says where a value is, not what it is
+        return None
+    if is_dataclass(value):
+        return [field.name for field in fields(value)]
+    found = getattr(type(value), "__attrs_attrs__", None)
+    return None if found is None else [field.name for field in found]
 
 
 def of_function(function: Callable[..., Any]) -> bytes:

@@ -19,7 +19,7 @@ from fractions import Fraction
 from functools import partial
 from gc import get_referents
 from io import BytesIO, StringIO
-from itertools import chain
+from itertools import groupby, islice
 from operator import is_
 from types import MappingProxyType, MemberDescriptorType, SimpleNamespace
 from typing import Any, Literal, TypeAlias
@@ -90,14 +90,16 @@ class Isolation:
         """What one taker of a value is given. Raises as ``isolated`` does."""
         if type(value) in NEVER_CHANGE:
             return value
-        if not self.is_flat(value):
-            copy_of = _flat_copy(value)
-            if copy_of is None:
-                return isolated(value)
-            if len(self._flat) == _REMEMBERED:
-                del self._flat[next(iter(self._flat))]  # the oldest
-            self._flat[id(value)] = value, copy_of
-        return self._flat[id(value)][1](value)
+        if self.is_flat(value):
+            return self._flat[id(value)][1](value)
+        flat = _flat_copy(value)
+        if flat is None:
+            return isolated(value)
+        if len(self._flat) == _REMEMBERED:
+            del self._flat[next(iter(self._flat))]  # the oldest
+        made, copy_of = flat
+        self._flat[id(value)] = value, copy_of
+        return made
 
     def is_flat(self, value: Any) -> bool:
         """Whether this value was found to be flat."""
@@ -109,33 +111,50 @@ _REMEMBERED = 32
 """How many values an ``Isolation`` remembers, and holds for so long."""
 
 
-def _flat_copy(value: Any) -> Take | None:
-    """How a flat value is copied; ``None`` for one that is not flat."""
+def _flat_copy(value: Any) -> tuple[Any, Take] | None:
+    """A copy of a flat value, and what makes another one; ``None`` if the value is not flat."""
     kind = type(value)
     if kind is dict:
-        return dict.copy if _never_change(value.values()) else None
+        return (value.copy(), dict.copy) if _never_change(value.values()) else None
     if kind is not list and kind is not tuple:
         return None
-    kinds = set(map(type, value)) if len(value) < _PIECE else _types_of_many(value)
+    kinds = _types_of(value)
     if NEVER_CHANGE.issuperset(kinds):
-        return shared if kind is tuple else list.copy
+        return (value, shared) if kind is tuple else (value.copy(), list.copy)
     if kind is tuple or kinds != {dict}:
         return None
-    # ``gc.get_referents`` is faster, but in Python 3.13 it misses the values of ``vars(some)``.
-    return _rows if _never_change(chain.from_iterable(map(dict.values, value))) else None
+    rows = _flat_rows(value)
+    return None if rows is None else (rows, _rows)
 
 
-_PIECE = 4096
-"""Items that are looked at together. Lists of many more are new pages of memory each time."""
+_RUNS = 64
+"""Runs of values of one type after which the values are taken to be of many."""
 
 
-def _types_of_many(values: Sequence[Any]) -> set[type]:
-    """The types of values. They are most often of one, which is found out faster than a set is."""
-    found: set[type] = set()
-    for start in range(0, len(values), _PIECE):
-        kinds = list(map(type, values[start : start + _PIECE]))
-        found.update(kinds[:1] if kinds == kinds[:1] * len(kinds) else kinds)
+def _types_of(values: Sequence[Any]) -> set[type]:
+    """The types of values. Long runs of one type take less time than single values in a set."""
+    if len(values) < _RUNS:
+        return set(map(type, values))
+    rest = iter(values)
+    found = {kind for kind, _ in islice(groupby(rest, type), _RUNS)}
+    found.update(map(type, rest))
     return found
+
+
+_PIECE = 256
+"""Rows that are copied and looked at together, while they are in the processor's cache."""
+
+
+def _flat_rows(rows: list[dict[Any, Any]]) -> list[dict[Any, Any]] | None:
+    """A copy of dictionaries; ``None`` if anything in them can be changed."""
+    made: list[dict[Any, Any]] = []
+    for start in range(0, len(rows), _PIECE):
+        own = list(map(dict.copy, rows[start : start + _PIECE]))
+        # Of the copies: in Python 3.13 this would miss the values of ``vars(some)`` itself.
+        if not _never_change(get_referents(*own)):
+            return None
+        made += own
+    return made
 
 
 def _rows(value: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
@@ -189,8 +208,8 @@ def _itself(value: Any, _: dict[int, Any]) -> Any:
 
 def _list(value: list[Any], copies: dict[int, Any]) -> list[Any]:
     made: list[Any]
-    if (copy_of := _flat_copy(value)) is not None:
-        copies[id(value)] = made = copy_of(value)
+    if (flat := _flat_copy(value)) is not None:
+        copies[id(value)] = made = flat[0]
         return made
     copies[id(value)] = made = value.copy()
     made[:] = [_copied(part, copies) for part in value]
@@ -293,7 +312,7 @@ def _copy_items(value: Any, made: Any, copies: dict[int, Any]) -> None:
             deque.__setitem__(made, place, _copied(part, copies))
 
 
-def _slots_of(kind: type) -> tuple[str, ...]:
+def slots_of(kind: type) -> tuple[str, ...]:
     """The names of a class's slots, as they are stored: a private one has its class's name."""
     return tuple(
         name
@@ -424,7 +443,7 @@ def _copy_of(kind: type) -> Copy:
     if issubclass(kind, partial):
         return _partial
     if is_dataclass(kind) or hasattr(kind, "__attrs_attrs__") or issubclass(kind, _PLAIN_DATA):
-        return partial(_object, slots=_slots_of(kind))
+        return partial(_object, slots=slots_of(kind))
     for library, names, copy_of in _OF_LIBRARIES:
         # Another thread may be importing it: then it has no such class yet.
         module = sys.modules.get(library)

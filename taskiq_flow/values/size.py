@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from functools import partial
@@ -38,7 +39,7 @@ def is_large(value: Any, most: int = 1_000) -> bool:
         elif isinstance(part, dict):
             parts += len(part)
             pending.extend(itertools.islice(part.values(), most))
-        elif isinstance(part, (list, tuple, set, frozenset)):
+        elif isinstance(part, (list, tuple, set, frozenset, deque)):
             parts += len(part)
             pending.extend(itertools.islice(part, most))
         elif isinstance(part, BaseModel) or (is_dataclass(part) and not isinstance(part, type)):

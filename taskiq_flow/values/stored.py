@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -67,11 +68,24 @@ class StoredValues:
         try:
             return self.serializer.dumpb(value)
         except Exception:  # whatever a serializer raises
-            return self.serializer.dumpb(to_jsonable_python(value))
+            if type(self.serializer) in _OF_PLAIN_DATA:
+                return self.serializer.dumpb(to_jsonable_python(value))  # as earlier versions did
+            tree = self._codec.encode(value, strict=True, keeps_main=True)
+            return self.serializer.dumpb(_Encoded(tree))
 
     def loads(self, data: bytes) -> Any:
         """The value of bytes. Raises ``SerializationError``, or what the serializer raises."""
-        return self.decode(self.serializer.loadb(data))
+        content = self.serializer.loadb(data)
+        if type(content) is _Encoded:
+            return self._codec.decode(content.tree, self._classes)
+        return self.decode(content)
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """What the codec has made of a value that a serializer, as one that pickles, has refused."""
+
+    tree: Any
 
 
 def serializer_name(serializer: TaskiqSerializer) -> str:

@@ -70,7 +70,8 @@ def _spans(node: NodeView, view: RunView) -> Iterator[Span]:
     for attempt, (sent, told, ended) in enumerate(attempts, first):
         began = told
         if began is None:
-            began = ended if node.state == "queued" and ended == ended_at else sent
+            is_on_its_way = node.state in ("queued", "interrupted") and ended == ended_at
+            began = ended if is_on_its_way else sent
         moments: tuple[tuple[Part, float | None, float], ...] = (
             ("waiting", at, sent),
             ("sending", sent, began),

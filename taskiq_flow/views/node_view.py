@@ -9,9 +9,11 @@ from typing import Any, Literal
 from taskiq_flow.events import Source
 from taskiq_flow.previews import LONGEST_TEXT, preview
 
-NodeState = Literal["pending", "queued", "running", "completed", "failed", "skipped", "cancelled"]
+NodeState = Literal[
+    "pending", "queued", "running", "completed", "failed", "skipped", "cancelled", "interrupted"
+]
 """``"pending"``: it was not sent; ``"queued"``: its task was sent, and nobody has begun it or told
-so; ``"cancelled"``: the run ended while it was in flight."""
+so; ``"cancelled"``: the run ended while it was in flight; ``"interrupted"``: its engine is gone."""
 
 MOST_FAILURES = 1_000
 """Failed elements of a mapped node of which a record is held. Further ones are only counted."""
@@ -101,7 +103,16 @@ class NodeView:
     @property
     def is_ended(self) -> bool:
         """Whether nothing more will become of it."""
-        return self.state not in ("pending", "queued", "running")
+        return self.state not in ("pending", "queued", "running", "interrupted")
+
+    def state_of_flight(self, *, is_gone: bool) -> NodeState | None:
+        """What its state becomes when its engine is gone, or is there again; ``None``: it stays."""
+        if is_gone:
+            return "interrupted" if self.state in ("queued", "running") else None
+        if self.state != "interrupted":
+            return None
+        is_sent = self.elements is None and self.began_at is None
+        return "queued" if is_sent else "running"
 
     def send(self, at: float, attempt: int) -> None:
         """An attempt is sent."""
@@ -117,8 +128,9 @@ class NodeView:
             self.earlier = (*self.earlier[1 - MOST_ATTEMPTS :], moments)
         self.send(at, attempt)
 
-    def begin(self, at: float, worker: str) -> None:
+    def begin(self, at: float, worker: str, attempt: int) -> None:
         """A worker has begun the attempt: another one than before, if one had begun it."""
+        self.attempts = max(self.attempts, attempt)
         since = self.sent_at if self.began_at is None else self.began_at
         if since is not None:
             self.sending += at - since
@@ -167,6 +179,7 @@ class ElementsView:
     failed: int = 0
     skipped: int = 0
     cancelled: int = 0
+    interrupted: int = 0
     records: dict[str, NodeView] = field(default_factory=dict)
     _told: int = 0
     _seen: int = 0
@@ -190,9 +203,13 @@ class ElementsView:
             return NodeView(name)
         return record
 
-    def end(self, state: NodeState) -> None:
-        """Count an element that has ended, and of which there was no record."""
+    def see(self) -> None:
+        """Count an element that is new, and of which there is no record."""
         self._seen += 1
+
+    def end(self, state: NodeState, *, is_seen: bool = False) -> None:
+        """Count an element that has ended, and of which there was no record."""
+        self._seen += not is_seen
         self.count(state, 1)
 
     def tell(self, depth: int, count: int) -> None:

@@ -23,6 +23,7 @@ _PIPELINE_STATES: Mapping[RunStatus, PipelineState] = {
     "completed": "COMPLETED",
     "failed": "FAILED",
     "cancelled": "CANCELLED",
+    "interrupted": "RUNNING",  # there is no other word for what may be resumed
 }
 _STEP_STATES: Mapping[NodeState, StepState] = {
     "pending": "PENDING",
@@ -32,6 +33,7 @@ _STEP_STATES: Mapping[NodeState, StepState] = {
     "failed": "FAILED",
     "skipped": "SKIPPED",
     "cancelled": "CANCELLED",
+    "interrupted": "RUNNING",
 }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
@@ -38,9 +39,12 @@ from taskiq_flow.views.node_view import (
 )
 
 RunStatus = Literal["pending", "running", "interrupted", "completed", "failed", "cancelled"]
-"""``"interrupted"``: no engine has the run any more. No event tells so; ``RunReader`` does."""
+"""``"interrupted"``: no engine has the run any more. No event tells so: see ``note_status``."""
 
 _STATES: tuple[NodeState, ...] = get_args(NodeState)
+
+_FREQUENT = frozenset({NodeStarted, NodeBegan, NodeCompleted})
+"""What every node tells that is executed once."""
 
 _Ends = NodeCompleted | NodeFailed | NodeSkipped
 
@@ -90,13 +94,16 @@ class RunView:
     expected: Mapping[str, float] = field(default_factory=dict)
     kind: GraphKind = "dataflow"
     in_memory: bool = False
-    _counts: dict[NodeState, int] = field(default_factory=lambda: dict.fromkeys(_STATES, 0))
     _earlier: dict[str, NodeView] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[NodeState, int]:
-        """How many nodes are in which state. A mapped node counts as one."""
-        return {state: count for state, count in self._counts.items() if count > 0}
+        """How many nodes are in which state. A mapped node counts as one.
+
+        They are counted each time, so that applying an event costs less.
+        """
+        counts = Counter([node.state for node in self.nodes.values()])
+        return {state: counts[state] for state in _STATES if counts[state]}
 
     @property
     def seconds(self) -> float:
@@ -150,6 +157,58 @@ class RunView:
 
     def apply(self, event: Event) -> None:
         """Take in the next event. Raises ``ValueError`` for one of another run."""
+        self.apply_all((event,))
+
+    def apply_all(self, events: Iterable[Event]) -> None:
+        """Take in the next events, as ``apply`` does. Many at once cost less."""
+        event: Any
+        for event in events:
+            seq, at, before = event.seq, event.at, self.seq
+            # Most events are the next ones, and tell of the attempts of plain nodes.
+            if (not before or seq != before + 1 or event.run_id != self.run_id) and (
+                not self._is_news(event)
+            ):
+                continue
+            self.seq, self.at = seq or before, at
+            if self.status != "running":
+                self.note_status("running")
+            kind = type(event)
+            if kind not in _FREQUENT or event.index is not None:
+                self._APPLY[kind](self, event)
+                continue
+            name = event.task_name
+            node = self.nodes.get(name) or self._add(name)
+            if kind is NodeStarted:
+                self._wait_since_ready(node, at)
+                node.send(at, event.attempt)
+            elif kind is NodeBegan:
+                node.begin(at, event.worker, event.attempt)
+            elif event.source == "journal":
+                self._restore(node, event)
+            else:
+                self._end_attempt(node, event.attempt, "completed", at)
+                node.keep(event.source, event.result)
+
+    def note_status(self, status: RunStatus) -> None:
+        """Take in the status of the run's summary, as no event tells that its engine is gone.
+
+        What is in flight is ``"interrupted"`` then, until the next event. Of a run that has ended,
+        the events have told the status.
+        """
+        if self.ended_at is not None or status == self.status:
+            return
+        if "interrupted" in (self.status, status):
+            for node in self.nodes.values():
+                self._note_engine(node, is_gone=status == "interrupted")
+        self.status = status
+
+    # The run
+
+    def _is_news(self, event: Event) -> bool:
+        """Whether to apply an event that is not the next one, as it is new or has no number.
+
+        It may be the first one, and there may be others before it that never came.
+        """
         if self.run_id != event.run_id:
             if self.run_id:
                 raise ValueError(
@@ -160,15 +219,10 @@ class RunView:
         seq = event.seq
         if seq and seq != self.seq + 1 and not self._begins_session(event):
             if seq <= self.seq:
-                return
+                return False
             if not isinstance(event, Gap):
                 self.missed += seq - self.seq - 1
-        self.seq, self.at = seq or self.seq, event.at
-        if self.status == "pending":
-            self.status = "running"
-        self._APPLY[type(event)](self, event)
-
-    # The run
+        return True
 
     def _begins_session(self, event: Event) -> bool:
         """Whether another engine goes on with the run. It may number its events from 1 on."""
@@ -191,7 +245,6 @@ class RunView:
         self.nodes = {name: NodeView(name) for name in event.task_names}
         for name, levels in event.mapped.items():
             self.nodes[name].elements = ElementsView(levels)
-        self._counts = {**dict.fromkeys(_STATES, 0), "pending": len(self.nodes)}
 
     def _finished(self, event: RunFinished) -> None:
         self.status, self.ended_at = event.outcome, event.at
@@ -206,29 +259,38 @@ class RunView:
     def _missed(self, event: Gap) -> None:
         self.missed += event.missed
 
+    def _note_engine(self, node: NodeView, *, is_gone: bool) -> None:
+        """The engine of a node is gone, or has the node again: so have its elements in flight."""
+        if (elements := node.elements) is not None:
+            for record in elements.records.values():
+                if (state := record.state_of_flight(is_gone=is_gone)) is not None:
+                    elements.count(record.state, -1)
+                    elements.count(state, 1)
+                    record.state = state
+        if (state := node.state_of_flight(is_gone=is_gone)) is not None:
+            node.state = state
+
     # Nodes and elements
 
-    def _sent(self, event: NodeStarted) -> None:
+    def _element_sent(self, event: NodeStarted) -> None:
         node, whole = self._find(event)
         before = node.state
-        self._wait_since_ready(node, whole, event.at)
         node.send(event.at, event.attempt)
         self._moved(node, whole, before, event.at)
 
-    def _began(self, event: NodeBegan) -> None:
+    def _element_began(self, event: NodeBegan) -> None:
         node, whole = self._find(event)
         before = node.state
-        node.attempts = max(node.attempts, event.attempt)
-        node.begin(event.at, event.worker)
+        node.begin(event.at, event.worker, event.attempt)
         self._moved(node, whole, before, event.at)
 
     def _retried(self, event: NodeRetried) -> None:
         node, whole = self._find(event)
         before, ended_at = node.state, event.at - event.delay
-        if node.sent_at is None:
-            self._wait_since_ready(node, whole, event.at)
-        else:
+        if node.sent_at is not None:
             node.waiting += event.delay
+        elif whole is None:
+            self._wait_since_ready(node, event.at)
         node.error = shown_error(event.error)
         node.send_again(event.at, event.attempt, ended_at)
         self._moved(node, whole, before, event.at)
@@ -236,23 +298,17 @@ class RunView:
     def _fell_back(self, event: NodeFellBack) -> None:
         node, whole = self._find(event)
         before = node.state
-        if node.sent_at is None:
-            self._wait_since_ready(node, whole, event.at)
+        if node.sent_at is None and whole is None:
+            self._wait_since_ready(node, event.at)
         node.error = shown_error(event.error)
         node.send_again(event.at, event.attempt, event.at)
         self._moved(node, whole, before, event.at)
 
-    def _completed(self, event: NodeCompleted) -> None:
+    def _element_completed(self, event: NodeCompleted) -> None:
         node, whole = self._find(event)
-        is_kept = event.source == "journal"
-        if whole is None and is_kept:
-            self._restore(node, event)
-            return
         if whole is not None and whole.elements is not None:
-            whole.elements.kept += is_kept
+            whole.elements.kept += event.source == "journal"
         self._ended(node, whole, event, "completed")
-        if whole is None:
-            node.keep(event.source, event.result)
 
     def _failed(self, event: NodeFailed) -> None:
         node, whole = self._find(event)
@@ -298,7 +354,6 @@ class RunView:
     def _add(self, name: str) -> NodeView:
         """A node of which the view was not told, as it came too late."""
         node = self.nodes[name] = NodeView(name)
-        self._counts["pending"] += 1
         return node
 
     def _restore(self, node: NodeView, event: NodeCompleted) -> None:
@@ -312,8 +367,6 @@ class RunView:
         earlier.was_completed_before = True
         earlier.ready_at = earlier.sent_at = earlier.began_at = earlier.ended_at = None
         self.nodes[node.name] = earlier
-        self._counts[node.state] -= 1
-        self._counts["completed"] += 1
 
     # Times and counts
 
@@ -327,17 +380,15 @@ class RunView:
                     at = end
         return at
 
-    def _wait_since_ready(self, node: NodeView, whole: NodeView | None, at: float) -> None:
+    def _wait_since_ready(self, node: NodeView, at: float) -> None:
         """A node has waited until now. When an element was ready is not known."""
-        if whole is None:
-            node.ready_at = self._ready_at(node.name)
-            node.waiting += 0.0 if node.ready_at is None else at - node.ready_at
+        ready_at = node.ready_at = self._ready_at(node.name)
+        if ready_at is not None:
+            node.waiting += at - ready_at
 
     def _moved(self, node: NodeView, whole: NodeView | None, before: NodeState, at: float) -> None:
-        """A node or an element is in flight, in another state than before perhaps."""
+        """If it is an element, it is in flight now, in another state than before perhaps."""
         if whole is None or whole.elements is None:
-            self._counts[before] -= 1
-            self._counts[node.state] += 1
             return
         if whole.sent_at is None:
             whole.sent_at = at
@@ -353,19 +404,23 @@ class RunView:
         self, node: NodeView, whole: NodeView | None, event: _Ends, state: NodeState
     ) -> None:
         """A node or an element has ended."""
-        if node.sent_at is None:
-            self._wait_since_ready(node, whole, event.at)
-        node.attempts = max(node.attempts, event.attempt)
         if whole is None or whole.elements is None:
-            self._end(node, state, event.at)
+            self._end_attempt(node, event.attempt, state, event.at)
         else:
+            node.attempts = max(node.attempts, event.attempt)
             self._end_element(whole, whole.elements, node, state, event.at)
             self._update_map(whole, whole.elements, event.at)
 
+    def _end_attempt(self, node: NodeView, attempt: int, state: NodeState, at: float) -> None:
+        """A node has ended, with this attempt; it may have had none."""
+        if node.sent_at is None:
+            self._wait_since_ready(node, at)
+        node.attempts = max(node.attempts, attempt)
+        self._end(node, state, at)
+
     def _end(self, node: NodeView, state: NodeState, at: float) -> None:
         node.close(at)
-        node.ended_at = at
-        self._change(node, state)
+        node.state, node.ended_at = state, at
 
     def _end_element(
         self, whole: NodeView, elements: ElementsView, node: NodeView, state: NodeState, at: float
@@ -393,10 +448,10 @@ class RunView:
             return
         if elements.are_all_known and elements.ended >= elements.known:
             node.ended_at = at
-            self._change(node, "failed" if elements.failed else "completed")
+            node.state = "failed" if elements.failed else "completed"
         elif node.state == "pending" and elements.known:
             node.ready_at = self._ready_at(node.name)
-            self._change(node, "running")
+            node.state = "running"
 
     def _finish_map(self, node: NodeView, elements: ElementsView, event: RunFinished) -> None:
         """The run has ended, and so have all elements."""
@@ -407,24 +462,19 @@ class RunView:
             return
         is_left = elements.cancelled or elements.ended < elements.known
         if elements.failed:
-            self._change(node, "failed")
+            node.state = "failed"
         elif event.outcome == "completed" or (elements.known and not is_left):
-            self._change(node, "completed")
+            node.state = "completed"
         elif elements.known:
-            self._change(node, "cancelled")
-
-    def _change(self, node: NodeView, state: NodeState) -> None:
-        self._counts[node.state] -= 1
-        self._counts[state] += 1
-        node.state = state
+            node.state = "cancelled"
 
     _APPLY: ClassVar[Mapping[type, Callable[[RunView, Any], None]]] = {
         RunStarted: _started,
-        NodeStarted: _sent,
-        NodeBegan: _began,
+        NodeStarted: _element_sent,
+        NodeBegan: _element_began,
         NodeRetried: _retried,
         NodeFellBack: _fell_back,
-        NodeCompleted: _completed,
+        NodeCompleted: _element_completed,
         NodeFailed: _failed,
         NodeSkipped: _skipped,
         ElementsKnown: _known,

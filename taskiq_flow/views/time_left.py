@@ -61,4 +61,5 @@ def _work(node: NodeView, one: float) -> _Work:
         ran = node.is_ended and node.began_at is not None
         return _Work(one if ran else 0.0, 0.0 if node.is_ended else one, one)
     left = 0 if node.is_ended else max(elements.known - elements.ended, not elements.known)
-    return _Work(one * (elements.completed + elements.failed), one * left, one)
+    ran_here = elements.completed + elements.failed - elements.kept
+    return _Work(one * ran_here, one * left, one)

@@ -173,8 +173,9 @@ def _state_text(times: NodeTimes) -> tuple[str, bool]:
     if times.state == "completed":
         return f"{took}{tries}", False
     sign = f"{SIGNS[times.state]} " if times.state in SIGNS else ""
-    has_ran = times.state in ("failed", "running", "cancelled")
-    return f"{sign}{times.state}{f', {took}' if took and has_ran else ''}", times.state == "failed"
+    has_ran = times.state in ("failed", "running", "cancelled", "interrupted")
+    is_bad = times.state in ("failed", "interrupted")
+    return f"{sign}{times.state}{f', {took}' if took and has_ran else ''}", is_bad
 
 
 def _details(name: str, times: NodeTimes) -> str:

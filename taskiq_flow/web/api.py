@@ -121,6 +121,7 @@ class Api:
         found = await self._hub.reader.runs(
             status=cast("RunState | None", status),
             name=query.get("name"),
+            tag=query.get("tag"),
             since=_moment(query.get("since"), "since"),
             before=_moment(query.get("before"), "before"),
             limit=int(limit),
@@ -172,8 +173,8 @@ class Api:
 
     async def report(self, request: Request) -> Response:
         """What held a run back."""
-        view, run = await self._hub.view(path_value(request, "run"))
-        return json_response(report_content(view, run))
+        view, _ = await self._hub.view(path_value(request, "run"))
+        return json_response(report_content(view))
 
     async def trace(self, request: Request) -> Response:
         """The times of a run in Chrome's trace format."""

@@ -97,6 +97,7 @@ class Control:
         """Delete a run that no engine has."""
         await self._body(request)
         run_id = path_value(request, "run")
+        await self._reader.run(run_id)  # which creates no file
         await self._reader.journal.delete(run_id)
         return json_response({"deleted": printable(run_id)})
 

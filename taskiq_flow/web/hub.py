@@ -79,6 +79,8 @@ class Hub:
                 cached.view.apply(event)
                 if not event.seq % MOST_IN_FRAME:
                     await asyncio.sleep(0)  # a journal in memory gives all events at once
+            if cached.view.seq <= run.seq:  # else another engine may have begun meanwhile
+                cached.view.note_status(run.status)
         return cached.view, run
 
     async def element(self, run_id: str, name: str) -> NodeView | None:

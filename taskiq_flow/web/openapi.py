@@ -79,6 +79,7 @@ def document() -> Content:
                 summaries,
                 _query("status", {"type": "string", "enum": [*get_args(RunState)]}, "of the run"),
                 _query("name", _TEXT, "of the run's graph"),
+                _query("tag", _TEXT, "one of the run's"),
                 _query("since", _MOMENT, "started since: seconds since 1970, a date, or 2h"),
                 _query("before", _MOMENT, "started before then"),
                 _query("limit", {"type": "integer", "minimum": 1, "maximum": 200}, "how many"),

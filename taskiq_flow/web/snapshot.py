@@ -22,26 +22,20 @@ MOST_RECORDS = 200
 Content = dict[str, Any]
 
 
-def status_of(view: RunView, run: RunSummary) -> str:
-    """The status of a run. No event tells that it was interrupted; its summary does."""
-    return run.status if view.status in ("pending", "running") else view.status
-
-
 def snapshot(view: RunView, run: RunSummary, shown: Shown) -> Content:
     """A run: whoever applies the events after ``seq`` to it has the present state."""
     report = RunReport.of(view)
-    is_running = status_of(view, run) == "running"
     return {
         "v": WIRE_VERSION,
         **shown_run(run),
-        "status": status_of(view, run),
+        "status": view.status,
         "seq": view.seq,
         "missed": view.missed,
         "sessions": view.sessions,
         "time": view.time,
         "clock": view.started_at,
         "seconds": max(view.seconds, time.time() - view.time)
-        if is_running and view.time is not None
+        if view.status == "running" and view.time is not None
         else view.seconds,
         "error": shown.error("", view.error),
         "counts": view.counts,
@@ -52,12 +46,12 @@ def snapshot(view: RunView, run: RunSummary, shown: Shown) -> Content:
     }
 
 
-def report_content(view: RunView, run: RunSummary) -> Content:
+def report_content(view: RunView) -> Content:
     """What held a run back."""
     report = RunReport.of(view)
     return {
         "run": printable(report.run_id),
-        "status": status_of(view, run),
+        "status": view.status,
         "seconds": report.seconds,
         "ideal_seconds": report.ideal_seconds,
         "parallelism": report.parallelism,
@@ -155,6 +149,7 @@ def _elements(elements: ElementsView) -> Content:
         "failed": elements.failed,
         "skipped": elements.skipped,
         "cancelled": elements.cancelled,
+        "interrupted": elements.interrupted,
         "in_flight": {
             printable(name): record.state
             for name, record in elements.records.items()

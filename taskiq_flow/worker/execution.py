@@ -77,7 +77,6 @@ class Execution:
         self.args, self.kwargs = list(message.args), dict(message.kwargs)  # as sent
         self.requeues = message.labels.get(REQUEUE_COUNT)
         self.tells_begin = BEGIN_LABEL in message.labels
-        self._outlives_engine = KEEP_LABEL in message.labels
         self._pid = os.getpid()
         self.function: Callable[..., Any] | None = None  # the task's, guarded
         self._has_entered = False
@@ -89,16 +88,13 @@ class Execution:
         self.is_waiting = False  # for tasks of its own, which no worker takes
         self.is_acknowledged = False
         self.raised: BaseException | None = None
-        self._running: asyncio.Task[Any] | None = None  # within the task's function
-
-    @property
-    def names(self) -> list[str]:
+        names = [reply_to.run, reply_to.task(self.task_id)]
+        self.names = names if KEEP_LABEL in message.labels else [*names, reply_to.channel]
         """The names by which a revocation may mean it: those of its run, the task and its engine.
 
         A run with a journal may be resumed: its tasks are executed though their engine is gone.
         """
-        names = [self.reply_to.run, self.reply_to.task(self.task_id)]
-        return names if self._outlives_engine else [*names, self.reply_to.channel]
+        self._running: asyncio.Task[Any] | None = None  # within the task's function
 
     @property
     def node_name(self) -> str:

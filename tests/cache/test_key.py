@@ -5,18 +5,22 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import re
 import subprocess
 import sys
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, Flag
+from fractions import Fraction
+from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
+import attrs
 import pytest
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 from taskiq import InMemoryBroker, TaskiqDepends
@@ -25,6 +29,8 @@ from taskiq_flow.cache.key import cache_key
 from taskiq_flow.values.digest import digest_of
 from taskiq_flow.values.handle import Reference, ResultHandle
 from taskiq_flow.values.size import is_large
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -77,6 +83,24 @@ class Added(Data):
         self.y = y
 
 
+class Slotted(list[int]):
+    __slots__ = ("label",)
+
+    def of(self, label: str) -> Slotted:
+        self.label = label
+        return self
+
+
+@dataclass
+class Box(Generic[T]):
+    content: T
+
+
+@attrs.frozen(cache_hash=True)
+class Attrs:
+    x: Any
+
+
 class Labelled(list[int]):
     label = ""
 
@@ -100,6 +124,13 @@ VALUES: list[Any] = [
     *(set(), {1}, frozenset(), {}, {"a": 1}, {"a": "1"}, {1: "a"}, {"1": "a"}, {"a": {"b": 1}}),
     *(bytearray(b"a"), array("i", [1]), array("l", [1]), array("i", [2])),
     *({"a": 1, "b": 2}, Data(1), Data(2), OtherData(1), Model(x=1), Model(x=2)),
+    *(defaultdict(list), defaultdict(int), defaultdict(int, a=1), Counter(), Counter("a")),
+    *(deque(), deque([1]), deque([1], maxlen=1), deque([2], maxlen=1), Attrs(1), Attrs(2)),
+    *(Slotted([1]), Slotted([1]).of("a"), Slotted([1]).of("b"), 10**5000, 10**5000 + 1),
+    *(range(2), range(3), range(0, 3, 2), slice(2), slice(1, 2), Fraction(1, 3), Fraction(2, 3)),
+    *(timezone(timedelta(0)), timezone(timedelta(0), "X"), timezone(timedelta(1 / 24))),
+    *(re.compile("a"), re.compile("b"), re.compile("a", re.DOTALL), re.compile(b"a")),
+    *(ip_address("1.2.3.4"), ip_address("::1"), ip_network("1.2.3.4")),
 ]
 
 
@@ -108,6 +139,12 @@ def task(*args: Any, **kwargs: Any) -> Any: ...
 
 def key(value: Any) -> str:
     return cache_key(task, [value], {})
+
+
+def hashed(value: Any) -> Any:
+    """The value, which may keep its hash from then on."""
+    hash(value)
+    return value
 
 
 def test_different_values_have_different_keys() -> None:
@@ -151,6 +188,10 @@ def test_arrays_whose_equal_values_may_have_other_bytes_have_no_key() -> None:
         ({"a", "b", "c"}, {"c", "b", "a"}),
         ([Data(1)], [Data(1)]),
         (float("nan"), float("nan")),
+        (defaultdict(set, a={1, 2}, b=3), defaultdict(set, b=3, a={2, 1})),
+        (deque([{1, 2}]), deque([{2, 1}])),
+        (hashed(Attrs("a")), Attrs("a")),
+        (Box[int](1), Box(1)),
     ],
 )
 def test_equal_values_have_one_key(one: Any, other: Any) -> None:

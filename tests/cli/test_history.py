@@ -14,10 +14,10 @@ from taskiq_flow import (
     DAGBuilder,
     ElementsKnown,
     Event,
+    EventBatch,
     ExecutionEngine,
     Lease,
     MemoryJournal,
-    News,
     NodeBegan,
     NodeCompleted,
     NodeFailedError,
@@ -40,6 +40,19 @@ def journal(folder: Path, run: Run) -> Path:
     run("run", "flows:nightly", "-i", "url=a.org", "--run-id", "good", "-q", *JOURNAL)
     run("run", "flows:mapped", "-i", "numbers=[2, 7, 9]", "--run-id", "bad", "-q", *JOURNAL)
     return folder / "runs.db"
+
+
+def test_runs_are_found_by_their_tags(journal: Path, run: Run) -> None:
+    tags = ("--tag", "customer 7", "--tag", "trial")
+    run("run", "flows:nightly", "-i", "url=a.org", "--run-id", "tagged", "-q", *tags, *JOURNAL)
+    heads, tagged, bad, _ = run("runs", *JOURNAL).lines
+    assert heads.split()[-1] == "tags"
+    assert tagged.endswith("customer 7, trial")
+    assert not bad.endswith("trial")
+    (only,) = run("runs", *JOURNAL, "--json-lines", "--tag", "customer 7").lines
+    assert json.loads(only)["tags"] == ["customer 7", "trial"]
+    assert "tags       customer 7, trial" in run("show", "tagged", *JOURNAL).output
+    assert run("runs", *JOURNAL, "--json-lines", "--tag", "customer").lines == []
 
 
 def test_runs_are_listed_shown_and_deleted(journal: Path, run: Run) -> None:
@@ -114,15 +127,15 @@ async def test_what_was_in_flight_when_the_engine_went_does_not_run_any_more(
         NodeStarted("r", 0.75, "load", "", seq=8),
     ]
     summary = RunSummary("r", "running", "nightly", 1.7e9, seq=8)
-    await journal.create("r", lease, b"", News(LineWriter("r").lines(events), summary))
+    await journal.create("r", lease, b"", EventBatch(LineWriter("r").lines(events), summary))
     await journal.release("r", lease)
     reader = RunReader(journal)
     history._show_state(await reader.run("r"), await reader.view("r"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("2 unfinished")
+    assert lines[0].endswith("2 interrupted")
     assert [line.split(maxsplit=2) for line in lines[-2:]] == [
-        ["⊘", "read", "1/9, 2 unfinished"],
-        ["⊘", "load", "unfinished"],
+        ["!", "read", "interrupted, 1/9, 2 interrupted"],
+        ["!", "load", "interrupted"],
     ]
 
 
@@ -192,7 +205,7 @@ async def test_a_run_in_the_place_of_the_watched_one_is_watched_from_its_beginni
     engine = ExecutionEngine(InMemoryBroker(), flows.nightly, journal=journal)
     started = RunStarted("r", 0.5, ("old",), 1.7e9, seq=1)
     summary = RunSummary("r", "running", "nightly", 1.7e9, seq=1)
-    await journal.create("r", lease, b"", News(LineWriter("r").lines([started]), summary))
+    await journal.create("r", lease, b"", EventBatch(LineWriter("r").lines([started]), summary))
     view = await history.watched(RunReader(journal), "r", json_lines=True, quiet=True)
     assert (view.status, view.sessions, [*view.nodes]) == ("completed", 1, ["fetch", "title"])
     written = capsys.readouterr()

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from taskiq_flow import SerializationError
 from taskiq_flow.dataflow import known_classes
 from taskiq_flow.dataflow.known_classes import ClassesOfTasks, classes_of
+from tests.values import kinds
 
 
 @dataclass
 class Point:
     x: int
+
+
+class Order(BaseModel):
+    class State(Enum):
+        OPEN = 1
+
+    state: State
+    frozen: kinds.Frozen
+
+    class Part(BaseModel):
+        name: str
+
+
+def shipped(order):  # type: ignore[no-untyped-def]
+    return order
 
 
 def moved(point: Point) -> Point:
@@ -48,3 +66,8 @@ def test_a_class_that_no_task_deals_with_is_refused_each_time() -> None:
     for _ in range(2):
         with pytest.raises(SerializationError, match="not among the classes"):
             find(classes)
+
+
+def test_classes_in_the_fields_of_a_modules_classes_and_within_these_are_known() -> None:
+    assert {Order, Order.State, Order.Part, kinds.Frozen, kinds.Point} <= classes_of(shipped)
+    assert kinds.Derived not in classes_of(shipped)

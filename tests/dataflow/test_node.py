@@ -1,9 +1,10 @@
 """A node: what it is called, which keys it takes and gives, how its result is split."""
 
+import copy
 import functools
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 from taskiq import AsyncTaskiqDecoratedTask, InMemoryBroker
@@ -294,7 +295,9 @@ def test_metadata_is_the_users_own() -> None:
     metadata = {"retry": 5, "timeout": None, "description": "My task", "cache": object()}
     node = DAGNode(load, metadata=metadata)
     assert node.metadata == metadata
-    assert DAGNode(load).metadata == {}
+    bare, other = DAGNode(load), DAGNode(load)
+    bare.metadata["team"] = "audio"
+    assert (bare.metadata, other.metadata) == ({"team": "audio"}, {})
 
 
 def test_two_nodes_do_not_share_metadata() -> None:
@@ -358,3 +361,19 @@ def test_a_node_cannot_have_two_names() -> None:
         second.add_node(node)
     assert node.task_name == "load"
     assert first.get_node("load") is node
+
+
+def test_what_nodes_share_does_not_change() -> None:
+    node = DAGNode(abs, inputs=["number"])
+    shared = cast(dict[str, Any], node.map_over)
+    assert node.given is shared
+    changes: list[Callable[[], object]] = [
+        lambda: shared.update(number=1),
+        lambda: shared.setdefault("number", 1),
+        lambda: shared.__setitem__("number", 1),
+    ]
+    for change in changes:
+        with pytest.raises(TypeError, match="do not change; make another node"):
+            change()
+    assert (shared, DAGNode(abs).given) == ({}, {})
+    assert copy.deepcopy(node).given == {}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 
-from taskiq_flow.dataflow.ready_set import Join, ReadySet
+from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, Join, ReadySet
 
 Graph = Mapping[str, str]
 """Node → the nodes that it waits for, one letter each; in order of being added."""
@@ -221,6 +221,26 @@ def test_a_node_cannot_wait_for_what_is_not_there(after: str) -> None:
     assert ready.exhausted
     assert ready.add("n", "a")
     assert groups(ready) == ["n"]
+
+
+def test_a_node_that_was_added_starts_when_one_of_the_graph_has_completed() -> None:
+    ready = ReadySet.of_graph("ab", {"b": ["a"]}, {"a": ["b"]}, {}, 1)
+    assert ready.add("c", ["a"])
+    assert ready.pop() == "a"
+    assert ready.complete("a") == []
+    assert (ready.pop(), ready.complete("b"), ready.pop()) == ("b", [], "c")
+
+
+@pytest.mark.parametrize("outcome", [COMPLETED, SKIPPED, FAILED])
+def test_a_forgotten_node_tells_how_it_ended_and_may_be_added_again(outcome: int) -> None:
+    ready: ReadySet[str] = ReadySet()
+    ready.add("a", join="any")
+    with pytest.raises(ValueError, match="'a' has not ended"):
+        ready.forget("a")
+    ready.pop()
+    ready.end("a", outcome)
+    assert ready.forget("a") == outcome
+    assert ready.add("a")
 
 
 # Size

@@ -8,6 +8,7 @@ import datetime as dt
 import decimal
 import enum
 import ipaddress
+import json
 import math
 import pathlib
 import uuid
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
+from taskiq.abc.serializer import TaskiqSerializer
+from taskiq.serializers import JSONSerializer
 
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dispatch.encoding import Address, Invocation, encode_unseen, plain
@@ -42,6 +45,11 @@ class Level(enum.IntEnum):
 
 class Word(str):
     __slots__ = ()
+
+
+class Indented(JSONSerializer):
+    def dumpb(self, value: Any) -> bytes:
+        return json.dumps(value, indent=1).encode()
 
 
 VALUES: list[Callable[[], Any]] = [
@@ -113,3 +121,17 @@ def test_both_ways_give_the_same_bytes_or_the_same_error(
     sent = Invocation(DAGNode(len), address, "id", [], {})
     own = outcome(lambda: encode_unseen(broker, sent, *call(), converts=True))
     assert own == by_taskiq
+
+
+@pytest.mark.parametrize(
+    "serializer",
+    [JSONSerializer(), JSONSerializer(ensure_ascii=False), Indented()],
+)
+def test_messages_without_values_differ_in_the_id_alone(
+    address: Address, serializer: TaskiqSerializer
+) -> None:
+    broker = InMemoryBroker().with_serializer(serializer)
+    for task_id in ["first", 'a "second"\\', "größer:1", ""]:
+        by_taskiq = broker.formatter.dumps(address.message(task_id, [], {}))
+        sent = Invocation(DAGNode(len), address, task_id, [], {})
+        assert encode_unseen(broker, sent, [], {}, converts=False) == by_taskiq

@@ -28,6 +28,8 @@ from taskiq import (
     TaskiqMiddleware,
     TaskiqResult,
 )
+from taskiq.abc.serializer import TaskiqSerializer
+from taskiq.serializers import JSONSerializer, MSGPackSerializer, PickleSerializer
 
 from taskiq_flow import FlowMiddleware
 from taskiq_flow.values.call import present
@@ -36,6 +38,8 @@ from taskiq_flow.worker.absence import ENGINE_PATIENCE
 from tests.values import kinds
 
 KINDS = ("in-memory", "redis-streams", "redis-lists", "nats", "rabbitmq")
+
+SERIALIZERS = {"json": JSONSerializer, "msgpack": MSGPackSerializer, "pickle": PickleSerializer}
 
 SETTINGS = "TASKIQ_FLOW_TEST_SETTINGS"
 """The environment variable by which a worker is told what broker it is to serve."""
@@ -46,6 +50,7 @@ class Settings:
     """Which broker, at which servers. ``queue`` keeps those of different tests apart.
 
     ``options``: further arguments of a broker over Redis, or of NATS's connections, as JSON.
+    ``serializer``: of messages and results, one of ``SERIALIZERS``.
     """
 
     kind: str
@@ -79,6 +84,7 @@ class Settings:
     store_above: int = 524_288
     imports: tuple[str, ...] = ()
     options: str = "{}"
+    serializer: str = ""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -95,6 +101,11 @@ def broker_of(settings: Settings) -> AsyncBroker:
     broker = _bare(settings)
     if settings.kind != "in-memory":
         broker = broker.with_result_backend(_backend(settings))
+    if settings.serializer:
+        serializer: TaskiqSerializer = SERIALIZERS[settings.serializer]()
+        broker = broker.with_serializer(serializer)
+        if settings.kind != "in-memory":
+            broker.result_backend.serializer = serializer  # type: ignore[attr-defined]
     if settings.broken:  # before the others, where it may keep tasks from them
         broker = broker.with_middlewares(Broken())
     if settings.flow:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import Iterator
+from contextlib import aclosing
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -13,48 +14,61 @@ from typing import NamedTuple
 import pytest
 from redis.crc import key_slot
 
-from taskiq_flow import ExecutionEngine
+from taskiq_flow import ExecutionEngine, RedisJournal
 from tests.distributed import app
 from tests.distributed.app import Settings, started
 from tests.distributed.conftest import AT_LENGTH, Farm
 from tests.distributed.watching import Notes, chain_of, check_cancelling, inputs, many
 from tests.servers.process import free_port
-from tests.servers.redis import RedisSentinel, RedisServer, ReplicatedCluster
+from tests.servers.redis import RedisSentinel, RedisServer, ReplicatedCluster, newest_program
 
 LOST_AFTER = 5.0
 """Seconds. The replica takes over within three."""
 
-KINDS = ["redis-cluster-streams", "redis-sentinel-lists"]
+NEWEST = newest_program()
+"""Redis 7, unless it is not installed; the environment has 6.2."""
+
+KINDS: list[tuple[str, str | None]] = [
+    ("redis-cluster-streams", NEWEST),
+    ("redis-sentinel-lists", None),
+]
 if AT_LENGTH:
-    KINDS += ["redis-cluster-lists", "redis-sentinel-streams"]
+    KINDS += [("redis-cluster-lists", NEWEST), ("redis-sentinel-streams", NEWEST)]
+    KINDS += [("redis-cluster-streams", None)]
 
 
 class Site(NamedTuple):
-    """The settings to reach servers, the one that has the queue, and the sentinel of it."""
+    """The settings to reach servers, the one that has the queue, and the sentinel of it.
+
+    ``journal``: the address of a journal there, and the prefix by which that server has its keys.
+    """
 
     settings: Settings
     master: RedisServer
+    journal: tuple[str, str]
     sentinel: RedisSentinel | None = None
 
 
 @contextlib.contextmanager
-def cluster(kind: str, folder: Path) -> Iterator[Site]:
+def cluster(kind: str, folder: Path, program: str | None = None) -> Iterator[Site]:
     """The node that is killed is the one at the URL, too."""
-    servers = ReplicatedCluster(folder)
+    servers = ReplicatedCluster(folder, program=program)
     try:
         servers.start()
         first = servers.masters[0]
         queue = next(f"tests {n}" for n in count() if key_slot(f"tests {n}".encode()) < 5000)
-        yield Site(Settings(kind, redis=first.url, queue=queue), first)
+        addresses = ",".join(f"127.0.0.1:{node.port}" for node in servers.masters)
+        journal = f"redis+cluster://{addresses}", f"{{{queue}}}:journal"
+        yield Site(Settings(kind, redis=first.url, queue=queue), first, journal)
     finally:
         servers.kill()
 
 
 @contextlib.contextmanager
-def sentinel(kind: str, folder: Path) -> Iterator[Site]:
-    master = RedisServer(folder / "master", appendonly=False)
+def sentinel(kind: str, folder: Path, program: str | None = None) -> Iterator[Site]:
+    master = RedisServer(folder / "master", appendonly=False, program=program)
     follows = ("--replicaof", "127.0.0.1", str(master.port), "--repl-diskless-sync-delay", "0")
-    replica = RedisServer(folder / "replica", appendonly=False, arguments=follows)
+    replica = RedisServer(folder / "replica", appendonly=False, arguments=follows, program=program)
     watches = RedisSentinel(folder / "sentinel", master)
     servers = (master, replica, watches)
     try:
@@ -64,7 +78,9 @@ def sentinel(kind: str, folder: Path) -> Iterator[Site]:
         watches.wait_for_replica()
         gone = free_port()  # of a sentinel that is the first, and is not there
         settings = Settings(kind, sentinel=(gone, watches.port), queue="tests")
-        yield Site(settings, master, watches)
+        address = f"redis+sentinel://127.0.0.1:{gone},127.0.0.1:{watches.port}"
+        journal = f"{address}/{watches.master_name}", "journal"
+        yield Site(settings, master, journal, watches)
     finally:
         for server in servers:
             server.kill()
@@ -73,19 +89,26 @@ def sentinel(kind: str, folder: Path) -> Iterator[Site]:
 @pytest.mark.timeout(90)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "program"), KINDS)
 async def test_a_master_that_dies_for_good_is_succeeded(
-    kind: str, farm: Farm, tmp_path: Path
+    kind: str, program: str | None, farm: Farm, tmp_path: Path
 ) -> None:
-    """Engine and workers have talked to it first; tasks run for longer than ``lost_after``."""
+    """Engine, workers and journal have talked to it first; tasks run longer than ``lost_after``."""
     notes = Notes(tmp_path)
     servers = cluster if "cluster" in kind else sentinel
-    with servers(kind, tmp_path) as site, farm.working(site.settings, processes=2) as workers:
+    with (
+        servers(kind, tmp_path, program) as site,
+        farm.working(site.settings, processes=2) as workers,
+    ):
         pids = workers.pids
-        async with started(site.settings) as broker:
-            engine = ExecutionEngine(broker, many(broker, app.noted, 4), lost_after=LOST_AFTER)
+        address, prefix = site.journal
+        journal = RedisJournal(address, prefix=prefix)
+        async with started(site.settings) as broker, aclosing(journal):
+            dag = many(broker, app.noted, 4)
+            engine = ExecutionEngine(broker, dag, lost_after=LOST_AFTER, journal=journal)
             assert len(await engine.execute(inputs(notes, 4, 0.0))) == 4
-            run = asyncio.ensure_future(engine.execute(inputs(notes, 4, LOST_AFTER + 3.0)))
+            given = inputs(notes, 4, LOST_AFTER + 3.0)
+            run = asyncio.ensure_future(engine.execute(given, run_id="long"))
             await notes.until("begin", 8)
             values = {"path": str(notes.path), "name": "chain", "seconds": 0.5}
             short = asyncio.ensure_future(chain_of(broker, 6).execute(values))
@@ -93,10 +116,11 @@ async def test_a_master_that_dies_for_good_is_succeeded(
             site.master.kill()
             assert await run == {f"n{number}": f"n{number}" for number in range(4)}
             assert len(await short) == 12
+            assert len(dict([pair async for pair in engine.resume("long")])) == 4
             assert len(notes.of("begin")) == len(notes.of("end")) == 20
             await check_cancelling(engine, notes, 4, begun=24)
         assert workers.pids == pids
-    del broker, engine, run, short
+    del broker, engine, journal, run, short
     gc.collect()  # so that it is this test where what taskiq's brokers leave open is found
 
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,26 @@ async def test_a_listener_ends_whenever_it_is_cancelled(
     finally:
         CancellingConnection.victim = None
         server.kill()
+
+
+async def test_a_stream_is_not_read_on_if_the_client_has_lost_a_cancellation(farm: Farm) -> None:
+    broker = RedisStreamBroker(farm.redis.url, queue_name="lost")
+    await broker.startup()
+    steady(broker)
+    messages: Any = broker.listen()
+
+    async def read() -> Any:
+        me: Any = asyncio.current_task()
+        me.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)  # as a client that loses it
+        return await anext(messages)
+
+    reading = asyncio.create_task(read())
+    done, _ = await asyncio.wait([reading], timeout=10.0)
+    assert done
+    assert reading.cancelled()
+    await broker.shutdown()
 
 
 async def test_a_broker_that_is_shut_down_leaves_no_connection(tmp_path: Path) -> None:

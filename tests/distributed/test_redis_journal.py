@@ -51,7 +51,7 @@ from tests.journal.test_reader_processes import (
     check_watching,
 )
 from tests.servers.process import free_port
-from tests.servers.redis import RedisServer
+from tests.servers.redis import RedisCluster, RedisServer, newest_program
 
 LEASE = Lease("engine", 60.0)
 
@@ -98,6 +98,27 @@ async def store(farm: Farm) -> AsyncIterator[RedisStore]:
 
 class TestRedisJournal(JournalContract, EventJournalContract):
     """As the others."""
+
+
+class InACluster(RedisStore):
+    def another(self) -> Journal:
+        return RedisJournal(self.url.replace("redis://", "redis+cluster://"), prefix=self.prefix)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    node = RedisCluster(tmp_path_factory.mktemp("node"), appendonly=False, program=newest_program())
+    node.start()
+    yield node
+    node.kill()
+
+
+class TestRedisJournalInACluster(JournalContract, EventJournalContract):
+    @pytest.fixture
+    async def store(self, node: RedisCluster) -> AsyncIterator[RedisStore]:
+        store = InACluster(node.url)
+        yield store
+        await store.aclose()
 
 
 async def test_nothing_is_left_of_a_run_that_was_removed(store: RedisStore) -> None:

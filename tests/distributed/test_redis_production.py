@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -104,8 +105,19 @@ async def save(client: Any) -> None:
         await asyncio.sleep(0.01)
 
 
+async def run_long_script(client: Any, server: RedisServer) -> None:
+    """It runs on although its client has left."""
+    await client.config_set("lua-time-limit", 100)
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b'EVAL "while true do end" 0\r\n')
+
+
+async def end_script(client: Any, _: RedisServer) -> None:
+    await client.script_kill()
+
+
 READONLY, NOREPLICAS = (become_replica, become_master), (miss_replicas, need_no_replicas)
-MISCONF = (fail_to_save, be_able_to_save)
+MISCONF, BUSY = (fail_to_save, be_able_to_save), (run_long_script, end_script)
 
 
 @pytest.mark.timeout(90)
@@ -117,9 +129,13 @@ MISCONF = (fail_to_save, be_able_to_save)
         ("7", "redis-lists", READONLY),
         ("6.2", "redis-lists", NOREPLICAS),
         ("7", "redis-streams", MISCONF),
+        ("7", "redis-streams", BUSY),
     ],
     indirect=["server"],
-    ids=["READONLY, 6.2", "READONLY", "READONLY, lists", "NOREPLICAS, lists, 6.2", "MISCONF"],
+    ids=[
+        *("READONLY, 6.2", "READONLY", "READONLY, lists", "NOREPLICAS, lists, 6.2"),
+        *("MISCONF", "BUSY"),
+    ],
 )
 async def test_a_server_that_says_not_now_is_waited_for(
     kind: str, states: Any, farm: Farm, server: RedisServer, client: Any, tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -15,12 +16,16 @@ from taskiq_flow import (
     ExecutionEngine,
     MapReduce,
     MemoryJournal,
+    NodeCompleted,
     NodeFailedError,
     SerializationError,
 )
 from taskiq_flow.values.codec import ValueCodec
 from tests.distributed import app
-from tests.distributed.app import task
+from tests.distributed.app import KINDS as KINDS_OF_BROKERS
+from tests.distributed.app import SERIALIZERS, started, task
+from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
+from tests.recording import Recorder
 from tests.values.kinds import KINDS, Point
 
 pytestmark = pytest.mark.timeout(120)
@@ -37,41 +42,68 @@ def assert_arrived(results: dict[str, Any]) -> None:
     assert results.keys() == KINDS.keys()
 
 
-def graph(broker: AsyncBroker) -> DAG:
+def served_by() -> Iterator[Any]:
+    """Each kind of broker with each serializer. Both kinds over Redis serialize alike."""
+    for kind in KINDS_OF_BROKERS:
+        for serializer in SERIALIZERS if kind != "redis-lists" else ["json"]:
+            marks = NEEDS_RABBITMQ.marks if kind == "rabbitmq" else ()
+            yield pytest.param((kind, serializer), marks=marks, id=f"{kind}-{serializer}")
+
+
+@pytest.fixture(params=served_by())
+async def served(request: pytest.FixtureRequest, farm: Farm) -> AsyncIterator[AsyncBroker]:
+    """A broker with a serializer for messages and results."""
+    kind, serializer = request.param
+    settings = farm.settings(kind, queue=f"kinds-{serializer}", serializer=serializer)
+    farm.serve(settings)
+    async with started(settings) as broker:
+        yield broker
+
+
+def graph(broker: AsyncBroker, **options: Any) -> DAG:
     """For each kind, two tasks that return what they are given, one behind the other."""
     builder = DAGBuilder()
     for kind in KINDS:
         for key, name in ((f"{kind} given", f"{kind} once"), (f"{kind} once", kind)):
-            builder.node(task(broker, app.anything), name=name, inputs={"value": key})
+            node = task(broker, app.anything)
+            builder.node(node, name=name, inputs={"value": key}, **options)
     return builder.build()
 
 
 GIVEN = {f"{kind} given": value for kind, value in KINDS.items()}
 
 
-async def test_every_kind_as_input_argument_and_result(remote: AsyncBroker) -> None:
-    results = await ExecutionEngine(remote, graph(remote)).execute(GIVEN)
+def assert_both_arrived(results: dict[str, Any]) -> None:
+    """What both tasks of each kind have given."""
     assert_arrived({kind: results[kind] for kind in KINDS})
     assert_arrived({kind: results[f"{kind} once"] for kind in KINDS})
 
 
-async def test_every_kind_by_reference(remote: AsyncBroker) -> None:
-    engine = ExecutionEngine(remote, graph(remote), pass_by="reference")
+async def test_every_kind_as_input_argument_and_result_resumed_and_cached(
+    served: AsyncBroker,
+) -> None:
+    journal = MemoryJournal(serializer=served.serializer)
+    recorder = Recorder()
+    engine = ExecutionEngine(
+        served, graph(served, cache=True), journal=journal, listeners=[recorder]
+    )
+    assert_both_arrived(await engine.execute(GIVEN, run_id="kinds"))
+    assert_both_arrived({name: value async for name, value in engine.resume("kinds")})
+    recorder.events.clear()
+    assert_both_arrived(await engine.execute(GIVEN))
+    assert {event.source for event in recorder.of(NodeCompleted)} == {"cache"}
+
+
+async def test_every_kind_by_reference(served: AsyncBroker) -> None:
+    engine = ExecutionEngine(served, graph(served), pass_by="reference")
     results = await engine.execute(GIVEN)
     assert_arrived({kind: await results[kind].get() for kind in KINDS})
 
 
-async def test_every_kind_as_element_of_a_map(remote: AsyncBroker) -> None:
-    mapped = await MapReduce.map(remote, task(remote, app.anything), list(KINDS.values()))
+async def test_every_kind_as_element_of_a_map(served: AsyncBroker) -> None:
+    mapped = await MapReduce.map(served, task(served, app.anything), list(KINDS.values()))
     values = (await mapped.wait_result()).return_value
     assert_arrived(dict(zip(KINDS, values, strict=True)))
-
-
-async def test_every_kind_resumed(remote: AsyncBroker) -> None:
-    engine = ExecutionEngine(remote, graph(remote), journal=MemoryJournal())
-    await engine.execute(GIVEN, run_id="kinds")
-    results = {name: value async for name, value in engine.resume("kinds")}
-    assert_arrived({kind: results[kind] for kind in KINDS})
 
 
 async def test_what_cannot_be_carried_is_named(remote: AsyncBroker) -> None:

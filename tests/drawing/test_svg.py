@@ -86,11 +86,13 @@ def everything() -> tuple[DAG, RunView]:
     view = view_of(
         started(*SIGNS, "pending"),
         *(sent(name, 0.0) for name in ("completed", "failed", "running", "queued", "cancelled")),
+        sent("interrupted", 0.0),
         *(began("running", 0.0), completed("completed", 1.0)),
         NodeFailed("r", 1.0, "failed", "", ODD, 1, attempt=1),
         NodeSkipped("r", 1.0, "skipped", ("failed",)),
     )
     view.nodes["cancelled"].state = "cancelled"
+    view.nodes["interrupted"].state = "interrupted"
     return dag, view
 
 
@@ -124,6 +126,30 @@ def test_a_group_has_a_bar_of_the_states_of_its_nodes() -> None:
     assert "1 ✗ · 2/4" in texts(box)
     assert "1 completed, 1 failed, 2 pending" in (box.findtext(f"{SVG}title") or "")
     assert "✗" in texts(box)
+
+
+def test_a_group_runs_only_while_the_run_does() -> None:
+    dag = tiles(4)
+    view = view_of(
+        started(*(one.task_name for one in dag.nodes)),
+        *(completed("load", 1.0), sent("crop", 1.0), began("crop", 1.0), completed("crop", 2.0)),
+    )
+
+    def group() -> list[str]:
+        svg = read(dag.to_svg(view, fold=True))
+        return classes(box_with(svg, "crop, crop_2, crop_3, crop_4"), "rect")
+
+    assert group()[0] == "box running"
+    view.apply(sent("crop_2", 2.0))
+    view.note_status("interrupted")
+    assert group() == [*["box interrupted"] * 2, *(f"bar {state}" for state in ONE_OF_EACH)]
+    view.apply(RunFinished("r", 3.0, "cancelled", None))
+    assert group()[0] == "box cancelled"
+    view.nodes["crop_2"].state = "pending"
+    assert group()[0] == "box pending"
+
+
+ONE_OF_EACH = ("completed", "interrupted", "pending")
 
 
 def test_a_mapped_node_has_a_bar_of_the_states_of_its_elements() -> None:

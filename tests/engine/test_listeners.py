@@ -428,6 +428,28 @@ async def test_a_batch_that_lags_begins_with_a_gap(monkeypatch: pytest.MonkeyPat
     assert len(of_run.events) == 0
 
 
+async def test_a_store_misses_no_event_of_a_turn_that_has_more_than_are_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listeners, "MOST_EVENTS", 10)
+    gate = asyncio.Event()
+
+    class Held:
+        async def on_event(self, event: Any) -> None:
+            await gate.wait()
+
+    of_run, store = listeners.Listeners("r"), Batches()
+    of_run.add(Held())
+    of_run.keep_for(store)
+    for number in range(25):
+        of_run.tell(ElementsKnown("r", 0.0, "n", number))
+    await asyncio.sleep(0)
+    assert len(of_run.events) == 10
+    gate.set()
+    await of_run.aclose()
+    assert [event.seq for batch in store.batches for event in batch] == list(range(1, 26))
+
+
 @virtually
 async def test_a_reader_that_comes_while_a_batch_waits_is_told_of_the_next_event() -> None:
     of_run = listeners.Listeners("r")

@@ -17,6 +17,10 @@ DEFAULT = "taskiq_flow:journal"
         ("redis://host/2?prefix=shop:journal", "shop:journal", "redis://host/2"),
         ("rediss://host?prefix=a%20b&db=3", "a b", "rediss://host?db=3"),
         ("unix:///tmp/socket?db=3&prefix=shop", "shop", "unix:///tmp/socket?db=3"),
+        ("redis+sentinel://a:1,b/main/2?prefix=shop", "shop", "redis+sentinel://a:1,b/main/2"),
+        ("rediss+sentinel://me:hid,den@a/main", DEFAULT, "rediss+sentinel://me:***@a/main"),
+        ("redis+cluster://a,b:1?prefix=shop", "{shop}", "redis+cluster://a,b:1"),
+        ("redis+cluster://a?prefix={shop}:runs", "{shop}:runs", "redis+cluster://a"),
     ],
 )
 def test_an_address_may_name_the_prefix(address: str, prefix: str, shown: str) -> None:
@@ -32,6 +36,14 @@ def test_an_address_may_name_the_prefix(address: str, prefix: str, shown: str) -
         ("redis://host?prefix=a&prefix=b", "does not name one prefix"),
         ("redis://host?prefx=a", "has the option 'prefx', which the Redis client does not know"),
         ("redis://host?db=x", "Invalid value for 'db'"),
+        (
+            "redis+sentinel://host",
+            "does not name the master of the sentinels; write",
+        ),
+        ("redis+sentinel://host/main/x", "does not name the master"),
+        ("redis+sentinel://host/main?prefx=a", "has the option 'prefx'"),
+        ("redis+cluster://host?prefx=a", "has the option 'prefx'"),
+        ("redis+ring://host", "is a redis.ring:// address"),
     ],
 )
 def test_an_address_that_redis_does_not_take_is_refused_at_once(address: str, words: str) -> None:

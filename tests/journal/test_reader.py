@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, closing
@@ -15,20 +16,22 @@ from typing import Any
 import pytest
 from taskiq import InMemoryBroker
 
+import taskiq_flow as flow
 from taskiq_flow import (
     ConfigurationError,
     DAGBuilder,
     Event,
+    EventBatch,
     ExecutionEngine,
     Journal,
     JournalError,
     Lease,
     MemoryJournal,
     MissingNodeError,
-    News,
     NodeBegan,
     NodeCompleted,
     NodeFailed,
+    NodeStarted,
     RunFinished,
     RunNotFoundError,
     RunReader,
@@ -107,10 +110,10 @@ class Slow(MemoryJournal):
     """A journal that takes its time for each batch."""
 
     async def append(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         await asyncio.sleep(0.05)
-        await super().append(run_id, lease, chunk, news)
+        await super().append(run_id, lease, chunk, batch)
 
 
 async def test_a_slow_journal_misses_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +214,7 @@ async def test_a_run_in_the_place_of_another_is_not_taken_for_it(journal: Any) -
         events: list[Event] = [RunStarted("r", 0.5, ("a",), time, seq=1)]
         events += [NodeBegan("r", 0.5, "a", "", f"h:{seq}", seq=seq) for seq in range(2, last + 1)]
         summary = RunSummary("r", "running", "nightly", time, seq=last)
-        await journal.create("r", lease, b"", News(LineWriter("r").lines(events), summary))
+        await journal.create("r", lease, b"", EventBatch(LineWriter("r").lines(events), summary))
 
     lease = Lease("engine", 60.0)
     await begin(1.7e9, 3)
@@ -229,21 +232,80 @@ async def test_a_run_in_the_place_of_another_is_not_taken_for_it(journal: Any) -
     ]
 
 
+@pytest.mark.parametrize("is_recorded", [True, False], ids=["recorded", "journaled"])
+async def test_runs_have_the_tags_of_their_engines_and_the_name_of_the_graph(
+    journal: Any, *, is_recorded: bool
+) -> None:
+    dag = DAGBuilder("nightly").node(abs, inputs=["x"]).build()
+    store: dict[str, Any] = (
+        {"listeners": [flow.Recorder(journal)]} if is_recorded else {"journal": journal}
+    )
+    for run_id, tags in (("r1", ["a", "a", "b"]), ("r2", ["b"]), ("r3", [])):
+        engine = ExecutionEngine(InMemoryBroker(), dag, tags=tags, **store)
+        await engine.execute({"x": -1}, run_id=run_id)
+    reader = RunReader(journal)
+    found = await reader.runs()
+    assert [(run.run_id, run.name, run.tags) for run in found] == [
+        *(("r3", "nightly", ()), ("r2", "nightly", ("b",)), ("r1", "nightly", ("a", "b")))
+    ]
+    assert [run.run_id for run in await reader.runs(tag="b")] == ["r2", "r1"]
+    assert [run.run_id for run in await reader.runs(tag="b", limit=1)] == ["r2"]
+    assert await reader.runs(tag="") == []
+    if not is_recorded:
+        again = ExecutionEngine(InMemoryBroker(), dag, tags=["again"], **store)
+        async with aclosing(again.resume("r1")) as pairs:
+            assert [pair async for pair in pairs] == [("abs", 1)]
+        assert (await reader.run("r1")).tags == ("a", "b", "again")
+    with pytest.raises(TypeError, match="tag is 7; give one text"):
+        await reader.runs(tag=7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("tags", "error"),
+    [
+        ("a", "tags is 'a'; give a list of texts"),
+        ([7], "tags has 7; give texts"),
+        (["a", " "], "tags has ' '; give texts that can be seen"),
+    ],
+)
+def test_tags_are_texts(tags: Any, error: str) -> None:
+    dag = DAGBuilder().node(abs, inputs=["x"]).build()
+    with pytest.raises((TypeError, ValueError), match=re.escape(error)):
+        ExecutionEngine(InMemoryBroker(), dag, tags=tags)
+
+
+async def test_a_file_from_before_tags_gets_them(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "runs.db")
+    dag = DAGBuilder().node(abs, inputs=["x"]).build()
+    await ExecutionEngine(InMemoryBroker(), dag, journal=journal).execute({"x": 1}, run_id="r1")
+    await journal.aclose()
+    with sqlite3.connect(tmp_path / "runs.db") as connection:
+        connection.execute("ALTER TABLE runs DROP COLUMN tags")
+    connection.close()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, tags=["a"])
+    await engine.execute({"x": 1}, run_id="r2")
+    assert [run.tags for run in await RunReader(journal).runs()] == [("a",), ()]
+    await journal.aclose()
+
+
 async def test_a_run_that_nobody_has_any_more_is_interrupted(journal: Any) -> None:
     lease = Lease("engine", 60.0)
     started = RunStarted("r", 0.5, ("a",), 1.7e9, seq=1)
-    news = News(
-        LineWriter("r").lines([started]), RunSummary("r", "running", "nightly", 1.7e9, seq=1)
+    sent = NodeStarted("r", 0.5, "a", "r:a:1", seq=2)
+    batch = EventBatch(
+        LineWriter("r").lines([started, sent]), RunSummary("r", "running", "nightly", 1.7e9, seq=2)
     )
-    await journal.create("r", lease, b"", news)
+    await journal.create("r", lease, b"", batch)
     reader = RunReader(journal)
+    assert (await reader.view("r")).nodes["a"].state == "queued"
     assert [r.status for r in await reader.runs(status="running")] == ["running"]
     await journal.release("r", lease)
     assert [r.status for r in await reader.runs(status="interrupted")] == ["interrupted"]
     assert await reader.runs(status="running") == []
-    assert (await reader.view("r")).status == "interrupted"
+    view = await reader.view("r")
+    assert (view.status, view.nodes["a"].state) == ("interrupted", "interrupted")
     async with asyncio.timeout(5.0):
-        assert [e async for e in reader.events("r", follow=True)] == [started]
+        assert [e async for e in reader.events("r", follow=True)] == [started, sent]
     assert not await reader.request("r", "cancel")
     assert await journal.requested("r") is None
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 from uuid import UUID
@@ -39,6 +41,7 @@ from taskiq_flow.journal.records import (
 )
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.stored import StoredValues, serializer_name
+from tests.values.kinds import Box
 
 LEASE = Lease("engine")
 
@@ -219,6 +222,22 @@ def test_a_serializer_that_takes_a_value_gets_it_as_it_is() -> None:
     value = [Point(1), {Colour.RED}, 1j]
     assert stored.loads(stored.dumps(value)) == value
     assert stored.name == serializer_name(PickleSerializer())
+
+
+def test_what_a_serializer_refuses_is_written_as_the_codec_encodes_it() -> None:
+    stored = StoredValues(PickleSerializer(), Classes.imported())
+    model = Box[tuple[date | Decimal, ...]](content=(MOMENT.date(), Decimal(1)))
+    with pytest.raises(pickle.PicklingError):
+        pickle.dumps(model)
+    for value in (model, [model, (1, {2}), {"$tf": 1, "v": 2}]):
+        read = stored.loads(stored.dumps(value))
+        assert read == value
+        assert type(read) is type(value)
+
+
+def test_what_neither_a_serializer_nor_the_codec_takes_is_an_error() -> None:
+    with pytest.raises(SerializationError):
+        StoredValues(PickleSerializer(), Classes()).dumps([lambda: None])
 
 
 def test_a_value_is_read_as_it_was_written() -> None:

@@ -8,18 +8,27 @@ from typing import Any
 
 import pytest
 
-from taskiq_flow import NodeBegan, NodeCompleted, NodeStarted
+from taskiq_flow import NodeBegan, NodeCompleted, NodeStarted, RunStarted
 from taskiq_flow.events import Event
 from taskiq_flow.journal.wire import LineWriter, read_lines
 from tests.test_events import EXAMPLES
 
-ODD = 'a"\\\n\u2028\ud800é🏃'
+ODD = 'a"\\\n%d%\u2028\ud800é🏃'
 VALUES: list[Any] = [
     *(None, True, 0, -7, 1 << 80, 1 << 90_000, 1.5, float("nan"), float("-inf")),
     *("", "text", ODD, "x" * 1_000, "運" * 1_000, b"\xff", [1, {"a": None}], object()),
 ]
 
+NAMES = ("a", "b [x, y]{%s}'")
 FREQUENT: list[Event] = [
+    RunStarted("r", 0.1, (), 2.5),
+    RunStarted(ODD, 0.1, NAMES, 2.5, {"b": NAMES}, {"b": 1}, {"a": 7.5}, {"a": "f"}, {"a": ()}),
+    *(
+        RunStarted(
+            "r", 0.1, ("a",), edges={"a": (name,)}, outputs={"a": ("a", "b")}, in_memory=True
+        )
+        for name in (ODD, '"', "\\", "\n", "é", "\x7f")
+    ),
     NodeStarted(ODD, 0.1, ODD, ODD, seq=1),
     NodeStarted("r", 1e-7, "a[1,2]", "r:a[1,2]:1", (1, 2), 3, seq=2),
     NodeBegan("r", 123456.789012345, "a[4]", "t", ODD, 4, seq=3),
@@ -37,6 +46,18 @@ def test_a_line_says_what_to_dict_says(event: Event) -> None:
     first, second = map(json.loads, lines.splitlines())
     assert first == event.to_dict()
     assert second == {**event.to_dict(), "seq": 99}
+
+
+def test_lines_of_a_task_that_was_sent_twice_have_its_attempts() -> None:
+    events: list[Event] = [
+        NodeStarted("r", 0.1, "a", "t", seq=1),
+        NodeBegan("r", 0.2, "a", "t", "host:7", attempt=1, seq=2),
+        NodeBegan("r", 0.3, "a", "t", "host:8", attempt=2, seq=3),
+        NodeCompleted("r", 0.4, "a", "t", None, attempt=2, queued=0.1, seq=4),
+        NodeCompleted("r", 0.4, "a", "t", None, attempt=2, queued=0.1, ran=0.1, seq=5),
+    ]
+    lines = LineWriter("r").lines(events)
+    assert list(map(json.loads, lines.splitlines())) == [event.to_dict() for event in events]
 
 
 @pytest.mark.parametrize("event", [*(event for event, _ in EXAMPLES.values()), *FREQUENT])

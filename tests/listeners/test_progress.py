@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import importlib
 import io
 import logging
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -346,6 +349,18 @@ def test_on_a_narrow_terminal_the_counts_and_the_time_left_are_seen(
     heads = [picture[0] for picture in pictures(terminal.close()) if "left" in picture[0]]
     assert heads
     assert all(re.search(r"\d/3  [\d.]+ m?s  (\d+|< 1) s left$", head) for head in heads)
+
+
+def test_a_terminal_that_is_no_standard_stream_is_as_large_as_it_is(
+    terminal: Pty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    monkeypatch.delenv("LINES")
+    fcntl.ioctl(terminal.file, termios.TIOCSWINSZ, struct.pack("HHHH", 6, 30, 0, 0))
+    shown_pipeline(terminal.file)
+    shown = pictures(terminal.close())
+    assert max(len(line) for picture in shown for line in picture[:-1]) == 30
+    assert max(map(len, shown)) <= 6
 
 
 def test_no_color_is_heeded(terminal: Pty, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,12 @@ from taskiq import InMemoryBroker
 from taskiq_flow import (
     ConfigurationError,
     DAGBuilder,
+    EventBatch,
     ExecutionEngine,
     JournalError,
     Lease,
     MemoryJournal,
     MissingNodeError,
-    News,
     Recorder,
     RunReader,
     SqliteJournal,
@@ -94,6 +94,30 @@ async def test_the_last_run_of_a_run_id_is_recorded(journal: Any) -> None:
     assert view.sessions == 1
 
 
+class Unshowable:
+    """A value that cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise asyncio.CancelledError
+
+
+async def test_an_event_that_cannot_be_written_is_missing_and_not_lost_in_silence(
+    journal: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    dag = (
+        DAGBuilder()
+        .node(lambda x: Unshowable(), name="odd", inputs=["x"])
+        .node(lambda odd: 7, name="after", inputs=["odd"])
+        .build()
+    )
+    engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[Recorder(journal)], values="shared")
+    await engine.execute({"x": 1}, run_id="r")
+    view = await RunReader(journal).view("r")
+    assert (view.status, view.missed, view.nodes["after"].state) == ("completed", 1, "completed")
+    (record,) = caplog.records
+    assert "of run r (node.completed) cannot be written" in record.message
+
+
 async def test_values_were_recorded_as_previews(journal: Any) -> None:
     def long(double: int) -> str:
         return "x" * 5_000
@@ -124,14 +148,14 @@ async def test_a_run_of_an_engine_with_a_journal_is_not_replaced(
 
 class Failing(MemoryJournal):
     async def append(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         raise OSError("no space left")
 
 
 class Hanging(MemoryJournal):
     async def append(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         await asyncio.sleep(100_000)
 
@@ -141,12 +165,12 @@ async def test_a_run_is_recorded_again_at_once_after_the_journal_has_failed() ->
         has_failed = False
 
         async def append(
-            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+            self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
         ) -> None:
             if not self.has_failed:
                 self.has_failed = True
                 raise OSError("full")
-            await super().append(run_id, lease, chunk, news)
+            await super().append(run_id, lease, chunk, batch)
 
     journal = Flaky()
     engine, reader = (

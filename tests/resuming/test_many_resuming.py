@@ -20,6 +20,7 @@ from taskiq_flow import (
     MemoryJournal,
     NodeFailedError,
     RunFailedError,
+    RunLockedError,
 )
 from taskiq_flow.journal.history import restore_run
 from tests.virtual_clock import virtually
@@ -53,9 +54,14 @@ class Library:
     def is_wanted(self, sizes: list[int]) -> bool:
         return bool(sizes)
 
-    def engine(self, **options: Any) -> ExecutionEngine:
+    def count(self, words: list[str]) -> int:
+        return len(words)
+
+    def engine(self, *, counts: bool = False, **options: Any) -> ExecutionEngine:
         builder = DAGBuilder().node(self.words)
         builder.node(self.size, inputs={"word": "words"}, map_over="words", output="sizes")
+        if counts:
+            builder.node(self.count)
         dag = builder.node(self.total, when=self.is_wanted).build()
         options = {"max_parallel": 1, "journal": self.journal, **options}
         return ExecutionEngine(InMemoryBroker(), dag, **options)
@@ -84,6 +90,8 @@ class Library:
 async def all_of(stream: AsyncGenerator[Any, None]) -> list[Any]:
     return [each async for each in stream]
 
+
+NO_OPTIONS: dict[str, Any] = {}
 
 WHOLE = [
     {"words": text.split(), "sizes": sizes, **({"total": sum(sizes)} if sizes else {})}
@@ -198,3 +206,45 @@ async def test_resume_begins_a_run_that_the_journal_does_not_have() -> None:
     assert sorted(found) == [(n, {"words": text.split()}) for n, text in enumerate(TEXTS)]
     assert sorted(await all_of(library.many(resume=True, **part))) == sorted(found)
     assert len(library.done) == len(TEXTS)
+
+
+@virtually
+async def test_another_graph_goes_on_with_what_is_as_it_was_if_that_is_allowed() -> None:
+    library = Library()
+    await library.stop_after(2, whole=True)
+    kept = {*await library.kept()}
+    library.done.clear()
+    engine = library.engine(counts=True)
+
+    def many(**options: Any) -> AsyncGenerator[Any, None]:
+        return engine.execute_many(
+            ({"text": text} for text in TEXTS), run_id="m", resume=True, whole=True, **options
+        )
+
+    with pytest.raises(GraphChangedError, match="added: count"):
+        await all_of(many())
+    assert library.done == []
+    found = dict(await all_of(many(allow_changed=True, replay=False)))
+    assert found == {
+        n: {**each, "count": len(text.split())}
+        for n, (text, each) in enumerate(zip(TEXTS, WHOLE, strict=True))
+    }
+    again = {TEXTS[int(name[6:-1])] for name in kept if name.startswith("words[")}
+    assert again.isdisjoint({text for name, text in library.done if name == "words"})
+    assert await all_of(many(replay=False)) == []
+    with pytest.raises(ValueError, match="give resume=True as well"):
+        engine.execute_many([], allow_changed=True)
+
+
+@virtually
+async def test_how_long_many_inputs_wait_for_an_engine_that_has_them() -> None:
+    library, loop = Library(), asyncio.get_running_loop()
+    async with aclosing(library.many()) as first:
+        await anext(first)
+        for options, seconds in (({"wait": 3}, 3), (NO_OPTIONS, 11)):
+            begin = loop.time()
+            with pytest.raises(RunLockedError):
+                await all_of(library.many(["never"] * 3, resume=True, **options))
+            assert loop.time() - begin == pytest.approx(seconds)
+    with pytest.raises(TypeError, match="wait is 'soon'; give a number of seconds"):
+        library.many(resume=True, wait="soon")

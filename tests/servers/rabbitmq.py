@@ -24,14 +24,17 @@ class RabbitServer(Server):
 
     start_timeout = 60.0
 
-    def __init__(self, folder: Path, **settings: int | str) -> None:
+    def __init__(
+        self, folder: Path, *, joins: RabbitServer | None = None, **settings: int | str
+    ) -> None:
         """``settings``: of the server's application, such as ``consumer_timeout`` (ms).
 
-        Words are those of Erlang.
+        Words are those of Erlang. ``joins``: a node that runs, whose cluster it becomes part of.
         """
         super().__init__(folder)
         self._settings = settings
-        self._epmd_port = free_port()
+        self._joins = joins
+        self._epmd_port: int = joins._epmd_port if joins else free_port()
         self._distribution_port = free_port()
         self._epmd: Process | None = None
 
@@ -51,9 +54,21 @@ class RabbitServer(Server):
         assert self._epmd is not None, "not started"
         return self._epmd
 
+    @property
+    def name(self) -> str:
+        """The node's name in a cluster."""
+        return f"node{self.port}@localhost"
+
     def start(self) -> None:
         """Start the server and return when it answers."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.data.mkdir(parents=True, exist_ok=True)
+        cookie = self.data / ".erlang.cookie"  # by which nodes know each other
+        if not cookie.exists():
+            cookie.write_text("COOKIE")
+            cookie.chmod(0o400)
+        if self._joins is not None:
+            super().start()
+            return
         # RabbitMQ needs an epmd and would leave behind the one it starts itself
         words = ["-port", str(self._epmd_port), "-address", "127.0.0.1"]
         self._epmd = Process(
@@ -93,7 +108,13 @@ class RabbitServer(Server):
         (self.data / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             "vm_memory_high_watermark.absolute = 512MB\n"
-            "disk_free_limit.absolute = 1MB\n",
+            "disk_free_limit.absolute = 1MB\n"
+            + (
+                "cluster_formation.peer_discovery_backend = classic_config\n"
+                f"cluster_formation.classic_config.nodes.1 = {self._joins.name}\n"
+                if self._joins is not None
+                else ""
+            ),
         )
         (self.data / "enabled_plugins").write_text("[].\n")
         settings = ", ".join(f"{{{name}, {value}}}" for name, value in self._settings.items())
@@ -116,7 +137,7 @@ class RabbitServer(Server):
             "RABBITMQ_LOGS": "-",
             "RABBITMQ_LOG_BASE": str(self.data / "log"),
             "RABBITMQ_MNESIA_BASE": str(self.data / "mnesia"),
-            "RABBITMQ_NODENAME": f"node{self.port}@localhost",
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_SCHEMA_DIR": str(self.data / "schema"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2",
             "RUNNING_UNDER_SYSTEMD": "true",  # has the script become the server, with no shell left

@@ -97,9 +97,16 @@ class RedisServer(Server):
 class RedisCluster(RedisServer):
     """A cluster of one node, which has all slots, or none if it is to join another."""
 
-    def __init__(self, folder: Path, *, appendonly: bool = True, slots: int = SLOTS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        appendonly: bool = True,
+        slots: int = SLOTS,
+        program: str | None = None,
+    ) -> None:
         arguments = ("--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.1")
-        super().__init__(folder, appendonly=appendonly, arguments=arguments)
+        super().__init__(folder, appendonly=appendonly, arguments=arguments, program=program)
         self.port = free_port(BUS)
         self.slots = slots
 
@@ -152,7 +159,7 @@ class RedisSentinel(Server):
             f"sentinel down-after-milliseconds {self.master_name} 500\n"
             f"sentinel failover-timeout {self.master_name} 5000\n",
         )
-        return [find_program("redis-server") or "redis-server", str(configuration), "--sentinel"]
+        return [self.master.program, str(configuration), "--sentinel"]
 
     def wait_for_replica(self) -> None:
         """Wait until the sentinel knows of a replica that can take over."""
@@ -176,11 +183,14 @@ class RedisSentinel(Server):
 class ReplicatedCluster:
     """Three nodes with a third of the slots each, and a replica of each of them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, program: str | None = None) -> None:
         ends = [SLOTS * third // 3 for third in range(4)]
         self._slots = [range(*pair) for pair in pairwise(ends)]
         self.masters, self.replicas = (
-            [RedisCluster(folder / f"{kind}{n}", appendonly=False, slots=0) for n in range(3)]
+            [
+                RedisCluster(folder / f"{kind}{n}", appendonly=False, slots=0, program=program)
+                for n in range(3)
+            ]
             for kind in ("master", "replica")
         )
         self.nodes = self.masters + self.replicas

@@ -30,6 +30,7 @@ PASS = [
     caused(exceptions.RedisClusterException(NO_NODE), exceptions.ConnectionError("refused")),
     exceptions.ResponseError("NOREPLICAS Not enough good replicas to write."),
     exceptions.ResponseError("MISCONF Redis is configured to save RDB snapshots"),
+    exceptions.ResponseError("BUSY Redis is busy running a script. You can only call SCRIPT KILL"),
     exceptions.ResponseError("UNBLOCKED force unblock from blocking operation"),
     exceptions.ResponseError("Error running script (call to f_1): @user_script:2: -READONLY You"),
     ConnectionRefusedError(),

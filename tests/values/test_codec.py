@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any, Literal, Optional
 
 import pytest
-from pydantic import RootModel
+from pydantic import BaseModel, RootModel
 
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.classes import Classes, classes_in
@@ -253,6 +253,7 @@ def test_a_class_whose_name_or_kind_has_changed_is_an_error_with_its_name(value:
 def test_the_classes_in_annotations_are_found() -> None:
     annotation = dict[str, Optional[list[Frozen]]] | Pair | Box[Model] | Literal[Colour.RED]  # noqa: UP045
     assert {Frozen, Point, Pair, Model, Colour, Box, Box[Model]} <= classes_in(annotation)
+    assert {BaseModel, Model} <= classes_in(dict[str, BaseModel] | Model)
     sent = ValueCodec().encode([Point(1)])
     assert ValueCodec().decode(sent, Classes(classes_in(list[Frozen]))) == [Point(1)]
     with pytest.raises(SerializationError, match="not among the classes"):

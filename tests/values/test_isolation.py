@@ -523,10 +523,17 @@ def test_a_value_with_many_takers_is_copied_as_by_itself(value: Any) -> None:
             assert taken[0] is not value[0]
 
 
+def test_the_attributes_of_living_objects_are_looked_at() -> None:
+    value = Data(["a"])
+    taken = isolated([vars(value)])
+    assert taken == [{"tags": ["a"]}]
+    assert taken[0]["tags"] is not value.tags
+
+
 @pytest.mark.parametrize("place", [0, 5_000, 9_999])
-@pytest.mark.parametrize("item", [1, {"a": 1}])
-def test_one_item_of_many_that_can_be_changed_is_copied(item: Any, place: int) -> None:
-    value: list[Any] = [copy.copy(item) for _ in range(10_000)]
+@pytest.mark.parametrize("items", [[1], [1, "a"], [{"a": 1}], [{"a": 1}, {1: 2, (3,): 4}]])
+def test_one_item_of_many_that_can_be_changed_is_copied(items: list[Any], place: int) -> None:
+    value: list[Any] = [copy.copy(item) for _ in range(10_000 // len(items)) for item in items]
     value[place] = {"a": [1]}
     taken = Isolation()(value)
     assert taken == value

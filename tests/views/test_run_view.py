@@ -87,6 +87,25 @@ def test_a_node_that_has_completed() -> None:
     assert (view.status, view.seconds, view.time) == ("running", 4.0, 1.7e9)
 
 
+async def test_a_batch_of_events_makes_the_same_view_as_each_of_them() -> None:
+    recorder = Recorder()
+    dag = (
+        DAGBuilder()
+        .node(lambda numbers: numbers, name="plain", inputs=["numbers"])
+        .node(float, name="mapped", inputs=["plain"], map_over="plain", fallback=0.0)
+        .node(len, name="after", inputs=["mapped"])
+        .build()
+    )
+    engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[recorder])
+    await engine.execute({"numbers": [1, "x", 3]})
+    at_once = RunView()
+    at_once.apply_all(recorder.events)
+    assert at_once == view_of(*recorder.events)
+    assert at_once.counts == {"completed": 3}
+    with pytest.raises(ValueError, match="give each run a view of its own"):
+        at_once.apply_all([started("a")])
+
+
 def test_attempts_and_the_pauses_between_them_are_told_apart() -> None:
     node = view_of(
         started("a"),
@@ -333,3 +352,41 @@ async def test_a_view_of_a_real_run_keeps_no_result(broker: InMemoryBroker) -> N
     shown = view.nodes["make"].preview
     assert shown is not None
     assert shown["text"] == "a value"
+
+
+def test_what_was_in_flight_is_interrupted_until_an_engine_goes_on() -> None:
+    view = view_of(
+        started("a", "b", "c", "m", "n", mapped={"m": 1, "n": 1}),
+        *(sent("a", 0.0), began("a", 1.0), sent("b", 1.0)),
+        ElementsKnown("r", 1.0, "m", 3),
+        *(element(NodeStarted, 0, 1.0, ""), element(NodeBegan, 0, 2.0, "", "w")),
+        element(NodeStarted, 1, 2.0, ""),
+    )
+    before = copy.deepcopy(view)
+    view.note_status("interrupted")
+    states = {name: node.state for name, node in view.nodes.items()}
+    gone = "interrupted"
+    assert states == {"a": gone, "b": gone, "c": "pending", "m": gone, "n": "pending"}
+    assert view.status == gone
+    assert view.counts == {"interrupted": 3, "pending": 2}
+    elements = view.nodes["m"].elements
+    assert elements is not None
+    assert (elements.interrupted, elements.running, elements.queued) == (2, 0, 0)
+    assert view.node("m[1]").state == gone
+    assert not view.nodes["a"].is_ended
+    report = RunReport.of(view)
+    assert [span.part for span in report.nodes["b"].spans] == ["waiting", "sending"]
+    assert status_of(view).steps[0].status == "RUNNING"
+    copied = copy.deepcopy(view)
+    copied.note_status("running")
+    assert copied == before
+    for one in (view, before):  # an engine that was away for a while goes on
+        one.apply(completed("a", 4.0))
+        one.apply(element(NodeCompleted, 0, 4.0, "", None))
+    assert view == before
+
+
+def test_the_status_of_a_run_that_has_ended_is_that_of_its_events() -> None:
+    view = view_of(started("a"), sent("a", 0.0), RunFinished("r", 1.0, "cancelled", None))
+    view.note_status("interrupted")
+    assert (view.status, view.nodes["a"].state) == ("cancelled", "cancelled")

@@ -11,7 +11,9 @@ from taskiq_flow import (
     DAGBuilder,
     ElementsKnown,
     ExecutionEngine,
+    NodeBegan,
     NodeCompleted,
+    NodeStarted,
     RunFinished,
     RunStarted,
     RunView,
@@ -87,3 +89,17 @@ async def test_a_run_tells_what_its_nodes_are_expected_to_take(broker: InMemoryB
     dag = DAGBuilder().node(lambda: 1, name="a", expected_seconds=5).node(lambda: 1, name="b")
     await ExecutionEngine(broker, dag.build(), listeners=[recorder]).execute()
     assert recorder.of(RunStarted)[0].expected == {"a": 5.0}
+
+
+def test_elements_that_an_earlier_session_completed_do_not_make_the_run_faster() -> None:
+    view = RunView()
+    view.apply(RunStarted("r", 0.0, ("m",), 1.7e9, mapped={"m": 1}))
+    view.apply(ElementsKnown("r", 0.0, "m", 100))
+    for index in range(90):
+        view.apply(element(NodeCompleted, index, 0.0, "", 7, "journal"))
+    for index in (90, 91):  # one after the other, 10 s each
+        at = (index - 90) * 10.0
+        view.apply(element(NodeStarted, index, at, ""))
+        view.apply(element(NodeBegan, index, at, "", "w"))
+        view.apply(element(NodeCompleted, index, at + 10.0, "", 7))
+    assert seconds_left(view, 20.0) == pytest.approx(80.0)

@@ -180,6 +180,14 @@ async def test_a_failed_run_is_resumed_and_run_again_with_other_inputs(
     assert executed == ["add"]
 
 
+async def test_deleting_creates_no_file(serve: Serve, tmp_path: Path) -> None:
+    dag = DAGBuilder("one").node(abs, inputs=["x"]).build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=tmp_path / "runs.db")
+    site = await serve(runs_app(engine, control=True))
+    assert (await site.client.delete("/api/v1/runs/r1")).status_code == 404
+    assert [*tmp_path.iterdir()] == []
+
+
 async def test_a_run_that_an_engine_has_is_neither_resumed_nor_deleted(
     serve: Serve, journal: MemoryJournal
 ) -> None:

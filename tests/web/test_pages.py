@@ -15,12 +15,25 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from taskiq import InMemoryBroker
 
-from taskiq_flow import DAGBuilder, ExecutionEngine, MemoryJournal, RunReader, RunView
+from taskiq_flow import (
+    DAGBuilder,
+    ExecutionEngine,
+    MemoryJournal,
+    NodeBegan,
+    NodeCompleted,
+    NodeFailed,
+    NodeStarted,
+    RunFinished,
+    RunReader,
+    RunStarted,
+    RunView,
+)
 from taskiq_flow.web import runs_app
 from taskiq_flow.web.shown import Shown
 from taskiq_flow.web.snapshot import snapshot
 from tests.journal.nightly import graph
 from tests.web.site import Serve, run_example
+from tests.web.written import Written
 
 pytest.importorskip("playwright")
 pytest.importorskip("pygraphviz")
@@ -215,6 +228,104 @@ async def test_a_run_is_followed_and_stopped(serve: Serve) -> None:
         assert seen.complaints == []
     with contextlib.suppress(Exception):
         await handle
+
+
+async def test_what_was_in_flight_when_the_engine_died_is_shown_as_interrupted(
+    serve: Serve,
+) -> None:
+    journal = MemoryJournal()
+    run = Written(journal)
+    edges = {"next": ("load",)}
+    await run.begin(RunStarted("r1", 0.0, ("load", "next"), edges=edges))
+    await run.write(NodeStarted("r1", 0.0, "load", ""), NodeBegan("r1", 0.5, "load", "", "w"))
+    site = await serve(runs_app(journal))
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.page.clock.install()
+        await seen.goto(f"{site.base}/?run=r1&node=next")
+        await seen.wait("document.querySelectorAll('#timeline .sign.running').length == 1")
+        await run.leave()
+        await seen.page.clock.run_for(6000)  # until it looks again
+        await seen.wait("document.querySelectorAll('#timeline .sign.interrupted').length == 1")
+        assert await seen.count(".box.interrupted") == 1
+        (row,) = await seen.page.locator("#timeline li", has_text="load").all_inner_texts()
+        assert row.split()[0] == "!"
+        assert "interrupted" in await seen.page.locator(".top").inner_text()
+        assert await seen.count(".sign.running, .box.running, rect.queued") == 0
+        await run.go_on()
+        await run.write(NodeCompleted("r1", 2.0, "load", "", None))  # an engine has it after all
+        await seen.wait("document.querySelectorAll('.box.completed').length == 1")
+        assert seen.complaints == []
+
+
+async def write_run(journal: MemoryJournal, run_id: str, seconds: float) -> None:
+    """A run of a graph of one node, which failed after some seconds."""
+    run = Written(journal, run_id, name="nightly")
+    await run.begin(
+        RunStarted(run_id, 0.0, ("load",), 1.7e9),
+        NodeStarted(run_id, 0.0, "load", ""),
+        NodeBegan(run_id, 1.0, "load", "", "w"),
+        NodeFailed(run_id, seconds, "load", "", ValueError("no"), 1),
+        RunFinished(run_id, seconds, "failed", None),
+    )
+
+
+ENDS = """[...document.querySelectorAll('rect.last, rect.failed')].map(
+    ({x, width}) => x.baseVal.value + width.baseVal.value)"""
+
+
+async def test_a_run_is_compared_with_one_of_those_before_it(serve: Serve) -> None:
+    journal = MemoryJournal()
+    for run_id, seconds in (("r1", 20.0), ("r2", 5.0), ("r3", 10.0), ("r4", 10.0)):
+        await write_run(journal, run_id, seconds)
+    site = await serve(runs_app(journal))
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.goto(f"{site.base}/?run=r3")
+        choice = seen.page.get_by_label("Compare with")
+        await seen.wait("document.querySelectorAll('option').length == 3")
+        texts = [
+            text.split(" · ")[0].strip()
+            for text in await choice.locator("option").all_inner_texts()
+        ]
+        assert texts == ["compare with…", "✗ r2", "✗ r1"]
+        await choice.select_option("r1")
+        for _ in ("chosen", "read from the address"):
+            await seen.wait("document.querySelectorAll('rect.last').length == 2")
+            assert "with=r1" in seen.page.url
+            assert "r1: begin and end, 20.0 s in all" in await seen.page.inner_text(".legend")
+            failed, *ticks = await seen.page.evaluate(ENDS)
+            assert ticks[0] < failed < ticks[1] <= 1000  # the axis has room for the longer run
+            await seen.page.reload()
+        await seen.wait("document.querySelectorAll('rect.last').length == 2")
+        await choice.select_option("")
+        await seen.wait("document.querySelectorAll('rect.last').length == 0")
+        assert "with=" not in seen.page.url
+        await seen.goto(f"{site.base}/?run=r1&with=r4")  # a later one, by its address
+        await seen.wait("document.querySelectorAll('rect.last').length == 2")
+        assert await choice.input_value() == "r4"
+        assert seen.complaints == []
+
+
+async def test_a_click_on_a_tag_finds_the_runs_that_have_it(serve: Serve) -> None:
+    journal = MemoryJournal()
+    dag = DAGBuilder("one").node(abs, inputs=["x"]).build()
+    odd = "a&b=c?d#e/f%20 <b>"
+    for run_id, tags in (("r1", [odd]), ("r2", ["plain"]), ("r3", [odd, "plain"])):
+        engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, tags=tags)
+        await engine.execute({"x": 1}, run_id=run_id)
+    site = await serve(runs_app(journal))
+    found = await site.json("/api/v1/runs", params={"tag": odd})
+    assert [run["run"] for run in found["runs"]] == ["r3", "r1"]
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.goto(site.base)
+        await seen.wait(LISTED)
+        await seen.page.get_by_role("button", name=odd).first.click()
+        await seen.wait("document.querySelectorAll('table.runs tbody tr').length == 2")
+        assert "run=" not in seen.page.url
+        assert await seen.page.locator("tbody a").all_inner_texts() == ["r3", "r1"]
+        assert seen.complaints == []
 
 
 def at_least(number: int, least: int = 5) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from taskiq_flow import Event, EventJournal, Lease, News, NodeStarted, RunFinished, RunStarted
+from taskiq_flow import Event, EventBatch, EventJournal, Lease, NodeStarted, RunFinished, RunStarted
 from taskiq_flow.journal.summary import Head, SummaryWriter
 from taskiq_flow.journal.wire import LineWriter
 
@@ -13,17 +13,21 @@ class Written:
     """One such run."""
 
     def __init__(
-        self, journal: EventJournal, run_id: str = "r1", lease_seconds: float = 60
+        self,
+        journal: EventJournal,
+        run_id: str = "r1",
+        lease_seconds: float = 60,
+        name: str | None = None,
     ) -> None:
         self.journal, self.run_id = journal, run_id
         self._lease = Lease("test", lease_seconds)
         self._lines = LineWriter(run_id)
-        self._summary = SummaryWriter(run_id, Head())
+        self._summary = SummaryWriter(run_id, Head(name))
         self._seq = 0
 
     async def begin(self, *events: Event) -> None:
         await self.journal.create(
-            self.run_id, self._lease, None, News(b"", self._summary.summary())
+            self.run_id, self._lease, None, EventBatch(b"", self._summary.summary())
         )
         await self.write(*events or [RunStarted(self.run_id, 0.0, ("load",))])
 
@@ -40,8 +44,16 @@ class Written:
             self._seq += 1
             numbered.append(replace(event, seq=self._seq))
         self._summary.apply(numbered)
-        news = News(self._lines.lines(numbered), self._summary.summary())
-        await self.journal.append(self.run_id, self._lease, None, news)
+        batch = EventBatch(self._lines.lines(numbered), self._summary.summary())
+        await self.journal.append(self.run_id, self._lease, None, batch)
+
+    async def leave(self) -> None:
+        """Its engine is gone."""
+        await self.journal.release(self.run_id, self._lease)
+
+    async def go_on(self) -> None:
+        """An engine has it again."""
+        await self.journal.acquire(self.run_id, self._lease)
 
     def skip(self, count: int) -> None:
         self._seq += count

@@ -4,7 +4,7 @@ import { SIGNS } from "./api.js";
 import { endedOf, isEnded } from "./model.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const STATES = ["completed", "failed", "running", "queued", "cancelled", "skipped", "pending"];
+const STATES = ["completed", "failed", "running", "queued", "cancelled", "skipped", "interrupted", "pending"];
 const [MARGIN, PADDING, SIGN_WIDTH, LABEL_HEIGHT, LINE_HEIGHT, BAR_HEIGHT] = [10, 11, 18, 30, 15, 14];
 const SMALLEST_SCALE = 0.6;
 
@@ -95,7 +95,7 @@ export class Graph {
   updateBox(drawn, model) {
     const { box } = drawn;
     const nodes = box.members.map((name) => model.nodes.get(name)).filter(Boolean);
-    const state = together(nodes.map((node) => node.state));
+    const state = together(nodes.map((node) => node.state), model.status);
     if (drawn.state !== state) {
       drawn.state = state;
       drawn.sign.textContent = SIGNS[state];
@@ -154,12 +154,15 @@ function edgeParts(edge) {
   return [path, make("polygon", { class: "tip", points: corners })];
 }
 
-function together(states) {
+/** The state of several nodes together, of a run that has this status. */
+function together(states, status) {
   const found = new Set(states);
   if (found.size <= 1) return states[0] ?? "pending";
-  if (found.has("failed")) return "failed";
-  if (["running", "queued", "pending"].some((state) => found.has(state))) return "running";
-  return found.has("cancelled") ? "cancelled" : "completed";
+  const isOver = !["pending", "running"].includes(status);
+  const isOn = !isOver && ["running", "queued", "pending"].some((state) => found.has(state));
+  if (isOn && !found.has("failed")) return "running";
+  const order = ["failed", "interrupted", "running", "queued", "cancelled", "pending"];
+  return order.find((state) => found.has(state)) ?? "completed";
 }
 
 function countsOf(nodes) {

@@ -22,15 +22,16 @@ export class Model {
   get progress() {
     let [ended, known] = [0, 0];
     for (const { state, elements } of this.nodes.values()) {
-      ended += elements ? endedOf(elements) : Number(isEnded(state));
-      known += elements ? elements.known : 1;
+      const isWhole = !elements || (!elements.known && ["failed", "skipped"].includes(state));
+      ended += isWhole ? Number(isEnded(state)) : endedOf(elements);
+      known += isWhole ? 1 : elements.known;
     }
     return [ended, known];
   }
 
   /** How many nodes and elements have failed. */
   get failures() {
-    return [...this.nodes.values()].reduce((sum, { state, elements }) => sum + (elements?.failed ?? Number(state === "failed")), 0);
+    return [...this.nodes.values()].reduce((sum, { state, elements }) => sum + (elements?.known ? elements.failed : Number(state === "failed")), 0);
   }
 
   /** Take in an event. Returns whether a new snapshot is needed. */
@@ -42,7 +43,7 @@ export class Model {
     }
     if (event.seq <= this.seq) return false;
     this.seq = event.seq;
-    if (["run.started", "run.ended", "gap"].includes(event.type)) return true;
+    if (["run.started", "run.ended", "gap"].includes(event.type) || this.status === "interrupted") return true;
     const at = event.at - this.clock;
     if (event.type === "elements") {
       const node = this.nodes.get(event.node);
@@ -121,7 +122,7 @@ const STATE_OF_END = {
   "node.completed": "completed", "node.failed": "failed", "node.skipped": "skipped",
 };
 
-export const isEnded = (state) => !["pending", "queued", "running"].includes(state);
+export const isEnded = (state) => !["pending", "queued", "running", "interrupted"].includes(state);
 
 export const endedOf = (elements) =>
   elements.completed + elements.failed + elements.skipped + elements.cancelled;
@@ -140,7 +141,7 @@ export function spansOf(node, now) {
   const spans = [];
   let at = node.ready;
   for (const [sent, begun, ended] of attempts) {
-    const began = begun ?? (node.state === "queued" && ended === end ? ended : sent);
+    const began = begun ?? (["queued", "interrupted"].includes(node.state) && ended === end ? ended : sent);
     for (const [part, from, to] of [["waiting", at, sent], ["sending", sent, began], ["running", began, ended]]) {
       if (from !== null && to !== null && to > from) spans.push([part, from, to]);
     }

@@ -52,7 +52,7 @@ function valuePart(value) {
 }
 
 function elementsPart(node, select) {
-  const states = ["completed", "failed", "running", "queued", "skipped", "cancelled"];
+  const states = ["completed", "failed", "running", "queued", "skipped", "cancelled", "interrupted"];
   const present = states.filter((state) => node.elements[state]);
   return html`
     <h3>${node.elements.known} elements</h3>
@@ -64,10 +64,11 @@ function elementsPart(node, select) {
 }
 
 function spansPart(node) {
+  const isOfOne = !node.elements; // the spans of a mapped node are of no attempt
   return html`<h3>Times</h3>
-    <table><thead><tr><th>attempt</th><th>part</th><th>from</th><th>for</th></tr></thead><tbody>
+    <table><thead><tr>${isOfOne ? html`<th>attempt</th>` : nothing}<th>part</th><th>from</th><th>for</th></tr></thead><tbody>
     ${node.spans.slice(-60).map((span) => html`<tr>
-      <td>${span.attempt || ""}</td><td>${span.part === "sending" ? "queued" : span.part}</td>
+      ${isOfOne ? html`<td>${span.attempt || ""}</td>` : nothing}<td>${span.part === "sending" ? "queued" : span.part}</td>
       <td>${duration(span.start)}</td><td>${duration(span.end - span.start)}</td></tr>`)}
     </tbody></table>`;
 }

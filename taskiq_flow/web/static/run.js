@@ -1,7 +1,7 @@
 // The page of one run: its graph and its timeline, which share one selection, and a panel.
 
 import { html, nothing, render } from "./vendor/lit-html.js";
-import { BASE, Stream, duration, get, nodePath, post, remove, runPath, show, shown } from "./api.js";
+import { BASE, SIGNS, Stream, ago, duration, get, nodePath, post, remove, runPath, show, shown } from "./api.js";
 import { rerun } from "./forms.js";
 import { Graph } from "./graph.js";
 import { Model, wholeOf } from "./model.js";
@@ -10,11 +10,14 @@ import { Timeline } from "./timeline.js";
 
 const DRAW_EVERY = 100;
 const REPORT_EVERY = 5000;
+const MOST_EARLIER = 50;
+const ABOUT_RESULTS = /; results of what had completed are in \.results: \d+/; // for programs
 
 export class RunPage {
   constructor(root, run, about) {
     Object.assign(this, { root, run, about, model: null, node: null, details: null, layout: null });
-    Object.assign(this, { search: "", onlyFailed: false, tall: null, notice: "", connection: "", earlier: null });
+    Object.assign(this, { search: "", onlyFailed: false, tall: null, notice: "", connection: "" });
+    Object.assign(this, { earlier: null, earlierRuns: null });
     document.title = `${run} · taskiq-flow`;
     this.render();
     this.graph = new Graph(root.querySelector("#graph"), (box) => this.selectBox(box));
@@ -52,6 +55,7 @@ export class RunPage {
     await this.layOut(await early);
     this.mark();
     this.render();
+    if (this.earlierRuns === null) this.listEarlier();
   }
 
   get layoutPath() {
@@ -91,7 +95,8 @@ export class RunPage {
     if (document.hidden || !this.model || !["running", "interrupted"].includes(this.model.status)) return;
     try {
       const report = await get(`${runPath(this.run)}/report`);
-      Object.assign(this.model, { sentence: report.sentence, status: report.status });
+      if (report.status !== this.model.status) this.stream.start(); // and what became of the nodes
+      else this.model.sentence = report.sentence;
     } catch {
       return;
     }
@@ -142,6 +147,7 @@ export class RunPage {
     await this.layOut();
     this.mark();
     this.inspect();
+    this.compare();
   }
 
   select(name) {
@@ -241,23 +247,40 @@ export class RunPage {
     ];
   }
 
-  /** Show when the nodes of the run before began and ended. */
-  async compare(isWanted) {
-    this.earlier = null;
+  /** Find the runs of the same graph with which this one can be compared. */
+  async listEarlier() {
+    const { name, started } = this.model;
+    this.earlierRuns = [];
     try {
-      if (isWanted) {
-        const { name, started } = this.model;
-        const query = new URLSearchParams({ name, before: started, status: "completed", limit: 1 });
-        const [last] = (await get(`runs?${query}`)).runs;
-        if (last) this.earlier = await get(runPath(last.run));
-        else this.notice = "No earlier run of this graph has completed.";
-      }
+      const query = new URLSearchParams({ name: name ?? "", before: started, limit: MOST_EARLIER });
+      if (name) this.earlierRuns = (await get(`runs?${query}`)).runs;
     } catch (error) {
       this.notice = error.message;
     }
-    this.timeline.compare(this.earlier?.nodes ?? null);
+    this.render();
+    await this.compare();
+  }
+
+  /** Show when the nodes of the run that the address names began and ended. */
+  async compare() {
+    const run = shown().get("with");
+    if (run === (this.earlier?.run ?? null)) return;
+    this.earlier = null;
+    try {
+      if (run !== null) this.earlier = await get(runPath(run));
+    } catch (error) {
+      this.notice = error.message;
+    }
+    this.timeline.compare(this.earlier);
     this.timeline.update(this.model);
     this.render();
+  }
+
+  /** What can be chosen: earlier runs, and the one that the address names. */
+  get choices() {
+    const listed = this.earlierRuns ?? [];
+    const isListed = this.earlier === null || listed.some((run) => run.run === this.earlier.run);
+    return isListed ? listed : [this.earlier, ...listed];
   }
 
   key(key) {
@@ -290,7 +313,7 @@ export class RunPage {
   }
 
   leave() {
-    show({ run: null, node: null, fold: null, open: null });
+    show({ run: null, node: null, fold: null, open: null, with: null });
     dispatchEvent(new PopStateEvent("popstate"));
   }
 
@@ -319,7 +342,8 @@ export class RunPage {
         ${model ? html`<p class="facts">${status(model.status)} · ${duration(model.now)}
           · ${model.progress.join("/")}
           ${model.failures ? html` · <span class="sign failed">✗ ${model.failures} failed</span>` : nothing}
-          ${model.name ? html` · <bdi>${model.name}</bdi>` : nothing}</p>` : nothing}
+          ${model.name ? html` · <bdi>${model.name}</bdi>` : nothing}
+          ${model.tags.map((tag) => html`<bdi class="tag">${tag}</bdi> `)}</p>` : nothing}
         <p class="quiet" role="status">${this.connection}</p>
         ${this.buttons("Rerun…")}
         ${this.about.control && model && model.status !== "running" ? html`<button @click=${() => this.delete()}>Delete</button>` : nothing}
@@ -328,7 +352,7 @@ export class RunPage {
       <main class="run ${this.tall ?? ""} ${this.node === null ? "" : "with-panel"}">
         <div class="notices">
           ${this.notice ? html`<p class="notice" role="alert">${this.notice}</p>` : nothing}
-          ${model?.error ? html`<p class="error"><strong>✗ ${model.error.type}</strong>${model.error.message ? `: ${model.error.message}` : ""}</p>` : nothing}
+          ${model?.error ? html`<p class="error"><strong>✗ ${model.error.type}</strong>${model.error.message ? `: ${model.error.message.replace(ABOUT_RESULTS, "")}` : ""}</p>` : nothing}
           ${model ? html`<p class="sentence">${model.sentence.replaceAll(" -> ", " → ")}</p>` : nothing}
           ${model?.missed ? html`<p class="quiet">${model.missed} events are missing.</p>` : nothing}
         </div>
@@ -337,8 +361,14 @@ export class RunPage {
             @change=${(event) => this.setFold(event.target.checked ? "1" : "0")}> fold equal nodes</label>
           <label><input type="checkbox" .checked=${this.onlyFailed}
             @change=${(event) => this.filter(event.target.checked)}> failed</label>
-          <label><input type="checkbox" .checked=${this.earlier !== null} ?disabled=${!model?.name}
-            @change=${(event) => this.compare(event.target.checked)}> last run</label>
+          ${this.choices.length ? html`<select aria-label="Compare with" @change=${(event) => {
+            show({ with: event.target.value || null }, { replace: true });
+            this.compare();
+          }}>
+            <option value="" .selected=${this.earlier === null}>compare with…</option>
+            ${this.choices.map((run) => html`<option value=${run.run} .selected=${run.run === this.earlier?.run}>
+              ${SIGNS[run.status]} ${run.run} · ${run.ended && run.started ? `${duration(run.ended - run.started)} · ` : ""}${ago(run.started)}</option>`)}
+          </select>` : nothing}
           <input id="search" type="search" placeholder="search nodes" aria-label="Search nodes" .value=${this.search}
             @input=${(event) => this.find(event.target.value)}>
           <a href="${BASE}/${runPath(this.run)}/trace" download>trace</a>
@@ -347,7 +377,7 @@ export class RunPage {
         <section class="times" aria-label="Timeline">
           <p class="legend"><span class="key waiting"></span>waiting <span class="key sending"></span>queued
             <span class="key running"></span>running <span class="key failed"></span>✗ failed
-            ${this.earlier ? html`<span class="key last"></span>${this.earlier.run}` : nothing}</p>
+            ${this.earlier ? html`<span class="key last"></span><bdi>${this.earlier.run}</bdi>: begin and end, ${duration(this.earlier.seconds)} in all` : nothing}</p>
           <div id="timeline"></div>
         </section>
         <aside tabindex="-1" aria-label="Node" ?hidden=${this.node === null}>

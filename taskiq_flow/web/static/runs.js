@@ -66,7 +66,7 @@ export class RunsPage {
   get listed() {
     const text = this.search.toLowerCase();
     const found = [...this.runs.values()].filter(
-      (run) => `${run.run} ${run.name ?? ""}`.toLowerCase().includes(text) && (!this.state || run.status === this.state),
+      (run) => `${run.run} ${run.name ?? ""} ${run.tags.join(" ")}`.toLowerCase().includes(text) && (!this.state || run.status === this.state),
     );
     const rank = (run) => (this.failedFirst && URGENT.includes(run.status) ? 0 : 1);
     return found.sort((a, b) => rank(a) - rank(b) || b.started - a.started);
@@ -93,6 +93,12 @@ export class RunsPage {
     this.render();
     this.root.querySelector("tr.selected")?.scrollIntoView({ block: "nearest" });
     this.root.querySelector("tr.selected a")?.focus();
+  }
+
+  findTag(event, tag) {
+    event.stopPropagation(); // and open no run
+    this.search = tag;
+    this.render();
   }
 
   open(run) {
@@ -148,7 +154,8 @@ export class RunsPage {
     return html`<tr class=${run.run === this.selected ? "selected" : ""} @click=${follow}>
       <td class="state"><span class="sign ${run.status}">${SIGNS[run.status]}</span> ${run.status}</td>
       <th scope="row"><a href="?run=${encodeURIComponent(run.run)}"><bdi>${run.run}</bdi></a></th>
-      <td><bdi>${run.name ?? ""}</bdi></td>
+      <td><bdi>${run.name ?? ""}</bdi> ${run.tags.map((tag) => html`<button class="tag" title="runs with this tag"
+        @click=${(event) => this.findTag(event, tag)}><bdi>${tag}</bdi></button> `)}</td>
       <td class="number">${ago(run.started)}</td>
       <td class="number">${seconds !== null && seconds >= 0 ? duration(seconds) : ""}</td>
       <td class="number">${run.completed + run.failed + run.skipped}/${run.total}

@@ -10,7 +10,7 @@ const MOST_TICKS = 6;
 
 export class Timeline {
   constructor(holder, select) {
-    Object.assign(this, { holder, select, rows: new Map(), seconds: 0, earlier: null });
+    Object.assign(this, { holder, select, rows: new Map(), seconds: 0, earlier: null, least: 0 });
     this.axis = document.createElement("div");
     this.axis.className = "axis";
     this.axis.setAttribute("aria-hidden", "true");
@@ -55,7 +55,7 @@ export class Timeline {
 
   /** Show what has changed: the nodes of these names, and those in flight. */
   update(model, names = null) {
-    const isGrowing = this.grow(model.now);
+    const isGrowing = this.grow(Math.max(model.now, this.least));
     for (const [name, row] of this.rows) {
       const node = model.nodes.get(name);
       const isInFlight = node.state === "running" || node.state === "queued";
@@ -103,9 +103,11 @@ export class Timeline {
   }
 
   /** Compare with another run: when its nodes began and ended, by name. */
-  compare(nodes) {
+  compare(run) {
     const moments = (node) => [node.sent ?? node.ready, node.ended].filter((at) => at !== null);
-    this.earlier = nodes === null ? null : new Map(nodes.map((node) => [node.node, moments(node)]));
+    this.earlier = run && new Map(run.nodes.map((node) => [node.node, moments(node)]));
+    this.least = run?.seconds ?? 0;
+    this.seconds = 0;
   }
 
   mark(selected, matches) {

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from taskiq_flow.errors import NODE_ERRORS
 from taskiq_flow.events import Event
-from taskiq_flow.journal.protocol import News
+from taskiq_flow.journal.protocol import EventBatch
 from taskiq_flow.journal.summary import Head, RunSummary, SummaryWriter
 from taskiq_flow.journal.wire import LineWriter
+
+logger = logging.getLogger("taskiq_flow")
 
 _AT_ONCE = 200
 """Events whose lines are put together at once."""
 
 
-class NewsWriter:
-    """Makes ``News`` of a run's events. ``wake``: called when there are some to be written.
+class EventBatcher:
+    """Makes batches of a run's events. ``wake``: called when there are some to be written.
 
     ``held``: of how many events it holds the lines.
     """
@@ -42,24 +46,38 @@ class NewsWriter:
         self._summary.apply(events)
         for start in range(0, len(events), _AT_ONCE):
             part = events[start : start + _AT_ONCE]
-            self._pending.append((len(part), self._lines.lines(part)))
+            self._pending.append((len(part), self._lines_of(part)))
         self.held += len(events)
         self._wake()
+
+    def _lines_of(self, events: Sequence[Event]) -> bytes:
+        """The lines of events. One that cannot be written is logged, and missing to readers."""
+        try:
+            return self._lines.lines(events)
+        except NODE_ERRORS:  # of a class of the user's, as one shows its values
+            if len(events) > 1:
+                return b"".join([self._lines_of([event]) for event in events])
+            (event,) = events
+            logger.exception(
+                "event %d of run %s (%s) cannot be written, and is left out of its history",
+                *(event.seq, event.run_id, event.type),
+            )
+            return b""
 
     def leave_out(self, most: int) -> None:
         """Hold the lines of ``most`` events at the most: the oldest ones are not written."""
         while self.held > most and len(self._pending) > 1:
             self.held -= self._pending.popleft()[0]
 
-    def first(self) -> News:
+    def first(self) -> EventBatch:
         """The summary before the first event."""
-        return News(b"", self._summary.summary())
+        return EventBatch(b"", self._summary.summary())
 
-    def next(self) -> News | None:
+    def next(self) -> EventBatch | None:
         """The events that are not written yet, if there are any."""
         if not self._pending:
             return None
         lines = b"".join([lines for _, lines in self._pending])
         self._pending.clear()
         self.held = 0
-        return News(lines, self._summary.summary())
+        return EventBatch(lines, self._summary.summary())

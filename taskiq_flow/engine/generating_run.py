@@ -1,0 +1,103 @@
+"""A run of a graph with generators, whose items are taken while their tasks run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from taskiq import TaskiqResult
+
+from taskiq_flow.engine.generating import Generating
+from taskiq_flow.engine.mapped_run import MappedRun
+from taskiq_flow.engine.node_run import NodeRun
+from taskiq_flow.engine.run import N
+from taskiq_flow.engine.sender import RestOfStart
+from taskiq_flow.events import NodeFailure, NodeSkipped
+
+
+class GeneratingRun(MappedRun[N]):
+    """A run some of whose nodes are generators. ``ElementPlan.generators`` has them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._generating: Generating[N] = Generating(
+            self.run_id,
+            self._mapped,
+            self._ready,
+            self._completions,
+            remembers=self._log is not None or self._dispatcher.may_repeat,
+            is_elsewhere=self._dispatcher.is_elsewhere,
+            block=self._block,
+            advance=partial(self._loop.call_soon, self.advance),
+        )
+        self._send = self._send_or_generate
+        self._start_what(self._generating.pop)
+        self._deliver = self._deliver_item
+
+    def _node_run(self, node: N) -> NodeRun[N]:
+        node_run = super()._node_run(node)
+        node_run.gives_items = self._mapped.gives_items(node)
+        return node_run
+
+    def _deliver_item(self, node: Any, value: Any) -> None:
+        """As ``_deliver_element``, but for generators, whose items were delivered as they came."""
+        if not self._mapped.gives_items(node):
+            self._deliver_element(node, value)
+        elif isinstance(value, (NodeFailure, NodeSkipped)):
+            self._mapped.hold_back(node, value)
+
+    def _send_or_generate(self, node_run: NodeRun[N]) -> RestOfStart | None:
+        self._generating.sending(node_run)
+        return self._sender.send(node_run)
+
+    def settle(self, node_run: NodeRun[N], task_id: str, result: TaskiqResult[Any]) -> None:
+        """Handle the result of an attempt, unless it is kept until its generator has its turn."""
+        is_present = not self._is_over and task_id == node_run.task_id
+        if not is_present or not self._generating.keeps_end(node_run, result):
+            super().settle(node_run, task_id, result)
+
+    def began(self, node_run: NodeRun[N], task_id: str, worker: str) -> None:
+        """A worker has begun to execute an attempt."""
+        if node_run.is_expected and task_id == node_run.task_id and not self._is_over:
+            self._generating.begun(node_run)
+        super().began(node_run, task_id, worker)
+
+    def items(
+        self, node_run: NodeRun[N], task_id: str, first: int, items: Sequence[Any], digest: bytes
+    ) -> None:
+        """Handle items that a generator has given: start what maps over them."""
+        if self._is_over or not node_run.is_expected or task_id != node_run.task_id:
+            return
+        try:
+            if not self._generating.take(node_run, first, items, digest):
+                return
+            self._set_timer(node_run, node_run.on_items(self._loop.time()))
+            self.advance()
+            if node_run.is_expected and not self._is_over:
+                self._generating.grant(node_run)
+        except BaseException as error:  # of the journal's serializer, say
+            self._end(error)
+            raise
+
+    def _block(self, node_run: NodeRun[N]) -> None:
+        """A generator may make no more: until it may, others have its place."""
+        self._timers.cancel(node_run)
+        self._suspended.add(node_run, keeps_gate=True)
+        self.advance()
+
+    def _go_on(self, node_run: NodeRun[N]) -> None:
+        if (ended := self._generating.kept_end(node_run)) is not None:
+            self.settle(node_run, node_run.task_id, ended)
+            return
+        self._set_timer(node_run, node_run.on_items(self._loop.time()))
+        self._generating.grant(node_run)
+
+    def _drop_inputs_and_claim(self, node_run: NodeRun[N]) -> None:
+        super()._drop_inputs_and_claim(node_run)
+        self._generating.forget(node_run)
+        self._suspended.node_runs.pop(node_run.node, None)
+
+    def _stop(self) -> None:
+        super()._stop()
+        self._generating.stop()

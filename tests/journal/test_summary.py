@@ -1,0 +1,108 @@
+"""The summary of a run: it is kept from batches of events, and says the same as its view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import (
+    DAGBuilder,
+    ElementsKnown,
+    Event,
+    ExecutionEngine,
+    NodeBegan,
+    NodeCompleted,
+    NodeStarted,
+    RunFailedError,
+    RunStarted,
+    RunView,
+)
+from taskiq_flow.journal.summary import Head, RunSummary, SummaryWriter
+from tests.recording import Recorder
+
+
+def of_node(name: str, index: int | None = None) -> list[Event]:
+    return [
+        NodeStarted("r", 1.0, name, f"r:{name}:1", index),
+        NodeBegan("r", 2.0, name, f"r:{name}:1", "host:7", index),
+        NodeCompleted("r", 3.0, name, f"r:{name}:1", None, "task", index, 1),
+    ]
+
+
+PLAIN: list[Event] = [RunStarted("r", 0.0, ("a", "b"), 1e9), *of_node("a"), *of_node("b")]
+MAPPED: list[Event] = [
+    RunStarted("r", 0.0, ("a", "b"), 1e9, mapped={"b": 1}),
+    *of_node("a"),
+    ElementsKnown("r", 3.0, "b", 2),
+    *of_node("b[0]", 0),
+    *of_node("b[1]", 1),
+]
+
+
+def summary_of(batches: Sequence[Sequence[Event]]) -> RunSummary:
+    writer = SummaryWriter("r", Head())
+    for batch in batches:
+        writer.apply(batch)
+    return replace(writer.summary(), started=0.0)
+
+
+UNKNOWN = [event for event in MAPPED if not isinstance(event, ElementsKnown)]
+
+
+@pytest.mark.parametrize(
+    ("events", "counts"),
+    [(PLAIN, (2, 2)), (MAPPED, (3, 3)), (MAPPED[1:], (3, 2)), (UNKNOWN, (3, 3))],
+)
+def test_batches_of_any_size_make_the_same_summary(
+    events: list[Event], counts: tuple[int, int]
+) -> None:
+    events = [replace(event, seq=number) for number, event in enumerate(events, 1)]
+    one_by_one = summary_of([[event] for event in events])
+    assert (one_by_one.completed, one_by_one.total) == counts
+    assert one_by_one.seq == len(events)
+    for size in range(2, len(events) + 1):
+        batches = [events[start : start + size] for start in range(0, len(events), size)]
+        assert summary_of(batches) == one_by_one
+
+
+def numbers(count: int) -> Iterator[int]:
+    yield from range(count)
+
+
+def half(number: int) -> int:
+    if number % 2:
+        raise ValueError(f"{number} is odd")
+    return number // 2
+
+
+def total_of(view: RunView) -> int:
+    """A mapped node counts by its elements, or as one if it failed or was skipped as a whole."""
+    return sum(
+        1 if node.elements is None else node.elements.known or node.state in ("failed", "skipped")
+        for node in view.nodes.values()
+    )
+
+
+async def test_the_totals_of_a_generator_that_runs_are_those_of_the_view() -> None:
+    builder = DAGBuilder().node(numbers, inputs=["count"], retry=2)
+    builder.node(half, inputs={"number": "numbers"}, map_over="numbers")
+    builder.node(abs, name="again", inputs={"x": "half"}, map_over="half")
+    builder.node(sum, name="total", inputs=["half"])
+    builder.node(abs, name="each", inputs={"x": "total"}, map_over="total")
+    recorder = Recorder()
+    engine = ExecutionEngine(
+        InMemoryBroker(), builder.build(), listeners=[recorder], on_error="continue"
+    )
+    with suppress(RunFailedError):
+        await engine.execute({"count": 8}, run_id="r")
+    view, writer = RunView(), SummaryWriter("r", Head())
+    for event in recorder.events:
+        view.apply(event)
+        writer.apply([event])
+        summary = writer.summary()
+        assert summary.total == total_of(view), event
+    assert (summary.total, summary.completed, summary.failed, summary.skipped) == (19, 9, 4, 6)
