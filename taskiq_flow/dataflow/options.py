@@ -86,10 +86,10 @@ class Retry:
 
     ``attempts``: executions of the task, the first included. ``wait``: seconds or a ``timedelta``
     before the second attempt. The wait grows by ``factor`` before each further one, up to
-    ``max_wait``, or stays as it is if it is longer. A random share of it, up to ``jitter``, is left out, so that nodes that failed
-    together are not all tried again at the same moment. ``on``: the errors after which the node is
-    tried again. ``SerializationError`` and ``ItemsChangedError`` are never among them: the same
-    fails again.
+    ``max_wait``, or stays as it is if it is longer. A random share of it, up to ``jitter``, is left
+    out, so that nodes that failed together are not all tried again at the same moment. ``on``: the
+    errors after which the node is tried again. ``SerializationError`` and ``ItemsChangedError`` are
+    never among them: the same fails again.
 
     Raises ``ValueError`` or ``TypeError`` for values that make no sense.
 
