@@ -425,7 +425,16 @@ class PipelineScheduler(TaskiqScheduler):
             return
         if job is not None and job.jitter is not None:
             await asyncio.sleep(random.uniform(0, job.jitter))  # noqa: S311 - guards nothing
+            if not await self._is_wanted(job):
+                return
         await super().on_ready(source, task)
+
+    async def _is_wanted(self, job: PipelineJob) -> bool:
+        """Whether a job has been neither paused nor removed since it was due."""
+        present = await self.get_job(job.id)
+        if present is None:  # some sources tell of a single moment only in its minute
+            return job.run_at is not None
+        return not present.is_paused
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -399,6 +399,19 @@ async def test_jitter_waits_before_a_job_is_sent(
     await until(lambda: len(ran) == 1)
 
 
+@pytest.mark.parametrize("method", ["pause_job", "remove_job"])
+async def test_a_job_that_is_paused_or_removed_while_jitter_waits_is_not_sent(
+    scheduler: PipelineScheduler, pipeline: Pipeline[Any], broker: InMemoryBroker, method: str
+) -> None:
+    job_id = await scheduler.schedule(pipeline, "* * * * *", jitter=0.01)
+    sending = asyncio.create_task(sent(scheduler, job_id))
+    await asyncio.sleep(0)
+    await getattr(scheduler, method)(job_id)
+    await sending
+    await broker.wait_all()
+    assert ran == []
+
+
 # The scheduler's loop
 
 
