@@ -123,8 +123,8 @@ class RunnablePipeline(ABC):
 
         ``max_attempts``: executions, the first included. ``delay``: before the second one, in
         seconds or as a ``timedelta``, less a tenth at the most by chance; it grows by the factor
-        ``backoff``, up to a minute. ``policy``: a ``Retry``,
-        or a number of attempts, in place of these.
+        ``backoff``, up to a minute. ``policy``: a ``Retry``, or a number of attempts, in place of
+        these.
         """
         if policy is not None:
             self._retry = as_retry("policy", policy)
