@@ -164,7 +164,7 @@ class MappedRun(Run[N]):
         return self._restore(element)
 
     def skip_again(self, element: Any) -> None:
-        """A condition has skipped an element for an earlier engine, and nothing there has failed."""
+        """A condition has skipped an element for an earlier engine. Nothing there has failed."""
         self._tell_skip(element, self._state.skipped_dependencies(element), "condition")
 
     def _restore_started(self, node: Any) -> None:
