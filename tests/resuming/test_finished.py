@@ -21,6 +21,7 @@ from taskiq_flow import (
     NodeFailure,
     NodeSkipped,
     RunFailedError,
+    RunReader,
 )
 from taskiq_flow.events import Event
 from tests.virtual_clock import virtually
@@ -229,6 +230,12 @@ async def test_lists_within_positions_are_passed_over_with_them() -> None:
     ]
     assert done == ["ccccccccc"]
     assert serializer.read == 2  # the input, and the list of the text that goes on
+    reader = RunReader(journal)
+    sizes = (await reader.view("r")).nodes["size"].elements
+    assert sizes is not None
+    assert (sizes.known, sizes.are_all_known, sizes.completed, sizes.kept) == (3, True, 3, 2)
+    summary = await reader.run("r")
+    assert (summary.completed, summary.total) == (6, 6)
 
 
 @virtually
