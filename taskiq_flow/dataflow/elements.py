@@ -14,7 +14,7 @@ from taskiq_flow.dataflow.axes import Axis, Path, element_name, lists_of
 from taskiq_flow.dataflow.cells import ABSENT
 from taskiq_flow.dataflow.element import Element, Gathering, Unreached
 from taskiq_flow.dataflow.element_ends import ElementEnds, Listener
-from taskiq_flow.dataflow.element_plan import ElementPlan
+from taskiq_flow.dataflow.element_plan import ElementPlan, MappedNode
 from taskiq_flow.dataflow.element_values import ElementValues
 from taskiq_flow.dataflow.groups import Cursor, Gathers, Group, Groups, Mapped, Within
 from taskiq_flow.dataflow.growing import GrowingRows
@@ -39,6 +39,9 @@ class Caller(Listener, Reader, Protocol):
 
     def passed_over(self, element: Element) -> None:
         """An element of a position that is passed over."""
+
+    def passed_over_within(self, mapped: MappedNode, path: Path) -> None:
+        """The elements that a node has within a position that is passed over."""
 
     def source_failed(self, error: BaseException) -> None:
         """A source that is mapped over has raised an error."""
@@ -425,6 +428,8 @@ class Elements:
         for mapped in alive:
             if len(mapped.plan.axes) == 1:
                 self._caller.passed_over(Element(mapped.plan.node, path, self.values))
+            else:
+                self._caller.passed_over_within(mapped.plan, path)
         for mapped in alive:
             self.ends.end(mapped, path, has_failures=False)
 

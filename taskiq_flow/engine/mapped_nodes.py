@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from taskiq_flow.dataflow.axes import Path, element_name
 from taskiq_flow.dataflow.cells import ABSENT, Cells
 from taskiq_flow.dataflow.element import Element, Unreached
+from taskiq_flow.dataflow.element_plan import MappedNode
 from taskiq_flow.dataflow.elements import Elements
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.many import SOURCE
@@ -336,6 +337,17 @@ class MappedNodes:
             self._events.skipped(element, (), "condition", 0)
         else:
             self._events.kept(element)
+
+    def passed_over_within(self, mapped: MappedNode, path: Path) -> None:
+        """Tell of the elements within such a position, of which the journal has the names."""
+        passed, name = self._spec.earlier.passed_over, mapped.node.task_name
+        paths = [] if passed is None else passed.within(name, path[0])
+        for depth in range(len(path), len(mapped.axes)):
+            lists = Counter(place[:depth] for place in {other[: depth + 1] for other in paths})
+            for within in sorted(lists) or ([path] if depth == len(path) else []):
+                self._events.elements_known(element_name(name, within), lists[within])
+        for place in paths:
+            self._events.kept(Element(mapped.node, place, self._elements.values))
 
     def _pass_on(self, element: Element, value: Any) -> int:
         """Give an element its value, without a task. Returns how it has ended."""
