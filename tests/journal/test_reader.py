@@ -268,7 +268,8 @@ async def test_runs_are_found_by_any_name_and_tag_that_they_were_given(
     engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, tags=[text])
     await engine.execute({"x": -1}, run_id="r")
     reader = RunReader(journal)
-    for wanted in ({"tag": text}, {"name": text}, {"tag": text, "name": text}):
+    ways: list[dict[str, Any]] = [{"tag": text}, {"name": text}, {"tag": text, "name": text}]
+    for wanted in ways:
         assert [run.run_id for run in await reader.runs(**wanted)] == ["r"]
     assert await reader.runs(name=text, tag="another") == []
     assert await reader.prune(keep=0, name=text) == ["r"]
