@@ -707,7 +707,14 @@ class ExecutionEngine:
         in_progress = RunInProgress(run_id, self._in_progress)
         pairs = self._pairs(run_id, begin, in_progress)
         store = partial(store_result, self._dag)
-        return RunHandle(in_progress, pairs, store, is_finite=is_finite, yields_items=bool(items))
+        return RunHandle(
+            in_progress,
+            pairs,
+            store,
+            is_finite=is_finite,
+            yields_items=bool(items),
+            has_generators=any(node.gives_items for node in self._planner.dag.plan().order),
+        )
 
     def _check_may_resume(self) -> None:
         """Raise ``ConfigurationError`` if no run can be continued, without asking the journal."""
