@@ -18,14 +18,11 @@ def _as_sent(error: BaseException, seen: set[int]) -> BaseException:
         return error
     seen.add(id(error))
     sent = UnicodeError(str(error)) if isinstance(error, UnicodeDecodeError) else error
-    cause, context, is_suppressed = (
-        error.__cause__,
-        error.__context__,
-        error.__suppress_context__,
-    )
+    cause, context = error.__cause__, error.__context__
+    is_suppressed = error.__suppress_context__
     if cause is not None:
         sent.__cause__ = _as_sent(cause, seen)
     if context is not None:
         sent.__context__ = _as_sent(context, seen)
-    sent.__suppress_context__ = is_suppressed  # to set a cause sets it
+    sent.__suppress_context__ = is_suppressed  # it may be without a cause: ``from None``
     return sent

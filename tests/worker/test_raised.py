@@ -49,11 +49,13 @@ def test_errors_behind_an_error_are_replaced_too() -> None:
     assert sent.__suppress_context__
 
 
-def test_an_error_without_a_cause_stays_as_it_is() -> None:
+@pytest.mark.parametrize("is_suppressed", [True, False])
+def test_an_error_in_place_of_another_has_what_was_behind_that(*, is_suppressed: bool) -> None:
     error = decoding_error()
     error.__context__ = KeyError("x")
     error.__context__.__context__ = error
+    error.__suppress_context__ = is_suppressed  # as ``from None`` does
     sent = as_sent(error)
     assert repr(sent.__context__) == repr(KeyError("x"))
-    assert not sent.__suppress_context__
+    assert sent.__suppress_context__ == is_suppressed
     assert sent.__cause__ is None
