@@ -35,6 +35,8 @@ from taskiq_flow.web.streams import FrameResponse
 MOST_LISTED = 200
 """Runs on one page of the list."""
 
+_OF_RUNS = ("status", "name", "tag", "since", "before", "limit")
+
 _BODY_SECONDS = 10.0
 
 
@@ -111,6 +113,10 @@ class Api:
     async def runs(self, request: Request) -> Response:
         """The newest runs, page by page."""
         query = request.query_params
+        for key in query:
+            if key not in _OF_RUNS:
+                listed = ", ".join(map(repr, _OF_RUNS))
+                raise HTTPException(400, f"the query has {printable(key)!r}; known: {listed}")
         status = query.get("status")
         if status is not None and status not in get_args(RunState):
             choice = ", ".join(get_args(RunState))
