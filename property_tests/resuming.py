@@ -22,7 +22,7 @@ from taskiq_flow import (
     RunStarted,
 )
 from taskiq_flow.engine.run import OnError
-from taskiq_flow.journal.protocol import News
+from taskiq_flow.journal.protocol import EventBatch
 from tests.virtual_clock import virtual_loop
 
 Pairs = AsyncGenerator[tuple[str, Any], None]
@@ -81,7 +81,7 @@ class FragileJournal(MemoryJournal):
         self.writes: int | None = None
 
     async def append(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         if self.writes is not None:
             self.writes -= 1
@@ -89,7 +89,7 @@ class FragileJournal(MemoryJournal):
                 raise OSError("no space left")
         if self.seconds:
             await asyncio.sleep(self.seconds)
-        await super().append(run_id, lease, chunk, news)
+        await super().append(run_id, lease, chunk, batch)
 
     async def log(self, run_id: str) -> list[bytes]:
         return [chunk async for chunk in self.read(run_id)]

@@ -109,11 +109,11 @@ from taskiq_flow.events import (
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.flow_task import FlowTask
 from taskiq_flow.journal import (
+    EventBatch,
     EventJournal,
     Journal,
     Lease,
     MemoryJournal,
-    News,
     RedisJournal,
     RunReader,
     RunSummary,
@@ -185,6 +185,7 @@ __all__ = [
     "DuplicateOutputError",
     "ElementsKnown",
     "Event",
+    "EventBatch",
     "EventFilter",
     "EventJournal",
     "ExecutionEngine",
@@ -213,7 +214,6 @@ __all__ = [
     "MermaidGenerator",
     "MissingInputError",
     "MissingNodeError",
-    "News",
     "NodeBegan",
     "NodeCompleted",
     "NodeError",

@@ -23,7 +23,7 @@ NAMES |= {"ValueCodec": ValueCodec}
 
 NO_EXAMPLE = {
     *("Event", "Join", "NO_FALLBACK"),  # no class and no function
-    *("EventJournal", "Journal", "Lease", "News"),  # for authors of journals
+    *("EventJournal", "Journal", "Lease", "EventBatch"),  # for authors of journals
     "Leftover",  # what inventory() returns
     "TrackingStorage",  # for authors of storages
     "inventory",  # needs a server

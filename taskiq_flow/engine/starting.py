@@ -90,8 +90,8 @@ class Starter:
             if log is not None:
                 await log.begin(connection.session, suffix)
                 listeners.begin_after(log.seq)
-                if log.news is not None:
-                    listeners.keep_for(log.news)
+                if log.batcher is not None:
+                    listeners.keep_for(log.batcher)
             if connection.revoke is not None:
                 for session in earlier_sessions:
                     await connection.revoke(session)

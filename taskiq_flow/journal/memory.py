@@ -11,7 +11,7 @@ from taskiq.abc.serializer import TaskiqSerializer
 from taskiq.serializers import JSONSerializer
 
 from taskiq_flow.journal import errors
-from taskiq_flow.journal.protocol import Lease, News, Request
+from taskiq_flow.journal.protocol import EventBatch, Lease, Request
 from taskiq_flow.journal.summary import RunSummary
 
 _LOOK_EVERY = 0.02
@@ -23,16 +23,16 @@ class _Log:
     owner: str | None = None
     expires: float = 0.0
     chunks: list[bytes] = field(default_factory=list)
-    news: list[News] = field(default_factory=list)
+    batches: list[EventBatch] = field(default_factory=list)
     request: Request | None = None
     changes: int = 0
 
-    def add(self, chunk: bytes | None, news: News | None) -> None:
+    def add(self, chunk: bytes | None, batch: EventBatch | None) -> None:
         """Append a chunk, and events."""
         if chunk is not None:
             self.chunks.append(chunk)
-        if news is not None:
-            self.news.append(news)
+        if batch is not None:
+            self.batches.append(batch)
         self.changes += 1
 
 
@@ -58,14 +58,14 @@ class MemoryJournal:
         return f"<MemoryJournal of {len(self._logs)} {'run' if len(self._logs) == 1 else 'runs'}>"
 
     async def create(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         """Create a log and take its lease."""
         if run_id in self._logs:
             raise errors.exists(run_id)
         self._logs[run_id] = _Log()
         await self.acquire(run_id, lease)
-        self._logs[run_id].add(chunk, news)
+        self._logs[run_id].add(chunk, batch)
 
     async def acquire(self, run_id: str, lease: Lease) -> None:
         """Take the lease of a log."""
@@ -87,10 +87,10 @@ class MemoryJournal:
             log.changes += 1
 
     async def append(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         """Append a chunk, and events."""
-        self._owned(run_id, lease).add(chunk, news)
+        self._owned(run_id, lease).add(chunk, batch)
 
     async def read(self, run_id: str) -> AsyncGenerator[bytes, None]:
         """Yield the chunks of a log."""
@@ -110,14 +110,14 @@ class MemoryJournal:
 
     async def events(self, run_id: str, after: int = 0) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a run's events."""
-        for news in tuple(self._log(run_id).news):
-            if news.lines and news.summary.seq > after:
-                yield news.lines
+        for batch in tuple(self._log(run_id).batches):
+            if batch.lines and batch.summary.seq > after:
+                yield batch.lines
 
     async def summary(self, run_id: str) -> RunSummary:
         """The summary of a run."""
         log = self._log(run_id)
-        written = log.news[-1].summary if log.news else RunSummary(run_id, "running")
+        written = log.batches[-1].summary if log.batches else RunSummary(run_id, "running")
         left = log.expires - asyncio.get_running_loop().time()
         is_held = log.owner is not None and left > 0
         return replace(written, owner=log.owner, lease_left=left if is_held else 0.0)

@@ -90,7 +90,7 @@ Request = Literal["cancel"]
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class EventBatch:
     """Events of a run, and its summary after them.
 
     ``lines``: the events, one line of JSON each, the last of which has the number ``summary.seq``.
@@ -108,14 +108,14 @@ class EventJournal(Journal, Protocol):
     """
 
     async def create(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         """As of ``Journal``; ``None`` for a log without a chunk. There is no request yet."""
 
     async def append(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
-        """As of ``Journal``; ``None`` where there is only news."""
+        """As of ``Journal``; ``None`` where there are only events."""
 
     def events(self, run_id: str, after: int = 0) -> AsyncGenerator[bytes, None]:
         """Yield the lines of events in their order, from the one that has event ``after + 1`` on.
@@ -164,7 +164,7 @@ class EventJournal(Journal, Protocol):
 
 
 def stores_events(journal: Journal) -> TypeGuard[EventJournal]:
-    """Whether a journal has the methods of ``EventJournal``, and its writing ones take news."""
+    """Whether a journal has the methods of ``EventJournal``, and its writing ones take events."""
     methods = ("events", "summary", "summaries", "changed", "request", "requested")
     if not all(hasattr(journal, name) for name in methods):
         return False

@@ -15,7 +15,7 @@ from taskiq.serializers import JSONSerializer
 from taskiq_flow.errors import JournalError
 from taskiq_flow.journal import errors
 from taskiq_flow.journal import redis_scripts as scripts
-from taskiq_flow.journal.protocol import Lease, News, Request, decoded, encoded, is_run
+from taskiq_flow.journal.protocol import EventBatch, Lease, Request, decoded, encoded, is_run
 from taskiq_flow.journal.summary import RunSummary
 from taskiq_flow.reconnect import OUTAGE_TIMEOUT, retry_through_outage
 from taskiq_flow.transport.systems import without_secrets
@@ -80,10 +80,10 @@ class RedisJournal:
         return f"<RedisJournal at {without_secrets(self._url)}, prefix {self.prefix!r}>"
 
     async def create(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         """Create a log and take its lease."""
-        written = scripts.written(run_id, chunk, news)
+        written = scripts.written(run_id, chunk, batch)
         answer = await self._run(scripts.CREATE, run_id, *_arguments(lease), *written)
         if answer[0] == scripts.REFUSED:
             raise errors.exists(run_id)
@@ -101,10 +101,10 @@ class RedisJournal:
         await self._run(scripts.RELEASE, run_id, lease.owner)
 
     async def append(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         """Append a chunk and events, and renew the lease with them."""
-        written = scripts.written(run_id, chunk, news)
+        written = scripts.written(run_id, chunk, batch)
         _raise_for(run_id, await self._run(scripts.APPEND, run_id, *_arguments(lease), *written))
 
     async def read(self, run_id: str) -> AsyncGenerator[bytes, None]:

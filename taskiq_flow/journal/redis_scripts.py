@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from taskiq_flow.journal.protocol import News
+from taskiq_flow.journal.protocol import EventBatch
 from taskiq_flow.journal.summary import RunSummary
 
 DONE, NOT_FOUND, REFUSED = 0, 1, 2
@@ -107,16 +107,16 @@ def call_id() -> bytes:
     return secrets.token_bytes(8)
 
 
-def written(run_id: str, chunk: bytes | None, news: News | None) -> list[Any]:
+def written(run_id: str, chunk: bytes | None, batch: EventBatch | None) -> list[Any]:
     """The arguments of ``CREATE`` and ``APPEND`` after the lease's: what is to be written."""
     about = [run_id, call_id(), "0" if chunk is None else "1", chunk or b""]
-    if news is None:
+    if batch is None:
         return [*about, "", "", "", "", ""]
-    summary = news.summary
+    summary = batch.summary
     told = json.dumps({name: getattr(summary, name) for name in _WRITTEN})
     # They are a field of their own, as earlier versions refuse a summary with more than they know.
     tags = json.dumps(summary.tags) if summary.tags else ""
-    return [*about, told, repr(summary.started), f"{summary.seq}-0", news.lines, tags]
+    return [*about, told, repr(summary.started), f"{summary.seq}-0", batch.lines, tags]
 
 
 def summary(run_id: str, answer: Sequence[Any]) -> RunSummary:

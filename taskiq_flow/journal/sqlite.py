@@ -15,7 +15,7 @@ from taskiq.serializers import JSONSerializer
 from taskiq_flow.journal import errors
 from taskiq_flow.journal import sqlite_rows as rows
 from taskiq_flow.journal.lease import is_gone
-from taskiq_flow.journal.protocol import Lease, News, Request, decoded, encoded, is_run
+from taskiq_flow.journal.protocol import EventBatch, Lease, Request, decoded, encoded, is_run
 from taskiq_flow.journal.sqlite_file import SqliteFile
 from taskiq_flow.journal.summary import RunSummary
 
@@ -60,7 +60,7 @@ class SqliteJournal:
         return f"<SqliteJournal at {self.file.path}>"
 
     async def create(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         """Create a log and take its lease."""
 
@@ -74,9 +74,9 @@ class SqliteJournal:
             except sqlite3.IntegrityError:
                 raise errors.exists(run_id) from None
             rows.forget_events(connection, run)
-            if news is not None:
-                rows.write_summary(connection, run, news.summary, expires)
-            rows.write(connection, run, chunk, news)
+            if batch is not None:
+                rows.write_summary(connection, run, batch.summary, expires)
+            rows.write(connection, run, chunk, batch)
 
         await self.file.write(insert)
 
@@ -106,13 +106,13 @@ class SqliteJournal:
         )
 
     async def append(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         """Append a chunk and events, and renew the lease with them."""
 
         def insert(connection: sqlite3.Connection) -> None:
-            number = _renew(connection, run_id, lease, news)
-            rows.write(connection, number, chunk, news)
+            number = _renew(connection, run_id, lease, batch)
+            rows.write(connection, number, chunk, batch)
 
         await self.file.write(insert)
 
@@ -250,17 +250,17 @@ def _unlocked_run(connection: sqlite3.Connection, run_id: str, owner: str | None
 
 
 def _renew(
-    connection: sqlite3.Connection, run_id: str, lease: Lease, news: News | None = None
+    connection: sqlite3.Connection, run_id: str, lease: Lease, batch: EventBatch | None = None
 ) -> int:
     """Renew a lease, and write the summary with it. Returns the number of the run."""
     expires = time.time() + lease.seconds
-    if news is None:
+    if batch is None:
         row = connection.execute(
             "UPDATE runs SET expires = ? WHERE run_id = ? AND owner = ? RETURNING number",
             (expires, encoded(run_id), lease.owner),
         ).fetchone()
     else:
-        row = rows.renew(connection, encoded(run_id), lease.owner, news.summary, expires)
+        row = rows.renew(connection, encoded(run_id), lease.owner, batch.summary, expires)
     if row is None:
         _find_run(connection, run_id)
         raise errors.taken_over(run_id)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from taskiq_flow.journal.lease import is_gone
-from taskiq_flow.journal.protocol import News, decoded
+from taskiq_flow.journal.protocol import EventBatch, decoded
 from taskiq_flow.journal.summary import RunSummary
 
 ADDED_COLUMNS = (
@@ -38,13 +38,15 @@ _SELECT = f"SELECT run_id, owner, expires, {', '.join(_COLUMNS)} FROM runs"  # n
 _ROWS_PER_READ = 64
 
 
-def write(connection: sqlite3.Connection, run: int, chunk: bytes | None, news: News | None) -> None:
+def write(
+    connection: sqlite3.Connection, run: int, chunk: bytes | None, batch: EventBatch | None
+) -> None:
     """Insert a chunk and events."""
     if chunk is not None:
         connection.execute("INSERT INTO chunks (run, data) VALUES (?, ?)", (run, chunk))
-    if news is not None and news.lines:
+    if batch is not None and batch.lines:
         connection.execute(
-            "INSERT INTO events VALUES (?, ?, ?)", (run, news.summary.seq, news.lines)
+            "INSERT INTO events VALUES (?, ?, ?)", (run, batch.summary.seq, batch.lines)
         )
 
 

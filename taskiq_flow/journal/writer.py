@@ -9,9 +9,9 @@ from typing import Any, Generic, TypeVar
 
 from taskiq_flow.cleanup import to_the_end, until_ended, was_cancelled
 from taskiq_flow.errors import JournalError, RunError, RunLockedError, SerializationError, describe
+from taskiq_flow.journal.event_batches import EventBatcher
 from taskiq_flow.journal.lease import new_owner
-from taskiq_flow.journal.news import NewsWriter
-from taskiq_flow.journal.protocol import Journal, Lease, News, stores_events
+from taskiq_flow.journal.protocol import EventBatch, Journal, Lease, stores_events
 from taskiq_flow.journal.records import (
     COMPLETED,
     ENDED,
@@ -45,7 +45,7 @@ class LogWriter(Generic[T]):
 
     Records gather while the previous batch is written, so the run never waits for the journal.
     ``values``: how values are written. ``initial``: the records that a new log begins with;
-    ``None`` for a log that exists. ``head``: what its summary says of it. ``news``: stores the
+    ``None`` for a log that exists. ``head``: what its summary says of it. ``batcher``: collects the
     run's events, unless the journal cannot.
     """
 
@@ -59,7 +59,9 @@ class LogWriter(Generic[T]):
     ) -> None:
         self._journal = journal
         self._store = journal if stores_events(journal) else None
-        self.news = None if self._store is None else NewsWriter(run_id, head, self._wake_for_news)
+        self.batcher = (
+            None if self._store is None else EventBatcher(run_id, head, self._wake_for_events)
+        )
         self._run_id = run_id
         self.values = values
         self._lease = Lease(new_owner())
@@ -69,7 +71,7 @@ class LogWriter(Generic[T]):
         self._records: list[bytes] = []
         self._pairs: list[T] = []
         self._pairs_being_written: list[T] = []
-        self._is_news_due = False
+        self._are_events_due = False
         self._is_writing = False
         self._writer: asyncio.Task[None] | None = None
         self._renewer: asyncio.Task[None] | None = None
@@ -94,13 +96,13 @@ class LogWriter(Generic[T]):
                 await asyncio.sleep(min(LEASE_PAUSE, until - loop.time()))
             else:
                 break
-        if self._store is not None and self.news is not None:
-            self.news.go_on_after(await self._store.summary(self._run_id))
+        if self._store is not None and self.batcher is not None:
+            self.batcher.go_on_after(await self._store.summary(self._run_id))
 
     @property
     def seq(self) -> int:
         """The number of the run's last event that is in the journal."""
-        return 0 if self.news is None else self.news.seq
+        return 0 if self.batcher is None else self.batcher.seq
 
     async def release(self) -> None:
         """Release the lease, if this writer has it."""
@@ -127,9 +129,9 @@ class LogWriter(Generic[T]):
         """
         started = record(SESSION, task_suffix, 0, session.encode())
         data = chunk([*self._initial, started])
-        if self._store is not None and self.news is not None:
+        if self._store is not None and self.batcher is not None:
             write = self._store.create if self._is_new else self._store.append
-            await self._take_lease(write(self._run_id, self._lease, data, self.news.first()))
+            await self._take_lease(write(self._run_id, self._lease, data, self.batcher.first()))
         else:
             plain = self._journal.create if self._is_new else self._journal.append
             await self._take_lease(plain(self._run_id, self._lease, data))
@@ -213,7 +215,7 @@ class LogWriter(Generic[T]):
 
     async def aclose(self, outcome: str) -> None:
         """Write the pending records, then release the lease. Takes a bounded time."""
-        self._is_news_due = True
+        self._are_events_due = True
         self.append(record(ENDED, "", 0, outcome.encode()))
         if (writer := self._writer) is not None:
             await asyncio.wait([writer], timeout=CLOSING_GRACE)
@@ -230,17 +232,17 @@ class LogWriter(Generic[T]):
             self._is_writing = True  # first, as an eager task runs at once
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
-    def _wake_for_news(self) -> None:
+    def _wake_for_events(self) -> None:
         """Write events with the next batch. They wait for this, so that a batch has many."""
-        self._is_news_due = True
+        self._are_events_due = True
         self._wake()
 
     async def _write(self) -> None:
         try:
-            while (news := self._next_news()) or self._records or self._pairs:
+            while (batch := self._next_batch()) or self._records or self._pairs:
                 records, self._records = self._records, []
                 self._pairs_being_written, self._pairs = self._pairs, []
-                await self._append(records, news)
+                await self._append(records, batch)
                 durable, self._pairs_being_written = self._pairs_being_written, []
                 if durable:
                     self._deliver(durable)
@@ -251,25 +253,25 @@ class LogWriter(Generic[T]):
         finally:
             self._is_writing = False
 
-    def _next_news(self) -> News | None:
-        if self.news is None or self._is_stopped or not self._is_news_due:
+    def _next_batch(self) -> EventBatch | None:
+        if self.batcher is None or self._is_stopped or not self._are_events_due:
             return None
-        self._is_news_due = False
-        return self.news.next()
+        self._are_events_due = False
+        return self.batcher.next()
 
-    async def _append(self, records: Sequence[bytes], news: News | None) -> None:
+    async def _append(self, records: Sequence[bytes], batch: EventBatch | None) -> None:
         """Append records, and events with the last of them, which the events tell of."""
         chunks: list[bytes | None] = [chunk(part) for part in _parts(records)]
         if self._store is None:
             for data in chunks:
                 await self._journal.append(self._run_id, self._lease, data or b"")
             return
-        if news is not None and not chunks:
+        if batch is not None and not chunks:
             chunks.append(None)
         for data in chunks[:-1]:
             await self._store.append(self._run_id, self._lease, data)
         for data in chunks[-1:]:
-            await self._store.append(self._run_id, self._lease, data, news)
+            await self._store.append(self._run_id, self._lease, data, batch)
 
     async def _renew_lease(self) -> None:
         """Renew the lease each quarter of it, and look for requests twice as often."""

@@ -16,10 +16,10 @@ from taskiq_flow.errors import (
     describe,
 )
 from taskiq_flow.events import Event, RunFinished
+from taskiq_flow.journal.event_batches import EventBatcher
 from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.lease import new_owner
-from taskiq_flow.journal.news import NewsWriter
-from taskiq_flow.journal.protocol import EventJournal, Journal, Lease, News, stores_events
+from taskiq_flow.journal.protocol import EventBatch, EventJournal, Journal, Lease, stores_events
 from taskiq_flow.journal.summary import Head
 
 logger = logging.getLogger("taskiq_flow")
@@ -90,17 +90,17 @@ class _Recording:
         self._journal = journal
         self._run_id = run_id
         self._lease = Lease(new_owner())
-        self._news = NewsWriter(run_id, Head(name, is_resumable=False), wake=lambda: None)
+        self._batcher = EventBatcher(run_id, Head(name, is_resumable=False), wake=lambda: None)
         self._ends = asyncio.Event()
         self._has_warned = self._has_failed = False
-        self._task = asyncio.get_running_loop().create_task(self._write(self._news.first()))
+        self._task = asyncio.get_running_loop().create_task(self._write(self._batcher.first()))
 
     def add(self, events: Sequence[Event]) -> None:
         """Write events with the next batch. If the journal is too slow, the oldest are left out."""
-        self._news.on_events(events)
-        if self._news.held <= MOST_EVENTS:
+        self._batcher.on_events(events)
+        if self._batcher.held <= MOST_EVENTS:
             return
-        self._news.leave_out(MOST_EVENTS)
+        self._batcher.leave_out(MOST_EVENTS)
         if not self._has_warned and not self._has_failed:
             self._has_warned = True
             logger.warning(
@@ -118,7 +118,7 @@ class _Recording:
             self._task.cancel()
             raise
 
-    async def _write(self, first: News) -> None:
+    async def _write(self, first: EventBatch) -> None:
         try:
             await self._create(first)
             renewed_at = asyncio.get_running_loop().time()
@@ -127,14 +127,14 @@ class _Recording:
                     async with asyncio.timeout(FLUSH_EVERY):
                         await self._ends.wait()
                 now = asyncio.get_running_loop().time()
-                if (news := self._news.next()) is not None:
-                    await self._journal.append(self._run_id, self._lease, None, news)
+                if (batch := self._batcher.next()) is not None:
+                    await self._journal.append(self._run_id, self._lease, None, batch)
                     renewed_at = now
                 elif now - renewed_at > self._lease.seconds / 4:
                     await self._journal.renew(self._run_id, self._lease)
                     renewed_at = now
-            if (news := self._news.next()) is not None:
-                await self._journal.append(self._run_id, self._lease, None, news)
+            if (batch := self._batcher.next()) is not None:
+                await self._journal.append(self._run_id, self._lease, None, batch)
             await self._journal.release(self._run_id, self._lease)
         except Exception as error:  # whatever a journal raises
             self._has_failed = True
@@ -142,7 +142,7 @@ class _Recording:
             with contextlib.suppress(Exception):  # then the lease expires
                 await self._journal.release(self._run_id, self._lease)
 
-    async def _create(self, first: News) -> None:
+    async def _create(self, first: EventBatch) -> None:
         """Create the run, in place of one that was recorded under the same run id."""
         try:
             await self._journal.create(self._run_id, self._lease, None, first)

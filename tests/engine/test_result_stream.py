@@ -33,7 +33,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from taskiq_flow.journal import writer
-from taskiq_flow.journal.protocol import News
+from taskiq_flow.journal.protocol import EventBatch
 from tests.virtual_clock import run_virtually, start_tasks_later, virtually
 
 
@@ -544,7 +544,11 @@ class TestCancellingFromElsewhere:
 
         class NeverOpen(MemoryJournal):
             async def create(
-                self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+                self,
+                run_id: str,
+                lease: Lease,
+                chunk: bytes | None,
+                batch: EventBatch | None = None,
             ) -> None:
                 opened.set()
                 await asyncio.Event().wait()

@@ -40,7 +40,7 @@ from taskiq_flow import (
     SerializationError,
 )
 from taskiq_flow.journal.history import restore_run
-from taskiq_flow.journal.protocol import News
+from taskiq_flow.journal.protocol import EventBatch
 from taskiq_flow.testing import LocalBroker, LocalNotices
 from tests.journal.test_reader import LogsOnly
 from tests.local_flow import with_flow
@@ -162,10 +162,10 @@ async def test_what_is_made_ready_does_not_wait_for_the_journal() -> None:
         may_write = asyncio.Event()
 
         async def append(
-            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+            self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
         ) -> None:
             await self.may_write.wait()
-            await super().append(run_id, lease, chunk, news)
+            await super().append(run_id, lease, chunk, batch)
 
     site = Site(Stuck())
     reading = asyncio.ensure_future(all_of(site.engine().execute_async({"x": 1})))
@@ -183,11 +183,11 @@ async def test_a_journal_that_fails_ends_the_run_and_the_error_has_what_it_had_r
         broken = False
 
         async def append(
-            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+            self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
         ) -> None:
             if self.broken:
                 raise ConnectionError("gone")
-            await super().append(run_id, lease, chunk, news)
+            await super().append(run_id, lease, chunk, batch)
 
     journal = Failing()
     site = Site(journal)
@@ -206,7 +206,7 @@ async def test_a_journal_that_fails_ends_the_run_and_the_error_has_what_it_had_r
 async def test_a_store_that_hangs_does_not_hold_up_the_end_of_a_run_for_long() -> None:
     class Hanging(MemoryJournal):
         async def append(
-            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+            self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
         ) -> None:
             await asyncio.sleep(10_000)
 
@@ -700,12 +700,12 @@ async def test_a_cancellation_that_a_journal_raises_is_an_error_of_the_journal(c
         calls = 0
 
         async def append(
-            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+            self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
         ) -> None:
             Closed.calls += 1
             if Closed.calls == call:
                 raise asyncio.CancelledError("connection closed")
-            await super().append(run_id, lease, chunk, news)
+            await super().append(run_id, lease, chunk, batch)
 
     site, read = Site(Closed()), list[tuple[str, Any]]()
     with pytest.raises(JournalError, match="connection closed"):
@@ -722,7 +722,7 @@ async def test_a_cancellation_that_a_journal_raises_is_an_error_of_the_journal(c
 async def test_a_cancellation_that_a_journal_raises_at_first_is_an_error_of_the_journal() -> None:
     class Closed(MemoryJournal):
         async def create(
-            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+            self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
         ) -> None:
             raise asyncio.CancelledError("connection closed")
 
@@ -734,7 +734,7 @@ async def test_a_cancellation_that_a_journal_raises_at_first_is_an_error_of_the_
 async def test_a_journal_that_hangs_does_not_keep_a_run_from_timing_out() -> None:
     class Hanging(MemoryJournal):
         async def append(
-            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+            self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
         ) -> None:
             await asyncio.Event().wait()
 
@@ -751,10 +751,10 @@ async def test_a_journal_that_hangs_does_not_keep_a_run_from_timing_out() -> Non
 async def test_a_beginning_that_is_cancelled_gives_the_lease_back(how: str) -> None:
     class Far(MemoryJournal):
         async def create(
-            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+            self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
         ) -> None:
             await asyncio.sleep(1)
-            await super().create(run_id, lease, chunk, news)
+            await super().create(run_id, lease, chunk, batch)
             await asyncio.sleep(1)
 
         async def release(self, run_id: str, lease: Lease) -> None:

@@ -8,15 +8,15 @@ from typing import Any, cast
 
 import pytest
 
-from taskiq_flow import EventJournal, Journal, News, RunNotFoundError, RunSummary
+from taskiq_flow import EventBatch, EventJournal, Journal, RunNotFoundError, RunSummary
 from tests.journal.test_protocol import ODD_RUN_IDS, SHORT, A, B, Store, log_of
 
 TAGS = ("customer 7", "ß")
 
 
-def news(run_id: str, last: int, *, status: str = "running", started: float = 5.0) -> News:
-    """News whose only line is event ``last``."""
-    return News(
+def batch(run_id: str, last: int, *, status: str = "running", started: float = 5.0) -> EventBatch:
+    """A batch whose only line is event ``last``."""
+    return EventBatch(
         b"event %d\n" % last,
         RunSummary(
             *(run_id, cast("Any", status), "graph", started, None, last, 4, 3, 2, 1, "h", 7),
@@ -38,10 +38,10 @@ class EventJournalContract:
 
     async def test_events_are_what_was_written_in_their_order(self, store: Store) -> None:
         journal, other = of(store.open()), of(store.open())
-        await journal.create("run", A, b"chunk", news("run", 1))
-        await journal.append("run", A, None, news("run", 3))
+        await journal.create("run", A, b"chunk", batch("run", 1))
+        await journal.append("run", A, None, batch("run", 3))
         await journal.append("run", A, b"more")
-        await journal.append("run", A, b"last", news("run", 200))
+        await journal.append("run", A, b"last", batch("run", 200))
         assert await events_of(other, "run") == b"event 1\nevent 3\nevent 200\n"
         assert await events_of(other, "run", 1) == b"event 3\nevent 200\n"
         assert await events_of(other, "run", 2) == b"event 3\nevent 200\n"
@@ -50,7 +50,7 @@ class EventJournalContract:
 
     async def test_a_run_may_have_events_and_no_log(self, store: Store) -> None:
         journal = of(store.open())
-        await journal.create("run", A, None, news("run", 1))
+        await journal.create("run", A, None, batch("run", 1))
         assert await events_of(journal, "run") == b"event 1\n"
         assert await log_of(journal, "run") == []
 
@@ -58,18 +58,18 @@ class EventJournalContract:
         journal = of(store.open())
         await journal.create("run", A, b"", None)
         for number in range(1, 202):
-            await journal.append("run", A, None, news("run", number))
+            await journal.append("run", A, None, batch("run", number))
         read = (await events_of(journal, "run")).splitlines()
         assert read == [b"event %d" % number for number in range(1, 202)]
 
     async def test_a_summary_is_the_last_one_that_was_written(self, store: Store) -> None:
         journal, other = of(store.open()), of(store.open())
-        await journal.create("run", A, b"", News(b"", news("run", 0).summary))
-        await journal.append("run", A, b"", news("run", 9, status="failed"))
-        await journal.append("run", A, b"without news")
+        await journal.create("run", A, b"", EventBatch(b"", batch("run", 0).summary))
+        await journal.append("run", A, b"", batch("run", 9, status="failed"))
+        await journal.append("run", A, b"without batch")
         summary = await other.summary("run")
         assert 0 < summary.lease_left <= A.seconds
-        written = news("run", 9, status="failed").summary
+        written = batch("run", 9, status="failed").summary
         assert (written.tags, (await other.summaries())[0].tags) == (TAGS, TAGS)
         assert summary == replace(written, owner=A.owner, lease_left=summary.lease_left)
         assert await events_of(journal, "run") == b"event 9\n"
@@ -77,7 +77,7 @@ class EventJournalContract:
     async def test_a_lease_that_is_over_or_given_back_shows(self, store: Store) -> None:
         journal, other = of(store.open()), of(store.open())
         for run_id in ("over", "given back"):
-            await journal.create(run_id, SHORT, b"", news(run_id, 1))
+            await journal.create(run_id, SHORT, b"", batch(run_id, 1))
         await journal.renew("given back", A)
         assert (await other.summary("given back")).lease_left > 1
         await journal.release("given back", A)
@@ -88,21 +88,21 @@ class EventJournalContract:
 
     async def test_whoever_has_lost_the_lease_writes_no_events(self, store: Store) -> None:
         journal, other = of(store.open()), of(store.open())
-        await journal.create("run", SHORT, b"a", news("run", 1))
+        await journal.create("run", SHORT, b"a", batch("run", 1))
         await store.pass_seconds(SHORT.seconds)
         await other.acquire("run", B)
         with pytest.raises(Exception, match="taken over"):
-            await journal.append("run", A, b"too late", news("run", 2, status="failed"))
+            await journal.append("run", A, b"too late", batch("run", 2, status="failed"))
         assert await events_of(other, "run") == b"event 1\n"
         assert (await other.summary("run")).status == "running"
-        await other.append("run", B, b"b", news("run", 2))
+        await other.append("run", B, b"b", batch("run", 2))
         assert await events_of(journal, "run") == b"event 1\nevent 2\n"
 
     async def test_runs_are_found_by_status_name_and_time(self, store: Store) -> None:
         journal = of(store.open())
         for number, status in enumerate(["running", "completed", "failed", "completed"], 1):
             run_id = f"run {number}"
-            told = news(run_id, 1, status=status, started=10.0 * number)
+            told = batch(run_id, 1, status=status, started=10.0 * number)
             await journal.create(run_id, A, b"", told)
 
         async def found(**asked: object) -> list[str]:
@@ -122,20 +122,20 @@ class EventJournalContract:
     async def test_runs_without_events_come_last_and_have_not_started(self, store: Store) -> None:
         journal = of(store.open())
         await journal.create("old", A, b"")
-        await journal.create("new", A, b"", news("new", 1))
+        await journal.create("new", A, b"", batch("new", 1))
         for runs in (await journal.summaries(), await journal.summaries(name="graph")):
             assert [(run.run_id, run.started) for run in runs] == [("new", 5.0), ("old", 0.0)]
         old = await journal.summary("old")
         assert (old.status, old.owner, old.seq) == ("running", A.owner, 0)
         assert old.lease_left > 0
         assert await events_of(journal, "old") == b""
-        await journal.append("old", A, b"", news("old", 1))
+        await journal.append("old", A, b"", batch("old", 1))
         assert (await journal.summary("old")).started == 5.0
 
     async def test_events_of_a_run_that_is_called_anything(self, store: Store) -> None:
         journal, other = of(store.open()), of(store.open())
         for number, run_id in enumerate(ODD_RUN_IDS):
-            await journal.create(run_id, A, b"", news(run_id, number + 1, started=100.0 - number))
+            await journal.create(run_id, A, b"", batch(run_id, number + 1, started=100.0 - number))
         assert [run.run_id for run in await other.summaries()] == ODD_RUN_IDS
         for number, run_id in enumerate(ODD_RUN_IDS):
             assert await events_of(other, run_id) == b"event %d\n" % (number + 1)
@@ -145,10 +145,10 @@ class EventJournalContract:
         self, store: Store
     ) -> None:
         journal, other = of(store.open()), of(store.open())
-        await journal.create("run", A, b"", news("run", 1))
+        await journal.create("run", A, b"", batch("run", 1))
         assert await journal.requested("run") is None
         await other.request("run", "cancel")
-        await journal.append("run", A, b"", news("run", 2))
+        await journal.append("run", A, b"", batch("run", 2))
         assert await journal.requested("run") == "cancel"
         await journal.release("run", A)
         await other.acquire("run", B)
@@ -157,12 +157,12 @@ class EventJournalContract:
     @pytest.mark.parametrize("what", ["event", "request", "end"])
     async def test_a_change_is_told_to_others(self, store: Store, what: str) -> None:
         journal, other = of(store.open()), of(store.open())
-        await journal.create("run", A, b"", news("run", 1))
+        await journal.create("run", A, b"", batch("run", 1))
         mark = await other.changed("run", None, 20.0)
         waiting = asyncio.ensure_future(other.changed("run", mark, 20.0))
         await asyncio.sleep(0)
         if what == "event":
-            await journal.append("run", A, None, news("run", 2))
+            await journal.append("run", A, None, batch("run", 2))
         elif what == "request":
             await journal.request("run", "cancel")
         else:
@@ -172,15 +172,15 @@ class EventJournalContract:
 
     async def test_a_change_before_the_call_is_not_missed(self, store: Store) -> None:
         journal, other = of(store.open()), of(store.open())
-        await journal.create("run", A, b"", news("run", 1))
+        await journal.create("run", A, b"", batch("run", 1))
         mark = await other.changed("run", None, 20.0)
-        await journal.append("run", A, None, news("run", 2))
+        await journal.append("run", A, None, batch("run", 2))
         async with asyncio.timeout(2.0):
             assert await other.changed("run", mark, 20.0) != mark
 
     async def test_waiting_for_a_change_ends(self, store: Store) -> None:
         journal = of(store.open())
-        await journal.create("run", A, b"", news("run", 1))
+        await journal.create("run", A, b"", batch("run", 1))
         mark = await journal.changed("run", None, 0.2)
         async with asyncio.timeout(2.0):
             assert await journal.changed("run", mark, 0.05) == mark
@@ -201,7 +201,7 @@ class EventJournalContract:
         self, store: Store
     ) -> None:
         journal = of(store.open())
-        await journal.create("run", A, b"old", news("run", 7))
+        await journal.create("run", A, b"old", batch("run", 7))
         await journal.request("run", "cancel")
         await journal.release("run", A)
         await journal.delete("run")

@@ -21,13 +21,13 @@ from taskiq_flow import (
     ConfigurationError,
     DAGBuilder,
     Event,
+    EventBatch,
     ExecutionEngine,
     Journal,
     JournalError,
     Lease,
     MemoryJournal,
     MissingNodeError,
-    News,
     NodeBegan,
     NodeCompleted,
     NodeFailed,
@@ -110,10 +110,10 @@ class Slow(MemoryJournal):
     """A journal that takes its time for each batch."""
 
     async def append(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         await asyncio.sleep(0.05)
-        await super().append(run_id, lease, chunk, news)
+        await super().append(run_id, lease, chunk, batch)
 
 
 async def test_a_slow_journal_misses_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ async def test_a_run_in_the_place_of_another_is_not_taken_for_it(journal: Any) -
         events: list[Event] = [RunStarted("r", 0.5, ("a",), time, seq=1)]
         events += [NodeBegan("r", 0.5, "a", "", f"h:{seq}", seq=seq) for seq in range(2, last + 1)]
         summary = RunSummary("r", "running", "nightly", time, seq=last)
-        await journal.create("r", lease, b"", News(LineWriter("r").lines(events), summary))
+        await journal.create("r", lease, b"", EventBatch(LineWriter("r").lines(events), summary))
 
     lease = Lease("engine", 60.0)
     await begin(1.7e9, 3)
@@ -296,10 +296,10 @@ async def test_a_run_that_nobody_has_any_more_is_interrupted(journal: Any) -> No
     lease = Lease("engine", 60.0)
     started = RunStarted("r", 0.5, ("a",), 1.7e9, seq=1)
     sent = NodeStarted("r", 0.5, "a", "r:a:1", seq=2)
-    news = News(
+    batch = EventBatch(
         LineWriter("r").lines([started, sent]), RunSummary("r", "running", "nightly", 1.7e9, seq=2)
     )
-    await journal.create("r", lease, b"", news)
+    await journal.create("r", lease, b"", batch)
     reader = RunReader(journal)
     assert (await reader.view("r")).nodes["a"].state == "queued"
     assert [r.status for r in await reader.runs(status="running")] == ["running"]

@@ -14,12 +14,12 @@ from taskiq import InMemoryBroker
 from taskiq_flow import (
     ConfigurationError,
     DAGBuilder,
+    EventBatch,
     ExecutionEngine,
     JournalError,
     Lease,
     MemoryJournal,
     MissingNodeError,
-    News,
     Recorder,
     RunReader,
     SqliteJournal,
@@ -148,14 +148,14 @@ async def test_a_run_of_an_engine_with_a_journal_is_not_replaced(
 
 class Failing(MemoryJournal):
     async def append(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         raise OSError("no space left")
 
 
 class Hanging(MemoryJournal):
     async def append(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         await asyncio.sleep(100_000)
 
@@ -165,12 +165,12 @@ async def test_a_run_is_recorded_again_at_once_after_the_journal_has_failed() ->
         has_failed = False
 
         async def append(
-            self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+            self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
         ) -> None:
             if not self.has_failed:
                 self.has_failed = True
                 raise OSError("full")
-            await super().append(run_id, lease, chunk, news)
+            await super().append(run_id, lease, chunk, batch)
 
     journal = Flaky()
     engine, reader = (

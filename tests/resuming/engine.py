@@ -88,11 +88,11 @@ def destine(journal: Journal, death: Death) -> None:
     results = 0
 
     async def append_and_die(
-        run_id: str, lease: Lease, chunk: bytes | None, news: Any = None
+        run_id: str, lease: Lease, chunk: bytes | None, batch: Any = None
     ) -> None:
         nonlocal results
         if chunk is None:  # events only
-            await append(run_id, lease, None, news)
+            await append(run_id, lease, None, batch)
             return
         before = results
         results += sum(entry.kind in (COMPLETED, REFERRED) for entry in records(chunk))
@@ -104,7 +104,7 @@ def destine(journal: Journal, death: Death) -> None:
             die()
         if is_it and death.when == "while":
             await asyncio.Event().wait()
-        await append(run_id, lease, chunk, news)
+        await append(run_id, lease, chunk, batch)
         if is_it:
             die()
 

@@ -15,7 +15,7 @@ from taskiq import InMemoryBroker
 
 from taskiq_flow import Lease, MapReduce, MapReduceResult, SqliteJournal
 from taskiq_flow.journal.history import restore_run
-from taskiq_flow.journal.protocol import News
+from taskiq_flow.journal.protocol import EventBatch
 
 ITEMS = 40
 
@@ -28,12 +28,12 @@ class Deadly(SqliteJournal):
         self._moment, self._left = moment, number
 
     async def append(
-        self, run_id: str, lease: Lease, chunk: bytes | None, news: News | None = None
+        self, run_id: str, lease: Lease, chunk: bytes | None, batch: EventBatch | None = None
     ) -> None:
         self._left -= 1
         if self._moment == "before" and not self._left:
             os.kill(os.getpid(), signal.SIGKILL)
-        await super().append(run_id, lease, chunk, news)
+        await super().append(run_id, lease, chunk, batch)
         if self._moment == "after" and not self._left:
             os.kill(os.getpid(), signal.SIGKILL)
 

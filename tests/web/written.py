@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from taskiq_flow import Event, EventJournal, Lease, News, NodeStarted, RunFinished, RunStarted
+from taskiq_flow import Event, EventBatch, EventJournal, Lease, NodeStarted, RunFinished, RunStarted
 from taskiq_flow.journal.summary import Head, SummaryWriter
 from taskiq_flow.journal.wire import LineWriter
 
@@ -27,7 +27,7 @@ class Written:
 
     async def begin(self, *events: Event) -> None:
         await self.journal.create(
-            self.run_id, self._lease, None, News(b"", self._summary.summary())
+            self.run_id, self._lease, None, EventBatch(b"", self._summary.summary())
         )
         await self.write(*events or [RunStarted(self.run_id, 0.0, ("load",))])
 
@@ -44,8 +44,8 @@ class Written:
             self._seq += 1
             numbered.append(replace(event, seq=self._seq))
         self._summary.apply(numbered)
-        news = News(self._lines.lines(numbered), self._summary.summary())
-        await self.journal.append(self.run_id, self._lease, None, news)
+        batch = EventBatch(self._lines.lines(numbered), self._summary.summary())
+        await self.journal.append(self.run_id, self._lease, None, batch)
 
     async def leave(self) -> None:
         """Its engine is gone."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from taskiq_flow.errors import NODE_ERRORS
 from taskiq_flow.events import Event
-from taskiq_flow.journal.protocol import News
+from taskiq_flow.journal.protocol import EventBatch
 from taskiq_flow.journal.summary import Head, RunSummary, SummaryWriter
 from taskiq_flow.journal.wire import LineWriter
 
@@ -18,8 +18,8 @@ _AT_ONCE = 200
 """Events whose lines are put together at once."""
 
 
-class NewsWriter:
-    """Makes ``News`` of a run's events. ``wake``: called when there are some to be written.
+class EventBatcher:
+    """Makes batches of a run's events. ``wake``: called when there are some to be written.
 
     ``held``: of how many events it holds the lines.
     """
@@ -69,15 +69,15 @@ class NewsWriter:
         while self.held > most and len(self._pending) > 1:
             self.held -= self._pending.popleft()[0]
 
-    def first(self) -> News:
+    def first(self) -> EventBatch:
         """The summary before the first event."""
-        return News(b"", self._summary.summary())
+        return EventBatch(b"", self._summary.summary())
 
-    def next(self) -> News | None:
+    def next(self) -> EventBatch | None:
         """The events that are not written yet, if there are any."""
         if not self._pending:
             return None
         lines = b"".join([lines for _, lines in self._pending])
         self._pending.clear()
         self.held = 0
-        return News(lines, self._summary.summary())
+        return EventBatch(lines, self._summary.summary())
