@@ -150,7 +150,13 @@ class Resumer:
         ]
         values = self._values.like(restored.header.serializer)
         log = self._runs.new_log(
-            new_run_id, spec.inputs, restored.header.outputs, kept, values, parent=run_id
+            new_run_id,
+            spec.inputs,
+            restored.header.outputs,
+            kept,
+            values,
+            parent=run_id,
+            tags=await self._runs.tags_of(run_id),
         )
         spec = replace(spec, earlier=earlier)
         return await self._starter.begin(listeners, new_run_id, spec, log, is_named=is_named)

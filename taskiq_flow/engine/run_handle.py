@@ -212,8 +212,8 @@ class _PairReader:
 class _Progress(AsyncResultBackend[dict[str, Any]]):
     """What is known of a run, for its handle. It has no reference to the handle.
 
-    ``is_finite``: whether all inputs that are mapped over have a length. ``has_generators``: whether
-    nodes give their items one by one. ``outcome``: the run's end.
+    ``is_finite``: whether all inputs that are mapped over have a length. ``has_generators``:
+    whether nodes give their items one by one. ``outcome``: how the run has ended.
     """
 
     def __init__(

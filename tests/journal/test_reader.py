@@ -256,6 +256,10 @@ async def test_runs_have_the_tags_of_their_engines_and_the_name_of_the_graph(
         async with aclosing(again.resume("r1")) as pairs:
             assert [pair async for pair in pairs] == [("abs", 1)]
         assert (await reader.run("r1")).tags == ("a", "b", "again")
+        async with aclosing(again.rerun("r2", ["abs"], new_run_id="r4")) as pairs:
+            assert [pair async for pair in pairs] == [("abs", 1)]
+        assert (await reader.run("r4")).tags == ("b", "again")
+        assert (await reader.run("r2")).tags == ("b",)
     with pytest.raises(TypeError, match="tag is 7; give one text"):
         await reader.runs(tag=7)  # type: ignore[arg-type]
 
