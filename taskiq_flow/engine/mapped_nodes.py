@@ -204,7 +204,7 @@ class MappedNodes:
         while (name := self._item_name(node, len(items))) in results:
             items.append(results[name])
         if items:
-            self._elements.take_items(node, items)
+            self._elements.generator_items.take(node, items)
         digest = b""
         if remembers:
             digest = functools.reduce(with_item, map(digest_of, items), NO_ITEMS)
@@ -215,7 +215,7 @@ class MappedNodes:
         if self._log is not None:
             for index, item in enumerate(items, first):
                 self._log.append(self._log.completion(self._item_name(node, index), attempt, item))
-        self._elements.take_items(node, items)
+        self._elements.generator_items.take(node, items)
 
     def hold_back(self, node: Any, value: Missing) -> None:
         """A generator has failed, or was skipped: this is delivered behind its last item."""
@@ -231,11 +231,11 @@ class MappedNodes:
 
     def lead(self, node: Any) -> float:
         """How many items a generator may still make now."""
-        return self._elements.lead(node)
+        return self._elements.generator_items.lead(node)
 
     def enough(self, node: Any) -> int:
         """How many more items a generator is told of at least."""
-        return self._elements.enough(node)
+        return self._elements.generator_items.enough(node)
 
     def _item_name(self, node: Any, index: int) -> str:
         path = node.path if isinstance(node, Element) else ()
@@ -272,11 +272,11 @@ class MappedNodes:
         count = value
         if isinstance(value, list):
             count = len(value)
-            self._elements.take_items(node, value)
+            self._elements.generator_items.take(node, value)
         elif node.task_name in self._spec.earlier.results:
             self.begin_items(node, remembers=False)
         if node in self._plan.openings and self._ready.has_ended(node):  # for an earlier engine
-            self._elements.generator_ended(node)
+            self._elements.generator_items.ended(node)
         return int(count)
 
     def ended(self, node: Any) -> None:
@@ -288,7 +288,7 @@ class MappedNodes:
                     self._missing[node.node].drop(node.path)
             self._elements.ended(node)
         elif node in self._plan.openings:
-            self._elements.generator_ended(node)
+            self._elements.generator_items.ended(node)
         elif node in self._plan.mapped:  # it has no lists
             self._elements.ends.never(node)
             self._deliver_held_back(node, ())
@@ -346,7 +346,7 @@ class MappedNodes:
             return FAILED
         node = element.node
         if isinstance(node, ItemsNode):
-            self._elements.drop_item(node.generator, element.path)
+            self._elements.lists.drop_item(node.given_key, element.path)
             is_restored = self._earlier.has_item(element)
             if not is_restored:
                 self._earlier.add_new(element)
