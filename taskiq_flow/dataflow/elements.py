@@ -14,32 +14,23 @@ from taskiq_flow.dataflow.awaited_lists import AwaitedLists
 from taskiq_flow.dataflow.axes import Path, element_name, lists_of
 from taskiq_flow.dataflow.cells import ABSENT
 from taskiq_flow.dataflow.element import Element, Gathering, Unreached
-from taskiq_flow.dataflow.element_ends import ElementEnds, Listener
+from taskiq_flow.dataflow.element_ends import ElementEnds, EndsListener
 from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.element_values import ElementValues
 from taskiq_flow.dataflow.generator_items import GeneratorItems
 from taskiq_flow.dataflow.groups import Cursor, Gathers, Group, Groups, Mapped
 from taskiq_flow.dataflow.items import Opening
 from taskiq_flow.dataflow.lists import Lists
-from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, ReadySet
-from taskiq_flow.dataflow.room import Reader, Room
-from taskiq_flow.dataflow.rows import Source
-from taskiq_flow.values.isolation import Take
+from taskiq_flow.dataflow.room import Backlog, Room
 
 LET_IN_AT_ONCE = 64
 """``pop`` returns after it has let in so many positions of which no node may start yet. It is
 called again when others have had their turn."""
 
 
-class Caller(Listener, Reader, Protocol):
-    """The run, as the elements need it."""
-
-    def restored(self, element: Element) -> int | None:
-        """Store an element that an earlier engine has completed. ``None`` if none has."""
-
-    def passed_over(self, element: Element) -> None:
-        """An element of a position that is passed over."""
+class ElementsCallbacks(Backlog, Protocol):
+    """What elements have the run do, and ask it."""
 
     def source_failed(self, error: BaseException) -> None:
         """A source that is mapped over has raised an error."""
@@ -48,32 +39,45 @@ class Caller(Listener, Reader, Protocol):
         """Call ``pop`` again soon. With nothing unfinished, the run ends then."""
 
 
+class Taskless(Protocol):
+    """Handles the elements for which no task is sent."""
+
+    def complete_without_task(self, element: Element) -> int | None:
+        """Complete an element that needs no task. Returns how it has ended; ``None`` if it has not.
+
+        It is asked of elements that are given their values, and of all of a resumed run.
+        """
+
+    def passed_over(self, element: Element) -> None:
+        """An element of a position that is passed over."""
+
+
 class Elements:
     """The elements of one run's mapped nodes, as nodes of a ready set.
 
     A mapped node itself is a node of the ready set that no task is sent for: it starts when the
     outermost lists that it maps over are there, and ends when all of its elements have ended.
 
-    ``sources``: by key, the inputs of the run that are read while it goes on. ``take``: makes of
-    such a value one that its source does not change any more. ``limit``: how many nodes may run at
-    once. ``lists_at``: how many positions lead to the lists that the reader is given; ``None`` if
-    it is given none. ``items``: whether the reader is given elements. ``is_resumed``: whether
-    earlier engines may have completed elements. ``tells_positions``: whether the run is told of
-    each position of an outermost list that has ended. ``passed_over``: by the first node there, the
-    positions of these at which nothing is left to do.
+    ``listener``: is told what has ended. ``limit``: how many nodes may run at once. ``lists_at``:
+    how many positions lead to the lists that the reader is given; ``None`` if it is given none.
+    ``items``: whether the reader is given elements. ``is_resumed``: whether earlier engines may
+    have completed elements. ``tells_positions``: whether the listener is told of each position of
+    an outermost list that has ended. ``passed_over``: by the first node there, the positions of
+    these at which nothing is left to do.
     """
 
     def __init__(
         self,
         plan: ElementPlan,
         ready: ReadySet[Any],
-        caller: Caller,
+        groups: Groups,
+        lists: Lists,
+        values: ElementValues,
+        listener: EndsListener,
+        taskless: Taskless,
+        caller: ElementsCallbacks,
         *,
-        priority: Mapping[DAGNode, float],
-        producers: Collection[str],
-        sources: Mapping[str, Source],
-        take: Take,
-        limit: int | None,
+        limit: float,
         lists_at: int | None,
         items: bool,
         is_resumed: bool,
@@ -83,68 +87,62 @@ class Elements:
         self._generators = plan.generators
         self._is_resumed = is_resumed
         self._ready = ready
+        self._lists = lists
+        self._values = values
+        self._skip = listener.skip
+        self._taskless = taskless
         self._caller = caller
-        self._limit = math.inf if limit is None else limit
-        groups = Groups(
-            plan,
-            priority=priority,
-            producers=producers,
-            sources=sources,
-            limit=self._limit,
-            lists_at=lists_at,
-        )
+        self._limit = limit
         self._mapped, self._groups = groups.mapped, groups.groups
         for group in groups.roots if passed_over else ():
             if group.members:
                 name = group.members[0].plan.node.task_name
                 group.passed_over = passed_over.get(name, ())
-        self.lists = Lists(plan, groups.axes, sources, take)
-        self.values = ElementValues(plan, groups, self.lists, lists_at)
-        self.room = Room(plan, groups, self.lists, ready, caller)
+        self.room = Room(plan, groups, lists, ready, caller)
         self.ends = ElementEnds(
             plan,
             groups,
-            self.lists,
-            self.values,
+            lists,
+            values,
             ready,
-            caller,
+            listener,
             lists_at,
             tells_positions=tells_positions,
         )
-        # The last group comes first; while no more may run, only those whose elements have no task.
-        self._in_turn = self._groups[::-1]
-        self._passed_on = [group for group in self._in_turn if not group.is_taken]
-        self._with_tails = [g for g in self._groups if g.members] if limit is not None else []
-        self._zips = any(planned.zips for planned in plan.mapped.values())
-        self._awaited = AwaitedLists(groups, self.lists, self.ends, lists_at)
+        self._awaited = AwaitedLists(groups, lists, self.ends, lists_at)
         self.generator_items = GeneratorItems(
             plan,
             groups,
-            self.lists,
+            lists,
             ready,
             self.room,
             self.ends,
             self._awaited,
-            skip=caller.skip,
+            skip=listener.skip,
             unread=caller.unread if items else None,
         )
+        # The last group comes first; while no more may run, only those whose elements have no task.
+        self._in_turn = self._groups[::-1]
+        self._without_tasks = [group for group in self._in_turn if not group.is_taken]
+        self._with_tails = [g for g in self._groups if g.members] if limit < math.inf else []
+        self._zips = any(planned.zips for planned in plan.mapped.values())
 
     # Async sources
 
     def append(self, key: str, value: Any) -> None:
         """Append a value that an async source has given."""
-        self.lists.source(key).append(value)
+        self._lists.source(key).append(value)
         self._check_value(key, value)
         if self._zips:  # another list has ended, perhaps, and this one goes on
             self.ends.check_roots()
 
     def end(self, key: str) -> None:
         """End the list of an async source."""
-        self.lists.source(key).is_ended = True
+        self._lists.source(key).is_ended = True
         self.ends.check_roots()
 
     def _check_value(self, key: str, value: Any) -> None:
-        if (error := self.lists.source_error(key, value)) is not None:
+        if (error := self._lists.source_error(key, value)) is not None:
             self._caller.source_failed(error)
 
     def stop(self) -> None:
@@ -165,7 +163,7 @@ class Elements:
                 self._let_in_the_last()
             node = ready.pop()
             if node is None:
-                groups = self._passed_on if is_full else self._in_turn
+                groups = self._without_tasks if is_full else self._in_turn
                 gathered = ends.gathered
                 # A list that turns out to have ended lets nodes start that take it whole.
                 if not (groups and self._let_in_one(groups)) and gathered == ends.gathered:
@@ -249,7 +247,7 @@ class Elements:
         if not (self.room.has_room_for_one(group) and self._is_worth_it(group)):
             return None
         for cursor in list(group.cursors.values()):
-            if self._is_there(group, cursor) and self._are_let_in(group, cursor):
+            if self._read_up_to(group, cursor) and self._are_let_in(group, cursor):
                 return cursor
         return None
 
@@ -265,8 +263,8 @@ class Elements:
             return False
         return mapped.plan.node.join == "any" or all(map(self._ready.has_ended, mapped.plan.whole))
 
-    def _is_there(self, group: Group, cursor: Cursor) -> bool:
-        """Whether the next position exists. A source is read for it, if there is room."""
+    def _read_up_to(self, group: Group, cursor: Cursor) -> bool:
+        """Read sources as far as a cursor's next position, if there is room. Whether it exists."""
         length = cursor.row.length
         if length is not None:
             return cursor.next < length
@@ -274,8 +272,8 @@ class Elements:
             return cursor.next < cursor.row.known
         has_ended = False
         try:
-            for key in self.lists.sources.keys() & lists_of(group.axis):
-                row = self.lists.source(key)
+            for key in self._lists.sources.keys() & lists_of(group.axis):
+                row = self._lists.source(key)
                 if not row.is_ended and row.known <= cursor.next and self.room.has_room(key):
                     if row.read():
                         self._check_value(key, row[row.known - 1])
@@ -330,16 +328,16 @@ class Elements:
         for mapped in group.members:
             if mapped.is_dead:
                 continue
-            element = Element(mapped.plan.node, path, self.values)
+            element = Element(mapped.plan.node, path, self._values)
             outcome = None
             if mapped.is_given or self._is_resumed:
-                outcome = self._caller.restored(element)
+                outcome = self._taskless.complete_without_task(element)
             if outcome is not None:
                 self._note_end(mapped, path, outcome)
             elif not self._add(element, mapped):
                 never_run.append(element)
         if never_run:
-            self._caller.skip(never_run)
+            self._skip(never_run)
         for child in group.children:
             self._awaited.reach(child, path)
 
@@ -347,7 +345,7 @@ class Elements:
         alive = [mapped for mapped in group.tree if not mapped.is_dead]
         for mapped in alive:
             if len(mapped.plan.axes) == 1:
-                self._caller.passed_over(Element(mapped.plan.node, path, self.values))
+                self._taskless.passed_over(Element(mapped.plan.node, path, self._values))
         for mapped in alive:
             self.ends.end(mapped, path, has_failures=False)
 
@@ -397,7 +395,7 @@ class Elements:
         if outcome != COMPLETED:
             mapped.outcomes.put(path, outcome)
         if self._generators and mapped.plan.node in self._generators:
-            element = Element(mapped.plan.node, path, self.values)
+            element = Element(mapped.plan.node, path, self._values)
             self.generator_items.end_row(element, outcome)
         for axis in mapped.opens:
             self._awaited.unpark(axis, path)
