@@ -31,7 +31,7 @@ class GeneratingRun(MappedRun[N]):
             block=self._block,
             advance=partial(self._loop.call_soon, self.advance),
         )
-        self._send = self._send_or_generate
+        self._send = self._grant_and_send
         self._start_what(self._generating.pop)
         self._deliver = self._deliver_item
 
@@ -47,7 +47,7 @@ class GeneratingRun(MappedRun[N]):
         elif isinstance(value, (NodeFailure, NodeSkipped)):
             self._mapped.lists.hold_back(node, value)
 
-    def _send_or_generate(self, node_run: NodeRun[N]) -> RestOfStart | None:
+    def _grant_and_send(self, node_run: NodeRun[N]) -> RestOfStart | None:
         self._generating.sending(node_run)
         return self._sender.send(node_run)
 

@@ -129,8 +129,11 @@ class MappedRun(Run[N]):
         if self._on_error == "raise":
             self._end(self._state.node_failed(name, "", 0, ""))
         elif self._collects:
-            deliver = self._deliver if isinstance(node, Element) else self.stream.deliver
-            deliver(node, NodeFailure(name, "", error, 0, index))
+            failure = NodeFailure(name, "", error, 0, index)
+            if isinstance(node, Element):
+                self._deliver(node, failure)
+            else:  # also of a generator: nothing of it is left for which this would be held back
+                self.stream.deliver(node, failure)
 
     def _deliver_element(self, node: Any, value: Any) -> None:
         """Give the reader what a node gives; what an element gives, if items are asked for."""
