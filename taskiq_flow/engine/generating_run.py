@@ -45,7 +45,7 @@ class GeneratingRun(MappedRun[N]):
         if not self._mapped.gives_items(node):
             self._deliver_element(node, value)
         elif isinstance(value, (NodeFailure, NodeSkipped)):
-            self._mapped.lists.hold_back(node, value)
+            self._mapped.mapped_lists.hold_back(node, value)
 
     def _grant_and_send(self, node_run: NodeRun[N]) -> RestOfStart | None:
         self._generating.sending(node_run)

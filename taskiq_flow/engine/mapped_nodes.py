@@ -42,8 +42,9 @@ DECLINED: Final = object()
 class MappedNodes:
     """Has elements let in, stores what they give, and reads sources for them.
 
-    ``lists``: gives lists to whoever takes these, when elements have ended. ``room``: how many
-    elements may exist. ``pop``: starts the next node or element; ``None`` if none may start now.
+    ``mapped_lists``: gives lists to whoever takes these when elements have ended. ``room``: how
+    many elements may exist. ``pop``: starts the next node or element; ``None`` if none may start
+    now.
 
     ``stream``: where the reader is given values. ``replay``: the order of those that earlier
     engines have completed. ``log``: of a run with a journal. ``limit``: how many nodes may run at
@@ -89,7 +90,7 @@ class MappedNodes:
         earlier = EarlierElements(spec, plan, state.run_id)
         input_node = next((node for node in plan.mapped if node.given_key == SOURCE), None)
         is_resumed = spec.earlier is not NO_SESSIONS
-        self.lists = MappedLists(
+        self.mapped_lists = MappedLists(
             spec,
             plan,
             ready,
@@ -123,7 +124,7 @@ class MappedNodes:
             groups,
             self._lists,
             self._values,
-            self.lists,
+            self.mapped_lists,
             taskless,
             self,
             limit=most,
@@ -176,7 +177,7 @@ class MappedNodes:
 
     def stop(self) -> list[asyncio.Task[None]]:
         """Read nothing more of sources. Returns the asyncio tasks that are still to end."""
-        self.lists.write_rest()
+        self.mapped_lists.write_rest()
         self._elements.stop()
         for feeder in self._feeders:
             feeder.stop()
@@ -280,14 +281,14 @@ class MappedNodes:
     def ended(self, node: Any) -> None:
         """A node has ended, and the ready set has been told so."""
         if isinstance(node, Element):
-            if self.lists.held_back:
-                self.lists.element_ended(node)
+            if self.mapped_lists.held_back:
+                self.mapped_lists.element_ended(node)
             self._elements.ended(node)
         elif node in self._plan.openings:
             self._generator_items.ended(node)
         elif node in self._plan.mapped:  # it has no lists
             self._elements.ends.never(node)
-            self.lists.never_mapped(node)
+            self.mapped_lists.never_mapped(node)
 
     # For the elements, as their ``ElementsCallbacks``
 

@@ -129,18 +129,14 @@ class MappedRun(Run[N]):
         if self._on_error == "raise":
             self._end(self._state.node_failed(name, "", 0, ""))
         elif self._collects:
-            failure = NodeFailure(name, "", error, 0, index)
-            if isinstance(node, Element):
-                self._deliver(node, failure)
-            else:  # also of a generator: nothing of it is left for which this would be held back
-                self.stream.deliver(node, failure)
+            self._deliver(node, NodeFailure(name, "", error, 0, index))
 
     def _deliver_element(self, node: Any, value: Any) -> None:
         """Give the reader what a node gives; what an element gives, if items are asked for."""
         if isinstance(node, Element):
             is_list = len(node.path) == self._lists_at
             if isinstance(value, (NodeFailure, NodeSkipped)) and is_missing(value) and not is_list:
-                self._mapped.lists.missing(node, value)
+                self._mapped.mapped_lists.missing(node, value)
             if not (is_list or self._spec.items):
                 return
         self.stream.deliver(node, value)
