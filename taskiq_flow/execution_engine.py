@@ -57,7 +57,7 @@ from taskiq_flow.engine.arguments import (
 from taskiq_flow.engine.beginnings import Beginnings
 from taskiq_flow.engine.connection import check_broker, check_readable
 from taskiq_flow.engine.many import HeldBack, as_results, check_source, in_order, with_numbers
-from taskiq_flow.engine.mapped_nodes import RUN_ENDED
+from taskiq_flow.engine.mapped_lists import RUN_ENDED
 from taskiq_flow.engine.planning import Planner
 from taskiq_flow.engine.results import store_result
 from taskiq_flow.engine.run import OnError, Run, RunSettings

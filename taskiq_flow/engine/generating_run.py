@@ -31,7 +31,7 @@ class GeneratingRun(MappedRun[N]):
             block=self._block,
             advance=partial(self._loop.call_soon, self.advance),
         )
-        self._send = self._send_or_generate
+        self._send = self._grant_and_send
         self._start_what(self._generating.pop)
         self._deliver = self._deliver_item
 
@@ -45,9 +45,9 @@ class GeneratingRun(MappedRun[N]):
         if not self._mapped.gives_items(node):
             self._deliver_element(node, value)
         elif isinstance(value, (NodeFailure, NodeSkipped)):
-            self._mapped.hold_back(node, value)
+            self._mapped.mapped_lists.hold_back(node, value)
 
-    def _send_or_generate(self, node_run: NodeRun[N]) -> RestOfStart | None:
+    def _grant_and_send(self, node_run: NodeRun[N]) -> RestOfStart | None:
         self._generating.sending(node_run)
         return self._sender.send(node_run)
 
