@@ -99,6 +99,7 @@ class Elements:
                 name = group.members[0].plan.node.task_name
                 group.passed_over = passed_over.get(name, ())
         self.lists = Lists(plan, groups.axes, sources, take)
+        self._read_by = [sources.keys() & lists_of(group.axis) for group in self._groups]
         self.values = ElementValues(plan, groups, self.lists, lists_at)
         self.room = Room(plan, groups, self.lists, ready, caller)
         self.ends = ElementEnds(
@@ -347,11 +348,12 @@ class Elements:
         length = cursor.row.length
         if length is not None:
             return cursor.next < length
-        if group.depth > 1:
+        keys = self._read_by[group.number]
+        if group.depth > 1 or not keys:
             return cursor.next < cursor.row.known
         has_ended = False
         try:
-            for key in self.lists.sources.keys() & lists_of(group.axis):
+            for key in keys:
                 row = self.lists.source(key)
                 if not row.is_ended and row.known <= cursor.next and self.room.has_room(key):
                     if row.read():

@@ -136,7 +136,7 @@ class Sender(Generic[N]):
     def _with_labels(
         self, address: Address, options: NodeOptions, grant: Grant | None, *, asks: bool
     ) -> Address:
-        """The address with the labels of one attempt. ``asks``: to be told at once that it begins."""
+        """The address with the labels of one attempt. ``asks``: to be told when it begins."""
         for label in options.labels:
             # A generator's time counts for each item, not for the task.
             if label[0] != TIMEOUT_LABEL or (address.is_async and grant is None):
