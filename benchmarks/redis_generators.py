@@ -2,26 +2,31 @@
 
 *Cost*: a no-op task for each item of a generator stands beside the same tasks over a run input that
 is read one by one, in turns, on one worker process; items are read alone. *Credit*: a generator
-makes an item each millisecond, and four at a time are worked on for ten, on a worker with five
-places. At best that is 400 in a second. The same over a run input stands beside it.
+makes an item each millisecond, and each is worked on for ten, on a worker with five places, one of
+which the generator has. At best that is 400 in a second. Beside it stand the same tasks over a run
+input on a worker with four places, and four loops that only sleep for so long.
 """
 
 from __future__ import annotations
 
+import asyncio
 import statistics
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from benchmarks.distributed.engine import engine_broker
 from benchmarks.distributed.generating import WORKER, graph, register
 from benchmarks.distributed.processes import redis_server, taskiq_workers
-from benchmarks.measure import interleaved, median_ratio
+from benchmarks.measure import Contestant, interleaved, median_ratio
 from benchmarks.report import CHECKED, Check, Options, print_table
 from taskiq_flow import ExecutionEngine
 
 MOST_COST = 1.2
 AT_ONCE = 64
 TAKING = 4
+WINDOW = 16
+"""The usual one. As many tasks over a run input are with the worker or on their way to it."""
 MADE_IN, TAKEN_IN = 0.001, 0.01
 MOST_CREDIT = 1 / 0.95
 
@@ -32,41 +37,64 @@ async def run(options: Options) -> list[Check]:
     items = 2_000 if options.quick else 20_000
     with redis_server() as url:
         with taskiq_workers(WORKER, url, "cost"):
-            given, listed = await _measured(url, "cost", items, rounds, AT_ONCE, None, 0.0, 0.0)
-        with taskiq_workers(WORKER, url, "credit", slots=TAKING + 1):
-            count = items // 10
-            credit = await _measured(url, "credit", count, rounds, None, TAKING, MADE_IN, TAKEN_IN)
+            async with (
+                _runs(url, "cost", items, AT_ONCE, 0.0, 0.0) as (generator, tasks),
+                _runs(url, "cost", items, AT_ONCE, 0.0, 0.0, window=AT_ONCE) as (wide, _),
+            ):
+                contestants = {"generator": generator, "wide": wide, "tasks": tasks}
+                cost = await interleaved(contestants, rounds)
+        count = items // 10
+        with (
+            taskiq_workers(WORKER, url, "credit", slots=TAKING + 1),
+            taskiq_workers(WORKER, url, "tasks", slots=TAKING),
+        ):
+            async with (
+                _runs(url, "credit", count, None, MADE_IN, TAKEN_IN) as (generator, _),
+                _runs(url, "tasks", count, WINDOW, MADE_IN, TAKEN_IN) as (_, tasks),
+            ):
+                contestants = {"generator": generator, "tasks": tasks, "sleep": _sleeping(count)}
+                credit = await interleaved(contestants, rounds)
     best = count * TAKEN_IN / TAKING
+    against_tasks = median_ratio(cost["generator"], cost["tasks"])
+    wide_against_tasks = median_ratio(cost["wide"], cost["tasks"])
+    against_best = statistics.median(credit["generator"]) / best
     checks = [
-        Check("Redis, items of a generator", median_ratio(given, listed), MOST_COST, "x the tasks"),
-        Check("Redis, credit", statistics.median(credit[0]) / best, MOST_CREDIT, "x the best"),
+        Check("Redis, items of a generator", against_tasks, MOST_COST, "x the tasks"),
+        Check("Redis, window as large as the limit", wide_against_tasks, MOST_COST, "x the tasks"),
+        Check("Redis, credit", against_best, MOST_CREDIT, "x the best"),
     ]
     rows = [
-        ["no-op tasks", *_shown((given, listed), items), *checks[0].cells()],
-        [f"{TAKING} x {TAKEN_IN * 1e3:g} ms", *_shown(credit, count), *checks[1].cells()],
+        [f"no-op, window {WINDOW}", *_shown(cost, items, "generator"), "", *checks[0].cells()],
+        [f"no-op, window {AT_ONCE}", *_shown(cost, items, "wide"), "", *checks[1].cells()],
+        [
+            f"{TAKING} x {TAKEN_IN * 1e3:g} ms",
+            *_shown(credit, count, "generator", "sleep"),
+            *checks[2].cells(),
+        ],
     ]
-    heads = ("", "generator, us/item", "run input, us/item", *CHECKED)
+    heads = ("us per item", "generator", "run input", "sleep", *CHECKED)
     print_table(f"Redis: generators, median of {rounds} rounds", heads, rows)
     return checks
 
 
-async def _measured(
+@asynccontextmanager
+async def _runs(
     url: str,
     queue: str,
     count: int,
-    rounds: int,
     at_once: int | None,
-    max_parallel: int | None,
     made_in: float,
     taken_in: float,
-) -> tuple[list[float], list[float]]:
-    """Seconds of each round over a generator's items, and over a run input."""
+    *,
+    window: int = WINDOW,
+) -> AsyncIterator[tuple[Contestant, Contestant]]:
+    """A run over a generator's items, and one over a run input."""
     broker = engine_broker(url, queue)
     tasks = register(broker)
     await broker.startup()
 
-    def run_of(inputs: Mapping[str, Any], *, from_generator: bool) -> Any:
-        dag = graph(tasks, from_generator=from_generator, max_parallel=max_parallel)
+    def run_of(inputs: Mapping[str, Any], *, from_generator: bool) -> Contestant:
+        dag = graph(tasks, from_generator=from_generator, window=window)
         engine = ExecutionEngine(broker, dag, at_once)
 
         async def run() -> None:
@@ -82,14 +110,25 @@ async def _measured(
         return run
 
     took = {"took": taken_in}
-    contestants = {
-        "generator": run_of({**took, "count": count, "seconds": made_in}, from_generator=True),
-        "input": run_of(took, from_generator=False),
-    }
-    taken = await interleaved(contestants, rounds)
+    making = {"count": count, "seconds": made_in}
+    yield run_of({**took, **making}, from_generator=True), run_of(took, from_generator=False)
     await broker.shutdown()
-    return taken["generator"], taken["input"]
 
 
-def _shown(taken: tuple[list[float], list[float]], count: int) -> list[str]:
-    return [f"{statistics.median(seconds) / count * 1e6:,.0f}" for seconds in taken]
+def _sleeping(count: int) -> Contestant:
+    """As many loops as are worked on at a time, which only sleep: timers are late."""
+
+    async def sleep() -> None:
+        for _ in range(count // TAKING):
+            await asyncio.sleep(TAKEN_IN)
+
+    async def run() -> None:
+        await asyncio.gather(*(sleep() for _ in range(TAKING)))
+
+    return run
+
+
+def _shown(taken: Mapping[str, list[float]], count: int, first: str, *others: str) -> list[str]:
+    """Microseconds per item of one contestant, of the tasks alone, and of others."""
+    of = (first, "tasks", *others)
+    return [f"{statistics.median(taken[name]) / count * 1e6:,.0f}" for name in of]

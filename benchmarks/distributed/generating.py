@@ -44,14 +44,14 @@ def register(broker: AsyncBroker) -> Tasks:
     return making, broker.register_task(work, task_name="work")
 
 
-def graph(tasks: Tasks, *, from_generator: bool, max_parallel: int | None) -> DAG:
+def graph(tasks: Tasks, *, from_generator: bool, window: int) -> DAG:
     """``work`` for each item of the generator, or of the run input ``numbers``."""
     making, working = tasks
     builder = DAGBuilder()
     if from_generator:
-        builder.node(making, name="numbers")
+        builder.node(making, name="numbers", window=window)
     inputs = {"number": "numbers", "took": "took"}
-    builder.node(working, name="work", inputs=inputs, map_over="numbers", max_parallel=max_parallel)
+    builder.node(working, name="work", inputs=inputs, map_over="numbers")
     return builder.build()
 
 

@@ -101,6 +101,7 @@ class Elements:
             if group.members:
                 name = group.members[0].plan.node.task_name
                 group.passed_over = passed_over.get(name, ())
+        self._read_by = [lists.sources.keys() & lists_of(group.axis) for group in self._groups]
         self.room = Room(plan, groups, lists, ready, caller)
         self.ends = ElementEnds(
             plan,
@@ -271,11 +272,12 @@ class Elements:
         length = cursor.row.length
         if length is not None:
             return cursor.next < length
-        if group.depth > 1:
+        keys = self._read_by[group.number]
+        if group.depth > 1 or not keys:
             return cursor.next < cursor.row.known
         has_ended = False
         try:
-            for key in self._lists.sources.keys() & lists_of(group.axis):
+            for key in keys:
                 row = self._lists.source(key)
                 if not row.is_ended and row.known <= cursor.next and self.room.has_room(key):
                     if row.read():

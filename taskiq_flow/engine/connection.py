@@ -18,7 +18,7 @@ from taskiq_flow.dispatch.encoding import formats_as_usual
 from taskiq_flow.errors import ConfigurationError, FormatterWarning, PollingWarning, warn
 from taskiq_flow.middleware import FlowMiddleware
 from taskiq_flow.reconnect import retry_through_outage
-from taskiq_flow.transport.notice import KEEP_LABEL, LABEL
+from taskiq_flow.transport.notice import BEGIN_LABEL, IN_TIME, KEEP_LABEL, LABEL
 from taskiq_flow.transport.protocol import Kick
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of, system_of
 from taskiq_flow.values.arguments import StoredArguments
@@ -88,15 +88,16 @@ async def connect(
     reference_above: int | None,
     is_journaled: bool,
     keeps_values: bool,
+    has_generators: bool,
     isolation: Callable[[], Take],
 ) -> Connection:
     """Connect a run with its broker. Called on the run's event loop, before anything is sent.
 
     ``lost_after``: seconds of silence after which a task is lost. ``reference_above``: bytes above
     which results are passed by reference. ``is_journaled``: whether the run can be resumed.
-    ``keeps_values``: whether it keeps its values until it ends. ``isolation``: makes what takes the
-    items of a generator in this process. Raises ``ConfigurationError`` for
-    what the broker cannot do.
+    ``keeps_values``: whether it keeps its values until it ends. ``has_generators``: whether some of
+    its tasks are generators. ``isolation``: makes what takes their items in this process. Raises
+    ``ConfigurationError`` for what the broker cannot do.
     """
     if isinstance(broker, InMemoryBroker):
         return Connection(
@@ -129,7 +130,9 @@ async def connect(
         )
     inbox = await pushing[0].inbox()
     reply_to = inbox.reply_to(run_id, reference_above)
-    kept = {KEEP_LABEL: "1"} if is_journaled else {}
+    more = {KEEP_LABEL: "1"} if is_journaled else {}
+    if has_generators:  # they hold places of workers: it has to be seen which tasks do not begin
+        more[BEGIN_LABEL] = IN_TIME
     arguments = None
     if wire.store is not None:
         arguments = StoredArguments(
@@ -149,8 +152,8 @@ async def connect(
         ),
         PushedCompletions.tells_begin,
         kick,
-        {LABEL: reply_to.label(), **kept},
-        {LABEL: replace(reply_to, limit=None).label(), **kept},
+        {LABEL: reply_to.label(), **more},
+        {LABEL: replace(reply_to, limit=None).label(), **more},
         reply_to.run,
         lambda session: tell_workers(inbox, session, f"an earlier session of run {run_id!r}"),
         arguments,

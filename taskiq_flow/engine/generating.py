@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -51,6 +52,8 @@ class Generating(Generic[N]):
         self._advance = advance
         self._in_flight: dict[NodeRun[N], Grant] = {}  # with the newest grant of each
         self._ended_while_queued: dict[NodeRun[N], TaskiqResult[Any]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._looking: asyncio.Handle | None = None
         self._has_warned = False
         self._standstill: Standstill[NodeRun[N]] | None = None
         if is_elsewhere:
@@ -112,6 +115,8 @@ class Generating(Generic[N]):
 
     def stop(self) -> None:
         """The run is over."""
+        if self._looking is not None:
+            self._looking.cancel()
         if self._standstill is not None:
             self._standstill.stop()
 
@@ -133,11 +138,13 @@ class Generating(Generic[N]):
     def pop(self) -> Any:
         """Start the next node. If none may start, generators may make more of what was let in."""
         node = self._mapped.pop()
-        if node is None:
-            self._let_go_on()
+        if node is None and self._looking is None:
+            # Once for all results and items that are handled in one turn of the event loop.
+            self._looking = self._loop.call_soon(self._let_go_on)
         return node
 
     def _let_go_on(self) -> None:
+        self._looking = None
         for node_run, grant in list(self._in_flight.items()):
             more = grant.have + self._mapped.lead(node_run.node) - grant.may
             if not node_run.is_expected or more < self._mapped.enough(node_run.node):

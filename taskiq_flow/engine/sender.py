@@ -25,7 +25,7 @@ from taskiq_flow.generators.grant import ITEMS_LABEL, Grant
 from taskiq_flow.journal.records import SENT, record
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.middleware import wire_of
-from taskiq_flow.transport.notice import BEGIN_LABEL
+from taskiq_flow.transport.notice import AT_ONCE, BEGIN_LABEL
 from taskiq_flow.values.results import failed
 
 N = TypeVar("N", bound=RunnableNode)
@@ -75,9 +75,6 @@ class Sender(Generic[N]):
         self._taken = taken
         self._reference_above = reference_above
         self._loop = asyncio.get_running_loop()
-        # Where generators hold places of workers, it has to be seen which tasks do not begin.
-        has_generators = spec.elements is not None and bool(spec.elements.generators)
-        self._asks_for_begins = has_generators and dispatcher.is_elsewhere
         self._marks_begin = completions.tells_begin and not isinstance(broker, InMemoryBroker)
         self._is_over = False
 
@@ -90,7 +87,7 @@ class Sender(Generic[N]):
         task_id = node_run.begin_attempt(self._run_id, self._task_suffix)
         sent_node, options, grant = node_run.sent_node, node_run.options, node_run.grant
         by_value = bool(self._by_value) and self._is_by_value(node_run)
-        wants_begin = self._asks_for_begins or self._listeners.are_present
+        wants_begin = self._listeners.are_present
         try:
             address = self._dispatcher.address(sent_node, by_value=by_value)
             marks_begin = wants_begin and self._marks_begin
@@ -146,7 +143,7 @@ class Sender(Generic[N]):
             if label[0] != TIMEOUT_LABEL or (address.is_async and grant is None):
                 address = address.with_label(*label)
         if marks_begin and not options.is_timed:  # then it has the label
-            address = address.with_label(BEGIN_LABEL, "1")
+            address = address.with_label(BEGIN_LABEL, AT_ONCE)
         return address if grant is None else address.with_label(ITEMS_LABEL, grant.label())
 
     def _is_by_value(self, node_run: NodeRun[N]) -> bool:

@@ -31,7 +31,7 @@ class Standstill(Generic[N]):
         self._not_begun.add(task)
 
     def begun(self, task: N) -> None:
-        """A worker has begun a task. It says so again with each heartbeat."""
+        """A worker has begun a task. It says so with each heartbeat."""
         if task in self._not_begun:
             self.moved(task)
 

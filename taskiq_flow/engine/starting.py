@@ -74,6 +74,7 @@ class Starter:
                 reference_above=self._settings.reference_above,
                 is_journaled=log is not None,
                 keeps_values=not spec.sources,
+                has_generators=spec.elements is not None and bool(spec.elements.generators),
                 isolation=self._settings.isolation,
             )
             dispatcher = Dispatcher(

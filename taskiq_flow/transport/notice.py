@@ -22,7 +22,13 @@ LABEL = "taskiq_flow"
 """The label of every task that an engine with a ``FlowMiddleware`` sends."""
 
 BEGIN_LABEL = "taskiq_flow_begin"
-"""The label of tasks whose worker reports when it begins them."""
+"""The label of tasks whose worker reports that it has begun them: ``AT_ONCE`` or ``IN_TIME``."""
+
+AT_ONCE = "1"
+"""It reports that when a task begins, and with each heartbeat."""
+
+IN_TIME = "2"
+"""It reports that with each heartbeat. A task that has ended by then costs no notice more."""
 
 KEEP_LABEL = "taskiq_flow_keep"
 """The label of tasks whose results somebody may read when the engine that sent them is gone."""

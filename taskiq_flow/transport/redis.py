@@ -43,6 +43,7 @@ from taskiq_flow.transport.redis_broker import (
     is_behind_sentinels,
     is_started,
     kick_of,
+    sender_of,
     steady,
     steady_results,
 )
@@ -91,22 +92,27 @@ def notifier_at(url: str, prefix: str) -> RedisNotifier:
 
 def notifier_of(broker: AsyncBroker, prefix: str) -> RedisNotifier:
     """A notifier with a broker's settings: of one server, behind sentinels, or of a cluster."""
-    return RedisNotifier(client_of(broker), prefix, is_own=is_behind_sentinels(broker))
+    client = client_of(broker)
+    batches = None if isinstance(client, RedisCluster) else sender_of(broker)
+    return RedisNotifier(client, prefix, batches, is_own=is_behind_sentinels(broker))
 
 
 class RedisNotifier:
     """Notices by publish/subscribe; revocations in a sorted set as well.
 
     The sorted set has the times of revoked runs. It has the name of the channel on which they are
-    published.
+    published. ``batches``: sends notices together with messages.
     """
 
     is_outage = staticmethod(is_outage)
     most_bytes = MOST_BYTES
 
-    def __init__(self, client: Client, prefix: str, *, is_own: bool) -> None:
+    def __init__(
+        self, client: Client, prefix: str, batches: Batches | None = None, *, is_own: bool
+    ) -> None:
         self.on_unheard: Callable[[str], None] = unnoticed
         self._client = client
+        self._batches = batches
         self._revoked = f"{prefix}:revoked"
         self._is_own = is_own
         self._subscriptions: dict[asyncio.Task[None], bool] = {}  # whether each is up
@@ -121,9 +127,15 @@ class RedisNotifier:
     async def publish(self, channel: str, data: bytes) -> None:
         """Send ``data`` to all who listen on the channel."""
         with naming("PUBLISH", channel):
-            heard_by = await self._client.publish(channel, data)
+            heard_by = await self._publish(channel, data)
         if not heard_by and not isinstance(self._client, RedisCluster):  # it counts its node's only
             self.on_unheard(channel)
+
+    async def _publish(self, channel: str, data: bytes) -> int:
+        batches = self._batches if self._saver is None else self._saver.batches
+        if batches is None:
+            return int(await self._client.publish(channel, data))
+        return int(await batches.execute("PUBLISH", channel, data, size=len(data)))
 
     async def subscribe(self, channel: str, hear: Callable[[bytes], None]) -> None:
         """Listen on a channel from now on until ``aclose``."""
@@ -304,7 +316,7 @@ class _Saver:
         self._backend = backend
         self._on_unheard = on_unheard
         self._client: Any = Redis(connection_pool=backend.redis_pool)
-        self._batches = Batches(self._client)
+        self.batches = Batches(self._client)
         self._database = database_of(self._client)
 
     async def save(
@@ -335,7 +347,7 @@ class _Saver:
                 message = ("", "") if entry is None else (entry.group, entry.id)
                 arguments = (value, channel, notice, *message, *expiry)
                 size = len(value) + len(notice)
-                heard_by, is_acknowledged = await self._batches.execute(
+                heard_by, is_acknowledged = await self.batches.execute(
                     "EVAL", _SAVE, len(keys), *keys, *arguments, size=size
                 )
                 if delivery is not None and is_acknowledged:
@@ -352,7 +364,7 @@ class _Saver:
 
     async def aclose(self) -> None:
         """Close the connection on which results are saved."""
-        await self._batches.aclose()
+        await self.batches.aclose()
 
     def _entry_of(self, delivery: Delivery | None) -> StreamEntry | None:
         """A message that has to be acknowledged, and can be where the result is saved."""

@@ -153,7 +153,7 @@ def _fast_kick_of(broker: AsyncBroker) -> Kick:
     """Sends on a connection that is kept: taking one takes longer than sending."""
     kick = type(broker).kick
     if isinstance(broker, RedisStreamBroker) and kick is RedisStreamBroker.kick:
-        batches = _sender_of(broker)
+        batches = sender_of(broker)
         limit: tuple[Any, ...] = ()
         if broker.maxlen is not None:
             limit = ("MAXLEN", "~" if broker.approximate else "=", broker.maxlen)
@@ -166,7 +166,7 @@ def _fast_kick_of(broker: AsyncBroker) -> Kick:
 
         return add
     if isinstance(broker, ListQueueBroker) and kick is ListQueueBroker.kick:
-        batches = _sender_of(broker)
+        batches = sender_of(broker)
 
         async def push(message: BrokerMessage) -> None:
             key = message.labels.get("queue_name") or broker.queue_name
@@ -178,7 +178,7 @@ def _fast_kick_of(broker: AsyncBroker) -> Kick:
     return broker.kick
 
 
-def _sender_of(broker: AsyncBroker) -> Batches:
+def sender_of(broker: AsyncBroker) -> Batches:
     """What sends the messages of all runs on a broker, until the broker is shut down."""
     sender = _senders.get(broker)
     if sender is None:

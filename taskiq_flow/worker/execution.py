@@ -21,7 +21,7 @@ from taskiq_flow.dataflow.calling import calling_of
 from taskiq_flow.generators.driver import drive, drive_in_thread
 from taskiq_flow.processes.own_thread import in_own_thread, listed_in_own_thread
 from taskiq_flow.transport.deliveries import Delivery
-from taskiq_flow.transport.notice import BEGIN_LABEL, KEEP_LABEL, ReplyTo
+from taskiq_flow.transport.notice import AT_ONCE, BEGIN_LABEL, KEEP_LABEL, ReplyTo
 from taskiq_flow.values.call import Calling, Delivered, wrapping
 from taskiq_flow.values.listed import listed
 from taskiq_flow.values.wire import VALUES
@@ -77,6 +77,7 @@ class Execution:
         self.args, self.kwargs = list(message.args), dict(message.kwargs)  # as sent
         self.requeues = message.labels.get(REQUEUE_COUNT)
         self.tells_begin = BEGIN_LABEL in message.labels
+        self.tells_begin_at_once = message.labels.get(BEGIN_LABEL) == AT_ONCE
         self._pid = os.getpid()
         self.function: Callable[..., Any] | None = None  # the task's, guarded
         self._has_entered = False

@@ -167,7 +167,7 @@ class Worker:
         if any(name in self._revoked for name in execution.names):
             execution.revoke()
             return _refused(message, RevokedError())
-        if execution.tells_begin:
+        if execution.tells_begin_at_once:
             self._tell_when_begun(execution)
         delivery = self._deliveries.redelivery_of(execution.task_id)
         if delivery is not None and (refusal := await self._refusal_of(execution, delivery)):

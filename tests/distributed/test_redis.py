@@ -246,3 +246,25 @@ async def test_revocations_are_bounded(
     assert await client.zrange("bounded:revoked", 0, -1) == [b"run 2", b"run 3", b"run 4"]
     await client.delete("bounded:revoked")
     await notifier.aclose()
+
+
+async def test_notices_that_are_published_at_once_share_a_connection(
+    farm: Farm, client: Redis
+) -> None:
+    broker = RedisStreamBroker(farm.redis.url, queue_name=f"notices-{next(_numbers)}")
+    notifier, heard = redis.notifier_of(broker, broker.queue_name), list[bytes]()
+    unheard: list[str] = []
+    notifier.on_unheard = unheard.append
+    try:
+        await notifier.open()
+        await notifier.subscribe("notices", heard.append)
+        before = len(await client.client_list())
+        await asyncio.gather(*(notifier.publish("notices", b"%d" % n) for n in range(50)))
+        await notifier.publish("nobody", b"")
+        assert len(await client.client_list()) <= before + 1
+        await until(lambda: len(heard) == 50, "all were heard")
+        assert sorted(map(int, heard)) == list(range(50))
+        assert unheard == ["nobody"]
+    finally:
+        await notifier.aclose()
+        await broker.shutdown()

@@ -78,12 +78,15 @@ class Site:
                 self.release.set()
                 await self.flow.shutdown()
 
+    async def notices(self, kind: Kind) -> list[Notice]:
+        """The notices of a kind that were published so far."""
+        inbox = await self.flow.inbox()
+        opened = [Notice.opened(data, inbox.key) for _, data in self.board.published]
+        return [notice for notice in opened if notice is not None and notice.kind is kind]
+
     async def named_in(self, kind: Kind) -> set[str]:
         """The tasks that the notices of a kind have named so far."""
-        inbox = await self.flow.inbox()
-        notices = [Notice.opened(data, inbox.key) for _, data in self.board.published]
-        of_kind = [notice for notice in notices if notice is not None and notice.kind is kind]
-        return {task_id for notice in of_kind for task_id in notice.task_ids()}
+        return {task for notice in await self.notices(kind) for task in notice.task_ids()}
 
     async def until_named_in(self, kind: Kind, task_id: str) -> None:
         while task_id not in await self.named_in(kind):
@@ -172,6 +175,26 @@ async def test_workers_do_not_report_the_begin_where_nobody_asks() -> None:
     async with site.working():
         await site.run("quick")
         assert await site.named_in(Kind.BEGUN) == set()
+
+
+async def test_elements_beside_a_generator_are_reported_with_heartbeats_only() -> None:
+    site, count = Site(), 40
+
+    @site.broker.task(task_name="names")
+    async def names() -> AsyncIterator[str]:
+        for _ in range(count):
+            yield "quick"
+        yield "first"
+
+    builder = DAGBuilder().node(names, name="names")
+    builder.node(site.hold, name="held", inputs={"name": "names"}, map_over="names")
+    engine = ExecutionEngine(site.broker, builder.build())
+    async with site.working():
+        running = asyncio.ensure_future(engine.execute(run_id="run"))
+        await site.until_named_in(Kind.BEGUN, f"run:held[{count}]:1")
+        assert len(await site.notices(Kind.BEGUN)) < count // 2
+        site.release.set()
+        assert (await running)["held"] == [*["quick"] * count, "first"]
 
 
 # What is logged
