@@ -138,17 +138,20 @@ class RestoredRun:
         return [record(DROPPED, name, 0) for name in dropped]
 
     def reopen(self, names: Iterable[str]) -> list[bytes]:
-        """Ask again what conditions have said where all has ended. Returns the records of that.
+        """Ask again what conditions have said where all has ended. Returns the record of that.
 
-        ``names``: of the nodes under which the positions are known.
+        ``names``: of the nodes under which the positions are known. The record has no name, as a
+        generator has that of its items and is not to run again.
         """
-        names = [name for name in names if self.finished.get(name)]
-        for name in names:
-            self._drop(name)
-        return [record(DROPPED, name, 0) for name in names]
+        if not any(self.finished.get(name) for name in names):
+            return []
+        self._reopen()
+        return [record(DROPPED, "", 0)]
 
     def _drop(self, name: str) -> None:
         self._reopen(name)
+        if not name:
+            return
         self.results.pop(name, None)
         self.in_flight.pop(name, None)
         self.lengths.pop(name, None)

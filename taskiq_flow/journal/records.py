@@ -27,7 +27,7 @@ KNOWN, GIVEN, FINISHED = b"k", b"g", b"n"
 # the data is its digest. FINISHED: at positions of a list, all that runs has ended, and nothing has
 # failed; see ``journal/finished.py``. Its name is that of the first node there; of many inputs, its
 # element. DROPPED: the node's earlier records are void, as the graph has changed, and so is what is
-# finished. ENDED: the session's outcome.
+# finished; without a name, that alone. ENDED: the session's outcome.
 
 _RECORD = struct.Struct(">cIII")  # kind, attempt, length of the name, length of the data
 _CHECKSUM = struct.Struct(">I")

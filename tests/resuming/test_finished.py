@@ -20,6 +20,7 @@ from taskiq_flow import (
     NodeCompleted,
     NodeFailure,
     NodeSkipped,
+    Product,
     RunFailedError,
     RunReader,
 )
@@ -328,3 +329,28 @@ async def test_nodes_that_a_run_does_not_need_are_not_taken_for_completed() -> N
         ]
     is_there.set()
     assert await read(engine.resume("r", items="only", replay=False)) == [("base", 5)]
+
+
+@virtually
+async def test_a_generator_is_not_executed_again_as_positions_of_its_items_are_reopened() -> None:
+    made: list[int] = []
+
+    def broken() -> list[int]:
+        raise RuntimeError
+
+    async def numbers() -> AsyncIterator[int]:
+        made.append(0)
+        yield 0
+
+    async def pair(left: int, right: int) -> int:
+        return left + right
+
+    builder = DAGBuilder().node(broken).node(numbers)
+    both = {"left": "numbers", "right": "broken"}
+    builder.node(pair, inputs=both, map_over=Product("numbers", "broken"))
+    journal = MemoryJournal()
+    engine = ExecutionEngine(InMemoryBroker(), builder.build(), on_error="collect", journal=journal)
+    await engine.execute(run_id="r")
+    for _ in range(2):
+        assert (await engine.start_resume("r"))["numbers"] == [0]
+    assert made == [0]
