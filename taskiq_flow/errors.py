@@ -348,12 +348,18 @@ class JournalError(RunError):
     """The journal cannot be written or read. It has everything that was yielded."""
 
 
+_LONGEST_TEXT = 4_000
+"""Characters of an error that are quoted in another one, which has that error as an attribute."""
+
+
 def describe(error: BaseException) -> str:
-    """The name of an error's type, and its message if it has one."""
+    """The name of an error's type, and its message if it has one; of a long one, its beginning."""
     try:
         text = str(error)
     except Exception:  # a user's exception whose __str__ raises
         text = ""
+    if len(text) > _LONGEST_TEXT:
+        text = f"{text[:_LONGEST_TEXT]}..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -57,7 +57,7 @@ from taskiq_flow.engine.arguments import (
 from taskiq_flow.engine.beginnings import Beginnings
 from taskiq_flow.engine.connection import check_broker, check_readable
 from taskiq_flow.engine.many import HeldBack, as_results, check_source, in_order, with_numbers
-from taskiq_flow.engine.mapped_nodes import RUN_ENDED
+from taskiq_flow.engine.mapped_lists import RUN_ENDED
 from taskiq_flow.engine.planning import Planner
 from taskiq_flow.engine.results import store_result
 from taskiq_flow.engine.run import OnError, Run, RunSettings
@@ -254,7 +254,7 @@ class ExecutionEngine:
         ``{run_id}:{task_name}:{attempt}``. The same name may be given again when the run has ended;
         with a journal it may not, as ``resume`` continues the run of that name. ``resume=True``:
         continue the run ``run_id`` as ``resume`` does if the journal has it, otherwise begin it. It
-        waits for the lease of an engine that was killed, which takes 10 s at the most, and raises
+        waits for the lease of an engine that was killed, which takes 11 s at the most, and raises
         ``RunLockedError`` if the engine lives. It raises ``InputConflictError`` if the run was
         begun with other inputs or outputs.
         ``items=True``: besides the list of a mapped node, yield ``(task_name, Item(index, value))``
@@ -331,12 +331,12 @@ class ExecutionEngine:
             again = self._beginnings.begun(
                 name, given, wanted, resume=True, items=items, is_named=True
             )
-            return self._hold(name, again, ends=self._ends(given), items=items)
+            return self._hold(name, again, is_finite=self._is_finite(given), items=items)
         check_readable(self._broker)
         begin, sources = self._beginnings.planned(
             name, inputs, wanted, items=items, is_named=run_id is not None
         )
-        return self._hold(name, begin, ends=_have_ends(sources), items=items)
+        return self._hold(name, begin, is_finite=_are_finite(sources), items=items)
 
     def stream(
         self,
@@ -523,6 +523,7 @@ class ExecutionEngine:
         {'a': 1, 'b': 2}
         """
         check_loop_runs()
+        self._check_may_resume()
         again = self._beginnings.resumed(
             run_id,
             replay=replay,
@@ -531,8 +532,7 @@ class ExecutionEngine:
             inputs=inputs,
             items=items,
         )
-        self._check_may_resume()
-        return self._hold(run_id, again, ends=self._ends(inputs), items=items)
+        return self._hold(run_id, again, is_finite=self._is_finite(inputs), items=items)
 
     def rerun(
         self,
@@ -601,6 +601,7 @@ class ExecutionEngine:
         ('r2', {'a': 1, 'b': 2})
         """
         check_loop_runs()
+        self._check_may_resume()
         name, begin = self._beginnings.rerun(
             run_id,
             from_,
@@ -610,8 +611,7 @@ class ExecutionEngine:
             inputs=inputs,
             items=items,
         )
-        self._check_may_resume()
-        return self._hold(name, begin, ends=self._ends(inputs), items=items)
+        return self._hold(name, begin, is_finite=self._is_finite(inputs), items=items)
 
     async def execute(
         self,
@@ -702,21 +702,28 @@ class ExecutionEngine:
         finally:
             in_progress.ended()
 
-    def _hold(self, run_id: str, begin: Begin, *, ends: bool, items: Items) -> RunHandle:
-        """Begin a run that its user holds. ``ends``: whether all that it maps over has a length."""
+    def _hold(self, run_id: str, begin: Begin, *, is_finite: bool, items: Items) -> RunHandle:
+        """Begin a run that its user holds. ``is_finite``: all that it maps over has a length."""
         in_progress = RunInProgress(run_id, self._in_progress)
         pairs = self._pairs(run_id, begin, in_progress)
         store = partial(store_result, self._dag)
-        return RunHandle(in_progress, pairs, store, ends=ends, yields_items=bool(items))
+        return RunHandle(
+            in_progress,
+            pairs,
+            store,
+            is_finite=is_finite,
+            yields_items=bool(items),
+            has_generators=any(node.gives_items for node in self._planner.dag.plan().order),
+        )
 
     def _check_may_resume(self) -> None:
         """Raise ``ConfigurationError`` if no run can be continued, without asking the journal."""
         check_readable(self._broker)
         _ = self._runs.journal
 
-    def _ends(self, inputs: Mapping[str, Any] | None) -> bool:
+    def _is_finite(self, inputs: Mapping[str, Any] | None) -> bool:
         """Whether all that is mapped over of a run's inputs has a length."""
-        return _have_ends(self._planner.sources(as_inputs(inputs)))
+        return _are_finite(self._planner.sources(as_inputs(inputs)))
 
     async def _next_reported(self, run: Run[Any]) -> tuple[str, Any]:
         """The next pair, after ``on_step_complete`` was called with it."""
@@ -730,5 +737,5 @@ class ExecutionEngine:
         return pair
 
 
-def _have_ends(sources: Mapping[str, Source]) -> bool:
+def _are_finite(sources: Mapping[str, Source]) -> bool:
     return all(isinstance(source.items, Sized) for source in sources.values())

@@ -172,8 +172,8 @@ class MapReduce:
                 f"map {run_id!r} has no journal to be resumed from; give MapReduce.map the "
                 "journal= that it was begun with"
             )
-        ends = isinstance(items, Sized)
-        window = max_parallel if ends or max_parallel is not None else MOST_IN_FLIGHT
+        is_finite = isinstance(items, Sized)
+        window = max_parallel if is_finite or max_parallel is not None else MOST_IN_FLIGHT
         name = new_run_id() if run_id is None else run_id
         dag = DAG()
         dag.add_node(node)
@@ -181,7 +181,7 @@ class MapReduce:
         engine = ExecutionEngine(broker, dag, max_parallel, journal=journal, **of_engine)
         given = {_ITEM: Source(items, window)}
         run = engine.start(given, run_id=name, resume=resume, items="only")
-        return MapReduceResult(run, output, ends=ends)
+        return MapReduceResult(run, output, is_finite=is_finite)
 
     @overload
     @staticmethod
@@ -317,10 +317,10 @@ class MapReduceResult(FlowTask[list[T]], Generic[T]):
     1 4
     """
 
-    def __init__(self, run: RunHandle, output: str, *, ends: bool) -> None:
+    def __init__(self, run: RunHandle, output: str, *, is_finite: bool) -> None:
         self._run = run
         self._output = output
-        self._ends = ends
+        self._is_finite = is_finite
         self._reading = _Reading(run, output)
         super().__init__(run.run_id, self._reading.collect)
         loop = asyncio.get_running_loop()
@@ -328,7 +328,7 @@ class MapReduceResult(FlowTask[list[T]], Generic[T]):
 
     async def is_ready(self) -> bool:
         """Whether the map is done. For a source of unknown length, this begins to collect it."""
-        if self._ends and not self._gathered.has_begun:
+        if self._is_finite and not self._gathered.has_begun:
             return await self._run.is_ready()
         return await super().is_ready()
 

@@ -177,3 +177,7 @@ def test_two_errors_of_one_kind_share_nothing() -> None:
 
 def test_a_failed_node_was_executed_once_unless_told_otherwise() -> None:
     assert errors.NodeFailedError("failed").attempts == 1
+
+
+def test_a_long_message_is_quoted_by_its_beginning() -> None:
+    assert errors.describe(ValueError("x" * 10_000)) == f"ValueError: {'x' * 4_000}..."

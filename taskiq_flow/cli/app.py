@@ -110,6 +110,9 @@ Timeout = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", callback=_positive, help="How long the run may take."),
 ]
+Tags = Annotated[
+    list[str] | None, typer.Option("--tag", metavar="TAG", help="By which runs are found.")
+]
 JsonLines = Annotated[bool, typer.Option("--json-lines", help="Write JSON, one object a line.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 AllowChanged = Annotated[
@@ -152,9 +155,7 @@ def run(
         typer.Option(metavar="KEY", help="Run only what this output needs."),
     ] = None,
     run_id: Annotated[str | None, typer.Option(metavar="RUN", help="Names the run.")] = None,
-    tag: Annotated[
-        list[str] | None, typer.Option(metavar="TAG", help="By which runs are found.")
-    ] = None,
+    tag: Tags = None,
     broker: Broker = None,
     journal: Journal = None,
     max_parallel: MaxParallel = None,
@@ -275,11 +276,12 @@ def resume(
     max_parallel: MaxParallel = None,
     on_error: WhenNodesFail = None,
     timeout: Timeout = None,
+    tag: Tags = None,
     json_lines: JsonLines = False,
     quiet: Quiet = False,
 ) -> None:
     """Continue a run that was stopped, and write all of its results."""
-    options = EngineOptions(broker, journal, max_parallel, on_error, timeout)
+    options = EngineOptions(broker, journal, max_parallel, on_error, timeout, tag or ())
 
     def begin(found: Flow) -> Begin:
         return lambda engine: engine.resume(run, allow_changed=allow_changed, wait=wait)
@@ -307,13 +309,14 @@ def rerun(
     max_parallel: MaxParallel = None,
     on_error: WhenNodesFail = None,
     timeout: Timeout = None,
+    tag: Tags = None,
     json_lines: JsonLines = False,
     quiet: Quiet = False,
 ) -> None:
     """Run parts of an earlier run again as a new one."""
     if not (from_ or inputs or input_json or input_file):
         raise typer.BadParameter("nothing says what runs again; give --from, --input or both")
-    options = EngineOptions(broker, journal, max_parallel, on_error, timeout)
+    options = EngineOptions(broker, journal, max_parallel, on_error, timeout, tag or ())
 
     def begin(found: Flow) -> Begin:
         given = read_inputs(found.dag, inputs or [], input_json or [], input_file)

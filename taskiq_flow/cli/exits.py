@@ -17,6 +17,7 @@ from typing import NoReturn
 from taskiq_flow.cli.output import OutputError, close_quietly, not_written, say
 from taskiq_flow.errors import (
     ConfigurationError,
+    GraphChangedError,
     GraphError,
     InputError,
     JournalError,
@@ -146,6 +147,8 @@ def _message(error: Exception) -> str:
     """What an error says to somebody at a command line."""
     if isinstance(error, RunNotFoundError):
         return f"the journal has no run {error.run_id!r}; taskiq-flow runs lists those that it has"
+    if isinstance(error, GraphChangedError):
+        return str(error).replace("allow_changed=True", "--allow-changed")
     return without_python(str(error))
 
 

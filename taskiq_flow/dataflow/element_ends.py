@@ -17,8 +17,8 @@ from taskiq_flow.dataflow.rows import Zipped
 from taskiq_flow.errors import OutputShapeError
 
 
-class Listener(Protocol):
-    """The run, as far as it is told what has ended."""
+class EndsListener(Protocol):
+    """Is told what has ended of a run's elements."""
 
     def skip(self, elements: Sequence[Any]) -> None:
         """These elements will never run, because a dependency failed or was skipped."""
@@ -73,7 +73,7 @@ class ElementEnds:
         lists: Lists,
         values: ElementValues,
         ready: ReadySet[Any],
-        listener: Listener,
+        listener: EndsListener,
         lists_at: int | None,
         *,
         tells_positions: bool,

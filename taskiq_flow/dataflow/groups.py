@@ -379,6 +379,10 @@ class Groups:
         for mapped in self.mapped.values():
             for taking in mapped.taking:
                 readers.setdefault(taking.key, []).append(mapped)
+            # How an element has ended says whether a list of it will come, if that is not there.
+            awaited = {axis for group in mapped.ancestors for axis in group.awaits}
+            for axis in awaited & self.openers.keys():
+                readers.setdefault(self.openers[axis].keys[0], []).append(mapped)
         for mapped in self.mapped.values():
             for depth, gathers in mapped.gathers.items():
                 for key in gathers.values:

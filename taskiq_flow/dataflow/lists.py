@@ -119,6 +119,10 @@ class Lists:
         """The functions that close sources. Each may raise whatever its generator raises."""
         return [self.source(key).close for key in self.sources]
 
+    def drop_item(self, key: str, path: Path) -> None:
+        """Drop an item of a generator from its row. It has become an element."""
+        self.rows[key, 1][path[:-1]].drop(path[-1])
+
     def drop(self, group: Group, path: Path) -> None:
         """Drop the lists at a position of a group that nobody will ask for any more."""
         for axis in group.rows:

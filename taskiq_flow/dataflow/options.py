@@ -86,10 +86,10 @@ class Retry:
 
     ``attempts``: executions of the task, the first included. ``wait``: seconds or a ``timedelta``
     before the second attempt. The wait grows by ``factor`` before each further one, up to
-    ``max_wait``. A random share of it, up to ``jitter``, is left out, so that nodes that failed
-    together are not all tried again at the same moment. ``on``: the errors after which the node is
-    tried again. ``SerializationError`` and ``ItemsChangedError`` are never among them: the same
-    fails again.
+    ``max_wait``, or stays as it is if it is longer. A random share of it, up to ``jitter``, is left
+    out, so that nodes that failed together are not all tried again at the same moment. ``on``: the
+    errors after which the node is tried again. ``SerializationError`` and ``ItemsChangedError`` are
+    never among them: the same fails again.
 
     Raises ``ValueError`` or ``TypeError`` for values that make no sense.
 
@@ -140,10 +140,12 @@ class Retry:
     def delay(self, failures: int, chance: float) -> float:
         """Seconds to wait after so many failed attempts. ``chance``: random, between 0 and 1."""
         try:
-            grown = in_seconds("wait", self.wait) * self.factor ** (failures - 1)
+            factor = self.factor ** (failures - 1)
         except OverflowError:
-            grown = math.inf
-        return min(grown, in_seconds("max_wait", self.max_wait)) * (1 - self.jitter * chance)
+            factor = math.inf
+        wait = in_seconds("wait", self.wait)
+        grown = min(wait * factor, in_seconds("max_wait", self.max_wait)) if wait else 0.0
+        return max(grown, wait) * (1 - self.jitter * chance)
 
 
 @suggests_keywords(expire="ttl=", expires="ttl=", max_age="ttl=", timeout="ttl=")

@@ -43,7 +43,7 @@ class Gate:
 
 # The state of a node. Above READY it is the number of dependencies that have not ended.
 # A node that never runs because of its dependencies ends like them: FAILED or SKIPPED. The run
-# reports both as skipped.
+# reports both as skipped. The outcomes are in order: of several, ``min`` is the worst.
 READY, RUNNING, SUSPENDED, COMPLETED, SKIPPED, FAILED = 0, -1, -2, -3, -4, -5
 
 
@@ -211,11 +211,6 @@ class ReadySet(Generic[N]):
         """Whether as many nodes are running as may run at once."""
         return self._running == self._limit
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether every node added so far has ended."""
-        return not self.unfinished
-
     def in_progress(self) -> list[N]:
         """The nodes that are running or suspended, in the order in which they were added."""
         return [node for node, state in self._state.items() if state in (RUNNING, SUSPENDED)]
@@ -344,7 +339,10 @@ class ReadySet(Generic[N]):
         self._only_counts = False
 
     def _enqueue_or_end(self, node: N) -> bool:
-        """Whether a node may run, now that all of its dependencies have ended."""
+        """Queue a node whose dependencies have all ended, or end it if it will never run.
+
+        Returns whether it was queued.
+        """
         worst, join = self._worst.pop(node, COMPLETED), self._joins.get(node)
         if worst == COMPLETED or join == "ended" or (worst == SKIPPED and join == "none_failed"):
             self._enqueue(node)

@@ -11,7 +11,7 @@ from taskiq_flow.dataflow.lists import Lists
 from taskiq_flow.dataflow.ready_set import ReadySet
 
 
-class Reader(Protocol):
+class Backlog(Protocol):
     """How far the reader of a run is behind."""
 
     def unread(self) -> int:
@@ -30,14 +30,14 @@ class Room:
         groups: Groups,
         lists: Lists,
         ready: ReadySet[Any],
-        reader: Reader,
+        backlog: Backlog,
     ) -> None:
         self._plan = plan
         self._groups = groups.groups
         self._roots = [group.number for group in groups.roots]
         self._lists = lists
         self._ready = ready
-        self._reader = reader
+        self._backlog = backlog
         self._readers = {
             key: [n for n in self._roots if key in lists_of(self._groups[n].axis)]
             for key in lists.sources
@@ -66,8 +66,8 @@ class Room:
         if alive >= group.room:
             return False
         if group.depth == 1:
-            alive += self._reader.ahead()
-        unread = self._reader.unread()
+            alive += self._backlog.ahead()
+        unread = self._backlog.unread()
         if unread and group.items:
             # What the reader lacks and this group has not let in takes none of its room.
             ahead = max(items.let_in for items in group.items) - group.let_in

@@ -31,7 +31,7 @@ class GeneratingRun(MappedRun[N]):
             block=self._block,
             advance=partial(self._loop.call_soon, self.advance),
         )
-        self._send = self._send_or_generate
+        self._send = self._grant_and_send
         self._start_what(self._generating.pop)
         self._deliver = self._deliver_item
 
@@ -45,9 +45,9 @@ class GeneratingRun(MappedRun[N]):
         if not self._mapped.gives_items(node):
             self._deliver_element(node, value)
         elif isinstance(value, (NodeFailure, NodeSkipped)):
-            self._mapped.hold_back(node, value)
+            self._mapped.mapped_lists.hold_back(node, value)
 
-    def _send_or_generate(self, node_run: NodeRun[N]) -> RestOfStart | None:
+    def _grant_and_send(self, node_run: NodeRun[N]) -> RestOfStart | None:
         self._generating.sending(node_run)
         return self._sender.send(node_run)
 
@@ -86,15 +86,15 @@ class GeneratingRun(MappedRun[N]):
         self._suspended.add(node_run, keeps_gate=True)
         self.advance()
 
-    def _go_on(self, node_run: NodeRun[N]) -> None:
+    def _make_items(self, node_run: NodeRun[N]) -> None:
         if (ended := self._generating.kept_end(node_run)) is not None:
             self.settle(node_run, node_run.task_id, ended)
             return
         self._set_timer(node_run, node_run.on_items(self._loop.time()))
         self._generating.grant(node_run)
 
-    def _drop_inputs_and_claim(self, node_run: NodeRun[N]) -> None:
-        super()._drop_inputs_and_claim(node_run)
+    def _release(self, node_run: NodeRun[N]) -> None:
+        super()._release(node_run)
         self._generating.forget(node_run)
         self._suspended.node_runs.pop(node_run.node, None)
 

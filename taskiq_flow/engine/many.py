@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 
 from taskiq_flow.dataflow.dag import DAG
-from taskiq_flow.engine.mapped_nodes import RUN_ENDED
+from taskiq_flow.engine.mapped_lists import RUN_ENDED
 from taskiq_flow.engine.results import store_result
 from taskiq_flow.events import Item
 

@@ -10,7 +10,8 @@ from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, ReadySet
 from taskiq_flow.engine.frequent_events import new_item
-from taskiq_flow.engine.mapped_nodes import RUN_ENDED, MappedNodes, is_missing
+from taskiq_flow.engine.mapped_lists import RUN_ENDED, is_missing
+from taskiq_flow.engine.mapped_nodes import MappedNodes
 from taskiq_flow.engine.node_run import NodeRun
 from taskiq_flow.engine.replay import Replay
 from taskiq_flow.engine.run import N, Run
@@ -91,7 +92,7 @@ class MappedRun(Run[N]):
         spec = self._spec
         declared: Any = node.node if isinstance(node, Element) else node
         options = spec.options.get(declared, PLAIN_OPTIONS)
-        inputs = self._mapped.inputs(node, self._values)
+        inputs = self._mapped.inputs(node)
         return NodeRun(node, self, options, inputs, spec.earlier)
 
     def _start_node(self, node: N) -> RestOfStart | None:
@@ -128,15 +129,14 @@ class MappedRun(Run[N]):
         if self._on_error == "raise":
             self._end(self._state.node_failed(name, "", 0, ""))
         elif self._collects:
-            deliver = self._deliver if isinstance(node, Element) else self.stream.deliver
-            deliver(node, NodeFailure(name, "", error, 0, index))
+            self._deliver(node, NodeFailure(name, "", error, 0, index))
 
     def _deliver_element(self, node: Any, value: Any) -> None:
         """Give the reader what a node gives; what an element gives, if items are asked for."""
         if isinstance(node, Element):
             is_list = len(node.path) == self._lists_at
             if isinstance(value, (NodeFailure, NodeSkipped)) and is_missing(value) and not is_list:
-                self._mapped.missing(node, value)
+                self._mapped.mapped_lists.missing(node, value)
             if not (is_list or self._spec.items):
                 return
         self.stream.deliver(node, value)
@@ -164,8 +164,8 @@ class MappedRun(Run[N]):
         return self._restore(element)
 
     def skip_again(self, element: Any) -> None:
-        """A condition has skipped an element for an earlier engine."""
-        self._tell_skip(element, *self._state.reason_to_skip(element))
+        """A condition has skipped an element for an earlier engine. Nothing there has failed."""
+        self._tell_skip(element, self._state.skipped_dependencies(element), "condition")
 
     def _restore_started(self, node: Any) -> None:
         """Restore an element that could not be before those that it depends on had ended."""

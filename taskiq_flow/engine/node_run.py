@@ -1,4 +1,4 @@
-"""Decides what becomes of a node once it is ready. Only this file does.
+"""Decides what becomes of a node once it is ready.
 
 The run calls an ``on_…`` method when something has happened, and carries out the verdict that it
 returns. Nothing here sends, waits or reads a clock. ``dataflow/ready_set.py`` decides which nodes
@@ -59,7 +59,7 @@ class PickUp:
 
 
 @dataclass(frozen=True, slots=True)
-class GoOn:
+class MakeItems:
     """Let the node's generator make more items."""
 
 
@@ -110,9 +110,9 @@ class Fail:
     error: BaseException
 
 
-Verdict = Send | Ask | PickUp | GoOn | LookUp | Wait | WaitFor | Skip | Use | FallBack | Fail
+Verdict = Send | Ask | PickUp | MakeItems | LookUp | Wait | WaitFor | Skip | Use | FallBack | Fail
 
-_SEND, _PICK_UP, _GO_ON, _LOOK_UP, _SKIP = Send(), PickUp(), GoOn(), LookUp(), Skip()
+_SEND, _PICK_UP, _MAKE_ITEMS, _LOOK_UP, _SKIP = Send(), PickUp(), MakeItems(), LookUp(), Skip()
 
 
 class RunCallbacks(Protocol):
@@ -148,7 +148,7 @@ class NodeRun(Generic[N]):
     attempt = 0  # number of the attempt that was sent last
     failures = 0  # of attempts that this engine has sent
     times_resent = 0  # by a middleware of the broker
-    was_asked = False  # its condition, which is asked once
+    was_ready = False  # so its inputs are kept, and its condition was asked, if it has one
     is_expected = False  # an attempt is about to be sent, or was sent and has not ended
     is_being_sent = False  # the broker has not taken the task yet
     began_at: float | None = None  # where the time limits need it
@@ -174,11 +174,11 @@ class NodeRun(Generic[N]):
         self.sent_node: RunnableNode = node
         self.options = options
         self.inputs = inputs
-        self.may_be_sent = not options.asks_first and not earlier.attempts
+        self.may_be_sent = not options.keeps_inputs and not earlier.attempts
         self._run = run
         self._earlier = earlier
-        # What listeners know of the last attempt that they were told of. It is set here, and so
-        # for all: Python gives an object a dict that is set what most others of its class lack.
+        # What listeners know of the last attempt that they were told of. It is set in all node
+        # runs: an attribute that only some objects of a class have gives these a dict of their own.
         self.told_number = 0
         self.told_sent_at = 0.0
         self.told_began_at: float | None = None
@@ -212,11 +212,11 @@ class NodeRun(Generic[N]):
         """The node may start, for the first time or once more."""
         if self.is_blocked:
             self.is_blocked = False
-            return _GO_ON
+            return _MAKE_ITEMS
         if self.may_be_sent:
             return _SEND
-        if not self.was_asked:
-            self.was_asked = True
+        if not self.was_ready:
+            self.was_ready = True
             values, condition = self.inputs, self.options.condition
             # A retry gets the inputs of the first attempt, also if more values have arrived.
             self.inputs = {key: values[key] for key in self.node.binding.keys if key in values}
@@ -391,7 +391,8 @@ class NodeRun(Generic[N]):
     def _retry_delay(self, error: BaseException) -> float | None:
         """Whether the node is tried again: the seconds until then, or ``None`` if it is not."""
         retry = self.options.retry
-        if retry is None or not self.may_be_sent or not retry.covers(error):
+        is_of_condition = not self.may_be_sent  # which is asked once
+        if retry is None or is_of_condition or not retry.covers(error):
             return None
         if self.failures + self.times_resent >= retry.attempts:
             return None

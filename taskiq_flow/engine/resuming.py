@@ -11,9 +11,11 @@ from taskiq import AsyncBroker
 
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.dataflow.axes import element_name, parted
+from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.fingerprint import with_dependents
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.outer_groups import OuterGroup, outer_groups
+from taskiq_flow.dataflow.plan import Plan
 from taskiq_flow.dataflow.rows import is_list
 from taskiq_flow.dataflow.stale import settled, stale
 from taskiq_flow.dispatch.callables import return_type_of
@@ -31,7 +33,7 @@ from taskiq_flow.journal.history import (
     load_results,
     restore_run,
 )
-from taskiq_flow.journal.records import GIVEN, KNOWN, Record
+from taskiq_flow.journal.records import GIVEN, KNOWN, Header, Record
 from taskiq_flow.journal.runs import JournaledRuns
 from taskiq_flow.middleware import wire_of
 from taskiq_flow.values.handle import ResultHandle
@@ -79,7 +81,7 @@ class Resumer:
         log = self._runs.old_log(run_id)
         try:
             await log.acquire(wait)
-            restored = await self._restored(run_id, passes_over=passes_over)
+            restored = await self._restored(run_id, items, passes_over=passes_over)
             self._check_how_begun(restored)
             log.values = self._values.like(restored.header.serializer)
             if inputs is not None:
@@ -148,40 +150,59 @@ class Resumer:
         ]
         values = self._values.like(restored.header.serializer)
         log = self._runs.new_log(
-            new_run_id, spec.inputs, restored.header.outputs, kept, values, parent=run_id
+            new_run_id,
+            spec.inputs,
+            restored.header.outputs,
+            kept,
+            values,
+            parent=run_id,
+            tags=await self._runs.tags_of(run_id),
         )
         spec = replace(spec, earlier=earlier)
         return await self._starter.begin(listeners, new_run_id, spec, log, is_named=is_named)
 
-    async def _restored(self, run_id: str, *, passes_over: bool) -> RestoredRun:
+    async def _restored(self, run_id: str, items: Items, *, passes_over: bool) -> RestoredRun:
         """A run of the journal, without the values that nobody takes any more."""
         journal = self._runs.journal
-        closed = [group for group in self._outer_groups() if group.is_closed]
-        if passes_over and closed:
-            passed = PassedOver(
-                {group.name: group.nodes for group in closed},
-                {group.name: group.within for group in closed},
-            )
-            restored = await restore_run(journal, run_id, passed)
+        if passes_over:
+            restored = await restore_run(journal, run_id, lambda of: self._passed_over(of, items))
+            passed = restored.passed_over
+            if passed is None:
+                return restored
             lacks_values = passed.lacks_values or self._runs.has_changed(restored)
             if not lacks_values and passed.positions.keys().isdisjoint(self._reopened(restored)):
                 return restored
         return await restore_run(journal, run_id)
 
-    def _outer_groups(self) -> list[OuterGroup]:
-        elements = self._dag.plan().elements
-        return [] if elements is None else outer_groups(elements)
+    def _passed_over(self, header: Header, items: Items) -> PassedOver | None:
+        plan = self._plan_of(header)
+        groups = _outer_groups(plan.by_items if items else plan.elements)
+        if not (closed := [group for group in groups if group.is_closed]):
+            return None
+        return PassedOver(
+            {group.name: group.nodes for group in closed},
+            {group.name: group.within for group in closed},
+        )
+
+    def _plan_of(self, header: Header) -> Plan:
+        """The part of the graph that a run needs. Its other nodes must not count as completed."""
+        plan, outputs = self._dag.plan(), header.outputs
+        if outputs is None or not plan.producers.keys() >= {*outputs}:  # the spec refuses others
+            return plan
+        return self._dag.plan_for(outputs)
 
     def _reopened(self, restored: RestoredRun) -> list[str]:
         """The groups that depend on other nodes which have failed and are tried again.
 
         What these will give may be another answer for conditions at positions that were finished.
         """
-        plan = self._dag.plan()
+        if not restored.failed:
+            return []
+        plan = self._plan_of(restored.header)
         failed = {plan.node_of(name) for name in restored.failed}
         return [
             group.name
-            for group in (self._outer_groups() if failed else ())
+            for group in _outer_groups(plan.elements)
             if not with_dependents(plan, failed.difference(group.all_nodes)).isdisjoint(
                 group.all_nodes
             )
@@ -298,6 +319,10 @@ class Resumer:
         for node in settled(self._dag.plan(), kept):
             options[node] = replace(options.get(node, PLAIN_OPTIONS), condition=_is_never_wanted)
         return replace(spec, earlier=earlier, options=options)
+
+
+def _outer_groups(elements: ElementPlan | None) -> list[OuterGroup]:
+    return [] if elements is None else outer_groups(elements)
 
 
 def _is_never_wanted(_: Mapping[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """One run of one graph. It carries out verdicts, ends once, and leaves no task behind.
 
-Completions drive it, and it does not wait for its reader: results wait in a stream. It decides
-nothing: ``NodeRun`` returns a verdict for a node, and the run carries it out.
+Completions drive it, and it does not wait for its reader: results wait in a stream. ``NodeRun``
+returns a verdict for a node, and the run carries it out.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from taskiq_flow.engine.node_run import (
     Ask,
     Fail,
     FallBack,
-    GoOn,
     LookUp,
+    MakeItems,
     NodeRun,
     PickUp,
     Send,
@@ -168,12 +168,12 @@ class Run(Generic[N]):
             self._cached,
             self._inputs_needed,
             carry_out=self._carry_out,
-            taken=self._was_taken,
+            taken=self._limit_time,
             reference_above=settings.reference_above,
         )
         self._reading: Sequence[asyncio.Task[None]] = ()  # of sources, until they have stopped
         self._start_loop: StartLoop[Any] = StartLoop(self._ready.pop, self._start_node, self._end)
-        # What ``MappedRun`` does in another way stands on the object where each node passes it.
+        # A ``MappedRun`` has others in these places. They are attributes, as each node calls them.
         self._wake: Callable[[], None] = self._start_loop.wake
         self._send: Callable[[NodeRun[N]], RestOfStart | None] = self._sender.send
         self._deliver: Callable[[Any, Any], None] = self.stream.deliver
@@ -332,7 +332,7 @@ class Run(Generic[N]):
 
     # Sending
 
-    def _was_taken(self, node_run: NodeRun[N]) -> None:
+    def _limit_time(self, node_run: NodeRun[N]) -> None:
         tells_begin = self._completions.tells_begin
         self._set_timer(node_run, node_run.on_sent(self._loop.time(), tells_begin=tells_begin))
 
@@ -362,8 +362,8 @@ class Run(Generic[N]):
                 return self._sender.look_up(node_run)
             case PickUp():
                 return self._sender.pick_up(node_run)
-            case GoOn():
-                self._go_on(node_run)
+            case MakeItems():
+                self._make_items(node_run)
             case Wait(seconds):
                 node_run.suspended_at = self._loop.time()
                 self._suspended.wait(node_run, seconds)
@@ -401,7 +401,7 @@ class Run(Generic[N]):
         if given is DECLINED:
             self._skip_by_condition(node_run)
             return
-        self._drop_inputs_and_claim(node_run)
+        self._release(node_run)
         skipped = self._ready.complete(node)
         if self._listeners.are_present:
             self._events.completed(node, given, source, node_run)
@@ -416,7 +416,7 @@ class Run(Generic[N]):
     def _fail_node(self, node_run: NodeRun[N], error: BaseException) -> None:
         node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts
         name = node.task_name
-        self._drop_inputs_and_claim(node_run)
+        self._release(node_run)
         self._state.add_failure(node, error)
         if self._log is not None:
             self._log.append(self._log.failure(name, node_run.log_number, error))
@@ -433,7 +433,7 @@ class Run(Generic[N]):
 
     def _skip_by_condition(self, node_run: NodeRun[N]) -> None:
         """A node does not run, because its condition is false, or a filter leaves it out."""
-        self._drop_inputs_and_claim(node_run)
+        self._release(node_run)
         never_run = self._ready.skip(node_run.node)
         self._skip_node(node_run.node, (), "condition", node_run.number)
         self.skip_nodes(never_run)
@@ -458,7 +458,7 @@ class Run(Generic[N]):
         if self._on_error == "collect" or (self._collects and reason == "failure"):
             self._deliver(node, event)
 
-    def _drop_inputs_and_claim(self, node_run: NodeRun[N]) -> None:
+    def _release(self, node_run: NodeRun[N]) -> None:
         """A node has ended. Its inputs are not needed any more, nor is its claim on the cache."""
         if self._inputs_needed:
             self._inputs_needed.pop(node_run.node, None)
@@ -478,7 +478,7 @@ class Run(Generic[N]):
     def _needs_no_note(self, node: N) -> None:
         """The ready set has been told that a node has ended."""
 
-    def _go_on(self, node_run: NodeRun[N]) -> None:
+    def _make_items(self, node_run: NodeRun[N]) -> None:
         """A generator has its place again."""
 
     def _close_sources(self) -> None:
@@ -554,7 +554,7 @@ class Run(Generic[N]):
         closing = [self._listeners.aclose()]
         if self._cached is not None:
             for node_run in tuple(self._inputs_needed.values()):
-                self._drop_inputs_and_claim(node_run)
+                self._release(node_run)
             closing.append(self._cached.aclose())
         if self._log is not None:
             closing.append(self._log.aclose(outcome))

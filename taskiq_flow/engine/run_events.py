@@ -167,6 +167,9 @@ class RunEvents(Generic[N]):
 
     def kept(self, node: N) -> None:
         """The journal has the value of a node, which is not read, as nobody asks for it."""
+        if not self.listeners.are_present:
+            self.listeners.seq += 1
+            return
         now, name, seq = self._now(), node.task_name, self.listeners.seq + 1
         unread = Preview(kind="", size=0, text="", cut=True)
         event = new_node_completed(

@@ -33,6 +33,9 @@ Status = Literal["running", "completed", "failed", "cancelled"]
 StoreResult = Callable[[dict[str, Any], str, Any], None]
 """Stores what a node gives, by its output keys."""
 
+READ_AHEAD = 16
+"""Pairs of a graph with generators that are taken before its reader asks for them."""
+
 logger = logging.getLogger("taskiq_flow")
 
 _running: dict[asyncio.AbstractEventLoop, set[asyncio.Task[None]]] = {}
@@ -53,7 +56,8 @@ class RunHandle(AsyncTaskiqTask[dict[str, Any]]):
     the log has one line. If it maps over an input without a length, it is cancelled instead.
 
     With ``items=`` such an input is read only as far as the pairs are read, unless somebody awaits
-    the run. Where it is awaited and nobody reads it, the pairs of its elements are dropped.
+    the run. Where it is awaited and nobody reads it, the pairs of its elements are dropped. A node
+    that is a generator waits for a reader that lags. It does not wait where nobody reads.
 
     >>> dag = DAGBuilder().node(str.split, name="words", inputs=["text"]).build()
     >>> async def main():
@@ -72,10 +76,17 @@ class RunHandle(AsyncTaskiqTask[dict[str, Any]]):
         pairs: AsyncGenerator[Pair, None],
         store: StoreResult,
         *,
-        ends: bool,
+        is_finite: bool,
         yields_items: bool,
+        has_generators: bool,
     ) -> None:
-        self._progress = _Progress(in_progress, store, ends=ends, yields_items=yields_items)
+        self._progress = _Progress(
+            in_progress,
+            store,
+            is_finite=is_finite,
+            yields_items=yields_items,
+            has_generators=has_generators,
+        )
         self._progress.start(pairs)
         super().__init__(in_progress.run_id, self._progress)
         weakref.finalize(self, self._progress.call, self._progress.drop).atexit = False
@@ -201,16 +212,24 @@ class _PairReader:
 class _Progress(AsyncResultBackend[dict[str, Any]]):
     """What is known of a run, for its handle. It has no reference to the handle.
 
-    ``ends``: whether all inputs that are mapped over have a length. ``outcome``: the run's end.
+    ``is_finite``: whether all inputs that are mapped over have a length. ``has_generators``:
+    whether nodes give their items one by one. ``outcome``: how the run has ended.
     """
 
     def __init__(
-        self, in_progress: RunInProgress, store: StoreResult, *, ends: bool, yields_items: bool
+        self,
+        in_progress: RunInProgress,
+        store: StoreResult,
+        *,
+        is_finite: bool,
+        yields_items: bool,
+        has_generators: bool,
     ) -> None:
         self._in_progress = in_progress
         self._store = store
-        self._ends = ends
-        self._waits_for_reader = yields_items and not ends
+        self._is_finite = is_finite
+        self._waits_for_reader = yields_items and not is_finite
+        self._waits_while_read = yields_items and has_generators
         self._loop = asyncio.get_running_loop()
         self._begun_at = self._loop.time()
         self._unread: deque[Pair] = deque()
@@ -320,6 +339,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         """A reader does not read on."""
         if self._reader is not None and self._reader() is reader:
             self._reader = None
+            self._make_room()
 
     def call(self, function: Callable[[], None]) -> None:
         """Call a function on the run's loop, from any thread, as the garbage collector may."""
@@ -330,7 +350,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         """Nobody holds the run any more."""
         self._is_dropped = True
         self._unread.clear()
-        if not self._ends:
+        if not self._is_finite:
             self._in_progress.cancel()
         self._make_room()
         self._report()
@@ -367,7 +387,15 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
                     await self._room
 
     def _has_room(self) -> bool:
-        return not (self._waits_for_reader and self._unread) or self._is_over or self._waiters > 0
+        if not self._unread or self._is_over or self._waiters > 0:
+            return True
+        if self._waits_for_reader:
+            return False
+        lags = self._waits_while_read and len(self._unread) >= READ_AHEAD
+        return not (lags and self._has_reader())
+
+    def _has_reader(self) -> bool:
+        return self._reader is not None and self._reader() is not None
 
     def _is_wanted(self, result: Any) -> bool:
         """Whether a reader may still ask for a result.
@@ -375,8 +403,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         Elements of a source may be without number: none waits where a run is awaited and not read.
         """
         is_of_source = self._waits_for_reader and isinstance(result, Item)
-        has_reader = self._reader is not None and self._reader() is not None
-        return has_reader or not (is_of_source and self._waiters)
+        return self._has_reader() or not (is_of_source and self._waiters)
 
     def _make_room(self) -> None:
         """Have the stream be read on, if there is room now."""
@@ -452,6 +479,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         current = None if self._reader is None else self._reader()
         if current is None:
             self._reader = weakref.ref(reader)
+            weakref.finalize(reader, self.call, self._make_room).atexit = False
         elif current is not reader:
             raise RuntimeError(
                 f"run {self._in_progress.run_id!r} is being read already; each pair goes to one "

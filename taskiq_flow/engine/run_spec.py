@@ -47,14 +47,11 @@ class NodeOptions:
     cache: Cache | None = None
     compute: Callable[[Mapping[str, Any]], Any] | None = None
 
-    asks_first: bool = field(init=False)
-    """Whether anything is to be asked before the node's task is sent, or its inputs be kept."""
+    keeps_inputs: bool = field(init=False)
+    """Whether a node keeps its inputs: something is asked first, or it may be sent again."""
 
     is_timed: bool = field(init=False)
     """Whether an attempt has a time limit."""
-
-    may_send_again: bool = field(init=False)
-    """Whether a node that was sent may need its inputs once more."""
 
     labels: tuple[tuple[str, object], ...] = field(init=False)
     """What the message of an attempt carries for its worker, and for taskiq's middlewares."""
@@ -70,9 +67,8 @@ class NodeOptions:
             labels.append((BEGIN_LABEL, AT_ONCE))
         if self.retry is not None:
             labels.append(("retry_on_error", False))  # the engine tries the task again
-        object.__setattr__(self, "asks_first", asks or may_send_again)
+        object.__setattr__(self, "keeps_inputs", asks or may_send_again)
         object.__setattr__(self, "is_timed", is_timed)
-        object.__setattr__(self, "may_send_again", may_send_again)
         object.__setattr__(self, "labels", tuple(labels))
 
     def of(self, node: DAGNode, take: Take = isolated) -> NodeOptions:

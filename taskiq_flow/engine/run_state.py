@@ -125,6 +125,10 @@ class RunState(Generic[N]):
         of_failure = failed or "failure" in ended.values()
         return because_of, "failure" if of_failure else "condition"
 
+    def skipped_dependencies(self, element: Element) -> tuple[str, ...]:
+        """The dependencies of an element that are skipped because of a condition."""
+        return tuple(n for n in element.dependencies if self._not_completed.get(n) == "condition")
+
     def node_failed(
         self, name: str, task_id: str, attempts: int, called_with: str
     ) -> NodeFailedError:

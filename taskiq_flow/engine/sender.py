@@ -1,4 +1,4 @@
-"""Sends tasks to the broker, which no other file does. Also asks for results that exist already."""
+"""Sends the tasks of nodes through the dispatcher, and asks for results that exist already."""
 
 from __future__ import annotations
 
@@ -87,11 +87,12 @@ class Sender(Generic[N]):
         task_id = node_run.begin_attempt(self._run_id, self._task_suffix)
         sent_node, options, grant = node_run.sent_node, node_run.options, node_run.grant
         by_value = bool(self._by_value) and self._is_by_value(node_run)
-        asks = self._listeners.are_present
+        wants_begin = self._listeners.are_present
         try:
             address = self._dispatcher.address(sent_node, by_value=by_value)
-            if options.labels or (asks and self._marks_begin) or grant is not None:
-                address = self._with_labels(address, options, grant, asks=asks)
+            marks_begin = wants_begin and self._marks_begin
+            if options.labels or marks_begin or grant is not None:
+                address = self._with_labels(address, options, grant, marks_begin=marks_begin)
             inputs = self._as_sent(node_run) if self._stored_inputs else node_run.inputs
             args, kwargs = sent_node.arguments(inputs)
         except Exception as error:  # of a value of the user's
@@ -103,7 +104,7 @@ class Sender(Generic[N]):
         if self._listeners.are_present:
             self._events.sent(node_run)
             if self._listeners.are_asked:
-                context, address = self._labelled(node_run, address)
+                context, address = self._with_labels_of_listeners(node_run, address)
         else:
             self._listeners.seq += 1
         self._completions.expect(
@@ -112,7 +113,7 @@ class Sender(Generic[N]):
             address.return_type,
             address.queue,
             limit=None if by_value else self._reference_above,
-            tell_begin=asks or options.is_timed,
+            tell_begin=wants_begin or options.is_timed,
             begins_at_once=address.is_async,
             grant=grant,
         )
@@ -121,7 +122,7 @@ class Sender(Generic[N]):
             send = self._dispatcher.send
             sending = send(call) if context is None else context.run(send, call)
         except Exception as error:  # of a value, of its encoding, of the broker
-            self._has_failed(node_run, task_id, error)
+            self._settle_unsent(node_run, task_id, error)
             return None
         if sending is not None:
             node_run.is_being_sent = True
@@ -129,19 +130,19 @@ class Sender(Generic[N]):
             return self._finish_sending(node_run, task_id, sending, context)
         if options.is_timed:
             self._taken(node_run)
-        if self._inputs_needed and not options.asks_first:
+        if self._inputs_needed and not options.keeps_inputs:
             self._inputs_needed.pop(node_run.node, None)
         return None
 
     def _with_labels(
-        self, address: Address, options: NodeOptions, grant: Grant | None, *, asks: bool
+        self, address: Address, options: NodeOptions, grant: Grant | None, *, marks_begin: bool
     ) -> Address:
-        """The address with the labels of one attempt. ``asks``: to be told when it begins."""
+        """The address with the labels of one attempt. ``marks_begin``: it tells when it begins."""
         for label in options.labels:
             # A generator's time counts for each item, not for the task.
             if label[0] != TIMEOUT_LABEL or (address.is_async and grant is None):
                 address = address.with_label(*label)
-        if asks and self._marks_begin and not options.is_timed:  # then it has the label
+        if marks_begin and not options.is_timed:  # then it has the label
             address = address.with_label(BEGIN_LABEL, AT_ONCE)
         return address if grant is None else address.with_label(ITEMS_LABEL, grant.label())
 
@@ -174,17 +175,17 @@ class Sender(Generic[N]):
             # The attempt has failed, whatever the broker or a middleware raises. But a run that
             # is over has cancelled the send itself: its error says nothing about how it ended.
             if not self._is_over:
-                self._has_failed(node_run, task_id, error)
+                self._settle_unsent(node_run, task_id, error)
         else:
             if node_run.task_id == task_id and node_run.options.is_timed:
                 self._taken(node_run)
         finally:
             if node_run.task_id == task_id:  # else it is the next attempt that is being sent
                 node_run.is_being_sent = False
-                if not node_run.options.asks_first:
+                if not node_run.options.keeps_inputs:
                     self._inputs_needed.pop(node_run.node, None)
 
-    def _has_failed(self, node_run: NodeRun[N], task_id: str, error: BaseException) -> None:
+    def _settle_unsent(self, node_run: NodeRun[N], task_id: str, error: BaseException) -> None:
         """Settle a task as failed because it could not be sent, unless it is settled already."""
         if self._completions.forget(task_id):
             if not isinstance(error, SerializationError):  # the broker may have taken it
@@ -199,7 +200,7 @@ class Sender(Generic[N]):
         limit = None if self._is_by_value(node_run) else self._reference_above
         result = await pick_up(backend, limit, task_id, return_type, wire_of(self._broker))
         if result is None:
-            await self._go_on(node_run, node_run.on_unknown_outcome())
+            await self._carry_out_whole(node_run, node_run.on_unknown_outcome())
         else:
             node_run.may_be_sent = True
             node_run.settle(task_id, result)
@@ -207,9 +208,9 @@ class Sender(Generic[N]):
     async def look_up(self, node_run: NodeRun[N]) -> None:
         """Ask the cache for a node's result."""
         found = None if self._cached is None else await self._cached.look_up(node_run)
-        await self._go_on(node_run, node_run.on_looked_up(found))
+        await self._carry_out_whole(node_run, node_run.on_looked_up(found))
 
-    async def _go_on(self, node_run: NodeRun[N], verdict: Verdict) -> None:
+    async def _carry_out_whole(self, node_run: NodeRun[N], verdict: Verdict) -> None:
         if self._is_over:
             return
         rest = self._carry_out(node_run, verdict)
@@ -229,7 +230,9 @@ class Sender(Generic[N]):
         node = node_run.node
         log.append(record(SENT, node.task_name, node_run.log_number, source_digest(node)))
 
-    def _labelled(self, node_run: NodeRun[N], address: Address) -> tuple[Context, Address]:
+    def _with_labels_of_listeners(
+        self, node_run: NodeRun[N], address: Address
+    ) -> tuple[Context, Address]:
         """The address with the labels of listeners, and the context in which it is sent to."""
         context, labels = self._events.labels(node_run)
         for label in labels.items():

@@ -162,6 +162,7 @@ class PassedOver:
         self._groups = groups
         self._outer = {node: name for name, nodes in within.items() for node in nodes}
         self._elements: dict[tuple[str, int], set[str]] = {}  # that lie within a position
+        self._within: dict[tuple[str, int], list[Path]] = {}  # of those that are passed over
         self.positions: dict[str, Positions] = {}
         self.skipped: dict[str, Positions] = {}
         self.lacks_values = False
@@ -190,11 +191,18 @@ class PassedOver:
             passed.add(position)
             for node in nodes:
                 yield element_name(node, (position,))
-            yield from self._elements.pop((name, position), ())
+            for element in self._elements.pop((name, position), ()):
+                node, path = parted(element)
+                self._within.setdefault((node, position), []).append(path)
+                yield element
         for node, positions in finished.skipped.items():
             skipped = self.skipped.setdefault(node, Positions())
             for position in positions:
                 skipped.add(position)
+
+    def within(self, node: str, position: int) -> list[Path]:
+        """The elements of a node of ``within`` at a position. They are forgotten then."""
+        return sorted(self._within.pop((node, position), ()))
 
     def is_skipped(self, node: str, path: Path) -> bool:
         """Whether a condition skipped an element at a position that is passed over."""

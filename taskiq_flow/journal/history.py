@@ -158,20 +158,24 @@ class RestoredRun:
 
 
 async def restore_run(
-    journal: Journal, run_id: str, passed_over: PassedOver | None = None
+    journal: Journal,
+    run_id: str,
+    passing_over: Callable[[Header], PassedOver | None] = lambda _: None,
 ) -> RestoredRun:
     """Restore a run from its log.
 
-    ``passed_over``: is told what is finished, of which no values are kept then. Raises
-    ``RunNotFoundError``, or ``JournalError`` for a log that cannot be read or whose values were
-    written by another serializer.
+    ``passing_over``: by how the run was begun, gives what is told what is finished; no values are
+    kept of that then. Raises ``RunNotFoundError``, or ``JournalError`` for a log that cannot be
+    read or whose values were written by another serializer.
     """
     restored: RestoredRun | None = None
+    passed_over: PassedOver | None = None
     async with aclosing(journal.read(run_id)) as chunks:
         async for data in chunks:
             for entry in read_chunk(run_id, data):
                 if restored is None:
                     header = Header.decoded(run_id, entry)
+                    passed_over = passing_over(header)
                     restored = RestoredRun(run_id, header, passed_over=passed_over)
                 else:
                     if passed_over is not None:

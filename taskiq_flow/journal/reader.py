@@ -27,7 +27,7 @@ from taskiq_flow.journal.protocol import EventJournal, Journal, Request, is_run,
 from taskiq_flow.journal.sqlite import SqliteJournal
 from taskiq_flow.journal.summary import Head, RunState, RunSummary, SummaryWriter
 from taskiq_flow.journal.wire import read_lines
-from taskiq_flow.previews import preview
+from taskiq_flow.previews import preview, printable
 from taskiq_flow.views.run_view import RunView
 
 _ALL = 1 << 31
@@ -95,6 +95,7 @@ class RunReader:
         _check_wanted(status, name, tag, limit)
         if self._lacks_file():
             return []
+        name, tag = _as_written(name), _as_written(tag)
         found: list[RunSummary] = []
         since, before = _moment("since", since), _moment("before", before)
         looked_at, size = set[str](), limit
@@ -222,6 +223,7 @@ class RunReader:
         if self._lacks_file():
             return []
         until = None if older_than is None else time.time() - in_seconds("older_than", older_than)
+        name = _as_written(name)
         listed = filter(_is_run, await store.summaries(name=name, limit=_ALL))
         runs = [run for run in listed if name in (None, run.name)]
         deleted = []
@@ -345,6 +347,11 @@ def _is_run(run: RunSummary) -> bool:
     return is_run(run.run_id)
 
 
+def _as_written(wanted: str | None) -> str | None:
+    """A name or a tag as summaries have it."""
+    return None if wanted is None else printable(wanted)
+
+
 def _check_wanted(status: object, name: object, tag: object, limit: object) -> None:
     if status is not None and status not in get_args(RunState):
         raise ValueError(f"status is {status!r}; give one of {', '.join(get_args(RunState))}")
@@ -354,6 +361,8 @@ def _check_wanted(status: object, name: object, tag: object, limit: object) -> N
         raise TypeError(f"tag is {tag!r}; give one text")
     if isinstance(limit, bool) or not isinstance(limit, int):
         raise TypeError(f"limit is {limit!r}; give a whole number")
+    if limit < 0:
+        raise ValueError(f"limit is {limit}; give the number of runs to list, from 0 on")
 
 
 def _moment(argument: str, given: float | datetime | None) -> float | None:

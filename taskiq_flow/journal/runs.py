@@ -61,11 +61,12 @@ class JournaledRuns:
         results: Iterable[Record] = (),
         values: StoredValues | None = None,
         parent: str | None = None,
+        tags: tuple[str, ...] = (),
     ) -> LogWriter[Any] | None:
         """The log of a new run; ``None`` without a journal.
 
         ``results``: taken from another run, its ``parent``, whose ``values`` are written in this
-        way.
+        way. ``tags``: of that run.
         """
         journal = self._journal
         if journal is None:
@@ -75,11 +76,16 @@ class JournaledRuns:
         records = initial_records(
             values, nodes, inputs, outputs, results, is_of_many=self._is_of_many
         )
-        return LogWriter(journal, run_id, values, records, Head(self._dag.name, parent))
+        return LogWriter(journal, run_id, values, records, Head(self._dag.name, parent, tags=tags))
 
     def old_log(self, run_id: str) -> LogWriter[Any]:
         """The log of a run of the journal. Raises ``ConfigurationError`` without a journal."""
         return LogWriter(self.journal, run_id, self._values, head=Head(self._dag.name))
+
+    async def tags_of(self, run_id: str) -> tuple[str, ...]:
+        """The tags of a run of the journal; none in one that stores no events."""
+        journal = self.journal
+        return (await journal.summary(run_id)).tags if stores_events(journal) else ()
 
     async def check_is_free(self, run_id: str) -> None:
         """Raise ``RunLockedError`` if an engine has a run of the journal that has not ended."""

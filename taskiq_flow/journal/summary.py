@@ -83,6 +83,7 @@ class Head:
     name: str | None = None
     parent: str | None = None
     is_resumable: bool = True
+    tags: tuple[str, ...] = ()
 
 
 class SummaryWriter:
@@ -102,7 +103,7 @@ class SummaryWriter:
         self._in_flight: set[str] = set()  # elements of these
         self._is_continued = False
         self._is_plain = False  # it is known that no node is mapped
-        self._tags: tuple[str, ...] = ()
+        self._tags = head.tags
         self._offset: float | None = None  # between ``Event.at`` and ``started`` or ``ended``
         self._total = self._completed = self._failed = self._skipped = 0
 

@@ -101,7 +101,7 @@ class LogWriter(Generic[T]):
 
     @property
     def seq(self) -> int:
-        """The number of the run's last event that is in the journal."""
+        """The number of the run's last event that the journal has, or that is to be written."""
         return 0 if self.batcher is None else self.batcher.seq
 
     async def release(self) -> None:
@@ -219,7 +219,7 @@ class LogWriter(Generic[T]):
         self.append(record(ENDED, "", 0, outcome.encode()))
         if (writer := self._writer) is not None:
             await asyncio.wait([writer], timeout=CLOSING_GRACE)
-            writer.cancel()  # the store hangs
+            writer.cancel()  # has an effect only if the store hangs
             await until_ended([writer], CLOSING_GRACE)
         self._is_stopped = True
         if self._renewer is not None:
@@ -261,17 +261,12 @@ class LogWriter(Generic[T]):
 
     async def _append(self, records: Sequence[bytes], batch: EventBatch | None) -> None:
         """Append records, and events with the last of them, which the events tell of."""
-        chunks: list[bytes | None] = [chunk(part) for part in _parts(records)]
-        if self._store is None:
-            for data in chunks:
-                await self._journal.append(self._run_id, self._lease, data or b"")
-            return
-        if batch is not None and not chunks:
-            chunks.append(None)
-        for data in chunks[:-1]:
-            await self._store.append(self._run_id, self._lease, data)
-        for data in chunks[-1:]:
-            await self._store.append(self._run_id, self._lease, data, batch)
+        chunks = [chunk(part) for part in _parts(records)]
+        last = chunks.pop() if chunks and batch is not None else None
+        for data in chunks:
+            await self._journal.append(self._run_id, self._lease, data)
+        if batch is not None and self._store is not None:
+            await self._store.append(self._run_id, self._lease, last, batch)
 
     async def _renew_lease(self) -> None:
         """Renew the lease each quarter of it, and look for requests twice as often."""

@@ -15,7 +15,7 @@ from taskiq_flow.dataflow.tasks import original_function
 from taskiq_flow.dataflow.type_check import annotations_of_inputs
 from taskiq_flow.engine.arguments import check_choice, checked_id, checked_listeners
 from taskiq_flow.engine.connection import check_broker
-from taskiq_flow.errors import ConfigurationError
+from taskiq_flow.errors import AnnotationError, ConfigurationError
 from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.pipelines.context import ContextLabels
@@ -29,6 +29,15 @@ PIPELINE_ID = "pipeline_id"
 
 _PIPELINE = "taskiq_flow_pipeline"
 """The attribute of the function of a pipeline's task that has the pipeline."""
+
+
+Convert = Callable[[DAG, Mapping[str, Any]], Mapping[str, Any]]
+"""What makes inputs of a graph of those that it was given."""
+
+
+def as_given(_: DAG, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The inputs as they are."""
+    return inputs
 
 
 class RunnablePipeline(ABC):
@@ -113,8 +122,9 @@ class RunnablePipeline(ABC):
         """Try a step again that fails; of a map, each element by itself.
 
         ``max_attempts``: executions, the first included. ``delay``: before the second one, in
-        seconds or as a ``timedelta``; it grows by the factor ``backoff``. ``policy``: a ``Retry``,
-        or a number of attempts, in place of these.
+        seconds or as a ``timedelta``, less a tenth at the most by chance; it grows by the factor
+        ``backoff``, up to a minute. ``policy``: a ``Retry``, or a number of attempts, in place of
+        these.
         """
         if policy is not None:
             self._retry = as_retry("policy", policy)
@@ -171,7 +181,7 @@ class RunnablePipeline(ABC):
             *args: Any, flow_context: Annotated[Context, TaskiqDepends()], **kwargs: Any
         ) -> Any:
             pipeline_id = flow_context.message.labels.get(PIPELINE_ID)
-            task = self._begin(args, kwargs, pipeline_id or self._pipeline_id)
+            task = self._begin(args, kwargs, pipeline_id or self._pipeline_id, _of_message)
             async with task.run:  # cancels the run if the task is cancelled
                 return await task
 
@@ -204,15 +214,7 @@ class RunnablePipeline(ABC):
         dag, inputs = self._called(args, dict(kwargs))
         plan = dag.plan()
         warn_of_unused(check_inputs(inputs, plan, plan), plan)
-        for key, annotation in annotations_of_inputs(plan).items():
-            fit = Fit.of(annotation) if key in inputs else None
-            if fit is None:
-                continue
-            try:
-                fit.convert_whole(inputs[key])
-            except Exception as error:  # whatever pydantic or a class's own code raises
-                takes = f"the pipeline takes {name_of(annotation)} as {key!r}, and was given"
-                raise misfit(takes, inputs[key], error, key) from error
+        _fitting(dag, inputs)
 
     @property
     @abstractmethod
@@ -254,9 +256,13 @@ class RunnablePipeline(ABC):
 
     @abstractmethod
     def _begin(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], pipeline_id: str | None
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        pipeline_id: str | None,
+        convert: Convert = as_given,
     ) -> PipelineTask[Any]:
-        """Begin a run with the arguments of ``kiq``."""
+        """Begin a run with the arguments of ``kiq``. ``convert``: makes the inputs of them."""
 
     @abstractmethod
     def _called(
@@ -297,6 +303,32 @@ class RunnablePipeline(ABC):
             retry=retry,
             run_timeout=self._run_timeout,
         )
+
+
+def _fitting(dag: DAG, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs that fit the annotations of the tasks that take them, with all that they contain.
+
+    Raises ``AnnotationError``.
+    """
+    made = dict(inputs)
+    for key, annotation in annotations_of_inputs(dag.plan()).items():
+        fit = Fit.of(annotation) if key in inputs else None
+        if fit is None:
+            continue
+        try:
+            made[key] = fit.convert_whole(inputs[key])
+        except Exception as error:  # whatever pydantic or a class's own code raises
+            takes = f"the pipeline takes {name_of(annotation)} as {key!r}, and was given"
+            raise misfit(takes, inputs[key], error, key) from error
+    return made
+
+
+def _of_message(dag: DAG, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Inputs that have come in JSON, which has text for keys of mappings and lists for tuples."""
+    try:
+        return _fitting(dag, inputs)
+    except AnnotationError:  # the step fails with it, which listeners are told then
+        return inputs
 
 
 def pipeline_of(task: Callable[..., Any] | None) -> RunnablePipeline | None:

@@ -16,7 +16,7 @@ from taskiq_flow.dataflow.tasks import Task
 from taskiq_flow.errors import PipelineError
 from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine
-from taskiq_flow.pipelines.base import RunnablePipeline
+from taskiq_flow.pipelines.base import Convert, RunnablePipeline, as_given
 from taskiq_flow.pipelines.declared import declared_node
 from taskiq_flow.pipelines.pipeline_task import PipelineTask
 from taskiq_flow.suggestions import suggests_keywords
@@ -98,9 +98,11 @@ class DataflowPipeline(RunnablePipeline):
         {'squares': [1, 4, 9], 'total': 14}
         """
         size = _chunk_size(chunk_config)
-        key = self._key_of(items, output)
+        source = key = _key_of(items, output)
+        hidden = []
         if size is not None:
-            key = self._chunked(key, output, size)
+            hidden.append(_chunked(key, output, size))
+            key = hidden[-1].task_name
         node = DAGNode(
             task,
             output,
@@ -109,7 +111,9 @@ class DataflowPipeline(RunnablePipeline):
             max_parallel=most_parallel("max_parallel", max_parallel),
             flatten=size is not None,
         )
-        return self._add(node)
+        if not isinstance(items, str):
+            self._items[source] = items
+        return self._add(node, hidden)
 
     def reduce(
         self,
@@ -126,14 +130,17 @@ class DataflowPipeline(RunnablePipeline):
         each part of so many elements first, side by side, and then for the list of what these gave.
         """
         key = input_name
+        hidden: list[DAGNode] = []
         if (size := most_parallel("chunk_size", chunk_size)) is not None:
-            chunked = self._chunked(key, output, size)
+            chunked = _chunked(key, output, size)
             key = f"{output}.parts"
-            self._hide(DAGNode(task, key, [chunked], map_over=chunked))
+            name = chunked.task_name
+            hidden += [chunked, DAGNode(task, key, [name], map_over=name)]
         if initial is not NO_INITIAL:
             taken, key = key, f"{output}.initial"
-            self._hide(ComputedNode(with_first, name=key, inputs=[taken], given={"first": initial}))
-        return self._add(DAGNode(task, output, [key]))
+            given = {"first": initial}
+            hidden.append(ComputedNode(with_first, name=key, inputs=[taken], given=given))
+        return self._add(DAGNode(task, output, [key]), hidden)
 
     # Running
 
@@ -184,41 +191,28 @@ class DataflowPipeline(RunnablePipeline):
     def __repr__(self) -> str:
         return f"<DataflowPipeline of {counted_nodes(self._dag.nodes)}>"
 
-    def _add(self, node: DAGNode) -> Self:
+    def _add(self, node: DAGNode, hidden: Iterable[DAGNode] = ()) -> Self:
+        """Add a node, and those before it that the user has not asked for.
+
+        The results of the latter are not returned.
+        """
+        for before in hidden:
+            self._dag.add_node(before)
+            self._hidden.update(before.outputs)
         self._dag.add_node(node)
         return self._changed("add_dataflow_task")
-
-    def _hide(self, node: DAGNode) -> None:
-        """Add a node that the user has not asked for, whose result is not returned."""
-        self._dag.add_node(node)
-        self._hidden.update(node.outputs)
 
     def _shown(self, results: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in results.items() if key not in self._hidden}
 
-    def _key_of(self, items: str | Iterable[Any], output: str) -> str:
-        """The key of what is mapped over. A list becomes an input of all runs."""
-        if isinstance(items, str):
-            return items
-        if isinstance(items, (Iterator, AsyncIterator)) or not isinstance(items, Iterable):
-            raise PipelineError(
-                f"the items of {output!r} are {items!r}, which cannot be read by each run; give a "
-                "list, or the key under which kiq_map_reduce() is given them"
-            )
-        key = f"{output}.items"
-        self._items[key] = items
-        return key
-
-    def _chunked(self, key: str, output: str, size: int) -> str:
-        """The key of the list of another key, cut into lists."""
-        name = f"{output}.chunks"
-        self._hide(ComputedNode(chunks, name=name, inputs=[key], given={"size": size}))
-        return name
-
     def _begin(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], pipeline_id: str | None
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        pipeline_id: str | None,
+        convert: Convert = as_given,
     ) -> PipelineTask[dict[str, Any]]:
-        _, inputs = self._called(args, kwargs)
+        inputs = convert(*self._called(args, kwargs))
         return PipelineTask(self._engine_now().start(inputs, run_id=pipeline_id), self._shown)
 
     def _called(
@@ -238,6 +232,23 @@ class DataflowPipeline(RunnablePipeline):
 
     def _forget_engines(self) -> None:
         self._ready = None
+
+
+def _key_of(items: str | Iterable[Any], output: str) -> str:
+    """The key of what is mapped over. A list is an input of all runs."""
+    if isinstance(items, str):
+        return items
+    if isinstance(items, (Iterator, AsyncIterator)) or not isinstance(items, Iterable):
+        raise PipelineError(
+            f"the items of {output!r} are {items!r}, which cannot be read by each run; give a "
+            "list, or the key under which kiq_map_reduce() is given them"
+        )
+    return f"{output}.items"
+
+
+def _chunked(key: str, output: str, size: int) -> DAGNode:
+    """A node that gives the list of a key, cut into lists."""
+    return ComputedNode(chunks, name=f"{output}.chunks", inputs=[key], given={"size": size})
 
 
 def _inputs(key: str, param_name: str | None) -> Inputs:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
 from taskiq import ScheduledTask, ScheduleSource
+from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.pipelines.base import PIPELINE_ID
 
@@ -137,3 +138,57 @@ class MemorySchedules(ScheduleSource):
         """A schedule for one moment is over when it was sent."""
         if task.time is not None:
             self._schedules.pop(task.schedule_id, None)
+
+
+class ReadSchedules(ScheduleSource):
+    """A schedule source as the loop of taskiq's scheduler reads it.
+
+    The loop sends one schedule of an id for a single moment, and no later one of the same id until
+    it has seen the source without it. Here the id of a job for a moment has this moment in it.
+    """
+
+    def __init__(self, source: ScheduleSource) -> None:
+        self._source = source
+
+    async def startup(self) -> None:
+        """Start the source."""
+        await self._source.startup()
+
+    async def shutdown(self) -> None:
+        """Shut the source down."""
+        await self._source.shutdown()
+
+    async def get_schedules(self) -> list[ScheduledTask]:
+        """The schedules of the source, those of moments with these in their ids."""
+        return [_with_moment(task) for task in await self._source.get_schedules()]
+
+    async def pre_send(self, task: ScheduledTask) -> None:
+        """Tell the source."""
+        await maybe_awaitable(self._source.pre_send(task))
+
+    async def post_send(self, task: ScheduledTask) -> None:
+        """Tell the source, unless another job has taken the id of this one while it was sent.
+
+        The source would remove that one.
+        """
+        if _suffix(task):
+            present = {one.schedule_id for one in await self.get_schedules()}
+            if _with_moment(task).schedule_id not in present:
+                return
+        await maybe_awaitable(self._source.post_send(task))
+
+
+def as_stored(task: ScheduledTask) -> ScheduledTask:
+    """A schedule that ``ReadSchedules`` has given, with the id that its source knows."""
+    return task.model_copy(update={"schedule_id": task.schedule_id.removesuffix(_suffix(task))})
+
+
+def _with_moment(task: ScheduledTask) -> ScheduledTask:
+    return task.model_copy(update={"schedule_id": task.schedule_id + _suffix(task)})
+
+
+def _suffix(task: ScheduledTask) -> str:
+    """What the id of a job for a moment has at its end for the loop; empty for other schedules."""
+    if task.time is None or JOB not in task.labels:
+        return ""
+    return f" at {task.time.isoformat()}"

@@ -23,7 +23,7 @@ from taskiq_flow.dataflow.tasks import Task
 from taskiq_flow.engine.run_spec import Items
 from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine
-from taskiq_flow.pipelines.base import RunnablePipeline
+from taskiq_flow.pipelines.base import Convert, RunnablePipeline, as_given
 from taskiq_flow.pipelines.pipeline_task import PipelineTask
 from taskiq_flow.pipelines.steps import (
     NOT_PASSED,
@@ -290,10 +290,15 @@ class Pipeline(RunnablePipeline, Generic[T]):
         self.dag.print()
 
     def _begin(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], pipeline_id: str | None
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        pipeline_id: str | None,
+        convert: Convert = as_given,
     ) -> PipelineTask[T]:
         graph, engine = self._ready(args, kwargs)
-        run = engine.start(graph.inputs(args, kwargs), run_id=pipeline_id)
+        inputs = convert(graph.dag, graph.inputs(args, kwargs))
+        run = engine.start(inputs, run_id=pipeline_id)
         return PipelineTask(run, itemgetter(graph.result))
 
     def _called(

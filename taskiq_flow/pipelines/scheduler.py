@@ -24,7 +24,12 @@ from taskiq_flow.engine.connection import check_broker
 from taskiq_flow.engine.started import started
 from taskiq_flow.errors import ConfigurationError, PipelineError
 from taskiq_flow.pipelines.base import RunnablePipeline, pipeline_of
-from taskiq_flow.pipelines.jobs import MemorySchedules, PipelineJob
+from taskiq_flow.pipelines.jobs import (
+    MemorySchedules,
+    PipelineJob,
+    ReadSchedules,
+    as_stored,
+)
 from taskiq_flow.suggestions import did_you_mean, suggests_keywords
 
 logger = logging.getLogger("taskiq_flow")
@@ -81,7 +86,7 @@ class PipelineScheduler(TaskiqScheduler):
     ) -> None:
         check_broker(broker)
         source = _source(store, store_path)
-        super().__init__(broker, [source])
+        super().__init__(broker, [ReadSchedules(source)])
         self._source = source
         self._timezone = _zone("UTC" if timezone is None else timezone)
         self._loop: asyncio.Task[None] | None = None
@@ -408,6 +413,7 @@ class PipelineScheduler(TaskiqScheduler):
             self._sending.add(current)
             current.add_done_callback(self._sending.discard)
             _sending.set(current)
+        task = as_stored(task)
         job = PipelineJob.of(task)
         if job is not None and not _is_in_time(job):
             logger.warning(
@@ -419,7 +425,16 @@ class PipelineScheduler(TaskiqScheduler):
             return
         if job is not None and job.jitter is not None:
             await asyncio.sleep(random.uniform(0, job.jitter))  # noqa: S311 - guards nothing
+            if not await self._is_wanted(job):
+                return
         await super().on_ready(source, task)
+
+    async def _is_wanted(self, job: PipelineJob) -> bool:
+        """Whether a job has been neither paused nor removed since it was due."""
+        present = await self.get_job(job.id)
+        if present is None:  # some sources tell of a single moment only in its minute
+            return job.run_at is not None
+        return not present.is_paused
 
     async def __aenter__(self) -> Self:
         await self.start()

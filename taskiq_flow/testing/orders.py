@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import random
 from collections import deque
@@ -63,7 +64,8 @@ def check_orders(
 ) -> OrdersChecked:
     """Run a graph or a pipeline in each order in which nodes may complete, and check each run.
 
-    ``check(outcome)`` fails by raising, or by returning ``False``. ``order``: run this order only,
+    ``check(outcome)`` fails by raising, or by returning a false value other than ``None``, such as
+    ``False`` of numpy. ``order``: run this order only,
     by names of nodes and elements; when it is at its end, nodes complete as they were sent.
     ``setup``: called before each run, to reset what tasks share. ``most``: how many orders are run,
     ``None`` for all. If there are more, those nearest to the order of sending are run, then random
@@ -95,20 +97,31 @@ check_orders(dag, inputs, check, order=['b'])
 
     def trial(choose: _Choose) -> _Trial:
         if setup is not None:
-            setup()
+            _refuse_async("setup", setup, setup())
         stage.turn = turns = _Turns(choose)
         outcome = perform(stage, inputs, wanted, on_idle=turns.next)
+        found: object = None
+        error: Exception | None = None
         try:
-            failed = check(outcome) is False
-            error: Exception | None = AssertionError("the check is False") if failed else None
+            found = check(outcome)
+            if found is not None and not found:
+                error = AssertionError(f"the check is {found!r}")
         except Exception as caught:  # whatever the check raises
             error = caught
+        _refuse_async("check", check, found)
         return _Trial(turns.names, turns.choices, outcome, error)
 
     if order is not None:
         return _Search(trial).run_named(list(order))
     limit = most_parallel("most", most) or math.inf
     return _Search(trial).run_all(limit, random.Random(seed))  # noqa: S311 - for no secret
+
+
+def _refuse_async(name: str, function: Callable[..., object], answer: object) -> None:
+    """Raise ``TypeError`` for a coroutine that nobody awaits, and that so would check nothing."""
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise TypeError(f"{name} is {function!r}, which is async; give a function that is not")
 
 
 _Choose = Callable[[list[str]], int]

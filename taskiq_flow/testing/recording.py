@@ -18,7 +18,7 @@ from taskiq_flow.events import Index, Item
 from taskiq_flow.execution_engine import ExecutionEngine
 from taskiq_flow.testing.flows import Flow, parts_of
 from taskiq_flow.testing.outcome import RunOutcome
-from taskiq_flow.testing.recording_file import Recording, written
+from taskiq_flow.testing.recording_file import Recording, encoded_inputs, written
 from taskiq_flow.testing.running import perform
 from taskiq_flow.testing.stage import EventLog, Stage, executing
 from taskiq_flow.values.digest import digest_of
@@ -44,7 +44,8 @@ async def record(
     Of a generator, the items are recorded as they come. An attempt of a generator that has failed
     is replayed without those that it had given.
 
-    Raises ``SerializationError`` for a value that the codec does not carry, and ``ValueError`` for
+    Raises ``SerializationError`` for a value that the codec does not carry. Before anything is run,
+    raises it for an input, ``FileNotFoundError`` for a path in no directory, and ``ValueError`` for
     ``pass_by=`` other than ``"value"``, which leaves values elsewhere.
 
     >>> from taskiq_flow.testing import record, replay
@@ -57,6 +58,10 @@ async def record(
     graph, options = parts_of(dag, options)
     if options.get("pass_by", "value") != "value":
         raise ValueError(f"pass_by={options['pass_by']!r} cannot be recorded; leave it out")
+    file = Path(path)
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"{file} cannot be written, as {file.parent} is no directory")
+    given = encoded_inputs(broker, graph, inputs or {})
     log, sent = EventLog(), _SentArguments()
     listeners = [*options.get("listeners", ()), log]
     engine = ExecutionEngine(broker, graph, **{**options, "listeners": listeners})
@@ -76,8 +81,8 @@ async def record(
     finally:
         broker.middlewares = [m for m in broker.middlewares if m is not sent]
         if log.events:
-            text = written(broker, graph, inputs or {}, log, sent.digests, items)
-            await asyncio.to_thread(Path(path).write_text, text, encoding="utf-8")
+            text = written(broker, graph, given, log, sent.digests, items)
+            await asyncio.to_thread(file.write_text, text, encoding="utf-8")
     return results
 
 

@@ -46,22 +46,29 @@ class ReplayError(AssertionError):
         self.task_name = task_name
 
 
+def encoded_inputs(broker: AsyncBroker, dag: DAG, inputs: Mapping[str, Any]) -> Any:
+    """The inputs of a run as they are recorded. Raises ``SerializationError``."""
+    return _encoded(_values_of(broker, dag), "the inputs", dict(inputs))
+
+
 def written(
     broker: AsyncBroker,
     dag: DAG,
-    inputs: Mapping[str, Any],
+    inputs: Any,
     log: EventLog,
     digests: Mapping[str, str],
     items: Items,
 ) -> str:
-    """The text of a recording. ``digests``: of the arguments, by task id.
+    """The text of a recording.
+
+    ``inputs``: as ``encoded_inputs`` gives them. ``digests``: of the arguments, by task id.
 
     Raises ``SerializationError``.
     """
     values = _values_of(broker, dag)
     content = {
         "format": FORMAT,
-        "inputs": _encoded(values, "the inputs", dict(inputs)),
+        "inputs": inputs,
         "attempts": _Attempts(dag, values, log, digests, items).entries(),
     }
     return json.dumps(content, ensure_ascii=False, indent=1)

@@ -69,7 +69,8 @@ class Classes:
         name = f"{module}.{qualname}"[:200]
         if found is None:
             raise SerializationError(
-                f"class {name} is not imported in this process; import it in the module of the task"
+                f"class {name} is not imported in this process; import its module "
+                "here, or on workers in the module of the task"
             )
         if kind_of(found) != kind:
             raise SerializationError(f"class {name} is no {kind} in this process")

@@ -21,6 +21,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, RootModel
 
+from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.classes import imported, kind_of
 from taskiq_flow.values.tree import Decode, Decoder, Encoder, Handler, RefusedError
 
@@ -97,7 +98,10 @@ def _class_of(decoder: Decoder, reference: Any, kind: str) -> type:
         found: type = origin[generic]  # type: ignore[index]  # makes or finds the model
         return found
     module, _, qualname = reference.partition(":")
-    return decoder.classes.find(module, qualname, kind)
+    try:
+        return decoder.classes.find(module, qualname, kind)
+    except SerializationError as error:  # the data are whole
+        raise RefusedError(str(error)) from error
 
 
 def _read_argument(decoder: Decoder, part: Any) -> Any:

@@ -68,10 +68,18 @@ class StoredValues:
         try:
             return self.serializer.dumpb(value)
         except Exception:  # whatever a serializer raises
-            if type(self.serializer) in _OF_PLAIN_DATA:
+            if not self._keeps_classes():
                 return self.serializer.dumpb(to_jsonable_python(value))  # as earlier versions did
             tree = self._codec.encode(value, strict=True, keeps_main=True)
             return self.serializer.dumpb(_Encoded(tree))
+
+    def _keeps_classes(self) -> bool:
+        """Whether the serializer gives objects back as they were. One of the user's may do so."""
+        try:
+            content = self.serializer.loadb(self.serializer.dumpb(_Encoded(None)))
+        except Exception:  # likewise
+            return False
+        return type(content) is _Encoded
 
     def loads(self, data: bytes) -> Any:
         """The value of bytes. Raises ``SerializationError``, or what the serializer raises."""

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, cast, get_args
 from urllib.parse import quote, unquote
 
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -34,6 +35,8 @@ from taskiq_flow.web.streams import FrameResponse
 
 MOST_LISTED = 200
 """Runs on one page of the list."""
+
+_LISTED_BY = ("status", "name", "tag", "since", "before", "limit")
 
 _BODY_SECONDS = 10.0
 
@@ -111,6 +114,7 @@ class Api:
     async def runs(self, request: Request) -> Response:
         """The newest runs, page by page."""
         query = request.query_params
+        _check_asked(query)
         status = query.get("status")
         if status is not None and status not in get_args(RunState):
             choice = ", ".join(get_args(RunState))
@@ -227,6 +231,16 @@ def path_value(request: Request, key: str) -> str:
 
 def _form(request: Request) -> Form:
     return "sse" if "text/event-stream" in request.headers.get("accept", "") else "lines"
+
+
+def _check_asked(query: QueryParams) -> None:
+    """Refuse what would be left out: an unknown parameter, and all but one of the same name."""
+    for name in query:
+        if name not in _LISTED_BY:
+            choice = ", ".join(_LISTED_BY)
+            raise HTTPException(400, f"{name!r} is no parameter of runs; give one of {choice}")
+        if (count := len(query.getlist(name))) > 1:
+            raise HTTPException(400, f"{name} is given {count} times; give it once")
 
 
 def _number(text: str, name: str) -> float:

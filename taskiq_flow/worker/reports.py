@@ -20,6 +20,7 @@ from taskiq_flow.values.size import read_off_loop
 from taskiq_flow.values.store import folder_of
 from taskiq_flow.values.wire import Wire, is_encoded_result
 from taskiq_flow.worker.execution import Execution
+from taskiq_flow.worker.raised import as_sent
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -62,6 +63,8 @@ class Reports:
     async def report(self, execution: Execution, result: TaskiqResult[Any]) -> None:
         """Save a result and tell the engine. If saving fails, report an error that says why."""
         task_id = execution.task_id
+        if result.error is not None:
+            result = result.model_copy(update={"error": as_sent(result.error)})
         result = await self._encoded(execution, result)
         await execution.when_told()
         try:

@@ -44,7 +44,7 @@ ENDS = [
     (["validate", "flows:no_steps"], 3, "the pipeline has no steps"),
     (["validate", "flows:mismatched"], 3, "takes it as its parameter 'number'"),
     (["run", "flows:nightly", *URL, *KNOWN], 3, "continue it with taskiq-flow resume r1 flows:"),
-    (["resume", "r1", "flows:halves", "--journal", "runs.db"], 3, "started with another graph"),
+    (["resume", "r1", "flows:halves", "--journal", "runs.db"], 3, "or with --allow-changed"),
     (["rerun", "r1", "flows:nightly", "--from", "tidle", "--journal", "runs.db"], 3, "'tidle'"),
     (["show", "r2", "--journal", "runs.db"], 4, "the journal has no run 'r2'"),
     (["watch", "r2", "--journal", "runs.db"], 4, "the journal has no run 'r2'"),

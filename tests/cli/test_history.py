@@ -53,6 +53,14 @@ def test_runs_are_found_by_their_tags(journal: Path, run: Run) -> None:
     assert json.loads(only)["tags"] == ["customer 7", "trial"]
     assert "tags       customer 7, trial" in run("show", "tagged", *JOURNAL).output
     assert run("runs", *JOURNAL, "--json-lines", "--tag", "customer").lines == []
+    again = ("rerun", "tagged", "flows:nightly", "--from", "fetch", "--new-run-id", "again", "-q")
+    run(*again, "--tag", "second try", *JOURNAL)
+    run("resume", "tagged", "flows:nightly", "--tag", "seen", "-q", *JOURNAL)
+    shown = run("runs", *JOURNAL, "--json-lines", "--tag", "customer 7").lines
+    assert [json.loads(line)["tags"] for line in shown] == [
+        ["customer 7", "trial", "second try"],
+        ["customer 7", "trial", "seen"],
+    ]
 
 
 def test_runs_are_listed_shown_and_deleted(journal: Path, run: Run) -> None:

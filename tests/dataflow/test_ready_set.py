@@ -58,7 +58,7 @@ def test_nodes_start_once_all_that_they_wait_for_has_completed(
 ) -> None:
     ready = ready_set(graph, limit)
     assert groups(ready) == expected
-    assert ready.exhausted
+    assert not ready.unfinished
 
 
 # A limit
@@ -123,7 +123,7 @@ def test_exactly_the_dependents_of_a_failure_are_skipped(
         for node in group:
             left_out += ready.fail(node) if node in failing else ready.complete(node)
     assert (found, "".join(left_out)) == (expected, skipped)
-    assert ready.exhausted
+    assert not ready.unfinished
 
 
 # Growing
@@ -218,7 +218,7 @@ def test_a_node_cannot_wait_for_what_is_not_there(after: str) -> None:
     with pytest.raises(ValueError, match=r"'n' waits for '[xn]', which is not in the set"):
         ready.add("n", after)
     assert ready.complete("a") == []
-    assert ready.exhausted
+    assert not ready.unfinished
     assert ready.add("n", "a")
     assert groups(ready) == ["n"]
 
@@ -252,7 +252,7 @@ def test_a_very_deep_chain_is_skipped_without_recursion() -> None:
         ready.add(number, [number - 1] if number else [])
     ready.pop()
     assert ready.fail(0) == list(range(1, 100_000))
-    assert ready.exhausted
+    assert not ready.unfinished
 
 
 @pytest.mark.parametrize("limit", [None, 1])
@@ -267,4 +267,4 @@ def test_a_dependency_that_completes_after_another_failed_starts_no_successor(
     assert ready.pop() == "b"
     assert ready.complete("b") == ["c"]
     assert ready.pop() is None
-    assert ready.exhausted
+    assert not ready.unfinished

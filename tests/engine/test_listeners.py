@@ -24,8 +24,10 @@ from taskiq_flow import (
     RunFinished,
     RunStarted,
 )
+from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.engine import listeners
 from taskiq_flow.engine.listeners import CATCHING_UP, LISTENER_GRACE
+from taskiq_flow.engine.run_events import RunEvents
 from taskiq_flow.processes.name import process_name
 from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later, virtually
@@ -461,3 +463,10 @@ async def test_a_reader_that_comes_while_a_batch_waits_is_told_of_the_next_event
     of_run.tell(ElementsKnown("r", 0.0, "n", 2))
     assert (await asyncio.wait_for(reading, 1)).seq == 2
     await of_run.aclose()
+
+
+async def test_what_a_resumed_run_passes_over_is_counted_and_not_held_if_nobody_listens() -> None:
+    of_run = listeners.Listeners("r")
+    events: RunEvents[DAGNode] = RunEvents("r", of_run, lambda _, value: value)
+    events.kept(chain().get_node("a"))
+    assert (of_run.seq, len(of_run.events)) == (1, 0)

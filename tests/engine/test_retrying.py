@@ -232,6 +232,12 @@ def test_a_delay_is_bounded_and_only_ever_shortened_by_chance(failures: int) -> 
     assert retry.delay(failures, 1.0) == longest * 0.75
 
 
+@pytest.mark.parametrize("wait", [0.0, 300.0])
+@pytest.mark.parametrize("failures", [1, 2, 5000])
+def test_a_wait_that_is_asked_for_is_never_cut(wait: float, failures: int) -> None:
+    assert Retry(10_000, wait=wait, jitter=0).delay(failures, 0.0) == wait
+
+
 # Timeouts
 
 

@@ -49,6 +49,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from taskiq_flow.engine import listeners, run_handle
+from taskiq_flow.engine.run_handle import READ_AHEAD
 from taskiq_flow.journal import writer
 from taskiq_flow.testing import LocalBroker
 from tests.recording import Recorder
@@ -490,6 +491,58 @@ class TestItems:
                 await anext(pairs)
             assert 100 <= numbers.read <= 105
         assert numbers.closed.is_set()
+
+    @pytest.mark.parametrize("items", [True, "only"])
+    @pytest.mark.parametrize("is_mapped", [False, True])
+    async def test_a_generator_waits_for_a_reader_that_lags(
+        self, broker: InMemoryBroker, *, is_mapped: bool, items: Any
+    ) -> None:
+        made = 0
+
+        async def frames() -> AsyncIterator[int]:
+            nonlocal made
+            for made in itertools.count(1):
+                yield made
+
+        async def size(frame: int) -> int:
+            return frame
+
+        builder = DAGBuilder().node(frames)
+        if is_mapped:
+            builder.node(size, inputs=["frames"], map_over="frames")
+        engine = ExecutionEngine(broker, builder.build(), max_parallel=2)
+        async with engine.start(items=items) as run:
+            pairs = aiter(run)
+            for _ in range(3):
+                await anext(pairs)
+            before = made
+            for _ in range(500):
+                await asyncio.sleep(0)
+            assert made <= before + 2 * READ_AHEAD
+
+    @pytest.mark.parametrize("leaves", ["closes", "drops", "awaits"])
+    async def test_a_generator_does_not_wait_for_a_reader_that_has_left_or_awaits_the_run(
+        self, broker: InMemoryBroker, leaves: str
+    ) -> None:
+        async def frames() -> AsyncIterator[int]:
+            for number in range(200):
+                yield number
+
+        dag = DAGBuilder().node(frames).build()
+        run = ExecutionEngine(broker, dag, max_parallel=2).start(items=True)
+        pairs = aiter(run)
+        found = [await anext(pairs)]
+        await turns(lambda: (room := run._progress._room) and not room.done())  # it is not read on
+        if leaves == "closes":
+            await pairs.aclose()  # type: ignore[attr-defined]
+        if leaves == "drops":
+            del pairs
+        if leaves == "awaits":
+            await run
+        await turns(lambda: run.status == "completed")
+        found += [pair async for pair in (pairs if leaves == "awaits" else run)]
+        assert [item.index for name, item in found[:-1]] == [*range(200)]
+        assert found[-1] == ("frames", [*range(200)])
 
     @pytest.mark.parametrize("when", ["first", "behind a reader"])
     async def test_a_run_that_is_awaited_and_not_read_drops_its_elements(

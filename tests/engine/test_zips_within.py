@@ -325,3 +325,28 @@ async def test_a_failure_in_the_place_of_a_list_is_one_of_each_element_within() 
     assert found.keys() == alone.keys()
     assert isinstance(found["fails"], NodeFailure)
     assert found.get("told") == alone.get("told")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, None])
+@pytest.mark.parametrize("odd", [0, 1, 2])
+async def test_a_zip_of_lists_is_not_kept_waiting_by_an_element_that_gave_none(
+    limit: int | None, odd: int
+) -> None:
+    async def twice(number: int) -> list[int]:
+        return [number, number]
+
+    async def same(each: int) -> int:
+        return each
+
+    async def beside(each: int, letter: str) -> str:
+        return f"{letter}{each}"
+
+    builder = DAGBuilder()
+    numbers, some = {"number": "numbers"}, lambda numbers: numbers != odd
+    builder.node(twice, inputs=numbers, map_over="numbers", when=some)
+    builder.node(same, inputs={"each": "twice"}, map_over={"twice": 2})
+    taken = {"each": "same", "letter": "letters"}
+    builder.node(beside, inputs=taken, map_over={"same": 2, "letters": 1})
+    engine = ExecutionEngine(InMemoryBroker(), builder.build(), limit)
+    results = await engine.execute({"numbers": [0, 1, 2], "letters": list("abc")})
+    assert results["beside"] == [[f"{'abc'[n]}{n}"] * 2 for n in range(3) if n != odd]

@@ -256,8 +256,27 @@ async def test_runs_have_the_tags_of_their_engines_and_the_name_of_the_graph(
         async with aclosing(again.resume("r1")) as pairs:
             assert [pair async for pair in pairs] == [("abs", 1)]
         assert (await reader.run("r1")).tags == ("a", "b", "again")
+        async with aclosing(again.rerun("r2", ["abs"], new_run_id="r4")) as pairs:
+            assert [pair async for pair in pairs] == [("abs", 1)]
+        assert (await reader.run("r4")).tags == ("b", "again")
+        assert (await reader.run("r2")).tags == ("b",)
     with pytest.raises(TypeError, match="tag is 7; give one text"):
         await reader.runs(tag=7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["caf\udce9", "a=b&c", "50%_x", "it's", "naïve"])
+async def test_runs_are_found_by_any_name_and_tag_that_they_were_given(
+    journal: Any, text: str
+) -> None:
+    dag = DAGBuilder(text).node(abs, inputs=["x"]).build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, tags=[text])
+    await engine.execute({"x": -1}, run_id="r")
+    reader = RunReader(journal)
+    ways: list[dict[str, Any]] = [{"tag": text}, {"name": text}, {"tag": text, "name": text}]
+    for wanted in ways:
+        assert [run.run_id for run in await reader.runs(**wanted)] == ["r"]
+    assert await reader.runs(name=text, tag="another") == []
+    assert await reader.prune(keep=0, name=text) == ["r"]
 
 
 @pytest.mark.parametrize(
@@ -551,8 +570,11 @@ async def test_events_of_a_run_that_an_earlier_version_deleted_are_not_those_of_
         ({"before": "2026-01-01"}, "before is"),
         ({"name": ["nightly"]}, "name is"),
         ({"limit": "5"}, "limit is"),
+        ({"limit": -1}, "limit is -1; give the number of runs to list"),
     ],
 )
-async def test_what_is_no_moment_or_name_is_refused(given: dict[str, Any], named: str) -> None:
-    with pytest.raises(TypeError, match=named):
+async def test_what_is_no_moment_name_or_number_is_refused(
+    given: dict[str, Any], named: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=named):
         await RunReader(MemoryJournal()).runs(**given)

@@ -235,6 +235,26 @@ def test_what_a_serializer_refuses_is_written_as_the_codec_encodes_it() -> None:
         assert type(read) is type(value)
 
 
+class OwnJson(JSONSerializer):
+    """A serializer of the user's, of plain data as well."""
+
+
+class OwnJsonOfDataclasses(OwnJson):
+    """Writes dataclasses as ``orjson`` does, and gives dictionaries back."""
+
+    def __init__(self) -> None:
+        default: Any = lambda value: {"tree": value.tree}  # noqa: E731 - the annotation is wrong
+        super().__init__(default)
+
+
+@pytest.mark.parametrize("serializer", [OwnJson(), OwnJsonOfDataclasses()])
+def test_a_serializer_of_the_users_that_loses_classes_is_given_plain_data(
+    serializer: JSONSerializer,
+) -> None:
+    stored = StoredValues(serializer, Classes.imported())
+    assert stored.loads(stored.dumps({"at": date(2026, 1, 2)})) == {"at": "2026-01-02"}
+
+
 def test_what_neither_a_serializer_nor_the_codec_takes_is_an_error() -> None:
     with pytest.raises(SerializationError):
         StoredValues(PickleSerializer(), Classes()).dumps([lambda: None])

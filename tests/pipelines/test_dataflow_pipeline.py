@@ -179,6 +179,17 @@ async def test_a_pipeline_of_tasks_that_do_not_fit_is_refused(broker: InMemoryBr
         DataflowPipeline(broker).map(squares, "n", "s", chunk_config={"size": 2})
 
 
+async def test_what_is_refused_leaves_nothing_behind(broker: InMemoryBroker) -> None:
+    pipeline = DataflowPipeline(broker)
+    with pytest.raises(ValueError, match="max_parallel is 0"):
+        pipeline.map(squares, [1, 2], "squares", chunk_config=2, max_parallel=0)
+    with pytest.raises(TypeError, match="a node's task"):
+        pipeline.reduce(None, "squares", "total", initial=0, chunk_size=2)  # type: ignore[arg-type]
+    assert repr(pipeline) == "<DataflowPipeline of 0 nodes>"
+    pipeline.map(square, "numbers", "squares")
+    assert await pipeline.kiq_dataflow(numbers=[3]) == {"squares": [9]}
+
+
 @pytest.mark.filterwarnings("ignore::taskiq_flow.TypeMismatchWarning")
 async def test_a_map_whose_function_cannot_take_the_elements_fails(broker: InMemoryBroker) -> None:
     pipeline = DataflowPipeline(broker, [split]).map(square, "words", "squares")

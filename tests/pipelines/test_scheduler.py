@@ -20,6 +20,7 @@ from taskiq_flow import (
     DataflowPipeline,
     HookManager,
     MissingInputError,
+    NodeFailedError,
     Pipeline,
     PipelineError,
     PipelineJob,
@@ -27,7 +28,7 @@ from taskiq_flow import (
     PipelineTrackingManager,
 )
 from taskiq_flow.pipelines.jobs import NEVER, MemorySchedules
-from taskiq_flow.testing import LocalBroker
+from taskiq_flow.testing import LocalBroker, run_virtually
 
 MOMENT = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
 
@@ -80,7 +81,7 @@ def described(job: PipelineJob | None) -> dict[str, Any]:
 async def sent(scheduler: PipelineScheduler, job_id: str) -> None:
     """The job is due, as taskiq's scheduler says it is."""
     source = scheduler.sources[0]
-    task = next(s for s in await source.get_schedules() if s.schedule_id == job_id)
+    task = next(s for s in await source.get_schedules() if s.schedule_id.startswith(job_id))
     await scheduler.on_ready(source, task)
 
 
@@ -398,6 +399,19 @@ async def test_jitter_waits_before_a_job_is_sent(
     await until(lambda: len(ran) == 1)
 
 
+@pytest.mark.parametrize("method", ["pause_job", "remove_job"])
+async def test_a_job_that_is_paused_or_removed_while_jitter_waits_is_not_sent(
+    scheduler: PipelineScheduler, pipeline: Pipeline[Any], broker: InMemoryBroker, method: str
+) -> None:
+    job_id = await scheduler.schedule(pipeline, "* * * * *", jitter=0.01)
+    sending = asyncio.create_task(sent(scheduler, job_id))
+    await asyncio.sleep(0)
+    await getattr(scheduler, method)(job_id)
+    await sending
+    await broker.wait_all()
+    assert ran == []
+
+
 # The scheduler's loop
 
 
@@ -511,6 +525,36 @@ async def test_a_pipeline_may_shut_its_scheduler_down(in_place: bool, waits: boo
     await broker.wait_all()
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_pipeline_may_schedule_itself_under_the_id_of_its_job(in_place: bool) -> None:
+    """apscheduler 7 and 803: jobs that were scheduled from within their runs were lost."""
+
+    async def main() -> None:
+        broker, done = InMemoryBroker(await_inplace=in_place), asyncio.Event()
+
+        async def again(number: int) -> None:
+            ran.append(number)
+            if number == 3:
+                done.set()
+            else:
+                await schedule(number + 1)
+
+        pipeline = Pipeline(broker).call_next(again)
+
+        async def schedule(number: int) -> None:
+            await scheduler.schedule_at(pipeline, datetime.now(UTC), args=(number,), job_id="it")
+
+        scheduler = PipelineScheduler(broker)
+        await schedule(1)
+        await scheduler.start(update_interval=0.001)
+        await asyncio.wait_for(done.wait(), 1000)
+        await scheduler.shutdown()
+        assert await scheduler.list_jobs() == []
+
+    run_virtually(main())
+    assert ran == [1, 2, 3]
+
+
 async def test_a_source_that_cannot_start_is_told_at_once(broker: InMemoryBroker) -> None:
     class Broken(MemorySchedules):
         async def startup(self) -> None:
@@ -545,6 +589,22 @@ async def test_a_pipeline_is_a_task_that_labels_can_schedule(broker: InMemoryBro
     (stored,) = await source.get_schedules()
     await TaskiqScheduler(broker, [source]).on_ready(source, stored)
     await until(lambda: ran == [((7,), {})])
+
+
+async def test_the_task_of_a_pipeline_is_given_what_its_first_step_is_annotated_with(
+    broker: InMemoryBroker,
+) -> None:
+    def named(names: dict[int, list[tuple[int, str]]]) -> None:
+        ran.append(names)
+
+    names = {1: [(2, "ebb")]}
+    pipeline, dataflow = Pipeline(broker).call_next(named), DataflowPipeline(broker, [named])
+    steps, keys = pipeline.as_task("steps"), dataflow.as_task("keys")
+    await (await steps.kiq(names)).wait_result()
+    await (await keys.kiq(names=names)).wait_result()
+    assert ran == [names, names]
+    wrong = await (await steps.kiq("ebb")).wait_result()
+    assert isinstance(wrong.error, NodeFailedError)  # of the step, as listeners are told it
 
 
 async def test_the_task_of_a_pipeline_has_its_error(broker: InMemoryBroker) -> None:

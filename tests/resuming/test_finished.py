@@ -21,6 +21,7 @@ from taskiq_flow import (
     NodeFailure,
     NodeSkipped,
     RunFailedError,
+    RunReader,
 )
 from taskiq_flow.events import Event
 from tests.virtual_clock import virtually
@@ -229,6 +230,12 @@ async def test_lists_within_positions_are_passed_over_with_them() -> None:
     ]
     assert done == ["ccccccccc"]
     assert serializer.read == 2  # the input, and the list of the text that goes on
+    reader = RunReader(journal)
+    sizes = (await reader.view("r")).nodes["size"].elements
+    assert sizes is not None
+    assert (sizes.known, sizes.are_all_known, sizes.completed, sizes.kept) == (3, True, 3, 2)
+    summary = await reader.run("r")
+    assert (summary.completed, summary.total) == (6, 6)
 
 
 @virtually
@@ -260,8 +267,11 @@ async def test_a_source_is_closed_at_once_where_its_last_item_ends_the_run() -> 
     assert loop.time() - begin == 3
 
 
+@pytest.mark.parametrize("outputs", [None, ["shifted"]])
 @virtually
-async def test_conditions_are_asked_again_where_a_failure_that_they_read_is_tried_again() -> None:
+async def test_conditions_are_asked_again_where_a_failure_that_they_read_is_tried_again(
+    outputs: list[str] | None,
+) -> None:
     journal, broken = MemoryJournal(), {"base"}
 
     async def base() -> int:
@@ -275,13 +285,46 @@ async def test_conditions_are_asked_again_where_a_failure_that_they_read_is_trie
     def is_there(base: int = 0) -> bool:
         return base > 0
 
+    def other(number: int) -> int:
+        return number
+
     builder = DAGBuilder().node(base)
+    if outputs:  # not needed, but with elements at the same positions
+        builder.node(other, inputs={"number": "numbers"}, map_over="numbers")
     inputs = {"number": "numbers", "base": "base"}
     builder.node(shifted, inputs=inputs, map_over="numbers", join="ended", when=is_there)
     options: dict[str, Any] = {"on_error": "continue", "journal": journal}
     engine = ExecutionEngine(InMemoryBroker(), builder.build(), **options)
     with pytest.raises(RunFailedError):
-        await engine.execute({"numbers": NUMBERS}, run_id="r")
+        await engine.execute({"numbers": NUMBERS}, outputs=outputs, run_id="r")
     broken.clear()
     again = await read(engine.resume("r", items="only", replay=False))
     assert sorted(item.value for name, item in again if name == "shifted") == [*range(10, 16)]
+
+
+@virtually
+async def test_nodes_that_a_run_does_not_need_are_not_taken_for_completed() -> None:
+    journal, is_there = MemoryJournal(), asyncio.Event()
+
+    async def double(number: int) -> int:
+        return 2 * number
+
+    async def base() -> int:
+        await is_there.wait()
+        return 5
+
+    async def shifted(number: int, base: int) -> int:
+        return number + base
+
+    builder = DAGBuilder().node(double, inputs={"number": "numbers"}, map_over="numbers")
+    builder.node(base)
+    builder.node(shifted, inputs={"number": "numbers", "base": "base"}, map_over="numbers")
+    engine = ExecutionEngine(InMemoryBroker(), builder.build(), journal=journal)
+    outputs = ["double", "base"]
+    run = engine.execute_async({"numbers": [1, 2]}, outputs=outputs, run_id="r", items="only")
+    async with aclosing(run):
+        assert [await anext(run), await anext(run)] == [
+            *(("double", Item(0, 2)), ("double", Item(1, 4)))
+        ]
+    is_there.set()
+    assert await read(engine.resume("r", items="only", replay=False)) == [("base", 5)]

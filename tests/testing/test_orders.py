@@ -85,6 +85,13 @@ def test_all_orders_are_run_where_they_are_few() -> None:
         assert all(order.index(a) < order.index(b) for b, a in before.items())
 
 
+class Falsy:
+    """Like a false value of numpy."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
 def wide(log: list[str], nodes: int) -> DAG:
     builder = DAGBuilder()
     for number in range(nodes):
@@ -170,6 +177,25 @@ def test_what_fails_without_the_check_looking_at_it_is_the_results() -> None:
     assert caught.value.order == []
     assert caught.value.outcome is not None
     assert isinstance(caught.value.outcome.failures["bad"], ZeroDivisionError)
+
+
+@pytest.mark.parametrize("answer", [False, 0, "", Falsy()])
+def test_a_check_fails_by_any_false_value_but_none(answer: object) -> None:
+    """As a comparison of numpy gives one, which is not ``False`` itself."""
+    with pytest.raises(OrderError) as caught:
+        check_orders(wide([], 1), {}, lambda _: answer)
+    assert str(caught.value.__cause__) == f"the check is {answer!r}"
+    assert check_orders(wide([], 1), {}, lambda _: None).count == 1
+
+
+def test_async_functions_that_would_check_nothing_are_refused() -> None:
+    async def never_awaited(*_: object) -> None:
+        raise AssertionError
+
+    with pytest.raises(TypeError, match=r"check is .*, which is async"):
+        check_orders(wide([], 1), {}, never_awaited)
+    with pytest.raises(TypeError, match=r"setup is .*, which is async"):
+        check_orders(wide([], 1), {}, lambda _: None, setup=never_awaited)
 
 
 def test_an_order_that_cannot_be_is_refused() -> None:

@@ -218,3 +218,15 @@ def test_what_cannot_be_recorded_is_an_error(path: Path) -> None:
     with pytest.raises(SerializationError, match="the value of 'thing' cannot be recorded"):
         run_virtually(record(path, broker, dag))
     assert not path.exists()
+
+
+def test_what_is_known_to_fail_is_told_before_anything_is_run(path: Path) -> None:
+    def work(thing: object) -> None:
+        executions.append("work")
+
+    dag = DAGBuilder().node(work).build()
+    with pytest.raises(SerializationError, match="the inputs cannot be recorded"):
+        run_virtually(record(path, InMemoryBroker(), dag, {"thing": object()}))
+    with pytest.raises(FileNotFoundError, match="is no directory"):
+        run_virtually(record(path / "x.json", InMemoryBroker(), dag, {"thing": 1}))
+    assert executions == []

@@ -260,6 +260,13 @@ def test_the_classes_in_annotations_are_found() -> None:
         ValueCodec().decode(sent, Classes())
 
 
+def test_a_class_that_is_not_imported_here_is_no_damage() -> None:
+    sent = ValueCodec().encode([Point(1)])
+    text = json.dumps(sent).replace(Point.__module__, "elsewhere")
+    with pytest.raises(SerializationError, match=r"decoded: class elsewhere\.Point is not imp"):
+        ValueCodec().decode(json.loads(text), Classes.imported())
+
+
 def test_no_library_is_imported_for_a_value(scripts: Scripts) -> None:
     script = (
         "import sys\nbefore = {*sys.modules}\n"
