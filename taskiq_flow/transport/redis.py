@@ -123,6 +123,8 @@ class RedisNotifier:
         await self._end_subscriptions()  # of an earlier attempt that failed halfway
         async with asyncio.timeout(FIRST_ANSWER):
             await self._client.ping()
+            if (batches := self._notices_by) is not None:  # so that the first notice is not late
+                await batches.execute("PING", size=0)
 
     async def publish(self, channel: str, data: bytes) -> None:
         """Send ``data`` to all who listen on the channel."""
@@ -131,9 +133,12 @@ class RedisNotifier:
         if not heard_by and not isinstance(self._client, RedisCluster):  # it counts its node's only
             self.on_unheard(channel)
 
+    @property
+    def _notices_by(self) -> Batches | None:
+        return self._batches if self._saver is None else self._saver.batches
+
     async def _publish(self, channel: str, data: bytes) -> int:
-        batches = self._batches if self._saver is None else self._saver.batches
-        if batches is None:
+        if (batches := self._notices_by) is None:
             return int(await self._client.publish(channel, data))
         return int(await batches.execute("PUBLISH", channel, data, size=len(data)))
 
