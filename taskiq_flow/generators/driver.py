@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import aclosing, closing
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from taskiq_flow.errors import ItemsChangedError
 from taskiq_flow.generators.grant import NO_ITEMS, Grant, with_item
 from taskiq_flow.values.digest import digest_of
 from taskiq_flow.values.listed import ITEMS_IN_A_ROW
-
-T = TypeVar("T")
 
 
 class Sink(Protocol):
@@ -67,8 +65,13 @@ def drive_in_thread(
 ) -> int:
     """As ``drive``, for a generator that runs in another thread than the event loop."""
 
-    def wait(awaitable: Awaitable[T]) -> T:
-        return asyncio.run_coroutine_threadsafe(_awaited(awaitable), loop).result()
+    def wait(answer: Coroutine[Any, Any, None]) -> None:
+        try:
+            answered = asyncio.run_coroutine_threadsafe(answer, loop)
+        except RuntimeError:  # the loop is closed, as its process ends
+            answer.close()
+            raise
+        answered.result()
 
     execution = _Execution(sink)
     with closing(items):
@@ -82,10 +85,6 @@ def drive_in_thread(
     execution.check_end()
     wait(sink.finish(execution.count))
     return execution.count
-
-
-async def _awaited(awaitable: Awaitable[T]) -> T:
-    return await awaitable
 
 
 class _Execution:
