@@ -706,14 +706,14 @@ class ExecutionEngine:
         """Begin a run that its user holds. ``is_finite``: all that it maps over has a length."""
         in_progress = RunInProgress(run_id, self._in_progress)
         pairs = self._pairs(run_id, begin, in_progress)
-        store = partial(store_result, self._dag)
+        store, plan = partial(store_result, self._dag), self._dag.plan().by_items
         return RunHandle(
             in_progress,
             pairs,
             store,
             is_finite=is_finite,
             yields_items=bool(items),
-            has_generators=any(node.gives_items for node in self._planner.dag.plan().order),
+            has_generators=plan is not None and bool(plan.generators),
         )
 
     def _check_may_resume(self) -> None:

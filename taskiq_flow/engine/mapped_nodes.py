@@ -8,7 +8,7 @@ import logging
 import math
 from collections import ChainMap
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from taskiq_flow.dataflow.axes import element_name
 from taskiq_flow.dataflow.cells import ABSENT
@@ -27,16 +27,13 @@ from taskiq_flow.engine.replay import Replay
 from taskiq_flow.engine.result_stream import ResultStream
 from taskiq_flow.engine.run_events import RunEvents
 from taskiq_flow.engine.run_spec import NO_SESSIONS, RunSpec
-from taskiq_flow.engine.run_state import RunState, as_whole
+from taskiq_flow.engine.run_state import DECLINED, RunState, as_whole
 from taskiq_flow.engine.taskless_elements import TasklessElements
 from taskiq_flow.generators.grant import NO_ITEMS, Grant, with_item
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.digest import digest_of
 
 logger = logging.getLogger("taskiq_flow")
-
-DECLINED: Final = object()
-"""A filter has left an element out."""
 
 
 class MappedNodes:

@@ -23,7 +23,6 @@ from taskiq_flow.engine.cached_results import CachedResults
 from taskiq_flow.engine.call_text import called_with
 from taskiq_flow.engine.handing_over import HandingOver
 from taskiq_flow.engine.listeners import Listeners
-from taskiq_flow.engine.mapped_nodes import DECLINED
 from taskiq_flow.engine.node_run import (
     Ask,
     Fail,
@@ -42,7 +41,7 @@ from taskiq_flow.engine.node_run import (
 from taskiq_flow.engine.result_stream import ResultStream
 from taskiq_flow.engine.run_events import RunEvents
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSpec
-from taskiq_flow.engine.run_state import RunState, SkipReason
+from taskiq_flow.engine.run_state import DECLINED, RunState, SkipReason
 from taskiq_flow.engine.sender import RestOfStart, Sender
 from taskiq_flow.engine.start_loop import StartLoop
 from taskiq_flow.engine.suspended import Suspended

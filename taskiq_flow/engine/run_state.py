@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Generic, Literal, TypedDict, TypeVar
+from typing import Any, Final, Generic, Literal, TypedDict, TypeVar
 
 from taskiq_flow.dataflow.axes import element_name
 from taskiq_flow.dataflow.element import Element, Unreached, place_of
@@ -33,6 +33,9 @@ MOST_FAILURES = 1_000
 than a count."""
 
 SkipReason = Literal["failure", "condition"]
+
+DECLINED: Final = object()
+"""What the reader of an element is given that a filter has left out: nothing."""
 
 
 def as_whole(node: Any) -> Any:
