@@ -38,6 +38,7 @@ from taskiq_flow.cleanup import until_ended
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.reconnect import listen_through_outages, retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries, Delivery, Listen, holding_ahead
+from taskiq_flow.transport.nats_acknowledged import remove_acknowledged
 from taskiq_flow.transport.nats_errors import naming_refusals
 from taskiq_flow.transport.protocol import Backlog, Kick, Leftover, NothingWaits
 
@@ -272,6 +273,7 @@ class JetStreamListener:
 
     async def listen(self) -> AsyncGenerator[bytes | AckableMessage, None]:
         """The broker's messages, through outages."""
+        removing = asyncio.create_task(remove_acknowledged(self._broker))
         try:
             async with aclosing(
                 listen_through_outages(self._begin, is_away, self._what)
@@ -279,9 +281,10 @@ class JetStreamListener:
                 async for message in messages:
                     yield message
         finally:
+            removing.cancel()
             self._stop_restoring()
-            if self._restoring is not None:
-                await until_ended([self._restoring], GRACE)
+            others = [removing] if self._restoring is None else [removing, self._restoring]
+            await until_ended(others, GRACE)
 
     async def _begin(self) -> AsyncGenerator[bytes | AckableMessage, None]:
         with naming_refusals(self._broker.client):

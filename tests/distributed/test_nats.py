@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -42,7 +44,15 @@ from taskiq_flow.transport.nats_broker import (
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, check_cancelling, inputs, left_over, many, until
+from tests.distributed.watching import (
+    LONGEST,
+    Notes,
+    check_cancelling,
+    inputs,
+    left_over,
+    many,
+    until,
+)
 from tests.servers.nats import NatsServer
 
 
@@ -141,6 +151,55 @@ async def test_a_broker_listens_on(kind: Any, keep_data: bool, server: NatsServe
         server.kill()
         server.restart(keep_data=keep_data)
         await asyncio.wait_for(reconnected.wait(), 10.0)
+    task.cancel()
+    await asyncio.wait([task])
+    await broker.shutdown()
+
+
+async def test_acknowledged_messages_with_which_a_server_comes_back_are_removed(
+    server: NatsServer,
+) -> None:
+    """As one does that was killed when the consumer's state was written, and no deletion."""
+    bodies = {b"%d" % number for number in range(50)}
+    async with listening_to_a_work_queue(server, bodies) as listening:
+        await until(lambda: listening.came == bodies, "all came")
+    server.stop()  # which writes all
+    shutil.rmtree(server.data / MESSAGES)
+    shutil.copytree(server.folder / "copy", server.data / MESSAGES)
+    server.start()
+    assert "Restored 50 messages for stream '$G > a'" in server.process.log_since_start()
+    async with listening_to_a_work_queue(server) as listening:
+        await listening.hear(b"another")
+        async with asyncio.timeout(LONGEST):
+            while (await listening.broker.js.stream_info("a")).state.messages:
+                await asyncio.sleep(0.01)
+        assert listening.came == {b"another"}
+
+
+MESSAGES = "jetstream/$G/streams/a/msgs"
+
+
+@contextlib.asynccontextmanager
+async def listening_to_a_work_queue(
+    server: NatsServer, bodies: Iterable[bytes] = ()
+) -> AsyncIterator[Any]:
+    """Publish messages, copy the server's file of them, and listen."""
+    broker = PullBasedJetStreamBroker(
+        server.url,
+        subject="a",
+        stream_name="a",
+        durable="a",
+        stream_config=StreamConfig(retention=RetentionPolicy.WORK_QUEUE),
+        pull_consume_timeout=0.5,
+    )
+    listening = Listening(broker)
+    await broker.startup()
+    for body in bodies:
+        await broker.js.publish("a", body)
+    if bodies:
+        shutil.copytree(server.data / MESSAGES, server.folder / "copy")
+    task = asyncio.create_task(listening.listen())
+    yield listening
     task.cancel()
     await asyncio.wait([task])
     await broker.shutdown()
