@@ -36,7 +36,7 @@ from taskiq_nats import NatsBroker, PullBasedJetStreamBroker
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.errors import SerializationError
-from taskiq_flow.reconnect import listen_through_outages, retry_through_outage
+from taskiq_flow.reconnect import listen_through_outages, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries, Delivery, Listen, holding_ahead
 from taskiq_flow.transport.nats_acknowledged import remove_acknowledged
 from taskiq_flow.transport.nats_errors import naming_refusals
@@ -204,7 +204,7 @@ async def _config_of_results(backend: Any) -> StreamConfig | None:
     try:
         info = await backend.nats_jetstream.stream_info(f"OBJ_{backend.bucket_name}")
     except Exception as error:  # of the server; saving the result will say more
-        logger.debug("bucket %r cannot be looked at: %r", backend.bucket_name, error)
+        logger.debug("bucket %r cannot be looked at: %s", backend.bucket_name, text_of(error))
         return None
     config: StreamConfig = info.config
     if not config.max_age:
