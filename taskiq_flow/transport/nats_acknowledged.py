@@ -25,23 +25,25 @@ LOOK_EVERY = 30.0
 async def remove_acknowledged(broker: Any) -> None:
     """Remove such messages from a broker's work queue, now and from time to time.
 
-    Ends when it is cancelled, or if the stream keeps acknowledged messages on purpose.
+    Ends when it is cancelled, or if the stream keeps messages on purpose.
     """
-    is_work_queue = True
-    while is_work_queue:
+    may_be_some = True
+    while may_be_some:
         try:
-            is_work_queue = await _look(broker)
+            may_be_some = await _look(broker)
         except (NatsError, OSError) as error:
             logger.debug("acknowledged messages were not removed: %s", text_of(error))
-        await asyncio.sleep(LOOK_EVERY)
+        if may_be_some:
+            await asyncio.sleep(LOOK_EVERY)
 
 
 async def _look(broker: Any) -> bool:
-    """Remove what there is now, and tell whether the stream is a work queue."""
+    """Remove what there is now, and tell whether there may be some later."""
     consumer = await broker.consumer.consumer_info()
     stream, config = consumer.stream_name, consumer.config
     info = await broker.js.stream_info(stream)
-    if info.config.retention != RetentionPolicy.WORK_QUEUE:
+    # With ``max_deliver``, the server leaves messages to the user that were delivered so often.
+    if info.config.retention != RetentionPolicy.WORK_QUEUE or (config.max_deliver or 0) > 0:
         return False
     # The consumer has no other messages up to here. A stream that the server has lost begins at 1
     # again, below the floor of a consumer that was not lost.

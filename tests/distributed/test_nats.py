@@ -32,6 +32,7 @@ from taskiq_flow import (
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries
 from taskiq_flow.transport.nats import GONE_AFTER, NatsNotifier, notifier_of
+from taskiq_flow.transport.nats_acknowledged import remove_acknowledged
 from taskiq_flow.transport.nats_broker import (
     JetStreamListener,
     backlog_of,
@@ -176,7 +177,38 @@ async def test_acknowledged_messages_with_which_a_server_comes_back_are_removed(
         assert listening.came == {b"another"}
 
 
+async def test_messages_that_the_server_has_given_up_are_left_to_the_user(
+    server: NatsServer,
+) -> None:
+    broker = work_queue(server, ConsumerConfig(durable_name="a", max_deliver=1, ack_wait=0.1))
+    await broker.startup()
+    await broker.js.publish("a", b"given up")
+    await broker.consumer.fetch()
+    async with asyncio.timeout(LONGEST):
+        while (await broker.consumer.consumer_info()).num_ack_pending:
+            await asyncio.sleep(0.01)
+        await broker.js.publish("a", b"acknowledged")
+        (message,) = await broker.consumer.fetch()
+        await message.ack_sync()
+        assert (await broker.consumer.consumer_info()).ack_floor.stream_seq == 2
+        await remove_acknowledged(broker)
+    assert (await broker.js.stream_info("a")).state.messages == 1
+    await broker.shutdown()
+
+
 MESSAGES = "jetstream/$G/streams/a/msgs"
+
+
+def work_queue(server: NatsServer, consumer: ConsumerConfig | None = None) -> Any:
+    return PullBasedJetStreamBroker(
+        server.url,
+        subject="a",
+        stream_name="a",
+        durable="a",
+        stream_config=StreamConfig(retention=RetentionPolicy.WORK_QUEUE),
+        consumer_config=consumer,
+        pull_consume_timeout=0.5,
+    )
 
 
 @contextlib.asynccontextmanager
@@ -184,14 +216,7 @@ async def listening_to_a_work_queue(
     server: NatsServer, bodies: Iterable[bytes] = ()
 ) -> AsyncIterator[Any]:
     """Publish messages, copy the server's file of them, and listen."""
-    broker = PullBasedJetStreamBroker(
-        server.url,
-        subject="a",
-        stream_name="a",
-        durable="a",
-        stream_config=StreamConfig(retention=RetentionPolicy.WORK_QUEUE),
-        pull_consume_timeout=0.5,
-    )
+    broker = work_queue(server)
     listening = Listening(broker)
     await broker.startup()
     for body in bodies:
