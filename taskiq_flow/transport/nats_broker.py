@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import datetime
 from typing import Any
 
 from nats.errors import (
@@ -386,10 +387,13 @@ def _is_limit(number: int | None) -> bool:
     return number is not None and number > 0
 
 
-def _key(message: Any) -> int:
-    """The message's number in its stream."""
-    number: int = message.metadata.sequence.stream
-    return number
+def _key(message: Any) -> tuple[int, datetime]:
+    """The message's number in its stream, and when it came there.
+
+    A server that has lost its messages gives their numbers to others.
+    """
+    metadata = message.metadata
+    return metadata.sequence.stream, metadata.timestamp
 
 
 def _number(message: Any) -> int:

@@ -72,6 +72,7 @@ class Listening:
         self.broker = broker
         self.came: set[bytes] = set()
         self.times_forgotten = 0
+        self.acknowledges = True
         self._listener = JetStreamListener(broker)
         self._listener.deliveries = Forgetful(broker, self)
 
@@ -81,7 +82,8 @@ class Listening:
                 assert not isinstance(message, bytes)
                 self.came.add(message.data)
                 ack: Any = message.ack
-                await ack()
+                if self.acknowledges:
+                    await ack()
 
     async def hear(self, *bodies: bytes) -> None:
         """Send messages, and return when they have come."""
@@ -177,6 +179,24 @@ async def test_acknowledged_messages_with_which_a_server_comes_back_are_removed(
         assert listening.came == {b"another"}
 
 
+async def test_a_message_with_the_number_of_one_that_is_held_is_another_one(
+    server: NatsServer,
+) -> None:
+    """The server has lost its messages and not its consumer, and counts from 1 again."""
+    async with listening_to_a_work_queue(server) as listening:
+        await listening.hear(b"first")
+        listening.acknowledges = False
+        await listening.hear(b"held")
+        server.stop()
+        await until(lambda: not listening.broker.client.is_connected, "the server is missed")
+        shutil.rmtree(server.data / MESSAGES)
+        (server.data / MESSAGES).mkdir()
+        server.start()
+        await until(lambda: listening.broker.client.is_connected, "the server is back")
+        await listening.hear(b"first of the new ones", b"second")
+        assert listening.times_forgotten == 0
+
+
 async def test_messages_that_the_server_has_given_up_are_left_to_the_user(
     server: NatsServer,
 ) -> None:
@@ -208,6 +228,7 @@ def work_queue(server: NatsServer, consumer: ConsumerConfig | None = None) -> An
         stream_config=StreamConfig(retention=RetentionPolicy.WORK_QUEUE),
         consumer_config=consumer,
         pull_consume_timeout=0.5,
+        reconnect_time_wait=0.1,
     )
 
 
