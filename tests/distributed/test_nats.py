@@ -282,6 +282,17 @@ async def test_a_stream_that_is_full_is_waited_for(farm: Farm, tmp_path: Path) -
     assert len(notes.of("begin")) == 30
 
 
+async def test_a_message_above_the_servers_limit_is_an_error_at_once(farm: Farm) -> None:
+    """No worker is needed for that."""
+    async with started(farm.settings("nats", queue="large")) as broker:
+        dag = DAGBuilder().node(task(broker, app.measure)).build()
+        async with asyncio.timeout(20.0):
+            with pytest.raises(
+                NodeFailedError, match=r"pass_by=65536\), or raise the .*max_payload"
+            ):
+                await ExecutionEngine(broker, dag).execute({"blob": "x" * 2_000_000})
+
+
 async def test_results_that_the_server_has_lost_are_begun_anew_with_their_time_to_live(
     server: NatsServer,
 ) -> None:
