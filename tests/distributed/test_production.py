@@ -108,11 +108,11 @@ async def test_alive_is_told_of_more_tasks_than_a_message_has_room_for(
             for number in range(300):
                 name = f"{number} " + "\u00fc" * 1000  # as JSON, 6,000 bytes
                 builder.node(task(broker, app.double), name=name, inputs=["item"])
-            engine = ExecutionEngine(broker, builder.build(), lost_after=1.5)
+            engine = ExecutionEngine(broker, builder.build(), lost_after=2.0)
             given = {"path": str(notes.path), "name": "first", "item": 2}
             run = asyncio.ensure_future(engine.execute(given))
             await notes.until("begin", 1)
-            done, _ = await asyncio.wait([run], timeout=2.5)  # longer than ``lost_after``
+            done, _ = await asyncio.wait([run], timeout=3.0)  # longer than ``lost_after``
             assert not done
             notes.release()
             assert set((await run).values()) == {"first", 4}
@@ -132,7 +132,7 @@ async def test_a_task_that_old_workers_do_not_know_reaches_a_new_one(farm: Farm)
                 replacing.append(asyncio.ensure_future(asyncio.to_thread(replace_workers)))
 
     def replace_workers() -> None:
-        stack.callback(stack.enter_context(farm.working(new)).kill)
+        stack.enter_context(farm.working(new))
         leaving.kill()
 
     with contextlib.ExitStack() as stack:
