@@ -177,7 +177,7 @@ async def test_what_is_wrong_is_raised_at_the_call_or_where_it_is_awaited() -> N
     with pytest.raises(ValueError, match="resume=True continues a run by its run_id"):
         engine.start({"n": 1}, resume=True)
     for begin in (engine.start, engine.execute_async):
-        with pytest.raises(ValueError, match="replay=False .* give resume=True as well"):
+        with pytest.raises(ValueError, match=r"replay=False .* give resume=True as well"):
             begin({"n": 1}, run_id="new", replay=False)
     with pytest.raises(RunNotFoundError):
         await engine.start_resume("unknown")
