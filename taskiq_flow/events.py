@@ -282,7 +282,8 @@ class NodeCompleted(_NodeEvent):
 class NodeFailed(_NodeEvent):
     """A node failed for good. ``attempts``: how often its task was executed.
 
-    ``queued``, ``ran``: as of ``NodeCompleted``.
+    ``queued``, ``ran``: as of ``NodeCompleted``. ``item``: a short text of what an element takes of
+    the lists that its node maps over.
     """
 
     type: ClassVar[str] = "node.failed"
@@ -298,12 +299,14 @@ class NodeFailed(_NodeEvent):
     queued: float | None = None
     ran: float | None = None
     seq: int = 0
+    item: str | None = None
 
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield from _of_node(self)
         yield "attempts", self.attempts
         yield "queued", _seconds(self.queued)
         yield "ran", _seconds(self.ran)
+        yield "item", None if self.item is None else printable(self.item)
         yield "error", shown_error(self.error)
 
 

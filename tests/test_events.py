@@ -87,8 +87,15 @@ EXAMPLES: dict[str, tuple[Event, dict[str, Any]]] = {
         },
     ),
     "node.failed": (
-        NodeFailed("r", 1.5, "a", "r:a:1", ODD, 1, 7, 1, seq=7),
-        {"index": 7, "attempt": 1, "task": "r:a:1", "attempts": 1, "error": SHOWN},
+        NodeFailed("r", 1.5, "a", "r:a:1", ODD, 1, 7, 1, seq=7, item="'tides.txt'"),
+        {
+            "index": 7,
+            "attempt": 1,
+            "task": "r:a:1",
+            "attempts": 1,
+            "item": "'tides.txt'",
+            "error": SHOWN,
+        },
     ),
     "node.skipped": (
         NodeSkipped("r", 1.5, "a", ("b",), seq=8),
@@ -129,6 +136,7 @@ def test_lone_surrogates_in_names_are_escaped(kind: str) -> None:
         "task_name": "a\udc80",
         "task_id": "\udc80",
         "worker": "\udc80",
+        "item": "\udc80",
         "because_of": ("\udc80",),
         "task_names": ("\udc80",),
         "mapped": {"\udc80": 1},

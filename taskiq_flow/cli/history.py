@@ -23,6 +23,7 @@ from taskiq_flow.journal import RunReader, RunSummary
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.listeners.progress import Progress
 from taskiq_flow.listeners.texts import (
+    element_name,
     error_text,
     failed_elements,
     node_text,
@@ -167,7 +168,8 @@ def _show_state(run: RunSummary, view: RunView) -> None:
     for node in view.nodes.values():
         failed = next(iter(failed_elements(node)), node)
         if failed.state == "failed" and (error := failed.error):
-            show(Text(f"\n{one_line(failed.name)}:", style="bold"))
+            show("")
+            show(Text(f"{element_name(failed)}:", style="bold"), wraps=True)
             show(of_the_users(error["traceback"]) or error_text(error))
         for text in other_errors(node):
             show(text, wraps=True)

@@ -228,6 +228,7 @@ def _node_failed(run_id: str, e: Content) -> Event:
         e.get("queued"),
         e.get("ran"),
         e["seq"],
+        e.get("item"),
     )
 
 

@@ -314,7 +314,7 @@ class RunView:
         node, whole = self._find(event)
         elements = None if whole is None else whole.elements
         if elements is None or elements.failed < MOST_FAILURES:
-            node.error = shown_error(event.error)
+            node.error, node.item = shown_error(event.error), event.item
         self._ended(node, whole, event, "failed")
 
     def _skipped(self, event: NodeSkipped) -> None:

@@ -80,6 +80,7 @@ def node_content(node: NodeView, view: RunView, run: RunSummary, shown: Shown) -
         **_node(node, view),
         "seq": view.seq,
         "worker": node.worker,
+        "item": shown.item(name, node.item),
         "error": shown.error(name, node.error),
         "value": shown.value(name, node.preview),
         "has_value": is_stored and shown.whole_values,
@@ -104,6 +105,7 @@ def node_content(node: NodeView, view: RunView, run: RunSummary, shown: Shown) -
                 "node": printable(record.name),
                 "state": record.state,
                 "attempts": record.attempts,
+                "item": shown.item(record.name, record.item),
                 "error": shown.error(record.name, record.error),
             }
             for record in records[:MOST_RECORDS]

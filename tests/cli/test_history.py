@@ -95,7 +95,7 @@ def test_a_run_is_shown_with_its_nodes_and_errors(journal: Path, run: Run) -> No
     assert re.fullmatch(r"  ✓  title  completed in \d+ ms +Tides", good[-1])
     bad = run("show", "bad", *JOURNAL).output
     assert re.search(r"^  ✗  odd +failed, ", bad, re.MULTILINE)
-    assert re.search(r"\nodd\[(1|2)\]:\nTraceback ", bad)
+    assert re.search(r"\nodd\[(1|2)\] \((7|9)\):\nTraceback ", bad)
     assert re.search(r"^ValueError: [79] is odd$", bad, re.MULTILINE)
     assert bad.count("flows.py") == 1
 
@@ -112,7 +112,8 @@ async def test_the_first_elements_that_failed_are_named_and_the_others_counted(
     lines = capsys.readouterr().out.splitlines()
     elements = view.nodes["odd"].elements
     assert elements is not None
-    first, *others = [(node.name, node.error) for node in elements.records.values()]
+    names = {f"odd[{n}]": f"odd[{n}] ({number})" for n, number in enumerate(range(1, 17, 2))}
+    first, *others = [(names[node.name], node.error) for node in elements.records.values()]
     at = lines.index(f"{first[0]}:")
     assert lines[at + 1].startswith("Traceback ")
     assert lines[-6].startswith("ValueError: ")
