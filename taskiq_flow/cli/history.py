@@ -67,20 +67,20 @@ async def list_runs(
     *,
     status: RunState | None,
     name: str | None,
-    tag: str | None,
+    tags: Sequence[str],
     since: datetime | None,
     limit: int,
     json_lines: bool,
 ) -> Code:
     """Write a line for each run, the newest first."""
     async with reader_of(journal) as reader:
-        runs = await reader.runs(status=status, name=name, tag=tag, since=since, limit=limit)
+        runs = await reader.runs(status=status, name=name, tag=tags, since=since, limit=limit)
     if json_lines:
         for run in runs:
             show_json(run)
     elif runs:
-        tags = "tags" if any(run.tags for run in runs) else ""
-        heads = ("", "run", "status", "started", "took", "done", "graph", tags)
+        last = "tags" if any(run.tags for run in runs) else ""
+        heads = ("", "run", "status", "started", "took", "done", "graph", last)
         rows: list[Row] = [[Text(head, style="dim") for head in heads]]
         show_table([*rows, *map(_row_of_run, runs)], most_important=(0, 1, 2))
     else:

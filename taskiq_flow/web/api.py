@@ -125,7 +125,7 @@ class Api:
         found = await self._hub.reader.runs(
             status=cast("RunState | None", status),
             name=query.get("name"),
-            tag=query.get("tag"),
+            tag=query.getlist("tag"),
             since=_moment(query.get("since"), "since"),
             before=_moment(query.get("before"), "before"),
             limit=int(limit),
@@ -234,12 +234,12 @@ def _form(request: Request) -> Form:
 
 
 def _check_asked(query: QueryParams) -> None:
-    """Refuse what would be left out: an unknown parameter, and all but one of the same name."""
+    """Refuse what would be left out: an unknown parameter, and all but one, except of tags."""
     for name in query:
         if name not in _LISTED_BY:
             choice = ", ".join(_LISTED_BY)
             raise HTTPException(400, f"{name!r} is no parameter of runs; give one of {choice}")
-        if (count := len(query.getlist(name))) > 1:
+        if name != "tag" and (count := len(query.getlist(name))) > 1:
             raise HTTPException(400, f"{name} is given {count} times; give it once")
 
 

@@ -53,6 +53,8 @@ def test_runs_are_found_by_their_tags(journal: Path, run: Run) -> None:
     assert json.loads(only)["tags"] == ["customer 7", "trial"]
     assert "tags       customer 7, trial" in run("show", "tagged", *JOURNAL).output
     assert run("runs", *JOURNAL, "--json-lines", "--tag", "customer").lines == []
+    assert run("runs", *JOURNAL, "--json-lines", *tags).lines == [only]
+    assert run("runs", *JOURNAL, "--json-lines", *tags, "--tag", "other").lines == []
     again = ("rerun", "tagged", "flows:nightly", "--from", "fetch", "--new-run-id", "again", "-q")
     run(*again, "--tag", "second try", *JOURNAL)
     run("resume", "tagged", "flows:nightly", "--tag", "seen", "-q", *JOURNAL)
