@@ -148,7 +148,7 @@ class Api:
         view, run = await self._hub.view(path_value(request, "run"))
         unfolded = tuple(request.query_params.getlist("unfolded"))
         try:
-            body, tag = self._graphs.layout(
+            body, tag = await self._graphs.layout(
                 view, run, fold=None if fold is None else fold == "1", unfolded=unfolded
             )
         except ValueError as error:

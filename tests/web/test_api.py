@@ -213,6 +213,31 @@ async def test_a_graph_is_laid_out_and_sent_once(serve: Serve, journal: MemoryJo
     assert (await site.get("/api/v1/runs/r1/graph?fold=1", headers=tag)).status_code == 200
 
 
+def first(*inputs: int) -> int:
+    return 1
+
+
+async def test_others_are_answered_while_a_large_graph_is_laid_out(serve: Serve) -> None:
+    pytest.importorskip("pygraphviz")
+    builder, wide = DAGBuilder("wide"), 30
+    for n in range(300):
+        layer = n // wide * wide - wide
+        before = {f"n{layer + (n * step + step) % wide}" for step in (1, 5, 7)} if n >= wide else []
+        builder.node(first, name=f"n{n}", inputs=[*before])
+    journal = MemoryJournal()
+    await ExecutionEngine(InMemoryBroker(), builder.build(), journal=journal).execute(run_id="r")
+    site = await serve(runs_app(journal))
+    path, answered = "/api/v1/runs/r/graph?fold=0", 0
+    asking = [asyncio.create_task(site.json(path, timeout=30)) for _ in range(2)]
+    while not any(one.done() for one in asking):
+        await site.json("/api/v1/about")
+        answered += 1
+    one, other = await asyncio.gather(*asking)
+    assert answered > 3
+    assert one == other
+    assert len(one["boxes"]) == 300
+
+
 async def test_a_known_graph_is_drawn_with_its_inputs(serve: Serve, journal: MemoryJournal) -> None:
     pytest.importorskip("pygraphviz")
     site = await serve(runs_app(journal, dags=[graph().build()]))
