@@ -98,6 +98,11 @@ class NodeView:
         return self._value if isinstance(self._value, dict) else preview(self._value)
 
     @property
+    def ended_itself(self) -> bool:
+        """Whether a mapped node has failed or was skipped itself, whatever its elements did."""
+        return self.elements is not None and (self.error is not None or self.reason is not None)
+
+    @property
     def longest(self) -> float:
         """For how long it ran; of a mapped node, the element that ran longest."""
         return self.running if self.elements is None else self.elements.longest

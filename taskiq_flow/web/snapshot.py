@@ -137,6 +137,7 @@ def _node(node: NodeView, view: RunView) -> Content:
         content["earlier"] = [[_since(at, view) for at in moments] for moments in node.earlier]
     if node.elements is not None:
         content["elements"] = _elements(node.elements)
+        content["ended_itself"] = node.ended_itself
     return content
 
 

@@ -436,7 +436,8 @@ COMPARE = """async ([snapshots, events]) => {
     const { Model } = await import("./static/model.js");
     const shown = (model) => JSON.stringify([...model.nodes.values()].map((node) => [
         node.node, node.state, node.attempts * !node.elements, node.elements && ["known", "queued",
-        "running", "completed", "failed", "skipped"].map((key) => node.elements[key])]));
+        "running", "completed", "failed", "skipped"].map((key) => node.elements[key])])
+        .concat([model.progress, model.failures]));
     const wrong = [];
     snapshots.forEach((snapshot, first) => {
         const model = new Model(structuredClone(snapshot));

@@ -21,17 +21,17 @@ export class Model {
   /** How many nodes and elements have ended, and how many are known. */
   get progress() {
     let [ended, known] = [0, 0];
-    for (const { state, elements } of this.nodes.values()) {
-      const isWhole = !elements || (!elements.known && ["failed", "skipped"].includes(state));
-      ended += isWhole ? Number(isEnded(state)) : endedOf(elements);
-      known += isWhole ? 1 : elements.known;
+    for (const { state, elements, ended_itself } of this.nodes.values()) {
+      ended += elements ? endedOf(elements) + Number(ended_itself) : Number(isEnded(state));
+      known += elements ? elements.known + Number(ended_itself) : 1;
     }
     return [ended, known];
   }
 
   /** How many nodes and elements have failed. */
   get failures() {
-    return [...this.nodes.values()].reduce((sum, { state, elements }) => sum + (elements?.known ? elements.failed : Number(state === "failed")), 0);
+    return [...this.nodes.values()].reduce((sum, { state, elements, ended_itself }) =>
+      sum + (elements?.failed ?? 0) + Number(state === "failed" && (!elements || ended_itself)), 0);
   }
 
   /** Take in an event. Returns whether a new snapshot is needed. */
@@ -72,7 +72,7 @@ export class Model {
       Object.assign(node, { state: "queued", attempts: event.attempt, sent: at, began: null });
     } else if (STATE_OF_END[type]) {
       node.ready ??= this.readyAt(node);
-      Object.assign(node, { state: STATE_OF_END[type], ended: at });
+      Object.assign(node, { state: STATE_OF_END[type], ended: at, ended_itself: true });
     }
   }
 
