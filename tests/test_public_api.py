@@ -243,7 +243,7 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     ),
     (in_process, "function=None, *, limit=None"),
     (inventory, "broker"),
-    (Progress, "file=None"),
+    (Progress, "file=None, *, journal=None"),
     (EventFilter, "pipeline_ids=None, event_types=None"),
     (HookManager, ""),
     (HookManager().add_hook, "hook, event_filter=None"),

@@ -231,7 +231,7 @@ async def watched(reader: RunReader, run_id: str, *, json_lines: bool, quiet: bo
 async def _follow(reader: RunReader, view: RunView, *, json_lines: bool, quiet: bool) -> None:
     """Show what happens in a run, and apply it to its view."""
     run_id = view.run_id
-    with Progress() as progress:
+    with Progress(journal=reader.journal) as progress:
         seen = (await reader.run(run_id)).seq
         events = _as_here(reader.events(run_id, follow=True))
         async with aclosing(events):

@@ -27,7 +27,7 @@ from taskiq_flow.listeners.texts import (
 from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.run_view import RunView
-from taskiq_flow.views.time_left import seconds_left
+from taskiq_flow.views.time_left import EarlierRun, seconds_left
 
 MOST_NODES = 8
 """Nodes of a run that are shown while it runs, and failed ones that are shown at its end."""
@@ -66,12 +66,12 @@ class Terminal:
         self._console = console
         self._live: Live | None = None
 
-    def show(self, views: Sequence[RunView], now: float) -> None:
+    def show(self, runs: Sequence[tuple[RunView, EarlierRun]], now: float) -> None:
         """Show the runs that are in progress in place of those that were shown before."""
         self._take_size()
-        room = max(1, min(MOST_NODES, self._console.height // min(len(views), _MOST_RUNS) - 4))
-        lines = [line for view in views[:_MOST_RUNS] for line in self._lines_of(view, now, room)]
-        if left := views[_MOST_RUNS:]:
+        room = max(1, min(MOST_NODES, self._console.height // min(len(runs), _MOST_RUNS) - 4))
+        lines = [line for run in runs[:_MOST_RUNS] for line in self._lines_of(*run, now, room)]
+        if left := runs[_MOST_RUNS:]:
             lines.append(Text(f"and {counted(len(left), 'more run')}", style="dim"))
         self._begun().update(self._fitting(lines), refresh=True)
 
@@ -124,14 +124,16 @@ class Terminal:
             return Text(shown)
         return line
 
-    def _lines_of(self, view: RunView, now: float, room: int) -> Iterator[Text]:
+    def _lines_of(
+        self, view: RunView, earlier: EarlierRun, now: float, room: int
+    ) -> Iterator[Text]:
         ended = sum(node.is_ended for node in view.nodes.values())
         facts = [f"{ended}/{len(view.nodes)}"]
         if failed := view.counts.get("failed"):
             facts.append(f"{failed} failed")
         if view.started_at is not None:
             facts.append(duration(max(0.0, now - view.started_at)))
-        left = seconds_left(view, now)
+        left = seconds_left(view, now, earlier)
         facts += [] if left is None else [left_text(left)]
         yield self._bar_line("running", view.run_id, share_done(view), facts, 0)
         nodes = [node for node in view.nodes.values() if node.state in ("running", "queued")]

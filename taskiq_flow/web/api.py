@@ -136,7 +136,7 @@ class Api:
     async def run(self, request: Request) -> Response:
         """A snapshot of a run."""
         view, run = await self._hub.view(path_value(request, "run"))
-        content = snapshot(view, run, self._hub.shown)
+        content = snapshot(view, run, self._hub.shown, await self._hub.left(view, run))
         graph = self._runner.graph_of(run) if self._control else None
         return json_response({**content, "graph": None if graph is None else printable(graph)})
 
@@ -177,8 +177,8 @@ class Api:
 
     async def report(self, request: Request) -> Response:
         """What held a run back."""
-        view, _ = await self._hub.view(path_value(request, "run"))
-        return json_response(report_content(view))
+        view, run = await self._hub.view(path_value(request, "run"))
+        return json_response(report_content(view, await self._hub.left(view, run)))
 
     async def trace(self, request: Request) -> Response:
         """The times of a run in Chrome's trace format."""

@@ -22,8 +22,11 @@ MOST_RECORDS = 200
 Content = dict[str, Any]
 
 
-def snapshot(view: RunView, run: RunSummary, shown: Shown) -> Content:
-    """A run: whoever applies the events after ``seq`` to it has the present state."""
+def snapshot(view: RunView, run: RunSummary, shown: Shown, left: float | None = None) -> Content:
+    """A run: whoever applies the events after ``seq`` to it has the present state.
+
+    ``left``: the seconds that it will take, as they are estimated.
+    """
     report = RunReport.of(view)
     return {
         "v": WIRE_VERSION,
@@ -34,9 +37,8 @@ def snapshot(view: RunView, run: RunSummary, shown: Shown) -> Content:
         "sessions": view.sessions,
         "time": view.time,
         "clock": view.started_at,
-        "seconds": max(view.seconds, time.time() - view.time)
-        if view.status == "running" and view.time is not None
-        else view.seconds,
+        "seconds": seconds_of(view),
+        "left": left,
         "error": shown.error("", view.error),
         "counts": view.counts,
         "sentence": printable(report.sentence),
@@ -46,13 +48,20 @@ def snapshot(view: RunView, run: RunSummary, shown: Shown) -> Content:
     }
 
 
-def report_content(view: RunView) -> Content:
-    """What held a run back."""
+def seconds_of(view: RunView) -> float:
+    """How long a run has taken until now."""
+    is_running = view.status == "running" and view.time is not None
+    return max(view.seconds, time.time() - (view.time or 0.0)) if is_running else view.seconds
+
+
+def report_content(view: RunView, left: float | None = None) -> Content:
+    """What held a run back. ``left``: as of ``snapshot``."""
     report = RunReport.of(view)
     return {
         "run": printable(report.run_id),
         "status": view.status,
         "seconds": report.seconds,
+        "left": left,
         "ideal_seconds": report.ideal_seconds,
         "parallelism": report.parallelism,
         "critical_path": [printable(name) for name in report.critical_path],

@@ -27,6 +27,7 @@ from taskiq_flow import (
     DAGBuilder,
     DAGNode,
     ExecutionEngine,
+    MemoryJournal,
     Progress,
     Retry,
     RunCancelledError,
@@ -327,6 +328,38 @@ def test_a_terminal_shows_a_bar_and_what_runs(terminal: Pty) -> None:
         CONTROL.sub("", written).splitlines()[-1] == "✓ nightly  completed in 10.0 s; 3 completed"
     )
     assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l")  # the cursor is visible again
+
+
+def test_the_time_left_is_that_of_an_earlier_run_before_a_node_has_ended(terminal: Pty) -> None:
+    @virtually
+    async def show() -> None:
+        journal = MemoryJournal()
+        dag = DAGBuilder("naps").node(sleeping(7), name="a").node(sleeping(2), inputs=["a"]).build()
+        for listeners in ([], [Progress(terminal.file, journal=journal)]):
+            engine = ExecutionEngine(InMemoryBroker(), dag, listeners=listeners, journal=journal)
+            await engine.execute()
+
+    show()
+    heads = [picture[0] for picture in pictures(terminal.close()) if "0/2" in picture[0]]
+    assert any(re.search(r"0/2  1\.\d s  8 s left$", head) for head in heads), heads
+
+
+def test_an_earlier_run_that_cannot_be_read_is_no_error(
+    terminal: Pty, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(MemoryJournal):
+        async def summaries(self, **_: Any) -> Any:
+            raise OSError("gone")
+
+    @virtually
+    async def show() -> None:
+        dag = DAGBuilder("naps").node(sleeping(1), name="a").build()
+        shown = Progress(terminal.file, journal=Broken())
+        await ExecutionEngine(InMemoryBroker(), dag, listeners=[shown]).execute(run_id="r")
+
+    show()
+    assert "✓ r  completed in 1.0 s; 1 completed" in CONTROL.sub("", terminal.close())
+    assert "no earlier run is looked up for progress: OSError: gone" in caplog.text
 
 
 @pytest.mark.parametrize("width", [20, 40, 80])

@@ -8,7 +8,7 @@ export class Model {
     for (const node of this.nodes.values()) {
       if (node.elements) node.elements.in_flight = new Map(Object.entries(node.elements.in_flight));
     }
-    this.read = performance.now();
+    this.read = this.expected = performance.now();
     this.changed = new Set();
   }
 
@@ -16,6 +16,17 @@ export class Model {
   get now() {
     const since = this.status === "running" ? (performance.now() - this.read) / 1000 : 0;
     return this.seconds + since;
+  }
+
+  /** Take in how many seconds the run is going to take, as the server estimates it. */
+  expect(left) {
+    Object.assign(this, { left, expected: performance.now() });
+  }
+
+  /** How many seconds are left, `null` if nobody can say. */
+  get secondsLeft() {
+    if (this.left === null || this.status !== "running") return null;
+    return Math.max(0, this.left - (performance.now() - this.expected) / 1000);
   }
 
   /** How many nodes and elements have ended, and how many are known. */
