@@ -244,3 +244,11 @@ def test_an_error_shows_where_it_was_raised() -> None:
     except ValueError as error:
         shown = as_json(NodeFailed("r", 1.0, "a", "r:a:1", error, 1))["error"]
     assert "test_an_error_shows_where_it_was_raised" in shown["traceback"]
+
+
+def test_a_preview_of_an_event_has_what_it_is_about_and_not_what_all_of_its_kind_have() -> None:
+    text = preview([NodeSkipped("r", 1.5, "a", ("b",), seq=8)])["text"]
+    assert text == (
+        "[NodeSkipped(run_id='r', at=1.5, task_name='a', because_of=('b',), reason='failure', "
+        "index=None, attempt=0, seq=8)]"
+    )

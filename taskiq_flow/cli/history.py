@@ -185,7 +185,7 @@ def _sessions_text(run: RunSummary, view: RunView) -> str:
 
 
 def _row_of_node(node: NodeView) -> Row:
-    shown, text = node.preview, node_text(node)
+    shown, text = node.preview, node_text(node).partition("; ")[0]
     return [
         Text("  ").append_text(sign(node.state)),
         one_line(node.name),

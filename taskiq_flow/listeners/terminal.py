@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import weakref
@@ -135,6 +136,8 @@ class Terminal:
             facts.append(duration(max(0.0, now - view.started_at)))
         left = seconds_left(view, now, earlier)
         facts += [] if left is None else [left_text(left)]
+        if len("  ".join(facts)) > self._console.width - _SHORTEST_NAME - 4 and left is not None:
+            del facts[-2]  # the time that has passed
         yield self._bar_line("running", view.run_id, share_done(view), facts, 0)
         nodes = [node for node in view.nodes.values() if node.state in ("running", "queued")]
         nodes.sort(key=_is_shown_first)
@@ -204,4 +207,4 @@ class Terminal:
 def _is_shown_first(node: NodeView) -> tuple[bool, bool, float]:
     """Mapped nodes first, then nodes in execution, those that began first at the top."""
     at = node.sent_at if node.began_at is None else node.began_at
-    return node.elements is None, node.state != "running", at or 0.0
+    return node.elements is None, node.state != "running", math.inf if at is None else at

@@ -450,7 +450,10 @@ class RunView:
             node.ended_at = at
             node.state = "failed" if elements.failed else "completed"
         elif node.state == "pending" and elements.known:
-            node.ready_at = self._ready_at(node.name)
+            # Elements are known while others are still made of which they are.
+            before = (self.nodes[other] for other in self.edges.get(node.name, ()))
+            is_ready = all(other.is_ended for other in before)
+            node.ready_at = self._ready_at(node.name) if is_ready else at
             node.state = "running"
 
     def _finish_map(self, node: NodeView, elements: ElementsView, event: RunFinished) -> None:

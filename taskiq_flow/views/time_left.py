@@ -13,26 +13,26 @@ from taskiq_flow.views.run_view import RunView
 class EarlierRun:
     """How long an earlier run of a graph took: an estimate for the next one.
 
-    ``seconds``: of all of it; ``None`` if a part of it was taken from a journal. ``executions``: by
-    node, for how many seconds an execution ran, and how many elements a mapped node had, or 1.
+    ``parallelism``: how many nodes ran at once on average; 0 if that is not known. ``executions``:
+    by node, for how many seconds an execution ran, and how many elements a mapped node had, or 1.
     """
 
-    seconds: float | None = None
+    parallelism: float = 0.0
     executions: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, view: RunView) -> EarlierRun:
         """What the view of a run that has completed tells."""
         executions: dict[str, tuple[float, int]] = {}
-        is_whole = view.sessions == 1
         for name, node in view.nodes.items():
             elements = node.elements
-            ran = 1 if elements is None else elements.attempts
-            if node.running and ran:
-                known = 1 if elements is None else elements.known
+            ran, known = (1, 1) if elements is None else (elements.attempts, elements.known)
+            if node.state == "skipped":
+                executions[name] = (0.0, 0)
+            elif node.running and ran:
                 executions[name] = (node.running / ran, known)
-            is_whole &= not (node.was_completed_before if elements is None else elements.kept)
-        return cls(view.seconds if is_whole else None, executions)
+        running = sum(n.running for n in view.nodes.values() if not n.was_completed_before)
+        return cls(running / view.seconds if view.seconds else 0.0, executions)
 
 
 _UNKNOWN = EarlierRun()
@@ -43,8 +43,8 @@ def seconds_left(view: RunView, now: float, earlier: EarlierRun = _UNKNOWN) -> f
 
     The times of nodes in an ``earlier`` run, or else their expected times, are corrected by how
     long those that have ended ran. The estimate is the longest of two times: of the longest path
-    that is left, and of all work that is left at the speed of the run so far, or at first of the
-    earlier one. ``None`` if nothing is known: no node has ended, none has an ``expected_seconds``
+    that is left, and of all work that is left at the speed of the earlier run, or else of this run
+    so far. ``None`` if nothing is known: no node has ended, none has an ``expected_seconds``
     and there is no earlier run, or a node has run for longer than it was expected to.
     """
     if view.started_at is None or view.status != "running":
@@ -73,11 +73,10 @@ def seconds_left(view: RunView, now: float, earlier: EarlierRun = _UNKNOWN) -> f
         path = max(path, length)
         for other in view.edges.get(name, ()):
             longest[other] = max(longest.get(other, 0.0), length)
+    if earlier.parallelism:
+        return max(path, total / earlier.parallelism)
     elapsed = now - view.started_at
-    if done:
-        return max(path, total * elapsed / done)
-    is_first = view.sessions == 1 and earlier.seconds is not None
-    return max(path, (earlier.seconds or 0.0) - elapsed) if is_first else path
+    return max(path, total * elapsed / done) if done else path
 
 
 @dataclass(frozen=True, slots=True)

@@ -340,8 +340,43 @@ def test_the_time_left_is_that_of_an_earlier_run_before_a_node_has_ended(termina
             await engine.execute()
 
     show()
-    heads = [picture[0] for picture in pictures(terminal.close()) if "0/2" in picture[0]]
-    assert any(re.search(r"0/2  1\.\d s  8 s left$", head) for head in heads), heads
+    text = " ".join(picture[0] for picture in pictures(terminal.close()))
+    shown = re.findall(r"0/2  (\d\.\d) s  (\d) s left", text)
+    assert shown
+    assert all(abs(9 - float(passed) - int(left)) < 1 for passed, left in shown), shown
+
+
+def test_on_a_narrow_terminal_the_time_left_comes_before_the_time_that_has_passed(
+    terminal: Pty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise ValueError
+
+    @virtually
+    async def show() -> None:
+        builder = DAGBuilder().node(fail).node(sleeping(9), name="nap", expected_seconds=9)
+        await run(builder.build(), Progress(terminal.file))
+
+    monkeypatch.setenv("COLUMNS", "36")
+    show()
+    heads = [picture[0] for picture in pictures(terminal.close()) if "1 failed" in picture[0]]
+    assert any(re.search(r"1/2  1 failed  (\d|< 1) s left$", head) for head in heads), heads
+
+
+def test_nodes_that_have_begun_are_shown_before_those_that_have_not(terminal: Pty) -> None:
+    async def crop(x: int) -> int:
+        await asyncio.sleep(9)
+        return x
+
+    @virtually
+    async def show() -> None:
+        builder = DAGBuilder().node(crop, name="a", inputs={"x": "xs"}, map_over="xs", output="b")
+        dag = builder.node(crop, name="again", inputs={"x": "b"}, map_over="b").build()
+        await run(dag, Progress(terminal.file), {"xs": [1]})
+
+    show()
+    first = next(p for p in pictures(terminal.close()) if len(p) == 3)
+    assert [line.split()[1] for line in first[1:]] == ["a", "again"]
 
 
 def test_an_earlier_run_that_cannot_be_read_is_no_error(

@@ -13,6 +13,7 @@ from taskiq_flow import (
     ExecutionEngine,
     NodeBegan,
     NodeCompleted,
+    NodeSkipped,
     NodeStarted,
     RunFinished,
     RunStarted,
@@ -109,14 +110,14 @@ def test_an_earlier_run_is_the_estimate_until_nodes_have_ended_and_says_how_they
     before = view_of(started("a", "b", edges=CHAIN), *ran("a", 0.0, 4.0), *ran("b", 4.0, 6.0))
     earlier = EarlierRun.of(before)
     view = view_of(started("a", "b", edges=CHAIN, expected={"a": 1.0, "b": 9.0}))
-    assert seconds_left(view, 1.0, earlier) == 6.0
+    assert seconds_left(view, 0.0, earlier) == 6.0
     for event in ran("a", 0.0, 8.0):  # twice as long as before, and so will the other be
         view.apply(event)
     assert seconds_left(view, 8.0, earlier) == pytest.approx(4.0)
 
 
 def test_a_map_is_expected_to_have_as_many_elements_as_before_until_they_are_known() -> None:
-    earlier = EarlierRun(None, {"m": (2.0, 10)})
+    earlier = EarlierRun(0.0, {"m": (2.0, 10)})
     view = view_of(started("m", mapped={"m": 1}))
     for index in range(2):
         view.apply(element(NodeStarted, index, 0.0, ""))
@@ -127,7 +128,14 @@ def test_a_map_is_expected_to_have_as_many_elements_as_before_until_they_are_kno
     assert seconds_left(view, 2.0, earlier) == pytest.approx(2.0)
 
 
-def test_a_run_of_which_a_part_was_taken_from_a_journal_says_nothing_of_the_whole_time() -> None:
-    kept = NodeCompleted("r", 0.0, "a", "", 7, "journal")
-    earlier = EarlierRun.of(view_of(started("a", "b"), kept, *ran("b", 0.0, 2.0)))
-    assert earlier == EarlierRun(None, {"b": (2.0, 1)})
+def test_work_that_is_left_is_done_at_the_speed_of_the_earlier_run() -> None:
+    kept = NodeCompleted("r", 0.0, "kept", "", 7, "journal")
+    skipped = NodeSkipped("r", 0.0, "never", ())
+    four = [event for name in "abcd" for event in ran(name, 0.0, 3.0)]
+    before = view_of(started("kept", "never", *"abcd"), kept, skipped, *four)
+    earlier = EarlierRun.of(before)
+    assert earlier.parallelism == 4.0
+    assert earlier.executions == {"never": (0.0, 0)} | dict.fromkeys("abcd", (3.0, 1))
+    view = view_of(started("never", *"abcd"), sent("a", 0.0), began("a", 0.0))
+    assert seconds_left(view, 0.0, earlier) == 3.0
+    assert seconds_left(view, 1.0, earlier) == 3.0  # the others have not begun

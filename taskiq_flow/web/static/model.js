@@ -119,7 +119,9 @@ export class Model {
     if (elements.are_all_known && endedOf(elements) >= elements.known) {
       Object.assign(node, { state: elements.failed ? "failed" : "completed", ended: at });
     } else if (node.state === "pending" && elements.known) {
-      Object.assign(node, { state: "running", ready: this.readyAt(node) });
+      const before = (this.edges[node.node] ?? []).map((name) => this.nodes.get(name));
+      const isReady = before.every((other) => !other || isEnded(other.state));
+      Object.assign(node, { state: "running", ready: isReady ? this.readyAt(node) : at });
     }
   }
 

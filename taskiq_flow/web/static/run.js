@@ -348,9 +348,9 @@ export class RunPage {
           ${model.failures ? html` · <span class="sign failed">✗ ${model.failures} failed</span>` : nothing}
           ${model.name ? html` · <bdi>${model.name}</bdi>` : nothing}
           ${model.tags.map((tag) => html`<bdi class="tag">${tag}</bdi> `)}</p>` : nothing}
-        <p class="quiet" role="status">${this.connection}</p>
-        ${this.buttons("Rerun…")}
-        ${this.about.control && model && model.status !== "running" ? html`<button @click=${() => this.delete()}>Delete</button>` : nothing}
+        <div class="actions"><p class="quiet" role="status">${this.connection}</p>
+          ${this.buttons("Rerun…")}
+          ${this.about.control && model && model.status !== "running" ? html`<button @click=${() => this.delete()}>Delete</button>` : nothing}</div>
         <button class="plain" @click=${() => document.querySelector("#help").showModal()} aria-label="Keys">?</button>
       </header>
       <main class="run ${this.tall ?? ""} ${this.node === null ? "" : "with-panel"}">
