@@ -118,7 +118,7 @@ class RunStarted(_Event):
     another one; ``outputs``: its output keys if these are not just its name. ``kind``: how the
     graph was declared. ``in_memory``: whether its broker is an ``InMemoryBroker``, which executes
     tasks in this process, and sync ones in its threads. ``name``: the graph's. ``tags``: the
-    engine's.
+    engine's. ``origin``: where the command line found the graph, such as ``flows:nightly``.
     """
 
     type: ClassVar[str] = "run.started"
@@ -137,6 +137,7 @@ class RunStarted(_Event):
     in_memory: bool = False
     name: str | None = None
     tags: tuple[str, ...] = ()
+    origin: str | None = None
 
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield "time", self.time
@@ -150,6 +151,7 @@ class RunStarted(_Event):
         yield "in_memory", self.in_memory or None
         yield "name", None if self.name is None else printable(self.name)
         yield "tags", _names(self.tags) or None
+        yield "origin", None if self.origin is None else printable(self.origin)
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,6 +187,7 @@ class ExecutionEngine:
             isolation_of(values, codec, classes),
             dag.name,
             checked_tags(tags),
+            dag.origin,
         )
         journal = as_journal(journal)
         serializer = JSONSerializer() if journal is None else journal.serializer

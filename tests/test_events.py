@@ -46,6 +46,7 @@ EXAMPLES: dict[str, tuple[Event, dict[str, Any]]] = {
             in_memory=True,
             name="nightly",
             tags=("customer 7",),
+            origin="flows:nightly",
         ),
         {
             "time": 1.7e9,
@@ -59,6 +60,7 @@ EXAMPLES: dict[str, tuple[Event, dict[str, Any]]] = {
             "in_memory": True,
             "name": "nightly",
             "tags": ["customer 7"],
+            "origin": "flows:nightly",
         },
     ),
     "node.sent": (NodeStarted("r", 1.5, "a", "r:a:1", seq=2), {"attempt": 1, "task": "r:a:1"}),

@@ -152,6 +152,7 @@ def _show_state(run: RunSummary, view: RunView) -> None:
     status_says_it = view.status != "failed" or "failed" in view.counts
     facts = {
         "graph": run.name and one_line(run.name),
+        "found at": view.origin and view.origin != run.name and one_line(view.origin),
         "tags": one_line(", ".join(run.tags)),
         "started": run.started and _when(run.started),
         "sessions": _sessions_text(run, view),

@@ -60,9 +60,18 @@ class RunEvents(Generic[N]):
     # The run
 
     def started(
-        self, spec: RunSpec[N], name: str | None, tags: tuple[str, ...], *, in_memory: bool
+        self,
+        spec: RunSpec[N],
+        name: str | None,
+        tags: tuple[str, ...],
+        *,
+        in_memory: bool,
+        origin: str | None,
     ) -> None:
-        """The run begins. ``name``: of its graph; ``in_memory``: on an ``InMemoryBroker``."""
+        """The run begins. ``name``, ``origin``: of its graph.
+
+        ``in_memory``: on an ``InMemoryBroker``.
+        """
         graph = spec.describe()
         mapped = {} if spec.elements is None else spec.elements.mapped
         self.listeners.tell(
@@ -84,6 +93,7 @@ class RunEvents(Generic[N]):
                 in_memory=in_memory,
                 name=name,
                 tags=tags,
+                origin=origin,
             )
         )
 

@@ -169,6 +169,7 @@ def _run_started(run_id: str, e: Content) -> Event:
         in_memory=e.get("in_memory", False),
         name=e.get("name"),
         tags=tuple(e.get("tags", ())),
+        origin=e.get("origin"),
     )
 
 

@@ -40,6 +40,7 @@ def snapshot(view: RunView, run: RunSummary, shown: Shown, left: float | None = 
         "seconds": seconds_of(view),
         "left": left,
         "error": shown.error("", view.error),
+        "origin": None if view.origin is None else printable(view.origin),
         "counts": view.counts,
         "sentence": printable(report.sentence),
         "critical_path": [printable(name) for name in report.critical_path],

@@ -94,6 +94,7 @@ def test_a_run_is_shown_with_its_nodes_and_errors(journal: Path, run: Run) -> No
     good = run("show", "good", *JOURNAL).lines
     assert re.fullmatch(r"✓ good  completed in \d+ ms; 2 completed", good[0])
     assert good[1].split() == ["graph", "nightly"]
+    assert good[2].split() == ["found", "at", "flows:nightly"]
     assert re.fullmatch(r"  ✓  title  completed in \d+ ms +Tides", good[-1])
     bad = run("show", "bad", *JOURNAL).output
     assert re.search(r"^  ✗  odd +failed, ", bad, re.MULTILINE)

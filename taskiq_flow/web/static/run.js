@@ -14,7 +14,10 @@ const MOST_EARLIER = 50;
 const ABOUT_RESULTS = /; results of what had completed are in \.results: \d+/; // for programs
 
 /** An estimate is not known to a part of a second. */
-const leftText = (seconds) => `${seconds < 1 ? "< 1 s" : duration(Math.round(seconds))} left`;
+function leftText(seconds) {
+  if (seconds < 1) return "< 1 s left";
+  return `${seconds < 59.5 ? `${Math.round(seconds)} s` : duration(seconds)} left`;
+}
 
 export class RunPage {
   constructor(root, run, about) {
@@ -347,6 +350,7 @@ export class RunPage {
           ${model.secondsLeft === null ? nothing : html` · ${leftText(model.secondsLeft)}`}
           ${model.failures ? html` · <span class="sign failed">✗ ${model.failures} failed</span>` : nothing}
           ${model.name ? html` · <bdi>${model.name}</bdi>` : nothing}
+          ${model.origin && model.origin !== model.name ? html` <bdi class="quiet">${model.origin}</bdi>` : nothing}
           ${model.tags.map((tag) => html`<bdi class="tag">${tag}</bdi> `)}</p>` : nothing}
         <div class="actions"><p class="quiet" role="status">${this.connection}</p>
           ${this.buttons("Rerun…")}
