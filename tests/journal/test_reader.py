@@ -41,10 +41,10 @@ from taskiq_flow import (
     SqliteJournal,
 )
 from taskiq_flow.engine import listeners
-from taskiq_flow.journal.wire import LineWriter
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.stored import StoredValues
+from tests.journal.events_contract import line_of
 from tests.journal.nightly import graph, odd
 from tests.journal.processes import GATED, gated, open_gate
 from tests.recording import Recorder
@@ -214,7 +214,7 @@ async def test_a_run_in_the_place_of_another_is_not_taken_for_it(journal: Any) -
         events: list[Event] = [RunStarted("r", 0.5, ("a",), time, seq=1)]
         events += [NodeBegan("r", 0.5, "a", "", f"h:{seq}", seq=seq) for seq in range(2, last + 1)]
         summary = RunSummary("r", "running", "nightly", time, seq=last)
-        await journal.create("r", lease, b"", EventBatch(LineWriter("r").lines(events), summary))
+        await journal.create("r", lease, b"", EventBatch(line_of(*events), summary))
 
     lease = Lease("engine", 60.0)
     await begin(1.7e9, 3)
@@ -311,9 +311,7 @@ async def test_a_run_that_nobody_has_any_more_is_interrupted(journal: Any) -> No
     lease = Lease("engine", 60.0)
     started = RunStarted("r", 0.5, ("a",), 1.7e9, seq=1)
     sent = NodeStarted("r", 0.5, "a", "r:a:1", seq=2)
-    batch = EventBatch(
-        LineWriter("r").lines([started, sent]), RunSummary("r", "running", "nightly", 1.7e9, seq=2)
-    )
+    batch = EventBatch(line_of(started, sent), RunSummary("r", "running", "nightly", 1.7e9, seq=2))
     await journal.create("r", lease, b"", batch)
     reader = RunReader(journal)
     assert (await reader.view("r")).nodes["a"].state == "queued"

@@ -22,6 +22,7 @@ from taskiq_flow import (
     RunView,
 )
 from taskiq_flow.journal.summary import Head, RunSummary, SummaryWriter
+from taskiq_flow.notes import told
 from tests.recording import Recorder
 
 
@@ -46,7 +47,7 @@ MAPPED: list[Event] = [
 def summary_of(batches: Sequence[Sequence[Event]]) -> RunSummary:
     writer = SummaryWriter("r", Head())
     for batch in batches:
-        writer.apply(batch)
+        writer.apply([told(event) for event in batch], batch[-1].seq)
     return replace(writer.summary(), started=0.0)
 
 
@@ -102,7 +103,7 @@ async def test_the_totals_of_a_generator_that_runs_are_those_of_the_view() -> No
     view, writer = RunView(), SummaryWriter("r", Head())
     for event in recorder.events:
         view.apply(event)
-        writer.apply([event])
+        writer.apply([told(event)], event.seq)
         summary = writer.summary()
         assert summary.total == total_of(view), event
     assert (summary.total, summary.completed, summary.failed, summary.skipped) == (19, 9, 4, 6)
