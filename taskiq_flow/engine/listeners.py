@@ -29,6 +29,9 @@ LISTENER_GRACE = 5.0
 CATCHING_UP = 30.0
 """Seconds that all listeners are given, after the run, for all of these events."""
 
+SHORTEST_PAUSE = 0.001
+"""Seconds between two calls of a listener while events keep coming."""
+
 BATCH_DELAY = 0.01
 """Seconds after which events are told to those who take many at once."""
 
@@ -53,8 +56,9 @@ class Listeners:
 
     ``seq``: the number of the last event, also while nobody listens. ``are_present``: whether
     anybody takes events; else they need not be made. ``are_asked``: whether anybody adds labels to
-    messages. Listeners are called once for all events of a turn of the event loop, and those that
-    take batches, as a store does, once for all events of ``BATCH_DELAY``.
+    messages. Listeners are called in the next turn of the event loop, or ``SHORTEST_PAUSE`` after
+    the last call: so a run of many short nodes calls them once for many. Those that take batches,
+    as a store does, are called once for all events of ``BATCH_DELAY``.
     """
 
     def __init__(self, run_id: str, seq: int = 0) -> None:
@@ -76,6 +80,8 @@ class Listeners:
         self._is_scheduled = False
         self._store: _StoreCursor | None = None
         self._batch_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None  # of those that take events at once
+        self._rests_until = 0.0
 
     def add(self, listener: Listener) -> None:
         """Have a listener take the events, from now on."""
@@ -144,8 +150,9 @@ class Listeners:
 
     async def aclose(self) -> None:
         """Have the store take the rest, and let the listeners catch up, for a bounded time."""
-        if self._batch_timer is not None:
-            self._batch_timer.cancel()
+        for timer in (self._timer, self._batch_timer):
+            if timer is not None:
+                timer.cancel()
         if self._store is not None:
             self._store.advance()
         if not self._cursors:
@@ -189,23 +196,29 @@ class Listeners:
 
     def _schedule(self) -> None:
         self._is_scheduled = True
-        if self._prompt or self._has_readers:
-            self._loop.call_soon(self._deliver, context=self._context)
+        if self._timer is None and (self._prompt or self._has_readers):
+            if self._loop.time() >= self._rests_until:
+                self._timer = self._loop.call_soon(self._deliver, context=self._context)
+            else:
+                self._timer = self._loop.call_at(
+                    self._rests_until, self._deliver, context=self._context
+                )
         if self._batch_timer is None and (self._batched or self._store is not None):
             self._batch_timer = self._loop.call_later(
                 BATCH_DELAY, self._deliver_batches, context=self._context
             )
 
     def _deliver(self) -> None:
-        """Call the listeners that take the events of a turn."""
-        self._is_scheduled = False
+        """Call the listeners that take events at once, and wake readers."""
+        self._is_scheduled, self._timer = False, None
+        self._rests_until = self._loop.time() + SHORTEST_PAUSE
         if self._has_readers:
             self._wake_readers()
         self._call(self._prompt)
 
     def _deliver_batches(self) -> None:
         """Call all others, for the events that came during the delay."""
-        self._is_scheduled, self._batch_timer = False, None
+        self._is_scheduled, self._batch_timer = self._timer is not None, None
         if self._store is not None:
             self._store.advance()
         self._call(self._batched)
