@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, Protocol, Self, TextIO
 from taskiq_flow.errors import ConfigurationError, describe
 from taskiq_flow.events import Event
 from taskiq_flow.listeners.lines import Lines
+from taskiq_flow.notes import Told
 from taskiq_flow.views.run_view import RunView
 
 logger = logging.getLogger("taskiq_flow")
@@ -67,18 +68,17 @@ class Progress:
 
     def on_event(self, event: Event) -> None:
         """Apply an event to the view of its run, which is shown a little later."""
-        self.on_events([event])
+        self.on_notes(event.run_id, [event], event.seq)
 
-    def on_events(self, events: Sequence[Event]) -> None:
-        """Apply events of one run to its view."""
+    def on_notes(self, run_id: str, notes: Sequence[Told], first: int) -> None:
+        """Apply events of one run, as an engine has them. ``first``: the number of the first."""
         with self._lock:
             if self._is_closed:
                 return
-            run_id = events[0].run_id
             run = self._runs.get(run_id)
             if run is None:
                 run = self._runs[run_id] = _Run(RunView(), asyncio.get_running_loop())
-            run.view.apply_all(events)
+            run.view.apply_notes(run_id, notes, first)
             if run.view.ended_at is not None:
                 self._end(run)
             elif run.timer is None:
