@@ -51,9 +51,11 @@ def event_of(note: Note, run_id: str, seq: int) -> Event:
         _, event.at, node, event.task_id, event.attempt, event.worker = note
     else:
         event = _new(_CompletedDraft)
-        _, event.at, node, event.task_id, event.attempt, value, *about, hand_over = note
-        event.source, event.queued, event.ran = about
+        _, event.at, node, event.task_id, event.attempt, value, source, queued, ran, hand_over = (
+            note
+        )
         event.result = value if hand_over is None else hand_over(node, value)
+        event.source, event.queued, event.ran = source, queued, ran
     event.run_id, event.seq = run_id, seq
     event.task_name, event.index = node.task_name, node.index
     event.__class__ = kind

@@ -269,11 +269,11 @@ class _Cursor:
         """
         listeners = self._listeners
         found: list[Any] = self.next_told(most)
-        held, run_id = listeners.events, listeners.run_id
-        start, after = self.taken - listeners.seq + len(held), self.taken + 1
-        for place, event in enumerate(found):
-            if type(event) is tuple:
-                found[place] = held[start + place] = event_of(event, run_id, after + place)
+        held, run_id, first = listeners.events, listeners.run_id, self.taken + 1
+        start = len(held) - (listeners.seq - self.taken)
+        for place, note in enumerate(found):
+            if type(note) is tuple:  # all others take the same event
+                found[place] = held[start + place] = event_of(note, run_id, first + place)
         return found
 
     def next_told(self, most: int) -> list[Told]:
