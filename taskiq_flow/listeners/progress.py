@@ -68,7 +68,11 @@ class Progress:
 
     def on_event(self, event: Event) -> None:
         """Apply an event to the view of its run, which is shown a little later."""
-        self.on_notes(event.run_id, [event], event.seq)
+        self.on_events([event])
+
+    def on_events(self, events: Sequence[Event]) -> None:
+        """Apply events of one run to its view."""
+        self.on_notes(events[0].run_id, events, events[0].seq)
 
     def on_notes(self, run_id: str, notes: Sequence[Told], first: int) -> None:
         """Apply events of one run, as an engine has them. ``first``: the number of the first."""

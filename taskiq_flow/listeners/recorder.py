@@ -69,7 +69,11 @@ class Recorder:
 
     def on_event(self, event: Event) -> Awaitable[None] | None:
         """Hold an event, which is written a little later. The last one is waited for."""
-        return self.on_notes(event.run_id, [event], event.seq)
+        return self.on_events([event])
+
+    def on_events(self, events: Sequence[Event]) -> Awaitable[None] | None:
+        """Hold events of one run."""
+        return self.on_notes(events[0].run_id, events, events[0].seq)
 
     def on_notes(self, run_id: str, notes: Sequence[Told], first: int) -> Awaitable[None] | None:
         """Hold events of one run, as an engine has them. ``first``: the number of the first one."""

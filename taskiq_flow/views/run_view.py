@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 from taskiq_flow.drawing.diagram import diagram_of_run
 from taskiq_flow.drawing.layout import lay_out
@@ -43,6 +43,9 @@ RunStatus = Literal["pending", "running", "interrupted", "completed", "failed", 
 """``"interrupted"``: no engine has the run any more. No event tells so: see ``note_status``."""
 
 _STATES: tuple[NodeState, ...] = get_args(NodeState)
+
+_FREQUENT = frozenset({NodeStarted, NodeBegan, NodeCompleted})
+"""What every node tells that is executed once: there are notes of it."""
 
 _Ends = NodeCompleted | NodeFailed | NodeSkipped
 
@@ -170,11 +173,11 @@ class RunView:
             self.seq, self.at = seq or before, at
             if self.status != "running":
                 self.note_status("running")
-            note: Any = told(event)
-            if not isinstance(note, tuple) or event.index is not None:
-                self._APPLY[type(event)](self, event)
+            kind = type(event)
+            if kind in _FREQUENT and event.index is None:
+                self._take(cast("Note", told(event)), at)
             else:
-                self._take(note, at)
+                self._APPLY[kind](self, event)
 
     def apply_notes(self, run_id: str, notes: Sequence[Told], first: int) -> None:
         """As ``apply_all``, of what an engine holds of a run's events: see ``notes.py``.
@@ -188,7 +191,7 @@ class RunView:
                 self._take(note, note[1])
             else:
                 self.apply(event_of(note, run_id, seq) if isinstance(note, tuple) else note)
-                is_next = True
+                is_next = (self.seq, self.status) == (seq, "running")
 
     def _take(self, note: Note, at: float) -> None:
         """Take in an event of a plain node, as most are."""
