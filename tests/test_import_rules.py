@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROWS = [
     {"previews"},
     {"errors", "events", "cleanup", "reconnect", "suggestions", "version"},
-    {"drawing", "transport", "processes"},
+    {"drawing", "notes", "transport", "processes"},
     {"views"},
     {"values"},
     {"generators"},

@@ -16,6 +16,7 @@ from weakref import WeakSet
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.errors import NODE_ERRORS
 from taskiq_flow.events import Event, Gap, Listener, NodeStarted
+from taskiq_flow.notes import Told, event_of
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -28,20 +29,23 @@ LISTENER_GRACE = 5.0
 CATCHING_UP = 30.0
 """Seconds that all listeners are given, after the run, for all of these events."""
 
+SHORTEST_PAUSE = 0.001
+"""Seconds between two calls of a listener while events keep coming."""
+
 BATCH_DELAY = 0.01
 """Seconds after which events are told to those who take many at once."""
 
 _AT_ONCE = 100
 """Events that a listener is called for before it is seen whether there are more."""
 
-Prepare = Callable[[], None]
-"""Completes an event when it is taken for the first time."""
-
 OnEvents = Callable[[Sequence[Event]], Awaitable[None] | None]
 """The method of a ``BatchListener``."""
 
 OnSending = Callable[[NodeStarted], Mapping[str, str]]
 """The method of a ``SendingListener``."""
+
+OnNotes = Callable[[str, Sequence[Told], int], Awaitable[None] | None]
+"""Takes a run's id, what is held of its next events, and the number of the first of them."""
 
 _set = object.__setattr__
 """Sets the number of an event, which is frozen."""
@@ -52,8 +56,9 @@ class Listeners:
 
     ``seq``: the number of the last event, also while nobody listens. ``are_present``: whether
     anybody takes events; else they need not be made. ``are_asked``: whether anybody adds labels to
-    messages. Listeners are called once for all events of a turn of the event loop, and those that
-    take batches, as a store does, once for all events of ``BATCH_DELAY``.
+    messages. Listeners are called in the next turn of the event loop, or ``SHORTEST_PAUSE`` after
+    the last call: so a run of many short nodes calls them once for many. Those that take batches,
+    as a store does, are called once for all events of ``BATCH_DELAY``.
     """
 
     def __init__(self, run_id: str, seq: int = 0) -> None:
@@ -65,8 +70,7 @@ class Listeners:
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
         # The last one is ``seq``. Of what nobody has taken, the oldest is given up.
-        self.events: deque[Event | tuple[Event, Prepare]] = deque(maxlen=MOST_EVENTS)
-        self.some_are_unprepared = False  # else no look at each of them is needed
+        self.events: deque[Told] = deque(maxlen=MOST_EVENTS)
         self._cursors: tuple[_ListenerCursor, ...] = ()
         self._prompt: tuple[_ListenerCursor, ...] = ()  # take the events of each turn
         self._batched: tuple[_ListenerCursor, ...] = ()
@@ -76,6 +80,8 @@ class Listeners:
         self._is_scheduled = False
         self._store: _StoreCursor | None = None
         self._batch_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None  # of those that take events at once
+        self._rests_until = 0.0
 
     def add(self, listener: Listener) -> None:
         """Have a listener take the events, from now on."""
@@ -86,8 +92,8 @@ class Listeners:
 
     def _set_cursors(self, cursors: tuple[_ListenerCursor, ...]) -> None:
         self._cursors = cursors
-        self._prompt = tuple(cursor for cursor in cursors if cursor.on_events is None)
-        self._batched = tuple(cursor for cursor in cursors if cursor.on_events is not None)
+        self._prompt = tuple(cursor for cursor in cursors if not cursor.takes_batches)
+        self._batched = tuple(cursor for cursor in cursors if cursor.takes_batches)
 
     def begin_after(self, seq: int) -> None:
         """Number the first event ``seq + 1``, as earlier engines have told ``seq`` of the run."""
@@ -113,21 +119,16 @@ class Listeners:
         """Number an event, and have every cursor take it."""
         _set(event, "seq", self.seq + 1)
         if self.are_present:
-            self.hold(event)
+            self.note(event)
         else:
             self.seq = event.seq
 
-    def hold(self, event: Event | tuple[Event, Prepare]) -> None:
-        """Have every cursor take an event that has the next number. Somebody listens."""
+    def note(self, note: Told) -> None:
+        """Have every cursor take what has the next number. Somebody listens."""
         self.seq += 1
-        self.events.append(event)
+        self.events.append(note)
         if not self._is_scheduled:
             self._schedule()
-
-    def hold_unprepared(self, event: Event, prepare: Prepare) -> None:
-        """As ``hold``. ``prepare``: called before the first one takes the event."""
-        self.some_are_unprepared = True
-        self.hold((event, prepare))
 
     def sending(self, sending: NodeStarted) -> tuple[Context, dict[str, str]]:
         """Ask for the labels of a message. Returns the context in which to send it, and them."""
@@ -149,8 +150,9 @@ class Listeners:
 
     async def aclose(self) -> None:
         """Have the store take the rest, and let the listeners catch up, for a bounded time."""
-        if self._batch_timer is not None:
-            self._batch_timer.cancel()
+        for timer in (self._timer, self._batch_timer):
+            if timer is not None:
+                timer.cancel()
         if self._store is not None:
             self._store.advance()
         if not self._cursors:
@@ -194,23 +196,29 @@ class Listeners:
 
     def _schedule(self) -> None:
         self._is_scheduled = True
-        if self._prompt or self._has_readers:
-            self._loop.call_soon(self._deliver, context=self._context)
+        if self._timer is None and (self._prompt or self._has_readers):
+            if self._loop.time() >= self._rests_until:
+                self._timer = self._loop.call_soon(self._deliver, context=self._context)
+            else:
+                self._timer = self._loop.call_at(
+                    self._rests_until, self._deliver, context=self._context
+                )
         if self._batch_timer is None and (self._batched or self._store is not None):
             self._batch_timer = self._loop.call_later(
                 BATCH_DELAY, self._deliver_batches, context=self._context
             )
 
     def _deliver(self) -> None:
-        """Call the listeners that take the events of a turn."""
-        self._is_scheduled = False
+        """Call the listeners that take events at once, and wake readers."""
+        self._is_scheduled, self._timer = False, None
+        self._rests_until = self._loop.time() + SHORTEST_PAUSE
         if self._has_readers:
             self._wake_readers()
         self._call(self._prompt)
 
     def _deliver_batches(self) -> None:
         """Call all others, for the events that came during the delay."""
-        self._is_scheduled, self._batch_timer = False, None
+        self._is_scheduled, self._batch_timer = self._timer is not None, None
         if self._store is not None:
             self._store.advance()
         self._call(self._batched)
@@ -233,7 +241,6 @@ class Listeners:
             taken = min([taken, *(reader.taken for reader in self._readers)])
         if taken == seq:
             self.events.clear()
-            self.some_are_unprepared = False
             return
         lag = seq - taken
         if lag > MOST_EVENTS:
@@ -261,24 +268,27 @@ class _Cursor:
         ``taken`` is to be set to the number of each that was taken.
         """
         listeners = self._listeners
+        found: list[Any] = self.next_told(most)
+        held, run_id, first = listeners.events, listeners.run_id, self.taken + 1
+        start = len(held) - (listeners.seq - self.taken)
+        for place, note in enumerate(found):
+            if type(note) is tuple:  # all others take the same event
+                found[place] = held[start + place] = event_of(note, run_id, first + place)
+        return found
+
+    def next_told(self, most: int) -> list[Told]:
+        """As ``next_events``, with notes as they are."""
+        listeners = self._listeners
         back = listeners.seq - self.taken
-        if not back:
-            return []
         if back > MOST_EVENTS:
             return self._gap(back - MOST_EVENTS)
         held = listeners.events
         start = len(held) - back
         # ``events`` has no slices. Most often, nobody else lags and all of it is taken.
         is_all = not start and back <= most
-        found: list[Any] = list(held if is_all else islice(held, start, start + most))
-        if listeners.some_are_unprepared:
-            for place, event in enumerate(found):
-                if isinstance(event, tuple):
-                    found[place] = held[start + place] = event[0]
-                    event[1]()
-        return found
+        return list(held if is_all else islice(held, start, start + most))
 
-    def _gap(self, missed: int) -> list[Event]:
+    def _gap(self, missed: int) -> list[Told]:
         """What stands in the place of events that are not held."""
         logger.warning(
             "listener %s of run %s lags by more than %d events; %d of them are left out",
@@ -288,17 +298,19 @@ class _Cursor:
             missed,
         )
         self.taken += missed
-        return [
-            Gap(self._listeners.run_id, event.at, missed, self.taken)
-            for event in self.next_events(1)
-        ]
+        (first,) = self.next_told(1)
+        at = first[1] if isinstance(first, tuple) else first.at
+        return [Gap(self._listeners.run_id, at, missed, self.taken)]
 
 
 class EventStore(Protocol):
     """Stores all events of a run."""
 
-    def on_events(self, events: Sequence[Event]) -> None:
-        """Store the next events. Their values are those of the run: nothing may hold them."""
+    def take(self, notes: Sequence[Told], first: int) -> None:
+        """Store the next events, of which this is the first one's number.
+
+        Their values are those of the run: nothing may hold them.
+        """
 
 
 class _StoreCursor(_Cursor):
@@ -314,12 +326,10 @@ class _StoreCursor(_Cursor):
         count = listeners.seq - self.taken
         if not count:
             return
-        held = listeners.events
-        events: list[Any] = list(islice(held, len(held) - count, None))
-        if listeners.some_are_unprepared:
-            events = [event[0] if isinstance(event, tuple) else event for event in events]
+        held, first = listeners.events, self.taken + 1
+        notes = list(islice(held, len(held) - count, None))
         self.taken = listeners.seq
-        self._store.on_events(events)
+        self._store.take(notes, first)
 
 
 class _ListenerCursor(_Cursor):
@@ -332,6 +342,8 @@ class _ListenerCursor(_Cursor):
         self.is_dropped = False
         self.on_sending: OnSending | None = getattr(listener, "on_sending", None)
         self.on_events: OnEvents | None = getattr(listener, "on_events", None)
+        self.on_notes: OnNotes | None = getattr(listener, "on_notes", None)
+        self.takes_batches = not (self.on_events is None and self.on_notes is None)
         self._listener = listener
         self._context = copy_context()  # the listener's own, over all events
 
@@ -358,6 +370,11 @@ class _ListenerCursor(_Cursor):
             on_event, on_events = self._listener.on_event, self.on_events
             listeners = self._listeners
             while self.taken != listeners.seq and not self.is_dropped:
+                if self.on_notes is not None:
+                    answer = self._give_notes(self.on_notes)
+                    if answer is not None and isawaitable(answer):
+                        return answer
+                    continue
                 events = self.next_events(_AT_ONCE if on_events is None else MOST_EVENTS)
                 if on_events is not None:
                     self.taken = events[-1].seq
@@ -374,6 +391,16 @@ class _ListenerCursor(_Cursor):
         except NODE_ERRORS as error:  # whatever it raises is its own affair
             self._drop(error)
         return None
+
+    def _give_notes(self, on_notes: OnNotes) -> Awaitable[None] | None:
+        """Give the listener what is held of all events there are."""
+        first = self.taken + 1
+        notes = self.next_told(MOST_EVENTS)
+        if isinstance(notes[0], Gap):
+            first = notes[0].seq
+        else:
+            self.taken += len(notes)
+        return on_notes(self._listeners.run_id, notes, first)
 
     async def _await(self, answer: Awaitable[Any] | None) -> None:
         try:

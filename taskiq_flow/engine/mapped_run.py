@@ -9,7 +9,6 @@ from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, ReadySet
 from taskiq_flow.elements.element import Element
-from taskiq_flow.engine.frequent_events import new_item
 from taskiq_flow.engine.mapped_lists import RUN_ENDED, is_missing
 from taskiq_flow.engine.mapped_nodes import MappedNodes
 from taskiq_flow.engine.node_run import NodeRun
@@ -20,6 +19,7 @@ from taskiq_flow.engine.run_state import as_whole
 from taskiq_flow.engine.sender import RestOfStart
 from taskiq_flow.engine.start_loop import StartLoop
 from taskiq_flow.events import Item, NodeFailure, NodeSkipped
+from taskiq_flow.notes import new_item
 from taskiq_flow.values.isolation import NEVER_CHANGE
 
 

@@ -9,23 +9,18 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextvars import Context
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from taskiq_flow.dataflow.passing import PassingNode
 from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.engine.call_text import item_text
-from taskiq_flow.engine.frequent_events import (
-    new_node_began,
-    new_node_completed,
-    new_node_started,
-)
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.node_run import NodeRun
 from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.engine.run_state import SkipReason
 from taskiq_flow.events import (
     ElementsKnown,
+    NodeBegan,
     NodeCompleted,
     NodeFailed,
     NodeFellBack,
@@ -105,18 +100,17 @@ class RunEvents(Generic[N]):
 
     def sent(self, node_run: NodeRun[N]) -> None:
         """A task is sent."""
-        node, at, task_id, number = node_run.node, self._now(), node_run.task_id, node_run.number
-        name, index, listeners = node.task_name, node.index, self.listeners
+        node, at, number = node_run.node, self._now(), node_run.number
         node_run.note_sent(at, number)
         if node_run.falls_back:
             return  # listeners have been told ``NodeFellBack``
         if number == 1:
-            seq = listeners.seq + 1
-            listeners.hold(new_node_started(self._run_id, at, name, task_id, index, number, seq))
+            self.listeners.note((NodeStarted, at, node, node_run.task_id, 1))
         else:
-            waits_since, error = node_run.suspended_at, node_run.error
+            waits_since, error, index = node_run.suspended_at, node_run.error, node.index
             delay = 0.0 if waits_since is None else at - waits_since
-            listeners.tell(
+            name, task_id = node.task_name, node_run.task_id
+            self.listeners.tell(
                 NodeRetried(self._run_id, at, name, task_id, number, error, index, delay)
             )
 
@@ -129,12 +123,11 @@ class RunEvents(Generic[N]):
 
     def began(self, node_run: NodeRun[N], now: float, worker: str) -> None:
         """A worker has begun an attempt."""
-        node, task_id, number = node_run.node, node_run.task_id, node_run.number
-        name, index, listeners = node.task_name, node.index, self.listeners
         node_run.told_began_at = now
         node_run.workers += (worker,)
-        seq = listeners.seq + 1
-        listeners.hold(new_node_began(self._run_id, now, name, task_id, worker, index, number, seq))
+        self.listeners.note(
+            (NodeBegan, now, node_run.node, node_run.task_id, node_run.number, worker)
+        )
 
     def resent(self, node_run: NodeRun[N]) -> None:
         """A middleware of the broker has sent an attempt's task once more."""
@@ -166,30 +159,20 @@ class RunEvents(Generic[N]):
             if source == "task" or source == "fallback":  # noqa: PLR1714 - this is faster
                 number = node_run.number
                 queued, ran = node_run.spans(now, number)
-        name, index, listeners = node.task_name, node.index, self.listeners
-        seq = listeners.seq + 1
-        event = new_node_completed(
-            self._run_id, now, name, task_id, value, source, index, number, queued, ran, seq
+        hand_over = None if type(value) in NEVER_CHANGE else self._hand_over
+        self.listeners.note(
+            (NodeCompleted, now, node, task_id, number, value, source, queued, ran, hand_over)
         )
-        if type(value) in NEVER_CHANGE:
-            listeners.hold(event)
-        else:
-            listeners.hold_unprepared(event, partial(self._prepare, event, node))
 
     def kept(self, node: N) -> None:
         """The journal has the value of a node, which is not read, as nobody asks for it."""
         if not self.listeners.are_present:
             self.listeners.seq += 1
             return
-        now, name, seq = self._now(), node.task_name, self.listeners.seq + 1
         unread = Preview(kind="", size=0, text="", cut=True)
-        event = new_node_completed(
-            self._run_id, now, name, "", unread, "journal", node.index, 0, None, None, seq
+        self.listeners.note(
+            (NodeCompleted, self._now(), node, "", 0, unread, "journal", None, None, None)
         )
-        self.listeners.hold(event)
-
-    def _prepare(self, event: NodeCompleted, node: N) -> None:
-        object.__setattr__(event, "result", self._hand_over(node, event.result))
 
     def failed(self, node_run: NodeRun[N], error: BaseException) -> None:
         """A node has failed for good."""

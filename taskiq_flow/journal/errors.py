@@ -79,3 +79,11 @@ def damaged(run_id: str, error: object) -> JournalError:
         f"the log of run {run_id!r} is damaged ({error}) and was left unchanged; restore the "
         "journal from a copy, or start the run again under another run_id"
     )
+
+
+def later_events(run_id: str, version: object, known: int) -> JournalError:
+    """The error of events in the form of a later version."""
+    return JournalError(
+        f"the events of run {run_id!r} were written in form {version}, and this version of "
+        f"taskiq_flow reads form {known}; read them with the version that wrote them"
+    )

@@ -7,15 +7,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from taskiq_flow.errors import NODE_ERRORS
-from taskiq_flow.events import Event
+from taskiq_flow.journal.packed import PackedWriter
 from taskiq_flow.journal.protocol import EventBatch
 from taskiq_flow.journal.summary import Head, RunSummary, SummaryWriter
-from taskiq_flow.journal.wire import LineWriter
+from taskiq_flow.notes import Told, told
 
 logger = logging.getLogger("taskiq_flow")
 
-_AT_ONCE = 200
-"""Events whose lines are put together at once."""
+_AT_ONCE = 2_000
+"""Events of one line at the most."""
 
 
 class EventBatcher:
@@ -26,7 +26,8 @@ class EventBatcher:
 
     def __init__(self, run_id: str, head: Head, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._lines = LineWriter(run_id)
+        self._run_id = run_id
+        self._lines = PackedWriter(run_id)
         self._summary = SummaryWriter(run_id, head)
         self._pending: deque[tuple[int, bytes]] = deque()  # how many events, and their lines
         self.held = 0
@@ -41,26 +42,33 @@ class EventBatcher:
         if earlier is not None:
             self._summary.go_on_after(earlier)
 
-    def on_events(self, events: Sequence[Event]) -> None:
-        """Take in the next events, and hold their lines until they are written."""
-        self._summary.apply(events)
-        for start in range(0, len(events), _AT_ONCE):
-            part = events[start : start + _AT_ONCE]
-            self._pending.append((len(part), self._lines_of(part)))
-        self.held += len(events)
+    def take(self, notes: Sequence[Told], first: int) -> None:
+        """Take in the next events, and hold their lines until they are written.
+
+        ``first``: the number of the first one.
+        """
+        if {*map(type, notes)} != {tuple}:  # listeners have taken some of them before
+            notes = [note if isinstance(note, tuple) else told(note) for note in notes]
+        self._summary.apply(notes, first + len(notes) - 1)
+        for start in range(0, len(notes), _AT_ONCE):
+            part = notes[start : start + _AT_ONCE]
+            self._pending.append((len(part), self._line_of(part, first + start)))
+        self.held += len(notes)
         self._wake()
 
-    def _lines_of(self, events: Sequence[Event]) -> bytes:
-        """The lines of events. One that cannot be written is logged, and missing to readers."""
+    def _line_of(self, notes: Sequence[Told], first: int) -> bytes:
+        """The line of events. One that cannot be written is logged, and missing to readers."""
         try:
-            return self._lines.lines(events)
+            return self._lines.line(notes, first)
         except NODE_ERRORS:  # of a class of the user's, as one shows its values
-            if len(events) > 1:
-                return b"".join([self._lines_of([event]) for event in events])
-            (event,) = events
+            if len(notes) > 1:
+                singly = enumerate(notes, first)
+                return b"".join([self._line_of([note], seq) for seq, note in singly])
+            (note,) = notes
+            kind = note[0] if isinstance(note, tuple) else type(note)
             logger.exception(
                 "event %d of run %s (%s) cannot be written, and is left out of its history",
-                *(event.seq, event.run_id, event.type),
+                *(first, self._run_id, kind.type),
             )
             return b""
 

@@ -27,6 +27,7 @@ from taskiq_flow.journal.protocol import EventJournal, Journal, Request, is_run,
 from taskiq_flow.journal.sqlite import SqliteJournal
 from taskiq_flow.journal.summary import Head, RunState, RunSummary, SummaryWriter
 from taskiq_flow.journal.wire import read_lines
+from taskiq_flow.notes import told
 from taskiq_flow.previews import preview, printable
 from taskiq_flow.views.run_view import RunView
 
@@ -297,7 +298,7 @@ class RunReader:
     async def _summary_of_log(self, run: RunSummary) -> RunSummary:
         writer = SummaryWriter(run.run_id, Head())
         async for event in events_of_log(self.journal, run.run_id):
-            writer.apply([event])
+            writer.apply([told(event)], event.seq)
         return replace(
             writer.summary(),
             started=0.0,
@@ -325,7 +326,7 @@ class RunReader:
                 for lines in part:
                     try:
                         events = list(read_lines(run_id, lines))
-                    except (ValueError, KeyError, TypeError) as error:
+                    except (ValueError, LookupError, TypeError) as error:
                         raise errors.damaged(run_id, error) from error
                     for event in events:
                         yield event

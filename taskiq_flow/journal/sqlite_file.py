@@ -24,8 +24,14 @@ T = TypeVar("T")
 APPLICATION_ID = 0x74666C6F
 """Marks a SQLite file as a journal: 'tflo' in ASCII."""
 
-SCHEMA_VERSION = 2
-"""The version of the tables. A file of version 1 gets what it lacks when it is opened."""
+SCHEMA_VERSION = 3
+"""The version of the file. One of version 1 or 2 gets what it lacks when it is opened.
+
+Version 1 has no events, and version 2 has a line for each of them.
+"""
+
+_OF_LINES = 2
+"""The version of files that have a line for each event."""
 
 BUSY_TIMEOUT = 30.0
 """Seconds to wait for another process that has the file locked."""
@@ -184,11 +190,10 @@ class SqliteFile:
         """Create the tables, or those that a file of an earlier version lacks."""
         version = _version(connection)
         try:
-            if version == SCHEMA_VERSION:
-                if not _has_tags(connection):
-                    connection.execute(f"ALTER TABLE runs ADD COLUMN {TAGS_COLUMN}")
-                return
-            connection.executescript(_UPGRADE if version else _SCHEMA)
+            if version == _OF_LINES:
+                _in_transaction(connection, _allow_columns)
+            elif version != SCHEMA_VERSION:
+                connection.executescript(_UPGRADE if version else _SCHEMA)
         except sqlite3.OperationalError:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
@@ -274,6 +279,13 @@ class SqliteFile:
 def _version(connection: sqlite3.Connection) -> int:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     return version
+
+
+def _allow_columns(connection: sqlite3.Connection) -> None:
+    """Bring a file of version 2 to the present one."""
+    if not _has_tags(connection):
+        connection.execute(f"ALTER TABLE runs ADD COLUMN {TAGS_COLUMN}")
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _has_tags(connection: sqlite3.Connection) -> bool:

@@ -7,12 +7,11 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from operator import itemgetter
+from typing import Any, ClassVar, Literal, cast
 
 from taskiq_flow.events import (
     ElementsKnown,
-    Event,
-    NodeBegan,
     NodeCompleted,
     NodeFailed,
     NodeFellBack,
@@ -23,6 +22,7 @@ from taskiq_flow.events import (
     RunFinished,
     RunStarted,
 )
+from taskiq_flow.notes import Told
 from taskiq_flow.previews import printable
 from taskiq_flow.views.node_view import ElementsView, NodeState, depth_of, name_of_map
 
@@ -30,8 +30,8 @@ RunState = Literal["running", "interrupted", "completed", "failed", "cancelled"]
 """``"interrupted"``: the run has not ended, and no engine has it any more."""
 
 
-_FREQUENT = frozenset({NodeStarted, NodeBegan, NodeCompleted})
-"""Most events. Those of plain nodes change no more than one count."""
+_kind_of = itemgetter(0)
+"""The kind of a note."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,31 +119,36 @@ class SummaryWriter:
         self._total, self._completed = earlier.total, earlier.completed
         self._failed, self._skipped = earlier.failed, earlier.skipped
 
-    def apply(self, events: Sequence[Event]) -> None:
-        """Take in the next events, of which there is one at least."""
-        kinds = list(map(type, events))
-        if self._is_plain and _FREQUENT.issuperset(kinds):
-            self._completed += kinds.count(NodeCompleted)
-        else:
-            for kind, event in zip(kinds, events, strict=True):
-                if (apply := self._APPLY.get(kind)) is not None:
-                    apply(self, event)
-        self.seq = events[-1].seq
-
-    def _send(self, event: NodeStarted | NodeRetried | NodeFellBack) -> None:
-        """An element is seen with its first attempt; in a resumed run, it may have had others."""
-        if event.index is None or not self._open:
+    def apply(self, notes: Sequence[Told], seq: int) -> None:
+        """Take in the next events, of which there is one at least. ``seq``: of the last one."""
+        self.seq = seq
+        if self._is_plain and {*map(type, notes)} == {tuple}:
+            kinds: Any = map(_kind_of, cast("Any", notes))
+            self._completed += [*kinds].count(NodeCompleted)
             return
-        name, whole = event.task_name, name_of_map(event.task_name)
+        for note in notes:
+            if not isinstance(note, tuple):
+                if (apply := self._APPLY.get(type(note))) is not None:
+                    apply(self, note)
+            elif note[0] is NodeCompleted:
+                self._complete(note[2])
+            elif note[0] is NodeStarted:
+                self._send(note[2])
+
+    def _send(self, node: Any) -> None:
+        """An element is seen with its first attempt; in a resumed run, it may have had others."""
+        if node.index is None or not self._open:
+            return
+        name, whole = node.task_name, name_of_map(node.task_name)
         if whole in self._open and name not in self._in_flight:
             self._in_flight.add(name)
             self._elements_of(whole).see()
 
-    def _complete(self, event: NodeCompleted) -> None:
+    def _complete(self, node: Any) -> None:
         self._completed += 1
-        if event.index is not None:
-            elements = self._elements_of(name_of_map(event.task_name))
-            elements.end("completed", is_seen=self._was_seen(event.task_name))
+        if node.index is not None:
+            elements = self._elements_of(name_of_map(node.task_name))
+            elements.end("completed", is_seen=self._was_seen(node.task_name))
 
     def _was_seen(self, name: str) -> bool:
         """Whether an element that has ended was counted when it was sent."""
@@ -227,10 +232,8 @@ class SummaryWriter:
 
     _APPLY: ClassVar[Mapping[type, Callable[[SummaryWriter, Any], None]]] = {
         RunStarted: _begin,
-        NodeStarted: _send,
         NodeRetried: _send,
         NodeFellBack: _send,
-        NodeCompleted: _complete,
         NodeFailed: _count_missing,
         NodeSkipped: _count_missing,
         ElementsKnown: _known,

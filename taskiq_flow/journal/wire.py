@@ -1,15 +1,12 @@
-"""Events as lines of JSON, as ``to_dict`` makes them, and the events that such lines say."""
+"""The events that lines of JSON say: lines of many events, or one each as ``to_dict`` makes it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
-from json.encoder import encode_basestring as quoted
-from typing import Any, get_args
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from taskiq_flow.events import (
-    WIRE_VERSION,
     ElementsKnown,
     Event,
     Gap,
@@ -23,109 +20,11 @@ from taskiq_flow.events import (
     NodeStarted,
     RunFinished,
     RunStarted,
-    Source,
 )
-from taskiq_flow.previews import Preview, ReportedError, preview, printable, short_text
+from taskiq_flow.journal.packed import PACKED, read_packed
+from taskiq_flow.previews import Preview, ReportedError
 
 Content = Mapping[str, Any]
-
-
-class LineWriter:
-    """Writes the events of one run, one line each.
-
-    Three events of each node are frequent. Their lines are put together by formats, in a tenth of
-    the time that ``json.dumps(event.to_dict())`` takes, and say the same.
-    """
-
-    def __init__(self, run_id: str) -> None:
-        run = quoted(printable(run_id)).replace("%", "%%").encode()
-        start = b'{"v":%d,"run":%b,"seq":%%d,' % (WIRE_VERSION, run)
-        self._sent = start + b'"type":"node.sent","at":%.9f,%b}\n'
-        self._began = start + b'"type":"node.began","at":%.9f,%b,"worker":%b}\n'
-        self._completed = start + (
-            b'"type":"node.completed","at":%.9f,%b,"source":"%b",%b"value":%b}\n'
-        )
-        self._completed_timed = start + (
-            b'"type":"node.completed","at":%.9f,%b,"source":"%b",'
-            b'"queued":%.9f,"ran":%.9f,"value":%b}\n'
-        )
-        self._first_attempts: dict[str, bytes] = {}  # by task id, until they have completed
-
-    def lines(self, events: Iterable[Event]) -> bytes:
-        """The lines of these events. Many are best given in parts: large texts cost more."""
-        sent, began, completed = self._sent, self._began, self._completed_timed
-        attempts = self._first_attempts
-        if len(attempts) > _MOST_ATTEMPTS:
-            attempts.clear()
-        lines = []
-        event: Any
-        for event in events:
-            kind = type(event)
-            if kind is NodeStarted:
-                about = _attempt(event)
-                if event.attempt == 1:
-                    attempts[event.task_id] = about
-                lines.append(sent % (event.seq, event.at, about))
-            elif kind is NodeBegan:
-                about = attempts.get(event.task_id, b"")
-                if not about or event.attempt != 1:
-                    about = _attempt(event)
-                lines.append(began % (event.seq, event.at, about, _worker(event.worker)))
-            elif kind is NodeCompleted:
-                about = attempts.pop(event.task_id, b"")
-                if not about or event.attempt != 1:
-                    about = _attempt(event)
-                source, value = _SOURCES[event.source], _value(event.result)
-                queued, ran = event.queued, event.ran
-                if queued is None or ran is None:
-                    times = b"".join([_seconds(b"queued", queued), _seconds(b"ran", ran)])
-                    lines.append(
-                        self._completed % (event.seq, event.at, about, source, times, value)
-                    )
-                else:
-                    lines.append(
-                        completed % (event.seq, event.at, about, source, queued, ran, value)
-                    )
-            else:
-                lines.append(_json(event.to_dict()).encode() + b"\n")
-        return b"".join(lines)
-
-
-_MOST_ATTEMPTS = 10_000
-"""Attempts in flight of which it is held what their lines have in common."""
-
-_SOURCES: Mapping[Source, bytes] = {source: source.encode() for source in get_args(Source)}
-
-
-def _attempt(event: NodeStarted | NodeBegan | NodeCompleted) -> bytes:
-    """What the lines of an attempt have in common."""
-    name, task_id = event.task_name, event.task_id
-    if not (name.isascii() and task_id.isascii()):
-        name, task_id = printable(name), printable(task_id)
-    index = "" if event.index is None else f',"index":{_json(event.index)}'
-    task = f',"task":{quoted(task_id)}' if task_id else ""
-    return f'"node":{quoted(name)}{index},"attempt":{event.attempt}{task}'.encode()
-
-
-def _seconds(key: bytes, seconds: float | None) -> bytes:
-    return b"" if seconds is None else b'"%b":%.9f,' % (key, seconds)
-
-
-def _value(value: object) -> bytes:
-    """The preview of a value."""
-    text = short_text(value)
-    if text is None:
-        return _json(preview(value)).encode()
-    kind, size = type(value).__name__, len(text)
-    return f'{{"kind":"{kind}","size":{size},"text":{quoted(text)},"cut":false}}'.encode()
-
-
-@lru_cache
-def _worker(worker: str) -> bytes:
-    return quoted(printable(worker)).encode()
-
-
-_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def read_lines(run_id: str, lines: bytes) -> Iterator[Event]:
@@ -135,8 +34,12 @@ def read_lines(run_id: str, lines: bytes) -> Iterator[Event]:
     """
     for line in lines.splitlines():
         content = json.loads(line)
-        if (read := _READ.get(content["type"])) is not None:
-            yield read(run_id, content)
+        found = read_packed(run_id, content) if PACKED in content else [content]
+        for event in found:
+            if not isinstance(event, Mapping):
+                yield event
+            elif (read := _READ.get(event["type"])) is not None:
+                yield read(run_id, event)
 
 
 def _place(content: Content) -> Index | None:

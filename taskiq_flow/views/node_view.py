@@ -151,10 +151,11 @@ class NodeView:
 
     def keep(self, source: Source, result: object) -> None:
         """It has completed. What is shown of its result is kept, and not the result."""
-        is_small = type(result) in _SMALL or (
+        self.source, self._value = source, result
+        if type(result) not in _SMALL and not (
             isinstance(result, str) and len(result) <= LONGEST_TEXT
-        )
-        self.source, self._value = source, result if is_small else preview(result)
+        ):
+            self._value = preview(result)
 
 
 @dataclass(slots=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 from taskiq_flow.drawing.diagram import diagram_of_run
 from taskiq_flow.drawing.layout import lay_out
@@ -26,6 +26,7 @@ from taskiq_flow.events import (
     RunFinished,
     RunStarted,
 )
+from taskiq_flow.notes import Note, Told, event_of, told
 from taskiq_flow.previews import shown_error
 from taskiq_flow.suggestions import did_you_mean
 from taskiq_flow.views.critical_path import critical_path
@@ -44,7 +45,7 @@ RunStatus = Literal["pending", "running", "interrupted", "completed", "failed", 
 _STATES: tuple[NodeState, ...] = get_args(NodeState)
 
 _FREQUENT = frozenset({NodeStarted, NodeBegan, NodeCompleted})
-"""What every node tells that is executed once."""
+"""What every node tells that is executed once: there are notes of it."""
 
 _Ends = NodeCompleted | NodeFailed | NodeSkipped
 
@@ -174,21 +175,39 @@ class RunView:
             if self.status != "running":
                 self.note_status("running")
             kind = type(event)
-            if kind not in _FREQUENT or event.index is not None:
-                self._APPLY[kind](self, event)
-                continue
-            name = event.task_name
-            node = self.nodes.get(name) or self._add(name)
-            if kind is NodeStarted:
-                self._wait_since_ready(node, at)
-                node.send(at, event.attempt)
-            elif kind is NodeBegan:
-                node.begin(at, event.worker, event.attempt)
-            elif event.source == "journal":
-                self._restore(node, event)
+            if kind in _FREQUENT and event.index is None:
+                self._take(cast("Note", told(event)), at)
             else:
-                self._end_attempt(node, event.attempt, "completed", at)
-                node.keep(event.source, event.result)
+                self._APPLY[kind](self, event)
+
+    def apply_notes(self, run_id: str, notes: Sequence[Told], first: int) -> None:
+        """As ``apply_all``, of what an engine holds of a run's events: see ``notes.py``.
+
+        ``first``: the number of the first one.
+        """
+        is_next = (run_id, first, self.status) == (self.run_id, self.seq + 1, "running")
+        for seq, note in enumerate(notes, first):
+            if isinstance(note, tuple) and is_next and note[2].index is None:
+                self.seq, self.at = seq, note[1]
+                self._take(note, note[1])
+            else:
+                self.apply(event_of(note, run_id, seq) if isinstance(note, tuple) else note)
+                is_next = (self.seq, self.status) == (seq, "running")
+
+    def _take(self, note: Note, at: float) -> None:
+        """Take in an event of a plain node, as most are."""
+        kind, name = note[0], note[2].task_name
+        node = self.nodes.get(name) or self._add(name)
+        if kind is NodeStarted:
+            self._wait_since_ready(node, at)
+            node.send(at, note[4])
+        elif kind is NodeBegan:
+            node.begin(at, note[5], note[4])
+        elif note[6] == "journal":
+            self._restore(node, note)
+        else:
+            self._end_attempt(node, note[4], "completed", at)
+            node.keep(note[6], note[5])
 
     def note_status(self, status: RunStatus) -> None:
         """Take in the status of the run's summary, as no event tells that its engine is gone.
@@ -357,14 +376,14 @@ class RunView:
         node = self.nodes[name] = NodeView(name)
         return node
 
-    def _restore(self, node: NodeView, event: NodeCompleted) -> None:
+    def _restore(self, node: NodeView, note: Note) -> None:
         """An earlier session has completed the node, or the run of which this one is a rerun.
 
         It has no moments: the clock of that session is not that of this one.
         """
         if (earlier := self._earlier.pop(node.name, None)) is None:
-            earlier = NodeView(node.name, "completed", event.attempt)
-            earlier.keep(event.source, event.result)
+            earlier = NodeView(node.name, "completed", note[4])
+            earlier.keep(note[6], note[5])
         earlier.was_completed_before = True
         earlier.ready_at = earlier.sent_at = earlier.began_at = earlier.ended_at = None
         self.nodes[node.name] = earlier
@@ -374,9 +393,10 @@ class RunView:
     def _ready_at(self, name: str) -> float | None:
         """When the last node ended on which this one depends."""
         at = self.started_at
-        if at is not None:
-            for other in self.edges.get(name, ()):
-                end = self.nodes[other].ended_at
+        if at is not None and name in self.edges:
+            nodes = self.nodes
+            for other in self.edges[name]:
+                end = nodes[other].ended_at
                 if end is not None and end > at:
                     at = end
         return at
@@ -417,7 +437,8 @@ class RunView:
         if node.sent_at is None:
             self._wait_since_ready(node, at)
         node.attempts = max(node.attempts, attempt)
-        self._end(node, state, at)
+        node.close(at)
+        node.state, node.ended_at = state, at
 
     def _end(self, node: NodeView, state: NodeState, at: float) -> None:
         node.close(at)

@@ -27,9 +27,9 @@ from taskiq_flow import (
     RunSummary,
 )
 from taskiq_flow.cli import history
-from taskiq_flow.journal.wire import LineWriter
 from tests.cli import flows
 from tests.cli.conftest import Run
+from tests.journal.events_contract import line_of
 
 JOURNAL = ("--journal", "runs.db")
 
@@ -139,7 +139,7 @@ async def test_what_was_in_flight_when_the_engine_went_does_not_run_any_more(
         NodeStarted("r", 0.75, "load", "", seq=8),
     ]
     summary = RunSummary("r", "running", "nightly", 1.7e9, seq=8)
-    await journal.create("r", lease, b"", EventBatch(LineWriter("r").lines(events), summary))
+    await journal.create("r", lease, b"", EventBatch(line_of(*events), summary))
     await journal.release("r", lease)
     reader = RunReader(journal)
     history._show_state(await reader.run("r"), await reader.view("r"))
@@ -217,7 +217,7 @@ async def test_a_run_in_the_place_of_the_watched_one_is_watched_from_its_beginni
     engine = ExecutionEngine(InMemoryBroker(), flows.nightly, journal=journal)
     started = RunStarted("r", 0.5, ("old",), 1.7e9, seq=1)
     summary = RunSummary("r", "running", "nightly", 1.7e9, seq=1)
-    await journal.create("r", lease, b"", EventBatch(LineWriter("r").lines([started]), summary))
+    await journal.create("r", lease, b"", EventBatch(line_of(started), summary))
     view = await history.watched(RunReader(journal), "r", json_lines=True, quiet=True)
     assert (view.status, view.sessions, [*view.nodes]) == ("completed", 1, ["fetch", "title"])
     written = capsys.readouterr()

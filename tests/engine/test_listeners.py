@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -28,6 +29,7 @@ from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.engine import listeners
 from taskiq_flow.engine.listeners import CATCHING_UP, LISTENER_GRACE
 from taskiq_flow.engine.run_events import RunEvents
+from taskiq_flow.notes import Told
 from taskiq_flow.processes.name import process_name
 from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later, virtually
@@ -259,6 +261,7 @@ async def test_what_a_lagging_listener_misses_is_bounded_and_said(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listeners, "MOST_EVENTS", 10)
+    monkeypatch.setattr(listeners, "SHORTEST_PAUSE", 0.0)
     gate = asyncio.Event()
 
     class Held(Recorder):
@@ -325,6 +328,7 @@ async def test_no_event_is_held_for_nobody() -> None:
     assert (len(of_run.events), of_run.seq) == (0, 4)
 
 
+@virtually
 async def test_an_event_is_let_go_when_all_have_taken_it() -> None:
     gate = asyncio.Event()
 
@@ -344,27 +348,41 @@ async def test_an_event_is_let_go_when_all_have_taken_it() -> None:
     assert [(await anext(reader)).seq for _ in range(3)] == [1, 2, 3]
     await asyncio.sleep(0)
     of_run.tell(ElementsKnown("r", 0.0, "n", 3))
-    await asyncio.sleep(0)
+    await asyncio.sleep(listeners.SHORTEST_PAUSE)
     assert len(of_run.events) == 1  # for the reader
     assert len(recorder.events) == 4
     await of_run.aclose()
 
 
-async def test_all_events_of_one_turn_of_the_loop_are_taken_in_the_next() -> None:
-    turn, turns = 0, []
+@virtually
+async def test_a_listener_is_called_in_the_next_turn_and_then_once_a_millisecond() -> None:
+    calls: list[tuple[int, float]] = []
 
     class Noting:
         def on_event(self, event: Any) -> None:
-            turns.append(turn)
+            calls.append((event.seq, asyncio.get_running_loop().time() - began))
 
-    of_run = listeners.Listeners("r")
+    of_run, began = listeners.Listeners("r"), asyncio.get_running_loop().time()
     of_run.add(Noting())
-    while turn < 3:
-        for number in range(4):
-            of_run.tell(ElementsKnown("r", 0.0, "n", number))
+
+    def tell_two() -> None:
+        of_run.tell(ElementsKnown("r", 0.0, "n", 1))
+        of_run.tell(ElementsKnown("r", 0.0, "n", 2))
+
+    tell_two()
+    await asyncio.sleep(0)
+    assert calls == [(1, 0.0), (2, 0.0)]
+    for _ in range(3):
+        tell_two()
         await asyncio.sleep(0)
-        turn += 1
-    assert turns == [0] * 4 + [1] * 4 + [2] * 4
+    assert len(calls) == 2
+    await asyncio.sleep(0.5)
+    assert [seq for seq, _ in calls] == list(range(1, 9))
+    assert [at for _, at in calls[2:]] == pytest.approx([0.001] * 6)
+    tell_two()
+    await asyncio.sleep(0)
+    assert len(calls) == 10
+    await of_run.aclose()
 
 
 class Batches:
@@ -440,7 +458,14 @@ async def test_a_store_misses_no_event_of_a_turn_that_has_more_than_are_held(
         async def on_event(self, event: Any) -> None:
             await gate.wait()
 
-    of_run, store = listeners.Listeners("r"), Batches()
+    class Store:
+        def __init__(self) -> None:
+            self.seqs: list[int] = []
+
+        def take(self, notes: Sequence[Told], first: int) -> None:
+            self.seqs += range(first, first + len(notes))
+
+    of_run, store = listeners.Listeners("r"), Store()
     of_run.add(Held())
     of_run.keep_for(store)
     for number in range(25):
@@ -449,7 +474,7 @@ async def test_a_store_misses_no_event_of_a_turn_that_has_more_than_are_held(
     assert len(of_run.events) == 10
     gate.set()
     await of_run.aclose()
-    assert [event.seq for batch in store.batches for event in batch] == list(range(1, 26))
+    assert store.seqs == list(range(1, 26))
 
 
 @virtually

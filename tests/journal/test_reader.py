@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -41,10 +42,10 @@ from taskiq_flow import (
     SqliteJournal,
 )
 from taskiq_flow.engine import listeners
-from taskiq_flow.journal.wire import LineWriter
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.stored import StoredValues
+from tests.journal.events_contract import line_of
 from tests.journal.nightly import graph, odd
 from tests.journal.processes import GATED, gated, open_gate
 from tests.recording import Recorder
@@ -214,7 +215,7 @@ async def test_a_run_in_the_place_of_another_is_not_taken_for_it(journal: Any) -
         events: list[Event] = [RunStarted("r", 0.5, ("a",), time, seq=1)]
         events += [NodeBegan("r", 0.5, "a", "", f"h:{seq}", seq=seq) for seq in range(2, last + 1)]
         summary = RunSummary("r", "running", "nightly", time, seq=last)
-        await journal.create("r", lease, b"", EventBatch(LineWriter("r").lines(events), summary))
+        await journal.create("r", lease, b"", EventBatch(line_of(*events), summary))
 
     lease = Lease("engine", 60.0)
     await begin(1.7e9, 3)
@@ -304,6 +305,7 @@ async def test_a_file_from_before_tags_gets_them(tmp_path: Path) -> None:
     await journal.aclose()
     with sqlite3.connect(tmp_path / "runs.db") as connection:
         connection.execute("ALTER TABLE runs DROP COLUMN tags")
+        connection.execute("PRAGMA user_version = 2")
     connection.close()
     engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, tags=["a"])
     await engine.execute({"x": 1}, run_id="r2")
@@ -315,9 +317,7 @@ async def test_a_run_that_nobody_has_any_more_is_interrupted(journal: Any) -> No
     lease = Lease("engine", 60.0)
     started = RunStarted("r", 0.5, ("a",), 1.7e9, seq=1)
     sent = NodeStarted("r", 0.5, "a", "r:a:1", seq=2)
-    batch = EventBatch(
-        LineWriter("r").lines([started, sent]), RunSummary("r", "running", "nightly", 1.7e9, seq=2)
-    )
+    batch = EventBatch(line_of(started, sent), RunSummary("r", "running", "nightly", 1.7e9, seq=2))
     await journal.create("r", lease, b"", batch)
     reader = RunReader(journal)
     assert (await reader.view("r")).nodes["a"].state == "queued"
@@ -552,6 +552,32 @@ async def test_a_file_of_format_1_is_read_continued_and_gets_events(tmp_path: Pa
     assert (await reader.run("old")).status == "completed"
     assert await reader.value("old", "each") == [2, 4]
     await journal.aclose()
+
+
+async def test_a_file_of_format_2_is_read_and_continued_with_columns(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "runs.db")
+    async with aclosing(engine_of(journal).execute_async(INPUTS, run_id="old")) as pairs:
+        await anext(pairs)
+    written = await read(RunReader(journal), "old")
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as file:
+        lines = [json.dumps(event.to_dict(), separators=(",", ":")) for event in written]
+        file.execute("DELETE FROM events")
+        for line, event in zip(lines, written, strict=True):
+            file.execute("INSERT INTO events VALUES (1, ?, ?)", (event.seq, line.encode() + b"\n"))
+        file.execute("PRAGMA user_version = 2")
+        file.commit()
+    await journal.aclose()
+    reader = RunReader(journal)
+    said = [event.to_dict() for event in written]
+    assert [event.to_dict() for event in await read(reader, "old")] == said
+    assert [pair async for pair in engine_of(journal).resume("old")]
+    events = await read(reader, "old")
+    assert [event.to_dict() for event in events[: len(said)]] == said
+    assert [e.seq for e in events] == list(range(1, len(events) + 1))
+    assert (await reader.view("old")).status == "completed"
+    await journal.aclose()
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as file:
+        assert file.execute("PRAGMA user_version").fetchone() == (3,)
 
 
 async def test_events_of_a_run_that_an_earlier_version_deleted_are_not_those_of_the_next(

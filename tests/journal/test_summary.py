@@ -24,6 +24,7 @@ from taskiq_flow import (
     RunView,
 )
 from taskiq_flow.journal.summary import Head, RunSummary, SummaryWriter
+from taskiq_flow.notes import told
 from tests.recording import Recorder
 
 
@@ -48,7 +49,7 @@ MAPPED: list[Event] = [
 def summary_of(batches: Sequence[Sequence[Event]]) -> RunSummary:
     writer = SummaryWriter("r", Head())
     for batch in batches:
-        writer.apply(batch)
+        writer.apply([told(event) for event in batch], batch[-1].seq)
     return replace(writer.summary(), started=0.0)
 
 
@@ -104,7 +105,7 @@ async def test_the_totals_of_a_generator_that_runs_are_those_of_the_view() -> No
     view, writer = RunView(), SummaryWriter("r", Head())
     for event in recorder.events:
         view.apply(event)
-        writer.apply([event])
+        writer.apply([told(event)], event.seq)
         summary = writer.summary()
         assert summary.total == total_of(view), event
     assert (summary.total, summary.completed, summary.failed, summary.skipped) == (19, 9, 4, 6)
@@ -120,7 +121,7 @@ async def test_a_map_that_fails_itself_counts_beside_its_elements() -> None:
     await engine.execute({"xs": [1, 2], "ys": [1]}, run_id="r")
     view, writer = RunView(), SummaryWriter("r", Head())
     view.apply_all(recorder.events)
-    writer.apply(recorder.events)
+    writer.apply([*map(told, recorder.events)], recorder.events[-1].seq)
     summary = writer.summary()
     assert (summary.total, summary.completed, summary.failed) == (2, 1, 1) == (total_of(view), 1, 1)
 

@@ -8,9 +8,23 @@ from typing import Any
 
 import pytest
 
-from taskiq_flow import NodeBegan, NodeCompleted, NodeStarted, RunStarted
+from taskiq_flow import (
+    EventBatch,
+    JournalError,
+    Lease,
+    MemoryJournal,
+    NodeBegan,
+    NodeCompleted,
+    NodeRetried,
+    NodeStarted,
+    RunFinished,
+    RunReader,
+    RunStarted,
+    RunSummary,
+)
 from taskiq_flow.events import Event
-from taskiq_flow.journal.wire import LineWriter, read_lines
+from taskiq_flow.journal.wire import read_lines
+from tests.journal.events_contract import line_of
 from tests.test_events import EXAMPLES
 
 ODD = 'a"\\\n%d%\u2028\ud800é🏃'
@@ -41,23 +55,64 @@ FREQUENT: list[Event] = [
 
 
 @pytest.mark.parametrize("event", [*(event for event, _ in EXAMPLES.values()), *FREQUENT])
-def test_a_line_says_what_to_dict_says(event: Event) -> None:
-    lines = LineWriter(event.run_id).lines([event, replace(event, seq=99)])
-    first, second = map(json.loads, lines.splitlines())
-    assert first == event.to_dict()
-    assert second == {**event.to_dict(), "seq": 99}
+def test_events_of_a_line_say_what_they_said(event: Event) -> None:
+    events = [replace(event, seq=98), replace(event, seq=99)]
+    read = read_lines(event.run_id, line_of(*events))
+    assert [one.to_dict() for one in read] == [one.to_dict() for one in events]
 
 
-def test_lines_of_a_task_that_was_sent_twice_have_its_attempts() -> None:
+def test_a_line_may_have_all_kinds_of_events_of_many_nodes_and_attempts() -> None:
+    later = "r:a:fallback-3"
     events: list[Event] = [
-        NodeStarted("r", 0.1, "a", "t", seq=1),
-        NodeBegan("r", 0.2, "a", "t", "host:7", attempt=1, seq=2),
-        NodeBegan("r", 0.3, "a", "t", "host:8", attempt=2, seq=3),
-        NodeCompleted("r", 0.4, "a", "t", None, attempt=2, queued=0.1, seq=4),
-        NodeCompleted("r", 0.4, "a", "t", None, attempt=2, queued=0.1, ran=0.1, seq=5),
+        RunStarted("r", 0.1, ("a", "b", "c", "r:a:1"), 2.5),
+        NodeStarted("r", 0.2, "a", "r:a:1"),
+        NodeStarted("r", 0.2, "b[1,2]", "r:b[1,2]:1:x", (1, 2)),
+        NodeBegan("r", 0.3, "a", "r:a:1", "host:7"),
+        NodeRetried("r", 0.4, "a", "r:a:2", 2, ValueError("odd")),
+        NodeBegan("r", 0.4, "b[1,2]", "r:b[1,2]:1:x", "host:8", (1, 2)),
+        NodeBegan("r", 0.5, "a", "r:a:2", "host:7", attempt=2),
+        NodeCompleted("r", 0.6, "b[1,2]", "r:b[1,2]:1:x", [1], "task", (1, 2), 1, 0.25, 0.5),
+        NodeCompleted("r", 0.7, "a", later, -1.5, "fallback", None, 3, queued=0.1),
+        NodeCompleted("r", 0.7, "c", "", ODD, "journal"),
+        NodeCompleted("r", 0.8, "r:a:1", "", 2, "cache"),
+        RunFinished("r", 0.9, "completed", None),
     ]
-    lines = LineWriter("r").lines(events)
-    assert list(map(json.loads, lines.splitlines())) == [event.to_dict() for event in events]
+    numbered = [replace(event, seq=seq) for seq, event in enumerate(events, 7)]
+    line = line_of(*numbered)
+    assert line.count(b"\n") == 1
+    assert [e.to_dict() for e in read_lines("r", line)] == [e.to_dict() for e in numbered]
+
+
+def test_a_thousand_nodes_take_little_room() -> None:
+    names = [f"node_{number}" for number in range(1_000)]
+    events: list[Event] = []
+    for name in names:
+        about = ("r" * 32, 12345.678901234, name, f"{'r' * 32}:{name}:1")
+        events += [NodeStarted(*about), NodeBegan(*about, "host:7")]
+        events += [NodeCompleted(*about, 1, "task", None, 1, 0.25, 0.5)]
+    line = line_of(*(replace(event, seq=seq) for seq, event in enumerate(events, 1)))
+    assert len(line) < 130_000
+
+
+def test_a_line_of_a_later_version_is_an_error_that_names_both() -> None:
+    line = line_of(NodeStarted("r", 0.1, "a", "t", seq=2)).replace(b'"packed":1', b'"packed":2')
+    with pytest.raises(JournalError, match=r"written in form 2, and .* reads form 1; read them"):
+        list(read_lines("r", line))
+
+
+@pytest.mark.parametrize("key", ["seq", "events", "at", "of", "nodes", "worker", "value", "ran"])
+async def test_a_line_that_lacks_something_is_an_error(key: str) -> None:
+    events: list[Event] = [
+        NodeBegan("r", 0.3, "a", "t", "host:7", seq=1),
+        NodeCompleted("r", 0.6, "a", "t", 2, "task", None, 1, 0.25, 0.5, seq=2),
+    ]
+    content = json.loads(line_of(*events))
+    del content[key]
+    journal, lease = MemoryJournal(), Lease("engine")
+    batch = EventBatch(json.dumps(content).encode(), RunSummary("r", "running", started=1.0, seq=2))
+    await journal.create("r", lease, None, batch)
+    with pytest.raises(JournalError, match="is damaged"):
+        [event async for event in RunReader(journal).events("r")]
 
 
 @pytest.mark.parametrize("event", [*(event for event, _ in EXAMPLES.values()), *FREQUENT])
@@ -70,7 +125,7 @@ def test_an_event_that_is_read_says_the_same_again(event: Event) -> None:
 def test_types_of_a_later_version_are_left_out() -> None:
     known = NodeStarted("r", 0.1, "a", "t", seq=2)
     later = json.dumps({"v": 1, "run": "r", "seq": 1, "type": "node.dreamt", "at": 0.0})
-    lines = later.encode() + b"\n" + LineWriter("r").lines([known])
+    lines = later.encode() + b"\n" + line_of(known)
     assert list(read_lines("r", lines)) == [known]
     with pytest.raises(ValueError, match="Expecting"):
         list(read_lines("r", b"no JSON\n"))
@@ -80,4 +135,4 @@ def test_types_of_a_later_version_are_left_out() -> None:
 def test_what_is_shown_of_a_value_takes_2_kilobytes_at_the_most(value: object) -> None:
     event = NodeCompleted("r", 0.1, "a", "t", value, "task", seq=1)
     bare = NodeCompleted("r", 0.1, "a", "t", None, "task", seq=1)
-    assert len(LineWriter("r").lines([event])) - len(LineWriter("r").lines([bare])) < 2_048
+    assert len(line_of(event)) - len(line_of(bare)) < 2_048

@@ -33,6 +33,7 @@ from taskiq_flow import (
     RunStarted,
     RunView,
 )
+from taskiq_flow.notes import told
 from taskiq_flow.views.node_view import MOST_FAILURES, ElementsView
 from taskiq_flow.views.pipeline_status import status_of
 from tests.recording import Recorder
@@ -406,3 +407,21 @@ def test_a_map_is_not_ready_before_its_elements_are_known_while_others_make_them
         ElementsKnown("r", 8.0, "all", 1),
     )
     assert [node.ready_at for node in view.nodes.values()] == [0.0, 3.0, 7.0]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 1_000])
+async def test_notes_make_the_view_that_their_events_make(at_once: int) -> None:
+    builder = DAGBuilder().node(abs, name="size", inputs=["text"], retry=2, fallback=[1, -2])
+    builder.node(abs, name="each", inputs={"x": "size"}, map_over="size").node(sum, inputs=["each"])
+    recorder = Recorder()
+    engine = ExecutionEngine(InMemoryBroker(), builder.build(), listeners=[recorder])
+    await engine.execute({"text": "odd"}, run_id="r")
+    by_events, by_notes = RunView(), RunView()
+    by_events.apply_all(recorder.events)
+    for start in range(0, len(recorder.events), at_once):
+        part = recorder.events[start : start + at_once]
+        by_notes.apply_notes("r", [told(event) for event in part], part[0].seq)
+    assert by_notes == by_events
+    assert (by_notes.status, by_notes.missed) == ("completed", 0)
+    by_notes.apply_notes("r", [told(event) for event in recorder.events], 1)  # once more
+    assert by_notes == by_events

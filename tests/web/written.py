@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from taskiq_flow import Event, EventBatch, EventJournal, Lease, NodeStarted, RunFinished, RunStarted
+from taskiq_flow.journal.packed import PackedWriter
 from taskiq_flow.journal.summary import Head, SummaryWriter
-from taskiq_flow.journal.wire import LineWriter
+from taskiq_flow.notes import told
 
 
 class Written:
@@ -21,7 +22,7 @@ class Written:
     ) -> None:
         self.journal, self.run_id = journal, run_id
         self._lease = Lease("test", lease_seconds)
-        self._lines = LineWriter(run_id)
+        self._lines = PackedWriter(run_id)
         self._summary = SummaryWriter(run_id, Head(name))
         self._seq = 0
 
@@ -43,8 +44,9 @@ class Written:
         for event in events:
             self._seq += 1
             numbered.append(replace(event, seq=self._seq))
-        self._summary.apply(numbered)
-        batch = EventBatch(self._lines.lines(numbered), self._summary.summary())
+        notes, first = [told(event) for event in numbered], numbered[0].seq
+        self._summary.apply(notes, self._seq)
+        batch = EventBatch(self._lines.line(notes, first), self._summary.summary())
         await self.journal.append(self.run_id, self._lease, None, batch)
 
     async def leave(self) -> None:
