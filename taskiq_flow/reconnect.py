@@ -55,12 +55,12 @@ async def retry_through_outage(
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    cancellations = _cancellations()
+    cancellations = _cancellations(loop)
     for number, delay in enumerate(backoff_delays()):
         try:
             return await call()
         except Exception as error:
-            if _cancellations() > cancellations:
+            if _cancellations(loop) > cancellations:
                 raise asyncio.CancelledError from error
             if not _passes(error, is_outage) or loop.time() + delay > deadline:
                 raise
@@ -87,7 +87,7 @@ async def listen_through_outages(
     delays = backoff_delays()
     is_away = False
     while True:
-        began, cancellations = loop.time(), _cancellations()
+        began, cancellations = loop.time(), _cancellations(loop)
         try:
             async with aclosing(listen()) as items:
                 until = items if ends_when_cancelled else _until_cancelled(items)
@@ -95,9 +95,9 @@ async def listen_through_outages(
                     async for item in until:
                         is_away = False
                         yield item
-                        cancellations = _cancellations()  # maybe of another reader's task
+                        cancellations = _cancellations(loop)  # maybe of another reader's task
         except Exception as error:
-            if _cancellations() > cancellations:
+            if _cancellations(loop) > cancellations:
                 raise asyncio.CancelledError from error
             if not _passes(error, is_outage):
                 raise
@@ -141,9 +141,9 @@ def text_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _cancellations() -> int:
-    """How often the running asyncio task was cancelled."""
-    task = asyncio.current_task()
+def _cancellations(loop: asyncio.AbstractEventLoop) -> int:
+    """How often the asyncio task that runs on the loop was cancelled."""
+    task = asyncio.current_task(loop)
     return 0 if task is None else task.cancelling()
 
 

@@ -38,7 +38,7 @@ REQUIRED = {"taskiq", "taskiq_dependencies", "pydantic", "pydantic_core", "anyio
 """What the package depends on, and three packages that taskiq brings."""
 
 CLIENTS = {
-    *("redis", "taskiq_redis", "nats", "taskiq_nats"),
+    *("redis", "hiredis", "taskiq_redis", "nats", "taskiq_nats"),
     *("aio_pika", "aiormq", "pamqp", "taskiq_aio_pika"),
     "fsspec",
 }

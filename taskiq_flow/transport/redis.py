@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -272,20 +273,28 @@ async def _confirmed(pubsub: PubSub) -> None:
 
 
 async def _listen(pubsub: PubSub, channel: str, hear: Callable[[bytes], None]) -> None:
-    """Yield the messages. If none comes, the server has to confirm the subscription again."""
-    silent = False
+    """Hear the messages. If none comes, the server has to confirm the subscription again.
+
+    They are read from the connection, with one deadline for all that come within ``SILENCE``. The
+    client would set one for each, and make a dictionary of it, which takes longer than to hear it.
+    """
+    connection: Any = pubsub.connection
+    was_silent = False
     while True:
-        # The server's own words: to make a dictionary of them, the client takes as long again.
-        message = await pubsub.parse_response(block=False, timeout=SILENCE)
-        if message is not None:
-            silent = False
-            if message[0] in _MESSAGE:
-                hear(message[2])
-        elif silent:
+        is_silent = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SILENCE):
+                while message := await connection.read_response(
+                    timeout=math.inf, disconnect_on_error=False, push_request=True
+                ):  # nothing if the system has given the connection up
+                    is_silent = False
+                    if message[0] in _MESSAGE:
+                        hear(message[2])
+        if is_silent and was_silent:
             raise RedisConnectionError(f"no word from the server for {2 * SILENCE:g} s")
-        else:
-            silent = True
+        if is_silent:
             await pubsub.subscribe(channel)
+        was_silent = is_silent
 
 
 _MESSAGE = (b"message", "message")

@@ -6,6 +6,7 @@ With ``redis.py`` and ``redis_broker.py``, one of the files that know Redis's cl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Sequence
 from inspect import signature
@@ -15,6 +16,11 @@ from redis.asyncio import RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+try:
+    from hiredis import pack_command
+except ImportError:  # the client does without it as well
+    pack_command = None  # type: ignore[assignment]
 
 Command = tuple[Any, ...]
 """A command's name and its arguments."""
@@ -70,7 +76,7 @@ class OwnConnection:
                     await connection.disconnect(nowait=True)  # the server has closed it
                 if not connection.is_connected:  # asking takes less than connecting once more
                     await connection.connect()
-                await connection.send_packed_command(connection.pack_commands(commands))
+                await connection.send_packed_command(_packed(connection, commands))
                 return [await self._answer(connection, command[0]) for command in commands]
         except TimeoutError:
             raise RedisTimeoutError(
@@ -78,12 +84,27 @@ class OwnConnection:
             ) from None
 
     async def _answer(self, connection: AbstractConnection, name: str) -> Any:
+        """What ``parse_response`` of the client returns, which asks about options on its way."""
         try:
-            return await self._client.parse_response(connection, name)
+            answer = await connection.read_response()
         except ResponseError as error:
             return error
+        convert = self._client.response_callbacks.get(name)
+        return answer if convert is None else convert(answer)
 
     async def aclose(self) -> None:
         """Close the connection. It is made anew if a command follows."""
         if self._connection is not None:
             await self._connection.disconnect(nowait=True)
+
+
+def _packed(connection: Any, commands: Sequence[Command]) -> list[bytes]:
+    """The bytes of commands, made by hiredis: the client's own way takes ten times as long.
+
+    hiredis knows one encoding and not all that the client takes for bytes.
+    """
+    if pack_command is not None and connection.encoder.encoding == "utf-8":
+        with contextlib.suppress(TypeError):
+            return [pack_command(command) for command in commands]
+    packed: list[bytes] = connection.pack_commands(commands)
+    return packed

@@ -14,6 +14,8 @@ from pydantic import BaseModel
 
 T = TypeVar("T")
 
+_SCALARS = frozenset({type(None), bool, int, float})
+
 _TABLES = {"pandas", "polars", "pyarrow"}
 """Libraries whose tables tell their size in ways of their own."""
 
@@ -31,6 +33,8 @@ def is_large(value: Any, most: int = 1_000) -> bool:
     A part is an element of a collection, or a thousand characters or bytes of a text or an array.
     A table counts as large.
     """
+    if type(value) in _SCALARS:  # spares them the questions below, which take longer
+        return False
     pending, parts = [value], 0
     while pending and parts <= most:
         part = pending.pop()

@@ -102,7 +102,8 @@ class Reports:
     async def _encoded(self, execution: Execution, result: TaskiqResult[Any]) -> TaskiqResult[Any]:
         """A result as it is stored. One whose value cannot be carried is a failure."""
         name, task_id = execution.node_name, execution.task_id
-        what, folder = f"the result of node {name!r}", folder_of(execution.reply_to.run)
+        what = f"the result of node {name!r}"
+        folder = "" if self._wire.store is None else folder_of(execution.reply_to.run)
         try:
             return await as_stored(self._wire, self._backend, folder, task_id, result, what)
         except ResultUnavailableError as error:

@@ -268,3 +268,35 @@ async def test_notices_that_are_published_at_once_share_a_connection(
     finally:
         await notifier.aclose()
         await broker.shutdown()
+
+
+async def test_a_server_from_which_nothing_comes_is_asked_and_then_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(redis, "SILENCE", 0.5)
+    server = RedisServer(tmp_path, appendonly=False)
+    server.start()
+    notifier, heard = notifier_at(server.url, "silent"), list[bytes]()
+    try:
+        with server.client() as other:
+            await notifier.subscribe("notices", heard.append)
+            await until(lambda: _subscribed(other) >= 3, "it has asked twice")
+            other.publish("notices", "first")
+            await until(lambda: heard == [b"first"], "it has heard")
+            server.suspend()
+            await until(lambda: not notifier.is_listening, "it has given the server up")
+            server.resume()
+            await until(lambda: notifier.is_listening, "it listens again")
+            other.publish("notices", "second")
+            await until(lambda: heard == [b"first", b"second"], "it has heard again")
+    finally:
+        server.resume()
+        await notifier.aclose()
+        server.stop()
+    assert "no word from the server for 1 s" in caplog.text
+
+
+def _subscribed(client: Any) -> int:
+    """How often connections to a server have subscribed."""
+    stats = client.info("commandstats")
+    return int(stats["cmdstat_subscribe"]["calls"])

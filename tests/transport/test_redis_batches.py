@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import DataError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from taskiq_flow.transport.redis_batches import MOST_BYTES, Batches
@@ -77,6 +77,22 @@ async def test_an_error_is_that_of_its_own_command_only(client: Any, batches: Ba
     )
     assert [answers[0], answers[1], answers[3]] == [1, 2, 3]
     assert isinstance(answers[2], ResponseError)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+async def test_arguments_are_written_as_the_client_writes_them(
+    server: RedisServer, encoding: str
+) -> None:
+    client: Any = Redis.from_url(server.url, encoding=encoding)
+    async with client, aclosing(Batches(client)) as batches:
+        values = ["\u00e9", b"\0\r\n", bytearray(b"x"), memoryview(b"y"), 3, 0.1, 1e300]
+        for value in values:
+            await batches.execute("RPUSH", "own", value, size=1)
+            await client.rpush("client's", value)
+        assert await client.lrange("own", 0, -1) == await client.lrange("client's", 0, -1)
+        with pytest.raises(DataError, match="NoneType"):
+            await batches.execute("RPUSH", "own", None, size=1)
+        assert await batches.execute("LLEN", "own", size=0) == len(values)
 
 
 async def test_a_command_whose_task_was_cancelled_before_is_not_sent(
