@@ -8,6 +8,7 @@ that it returns, and reports how each one ended.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
@@ -222,6 +223,11 @@ class ReadySet(Generic[N]):
     def is_full(self) -> bool:
         """Whether as many nodes are running as may run at once."""
         return self._running == self._limit
+
+    @property
+    def places_left(self) -> float:
+        """How many more nodes may run at once."""
+        return math.inf if self._limit is None else self._limit - self._running
 
     @property
     def may_start(self) -> bool:

@@ -124,6 +124,7 @@ class Elements:
             self._awaited,
             skip=listener.skip,
             unread=caller.unread if items else None,
+            free=self._free,
         )
         # The last group comes first; while no more may run, only those whose elements have no task.
         self._in_turn = self._groups[::-1]
@@ -272,6 +273,13 @@ class Elements:
         return any(map(self._could_start, group.first)) or any(
             self.room.has_room_for_one(child) and not child.cursors for child in group.leads_to
         )
+
+    def _free(self, group: Group) -> float:
+        """How many more positions of a group could begin at once."""
+        if not self._is_worth_it(group):
+            return 0
+        gates = [m.gate.limit - len(m.gate.within) for m in group.first if m.gate is not None]
+        return max(0, min(self.room.left(group), self._ready.places_left, *gates))
 
     def _could_start(self, mapped: Mapped) -> bool:
         """Whether an element of a node might start at once if it were let in."""
