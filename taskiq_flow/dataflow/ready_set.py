@@ -8,6 +8,7 @@ that it returns, and reports how each one ended.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
@@ -187,6 +188,15 @@ class ReadySet(Generic[N]):
         state[node] = waits_for
         return waits_for > 0 or self._enqueue_or_end(node)
 
+    def add_behind(self, node: N, dependency: N, priority: float) -> None:
+        """``add`` a node that depends on one node alone, which was added and has not ended."""
+        self._added += 1
+        self.unfinished += 1
+        self._state[node] = 1
+        if self._limit is not None:
+            self._rank[node] = (-priority, self._added)
+        self._added_successors.setdefault(dependency, []).append(node)
+
     def add_suspended(self, node: N) -> None:
         """Add a node that never starts. Its end is reported as that of a started one."""
         if node in self._state:
@@ -213,6 +223,16 @@ class ReadySet(Generic[N]):
     def is_full(self) -> bool:
         """Whether as many nodes are running as may run at once."""
         return self._running == self._limit
+
+    @property
+    def places_left(self) -> float:
+        """How many more nodes may run at once."""
+        return math.inf if self._limit is None else self._limit - self._running
+
+    @property
+    def may_start(self) -> bool:
+        """Whether a node that is ready may start: there is a place, or it needs none."""
+        return self._running != self._limit or bool(self._queue)
 
     def in_progress(self) -> list[N]:
         """The nodes that are running or suspended, in the order in which they were added."""

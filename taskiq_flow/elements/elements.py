@@ -124,6 +124,7 @@ class Elements:
             self._awaited,
             skip=listener.skip,
             unread=caller.unread if items else None,
+            free=self._free,
         )
         # The last group comes first; while no more may run, only those whose elements have no task.
         self._in_turn = self._groups[::-1]
@@ -158,6 +159,10 @@ class Elements:
     def pop(self) -> Any:
         """Start the next node or element. ``None`` if none may start now."""
         self.room.waits_for_reader = False
+        # Under a limit the answer is known most often: a node has started in the place of another.
+        return self._pop() if self._without_tasks or self._ready.may_start else None
+
+    def _pop(self) -> Any:
         ready, ends = self._ready, self.ends
         for _ in range(LET_IN_AT_ONCE):
             if ends.is_stopped:
@@ -174,6 +179,8 @@ class Elements:
                     if not ready.unfinished:
                         self._caller.look_again()
                     return None
+            elif type(node) is Element:  # as most are
+                return node
             elif node in self._mapped:
                 self._ready.suspend(node)
                 self._open(self._mapped[node])
@@ -191,7 +198,11 @@ class Elements:
             self.ends.end_within(mapped, path, element.outcome, is_reached=False)
             return
         del mapped.pending[path]
-        self._note_end(mapped, path, self._ready.forget(element))
+        outcome = self._ready.forget(element)
+        if outcome == COMPLETED and not (self._generators or mapped.opens):
+            self.ends.end(mapped, path)  # in a frame less, as most elements end
+        else:
+            self._note_end(mapped, path, outcome)
 
     def _open(self, mapped: Mapped) -> None:
         """Open a node whose outermost lists are there."""
@@ -241,7 +252,9 @@ class Elements:
     def _let_in_one(self, groups: Sequence[Group]) -> bool:
         """Let in one more position, of the first group that has one. ``False`` if there is none."""
         for group in groups:
-            if group.cursors and (cursor := self._next(group)) is not None:
+            if not group.cursors or len(group.alive) >= group.room:
+                continue
+            if (cursor := self._next(group)) is not None:
                 self._let_in(group, cursor)
                 return True
         return False
@@ -260,6 +273,13 @@ class Elements:
         return any(map(self._could_start, group.first)) or any(
             self.room.has_room_for_one(child) and not child.cursors for child in group.leads_to
         )
+
+    def _free(self, group: Group) -> float:
+        """How many more positions of a group could begin at once."""
+        if not self._is_worth_it(group):
+            return 0
+        gates = [m.gate.limit - len(m.gate.within) for m in group.first if m.gate is not None]
+        return max(0, min(self.room.left(group), self._ready.places_left, *gates))
 
     def _could_start(self, mapped: Mapped) -> bool:
         """Whether an element of a node might start at once if it were let in."""
@@ -339,6 +359,13 @@ class Elements:
                 outcome = self._taskless.complete_without_task(element)
             if outcome is not None:
                 self._note_end(mapped, path, outcome)
+                continue
+            follows = mapped.follows
+            # Of those that never run, pending ones have ended in the ready set.
+            other = None if follows is None or never_run else follows.pending.get(path)
+            if other is not None:
+                mapped.pending[path] = element
+                self._ready.add_behind(element, other, mapped.priority)
             elif not self._add(element, mapped):
                 never_run.append(element)
         if never_run:
@@ -354,12 +381,19 @@ class Elements:
             else:
                 self._taskless.passed_over_within(mapped.plan, path)
         for mapped in alive:
-            self.ends.end(mapped, path, has_failures=False)
+            self.ends.end(mapped, path)
 
     def _add(self, element: Element, mapped: Mapped) -> bool:
-        pending: list[Any] = list(mapped.plan.whole)
-        ended = list(mapped.ended)
+        pending: list[Any] = [*mapped.plan.whole]
+        ended = [*mapped.ended]
         path = element.path
+        for beside in mapped.beside:
+            other = beside.pending.get(path)
+            if other is not None:
+                pending.append(other)
+            else:
+                outcome = beside.outcomes.around(path)
+                ended.append(COMPLETED if outcome is ABSENT else outcome)
         for taking in mapped.linked:
             of, at = taking.of, taking.project(path)
             if of is None:

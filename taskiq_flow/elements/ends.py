@@ -92,7 +92,7 @@ class ElementEnds:
         self.is_stopped = False
         """Whether nothing more is to be read, let in or gathered."""
 
-    def end(self, mapped: Mapped, path: Path, *, has_failures: bool) -> None:
+    def end(self, mapped: Mapped, path: Path, *, has_failures: bool = False) -> None:
         """All that a node has at a path has ended. Count it in the list around it."""
         prefix = path[:-1]
         holder = mapped.holders[len(prefix)]
@@ -106,7 +106,8 @@ class ElementEnds:
         around = mapped.within.get(prefix)
         if around is not None:
             around.ended += 1
-            around.has_failures = around.has_failures or has_failures
+            if has_failures:
+                around.has_failures = True
             if around.ended >= around.row.known:  # else others are left, also if it has an end
                 self.check(mapped, prefix)
 
@@ -240,7 +241,11 @@ class ElementEnds:
 
     def _tell_position(self, group: Group, path: Path) -> None:
         first = group.members[0].plan.node.task_name
-        skipped = [m.plan.node.task_name for m in group.members if m.outcomes.get(path) == SKIPPED]
+        skipped = [
+            mapped.plan.node.task_name
+            for mapped in group.members
+            if mapped.outcomes.root and mapped.outcomes.get(path) == SKIPPED
+        ]
         has_failures = path in group.failed
         group.failed.discard(path)
         self._listener.position_ended(first, path, skipped, has_failures=has_failures)

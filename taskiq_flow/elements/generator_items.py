@@ -13,7 +13,7 @@ from taskiq_flow.dataflow.ready_set import COMPLETED, ReadySet
 from taskiq_flow.elements.awaited_lists import AwaitedLists
 from taskiq_flow.elements.element import Element
 from taskiq_flow.elements.ends import ElementEnds
-from taskiq_flow.elements.groups import Groups
+from taskiq_flow.elements.groups import Group, Groups
 from taskiq_flow.elements.growing import GrowingRows
 from taskiq_flow.elements.lists import Lists
 from taskiq_flow.elements.room import Room
@@ -23,7 +23,8 @@ class GeneratorItems:
     """Begins, extends and ends the rows of one run's generators.
 
     ``skip``: called with nodes that never run. ``unread``: returns how many elements the reader has
-    still to read; ``None`` if it is given none.
+    still to read; ``None`` if it is given none. ``free``: returns how many more positions of a
+    group could begin at once.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class GeneratorItems:
         *,
         skip: Callable[[Sequence[Any]], None],
         unread: Callable[[], int] | None,
+        free: Callable[[Group], float],
     ) -> None:
         self._ready = ready
         self._room = room
@@ -45,6 +47,7 @@ class GeneratorItems:
         self._awaited = awaited
         self._skip = skip
         self._unread = unread
+        self._free = free
         self._growing = {
             node: GrowingRows(node, plan, groups, lists.rows[items.given_key, 1])
             for node, items in plan.generators.items()
@@ -70,7 +73,7 @@ class GeneratorItems:
         """How many items a generator may still make now."""
         growing, path = self._growing_row(node)
         unread = None if self._unread is None else self._unread()
-        lead = growing.lead(path, unread)
+        lead = growing.lead(path, unread, self._free)
         if unread and lead < growing.enough:
             self._room.waits_for_reader = True
         return lead

@@ -50,19 +50,33 @@ class Gathers:
 class Taking:
     """How a mapped node of this run takes a key that it maps over.
 
-    ``project``: makes of an element's path the place of the value. ``value_at``: gives the value at
-    such a place, or ``ABSENT``.
+    ``at``: which positions of an element's path lead to the value. ``project``: makes of the path
+    the place of the value. ``value_at``: gives the value at such a place, or ``ABSENT``. ``row``:
+    by position, the values of the one axis of elements that are taken one by one, if it is one.
     """
 
-    __slots__ = ("axis", "failures", "gathers", "is_listed", "key", "of", "project", "value_at")
+    __slots__ = (
+        "at",
+        "axis",
+        "failures",
+        "gathers",
+        "is_listed",
+        "key",
+        "of",
+        "project",
+        "row",
+        "value_at",
+    )
 
     def __init__(self, taken: Taken, of: Mapped | None) -> None:
         self.key = taken.key
         self.of = of
         self.axis = taken.axis
         self.is_listed = taken.is_listed
+        self.at = taken.at
         self.project = projection(taken.at)
         self.value_at: Callable[[Path], Any]
+        self.row: dict[int, Any] | None = None
         self.gathers: Gathers | None = None
         self.failures: Cells | None = None
         if of is not None and len(taken.at) < taken.own:
@@ -76,11 +90,15 @@ class Taking:
 class Mapped:
     """A mapped node in this run.
 
-    ``linked``: the keys that it takes of elements of other nodes, for which its own elements wait.
+    ``linked``: the keys that it takes of elements of other nodes, for which its own elements wait;
+    ``beside``: the nodes of which it takes the element at its own path, and waits for that;
+    ``follows``: the only one of these, if its elements wait for nothing else.
     ``ended``: the outcomes of what has ended before any of its elements is there: a node that gave
     a list that it maps over has completed, and a rule such as ``"any"`` counts it. ``is_given``:
     whether its elements have no task, but are given their values. ``lists``: the keys that its
     elements give as lists, which are mapped over or joined.
+    ``row``: by position, the values of its one output key, if it has one axis and nothing is to be
+    done but to keep them.
     ``pending``: its elements that have not ended, by path.
     ``outcomes``: how others ended, for those that did not complete, and paths that lead to no list.
     ``within``: what has ended, by the paths that are still open. ``gathers``: by the length of
@@ -102,8 +120,11 @@ class Mapped:
         self.is_given = node.given_key is not None
         self.taking: list[Taking] = []
         self.linked: list[Taking] = []
+        self.beside: list[Mapped] = []
+        self.follows: Mapped | None = None
         self.ended: list[int] = []
         self.lists: list[str] = []
+        self.row: dict[int, Any] | None = None
         self.pending: dict[Path, Element] = {}
         self.outcomes = Cells()
         self.within: dict[Path, Within] = {}
@@ -114,6 +135,29 @@ class Mapped:
         self.holders: list[Group | None] = []
         self.is_open = False
         self.is_dead = False
+
+    def link(self) -> None:
+        """Find out for what its elements wait, of the keys that it takes."""
+        for taking in self.taking:
+            if taking.of is None or taking.is_listed:
+                continue
+            if taking.gathers is None and taking.at == tuple(range(len(self.plan.axes))):
+                self.beside.append(taking.of)
+            else:
+                self.linked.append(taking)
+        others = {id(each): each for each in self.beside}
+        waits_else = self.linked or self.plan.whole or self.gate or self.plan.node.join != "all"
+        if len(others) == 1 and not waits_else:
+            self.follows = self.beside[0]
+
+    def row_of(self, cells: Cells) -> dict[int, Any] | None:
+        """The row in which its values are kept, if these are values of one key and no more.
+
+        ``cells``: of the values that its tasks return.
+        """
+        node = self.plan.node
+        is_more = self.is_given or self.lists or node.is_generator or node.output is None
+        return None if is_more or len(self.plan.axes) > 1 else cells.root
 
 
 class Cursor:
@@ -246,7 +290,7 @@ class Groups:
                 Taking(t, None if t.producer is None else self.mapped[t.producer])
                 for t in planned.taken
             ]
-            mapped.linked = [t for t in mapped.taking if t.of is not None and not t.is_listed]
+            mapped.link()
             listed = [t for t in mapped.taking if t.is_listed]
             if any(t.of is not None or t.key in producers for t in listed):
                 mapped.ended.append(COMPLETED)
@@ -254,6 +298,7 @@ class Groups:
             mapped.lists = [k for k in mapped.keys if plan.depths.get(k) or (k, 1) in self.axes]
             self.cells.update((key, Cells()) for key in mapped.keys)
             self.returned[node] = self.cells[mapped.keys[0]] if node.output else Cells()
+            mapped.row = mapped.row_of(self.returned[node])
         self.groups = [
             Group(number, group, [self.mapped[member.node] for member in group.members])
             for number, group in enumerate(plan.groups)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from taskiq_flow.dataflow.axes import Axis, Path, parts_of
 from taskiq_flow.dataflow.element_plan import ElementPlan
@@ -77,15 +77,23 @@ class GrowingRows:
         """How many more items a generator is told of at least, so that it is not told of each."""
         return max(1, self.node.window // 2)
 
-    def lead(self, path: Path, unread: int | None) -> float:
+    def lead(self, path: Path, unread: int | None, free: Callable[[Group], float]) -> float:
         """How many more items may be made now.
 
         ``unread``: how many elements the reader has still to read; ``None`` if it is given none.
+        ``free``: how many more positions of a group could begin at once. Items for these are
+        awaited, and are no lead.
         """
         row = self.rows.get(path)
         least = math.inf
         if self._takers:
-            least = min((self._let_in(group, path) for group in self._bounding), default=math.inf)
+            least = min(
+                (
+                    self._let_in(group, path) + (free(group) if len(group.places) == 1 else 0)
+                    for group in self._bounding
+                ),
+                default=math.inf,
+            )
         elif unread is not None:
             least = self._let_in(self._readers[0], path) - unread
         return least + self.node.window - (0 if row is None else row.known)

@@ -60,6 +60,13 @@ class Room:
             for group in governing
         )
 
+    def left(self, group: Group) -> float:
+        """How many further positions may exist."""
+        alive, unread = len(group.alive), self._unread(group)
+        if group.depth == 1:
+            alive += self._backlog.ahead()
+        return group.room - alive - unread
+
     def has_room_for_one(self, group: Group, more: int = 0) -> bool:
         """Whether a further position may exist. ``more``: that are there and not let in."""
         alive = len(group.alive) + more
@@ -67,14 +74,19 @@ class Room:
             return False
         if group.depth == 1:
             alive += self._backlog.ahead()
+        unread = self._unread(group)
+        if alive < group.room <= alive + unread:
+            self.waits_for_reader = True
+        return alive + unread < group.room
+
+    def _unread(self, group: Group) -> int:
+        """How many unread elements take room of a group."""
         unread = self._backlog.unread()
         if unread and group.items:
             # What the reader lacks and this group has not let in takes none of its room.
             ahead = max(items.let_in for items in group.items) - group.let_in
             unread = max(0, unread - max(0, ahead))
-        if alive < group.room <= alive + unread:
-            self.waits_for_reader = True
-        return alive + unread < group.room
+        return unread
 
     def _connected(self, key: str) -> set[int]:
         """The numbers of the groups that read a source, or another that is zipped with it.

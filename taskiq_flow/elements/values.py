@@ -41,9 +41,10 @@ class ElementValues:
             return partial(self._lists.value, taking.axis)
         if taking.failures is not None:
             return partial(_failures, taking.failures)
-        cells = self._cells[taking.key].get
         if taking.gathers is None:
-            return cells
+            if taking.at == (0,):
+                taking.row = self._cells[taking.key].root
+            return self._cells[taking.key].get
         cells = taking.gathers.values[taking.key].get
         outcomes = taking.gathers.outcomes
         return cells if join == "ended" else partial(_if_completed, outcomes, cells)
@@ -56,7 +57,11 @@ class ElementValues:
             if key in values:
                 found[key] = values[key]
         for taking in mapped.taking:
-            value = taking.value_at(taking.project(path))
+            row = taking.row
+            if row is not None:
+                value = row.get(path[0], ABSENT)
+            else:
+                value = taking.value_at(taking.project(path))
             if value is not ABSENT:
                 found[taking.key] = value
         return found
@@ -73,9 +78,13 @@ class ElementValues:
     def store(self, element: Element, result: Any) -> None:
         """Put what an element gives into the rows of its keys. Raises ``OutputShapeError``."""
         node, path = element.node, element.path
+        mapped = self._mapped[node]
+        if mapped.row is not None:
+            mapped.row[path[0]] = result
+            return
         stored: dict[str, Any] = {}
         node.store(result, stored)
-        lists = self._mapped[node].lists
+        lists = mapped.lists
         if lists:
             lists = [key for key in lists if key in stored]
         for key in lists:
@@ -139,11 +148,15 @@ class ElementValues:
 
         ``forget``: called with the name of each element that has not completed.
         """
+        index = path[0]
         for dropping in group.drops:
             if dropping.groups > 1 and not dropping.is_due(path):
                 continue
             for cells in dropping.cells:
-                cells.drop(path)
+                if group.depth == 1:
+                    cells.root.pop(index, None)
+                else:
+                    cells.drop(path)
             mapped = dropping.mapped
             if mapped.outcomes.root or mapped.gathers:
                 _drop_outcomes(mapped, path, group.depth, forget)

@@ -71,6 +71,7 @@ class MappedNodes:
         self._state = state
         self._caller = caller
         self._stream = stream
+        self._is_read = bool(spec.items) or spec.ahead is not None
         self._loop = asyncio.get_running_loop()
         most = math.inf if limit is None else limit
         groups = Groups(
@@ -295,8 +296,7 @@ class MappedNodes:
 
     def unread(self) -> int:
         """How many elements the reader has still to read, if they are yielded."""
-        is_read = self._spec.items or self._spec.ahead is not None
-        return len(self._stream) if is_read else 0
+        return len(self._stream) if self._is_read else 0
 
     def ahead(self) -> int:
         """How many of many runs have ended, and wait for an earlier one to be read."""

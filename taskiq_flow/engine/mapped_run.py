@@ -42,7 +42,7 @@ class MappedRun(Run[N]):
             collects=self._collects,
         )
         self._start_what(self._mapped.pop)
-        self._lists_at = self._spec.lists_at
+        self._lists_at, self._gives_items = self._spec.lists_at, bool(self._spec.items)
         self._room = self._mapped.room
         self._store = self._mapped.store
         self._note_end = self._mapped.ended
@@ -81,7 +81,8 @@ class MappedRun(Run[N]):
         if isinstance(node, Element):
             if type(value) not in NEVER_CHANGE:
                 value = self._handed_over(node, value)
-            return node.node.task_name, new_item(node.index, value)
+            path = node.path
+            return node.node.task_name, new_item(path[0] if len(path) == 1 else path, value)
         if isinstance(node, str):  # ``RUN_ENDED``
             return RUN_ENDED, Item(*value)
         return node.task_name, self._handed_over(node, value)
@@ -95,16 +96,16 @@ class MappedRun(Run[N]):
         inputs = self._mapped.inputs(node)
         return NodeRun(node, self, options, inputs, spec.earlier)
 
-    def _start_node(self, node: N) -> RestOfStart | None:
-        earlier = self._spec.earlier.results
-        if earlier and node.task_name in earlier:
+    def _start_or_restore(self, node: N) -> RestOfStart | None:
+        if node.task_name in self._spec.earlier.results:
             self._restore_started(node)
             return None
-        return super()._start_node(node)
+        return self._start_node(node)
 
     def _start_what(self, pop: Callable[[], Any]) -> None:
         """Start the nodes that ``pop`` gives."""
-        self._start_loop = StartLoop(pop, self._start_node, self._end)
+        start = self._start_or_restore if self._spec.earlier.results else self._start_node
+        self._start_loop = StartLoop(pop, start, self._end)
         self._wake = self._start_loop.wake
         if self._mapped.reads_async_sources:
             self._wake = self._wake_and_make_room
@@ -137,9 +138,9 @@ class MappedRun(Run[N]):
             is_list = len(node.path) == self._lists_at
             if isinstance(value, (NodeFailure, NodeSkipped)) and is_missing(value) and not is_list:
                 self._mapped.mapped_lists.missing(node, value)
-            if not (is_list or self._spec.items):
+            if not (is_list or self._gives_items):
                 return
-        self.stream.deliver(node, value)
+        self.stream.put((node, value))
 
     # The end
 

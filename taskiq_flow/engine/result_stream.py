@@ -26,9 +26,10 @@ class ResultStream(Generic[N]):
         self._error: BaseException | None = None
         self._on_end: Callable[[BaseException | None], None] | None = None
         self.unread: deque[tuple[N, Any]] = deque()
-        self._put: Callable[[tuple[N, Any]], object] = self.unread.append
+        self.put: Callable[[tuple[N, Any]], object] = self.unread.append
+        """``deliver``, of a pair."""
         if log is not None:
-            self._put = log.deliver_when_durable
+            self.put = log.deliver_when_durable
 
     async def more(self) -> bool:
         """Wait until there is something to read, or, with ``False``, nothing to come.
@@ -46,7 +47,7 @@ class ResultStream(Generic[N]):
 
     def deliver(self, node: N, value: Any) -> None:
         """Give the reader a result; with a log, once that has written all that was noted so far."""
-        self._put((node, value))
+        self.put((node, value))
 
     def release(self, results: Sequence[tuple[N, Any]]) -> None:
         """Give the reader results that the log has held back."""
@@ -83,7 +84,7 @@ class ResultStream(Generic[N]):
             reader.set_result(None)
 
     def __len__(self) -> int:
-        return len(self.unread) + self.held_back
+        return len(self.unread) + (0 if self._log is None else self._log.undelivered)
 
     @property
     def held_back(self) -> int:

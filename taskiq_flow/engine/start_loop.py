@@ -16,6 +16,10 @@ Each has a dozen objects until it ends. Together they are fewer than the 700 new
 garbage collector runs, so most often all of them are gone again before it looks.
 """
 
+FIRST_SLICE = 4
+"""Nodes that are started before others have their turn for the first time. Each further slice is
+twice as long, up to ``SLICE``: so the first tasks begin while others are still sent."""
+
 MOST_WAITING = 128
 """Sends that may wait for the broker at the same time."""
 
@@ -40,6 +44,7 @@ class StartLoop(Generic[N]):
         self._loop = asyncio.get_running_loop()
         # A node is often started from within the task of another, whose context is not its own.
         self._context = contextvars.copy_context()
+        self._slice = FIRST_SLICE
         self._is_idle = True  # nothing is being started, or will be in the loop's next turn
         self._continuation: asyncio.Handle | None = None
         self._stopped = False
@@ -70,7 +75,7 @@ class StartLoop(Generic[N]):
             return
         self._is_idle = False
         try:
-            for _ in range(SLICE):
+            for _ in range(self._slice):
                 if self._stopped or (node := self._pop()) is None:
                     break
                 rest = self._start(node)
@@ -79,6 +84,7 @@ class StartLoop(Generic[N]):
                     if len(self.tasks) == MOST_WAITING:
                         break
             else:
+                self._slice = min(2 * self._slice, SLICE)
                 self._continuation = self._loop.call_soon(self._continue)
         except BaseException as error:  # of the user's code too, an order to stop say
             self._fail(error)

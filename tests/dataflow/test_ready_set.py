@@ -268,3 +268,24 @@ def test_a_dependency_that_completes_after_another_failed_starts_no_successor(
     assert ready.complete("b") == ["c"]
     assert ready.pop() is None
     assert not ready.unfinished
+
+
+@pytest.mark.parametrize(("outcome", "then"), [(COMPLETED, "bc"), (FAILED, "")])
+def test_a_node_behind_one_alone_starts_or_never_runs_with_it(outcome: int, then: str) -> None:
+    ready = ready_set({"a": ""}, 2)
+    ready.add_behind("c", "a", 0.0)
+    ready.add_behind("b", "a", 1.0)
+    assert (ready.unfinished, started(ready)) == (3, "a")
+    assert ready.end("a", outcome) == ([] if then else ["c", "b"])
+    assert started(ready) == then
+    assert ready.unfinished == len(then)
+
+
+def test_a_place_is_left_until_as_many_run_as_may() -> None:
+    ready = ready_set({"a": "", "b": ""}, 2)
+    assert (ready.places_left, ready.may_start) == (2, True)
+    assert started(ready) == "ab"
+    assert (ready.places_left, ready.may_start) == (0, False)
+    ready.complete("a")
+    assert (ready.places_left, ready.may_start) == (1, True)
+    assert ready_set({"a": ""}).places_left == float("inf")

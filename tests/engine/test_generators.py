@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from taskiq import InMemoryBroker, SimpleRetryMiddleware
+from taskiq import InMemoryBroker, SimpleRetryMiddleware, TaskiqMessage, TaskiqMiddleware
 
 from taskiq_flow import (
     DAGBuilder,
@@ -33,6 +33,7 @@ from taskiq_flow import (
     RunFailedError,
 )
 from taskiq_flow.engine.run_spec import Items
+from taskiq_flow.generators.grant import ITEMS_LABEL, Grant
 from taskiq_flow.testing import LocalBroker, LocalNotices
 from tests.local_flow import with_flow
 from tests.recording import AtOnce, Recorder
@@ -588,6 +589,33 @@ async def test_so_many_elements_of_a_generator_are_open_at_once(
     results = await engine_of(builder).execute({"sizes": [3] * 20})
     assert results["double"] == [[0, 2, 4]] * 20
     assert running.most == most
+
+
+@virtually
+@pytest.mark.parametrize(
+    ("limit", "max_parallel", "granted"), [(None, 8, 2 + 8), (5, None, 2 + 4), (1, 8, 2)]
+)
+async def test_items_for_free_places_are_granted_beside_the_window(
+    limit: int | None, max_parallel: int | None, granted: int
+) -> None:
+    grants: list[Grant] = []
+
+    class Labels(TaskiqMiddleware):
+        def pre_send(self, message: TaskiqMessage) -> TaskiqMessage:
+            grants.extend(Grant.of(v) for k, v in message.labels.items() if k == ITEMS_LABEL)
+            return message
+
+    broker = LocalBroker().with_middlewares(Labels())
+    flow = with_flow(broker, LocalNotices())
+    taking = broker.register_task(double, task_name="double")
+    builder = DAGBuilder().node(broker.register_task(numbers, task_name="numbers"), window=2)
+    builder.node(taking, inputs=["numbers"], map_over="numbers", max_parallel=max_parallel)
+    engine = ExecutionEngine(broker, builder.build(), limit)
+    async with broker.worker():
+        results = await engine.execute({"count": 20})
+    await flow.shutdown()
+    assert results["double"] == [2 * number for number in range(20)]
+    assert [grant.may for grant in grants] == [granted]
 
 
 @virtually

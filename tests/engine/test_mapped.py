@@ -346,6 +346,18 @@ async def test_collected_failures_stand_in_the_list() -> None:
     assert results["total"].reason == "failure"
 
 
+@virtually
+async def test_no_element_of_a_chain_waits_for_one_that_never_runs() -> None:
+    builder = DAGBuilder().node(fail_at(0), name="bad", inputs=["zero"])
+    builder.node(add, name="first", inputs=["numbers", "bad"], map_over="numbers")
+    builder.node(double, name="then", inputs=["first"], map_over="first")
+    engine = engine_of(builder, on_error="collect")
+    async with asyncio.timeout(10):
+        pairs = [p async for p in engine.execute_async({"zero": 0, "numbers": [1, 2]}, items=True)]
+    skipped = [(name, value.index) for name, value in pairs if isinstance(value, Item)]
+    assert sorted(skipped) == [("first", 0), ("first", 1), ("then", 0), ("then", 1)]
+
+
 async def test_what_a_condition_skips_is_missing_and_no_failure() -> None:
     builder = DAGBuilder().node(
         double, name="m", inputs=["xs"], map_over="xs", when=lambda xs: xs != 2

@@ -32,6 +32,7 @@ from taskiq_flow import (
     RunTimeoutError,
 )
 from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
+from taskiq_flow.engine.start_loop import FIRST_SLICE
 from taskiq_flow.journal import writer
 from taskiq_flow.journal.protocol import EventBatch
 from tests.virtual_clock import run_virtually, start_tasks_later, virtually
@@ -289,7 +290,7 @@ class TestCancel:
 
         async def kick_and_cancel(message: Any) -> None:
             await kick(message)
-            if next(kicked) == 30:
+            if next(kicked) == FIRST_SLICE:
                 engine.cancel()
 
         broker.kick = kick_and_cancel  # type: ignore[method-assign]

@@ -7,10 +7,10 @@ import contextvars
 from typing import Any
 
 import pytest
-from taskiq import InMemoryBroker, TaskiqMessage, TaskiqMiddleware
+from taskiq import BrokerMessage, InMemoryBroker, TaskiqMessage, TaskiqMiddleware
 
 from taskiq_flow import DAG, DAGNode, ExecutionEngine, RunCancelledError, RunTimeoutError
-from taskiq_flow.engine.start_loop import MOST_WAITING
+from taskiq_flow.engine.start_loop import FIRST_SLICE, MOST_WAITING
 from tests.virtual_clock import run_virtually, virtually
 
 
@@ -161,3 +161,24 @@ async def test_a_send_that_does_not_wait_needs_no_task() -> None:
     dag.add_node(DAGNode(look, name="look"))
     await ExecutionEngine(InMemoryBroker(), dag).execute()
     assert {task for task in tasks if "_finish_sending" in task} == set()
+
+
+async def test_the_first_nodes_begin_before_all_others_are_sent() -> None:
+    broker, sent, sent_before = InMemoryBroker(), 0, []
+    kick = broker.kick
+
+    async def kick_and_count(message: BrokerMessage) -> None:
+        nonlocal sent
+        sent += 1
+        await kick(message)
+
+    async def note() -> None:
+        sent_before.append(sent)
+
+    broker.kick = kick_and_count  # type: ignore[method-assign]
+    dag = DAG()
+    for index in range(40):
+        dag.add_node(DAGNode(note, name=f"n{index}"))
+    await ExecutionEngine(broker, dag).execute()
+    assert sent_before[0] == FIRST_SLICE
+    assert sent_before[-1] == 40
