@@ -11,7 +11,15 @@ import copy
 import sys
 from array import array
 from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from dataclasses import is_dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -229,8 +237,10 @@ def _never_change(values: Any) -> bool:
     return NEVER_CHANGE.issuperset(map(type, values))
 
 
-def _are_fixed(values: Iterable[Any]) -> bool:
+def _are_fixed(values: Collection[Any]) -> bool:
     """Whether no copy is made of any of these: members of sets, keys, or tuples of such."""
+    if _never_change(values):
+        return True
     kinds = {kind for kind in set(map(type, values)) - NEVER_CHANGE if _copies(kind) is not _itself}
     if kinds != {tuple}:
         return not kinds
