@@ -21,6 +21,7 @@ ROWS = [
     {"values"},
     {"generators"},
     {"dataflow"},
+    {"elements"},
     {"worker", "completion"},
     {"middleware", "journal"},
     {"cache", "dispatch"},
@@ -65,7 +66,7 @@ ENTRANCES = {
     "uvicorn",
 }
 CLOCKLESS = {
-    *("dataflow", "engine/node_run", "engine/run_spec", "engine/run_state"),
+    *("dataflow", "elements", "engine/node_run", "engine/run_spec", "engine/run_state"),
     *("generators/sending", "generators/receiving", "generators/messages"),
     *("drawing", "previews", "views"),
 }

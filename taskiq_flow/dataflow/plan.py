@@ -81,6 +81,16 @@ class Plan:
         return {node: node.join for node in self.order if node.join != "all" and not node.map_over}
 
     @cached_property
+    def of_each_task(self) -> list[DAGNode]:
+        """For each task that is sent to a worker, the first node that calls it."""
+        first: dict[int, DAGNode] = {}
+        for node in self.order:
+            task = id(node.task)
+            if task not in first and not node.is_computed and node.given_key is None:
+                first[task] = node
+        return [*first.values()]
+
+    @cached_property
     def with_policy(self) -> list[DAGNode]:
         """The nodes that ask for more than to be run once."""
         return [node for node in self.order if node.has_policy]

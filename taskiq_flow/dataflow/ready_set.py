@@ -128,8 +128,11 @@ class ReadySet(Generic[N]):
                 for number, (node, waits_for) in enumerate(state.items(), 1)
                 if waits_for != COMPLETED
             }
-        for node, waits_for in state.items():
-            if waits_for == READY:
+        at_once = [node for node, waits_for in state.items() if waits_for == READY]
+        if limit is None:
+            ready._queue.extend(at_once)
+        else:
+            for node in at_once:
                 ready._queue_up(node)
         return ready
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from taskiq_flow.dataflow.axes import Path, element_name, parted
-from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.outer_groups import outer_groups
+from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.engine.run_state import as_declared
 from taskiq_flow.errors import GraphChangedError

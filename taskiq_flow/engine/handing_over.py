@@ -6,9 +6,9 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any, Generic, TypeVar
 
-from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSpec
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.handle import ResultHandle

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from taskiq_flow.dataflow.element import Element
+from taskiq_flow.elements.element import Element
 
 
 class MappedCallbacks(Protocol):

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from taskiq_flow.dataflow.axes import Path, element_name
-from taskiq_flow.dataflow.cells import Cells
-from taskiq_flow.dataflow.element import Element, Unreached
 from taskiq_flow.dataflow.element_plan import ElementPlan
-from taskiq_flow.dataflow.element_values import ElementValues
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import ReadySet
+from taskiq_flow.elements.cells import Cells
+from taskiq_flow.elements.element import Element, Unreached
+from taskiq_flow.elements.values import ElementValues
 from taskiq_flow.engine.earlier_elements import EarlierElements
 from taskiq_flow.engine.mapped_callbacks import MappedCallbacks
 from taskiq_flow.engine.replay import Replay

@@ -11,14 +11,14 @@ from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Any
 
 from taskiq_flow.dataflow.axes import element_name
-from taskiq_flow.dataflow.cells import ABSENT
-from taskiq_flow.dataflow.element import Element
-from taskiq_flow.dataflow.element_values import ElementValues
-from taskiq_flow.dataflow.elements import Elements
-from taskiq_flow.dataflow.groups import Groups
-from taskiq_flow.dataflow.lists import Lists
 from taskiq_flow.dataflow.many import SOURCE
 from taskiq_flow.dataflow.ready_set import ReadySet
+from taskiq_flow.elements.cells import ABSENT
+from taskiq_flow.elements.element import Element
+from taskiq_flow.elements.elements import Elements
+from taskiq_flow.elements.groups import Groups
+from taskiq_flow.elements.lists import Lists
+from taskiq_flow.elements.values import ElementValues
 from taskiq_flow.engine.earlier_elements import EarlierElements
 from taskiq_flow.engine.feeder import Feeder
 from taskiq_flow.engine.mapped_callbacks import MappedCallbacks

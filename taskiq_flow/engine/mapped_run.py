@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, ReadySet
+from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.frequent_events import new_item
 from taskiq_flow.engine.mapped_lists import RUN_ENDED, is_missing
 from taskiq_flow.engine.mapped_nodes import MappedNodes

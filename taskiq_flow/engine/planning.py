@@ -71,6 +71,7 @@ class Planner:
             nodes=plan.order,
             predecessors=plan.predecessors,
             successors=plan.successors,
+            of_each_task=plan.of_each_task,
             priority={} if self._settings.max_parallel is None else plan.priority(self._order),
             failure_keys=plan.whole_failures,
             elements=elements,

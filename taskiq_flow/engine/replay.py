@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dataflow.element_plan import ElementPlan
+from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.result_stream import ResultStream
 from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.engine.run_state import as_whole

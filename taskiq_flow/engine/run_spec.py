@@ -128,9 +128,9 @@ NO_SESSIONS = EarlierSessions()
 class RunSpec(Generic[N]):
     """The nodes of a run, in an order that follows the edges.
 
-    ``inputs``: the run's inputs by key. ``priority``: the order of sending under a limit.
-    ``joins``: the rules of nodes that have another than ``"all"``. ``options``: of nodes that have
-    any.
+    ``of_each_task``: for each task that is sent, one node that calls it. ``inputs``: the run's
+    inputs by key. ``priority``: the order of sending under a limit. ``joins``: the rules of nodes
+    that have another than ``"all"``. ``options``: of nodes that have any.
 
     ``task_suffix``: ends the ids of all tasks. It tells them from those of another run of the same
     name. ``stored_inputs``: handles that tasks are sent in place of large inputs.
@@ -156,6 +156,7 @@ class RunSpec(Generic[N]):
     nodes: Sequence[N] = ()
     predecessors: Mapping[N, Sequence[N]] = field(default_factory=dict)
     successors: Mapping[N, Sequence[N]] = field(default_factory=dict)
+    of_each_task: Sequence[N] = ()
     priority: Mapping[N, float] = field(default_factory=dict)
     joins: Mapping[N, Join] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)

@@ -11,9 +11,9 @@ from taskiq import AsyncBroker, InMemoryBroker
 
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.reading import pick_up
-from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode, Sending
 from taskiq_flow.dispatch.encoding import Address, Invocation
+from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.cached_results import CachedResults
 from taskiq_flow.engine.earlier_elements import source_digest
 from taskiq_flow.engine.node_run import NodeRun, Verdict

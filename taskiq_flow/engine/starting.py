@@ -128,11 +128,8 @@ class Starter:
                 f"workers of {type(self._broker).__name__} cannot send them; add a FlowMiddleware "
                 "to it, here and where its workers run, or have the task return a list"
             )
-        known: set[int] = set()
-        for node in spec.nodes:
-            if id(node.task) not in known and not node.is_computed and node.given_key is None:
-                known.add(id(node.task))
-                dispatcher.address(node)
+        for node in spec.of_each_task:
+            dispatcher.address(node)
         for node, options in spec.options.items():
             if options.fallback_node is not None:
                 dispatcher.address(options.fallback_node)

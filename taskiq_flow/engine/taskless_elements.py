@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from taskiq_flow.dataflow.axes import Path, element_name
-from taskiq_flow.dataflow.cells import ABSENT
-from taskiq_flow.dataflow.element import Element
 from taskiq_flow.dataflow.element_plan import MappedNode
-from taskiq_flow.dataflow.element_values import ElementValues
 from taskiq_flow.dataflow.items import ItemsNode
-from taskiq_flow.dataflow.lists import Lists
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED
+from taskiq_flow.elements.cells import ABSENT
+from taskiq_flow.elements.element import Element
+from taskiq_flow.elements.lists import Lists
+from taskiq_flow.elements.values import ElementValues
 from taskiq_flow.engine.earlier_elements import EarlierElements, source_digest
 from taskiq_flow.engine.mapped_callbacks import MappedCallbacks
 from taskiq_flow.engine.run_events import RunEvents

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from taskiq_flow.dataflow.awaited_lists import AwaitedLists
 from taskiq_flow.dataflow.axes import Path
-from taskiq_flow.dataflow.element import Element
-from taskiq_flow.dataflow.element_ends import ElementEnds
 from taskiq_flow.dataflow.element_plan import ElementPlan
-from taskiq_flow.dataflow.groups import Groups
-from taskiq_flow.dataflow.growing import GrowingRows
 from taskiq_flow.dataflow.items import Opening
-from taskiq_flow.dataflow.lists import Lists
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, ReadySet
-from taskiq_flow.dataflow.room import Room
+from taskiq_flow.elements.awaited_lists import AwaitedLists
+from taskiq_flow.elements.element import Element
+from taskiq_flow.elements.ends import ElementEnds
+from taskiq_flow.elements.groups import Groups
+from taskiq_flow.elements.growing import GrowingRows
+from taskiq_flow.elements.lists import Lists
+from taskiq_flow.elements.room import Room
 
 
 class GeneratorItems:

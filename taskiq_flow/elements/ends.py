@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from taskiq_flow.dataflow.axes import Path, element_name
-from taskiq_flow.dataflow.element import Element, Unreached
 from taskiq_flow.dataflow.element_plan import ElementPlan
-from taskiq_flow.dataflow.element_values import ElementValues, sizes_after
-from taskiq_flow.dataflow.groups import Cursor, Gathers, Group, Groups, Mapped
-from taskiq_flow.dataflow.lists import Lists
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, SKIPPED, ReadySet
 from taskiq_flow.dataflow.rows import Zipped
+from taskiq_flow.elements.element import Element, Unreached
+from taskiq_flow.elements.groups import Cursor, Gathers, Group, Groups, Mapped
+from taskiq_flow.elements.lists import Lists
+from taskiq_flow.elements.values import ElementValues, sizes_after
 from taskiq_flow.errors import OutputShapeError
 
 

@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 from taskiq_flow.dataflow.axes import Path, element_name
-from taskiq_flow.dataflow.cells import ABSENT, Cells
-from taskiq_flow.dataflow.element import Element, failure_within, place_of
 from taskiq_flow.dataflow.element_plan import ElementPlan
-from taskiq_flow.dataflow.groups import Group, Groups, Mapped, Taking
-from taskiq_flow.dataflow.lists import Lists
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, Join
+from taskiq_flow.elements.cells import ABSENT, Cells
+from taskiq_flow.elements.element import Element, failure_within, place_of
+from taskiq_flow.elements.groups import Group, Groups, Mapped, Taking
+from taskiq_flow.elements.lists import Lists
 from taskiq_flow.events import Failure
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from taskiq_flow.dataflow.axes import Axis, Path
-from taskiq_flow.dataflow.cells import ABSENT
-from taskiq_flow.dataflow.element_ends import ElementEnds
-from taskiq_flow.dataflow.groups import Cursor, Group, Groups, Within
-from taskiq_flow.dataflow.lists import Lists
 from taskiq_flow.dataflow.ready_set import COMPLETED
 from taskiq_flow.dataflow.rows import Row, Zipped
+from taskiq_flow.elements.cells import ABSENT
+from taskiq_flow.elements.ends import ElementEnds
+from taskiq_flow.elements.groups import Cursor, Group, Groups, Within
+from taskiq_flow.elements.lists import Lists
 
 
 class AwaitedLists:

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 from taskiq_flow.dataflow.axes import lists_of
 from taskiq_flow.dataflow.element_plan import ElementPlan
-from taskiq_flow.dataflow.groups import Group, Groups
-from taskiq_flow.dataflow.lists import Lists
 from taskiq_flow.dataflow.ready_set import ReadySet
+from taskiq_flow.elements.groups import Group, Groups
+from taskiq_flow.elements.lists import Lists
 
 
 class Backlog(Protocol):

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from taskiq_flow.dataflow.axes import Axis, Path, parts_of
 from taskiq_flow.dataflow.element_plan import ElementPlan
-from taskiq_flow.dataflow.groups import Group, Groups
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.rows import Row
+from taskiq_flow.elements.groups import Group, Groups
 
 
 class GrowingRows:

@@ -10,19 +10,19 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from taskiq_flow.dataflow.awaited_lists import AwaitedLists
 from taskiq_flow.dataflow.axes import Path, element_name, lists_of
-from taskiq_flow.dataflow.cells import ABSENT
-from taskiq_flow.dataflow.element import Element, Gathering, Unreached
-from taskiq_flow.dataflow.element_ends import ElementEnds, EndsListener
 from taskiq_flow.dataflow.element_plan import ElementPlan, MappedNode
-from taskiq_flow.dataflow.element_values import ElementValues
-from taskiq_flow.dataflow.generator_items import GeneratorItems
-from taskiq_flow.dataflow.groups import Cursor, Gathers, Group, Groups, Mapped
 from taskiq_flow.dataflow.items import Opening
-from taskiq_flow.dataflow.lists import Lists
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, ReadySet
-from taskiq_flow.dataflow.room import Backlog, Room
+from taskiq_flow.elements.awaited_lists import AwaitedLists
+from taskiq_flow.elements.cells import ABSENT
+from taskiq_flow.elements.element import Element, Gathering, Unreached
+from taskiq_flow.elements.ends import ElementEnds, EndsListener
+from taskiq_flow.elements.generator_items import GeneratorItems
+from taskiq_flow.elements.groups import Cursor, Gathers, Group, Groups, Mapped
+from taskiq_flow.elements.lists import Lists
+from taskiq_flow.elements.room import Backlog, Room
+from taskiq_flow.elements.values import ElementValues
 
 LET_IN_AT_ONCE = 64
 """``pop`` returns after it has let in so many positions of which no node may start yet. It is

@@ -7,14 +7,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from taskiq_flow.dataflow.axes import Axis, Path, keys_of, lists_of, parts_of, projection
-from taskiq_flow.dataflow.cells import ABSENT, Cells
-from taskiq_flow.dataflow.element import Element, Gathering
 from taskiq_flow.dataflow.element_plan import ElementPlan, GroupPlan, MappedNode, Taken
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.plan import FAILURES
 from taskiq_flow.dataflow.ready_set import COMPLETED, Gate
 from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT, Row, Source, Zipped
+from taskiq_flow.elements.cells import ABSENT, Cells
+from taskiq_flow.elements.element import Element, Gathering
 
 MOST_OPEN = 8
 """How many elements of a generator may be open at once, if its node does not say."""
