@@ -118,7 +118,7 @@ class RunStarted(_Event):
     another one; ``outputs``: its output keys if these are not just its name. ``kind``: how the
     graph was declared. ``in_memory``: whether its broker is an ``InMemoryBroker``, which executes
     tasks in this process, and sync ones in its threads. ``name``: the graph's. ``tags``: the
-    engine's.
+    engine's. ``origin``: where the command line found the graph, such as ``flows:nightly``.
     """
 
     type: ClassVar[str] = "run.started"
@@ -137,6 +137,7 @@ class RunStarted(_Event):
     in_memory: bool = False
     name: str | None = None
     tags: tuple[str, ...] = ()
+    origin: str | None = None
 
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield "time", self.time
@@ -150,6 +151,7 @@ class RunStarted(_Event):
         yield "in_memory", self.in_memory or None
         yield "name", None if self.name is None else printable(self.name)
         yield "tags", _names(self.tags) or None
+        yield "origin", None if self.origin is None else printable(self.origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +284,8 @@ class NodeCompleted(_NodeEvent):
 class NodeFailed(_NodeEvent):
     """A node failed for good. ``attempts``: how often its task was executed.
 
-    ``queued``, ``ran``: as of ``NodeCompleted``.
+    ``queued``, ``ran``: as of ``NodeCompleted``. ``item``: a short text of what an element takes of
+    the lists that its node maps over.
     """
 
     type: ClassVar[str] = "node.failed"
@@ -298,12 +301,14 @@ class NodeFailed(_NodeEvent):
     queued: float | None = None
     ran: float | None = None
     seq: int = 0
+    item: str | None = None
 
     def _content(self) -> Iterator[tuple[str, Any]]:
         yield from _of_node(self)
         yield "attempts", self.attempts
         yield "queued", _seconds(self.queued)
         yield "ran", _seconds(self.ran)
+        yield "item", None if self.item is None else printable(self.item)
         yield "error", shown_error(self.error)
 
 

@@ -187,6 +187,7 @@ class ExecutionEngine:
             isolation_of(values, codec, classes),
             dag.name,
             checked_tags(tags),
+            dag.origin,
         )
         journal = as_journal(journal)
         serializer = JSONSerializer() if journal is None else journal.serializer
@@ -245,6 +246,7 @@ class ExecutionEngine:
         outputs: Iterable[str] | None = None,
         run_id: str | None = None,
         resume: bool = False,
+        replay: bool = True,
         items: Items = False,
     ) -> AsyncGenerator[tuple[str, Any], None]:
         """Run the graph and yield ``(task_name, result)`` as the results arrive.
@@ -256,7 +258,8 @@ class ExecutionEngine:
         continue the run ``run_id`` as ``resume`` does if the journal has it, otherwise begin it. It
         waits for the lease of an engine that was killed, which takes 11 s at the most, and raises
         ``RunLockedError`` if the engine lives. It raises ``InputConflictError`` if the run was
-        begun with other inputs or outputs.
+        begun with other inputs or outputs. The results of nodes that had completed come first,
+        unless ``replay=False``.
         ``items=True``: besides the list of a mapped node, yield ``(task_name, Item(index, value))``
         for each of its elements as it completes. ``"only"``: in place of the lists, which are not
         kept then unless a node takes them.
@@ -278,7 +281,7 @@ class ExecutionEngine:
         words ['ebb', 'and', 'flow']
         """
         name = id_or_new("run_id", run_id)
-        check_resume(run_id, resume=resume)
+        check_resume(run_id, resume=resume, replay=replay)
         check_items(items)
         given = None if inputs is None else as_inputs(inputs)
         begin = self._beginnings.begun(
@@ -286,6 +289,7 @@ class ExecutionEngine:
             given,
             wanted_outputs(outputs),
             resume=resume,
+            replay=replay,
             items=items,
             is_named=run_id is not None,
         )
@@ -298,6 +302,7 @@ class ExecutionEngine:
         outputs: Iterable[str] | None = None,
         run_id: str | None = None,
         resume: bool = False,
+        replay: bool = True,
         items: Items = False,
     ) -> RunHandle:
         """Begin a run on the running event loop and return it at once.
@@ -323,13 +328,13 @@ class ExecutionEngine:
         check_loop_runs()
         wanted = wanted_outputs(outputs)
         name = id_or_new("run_id", run_id)
-        check_resume(run_id, resume=resume)
+        check_resume(run_id, resume=resume, replay=replay)
         check_items(items)
         if resume:
             self._check_may_resume()
             given = None if inputs is None else as_inputs(inputs)
             again = self._beginnings.begun(
-                name, given, wanted, resume=True, items=items, is_named=True
+                name, given, wanted, resume=True, replay=replay, items=items, is_named=True
             )
             return self._hold(name, again, is_finite=self._is_finite(given), items=items)
         check_readable(self._broker)
@@ -345,6 +350,7 @@ class ExecutionEngine:
         outputs: Iterable[str] | None = None,
         run_id: str | None = None,
         resume: bool = False,
+        replay: bool = True,
         items: Items = False,
     ) -> Stream[tuple[str, Any]]:
         """The pairs of ``execute_async`` as a stream of aiostream, for its operators.
@@ -365,7 +371,13 @@ class ExecutionEngine:
         """
         wanted = wanted_outputs(outputs)
         run = partial(
-            self.execute_async, inputs, outputs=wanted, run_id=run_id, resume=resume, items=items
+            self.execute_async,
+            inputs,
+            outputs=wanted,
+            run_id=run_id,
+            resume=resume,
+            replay=replay,
+            items=items,
         )
         return Stream(run)
 
@@ -422,7 +434,7 @@ class ExecutionEngine:
             raise ValueError("whole=True yields one result for each input; leave items= out")
         wanted = wanted_outputs(outputs)
         name = id_or_new("run_id", run_id)
-        check_resume(run_id, resume=resume)
+        check_resume(run_id, resume=resume, replay=replay)
         if allow_changed and not resume:
             raise ValueError("allow_changed=True continues a run; give resume=True as well")
         held = HeldBack()
@@ -620,11 +632,13 @@ class ExecutionEngine:
         outputs: Iterable[str] | None = None,
         run_id: str | None = None,
         resume: bool = False,
+        replay: bool = True,
     ) -> dict[str, Any]:
         """Run the graph to its end and return all output keys with their values.
 
         Takes and raises what ``execute_async`` does. Under ``on_error="collect"`` the keys of a
-        failed or skipped node have its ``NodeFailure`` or ``NodeSkipped`` as their value.
+        failed or skipped node have its ``NodeFailure`` or ``NodeSkipped`` as their value. With
+        ``replay=False`` the keys of nodes that had completed before are left out.
 
         >>> dag = DAGBuilder().node(sorted, name="in_order", inputs=["numbers"]).build()
         >>> engine = ExecutionEngine(InMemoryBroker(), dag)
@@ -632,7 +646,9 @@ class ExecutionEngine:
         {'in_order': [1, 2, 3]}
         """
         results: dict[str, Any] = {}
-        stream = self.execute_async(inputs, outputs=outputs, run_id=run_id, resume=resume)
+        stream = self.execute_async(
+            inputs, outputs=outputs, run_id=run_id, resume=resume, replay=replay
+        )
         async with aclosing(stream) as pairs:
             async for name, result in pairs:
                 store_result(self._dag, results, name, result)
@@ -645,6 +661,7 @@ class ExecutionEngine:
         outputs: Iterable[str] | None = None,
         run_id: str | None = None,
         resume: bool = False,
+        replay: bool = True,
     ) -> dict[str, Any]:
         """Like ``execute``, for code without ``async``: scripts, and cells of a notebook.
 
@@ -658,7 +675,9 @@ class ExecutionEngine:
 
         async def run() -> dict[str, Any]:
             async with started(self._broker):
-                return await self.execute(inputs, outputs=outputs, run_id=run_id, resume=resume)
+                return await self.execute(
+                    inputs, outputs=outputs, run_id=run_id, resume=resume, replay=replay
+                )
 
         try:
             asyncio.get_running_loop()

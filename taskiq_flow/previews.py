@@ -6,6 +6,7 @@ import re
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 LONGEST_TEXT = 400
@@ -264,9 +265,9 @@ class _Writer:
 def _fields(value: object) -> Iterable[str] | None:
     """The names of the fields of a dataclass, a pydantic model or an attrs object."""
     kind = type(value)
-    for attribute in ("__dataclass_fields__", "model_fields"):
-        fields = getattr(kind, attribute, None)
-        if isinstance(fields, Mapping):
-            return fields
+    if is_dataclass(kind):
+        return [field.name for field in fields(kind) if field.repr]
+    if isinstance(of_model := getattr(kind, "model_fields", None), Mapping):
+        return of_model
     attributes = getattr(kind, "__attrs_attrs__", None)
     return None if attributes is None else [attribute.name for attribute in attributes]

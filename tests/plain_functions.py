@@ -70,6 +70,13 @@ def hold_the_gil(path: str) -> None:
     ctypes.PyDLL(None).sleep(60)
 
 
+def keep_the_gil(path: str, name: str, seconds: int) -> str:
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(f"begin {name} {os.getpid()}\n")
+    ctypes.PyDLL(None).sleep(seconds)
+    return name
+
+
 def leave_a_child(path: str) -> NoReturn:
     """A grandchild that was forked holds this process's end of the socket open."""
     process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))

@@ -46,6 +46,7 @@ EXAMPLES: dict[str, tuple[Event, dict[str, Any]]] = {
             in_memory=True,
             name="nightly",
             tags=("customer 7",),
+            origin="flows:nightly",
         ),
         {
             "time": 1.7e9,
@@ -59,6 +60,7 @@ EXAMPLES: dict[str, tuple[Event, dict[str, Any]]] = {
             "in_memory": True,
             "name": "nightly",
             "tags": ["customer 7"],
+            "origin": "flows:nightly",
         },
     ),
     "node.sent": (NodeStarted("r", 1.5, "a", "r:a:1", seq=2), {"attempt": 1, "task": "r:a:1"}),
@@ -87,8 +89,15 @@ EXAMPLES: dict[str, tuple[Event, dict[str, Any]]] = {
         },
     ),
     "node.failed": (
-        NodeFailed("r", 1.5, "a", "r:a:1", ODD, 1, 7, 1, seq=7),
-        {"index": 7, "attempt": 1, "task": "r:a:1", "attempts": 1, "error": SHOWN},
+        NodeFailed("r", 1.5, "a", "r:a:1", ODD, 1, 7, 1, seq=7, item="'tides.txt'"),
+        {
+            "index": 7,
+            "attempt": 1,
+            "task": "r:a:1",
+            "attempts": 1,
+            "item": "'tides.txt'",
+            "error": SHOWN,
+        },
     ),
     "node.skipped": (
         NodeSkipped("r", 1.5, "a", ("b",), seq=8),
@@ -129,6 +138,7 @@ def test_lone_surrogates_in_names_are_escaped(kind: str) -> None:
         "task_name": "a\udc80",
         "task_id": "\udc80",
         "worker": "\udc80",
+        "item": "\udc80",
         "because_of": ("\udc80",),
         "task_names": ("\udc80",),
         "mapped": {"\udc80": 1},
@@ -236,3 +246,11 @@ def test_an_error_shows_where_it_was_raised() -> None:
     except ValueError as error:
         shown = as_json(NodeFailed("r", 1.0, "a", "r:a:1", error, 1))["error"]
     assert "test_an_error_shows_where_it_was_raised" in shown["traceback"]
+
+
+def test_a_preview_of_an_event_has_what_it_is_about_and_not_what_all_of_its_kind_have() -> None:
+    text = preview([NodeSkipped("r", 1.5, "a", ("b",), seq=8)])["text"]
+    assert text == (
+        "[NodeSkipped(run_id='r', at=1.5, task_name='a', because_of=('b',), reason='failure', "
+        "index=None, attempt=0, seq=8)]"
+    )

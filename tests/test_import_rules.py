@@ -52,6 +52,7 @@ SPEAK_TO_SERVERS = {
         "transport/nats",
         "transport/nats_broker",
         "transport/nats_errors",
+        "transport/nats_acknowledged",
     ),
     "transport/object_store",
     *("transport/rabbitmq", "transport/rabbitmq_broker", "journal/redis", "journal/redis_client"),

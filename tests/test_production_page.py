@@ -57,6 +57,24 @@ def test_a_line_that_is_not_logged_is_found_on_no_row() -> None:
     assert not any(pattern.match("the moon is full") for pattern in patterns())
 
 
+def test_no_message_shows_an_error_as_its_repr() -> None:
+    """That of redis-py's errors is no more than their kind, such as ``server:ResponseError``."""
+    found: list[str] = []
+    for path in (ROOT / "taskiq_flow").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FormattedValue) and node.conversion == ord("r"):
+                found += [f"{path.name}:{node.lineno}"] * is_error(node.value)
+            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+                marks = re.findall(r"%([srdg])", str(node.args[0].value))
+                shown = [v for m, v in zip(marks, node.args[1:], strict=False) if m == "r"]
+                found += [f"{path.name}:{node.lineno}"] * any(map(is_error, shown))
+    assert found == []
+
+
+def is_error(value: ast.expr) -> bool:
+    return isinstance(value, ast.Name) and value.id in {"error", "cause", "exception", "again"}
+
+
 def test_the_page_on_deploying_names_files_that_are_there_and_the_unit_s_places() -> None:
     page = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
     shell = "".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))

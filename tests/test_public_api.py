@@ -197,7 +197,7 @@ ENGINE = (
     "tags=()"
 )
 RETRY = "attempts=3, wait=0.1, factor=2.0, max_wait=60.0, jitter=0.1, on=(<class 'Exception'>,)"
-RUN = "inputs=None, *, outputs=None, run_id=None, resume=False"
+RUN = "inputs=None, *, outputs=None, run_id=None, resume=False, replay=True"
 RESUME = "run_id, *, replay=True, allow_changed=False, wait=0.0, inputs=None, items=False"
 RERUN = (
     "run_id, from_, *, replay=True, allow_changed=False, new_run_id=None, inputs=None, items=False"
@@ -243,7 +243,7 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     ),
     (in_process, "function=None, *, limit=None"),
     (inventory, "broker"),
-    (Progress, "file=None"),
+    (Progress, "file=None, *, journal=None"),
     (EventFilter, "pipeline_ids=None, event_types=None"),
     (HookManager, ""),
     (HookManager().add_hook, "hook, event_filter=None"),

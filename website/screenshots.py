@@ -37,6 +37,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.listeners.terminal import Terminal
 from taskiq_flow.views.node_view import NodeState
+from taskiq_flow.views.time_left import EarlierRun
 from taskiq_flow.web import runs_app
 from taskiq_flow.web.server import serve_async
 
@@ -192,7 +193,7 @@ async def progress(reader: RunReader) -> Callable[[Console], object]:
 
     def show(console: Console) -> Terminal:
         shown = Terminal(console)
-        shown.show([busiest], busiest.at or 0.0)
+        shown.show([(busiest, EarlierRun())], busiest.at or 0.0)
         return shown
 
     return show

@@ -19,6 +19,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from taskiq_flow.cache.store import CacheStore
 from taskiq_flow.cleanup import until_ended, was_cancelled
+from taskiq_flow.errors import describe
 from taskiq_flow.journal.lease import new_owner
 from taskiq_flow.reconnect import backoff_delays
 from taskiq_flow.values.stored import StoredValues
@@ -190,7 +191,9 @@ class ResultCache:
         except Exception as error:  # of a damaged entry, or of a type that was changed since
             if key not in self._logged_unreadable:
                 self._logged_unreadable.add(key)
-                logger.warning("a cached result cannot be read: %r; it is computed anew", error)
+                logger.warning(
+                    "a cached result cannot be read: %s; it is computed anew", describe(error)
+                )
             return None
 
     def _resolve(self, key: str, data: bytes | None) -> None:
@@ -282,7 +285,9 @@ class ResultCache:
         """Warn once, and leave the store alone for ``STORE_PATIENCE`` seconds."""
         if self._store not in _warned_of:
             _warned_of.add(self._store)
-            logger.warning("the cache cannot be used, and results are computed anew: %r", error)
+            logger.warning(
+                "the cache cannot be used, and results are computed anew: %s", describe(error)
+            )
         self._ask_again_at = self._loop.time() + STORE_PATIENCE
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

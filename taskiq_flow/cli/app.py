@@ -201,7 +201,10 @@ def validate(flow: FlowName) -> None:
 def runs(
     status: Annotated[RunState | None, typer.Option(help="Only such runs.")] = None,
     name: Annotated[str | None, typer.Option(metavar="GRAPH", help="Only of this graph.")] = None,
-    tag: Annotated[str | None, typer.Option(metavar="TAG", help="Only with this tag.")] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TAG", help="Only with this tag, or these."),
+    ] = None,
     since: Annotated[
         Any, typer.Option(metavar="TIME", parser=_moment, help="Started since: 2h, or a date.")
     ] = None,
@@ -215,7 +218,7 @@ def runs(
             _journal(journal),
             status=status,
             name=name,
-            tag=tag,
+            tags=tag or [],
             since=since,
             limit=limit,
             json_lines=json_lines,

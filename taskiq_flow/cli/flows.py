@@ -62,7 +62,9 @@ def flow_at(where: str) -> Flow:
         found = found()
     for kind, parts in _KINDS.items():
         if isinstance(found, kind):
-            return Flow(where, *parts(found))
+            flow = Flow(where, *parts(found))
+            flow.dag.origin = where
+            return flow
     raise CommandError(
         f"{where} is {_described(found)}; name a DAG, a DAGBuilder, a DataflowRegistry, an "
         "ExecutionEngine, a pipeline, or a function without parameters that returns one"

@@ -23,6 +23,7 @@ from taskiq_flow.journal import RunReader, RunSummary
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.listeners.progress import Progress
 from taskiq_flow.listeners.texts import (
+    element_name,
     error_text,
     failed_elements,
     node_text,
@@ -66,20 +67,20 @@ async def list_runs(
     *,
     status: RunState | None,
     name: str | None,
-    tag: str | None,
+    tags: Sequence[str],
     since: datetime | None,
     limit: int,
     json_lines: bool,
 ) -> Code:
     """Write a line for each run, the newest first."""
     async with reader_of(journal) as reader:
-        runs = await reader.runs(status=status, name=name, tag=tag, since=since, limit=limit)
+        runs = await reader.runs(status=status, name=name, tag=tags, since=since, limit=limit)
     if json_lines:
         for run in runs:
             show_json(run)
     elif runs:
-        tags = "tags" if any(run.tags for run in runs) else ""
-        heads = ("", "run", "status", "started", "took", "done", "graph", tags)
+        last = "tags" if any(run.tags for run in runs) else ""
+        heads = ("", "run", "status", "started", "took", "done", "graph", last)
         rows: list[Row] = [[Text(head, style="dim") for head in heads]]
         show_table([*rows, *map(_row_of_run, runs)], most_important=(0, 1, 2))
     else:
@@ -151,6 +152,7 @@ def _show_state(run: RunSummary, view: RunView) -> None:
     status_says_it = view.status != "failed" or "failed" in view.counts
     facts = {
         "graph": run.name and one_line(run.name),
+        "found at": view.origin and view.origin != run.name and one_line(view.origin),
         "tags": one_line(", ".join(run.tags)),
         "started": run.started and _when(run.started),
         "sessions": _sessions_text(run, view),
@@ -167,7 +169,8 @@ def _show_state(run: RunSummary, view: RunView) -> None:
     for node in view.nodes.values():
         failed = next(iter(failed_elements(node)), node)
         if failed.state == "failed" and (error := failed.error):
-            show(Text(f"\n{one_line(failed.name)}:", style="bold"))
+            show("")
+            show(Text(f"{element_name(failed)}:", style="bold"), wraps=True)
             show(of_the_users(error["traceback"]) or error_text(error))
         for text in other_errors(node):
             show(text, wraps=True)
@@ -183,7 +186,7 @@ def _sessions_text(run: RunSummary, view: RunView) -> str:
 
 
 def _row_of_node(node: NodeView) -> Row:
-    shown, text = node.preview, node_text(node)
+    shown, text = node.preview, node_text(node).partition("; ")[0]
     return [
         Text("  ").append_text(sign(node.state)),
         one_line(node.name),
@@ -229,7 +232,7 @@ async def watched(reader: RunReader, run_id: str, *, json_lines: bool, quiet: bo
 async def _follow(reader: RunReader, view: RunView, *, json_lines: bool, quiet: bool) -> None:
     """Show what happens in a run, and apply it to its view."""
     run_id = view.run_id
-    with Progress() as progress:
+    with Progress(journal=reader.journal) as progress:
         seen = (await reader.run(run_id)).seq
         events = _as_here(reader.events(run_id, follow=True))
         async with aclosing(events):

@@ -82,7 +82,7 @@ async def run_to_its_end(
     ``new_run_id``: the name of the run, if it is a new one that has a name.
     """
     run = _RunId()
-    engine = options.engine(flow, run, *(() if quiet else (Progress(),)))
+    engine = options.engine(flow, run, *(() if quiet else (_progress(flow, options),)))
     journal, signals = engine.options["journal"], Signals()
     code = Code.COMPLETED
     try:
@@ -113,6 +113,10 @@ async def run_to_its_end(
     if run.id:
         say(_how_to_resume(run.id, flow, options, is_kept=journal is not None))
     return code
+
+
+def _progress(flow: Flow, options: EngineOptions) -> Progress:
+    return Progress(journal=options.journal or flow.options.get("journal"))
 
 
 async def _check_is_new(journal: Journal, run_id: str, flow: Flow, options: EngineOptions) -> None:

@@ -66,7 +66,8 @@ class QueueWarnings:
     async def check(self, overslept: float) -> None:
         """Warn if there is reason to. ``overslept``: by how many seconds this check is late."""
         await self._note_no_worker(overslept)
-        self._note_stuck()
+        if overslept <= CHECK_INTERVAL:  # else notices may wait to be heard
+            self._note_stuck()
 
     def warn_of_waiting(self, task_ids: Iterable[str]) -> None:
         """Warn of tasks that wait for tasks of their own, which no worker takes."""
@@ -124,7 +125,7 @@ class QueueWarnings:
             within
             for within, task_ids in groups.items()
             if self._moved_at.get(within, 0.0) < earliest
-            and all(self._watched[task_id].is_untaken_since(earliest) for task_id in task_ids)
+            and all(self._watched[task_id].is_unheard_since(earliest) for task_id in task_ids)
         }
         for within in stuck - self._stuck:
             if within is None and self._told_no_worker and not self.has_heard:

@@ -18,7 +18,7 @@ from taskiq import TaskiqResult
 from taskiq_flow.completion.reading import ResultReader
 from taskiq_flow.completion.watch import Watch
 from taskiq_flow.errors import TaskLostError
-from taskiq_flow.reconnect import OUTAGE_TIMEOUT
+from taskiq_flow.reconnect import OUTAGE_TIMEOUT, text_of
 from taskiq_flow.transport.protocol import Backlog, Notifier
 from taskiq_flow.values.results import failed
 
@@ -198,7 +198,7 @@ class SafetyNet:
             try:
                 newest, taken = await self.backlog.position(queue)
             except Exception as error:  # the broker is away; whatever its client makes of that
-                logger.debug("the backlog of %r cannot be seen: %r", queue, error)
+                logger.debug("the backlog of %r cannot be seen: %s", queue, text_of(error))
                 newest = taken = None
             for watch in watches:
                 if watch.queue != queue:

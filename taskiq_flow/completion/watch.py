@@ -76,6 +76,9 @@ class Watch:
         self.mark: Any = None  # a position in the queue behind the task
         self.left_at = -math.inf  # when it was found that the task had left the queue
 
-    def is_untaken_since(self, moment: float) -> bool:
-        """Whether no worker has the task, as far as is known, and it was sent before a moment."""
-        return not self.is_taken and self.heard_at < moment
+    def is_unheard_since(self, moment: float) -> bool:
+        """Whether no worker has reported the task since a moment, and it was sent before that.
+
+        A worker may have had it, and given it back as all of its places were taken.
+        """
+        return self.heard_at < moment

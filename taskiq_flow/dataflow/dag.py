@@ -49,6 +49,7 @@ class DAG:
             raise TypeError(f"name is {name!r}; give the graph's name as a string, or None")
         self.name = name
         self.kind: GraphKind = "dataflow"
+        self.origin: str | None = None  # where the command line found it
         self._nodes: dict[str, DAGNode] = {}
         self._same_name: Counter[str] = Counter()
         self._orderings: list[tuple[NodeRef, NodeRef]] = []

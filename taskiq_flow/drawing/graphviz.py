@@ -1,11 +1,16 @@
 """Graphviz's ``dot``, which says where boxes and edges lie. Imports pygraphviz.
 
 It is given sizes and numbers, never names, so that no name can be read as its syntax. It holds the
-interpreter's lock for as long as it takes.
+interpreter's lock for as long as it takes. As a script, this file reads what ``placed`` is given
+and writes what that returns, each as JSON.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 
 from pygraphviz import AGraph
@@ -47,6 +52,21 @@ def placed(
     return (width, height), [middle for (middle,) in middles], found
 
 
+def placed_apart(
+    sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]], orientation: str
+) -> tuple[tuple[float, float], list[Point], list[list[Point]]]:
+    """As ``placed``, in a process of its own, so that other threads of this one go on."""
+    found = subprocess.run(  # noqa: S603 - this interpreter, with this file
+        [sys.executable, "-P", __file__],
+        input=json.dumps([sizes, edges, orientation]).encode(),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    whole, middles, lines = json.loads(found.stdout)
+    return whole, middles, lines
+
+
 def _line(text: str, height: float) -> list[Point]:
     """The points of an edge. Graphviz writes the tip of the arrow before them."""
     tip, _, points = text.removeprefix("e,").partition(" ")
@@ -61,3 +81,7 @@ def _turned(text: str, height: float) -> list[Point]:
 
 def _numbers(text: str) -> list[float]:
     return [float(number) for number in text.split(",")]
+
+
+if __name__ == "__main__":
+    json.dump(placed(*json.load(sys.stdin)), sys.stdout)

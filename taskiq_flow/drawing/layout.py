@@ -18,7 +18,7 @@ MOST_WHOLE = 40
 
 MOST_BOXES, MOST_LEVELS = 2_000, 2_500
 """How many boxes are laid out at most, and how many levels all edges may pass together. Graphviz
-takes about a second for these, in which nothing else runs, and minutes for some that are larger."""
+takes about a second for these, and minutes for some that are larger."""
 
 LABEL_SIZE, LINE_SIZE = 13, 11
 """The sizes of the fonts in pixels: of labels, and of the lines below them."""
@@ -114,6 +114,7 @@ def lay_out(
     unfolded: Collection[str] = (),
     orientation: Orientation | None = None,
     shows_states: bool = False,
+    apart: bool = False,
 ) -> Layout:
     """Lay a graph out, without the edges that others imply.
 
@@ -121,7 +122,8 @@ def lay_out(
     the nodes of these names, and those that are equal to them, have boxes of their own.
     ``orientation``: ``"LR"``, from left to right, or ``"TB"``, from top to bottom; ``None``: the
     first unless that is too wide to be read on a screen. ``shows_states``: whether boxes have room
-    for the state of their nodes.
+    for the state of their nodes. ``apart``: for a thread beside others, which Graphviz would hold
+    up: more than 40 boxes are placed in a process of its own.
 
     The same graph has the same layout. Raises ``ConfigurationError`` without pygraphviz, and
     ``ValueError`` if the drawing is too large.
@@ -141,7 +143,8 @@ def lay_out(
     _check_size(len(boxes), sum(levels[b] - levels[a] for a, b in kept), is_folded=is_folding)
     orientation = orientation or _orientation(boxes, levels)
     sizes = [(box.width, box.height) for box in boxes]
-    (wide, high), middles, lines = graphviz.placed(sizes, kept, orientation)
+    place = graphviz.placed_apart if apart and len(boxes) > MOST_WHOLE else graphviz.placed
+    (wide, high), middles, lines = place(sizes, kept, orientation)
     edges = [
         replace(arrows[pair], points=tuple((_rounded(x), _rounded(y)) for x, y in line))
         for pair, line in zip(kept, lines, strict=True)

@@ -55,10 +55,15 @@ def check_loop_runs() -> None:
         ) from None
 
 
-def check_resume(run_id: str | None, *, resume: object) -> None:
+def check_resume(run_id: str | None, *, resume: object, replay: object) -> None:
     """Check that a run which is to be continued is named."""
     if resume and run_id is None:
         raise ValueError("resume=True continues a run by its run_id; give one")
+    if not replay and not resume:
+        raise ValueError(
+            "replay=False leaves out what had completed in a run that is continued; give "
+            "resume=True as well"
+        )
 
 
 def check_items(items: object) -> None:

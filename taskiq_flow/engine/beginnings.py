@@ -56,6 +56,7 @@ class Beginnings:
         outputs: list[str] | None,
         *,
         resume: bool,
+        replay: bool,
         items: Items,
         is_named: bool,
     ) -> Begin:
@@ -67,6 +68,8 @@ class Beginnings:
                     return await self._resumer.resume(
                         listeners,
                         name,
+                        replay=replay,
+                        passes_over=not replay and items == "only",
                         wait=LEASE_WAIT,
                         inputs=inputs,
                         outputs=outputs,

@@ -1,4 +1,4 @@
-"""The arguments of a failed node as text for its error: short, whatever their size."""
+"""What a failed node was called with as text: short, whatever the size of the values."""
 
 from __future__ import annotations
 
@@ -36,6 +36,26 @@ def called_with(node_run: NodeRun[Any]) -> str:
     if len(shown) > MOST_ARGUMENTS:
         shown[MOST_ARGUMENTS:] = [f"{len(shown) - MOST_ARGUMENTS} more"]
     return f"; it was called with {', '.join(shown)}" if shown else ""
+
+
+def item_text(node_run: NodeRun[Any]) -> str | None:
+    """What an element is of, as text: what it takes of the lists that its node maps over."""
+    node, inputs = node_run.node, node_run.inputs
+    if node.index is None:
+        return None
+    try:
+        keys = [key for key in node.node.map_over if key in inputs]
+        return ", ".join(_item(inputs[key]) for key in keys) or None
+    except Exception:  # of a value's own code
+        return None
+
+
+def _item(value: Any) -> str:
+    """A value as text. Of a long one, the end is shown as well: of a path, that is what differs."""
+    if isinstance(value, (str, PurePath)) and len(text := str(value)) > MOST_CHARACTERS:
+        half = MOST_CHARACTERS // 2
+        return repr(f"{text[: half - 2]}...{text[1 - half :]}")
+    return shortened(str(value) if isinstance(value, PurePath) else value)
 
 
 def shortened(value: Any, depth: int = _DEPTH) -> str:

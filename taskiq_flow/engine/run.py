@@ -86,7 +86,7 @@ class RunSettings:
 
     ``reference_above``: bytes above which results are passed by reference. ``isolation``:
     makes, for each run, what makes of a value what one of its takers in this process is given.
-    ``name``, ``tags``: what is told of runs, of the graph and of the engine.
+    ``name``, ``origin``, ``tags``: what is told of runs, of the graph and of the engine.
     """
 
     max_parallel: int | None = None
@@ -97,6 +97,7 @@ class RunSettings:
     isolation: Callable[[], Take] = Isolation
     name: str | None = None
     tags: tuple[str, ...] = ()
+    origin: str | None = None
 
 
 class Run(Generic[N]):
@@ -125,7 +126,7 @@ class Run(Generic[N]):
         shows_failures = spec.shows_failures and settings.on_error == "continue"
         self._collects = settings.on_error == "collect" or shows_failures
         self._run_timeout = settings.run_timeout
-        self._name, self._tags = settings.name, settings.tags
+        self._name, self._origin, self._tags = settings.name, settings.origin, settings.tags
         self._is_in_memory = isinstance(broker, InMemoryBroker)
         self._completions = completions
         self._dispatcher = dispatcher
@@ -196,7 +197,13 @@ class Run(Generic[N]):
     def start(self) -> None:
         """Restore what the journal has, and start the nodes that are ready. Called once."""
         if self._listeners.are_present:
-            self._events.started(self._spec, self._name, self._tags, in_memory=self._is_in_memory)
+            self._events.started(
+                self._spec,
+                self._name,
+                self._tags,
+                in_memory=self._is_in_memory,
+                origin=self._origin,
+            )
         else:
             self._listeners.seq += 1
         if self._run_timeout is not None:

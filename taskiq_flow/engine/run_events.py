@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from taskiq_flow.dataflow.passing import PassingNode
 from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.engine.call_text import item_text
 from taskiq_flow.engine.frequent_events import (
     new_node_began,
     new_node_completed,
@@ -59,9 +60,18 @@ class RunEvents(Generic[N]):
     # The run
 
     def started(
-        self, spec: RunSpec[N], name: str | None, tags: tuple[str, ...], *, in_memory: bool
+        self,
+        spec: RunSpec[N],
+        name: str | None,
+        tags: tuple[str, ...],
+        *,
+        in_memory: bool,
+        origin: str | None,
     ) -> None:
-        """The run begins. ``name``: of its graph; ``in_memory``: on an ``InMemoryBroker``."""
+        """The run begins. ``name``, ``origin``: of its graph.
+
+        ``in_memory``: on an ``InMemoryBroker``.
+        """
         graph = spec.describe()
         mapped = {} if spec.elements is None else spec.elements.mapped
         self.listeners.tell(
@@ -83,6 +93,7 @@ class RunEvents(Generic[N]):
                 in_memory=in_memory,
                 name=name,
                 tags=tags,
+                origin=origin,
             )
         )
 
@@ -185,9 +196,10 @@ class RunEvents(Generic[N]):
         node, at = node_run.node, self._now()
         name, index, attempts = node.task_name, node.index, node_run.attempts
         task_id, number = node_run.task_id, node_run.number
-        queued, ran = node_run.spans(at, number)
+        times, run_id = node_run.spans(at, number), self._run_id
+        item = item_text(node_run) if self.listeners.are_present else None
         self.listeners.tell(
-            NodeFailed(self._run_id, at, name, task_id, error, attempts, index, number, queued, ran)
+            NodeFailed(run_id, at, name, task_id, error, attempts, index, number, *times, item=item)
         )
 
     def failed_unsent(self, node: N, error: BaseException) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from taskiq_flow.dataflow.axes import parted
 from taskiq_flow.dataflow.fingerprint import Fingerprints
-from taskiq_flow.errors import InputConflictError, JournalError, SerializationError
+from taskiq_flow.errors import InputConflictError, JournalError, SerializationError, describe
 from taskiq_flow.journal import errors
 from taskiq_flow.journal.finished import Finished, PassedOver, Positions
 from taskiq_flow.journal.protocol import Journal, stores_events
@@ -257,7 +257,8 @@ def load_results(
         except Exception as error:  # whatever a serializer raises
             raise JournalError(
                 f"the result of node {name!r} of run {restored.run_id!r} cannot be read: "
-                f"{error!r}; compute it again with engine.rerun({restored.run_id!r}, [{name!r}])"
+                f"{describe(error)}; compute it again with "
+                f"engine.rerun({restored.run_id!r}, [{name!r}])"
             ) from error
     return results
 
@@ -291,5 +292,5 @@ def load_inputs(restored: RestoredRun, values: StoredValues) -> dict[str, Any]:
         return {key: values.loads(data) for key, data in restored.inputs.items()}
     except Exception as error:  # whatever a serializer raises
         raise JournalError(
-            f"the inputs of run {restored.run_id!r} cannot be read: {error!r}"
+            f"the inputs of run {restored.run_id!r} cannot be read: {describe(error)}"
         ) from error

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from typing import Any
 
 from taskiq_flow.dataflow.axes import Path, parted
-from taskiq_flow.errors import JournalError, MissingNodeError
+from taskiq_flow.errors import JournalError, MissingNodeError, describe
 from taskiq_flow.journal.history import RestoredRun
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.records import REFERRED, Header, Record, read_chunk
@@ -91,8 +91,8 @@ def _loaded(values: StoredValues, run_id: str, entry: Record) -> Any:
         return values.loads(entry.data)
     except Exception as error:  # whatever a serializer raises
         raise JournalError(
-            f"the value of {entry.name!r} of run {run_id!r} cannot be read: {error!r}; import the "
-            "modules of its classes, and give the journal the serializer that wrote it"
+            f"the value of {entry.name!r} of run {run_id!r} cannot be read: {describe(error)}; "
+            "import the modules of its classes, and give the journal the serializer that wrote it"
         ) from error
 
 

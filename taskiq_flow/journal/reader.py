@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
@@ -81,21 +81,22 @@ class RunReader:
         *,
         status: RunState | None = None,
         name: str | None = None,
-        tag: str | None = None,
+        tag: str | Iterable[str] | None = None,
         since: float | datetime | None = None,
         before: float | datetime | None = None,
         limit: int = 100,
     ) -> list[RunSummary]:
         """The newest runs first, ``limit`` of them at the most.
 
-        ``name``: of their graph. ``tag``: one of theirs. ``since``, ``before``: when they were
-        started, in seconds since 1970 or as a ``datetime``. The next page begins ``before`` the
-        last run's ``started``.
+        ``name``: of their graph. ``tag``: one of theirs, or several that each of them has.
+        ``since``, ``before``: when they were started, in seconds since 1970 or as a ``datetime``.
+        The next page begins ``before`` the last run's ``started``.
         """
-        _check_wanted(status, name, tag, limit)
+        _check_wanted(status, name, limit)
+        tags = _wanted_tags(tag)
         if self._lacks_file():
             return []
-        name, tag = _as_written(name), _as_written(tag)
+        name = _as_written(name)
         found: list[RunSummary] = []
         since, before = _moment("since", since), _moment("before", before)
         looked_at, size = set[str](), limit
@@ -108,7 +109,7 @@ class RunReader:
                 looked_at.add(run.run_id)
                 current = await self._current(run)
                 is_wanted = status in (None, current.status) and name in (None, current.name)
-                if is_wanted and (tag is None or tag in current.tags):
+                if is_wanted and tags.issubset(current.tags):
                     found.append(current)
             if len(page) < size:
                 break
@@ -348,17 +349,28 @@ def _is_run(run: RunSummary) -> bool:
 
 
 def _as_written(wanted: str | None) -> str | None:
-    """A name or a tag as summaries have it."""
+    """A name as summaries have it."""
     return None if wanted is None else printable(wanted)
 
 
-def _check_wanted(status: object, name: object, tag: object, limit: object) -> None:
+def _wanted_tags(tag: str | Iterable[str] | None) -> set[str]:
+    """The tags that runs are to have, as summaries have them."""
+    if tag is None:
+        return set()
+    if not isinstance(tag, Iterable):
+        raise TypeError(f"tag is {tag!r}; give a text, or a list of texts")
+    tags = [tag] if isinstance(tag, str) else list(tag)
+    for one in tags:
+        if not isinstance(one, str):
+            raise TypeError(f"tag has {one!r}; give texts")
+    return set(map(printable, tags))
+
+
+def _check_wanted(status: object, name: object, limit: object) -> None:
     if status is not None and status not in get_args(RunState):
         raise ValueError(f"status is {status!r}; give one of {', '.join(get_args(RunState))}")
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name is {name!r}; give the name of a graph")
-    if tag is not None and not isinstance(tag, str):
-        raise TypeError(f"tag is {tag!r}; give one text")
     if isinstance(limit, bool) or not isinstance(limit, int):
         raise TypeError(f"limit is {limit!r}; give a whole number")
     if limit < 0:

@@ -15,6 +15,8 @@ from taskiq_flow.events import (
     NodeBegan,
     NodeCompleted,
     NodeFailed,
+    NodeFellBack,
+    NodeRetried,
     NodeSkipped,
     NodeStarted,
     Outcome,
@@ -39,7 +41,7 @@ class RunSummary:
     ``name``: the graph's. ``started``, ``ended``: seconds since 1970 by the clock of the process
     that wrote them; ``ended`` is ``None`` while the run has not ended. ``seq``: the number of its
     last event. ``total``: how many nodes and elements are known, where a mapped node counts by its
-    elements, or as one if it has failed or was skipped as a whole; ``completed``, ``failed`` and
+    elements, and as one if it has failed or was skipped itself; ``completed``, ``failed`` and
     ``skipped`` of them have ended. ``host``, ``pid``: of the engine. ``parent``: the run of which
     it is a rerun. ``is_resumable``: whether its values are in the journal. ``owner``: whoever has
     its lease, which is valid for ``lease_left`` more seconds unless it is renewed. ``tags``: of the
@@ -128,7 +130,8 @@ class SummaryWriter:
                     apply(self, event)
         self.seq = events[-1].seq
 
-    def _send(self, event: NodeStarted) -> None:
+    def _send(self, event: NodeStarted | NodeRetried | NodeFellBack) -> None:
+        """An element is seen with its first attempt; in a resumed run, it may have had others."""
         if event.index is None or not self._open:
             return
         name, whole = event.task_name, name_of_map(event.task_name)
@@ -225,6 +228,8 @@ class SummaryWriter:
     _APPLY: ClassVar[Mapping[type, Callable[[SummaryWriter, Any], None]]] = {
         RunStarted: _begin,
         NodeStarted: _send,
+        NodeRetried: _send,
+        NodeFellBack: _send,
         NodeCompleted: _complete,
         NodeFailed: _count_missing,
         NodeSkipped: _count_missing,

@@ -169,6 +169,7 @@ def _run_started(run_id: str, e: Content) -> Event:
         in_memory=e.get("in_memory", False),
         name=e.get("name"),
         tags=tuple(e.get("tags", ())),
+        origin=e.get("origin"),
     )
 
 
@@ -228,6 +229,7 @@ def _node_failed(run_id: str, e: Content) -> Event:
         e.get("queued"),
         e.get("ran"),
         e["seq"],
+        e.get("item"),
     )
 
 

@@ -114,7 +114,9 @@ class LogWriter(Generic[T]):
         except (Exception, asyncio.CancelledError) as error:  # the lease expires
             if was_cancelled():
                 raise
-            logger.warning("the lease of run %r was not released: %r", self._run_id, error)
+            logger.warning(
+                "the lease of run %r was not released: %s", self._run_id, describe(error)
+            )
 
     def prepend(self, records: Iterable[bytes]) -> None:
         """Write these records together with the session, before it."""
@@ -285,7 +287,9 @@ class LogWriter(Generic[T]):
             except (Exception, asyncio.CancelledError) as error:  # the next batch fails as well
                 if was_cancelled():
                     raise
-                logger.warning("the lease of run %r was not renewed: %r", self._run_id, error)
+                logger.warning(
+                    "the lease of run %r was not renewed: %s", self._run_id, describe(error)
+                )
 
     def _stop(self, error: BaseException) -> None:
         if self._is_stopped:
@@ -312,8 +316,8 @@ def _parts(records: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 
 def _cannot_write(run_id: str, journal: Journal, cause: BaseException) -> JournalError:
     error = JournalError(
-        f"run {run_id!r} cannot be written to {type(journal).__name__}: {cause!r}; fix that, then "
-        "resume the run"
+        f"run {run_id!r} cannot be written to {type(journal).__name__}: {describe(cause)}; fix "
+        "that, then resume the run"
     )
     error.__cause__ = cause
     return error

@@ -11,6 +11,7 @@ from taskiq_flow.listeners.texts import counted, error_text, node_text, other_er
 from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.run_view import RunView
+from taskiq_flow.views.time_left import EarlierRun
 
 MOST_LINES = 20
 """Nodes of which a line is written at one time. Failed ones go first; others are counted."""
@@ -31,10 +32,10 @@ class Lines:
         self._shown: dict[str, _Shown] = {}
         self._names_runs = False  # from when several are in progress
 
-    def show(self, views: Sequence[RunView], now: float) -> None:
+    def show(self, runs: Sequence[tuple[RunView, EarlierRun]], now: float) -> None:
         """Write what has changed."""
-        self._names_runs |= len(views) > 1
-        for view in views:
+        self._names_runs |= len(runs) > 1
+        for view, _ in runs:
             self._write(view, self._changes(view, now))
 
     def end(self, view: RunView) -> None:

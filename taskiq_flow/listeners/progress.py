@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Protocol, Self, TextIO
 
+from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.errors import ConfigurationError, describe
-from taskiq_flow.events import Event
+from taskiq_flow.events import Event, RunStarted
+from taskiq_flow.journal.earlier import earlier_run
+from taskiq_flow.journal.protocol import Journal
+from taskiq_flow.journal.reader import RunReader
 from taskiq_flow.listeners.lines import Lines
 from taskiq_flow.views.run_view import RunView
+from taskiq_flow.views.time_left import EarlierRun
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -37,6 +43,10 @@ class Progress:
     line for each node that ended or has run for a while; mapped nodes have a line at most once a
     second.
 
+    ``journal``: where the newest completed run of the same graph is looked up, by the graph's name.
+    Its times are the estimate until nodes of this run have ended. Without it, the nodes'
+    ``expected_seconds`` are.
+
     The display ends with the last run that is in progress. As a context manager it also ends when
     the block is left, and shows nothing of runs that go on.
 
@@ -50,8 +60,14 @@ class Progress:
     ['abs:', 'completed', 'in']
     """
 
-    def __init__(self, file: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        file: TextIO | None = None,
+        *,
+        journal: Journal | str | os.PathLike[str] | None = None,
+    ) -> None:
         self._display = _display_on(file)
+        self._journal = journal if self._display.moves else None  # lines tell no time that is left
         self._runs: dict[str, _Run] = {}
         self._pause = SHORTEST_PAUSE
         self._is_closed = False
@@ -79,6 +95,8 @@ class Progress:
             if run is None:
                 run = self._runs[run_id] = _Run(RunView(), asyncio.get_running_loop())
             run.view.apply_all(events)
+            if self._journal is not None and isinstance(events[0], RunStarted):
+                run.read_earlier(self._journal, events[0].name)
             if run.view.ended_at is not None:
                 self._end(run)
             elif run.timer is None:
@@ -91,8 +109,8 @@ class Progress:
             if self._is_closed:
                 return
             began = time.perf_counter()
-            views = [other.view for other in self._runs.values()]
-            self._draw(self._display.show, views, run.loop.time())
+            shown = [(other.view, other.earlier) for other in self._runs.values()]
+            self._draw(self._display.show, shown, run.loop.time())
             self._pause = max(SHORTEST_PAUSE, (time.perf_counter() - began) * _SHARE)
             if self._display.moves and not self._is_closed:
                 run.timer = run.loop.call_later(self._pause, self._show, run)
@@ -125,17 +143,41 @@ class Progress:
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    """A run that is in progress. ``timer``: when it is shown next; of the run's own ``loop``."""
+    """A run that is in progress. ``timer``: when it is shown next; of the run's own ``loop``.
+
+    ``earlier``: how long an earlier run of its graph took; ``reading``: finds that out.
+    """
 
     view: RunView
     loop: asyncio.AbstractEventLoop
     timer: asyncio.TimerHandle | None = None
+    earlier: EarlierRun = field(default_factory=EarlierRun)
+    reading: asyncio.Task[None] | None = None
+
+    def read_earlier(self, journal: Journal | str | os.PathLike[str], name: str | None) -> None:
+        """Look up an earlier run of the graph of this name."""
+        if self.reading is None:
+            self.reading = self.loop.create_task(self._read_earlier(journal, name))
+
+    async def _read_earlier(
+        self, journal: Journal | str | os.PathLike[str], name: str | None
+    ) -> None:
+        reader = RunReader(journal)
+        try:
+            self.earlier = await earlier_run(reader, name, self.view.run_id) or self.earlier
+        except Exception as error:  # of a journal that a user wrote: the run goes on
+            logger.warning("no earlier run is looked up for progress: %s", describe(error))
+        finally:
+            if reader.journal is not journal:
+                await to_the_end(reader.aclose())
 
     def stop(self) -> None:
         """Do not show it again."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        if self.reading is not None:
+            self.reading.cancel()
 
 
 class _Display(Protocol):
@@ -144,8 +186,11 @@ class _Display(Protocol):
     @property
     def moves(self) -> bool: ...
 
-    def show(self, views: Sequence[RunView], now: float) -> None:
-        """Show runs that are in progress. ``now``: by the clock of ``Event.at``."""
+    def show(self, runs: Sequence[tuple[RunView, EarlierRun]], now: float) -> None:
+        """Show runs that are in progress, each with an earlier one of its graph.
+
+        ``now``: by the clock of ``Event.at``.
+        """
 
     def end(self, view: RunView) -> None:
         """Show how a run has ended."""
@@ -159,7 +204,7 @@ class _Nothing:
 
     moves = False
 
-    def show(self, views: Sequence[RunView], now: float) -> None:
+    def show(self, runs: Sequence[tuple[RunView, EarlierRun]], now: float) -> None:
         """Do nothing."""
 
     def end(self, view: RunView) -> None:

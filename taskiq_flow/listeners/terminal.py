@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import weakref
@@ -27,7 +28,7 @@ from taskiq_flow.listeners.texts import (
 from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.run_view import RunView
-from taskiq_flow.views.time_left import seconds_left
+from taskiq_flow.views.time_left import EarlierRun, seconds_left
 
 MOST_NODES = 8
 """Nodes of a run that are shown while it runs, and failed ones that are shown at its end."""
@@ -66,12 +67,12 @@ class Terminal:
         self._console = console
         self._live: Live | None = None
 
-    def show(self, views: Sequence[RunView], now: float) -> None:
+    def show(self, runs: Sequence[tuple[RunView, EarlierRun]], now: float) -> None:
         """Show the runs that are in progress in place of those that were shown before."""
         self._take_size()
-        room = max(1, min(MOST_NODES, self._console.height // min(len(views), _MOST_RUNS) - 4))
-        lines = [line for view in views[:_MOST_RUNS] for line in self._lines_of(view, now, room)]
-        if left := views[_MOST_RUNS:]:
+        room = max(1, min(MOST_NODES, self._console.height // min(len(runs), _MOST_RUNS) - 4))
+        lines = [line for run in runs[:_MOST_RUNS] for line in self._lines_of(*run, now, room)]
+        if left := runs[_MOST_RUNS:]:
             lines.append(Text(f"and {counted(len(left), 'more run')}", style="dim"))
         self._begun().update(self._fitting(lines), refresh=True)
 
@@ -124,15 +125,19 @@ class Terminal:
             return Text(shown)
         return line
 
-    def _lines_of(self, view: RunView, now: float, room: int) -> Iterator[Text]:
+    def _lines_of(
+        self, view: RunView, earlier: EarlierRun, now: float, room: int
+    ) -> Iterator[Text]:
         ended = sum(node.is_ended for node in view.nodes.values())
         facts = [f"{ended}/{len(view.nodes)}"]
         if failed := view.counts.get("failed"):
             facts.append(f"{failed} failed")
         if view.started_at is not None:
             facts.append(duration(max(0.0, now - view.started_at)))
-        left = seconds_left(view, now)
+        left = seconds_left(view, now, earlier)
         facts += [] if left is None else [left_text(left)]
+        if len("  ".join(facts)) > self._console.width - _SHORTEST_NAME - 4 and left is not None:
+            del facts[-2]  # the time that has passed
         yield self._bar_line("running", view.run_id, share_done(view), facts, 0)
         nodes = [node for node in view.nodes.values() if node.state in ("running", "queued")]
         nodes.sort(key=_is_shown_first)
@@ -202,4 +207,4 @@ class Terminal:
 def _is_shown_first(node: NodeView) -> tuple[bool, bool, float]:
     """Mapped nodes first, then nodes in execution, those that began first at the top."""
     at = node.sent_at if node.began_at is None else node.began_at
-    return node.elements is None, node.state != "running", at or 0.0
+    return node.elements is None, node.state != "running", math.inf if at is None else at

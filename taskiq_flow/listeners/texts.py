@@ -66,8 +66,13 @@ def other_errors(node: NodeView) -> Iterator[str]:
         yield f"and {counted(left, 'more element')} failed"
 
 
+def element_name(element: NodeView) -> str:
+    """The name of a failed node; of an element, with its item: ``read[3] ('tides.txt')``."""
+    return one_line(element.name if element.item is None else f"{element.name} ({element.item})")
+
+
 def _element_text(element: NodeView) -> str:
-    return f"{one_line(element.name)}: {error_text(element.error)}"
+    return f"{element_name(element)}: {error_text(element.error)}"
 
 
 def elements_text(elements: ElementsView) -> str:

@@ -15,7 +15,7 @@ from taskiq.serializers import JSONSerializer
 
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.known_classes import ClassesOfTasks
-from taskiq_flow.errors import SerializationError
+from taskiq_flow.errors import SerializationError, describe
 from taskiq_flow.events import (
     NodeCompleted,
     NodeFailed,
@@ -207,7 +207,7 @@ class Recording:
             self.end = max([entry.get("ended", 0.0) for entry in content["attempts"]], default=0.0)
         except Exception as error:  # whatever is wrong with the text
             raise ReplayError(
-                f"{self.path} cannot be read as a recording: {error!r}; record it again"
+                f"{self.path} cannot be read as a recording: {describe(error)}; record it again"
             ) from error
 
     def find(self, sending: NodeStarted) -> Attempt:

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import datetime
 from typing import Any
 
 from nats.errors import (
@@ -36,8 +37,9 @@ from taskiq_nats import NatsBroker, PullBasedJetStreamBroker
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.errors import SerializationError
-from taskiq_flow.reconnect import listen_through_outages, retry_through_outage
+from taskiq_flow.reconnect import listen_through_outages, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries, Delivery, Listen, holding_ahead
+from taskiq_flow.transport.nats_acknowledged import remove_acknowledged
 from taskiq_flow.transport.nats_errors import naming_refusals
 from taskiq_flow.transport.protocol import Backlog, Kick, Leftover, NothingWaits
 
@@ -203,7 +205,7 @@ async def _config_of_results(backend: Any) -> StreamConfig | None:
     try:
         info = await backend.nats_jetstream.stream_info(f"OBJ_{backend.bucket_name}")
     except Exception as error:  # of the server; saving the result will say more
-        logger.debug("bucket %r cannot be looked at: %r", backend.bucket_name, error)
+        logger.debug("bucket %r cannot be looked at: %s", backend.bucket_name, text_of(error))
         return None
     config: StreamConfig = info.config
     if not config.max_age:
@@ -272,6 +274,7 @@ class JetStreamListener:
 
     async def listen(self) -> AsyncGenerator[bytes | AckableMessage, None]:
         """The broker's messages, through outages."""
+        removing = asyncio.create_task(remove_acknowledged(self._broker))
         try:
             async with aclosing(
                 listen_through_outages(self._begin, is_away, self._what)
@@ -279,9 +282,10 @@ class JetStreamListener:
                 async for message in messages:
                     yield message
         finally:
+            removing.cancel()
             self._stop_restoring()
-            if self._restoring is not None:
-                await until_ended([self._restoring], GRACE)
+            others = [removing] if self._restoring is None else [removing, self._restoring]
+            await until_ended(others, GRACE)
 
     async def _begin(self) -> AsyncGenerator[bytes | AckableMessage, None]:
         with naming_refusals(self._broker.client):
@@ -383,10 +387,13 @@ def _is_limit(number: int | None) -> bool:
     return number is not None and number > 0
 
 
-def _key(message: Any) -> int:
-    """The message's number in its stream."""
-    number: int = message.metadata.sequence.stream
-    return number
+def _key(message: Any) -> tuple[int, datetime]:
+    """The message's number in its stream, and when it came there.
+
+    A server that has lost its messages gives their numbers to others.
+    """
+    metadata = message.metadata
+    return metadata.sequence.stream, metadata.timestamp
 
 
 def _number(message: Any) -> int:

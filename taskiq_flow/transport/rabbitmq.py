@@ -65,6 +65,10 @@ __all__ = [
 
 logger = logging.getLogger("taskiq_flow")
 
+RECONNECT_INTERVAL = 0.5
+"""Seconds between attempts to connect again. The client's own 5 s would outlast the patience of an
+engine that tells workers of a run's end."""
+
 PAUSE = 5.0
 """Seconds in which the next stored revocation has to arrive."""
 
@@ -137,7 +141,8 @@ class RabbitNotifier:
             # The client's error is an OSError, which counts as an outage elsewhere.
             raise ConfigurationError(f"RabbitMQ refuses the connection: {text_of(error)}") from None
         await probe.close()
-        self._connection = connection = await connect_robust(self._url, **self._settings)
+        settings = {"reconnect_interval": RECONNECT_INTERVAL, **self._settings}
+        self._connection = connection = await connect_robust(self._url, **settings)
         # The client declares again when it reconnects.
         notices = await connection.channel(on_return_raises=True)
         self._notices = await notices.declare_exchange(

@@ -35,7 +35,8 @@ class NodeView:
     ``attempts``: how often its task was sent, with its fallback. ``worker``: the process that
     executes it or did, as ``host:pid``. ``error``: the last one, of a failure or of an attempt that
     was repeated: its ``type``, ``message`` and ``traceback``. ``source``: where its result came
-    from. ``because_of``, ``reason``: of a node that was skipped.
+    from. ``because_of``, ``reason``: of a node that was skipped. ``item``: a short text of what an
+    element that failed takes of the lists that its node maps over.
 
     Times that have passed, in seconds: ``waiting`` since the last node that it depends on ended,
     in pauses between attempts included; ``sending`` from the sending of an attempt until a worker
@@ -79,6 +80,7 @@ class NodeView:
     earlier: tuple[Moments, ...] = ()
     elements: ElementsView | None = None
     was_completed_before: bool = False
+    item: str | None = None
     _value: Any = None
 
     @property
@@ -94,6 +96,11 @@ class NodeView:
         if self.state != "completed" or self.elements is not None:
             return None
         return self._value if isinstance(self._value, dict) else preview(self._value)
+
+    @property
+    def ended_itself(self) -> bool:
+        """Whether a mapped node has failed or was skipped itself, whatever its elements did."""
+        return self.elements is not None and (self.error is not None or self.reason is not None)
 
     @property
     def longest(self) -> float:

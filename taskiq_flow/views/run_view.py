@@ -65,7 +65,7 @@ class RunView:
     run. ``nodes``: by name; ``edges``: by name, what each depends on. ``expected``: by name, how
     many seconds a node or one of its elements is expected to run, if not 1. ``kind``: how the graph
     was declared, ``"sequential"`` as a ``Pipeline``. ``in_memory``: whether its broker is an
-    ``InMemoryBroker``.
+    ``InMemoryBroker``. ``origin``: where the command line found the graph.
 
     >>> view = RunView()
     >>> class Watching:
@@ -94,6 +94,7 @@ class RunView:
     expected: Mapping[str, float] = field(default_factory=dict)
     kind: GraphKind = "dataflow"
     in_memory: bool = False
+    origin: str | None = None
     _earlier: dict[str, NodeView] = field(default_factory=dict)
 
     @property
@@ -241,7 +242,7 @@ class RunView:
         self.status, self.error, self.ended_at = "running", None, None
         self.time, self.started_at, self.edges = event.time, event.at, event.edges
         self.expected, self.kind = event.expected, event.kind
-        self.in_memory = event.in_memory
+        self.in_memory, self.origin = event.in_memory, event.origin
         self.nodes = {name: NodeView(name) for name in event.task_names}
         for name, levels in event.mapped.items():
             self.nodes[name].elements = ElementsView(levels)
@@ -314,7 +315,7 @@ class RunView:
         node, whole = self._find(event)
         elements = None if whole is None else whole.elements
         if elements is None or elements.failed < MOST_FAILURES:
-            node.error = shown_error(event.error)
+            node.error, node.item = shown_error(event.error), event.item
         self._ended(node, whole, event, "failed")
 
     def _skipped(self, event: NodeSkipped) -> None:
@@ -450,7 +451,10 @@ class RunView:
             node.ended_at = at
             node.state = "failed" if elements.failed else "completed"
         elif node.state == "pending" and elements.known:
-            node.ready_at = self._ready_at(node.name)
+            # Elements are known while others are still made of which they are.
+            before = (self.nodes[other] for other in self.edges.get(node.name, ()))
+            is_ready = all(other.is_ended for other in before)
+            node.ready_at = self._ready_at(node.name) if is_ready else at
             node.state = "running"
 
     def _finish_map(self, node: NodeView, elements: ElementsView, event: RunFinished) -> None:

@@ -125,7 +125,7 @@ class Api:
         found = await self._hub.reader.runs(
             status=cast("RunState | None", status),
             name=query.get("name"),
-            tag=query.get("tag"),
+            tag=query.getlist("tag"),
             since=_moment(query.get("since"), "since"),
             before=_moment(query.get("before"), "before"),
             limit=int(limit),
@@ -136,7 +136,7 @@ class Api:
     async def run(self, request: Request) -> Response:
         """A snapshot of a run."""
         view, run = await self._hub.view(path_value(request, "run"))
-        content = snapshot(view, run, self._hub.shown)
+        content = snapshot(view, run, self._hub.shown, await self._hub.left(view, run))
         graph = self._runner.graph_of(run) if self._control else None
         return json_response({**content, "graph": None if graph is None else printable(graph)})
 
@@ -148,7 +148,7 @@ class Api:
         view, run = await self._hub.view(path_value(request, "run"))
         unfolded = tuple(request.query_params.getlist("unfolded"))
         try:
-            body, tag = self._graphs.layout(
+            body, tag = await self._graphs.layout(
                 view, run, fold=None if fold is None else fold == "1", unfolded=unfolded
             )
         except ValueError as error:
@@ -177,8 +177,8 @@ class Api:
 
     async def report(self, request: Request) -> Response:
         """What held a run back."""
-        view, _ = await self._hub.view(path_value(request, "run"))
-        return json_response(report_content(view))
+        view, run = await self._hub.view(path_value(request, "run"))
+        return json_response(report_content(view, await self._hub.left(view, run)))
 
     async def trace(self, request: Request) -> Response:
         """The times of a run in Chrome's trace format."""
@@ -234,12 +234,12 @@ def _form(request: Request) -> Form:
 
 
 def _check_asked(query: QueryParams) -> None:
-    """Refuse what would be left out: an unknown parameter, and all but one of the same name."""
+    """Refuse what would be left out: an unknown parameter, and all but one, except of tags."""
     for name in query:
         if name not in _LISTED_BY:
             choice = ", ".join(_LISTED_BY)
             raise HTTPException(400, f"{name!r} is no parameter of runs; give one of {choice}")
-        if (count := len(query.getlist(name))) > 1:
+        if name != "tag" and (count := len(query.getlist(name))) > 1:
             raise HTTPException(400, f"{name} is given {count} times; give it once")
 
 

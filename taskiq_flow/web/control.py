@@ -41,7 +41,8 @@ class Control:
 
     async def start(self, request: Request) -> Response:
         """Begin a run of a known graph."""
-        body = await self._body(request, graph=str, inputs=dict, outputs=list, run=str)
+        known = {"graph": str, "inputs": dict, "outputs": list, "run": str, "tags": list}
+        body = await self._body(request, **known)
         inputs, outputs, new_id = body.get("inputs"), body.get("outputs"), _new_id(body)
         run_id = await self._runner.begin(
             self._runner.engine(body.get("graph")),
@@ -49,22 +50,24 @@ class Control:
                 _read(engine, inputs), outputs=outputs, run_id=new_id
             ),
             new_id,
+            body.get("tags", ()),
         )
         return _has_begun(run_id)
 
     async def resume(self, request: Request) -> Response:
         """Continue a run that has ended or was interrupted."""
-        body = await self._body(request, allow_changed=bool)
+        body = await self._body(request, allow_changed=bool, tags=list)
         run_id, allow_changed = path_value(request, "run"), body.get("allow_changed", False)
         await self._runner.begin(
             await self._runner.engine_of(run_id),
             lambda engine: engine.resume(run_id, replay=False, allow_changed=allow_changed),
+            tags=body.get("tags", ()),
         )
         return _has_begun(run_id)
 
     async def rerun(self, request: Request) -> Response:
         """Run nodes of a run again, and those that take other inputs, as a new run."""
-        known = {"from": list, "inputs": dict, "run": str, "allow_changed": bool}
+        known = {"from": list, "inputs": dict, "run": str, "allow_changed": bool, "tags": list}
         body = await self._body(request, **known)
         run_id, new_id = path_value(request, "run"), _new_id(body)
         from_, inputs = body.get("from", []), body.get("inputs")
@@ -82,6 +85,7 @@ class Control:
                 inputs=_read(engine, inputs),
             ),
             new_id,
+            body.get("tags", ()),
         )
         return _has_begun(begun)
 

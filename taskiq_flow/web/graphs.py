@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -23,25 +24,26 @@ class Graphs:
     def __init__(self, dags: Mapping[str, DAG]) -> None:
         self.dags = dags
         self._layouts: OrderedDict[str, bytes] = OrderedDict()
+        self._turn = asyncio.Lock()
 
-    def layout(
+    async def layout(
         self, view: RunView, run: RunSummary, *, fold: bool | None, unfolded: tuple[str, ...]
     ) -> tuple[bytes, str]:
         """The layout of a run's graph as JSON, and a tag that changes with it.
 
-        Raises ``ConfigurationError`` without pygraphviz, ``ValueError`` for too large a drawing.
+        It is made in a thread, one after the other, while other requests are answered. Raises
+        ``ConfigurationError`` without pygraphviz, ``ValueError`` for too large a drawing.
         """
         diagram = self._diagram(view, run)
         about = f"{diagram!r} {fold} {sorted(unfolded)}"
         tag = hashlib.sha256(about.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        found = self._layouts.pop(tag, None)
-        if found is None:
-            layout = lay_out(diagram, fold=fold, unfolded=unfolded, shows_states=True)
-            content = layout.to_dict()
-            for box in content["boxes"]:
-                box["members"] = [printable(name) for name in box["members"]]
-            found = encoded(content).encode()
+        if (found := self._layouts.get(tag)) is None:
+            async with self._turn:
+                found = self._layouts.get(tag)  # somebody who has waited as well, perhaps
+                if found is None:
+                    found = await asyncio.to_thread(_laid_out, diagram, fold, unfolded)
         self._layouts[tag] = found
+        self._layouts.move_to_end(tag)
         if len(self._layouts) > _MOST_LAYOUTS:
             self._layouts.popitem(last=False)
         return found, tag
@@ -54,3 +56,11 @@ class Graphs:
             if {box.name for box in diagram.boxes} == view.nodes.keys():
                 return diagram
         return diagram_of_run(view)
+
+
+def _laid_out(diagram: Diagram, fold: bool | None, unfolded: tuple[str, ...]) -> bytes:  # noqa: FBT001 - of a thread
+    layout = lay_out(diagram, fold=fold, unfolded=unfolded, shows_states=True, apart=True)
+    content = layout.to_dict()
+    for box in content["boxes"]:
+        box["members"] = [printable(name) for name in box["members"]]
+    return encoded(content).encode()

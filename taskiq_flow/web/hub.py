@@ -9,10 +9,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from taskiq_flow.events import ElementsKnown, Gap, RunFinished, RunStarted
+from taskiq_flow.journal.earlier import earlier_run
 from taskiq_flow.journal.reader import RunReader
 from taskiq_flow.journal.summary import RunSummary
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.run_view import RunView
+from taskiq_flow.views.time_left import EarlierRun, seconds_left
 from taskiq_flow.web.frames import (
     ALL,
     MOST_IN_FRAME,
@@ -24,6 +26,7 @@ from taskiq_flow.web.frames import (
 )
 from taskiq_flow.web.recent import RecentRuns
 from taskiq_flow.web.shown import Shown
+from taskiq_flow.web.snapshot import seconds_of
 from taskiq_flow.web.window import MOST_EVENTS, Window
 
 QUIET_SECONDS = 15.0
@@ -42,6 +45,7 @@ class _Cached:
     view: RunView
     started: float
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    earlier: EarlierRun | None = None
 
 
 class Hub:
@@ -82,6 +86,16 @@ class Hub:
             if cached.view.seq <= run.seq:  # else another engine may have begun meanwhile
                 cached.view.note_status(run.status)
         return cached.view, run
+
+    async def left(self, view: RunView, run: RunSummary) -> float | None:
+        """The seconds that a run is going to take, as far as they can be estimated."""
+        cached = self._views.get(run.run_id)
+        if cached is None or view.status != "running" or view.started_at is None:
+            return None
+        if cached.earlier is None:
+            found = await earlier_run(self.reader, run.name, run.run_id)
+            cached.earlier = found or EarlierRun()
+        return seconds_left(view, view.started_at + seconds_of(view), cached.earlier)
 
     async def element(self, run_id: str, name: str) -> NodeView | None:
         """What the events say of an element, of which a view has no record once it has ended.

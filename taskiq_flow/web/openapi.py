@@ -34,6 +34,7 @@ _LIST: Content = {"type": "array", "items": _OBJECT}
 _TEXTS: Content = {"type": "array", "items": _TEXT}
 _FLAG: Content = {"type": "boolean"}
 _NAME: Content = {"type": "string", "minLength": 1}
+_TAGS: Content = {"type": "array", "items": {"type": "string", "pattern": r"\S"}}
 
 
 def _object(**properties: Content) -> Content:
@@ -71,7 +72,7 @@ def document() -> Content:
             "/api/v1/runs": _post(
                 "Begin a run.",
                 _BEGUN,
-                _body(graph=_TEXT, inputs=_OBJECT, outputs=_TEXTS, run=_NAME),
+                _body(graph=_TEXT, inputs=_OBJECT, outputs=_TEXTS, run=_NAME, tags=_TAGS),
                 status="202",
             )
             | _get(
@@ -79,7 +80,7 @@ def document() -> Content:
                 summaries,
                 _query("status", {"type": "string", "enum": [*get_args(RunState)]}, "of the run"),
                 _query("name", _TEXT, "of the run's graph"),
-                _query("tag", _TEXT, "one of the run's"),
+                _query("tag", _TEXTS, "those of the run; of several, it has all"),
                 _query("since", _MOMENT, "started since: seconds since 1970, a date, or 2h"),
                 _query("before", _MOMENT, "started before then"),
                 _query("limit", {"type": "integer", "minimum": 1, "maximum": 200}, "how many"),
@@ -96,12 +97,18 @@ def document() -> Content:
                 "Ask the engine to cancel it.", _object(requested=_TEXT), None, _RUN, status="202"
             ),
             f"{run}/resume": _post(
-                "Continue it.", _BEGUN, _body(allow_changed=_FLAG), _RUN, status="202"
+                "Continue it.", _BEGUN, _body(allow_changed=_FLAG, tags=_TAGS), _RUN, status="202"
             ),
             f"{run}/rerun": _post(
                 "Run nodes again, and those that take other inputs, as a new run.",
                 _BEGUN,
-                _body(**{"from": _TEXTS}, inputs=_OBJECT, run=_NAME, allow_changed=_FLAG),
+                _body(
+                    **{"from": _TEXTS},
+                    inputs=_OBJECT,
+                    run=_NAME,
+                    allow_changed=_FLAG,
+                    tags=_TAGS,
+                ),
                 _RUN,
                 status="202",
             ),

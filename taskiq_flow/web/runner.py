@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -83,8 +83,16 @@ class Runner:
             )
         return self.engines[graph]
 
-    async def begin(self, engine: ExecutionEngine, begin: Begin, new_id: str | None = None) -> str:
+    async def begin(
+        self,
+        engine: ExecutionEngine,
+        begin: Begin,
+        new_id: str | None = None,
+        tags: Iterable[str] = (),
+    ) -> str:
         """Begin a run, and return its id once it is in the journal. ``new_id``: given to it.
+
+        ``tags``: of this run, beside those of the engine.
 
         Raises ``HTTPException`` if the run does not begin; nothing was sent then.
         """
@@ -94,9 +102,10 @@ class Runner:
             raise HTTPException(429, f"{MOST_RUNS} runs are in progress here; wait for one to end")
         beginning = _Beginning()
         listeners = (*engine.options["listeners"], beginning)
-        journal = self._reader.journal
-        one = ExecutionEngine(**engine.options | {"listeners": listeners, "journal": journal})
+        own = {"listeners": listeners, "journal": self._reader.journal}
         try:
+            tags = (*engine.options["tags"], *tags)
+            one = ExecutionEngine(**engine.options | own | {"tags": tags})
             reading = _run_to_its_end(begin(one), beginning)
             task = asyncio.get_running_loop().create_task(reading)
             self._runs[task] = one

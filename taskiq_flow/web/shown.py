@@ -34,6 +34,8 @@ class Shown:
         name = content.get("node", "")
         if "value" in content:
             content["value"] = self.value(name, content["value"])
+        if "item" in content:
+            content["item"] = self.item(name, content["item"])
         if "error" in content:
             content["error"] = self.error(name, content["error"])
         return content
@@ -45,6 +47,12 @@ class Shown:
         if not self._values:
             return {"kind": preview["kind"], "size": None, "text": HIDDEN, "cut": True}
         return {**preview, "text": self._text(name, preview["text"])}
+
+    def item(self, name: str, text: str | None) -> str | None:
+        """What is shown of the item that a failed element is of."""
+        if text is None or not self._values:
+            return None
+        return self._text(name, printable(text))
 
     def error(self, name: str, error: dict[str, str] | None) -> dict[str, str] | None:
         """What is shown of an error."""

@@ -22,8 +22,11 @@ MOST_RECORDS = 200
 Content = dict[str, Any]
 
 
-def snapshot(view: RunView, run: RunSummary, shown: Shown) -> Content:
-    """A run: whoever applies the events after ``seq`` to it has the present state."""
+def snapshot(view: RunView, run: RunSummary, shown: Shown, left: float | None = None) -> Content:
+    """A run: whoever applies the events after ``seq`` to it has the present state.
+
+    ``left``: the seconds that it will take, as they are estimated.
+    """
     report = RunReport.of(view)
     return {
         "v": WIRE_VERSION,
@@ -34,10 +37,10 @@ def snapshot(view: RunView, run: RunSummary, shown: Shown) -> Content:
         "sessions": view.sessions,
         "time": view.time,
         "clock": view.started_at,
-        "seconds": max(view.seconds, time.time() - view.time)
-        if view.status == "running" and view.time is not None
-        else view.seconds,
+        "seconds": seconds_of(view),
+        "left": left,
         "error": shown.error("", view.error),
+        "origin": None if view.origin is None else printable(view.origin),
         "counts": view.counts,
         "sentence": printable(report.sentence),
         "critical_path": [printable(name) for name in report.critical_path],
@@ -46,13 +49,20 @@ def snapshot(view: RunView, run: RunSummary, shown: Shown) -> Content:
     }
 
 
-def report_content(view: RunView) -> Content:
-    """What held a run back."""
+def seconds_of(view: RunView) -> float:
+    """How long a run has taken until now."""
+    is_running = view.status == "running" and view.time is not None
+    return max(view.seconds, time.time() - (view.time or 0.0)) if is_running else view.seconds
+
+
+def report_content(view: RunView, left: float | None = None) -> Content:
+    """What held a run back. ``left``: as of ``snapshot``."""
     report = RunReport.of(view)
     return {
         "run": printable(report.run_id),
         "status": view.status,
         "seconds": report.seconds,
+        "left": left,
         "ideal_seconds": report.ideal_seconds,
         "parallelism": report.parallelism,
         "critical_path": [printable(name) for name in report.critical_path],
@@ -80,6 +90,7 @@ def node_content(node: NodeView, view: RunView, run: RunSummary, shown: Shown) -
         **_node(node, view),
         "seq": view.seq,
         "worker": node.worker,
+        "item": shown.item(name, node.item),
         "error": shown.error(name, node.error),
         "value": shown.value(name, node.preview),
         "has_value": is_stored and shown.whole_values,
@@ -104,6 +115,7 @@ def node_content(node: NodeView, view: RunView, run: RunSummary, shown: Shown) -
                 "node": printable(record.name),
                 "state": record.state,
                 "attempts": record.attempts,
+                "item": shown.item(record.name, record.item),
                 "error": shown.error(record.name, record.error),
             }
             for record in records[:MOST_RECORDS]
@@ -135,6 +147,7 @@ def _node(node: NodeView, view: RunView) -> Content:
         content["earlier"] = [[_since(at, view) for at in moments] for moments in node.earlier]
     if node.elements is not None:
         content["elements"] = _elements(node.elements)
+        content["ended_itself"] = node.ended_itself
     return content
 
 

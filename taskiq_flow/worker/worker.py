@@ -15,7 +15,7 @@ from typing import Any
 from taskiq import AsyncBroker, NoResultError, TaskiqMessage, TaskiqResult
 
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.errors import TaskLostError
+from taskiq_flow.errors import TaskLostError, describe
 from taskiq_flow.generators.grant import ITEMS_LABEL
 from taskiq_flow.processes.name import process_name
 from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
@@ -305,7 +305,7 @@ class Worker:
         logger.error("task %r ended without a result", execution.task_id, exc_info=error)
         lost = TaskLostError(
             f"task {execution.task_id!r} ended on its worker without a result; a middleware of the "
-            f"worker's broker raised {error!r}"
+            f"worker's broker raised {describe(error) if error else 'nothing'}"
         )
         self._start(self._reports.report(execution, failed(lost)))
 

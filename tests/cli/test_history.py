@@ -53,6 +53,8 @@ def test_runs_are_found_by_their_tags(journal: Path, run: Run) -> None:
     assert json.loads(only)["tags"] == ["customer 7", "trial"]
     assert "tags       customer 7, trial" in run("show", "tagged", *JOURNAL).output
     assert run("runs", *JOURNAL, "--json-lines", "--tag", "customer").lines == []
+    assert run("runs", *JOURNAL, "--json-lines", *tags).lines == [only]
+    assert run("runs", *JOURNAL, "--json-lines", *tags, "--tag", "other").lines == []
     again = ("rerun", "tagged", "flows:nightly", "--from", "fetch", "--new-run-id", "again", "-q")
     run(*again, "--tag", "second try", *JOURNAL)
     run("resume", "tagged", "flows:nightly", "--tag", "seen", "-q", *JOURNAL)
@@ -92,10 +94,11 @@ def test_a_run_is_shown_with_its_nodes_and_errors(journal: Path, run: Run) -> No
     good = run("show", "good", *JOURNAL).lines
     assert re.fullmatch(r"✓ good  completed in \d+ ms; 2 completed", good[0])
     assert good[1].split() == ["graph", "nightly"]
+    assert good[2].split() == ["found", "at", "flows:nightly"]
     assert re.fullmatch(r"  ✓  title  completed in \d+ ms +Tides", good[-1])
     bad = run("show", "bad", *JOURNAL).output
     assert re.search(r"^  ✗  odd +failed, ", bad, re.MULTILINE)
-    assert re.search(r"\nodd\[(1|2)\]:\nTraceback ", bad)
+    assert re.search(r"\nodd\[(1|2)\] \((7|9)\):\nTraceback ", bad)
     assert re.search(r"^ValueError: [79] is odd$", bad, re.MULTILINE)
     assert bad.count("flows.py") == 1
 
@@ -112,7 +115,8 @@ async def test_the_first_elements_that_failed_are_named_and_the_others_counted(
     lines = capsys.readouterr().out.splitlines()
     elements = view.nodes["odd"].elements
     assert elements is not None
-    first, *others = [(node.name, node.error) for node in elements.records.values()]
+    names = {f"odd[{n}]": f"odd[{n}] ({number})" for n, number in enumerate(range(1, 17, 2))}
+    first, *others = [(names[node.name], node.error) for node in elements.records.values()]
     at = lines.index(f"{first[0]}:")
     assert lines[at + 1].startswith("Traceback ")
     assert lines[-6].startswith("ValueError: ")

@@ -31,10 +31,13 @@ from taskiq import (
 from taskiq.abc.serializer import TaskiqSerializer
 from taskiq.serializers import JSONSerializer, MSGPackSerializer, PickleSerializer
 
-from taskiq_flow import FlowMiddleware
+from taskiq_flow import DAGBuilder, ExecutionEngine, FlowMiddleware
+from taskiq_flow.completion import queue_warnings
+from taskiq_flow.completion.queue_warnings import UNTAKEN
 from taskiq_flow.values.call import present
 from taskiq_flow.worker import absence, reports
 from taskiq_flow.worker.absence import ENGINE_PATIENCE
+from tests import plain_functions, process_functions
 from tests.values import kinds
 
 KINDS = ("in-memory", "redis-streams", "redis-lists", "nats", "rabbitmq")
@@ -71,6 +74,7 @@ class Settings:
     broken: bool = False
     registers: bool = True
     engine_patience: float = ENGINE_PATIENCE
+    untaken: float = UNTAKEN
     full_timeout: float = 60.0
     stream: str = "{}"
     queue_arguments: str = "{}"
@@ -97,6 +101,7 @@ def broker_of(settings: Settings) -> AsyncBroker:
     for module in settings.imports:
         importlib.import_module(module)
     absence.ENGINE_PATIENCE = settings.engine_patience
+    queue_warnings.UNTAKEN = settings.untaken
     reports.FULL_TIMEOUT = settings.full_timeout
     broker = _bare(settings)
     if settings.kind != "in-memory":
@@ -107,7 +112,7 @@ def broker_of(settings: Settings) -> AsyncBroker:
         if settings.kind != "in-memory":
             broker.result_backend.serializer = serializer  # type: ignore[attr-defined]
     if settings.broken:  # before the others, where it may keep tasks from them
-        broker = broker.with_middlewares(Broken())
+        broker = broker.with_middlewares(Broken(settings))
     if settings.flow:
         flow = FlowMiddleware(
             settings.notifier,
@@ -162,6 +167,10 @@ def _bare(settings: Settings) -> AsyncBroker:
         return RedisStreamClusterBroker(
             settings.redis, queue_name=queue, consumer_id="0", **options
         )
+    if settings.kind == "nats-core":
+        from taskiq_nats import NatsBroker
+
+        return NatsBroker(settings.nats, subject=queue, queue=queue)
     if settings.kind == "nats":
         from nats.js.api import ConsumerConfig, RetentionPolicy, StreamConfig
         from taskiq_nats import PullBasedJetStreamBroker
@@ -199,7 +208,7 @@ def _at_sentinels(settings: Settings) -> dict[str, Any]:
 
 
 def _backend(settings: Settings) -> Any:
-    if settings.kind == "nats":
+    if settings.kind.startswith("nats"):
         from taskiq_nats import NATSObjectStoreResultBackend
 
         return NATSObjectStoreResultBackend(
@@ -230,6 +239,10 @@ def _backend(settings: Settings) -> Any:
 class Broken(TaskiqMiddleware):
     """Raises where a task's arguments say so."""
 
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+
     def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
         call = present.get()  # in one process, no message has arguments
         given = message.kwargs if call is None else call._kwargs or {}
@@ -240,7 +253,10 @@ class Broken(TaskiqMiddleware):
             raise asyncio.CancelledError
         return message
 
-    def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+    async def post_execute(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
+        if message.labels["breaks"] == "redis":
+            async with redis_client(self._settings) as client:
+                await client.execute_command("NONSENSE")
         if message.labels["breaks"] == "post_execute":
             raise RuntimeError("broken after it was executed")
 
@@ -310,6 +326,13 @@ def hold(seconds: float) -> float:
     return seconds
 
 
+async def runs_graph(number: int, context: Context = TaskiqDepends()) -> int:
+    """Run a graph on the same workers, and wait for it."""
+    dag = DAGBuilder().node(task(context.broker, double)).build()
+    results = await ExecutionEngine(context.broker, dag).execute({"item": number})
+    return int(results["double"])
+
+
 def write(path: str, line: str) -> None:
     """Append a line at once, whoever else is writing."""
     with Path(path).open("a", encoding="utf-8") as file:
@@ -348,6 +371,14 @@ def noted_in_thread(path: str, name: str, seconds: float = 0.0) -> str:
     threading.Event().wait(seconds)
     write(path, f"end {name} {os.getpid()}")
     return name
+
+
+def keeps_gil(path: str, name: str, seconds: int) -> str:
+    """Keep the interpreter lock, as C code may."""
+    return plain_functions.keep_the_gil(path, name, seconds)
+
+
+keeps_gil_in_process = process_functions.keep_the_gil
 
 
 async def refuses_result() -> None:
@@ -505,10 +536,11 @@ TASKS: list[Any] = [
     *(fails_once, succeeds_at_first, passes_on_requeued, deadly),
     *(content, measure_content, measure_when_released),
     *(requeues_once, breaks_middleware, blob, two_blobs, measure, anything, fitted, in_pool),
-    *(spoil, numbers, numbers_in_thread, various),
+    *(spoil, numbers, numbers_in_thread, various, runs_graph, keeps_gil),
 ]
 
 NAMES = {function: function.__name__ for function in TASKS}  # which taskiq changes
+NAMES[keeps_gil_in_process] = "keeps_gil_in_process"
 
 LABELS: dict[str, dict[str, Any]] = {
     "fails_at_first": {"retry_on_error": True, "max_retries": 3},

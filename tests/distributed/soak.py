@@ -139,6 +139,7 @@ class Site:
             processes=2,
             max_async_tasks=10,
         )
+        workers.start_timeout = 300.0  # the machine may have other work, for two hours
         workers.start()
         self.workers.append(workers)
         self.expected[workers] = set(workers.pids)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,7 @@ from taskiq_flow import (
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries
 from taskiq_flow.transport.nats import GONE_AFTER, NatsNotifier, notifier_of
+from taskiq_flow.transport.nats_acknowledged import remove_acknowledged
 from taskiq_flow.transport.nats_broker import (
     JetStreamListener,
     backlog_of,
@@ -42,7 +45,15 @@ from taskiq_flow.transport.nats_broker import (
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, check_cancelling, inputs, left_over, many, until
+from tests.distributed.watching import (
+    LONGEST,
+    Notes,
+    check_cancelling,
+    inputs,
+    left_over,
+    many,
+    until,
+)
 from tests.servers.nats import NatsServer
 
 
@@ -61,6 +72,7 @@ class Listening:
         self.broker = broker
         self.came: set[bytes] = set()
         self.times_forgotten = 0
+        self.acknowledges = True
         self._listener = JetStreamListener(broker)
         self._listener.deliveries = Forgetful(broker, self)
 
@@ -70,7 +82,8 @@ class Listening:
                 assert not isinstance(message, bytes)
                 self.came.add(message.data)
                 ack: Any = message.ack
-                await ack()
+                if self.acknowledges:
+                    await ack()
 
     async def hear(self, *bodies: bytes) -> None:
         """Send messages, and return when they have come."""
@@ -146,6 +159,98 @@ async def test_a_broker_listens_on(kind: Any, keep_data: bool, server: NatsServe
     await broker.shutdown()
 
 
+async def test_acknowledged_messages_with_which_a_server_comes_back_are_removed(
+    server: NatsServer,
+) -> None:
+    """As one does that was killed when the consumer's state was written, and no deletion."""
+    bodies = {b"%d" % number for number in range(50)}
+    async with listening_to_a_work_queue(server, bodies) as listening:
+        await until(lambda: listening.came == bodies, "all came")
+    server.stop()  # which writes all
+    shutil.rmtree(server.data / MESSAGES)
+    shutil.copytree(server.folder / "copy", server.data / MESSAGES)
+    server.start()
+    assert "Restored 50 messages for stream '$G > a'" in server.process.log_since_start()
+    async with listening_to_a_work_queue(server) as listening:
+        await listening.hear(b"another")
+        async with asyncio.timeout(LONGEST):
+            while (await listening.broker.js.stream_info("a")).state.messages:
+                await asyncio.sleep(0.01)
+        assert listening.came == {b"another"}
+
+
+async def test_a_message_with_the_number_of_one_that_is_held_is_another_one(
+    server: NatsServer,
+) -> None:
+    """The server has lost its messages and not its consumer, and counts from 1 again."""
+    async with listening_to_a_work_queue(server) as listening:
+        await listening.hear(b"first")
+        listening.acknowledges = False
+        await listening.hear(b"held")
+        server.stop()
+        await until(lambda: not listening.broker.client.is_connected, "the server is missed")
+        shutil.rmtree(server.data / MESSAGES)
+        (server.data / MESSAGES).mkdir()
+        server.start()
+        await until(lambda: listening.broker.client.is_connected, "the server is back")
+        await listening.hear(b"first of the new ones", b"second")
+        assert listening.times_forgotten == 0
+
+
+async def test_messages_that_the_server_has_given_up_are_left_to_the_user(
+    server: NatsServer,
+) -> None:
+    broker = work_queue(server, ConsumerConfig(durable_name="a", max_deliver=1, ack_wait=0.1))
+    await broker.startup()
+    await broker.js.publish("a", b"given up")
+    await broker.consumer.fetch()
+    async with asyncio.timeout(LONGEST):
+        while (await broker.consumer.consumer_info()).num_ack_pending:
+            await asyncio.sleep(0.01)
+        await broker.js.publish("a", b"acknowledged")
+        (message,) = await broker.consumer.fetch()
+        await message.ack_sync()
+        assert (await broker.consumer.consumer_info()).ack_floor.stream_seq == 2
+        await remove_acknowledged(broker)
+    assert (await broker.js.stream_info("a")).state.messages == 1
+    await broker.shutdown()
+
+
+MESSAGES = "jetstream/$G/streams/a/msgs"
+
+
+def work_queue(server: NatsServer, consumer: ConsumerConfig | None = None) -> Any:
+    return PullBasedJetStreamBroker(
+        server.url,
+        subject="a",
+        stream_name="a",
+        durable="a",
+        stream_config=StreamConfig(retention=RetentionPolicy.WORK_QUEUE),
+        consumer_config=consumer,
+        pull_consume_timeout=0.5,
+        reconnect_time_wait=0.1,
+    )
+
+
+@contextlib.asynccontextmanager
+async def listening_to_a_work_queue(
+    server: NatsServer, bodies: Iterable[bytes] = ()
+) -> AsyncIterator[Any]:
+    """Publish messages, copy the server's file of them, and listen."""
+    broker = work_queue(server)
+    listening = Listening(broker)
+    await broker.startup()
+    for body in bodies:
+        await broker.js.publish("a", body)
+    if bodies:
+        shutil.copytree(server.data / MESSAGES, server.folder / "copy")
+    task = asyncio.create_task(listening.listen())
+    yield listening
+    task.cancel()
+    await asyncio.wait([task])
+    await broker.shutdown()
+
+
 @pytest.mark.timeout(60)
 async def test_a_task_that_kills_its_worker_is_lost(farm: Farm, tmp_path: Path) -> None:
     settings = farm.settings("nats", queue="deadly", idle_timeout=1500)
@@ -175,6 +280,17 @@ async def test_a_stream_that_is_full_is_waited_for(farm: Farm, tmp_path: Path) -
         finally:
             workers.kill()
     assert len(notes.of("begin")) == 30
+
+
+async def test_a_message_above_the_servers_limit_is_an_error_at_once(farm: Farm) -> None:
+    """No worker is needed for that."""
+    async with started(farm.settings("nats", queue="large")) as broker:
+        dag = DAGBuilder().node(task(broker, app.measure)).build()
+        async with asyncio.timeout(20.0):
+            with pytest.raises(
+                NodeFailedError, match=r"pass_by=65536\), or raise the .*max_payload"
+            ):
+                await ExecutionEngine(broker, dag).execute({"blob": "x" * 2_000_000})
 
 
 async def test_results_that_the_server_has_lost_are_begun_anew_with_their_time_to_live(

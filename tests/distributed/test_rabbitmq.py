@@ -49,9 +49,14 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer]:
-    """A server that closes the channel of a message not acknowledged within seconds."""
+    """A server that closes the channel of a message not acknowledged within seconds.
+
+    It takes no message above a megabyte.
+    """
     folder = tmp_path_factory.mktemp("impatient")
-    server = RabbitServer(folder, consumer_timeout=2000, channel_tick_interval=500)
+    server = RabbitServer(
+        folder, consumer_timeout=2000, channel_tick_interval=500, max_message_size=1_000_000
+    )
     server.start()
     yield server
     server.kill()
@@ -75,6 +80,20 @@ async def test_a_task_longer_than_the_servers_limit_is_executed_once(
         assert await left_over(settings) == 0
     log = (impatient.folder / "log").read_text(encoding="utf-8")
     assert "timed out" not in log
+
+
+async def test_a_message_above_the_servers_limit_is_an_error_at_once(
+    farm: Farm, impatient: RabbitServer
+) -> None:
+    """No worker is needed for that."""
+    settings = farm.settings("rabbitmq", queue="large", rabbitmq=impatient.url)
+    async with started(settings) as broker:
+        dag = DAGBuilder().node(task(broker, app.measure)).build()
+        async with asyncio.timeout(20.0):
+            with pytest.raises(
+                NodeFailedError, match=r"pass_by=65536\), or raise the .*message_size"
+            ):
+                await ExecutionEngine(broker, dag).execute({"blob": "x" * 2_000_000})
 
 
 async def test_a_long_task_of_a_killed_worker_is_delivered_again(farm: Farm, notes: Notes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -308,7 +309,9 @@ async def test_consumers_that_are_gone_are_removed_with_nothing_lost(
         await client.delete(settings.queue)
 
 
+@pytest.mark.parametrize("kind", ["redis-streams", "redis-lists"])
 async def test_a_confined_user_needs_these_rights(
+    kind: str,
     farm: Farm,
     server: RedisServer,
     client: Any,
@@ -319,10 +322,13 @@ async def test_a_confined_user_needs_these_rights(
     page = (Path(__file__).parents[2] / "docs/production.md").read_text("utf-8")
     line = page[page.index("ACL SETUSER shop") :].partition("```")[0]
     words = line.replace("shop", "tenant").replace("PASSWORD", "hidden").split()
+    if kind == "redis-lists":
+        ((instead, kept),) = re.findall(r"Lists need `(.*)` in place .* but for `(.*)`", page)
+        words = [w for w in words if not w.startswith("+x") or w in kept.split()] + instead.split()
     await client.execute_command(*words)
     url = server.url.replace("redis://", "redis://tenant:hidden@")
     settings = Settings(
-        "redis-streams",
+        kind,
         redis=url,
         queue="tenant:tasks",
         prefix="tenant",

@@ -40,6 +40,16 @@ def compute(*tiles: object) -> None: ...
 def merge(*tiles: object) -> None: ...
 
 
+def test_a_layout_that_is_made_in_a_process_of_its_own_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small, large = tiles(1), tiles(MOST_WHOLE)
+    here = [laid_out(dag, fold=False) for dag in (small, large)]
+    assert laid_out(small, fold=False, apart=True) == here[0]
+    monkeypatch.setattr("taskiq_flow.drawing.graphviz.placed", None)
+    assert laid_out(large, fold=False, apart=True) == here[1]
+
+
 def sorted_parts(load: object) -> list[object]:
     return [load]
 

@@ -26,6 +26,7 @@ from taskiq_flow import (
     Item,
     MemoryJournal,
     NodeCompleted,
+    NodeFailed,
     NodeFailedError,
     NodeFailure,
     NodeSkipped,
@@ -288,6 +289,48 @@ async def test_other_elements_go_on_and_who_takes_the_list_is_skipped() -> None:
         await engine_of(builder, on_error="continue").execute({"numbers": [1, 2, 3]})
     assert caught.value.results == {"m[0]": 1, "m[2]": 3, "n[0]": 2, "n[2]": 6}
     assert caught.value.skipped == ["total", "n[1]"]
+
+
+class Unshown:
+    def __len__(self) -> int:
+        raise ValueError
+
+    shape = property(__len__)
+
+
+LONG = "archive/" + "x" * 100 + "/13.txt"
+
+
+@pytest.mark.parametrize(
+    ("item", "text"),
+    [
+        (7, "7"),
+        ("tides.txt", "'tides.txt'"),
+        (Path("tides.txt"), "'tides.txt'"),
+        (LONG, f"'{LONG[:38]}...{LONG[-39:]}'"),
+        ({"page": 3}, "dict(page=3)"),
+        (Unshown(), None),
+    ],
+)
+async def test_the_event_of_a_failed_element_tells_its_item(item: object, text: str | None) -> None:
+    def fail(item: object, others: list[object]) -> None:
+        raise ValueError
+
+    recorder = Recorder()
+    dag = DAGBuilder().node(fail, inputs=["items", "others"], map_over="items").build()
+    engine = engine_of(dag, on_error="collect", listeners=[recorder])
+    await engine.execute({"items": [item], "others": [0]})
+    assert [event.item for event in recorder.of(NodeFailed)] == [text]
+
+
+async def test_the_items_of_a_zip_are_told_and_none_of_a_plain_node() -> None:
+    recorder = Recorder()
+    builder = DAGBuilder().node(add, name="m", inputs=["xs", "ys"], map_over=["xs", "ys"])
+    builder.node(fail_at(1), name="plain", inputs=["one"])
+    engine = engine_of(builder, on_error="collect", listeners=[recorder])
+    await engine.execute({"xs": [1, 2], "ys": [1, "x"], "one": 1})
+    failed = {event.task_name: event.item for event in recorder.of(NodeFailed)}
+    assert failed == {"m[1]": "2, 'x'", "plain": None}
 
 
 async def test_collected_failures_stand_in_the_list() -> None:

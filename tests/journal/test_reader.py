@@ -260,8 +260,12 @@ async def test_runs_have_the_tags_of_their_engines_and_the_name_of_the_graph(
             assert [pair async for pair in pairs] == [("abs", 1)]
         assert (await reader.run("r4")).tags == ("b", "again")
         assert (await reader.run("r2")).tags == ("b",)
-    with pytest.raises(TypeError, match="tag is 7; give one text"):
+    assert [run.run_id for run in await reader.runs(tag=iter(["b", "a"]))] == ["r1"]
+    assert len(await reader.runs(tag=[])) == len(await reader.runs())
+    with pytest.raises(TypeError, match="tag is 7; give a text, or a list of texts"):
         await reader.runs(tag=7)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="tag has 7; give texts"):
+        await reader.runs(tag=["a", 7])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("text", ["caf\udce9", "a=b&c", "50%_x", "it's", "naïve"])

@@ -16,6 +16,8 @@ from taskiq_flow import (
     ExecutionEngine,
     NodeBegan,
     NodeCompleted,
+    NodeFellBack,
+    NodeRetried,
     NodeStarted,
     RunFailedError,
     RunStarted,
@@ -80,9 +82,9 @@ def half(number: int) -> int:
 
 
 def total_of(view: RunView) -> int:
-    """A mapped node counts by its elements, or as one if it failed or was skipped as a whole."""
+    """A mapped node counts by its elements, and as one more if it failed or was skipped itself."""
     return sum(
-        1 if node.elements is None else node.elements.known or node.state in ("failed", "skipped")
+        1 if node.elements is None else node.elements.known + node.ended_itself
         for node in view.nodes.values()
     )
 
@@ -106,3 +108,32 @@ async def test_the_totals_of_a_generator_that_runs_are_those_of_the_view() -> No
         summary = writer.summary()
         assert summary.total == total_of(view), event
     assert (summary.total, summary.completed, summary.failed, summary.skipped) == (19, 9, 4, 6)
+
+
+async def test_a_map_that_fails_itself_counts_beside_its_elements() -> None:
+    builder = DAGBuilder()
+    builder.node(lambda xs, ys: xs + ys, name="m", inputs=["xs", "ys"], map_over=["xs", "ys"])
+    recorder = Recorder()
+    engine = ExecutionEngine(
+        InMemoryBroker(), builder.build(), listeners=[recorder], on_error="collect"
+    )
+    await engine.execute({"xs": [1, 2], "ys": [1]}, run_id="r")
+    view, writer = RunView(), SummaryWriter("r", Head())
+    view.apply_all(recorder.events)
+    writer.apply(recorder.events)
+    summary = writer.summary()
+    assert (summary.total, summary.completed, summary.failed) == (2, 1, 1) == (total_of(view), 1, 1)
+
+
+def test_an_element_that_is_tried_again_by_another_engine_is_in_the_total() -> None:
+    error = ValueError("odd")
+    events: list[Event] = [
+        RunStarted("r", 0.0, ("m",), 1e9, mapped={"m": 1}, seq=1),
+        NodeRetried("r", 1.0, "m[0]", "t", 2, error, 0, seq=2),
+        NodeFellBack("r", 1.0, "m[1]", "t", error, 1, 1, 2, seq=3),
+        NodeBegan("r", 1.0, "m[0]", "t", "host:7", 0, 2, seq=4),
+        NodeRetried("r", 1.0, "m[0]", "t", 3, error, 0, seq=5),
+    ]
+    view = RunView()
+    view.apply_all(events)
+    assert summary_of([events]).total == total_of(view) == 2

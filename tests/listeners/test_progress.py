@@ -27,6 +27,7 @@ from taskiq_flow import (
     DAGBuilder,
     DAGNode,
     ExecutionEngine,
+    MemoryJournal,
     Progress,
     Retry,
     RunCancelledError,
@@ -107,7 +108,7 @@ async def test_a_mapped_node_has_few_lines_and_the_last_state() -> None:
     lines = without_times(file.getvalue())
     assert len(lines) < 10
     assert lines[1].endswith("/1000, 1 failed, 2 running")
-    assert lines[-2] == "crop: failed, 999/1000, 1 failed; crop[13]: ValueError: 13 is odd"
+    assert lines[-2] == "crop: failed, 999/1000, 1 failed; crop[13] (13): ValueError: 13 is odd"
 
 
 @virtually
@@ -120,8 +121,8 @@ async def test_the_first_elements_that_failed_are_named_and_the_others_counted()
     file = io.StringIO()
     await run(mapped(crop), Progress(file), {"xs": range(20)})
     assert without_times(file.getvalue())[1:-1] == [
-        "crop: failed, 10/20, 10 failed; crop[1]: ValueError: 1 is odd",
-        *(f"crop[{n}]: ValueError: {n} is odd" for n in (3, 5, 7, 9)),
+        "crop: failed, 10/20, 10 failed; crop[1] (1): ValueError: 1 is odd",
+        *(f"crop[{n}] ({n}): ValueError: {n} is odd" for n in (3, 5, 7, 9)),
         "and 5 more elements failed",
     ]
 
@@ -329,6 +330,73 @@ def test_a_terminal_shows_a_bar_and_what_runs(terminal: Pty) -> None:
     assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l")  # the cursor is visible again
 
 
+def test_the_time_left_is_that_of_an_earlier_run_before_a_node_has_ended(terminal: Pty) -> None:
+    @virtually
+    async def show() -> None:
+        journal = MemoryJournal()
+        dag = DAGBuilder("naps").node(sleeping(7), name="a").node(sleeping(2), inputs=["a"]).build()
+        for listeners in ([], [Progress(terminal.file, journal=journal)]):
+            engine = ExecutionEngine(InMemoryBroker(), dag, listeners=listeners, journal=journal)
+            await engine.execute()
+
+    show()
+    text = " ".join(picture[0] for picture in pictures(terminal.close()))
+    shown = re.findall(r"0/2  (\d\.\d) s  (\d) s left", text)
+    assert shown
+    assert all(abs(9 - float(passed) - int(left)) < 1 for passed, left in shown), shown
+
+
+def test_on_a_narrow_terminal_the_time_left_comes_before_the_time_that_has_passed(
+    terminal: Pty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise ValueError
+
+    @virtually
+    async def show() -> None:
+        builder = DAGBuilder().node(fail).node(sleeping(9), name="nap", expected_seconds=9)
+        await run(builder.build(), Progress(terminal.file))
+
+    monkeypatch.setenv("COLUMNS", "36")
+    show()
+    heads = [picture[0] for picture in pictures(terminal.close()) if "1 failed" in picture[0]]
+    assert any(re.search(r"1/2  1 failed  (\d|< 1) s left$", head) for head in heads), heads
+
+
+def test_nodes_that_have_begun_are_shown_before_those_that_have_not(terminal: Pty) -> None:
+    async def crop(x: int) -> int:
+        await asyncio.sleep(9)
+        return x
+
+    @virtually
+    async def show() -> None:
+        builder = DAGBuilder().node(crop, name="a", inputs={"x": "xs"}, map_over="xs", output="b")
+        dag = builder.node(crop, name="again", inputs={"x": "b"}, map_over="b").build()
+        await run(dag, Progress(terminal.file), {"xs": [1]})
+
+    show()
+    first = next(p for p in pictures(terminal.close()) if len(p) == 3)
+    assert [line.split()[1] for line in first[1:]] == ["a", "again"]
+
+
+def test_an_earlier_run_that_cannot_be_read_is_no_error(
+    terminal: Pty, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(MemoryJournal):
+        async def summaries(self, **_: Any) -> Any:
+            raise OSError("gone")
+
+    @virtually
+    async def show() -> None:
+        dag = DAGBuilder("naps").node(sleeping(1), name="a").build()
+        shown = Progress(terminal.file, journal=Broken())
+        await ExecutionEngine(InMemoryBroker(), dag, listeners=[shown]).execute(run_id="r")
+
+    show()
+    assert "✓ r  completed in 1.0 s; 1 completed" in CONTROL.sub("", terminal.close())
+    assert "no earlier run is looked up for progress: OSError: gone" in caplog.text
+
+
 @pytest.mark.parametrize("width", [20, 40, 80])
 def test_no_line_of_a_picture_is_wider_than_the_terminal(
     terminal: Pty, monkeypatch: pytest.MonkeyPatch, width: int
@@ -502,9 +570,9 @@ def test_the_last_lines_on_a_terminal_name_the_first_elements_that_failed(termin
 
     run_virtually(main())
     lines = [line.rstrip() for line in CONTROL.sub("", terminal.close()).splitlines()]
-    at = next(n for n, line in enumerate(lines) if "crop[1]: ValueError" in line)
-    assert lines[at] == "  ✗ crop  10/20, 10 failed; crop[1]: ValueError: 1 is odd"
+    at = next(n for n, line in enumerate(lines) if "crop[1] (1): ValueError" in line)
+    assert lines[at] == "  ✗ crop  10/20, 10 failed; crop[1] (1): ValueError: 1 is odd"
     assert [line for line in lines[at + 1 :] if line] == [
-        *(f"    crop[{n}]: ValueError: {n} is odd" for n in (3, 5, 7, 9)),
+        *(f"    crop[{n}] ({n}): ValueError: {n} is odd" for n in (3, 5, 7, 9)),
         "    and 5 more elements failed",
     ]

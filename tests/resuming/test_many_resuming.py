@@ -232,8 +232,9 @@ async def test_another_graph_goes_on_with_what_is_as_it_was_if_that_is_allowed()
     again = {TEXTS[int(name[6:-1])] for name in kept if name.startswith("words[")}
     assert again.isdisjoint({text for name, text in library.done if name == "words"})
     assert await all_of(many(replay=False)) == []
-    with pytest.raises(ValueError, match="give resume=True as well"):
-        engine.execute_many([], allow_changed=True)
+    for option in ({"allow_changed": True}, {"replay": False}):
+        with pytest.raises(ValueError, match="give resume=True as well"):
+            engine.execute_many([], **option)  # type: ignore[arg-type]
 
 
 @virtually

@@ -99,6 +99,32 @@ async def test_start_begins_a_run_or_continues_it() -> None:
 
 
 @virtually
+async def test_what_had_completed_comes_again_only_if_it_is_asked_for() -> None:
+    site = Site()
+    await site.stop_after_two_elements()
+    rest = [("square", Item(2, 4)), ("square", [0, 1, 4]), ("total", 5)]
+    options: dict[str, Any] = {"run_id": "r", "resume": True, "replay": False}
+    stream = site.engine().execute_async({"n": 3}, items=True, **options)
+    assert [pair async for pair in stream] == rest
+    engine = site.engine()
+    assert [pair async for pair in engine.execute_async(**options)] == []
+    assert [pair async for pair in engine.execute_async(items="only", **options)] == []
+    assert [pair async for pair in engine.start(**options)] == []
+    assert await engine.execute(**options) == {}
+    assert await engine.execute(run_id="r", resume=True) == RESULTS
+    async with engine.stream(**options).stream() as pairs:
+        assert [pair async for pair in pairs] == []
+    assert site.done == [2, "total"]
+
+
+@virtually
+async def test_a_run_that_is_begun_gives_all_results_whether_they_are_asked_for_or_not() -> None:
+    site = Site()
+    options: dict[str, Any] = {"run_id": "r", "resume": True, "replay": False}
+    assert await site.engine().execute({"n": 3}, **options) == RESULTS
+
+
+@virtually
 async def test_a_continued_run_is_cancelled_by_itself_and_can_be_continued_again() -> None:
     site = Site()
     await site.stop_after_two_elements()
@@ -150,6 +176,9 @@ async def test_what_is_wrong_is_raised_at_the_call_or_where_it_is_awaited() -> N
             start()
     with pytest.raises(ValueError, match="resume=True continues a run by its run_id"):
         engine.start({"n": 1}, resume=True)
+    for begin in (engine.start, engine.execute_async):
+        with pytest.raises(ValueError, match=r"replay=False .* give resume=True as well"):
+            begin({"n": 1}, run_id="new", replay=False)
     with pytest.raises(RunNotFoundError):
         await engine.start_resume("unknown")
     await engine.execute({"n": 0}, run_id="r")

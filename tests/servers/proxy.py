@@ -20,6 +20,7 @@ class Proxy:
         self.port = free_port()
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._one_sided: set[asyncio.Task[None]] = set()
         self._dropping = False
         self._delay = 0.0
         self.has_dropped = asyncio.Event()
@@ -52,6 +53,12 @@ class Proxy:
             connection.cancel()
             client.transport.abort()
         await asyncio.gather(*connections, return_exceptions=True)
+
+    def lose_clients(self) -> None:
+        """Close the clients' sides of all connections. The server's sides stay open."""
+        self._one_sided |= self._connections.keys()
+        for client in self._connections.values():
+            client.transport.abort()
 
     def refuse(self) -> None:
         """Take no new connections; those there are stay open."""
@@ -88,6 +95,8 @@ class Proxy:
                 ]
                 try:
                     await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                    if asyncio.current_task() in self._one_sided:
+                        await asyncio.Event().wait()
                 finally:
                     for way in ways:
                         way.cancel()

@@ -390,3 +390,19 @@ def test_the_status_of_a_run_that_has_ended_is_that_of_its_events() -> None:
     view = view_of(started("a"), sent("a", 0.0), RunFinished("r", 1.0, "cancelled", None))
     view.note_status("interrupted")
     assert (view.status, view.nodes["a"].state) == ("cancelled", "cancelled")
+
+
+def test_a_map_is_not_ready_before_its_elements_are_known_while_others_make_them() -> None:
+    edges = {"clean": ("read",), "all": ("clean",)}
+    mapped = {"read": 1, "clean": 1, "all": 1}
+    view = view_of(
+        started("read", "clean", "all", edges=edges, mapped=mapped),
+        ElementsKnown("r", 3.0, "read", 1),
+        ElementsKnown("r", 3.0, "clean", 1),
+        NodeStarted("r", 4.0, "read[0]", "t", 0),
+        NodeCompleted("r", 5.0, "read[0]", "t", 7, index=0, attempt=1),
+        NodeStarted("r", 6.0, "clean[0]", "t", 0),
+        NodeCompleted("r", 7.0, "clean[0]", "t", 7, index=0, attempt=1),
+        ElementsKnown("r", 8.0, "all", 1),
+    )
+    assert [node.ready_at for node in view.nodes.values()] == [0.0, 3.0, 7.0]

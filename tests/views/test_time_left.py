@@ -13,12 +13,13 @@ from taskiq_flow import (
     ExecutionEngine,
     NodeBegan,
     NodeCompleted,
+    NodeSkipped,
     NodeStarted,
     RunFinished,
     RunStarted,
     RunView,
 )
-from taskiq_flow.views.time_left import seconds_left
+from taskiq_flow.views.time_left import EarlierRun, seconds_left
 from tests.recording import Recorder
 from tests.views.test_run_view import began, completed, element, sent, view_of
 
@@ -103,3 +104,38 @@ def test_elements_that_an_earlier_session_completed_do_not_make_the_run_faster()
         view.apply(element(NodeBegan, index, at, "", "w"))
         view.apply(element(NodeCompleted, index, at + 10.0, "", 7))
     assert seconds_left(view, 20.0) == pytest.approx(80.0)
+
+
+def test_an_earlier_run_is_the_estimate_until_nodes_have_ended_and_says_how_they_compare() -> None:
+    before = view_of(started("a", "b", edges=CHAIN), *ran("a", 0.0, 4.0), *ran("b", 4.0, 6.0))
+    earlier = EarlierRun.of(before)
+    view = view_of(started("a", "b", edges=CHAIN, expected={"a": 1.0, "b": 9.0}))
+    assert seconds_left(view, 0.0, earlier) == 6.0
+    for event in ran("a", 0.0, 8.0):  # twice as long as before, and so will the other be
+        view.apply(event)
+    assert seconds_left(view, 8.0, earlier) == pytest.approx(4.0)
+
+
+def test_a_map_is_expected_to_have_as_many_elements_as_before_until_they_are_known() -> None:
+    earlier = EarlierRun(0.0, {"m": (2.0, 10)})
+    view = view_of(started("m", mapped={"m": 1}))
+    for index in range(2):
+        view.apply(element(NodeStarted, index, 0.0, ""))
+        view.apply(element(NodeBegan, index, 0.0, "", "w"))
+        view.apply(element(NodeCompleted, index, 2.0, "", 7))
+    assert seconds_left(view, 2.0, earlier) == pytest.approx(8.0)
+    view.apply(ElementsKnown("r", 2.0, "m", 4))
+    assert seconds_left(view, 2.0, earlier) == pytest.approx(2.0)
+
+
+def test_work_that_is_left_is_done_at_the_speed_of_the_earlier_run() -> None:
+    kept = NodeCompleted("r", 0.0, "kept", "", 7, "journal")
+    skipped = NodeSkipped("r", 0.0, "never", ())
+    four = [event for name in "abcd" for event in ran(name, 0.0, 3.0)]
+    before = view_of(started("kept", "never", *"abcd"), kept, skipped, *four)
+    earlier = EarlierRun.of(before)
+    assert earlier.parallelism == 4.0
+    assert earlier.executions == {"never": (0.0, 0)} | dict.fromkeys("abcd", (3.0, 1))
+    view = view_of(started("never", *"abcd"), sent("a", 0.0), began("a", 0.0))
+    assert seconds_left(view, 0.0, earlier) == 3.0
+    assert seconds_left(view, 1.0, earlier) == 3.0  # the others have not begun

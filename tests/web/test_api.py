@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,12 +19,18 @@ from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
     MemoryJournal,
+    NodeBegan,
+    NodeCompleted,
+    NodeStarted,
     Recorder,
+    RunFinished,
+    RunStarted,
     SqliteJournal,
 )
 from taskiq_flow.web import runs_app
 from tests.journal.nightly import graph
 from tests.web.site import INPUTS, Serve, connected, lines_of, log_of, run_example
+from tests.web.written import Written
 
 
 @pytest.fixture
@@ -88,7 +95,7 @@ async def test_wrong_parameters_are_refused(serve: Serve, journal: MemoryJournal
         "since=soon",
         f"since={'9' * 400}d",
         "tags=a",
-        "tag=a&tag=b",
+        "name=a&name=b",
     )
     for query in (f"runs?{parameter}" for parameter in wrong):
         response = await site.get(f"/api/v1/{query}")
@@ -211,6 +218,46 @@ async def test_a_graph_is_laid_out_and_sent_once(serve: Serve, journal: MemoryJo
     tag = {"if-none-match": response.headers["etag"]}
     assert (await site.get("/api/v1/runs/r1/graph?fold=0", headers=tag)).status_code == 304
     assert (await site.get("/api/v1/runs/r1/graph?fold=1", headers=tag)).status_code == 200
+
+
+async def test_the_time_left_is_estimated_by_an_earlier_run_of_the_graph(serve: Serve) -> None:
+    journal, name = MemoryJournal(), "load"
+    before = Written(journal, "r0", name="nightly")
+    start = RunStarted("r0", 0.0, (name,), time.time())
+    sent, began = NodeStarted("r0", 0.0, name, "t"), NodeBegan("r0", 0.0, name, "t", "w")
+    await before.begin(start, sent, began, NodeCompleted("r0", 100.0, name, "t", 7))
+    await before.write(RunFinished("r0", 100.0, "completed", None))
+    run = Written(journal, "r1", name="nightly")
+    await run.begin(RunStarted("r1", 5.0, (name,), time.time()))
+    site = await serve(runs_app(journal))
+    for path in ("runs/r1", "runs/r1/report"):
+        assert 40 < (await site.json(f"/api/v1/{path}"))["left"] <= 100
+        assert (await site.json(f"/api/v1/{path.replace('r1', 'r0')}"))["left"] is None
+
+
+def first(*inputs: int) -> int:
+    return 1
+
+
+async def test_others_are_answered_while_a_large_graph_is_laid_out(serve: Serve) -> None:
+    pytest.importorskip("pygraphviz")
+    builder, wide = DAGBuilder("wide"), 30
+    for n in range(300):
+        layer = n // wide * wide - wide
+        before = {f"n{layer + (n * step + step) % wide}" for step in (1, 5, 7)} if n >= wide else []
+        builder.node(first, name=f"n{n}", inputs=[*before])
+    journal = MemoryJournal()
+    await ExecutionEngine(InMemoryBroker(), builder.build(), journal=journal).execute(run_id="r")
+    site = await serve(runs_app(journal))
+    path, answered = "/api/v1/runs/r/graph?fold=0", 0
+    asking = [asyncio.create_task(site.json(path, timeout=30)) for _ in range(2)]
+    while not any(one.done() for one in asking):
+        await site.json("/api/v1/about")
+        answered += 1
+    one, other = await asyncio.gather(*asking)
+    assert answered > 3
+    assert one == other
+    assert len(one["boxes"]) == 300
 
 
 async def test_a_known_graph_is_drawn_with_its_inputs(serve: Serve, journal: MemoryJournal) -> None:

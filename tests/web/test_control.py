@@ -90,6 +90,23 @@ async def test_a_run_of_a_known_graph_is_begun(serve: Serve, journal: MemoryJour
     assert await reader.value("r1", "days") == [date(2026, 11, 26)]
 
 
+async def test_a_run_has_the_tags_of_the_request_beside_those_of_its_engine(
+    serve: Serve, journal: MemoryJournal
+) -> None:
+    dag = halves()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, tags=["nightly"])
+    site = await serve(runs_app(engine, control=True))
+    begun = {"inputs": {"number": 3, "more": 1}, "run": "r1", "tags": ["trial", "nightly"]}
+    await site.post("/api/v1/runs", begun)
+    assert (await end_of(site, "r1"))["tags"] == ["nightly", "trial"]
+    await site.post("/api/v1/runs/r1/resume", {"tags": ["again"]})
+    assert (await end_of(site, "r1"))["tags"] == ["nightly", "trial", "again"]
+    rerun = {"inputs": {"number": 8}, "run": "r2", "tags": ["by hand"]}
+    await site.post("/api/v1/runs/r1/rerun", rerun)
+    assert (await end_of(site, "r2"))["tags"] == ["nightly", "trial", "again", "by hand"]
+    assert engine.options["tags"] == ("nightly",)
+
+
 async def test_runs_are_begun_in_a_file_that_is_not_there_yet(serve: Serve, tmp_path: Path) -> None:
     path = str(tmp_path / "runs.db")
     engines = [engine_of(halves())]
@@ -121,6 +138,8 @@ REFUSED: list[tuple[Any, int, str]] = [
     ({"inputs": []}, 400, "'inputs' in the body is no object"),
     ({"outputs": [1]}, 400, "'outputs' in the body is no list of texts"),
     ({"input": {}}, 400, "the body has 'input'; known keys: 'graph', 'inputs'"),
+    ({"inputs": {"number": 4, "more": 1}, "tags": [" "]}, 422, "tags has ' '"),
+    ({"tags": "trial"}, 400, "'tags' in the body is no list of texts"),
     ({"run": ""}, 400, "'run' in the body is no name"),
     ({"run": ".."}, 400, "'run' in the body is no name"),
     ([1], 400, "the body is no JSON object"),

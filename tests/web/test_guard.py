@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from typing import Any
 
 import pytest
 from taskiq import InMemoryBroker
@@ -258,6 +259,30 @@ async def test_values_and_errors_are_redacted(serve: Serve, journal: MemoryJourn
     assert "*** is odd" in text
     assert {"long", "one"} <= set(seen)
     assert (await site.get("/api/v1/runs/r1/nodes/long/value")).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({}, "'secret.txt'"),
+        ({"redact": lambda node, text: text.replace("secret", "***")}, "'***.txt'"),
+        ({"values": False}, None),
+    ],
+)
+async def test_items_of_failed_elements_are_redacted_as_values_are(
+    serve: Serve, options: dict[str, Any], shown: str | None
+) -> None:
+    def read(path: str) -> None:
+        raise ValueError
+
+    journal = MemoryJournal()
+    dag = DAGBuilder().node(read, inputs=["path"], map_over="path").build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, on_error="collect")
+    await engine.execute({"path": ["secret.txt"]}, run_id="m")
+    site = await serve(runs_app(journal, **options))
+    assert (await site.json("/api/v1/runs/m/nodes/read%5B0%5D"))["item"] == shown
+    assert (await site.json("/api/v1/runs/m/nodes/read"))["listed"][0]["item"] == shown
+    assert ("secret" in (await site.get("/api/v1/runs/m/events", timeout=5)).text) == (not options)
 
 
 async def test_a_text_whose_redaction_fails_is_hidden(

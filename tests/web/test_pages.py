@@ -317,6 +317,8 @@ async def test_a_click_on_a_tag_finds_the_runs_that_have_it(serve: Serve) -> Non
     site = await serve(runs_app(journal))
     found = await site.json("/api/v1/runs", params={"tag": odd})
     assert [run["run"] for run in found["runs"]] == ["r3", "r1"]
+    found = await site.json("/api/v1/runs", params={"tag": [odd, "plain"]})
+    assert [run["run"] for run in found["runs"]] == ["r3"]
     async with browser() as chromium:
         seen = await visit(chromium)
         await seen.goto(site.base)
@@ -379,10 +381,13 @@ async def test_a_run_is_begun_resumed_run_again_and_deleted(serve: Serve) -> Non
         await button("button", name="Rerun from here…").click()
         assert await form.get_by_label("From").input_value() == "second"
         await form.get_by_label("Other inputs, as a JSON object").fill('{"two": 7}')
+        await form.get_by_label("Tags, with commas between them").fill("trial, customer 7,")
         await form.get_by_label("Name of the run").fill("r2")
         await form.get_by_role("button", name="Run again").click()
         await seen.wait("document.querySelector('.top').textContent.includes('completed')")
         assert "run=r2" in seen.page.url
+        tags = await seen.page.locator(".top .tag").all_inner_texts()
+        assert tags == ["trial", "customer 7"]
         seen.page.on("dialog", lambda dialog: dialog.accept())
         await button("button", name="Delete").click()
         await seen.wait("document.querySelectorAll('table.runs tbody tr').length == 1")
@@ -431,7 +436,8 @@ COMPARE = """async ([snapshots, events]) => {
     const { Model } = await import("./static/model.js");
     const shown = (model) => JSON.stringify([...model.nodes.values()].map((node) => [
         node.node, node.state, node.attempts * !node.elements, node.elements && ["known", "queued",
-        "running", "completed", "failed", "skipped"].map((key) => node.elements[key])]));
+        "running", "completed", "failed", "skipped"].map((key) => node.elements[key])])
+        .concat([model.progress, model.failures]));
     const wrong = [];
     snapshots.forEach((snapshot, first) => {
         const model = new Model(structuredClone(snapshot));

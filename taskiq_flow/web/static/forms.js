@@ -18,7 +18,8 @@ export async function newRun(about) {
       ${known.map((dag) => html`<option value=${dag.name}>${dag.name}</option>`)}</select></label>
     ${inputsField("Inputs, as a JSON object", emptyInputs(known[0]))}
     <p class="quiet optional">${optionalInputs(known[0])}</p>
-    ${runField()}`,
+    ${runField()}
+    ${tagsField()}`,
   (fields) => post("runs", { graph: fields.graph.value, ...given(fields), ...runOf(fields) }));
 }
 
@@ -30,6 +31,7 @@ export function rerun(run, names, node) {
       ${names.map((name) => html`<option value=${name} ?selected=${name === node}>${name}</option>`)}</select></label>
     ${inputsField("Other inputs, as a JSON object", "{}")}
     ${runField()}
+    ${tagsField()}
     <label><input type="checkbox" name="changed"> the graph may have changed</label>`,
   (fields) => post(`${runPath(run)}/rerun`, {
     from: fields.from.value ? [fields.from.value] : [],
@@ -52,6 +54,9 @@ const inputsField = (label, text) => html`
 const runField = () => html`
   <label>Name of the run <input name="run" type="text" autocomplete="off" placeholder="a new one"></label>`;
 
+const tagsField = () => html`
+  <label>Tags, with commas between them <input name="tags" type="text" autocomplete="off"></label>`;
+
 function given(fields) {
   try {
     return { inputs: JSON.parse(fields.inputs.value.trim() || "{}") };
@@ -60,7 +65,10 @@ function given(fields) {
   }
 }
 
-const runOf = (fields) => (fields.run.value ? { run: fields.run.value } : {});
+function runOf(fields) {
+  const tags = fields.tags.value.split(",").map((tag) => tag.trim()).filter(Boolean);
+  return { tags, ...(fields.run.value ? { run: fields.run.value } : {}) };
+}
 
 /** Show a form until it is closed, or until `send` has begun a run, which is shown then. */
 function ask(title, button, fields, send) {

@@ -8,7 +8,7 @@ export class Model {
     for (const node of this.nodes.values()) {
       if (node.elements) node.elements.in_flight = new Map(Object.entries(node.elements.in_flight));
     }
-    this.read = performance.now();
+    this.read = this.expected = performance.now();
     this.changed = new Set();
   }
 
@@ -18,20 +18,31 @@ export class Model {
     return this.seconds + since;
   }
 
+  /** Take in how many seconds the run is going to take, as the server estimates it. */
+  expect(left) {
+    Object.assign(this, { left, expected: performance.now() });
+  }
+
+  /** How many seconds are left, `null` if nobody can say. */
+  get secondsLeft() {
+    if (this.left === null || this.status !== "running") return null;
+    return Math.max(0, this.left - (performance.now() - this.expected) / 1000);
+  }
+
   /** How many nodes and elements have ended, and how many are known. */
   get progress() {
     let [ended, known] = [0, 0];
-    for (const { state, elements } of this.nodes.values()) {
-      const isWhole = !elements || (!elements.known && ["failed", "skipped"].includes(state));
-      ended += isWhole ? Number(isEnded(state)) : endedOf(elements);
-      known += isWhole ? 1 : elements.known;
+    for (const { state, elements, ended_itself } of this.nodes.values()) {
+      ended += elements ? endedOf(elements) + Number(ended_itself) : Number(isEnded(state));
+      known += elements ? elements.known + Number(ended_itself) : 1;
     }
     return [ended, known];
   }
 
   /** How many nodes and elements have failed. */
   get failures() {
-    return [...this.nodes.values()].reduce((sum, { state, elements }) => sum + (elements?.known ? elements.failed : Number(state === "failed")), 0);
+    return [...this.nodes.values()].reduce((sum, { state, elements, ended_itself }) =>
+      sum + (elements?.failed ?? 0) + Number(state === "failed" && (!elements || ended_itself)), 0);
   }
 
   /** Take in an event. Returns whether a new snapshot is needed. */
@@ -72,7 +83,7 @@ export class Model {
       Object.assign(node, { state: "queued", attempts: event.attempt, sent: at, began: null });
     } else if (STATE_OF_END[type]) {
       node.ready ??= this.readyAt(node);
-      Object.assign(node, { state: STATE_OF_END[type], ended: at });
+      Object.assign(node, { state: STATE_OF_END[type], ended: at, ended_itself: true });
     }
   }
 
@@ -108,7 +119,9 @@ export class Model {
     if (elements.are_all_known && endedOf(elements) >= elements.known) {
       Object.assign(node, { state: elements.failed ? "failed" : "completed", ended: at });
     } else if (node.state === "pending" && elements.known) {
-      Object.assign(node, { state: "running", ready: this.readyAt(node) });
+      const before = (this.edges[node.node] ?? []).map((name) => this.nodes.get(name));
+      const isReady = before.every((other) => !other || isEnded(other.state));
+      Object.assign(node, { state: "running", ready: isReady ? this.readyAt(node) : at });
     }
   }
 

@@ -20,6 +20,7 @@ export function panel(run, node, { select, close, buttons }) {
       ${times.filter(([, seconds]) => seconds > 0).map(([what, seconds]) => html` · ${what} ${duration(seconds)}`)}
     </p>
     ${buttons.length ? html`<p class="buttons">${buttons}</p>` : nothing}
+    ${node.item ? html`<p><span class="quiet">item</span> <bdi>${node.item}</bdi></p>` : nothing}
     ${node.worker ? html`<p class="quiet">worker <bdi>${node.worker}</bdi></p>` : nothing}
     ${node.error ? errorPart(node.error, node.state) : nothing}
     ${node.because_of.length ? html`<h3>Skipped because of</h3>${links(node.because_of, select)}` : nothing}
@@ -58,7 +59,7 @@ function elementsPart(node, select) {
     <h3>${node.elements.known} elements</h3>
     <p class="facts">${present.map((state) => html`<span>${SIGNS[state]} ${node.elements[state]} ${state}</span> `)}</p>
     <ul class="values">${node.listed.map((element) => html`<li>
-      ${status(element.state)} ${link(element.node, select)}
+      ${status(element.state)} ${link(element.node, select)} ${element.item ? html`<bdi>(${element.item})</bdi>` : nothing}
       ${element.error ? html`<span class="quiet">${element.error.type}: ${element.error.message.slice(0, 200)}</span>` : nothing}
     </li>`)}</ul>`;
 }

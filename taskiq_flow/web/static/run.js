@@ -13,6 +13,12 @@ const REPORT_EVERY = 5000;
 const MOST_EARLIER = 50;
 const ABOUT_RESULTS = /; results of what had completed are in \.results: \d+/; // for programs
 
+/** An estimate is not known to a part of a second. */
+function leftText(seconds) {
+  if (seconds < 1) return "< 1 s left";
+  return `${seconds < 59.5 ? `${Math.round(seconds)} s` : duration(seconds)} left`;
+}
+
 export class RunPage {
   constructor(root, run, about) {
     Object.assign(this, { root, run, about, model: null, node: null, details: null, layout: null });
@@ -96,7 +102,7 @@ export class RunPage {
     try {
       const report = await get(`${runPath(this.run)}/report`);
       if (report.status !== this.model.status) this.stream.start(); // and what became of the nodes
-      else this.model.sentence = report.sentence;
+      else Object.assign(this.model, { sentence: report.sentence }).expect(report.left);
     } catch {
       return;
     }
@@ -341,12 +347,14 @@ export class RunPage {
           <span class="quiet">▸</span> <bdi>${this.run}</bdi></h1>
         ${model ? html`<p class="facts">${status(model.status)} · ${duration(model.now)}
           · ${model.progress.join("/")}
+          ${model.secondsLeft === null ? nothing : html` · ${leftText(model.secondsLeft)}`}
           ${model.failures ? html` · <span class="sign failed">✗ ${model.failures} failed</span>` : nothing}
           ${model.name ? html` · <bdi>${model.name}</bdi>` : nothing}
+          ${model.origin && model.origin !== model.name ? html` <bdi class="quiet">${model.origin}</bdi>` : nothing}
           ${model.tags.map((tag) => html`<bdi class="tag">${tag}</bdi> `)}</p>` : nothing}
-        <p class="quiet" role="status">${this.connection}</p>
-        ${this.buttons("Rerun…")}
-        ${this.about.control && model && model.status !== "running" ? html`<button @click=${() => this.delete()}>Delete</button>` : nothing}
+        <div class="actions"><p class="quiet" role="status">${this.connection}</p>
+          ${this.buttons("Rerun…")}
+          ${this.about.control && model && model.status !== "running" ? html`<button @click=${() => this.delete()}>Delete</button>` : nothing}</div>
         <button class="plain" @click=${() => document.querySelector("#help").showModal()} aria-label="Keys">?</button>
       </header>
       <main class="run ${this.tall ?? ""} ${this.node === null ? "" : "with-panel"}">

@@ -120,8 +120,8 @@ export class RunsPage {
           const count = [...this.runs.values()].filter((run) => run.status === state).length;
           return count ? html`<span class="sign ${state}">${SIGNS[state]}</span> ${count} ${state} ` : nothing;
         })}</p>
-        <p class="quiet" role="status">${this.connection}</p>
-        ${this.about.graphs.length ? html`<button @click=${() => newRun(this.about)}>New run…</button>` : nothing}
+        <div class="actions"><p class="quiet" role="status">${this.connection}</p>
+          ${this.about.graphs.length ? html`<button @click=${() => newRun(this.about)}>New run…</button>` : nothing}</div>
         <button class="plain" @click=${() => document.querySelector("#help").showModal()} aria-label="Keys">?</button>
       </header>
       <main>
