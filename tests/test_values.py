@@ -146,6 +146,52 @@ async def test_what_a_reader_does_to_a_result_is_seen_by_no_task(broker: InMemor
     assert seen[1:] == [1] * 20
 
 
+@pytest.mark.parametrize("outputs", [["all"], ["all", "count"]])
+async def test_a_list_that_tasks_return_again_and_again_is_looked_through_each_time(
+    broker: InMemoryBroker, outputs: list[str]
+) -> None:
+    kept: list[Any] = []
+
+    def collect(number: int) -> Any:
+        kept.append(number)
+        return kept if len(outputs) == 1 else (kept, len(kept))
+
+    def collect_more(first: int) -> Any:
+        kept.append([first])
+        return kept if len(outputs) == 1 else (kept, len(kept))
+
+    def spoil(rows: list[Any]) -> list[Any]:
+        rows[-1].append("spoiled")
+        return rows
+
+    dag = DAGBuilder()
+    dag.node(collect, outputs=outputs).node(len, inputs=["all"], output="first")
+    dag.node(collect_more, outputs=[f"more_{key}" for key in outputs])
+    for number in range(2):
+        dag.node(spoil, inputs=["more_all"], output=f"s{number}", name=f"s{number}")
+    results = await ExecutionEngine(broker, dag.build()).execute({"number": 1})
+    assert results["more_all"] == [1, [1]]
+    assert results["s0"] == results["s1"] == [1, [1, "spoiled"]]
+
+
+async def test_an_input_that_a_task_changes_and_returns_is_looked_through_again(
+    broker: InMemoryBroker,
+) -> None:
+    given: list[Any] = [1]
+
+    def change(start: list[int]) -> list[Any]:
+        given.append(start)
+        return given
+
+    def spoil(change: list[Any]) -> list[Any]:
+        change[1].append("spoiled")
+        return change
+
+    dag = DAGBuilder().node(change).node(spoil).build()
+    results = await ExecutionEngine(broker, dag).execute({"start": given})
+    assert results == {"change": [1, [1]], "spoil": [1, [1, "spoiled"]]}
+
+
 @pytest.mark.parametrize(("values", "expected"), [("isolated", [3, 1]), ("shared", [1, 3])])
 async def test_what_a_condition_does_to_a_value_is_seen_by_nobody_else(
     broker: InMemoryBroker, values: Any, expected: list[int]

@@ -39,7 +39,7 @@ from taskiq_flow.transport.protocol import Kick
 from taskiq_flow.values.arguments import StoredArguments
 from taskiq_flow.values.call import Call
 from taskiq_flow.values.handle import ResultHandle, holds_handles
-from taskiq_flow.values.isolation import NEVER_CHANGE, Take, isolated
+from taskiq_flow.values.isolation import NEVER_CHANGE, Take, isolated, shared
 from taskiq_flow.values.plain import is_plain
 
 logger = logging.getLogger("taskiq_flow")
@@ -124,7 +124,8 @@ class Dispatcher:
         self._encoded: Encoded
         if isinstance(broker, InMemoryBroker):
             self._hooks: InMemoryHooks | None = (hooks := InMemoryHooks.of(broker))
-            self._as_they_are, self._prepared = NEVER_CHANGE, self._taken
+            self._as_they_are = NEVER_CHANGE
+            self._prepared = _unchanged if take is shared else self._taken
             self._encoded = partial(self._handed_over, hooks)
         else:
             self._hooks = None

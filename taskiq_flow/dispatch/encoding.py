@@ -16,6 +16,7 @@ from taskiq.serializers import JSONSerializer
 from taskiq_flow.dataflow.binding import Binding
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.processes.in_process import begins_at_once
+from taskiq_flow.values.call import with_each
 from taskiq_flow.values.handle import with_values, without_handles
 from taskiq_flow.values.isolation import type_name
 from taskiq_flow.values.wire import Place, Wire
@@ -123,7 +124,8 @@ class Invocation(NamedTuple):
 
     def with_each(self, function: Callable[[Any], Any]) -> Invocation:
         """The same call with each argument as ``function`` makes it."""
-        return self.with_arguments([function(value) for value in self.values()])
+        args, kwargs = with_each(function, self.args, self.kwargs)
+        return Invocation(self.node, self.address, self.task_id, args, kwargs)
 
     async def with_values(self) -> Invocation:
         """The same call with values in the places of handles, for a task in this process."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Generic, TypeVar
 
 from taskiq_flow.dataflow.ready_set import ReadySet
@@ -11,6 +11,7 @@ from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSpec
 from taskiq_flow.errors import SerializationError
+from taskiq_flow.values.handle import ResultHandle
 from taskiq_flow.values.isolation import NEVER_CHANGE, Isolation
 
 N = TypeVar("N", bound=RunnableNode)
@@ -31,6 +32,14 @@ class HandingOver(Generic[N]):
         self._ready = ready
         self._inputs_needed = inputs_needed
         self.is_over = False
+
+    def arrived(self, node: N, value: Any) -> None:
+        """A node has given a value, perhaps an object that it gave before and has changed since."""
+        if isinstance(self._take, Isolation):
+            self._take.forget(value)
+            if len(node.outputs) > 1 and not isinstance(value, ResultHandle):
+                for part in value.values() if isinstance(value, Mapping) else value:
+                    self._take.forget(part)
 
     def handed_over(self, node: N, value: Any) -> Any:
         """What the reader is given: the value itself if no node has still to be sent it.

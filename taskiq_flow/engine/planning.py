@@ -14,7 +14,7 @@ from taskiq_flow.dataflow.type_check import TypeCheck, check_types
 from taskiq_flow.engine.run import RunSettings
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, Items, NodeOptions, RunSpec
 from taskiq_flow.errors import GraphError, SerializationError
-from taskiq_flow.values.isolation import Take
+from taskiq_flow.values.isolation import Isolation, Take
 
 
 class Planner:
@@ -125,7 +125,7 @@ class Planner:
 def _taken_input(take: Take, key: str, value: Any) -> Any:
     """An input as it is when the run begins. Raises ``SerializationError``, naming the key."""
     try:
-        return take(value)
+        return take.kept(value) if isinstance(take, Isolation) else take(value)
     except SerializationError as error:
         raise SerializationError(
             f"the run was given the input {key!r}, which cannot be passed on: {error}",

@@ -397,6 +397,8 @@ class Run(Generic[N]):
             if log is not None:
                 completion = log.completion(node.task_name, node_run.log_number, value)
             given = self._store(node, value)
+            if type(value) not in NEVER_CHANGE:
+                self._handing_over.arrived(node, value)
         except NODE_ERRORS as error:  # of the wrong shape, a mapping that cannot be read, ...
             self._carry_out(node_run, node_run.on_error(error))
             return

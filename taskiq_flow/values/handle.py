@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from taskiq_flow.errors import OutputShapeError
 
@@ -72,6 +72,14 @@ class ResultHandle:
     reference: Reference
     _read: Callable[[], Awaitable[Any]]
 
+    exist: ClassVar[bool] = False
+    """Whether this process has made any: no value is searched for them before."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Note that there are handles now, however one is made."""
+        ResultHandle.exist = True
+        return object.__new__(cls)
+
     async def get(self) -> Any:
         """Read the value, anew at each call.
 
@@ -100,8 +108,11 @@ Place = tuple[int, ...]
 def holds_handles(value: Any) -> bool:
     """Whether a value is a handle, or a list with handles in it, also within further lists.
 
-    Works through the lists level by level, in C. Nothing but lists is looked into.
+    Works through the lists level by level, in C. Nothing but lists is looked into. Takes no time
+    in a process that has made no handle, so that a long list costs what ``None`` costs.
     """
+    if not ResultHandle.exist:
+        return False
     level, seen = [value], set[int]()
     while level:
         kinds = set(map(type, level))

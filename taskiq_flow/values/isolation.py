@@ -11,7 +11,15 @@ import copy
 import sys
 from array import array
 from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from dataclasses import is_dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -19,7 +27,7 @@ from fractions import Fraction
 from functools import partial
 from gc import get_referents
 from io import BytesIO, StringIO
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from operator import is_
 from types import MappingProxyType, MemberDescriptorType, SimpleNamespace
 from typing import Any, Literal, TypeAlias
@@ -88,8 +96,11 @@ class Isolation:
 
     def __call__(self, value: Any) -> Any:
         """What one taker of a value is given. Raises as ``isolated`` does."""
-        if type(value) in NEVER_CHANGE:
+        kind = type(value)
+        if kind in NEVER_CHANGE:
             return value
+        if kind not in _MAY_BE_FLAT:
+            return isolated(value)
         if self.is_flat(value):
             return self._flat[id(value)][1](value)
         flat = _flat_copy(value)
@@ -101,11 +112,28 @@ class Isolation:
         self._flat[id(value)] = value, copy_of
         return made
 
+    def kept(self, value: Any) -> Any:
+        """As a call, for the run itself, which changes nothing: its copy is known to be flat.
+
+        The value is not, if it comes once more: its owner may have changed it.
+        """
+        made = self(value)
+        if (known := self._flat.pop(id(value), None)) is not None:
+            self._flat[id(made)] = made, known[1]
+        return made
+
+    def forget(self, value: Any) -> None:
+        """A task has returned this value, and may have changed it since it was looked through."""
+        if self._flat and type(value) is not tuple:
+            self._flat.pop(id(value), None)
+
     def is_flat(self, value: Any) -> bool:
         """Whether this value was found to be flat."""
         known = self._flat.get(id(value))
         return known is not None and known[0] is value
 
+
+_MAY_BE_FLAT = frozenset({list, tuple, dict})
 
 _REMEMBERED = 32
 """How many values an ``Isolation`` remembers, and holds for so long."""
@@ -115,7 +143,8 @@ def _flat_copy(value: Any) -> tuple[Any, Take] | None:
     """A copy of a flat value, and what makes another one; ``None`` if the value is not flat."""
     kind = type(value)
     if kind is dict:
-        return (value.copy(), dict.copy) if _never_change(value.values()) else None
+        is_flat = _never_change(value.values()) and _are_fixed(value)
+        return (value.copy(), dict.copy) if is_flat else None
     if kind is not list and kind is not tuple:
         return None
     kinds = _types_of(value)
@@ -186,20 +215,36 @@ def _copied(value: Any, copies: dict[int, Any]) -> Any:
     kind = type(value)
     if kind in NEVER_CHANGE:
         return value
-    copy_of = _COPY.get(kind)
-    if copy_of is None:
-        copy_of = _others.get(kind)
-        if copy_of is None:
-            copy_of = _others[kind] = _copy_of(kind)
+    copy_of = _copies(kind)
     if copy_of is _itself:
         return value
     known = copies.get(id(value))
     return copy_of(value, copies) if known is None else known
 
 
+def _copies(kind: type) -> Copy:
+    """How values of a type are copied."""
+    copy_of = _COPY.get(kind)
+    if copy_of is None:
+        copy_of = _others.get(kind)
+        if copy_of is None:
+            copy_of = _others[kind] = _copy_of(kind)
+    return copy_of
+
+
 def _never_change(values: Any) -> bool:
     """Whether all of these are of immutable types. Runs at the speed of C."""
     return NEVER_CHANGE.issuperset(map(type, values))
+
+
+def _are_fixed(values: Collection[Any]) -> bool:
+    """Whether no copy is made of any of these: members of sets, keys, or tuples of such."""
+    if _never_change(values):
+        return True
+    kinds = {kind for kind in set(map(type, values)) - NEVER_CHANGE if _copies(kind) is not _itself}
+    if kinds != {tuple}:
+        return not kinds
+    return _never_change(chain.from_iterable(part for part in values if type(part) is tuple))
 
 
 def _itself(value: Any, _: dict[int, Any]) -> Any:
@@ -253,10 +298,39 @@ def _proxy(value: MappingProxyType[Any, Any], copies: dict[int, Any]) -> Mapping
 
 def _dict(value: Any, copies: dict[int, Any]) -> Any:
     copies[id(value)] = made = value.copy()
-    if not _never_change(value.values()):
+    if not _are_fixed(value):
+        made.clear()
+        for key, part in value.items():
+            made[_copied(key, copies)] = _copied(part, copies)
+    elif not _never_change(value.values()):
         for key, part in value.items():
             made[key] = _copied(part, copies)
     return made
+
+
+def _set(value: set[Any], copies: dict[int, Any]) -> set[Any]:
+    copies[id(value)] = made = value.copy()
+    if not _are_fixed(value):
+        made.clear()
+        made.update(_copied(part, copies) for part in value)
+    return made
+
+
+def _frozenset(value: frozenset[Any], copies: dict[int, Any]) -> frozenset[Any]:
+    if _are_fixed(value):
+        return value
+    made = [_copied(part, copies) for part in value]
+    return value if _are_same(made, value) else frozenset(made)
+
+
+def _dict_view(value: Any, copies: dict[int, Any], method: str) -> Any:
+    """The keys, values or items of a dictionary: those of a copy, as it may change any time."""
+    (mapping,) = get_referents(value)
+    return getattr(_copied(mapping, copies), method)()
+
+
+def _memoryview(value: memoryview, _: dict[int, Any]) -> memoryview:
+    return value if value.readonly else value.toreadonly()
 
 
 def _deque(value: deque[Any], copies: dict[int, Any]) -> deque[Any]:
@@ -307,6 +381,10 @@ def _copy_items(value: Any, made: Any, copies: dict[int, Any]) -> None:
     elif isinstance(value, list):
         parts = [_copied(part, copies) for part in list.__iter__(value)]
         list.__setitem__(made, slice(None), parts)
+    elif isinstance(value, set):
+        members = [_copied(part, copies) for part in set.__iter__(value)]
+        set.clear(made)
+        set.update(made, members)
     elif isinstance(value, deque):
         for place, part in enumerate(deque.__iter__(value)):
             deque.__setitem__(made, place, _copied(part, copies))
@@ -339,10 +417,14 @@ def _array(value: Any, copies: dict[int, Any]) -> Any:
     if value.dtype.hasobject and not _never_change(numpy.asarray(value).ravel().tolist()):
         copies[id(value)] = made = value.copy(order="C")
         _copy_cells(numpy.asarray(made).reshape(-1), copies)
+    elif hasattr(value, "unshare_mask"):  # a masked array: setting its mask writes to no item
+        ma = numpy.ma
+        if value is ma.masked:
+            return value
+        own = ma.nomask if value.mask is ma.nomask else value.mask.copy()
+        made = ma.array(value, mask=own, copy=False, keep_mask=False, hard_mask=value.hardmask)
     elif value.flags.writeable:
         made = value.view()
-        if hasattr(made, "unshare_mask"):
-            made.unshare_mask()  # of a masked array: setting it writes to no item
     else:
         return value
     made.flags.writeable = False
@@ -388,6 +470,10 @@ def _pandas_array(value: Any, copies: dict[int, Any]) -> Any:
     return made
 
 
+def _pandas_index(value: Any, _: dict[int, Any]) -> Any:
+    return value.view()  # its names can be set, its labels cannot
+
+
 def _copy_column(column: Any, made: Any, place: Any, copies: dict[int, Any]) -> None:
     """Write copies of a pandas column's cells to a place of ``made``, if any can be changed."""
     if column.dtype == "object" and not _never_change(cells := column.tolist()):
@@ -413,6 +499,8 @@ def _polars_column(value: Any, copies: dict[int, Any]) -> Any:
     return polars.Series(value.name, cells, dtype=polars.Object)
 
 
+_DICT_VIEWS = ("keys", "values", "items")
+
 _COPY: dict[type, Copy] = {
     list: _list,
     tuple: _tuple,
@@ -421,8 +509,10 @@ _COPY: dict[type, Copy] = {
     defaultdict: _dict,
     Counter: _dict,
     deque: _deque,
-    set: _shallow,
-    frozenset: _itself,
+    set: _set,
+    frozenset: _frozenset,
+    memoryview: _memoryview,
+    **{type(getattr({}, name)()): partial(_dict_view, method=name) for name in _DICT_VIEWS},
     bytearray: _shallow,
     array: _shallow,
     BytesIO: _shallow,
@@ -463,6 +553,7 @@ _OF_LIBRARIES: list[tuple[str, tuple[str, ...], Copy]] = [
     ("numpy", ("void",), _record),
     ("pandas", ("DataFrame", "Series"), _pandas_table),
     ("pandas.api.extensions", ("ExtensionArray",), _pandas_array),
+    ("pandas", ("Index",), _pandas_index),
     ("polars", ("DataFrame",), _polars_table),
     ("polars", ("Series",), _polars_column),
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,6 +38,20 @@ def test_handles_are_found_in_lists(value: Any) -> None:
 @pytest.mark.parametrize("value", [None, [], [[1], ["x", [None]]], (A,), {"key": A}, CYCLE])
 def test_nothing_but_lists_is_looked_into(value: Any) -> None:
     assert not holds_handles(value)
+
+
+@pytest.mark.parametrize("make", [lambda: handle("c"), lambda: copy.copy(A)])
+def test_values_are_searched_once_the_process_has_made_a_handle(
+    make: Callable[[], ResultHandle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ResultHandle, "exist", False)
+    made = make()
+    assert holds_handles([made])
+
+
+def test_no_value_is_searched_in_a_process_without_handles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ResultHandle, "exist", False)
+    assert not holds_handles([A])
 
 
 async def test_a_value_is_taken_apart_and_its_handles_are_read() -> None:

@@ -438,6 +438,92 @@ def test_the_mask_of_an_array_is_its_takers_own() -> None:
     assert value.mask.tolist() == [False, True]
 
 
+def test_the_mask_of_an_array_is_the_own_one_of_a_taker_of_a_takers() -> None:
+    numpy = pytest.importorskip("numpy")
+    value = numpy.ma.array([1, 2], fill_value=7, hard_mask=True)
+    value[0] = numpy.ma.masked
+    kept = isolated(value)
+    isolated(kept).mask[1] = True
+    assert kept.mask.tolist() == value.mask.tolist() == [True, False]
+    assert (kept.fill_value, kept.hardmask) == (7, True)
+    assert numpy.shares_memory(kept.data, value.data)
+    assert isolated(numpy.ma.masked) is numpy.ma.masked
+
+
+def test_the_names_of_an_index_are_its_takers_own() -> None:
+    pandas = pytest.importorskip("pandas")
+    value = pandas.Index([1], name="a")
+    isolated(value).name = "b"
+    assert value.name == "a"
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+    tags: list[str]
+    around: Any = None
+
+
+def test_members_of_sets_and_keys_are_their_takers_own() -> None:
+    node = Node(["a"])
+    members, frozen, weights, nested, nodes = isolated(
+        [{node}, frozenset({node}), {node: 1}, {(node, 1): 2}, [node]]
+    )
+    (own,) = nodes
+    assert own is not node
+    assert members == frozen == weights.keys() == {own}
+    assert nested == {(own, 1): 2}
+    own.tags.append("b")
+    assert node.tags == ["a"]
+
+
+def test_a_set_of_the_users_and_a_flat_dictionary_have_members_and_keys_of_their_own() -> None:
+    class Nodes(set[Node]):
+        pass
+
+    node = Node(["a"])
+    (own,) = isolated(Nodes({node}))
+    assert type(own) is Node
+    assert own is not node
+    (own,) = Isolation()({node: 1})
+    assert own is not node
+
+
+def test_a_member_that_refers_to_its_set_is_copied_with_it() -> None:
+    node = Node(["a"])
+    node.around = {node}
+    taken = isolated(node.around)
+    (own,) = taken
+    assert own is not node
+    assert own.around is taken
+
+
+@pytest.mark.parametrize("keys", [[1, "a"], [(1, 2), "a"], [Colour.RED, Frozen(1), frozenset({1})]])
+def test_keys_that_nobody_can_change_stay_the_objects_themselves(keys: list[Any]) -> None:
+    taken = isolated({key: [1] for key in keys})
+    assert all(map(lambda one, other: one is other, taken, keys))
+    assert isolated(frozenset(keys)) == frozenset(keys)
+
+
+@pytest.mark.parametrize("view", ["keys", "values", "items"])
+def test_a_view_of_a_dictionary_is_that_of_a_copy(view: str) -> None:
+    value = {"a": [1]}
+    taken = isolated(getattr(value, view)())
+    assert list(taken) == list(getattr(value, view)())
+    assert type(taken) is type(getattr(value, view)())
+    value["a"].append(2)
+    value["b"] = []
+    assert list(taken) == list(getattr({"a": [1]}, view)())
+
+
+def test_the_memory_of_a_view_cannot_be_written_to() -> None:
+    value = memoryview(bytearray(b"ab"))
+    taken = isolated(value)
+    assert taken == value
+    with pytest.raises(TypeError, match="read-only"):
+        taken[0] = 0
+    assert isolated(taken) is taken
+
+
 def test_an_array_of_pandas_is_its_takers_own() -> None:
     pandas = pytest.importorskip("pandas")
     value = pandas.Categorical(["a", "b"])
@@ -544,3 +630,21 @@ def test_of_many_values_the_last_are_remembered() -> None:
     take, values = Isolation(), [[number] for number in range(100)]
     assert [take(value) for value in values] == values
     assert sum(map(take.is_flat, values)) == 32
+
+
+@pytest.mark.parametrize("value", [[1], (1,), [{"a": 1}], {"a": 1}])
+def test_what_a_run_keeps_is_not_looked_through_again_and_what_it_was_given_is(value: Any) -> None:
+    take = Isolation()
+    kept = take.kept(value)
+    assert kept == value
+    assert take.is_flat(kept)
+    assert take.is_flat(value) is (kept is value)
+    assert take(kept) == value
+
+
+def test_a_list_that_may_have_changed_is_looked_through_again() -> None:
+    take, inner, value = Isolation(), [1], [0]
+    take(value)
+    value.append(inner)  # type: ignore[arg-type]
+    take.forget(value)
+    assert take(value)[1] is not inner
