@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any
 
-from taskiq_flow.dataflow.axes import Path, parted
+from taskiq_flow.dataflow.axes import Path, element_name, parted
 from taskiq_flow.errors import JournalError, MissingNodeError, describe
+from taskiq_flow.events import ElementsKnown, Event, NodeFailed, NodeFailure, NodeSkipped
 from taskiq_flow.journal.history import RestoredRun
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.records import REFERRED, Header, Record, read_chunk
@@ -14,8 +17,19 @@ from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.stored import StoredValues
 
 
-async def value_in_log(journal: Journal, run_id: str, name: str) -> Any:
-    """The value of a node, an element or an input; the list of a mapped node, as far as it goes.
+async def value_in_log(
+    journal: Journal,
+    run_id: str,
+    name: str,
+    events: Callable[[], AsyncGenerator[Event, None]],
+    *,
+    is_told: bool,
+) -> Any:
+    """The value of a node, an element or an input; the list of a mapped node.
+
+    ``events``: gives those of the run, which tell why elements have no value. ``is_told``: whether
+    they are all of its events. Without, only failed elements have a place in the list, and others
+    that are missing are left out.
 
     Raises ``RunNotFoundError``, ``MissingNodeError`` if there is none, and ``JournalError`` if it
     cannot be read.
@@ -30,9 +44,13 @@ async def value_in_log(journal: Journal, run_id: str, name: str) -> Any:
         parted(element)[1]: _loaded(values, run_id, entry)
         for element, entry in restored.results.items()
     }
-    if elements:
-        return _nested(elements)
-    raise _missing(run_id, name)
+    ends = _Ends(run_id, name, elements, is_told)
+    async with aclosing(events()) as told:
+        async for event in told:
+            ends.apply(event)
+    if not ends.lists:
+        raise _missing(run_id, name)
+    return ends.whole()
 
 
 async def encoded_value(journal: Journal, run_id: str, name: str) -> tuple[bytes, bool]:
@@ -96,9 +114,71 @@ def _loaded(values: StoredValues, run_id: str, entry: Record) -> Any:
         ) from error
 
 
-def _nested(elements: dict[Path, Any]) -> list[Any]:
-    """The lists of elements, by their paths. Elements that are missing are left out."""
-    first: dict[int, dict[Path, Any]] = {}
-    for path, value in sorted(elements.items()):
-        first.setdefault(path[0], {})[path[1:]] = value
-    return [of[()] if () in of else _nested(of) for of in first.values()]
+@dataclass(slots=True)
+class _Ends:
+    """What stands at the places of a mapped node's list.
+
+    ``values``: of the elements that have completed. ``is_told``: as of ``value_in_log``.
+    ``lists``: by the path of each list, how many places it has, as far as that is known.
+    """
+
+    run_id: str
+    name: str
+    values: dict[Path, Any]
+    is_told: bool
+    lists: dict[Path, int] = field(default_factory=dict)
+    missing: dict[Path, NodeFailure | NodeSkipped] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for path in self.values:
+            self._add_place(path)
+
+    def apply(self, event: Event) -> None:
+        """Note what an event tells of the node's elements."""
+        if not isinstance(event, (ElementsKnown, NodeFailed, NodeSkipped)):
+            return
+        is_whole = event.task_name == self.name
+        name, path = (self.name, ()) if is_whole else parted(event.task_name)
+        if name != self.name:
+            return
+        if isinstance(event, ElementsKnown):
+            self.lists[path] = max(event.count, self.lists.get(path, 0))
+            self.missing.pop(path, None)  # an engine that resumed the run has made the list
+            self._add_place(path)
+        elif path:
+            self._add_place(path)
+            self.missing[path] = event if isinstance(event, NodeSkipped) else _failure(event)
+
+    def whole(self, path: Path = ()) -> Any:
+        """The value at a path: of an element, or the list of those that begin with the path."""
+        if path in self.values:
+            return self.values[path]
+        if (missing := self.missing.get(path)) is not None:
+            return missing
+        if path not in self.lists:
+            return self._not_completed(path)
+        places = ((*path, position) for position in range(self.lists[path]))
+        return [self.whole(place) for place in places if self._stands(place)]
+
+    def _stands(self, place: Path) -> bool:
+        """Whether the list has this place: a condition leaves an element out of it."""
+        if place in self.values:
+            return True
+        if (missing := self.missing.get(place)) is not None:
+            return isinstance(missing, NodeFailure) or missing.reason == "failure"
+        return self.is_told or place in self.lists
+
+    def _not_completed(self, path: Path) -> NodeFailure:
+        name = element_name(self.name, path)
+        index = path[0] if len(path) == 1 else path
+        return NodeFailure(name, "", _missing(self.run_id, name), 0, index)
+
+    def _add_place(self, path: Path) -> None:
+        while path:
+            *within, position = path
+            path = tuple(within)
+            self.lists[path] = max(position + 1, self.lists.get(path, 0))
+
+
+def _failure(event: NodeFailed) -> NodeFailure:
+    return NodeFailure(event.task_name, event.task_id, event.error, event.attempts, event.index)

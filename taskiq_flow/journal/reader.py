@@ -170,13 +170,20 @@ class RunReader:
     async def value(self, run_id: str, node: str) -> Any:
         """What a node or an element has given, or what the run was given as this input.
 
-        Reads the run's log. Classes are restored if this process has imported them. Raises
-        ``MissingNodeError`` if there is no such value; of a run that was recorded by a
+        Reads the run's log. Classes are restored if this process has imported them. The list of a
+        mapped node has a ``NodeFailure`` or ``NodeSkipped`` in the place of an element that failed
+        or was skipped because of a failure. It has a ``NodeFailure`` with a ``MissingNodeError``
+        where an element has not completed.
+
+        Raises ``MissingNodeError`` if there is no such value; of a run that was recorded by a
         ``Recorder`` it has the preview.
         """
         self._check_has_file(run_id)
         try:
-            return await value_in_log(self.journal, run_id, node)
+            is_told = self._store is not None and await self._started(run_id) > 0
+            return await value_in_log(
+                self.journal, run_id, node, lambda: self.events(run_id), is_told=is_told
+            )
         except MissingNodeError as error:
             if (await self.run(run_id)).is_resumable:
                 raise

@@ -32,6 +32,8 @@ from taskiq_flow import (
     NodeBegan,
     NodeCompleted,
     NodeFailed,
+    NodeFailure,
+    NodeSkipped,
     NodeStarted,
     RunFinished,
     RunNotFoundError,
@@ -68,6 +70,15 @@ def engine_of(journal: Journal, **options: Any) -> ExecutionEngine:
 
 def said(events: list[Event]) -> list[dict[str, Any]]:
     return [event.to_dict() for event in events]
+
+
+def places(value: Any) -> Any:
+    """What stands in a list: the names of errors in the places of failures."""
+    if isinstance(value, list):
+        return [places(part) for part in value]
+    if isinstance(value, NodeFailure):
+        return getattr(value.error, "type", type(value.error).__name__)
+    return value.because_of if isinstance(value, NodeSkipped) else value
 
 
 async def read(reader: RunReader, run_id: str, after: int = 0) -> list[Event]:
@@ -338,11 +349,50 @@ async def test_values_are_read_by_the_names_of_nodes_elements_and_inputs(journal
     reader = RunReader(journal)
     assert await reader.value("r", "long") == "x" * 150_000
     assert await reader.value("r", "each[2]") == 4
-    assert await reader.value("r", "each") == [2, 4]
+    assert places(await reader.value("r", "each")) == [2, "ValueError", 4]
     assert await reader.value("r", "number") == 5
     for name in ("one", "after", "none"):
         with pytest.raises(MissingNodeError, match=f"no value of '{name}'"):
             await reader.value("r", name)
+
+
+async def test_a_list_has_the_places_that_the_reader_of_its_run_was_given(journal: Journal) -> None:
+    def up_to(number: int) -> list[int]:
+        return list(range(number + odd(number)))
+
+    dag = (
+        DAGBuilder()
+        .node(odd, name="each", inputs=["numbers"], map_over="numbers")
+        .node(odd, name="behind", inputs={"number": "each"}, map_over="each")
+        .node(
+            odd,
+            name="large",
+            inputs=["numbers"],
+            map_over="numbers",
+            when=lambda numbers: numbers > 1,
+        )
+        .node(up_to, inputs={"number": "numbers"}, map_over="numbers")
+        .node(odd, name="inner", inputs={"number": "up_to"}, map_over={"up_to": 2})
+        .build()
+    )
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, on_error="collect")
+    given = await engine.execute({"numbers": [0, 1, 2, 3]}, run_id="r")
+    assert places(given["each"]) == [0, "ValueError", 2, "ValueError"]
+    assert places(given["large"]) == [2, "ValueError"]
+    reader = RunReader(journal)
+    for name, value in given.items():
+        assert places(await reader.value("r", name)) == places(value), name
+
+
+async def test_a_list_has_places_for_elements_that_have_not_completed(journal: Journal) -> None:
+    dag = DAGBuilder().node(odd, name="each", inputs=["numbers"], map_over="numbers").build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, max_parallel=1)
+    with pytest.raises(flow.NodeFailedError):
+        await engine.execute({"numbers": [2, 3, 4]}, run_id="r")
+    value = await RunReader(journal).value("r", "each")
+    assert places(value) == [2, "ValueError", "MissingNodeError"]
+    assert (value[2].index, value[2].attempts) == (2, 0)
+    assert "no value of 'each[2]'" in str(value[2].error)
 
 
 async def test_what_is_not_there_is_not_found(journal: Journal) -> None:
@@ -423,7 +473,7 @@ async def test_a_journal_without_events_is_read_from_its_logs() -> None:
     assert view.nodes["one"].error == {"type": "ValueError", "message": "5 is odd", "traceback": ""}
     failed = [e.task_name for e in await read(reader, "r") if isinstance(e, NodeFailed)]
     assert set(failed) == {"each[1]", "one"}
-    assert await reader.value("r", "each") == [2, 4]
+    assert places(await reader.value("r", "each")) == [2, "ValueError", 4]
     with pytest.raises(ConfigurationError, match="LogsOnly stores no events"):
         await anext(reader.events("r", follow=True))
     with pytest.raises(ConfigurationError, match="LogsOnly takes no requests"):
@@ -550,7 +600,7 @@ async def test_a_file_of_format_1_is_read_continued_and_gets_events(tmp_path: Pa
     events = await read(reader, "old")
     assert [e.seq for e in events] == list(range(1, len(events) + 1))
     assert (await reader.run("old")).status == "completed"
-    assert await reader.value("old", "each") == [2, 4]
+    assert places(await reader.value("old", "each")) == [2, "ValueError", 4]
     await journal.aclose()
 
 
