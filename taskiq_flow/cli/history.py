@@ -147,8 +147,8 @@ def _write_trace(file: Path, view: RunView) -> None:
 
 
 def _show_state(run: RunSummary, view: RunView) -> None:
-    title = Text(one_line(run.run_id), style="bold")
-    show(sign(view.status).append(" ").append_text(title).append(f"  {run_text(view)}"), wraps=True)
+    title, state = Text(one_line(run.run_id), style="bold"), run_text(view, _seconds_of(view))
+    show(sign(view.status).append(" ").append_text(title).append(f"  {state}"), wraps=True)
     status_says_it = view.status != "failed" or "failed" in view.counts
     facts = {
         "graph": run.name and one_line(run.name),
@@ -174,6 +174,13 @@ def _show_state(run: RunSummary, view: RunView) -> None:
             show(of_the_users(error["traceback"]) or error_text(error))
         for text in other_errors(node):
             show(text, wraps=True)
+
+
+def _seconds_of(view: RunView) -> float:
+    """How long a run has taken: until now, if it goes on."""
+    if view.status != "running" or view.time is None:
+        return view.seconds
+    return max(view.seconds, time.time() - view.time)
 
 
 def _sessions_text(run: RunSummary, view: RunView) -> str:
@@ -202,13 +209,15 @@ async def watch_run(journal: str, run_id: str, *, json_lines: bool, quiet: bool)
         with signals:
             async with reader_of(journal) as reader:
                 view = await watched(reader, run_id, json_lines=json_lines, quiet=quiet)
+                is_resumable = (await reader.run(run_id)).is_resumable
     except asyncio.CancelledError:
         if signals.code is None:
             raise
         say(f"run {run_id!r} goes on; watch it again, or stop it with taskiq-flow cancel")
         return signals.code
     if view.status == "interrupted":
-        say(f"run {run_id!r} is interrupted: its engine is gone; continue it with resume")
+        remedy = "; continue it with resume" if is_resumable else ""
+        say(f"run {run_id!r} is interrupted: its engine is gone{remedy}")
     return code_of_run(view)
 
 

@@ -110,9 +110,14 @@ def node_text(node: NodeView) -> str:
     return text
 
 
-def run_text(view: RunView) -> str:
-    """How a run has ended."""
-    text = f"{view.status} in {duration(view.seconds)}; {counts_text(view)}"
+def run_text(view: RunView, seconds: float | None = None) -> str:
+    """How a run has ended, or is in progress. ``seconds``: how long it took, if not as viewed.
+
+    Nothing tells how long an interrupted run went on after its last event.
+    """
+    took = duration(view.seconds if seconds is None else seconds)
+    words = {"running": "running for", "interrupted": "interrupted, last event after"}
+    text = f"{words.get(view.status, f'{view.status} in')} {took}; {counts_text(view)}"
     if view.missed:
         text += f"; {counted(view.missed, 'event')} not seen"
     return text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from taskiq_flow import (
     RunReader,
     RunStarted,
     RunSummary,
+    SqliteJournal,
 )
 from taskiq_flow.cli import history
 from tests.cli import flows
@@ -144,11 +147,43 @@ async def test_what_was_in_flight_when_the_engine_went_does_not_run_any_more(
     reader = RunReader(journal)
     history._show_state(await reader.run("r"), await reader.view("r"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("2 interrupted")
+    assert lines[0] == "! r  interrupted, last event after 250 ms; 2 interrupted"
     assert [line.split(maxsplit=2) for line in lines[-2:]] == [
         ["!", "read", "interrupted, 1/9, 2 interrupted"],
         ["!", "load", "interrupted"],
     ]
+
+
+async def test_a_run_that_goes_on_has_taken_until_now(capsys: pytest.CaptureFixture[str]) -> None:
+    journal, began = MemoryJournal(), time.time() - 7200.0
+    started = RunStarted("r", 0.5, ("read",), began, seq=1)
+    summary = RunSummary("r", "running", "nightly", began, seq=1)
+    await journal.create("r", Lease("an engine"), b"", EventBatch(line_of(started), summary))
+    reader = RunReader(journal)
+    run = await reader.run("r")
+    history._show_state(run, await reader.view("r"))
+    took = str(history._row_of_run(run)[4])
+    assert took.startswith("2 h")
+    assert f"running for {took}; 1 pending" in capsys.readouterr().out
+
+
+def test_only_a_run_that_can_be_resumed_is_said_to_be(folder: Path, run: Run) -> None:
+    async def interrupted(run_id: str, *, is_resumable: bool) -> None:
+        lease = Lease("an engine")
+        started = RunStarted(run_id, 0.5, ("read",), 1.7e9, seq=1)
+        summary = RunSummary(run_id, "running", "nightly", 1.7e9, seq=1, is_resumable=is_resumable)
+        chunk = b"" if is_resumable else None
+        journal = SqliteJournal(folder / "runs.db")
+        await journal.create(run_id, lease, chunk, EventBatch(line_of(started), summary))
+        await journal.release(run_id, lease)
+        await journal.aclose()
+
+    words = "is interrupted: its engine is gone"
+    asyncio.run(interrupted("kept", is_resumable=True))
+    asyncio.run(interrupted("told", is_resumable=False))
+    kept, told = (run("watch", run_id, "-q", *JOURNAL).errors for run_id in ("kept", "told"))
+    assert kept == f"run 'kept' {words}; continue it with resume\n"
+    assert told == f"run 'told' {words}\n"
 
 
 async def test_a_run_that_was_resumed_says_what_its_times_are_of(
