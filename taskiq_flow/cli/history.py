@@ -209,13 +209,14 @@ async def watch_run(journal: str, run_id: str, *, json_lines: bool, quiet: bool)
         with signals:
             async with reader_of(journal) as reader:
                 view = await watched(reader, run_id, json_lines=json_lines, quiet=quiet)
-                is_resumable = (await reader.run(run_id)).is_resumable
+                is_interrupted = view.status == "interrupted"
+                is_resumable = is_interrupted and (await reader.run(run_id)).is_resumable
     except asyncio.CancelledError:
         if signals.code is None:
             raise
         say(f"run {run_id!r} goes on; watch it again, or stop it with taskiq-flow cancel")
         return signals.code
-    if view.status == "interrupted":
+    if is_interrupted:
         remedy = "; continue it with resume" if is_resumable else ""
         say(f"run {run_id!r} is interrupted: its engine is gone{remedy}")
     return code_of_run(view)

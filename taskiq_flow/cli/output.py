@@ -138,11 +138,30 @@ class Results:
         elif self._json_lines:
             about, text = {"value": value}, ""
         else:
-            about, text = {}, value if isinstance(value, str) else preview(value)["text"]
+            about, text = {}, value if isinstance(value, str) else preview(_in_short(value))["text"]
         if self._json_lines:
             show_json({"node": name, **about})
         else:
             show(_named(name, text))
+
+
+class _InPlace:
+    """Stands in a list for an element without a value. ``text``: what is written there."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _in_short(value: object) -> object:
+    """A result with short texts in the places of a list's failures."""
+    if isinstance(value, NodeFailure):
+        return _InPlace(f"failed: {describe(value.error)}")
+    if isinstance(value, NodeSkipped):
+        return _InPlace("skipped")
+    return [*map(_in_short, value)] if type(value) is list else value
 
 
 def _named(name: str, text: str) -> Text:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from taskiq_flow import RunReader
+from taskiq_flow import NodeFailure, NodeSkipped, RunReader
+from taskiq_flow.cli.output import Results
 from tests.cli.commands import Command
 from tests.cli.conftest import Run, Start
 
@@ -80,6 +81,13 @@ def test_values_that_json_does_not_carry_are_written_all_the_same(run: Run) -> N
     )
     assert surrogate == "\udc80"
     assert point == {"x": 1, "y": 0}
+
+
+def test_failures_in_a_list_are_written_in_short(capsys: pytest.CaptureFixture[str]) -> None:
+    failure = NodeFailure("odd[1]", "t", ValueError("7 is odd"), 1, 1)
+    skipped = NodeSkipped("r", 39684.5, "odd[2]", ("before[2]",), index=2, seq=133)
+    Results(json_lines=False).write("odd", [2, failure, [skipped, "x"]])
+    assert capsys.readouterr().out == "odd: [2, failed: ValueError: 7 is odd, [skipped, 'x']]\n"
 
 
 def test_failures_that_are_collected_are_results(run: Run) -> None:
