@@ -76,9 +76,10 @@ def _element_text(element: NodeView) -> str:
 
 
 def elements_text(elements: ElementsView) -> str:
-    """How many elements there are, and what has become of them."""
+    """How many elements are done of how many, as in lists of runs, and what has become of them."""
     known = f"{elements.known}" if elements.are_all_known else f"{elements.known}+"
-    text = f"{elements.completed}/{known}"
+    done = elements.completed + elements.failed + elements.skipped
+    text = f"{done}/{known}"
     for state in ("failed", "skipped", "interrupted"):
         count = getattr(elements, state)
         text += f", {count} {state}" if count else ""

@@ -108,7 +108,7 @@ async def test_a_mapped_node_has_few_lines_and_the_last_state() -> None:
     lines = without_times(file.getvalue())
     assert len(lines) < 10
     assert lines[1].endswith("/1000, 1 failed, 2 running")
-    assert lines[-2] == "crop: failed, 999/1000, 1 failed; crop[13] (13): ValueError: 13 is odd"
+    assert lines[-2] == "crop: failed, 1000/1000, 1 failed; crop[13] (13): ValueError: 13 is odd"
 
 
 @virtually
@@ -121,7 +121,7 @@ async def test_the_first_elements_that_failed_are_named_and_the_others_counted()
     file = io.StringIO()
     await run(mapped(crop), Progress(file), {"xs": range(20)})
     assert without_times(file.getvalue())[1:-1] == [
-        "crop: failed, 10/20, 10 failed; crop[1] (1): ValueError: 1 is odd",
+        "crop: failed, 20/20, 10 failed; crop[1] (1): ValueError: 1 is odd",
         *(f"crop[{n}] ({n}): ValueError: {n} is odd" for n in (3, 5, 7, 9)),
         "and 5 more elements failed",
     ]
@@ -571,7 +571,7 @@ def test_the_last_lines_on_a_terminal_name_the_first_elements_that_failed(termin
     run_virtually(main())
     lines = [line.rstrip() for line in CONTROL.sub("", terminal.close()).splitlines()]
     at = next(n for n, line in enumerate(lines) if "crop[1] (1): ValueError" in line)
-    assert lines[at] == "  ✗ crop  10/20, 10 failed; crop[1] (1): ValueError: 1 is odd"
+    assert lines[at] == "  ✗ crop  20/20, 10 failed; crop[1] (1): ValueError: 1 is odd"
     assert [line for line in lines[at + 1 :] if line] == [
         *(f"    crop[{n}] ({n}): ValueError: {n} is odd" for n in (3, 5, 7, 9)),
         "    and 5 more elements failed",
