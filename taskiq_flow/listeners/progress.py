@@ -45,8 +45,9 @@ class Progress:
     second.
 
     ``journal``: where the newest completed run of the same graph is looked up, by the graph's name.
-    Its times are the estimate until nodes of this run have ended. Without it, the nodes'
-    ``expected_seconds`` are.
+    Runs that a ``Recorder`` gave another name are found among the 20 newest of the journal. The
+    earlier run's times are the estimate until nodes of this run have ended. Without it, or if the
+    graph has no name, the nodes' ``expected_seconds`` are.
 
     The display ends with the last run that is in progress. As a context manager it also ends when
     the block is left, and shows nothing of runs that go on.

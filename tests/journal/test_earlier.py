@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from taskiq import InMemoryBroker
 
-from taskiq_flow import DAGBuilder, ExecutionEngine, MemoryJournal, RunReader
+from taskiq_flow import DAGBuilder, ExecutionEngine, MemoryJournal, Recorder, RunReader
 from taskiq_flow.journal import earlier
 from taskiq_flow.journal.earlier import earlier_run
+from taskiq_flow.views.time_left import EarlierRun
 
 
 async def test_it_is_the_newest_run_of_the_graph_that_has_completed(
@@ -41,6 +42,21 @@ async def test_it_is_the_newest_run_of_the_graph_that_has_completed(
     assert await earlier_run(reader, None, "r4") is None
     monkeypatch.setattr(earlier, "MOST_EVENTS", 3)
     assert await earlier_run(reader, "nightly", "r4") is None
+
+
+async def test_a_recorded_run_is_found_by_the_name_of_its_graph() -> None:
+    journal = MemoryJournal()
+    for graph in ("nightly", "other"):
+        dag = DAGBuilder(graph).node(abs, inputs={"x": "number"}).build()
+        recorder = Recorder(journal, name="x")
+        engine = ExecutionEngine(InMemoryBroker(), dag, listeners=[recorder])
+        await engine.execute({"number": 1}, run_id=graph)
+    reader = RunReader(journal)
+    assert [run.name for run in await reader.runs()] == ["x", "x"]
+    found = await earlier_run(reader, "nightly", "r")
+    assert found == EarlierRun.of(await reader.view("nightly"))
+    assert await earlier_run(reader, "nightly", "nightly") is None
+    assert await earlier_run(reader, "unknown", "r") is None
 
 
 async def test_without_a_journal_there_is_none(tmp_path: Path) -> None:
