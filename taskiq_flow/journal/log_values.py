@@ -36,12 +36,12 @@ async def value_in_log(
     """
     restored = await _restored(journal, run_id, name)
     values = StoredValues(journal.serializer, Classes.imported()).like(restored.header.serializer)
-    if name in restored.results:
+    if name in restored.results and len(restored.results) == 1:
         return _loaded(values, run_id, restored.results[name])
-    if name in restored.inputs:
+    if name not in restored.results and name in restored.inputs:
         return _loaded(values, run_id, Record(b"", name, data=restored.inputs[name]))
     elements = {
-        parted(element)[1]: _loaded(values, run_id, entry)
+        () if element == name else parted(element)[1]: _loaded(values, run_id, entry)
         for element, entry in restored.results.items()
     }
     ends = _Ends(run_id, name, elements, is_told)
@@ -130,8 +130,12 @@ class _Ends:
     missing: dict[Path, NodeFailure | NodeSkipped] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for path in self.values:
+        deepest = max(map(len, self.values), default=0)
+        for path in tuple(self.values):
             self._add_place(path)
+            if len(path) < deepest:  # a generator: how many items it has given, which follow
+                del self.values[path]
+                self.lists.setdefault(path, 0)
 
     def apply(self, event: Event) -> None:
         """Note what an event tells of the node's elements."""

@@ -384,6 +384,25 @@ async def test_a_list_has_the_places_that_the_reader_of_its_run_was_given(journa
         assert places(await reader.value("r", name)) == places(value), name
 
 
+async def test_the_value_of_a_generator_is_the_list_of_its_items(journal: Journal) -> None:
+    def items(count: int) -> Iterator[int]:
+        yield from range(count)
+
+    dag = (
+        DAGBuilder()
+        .node(items, inputs=["count"])
+        .node(items, name="each", inputs={"count": "counts"}, map_over="counts")
+        .node(abs, name="behind", inputs={"x": "each"}, map_over={"each": 2})
+        .build()
+    )
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
+    given = await engine.execute({"count": 3, "counts": [2, 0, 1]}, run_id="r")
+    assert given["each"] == [[0, 1], [], [0]]
+    reader = RunReader(journal)
+    for name in ("items", "each", "behind"):
+        assert await reader.value("r", name) == given[name], name
+
+
 async def test_a_list_has_places_for_elements_that_have_not_completed(journal: Journal) -> None:
     dag = DAGBuilder().node(odd, name="each", inputs=["numbers"], map_over="numbers").build()
     engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, max_parallel=1)
