@@ -80,7 +80,7 @@ async def _restored(journal: Journal, run_id: str, name: str) -> RestoredRun:
             for entry in read_chunk(run_id, data):
                 if restored is None:
                     restored = RestoredRun(run_id, Header.decoded(run_id, entry))
-                elif not entry.data or entry.name in ("", name) or parted(entry.name)[0] == name:
+                elif not entry.data or entry.name in ("", name) or _is_part(entry, name, restored):
                     restored.apply(entry)
     if restored is None:
         raise MissingNodeError(
@@ -89,6 +89,11 @@ async def _restored(journal: Journal, run_id: str, name: str) -> RestoredRun:
             reference=name,
         )
     return restored
+
+
+def _is_part(entry: Record, name: str, restored: RestoredRun) -> bool:
+    """Whether a record is of an element of this node, and not of a node that is called so."""
+    return parted(entry.name)[0] == name and entry.name not in restored.header.nodes
 
 
 def _missing(run_id: str, name: str) -> MissingNodeError:
@@ -149,7 +154,7 @@ class _Ends:
             self.lists[path] = max(event.count, self.lists.get(path, 0))
             self.missing.pop(path, None)  # an engine that resumed the run has made the list
             self._add_place(path)
-        elif path:
+        elif path and event.index is not None:  # else a node is called so
             self._add_place(path)
             self.missing[path] = event if isinstance(event, NodeSkipped) else _failure(event)
 

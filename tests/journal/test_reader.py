@@ -403,6 +403,14 @@ async def test_the_value_of_a_generator_is_the_list_of_its_items(journal: Journa
         assert await reader.value("r", name) == given[name], name
 
 
+async def test_a_node_that_is_called_like_an_element_is_none(journal: Journal) -> None:
+    dag = DAGBuilder().node(abs, name="a", inputs=["x"]).node(abs, name="a[0]", inputs=["x"])
+    engine = ExecutionEngine(InMemoryBroker(), dag.build(), journal=journal)
+    await engine.execute({"x": -7}, run_id="r")
+    reader = RunReader(journal)
+    assert [await reader.value("r", name) for name in ("a", "a[0]")] == [7, 7]
+
+
 async def test_a_list_has_places_for_elements_that_have_not_completed(journal: Journal) -> None:
     dag = DAGBuilder().node(odd, name="each", inputs=["numbers"], map_over="numbers").build()
     engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, max_parallel=1)
