@@ -147,7 +147,7 @@ def test_part_of_a_run_runs_again_under_a_new_name(run: Run) -> None:
     done = run("rerun", "r1", "flows:nightly", "--from", "title", "--new-run-id", "r2", *JOURNAL)
     assert done.output == "fetch: <h1>Tides</h1> read at a.org\ntitle: Tides\n"
     assert "fetch: completed, from the journal" in done.errors
-    assert run("show", "r2", *JOURNAL).lines[4].split() == ["again", "from", "r1"]
+    assert run("show", "r2", *JOURNAL).lines[5].split() == ["again", "from", "r1"]
 
 
 def test_nodes_that_take_other_inputs_run_again(folder: Path, run: Run) -> None:
