@@ -330,7 +330,7 @@ def _dict_view(value: Any, copies: dict[int, Any], method: str) -> Any:
 
 
 def _memoryview(value: memoryview, _: dict[int, Any]) -> memoryview:
-    return value if value.readonly else value.toreadonly()
+    return value.toreadonly()  # a view of its own, as one can be released
 
 
 def _deque(value: deque[Any], copies: dict[int, Any]) -> deque[Any]:
@@ -412,28 +412,44 @@ def _is_frozen(value: Any) -> bool:
 
 
 def _array(value: Any, copies: dict[int, Any]) -> Any:
-    """A view of an array, or a copy if it holds objects that can be changed. Both are read-only."""
+    """A view of an array, or a copy if it holds objects that can be changed. Both are read-only.
+
+    It is a view also where nobody can write: the shape of an array can be set in any case.
+    """
     numpy = sys.modules["numpy"]
     if value.dtype.hasobject and not _never_change(numpy.asarray(value).ravel().tolist()):
-        copies[id(value)] = made = value.copy(order="C")
+        copies[id(value)] = made = _own_view(value.copy(order="C"))
         _copy_cells(numpy.asarray(made).reshape(-1), copies)
     elif hasattr(value, "unshare_mask"):  # a masked array: setting its mask writes to no item
         ma = numpy.ma
         if value is ma.masked:
             return value
-        own = ma.nomask if value.mask is ma.nomask else value.mask.copy()
-        made = ma.array(value, mask=own, copy=False, keep_mask=False, hard_mask=value.hardmask)
-    elif value.flags.writeable:
-        made = value.view()
+        made = ma.array(
+            _own_view(value),
+            mask=ma.nomask if value.mask is ma.nomask else value.mask.copy(),
+            fill_value=None if value.dtype.names is None else value.fill_value,
+            copy=False,
+            keep_mask=False,
+            hard_mask=value.hardmask,
+        )
     else:
-        return value
+        made = _own_view(value)
     made.flags.writeable = False
     return made
 
 
+def _own_view(value: Any) -> Any:
+    """A view of an array. Its fields have names of their own, as these can be set."""
+    return value.view() if value.dtype.names is None else value.view(_own(value.dtype))
+
+
+def _own(dtype: Any) -> Any:
+    return dtype.newbyteorder("|")  # a copy, with all that a dtype has
+
+
 def _record(value: Any, copies: dict[int, Any]) -> Any:
     """An element of an array with named fields, of which it is a view."""
-    made = sys.modules["numpy"].array([value])
+    made = sys.modules["numpy"].array([value], _own(value.dtype))
     _copy_cells(made, copies)
     return made[0]
 
