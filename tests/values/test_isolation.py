@@ -24,7 +24,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from taskiq_flow import SerializationError
-from taskiq_flow.values.isolation import Isolation, isolated, shared
+from taskiq_flow.values.isolation import Isolation, detached, detaching, isolated, shared
 
 
 class Model(BaseModel):
@@ -687,3 +687,46 @@ def test_a_list_that_may_have_changed_is_looked_through_again() -> None:
     value.append(inner)  # type: ignore[arg-type]
     take.forget(value)
     assert take(value)[1] is not inner
+
+
+def refilled(memory: bytearray, kind: str) -> Any:
+    """A value of this memory, as one that is filled again and again."""
+    if kind == "view":
+        return memoryview(memory)
+    numpy = library("numpy")
+    array = numpy.frombuffer(memory, "u1")
+    if kind == "read-only array":
+        array = array[:]
+        array.flags.writeable = False
+    return numpy.ma.array(array, mask=[True, False], copy=False) if kind == "masked" else array
+
+
+@pytest.mark.parametrize("kind", ["view", "array", "read-only array", "masked"])
+def test_what_is_taken_of_an_owner_is_not_changed_by_it_afterwards(kind: str) -> None:
+    memory = bytearray(b"ab")
+    value = refilled(memory, kind)
+    (taken,) = detached([value])
+    before = repr(taken.tolist())
+    memory[:] = b"xy"
+    assert repr(taken.tolist()) == before != repr(value.tolist())
+    with pytest.raises((TypeError, ValueError), match="read-only"):
+        taken[1] = 0
+
+
+def test_memory_that_nobody_can_write_to_is_not_copied() -> None:
+    numpy = library("numpy")
+    value = numpy.frombuffer(b"ab", "u1")
+    assert numpy.shares_memory(detached(value), value)
+    text = b"ab"
+    assert detached(memoryview(text)).obj is text
+
+
+@pytest.mark.parametrize("form", [">i4", "i4,i4"])
+def test_a_view_of_a_format_that_python_cannot_make_stays_one(form: str) -> None:
+    value = memoryview(library("numpy").zeros(2, form))
+    assert detached(value).format == value.format
+
+
+def test_values_that_are_not_isolated_are_not_detached() -> None:
+    assert detaching(Isolation()) is detached
+    assert detaching(shared) is shared
