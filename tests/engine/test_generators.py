@@ -343,6 +343,29 @@ async def test_an_item_is_taken_as_it_was_when_it_was_yielded() -> None:
     assert results == {"growing": [[0], [0, 1], [0, 1, 2]], "length": [1, 2, 3]}
 
 
+@pytest.mark.parametrize("is_input", [False, True])
+async def test_an_array_that_is_filled_again_for_each_item_is_taken_each_time(
+    is_input: bool,
+) -> None:
+    numpy = pytest.importorskip("numpy")
+
+    def frames() -> Iterator[Any]:
+        frame = numpy.zeros(2, int)
+        for number in range(3):
+            frame[:] = number
+            yield frame
+
+    async def brightness(frame: Any) -> int:
+        await asyncio.sleep(0)
+        return int(frame.sum())
+
+    builder = DAGBuilder() if is_input else DAGBuilder().node(frames)
+    dag = builder.node(brightness, inputs=["frames"], map_over="frames").build()
+    engine = ExecutionEngine(InMemoryBroker(), dag)
+    inputs = {"frames": frames()} if is_input else {}
+    assert dict([pair async for pair in engine.execute_async(inputs)])["brightness"] == [0, 2, 4]
+
+
 @virtually
 async def test_listeners_are_told_how_many_items_there_were() -> None:
     recorder = Recorder()
