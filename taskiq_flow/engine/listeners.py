@@ -218,7 +218,7 @@ class Listeners:
 
     def _deliver_batches(self) -> None:
         """Call all others, for the events that came during the delay."""
-        self._is_scheduled, self._batch_timer = self._timer is not None, None
+        self._is_scheduled, self._batch_timer = False, None
         if self._store is not None:
             self._store.advance()
         self._call(self._batched)

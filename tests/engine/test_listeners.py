@@ -412,6 +412,23 @@ async def test_a_batch_has_the_events_of_a_hundredth_of_a_second() -> None:
     assert [event for batch in batches.batches for event in batch] == quick.events
 
 
+@virtually
+async def test_a_batch_has_an_event_that_comes_while_another_listener_is_still_to_be_called() -> (
+    None
+):
+    batches, of_run = Batches(), listeners.Listeners("r")
+    of_run.add(batches)
+    of_run.add(Recorder())
+    began, delay = asyncio.get_running_loop().time(), listeners.BATCH_DELAY
+    # The second and the third: the one listener is called at 10.5 ms, and the other at 10 ms.
+    for at in (0.0, 0.95 * delay, 0.97 * delay, 1.02 * delay):
+        await asyncio.sleep(began + at - asyncio.get_running_loop().time())
+        of_run.tell(ElementsKnown("r", 0.0, "n", 1))
+    await asyncio.sleep(delay + listeners.SHORTEST_PAUSE)
+    assert [[event.seq for event in batch] for batch in batches.batches] == [[1, 2, 3], [4]]
+    await of_run.aclose()
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_a_listener_that_raises_for_a_batch_is_dropped(
     broker: InMemoryBroker, caplog: pytest.LogCaptureFixture, *, is_async: bool
