@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -15,12 +16,14 @@ from taskiq_flow import (
     DAG,
     DAGBuilder,
     ElementsKnown,
+    Event,
     ExecutionEngine,
     Gap,
     NodeBegan,
     NodeCompleted,
     NodeSkipped,
     NodeStarted,
+    Progress,
     RunFailedError,
     RunFinished,
     RunStarted,
@@ -449,6 +452,31 @@ async def test_a_listener_that_raises_for_a_batch_is_dropped(
         assert await engine.execute() == {"a": [1], "b": [1]}
         assert len(raising.batches) == run
     assert "it is dropped for this run" in caplog.text
+
+
+@pytest.mark.parametrize("wraps", [False, True])
+async def test_who_replaces_on_events_of_a_listener_that_takes_notes_is_given_events(
+    broker: InMemoryBroker, *, wraps: bool
+) -> None:
+    seen: list[Any] = []
+
+    class Counting(Progress):
+        def on_events(self, events: Sequence[Event]) -> None:
+            seen.extend(events)
+            super().on_events(events)
+
+    class Wrapping(Batches):
+        def on_events(self, events: Sequence[Event]) -> None:
+            seen.extend(events)
+            progress.on_events(events)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(progress, name)
+
+    progress = Progress(io.StringIO())
+    listener = Wrapping() if wraps else Counting(io.StringIO())
+    await ExecutionEngine(broker, chain(), listeners=[listener]).execute()
+    assert [event.seq for event in seen] == list(range(1, 9))
 
 
 async def test_a_batch_that_lags_begins_with_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
