@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.elements.element import Element
+from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSpec
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.handle import ResultHandle
@@ -25,12 +26,17 @@ class HandingOver(Generic[N]):
     """
 
     def __init__(
-        self, spec: RunSpec[N], ready: ReadySet[Any], inputs_needed: Collection[N]
+        self,
+        spec: RunSpec[N],
+        ready: ReadySet[Any],
+        inputs_needed: Collection[N],
+        listeners: Listeners,
     ) -> None:
         self._spec = spec
         self._take = spec.take
         self._ready = ready
         self._inputs_needed = inputs_needed
+        self._listeners = listeners
         self.is_over = False
 
     def arrived(self, node: N, value: Any) -> None:
@@ -41,8 +47,17 @@ class HandingOver(Generic[N]):
                 for part in value.values() if isinstance(value, Mapping) else value:
                     self._take.forget(part)
 
+    def to_reader(self, node: N, value: Any) -> Any:
+        """What the reader is given: a copy as well while a listener may have still to be told it.
+
+        A journal would otherwise have what the reader has made of the value.
+        """
+        if self._listeners.events and type(value) not in NEVER_CHANGE:
+            return self.copied(value)
+        return self.handed_over(node, value)
+
     def handed_over(self, node: N, value: Any) -> Any:
-        """What the reader is given: the value itself if no node has still to be sent it.
+        """What a listener is given: the value itself if no node has still to be sent it.
 
         An array cannot be written to, whoever else has it, so that it does not depend on chance.
         """

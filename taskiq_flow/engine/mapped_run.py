@@ -80,12 +80,12 @@ class MappedRun(Run[N]):
             self._loop.call_soon(self.advance)
         if isinstance(node, Element):
             if type(value) not in NEVER_CHANGE:
-                value = self._handed_over(node, value)
+                value = self._to_reader(node, value)
             path = node.path
             return node.node.task_name, new_item(path[0] if len(path) == 1 else path, value)
         if isinstance(node, str):  # ``RUN_ENDED``
             return RUN_ENDED, Item(*value)
-        return node.task_name, self._handed_over(node, value)
+        return node.task_name, self._to_reader(node, value)
 
     # Elements
 

@@ -152,10 +152,12 @@ class Run(Generic[N]):
         )
         self._waiting = self._suspended.node_runs
         self._inputs_needed: dict[N, NodeRun[N]] = {}  # for their arguments, perhaps once more
-        self._handing_over: HandingOver[N] = HandingOver(spec, self._ready, self._inputs_needed)
-        self._handed_over: Callable[[N, Any], Any] = self._handing_over.handed_over
+        self._handing_over: HandingOver[N] = HandingOver(
+            spec, self._ready, self._inputs_needed, listeners
+        )
+        self._to_reader: Callable[[N, Any], Any] = self._handing_over.to_reader
         self._listeners = listeners
-        self._events: RunEvents[N] = RunEvents(run_id, listeners, self._handed_over)
+        self._events: RunEvents[N] = RunEvents(run_id, listeners, self._handing_over.handed_over)
         self._cached = None if cache is None else CachedResults(cache, dispatcher)
         self._sender: Sender[N] = Sender(
             run_id,
@@ -221,7 +223,7 @@ class Run(Generic[N]):
         """The next result of ``stream``, for the reader."""
         node, value = self.stream.unread.popleft()
         if type(value) not in NEVER_CHANGE:
-            value = self._handed_over(node, value)
+            value = self._to_reader(node, value)
         return node.task_name, value
 
     def cancel(self) -> None:

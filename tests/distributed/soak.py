@@ -48,8 +48,12 @@ from tests.servers.workers import Workers
 
 KINDS = ("redis-streams", "redis-lists", "nats", "rabbitmq")
 
-TIME_LIMIT = 90.0
-"""Seconds after which a run counts as hanging."""
+TIME_LIMIT = 180.0
+"""Seconds after which a run counts as hanging.
+
+An engine gives a task up of which it has heard nothing for a minute, and waits for half a minute
+more behind an outage.
+"""
 
 NOT_NOW = 2.0
 """Seconds for which a server is in trouble."""

@@ -19,6 +19,8 @@ from taskiq_flow import (
     Event,
     ExecutionEngine,
     Gap,
+    Item,
+    MemoryJournal,
     NodeBegan,
     NodeCompleted,
     NodeSkipped,
@@ -26,6 +28,7 @@ from taskiq_flow import (
     Progress,
     RunFailedError,
     RunFinished,
+    RunReader,
     RunStarted,
 )
 from taskiq_flow.dataflow.node import DAGNode
@@ -44,6 +47,23 @@ class SlowRecorder(Recorder):
     async def on_event(self, event: Any) -> None:  # type: ignore[override]
         await asyncio.sleep(0)
         self.events.append(event)
+
+
+class Texts:
+    """Has the texts of results at the moment at which they are told."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, str] = {}
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, NodeCompleted):
+            self.of[event.task_name] = str(event.result)
+
+
+class BatchOfTexts(Texts):
+    def on_events(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self.on_event(event)
 
 
 def chain() -> DAG:
@@ -313,6 +333,41 @@ async def test_a_listener_has_the_context_in_which_the_run_was_begun_and_keeps_i
     assert await engine.execute() == {"task": 100}
     assert counts == [11, 12, 13, 14, 15]
     assert seen.get() == 10
+
+
+@pytest.mark.parametrize("items", [False, True])
+@pytest.mark.parametrize("recorder_type", [Texts, BatchOfTexts])
+async def test_a_value_is_told_as_it_was_before_the_reader_changed_it(
+    broker: InMemoryBroker, recorder_type: type[Texts], items: bool
+) -> None:
+    async def a() -> list[int]:
+        return [1]
+
+    async def b(a: list[int]) -> list[int]:
+        return [*a, 2]
+
+    async def each(b: int) -> list[int]:
+        return [b]
+
+    async def d(each: list[list[int]]) -> int:
+        return len(each)
+
+    builder = DAGBuilder().node(a).node(b).node(each, map_over="b").node(d)
+    texts, journal = recorder_type(), MemoryJournal()
+    engine = ExecutionEngine(broker, builder.build(), listeners=[texts], journal=journal)
+    async for _, result in engine.execute_async(run_id="r", items=items):
+        changed = result.value if isinstance(result, Item) else result
+        if isinstance(changed, list):
+            changed.clear()
+    values = {"a": "[1]", "b": "[1, 2]", "d": "2"}
+    values |= {"each[0]": "[1]", "each[1]": "[2]"}
+    assert texts.of == values
+    shown = {
+        event.task_name: event.result["text"]
+        async for event in RunReader(journal).events("r")
+        if isinstance(event, NodeCompleted)
+    }
+    assert shown == values
 
 
 async def test_no_event_is_held_for_nobody() -> None:
