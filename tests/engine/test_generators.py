@@ -642,6 +642,31 @@ async def test_items_for_free_places_are_granted_beside_the_window(
 
 
 @virtually
+async def test_generators_share_the_places_that_are_free() -> None:
+    made = begun = most = 0
+
+    async def items(size: int) -> AsyncIterator[int]:
+        nonlocal made, most
+        for number in range(size):
+            made += 1
+            most = max(most, made - begun)
+            yield number
+            await asyncio.sleep(0)
+
+    async def slow(items: int) -> int:
+        nonlocal begun
+        begun += 1
+        await asyncio.sleep(1)
+        return 2 * items
+
+    builder = DAGBuilder().node(items, inputs=["sizes"], map_over="sizes", window=2)
+    builder.node(slow, inputs=["items"], map_over={"items": 2}, max_parallel=16)
+    results = await engine_of(builder).execute({"sizes": [40] * 8})
+    assert results["slow"] == [[2 * number for number in range(40)]] * 8
+    assert most <= 8 * 2 + 16
+
+
+@virtually
 async def test_generators_that_hold_all_places_of_a_worker_do_not_stop_the_run(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
