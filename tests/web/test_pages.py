@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from starlette.applications import Starlette
@@ -307,11 +308,12 @@ async def test_a_run_is_compared_with_one_of_those_before_it(serve: Serve) -> No
         assert seen.complaints == []
 
 
-async def test_a_click_on_a_tag_finds_the_runs_that_have_it(serve: Serve) -> None:
+async def test_tags_filter_the_list_and_the_address_has_them(serve: Serve) -> None:
     journal = MemoryJournal()
     dag = DAGBuilder("one").node(abs, inputs=["x"]).build()
     odd = "a&b=c?d#e/f%20 <b>"
-    for run_id, tags in (("r1", [odd]), ("r2", ["plain"]), ("r3", [odd, "plain"])):
+    runs = {"r1": [odd], "r2": ["plain"], "r3": [odd, "plain"], "is-plain": ["plainer"]}
+    for run_id, tags in runs.items():
         engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, tags=tags)
         await engine.execute({"x": 1}, run_id=run_id)
     site = await serve(runs_app(journal))
@@ -323,10 +325,44 @@ async def test_a_click_on_a_tag_finds_the_runs_that_have_it(serve: Serve) -> Non
         seen = await visit(chromium)
         await seen.goto(site.base)
         await seen.wait(LISTED)
-        await seen.page.get_by_role("button", name=odd).first.click()
-        await seen.wait("document.querySelectorAll('table.runs tbody tr').length == 2")
-        assert "run=" not in seen.page.url
-        assert await seen.page.locator("tbody a").all_inner_texts() == ["r3", "r1"]
+        rows, page = seen.page.locator("tbody a"), seen.page
+        tag = page.locator("tbody").get_by_role("button")
+
+        async def lists(*expected: str) -> None:
+            texts = "[...document.querySelectorAll('tbody a')].map((a) => a.text)"
+            await seen.wait(f"{texts} == '{','.join(expected)}'")
+
+        await tag.filter(has_text=re.compile("^plain$")).first.click()
+        await lists("r3", "r2")
+        assert parse_qs(urlsplit(page.url).query) == {"tag": ["plain"]}
+        await tag.filter(has_text=odd).click()
+        await lists("r3")
+        assert parse_qs(urlsplit(page.url).query) == {"tag": ["plain", odd]}
+        await page.reload()
+        await lists("r3")
+        for run_id, tags in {"other": ["plain"], "later": ["plain", odd]}.items():
+            engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, tags=tags)
+            await engine.execute({"x": 1}, run_id=run_id)
+        await lists("later", "r3")
+        await page.get_by_role("button", name="Remove tag plain").click()
+        await lists("later", "r3", "r1")
+        await page.go_back()
+        await lists("later", "r3")
+        await rows.first.click()
+        await page.get_by_role("link", name="runs").click()
+        await lists("later", "r3")
+        for one in ("plain", odd):
+            await page.get_by_role("button", name=f"Remove tag {one}").click()
+        await lists("later", "other", "is-plain", "r3", "r2", "r1")
+        await page.get_by_label("Search runs").fill("plain")
+        await page.get_by_label("State").select_option("completed")
+        assert parse_qs(urlsplit(page.url).query) == {"search": ["plain"], "state": ["completed"]}
+        await page.reload()
+        await lists("later", "other", "is-plain", "r3", "r2")
+        await page.get_by_label("Search runs").fill("")
+        await page.get_by_role("link", name="r1").click()
+        await page.locator(".top").get_by_role("button", name=odd).click()
+        await lists("later", "r3", "r1")
         assert seen.complaints == []
 
 

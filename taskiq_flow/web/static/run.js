@@ -318,8 +318,9 @@ export class RunPage {
     else this.leave();
   }
 
-  leave() {
-    show({ run: null, node: null, fold: null, open: null, with: null });
+  /** Go to the list of runs. `changes`: of its address. */
+  leave(changes = {}) {
+    show({ run: null, node: null, fold: null, open: null, with: null, ...changes });
     dispatchEvent(new PopStateEvent("popstate"));
   }
 
@@ -351,7 +352,8 @@ export class RunPage {
           ${model.failures ? html` · <span class="sign failed">✗ ${model.failures} failed</span>` : nothing}
           ${model.name ? html` · <bdi>${model.name}</bdi>` : nothing}
           ${model.origin && model.origin !== model.name ? html` <bdi class="quiet">${model.origin}</bdi>` : nothing}
-          ${model.tags.map((tag) => html`<bdi class="tag">${tag}</bdi> `)}</p>` : nothing}
+          ${model.tags.map((tag) => html`<button class="tag" title="runs with this tag"
+            @click=${() => this.leave({ tag })}><bdi>${tag}</bdi></button> `)}</p>` : nothing}
         <div class="actions"><p class="quiet" role="status">${this.connection}</p>
           ${this.buttons("Rerun…")}
           ${this.about.control && model && model.status !== "running" ? html`<button @click=${() => this.delete()}>Delete</button>` : nothing}</div>
