@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import re
+import time
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -33,7 +35,7 @@ from taskiq_flow.web import runs_app
 from taskiq_flow.web.shown import Shown
 from taskiq_flow.web.snapshot import snapshot
 from tests.journal.nightly import graph
-from tests.web.site import Serve, run_example
+from tests.web.site import INPUTS, Serve, run_example
 from tests.web.written import Written
 
 pytest.importorskip("playwright")
@@ -175,7 +177,7 @@ async def test_axe_finds_nothing(serve: Serve, journal: MemoryJournal) -> None:
                 await seen.goto(f"{site.base}/{query}")
                 await seen.wait(shows)
                 assert await violations(seen) == [], (scheme, query)
-            for query, button in (("", "New run…"), ("?run=r1&node=one", "Rerun from here…")):
+            for query, button in (("", "New run…"), ("?run=r1&node=one", "Rerun from one…")):
                 await seen.goto(f"{site.base}/{query}")
                 await seen.page.get_by_role("button", name=button).click()
                 await seen.wait("document.querySelector('#form[open] textarea') !== null")
@@ -256,6 +258,57 @@ async def test_what_was_in_flight_when_the_engine_died_is_shown_as_interrupted(
         await run.go_on()
         await run.write(NodeCompleted("r1", 2.0, "load", "", None))  # an engine has it after all
         await seen.wait("document.querySelectorAll('.box.completed').length == 1")
+        assert seen.complaints == []
+
+
+async def test_the_time_left_is_the_newest_estimate_of_the_server(serve: Serve) -> None:
+    journal = MemoryJournal()
+    run = Written(journal)
+    names = tuple(f"n{number}" for number in range(10))
+    edges = {name: (before,) for before, name in pairwise(names)}
+    await run.begin(RunStarted("r1", 0.0, names, time.time(), edges=edges))
+
+    async def execute(name: str, began: float, ended: float) -> None:
+        await run.write(
+            NodeStarted("r1", began, name, ""),
+            NodeBegan("r1", began, name, "", "w"),
+            NodeCompleted("r1", ended, name, "", None),
+        )
+
+    await execute("n0", 0.0, 10.0)
+    site = await serve(runs_app(journal))
+    top = "document.querySelector('.top').textContent"
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.page.clock.install()
+        await seen.goto(f"{site.base}/?run=r1")
+        await seen.wait(f"/1 m (30|2[5-9]) s left/.test({top})")
+        await seen.page.clock.pause_at(await seen.page.evaluate("Date.now() / 1000 + 0.1"))
+        await execute("n1", 10.0, 12.0)  # was faster
+        await seen.page.clock.run_for(1200)
+        await seen.wait(f"/4[78] s left/.test({top})")
+        assert seen.complaints == []
+
+
+async def test_the_panel_of_a_map_tells_sums_and_that_it_runs_again_as_a_whole(
+    serve: Serve,
+) -> None:
+    journal = MemoryJournal()
+    engine = ExecutionEngine(InMemoryBroker(), graph().build(), journal=journal, on_error="collect")
+    await engine.execute(INPUTS, run_id="r1")
+    site = await serve(runs_app(engine, control=True))
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        panel = seen.page.locator("aside")
+        for node, is_of_map, note in (("each", True, 0), ("each[1]", False, 1), ("one", False, 0)):
+            await seen.goto(f"{site.base}/?run=r1&node={quote(node)}")
+            await seen.wait(DETAILED)
+            whole = node.partition("[")[0]
+            await panel.get_by_role("button", name=f"Rerun from {whole}…").wait_for()
+            facts = await panel.locator(".facts").first.inner_text()
+            assert ("sums over its elements: " in facts) == is_of_map
+            text = "with all of its elements; Resume runs those that have failed"
+            assert await panel.get_by_text(text).count() == note
         assert seen.complaints == []
 
 
@@ -414,7 +467,7 @@ async def test_a_run_is_begun_resumed_run_again_and_deleted(serve: Serve) -> Non
                 await asyncio.sleep(0.01)
         await seen.wait("document.querySelector('.top').textContent.includes('failed')")
         await seen.page.locator("li[role=option]", has_text="second").click()
-        await button("button", name="Rerun from here…").click()
+        await button("button", name="Rerun from second…").click()
         assert await form.get_by_label("From").input_value() == "second"
         await form.get_by_label("Other inputs, as a JSON object").fill('{"two": 7}')
         await form.get_by_label("Tags, with commas between them").fill("trial, customer 7,")

@@ -9,7 +9,7 @@ import { panel, status } from "./panel.js";
 import { Timeline } from "./timeline.js";
 
 const DRAW_EVERY = 100;
-const REPORT_EVERY = 5000;
+const REPORT_EVERY = 1000; // or, where the server takes long, 20 times that
 const MOST_EARLIER = 50;
 const ABOUT_RESULTS = /; results of what had completed are in \.results: \d+/; // for programs
 
@@ -31,14 +31,15 @@ export class RunPage {
     this.readAddress();
     this.stream = new Stream(() => this.begin(), (event) => this.take(event), (text, error) => this.setConnection(text, error));
     this.ticking = setInterval(() => this.tick(), DRAW_EVERY);
-    this.looking = setInterval(() => this.readReport(), REPORT_EVERY);
+    this.look();
   }
 
   close() {
     this.stream.close();
     this.graph.close();
     clearInterval(this.ticking);
-    clearInterval(this.looking);
+    this.isClosed = true;
+    clearTimeout(this.looking);
   }
 
   // What is known
@@ -94,6 +95,14 @@ export class RunPage {
     this.connection = text;
     if (error !== null && this.model === null) this.notice = error.message;
     this.render();
+  }
+
+  look(after = REPORT_EVERY) {
+    this.looking = setTimeout(async () => {
+      const asked = performance.now();
+      await this.readReport();
+      if (!this.isClosed) this.look(Math.max(REPORT_EVERY, 20 * (performance.now() - asked)));
+    }, after);
   }
 
   /** Some states are told by no event: that the engine is gone, and what holds the run back. */
@@ -239,8 +248,11 @@ export class RunPage {
     rerun(this.run, [...this.model.nodes.keys()], this.whole);
   }
 
-  /** What the user can do with the run. `from`: the text of the button that runs nodes again. */
-  buttons(from) {
+  /**
+   * What the user can do with the run. `from`: the text of the button that runs nodes again.
+   * `isOfElement`: whether the buttons are those of an element, which does not run again alone.
+   */
+  buttons(from, isOfElement = false) {
     const { model, about } = this;
     if (!about.control || !model) return [];
     const isRunning = model.status === "running";
@@ -249,7 +261,8 @@ export class RunPage {
       isRunning ? html`<button class="danger" ?disabled=${Boolean(model.requested)} @click=${() => this.stop()}>
         ${model.requested ? "Stopping…" : "Stop"}</button>` : nothing,
       isStopped && model.graph ? html`<button @click=${() => this.resume()}>Resume</button>` : nothing,
-      !isRunning && model.graph ? html`<button @click=${() => this.rerun()}>${from}</button>` : nothing,
+      !isRunning && model.graph ? html`<button @click=${() => this.rerun()}>${from}</button>
+        ${isOfElement ? html`<span class="quiet">with all of its elements; Resume runs those that have failed</span>` : nothing}` : nothing,
     ];
   }
 
@@ -392,7 +405,7 @@ export class RunPage {
         </section>
         <aside tabindex="-1" aria-label="Node" ?hidden=${this.node === null}>
           ${this.details ? panel(this.run, this.details, {
-            select: (name) => this.select(name), close: () => this.unselect(), buttons: this.buttons("Rerun from here…"),
+            select: (name) => this.select(name), close: () => this.unselect(), buttons: this.buttons(html`Rerun from <bdi>${this.whole}</bdi>…`, this.node !== this.whole),
           }) : nothing}
         </aside>
       </main>`;
