@@ -262,7 +262,7 @@ export class RunPage {
         ${model.requested ? "Stopping…" : "Stop"}</button>` : nothing,
       isStopped && model.graph ? html`<button @click=${() => this.resume()}>Resume</button>` : nothing,
       !isRunning && model.graph ? html`<button @click=${() => this.rerun()}>${from}</button>
-        ${isOfElement ? html`<span class="quiet">with all of its elements; Resume runs those that have failed</span>` : nothing}` : nothing,
+        ${isOfElement ? html`<span class="quiet">Elements do not run again alone.${isStopped ? " Resume runs failed ones." : ""}</span>` : nothing}` : nothing,
     ];
   }
 
