@@ -76,9 +76,10 @@ export class RunsPage {
   }
 
   addressChanged() {
-    const before = this.tags.join("\n");
+    const before = this.tags;
     this.readAddress();
-    if (this.tags.join("\n") !== before) {
+    if (JSON.stringify(this.tags) === JSON.stringify(before)) this.tags = before; // with which the list is read
+    else {
       for (const [name, run] of this.runs) if (!this.hasTags(run)) this.runs.delete(name);
       Object.assign(this, { more: null, isRead: false });
       this.stream.start();
@@ -115,7 +116,7 @@ export class RunsPage {
       this.open(this.selected);
     } else if (key === "/") this.root.querySelector("#search").focus();
     else if (key === "f") this.failedFirst = !this.failedFirst;
-    else if (key === "Escape") this.filter({ search: "" });
+    else if (key === "Escape") this.filter("search", "");
     else return false;
     this.render();
     return true;
@@ -134,9 +135,9 @@ export class RunsPage {
     this.addressChanged();
   }
 
-  /** List those of the runs that match: `search`, a text, and `state`; empty for all. */
-  filter(changes) {
-    for (const [name, value] of Object.entries(changes)) show({ [name]: value || null }, { replace: true });
+  /** Set the `search` or the `state` of the runs that are listed; an empty one is that of all. */
+  filter(name, value) {
+    show({ [name]: value || null }, { replace: true });
     this.addressChanged();
   }
 
@@ -167,10 +168,10 @@ export class RunsPage {
         ${this.notice ? html`<p class="notice" role="alert">${this.notice}</p>` : nothing}
         <div class="tools">
           <input id="search" type="search" placeholder="search runs" aria-label="Search runs" .value=${this.search}
-            @input=${(event) => this.filter({ search: event.target.value })}>
+            @input=${(event) => this.filter("search", event.target.value)}>
           ${this.tags.map((tag) => html`<button class="tag" aria-label=${`Remove tag ${tag}`} title="list runs without this tag too"
             @click=${() => this.setTags(this.tags.filter((one) => one !== tag))}><bdi>${tag}</bdi> ✕</button>`)}
-          <select aria-label="State" @change=${(event) => this.filter({ state: event.target.value })}>
+          <select aria-label="State" @change=${(event) => this.filter("state", event.target.value)}>
             <option value="" .selected=${!this.state}>all states</option>
             ${STATES.map((state) => html`<option value=${state} .selected=${state === this.state}>${state}</option>`)}
           </select>
