@@ -32,7 +32,7 @@ async def value_in_log(journal: Journal, run_id: str, name: str) -> Any:
     }
     if elements:
         return _nested(elements)
-    raise _missing(run_id, name)
+    raise _missing(restored, name)
 
 
 async def encoded_value(journal: Journal, run_id: str, name: str) -> tuple[bytes, bool]:
@@ -48,7 +48,7 @@ async def encoded_value(journal: Journal, run_id: str, name: str) -> tuple[bytes
         return entry.data, is_json
     if entry is None and name in restored.inputs:
         return restored.inputs[name], is_json
-    raise _missing(run_id, name)
+    raise _missing(restored, name)
 
 
 async def _restored(journal: Journal, run_id: str, name: str) -> RestoredRun:
@@ -73,12 +73,38 @@ async def _restored(journal: Journal, run_id: str, name: str) -> RestoredRun:
     return restored
 
 
-def _missing(run_id: str, name: str) -> MissingNodeError:
+def _missing(restored: RestoredRun, name: str) -> MissingNodeError:
     return MissingNodeError(
-        f"run {run_id!r} has no value of {name!r} in the journal: no node or input has that name, "
-        "or it has not completed",
+        f"run {restored.run_id!r} has no value of {name!r} in the journal: {_why(restored, name)}",
         reference=name,
     )
+
+
+def _why(restored: RestoredRun, name: str) -> str:
+    """Why the log has no value of that name."""
+    nodes, of_node = restored.header.nodes, parted(name)[0]
+    if (entry := restored.results.get(name)) is not None:
+        return f"it was passed by reference; task {entry.data.decode()!r} has it"
+    if name in restored.failed:
+        return f"the {'node' if name in nodes else 'element'} has failed"
+    if name not in nodes:
+        if of_node not in nodes:
+            return "no node or input has that name"
+        return f"node {of_node!r} has no such element, or the element has not completed"
+    return _why_not_whole(restored, name)
+
+
+def _why_not_whole(restored: RestoredRun, name: str) -> str:
+    """Why the log has no value of a node that has not failed itself."""
+    stored = [element for element in restored.results if parted(element)[0] == name]
+    if stored:
+        return (
+            f"the elements of a mapped node are stored one by one, {len(stored)} of this one; ask "
+            f"for one of them, such as {stored[0]!r}"
+        )
+    if any(parted(element)[0] == name for element in restored.attempts if element != name):
+        return "no element of the mapped node has completed"
+    return "the node has not completed, or is mapped over an empty list"
 
 
 def _loaded(values: StoredValues, run_id: str, entry: Record) -> Any:
