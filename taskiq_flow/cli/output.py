@@ -120,7 +120,7 @@ class Results:
     """Writes the results of a run, one by one: as text, or as JSON lines with their values whole.
 
     ``failed``: whether one of them is a node that failed, of an engine with
-    ``on_error="collect"``.
+    ``on_error="collect"``, or has an element of a map that did.
     """
 
     def __init__(self, *, json_lines: bool) -> None:
@@ -130,8 +130,8 @@ class Results:
     def write(self, name: str, value: Any) -> None:
         """Write one result."""
         about: dict[str, Any]
+        self.failed = self.failed or _has_failed(value)
         if isinstance(value, NodeFailure):
-            self.failed = True
             about, text = {"error": shown_error(value.error)}, f"failed: {describe(value.error)}"
         elif isinstance(value, NodeSkipped):
             about, text = {"skipped": list(value.because_of)}, "skipped"
@@ -162,6 +162,13 @@ def _in_short(value: object) -> object:
     if isinstance(value, NodeSkipped):
         return _InPlace("skipped")
     return [*map(_in_short, value)] if type(value) is list else value
+
+
+def _has_failed(value: object) -> bool:
+    """Whether a result is a failure, or the list of a map with failures in it."""
+    if isinstance(value, list):
+        return any(map(_has_failed, value))
+    return isinstance(value, NodeFailure)
 
 
 def _named(name: str, text: str) -> Text:

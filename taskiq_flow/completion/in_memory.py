@@ -23,7 +23,7 @@ from taskiq_flow.errors import ConfigurationError, TaskLostError
 from taskiq_flow.generators.grant import Grant
 from taskiq_flow.generators.here import SinkHere
 from taskiq_flow.processes.name import process_name
-from taskiq_flow.values.isolation import Isolation, Take
+from taskiq_flow.values.isolation import Isolation, Take, detaching
 from taskiq_flow.values.results import failed
 
 logger = logging.getLogger("taskiq_flow")
@@ -87,7 +87,7 @@ class InMemoryCompletions:
         )
         execution.limit = limit
         if grant is not None:
-            execution.sink = SinkHere(task_id, in_flight, grant, self._isolation())
+            execution.sink = SinkHere(task_id, in_flight, grant, detaching(self._isolation()))
         self._executions[task_id] = self.expected[task_id] = execution
 
     def grant(self, task_id: str, grant: Grant) -> None:

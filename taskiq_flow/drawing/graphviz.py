@@ -55,7 +55,12 @@ def placed(
 def placed_apart(
     sizes: Sequence[tuple[float, float]], edges: Sequence[tuple[int, int]], orientation: str
 ) -> tuple[tuple[float, float], list[Point], list[list[Point]]]:
-    """As ``placed``, in a process of its own, so that other threads of this one go on."""
+    """As ``placed``, in a process of its own, so that other threads of this one go on.
+
+    In this process if it is a program with Python within it, which would begin once more.
+    """
+    if not sys.executable or hasattr(sys, "frozen"):
+        return placed(sizes, edges, orientation)
     found = subprocess.run(  # noqa: S603 - this interpreter, with this file
         [sys.executable, "-P", __file__],
         input=json.dumps([sizes, edges, orientation]).encode(),

@@ -69,11 +69,11 @@ class GeneratorItems:
         if growing.is_zipped:  # another list has ended, perhaps, and this one goes on
             self._check_readers(growing, path)
 
-    def lead(self, node: Any) -> float:
-        """How many items a generator may still make now."""
+    def lead(self, node: Any, in_flight: int) -> float:
+        """How many items a generator may still make now, of so many that are in flight."""
         growing, path = self._growing_row(node)
         unread = None if self._unread is None else self._unread()
-        lead = growing.lead(path, unread, self._free)
+        lead = growing.lead(path, unread, self._free, in_flight)
         if unread and lead < growing.enough:
             self._room.waits_for_reader = True
         return lead

@@ -24,6 +24,8 @@ class GrowingRows:
     ) -> None:
         self.node = node
         self.axis: Axis = (plan.generators[node].given_key, 1)
+        mapped = layout.mapped.get(node)
+        self._most_open = 1 if mapped is None or mapped.gate is None else mapped.gate.limit
         self.rows = rows
         readers = {n for n, g in enumerate(layout.groups) if self.axis in g.places}
         self.is_zipped = any(len(layout.groups[number].places) > 1 for number in readers)
@@ -77,19 +79,23 @@ class GrowingRows:
         """How many more items a generator is told of at least, so that it is not told of each."""
         return max(1, self.node.window // 2)
 
-    def lead(self, path: Path, unread: int | None, free: Callable[[Group], float]) -> float:
+    def lead(
+        self, path: Path, unread: int | None, free: Callable[[Group], float], in_flight: int
+    ) -> float:
         """How many more items may be made now.
 
         ``unread``: how many elements the reader has still to read; ``None`` if it is given none.
         ``free``: how many more positions of a group could begin at once. Items for these are
-        awaited, and are no lead.
+        awaited, and are no lead. The generators ``in_flight`` share them.
         """
         row = self.rows.get(path)
         least = math.inf
         if self._takers:
+            sharing = max(self._most_open, in_flight)
             least = min(
                 (
-                    self._let_in(group, path) + (free(group) if len(group.places) == 1 else 0)
+                    self._let_in(group, path)
+                    + (free(group) // sharing if len(group.places) == 1 else 0)
                     for group in self._bounding
                 ),
                 default=math.inf,

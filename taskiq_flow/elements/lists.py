@@ -10,7 +10,7 @@ from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.rows import Row, Source, Zipped, not_lists
 from taskiq_flow.elements.groups import Group
 from taskiq_flow.errors import InputError, OutputShapeError
-from taskiq_flow.values.isolation import Take
+from taskiq_flow.values.isolation import Take, detaching
 
 
 class Lists:
@@ -32,7 +32,7 @@ class Lists:
         self.sources = sources
         self.rows: dict[Axis, dict[Path, Row]] = {axis: {} for axis in axes}
         for key, source in sources.items():
-            self.rows[key, 1][()] = Row.of_source(source, take)
+            self.rows[key, 1][()] = Row.of_source(source, detaching(take))
 
     def row(self, axis: Axis, at: Path) -> Row | None:
         """The list of an axis at a path; ``None`` if it is not there."""

@@ -73,8 +73,9 @@ class Generating(Generic[N]):
         if grant is None:
             remembers = self._remembers or node_run.options.retry is not None
             grant = self._mapped.begin_items(node_run.node, remembers=remembers)
+            self._in_flight[node_run] = grant
         # At least one, after which it gives up its place for those that are to make room.
-        may = grant.have + max(1, self._mapped.lead(node_run.node))
+        may = grant.have + max(1, self._mapped.lead(node_run.node, len(self._in_flight)))
         self._set(node_run, Grant(grant.have, grant.digest, may))
 
     def begun(self, node_run: NodeRun[N]) -> None:
@@ -125,7 +126,7 @@ class Generating(Generic[N]):
     def grant(self, node_run: NodeRun[N]) -> None:
         """Tell a generator what the run has of its items, and how many it may make."""
         grant = self._in_flight[node_run]
-        may = grant.have + self._mapped.lead(node_run.node)
+        may = grant.have + self._mapped.lead(node_run.node, len(self._in_flight))
         if may - grant.may >= self._mapped.enough(node_run.node):
             self._set(node_run, Grant(grant.have, grant.digest, may))
         elif grant.have >= grant.may and not node_run.is_blocked:
@@ -146,7 +147,8 @@ class Generating(Generic[N]):
     def _let_go_on(self) -> None:
         self._looking = None
         for node_run, grant in list(self._in_flight.items()):
-            more = grant.have + self._mapped.lead(node_run.node) - grant.may
+            lead = self._mapped.lead(node_run.node, len(self._in_flight))
+            more = grant.have + lead - grant.may
             if not node_run.is_expected or more < self._mapped.enough(node_run.node):
                 continue
             if not node_run.is_blocked:

@@ -218,7 +218,7 @@ class Listeners:
 
     def _deliver_batches(self) -> None:
         """Call all others, for the events that came during the delay."""
-        self._is_scheduled, self._batch_timer = self._timer is not None, None
+        self._is_scheduled, self._batch_timer = False, None
         if self._store is not None:
             self._store.advance()
         self._call(self._batched)
@@ -342,7 +342,7 @@ class _ListenerCursor(_Cursor):
         self.is_dropped = False
         self.on_sending: OnSending | None = getattr(listener, "on_sending", None)
         self.on_events: OnEvents | None = getattr(listener, "on_events", None)
-        self.on_notes: OnNotes | None = getattr(listener, "on_notes", None)
+        self.on_notes = _on_notes_of(listener)
         self.takes_batches = not (self.on_events is None and self.on_notes is None)
         self._listener = listener
         self._context = copy_context()  # the listener's own, over all events
@@ -455,3 +455,14 @@ class EventReader(_Cursor):
 
     def __str__(self) -> str:
         return "run.events()"
+
+
+def _on_notes_of(listener: Any) -> OnNotes | None:
+    """The method that takes notes, unless a class of the user's replaces what takes events."""
+    for kind in type(listener).__mro__:
+        if "on_notes" in vars(kind):
+            method: OnNotes = listener.on_notes
+            return method
+        if "on_events" in vars(kind):
+            return None
+    return None

@@ -223,9 +223,9 @@ class MappedNodes:
                 self._log.append(self._log.completion(self._item_name(node, index), attempt, item))
         self._generator_items.take(node, items)
 
-    def lead(self, node: Any) -> float:
-        """How many items a generator may still make now."""
-        return self._generator_items.lead(node)
+    def lead(self, node: Any, in_flight: int) -> float:
+        """How many items a generator may still make now, of so many that are in flight."""
+        return self._generator_items.lead(node, in_flight)
 
     def enough(self, node: Any) -> int:
         """How many more items a generator is told of at least."""

@@ -24,7 +24,7 @@ from taskiq_flow.engine.planning import Planner
 from taskiq_flow.engine.run import Run
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, EarlierSessions, Items, RunSpec
 from taskiq_flow.engine.starting import Starter
-from taskiq_flow.errors import InputConflictError, MissingInputError
+from taskiq_flow.errors import InputConflictError, MissingInputError, MissingNodeError
 from taskiq_flow.journal.finished import PassedOver
 from taskiq_flow.journal.history import (
     RestoredRun,
@@ -123,7 +123,7 @@ class Resumer:
         await self._runs.check_is_free(run_id)
         restored = await restore_run(self._runs.journal, run_id)
         self._check_how_begun(restored)
-        again = [self._dag.get_node(name).task_name for name in from_]
+        again = [self._node_to_rerun(run_id, name).task_name for name in from_]
         self._runs.adapt_to_graph(restored, allow_changed=allow_changed)
         plan, lists = self._dag.plan(), self._lists()
         changed = {key for key in sources if key in restored.inputs or key not in lists}
@@ -160,6 +160,20 @@ class Resumer:
         )
         spec = replace(spec, earlier=earlier)
         return await self._starter.begin(listeners, new_run_id, spec, log, is_named=is_named)
+
+    def _node_to_rerun(self, run_id: str, name: str) -> DAGNode:
+        """The node of that name. Raises ``MissingNodeError``, also for an element's name."""
+        of_node, path = parted(name)
+        nodes = {node.task_name: node for node in self._dag.nodes}
+        whole = None if name in nodes or not path else nodes.get(of_node)
+        if whole is not None and (whole.map_over or whole.is_generator):
+            raise MissingNodeError(
+                f"{name!r} is an element of node {of_node!r}, and elements cannot be run again "
+                f"alone; run the node again, or resume run {run_id!r}, which runs its failed "
+                "elements",
+                reference=name,
+            )
+        return self._dag.get_node(name)
 
     async def _restored(self, run_id: str, items: Items, *, passes_over: bool) -> RestoredRun:
         """A run of the journal, without the values that nobody takes any more."""

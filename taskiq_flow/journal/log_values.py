@@ -49,7 +49,7 @@ async def value_in_log(
         async for event in told:
             ends.apply(event)
     if not ends.lists:
-        raise _missing(run_id, name)
+        raise _missing(restored, name)
     return ends.whole()
 
 
@@ -66,7 +66,7 @@ async def encoded_value(journal: Journal, run_id: str, name: str) -> tuple[bytes
         return entry.data, is_json
     if entry is None and name in restored.inputs:
         return restored.inputs[name], is_json
-    raise _missing(run_id, name)
+    raise _missing(restored, name)
 
 
 async def _restored(journal: Journal, run_id: str, name: str) -> RestoredRun:
@@ -96,12 +96,38 @@ def _is_part(entry: Record, name: str, restored: RestoredRun) -> bool:
     return parted(entry.name)[0] == name and entry.name not in restored.header.nodes
 
 
-def _missing(run_id: str, name: str) -> MissingNodeError:
+def _missing(restored: RestoredRun, name: str) -> MissingNodeError:
     return MissingNodeError(
-        f"run {run_id!r} has no value of {name!r} in the journal: no node or input has that name, "
-        "or it has not completed",
+        f"run {restored.run_id!r} has no value of {name!r} in the journal: {_why(restored, name)}",
         reference=name,
     )
+
+
+def _why(restored: RestoredRun, name: str) -> str:
+    """Why the log has no value of that name."""
+    nodes, of_node = restored.header.nodes, parted(name)[0]
+    if (entry := restored.results.get(name)) is not None:
+        return f"it was passed by reference; task {entry.data.decode()!r} has it"
+    if name in restored.failed:
+        return f"the {'node' if name in nodes else 'element'} has failed"
+    if name not in nodes:
+        if of_node not in nodes:
+            return "no node or input has that name"
+        return f"node {of_node!r} has no such element, or the element has not completed"
+    return _why_not_whole(restored, name)
+
+
+def _why_not_whole(restored: RestoredRun, name: str) -> str:
+    """Why the log has no value of a node that has not failed itself."""
+    stored = [element for element in restored.results if parted(element)[0] == name]
+    if stored:
+        return (
+            f"the elements of a mapped node are stored one by one, {len(stored)} of this one; ask "
+            f"for one of them, such as {stored[0]!r}"
+        )
+    if any(parted(element)[0] == name for element in restored.attempts if element != name):
+        return "no element of the mapped node has completed"
+    return "the node has not completed, or is mapped over an empty list"
 
 
 def _loaded(values: StoredValues, run_id: str, entry: Record) -> Any:
@@ -180,7 +206,12 @@ class _Ends:
     def _not_completed(self, path: Path) -> NodeFailure:
         name = element_name(self.name, path)
         index = path[0] if len(path) == 1 else path
-        return NodeFailure(name, "", _missing(self.run_id, name), 0, index)
+        error = MissingNodeError(
+            f"run {self.run_id!r} has no value of {name!r} in the journal: the element has not "
+            "completed",
+            reference=name,
+        )
+        return NodeFailure(name, "", error, 0, index)
 
     def _add_place(self, path: Path) -> None:
         while path:

@@ -159,7 +159,8 @@ class SummaryWriter:
 
     def _finish(self, event: RunFinished) -> None:
         self._outcome = event.outcome
-        self._ended = time.time() if self._offset is None else event.at + self._offset
+        ended = time.time() if self._offset is None else event.at + self._offset
+        self._ended = max(self.started, ended)  # an engine's clock may be behind an earlier one's
 
     def _begin(self, event: RunStarted) -> None:
         """An engine begins, or goes on: it tells once more of what earlier ones have completed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from contextlib import suppress
 from typing import Any
 
 from taskiq_flow.values.tree import Decode, Decoder, Encoder, Handler, RefusedError
@@ -45,9 +46,10 @@ def _dtype_form(numpy: Any, dtype: Any) -> Any:
     if dtype.hasobject:
         raise RefusedError(f"its dtype is {dtype}; use a list, or a dtype without objects")
     if _is_bare(numpy, dtype):
-        form = numpy.lib.format.dtype_to_descr(dtype)
-        if numpy.lib.format.descr_to_dtype(form) == dtype:
-            return form
+        with suppress(ValueError):  # of fields that overlap, or stand in another order
+            form = numpy.lib.format.dtype_to_descr(dtype)
+            if numpy.lib.format.descr_to_dtype(form) == dtype:
+                return form
     raise RefusedError(
         f"its dtype {dtype!r} is numpy.record or has metadata or a layout of its own; use "
         ".astype(...) with a dtype of fields alone"

@@ -20,6 +20,7 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
+from contextlib import suppress
 from dataclasses import is_dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -72,10 +73,29 @@ def isolated(value: Any) -> Any:
     Raises ``SerializationError`` for a value that can be read once only (an iterator, a coroutine),
     alone or within another one, and for one that is nested more deeply than Python's recursion.
     """
-    if type(value) in NEVER_CHANGE:
-        return value
+    return value if type(value) in NEVER_CHANGE else _own(value, {})
+
+
+def detached(value: Any) -> Any:
+    """What is taken of a value that its owner goes on to change: arrays are copied as well.
+
+    Raises as ``isolated`` does.
+    """
+    return value if type(value) in NEVER_CHANGE else _own(value, _Detached())
+
+
+def detaching(take: Take) -> Take:
+    """``take``, for values that their owner goes on to change, as the items of a generator."""
+    return detached if isinstance(take, Isolation) else take
+
+
+class _Detached(dict[int, Any]):
+    """The copies of a value whose owner goes on to change it."""
+
+
+def _own(value: Any, copies: dict[int, Any]) -> Any:
     try:
-        return _copied(value, {})
+        return _copied(value, copies)
     except RecursionError:
         raise SerializationError(
             f"a {type_name(value)} is nested too deeply to be copied; flatten it, or give the "
@@ -329,8 +349,12 @@ def _dict_view(value: Any, copies: dict[int, Any], method: str) -> Any:
     return getattr(_copied(mapping, copies), method)()
 
 
-def _memoryview(value: memoryview, _: dict[int, Any]) -> memoryview:
-    return value if value.readonly else value.toreadonly()
+def _memoryview(value: memoryview, copies: dict[int, Any]) -> memoryview:
+    if isinstance(copies, _Detached) and type(value.obj) is not bytes and value.nbytes:
+        with suppress(ValueError):  # of a format that Python makes no views of, say of fields
+            form: Any = value.format
+            return memoryview(value.tobytes()).cast(form, value.shape or ())
+    return value.toreadonly()  # a view of its own, as one can be released
 
 
 def _deque(value: deque[Any], copies: dict[int, Any]) -> deque[Any]:
@@ -412,28 +436,55 @@ def _is_frozen(value: Any) -> bool:
 
 
 def _array(value: Any, copies: dict[int, Any]) -> Any:
-    """A view of an array, or a copy if it holds objects that can be changed. Both are read-only."""
+    """A view of an array, or a copy if it holds objects that can be changed. Both are read-only.
+
+    It is a view also where nobody can write: the shape of an array can be set in any case.
+    """
     numpy = sys.modules["numpy"]
     if value.dtype.hasobject and not _never_change(numpy.asarray(value).ravel().tolist()):
-        copies[id(value)] = made = value.copy(order="C")
+        copies[id(value)] = made = _own_view(value.copy(order="C"))
         _copy_cells(numpy.asarray(made).reshape(-1), copies)
     elif hasattr(value, "unshare_mask"):  # a masked array: setting its mask writes to no item
         ma = numpy.ma
         if value is ma.masked:
             return value
-        own = ma.nomask if value.mask is ma.nomask else value.mask.copy()
-        made = ma.array(value, mask=own, copy=False, keep_mask=False, hard_mask=value.hardmask)
-    elif value.flags.writeable:
-        made = value.view()
+        made = ma.array(
+            _own_view(_kept(value, copies)),
+            mask=ma.nomask if value.mask is ma.nomask else value.mask.copy(),
+            fill_value=None if value.dtype.names is None else value.fill_value,
+            copy=False,
+            keep_mask=False,
+            hard_mask=value.hardmask,
+        )
     else:
-        return value
+        made = _own_view(_kept(value, copies))
     made.flags.writeable = False
     return made
 
 
+def _kept(value: Any, copies: dict[int, Any]) -> Any:
+    """An array whose memory stays as it is: a copy if its owner goes on to write there."""
+    if isinstance(copies, _Detached):
+        memory = value
+        while isinstance(memory, sys.modules["numpy"].ndarray):
+            if memory.flags.writeable:
+                return value.copy(order="K")
+            memory = memory.base
+    return value
+
+
+def _own_view(value: Any) -> Any:
+    """A view of an array. Its fields have names of their own, as these can be set."""
+    return value.view() if value.dtype.names is None else value.view(_own_dtype(value.dtype))
+
+
+def _own_dtype(dtype: Any) -> Any:
+    return dtype.newbyteorder("|")  # a copy, with all that a dtype has
+
+
 def _record(value: Any, copies: dict[int, Any]) -> Any:
     """An element of an array with named fields, of which it is a view."""
-    made = sys.modules["numpy"].array([value])
+    made = sys.modules["numpy"].array([value], _own_dtype(value.dtype))
     _copy_cells(made, copies)
     return made[0]
 

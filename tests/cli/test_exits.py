@@ -46,6 +46,11 @@ ENDS = [
     (["run", "flows:nightly", *URL, *KNOWN], 3, "continue it with taskiq-flow resume r1 flows:"),
     (["resume", "r1", "flows:halves", "--journal", "runs.db"], 3, "or with --allow-changed"),
     (["rerun", "r1", "flows:nightly", "--from", "tidle", "--journal", "runs.db"], 3, "'tidle'"),
+    (
+        ["rerun", "r1", "flows:mapped", "--from", "odd[5]", "--journal", "runs.db"],
+        3,
+        "elements cannot be run again alone",
+    ),
     (["show", "r2", "--journal", "runs.db"], 4, "the journal has no run 'r2'"),
     (["watch", "r2", "--journal", "runs.db"], 4, "the journal has no run 'r2'"),
     (["cancel", "r2", "--journal", "runs.db"], 4, "the journal has no run 'r2'"),

@@ -100,6 +100,11 @@ def test_failures_that_are_collected_are_results(run: Run) -> None:
     assert lines[1] == {"node": "half", "skipped": ["odd"]}
 
 
+def test_an_element_that_failed_is_told_by_the_exit_code_as_watch_tells_it(run: Run) -> None:
+    words = ["flows:mapped", "-i", "numbers=[2, 7]", "--on-error", "collect", "--run-id", "r"]
+    assert run("run", *words, *JOURNAL).code == run("watch", "r", *JOURNAL).code == 1
+
+
 def test_an_engine_keeps_its_options_and_its_listeners(folder: Path, run: Run) -> None:
     assert run("run", "flows:engine", "-i", "number=4").output == "odd: 4\nhalf: 2.0\n"
     assert (folder / "engine.db").exists()

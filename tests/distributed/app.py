@@ -89,6 +89,7 @@ class Settings:
     imports: tuple[str, ...] = ()
     options: str = "{}"
     serializer: str = ""
+    max_deliveries: int = 3
 
     @property
     def environment(self) -> dict[str, str]:
@@ -120,6 +121,7 @@ def broker_of(settings: Settings) -> AsyncBroker:
             prefix=settings.prefix,
             store=settings.store or None,
             store_above=settings.store_above,
+            max_deliveries=settings.max_deliveries,
         )
         broker = broker.with_middlewares(flow)
     if settings.retries:

@@ -26,7 +26,7 @@ from typing import Any
 from taskiq import AsyncBroker
 
 from property_tests.model import GraphSpec, NodeSpec, evaluate
-from taskiq_flow import DAG, DAGNode, ExecutionEngine, NodeFailure, NodeSkipped
+from taskiq_flow import DAG, DAGNode, ExecutionEngine, NodeCompleted, NodeFailure, NodeSkipped
 from tests.distributed import app
 from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer
@@ -89,9 +89,10 @@ def random_graph(chance: random.Random) -> GraphSpec:
 
 
 class Case:
-    """One run: how it is made, and what has become of it so far."""
+    """One run: how it is made, and what has become of it so far. ``seen``: of all runs."""
 
-    def __init__(self, seed: int, number: int) -> None:
+    def __init__(self, seed: int, number: int, seen: Counter[str]) -> None:
+        self.seen = seen
         self.name = f"seed {seed} graph {number}"
         chance = random.Random(self.name)
         self.graph = random_graph(chance)
@@ -120,6 +121,7 @@ class Case:
             self.error = error
 
     def on_event(self, event: Any) -> None:
+        self.seen["completions"] += isinstance(event, NodeCompleted)
         if hasattr(event, "task_name"):
             self.last_events[event.task_name] = f"{type(event).__name__} at {event.at:.1f}"
 
@@ -165,8 +167,12 @@ class Chaos:
         return ", ".join(f"{count} {what}" for what, count in sorted(self.seen.items()))
 
     async def _kill(self) -> None:
+        completions = -1
         while self.seen["kills"] < self.graphs / 2:
             await asyncio.sleep(0.1 + random.expovariate(1 / 0.7))
+            if self.seen["completions"] == completions:
+                continue  # on a slow machine, a new worker would be killed before it has come up
+            completions = self.seen["completions"]
             with contextlib.suppress(IndexError, ProcessLookupError):  # none is there just now
                 os.kill(random.choice(self.workers.pids), signal.SIGKILL)
                 self.seen["kills"] += 1
@@ -192,7 +198,7 @@ class Chaos:
         self.seen["restarts"] += 1
 
     async def outlive(self, broker: AsyncBroker, seed: int, concurrency: int) -> None:
-        cases = (Case(seed, number) for number in range(self.graphs))
+        cases = (Case(seed, number, self.seen) for number in range(self.graphs))
 
         async def make_some() -> None:
             for case in cases:
@@ -214,7 +220,7 @@ class Chaos:
 async def in_chaos(folder: Path, seed: int, graphs: int, workers: int, concurrency: int) -> Chaos:
     """All of it, from the start of the server on: what befell the runs, and what was wrong."""
     server = RedisServer(folder / "redis")
-    settings = app.Settings("redis-streams", redis=server.url, queue="chaos")
+    settings = app.Settings("redis-streams", redis=server.url, queue="chaos", max_deliveries=1_000)
     served = Workers(SERVED, folder=folder, processes=workers, env=settings.environment)
     with contextlib.ExitStack() as stack:
         for part in (server, served):

@@ -101,8 +101,11 @@ async def test_a_generator_survives_a_server_that_is_gone_for_three_seconds(
     async with started(site.settings) as broker:
         builder = DAGBuilder().node(task(broker, app.numbers), name="numbers")
         item = {"item": "numbers"}
-        builder.node(task(broker, app.double), inputs=item, map_over="numbers", name="double")
-        engine = ExecutionEngine(broker, builder.build())
+        # A list forgets a message that the server hands over at the moment in which it is killed.
+        attempts = 3 if site.settings.kind == "redis-lists" else 1
+        double = task(broker, app.double)
+        builder.node(double, name="double", inputs=item, map_over="numbers", retry=attempts)
+        engine = ExecutionEngine(broker, builder.build(), lost_after=10.0)
         values = {"path": str(notes.path), "count": 300, "seconds": 0.01}
         doubled = []
         async for name, value in engine.execute_async(values, items="only"):

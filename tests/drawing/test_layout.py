@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -48,6 +49,17 @@ def test_a_layout_that_is_made_in_a_process_of_its_own_is_the_same(
     assert laid_out(small, fold=False, apart=True) == here[0]
     monkeypatch.setattr("taskiq_flow.drawing.graphviz.placed", None)
     assert laid_out(large, fold=False, apart=True) == here[1]
+
+
+@pytest.mark.parametrize(("name", "value"), [("executable", None), ("frozen", True)])
+def test_a_program_with_python_within_it_does_not_begin_once_more(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    large = tiles(MOST_WHOLE)
+    here = laid_out(large, fold=False)
+    monkeypatch.setattr(sys, name, value, raising=False)
+    monkeypatch.setattr("subprocess.run", None)
+    assert laid_out(large, fold=False, apart=True) == here
 
 
 def sorted_parts(load: object) -> list[object]:

@@ -343,6 +343,29 @@ async def test_an_item_is_taken_as_it_was_when_it_was_yielded() -> None:
     assert results == {"growing": [[0], [0, 1], [0, 1, 2]], "length": [1, 2, 3]}
 
 
+@pytest.mark.parametrize("is_input", [False, True])
+async def test_an_array_that_is_filled_again_for_each_item_is_taken_each_time(
+    is_input: bool,
+) -> None:
+    numpy = pytest.importorskip("numpy")
+
+    def frames() -> Iterator[Any]:
+        frame = numpy.zeros(2, int)
+        for number in range(3):
+            frame[:] = number
+            yield frame
+
+    async def brightness(frame: Any) -> int:
+        await asyncio.sleep(0)
+        return int(frame.sum())
+
+    builder = DAGBuilder() if is_input else DAGBuilder().node(frames)
+    dag = builder.node(brightness, inputs=["frames"], map_over="frames").build()
+    engine = ExecutionEngine(InMemoryBroker(), dag)
+    inputs = {"frames": frames()} if is_input else {}
+    assert dict([pair async for pair in engine.execute_async(inputs)])["brightness"] == [0, 2, 4]
+
+
 @virtually
 async def test_listeners_are_told_how_many_items_there_were() -> None:
     recorder = Recorder()
@@ -616,6 +639,31 @@ async def test_items_for_free_places_are_granted_beside_the_window(
     await flow.shutdown()
     assert results["double"] == [2 * number for number in range(20)]
     assert [grant.may for grant in grants] == [granted]
+
+
+@virtually
+async def test_generators_share_the_places_that_are_free() -> None:
+    made = begun = most = 0
+
+    async def items(size: int) -> AsyncIterator[int]:
+        nonlocal made, most
+        for number in range(size):
+            made += 1
+            most = max(most, made - begun)
+            yield number
+            await asyncio.sleep(0)
+
+    async def slow(items: int) -> int:
+        nonlocal begun
+        begun += 1
+        await asyncio.sleep(1)
+        return 2 * items
+
+    builder = DAGBuilder().node(items, inputs=["sizes"], map_over="sizes", window=2)
+    builder.node(slow, inputs=["items"], map_over={"items": 2}, max_parallel=16)
+    results = await engine_of(builder).execute({"sizes": [40] * 8})
+    assert results["slow"] == [[2 * number for number in range(40)]] * 8
+    assert most <= 8 * 2 + 16
 
 
 @virtually

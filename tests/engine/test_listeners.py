@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -24,6 +25,7 @@ from taskiq_flow import (
     NodeCompleted,
     NodeSkipped,
     NodeStarted,
+    Progress,
     RunFailedError,
     RunFinished,
     RunReader,
@@ -468,6 +470,23 @@ async def test_a_batch_has_the_events_of_a_hundredth_of_a_second() -> None:
     assert [event for batch in batches.batches for event in batch] == quick.events
 
 
+@virtually
+async def test_a_batch_has_an_event_that_comes_while_another_listener_is_still_to_be_called() -> (
+    None
+):
+    batches, of_run = Batches(), listeners.Listeners("r")
+    of_run.add(batches)
+    of_run.add(Recorder())
+    began, delay = asyncio.get_running_loop().time(), listeners.BATCH_DELAY
+    # The second and the third: the one listener is called at 10.5 ms, and the other at 10 ms.
+    for at in (0.0, 0.95 * delay, 0.97 * delay, 1.02 * delay):
+        await asyncio.sleep(began + at - asyncio.get_running_loop().time())
+        of_run.tell(ElementsKnown("r", 0.0, "n", 1))
+    await asyncio.sleep(delay + listeners.SHORTEST_PAUSE)
+    assert [[event.seq for event in batch] for batch in batches.batches] == [[1, 2, 3], [4]]
+    await of_run.aclose()
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_a_listener_that_raises_for_a_batch_is_dropped(
     broker: InMemoryBroker, caplog: pytest.LogCaptureFixture, *, is_async: bool
@@ -488,6 +507,31 @@ async def test_a_listener_that_raises_for_a_batch_is_dropped(
         assert await engine.execute() == {"a": [1], "b": [1]}
         assert len(raising.batches) == run
     assert "it is dropped for this run" in caplog.text
+
+
+@pytest.mark.parametrize("wraps", [False, True])
+async def test_who_replaces_on_events_of_a_listener_that_takes_notes_is_given_events(
+    broker: InMemoryBroker, *, wraps: bool
+) -> None:
+    seen: list[Any] = []
+
+    class Counting(Progress):
+        def on_events(self, events: Sequence[Event]) -> None:
+            seen.extend(events)
+            super().on_events(events)
+
+    class Wrapping(Batches):
+        def on_events(self, events: Sequence[Event]) -> None:
+            seen.extend(events)
+            progress.on_events(events)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(progress, name)
+
+    progress = Progress(io.StringIO())
+    listener = Wrapping() if wraps else Counting(io.StringIO())
+    await ExecutionEngine(broker, chain(), listeners=[listener]).execute()
+    assert [event.seq for event in seen] == list(range(1, 9))
 
 
 async def test_a_batch_that_lags_begins_with_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:

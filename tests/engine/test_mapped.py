@@ -25,6 +25,7 @@ from taskiq_flow import (
     InputError,
     Item,
     MemoryJournal,
+    MissingNodeError,
     NodeCompleted,
     NodeFailed,
     NodeFailedError,
@@ -575,6 +576,14 @@ async def test_rerunning_a_map_computes_all_of_its_elements_again(tmp_path: Path
     pairs = [pair async for pair in engine.rerun("r", ["t"])]
     assert pairs == [("m", [1, 2]), ("t", 3)]
     assert sorted(calls) == [1, 2]  # they run in threads
+    with pytest.raises(MissingNodeError) as caught:
+        await _read(engine.rerun("r", ["m[1]"]))
+    assert str(caught.value) == (
+        "'m[1]' is an element of node 'm', and elements cannot be run again alone; run the node "
+        "again, or resume run 'r', which runs its failed elements"
+    )
+    with pytest.raises(MissingNodeError, match="the graph has no node 't\\[1\\]'"):
+        await _read(engine.rerun("r", ["t[1]"]))
     await asyncio.wait_for(_read(engine.rerun("r", ["m"])), 10)
     assert sorted(calls) == [1, 1, 2, 2]
     await engine.journal.aclose()

@@ -351,9 +351,17 @@ async def test_values_are_read_by_the_names_of_nodes_elements_and_inputs(journal
     assert await reader.value("r", "each[2]") == 4
     assert places(await reader.value("r", "each")) == [2, "ValueError", 4]
     assert await reader.value("r", "number") == 5
-    for name in ("one", "after", "none"):
-        with pytest.raises(MissingNodeError, match=f"no value of '{name}'"):
+    for name, why in (
+        ("one", "the node has failed"),
+        ("each[1]", "the element has failed"),
+        ("each[9]", "node 'each' has no such element, or the element has not completed"),
+        ("after", "the node has not completed, or is mapped over an empty list"),
+        ("none", "no node or input has that name"),
+        ("none[0]", "no node or input has that name"),
+    ):
+        with pytest.raises(MissingNodeError) as caught:
             await reader.value("r", name)
+        assert str(caught.value) == f"run 'r' has no value of {name!r} in the journal: {why}"
 
 
 async def test_a_list_has_the_places_that_the_reader_of_its_run_was_given(journal: Journal) -> None:

@@ -20,6 +20,7 @@ from taskiq_flow import (
     NodeRetried,
     NodeStarted,
     RunFailedError,
+    RunFinished,
     RunStarted,
     RunView,
 )
@@ -138,3 +139,15 @@ def test_an_element_that_is_tried_again_by_another_engine_is_in_the_total() -> N
     view = RunView()
     view.apply_all(events)
     assert summary_of([events]).total == total_of(view) == 2
+
+
+def test_a_run_has_not_ended_before_it_began_by_the_clock_of_an_earlier_engine() -> None:
+    writer = SummaryWriter("r", Head())
+    writer.go_on_after(RunSummary("r", "running", started=1_000.0))
+    events: list[Event] = [
+        RunStarted("r", 5.0, ("a",), 400.0),
+        RunFinished("r", 7.0, "completed", None),
+    ]
+    writer.apply([told(event) for event in events], 9)
+    summary = writer.summary()
+    assert (summary.started, summary.ended) == (1_000.0, 1_000.0)

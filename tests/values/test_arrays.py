@@ -85,6 +85,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
         np.zeros(1, [("a", np.dtype("i4", metadata={"a": 1}))]),
         r"metadata.* use \.astype",
     ),
+    "fields that overlap": (
+        np.zeros(1, {"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [0, 0]}),
+        r"layout .* use \.astype",
+    ),
+    "fields in another order": (np.zeros(1, "i4,i4")[["f1", "f0"]], r"layout .* use \.astype"),
     "lazy": (pl.LazyFrame({"a": [1]}), r"\.collect\(\)"),
     "polars objects": (pl.DataFrame({"a": [object()]}), "cast it"),
     "sparse": (pd.DataFrame({"a": pd.arrays.SparseArray([0, 1])}), r"\.sparse\.to_dense\(\)"),

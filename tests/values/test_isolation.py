@@ -24,7 +24,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from taskiq_flow import SerializationError
-from taskiq_flow.values.isolation import Isolation, isolated, shared
+from taskiq_flow.values.isolation import Isolation, detached, detaching, isolated, shared
 
 
 class Model(BaseModel):
@@ -412,7 +412,40 @@ def test_an_array_of_objects_that_nobody_changes_is_not_copied() -> None:
     taken = isolated(value)
     assert numpy.shares_memory(taken, value)
     assert not taken.flags.writeable
-    assert isolated(taken) is taken
+
+
+@pytest.mark.filterwarnings("ignore:Setting the shape")  # NumPy 2.5 advises against it
+@pytest.mark.parametrize("is_writeable", [True, False])
+def test_the_shape_of_an_array_is_its_takers_own(is_writeable: bool) -> None:
+    value = library("numpy").arange(4)
+    value.flags.writeable = is_writeable
+    kept = isolated(value)
+    isolated(kept).shape = (2, 2)
+    assert kept.shape == value.shape == (4,)
+
+
+def masked_records() -> Any:
+    kinds = [("f0", int), ("f1", float)]
+    return library("numpy").ma.array([(1, 2)], mask=[(False, True)], dtype=kinds, fill_value=(8, 9))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: library("numpy").zeros(2, fields((">i4",), (float, (2, 2)))),
+        lambda: library("numpy").zeros(2, fields((">i4",), (float,)))[0],
+        lambda: library("numpy").rec.array([(1, "a")], names="f0,f1"),
+        records,
+        masked_records,
+    ],
+)
+def test_the_names_of_an_arrays_fields_are_its_takers_own(make: Callable[[], Any]) -> None:
+    value = make()
+    kept = isolated(value)
+    assert (type(kept), kept.dtype, repr(kept)) == (type(value), value.dtype, repr(value))
+    names = value.dtype.names
+    isolated(kept).dtype.names = [name.upper() for name in names]
+    assert kept.dtype.names == value.dtype.names == names
 
 
 def test_an_array_that_holds_itself_is_copied_with_its_shape() -> None:
@@ -521,7 +554,13 @@ def test_the_memory_of_a_view_cannot_be_written_to() -> None:
     assert taken == value
     with pytest.raises(TypeError, match="read-only"):
         taken[0] = 0
-    assert isolated(taken) is taken
+
+
+def test_a_view_of_memory_can_be_released_by_each_of_its_takers() -> None:
+    value = memoryview(b"ab")
+    with isolated(value) as taken:
+        assert taken.tobytes() == b"ab"
+    assert value.tobytes() == b"ab"
 
 
 def test_an_array_of_pandas_is_its_takers_own() -> None:
@@ -648,3 +687,46 @@ def test_a_list_that_may_have_changed_is_looked_through_again() -> None:
     value.append(inner)  # type: ignore[arg-type]
     take.forget(value)
     assert take(value)[1] is not inner
+
+
+def refilled(memory: bytearray, kind: str) -> Any:
+    """A value of this memory, as one that is filled again and again."""
+    if kind == "view":
+        return memoryview(memory)
+    numpy = library("numpy")
+    array = numpy.frombuffer(memory, "u1")
+    if kind == "read-only array":
+        array = array[:]
+        array.flags.writeable = False
+    return numpy.ma.array(array, mask=[True, False], copy=False) if kind == "masked" else array
+
+
+@pytest.mark.parametrize("kind", ["view", "array", "read-only array", "masked"])
+def test_what_is_taken_of_an_owner_is_not_changed_by_it_afterwards(kind: str) -> None:
+    memory = bytearray(b"ab")
+    value = refilled(memory, kind)
+    (taken,) = detached([value])
+    before = repr(taken.tolist())
+    memory[:] = b"xy"
+    assert repr(taken.tolist()) == before != repr(value.tolist())
+    with pytest.raises((TypeError, ValueError), match="read-only"):
+        taken[1] = 0
+
+
+def test_memory_that_nobody_can_write_to_is_not_copied() -> None:
+    numpy = library("numpy")
+    value = numpy.frombuffer(b"ab", "u1")
+    assert numpy.shares_memory(detached(value), value)
+    text = b"ab"
+    assert detached(memoryview(text)).obj is text
+
+
+@pytest.mark.parametrize("form", [">i4", "i4,i4"])
+def test_a_view_of_a_format_that_python_cannot_make_stays_one(form: str) -> None:
+    value = memoryview(library("numpy").zeros(2, form))
+    assert detached(value).format == value.format
+
+
+def test_values_that_are_not_isolated_are_not_detached() -> None:
+    assert detaching(Isolation()) is detached
+    assert detaching(shared) is shared

@@ -28,7 +28,7 @@ from taskiq_flow import (
     SqliteJournal,
 )
 from taskiq_flow.web import runs_app
-from tests.journal.nightly import graph
+from tests.journal.nightly import graph, odd
 from tests.web.site import INPUTS, Serve, connected, lines_of, log_of, run_example
 from tests.web.written import Written
 
@@ -171,6 +171,24 @@ async def test_a_value_is_given_as_it_is_stored(serve: Serve, journal: MemoryJou
     assert response.headers["content-disposition"].startswith("attachment;")
     given = await site.json("/api/v1/runs/r1/nodes/text/value")
     assert given == "ebb"
+
+
+async def test_why_there_is_no_value_is_told(serve: Serve, journal: MemoryJournal) -> None:
+    dag = DAGBuilder().node(odd, name="every", inputs=["numbers"], map_over="numbers").build()
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, on_error="collect")
+    await engine.execute({"numbers": [1]}, run_id="r2")
+    site = await serve(runs_app(journal))
+    for run, name, why in (
+        ("r1", "each", "are stored one by one, 2 of this one; ask for one of them, such as 'each["),
+        ("r1", "each[1]", "the element has failed"),
+        ("r1", "one", "the node has failed"),
+        ("r1", "after", "the node has not completed"),
+        ("r1", "two", "no node or input has that name"),
+        ("r2", "every", "no element of the mapped node has completed"),
+    ):
+        response = await site.get(f"/api/v1/runs/{run}/nodes/{quote(name)}/value")
+        message = response.json()["error"]["message"]
+        assert (response.status_code, why in message) == (404, True), message
 
 
 async def test_a_run_that_was_only_recorded_offers_no_values(serve: Serve) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
+import time
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from starlette.applications import Starlette
@@ -32,7 +35,7 @@ from taskiq_flow.web import runs_app
 from taskiq_flow.web.shown import Shown
 from taskiq_flow.web.snapshot import snapshot
 from tests.journal.nightly import graph
-from tests.web.site import Serve, run_example
+from tests.web.site import INPUTS, Serve, run_example
 from tests.web.written import Written
 
 pytest.importorskip("playwright")
@@ -174,7 +177,7 @@ async def test_axe_finds_nothing(serve: Serve, journal: MemoryJournal) -> None:
                 await seen.goto(f"{site.base}/{query}")
                 await seen.wait(shows)
                 assert await violations(seen) == [], (scheme, query)
-            for query, button in (("", "New run…"), ("?run=r1&node=one", "Rerun from here…")):
+            for query, button in (("", "New run…"), ("?run=r1&node=one", "Rerun from one…")):
                 await seen.goto(f"{site.base}/{query}")
                 await seen.page.get_by_role("button", name=button).click()
                 await seen.wait("document.querySelector('#form[open] textarea') !== null")
@@ -258,6 +261,57 @@ async def test_what_was_in_flight_when_the_engine_died_is_shown_as_interrupted(
         assert seen.complaints == []
 
 
+async def test_the_time_left_is_the_newest_estimate_of_the_server(serve: Serve) -> None:
+    journal = MemoryJournal()
+    run = Written(journal)
+    names = tuple(f"n{number}" for number in range(10))
+    edges = {name: (before,) for before, name in pairwise(names)}
+    await run.begin(RunStarted("r1", 0.0, names, time.time(), edges=edges))
+
+    async def execute(name: str, began: float, ended: float) -> None:
+        await run.write(
+            NodeStarted("r1", began, name, ""),
+            NodeBegan("r1", began, name, "", "w"),
+            NodeCompleted("r1", ended, name, "", None),
+        )
+
+    await execute("n0", 0.0, 10.0)
+    site = await serve(runs_app(journal))
+    top = "document.querySelector('.top').textContent"
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        await seen.page.clock.install()
+        await seen.goto(f"{site.base}/?run=r1")
+        await seen.wait(f"/1 m (30|2[5-9]) s left/.test({top})")
+        await seen.page.clock.pause_at(await seen.page.evaluate("Date.now() / 1000 + 0.1"))
+        await execute("n1", 10.0, 12.0)  # was faster
+        await seen.page.clock.run_for(1200)
+        await seen.wait(f"/4[78] s left/.test({top})")
+        assert seen.complaints == []
+
+
+async def test_the_panel_of_a_map_tells_sums_and_that_it_runs_again_as_a_whole(
+    serve: Serve,
+) -> None:
+    journal = MemoryJournal()
+    engine = ExecutionEngine(InMemoryBroker(), graph().build(), journal=journal, on_error="collect")
+    await engine.execute(INPUTS, run_id="r1")
+    site = await serve(runs_app(engine, control=True))
+    async with browser() as chromium:
+        seen = await visit(chromium)
+        panel = seen.page.locator("aside")
+        for node, is_of_map, note in (("each", True, 0), ("each[1]", False, 1), ("one", False, 0)):
+            await seen.goto(f"{site.base}/?run=r1&node={quote(node)}")
+            await seen.wait(DETAILED)
+            whole = node.partition("[")[0]
+            await panel.get_by_role("button", name=f"Rerun from {whole}…").wait_for()
+            facts = await panel.locator(".facts").first.inner_text()
+            assert ("sums over its elements: " in facts) == is_of_map
+            text = "Elements do not run again alone. Resume runs failed ones."
+            assert await panel.get_by_text(text).count() == note
+        assert seen.complaints == []
+
+
 async def write_run(journal: MemoryJournal, run_id: str, seconds: float) -> None:
     """A run of a graph of one node, which failed after some seconds."""
     run = Written(journal, run_id, name="nightly")
@@ -307,11 +361,12 @@ async def test_a_run_is_compared_with_one_of_those_before_it(serve: Serve) -> No
         assert seen.complaints == []
 
 
-async def test_a_click_on_a_tag_finds_the_runs_that_have_it(serve: Serve) -> None:
+async def test_tags_filter_the_list_and_the_address_has_them(serve: Serve) -> None:
     journal = MemoryJournal()
     dag = DAGBuilder("one").node(abs, inputs=["x"]).build()
     odd = "a&b=c?d#e/f%20 <b>"
-    for run_id, tags in (("r1", [odd]), ("r2", ["plain"]), ("r3", [odd, "plain"])):
+    runs = {"r1": [odd], "r2": ["plain"], "r3": [odd, "plain"], "is-plain": ["plainer"]}
+    for run_id, tags in runs.items():
         engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, tags=tags)
         await engine.execute({"x": 1}, run_id=run_id)
     site = await serve(runs_app(journal))
@@ -323,10 +378,44 @@ async def test_a_click_on_a_tag_finds_the_runs_that_have_it(serve: Serve) -> Non
         seen = await visit(chromium)
         await seen.goto(site.base)
         await seen.wait(LISTED)
-        await seen.page.get_by_role("button", name=odd).first.click()
-        await seen.wait("document.querySelectorAll('table.runs tbody tr').length == 2")
-        assert "run=" not in seen.page.url
-        assert await seen.page.locator("tbody a").all_inner_texts() == ["r3", "r1"]
+        rows, page = seen.page.locator("tbody a"), seen.page
+        tag = page.locator("tbody").get_by_role("button")
+
+        async def lists(*expected: str) -> None:
+            texts = "[...document.querySelectorAll('tbody a')].map((a) => a.text)"
+            await seen.wait(f"{texts} == '{','.join(expected)}'")
+
+        await tag.filter(has_text=re.compile("^plain$")).first.click()
+        await lists("r3", "r2")
+        assert parse_qs(urlsplit(page.url).query) == {"tag": ["plain"]}
+        await tag.filter(has_text=odd).click()
+        await lists("r3")
+        assert parse_qs(urlsplit(page.url).query) == {"tag": ["plain", odd]}
+        await page.reload()
+        await lists("r3")
+        for run_id, tags in {"other": ["plain"], "later": ["plain", odd]}.items():
+            engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, tags=tags)
+            await engine.execute({"x": 1}, run_id=run_id)
+        await lists("later", "r3")
+        await page.get_by_role("button", name="Remove tag plain").click()
+        await lists("later", "r3", "r1")
+        await page.go_back()
+        await lists("later", "r3")
+        await rows.first.click()
+        await page.get_by_role("link", name="runs").click()
+        await lists("later", "r3")
+        for one in ("plain", odd):
+            await page.get_by_role("button", name=f"Remove tag {one}").click()
+        await lists("later", "other", "is-plain", "r3", "r2", "r1")
+        await page.get_by_label("Search runs").fill("plain")
+        await page.get_by_label("State").select_option("completed")
+        assert parse_qs(urlsplit(page.url).query) == {"search": ["plain"], "state": ["completed"]}
+        await page.reload()
+        await lists("later", "other", "is-plain", "r3", "r2")
+        await page.get_by_label("Search runs").fill("")
+        await page.get_by_role("link", name="r1").click()
+        await page.locator(".top").get_by_role("button", name=odd).click()
+        await lists("later", "r3", "r1")
         assert seen.complaints == []
 
 
@@ -378,7 +467,7 @@ async def test_a_run_is_begun_resumed_run_again_and_deleted(serve: Serve) -> Non
                 await asyncio.sleep(0.01)
         await seen.wait("document.querySelector('.top').textContent.includes('failed')")
         await seen.page.locator("li[role=option]", has_text="second").click()
-        await button("button", name="Rerun from here…").click()
+        await button("button", name="Rerun from second…").click()
         assert await form.get_by_label("From").input_value() == "second"
         await form.get_by_label("Other inputs, as a JSON object").fill('{"two": 7}')
         await form.get_by_label("Tags, with commas between them").fill("trial, customer 7,")

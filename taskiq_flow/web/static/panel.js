@@ -7,7 +7,8 @@ export const status = (state) => html`<span class="sign ${state}">${SIGNS[state]
 
 /** `node`: what the server tells of it. `select`: chooses another node. `buttons`: what can be done. */
 export function panel(run, node, { select, close, buttons }) {
-  const times = [["waited", node.waiting], ["queued", node.sending], ["ran", node.running]];
+  const times = [["waited", node.waiting], ["queued", node.sending], ["ran", node.running]]
+    .filter(([, seconds]) => seconds > 0).map(([what, seconds]) => `${what} ${duration(seconds)}`).join(" · ");
   return html`
     <header>
       <h2><bdi>${node.node}</bdi></h2>
@@ -17,7 +18,7 @@ export function panel(run, node, { select, close, buttons }) {
       ${node.source && node.source !== "task" ? html` · by ${node.source}` : nothing}
       ${node.reason ? html` · because of ${node.reason === "failure" ? "a failure" : "a condition"}` : nothing}
       ${node.attempts > 1 ? html` · ${node.attempts} attempts` : nothing}
-      ${times.filter(([, seconds]) => seconds > 0).map(([what, seconds]) => html` · ${what} ${duration(seconds)}`)}
+      ${times ? html` · ${node.elements ? "sums over its elements: " : ""}${times}` : nothing}
     </p>
     ${buttons.length ? html`<p class="buttons">${buttons}</p>` : nothing}
     ${node.item ? html`<p><span class="quiet">item</span> <bdi>${node.item}</bdi></p>` : nothing}
@@ -66,7 +67,7 @@ function elementsPart(node, select) {
 
 function spansPart(node) {
   const isOfOne = !node.elements; // the spans of a mapped node are of no attempt
-  return html`<h3>Times</h3>
+  return html`<h3>${isOfOne ? "Times" : "Times, from its first element to its last"}</h3>
     <table><thead><tr>${isOfOne ? html`<th>attempt</th>` : nothing}<th>part</th><th>from</th><th>for</th></tr></thead><tbody>
     ${node.spans.slice(-60).map((span) => html`<tr>
       ${isOfOne ? html`<td>${span.attempt || ""}</td>` : nothing}<td>${span.part === "sending" ? "queued" : span.part}</td>

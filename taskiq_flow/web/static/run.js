@@ -9,7 +9,7 @@ import { panel, status } from "./panel.js";
 import { Timeline } from "./timeline.js";
 
 const DRAW_EVERY = 100;
-const REPORT_EVERY = 5000;
+const REPORT_EVERY = 1000; // or, where the server takes long, 20 times that
 const MOST_EARLIER = 50;
 const ABOUT_RESULTS = /; results of what had completed are in \.results: \d+/; // for programs
 
@@ -31,14 +31,15 @@ export class RunPage {
     this.readAddress();
     this.stream = new Stream(() => this.begin(), (event) => this.take(event), (text, error) => this.setConnection(text, error));
     this.ticking = setInterval(() => this.tick(), DRAW_EVERY);
-    this.looking = setInterval(() => this.readReport(), REPORT_EVERY);
+    this.look();
   }
 
   close() {
     this.stream.close();
     this.graph.close();
     clearInterval(this.ticking);
-    clearInterval(this.looking);
+    this.isClosed = true;
+    clearTimeout(this.looking);
   }
 
   // What is known
@@ -94,6 +95,14 @@ export class RunPage {
     this.connection = text;
     if (error !== null && this.model === null) this.notice = error.message;
     this.render();
+  }
+
+  look(after = REPORT_EVERY) {
+    this.looking = setTimeout(async () => {
+      const asked = performance.now();
+      await this.readReport();
+      if (!this.isClosed) this.look(Math.max(REPORT_EVERY, 20 * (performance.now() - asked)));
+    }, after);
   }
 
   /** Some states are told by no event: that the engine is gone, and what holds the run back. */
@@ -239,8 +248,11 @@ export class RunPage {
     rerun(this.run, [...this.model.nodes.keys()], this.whole);
   }
 
-  /** What the user can do with the run. `from`: the text of the button that runs nodes again. */
-  buttons(from) {
+  /**
+   * What the user can do with the run. `from`: the text of the button that runs nodes again.
+   * `isOfElement`: whether the buttons are those of an element, which does not run again alone.
+   */
+  buttons(from, isOfElement = false) {
     const { model, about } = this;
     if (!about.control || !model) return [];
     const isRunning = model.status === "running";
@@ -249,7 +261,8 @@ export class RunPage {
       isRunning ? html`<button class="danger" ?disabled=${Boolean(model.requested)} @click=${() => this.stop()}>
         ${model.requested ? "Stopping…" : "Stop"}</button>` : nothing,
       isStopped && model.graph ? html`<button @click=${() => this.resume()}>Resume</button>` : nothing,
-      !isRunning && model.graph ? html`<button @click=${() => this.rerun()}>${from}</button>` : nothing,
+      !isRunning && model.graph ? html`<button @click=${() => this.rerun()}>${from}</button>
+        ${isOfElement ? html`<span class="quiet">Elements do not run again alone.${isStopped ? " Resume runs failed ones." : ""}</span>` : nothing}` : nothing,
     ];
   }
 
@@ -318,8 +331,9 @@ export class RunPage {
     else this.leave();
   }
 
-  leave() {
-    show({ run: null, node: null, fold: null, open: null, with: null });
+  /** Go to the list of runs. `changes`: of its address. */
+  leave(changes = {}) {
+    show({ run: null, node: null, fold: null, open: null, with: null, ...changes });
     dispatchEvent(new PopStateEvent("popstate"));
   }
 
@@ -351,7 +365,8 @@ export class RunPage {
           ${model.failures ? html` · <span class="sign failed">✗ ${model.failures} failed</span>` : nothing}
           ${model.name ? html` · <bdi>${model.name}</bdi>` : nothing}
           ${model.origin && model.origin !== model.name ? html` <bdi class="quiet">${model.origin}</bdi>` : nothing}
-          ${model.tags.map((tag) => html`<bdi class="tag">${tag}</bdi> `)}</p>` : nothing}
+          ${model.tags.map((tag) => html`<button class="tag" title="runs with this tag"
+            @click=${() => this.leave({ tag })}><bdi>${tag}</bdi></button> `)}</p>` : nothing}
         <div class="actions"><p class="quiet" role="status">${this.connection}</p>
           ${this.buttons("Rerun…")}
           ${this.about.control && model && model.status !== "running" ? html`<button @click=${() => this.delete()}>Delete</button>` : nothing}</div>
@@ -390,7 +405,7 @@ export class RunPage {
         </section>
         <aside tabindex="-1" aria-label="Node" ?hidden=${this.node === null}>
           ${this.details ? panel(this.run, this.details, {
-            select: (name) => this.select(name), close: () => this.unselect(), buttons: this.buttons("Rerun from here…"),
+            select: (name) => this.select(name), close: () => this.unselect(), buttons: this.buttons(html`Rerun from <bdi>${this.whole}</bdi>…`, this.node !== this.whole),
           }) : nothing}
         </aside>
       </main>`;

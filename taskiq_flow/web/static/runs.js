@@ -1,7 +1,7 @@
 // The list of runs, which stays up to date.
 
 import { html, nothing, render } from "./vendor/lit-html.js";
-import { SIGNS, Stream, ago, duration, get, show } from "./api.js";
+import { SIGNS, Stream, ago, duration, get, show, shown } from "./api.js";
 import { newRun } from "./forms.js";
 
 const URGENT = ["failed", "interrupted"];
@@ -10,8 +10,9 @@ const STATES = ["running", "failed", "interrupted", "completed", "cancelled"];
 
 export class RunsPage {
   constructor(root, about) {
-    Object.assign(this, { root, about, runs: new Map(), selected: null, search: "", connection: "", notice: "" });
-    Object.assign(this, { isRead: false, more: null, failedFirst: true, state: "" });
+    Object.assign(this, { root, about, runs: new Map(), selected: null, connection: "", notice: "" });
+    Object.assign(this, { isRead: false, more: null, failedFirst: true });
+    this.readAddress();
     document.title = "runs · taskiq-flow";
     this.render();
     this.stream = new Stream(() => this.begin(), (event) => this.take(event), (text, error) => this.setConnection(text, error));
@@ -24,7 +25,9 @@ export class RunsPage {
   }
 
   async begin() {
-    const { runs, before } = await get("runs");
+    const { tags } = this;
+    const { runs, before } = await get(this.pathOf(tags));
+    if (tags !== this.tags) return null; // others were chosen meanwhile
     this.runs = new Map(runs.map((run) => [run.run, run]));
     Object.assign(this, { more: before, isRead: true, notice: "" });
     this.render();
@@ -33,7 +36,7 @@ export class RunsPage {
 
   take(event) {
     if (event.type === "run.deleted") this.runs.delete(event.run);
-    else if (event.type === "run.summary") this.runs.set(event.run, event);
+    else if (event.type === "run.summary" && this.hasTags(event)) this.runs.set(event.run, event);
     if (this.runs.size > MOST_LISTED) this.leaveOutOldest();
     this.isStale = true;
     queueMicrotask(() => this.isStale && this.render());
@@ -57,10 +60,41 @@ export class RunsPage {
   }
 
   async older() {
-    const { runs, before } = await get(`runs?before=${this.more}`);
+    const { tags } = this;
+    const { runs, before } = await get(this.pathOf(tags, { before: this.more }));
+    if (tags !== this.tags) return;
     for (const run of runs) this.runs.set(run.run, run);
     this.more = before;
     this.render();
+  }
+
+  readAddress() {
+    const parameters = shown();
+    this.tags = [...new Set(parameters.getAll("tag"))];
+    this.search = parameters.get("search") ?? "";
+    this.state = parameters.get("state") ?? "";
+  }
+
+  addressChanged() {
+    const before = this.tags;
+    this.readAddress();
+    if (JSON.stringify(this.tags) === JSON.stringify(before)) this.tags = before; // with which the list is read
+    else {
+      for (const [name, run] of this.runs) if (!this.hasTags(run)) this.runs.delete(name);
+      Object.assign(this, { more: null, isRead: false });
+      this.stream.start();
+    }
+    this.render();
+  }
+
+  pathOf(tags, query = {}) {
+    const parameters = new URLSearchParams(query);
+    for (const tag of tags) parameters.append("tag", tag);
+    return `runs?${parameters}`;
+  }
+
+  hasTags(run) {
+    return this.tags.every((tag) => run.tags.includes(tag));
   }
 
   get listed() {
@@ -82,7 +116,7 @@ export class RunsPage {
       this.open(this.selected);
     } else if (key === "/") this.root.querySelector("#search").focus();
     else if (key === "f") this.failedFirst = !this.failedFirst;
-    else if (key === "Escape") this.search = "";
+    else if (key === "Escape") this.filter("search", "");
     else return false;
     this.render();
     return true;
@@ -95,10 +129,16 @@ export class RunsPage {
     this.root.querySelector("tr.selected a")?.focus();
   }
 
-  findTag(event, tag) {
-    event.stopPropagation(); // and open no run
-    this.search = tag;
-    this.render();
+  /** List the runs that have all of these tags. */
+  setTags(tags) {
+    show({ tag: tags });
+    this.addressChanged();
+  }
+
+  /** Set the `search` or the `state` of the runs that are listed; an empty one is that of all. */
+  filter(name, value) {
+    show({ [name]: value || null }, { replace: true });
+    this.addressChanged();
   }
 
   open(run) {
@@ -128,10 +168,12 @@ export class RunsPage {
         ${this.notice ? html`<p class="notice" role="alert">${this.notice}</p>` : nothing}
         <div class="tools">
           <input id="search" type="search" placeholder="search runs" aria-label="Search runs" .value=${this.search}
-            @input=${(event) => { this.search = event.target.value; this.render(); }}>
-          <select aria-label="State" @change=${(event) => { this.state = event.target.value; this.render(); }}>
-            <option value="">all states</option>
-            ${STATES.map((state) => html`<option value=${state}>${state}</option>`)}
+            @input=${(event) => this.filter("search", event.target.value)}>
+          ${this.tags.map((tag) => html`<button class="tag" aria-label=${`Remove tag ${tag}`} title="list runs without this tag too"
+            @click=${() => this.setTags(this.tags.filter((one) => one !== tag))}><bdi>${tag}</bdi> ✕</button>`)}
+          <select aria-label="State" @change=${(event) => this.filter("state", event.target.value)}>
+            <option value="" .selected=${!this.state}>all states</option>
+            ${STATES.map((state) => html`<option value=${state} .selected=${state === this.state}>${state}</option>`)}
           </select>
           <label><input type="checkbox" .checked=${this.failedFirst}
             @change=${(event) => { this.failedFirst = event.target.checked; this.render(); }}> failed first</label>
@@ -151,11 +193,15 @@ export class RunsPage {
       event.preventDefault();
       this.open(run.run);
     };
+    const addTag = (event, tag) => {
+      event.stopPropagation(); // and open no run
+      this.setTags([...new Set([...this.tags, tag])]);
+    };
     return html`<tr class=${run.run === this.selected ? "selected" : ""} @click=${follow}>
       <td class="state"><span class="sign ${run.status}">${SIGNS[run.status]}</span> ${run.status}</td>
       <th scope="row"><a href="?run=${encodeURIComponent(run.run)}"><bdi>${run.run}</bdi></a></th>
       <td><bdi>${run.name ?? ""}</bdi> ${run.tags.map((tag) => html`<button class="tag" title="runs with this tag"
-        @click=${(event) => this.findTag(event, tag)}><bdi>${tag}</bdi></button> `)}</td>
+        @click=${(event) => addTag(event, tag)}><bdi>${tag}</bdi></button> `)}</td>
       <td class="number">${ago(run.started)}</td>
       <td class="number">${seconds !== null && seconds >= 0 ? duration(seconds) : ""}</td>
       <td class="number">${run.completed + run.failed + run.skipped}/${run.total}
