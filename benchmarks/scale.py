@@ -23,7 +23,7 @@ from taskiq_flow import ExecutionEngine
 SMALL = 1_000
 LENGTH = 10
 SMALL_RUNS = 5
-MOST = 1.3
+MOST = 1.05
 MOST_SECONDS = 10.0
 
 
