@@ -180,5 +180,5 @@ async def test_the_first_nodes_begin_before_all_others_are_sent() -> None:
     for index in range(40):
         dag.add_node(DAGNode(note, name=f"n{index}"))
     await ExecutionEngine(broker, dag).execute()
-    assert sent_before[0] == FIRST_SLICE
+    assert sent_before[0] <= FIRST_SLICE  # at once, where tasks start eagerly
     assert sent_before[-1] == 40
