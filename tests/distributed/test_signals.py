@@ -28,8 +28,12 @@ def reload_all(workers: Workers) -> None:
 
 
 def stop_all_twice(workers: Workers) -> None:
-    for _ in range(2):
-        os.kill(workers.process.pid, signal.SIGTERM)
+    """The second comes when taskiq's manager has taken the first: in its handler, it would hang."""
+    process = workers.process
+    os.kill(process.pid, signal.SIGTERM)
+    stops = "scheduled for shutdown"
+    process.wait_until(lambda: stops in process.log_since_start(), "the manager stops", 10.0)
+    os.kill(process.pid, signal.SIGTERM)
 
 
 def stop_each_twice(workers: Workers) -> None:

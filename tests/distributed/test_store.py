@@ -256,7 +256,7 @@ async def test_a_handle_whose_object_was_removed_says_so(
 
 
 async def test_a_store_that_is_away_is_waited_for(farm: Farm, notes: Notes) -> None:
-    settings, folder = settings_of("redis-streams", farm, name="away")
+    settings, folder = settings_of("redis-streams", farm, name="store-away")
     hidden = folder.with_name("hidden")
     farm.serve(settings)
     async with started(settings) as broker:
