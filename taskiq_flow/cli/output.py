@@ -132,7 +132,7 @@ class Results:
         about: dict[str, Any]
         self.failed = self.failed or _has_failed(value)
         if isinstance(value, NodeFailure):
-            about, text = {"error": shown_error(value.error)}, f"failed: {describe(value.error)}"
+            about, text = {"error": shown_error(value.error)}, _failed(value)
         elif isinstance(value, NodeSkipped):
             about, text = {"skipped": list(value.because_of)}, "skipped"
         elif self._json_lines:
@@ -158,10 +158,14 @@ class _InPlace:
 def _in_short(value: object) -> object:
     """A result with short texts in the places of a list's failures."""
     if isinstance(value, NodeFailure):
-        return _InPlace(f"failed: {describe(value.error)}")
+        return _InPlace(_failed(value))
     if isinstance(value, NodeSkipped):
         return _InPlace("skipped")
     return [*map(_in_short, value)] if type(value) is list else value
+
+
+def _failed(failure: NodeFailure) -> str:
+    return f"failed: {describe(failure.error)}"
 
 
 def _has_failed(value: object) -> bool:

@@ -84,6 +84,7 @@ class ResultStream(Generic[N]):
             reader.set_result(None)
 
     def __len__(self) -> int:
+        # As ``held_back`` without its call: the room of elements asks once for each of them.
         return len(self.unread) + (0 if self._log is None else self._log.undelivered)
 
     @property

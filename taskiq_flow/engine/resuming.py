@@ -163,10 +163,7 @@ class Resumer:
 
     def _node_to_rerun(self, run_id: str, name: str) -> DAGNode:
         """The node of that name. Raises ``MissingNodeError``, also for an element's name."""
-        of_node, path = parted(name)
-        nodes = {node.task_name: node for node in self._dag.nodes}
-        whole = None if name in nodes or not path else nodes.get(of_node)
-        if whole is not None and (whole.map_over or whole.is_generator):
+        if (of_node := self._dag.plan().node_of(name)) != name:
             raise MissingNodeError(
                 f"{name!r} is an element of node {of_node!r}, and elements cannot be run again "
                 f"alone; run the node again, or resume run {run_id!r}, which runs its failed "
