@@ -142,7 +142,7 @@ def check_states(view: RunView, events: Sequence[Event]) -> None:
 def check_times(view: RunView) -> None:
     """The times of a node add up to the time from when it was ready until it ended."""
     for node in view.nodes.values():
-        times = (node.waiting, node.sending, node.running)
+        times = (node.waiting, node.queued, node.running)
         assert min(times) >= -1e-6
         if node.ready_at is not None and node.ended_at is not None and node.elements is None:
             assert sum(times) == pytest.approx(node.ended_at - node.ready_at, abs=1e-6)
@@ -168,11 +168,11 @@ def check_critical_path(view: RunView) -> None:
     assert report.ideal_seconds <= view.seconds + 1e-6
     taken = 0.0
     for stage in critical_path(view.nodes, view.edges):
-        assert min(stage.waiting, stage.sending, stage.running) >= -1e-6
+        assert min(stage.waiting, stage.queued, stage.running) >= -1e-6
         times = report.nodes[stage.name]
-        assert stage.sending <= times.sending + 1e-6  # as in the table
+        assert stage.queued <= times.queued + 1e-6  # as in the table
         assert stage.waiting <= times.waiting + 1e-6
-        taken += stage.waiting + stage.sending + stage.running
+        taken += stage.waiting + stage.queued + stage.running
     assert taken <= view.seconds + 1e-6  # its parts do not overlap
     assert not path or (path[0] in report.sentence and path[-1] in report.sentence)
 
@@ -269,7 +269,7 @@ async def test_a_view_of_a_rerun_has_the_times_of_the_rerun_alone(
     view = check(saga.stage.events, cuts)
     for name in part.kept:
         node = view.nodes[name]
-        assert (node.waiting, node.sending, node.running, node.ended_at) == (0, 0, 0, None)
+        assert (node.waiting, node.queued, node.running, node.ended_at) == (0, 0, 0, None)
         assert node.is_kept
 
 

@@ -197,7 +197,7 @@ def _row_of_node(node: NodeView) -> Row:
     return [
         Text("  ").append_text(sign(node.state)),
         one_line(node.name),
-        "waits" if node.state == "pending" else text.partition(": ")[0],
+        text.partition(": ")[0],
         one_line(shown["text"])[:60] if shown else "",
     ]
 

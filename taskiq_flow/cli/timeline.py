@@ -12,7 +12,7 @@ from taskiq_flow.previews import duration, one_line
 from taskiq_flow.views.node_times import NodeTimes
 from taskiq_flow.views.report import MOST_LISTED, RunReport
 
-_SIGNS = {"waiting": "·", "sending": "░", "running": "█"}
+_SIGNS = {"waiting": "·", "queued": "░", "running": "█"}
 _LONGEST_NAME = 28
 _NUMBERS = 50
 """Columns that the numbers of a node need beside its name."""

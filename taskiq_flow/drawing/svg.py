@@ -54,7 +54,7 @@ $root .sign.skipped {{ fill: $quiet; }}
 $root .bar {{ fill: $waiting; }}
 $root .bar.completed {{ fill: $completed; }}
 $root .bar.running {{ fill: $running; }}
-$root .bar.queued {{ fill: $sending; }}
+$root .bar.queued {{ fill: $queued; }}
 $root .bar.failed {{ fill: $failed; }}
 $root .bar.cancelled {{ fill: $cancelled; }}
 $root .bar.interrupted {{ fill: $failed; opacity: 0.5; }}

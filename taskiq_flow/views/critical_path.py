@@ -11,14 +11,14 @@ from taskiq_flow.views.node_view import NodeView
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A node on a path: how long it waited, was sent and ran after the node before it had ended.
+    """A node on a path: how long it waited, was queued and ran after the node before it had ended.
 
     The times of the stages of a path do not overlap.
     """
 
     name: str
     waiting: float
-    sending: float
+    queued: float
     running: float
 
 
@@ -72,12 +72,12 @@ def stage_of(node: NodeView, since: float | None = None) -> Stage:
     """
     starts = [at for at in (node.ready_at, since) if at is not None]
     if not starts or node.ended_at is None:
-        return Stage(node.name, node.waiting, node.sending, node.longest)
+        return Stage(node.name, node.waiting, node.queued, node.longest)
     taken = max(0.0, node.ended_at - max(starts))
     running = min(node.longest, taken)
-    sending = node.sending
+    queued = node.queued
     if node.elements is not None:
         # Where nobody tells when a task begins, elements are queued until they end.
-        sending = min(sending, node.elements.queueing)
-    sending = min(sending, taken - running)
-    return Stage(node.name, taken - running - sending, sending, running)
+        queued = min(queued, node.elements.queueing)
+    queued = min(queued, taken - running)
+    return Stage(node.name, taken - running - queued, queued, running)

@@ -1,4 +1,4 @@
-"""When a node waited, when it was on its way to a worker, and when it ran."""
+"""When a node waited, when it was queued, and when it ran."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from taskiq_flow.views.critical_path import stage_of
 from taskiq_flow.views.node_view import NodeState, NodeView
 from taskiq_flow.views.run_view import RunView
 
-Part = Literal["waiting", "sending", "running"]
+Part = Literal["waiting", "queued", "running"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,15 @@ class NodeTimes:
     state: NodeState
     attempts: int
     waiting: float
-    sending: float
+    queued: float
     running: float
     elements: int | None = None
     spans: tuple[Span, ...] = ()
+
+    @property
+    def sending(self) -> float:
+        """The same as ``queued``."""
+        return self.queued
 
 
 def times_of(node: NodeView, view: RunView) -> NodeTimes:
@@ -50,7 +55,7 @@ def times_of(node: NodeView, view: RunView) -> NodeTimes:
     attempts = node.attempts if node.elements is None else node.elements.attempts
     # When an element of a mapped node was ready is not known, but what is left of the node's time.
     waiting = node.waiting if elements is None else max(node.waiting, stage_of(node).waiting)
-    parts = (0.0, 0.0, 0.0) if node.is_kept else (waiting, node.sending, node.running)
+    parts = (0.0, 0.0, 0.0) if node.is_kept else (waiting, node.queued, node.running)
     return NodeTimes(node.state, attempts, *parts, elements, tuple(_spans(node, view)))
 
 
@@ -74,7 +79,7 @@ def _spans(node: NodeView, view: RunView) -> Iterator[Span]:
             began = ended if is_on_its_way else sent
         moments: tuple[tuple[Part, float | None, float], ...] = (
             ("waiting", at, sent),
-            ("sending", sent, began),
+            ("queued", sent, began),
             ("running", began, ended),
         )
         for part, start, end in moments:

@@ -39,7 +39,7 @@ class NodeView:
     element that failed takes of the lists that its node maps over.
 
     Times that have passed, in seconds: ``waiting`` since the last node that it depends on ended,
-    in pauses between attempts included; ``sending`` from the sending of an attempt until a worker
+    in pauses between attempts included; ``queued`` from the sending of an attempt until a worker
     began it; ``running`` from then until it ended. Where nobody tells when a task begins, the time
     from its sending counts as ``running``. Moments, by the clock of ``Event.at``: ``ready_at``,
     ``sent_at`` and ``began_at`` of the last attempt, and ``ended_at``; ``earlier`` has the moments
@@ -49,7 +49,7 @@ class NodeView:
     ``was_completed_before``: the journal had its result. It has no moments then; its times are
     those of the earlier session, or zero in a rerun, which is another run.
 
-    ``elements``: those of a mapped node. Its ``waiting``, ``sending`` and ``running`` are sums over
+    ``elements``: those of a mapped node. Its ``waiting``, ``queued`` and ``running`` are sums over
     those that have ended, ``sent_at`` and ``began_at`` are when the first one was sent and began,
     and ``ended_at`` is when the last one so far ended.
 
@@ -58,7 +58,7 @@ class NodeView:
     >>> view.apply(NodeStarted("r1", 0.5, "load", "r1:load:1"))
     >>> view.apply(NodeBegan("r1", 2.0, "load", "r1:load:1", worker="host:7"))
     >>> node = view.nodes["load"]
-    >>> node.state, node.worker, node.waiting, node.sending
+    >>> node.state, node.worker, node.waiting, node.queued
     ('running', 'host:7', 0.5, 1.5)
     """
 
@@ -71,7 +71,7 @@ class NodeView:
     because_of: tuple[str, ...] = ()
     reason: Literal["failure", "condition"] | None = None
     waiting: float = 0.0
-    sending: float = 0.0
+    queued: float = 0.0
     running: float = 0.0
     ready_at: float | None = None
     sent_at: float | None = None
@@ -140,7 +140,7 @@ class NodeView:
         self.attempts = max(self.attempts, attempt)
         since = self.sent_at if self.began_at is None else self.began_at
         if since is not None:
-            self.sending += at - since
+            self.queued += at - since
         self.state, self.worker, self.began_at = "running", worker, at
 
     def close(self, at: float) -> None:

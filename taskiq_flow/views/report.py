@@ -52,9 +52,9 @@ class RunReport:
     run r1: completed in 4.000 s
     3.500 s of 4.000 s went into running load -> save, of which load took 3.000 s.
     <BLANKLINE>
-      node  state      attempts  waiting  sending  running
-    * load  completed         1    0.000    0.500    3.000
-    * save  completed         1    0.000    0.000    0.500
+      node  state      attempts  waiting  queued  running
+    * load  completed         1    0.000   0.500    3.000
+    * save  completed         1    0.000   0.000    0.500
     <BLANKLINE>
     * on the critical path; times in seconds; 0.9 nodes ran at once on average
     """
@@ -108,7 +108,7 @@ class RunReport:
         yield ""
         longest = sorted(self.nodes, key=self._took, reverse=True)[:MOST_LISTED]
         rows = [self._row(name, longest_name) for name in self.nodes if name in set(longest)]
-        heads = ("", "node", "state", "attempts", "waiting", "sending", "running")
+        heads = ("", "node", "state", "attempts", "waiting", "queued", "running")
         yield from _table([heads, *rows])
         yield ""
         if left := len(self.nodes) - len(longest):
@@ -120,13 +120,13 @@ class RunReport:
 
     def _took(self, name: str) -> float:
         times = self.nodes[name]
-        return times.waiting + times.sending + times.running
+        return times.waiting + times.queued + times.running
 
     def _row(self, name: str, longest_name: float) -> tuple[str, ...]:
         times = self.nodes[name]
         count = "" if times.elements is None else f" ×{times.elements}"
         shown = cut(one_line(name), longest_name - len(count)) + count
-        seconds = [f"{part:.3f}" for part in (times.waiting, times.sending, times.running)]
+        seconds = [f"{part:.3f}" for part in (times.waiting, times.queued, times.running)]
         mark = "*" if name in self.critical_path else ""
         return (mark, shown, times.state, str(times.attempts), *seconds)
 
@@ -140,7 +140,7 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield f"{texts[0]} {'  '.join([*texts[1:], *numbers])}".rstrip()
 
 
-_WAITS: tuple[Literal["waiting", "sending"], ...] = ("waiting", "sending")
+_WAITS: tuple[Literal["waiting", "queued"], ...] = ("waiting", "queued")
 """The parts of a time in which nothing runs."""
 
 
@@ -160,8 +160,9 @@ def _sentence(view: RunView, path: Sequence[Stage]) -> str:
     part = max(_WAITS, key=lambda part: own[part] + beside[part])
     waited, of_all = own[part] + beside[part], f"of {view.seconds:.3f} s"
     if waited > running:
-        who = names if own[part] >= beside[part] else f"{names} or nodes beside it"
-        return f"{waited:.3f} s {of_all} went into {_wait_text(part, who, view)}"
+        is_own = own[part] >= beside[part]
+        who = names if is_own else f"{names} or nodes beside it"
+        return f"{waited:.3f} s {of_all} {_wait_text(part, who, view, is_one=is_own)}"
     if left > running and not beside[cause]:
         return f"{left:.3f} s {of_all} passed before, between and after the times of {names}."
     longest = max(path, key=lambda stage: stage.running)
@@ -169,29 +170,27 @@ def _sentence(view: RunView, path: Sequence[Stage]) -> str:
     return f"{running:.3f} s {of_all} went into running {names}{share}."
 
 
-def _wait_text(part: Literal["waiting", "sending"], who: str, view: RunView) -> str:
-    """Before what these nodes waited, and for what."""
+def _wait_text(part: Literal["waiting", "queued"], who: str, view: RunView, *, is_one: bool) -> str:
+    """How these nodes waited, and for what. ``is_one``: whether the text names one thing."""
     if part == "waiting":
         return (
-            f"waiting before {who} could be sent: for a place under max_parallel=, in pauses "
-            "between attempts, for a cached result, or for items of a source."
+            f"went into waiting before {who} could be sent: for a place under max_parallel=, in "
+            "pauses between attempts, for a cached result, or for items of a source."
         )
+    queued = f"passed while {who} {'was' if is_one else 'were'} queued: tasks waited for"
     if view.in_memory:
         return (
-            f"sending {who}: tasks waited for a thread of the InMemoryBroker, which has 4 unless "
-            "it is made with sync_tasks_pool_size=, or for a process under in_process(limit=)."
+            f"{queued} a thread of the InMemoryBroker, which has 4 unless it is made with "
+            "sync_tasks_pool_size=, or for a process under in_process(limit=)."
         )
-    return (
-        f"sending {who}: tasks waited for a worker; more workers, or fewer other tasks on them, "
-        "would help."
-    )
+    return f"{queued} a worker; more workers, or fewer other tasks on them, would help."
 
 
 def _sums(stages: Sequence[Stage]) -> dict[str, float]:
-    """How long these have waited, were sent and ran."""
+    """How long these have waited, were queued and ran."""
     return {
         "waiting": sum(stage.waiting for stage in stages),
-        "sending": sum(stage.sending for stage in stages),
+        "queued": sum(stage.queued for stage in stages),
         "running": sum(stage.running for stage in stages),
     }
 

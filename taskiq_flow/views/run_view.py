@@ -456,7 +456,7 @@ class RunView:
         if state == "failed" and elements.failed <= MOST_FAILURES:
             elements.records[node.name] = node
         whole.waiting += node.waiting
-        whole.sending += node.sending
+        whole.queued += node.queued
         whole.running += node.running
         elements.attempts += node.attempts
         if node.attempts > 1:

@@ -33,7 +33,7 @@ $root .critical { font-weight: 600; }
 $root .stripe { fill: $raised; }
 $root .grid { stroke: $line; stroke-width: 1; }
 $root .waiting { fill: $waiting; }
-$root .sending { fill: $sending; }
+$root .queued { fill: $queued; }
 $root .running { fill: $running; }
 $root .failed { fill: $failed; }
 $root .path { fill: $ink; }
@@ -92,7 +92,7 @@ def _drawn(report: RunReport) -> list[str]:
 
 def _legend(y: int) -> Iterator[str]:
     x = _LEFT
-    for part, width in (("waiting", 84), ("sending", 84), ("running", 84), ("failed", 74)):
+    for part, width in (("waiting", 84), ("queued", 84), ("running", 84), ("failed", 74)):
         yield f'<rect class="{part}" x="{x}" y="{y - 10}" width="12" height="12" rx="2"/>'
         yield text_element(x + 18, y, part, "quiet")
         x += width
@@ -179,6 +179,6 @@ def _state_text(times: NodeTimes) -> tuple[str, bool]:
 
 
 def _details(name: str, times: NodeTimes) -> str:
-    parts = (("waiting", times.waiting), ("sending", times.sending), ("running", times.running))
+    parts = (("waiting", times.waiting), ("queued", times.queued), ("running", times.running))
     text = ", ".join(f"{part} {duration(seconds)}" for part, seconds in parts)
     return f"{name}: {times.state}; {text}; attempts: {times.attempts}"

@@ -72,7 +72,7 @@ def report_content(view: RunView, left: float | None = None) -> Content:
                 "state": times.state,
                 "attempts": times.attempts,
                 "waiting": times.waiting,
-                "sending": times.sending,
+                "queued": times.queued,
                 "running": times.running,
                 "elements": times.elements,
             }
@@ -136,7 +136,7 @@ def _node(node: NodeView, view: RunView) -> Content:
         "state": node.state,
         "attempts": node.attempts,
         "waiting": node.waiting,
-        "sending": node.sending,
+        "queued": node.queued,
         "running": node.running,
         "ready": _since(node.ready_at, view),
         "sent": _since(node.sent_at, view),

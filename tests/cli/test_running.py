@@ -249,7 +249,7 @@ def test_a_run_whose_engine_is_killed_is_interrupted(
     assert "run 'r1' is interrupted" in watched.errors
     rows = [line.split(maxsplit=2) for line in run("show", "r1", *JOURNAL).lines[-2:]]
     assert rows[0][0] == "!"
-    assert [row[1:] for row in rows] == [["gate", "interrupted"], ["after", "waits"]]
+    assert [row[1:] for row in rows] == [["gate", "interrupted"], ["after", "pending"]]
     again = run("cancel", "r1", *JOURNAL)
     words = "run 'r1' is interrupted and no engine has it, so there was nothing to cancel\n"
     assert (again.code, again.errors) == (0, words)

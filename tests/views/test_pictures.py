@@ -75,10 +75,10 @@ def retrying() -> RunReport:
 def test_the_spans_of_a_node_are_where_they_were() -> None:
     assert spans(retrying(), "a") == [
         ("waiting", 0.0, 0.25, 1),
-        ("sending", 0.25, 1.0, 1),
+        ("queued", 0.25, 1.0, 1),
         ("running", 1.0, 3.5, 1),
         ("waiting", 3.5, 4.0, 2),
-        ("sending", 4.0, 4.5, 2),
+        ("queued", 4.0, 4.5, 2),
         ("running", 4.5, 6.0, 2),
     ]
 
@@ -86,7 +86,7 @@ def test_the_spans_of_a_node_are_where_they_were() -> None:
 def test_spans_add_up_to_the_times_of_the_node_and_to_the_time_of_the_run() -> None:
     report = retrying()
     for times in report.nodes.values():
-        for part in ("waiting", "sending", "running"):
+        for part in ("waiting", "queued", "running"):
             total = sum(s.end - s.start for s in times.spans if s.part == part)
             assert total == pytest.approx(getattr(times, part), abs=0.001)
     total = sum(s.end - s.start for times in report.nodes.values() for s in times.spans)
@@ -104,8 +104,8 @@ def test_a_fallback_is_an_attempt_after_the_others() -> None:
 
 def test_what_is_in_flight_has_spans_until_the_last_event() -> None:
     report = report_of(started("a", "b"), sent("a", 0.0), sent("b", 0.0), began("b", 3.0))
-    assert spans(report, "a") == [("sending", 0.0, 3.0, 1)]
-    assert spans(report, "b") == [("sending", 0.0, 3.0, 1)]
+    assert spans(report, "a") == [("queued", 0.0, 3.0, 1)]
+    assert spans(report, "b") == [("queued", 0.0, 3.0, 1)]
 
 
 def test_where_no_begin_is_told_the_time_from_the_sending_is_running() -> None:
@@ -123,7 +123,7 @@ def test_a_mapped_node_is_one_row_from_its_first_element_to_its_last() -> None:
         ]
     report = report_of(*events)
     parts = [span[:3] for span in spans(report, "m")]
-    assert parts == [("waiting", 0.0, 2.0), ("sending", 2.0, 3.0), ("running", 3.0, 6.0)]
+    assert parts == [("waiting", 0.0, 2.0), ("queued", 2.0, 3.0), ("running", 3.0, 6.0)]
 
 
 def test_of_very_many_attempts_the_last_are_held() -> None:
@@ -151,7 +151,7 @@ def bars(svg: ET.Element, kind: str) -> list[dict[str, str]]:
 
 def test_each_part_has_its_shade_and_its_place() -> None:
     svg = drawn(retrying())
-    assert [len(bars(svg, kind)) for kind in ("waiting", "sending", "running")] == [2, 3, 3]
+    assert [len(bars(svg, kind)) for kind in ("waiting", "queued", "running")] == [2, 3, 3]
     first, second, third = bars(svg, "running")
     assert float(first["x"]) + float(first["width"]) < float(second["x"])
     assert float(third["x"]) + float(third["width"]) == pytest.approx(780, abs=0.2)
@@ -239,7 +239,7 @@ def slices(report: RunReport) -> list[dict[str, Any]]:
 
 def test_a_slice_says_what_it_is() -> None:
     found = slices(retrying())
-    assert [event["name"] for event in found[:3]] == ["a (waiting)", "a (sending)", "a"]
+    assert [event["name"] for event in found[:3]] == ["a (waiting)", "a (queued)", "a"]
     assert (found[2]["ts"], found[2]["dur"], found[2]["cat"]) == (1_000_000, 2_500_000, "running")
     assert found[2]["args"] == {"state": "completed", "attempt": 1, "critical path": True}
 

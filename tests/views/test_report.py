@@ -107,19 +107,19 @@ def test_times_add_up_to_what_the_run_took() -> None:
         RunFinished("r", 7.0, "completed", None),
     )
     report = RunReport.of(view)
-    total = sum(n.waiting + n.sending + n.running for n in report.nodes.values())
+    total = sum(n.waiting + n.queued + n.running for n in report.nodes.values())
     assert total == pytest.approx(report.seconds, abs=0.001)
     assert report.nodes["a"].attempts == 2
 
 
-def test_too_few_workers_show_as_sending() -> None:
+def test_too_few_workers_show_as_queued() -> None:
     view = view_of(
         *(started("a"), sent("a", 0.0), began("a", 9.0), completed("a", 10.0)),
         RunFinished("r", 10.0, "completed", None),
     )
     assert RunReport.of(view).sentence == (
-        "9.000 s of 10.000 s went into sending a: tasks waited for a worker; more workers, or "
-        "fewer other tasks on them, would help."
+        "9.000 s of 10.000 s passed while a was queued: tasks waited for a worker; more workers, "
+        "or fewer other tasks on them, would help."
     )
 
 
@@ -233,7 +233,7 @@ def test_what_a_map_ran_beside_the_node_before_it_counts_once() -> None:
     )
 
 
-def test_elements_that_wait_for_workers_show_as_sending() -> None:
+def test_elements_that_wait_for_workers_show_as_queued() -> None:
     view = view_of(started("m", mapped={"m": 1}), ElementsKnown("r", 0.0, "m", 3))
     for index in range(3):
         view.apply(NodeStarted("r", 0.0, f"m[{index}]", "", index))
@@ -244,7 +244,7 @@ def test_elements_that_wait_for_workers_show_as_sending() -> None:
         )
     view.apply(RunFinished("r", 6.0, "completed", None))
     assert RunReport.of(view).sentence.startswith(
-        "4.000 s of 6.000 s went into sending m: tasks waited for a worker; more workers"
+        "4.000 s of 6.000 s passed while m was queued: tasks waited for a worker; more workers"
     )
 
 
@@ -267,7 +267,7 @@ def elements_of(name: str, *times: tuple[float, float, float]) -> list[Event]:
     return sorted(events, key=lambda event: event.at)
 
 
-def test_elements_that_wait_for_threads_show_as_sending_in_the_table_and_in_the_sentence() -> None:
+def test_elements_that_wait_for_threads_show_as_queued_in_the_table_and_in_the_sentence() -> None:
     """Eight may run at once, and the broker has four threads."""
     begun = [n // 4 for n in range(32)]
     sent = [max(0, begun[n] - 1) if n >= 4 else 0 for n in range(32)]
@@ -278,9 +278,9 @@ def test_elements_that_wait_for_threads_show_as_sending_in_the_table_and_in_the_
         RunFinished("r", 8.0, "completed", None),
     )
     report = RunReport.of(view)
-    assert (report.nodes["slow"].waiting, report.nodes["slow"].sending) == (0.0, 28.0)
+    assert (report.nodes["slow"].waiting, report.nodes["slow"].queued) == (0.0, 28.0)
     assert report.sentence == (
-        "7.000 s of 8.000 s went into sending slow: tasks waited for a thread of the "
+        "7.000 s of 8.000 s passed while slow was queued: tasks waited for a thread of the "
         "InMemoryBroker, which has 4 unless it is made with sync_tasks_pool_size=, or for a "
         "process under in_process(limit=)."
     )
@@ -316,7 +316,7 @@ def test_a_result_of_the_journal_took_no_time_and_is_on_no_path() -> None:
     report = RunReport.of(view)
     assert (report.critical_path, report.ideal_seconds) == (("read",), 0.75)
     total = report.nodes["total"]
-    assert (total.state, total.waiting, total.sending, total.running) == ("completed", 0, 0, 0)
+    assert (total.state, total.waiting, total.queued, total.running) == ("completed", 0, 0, 0)
     assert report.sentence == "0.750 s of 1.000 s went into running read."
 
 

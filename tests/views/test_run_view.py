@@ -69,7 +69,7 @@ def view_of(*events: Event) -> RunView:
 
 
 def times(node: NodeView) -> tuple[float, float, float]:
-    return node.waiting, node.sending, node.running
+    return node.waiting, node.queued, node.running
 
 
 def test_a_node_that_has_completed() -> None:
@@ -376,7 +376,7 @@ def test_what_was_in_flight_is_interrupted_until_an_engine_goes_on() -> None:
     assert view.node("m[1]").state == gone
     assert not view.nodes["a"].is_ended
     report = RunReport.of(view)
-    assert [span.part for span in report.nodes["b"].spans] == ["waiting", "sending"]
+    assert [span.part for span in report.nodes["b"].spans] == ["waiting", "queued"]
     assert status_of(view).steps[0].status == "RUNNING"
     copied = copy.deepcopy(view)
     copied.note_status("running")

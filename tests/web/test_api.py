@@ -123,7 +123,7 @@ async def test_a_node_has_its_error_attempts_inputs_and_value(
     assert one["error"]["message"] == "5 is odd"
     assert "Traceback" in one["error"]["traceback"]
     assert (one["attempts"], len(one["earlier"])) == (2, 1)
-    assert {span["part"] for span in one["spans"]} <= {"waiting", "sending", "running"}
+    assert {span["part"] for span in one["spans"]} <= {"waiting", "queued", "running"}
     long = await site.json("/api/v1/runs/r1/nodes/long")
     assert long["value"]["text"] == "ebbebbebb"
     assert long["has_value"]

@@ -155,7 +155,7 @@ export function spansOf(node, now) {
   let at = node.ready;
   for (const [sent, begun, ended] of attempts) {
     const began = begun ?? (["queued", "interrupted"].includes(node.state) && ended === end ? ended : sent);
-    for (const [part, from, to] of [["waiting", at, sent], ["sending", sent, began], ["running", began, ended]]) {
+    for (const [part, from, to] of [["waiting", at, sent], ["queued", sent, began], ["running", began, ended]]) {
       if (from !== null && to !== null && to > from) spans.push([part, from, to]);
     }
     at = ended;

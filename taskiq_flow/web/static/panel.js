@@ -7,7 +7,7 @@ export const status = (state) => html`<span class="sign ${state}">${SIGNS[state]
 
 /** `node`: what the server tells of it. `select`: chooses another node. `buttons`: what can be done. */
 export function panel(run, node, { select, close, buttons }) {
-  const times = [["waited", node.waiting], ["queued", node.sending], ["ran", node.running]]
+  const times = [["waited", node.waiting], ["queued", node.queued], ["ran", node.running]]
     .filter(([, seconds]) => seconds > 0).map(([what, seconds]) => `${what} ${duration(seconds)}`).join(" · ");
   return html`
     <header>
@@ -70,7 +70,7 @@ function spansPart(node) {
   return html`<h3>${isOfOne ? "Times" : "Times, from its first element to its last"}</h3>
     <table><thead><tr>${isOfOne ? html`<th>attempt</th>` : nothing}<th>part</th><th>from</th><th>for</th></tr></thead><tbody>
     ${node.spans.slice(-60).map((span) => html`<tr>
-      ${isOfOne ? html`<td>${span.attempt || ""}</td>` : nothing}<td>${span.part === "sending" ? "queued" : span.part}</td>
+      ${isOfOne ? html`<td>${span.attempt || ""}</td>` : nothing}<td>${span.part}</td>
       <td>${duration(span.start)}</td><td>${duration(span.end - span.start)}</td></tr>`)}
     </tbody></table>`;
 }

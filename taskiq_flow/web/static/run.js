@@ -398,7 +398,7 @@ export class RunPage {
         </div>
         <section id="graph" tabindex="0" aria-label="Graph"></section>
         <section class="times" aria-label="Timeline">
-          <p class="legend"><span class="key waiting"></span>waiting <span class="key sending"></span>queued
+          <p class="legend"><span class="key waiting"></span>waiting <span class="key queued"></span>queued
             <span class="key running"></span>running <span class="key failed"></span>✗ failed
             ${this.earlier ? html`<span class="key last"></span><bdi>${this.earlier.run}</bdi>: begin and end, ${duration(this.earlier.seconds)} in all` : nothing}</p>
           <div id="timeline"></div>
