@@ -7,6 +7,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 LONGEST_TEXT = 400
@@ -137,6 +138,36 @@ def shown_error(error: BaseException | None) -> dict[str, str] | None:
         "message": printable(message[:LONGEST_MESSAGE]),
         "traceback": printable(lines[-LONGEST_MESSAGE:]),
     }
+
+
+_FRAME = re.compile(r'  File "(?P<file>[^"]*)", line \d')
+_MACHINERY = re.compile(
+    r"[/\\](lib|site-packages|dist-packages)[/\\](python3[.\d]*[/\\])?"
+    r"(taskiq|taskiq_flow|asyncio|concurrent[/\\]futures)[/\\]",
+    re.IGNORECASE,
+)
+"""A file of what calls tasks. It is installed: a folder of the user's may have such a name."""
+
+_HERE = str(Path(__file__).parent)
+
+
+def of_the_users(text: str) -> str:
+    """A traceback without the frames before the user's own code."""
+    kept: list[str] = []
+    is_before, is_machinery = True, False
+    for line in text.rstrip().splitlines():
+        if frame := _FRAME.match(line):
+            is_machinery = is_before and _is_machinery(frame["file"])
+            is_before = is_machinery
+        elif not line.startswith(" "):
+            is_before, is_machinery = True, False
+        if not is_machinery:
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def _is_machinery(file: str) -> bool:
+    return file.startswith(_HERE) or _MACHINERY.search(file) is not None
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,6 @@ import atexit
 import contextlib
 import errno
 import os
-import re
 import sys
 import traceback
 from collections.abc import Coroutine, Iterator
@@ -31,7 +30,7 @@ from taskiq_flow.errors import (
     RunNotFoundError,
     RunTimeoutError,
 )
-from taskiq_flow.previews import without_python
+from taskiq_flow.previews import of_the_users, without_python
 from taskiq_flow.views.run_view import RunView
 
 MOST_TRACEBACKS = 3
@@ -150,25 +149,6 @@ def _message(error: Exception) -> str:
     if isinstance(error, GraphChangedError):
         return str(error).replace("allow_changed=True", "--allow-changed")
     return without_python(str(error))
-
-
-_FRAME = re.compile(r'  File "(?P<file>[^"]*)", line \d')
-_MACHINERY = re.compile(r"[/\\](taskiq|taskiq_flow|asyncio|concurrent[/\\]futures)[/\\]")
-
-
-def of_the_users(text: str) -> str:
-    """A traceback without the frames before the user's own code."""
-    kept: list[str] = []
-    is_before, is_machinery = True, False
-    for line in text.rstrip().splitlines():
-        if frame := _FRAME.match(line):
-            is_machinery = is_before and _MACHINERY.search(frame["file"]) is not None
-            is_before = is_machinery
-        elif not line.startswith(" "):
-            is_before, is_machinery = True, False
-        if not is_machinery:
-            kept.append(line)
-    return "\n".join(kept)
 
 
 def _leave(code: Code) -> NoReturn:

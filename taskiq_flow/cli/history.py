@@ -13,7 +13,7 @@ from typing import Literal
 
 from rich.text import Text
 
-from taskiq_flow.cli.exits import Code, CommandError, code_of_run, of_the_users
+from taskiq_flow.cli.exits import Code, CommandError, code_of_run
 from taskiq_flow.cli.output import STYLES, Row, say, show, show_json, show_table, sign, width
 from taskiq_flow.cli.running import Signals
 from taskiq_flow.cli.timeline import report_lines
@@ -30,7 +30,7 @@ from taskiq_flow.listeners.texts import (
     other_errors,
     run_text,
 )
-from taskiq_flow.previews import duration, one_line
+from taskiq_flow.previews import duration, of_the_users, one_line
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.report import RunReport
 from taskiq_flow.views.run_view import RunView

@@ -8,7 +8,7 @@ from typing import Any
 
 from taskiq_flow.events import WIRE_VERSION
 from taskiq_flow.journal.summary import RunSummary
-from taskiq_flow.previews import printable
+from taskiq_flow.previews import of_the_users, printable
 from taskiq_flow.views.node_times import times_of
 from taskiq_flow.views.node_view import ElementsView, NodeView
 from taskiq_flow.views.report import RunReport
@@ -91,7 +91,7 @@ def node_content(node: NodeView, view: RunView, run: RunSummary, shown: Shown) -
         "seq": view.seq,
         "worker": node.worker,
         "item": shown.item(name, node.item),
-        "error": shown.error(name, node.error),
+        "error": _error(shown.error(name, node.error)),
         "value": shown.value(name, node.preview),
         "has_value": is_stored and shown.whole_values,
         "source": node.source,
@@ -121,6 +121,11 @@ def node_content(node: NodeView, view: RunView, run: RunSummary, shown: Shown) -
             for record in records[:MOST_RECORDS]
         ],
     }
+
+
+def _error(error: dict[str, str] | None) -> dict[str, str] | None:
+    """An error, as it is shown, with the part of its traceback that begins in the user's code."""
+    return None if error is None else {**error, "frames": of_the_users(error["traceback"])}
 
 
 def lists(by_node: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:

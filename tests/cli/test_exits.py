@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from taskiq_flow import RunView
-from taskiq_flow.cli.exits import Code, code_of_run, of_the_users
+from taskiq_flow.cli.exits import Code, code_of_run
 from taskiq_flow.errors import JournalError, NodeFailedError, RunTimeoutError
 from taskiq_flow.events import RunFinished, RunStarted
 from tests.cli.conftest import Run, Start
@@ -136,26 +136,6 @@ def test_a_failed_node_shows_its_traceback_from_the_users_code_on(run: Run) -> N
         "ValueError: 7 is odd",
         "it cannot be resumed; with --journal runs.db it could",
     ]
-
-
-def test_frames_of_the_machinery_before_the_users_are_left_out() -> None:
-    frame = '  File "{}", line 1, in f\n    f()\n    ^^^\n'
-    text = (
-        "Traceback (most recent call last):\n"
-        + frame.format("/lib/taskiq/receiver.py")
-        + frame.format("/home/flows.py")
-        + frame.format("/lib/asyncio/tasks.py")
-        + "OSError: away\n\nThe above exception was the direct cause:\n\n"
-        + "Traceback (most recent call last):\n"
-        + frame.format("/lib/taskiq_flow/values/call.py")
-        + "ValueError: x\n"
-    )
-    assert of_the_users(text).replace(frame.format("/home/flows.py"), "user\n") == (
-        "Traceback (most recent call last):\nuser\n"
-        + frame.format("/lib/asyncio/tasks.py")
-        + "OSError: away\n\nThe above exception was the direct cause:\n\n"
-        + "Traceback (most recent call last):\nValueError: x"
-    )
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,10 @@ async def test_a_node_has_its_error_attempts_inputs_and_value(
     site = await serve(runs_app(journal))
     one = await site.json("/api/v1/runs/r1/nodes/one")
     assert one["error"]["message"] == "5 is odd"
-    assert "Traceback" in one["error"]["traceback"]
+    frames, whole = one["error"]["frames"], one["error"]["traceback"]
+    assert frames.startswith("Traceback")
+    assert "nightly.py" in frames.splitlines()[1]
+    assert "receiver.py" in whole.splitlines()[1]
     assert (one["attempts"], len(one["earlier"])) == (2, 1)
     assert {span["part"] for span in one["spans"]} <= {"waiting", "queued", "running"}
     long = await site.json("/api/v1/runs/r1/nodes/long")

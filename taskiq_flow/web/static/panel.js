@@ -43,9 +43,14 @@ function errorPart(error, state) {
   return html`
     ${state === "failed" ? nothing : html`<h3>The attempt before failed</h3>`}
     <p class="error"><strong>✗ ${error.type}</strong>${error.message ? `: ${error.message}` : ""}</p>
-    ${error.traceback
-      ? html`<details><summary>traceback</summary><pre tabindex="0">${error.traceback}</pre></details>`
-      : nothing}`;
+    ${error.traceback ? tracebackPart(error) : nothing}`;
+}
+
+/** The user's own frames, and behind a click also those that called them. */
+function tracebackPart({ frames, traceback }) {
+  return html`<details open><summary>traceback</summary><pre tabindex="0">${frames}</pre>
+    ${frames === traceback.trimEnd() ? nothing
+      : html`<details><summary>all frames</summary><pre tabindex="0">${traceback}</pre></details>`}</details>`;
 }
 
 function valuePart(value) {
