@@ -215,7 +215,7 @@ class ExecutionEngine:
         self._dag = dag
         self._on_step_complete = on_step_complete
         self._in_progress: set[RunInProgress] = set()
-        self._runs = JournaledRuns(journal, dag, stored)
+        self._runs = JournaledRuns(journal, dag, stored, on_error=on_error)
         self._planner = Planner(dag, settings, options, order, type_check)
         self._starter = Starter(
             broker, settings, checked_lost_after(lost_after), stored, store_beside(journal)

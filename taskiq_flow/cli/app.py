@@ -139,7 +139,8 @@ def _execute(
             async with history.reader_of(options.journal) as reader:
                 await reader.run(run_id)
         results, found = Results(json_lines=json_lines), flow_at(flow)
-        return await run_to_its_end(found, options, begin(found), results, quiet=quiet)
+        given = await history.as_begun(run_id, found, options)
+        return await run_to_its_end(found, given, begin(found), results, quiet=quiet)
 
     exit_with(command())
 

@@ -9,17 +9,20 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from rich.text import Text
 
 from taskiq_flow.cli.exits import Code, CommandError, code_of_run
+from taskiq_flow.cli.flows import Flow
 from taskiq_flow.cli.output import STYLES, Row, say, show, show_json, show_table, sign, width
-from taskiq_flow.cli.running import Signals
+from taskiq_flow.cli.running import EngineOptions, Signals
 from taskiq_flow.cli.timeline import report_lines
+from taskiq_flow.engine.run import OnError
 from taskiq_flow.errors import ConfigurationError, RunNotFoundError
 from taskiq_flow.events import WIRE_VERSION, Event, RunStarted
-from taskiq_flow.journal import RunReader, RunSummary
+from taskiq_flow.journal import Journal, RunReader, RunSummary
+from taskiq_flow.journal.history import begun_with
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.listeners.progress import Progress
 from taskiq_flow.listeners.texts import (
@@ -50,7 +53,7 @@ _DAY = 86_400
 
 
 @asynccontextmanager
-async def reader_of(journal: str) -> AsyncIterator[RunReader]:
+async def reader_of(journal: Journal | str) -> AsyncIterator[RunReader]:
     """A reader of a journal. Raises ``JournalError`` if there is no such file."""
     try:
         reader = RunReader(journal)
@@ -60,6 +63,19 @@ async def reader_of(journal: str) -> AsyncIterator[RunReader]:
         yield reader
     finally:
         await reader.aclose()
+
+
+async def as_begun(run_id: str, flow: Flow, options: EngineOptions) -> EngineOptions:
+    """The options with the ``on_error`` that a run was begun with, unless one is given."""
+    journal = options.journal or flow.options.get("journal")
+    if journal is None or options.on_error is not None:
+        return options
+    async with reader_of(journal) as reader:
+        begun = await begun_with(reader.journal, run_id)
+    if begun in ("raise", flow.options.get("on_error", "raise")):
+        return options
+    say(f"run {run_id!r} was begun with --on-error {begun}, which holds for this one too")
+    return replace(options, on_error=cast("OnError", begun))
 
 
 async def list_runs(

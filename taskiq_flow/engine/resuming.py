@@ -83,6 +83,7 @@ class Resumer:
             await log.acquire(wait)
             restored = await self._restored(run_id, items, passes_over=passes_over)
             self._check_how_begun(restored)
+            self._runs.warn_of_policy(restored)
             log.values = self._values.like(restored.header.serializer)
             if inputs is not None:
                 sources = self._planner.sources(inputs)

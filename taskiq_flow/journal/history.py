@@ -160,6 +160,18 @@ class RestoredRun:
         self.attempts[name] = self.attempts.get(name, 0) + 1
 
 
+async def begun_with(journal: Journal, run_id: str) -> str:
+    """The ``on_error`` of the engine that began a run. Raises ``RunNotFoundError``.
+
+    It is ``"raise"`` of a run that was recorded without values, as nobody can continue that.
+    """
+    async with aclosing(journal.read(run_id)) as chunks:
+        async for data in chunks:
+            for entry in read_chunk(run_id, data):
+                return Header.decoded(run_id, entry).on_error
+    return "raise"
+
+
 async def restore_run(
     journal: Journal,
     run_id: str,
@@ -205,13 +217,14 @@ def initial_records(
     results: Iterable[Record] = (),
     *,
     is_of_many: bool = False,
+    on_error: str = "raise",
 ) -> list[bytes]:
     """The records that a log begins with. ``results``: of nodes that are not to be run.
 
-    ``is_of_many``: the graph runs for each of many inputs. Raises ``SerializationError`` for an
-    input that cannot be serialized.
+    ``is_of_many``, ``on_error``: as of ``Header``. Raises ``SerializationError`` for an input that
+    cannot be serialized.
     """
-    header = Header(nodes, outputs, values.name, is_of_many)
+    header = Header(nodes, outputs, values.name, is_of_many, on_error)
     given = [record(INPUT, k, 0, _written_input(values, k, v)) for k, v in inputs.items()]
     return [header.encoded(), *given, *(entry.encoded() for entry in results)]
 

@@ -78,12 +78,14 @@ class Header:
 
     ``nodes``: fingerprints by node; ``outputs``: the requested keys; ``serializer``: how the values
     are written, ``StoredValues.name``. ``is_of_many``: the graph runs for each of many inputs.
+    ``on_error``: of the engine that began the run; earlier versions did not write it.
     """
 
     nodes: Mapping[str, str]
     outputs: Sequence[str] | None
     serializer: str
     is_of_many: bool = False
+    on_error: str = "raise"
 
     def encoded(self) -> bytes:
         """The header as a record."""
@@ -93,6 +95,7 @@ class Header:
             "outputs": None if self.outputs is None else list(self.outputs),
             "nodes": dict(self.nodes),
             **({"many": True} if self.is_of_many else {}),
+            **({} if self.on_error == "raise" else {"on_error": self.on_error}),
         }
         return record(HEADER, "", 0, json.dumps(content).encode())
 
@@ -109,8 +112,10 @@ class Header:
                 f"run {run_id!r} was written in format {version} of the journal, and this version "
                 f"of taskiq_flow reads format {FORMAT}; resume it with the version that wrote it"
             )
-        is_of_many = content.get("many", False)
-        return cls(content["nodes"], content["outputs"], content["serializer"], is_of_many)
+        is_of_many, on_error = content.get("many", False), content.get("on_error", "raise")
+        return cls(
+            content["nodes"], content["outputs"], content["serializer"], is_of_many, on_error
+        )
 
 
 def read_chunk(run_id: str, data: bytes) -> list[Record]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,11 +19,13 @@ from taskiq_flow.journal.summary import Head
 from taskiq_flow.journal.writer import LEASE_PAUSE, LogWriter
 from taskiq_flow.values.stored import StoredValues
 
+logger = logging.getLogger("taskiq_flow")
+
 
 class JournaledRuns:
     """The journal of an engine, if it has one, for the runs of the engine's graph.
 
-    ``is_of_many``: the graph is one that runs for each of many inputs.
+    ``is_of_many``: the graph is one that runs for each of many inputs. ``on_error``: the engine's.
     """
 
     def __init__(
@@ -32,11 +35,13 @@ class JournaledRuns:
         values: StoredValues,
         *,
         is_of_many: bool = False,
+        on_error: str = "raise",
     ) -> None:
         self._journal = journal
         self._values = values
         self._dag = dag
         self._is_of_many = is_of_many
+        self._on_error = on_error
         self._fingerprinted: tuple[Plan, Fingerprints] | None = None
 
     @property
@@ -51,7 +56,9 @@ class JournaledRuns:
 
     def of_many(self, graph: DAG) -> JournaledRuns:
         """The same journal, for runs of a graph that runs for each of many inputs."""
-        return JournaledRuns(self._journal, graph, self._values, is_of_many=True)
+        return JournaledRuns(
+            self._journal, graph, self._values, is_of_many=True, on_error=self._on_error
+        )
 
     def new_log(
         self,
@@ -74,7 +81,9 @@ class JournaledRuns:
         nodes = self._fingerprints()
         values = self._values if values is None else values
         records = initial_records(
-            values, nodes, inputs, outputs, results, is_of_many=self._is_of_many
+            *(values, nodes, inputs, outputs, results),
+            is_of_many=self._is_of_many,
+            on_error=self._on_error,
         )
         return LogWriter(journal, run_id, values, records, Head(self._dag.name, parent, tags=tags))
 
@@ -102,6 +111,19 @@ class JournaledRuns:
         run = await journal.summary(run_id)
         if run.status == "running" and run.is_resumable and run.lease_left > 0:
             raise errors.in_progress(run_id)
+
+    def warn_of_policy(self, restored: RestoredRun) -> None:
+        """Log a warning if failures meant something else where a restored run was begun.
+
+        ``on_error="raise"`` is the default: who has another one now has chosen it.
+        """
+        begun = restored.header.on_error
+        if begun not in ("raise", self._on_error):
+            logger.warning(
+                "run %r was begun with on_error=%r, and goes on with on_error=%r, as its engine "
+                "has it now",
+                *(restored.run_id, begun, self._on_error),
+            )
 
     def has_changed(self, restored: RestoredRun) -> bool:
         """Whether a restored run was begun with another graph."""

@@ -22,6 +22,7 @@ from taskiq_flow.errors import (
 )
 from taskiq_flow.events import Event
 from taskiq_flow.execution_engine import ExecutionEngine
+from taskiq_flow.journal.history import begun_with
 from taskiq_flow.journal.reader import RunReader
 from taskiq_flow.journal.summary import RunSummary
 from taskiq_flow.previews import printable
@@ -71,7 +72,10 @@ class Runner:
         return self.engines[graph]
 
     async def engine_of(self, run_id: str) -> ExecutionEngine:
-        """The engine that can go on with a run. Raises ``HTTPException``, ``RunNotFoundError``."""
+        """The engine that can go on with a run, as it was begun: with its ``on_error``.
+
+        Raises ``HTTPException``, ``RunNotFoundError``.
+        """
         run = await self._reader.run(run_id)
         if not run.is_resumable:
             raise HTTPException(409, f"run {run_id!r} was recorded without its values")
@@ -81,7 +85,11 @@ class Runner:
                 422,
                 f"run {run_id!r} is of graph {run.name!r}; the application can run: {known}",
             )
-        return self.engines[graph]
+        engine = self.engines[graph]
+        begun = await begun_with(self._reader.journal, run_id)
+        if begun in ("raise", engine.options["on_error"]):
+            return engine
+        return ExecutionEngine(**engine.options | {"on_error": begun})
 
     async def begin(
         self,

@@ -182,6 +182,19 @@ def test_the_command_that_resumes_has_the_options_that_the_run_had(folder: Path,
     assert f"continue it with {command}, or" in run(*begin).errors
 
 
+def test_a_run_goes_on_with_the_on_error_that_it_was_begun_with(folder: Path, run: Run) -> None:
+    begin = ("run", "flows:mapped", "--input-json", "numbers=[2, 3]", "--run-id", "r1", "--quiet")
+    assert run(*begin, *JOURNAL, "--on-error", "collect").code == 1
+    told = "run 'r1' was begun with --on-error collect, which holds for this one too\n"
+    for command in (("resume", "r1"), ("rerun", "r1", "--from", "odd")):
+        done = run(*command[:2], "flows:mapped", *command[2:], *JOURNAL, "--quiet")
+        assert (done.code, done.errors) == (1, told)
+        assert "failed: ValueError: 3 is odd" in done.output
+    other = run("resume", "r1", "flows:mapped", *JOURNAL, "--quiet", "--on-error", "raise")
+    assert (other.code, told in other.errors) == (1, False)
+    assert "error: node 'odd[1]' failed" in other.errors
+
+
 def test_others_watch_and_cancel_a_run(
     folder: Path, start: Start, run: Run, at_gate: Command
 ) -> None:

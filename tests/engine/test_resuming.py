@@ -106,6 +106,20 @@ async def test_a_run_goes_on_where_it_has_failed() -> None:
     assert site.executed["b"] == 2
 
 
+@pytest.mark.parametrize(
+    ("begun", "other", "warns"),
+    [("collect", "raise", True), ("collect", "collect", False), ("raise", "collect", False)],
+)
+async def test_who_resumes_with_the_default_in_place_of_another_on_error_is_warned(
+    begun: Any, other: Any, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site()
+    await all_of(site.engine(on_error=begun).execute_async({"x": 1}, run_id="r"))
+    await all_of(site.engine(on_error=other).resume("r"))
+    text = "run 'r' was begun with on_error='collect', and goes on with on_error='raise'"
+    assert (text in caplog.text) == warns
+
+
 async def test_a_run_that_is_done_is_told_again_and_nothing_is_run() -> None:
     site = Site()
     first = await all_of(site.engine().execute_async({"x": 1}, run_id="r"))

@@ -207,6 +207,17 @@ async def test_deleting_creates_no_file(serve: Serve, tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+async def test_a_run_goes_on_with_the_on_error_that_it_was_begun_with(
+    serve: Serve, journal: MemoryJournal
+) -> None:
+    engine = ExecutionEngine(InMemoryBroker(), halves(), journal=journal, on_error="collect")
+    await engine.execute({"number": 3, "more": 1}, run_id="r1")
+    site = await serve(runs_app(engine_of(halves(), journal), control=True))
+    await site.post("/api/v1/runs/r1/resume")
+    run = await end_of(site, "r1")
+    assert (run["status"], run["sessions"], run["failed"]) == ("completed", 2, 1)
+
+
 async def test_a_run_that_an_engine_has_is_neither_resumed_nor_deleted(
     serve: Serve, journal: MemoryJournal
 ) -> None:
