@@ -143,7 +143,7 @@ async def show_run(
                 async for event in events:
                     show_json(event.to_dict())
             return Code.COMPLETED
-        summary, view = await reader.run(run_id), await reader.view(run_id)
+        summary, view = await reader.run(run_id), (await reader.view(run_id)).until(time.time())
     if trace is not None:
         _write_trace(trace, view)
     elif as_what == "report":
@@ -163,7 +163,7 @@ def _write_trace(file: Path, view: RunView) -> None:
 
 
 def _show_state(run: RunSummary, view: RunView) -> None:
-    title, state = Text(one_line(run.run_id), style="bold"), run_text(view, _seconds_of(view))
+    title, state = Text(one_line(run.run_id), style="bold"), run_text(view, _seconds_of(run, view))
     show(sign(view.status).append(" ").append_text(title).append(f"  {state}"), wraps=True)
     status_says_it = view.status != "failed" or "failed" in view.counts
     facts = {
@@ -171,7 +171,7 @@ def _show_state(run: RunSummary, view: RunView) -> None:
         "found at": view.origin and view.origin != run.name and one_line(view.origin),
         "tags": one_line(", ".join(run.tags)),
         "started": run.started and _when(run.started),
-        "sessions": _sessions_text(run, view),
+        "sessions": _sessions_text(view),
         "engine": run.host and f"{run.host}, process {run.pid}",
         "again from": run.parent and one_line(run.parent),
         "error": "" if status_says_it else error_text(view.error),
@@ -192,20 +192,17 @@ def _show_state(run: RunSummary, view: RunView) -> None:
             show(text, wraps=True)
 
 
-def _seconds_of(view: RunView) -> float:
-    """How long a run has taken: until now, if it goes on."""
-    if view.status != "running" or view.time is None:
+def _seconds_of(run: RunSummary, view: RunView) -> float:
+    """How long a run has taken since its first start, with pauses, as lists of runs say."""
+    if view.sessions == 1 or not run.started or view.time is None:
         return view.seconds
-    return max(view.seconds, time.time() - view.time)
+    return max(0.0, view.time - run.started) + view.seconds
 
 
-def _sessions_text(run: RunSummary, view: RunView) -> str:
+def _sessions_text(view: RunView) -> str:
     if view.sessions == 1:
         return ""
-    text = f"{view.sessions}; times are of the last"
-    if run.ended is None or not run.started:
-        return text
-    return f"{text}, {duration(run.ended - run.started)} passed since the first began"
+    return f"{view.sessions}; the last took {duration(view.seconds)}, and times of nodes are its"
 
 
 def _row_of_node(node: NodeView) -> Row:

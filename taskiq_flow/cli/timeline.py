@@ -26,7 +26,8 @@ def report_lines(report: RunReport, width: int) -> Iterator[str]:
 
     The timeline has the nodes that took longest, in the order in which they began to wait.
     """
-    yield f"run {one_line(report.run_id)}: {report.status} in {duration(report.seconds)}"
+    took = f"{duration(report.seconds)}{report.of_session}"
+    yield f"run {one_line(report.run_id)}: {report.status} in {took}"
     yield from textwrap.wrap(one_line(report.sentence), width)
     longest = set(_longest(report))
     rows = [name for name in report.nodes if name in longest]

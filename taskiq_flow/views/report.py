@@ -34,7 +34,7 @@ class RunReport:
     that ran longest counts, as far as it ran after the node before had ended. ``parallelism``: how
     many nodes ran at once, on average. ``nodes``: the times of each, by name; of a mapped node, the
     sums over its elements. ``sentence``: whether the run was held back by running the critical
-    path, or by waiting.
+    path, or by waiting. ``sessions``: how many engines have run it; all times are of the last one.
 
     >>> view = RunView()
     >>> view.apply(RunStarted("r1", 0.0, ("load", "save"), edges={"save": ("load",)}))
@@ -67,6 +67,12 @@ class RunReport:
     critical_path: tuple[str, ...]
     nodes: Mapping[str, NodeTimes]
     sentence: str
+    sessions: int = 1
+
+    @property
+    def of_session(self) -> str:
+        """What follows ``seconds`` in texts: ``" of session 2"`` if the run was resumed."""
+        return f" of session {self.sessions}" if self.sessions > 1 else ""
 
     @classmethod
     def of(cls, view: RunView) -> Self:
@@ -83,6 +89,7 @@ class RunReport:
             tuple(stage.name for stage in path),
             times,
             _sentence(view, path),
+            view.sessions,
         )
 
     def print(self, file: TextIO | None = None) -> None:
@@ -103,7 +110,8 @@ class RunReport:
 
     def lines(self, longest_name: float = math.inf) -> Iterator[str]:
         """The report as lines of text. Names are cut to so many columns."""
-        yield f"run {one_line(self.run_id)}: {self.status} in {self.seconds:.3f} s"
+        took = f"{self.seconds:.3f} s{self.of_session}"
+        yield f"run {one_line(self.run_id)}: {self.status} in {took}"
         yield one_line(self.sentence)
         yield ""
         longest = sorted(self.nodes, key=self._took, reverse=True)[:MOST_LISTED]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast, get_args
 
 from taskiq_flow.drawing.diagram import diagram_of_run
@@ -113,6 +113,16 @@ class RunView:
         if self.started_at is None or self.at is None:
             return 0.0
         return (self.at if self.ended_at is None else self.ended_at) - self.started_at
+
+    def until(self, now: float) -> RunView:
+        """The view at a later moment, in seconds since 1970: a run in progress has gone on.
+
+        It shares its nodes with this one, and takes no events.
+        """
+        if self.status != "running" or self.time is None or self.started_at is None:
+            return self
+        at = self.started_at + now - self.time
+        return self if self.at is not None and at <= self.at else replace(self, at=at)
 
     def node(self, name: str) -> NodeView:
         """A node by its name, or an element that is in flight or has failed.

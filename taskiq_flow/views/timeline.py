@@ -48,15 +48,14 @@ def svg_of(report: RunReport) -> str:
     height = top + _ROW * len(names) + 36
     title = f"run {cut(one_line(report.run_id), _TITLE_COLUMNS)}"
     size = f'viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
+    took = f"{duration(report.seconds)}{report.of_session}"
     style = 'style="max-width:100%;height:auto" role="img"'
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="{_ROOT}" {size} {style}>',
         title_element(f"{title}: timeline"),
         style_element(_STYLE, _ROOT),
         f'<rect class="paper" width="{_WIDTH}" height="{height}"/>',
-        text_element(
-            _MARGIN, 30, f"{title}: {report.status} in {duration(report.seconds)}", "title"
-        ),
+        text_element(_MARGIN, 30, f"{title}: {report.status} in {took}", "title"),
     ]
     lines += [
         text_element(_MARGIN, 54 + 18 * number, line, "quiet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -26,7 +27,6 @@ from taskiq_flow.web.frames import (
 )
 from taskiq_flow.web.recent import RecentRuns
 from taskiq_flow.web.shown import Shown
-from taskiq_flow.web.snapshot import seconds_of
 from taskiq_flow.web.window import MOST_EVENTS, Window
 
 QUIET_SECONDS = 15.0
@@ -67,7 +67,7 @@ class Hub:
             window.close()
 
     async def view(self, run_id: str) -> tuple[RunView, RunSummary]:
-        """The state of a run, and its summary. The view is shared: do not change it.
+        """The state of a run until now, and its summary. The view is shared: do not change it.
 
         Raises ``RunNotFoundError`` and ``JournalError``.
         """
@@ -85,7 +85,7 @@ class Hub:
                     await asyncio.sleep(0)  # a journal in memory gives all events at once
             if cached.view.seq <= run.seq:  # else another engine may have begun meanwhile
                 cached.view.note_status(run.status)
-        return cached.view, run
+        return cached.view.until(time.time()), run
 
     async def left(self, view: RunView, run: RunSummary) -> float | None:
         """The seconds that a run is going to take, as far as they can be estimated."""
@@ -95,7 +95,7 @@ class Hub:
         if cached.earlier is None:
             found = await earlier_run(self.reader, run.name, run.run_id)
             cached.earlier = found or EarlierRun()
-        return seconds_left(view, view.started_at + seconds_of(view), cached.earlier)
+        return seconds_left(view, view.started_at + view.seconds, cached.earlier)
 
     async def element(self, run_id: str, name: str) -> NodeView | None:
         """What the events say of an element, of which a view has no record once it has ended.

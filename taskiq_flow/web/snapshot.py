@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +36,7 @@ def snapshot(view: RunView, run: RunSummary, shown: Shown, left: float | None = 
         "sessions": view.sessions,
         "time": view.time,
         "clock": view.started_at,
-        "seconds": seconds_of(view),
+        "seconds": view.seconds,
         "left": left,
         "error": shown.error("", view.error),
         "origin": None if view.origin is None else printable(view.origin),
@@ -47,12 +46,6 @@ def snapshot(view: RunView, run: RunSummary, shown: Shown, left: float | None = 
         "edges": lists(view.edges),
         "nodes": [_node(node, view) for node in view.nodes.values()],
     }
-
-
-def seconds_of(view: RunView) -> float:
-    """How long a run has taken until now."""
-    is_running = view.status == "running" and view.time is not None
-    return max(view.seconds, time.time() - (view.time or 0.0)) if is_running else view.seconds
 
 
 def report_content(view: RunView, left: float | None = None) -> Content:

@@ -25,11 +25,13 @@ from taskiq_flow import (
     NodeFailedError,
     NodeStarted,
     RunReader,
+    RunReport,
     RunStarted,
     RunSummary,
     SqliteJournal,
 )
 from taskiq_flow.cli import history
+from taskiq_flow.previews import duration
 from tests.cli import flows
 from tests.cli.conftest import Run
 from tests.journal.events_contract import line_of
@@ -154,17 +156,20 @@ async def test_what_was_in_flight_when_the_engine_went_does_not_run_any_more(
     ]
 
 
-async def test_a_run_that_goes_on_has_taken_until_now(capsys: pytest.CaptureFixture[str]) -> None:
-    journal, began = MemoryJournal(), time.time() - 7200.0
+async def test_a_run_that_goes_on_has_taken_until_now(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, began = str(folder / "runs.db"), time.time() - 7200.0
+    journal = SqliteJournal(path)
     started = RunStarted("r", 0.5, ("read",), began, seq=1)
     summary = RunSummary("r", "running", "nightly", began, seq=1)
     await journal.create("r", Lease("an engine"), b"", EventBatch(line_of(started), summary))
-    reader = RunReader(journal)
-    run = await reader.run("r")
-    history._show_state(run, await reader.view("r"))
-    took = str(history._row_of_run(run)[4])
+    took = str(history._row_of_run(await RunReader(journal).run("r"))[4])
     assert took.startswith("2 h")
-    assert f"running for {took}; 1 pending" in capsys.readouterr().out
+    for as_what, text in (("state", "running for"), ("report", "running in")):
+        await history.show_run(path, "r", as_what=as_what, trace=None)  # type: ignore[arg-type]
+        assert f"{text} {took}" in capsys.readouterr().out
+    await journal.aclose()
 
 
 def test_only_a_run_that_can_be_resumed_is_said_to_be(folder: Path, run: Run) -> None:
@@ -197,12 +202,18 @@ async def test_a_run_that_was_resumed_says_what_its_times_are_of(
     with pytest.raises(NodeFailedError):
         await engine.start_resume("r")
     reader = RunReader(journal)
-    run = replace(await reader.run("r"), started=100.0, ended=136.7)
-    history._show_state(run, await reader.view("r"))
-    (line,) = (x for x in capsys.readouterr().out.splitlines() if "sessions" in x)
+    view = await reader.view("r")
+    assert view.time is not None
+    started, ended = view.time - 30.0, view.time + view.seconds
+    run = replace(await reader.run("r"), started=started, ended=ended)
+    history._show_state(run, view)
+    shown = capsys.readouterr().out.splitlines()
+    assert f"failed in {history._row_of_run(run)[4]};" in shown[0]
+    (line,) = (text for text in shown if "sessions" in text)
     assert line.split(maxsplit=1)[1] == (
-        "2; times are of the last, 36.7 s passed since the first began"
+        f"2; the last took {duration(view.seconds)}, and times of nodes are its"
     )
+    assert f"failed in {view.seconds:.3f} s of session 2" in next(RunReport.of(view).lines())
 
 
 def test_the_report_has_a_sentence_a_timeline_and_numbers(journal: Path, run: Run) -> None:

@@ -18,6 +18,11 @@ export class Model {
     return this.seconds + since;
   }
 
+  /** Seconds since the first session of the run began, pauses included, as in the list of runs. */
+  get took() {
+    return this.sessions > 1 && this.started ? this.time - this.started + this.now : this.now;
+  }
+
   /** Take in how many seconds the run is going to take, as the server estimates it. */
   expect(left) {
     Object.assign(this, { left, expected: performance.now() });

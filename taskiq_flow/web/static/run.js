@@ -359,7 +359,8 @@ export class RunPage {
       <header class="top">
         <h1><a href="./" @click=${(event) => { event.preventDefault(); this.leave(); }}>runs</a>
           <span class="quiet">▸</span> <bdi>${this.run}</bdi></h1>
-        ${model ? html`<p class="facts">${status(model.status)} · ${duration(model.now)}
+        ${model ? html`<p class="facts">${status(model.status)} · ${duration(model.took)}
+          ${model.sessions > 1 ? html` · session ${model.sessions}: ${duration(model.now)}` : nothing}
           · ${model.progress.join("/")}
           ${model.secondsLeft === null ? nothing : html` · ${leftText(model.secondsLeft)}`}
           ${model.failures ? html` · <span class="sign failed">✗ ${model.failures} failed</span>` : nothing}
