@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass, field, replace
 from math import ceil
 
@@ -130,6 +130,7 @@ class MemoryJournal:
         since: float | None = None,
         before: float | None = None,
         limit: int = 100,
+        tags: Collection[str] = (),
     ) -> list[RunSummary]:
         """The summaries of runs, the newest first."""
         found = [await self.summary(run_id) for run_id in reversed(self._logs)]
@@ -139,6 +140,7 @@ class MemoryJournal:
             if not run.started or (status in (None, run.status) and name in (None, run.name))
             if since is None or run.started >= since
             if before is None or run.started < before
+            if set(tags).issubset(run.tags)
         ]
         return sorted(asked, key=lambda run: -run.started)[:limit]
 

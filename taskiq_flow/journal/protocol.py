@@ -144,6 +144,9 @@ class EventJournal(Journal, Protocol):
 
         The newest first. ``status``: as it was written, so it is never ``"interrupted"``. Runs of
         an earlier version come last, whatever ``status`` and ``name`` are asked for.
+
+        A journal that also has a parameter ``tags`` is given those that runs must have, all of
+        them. Of another one, all summaries are read until there are enough that have them.
         """
 
     async def changed(self, run_id: str, mark: object, seconds: float) -> object:
@@ -161,6 +164,11 @@ class EventJournal(Journal, Protocol):
 
     async def requested(self, run_id: str) -> str | None:
         """The request that was stored, if any. Raises ``RunNotFoundError``."""
+
+
+def finds_tags(journal: EventJournal) -> bool:
+    """Whether a journal finds runs by their tags."""
+    return "tags" in signature(journal.summaries).parameters
 
 
 def stores_events(journal: Journal) -> TypeGuard[EventJournal]:

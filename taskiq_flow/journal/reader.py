@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Collection, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
@@ -23,7 +23,14 @@ from taskiq_flow.journal import errors
 from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.log_events import events_of_log
 from taskiq_flow.journal.log_values import value_in_log
-from taskiq_flow.journal.protocol import EventJournal, Journal, Request, is_run, stores_events
+from taskiq_flow.journal.protocol import (
+    EventJournal,
+    Journal,
+    Request,
+    finds_tags,
+    is_run,
+    stores_events,
+)
 from taskiq_flow.journal.sqlite import SqliteJournal
 from taskiq_flow.journal.summary import Head, RunState, RunSummary, SummaryWriter
 from taskiq_flow.journal.wire import read_lines
@@ -103,7 +110,7 @@ class RunReader:
         looked_at, size = set[str](), limit
         while len(found) < limit:
             # From the newest on each time: runs may have started at once, or at no known time.
-            page = await self._page(status, name, since, before, size)
+            page = await self._page(status, name, since, before, tags, size)
             for run in filter(_is_run, page):
                 if run.run_id in looked_at:
                     continue
@@ -282,6 +289,7 @@ class RunReader:
         name: str | None,
         since: float | None,
         before: float | None,
+        tags: Collection[str],
         limit: int,
     ) -> list[RunSummary]:
         if self._store is None:
@@ -290,8 +298,9 @@ class RunReader:
             ids = await self.journal.run_ids()
             return [RunSummary(run_id, "running") for run_id in reversed(ids)][:limit]
         written = "running" if status == "interrupted" else status
+        more: dict[str, Any] = {"tags": tags} if tags and finds_tags(self._store) else {}
         return await self._store.summaries(
-            status=written, name=name, since=since, before=before, limit=limit
+            status=written, name=name, since=since, before=before, limit=limit, **more
         )
 
     async def _current(self, run: RunSummary) -> RunSummary:

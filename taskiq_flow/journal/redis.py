@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
@@ -161,10 +161,13 @@ class RedisJournal:
         since: float | None = None,
         before: float | None = None,
         limit: int = 100,
+        tags: Collection[str] = (),
     ) -> list[RunSummary]:
         """The summaries of runs, the newest first."""
-        found: list[RunSummary] = []
+        found, wanted = list[RunSummary](), set(tags)
         async for run in self._all_summaries(since, before):
+            if not wanted.issubset(run.tags):
+                continue
             if not run.started or (status in (None, run.status) and name in (None, run.name)):
                 found.append(run)
                 if len(found) >= limit:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from functools import partial
 
 from taskiq.abc.serializer import TaskiqSerializer
@@ -173,11 +173,12 @@ class SqliteJournal:
         since: float | None = None,
         before: float | None = None,
         limit: int = 100,
+        tags: Collection[str] = (),
     ) -> list[RunSummary]:
         """The summaries of runs, the newest first."""
         return await self.file.read(
             lambda connection: rows.summaries(
-                connection, time.time(), status, name, since, before, limit
+                connection, time.time(), status, name, since, before, limit, tags
             )
         )
 

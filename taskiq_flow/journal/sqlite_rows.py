@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from taskiq_flow.journal.lease import is_gone
@@ -101,6 +101,7 @@ def summaries(
     since: float | None,
     before: float | None,
     limit: int,
+    tags: Collection[str],
 ) -> list[RunSummary]:
     """The summaries of runs, the newest first."""
     asked = {
@@ -110,10 +111,11 @@ def summaries(
         "coalesce(started, 0) < ?": before,
     }
     given = {condition: value for condition, value in asked.items() if value is not None}
-    where = " AND ".join(["TRUE", *given])
+    has_tag = "EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)"
+    where = " AND ".join(["TRUE", *given, *(has_tag for _ in tags)])
     found = connection.execute(
         f"{_SELECT} WHERE {where} ORDER BY started DESC, number DESC LIMIT ?",
-        (*given.values(), limit),
+        (*given.values(), *tags, limit),
     )
     return list(_read(found, now))
 

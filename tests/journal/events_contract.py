@@ -10,6 +10,7 @@ import pytest
 
 from taskiq_flow import Event, EventBatch, EventJournal, Journal, RunNotFoundError, RunSummary
 from taskiq_flow.journal.packed import PackedWriter
+from taskiq_flow.journal.protocol import finds_tags
 from taskiq_flow.notes import told
 from tests.journal.test_protocol import ODD_RUN_IDS, SHORT, A, B, Store, log_of
 
@@ -80,6 +81,18 @@ class EventJournalContract:
         assert (written.tags, (await other.summaries())[0].tags) == (TAGS, TAGS)
         assert summary == replace(written, owner=A.owner, lease_left=summary.lease_left)
         assert await events_of(journal, "run") == b"event 9\n"
+
+    async def test_runs_are_found_by_all_of_their_tags(self, store: Store) -> None:
+        journal: Any = of(store.open())
+        if not finds_tags(journal):
+            pytest.skip("its runs are searched one by one")
+        for run_id, has in (("both", ("a", 'b "é"')), ("one", ("a",)), ("none", ())):
+            summary = replace(batch(run_id, 1).summary, tags=has)
+            await journal.create(run_id, A, b"", EventBatch(b"", summary))
+        for tags, found in ((["a"], {"both", "one"}), (["a", 'b "é"'], {"both"}), (["b"], set())):
+            assert {run.run_id for run in await journal.summaries(tags=tags)} == found
+        (run,) = await journal.summaries(tags=['b "é"'], limit=1)
+        assert run.run_id == "both"
 
     async def test_a_lease_that_is_over_or_given_back_shows(self, store: Store) -> None:
         journal, other = of(store.open()), of(store.open())

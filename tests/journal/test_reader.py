@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from taskiq import InMemoryBroker
@@ -242,6 +242,29 @@ async def test_a_run_in_the_place_of_another_is_not_taken_for_it(journal: Any) -
     assert [(event.seq, getattr(event, "time", 0)) for event in seen] == [
         *((1, 1.7e9), (2, 0), (3, 0))
     ]
+
+
+async def test_a_journal_that_finds_tags_is_asked_for_them_once() -> None:
+    class Asked(MemoryJournal):
+        limits: ClassVar[list[int]] = []
+
+        async def summaries(self, **asked: Any) -> list[RunSummary]:
+            self.limits.append(asked["limit"])
+            return await super().summaries(**asked)
+
+    class Passed(Asked):
+        limits: ClassVar[list[int]] = []
+
+        async def summaries(self, *, tags: Any = (), **asked: Any) -> list[RunSummary]:
+            return await super().summaries(tags=tags, **asked)
+
+    dag = DAGBuilder().node(abs, inputs=["x"]).build()
+    for journal, limits in ((Asked(), [1, 2, 4]), (Passed(), [1])):
+        for tags in (["rare"], [], []):
+            engine = ExecutionEngine(InMemoryBroker(), dag, tags=tags, journal=journal)
+            await engine.execute({"x": -1})
+        (run,) = await RunReader(journal).runs(tag="rare", limit=1)
+        assert (run.tags, journal.limits) == (("rare",), limits)
 
 
 @pytest.mark.parametrize("is_recorded", [True, False], ids=["recorded", "journaled"])

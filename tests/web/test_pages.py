@@ -254,7 +254,7 @@ async def test_what_was_in_flight_when_the_engine_died_is_shown_as_interrupted(
         (row,) = await seen.page.locator("#timeline li", has_text="load").all_inner_texts()
         assert row.split()[0] == "!"
         assert "interrupted" in await seen.page.locator(".top").inner_text()
-        assert await seen.count(".sign.running, .box.running, rect.queued") == 0
+        assert await seen.count(".sign.running, .box.running, svg.graph rect.queued") == 0
         await run.go_on()
         await run.write(NodeCompleted("r1", 2.0, "load", "", None))  # an engine has it after all
         await seen.wait("document.querySelectorAll('.box.completed').length == 1")
