@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from taskiq_flow.dataflow.axes import parted
@@ -121,12 +122,15 @@ class RestoredRun:
         if entry.data:
             self.digests[entry.name] = entry.data
 
-    def replace_graph(self, nodes: Fingerprints, outdated: Iterable[str]) -> list[bytes]:
+    def replace_graph(
+        self, nodes: Fingerprints, generators: Mapping[str, int], outdated: Iterable[str]
+    ) -> list[bytes]:
         """Continue the run with another graph. Returns the records that say so in the log.
 
-        ``nodes``: the graph's fingerprints; ``outdated``: nodes whose results become invalid.
+        ``nodes``: the graph's fingerprints; ``generators``: as of ``Header``; ``outdated``: nodes
+        whose results become invalid.
         """
-        self.header = replace(self.header, nodes=nodes)
+        self.header = replace(self.header, nodes=nodes, generators=generators)
         self._reopen()
         return [self.header.encoded(), *self.drop(outdated)]
 
@@ -218,13 +222,14 @@ def initial_records(
     *,
     is_of_many: bool = False,
     on_error: str = "raise",
+    generators: Mapping[str, int] = MappingProxyType({}),
 ) -> list[bytes]:
     """The records that a log begins with. ``results``: of nodes that are not to be run.
 
-    ``is_of_many``, ``on_error``: as of ``Header``. Raises ``SerializationError`` for an input that
+    What is given by name is as of ``Header``. Raises ``SerializationError`` for an input that
     cannot be serialized.
     """
-    header = Header(nodes, outputs, values.name, is_of_many, on_error)
+    header = Header(nodes, outputs, values.name, is_of_many, on_error, generators)
     given = [record(INPUT, k, 0, _written_input(values, k, v)) for k, v in inputs.items()]
     return [header.encoded(), *given, *(entry.encoded() for entry in results)]
 

@@ -9,7 +9,14 @@ from typing import Any
 
 from taskiq_flow.dataflow.axes import Path, element_name, parted
 from taskiq_flow.errors import JournalError, MissingNodeError, describe
-from taskiq_flow.events import ElementsKnown, Event, NodeFailed, NodeFailure, NodeSkipped
+from taskiq_flow.events import (
+    ElementsKnown,
+    Event,
+    NodeFailed,
+    NodeFailure,
+    NodeSkipped,
+    RunStarted,
+)
 from taskiq_flow.journal.history import RestoredRun
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.records import REFERRED, Header, Record, read_chunk
@@ -31,37 +38,51 @@ async def value_in_log(
     they are all of its events. Without, only failed elements have a place in the list, and others
     that are missing are left out.
 
-    Raises ``RunNotFoundError``, ``MissingNodeError`` if there is none, and ``JournalError`` if it
-    cannot be read.
+    Raises ``RunNotFoundError``, ``MissingNodeError`` if there is none, as for a mapped node or a
+    generator that has failed or was skipped itself, and ``JournalError`` if it cannot be read.
     """
     restored = await _restored(journal, run_id, name)
     values = StoredValues(journal.serializer, Classes.imported()).like(restored.header.serializer)
-    if name in restored.results and len(restored.results) == 1:
-        return _loaded(values, run_id, restored.results[name])
+    entry = restored.results.get(name)
+    if entry is not None and len(restored.results) == 1:
+        value = _loaded(values, run_id, entry)
+        if type(value) is not int or not _may_be_count(restored, name):
+            return value
     if name not in restored.results and name in restored.inputs:
         return _loaded(values, run_id, Record(b"", name, data=restored.inputs[name]))
     elements = {
         () if element == name else parted(element)[1]: _loaded(values, run_id, entry)
         for element, entry in restored.results.items()
     }
-    ends = _Ends(run_id, name, elements, is_told)
+    ends = _Ends(run_id, name, elements, is_told, restored.header.generators.get(name))
     async with aclosing(events()) as told:
         async for event in told:
             ends.apply(event)
-    if not ends.lists:
-        raise _missing(restored, name)
+    if not ends.lists or ends.itself is not None:
+        raise _missing(restored, name, ends.itself)
     return ends.whole()
 
 
 async def encoded_value(journal: Journal, run_id: str, name: str) -> tuple[bytes, bool]:
     """The bytes of a value as the log has them, and whether they are JSON. Nothing is decoded.
 
-    Raises what ``value_in_log`` does, and ``MissingNodeError`` for the list of a mapped node, which
-    the log has by its elements only.
+    The items of a generator that the log has one by one are put together if they are JSON. Raises
+    what ``value_in_log`` does, and ``MissingNodeError`` for other lists that the log has by their
+    elements only.
     """
     restored = await _restored(journal, run_id, name)
     is_json = "JSONSerializer" in restored.header.serializer
     entry = restored.results.get(name)
+    values = StoredValues(journal.serializer, Classes.imported()).like(restored.header.serializer)
+    items = _items(restored, name)
+    if (
+        entry is not None
+        and _may_be_count(restored, name)
+        and entry.data == values.dumps(len(items))
+    ):
+        if is_json and not any(item.kind == REFERRED for item in items):
+            return b"[" + b", ".join(item.data for item in items) + b"]", True
+        raise _missing(restored, name)
     if entry is not None and entry.kind != REFERRED:
         return entry.data, is_json
     if entry is None and name in restored.inputs:
@@ -92,20 +113,78 @@ async def _restored(journal: Journal, run_id: str, name: str) -> RestoredRun:
 
 
 def _is_part(entry: Record, name: str, restored: RestoredRun) -> bool:
-    """Whether a record is of an element of this node, and not of a node that is called so."""
-    return parted(entry.name)[0] == name and entry.name not in restored.header.nodes
+    """Whether a record is of an element within this node or element, and of no node called so."""
+    if entry.name in restored.header.nodes:
+        return False
+    of_node, path = _place(restored, name)
+    found, within = parted(entry.name)
+    return found == of_node and len(within) > len(path) and within[: len(path)] == path
 
 
-def _missing(restored: RestoredRun, name: str) -> MissingNodeError:
+def _place(restored: RestoredRun, name: str) -> tuple[str, Path]:
+    """The node and the path of an element; no path for the name of a node."""
+    return (name, ()) if name in restored.header.nodes else parted(name)
+
+
+def _may_be_count(restored: RestoredRun, name: str) -> bool:
+    """Whether what the log has of a name may be how many items a generator has given.
+
+    Earlier versions did not write which nodes are generators, but those that have given items.
+    """
+    of_node, path = _place(restored, name)
+    levels = restored.header.generators.get(of_node)
+    if levels is None:
+        return element_name(of_node, (*path, 0)) in restored.results
+    return len(path) == levels
+
+
+def _items(restored: RestoredRun, name: str) -> list[Record]:
+    """What the log has of the items of a generator, in their order."""
+    of_node, path = _place(restored, name)
+    items: list[Record] = []
+    while (item := restored.results.get(element_name(of_node, (*path, len(items))))) is not None:
+        items.append(item)
+    return items
+
+
+def _missing(
+    restored: RestoredRun, name: str, itself: NodeFailed | NodeSkipped | None = None
+) -> MissingNodeError:
+    """``itself``: how a node has ended that has elements."""
+    why = _why(restored, name) if itself is None else _why_not(restored, itself)
     return MissingNodeError(
-        f"run {restored.run_id!r} has no value of {name!r} in the journal: {_why(restored, name)}",
+        f"run {restored.run_id!r} has no value of {name!r} in the journal: {why}",
         reference=name,
+    )
+
+
+def _why_not(restored: RestoredRun, itself: NodeFailed | NodeSkipped) -> str:
+    """Why a node has no value that has elements."""
+    how = "has failed" if isinstance(itself, NodeFailed) else "was skipped"
+    hint = f"; {_stored_text(stored)}" if (stored := _stored(restored, itself.task_name)) else ""
+    what = "node" if itself.task_name in restored.header.nodes else "element"
+    return f"the {what} {how}{hint}"
+
+
+def _stored(restored: RestoredRun, name: str) -> list[str]:
+    """The elements of a node or an element that the log has, and not those within these."""
+    depths = {e: len(parted(e)[1]) for e in restored.results if e != name}
+    first = min(depths.values(), default=0)
+    return [element for element, depth in depths.items() if depth == first]
+
+
+def _stored_text(stored: list[str]) -> str:
+    return (
+        f"its elements are stored one by one, {len(stored)} of them; ask for one, such as "
+        f"{stored[0]!r}"
     )
 
 
 def _why(restored: RestoredRun, name: str) -> str:
     """Why the log has no value of that name."""
     nodes, of_node = restored.header.nodes, parted(name)[0]
+    if (stored := _stored(restored, name)) and name in restored.results:
+        return _stored_text(stored)
     if (entry := restored.results.get(name)) is not None:
         return f"it was passed by reference; task {entry.data.decode()!r} has it"
     if name in restored.failed:
@@ -119,12 +198,8 @@ def _why(restored: RestoredRun, name: str) -> str:
 
 def _why_not_whole(restored: RestoredRun, name: str) -> str:
     """Why the log has no value of a node that has not failed itself."""
-    stored = [element for element in restored.results if parted(element)[0] == name]
-    if stored:
-        return (
-            f"the elements of a mapped node are stored one by one, {len(stored)} of this one; ask "
-            f"for one of them, such as {stored[0]!r}"
-        )
+    if stored := _stored(restored, name):
+        return _stored_text(stored)
     if any(parted(element)[0] == name for element in restored.attempts if element != name):
         return "no element of the mapped node has completed"
     return "the node has not completed, or is mapped over an empty list"
@@ -150,26 +225,33 @@ class _Ends:
     """What stands at the places of a mapped node's list.
 
     ``values``: of the elements that have completed. ``is_told``: as of ``value_in_log``.
-    ``lists``: by the path of each list, how many places it has, as far as that is known.
+    ``levels``: of a generator, as of ``Header.generators``. ``lists``: by the path of each list,
+    how many places it has, as far as that is known. ``itself``: how the node has ended as a whole,
+    if it has failed or was skipped.
     """
 
     run_id: str
     name: str
     values: dict[Path, Any]
     is_told: bool
+    levels: int | None = None
     lists: dict[Path, int] = field(default_factory=dict)
     missing: dict[Path, NodeFailure | NodeSkipped] = field(default_factory=dict)
+    itself: NodeFailed | NodeSkipped | None = None
 
     def __post_init__(self) -> None:
         deepest = max(map(len, self.values), default=0)
-        for path in tuple(self.values):
+        for path, value in tuple(self.values.items()):
             self._add_place(path)
-            if len(path) < deepest:  # a generator: how many items it has given, which follow
+            is_count = len(path) == self.levels and type(value) is int
+            if is_count or len(path) < deepest:  # of the items of a generator, which follow
                 del self.values[path]
                 self.lists.setdefault(path, 0)
 
     def apply(self, event: Event) -> None:
-        """Note what an event tells of the node's elements."""
+        """Note what an event tells of the node and its elements."""
+        if isinstance(event, RunStarted):
+            self.itself = None  # this session tells how it ends
         if not isinstance(event, (ElementsKnown, NodeFailed, NodeSkipped)):
             return
         is_whole = event.task_name == self.name
@@ -183,6 +265,8 @@ class _Ends:
         elif path and event.index is not None:  # else a node is called so
             self._add_place(path)
             self.missing[path] = event if isinstance(event, NodeSkipped) else _failure(event)
+        elif is_whole:
+            self.itself = event
 
     def whole(self, path: Path = ()) -> Any:
         """The value at a path: of an element, or the list of those that begin with the path."""

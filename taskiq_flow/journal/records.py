@@ -6,7 +6,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 from taskiq_flow.errors import JournalError
@@ -78,7 +78,9 @@ class Header:
 
     ``nodes``: fingerprints by node; ``outputs``: the requested keys; ``serializer``: how the values
     are written, ``StoredValues.name``. ``is_of_many``: the graph runs for each of many inputs.
-    ``on_error``: of the engine that began the run; earlier versions did not write it.
+    ``on_error``: of the engine that began the run. ``generators``: by name, how many positions the
+    elements of a node have whose task is a generator, whose value may be the number of its items.
+    Earlier versions wrote neither of these.
     """
 
     nodes: Mapping[str, str]
@@ -86,6 +88,7 @@ class Header:
     serializer: str
     is_of_many: bool = False
     on_error: str = "raise"
+    generators: Mapping[str, int] = field(default_factory=dict)
 
     def encoded(self) -> bytes:
         """The header as a record."""
@@ -96,6 +99,7 @@ class Header:
             "nodes": dict(self.nodes),
             **({"many": True} if self.is_of_many else {}),
             **({} if self.on_error == "raise" else {"on_error": self.on_error}),
+            **({"generators": dict(self.generators)} if self.generators else {}),
         }
         return record(HEADER, "", 0, json.dumps(content).encode())
 
@@ -112,9 +116,11 @@ class Header:
                 f"run {run_id!r} was written in format {version} of the journal, and this version "
                 f"of taskiq_flow reads format {FORMAT}; resume it with the version that wrote it"
             )
-        is_of_many, on_error = content.get("many", False), content.get("on_error", "raise")
         return cls(
-            content["nodes"], content["outputs"], content["serializer"], is_of_many, on_error
+            *(content["nodes"], content["outputs"], content["serializer"]),
+            is_of_many=content.get("many", False),
+            on_error=content.get("on_error", "raise"),
+            generators=content.get("generators", {}),
         )
 
 

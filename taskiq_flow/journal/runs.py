@@ -84,6 +84,7 @@ class JournaledRuns:
             *(values, nodes, inputs, outputs, results),
             is_of_many=self._is_of_many,
             on_error=self._on_error,
+            generators=self._generators(),
         )
         return LogWriter(journal, run_id, values, records, Head(self._dag.name, parent, tags=tags))
 
@@ -152,7 +153,18 @@ class JournaledRuns:
         changed = with_dependents(plan, [*found.added, *found.changed])
         sent = dict.fromkeys((*restored.results, *restored.attempts))
         elements = [name for name in sent if plan.node_of(name) in changed]
-        return restored.replace_graph(nodes, dict.fromkeys((*changed, *elements)))
+        outdated = dict.fromkeys((*changed, *elements))
+        return restored.replace_graph(nodes, self._generators(), outdated)
+
+    def _generators(self) -> dict[str, int]:
+        """As of ``Header``."""
+        plan = self._dag.plan()
+        mapped = {} if plan.elements is None else plan.elements.mapped
+        return {
+            node.task_name: len(mapped[node].axes) if node in mapped else 0
+            for node in plan.order
+            if node.is_generator
+        }
 
     def _fingerprints(self) -> Fingerprints:
         plan = self._dag.plan()

@@ -44,6 +44,7 @@ from taskiq_flow import (
     SqliteJournal,
 )
 from taskiq_flow.engine import listeners
+from taskiq_flow.journal.log_values import encoded_value
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.stored import StoredValues
@@ -378,7 +379,7 @@ async def test_values_are_read_by_the_names_of_nodes_elements_and_inputs(journal
         ("one", "the node has failed"),
         ("each[1]", "the element has failed"),
         ("each[9]", "node 'each' has no such element, or the element has not completed"),
-        ("after", "the node has not completed, or is mapped over an empty list"),
+        ("after", "the node was skipped"),
         ("none", "no node or input has that name"),
         ("none[0]", "no node or input has that name"),
     ):
@@ -424,14 +425,46 @@ async def test_the_value_of_a_generator_is_the_list_of_its_items(journal: Journa
         .node(items, inputs=["count"])
         .node(items, name="each", inputs={"count": "counts"}, map_over="counts")
         .node(abs, name="behind", inputs={"x": "each"}, map_over={"each": 2})
+        .node(abs, name="after", inputs={"x": "items"}, map_over="items")
+        .node(len, name="zero", inputs=["text"])
         .build()
     )
     engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
-    given = await engine.execute({"count": 3, "counts": [2, 0, 1]}, run_id="r")
-    assert given["each"] == [[0, 1], [], [0]]
     reader = RunReader(journal)
-    for name in ("items", "each", "behind"):
-        assert await reader.value("r", name) == given[name], name
+    for number, counts in ((3, [2, 0, 1]), (0, [0])):
+        run_id = f"r{number}"
+        inputs = {"count": number, "counts": counts, "text": ""}
+        given = await engine.execute(inputs, run_id=run_id)
+        assert given["each"] == [[*range(n)] for n in counts]
+        for name in ("items", "each", "behind", "after", "zero"):
+            assert await reader.value(run_id, name) == given[name], name
+        for name in ("items", "zero"):
+            data, is_json = await encoded_value(journal, run_id, name)
+            assert (json.loads(data), is_json) == (given[name], True)
+        data, _ = await encoded_value(journal, run_id, "each[0]")
+        assert json.loads(data) == given["each"][0]
+    with pytest.raises(MissingNodeError, match="stored one by one, 3 of them; ask for one, such"):
+        await encoded_value(journal, "r3", "each")
+
+
+async def test_a_generator_that_has_failed_has_no_value_but_items(journal: Journal) -> None:
+    def items(fails: bool) -> Iterator[int]:
+        yield 7
+        if fails:
+            raise ValueError("no more")
+
+    dag = (
+        DAGBuilder()
+        .node(items, inputs=["fails"], retry=1)
+        .node(abs, name="after", inputs={"x": "items"}, map_over="items")
+        .build()
+    )
+    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, on_error="collect")
+    await engine.execute({"fails": True}, run_id="r")
+    reader = RunReader(journal)
+    with pytest.raises(MissingNodeError, match=r"the node has failed; .* such as 'items\[0\]'"):
+        await reader.value("r", "items")
+    assert await reader.value("r", "items[0]") == 7
 
 
 async def test_a_node_that_is_called_like_an_element_is_none(journal: Journal) -> None:

@@ -182,7 +182,7 @@ async def test_why_there_is_no_value_is_told(serve: Serve, journal: MemoryJourna
     await engine.execute({"numbers": [1]}, run_id="r2")
     site = await serve(runs_app(journal))
     for run, name, why in (
-        ("r1", "each", "are stored one by one, 2 of this one; ask for one of them, such as 'each["),
+        ("r1", "each", "are stored one by one, 2 of them; ask for one, such as 'each["),
         ("r1", "each[1]", "the element has failed"),
         ("r1", "one", "the node has failed"),
         ("r1", "after", "the node has not completed"),
