@@ -8,7 +8,7 @@ export const status = (state) => html`<span class="sign ${state}">${SIGNS[state]
 /** `node`: what the server tells of it. `select`: chooses another node. `buttons`: what can be done. */
 export function panel(run, node, { select, close, buttons }) {
   const times = [["waited", node.waiting], ["queued", node.queued], ["ran", node.running]]
-    .filter(([, seconds]) => seconds > 0).map(([what, seconds]) => `${what} ${duration(seconds)}`).join(" · ");
+    .filter(([, seconds]) => seconds > 0);
   return html`
     <header>
       <h2><bdi>${node.node}</bdi></h2>
@@ -18,7 +18,8 @@ export function panel(run, node, { select, close, buttons }) {
       ${node.source && node.source !== "task" ? html` · by ${node.source}` : nothing}
       ${node.reason ? html` · because of ${node.reason === "failure" ? "a failure" : "a condition"}` : nothing}
       ${node.attempts > 1 ? html` · ${node.attempts} attempts` : nothing}
-      ${times ? html` · ${node.elements ? "sums over its elements: " : ""}${times}` : nothing}
+      ${times.length && node.elements ? " · sums over its elements" : nothing}
+      ${times.map(([what, seconds], place) => html`${node.elements && !place ? ": " : " · "}<span class="whole">${what} ${duration(seconds)}</span>`)}
     </p>
     ${buttons.length ? html`<p class="buttons">${buttons}</p>` : nothing}
     ${node.item ? html`<p><span class="quiet">item</span> <bdi>${node.item}</bdi></p>` : nothing}

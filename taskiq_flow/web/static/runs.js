@@ -158,7 +158,7 @@ export class RunsPage {
         <h1>runs</h1>
         <p class="facts">${STATES.map((state) => {
           const count = [...this.runs.values()].filter((run) => run.status === state).length;
-          return count ? html`<span class="sign ${state}">${SIGNS[state]}</span> ${count} ${state} ` : nothing;
+          return count ? html`<span class="count whole"><span class="sign ${state}">${SIGNS[state]}</span> ${count} ${state}</span> ` : nothing;
         })}</p>
         <div class="actions"><p class="quiet" role="status">${this.connection}</p>
           ${this.about.graphs.length ? html`<button @click=${() => newRun(this.about)}>New run…</button>` : nothing}</div>

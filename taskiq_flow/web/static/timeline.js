@@ -96,9 +96,10 @@ export class Timeline {
     row.sign.textContent = SIGNS[node.state];
     row.sign.className = `sign ${node.state}`;
     const { elements } = node;
-    const count = elements ? `${endedOf(elements)}/${elements.known} ` : "";
+    const count = elements ? `${endedOf(elements)}/${elements.known} · ` : "";
     const end = isEnded(node.state) ? spans.at(-1)?.[2] : now;
-    row.took.textContent = count + (spans.length ? duration(end - spans[0][1]) : node.state);
+    const hasTimes = spans.length && node.state !== "skipped";
+    row.took.textContent = count + (hasTimes ? duration(end - spans[0][1]) : node.state);
     row.item.setAttribute("aria-label", `${node.node}, ${node.state}, ${row.took.textContent}`);
   }
 
