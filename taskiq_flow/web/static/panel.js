@@ -18,8 +18,8 @@ export function panel(run, node, { select, close, buttons }) {
       ${node.source && node.source !== "task" ? html` · by ${node.source}` : nothing}
       ${node.reason ? html` · because of ${node.reason === "failure" ? "a failure" : "a condition"}` : nothing}
       ${node.attempts > 1 ? html` · ${node.attempts} attempts` : nothing}
-      ${times.length && node.elements ? " · sums over its elements" : nothing}
-      ${times.map(([what, seconds], place) => html`${node.elements && !place ? ": " : " · "}<span class="whole">${what} ${duration(seconds)}</span>`)}
+      ${times.length ? html` · ${node.elements ? "sums over its elements: " : nothing}${times.map(([what, seconds], place) =>
+        html`${place ? " · " : nothing}<span class="whole">${what} ${duration(seconds)}</span>`)}` : nothing}
     </p>
     ${buttons.length ? html`<p class="buttons">${buttons}</p>` : nothing}
     ${node.item ? html`<p><span class="quiet">item</span> <bdi>${node.item}</bdi></p>` : nothing}

@@ -117,7 +117,7 @@ export class Timeline {
       row.item.hidden = !matches(name);
       if (row.item.getAttribute("aria-selected") !== String(isSelected)) {
         row.item.setAttribute("aria-selected", isSelected);
-        if (isSelected) row.item.scrollIntoView({ block: "nearest" });
+        if (isSelected && !isNarrow.matches) row.item.scrollIntoView({ block: "nearest" });
       }
       if (isSelected) this.list.setAttribute("aria-activedescendant", row.item.id);
     }
@@ -132,6 +132,8 @@ export class Timeline {
     return names[Math.min(names.length - 1, Math.max(0, place + by))];
   }
 }
+
+const isNarrow = matchMedia("(max-width: 700px)"); // the page scrolls then, which the panel heads
 
 function tickStep(least) {
   if (least > 30) return [60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400].find((step) => step >= least) ?? Math.ceil(least / 86400) * 86400;
