@@ -12,7 +12,9 @@ runs are there.
 from __future__ import annotations
 
 import asyncio
+import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator
@@ -29,6 +31,7 @@ from taskiq_flow import DAGBuilder, ExecutionEngine, Lease, Recorder, RunReader,
 NODES = 1_000
 MOST_EVENTS, MOST_RECORDER = 1.1, 1.2
 VALUES, VALUE_BYTES, MOST_MEGABYTES = 50, 1_000_000, 1.0
+SEEN_NODES, MOST_LATE = 100, 150.0
 
 
 class LogsOnly:
@@ -54,7 +57,7 @@ class LogsOnly:
 
 
 async def run(options: Options) -> list[Check]:
-    """Measure three shapes of 1,000 nodes, then a run with 50 MB of values."""
+    """Measure three shapes of 1,000 nodes, a run with 50 MB of values, and one that is followed."""
     rounds = 7 if options.quick else 25
     checks, rows = [], []
     with tempfile.TemporaryDirectory() as folder:
@@ -82,6 +85,7 @@ async def run(options: Options) -> list[Check]:
             await see_that_all_is_stored(journal, runs)
         await asyncio.gather(*(journal.aclose() for journal in files))
         checks.append(await status_of_much(Path(folder) / "much.db"))
+        checks.append(await seen_elsewhere(Path(folder) / "seen.db"))
     heads = ("no-op nodes: what is stored", "us/node", *CHECKED)
     print_table(f"History, median of {rounds} rounds of CPU time", heads, rows)
     return checks
@@ -113,6 +117,33 @@ async def status_of_much(path: Path) -> Check:
         raise RuntimeError(f"the view is of other nodes: {view.counts}")
     await reader.aclose()
     return Check("history: status beside 50 MB of values", read, MOST_MEGABYTES, "MB read")
+
+
+async def seen_elsewhere(path: Path) -> Check:
+    """How long after it happened another process sees an event, of nodes that run 20 ms each."""
+    builder = DAGBuilder().node(_wait, name="n0", inputs=["value"])
+    for number in range(1, SEEN_NODES):
+        builder.node(_wait, name=f"n{number}", inputs=[f"n{number - 1}"])
+    journal = SqliteJournal(path)
+    engine = ExecutionEngine(InMemoryBroker(), builder.build(), journal=journal)
+    await journal.run_ids()  # makes the file
+    command = [sys.executable, "-m", "benchmarks.follower", str(path), "seen"]
+    follower = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    if follower.stdout is None or await follower.stdout.readline() != b"ready\n":
+        raise RuntimeError("the process that follows has not begun")
+    await engine.execute({"value": 0}, run_id="seen")
+    delays = sorted(json.loads(await follower.stdout.read()))
+    await follower.wait()
+    await journal.aclose()
+    if len(delays) < 3 * SEEN_NODES:
+        raise RuntimeError(f"of {3 * SEEN_NODES} events, {len(delays)} were seen")
+    late = delays[len(delays) * 95 // 100] * 1000
+    return Check("history: an event is seen elsewhere, 95 of 100", late, MOST_LATE, "ms")
+
+
+async def _wait(value: int) -> int:
+    await asyncio.sleep(0.02)
+    return value
 
 
 def _read_bytes() -> int:

@@ -68,16 +68,18 @@ async def journal() -> MemoryJournal:
 
 
 async def hostile_run(journal: MemoryJournal) -> None:
-    """Markup in the names of the run, of the graph, of nodes and inputs, in values and errors."""
+    """Markup in all names, of nodes and inputs for example, in values, items, errors and tags."""
     dag = (
         DAGBuilder(HOSTILE)
         .node(lambda text: text, name=HOSTILE, inputs={"text": f"{HOSTILE} input"})
         .node(fail, name=f"fail {HOSTILE}", inputs={"text": HOSTILE})
         .node(fail, name=f"after {HOSTILE}", inputs={"text": f"fail {HOSTILE}"})
+        .node(fail, name=f"each {HOSTILE}", inputs={"text": "texts"}, map_over="texts")
         .build()
     )
-    engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal, on_error="collect")
-    await engine.execute({f"{HOSTILE} input": HOSTILE}, run_id=HOSTILE)
+    options: dict[str, Any] = {"journal": journal, "on_error": "collect", "tags": [HOSTILE]}
+    engine = ExecutionEngine(InMemoryBroker(), dag, **options)
+    await engine.execute({f"{HOSTILE} input": HOSTILE, "texts": [HOSTILE]}, run_id=HOSTILE)
 
 
 async def test_markup_in_names_values_and_errors_is_text(serve: Serve) -> None:
@@ -91,7 +93,8 @@ async def test_markup_in_names_values_and_errors_is_text(serve: Serve) -> None:
         seen = await visit(chromium)
         await seen.goto(f"{site.base}/flow")
         await seen.wait(LISTED)
-        for node in (HOSTILE, f"fail {HOSTILE}", f"after {HOSTILE}"):
+        names = [f"{kind} {HOSTILE}" for kind in ("fail", "after", "each")]
+        for node in (HOSTILE, *names, f"each {HOSTILE}[0]"):
             address = f"{site.base}/flow/?run={quote(HOSTILE)}&node={quote(node)}"
             await seen.goto(address)
             await seen.wait(DRAWN)
