@@ -62,14 +62,18 @@ def seconds_left(view: RunView, now: float, earlier: EarlierRun = _UNKNOWN) -> f
     longest: dict[str, float] = {}  # by name, the longest path behind the node
     for name in reversed(view.nodes):
         node, work = view.nodes[name], works[name]
-        passed = 0.0
-        if node.elements is None and node.state == "running" and node.began_at is not None:
-            passed = now - node.began_at
-            if passed > work.one * scale:
-                return None
-        total += work.left * scale - passed
-        done += work.done * scale + passed
-        length = longest.get(name, 0.0) + (work.one * scale - passed if work.left else 0.0)
+        one = work.one * scale
+        passed = _passed(node, now)
+        if node.elements is None and passed and passed[0] > one:
+            return None
+        passed = [min(seconds, one) for seconds in passed]
+        total += work.left * scale - sum(passed)
+        done += work.done * scale + sum(passed)
+        # Of a map, an element that has not begun runs longest from now on, if there is one.
+        is_begun = len(passed) * work.one >= work.left
+        length = longest.get(name, 0.0)
+        if work.left:
+            length += one - min(passed) if passed and is_begun else one
         path = max(path, length)
         for other in view.edges.get(name, ()):
             longest[other] = max(longest.get(other, 0.0), length)
@@ -77,6 +81,17 @@ def seconds_left(view: RunView, now: float, earlier: EarlierRun = _UNKNOWN) -> f
         return max(path, total / earlier.parallelism)
     elapsed = now - view.started_at
     return max(path, total * elapsed / done) if done else path
+
+
+def _passed(node: NodeView, now: float) -> list[float]:
+    """For how many seconds a node runs that has not ended, or each of its elements."""
+    elements = node.elements
+    if node.is_ended:
+        return []
+    found = [node] if elements is None else elements.records.values()
+    return [
+        now - one.began_at for one in found if one.state == "running" and one.began_at is not None
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,20 @@ def test_elements_count_each() -> None:
     assert seconds_left(view, 3.0) == pytest.approx(3.0)
 
 
+def test_elements_that_run_count_by_how_long_they_have_run() -> None:
+    view = view_of(
+        started("m", "b", edges={"b": ("m",)}, mapped={"m": 1}, expected={"m": 10.0, "b": 2.0}),
+        ElementsKnown("r", 0.0, "m", 3),
+        *(element(NodeStarted, number, 0.0, "t") for number in range(3)),
+        element(NodeBegan, 0, 0.0, "t", "host:7"),
+        element(NodeBegan, 1, 4.0, "t", "host:7"),
+    )
+    assert seconds_left(view, 9.0) == pytest.approx(12.0)  # of the one that has not begun
+    view.apply(element(NodeBegan, 2, 9.0, "t", "host:7"))
+    left = [seconds_left(view, now) for now in (10.0, 13.0, 30.0)]
+    assert left == pytest.approx([11.0, 8.0, 2.0])  # of the one that has begun last
+
+
 def test_a_node_that_runs_for_longer_than_expected_leaves_no_estimate() -> None:
     view = view_of(started("a", expected={"a": 2.0}), sent("a", 0.0), began("a", 0.0))
     assert seconds_left(view, 1.5) == 0.5
