@@ -50,11 +50,14 @@ async def value_in_log(
             return value
     if name not in restored.results and name in restored.inputs:
         return _loaded(values, run_id, Record(b"", name, data=restored.inputs[name]))
+    of_node, base = _place(restored, name)
     elements = {
-        () if element == name else parted(element)[1]: _loaded(values, run_id, entry)
+        () if element == name else parted(element)[1][len(base) :]: _loaded(values, run_id, entry)
         for element, entry in restored.results.items()
     }
-    ends = _Ends(run_id, name, elements, is_told, restored.header.generators.get(name))
+    levels = restored.header.generators.get(of_node)
+    levels = None if levels is None else levels - len(base)
+    ends = _Ends(run_id, name, of_node, base, elements, is_told, levels)
     async with aclosing(events()) as told:
         async for event in told:
             ends.apply(event)
@@ -222,8 +225,9 @@ def _loaded(values: StoredValues, run_id: str, entry: Record) -> Any:
 
 @dataclass(slots=True)
 class _Ends:
-    """What stands at the places of a mapped node's list.
+    """What stands at the places of a mapped node's list, or of one of those within it.
 
+    ``of_node``, ``base``: the node, and the path of the list, from which on paths count here.
     ``values``: of the elements that have completed. ``is_told``: as of ``value_in_log``.
     ``levels``: of a generator, as of ``Header.generators``. ``lists``: by the path of each list,
     how many places it has, as far as that is known. ``itself``: how the node has ended as a whole,
@@ -232,6 +236,8 @@ class _Ends:
 
     run_id: str
     name: str
+    of_node: str
+    base: Path
     values: dict[Path, Any]
     is_told: bool
     levels: int | None = None
@@ -255,9 +261,10 @@ class _Ends:
         if not isinstance(event, (ElementsKnown, NodeFailed, NodeSkipped)):
             return
         is_whole = event.task_name == self.name
-        name, path = (self.name, ()) if is_whole else parted(event.task_name)
-        if name != self.name:
+        node, path = (self.of_node, self.base) if is_whole else parted(event.task_name)
+        if node != self.of_node or path[: len(self.base)] != self.base:
             return
+        path = path[len(self.base) :]
         if isinstance(event, ElementsKnown):
             self.lists[path] = max(event.count, self.lists.get(path, 0))
             self.missing.pop(path, None)  # an engine that resumed the run has made the list
@@ -288,7 +295,8 @@ class _Ends:
         return self.is_told or place in self.lists
 
     def _not_completed(self, path: Path) -> NodeFailure:
-        name = element_name(self.name, path)
+        path = (*self.base, *path)
+        name = element_name(self.of_node, path)
         index = path[0] if len(path) == 1 else path
         error = MissingNodeError(
             f"run {self.run_id!r} has no value of {name!r} in the journal: the element has not "

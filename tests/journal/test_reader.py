@@ -438,6 +438,7 @@ async def test_the_value_of_a_generator_is_the_list_of_its_items(journal: Journa
         assert given["each"] == [[*range(n)] for n in counts]
         for name in ("items", "each", "behind", "after", "zero"):
             assert await reader.value(run_id, name) == given[name], name
+        assert await reader.value(run_id, "each[0]") == given["each"][0]
         for name in ("items", "zero"):
             data, is_json = await encoded_value(journal, run_id, name)
             assert (json.loads(data), is_json) == (given[name], True)
