@@ -189,9 +189,10 @@ class FlowMiddleware(TaskiqMiddleware):
 
     async def pre_execute(self, message: TaskiqMessage) -> TaskiqMessage:
         """On a worker, before a task is executed."""
-        if self.is_embedded:
-            return message
-        worker = self._worker.opened or await self._worker.get()
+        if (worker := self._worker.opened) is None:
+            if self.is_embedded:
+                return message
+            worker = await self._worker.get()
         return await worker.begin(message)
 
     def on_error(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import math
 import random
@@ -16,7 +17,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.client import PubSub
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from taskiq import AsyncBroker, AsyncResultBackend, TaskiqResult
 from taskiq_redis import RedisAsyncResultBackend
 
@@ -358,8 +359,8 @@ class _Saver:
                 message = ("", "") if entry is None else (entry.group, entry.id)
                 arguments = (value, channel, notice, *message, *expiry)
                 size = len(value) + len(notice)
-                heard_by, is_acknowledged = await self.batches.execute(
-                    "EVAL", _SAVE, len(keys), *keys, *arguments, size=size
+                heard_by, is_acknowledged = await self._run_script(
+                    len(keys), *keys, *arguments, size=size
                 )
                 if delivery is not None and is_acknowledged:
                     delivery.is_acknowledged = True
@@ -376,6 +377,13 @@ class _Saver:
     async def aclose(self) -> None:
         """Close the connection on which results are saved."""
         await self.batches.aclose()
+
+    async def _run_script(self, *arguments: Any, size: int) -> Any:
+        """Run ``_SAVE``, by its digest: the server reads and hashes a text each time."""
+        try:
+            return await self.batches.execute("EVALSHA", _SAVE_DIGEST, *arguments, size=size)
+        except NoScriptError:  # the first time, or the server is another since then
+            return await self.batches.execute("EVAL", _SAVE, *arguments, size=size)
 
     def _entry_of(self, delivery: Delivery | None) -> StreamEntry | None:
         """A message that has to be acknowledged, and can be where the result is saved."""
@@ -402,6 +410,8 @@ local heard_by = redis.pcall('PUBLISH', ARGV[2], ARGV[3])
 local is_acknowledged = KEYS[2] and pcall(acknowledge, KEYS[2], ARGV[4], ARGV[5])
 return {{type(heard_by) == 'table' and heard_by['err'] or heard_by, is_acknowledged and 1 or 0}}
 """
+
+_SAVE_DIGEST = hashlib.sha1(_SAVE.encode()).hexdigest()  # noqa: S324 - Redis's own, no secret
 
 
 async def _nothing() -> None: ...

@@ -89,8 +89,9 @@ class Execution:
         self.is_waiting = False  # for tasks of its own, which no worker takes
         self.is_acknowledged = False
         self.raised: BaseException | None = None
-        names = [reply_to.run, reply_to.task(self.task_id)]
-        self.names = names if KEEP_LABEL in message.labels else [*names, reply_to.channel]
+        self.names = [reply_to.run, reply_to.task(self.task_id)]
+        if KEEP_LABEL not in message.labels:
+            self.names.append(reply_to.channel)
         """The names by which a revocation may mean it: those of its run, the task and its engine.
 
         A run with a journal may be resumed: its tasks are executed though their engine is gone.

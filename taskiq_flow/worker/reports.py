@@ -14,11 +14,12 @@ from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.notice import Kind, Notice
 from taskiq_flow.transport.protocol import Notifier
 from taskiq_flow.transport.systems import fullness_of
+from taskiq_flow.values.plain import LEAVES, is_plain
 from taskiq_flow.values.references import as_stored, is_referred_to
 from taskiq_flow.values.results import failed
 from taskiq_flow.values.size import read_off_loop
 from taskiq_flow.values.store import folder_of
-from taskiq_flow.values.wire import Wire, is_encoded_result
+from taskiq_flow.values.wire import Wire, is_encoded_result, is_strict
 from taskiq_flow.worker.execution import Execution
 from taskiq_flow.worker.raised import as_sent
 
@@ -56,6 +57,7 @@ class Reports:
         self._inline_limit = inline_limit
         self.save_only = backend.set_result
         """Saves a result and tells nobody."""
+        self._stores_plain_as_is = wire.store is None and not is_strict(backend)
         self._save_and_publish = notifier.saver(backend)
         # A backend that deletes on reading would keep results that travel with their notices.
         self._inlines = getattr(backend, "keep_results", True)
@@ -101,6 +103,9 @@ class Reports:
 
     async def _encoded(self, execution: Execution, result: TaskiqResult[Any]) -> TaskiqResult[Any]:
         """A result as it is stored. One whose value cannot be carried is a failure."""
+        value = result.return_value
+        if self._stores_plain_as_is and type(value) in LEAVES and is_plain(value):
+            return result  # spares short tasks what is asked of other values
         name, task_id = execution.node_name, execution.task_id
         what = f"the result of node {name!r}"
         folder = "" if self._wire.store is None else folder_of(execution.reply_to.run)

@@ -164,7 +164,7 @@ class Worker:
             channel, partial(self._say_here, execution)
         ):
             self._revoked.pop(channel, None)  # another task may have found out at the same time
-        if any(name in self._revoked for name in execution.names):
+        if not self._revoked.keys().isdisjoint(execution.names):
             execution.revoke()
             return _refused(message, RevokedError())
         if execution.tells_begin_at_once:

@@ -561,6 +561,25 @@ async def test_nobody_hears_of_a_result_that_could_not_be_saved(
         await notifier.aclose()
 
 
+async def test_results_are_saved_without_the_text_of_the_script_while_the_server_knows_it(
+    farm: Farm, server: RedisServer, client: Any
+) -> None:
+    async with started(Settings("redis-streams", redis=server.url, queue="digest")) as broker:
+        notifier = notifier_of(broker, "digest")
+        save = notifier.saver(broker.result_backend)
+        assert save is not None
+        result: TaskiqResult[Any] = TaskiqResult(is_err=False, return_value=1, execution_time=0.0)
+        await client.script_flush()
+        await client.config_resetstat()
+        for number in range(3):
+            await save(f"before-{number}", result, "channel", lambda _: b"")
+        await client.script_flush()  # as a restart does
+        await save("after", result, "channel", lambda _: b"")
+        assert await broker.result_backend.is_result_ready("after")
+        assert (await client.info("commandstats"))["cmdstat_eval"]["calls"] == 2
+        await notifier.aclose()
+
+
 async def test_a_message_is_acknowledged_with_the_result_of_its_task_and_not_without(
     farm: Farm, server: RedisServer, client: Any
 ) -> None:
