@@ -60,7 +60,8 @@ from taskiq_flow.events import (
     Source,
 )
 from taskiq_flow.journal.writer import LogWriter
-from taskiq_flow.values.isolation import NEVER_CHANGE, Isolation, Take
+from taskiq_flow.values.inspection import NEVER_CHANGE
+from taskiq_flow.values.isolation import Isolation, Take
 
 N = TypeVar("N", bound=RunnableNode)
 
