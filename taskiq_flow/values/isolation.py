@@ -103,6 +103,10 @@ class Isolation:
         if self._flat and type(value) is not tuple:
             self._flat.pop(id(value), None)
 
+    def forget_all(self) -> None:
+        """The run is over."""
+        self._flat.clear()
+
     def is_flat(self, value: Any) -> bool:
         """Whether this value was found to be flat."""
         known = self._flat.get(id(value))
