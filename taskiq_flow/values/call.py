@@ -103,7 +103,8 @@ def with_each(
     function: Callable[[Any], Any], args: list[Any], kwargs: dict[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of a call, each as ``function`` makes it."""
-    return list(map(function, args)), {name: function(value) for name, value in kwargs.items()}
+    named = {name: function(value) for name, value in kwargs.items()} if kwargs else {}
+    return list(map(function, args)), named
 
 
 class Delivered(dict[str, Any]):

@@ -285,7 +285,10 @@ def _copy_of(kind: type) -> Copy:
     for library, names, copy_of in _OF_LIBRARIES:
         # Another thread may be importing it: then it has no such class yet.
         module = sys.modules.get(library)
-        if any(issubclass(kind, getattr(module, name, ())) for name in names):
+        classes = [getattr(module, name) for name in names if hasattr(module, name)]
+        if kind in classes:  # it stays as long as the library: found sooner there
+            _COPY[kind] = copy_of
+        if issubclass(kind, tuple(classes)):
             return copy_of
     return _itself
 
