@@ -29,6 +29,7 @@ values = st.recursive(
         | st.lists(parts, max_size=3).map(tuple)
         | st.lists(parts, max_size=3).map(deque)
         | st.dictionaries(leaves, parts, max_size=3)
+        | st.lists(st.dictionaries(st.text(max_size=2), parts, max_size=2), max_size=3)
         | st.builds(Data, parts)
     ),
     max_leaves=12,
