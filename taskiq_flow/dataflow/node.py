@@ -28,6 +28,7 @@ from taskiq_flow.dataflow.options import (
     check_join,
     condition_keys,
     in_seconds,
+    is_true,
     mapped_keys,
     most_parallel,
     time_limit,
@@ -464,7 +465,7 @@ class DAGNode:
         answer = self.when(**{name: take(value) for name, value in taken.items()})
         if answer is True or answer is False:  # the usual answers take the least time
             return answer
-        return answer if isinstance(answer, Awaitable) else bool(answer)
+        return answer if isinstance(answer, Awaitable) else is_true(answer)
 
     @staticmethod
     async def _answer_of_read(

@@ -10,7 +10,8 @@ from taskiq_flow.dataflow.binding import Inputs
 from taskiq_flow.dataflow.options import most_parallel
 from taskiq_flow.errors import BindingError, SerializationError
 from taskiq_flow.suggestions import did_you_mean
-from taskiq_flow.values.isolation import isolated, refuse_once_only
+from taskiq_flow.values.inspection import refuse_once_only
+from taskiq_flow.values.isolation import isolated
 
 WINDOW: Final = 16
 """How many items a generator may be ahead of those that take them."""

@@ -9,18 +9,36 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import timedelta
 from numbers import Integral, Real
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Final, get_args
 
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.dataflow.tasks import parameters_of
 from taskiq_flow.errors import ItemsChangedError, SerializationError
 from taskiq_flow.suggestions import suggests_keywords
+from taskiq_flow.values.inspection import ONCE_ONLY, type_name
 
 Condition = Callable[..., object]
 """A function, sync or async, that says whether a node runs. Its parameters are the graph's keys."""
 
 Seconds = float | timedelta
 """A time limit: a number of seconds, or a ``timedelta``."""
+
+
+_ALWAYS_TRUE = (FunctionType, MethodType, BuiltinFunctionType, *ONCE_ONLY)
+
+
+def is_true(answer: object) -> bool:
+    """Whether the answer of a condition or a filter is true.
+
+    Raises ``TypeError`` for an answer that says nothing, as a method that was not called.
+    """
+    if isinstance(answer, _ALWAYS_TRUE):
+        raise TypeError(
+            f"the answer is a {type_name(answer)}, which is always true; call it, or return "
+            "True or False"
+        )
+    return bool(answer)
 
 
 class Product:

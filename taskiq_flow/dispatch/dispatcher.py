@@ -39,7 +39,8 @@ from taskiq_flow.transport.protocol import Kick
 from taskiq_flow.values.arguments import StoredArguments
 from taskiq_flow.values.call import Call
 from taskiq_flow.values.handle import ResultHandle, holds_handles
-from taskiq_flow.values.isolation import NEVER_CHANGE, Take, isolated, shared
+from taskiq_flow.values.inspection import NEVER_CHANGE
+from taskiq_flow.values.isolation import Take, isolated, shared
 from taskiq_flow.values.plain import is_plain
 
 logger = logging.getLogger("taskiq_flow")

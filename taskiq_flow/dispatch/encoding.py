@@ -18,7 +18,7 @@ from taskiq_flow.errors import SerializationError
 from taskiq_flow.processes.in_process import begins_at_once
 from taskiq_flow.values.call import with_each
 from taskiq_flow.values.handle import with_values, without_handles
-from taskiq_flow.values.isolation import type_name
+from taskiq_flow.values.inspection import type_name
 from taskiq_flow.values.wire import Place, Wire
 
 ALREADY_PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple})

@@ -13,7 +13,8 @@ from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSpec
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.handle import ResultHandle
-from taskiq_flow.values.isolation import NEVER_CHANGE, Isolation
+from taskiq_flow.values.inspection import NEVER_CHANGE
+from taskiq_flow.values.isolation import Isolation
 
 N = TypeVar("N", bound=RunnableNode)
 

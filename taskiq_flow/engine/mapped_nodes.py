@@ -12,6 +12,7 @@ from typing import Any
 
 from taskiq_flow.dataflow.axes import element_name
 from taskiq_flow.dataflow.many import SOURCE
+from taskiq_flow.dataflow.options import is_true
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.elements.cells import ABSENT
 from taskiq_flow.elements.element import Element
@@ -253,7 +254,7 @@ class MappedNodes:
             return self._all_items(node, value)
         if isinstance(node, Element):
             if (key := node.node.filtered) is not None:
-                value = self._values.mapped_value(node, key) if value else ABSENT
+                value = self._values.mapped_value(node, key) if is_true(value) else ABSENT
                 if value is ABSENT:
                     return DECLINED
             self._values.store(node, value)

@@ -20,7 +20,7 @@ from taskiq_flow.engine.sender import RestOfStart
 from taskiq_flow.engine.start_loop import StartLoop
 from taskiq_flow.events import Item, NodeFailure, NodeSkipped
 from taskiq_flow.notes import new_item
-from taskiq_flow.values.isolation import NEVER_CHANGE
+from taskiq_flow.values.inspection import NEVER_CHANGE
 
 
 class MappedRun(Run[N]):

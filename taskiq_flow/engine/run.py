@@ -60,7 +60,8 @@ from taskiq_flow.events import (
     Source,
 )
 from taskiq_flow.journal.writer import LogWriter
-from taskiq_flow.values.isolation import NEVER_CHANGE, Isolation, Take
+from taskiq_flow.values.inspection import NEVER_CHANGE
+from taskiq_flow.values.isolation import Isolation, Take
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -271,6 +272,7 @@ class Run(Generic[N]):
         outcome = self._outcome()
         self._events.finished(outcome, self._error)
         await to_the_end(self._clean_up(outcome))
+        self._forget_values()
 
     # Called by node runs, for transports
 
@@ -569,6 +571,15 @@ class Run(Generic[N]):
         if self._log is not None:
             closing.append(self._log.aclose(outcome))
         await asyncio.gather(*closing)
+
+    def _forget_values(self) -> None:
+        """Let go of all values. The parts of a run refer to each other, and would keep them alive.
+
+        Large ones would otherwise stay until the garbage collector looks at everything.
+        """
+        self._values.clear()
+        if isinstance(self._spec.take, Isolation):
+            self._spec.take.forget_all()
 
     # Restoring what earlier engines have completed
 

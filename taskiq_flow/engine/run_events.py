@@ -33,7 +33,7 @@ from taskiq_flow.events import (
     Source,
 )
 from taskiq_flow.previews import Preview
-from taskiq_flow.values.isolation import NEVER_CHANGE
+from taskiq_flow.values.inspection import NEVER_CHANGE
 
 N = TypeVar("N", bound=RunnableNode)
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from taskiq_flow.cache.results import PendingResult
+from taskiq_flow.dataflow.options import is_true
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.dispatch.dispatcher import RunnableNode
 from taskiq_flow.engine.node_run import NodeRun, Verdict
@@ -94,7 +95,7 @@ class Suspended(Generic[N]):
     def _answered(self, node_run: NodeRun[N], future: asyncio.Future[object]) -> None:
         self.answers.discard(future)
         try:
-            verdict = node_run.on_answer(is_wanted=bool(future.result()))
+            verdict = node_run.on_answer(is_wanted=is_true(future.result()))
         except NODE_ERRORS as error:  # of the condition
             verdict = node_run.on_error(error)
         except BaseException as error:  # an order to stop, which asyncio has raised already

@@ -14,7 +14,8 @@ from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.previews import preview
 from taskiq_flow.testing.stage import executing
 from taskiq_flow.values.digest import digest_of
-from taskiq_flow.values.isolation import NEVER_CHANGE, isolated
+from taskiq_flow.values.inspection import NEVER_CHANGE
+from taskiq_flow.values.isolation import isolated
 
 
 class ValueChangedError(AssertionError):

@@ -133,7 +133,10 @@ def _read_scalar(decoder: Decoder, parts: list[Any]) -> Any:
     numpy = library("numpy")
     kind = {kind.__name__: kind for kind in numpy.sctypeDict.values()}[name]
     if form is None and name in {"str_", "bytes_"}:
-        return kind(decoder.decode(leaf))
+        text = decoder.decode(leaf)
+        if type(text) is not (str if name == "str_" else bytes):  # of a number, bytes() makes zeros
+            raise RefusedError(f"a numpy.{name} was written without its text")
+        return kind(text)
     dtype, content = _read_dtype(numpy, form), decoder.binary(leaf)
     if dtype.kind not in "mMV" and numpy.dtype(kind) == dtype.newbyteorder("="):
         dtype = numpy.dtype(kind).newbyteorder(dtype.byteorder)

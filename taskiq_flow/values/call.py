@@ -16,7 +16,8 @@ from typing import Any, Protocol, Self
 
 from taskiq_flow.processes.own_thread import in_own_thread, listed_in_own_thread
 from taskiq_flow.values.fitting import Signature
-from taskiq_flow.values.isolation import NEVER_CHANGE, Take, refuse_once_only
+from taskiq_flow.values.inspection import NEVER_CHANGE, refuse_once_only
+from taskiq_flow.values.isolation import Take
 from taskiq_flow.values.listed import listed
 
 _COMMON = NEVER_CHANGE | {list, dict, tuple, set}
@@ -102,7 +103,8 @@ def with_each(
     function: Callable[[Any], Any], args: list[Any], kwargs: dict[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of a call, each as ``function`` makes it."""
-    return list(map(function, args)), {name: function(value) for name, value in kwargs.items()}
+    named = {name: function(value) for name, value in kwargs.items()} if kwargs else {}
+    return list(map(function, args)), named
 
 
 class Delivered(dict[str, Any]):

@@ -24,7 +24,7 @@ from pydantic import BaseModel
 
 from taskiq_flow.values.arrays import library
 from taskiq_flow.values.handle import ResultHandle
-from taskiq_flow.values.isolation import slots_of
+from taskiq_flow.values.inspection import slots_of
 
 _BY_THEIR_TEXT = frozenset(
     {

@@ -21,7 +21,7 @@ from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from taskiq_flow.errors import AnnotationError
 from taskiq_flow.values.annotations import awaited, is_typed_dict, is_unpacked, members, named_type
-from taskiq_flow.values.isolation import ONCE_ONLY, type_name
+from taskiq_flow.values.inspection import ONCE_ONLY, type_name
 
 Check: TypeAlias = Callable[[Any], bool]
 """Whether a value fits."""

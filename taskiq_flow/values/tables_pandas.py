@@ -148,12 +148,18 @@ def _column(  # noqa: C901, PLR0911 - one case for each kind of dtype
     if isinstance(dtype, pd.PeriodDtype):
         return ["period", encoder.encode(values.asi8), str(dtype)]
     if isinstance(dtype, pd.IntervalDtype):
-        ends = [encoder.encode(pd.Index(end)) for end in (values.left, values.right)]
+        ends = [encoder.encode(_stored(end)) for end in (values.left, values.right)]
         return ["interval", *ends, dtype.closed]
     if isinstance(dtype, library("numpy").dtype):
         return ["numpy", encoder.encode(library("numpy").asarray(values))]
     remedy = "use .sparse.to_dense()" if isinstance(dtype, pd.SparseDtype) else "use .astype(...)"
     raise RefusedError(f"its dtype {dtype} is not carried; {remedy}", kind=type(values))
+
+
+def _stored(index: Any) -> Any:
+    """An index whose values are written, and not the bounds of a range."""
+    pd = library("pandas")
+    return pd.Index(index.to_numpy(), name=index.name) if type(index) is pd.RangeIndex else index
 
 
 def _as_arrow(encoder: Encoder, values: Any) -> Any:
@@ -167,7 +173,7 @@ def _read_column(  # noqa: PLR0911 - one case for each form
     form, *rest = parts
     match form:
         case "numpy":
-            return decoder.decode(rest[0])
+            return _numbers(decoder, rest[0])
         case "objects":
             items = decoder.items(rest[0])
             found = numpy.empty(len(items), dtype=object)
@@ -175,26 +181,64 @@ def _read_column(  # noqa: PLR0911 - one case for each form
             return found
         case "category":
             kind = pd.CategoricalDtype(decoder.decode(rest[1]), rest[2])
-            return pd.Categorical.from_codes(decoder.decode(rest[0]), dtype=kind)
+            return pd.Categorical.from_codes(_numbers(decoder, rest[0]), dtype=kind)
         case "zoned":
-            moments = decoder.decode(rest[0]).view(f"M8[{rest[1]}]")
+            moments = _numbers(decoder, rest[0]).view(f"M8[{rest[1]}]")
             zoned = pd.DatetimeIndex(moments).tz_localize("UTC")
             return zoned.tz_convert(decoder.decode(rest[2])).array
         case "text":
             missing = pd.NA if rest[1] == "NA" else numpy.nan
             kind = pd.StringDtype(rest[0], na_value=missing)
-            return kind.__from_arrow__(decoder.decode(rest[2]))
+            return kind.__from_arrow__(_arrow_array(decoder, rest[2], _TEXT))
         case "arrow":
             return pd.arrays.ArrowExtensionArray(decoder.decode(rest[0]))
         case "period":
-            return pd.arrays.PeriodArray(decoder.decode(rest[0]), pd.PeriodDtype(rest[1]))
+            return pd.arrays.PeriodArray(_numbers(decoder, rest[0]), pd.PeriodDtype(rest[1]))
         case "interval":
             left, right, closed = decoder.items(rest)
+            _check_stored([left, right], most=_MOST_ENDS)
             return pd.arrays.IntervalArray.from_arrays(left, right, closed)
         case "masked":
             kind = pd.api.types.pandas_dtype(rest[0])
-            return kind.__from_arrow__(decoder.decode(rest[1]))
+            return kind.__from_arrow__(_arrow_array(decoder, rest[1], _MASKED))
     raise RefusedError(f"a column of the form {str(form)[:40]!r} is not known here")
+
+
+_MOST_ENDS = 1_000
+_MOST_IN_LEVEL = 2**20
+"""Items of a range that stands for the ends of intervals, or for a level of an index, in what
+earlier versions wrote. pandas takes 16 bytes for an interval, and one for an item of a level.
+"""
+
+_TEXT = ("is_string", "is_large_string", "is_string_view")
+_MASKED = ("is_integer", "is_floating", "is_boolean")
+"""Types of pyarrow, by the functions that tell them, which have data for each item."""
+
+
+def _arrow_array(decoder: Decoder, tree: Any, kinds: tuple[str, ...]) -> Any:
+    """A column of pyarrow that pandas copies: not one of nulls or runs, which have no data."""
+    found, types = decoder.decode(tree), arrow().types
+    if not any(getattr(types, kind)(found.type) for kind in kinds if hasattr(types, kind)):
+        raise RefusedError(f"a column of pandas is not made of {str(found.type)[:40]}")
+    return found
+
+
+def _numbers(decoder: Decoder, tree: Any) -> Any:
+    """An array of a dtype that pandas keeps, each of whose items has data: not a range."""
+    found = decoder.decode(tree)
+    if type(found) is not library("numpy").ndarray or found.dtype.kind not in "biufcmM":
+        raise RefusedError("a column of pandas is not made of an array of numbers")
+    return found
+
+
+def _check_stored(indexes: list[Any], most: int) -> None:
+    """Refuse ranges of more than ``most`` items, which pandas would write out."""
+    pd = library("pandas")
+    for index in indexes:
+        if not isinstance(index, pd.Index):
+            raise RefusedError("an index of pandas is missing")
+        if type(index) is pd.RangeIndex and len(index) > most:
+            raise RefusedError(f"a range stands for {len(index)} values of an index")
 
 
 def _index(encoder: Encoder, value: Any) -> tuple[Any, ...]:
@@ -203,7 +247,7 @@ def _index(encoder: Encoder, value: Any) -> tuple[Any, ...]:
         bounds = [value.start, value.stop, value.step]
         return "range", encoder.items(bounds), encoder.encode(value.name)
     if type(value) is pd.MultiIndex:
-        levels = encoder.items(list(value.levels))
+        levels = encoder.items(list(map(_stored, value.levels)))
         codes = encoder.items([library("numpy").asarray(code) for code in value.codes])
         return "multi", [levels, codes], encoder.items(list(value.names))
     has_frequency = type(value) in {pd.DatetimeIndex, pd.TimedeltaIndex}
@@ -217,7 +261,8 @@ def _read_index(decoder: Decoder, parts: list[Any]) -> Any:
     if form == "range":
         return pd.RangeIndex(*decoder.items(content), name=decoder.decode(name))
     if form == "multi":
-        levels, codes = map(decoder.items, content)
+        levels, codes = decoder.items(content[0]), [_numbers(decoder, tree) for tree in content[1]]
+        _check_stored(levels, most=_MOST_IN_LEVEL)
         return pd.MultiIndex(levels, codes, names=decoder.items(name))
     values, frequency = content
     array = _read_column(decoder, values)

@@ -206,7 +206,7 @@ class Decoder:
     ) -> None:
         self._find = find
         self.classes = classes
-        self._buffers = buffers
+        self._buffers: list[memoryview | None] | None = None if buffers is None else [*buffers]
         self._depth = 0
 
     def decode(self, tree: Any) -> Any:
@@ -258,7 +258,11 @@ class Decoder:
             except binascii.Error as error:
                 raise RefusedError("binary data are no base64") from error
         if type(leaf) is int and self._buffers is not None and 0 <= leaf < len(self._buffers):
-            return self._buffers[leaf]
+            content = self._buffers[leaf]
+            if content is None:  # else a short tree would have many copies of it made
+                raise RefusedError(f"buffer {leaf} stands in two places")
+            self._buffers[leaf] = None
+            return content
         raise RefusedError(f"binary data are missing: there is no buffer {_shown(leaf)}")
 
     def _untagged(self, tree: dict[str, Any]) -> Any:

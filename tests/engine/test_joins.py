@@ -189,6 +189,28 @@ def test_a_node_with_other_options_is_sent_after_an_async_condition(options: Any
     assert run_virtually(engine_of(builder, max_parallel=1).execute({"x": 1})) == {"one": 1}
 
 
+async def a_generator() -> Any:
+    return (number for number in (1,))
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        lambda: (number for number in (1,)),
+        lambda: map(bool, []),
+        lambda: "text".isdigit,
+        a_generator,
+    ],
+)
+def test_an_answer_that_is_always_true_is_the_nodes_failure(when: Any) -> None:
+    pairs = run_virtually(pairs_of(DAGBuilder().node(lambda: 1, name="node", when=when)))
+    assert isinstance(pairs["node"].error, TypeError)
+    assert "always true" in str(pairs["node"].error)
+    kept = DAGBuilder().node(lambda x: when, name="kept", map_over="x", filter=True)
+    with pytest.raises(NodeFailedError, match="always true"):
+        run_virtually(engine_of(kept).execute({"x": [1]}))
+
+
 def test_what_an_async_condition_raises_fails_its_node() -> None:
     async def broken() -> bool:
         await asyncio.sleep(0)

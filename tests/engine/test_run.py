@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import sys
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -352,3 +354,30 @@ async def test_reading_events_and_results_use_the_loops_own_clock() -> None:
     dag = DAGBuilder().node(asyncio.sleep, name="sleep", inputs=["delay"]).build()
     await ExecutionEngine(InMemoryBroker(), dag, listeners=[recorder]).execute({"delay": 7})
     assert [event.at for event in recorder.events] == [0.0, 0.0, 0.0, 7.0, 7.0]
+
+
+@pytest.mark.parametrize("values", ["isolated", "shared"])
+def test_the_values_of_a_run_are_let_go_of_when_it_is_over(values: Any) -> None:
+    class Large:
+        pass
+
+    alive: list[weakref.ref[Large]] = []
+
+    def made() -> list[Large]:
+        large = Large()
+        alive.append(weakref.ref(large))
+        return [large]
+
+    def kept(made: list[Large]) -> int:
+        return len(made)
+
+    engine = ExecutionEngine(
+        InMemoryBroker(), DAGBuilder().node(made).node(kept).build(), values=values
+    )
+    gc.collect()
+    gc.disable()
+    try:
+        assert engine.execute_sync()["kept"] == 1
+        assert [reference() for reference in alive] == [None]
+    finally:
+        gc.enable()

@@ -231,6 +231,66 @@ assert "Python objects" in str(decoded("pl", "frame", 1, sent(content)))
 """)
 
 
+def test_a_few_bytes_do_not_stand_for_many(within_limits: Runner) -> None:
+    within_limits("""
+import pandas as pd, numpy as np
+encoded = lambda value: ValueCodec().encode(value)["v"]
+tag = lambda *parts: {"$tf": [*parts]}
+indexes = lambda count: tag("pi", "range", [0, count, 1], None)
+many, most = indexes(10**8), indexes(2**20)
+columns = pa.nulls(2**20), pa.RunEndEncodedArray.from_arrays([2**20], [1])
+nulls, runs = (encoded(pa.table({"": column}))["$tf"][2:] for column in columns)
+series = lambda *column, index=many: tag("ps", [*column], index, None, {}, True)
+REFUSED = {
+    "made of": [
+        *(series("numpy", many), series("period", many, "D"), series("zoned", many, "ns", None)),
+        *(series("category", each, many, True) for each in (many, tag("r", 0, 10**8, 1))),
+        tag("pi", "multi", [[indexes(9)], [tag("r", 0, 10**8, 1)]], [None]),
+        *(series("numpy", tag("na", "<" + kind, [10**8], "C", "")) for kind in ("U0", "V0")),
+        *(series("masked", "Int64", tag("pa", "array", *each), index=most)
+          for each in (nulls, runs)),
+        *(series("text", each, "NA", tag("pa", "array", *nulls), index=most)
+          for each in ("python", "pyarrow")),
+    ],
+    "a range stands for": [
+        series("interval", many, many, "right"),
+        tag("pi", "multi", [[many], [tag("na", "|i1", [0], "C", "")]], [None]),
+    ],
+    "without its text": [tag("ns", "bytes_", None, 10**9), tag("ns", "str_", None, [])],
+}
+for text, trees in REFUSED.items():
+    for tree in trees:
+        error = decoded("t", [[tree] * 40])
+        assert text in str(error), (str(error)[:300], tree)
+""")
+
+
+@pytest.mark.parametrize("tag", ["b", "ba", "su"])
+def test_a_buffer_stands_in_one_place(tag: str) -> None:
+    leaf = {"$tf": [tag, 0]}
+    for tree, is_fine in [(leaf, True), ([leaf, leaf], False)]:
+        head = json.dumps({"v": tree, "sizes": [3]}).encode()
+        head += b" " * (-(16 + len(head)) % 64)
+        content = b"tqflow\0\1" + struct.pack("<Q", len(head)) + head + b"abc"
+        if is_fine:
+            assert len(ValueCodec().decode_frame(content, OPEN)) == 3
+        else:
+            with pytest.raises(SerializationError, match="buffer 0 stands in two places"):
+                ValueCodec().decode_frame(content, OPEN)
+
+
+def test_indexes_that_are_ranges_within_others_arrive_as_they_were() -> None:
+    pandas = pytest.importorskip("pandas")
+    levels = pandas.MultiIndex.from_arrays([[0, 1, 2], [True, False, True]])
+    levels = levels.set_levels(pandas.RangeIndex(3), level=0)
+    assert type(levels.levels[0]) is pandas.RangeIndex
+    codec = ValueCodec()
+    pandas.testing.assert_index_equal(codec.decode(codec.encode(levels), OPEN), levels)
+    stands = {"$tf": ["pi", "range", [0, 4, 1], None]}  # as earlier versions wrote them
+    tree = {"$tf": ["pi", "values", [["interval", stands, stands, "both"], None], None]}
+    assert len(codec.decode({"$tf": 1, "v": tree}, OPEN)) == 4
+
+
 def test_ten_megabytes_of_tags_take_memory_in_proportion_and_seconds(within_limits: Runner) -> None:
     within_limits("""
 tags = ['{"$tf":["e"]}'] * 250_000
