@@ -35,7 +35,7 @@ from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.engine import listeners
 from taskiq_flow.engine.listeners import CATCHING_UP, LISTENER_GRACE
 from taskiq_flow.engine.run_events import RunEvents
-from taskiq_flow.notes import Told
+from taskiq_flow.notes import WIDTH, Notes
 from taskiq_flow.processes.name import process_name
 from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later, virtually
@@ -379,11 +379,11 @@ async def test_no_event_is_held_for_nobody() -> None:
     of_run.add(Raising())
     for number in range(3):
         of_run.tell(ElementsKnown("r", 0.0, "n", number))
-    assert len(of_run.events) == 3
+    assert len(of_run.notes) == WIDTH * 3
     await asyncio.sleep(0)
     assert not of_run.are_present
     of_run.tell(ElementsKnown("r", 0.0, "n", 3))
-    assert (len(of_run.events), of_run.seq) == (0, 4)
+    assert (len(of_run.notes), of_run.seq) == (0, 4)
 
 
 @virtually
@@ -401,13 +401,13 @@ async def test_an_event_is_let_go_when_all_have_taken_it() -> None:
     for number in range(3):
         of_run.tell(ElementsKnown("r", 0.0, "n", number))
     await asyncio.sleep(0)
-    assert len(of_run.events) == 3
+    assert len(of_run.notes) == WIDTH * 3
     gate.set()
     assert [(await anext(reader)).seq for _ in range(3)] == [1, 2, 3]
     await asyncio.sleep(0)
     of_run.tell(ElementsKnown("r", 0.0, "n", 3))
     await asyncio.sleep(listeners.SHORTEST_PAUSE)
-    assert len(of_run.events) == 1  # for the reader
+    assert len(of_run.notes) == WIDTH  # for the reader
     assert len(recorder.events) == 4
     await of_run.aclose()
 
@@ -540,12 +540,12 @@ async def test_a_batch_that_lags_begins_with_a_gap(monkeypatch: pytest.MonkeyPat
     of_run.add(batches)
     for number in range(25):
         of_run.tell(ElementsKnown("r", 0.0, "n", number))
-    assert len(of_run.events) == 10
+    assert len(of_run.notes) == WIDTH * 10
     await of_run.aclose()
     (gap,), events = batches.batches
     assert gap == Gap("r", 0.0, missed=15, seq=15)
     assert [event.seq for event in events] == list(range(16, 26))
-    assert len(of_run.events) == 0
+    assert len(of_run.notes) == 0
 
 
 async def test_a_store_misses_no_event_of_a_turn_that_has_more_than_are_held(
@@ -562,8 +562,8 @@ async def test_a_store_misses_no_event_of_a_turn_that_has_more_than_are_held(
         def __init__(self) -> None:
             self.seqs: list[int] = []
 
-        def take(self, notes: Sequence[Told], first: int) -> None:
-            self.seqs += range(first, first + len(notes))
+        def take(self, notes: Notes, first: int) -> None:
+            self.seqs += range(first, first + len(notes) // WIDTH)
 
     of_run, store = listeners.Listeners("r"), Store()
     of_run.add(Held())
@@ -571,7 +571,7 @@ async def test_a_store_misses_no_event_of_a_turn_that_has_more_than_are_held(
     for number in range(25):
         of_run.tell(ElementsKnown("r", 0.0, "n", number))
     await asyncio.sleep(0)
-    assert len(of_run.events) == 10
+    assert len(of_run.notes) == WIDTH * 10
     gate.set()
     await of_run.aclose()
     assert store.seqs == list(range(1, 26))
@@ -594,4 +594,4 @@ async def test_what_a_resumed_run_passes_over_is_counted_and_not_held_if_nobody_
     of_run = listeners.Listeners("r")
     events: RunEvents[DAGNode] = RunEvents("r", of_run, lambda _, value: value)
     events.kept(chain().get_node("a"))
-    assert (of_run.seq, len(of_run.events)) == (1, 0)
+    assert (of_run.seq, len(of_run.notes)) == (1, 0)
