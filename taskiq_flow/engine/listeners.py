@@ -124,21 +124,17 @@ class Listeners:
         """Number an event, and have every cursor take it."""
         _set(event, "seq", self.seq + 1)
         if self.are_present:
-            self._hold(OTHER, event.at, None, event)
+            self.note(OTHER, event.at, None, event)
         else:
             self.seq = event.seq
 
-    def note(self, about: str, at: float, attempt: Attempt) -> None:
-        """Have every cursor take what an attempt has come to. Somebody listens."""
+    def note(
+        self, about: str, at: float, attempt: Attempt | None, event: Event | None = None
+    ) -> None:
+        """Have every cursor take what an attempt has come to, or an event. Somebody listens."""
         self.seq = seq = self.seq + 1
-        self.notes += (about, at, attempt, None)
+        self.notes += (about, at, attempt, event)
         if seq >= self._looks_at:
-            self._schedule()
-
-    def _hold(self, *note: Any) -> None:
-        self.seq += 1
-        self.notes += note
-        if self.seq >= self._looks_at:
             self._schedule()
 
     def sending(self, sending: NodeStarted) -> tuple[Context, dict[str, str]]:

@@ -100,8 +100,9 @@ class PackedWriter:
         """The ids of tasks, or what they end with if they are all those of first attempts."""
         start = f"{self._run}:{names[0]}:1"
         end = ids[0][len(start) :]
-        between = f":1{end}\n{self._run}:"
-        if "\n".join(ids) == f"{self._run}:{between.join(names)}:1{end}":
+        between, text = f":1{end}\n{self._run}:", "\n".join(ids)
+        are_lines = text.count("\n") == len(ids) - 1  # no name has a line feed
+        if are_lines and text == f"{self._run}:{between.join(names)}:1{end}":
             return {"end": end}
         return {"tasks": ids}
 

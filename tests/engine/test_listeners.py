@@ -34,7 +34,9 @@ from taskiq_flow import (
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.engine import listeners
 from taskiq_flow.engine.listeners import CATCHING_UP, LISTENER_GRACE
+from taskiq_flow.engine.node_run import NodeRun
 from taskiq_flow.engine.run_events import RunEvents
+from taskiq_flow.engine.run_spec import NO_SESSIONS, PLAIN_OPTIONS
 from taskiq_flow.notes import WIDTH, Notes
 from taskiq_flow.processes.name import process_name
 from tests.recording import Recorder
@@ -595,3 +597,57 @@ async def test_what_a_resumed_run_passes_over_is_counted_and_not_held_if_nobody_
     events: RunEvents[DAGNode] = RunEvents("r", of_run, lambda _, value: value)
     events.kept(chain().get_node("a"))
     assert (of_run.seq, len(of_run.notes)) == (1, 0)
+
+
+def a_node_run(run: Any = None) -> NodeRun[DAGNode]:
+    node_run = NodeRun(chain().get_node("a"), run, PLAIN_OPTIONS, {}, NO_SESSIONS)
+    node_run.begin_attempt("r", "")
+    return node_run
+
+
+async def test_each_worker_that_begins_an_attempt_is_told_once_however_late() -> None:
+    of_run, recorder = listeners.Listeners("r"), Recorder()
+    of_run.add(recorder)
+    events: RunEvents[DAGNode] = RunEvents("r", of_run, lambda _, value: value)
+    node_run = a_node_run()
+    events.sent(node_run)
+    for at, worker in enumerate(["one", "two", "one", "two", "three"]):
+        events.began(node_run, float(at), worker)
+    events.completed(node_run.node, 1, "task", node_run)
+    await of_run.aclose()
+    sent, *begun, completed = recorder.events
+    assert [(event.at, event.worker) for event in begun] == [
+        (0.0, "one"),
+        (1.0, "two"),
+        (4.0, "three"),
+    ]
+    assert completed.queued == 4.0 - sent.at
+    assert [event.seq for event in recorder.events] == [1, 2, 3, 4, 5]
+
+
+async def test_an_attempt_that_was_sent_before_anybody_listened_has_no_durations() -> None:
+    of_run, recorder = listeners.Listeners("r"), Recorder()
+    events: RunEvents[DAGNode] = RunEvents("r", of_run, lambda _, value: value)
+    node_run = a_node_run()
+    of_run.add(recorder)
+    events.began(node_run, 1.0, "one")
+    events.completed(node_run.node, 1, "task", node_run)
+    await of_run.aclose()
+    began, completed = recorder.events
+    assert (began.worker, began.task_id, began.attempt) == ("one", "r:a:1", 1)
+    assert (completed.task_id, completed.attempt) == ("r:a:1", 1)
+    assert (completed.queued, completed.ran) == (None, None)
+
+
+async def test_listeners_are_given_the_same_event_however_fast_they_are() -> None:
+    class Slow(Recorder):
+        async def on_event(self, event: Any) -> None:  # type: ignore[override]
+            await asyncio.sleep(0)
+            self.events.append(event)
+
+    first, second, slow = Recorder(), Recorder(), Slow()
+    engine = ExecutionEngine(InMemoryBroker(), chain(), listeners=[first, slow, second])
+    await engine.execute()
+    assert len(first.events) == len(second.events) == len(slow.events) > 3
+    for one, other, late in zip(first.events, second.events, slow.events, strict=True):
+        assert one is other is late
