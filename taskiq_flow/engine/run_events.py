@@ -102,9 +102,11 @@ class RunEvents(Generic[N]):
         """A task is sent."""
         at, number = self._now(), node_run.number
         attempt = node_run.told = Attempt(node_run.node, node_run.task_id, number, at)
+        if node_run.falls_back:
+            return  # listeners have been told ``NodeFellBack``
         if number == 1:
             self.listeners.note(SENT, at, attempt)
-        elif not node_run.falls_back:  # else listeners have been told ``NodeFellBack``
+        else:
             node, waits_since, error = node_run.node, node_run.suspended_at, node_run.error
             delay = 0.0 if waits_since is None else at - waits_since
             name, task_id = node.task_name, node_run.task_id

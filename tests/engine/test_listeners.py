@@ -7,7 +7,7 @@ import io
 import time
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from taskiq import InMemoryBroker
@@ -23,6 +23,7 @@ from taskiq_flow import (
     MemoryJournal,
     NodeBegan,
     NodeCompleted,
+    NodeFellBack,
     NodeSkipped,
     NodeStarted,
     Progress,
@@ -651,3 +652,20 @@ async def test_listeners_are_given_the_same_event_however_fast_they_are() -> Non
     assert len(first.events) == len(second.events) == len(slow.events) > 3
     for one, other, late in zip(first.events, second.events, slow.events, strict=True):
         assert one is other is late
+
+
+async def test_a_fallback_that_is_the_first_attempt_is_not_told_as_sent() -> None:
+    of_run, recorder = listeners.Listeners("r"), Recorder()
+    of_run.add(recorder)
+    events: RunEvents[DAGNode] = RunEvents("r", of_run, lambda _, value: value)
+    node_run = NodeRun(chain().get_node("a"), cast("Any", None), PLAIN_OPTIONS, {}, NO_SESSIONS)
+    node_run.falls_back = True  # its condition has raised
+    node_run.begin_attempt("r", "")
+    events.fell_back(node_run, ValueError("odd"))
+    events.sent(node_run)
+    events.began(node_run, 1.0, "one")
+    await of_run.aclose()
+    assert [(type(event), event.attempt) for event in recorder.events] == [
+        (NodeFellBack, 1),
+        (NodeBegan, 1),
+    ]
