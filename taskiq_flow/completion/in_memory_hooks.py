@@ -169,7 +169,9 @@ class InMemoryHooks(TaskiqMiddleware):
             execution.call = None if execution.call is None else execution.call.once_more()
         present.set(execution.call)
         execution.worker = current_task()
-        if execution.tells_begin:
+        if execution.begins_at_once:
+            execution.in_flight.began(task_id, execution.completions.here)
+        elif execution.tells_begin:
             self._tell_begin(execution, task_id)
         if execution.superseded:
             # A broker that runs tasks in place begins the new attempt inside the old one's task.
@@ -184,11 +186,8 @@ class InMemoryHooks(TaskiqMiddleware):
             execution.in_flight.resent(message.task_id)
 
     def _tell_begin(self, execution: Execution, task_id: str) -> None:
-        """Report that a task begins: at once, or when it has its thread or its place."""
+        """Report that a task begins, when it has its thread or its place."""
         began, here = execution.in_flight.began, execution.completions.here
-        if execution.begins_at_once:
-            began(task_id, here)
-            return
         loop = asyncio.get_running_loop()
 
         def begun() -> None:

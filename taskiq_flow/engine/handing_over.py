@@ -53,7 +53,7 @@ class HandingOver(Generic[N]):
 
         A journal would otherwise have what the reader has made of the value.
         """
-        if self._listeners.events and type(value) not in NEVER_CHANGE:
+        if self._listeners.notes and type(value) not in NEVER_CHANGE:
             return self.copied(value)
         return self.handed_over(node, value)
 

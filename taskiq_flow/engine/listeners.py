@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextvars import Context, copy_context
 from functools import partial
 from inspect import isawaitable
-from itertools import islice
 from typing import Any, Protocol
 from weakref import WeakSet
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.errors import NODE_ERRORS
 from taskiq_flow.events import Event, Gap, Listener, NodeStarted
-from taskiq_flow.notes import Told, event_of
+from taskiq_flow.notes import OTHER, WIDTH, Attempt, Notes, events_of
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -35,8 +33,9 @@ SHORTEST_PAUSE = 0.001
 BATCH_DELAY = 0.01
 """Seconds after which events are told to those who take many at once."""
 
-_AT_ONCE = 100
-"""Events that a listener is called for before it is seen whether there are more."""
+_AT_ONCE = 32
+"""Events that are made before a listener is called for them, so few that the garbage collector does
+not see them most often."""
 
 OnEvents = Callable[[Sequence[Event]], Awaitable[None] | None]
 """The method of a ``BatchListener``."""
@@ -44,8 +43,8 @@ OnEvents = Callable[[Sequence[Event]], Awaitable[None] | None]
 OnSending = Callable[[NodeStarted], Mapping[str, str]]
 """The method of a ``SendingListener``."""
 
-OnNotes = Callable[[str, Sequence[Told], int], Awaitable[None] | None]
-"""Takes a run's id, what is held of its next events, and the number of the first of them."""
+OnNotes = Callable[[str, Notes, int], Awaitable[None] | None]
+"""Takes a run's id, the notes of its next events, and the number of the first of them."""
 
 _set = object.__setattr__
 """Sets the number of an event, which is frozen."""
@@ -55,7 +54,8 @@ class Listeners:
     """Numbers the events of one run, and holds them until all cursors have passed them.
 
     ``seq``: the number of the last event, also while nobody listens. ``are_present``: whether
-    anybody takes events; else they need not be made. ``are_asked``: whether anybody adds labels to
+    anybody takes events; else they need not be made. ``are_shared``: whether several take events,
+    which are then made once for all of them. ``are_asked``: whether anybody adds labels to
     messages. Listeners are called in the next turn of the event loop, or ``SHORTEST_PAUSE`` after
     the last call: so a run of many short nodes calls them once for many. Those that take batches,
     as a store does, are called once for all events of ``BATCH_DELAY``.
@@ -69,15 +69,15 @@ class Listeners:
         self.is_ended = False
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
-        # The last one is ``seq``. Of what nobody has taken, the oldest is given up.
-        self.events: deque[Told] = deque(maxlen=MOST_EVENTS)
+        self.notes: Notes = []  # the last one is ``seq``
         self._cursors: tuple[_ListenerCursor, ...] = ()
         self._prompt: tuple[_ListenerCursor, ...] = ()  # take the events of each turn
         self._batched: tuple[_ListenerCursor, ...] = ()
         self._readers: WeakSet[EventReader] = WeakSet()
         self._has_readers = False
+        self.are_shared = False
         self._has_sent = False
-        self._is_scheduled = False
+        self._looks_at = 0  # the number of the event with which ``_schedule`` is called
         self._store: _StoreCursor | None = None
         self._batch_timer: asyncio.TimerHandle | None = None
         self._timer: asyncio.Handle | None = None  # of those that take events at once
@@ -94,6 +94,11 @@ class Listeners:
         self._cursors = cursors
         self._prompt = tuple(cursor for cursor in cursors if not cursor.takes_batches)
         self._batched = tuple(cursor for cursor in cursors if cursor.takes_batches)
+        self._note_takers()
+
+    def _note_takers(self) -> None:
+        takers = [cursor for cursor in self._cursors if cursor.on_notes is None]
+        self.are_shared = len(takers) + len(self._readers) > 1
 
     def begin_after(self, seq: int) -> None:
         """Number the first event ``seq + 1``, as earlier engines have told ``seq`` of the run."""
@@ -104,7 +109,6 @@ class Listeners:
     def keep_for(self, store: EventStore) -> None:
         """Have a store take all events, from now on. It misses none, however far it lags."""
         self._store = _StoreCursor(self, store)
-        self.events = deque(self.events)  # it is trimmed behind the store
         self.are_present = True
 
     def reader(self, held: object) -> EventReader:
@@ -112,22 +116,25 @@ class Listeners:
         reader = EventReader(self, held)
         self._readers.add(reader)
         self.are_present = self._has_readers = True
-        self._is_scheduled = False  # what is scheduled may be a batch, of which no reader is told
+        self._note_takers()
+        self._looks_at = 0  # what is scheduled may be a batch, of which no reader is told
         return reader
 
     def tell(self, event: Event) -> None:
         """Number an event, and have every cursor take it."""
         _set(event, "seq", self.seq + 1)
         if self.are_present:
-            self.note(event)
+            self.note(OTHER, event.at, None, event)
         else:
             self.seq = event.seq
 
-    def note(self, note: Told) -> None:
-        """Have every cursor take what has the next number. Somebody listens."""
-        self.seq += 1
-        self.events.append(note)
-        if not self._is_scheduled:
+    def note(
+        self, about: str, at: float, attempt: Attempt | None, event: Event | None = None
+    ) -> None:
+        """Have every cursor take what an attempt has come to, or an event. Somebody listens."""
+        self.seq = seq = self.seq + 1
+        self.notes += (about, at, attempt, event)
+        if seq >= self._looks_at:
             self._schedule()
 
     def sending(self, sending: NodeStarted) -> tuple[Context, dict[str, str]]:
@@ -192,10 +199,13 @@ class Listeners:
         self._set_cursors(tuple(other for other in self._cursors if other is not cursor))
         self.are_present = self._has_readers or bool(self._cursors) or self._store is not None
         if not self.are_present:
-            self.events.clear()
+            self.notes.clear()
 
     def _schedule(self) -> None:
-        self._is_scheduled = True
+        """See to it that all cursors are called, and that no more is held than is allowed."""
+        self._looks_at = self.seq + MOST_EVENTS // 10  # if nobody is called before
+        if len(self.notes) > WIDTH * MOST_EVENTS:
+            self.let_go()
         if self._timer is None and (self._prompt or self._has_readers):
             if self._loop.time() >= self._rests_until:
                 self._timer = self._loop.call_soon(self._deliver, context=self._context)
@@ -210,7 +220,7 @@ class Listeners:
 
     def _deliver(self) -> None:
         """Call the listeners that take events at once, and wake readers."""
-        self._is_scheduled, self._timer = False, None
+        self._looks_at, self._timer = 0, None
         self._rests_until = self._loop.time() + SHORTEST_PAUSE
         if self._has_readers:
             self._wake_readers()
@@ -218,7 +228,7 @@ class Listeners:
 
     def _deliver_batches(self) -> None:
         """Call all others, for the events that came during the delay."""
-        self._is_scheduled, self._batch_timer = False, None
+        self._looks_at, self._batch_timer = 0, None
         if self._store is not None:
             self._store.advance()
         self._call(self._batched)
@@ -240,15 +250,14 @@ class Listeners:
         if self._has_readers:
             taken = min([taken, *(reader.taken for reader in self._readers)])
         if taken == seq:
-            self.events.clear()
+            self.notes.clear()
             return
         lag = seq - taken
         if lag > MOST_EVENTS:
             lag = MOST_EVENTS
             if self._store is not None:
                 self._store.advance()
-        while len(self.events) > lag:
-            self.events.popleft()
+        del self.notes[: len(self.notes) - WIDTH * lag]
 
     def _wake_readers(self) -> None:
         for reader in tuple(self._readers):
@@ -256,11 +265,15 @@ class Listeners:
 
 
 class _Cursor:
-    """A place in the events of a run. ``taken``: the number of the last event that was taken."""
+    """A place in the events of a run. ``taken``: the number of the last event that was taken.
+
+    ``takes_singly``: whether it does not take all events that were made for it at once.
+    """
 
     def __init__(self, listeners: Listeners) -> None:
         self._listeners = listeners
         self.taken = listeners.seq
+        self.takes_singly = False
 
     def next_events(self, most: int) -> list[Event]:
         """The next events, ``most`` of them at the most; a ``Gap`` before those that are not held.
@@ -268,27 +281,27 @@ class _Cursor:
         ``taken`` is to be set to the number of each that was taken.
         """
         listeners = self._listeners
-        found: list[Any] = self.next_told(most)
-        held, run_id, first = listeners.events, listeners.run_id, self.taken + 1
-        start = len(held) - (listeners.seq - self.taken)
-        for place, note in enumerate(found):
-            if type(note) is tuple:  # all others take the same event
-                found[place] = held[start + place] = event_of(note, run_id, first + place)
-        return found
+        back = listeners.seq - self.taken
+        if back > MOST_EVENTS:
+            return [self._gap(back - MOST_EVENTS)]
+        held = listeners.notes
+        start = len(held) - WIDTH * back
+        stop = start + WIDTH * most
+        events = events_of(held[start:stop], listeners.run_id, self.taken + 1)
+        if self.takes_singly or listeners.are_shared:
+            held[start + WIDTH - 1 : stop : WIDTH] = events
+        return events
 
-    def next_told(self, most: int) -> list[Told]:
-        """As ``next_events``, with notes as they are."""
+    def next_notes(self) -> Notes:
+        """The notes of the next events, or of a ``Gap``, as ``next_events`` has it."""
         listeners = self._listeners
         back = listeners.seq - self.taken
         if back > MOST_EVENTS:
-            return self._gap(back - MOST_EVENTS)
-        held = listeners.events
-        start = len(held) - back
-        # ``events`` has no slices. Most often, nobody else lags and all of it is taken.
-        is_all = not start and back <= most
-        return list(held if is_all else islice(held, start, start + most))
+            gap = self._gap(back - MOST_EVENTS)
+            return [OTHER, gap.at, None, gap]
+        return listeners.notes[-WIDTH * back :]
 
-    def _gap(self, missed: int) -> list[Told]:
+    def _gap(self, missed: int) -> Gap:
         """What stands in the place of events that are not held."""
         logger.warning(
             "listener %s of run %s lags by more than %d events; %d of them are left out",
@@ -298,15 +311,14 @@ class _Cursor:
             missed,
         )
         self.taken += missed
-        (first,) = self.next_told(1)
-        at = first[1] if isinstance(first, tuple) else first.at
-        return [Gap(self._listeners.run_id, at, missed, self.taken)]
+        at = self._listeners.notes[1 - WIDTH * MOST_EVENTS]
+        return Gap(self._listeners.run_id, at, missed, self.taken)
 
 
 class EventStore(Protocol):
     """Stores all events of a run."""
 
-    def take(self, notes: Sequence[Told], first: int) -> None:
+    def take(self, notes: Notes, first: int) -> None:
         """Store the next events, of which this is the first one's number.
 
         Their values are those of the run: nothing may hold them.
@@ -326,8 +338,7 @@ class _StoreCursor(_Cursor):
         count = listeners.seq - self.taken
         if not count:
             return
-        held, first = listeners.events, self.taken + 1
-        notes = list(islice(held, len(held) - count, None))
+        first, notes = self.taken + 1, listeners.notes[-WIDTH * count :]
         self.taken = listeners.seq
         self._store.take(notes, first)
 
@@ -386,6 +397,7 @@ class _ListenerCursor(_Cursor):
                     answer = on_event(event)
                     if answer is not None and isawaitable(answer):
                         self.taken = event.seq
+                        self.takes_singly = True
                         return answer
                 self.taken = events[-1].seq
         except NODE_ERRORS as error:  # whatever it raises is its own affair
@@ -394,12 +406,12 @@ class _ListenerCursor(_Cursor):
 
     def _give_notes(self, on_notes: OnNotes) -> Awaitable[None] | None:
         """Give the listener what is held of all events there are."""
-        first = self.taken + 1
-        notes = self.next_told(MOST_EVENTS)
-        if isinstance(notes[0], Gap):
-            first = notes[0].seq
-        else:
-            self.taken += len(notes)
+        before = self.taken
+        notes = self.next_notes()
+        if self.taken == before:
+            first, self.taken = before + 1, self._listeners.seq
+        else:  # a ``Gap`` has the number of the last event that was missed
+            first = self.taken
         return on_notes(self._listeners.run_id, notes, first)
 
     async def _await(self, answer: Awaitable[Any] | None) -> None:

@@ -24,6 +24,7 @@ from taskiq_flow.engine.run_spec import EarlierSessions, NodeOptions
 from taskiq_flow.errors import NODE_ERRORS, NodeError, NodeTimeoutError
 from taskiq_flow.events import Source
 from taskiq_flow.generators.grant import Grant
+from taskiq_flow.notes import Attempt
 from taskiq_flow.values.isolation import isolated
 
 N = TypeVar("N", bound=RunnableNode)
@@ -179,10 +180,7 @@ class NodeRun(Generic[N]):
         self._earlier = earlier
         # What listeners know of the last attempt that they were told of. It is set in all node
         # runs: an attribute that only some objects of a class have gives these a dict of their own.
-        self.told_number = 0
-        self.told_sent_at = 0.0
-        self.told_began_at: float | None = None
-        self.workers: tuple[str, ...] = ()  # that have begun it
+        self.told: Attempt | None = None
 
     # What transports call
 
@@ -365,20 +363,6 @@ class NodeRun(Generic[N]):
     def number(self) -> int:
         """That of the last attempt, as events have it: those of middlewares and fallbacks count."""
         return self.attempt + self.times_resent + self.falls_back
-
-    def note_sent(self, now: float, number: int) -> None:
-        """Listeners are told that the attempt with this ``number`` is sent."""
-        self.told_number = number
-        self.told_sent_at = now
-        self.told_began_at = None
-        self.workers = ()
-
-    def spans(self, now: float, number: int) -> tuple[float | None, float | None]:
-        """How long the attempt with this ``number``, which ends now, has waited, and has run."""
-        began_at = self.told_began_at
-        if began_at is None or self.told_number != number:
-            return None, None
-        return began_at - self.told_sent_at, now - began_at
 
     @property
     def attempts(self) -> int:

@@ -302,7 +302,7 @@ class Run(Generic[N]):
         if not node_run.is_expected or task_id != node_run.task_id or self._is_over:
             return
         now = self._loop.time()
-        if self._listeners.are_present and worker not in node_run.workers:
+        if self._listeners.are_present:
             self._events.began(node_run, now, worker)
         if node_run.options.is_timed:
             ends_by_itself = self._sender.ends_by_itself(node_run)

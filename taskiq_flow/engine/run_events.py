@@ -21,7 +21,6 @@ from taskiq_flow.engine.run_state import SkipReason
 from taskiq_flow.events import (
     ElementsKnown,
     NodeBegan,
-    NodeCompleted,
     NodeFailed,
     NodeFellBack,
     NodeRetried,
@@ -32,6 +31,7 @@ from taskiq_flow.events import (
     RunStarted,
     Source,
 )
+from taskiq_flow.notes import BEGAN, COMPLETED, SENT, Attempt
 from taskiq_flow.previews import Preview
 from taskiq_flow.values.inspection import NEVER_CHANGE
 
@@ -100,18 +100,18 @@ class RunEvents(Generic[N]):
 
     def sent(self, node_run: NodeRun[N]) -> None:
         """A task is sent."""
-        node, at, number = node_run.node, self._now(), node_run.number
-        node_run.note_sent(at, number)
+        at, number = self._now(), node_run.number
+        attempt = node_run.told = Attempt(node_run.node, node_run.task_id, number, at)
         if node_run.falls_back:
             return  # listeners have been told ``NodeFellBack``
         if number == 1:
-            self.listeners.note((NodeStarted, at, node, node_run.task_id, 1))
+            self.listeners.note(SENT, at, attempt)
         else:
-            waits_since, error, index = node_run.suspended_at, node_run.error, node.index
+            node, waits_since, error = node_run.node, node_run.suspended_at, node_run.error
             delay = 0.0 if waits_since is None else at - waits_since
             name, task_id = node.task_name, node_run.task_id
             self.listeners.tell(
-                NodeRetried(self._run_id, at, name, task_id, number, error, index, delay)
+                NodeRetried(self._run_id, at, name, task_id, number, error, node.index, delay)
             )
 
     def labels(self, node_run: NodeRun[N]) -> tuple[Context, dict[str, str]]:
@@ -122,17 +122,25 @@ class RunEvents(Generic[N]):
         )
 
     def began(self, node_run: NodeRun[N], now: float, worker: str) -> None:
-        """A worker has begun an attempt."""
-        node_run.told_began_at = now
-        node_run.workers += (worker,)
-        self.listeners.note(
-            (NodeBegan, now, node_run.node, node_run.task_id, node_run.number, worker)
-        )
+        """A worker has begun an attempt. It is told once for each worker."""
+        attempt = node_run.told
+        if attempt is None or attempt.task_id != node_run.task_id:  # nobody listened before
+            attempt = Attempt(node_run.node, node_run.task_id, node_run.number)
+            node_run.told = attempt
+        if attempt.began_at is None:
+            attempt.began_at, attempt.worker = now, worker
+            self.listeners.note(BEGAN, now, attempt)
+        elif worker != attempt.worker and worker not in attempt.later_workers:
+            attempt.began_at = now
+            attempt.later_workers += (worker,)
+            node, task_id, number = node_run.node, node_run.task_id, node_run.number
+            name, index, run_id = node.task_name, node.index, self._run_id
+            self.listeners.tell(NodeBegan(run_id, now, name, task_id, worker, index, number))
 
     def resent(self, node_run: NodeRun[N]) -> None:
         """A middleware of the broker has sent an attempt's task once more."""
         node, number, at = node_run.node, node_run.number, self._now()
-        node_run.note_sent(at, number)
+        node_run.told = Attempt(node, node_run.task_id, number, at)
         self.listeners.tell(
             NodeRetried(
                 self._run_id, at, node.task_name, node_run.task_id, number, index=node.index
@@ -144,6 +152,7 @@ class RunEvents(Generic[N]):
         node, task_id, attempts = node_run.node, node_run.task_id, node_run.attempts
         at, name, index = self._now(), node.task_name, node.index
         number, run_id = node_run.number, self._run_id
+        node_run.told = None
         self.listeners.tell(NodeFellBack(run_id, at, name, task_id, error, attempts, index, number))
 
     # How nodes end
@@ -152,38 +161,58 @@ class RunEvents(Generic[N]):
         self, node: N, value: Any, source: Source, node_run: NodeRun[N] | None = None
     ) -> None:
         """A node has its value. What listeners are given of that is made when they ask."""
-        now, number, task_id = self._now(), 0, ""
-        queued = ran = None
-        if node_run is not None:
-            task_id = node_run.task_id
-            if source == "task" or source == "fallback":  # noqa: PLR1714 - this is faster
-                number = node_run.number
-                queued, ran = node_run.spans(now, number)
-        hand_over = None if type(value) in NEVER_CHANGE else self._hand_over
-        self.listeners.note(
-            (NodeCompleted, now, node, task_id, number, value, source, queued, ran, hand_over)
-        )
+        now = self._now()
+        attempt = None if node_run is None else node_run.told
+        if attempt is None or source != "task" or attempt.task_id != node_run.task_id:  # type: ignore[union-attr]
+            attempt = self._ending(node, source, node_run)
+        began_at, sent_at = attempt.began_at, attempt.sent_at
+        if began_at is None or sent_at is None:
+            attempt.queued = attempt.ran = None
+        else:
+            attempt.queued, attempt.ran = began_at - sent_at, now - began_at
+        attempt.value, attempt.source = value, source
+        attempt.hand_over = None if type(value) in NEVER_CHANGE else self._hand_over
+        self.listeners.note(COMPLETED, now, attempt)
+
+    def _ending(self, node: N, source: Source, node_run: NodeRun[N] | None) -> Attempt:
+        """The attempt with which a node ends, if it is not the one that was told last."""
+        if node_run is None:
+            return Attempt(node, "", 0)
+        if source not in ("task", "fallback"):
+            return Attempt(node, node_run.task_id, 0)
+        told = node_run.told
+        if told is not None and told.task_id == node_run.task_id:
+            return told
+        return Attempt(node, node_run.task_id, node_run.number)
 
     def kept(self, node: N) -> None:
         """The journal has the value of a node, which is not read, as nobody asks for it."""
         if not self.listeners.are_present:
             self.listeners.seq += 1
             return
-        unread = Preview(kind="", size=0, text="", cut=True)
-        self.listeners.note(
-            (NodeCompleted, self._now(), node, "", 0, unread, "journal", None, None, None)
-        )
+        attempt = Attempt(node, "", 0)
+        attempt.complete(Preview(kind="", size=0, text="", cut=True), "journal", None, None)
+        self.listeners.note(COMPLETED, self._now(), attempt)
 
     def failed(self, node_run: NodeRun[N], error: BaseException) -> None:
         """A node has failed for good."""
         node, at = node_run.node, self._now()
         name, index, attempts = node.task_name, node.index, node_run.attempts
         task_id, number = node_run.task_id, node_run.number
-        times, run_id = node_run.spans(at, number), self._run_id
+        times, run_id = self._spans(node_run, at), self._run_id
         item = item_text(node_run) if self.listeners.are_present else None
         self.listeners.tell(
             NodeFailed(run_id, at, name, task_id, error, attempts, index, number, *times, item=item)
         )
+
+    def _spans(self, node_run: NodeRun[N], now: float) -> tuple[float | None, float | None]:
+        """How long the last attempt, which ends now, has waited, and has run."""
+        told = node_run.told
+        if told is None or told.sent_at is None or told.began_at is None:
+            return None, None
+        if told.number != node_run.number:
+            return None, None
+        return told.began_at - told.sent_at, now - told.began_at
 
     def failed_unsent(self, node: N, error: BaseException) -> None:
         """A node has failed for which no task was sent."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from taskiq_flow.errors import NODE_ERRORS
 from taskiq_flow.journal.packed import PackedWriter
 from taskiq_flow.journal.protocol import EventBatch
 from taskiq_flow.journal.summary import Head, RunSummary, SummaryWriter
-from taskiq_flow.notes import Told, told
+from taskiq_flow.notes import WIDTH, Notes, events_of
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -42,33 +42,32 @@ class EventBatcher:
         if earlier is not None:
             self._summary.go_on_after(earlier)
 
-    def take(self, notes: Sequence[Told], first: int) -> None:
+    def take(self, notes: Notes, first: int) -> None:
         """Take in the next events, and hold their lines until they are written.
 
         ``first``: the number of the first one.
         """
-        if {*map(type, notes)} != {tuple}:  # listeners have taken some of them before
-            notes = [note if isinstance(note, tuple) else told(note) for note in notes]
-        self._summary.apply(notes, first + len(notes) - 1)
-        for start in range(0, len(notes), _AT_ONCE):
-            part = notes[start : start + _AT_ONCE]
-            self._pending.append((len(part), self._line_of(part, first + start)))
-        self.held += len(notes)
+        count = len(notes) // WIDTH
+        self._summary.apply(notes, first + count - 1)
+        for start in range(0, count, _AT_ONCE):
+            part = notes[WIDTH * start : WIDTH * (start + _AT_ONCE)]
+            self._pending.append((len(part) // WIDTH, self._line_of(part, first + start)))
+        self.held += count
         self._wake()
 
-    def _line_of(self, notes: Sequence[Told], first: int) -> bytes:
+    def _line_of(self, notes: Notes, first: int) -> bytes:
         """The line of events. One that cannot be written is logged, and missing to readers."""
         try:
             return self._lines.line(notes, first)
         except NODE_ERRORS:  # of a class of the user's, as one shows its values
-            if len(notes) > 1:
-                singly = enumerate(notes, first)
-                return b"".join([self._line_of([note], seq) for seq, note in singly])
-            (note,) = notes
-            kind = note[0] if isinstance(note, tuple) else type(note)
+            starts = range(0, len(notes), WIDTH)
+            if len(starts) > 1:
+                singly = enumerate([notes[start : start + WIDTH] for start in starts], first)
+                return b"".join([self._line_of(note, seq) for seq, note in singly])
+            (event,) = events_of(notes, self._run_id, first)
             logger.exception(
                 "event %d of run %s (%s) cannot be written, and is left out of its history",
-                *(first, self._run_id, kind.type),
+                *(first, self._run_id, event.type),
             )
             return b""
 

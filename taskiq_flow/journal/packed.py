@@ -12,15 +12,25 @@ import math
 import sys
 from array import array
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress, repeat
-from operator import attrgetter, is_
+from itertools import compress
+from operator import attrgetter
 from typing import Any
 
-from taskiq_flow.events import Event, Index, NodeBegan, NodeCompleted, NodeStarted
+from taskiq_flow.events import Event, Index
 from taskiq_flow.journal import errors
-from taskiq_flow.notes import Note, Told, event_of
+from taskiq_flow.notes import (
+    BEGAN,
+    COMPLETED,
+    OTHER,
+    WIDTH,
+    Attempt,
+    Notes,
+    events_of,
+    others,
+    without_others,
+)
 from taskiq_flow.previews import Preview, preview, printable, short_text
 
 PACKED = "packed"
@@ -28,11 +38,10 @@ PACKED = "packed"
 
 VERSION = 1
 
-_CODES = {NodeStarted: "s", NodeBegan: "b", NodeCompleted: "c"}
-_KINDS = {code: kind for kind, code in _CODES.items()}
-_OTHER = "o"
-
 _name_of, _index_of = attrgetter("task_name"), attrgetter("index")
+_node_of, _task_of, _number_of = attrgetter("node"), attrgetter("task_id"), attrgetter("number")
+_worker_of, _value_of, _source_of = attrgetter("worker"), attrgetter("value"), attrgetter("source")
+_queued_of, _ran_of = attrgetter("queued"), attrgetter("ran")
 
 _LARGE = 1 << 62
 """Integers below it stand in the line as they are. Other values are asked for their text."""
@@ -45,79 +54,67 @@ class PackedWriter:
         self._run_id = run_id
         self._run = printable(run_id)
 
-    def line(self, events: Sequence[Told], first: int) -> bytes:
-        """The line of these events, of which this is the first one's number."""
-        content: dict[str, Any] = {PACKED: VERSION, "run": self._run, "seq": first}
-        if {*map(type, events)} == {tuple}:
-            notes: Sequence[Any] = events
-        else:
-            notes = [note for note in events if isinstance(note, tuple)]
-            content["others"] = [
-                event.to_dict() for event in events if not isinstance(event, tuple)
-            ]
-            content["events"] = "".join(
-                [_CODES[note[0]] if isinstance(note, tuple) else _OTHER for note in events]
-            )
+    def line(self, notes: Notes, first: int) -> bytes:
+        """The line of the events of these notes. ``first``: the number of the first one."""
+        codes = "".join(notes[::WIDTH])
+        content: dict[str, Any] = {PACKED: VERSION, "run": self._run, "seq": first, "events": codes}
+        columns = {}
+        if OTHER in codes:
+            content["others"] = [event.to_dict() for event in others(notes)]
+            notes = without_others(notes)
         if notes:
-            kinds, at, nodes, tasks, attempts, *_ = zip(*notes, strict=False)  # what all have
-            content.setdefault("events", "".join(map(_CODES.__getitem__, kinds)))
-            content["at"] = _column("d", at)
-            content["attempt"] = _unless(attempts, 1)
-            content |= self._nodes(nodes, tasks)
-            content |= _begun([*_of_kind(NodeBegan, kinds, notes)])
-            content |= _completed([*_of_kind(NodeCompleted, kinds, notes)])
-        return _json({key: column for key, column in content.items() if column}).encode() + b"\n"
+            attempts = notes[2::WIDTH]  # one for each event
+            places = dict.fromkeys(attempts)
+            content |= self._attempts(places)
+            for place, attempt in enumerate(places):
+                places[attempt] = place
+            columns["at"] = _column("d", notes[1::WIDTH])
+            columns["of"] = _column("I", map(places.__getitem__, attempts))
+            content["attempt"] = _unless([*map(_number_of, attempts)], 1)
+            told = codes.replace(OTHER, "")
+            content["worker"] = _workers([*_about(BEGAN, told, attempts)])
+            if completed := [*_about(COMPLETED, told, attempts)]:
+                content["value"] = [
+                    value if type(value) is int and -_LARGE < value < _LARGE else _shown(value)
+                    for value in map(_value_of, completed)
+                ]
+                content["source"] = _unless([*map(_source_of, completed)], "task")
+                columns["queued"] = _column("d", _numbered([*map(_queued_of, completed)]))
+                columns["ran"] = _column("d", _numbered([*map(_ran_of, completed)]))
+        head = _json({key: column for key, column in content.items() if column})
+        # The encoder would look at each character of them.
+        rest = "".join([f',"{key}":"{column}"' for key, column in columns.items() if column])
+        return f"{head[:-1]}{rest}}}\n".encode()
 
-    def _nodes(self, nodes: Sequence[Any], tasks: Sequence[str]) -> dict[str, Any]:
-        """The attempts of which events are, and which event is of which of them."""
-        keys: Sequence[Any] = tasks  # a task is that of one node
-        if not all(tasks):
-            keys = [task or (node.task_name,) for task, node in zip(tasks, nodes, strict=True)]
-        by_key = dict(zip(keys, nodes, strict=True))
-        places = dict(zip(by_key, range(len(by_key)), strict=True))
-        names = _printable([*map(_name_of, by_key.values())])
-        ids = [*by_key] if keys is tasks else [*dict(zip(keys, tasks, strict=True)).values()]
+    def _attempts(self, attempts: Collection[Attempt]) -> dict[str, Any]:
+        """The attempts of which events are."""
+        nodes = [*map(_node_of, attempts)]
+        names = _printable([*map(_name_of, nodes)])
         return {
-            "of": _column("I", map(places.__getitem__, keys)),
             "nodes": names,
-            "index": _unless([*map(_index_of, by_key.values())], None),
-            **self._tasks(names, _printable(ids)),
+            "index": _unless([*map(_index_of, nodes)], None),
+            **self._tasks(names, _printable([*map(_task_of, attempts)])),
         }
 
     def _tasks(self, names: Sequence[str], ids: Sequence[str]) -> dict[str, Any]:
         """The ids of tasks, or what they end with if they are all those of first attempts."""
-        if not ids:
-            return {}
         start = f"{self._run}:{names[0]}:1"
         end = ids[0][len(start) :]
-        if ids == [f"{self._run}:{name}:1{end}" for name in names]:
+        between, text = f":1{end}\n{self._run}:", "\n".join(ids)
+        are_lines = text.count("\n") == len(ids) - 1  # no name has a line feed
+        if are_lines and text == f"{self._run}:{between.join(names)}:1{end}":
             return {"end": end}
         return {"tasks": ids}
 
 
-def _of_kind(kind: type, kinds: Iterable[type], notes: Iterable[Note]) -> Iterator[Note]:
-    """The notes of one kind. Nothing here is executed for each of them but C code."""
-    return compress(notes, map(is_, kinds, repeat(kind)))
+def _about(about: str, told: str, attempts: Iterable[Attempt]) -> Iterator[Attempt]:
+    """The attempts of events of one kind. No bytecode is executed for each of them."""
+    return compress(attempts, map(about.__eq__, told))
 
 
-def _begun(notes: Sequence[Note]) -> dict[str, Any]:
-    workers = [note[5] for note in notes]
-    return {"worker": _printable(workers[:1] if len({*workers}) == 1 else workers)}
-
-
-def _completed(notes: Sequence[Note]) -> dict[str, Any]:
-    if not notes:
-        return {}
-    *_, values, sources, queued, ran, _ = zip(*notes, strict=True)
-    return {
-        "value": [
-            value if type(value) is int and -_LARGE < value < _LARGE else _shown(value)
-            for value in values
-        ],
-        "source": _unless(sources, "task"),
-        "queued": _column("d", _numbered(queued)),
-        "ran": _column("d", _numbered(ran)),
-    }
+def _workers(begun: Sequence[Attempt]) -> Sequence[str]:
+    workers = [*map(_worker_of, begun)]
+    return _printable(workers[:1] if len({*workers}) == 1 else workers)
 
 
 def read_packed(run_id: str, content: Mapping[str, Any]) -> Iterator[Event | Mapping[str, Any]]:
@@ -128,9 +125,13 @@ def read_packed(run_id: str, content: Mapping[str, Any]) -> Iterator[Event | Map
     """
     if content[PACKED] != VERSION:
         raise errors.later_events(run_id, content[PACKED], VERSION)
-    notes, others = _notes(content), [*reversed(content.get("others", ()))]
+    attempts, rest = _attempts(content), [*reversed(content.get("others", ()))]
     for seq, code in enumerate(content["events"], content["seq"]):
-        yield others.pop() if code == _OTHER else event_of(next(notes), run_id, seq)
+        if code == OTHER:
+            yield rest.pop()
+        else:
+            at, attempt = next(attempts)
+            yield events_of([code, at, attempt, None], run_id, seq)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +140,8 @@ class _Node:
     index: Index | None
 
 
-def _notes(content: Mapping[str, Any]) -> Iterator[Note]:
-    """The notes of a line."""
+def _attempts(content: Mapping[str, Any]) -> Iterator[tuple[float, Attempt]]:
+    """When each event of an attempt was, and what it says."""
     names = content.get("nodes", [])
     count = len(names)
     indexes = content.get("index") or [None] * count
@@ -151,29 +152,28 @@ def _notes(content: Mapping[str, Any]) -> Iterator[Note]:
     if (tasks := content.get("tasks")) is None:
         end = content.get("end", "")
         tasks = [f"{content['run']}:{name}:1{end}" for name in names]
-    codes = content["events"].replace(_OTHER, "")
+    codes = content["events"].replace(OTHER, "")
     workers = content.get("worker", [])
-    workers = workers[::-1] if len(workers) != 1 else workers * codes.count("b")
+    workers = workers[::-1] if len(workers) != 1 else workers * codes.count(BEGAN)
     values = content.get("value", [])
     sources = content.get("source") or ["task"] * len(values)
     spans = [_numbers("d", content.get(key, "")) for key in ("queued", "ran")]
     completed = [*zip(values, sources, *spans, strict=True)][::-1]
-    for code, at, place, attempt in zip(
+    for code, at, place, number in zip(
         codes,
         _numbers("d", content.get("at", "")),
         _numbers("I", content.get("of", "")),
         content.get("attempt") or [1] * len(codes),
         strict=True,
     ):
-        head = (_KINDS[code], at, nodes[place], tasks[place], attempt)
-        if code == "s":
-            yield head
-        elif code == "b":
-            yield (*head, workers.pop())
-        else:
+        attempt = Attempt(nodes[place], tasks[place], number)
+        if code == BEGAN:
+            attempt.worker = workers.pop()
+        elif code == COMPLETED:
             value, source, queued, ran = completed.pop()
             shown = Preview(value if isinstance(value, dict) else preview(value))
-            yield (*head, shown, source, _seconds(queued), _seconds(ran), None)
+            attempt.complete(shown, source, _seconds(queued), _seconds(ran))
+        yield at, attempt
 
 
 def _shown(value: object) -> object:

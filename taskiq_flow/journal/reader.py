@@ -34,7 +34,7 @@ from taskiq_flow.journal.protocol import (
 from taskiq_flow.journal.sqlite import SqliteJournal
 from taskiq_flow.journal.summary import Head, RunState, RunSummary, SummaryWriter
 from taskiq_flow.journal.wire import read_lines
-from taskiq_flow.notes import told
+from taskiq_flow.notes import notes_of
 from taskiq_flow.previews import preview, printable
 from taskiq_flow.views.run_view import RunView
 
@@ -314,7 +314,7 @@ class RunReader:
     async def _summary_of_log(self, run: RunSummary) -> RunSummary:
         writer = SummaryWriter(run.run_id, Head())
         async for event in events_of_log(self.journal, run.run_id):
-            writer.apply([told(event)], event.seq)
+            writer.apply(notes_of([event]), event.seq)
         return replace(
             writer.summary(),
             started=0.0,

@@ -5,33 +5,26 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from operator import itemgetter
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 from taskiq_flow.events import (
     ElementsKnown,
-    NodeCompleted,
     NodeFailed,
     NodeFellBack,
     NodeRetried,
     NodeSkipped,
-    NodeStarted,
     Outcome,
     RunFinished,
     RunStarted,
 )
-from taskiq_flow.notes import Told
+from taskiq_flow.notes import COMPLETED, OTHER, SENT, WIDTH, Notes
 from taskiq_flow.previews import printable
 from taskiq_flow.views.node_view import ElementsView, NodeState, depth_of, name_of_map
 
 RunState = Literal["running", "interrupted", "completed", "failed", "cancelled"]
 """``"interrupted"``: the run has not ended, and no engine has it any more."""
-
-
-_kind_of = itemgetter(0)
-"""The kind of a note."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,21 +112,21 @@ class SummaryWriter:
         self._total, self._completed = earlier.total, earlier.completed
         self._failed, self._skipped = earlier.failed, earlier.skipped
 
-    def apply(self, notes: Sequence[Told], seq: int) -> None:
+    def apply(self, notes: Notes, seq: int) -> None:
         """Take in the next events, of which there is one at least. ``seq``: of the last one."""
         self.seq = seq
-        if self._is_plain and {*map(type, notes)} == {tuple}:
-            kinds: Any = map(_kind_of, cast("Any", notes))
-            self._completed += [*kinds].count(NodeCompleted)
+        kinds = notes[::WIDTH]
+        if self._is_plain and OTHER not in kinds:
+            self._completed += kinds.count(COMPLETED)
             return
-        for note in notes:
-            if not isinstance(note, tuple):
-                if (apply := self._APPLY.get(type(note))) is not None:
-                    apply(self, note)
-            elif note[0] is NodeCompleted:
-                self._complete(note[2])
-            elif note[0] is NodeStarted:
-                self._send(note[2])
+        for kind, attempt, event in zip(kinds, notes[2::WIDTH], notes[3::WIDTH], strict=True):
+            if kind == OTHER:
+                if (apply := self._APPLY.get(type(event))) is not None:
+                    apply(self, event)
+            elif kind == COMPLETED:
+                self._complete(attempt.node)
+            elif kind == SENT:
+                self._send(attempt.node)
 
     def _send(self, node: Any) -> None:
         """An element is seen with its first attempt; in a resumed run, it may have had others."""

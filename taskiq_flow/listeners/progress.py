@@ -20,7 +20,7 @@ from taskiq_flow.journal.earlier import earlier_run
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.reader import RunReader
 from taskiq_flow.listeners.lines import Lines
-from taskiq_flow.notes import Told
+from taskiq_flow.notes import Notes, notes_of
 from taskiq_flow.views.run_view import RunView
 from taskiq_flow.views.time_left import EarlierRun
 
@@ -89,9 +89,9 @@ class Progress:
 
     def on_events(self, events: Sequence[Event]) -> None:
         """Apply events of one run to its view."""
-        self.on_notes(events[0].run_id, events, events[0].seq)
+        self.on_notes(events[0].run_id, notes_of(events), events[0].seq)
 
-    def on_notes(self, run_id: str, notes: Sequence[Told], first: int) -> None:
+    def on_notes(self, run_id: str, notes: Notes, first: int) -> None:
         """Apply events of one run, as an engine has them. ``first``: the number of the first."""
         with self._lock:
             if self._is_closed:
@@ -100,8 +100,8 @@ class Progress:
             if run is None:
                 run = self._runs[run_id] = _Run(RunView(), asyncio.get_running_loop())
             run.view.apply_notes(run_id, notes, first)
-            if self._journal is not None and isinstance(notes[0], RunStarted):
-                run.read_earlier(self._journal, notes[0].name)
+            if self._journal is not None and isinstance(notes[3], RunStarted):
+                run.read_earlier(self._journal, notes[3].name)
             if run.view.ended_at is not None:
                 self._end(run)
             elif run.timer is None:

@@ -21,7 +21,7 @@ from taskiq_flow.journal.given import as_journal
 from taskiq_flow.journal.lease import new_owner
 from taskiq_flow.journal.protocol import EventBatch, EventJournal, Journal, Lease, stores_events
 from taskiq_flow.journal.summary import Head
-from taskiq_flow.notes import Told
+from taskiq_flow.notes import Notes, notes_of
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -73,15 +73,15 @@ class Recorder:
 
     def on_events(self, events: Sequence[Event]) -> Awaitable[None] | None:
         """Hold events of one run."""
-        return self.on_notes(events[0].run_id, events, events[0].seq)
+        return self.on_notes(events[0].run_id, notes_of(events), events[0].seq)
 
-    def on_notes(self, run_id: str, notes: Sequence[Told], first: int) -> Awaitable[None] | None:
+    def on_notes(self, run_id: str, notes: Notes, first: int) -> Awaitable[None] | None:
         """Hold events of one run, as an engine has them. ``first``: the number of the first one."""
         run = self._runs.get(run_id)
         if run is None:
             run = self._runs[run_id] = _Recording(self.journal, run_id, self._name)
         run.add(notes, first)
-        if type(notes[-1]) is RunFinished:
+        if isinstance(notes[-1], RunFinished):
             del self._runs[run_id]
             return run.finish()
         return None
@@ -99,7 +99,7 @@ class _Recording:
         self._has_warned = self._has_failed = False
         self._task = asyncio.get_running_loop().create_task(self._write(self._batcher.first()))
 
-    def add(self, notes: Sequence[Told], first: int) -> None:
+    def add(self, notes: Notes, first: int) -> None:
         """Write events with the next batch. If the journal is too slow, the oldest are left out."""
         self._batcher.take(notes, first)
         if self._batcher.held <= MOST_EVENTS:

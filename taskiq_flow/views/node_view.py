@@ -137,7 +137,8 @@ class NodeView:
 
     def begin(self, at: float, worker: str, attempt: int) -> None:
         """A worker has begun the attempt: another one than before, if one had begun it."""
-        self.attempts = max(self.attempts, attempt)
+        if attempt > self.attempts:  # noqa: PLR1730 - no call, as each node does it
+            self.attempts = attempt
         since = self.sent_at if self.began_at is None else self.began_at
         if since is not None:
             self.queued += at - since

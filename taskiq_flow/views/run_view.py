@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, cast, get_args
+from operator import attrgetter
+from typing import Any, ClassVar, Literal, get_args
 
 from taskiq_flow.drawing.diagram import diagram_of_run
 from taskiq_flow.drawing.layout import lay_out
@@ -25,8 +26,9 @@ from taskiq_flow.events import (
     NodeStarted,
     RunFinished,
     RunStarted,
+    Source,
 )
-from taskiq_flow.notes import Note, Told, event_of, told
+from taskiq_flow.notes import BEGAN, OTHER, SENT, WIDTH, Notes, events_of
 from taskiq_flow.previews import shown_error
 from taskiq_flow.suggestions import did_you_mean
 from taskiq_flow.views.critical_path import critical_path
@@ -46,6 +48,8 @@ _STATES: tuple[NodeState, ...] = get_args(NodeState)
 
 _FREQUENT = frozenset({NodeStarted, NodeBegan, NodeCompleted})
 """What every node tells that is executed once: there are notes of it."""
+
+_node_of, _index_of = attrgetter("node"), attrgetter("index")
 
 _Ends = NodeCompleted | NodeFailed | NodeSkipped
 
@@ -185,39 +189,52 @@ class RunView:
             if self.status != "running":
                 self.note_status("running")
             kind = type(event)
-            if kind in _FREQUENT and event.index is None:
-                self._take(cast("Note", told(event)), at)
-            else:
+            if kind not in _FREQUENT or event.index is not None:
                 self._APPLY[kind](self, event)
+                continue
+            node = self.nodes.get(event.task_name) or self._add(event.task_name)
+            if kind is NodeStarted:
+                self._send(node, at, event.attempt)
+            elif kind is NodeBegan:
+                node.begin(at, event.worker, event.attempt)
+            else:
+                self._complete(node, at, event.attempt, event.source, event.result)
 
-    def apply_notes(self, run_id: str, notes: Sequence[Told], first: int) -> None:
+    def apply_notes(self, run_id: str, notes: Notes, first: int) -> None:
         """As ``apply_all``, of what an engine holds of a run's events: see ``notes.py``.
 
         ``first``: the number of the first one.
         """
-        is_next = (run_id, first, self.status) == (self.run_id, self.seq + 1, "running")
-        for seq, note in enumerate(notes, first):
-            if isinstance(note, tuple) and is_next and note[2].index is None:
-                self.seq, self.at = seq, note[1]
-                self._take(note, note[1])
-            else:
-                self.apply(event_of(note, run_id, seq) if isinstance(note, tuple) else note)
-                is_next = (self.seq, self.status) == (seq, "running")
+        kinds = "".join(notes[::WIDTH])
+        start = 0
+        while start < len(kinds):
+            found = kinds.find(OTHER, start)
+            stop = len(kinds) if found < 0 else found
+            if stop > start:
+                part = notes[WIDTH * start : WIDTH * stop]
+                self._apply_attempts(run_id, part, first + start)
+            if found >= 0:
+                self.apply(notes[WIDTH * (stop + 1) - 1])
+            start = stop + 1
 
-    def _take(self, note: Note, at: float) -> None:
-        """Take in an event of a plain node, as most are."""
-        kind, name = note[0], note[2].task_name
-        node = self.nodes.get(name) or self._add(name)
-        if kind is NodeStarted:
-            self._wait_since_ready(node, at)
-            node.send(at, note[4])
-        elif kind is NodeBegan:
-            node.begin(at, note[5], note[4])
-        elif note[6] == "journal":
-            self._restore(node, note)
-        else:
-            self._end_attempt(node, note[4], "completed", at)
-            node.keep(note[6], note[5])
+    def _apply_attempts(self, run_id: str, notes: Notes, first: int) -> None:
+        """As ``apply_notes``, of notes about attempts alone."""
+        attempts = notes[2::WIDTH]
+        is_next = (run_id, first, self.status) == (self.run_id, self.seq + 1, "running")
+        if not is_next or {*map(_index_of, map(_node_of, attempts))} != {None}:
+            self.apply_all(events_of(notes, run_id, first))
+            return
+        nodes = self.nodes
+        for about, at, attempt in zip(notes[::WIDTH], notes[1::WIDTH], attempts, strict=True):
+            name = attempt.node.task_name
+            node = nodes.get(name) or self._add(name)
+            if about == SENT:
+                self._send(node, at, attempt.number)
+            elif about == BEGAN:
+                node.begin(at, attempt.worker, attempt.number)
+            else:
+                self._complete(node, at, attempt.number, attempt.source, attempt.value)
+        self.seq, self.at = first + len(attempts) - 1, notes[1 - WIDTH]
 
     def note_status(self, status: RunStatus) -> None:
         """Take in the status of the run's summary, as no event tells that its engine is gone.
@@ -386,14 +403,29 @@ class RunView:
         node = self.nodes[name] = NodeView(name)
         return node
 
-    def _restore(self, node: NodeView, note: Note) -> None:
+    def _send(self, node: NodeView, at: float, attempt: int) -> None:
+        """A plain node is sent."""
+        self._wait_since_ready(node, at)
+        node.send(at, attempt)
+
+    def _complete(
+        self, node: NodeView, at: float, attempt: int, source: Source, value: object
+    ) -> None:
+        """A plain node has completed."""
+        if source == "journal":
+            self._restore(node, attempt, value)
+        else:
+            self._end_attempt(node, attempt, "completed", at)
+            node.keep(source, value)
+
+    def _restore(self, node: NodeView, attempt: int, value: object) -> None:
         """An earlier session has completed the node, or the run of which this one is a rerun.
 
         It has no moments: the clock of that session is not that of this one.
         """
         if (earlier := self._earlier.pop(node.name, None)) is None:
-            earlier = NodeView(node.name, "completed", note[4])
-            earlier.keep(note[6], note[5])
+            earlier = NodeView(node.name, "completed", attempt)
+            earlier.keep("journal", value)
         earlier.was_completed_before = True
         earlier.ready_at = earlier.sent_at = earlier.began_at = earlier.ended_at = None
         self.nodes[node.name] = earlier
@@ -446,7 +478,8 @@ class RunView:
         """A node has ended, with this attempt; it may have had none."""
         if node.sent_at is None:
             self._wait_since_ready(node, at)
-        node.attempts = max(node.attempts, attempt)
+        if attempt > node.attempts:  # noqa: PLR1730 - likewise
+            node.attempts = attempt
         node.close(at)
         node.state, node.ended_at = state, at
 

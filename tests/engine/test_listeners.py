@@ -7,7 +7,7 @@ import io
 import time
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from taskiq import InMemoryBroker
@@ -23,6 +23,7 @@ from taskiq_flow import (
     MemoryJournal,
     NodeBegan,
     NodeCompleted,
+    NodeFellBack,
     NodeSkipped,
     NodeStarted,
     Progress,
@@ -34,8 +35,10 @@ from taskiq_flow import (
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.engine import listeners
 from taskiq_flow.engine.listeners import CATCHING_UP, LISTENER_GRACE
+from taskiq_flow.engine.node_run import NodeRun
 from taskiq_flow.engine.run_events import RunEvents
-from taskiq_flow.notes import Told
+from taskiq_flow.engine.run_spec import NO_SESSIONS, PLAIN_OPTIONS
+from taskiq_flow.notes import WIDTH, Notes
 from taskiq_flow.processes.name import process_name
 from tests.recording import Recorder
 from tests.virtual_clock import start_tasks_later, virtually
@@ -379,11 +382,11 @@ async def test_no_event_is_held_for_nobody() -> None:
     of_run.add(Raising())
     for number in range(3):
         of_run.tell(ElementsKnown("r", 0.0, "n", number))
-    assert len(of_run.events) == 3
+    assert len(of_run.notes) == WIDTH * 3
     await asyncio.sleep(0)
     assert not of_run.are_present
     of_run.tell(ElementsKnown("r", 0.0, "n", 3))
-    assert (len(of_run.events), of_run.seq) == (0, 4)
+    assert (len(of_run.notes), of_run.seq) == (0, 4)
 
 
 @virtually
@@ -401,13 +404,13 @@ async def test_an_event_is_let_go_when_all_have_taken_it() -> None:
     for number in range(3):
         of_run.tell(ElementsKnown("r", 0.0, "n", number))
     await asyncio.sleep(0)
-    assert len(of_run.events) == 3
+    assert len(of_run.notes) == WIDTH * 3
     gate.set()
     assert [(await anext(reader)).seq for _ in range(3)] == [1, 2, 3]
     await asyncio.sleep(0)
     of_run.tell(ElementsKnown("r", 0.0, "n", 3))
     await asyncio.sleep(listeners.SHORTEST_PAUSE)
-    assert len(of_run.events) == 1  # for the reader
+    assert len(of_run.notes) == WIDTH  # for the reader
     assert len(recorder.events) == 4
     await of_run.aclose()
 
@@ -540,12 +543,12 @@ async def test_a_batch_that_lags_begins_with_a_gap(monkeypatch: pytest.MonkeyPat
     of_run.add(batches)
     for number in range(25):
         of_run.tell(ElementsKnown("r", 0.0, "n", number))
-    assert len(of_run.events) == 10
+    assert len(of_run.notes) == WIDTH * 10
     await of_run.aclose()
     (gap,), events = batches.batches
     assert gap == Gap("r", 0.0, missed=15, seq=15)
     assert [event.seq for event in events] == list(range(16, 26))
-    assert len(of_run.events) == 0
+    assert len(of_run.notes) == 0
 
 
 async def test_a_store_misses_no_event_of_a_turn_that_has_more_than_are_held(
@@ -562,8 +565,8 @@ async def test_a_store_misses_no_event_of_a_turn_that_has_more_than_are_held(
         def __init__(self) -> None:
             self.seqs: list[int] = []
 
-        def take(self, notes: Sequence[Told], first: int) -> None:
-            self.seqs += range(first, first + len(notes))
+        def take(self, notes: Notes, first: int) -> None:
+            self.seqs += range(first, first + len(notes) // WIDTH)
 
     of_run, store = listeners.Listeners("r"), Store()
     of_run.add(Held())
@@ -571,7 +574,7 @@ async def test_a_store_misses_no_event_of_a_turn_that_has_more_than_are_held(
     for number in range(25):
         of_run.tell(ElementsKnown("r", 0.0, "n", number))
     await asyncio.sleep(0)
-    assert len(of_run.events) == 10
+    assert len(of_run.notes) == WIDTH * 10
     gate.set()
     await of_run.aclose()
     assert store.seqs == list(range(1, 26))
@@ -594,4 +597,75 @@ async def test_what_a_resumed_run_passes_over_is_counted_and_not_held_if_nobody_
     of_run = listeners.Listeners("r")
     events: RunEvents[DAGNode] = RunEvents("r", of_run, lambda _, value: value)
     events.kept(chain().get_node("a"))
-    assert (of_run.seq, len(of_run.events)) == (1, 0)
+    assert (of_run.seq, len(of_run.notes)) == (1, 0)
+
+
+def a_node_run(run: Any = None) -> NodeRun[DAGNode]:
+    node_run = NodeRun(chain().get_node("a"), run, PLAIN_OPTIONS, {}, NO_SESSIONS)
+    node_run.begin_attempt("r", "")
+    return node_run
+
+
+async def test_each_worker_that_begins_an_attempt_is_told_once_however_late() -> None:
+    of_run, recorder = listeners.Listeners("r"), Recorder()
+    of_run.add(recorder)
+    events: RunEvents[DAGNode] = RunEvents("r", of_run, lambda _, value: value)
+    node_run = a_node_run()
+    events.sent(node_run)
+    for at, worker in enumerate(["one", "two", "one", "two", "three"]):
+        events.began(node_run, float(at), worker)
+    events.completed(node_run.node, 1, "task", node_run)
+    await of_run.aclose()
+    sent, *begun, completed = recorder.events
+    assert [(event.at, event.worker) for event in begun] == [
+        (0.0, "one"),
+        (1.0, "two"),
+        (4.0, "three"),
+    ]
+    assert completed.queued == 4.0 - sent.at
+    assert [event.seq for event in recorder.events] == [1, 2, 3, 4, 5]
+
+
+async def test_an_attempt_that_was_sent_before_anybody_listened_has_no_durations() -> None:
+    of_run, recorder = listeners.Listeners("r"), Recorder()
+    events: RunEvents[DAGNode] = RunEvents("r", of_run, lambda _, value: value)
+    node_run = a_node_run()
+    of_run.add(recorder)
+    events.began(node_run, 1.0, "one")
+    events.completed(node_run.node, 1, "task", node_run)
+    await of_run.aclose()
+    began, completed = recorder.events
+    assert (began.worker, began.task_id, began.attempt) == ("one", "r:a:1", 1)
+    assert (completed.task_id, completed.attempt) == ("r:a:1", 1)
+    assert (completed.queued, completed.ran) == (None, None)
+
+
+async def test_listeners_are_given_the_same_event_however_fast_they_are() -> None:
+    class Slow(Recorder):
+        async def on_event(self, event: Any) -> None:  # type: ignore[override]
+            await asyncio.sleep(0)
+            self.events.append(event)
+
+    first, second, slow = Recorder(), Recorder(), Slow()
+    engine = ExecutionEngine(InMemoryBroker(), chain(), listeners=[first, slow, second])
+    await engine.execute()
+    assert len(first.events) == len(second.events) == len(slow.events) > 3
+    for one, other, late in zip(first.events, second.events, slow.events, strict=True):
+        assert one is other is late
+
+
+async def test_a_fallback_that_is_the_first_attempt_is_not_told_as_sent() -> None:
+    of_run, recorder = listeners.Listeners("r"), Recorder()
+    of_run.add(recorder)
+    events: RunEvents[DAGNode] = RunEvents("r", of_run, lambda _, value: value)
+    node_run = NodeRun(chain().get_node("a"), cast("Any", None), PLAIN_OPTIONS, {}, NO_SESSIONS)
+    node_run.falls_back = True  # its condition has raised
+    node_run.begin_attempt("r", "")
+    events.fell_back(node_run, ValueError("odd"))
+    events.sent(node_run)
+    events.began(node_run, 1.0, "one")
+    await of_run.aclose()
+    assert [(type(event), event.attempt) for event in recorder.events] == [
+        (NodeFellBack, 1),
+        (NodeBegan, 1),
+    ]

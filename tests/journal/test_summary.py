@@ -25,7 +25,7 @@ from taskiq_flow import (
     RunView,
 )
 from taskiq_flow.journal.summary import Head, RunSummary, SummaryWriter
-from taskiq_flow.notes import told
+from taskiq_flow.notes import notes_of
 from tests.recording import Recorder
 
 
@@ -50,7 +50,7 @@ MAPPED: list[Event] = [
 def summary_of(batches: Sequence[Sequence[Event]]) -> RunSummary:
     writer = SummaryWriter("r", Head())
     for batch in batches:
-        writer.apply([told(event) for event in batch], batch[-1].seq)
+        writer.apply(notes_of(batch), batch[-1].seq)
     return replace(writer.summary(), started=0.0)
 
 
@@ -106,7 +106,7 @@ async def test_the_totals_of_a_generator_that_runs_are_those_of_the_view() -> No
     view, writer = RunView(), SummaryWriter("r", Head())
     for event in recorder.events:
         view.apply(event)
-        writer.apply([told(event)], event.seq)
+        writer.apply(notes_of([event]), event.seq)
         summary = writer.summary()
         assert summary.total == total_of(view), event
     assert (summary.total, summary.completed, summary.failed, summary.skipped) == (19, 9, 4, 6)
@@ -122,7 +122,7 @@ async def test_a_map_that_fails_itself_counts_beside_its_elements() -> None:
     await engine.execute({"xs": [1, 2], "ys": [1]}, run_id="r")
     view, writer = RunView(), SummaryWriter("r", Head())
     view.apply_all(recorder.events)
-    writer.apply([*map(told, recorder.events)], recorder.events[-1].seq)
+    writer.apply(notes_of(recorder.events), recorder.events[-1].seq)
     summary = writer.summary()
     assert (summary.total, summary.completed, summary.failed) == (2, 1, 1) == (total_of(view), 1, 1)
 
@@ -148,6 +148,6 @@ def test_a_run_has_not_ended_before_it_began_by_the_clock_of_an_earlier_engine()
         RunStarted("r", 5.0, ("a",), 400.0),
         RunFinished("r", 7.0, "completed", None),
     ]
-    writer.apply([told(event) for event in events], 9)
+    writer.apply(notes_of(events), 9)
     summary = writer.summary()
     assert (summary.started, summary.ended) == (1_000.0, 1_000.0)

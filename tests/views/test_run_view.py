@@ -33,7 +33,7 @@ from taskiq_flow import (
     RunStarted,
     RunView,
 )
-from taskiq_flow.notes import told
+from taskiq_flow.notes import notes_of
 from taskiq_flow.views.node_view import MOST_FAILURES, ElementsView
 from taskiq_flow.views.pipeline_status import status_of
 from tests.recording import Recorder
@@ -420,8 +420,8 @@ async def test_notes_make_the_view_that_their_events_make(at_once: int) -> None:
     by_events.apply_all(recorder.events)
     for start in range(0, len(recorder.events), at_once):
         part = recorder.events[start : start + at_once]
-        by_notes.apply_notes("r", [told(event) for event in part], part[0].seq)
+        by_notes.apply_notes("r", notes_of(part), part[0].seq)
     assert by_notes == by_events
     assert (by_notes.status, by_notes.missed) == ("completed", 0)
-    by_notes.apply_notes("r", [told(event) for event in recorder.events], 1)  # once more
+    by_notes.apply_notes("r", notes_of(recorder.events), 1)  # once more
     assert by_notes == by_events

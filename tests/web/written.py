@@ -7,7 +7,7 @@ from dataclasses import replace
 from taskiq_flow import Event, EventBatch, EventJournal, Lease, NodeStarted, RunFinished, RunStarted
 from taskiq_flow.journal.packed import PackedWriter
 from taskiq_flow.journal.summary import Head, SummaryWriter
-from taskiq_flow.notes import told
+from taskiq_flow.notes import notes_of
 
 
 class Written:
@@ -44,7 +44,7 @@ class Written:
         for event in events:
             self._seq += 1
             numbered.append(replace(event, seq=self._seq))
-        notes, first = [told(event) for event in numbered], numbered[0].seq
+        notes, first = notes_of(numbered), numbered[0].seq
         self._summary.apply(notes, self._seq)
         batch = EventBatch(self._lines.line(notes, first), self._summary.summary())
         await self.journal.append(self.run_id, self._lease, None, batch)
