@@ -15,7 +15,7 @@ from redis.asyncio import Connection, Redis
 from taskiq import AckableMessage, BrokerMessage
 from taskiq_redis import ListQueueBroker, RedisStreamBroker
 
-from taskiq_flow.transport import redis
+from taskiq_flow.transport import redis, redis_subscription
 from taskiq_flow.transport.redis import notifier_at
 from taskiq_flow.transport.redis_broker import kick_of, steady, stream_reader_of
 from tests.distributed.conftest import Farm
@@ -273,7 +273,7 @@ async def test_notices_that_are_published_at_once_share_a_connection(
 async def test_a_server_from_which_nothing_comes_is_asked_and_then_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(redis, "SILENCE", 0.5)
+    monkeypatch.setattr(redis_subscription, "SILENCE", 0.5)
     server = RedisServer(tmp_path, appendonly=False)
     server.start()
     notifier, heard = notifier_at(server.url, "silent"), list[bytes]()
