@@ -223,7 +223,7 @@ class Dispatcher:
         try:
             if wire is None:
                 return encode(call, args, kwargs)
-            if is_plain(args) and is_plain(kwargs):
+            if (not args or is_plain(args)) and (not kwargs or is_plain(kwargs)):
                 with contextlib.suppress(Exception):  # of a serializer that is stricter than JSON
                     return encode(call, args, kwargs)
             return encode(call, [], encode_call(wire, call.task_id, args, kwargs))

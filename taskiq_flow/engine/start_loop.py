@@ -83,7 +83,7 @@ class StartLoop(Generic[N]):
         """See to the rest of a node's start."""
         if isinstance(rest, UnderWay):
             future = rest.future
-            future.add_done_callback(partial(self._went, rest.end), context=self._context)
+            future.add_done_callback(partial(self._went, rest.end))
             self.tasks.add(future)
             return
         task = self._loop.create_task(rest)

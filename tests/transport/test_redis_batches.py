@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, ResponseError
+from redis.exceptions import DataError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from taskiq_flow.transport.redis_batches import MOST_BYTES, Batches
@@ -158,6 +158,73 @@ async def test_a_connection_that_the_server_has_closed_is_made_anew(
         await client.client_kill_filter(_id=number)
     await asyncio.sleep(0.05)  # until the end of the connection has come
     assert await batches.execute("RPUSH", "list", 1, size=1) == 2
+
+
+async def test_a_connection_that_was_idle_for_long_is_made_anew(server: RedisServer) -> None:
+    """As it may be dead without a sign: the client's ``health_check_interval`` says when."""
+    async with Redis.from_url(server.url) as client:
+        before = await connections(client)
+        careful = Redis.from_url(server.url, health_check_interval=0.05)
+        async with careful, aclosing(Batches(careful)) as batches:
+            for idle in (0.0, 0.0, 0.1):
+                await asyncio.sleep(idle)
+                assert await batches.execute("PING", size=0)
+        assert await connections(client) == before + 2
+
+
+async def test_a_server_that_may_not_be_written_to_any_more_is_looked_for_again(
+    client: Any, batches: Batches
+) -> None:
+    """As after a failover, where sentinels or a name lead to another server then."""
+    await batches.execute("RPUSH", "list", 0, size=1)
+    before = await connections(client)
+    await client.replicaof("127.0.0.1", 1)
+    refused = await asyncio.gather(*pushes(batches, range(3)), return_exceptions=True)
+    assert [type(answer) for answer in refused] == [ReadOnlyError] * 3
+    await client.replicaof("NO", "ONE")
+    assert await batches.execute("RPUSH", "list", 1, size=1) == 2
+    assert await connections(client) > before
+
+
+async def test_a_command_is_written_before_the_event_loop_has_its_turn(
+    server: RedisServer, batches: Batches
+) -> None:
+    await batches.execute("PING", size=0)
+    answer = batches.submit("RPUSH", "list", 1, size=1)
+    with server.client() as other:  # which blocks the event loop
+        assert other.blpop(["list"], timeout=5) == ("list", "1")
+    assert await answer == 1
+
+
+async def test_answers_are_decoded_where_the_client_decodes(server: RedisServer) -> None:
+    decoding = Redis.from_url(server.url, decode_responses=True)
+    async with decoding, aclosing(Batches(decoding)) as batches:
+        await batches.execute("SET", "text", "\u00e9", size=2)
+        assert await batches.execute("GET", "text", size=0) == "\u00e9"
+
+
+async def test_a_server_at_a_unix_socket_is_spoken_to(tmp_path: Path) -> None:
+    socket = tmp_path / "socket"
+    server = RedisServer(tmp_path, appendonly=False, arguments=("--unixsocket", str(socket)))
+    server.start()
+    try:
+        client = Redis.from_url(f"unix://{socket}")
+        async with client, aclosing(Batches(client)) as batches:
+            assert await batches.execute("RPUSH", "list", 0, size=1) == 1
+    finally:
+        server.stop()
+
+
+async def test_a_caller_may_give_up_before_the_connection_is_made(
+    client: Any, batches: Batches
+) -> None:
+    (sending,) = pushes(batches, range(1))
+    await asyncio.sleep(0)
+    sending.cancel()
+    await asyncio.wait([sending])
+    assert sending.cancelled()
+    assert await batches.execute("LLEN", "list", size=0) in (0, 1)
+    assert await client.ping()
 
 
 async def test_an_answer_that_does_not_come_is_not_taken_for_the_next(server: RedisServer) -> None:
