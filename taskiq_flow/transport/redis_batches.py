@@ -31,6 +31,7 @@ class Batches:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._connection = OwnConnection(client)
         self._waiting: deque[_Command] = deque()
         self._sent: Sequence[_Command] = ()  # and not answered
@@ -53,7 +54,11 @@ class Batches:
         A command whose future is cancelled before that is not sent. ``size``: bytes of its values,
         ``MOST_BYTES`` at the most. Raises the client's ``DataError`` for what cannot be sent.
         """
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # that of the connection has ended, if there was one
+            self._loop, self._connection = loop, OwnConnection(self._client)
+            self._waiting, self._sent = deque(), ()
+        answer: asyncio.Future[Any] = loop.create_future()
         sent = _Command(command[0], self._connection.packed(command), size, answer)
         if self._sent:
             self._waiting.append(sent)

@@ -9,7 +9,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import hiredis
+try:
+    import hiredis
+except ImportError as error:  # which Redis's client can do without
+    raise ImportError(
+        "hiredis is not installed, with which the answers of Redis are read; install "
+        "taskiq-flow[redis], or redis[hiredis]"
+    ) from error
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
 

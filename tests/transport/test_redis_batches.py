@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -163,13 +165,30 @@ async def test_a_connection_that_the_server_has_closed_is_made_anew(
 async def test_a_connection_that_was_idle_for_long_is_made_anew(server: RedisServer) -> None:
     """As it may be dead without a sign: the client's ``health_check_interval`` says when."""
     async with Redis.from_url(server.url) as client:
-        before = await connections(client)
         careful = Redis.from_url(server.url, health_check_interval=0.05)
         async with careful, aclosing(Batches(careful)) as batches:
-            for idle in (0.0, 0.0, 0.1):
-                await asyncio.sleep(idle)
-                assert await batches.execute("PING", size=0)
-        assert await connections(client) == before + 2
+            assert await batches.execute("PING", size=0)
+            before = await connections(client)
+            await asyncio.sleep(0.1)  # it is idle
+            assert await batches.execute("PING", size=0)
+        assert await connections(client) == before + 1
+
+
+def test_another_event_loop_gets_a_connection_of_its_own(server: RedisServer) -> None:
+    """As where a program calls ``asyncio.run`` twice with one broker that it does not shut down."""
+    batches = Batches(Redis.from_url(server.url))
+
+    async def leaving_one_unanswered(batches: Batches, number: int) -> Any:
+        answer = await batches.execute("RPUSH", "list", number, size=1)
+        batches.submit("BLPOP", "nothing", 0, size=0)
+        batches.submit("RPUSH", "list", "behind it", size=1)
+        return answer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it is not shut down, indeed
+        assert [asyncio.run(leaving_one_unanswered(batches, n)) for n in range(2)] == [1, 2]
+        del batches
+        gc.collect()
 
 
 async def test_a_server_that_may_not_be_written_to_any_more_is_looked_for_again(
