@@ -180,12 +180,14 @@ class Sender(Generic[N]):
         taken: asyncio.Future[Any],
     ) -> Coroutine[Any, Any, None] | None:
         """The broker has answered, or the run is over."""
-        if not taken.cancelled() and taken.exception() is not None and not self._is_over:
+        if node_run.task_id != task_id:  # it is the next attempt that is being sent
+            return None
+        has_failed = not taken.cancelled() and taken.exception() is not None
+        if has_failed and node_run.is_expected and not self._is_over:
             return self._finish_sending(node_run, task_id, repeat, context)
-        if node_run.task_id == task_id:  # else it is the next attempt that is being sent
-            if node_run.options.is_timed and not self._is_over:
-                self._taken(node_run)
-            self._note_sent(node_run)
+        if node_run.options.is_timed and not self._is_over:
+            self._taken(node_run)
+        self._note_sent(node_run)
         return None
 
     async def _finish_sending(
