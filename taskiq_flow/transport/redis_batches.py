@@ -40,13 +40,7 @@ class Batches:
         """The server's answer. Raises what the client raises. ``size``: bytes of its values."""
         if size > MOST_BYTES:
             return await self._client.execute_command(*command)
-        answer = self.submit(*command, size=size)
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            if len(self._sent) == 1 and self._sent[0].answer is answer:
-                self._connection.close()  # nobody has to wait for that answer
-            raise
+        return await self.submit(*command, size=size)
 
     def submit(self, *command: Any, size: int) -> asyncio.Future[Any]:
         """Send a command, at once if none is on its way. The future has the server's answer.

@@ -17,6 +17,7 @@ from redis.exceptions import DataError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from taskiq_flow.transport.redis_batches import MOST_BYTES, Batches
+from taskiq_flow.transport.redis_connection import OwnConnection
 from tests.servers.redis import RedisServer
 
 pytestmark = pytest.mark.skipif(not RedisServer.is_available(), reason="no redis-server")
@@ -234,16 +235,21 @@ async def test_a_server_at_a_unix_socket_is_spoken_to(tmp_path: Path) -> None:
         server.stop()
 
 
-async def test_a_caller_may_give_up_before_the_connection_is_made(
-    client: Any, batches: Batches
-) -> None:
-    (sending,) = pushes(batches, range(1))
-    await asyncio.sleep(0)
-    sending.cancel()
-    await asyncio.wait([sending])
-    assert sending.cancelled()
-    assert await batches.execute("LLEN", "list", size=0) in (0, 1)
-    assert await client.ping()
+@pytest.mark.parametrize("turns", [1, 3, 8])
+async def test_a_caller_may_give_up_while_the_connection_is_made(client: Any, turns: int) -> None:
+    await client.ping()
+    async with aclosing(OwnConnection(client)) as connection:
+        asking = asyncio.create_task(connection.execute_command("ECHO", "first"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        asking.cancel()
+        second = asyncio.create_task(connection.execute_command("ECHO", "second"))
+        await asyncio.wait([asking, second])
+        assert asking.cancelled()
+        assert await second == b"second"
+        async with asyncio.timeout(5):
+            while len(await client.client_list()) > 2:  # the client's, and the second one
+                await asyncio.sleep(0.01)
 
 
 async def test_an_answer_that_does_not_come_is_not_taken_for_the_next(server: RedisServer) -> None:
