@@ -157,12 +157,12 @@ def _fast_kick_of(broker: AsyncBroker) -> Kick:
         return broker.kick
     batches = sender_of(broker)
 
-    async def add(message: BrokerMessage) -> None:
+    async def kick(message: BrokerMessage) -> None:
         name, key, *rest = command(message)
         with naming(name, key):
             await batches.execute(name, key, *rest, size=len(message.message))
 
-    return add
+    return kick
 
 
 def begin_of(broker: AsyncBroker) -> Begin | None:
@@ -187,17 +187,20 @@ def _command_of(broker: AsyncBroker) -> Callable[[BrokerMessage], tuple[Any, ...
         limit: tuple[Any, ...] = ()
         if broker.maxlen is not None:
             limit = ("MAXLEN", "~" if broker.approximate else "=", broker.maxlen)
-        behind = (*limit, "*", "data")
-        return lambda message: (
-            *("XADD", message.labels.get("queue_name") or stream),
-            *(*behind, message.message),
-        )
+        entry = (*limit, "*", "data")
+
+        def add(message: BrokerMessage) -> tuple[Any, ...]:
+            key = message.labels.get("queue_name") or stream
+            return ("XADD", key, *entry, message.message)
+
+        return add
     if isinstance(broker, ListQueueBroker) and kick is ListQueueBroker.kick:
         queue = broker.queue_name
-        return lambda message: (
-            *("LPUSH", message.labels.get("queue_name") or queue),
-            message.message,
-        )
+
+        def push(message: BrokerMessage) -> tuple[Any, ...]:
+            return ("LPUSH", message.labels.get("queue_name") or queue, message.message)
+
+        return push
     return None
 
 
