@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any
 
-from hiredis import pack_command
 from redis.asyncio import RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from taskiq_flow.transport.redis_replies import Replies
+from taskiq_flow.transport.redis_replies import PushNotification, Replies, pack_command
 
 Command = tuple[Any, ...]
 """A command's name and its arguments."""
@@ -60,6 +59,7 @@ class OwnConnection:
         self._answered: Answered | None = None
         self._is_demoted = False  # the server said that it may not be written to
         self._sent_at = 0.0
+        self._healthy_until = math.inf  # or so long behind an answer as the client's settings say
         self._timer: asyncio.TimerHandle | None = None
 
     async def execute_command(self, *command: Any) -> Any:
@@ -89,8 +89,7 @@ class OwnConnection:
         connection = self._connection or self._make()
         if connection.encoder.encoding == "utf-8":
             with contextlib.suppress(TypeError):
-                packed: bytes = pack_command(command)
-                return packed
+                return pack_command(command)
         return b"".join(connection.pack_command(*command))
 
     def send(self, names: Sequence[str], data: bytes, answered: Answered) -> None:
@@ -101,14 +100,14 @@ class OwnConnection:
         nothing.
         """
         loop = asyncio.get_running_loop()
-        now = loop.time()
-        idle, self._sent_at = now - self._sent_at, now
+        self._sent_at = now = loop.time()
         self._names, self._answers, self._answered = names, [], answered
         if self._timer is None and self._patience != math.inf:
             self._timer = loop.call_later(self._patience, self._look_at_time)
         connection = self._connection or self._make()
-        if 0 < connection.health_check_interval < idle:  # it may be dead, a new one is not
+        if now > self._healthy_until:  # it may be dead, a new one is not
             self._disconnect()
+            self._healthy_until = math.inf
         if self._replies is None:
             self._connecting = loop.create_task(self._connect(connection, data))
         else:
@@ -166,6 +165,8 @@ class OwnConnection:
 
     def _hear(self, reply: Any) -> None:
         """Handle an answer as ``parse_response`` of the client does."""
+        if type(reply) is PushNotification:  # it is none
+            return
         answered, answers, names = self._answered, self._answers, self._names
         if answered is None:
             self.close()  # nobody has asked
@@ -181,6 +182,9 @@ class OwnConnection:
             if self._is_demoted:
                 self._is_demoted = False
                 self._disconnect()
+            if self._connection.health_check_interval:
+                now = asyncio.get_running_loop().time()
+                self._healthy_until = now + self._connection.health_check_interval
             self._answered = None
             answered(answers)
 

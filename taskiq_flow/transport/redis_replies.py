@@ -19,6 +19,12 @@ except ImportError as error:  # which Redis's client can do without
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
 
+PushNotification: type = hiredis.PushNotification
+"""What the server says unasked, where its protocol tells that from an answer."""
+
+pack_command: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
+"""Makes the bytes of a command. Raises ``TypeError`` for an argument that it does not know."""
+
 _NOTHING_YET = object()
 
 

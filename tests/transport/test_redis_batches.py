@@ -170,7 +170,9 @@ async def test_a_connection_that_was_idle_for_long_is_made_anew(server: RedisSer
         async with careful, aclosing(Batches(careful)) as batches:
             assert await batches.execute("PING", size=0)
             before = await connections(client)
-            await asyncio.sleep(0.1)  # it is idle
+            assert await batches.execute("BLPOP", "nothing", 0.1, size=0) is None
+            assert await connections(client) == before  # it had an answer just now
+            await asyncio.sleep(0.1)
             assert await batches.execute("PING", size=0)
         assert await connections(client) == before + 1
 
@@ -214,6 +216,15 @@ async def test_a_command_is_written_before_the_event_loop_has_its_turn(
     with server.client() as other:  # which blocks the event loop
         assert other.blpop(["list"], timeout=5) == ("list", "1")
     assert await answer == 1
+
+
+async def test_what_the_server_says_unasked_is_no_answer(server: RedisServer, client: Any) -> None:
+    newer = Redis.from_url(server.url, protocol=3)
+    async with newer, aclosing(Batches(newer)) as batches:
+        await batches.execute("CLIENT", "TRACKING", "ON", "BCAST", size=0)
+        for number in range(1, 4):
+            await client.set("watched", number)
+            assert await batches.execute("RPUSH", "list", number, size=1) == number
 
 
 async def test_answers_are_decoded_where_the_client_decodes(server: RedisServer) -> None:
