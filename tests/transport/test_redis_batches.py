@@ -222,9 +222,11 @@ async def test_what_the_server_says_unasked_is_no_answer(server: RedisServer, cl
     newer = Redis.from_url(server.url, protocol=3)
     async with newer, aclosing(Batches(newer)) as batches:
         await batches.execute("CLIENT", "TRACKING", "ON", "BCAST", size=0)
+        before = await connections(client)
         for number in range(1, 4):
             await client.set("watched", number)
             assert await batches.execute("RPUSH", "list", number, size=1) == number
+        assert await connections(client) == before
 
 
 async def test_answers_are_decoded_where_the_client_decodes(server: RedisServer) -> None:
