@@ -163,18 +163,19 @@ async def test_a_connection_that_the_server_has_closed_is_made_anew(
     assert await batches.execute("RPUSH", "list", 1, size=1) == 2
 
 
-async def test_a_connection_that_was_idle_for_long_is_made_anew(server: RedisServer) -> None:
+async def test_a_connection_that_was_idle_for_long_is_made_anew(
+    server: RedisServer, client: Any
+) -> None:
     """As it may be dead without a sign: the client's ``health_check_interval`` says when."""
-    async with Redis.from_url(server.url) as client:
-        careful = Redis.from_url(server.url, health_check_interval=0.05)
-        async with careful, aclosing(Batches(careful)) as batches:
-            assert await batches.execute("PING", size=0)
-            before = await connections(client)
-            assert await batches.execute("BLPOP", "nothing", 0.1, size=0) is None
-            assert await connections(client) == before  # it had an answer just now
-            await asyncio.sleep(0.1)
-            assert await batches.execute("PING", size=0)
+    before = await connections(client)
+    careful = Redis.from_url(server.url, health_check_interval=0.3)
+    async with careful, aclosing(Batches(careful)) as batches:
+        assert await batches.execute("BLPOP", "nothing", 0.4, size=0) is None
+        assert await batches.execute("PING", size=0)  # an answer has come just now
         assert await connections(client) == before + 1
+        await asyncio.sleep(0.4)
+        assert await batches.execute("PING", size=0)
+    assert await connections(client) == before + 2
 
 
 def test_another_event_loop_gets_a_connection_of_its_own(server: RedisServer) -> None:
