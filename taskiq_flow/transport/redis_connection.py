@@ -104,11 +104,11 @@ class OwnConnection:
         self._names, self._answers, self._answered = names, [], answered
         if self._timer is None and self._patience != math.inf:
             self._timer = loop.call_later(self._patience, self._look_at_time)
-        connection = self._connection or self._make()
         if now > self._healthy_until:  # it may be dead, a new one is not
             self._disconnect()
             self._healthy_until = math.inf
         if self._replies is None:
+            connection = self._connection or self._make()
             self._connecting = loop.create_task(self._connect(connection, data))
         else:
             self._replies.write(data)
@@ -139,15 +139,14 @@ class OwnConnection:
         return self._connection
 
     async def _connect(self, connection: Any, data: bytes) -> None:
-        me = asyncio.current_task()
         try:
             await connection.connect()
         except Exception as error:  # whatever the client raises
-            if self._connecting is me:
+            if self._connection is connection:
                 self._connecting = None
                 self.close(error)
         else:
-            if self._connecting is me:
+            if self._connection is connection:
                 self._connecting = None
                 self._replies = Replies(connection, self._hear, self.close)
                 self._replies.write(data)

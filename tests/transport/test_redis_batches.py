@@ -257,10 +257,9 @@ async def test_a_caller_may_give_up_while_the_connection_is_made(client: Any, tu
         for _ in range(turns):
             await asyncio.sleep(0)
         asking.cancel()
-        second = asyncio.create_task(connection.execute_command("ECHO", "second"))
-        await asyncio.wait([asking, second])
+        await asyncio.wait([asking])
         assert asking.cancelled()
-        assert await second == b"second"
+        assert await connection.execute_command("ECHO", "second") == b"second"
         async with asyncio.timeout(5):
             while len(await client.client_list()) > 2:  # the client's, and the second one
                 await asyncio.sleep(0.01)
@@ -277,3 +276,11 @@ async def test_an_answer_that_does_not_come_is_not_taken_for_the_next(server: Re
         cancelled.cancel()
         await asyncio.wait([cancelled])
         assert await batches.execute("LLEN", "later", size=0) == 1
+
+
+async def test_a_server_that_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
+    client = Redis.from_url(f"unix://{tmp_path / 'nothing'}")
+    async with client, aclosing(Batches(client)) as batches, asyncio.timeout(3):
+        for _ in range(2):
+            with pytest.raises(RedisConnectionError):
+                await batches.execute("PING", size=0)
