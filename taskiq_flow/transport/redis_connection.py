@@ -178,12 +178,12 @@ class OwnConnection:
                 reply = convert(reply)
         answers.append(reply)
         if len(answers) == len(names):
-            if self._is_demoted:
-                self._is_demoted = False
-                self._disconnect()
             if self._connection.health_check_interval:
                 now = asyncio.get_running_loop().time()
                 self._healthy_until = now + self._connection.health_check_interval
+            if self._is_demoted:
+                self._is_demoted = False
+                self._disconnect()
             self._answered = None
             answered(answers)
 
