@@ -47,6 +47,8 @@ SPEAK_TO_SERVERS = {
         "transport/redis",
         "transport/redis_broker",
         "transport/redis_connection",
+        "transport/redis_replies",
+        "transport/redis_subscription",
         "transport/redis_streams",
         "transport/redis_errors",
         "transport/nats",

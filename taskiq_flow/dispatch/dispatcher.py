@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Hashable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from taskiq import (
     AsyncBroker,
@@ -35,7 +36,7 @@ from taskiq_flow.dispatch.encoding import (
 from taskiq_flow.errors import ConfigurationError, SerializationError
 from taskiq_flow.events import Index
 from taskiq_flow.middleware import FlowMiddleware, may_repeat, wire_of
-from taskiq_flow.transport.protocol import Kick
+from taskiq_flow.transport.protocol import Begin, Kick
 from taskiq_flow.values.arguments import StoredArguments
 from taskiq_flow.values.call import Call
 from taskiq_flow.values.handle import ResultHandle, holds_handles
@@ -45,8 +46,22 @@ from taskiq_flow.values.plain import is_plain
 
 logger = logging.getLogger("taskiq_flow")
 
-Sending = Callable[[], Coroutine[Any, Any, None]]
+RestOfSend = Callable[[], Coroutine[Any, Any, None]]
 """The rest of a send, which is awaited where it may wait for the broker."""
+
+
+class Begun(NamedTuple):
+    """A send that goes on by itself until the broker has answered.
+
+    ``repeat``: awaited if ``taken`` fails. It sends once more, or raises what the broker raises.
+    """
+
+    taken: asyncio.Future[Any]
+    repeat: RestOfSend
+
+
+Sending = RestOfSend | Begun
+"""A send that is not over yet."""
 
 
 class RunnableNode(Hashable, Protocol):
@@ -96,9 +111,9 @@ class Dispatcher:
 
     The run calls the middlewares that the broker has when it begins. ``labels`` are added to each
     message, ``labels_by_value`` to that of a task whose result is passed by value in any case.
-    ``kick`` hands a message to the broker. ``take``: makes of a value what a task of this process
-    is given. ``arguments``: stores large arguments, where the broker has a store. ``refers``:
-    whether there may be handles within the lists of a call.
+    ``kick`` hands a message to the broker, ``begin`` does so at once where it can. ``take``: makes
+    of a value what a task of this process is given. ``arguments``: stores large arguments, where
+    the broker has a store. ``refers``: whether there may be handles within the lists of a call.
 
     ``send``: sends one call. Returns what is left to be done, if anything is. Raises
     ``SerializationError``, or whatever the broker and its middlewares raise, at once or when what
@@ -114,6 +129,7 @@ class Dispatcher:
         take: Take = isolated,
         arguments: StoredArguments | None = None,
         *,
+        begin: Begin | None = None,
         refers: bool = False,
     ) -> None:
         self._broker = broker
@@ -140,6 +156,7 @@ class Dispatcher:
         self._labels = labels, labels_by_value
         self._is_referring = holds_handles if refers else _is_handle
         self._kick = broker.kick if kick is None else kick
+        self._begin = begin
         self._addresses: dict[int, Address] = {}
         self._addresses_by_value: dict[int, Address] = {}
         own = (InMemoryHooks, FlowMiddleware)
@@ -192,7 +209,9 @@ class Dispatcher:
     def _send_unseen(self, call: Invocation) -> Sending | None:
         encoded = self._encoded(call, self._encode)
         if not self._never_waits:
-            return partial(self._kick, encoded)
+            repeat = partial(self._kick, encoded)
+            taken = None if self._begin is None else self._begin(encoded)
+            return repeat if taken is None else Begun(taken, repeat)
         try:
             self._kick(encoded).send(None)
         except StopIteration:
@@ -205,7 +224,7 @@ class Dispatcher:
         try:
             if wire is None:
                 return encode(call, args, kwargs)
-            if is_plain(args) and is_plain(kwargs):
+            if (not args or is_plain(args)) and (not kwargs or is_plain(kwargs)):
                 with contextlib.suppress(Exception):  # of a serializer that is stricter than JSON
                     return encode(call, args, kwargs)
             return encode(call, [], encode_call(wire, call.task_id, args, kwargs))
@@ -250,9 +269,7 @@ class Dispatcher:
 
     async def _send_values(self, call: Invocation) -> None:
         """Send a call that holds handles to a task of this process, which is given the values."""
-        sending = self.send(await call.with_values())
-        if sending is not None:
-            await sending()
+        await _whole(self.send(await call.with_values()))
 
     async def _send_stored(self, stores: StoredArguments, call: Invocation) -> None:
         """Send a call whose large arguments are stored first. Each is stored for all its takers."""
@@ -261,9 +278,7 @@ class Dispatcher:
             await stores.handle_for(f"the value of {key!r} for node {name!r}", value)
             for key, value in call.by_key()
         ]
-        sending = self._send(call.with_arguments(stored))
-        if sending is not None:
-            await sending()
+        await _whole(self._send(call.with_arguments(stored)))
 
     async def _send_message(self, call: Invocation) -> None:
         """Send a call whose message middlewares see, or a formatter of the user's encodes."""
@@ -303,6 +318,17 @@ class Dispatcher:
                 "or taskiq_flow.testing.in_memory(broker) in a test"
             )
         return embedded(broker, own, original_function(own))
+
+
+async def _whole(sending: Sending | None) -> None:
+    """Await a send to its end."""
+    if isinstance(sending, Begun):
+        try:
+            await sending.taken
+        except Exception:  # whatever it was: either it does not come again, or it is raised
+            await sending.repeat()
+    elif sending is not None:
+        await sending()
 
 
 def _unchanged(call: Invocation) -> Invocation:

@@ -19,7 +19,7 @@ from taskiq_flow.errors import ConfigurationError, FormatterWarning, PollingWarn
 from taskiq_flow.middleware import FlowMiddleware
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.notice import BEGIN_LABEL, IN_TIME, KEEP_LABEL, LABEL
-from taskiq_flow.transport.protocol import Kick
+from taskiq_flow.transport.protocol import Begin, Kick
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of, system_of
 from taskiq_flow.values.arguments import StoredArguments
 from taskiq_flow.values.isolation import Take
@@ -32,7 +32,8 @@ class Connection:
 
     ``completions``: makes the run's, which holds the run's id on this broker from then on.
     ``tells_begin``: whether they see a task begin. ``kick``: hands a message to the broker; it is
-    repeated while the broker's server is away. ``labels``: added to each message, for the workers;
+    repeated while the broker's server is away. ``begin``: does so at once, and once, where that is
+    possible. ``labels``: added to each message, for the workers;
     ``labels_by_value``: to that of a node whose result is passed by value in any case.
     ``session``: names this engine's part of the run, and no other; empty where workers cannot be
     told. ``revoke``: tells all workers that a session is over. ``arguments``: those that the run
@@ -47,6 +48,7 @@ class Connection:
     session: str = ""
     revoke: Callable[[str], Awaitable[None]] | None = None
     arguments: StoredArguments | None = None
+    begin: Begin | None = None
 
 
 def check_broker(broker: object) -> None:
@@ -107,7 +109,7 @@ async def connect(
             {RUN_LABEL: run_id},
             {RUN_LABEL: run_id},
         )
-    kick = _lasting_kick(broker)
+    kick, begin = _lasting_kick(broker), _begin(broker)
     pushing = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
     if pushing and not formats_as_usual(broker):
         warn(
@@ -119,7 +121,12 @@ async def connect(
     if not pushing:
         _warn_of_polling(broker, reference_above)
         return Connection(
-            lambda: PollingCompletions(broker), PollingCompletions.tells_begin, kick, {}, {}
+            lambda: PollingCompletions(broker),
+            PollingCompletions.tells_begin,
+            kick,
+            {},
+            {},
+            begin=begin,
         )
     wire, backend = pushing[0].wire, broker.result_backend
     refers = reference_above is not None or wire.store is not None
@@ -157,7 +164,13 @@ async def connect(
         reply_to.run,
         lambda session: tell_workers(inbox, session, f"an earlier session of run {run_id!r}"),
         arguments,
+        begin,
     )
+
+
+def _begin(broker: AsyncBroker) -> Begin | None:
+    system = system_of(broker)
+    return None if system is None or "kick" in vars(broker) else system.begin_of(broker)
 
 
 def _lasting_kick(broker: AsyncBroker) -> Kick:

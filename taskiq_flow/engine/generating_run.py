@@ -12,7 +12,7 @@ from taskiq_flow.engine.generating import Generating
 from taskiq_flow.engine.mapped_run import MappedRun
 from taskiq_flow.engine.node_run import NodeRun
 from taskiq_flow.engine.run import N
-from taskiq_flow.engine.sender import RestOfStart
+from taskiq_flow.engine.start_loop import RestOfStart
 from taskiq_flow.events import NodeFailure, NodeSkipped
 
 

@@ -16,8 +16,7 @@ from taskiq_flow.engine.replay import Replay
 from taskiq_flow.engine.run import N, Run
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS
 from taskiq_flow.engine.run_state import as_whole
-from taskiq_flow.engine.sender import RestOfStart
-from taskiq_flow.engine.start_loop import StartLoop
+from taskiq_flow.engine.start_loop import RestOfStart, StartLoop
 from taskiq_flow.events import Item, NodeFailure, NodeSkipped
 from taskiq_flow.notes import new_item
 from taskiq_flow.values.inspection import NEVER_CHANGE

@@ -42,8 +42,8 @@ from taskiq_flow.engine.result_stream import ResultStream
 from taskiq_flow.engine.run_events import RunEvents
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSpec
 from taskiq_flow.engine.run_state import DECLINED, RunState, SkipReason
-from taskiq_flow.engine.sender import RestOfStart, Sender
-from taskiq_flow.engine.start_loop import StartLoop
+from taskiq_flow.engine.sender import Sender
+from taskiq_flow.engine.start_loop import RestOfStart, StartLoop
 from taskiq_flow.engine.suspended import Suspended
 from taskiq_flow.engine.timers import Timers
 from taskiq_flow.errors import (
@@ -170,7 +170,7 @@ class Run(Generic[N]):
             log,
             self._cached,
             self._inputs_needed,
-            carry_out=self._carry_out,
+            carry_out=self._carry_out_and_finish,
             taken=self._limit_time,
             reference_above=settings.reference_above,
         )
@@ -360,7 +360,7 @@ class Run(Generic[N]):
     def _carry_out(  # noqa: C901 - one case for each verdict
         self, node_run: NodeRun[N], verdict: Verdict
     ) -> RestOfStart | None:
-        """Carry out a verdict. Returns the part of the node's start that has to be awaited."""
+        """Carry out a verdict. Returns the part of the node's start that takes time."""
         if self._is_over and not isinstance(verdict, Ask):  # a condition may have cancelled the run
             return None
         match verdict:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from taskiq import AsyncBroker, InMemoryBroker
 
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.reading import pick_up
-from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode, Sending
+from taskiq_flow.dispatch.dispatcher import Begun, Dispatcher, RestOfSend, RunnableNode, Sending
 from taskiq_flow.dispatch.encoding import Address, Invocation
 from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.cached_results import CachedResults
@@ -20,6 +21,7 @@ from taskiq_flow.engine.node_run import NodeRun, Verdict
 from taskiq_flow.engine.run_events import RunEvents
 from taskiq_flow.engine.run_spec import TIMEOUT_LABEL, NodeOptions, RunSpec
 from taskiq_flow.engine.run_state import as_whole
+from taskiq_flow.engine.start_loop import RestOfStart, UnderWay
 from taskiq_flow.errors import NODE_ERRORS, SerializationError
 from taskiq_flow.generators.grant import ITEMS_LABEL, Grant
 from taskiq_flow.journal.records import SENT, record
@@ -30,17 +32,14 @@ from taskiq_flow.values.results import failed
 
 N = TypeVar("N", bound=RunnableNode)
 
-RestOfStart = Coroutine[Any, Any, None]
-"""The part of a node's start that has to be awaited."""
-
 
 class Sender(Generic[N]):
     """Carries out the verdicts ``Send``, ``LookUp`` and ``PickUp`` of one run.
 
     ``inputs_needed``: started nodes whose inputs are not encoded yet, or may have to be encoded
-    again. ``carry_out``: carries out any verdict. ``taken``: called when the broker has taken the
-    task of a node with a time limit. ``reference_above``: bytes above which results are passed by
-    reference.
+    again. ``carry_out``: carries out any verdict, to its end. ``taken``: called when the broker has
+    taken the task of a node with a time limit. ``reference_above``: bytes above which results are
+    passed by reference.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class Sender(Generic[N]):
         cached: CachedResults | None,
         inputs_needed: dict[N, NodeRun[N]],
         *,
-        carry_out: Callable[[NodeRun[N], Verdict], RestOfStart | None],
+        carry_out: Callable[[NodeRun[N], Verdict], None],
         taken: Callable[[NodeRun[N]], None],
         reference_above: int | None,
     ) -> None:
@@ -125,9 +124,7 @@ class Sender(Generic[N]):
             self._settle_unsent(node_run, task_id, error)
             return None
         if sending is not None:
-            node_run.is_being_sent = True
-            self._inputs_needed[node_run.node] = node_run
-            return self._finish_sending(node_run, task_id, sending, context)
+            return self._rest(node_run, task_id, sending, context)
         if options.is_timed:
             self._taken(node_run)
         if self._inputs_needed and not options.keeps_inputs:
@@ -163,8 +160,38 @@ class Sender(Generic[N]):
             for key in keys
         }
 
-    async def _finish_sending(
+    def _rest(
         self, node_run: NodeRun[N], task_id: str, sending: Sending, context: Context | None
+    ) -> RestOfStart:
+        """What is left of a start while the broker has not taken the task."""
+        node_run.is_being_sent = True
+        self._inputs_needed[node_run.node] = node_run
+        if not isinstance(sending, Begun):
+            return self._finish_sending(node_run, task_id, sending, context)
+        end = partial(self._end_sending, node_run, task_id, sending.repeat, context)
+        return UnderWay(sending.taken, end)
+
+    def _end_sending(
+        self,
+        node_run: NodeRun[N],
+        task_id: str,
+        repeat: RestOfSend,
+        context: Context | None,
+        taken: asyncio.Future[Any],
+    ) -> Coroutine[Any, Any, None] | None:
+        """The broker has answered, or the run is over."""
+        if node_run.task_id != task_id:  # it is the next attempt that is being sent
+            return None
+        has_failed = not taken.cancelled() and taken.exception() is not None
+        if has_failed and node_run.is_expected and not self._is_over:
+            return self._finish_sending(node_run, task_id, repeat, context)
+        if node_run.options.is_timed and not self._is_over:
+            self._taken(node_run)
+        self._note_sent(node_run)
+        return None
+
+    async def _finish_sending(
+        self, node_run: NodeRun[N], task_id: str, sending: RestOfSend, context: Context | None
     ) -> None:
         try:
             if context is None:
@@ -181,9 +208,12 @@ class Sender(Generic[N]):
                 self._taken(node_run)
         finally:
             if node_run.task_id == task_id:  # else it is the next attempt that is being sent
-                node_run.is_being_sent = False
-                if not node_run.options.keeps_inputs:
-                    self._inputs_needed.pop(node_run.node, None)
+                self._note_sent(node_run)
+
+    def _note_sent(self, node_run: NodeRun[N]) -> None:
+        node_run.is_being_sent = False
+        if not node_run.options.keeps_inputs:
+            self._inputs_needed.pop(node_run.node, None)
 
     def _settle_unsent(self, node_run: NodeRun[N], task_id: str, error: BaseException) -> None:
         """Settle a task as failed because it could not be sent, unless it is settled already."""
@@ -200,7 +230,7 @@ class Sender(Generic[N]):
         limit = None if self._is_by_value(node_run) else self._reference_above
         result = await pick_up(backend, limit, task_id, return_type, wire_of(self._broker))
         if result is None:
-            await self._carry_out_whole(node_run, node_run.on_unknown_outcome())
+            self._carry_out_unless_over(node_run, node_run.on_unknown_outcome())
         else:
             node_run.may_be_sent = True
             node_run.settle(task_id, result)
@@ -208,14 +238,11 @@ class Sender(Generic[N]):
     async def look_up(self, node_run: NodeRun[N]) -> None:
         """Ask the cache for a node's result."""
         found = None if self._cached is None else await self._cached.look_up(node_run)
-        await self._carry_out_whole(node_run, node_run.on_looked_up(found))
+        self._carry_out_unless_over(node_run, node_run.on_looked_up(found))
 
-    async def _carry_out_whole(self, node_run: NodeRun[N], verdict: Verdict) -> None:
-        if self._is_over:
-            return
-        rest = self._carry_out(node_run, verdict)
-        if rest is not None:
-            await rest
+    def _carry_out_unless_over(self, node_run: NodeRun[N], verdict: Verdict) -> None:
+        if not self._is_over:
+            self._carry_out(node_run, verdict)
 
     def ends_by_itself(self, node_run: NodeRun[N]) -> bool:
         """Whether a worker ends the node's attempt when its time is over."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic
+from functools import partial
+from typing import Any, Generic, NamedTuple
 
 from taskiq_flow.dataflow.ready_set import N
 
@@ -24,6 +25,20 @@ MOST_WAITING = 128
 """Sends that may wait for the broker at the same time."""
 
 
+class UnderWay(NamedTuple):
+    """A start that goes on by itself until ``future`` is done, which needs no asyncio task.
+
+    ``end``: called with the future then. It may return what is left to be awaited.
+    """
+
+    future: asyncio.Future[Any]
+    end: Callable[[asyncio.Future[Any]], Coroutine[Any, Any, None] | None]
+
+
+RestOfStart = Coroutine[Any, Any, None] | UnderWay
+"""The part of a node's start that takes time."""
+
+
 class StartLoop(Generic[N]):
     """Takes nodes from a ready set and starts them.
 
@@ -35,7 +50,7 @@ class StartLoop(Generic[N]):
     def __init__(
         self,
         pop: Callable[[], N | None],
-        start: Callable[[N], Coroutine[Any, Any, None] | None],
+        start: Callable[[N], RestOfStart | None],
         fail: Callable[[BaseException], None],
     ) -> None:
         self._pop = pop
@@ -48,7 +63,7 @@ class StartLoop(Generic[N]):
         self._is_idle = True  # nothing is being started, or will be in the loop's next turn
         self._continuation: asyncio.Handle | None = None
         self._stopped = False
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Future[Any]] = set()
 
     def wake(self) -> None:
         """Start what is ready. Does nothing while that goes on already, further up the stack."""
@@ -64,14 +79,19 @@ class StartLoop(Generic[N]):
             if task is not asyncio.current_task():
                 task.cancel()
 
-    def finish(self, rest: Coroutine[Any, Any, None]) -> None:
-        """Await the rest of a node's start."""
+    def finish(self, rest: RestOfStart) -> None:
+        """See to the rest of a node's start."""
+        if isinstance(rest, UnderWay):
+            future = rest.future
+            future.add_done_callback(partial(self._went, rest.end))
+            self.tasks.add(future)
+            return
         task = self._loop.create_task(rest)
         self.tasks.add(task)
         task.add_done_callback(self._ended)
 
     def _start_slice(self) -> None:
-        if len(self.tasks) == MOST_WAITING:
+        if len(self.tasks) >= MOST_WAITING:
             return
         self._is_idle = False
         try:
@@ -81,7 +101,7 @@ class StartLoop(Generic[N]):
                 rest = self._start(node)
                 if rest is not None:
                     self.finish(rest)
-                    if len(self.tasks) == MOST_WAITING:
+                    if len(self.tasks) >= MOST_WAITING:
                         break
             else:
                 self._slice = min(2 * self._slice, SLICE)
@@ -95,6 +115,23 @@ class StartLoop(Generic[N]):
     def _continue(self) -> None:
         self._continuation, self._is_idle = None, True
         self._start_slice()
+
+    def _went(
+        self,
+        end: Callable[[asyncio.Future[Any]], Coroutine[Any, Any, None] | None],
+        future: asyncio.Future[Any],
+    ) -> None:
+        was_full = len(self.tasks) >= MOST_WAITING
+        self.tasks.discard(future)
+        try:
+            rest = end(future)
+        except BaseException as error:  # a bug of ours must end the run; otherwise it would hang
+            self._fail(error)
+            raise
+        if rest is not None:
+            self.finish(rest)
+        if was_full:
+            self.wake()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)

@@ -84,6 +84,7 @@ class Starter:
                 connection.kick,
                 spec.take,
                 connection.arguments,
+                begin=connection.begin,
                 refers=self._refers(spec),
             )
             self._check(spec, dispatcher, tells_begin=connection.tells_begin)

@@ -26,6 +26,7 @@ from taskiq_flow.cleanup import until_ended
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.nats_broker import (
     backlog_of,
+    begin_of,
     bucket_of,
     inventory_of,
     is_away,
@@ -48,6 +49,7 @@ from taskiq_flow.transport.protocol import (
 __all__ = [
     "NatsNotifier",
     "backlog_of",
+    "begin_of",
     "inventory_of",
     "is_full",
     "is_outage",

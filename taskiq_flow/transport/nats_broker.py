@@ -41,7 +41,7 @@ from taskiq_flow.reconnect import listen_through_outages, retry_through_outage, 
 from taskiq_flow.transport.deliveries import Deliveries, Delivery, Listen, holding_ahead
 from taskiq_flow.transport.nats_acknowledged import remove_acknowledged
 from taskiq_flow.transport.nats_errors import naming_refusals
-from taskiq_flow.transport.protocol import Backlog, Kick, Leftover, NothingWaits
+from taskiq_flow.transport.protocol import Backlog, Begin, Kick, Leftover, NothingWaits
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -129,6 +129,11 @@ def is_started(broker: AsyncBroker) -> bool:
 def backlog_of(broker: AsyncBroker) -> Backlog:
     """The backlog of a broker over JetStream; on core subjects, nothing waits."""
     return NothingWaits() if isinstance(broker, NatsBroker) else JetStreamBacklog(broker)
+
+
+def begin_of(_: AsyncBroker) -> Begin | None:
+    """Its client has to be awaited."""
+    return None
 
 
 def kick_of(broker: AsyncBroker) -> Kick:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -43,6 +44,12 @@ class SaveAndPublish(Protocol):
 
 Kick = Callable[[BrokerMessage], Coroutine[Any, Any, None]]
 """Hands a message to a broker."""
+
+Begin = Callable[[BrokerMessage], asyncio.Future[Any] | None]
+"""Begins to hand a message to a broker, without waiting. The future is done when the broker has it.
+
+``None``: this message has to be handed over by ``Kick``.
+"""
 
 
 def hear_revoked(hear: Callable[[str], None], run: bytes) -> None:
@@ -165,6 +172,9 @@ class System(Protocol):
 
     def kick_of(self, broker: AsyncBroker) -> Kick:
         """Sends a message, as the broker's ``kick`` does."""
+
+    def begin_of(self, broker: AsyncBroker) -> Begin | None:
+        """Sends a message without waiting, if that is possible. A send that fails is repeated."""
 
     def steady(self, broker: AsyncBroker) -> Deliveries:
         """Make a worker's broker listen through outages. Returns the messages that it holds."""

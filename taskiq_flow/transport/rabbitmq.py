@@ -38,6 +38,7 @@ from taskiq_flow.transport.protocol import (
 from taskiq_flow.transport.rabbitmq_broker import (
     CLIENT_ERRORS,
     backlog_of,
+    begin_of,
     channel_of,
     inventory_of,
     is_full,
@@ -52,6 +53,7 @@ from taskiq_flow.transport.rabbitmq_broker import (
 __all__ = [
     "RabbitNotifier",
     "backlog_of",
+    "begin_of",
     "inventory_of",
     "is_full",
     "is_outage",

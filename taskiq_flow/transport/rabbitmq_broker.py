@@ -38,7 +38,7 @@ from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.reconnect import listen_through_outages, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import GIVING_BACK, Deliveries, Delivery
-from taskiq_flow.transport.protocol import Backlog, Kick, Leftover
+from taskiq_flow.transport.protocol import Backlog, Begin, Kick, Leftover
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -109,6 +109,11 @@ def is_started(broker: AsyncBroker) -> bool:
 def backlog_of(broker: AsyncBroker) -> Backlog:
     """The backlog of the broker's queues."""
     return QueueBacklog(broker)
+
+
+def begin_of(_: AsyncBroker) -> Begin | None:
+    """Its client has to be awaited."""
+    return None
 
 
 def kick_of(broker: AsyncBroker) -> Kick:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
-import math
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.client import PubSub
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 from taskiq import AsyncBroker, AsyncResultBackend, TaskiqResult
 from taskiq_redis import RedisAsyncResultBackend
 
@@ -36,6 +32,7 @@ from taskiq_flow.transport.redis_batches import Batches
 from taskiq_flow.transport.redis_broker import (
     Client,
     backlog_of,
+    begin_of,
     client_of,
     explaining_size,
     inventory_of,
@@ -48,10 +45,12 @@ from taskiq_flow.transport.redis_broker import (
 )
 from taskiq_flow.transport.redis_errors import is_full, is_outage, naming
 from taskiq_flow.transport.redis_streams import ACKNOWLEDGE, StreamEntry, database_of
+from taskiq_flow.transport.redis_subscription import Subscription
 
 __all__ = [
     "RedisNotifier",
     "backlog_of",
+    "begin_of",
     "inventory_of",
     "is_full",
     "is_outage",
@@ -67,9 +66,6 @@ logger = logging.getLogger("taskiq_flow")
 
 FIRST_ANSWER = 5.0
 """Seconds in which a server has to answer at first. What got lost on its way is sent once more."""
-
-SILENCE = 10.0
-"""Seconds of silence after which the server is pinged, and later given up."""
 
 MOST_KEPT = 100_000
 """Revocations that the server keeps; the oldest go first."""
@@ -221,19 +217,18 @@ class RedisNotifier:
         pauses = backoff_delays()
         while True:
             try:
-                pool = await self._outside_of_pool()
-                async with PubSub(pool, push_handler_func=_unlogged) as pubsub:
+                subscription = Subscription(await self._outside_of_pool(), channel, hear)
+                async with aclosing(subscription):
                     # Without the catching up, which takes as long as there is to read.
                     async with asyncio.timeout(None if is_up.done() else FIRST_ANSWER):
                         with naming("SUBSCRIBE", channel):
-                            await pubsub.subscribe(channel)
-                            await _confirmed(pubsub)
+                            await subscription.open()
                     await catch_up()
                     self._subscriptions[me] = True
                     pauses = backoff_delays()
                     if not is_up.done():
                         is_up.set_result(None)
-                    await _listen(pubsub, channel, hear)
+                    await subscription.listen()
             except Exception as error:  # refused, say: whoever opens it is told, else it is renewed
                 if not is_up.done():
                     del self._subscriptions[me]
@@ -247,76 +242,14 @@ class RedisNotifier:
             await asyncio.sleep(next(pauses))
 
     async def _outside_of_pool(self) -> Any:
-        """Makes connections like the client's own, which do not count among those of its pool."""
-        client = self._client
+        """A connection like the client's own, which does not count among those of its pool."""
+        client: Any = self._client
         if isinstance(client, RedisCluster):
             await client.initialize()
             # Any of them, as all carry the notices: the one before may be gone for good.
             node = random.choice(client.get_nodes())  # noqa: S311 - no secret
-            return _Connections(
-                lambda: node.connection_class(**node.connection_kwargs), client.encoder
-            )
-        pool: Any = client.connection_pool
-        return _Connections(pool.make_connection, pool.get_encoder())
-
-
-async def _unlogged(message: Any) -> Any:
-    """Takes a message from the client's parser, which would make a text of it for a log."""
-    return message
-
-
-async def _confirmed(pubsub: PubSub) -> None:
-    if await pubsub.get_message(timeout=SILENCE) is None:
-        raise RedisConnectionError("the subscription was not confirmed")
-
-
-async def _listen(pubsub: PubSub, channel: str, hear: Callable[[bytes], None]) -> None:
-    """Hear the messages. If none comes, the server has to confirm the subscription again.
-
-    They are read from the connection, with one deadline for all that come within ``SILENCE``. The
-    client would set one for each, and make a dictionary of it, which takes longer than to hear it.
-    """
-    connection: Any = pubsub.connection
-    was_silent = False
-    while True:
-        is_silent = True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SILENCE):
-                while message := await connection.read_response(
-                    timeout=math.inf, disconnect_on_error=False, push_request=True
-                ):  # nothing if the system has given the connection up
-                    is_silent = False
-                    if message[0] in _MESSAGE:
-                        hear(message[2])
-        if is_silent and was_silent:
-            raise RedisConnectionError(f"no word from the server for {2 * SILENCE:g} s")
-        if is_silent:
-            await pubsub.subscribe(channel)
-        was_silent = is_silent
-
-
-_MESSAGE = (b"message", "message")
-"""How a message on a channel begins; a string where the client decodes."""
-
-
-class _Connections:
-    """The part of a connection pool that a subscription needs."""
-
-    def __init__(self, make: Callable[[], AbstractConnection], encoder: Any) -> None:
-        self._make = make
-        self._encoder = encoder
-
-    async def get_connection(self, *_: Any) -> AbstractConnection:
-        connection: Any = self._make()
-        await connection.connect()
-        return connection  # type: ignore[no-any-return]
-
-    async def release(self, connection: AbstractConnection) -> None:
-        with contextlib.suppress(RedisError, OSError):
-            await connection.disconnect()
-
-    def get_encoder(self) -> Any:
-        return self._encoder
+            return node.connection_class(**node.connection_kwargs)
+        return client.connection_pool.make_connection()
 
 
 class _Saver:

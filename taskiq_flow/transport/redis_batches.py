@@ -1,21 +1,23 @@
-"""Sends the commands of many asyncio tasks to one Redis server in few round trips."""
+"""Commands of many tasks to a Redis server in few round trips."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from taskiq_flow.transport.redis_connection import Command, OwnConnection
+from taskiq_flow.transport.redis_connection import OwnConnection
 
 MOST_BYTES = 1024 * 1024
 """Bytes of values in one batch. A command with more is sent alone, by the client."""
 
 
-class _Waiting(NamedTuple):
-    """A command that waits to be sent. ``size``: bytes of its values."""
+class _Command(NamedTuple):
+    """A command that is sent or will be. ``size``: bytes of its values."""
 
-    command: Command
+    name: str
+    data: bytes
     size: int
     answer: asyncio.Future[Any]
 
@@ -29,69 +31,65 @@ class Batches:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._connection = OwnConnection(client)
-        self._waiting: deque[_Waiting] = deque()
-        self._is_busy = False
-        self._sending: asyncio.Task[None] | None = None
+        self._waiting: deque[_Command] = deque()
+        self._sent: Sequence[_Command] = ()  # and not answered
 
     async def execute(self, *command: Any, size: int) -> Any:
         """The server's answer. Raises what the client raises. ``size``: bytes of its values."""
         if size > MOST_BYTES:
             return await self._client.execute_command(*command)
+        return await self.submit(*command, size=size)
+
+    def submit(self, *command: Any, size: int) -> asyncio.Future[Any]:
+        """Send a command, at once if none is on its way. The future has the server's answer.
+
+        A command whose future is cancelled before that is not sent. ``size``: bytes of its values,
+        ``MOST_BYTES`` at the most. Raises the client's ``DataError`` for what cannot be sent.
+        """
         loop = asyncio.get_running_loop()
-        if self._is_busy:
-            waiting = _Waiting(command, size, loop.create_future())
-            self._waiting.append(waiting)
-            return await waiting.answer
-        self._is_busy = True
-        try:
-            return await self._connection.execute_command(*command)
-        finally:
-            if self._waiting:
-                self._sending = loop.create_task(self._send_waiting())
-            else:
-                self._is_busy = False
+        if loop is not self._loop:  # that of the connection has ended, if there was one
+            self._loop, self._connection = loop, OwnConnection(self._client)
+            self._waiting, self._sent = deque(), ()
+        answer: asyncio.Future[Any] = loop.create_future()
+        sent = _Command(command[0], self._connection.packed(command), size, answer)
+        if self._sent:
+            self._waiting.append(sent)
+        else:
+            self._sent = (sent,)
+            self._connection.send((sent.name,), sent.data, self._answered)
+        return answer
 
     async def aclose(self) -> None:
         """Close the connection. It is made anew if a command follows."""
         await self._connection.aclose()
 
-    async def _send_waiting(self) -> None:
-        try:
-            while batch := self._next_batch():
-                await self._send(batch)
-        finally:
-            self._is_busy = False
-            for waiting in self._waiting:  # there are some only if this task was cancelled
-                waiting.answer.cancel()
-            self._waiting.clear()
-
-    def _next_batch(self) -> list[_Waiting]:
-        """The next commands that are sent together, without those whose callers were cancelled."""
-        batch: list[_Waiting] = []
-        bytes_left = MOST_BYTES
-        while self._waiting and self._waiting[0].size <= bytes_left:
-            waiting = self._waiting.popleft()
-            if not waiting.answer.done():
-                batch.append(waiting)
-                bytes_left -= waiting.size
-        return batch
-
-    async def _send(self, batch: list[_Waiting]) -> None:
-        answers: list[Any]
-        try:
-            answers = await self._connection.execute([waiting.command for waiting in batch])
-        except Exception as error:  # of the connection, and so of all commands
-            answers = [error] * len(batch)
-        except asyncio.CancelledError:
-            for waiting in batch:
-                waiting.answer.cancel()
-            raise
-        for waiting, answer in zip(batch, answers, strict=True):
-            if waiting.answer.done():  # its caller was cancelled
+    def _answered(self, answers: list[Any] | Exception) -> None:
+        """Hand over the answers, and send what has come meanwhile."""
+        sent, self._sent = self._sent, ()
+        if isinstance(answers, Exception):  # of the connection, and so of all commands
+            answers = [answers] * len(sent)
+        for command, answer in zip(sent, answers, strict=True):
+            if command.answer.done():  # its caller was cancelled
                 continue
             if isinstance(answer, Exception):
-                waiting.answer.set_exception(answer)
-                waiting.answer.exception()  # counts as seen, also if its caller is cancelled now
+                command.answer.set_exception(answer)
+                command.answer.exception()  # counts as seen, also if its caller is cancelled now
             else:
-                waiting.answer.set_result(answer)
+                command.answer.set_result(answer)
+        if self._waiting and (batch := self._next_batch()):
+            self._sent = batch
+            data = b"".join([command.data for command in batch])
+            self._connection.send([command.name for command in batch], data, self._answered)
+
+    def _next_batch(self) -> list[_Command]:
+        """The next commands that are sent together, without those whose callers were cancelled."""
+        batch: list[_Command] = []
+        bytes_left = MOST_BYTES
+        while self._waiting and self._waiting[0].size <= bytes_left:
+            command = self._waiting.popleft()
+            if not command.answer.done():
+                batch.append(command)
+                bytes_left -= command.size
+        return batch

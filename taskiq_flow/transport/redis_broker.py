@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import re
@@ -35,7 +36,7 @@ from taskiq_flow.transport.deliveries import (
     holding,
     holding_ahead,
 )
-from taskiq_flow.transport.protocol import Backlog, Kick, Leftover, NothingWaits
+from taskiq_flow.transport.protocol import Backlog, Begin, Kick, Leftover, NothingWaits
 from taskiq_flow.transport.redis_batches import Batches
 from taskiq_flow.transport.redis_connection import patience_of
 from taskiq_flow.transport.redis_errors import is_outage, naming
@@ -151,31 +152,56 @@ def kick_of(broker: AsyncBroker) -> Kick:
 
 def _fast_kick_of(broker: AsyncBroker) -> Kick:
     """Sends on a connection that is kept: taking one takes longer than sending."""
+    command = _command_of(broker)
+    if command is None:
+        return broker.kick
+    batches = sender_of(broker)
+
+    async def kick(message: BrokerMessage) -> None:
+        name, key, *rest = command(message)
+        with naming(name, key):
+            await batches.execute(name, key, *rest, size=len(message.message))
+
+    return kick
+
+
+def begin_of(broker: AsyncBroker) -> Begin | None:
+    """A function that sends a message as ``kick_of`` does, without waiting, unless it is large."""
+    command = _command_of(broker)
+    if command is None:
+        return None
+    submit = sender_of(broker).submit
+
+    def begin(message: BrokerMessage) -> asyncio.Future[Any] | None:
+        size = len(message.message)
+        return submit(*command(message), size=size) if size <= LEAST_LIMIT else None
+
+    return begin
+
+
+def _command_of(broker: AsyncBroker) -> Callable[[BrokerMessage], tuple[Any, ...]] | None:
+    """What makes the command that sends a message, for brokers whose ``kick`` sends but one."""
     kick = type(broker).kick
     if isinstance(broker, RedisStreamBroker) and kick is RedisStreamBroker.kick:
-        batches = sender_of(broker)
+        stream = broker.queue_name
         limit: tuple[Any, ...] = ()
         if broker.maxlen is not None:
             limit = ("MAXLEN", "~" if broker.approximate else "=", broker.maxlen)
+        entry = (*limit, "*", "data")
 
-        async def add(message: BrokerMessage) -> None:
-            stream = message.labels.get("queue_name") or broker.queue_name
-            data = message.message
-            with naming("XADD", stream):
-                await batches.execute("XADD", stream, *limit, "*", "data", data, size=len(data))
+        def add(message: BrokerMessage) -> tuple[Any, ...]:
+            key = message.labels.get("queue_name") or stream
+            return ("XADD", key, *entry, message.message)
 
         return add
     if isinstance(broker, ListQueueBroker) and kick is ListQueueBroker.kick:
-        batches = sender_of(broker)
+        queue = broker.queue_name
 
-        async def push(message: BrokerMessage) -> None:
-            key = message.labels.get("queue_name") or broker.queue_name
-            data = message.message
-            with naming("LPUSH", key):
-                await batches.execute("LPUSH", key, data, size=len(data))
+        def push(message: BrokerMessage) -> tuple[Any, ...]:
+            return ("LPUSH", message.labels.get("queue_name") or queue, message.message)
 
         return push
-    return broker.kick
+    return None
 
 
 def sender_of(broker: AsyncBroker) -> Batches:

@@ -15,9 +15,10 @@ from redis.asyncio import Connection, Redis
 from taskiq import AckableMessage, BrokerMessage
 from taskiq_redis import ListQueueBroker, RedisStreamBroker
 
-from taskiq_flow.transport import redis
+from taskiq_flow.transport import redis, redis_connection, redis_subscription
 from taskiq_flow.transport.redis import notifier_at
 from taskiq_flow.transport.redis_broker import kick_of, steady, stream_reader_of
+from taskiq_flow.transport.redis_replies import Replies
 from tests.distributed.conftest import Farm
 from tests.distributed.watching import until
 from tests.servers.redis import RedisServer
@@ -31,35 +32,55 @@ async def client(farm: Farm) -> AsyncIterator[Redis]:
         yield client
 
 
+victims: list[asyncio.Task[Any]] = []
+
+
+def cancel_at_read(command: bytes) -> None:
+    """Cancel the victim at the moment at which its blocking read was written to the socket."""
+    if victims and any(name in command for name in (b"XREADGROUP", b"BRPOP")):
+        victims.pop().cancel()
+
+
+class CancellingReplies(Replies):
+    """Of a connection of our own."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        write = self.write
+
+        def write_and_cancel(data: bytes) -> None:
+            write(data)
+            cancel_at_read(data)
+
+        self.write = write_and_cancel
+
+
 class CancellingConnection(Connection):
-    """Cancels a task at the moment at which its blocking read has been written to the socket.
+    """Of the client's pool.
 
-    redis-py waits for that by ``asyncio.wait_for`` if it has a timeout of its own, which in Python
-    3.11 swallows the cancellation.
+    redis-py waits for the writing by ``asyncio.wait_for`` if it has a timeout of its own, which in
+    Python 3.11 swallows the cancellation.
     """
-
-    victim: asyncio.Task[Any] | None = None
 
     async def _send_packed_command(self, command: Any) -> None:
         await super()._send_packed_command(command)
-        self._cancel_at_read(command)
+        cancel_at_read(b"".join(command))
 
     async def send_packed_command(self, command: Any, *args: Any, **kwargs: Any) -> None:
         await super().send_packed_command(command, *args, **kwargs)
-        self._cancel_at_read(command)
-
-    def _cancel_at_read(self, command: Any) -> None:
-        is_read = any(name in b"".join(command) for name in (b"XREADGROUP", b"BRPOP"))
-        if is_read and (victim := type(self).victim) is not None:
-            type(self).victim = None
-            victim.cancel()
+        cancel_at_read(b"".join(command))
 
 
 @pytest.mark.parametrize("kind", [RedisStreamBroker, ListQueueBroker])
 @pytest.mark.parametrize("goes_away", [False, True], ids=["", "the server goes away"])
 async def test_a_listener_ends_whenever_it_is_cancelled(
-    kind: type[RedisStreamBroker | ListQueueBroker], tmp_path: Path, *, goes_away: bool
+    kind: type[RedisStreamBroker | ListQueueBroker],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    goes_away: bool,
 ) -> None:
+    monkeypatch.setattr(redis_connection, "Replies", CancellingReplies)
     server = RedisServer(tmp_path / "redis", appendonly=False)
     server.start()
     broker = kind(server.url, queue_name="ends", connection_class=CancellingConnection)
@@ -68,7 +89,7 @@ async def test_a_listener_ends_whenever_it_is_cancelled(
         steady(broker)
         messages: Any = broker.listen()
         listening = asyncio.ensure_future(anext(messages))
-        CancellingConnection.victim = listening
+        victims.append(listening)
         await until(listening.cancelling, "the listener was cancelled")
         if goes_away:
             server.kill()
@@ -77,7 +98,7 @@ async def test_a_listener_ends_whenever_it_is_cancelled(
         await messages.aclose()
         await broker.shutdown()
     finally:
-        CancellingConnection.victim = None
+        victims.clear()
         server.kill()
 
 
@@ -273,7 +294,7 @@ async def test_notices_that_are_published_at_once_share_a_connection(
 async def test_a_server_from_which_nothing_comes_is_asked_and_then_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(redis, "SILENCE", 0.5)
+    monkeypatch.setattr(redis_subscription, "SILENCE", 0.5)
     server = RedisServer(tmp_path, appendonly=False)
     server.start()
     notifier, heard = notifier_at(server.url, "silent"), list[bytes]()

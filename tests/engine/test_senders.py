@@ -10,7 +10,7 @@ import pytest
 from taskiq import BrokerMessage, InMemoryBroker, TaskiqMessage, TaskiqMiddleware
 
 from taskiq_flow import DAG, DAGNode, ExecutionEngine, RunCancelledError, RunTimeoutError
-from taskiq_flow.engine.start_loop import FIRST_SLICE, MOST_WAITING
+from taskiq_flow.engine.start_loop import FIRST_SLICE, MOST_WAITING, StartLoop, UnderWay
 from tests.virtual_clock import run_virtually, virtually
 
 
@@ -161,6 +161,77 @@ async def test_a_send_that_does_not_wait_needs_no_task() -> None:
     dag.add_node(DAGNode(look, name="look"))
     await ExecutionEngine(InMemoryBroker(), dag).execute()
     assert {task for task in tasks if "_finish_sending" in task} == set()
+
+
+@virtually
+async def test_sends_that_go_on_by_themselves_are_bounded_and_need_no_task() -> None:
+    loop = asyncio.get_running_loop()
+    waiting: list[asyncio.Future[None]] = []
+    ended: list[asyncio.Future[Any]] = []
+    failed: list[BaseException] = []
+
+    def start(_: int) -> UnderWay:
+        waiting.append(loop.create_future())
+        return UnderWay(waiting[-1], ended.append)
+
+    nodes = iter(range(3 * MOST_WAITING))
+    starts = StartLoop(lambda: next(nodes, None), start, failed.append)
+    starts.wake()
+    for _ in range(3):
+        await asyncio.sleep(1)
+        assert len(waiting) == MOST_WAITING
+        assert len(asyncio.all_tasks(loop)) == 1
+        taken = waiting.copy()
+        waiting.clear()
+        for future in taken:
+            future.set_result(None)
+    await asyncio.sleep(1)
+    assert len(ended) == 3 * MOST_WAITING
+    assert not starts.tasks
+    assert not failed
+
+
+@virtually
+async def test_what_is_left_of_a_send_that_has_failed_is_awaited() -> None:
+    loop = asyncio.get_running_loop()
+    first, repeated = loop.create_future(), asyncio.Event()
+
+    async def repeat() -> None:
+        repeated.set()
+        raise LookupError
+
+    failed: list[BaseException] = []
+    nodes = iter([0])
+    starts = StartLoop(lambda: next(nodes, None), lambda _: UnderWay(first, end), failed.append)
+
+    def end(future: asyncio.Future[Any]) -> Any:
+        return None if future.exception() is None else repeat()
+
+    starts.wake()
+    first.set_exception(OSError())
+    async with asyncio.timeout(1):
+        await repeated.wait()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [type(error) for error in failed] == [LookupError]
+
+
+@virtually
+async def test_sends_that_go_on_by_themselves_are_cancelled_with_the_run() -> None:
+    future, ended = asyncio.get_running_loop().create_future(), list[bool]()
+    failed: list[BaseException] = []
+    nodes = iter([0, 1])
+
+    def end(future: asyncio.Future[Any]) -> None:
+        ended.append(future.cancelled())
+
+    starts = StartLoop(lambda: next(nodes, None), lambda _: UnderWay(future, end), failed.append)
+    starts.wake()
+    starts.stop()
+    await asyncio.sleep(1)
+    assert ended == [True, True]
+    assert not starts.tasks
+    assert not failed
 
 
 async def test_the_first_nodes_begin_before_all_others_are_sent() -> None:

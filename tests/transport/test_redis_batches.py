@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -11,10 +13,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, ResponseError
+from redis.exceptions import DataError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from taskiq_flow.transport.redis_batches import MOST_BYTES, Batches
+from taskiq_flow.transport.redis_connection import OwnConnection
 from tests.servers.redis import RedisServer
 
 pytestmark = pytest.mark.skipif(not RedisServer.is_available(), reason="no redis-server")
@@ -160,6 +163,108 @@ async def test_a_connection_that_the_server_has_closed_is_made_anew(
     assert await batches.execute("RPUSH", "list", 1, size=1) == 2
 
 
+async def test_a_connection_that_was_idle_for_long_is_made_anew(
+    server: RedisServer, client: Any
+) -> None:
+    """As it may be dead without a sign: the client's ``health_check_interval`` says when."""
+    before = await connections(client)
+    careful = Redis.from_url(server.url, health_check_interval=0.3)
+    async with careful, aclosing(Batches(careful)) as batches:
+        assert await batches.execute("BLPOP", "nothing", 0.4, size=0) is None
+        assert await batches.execute("PING", size=0)  # an answer has come just now
+        assert await connections(client) == before + 1
+        await asyncio.sleep(0.4)
+        assert await batches.execute("PING", size=0)
+    assert await connections(client) == before + 2
+
+
+def test_another_event_loop_gets_a_connection_of_its_own(server: RedisServer) -> None:
+    """As where a program calls ``asyncio.run`` twice with one broker that it does not shut down."""
+    batches = Batches(Redis.from_url(server.url))
+
+    async def leaving_one_unanswered(batches: Batches, number: int) -> Any:
+        answer = await batches.execute("RPUSH", "list", number, size=1)
+        batches.submit("BLPOP", "nothing", 0, size=0)
+        batches.submit("RPUSH", "list", "behind it", size=1)
+        return answer
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it is not shut down, indeed
+        assert [asyncio.run(leaving_one_unanswered(batches, n)) for n in range(2)] == [1, 2]
+        del batches
+        gc.collect()
+
+
+async def test_a_server_that_may_not_be_written_to_any_more_is_looked_for_again(
+    client: Any, batches: Batches
+) -> None:
+    """As after a failover, where sentinels or a name lead to another server then."""
+    await batches.execute("RPUSH", "list", 0, size=1)
+    before = await connections(client)
+    await client.replicaof("127.0.0.1", 1)
+    refused = await asyncio.gather(*pushes(batches, range(3)), return_exceptions=True)
+    assert [type(answer) for answer in refused] == [ReadOnlyError] * 3
+    await client.replicaof("NO", "ONE")
+    assert await batches.execute("RPUSH", "list", 1, size=1) == 2
+    assert await connections(client) > before
+
+
+async def test_a_command_is_written_before_the_event_loop_has_its_turn(
+    server: RedisServer, batches: Batches
+) -> None:
+    await batches.execute("PING", size=0)
+    answer = batches.submit("RPUSH", "list", 1, size=1)
+    with server.client() as other:  # which blocks the event loop
+        assert other.blpop(["list"], timeout=5) == ("list", "1")
+    assert await answer == 1
+
+
+async def test_what_the_server_says_unasked_is_no_answer(server: RedisServer, client: Any) -> None:
+    newer = Redis.from_url(server.url, protocol=3)
+    async with newer, aclosing(Batches(newer)) as batches:
+        await batches.execute("CLIENT", "TRACKING", "ON", "BCAST", size=0)
+        before = await connections(client)
+        for number in range(1, 4):
+            await client.set("watched", number)
+            assert await batches.execute("RPUSH", "list", number, size=1) == number
+        assert await connections(client) == before
+
+
+async def test_answers_are_decoded_where_the_client_decodes(server: RedisServer) -> None:
+    decoding = Redis.from_url(server.url, decode_responses=True)
+    async with decoding, aclosing(Batches(decoding)) as batches:
+        await batches.execute("SET", "text", "\u00e9", size=2)
+        assert await batches.execute("GET", "text", size=0) == "\u00e9"
+
+
+async def test_a_server_at_a_unix_socket_is_spoken_to(tmp_path: Path) -> None:
+    socket = tmp_path / "socket"
+    server = RedisServer(tmp_path, appendonly=False, arguments=("--unixsocket", str(socket)))
+    server.start()
+    try:
+        client = Redis.from_url(f"unix://{socket}")
+        async with client, aclosing(Batches(client)) as batches:
+            assert await batches.execute("RPUSH", "list", 0, size=1) == 1
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("turns", [1, 3, 8])
+async def test_a_caller_may_give_up_while_the_connection_is_made(client: Any, turns: int) -> None:
+    await client.ping()
+    async with aclosing(OwnConnection(client)) as connection:
+        asking = asyncio.create_task(connection.execute_command("ECHO", "first"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert asking.cancelled()
+        assert await connection.execute_command("ECHO", "second") == b"second"
+        async with asyncio.timeout(5):
+            while len(await client.client_list()) > 2:  # the client's, and the second one
+                await asyncio.sleep(0.01)
+
+
 async def test_an_answer_that_does_not_come_is_not_taken_for_the_next(server: RedisServer) -> None:
     hasty = Redis.from_url(server.url, socket_timeout=0.2)
     async with hasty, aclosing(Batches(hasty)) as batches:
@@ -171,3 +276,11 @@ async def test_an_answer_that_does_not_come_is_not_taken_for_the_next(server: Re
         cancelled.cancel()
         await asyncio.wait([cancelled])
         assert await batches.execute("LLEN", "later", size=0) == 1
+
+
+async def test_a_server_that_is_not_there_is_an_error_at_once(tmp_path: Path) -> None:
+    client = Redis.from_url(f"unix://{tmp_path / 'nothing'}")
+    async with client, aclosing(Batches(client)) as batches, asyncio.timeout(3):
+        for _ in range(2):
+            with pytest.raises(RedisConnectionError):
+                await batches.execute("PING", size=0)
