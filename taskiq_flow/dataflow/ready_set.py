@@ -272,8 +272,8 @@ class ReadySet(Generic[N]):
         if self._limit is not None:
             del self._rank[node]
         successors = self._successors.get(node, ())
-        if self._added_successors:
-            successors = (*successors, *self._added_successors.pop(node, ()))
+        if self._added_successors and (added := self._added_successors.pop(node, None)):
+            successors = (*successors, *added) if successors else added
         for successor in successors:
             waits_for = state.get(successor, READY) - 1
             if waits_for >= READY:

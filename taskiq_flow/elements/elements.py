@@ -131,11 +131,14 @@ class Elements:
         self._without_tasks = [group for group in self._in_turn if not group.is_taken]
         self._with_tails = [g for g in self._groups if g.members] if limit < math.inf else []
         self._zips = any(planned.zips for planned in plan.mapped.values())
+        has_gates = any(mapped.gate is not None for mapped in self._mapped.values())
+        self._only_ends_make_room = not (plan.generators or has_gates)
 
     # Async sources
 
     def append(self, key: str, value: Any) -> None:
         """Append a value that an async source has given."""
+        self.room.lets_in_none = False
         self._lists.source(key).append(value)
         self._check_value(key, value)
         if self._zips:  # another list has ended, perhaps, and this one goes on
@@ -143,6 +146,7 @@ class Elements:
 
     def end(self, key: str) -> None:
         """End the list of an async source."""
+        self.room.lets_in_none = False
         self._lists.source(key).is_ended = True
         self.ends.check_roots()
 
@@ -153,11 +157,14 @@ class Elements:
     def stop(self) -> None:
         """Read nothing more, and let no more elements in."""
         self.ends.is_stopped = True
+        self.room.lets_in_none = False
 
     # Which node is next
 
     def pop(self) -> Any:
         """Start the next node or element. ``None`` if none may start now."""
+        if self.room.lets_in_none:  # so only elements can be ready
+            return self._ready.pop()
         self.room.waits_for_reader = False
         # Under a limit the answer is known most often: a node has started in the place of another.
         return self._pop() if self._without_tasks or self._ready.may_start else None
@@ -178,6 +185,7 @@ class Elements:
                 if not (groups and self._let_in_one(groups)) and gathered == ends.gathered:
                     if not ready.unfinished:
                         self._caller.look_again()
+                    self.room.lets_in_none = not is_full and self._only_ends_make_room
                     return None
             elif type(node) is Element:  # as most are
                 return node
@@ -195,13 +203,17 @@ class Elements:
         """Handle the end of an element that has ended in the ready set."""
         mapped, path = self._mapped[element.node], element.path
         if isinstance(element, Unreached):
+            self.room.lets_in_none = False
             self.ends.end_within(mapped, path, element.outcome, is_reached=False)
             return
         del mapped.pending[path]
         outcome = self._ready.forget(element)
         if outcome == COMPLETED and not (self._generators or mapped.opens):
-            self.ends.end(mapped, path)  # in a frame less, as most elements end
+            # In a frame less, as most elements end.
+            if self.ends.end(mapped, path):
+                self.room.lets_in_none = False
         else:
+            self.room.lets_in_none = False
             self._note_end(mapped, path, outcome)
 
     def _open(self, mapped: Mapped) -> None:

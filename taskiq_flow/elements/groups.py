@@ -172,18 +172,30 @@ class Cursor:
 
 
 class Dropping:
-    """The values that a node has at a position. They are dropped when it has ended in some groups.
+    """The values that nodes have at a position. They are dropped when it has ended in some groups.
 
-    ``groups``: how many these are: the node's own, and later passes whose nodes take its values.
+    ``groups``: how many these are: the nodes' own, and later passes whose nodes take their values.
     """
 
-    __slots__ = ("cells", "ended", "groups", "mapped")
+    __slots__ = ("cells", "ended", "groups", "nodes")
 
-    def __init__(self, mapped: Mapped, groups: int) -> None:
-        self.mapped = mapped
+    def __init__(self, groups: int) -> None:
+        self.nodes: list[Mapped] = []
         self.cells: list[Cells] = []
         self.ended = Cells()  # by path: in how many of the groups, if not in all
         self.groups = groups
+
+    @classmethod
+    def of(cls, groups: Sequence[Group]) -> Dropping:
+        """What is dropped when a position has ended in all of these groups."""
+        if len(groups) == 1:
+            for dropping in groups[0].drops:
+                if dropping.groups == 1:
+                    return dropping
+        dropping = cls(len(groups))
+        for group in groups:
+            group.drops.append(dropping)
+        return dropping
 
     def is_due(self, path: Path) -> bool:
         """A position has ended in one more of several groups. Whether it was the last one."""
@@ -453,21 +465,21 @@ class Groups:
                 return
             if found not in passes:
                 passes.append(found)
-        dropping = Dropping(mapped, len(passes))
-        for each in passes:
-            each.drops.append(dropping)
+        dropping = Dropping.of(passes)
+        dropping.nodes.append(mapped)
         within = [g for g in mapped.ancestors if g.depth > group.depth]
-        dropping.cells += [d.ended for g in within for d in g.drops if d.mapped is mapped]
-        dropping.cells += [c for depth, c in mapped.failures.items() if depth >= group.depth]
+        cells = [d.ended for g in within for d in g.drops if d.groups > 1 and mapped in d.nodes]
+        cells += [c for depth, c in mapped.failures.items() if depth >= group.depth]
         for gathers in (g for depth, g in mapped.gathers.items() if depth >= group.depth):
-            dropping.cells += gathers.values.values()
+            cells += gathers.values.values()
         listed = set[int]() if self._lists_at is None else {self._lists_at}
         for key in keys:
             wanted = {*depths.get(key, ()), *listed, *((0,) if key in self._plan.gathered else ())}
             if min(wanted, default=group.depth) >= group.depth:
-                dropping.cells.append(self.cells[key])
-        if min(listed, default=-1) >= group.depth:
-            dropping.cells.append(self.returned[node])
+                cells.append(self.cells[key])
+        if min(listed, default=-1) >= group.depth and self.returned[node] not in cells:
+            cells.append(self.returned[node])
+        dropping.cells += cells
 
     def _are_at_the_same_positions(self, group: Group, other: Group) -> bool:
         return self._plan.groups[group.number].axes == self._plan.groups[other.number].axes

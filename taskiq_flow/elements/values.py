@@ -152,14 +152,15 @@ class ElementValues:
         for dropping in group.drops:
             if dropping.groups > 1 and not dropping.is_due(path):
                 continue
-            for cells in dropping.cells:
-                if group.depth == 1:
+            if group.depth == 1:
+                for cells in dropping.cells:
                     cells.root.pop(index, None)
-                else:
+            else:
+                for cells in dropping.cells:
                     cells.drop(path)
-            mapped = dropping.mapped
-            if mapped.outcomes.root or mapped.gathers:
-                _drop_outcomes(mapped, path, group.depth, forget)
+            for mapped in dropping.nodes:
+                if mapped.outcomes.root or mapped.gathers:
+                    _drop_outcomes(mapped, path, group.depth, forget)
         self._lists.drop(group, path)
 
 
