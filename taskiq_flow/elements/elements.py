@@ -372,12 +372,16 @@ class Elements:
             if outcome is not None:
                 self._note_end(mapped, path, outcome)
                 continue
-            follows = mapped.follows
+            mapped.pending[path] = element
+            other, is_ready, follows = None, not mapped.waits, mapped.follows
             # Of those that never run, pending ones have ended in the ready set.
-            other = None if follows is None or never_run else follows.pending.get(path)
+            if follows is not None and not never_run:
+                other = follows.pending.get(path)
+                is_ready = other is None and not follows.outcomes.root  # it has completed
             if other is not None:
-                mapped.pending[path] = element
                 self._ready.add_behind(element, other, mapped.priority)
+            elif is_ready:
+                self._ready.add_ready(element, mapped.priority)
             elif not self._add(element, mapped):
                 never_run.append(element)
         if never_run:
@@ -423,7 +427,6 @@ class Elements:
             else:
                 outcome = of.outcomes.around(at)
                 ended.append(COMPLETED if outcome is ABSENT else outcome)
-        mapped.pending[path] = element
         return self._ready.add(
             element,
             pending,

@@ -98,20 +98,20 @@ class ElementEnds:
         Returns whether the position has ended with it, or perhaps the list.
         """
         prefix, is_last = path[:-1], False
-        holder = mapped.holders[len(prefix)]
-        if holder is not None:  # before the positions around it end, with which all of it goes
-            if has_failures and not prefix and self._tells_positions:
+        holder, around = mapped.holders[len(prefix)], mapped.within.get(prefix)
+        if has_failures:
+            if holder is not None and not prefix and self._tells_positions:
                 holder.failed.add(path)
+            if around is not None:
+                around.has_failures = True
+        if holder is not None:  # before the positions around it end, with which all of it goes
             alive = holder.alive[path]
             alive.discard(mapped)
             if not alive:
                 is_last = True
                 self._release(holder, path)
-        around = mapped.within.get(prefix)
         if around is not None:
             around.ended += 1
-            if has_failures:
-                around.has_failures = True
             if around.ended >= around.row.known:  # else others are left, also if it has an end
                 is_last = True
                 self.check(mapped, prefix)

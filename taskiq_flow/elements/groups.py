@@ -93,12 +93,14 @@ class Mapped:
     ``linked``: the keys that it takes of elements of other nodes, for which its own elements wait;
     ``beside``: the nodes of which it takes the element at its own path, and waits for that;
     ``follows``: the only one of these, if its elements wait for nothing else.
+    ``waits``: whether its elements wait for anything.
     ``ended``: the outcomes of what has ended before any of its elements is there: a node that gave
     a list that it maps over has completed, and a rule such as ``"any"`` counts it. ``is_given``:
     whether its elements have no task, but are given their values. ``lists``: the keys that its
     elements give as lists, which are mapped over or joined.
     ``row``: by position, the values of its one output key, if it has one axis and nothing is to be
-    done but to keep them.
+    done but to keep them. ``takes_row``: by position, the values that its elements take, if they
+    take one and no more.
     ``pending``: its elements that have not ended, by path.
     ``outcomes``: how others ended, for those that did not complete, and paths that lead to no list.
     ``within``: what has ended, by the paths that are still open. ``gathers``: by the length of
@@ -122,9 +124,11 @@ class Mapped:
         self.linked: list[Taking] = []
         self.beside: list[Mapped] = []
         self.follows: Mapped | None = None
+        self.waits = True
         self.ended: list[int] = []
         self.lists: list[str] = []
         self.row: dict[int, Any] | None = None
+        self.takes_row: dict[int, Any] | None = None
         self.pending: dict[Path, Element] = {}
         self.outcomes = Cells()
         self.within: dict[Path, Within] = {}
@@ -149,6 +153,7 @@ class Mapped:
         waits_else = self.linked or self.plan.whole or self.gate or self.plan.node.join != "all"
         if len(others) == 1 and not waits_else:
             self.follows = self.beside[0]
+        self.waits = bool(others or waits_else)
 
     def row_of(self, cells: Cells) -> dict[int, Any] | None:
         """The row in which its values are kept, if these are values of one key and no more.
