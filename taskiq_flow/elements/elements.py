@@ -10,16 +10,16 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from taskiq_flow.dataflow.axes import Path, element_name, lists_of
+from taskiq_flow.dataflow.axes import Path, lists_of
 from taskiq_flow.dataflow.element_plan import ElementPlan, MappedNode
 from taskiq_flow.dataflow.items import Opening
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, ReadySet
+from taskiq_flow.elements.additions import Additions
 from taskiq_flow.elements.awaited_lists import AwaitedLists
-from taskiq_flow.elements.cells import ABSENT
-from taskiq_flow.elements.element import Element, Gathering, Unreached
+from taskiq_flow.elements.element import Element, Unreached
 from taskiq_flow.elements.ends import ElementEnds, EndsListener
 from taskiq_flow.elements.generator_items import GeneratorItems
-from taskiq_flow.elements.groups import Cursor, Gathers, Group, Groups, Mapped
+from taskiq_flow.elements.groups import Cursor, Group, Groups, Mapped
 from taskiq_flow.elements.lists import Lists
 from taskiq_flow.elements.room import Backlog, Room
 from taskiq_flow.elements.values import ElementValues
@@ -130,6 +130,7 @@ class Elements:
         self._in_turn = self._groups[::-1]
         self._without_tasks = [group for group in self._in_turn if not group.is_taken]
         self._with_tails = [g for g in self._groups if g.members] if limit < math.inf else []
+        self._add = Additions(ready).add
         self._zips = any(planned.zips for planned in plan.mapped.values())
         has_gates = any(mapped.gate is not None for mapped in self._mapped.values())
         self._only_ends_make_room = not (plan.generators or has_gates)
@@ -366,23 +367,13 @@ class Elements:
             if mapped.is_dead:
                 continue
             element = Element(mapped.plan.node, path, self._values)
-            outcome = None
             if mapped.is_given or self._is_resumed:
                 outcome = self._taskless.complete_without_task(element)
-            if outcome is not None:
-                self._note_end(mapped, path, outcome)
-                continue
+                if outcome is not None:
+                    self._note_end(mapped, path, outcome)
+                    continue
             mapped.pending[path] = element
-            other, is_ready, follows = None, not mapped.waits, mapped.follows
-            # Of those that never run, pending ones have ended in the ready set.
-            if follows is not None and not never_run:
-                other = follows.pending.get(path)
-                is_ready = other is None and not follows.outcomes.root  # it has completed
-            if other is not None:
-                self._ready.add_behind(element, other, mapped.priority)
-            elif is_ready:
-                self._ready.add_ready(element, mapped.priority)
-            elif not self._add(element, mapped):
+            if not self._add(element, mapped, are_alive=not never_run):
                 never_run.append(element)
         if never_run:
             self._skip(never_run)
@@ -398,51 +389,6 @@ class Elements:
                 self._taskless.passed_over_within(mapped.plan, path)
         for mapped in alive:
             self.ends.end(mapped, path)
-
-    def _add(self, element: Element, mapped: Mapped) -> bool:
-        pending: list[Any] = [*mapped.plan.whole]
-        ended = [*mapped.ended]
-        path = element.path
-        for beside in mapped.beside:
-            other = beside.pending.get(path)
-            if other is not None:
-                pending.append(other)
-            else:
-                outcome = beside.outcomes.around(path)
-                ended.append(COMPLETED if outcome is ABSENT else outcome)
-        for taking in mapped.linked:
-            of, at = taking.of, taking.project(path)
-            if of is None:
-                raise AssertionError(f"{taking.key!r} is linked to no node")
-            if taking.gathers is not None:
-                outcome = taking.gathers.outcomes.around(at)
-                if outcome is ABSENT and of.is_dead:
-                    outcome = self._ready.outcome(of.plan.node)
-                if outcome is ABSENT:
-                    pending.append(self._gathering(of, taking.gathers, at))
-                else:
-                    ended.append(outcome)
-            elif at in of.pending:
-                pending.append(of.pending[at])
-            else:
-                outcome = of.outcomes.around(at)
-                ended.append(COMPLETED if outcome is ABSENT else outcome)
-        return self._ready.add(
-            element,
-            pending,
-            mapped.priority,
-            mapped.plan.node.join,
-            ended=ended,
-            gate=mapped.gate,
-        )
-
-    def _gathering(self, mapped: Mapped, gathers: Gathers, at: Path) -> Gathering:
-        found = gathers.pending.get(at)
-        if found is None:
-            found = Gathering(element_name(mapped.plan.node.task_name, at))
-            gathers.pending[at] = found
-            self._ready.add_suspended(found)
-        return found
 
     # Ends
 
