@@ -156,7 +156,7 @@ class RunStarted(_Event):
 
 @dataclass(frozen=True, slots=True)
 class NodeStarted(_NodeEvent):
-    """A node's task is being sent to the broker."""
+    """A node's task is being sent to the broker. That it begins there, ``NodeBegan`` tells."""
 
     type: ClassVar[str] = "node.sent"
 

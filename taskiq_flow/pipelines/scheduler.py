@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
-from zoneinfo import ZoneInfo
 
 from taskiq import AsyncBroker, InMemoryBroker, ScheduledTask, ScheduleSource, TaskiqScheduler
 from taskiq.utils import maybe_awaitable
@@ -30,21 +29,13 @@ from taskiq_flow.pipelines.jobs import (
     ReadSchedules,
     as_stored,
 )
+from taskiq_flow.pipelines.times import checked_cron, checked_interval, checked_time, checked_zone
 from taskiq_flow.suggestions import did_you_mean, suggests_keywords
 
 logger = logging.getLogger("taskiq_flow")
 
 _sending: ContextVar[asyncio.Task[Any] | None] = ContextVar("sending", default=None)
 """The asyncio task that sends, or has sent, the job by which the present code runs."""
-
-_MOMENTS = (
-    [datetime(2024, 1, 1, 0, minute, tzinfo=UTC) for minute in range(60)],
-    [datetime(2024, 1, 1, hour, tzinfo=UTC) for hour in range(24)],
-    [datetime(2024, 1, day, tzinfo=UTC) for day in range(1, 32)],
-    [datetime(2024, month, 1, tzinfo=UTC) for month in range(1, 13)],
-    [datetime(2024, 1, day, tzinfo=UTC) for day in range(1, 8)],
-)
-"""By field of a cron expression, a moment of each value that it may have."""
 
 
 @suggests_keywords(source="store=", sources="store=", tz="timezone=")
@@ -88,7 +79,7 @@ class PipelineScheduler(TaskiqScheduler):
         source = _source(store, store_path)
         super().__init__(broker, [ReadSchedules(source)])
         self._source = source
-        self._timezone = _zone("UTC" if timezone is None else timezone)
+        self._timezone = checked_zone("UTC" if timezone is None else timezone)
         self._loop: asyncio.Task[None] | None = None
         self._is_run_by_taskiq = False
         self._sending: set[asyncio.Task[Any]] = set()
@@ -120,8 +111,8 @@ class PipelineScheduler(TaskiqScheduler):
         and what ``pipeline.kiq`` raises for the arguments. Logs a warning for a pipeline that was
         changed after ``as_task``, as by ``with_hooks``: workers do not have such a change.
         """
-        zone = self._timezone if timezone is None else _zone(timezone)
-        job = PipelineJob("", "", cron=_checked_cron(cron), timezone=zone)
+        zone = self._timezone if timezone is None else checked_zone(timezone)
+        job = PipelineJob("", "", cron=checked_cron(cron), timezone=zone)
         about = args, kwargs, misfire_grace_time, jitter, job_id, pipeline_id
         return await self._add(pipeline, job, *about)
 
@@ -142,7 +133,7 @@ class PipelineScheduler(TaskiqScheduler):
 
         The interval is a number of whole seconds. The other arguments are those of ``schedule``.
         """
-        job = PipelineJob("", "", interval=_checked_interval(hours, minutes, seconds))
+        job = PipelineJob("", "", interval=checked_interval(hours, minutes, seconds))
         about = args, kwargs, misfire_grace_time, jitter, job_id, pipeline_id
         return await self._add(pipeline, job, *about)
 
@@ -164,8 +155,8 @@ class PipelineScheduler(TaskiqScheduler):
         sends the job, unless it is later then than ``misfire_grace_time`` allows. The other
         arguments are those of ``schedule``.
         """
-        zone = self._timezone if timezone is None else _zone(timezone)
-        job = PipelineJob("", "", run_at=_checked_time(run_at, zone), timezone=zone)
+        zone = self._timezone if timezone is None else checked_zone(timezone)
+        job = PipelineJob("", "", run_at=checked_time(run_at, zone), timezone=zone)
         about = args, kwargs, misfire_grace_time, jitter, job_id, pipeline_id
         return await self._add(pipeline, job, *about)
 
@@ -271,14 +262,14 @@ class PipelineScheduler(TaskiqScheduler):
         if (cron is not None) + has_interval + (run_at is not None) != 1:
             raise ValueError("give a job one new time: cron, hours/minutes/seconds, or run_at")
         job = await self._known(job_id)
-        zone = (job.timezone or self._timezone) if timezone is None else _zone(timezone)
-        interval = _checked_interval(hours, minutes, seconds) if has_interval else None
+        zone = (job.timezone or self._timezone) if timezone is None else checked_zone(timezone)
+        interval = checked_interval(hours, minutes, seconds) if has_interval else None
         await self._store(
             replace(
                 job,
-                cron=None if cron is None else _checked_cron(cron),
+                cron=None if cron is None else checked_cron(cron),
                 interval=interval,
-                run_at=None if run_at is None else _checked_time(run_at, zone),
+                run_at=None if run_at is None else checked_time(run_at, zone),
                 timezone=None if has_interval else zone,
             ),
             job,
@@ -459,50 +450,6 @@ def _source(store: ScheduleSource | str, store_path: str | None) -> ScheduleSour
         f"a PipelineScheduler was given {given}; give store='memory', or a schedule source of "
         "taskiq, such as store=ListRedisScheduleSource('redis://localhost')"
     )
-
-
-def _zone(timezone: str) -> str:
-    try:
-        return ZoneInfo(timezone).key
-    except (OSError, ValueError, TypeError, LookupError):
-        raise ValueError(
-            f"timezone is {timezone!r}; give a name that this system knows, such as 'Europe/Berlin'"
-        ) from None
-
-
-def _checked_cron(cron: str) -> str:
-    from taskiq.cli.scheduler.run import CronValueError, is_cron_task_now  # noqa: PLC0415
-
-    fields = cron.split() if isinstance(cron, str) else []
-    is_right = len(fields) == len(_MOMENTS)
-    for place, (field, moments) in enumerate(zip(fields, _MOMENTS, strict=False)):
-        alone = " ".join(field if i == place else "*" for i in range(len(_MOMENTS)))
-        try:
-            times = [moment for moment in moments if is_cron_task_now(alone, moment)]
-        except CronValueError:
-            times = []
-        is_right = is_right and bool(times)
-    if not is_right:
-        raise ValueError(
-            f"cron is {cron!r}; give five fields: minute, hour, day, month and weekday, as in "
-            "'0 3 * * *'"
-        )
-    return cron
-
-
-def _checked_interval(hours: float, minutes: float, seconds: float) -> timedelta:
-    interval = timedelta(hours=hours, minutes=minutes, seconds=seconds)
-    if interval < timedelta(seconds=1) or interval.microseconds:
-        raise ValueError(
-            f"the interval is {interval.total_seconds():g} s; give whole seconds, one or more"
-        )
-    return interval
-
-
-def _checked_time(run_at: datetime, zone: str) -> datetime:
-    if not isinstance(run_at, datetime):
-        raise TypeError(f"run_at is {run_at!r}; give a datetime")
-    return run_at if run_at.tzinfo is not None else run_at.replace(tzinfo=ZoneInfo(zone))
 
 
 def _is_in_time(job: PipelineJob) -> bool:

@@ -143,6 +143,9 @@ class NatsNotifier:
         client = self._connected
         before = client.last_error
         await client.subscribe(channel, cb=handle)
+        # The client writes the ping of a flush at once, past commands that wait to be written.
+        # These are written while it waits for the answer: the second ping is behind them.
+        await client.flush()
         await client.flush()
         raise_if_refused(client, before)
 

@@ -170,4 +170,8 @@ class System(Protocol):
         """Make a worker's broker listen through outages. Returns the messages that it holds."""
 
     def steady_results(self, backend: AsyncResultBackend[Any]) -> None:
-        """Make a worker's result backend continue when the server has lost its data."""
+        """Prepare a worker's result backend for what its server does.
+
+        NATS may have lost the bucket, which is made again; Redis closes the connection where a
+        result is too large, which the error then says.
+        """

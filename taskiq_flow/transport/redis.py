@@ -1,7 +1,4 @@
-"""Redis: notices by publish/subscribe, saved and published in one step where both go there.
-
-With ``redis_broker.py`` beside it, the only file that knows Redis's clients.
-"""
+"""Redis: notices by publish/subscribe, saved and published in one step where both go there."""
 
 from __future__ import annotations
 

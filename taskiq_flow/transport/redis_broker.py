@@ -1,6 +1,6 @@
-"""Redis as a broker: its clients, its queues, and how its workers keep listening.
+"""Redis as a broker: its clients, its queues, and how its workers keep listening to lists.
 
-Only this file and ``redis.py`` know Redis's clients; ``redis_streams.py`` reads the streams.
+``redis_streams.py`` reads the streams.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def backlog_of(broker: AsyncBroker) -> Backlog:
 
 
 def kick_of(broker: AsyncBroker) -> Kick:
-    """A function that sends a message as ``broker.kick`` does, with one ``XADD``.
+    """A function that sends a message as ``broker.kick`` does, with one ``XADD`` or ``LPUSH``.
 
     Its error says so if the message is too large for the server.
     """
