@@ -129,6 +129,12 @@ def test_what_decides_knows_neither_an_event_loop_nor_a_clock(module: Path) -> N
         assert not others(module) & {"asyncio", "anyio", "aiostream", "threading", "time"}
 
 
+def test_nothing_but_a_run_starts_nodes() -> None:
+    name = "taskiq_flow.engine.start_loop"
+    users = {name_of(module) for module in MODULES if name in imported(module)}
+    assert users == {"engine/run", "engine/mapped_run"}
+
+
 def test_importing_the_package_loads_nothing_but_what_it_requires() -> None:
     script = (
         "import json, sys, taskiq, anyio, aiostream\n"

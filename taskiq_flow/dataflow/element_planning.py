@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from taskiq_flow.dataflow.axes import (
     Axis,
     Levels,
     Places,
     count_alike,
-    index_of,
     joined,
     keys_of,
     lists_of,
-    parts_of,
-    zip_of,
 )
 from taskiq_flow.dataflow.element_plan import ElementPlan, GroupPlan, MappedNode, Taken
 from taskiq_flow.dataflow.group_edges import Edges, GroupEdges
 from taskiq_flow.dataflow.items import ItemsNode, Opening
+from taskiq_flow.dataflow.key_axes import Factor, Key, KeyAxes
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.errors import GraphError
 
@@ -71,42 +68,13 @@ def element_plan(
         planning.mapped,
         planning.groups,
         frozenset(planning.gathered),
-        planning.depths,
-        {key: len(known.levels) for key, known in planning.keys.items()},
+        planning.axes.depths,
+        {key: len(known.levels) for key, known in planning.axes.keys.items()},
         edges,
         successors,
         planning.generators,
         planning.openings,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Key:
-    """``own``: the axes of the elements that give the key; ``levels``: those of the key itself."""
-
-    name: str
-    producer: DAGNode | None = None
-    own: tuple[Axis, ...] = ()
-    levels: Levels = ()
-
-    def first(self, count: int) -> Levels:
-        """The axes of so many levels, those of lists within the value included."""
-        declared = self.levels[:count]
-        within = len(joined(self.levels)) - len(self.own)
-        more = range(within + 1, within + 1 + count - len(declared))
-        return (*declared, *(((self.name, depth),) for depth in more))
-
-
-@dataclass(frozen=True, slots=True)
-class _Factor:
-    """Keys that a node takes together, and the levels that they add to those before.
-
-    ``shared``: how many axes they have in common with the first factor.
-    """
-
-    keys: tuple[str, ...]
-    levels: Levels
-    shared: int
 
 
 class _Planning:
@@ -131,8 +99,7 @@ class _Planning:
         self.mapped: dict[DAGNode, MappedNode] = {}
         self.groups: list[GroupPlan] = []
         self.gathered: set[str] = set()
-        self.depths: dict[str, int] = {}
-        self.keys: dict[str, _Key] = {}
+        self.axes = KeyAxes(failed_nodes)
         self.generators: dict[DAGNode, ItemsNode] = {}
         self.openings: dict[DAGNode, Opening] = {}
         self._all_items = all_items
@@ -150,7 +117,6 @@ class _Planning:
         self.edges = GroupEdges(self.groups)
         self._needs: list[tuple[Places, ...]] = []  # by group: of it and those around it
         self._behind: dict[DAGNode, set[int]] = {}  # by plain node: the groups before it
-        self._around: dict[Axis, tuple[Axis, ...]] = {}  # by axis: those in which it lies
 
     def add_plain(self, node: DAGNode, before: Iterable[DAGNode]) -> None:
         """A node that runs once."""
@@ -182,8 +148,7 @@ class _Planning:
             key += "_"
         items = self.generators[node] = ItemsNode(node, key, len(levels) + 1)
         self._producers[key] = node
-        self.keys[key] = _Key(key, node if node.map_over else None, axes, levels)
-        self._around[key, 1] = axes
+        self.axes.add(key, node if node.map_over else None, axes, levels)
         self.add_mapped(items, ())
         self._producers.update(dict.fromkeys(node.outputs, items))
 
@@ -205,12 +170,12 @@ class _Planning:
             other = self._producers.get(key, self._failed_nodes.get(key))
             if other is not None:
                 whole[self.in_place_of(other)] = None
-        factors = self._factors(node)
+        factors = self.axes.factors(node)
         levels = tuple(level for factor in factors for level in factor.levels)
         if isinstance(node, ItemsNode) and node.joins:
             levels = (*levels[:-2], (*levels[-2], *levels[-1]))
         axes = joined(levels)
-        taken = tuple(self._taken(key, count, axes) for key, count in node.map_over.items())
+        taken = tuple(self.axes.taken(key, count, axes) for key, count in node.map_over.items())
         lists = dict.fromkeys(
             key for axis in axes for key in lists_of(axis) if not self._is_of_mapped(key)
         )
@@ -235,12 +200,9 @@ class _Planning:
         if not isinstance(node, ItemsNode):
             self._add_failures(node, levels)
         for key in node.outputs:
-            self.keys[key] = _Key(
-                key, node, axes, _flattened(levels, key) if node.flatten else levels
-            )
-            self._around[key, 1] = axes
+            self.axes.add(key, node, axes, _flattened(levels, key) if node.flatten else levels)
             if node.flatten:
-                self.depths[key] = 1
+                self.axes.depths[key] = 1
         return mapped
 
     def _add_failures(self, node: DAGNode, levels: Levels) -> None:
@@ -248,12 +210,7 @@ class _Planning:
         whole = self.in_place_of(node)
         for key, other in self._failed_nodes.items():
             if other is node:
-                self.keys[key] = _Key(key, whole, self.mapped[whole].axes, levels)
-
-    # Keys and axes
-
-    def _key(self, name: str) -> _Key:
-        return self.keys.setdefault(name, _Key(name))
+                self.axes.keys[key] = Key(key, whole, self.mapped[whole].axes, levels)
 
     def _is_of_mapped(self, key: str) -> bool:
         producer = self._producers.get(key)
@@ -264,62 +221,13 @@ class _Planning:
             if key not in node.map_over and self._is_of_mapped(key):
                 self.gathered.add(key)
 
-    def _factors(self, node: DAGNode) -> list[_Factor]:
-        """What each factor of a node adds to the node's levels.
-
-        Outer levels that a factor has in common with the first one are taken together with these:
-        so two lists that are given by the same element are multiplied for each element.
-        """
-        first, *others = [self._by_depth(node, factor) for factor in node.factors]
-        shared = [_count_shared(first, other) for other in others]
-        if shared and shared[0] == len(first):
-            raise _same_list(node)
-        for count, other in zip(shared, others, strict=True):
-            if count == len(other):
-                raise _same_list(node)
-            for depth in range(count):
-                first[depth] |= other[depth]
-        levels = _together(node, node.factors[0], first)
-        factors = [_Factor(tuple(node.factors[0]), levels, 0)]
-        for keys, count, other in zip(node.factors[1:], shared, others, strict=True):
-            further = _together(node, keys, other)[count:]
-            factors.append(_Factor(tuple(keys), further, len(joined(levels[:count]))))
-        _check_apart([joined(factor.levels) for factor in factors], _same_list(node))
-        return factors
-
-    def _by_depth(self, node: DAGNode, factor: Mapping[str, int]) -> list[set[tuple[Axis, ...]]]:
-        """The different levels that the keys of a factor have at each depth."""
-        found = [self._levels(node, key, count) for key, count in factor.items()]
-        deepest = max(map(len, found))
-        return [{own[depth] for own in found if len(own) > depth} for depth in range(deepest)]
-
-    def _levels(self, node: DAGNode, key: str, count: int) -> Levels:
-        known = self._key(key)
-        if key in self._failed_nodes and count > len(known.levels):
-            raise _no_elements(node, key, self._failed_nodes[key])
-        levels = known.first(count)
-        around = known.own
-        for axis in joined(levels)[len(known.own) :]:
-            self._around[axis] = around
-            around = (*around, axis)
-        within = max(0, len(joined(levels)) - len(known.own))
-        self.depths[key] = max(within, self.depths.get(key, 0))
-        return levels
-
-    def _taken(self, key: str, count: int, axes: Sequence[Axis]) -> Taken:
-        known = self._key(key)
-        own = joined(known.first(count))
-        at = tuple(index_of(axis, axes) for axis in own)
-        is_failures = key in self._failed_nodes
-        return Taken(key, at, len(known.own), own[-1], known.producer, is_failures)
-
     # Groups
 
     def _edges_of(
         self,
         taken: Iterable[Taken],
         axes: tuple[Axis, ...],
-        factors: Sequence[_Factor],
+        factors: Sequence[Factor],
         whole: Iterable[DAGNode],
     ) -> Edges:
         edges = Edges({(group, 0) for group in self._groups_of(whole)})
@@ -369,14 +277,6 @@ class _Planning:
         members = (node, *(member.node for member in group.members[:1]))
         return not any(isinstance(member, ItemsNode) for member in members)
 
-    def _places_of(self, axis: Axis, axes: Sequence[Axis]) -> Places:
-        """The places of the lists of an axis that lies within others."""
-        return {
-            part: tuple(index_of(around, axes) for around in self._around.get(part, ()))
-            for part in parts_of(axis)
-            if isinstance(part, tuple)
-        }
-
     def _needs_of(self, axes: tuple[Axis, ...]) -> tuple[Places, ...]:
         """By axis: the lists of later axes that have to be there before a list of it is begun.
 
@@ -385,13 +285,13 @@ class _Planning:
         """
         needs: list[Places] = [{} for _ in axes]
         for number, axis in enumerate(axes):
-            for part, place in self._places_of(axis, axes).items():
+            for part, place in self.axes.places_of(axis, axes).items():
                 if place and place[-1] + 1 < number:
                     needs[place[-1] + 1][part] = place
         return tuple(needs)
 
     def _new_group(self, axes: tuple[Axis, ...], needs: tuple[Places, ...], edges: Edges) -> int:
-        places, parent = self._places_of(axes[-1], axes), None
+        places, parent = self.axes.places_of(axes[-1], axes), None
         if len(axes) > 1:
             parent = self._parent_for(axes, needs[:-1])
             edges.aligned.add(parent)
@@ -431,71 +331,6 @@ def _may_give_items(node: DAGNode, *, all_items: bool) -> bool:
 def _flattened(levels: Levels, key: str) -> Levels:
     """The levels of a node whose elements give lists that are joined."""
     return (*levels[:-1], (*levels[-1], (key, 1)))
-
-
-def _together(
-    node: DAGNode, keys: Iterable[str], levels: Iterable[set[tuple[Axis, ...]]]
-) -> Levels:
-    """The levels of keys that are taken together, by position."""
-    together: list[tuple[Axis, ...]] = []
-    for different in levels:
-        level = next(iter(different))
-        if len(different) > 1:
-            if any(len(each) > 1 for each in different):
-                raise _not_together(node, [*keys])
-            level = (zip_of({axis for each in different for axis in each}),)
-        together.append(level)
-    _check_apart(together, _not_together(node, [*keys]))
-    return tuple(together)
-
-
-def _count_shared(
-    first: Iterable[set[tuple[Axis, ...]]], other: Iterable[set[tuple[Axis, ...]]]
-) -> int:
-    """How many of the outer levels of two factors have lists in common."""
-    count = 0
-    for ours, theirs in zip(first, other, strict=False):
-        is_single = all(len(level) == 1 for level in ours | theirs)
-        if ours != theirs and not (is_single and _parts_in(ours) & _parts_in(theirs)):
-            break
-        count += 1
-    return count
-
-
-def _parts_in(levels: Iterable[tuple[Axis, ...]]) -> set[Axis]:
-    return {part for level in levels for axis in level for part in parts_of(axis)}
-
-
-def _not_together(node: DAGNode, keys: Sequence[str]) -> GraphError:
-    return GraphError(
-        f"node {node.task_name!r} maps over {', '.join(map(repr, keys))} together, which have "
-        "different lists within their lists, or lists that were joined; name fewer levels of "
-        f"them, as in map_over={dict.fromkeys(keys, 1)}, or multiply them with Product(...)"
-    )
-
-
-def _no_elements(node: DAGNode, key: str, of: DAGNode) -> GraphError:
-    return GraphError(
-        f"node {node.task_name!r} maps over {key!r} with {node.map_over[key]} levels, and node "
-        f"{of.task_name!r} maps over fewer; name as many at the most, or none to take all failures"
-    )
-
-
-def _same_list(node: DAGNode) -> GraphError:
-    return GraphError(
-        f"node {node.task_name!r} multiplies keys of the same list with Product(...); "
-        "name such keys together, as in map_over=['a', 'b']"
-    )
-
-
-def _check_apart(levels: Iterable[Iterable[Axis]], error: GraphError) -> None:
-    """Raise the error if two of these have an axis in common."""
-    seen: set[Axis] = set()
-    for level in levels:
-        parts = {part for axis in level for part in parts_of(axis)}
-        if parts & seen:
-            raise error
-        seen |= parts
 
 
 def _check_names(nodes: Iterable[DAGNode]) -> None:

@@ -165,9 +165,9 @@ class ReadySet(Generic[N]):
         except KeyError as error:
             missing = error.args[0]
             raise ValueError(f"{node!r} waits for {missing!r}, which is not in the set") from None
-        self._added += 1
         self.unfinished += 1
         if self._limit is not None:
+            self._added += 1
             self._rank[node] = (-priority, self._added)
         if join != "all":
             self._joins[node] = join
@@ -190,21 +190,30 @@ class ReadySet(Generic[N]):
 
     def add_behind(self, node: N, dependency: N, priority: float) -> None:
         """``add`` a node that depends on one node alone, which was added and has not ended."""
-        self._added += 1
         self.unfinished += 1
         self._state[node] = 1
         if self._limit is not None:
+            self._added += 1
             self._rank[node] = (-priority, self._added)
         self._added_successors.setdefault(dependency, []).append(node)
+
+    def add_ready(self, node: N, priority: float) -> None:
+        """``add`` a node that waits for nothing, and has no gate."""
+        self.unfinished += 1
+        self._state[node] = READY
+        if self._limit is not None:
+            self._added += 1
+            self._rank[node] = (-priority, self._added)
+        self._queue_up(node)
 
     def add_suspended(self, node: N) -> None:
         """Add a node that never starts. Its end is reported as that of a started one."""
         if node in self._state:
             raise ValueError(f"{node!r} was added before")
-        self._added += 1
         self.unfinished += 1
         self._state[node] = SUSPENDED
         if self._limit is not None:
+            self._added += 1
             self._rank[node] = (0.0, self._added)
 
     def pop(self) -> N | None:
@@ -272,8 +281,8 @@ class ReadySet(Generic[N]):
         if self._limit is not None:
             del self._rank[node]
         successors = self._successors.get(node, ())
-        if self._added_successors:
-            successors = (*successors, *self._added_successors.pop(node, ()))
+        if self._added_successors and (added := self._added_successors.pop(node, None)):
+            successors = (*successors, *added) if successors else added
         for successor in successors:
             waits_for = state.get(successor, READY) - 1
             if waits_for >= READY:

@@ -10,16 +10,16 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from taskiq_flow.dataflow.axes import Path, element_name, lists_of
+from taskiq_flow.dataflow.axes import Path, lists_of
 from taskiq_flow.dataflow.element_plan import ElementPlan, MappedNode
 from taskiq_flow.dataflow.items import Opening
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, ReadySet
+from taskiq_flow.elements.additions import Additions
 from taskiq_flow.elements.awaited_lists import AwaitedLists
-from taskiq_flow.elements.cells import ABSENT
-from taskiq_flow.elements.element import Element, Gathering, Unreached
+from taskiq_flow.elements.element import Element, Unreached
 from taskiq_flow.elements.ends import ElementEnds, EndsListener
 from taskiq_flow.elements.generator_items import GeneratorItems
-from taskiq_flow.elements.groups import Cursor, Gathers, Group, Groups, Mapped
+from taskiq_flow.elements.groups import Cursor, Group, Groups, Mapped
 from taskiq_flow.elements.lists import Lists
 from taskiq_flow.elements.room import Backlog, Room
 from taskiq_flow.elements.values import ElementValues
@@ -130,12 +130,16 @@ class Elements:
         self._in_turn = self._groups[::-1]
         self._without_tasks = [group for group in self._in_turn if not group.is_taken]
         self._with_tails = [g for g in self._groups if g.members] if limit < math.inf else []
+        self._add = Additions(ready).add
         self._zips = any(planned.zips for planned in plan.mapped.values())
+        has_gates = any(mapped.gate is not None for mapped in self._mapped.values())
+        self._only_ends_make_room = not (plan.generators or has_gates)
 
     # Async sources
 
     def append(self, key: str, value: Any) -> None:
         """Append a value that an async source has given."""
+        self.room.lets_in_none = False
         self._lists.source(key).append(value)
         self._check_value(key, value)
         if self._zips:  # another list has ended, perhaps, and this one goes on
@@ -143,6 +147,7 @@ class Elements:
 
     def end(self, key: str) -> None:
         """End the list of an async source."""
+        self.room.lets_in_none = False
         self._lists.source(key).is_ended = True
         self.ends.check_roots()
 
@@ -153,11 +158,14 @@ class Elements:
     def stop(self) -> None:
         """Read nothing more, and let no more elements in."""
         self.ends.is_stopped = True
+        self.room.lets_in_none = False
 
     # Which node is next
 
     def pop(self) -> Any:
         """Start the next node or element. ``None`` if none may start now."""
+        if self.room.lets_in_none:  # so only elements can be ready
+            return self._ready.pop()
         self.room.waits_for_reader = False
         # Under a limit the answer is known most often: a node has started in the place of another.
         return self._pop() if self._without_tasks or self._ready.may_start else None
@@ -178,6 +186,7 @@ class Elements:
                 if not (groups and self._let_in_one(groups)) and gathered == ends.gathered:
                     if not ready.unfinished:
                         self._caller.look_again()
+                    self.room.lets_in_none = not is_full and self._only_ends_make_room
                     return None
             elif type(node) is Element:  # as most are
                 return node
@@ -195,13 +204,17 @@ class Elements:
         """Handle the end of an element that has ended in the ready set."""
         mapped, path = self._mapped[element.node], element.path
         if isinstance(element, Unreached):
+            self.room.lets_in_none = False
             self.ends.end_within(mapped, path, element.outcome, is_reached=False)
             return
         del mapped.pending[path]
         outcome = self._ready.forget(element)
         if outcome == COMPLETED and not (self._generators or mapped.opens):
-            self.ends.end(mapped, path)  # in a frame less, as most elements end
+            # In a frame less, as most elements end.
+            if self.ends.end(mapped, path):
+                self.room.lets_in_none = False
         else:
+            self.room.lets_in_none = False
             self._note_end(mapped, path, outcome)
 
     def _open(self, mapped: Mapped) -> None:
@@ -354,19 +367,13 @@ class Elements:
             if mapped.is_dead:
                 continue
             element = Element(mapped.plan.node, path, self._values)
-            outcome = None
             if mapped.is_given or self._is_resumed:
                 outcome = self._taskless.complete_without_task(element)
-            if outcome is not None:
-                self._note_end(mapped, path, outcome)
-                continue
-            follows = mapped.follows
-            # Of those that never run, pending ones have ended in the ready set.
-            other = None if follows is None or never_run else follows.pending.get(path)
-            if other is not None:
-                mapped.pending[path] = element
-                self._ready.add_behind(element, other, mapped.priority)
-            elif not self._add(element, mapped):
+                if outcome is not None:
+                    self._note_end(mapped, path, outcome)
+                    continue
+            mapped.pending[path] = element
+            if not self._add(element, mapped, are_alive=not never_run):
                 never_run.append(element)
         if never_run:
             self._skip(never_run)
@@ -382,52 +389,6 @@ class Elements:
                 self._taskless.passed_over_within(mapped.plan, path)
         for mapped in alive:
             self.ends.end(mapped, path)
-
-    def _add(self, element: Element, mapped: Mapped) -> bool:
-        pending: list[Any] = [*mapped.plan.whole]
-        ended = [*mapped.ended]
-        path = element.path
-        for beside in mapped.beside:
-            other = beside.pending.get(path)
-            if other is not None:
-                pending.append(other)
-            else:
-                outcome = beside.outcomes.around(path)
-                ended.append(COMPLETED if outcome is ABSENT else outcome)
-        for taking in mapped.linked:
-            of, at = taking.of, taking.project(path)
-            if of is None:
-                raise AssertionError(f"{taking.key!r} is linked to no node")
-            if taking.gathers is not None:
-                outcome = taking.gathers.outcomes.around(at)
-                if outcome is ABSENT and of.is_dead:
-                    outcome = self._ready.outcome(of.plan.node)
-                if outcome is ABSENT:
-                    pending.append(self._gathering(of, taking.gathers, at))
-                else:
-                    ended.append(outcome)
-            elif at in of.pending:
-                pending.append(of.pending[at])
-            else:
-                outcome = of.outcomes.around(at)
-                ended.append(COMPLETED if outcome is ABSENT else outcome)
-        mapped.pending[path] = element
-        return self._ready.add(
-            element,
-            pending,
-            mapped.priority,
-            mapped.plan.node.join,
-            ended=ended,
-            gate=mapped.gate,
-        )
-
-    def _gathering(self, mapped: Mapped, gathers: Gathers, at: Path) -> Gathering:
-        found = gathers.pending.get(at)
-        if found is None:
-            found = Gathering(element_name(mapped.plan.node.task_name, at))
-            gathers.pending[at] = found
-            self._ready.add_suspended(found)
-        return found
 
     # Ends
 

@@ -92,24 +92,30 @@ class ElementEnds:
         self.is_stopped = False
         """Whether nothing more is to be read, let in or gathered."""
 
-    def end(self, mapped: Mapped, path: Path, *, has_failures: bool = False) -> None:
-        """All that a node has at a path has ended. Count it in the list around it."""
-        prefix = path[:-1]
-        holder = mapped.holders[len(prefix)]
-        if holder is not None:  # before the positions around it end, with which all of it goes
-            if has_failures and not prefix and self._tells_positions:
+    def end(self, mapped: Mapped, path: Path, *, has_failures: bool = False) -> bool:
+        """All that a node has at a path has ended. Count it in the list around it.
+
+        Returns whether the position has ended with it, or perhaps the list.
+        """
+        prefix, is_last = path[:-1], False
+        holder, around = mapped.holders[len(prefix)], mapped.within.get(prefix)
+        if has_failures:
+            if holder is not None and not prefix and self._tells_positions:
                 holder.failed.add(path)
+            if around is not None:
+                around.has_failures = True
+        if holder is not None:  # before the positions around it end, with which all of it goes
             alive = holder.alive[path]
             alive.discard(mapped)
             if not alive:
+                is_last = True
                 self._release(holder, path)
-        around = mapped.within.get(prefix)
         if around is not None:
             around.ended += 1
-            if has_failures:
-                around.has_failures = True
             if around.ended >= around.row.known:  # else others are left, also if it has an end
+                is_last = True
                 self.check(mapped, prefix)
+        return is_last
 
     def check(self, mapped: Mapped, path: Path) -> None:
         """End the list of a node's elements within a path if all of them have ended."""

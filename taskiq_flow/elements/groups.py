@@ -93,12 +93,14 @@ class Mapped:
     ``linked``: the keys that it takes of elements of other nodes, for which its own elements wait;
     ``beside``: the nodes of which it takes the element at its own path, and waits for that;
     ``follows``: the only one of these, if its elements wait for nothing else.
+    ``waits``: whether its elements wait for anything.
     ``ended``: the outcomes of what has ended before any of its elements is there: a node that gave
     a list that it maps over has completed, and a rule such as ``"any"`` counts it. ``is_given``:
     whether its elements have no task, but are given their values. ``lists``: the keys that its
     elements give as lists, which are mapped over or joined.
     ``row``: by position, the values of its one output key, if it has one axis and nothing is to be
-    done but to keep them.
+    done but to keep them. ``takes_row``: by position, the values that its elements take, if they
+    take one and no more.
     ``pending``: its elements that have not ended, by path.
     ``outcomes``: how others ended, for those that did not complete, and paths that lead to no list.
     ``within``: what has ended, by the paths that are still open. ``gathers``: by the length of
@@ -122,9 +124,11 @@ class Mapped:
         self.linked: list[Taking] = []
         self.beside: list[Mapped] = []
         self.follows: Mapped | None = None
+        self.waits = True
         self.ended: list[int] = []
         self.lists: list[str] = []
         self.row: dict[int, Any] | None = None
+        self.takes_row: dict[int, Any] | None = None
         self.pending: dict[Path, Element] = {}
         self.outcomes = Cells()
         self.within: dict[Path, Within] = {}
@@ -149,6 +153,7 @@ class Mapped:
         waits_else = self.linked or self.plan.whole or self.gate or self.plan.node.join != "all"
         if len(others) == 1 and not waits_else:
             self.follows = self.beside[0]
+        self.waits = bool(others or waits_else)
 
     def row_of(self, cells: Cells) -> dict[int, Any] | None:
         """The row in which its values are kept, if these are values of one key and no more.
@@ -172,18 +177,30 @@ class Cursor:
 
 
 class Dropping:
-    """The values that a node has at a position. They are dropped when it has ended in some groups.
+    """The values that nodes have at a position. They are dropped when it has ended in some groups.
 
-    ``groups``: how many these are: the node's own, and later passes whose nodes take its values.
+    ``groups``: how many these are: the nodes' own, and later passes whose nodes take their values.
     """
 
-    __slots__ = ("cells", "ended", "groups", "mapped")
+    __slots__ = ("cells", "ended", "groups", "nodes")
 
-    def __init__(self, mapped: Mapped, groups: int) -> None:
-        self.mapped = mapped
+    def __init__(self, groups: int) -> None:
+        self.nodes: list[Mapped] = []
         self.cells: list[Cells] = []
         self.ended = Cells()  # by path: in how many of the groups, if not in all
         self.groups = groups
+
+    @classmethod
+    def of(cls, groups: Sequence[Group]) -> Dropping:
+        """What is dropped when a position has ended in all of these groups."""
+        if len(groups) == 1:
+            for dropping in groups[0].drops:
+                if dropping.groups == 1:
+                    return dropping
+        dropping = cls(len(groups))
+        for group in groups:
+            group.drops.append(dropping)
+        return dropping
 
     def is_due(self, path: Path) -> bool:
         """A position has ended in one more of several groups. Whether it was the last one."""
@@ -453,21 +470,21 @@ class Groups:
                 return
             if found not in passes:
                 passes.append(found)
-        dropping = Dropping(mapped, len(passes))
-        for each in passes:
-            each.drops.append(dropping)
+        dropping = Dropping.of(passes)
+        dropping.nodes.append(mapped)
         within = [g for g in mapped.ancestors if g.depth > group.depth]
-        dropping.cells += [d.ended for g in within for d in g.drops if d.mapped is mapped]
-        dropping.cells += [c for depth, c in mapped.failures.items() if depth >= group.depth]
+        cells = [d.ended for g in within for d in g.drops if d.groups > 1 and mapped in d.nodes]
+        cells += [c for depth, c in mapped.failures.items() if depth >= group.depth]
         for gathers in (g for depth, g in mapped.gathers.items() if depth >= group.depth):
-            dropping.cells += gathers.values.values()
+            cells += gathers.values.values()
         listed = set[int]() if self._lists_at is None else {self._lists_at}
         for key in keys:
             wanted = {*depths.get(key, ()), *listed, *((0,) if key in self._plan.gathered else ())}
             if min(wanted, default=group.depth) >= group.depth:
-                dropping.cells.append(self.cells[key])
-        if min(listed, default=-1) >= group.depth:
-            dropping.cells.append(self.returned[node])
+                cells.append(self.cells[key])
+        if min(listed, default=-1) >= group.depth and self.returned[node] not in cells:
+            cells.append(self.returned[node])
+        dropping.cells += cells
 
     def _are_at_the_same_positions(self, group: Group, other: Group) -> bool:
         return self._plan.groups[group.number].axes == self._plan.groups[other.number].axes

@@ -45,6 +45,9 @@ class Room:
         self._read_together = {key: self._connected(key) for key in lists.sources}
         self.waits_for_reader = False
         """Whether there would be more room if the reader had read more."""
+        self.lets_in_none = False
+        """Whether it is known that no position may be let in: none could, and nothing has happened
+        since but that elements have ended which make no room."""
 
     def has_room(self, key: str) -> bool:
         """Whether a source may be read further."""

@@ -34,6 +34,8 @@ class ElementValues:
         for mapped in self._mapped.values():
             for taking in mapped.taking:
                 taking.value_at = self._reader(taking, mapped.plan.node.join)
+            if len(mapped.taking) == 1 and not mapped.plan.whole_keys:
+                mapped.takes_row = mapped.taking[0].row
 
     def _reader(self, taking: Taking, join: Join) -> Callable[[Path], Any]:
         """What gives the values of a mapped key, by their places."""
@@ -52,6 +54,9 @@ class ElementValues:
     def inputs(self, element: Element, values: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of an element by key. A key without a value is left out."""
         mapped, path = self._mapped[element.node], element.path
+        if (row := mapped.takes_row) is not None:
+            value = row.get(path[0], ABSENT)
+            return {} if value is ABSENT else {mapped.taking[0].key: value}
         found = {}
         for key in mapped.plan.whole_keys:
             if key in values:
@@ -152,14 +157,15 @@ class ElementValues:
         for dropping in group.drops:
             if dropping.groups > 1 and not dropping.is_due(path):
                 continue
-            for cells in dropping.cells:
-                if group.depth == 1:
+            if group.depth == 1:
+                for cells in dropping.cells:
                     cells.root.pop(index, None)
-                else:
+            else:
+                for cells in dropping.cells:
                     cells.drop(path)
-            mapped = dropping.mapped
-            if mapped.outcomes.root or mapped.gathers:
-                _drop_outcomes(mapped, path, group.depth, forget)
+            for mapped in dropping.nodes:
+                if mapped.outcomes.root or mapped.gathers:
+                    _drop_outcomes(mapped, path, group.depth, forget)
         self._lists.drop(group, path)
 
 

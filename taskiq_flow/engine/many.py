@@ -62,11 +62,12 @@ async def with_numbers(
         async for name, item in pairs:
             if name == RUN_ENDED:
                 continue
-            value, index = item.value, item.index
-            if isinstance(index, tuple) and len(index) > 1:
-                rest = index[1:]
-                value = Item(rest[0] if len(rest) == 1 else rest, value)
-            yield number_of(item), name, value
+            index = item.index
+            if isinstance(index, tuple):
+                number, *rest = index
+                yield number, name, Item(rest[0] if len(rest) == 1 else tuple(rest), item.value)
+            else:
+                yield index, name, item.value
 
 
 async def as_results(

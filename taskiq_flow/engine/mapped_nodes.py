@@ -283,7 +283,9 @@ class MappedNodes:
             if self.mapped_lists.held_back:
                 self.mapped_lists.element_ended(node)
             self._elements.ended(node)
-        elif node in self._plan.openings:
+            return
+        self.room.lets_in_none = False
+        if node in self._plan.openings:
             self._generator_items.ended(node)
         elif node in self._plan.mapped:  # it has no lists
             self._elements.ends.never(node)

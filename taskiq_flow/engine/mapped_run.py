@@ -75,7 +75,7 @@ class MappedRun(Run[N]):
         """The next result of ``stream``, for the reader."""
         node, value = self.stream.unread.popleft()
         if self._room.waits_for_reader:
-            self._room.waits_for_reader = False  # until it is known anew
+            self._room.waits_for_reader = self._room.lets_in_none = False  # until known anew
             self._loop.call_soon(self.advance)
         if isinstance(node, Element):
             if type(value) not in NEVER_CHANGE:
@@ -135,7 +135,7 @@ class MappedRun(Run[N]):
         """Give the reader what a node gives; what an element gives, if items are asked for."""
         if isinstance(node, Element):
             is_list = len(node.path) == self._lists_at
-            if isinstance(value, (NodeFailure, NodeSkipped)) and is_missing(value) and not is_list:
+            if not is_list and isinstance(value, (NodeFailure, NodeSkipped)) and is_missing(value):
                 self._mapped.mapped_lists.missing(node, value)
             if not (is_list or self._gives_items):
                 return

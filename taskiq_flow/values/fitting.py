@@ -142,12 +142,12 @@ class Signature:
             if fit is not None and type(value) is not fit.annotation:
                 made = list(args) if made is args else made
                 made[place] = self._argument(name, fit, value)
-        if not kwargs:
-            return made, kwargs
-        by_name = {}
+        by_name = kwargs
         for name, value in kwargs.items():
             fit = self._parameters.get(name, self._var_kwargs)
-            by_name[name] = value if fit is None else self._argument(name, fit, value)
+            if fit is not None and type(value) is not fit.annotation:
+                by_name = dict(kwargs) if by_name is kwargs else by_name
+                by_name[name] = self._argument(name, fit, value)
         return made, by_name
 
     def _argument(self, parameter: str, fit: Fit, value: Any) -> Any:

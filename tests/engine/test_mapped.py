@@ -165,6 +165,33 @@ async def test_no_map_of_a_chain_waits_for_another() -> None:
     assert ends == {("m", 1): 1.0, ("n", 1): 2.0, ("m", 0): 5.0, ("n", 0): 6.0}
 
 
+@pytest.mark.parametrize("is_made", [False, True], ids=["list", "generator"])
+async def test_neither_a_map_nor_a_reader_of_items_has_an_asyncio_task_of_its_own(
+    is_made: bool,
+) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        for number in range(4):
+            yield number
+
+    async def most_tasks(maps: int) -> int:
+        seen = []
+
+        async def look(number: int) -> int:
+            seen.append(len(asyncio.all_tasks()))
+            return number
+
+        builder = DAGBuilder()
+        if is_made:
+            builder.node(numbers)
+        for name in map(str, range(maps)):
+            builder.node(look, name=name, inputs={"number": "numbers"}, map_over="numbers")
+        await engine_of(builder, max_parallel=2).execute({} if is_made else {"numbers": range(4)})
+        assert len(seen) == 4 * maps
+        return max(seen)
+
+    assert await most_tasks(12) == await most_tasks(1)
+
+
 @virtually
 async def test_under_a_limit_elements_that_have_begun_go_first() -> None:
     seconds = [1.0] * 9
