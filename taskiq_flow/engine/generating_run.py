@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,8 @@ from taskiq_flow.events import NodeFailure, NodeSkipped
 class GeneratingRun(MappedRun[N]):
     """A run some of whose nodes are generators. ``ElementPlan.generators`` has them."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def _prepared(self) -> tuple[Callable[[], Any], Callable[[Any], RestOfStart | None]]:
+        _, start = super()._prepared()
         self._generating: Generating[N] = Generating(
             self.run_id,
             self._mapped,
@@ -31,25 +31,23 @@ class GeneratingRun(MappedRun[N]):
             block=self._block,
             advance=partial(self._loop.call_soon, self.advance),
         )
-        self._send = self._grant_and_send
-        self._start_what(self._generating.pop)
-        self._deliver = self._deliver_item
+        return self._generating.pop, start
 
     def _node_run(self, node: N) -> NodeRun[N]:
         node_run = super()._node_run(node)
         node_run.gives_items = self._mapped.gives_items(node)
         return node_run
 
-    def _deliver_item(self, node: Any, value: Any) -> None:
-        """As ``_deliver_element``, but for generators, whose items were delivered as they came."""
+    def _deliver(self, node: Any, value: Any) -> None:
+        """Give the reader what a node gives, but of a generator, whose items it has already."""
         if not self._mapped.gives_items(node):
-            self._deliver_element(node, value)
+            super()._deliver(node, value)
         elif isinstance(value, (NodeFailure, NodeSkipped)):
             self._mapped.mapped_lists.hold_back(node, value)
 
-    def _grant_and_send(self, node_run: NodeRun[N]) -> RestOfStart | None:
+    def _send(self, node_run: NodeRun[N]) -> RestOfStart | None:
         self._generating.sending(node_run)
-        return self._sender.send(node_run)
+        return super()._send(node_run)
 
     def settle(self, node_run: NodeRun[N], task_id: str, result: TaskiqResult[Any]) -> None:
         """Handle the result of an attempt, unless it is kept until its generator has its turn."""

@@ -16,7 +16,7 @@ from taskiq_flow.engine.replay import Replay
 from taskiq_flow.engine.run import N, Run
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS
 from taskiq_flow.engine.run_state import as_whole
-from taskiq_flow.engine.start_loop import RestOfStart, StartLoop
+from taskiq_flow.engine.start_loop import RestOfStart
 from taskiq_flow.events import Item, NodeFailure, NodeSkipped
 from taskiq_flow.notes import new_item
 from taskiq_flow.values.inspection import NEVER_CHANGE
@@ -25,8 +25,7 @@ from taskiq_flow.values.inspection import NEVER_CHANGE
 class MappedRun(Run[N]):
     """A run whose nodes are partly mapped. ``RunSpec.elements`` has their plan."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def _prepared(self) -> tuple[Callable[[], Any], Callable[[Any], RestOfStart | None]]:
         self._replay_in_order = Replay(self._spec, self._plan, self.stream)
         self._mapped = MappedNodes(
             self._spec,
@@ -40,12 +39,10 @@ class MappedRun(Run[N]):
             limit=self._max_parallel,
             collects=self._collects,
         )
-        self._start_what(self._mapped.pop)
         self._lists_at, self._gives_items = self._spec.lists_at, bool(self._spec.items)
         self._room = self._mapped.room
-        self._store = self._mapped.store
-        self._note_end = self._mapped.ended
-        self._deliver = self._deliver_element
+        restores = bool(self._spec.earlier.results)
+        return self._mapped.pop, self._start_or_restore if restores else self._start_node
 
     @property
     def _plan(self) -> ElementPlan:
@@ -101,17 +98,17 @@ class MappedRun(Run[N]):
             return None
         return self._start_node(node)
 
-    def _start_what(self, pop: Callable[[], Any]) -> None:
-        """Start the nodes that ``pop`` gives."""
-        start = self._start_or_restore if self._spec.earlier.results else self._start_node
-        self._start_loop = StartLoop(pop, start, self._end)
-        self._wake = self._start_loop.wake
-        if self._mapped.reads_async_sources:
-            self._wake = self._wake_and_make_room
+    def advance(self) -> None:
+        """After every change: start what may start, read sources as there is room, or end."""
+        super().advance()
+        if self._mapped.reads_async_sources and not self._is_over:
+            self._mapped.make_room()
 
-    def _wake_and_make_room(self) -> None:
-        self._start_loop.wake()
-        self._mapped.make_room()
+    def _store(self, node: Any, value: Any) -> Any:
+        return self._mapped.store(node, value)
+
+    def _note_end(self, node: Any) -> None:
+        self._mapped.ended(node)
 
     def skip_nodes(self, nodes: Sequence[N]) -> None:
         """Nodes that never run, because of what they depend on."""
@@ -131,7 +128,7 @@ class MappedRun(Run[N]):
         elif self._collects:
             self._deliver(node, NodeFailure(name, "", error, 0, index))
 
-    def _deliver_element(self, node: Any, value: Any) -> None:
+    def _deliver(self, node: Any, value: Any) -> None:
         """Give the reader what a node gives; what an element gives, if items are asked for."""
         if isinstance(node, Element):
             is_list = len(node.path) == self._lists_at

@@ -175,13 +175,8 @@ class Run(Generic[N]):
             reference_above=settings.reference_above,
         )
         self._reading: Sequence[asyncio.Task[None]] = ()  # of sources, until they have stopped
-        self._start_loop: StartLoop[Any] = StartLoop(self._ready.pop, self._start_node, self._end)
-        # A ``MappedRun`` has others in these places. They are attributes, as each node calls them.
-        self._wake: Callable[[], None] = self._start_loop.wake
-        self._send: Callable[[NodeRun[N]], RestOfStart | None] = self._sender.send
-        self._deliver: Callable[[Any, Any], None] = self.stream.deliver
-        self._store: Callable[[Any, Any], Any] = self._store_whole
-        self._note_end: Callable[[Any], None] = self._needs_no_note
+        pop, start = self._prepared()
+        self._start_loop: StartLoop[Any] = StartLoop(pop, start, self._end)
 
     def _ready_set(self) -> ReadySet[Any]:
         spec = self._spec
@@ -477,18 +472,28 @@ class Run(Generic[N]):
         if self._cached is not None:
             self._cached.release(node_run)
 
-    # What ``MappedRun`` does more, or in another way
+    # What ``MappedRun`` and ``GeneratingRun`` do more, or in another way
+
+    def _prepared(self) -> tuple[Callable[[], Any], Callable[[Any], RestOfStart | None]]:
+        """What gives the next node that may start, and what starts it. Called once, at the end."""
+        return self._ready.pop, self._start_node
 
     def _begin(self) -> None:
         """Begin to read the run's sources, if it has any."""
 
-    def _store_whole(self, node: N, value: Any) -> Any:
+    def _store(self, node: Any, value: Any) -> Any:
         """Store what a node gives. Returns what its reader gets, or ``DECLINED``."""
         node.store(value, self._values)
         return value
 
-    def _needs_no_note(self, node: N) -> None:
-        """The ready set has been told that a node has ended."""
+    def _send(self, node_run: NodeRun[N]) -> RestOfStart | None:
+        return self._sender.send(node_run)
+
+    def _deliver(self, node: Any, value: Any) -> None:
+        self.stream.deliver(node, value)
+
+    def _note_end(self, node: Any) -> None:
+        """A node has ended, of which the ready set has been told."""
 
     def _make_items(self, node_run: NodeRun[N]) -> None:
         """A generator has its place again."""
@@ -507,7 +512,7 @@ class Run(Generic[N]):
             some_failed = self._state.failures and self._on_error == "continue"
             self._end(self._state.run_failed() if some_failed else None)
         else:
-            self._wake()
+            self._start_loop.wake()
             # The reader is last: successors have the value by then, and it need not be copied.
             if self.stream.unread:
                 self.stream.wake()

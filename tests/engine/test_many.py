@@ -231,7 +231,7 @@ async def test_memory_does_not_grow_with_the_number_of_failures(
         ({"n": n} for n in itertools.count()), task_limit=1, ordered=True, whole=True
     )
     try:
-        assert await growth(many, every=25) < 100
+        assert await growth(many, every=75) < 100
     finally:
         await many.aclose()
 
