@@ -18,8 +18,8 @@ from taskiq import (
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.in_memory_hooks import Execution, InMemoryHooks
-from taskiq_flow.completion.protocol import InFlight
-from taskiq_flow.errors import ConfigurationError, TaskLostError
+from taskiq_flow.completion.protocol import InFlight, claim_run_id
+from taskiq_flow.errors import TaskLostError
 from taskiq_flow.generators.grant import Grant
 from taskiq_flow.generators.here import SinkHere
 from taskiq_flow.processes.name import process_name
@@ -50,11 +50,7 @@ class InMemoryCompletions:
         isolation: Callable[[], Take] = Isolation,
     ) -> None:
         self._hooks = hooks = InMemoryHooks.of(broker)
-        if run_id in hooks.run_ids:
-            raise ConfigurationError(
-                f"run id {run_id!r} is in use on this broker; give each run an id of its own"
-            )
-        hooks.run_ids.add(run_id)
+        claim_run_id(hooks.run_ids, run_id)
         # A subclass's own ``kick`` may delay a task for any time.
         self._begins_at_once = type(broker).kick is InMemoryBroker.kick
         self._run_id = run_id

@@ -184,7 +184,7 @@ class Inbox:
         elif notice.kind is Kind.SAVED:
             watch.heard_at = watch.is_alive_at = self._loop.time()
             self._start(self._read(task_id))
-        else:
+        elif notice.kind is Kind.AGAIN:
             self._watched[task_id] = self._watched.pop(task_id)  # the one that was sent last
             watch.enqueue(next(self._numbers), self._loop.time())
             watch.in_flight.resent(task_id)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from taskiq import TaskiqResult
 
+from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.generators.grant import Grant
 
 
@@ -83,3 +84,12 @@ class Completions(Protocol):
 
         ``is_complete``: whether the run has all results, so that nobody resumes it.
         """
+
+
+def claim_run_id(run_ids: set[str], run_id: str) -> None:
+    """Add a run's id to those of a broker. Raises ``ConfigurationError`` if it is among them."""
+    if run_id in run_ids:
+        raise ConfigurationError(
+            f"run id {run_id!r} is in use on this broker; give each run an id of its own"
+        )
+    run_ids.add(run_id)

@@ -8,9 +8,8 @@ from typing import Any
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.inbox import Inbox
-from taskiq_flow.completion.protocol import InFlight
+from taskiq_flow.completion.protocol import InFlight, claim_run_id
 from taskiq_flow.completion.watch import OuterTask, Watch
-from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.generators.grant import Grant
 from taskiq_flow.reconnect import retry_through_outage, text_of
 from taskiq_flow.transport.notice import ReplyTo
@@ -43,12 +42,7 @@ class PushedCompletions:
         within: OuterTask | None = None,
         arguments: StoredArguments | None = None,
     ) -> None:
-        run_id = reply_to.run_id
-        if run_id in inbox.run_ids:
-            raise ConfigurationError(
-                f"run id {run_id!r} is in use on this broker; give each run an id of its own"
-            )
-        inbox.run_ids.add(run_id)
+        claim_run_id(inbox.run_ids, reply_to.run_id)
         self._inbox = inbox
         self._reply_to = reply_to
         self._lost_after = lost_after
