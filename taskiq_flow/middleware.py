@@ -287,8 +287,8 @@ class FlowMiddleware(TaskiqMiddleware):
 async def inventory(broker: AsyncBroker) -> list[Leftover]:
     """What a broker and its ``FlowMiddleware`` have on the broker's server.
 
-    The broker must have been started. Raises ``ConfigurationError`` for a broker of an unknown
-    kind, and what the client raises.
+    The broker must have been started. A server that is away is waited for, up to a minute. Raises
+    ``ConfigurationError`` for a broker of an unknown kind, and what the client raises.
 
         for item in await inventory(broker):
             print(item.name, item.kind, item.count, item.note)
@@ -299,7 +299,11 @@ async def inventory(broker: AsyncBroker) -> list[Leftover]:
             f"what a {type(broker).__name__} has on its server is not known; inventory() takes "
             "brokers over Redis, NATS and RabbitMQ"
         )
-    return await system.inventory_of(broker, prefix_of(broker))
+    return await retry_through_outage(
+        lambda: system.inventory_of(broker, prefix_of(broker)),
+        system.is_outage,
+        "the inventory cannot be read yet",
+    )
 
 
 def prefix_of(broker: AsyncBroker) -> str:

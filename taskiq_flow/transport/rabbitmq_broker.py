@@ -448,8 +448,11 @@ def revoked_of(prefix: str) -> str:
 
 
 async def channel_of(connection: Any) -> AbstractChannel:
-    """A new channel: an error on it closes no other."""
-    channel: AbstractChannel = await connection.transport.connection.channel()
+    """A new channel: an error on it closes no other. ``ConnectionError`` while there is none."""
+    transport = connection.transport
+    if transport is None or transport.connection.is_closed:  # the client raises a RuntimeError
+        raise ConnectionError("the connection to RabbitMQ is closed until the client reconnects")
+    channel: AbstractChannel = await transport.connection.channel()
     return channel
 
 

@@ -19,6 +19,7 @@ from taskiq_flow import (
     FlowMiddleware,
     Item,
     NodeFailedError,
+    inventory,
 )
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
@@ -87,8 +88,10 @@ async def test_a_run_survives_a_server_that_is_gone_for_three_seconds(
         run = asyncio.ensure_future(engine.execute(values))
         await notes.until("end", 14)
         site.server.kill()
+        there = asyncio.ensure_future(inventory(broker))
         await asyncio.sleep(AWAY)  # the length of the outage
         site.server.restart(keep_data=True)
+        assert site.settings.queue in {left.name for left in await there}
         assert len(await run) == 24
         await check_all_is_there(broker, tmp_path / "again")  # with the same workers
 
