@@ -112,6 +112,7 @@ class MappedNodes:
             caller,
             deliver=stream.deliver,
             events=events,
+            replay=replay,
             log=log,
             input_node=input_node,
             is_resumed=is_resumed,

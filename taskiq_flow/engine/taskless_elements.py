@@ -17,6 +17,7 @@ from taskiq_flow.elements.lists import Lists
 from taskiq_flow.elements.values import ElementValues
 from taskiq_flow.engine.earlier_elements import EarlierElements, source_digest
 from taskiq_flow.engine.mapped_callbacks import MappedCallbacks
+from taskiq_flow.engine.replay import Replay
 from taskiq_flow.engine.run_events import RunEvents
 from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.errors import NODE_ERRORS
@@ -28,9 +29,9 @@ class TasklessElements:
     """Completes the elements of one run that need no task, as they are let in.
 
     These are the items of generators, the inputs of many runs, and what earlier engines have
-    completed. ``deliver``: gives the reader the value of an element. ``log``: of a run with a
-    journal. ``input_node``: gives the inputs of many runs. ``is_resumed``: whether earlier engines
-    may have completed elements.
+    completed. ``deliver``: gives the reader the value of an element. ``replay``: the order of those
+    that earlier engines have completed. ``log``: of a run with a journal. ``input_node``: gives the
+    inputs of many runs. ``is_resumed``: whether earlier engines may have completed elements.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class TasklessElements:
         *,
         deliver: Callable[[Any, Any], None],
         events: RunEvents[Any],
+        replay: Replay,
         log: LogWriter[Any] | None,
         input_node: DAGNode | None,
         is_resumed: bool,
@@ -54,6 +56,7 @@ class TasklessElements:
         self._caller = caller
         self._deliver = deliver
         self._events = events
+        self._replay = replay
         self._log = log
         self._input_node = input_node
         self._is_resumed = is_resumed
@@ -107,11 +110,12 @@ class TasklessElements:
         node = element.node
         if isinstance(node, ItemsNode):
             self._lists.drop_item(node.given_key, element.path)
-            is_restored = self._earlier.has_item(element)
-            if not is_restored:
+            if not self._earlier.has_item(element):
                 self._earlier.add_new(element)
-            if self._spec.items and (self._spec.earlier.is_replayed or not is_restored):
-                self._deliver(element, value)
+                if self._spec.items:
+                    self._deliver(element, value)
+            elif self._spec.earlier.is_replayed:
+                self._replay.add(element, value)
         return COMPLETED
 
     def _restore_earlier(self, element: Element) -> int | None:

@@ -1,0 +1,98 @@
+"""A resumed run yields a pair before any pair of what depends on it, as a new run does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Any, Literal
+
+import pytest
+from taskiq import InMemoryBroker
+
+from taskiq_flow import DAGBuilder, ExecutionEngine, Item, MemoryJournal
+from tests.virtual_clock import virtually
+
+
+async def made(count: int) -> AsyncIterator[int]:
+    for number in range(count):
+        await asyncio.sleep(1)
+        yield number
+
+
+async def made_again(number: int) -> AsyncIterator[int]:
+    for further in range(2):
+        await asyncio.sleep(1)
+        yield number + further
+
+
+async def more(number: int) -> int:
+    await asyncio.sleep(1)
+    return number + 1
+
+
+def chain() -> DAGBuilder:
+    builder = DAGBuilder().node(made, name="a").node(more, name="b", inputs=["a"], map_over="a")
+    return builder.node(more, name="c", inputs=["b"], map_over="b")
+
+
+def nested() -> DAGBuilder:
+    """The items of ``b`` lie within those of ``a``."""
+    builder = DAGBuilder().node(made, name="a")
+    builder.node(made_again, name="b", inputs=["a"], map_over="a")
+    return builder.node(more, name="c", inputs=["b"], map_over={"b": 2})
+
+
+def engine_of(builder: DAGBuilder, journal: MemoryJournal) -> ExecutionEngine:
+    return ExecutionEngine(InMemoryBroker(), builder.build(), 3, journal=journal)
+
+
+def path_of(item: Item) -> tuple[int, ...]:
+    return item.index if isinstance(item.index, tuple) else (item.index,)
+
+
+def check_order(pairs: Sequence[tuple[str, Any]]) -> None:
+    """Each of ``a``, ``b`` and ``c`` takes what the one before gives at the same place."""
+    seen = {
+        (name, path_of(value)): n for n, (name, value) in enumerate(pairs) if type(value) is Item
+    }
+    assert {name for name, _ in seen} == {"a", "b", "c"}
+    for (name, path), number in seen.items():
+        for (other, around), earlier in seen.items():
+            if other < name and path[: len(around)] == around:
+                assert earlier < number, (other, around, name, path)
+
+
+@virtually
+@pytest.mark.parametrize("items", [True, "only"])
+@pytest.mark.parametrize("builder", [chain(), nested()], ids=["chain", "nested"])
+async def test_items_of_a_generator_come_again_before_what_was_made_of_them(
+    builder: DAGBuilder, items: Literal[True, "only"]
+) -> None:
+    journal = MemoryJournal()
+    async with aclosing(
+        engine_of(builder, journal).execute_async({"count": 4}, run_id="run", items=True)
+    ) as pairs:
+        async for name, value in pairs:
+            if name == "c" and path_of(value)[0] == 1:
+                break
+    check_order([pair async for pair in engine_of(builder, journal).resume("run", items=items)])
+
+
+@virtually
+@pytest.mark.parametrize("builder", [chain(), nested()], ids=["chain", "nested"])
+async def test_items_of_many_runs_come_again_before_what_was_made_of_them(
+    builder: DAGBuilder,
+) -> None:
+    journal, source = MemoryJournal(), [{"count": 2}, {"count": 3}]
+    stream = engine_of(builder, journal).execute_many(source, run_id="run", items=True)
+    async with aclosing(stream) as triples:
+        async for _, name, value in triples:
+            if name == "c" and path_of(value)[0] == 1:
+                break
+    found: dict[int, list[tuple[str, Any]]] = {0: [], 1: []}
+    again = engine_of(builder, journal).execute_many(source, run_id="run", resume=True, items=True)
+    async for number, name, value in again:
+        found[number].append((name, value))
+    for each in found.values():
+        check_order(each)
