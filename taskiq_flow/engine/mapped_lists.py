@@ -16,7 +16,6 @@ from taskiq_flow.elements.element import Element, Unreached
 from taskiq_flow.elements.values import ElementValues
 from taskiq_flow.engine.earlier_elements import EarlierElements
 from taskiq_flow.engine.mapped_callbacks import MappedCallbacks
-from taskiq_flow.engine.replay import Replay
 from taskiq_flow.engine.run_events import RunEvents
 from taskiq_flow.engine.run_spec import RunSpec
 from taskiq_flow.engine.run_state import RunState, as_declared, as_whole
@@ -36,9 +35,8 @@ class MappedLists:
     """Gives lists to the nodes that take them and to the reader when their elements have ended.
 
     It is the ``EndsListener`` of one run. ``deliver``: gives the reader the value of a node.
-    ``replay``: the order of those that earlier engines have completed. ``log``: of a run with a
-    journal. ``input_node``: gives the inputs of many runs. ``collects``: whether the reader is
-    given failures in the places of values.
+    ``log``: of a run with a journal. ``input_node``: gives the inputs of many runs. ``collects``:
+    whether the reader is given failures in the places of values.
 
     ``held_back``: how generators have failed or were skipped, until their last items are delivered.
     """
@@ -55,7 +53,6 @@ class MappedLists:
         *,
         deliver: Callable[[Any, Any], None],
         events: RunEvents[Any],
-        replay: Replay,
         log: LogWriter[Any] | None,
         input_node: DAGNode | None,
         collects: bool,
@@ -69,7 +66,6 @@ class MappedLists:
         self._caller = caller
         self._deliver = deliver
         self._events = events
-        self._replay = replay
         self._log = log
         self._input_node = input_node
         self._collects = collects
@@ -104,7 +100,6 @@ class MappedLists:
     def never_mapped(self, node: DAGNode) -> None:
         """A mapped node has ended without the lists that it maps over."""
         self._deliver_held_back(node, ())
-        self._replay.was_yielded(as_declared(node))
 
     def write_rest(self) -> None:
         """Write the records of positions that wait for others. Called once, at the run's end."""
@@ -213,7 +208,6 @@ class MappedLists:
             whole = self._cut(node) if is_cut else self._values.whole(node, (), missing)
             self._deliver(node, whole)
         self._deliver_held_back(node, ())
-        self._replay.was_yielded(as_declared(node))
 
     def _deliver_held_back(self, items: DAGNode, path: Path) -> None:
         found = self.held_back.pop((items, path), None)

@@ -99,7 +99,6 @@ class MappedNodes:
             caller,
             deliver=stream.deliver,
             events=events,
-            replay=replay,
             log=log,
             input_node=input_node,
             collects=collects,

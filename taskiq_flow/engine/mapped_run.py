@@ -26,7 +26,6 @@ class MappedRun(Run[N]):
     """A run whose nodes are partly mapped. ``RunSpec.elements`` has their plan."""
 
     def _prepared(self) -> tuple[Callable[[], Any], Callable[[Any], RestOfStart | None]]:
-        self._replay_in_order = Replay(self._spec, self._plan, self.stream)
         self._mapped = MappedNodes(
             self._spec,
             self._ready,
@@ -153,6 +152,11 @@ class MappedRun(Run[N]):
             self._end(error)
 
     # Restoring what earlier engines have completed
+
+    def _restored_nodes(self) -> dict[N, None]:
+        self._replay_in_order = Replay(self._spec, self._plan, self.stream)
+        restored = super()._restored_nodes()
+        return {node: None for node in restored if not self._replay_in_order.is_late(node)}
 
     def restore_element(self, element: Element) -> int | None:
         """Store what an earlier engine has completed. Returns how it has ended, if it has."""

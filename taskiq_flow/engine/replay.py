@@ -5,52 +5,60 @@ from __future__ import annotations
 from typing import Any
 
 from taskiq_flow.dataflow.element_plan import ElementPlan
+from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.result_stream import ResultStream
 from taskiq_flow.engine.run_spec import RunSpec
-from taskiq_flow.engine.run_state import as_whole
+from taskiq_flow.engine.run_state import as_declared, as_whole
 
 
 class Replay:
     """The order in which a run with mapped nodes yields what earlier engines have completed.
 
-    Lists are gathered while the run goes on. A node that takes them is yielded after them.
+    Some nodes are late: their results are restored when they would start, and are yielded after
+    all that they depend on. These nodes take lists, which are gathered while the run goes on, or
+    may run without a dependency, which is told as skipped once more, or depend on a late node.
+    All other results are yielded as soon as they are restored.
     """
 
     def __init__(self, spec: RunSpec[Any], plan: ElementPlan, stream: ResultStream[Any]) -> None:
         self._spec = spec
         self._generators = plan.generators
         self._stream = stream
-        self._waiting: dict[Any, tuple[Any, set[Any]]] = {}  # by node: what comes before it
+        earlier = spec.earlier
+        self._late = _late(spec, plan) if earlier.results and earlier.is_replayed else set()
+
+    def is_late(self, node: Any) -> bool:
+        """Whether a node, or an element, is restored when it would start."""
+        return as_declared(as_whole(node)) in self._late
 
     def add(self, node: Any, value: Any) -> None:
-        """Yield the value of a node as soon as what it was made of has been yielded."""
+        """Yield the value of a node or an element that was restored, if the reader asks for it."""
         is_element = isinstance(node, Element) and len(node.path) != self._spec.lists_at
-        if self._gives_items(node) or (is_element and not self._spec.items):
+        if as_whole(node) in self._generators or (is_element and not self._spec.items):
             return  # of a generator, the items are yielded, and their list
-        waits_for: set[Any] = set()
-        if not isinstance(node, Element):
-            before: Any = self._spec.predecessors.get(node, ())
-            waits_for = {
-                other
-                for other in before
-                if other.map_over or other in self._waiting or self._gives_items(other)
-            }
-        if waits_for:
-            self._waiting[node] = value, waits_for
+        if self.is_late(node):
+            self._stream.deliver(node, value)
         else:
             self._stream.unread.append((node, value))
 
-    def was_yielded(self, node: Any) -> None:
-        """A node's value was yielded, if it is at all: go on with those that come after it."""
-        ready = []
-        for later, (_, waits_for) in self._waiting.items():
-            if node in waits_for:
-                waits_for.remove(node)
-                ready += [] if waits_for else [later]
-        for later in ready:
-            self._stream.deliver(later, self._waiting.pop(later)[0])
-            self.was_yielded(later)
 
-    def _gives_items(self, node: Any) -> bool:
-        return as_whole(node) in self._generators
+def _late(spec: RunSpec[Any], plan: ElementPlan) -> set[Any]:
+    """The nodes that are restored when they would start."""
+    found: set[Any] = set()
+    for node in spec.nodes:
+        before: set[Any] = {*spec.predecessors.get(node, ())}
+        lists = {other for other in before if other in plan.mapped or other in plan.generators}
+        goes_without = bool(before) and node.join != "all"
+        if goes_without or before & found or lists - _taken_by_element(node, plan):
+            found.add(node)
+    return found
+
+
+def _taken_by_element(node: DAGNode, plan: ElementPlan) -> set[DAGNode]:
+    """The nodes of which each element of a mapped one takes no more than one element."""
+    mapped = plan.mapped.get(node)
+    if mapped is None:
+        return set()
+    listed = {t.producer for t in mapped.taken if t.is_failures or len(t.at) < t.own}
+    return {as_declared(n) for n in mapped.producers.keys() - listed - {*mapped.whole}}

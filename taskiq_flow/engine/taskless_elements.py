@@ -131,6 +131,11 @@ class TasklessElements:
         return outcome
 
     def _can_be_restored(self, element: Element) -> bool:
-        """Whether what the element gives is there. A filter of lists gives what it was given."""
+        """Whether it is the element's turn, and what it gives is there.
+
+        A filter of lists gives what it was given.
+        """
+        if self._replay.is_late(element) and element.task_name in self._spec.earlier.results:
+            return False
         key = element.node.filtered
         return key is None or self._values.mapped_value(element, key) is not ABSENT

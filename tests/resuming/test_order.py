@@ -11,6 +11,7 @@ import pytest
 from taskiq import InMemoryBroker
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, Item, MemoryJournal
+from taskiq_flow.engine.run_spec import Items
 from tests.virtual_clock import virtually
 
 
@@ -96,3 +97,51 @@ async def test_items_of_many_runs_come_again_before_what_was_made_of_them(
         found[number].append((name, value))
     for each in found.values():
         check_order(each)
+
+
+async def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+async def share(number: int, whole: int) -> float:
+    await asyncio.sleep(number)
+    return number / whole
+
+
+def shares() -> DAGBuilder:
+    builder = DAGBuilder().node(more, name="each", inputs=["xs"], map_over="xs")
+    builder.node(total, name="total", inputs=["each"])
+    return builder.node(share, name="share", inputs=["each", "total"], map_over="each")
+
+
+@virtually
+@pytest.mark.parametrize("items", [False, True])
+async def test_what_takes_a_list_comes_again_before_the_elements_that_depend_on_it(
+    items: Items,
+) -> None:
+    journal = MemoryJournal()
+    begun = engine_of(shares(), journal).execute_async({"xs": [0, 1]}, run_id="run", items=True)
+    async with aclosing(begun) as pairs:
+        async for name, _ in pairs:
+            if name == "share":
+                break
+    resumed = engine_of(shares(), journal).resume("run", items=items)
+    found = [name async for name, value in resumed if items or type(value) is not Item]
+    if items:
+        assert found == ["each", "each", "each", "total", "share", "share", "share"]
+    else:
+        assert found == ["each", "total", "share"]
+
+
+@virtually
+async def test_what_takes_a_list_of_one_of_many_runs_comes_again_after_it() -> None:
+    journal, source = MemoryJournal(), [{"xs": [0, 1]}, {"xs": [2]}]
+    begun = engine_of(shares(), journal).execute_many(source, run_id="run")
+    async with aclosing(begun) as triples:
+        async for _, name, _ in triples:
+            if name == "total":
+                break
+    resumed = engine_of(shares(), journal).execute_many(source, run_id="run", resume=True)
+    found = [(number, name) async for number, name, _ in resumed]
+    for number in (0, 1):
+        assert [name for n, name in found if n == number] == ["each", "total", "share"]
