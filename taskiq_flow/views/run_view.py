@@ -528,8 +528,10 @@ class RunView:
                 self._end_element(node, elements, record, "cancelled", event.at)
         if node.is_ended:
             return
-        is_left = elements.cancelled or elements.ended < elements.known
-        if elements.failed:
+        # If the levels were not told, nothing tells whether more elements would have come.
+        are_known = elements.are_all_known or not elements.levels
+        is_left = not are_known or elements.cancelled or elements.ended < elements.known
+        if elements.failed and (event.outcome != "cancelled" or not is_left):
             node.state = "failed"
         elif event.outcome == "completed" or (elements.known and not is_left):
             node.state = "completed"

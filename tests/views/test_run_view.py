@@ -33,6 +33,7 @@ from taskiq_flow import (
     RunStarted,
     RunView,
 )
+from taskiq_flow.listeners.texts import node_text, run_text
 from taskiq_flow.notes import notes_of
 from taskiq_flow.views.node_view import MOST_FAILURES, ElementsView
 from taskiq_flow.views.pipeline_status import status_of
@@ -231,6 +232,49 @@ def test_a_mapped_node_has_ended_with_the_last_of_its_elements() -> None:
     view.apply(element(NodeCompleted, 1, 3.0, "r:m[1]:1", 7, attempt=1))
     assert (view.nodes["m"].state, view.nodes["m"].ended_at) == ("completed", 3.0)
     assert view.counts == {"completed": 1}
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["cancelled", "interrupted"])
+def test_a_map_that_was_stopped_before_its_end_has_neither_completed_nor_failed(
+    stopped: bool,
+) -> None:
+    """Its source was going to give more, of which an element of "n" had failed before."""
+    n = ["n[0]", "n[1]"]
+    view = view_of(
+        *(started("m", "n", mapped={"m": 1, "n": 1}), ElementsKnown("r", 0.0, "n", 3)),
+        element(NodeStarted, 0, 0.0, ""),
+        element(NodeCompleted, 0, 1.0, "", 7),
+        *(NodeStarted("r", 1.0, name, "", index) for index, name in enumerate(n)),
+        NodeFailed("r", 2.0, "n[0]", "", ODD, 1, index=0),
+        NodeCompleted("r", 2.0, "n[1]", "", 7, index=1),
+    )
+    if stopped:
+        view.apply(RunFinished("r", 3.0, "cancelled", None))
+    else:
+        view.note_status("interrupted")
+    state = "cancelled" if stopped else "interrupted"
+    assert {name: node.state for name, node in view.nodes.items()} == {"m": state, "n": state}
+    first = run_text(view).partition("; ")[2]
+    assert first == f"2 {state}; 1 element failed"
+    assert node_text(view.nodes["n"]).partition("; ")[0] == f"{state}, 2/3, 1 failed"
+
+
+def test_an_element_that_ends_the_run_has_failed_its_map() -> None:
+    view = view_of(
+        *(started("m", mapped={"m": 1}), ElementsKnown("r", 0.0, "m", 3)),
+        *(element(NodeStarted, 0, 0.0, ""), element(NodeFailed, 0, 1.0, "", ODD, 1)),
+        RunFinished("r", 1.0, "failed", ODD),
+    )
+    assert view.nodes["m"].state == "failed"
+    assert run_text(view) == "failed in 1.0 s; 1 failed"
+
+
+def test_a_run_in_progress_says_what_runs_and_what_is_queued() -> None:
+    view = view_of(
+        *(started("a", "b", "c", "d"), sent("a", 0.0), completed("a", 1.0)),
+        *(sent("b", 1.0), began("b", 2.0), sent("c", 2.0)),
+    )
+    assert run_text(view) == "running for 2.0 s; 1 completed, 1 running, 1 queued, 1 pending"
 
 
 def test_a_mapped_node_without_elements_completes() -> None:
