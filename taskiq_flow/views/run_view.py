@@ -426,7 +426,7 @@ class RunView:
         if (earlier := self._earlier.pop(node.name, None)) is None:
             earlier = NodeView(node.name, "completed", attempt)
             earlier.keep("journal", value)
-        earlier.was_completed_before = True
+        earlier.source, earlier.was_completed_before = "journal", True
         earlier.ready_at = earlier.sent_at = earlier.began_at = earlier.ended_at = None
         self.nodes[node.name] = earlier
 

@@ -292,6 +292,27 @@ async def test_a_known_graph_is_drawn_with_its_inputs(serve: Serve, journal: Mem
     assert dag["edges"][0]["to"] == "after"
 
 
+async def test_of_a_result_of_the_journal_the_run_and_the_report_say_the_same(serve: Serve) -> None:
+    run = Written(MemoryJournal())
+    nodes = ("load", "save")
+    await run.begin(
+        RunStarted("r1", 0.0, nodes, 1.7e9),
+        *(NodeStarted("r1", 0.0, "load", ""), NodeCompleted("r1", 6.0, "load", "", 7, attempt=1)),
+        RunFinished("r1", 6.0, "cancelled", None),
+        RunStarted("r1", 90.0, nodes, 1.7e9 + 90),
+        NodeCompleted("r1", 90.0, "load", "", 7, "journal"),
+        *(NodeStarted("r1", 90.0, "save", ""), NodeCompleted("r1", 91.0, "save", "", 7, attempt=1)),
+        RunFinished("r1", 91.0, "completed", None),
+    )
+    site = await serve(runs_app(run.journal))
+    nodes_of_run = {node["node"]: node for node in (await site.json("/api/v1/runs/r1"))["nodes"]}
+    report = (await site.json("/api/v1/runs/r1/report"))["nodes"]
+    for name, times in (("load", (0, 0.0, 0.0, 0.0)), ("save", (1, 0.0, 0.0, 1.0))):
+        for node in (nodes_of_run[name], report[name]):
+            assert tuple(node[k] for k in ("attempts", "waiting", "queued", "running")) == times
+    assert (await site.json("/api/v1/runs/r1/nodes/load"))["source"] == "journal"
+
+
 async def test_the_report_says_what_held_the_run_back(serve: Serve, journal: MemoryJournal) -> None:
     site = await serve(runs_app(journal))
     report = await site.json("/api/v1/runs/r1/report")
