@@ -8,6 +8,7 @@ import pickle
 import tracemalloc
 import weakref
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -354,6 +355,52 @@ def test_a_resumed_run_begins_anew_and_what_is_in_the_journal_keeps_its_times() 
     assert view.nodes["a"].ended_at is None
     assert (view.sessions, view.started_at) == (2, 90.0)
     assert view.counts == {"completed": 1, "pending": 2}
+
+
+FIRST: list[Event] = [
+    started("a", "m", mapped={"m": 1}),
+    *(sent("a", 0.0), began("a", 1.0), completed("a", 3.0, 7), ElementsKnown("r", 3.0, "m", 1)),
+    *(element(NodeStarted, 0, 3.0, ""), element(NodeCompleted, 0, 4.0, "", 7)),
+    RunFinished("r", 4.0, "completed", None),
+]
+RESUMED = started("a", "m", at=90.0, mapped={"m": 1})
+A = NodeCompleted("r", 90.0, "a", "", 7, "journal")
+M: list[Event] = [
+    ElementsKnown("r", 90.0, "m", 1),
+    NodeCompleted("r", 90.0, "m[0]", "", 7, "journal", 0),
+]
+ENDED = RunFinished("r", 91.0, "completed", None)
+
+
+def test_a_resume_that_runs_nothing_leaves_a_completed_run_as_it_was() -> None:
+    before = view_of(*FIRST)
+    view = copy.deepcopy(before)
+    for number in (1, 2):
+        again = [replace(event, seq=seq) for seq, event in enumerate([RESUMED, A, *M, ENDED], 9)]
+        for event in again:
+            view.apply(event)
+        assert (view.sessions, view.seconds, view.time, view.seq) == (1, 4.0, 1.7e9, 13), number
+        assert view.nodes == before.nodes
+    assert times(view.nodes["a"]) == (0.0, 1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [sent("a", 90.0), completed("a", 91.0), *M, ENDED],
+        [NodeCompleted("r", 90.0, "a", "", 7, "cache"), *M, ENDED],
+        [A, M[0], element(NodeStarted, 0, 90.0, ""), element(NodeCompleted, 0, 91.0, "", 7), ENDED],
+        [A, M[0], NodeCompleted("r", 90.0, "m[0]", "", 7, "cache", 0), ENDED],
+        [A, NodeSkipped("r", 90.0, "m", ()), ENDED],
+        [A, *M, replace(ENDED, outcome="cancelled")],
+    ],
+    ids=["node", "cached", "element", "cached element", "skipped", "cancelled"],
+)
+def test_a_resume_of_a_completed_run_in_which_something_happened_is_a_session(
+    events: list[Event],
+) -> None:
+    view = view_of(*FIRST, RESUMED, *events)
+    assert (view.sessions, view.seconds, view.started_at) == (2, 1.0, 90.0)
 
 
 def test_the_critical_path_is_the_longest_by_the_times_that_were_measured() -> None:
