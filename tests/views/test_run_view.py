@@ -382,6 +382,16 @@ def test_a_resume_that_runs_nothing_leaves_a_completed_run_as_it_was() -> None:
         assert (view.sessions, view.seconds, view.time, view.seq) == (1, 4.0, 1.7e9, 13), number
         assert view.nodes == before.nodes
     assert times(view.nodes["a"]) == (0.0, 1.0, 2.0)
+    view.apply(again[0])
+    assert view.status == "completed"  # as that was applied before
+
+
+def test_a_resume_in_which_a_node_failed_once_more_is_a_session() -> None:
+    """With on_error="collect", a run with failed nodes has completed."""
+    failed = NodeFailed("r", 1.0, "a", "", ODD, 1)
+    first = [started("a"), sent("a", 0.0), failed, RunFinished("r", 1.0, "completed", None)]
+    again = [started("a", at=90.0), retried("a", 90.0, 2, 0.0), replace(failed, at=91.0), ENDED]
+    assert view_of(*first, *again).sessions == 2
 
 
 @pytest.mark.parametrize(

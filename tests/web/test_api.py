@@ -21,6 +21,7 @@ from taskiq_flow import (
     MemoryJournal,
     NodeBegan,
     NodeCompleted,
+    NodeFailedError,
     NodeStarted,
     Recorder,
     RunFinished,
@@ -137,6 +138,20 @@ async def test_a_node_has_its_error_attempts_inputs_and_value(
     assert [(e["node"], e["state"]) for e in each["listed"]] == [("each[1]", "failed")]
     element = await site.json("/api/v1/runs/r1/nodes/each%5B1%5D")
     assert element["error"]["message"] == "3 is odd"
+
+
+async def test_each_error_has_the_frames_of_the_users_code(
+    serve: Serve, journal: MemoryJournal
+) -> None:
+    engine = ExecutionEngine(InMemoryBroker(), graph().build(), journal=journal)
+    with pytest.raises(NodeFailedError):
+        await engine.execute(INPUTS, run_id="r2")
+    site = await serve(runs_app(journal))
+    of_run = (await site.json("/api/v1/runs/r2"))["error"]
+    (listed,) = (await site.json("/api/v1/runs/r1/nodes/each"))["listed"]
+    for error in (of_run, listed["error"]):
+        assert "nightly.py" in error["frames"].splitlines()[1]
+        assert "receiver.py" in error["traceback"].splitlines()[1]
 
 
 async def test_an_element_that_has_completed_is_shown(serve: Serve, journal: MemoryJournal) -> None:
