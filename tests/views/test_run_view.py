@@ -389,9 +389,11 @@ def test_a_resume_that_runs_nothing_leaves_a_completed_run_as_it_was() -> None:
 def test_a_resume_in_which_a_node_failed_once_more_is_a_session() -> None:
     """With on_error="collect", a run with failed nodes has completed."""
     failed = NodeFailed("r", 1.0, "a", "", ODD, 1)
-    first = [started("a"), sent("a", 0.0), failed, RunFinished("r", 1.0, "completed", None)]
-    again = [started("a", at=90.0), retried("a", 90.0, 2, 0.0), replace(failed, at=91.0), ENDED]
-    assert view_of(*first, *again).sessions == 2
+    view = view_of(
+        *(started("a"), sent("a", 0.0), failed, RunFinished("r", 1.0, "completed", None)),
+        *(started("a", at=90.0), retried("a", 90.0, 2, 0.0), replace(failed, at=91.0), ENDED),
+    )
+    assert view.sessions == 2
 
 
 @pytest.mark.parametrize(
