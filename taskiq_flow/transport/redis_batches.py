@@ -62,8 +62,14 @@ class Batches:
         return answer
 
     async def aclose(self) -> None:
-        """Close the connection. It is made anew if a command follows."""
-        await self._connection.aclose()
+        """Close the connection. It is made anew if a command follows.
+
+        One of an event loop that has ended can only be let go of.
+        """
+        if self._loop is asyncio.get_running_loop():
+            await self._connection.aclose()
+        else:
+            self._loop, self._connection = None, OwnConnection(self._client)
 
     def _answered(self, answers: list[Any] | Exception) -> None:
         """Hand over the answers, and send what has come meanwhile."""

@@ -195,6 +195,15 @@ def test_another_event_loop_gets_a_connection_of_its_own(server: RedisServer) ->
         gc.collect()
 
 
+@pytest.mark.filterwarnings("ignore:unclosed", "ignore:loop is closed")
+def test_it_can_be_closed_when_its_event_loop_has_ended(server: RedisServer) -> None:
+    batches = Batches(Redis.from_url(server.url))
+    for _ in range(2):
+        assert asyncio.run(batches.execute("ECHO", "here", size=0)) == b"here"
+        asyncio.run(batches.aclose())
+        gc.collect()
+
+
 async def test_a_server_that_may_not_be_written_to_any_more_is_looked_for_again(
     client: Any, batches: Batches
 ) -> None:
