@@ -195,6 +195,27 @@ def test_another_event_loop_gets_a_connection_of_its_own(server: RedisServer) ->
         gc.collect()
 
 
+async def test_commands_that_wait_when_it_is_closed_fail_and_open_no_connection(
+    client: Any, batches: Batches
+) -> None:
+    answers = [batches.submit("BLPOP", "nothing", 0, size=0) for _ in range(2)]
+    answers.append(batches.submit("RPUSH", "list", 0, size=1))
+    await batches.aclose()
+    assert [type(answer.exception()) for answer in answers] == [RedisConnectionError] * 3
+    before = await connections(client)
+    assert await batches.execute("RPUSH", "list", 1, size=1) == 1
+    assert await connections(client) == before + 1
+
+
+@pytest.mark.filterwarnings("ignore:unclosed", "ignore:loop is closed")
+def test_it_can_be_closed_when_its_event_loop_has_ended(server: RedisServer) -> None:
+    batches = Batches(Redis.from_url(server.url))
+    for _ in range(2):
+        assert asyncio.run(batches.execute("ECHO", "here", size=0)) == b"here"
+        asyncio.run(batches.aclose())
+        gc.collect()
+
+
 async def test_a_server_that_may_not_be_written_to_any_more_is_looked_for_again(
     client: Any, batches: Batches
 ) -> None:
