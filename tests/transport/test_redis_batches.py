@@ -255,6 +255,10 @@ async def test_answers_are_decoded_where_the_client_decodes(server: RedisServer)
     async with decoding, aclosing(Batches(decoding)) as batches:
         await batches.execute("SET", "text", "\u00e9", size=2)
         assert await batches.execute("GET", "text", size=0) == "\u00e9"
+        await batches.execute("SET", "bytes", b"\xff", size=1)
+        with pytest.raises(UnicodeDecodeError):  # which is no outage
+            await batches.execute("GET", "bytes", size=0)
+        assert await batches.execute("GET", "text", size=0) == "\u00e9"
 
 
 async def test_a_server_at_a_unix_socket_is_spoken_to(tmp_path: Path) -> None:
