@@ -798,7 +798,24 @@ class Large:
         self.alive.add(self)
 
 
-async def large_items(x: list[int]) -> AsyncIterator[Large]:
+# These are async: a thread may hold what it has returned for a moment longer than the run.
+async def of_x(x: int) -> Large:
+    return Large()
+
+
+async def pair_of_x(x: Any) -> tuple[Large, Large]:
+    return Large(), Large()
+
+
+async def of_a(a: Large) -> Large:
+    return Large()
+
+
+async def all_of_b(b: list[Large]) -> int:
+    return len(b)
+
+
+async def items_of_x(x: list[int]) -> AsyncIterator[Large]:
     for _ in x:
         yield Large()
 
@@ -806,21 +823,15 @@ async def large_items(x: list[int]) -> AsyncIterator[Large]:
 @pytest.mark.parametrize(
     "builder",
     [
-        DAGBuilder().node(lambda x: Large(), name="a", map_over="x"),
+        DAGBuilder().node(of_x, map_over="x"),
         DAGBuilder()
-        .node(lambda x: Large(), name="a", map_over="x")
-        .node(lambda a: Large(), name="b", map_over="a")
-        .node(len, name="c", inputs=["b"]),
-        DAGBuilder()
-        .node(lambda x: [Large(), Large()], name="a", map_over="x")
-        .node(lambda a: Large(), name="b", map_over={"a": 2}),
-        DAGBuilder()
-        .node(lambda x: [Large(), Large()], name="a")
-        .node(lambda a: Large(), name="b", map_over="a"),
-        DAGBuilder()
-        .node(lambda x: (Large(), Large()), name="a", map_over="x", outputs=["b", "c"])
-        .node(lambda b: Large(), name="d", map_over="b"),
-        DAGBuilder().node(large_items, name="a").node(lambda a: Large(), name="b", map_over="a"),
+        .node(of_x, output="a", map_over="x")
+        .node(of_a, output="b", map_over="a")
+        .node(all_of_b),
+        DAGBuilder().node(pair_of_x, output="a", map_over="x").node(of_a, map_over={"a": 2}),
+        DAGBuilder().node(pair_of_x, output="a").node(of_a, map_over="a"),
+        DAGBuilder().node(pair_of_x, outputs=["a", "b"], map_over="x").node(of_a, map_over="a"),
+        DAGBuilder().node(items_of_x, output="a").node(of_a, map_over="a"),
     ],
     ids=["one", "chain", "nested", "list", "two outputs", "generator"],
 )
