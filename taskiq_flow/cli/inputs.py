@@ -10,6 +10,7 @@ from typing import Any
 
 from taskiq_flow.cli.exits import CommandError
 from taskiq_flow.dataflow.dag import DAG
+from taskiq_flow.dataflow.inputs import refuse_unused
 from taskiq_flow.dataflow.reading import InputReader
 
 
@@ -20,9 +21,11 @@ def read_inputs(
 
     All are read as the annotation of the parameter that takes the key says. ``texts``:
     ``key=text``. ``documents``: ``key=JSON``. ``file``: a JSON object, ``-`` for standard input.
-    Raises ``CommandError`` for what is not written so, and ``InputError`` for what does not fit.
+    Raises ``CommandError`` for what is not written so, and ``InputError`` for what does not fit,
+    or is named by an option and taken by no node.
     """
-    reader = InputReader(dag.plan())
+    plan = dag.plan()
+    reader = InputReader(plan)
     found = {} if file is None else _of_file(file)
     named: dict[str, Any] = {}
     for option, given in (("--input", texts), ("--input-json", documents)):
@@ -34,6 +37,7 @@ def read_inputs(
                 if option == "--input-json"
                 else reader.of_text(key, text)
             )
+    refuse_unused(named, plan)  # a file may be for several graphs
     return {key: reader.of_json(key, found[key]) for key in found if key not in named} | named
 
 

@@ -8,9 +8,20 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from numbers import Integral, Real
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import (
+    BuiltinFunctionType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    WrapperDescriptorType,
+)
 from typing import Any, Final, get_args
+
+from taskiq import AsyncTaskiqDecoratedTask, AsyncTaskiqTask, TaskiqResult
+from taskiq.kicker import AsyncKicker
 
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.dataflow.tasks import parameters_of
@@ -25,19 +36,23 @@ Seconds = float | timedelta
 """A time limit: a number of seconds, or a ``timedelta``."""
 
 
-_ALWAYS_TRUE = (FunctionType, MethodType, BuiltinFunctionType, *ONCE_ONLY)
+_ALWAYS_TRUE = (
+    *(FunctionType, BuiltinFunctionType, MethodType),
+    *(MethodWrapperType, MethodDescriptorType, WrapperDescriptorType),
+    *(partial, AsyncTaskiqDecoratedTask, AsyncKicker, AsyncTaskiqTask, TaskiqResult),
+    *ONCE_ONLY,
+)
 
 
 def is_true(answer: object) -> bool:
     """Whether the answer of a condition or a filter is true.
 
-    Raises ``TypeError`` for an answer that says nothing, as a method that was not called.
+    Raises ``TypeError`` for an answer that says nothing, as a method that was not called, or the
+    result of a task, in which the answer stands.
     """
     if isinstance(answer, _ALWAYS_TRUE):
-        raise TypeError(
-            f"the answer is a {type_name(answer)}, which is always true; call it, or return "
-            "True or False"
-        )
+        remedy = "call it, or return True or False" if callable(answer) else "return True or False"
+        raise TypeError(f"the answer is a {type_name(answer)}, which is always true; {remedy}")
     return bool(answer)
 
 

@@ -111,6 +111,10 @@ class Row:
     def __getitem__(self, index: int) -> Any:
         return self._values[index]
 
+    def forget(self) -> None:
+        """Let go of all values. Nobody asks for them any more."""
+        self._values = {}
+
     @property
     def length(self) -> int | None:
         """How many values there are in all; ``None`` if that is not known yet."""

@@ -119,6 +119,12 @@ class Lists:
         """The functions that close sources. Each may raise whatever its generator raises."""
         return [self.source(key).close for key in self.sources]
 
+    def forget(self) -> None:
+        """Let go of the values of all lists. The run is over."""
+        for rows in self.rows.values():
+            for row in rows.values():
+                row.forget()
+
     def drop_item(self, key: str, path: Path) -> None:
         """Drop an item of a generator from its row. It has become an element."""
         self.rows[key, 1][path[:-1]].drop(path[-1])

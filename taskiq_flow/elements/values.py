@@ -139,6 +139,17 @@ class ElementValues:
         """The values of a mapped node's key, as lists. Values that were dropped are left out."""
         return self._cells[key].lists((), self._mapped[node].plan.sizes, joins=node.flatten)
 
+    def forget(self) -> None:
+        """Let go of all values. The run is over."""
+        held = [*self._cells.values(), *self._returned.values()]
+        for mapped in self._mapped.values():
+            held += mapped.failures.values()
+            for gathers in mapped.gathers.values():
+                held += gathers.values.values()
+        for cells in held:
+            cells.root.clear()
+        self._lists.forget()
+
     def source_values(self, element: Element) -> list[Any]:
         """The values of sources that an element takes."""
         mapped = self._mapped[element.node]

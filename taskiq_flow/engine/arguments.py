@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from taskiq_flow.dataflow.builder import DAGBuilder
@@ -81,7 +81,7 @@ def listed(argument: str, names: Iterable[str]) -> list[str]:
 
 def checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
     """What runs are tagged with, each once."""
-    if isinstance(tags, str) or not isinstance(tags, Iterable):
+    if isinstance(tags, (str, Mapping)) or not isinstance(tags, Iterable):
         raise TypeError(f"tags is {tags!r}; give a list of texts")
     found = tuple(dict.fromkeys(tags))
     for tag in found:

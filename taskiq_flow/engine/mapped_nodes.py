@@ -190,6 +190,11 @@ class MappedNodes:
             except Exception:  # of the generator's own code; the run has ended already
                 logger.exception("a source of run %r raised when it was closed", self._state.run_id)
 
+    def forget(self) -> None:
+        """Let go of the values that elements were given and have given. The run is over."""
+        self._state.partial.clear()
+        self._values.forget()
+
     def look_again(self) -> None:
         """Call ``pop`` again soon, or end the run."""
         self._loop.call_soon(self._caller.advance)

@@ -146,6 +146,10 @@ class MappedRun(Run[N]):
     def _close_sources(self) -> None:
         self._mapped.close()
 
+    def _forget_values(self) -> None:
+        super()._forget_values()
+        self._mapped.forget()
+
     def end_unless_over(self, error: BaseException) -> None:
         """End the run with an error, if it has not ended."""
         if not self._is_over:

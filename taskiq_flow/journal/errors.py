@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from taskiq_flow.errors import JournalError, RunLockedError, RunNotFoundError
-from taskiq_flow.journal.lease import readable
+from taskiq_flow.journal.lease import is_own, readable
 
 HOW_TO_LIST = "list its runs with run_ids()"
 
@@ -49,6 +49,12 @@ def recorded(run_id: str) -> JournalError:
 
 def locked(run_id: str, owner: str, seconds: float) -> RunLockedError:
     """The error of a run whose lease another engine holds, for ``seconds`` more."""
+    if is_own(owner):
+        return RunLockedError(
+            f"run {run_id!r} is locked by this process, which has not closed it: await the run, "
+            "cancel it, or read it within contextlib.aclosing(...), as a loop that is left by "
+            "break goes on to hold its run"
+        )
     return RunLockedError(
         f"run {run_id!r} is locked by {readable(owner)}, whose lease expires in "
         f"{max(seconds, 0.0):.1f} s unless it is renewed; wait until that engine has ended the "

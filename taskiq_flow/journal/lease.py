@@ -36,6 +36,11 @@ def is_gone(owner: str) -> bool:
     return _start_time(int(parts[2])) not in (parts[3], _UNKNOWN)
 
 
+def is_own(owner: str) -> bool:
+    """Whether a lease owner is of this process."""
+    return owner.rpartition(" ")[0] == new_owner().rpartition(" ")[0]
+
+
 def readable(owner: str) -> str:
     """A lease owner for a message: its process and machine, or its name as it is."""
     parts = _OWNER.fullmatch(owner)

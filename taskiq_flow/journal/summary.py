@@ -97,6 +97,7 @@ class SummaryWriter:
         self._open: set[str] = set()  # mapped nodes of which not all elements are known
         self._in_flight: set[str] = set()  # elements of these
         self._is_continued = False
+        self._completed_at: float | None = None  # in an earlier session; nothing has run since
         self._is_plain = False  # it is known that no node is mapped
         self._tags = head.tags
         self._offset: float | None = None  # between ``Event.at`` and ``started`` or ``ended``
@@ -105,6 +106,8 @@ class SummaryWriter:
     def go_on_after(self, earlier: RunSummary) -> None:
         """Continue a run of which this is the summary."""
         self._is_continued = True
+        if earlier.status == "completed":
+            self._completed_at = earlier.ended
         self.seq, self.started = earlier.seq, earlier.started or self.started
         name = earlier.name if self._head.name is None else self._head.name
         self._head = replace(self._head, name=name, parent=earlier.parent)
@@ -116,6 +119,8 @@ class SummaryWriter:
         """Take in the next events, of which there is one at least. ``seq``: of the last one."""
         self.seq = seq
         kinds = notes[::WIDTH]
+        if self._completed_at is not None and _tell_of_work(notes):
+            self._completed_at = None
         if self._is_plain and OTHER not in kinds:
             self._completed += kinds.count(COMPLETED)
             return
@@ -152,6 +157,9 @@ class SummaryWriter:
 
     def _finish(self, event: RunFinished) -> None:
         self._outcome = event.outcome
+        if self._completed_at is not None and event.outcome == "completed":
+            self._ended = self._completed_at  # a resume that ran nothing takes no time
+            return
         ended = time.time() if self._offset is None else event.at + self._offset
         self._ended = max(self.started, ended)  # an engine's clock may be behind an earlier one's
 
@@ -233,3 +241,15 @@ class SummaryWriter:
         ElementsKnown: _known,
         RunFinished: _finish,
     }
+
+
+def _tell_of_work(notes: Notes) -> bool:
+    """Whether something was sent, or has a result that the journal did not have."""
+    return any(
+        kind == SENT
+        or (kind == COMPLETED and attempt.source != "journal")
+        or isinstance(event, NodeRetried | NodeFellBack)
+        for kind, attempt, event in zip(
+            notes[::WIDTH], notes[2::WIDTH], notes[3::WIDTH], strict=True
+        )
+    )

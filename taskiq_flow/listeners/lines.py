@@ -60,7 +60,7 @@ class Lines:
             changed.sort(key=lambda node: node.state != "failed")
         for node in changed[:MOST_LINES]:
             lines.append(f"{one_line(node.name)}: {node_text(node)}")
-            if node.state == "failed":
+            if node.is_ended:
                 lines += other_errors(node)
         if left := changed[MOST_LINES:]:
             counts = Counter(node.state for node in left)

@@ -19,6 +19,7 @@ from taskiq_flow.listeners.texts import (
     counted,
     elements_text,
     error_text,
+    failed_elements,
     first_error_text,
     left_text,
     other_errors,
@@ -192,7 +193,8 @@ class Terminal:
     def _last_lines(self, view: RunView) -> Iterator[Text]:
         line = self._name_of(view.status, view.run_id, 0)
         yield line.append(f"  {run_text(view)}")
-        failed = [node for node in view.nodes.values() if node.state == "failed"]
+        nodes = view.nodes.values()
+        failed = [node for node in nodes if node.state == "failed" or failed_elements(node)]
         for node in failed[:MOST_NODES]:
             line = self._name_of(node.state, node.name, 2)
             counts = f"{elements_text(node.elements)}; " if node.elements is not None else ""

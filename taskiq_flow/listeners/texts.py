@@ -39,7 +39,8 @@ def error_text(error: dict[str, str] | None) -> str:
 def counts_text(view: RunView) -> str:
     """How many nodes are in which state."""
     counts = view.counts
-    states = ("completed", "failed", "skipped", "cancelled", "interrupted", "pending")
+    ended = ("completed", "failed", "skipped", "cancelled", "interrupted")
+    states = (*ended, "running", "queued", "pending")
     texts = [f"{counts[state]} {state}" for state in states if state in counts]
     return ", ".join(texts) or "no nodes"
 
@@ -51,11 +52,15 @@ def failed_elements(node: NodeView) -> list[NodeView]:
 
 
 def first_error_text(node: NodeView) -> str:
-    """The error of a failed node; of a mapped one, that of an element, with the element's name."""
-    if node.state != "failed":
+    """The error of a failed node; of a mapped one, that of an element, with the element's name.
+
+    A mapped node that was stopped before its end may have failed elements too.
+    """
+    if not node.is_ended:
         return ""
-    first = next(iter(failed_elements(node)), None)
-    return error_text(node.error) if first is None else _element_text(first)
+    if (first := next(iter(failed_elements(node)), None)) is not None:
+        return _element_text(first)
+    return error_text(node.error) if node.state == "failed" else ""
 
 
 def other_errors(node: NodeView) -> Iterator[str]:
@@ -119,6 +124,9 @@ def run_text(view: RunView, seconds: float | None = None) -> str:
     took = duration(view.seconds if seconds is None else seconds)
     words = {"running": "running for", "interrupted": "interrupted, last event after"}
     text = f"{words.get(view.status, f'{view.status} in')} {took}; {counts_text(view)}"
+    maps = [node.elements for node in view.nodes.values() if node.state != "failed"]
+    if failed := sum(elements.failed for elements in maps if elements is not None):
+        text += f"; {counted(failed, 'element')} failed"
     if view.missed:
         text += f"; {counted(view.missed, 'event')} not seen"
     return text

@@ -62,8 +62,17 @@ class Batches:
         return answer
 
     async def aclose(self) -> None:
-        """Close the connection. It is made anew if a command follows."""
-        await self._connection.aclose()
+        """Close the connection. It is made anew if a command follows.
+
+        What is not answered fails, sent or not. The connection of an event loop that has ended can
+        only be let go of.
+        """
+        if self._loop is asyncio.get_running_loop():
+            self._sent = (*self._sent, *self._waiting)  # else they would open it once more
+            self._waiting.clear()
+            await self._connection.aclose()
+        else:
+            self._loop, self._connection = None, OwnConnection(self._client)
 
     def _answered(self, answers: list[Any] | Exception) -> None:
         """Hand over the answers, and send what has come meanwhile."""

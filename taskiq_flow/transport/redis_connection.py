@@ -15,9 +15,9 @@ from typing import Any
 from redis.asyncio import RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from taskiq_flow.transport.redis_errors import is_demoted
 from taskiq_flow.transport.redis_replies import PushNotification, Replies, pack_command
 
 Command = tuple[Any, ...]
@@ -171,7 +171,7 @@ class OwnConnection:
             self.close()  # nobody has asked
             return
         if isinstance(reply, Exception):
-            self._is_demoted |= isinstance(reply, ReadOnlyError)
+            self._is_demoted |= is_demoted(reply)
         else:
             convert = self._client.response_callbacks.get(names[len(answers)])
             if convert is not None:

@@ -57,6 +57,16 @@ def is_outage(error: BaseException) -> bool:
     return type(error) is exceptions.ClusterError
 
 
+def is_demoted(error: BaseException) -> bool:
+    """Whether an error says that the server has become a replica, also to a script's command.
+
+    The client knows Redis 6's refusal of a script's command for a ``ResponseError`` only.
+    """
+    return isinstance(error, exceptions.ReadOnlyError) or (
+        isinstance(error, exceptions.ResponseError) and " -READONLY " in str(error)
+    )
+
+
 def is_full(error: BaseException) -> bool:
     """Whether an error says that the server has no room: ``maxmemory`` is reached."""
     return isinstance(error, exceptions.OutOfMemoryError) or (

@@ -68,7 +68,7 @@ class Replies(asyncio.Protocol):
             reader.feed(data)
             while not self._is_closed and (reply := reader.gets()) is not _NOTHING_YET:
                 self._hear(reply)
-        except InvalidResponse as error:
+        except (InvalidResponse, UnicodeDecodeError) as error:
             self._give_up(error)
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -106,7 +106,7 @@ class StreamReader:
             while True:
                 if was_cancelled():  # and the client has lost it, not while it waited for messages
                     raise asyncio.CancelledError
-                self._hold(await self._read())
+                self._hold(_entries(await self._read()))
                 began = time.monotonic()
                 while (message := self.deliveries.next(self._may_begin)) is not None:
                     yield message
@@ -322,6 +322,17 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
     end
 end
 """
+
+
+def _entries(fetched: Any) -> Iterable[tuple[Any, Any]]:
+    """The streams with their new entries, in whichever form the client gives them.
+
+    A list of pairs; with ``protocol=3`` a dictionary, where each stream's list is in a list; with
+    ``legacy_responses=False`` a dictionary without.
+    """
+    for stream, entries in fetched.items() if isinstance(fetched, dict) else fetched:
+        is_nested = bool(entries) and isinstance(entries[0], list)
+        yield stream, entries[0] if is_nested else entries
 
 
 def _key(stream: bytes | str, message_id: bytes) -> tuple[str, bytes]:

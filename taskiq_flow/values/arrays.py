@@ -112,7 +112,8 @@ def _read_array(decoder: Decoder, parts: list[Any]) -> Any:
     if content.nbytes == 0:
         if math.prod(size for size in shape if size) > 2**31:
             raise RefusedError("an empty array has no such shape")
-        return numpy.zeros(shape, dtype, order=order)
+        # numpy.zeros gives texts without letters one letter each, and that many bytes.
+        return numpy.ndarray(shape, dtype, order=order)
     # Of memory that cannot be written to, so that nobody makes the array writable again.
     array = numpy.frombuffer(content.toreadonly(), dtype)
     return array.reshape(shape, order=order)

@@ -25,7 +25,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class NodeTimes:
-    """The times of a node in seconds, as of ``NodeView``; zero if the journal had its result.
+    """The times of a node in seconds, as of ``NodeView``.
+
+    All of them and ``attempts`` are zero if the journal had its result.
 
     ``waiting`` of a mapped node has at least the seconds from when it was ready until it ended, but
     for those that its longest element ran and those in which elements were sent and not begun.
@@ -52,10 +54,12 @@ class NodeTimes:
 def times_of(node: NodeView, view: RunView) -> NodeTimes:
     """The times of one of a view's nodes."""
     elements = None if node.elements is None else node.elements.known
+    if node.is_kept:
+        return NodeTimes(node.state, 0, 0.0, 0.0, 0.0, elements)
     attempts = node.attempts if node.elements is None else node.elements.attempts
     # When an element of a mapped node was ready is not known, but what is left of the node's time.
     waiting = node.waiting if elements is None else max(node.waiting, stage_of(node).waiting)
-    parts = (0.0, 0.0, 0.0) if node.is_kept else (waiting, node.queued, node.running)
+    parts = (waiting, node.queued, node.running)
     return NodeTimes(node.state, attempts, *parts, elements, tuple(_spans(node, view)))
 
 

@@ -91,6 +91,15 @@ class NodeView:
         return 0 < self.elements.kept == self.elements.ended
 
     @property
+    def has_run(self) -> bool:
+        """Whether it was sent in this session, or has a result that the journal did not have."""
+        if self.elements is None:
+            is_new = self.state == "completed" and not self.was_completed_before
+        else:
+            is_new = self.elements.completed > self.elements.kept
+        return is_new or self.sent_at is not None
+
+    @property
     def preview(self) -> dict[str, Any] | None:
         """What is shown of its result: ``kind``, ``size``, ``text``, ``cut``; see ``to_dict``."""
         if self.state != "completed" or self.elements is not None:

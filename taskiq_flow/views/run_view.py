@@ -64,7 +64,8 @@ class RunView:
     by ``copy.deepcopy`` or pickled, goes on from there with the events after ``seq``.
 
     ``seq``: the number of the last event; an event that was applied before is ignored. ``missed``:
-    how many events never came. ``sessions``: how many engines have run it, one after the other.
+    how many events never came. ``sessions``: how many engines have run it, one after the other; one
+    that resumed a completed run and ran nothing is not counted, and leaves the view as it was.
     ``time``: seconds since 1970 at which the last of these began, ``started_at`` and ``at`` the
     moments of that and of the last event by the clock of ``Event.at``. ``error``: what ended the
     run. ``nodes``: by name; ``edges``: by name, what each depends on. ``expected``: by name, how
@@ -101,6 +102,8 @@ class RunView:
     in_memory: bool = False
     origin: str | None = None
     _earlier: dict[str, NodeView] = field(default_factory=dict)
+    _began: tuple[float, float] | None = None  # ``time`` and ``at`` of the last session's start
+    _completed: RunView | None = None  # before the last session, if the run had completed
 
     @property
     def counts(self) -> dict[NodeState, int]:
@@ -273,12 +276,12 @@ class RunView:
 
     def _begins_session(self, event: Event) -> bool:
         """Whether another engine goes on with the run. It may number its events from 1 on."""
-        return isinstance(event, RunStarted) and (event.time, event.at) != (
-            self.time,
-            self.started_at,
-        )
+        return isinstance(event, RunStarted) and (event.time, event.at) != self._began
 
     def _started(self, event: RunStarted) -> None:
+        is_completed = self.status == "completed"
+        self._completed = replace(self, _earlier={}, _completed=None) if is_completed else None
+        self._began = (event.time, event.at)
         self._earlier = {
             name: node
             for name, node in self.nodes.items()
@@ -302,6 +305,15 @@ class RunView:
                 self._finish_map(node, node.elements, event)
             elif node.state in ("queued", "running"):
                 self._end(node, "cancelled", event.at)
+        before, self._completed = self._completed, None
+        if before is not None and event.outcome == "completed" and self._is_as(before):
+            self.sessions, self.time, self.nodes = before.sessions, before.time, before.nodes
+            self.started_at, self.at, self.ended_at = before.started_at, before.at, before.ended_at
+
+    def _is_as(self, before: RunView) -> bool:
+        """Whether the last session has run nothing, and the nodes are in the states from before."""
+        states = [{name: node.state for name, node in v.nodes.items()} for v in (self, before)]
+        return states[0] == states[1] and not any(node.has_run for node in self.nodes.values())
 
     def _missed(self, event: Gap) -> None:
         self.missed += event.missed
@@ -426,9 +438,15 @@ class RunView:
         if (earlier := self._earlier.pop(node.name, None)) is None:
             earlier = NodeView(node.name, "completed", attempt)
             earlier.keep("journal", value)
-        earlier.was_completed_before = True
-        earlier.ready_at = earlier.sent_at = earlier.began_at = earlier.ended_at = None
-        self.nodes[node.name] = earlier
+        self.nodes[node.name] = replace(
+            earlier,
+            source="journal",
+            was_completed_before=True,
+            ready_at=None,
+            sent_at=None,
+            began_at=None,
+            ended_at=None,
+        )
 
     # Times and counts
 
@@ -528,8 +546,10 @@ class RunView:
                 self._end_element(node, elements, record, "cancelled", event.at)
         if node.is_ended:
             return
-        is_left = elements.cancelled or elements.ended < elements.known
-        if elements.failed:
+        # If the levels were not told, nothing tells whether more elements would have come.
+        are_known = elements.are_all_known or not elements.levels
+        is_left = not are_known or elements.cancelled or elements.ended < elements.known
+        if elements.failed and (event.outcome != "cancelled" or not is_left):
             node.state = "failed"
         elif event.outcome == "completed" or (elements.known and not is_left):
             node.state = "completed"

@@ -38,7 +38,7 @@ def snapshot(view: RunView, run: RunSummary, shown: Shown, left: float | None = 
         "clock": view.started_at,
         "seconds": view.seconds,
         "left": left,
-        "error": shown.error("", view.error),
+        "error": _error(shown.error("", view.error)),
         "origin": None if view.origin is None else printable(view.origin),
         "counts": view.counts,
         "sentence": printable(report.sentence),
@@ -109,7 +109,7 @@ def node_content(node: NodeView, view: RunView, run: RunSummary, shown: Shown) -
                 "state": record.state,
                 "attempts": record.attempts,
                 "item": shown.item(record.name, record.item),
-                "error": shown.error(record.name, record.error),
+                "error": _error(shown.error(record.name, record.error)),
             }
             for record in records[:MOST_RECORDS]
         ],
@@ -132,10 +132,10 @@ def _node(node: NodeView, view: RunView) -> Content:
     content: Content = {
         "node": printable(node.name),
         "state": node.state,
-        "attempts": node.attempts,
-        "waiting": node.waiting,
-        "queued": node.queued,
-        "running": node.running,
+        "attempts": 0 if node.is_kept else node.attempts,
+        "waiting": 0.0 if node.is_kept else node.waiting,
+        "queued": 0.0 if node.is_kept else node.queued,
+        "running": 0.0 if node.is_kept else node.running,
         "ready": _since(node.ready_at, view),
         "sent": _since(node.sent_at, view),
         "began": _since(node.began_at, view),

@@ -167,6 +167,7 @@ def _begin(
 ) -> list[str]:
     """Make the copy look like a process of the command's own."""
     signal.alarm(SECONDS)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
     os.chdir(cwd)
     for name, value in env.items():
         os.environ.pop(name, None) if value is None else os.environ.update({name: value})

@@ -216,6 +216,19 @@ async def test_a_run_that_was_resumed_says_what_its_times_are_of(
     assert f"failed in {view.seconds:.3f} s of session 2" in next(RunReport.of(view).lines())
 
 
+def test_a_resume_that_runs_nothing_leaves_what_is_shown_of_a_run(journal: Path, run: Run) -> None:
+    def shown() -> tuple[float, list[str]]:
+        (only,) = run("runs", *JOURNAL, "--json-lines", "--name", "nightly").lines
+        lines = run("show", "good", *JOURNAL).lines
+        return json.loads(only)["ended"], [line for line in lines if "engine" not in line]
+
+    events = ("show", "good", "--json-lines", *JOURNAL)
+    before, count = shown(), len(run(*events).lines)
+    run("resume", "good", "flows:nightly", "-q", *JOURNAL)
+    assert shown() == before
+    assert len(run(*events).lines) > count
+
+
 def test_the_report_has_a_sentence_a_timeline_and_numbers(journal: Path, run: Run) -> None:
     lines = run("show", "good", "--report", *JOURNAL).lines
     assert lines[0].startswith("run good: completed in")

@@ -32,7 +32,6 @@ TEXTS = [
     ("either=null", None),
     ("anything=5", "5"),
     ("bare=5", "5"),
-    ("unknown=5", "5"),
 ]
 
 
@@ -120,8 +119,15 @@ def test_a_run_takes_inputs_from_standard_input(folder: Path, run: Run) -> None:
     assert done.output == "fetch: <h1>Tides</h1> read at a.org\ntitle: Tides\n"
 
 
-def test_an_input_that_nobody_takes_is_a_warning_in_one_line(run: Run) -> None:
+def test_an_input_that_nobody_takes_is_refused(run: Run) -> None:
     done = run("run", "flows:nightly", "-i", "url=a.org", "-i", "tilte=x", "--quiet")
+    assert (done.code, done.output) == (3, "")
+    assert "the run was given 'tilte', which no node takes" in done.errors
+
+
+def test_one_of_a_file_is_a_warning_in_one_line(folder: Path, run: Run) -> None:
+    (folder / "inputs.json").write_text('{"url": "a.org", "tilte": "x"}')
+    done = run("run", "flows:nightly", "--input-file", str(folder / "inputs.json"), "--quiet")
     assert done.code == 0
     assert done.errors.startswith("warning: the run was given 'tilte', which no node takes")
     assert done.errors.count("\n") == 1

@@ -122,6 +122,30 @@ async def test_a_stream_is_not_read_on_if_the_client_has_lost_a_cancellation(far
     await broker.shutdown()
 
 
+@pytest.mark.parametrize(
+    "options", [{"protocol": 2}, {"protocol": 3}, {"protocol": 3, "legacy_responses": False}]
+)
+async def test_messages_are_read_whatever_form_the_client_gives_them(
+    farm: Farm, client: Redis, options: dict[str, Any]
+) -> None:
+    """New ones, and one that another worker has left."""
+    queue = f"forms {next(_numbers)}"
+    broker = RedisStreamBroker(
+        farm.redis.url, queue_name=queue, idle_timeout=20, xread_block=10, **options
+    )
+    await broker.startup()
+
+    async def send(body: bytes) -> None:
+        await broker.kick(BrokerMessage(task_id="", task_name="", message=body, labels={}))
+
+    await send(b"left")
+    await client.xreadgroup("taskiq", "another", {queue: ">"})
+    await send(b"new")
+    async with asyncio.timeout(20), aclosing(stream_reader_of(broker).listen()) as messages:
+        assert {(await anext(messages)).data for _ in range(2)} == {b"left", b"new"}
+    await broker.shutdown()
+
+
 async def test_a_broker_that_is_shut_down_leaves_no_connection(tmp_path: Path) -> None:
     server = RedisServer(tmp_path / "redis", appendonly=False)
     server.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import pytest
@@ -193,6 +194,19 @@ async def a_generator() -> Any:
     return (number for number in (1,))
 
 
+@InMemoryBroker().task
+async def no() -> bool:
+    return False
+
+
+async def a_sending() -> Any:
+    return await no.kiq()
+
+
+async def a_result() -> Any:
+    return await (await no.kiq()).wait_result()
+
+
 @pytest.mark.parametrize(
     "when",
     [
@@ -200,6 +214,14 @@ async def a_generator() -> Any:
         lambda: map(bool, []),
         lambda: "text".isdigit,
         a_generator,
+        lambda: partial(bool, 0),
+        lambda: (0).__bool__,
+        lambda: int.__bool__,
+        lambda: str.isdigit,
+        lambda: no,
+        lambda: no.kicker().with_labels(),
+        a_sending,
+        a_result,
     ],
 )
 def test_an_answer_that_is_always_true_is_the_nodes_failure(when: Any) -> None:

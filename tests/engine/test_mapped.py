@@ -8,7 +8,8 @@ import itertools
 from array import array
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import pytest
 from taskiq import InMemoryBroker
@@ -786,3 +787,62 @@ async def test_a_run_keeps_the_first_failures_of_elements_and_counts_the_others(
     assert (len(error.skipped), len(run.skipped)) == (10, 10)
     assert error.results["count"] == 30
     assert error.results["next[31]"] == 62
+
+
+class Large:
+    """A value that tells whether it is alive."""
+
+    alive: ClassVar[WeakSet[Large]] = WeakSet()
+
+    def __init__(self) -> None:
+        self.alive.add(self)
+
+
+# These are async: a thread may hold what it has returned for a moment longer than the run.
+async def of_x(x: int) -> Large:
+    return Large()
+
+
+async def pair_of_x(x: Any) -> tuple[Large, Large]:
+    return Large(), Large()
+
+
+async def of_a(a: Large) -> Large:
+    return Large()
+
+
+async def all_of_b(b: list[Large]) -> int:
+    return len(b)
+
+
+async def items_of_x(x: list[int]) -> AsyncIterator[Large]:
+    for _ in x:
+        yield Large()
+
+
+@pytest.mark.parametrize(
+    "builder",
+    [
+        DAGBuilder().node(of_x, map_over="x"),
+        DAGBuilder()
+        .node(of_x, output="a", map_over="x")
+        .node(of_a, output="b", map_over="a")
+        .node(all_of_b),
+        DAGBuilder().node(pair_of_x, output="a", map_over="x").node(of_a, map_over={"a": 2}),
+        DAGBuilder().node(pair_of_x, output="a").node(of_a, map_over="a"),
+        DAGBuilder().node(pair_of_x, outputs=["a", "b"], map_over="x").node(of_a, map_over="a"),
+        DAGBuilder().node(items_of_x, output="a").node(of_a, map_over="a"),
+    ],
+    ids=["one", "chain", "nested", "list", "two outputs", "generator"],
+)
+def test_the_values_of_elements_are_let_go_of_when_their_run_is_over(builder: DAGBuilder) -> None:
+    """And not when the garbage collector has looked at everything, which may be much later."""
+    gc.collect()
+    Large.alive.clear()
+    gc.disable()
+    try:
+        engine = ExecutionEngine(InMemoryBroker(), builder.build(), values="shared")
+        assert engine.execute_sync({"x": [1, 2, 3]})
+        assert not Large.alive
+    finally:
+        gc.enable()

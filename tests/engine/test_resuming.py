@@ -320,10 +320,8 @@ async def test_a_run_that_somebody_is_at_is_not_gone_on_with() -> None:
     running = asyncio.ensure_future(engine.execute({"x": 1}, run_id="r"))
     while "c" not in site.executed:
         await asyncio.sleep(0)
-    message = r"run 'r' is locked by process \d+ on \S+, whose lease expires in \d"
-    with pytest.raises(RunLockedError, match=message) as caught:
+    with pytest.raises(RunLockedError, match="run 'r' is locked by this process, which has not"):
         await anext(site.engine().resume("r"))
-    assert "engine.resume('r', wait=15)" in str(caught.value)
     engine.cancel()
     with pytest.raises(RunCancelledError):
         await running

@@ -323,6 +323,7 @@ async def test_runs_are_found_by_any_name_and_tag_that_they_were_given(
     ("tags", "error"),
     [
         ("a", "tags is 'a'; give a list of texts"),
+        ({"team": "a"}, "tags is {'team': 'a'}; give a list of texts"),
         ([7], "tags has 7; give texts"),
         (["a", " "], "tags has ' '; give texts that can be seen"),
     ],

@@ -24,7 +24,8 @@ from taskiq_flow import (
     RunStarted,
     RunView,
 )
-from taskiq_flow.journal.summary import Head, RunSummary, SummaryWriter
+from taskiq_flow.events import Outcome
+from taskiq_flow.journal.summary import Head, RunState, RunSummary, SummaryWriter
 from taskiq_flow.notes import notes_of
 from tests.recording import Recorder
 
@@ -151,3 +152,25 @@ def test_a_run_has_not_ended_before_it_began_by_the_clock_of_an_earlier_engine()
     writer.apply(notes_of(events), 9)
     summary = writer.summary()
     assert (summary.started, summary.ended) == (1_000.0, 1_000.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "event", "outcome", "ended"),
+    [
+        ("completed", NodeCompleted("r", 6.0, "a", "", 7, "journal"), "completed", 400.0),
+        ("completed", NodeCompleted("r", 6.0, "a", "", 7, "cache"), "completed", 1_002.0),
+        ("completed", NodeStarted("r", 6.0, "a", ""), "completed", 1_002.0),
+        ("completed", NodeRetried("r", 6.0, "a", "", 2, ValueError()), "completed", 1_002.0),
+        ("completed", NodeCompleted("r", 6.0, "a", "", 7, "journal"), "cancelled", 1_002.0),
+        ("cancelled", NodeCompleted("r", 6.0, "a", "", 7, "journal"), "completed", 1_002.0),
+    ],
+)
+def test_a_resume_that_runs_nothing_does_not_move_the_end_of_a_completed_run(
+    status: RunState, event: Event, outcome: Outcome, ended: float
+) -> None:
+    writer = SummaryWriter("r", Head())
+    writer.go_on_after(RunSummary("r", status, started=100.0, ended=400.0))
+    writer.apply(notes_of([RunStarted("r", 5.0, ("a",), 1_000.0)]), 9)
+    assert writer.summary().ended is None
+    writer.apply(notes_of([event, RunFinished("r", 7.0, outcome, None)]), 11)
+    assert writer.summary().ended == ended

@@ -18,7 +18,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from taskiq_flow.transport.redis_batches import MOST_BYTES, Batches
 from taskiq_flow.transport.redis_connection import OwnConnection
-from tests.servers.redis import RedisServer
+from tests.servers.redis import RedisServer, newest_program
 
 pytestmark = pytest.mark.skipif(not RedisServer.is_available(), reason="no redis-server")
 
@@ -195,6 +195,27 @@ def test_another_event_loop_gets_a_connection_of_its_own(server: RedisServer) ->
         gc.collect()
 
 
+async def test_commands_that_wait_when_it_is_closed_fail_and_open_no_connection(
+    client: Any, batches: Batches
+) -> None:
+    answers = [batches.submit("BLPOP", "nothing", 0, size=0) for _ in range(2)]
+    answers.append(batches.submit("RPUSH", "list", 0, size=1))
+    await batches.aclose()
+    assert [type(answer.exception()) for answer in answers] == [RedisConnectionError] * 3
+    before = await connections(client)
+    assert await batches.execute("RPUSH", "list", 1, size=1) == 1
+    assert await connections(client) == before + 1
+
+
+@pytest.mark.filterwarnings("ignore:unclosed", "ignore:loop is closed")
+def test_it_can_be_closed_when_its_event_loop_has_ended(server: RedisServer) -> None:
+    batches = Batches(Redis.from_url(server.url))
+    for _ in range(2):
+        assert asyncio.run(batches.execute("ECHO", "here", size=0)) == b"here"
+        asyncio.run(batches.aclose())
+        gc.collect()
+
+
 async def test_a_server_that_may_not_be_written_to_any_more_is_looked_for_again(
     client: Any, batches: Batches
 ) -> None:
@@ -207,6 +228,26 @@ async def test_a_server_that_may_not_be_written_to_any_more_is_looked_for_again(
     await client.replicaof("NO", "ONE")
     assert await batches.execute("RPUSH", "list", 1, size=1) == 2
     assert await connections(client) > before
+
+
+@pytest.mark.parametrize("program", [None, newest_program()], ids=["environment", "newest"])
+async def test_such_a_server_is_left_if_it_refuses_the_command_of_a_script(
+    tmp_path: Path, program: str | None
+) -> None:
+    """Redis 6 says so within a longer text, for which the client has no error of its own."""
+    server = RedisServer(tmp_path, appendonly=False, program=program)
+    server.start()
+    try:
+        client: Any = Redis.from_url(server.url)
+        async with client, aclosing(Batches(client)) as batches:
+            await client.replicaof("127.0.0.1", 1)
+            script = "return redis.call('SET', KEYS[1], 'value')"
+            number = await batches.execute("CLIENT", "ID", size=0)
+            with pytest.raises(ResponseError, match="read only replica"):
+                await batches.execute("EVAL", script, 1, "key", size=1)
+            assert await batches.execute("CLIENT", "ID", size=0) != number
+    finally:
+        server.stop()
 
 
 async def test_a_command_is_written_before_the_event_loop_has_its_turn(
@@ -234,6 +275,10 @@ async def test_answers_are_decoded_where_the_client_decodes(server: RedisServer)
     decoding = Redis.from_url(server.url, decode_responses=True)
     async with decoding, aclosing(Batches(decoding)) as batches:
         await batches.execute("SET", "text", "\u00e9", size=2)
+        assert await batches.execute("GET", "text", size=0) == "\u00e9"
+        await batches.execute("SET", "bytes", b"\xff", size=1)
+        with pytest.raises(UnicodeDecodeError):  # which is no outage
+            await batches.execute("GET", "bytes", size=0)
         assert await batches.execute("GET", "text", size=0) == "\u00e9"
 
 

@@ -39,6 +39,7 @@ ARRAYS = [
     np.array([True, False]), np.array([1 + 2j]), np.array([1, 2], ">i4"), np.array([1], "f2"),
     np.array([(1, 2.5), (3, 4.5)], [("a", "i4"), ("b", "f8", (2,))]), np.zeros(2, "V3"),
     np.array([1.5], np.longdouble), np.zeros((2, 0, 3), "U0"),
+    np.zeros(3, [("a", "S0")])["a"], np.zeros(3, [("a", "U0")])["a"],
 ]  # fmt: skip
 
 SCALARS = [

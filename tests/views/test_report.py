@@ -24,6 +24,7 @@ from taskiq_flow import (
     RunStarted,
     RunView,
 )
+from taskiq_flow.listeners.texts import node_text
 from taskiq_flow.views.report import MOST_LISTED
 from tests.views.test_run_view import ODD, began, completed, retried, sent, started, view_of
 from tests.virtual_clock import virtually
@@ -353,7 +354,8 @@ def test_a_run_that_goes_on_has_no_times_of_the_session_before() -> None:
     )
     report = RunReport.of(view)
     assert (report.seconds, report.parallelism) == (1.0, 1.0)
-    assert report.nodes["a"].running == 0
+    assert (report.nodes["a"].running, report.nodes["a"].attempts) == (0, 0)
+    assert node_text(view.nodes["a"]) == "completed, from the journal"
     assert view.nodes["a"].running == 9  # which a view keeps
 
 

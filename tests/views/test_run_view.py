@@ -8,6 +8,7 @@ import pickle
 import tracemalloc
 import weakref
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from taskiq_flow import (
     RunStarted,
     RunView,
 )
+from taskiq_flow.listeners.texts import node_text, run_text
 from taskiq_flow.notes import notes_of
 from taskiq_flow.views.node_view import MOST_FAILURES, ElementsView
 from taskiq_flow.views.pipeline_status import status_of
@@ -233,6 +235,49 @@ def test_a_mapped_node_has_ended_with_the_last_of_its_elements() -> None:
     assert view.counts == {"completed": 1}
 
 
+@pytest.mark.parametrize("stopped", [True, False], ids=["cancelled", "interrupted"])
+def test_a_map_that_was_stopped_before_its_end_has_neither_completed_nor_failed(
+    stopped: bool,
+) -> None:
+    """Its source was going to give more, of which an element of "n" had failed before."""
+    n = ["n[0]", "n[1]"]
+    view = view_of(
+        *(started("m", "n", mapped={"m": 1, "n": 1}), ElementsKnown("r", 0.0, "n", 3)),
+        element(NodeStarted, 0, 0.0, ""),
+        element(NodeCompleted, 0, 1.0, "", 7),
+        *(NodeStarted("r", 1.0, name, "", index) for index, name in enumerate(n)),
+        NodeFailed("r", 2.0, "n[0]", "", ODD, 1, index=0),
+        NodeCompleted("r", 2.0, "n[1]", "", 7, index=1),
+    )
+    if stopped:
+        view.apply(RunFinished("r", 3.0, "cancelled", None))
+    else:
+        view.note_status("interrupted")
+    state = "cancelled" if stopped else "interrupted"
+    assert {name: node.state for name, node in view.nodes.items()} == {"m": state, "n": state}
+    first = run_text(view).partition("; ")[2]
+    assert first == f"2 {state}; 1 element failed"
+    assert node_text(view.nodes["n"]).partition("; ")[0] == f"{state}, 2/3, 1 failed"
+
+
+def test_an_element_that_ends_the_run_has_failed_its_map() -> None:
+    view = view_of(
+        *(started("m", mapped={"m": 1}), ElementsKnown("r", 0.0, "m", 3)),
+        *(element(NodeStarted, 0, 0.0, ""), element(NodeFailed, 0, 1.0, "", ODD, 1)),
+        RunFinished("r", 1.0, "failed", ODD),
+    )
+    assert view.nodes["m"].state == "failed"
+    assert run_text(view) == "failed in 1.0 s; 1 failed"
+
+
+def test_a_run_in_progress_says_what_runs_and_what_is_queued() -> None:
+    view = view_of(
+        *(started("a", "b", "c", "d"), sent("a", 0.0), completed("a", 1.0)),
+        *(sent("b", 1.0), began("b", 2.0), sent("c", 2.0)),
+    )
+    assert run_text(view) == "running for 2.0 s; 1 completed, 1 running, 1 queued, 1 pending"
+
+
 def test_a_mapped_node_without_elements_completes() -> None:
     view = view_of(started("m", mapped={"m": 1}), ElementsKnown("r", 0.0, "m", 0))
     assert view.nodes["m"].state == "completed"
@@ -310,6 +355,64 @@ def test_a_resumed_run_begins_anew_and_what_is_in_the_journal_keeps_its_times() 
     assert view.nodes["a"].ended_at is None
     assert (view.sessions, view.started_at) == (2, 90.0)
     assert view.counts == {"completed": 1, "pending": 2}
+
+
+FIRST: list[Event] = [
+    started("a", "m", mapped={"m": 1}),
+    *(sent("a", 0.0), began("a", 1.0), completed("a", 3.0, 7), ElementsKnown("r", 3.0, "m", 1)),
+    *(element(NodeStarted, 0, 3.0, ""), element(NodeCompleted, 0, 4.0, "", 7)),
+    RunFinished("r", 4.0, "completed", None),
+]
+RESUMED = started("a", "m", at=90.0, mapped={"m": 1})
+A = NodeCompleted("r", 90.0, "a", "", 7, "journal")
+M: list[Event] = [
+    ElementsKnown("r", 90.0, "m", 1),
+    NodeCompleted("r", 90.0, "m[0]", "", 7, "journal", 0),
+]
+ENDED = RunFinished("r", 91.0, "completed", None)
+
+
+def test_a_resume_that_runs_nothing_leaves_a_completed_run_as_it_was() -> None:
+    before = view_of(*FIRST)
+    view = copy.deepcopy(before)
+    for number in (1, 2):
+        again = [replace(event, seq=seq) for seq, event in enumerate([RESUMED, A, *M, ENDED], 9)]
+        for event in again:
+            view.apply(event)
+        assert (view.sessions, view.seconds, view.time, view.seq) == (1, 4.0, 1.7e9, 13), number
+        assert view.nodes == before.nodes
+    assert times(view.nodes["a"]) == (0.0, 1.0, 2.0)
+    view.apply(again[0])
+    assert view.status == "completed"  # as that was applied before
+
+
+def test_a_resume_in_which_a_node_failed_once_more_is_a_session() -> None:
+    """With on_error="collect", a run with failed nodes has completed."""
+    failed = NodeFailed("r", 1.0, "a", "", ODD, 1)
+    view = view_of(
+        *(started("a"), sent("a", 0.0), failed, RunFinished("r", 1.0, "completed", None)),
+        *(started("a", at=90.0), retried("a", 90.0, 2, 0.0), replace(failed, at=91.0), ENDED),
+    )
+    assert view.sessions == 2
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [sent("a", 90.0), completed("a", 91.0), *M, ENDED],
+        [NodeCompleted("r", 90.0, "a", "", 7, "cache"), *M, ENDED],
+        [A, M[0], element(NodeStarted, 0, 90.0, ""), element(NodeCompleted, 0, 91.0, "", 7), ENDED],
+        [A, M[0], NodeCompleted("r", 90.0, "m[0]", "", 7, "cache", 0), ENDED],
+        [A, NodeSkipped("r", 90.0, "m", ()), ENDED],
+        [A, *M, replace(ENDED, outcome="cancelled")],
+    ],
+    ids=["node", "cached", "element", "cached element", "skipped", "cancelled"],
+)
+def test_a_resume_of_a_completed_run_in_which_something_happened_is_a_session(
+    events: list[Event],
+) -> None:
+    view = view_of(*FIRST, RESUMED, *events)
+    assert (view.sessions, view.seconds, view.started_at) == (2, 1.0, 90.0)
 
 
 def test_the_critical_path_is_the_longest_by_the_times_that_were_measured() -> None:

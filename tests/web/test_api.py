@@ -21,6 +21,7 @@ from taskiq_flow import (
     MemoryJournal,
     NodeBegan,
     NodeCompleted,
+    NodeFailedError,
     NodeStarted,
     Recorder,
     RunFinished,
@@ -137,6 +138,20 @@ async def test_a_node_has_its_error_attempts_inputs_and_value(
     assert [(e["node"], e["state"]) for e in each["listed"]] == [("each[1]", "failed")]
     element = await site.json("/api/v1/runs/r1/nodes/each%5B1%5D")
     assert element["error"]["message"] == "3 is odd"
+
+
+async def test_each_error_has_the_frames_of_the_users_code(
+    serve: Serve, journal: MemoryJournal
+) -> None:
+    engine = ExecutionEngine(InMemoryBroker(), graph().build(), journal=journal)
+    with pytest.raises(NodeFailedError):
+        await engine.execute(INPUTS, run_id="r2")
+    site = await serve(runs_app(journal))
+    of_run = (await site.json("/api/v1/runs/r2"))["error"]
+    (listed,) = (await site.json("/api/v1/runs/r1/nodes/each"))["listed"]
+    for error in (of_run, listed["error"]):
+        assert "nightly.py" in error["frames"].splitlines()[1]
+        assert "receiver.py" in error["traceback"].splitlines()[1]
 
 
 async def test_an_element_that_has_completed_is_shown(serve: Serve, journal: MemoryJournal) -> None:
@@ -290,6 +305,27 @@ async def test_a_known_graph_is_drawn_with_its_inputs(serve: Serve, journal: Mem
     (dag,) = (await site.json("/api/v1/dags"))["dags"]
     assert dag["name"] == "nightly"
     assert dag["edges"][0]["to"] == "after"
+
+
+async def test_of_a_result_of_the_journal_the_run_and_the_report_say_the_same(serve: Serve) -> None:
+    run = Written(MemoryJournal())
+    nodes = ("load", "save")
+    await run.begin(
+        RunStarted("r1", 0.0, nodes, 1.7e9),
+        *(NodeStarted("r1", 0.0, "load", ""), NodeCompleted("r1", 6.0, "load", "", 7, attempt=1)),
+        RunFinished("r1", 6.0, "cancelled", None),
+        RunStarted("r1", 90.0, nodes, 1.7e9 + 90),
+        NodeCompleted("r1", 90.0, "load", "", 7, "journal"),
+        *(NodeStarted("r1", 90.0, "save", ""), NodeCompleted("r1", 91.0, "save", "", 7, attempt=1)),
+        RunFinished("r1", 91.0, "completed", None),
+    )
+    site = await serve(runs_app(run.journal))
+    nodes_of_run = {node["node"]: node for node in (await site.json("/api/v1/runs/r1"))["nodes"]}
+    report = (await site.json("/api/v1/runs/r1/report"))["nodes"]
+    for name, times in (("load", (0, 0.0, 0.0, 0.0)), ("save", (1, 0.0, 0.0, 1.0))):
+        for node in (nodes_of_run[name], report[name]):
+            assert tuple(node[k] for k in ("attempts", "waiting", "queued", "running")) == times
+    assert (await site.json("/api/v1/runs/r1/nodes/load"))["source"] == "journal"
 
 
 async def test_the_report_says_what_held_the_run_back(serve: Serve, journal: MemoryJournal) -> None:
