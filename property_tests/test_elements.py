@@ -16,7 +16,6 @@ from property_tests.elements import (
     Graph,
     Node,
     Outcome,
-    Path,
     Sequential,
     Stage,
     graphs,
@@ -59,7 +58,6 @@ class Seen:
         self.given_as = given_as
         self.values: dict[str, Any] = {}
         self.items: dict[str, dict[Index, Any]] = {}
-        self.order: dict[str, dict[Path | None, int]] = {}  # by node: when its pairs came
         self.error: RunError | None = None
 
     async def read(
@@ -115,15 +113,6 @@ class Seen:
         else:
             assert name not in self.values
             self.values[name] = value
-        pairs = self.order.setdefault(name, {})
-        pairs[path_of(value)] = sum(map(len, self.order.values()))
-
-
-def path_of(value: Any) -> Path | None:
-    """The path of an element; ``None`` for the pair of a node as a whole."""
-    if not isinstance(value, Item):
-        return None
-    return value.index if isinstance(value.index, tuple) else (value.index,)
 
 
 async def with_values_read(value: Any) -> Any:
@@ -195,7 +184,6 @@ def test_a_run_gives_the_outcomes_of_a_sequential_evaluation(
     check_values(seen, expected, on_error, items)
     if not (on_error == "raise" and has_failures):
         check_items(seen, expected, on_error, items)
-    check_order(seen, expected)
     check_limits(seen, limit)
 
 
@@ -241,34 +229,6 @@ def check_items(seen: Seen, expected: Sequential, on_error: OnError, items: Item
         }
         kept |= uneven_of(name, expected, on_error)
         assert {index: same(value) for index, value in given.items()} == kept
-
-
-def check_order(seen: Seen, expected: Sequential) -> None:
-    """A pair comes before any pair of a node or an element that depends on it.
-
-    A list waits for what its elements were made of. Those that are skipped wait for nothing.
-    """
-    for name, pairs in seen.order.items():
-        own = len(expected.shapes.keys[name].own)
-        endings = {outcome.ending for outcome in expected.elements.get(name, {}).values()}
-        for path, number in pairs.items():
-            if path is None and own and endings != {"completed"}:
-                continue
-            value = seen.values[name] if path is None else seen.items[name][index_of(path)]
-            if isinstance(value, (NodeFailure, NodeSkipped)):  # because of one dependency, perhaps
-                continue
-            element = named(name, path[:own]) if path is not None and own else name
-            for other, at in expected.takes[element]:
-                for where, earlier in seen.order.get(other, {}).items():
-                    if is_taken(where, at, has_items=other in seen.items):
-                        assert earlier < number, (element, path, other, where)
-
-
-def is_taken(where: Path | None, at: Path, *, has_items: bool) -> bool:
-    """Whether an element at a path is of what another takes. Elements come before their list."""
-    if where is None:
-        return not (at and has_items)
-    return where[: len(at)] == at[: len(where)]
 
 
 def uneven_of(name: str, expected: Sequential, on_error: OnError) -> dict[Index, Any]:

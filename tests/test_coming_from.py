@@ -90,15 +90,15 @@ def test_the_code_of_a_row_runs(theirs: str) -> None:
 broker = InMemoryBroker().with_middlewares(PipelineMiddleware())
 
 
-def a(x: int) -> int:
+async def a(x: int) -> int:
     return x + 1
 
 
-def b(a: int) -> int:
+async def b(a: int) -> int:
     return 10 * a
 
 
-def task(x: int) -> int:
+async def task(x: int) -> int:
     return -x
 
 
