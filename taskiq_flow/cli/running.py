@@ -213,6 +213,6 @@ class Signals:
             self._task.cancel()
 
     def _give_back(self) -> None:
-        with contextlib.suppress(NotImplementedError):
+        with contextlib.suppress(NotImplementedError):  # as it has taken none there
             for number in self._CODES:
                 self._loop.remove_signal_handler(number)

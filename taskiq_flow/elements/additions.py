@@ -42,29 +42,26 @@ class Additions:
         pending: list[Any] = [*mapped.plan.whole]
         ended = [*mapped.ended]
         path = element.path
-        for beside in mapped.beside:
-            other = beside.pending.get(path)
-            if other is not None:
-                pending.append(other)
-            else:
-                outcome = beside.outcomes.around(path)
-                ended.append(COMPLETED if outcome is ABSENT else outcome)
+        elements = [(beside, path) for beside in mapped.beside]
         for taking in mapped.linked:
             of, at = taking.of, taking.project(path)
             if of is None:
                 raise AssertionError(f"{taking.key!r} is linked to no node")
-            if taking.gathers is not None:
-                outcome = taking.gathers.outcomes.around(at)
-                if outcome is ABSENT and of.is_dead:
-                    outcome = self._ready.outcome(of.plan.node)
-                if outcome is ABSENT:
-                    pending.append(self._gathering(of, taking.gathers, at))
-                else:
-                    ended.append(outcome)
-            elif at in of.pending:
-                pending.append(of.pending[at])
+            if taking.gathers is None:
+                elements.append((of, at))
+                continue
+            outcome = taking.gathers.outcomes.around(at)
+            if outcome is ABSENT and of.is_dead:
+                outcome = self._ready.outcome(of.plan.node)
+            if outcome is ABSENT:
+                pending.append(self._gathering(of, taking.gathers, at))
             else:
-                outcome = of.outcomes.around(at)
+                ended.append(outcome)
+        for other, at in elements:
+            if (waits_for := other.pending.get(at)) is not None:
+                pending.append(waits_for)
+            else:
+                outcome = other.outcomes.around(at)
                 ended.append(COMPLETED if outcome is ABSENT else outcome)
         return self._ready.add(
             element,

@@ -109,7 +109,7 @@ async def connect(
             {RUN_LABEL: run_id},
             {RUN_LABEL: run_id},
         )
-    kick, begin = _lasting_kick(broker), _begin(broker)
+    kick, begin = _sending(broker)
     pushing = [m for m in broker.middlewares if isinstance(m, FlowMiddleware)]
     if pushing and not formats_as_usual(broker):
         warn(
@@ -168,14 +168,19 @@ async def connect(
     )
 
 
-def _begin(broker: AsyncBroker) -> Begin | None:
-    system = system_of(broker)
-    return None if system is None or "kick" in vars(broker) else system.begin_of(broker)
+def _sending(broker: AsyncBroker) -> tuple[Kick, Begin | None]:
+    """What hands a message to the broker: until it is taken, and at once where that is possible.
+
+    A ``kick`` that the user has put in the broker's place is called for each message.
+    """
+    system = None if "kick" in vars(broker) else system_of(broker)
+    if system is None:
+        return _lasting(broker.kick, broker), None
+    return _lasting(system.kick_of(broker), broker), system.begin_of(broker)
 
 
-def _lasting_kick(broker: AsyncBroker) -> Kick:
-    system = system_of(broker)
-    kick = broker.kick if system is None or "kick" in vars(broker) else system.kick_of(broker)
+def _lasting(kick: Kick, broker: AsyncBroker) -> Kick:
+    """``kick``, which is repeated while the broker's server is away."""
     is_outage = any_of(outages_of(broker), fullness_of(broker))
 
     async def kick_until_taken(message: BrokerMessage) -> None:

@@ -75,7 +75,7 @@ class Generating(Generic[N]):
             grant = self._mapped.begin_items(node_run.node, remembers=remembers)
             self._in_flight[node_run] = grant
         # At least one, after which it gives up its place for those that are to make room.
-        may = grant.have + max(1, self._mapped.lead(node_run.node, len(self._in_flight)))
+        may = grant.have + max(1, self._lead(node_run))
         self._set(node_run, Grant(grant.have, grant.digest, may))
 
     def begun(self, node_run: NodeRun[N]) -> None:
@@ -123,10 +123,14 @@ class Generating(Generic[N]):
 
     # How far they may go
 
+    def _lead(self, node_run: NodeRun[N]) -> float:
+        """How many items a generator may still make now."""
+        return self._mapped.lead(node_run.node, len(self._in_flight))
+
     def grant(self, node_run: NodeRun[N]) -> None:
         """Tell a generator what the run has of its items, and how many it may make."""
         grant = self._in_flight[node_run]
-        may = grant.have + self._mapped.lead(node_run.node, len(self._in_flight))
+        may = grant.have + self._lead(node_run)
         if may - grant.may >= self._mapped.enough(node_run.node):
             self._set(node_run, Grant(grant.have, grant.digest, may))
         elif grant.have >= grant.may and not node_run.is_blocked:
@@ -147,8 +151,7 @@ class Generating(Generic[N]):
     def _let_go_on(self) -> None:
         self._looking = None
         for node_run, grant in list(self._in_flight.items()):
-            lead = self._mapped.lead(node_run.node, len(self._in_flight))
-            more = grant.have + lead - grant.may
+            more = grant.have + self._lead(node_run) - grant.may
             if not node_run.is_expected or more < self._mapped.enough(node_run.node):
                 continue
             if not node_run.is_blocked:

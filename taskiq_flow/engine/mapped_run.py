@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 from taskiq_flow.dataflow.element_plan import ElementPlan
@@ -157,8 +158,11 @@ class MappedRun(Run[N]):
 
     # Restoring what earlier engines have completed
 
+    @cached_property
+    def _replay_in_order(self) -> Replay:
+        return Replay(self._spec, self._plan, self.stream)
+
     def _restored_nodes(self) -> dict[N, None]:
-        self._replay_in_order = Replay(self._spec, self._plan, self.stream)
         restored = super()._restored_nodes()
         return {node: None for node in restored if not self._replay_in_order.is_late(node)}
 

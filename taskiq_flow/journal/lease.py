@@ -20,8 +20,7 @@ _GONE, _UNKNOWN = "-", "?"
 
 def new_owner() -> str:
     """A new name for a lease owner in this process."""
-    pid = os.getpid()
-    return f"{_host()} process {pid} since {_start_time(pid)} {secrets.token_hex(4)}"
+    return f"{_this_process()} {secrets.token_hex(4)}"
 
 
 def is_gone(owner: str) -> bool:
@@ -38,13 +37,19 @@ def is_gone(owner: str) -> bool:
 
 def is_own(owner: str) -> bool:
     """Whether a lease owner is of this process."""
-    return owner.rpartition(" ")[0] == new_owner().rpartition(" ")[0]
+    return owner.rpartition(" ")[0] == _this_process()
 
 
 def readable(owner: str) -> str:
     """A lease owner for a message: its process and machine, or its name as it is."""
     parts = _OWNER.fullmatch(owner)
     return owner if parts is None else f"process {parts[2]} on {_NAMESPACE.sub('', parts[1])}"
+
+
+def _this_process() -> str:
+    """How the names of this process's lease owners begin."""
+    pid = os.getpid()
+    return f"{_host()} process {pid} since {_start_time(pid)}"
 
 
 def _host() -> str:
