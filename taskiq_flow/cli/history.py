@@ -22,7 +22,7 @@ from taskiq_flow.engine.run import OnError
 from taskiq_flow.errors import ConfigurationError, RunNotFoundError
 from taskiq_flow.events import WIRE_VERSION, Event, RunStarted
 from taskiq_flow.journal import Journal, RunReader, RunSummary
-from taskiq_flow.journal.history import begun_with
+from taskiq_flow.journal.history import begun_with, was_begun_otherwise
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.listeners.progress import Progress
 from taskiq_flow.listeners.texts import (
@@ -72,7 +72,7 @@ async def as_begun(run_id: str, flow: Flow, options: EngineOptions) -> EngineOpt
         return options
     async with reader_of(journal) as reader:
         begun = await begun_with(reader.journal, run_id)
-    if begun in ("raise", flow.options.get("on_error", "raise")):
+    if not was_begun_otherwise(begun, flow.options.get("on_error", "raise")):
         return options
     say(f"run {run_id!r} was begun with --on-error {begun}, which holds for this one too")
     return replace(options, on_error=cast("OnError", begun))

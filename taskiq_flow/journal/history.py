@@ -176,6 +176,14 @@ async def begun_with(journal: Journal, run_id: str) -> str:
     return "raise"
 
 
+def was_begun_otherwise(begun: str, on_error: str) -> bool:
+    """Whether failures meant something else to the engine that began a run, by its ``on_error``.
+
+    ``"raise"`` is the default: who has another one now has chosen it.
+    """
+    return begun not in ("raise", on_error)
+
+
 async def restore_run(
     journal: Journal,
     run_id: str,

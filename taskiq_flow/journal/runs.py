@@ -12,7 +12,7 @@ from taskiq_flow.dataflow.fingerprint import Fingerprints, changes, fingerprints
 from taskiq_flow.dataflow.plan import Plan
 from taskiq_flow.errors import ConfigurationError, GraphChangedError, RunLockedError
 from taskiq_flow.journal import errors
-from taskiq_flow.journal.history import RestoredRun, initial_records
+from taskiq_flow.journal.history import RestoredRun, initial_records, was_begun_otherwise
 from taskiq_flow.journal.protocol import Journal, stores_events
 from taskiq_flow.journal.records import Record
 from taskiq_flow.journal.summary import Head
@@ -114,12 +114,9 @@ class JournaledRuns:
             raise errors.in_progress(run_id)
 
     def warn_of_policy(self, restored: RestoredRun) -> None:
-        """Log a warning if failures meant something else where a restored run was begun.
-
-        ``on_error="raise"`` is the default: who has another one now has chosen it.
-        """
+        """Log a warning if failures meant something else where a restored run was begun."""
         begun = restored.header.on_error
-        if begun not in ("raise", self._on_error):
+        if was_begun_otherwise(begun, self._on_error):
             logger.warning(
                 "run %r was begun with on_error=%r, and goes on with on_error=%r, as its engine "
                 "has it now",

@@ -20,7 +20,7 @@ from taskiq_flow.journal.earlier import earlier_run
 from taskiq_flow.journal.protocol import Journal
 from taskiq_flow.journal.reader import RunReader
 from taskiq_flow.listeners.lines import Lines
-from taskiq_flow.notes import Notes, notes_of
+from taskiq_flow.notes import WIDTH, Notes, notes_of
 from taskiq_flow.views.run_view import RunView
 from taskiq_flow.views.time_left import EarlierRun
 
@@ -100,8 +100,9 @@ class Progress:
             if run is None:
                 run = self._runs[run_id] = _Run(RunView(), asyncio.get_running_loop())
             run.view.apply_notes(run_id, notes, first)
-            if self._journal is not None and isinstance(notes[3], RunStarted):
-                run.read_earlier(self._journal, notes[3].name)
+            started = notes[WIDTH - 1]
+            if self._journal is not None and isinstance(started, RunStarted):
+                run.read_earlier(self._journal, started.name)
             if run.view.ended_at is not None:
                 self._end(run)
             elif run.timer is None:

@@ -22,7 +22,7 @@ from taskiq_flow.errors import (
 )
 from taskiq_flow.events import Event
 from taskiq_flow.execution_engine import ExecutionEngine
-from taskiq_flow.journal.history import begun_with
+from taskiq_flow.journal.history import begun_with, was_begun_otherwise
 from taskiq_flow.journal.reader import RunReader
 from taskiq_flow.journal.summary import RunSummary
 from taskiq_flow.previews import printable
@@ -87,9 +87,9 @@ class Runner:
             )
         engine = self.engines[graph]
         begun = await begun_with(self._reader.journal, run_id)
-        if begun in ("raise", engine.options["on_error"]):
-            return engine
-        return ExecutionEngine(**engine.options | {"on_error": begun})
+        if was_begun_otherwise(begun, engine.options["on_error"]):
+            return ExecutionEngine(**engine.options | {"on_error": begun})
+        return engine
 
     async def begin(
         self,

@@ -129,13 +129,14 @@ def lists(by_node: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
 
 
 def _node(node: NodeView, view: RunView) -> Content:
+    of_session = NodeView(node.name) if node.is_kept else node
     content: Content = {
         "node": printable(node.name),
         "state": node.state,
-        "attempts": 0 if node.is_kept else node.attempts,
-        "waiting": 0.0 if node.is_kept else node.waiting,
-        "queued": 0.0 if node.is_kept else node.queued,
-        "running": 0.0 if node.is_kept else node.running,
+        "attempts": of_session.attempts,
+        "waiting": of_session.waiting,
+        "queued": of_session.queued,
+        "running": of_session.running,
         "ready": _since(node.ready_at, view),
         "sent": _since(node.sent_at, view),
         "began": _since(node.began_at, view),
