@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from taskiq_flow import DAGBuilder, ExecutionEngine, Tracing
+from taskiq_flow import DAGBuilder, ExecutionEngine, NodeBegan, Tracing
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
@@ -23,6 +23,7 @@ from taskiq.instrumentation import TaskiqInstrumentor
 
 from tests.distributed.traced import SPANS
 from tests.listeners.spans import SpanRecorder
+from tests.recording import Recorder
 
 
 def on_workers(path: Path) -> list[dict[str, Any]]:
@@ -34,7 +35,7 @@ async def test_the_span_of_a_worker_is_below_that_of_the_node_also_after_another
     farm: Farm, notes: Notes, tmp_path: Path
 ) -> None:
     settings = farm.settings("redis-streams", queue="traced")
-    path, spans = tmp_path / "spans", SpanRecorder()
+    path, spans, recorder = tmp_path / "spans", SpanRecorder(), Recorder()
     path.touch()
     env = {**settings.environment, SPANS: str(path)}
     folder, given = tmp_path / "workers", {"path": str(notes.path), "name": "one"}
@@ -43,8 +44,10 @@ async def test_the_span_of_a_worker_is_below_that_of_the_node_also_after_another
     try:
         async with started(settings) as broker:
             dag = DAGBuilder().node(task(broker, app.held), inputs=["path", "name"]).build()
-            engine = ExecutionEngine(broker, dag, listeners=[Tracing(spans.provider)])
+            engine = ExecutionEngine(broker, dag, listeners=[Tracing(spans.provider), recorder])
             running = asyncio.ensure_future(engine.execute(given))
+            # The worker tells this beside the function: one that is killed may not have told it.
+            await until(lambda: recorder.of(NodeBegan), "the engine heard that the task began")
             await notes.until("begin", 1)
             workers.kill_one()
             await notes.until("begin", 2)  # on the worker in its place
