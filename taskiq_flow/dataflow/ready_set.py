@@ -80,7 +80,7 @@ class ReadySet(Generic[N]):
         self._heap: list[tuple[float, int, N]] = []  # the ready nodes, with a limit
         self._rank: dict[N, tuple[float, int]] = {}  # the place in the heap, with a limit
         self._gates: dict[N, Gate] = {}  # of the nodes that have one
-        # Whether a node that waits only counts: no join rules, no failures and no gates so far.
+        # Whether a node that waits only counts: no failures, no gates and no "any" so far.
         self._only_counts = True
         self._added = 0
         self._running = 0
@@ -108,7 +108,7 @@ class ReadySet(Generic[N]):
         ready._no_tasks = no_tasks
         ready._successors = successors
         ready._joins = dict(joins)
-        ready._only_counts = not joins
+        ready._only_counts = "any" not in joins.values()
         ready._state = state = dict.fromkeys(nodes, READY)
         for node, dependencies in predecessors.items():
             if node in state:
@@ -246,6 +246,10 @@ class ReadySet(Generic[N]):
     def in_progress(self) -> list[N]:
         """The nodes that are running or suspended, in the order in which they were added."""
         return [node for node, state in self._state.items() if state in (RUNNING, SUSPENDED)]
+
+    def waiting(self) -> list[N]:
+        """The nodes that have not started, in the order in which they were added."""
+        return [node for node, state in self._state.items() if state >= READY]
 
     def has_started(self, node: N) -> bool:
         """Whether a node is running, is suspended or has ended."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from taskiq_flow.dataflow.axes import Path, lists_of
 from taskiq_flow.dataflow.element_plan import ElementPlan, MappedNode
-from taskiq_flow.dataflow.items import Opening
+from taskiq_flow.dataflow.items import Dependencies, Opening
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, ReadySet
 from taskiq_flow.elements.additions import Additions
 from taskiq_flow.elements.awaited_lists import AwaitedLists
@@ -88,6 +88,7 @@ class Elements:
         passed_over: Mapping[str, Collection[int]],
     ) -> None:
         self._generators = plan.generators
+        self._predecessors = plan.predecessors
         self._is_resumed = is_resumed
         self._ready = ready
         self._lists = lists
@@ -188,17 +189,24 @@ class Elements:
                         self._caller.look_again()
                     self.room.lets_in_none = not is_full and self._only_ends_make_room
                     return None
-            elif type(node) is Element:  # as most are
-                return node
-            elif node in self._mapped:
-                self._ready.suspend(node)
-                self._open(self._mapped[node])
-            elif isinstance(node, Opening):
-                self.generator_items.wait_for_row(node)
-            else:
+            elif type(node) is Element or not self._started_without_task(node):  # most are elements
                 return node
         self._caller.look_again()
         return None
+
+    def _started_without_task(self, node: Any) -> bool:
+        """Start a node that no task is sent for. ``False`` for others."""
+        if node in self._mapped:
+            self._ready.suspend(node)
+            self._open(self._mapped[node])
+        elif isinstance(node, Opening):
+            self.generator_items.wait_for_row(node)
+        elif isinstance(node, Dependencies):
+            self._ready.complete(node)
+            self.ends.may_end(self._mapped[node.node])
+        else:
+            return False
+        return True
 
     def ended(self, element: Element) -> None:
         """Handle the end of an element that has ended in the ready set."""
@@ -218,7 +226,12 @@ class Elements:
             self._note_end(mapped, path, outcome)
 
     def _open(self, mapped: Mapped) -> None:
-        """Open a node whose outermost lists are there."""
+        """Open a node whose outermost lists are there. It ends if they never will be."""
+        makers = self._predecessors.get(mapped.plan.node, ())
+        outcome = min(map(self._ready.outcome, makers), default=COMPLETED)
+        if outcome < COMPLETED:
+            self.ends.never(mapped, outcome)
+            return
         mapped.is_open = True
         root = mapped.ancestors[0]
         if root.root is None and all(member.is_open for member in root.members):

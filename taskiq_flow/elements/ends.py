@@ -32,6 +32,9 @@ class EndsListener(Protocol):
         ``is_cut``: further ones are, as a generator has failed whose items it maps over.
         """
 
+    def never(self, node: DAGNode, outcome: int) -> None:
+        """A node has ended without elements, as its outermost lists have ended so."""
+
     def gathered_within(self, name: str) -> None:
         """Elements within a path have ended, and some of them have failed."""
 
@@ -127,7 +130,7 @@ class ElementEnds:
         if not within.is_known:
             within.is_known = True
             self._listener.known(plan.node, path, length)
-        if within.ended < length or self.is_stopped:
+        if within.ended < length or self.is_stopped or not (path or mapped.may_end):
             return
         row, is_cut = within.row, within.row.is_cut
         if isinstance(row, Zipped) and not (is_cut or row.is_even):
@@ -166,13 +169,25 @@ class ElementEnds:
             for _, row in cursor.row.rows:
                 row.left_by.add(group.number)
 
-    def never(self, node: DAGNode) -> None:
-        """A mapped node has ended without its outermost lists, and the ready set was told so."""
-        mapped, outcome = self._mapped[node], self._ready.outcome(node)
-        mapped.is_dead = True
+    def may_end(self, mapped: Mapped) -> None:
+        """All that a node depends on has ended. It ends with its elements, if these have not."""
+        mapped.may_end = True
+        if mapped.is_dead:
+            self._end_dead(mapped)
+        else:
+            self.check(mapped, ())
+
+    def _end_dead(self, mapped: Mapped) -> None:
+        self._listener.never(mapped.plan.node, mapped.outcome)
         for gathers in mapped.gathers.values():
             for path in list(gathers.pending):
-                self._settle(gathers, path, outcome)
+                self._settle(gathers, path, mapped.outcome)
+
+    def never(self, mapped: Mapped, outcome: int) -> None:
+        """A node will have no elements, as its outermost lists have ended so."""
+        mapped.is_dead, mapped.outcome = True, outcome
+        if mapped.may_end:
+            self._end_dead(mapped)
         for group in mapped.holders:
             if group is not None:
                 group.held.remove(mapped)

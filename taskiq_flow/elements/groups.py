@@ -107,7 +107,8 @@ class Mapped:
     paths. ``failures``: by the length of the paths at which they are taken. ``keys``: that its
     elements give; ``opens``: the axes of lists that these are. ``ancestors``: the groups of its
     axes, from the outermost on; ``holders``: those of them that count it, and ``None`` for the
-    others.
+    others. ``is_dead``: whether it has no elements, as ``outcome`` says how its lists have ended.
+    ``may_end``: whether all that it depends on has ended.
     """
 
     def __init__(self, plan: MappedNode, priority: float, items: ItemsNode | None) -> None:
@@ -139,6 +140,8 @@ class Mapped:
         self.holders: list[Group | None] = []
         self.is_open = False
         self.is_dead = False
+        self.outcome = COMPLETED
+        self.may_end = True
 
     def link(self) -> None:
         """Find out for what its elements wait, of the keys that it takes."""
@@ -303,6 +306,7 @@ class Groups:
         for node, planned in plan.mapped.items():
             items = plan.generators.get(node)
             mapped = self.mapped[node] = Mapped(planned, priority.get(node, 0.0), items)
+            mapped.may_end = node not in plan.dependencies
             mapped.taking = [
                 Taking(t, None if t.producer is None else self.mapped[t.producer])
                 for t in planned.taken

@@ -8,7 +8,7 @@ from typing import Any
 
 from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.items import ItemsNode
-from taskiq_flow.dataflow.ready_set import COMPLETED, ReadySet
+from taskiq_flow.dataflow.ready_set import COMPLETED, Join, ReadySet
 from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.mapped_lists import RUN_ENDED, is_missing
 from taskiq_flow.engine.mapped_nodes import MappedNodes
@@ -53,14 +53,16 @@ class MappedRun(Run[N]):
     def _ready_set(self) -> ReadySet[Any]:
         spec, plan = self._spec, self._plan
         edges: Any = plan
-        no_tasks = dict.fromkeys((*plan.mapped, *plan.openings.values()))
+        further = (*plan.openings.values(), *plan.dependencies.values())
+        no_tasks = dict.fromkeys((*plan.mapped, *further))
+        joins: dict[Any, Join] = {**spec.joins, **dict.fromkeys(no_tasks, "ended")}
         return ReadySet.of_graph(
             dict.fromkeys((*spec.nodes, *no_tasks)),
             edges.predecessors,
             edges.successors,
             spec.priority,
             self._max_parallel,
-            spec.joins,
+            joins,
             self._restored,
             no_tasks,
         )
