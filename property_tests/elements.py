@@ -285,6 +285,11 @@ class Sequential:
         shape = self.shapes.keys[name]
         return [len([axis for axis in level if axis in shape.own]) for level in shape.levels]
 
+    def depth(self, name: str) -> int:
+        """How many positions lead to what a node yields one by one."""
+        gives_items = any(node.name == name and node.generator for node in self.graph.nodes)
+        return len(self.shapes.keys[name].own) + gives_items
+
     def _taken(self, key: str, node: Node) -> Outcome:
         """A key as a node takes it whole. An ``"ended"`` one is given what there is of a list."""
         if key in self.shapes.failures:

@@ -251,16 +251,12 @@ def check_order(seen: Seen, expected: Sequential, items: Items) -> None:
             element = named(name, path[:own]) if path is not None and own else name
             # One that stands for a list that never came to be was made of nothing else.
             for other, at in expected.takes.get(element, ()):
+                place = at[: expected.depth(other)]
                 for where, earlier in seen.order.get(other, {}).items():
-                    if is_taken(where, at, items):
+                    if where is None and place and items:  # it is of its elements that this is made
+                        continue
+                    if where is None or where[: len(place)] == place:
                         assert earlier < number, (element, path, other, where)
-
-
-def is_taken(where: Path | None, at: Path, items: Items) -> bool:
-    """Whether a pair is of what a node takes at a path. A list comes behind its items."""
-    if where is None:
-        return not (at and items)
-    return where[: len(at)] == at[: len(where)]
 
 
 def uneven_of(name: str, expected: Sequential, on_error: OnError) -> dict[Index, Any]:

@@ -11,11 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from taskiq_flow.dataflow.axes import Axis, Places, parts_of
-from taskiq_flow.dataflow.items import Dependencies, ItemsNode, Opening
+from taskiq_flow.dataflow.items import ItemsNode, Opening
 from taskiq_flow.dataflow.node import DAGNode
-
-Whole = DAGNode | Opening | Dependencies
-"""What waits as a whole, and for wholes. The elements of mapped nodes do so by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +100,9 @@ class ElementPlan:
     ``gathered``: keys of mapped nodes that another node takes whole. ``depths``: by key, how many
     levels of lists within its value are mapped over; ``levels``: how many levels of lists the
     elements of its node make. ``predecessors``, ``successors``: the edges between nodes as wholes.
-    A mapped node starts behind the lists of its axes there. For its other dependencies, its
-    elements wait, and it ends behind its ``dependencies``, if there are others. ``generators``:
-    nodes whose items are taken while they run, with what stands for them elsewhere. ``openings``:
-    of those that run once.
+    A mapped node waits only for the lists of its axes there; for its other dependencies, its
+    elements wait. ``generators``: nodes whose items are taken while they run, with what stands for
+    them elsewhere. ``openings``: of those that run once.
     """
 
     mapped: dict[DAGNode, MappedNode]
@@ -114,11 +110,10 @@ class ElementPlan:
     gathered: frozenset[str]
     depths: dict[str, int]
     levels: dict[str, int]
-    predecessors: dict[Whole, list[Whole]]
-    successors: dict[Whole, list[Whole]]
+    predecessors: dict[DAGNode | Opening, list[DAGNode | Opening]]
+    successors: dict[DAGNode | Opening, list[DAGNode | Opening]]
     generators: dict[DAGNode, ItemsNode]
     openings: dict[DAGNode, Opening]
-    dependencies: dict[DAGNode, Dependencies]
 
     def lists(self) -> set[str]:
         """The keys of all lists that are mapped over, and are inputs or come from plain nodes."""

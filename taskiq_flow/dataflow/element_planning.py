@@ -13,9 +13,9 @@ from taskiq_flow.dataflow.axes import (
     keys_of,
     lists_of,
 )
-from taskiq_flow.dataflow.element_plan import ElementPlan, GroupPlan, MappedNode, Taken, Whole
+from taskiq_flow.dataflow.element_plan import ElementPlan, GroupPlan, MappedNode, Taken
 from taskiq_flow.dataflow.group_edges import Edges, GroupEdges
-from taskiq_flow.dataflow.items import Dependencies, ItemsNode, Opening
+from taskiq_flow.dataflow.items import ItemsNode, Opening
 from taskiq_flow.dataflow.key_axes import Factor, Key, KeyAxes
 from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.errors import GraphError
@@ -46,7 +46,7 @@ def element_plan(
         return None
     _check_names(order)
     planning = _Planning(order, producers, failed_nodes, all_items=all_items)
-    edges: dict[Whole, list[Whole]] = {}
+    edges: dict[DAGNode | Opening, list[DAGNode | Opening]] = {}
     for node in order:
         if not node.map_over:
             before = list(map(planning.in_place_of, predecessors.get(node, ())))
@@ -55,15 +55,11 @@ def element_plan(
                 edges[node] = [*before]
         else:
             planning.add_mapped(node, map(planning.in_place_of, orderings.get(node, ())))
-    dependencies: dict[DAGNode, Dependencies] = {}
-    for node, mapped in planning.mapped.items():
-        if makers := planning.makers(mapped):
-            edges[node] = makers
-        behind = planning.behind(node, predecessors)
-        if node.join != "any" and not {*behind} <= {*makers}:
-            dependencies[node] = Dependencies(node)
-            edges[dependencies[node]] = behind
-    successors: dict[Whole, list[Whole]] = {}
+    for mapped in planning.mapped.values():
+        makers = [maker for key in mapped.lists if (maker := planning.maker(key)) is not None]
+        if makers:
+            edges[mapped.node] = list(dict.fromkeys(makers))
+    successors: dict[DAGNode | Opening, list[DAGNode | Opening]] = {}
     for after, others in edges.items():
         for other in others:
             successors.setdefault(other, []).append(after)
@@ -78,7 +74,6 @@ def element_plan(
         successors,
         planning.generators,
         planning.openings,
-        dependencies,
     )
 
 
@@ -161,18 +156,10 @@ class _Planning:
         """The node for which others wait that wait for this one."""
         return self.generators.get(node, node)
 
-    def behind(
-        self, node: DAGNode, predecessors: Mapping[DAGNode, Sequence[DAGNode]]
-    ) -> list[Whole]:
-        """All nodes that a mapped one depends on."""
-        if isinstance(node, ItemsNode):
-            return [node.generator]
-        return list(map(self.in_place_of, predecessors.get(node, ())))
-
-    def makers(self, mapped: MappedNode) -> list[Whole]:
-        """What the outermost lists of a mapped node are there with, but for inputs of the run."""
-        found = [n for key in mapped.lists if (n := self._producers.get(key)) is not None]
-        return list(dict.fromkeys(self.openings.get(node, node) for node in found))
+    def maker(self, key: str) -> DAGNode | Opening | None:
+        """What a list is there with, that no mapped node gives; ``None`` for an input."""
+        node = self._producers.get(key)
+        return None if node is None else self.openings.get(node, node)
 
     def add_mapped(self, node: DAGNode, orderings: Iterable[DAGNode]) -> MappedNode:
         """A mapped node. ``orderings``: nodes that it only waits for."""

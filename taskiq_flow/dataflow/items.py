@@ -1,4 +1,4 @@
-"""Nodes of a graph with maps that no task is sent for."""
+"""The items of a generator, as elements of a graph."""
 
 from __future__ import annotations
 
@@ -45,20 +45,3 @@ class Opening:
     def __init__(self, generator: DAGNode) -> None:
         self.generator = generator
         self.task_name = generator.task_name
-
-
-class Dependencies:
-    """All that a mapped node depends on. The node itself ends behind it, as every node does.
-
-    Its elements wait only for what each of them takes, and a list without elements for nothing.
-    """
-
-    __slots__ = ("node", "task_name")
-
-    index = None
-    map_over: tuple[str, ...] = ("",)
-    """Not empty, so that it counts as mapped: no task is sent for it."""
-
-    def __init__(self, node: DAGNode) -> None:
-        self.node = node
-        self.task_name = node.task_name

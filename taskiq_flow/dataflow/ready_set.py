@@ -247,10 +247,6 @@ class ReadySet(Generic[N]):
         """The nodes that are running or suspended, in the order in which they were added."""
         return [node for node, state in self._state.items() if state in (RUNNING, SUSPENDED)]
 
-    def waiting(self) -> list[N]:
-        """The nodes that have not started, in the order in which they were added."""
-        return [node for node, state in self._state.items() if state >= READY]
-
     def has_started(self, node: N) -> bool:
         """Whether a node is running, is suspended or has ended."""
         return self._state[node] < READY

@@ -51,8 +51,8 @@ class Additions:
                 elements.append((of, at))
                 continue
             outcome = taking.gathers.outcomes.around(at)
-            if outcome is ABSENT and of.is_dead and of.may_end:
-                outcome = of.outcome
+            if outcome is ABSENT and of.is_dead and self._ready.has_ended(of.plan.node):
+                outcome = self._ready.outcome(of.plan.node)
             if outcome is ABSENT:
                 pending.append(self._gathering(of, taking.gathers, at))
             else:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from taskiq_flow.dataflow.axes import Path, lists_of
 from taskiq_flow.dataflow.element_plan import ElementPlan, MappedNode
-from taskiq_flow.dataflow.items import Dependencies, Opening
+from taskiq_flow.dataflow.items import Opening
 from taskiq_flow.dataflow.ready_set import COMPLETED, FAILED, ReadySet
 from taskiq_flow.elements.additions import Additions
 from taskiq_flow.elements.awaited_lists import AwaitedLists
@@ -189,24 +189,17 @@ class Elements:
                         self._caller.look_again()
                     self.room.lets_in_none = not is_full and self._only_ends_make_room
                     return None
-            elif type(node) is Element or not self._started_without_task(node):  # most are elements
+            elif type(node) is Element:  # as most are
+                return node
+            elif node in self._mapped:
+                ready.suspend(node)
+                self._open(self._mapped[node])
+            elif isinstance(node, Opening):
+                self.generator_items.wait_for_row(node)
+            else:
                 return node
         self._caller.look_again()
         return None
-
-    def _started_without_task(self, node: Any) -> bool:
-        """Start a node that no task is sent for. ``False`` for others."""
-        if node in self._mapped:
-            self._ready.suspend(node)
-            self._open(self._mapped[node])
-        elif isinstance(node, Opening):
-            self.generator_items.wait_for_row(node)
-        elif isinstance(node, Dependencies):
-            self._ready.complete(node)
-            self.ends.may_end(self._mapped[node.node])
-        else:
-            return False
-        return True
 
     def ended(self, element: Element) -> None:
         """Handle the end of an element that has ended in the ready set."""
@@ -375,6 +368,8 @@ class Elements:
             self._add_elements(group, path)
 
     def _add_elements(self, group: Group, path: Path) -> None:
+        if group.lists:
+            self.ends.order.begin(group, path)
         never_run: list[Element] = []
         for mapped in group.members:
             if mapped.is_dead:

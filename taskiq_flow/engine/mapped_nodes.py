@@ -292,6 +292,7 @@ class MappedNodes:
         self.room.lets_in_none = False
         if node in self._plan.openings:
             self._generator_items.ended(node)
+        self._elements.ends.order.ended(node)
 
     # For the elements, as their ``ElementsCallbacks``
 

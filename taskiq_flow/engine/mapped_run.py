@@ -53,9 +53,9 @@ class MappedRun(Run[N]):
     def _ready_set(self) -> ReadySet[Any]:
         spec, plan = self._spec, self._plan
         edges: Any = plan
-        further = (*plan.openings.values(), *plan.dependencies.values())
-        no_tasks = dict.fromkeys((*plan.mapped, *further))
-        joins: dict[Any, Join] = {**spec.joins, **dict.fromkeys(no_tasks, "ended")}
+        no_tasks = dict.fromkeys((*plan.mapped, *plan.openings.values()))
+        # A mapped node starts whichever way its lists have ended: it ends behind other nodes too.
+        joins: dict[Any, Join] = {**spec.joins, **dict.fromkeys(plan.mapped, "ended")}
         return ReadySet.of_graph(
             dict.fromkeys((*spec.nodes, *no_tasks)),
             edges.predecessors,

@@ -17,7 +17,6 @@ from taskiq import AsyncBroker, InMemoryBroker, TaskiqResult
 from taskiq_flow.cache.results import ValueCache
 from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
-from taskiq_flow.dataflow.items import Dependencies
 from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
 from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
 from taskiq_flow.engine.cached_results import CachedResults
@@ -535,7 +534,7 @@ class Run(Generic[N]):
             for node in in_progress
             if not getattr(node, "map_over", ())  # its elements are named
         ]
-        waiting = sum(not isinstance(node, Dependencies) for node in self._ready.waiting())
+        waiting = self._ready.unfinished - len(in_progress)
         return self._state.timed_out(seconds, names, waiting)
 
     def _end(self, error: BaseException | None) -> None:
