@@ -180,22 +180,18 @@ class Deliveries:
         self._fetched.pop(id(message), None)
         return message
 
-    def next(self, may_begin: Callable[[Delivery], bool] = lambda _: True) -> AckableMessage | None:
+    def next(
+        self, may_begin: Callable[[Delivery], bool] = lambda _: True
+    ) -> tuple[AckableMessage, Delivery] | None:
         """The next message for taskiq that may be executed now. taskiq has it from now on."""
         for message, delivery in self._fetched.values():
             if may_begin(delivery):
-                return self.hand_over(message)
+                return self.hand_over(message), delivery
         return None
 
     def is_fetched(self, delivery: Delivery) -> bool:
         """Whether taskiq has not got a message yet."""
         return any(other is delivery for _, other in self._fetched.values())
-
-    def next_delivery(self) -> tuple[AckableMessage, Delivery] | None:
-        """Like ``next``, with the delivery of the message."""
-        for message, delivery in self._fetched.values():
-            return self.hand_over(message), delivery
-        return None
 
     def waits(self, seconds: float = 0.0) -> bool:
         """Whether a message waits to be handed to taskiq, and has done so for so many seconds."""
@@ -212,7 +208,7 @@ class Deliveries:
         fetched = [d for _, d in self._fetched.values() if d.came_at <= latest]
         self._fetched = {k: v for k, v in self._fetched.items() if v[1].came_at > latest}
         for delivery in fetched:
-            self._drop(delivery)
+            self.discard(delivery)
         if self._give_back is None:
             return len(fetched)
         deadline = asyncio.get_running_loop().time() + GIVING_BACK
@@ -257,10 +253,6 @@ class Deliveries:
         """The held message of this key."""
         return next((delivery for delivery in self._held if delivery.key == key), None)
 
-    def discard(self, delivery: Delivery) -> None:
-        """Drop a message: the server has taken it back."""
-        self._drop(delivery)
-
     def of_engines(self) -> list[Delivery]:
         """The messages that engines have sent."""
         return [delivery for delivery in self._held if delivery.read(self._broker) is not None]
@@ -278,7 +270,7 @@ class Deliveries:
     def drop_task(self, task_id: str) -> None:
         """Drop the message of a task that ended unacknowledged. It will be delivered again."""
         if (delivery := self._of_task(task_id, self._held)) is not None:
-            self._drop(delivery)
+            self.discard(delivery)
 
     def clear(self) -> None:
         """Drop all messages: the server has lost them."""
@@ -290,7 +282,7 @@ class Deliveries:
     async def let_go(self, delivery: Delivery) -> None:
         """Acknowledge a message, and hold it no more. Raises what the client raises."""
         await delivery.ack()
-        self._drop(delivery)
+        self.discard(delivery)
 
     def _of_task(self, task_id: str, deliveries: Iterable[Delivery]) -> Delivery | None:
         for delivery in deliveries:
@@ -299,7 +291,8 @@ class Deliveries:
                 return delivery
         return None
 
-    def _drop(self, delivery: Delivery) -> None:
+    def discard(self, delivery: Delivery) -> None:
+        """Hold a message no more, without an acknowledgement."""
         self._held.pop(delivery, None)
         self._by_data.pop(id(delivery.data), None)
         self._redelivered.pop(delivery, None)
