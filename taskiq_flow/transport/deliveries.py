@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -32,6 +33,7 @@ Listen = Callable[[], AsyncGenerator[bytes | AckableMessage, None]]
 """A broker's ``listen``."""
 
 
+@dataclass(slots=True, eq=False)
 class Delivery:
     """One message. ``origin``: the client's own object for it.
 
@@ -41,37 +43,16 @@ class Delivery:
     ``None`` if no engine has sent the message.
     """
 
-    __slots__ = (
-        "_ack",
-        "came_at",
-        "data",
-        "is_acknowledged",
-        "is_read",
-        "key",
-        "number",
-        "origin",
-        "reply_to",
-        "task_id",
-    )
-
-    def __init__(
-        self,
-        data: bytes,
-        ack: Callable[[], Awaitable[None] | None],
-        origin: Any,
-        key: Any,
-        number: int,
-    ) -> None:
-        self.data = data
-        self.origin = origin
-        self.key = key
-        self.number = number
-        self.came_at = time.monotonic()
-        self.task_id = ""
-        self.reply_to: ReplyTo | None = None
-        self.is_acknowledged = False
-        self.is_read = False
-        self._ack = ack
+    data: bytes
+    _ack: Callable[[], Awaitable[None] | None]
+    origin: Any
+    key: Any
+    number: int
+    came_at: float = field(default_factory=time.monotonic)
+    task_id: str = ""
+    reply_to: ReplyTo | None = None
+    is_acknowledged: bool = False
+    is_read: bool = False
 
     async def ack(self) -> None:
         """Acknowledge the message, unless that is done."""

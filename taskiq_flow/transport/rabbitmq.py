@@ -155,7 +155,10 @@ class RabbitNotifier:
             await self._consume(self._revoked_name, "", hear_run)
             if self._catching_up is not None:
                 self._catching_up.cancel()
-            self._catching_up = asyncio.create_task(self._catch_up(hear_run))
+            what = "not all revoked runs are known yet"
+            read = partial(self._read_stored, hear_run)
+            reading = retry_through_outage(read, is_outage_or_gone, what, math.inf)
+            self._catching_up = asyncio.create_task(reading)
 
         await self._subscribe(listen_and_read)
         if self._catching_up is not None:
@@ -225,12 +228,6 @@ class RabbitNotifier:
         await channel.queue_declare(queue, exclusive=True, auto_delete=True)
         await channel.queue_bind(queue, exchange, key)
         await channel.basic_consume(queue, handle, no_ack=True)
-
-    async def _catch_up(self, hear: Callable[[bytes], None]) -> None:
-        what = "not all revoked runs are known yet"
-        await retry_through_outage(
-            partial(self._read_stored, hear), is_outage_or_gone, what, math.inf
-        )
 
     async def _read_stored(self, hear: Callable[[bytes], None]) -> None:
         """Read the queue without removing anything. One worker at a time does that."""

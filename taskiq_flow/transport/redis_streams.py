@@ -130,9 +130,6 @@ class StreamReader:
         arguments = (entry.group, entry.id, delivery.data, delivery.number - 1)
         await self._client.eval(_GIVE_BACK, 1, entry.stream, *arguments)
 
-    async def _acknowledge(self, entry: StreamEntry) -> None:
-        await self._client.eval(_ACKNOWLEDGE, 1, entry.stream, entry.group, entry.id)
-
     async def _leave(self) -> None:
         """Remove this worker's consumer from each stream where it holds no message."""
         for stream in self._streams:
@@ -244,7 +241,7 @@ class StreamReader:
                 entry = StreamEntry(stream, self._group, message_id, self._database)
                 self.deliveries.hold(
                     fields[b"data"],
-                    partial(self._acknowledge, entry),
+                    partial(self._client.eval, _ACKNOWLEDGE, 1, stream, self._group, message_id),
                     entry,
                     _key(stream, message_id),
                     number + int(fields.get(_IN_VAIN, 0)),
