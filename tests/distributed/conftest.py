@@ -30,6 +30,9 @@ APP = "tests.distributed.app:from_environment"
 AT_LENGTH = bool(os.environ.get("TASKIQ_FLOW_TESTS_AT_LENGTH"))
 """Whether tests last as long as what they are about, as ``scripts/production`` has them."""
 
+CONTRACT = "contract"
+"""The queues of workers that several modules share."""
+
 HOW_TO_INSTALL = "RabbitMQ is not installed; scripts/test does so where it may (apt-get)"
 
 
@@ -41,10 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Farm:
-    """The servers of a test session, and the workers that serve the contract's tests."""
+    """The servers of a test session, and the workers that serve its tests.
+
+    ``module``: that of the tests that run now, whose queues are no other module's.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.module = ""
         self._servers: list[Server] = []
         self._workers: dict[Settings, Workers] = {}
 
@@ -60,9 +67,10 @@ class Farm:
     def rabbitmq(self) -> RabbitServer:
         return self._started(RabbitServer(self.folder / "rabbitmq"))
 
-    def settings(self, kind: str, queue: str = "contract", **others: object) -> Settings:
+    def settings(self, kind: str, queue: str = CONTRACT, **others: object) -> Settings:
         """A broker of a kind at these servers, its workers with all that the tests need."""
-        settings = Settings(kind, queue=f"{queue}-{kind}")
+        own = "" if queue == CONTRACT else f"-{self.module}"
+        settings = Settings(kind, queue=f"{queue}-{kind}{own}")
         if kind == "nats":
             settings = replace(settings, nats=self.nats.url)
         elif kind != "in-memory":
@@ -72,7 +80,7 @@ class Farm:
         return replace(settings, **others)  # type: ignore[arg-type]
 
     def serve(self, settings: Settings, **options: Any) -> None:
-        """See to it that workers serve this broker until the session ends."""
+        """See to it that workers serve this broker until the module's tests have ended."""
         if settings.kind != "in-memory" and settings not in self._workers:
             workers = self.workers(settings, **options)
             workers.start()
@@ -93,6 +101,11 @@ class Farm:
         finally:
             workers.kill()
 
+    def dismiss(self) -> None:
+        """Stop the workers of the module's own queues."""
+        for settings in [each for each in self._workers if each.queue.endswith(self.module)]:
+            self._workers.pop(settings).kill()
+
     def close(self) -> None:
         """Stop everything."""
         for workers in self._workers.values():
@@ -107,9 +120,17 @@ class Farm:
 
 
 @pytest.fixture(scope="session")
-def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+def farm_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     with contextlib.closing(Farm(tmp_path_factory.mktemp("farm"))) as farm:
         yield farm
+
+
+@pytest.fixture(scope="module")
+def farm(farm_of_session: Farm, request: pytest.FixtureRequest) -> Iterator[Farm]:
+    """Servers, and workers that other modules have only where they are the contract's."""
+    farm_of_session.module = request.module.__name__.partition(".test_")[2]
+    yield farm_of_session
+    farm_of_session.dismiss()
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ async def test_the_tasks_of_an_engine_that_is_gone_are_dropped(
             async with started(settings) as other:
                 living_engine = ExecutionEngine(other, many(other, app.noted, 1))
                 await living_engine.execute(inputs(living, 1, 0.0))
-            assert len(dead.of("begin")) < COUNT / 2
+            assert len(dead.of("begin")) < COUNT  # which stood before it, for seven seconds
         finally:
             workers.kill()
             run.cancel()

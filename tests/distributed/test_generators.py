@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -99,9 +98,7 @@ async def test_a_run_that_is_cancelled_closes_its_generator(
         assert isinstance(value, Item)
         if value.index == 50:
             break
-    began = time.monotonic()
     await notes.until("closed", 1)
-    assert time.monotonic() - began < 2
 
 
 async def test_a_generator_for_each_element(remote: AsyncBroker, notes: Notes) -> None:

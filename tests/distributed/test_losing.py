@@ -24,19 +24,11 @@ from taskiq_flow.transport.redis_broker import backlog_of
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
-from tests.distributed.watching import (
-    Notes,
-    chain_of,
-    inputs,
-    left_over,
-    many,
-    purge,
-    until,
-    until_sent,
-)
+from tests.distributed.watching import Notes, chain_of, inputs, many, purge, until_empty, until_sent
 from tests.recording import Recorder
 from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer
+from tests.waiting import until
 
 
 async def test_a_task_that_no_worker_knows(remote: AsyncBroker, remote_kind: str) -> None:
@@ -50,7 +42,7 @@ async def test_a_task_that_no_worker_knows(remote: AsyncBroker, remote_kind: str
     begin = loop.time()
     with pytest.raises(NodeFailedError) as caught:
         await engine.execute({"seconds": 60.0}, run_id=remote_kind)
-    assert loop.time() - begin < 10.0  # it takes some milliseconds
+    assert loop.time() - begin < 30.0  # and not its minute; it takes some milliseconds
     cause = caught.value.__cause__
     assert isinstance(cause, TaskLostError)
     assert cause.task_name == "unknown"
@@ -145,8 +137,7 @@ async def test_a_task_that_a_middleware_has_stopped_does_not_come_again(
     with pytest.raises(NodeFailedError):
         await ExecutionEngine(remote, dag).execute({"breaks": where})
     settings = farm.settings(remote_kind, retries=True, broken=True)
-    while await left_over(settings):  # it is acknowledged in a moment
-        await asyncio.sleep(0.05)
+    await until_empty(settings)
 
 
 async def test_a_killed_workers_task_comes_again_or_is_an_error(
@@ -155,10 +146,13 @@ async def test_a_killed_workers_task_comes_again_or_is_an_error(
     settings = farm.settings(remote_kind, queue="killed", idle_timeout=2000)
     with farm.working(settings) as workers:
         async with started(settings) as broker:
-            engine = ExecutionEngine(broker, many(broker, app.noted, 1), lost_after=6.0)
-            reading = asyncio.ensure_future(_read(engine, inputs(notes, 1, 0.5)))
+            # A list has no redelivery; for the others, a worker in its place may take a while.
+            lost_after = 3.0 if remote_kind == "redis-lists" else 60.0
+            engine = ExecutionEngine(broker, many(broker, app.held, 1), lost_after=lost_after)
+            reading = asyncio.ensure_future(_read(engine, inputs(notes, 1, 0.0)))
             await notes.until("begin", 1)
             workers.kill_one()
+            notes.release()
             if remote_kind == "redis-lists":
                 with pytest.raises(NodeFailedError) as caught:
                     await reading
@@ -176,10 +170,11 @@ async def test_a_suspended_worker_is_waited_for(farm: Farm, notes: Notes) -> Non
     settings = farm.settings("redis-streams", queue="suspended", idle_timeout=60_000)
     with farm.working(settings) as workers:
         async with started(settings) as broker:
-            engine = ExecutionEngine(broker, many(broker, app.noted, 3), lost_after=10.0)
-            reading = asyncio.ensure_future(_read(engine, inputs(notes, 3, 0.3)))
+            engine = ExecutionEngine(broker, many(broker, app.held, 3), lost_after=10.0)
+            reading = asyncio.ensure_future(_read(engine, inputs(notes, 3, 0.0)))
             await notes.until("begin", 3)
             workers.suspend()
+            notes.release()
             await asyncio.sleep(2.0)  # not in the hope of anything: it is the length of the outage
             assert not reading.done()
             workers.resume()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -21,6 +20,7 @@ from taskiq_flow import (
 )
 from tests.distributed.conftest import Farm
 from tests.servers.workers import Workers
+from tests.waiting import until
 
 pytest.importorskip("taskiq_redis")
 
@@ -149,10 +149,8 @@ async def test_jobs_are_in_the_source_of_the_user_and_run_on_workers(started: An
     assert jobs["every"].interval == timedelta(hours=1)
     assert jobs["at"].run_at == past
     async with scheduler:
-        async with asyncio.timeout(30):
-            while not (noted := await started.noted()):
-                await asyncio.sleep(0.05)
-    assert noted == ["sequential at 0"]
+        await until(started.noted, "a job was executed")
+    assert await started.noted() == ["sequential at 0"]
     await other.remove_job("cron")
     await other.remove_job("every")
     assert await other.list_jobs() == []

@@ -28,10 +28,11 @@ from taskiq_flow.completion import queue_warnings
 from tests.distributed import app
 from tests.distributed.app import KINDS, started, task
 from tests.distributed.conftest import HOW_TO_INSTALL, NEEDS_RABBITMQ, Farm
-from tests.distributed.watching import Notes, inputs, many, until
+from tests.distributed.watching import Notes, inputs, many
 from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.workers import Workers
+from tests.waiting import until
 
 REMOTE = [kind for kind in KINDS[1:] if kind != "rabbitmq" or RabbitServer.is_available()]
 
@@ -152,7 +153,7 @@ async def test_code_that_keeps_the_interpreter_lock_is_executed_once_in_another_
         "in-process": (app.keeps_gil_in_process, ()),
         "pool": (app.keeps_gil, ["--use-process-pool"]),
     }
-    sites = {way: farm.settings("redis-streams", queue=way, idle_timeout=1000) for way in ways}
+    sites = {way: farm.settings("redis-streams", queue=way, idle_timeout=2000) for way in ways}
 
     async def run(way: str) -> None:
         (tmp_path / way).mkdir()

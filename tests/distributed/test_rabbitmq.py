@@ -35,11 +35,12 @@ from tests.distributed.watching import (
     inputs,
     left_over,
     many,
-    until,
+    until_empty,
     until_sent,
 )
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.workers import Workers
+from tests.waiting import LONGEST, until
 
 pytestmark = [
     pytest.mark.timeout(90),
@@ -55,7 +56,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer
     """
     folder = tmp_path_factory.mktemp("impatient")
     server = RabbitServer(
-        folder, consumer_timeout=2000, channel_tick_interval=500, max_message_size=1_000_000
+        folder, consumer_timeout=4000, channel_tick_interval=500, max_message_size=1_000_000
     )
     server.start()
     yield server
@@ -77,7 +78,7 @@ async def test_a_task_longer_than_the_servers_limit_is_executed_once(
     with farm.working(settings, processes=2):
         await run_of(settings, notes, 3, 7.0)
         assert len(notes.of("begin")) == len(notes.of("end")) == 3
-        assert await left_over(settings) == 0
+        await until_empty(settings)
     log = (impatient.folder / "log").read_text(encoding="utf-8")
     assert "timed out" not in log
 
@@ -89,11 +90,9 @@ async def test_a_message_above_the_servers_limit_is_an_error_at_once(
     settings = farm.settings("rabbitmq", queue="large", rabbitmq=impatient.url)
     async with started(settings) as broker:
         dag = DAGBuilder().node(task(broker, app.measure)).build()
-        async with asyncio.timeout(20.0):
-            with pytest.raises(
-                NodeFailedError, match=r"pass_by=65536\), or raise the .*message_size"
-            ):
-                await ExecutionEngine(broker, dag).execute({"blob": "x" * 2_000_000})
+        engine = ExecutionEngine(broker, dag, run_timeout=LONGEST)
+        with pytest.raises(NodeFailedError, match=r"pass_by=65536\), or raise the .*message_size"):
+            await engine.execute({"blob": "x" * 2_000_000})
 
 
 async def test_a_long_task_of_a_killed_worker_is_delivered_again(farm: Farm, notes: Notes) -> None:
@@ -175,7 +174,7 @@ async def test_a_queue_that_refuses_copies_takes_back_the_messages(
     try:
         await run_of(settings, notes, 14, 0.4)
         assert len(notes.of("begin")) == 14
-        assert await left_over(settings) == 0
+        await until_empty(settings)
     finally:
         workers.kill()
 
@@ -193,9 +192,7 @@ async def test_a_message_that_returns_to_its_worker_is_not_executed_again(
             await notes.until("begin", 2)
             await asyncio.to_thread(farm.rabbitmq.control, "close_all_connections", "a test")
             await run
-            async with asyncio.timeout(15.0):
-                while await left_over(settings):
-                    await asyncio.sleep(0.1)
+            await until_empty(settings)
     assert len(notes.of("begin")) == len(notes.of("end")) == 2
 
 
@@ -222,7 +219,7 @@ def test_refusals_for_good_are_no_outages(error: Exception, is_one: bool) -> Non
 async def test_a_wrong_password_is_an_error_at_once_and_not_shown(farm: Farm) -> None:
     url = farm.rabbitmq.url.replace("guest:guest", "guest:hush")
     with pytest.raises(ConfigurationError, match="Login was refused") as caught:
-        await asyncio.wait_for(notifier_at(url, "taskiq_flow").open(), 5.0)
+        await asyncio.wait_for(notifier_at(url, "taskiq_flow").open(), LONGEST)
     assert "hush" not in text_of(caught.value)
 
 
@@ -250,9 +247,9 @@ async def test_an_exchange_and_a_queue_that_are_gone_are_declared_anew(farm: Far
         async with await aio_pika.connect(farm.rabbitmq.url) as connection:
             channel = await connection.channel()
             await channel.exchange_delete(settings.queue)
-            await asyncio.wait_for(kick(message), 5.0)
+            await asyncio.wait_for(kick(message), LONGEST)
             await channel.queue_delete(settings.queue)
-            await asyncio.wait_for(kick(message), 5.0)
+            await asyncio.wait_for(kick(message), LONGEST)
             assert await left_over(settings) == 1
 
 
@@ -283,8 +280,8 @@ async def test_a_listener_whose_old_connection_is_not_missed_yet_listens_at_once
     for notifier in (other, *listeners):
         await notifier.open()
     for listener in listeners:  # the first stands for what the server has not missed yet
-        await asyncio.wait_for(listener.subscribe("channel", heard.append), 5.0)
-        await asyncio.wait_for(listener.subscribe_to_revocations(revoked.append), 5.0)
+        await asyncio.wait_for(listener.subscribe("channel", heard.append), LONGEST)
+        await asyncio.wait_for(listener.subscribe_to_revocations(revoked.append), LONGEST)
     await other.publish("channel", b"a")
     await other.revoke("run")
     await until(lambda: len(heard) == len(revoked) == 2, "both have heard")
@@ -311,7 +308,7 @@ async def test_many_workers_start_at_once_after_many_revocations(farm: Farm) -> 
         await notifiers[number].open()
         await notifiers[number].subscribe_to_revocations(heard[number].add)
 
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(LONGEST):
         await asyncio.gather(*(start(number) for number in range(1, len(notifiers))))
     await until(lambda: all(len(of) == count for of in heard[1:]), "all have heard of all")
     for notifier in notifiers:
@@ -370,7 +367,7 @@ async def test_a_user_confined_to_names_of_a_prefix_can_do_all(farm: Farm, notes
             await check_cancelling(engine, notes, 1, begun=3)
             left = await inventory_of(broker, settings.prefix)
     assert [(one.name, one.kind) for one in left] == [
-        ("confined-rabbitmq", "queue"),
+        (settings.queue, "queue"),
         ("confined_flow_revocations", "queue"),
         ("taskiq.dead_letter", "queue"),
     ]

@@ -20,8 +20,8 @@ from taskiq_flow.transport.redis import notifier_at
 from taskiq_flow.transport.redis_broker import kick_of, steady, stream_reader_of
 from taskiq_flow.transport.redis_replies import Replies
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import until
 from tests.servers.redis import RedisServer
+from tests.waiting import LONGEST, until
 
 _numbers = itertools.count()
 
@@ -93,7 +93,7 @@ async def test_a_listener_ends_whenever_it_is_cancelled(
         await until(listening.cancelling, "the listener was cancelled")
         if goes_away:
             server.kill()
-        done, _ = await asyncio.wait([listening], timeout=10.0)
+        done, _ = await asyncio.wait([listening], timeout=LONGEST)
         assert done
         await messages.aclose()
         await broker.shutdown()
@@ -116,7 +116,7 @@ async def test_a_stream_is_not_read_on_if_the_client_has_lost_a_cancellation(far
         return await anext(messages)
 
     reading = asyncio.create_task(read())
-    done, _ = await asyncio.wait([reading], timeout=10.0)
+    done, _ = await asyncio.wait([reading], timeout=LONGEST)
     assert done
     assert reading.cancelled()
     await broker.shutdown()
@@ -159,9 +159,11 @@ async def test_a_broker_that_is_shut_down_leaves_no_connection(tmp_path: Path) -
             assert await client.xlen("ends") == 2
             assert len(await client.client_list()) == 3  # the broker's, its sender's, and this one
             await broker.shutdown()
-            async with asyncio.timeout(5.0):
-                while len(await client.client_list()) > 1:
-                    await asyncio.sleep(0.01)
+
+            async def is_alone() -> bool:
+                return len(await client.client_list()) == 1
+
+            await until(is_alone, "the broker has no connection")
     finally:
         server.kill()
 
@@ -293,10 +295,11 @@ async def test_revocations_are_bounded(
     await notifier.aclose()
 
 
-async def test_notices_that_are_published_at_once_share_a_connection(
-    farm: Farm, client: Redis
-) -> None:
-    broker = RedisStreamBroker(farm.redis.url, queue_name=f"notices-{next(_numbers)}")
+async def test_notices_that_are_published_at_once_share_a_connection(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, appendonly=False)
+    server.start()
+    client = Redis.from_url(server.url)
+    broker = RedisStreamBroker(server.url, queue_name="notices")
     notifier, heard = redis.notifier_of(broker, broker.queue_name), list[bytes]()
     unheard: list[str] = []
     notifier.on_unheard = unheard.append
@@ -313,6 +316,8 @@ async def test_notices_that_are_published_at_once_share_a_connection(
     finally:
         await notifier.aclose()
         await broker.shutdown()
+        await client.aclose()
+        server.kill()
 
 
 async def test_a_server_from_which_nothing_comes_is_asked_and_then_given_up(

@@ -52,10 +52,11 @@ from tests.journal.test_reader_processes import (
 )
 from tests.servers.process import free_port
 from tests.servers.redis import RedisCluster, RedisServer, newest_program
+from tests.waiting import until
 
 LEASE = Lease("engine", 60.0)
 
-LONGEST = 20.0
+LEASE_OVER = 25.0
 """Seconds for which the lease of an engine that was killed may be in force."""
 
 _numbers = itertools.count()
@@ -259,7 +260,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 def test_loops_of_several_threads_keep_their_connections(server: RedisServer) -> None:
     """They take turns, and none closes what another one uses."""
-    journal, turn = RedisJournal(server.url), threading.Barrier(3, timeout=10.0)
+    journal, turn = RedisJournal(server.url), threading.Barrier(3, timeout=20.0)
 
     async def use(number: int) -> None:
         await journal.create(f"run {number}", LEASE, b"0")
@@ -277,7 +278,7 @@ def test_loops_of_several_threads_keep_their_connections(server: RedisServer) ->
             list(pool.map(asyncio.run, map(use, range(3))))
         opened = client.info("stats")["total_connections_received"] - before
         server.process.wait_until(
-            lambda: client.info("clients")["connected_clients"] == 1, "all are closed", 5.0
+            lambda: client.info("clients")["connected_clients"] == 1, "all are closed", 20.0
         )
     assert opened == 4  # the first has opened another one after it had closed its own
     assert not journal._of_loops
@@ -307,8 +308,7 @@ async def test_an_outage_in_the_middle_of_a_run_is_ridden_out(
         if pair == GATED[1]:
             server.kill() if outage == "killed" else server.suspend()
             open_gate(notes)
-            while "last" not in noted(notes):  # the run does not wait for its journal
-                await asyncio.sleep(0.005)
+            await until(lambda: "last" in noted(notes), "the run does not wait for its journal")
             await asyncio.sleep(1.0)  # the length of the outage
             server.restart(keep_data=True) if outage == "killed" else server.resume()
     assert pairs == GATED
@@ -388,7 +388,7 @@ async def test_the_lease_of_a_process_that_was_killed_is_over_after_a_while(
         with pytest.raises(RunLockedError, match=f"process {child.pid} "):
             await anext(engine.resume("run"))
         pairs: list[tuple[str, Any]] = []
-        async with asyncio.timeout(LONGEST):
+        async with asyncio.timeout(LEASE_OVER):
             while not pairs:
                 with contextlib.suppress(RunLockedError):
                     pairs = [pair async for pair in engine.resume("run")]
@@ -462,7 +462,7 @@ async def test_a_run_of_another_process_is_cancelled(server: RedisServer, tmp_pa
 async def test_the_run_of_a_process_that_was_killed_is_interrupted_when_its_lease_is_over(
     server: RedisServer, tmp_path: Path
 ) -> None:
-    await check_killing(server.url, tmp_path / "notes", 12.0)
+    await check_killing(server.url, tmp_path / "notes", LEASE_OVER)
 
 
 async def test_runs_are_deleted_with_their_events(store: RedisStore) -> None:

@@ -18,8 +18,9 @@ from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import AT_LENGTH, NEEDS_RABBITMQ, Farm
 from tests.distributed.test_failovers import sentinel
-from tests.distributed.watching import Notes, chain_of, inputs, many, until
+from tests.distributed.watching import Notes, chain_of, inputs, many
 from tests.servers.redis import RedisServer, newest_program
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.timeout(120),

@@ -14,9 +14,10 @@ from taskiq_flow import ExecutionEngine
 from tests.distributed import app
 from tests.distributed.app import KINDS, started
 from tests.distributed.conftest import AT_LENGTH, NEEDS_RABBITMQ, Farm
-from tests.distributed.watching import Notes, inputs, left_over, many
+from tests.distributed.watching import Notes, inputs, many, until_empty
 from tests.servers.process import process_info
 from tests.servers.workers import Workers
+from tests.waiting import until
 
 TASKS = 40
 
@@ -32,7 +33,7 @@ def stop_all_twice(workers: Workers) -> None:
     process = workers.process
     os.kill(process.pid, signal.SIGTERM)
     stops = "scheduled for shutdown"
-    process.wait_until(lambda: stops in process.log_since_start(), "the manager stops", 10.0)
+    process.wait_until(lambda: stops in process.log_since_start(), "the manager stops", 30.0)
     os.kill(process.pid, signal.SIGTERM)
 
 
@@ -74,18 +75,13 @@ async def test_signals_have_nothing_executed_twice_or_lost(
             pids = first.pids
             send(first)
             if send is stop_all_twice:
-                async with asyncio.timeout(20.0):
-                    while any(map(process_info, pids)):
-                        await asyncio.sleep(0.02)
+                await until(lambda: not any(map(process_info, pids)), "they have ended")
                 await asyncio.to_thread(second.start)
-            async with asyncio.timeout(40.0):
-                assert len(await run) == TASKS
+            assert len(await run) == TASKS
         begun = Counter(notes.of("begin"))
         assert {name: times for name, times in begun.items() if times > 1} == {}
         assert len(begun) == len(notes.of("end")) == TASKS
-        async with asyncio.timeout(10.0):
-            while await left_over(settings):
-                await asyncio.sleep(0.05)
+        await until_empty(settings)
     finally:
         first.kill()
         second.kill()

@@ -29,9 +29,10 @@ from taskiq_flow.values.codec import ValueCodec
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, until
+from tests.distributed.watching import Notes
 from tests.servers.s3 import S3Server
 from tests.values.kinds import KINDS
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
 

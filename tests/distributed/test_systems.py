@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from tests.distributed.test_contract import graph
 from tests.distributed.watching import Notes, check_cancelling, inputs, many, until_sent
 from tests.servers.redis import RedisCluster, RedisSentinel, RedisServer
 from tests.values.kinds import Pair, Point
+from tests.waiting import until
 
 
 async def check(broker: AsyncBroker, notes: Notes) -> None:
@@ -99,7 +101,7 @@ async def test_a_task_that_outlives_the_time_for_an_acknowledgement_is_executed_
     kind: str, farm: Farm, tmp_path: Path
 ) -> None:
     notes = Notes(tmp_path)
-    settings = farm.settings(kind, queue="renewed", idle_timeout=1000)
+    settings = farm.settings(kind, queue="renewed", idle_timeout=2000)
     farm.serve(settings, processes=2)
     async with started(settings) as broker:
         engine = ExecutionEngine(broker, many(broker, app.noted, 2))
@@ -107,7 +109,7 @@ async def test_a_task_that_outlives_the_time_for_an_acknowledgement_is_executed_
         dag = DAGBuilder().node(task(broker, app.double)).build()
         assert await ExecutionEngine(broker, dag).execute({"item": 1}) == {"double": 2}
         sent = await task(broker, app.noted).kiq(str(notes.path), "of no engine", 4.0)
-        await sent.wait_result(timeout=15.0)
+        await sent.wait_result(timeout=45.0)
     assert sorted(notes.of("begin")) == ["n0", "n1", "of"]
 
 
@@ -125,6 +127,7 @@ def test_the_workers_of_a_pool_of_processes_run_tasks(farm: Farm, tmp_path: Path
             await asyncio.wait([run])
             await asyncio.to_thread(workers.start)
             dag = many(broker, app.noted_in_thread, 2)
+            await ExecutionEngine(broker, dag).execute(inputs(notes, 2, 0.0))  # the pool is there
             engine = ExecutionEngine(broker, dag, queue_timeout=2.0)  # they begin, as is told
             results = await engine.execute(inputs(notes, 2, 3.0))
             assert results == {"n0": "n0", "n1": "n1"}
@@ -176,12 +179,11 @@ async def test_the_inventory_shows_what_stands_on_the_server(
         engine = ExecutionEngine(broker, many(broker, app.noted, 3))
         run = asyncio.ensure_future(engine.execute(inputs(notes, 3, 0.0)))
         await until_sent(engine)
-        assert (await counted(broker))[settings.queue] == 3
+        assert await is_left(broker, settings.queue, 3)
         farm.serve(settings)
         await run
-        while (await counted(broker))[settings.queue]:
-            await asyncio.sleep(0.01)
+        await until(partial(is_left, broker, settings.queue, 0), "all are acknowledged")
 
 
-async def counted(broker: AsyncBroker) -> dict[str, int]:
-    return {item.name: item.count for item in await inventory(broker)}
+async def is_left(broker: AsyncBroker, queue: str, count: int) -> bool:
+    return {item.name: item.count for item in await inventory(broker)}[queue] == count
