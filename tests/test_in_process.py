@@ -35,8 +35,6 @@ from tests.scripts import ROOT, Scripts
 from tests.servers.process import descendants, process_info
 from tests.waiting import until
 
-pytestmark = pytest.mark.timeout(120)  # many interpreters are started
-
 
 async def has_ended(pid: int) -> None:
     """Wait until a process has ended, which does so at once; on a busy machine, in a moment."""

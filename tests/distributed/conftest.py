@@ -23,8 +23,6 @@ from tests.servers.workers import Workers
 
 S = TypeVar("S", bound=Server)
 
-FOLDER = Path(__file__).parent
-
 APP = "tests.distributed.app:from_environment"
 
 AT_LENGTH = bool(os.environ.get("TASKIQ_FLOW_TESTS_AT_LENGTH"))
@@ -34,13 +32,6 @@ CONTRACT = "contract"
 """The queues of workers that several modules share."""
 
 HOW_TO_INSTALL = "RabbitMQ is not installed; scripts/test does so where it may (apt-get)"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Any test may be the one that starts the servers and the workers, three files at a time."""
-    for item in items:
-        if FOLDER in item.path.parents and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(90))
 
 
 class Farm:

@@ -182,7 +182,6 @@ def drive(folder: Path, broker: str, tasks: str, driver: str, **files: str) -> s
         workers.kill()
 
 
-@pytest.mark.timeout(90)  # RabbitMQ takes its time to start
 @pytest.mark.parametrize("number", range(len(BROKERS)))
 def test_each_broker_of_the_docs_runs_the_first_driver(
     number: int, farm: Farm, redis: RedisServer, tmp_path: Path

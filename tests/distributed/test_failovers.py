@@ -86,7 +86,6 @@ def sentinel(kind: str, folder: Path, program: str | None = None) -> Iterator[Si
             server.kill()
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize(("kind", "program"), KINDS)
@@ -124,7 +123,6 @@ async def test_a_master_that_dies_for_good_is_succeeded(
     gc.collect()  # so that it is this test where what taskiq's brokers leave open is found
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("kind", ["redis-sentinel-streams", "redis-sentinel-lists"])
@@ -147,7 +145,6 @@ async def test_a_master_that_hangs_is_succeeded(kind: str, farm: Farm, tmp_path:
     gc.collect()
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("kind", ["redis-sentinel-streams", "redis-sentinel-lists"])

@@ -26,8 +26,6 @@ from tests.distributed.conftest import Farm
 from tests.distributed.watching import Notes
 from tests.values import kinds
 
-pytestmark = pytest.mark.timeout(120)
-
 both = pytest.mark.parametrize("function", [app.numbers, app.numbers_in_thread])
 """An async generator, or one that runs in a thread."""
 

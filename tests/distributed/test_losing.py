@@ -219,7 +219,6 @@ async def test_a_result_that_expires_before_a_later_node_needs_it(kind: str, far
     assert "result_ex_time=" in said
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["redis-streams", "nats", NEEDS_RABBITMQ])
 async def test_a_task_of_no_engine_that_kills_its_worker_is_lost_too(
     kind: str, farm: Farm, tmp_path: Path

@@ -251,7 +251,6 @@ async def listening_to_a_work_queue(
     await broker.shutdown()
 
 
-@pytest.mark.timeout(60)
 async def test_a_task_that_kills_its_worker_is_lost(farm: Farm, tmp_path: Path) -> None:
     settings = farm.settings("nats", queue="deadly", idle_timeout=1500)
     notes = Notes(tmp_path)

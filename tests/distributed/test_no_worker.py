@@ -25,7 +25,6 @@ def nap_of(broker: object) -> ExecutionEngine:
     return ExecutionEngine(broker, dag)  # type: ignore[arg-type]
 
 
-@pytest.mark.timeout(60)
 async def test_an_engine_without_any_worker_says_so_and_goes_on_when_one_comes(
     remote_kind: str, farm: Farm, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -45,7 +44,6 @@ async def test_an_engine_without_any_worker_says_so_and_goes_on_when_one_comes(
             workers.kill()
 
 
-@pytest.mark.timeout(60)
 async def test_an_engine_whose_only_worker_is_busy_is_not_told_that_there_is_none(
     remote_kind: str, farm: Farm, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -78,7 +78,6 @@ def site(
         workers.kill()
 
 
-@pytest.mark.timeout(90)
 async def test_a_run_survives_a_server_that_is_gone_for_three_seconds(
     site: Site, tmp_path: Path
 ) -> None:
@@ -97,7 +96,6 @@ async def test_a_run_survives_a_server_that_is_gone_for_three_seconds(
         await check_all_is_there(broker, tmp_path / "again")  # with the same workers
 
 
-@pytest.mark.timeout(90)
 async def test_a_generator_survives_a_server_that_is_gone_for_three_seconds(
     site: Site, tmp_path: Path
 ) -> None:
@@ -125,7 +123,6 @@ async def test_a_generator_survives_a_server_that_is_gone_for_three_seconds(
         assert notes.of("begin") == ["numbers"]
 
 
-@pytest.mark.timeout(90)
 async def test_a_run_survives_a_server_that_hangs(site: Site, tmp_path: Path) -> None:
     notes = Notes(tmp_path)
     async with started(site.settings) as broker:
@@ -139,7 +136,6 @@ async def test_a_run_survives_a_server_that_hangs(site: Site, tmp_path: Path) ->
         assert len(await run) == 12
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.parametrize("how", ["is gone", "hangs"])
 async def test_a_worker_that_is_told_to_stop_ends_though_its_server_goes_away(
     site: Site, how: str
@@ -154,7 +150,6 @@ async def test_a_worker_that_is_told_to_stop_ends_though_its_server_goes_away(
     await until(lambda: not any(map(process_info, pids)), "the worker has ended", 40.0)
 
 
-@pytest.mark.timeout(90)
 async def test_a_server_that_comes_back_without_its_data(site: Site, tmp_path: Path) -> None:
     """What was queued there is lost, and said to be; the next run goes on with the same workers."""
     # More than workers have executed, and hold, when the last of them is sent.
@@ -187,7 +182,6 @@ async def check_what_is_queued_is_lost(
     assert site.workers.pids == pids
 
 
-@pytest.mark.timeout(90)
 async def test_a_server_may_lose_its_data_more_than_once(site: Site, tmp_path: Path) -> None:
     pids = site.workers.pids
     async with started(site.settings) as broker:

@@ -18,10 +18,7 @@ from tests.distributed.watching import Notes, inputs, many, until_empty
 from tests.servers.rabbitmq import RabbitServer
 from tests.waiting import until
 
-pytestmark = [
-    pytest.mark.timeout(90),
-    pytest.mark.skipif(not RabbitServer.is_available(), reason=HOW_TO_INSTALL),
-]
+pytestmark = pytest.mark.skipif(not RabbitServer.is_available(), reason=HOW_TO_INSTALL)
 
 
 @pytest.fixture(scope="module")

@@ -42,10 +42,7 @@ from tests.servers.rabbitmq import RabbitServer
 from tests.servers.workers import Workers
 from tests.waiting import LONGEST, until
 
-pytestmark = [
-    pytest.mark.timeout(90),
-    pytest.mark.skipif(not RabbitServer.is_available(), reason=HOW_TO_INSTALL),
-]
+pytestmark = pytest.mark.skipif(not RabbitServer.is_available(), reason=HOW_TO_INSTALL)
 
 
 @pytest.fixture(scope="module")

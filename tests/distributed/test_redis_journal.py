@@ -375,7 +375,6 @@ async def test_of_two_processes_that_resume_a_run_one_goes_on(farm: Farm, tmp_pa
     await journal.aclose()
 
 
-@pytest.mark.timeout(60)
 async def test_the_lease_of_a_process_that_was_killed_is_over_after_a_while(
     server: RedisServer, journal: RedisJournal, tmp_path: Path
 ) -> None:
@@ -458,7 +457,6 @@ async def test_a_run_of_another_process_is_cancelled(server: RedisServer, tmp_pa
     await check_cancelling(server.url, tmp_path / "notes")
 
 
-@pytest.mark.timeout(60)
 async def test_the_run_of_a_process_that_was_killed_is_interrupted_when_its_lease_is_over(
     server: RedisServer, tmp_path: Path
 ) -> None:

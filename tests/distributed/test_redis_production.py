@@ -115,7 +115,6 @@ READONLY, NOREPLICAS = (become_replica, become_master), (miss_replicas, need_no_
 MISCONF, BUSY = (fail_to_save, be_able_to_save), (run_long_script, end_script)
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.parametrize(
     ("server", "kind", "states"),
     [
@@ -157,7 +156,6 @@ async def test_a_server_that_says_not_now_is_waited_for(
     assert len(notes.of("begin")) == len(notes.of("end")) == 16
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("server", PROGRAMS, indirect=True)
 async def test_workers_begin_streams_anew_that_the_server_has_lost(
     farm: Farm, server: RedisServer, client: Any, tmp_path: Path
@@ -180,7 +178,6 @@ async def test_workers_begin_streams_anew_that_the_server_has_lost(
     assert len(notes.of("begin")) == 12
 
 
-@pytest.mark.timeout(90)
 async def test_a_task_that_kills_its_worker_is_lost_and_those_beside_it_are_not(
     farm: Farm, tmp_path: Path
 ) -> None:
@@ -202,7 +199,6 @@ async def test_a_task_that_kills_its_worker_is_lost_and_those_beside_it_are_not(
     assert notes.of("begin").count("deadly") == 3
 
 
-@pytest.mark.timeout(60)
 async def test_a_burst_of_heavy_tasks_is_shared(farm: Farm, tmp_path: Path) -> None:
     """Four workers, one place each: none holds what another could begin."""
     settings = farm.settings("redis-streams", queue="burst", idle_timeout=60_000)
@@ -216,7 +212,6 @@ async def test_a_burst_of_heavy_tasks_is_shared(farm: Farm, tmp_path: Path) -> N
             assert len(await run) == 4
 
 
-@pytest.mark.timeout(90)
 async def test_nothing_is_left_of_tasks_and_workers(farm: Farm, tmp_path: Path) -> None:
     settings = farm.settings("redis-streams", queue="nothing-left", idle_timeout=20_000)
     notes = Notes(tmp_path)
@@ -430,7 +425,6 @@ async def test_children_that_are_replaced_leave_nothing_waiting(farm: Farm, tmp_
     assert len(notes.of("begin")) == 60
 
 
-@pytest.mark.timeout(60)
 async def test_a_cluster_whose_node_dies_for_good_is_heard_by_another(
     farm: Farm, tmp_path: Path
 ) -> None:
@@ -499,7 +493,6 @@ async def test_messages_that_were_begun_in_vain_twice_are_taken_one_at_a_time(fa
         await client.delete(settings.queue)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("where", ["redis-streams", "redis-cluster-streams", "results elsewhere"])
 async def test_what_is_larger_than_the_server_takes_is_an_error(
     where: str, farm: Farm, tmp_path: Path

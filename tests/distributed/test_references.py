@@ -211,7 +211,6 @@ async def large(farm: Farm) -> AsyncIterator[AsyncBroker]:
         yield broker
 
 
-@pytest.mark.timeout(60)
 async def test_a_large_value_for_many_consumers_is_stored_once_in_small_messages(
     large: AsyncBroker, farm: Farm
 ) -> None:

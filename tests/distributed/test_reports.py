@@ -22,10 +22,9 @@ from tests.distributed.watching import Notes, chain_of, inputs, many
 from tests.servers.redis import RedisServer, newest_program
 from tests.waiting import until
 
-pytestmark = [
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(not AT_LENGTH, reason="take some minutes; scripts/production does them"),
-]
+pytestmark = pytest.mark.skipif(
+    not AT_LENGTH, reason="take some minutes; scripts/production does them"
+)
 
 ON_REDIS = ["redis-streams", "redis-lists"]
 

@@ -34,8 +34,6 @@ from tests.servers.s3 import S3Server
 from tests.values.kinds import KINDS
 from tests.waiting import until
 
-pytestmark = pytest.mark.timeout(120)
-
 SIZE = 2_000_000
 SMALL = 20_000
 """Bytes above which nothing may be in the messages, or in the result backend, of these tests."""

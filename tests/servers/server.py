@@ -14,7 +14,7 @@ from tests.servers.process import Process, free_port
 class Server(ABC):
     """A server on a port of its own, whose data and log are in a folder of its own."""
 
-    start_timeout = 15.0
+    start_timeout = 60.0
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

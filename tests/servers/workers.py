@@ -20,7 +20,7 @@ LISTENING = re.compile(r"^\[[^]]*\]\[(\d+)\].* Listening started\.$", re.MULTILI
 class Workers:
     """A `taskiq worker`: a manager process, and child processes which it replaces if they die."""
 
-    start_timeout = 30.0
+    start_timeout = 60.0
 
     def __init__(
         self,

@@ -44,10 +44,7 @@ pytest.importorskip("pygraphviz")
 
 from tests.web.browser import CHROMIUM, Visit, browser, visit
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
-    pytest.mark.timeout(90),
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 HOSTILE = "<img src=x onerror='window.hit=1'>"
 DRAWN = "document.querySelectorAll('svg.graph .box').length > 0"
