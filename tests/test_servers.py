@@ -47,7 +47,7 @@ def started(server: Server) -> Iterator[None]:
 def test_redis_hangs_while_it_is_suspended(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     never = Retry(NoBackoff(), 0)
-    with started(server), redis.Redis(port=server.port, socket_timeout=0.2, retry=never) as client:
+    with started(server), redis.Redis(port=server.port, socket_timeout=1.0, retry=never) as client:
         server.suspend()
         with pytest.raises(redis.exceptions.TimeoutError):
             client.ping()

@@ -79,18 +79,8 @@ class Farm:
 
     def workers(self, settings: Settings, **options: Any) -> Workers:
         """Workers of a broker, not started yet."""
-        folder = self.folder / f"workers-{settings.queue}"
-        return Workers(APP, folder=folder, env=settings.environment, **options)
-
-    @contextlib.contextmanager
-    def working(self, settings: Settings, **options: Any) -> Iterator[Workers]:
-        """Workers of a broker that run inside the block."""
-        workers = self.workers(settings, **options)
-        workers.start()
-        try:
-            yield workers
-        finally:
-            workers.kill()
+        options.setdefault("folder", self.folder / f"workers-{settings.queue}")
+        return Workers(APP, env=settings.environment, **options)
 
     def dismiss(self) -> None:
         """Stop the workers of the module's own queues."""

@@ -149,28 +149,22 @@ async def test_a_run_of_the_same_id_elsewhere_is_left_alone(
 
 
 async def test_a_server_without_room_carries_a_cancellation(farm: Farm, notes: Notes) -> None:
-    server = RedisServer(notes.path.parent / "full", appendonly=False, maxmemory="8mb")
-    server.start()
-    settings = farm.settings("redis-streams", queue="no-room", redis=server.url)
-    workers = farm.workers(settings)
-    workers.start()
-    try:
-        async with started(settings) as broker:
-            engine = ExecutionEngine(broker, many(broker, app.noted, 1))
-            run = asyncio.ensure_future(engine.execute(inputs(notes, 1, LONG)))
-            await notes.until("begin", 1)
-            with server.client() as client:
-                for size in (100_000, 100):  # up to the last byte
-                    with pytest.raises(OutOfMemoryError):
-                        for number in itertools.count():
-                            client.set(f"filling {size} {number}", "x" * size)
-                engine.cancel()
-                await notes.until("cancel", 1)
-            with pytest.raises(RunCancelledError):
-                await run
-    finally:
-        workers.kill()
-        server.kill()
+    with RedisServer(notes.path.parent / "full", appendonly=False, maxmemory="8mb") as server:
+        settings = farm.settings("redis-streams", queue="no-room", redis=server.url)
+        with farm.workers(settings):
+            async with started(settings) as broker:
+                engine = ExecutionEngine(broker, many(broker, app.noted, 1))
+                run = asyncio.ensure_future(engine.execute(inputs(notes, 1, LONG)))
+                await notes.until("begin", 1)
+                with server.client() as client:
+                    for size in (100_000, 100):  # up to the last byte
+                        with pytest.raises(OutOfMemoryError):
+                            for number in itertools.count():
+                                client.set(f"filling {size} {number}", "x" * size)
+                    engine.cancel()
+                    await notes.until("cancel", 1)
+                with pytest.raises(RunCancelledError):
+                    await run
 
 
 @pytest.mark.parametrize("remote_kind", [NEEDS_RABBITMQ])

@@ -139,7 +139,7 @@ async def test_a_worker_that_is_killed_in_the_middle(
 ) -> None:
     function = either(remote_kind)
     settings = farm.settings(remote_kind, queue="killed-generator", idle_timeout=1000)
-    with farm.working(settings) as workers:
+    with farm.workers(settings) as workers:
         async with started(settings) as broker:
             # A list has no redelivery: the engine sends tasks once more.
             lost_after = 3.0 if remote_kind == "redis-lists" else 60.0
@@ -164,7 +164,7 @@ async def test_the_generator_of_an_engine_that_is_gone_is_closed(
     )
     (tmp_path / "living").mkdir()
     living = Notes(tmp_path / "living")
-    with farm.working(settings, max_async_tasks=1):
+    with farm.workers(settings, max_async_tasks=1):
         async with started(settings) as broker:
             dag = DAGBuilder().node(task(broker, function), name="numbers", window=4).build()
             run = ExecutionEngine(broker, dag).execute_async(inputs(notes, 10**6), items="only")
@@ -188,7 +188,7 @@ async def test_a_run_is_resumed_in_the_middle_of_a_generator(
         remote_kind, queue="resumed-generator", idle_timeout=20_000, engine_patience=1.0
     )
     journal = MemoryJournal()
-    with farm.working(settings):
+    with farm.workers(settings):
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, graph(broker, function), journal=journal)
             values = inputs(notes, 200, 0.002)

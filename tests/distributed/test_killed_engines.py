@@ -33,10 +33,8 @@ def settings(farm: Farm) -> Iterator[Settings]:
     """A broker whose one worker has few slots, so that tasks wait in its queue."""
     settings = farm.settings("redis-streams", queue="killed-engines", idle_timeout=60_000)
     folder, env = farm.folder / "killed-engines", settings.environment
-    workers = Workers(SERVED, folder=folder, max_async_tasks=SLOTS, env=env)
-    workers.start()
-    yield settings
-    workers.kill()
+    with Workers(SERVED, folder=folder, max_async_tasks=SLOTS, env=env):
+        yield settings
 
 
 @pytest.fixture

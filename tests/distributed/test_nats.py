@@ -52,10 +52,8 @@ from tests.waiting import LONGEST, until
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    server = NatsServer(tmp_path)
-    server.start()
-    yield server
-    server.kill()
+    with NatsServer(tmp_path) as server:
+        yield server
 
 
 class Listening:
@@ -254,7 +252,7 @@ async def listening_to_a_work_queue(
 async def test_a_task_that_kills_its_worker_is_lost(farm: Farm, tmp_path: Path) -> None:
     settings = farm.settings("nats", queue="deadly", idle_timeout=1500)
     notes = Notes(tmp_path)
-    with farm.working(settings, processes=2):
+    with farm.workers(settings, processes=2):
         async with started(settings) as broker:
             given = {"path": str(notes.path), "name 0": "deadly", "seconds": 0}
             with pytest.raises(NodeFailedError) as caught:
@@ -268,16 +266,12 @@ async def test_a_stream_that_is_full_is_waited_for(farm: Farm, tmp_path: Path) -
     stream = json.dumps({"max_msgs": 5, "discard": "new"})
     settings = farm.settings("nats", queue="narrow", idle_timeout=20_000, stream=stream)
     notes = Notes(tmp_path)
-    workers = farm.workers(settings)
     async with started(settings) as broker:
         engine = ExecutionEngine(broker, many(broker, app.noted, 30))
         run = asyncio.ensure_future(engine.execute(inputs(notes, 30, 0.0)))
         await until(partial(has_messages, broker, settings.queue, 5), "the stream is full")
-        workers.start()
-        try:
+        with farm.workers(settings):
             assert len(await run) == 30
-        finally:
-            workers.kill()
     assert len(notes.of("begin")) == 30
 
 
@@ -312,7 +306,7 @@ async def test_results_that_the_server_has_lost_are_begun_anew_with_their_time_t
 async def test_nothing_of_tasks_is_left_in_a_work_queue(farm: Farm, tmp_path: Path) -> None:
     settings = farm.settings("nats", queue="nothing-left", idle_timeout=20_000)
     notes = Notes(tmp_path)
-    with farm.working(settings) as workers:
+    with farm.workers(settings) as workers:
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 50))
             await engine.execute(inputs(notes, 50, 0.0))
@@ -328,7 +322,7 @@ async def test_a_consumer_that_is_deleted_while_workers_wait_is_created_again(
 ) -> None:
     settings = farm.settings("nats", queue="deleted", idle_timeout=20_000)
     notes = Notes(tmp_path)
-    with farm.working(settings, processes=2) as workers:
+    with farm.workers(settings, processes=2) as workers:
         pids = workers.pids
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 10))
@@ -401,11 +395,9 @@ def confined_settings(server: NatsServer) -> Settings:
 
 
 async def test_a_user_confined_to_a_prefix_can_do_all(farm: Farm, tmp_path: Path) -> None:
-    server = confined_server(tmp_path)
-    server.start()
-    settings = confined_settings(server)
-    try:
-        with farm.working(settings):
+    with confined_server(tmp_path) as server:
+        settings = confined_settings(server)
+        with farm.workers(settings):
             async with started(settings) as broker:
                 notes = Notes(tmp_path)
                 dag = DAGBuilder().node(task(broker, app.blob)).node(task(broker, app.measure))
@@ -415,15 +407,11 @@ async def test_a_user_confined_to_a_prefix_can_do_all(farm: Farm, tmp_path: Path
                 await check_cancelling(engine, notes, 2)
                 assert len(await inventory_of(broker, "shop")) == 4
         assert "violation" not in (server.folder / "log").read_text("utf-8").lower()
-    finally:
-        server.kill()
 
 
 async def test_a_subject_that_a_user_may_not_use_is_named(tmp_path: Path) -> None:
-    server = confined_server(tmp_path, "shop_tasks")
-    server.start()
-    settings = confined_settings(server)
-    try:
+    with confined_server(tmp_path, "shop_tasks") as server:
+        settings = confined_settings(server)
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 1))
             with pytest.raises(NodeFailedError, match=r'publish to "shop_tasks"; give the user'):
@@ -434,20 +422,13 @@ async def test_a_subject_that_a_user_may_not_use_is_named(tmp_path: Path) -> Non
                 with pytest.raises(ConfigurationError, match=f'subscription to "other{number}"'):
                     await notifier.subscribe(f"other{number}", lambda _: None)
             await notifier.aclose()
-    finally:
-        server.kill()
 
 
 async def test_a_worker_that_may_not_fetch_tasks_says_so(tmp_path: Path) -> None:
-    server = confined_server(tmp_path, "$JS.API.CONSUMER.MSG.NEXT.shop_tasks.>")
-    server.start()
-    broker = app.broker_of(confined_settings(server))
-    listener = JetStreamListener(broker)
-    try:
-        await broker.startup()
-        async with aclosing(listener.listen()) as messages:
+    with confined_server(tmp_path, "$JS.API.CONSUMER.MSG.NEXT.shop_tasks.>") as server:
+        async with (
+            started(confined_settings(server)) as broker,
+            aclosing(JetStreamListener(broker).listen()) as messages,
+        ):
             with pytest.raises(ConfigurationError, match=r"consumer\.msg\.next\.shop_tasks"):
                 await anext(messages)
-    finally:
-        await broker.shutdown()
-        server.kill()

@@ -36,27 +36,19 @@ async def test_an_engine_without_any_worker_says_so_and_goes_on_when_one_comes(
         await until(lambda: NO_WORKER in caplog.text, "the engine says so")
         assert loop.time() - begun > 4.5
         assert "1 task waits in queue 'unserved-" in caplog.text
-        workers = farm.workers(settings)
-        workers.start()
-        try:
+        with farm.workers(settings):
             assert await run == {"nap": 0.0}
-        finally:
-            workers.kill()
 
 
 async def test_an_engine_whose_only_worker_is_busy_is_not_told_that_there_is_none(
     remote_kind: str, farm: Farm, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = own(farm, remote_kind, "busy")
-    workers = farm.workers(settings, max_async_tasks=1)
-    workers.start()
-    try:
+    with farm.workers(settings, max_async_tasks=1):
         async with started(settings) as first, started(settings) as second:
             engine = nap_of(first)
             long = asyncio.ensure_future(engine.execute({"seconds": 8.0}))
             await until_sent(engine)  # it is the earlier one in the queue
             assert await nap_of(second).execute({"seconds": 0.1}) == {"nap": 0.1}
             assert await long == {"nap": 8.0}
-    finally:
-        workers.kill()
     assert NO_WORKER not in caplog.text

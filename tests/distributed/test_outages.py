@@ -70,12 +70,8 @@ def site(
     server.resume()
     at = {where: server.url}
     settings = farm.settings(remote_kind, queue=tmp_path.name, idle_timeout=4000, **at)
-    workers = farm.workers(settings)
-    try:
-        workers.start()
+    with farm.workers(settings) as workers:
         yield Site(settings, server, workers)
-    finally:
-        workers.kill()
 
 
 async def test_a_run_survives_a_server_that_is_gone_for_three_seconds(

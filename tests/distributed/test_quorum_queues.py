@@ -45,7 +45,7 @@ async def test_tasks_of_all_kinds_on_a_quorum_queue(
     )
     (tmp_path / "deadly").mkdir()
     deaths = Notes(tmp_path / "deadly")
-    with farm.working(settings):
+    with farm.workers(settings):
         async with started(settings) as broker:
             await check(broker, notes)
             long = ExecutionEngine(broker, many(broker, app.noted, 3), lost_after=30.0)
@@ -66,7 +66,7 @@ async def test_a_worker_that_reconnects_executes_as_many_at_once_as_before(
     settings = farm.settings(
         "rabbitmq", "again", rabbitmq=impatient.url, queue_type="quorum", qos=8
     )
-    with farm.working(settings, max_async_tasks=8):
+    with farm.workers(settings, max_async_tasks=8):
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 8), lost_after=30.0)
             run = asyncio.ensure_future(engine.execute(inputs(notes, 8, 1.0)))

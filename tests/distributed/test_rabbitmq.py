@@ -28,7 +28,7 @@ from taskiq_flow.transport.rabbitmq import notifier_at
 from taskiq_flow.transport.rabbitmq_broker import count_of, inventory_of, is_outage, kick_of
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
-from tests.distributed.conftest import APP, AT_LENGTH, HOW_TO_INSTALL, Farm
+from tests.distributed.conftest import AT_LENGTH, HOW_TO_INSTALL, Farm
 from tests.distributed.watching import (
     Notes,
     check_cancelling,
@@ -39,7 +39,6 @@ from tests.distributed.watching import (
     until_sent,
 )
 from tests.servers.rabbitmq import RabbitServer
-from tests.servers.workers import Workers
 from tests.waiting import LONGEST, until
 
 pytestmark = pytest.mark.skipif(not RabbitServer.is_available(), reason=HOW_TO_INSTALL)
@@ -72,7 +71,7 @@ async def test_a_task_longer_than_the_servers_limit_is_executed_once(
     settings = farm.settings(
         "rabbitmq", queue="long", rabbitmq=impatient.url, park_after=0.5, qos=100
     )
-    with farm.working(settings, processes=2):
+    with farm.workers(settings, processes=2):
         await run_of(settings, notes, 3, 7.0)
         assert len(notes.of("begin")) == len(notes.of("end")) == 3
         await until_empty(settings)
@@ -94,7 +93,7 @@ async def test_a_message_above_the_servers_limit_is_an_error_at_once(
 
 async def test_a_long_task_of_a_killed_worker_is_delivered_again(farm: Farm, notes: Notes) -> None:
     settings = farm.settings("rabbitmq", queue="parked", park_after=0.2)
-    with farm.working(settings) as workers:
+    with farm.workers(settings) as workers:
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 1), lost_after=30.0)
             run = asyncio.ensure_future(engine.execute(inputs(notes, 1, 3.0)))
@@ -113,7 +112,7 @@ async def test_a_task_that_kills_its_worker_is_lost_after_some_deliveries(
     settings = farm.settings("rabbitmq", queue="deadly")
     (tmp_path / "beside").mkdir()
     beside = Notes(tmp_path / "beside")
-    with farm.working(settings):
+    with farm.workers(settings):
         async with started(settings) as broker:
             good = ExecutionEngine(broker, many(broker, app.noted, 4), lost_after=60.0)
             others = asyncio.ensure_future(good.execute(inputs(beside, 4, 0.5)))
@@ -135,26 +134,17 @@ async def test_what_waits_beside_a_long_task_goes_to_an_idle_worker(
         for number in range(7):
             own = {"path": "path", "name": f"name {number}"}
             dag.node(task(broker, app.noted), name=f"n{number}", inputs=own)
-        with farm.working(settings, max_async_tasks=1):
+        with farm.workers(settings, max_async_tasks=1):
             engine = ExecutionEngine(broker, dag.build(), lost_after=30.0)
             names = {f"name {number}": f"n{number}" for number in range(7)}
             given = {"path": str(notes.path), "long": "held", **names}
             run = asyncio.ensure_future(engine.execute(given))
             await notes.until("begin", 1)
             await until_sent(engine)
-            second = Workers(
-                APP,
-                folder=farm.folder / "workers-fair-second",
-                env=settings.environment,
-                max_async_tasks=1,
-            )
-            second.start()
-            try:
+            with farm.workers(settings, folder=farm.folder / "second", max_async_tasks=1):
                 await notes.until("end", 7)
                 notes.release()
                 await run
-            finally:
-                second.kill()
     lines = notes.path.read_text(encoding="utf-8").splitlines()
     begun = {line.split()[1]: line.split()[2] for line in lines if line.startswith("begin")}
     assert begun.pop("held") not in begun.values()
@@ -166,14 +156,10 @@ async def test_a_queue_that_refuses_copies_takes_back_the_messages(
     """A queue with a limit on its length takes no copy while it is full."""
     limit = json.dumps({"x-max-length": 5, "x-overflow": "reject-publish"})
     settings = farm.settings("rabbitmq", queue="limited", queue_arguments=limit)
-    workers = farm.workers(settings, max_async_tasks=1)
-    workers.start()
-    try:
+    with farm.workers(settings, max_async_tasks=1):
         await run_of(settings, notes, 14, 0.4)
         assert len(notes.of("begin")) == 14
         await until_empty(settings)
-    finally:
-        workers.kill()
 
 
 @pytest.mark.parametrize("seconds", [2.0, 8.0], ids=["told", "executing"])
@@ -182,7 +168,7 @@ async def test_a_message_that_returns_to_its_worker_is_not_executed_again(
 ) -> None:
     """The administrator closes the worker's connections, which are back within five seconds."""
     settings = farm.settings("rabbitmq", queue=f"returns-{seconds:g}")
-    with farm.working(settings):
+    with farm.workers(settings):
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 2), lost_after=30.0)
             run = asyncio.ensure_future(engine.execute(inputs(notes, 2, seconds)))
@@ -357,7 +343,7 @@ async def test_a_user_confined_to_names_of_a_prefix_can_do_all(farm: Farm, notes
     settings = farm.settings(
         "rabbitmq", queue="confined", rabbitmq=url, prefix="confined_flow", park_after=0.2
     )
-    with farm.working(settings):
+    with farm.workers(settings):
         await run_of(settings, notes, 2, 1.5)
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 1), lost_after=30.0)

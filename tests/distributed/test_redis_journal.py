@@ -108,10 +108,10 @@ class InACluster(RedisStore):
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
-    node = RedisCluster(tmp_path_factory.mktemp("node"), appendonly=False, program=newest_program())
-    node.start()
-    yield node
-    node.kill()
+    with RedisCluster(
+        tmp_path_factory.mktemp("node"), appendonly=False, program=newest_program()
+    ) as node:
+        yield node
 
 
 class TestRedisJournalInACluster(JournalContract, EventJournalContract):
@@ -252,10 +252,8 @@ def test_a_url_that_is_none_is_refused_at_once() -> None:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
     """A server that may be stopped."""
-    server = RedisServer(tmp_path / "server")
-    server.start()
-    yield server
-    server.kill()
+    with RedisServer(tmp_path / "server") as server:
+        yield server
 
 
 def test_loops_of_several_threads_keep_their_connections(server: RedisServer) -> None:

@@ -52,10 +52,8 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisServ
     program = PROGRAMS[request.param]
     if program is None:
         pytest.skip("Redis 7 is not installed; scripts/test does so where it may (apt-get)")
-    server = RedisServer(tmp_path / "redis", appendonly=False, program=program)
-    server.start()
-    yield server
-    server.kill()
+    with RedisServer(tmp_path / "redis", appendonly=False, program=program) as server:
+        yield server
 
 
 @pytest.fixture
@@ -138,7 +136,7 @@ async def test_a_server_that_says_not_now_is_waited_for(
     begin, end = states
     settings = Settings(kind, redis=server.url, idle_timeout=20_000)
     notes = Notes(tmp_path)
-    with farm.working(settings, processes=2) as workers:
+    with farm.workers(settings, processes=2) as workers:
         pids = workers.pids
         async with started(settings) as broker:
             journal = RedisJournal(server.url)
@@ -162,7 +160,7 @@ async def test_workers_begin_streams_anew_that_the_server_has_lost(
 ) -> None:
     settings = Settings("redis-streams", redis=server.url, idle_timeout=20_000)
     notes = Notes(tmp_path)
-    with farm.working(settings, processes=2) as workers:
+    with farm.workers(settings, processes=2) as workers:
         pids = workers.pids
         async with started(settings) as broker:
             run = asyncio.ensure_future(
@@ -183,7 +181,7 @@ async def test_a_task_that_kills_its_worker_is_lost_and_those_beside_it_are_not(
 ) -> None:
     settings = farm.settings("redis-streams", queue="deadly", idle_timeout=600)
     notes = Notes(tmp_path)
-    with farm.working(settings, processes=2):
+    with farm.workers(settings, processes=2):
         async with started(settings) as broker:
             builder_of_many = many(broker, app.noted, 12)
             deadly = many(broker, app.deadly, 1)
@@ -203,7 +201,7 @@ async def test_a_burst_of_heavy_tasks_is_shared(farm: Farm, tmp_path: Path) -> N
     """Four workers, one place each: none holds what another could begin."""
     settings = farm.settings("redis-streams", queue="burst", idle_timeout=60_000)
     notes = Notes(tmp_path)
-    with farm.working(settings, processes=4, max_async_tasks=1):
+    with farm.workers(settings, processes=4, max_async_tasks=1):
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.held, 4))
             run = asyncio.ensure_future(engine.execute(inputs(notes, 4, 0.0)))
@@ -217,11 +215,10 @@ async def test_nothing_is_left_of_tasks_and_workers(farm: Farm, tmp_path: Path) 
     notes = Notes(tmp_path)
     async with started(settings) as broker:
         for _ in range(3):
-            workers = farm.workers(settings, processes=2)
-            workers.start()
-            engine = ExecutionEngine(broker, many(broker, app.noted, 50))
-            await engine.execute(inputs(notes, 50, 0.0))
-            workers.stop()
+            with farm.workers(settings, processes=2) as workers:
+                engine = ExecutionEngine(broker, many(broker, app.noted, 50))
+                await engine.execute(inputs(notes, 50, 0.0))
+                workers.stop()
         left = {item.name: item for item in await inventory_of(broker, "taskiq_flow")}
     assert left[settings.queue].count == 0
     assert left[f"{settings.queue} taskiq"].count == 0
@@ -237,7 +234,7 @@ async def test_the_inventory_says_of_each_key_with_the_prefix_whose_it_is(
     )
     notes = Notes(tmp_path)
     await client.set("shop:cart", "of the user's own")
-    with farm.working(settings):
+    with farm.workers(settings):
         async with started(settings) as broker:
             journal = RedisJournal(server.url, prefix="shop:journal")
             for run_id in ("r1", "cache:r2", "r3"):
@@ -271,7 +268,7 @@ async def test_a_stream_that_another_group_reads_keeps_its_messages(
     notes = Notes(tmp_path)
     async with started(settings) as broker, app.redis_client(settings) as client:
         await client.xgroup_create(settings.queue, "others", id="0")
-        with farm.working(settings):
+        with farm.workers(settings):
             engine = ExecutionEngine(broker, many(broker, app.noted, 5))
             await engine.execute(inputs(notes, 5, 0.0))
         assert await client.xlen(settings.queue) == 5
@@ -321,7 +318,7 @@ async def test_a_confined_user_needs_these_rights(
         result_prefix="tenant:results",
     )
     notes, recorder = Notes(tmp_path), Recorder()
-    with farm.working(settings):
+    with farm.workers(settings):
         async with started(settings) as broker:
             journal = RedisJournal(url, prefix="tenant:journal")
             engine = ExecutionEngine(broker, many(broker, app.noted, 5), journal=journal)
@@ -384,7 +381,7 @@ async def test_blocking_reads_are_shorter_than_the_clients_patience(farm: Farm) 
 async def test_runs_wait_their_turn_for_few_connections(farm: Farm, tmp_path: Path) -> None:
     settings = farm.settings("redis-streams", queue="few", idle_timeout=20_000)
     notes = Notes(tmp_path)
-    with farm.working(settings):
+    with farm.workers(settings):
         few = replace(settings, redis=f"{settings.redis}?max_connections=4")
         async with started(few) as broker:
             journal = RedisJournal(few.redis)
@@ -404,7 +401,7 @@ async def test_a_result_stays_though_its_notice_is_refused(
     mute = server.url.replace("redis://", "redis://mute:hidden@")
     notes = Notes(tmp_path)
     settings = Settings("redis-streams", redis=server.url, queue="mute")
-    with farm.working(replace(settings, results=mute)) as workers:
+    with farm.workers(replace(settings, results=mute)) as workers:
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 2))
             assert len(await engine.execute(inputs(notes, 2, 0.0))) == 2
@@ -417,7 +414,7 @@ async def test_children_that_are_replaced_leave_nothing_waiting(farm: Farm, tmp_
     """As a worker is by ``--max-tasks-per-child``."""
     settings = farm.settings("redis-streams", queue="children", idle_timeout=90_000)
     notes = Notes(tmp_path)
-    with farm.working(settings, processes=2, arguments=("--max-tasks-per-child", "10")):
+    with farm.workers(settings, processes=2, arguments=("--max-tasks-per-child", "10")):
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 60))
             async with asyncio.timeout(60.0):  # what a child had left would wait for longer
@@ -429,15 +426,14 @@ async def test_a_cluster_whose_node_dies_for_good_is_heard_by_another(
     farm: Farm, tmp_path: Path
 ) -> None:
     """The node that engine and workers talked to first; it has no slots, so that none is lost."""
-    cluster = RedisCluster(tmp_path / "cluster", appendonly=False)
-    first = RedisCluster(tmp_path / "first", appendonly=False, slots=0)
-    cluster.start()
-    first.start()
-    first.join(cluster)
-    settings = Settings("redis-cluster-streams", redis=first.url, queue="cluster")
-    notes = Notes(tmp_path)
-    try:
-        with farm.working(settings):
+    with (
+        RedisCluster(tmp_path / "cluster", appendonly=False) as cluster,
+        RedisCluster(tmp_path / "first", appendonly=False, slots=0) as first,
+    ):
+        first.join(cluster)
+        settings = Settings("redis-cluster-streams", redis=first.url, queue="cluster")
+        notes = Notes(tmp_path)
+        with farm.workers(settings):
             async with started(settings) as broker:
                 engine = ExecutionEngine(broker, many(broker, app.noted, 4), lost_after=3.0)
                 assert len(await engine.execute(inputs(notes, 4, 0.0))) == 4
@@ -450,9 +446,6 @@ async def test_a_cluster_whose_node_dies_for_good_is_heard_by_another(
                 engine.cancel()
                 await notes.until("cancel", 4)
                 await asyncio.gather(run, return_exceptions=True)
-    finally:
-        first.kill()
-        cluster.kill()
 
 
 async def test_what_is_given_back_keeps_the_number_of_its_deliveries(farm: Farm) -> None:
@@ -500,15 +493,15 @@ async def test_what_is_larger_than_the_server_takes_is_an_error(
     """The server closes the connection while such a value is written, as in an outage."""
     size = 20_000_000
     of_cluster = where == "redis-cluster-streams"
-    server = (RedisCluster if of_cluster else RedisServer)(tmp_path / "server", appendonly=False)
-    server.start()
-    try:
+    with (RedisCluster if of_cluster else RedisServer)(
+        tmp_path / "server", appendonly=False
+    ) as server:
         with server.client() as client:
             client.config_set("proto-max-bulk-len", 1024 * 1024)
         at = {"results": server.url} if where == "results elsewhere" else {"redis": server.url}
         kind = where if "results" not in at else "redis-streams"
         settings = farm.settings(kind, queue=f"{{large-{where[-3:]}}}", **at)
-        with farm.working(settings):
+        with farm.workers(settings):
             async with started(settings) as broker, asyncio.timeout(45.0):
                 dag = DAGBuilder().node(task(broker, app.blob)).build()
                 with pytest.raises(NodeFailedError, match="takes no value above 1048576 bytes"):
@@ -517,8 +510,6 @@ async def test_what_is_larger_than_the_server_takes_is_an_error(
                     dag = DAGBuilder().node(task(broker, app.measure)).build()
                     with pytest.raises(NodeFailedError, match="takes no value above 1048576 bytes"):
                         await ExecutionEngine(broker, dag).execute({"blob": size * "x"})
-    finally:
-        server.kill()
 
 
 @pytest.mark.parametrize("size", [1_000, 200_000])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections import Counter
@@ -61,13 +62,8 @@ async def test_signals_have_nothing_executed_twice_or_lost(
     """What the workers had begun ends, and what they had fetched is done by those that follow."""
     settings = farm.settings(kind, queue=f"signals-{send.__name__}", idle_timeout=60_000)
     first = farm.workers(settings, processes=2, max_async_tasks=4)
-    second = Workers(
-        "tests.distributed.app:from_environment",
-        folder=farm.folder / f"workers-{settings.queue}-second",
-        env=settings.environment,
-    )
-    first.start()
-    try:
+    second = farm.workers(settings, folder=farm.folder / "second")
+    with first, contextlib.ExitStack() as stack:
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, TASKS), lost_after=20.0)
             run = asyncio.ensure_future(engine.execute(inputs(notes, TASKS, 0.5)))
@@ -76,12 +72,9 @@ async def test_signals_have_nothing_executed_twice_or_lost(
             send(first)
             if send is stop_all_twice:
                 await until(lambda: not any(map(process_info, pids)), "they have ended")
-                await asyncio.to_thread(second.start)
+                stack.enter_context(second)
             assert len(await run) == TASKS
         begun = Counter(notes.of("begin"))
         assert {name: times for name, times in begun.items() if times > 1} == {}
         assert len(begun) == len(notes.of("end")) == TASKS
         await until_empty(settings)
-    finally:
-        first.kill()
-        second.kill()

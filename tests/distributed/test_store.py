@@ -346,7 +346,7 @@ async def test_s3(farm: Farm, bucket: tuple[S3Server, Callable[[], list[str]]]) 
     """Of several parts each, stored once, removed at the end; a server that is away for a while."""
     server, names = bucket
     settings = farm.settings("redis-streams", queue="s3", store="s3://bucket/some/prefix")
-    with farm.working(settings):
+    with farm.workers(settings):
         async with started(settings) as broker:
             dag = consumers(broker, 3).build()
             size = 20_000_000

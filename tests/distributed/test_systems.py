@@ -42,12 +42,8 @@ async def check(broker: AsyncBroker, notes: Notes) -> None:
 @pytest.fixture(params=["redis-sentinel-streams", "redis-sentinel-lists"])
 def behind_sentinels(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Any]]:
     master = RedisServer(tmp_path / "master", appendonly=False)
-    sentinel = RedisSentinel(tmp_path / "sentinel", master)
-    master.start()
-    sentinel.start()
-    yield {"kind": request.param, "redis": master.url, "sentinel": sentinel.port}
-    sentinel.kill()
-    master.kill()
+    with master, RedisSentinel(tmp_path / "sentinel", master) as sentinel:
+        yield {"kind": request.param, "redis": master.url, "sentinel": sentinel.port}
 
 
 # taskiq's broker makes a client for each send, and at times leaves its connection to the collector.
@@ -57,33 +53,23 @@ async def test_redis_behind_sentinels(
     behind_sentinels: dict[str, Any], farm: Farm, tmp_path: Path
 ) -> None:
     settings = app.Settings(queue="sentinels", **behind_sentinels)
-    workers = farm.workers(settings)
-    workers.start()
-    try:
+    with farm.workers(settings):
         async with started(settings) as broker:
             await check(broker, Notes(tmp_path))
         at_sentinels: Any = broker
         for client in at_sentinels.sentinel.sentinels:  # which it leaves open as well
             await client.aclose()
         del at_sentinels, broker, client
-    finally:
-        workers.kill()
-        gc.collect()  # so that it is this test where they are found
+    gc.collect()  # so that it is this test where they are found
 
 
 @pytest.mark.parametrize("kind", ["redis-cluster-streams", "redis-cluster-lists"])
 async def test_a_redis_cluster(kind: str, farm: Farm, tmp_path: Path) -> None:
-    cluster = RedisCluster(tmp_path / "cluster", appendonly=False)
-    cluster.start()
-    settings = app.Settings(kind, redis=cluster.url, queue="cluster")
-    workers = farm.workers(settings)
-    try:
-        workers.start()
-        async with started(settings) as broker:
-            await check(broker, Notes(tmp_path))
-    finally:
-        workers.kill()
-        cluster.kill()
+    with RedisCluster(tmp_path / "cluster", appendonly=False) as cluster:
+        settings = app.Settings(kind, redis=cluster.url, queue="cluster")
+        with farm.workers(settings):
+            async with started(settings) as broker:
+                await check(broker, Notes(tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["nats", NEEDS_RABBITMQ])
@@ -143,7 +129,7 @@ def test_the_workers_of_a_pool_of_processes_run_tasks(farm: Farm, tmp_path: Path
 
 async def test_a_pool_of_processes_is_given_values_of_all_types(farm: Farm) -> None:
     settings = farm.settings("redis-streams", queue="values-in-pool")
-    with farm.working(settings, arguments=["--use-process-pool"]) as workers:
+    with farm.workers(settings, arguments=["--use-process-pool"]) as workers:
         async with started(settings) as broker:
             dag = DAGBuilder().node(task(broker, app.in_pool)).build()
             engine = ExecutionEngine(broker, dag)
