@@ -751,7 +751,7 @@ class ExecutionEngine:
             try:
                 await maybe_awaitable(self._on_step_complete(*pair))
             except Exception as error:  # the caller's own, which ends the run
-                run.stop_because_of(error)
+                run.end(error)
                 raise
         return pair
 

@@ -134,7 +134,7 @@ class Generating(Generic[N]):
         if may - grant.may >= self._mapped.enough(node_run.node):
             self._set(node_run, Grant(grant.have, grant.digest, may))
         elif grant.have >= grant.may and not node_run.is_blocked:
-            node_run.is_blocked = True
+            node_run.block()
             if self._standstill is not None:
                 self._standstill.watch()
             self._block(node_run)

@@ -24,6 +24,7 @@ from taskiq_flow.engine.call_text import called_with
 from taskiq_flow.engine.handing_over import HandingOver
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.node_run import (
+    SENDABLE,
     Ask,
     Fail,
     FallBack,
@@ -149,7 +150,7 @@ class Run(Generic[N]):
             self._timers,
             advance=self.advance,
             carry_out=self._carry_out_and_finish,
-            end=self._end,
+            end=self.end,
         )
         self._waiting = self._suspended.node_runs
         self._inputs_needed: dict[N, NodeRun[N]] = {}  # for their arguments, perhaps once more
@@ -176,7 +177,7 @@ class Run(Generic[N]):
         )
         self._reading: Sequence[asyncio.Task[None]] = ()  # of sources, until they have stopped
         pop, start = self._prepared()
-        self._start_loop: StartLoop[Any] = StartLoop(pop, start, self._end)
+        self._start_loop: StartLoop[Any] = StartLoop(pop, start, self.end)
 
     def _ready_set(self) -> ReadySet[Any]:
         spec = self._spec
@@ -229,7 +230,7 @@ class Run(Generic[N]):
         """
         if self._error is None and not self._is_closing:
             self.stream.drop()
-            self._end(self._state.cancelled())
+            self.end(self._state.cancelled())
 
     @property
     def failures(self) -> Mapping[str, BaseException]:
@@ -251,10 +252,6 @@ class Run(Generic[N]):
         found = self._state.results_of_elements(whole)
         return {name: self._handing_over.copied(value) for name, value in found.items()}
 
-    def stop_because_of(self, error: BaseException) -> None:
-        """Stop at once because the reader's own code has raised ``error``."""
-        self._end(error)
-
     async def aclose(self) -> None:
         """End the run if it has not ended, and wait until nothing of it is left.
 
@@ -263,7 +260,7 @@ class Run(Generic[N]):
         self._is_closing = True
         if self._timer is not None:
             self._timer.cancel()
-        self._end(self._error)
+        self.end(self._error)
         outcome = self._outcome()
         self._events.finished(outcome, self._error)
         await to_the_end(self._clean_up(outcome))
@@ -271,11 +268,10 @@ class Run(Generic[N]):
 
     # Called by node runs, for transports
 
-    def settle(self, node_run: NodeRun[N], task_id: str, result: TaskiqResult[Any]) -> None:
+    def settle(self, node_run: NodeRun[N], result: TaskiqResult[Any]) -> None:
         """Handle the result of an attempt, then start the nodes that it made ready."""
-        if self._is_over or task_id != node_run.task_id:
+        if self._is_over:
             return
-        node_run.is_expected = False
         if node_run.options.is_timed:
             self._timers.cancel(node_run)
         try:
@@ -285,16 +281,16 @@ class Run(Generic[N]):
                 return
             error = result.error or _without_error(node_run.node)
             if isinstance(error, TaskLostError):  # it may be executed all the same
-                self._completions.revoke_task(task_id)
-            now = self._loop.time()
-            self._carry_out(node_run, node_run.on_error(error, result.execution_time, now))
+                self._completions.revoke_task(node_run.task_id)
+            seconds = max(result.execution_time, node_run.running_for(self._loop.time()))
+            self._carry_out(node_run, node_run.on_error(error, seconds))
         except BaseException as error:  # whatever it is, the run must end: else it would hang
-            self._end(error)
+            self.end(error)
             raise
 
-    def began(self, node_run: NodeRun[N], task_id: str, worker: str) -> None:
+    def began(self, node_run: NodeRun[N], worker: str) -> None:
         """A worker has begun to execute an attempt."""
-        if not node_run.is_expected or task_id != node_run.task_id or self._is_over:
+        if self._is_over:
             return
         now = self._loop.time()
         if self._listeners.are_present:
@@ -303,22 +299,15 @@ class Run(Generic[N]):
             ends_by_itself = self._sender.ends_by_itself(node_run)
             self._set_timer(node_run, node_run.on_began(now, ends_by_itself=ends_by_itself))
 
-    def resent(self, node_run: NodeRun[N], task_id: str) -> None:
+    def resent(self, node_run: NodeRun[N]) -> None:
         """A middleware of the broker has sent an attempt's task once more."""
         if self._is_over:
             return
         self._set_timer(node_run, node_run.on_resent())
         self._events.resent(node_run)
 
-    def items(
-        self, node_run: NodeRun[N], task_id: str, first: int, items: Sequence[Any], digest: bytes
-    ) -> None:
-        """Handle items that a generator has given. Only in a ``MappedRun`` they are asked for."""
-
-    def interrupted(self, error: BaseException) -> None:
-        """The process was told to stop: the run ends, and its reader gets the error itself."""
-        if not self._is_over:
-            self._end(error)
+    def items(self, node_run: NodeRun[N], first: int, items: Sequence[Any], digest: bytes) -> None:
+        """Handle items that a generator has given. Only in a ``GeneratingRun`` there are any."""
 
     # Starting nodes
 
@@ -326,7 +315,7 @@ class Run(Generic[N]):
         node_run = self._waiting.pop(node, None) if self._waiting else None
         if node_run is None:
             node_run = self._node_run(node)
-            if not node_run.may_be_sent:
+            if node_run.phase is not SENDABLE:
                 self._inputs_needed[node] = node_run
         return self._carry_out(node_run, node_run.on_ready())
 
@@ -346,7 +335,6 @@ class Run(Generic[N]):
             self._timers.set(node_run, seconds, self._time_out_attempt)
 
     def _time_out_attempt(self, node_run: NodeRun[N]) -> None:
-        node_run.is_expected = False
         self._completions.revoke_task(node_run.task_id)
         self._carry_out(node_run, node_run.on_timeout())
 
@@ -430,7 +418,7 @@ class Run(Generic[N]):
         skipped = self._ready.fail(node)
         self._events.failed(node_run, error)
         if self._on_error == "raise":
-            self._end(self._state.node_failed(name, task_id, attempts, called_with(node_run)))
+            self.end(self._state.node_failed(name, task_id, attempts, called_with(node_run)))
             return
         if self._collects:
             self._deliver(node, NodeFailure(name, task_id, error, attempts, node.index))
@@ -510,7 +498,7 @@ class Run(Generic[N]):
         if not self._ready.unfinished:
             self._is_complete = True
             some_failed = self._state.failures and self._on_error == "continue"
-            self._end(self._state.run_failed() if some_failed else None)
+            self.end(self._state.run_failed() if some_failed else None)
         else:
             self._start_loop.wake()
             # The reader is last: successors have the value by then, and it need not be copied.
@@ -519,13 +507,13 @@ class Run(Generic[N]):
 
     def _journal_failed(self, error: RunError) -> None:
         """The journal cannot write any more. Nothing that it has not written is yielded."""
-        self._end(self._error or self._state.filled(error))
+        self.end(self._error or self._state.filled(error))
 
     def _time_out(self, seconds: float) -> None:
         """The run's time is over. A journal that hangs must not keep the end from the reader."""
         if not self._is_over or self.stream.held_back:
             self.stream.drop_held_back()
-            self._end(self._error or self._timed_out(seconds))
+            self.end(self._error or self._timed_out(seconds))
 
     def _timed_out(self, seconds: float) -> RunTimeoutError:
         in_progress = self._ready.in_progress()
@@ -537,7 +525,12 @@ class Run(Generic[N]):
         waiting = self._ready.unfinished - len(in_progress)
         return self._state.timed_out(seconds, names, waiting)
 
-    def _end(self, error: BaseException | None) -> None:
+    def end_unless_over(self, error: BaseException) -> None:
+        """End the run with an error, if it has not ended."""
+        if not self._is_over:
+            self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
         """End the run: send nothing more, and cancel what is in flight.
 
         A later call only replaces the error that the reader gets.

@@ -224,15 +224,13 @@ class Sender(Generic[N]):
 
     async def pick_up(self, node_run: NodeRun[N]) -> None:
         """Ask the result backend how an earlier engine's attempt has ended."""
-        node_run.attempt -= 1  # it is the same attempt
-        task_id = node_run.begin_attempt(self._run_id, node_run.earlier_suffix)
+        task_id = node_run.continue_attempt(self._run_id)
         backend, return_type = self._broker.result_backend, self._return_type(node_run)
         limit = None if self._is_by_value(node_run) else self._reference_above
         result = await pick_up(backend, limit, task_id, return_type, wire_of(self._broker))
         if result is None:
-            self._carry_out_unless_over(node_run, node_run.on_unknown_outcome())
+            self._carry_out_unless_over(node_run, node_run.on_ready())
         else:
-            node_run.may_be_sent = True
             node_run.settle(task_id, result)
 
     async def look_up(self, node_run: NodeRun[N]) -> None:
