@@ -58,10 +58,10 @@ from taskiq_flow.engine.many import HeldBack, as_results, check_source, in_order
 from taskiq_flow.engine.mapped_lists import RUN_ENDED
 from taskiq_flow.engine.planning import Planner
 from taskiq_flow.engine.results import store_result
-from taskiq_flow.engine.run import OnError, Run, RunSettings
+from taskiq_flow.engine.run import Run
 from taskiq_flow.engine.run_handle import RunHandle
 from taskiq_flow.engine.run_in_progress import RunInProgress
-from taskiq_flow.engine.run_spec import Items, NodeOptions
+from taskiq_flow.engine.run_spec import Items, NodeOptions, OnError, RunSettings
 from taskiq_flow.engine.started import started
 from taskiq_flow.engine.starting import Starter
 from taskiq_flow.events import Listener

@@ -36,7 +36,7 @@ class MappedRun(Run[N]):
             events=self._events,
             replay=self._replay_in_order,
             log=self._log,
-            limit=self._max_parallel,
+            limit=self._settings.max_parallel,
             collects=self._collects,
         )
         self._lists_at, self._gives_items = self._spec.lists_at, bool(self._spec.items)
@@ -59,7 +59,7 @@ class MappedRun(Run[N]):
             edges.predecessors,
             edges.successors,
             spec.priority,
-            self._max_parallel,
+            self._settings.max_parallel,
             spec.joins,
             self._restored,
             no_tasks,

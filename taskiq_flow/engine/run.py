@@ -7,12 +7,10 @@ returns a verdict for a node, and the run carries it out.
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Generic, TypeVar
 
-from taskiq import AsyncBroker, InMemoryBroker, TaskiqResult
+from taskiq import AsyncBroker, TaskiqResult
 
 from taskiq_flow.cache.results import ValueCache
 from taskiq_flow.cleanup import to_the_end, until_ended
@@ -41,8 +39,8 @@ from taskiq_flow.engine.node_run import (
 )
 from taskiq_flow.engine.result_stream import ResultStream
 from taskiq_flow.engine.run_events import RunEvents
-from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSpec
-from taskiq_flow.engine.run_state import DECLINED, RunState, SkipReason
+from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSettings, RunSpec
+from taskiq_flow.engine.run_state import DECLINED, Failures, RunState, SkipReason
 from taskiq_flow.engine.sender import Sender
 from taskiq_flow.engine.start_loop import RestOfStart, StartLoop
 from taskiq_flow.engine.suspended import Suspended
@@ -54,52 +52,15 @@ from taskiq_flow.errors import (
     RunTimeoutError,
     TaskLostError,
 )
-from taskiq_flow.events import (
-    Listener,
-    NodeFailure,
-    Outcome,
-    Source,
-)
+from taskiq_flow.events import NodeFailure, Outcome, Source
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.inspection import NEVER_CHANGE
-from taskiq_flow.values.isolation import Isolation, Take
+from taskiq_flow.values.isolation import Isolation
 
 N = TypeVar("N", bound=RunnableNode)
 
-OnError = Literal["raise", "continue", "collect"]
-
 CLEAN_UP_GRACE = 5.0
 """Seconds that cancelled sends are given to end before the run stops waiting for them."""
-
-
-def new_run_id() -> str:
-    """Sixteen random hexadecimal digits. Short, because every task's id begins with it."""
-    return secrets.token_hex(8)
-
-
-def new_task_suffix() -> str:
-    """What tells the tasks of a run from those of another run of the same name."""
-    return f".{secrets.token_hex(4)}"
-
-
-@dataclass(frozen=True, slots=True)
-class RunSettings:
-    """The options of an engine that all of its runs share.
-
-    ``reference_above``: bytes above which results are passed by reference. ``isolation``:
-    makes, for each run, what makes of a value what one of its takers in this process is given.
-    ``name``, ``origin``, ``tags``: what is told of runs, of the graph and of the engine.
-    """
-
-    max_parallel: int | None = None
-    on_error: OnError = "raise"
-    listeners: Iterable[Listener] = ()
-    run_timeout: float | None = None
-    reference_above: int | None = None
-    isolation: Callable[[], Take] = Isolation
-    name: str | None = None
-    tags: tuple[str, ...] = ()
-    origin: str | None = None
 
 
 class Run(Generic[N]):
@@ -124,12 +85,9 @@ class Run(Generic[N]):
         self.run_id = run_id
         self._spec = spec
         self._on_error = settings.on_error
-        self._max_parallel = settings.max_parallel
         shows_failures = spec.shows_failures and settings.on_error == "continue"
         self._collects = settings.on_error == "collect" or shows_failures
-        self._run_timeout = settings.run_timeout
-        self._name, self._origin, self._tags = settings.name, settings.origin, settings.tags
-        self._is_in_memory = isinstance(broker, InMemoryBroker)
+        self._settings = settings
         self._completions = completions
         self._dispatcher = dispatcher
         self._log = log
@@ -186,7 +144,7 @@ class Run(Generic[N]):
             spec.predecessors,
             spec.successors,
             spec.priority,
-            self._max_parallel,
+            self._settings.max_parallel,
             spec.joins,
             self._restored,
         )
@@ -196,19 +154,12 @@ class Run(Generic[N]):
     def start(self) -> None:
         """Restore what the journal has, and start the nodes that are ready. Called once."""
         if self._listeners.are_present:
-            self._events.started(
-                self._spec,
-                self._name,
-                self._tags,
-                in_memory=self._is_in_memory,
-                origin=self._origin,
-            )
+            in_memory = not self._dispatcher.is_elsewhere
+            self._events.started(self._spec, self._settings, in_memory=in_memory)
         else:
             self._listeners.seq += 1
-        if self._run_timeout is not None:
-            self._timer = self._loop.call_later(
-                self._run_timeout, self._time_out, self._run_timeout
-            )
+        if (seconds := self._settings.run_timeout) is not None:
+            self._timer = self._loop.call_later(seconds, self._on_run_timeout, seconds)
         if self._log is not None:
             self._log.open(self.stream.release, self._journal_failed, self.cancel)
         for node in self._restored:
@@ -233,19 +184,9 @@ class Run(Generic[N]):
             self.end(self._state.cancelled())
 
     @property
-    def failures(self) -> Mapping[str, BaseException]:
-        """What nodes have failed with so far, by their names."""
-        return self._state.failures
-
-    @property
-    def failure_count(self) -> int:
-        """How many have failed so far."""
-        return self._state.failure_count
-
-    @property
-    def skipped(self) -> list[str]:
-        """The nodes that were skipped so far because of a failure."""
-        return list(self._state.skipped)
+    def failures(self) -> Failures:
+        """What has failed so far."""
+        return self._state.so_far
 
     def results_of_elements(self, whole: Collection[str]) -> dict[str, Any]:
         """What elements have given so far, but for lists that are ``whole``, by their names."""
@@ -332,9 +273,9 @@ class Run(Generic[N]):
 
     def _set_timer(self, node_run: NodeRun[N], seconds: float | None) -> None:
         if seconds is not None and not self._is_over:
-            self._timers.set(node_run, seconds, self._time_out_attempt)
+            self._timers.set(node_run, seconds, self._on_attempt_timeout)
 
-    def _time_out_attempt(self, node_run: NodeRun[N]) -> None:
+    def _on_attempt_timeout(self, node_run: NodeRun[N]) -> None:
         self._completions.revoke_task(node_run.task_id)
         self._carry_out(node_run, node_run.on_timeout())
 
@@ -509,13 +450,13 @@ class Run(Generic[N]):
         """The journal cannot write any more. Nothing that it has not written is yielded."""
         self.end(self._error or self._state.filled(error))
 
-    def _time_out(self, seconds: float) -> None:
+    def _on_run_timeout(self, seconds: float) -> None:
         """The run's time is over. A journal that hangs must not keep the end from the reader."""
         if not self._is_over or self.stream.held_back:
             self.stream.drop_held_back()
-            self.end(self._error or self._timed_out(seconds))
+            self.end(self._error or self._timeout_error(seconds))
 
-    def _timed_out(self, seconds: float) -> RunTimeoutError:
+    def _timeout_error(self, seconds: float) -> RunTimeoutError:
         in_progress = self._ready.in_progress()
         names = [
             node.task_name
