@@ -11,7 +11,7 @@ from taskiq import TaskiqResult
 
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.dataflow.ready_set import ReadySet
-from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.mapped_nodes import MappedNodes
 from taskiq_flow.engine.node_run import NodeRun
 from taskiq_flow.engine.run_state import as_whole

@@ -20,7 +20,7 @@ from taskiq import TaskiqResult
 from taskiq_flow.cache.results import Claim, Hit, PendingResult
 from taskiq_flow.dataflow.node import ERROR
 from taskiq_flow.dataflow.options import NO_FALLBACK
-from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.run_spec import EarlierSessions, NodeOptions
 from taskiq_flow.errors import NODE_ERRORS, NodeError, NodeTimeoutError
 from taskiq_flow.events import Source

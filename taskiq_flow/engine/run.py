@@ -16,7 +16,8 @@ from taskiq_flow.cache.results import ValueCache
 from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
-from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
+from taskiq_flow.dispatch.dispatcher import Dispatcher
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.cached_results import CachedResults
 from taskiq_flow.engine.call_text import called_with
 from taskiq_flow.engine.handing_over import HandingOver

@@ -12,7 +12,7 @@ from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from taskiq_flow.dataflow.passing import PassingNode
-from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.call_text import item_text
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.node_run import NodeRun

@@ -13,7 +13,7 @@ from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.options import NO_FALLBACK, Cache, Retry
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.dataflow.rows import Source
-from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.events import Listener
 from taskiq_flow.journal.finished import PassedOver, Positions
 from taskiq_flow.transport.notice import AT_ONCE, BEGIN_LABEL

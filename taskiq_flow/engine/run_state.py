@@ -10,7 +10,7 @@ from taskiq_flow.dataflow.axes import element_name
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.plan import FAILURES
 from taskiq_flow.dataflow.ready_set import FAILED
-from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.elements.element import Element, Unreached, place_of
 from taskiq_flow.elements.values import ElementValues
 from taskiq_flow.engine.run_spec import RunSpec

@@ -12,8 +12,8 @@ from taskiq import AsyncBroker, InMemoryBroker
 
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.reading import pick_up
-from taskiq_flow.dispatch.dispatcher import Begun, Dispatcher, RestOfSend, RunnableNode, Sending
-from taskiq_flow.dispatch.encoding import Address, Invocation
+from taskiq_flow.dispatch.dispatcher import Begun, Dispatcher, RestOfSend, Sending
+from taskiq_flow.dispatch.encoding import Address, Invocation, RunnableNode
 from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.cached_results import CachedResults
 from taskiq_flow.engine.earlier_elements import source_digest
@@ -109,12 +109,9 @@ class Sender(Generic[N]):
         self._completions.expect(
             task_id,
             node_run,
-            address.return_type,
-            address.queue,
+            address,
             limit=None if by_value else self._reference_above,
             tell_begin=wants_begin or options.is_timed,
-            begins_at_once=address.is_async,
-            grant=grant,
         )
         try:
             call = Invocation(sent_node, address, task_id, args, kwargs)

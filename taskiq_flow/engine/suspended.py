@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from taskiq_flow.cache.results import PendingResult
 from taskiq_flow.dataflow.options import is_true
 from taskiq_flow.dataflow.ready_set import ReadySet
-from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.node_run import NodeRun, Verdict
 from taskiq_flow.engine.timers import Timers
 from taskiq_flow.errors import NODE_ERRORS
