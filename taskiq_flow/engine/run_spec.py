@@ -107,7 +107,7 @@ class NodeOptions:
             ),
             fallback=node.fallback,
             fallback_node=node.fallback_node,
-            condition=None if node.when is None else partial(node.is_wanted, take=take),
+            condition=None if node.condition is None else partial(node.condition.answer, take=take),
             cache=node.cache,
             compute=node.computing(take),
         )

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from taskiq_flow.cache.results import PendingResult
-from taskiq_flow.dataflow.options import is_true
+from taskiq_flow.dataflow.condition import is_true
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.node_run import NodeRun, Verdict
