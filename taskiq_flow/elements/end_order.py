@@ -32,6 +32,7 @@ class EndOrder:
         depth: int,
         go_on: Callable[[Mapped, Path], None],
     ) -> None:
+        self.depth = depth
         self._go_on = go_on
         self._behind: dict[DAGNode, list[Mapped]] = {}
         self._left: dict[tuple[Mapped, Path], int] = {}  # how many others have not ended

@@ -136,7 +136,9 @@ class ElementEnds:
         if not within.is_known:
             within.is_known = True
             self._listener.known(plan.node, path, length)
-        if within.ended < length or self.is_stopped or self.order.has_to_wait(mapped, path):
+        if within.ended < length or self.is_stopped:
+            return
+        if len(path) == self.order.depth and self.order.has_to_wait(mapped, path):
             return
         row, is_cut = within.row, within.row.is_cut
         if isinstance(row, Zipped) and not (is_cut or row.is_even):
