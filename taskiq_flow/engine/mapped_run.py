@@ -91,6 +91,16 @@ class MappedRun(Run[N]):
         inputs = self._mapped.inputs(node)
         return NodeRun(node, self, options, inputs, spec.earlier)
 
+    def _start_or_restore(self, node: N) -> RestOfStart | None:
+        if isinstance(node, Element) and self._mapped.earlier.was_skipped(node):
+            never_run = self._ready.skip(node)
+            self.skip_again(node)
+            self.skip_nodes(never_run)
+            self._note_end(node)
+            self.advance()
+            return None
+        return super()._start_or_restore(node)
+
     def advance(self) -> None:
         """After every change: start what may start, read sources as there is room, or end."""
         super().advance()

@@ -27,10 +27,12 @@ class Replay:
         self._generators = {} if spec.elements is None else spec.elements.generators
         self._stream = stream
         earlier = spec.earlier
-        self._late = _late(spec) if earlier.results and earlier.is_replayed else set()
+        self._late = _late(spec) if earlier.results or earlier.finished else set()
 
     def is_late(self, node: Any) -> bool:
         """Whether a node, or an element, is restored when it would start."""
+        if not self._spec.earlier.is_replayed and node.task_name in self._spec.earlier.results:
+            return False  # it is not yielded
         return as_declared(as_whole(node)) in self._late
 
     def add(self, node: Any, value: Any) -> None:

@@ -536,7 +536,9 @@ class Run(Generic[N]):
     @property
     def _starter(self) -> Callable[[Any], RestOfStart | None]:
         """What starts a node that may start."""
-        return self._start_or_restore if self._spec.earlier.results else self._start_node
+        earlier = self._spec.earlier
+        restores = earlier.results or earlier.finished
+        return self._start_or_restore if restores else self._start_node
 
     def _start_or_restore(self, node: N) -> RestOfStart | None:
         if node.task_name in self._spec.earlier.results:
