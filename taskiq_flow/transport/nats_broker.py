@@ -308,18 +308,13 @@ class JetStreamListener:
     async def _warn_of_what_stays(self, stream: str) -> None:
         """Warn of a stream that keeps messages for ever after they were acknowledged."""
         config = (await self._broker.js.stream_info(stream)).config
-        if config.retention == RetentionPolicy.LIMITS and not (
-            config.max_age or _is_limit(config.max_msgs) or _is_limit(config.max_bytes)
-        ):
+        limits = (config.max_age, config.max_msgs, config.max_bytes)  # -1 stands for none
+        if config.retention == RetentionPolicy.LIMITS and not any((n or 0) > 0 for n in limits):
             logger.warning(
                 "stream %r keeps each message for ever, also when its task has ended; create it "
                 "with StreamConfig(retention=RetentionPolicy.WORK_QUEUE)",
                 stream,
             )
-
-
-def _is_limit(number: int | None) -> bool:
-    return number is not None and number > 0
 
 
 def _key(message: Any) -> tuple[int, datetime]:

@@ -213,13 +213,13 @@ class StreamReader:
         await self._answer(self._client.eval(_REMOVE_CONSUMER, 1, *arguments))
 
     def _has_suspect(self) -> bool:
-        return any(delivery.number > _SUSPECT for delivery in self.deliveries.redelivered())
+        return any(delivery.number > _SUSPECT for delivery in self.deliveries.redelivered)
 
     def _may_begin(self, delivery: Delivery) -> bool:
         """Whether a message may be executed now. One that is suspect waits for another to end."""
         return delivery.number <= _SUSPECT or not any(
             other.number > _SUSPECT and not self.deliveries.is_fetched(other)
-            for other in self.deliveries.redelivered()
+            for other in self.deliveries.redelivered
         )
 
     async def _declare_groups(self) -> None:
