@@ -100,16 +100,15 @@ def steady(broker: AsyncBroker) -> Deliveries:
 
     One over JetStream declares what the server has lost, if it comes back without its data.
     """
+    listen: Any
     if isinstance(broker, NatsBroker):
         deliveries = Deliveries(broker)
         listen = holding_ahead(broker.listen, deliveries)
-        # Replaced, as taskiq has no hook for it.
-        broker.listen = listen  # type: ignore[method-assign, assignment]
-        return deliveries
-    listener = JetStreamListener(broker)
-    # Replaced, as taskiq has no hook for it.
-    broker.listen = listener.listen  # type: ignore[method-assign]
-    return listener.deliveries
+    else:
+        listener = JetStreamListener(broker)
+        listen, deliveries = listener.listen, listener.deliveries
+    broker.listen = listen  # type: ignore[method-assign]  # taskiq has no hook for it
+    return deliveries
 
 
 def steady_results(backend: AsyncResultBackend[Any]) -> None:

@@ -118,11 +118,6 @@ class SinkToEngine:
         self._sending.end()
         await self._until(lambda: self._sending.is_done)
 
-    async def _flush(self) -> None:
-        """The generator has failed. Wait until the engine has what it gave before."""
-        self._sending.fail()
-        await self._until(lambda: self._sending.is_done)
-
     def close(self) -> None:
         """Nobody takes the items: a generator in a thread is closed at its next one."""
         self._fail(asyncio.CancelledError())
@@ -161,7 +156,8 @@ class SinkToEngine:
         except ItemsChangedError:
             raise
         except Exception:  # of the generator
-            await self._flush()
+            self._sending.fail()
+            await self._until(lambda: self._sending.is_done)
             raise
         finally:
             self._send_now()  # a timer must not outlive it
