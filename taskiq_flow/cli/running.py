@@ -16,7 +16,7 @@ from taskiq import AsyncBroker
 from taskiq_flow.cli.exits import Code, CommandError, code_of, report
 from taskiq_flow.cli.flows import Flow, broker_at, broker_of
 from taskiq_flow.cli.output import Results, say
-from taskiq_flow.engine.run import OnError
+from taskiq_flow.engine.run_spec import OnError
 from taskiq_flow.engine.started import started
 from taskiq_flow.errors import RunCancelledError, RunError, RunNotFoundError, describe
 from taskiq_flow.events import Event
