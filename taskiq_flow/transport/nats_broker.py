@@ -19,7 +19,7 @@ from nats.js.errors import NoStreamResponseError, NotFoundError
 from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
 from taskiq_nats import NatsBroker, PullBasedJetStreamBroker
 
-from taskiq_flow.cleanup import until_ended
+from taskiq_flow.cleanup import end
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.reconnect import listen_through_outages, retry_through_outage, text_of
 from taskiq_flow.transport import nats_errors
@@ -216,10 +216,8 @@ class JetStreamListener:
                 async for message in messages:
                     yield message
         finally:
-            removing.cancel()
-            self._stop_restoring()
             others = [removing] if self._restoring is None else [removing, self._restoring]
-            await until_ended(others, GRACE)
+            await end(others, GRACE)
 
     async def _begin(self) -> AsyncGenerator[bytes | AckableMessage, None]:
         with naming_refusals(self._broker.client):
@@ -273,15 +271,12 @@ class JetStreamListener:
 
     async def _reconnected(self) -> None:
         """Nothing else would show the loss to a consumer that is only sent messages."""
-        self._stop_restoring()
+        if self._restoring is not None:
+            self._restoring.cancel()
         # Not awaited: the client continues only when this returns.
         self._restoring = asyncio.create_task(self._restore_at_last())
         if self._call_user is not None:
             await self._call_user()
-
-    def _stop_restoring(self) -> None:
-        if self._restoring is not None:
-            self._restoring.cancel()
 
     async def _restore_at_last(self) -> None:
         with contextlib.suppress(ConnectionClosedError):

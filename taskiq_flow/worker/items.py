@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from taskiq_flow.cleanup import until_ended
+from taskiq_flow.cleanup import end
 from taskiq_flow.errors import ItemsChangedError, SerializationError
 from taskiq_flow.generators.grant import NO_ITEMS, Grant
 from taskiq_flow.generators.messages import Batch, Receipt
@@ -161,8 +161,7 @@ class SinkToEngine:
             raise
         finally:
             self._send_now()  # a timer must not outlive it
-            sender.cancel()
-            await until_ended([sender], GRACE)
+            await end([sender], GRACE)
 
     def _send_now(self) -> None:
         if self._timer is not None:
