@@ -20,7 +20,7 @@ from taskiq_flow.cache.store import (
     store_beside,
 )
 from taskiq_flow.journal.lease import new_owner
-from tests.scripts import ROOT, Scripts
+from tests.commands import ROOT, Scripts
 
 
 async def check_values(store: CacheStore) -> None:
