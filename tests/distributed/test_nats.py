@@ -27,7 +27,6 @@ from taskiq_flow import (
     DAGBuilder,
     ExecutionEngine,
     NodeFailedError,
-    TaskLostError,
 )
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries
@@ -247,19 +246,6 @@ async def listening_to_a_work_queue(
     task.cancel()
     await asyncio.wait([task])
     await broker.shutdown()
-
-
-async def test_a_task_that_kills_its_worker_is_lost(farm: Farm, tmp_path: Path) -> None:
-    settings = farm.settings("nats", queue="deadly", idle_timeout=1500)
-    notes = Notes(tmp_path)
-    with farm.workers(settings, processes=2):
-        async with started(settings) as broker:
-            given = {"path": str(notes.path), "name 0": "deadly", "seconds": 0}
-            with pytest.raises(NodeFailedError) as caught:
-                await ExecutionEngine(broker, many(broker, app.deadly, 1)).execute(given)
-        assert isinstance(caught.value.__cause__, TaskLostError)
-        assert "was delivered 3 times" in str(caught.value.__cause__)
-        assert notes.of("begin") == ["deadly"] * 3
 
 
 async def test_a_stream_that_is_full_is_waited_for(farm: Farm, tmp_path: Path) -> None:
