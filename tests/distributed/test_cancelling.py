@@ -12,7 +12,7 @@ from redis.exceptions import OutOfMemoryError
 from taskiq import AsyncBroker
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError, RunCancelledError
-from taskiq_flow.transport.rabbitmq import notifier_of
+from taskiq_flow.transport.rabbitmq_broker import notifier_of
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import NEEDS_RABBITMQ, Farm

@@ -30,7 +30,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries
-from taskiq_flow.transport.nats import GONE_AFTER, NatsNotifier, notifier_of
+from taskiq_flow.transport.nats import GONE_AFTER, NatsNotifier
 from taskiq_flow.transport.nats_acknowledged import remove_acknowledged
 from taskiq_flow.transport.nats_broker import (
     JetStreamListener,
@@ -38,6 +38,7 @@ from taskiq_flow.transport.nats_broker import (
     inventory_of,
     is_outage,
     kick_of,
+    notifier_of,
     steady,
     steady_results,
 )

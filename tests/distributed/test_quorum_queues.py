@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from taskiq_flow import ExecutionEngine, NodeFailedError
-from taskiq_flow.transport.rabbitmq import notifier_at
+from taskiq_flow.transport.rabbitmq_broker import notifier_at
 from tests.distributed import app
 from tests.distributed.app import started
 from tests.distributed.conftest import AT_LENGTH, HOW_TO_INSTALL, Farm

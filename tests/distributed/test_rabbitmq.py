@@ -23,8 +23,13 @@ from taskiq import BrokerMessage
 from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.reconnect import text_of
-from taskiq_flow.transport.rabbitmq import notifier_at
-from taskiq_flow.transport.rabbitmq_broker import count_of, inventory_of, is_outage, kick_of
+from taskiq_flow.transport.rabbitmq_broker import (
+    count_of,
+    inventory_of,
+    is_outage,
+    kick_of,
+    notifier_at,
+)
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import AT_LENGTH, HOW_TO_INSTALL, Farm

@@ -16,8 +16,13 @@ from taskiq import AckableMessage, BrokerMessage
 from taskiq_redis import ListQueueBroker, RedisStreamBroker
 
 from taskiq_flow.transport import redis, redis_connection, redis_subscription
-from taskiq_flow.transport.redis import notifier_at
-from taskiq_flow.transport.redis_broker import kick_of, steady, stream_reader_of
+from taskiq_flow.transport.redis_broker import (
+    kick_of,
+    notifier_at,
+    notifier_of,
+    steady,
+    stream_reader_of,
+)
 from taskiq_flow.transport.redis_replies import Replies
 from tests.distributed.conftest import Farm
 from tests.servers.redis import RedisServer
@@ -290,7 +295,7 @@ async def test_notices_that_are_published_at_once_share_a_connection(tmp_path: P
     with RedisServer(tmp_path, appendonly=False) as server:
         client = Redis.from_url(server.url)
         broker = RedisStreamBroker(server.url, queue_name="notices")
-        notifier, heard = redis.notifier_of(broker, broker.queue_name), list[bytes]()
+        notifier, heard = notifier_of(broker, broker.queue_name), list[bytes]()
         unheard: list[str] = []
         notifier.on_unheard = unheard.append
         await notifier.open()

@@ -28,8 +28,7 @@ from taskiq_flow import (
     RunReader,
 )
 from taskiq_flow.journal.redis import RedisJournal
-from taskiq_flow.transport.redis import notifier_of
-from taskiq_flow.transport.redis_broker import inventory_of, stream_reader_of
+from taskiq_flow.transport.redis_broker import inventory_of, notifier_of, stream_reader_of
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
@@ -458,9 +457,9 @@ async def test_messages_that_were_begun_in_vain_twice_are_taken_one_at_a_time(fa
             held = [int(delivery.data) for delivery in reader.deliveries.redelivered()]
             assert sorted(held) == expected
             for _ in held:
-                message = reader.deliveries.next()
-                assert message is not None
-                await message.ack()  # type: ignore[misc]
+                following = reader.deliveries.next()
+                assert following is not None
+                await following[0].ack()  # type: ignore[misc]
         await client.delete(settings.queue)
 
 
@@ -638,6 +637,6 @@ async def test_copies_that_are_suspect_are_executed_one_at_a_time(farm: Farm) ->
         assert first is not None
         assert innocent is not None
         assert reader.deliveries.next(reader._may_begin) is None
-        await first.ack()  # type: ignore[misc]
+        await first[0].ack()  # type: ignore[misc]
         assert reader.deliveries.next(reader._may_begin) is not None
         await client.delete(settings.queue)
