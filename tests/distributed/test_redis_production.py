@@ -632,11 +632,11 @@ async def test_copies_that_are_suspect_are_executed_one_at_a_time(farm: Farm) ->
         reader._at_once = 10
         reader._hold(await reader._read())
         await reader.aclose()
-        first = reader.deliveries.next(reader._may_begin)
-        innocent = reader.deliveries.next(reader._may_begin)
+        first = reader.deliveries.next(reader.deliveries.may_begin)
+        innocent = reader.deliveries.next(reader.deliveries.may_begin)
         assert first is not None
         assert innocent is not None
-        assert reader.deliveries.next(reader._may_begin) is None
+        assert reader.deliveries.next(reader.deliveries.may_begin) is None
         await first[0].ack()  # type: ignore[misc]
-        assert reader.deliveries.next(reader._may_begin) is not None
+        assert reader.deliveries.next(reader.deliveries.may_begin) is not None
         await client.delete(settings.queue)
