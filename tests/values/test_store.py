@@ -227,6 +227,7 @@ def test_what_fails_halfway_leaves_nothing(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from taskiq_flow.transport.object_store import ObjectStore
+from tests.waiting import until
 def parts():
     yield b"x" * 10_000_000
     print("halfway", flush=True)
@@ -283,8 +284,7 @@ async def test_a_store_that_is_away_is_waited_for(
     store = store_at(root)
 
     async def meanwhile(work: asyncio.Task[Any], problem: str) -> None:
-        while not any(problem in record.getMessage() for record in caplog.records):
-            await asyncio.sleep(0.01)
+        await until(lambda: problem in caplog.text, "it was told")
         assert not work.done()
         hidden.rename(root)
 
