@@ -30,6 +30,7 @@ from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.results import arrived
 from taskiq_flow.values.store import CACHED_BYTES, StoredObject, ValueStore, folder_of
 from taskiq_flow.values.wire import Wire, stored_size
+from tests.waiting import until
 
 FOLDER = folder_of("a run")
 TEXT = bytes(range(256)) * 8_000
@@ -227,7 +228,6 @@ def test_what_fails_halfway_leaves_nothing(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 from taskiq_flow.transport.object_store import ObjectStore
-from tests.waiting import until
 def parts():
     yield b"x" * 10_000_000
     print("halfway", flush=True)
