@@ -26,6 +26,9 @@ from taskiq_flow.transport.notice import LABEL, ReplyTo
 
 logger = logging.getLogger("taskiq_flow")
 
+SUSPECT = 2
+"""Deliveries without an end after which a message is executed alone."""
+
 GIVING_BACK = 5.0
 """Seconds that the server has to take messages back."""
 
@@ -170,6 +173,12 @@ class Deliveries:
             if may_begin(delivery):
                 return self.hand_over(message), delivery
         return None
+
+    def may_begin(self, delivery: Delivery) -> bool:
+        """Whether a message may be executed now. One that is suspect waits for another to end."""
+        return delivery.number <= SUSPECT or not any(
+            other.number > SUSPECT and not self.is_fetched(other) for other in self.redelivered
+        )
 
     def is_fetched(self, delivery: Delivery) -> bool:
         """Whether taskiq has not got a message yet."""
