@@ -76,6 +76,14 @@ class Watch:
         self.mark: Any = None  # a position in the queue behind the task
         self.left_at = -math.inf  # when it was found that the task had left the queue
 
+    def locate(self, newest: Any, taken: Any, now: float) -> None:
+        """Note how far workers have ``taken`` the task's queue, which reaches up to ``newest``."""
+        if self.mark is None or newest < self.mark:  # the queue was begun anew
+            self.mark = newest
+        self.is_queued = taken < self.mark
+        if not self.is_queued:
+            self.left_at = now
+
     def is_unheard_since(self, moment: float) -> bool:
         """Whether no worker has reported the task since a moment, and it was sent before that.
 

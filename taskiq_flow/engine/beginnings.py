@@ -98,7 +98,7 @@ class Beginnings:
                         name,
                         replay=replay,
                         passes_over=not replay and items == "only",
-                        wait=LEASE_WAIT,
+                        wait=LEASE_WAIT,  # it may have been killed: nobody else is to tell so
                         inputs=given,
                         outputs=wanted,
                         items=items,

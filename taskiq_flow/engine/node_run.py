@@ -133,7 +133,7 @@ class Phase(Enum):
     """Let the generator make more items: it is in flight, and has given up its place."""
 
 
-SENDABLE = Phase.SENDABLE  # which is asked for each node
+NEW, ASKED, SENDABLE, BLOCKED = Phase  # a name is looked up faster than a member
 
 
 class RunCallbacks(Protocol):
@@ -162,6 +162,10 @@ class NodeRun(Generic[N]):
 
     ``inputs``: the values, by key, of which the task's arguments are made. ``sent_node``: the node
     whose task is sent, which is the node itself, and later its fallback.
+
+    Attempts are counted by who sends them: ``attempt`` has those of this engine and of earlier
+    ones, ``times_resent`` those of middlewares. A fallback is one more in the journal
+    (``log_number``), and in events, which count all (``number``).
     """
 
     # Defaults of the class save time and memory: every node in flight has a node run. An attribute
@@ -197,7 +201,7 @@ class NodeRun(Generic[N]):
         self.options = options
         self.inputs = inputs
         if options.keeps_inputs or earlier.attempts:
-            self.phase = Phase.NEW
+            self.phase = NEW
         self._run = run
         self._earlier = earlier
         self.told: Attempt | None = None  # what listeners know of the last attempt
@@ -234,12 +238,12 @@ class NodeRun(Generic[N]):
         """The node may start, for the first time or once more."""
         if self.phase is SENDABLE:
             return _SEND
-        if self.phase is Phase.BLOCKED:
+        if self.phase is BLOCKED:
             self.phase = SENDABLE
             return _MAKE_ITEMS
-        if self.phase is Phase.ASKED:
+        if self.phase is ASKED:
             return self._unless_cached()
-        self.phase = Phase.ASKED
+        self.phase = ASKED
         values, condition = self.inputs, self.options.condition
         # A retry gets the inputs of the first attempt, also if more values have arrived.
         self.inputs = {key: values[key] for key in self.node.binding.keys if key in values}
@@ -358,12 +362,12 @@ class NodeRun(Generic[N]):
 
     def block(self) -> None:
         """It may make no more items, and gives up its place."""
-        self.phase = Phase.BLOCKED
+        self.phase = BLOCKED
 
     @property
     def is_blocked(self) -> bool:
         """Whether it waits for its place."""
-        return self.phase is Phase.BLOCKED
+        return self.phase is BLOCKED
 
     # An attempt
 

@@ -420,7 +420,7 @@ class Run(Generic[N]):
         return self._sender.send(node_run)
 
     def _deliver(self, node: Any, value: Any) -> None:
-        self.stream.deliver(node, value)
+        self.stream.put((node, value))
 
     def _note_end(self, node: Any) -> None:
         """A node has ended, of which the ready set has been told."""

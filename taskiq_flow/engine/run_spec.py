@@ -198,6 +198,11 @@ class RunSpec(Generic[N]):
     describe: Callable[[], Description] = Description
 
     @property
+    def has_generators(self) -> bool:
+        """Whether the items of some nodes are taken while their tasks run."""
+        return self.elements is not None and bool(self.elements.generators)
+
+    @property
     def lists_at(self) -> int | None:
         """How many positions lead to the lists that the reader is given; ``None`` for none."""
         if self.ahead is not None:

@@ -98,7 +98,8 @@ class Sender(Generic[N]):
             node_run.settle(task_id, failed(error))
             return None
         if self._log is not None:
-            self._note(node_run, self._log)
+            node, number = node_run.node, node_run.log_number
+            self._log.append(record(SENT, node.task_name, number, source_digest(node)))
         context: Context | None = None
         if self._listeners.are_present:
             self._events.sent(node_run)
@@ -222,9 +223,11 @@ class Sender(Generic[N]):
     async def pick_up(self, node_run: NodeRun[N]) -> None:
         """Ask the result backend how an earlier engine's attempt has ended."""
         task_id = node_run.continue_attempt(self._run_id)
-        backend, return_type = self._broker.result_backend, self._return_type(node_run)
+        address, broker = self._dispatcher.address(node_run.sent_node), self._broker
         limit = None if self._is_by_value(node_run) else self._reference_above
-        result = await pick_up(backend, limit, task_id, return_type, wire_of(self._broker))
+        result = await pick_up(
+            broker.result_backend, limit, task_id, address.return_type, wire_of(broker)
+        )
         if result is None:
             self._carry_out_unless_over(node_run, node_run.on_ready())
         else:
@@ -244,13 +247,6 @@ class Sender(Generic[N]):
         if node_run.grant is not None:
             return False  # only the engine knows the time of an item
         return self._dispatcher.address(node_run.sent_node).is_async
-
-    def _return_type(self, node_run: NodeRun[N]) -> Any:
-        return self._dispatcher.address(node_run.sent_node).return_type
-
-    def _note(self, node_run: NodeRun[N], log: LogWriter[Any]) -> None:
-        node = node_run.node
-        log.append(record(SENT, node.task_name, node_run.log_number, source_digest(node)))
 
     def _with_labels_of_listeners(
         self, node_run: NodeRun[N], address: Address

@@ -76,12 +76,10 @@ class Starter:
             connection = await connect(
                 broker,
                 run_id,
+                spec,
+                self._settings,
                 lost_after=self._lost_after,
-                reference_above=self._settings.reference_above,
                 is_journaled=log is not None,
-                keeps_values=not spec.sources,
-                has_generators=spec.elements is not None and bool(spec.elements.generators),
-                isolation=self._settings.isolation,
             )
             dispatcher = Dispatcher(
                 broker,
@@ -128,7 +126,7 @@ class Starter:
 
     def _check(self, spec: RunSpec[Any], dispatcher: Dispatcher, *, tells_begin: bool) -> None:
         """Raise ``ConfigurationError`` if the broker cannot do what a node's options ask for."""
-        if spec.elements is not None and spec.elements.generators and not tells_begin:
+        if spec.elements is not None and spec.has_generators and not tells_begin:
             node = next(iter(spec.elements.generators))
             raise ConfigurationError(
                 f"the items of node {node.task_name!r}, a generator, are taken one by one, and the "
@@ -182,4 +180,4 @@ def _kind_of(spec: RunSpec[Any]) -> type[Run[Any]]:
     """The class of a run, by whether it has mapped nodes, and generators among these."""
     if spec.elements is None:
         return Run
-    return GeneratingRun if spec.elements.generators else MappedRun
+    return GeneratingRun if spec.has_generators else MappedRun
