@@ -684,7 +684,7 @@ class ExecutionEngine:
         )
         return RunHandle(beginning.run_id, progress, self._pairs(beginning, in_progress))
 
-    async def _next_reported(self, run: Run[Any]) -> tuple[str, Any]:
+    async def _next_reported(self, run: Run) -> tuple[str, Any]:
         """The next pair, after ``on_step_complete`` was called with it."""
         pair = run.take()
         if self._on_step_complete is not None and pair[0] != RUN_ENDED:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from taskiq import AsyncBroker, BrokerMessage, InMemoryBroker
 from taskiq.result_backends.dummy import DummyResultBackend
@@ -86,7 +85,7 @@ def check_outlives(broker: AsyncBroker) -> None:
 async def connect(
     broker: AsyncBroker,
     run_id: str,
-    spec: RunSpec[Any],
+    spec: RunSpec,
     settings: RunSettings,
     *,
     lost_after: float,

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 from taskiq import TaskiqResult
 
@@ -27,8 +27,6 @@ from taskiq_flow.events import Source
 from taskiq_flow.generators.grant import Grant
 from taskiq_flow.notes import Attempt
 from taskiq_flow.values.isolation import isolated
-
-N = TypeVar("N", bound=RunnableNode)
 
 FALLBACK = "fallback"
 """Stands before the number in the id of a fallback's task."""
@@ -139,25 +137,23 @@ NEW, ASKED, SENDABLE, BLOCKED = Phase  # a name is looked up faster than a membe
 class RunCallbacks(Protocol):
     """The methods of a run that its node runs call for transports, about the present attempt."""
 
-    def settle(self, node_run: NodeRun[Any], result: TaskiqResult[Any]) -> None:
+    def settle(self, node_run: NodeRun, result: TaskiqResult[Any]) -> None:
         """It has ended."""
 
-    def began(self, node_run: NodeRun[Any], worker: str) -> None:
+    def began(self, node_run: NodeRun, worker: str) -> None:
         """A worker has begun to execute it."""
 
-    def resent(self, node_run: NodeRun[Any]) -> None:
+    def resent(self, node_run: NodeRun) -> None:
         """A middleware of the broker has sent its task once more."""
 
-    def items(
-        self, node_run: NodeRun[Any], first: int, items: Sequence[Any], digest: bytes
-    ) -> None:
+    def items(self, node_run: NodeRun, first: int, items: Sequence[Any], digest: bytes) -> None:
         """Its task, a generator, has given items."""
 
     def end_unless_over(self, error: BaseException) -> None:
         """The process was told to stop."""
 
 
-class NodeRun(Generic[N]):
+class NodeRun:
     """One node of one run, from ready to ended. The run and the transports hold it.
 
     ``inputs``: the values, by key, of which the task's arguments are made. ``sent_node``: the node
@@ -190,7 +186,7 @@ class NodeRun(Generic[N]):
 
     def __init__(
         self,
-        node: N,
+        node: RunnableNode,
         run: RunCallbacks,
         options: NodeOptions,
         inputs: Mapping[str, Any],
