@@ -16,7 +16,7 @@ from taskiq_flow.dataflow.rows import Source
 from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.events import Listener
 from taskiq_flow.journal.finished import PassedOver, Positions
-from taskiq_flow.transport.notice import AT_ONCE, BEGIN_LABEL
+from taskiq_flow.transport.notice import BEGIN_LABEL, TELL_AT_ONCE
 from taskiq_flow.values.isolation import Isolation, Take, isolated
 
 TIMEOUT_LABEL = "timeout"
@@ -85,7 +85,7 @@ class NodeOptions:
         if self.timeout is not None:
             labels.append((TIMEOUT_LABEL, self.timeout))
         if is_timed:
-            labels.append((BEGIN_LABEL, AT_ONCE))
+            labels.append((BEGIN_LABEL, TELL_AT_ONCE))
         if self.retry is not None:
             labels.append(("retry_on_error", False))  # the engine tries the task again
         object.__setattr__(self, "keeps_inputs", asks or may_send_again)

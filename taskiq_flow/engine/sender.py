@@ -27,7 +27,7 @@ from taskiq_flow.generators.grant import ITEMS_LABEL, Grant
 from taskiq_flow.journal.records import SENT, record
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.middleware import wire_of
-from taskiq_flow.transport.notice import AT_ONCE, BEGIN_LABEL
+from taskiq_flow.transport.notice import BEGIN_LABEL, TELL_AT_ONCE
 from taskiq_flow.values.results import failed
 
 
@@ -136,7 +136,7 @@ class Sender:
             if label[0] != TIMEOUT_LABEL or (address.is_async and grant is None):
                 address = address.with_label(*label)
         if marks_begin and not options.is_timed:  # then it has the label
-            address = address.with_label(BEGIN_LABEL, AT_ONCE)
+            address = address.with_label(BEGIN_LABEL, TELL_AT_ONCE)
         return address if grant is None else address.with_label(ITEMS_LABEL, grant.label())
 
     def _is_by_value(self, node_run: NodeRun) -> bool:
