@@ -11,9 +11,8 @@ import math
 import random
 from collections.abc import Awaitable, Mapping, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskiq import TaskiqResult
 
@@ -28,6 +27,9 @@ from taskiq_flow.generators.grant import Grant
 from taskiq_flow.notes import Attempt
 from taskiq_flow.values.isolation import isolated
 
+if TYPE_CHECKING:
+    from taskiq_flow.engine.run import Run
+
 FALLBACK = "fallback"
 """Stands before the number in the id of a fallback's task."""
 
@@ -41,70 +43,59 @@ _ROUNDING = 0.011
 """taskiq rounds ``execution_time``, which may be too small by this many seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Send the node's task."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """Await the answer of the node's condition."""
 
     answer: Awaitable[object]
 
 
-@dataclass(frozen=True, slots=True)
-class PickUp:
+class PickUp(NamedTuple):
     """Ask the result backend how an earlier engine's attempt has ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class MakeItems:
+class MakeItems(NamedTuple):
     """Let the node's generator make more items."""
 
 
-@dataclass(frozen=True, slots=True)
-class LookUp:
+class LookUp(NamedTuple):
     """Ask the cache for the node's result."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Start the node again after ``seconds``."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class WaitFor:
+class WaitFor(NamedTuple):
     """Start the node again when ``pending.future`` is done."""
 
     pending: PendingResult
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
+class Skip(NamedTuple):
     """Do not run the node: its condition is false."""
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """The node has completed with ``value``."""
 
     value: Any
     source: Source
 
 
-@dataclass(frozen=True, slots=True)
-class FallBack:
+class FallBack(NamedTuple):
     """The node's task has failed for good. Carry out ``then`` to get the fallback's value."""
 
     error: BaseException
     then: Wait | Use
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(NamedTuple):
     """The node has failed for good."""
 
     error: BaseException
@@ -132,25 +123,6 @@ class Phase(Enum):
 
 
 NEW, ASKED, SENDABLE, BLOCKED = Phase  # a name is looked up faster than a member
-
-
-class RunCallbacks(Protocol):
-    """The methods of a run that its node runs call for transports, about the present attempt."""
-
-    def settle(self, node_run: NodeRun, result: TaskiqResult[Any]) -> None:
-        """It has ended."""
-
-    def began(self, node_run: NodeRun, worker: str) -> None:
-        """A worker has begun to execute it."""
-
-    def resent(self, node_run: NodeRun) -> None:
-        """A middleware of the broker has sent its task once more."""
-
-    def items(self, node_run: NodeRun, first: int, items: Sequence[Any], digest: bytes) -> None:
-        """Its task, a generator, has given items."""
-
-    def end_unless_over(self, error: BaseException) -> None:
-        """The process was told to stop."""
 
 
 class NodeRun:
@@ -187,7 +159,7 @@ class NodeRun:
     def __init__(
         self,
         node: RunnableNode,
-        run: RunCallbacks,
+        run: Run,
         options: NodeOptions,
         inputs: Mapping[str, Any],
         earlier: EarlierSessions,
