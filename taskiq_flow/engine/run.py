@@ -50,7 +50,6 @@ from taskiq_flow.errors import (
     NODE_ERRORS,
     RunCancelledError,
     RunError,
-    RunTimeoutError,
     TaskLostError,
 )
 from taskiq_flow.events import NodeFailure, Outcome, Source
@@ -451,17 +450,8 @@ class Run:
         """The run's time is over. A journal that hangs must not keep the end from the reader."""
         if not self._is_over or self.stream.held_back:
             self.stream.drop_held_back()
-            self.end(self._error or self._timeout_error(seconds))
-
-    def _timeout_error(self, seconds: float) -> RunTimeoutError:
-        in_progress = self._ready.in_progress()
-        names = [
-            node.task_name
-            for node in in_progress
-            if not getattr(node, "map_over", ())  # its elements are named
-        ]
-        waiting = self._ready.unfinished - len(in_progress)
-        return self._state.timed_out(seconds, names, waiting)
+            in_progress, unfinished = self._ready.in_progress(), self._ready.unfinished
+            self.end(self._error or self._state.timed_out(seconds, in_progress, unfinished))
 
     def end_unless_over(self, error: BaseException) -> None:
         """End the run with an error, if it has not ended."""

@@ -182,14 +182,17 @@ class RunState:
         )
 
     def timed_out(
-        self, seconds: float, in_progress: Sequence[str], waiting: int
+        self, seconds: float, in_progress: Sequence[Any], unfinished: int
     ) -> RunTimeoutError:
         """The error of a run that took too long.
 
-        ``in_progress``: names of the nodes that had started; ``waiting``: how many had not.
+        ``in_progress``: the nodes that had started; ``unfinished``: how many had not ended.
         """
-        named = ", ".join(map(repr, in_progress[:_MOST_NAMED]))
-        if (more := len(in_progress) - _MOST_NAMED) > 0:
+        # Of a mapped node, the elements are named.
+        names = [node.task_name for node in in_progress if not getattr(node, "map_over", ())]
+        waiting = unfinished - len(in_progress)
+        named = ", ".join(map(repr, names[:_MOST_NAMED]))
+        if (more := len(names) - _MOST_NAMED) > 0:
             named += f" and {more} more"
         state = f"in progress were {named}" if named else "no node was in progress"
         if waiting:
