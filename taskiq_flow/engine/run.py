@@ -46,12 +46,7 @@ from taskiq_flow.engine.sender import Sender
 from taskiq_flow.engine.start_loop import RestOfStart, StartLoop
 from taskiq_flow.engine.suspended import Suspended
 from taskiq_flow.engine.timers import Timers
-from taskiq_flow.errors import (
-    NODE_ERRORS,
-    RunCancelledError,
-    RunError,
-    TaskLostError,
-)
+from taskiq_flow.errors import NODE_ERRORS, RunCancelledError, RunError, TaskLostError
 from taskiq_flow.events import NodeFailure, Outcome, Source
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.inspection import NEVER_CHANGE
