@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, TypedDict
 
 from taskiq_flow.dataflow.axes import element_name
 from taskiq_flow.dataflow.items import ItemsNode
+from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.plan import FAILURES
 from taskiq_flow.dataflow.ready_set import FAILED
 from taskiq_flow.dispatch.encoding import RunnableNode
@@ -45,6 +46,11 @@ def as_whole(node: Any) -> Any:
 def as_declared(node: Any) -> Any:
     """The node of the graph, of one that stands for its items; other nodes are their own."""
     return node.generator if isinstance(node, ItemsNode) else node
+
+
+def _has_task(node: object) -> bool:
+    """Whether a task is sent for a node of a ready set: for elements, not for mapped nodes."""
+    return isinstance(node, Element) or (isinstance(node, DAGNode) and not node.map_over)
 
 
 class Reached(TypedDict):
@@ -188,8 +194,7 @@ class RunState:
 
         ``in_progress``: the nodes that had started; ``unfinished``: how many had not ended.
         """
-        # Of a mapped node, the elements are named.
-        names = [node.task_name for node in in_progress if not getattr(node, "map_over", ())]
+        names = [node.task_name for node in in_progress if _has_task(node)]
         waiting = unfinished - len(in_progress)
         named = ", ".join(map(repr, names[:_MOST_NAMED]))
         if (more := len(names) - _MOST_NAMED) > 0:
