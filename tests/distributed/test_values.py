@@ -30,8 +30,6 @@ from tests.values import kinds
 from tests.values.kinds import Point
 from tests.values.library_kinds import LIBRARIES, NOT_COMPARED, library_kinds
 
-pytestmark = pytest.mark.timeout(120)
-
 KINDS = kinds.KINDS | library_kinds()
 
 
