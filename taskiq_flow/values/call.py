@@ -147,8 +147,6 @@ class Calling:
 
     def result(self, value: Any) -> Any:
         """The task's result. May raise ``AnnotationError`` or ``SerializationError``."""
-        if self.gives_items:
-            return list(value)
         kind = type(value)
         if kind not in NEVER_CHANGE and kind not in COPY:  # which hold no type of iterators
             refuse_once_only(value)
