@@ -70,7 +70,9 @@ class ReadySet(Generic[N]):
         self.unfinished = 0
         self._limit = limit
         self._state: dict[N, int] = {}
-        self._successors: Mapping[N, Iterable[N]] = {}  # of the graph that ``of_graph`` was given
+        # Of the graph that ``of_graph`` was given. Some may be no nodes of it, where only a part of
+        # the graph runs.
+        self._successors: Mapping[N, Iterable[N]] = {}
         self._added_successors: dict[N, list[N]] = {}  # by ``add``
         self._joins: dict[N, Join] = {}  # where it is not "all"
         self._worst: dict[N, int] = {}  # waiting node → FAILED or SKIPPED, as a dependency ended

@@ -51,13 +51,13 @@ class MappedNodes:
 
     def __init__(
         self,
-        spec: RunSpec[Any],
+        spec: RunSpec,
         ready: ReadySet[Any],
-        state: RunState[Any],
+        state: RunState,
         caller: MappedCallbacks,
         *,
-        stream: ResultStream[Any],
-        events: RunEvents[Any],
+        stream: ResultStream,
+        events: RunEvents,
         replay: Replay,
         log: LogWriter[Any] | None,
         limit: int | None,

@@ -22,7 +22,7 @@ class Replay:
     All other results are yielded as soon as they are restored.
     """
 
-    def __init__(self, spec: RunSpec[Any], stream: ResultStream[Any]) -> None:
+    def __init__(self, spec: RunSpec, stream: ResultStream) -> None:
         self._spec = spec
         self._generators = {} if spec.elements is None else spec.elements.generators
         self._stream = stream
@@ -46,7 +46,7 @@ class Replay:
             self._stream.unread.append((node, value))
 
 
-def _late(spec: RunSpec[Any]) -> set[Any]:
+def _late(spec: RunSpec) -> set[Any]:
     """The nodes that are restored when they would start."""
     plan, found = spec.elements, set[Any]()
     for node in spec.nodes:
