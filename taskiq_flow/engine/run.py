@@ -201,6 +201,7 @@ class Run(Generic[N]):
                 self._tags,
                 in_memory=self._is_in_memory,
                 origin=self._origin,
+                on_error=self._on_error,
             )
         else:
             self._listeners.seq += 1

@@ -62,8 +62,9 @@ class RunEvents(Generic[N]):
         *,
         in_memory: bool,
         origin: str | None,
+        on_error: str,
     ) -> None:
-        """The run begins. ``name``, ``origin``: of its graph.
+        """The run begins. ``name``, ``origin``: of its graph. ``on_error``: of its engine.
 
         ``in_memory``: on an ``InMemoryBroker``.
         """
@@ -89,6 +90,7 @@ class RunEvents(Generic[N]):
                 name=name,
                 tags=tags,
                 origin=origin,
+                on_error=on_error,
             )
         )
 

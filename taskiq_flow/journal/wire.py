@@ -73,6 +73,7 @@ def _run_started(run_id: str, e: Content) -> Event:
         name=e.get("name"),
         tags=tuple(e.get("tags", ())),
         origin=e.get("origin"),
+        on_error=e.get("on_error"),
     )
 
 

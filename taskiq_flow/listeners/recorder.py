@@ -22,6 +22,7 @@ from taskiq_flow.journal.lease import new_owner
 from taskiq_flow.journal.protocol import EventBatch, EventJournal, Journal, Lease, stores_events
 from taskiq_flow.journal.summary import Head
 from taskiq_flow.notes import Notes, notes_of
+from taskiq_flow.suggestions import suggests_keywords
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -32,6 +33,7 @@ MOST_EVENTS = 10_000
 """Events that are held while the journal is slow. Then the oldest ones are left out."""
 
 
+@suggests_keywords()
 class Recorder:
     """A listener that records runs in a journal for ``RunReader``, as history.
 

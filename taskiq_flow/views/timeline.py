@@ -48,7 +48,7 @@ def svg_of(report: RunReport) -> str:
     height = top + _ROW * len(names) + 36
     title = f"run {cut(one_line(report.run_id), _TITLE_COLUMNS)}"
     size = f'viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
-    took = f"{duration(report.seconds)}{report.of_session}"
+    took = f"{duration(report.seconds)}{report.details}"
     style = 'style="max-width:100%;height:auto" role="img"'
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="{_ROOT}" {size} {style}>',
