@@ -297,7 +297,7 @@ class Run(Generic[N]):
         """A worker has begun to execute an attempt."""
         if not node_run.is_expected or task_id != node_run.task_id or self._is_over:
             return
-        now = self._loop.time()
+        now = self._events.now()
         if self._listeners.are_present:
             self._events.began(node_run, now, worker)
         if node_run.options.is_timed:
