@@ -15,6 +15,7 @@ NAMES = (
     "memory",
     "mapping",
     "chained_maps",
+    "narrow",
     "many",
     "pipelines",
     "barrier",

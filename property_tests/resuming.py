@@ -21,7 +21,7 @@ from taskiq_flow import (
     RunError,
     RunStarted,
 )
-from taskiq_flow.engine.run import OnError
+from taskiq_flow.engine.run_spec import OnError
 from taskiq_flow.journal.protocol import EventBatch
 from tests.virtual_clock import virtual_loop
 

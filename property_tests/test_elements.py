@@ -35,8 +35,7 @@ from taskiq_flow import (
     RunFailedError,
 )
 from taskiq_flow.engine.arguments import PassBy
-from taskiq_flow.engine.run import OnError
-from taskiq_flow.engine.run_spec import Items
+from taskiq_flow.engine.run_spec import Items, OnError
 from taskiq_flow.events import Index
 from taskiq_flow.values.handle import with_values
 from tests.virtual_clock import run_virtually

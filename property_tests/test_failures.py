@@ -15,7 +15,7 @@ from taskiq_flow import (
     NodeFailedError,
     RunError,
 )
-from taskiq_flow.engine.run import OnError
+from taskiq_flow.engine.run_spec import OnError
 from tests.virtual_clock import run_virtually
 
 GRAPHS = graphs(most_nodes=15, failing=True)

@@ -38,7 +38,7 @@ from taskiq_flow import (
     NodeSkipped,
     RunError,
 )
-from taskiq_flow.engine.run import OnError
+from taskiq_flow.engine.run_spec import OnError
 from tests.virtual_clock import run_virtually
 
 GOING_ON: st.SearchStrategy[OnError] = st.sampled_from(["continue", "collect"])

@@ -40,7 +40,7 @@ from taskiq_flow import (
     RunStarted,
     RunView,
 )
-from taskiq_flow.engine.run import OnError
+from taskiq_flow.engine.run_spec import OnError
 from taskiq_flow.views.critical_path import critical_path
 from tests.recording import Recorder
 from tests.virtual_clock import run_virtually, virtual_loop, virtually

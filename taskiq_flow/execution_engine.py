@@ -26,7 +26,6 @@ from taskiq.utils import maybe_awaitable
 from taskiq_flow.cache.store import store_beside
 from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from taskiq_flow.dataflow.dag import DAG
-from taskiq_flow.dataflow.inputs import as_inputs
 from taskiq_flow.dataflow.known_classes import ClassesOfTasks
 from taskiq_flow.dataflow.options import (
     Retry,
@@ -37,13 +36,12 @@ from taskiq_flow.dataflow.options import (
     time_limit,
 )
 from taskiq_flow.dataflow.plan import Order
-from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT, Source
+from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT
 from taskiq_flow.dataflow.type_check import TypeCheck
 from taskiq_flow.engine.arguments import (
     PassBy,
     check_choice,
     check_graph,
-    check_items,
     check_loop_runs,
     check_resume,
     checked_listeners,
@@ -54,16 +52,16 @@ from taskiq_flow.engine.arguments import (
     reference_above,
     wanted_outputs,
 )
-from taskiq_flow.engine.beginnings import Beginnings
-from taskiq_flow.engine.connection import check_broker, check_readable
+from taskiq_flow.engine.beginnings import Beginning, Beginnings
+from taskiq_flow.engine.connection import check_broker
 from taskiq_flow.engine.many import HeldBack, as_results, check_source, in_order, with_numbers
 from taskiq_flow.engine.mapped_lists import RUN_ENDED
 from taskiq_flow.engine.planning import Planner
 from taskiq_flow.engine.results import store_result
-from taskiq_flow.engine.run import OnError, Run, RunSettings
+from taskiq_flow.engine.run import Run
 from taskiq_flow.engine.run_handle import RunHandle
-from taskiq_flow.engine.run_in_progress import Begin, RunInProgress
-from taskiq_flow.engine.run_spec import Items, NodeOptions
+from taskiq_flow.engine.run_in_progress import RunInProgress
+from taskiq_flow.engine.run_spec import Items, NodeOptions, OnError, RunSettings
 from taskiq_flow.engine.started import started
 from taskiq_flow.engine.starting import Starter
 from taskiq_flow.events import Listener
@@ -179,15 +177,15 @@ class ExecutionEngine:
         )
         codec, classes = codec_of(broker), ClassesOfTasks(lambda: [node.task for node in dag.nodes])
         settings = RunSettings(
-            max_parallel,
-            on_error,
-            checked_listeners(listeners),
-            time_limit("run_timeout", run_timeout),
-            reference_above(pass_by),
-            isolation_of(values, codec, classes),
-            dag.name,
-            checked_tags(tags),
-            dag.origin,
+            max_parallel=max_parallel,
+            on_error=on_error,
+            listeners=checked_listeners(listeners),
+            run_timeout=time_limit("run_timeout", run_timeout),
+            reference_above=reference_above(pass_by),
+            isolation=isolation_of(values, codec, classes),
+            name=dag.name,
+            tags=checked_tags(tags),
+            origin=dag.origin,
         )
         journal = as_journal(journal)
         serializer = JSONSerializer() if journal is None else journal.serializer
@@ -216,11 +214,11 @@ class ExecutionEngine:
         self._on_step_complete = on_step_complete
         self._in_progress: set[RunInProgress] = set()
         self._runs = JournaledRuns(journal, dag, stored, on_error=on_error)
-        self._planner = Planner(dag, settings, options, order, type_check)
+        planner = Planner(dag, settings, options, order, type_check)
         self._starter = Starter(
             broker, settings, checked_lost_after(lost_after), stored, store_beside(journal)
         )
-        self._beginnings = Beginnings(broker, self._planner, self._starter, self._runs, stored)
+        self._beginnings = Beginnings(broker, planner, self._starter, self._runs, stored)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -280,20 +278,10 @@ class ExecutionEngine:
         >>> asyncio.run(main())
         words ['ebb', 'and', 'flow']
         """
-        name = id_or_new("run_id", run_id)
-        check_resume(run_id, resume=resume, replay=replay)
-        check_items(items)
-        given = None if inputs is None else as_inputs(inputs)
-        begin = self._beginnings.begun(
-            name,
-            given,
-            wanted_outputs(outputs),
-            resume=resume,
-            replay=replay,
-            items=items,
-            is_named=run_id is not None,
+        beginning = self._beginnings.begun(
+            inputs, outputs, run_id, resume=resume, replay=replay, items=items
         )
-        return self._pairs(name, begin)
+        return self._pairs(beginning)
 
     def start(
         self,
@@ -325,23 +313,10 @@ class ExecutionEngine:
         r1 running
         {'words': ['ebb', 'and', 'flow']}
         """
-        check_loop_runs()
-        wanted = wanted_outputs(outputs)
-        name = id_or_new("run_id", run_id)
-        check_resume(run_id, resume=resume, replay=replay)
-        check_items(items)
-        if resume:
-            self._check_may_resume()
-            given = None if inputs is None else as_inputs(inputs)
-            again = self._beginnings.begun(
-                name, given, wanted, resume=True, replay=replay, items=items, is_named=True
-            )
-            return self._hold(name, again, is_finite=self._is_finite(given), items=items)
-        check_readable(self._broker)
-        begin, sources = self._beginnings.planned(
-            name, inputs, wanted, items=items, is_named=run_id is not None
+        beginning = self._beginnings.begun(
+            inputs, outputs, run_id, resume=resume, replay=replay, items=items
         )
-        return self._hold(name, begin, is_finite=_are_finite(sources), items=items)
+        return self._hold(beginning)
 
     def stream(
         self,
@@ -438,8 +413,7 @@ class ExecutionEngine:
         if allow_changed and not resume:
             raise ValueError("allow_changed=True continues a run; give resume=True as well")
         held = HeldBack()
-
-        begin = self._beginnings.many(
+        beginning = self._beginnings.many(
             name,
             source,
             limit,
@@ -453,7 +427,7 @@ class ExecutionEngine:
             wait=in_seconds("wait", wait),
             is_named=run_id is not None,
         )
-        pairs = self._pairs(name, begin)
+        pairs = self._pairs(beginning)
         if ordered:
             pairs = in_order(pairs, held)
         if whole:
@@ -502,14 +476,9 @@ class ExecutionEngine:
         b 2
         """
         again = self._beginnings.resumed(
-            run_id,
-            replay=replay,
-            allow_changed=allow_changed,
-            wait=wait,
-            inputs=inputs,
-            items=items,
+            run_id, inputs, replay=replay, allow_changed=allow_changed, wait=wait, items=items
         )
-        return self._pairs(run_id, again)
+        return self._pairs(again)
 
     def start_resume(
         self,
@@ -534,17 +503,10 @@ class ExecutionEngine:
         >>> asyncio.run(main())
         {'a': 1, 'b': 2}
         """
-        check_loop_runs()
-        self._check_may_resume()
         again = self._beginnings.resumed(
-            run_id,
-            replay=replay,
-            allow_changed=allow_changed,
-            wait=wait,
-            inputs=inputs,
-            items=items,
+            run_id, inputs, replay=replay, allow_changed=allow_changed, wait=wait, items=items
         )
-        return self._hold(run_id, again, is_finite=self._is_finite(inputs), items=items)
+        return self._hold(again)
 
     def rerun(
         self,
@@ -576,7 +538,7 @@ class ExecutionEngine:
         >>> asyncio.run(main())
         b 2
         """
-        name, begin = self._beginnings.rerun(
+        again = self._beginnings.rerun(
             run_id,
             from_,
             replay=replay,
@@ -585,7 +547,7 @@ class ExecutionEngine:
             inputs=inputs,
             items=items,
         )
-        return self._pairs(name, begin)
+        return self._pairs(again)
 
     def start_rerun(
         self,
@@ -612,9 +574,7 @@ class ExecutionEngine:
         >>> asyncio.run(main())
         ('r2', {'a': 1, 'b': 2})
         """
-        check_loop_runs()
-        self._check_may_resume()
-        name, begin = self._beginnings.rerun(
+        again = self._beginnings.rerun(
             run_id,
             from_,
             replay=replay,
@@ -623,7 +583,7 @@ class ExecutionEngine:
             inputs=inputs,
             items=items,
         )
-        return self._hold(name, begin, is_finite=self._is_finite(inputs), items=items)
+        return self._hold(again)
 
     async def execute(
         self,
@@ -705,13 +665,13 @@ class ExecutionEngine:
     # One run
 
     async def _pairs(
-        self, run_id: str, begin: Begin, in_progress: RunInProgress | None = None
+        self, beginning: Beginning, in_progress: RunInProgress | None = None
     ) -> AsyncGenerator[tuple[str, Any], None]:
-        """The results of a run. ``begin`` makes and starts it."""
+        """The results of a run, which begins with the first read."""
         if in_progress is None:
-            in_progress = RunInProgress(run_id, self._in_progress)
+            in_progress = RunInProgress(beginning.run_id, self._in_progress)
         try:
-            run = await in_progress.begun(begin)
+            run = await in_progress.begun(beginning.begin)
             unread, is_reported = run.stream.unread, self._on_step_complete is not None
             try:
                 while unread or await run.stream.more():
@@ -721,28 +681,20 @@ class ExecutionEngine:
         finally:
             in_progress.ended()
 
-    def _hold(self, run_id: str, begin: Begin, *, is_finite: bool, items: Items) -> RunHandle:
-        """Begin a run that its user holds. ``is_finite``: all that it maps over has a length."""
-        in_progress = RunInProgress(run_id, self._in_progress)
-        pairs = self._pairs(run_id, begin, in_progress)
-        store, plan = partial(store_result, self._dag), self._dag.plan().by_items
+    def _hold(self, beginning: Beginning) -> RunHandle:
+        """Begin a run that its user holds."""
+        check_loop_runs()
+        sources = beginning.sources()
+        in_progress = RunInProgress(beginning.run_id, self._in_progress)
+        plan = self._dag.plan().by_items
         return RunHandle(
             in_progress,
-            pairs,
-            store,
-            is_finite=is_finite,
-            yields_items=bool(items),
+            self._pairs(beginning, in_progress),
+            partial(store_result, self._dag),
+            is_finite=all(isinstance(source.items, Sized) for source in sources.values()),
+            yields_items=bool(beginning.items),
             has_generators=plan is not None and bool(plan.generators),
         )
-
-    def _check_may_resume(self) -> None:
-        """Raise ``ConfigurationError`` if no run can be continued, without asking the journal."""
-        check_readable(self._broker)
-        _ = self._runs.journal
-
-    def _is_finite(self, inputs: Mapping[str, Any] | None) -> bool:
-        """Whether all that is mapped over of a run's inputs has a length."""
-        return _are_finite(self._planner.sources(as_inputs(inputs)))
 
     async def _next_reported(self, run: Run[Any]) -> tuple[str, Any]:
         """The next pair, after ``on_step_complete`` was called with it."""
@@ -751,10 +703,6 @@ class ExecutionEngine:
             try:
                 await maybe_awaitable(self._on_step_complete(*pair))
             except Exception as error:  # the caller's own, which ends the run
-                run.stop_because_of(error)
+                run.end(error)
                 raise
         return pair
-
-
-def _are_finite(sources: Mapping[str, Source]) -> bool:
-    return all(isinstance(source.items, Sized) for source in sources.values())

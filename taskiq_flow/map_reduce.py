@@ -29,10 +29,10 @@ from taskiq_flow.dataflow.rows import MOST_IN_FLIGHT, Source
 from taskiq_flow.dataflow.tasks import Task
 from taskiq_flow.dataflow.type_check import check_reduction
 from taskiq_flow.dispatch.dispatcher import Dispatcher
-from taskiq_flow.engine.arguments import PassBy
+from taskiq_flow.engine.arguments import PassBy, new_run_id
 from taskiq_flow.engine.connection import check_readable
-from taskiq_flow.engine.run import OnError, new_run_id
 from taskiq_flow.engine.run_handle import RunHandle
+from taskiq_flow.engine.run_spec import OnError
 from taskiq_flow.errors import BindingError, ConfigurationError, RunError, TaskiqFlowError, describe
 from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine
@@ -174,13 +174,12 @@ class MapReduce:
             )
         is_finite = isinstance(items, Sized)
         window = max_parallel if is_finite or max_parallel is not None else MOST_IN_FLIGHT
-        name = new_run_id() if run_id is None else run_id
         dag = DAG()
         dag.add_node(node)
         dag.validate()
         engine = ExecutionEngine(broker, dag, max_parallel, journal=journal, **of_engine)
         given = {_ITEM: Source(items, window)}
-        run = engine.start(given, run_id=name, resume=resume, items="only")
+        run = engine.start(given, run_id=run_id, resume=resume, items="only")
         return MapReduceResult(run, output, is_finite=is_finite)
 
     @overload

@@ -57,7 +57,8 @@ SPEAK_TO_SERVERS = {
         "transport/nats_acknowledged",
     ),
     "transport/object_store",
-    *("transport/rabbitmq", "transport/rabbitmq_broker", "journal/redis", "journal/redis_client"),
+    *("transport/rabbitmq", "transport/rabbitmq_broker", "transport/rabbitmq_errors"),
+    *("journal/redis", "journal/redis_client"),
 }
 ENTRANCES = {
     "opentelemetry",

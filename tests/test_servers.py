@@ -22,8 +22,6 @@ from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer
 from tests.servers.server import Server
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def running(*roots: int) -> set[int]:
     """Those of the processes that run, with all they have started."""
@@ -49,7 +47,7 @@ def started(server: Server) -> Iterator[None]:
 def test_redis_hangs_while_it_is_suspended(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     never = Retry(NoBackoff(), 0)
-    with started(server), redis.Redis(port=server.port, socket_timeout=0.2, retry=never) as client:
+    with started(server), redis.Redis(port=server.port, socket_timeout=1.0, retry=never) as client:
         server.suspend()
         with pytest.raises(redis.exceptions.TimeoutError):
             client.ping()
@@ -90,7 +88,7 @@ def test_processes_die_with_who_started_them(tmp_path: Path) -> None:
         group = int(starter.stdout.readline())
         assert any(process.group == group for process in processes())
         starter.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while any(process.group == group for process in processes()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -99,7 +97,7 @@ def test_processes_die_with_who_started_them(tmp_path: Path) -> None:
 def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     process = Process(["/bin/sh", "-c", "trap '' TERM; echo up; sleep 60"], log=tmp_path / "log")
     process.start()
-    process.wait_until(lambda: "up" in process.log_since_start(), "it is up", 5)
+    process.wait_until(lambda: "up" in process.log_since_start(), "it is up", 20)
     pids = running(process.pid)
     process.stop(timeout=0.1)
     assert not still_running(pids)
@@ -126,8 +124,7 @@ async def test_proxy(echo_port: int) -> None:
 
         proxy.drop()
         writer.write(b"two")
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(reader.read(10), 0.1)
+        await proxy.has_dropped.wait()
         await proxy.heal()
         writer.write(b"three")
         assert await reader.read(10) == b"three"

@@ -19,7 +19,7 @@ from taskiq_flow.cli.inputs import read_inputs
 from taskiq_flow.cli.output import Results, say
 from taskiq_flow.cli.running import Begin, EngineOptions, run_to_its_end
 from taskiq_flow.cli.serving import Address, serve_runs
-from taskiq_flow.engine.run import OnError
+from taskiq_flow.engine.run_spec import OnError
 from taskiq_flow.journal.moments import moment_of, period_of
 from taskiq_flow.journal.summary import RunState
 from taskiq_flow.version import __version__

@@ -13,23 +13,8 @@ from collections.abc import Coroutine, Iterator
 from enum import IntEnum
 from typing import NoReturn
 
+from taskiq_flow import errors
 from taskiq_flow.cli.output import OutputError, close_quietly, not_written, say
-from taskiq_flow.errors import (
-    ConfigurationError,
-    GraphChangedError,
-    GraphError,
-    InputError,
-    JournalError,
-    NodeError,
-    NodeFailedError,
-    PipelineError,
-    RunCancelledError,
-    RunError,
-    RunFailedError,
-    RunLockedError,
-    RunNotFoundError,
-    RunTimeoutError,
-)
 from taskiq_flow.previews import of_the_users, without_python
 from taskiq_flow.views.run_view import RunView
 
@@ -61,19 +46,19 @@ class CommandError(Exception):
 
 
 _CODES: tuple[tuple[type[Exception], Code], ...] = (
-    (RunNotFoundError, Code.NO_SUCH_RUN),
-    (RunTimeoutError, Code.TIMEOUT),
-    (RunCancelledError, Code.CANCELLED),
-    (NodeFailedError, Code.NODE_FAILED),
-    (RunFailedError, Code.NODE_FAILED),
-    (RunLockedError, Code.UNREACHABLE),
-    (JournalError, Code.UNREACHABLE),
+    (errors.RunNotFoundError, Code.NO_SUCH_RUN),
+    (errors.RunTimeoutError, Code.TIMEOUT),
+    (errors.RunCancelledError, Code.CANCELLED),
+    (errors.NodeFailedError, Code.NODE_FAILED),
+    (errors.RunFailedError, Code.NODE_FAILED),
+    (errors.RunLockedError, Code.UNREACHABLE),
+    (errors.JournalError, Code.UNREACHABLE),
     # The node errors among these are of inputs; those of a node that failed are causes.
-    (GraphError, Code.REFUSED),
-    (InputError, Code.REFUSED),
-    (ConfigurationError, Code.REFUSED),
-    (PipelineError, Code.REFUSED),
-    (NodeError, Code.REFUSED),
+    (errors.GraphError, Code.REFUSED),
+    (errors.InputError, Code.REFUSED),
+    (errors.ConfigurationError, Code.REFUSED),
+    (errors.PipelineError, Code.REFUSED),
+    (errors.NodeError, Code.REFUSED),
     (OutputError, Code.UNREACHABLE),
 )
 
@@ -87,7 +72,7 @@ def code_of(error: Exception) -> Code | None:
 
 def code_of_run(view: RunView) -> Code:
     """The exit code of a run that another process executes, or has executed."""
-    ended_with = {kind.__name__: code for kind, code in _CODES if issubclass(kind, RunError)}
+    ended_with = {kind.__name__: code for kind, code in _CODES if issubclass(kind, errors.RunError)}
     if view.status == "failed":
         kind = view.error["type"] if view.error else ""
         return ended_with.get(kind, Code.NODE_FAILED)
@@ -134,7 +119,7 @@ def texts_of_typer() -> Iterator[None]:
 def report(error: Exception) -> None:
     """Say what went wrong. Of the user's own exceptions, show where they were raised."""
     say(f"error: {_message(error)}", style="bold red")
-    failures = error.failures if isinstance(error, RunError) else {}
+    failures = error.failures if isinstance(error, errors.RunError) else {}
     for name, failure in list(failures.items())[:MOST_TRACEBACKS]:
         if failure.__traceback__ is not None or failure.__cause__ is not None:
             heading = f"\nnode {name!r}:" if len(failures) > 1 else ""
@@ -144,9 +129,9 @@ def report(error: Exception) -> None:
 
 def _message(error: Exception) -> str:
     """What an error says to somebody at a command line."""
-    if isinstance(error, RunNotFoundError):
+    if isinstance(error, errors.RunNotFoundError):
         return f"the journal has no run {error.run_id!r}; taskiq-flow runs lists those that it has"
-    if isinstance(error, GraphChangedError):
+    if isinstance(error, errors.GraphChangedError):
         return str(error).replace("allow_changed=True", "--allow-changed")
     return without_python(str(error))
 

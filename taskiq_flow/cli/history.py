@@ -18,7 +18,7 @@ from taskiq_flow.cli.flows import Flow
 from taskiq_flow.cli.output import STYLES, Row, say, show, show_json, show_table, sign, width
 from taskiq_flow.cli.running import EngineOptions, Signals
 from taskiq_flow.cli.timeline import report_lines
-from taskiq_flow.engine.run import OnError
+from taskiq_flow.engine.run_spec import OnError
 from taskiq_flow.errors import ConfigurationError, RunNotFoundError
 from taskiq_flow.events import WIRE_VERSION, Event, RunStarted
 from taskiq_flow.journal import Journal, RunReader, RunSummary

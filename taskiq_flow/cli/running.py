@@ -16,7 +16,7 @@ from taskiq import AsyncBroker
 from taskiq_flow.cli.exits import Code, CommandError, code_of, report
 from taskiq_flow.cli.flows import Flow, broker_at, broker_of
 from taskiq_flow.cli.output import Results, say
-from taskiq_flow.engine.run import OnError
+from taskiq_flow.engine.run_spec import OnError
 from taskiq_flow.engine.started import started
 from taskiq_flow.errors import RunCancelledError, RunError, RunNotFoundError, describe
 from taskiq_flow.events import Event
@@ -82,7 +82,8 @@ async def run_to_its_end(
     ``new_run_id``: the name of the run, if it is a new one that has a name.
     """
     run = _RunId()
-    engine = options.engine(flow, run, *(() if quiet else (_progress(flow, options),)))
+    shown = () if quiet else (Progress(journal=options.journal or flow.options.get("journal")),)
+    engine = options.engine(flow, run, *shown)
     journal, signals = engine.options["journal"], Signals()
     code = Code.COMPLETED
     try:
@@ -111,12 +112,9 @@ async def run_to_its_end(
     if code is Code.COMPLETED:
         return Code.NODE_FAILED if results.failed else code
     if run.id:
-        say(_how_to_resume(run.id, flow, options, is_kept=journal is not None))
+        how = f"resume it with: {_resume_command(run.id, flow, options)}"
+        say(how if journal is not None else "it cannot be resumed; with --journal runs.db it could")
     return code
-
-
-def _progress(flow: Flow, options: EngineOptions) -> Progress:
-    return Progress(journal=options.journal or flow.options.get("journal"))
 
 
 async def _check_is_new(journal: Journal, run_id: str, flow: Flow, options: EngineOptions) -> None:
@@ -127,12 +125,6 @@ async def _check_is_new(journal: Journal, run_id: str, flow: Flow, options: Engi
             f"{_resume_command(run_id, flow, options)}, or give the new run another --run-id",
             Code.REFUSED,
         )
-
-
-def _how_to_resume(run_id: str, flow: Flow, options: EngineOptions, *, is_kept: bool) -> str:
-    if not is_kept:
-        return "it cannot be resumed; with --journal runs.db it could"
-    return f"resume it with: {_resume_command(run_id, flow, options)}"
 
 
 def _resume_command(run_id: str, flow: Flow, options: EngineOptions) -> str:
@@ -167,7 +159,8 @@ async def connected(broker: AsyncBroker) -> AsyncIterator[None]:
             async with asyncio.timeout(STARTUP_TIMEOUT):
                 await stack.enter_async_context(started(broker))
         except Exception as error:
-            if not (isinstance(error, TimeoutError) or _is_outage(broker, error)):
+            is_outage = outages_of(broker, broker.result_backend)
+            if not (isinstance(error, TimeoutError) or is_outage(error)):
                 raise
             raise CommandError(
                 f"the server of {type(broker).__name__} cannot be reached: {describe(error)}; "
@@ -175,10 +168,6 @@ async def connected(broker: AsyncBroker) -> AsyncIterator[None]:
                 Code.UNREACHABLE,
             ) from error
         yield
-
-
-def _is_outage(broker: AsyncBroker, error: Exception) -> bool:
-    return outages_of(broker, broker.result_backend)(error)
 
 
 class Signals:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from rich.cells import cell_len, set_cell_size
 
 from taskiq_flow.previews import duration, one_line
-from taskiq_flow.views.node_times import NodeTimes
+from taskiq_flow.views.node_times import NodeTimes, count_text, taken
 from taskiq_flow.views.report import MOST_LISTED, RunReport
 
 _SIGNS = {"waiting": "·", "queued": "░", "running": "█"}
@@ -29,20 +29,21 @@ def report_lines(report: RunReport, width: int) -> Iterator[str]:
     took = f"{duration(report.seconds)}{report.details}"
     yield f"run {one_line(report.run_id)}: {report.status} in {took}"
     yield from textwrap.wrap(one_line(report.sentence), width)
-    longest = set(_longest(report))
-    rows = [name for name in report.nodes if name in longest]
+    named = [name for name, times in report.nodes.items() if times.spans]
+    longest = sorted(named, key=lambda name: taken(report.nodes[name]), reverse=True)[:MOST_LISTED]
+    rows = [name for name in report.nodes if name in set(longest)]
     rows.sort(key=lambda name: report.nodes[name].spans[0].start)
     if not rows:
         return
     yield ""
-    counts = {name: _count(report.nodes[name]) for name in rows}
+    counts = {name: count_text(report.nodes[name]) for name in rows}
     longest_label = max(cell_len(one_line(name) + count) for name, count in counts.items())
     column = min(longest_label, _LONGEST_NAME, width // 3)
     room = max(width - column - 14, 8)
     for name in rows:
         times = report.nodes[name]
         mark = "*" if name in report.critical_path else " "
-        took = duration(times.spans[-1].end - times.spans[0].start)
+        took = duration(taken(times))
         label = _label(one_line(name), counts[name], column)
         yield f"{mark} {label}  {_bar(times, report.seconds, room)} {took:>9}".rstrip()
     yield ""
@@ -50,20 +51,6 @@ def report_lines(report: RunReport, width: int) -> Iterator[str]:
     yield from textwrap.wrap(f"{legend}; * on the critical path", width)
     if width >= _NARROWEST_TABLE:
         yield from [*report.lines(width - _NUMBERS)][2:]
-
-
-def _longest(report: RunReport) -> list[str]:
-    names = [name for name, times in report.nodes.items() if times.spans]
-
-    def took(name: str) -> float:
-        spans = report.nodes[name].spans
-        return spans[-1].end - spans[0].start
-
-    return sorted(names, key=took, reverse=True)[:MOST_LISTED]
-
-
-def _count(times: NodeTimes) -> str:
-    return "" if times.elements is None else f" ×{times.elements}"
 
 
 def _label(name: str, count: str, columns: int) -> str:

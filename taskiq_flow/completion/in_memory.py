@@ -18,7 +18,7 @@ from taskiq import (
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.in_memory_hooks import Execution, InMemoryHooks
-from taskiq_flow.completion.protocol import InFlight, claim_run_id
+from taskiq_flow.completion.protocol import Addressed, InFlight, claim_run_id
 from taskiq_flow.errors import TaskLostError
 from taskiq_flow.generators.grant import Grant
 from taskiq_flow.generators.here import SinkHere
@@ -65,13 +65,10 @@ class InMemoryCompletions:
         self,
         task_id: str,
         in_flight: InFlight,
-        return_type: Any,
-        queue: str | None,
+        address: Addressed,
         *,
-        limit: int | None = None,
-        tell_begin: bool = False,
-        grant: Grant | None = None,
-        begins_at_once: bool = False,
+        limit: int | None,
+        tell_begin: bool,
     ) -> None:
         """Watch for a task. Its result is taken as it is, whatever it is annotated with."""
         execution = Execution(
@@ -79,10 +76,10 @@ class InMemoryCompletions:
             in_flight,
             self,
             tells_begin=tell_begin,
-            begins_at_once=tell_begin and begins_at_once,
+            begins_at_once=tell_begin and address.is_async,
         )
         execution.limit = limit
-        if grant is not None:
+        if (grant := in_flight.grant) is not None:
             execution.sink = SinkHere(task_id, in_flight, grant, detaching(self._isolation()))
         self._executions[task_id] = self.expected[task_id] = execution
 

@@ -27,6 +27,7 @@ from taskiq_flow.completion.threads import Threads
 from taskiq_flow.errors import describe
 from taskiq_flow.generators.here import SinkHere
 from taskiq_flow.processes.in_process import when_begun
+from taskiq_flow.transport.notice import REQUEUE_COUNT
 from taskiq_flow.values.call import Call, present
 from taskiq_flow.values.handle import Reference, ResultHandle
 from taskiq_flow.values.isolation import isolated
@@ -36,8 +37,6 @@ logger = logging.getLogger("taskiq_flow")
 
 RUN_LABEL = "taskiq_flow_run"
 """The label of a task that a run has sent: the run's id. Its message has no arguments."""
-
-_REQUEUE_COUNT = "X-Taskiq-requeue"  # the label in which ``Context.requeue`` counts
 
 
 class OfRun(Protocol):
@@ -180,7 +179,7 @@ class InMemoryHooks(TaskiqMiddleware):
 
     def _note_requeue(self, execution: Execution, message: TaskiqMessage) -> None:
         """Notice that a task has sent itself again, by whichever of its attempts comes first."""
-        if int(message.labels.get(_REQUEUE_COUNT, 0)) > execution.requeues:
+        if int(message.labels.get(REQUEUE_COUNT, 0)) > execution.requeues:
             execution.requeues += 1
             execution.supersede(execution.worker)
             execution.in_flight.resent(message.task_id)

@@ -8,7 +8,7 @@ from typing import Any
 from taskiq import AsyncBroker
 
 from taskiq_flow.cleanup import until_ended
-from taskiq_flow.completion.protocol import InFlight
+from taskiq_flow.completion.protocol import Addressed, InFlight
 from taskiq_flow.completion.reading import ResultReader
 from taskiq_flow.generators.grant import Grant
 from taskiq_flow.values.results import restored
@@ -38,16 +38,13 @@ class PollingCompletions:
         self,
         task_id: str,
         in_flight: InFlight,
-        return_type: Any,
-        queue: str | None,
+        address: Addressed,
         *,
-        limit: int | None = None,
-        tell_begin: bool = False,
-        grant: Grant | None = None,
-        begins_at_once: bool = False,
+        limit: int | None,
+        tell_begin: bool,
     ) -> None:
         """Watch for a task; its result is parsed as its annotation says, as taskiq does."""
-        self._expected[task_id] = in_flight, return_type
+        self._expected[task_id] = in_flight, address.return_type
         self._interval = SHORTEST_INTERVAL
         if self._poller is None:
             self._poller = asyncio.get_running_loop().create_task(self._poll())

@@ -17,6 +17,9 @@ class InFlight(Protocol):
     is_being_sent: bool
     """Whether the broker has not taken the node's task yet."""
 
+    grant: Grant | None
+    """Of a generator whose items it is given one by one. The task's result is their number then."""
+
     def settle(self, task_id: str, result: TaskiqResult[Any]) -> None:
         """The task has ended for good. Comes at most once for each expected task."""
 
@@ -39,6 +42,22 @@ class InFlight(Protocol):
         """
 
 
+class Addressed(Protocol):
+    """What is known of a task that is about to be sent."""
+
+    @property
+    def return_type(self) -> Any:
+        """What it returns, by its annotation."""
+
+    @property
+    def queue(self) -> str | None:
+        """Where it is sent to; ``None`` for the broker's own queue."""
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it waits for no thread and no place when it is executed."""
+
+
 class Completions(Protocol):
     """The completions of one run's tasks."""
 
@@ -49,22 +68,16 @@ class Completions(Protocol):
         self,
         task_id: str,
         in_flight: InFlight,
-        return_type: Any,
-        queue: str | None,
+        address: Addressed,
         *,
-        limit: int | None = None,
-        tell_begin: bool = False,
-        grant: Grant | None = None,
-        begins_at_once: bool = False,
+        limit: int | None,
+        tell_begin: bool,
     ) -> None:
-        """Watch for a task that is about to be sent and returns ``return_type``.
+        """Watch for a task that is about to be sent.
 
-        ``queue``: where it is sent to, ``None`` for the broker's own. ``limit``: bytes above which
-        its result is passed by reference, ``None`` for no such limit. ``tell_begin``: whether
-        ``in_flight`` is to be told when the task begins, as its ``BEGIN_LABEL`` says to workers.
-        ``grant``: of a generator whose items are given to ``in_flight`` one by one. The result is
-        their number then.
-        ``begins_at_once``: whether it waits for no thread and no place when it is executed.
+        ``limit``: bytes above which its result is passed by reference, ``None`` for no such limit.
+        ``tell_begin``: whether ``in_flight`` is to be told when the task begins, as its
+        ``BEGIN_LABEL`` says to workers.
         """
 
     def grant(self, task_id: str, grant: Grant) -> None:

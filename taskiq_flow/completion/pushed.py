@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.completion.inbox import Inbox
-from taskiq_flow.completion.protocol import InFlight, claim_run_id
+from taskiq_flow.completion.protocol import Addressed, InFlight, claim_run_id
 from taskiq_flow.completion.watch import OuterTask, Watch
 from taskiq_flow.generators.grant import Grant
 from taskiq_flow.reconnect import retry_through_outage, text_of
@@ -56,27 +55,24 @@ class PushedCompletions:
         self,
         task_id: str,
         in_flight: InFlight,
-        return_type: Any,
-        queue: str | None,
+        address: Addressed,
         *,
-        limit: int | None = None,
-        tell_begin: bool = False,
-        grant: Grant | None = None,
-        begins_at_once: bool = False,
+        limit: int | None,
+        tell_begin: bool,
     ) -> None:
         """Watch for a task, sent to a queue of that name or to the broker's own."""
         watch = Watch(
             in_flight,
             self._expected,
-            return_type if grant is None else None,
-            queue,
+            address.return_type if in_flight.grant is None else None,
+            address.queue,
             lost_after=self._lost_after,
             limit=limit,
             within=self._within,
             arguments=self._arguments,
         )
-        if grant is not None:
-            self._inbox.items.expect(task_id, in_flight, grant)
+        if in_flight.grant is not None:
+            self._inbox.items.expect(task_id, in_flight, in_flight.grant)
         self._inbox.watch(task_id, watch)
 
     def grant(self, task_id: str, grant: Grant) -> None:

@@ -245,8 +245,45 @@ class _Matching:
                 self.bound[name] = name
         if lenient and self.var_args and self.given:
             raise self.error("given= and keys of *args stand with join='all' only", None, "")
-        make = _lenient_binding if lenient else _strict_binding
-        return make(self.parameters, self.bound, self.var_args, self.given)
+        return self._lenient() if lenient else self._strict()
+
+    def _by_position(self) -> list[Parameter]:
+        """The parameters that are passed by position: only where Python allows no name."""
+        more = [Parameter.POSITIONAL_OR_KEYWORD] if self.var_args else []
+        kinds = [Parameter.POSITIONAL_ONLY, *more]
+        return [p for p in self.parameters if p.kind in kinds]
+
+    def _strict(self) -> Binding:
+        """A binding whose keys all need a value."""
+        bound, given, by_position = self.bound, self.given, self._by_position()
+        while by_position and by_position[-1].name not in {*bound, *given}:
+            by_position.pop()  # Python fills in the defaults after the last key
+        names = [p.name for p in by_position]
+        return Binding(
+            positional=(*(bound[name] for name in names if name in bound), *self.var_args),
+            fixed=tuple((i, p.default) for i, p in enumerate(by_position) if p.name not in bound),
+            keyword=tuple(item for item in bound.items() if item[0] not in names),
+            given=tuple(item for item in given.items() if item[0] not in names),
+        )
+
+    def _lenient(self) -> Binding:
+        """A binding in which only parameters without a default need a value."""
+        bound, by_position = self.bound, self._by_position()
+        while by_position and not self.var_args and by_position[-1].name not in bound:
+            by_position.pop()
+        required = [p for p in by_position if p.default is Parameter.empty]
+        defaults = [p for p in by_position if p.default is not Parameter.empty]
+        needed = {p.name for p in self.parameters if _is_single(p) and p.default is Parameter.empty}
+        positions = {p.name for p in by_position}
+        by_name = bound.keys() - positions
+        return Binding(
+            positional=tuple(bound[p.name] for p in required),
+            optional_positional=tuple((bound.get(p.name), p.default) for p in defaults),
+            var_args=tuple(self.var_args),
+            keyword=tuple((n, key) for n, key in bound.items() if n in by_name & needed),
+            optional_keyword=tuple((n, key) for n, key in bound.items() if n in by_name - needed),
+            given=tuple(item for item in self.given.items() if item[0] not in positions),
+        )
 
     def error(self, problem: str, parameter: str | None, key: str) -> BindingError:
         return BindingError(
@@ -256,52 +293,6 @@ class _Matching:
             parameter=parameter,
             key=key,
         )
-
-
-def _strict_binding(
-    parameters: Sequence[Parameter],
-    bound: Mapping[str, str],
-    var_args: Sequence[str],
-    given: Mapping[str, Any],
-) -> Binding:
-    """A binding whose keys all need a value; by position only where Python allows no name."""
-    kinds = [Parameter.POSITIONAL_ONLY, *([Parameter.POSITIONAL_OR_KEYWORD] if var_args else [])]
-    by_position = [p for p in parameters if p.kind in kinds]
-    while by_position and by_position[-1].name not in {*bound, *given}:
-        by_position.pop()  # Python fills in the defaults after the last key
-    names = [p.name for p in by_position]
-    return Binding(
-        positional=(*(bound[name] for name in names if name in bound), *var_args),
-        fixed=tuple((i, p.default) for i, p in enumerate(by_position) if p.name not in bound),
-        keyword=tuple(item for item in bound.items() if item[0] not in names),
-        given=tuple(item for item in given.items() if item[0] not in names),
-    )
-
-
-def _lenient_binding(
-    parameters: Sequence[Parameter],
-    bound: Mapping[str, str],
-    var_args: Sequence[str],
-    given: Mapping[str, Any],
-) -> Binding:
-    """A binding in which only parameters without a default need a value."""
-    kinds = [Parameter.POSITIONAL_ONLY, *([Parameter.POSITIONAL_OR_KEYWORD] if var_args else [])]
-    by_position = [p for p in parameters if p.kind in kinds]
-    while by_position and not var_args and by_position[-1].name not in bound:
-        by_position.pop()
-    required = [p for p in by_position if p.default is Parameter.empty]
-    defaults = [p for p in by_position if p.default is not Parameter.empty]
-    needed = {p.name for p in parameters if _is_single(p) and p.default is Parameter.empty}
-    positions = {p.name for p in by_position}
-    by_name = bound.keys() - positions
-    return Binding(
-        positional=tuple(bound[p.name] for p in required),
-        optional_positional=tuple((bound.get(p.name), p.default) for p in defaults),
-        var_args=tuple(var_args),
-        keyword=tuple((n, key) for n, key in bound.items() if n in by_name & needed),
-        optional_keyword=tuple((n, key) for n, key in bound.items() if n in by_name - needed),
-        given=tuple(item for item in given.items() if item[0] not in positions),
-    )
 
 
 def _bind_by_name(

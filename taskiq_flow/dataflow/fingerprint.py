@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from taskiq_flow.dataflow.node import DAGNode, fixed_values
+from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.plan import Plan
-from taskiq_flow.dataflow.tasks import default_name
+from taskiq_flow.dataflow.tasks import default_name, original_function
 
 Fingerprints = Mapping[str, str]
 """Node name → a digest of the node's declaration."""
@@ -42,7 +43,7 @@ def _fingerprint(node: DAGNode, plan: Plan) -> str:
         node.when is not None,
         sorted(before.task_name for before in plan.predecessors.get(node, ())),
     )
-    if fixed := fixed_values(node):
+    if fixed := _fixed_values(node):
         declared = (*declared, [(name, _text(value)) for name, value in fixed.items()])
     if node.map_over:
         declared = (*declared, ("map_over", *node.map_over))
@@ -53,6 +54,23 @@ def _fingerprint(node: DAGNode, plan: Plan) -> str:
     if node.is_generator:  # the journal has its items one by one
         declared = (*declared, "generator")
     return hashlib.blake2b(repr(declared).encode(), digest_size=8).hexdigest()
+
+
+def _fixed_values(node: DAGNode) -> dict[str, Any]:
+    """The arguments that are the same in every run: of ``given=``, and of a ``partial``.
+
+    Those that a ``partial`` has fixed by position have numbers as names.
+    """
+    fixed: dict[str, Any] = {}
+    function: Any = original_function(node.task)
+    while isinstance(function, functools.partial):
+        fixed = {
+            **{str(n): arg for n, arg in enumerate(function.args)},
+            **function.keywords,
+            **fixed,
+        }
+        function = function.func
+    return {**fixed, **node.given}
 
 
 def _text(value: Any) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import functools
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NoReturn
 
 from taskiq_flow.dataflow.binding import Binding, Inputs, bind
+from taskiq_flow.dataflow.condition import Condition
 from taskiq_flow.dataflow.node_arguments import (
     checked_fallback,
     checked_given,
@@ -19,16 +19,13 @@ from taskiq_flow.dataflow.node_arguments import (
 from taskiq_flow.dataflow.options import (
     NO_FALLBACK,
     Cache,
-    Condition,
     MapOver,
     Retry,
     Seconds,
     as_cache,
     as_retry,
     check_join,
-    condition_keys,
     in_seconds,
-    is_true,
     mapped_keys,
     most_parallel,
     time_limit,
@@ -44,8 +41,8 @@ from taskiq_flow.dataflow.tasks import (
 from taskiq_flow.errors import BindingError, GraphError
 from taskiq_flow.processes.in_process import check_importable
 from taskiq_flow.suggestions import suggests_keywords
-from taskiq_flow.values.handle import ResultHandle, holds_handles, split_outputs, with_values
-from taskiq_flow.values.isolation import Take, shared
+from taskiq_flow.values.handle import ResultHandle, split_outputs
+from taskiq_flow.values.isolation import Take
 
 ERROR = "error"
 """The parameter of a fallback that is given the task's exception, unless the node has that key."""
@@ -169,8 +166,8 @@ class DAGNode:
         "_output_names",
         "_outputs",
         "_placed",
-        "_when_keys",
         "cache",
+        "condition",
         "expected_seconds",
         "factors",
         "fallback",
@@ -209,7 +206,7 @@ class DAGNode:
         queue_timeout: Seconds | None = None,
         fallback: Any = NO_FALLBACK,
         join: Join = "all",
-        when: Condition | None = None,
+        when: Callable[..., object] | None = None,
         cache: Cache | bool | None = None,
         map_over: MapOver | None = None,
         flatten: bool = False,
@@ -224,7 +221,7 @@ class DAGNode:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name is {name!r}; give a string")
         self.task = task
-        self._info = task_info(task)
+        self._info = task_info(task)  # which all nodes of the task share, and only they hold
         self.task_name = name if name is not None else default_name(task)
         self._inputs = checked_inputs(self.task_name, inputs)
         self._outputs = checked_outputs(self.task_name, output, outputs)
@@ -252,7 +249,7 @@ class DAGNode:
         )
         asked = (self.retry, self.timeout, self.queue_timeout, when, self.cache)
         self.has_policy = fallback is not NO_FALLBACK or any(part is not None for part in asked)
-        self._when_keys = condition_keys(self.task_name, when)
+        self.condition = None if when is None else Condition.of(self.task_name, when)
         self._output_names: tuple[str, ...] | None = None
         self.waits_for: tuple[str, ...] = ()
         self.factors = mapped_keys(self.task_name, map_over)
@@ -361,22 +358,18 @@ class DAGNode:
 
         May raise ``BindingError``, as ``optional_keys`` may.
         """
-        if not (self._when_keys[0] or self.waits_for):
+        asked = () if self.condition is None else self.condition.required.values()
+        if not (asked or self.waits_for):
             return self.binding.required_keys
-        asked = self._when_keys[0].values()
         return list(dict.fromkeys((*self.binding.required_keys, *asked, *self.waits_for)))
 
     @property
     def optional_keys(self) -> list[str]:
         """The keys that the task and the condition are given if they have a value."""
-        if not self._when_keys[1]:
+        if self.condition is None or not self.condition.optional:
             return self.binding.optional_keys
-        return list(dict.fromkeys((*self.binding.optional_keys, *self._when_keys[1].values())))
-
-    @property
-    def condition_keys(self) -> list[str]:
-        """The keys of which the condition is given the values, if they have one."""
-        return [key for asked in self._when_keys for key in asked.values()]
+        asked = self.condition.optional.values()
+        return list(dict.fromkeys((*self.binding.optional_keys, *asked)))
 
     def renamed(
         self, name: str, keys: Mapping[str, str], factors: tuple[dict[str, int], ...]
@@ -419,15 +412,12 @@ class DAGNode:
         self._output_names = self._output_names or tuple(self.outputs)
         self._inputs, self._outputs = new(self.inputs), new(self.outputs)
         self._binding, self._placed, self.task_name = binding, False, name
-        required, optional = (
-            dict(zip(asked, new(asked.values()), strict=True)) for asked in self._when_keys
-        )
-        self._when_keys = required, optional
+        self.condition = None if self.condition is None else self.condition.renamed(new)
         self._metadata = None if self._metadata is None else dict(self._metadata)
         self.factors = factors
         self.filtered = None if self.filtered is None else keys.get(self.filtered, self.filtered)
         self.map_over = {key: levels for factor in factors for key, levels in factor.items()}
-        known = {*binding.keys, *required.values(), *optional.values()}
+        known = {*binding.keys, *(() if self.condition is None else self.condition.keys)}
         waits_for = dict.fromkeys((*new(self.waits_for), *self.map_over))
         self.waits_for = tuple(key for key in waits_for if key not in known)
         if self._fallback_node is not None:
@@ -448,32 +438,6 @@ class DAGNode:
     def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments of the task's call, taken from ``values``."""
         return (self._binding or self.binding).arguments(values)
-
-    def is_wanted(self, values: Mapping[str, Any], take: Take = shared) -> bool | Awaitable[object]:
-        """The answer of the node's condition, or what is to be awaited for it.
-
-        ``take``: makes of a value what the condition is given. Handles are read for it, such as
-        those that are inputs of the run. Raises whatever the condition raises.
-        """
-        if self.when is None:
-            return True
-        required, optional = self._when_keys
-        keys = {**required, **{name: key for name, key in optional.items() if key in values}}
-        taken = {name: values[key] for name, key in keys.items()}
-        if any(map(holds_handles, taken.values())):
-            return self._answer_of_read(self.when, taken, take)
-        answer = self.when(**{name: take(value) for name, value in taken.items()})
-        if answer is True or answer is False:  # the usual answers take the least time
-            return answer
-        return answer if isinstance(answer, Awaitable) else is_true(answer)
-
-    @staticmethod
-    async def _answer_of_read(
-        when: Callable[..., object], taken: Mapping[str, Any], take: Take
-    ) -> object:
-        """The answer of a condition that is given what handles read."""
-        answer = when(**{name: take(await with_values(value)) for name, value in taken.items()})
-        return await answer if isinstance(answer, Awaitable) else answer
 
     def computing(self, take: Take) -> Callable[[Mapping[str, Any]], Any] | None:
         """What makes the value of a node that ``is_computed``, from its inputs."""
@@ -521,20 +485,3 @@ class DAGNode:
         task = default_name(self.task)
         of = "" if task == self.task_name else f" of task {task}"
         return f"<DAGNode {self.task_name}{of}: {inputs} -> {self.outputs}>"
-
-
-def fixed_values(node: DAGNode) -> dict[str, Any]:
-    """The arguments that are the same in every run: of ``given=``, and of a ``partial``.
-
-    Those that a ``partial`` has fixed by position have numbers as names.
-    """
-    fixed: dict[str, Any] = {}
-    function: Any = original_function(node.task)
-    while isinstance(function, functools.partial):
-        fixed = {
-            **{str(n): arg for n, arg in enumerate(function.args)},
-            **function.keywords,
-            **fixed,
-        }
-        function = function.func
-    return {**fixed, **node.given}

@@ -2,58 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from numbers import Integral, Real
-from types import (
-    BuiltinFunctionType,
-    FunctionType,
-    MethodDescriptorType,
-    MethodType,
-    MethodWrapperType,
-    WrapperDescriptorType,
-)
 from typing import Any, Final, get_args
 
-from taskiq import AsyncTaskiqDecoratedTask, AsyncTaskiqTask, TaskiqResult
-from taskiq.kicker import AsyncKicker
-
 from taskiq_flow.dataflow.ready_set import Join
-from taskiq_flow.dataflow.tasks import parameters_of
 from taskiq_flow.errors import ItemsChangedError, SerializationError
 from taskiq_flow.suggestions import suggests_keywords
-from taskiq_flow.values.inspection import ONCE_ONLY, type_name
-
-Condition = Callable[..., object]
-"""A function, sync or async, that says whether a node runs. Its parameters are the graph's keys."""
 
 Seconds = float | timedelta
 """A time limit: a number of seconds, or a ``timedelta``."""
-
-
-_ALWAYS_TRUE = (
-    *(FunctionType, BuiltinFunctionType, MethodType),
-    *(MethodWrapperType, MethodDescriptorType, WrapperDescriptorType),
-    *(partial, AsyncTaskiqDecoratedTask, AsyncKicker, AsyncTaskiqTask, TaskiqResult),
-    *ONCE_ONLY,
-)
-
-
-def is_true(answer: object) -> bool:
-    """Whether the answer of a condition or a filter is true.
-
-    Raises ``TypeError`` for an answer that says nothing, as a method that was not called, or the
-    result of a task, in which the answer stands.
-    """
-    if isinstance(answer, _ALWAYS_TRUE):
-        remedy = "call it, or return True or False" if callable(answer) else "return True or False"
-        raise TypeError(f"the answer is a {type_name(answer)}, which is always true; {remedy}")
-    return bool(answer)
 
 
 class Product:
@@ -319,38 +281,3 @@ def check_join(task_name: str, join: Any) -> None:
     """Raise ``ValueError`` for an unknown join rule."""
     if join not in get_args(Join):
         raise ValueError(f"join of node {task_name!r} is {join!r}; give one of {get_args(Join)}")
-
-
-def _is_generator(function: object) -> bool:
-    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-
-
-_NO_KEYS: tuple[dict[str, str], dict[str, str]] = ({}, {})
-"""Of nodes without a condition, which are many: they share it."""
-
-
-def condition_keys(task_name: str, when: Condition | None) -> tuple[dict[str, str], dict[str, str]]:
-    """The keys that a condition requires, and the keys that it takes if they have a value.
-
-    Both by the names of its parameters.
-
-    Raises ``TypeError`` for anything but a function, sync or async, that takes keys by name.
-    """
-    if when is None:
-        return _NO_KEYS
-    if not callable(when) or any(map(_is_generator, (when, type(when).__call__))):
-        raise TypeError(
-            f"when of node {task_name!r} is {when!r}; give a function that returns true or false"
-        )
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters, _ = parameters_of(when)
-    if odd := [p.name for p in parameters if p.kind not in by_name]:
-        raise TypeError(
-            f"when of node {task_name!r} takes {odd[0]!r}, which has no name of its own to be "
-            "given a key by; name each parameter after the key that it needs"
-        )
-    empty = inspect.Parameter.empty
-    return (
-        {p.name: p.name for p in parameters if p.default is empty},
-        {p.name: p.name for p in parameters if p.default is not empty},
-    )

@@ -196,7 +196,8 @@ def _by_value(
     """
     keys = set[str]() if elements is None else {k for k, n in elements.depths.items() if n}
     for node in reversed(order):
-        keys.update(node.condition_keys)
+        if node.condition is not None:
+            keys.update(node.condition.keys)
         if node.looks_into:
             keys.update(node.inputs)
         if node.filtered is not None and not keys.isdisjoint(node.outputs):

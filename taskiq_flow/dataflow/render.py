@@ -355,9 +355,6 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-_IN_ASCII = ("<-", "x", "=>", "-", "|", "`", "+", "|", "...")
-
-
 def encodable(text: str, encoding: str) -> str:
     """The text, or where the encoding cannot carry it, the same drawn with ASCII signs."""
     try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Hashable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from taskiq import (
     AsyncBroker,
@@ -20,13 +20,13 @@ from taskiq import (
 from taskiq.utils import maybe_awaitable
 
 from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
-from taskiq_flow.dataflow.binding import Binding
-from taskiq_flow.dataflow.tasks import Task, original_function, task_info
+from taskiq_flow.dataflow.tasks import original_function, task_info
 from taskiq_flow.dispatch.callables import as_task, embedded
 from taskiq_flow.dispatch.encoding import (
     ALREADY_PLAIN,
     Address,
     Invocation,
+    RunnableNode,
     encode_call,
     encode_unseen,
     explained,
@@ -34,7 +34,6 @@ from taskiq_flow.dispatch.encoding import (
     plain,
 )
 from taskiq_flow.errors import ConfigurationError, SerializationError
-from taskiq_flow.events import Index
 from taskiq_flow.middleware import FlowMiddleware, may_repeat, wire_of
 from taskiq_flow.transport.protocol import Begin, Kick
 from taskiq_flow.values.arguments import StoredArguments
@@ -62,36 +61,6 @@ class Begun(NamedTuple):
 
 Sending = RestOfSend | Begun
 """A send that is not over yet."""
-
-
-class RunnableNode(Hashable, Protocol):
-    """What a run needs of a node."""
-
-    @property
-    def task(self) -> Task:
-        """What is sent to the broker."""
-
-    @property
-    def task_name(self) -> str:
-        """The node's name, unique within its run."""
-
-    @property
-    def index(self) -> Index | None:
-        """The place of an element among those of its node; ``None`` for a node that runs once."""
-
-    @property
-    def binding(self) -> Binding:
-        """How keys reach the task's parameters."""
-
-    @property
-    def outputs(self) -> list[str]:
-        """The output keys."""
-
-    def store(self, result: Any, values: dict[str, Any]) -> None:
-        """Put what the task returned under the output keys; may raise ``OutputShapeError``."""
-
-    def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Positional and keyword arguments of the task's call."""
 
 
 Send = Callable[[Invocation], Sending | None]

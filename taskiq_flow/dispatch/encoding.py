@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +14,9 @@ from taskiq.labels import prepare_label
 from taskiq.serializers import JSONSerializer
 
 from taskiq_flow.dataflow.binding import Binding
+from taskiq_flow.dataflow.tasks import Task
 from taskiq_flow.errors import SerializationError
+from taskiq_flow.events import Index
 from taskiq_flow.processes.in_process import begins_at_once
 from taskiq_flow.values.call import with_each
 from taskiq_flow.values.handle import with_values, without_handles
@@ -24,16 +26,34 @@ from taskiq_flow.values.wire import Place, Wire
 ALREADY_PLAIN = frozenset({type(None), bool, int, float, str, list, dict, tuple})
 
 
-class BoundNode(Protocol):
-    """What an error says of the node that a call is for."""
+class RunnableNode(Hashable, Protocol):
+    """What a run needs of a node."""
+
+    @property
+    def task(self) -> Task:
+        """What is sent to the broker."""
 
     @property
     def task_name(self) -> str:
-        """The node's name."""
+        """The node's name, unique within its run."""
+
+    @property
+    def index(self) -> Index | None:
+        """The place of an element among those of its node; ``None`` for a node that runs once."""
 
     @property
     def binding(self) -> Binding:
         """How keys reach the task's parameters."""
+
+    @property
+    def outputs(self) -> list[str]:
+        """The output keys."""
+
+    def store(self, result: Any, values: dict[str, Any]) -> None:
+        """Put what the task returned under the output keys; may raise ``OutputShapeError``."""
+
+    def arguments(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments of the task's call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +127,7 @@ class Address:
 class Invocation(NamedTuple):
     """One call of a node's task, on its way to the broker."""
 
-    node: BoundNode
+    node: RunnableNode
     address: Address
     task_id: str
     args: list[Any]
@@ -231,43 +251,39 @@ def explained(
     broker: AsyncBroker, call: Invocation, error: Exception, wire: Wire | None = None
 ) -> SerializationError:
     """The error of a call that cannot be encoded: it names the first value that cannot alone."""
-    if wire is not None:
-        return _not_carried(wire, call, error)
     name = call.node.task_name
-    alone = Address(task_name=name, labels={}, labels_types={})
     for key, value in call.by_key():
-        try:
-            broker.formatter.dumps(alone.message("", [plain(value)], {}))
-        except Exception:  # this is the one
+        reason = _not_carried(wire, value) if wire else _not_formatted(broker, value, error)
+        if reason is not None:
             return SerializationError(
-                f"node {name!r} cannot be sent the value of {key!r}, a "
-                f"{type_name(value)}: {type(broker.formatter).__name__} with "
-                f"{type(broker.serializer).__name__} cannot carry it ({error}); have the task "
-                "that makes it return plain data (numbers, strings, lists, dicts, models), or "
-                "give the broker a formatter that can",
+                f"node {name!r} cannot be sent the value of {key!r}{reason}",
                 task_name=name,
                 key=key,
                 value_type=type(value),
             )
     return SerializationError(
-        f"the message of node {name!r} cannot be encoded: {error}",
-        task_name=name,
+        f"the message of node {name!r} cannot be encoded: {error}", task_name=name
     )
 
 
-def _not_carried(wire: Wire, call: Invocation, error: Exception) -> SerializationError:
-    name = call.node.task_name
-    for key, value in call.by_key():
-        try:
-            encode_call(wire, "", [value], {})
-        except SerializationError as reason:  # this is the one
-            return SerializationError(
-                f"node {name!r} cannot be sent the value of {key!r}: {reason}",
-                task_name=name,
-                key=key,
-                value_type=type(value),
-            )
-    return SerializationError(
-        f"the message of node {name!r} cannot be encoded: {error}",
-        task_name=name,
-    )
+def _not_carried(wire: Wire, value: Any) -> str | None:
+    """Why a value cannot be carried; ``None`` if it can."""
+    try:
+        encode_call(wire, "", [value], {})
+    except SerializationError as reason:
+        return f": {reason}"
+    return None
+
+
+def _not_formatted(broker: AsyncBroker, value: Any, error: Exception) -> str | None:
+    alone = Address(task_name="", labels={}, labels_types={})
+    try:
+        broker.formatter.dumps(alone.message("", [plain(value)], {}))
+    except Exception:  # whatever a formatter raises
+        return (
+            f", a {type_name(value)}: {type(broker.formatter).__name__} with "
+            f"{type(broker.serializer).__name__} cannot carry it ({error}); have the task that "
+            "makes it return plain data (numbers, strings, lists, dicts, models), or give the "
+            "broker a formatter that can"
+        )
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -12,7 +13,6 @@ from taskiq_flow.dataflow.builder import DAGBuilder
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.options import Seconds, as_int, in_seconds
 from taskiq_flow.dataflow.registry import DataflowRegistry
-from taskiq_flow.engine.run import new_run_id
 from taskiq_flow.events import Listener
 from taskiq_flow.transport.notice import ALWAYS
 from taskiq_flow.values.classes import Classes
@@ -99,6 +99,11 @@ def checked_id(argument: str, run_id: str) -> str:
     if not run_id:
         raise ValueError(f"{argument} is empty; give a name, or leave it out")
     return run_id
+
+
+def new_run_id() -> str:
+    """Sixteen random hexadecimal digits. Short, because every task's id begins with it."""
+    return secrets.token_hex(8)
 
 
 def id_or_new(argument: str, run_id: str | None) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterable, Iterable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 from taskiq import AsyncBroker
 
@@ -13,26 +13,46 @@ from taskiq_flow.dataflow.inputs import as_inputs
 from taskiq_flow.dataflow.many import SOURCE
 from taskiq_flow.dataflow.options import Seconds, in_seconds
 from taskiq_flow.dataflow.rows import Source
-from taskiq_flow.engine.arguments import check_items, checked_id, id_or_new, listed
+from taskiq_flow.engine.arguments import (
+    check_items,
+    check_resume,
+    checked_id,
+    id_or_new,
+    listed,
+    wanted_outputs,
+)
+from taskiq_flow.engine.connection import check_readable
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.many import HeldBack
 from taskiq_flow.engine.planning import Planner
 from taskiq_flow.engine.resuming import Resumer
 from taskiq_flow.engine.run import Run
 from taskiq_flow.engine.run_in_progress import Begin
-from taskiq_flow.engine.run_spec import Items
+from taskiq_flow.engine.run_spec import Items, RunSpec
 from taskiq_flow.engine.starting import Starter
 from taskiq_flow.errors import RunNotFoundError
 from taskiq_flow.journal.protocol import LEASE_WAIT
 from taskiq_flow.journal.runs import JournaledRuns
+from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.stored import StoredValues
 
 
-class Beginnings:
-    """Makes, for each kind of run, the function that begins it once it is read or held.
+class Beginning(NamedTuple):
+    """A run that is to begin once it is read or held.
 
-    ``planned``, ``resumed`` and ``rerun`` raise at once what can be seen without the journal.
+    ``items``: whether elements are yielded. ``sources``: called where the run's user holds it, for
+    the inputs that it reads while it goes on. Raises what can be seen without asking the broker or
+    the journal.
     """
+
+    run_id: str
+    begin: Begin
+    items: Items
+    sources: Callable[[], Mapping[str, Source]]
+
+
+class Beginnings:
+    """Makes the beginning of each kind of run."""
 
     def __init__(
         self,
@@ -51,16 +71,24 @@ class Beginnings:
 
     def begun(
         self,
-        name: str,
         inputs: Mapping[str, Any] | None,
-        outputs: list[str] | None,
+        outputs: Iterable[str] | None,
+        run_id: str | None,
         *,
         resume: bool,
         replay: bool,
         items: Items,
-        is_named: bool,
-    ) -> Begin:
+    ) -> Beginning:
         """A run of the graph. With ``resume`` it is continued if the journal has it."""
+        wanted, name = wanted_outputs(outputs), id_or_new("run_id", run_id)
+        check_resume(run_id, resume=resume, replay=replay)
+        check_items(items)
+        given = None if inputs is None else as_inputs(inputs)
+
+        @cache
+        def planned() -> tuple[RunSpec[Any], LogWriter[Any] | None]:
+            spec = self._planner.spec(given, wanted, items)
+            return spec, self._runs.new_log(name, spec.inputs, wanted)
 
         async def begin(listeners: Listeners) -> Run[Any]:
             if resume:
@@ -71,29 +99,18 @@ class Beginnings:
                         replay=replay,
                         passes_over=not replay and items == "only",
                         wait=LEASE_WAIT,
-                        inputs=inputs,
-                        outputs=outputs,
+                        inputs=given,
+                        outputs=wanted,
                         items=items,
                     )
-            begin_new, _ = self.planned(name, inputs, outputs, items=items, is_named=is_named)
-            return await begin_new(listeners)
+            is_named = run_id is not None
+            return await self._starter.begin(listeners, name, *planned(), is_named=is_named)
 
-        return begin
+        def sources() -> Mapping[str, Source]:
+            check_readable(self._broker)
+            return planned()[0].sources
 
-    def planned(
-        self,
-        name: str,
-        inputs: Mapping[str, Any] | None,
-        outputs: list[str] | None,
-        *,
-        items: Items,
-        is_named: bool,
-    ) -> tuple[Begin, Mapping[str, Source]]:
-        """A run of the graph that is planned at once, and the inputs that it maps over."""
-        spec = self._planner.spec(inputs, outputs, items)
-        log = self._runs.new_log(name, spec.inputs, outputs)
-        begin = partial(self._starter.begin, run_id=name, spec=spec, log=log, is_named=is_named)
-        return begin, spec.sources
+        return Beginning(name, begin, items, partial(self._sources, given) if resume else sources)
 
     def many(
         self,
@@ -110,13 +127,13 @@ class Beginnings:
         allow_changed: bool,
         wait: float,
         is_named: bool,
-    ) -> Begin:
+    ) -> Beginning:
         """A run of the graph for each mapping of a source, ``limit`` at once."""
+        sources = {SOURCE: Source(source, limit)}
 
         async def begin(listeners: Listeners) -> Run[Any]:
             planner = self._planner.of_many(outputs, held, shows_failures=whole)
             runs = self._runs.of_many(planner.dag)
-            sources = {SOURCE: Source(source, limit)}
             if resume:
                 resumer = Resumer(self._broker, planner, self._starter, runs, self._values)
                 with contextlib.suppress(RunNotFoundError):
@@ -135,31 +152,33 @@ class Beginnings:
             log = runs.new_log(name, spec.inputs, outputs)
             return await self._starter.begin(listeners, name, spec, log, is_named=is_named)
 
-        return begin
+        return Beginning(name, begin, items, lambda: sources)
 
     def resumed(
         self,
         run_id: str,
+        inputs: Mapping[str, Any] | None,
         *,
         replay: bool,
         allow_changed: bool,
         wait: Seconds,
-        inputs: Mapping[str, Any] | None,
         items: Items,
-    ) -> Begin:
+    ) -> Beginning:
         """A run of the journal that is continued."""
         checked_id("run_id", run_id)
         check_items(items)
-        return partial(
+        given = as_inputs(inputs)
+        begin = partial(
             self._resumer.resume,
             run_id=run_id,
             replay=replay,
             passes_over=not replay and items == "only",
             allow_changed=allow_changed,
             wait=in_seconds("wait", wait),
-            sources=as_inputs(inputs),
+            sources=given,
             items=items,
         )
+        return Beginning(run_id, begin, items, partial(self._sources, given))
 
     def rerun(
         self,
@@ -171,13 +190,13 @@ class Beginnings:
         new_run_id: str | None,
         inputs: Mapping[str, Any] | None,
         items: Items,
-    ) -> tuple[str, Begin]:
-        """The name of a run that runs nodes of another again, and what begins it."""
-        asked = listed("from_", from_)
+    ) -> Beginning:
+        """A run that runs nodes of another one of the journal again."""
+        given, asked = as_inputs(inputs), listed("from_", from_)
         checked_id("run_id", run_id)
         check_items(items)
         name = id_or_new("new_run_id", new_run_id)
-        return name, partial(
+        begin = partial(
             self._resumer.rerun,
             run_id=run_id,
             new_run_id=name,
@@ -185,6 +204,13 @@ class Beginnings:
             replay=replay,
             allow_changed=allow_changed,
             is_named=new_run_id is not None,
-            sources=as_inputs(inputs),
+            sources=given,
             items=items,
         )
+        return Beginning(name, begin, items, partial(self._sources, given))
+
+    def _sources(self, inputs: Mapping[str, Any] | None) -> Mapping[str, Source]:
+        """The sources of a run of the journal. ``ConfigurationError`` if none can be continued."""
+        check_readable(self._broker)
+        _ = self._runs.journal
+        return self._planner.sources(inputs or {})

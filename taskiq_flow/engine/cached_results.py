@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from taskiq_flow.cache.key import cache_key
 from taskiq_flow.cache.results import Claim, Hit, PendingResult, ValueCache
-from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
+from taskiq_flow.dispatch.dispatcher import Dispatcher
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.node_run import NodeRun
 from taskiq_flow.engine.run_state import as_whole
 from taskiq_flow.errors import NotCachedWarning, warn

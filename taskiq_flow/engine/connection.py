@@ -18,7 +18,7 @@ from taskiq_flow.dispatch.encoding import formats_as_usual
 from taskiq_flow.errors import ConfigurationError, FormatterWarning, PollingWarning, warn
 from taskiq_flow.middleware import FlowMiddleware
 from taskiq_flow.reconnect import retry_through_outage
-from taskiq_flow.transport.notice import BEGIN_LABEL, IN_TIME, KEEP_LABEL, LABEL
+from taskiq_flow.transport.notice import BEGIN_LABEL, KEEP_LABEL, LABEL, TELL_IN_TIME
 from taskiq_flow.transport.protocol import Begin, Kick
 from taskiq_flow.transport.systems import any_of, fullness_of, outages_of, system_of
 from taskiq_flow.values.arguments import StoredArguments
@@ -139,7 +139,7 @@ async def connect(
     reply_to = inbox.reply_to(run_id, reference_above)
     more = {KEEP_LABEL: "1"} if is_journaled else {}
     if has_generators:  # they hold places of workers: it has to be seen which tasks do not begin
-        more[BEGIN_LABEL] = IN_TIME
+        more[BEGIN_LABEL] = TELL_IN_TIME
     arguments = None
     if wire.store is not None:
         arguments = StoredArguments(

@@ -11,7 +11,7 @@ from taskiq import TaskiqResult
 
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.dataflow.ready_set import ReadySet
-from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.mapped_nodes import MappedNodes
 from taskiq_flow.engine.node_run import NodeRun
 from taskiq_flow.engine.run_state import as_whole
@@ -134,7 +134,7 @@ class Generating(Generic[N]):
         if may - grant.may >= self._mapped.enough(node_run.node):
             self._set(node_run, Grant(grant.have, grant.digest, may))
         elif grant.have >= grant.may and not node_run.is_blocked:
-            node_run.is_blocked = True
+            node_run.block()
             if self._standstill is not None:
                 self._standstill.watch()
             self._block(node_run)

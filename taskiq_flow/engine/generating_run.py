@@ -49,23 +49,20 @@ class GeneratingRun(MappedRun[N]):
         self._generating.sending(node_run)
         return super()._send(node_run)
 
-    def settle(self, node_run: NodeRun[N], task_id: str, result: TaskiqResult[Any]) -> None:
+    def settle(self, node_run: NodeRun[N], result: TaskiqResult[Any]) -> None:
         """Handle the result of an attempt, unless it is kept until its generator has its turn."""
-        is_present = not self._is_over and task_id == node_run.task_id
-        if not is_present or not self._generating.keeps_end(node_run, result):
-            super().settle(node_run, task_id, result)
+        if self._is_over or not self._generating.keeps_end(node_run, result):
+            super().settle(node_run, result)
 
-    def began(self, node_run: NodeRun[N], task_id: str, worker: str) -> None:
+    def began(self, node_run: NodeRun[N], worker: str) -> None:
         """A worker has begun to execute an attempt."""
-        if node_run.is_expected and task_id == node_run.task_id and not self._is_over:
+        if not self._is_over:
             self._generating.begun(node_run)
-        super().began(node_run, task_id, worker)
+        super().began(node_run, worker)
 
-    def items(
-        self, node_run: NodeRun[N], task_id: str, first: int, items: Sequence[Any], digest: bytes
-    ) -> None:
+    def items(self, node_run: NodeRun[N], first: int, items: Sequence[Any], digest: bytes) -> None:
         """Handle items that a generator has given: start what maps over them."""
-        if self._is_over or not node_run.is_expected or task_id != node_run.task_id:
+        if self._is_over:
             return
         try:
             if not self._generating.take(node_run, first, items, digest):
@@ -75,7 +72,7 @@ class GeneratingRun(MappedRun[N]):
             if node_run.is_expected and not self._is_over:
                 self._generating.grant(node_run)
         except BaseException as error:  # of the journal's serializer, say
-            self._end(error)
+            self.end(error)
             raise
 
     def _block(self, node_run: NodeRun[N]) -> None:
@@ -86,7 +83,7 @@ class GeneratingRun(MappedRun[N]):
 
     def _make_items(self, node_run: NodeRun[N]) -> None:
         if (ended := self._generating.kept_end(node_run)) is not None:
-            self.settle(node_run, node_run.task_id, ended)
+            self.settle(node_run, ended)
             return
         self._set_timer(node_run, node_run.on_items(self._loop.time()))
         self._generating.grant(node_run)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Generic, TypeVar
 
 from taskiq_flow.dataflow.ready_set import ReadySet
-from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSpec

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Any
 
 from taskiq_flow.dataflow.axes import element_name
+from taskiq_flow.dataflow.condition import is_true
 from taskiq_flow.dataflow.many import SOURCE
-from taskiq_flow.dataflow.options import is_true
 from taskiq_flow.dataflow.ready_set import ReadySet
 from taskiq_flow.elements.cells import ABSENT
 from taskiq_flow.elements.element import Element

@@ -36,7 +36,7 @@ class MappedRun(Run[N]):
             events=self._events,
             replay=self._replay_in_order,
             log=self._log,
-            limit=self._max_parallel,
+            limit=self._settings.max_parallel,
             collects=self._collects,
         )
         self._lists_at, self._gives_items = self._spec.lists_at, bool(self._spec.items)
@@ -59,7 +59,7 @@ class MappedRun(Run[N]):
             edges.predecessors,
             edges.successors,
             spec.priority,
-            self._max_parallel,
+            self._settings.max_parallel,
             spec.joins,
             self._restored,
             no_tasks,
@@ -124,7 +124,7 @@ class MappedRun(Run[N]):
         self._state.add_failure(node, error)
         self._events.failed_unsent(node, error)
         if self._on_error == "raise":
-            self._end(self._state.node_failed(name, "", 0, ""))
+            self.end(self._state.node_failed(name, "", 0, ""))
         elif self._collects:
             self._deliver(node, NodeFailure(name, "", error, 0, index))
 
@@ -150,11 +150,6 @@ class MappedRun(Run[N]):
     def _forget_values(self) -> None:
         super()._forget_values()
         self._mapped.forget()
-
-    def end_unless_over(self, error: BaseException) -> None:
-        """End the run with an error, if it has not ended."""
-        if not self._is_over:
-            self._end(error)
 
     # Restoring what earlier engines have completed
 

@@ -12,6 +12,7 @@ import random
 from collections.abc import Awaitable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
 from taskiq import TaskiqResult
@@ -19,7 +20,7 @@ from taskiq import TaskiqResult
 from taskiq_flow.cache.results import Claim, Hit, PendingResult
 from taskiq_flow.dataflow.node import ERROR
 from taskiq_flow.dataflow.options import NO_FALLBACK
-from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.run_spec import EarlierSessions, NodeOptions
 from taskiq_flow.errors import NODE_ERRORS, NodeError, NodeTimeoutError
 from taskiq_flow.events import Source
@@ -116,25 +117,44 @@ Verdict = Send | Ask | PickUp | MakeItems | LookUp | Wait | WaitFor | Skip | Use
 _SEND, _PICK_UP, _MAKE_ITEMS, _LOOK_UP, _SKIP = Send(), PickUp(), MakeItems(), LookUp(), Skip()
 
 
+class Phase(Enum):
+    """What a node run does when its node may start."""
+
+    NEW = "new"
+    """Take the inputs, and ask the node's condition."""
+
+    ASKED = "asked"
+    """Ask the cache. The node is wanted, as far as that is known."""
+
+    SENDABLE = "sendable"
+    """Send the task."""
+
+    BLOCKED = "blocked"
+    """Let the generator make more items: it is in flight, and has given up its place."""
+
+
+SENDABLE = Phase.SENDABLE  # which is asked for each node
+
+
 class RunCallbacks(Protocol):
-    """The methods of a run that its node runs call for transports."""
+    """The methods of a run that its node runs call for transports, about the present attempt."""
 
-    def settle(self, node_run: NodeRun[Any], task_id: str, result: TaskiqResult[Any]) -> None:
-        """An attempt has ended."""
+    def settle(self, node_run: NodeRun[Any], result: TaskiqResult[Any]) -> None:
+        """It has ended."""
 
-    def began(self, node_run: NodeRun[Any], task_id: str, worker: str) -> None:
-        """A worker has begun to execute an attempt."""
+    def began(self, node_run: NodeRun[Any], worker: str) -> None:
+        """A worker has begun to execute it."""
 
-    def resent(self, node_run: NodeRun[Any], task_id: str) -> None:
-        """A middleware of the broker has sent an attempt's task once more."""
-
-    def interrupted(self, error: BaseException) -> None:
-        """The process was told to stop."""
+    def resent(self, node_run: NodeRun[Any]) -> None:
+        """A middleware of the broker has sent its task once more."""
 
     def items(
-        self, node_run: NodeRun[Any], task_id: str, first: int, items: Sequence[Any], digest: bytes
+        self, node_run: NodeRun[Any], first: int, items: Sequence[Any], digest: bytes
     ) -> None:
-        """A generator has given items."""
+        """Its task, a generator, has given items."""
+
+    def end_unless_over(self, error: BaseException) -> None:
+        """The process was told to stop."""
 
 
 class NodeRun(Generic[N]):
@@ -144,14 +164,16 @@ class NodeRun(Generic[N]):
     whose task is sent, which is the node itself, and later its fallback.
     """
 
-    # Defaults of the class save time and memory: every node in flight has a node run.
+    # Defaults of the class save time and memory: every node in flight has a node run. An attribute
+    # that only some objects have gives these a dict of their own. So few nodes set the ones below
+    # ``error``.
     task_id = ""
+    phase = SENDABLE
     attempt = 0  # number of the attempt that was sent last
     failures = 0  # of attempts that this engine has sent
     times_resent = 0  # by a middleware of the broker
-    was_ready = False  # so its inputs are kept, and its condition was asked, if it has one
     is_expected = False  # an attempt is about to be sent, or was sent and has not ended
-    is_being_sent = False  # the broker has not taken the task yet
+    is_being_sent = False  # the broker has not taken the task yet; the sender says so
     began_at: float | None = None  # where the time limits need it
     suspended_at: float | None = None  # when it began to wait for its next attempt
     falls_back = False
@@ -161,7 +183,6 @@ class NodeRun(Generic[N]):
     waited_for: PendingResult | None = None  # the same result, which another node computes
     gives_items = False  # it is a generator whose items are taken one by one
     grant: Grant | None = None  # of such a one
-    is_blocked = False  # it may make no more items, and has given up its place
 
     def __init__(
         self,
@@ -175,58 +196,61 @@ class NodeRun(Generic[N]):
         self.sent_node: RunnableNode = node
         self.options = options
         self.inputs = inputs
-        self.may_be_sent = not options.keeps_inputs and not earlier.attempts
+        if options.keeps_inputs or earlier.attempts:
+            self.phase = Phase.NEW
         self._run = run
         self._earlier = earlier
-        # What listeners know of the last attempt that they were told of. It is set in all node
-        # runs: an attribute that only some objects of a class have gives these a dict of their own.
-        self.told: Attempt | None = None
+        self.told: Attempt | None = None  # what listeners know of the last attempt
 
-    # What transports call
+    # What transports call. Of what they say of earlier attempts, the run hears nothing
 
     def settle(self, task_id: str, result: TaskiqResult[Any]) -> None:
         """The task has ended for good."""
-        self._run.settle(self, task_id, result)
+        if task_id == self.task_id:
+            self.is_expected = False
+            self._run.settle(self, result)
 
     def began(self, task_id: str, worker: str) -> None:
         """A worker executes the task."""
-        self._run.began(self, task_id, worker)
+        if self.is_expected and task_id == self.task_id:
+            self._run.began(self, worker)
 
     def resent(self, task_id: str) -> None:
         """Somebody other than the run has sent the task once more."""
-        self._run.resent(self, task_id)
+        self._run.resent(self)
 
     def interrupted(self, error: BaseException) -> None:
         """``KeyboardInterrupt`` or ``SystemExit`` was raised in this process."""
-        self._run.interrupted(error)
+        self._run.end_unless_over(error)
 
     def items(self, task_id: str, first: int, items: Sequence[Any], digest: bytes) -> None:
         """The task is a generator, and has given items."""
-        self._run.items(self, task_id, first, items, digest)
+        if self.is_expected and task_id == self.task_id:
+            self._run.items(self, first, items, digest)
 
     # Verdicts
 
     def on_ready(self) -> Verdict:
         """The node may start, for the first time or once more."""
-        if self.is_blocked:
-            self.is_blocked = False
-            return _MAKE_ITEMS
-        if self.may_be_sent:
+        if self.phase is SENDABLE:
             return _SEND
-        if not self.was_ready:
-            self.was_ready = True
-            values, condition = self.inputs, self.options.condition
-            # A retry gets the inputs of the first attempt, also if more values have arrived.
-            self.inputs = {key: values[key] for key in self.node.binding.keys if key in values}
-            if condition is None:
-                return self._first_attempt()
-            try:
-                # In a context of its own: what it sets must not reach the nodes behind it.
-                answer = copy_context().run(condition, values)
-            except NODE_ERRORS as error:  # of the condition
-                return self.on_error(error)
-            return self.on_answer(is_wanted=answer) if isinstance(answer, bool) else Ask(answer)
-        return self._unless_cached()
+        if self.phase is Phase.BLOCKED:
+            self.phase = SENDABLE
+            return _MAKE_ITEMS
+        if self.phase is Phase.ASKED:
+            return self._unless_cached()
+        self.phase = Phase.ASKED
+        values, condition = self.inputs, self.options.condition
+        # A retry gets the inputs of the first attempt, also if more values have arrived.
+        self.inputs = {key: values[key] for key in self.node.binding.keys if key in values}
+        if condition is None:
+            return self._first_attempt()
+        try:
+            # In a context of its own: what it sets must not reach the nodes behind it.
+            answer = copy_context().run(condition, values)
+        except NODE_ERRORS as error:  # of the condition
+            return self.on_error(error)
+        return self.on_answer(is_wanted=answer) if isinstance(answer, bool) else Ask(answer)
 
     def on_answer(self, *, is_wanted: bool) -> Verdict:
         """The node's condition has answered."""
@@ -248,10 +272,6 @@ class NodeRun(Generic[N]):
         """Whether a cached result is overwritten, and not used: ``rerun`` asks for that."""
         return self.node.task_name in self._earlier.rerun
 
-    def on_unknown_outcome(self) -> Verdict:
-        """The outcome of an earlier engine's attempt cannot be found out."""
-        return self._unless_cached()
-
     def on_looked_up(self, found: Hit | Claim | PendingResult | None) -> Verdict:
         """The cache has answered. ``None``: it cannot be used."""
         match found:
@@ -262,27 +282,28 @@ class NodeRun(Generic[N]):
                 return WaitFor(found)
             case Claim():
                 self.claim = found
-        self.may_be_sent = True
+        self.phase = SENDABLE
         return _SEND
 
     def _unless_cached(self) -> Verdict:
         if self.options.cache is not None:
             return _LOOK_UP
-        self.may_be_sent = True
+        self.phase = SENDABLE
         return _SEND
 
-    def on_error(self, error: BaseException, seconds: float = 0.0, now: float = 0.0) -> Verdict:
+    def on_error(self, error: BaseException, seconds: float = 0.0) -> Verdict:
         """An attempt has failed after ``seconds``, or the condition has, before any attempt."""
         options = self.options
         self.failures += 1
-        self.error = error = self._explained(error, max(seconds, self._lasted(now)))
+        self.error = error = self._explained(error, seconds)
         self.began_at = None
+        self.phase = SENDABLE
         delay = self._retry_delay(error)
         if delay is not None:
             return Wait(delay)
         if options.fallback is NO_FALLBACK:
             return Fail(error)
-        self.falls_back = self.may_be_sent = True
+        self.falls_back = True
         self.options = options.of_fallback()
         if options.fallback_node is None:
             return FallBack(error, Use(isolated(options.fallback), "fallback"))
@@ -293,6 +314,7 @@ class NodeRun(Generic[N]):
 
     def on_timeout(self) -> Verdict:
         """The time limit of the present attempt is over."""
+        self.is_expected = False
         waited = self.began_at is None and self.options.queue_timeout is not None
         return self.on_error(self._timed_out(waited=waited))
 
@@ -332,12 +354,18 @@ class NodeRun(Generic[N]):
         self.began_at = None
         return NO_LIMIT if self.options.queue_timeout is None else self.options.queue_timeout
 
-    # An attempt
+    # A generator
+
+    def block(self) -> None:
+        """It may make no more items, and gives up its place."""
+        self.phase = Phase.BLOCKED
 
     @property
-    def earlier_suffix(self) -> str:
-        """What ends the task's id of an earlier engine's attempt, if ``PickUp`` asks for that."""
-        return self._earlier.in_flight[self.node.task_name]
+    def is_blocked(self) -> bool:
+        """Whether it waits for its place."""
+        return self.phase is Phase.BLOCKED
+
+    # An attempt
 
     def begin_attempt(self, run_id: str, task_suffix: str) -> str:
         """Count one more attempt. Returns the id of its task."""
@@ -349,6 +377,13 @@ class NodeRun(Generic[N]):
         self.is_expected = True
         self.task_id = task_id = f"{run_id}:{self.node.task_name}:{which}{task_suffix}"
         return task_id
+
+    def continue_attempt(self, run_id: str) -> str:
+        """Wait for an earlier engine's attempt, as ``PickUp`` asks. Returns the id of its task."""
+        name = self.node.task_name
+        self.is_expected = True
+        self.task_id = f"{run_id}:{name}:{self.attempt}{self._earlier.in_flight[name]}"
+        return self.task_id
 
     @property
     def log_number(self) -> int:
@@ -369,14 +404,14 @@ class NodeRun(Generic[N]):
         """How often the node's task was sent, by this engine, earlier ones and middlewares."""
         return self.attempt + self.times_resent
 
-    def _lasted(self, now: float) -> float:
+    def running_for(self, now: float) -> float:
+        """Seconds for which the attempt has run, as far as that is known."""
         return 0.0 if self.began_at is None else now - self.began_at
 
     def _retry_delay(self, error: BaseException) -> float | None:
         """Whether the node is tried again: the seconds until then, or ``None`` if it is not."""
-        retry = self.options.retry
-        is_of_condition = not self.may_be_sent  # which is asked once
-        if retry is None or is_of_condition or not retry.covers(error):
+        retry, was_sent = self.options.retry, bool(self.task_id)  # a condition is asked once
+        if retry is None or not was_sent or not retry.covers(error):
             return None
         if self.failures + self.times_resent >= retry.attempts:
             return None

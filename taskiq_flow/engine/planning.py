@@ -11,8 +11,7 @@ from taskiq_flow.dataflow.many import graph_of_many
 from taskiq_flow.dataflow.plan import Order, Plan
 from taskiq_flow.dataflow.rows import Source
 from taskiq_flow.dataflow.type_check import TypeCheck, check_types
-from taskiq_flow.engine.run import RunSettings
-from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, Items, NodeOptions, RunSpec
+from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, Items, NodeOptions, RunSettings, RunSpec
 from taskiq_flow.errors import GraphError, SerializationError
 from taskiq_flow.values.isolation import Isolation, Take
 

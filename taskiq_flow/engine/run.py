@@ -7,23 +7,23 @@ returns a verdict for a node, and the run carries it out.
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Generic, TypeVar
 
-from taskiq import AsyncBroker, InMemoryBroker, TaskiqResult
+from taskiq import AsyncBroker, TaskiqResult
 
 from taskiq_flow.cache.results import ValueCache
 from taskiq_flow.cleanup import to_the_end, until_ended
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.dataflow.ready_set import COMPLETED, SKIPPED, ReadySet
-from taskiq_flow.dispatch.dispatcher import Dispatcher, RunnableNode
+from taskiq_flow.dispatch.dispatcher import Dispatcher
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.cached_results import CachedResults
 from taskiq_flow.engine.call_text import called_with
 from taskiq_flow.engine.handing_over import HandingOver
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.node_run import (
+    SENDABLE,
     Ask,
     Fail,
     FallBack,
@@ -40,8 +40,8 @@ from taskiq_flow.engine.node_run import (
 )
 from taskiq_flow.engine.result_stream import ResultStream
 from taskiq_flow.engine.run_events import RunEvents
-from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSpec
-from taskiq_flow.engine.run_state import DECLINED, RunState, SkipReason
+from taskiq_flow.engine.run_spec import PLAIN_OPTIONS, RunSettings, RunSpec
+from taskiq_flow.engine.run_state import DECLINED, Failures, RunState, SkipReason
 from taskiq_flow.engine.sender import Sender
 from taskiq_flow.engine.start_loop import RestOfStart, StartLoop
 from taskiq_flow.engine.suspended import Suspended
@@ -53,52 +53,15 @@ from taskiq_flow.errors import (
     RunTimeoutError,
     TaskLostError,
 )
-from taskiq_flow.events import (
-    Listener,
-    NodeFailure,
-    Outcome,
-    Source,
-)
+from taskiq_flow.events import NodeFailure, Outcome, Source
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.values.inspection import NEVER_CHANGE
-from taskiq_flow.values.isolation import Isolation, Take
+from taskiq_flow.values.isolation import Isolation
 
 N = TypeVar("N", bound=RunnableNode)
 
-OnError = Literal["raise", "continue", "collect"]
-
 CLEAN_UP_GRACE = 5.0
 """Seconds that cancelled sends are given to end before the run stops waiting for them."""
-
-
-def new_run_id() -> str:
-    """Sixteen random hexadecimal digits. Short, because every task's id begins with it."""
-    return secrets.token_hex(8)
-
-
-def new_task_suffix() -> str:
-    """What tells the tasks of a run from those of another run of the same name."""
-    return f".{secrets.token_hex(4)}"
-
-
-@dataclass(frozen=True, slots=True)
-class RunSettings:
-    """The options of an engine that all of its runs share.
-
-    ``reference_above``: bytes above which results are passed by reference. ``isolation``:
-    makes, for each run, what makes of a value what one of its takers in this process is given.
-    ``name``, ``origin``, ``tags``: what is told of runs, of the graph and of the engine.
-    """
-
-    max_parallel: int | None = None
-    on_error: OnError = "raise"
-    listeners: Iterable[Listener] = ()
-    run_timeout: float | None = None
-    reference_above: int | None = None
-    isolation: Callable[[], Take] = Isolation
-    name: str | None = None
-    tags: tuple[str, ...] = ()
-    origin: str | None = None
 
 
 class Run(Generic[N]):
@@ -123,12 +86,9 @@ class Run(Generic[N]):
         self.run_id = run_id
         self._spec = spec
         self._on_error = settings.on_error
-        self._max_parallel = settings.max_parallel
         shows_failures = spec.shows_failures and settings.on_error == "continue"
         self._collects = settings.on_error == "collect" or shows_failures
-        self._run_timeout = settings.run_timeout
-        self._name, self._origin, self._tags = settings.name, settings.origin, settings.tags
-        self._is_in_memory = isinstance(broker, InMemoryBroker)
+        self._settings = settings
         self._completions = completions
         self._dispatcher = dispatcher
         self._log = log
@@ -149,7 +109,7 @@ class Run(Generic[N]):
             self._timers,
             advance=self.advance,
             carry_out=self._carry_out_and_finish,
-            end=self._end,
+            end=self.end,
         )
         self._waiting = self._suspended.node_runs
         self._inputs_needed: dict[N, NodeRun[N]] = {}  # for their arguments, perhaps once more
@@ -176,7 +136,7 @@ class Run(Generic[N]):
         )
         self._reading: Sequence[asyncio.Task[None]] = ()  # of sources, until they have stopped
         pop, start = self._prepared()
-        self._start_loop: StartLoop[Any] = StartLoop(pop, start, self._end)
+        self._start_loop: StartLoop[Any] = StartLoop(pop, start, self.end)
 
     def _ready_set(self) -> ReadySet[Any]:
         spec = self._spec
@@ -185,7 +145,7 @@ class Run(Generic[N]):
             spec.predecessors,
             spec.successors,
             spec.priority,
-            self._max_parallel,
+            self._settings.max_parallel,
             spec.joins,
             self._restored,
         )
@@ -195,20 +155,12 @@ class Run(Generic[N]):
     def start(self) -> None:
         """Restore what the journal has, and start the nodes that are ready. Called once."""
         if self._listeners.are_present:
-            self._events.started(
-                self._spec,
-                self._name,
-                self._tags,
-                in_memory=self._is_in_memory,
-                origin=self._origin,
-                on_error=self._on_error,
-            )
+            in_memory = not self._dispatcher.is_elsewhere
+            self._events.started(self._spec, self._settings, in_memory=in_memory)
         else:
             self._listeners.seq += 1
-        if self._run_timeout is not None:
-            self._timer = self._loop.call_later(
-                self._run_timeout, self._time_out, self._run_timeout
-            )
+        if (seconds := self._settings.run_timeout) is not None:
+            self._timer = self._loop.call_later(seconds, self._on_run_timeout, seconds)
         if self._log is not None:
             self._log.open(self.stream.release, self._journal_failed, self.cancel)
         for node in self._restored:
@@ -230,31 +182,17 @@ class Run(Generic[N]):
         """
         if self._error is None and not self._is_closing:
             self.stream.drop()
-            self._end(self._state.cancelled())
+            self.end(self._state.cancelled())
 
     @property
-    def failures(self) -> Mapping[str, BaseException]:
-        """What nodes have failed with so far, by their names."""
-        return self._state.failures
-
-    @property
-    def failure_count(self) -> int:
-        """How many have failed so far."""
-        return self._state.failure_count
-
-    @property
-    def skipped(self) -> list[str]:
-        """The nodes that were skipped so far because of a failure."""
-        return list(self._state.skipped)
+    def failures(self) -> Failures:
+        """What has failed so far."""
+        return self._state.so_far
 
     def results_of_elements(self, whole: Collection[str]) -> dict[str, Any]:
         """What elements have given so far, but for lists that are ``whole``, by their names."""
         found = self._state.results_of_elements(whole)
         return {name: self._handing_over.copied(value) for name, value in found.items()}
-
-    def stop_because_of(self, error: BaseException) -> None:
-        """Stop at once because the reader's own code has raised ``error``."""
-        self._end(error)
 
     async def aclose(self) -> None:
         """End the run if it has not ended, and wait until nothing of it is left.
@@ -264,7 +202,7 @@ class Run(Generic[N]):
         self._is_closing = True
         if self._timer is not None:
             self._timer.cancel()
-        self._end(self._error)
+        self.end(self._error)
         outcome = self._outcome()
         self._events.finished(outcome, self._error)
         await to_the_end(self._clean_up(outcome))
@@ -272,11 +210,10 @@ class Run(Generic[N]):
 
     # Called by node runs, for transports
 
-    def settle(self, node_run: NodeRun[N], task_id: str, result: TaskiqResult[Any]) -> None:
+    def settle(self, node_run: NodeRun[N], result: TaskiqResult[Any]) -> None:
         """Handle the result of an attempt, then start the nodes that it made ready."""
-        if self._is_over or task_id != node_run.task_id:
+        if self._is_over:
             return
-        node_run.is_expected = False
         if node_run.options.is_timed:
             self._timers.cancel(node_run)
         try:
@@ -286,16 +223,16 @@ class Run(Generic[N]):
                 return
             error = result.error or _without_error(node_run.node)
             if isinstance(error, TaskLostError):  # it may be executed all the same
-                self._completions.revoke_task(task_id)
-            now = self._loop.time()
-            self._carry_out(node_run, node_run.on_error(error, result.execution_time, now))
+                self._completions.revoke_task(node_run.task_id)
+            seconds = max(result.execution_time, node_run.running_for(self._loop.time()))
+            self._carry_out(node_run, node_run.on_error(error, seconds))
         except BaseException as error:  # whatever it is, the run must end: else it would hang
-            self._end(error)
+            self.end(error)
             raise
 
-    def began(self, node_run: NodeRun[N], task_id: str, worker: str) -> None:
+    def began(self, node_run: NodeRun[N], worker: str) -> None:
         """A worker has begun to execute an attempt."""
-        if not node_run.is_expected or task_id != node_run.task_id or self._is_over:
+        if self._is_over:
             return
         now = self._events.now()
         if self._listeners.are_present:
@@ -304,22 +241,15 @@ class Run(Generic[N]):
             ends_by_itself = self._sender.ends_by_itself(node_run)
             self._set_timer(node_run, node_run.on_began(now, ends_by_itself=ends_by_itself))
 
-    def resent(self, node_run: NodeRun[N], task_id: str) -> None:
+    def resent(self, node_run: NodeRun[N]) -> None:
         """A middleware of the broker has sent an attempt's task once more."""
         if self._is_over:
             return
         self._set_timer(node_run, node_run.on_resent())
         self._events.resent(node_run)
 
-    def items(
-        self, node_run: NodeRun[N], task_id: str, first: int, items: Sequence[Any], digest: bytes
-    ) -> None:
-        """Handle items that a generator has given. Only in a ``MappedRun`` they are asked for."""
-
-    def interrupted(self, error: BaseException) -> None:
-        """The process was told to stop: the run ends, and its reader gets the error itself."""
-        if not self._is_over:
-            self._end(error)
+    def items(self, node_run: NodeRun[N], first: int, items: Sequence[Any], digest: bytes) -> None:
+        """Handle items that a generator has given. Only in a ``GeneratingRun`` there are any."""
 
     # Starting nodes
 
@@ -327,7 +257,7 @@ class Run(Generic[N]):
         node_run = self._waiting.pop(node, None) if self._waiting else None
         if node_run is None:
             node_run = self._node_run(node)
-            if not node_run.may_be_sent:
+            if node_run.phase is not SENDABLE:
                 self._inputs_needed[node] = node_run
         return self._carry_out(node_run, node_run.on_ready())
 
@@ -344,10 +274,9 @@ class Run(Generic[N]):
 
     def _set_timer(self, node_run: NodeRun[N], seconds: float | None) -> None:
         if seconds is not None and not self._is_over:
-            self._timers.set(node_run, seconds, self._time_out_attempt)
+            self._timers.set(node_run, seconds, self._on_attempt_timeout)
 
-    def _time_out_attempt(self, node_run: NodeRun[N]) -> None:
-        node_run.is_expected = False
+    def _on_attempt_timeout(self, node_run: NodeRun[N]) -> None:
         self._completions.revoke_task(node_run.task_id)
         self._carry_out(node_run, node_run.on_timeout())
 
@@ -431,7 +360,7 @@ class Run(Generic[N]):
         skipped = self._ready.fail(node)
         self._events.failed(node_run, error)
         if self._on_error == "raise":
-            self._end(self._state.node_failed(name, task_id, attempts, called_with(node_run)))
+            self.end(self._state.node_failed(name, task_id, attempts, called_with(node_run)))
             return
         if self._collects:
             self._deliver(node, NodeFailure(name, task_id, error, attempts, node.index))
@@ -511,7 +440,7 @@ class Run(Generic[N]):
         if not self._ready.unfinished:
             self._is_complete = True
             some_failed = self._state.failures and self._on_error == "continue"
-            self._end(self._state.run_failed() if some_failed else None)
+            self.end(self._state.run_failed() if some_failed else None)
         else:
             self._start_loop.wake()
             # The reader is last: successors have the value by then, and it need not be copied.
@@ -520,15 +449,15 @@ class Run(Generic[N]):
 
     def _journal_failed(self, error: RunError) -> None:
         """The journal cannot write any more. Nothing that it has not written is yielded."""
-        self._end(self._error or self._state.filled(error))
+        self.end(self._error or self._state.filled(error))
 
-    def _time_out(self, seconds: float) -> None:
+    def _on_run_timeout(self, seconds: float) -> None:
         """The run's time is over. A journal that hangs must not keep the end from the reader."""
         if not self._is_over or self.stream.held_back:
             self.stream.drop_held_back()
-            self._end(self._error or self._timed_out(seconds))
+            self.end(self._error or self._timeout_error(seconds))
 
-    def _timed_out(self, seconds: float) -> RunTimeoutError:
+    def _timeout_error(self, seconds: float) -> RunTimeoutError:
         in_progress = self._ready.in_progress()
         names = [
             node.task_name
@@ -538,7 +467,12 @@ class Run(Generic[N]):
         waiting = self._ready.unfinished - len(in_progress)
         return self._state.timed_out(seconds, names, waiting)
 
-    def _end(self, error: BaseException | None) -> None:
+    def end_unless_over(self, error: BaseException) -> None:
+        """End the run with an error, if it has not ended."""
+        if not self._is_over:
+            self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
         """End the run: send nothing more, and cancel what is in flight.
 
         A later call only replaces the error that the reader gets.

@@ -12,11 +12,11 @@ from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from taskiq_flow.dataflow.passing import PassingNode
-from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.call_text import item_text
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.node_run import NodeRun
-from taskiq_flow.engine.run_spec import RunSpec
+from taskiq_flow.engine.run_spec import RunSettings, RunSpec
 from taskiq_flow.engine.run_state import SkipReason
 from taskiq_flow.events import (
     ElementsKnown,
@@ -65,20 +65,8 @@ class RunEvents(Generic[N]):
 
     # The run
 
-    def started(
-        self,
-        spec: RunSpec[N],
-        name: str | None,
-        tags: tuple[str, ...],
-        *,
-        in_memory: bool,
-        origin: str | None,
-        on_error: str,
-    ) -> None:
-        """The run begins. ``name``, ``origin``: of its graph. ``on_error``: of its engine.
-
-        ``in_memory``: on an ``InMemoryBroker``.
-        """
+    def started(self, spec: RunSpec[N], settings: RunSettings, *, in_memory: bool) -> None:
+        """The run begins. ``in_memory``: on an ``InMemoryBroker``."""
         graph = spec.describe()
         mapped = {} if spec.elements is None else spec.elements.mapped
         self.listeners.tell(
@@ -98,10 +86,10 @@ class RunEvents(Generic[N]):
                 graph.outputs,
                 kind=graph.kind,
                 in_memory=in_memory,
-                name=name,
-                tags=tags,
-                origin=origin,
-                on_error=on_error,
+                name=settings.name,
+                tags=settings.tags,
+                origin=settings.origin,
+                on_error=settings.on_error,
             )
         )
 

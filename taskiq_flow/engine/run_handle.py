@@ -21,6 +21,7 @@ from taskiq import AsyncResultBackend, AsyncTaskiqTask, TaskiqResult, TaskiqResu
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.engine.listeners import EventReader
 from taskiq_flow.engine.run_in_progress import RunInProgress
+from taskiq_flow.engine.run_state import Failures
 from taskiq_flow.errors import RunCancelledError, RunError, TaskiqFlowError, describe
 from taskiq_flow.events import Event, Item
 
@@ -115,17 +116,17 @@ class RunHandle(AsyncTaskiqTask[dict[str, Any]]):
     @property
     def failures(self) -> dict[str, BaseException]:
         """What nodes have failed with so far, by their names; of elements, the first 1,000."""
-        return dict(self._progress.failures)
+        return dict(self._progress.failures.errors)
 
     @property
     def failure_count(self) -> int:
         """How many nodes and elements have failed so far."""
-        return self._progress.failure_count
+        return self._progress.failures.count
 
     @property
     def skipped(self) -> list[str]:
         """The names of nodes that do not run because of a failure, so far."""
-        return list(self._progress.skipped)
+        return list(self._progress.failures.skipped)
 
     def cancel(self) -> None:
         """Stop this run. Its readers get ``RunCancelledError``. May be called in any thread."""
@@ -241,9 +242,7 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         self._is_over = False
         self._is_dropped = False
         self._is_error_seen = False
-        self._failures: dict[str, BaseException] = {}
-        self._failure_count = 0
-        self._skipped: list[str] = []
+        self._failures = Failures()
         self.results: dict[str, Any] = {}
         self.outcome: asyncio.Future[TaskiqResult[dict[str, Any]]] = self._loop.create_future()
         in_progress.on_end = self._stream_ended
@@ -276,19 +275,9 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         return {**results, **self._in_progress.results_of_elements(results)}
 
     @property
-    def failures(self) -> dict[str, BaseException]:
-        """What nodes have failed with so far; at the end, what the run's error has."""
+    def failures(self) -> Failures:
+        """What has failed so far; at the end, what the run's error has."""
         return self._failures if self.outcome.done() else self._in_progress.failures
-
-    @property
-    def failure_count(self) -> int:
-        """How many have failed, in the same way."""
-        return self._failure_count if self.outcome.done() else self._in_progress.failure_count
-
-    @property
-    def skipped(self) -> list[str]:
-        """The nodes that do not run because of a failure, in the same way."""
-        return self._skipped if self.outcome.done() else self._in_progress.skipped
 
     def cancel(self) -> None:
         """Stop the run. Whoever does so wants no news of how it had failed."""
@@ -433,11 +422,9 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
         error = self._error_of(task)
         if isinstance(error, RunError):
             self.results = {**error.results, **self.results}
-            self._failures, self._skipped = error.failures, error.skipped
-            self._failure_count = error.failure_count
+            self._failures = Failures(error.failures, error.failure_count, error.skipped)
         else:
-            self._failures, self._skipped = self._in_progress.failures, self._in_progress.skipped
-            self._failure_count = self._in_progress.failure_count
+            self._failures = self._in_progress.failures
         seconds = round(self._loop.time() - self._begun_at, 2)
         self._in_progress.ended()
         self._in_progress.forget()
@@ -456,13 +443,14 @@ class _Progress(AsyncResultBackend[dict[str, Any]]):
     def _error_of(self, task: asyncio.Task[None]) -> BaseException | None:
         if not task.cancelled():
             return task.exception()
+        so_far = self._in_progress.failures
         # As at the end of ``asyncio.run``. A ``CancelledError`` would look like the waiter's own.
         return RunCancelledError(
             f"run {self._in_progress.run_id!r} was cancelled with all tasks of its event loop",
             results=self.results,
-            failures=self._in_progress.failures,
-            skipped=self._in_progress.skipped,
-            failure_count=self._in_progress.failure_count,
+            failures=so_far.errors,
+            skipped=so_far.skipped,
+            failure_count=so_far.count,
         )
 
     def _report(self) -> None:

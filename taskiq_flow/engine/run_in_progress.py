@@ -9,6 +9,7 @@ from typing import Any
 
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.run import Run
+from taskiq_flow.engine.run_state import Failures
 from taskiq_flow.errors import RunCancelledError
 
 Begin = Callable[[Listeners], Awaitable[Run[Any]]]
@@ -67,19 +68,9 @@ class RunInProgress:
         return {} if self._run is None else self._run.results_of_elements(whole)
 
     @property
-    def failures(self) -> dict[str, BaseException]:
-        """What nodes have failed with so far, by their names."""
-        return {} if self._run is None else dict(self._run.failures)
-
-    @property
-    def failure_count(self) -> int:
-        """How many have failed so far."""
-        return 0 if self._run is None else self._run.failure_count
-
-    @property
-    def skipped(self) -> list[str]:
-        """The nodes that were skipped so far because of a failure."""
-        return [] if self._run is None else self._run.skipped
+    def failures(self) -> Failures:
+        """What has failed so far."""
+        return Failures() if self._run is None else self._run.failures
 
     def cancel(self) -> None:
         """Stop the run. May be called in any thread."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar
@@ -13,10 +13,11 @@ from taskiq_flow.dataflow.node import DAGNode
 from taskiq_flow.dataflow.options import NO_FALLBACK, Cache, Retry
 from taskiq_flow.dataflow.ready_set import Join
 from taskiq_flow.dataflow.rows import Source
-from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.dispatch.encoding import RunnableNode
+from taskiq_flow.events import Listener
 from taskiq_flow.journal.finished import PassedOver, Positions
-from taskiq_flow.transport.notice import AT_ONCE, BEGIN_LABEL
-from taskiq_flow.values.isolation import Take, isolated
+from taskiq_flow.transport.notice import BEGIN_LABEL, TELL_AT_ONCE
+from taskiq_flow.values.isolation import Isolation, Take, isolated
 
 N = TypeVar("N", bound=RunnableNode)
 
@@ -26,7 +27,29 @@ TIMEOUT_LABEL = "timeout"
 Items = bool | Literal["only"]
 """Whether elements of mapped nodes are yielded; ``"only"``: in place of their lists."""
 
+OnError = Literal["raise", "continue", "collect"]
+
 _ONCE = Retry(attempts=1)
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """The options of an engine that all of its runs share.
+
+    ``reference_above``: bytes above which results are passed by reference. ``isolation``:
+    makes, for each run, what makes of a value what one of its takers in this process is given.
+    ``name``, ``origin``, ``tags``: what is told of runs, of the graph and of the engine.
+    """
+
+    max_parallel: int | None = None
+    on_error: OnError = "raise"
+    listeners: Iterable[Listener] = ()
+    run_timeout: float | None = None
+    reference_above: int | None = None
+    isolation: Callable[[], Take] = Isolation
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +87,7 @@ class NodeOptions:
         if self.timeout is not None:
             labels.append((TIMEOUT_LABEL, self.timeout))
         if is_timed:
-            labels.append((BEGIN_LABEL, AT_ONCE))
+            labels.append((BEGIN_LABEL, TELL_AT_ONCE))
         if self.retry is not None:
             labels.append(("retry_on_error", False))  # the engine tries the task again
         object.__setattr__(self, "keeps_inputs", asks or may_send_again)
@@ -84,7 +107,7 @@ class NodeOptions:
             ),
             fallback=node.fallback,
             fallback_node=node.fallback_node,
-            condition=None if node.when is None else partial(node.is_wanted, take=take),
+            condition=None if node.condition is None else partial(node.condition.answer, take=take),
             cache=node.cache,
             compute=node.computing(take),
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, TypedDict, TypeVar
 
 from taskiq_flow.dataflow.axes import element_name
 from taskiq_flow.dataflow.items import ItemsNode
 from taskiq_flow.dataflow.plan import FAILURES
 from taskiq_flow.dataflow.ready_set import FAILED
-from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.elements.element import Element, Unreached, place_of
 from taskiq_flow.elements.values import ElementValues
 from taskiq_flow.engine.run_spec import RunSpec
@@ -57,6 +58,18 @@ class Reached(TypedDict):
     failure_count: int
 
 
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """What has failed in a run, by names, and what was skipped because of it.
+
+    Of elements, the first 1,000; ``count``: how many failed in all.
+    """
+
+    errors: Mapping[str, BaseException] = field(default_factory=dict)
+    count: int = 0
+    skipped: Sequence[str] = ()
+
+
 class RunState(Generic[N]):
     """Values by key, failures and skips by node name.
 
@@ -79,6 +92,11 @@ class RunState(Generic[N]):
         self._spec = spec
         self._failed_nodes: dict[Any, None] = {}
         self._not_completed: dict[str, Literal["failed"] | SkipReason] = {}
+
+    @property
+    def so_far(self) -> Failures:
+        """What has failed so far."""
+        return Failures(self.failures, self.failure_count, self.skipped)
 
     def add_failure(self, node: N, error: BaseException) -> None:
         """A node has failed for good."""

@@ -12,8 +12,8 @@ from taskiq import AsyncBroker, InMemoryBroker
 
 from taskiq_flow.completion.protocol import Completions
 from taskiq_flow.completion.reading import pick_up
-from taskiq_flow.dispatch.dispatcher import Begun, Dispatcher, RestOfSend, RunnableNode, Sending
-from taskiq_flow.dispatch.encoding import Address, Invocation
+from taskiq_flow.dispatch.dispatcher import Begun, Dispatcher, RestOfSend, Sending
+from taskiq_flow.dispatch.encoding import Address, Invocation, RunnableNode
 from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.cached_results import CachedResults
 from taskiq_flow.engine.earlier_elements import source_digest
@@ -27,7 +27,7 @@ from taskiq_flow.generators.grant import ITEMS_LABEL, Grant
 from taskiq_flow.journal.records import SENT, record
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.middleware import wire_of
-from taskiq_flow.transport.notice import AT_ONCE, BEGIN_LABEL
+from taskiq_flow.transport.notice import BEGIN_LABEL, TELL_AT_ONCE
 from taskiq_flow.values.results import failed
 
 N = TypeVar("N", bound=RunnableNode)
@@ -109,12 +109,9 @@ class Sender(Generic[N]):
         self._completions.expect(
             task_id,
             node_run,
-            address.return_type,
-            address.queue,
+            address,
             limit=None if by_value else self._reference_above,
             tell_begin=wants_begin or options.is_timed,
-            begins_at_once=address.is_async,
-            grant=grant,
         )
         try:
             call = Invocation(sent_node, address, task_id, args, kwargs)
@@ -140,7 +137,7 @@ class Sender(Generic[N]):
             if label[0] != TIMEOUT_LABEL or (address.is_async and grant is None):
                 address = address.with_label(*label)
         if marks_begin and not options.is_timed:  # then it has the label
-            address = address.with_label(BEGIN_LABEL, AT_ONCE)
+            address = address.with_label(BEGIN_LABEL, TELL_AT_ONCE)
         return address if grant is None else address.with_label(ITEMS_LABEL, grant.label())
 
     def _is_by_value(self, node_run: NodeRun[N]) -> bool:
@@ -224,15 +221,13 @@ class Sender(Generic[N]):
 
     async def pick_up(self, node_run: NodeRun[N]) -> None:
         """Ask the result backend how an earlier engine's attempt has ended."""
-        node_run.attempt -= 1  # it is the same attempt
-        task_id = node_run.begin_attempt(self._run_id, node_run.earlier_suffix)
+        task_id = node_run.continue_attempt(self._run_id)
         backend, return_type = self._broker.result_backend, self._return_type(node_run)
         limit = None if self._is_by_value(node_run) else self._reference_above
         result = await pick_up(backend, limit, task_id, return_type, wire_of(self._broker))
         if result is None:
-            self._carry_out_unless_over(node_run, node_run.on_unknown_outcome())
+            self._carry_out_unless_over(node_run, node_run.on_ready())
         else:
-            node_run.may_be_sent = True
             node_run.settle(task_id, result)
 
     async def look_up(self, node_run: NodeRun[N]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,8 +17,8 @@ from taskiq_flow.engine.connection import check_outlives, check_readable, connec
 from taskiq_flow.engine.generating_run import GeneratingRun
 from taskiq_flow.engine.listeners import Listeners
 from taskiq_flow.engine.mapped_run import MappedRun
-from taskiq_flow.engine.run import Run, RunSettings, new_task_suffix
-from taskiq_flow.engine.run_spec import RunSpec
+from taskiq_flow.engine.run import Run
+from taskiq_flow.engine.run_spec import RunSettings, RunSpec
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.journal.writer import LogWriter
 from taskiq_flow.middleware import wire_of
@@ -26,6 +27,11 @@ from taskiq_flow.values.handle import holds_handles
 from taskiq_flow.values.references import store_large_inputs
 from taskiq_flow.values.store import folder_of
 from taskiq_flow.values.stored import StoredValues
+
+
+def new_task_suffix() -> str:
+    """What tells the tasks of a run from those of another run of the same name."""
+    return f".{secrets.token_hex(4)}"
 
 
 class Starter:

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from taskiq_flow.cache.results import PendingResult
-from taskiq_flow.dataflow.options import is_true
+from taskiq_flow.dataflow.condition import is_true
 from taskiq_flow.dataflow.ready_set import ReadySet
-from taskiq_flow.dispatch.dispatcher import RunnableNode
+from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.engine.node_run import NodeRun, Verdict
 from taskiq_flow.engine.timers import Timers
 from taskiq_flow.errors import NODE_ERRORS
@@ -55,7 +55,7 @@ class Suspended(Generic[N]):
 
     def wait(self, node_run: NodeRun[N], seconds: float) -> None:
         """Start a node again after ``seconds``."""
-        self._add_unblocked(node_run)
+        self._add_unless_suspended(node_run)
         self._timers.set(node_run, seconds, self._start_again)
         self._advance()
 
@@ -67,14 +67,13 @@ class Suspended(Generic[N]):
             self._start_again(node_run)
 
         # Gives up its place of ``max_parallel``, which the other node may need.
-        self._add_unblocked(node_run)
+        self._add_unless_suspended(node_run)
         self._pending_results[node_run] = pending, start_again
         pending.wait(start_again)
         self._advance()
 
-    def _add_unblocked(self, node_run: NodeRun[N]) -> None:
-        if node_run.is_blocked:  # it is suspended already
-            node_run.is_blocked = False
+    def _add_unless_suspended(self, node_run: NodeRun[N]) -> None:
+        if self._ready.is_suspended(node_run.node):  # it is a generator that was blocked
             self.node_runs[node_run.node] = node_run
         else:
             self.add(node_run)

@@ -11,26 +11,10 @@ from typing import Any
 from taskiq_flow.dataflow.axes import parted
 from taskiq_flow.dataflow.fingerprint import Fingerprints
 from taskiq_flow.errors import InputConflictError, JournalError, SerializationError, describe
-from taskiq_flow.journal import errors
+from taskiq_flow.journal import errors, records
 from taskiq_flow.journal.finished import Finished, PassedOver, Positions
 from taskiq_flow.journal.protocol import Journal, stores_events
-from taskiq_flow.journal.records import (
-    COMPLETED,
-    DROPPED,
-    FAILED,
-    FINISHED,
-    GIVEN,
-    HEADER,
-    INPUT,
-    KNOWN,
-    REFERRED,
-    SENT,
-    SESSION,
-    Header,
-    Record,
-    read_chunk,
-    record,
-)
+from taskiq_flow.journal.records import Header, Record, read_chunk, record
 from taskiq_flow.values.results import as_annotated
 from taskiq_flow.values.stored import StoredValues, is_written_by, serializer_name
 
@@ -66,35 +50,35 @@ class RestoredRun:
     def apply(self, entry: Record) -> None:
         """Apply the next record of the log."""
         kind, name = entry.kind, entry.name
-        if kind == SENT:
+        if kind == records.SENT:
             self.attempts[name] = max(entry.attempt, self.attempts.get(name, 0))
             self.in_flight[name] = self._task_suffix
             self.failed.discard(name)
             self._note_digest(entry)
-        elif kind in (COMPLETED, REFERRED):
+        elif kind in (records.COMPLETED, records.REFERRED):
             self.results[name] = entry
             self.in_flight.pop(name, None)
             self.failed.discard(name)
-        elif kind == FAILED:
+        elif kind == records.FAILED:
             self.in_flight.pop(name, None)
             self.failed.add(name)
-        elif kind == DROPPED:
+        elif kind == records.DROPPED:
             self._drop(name)
-        elif kind in (KNOWN, GIVEN, FINISHED):
+        elif kind in (records.KNOWN, records.GIVEN, records.FINISHED):
             self._note_elements(entry)
-        elif kind == HEADER:
+        elif kind == records.HEADER:
             self.header = Header.decoded(self.run_id, entry)
             self._reopen()
-        elif kind == INPUT:
+        elif kind == records.INPUT:
             self.inputs[name] = entry.data
-        elif kind == SESSION:
+        elif kind == records.SESSION:
             self.sessions.append(entry.data.decode())
             self._task_suffix = name
 
     def _note_elements(self, entry: Record) -> None:
-        if entry.kind == KNOWN:
+        if entry.kind == records.KNOWN:
             self.lengths[entry.name] = int(entry.data)
-        elif entry.kind == FINISHED:
+        elif entry.kind == records.FINISHED:
             self._finish(Finished.decoded(entry))
         else:
             self._note_digest(entry)
@@ -139,7 +123,7 @@ class RestoredRun:
         dropped = [name for name in outdated if name in self.results or name in self.attempts]
         for name in dropped:
             self._drop(name)
-        return [record(DROPPED, name, 0) for name in dropped]
+        return [record(records.DROPPED, name, 0) for name in dropped]
 
     def reopen(self, names: Iterable[str]) -> list[bytes]:
         """Ask again what conditions have said where all has ended. Returns the record of that.
@@ -150,7 +134,7 @@ class RestoredRun:
         if not any(self.finished.get(name) for name in names):
             return []
         self._reopen()
-        return [record(DROPPED, "", 0)]
+        return [record(records.DROPPED, "", 0)]
 
     def _drop(self, name: str) -> None:
         self._reopen(name)
@@ -238,7 +222,7 @@ def initial_records(
     cannot be serialized.
     """
     header = Header(nodes, outputs, values.name, is_of_many, on_error, generators)
-    given = [record(INPUT, k, 0, _written_input(values, k, v)) for k, v in inputs.items()]
+    given = [record(records.INPUT, k, 0, _written_input(values, k, v)) for k, v in inputs.items()]
     return [header.encoded(), *given, *(entry.encoded() for entry in results)]
 
 
@@ -276,7 +260,7 @@ def load_results(
         if owner is None:
             continue
         try:
-            if entry.kind == REFERRED:
+            if entry.kind == records.REFERRED:
                 results[name] = handle(owner, entry.data.decode())
             else:
                 results[name] = as_annotated(values.loads(entry.data), return_types[owner])

@@ -19,19 +19,9 @@ from taskiq_flow.events import (
     RunFinished,
     RunStarted,
 )
+from taskiq_flow.journal import records
 from taskiq_flow.journal.protocol import Journal
-from taskiq_flow.journal.records import (
-    COMPLETED,
-    ENDED,
-    FAILED,
-    HEADER,
-    REFERRED,
-    SENT,
-    SESSION,
-    Header,
-    Record,
-    read_chunk,
-)
+from taskiq_flow.journal.records import Header, Record, read_chunk
 from taskiq_flow.previews import Preview, ReportedError
 
 
@@ -59,22 +49,22 @@ class _Reading:
         run_id, name = self._run_id, entry.name
         index = self._index(name)
         about: dict[str, Any] = {"index": index, "attempt": entry.attempt}
-        if entry.kind == HEADER:
+        if entry.kind == records.HEADER:
             self._nodes = Header.decoded(run_id, entry).nodes
-        elif entry.kind == SESSION:
+        elif entry.kind == records.SESSION:
             yield RunStarted(run_id, 0.0, tuple(self._nodes), seq=self._next())
             for done, size in self._results.items():
                 yield self._completed(done, size, 0, "journal")
-        elif entry.kind == SENT:
+        elif entry.kind == records.SENT:
             yield NodeStarted(run_id, 0.0, name, "", **about, seq=self._next())
-        elif entry.kind in (COMPLETED, REFERRED):
+        elif entry.kind in (records.COMPLETED, records.REFERRED):
             self._results[name] = len(entry.data)
             yield self._completed(name, len(entry.data), entry.attempt, "task")
-        elif entry.kind == FAILED:
+        elif entry.kind == records.FAILED:
             kind, _, message = entry.data.decode().partition(": ")
             error = ReportedError(kind, message)
             yield NodeFailed(run_id, 0.0, name, "", error, entry.attempt, **about, seq=self._next())
-        elif entry.kind == ENDED:
+        elif entry.kind == records.ENDED:
             outcome: Any = entry.data.decode()
             yield RunFinished(run_id, 0.0, outcome, None, self._next())
 

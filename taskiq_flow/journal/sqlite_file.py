@@ -188,7 +188,7 @@ class SqliteFile:
     @staticmethod
     def _create_tables(connection: sqlite3.Connection) -> None:
         """Create the tables, or those that a file of an earlier version lacks."""
-        version = _version(connection)
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
         try:
             if version == _OF_LINES:
                 _in_transaction(connection, _allow_columns)
@@ -274,11 +274,6 @@ class SqliteFile:
             raise JournalError(
                 f"the journal {self.path} cannot be opened: {error}; give it another file"
             ) from error
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    return version
 
 
 def _allow_columns(connection: sqlite3.Connection) -> None:

@@ -12,15 +12,7 @@ from taskiq_flow.errors import JournalError, RunError, RunLockedError, Serializa
 from taskiq_flow.journal.event_batches import EventBatcher
 from taskiq_flow.journal.lease import new_owner
 from taskiq_flow.journal.protocol import EventBatch, Journal, Lease, stores_events
-from taskiq_flow.journal.records import (
-    COMPLETED,
-    ENDED,
-    FAILED,
-    REFERRED,
-    SESSION,
-    chunk,
-    record,
-)
+from taskiq_flow.journal.records import COMPLETED, ENDED, FAILED, REFERRED, SESSION, chunk, record
 from taskiq_flow.journal.summary import Head
 from taskiq_flow.previews import printable
 from taskiq_flow.values.handle import ResultHandle

@@ -22,7 +22,22 @@ EVENT_TYPES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineStartEvent:
+class _HookEvent:
+    type: ClassVar[str]
+
+    pipeline_id: str
+    timestamp: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StepEvent(_HookEvent):
+    step_name: str
+    step_index: int
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineStartEvent(_HookEvent):
     """A run has started, or an engine goes on with it.
 
     ``pipeline_id``: the run's id. ``timestamp``: when, in UTC. ``pipeline_type``: ``"sequential"``
@@ -32,14 +47,12 @@ class PipelineStartEvent:
 
     type: ClassVar[str] = "pipeline_start"
 
-    pipeline_id: str
-    timestamp: datetime
     pipeline_type: GraphKind = "dataflow"
     input: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineCompleteEvent:
+class PipelineCompleteEvent(_HookEvent):
     """A run has ended without an error.
 
     ``status``: ``"COMPLETED"`` or ``"CANCELLED"``. ``duration_ms``: since it has started.
@@ -49,26 +62,22 @@ class PipelineCompleteEvent:
 
     type: ClassVar[str] = "pipeline_complete"
 
-    pipeline_id: str
-    timestamp: datetime
     status: Literal["COMPLETED", "CANCELLED"]
     duration_ms: float
     result: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineErrorEvent:
+class PipelineErrorEvent(_HookEvent):
     """A run has failed. ``error``: the one that its reader gets."""
 
     type: ClassVar[str] = "pipeline_error"
 
-    pipeline_id: str
-    timestamp: datetime
     error: BaseException
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepStartEvent:
+class StepStartEvent(_StepEvent):
     """A step's task is being sent, for the first time.
 
     A step is a node, or an element of a mapped node: ``embed[3]``. ``step_index``: the place of the
@@ -77,15 +86,9 @@ class StepStartEvent:
 
     type: ClassVar[str] = "step_start"
 
-    pipeline_id: str
-    timestamp: datetime
-    step_name: str
-    step_index: int
-    task_id: str
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepCompleteEvent:
+class StepCompleteEvent(_StepEvent):
     """A step has its result. ``duration_ms``: since it has started, with all of its attempts.
 
     ``step_name``, ``step_index``: as of ``StepStartEvent``. ``task_id``: of the last attempt.
@@ -96,18 +99,13 @@ class StepCompleteEvent:
 
     type: ClassVar[str] = "step_complete"
 
-    pipeline_id: str
-    timestamp: datetime
-    step_name: str
-    step_index: int
-    task_id: str
     result: Any
     duration_ms: float
     is_left_out: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepErrorEvent:
+class StepErrorEvent(_StepEvent):
     """A step has failed for good. Attempts that are repeated are not told.
 
     ``step_name``, ``step_index``, ``task_id``: as of ``StepCompleteEvent``.
@@ -115,11 +113,6 @@ class StepErrorEvent:
 
     type: ClassVar[str] = "step_error"
 
-    pipeline_id: str
-    timestamp: datetime
-    step_name: str
-    step_index: int
-    task_id: str
     error: BaseException
 
 

@@ -212,14 +212,9 @@ class _Nothing:
 
     moves = False
 
-    def show(self, runs: Sequence[tuple[RunView, EarlierRun]], now: float) -> None:
-        """Do nothing."""
+    def show(self, *_: object) -> None: ...
 
-    def end(self, view: RunView) -> None:
-        """Do nothing."""
-
-    def stop(self) -> None:
-        """Do nothing."""
+    end = stop = show
 
 
 def _display_on(file: TextIO | None) -> _Display:

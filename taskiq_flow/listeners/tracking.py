@@ -6,23 +6,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self, get_args
+from functools import partial
+from typing import Self, get_args
 
 from taskiq import AsyncBroker
 
 from taskiq_flow.errors import ConfigurationError, describe
 from taskiq_flow.events import Event, Listener, RunFinished
-from taskiq_flow.listeners.hook_events import (
-    EVENT_TYPES,
-    PipelineCompleteEvent,
-    PipelineErrorEvent,
-    PipelineStartEvent,
-    StepCompleteEvent,
-    StepStartEvent,
-)
+from taskiq_flow.listeners.hook_events import HookEvent
 from taskiq_flow.listeners.hooks import HookManager
 from taskiq_flow.listeners.tracking_storage import (
     InMemoryPipelineStorage,
@@ -46,6 +40,16 @@ SHORTEST_PAUSE = 0.1
 
 _SHARE = 20
 """A pause is at least so many times as long as saving took."""
+
+
+_TOLD = {
+    "pipeline_start": ("pipeline_id",),
+    "step_start": ("pipeline_id", "step_name"),
+    "step_complete": ("pipeline_id", "step_name", "result"),
+    "pipeline_complete": ("pipeline_id", "status"),
+    "pipeline_error": ("pipeline_id", "error"),
+}
+"""By type of event, what listeners that are objects are told of it."""
 
 
 class PipelineTrackingManager:
@@ -113,7 +117,7 @@ class PipelineTrackingManager:
         ``on_pipeline_error(id, error)``. One that raises is logged, and called further. Raises
         ``ConfigurationError`` if there is none of them.
         """
-        methods = [f"on_{kind}" for kind in EVENT_TYPES if kind != "step_error"]
+        methods = [f"on_{kind}" for kind in _TOLD]
         if not any(callable(getattr(listener, method, None)) for method in methods):
             raise ConfigurationError(
                 f"listener {listener!r} has no method that is called; give it one of "
@@ -256,34 +260,17 @@ async def _all(answers: list[Awaitable[None]]) -> None:
 
 
 class _Told:
-    """Passes to a listener what hooks are told."""
+    """A hook that passes on to a listener what it has methods for."""
 
     def __init__(self, listener: object) -> None:
         self._listener = listener
+        for kind, names in _TOLD.items():
+            if (method := getattr(listener, f"on_{kind}", None)) is not None:
+                setattr(self, f"on_{kind}", partial(_tell, method, names))
 
     def __repr__(self) -> str:
         return repr(self._listener)
 
-    def on_pipeline_start(self, event: PipelineStartEvent) -> object:
-        """A run has started."""
-        return self._call("on_pipeline_start", event.pipeline_id)
 
-    def on_step_start(self, event: StepStartEvent) -> object:
-        """A step has started."""
-        return self._call("on_step_start", event.pipeline_id, event.step_name)
-
-    def on_step_complete(self, event: StepCompleteEvent) -> object:
-        """A step has its result."""
-        return self._call("on_step_complete", event.pipeline_id, event.step_name, event.result)
-
-    def on_pipeline_complete(self, event: PipelineCompleteEvent) -> object:
-        """A run has ended without an error."""
-        return self._call("on_pipeline_complete", event.pipeline_id, event.status)
-
-    def on_pipeline_error(self, event: PipelineErrorEvent) -> object:
-        """A run has failed."""
-        return self._call("on_pipeline_error", event.pipeline_id, event.error)
-
-    def _call(self, method: str, *args: Any) -> object:
-        callback = getattr(self._listener, method, None)
-        return None if callback is None else callback(*args)
+def _tell(method: Callable[..., object], names: Sequence[str], event: HookEvent) -> object:
+    return method(*(getattr(event, name) for name in names))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, get_args
 
 from taskiq import AsyncBroker, AsyncTaskiqDecoratedTask, Context, TaskiqDepends
@@ -15,6 +16,7 @@ from taskiq_flow.dataflow.tasks import original_function
 from taskiq_flow.dataflow.type_check import annotations_of_inputs
 from taskiq_flow.engine.arguments import check_choice, checked_id, checked_listeners
 from taskiq_flow.engine.connection import check_broker
+from taskiq_flow.engine.run_spec import Items
 from taskiq_flow.errors import AnnotationError, ConfigurationError
 from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine
@@ -31,13 +33,18 @@ _PIPELINE = "taskiq_flow_pipeline"
 """The attribute of the function of a pipeline's task that has the pipeline."""
 
 
-Convert = Callable[[DAG, Mapping[str, Any]], Mapping[str, Any]]
-"""What makes inputs of a graph of those that it was given."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a run with some arguments of ``kiq`` begins with.
 
+    ``dag``: the graph that ``engine`` runs. ``result_of``: takes the pipeline's result out of those
+    of the nodes.
+    """
 
-def as_given(_: DAG, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The inputs as they are."""
-    return inputs
+    engine: ExecutionEngine
+    dag: DAG
+    inputs: Mapping[str, Any]
+    result_of: Callable[[Mapping[str, Any]], Any]
 
 
 class RunnablePipeline(ABC):
@@ -181,7 +188,7 @@ class RunnablePipeline(ABC):
             *args: Any, flow_context: Annotated[Context, TaskiqDepends()], **kwargs: Any
         ) -> Any:
             pipeline_id = flow_context.message.labels.get(PIPELINE_ID)
-            task = self._begin(args, kwargs, pipeline_id or self._pipeline_id, _of_message)
+            task = self._begin(args, kwargs, pipeline_id, came_as_json=True)
             async with task.run:  # cancels the run if the task is cancelled
                 return await task
 
@@ -211,10 +218,10 @@ class RunnablePipeline(ABC):
         Raises ``AnnotationError`` for a value that does not fit the first step, which ``kiq``
         leaves to the execution.
         """
-        dag, inputs = self._called(args, dict(kwargs))
-        plan = dag.plan()
-        warn_of_unused(check_inputs(inputs, plan, plan), plan)
-        _fitting(dag, inputs)
+        run = self._prepared(args, dict(kwargs))
+        plan = run.dag.plan()
+        warn_of_unused(check_inputs(run.inputs, plan, plan), plan)
+        _fitting(run.dag, run.inputs)
 
     @property
     @abstractmethod
@@ -241,6 +248,10 @@ class RunnablePipeline(ABC):
             ],
         }
 
+    def print_dag(self) -> None:
+        """Draw the graph as text, to standard output."""
+        self.dag.print()
+
     @property
     def engine(self) -> ExecutionEngine:
         """A new engine that runs ``dag`` with the options and listeners of this pipeline.
@@ -255,20 +266,28 @@ class RunnablePipeline(ABC):
         return self._engine(self.dag)
 
     @abstractmethod
+    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared:
+        """Prepare a run with the arguments of ``kiq``."""
+
     def _begin(
         self,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        pipeline_id: str | None,
-        convert: Convert = as_given,
+        pipeline_id: str | None = None,
+        *,
+        came_as_json: bool = False,
     ) -> PipelineTask[Any]:
-        """Begin a run with the arguments of ``kiq``. ``convert``: makes the inputs of them."""
+        """Begin a run with the arguments of ``kiq``. ``pipeline_id``: in place of the own one."""
+        run = self._prepared(args, kwargs)
+        inputs = _of_message(run.dag, run.inputs) if came_as_json else run.inputs
+        handle = run.engine.start(inputs, run_id=pipeline_id or self._pipeline_id)
+        return PipelineTask(handle, run.result_of)
 
-    @abstractmethod
-    def _called(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[DAG, Mapping[str, Any]]:
-        """The graph of a run with the arguments of ``kiq``, and its inputs."""
+    def _stream(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], items: Items = False
+    ) -> AsyncGenerator[tuple[str, Any], None]:
+        run = self._prepared(args, kwargs)
+        return run.engine.execute_async(run.inputs, run_id=self._pipeline_id, items=items)
 
     @abstractmethod
     def _forget_engines(self) -> None:

@@ -7,7 +7,6 @@ from typing import Any, Final, Self
 
 from taskiq import AsyncBroker
 
-from taskiq_flow.dataflow.binding import Inputs
 from taskiq_flow.dataflow.computed import ComputedNode, chunks, with_first
 from taskiq_flow.dataflow.dag import DAG, counted_nodes
 from taskiq_flow.dataflow.node import DAGNode
@@ -16,7 +15,7 @@ from taskiq_flow.dataflow.tasks import Task
 from taskiq_flow.errors import PipelineError
 from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine
-from taskiq_flow.pipelines.base import Convert, RunnablePipeline, as_given
+from taskiq_flow.pipelines.base import Prepared, RunnablePipeline
 from taskiq_flow.pipelines.declared import declared_node
 from taskiq_flow.pipelines.pipeline_task import PipelineTask
 from taskiq_flow.suggestions import suggests_keywords
@@ -106,7 +105,7 @@ class DataflowPipeline(RunnablePipeline):
         node = DAGNode(
             task,
             output,
-            _inputs(key, param_name),
+            [key] if param_name is None else {param_name: key},
             map_over=key,
             max_parallel=most_parallel("max_parallel", max_parallel),
             flatten=size is not None,
@@ -149,7 +148,7 @@ class DataflowPipeline(RunnablePipeline):
 
         Raises before anything is sent what ``ExecutionEngine.start`` raises.
         """
-        return self._begin((), inputs, self._pipeline_id)
+        return self._begin((), inputs)
 
     async def kiq_dataflow(self, /, **inputs: Any) -> dict[str, Any]:
         """Run the pipeline to its end, and return all output keys with their values.
@@ -169,8 +168,7 @@ class DataflowPipeline(RunnablePipeline):
 
         Leaving the loop cancels the run; raises what ``ExecutionEngine.execute_async`` does.
         """
-        given = {**self._items, **inputs}
-        return self._engine_now().execute_async(given, run_id=self._pipeline_id)
+        return self._stream((), inputs)
 
     # Looking at it
 
@@ -183,10 +181,6 @@ class DataflowPipeline(RunnablePipeline):
     def visualize_dot(self) -> str:
         """The graph in Graphviz's DOT language."""
         return self.dag.to_dot()
-
-    def print_dag(self) -> None:
-        """Draw the graph as text, to standard output."""
-        self.dag.print()
 
     def __repr__(self) -> str:
         return f"<DataflowPipeline of {counted_nodes(self._dag.nodes)}>"
@@ -205,30 +199,15 @@ class DataflowPipeline(RunnablePipeline):
     def _shown(self, results: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in results.items() if key not in self._hidden}
 
-    def _begin(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        pipeline_id: str | None,
-        convert: Convert = as_given,
-    ) -> PipelineTask[dict[str, Any]]:
-        inputs = convert(*self._called(args, kwargs))
-        return PipelineTask(self._engine_now().start(inputs, run_id=pipeline_id), self._shown)
-
-    def _called(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[DAG, Mapping[str, Any]]:
+    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared:
         if args:
             raise PipelineError(
                 f"a dataflow pipeline was given {len(args)} values by position; give them by their "
                 f"keys, which are {', '.join(map(repr, self.dag.external_inputs)) or 'none'}"
             )
-        return self.dag, {**self._items, **kwargs}
-
-    def _engine_now(self) -> ExecutionEngine:
         if self._ready is None:
             self._ready = self._engine(self.dag)
-        return self._ready
+        return Prepared(self._ready, self._dag, {**self._items, **kwargs}, self._shown)
 
     def _forget_engines(self) -> None:
         self._ready = None
@@ -249,10 +228,6 @@ def _key_of(items: str | Iterable[Any], output: str) -> str:
 def _chunked(key: str, output: str, size: int) -> DAGNode:
     """A node that gives the list of a key, cut into lists."""
     return ComputedNode(chunks, name=f"{output}.chunks", inputs=[key], given={"size": size})
-
-
-def _inputs(key: str, param_name: str | None) -> Inputs:
-    return [key] if param_name is None else {param_name: key}
 
 
 def _chunk_size(config: Mapping[str, int] | int | None) -> int | None:

@@ -9,7 +9,6 @@ from collections.abc import (
     Coroutine,
     Iterable,
     Iterator,
-    Mapping,
     Sequence,
 )
 from operator import itemgetter
@@ -20,10 +19,9 @@ from taskiq import AsyncBroker
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.dataflow.options import Seconds, most_parallel
 from taskiq_flow.dataflow.tasks import Task
-from taskiq_flow.engine.run_spec import Items
 from taskiq_flow.events import Listener
 from taskiq_flow.execution_engine import ExecutionEngine
-from taskiq_flow.pipelines.base import Convert, RunnablePipeline, as_given
+from taskiq_flow.pipelines.base import Prepared, RunnablePipeline
 from taskiq_flow.pipelines.pipeline_task import PipelineTask
 from taskiq_flow.pipelines.steps import (
     NOT_PASSED,
@@ -243,7 +241,7 @@ class Pipeline(RunnablePipeline, Generic[T]):
         ``ExecutionEngine.start`` raises, such as ``BindingError`` for arguments that the first step
         does not take.
         """
-        return self._begin(args, kwargs, self._pipeline_id)
+        return self._begin(args, kwargs)
 
     def stream(self, *args: Any, **kwargs: Any) -> AsyncGenerator[tuple[str, Any], None]:
         """Run the pipeline and yield ``(step, result)`` as the results arrive.
@@ -251,7 +249,7 @@ class Pipeline(RunnablePipeline, Generic[T]):
         A map or a filter has its list when that is whole. Leaving the loop cancels the run; raises
         what ``ExecutionEngine.execute_async`` does.
         """
-        return self._stream(args, kwargs, items=False)
+        return self._stream(args, kwargs)
 
     def stream_items(self, *args: Any, **kwargs: Any) -> AsyncGenerator[tuple[str, Any], None]:
         """Like ``stream``. Maps and filters give each element as an ``Item``, and no list.
@@ -270,13 +268,6 @@ class Pipeline(RunnablePipeline, Generic[T]):
         """
         return self._stream(args, kwargs, items="only")
 
-    def _stream(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], items: Items
-    ) -> AsyncGenerator[tuple[str, Any], None]:
-        graph, engine = self._ready(args, kwargs)
-        inputs = graph.inputs(args, kwargs)
-        return engine.execute_async(inputs, run_id=self._pipeline_id, items=items)
-
     @property
     def dag(self) -> DAG:
         """The graph of a run that is given one value, under the key ``input``.
@@ -285,38 +276,13 @@ class Pipeline(RunnablePipeline, Generic[T]):
         """
         return compiled(self._steps, 1, ()).dag
 
-    def print_dag(self) -> None:
-        """Draw the graph as text, to standard output."""
-        self.dag.print()
-
-    def _begin(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        pipeline_id: str | None,
-        convert: Convert = as_given,
-    ) -> PipelineTask[T]:
-        graph, engine = self._ready(args, kwargs)
-        inputs = convert(graph.dag, graph.inputs(args, kwargs))
-        run = engine.start(inputs, run_id=pipeline_id)
-        return PipelineTask(run, itemgetter(graph.result))
-
-    def _called(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[DAG, Mapping[str, Any]]:
-        graph, _ = self._ready(args, kwargs)
-        return graph.dag, graph.inputs(args, kwargs)
-
-    def _ready(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Compiled, ExecutionEngine]:
-        """The graph for such arguments, and an engine for it."""
+    def _prepared(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Prepared:
         shape = len(args), tuple(kwargs)
-        found = self._compiled.get(shape)
-        if found is None:
+        if (found := self._compiled.get(shape)) is None:
             graph = compiled(self._steps, *shape)
             found = self._compiled[shape] = graph, self._engine(graph.dag)
-        return found
+        graph, engine = found
+        return Prepared(engine, graph.dag, graph.inputs(args, kwargs), itemgetter(graph.result))
 
     def __repr__(self) -> str:
         count = len(self._steps)

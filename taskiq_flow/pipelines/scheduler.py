@@ -23,12 +23,7 @@ from taskiq_flow.engine.connection import check_broker
 from taskiq_flow.engine.started import started
 from taskiq_flow.errors import ConfigurationError, PipelineError
 from taskiq_flow.pipelines.base import RunnablePipeline, pipeline_of
-from taskiq_flow.pipelines.jobs import (
-    MemorySchedules,
-    PipelineJob,
-    ReadSchedules,
-    as_stored,
-)
+from taskiq_flow.pipelines.jobs import MemorySchedules, PipelineJob, ReadSchedules, as_stored
 from taskiq_flow.pipelines.times import checked_cron, checked_interval, checked_time, checked_zone
 from taskiq_flow.suggestions import did_you_mean, suggests_keywords
 

@@ -122,19 +122,13 @@ class Call:
             ) from error
 
     def _error(self, problem: str, parameter: str | None) -> BindingError:
-        names = [f"{'*' * _stars(p)}{p.name}" for p in self._parameters()]
+        names = [str(p.replace(default=p.empty, annotation=p.empty)) for p in self._parameters()]
         return BindingError(
             f"step {self.name!r} {problem}; its task takes ({', '.join(names)}), and is given the "
             "result of the step before it, or the arguments of kiq(), and what was added with it",
             task_name=self.name,
             parameter=parameter,
         )
-
-
-def _stars(parameter: Parameter) -> int:
-    if parameter.kind is Parameter.VAR_POSITIONAL:
-        return 1
-    return 2 if parameter.kind is Parameter.VAR_KEYWORD else 0
 
 
 def _is_single(parameter: Parameter) -> bool:

@@ -9,14 +9,7 @@ from typing import Any
 
 from taskiq_flow.dataflow.dag import DAG
 from taskiq_flow.engine.results import store_result
-from taskiq_flow.events import (
-    Event,
-    Item,
-    NodeCompleted,
-    NodeFailed,
-    NodeSkipped,
-    NodeStarted,
-)
+from taskiq_flow.events import Event, Item, NodeCompleted, NodeFailed, NodeSkipped, NodeStarted
 from taskiq_flow.views.report import RunReport
 from taskiq_flow.views.run_view import RunView
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -32,6 +33,7 @@ Listen = Callable[[], AsyncGenerator[bytes | AckableMessage, None]]
 """A broker's ``listen``."""
 
 
+@dataclass(slots=True, eq=False)
 class Delivery:
     """One message. ``origin``: the client's own object for it.
 
@@ -41,37 +43,16 @@ class Delivery:
     ``None`` if no engine has sent the message.
     """
 
-    __slots__ = (
-        "_ack",
-        "came_at",
-        "data",
-        "is_acknowledged",
-        "is_read",
-        "key",
-        "number",
-        "origin",
-        "reply_to",
-        "task_id",
-    )
-
-    def __init__(
-        self,
-        data: bytes,
-        ack: Callable[[], Awaitable[None] | None],
-        origin: Any,
-        key: Any,
-        number: int,
-    ) -> None:
-        self.data = data
-        self.origin = origin
-        self.key = key
-        self.number = number
-        self.came_at = time.monotonic()
-        self.task_id = ""
-        self.reply_to: ReplyTo | None = None
-        self.is_acknowledged = False
-        self.is_read = False
-        self._ack = ack
+    data: bytes
+    _ack: Callable[[], Awaitable[None] | None]
+    origin: Any
+    key: Any
+    number: int
+    came_at: float = field(default_factory=time.monotonic)
+    task_id: str = ""
+    reply_to: ReplyTo | None = None
+    is_acknowledged: bool = False
+    is_read: bool = False
 
     async def ack(self) -> None:
         """Acknowledge the message, unless that is done."""
@@ -180,22 +161,18 @@ class Deliveries:
         self._fetched.pop(id(message), None)
         return message
 
-    def next(self, may_begin: Callable[[Delivery], bool] = lambda _: True) -> AckableMessage | None:
+    def next(
+        self, may_begin: Callable[[Delivery], bool] = lambda _: True
+    ) -> tuple[AckableMessage, Delivery] | None:
         """The next message for taskiq that may be executed now. taskiq has it from now on."""
         for message, delivery in self._fetched.values():
             if may_begin(delivery):
-                return self.hand_over(message)
+                return self.hand_over(message), delivery
         return None
 
     def is_fetched(self, delivery: Delivery) -> bool:
         """Whether taskiq has not got a message yet."""
         return any(other is delivery for _, other in self._fetched.values())
-
-    def next_delivery(self) -> tuple[AckableMessage, Delivery] | None:
-        """Like ``next``, with the delivery of the message."""
-        for message, delivery in self._fetched.values():
-            return self.hand_over(message), delivery
-        return None
 
     def waits(self, seconds: float = 0.0) -> bool:
         """Whether a message waits to be handed to taskiq, and has done so for so many seconds."""
@@ -212,7 +189,7 @@ class Deliveries:
         fetched = [d for _, d in self._fetched.values() if d.came_at <= latest]
         self._fetched = {k: v for k, v in self._fetched.items() if v[1].came_at > latest}
         for delivery in fetched:
-            self._drop(delivery)
+            self.discard(delivery)
         if self._give_back is None:
             return len(fetched)
         deadline = asyncio.get_running_loop().time() + GIVING_BACK
@@ -257,10 +234,6 @@ class Deliveries:
         """The held message of this key."""
         return next((delivery for delivery in self._held if delivery.key == key), None)
 
-    def discard(self, delivery: Delivery) -> None:
-        """Drop a message: the server has taken it back."""
-        self._drop(delivery)
-
     def of_engines(self) -> list[Delivery]:
         """The messages that engines have sent."""
         return [delivery for delivery in self._held if delivery.read(self._broker) is not None]
@@ -278,7 +251,7 @@ class Deliveries:
     def drop_task(self, task_id: str) -> None:
         """Drop the message of a task that ended unacknowledged. It will be delivered again."""
         if (delivery := self._of_task(task_id, self._held)) is not None:
-            self._drop(delivery)
+            self.discard(delivery)
 
     def clear(self) -> None:
         """Drop all messages: the server has lost them."""
@@ -290,7 +263,7 @@ class Deliveries:
     async def let_go(self, delivery: Delivery) -> None:
         """Acknowledge a message, and hold it no more. Raises what the client raises."""
         await delivery.ack()
-        self._drop(delivery)
+        self.discard(delivery)
 
     def _of_task(self, task_id: str, deliveries: Iterable[Delivery]) -> Delivery | None:
         for delivery in deliveries:
@@ -299,7 +272,8 @@ class Deliveries:
                 return delivery
         return None
 
-    def _drop(self, delivery: Delivery) -> None:
+    def discard(self, delivery: Delivery) -> None:
+        """Hold a message no more, without an acknowledgement."""
         self._held.pop(delivery, None)
         self._by_data.pop(id(delivery.data), None)
         self._redelivered.pop(delivery, None)

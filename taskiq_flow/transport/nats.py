@@ -1,7 +1,4 @@
-"""NATS: notices on core subjects, revocations in a JetStream key-value bucket.
-
-With ``nats_broker.py`` beside it, the only file that knows NATS's clients.
-"""
+"""Notices over NATS: on core subjects, revocations in a JetStream key-value bucket."""
 
 from __future__ import annotations
 
@@ -20,24 +17,16 @@ from nats.errors import Error as NatsError
 from nats.js.api import KeyValueConfig
 from nats.js.errors import NotFoundError
 from nats.js.kv import KeyValue
-from taskiq import AsyncBroker, AsyncResultBackend
+from taskiq import AsyncResultBackend
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.reconnect import retry_through_outage
-from taskiq_flow.transport.nats_broker import (
-    backlog_of,
-    begin_of,
-    bucket_of,
-    inventory_of,
+from taskiq_flow.transport.nats_errors import (
     is_away,
-    is_full,
     is_outage,
-    is_started,
-    kick_of,
-    steady,
-    steady_results,
+    naming_refusals,
+    raise_if_refused,
 )
-from taskiq_flow.transport.nats_errors import naming_refusals, raise_if_refused
 from taskiq_flow.transport.protocol import (
     MOST_BYTES,
     REVOCATION_LIFE,
@@ -45,21 +34,6 @@ from taskiq_flow.transport.protocol import (
     hear_revoked,
     unnoticed,
 )
-
-__all__ = [
-    "NatsNotifier",
-    "backlog_of",
-    "begin_of",
-    "inventory_of",
-    "is_full",
-    "is_outage",
-    "is_started",
-    "kick_of",
-    "notifier_at",
-    "notifier_of",
-    "steady",
-    "steady_results",
-]
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -73,17 +47,6 @@ GRACE = 1.0
 
 GONE_AFTER = 60.0
 """Seconds after which the server removes what a process that was killed has subscribed to."""
-
-
-def notifier_at(url: str, prefix: str) -> NatsNotifier:
-    """A notifier with the settings of a URL: ``nats://`` or ``tls://``."""
-    return NatsNotifier(url, prefix)
-
-
-def notifier_of(broker: AsyncBroker, prefix: str) -> NatsNotifier:
-    """A notifier with a connection like the broker's."""
-    nats_broker: Any = broker
-    return NatsNotifier(nats_broker.servers, prefix, **nats_broker.connection_kwargs)
 
 
 class NatsNotifier:
@@ -231,6 +194,11 @@ class NatsNotifier:
         except NotFoundError:
             config = KeyValueConfig(bucket=self._bucket, ttl=REVOCATION_LIFE)
             return await context.create_key_value(config)
+
+
+def bucket_of(prefix: str) -> str:
+    """The bucket of revocations. The server allows no points and colons in its name."""
+    return f"{prefix.replace('.', '_').replace(':', '_')}_revoked"
 
 
 def _tell(hear: Callable[[str], None], key: str) -> None:

@@ -1,7 +1,4 @@
-"""NATS as a broker: its streams, and how its workers keep listening.
-
-With ``nats.py`` beside it, the only file that knows NATS's clients.
-"""
+"""NATS as a system: its streams, how its workers keep listening, and its notices of ``nats.py``."""
 
 from __future__ import annotations
 
@@ -15,50 +12,24 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Any
 
-from nats.errors import (
-    ConnectionClosedError,
-    ConnectionReconnectingError,
-    MaxPayloadError,
-    NoRespondersError,
-    NoServersError,
-    OutboundBufferLimitError,
-    StaleConnectionError,
-)
+from nats.errors import ConnectionClosedError, MaxPayloadError
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js.api import ConsumerInfo, RetentionPolicy, StreamConfig
-from nats.js.errors import (
-    APIError,
-    NoStreamResponseError,
-    NotFoundError,
-    ServiceUnavailableError,
-)
+from nats.js.errors import NoStreamResponseError, NotFoundError
 from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqResult
 from taskiq_nats import NatsBroker, PullBasedJetStreamBroker
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.reconnect import listen_through_outages, retry_through_outage, text_of
+from taskiq_flow.transport import nats_errors
 from taskiq_flow.transport.deliveries import Deliveries, Delivery, Listen, holding_ahead
+from taskiq_flow.transport.nats import NatsNotifier, bucket_of
 from taskiq_flow.transport.nats_acknowledged import remove_acknowledged
-from taskiq_flow.transport.nats_errors import naming_refusals
+from taskiq_flow.transport.nats_errors import is_away, naming_refusals
 from taskiq_flow.transport.protocol import Backlog, Begin, Kick, Leftover, NothingWaits
 
 logger = logging.getLogger("taskiq_flow")
-
-_OUTAGES = (
-    ConnectionClosedError,
-    ConnectionReconnectingError,
-    NatsTimeoutError,
-    NoRespondersError,
-    NoServersError,
-    NoStreamResponseError,
-    OutboundBufferLimitError,
-    ServiceUnavailableError,
-    StaleConnectionError,
-    OSError,
-)
-
-_AWAY = (*(kind for kind in _OUTAGES if kind is not ConnectionClosedError), APIError)
 
 ACK_WAIT = 30.0
 """Seconds after which the server delivers again what was not acknowledged, by its default."""
@@ -73,50 +44,14 @@ FETCH_TIMEOUT = 5.0
 """Seconds after which messages are asked for again, by default: a server that was away forgets."""
 
 
-# Numbers of JetStream's errors, as in ``server/errors.json`` of nats-server. What comes with the
-# status 503 passes as well, but for a server or an account that has no JetStream.
-_PASSING = frozenset(
-    {
-        10005,  # no suitable peers for placement
-        10009,  # the cluster has no leader
-        10118,  # the stream is offline
-        10119,  # the consumer is offline
-    }
-)
-_FULL = frozenset(
-    {
-        10002,  # the account's limits
-        10023,  # insufficient resources
-        10028,  # memory
-        10047,  # storage
-        10077,  # the stream's limits, if it refuses new messages
-    }
-)
-_WITHOUT_JETSTREAM = frozenset({10039, 10076})
-_UNAVAILABLE = 503
+# The first functions of a ``System``; the others follow.
+is_outage, is_full, notifier_at = nats_errors.is_outage, nats_errors.is_full, NatsNotifier
 
 
-def is_outage(error: BaseException) -> bool:
-    """Whether an error says that the server cannot serve now, and may later."""
-    if isinstance(error, APIError):
-        number, status = error.err_code, error.code
-        if number in _FULL or number in _WITHOUT_JETSTREAM:
-            return False
-        return number in _PASSING or status == _UNAVAILABLE
-    return isinstance(error, _OUTAGES)
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that the server has no room."""
-    return isinstance(error, APIError) and error.err_code in _FULL
-
-
-def is_away(error: BaseException) -> bool:
-    """Whether a listening client may try again after an error: not if it was closed.
-
-    A server that has just come up answers with errors of its API.
-    """
-    return isinstance(error, _AWAY)
+def notifier_of(broker: AsyncBroker, prefix: str) -> NatsNotifier:
+    """A notifier with a connection like the broker's."""
+    nats_broker: Any = broker
+    return NatsNotifier(nats_broker.servers, prefix, **nats_broker.connection_kwargs)
 
 
 def is_started(broker: AsyncBroker) -> bool:
@@ -248,11 +183,6 @@ async def inventory_of(broker: AsyncBroker, prefix: str) -> list[Leftover]:
     return sorted(found, key=lambda leftover: leftover.name)
 
 
-def bucket_of(prefix: str) -> str:
-    """The bucket of revocations. The server allows no points and colons in its name."""
-    return f"{prefix.replace('.', '_').replace(':', '_')}_revoked"
-
-
 class JetStreamListener:
     """Keeps a broker listening, whatever the server has lost when it comes back.
 
@@ -316,8 +246,8 @@ class JetStreamListener:
                 new = [each for each in batch if _key(each) not in here]
                 for each in new:
                     hold(each.data, each.ack, each, _key(each), _number(each))
-                while (message := self.deliveries.next()) is not None:
-                    yield message
+                while (following := self.deliveries.next()) is not None:
+                    yield following[0]
         finally:
             await self.deliveries.give_back_at_the_end()
 

@@ -22,13 +22,16 @@ LABEL = "taskiq_flow"
 """The label of every task that an engine with a ``FlowMiddleware`` sends."""
 
 BEGIN_LABEL = "taskiq_flow_begin"
-"""The label of tasks whose worker reports that it has begun them: ``AT_ONCE`` or ``IN_TIME``."""
+"""The label of tasks whose worker reports that it has begun them: by one of these words."""
 
-AT_ONCE = "1"
+TELL_AT_ONCE = "1"
 """It reports that when a task begins, and with each heartbeat."""
 
-IN_TIME = "2"
+TELL_IN_TIME = "2"
 """It reports that with each heartbeat. A task that has ended by then costs no notice more."""
+
+REQUEUE_COUNT = "X-Taskiq-requeue"
+"""The label in which taskiq's ``Context.requeue`` counts its calls."""
 
 KEEP_LABEL = "taskiq_flow_keep"
 """The label of tasks whose results somebody may read when the engine that sent them is gone."""

@@ -1,7 +1,4 @@
-"""RabbitMQ: notices and revocations, each over an exchange.
-
-``rabbitmq_broker`` has the queues of tasks. Only these two files know RabbitMQ's clients.
-"""
+"""Notices and revocations over RabbitMQ, each by an exchange."""
 
 from __future__ import annotations
 
@@ -15,15 +12,12 @@ from functools import partial
 from typing import Any
 
 from aio_pika import DeliveryMode, ExchangeType, Message, connect, connect_robust
-from aio_pika.abc import (
-    AbstractExchange,
-    AbstractRobustConnection,
-)
+from aio_pika.abc import AbstractExchange, AbstractRobustConnection
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, PublishError
-from aiormq.abc import DeliveredMessage
+from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.exceptions import ChannelAccessRefused
 from pamqp.commands import Basic
-from taskiq import AsyncBroker, AsyncResultBackend
+from taskiq import AsyncResultBackend
 
 from taskiq_flow.cleanup import until_ended
 from taskiq_flow.errors import ConfigurationError
@@ -35,35 +29,7 @@ from taskiq_flow.transport.protocol import (
     hear_revoked,
     unnoticed,
 )
-from taskiq_flow.transport.rabbitmq_broker import (
-    CLIENT_ERRORS,
-    backlog_of,
-    begin_of,
-    channel_of,
-    inventory_of,
-    is_full,
-    is_outage,
-    is_started,
-    kick_of,
-    revoked_of,
-    steady,
-    steady_results,
-)
-
-__all__ = [
-    "RabbitNotifier",
-    "backlog_of",
-    "begin_of",
-    "inventory_of",
-    "is_full",
-    "is_outage",
-    "is_started",
-    "kick_of",
-    "notifier_at",
-    "notifier_of",
-    "steady",
-    "steady_results",
-]
+from taskiq_flow.transport.rabbitmq_errors import CLIENT_ERRORS, is_outage, is_outage_or_gone
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -91,18 +57,6 @@ GRACE = 1.0
 
 CONNECT_TIMEOUT = 5
 """Seconds after which one try to connect counts as failed."""
-
-
-def notifier_at(url: str, prefix: str) -> RabbitNotifier:
-    """A notifier with the settings of a URL: ``amqp://`` or ``amqps://``."""
-    return RabbitNotifier(url, prefix)
-
-
-def notifier_of(broker: AsyncBroker, prefix: str) -> RabbitNotifier:
-    """A notifier with a connection like the broker's."""
-    rabbit: Any = broker
-    settings = rabbit._conn_kwargs  # noqa: SLF001 - kept nowhere else
-    return RabbitNotifier(rabbit.url, prefix, **settings)
 
 
 class RabbitNotifier:
@@ -201,7 +155,10 @@ class RabbitNotifier:
             await self._consume(self._revoked_name, "", hear_run)
             if self._catching_up is not None:
                 self._catching_up.cancel()
-            self._catching_up = asyncio.create_task(self._catch_up(hear_run))
+            what = "not all revoked runs are known yet"
+            read = partial(self._read_stored, hear_run)
+            reading = retry_through_outage(read, is_outage_or_gone, what, math.inf)
+            self._catching_up = asyncio.create_task(reading)
 
         await self._subscribe(listen_and_read)
         if self._catching_up is not None:
@@ -272,12 +229,6 @@ class RabbitNotifier:
         await channel.queue_bind(queue, exchange, key)
         await channel.basic_consume(queue, handle, no_ack=True)
 
-    async def _catch_up(self, hear: Callable[[bytes], None]) -> None:
-        what = "not all revoked runs are known yet"
-        await retry_through_outage(
-            partial(self._read_stored, hear), is_outage_or_gone, what, math.inf
-        )
-
     async def _read_stored(self, hear: Callable[[bytes], None]) -> None:
         """Read the queue without removing anything. One worker at a time does that."""
         for pause in backoff_delays(TURN, LONGEST_TURN):
@@ -309,6 +260,15 @@ class RabbitNotifier:
         return True
 
 
-def is_outage_or_gone(error: BaseException) -> bool:
-    """Like ``is_outage``, and also true if a queue is gone: it will soon be declared again."""
-    return is_outage(error) or isinstance(error, ChannelNotFoundEntity)
+def revoked_of(prefix: str) -> str:
+    """The exchange that tells workers of revoked runs, and the queue that stores them."""
+    return f"{prefix}_revocations"
+
+
+async def channel_of(connection: Any) -> AbstractChannel:
+    """A new channel: an error on it closes no other. ``ConnectionError`` while there is none."""
+    transport = connection.transport
+    if transport is None or transport.connection.is_closed:  # the client raises a RuntimeError
+        raise ConnectionError("the connection to RabbitMQ is closed until the client reconnects")
+    channel: AbstractChannel = await transport.connection.channel()
+    return channel

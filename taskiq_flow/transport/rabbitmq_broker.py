@@ -19,46 +19,24 @@ from typing import Any
 from aio_pika import Message
 from aio_pika.abc import AbstractIncomingMessage
 from aio_pika.exceptions import (
-    AMQPError,
-    AuthenticationError,
     ChannelInvalidStateError,
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
     DeliveryError,
-    IncompatibleProtocolError,
-    MethodNotImplemented,
-    ProbableAuthenticationError,
     PublishError,
 )
-from aiormq.abc import AbstractChannel
-from aiormq.exceptions import ChannelAccessRefused, ConnectionNotAllowed
 from taskiq import AckableMessage, AsyncBroker, AsyncResultBackend, BrokerMessage
 
 from taskiq_flow.cleanup import to_the_end
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.reconnect import listen_through_outages, retry_through_outage, text_of
+from taskiq_flow.transport import rabbitmq_errors
 from taskiq_flow.transport.deliveries import GIVING_BACK, Deliveries, Delivery
-from taskiq_flow.transport.protocol import Backlog, Begin, Kick, Leftover
+from taskiq_flow.transport.protocol import Begin, Kick, Leftover
+from taskiq_flow.transport.rabbitmq import RabbitNotifier, channel_of, revoked_of
+from taskiq_flow.transport.rabbitmq_errors import CLIENT_ERRORS
 
 logger = logging.getLogger("taskiq_flow")
-
-CLIENT_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, asyncio.TimeoutError)
-"""What the client raises when the server is away, or refuses something."""
-
-_REFUSALS = (
-    *(AuthenticationError, ProbableAuthenticationError, IncompatibleProtocolError),
-    *(ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed),
-    *(ConnectionNotAllowed, MethodNotImplemented),
-)
-
-_NOT_NOW = (
-    "timed out",  # consumer_timeout: the channel is opened anew
-    "unknown delivery tag",  # of an earlier channel
-    "down or inaccessible",  # the node of a queue
-    "stopped by supervisor",
-    "limit",  # of connections
-)
-"""Parts of a refusal's text that say that it passes."""
 
 PARK_AFTER = 30.0
 """Seconds for which a message is unacknowledged. RabbitMQ advises no lower limit than a minute."""
@@ -88,27 +66,22 @@ _OF_THE_SERVER = ("x-death", "x-first-death", "x-last-death", "x-delivery-count"
 """Beginnings of headers that a copy does not have: the server drops messages that go in circles."""
 
 
-def is_outage(error: BaseException) -> bool:
-    """Whether an error says that the server cannot serve now, and may later."""
-    if isinstance(error, _REFUSALS):
-        return any(part in str(error) for part in _NOT_NOW)
-    return isinstance(error, CLIENT_ERRORS)
+# The first functions of a ``System``; the others follow.
+is_outage, is_full = rabbitmq_errors.is_outage, rabbitmq_errors.is_full
+notifier_at = RabbitNotifier
 
 
-def is_full(_: BaseException) -> bool:
-    """A server without room lets its clients wait, and answers with no error."""
-    return False
+def notifier_of(broker: AsyncBroker, prefix: str) -> RabbitNotifier:
+    """A notifier with a connection like the broker's."""
+    rabbit: Any = broker
+    settings = rabbit._conn_kwargs  # noqa: SLF001 - kept nowhere else
+    return RabbitNotifier(rabbit.url, prefix, **settings)
 
 
 def is_started(broker: AsyncBroker) -> bool:
     """Whether the broker can send."""
     rabbit: Any = broker
     return rabbit.write_channel is not None
-
-
-def backlog_of(broker: AsyncBroker) -> Backlog:
-    """The backlog of the broker's queues."""
-    return QueueBacklog(broker)
 
 
 def begin_of(_: AsyncBroker) -> Begin | None:
@@ -272,7 +245,7 @@ class QueueListener:
         if self._suspect is None and self._suspects:
             message, self._suspect = self._suspects.pop(0)
             return message, self._suspect
-        while (following := self.deliveries.next_delivery()) is not None:
+        while (following := self.deliveries.next()) is not None:
             _, delivery = following
             if not delivery.origin.is_here:
                 self.deliveries.discard(delivery)
@@ -442,20 +415,6 @@ async def _acknowledge(message: AbstractIncomingMessage) -> None:
         logger.debug("a message was not acknowledged: %s", text_of(error))
 
 
-def revoked_of(prefix: str) -> str:
-    """The exchange that tells workers of revoked runs, and the queue that stores them."""
-    return f"{prefix}_revocations"
-
-
-async def channel_of(connection: Any) -> AbstractChannel:
-    """A new channel: an error on it closes no other. ``ConnectionError`` while there is none."""
-    transport = connection.transport
-    if transport is None or transport.connection.is_closed:  # the client raises a RuntimeError
-        raise ConnectionError("the connection to RabbitMQ is closed until the client reconnects")
-    channel: AbstractChannel = await transport.connection.channel()
-    return channel
-
-
 async def count_of(connection: Any, name: str) -> int | None:
     """The messages that wait in a queue. ``None`` if it is gone, or its node is down."""
     channel = await channel_of(connection)
@@ -497,3 +456,6 @@ class QueueBacklog:
         # The broker's own channel would answer with what it was told when it began.
         waiting = [await count_of(self._broker.write_conn, name) or 0 for name in names]
         return 1, int(not sum(waiting))
+
+
+backlog_of = QueueBacklog

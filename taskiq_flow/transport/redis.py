@@ -1,4 +1,4 @@
-"""Redis: notices by publish/subscribe, saved and published in one step where both go there."""
+"""Notices over Redis: by publish/subscribe, with their results in one step where both go there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError, ResponseError
-from taskiq import AsyncBroker, AsyncResultBackend, TaskiqResult
+from taskiq import AsyncResultBackend, TaskiqResult
 from taskiq_redis import RedisAsyncResultBackend
 
 from taskiq_flow.cleanup import until_ended
@@ -29,38 +29,10 @@ from taskiq_flow.transport.protocol import (
     unnoticed,
 )
 from taskiq_flow.transport.redis_batches import Batches
-from taskiq_flow.transport.redis_broker import (
-    Client,
-    backlog_of,
-    begin_of,
-    client_of,
-    explaining_size,
-    inventory_of,
-    is_behind_sentinels,
-    is_started,
-    kick_of,
-    sender_of,
-    steady,
-    steady_results,
-)
-from taskiq_flow.transport.redis_errors import is_full, is_outage, naming
+from taskiq_flow.transport.redis_connection import Client
+from taskiq_flow.transport.redis_errors import explaining_size, is_outage, naming
 from taskiq_flow.transport.redis_streams import ACKNOWLEDGE, StreamEntry, database_of
 from taskiq_flow.transport.redis_subscription import Subscription
-
-__all__ = [
-    "RedisNotifier",
-    "backlog_of",
-    "begin_of",
-    "inventory_of",
-    "is_full",
-    "is_outage",
-    "is_started",
-    "kick_of",
-    "notifier_at",
-    "notifier_of",
-    "steady",
-    "steady_results",
-]
 
 logger = logging.getLogger("taskiq_flow")
 
@@ -78,18 +50,6 @@ AT_ONCE = 100
 
 GRACE = 1.0
 """Seconds that a subscription has to end after it was cancelled."""
-
-
-def notifier_at(url: str, prefix: str) -> RedisNotifier:
-    """A notifier with the settings of a URL: ``redis://``, ``rediss://`` or ``unix://``."""
-    return RedisNotifier(Redis.from_url(url), prefix, is_own=True)
-
-
-def notifier_of(broker: AsyncBroker, prefix: str) -> RedisNotifier:
-    """A notifier with a broker's settings: of one server, behind sentinels, or of a cluster."""
-    client = client_of(broker)
-    batches = None if isinstance(client, RedisCluster) else sender_of(broker)
-    return RedisNotifier(client, prefix, batches, is_own=is_behind_sentinels(broker))
 
 
 class RedisNotifier:

@@ -1,23 +1,17 @@
-"""Redis as a broker: its clients, its queues, and how its workers keep listening to lists.
-
-``redis_streams.py`` reads the streams.
-"""
+"""Redis as a system: its clients, its queues, how workers listen to lists; see ``redis.py`` too."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import RedisError, ResponseError
 from taskiq import AsyncBroker, AsyncResultBackend, BrokerMessage, TaskiqEvents, TaskiqResult
 from taskiq_redis import (
     ListQueueBroker,
@@ -28,23 +22,17 @@ from taskiq_redis import (
     RedisStreamSentinelBroker,
 )
 
-from taskiq_flow.errors import SerializationError
-from taskiq_flow.reconnect import listen_through_outages, text_of
-from taskiq_flow.transport.deliveries import (
-    Deliveries,
-    Listen,
-    holding,
-    holding_ahead,
-)
+from taskiq_flow.reconnect import listen_through_outages
+from taskiq_flow.transport import redis_errors
+from taskiq_flow.transport.deliveries import Deliveries, Listen, holding, holding_ahead
 from taskiq_flow.transport.protocol import Backlog, Begin, Kick, Leftover, NothingWaits
+from taskiq_flow.transport.redis import RedisNotifier
 from taskiq_flow.transport.redis_batches import Batches
-from taskiq_flow.transport.redis_connection import patience_of
-from taskiq_flow.transport.redis_errors import is_outage, naming
+from taskiq_flow.transport.redis_connection import Client, patience_of
+from taskiq_flow.transport.redis_errors import LEAST_LIMIT, explaining_size, naming
 from taskiq_flow.transport.redis_streams import StreamReader
 
 logger = logging.getLogger("taskiq_flow")
-
-Client = Redis | RedisCluster
 
 STREAM_BROKERS = (RedisStreamBroker, RedisStreamSentinelBroker, RedisStreamClusterBroker)
 LIST_BROKERS = (ListQueueBroker, ListQueueSentinelBroker, ListQueueClusterBroker)
@@ -53,68 +41,44 @@ LIST_WAIT = 1.0
 """Seconds for which the server waits for an element of a list."""
 
 
-DEFAULT_LIMIT = 512 * 1024 * 1024
-"""Bytes of one value that a server takes, by default (``proto-max-bulk-len``)."""
-
-LEAST_LIMIT = 1024 * 1024
-"""Bytes of one value that every server takes."""
+# The first functions of a ``System``; the others follow.
+is_outage, is_full = redis_errors.is_outage, redis_errors.is_full
 
 
-@asynccontextmanager
-async def explaining_size(
-    client: Any, size_of: Callable[[], int], what: str
-) -> AsyncIterator[None]:
-    """Raise ``SerializationError`` where a value is larger than the server takes.
-
-    The server closes the connection while such a value is written, as in an outage. ``size_of``:
-    gives the bytes of the value; called after an error.
-    """
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        size = size_of()
-        if size <= LEAST_LIMIT or size <= (limit := await _limit_of(client)):
-            raise
-        raise SerializationError(
-            f"{what} has {size} bytes, and the Redis server takes no value above {limit} bytes: "
-            "make it smaller (a message: with pass_by=), or raise the server's proto-max-bulk-len"
-        ) from error
-
-
-async def _limit_of(client: Any) -> float:
-    """The bytes of one value that a server takes. Infinite while it does not answer."""
-    try:
-        answer = await client.config_get("proto-max-bulk-len")
-        return int(answer["proto-max-bulk-len"])
-    except (ResponseError, KeyError) as error:  # this user may not ask, or the server is another
-        logger.debug("the server does not tell its limit on values: %s", text_of(error))
-        return DEFAULT_LIMIT
-    except (RedisError, OSError) as error:
-        logger.debug("the server's limit on values is not known: %s", text_of(error))
-        return math.inf
-
-
-def client_of(broker: Any) -> Client:
-    """A client for a broker, over its own connections, or through sentinels."""
-    client = _clients.get(broker)
+def client_of(owner: Any) -> Client:
+    """A client for a broker or a result backend, over its own connections, or through sentinels."""
+    client = _clients.get(owner)
     if client is None:
-        if hasattr(broker, "connection_pool"):
-            client = Redis(connection_pool=broker.connection_pool)
-        elif is_behind_sentinels(broker):
-            client = broker.sentinel.master_for(broker.master_name)
+        pool = getattr(owner, "connection_pool", None) or getattr(owner, "redis_pool", None)
+        if pool is not None:
+            client = Redis(connection_pool=pool)
+        elif is_behind_sentinels(owner):
+            client = owner.sentinel.master_for(owner.master_name)
         else:
-            client = broker.redis
-        _clients[broker] = client
+            client = owner.redis
+        _clients[owner] = client
     return client
 
 
-def is_behind_sentinels(broker: AsyncBroker) -> bool:
-    """Whether sentinels say where the broker's server is."""
-    return hasattr(broker, "sentinel")
+def is_behind_sentinels(owner: object) -> bool:
+    """Whether sentinels say where the server of a broker or a result backend is."""
+    return hasattr(owner, "sentinel")
 
 
 _clients: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 _senders: WeakKeyDictionary[Any, Batches] = WeakKeyDictionary()
+
+
+def notifier_at(url: str, prefix: str) -> RedisNotifier:
+    """A notifier with the settings of a URL: ``redis://``, ``rediss://`` or ``unix://``."""
+    return RedisNotifier(Redis.from_url(url), prefix, is_own=True)
+
+
+def notifier_of(broker: AsyncBroker, prefix: str) -> RedisNotifier:
+    """A notifier with a broker's settings: of one server, behind sentinels, or of a cluster."""
+    client = client_of(broker)
+    batches = None if isinstance(client, RedisCluster) else sender_of(broker)
+    return RedisNotifier(client, prefix, batches, is_own=is_behind_sentinels(broker))
 
 
 def is_started(_: AsyncBroker) -> bool:
@@ -325,22 +289,11 @@ def steady_results(backend: AsyncResultBackend[Any]) -> None:
         def size() -> int:
             return len(redis_backend.serializer.dumpb(result.model_dump(mode="json")))
 
-        async with explaining_size(_client_of_results(backend), size, "the result"):
+        async with explaining_size(client_of(backend), size, "the result"):
             await set_result(task_id, result)
 
     # Replaced, as taskiq has no hook for it.
     backend.set_result = set_result_that_fits  # type: ignore[method-assign]
-
-
-def _client_of_results(backend: Any) -> Client:
-    """A client for a result backend, over its own connections, or through sentinels."""
-    if hasattr(backend, "redis_pool"):
-        return Redis(connection_pool=backend.redis_pool)
-    if hasattr(backend, "sentinel"):
-        client: Client = backend.sentinel.master_for(backend.master_name)
-        return client
-    cluster: Client = backend.redis
-    return cluster
 
 
 class StreamBacklog:

@@ -1,7 +1,4 @@
-"""One connection to a Redis server, beside those of its client's pool.
-
-With ``redis.py`` and ``redis_broker.py``, one of the files that know Redis's client.
-"""
+"""One connection to a Redis server, beside those of its client's pool."""
 
 from __future__ import annotations
 
@@ -12,13 +9,15 @@ from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any
 
-from redis.asyncio import RedisCluster
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from taskiq_flow.transport.redis_errors import is_demoted
 from taskiq_flow.transport.redis_replies import PushNotification, Replies, pack_command
+
+Client = Redis | RedisCluster
 
 Command = tuple[Any, ...]
 """A command's name and its arguments."""

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from types import TracebackType
+from typing import Any
 
 from redis import exceptions
+
+from taskiq_flow.errors import SerializationError
+from taskiq_flow.reconnect import text_of
+
+logger = logging.getLogger("taskiq_flow")
+
+DEFAULT_LIMIT = 512 * 1024 * 1024
+"""Bytes of one value that a server takes, by default (``proto-max-bulk-len``)."""
+
+LEAST_LIMIT = 1024 * 1024
+"""Bytes of one value that every server takes."""
 
 _PASSING = (
     exceptions.ConnectionError,
@@ -109,3 +125,40 @@ def is_without_group(error: BaseException) -> bool:
     return isinstance(error, exceptions.ResponseError) and (
         "NOGROUP" in text or "the stream key no longer exists" in text
     )
+
+
+@asynccontextmanager
+async def explaining_size(
+    client: Any, size_of: Callable[[], int], what: str
+) -> AsyncIterator[None]:
+    """Raise ``SerializationError`` where a value is larger than the server takes.
+
+    The server closes the connection while such a value is written, as in an outage. ``size_of``:
+    gives the bytes of the value; called after an error.
+    """
+    try:
+        yield
+    except (exceptions.RedisError, OSError) as error:
+        size = size_of()
+        if size <= LEAST_LIMIT or size <= (limit := await _limit_of(client)):
+            raise
+        raise SerializationError(
+            f"{what} has {size} bytes, and the Redis server takes no value above {limit} bytes: "
+            "make it smaller (a message: with pass_by=), or raise the server's proto-max-bulk-len"
+        ) from error
+
+
+async def _limit_of(client: Any) -> float:
+    """The bytes of one value that a server takes. Infinite while it does not answer."""
+    try:
+        answer = await client.config_get("proto-max-bulk-len")
+        return int(answer["proto-max-bulk-len"])
+    except (
+        exceptions.ResponseError,
+        KeyError,
+    ) as error:  # not told to this user, or at all
+        logger.debug("the server does not tell its limit on values: %s", text_of(error))
+        return DEFAULT_LIMIT
+    except (exceptions.RedisError, OSError) as error:
+        logger.debug("the server's limit on values is not known: %s", text_of(error))
+        return math.inf

@@ -1,7 +1,4 @@
-"""What a Redis server says on one connection, read as it comes.
-
-With ``redis_connection.py``, one of the files that know Redis's client.
-"""
+"""What a Redis server says on one connection, read as it comes."""
 
 from __future__ import annotations
 

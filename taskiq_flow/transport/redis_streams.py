@@ -1,7 +1,4 @@
-"""Reading Redis streams as a worker: new messages, what other workers left, and giving back.
-
-With ``redis.py`` and ``redis_broker.py``, one of the files that know Redis's commands.
-"""
+"""Reading Redis streams as a worker: new messages, what other workers left, and giving back."""
 
 from __future__ import annotations
 
@@ -85,16 +82,8 @@ class StreamReader:
         self._idle_timeout: int = getattr(broker, "idle_timeout", IDLE_TIMEOUT)
         self._most_at_once: int = getattr(broker, "count", None) or MOST_AT_ONCE
         self._at_once = 1
-        self._wait = max(
-            1,
-            int(
-                min(
-                    broker.block,
-                    self._idle_timeout / 2,
-                    patience_of(client) * 500,  # milliseconds; half of what the client waits
-                )
-            ),
-        )
+        half_of_patience = patience_of(client) * 500  # milliseconds
+        self._wait = max(1, int(min(broker.block, self._idle_timeout / 2, half_of_patience)))
         self._renewed_at = time.monotonic()
         self._looked_at = -math.inf
         self._suspects_wait = False
@@ -108,8 +97,8 @@ class StreamReader:
                     raise asyncio.CancelledError
                 self._hold(_entries(await self._read()))
                 began = time.monotonic()
-                while (message := self.deliveries.next(self._may_begin)) is not None:
-                    yield message
+                while (following := self.deliveries.next(self._may_begin)) is not None:
+                    yield following[0]
                 took = time.monotonic() - began
                 # A worker that is busy fetches one at a time: others may be idle.
                 self._at_once = min(2 * self._at_once, self._most_at_once) if took < QUICKLY else 1
@@ -119,8 +108,8 @@ class StreamReader:
                     for stream in self._streams:
                         await self._take_over(stream)
                         await self._remove_consumers(stream)
-                    while (message := self.deliveries.next(self._may_begin)) is not None:
-                        yield message
+                    while (following := self.deliveries.next(self._may_begin)) is not None:
+                        yield following[0]
         finally:
             await self.aclose()
             await self.deliveries.give_back_at_the_end()
@@ -140,9 +129,6 @@ class StreamReader:
         entry: StreamEntry = delivery.origin
         arguments = (entry.group, entry.id, delivery.data, delivery.number - 1)
         await self._client.eval(_GIVE_BACK, 1, entry.stream, *arguments)
-
-    async def _acknowledge(self, entry: StreamEntry) -> None:
-        await self._client.eval(_ACKNOWLEDGE, 1, entry.stream, entry.group, entry.id)
 
     async def _leave(self) -> None:
         """Remove this worker's consumer from each stream where it holds no message."""
@@ -165,16 +151,7 @@ class StreamReader:
             entry: StreamEntry = delivery.origin
             by_stream.setdefault(entry.stream, []).append(entry.id)
         for stream, ids in by_stream.items():
-            await self._answer(
-                self._client.xclaim(
-                    stream,
-                    self._group,
-                    self._consumer,
-                    min_idle_time=0,
-                    message_ids=ids,
-                    justid=True,  # which is not counted as a delivery
-                )
-            )
+            await self._claim(stream, ids, justid=True)  # which is not counted as a delivery
 
     async def _read(self) -> Any:
         wait = min(self._wait, _SHORT_WAIT) if self._suspects_wait else self._wait
@@ -183,6 +160,13 @@ class StreamReader:
         streams = ("STREAMS", *self._streams, *self._streams.values())
         client = self._own or self._client
         return await self._answer(client.execute_command("XREADGROUP", *reader, *limits, *streams))
+
+    async def _claim(
+        self, stream: Any, ids: list[Any], idle: int = 0, *, justid: bool = False
+    ) -> Any:
+        return await self._answer(
+            self._client.xclaim(stream, self._group, self._consumer, idle, ids, justid=justid)
+        )
 
     async def _answer(self, asked: Awaitable[Any]) -> Any:
         """The server's answer. If it has lost the streams, they are created again: no answer."""
@@ -205,12 +189,7 @@ class StreamReader:
         """
         pending: list[dict[str, Any]] = await self._answer(
             self._client.xpending_range(
-                stream,
-                self._group,
-                min="-",
-                max="+",
-                count=self._most_at_once,
-                idle=self._idle_timeout,
+                stream, self._group, "-", "+", self._most_at_once, idle=self._idle_timeout
             )
         )
         # A message that is held here is idle only if this process or the server was suspended.
@@ -220,16 +199,8 @@ class StreamReader:
         alone = [] if self._has_suspect() else suspects[:1]
         self._suspects_wait |= len(suspects) > len(alone)
         for entry in [e for e in left if e["times_delivered"] < _SUSPECT] + alone:
-            claimed = await self._answer(
-                self._client.xclaim(
-                    stream,
-                    self._group,
-                    self._consumer,
-                    min_idle_time=self._idle_timeout,  # unless another worker was faster
-                    message_ids=[entry["message_id"]],
-                )
-            )
-            for message in claimed:
+            # Those that have been idle for so long, unless another worker was faster.
+            for message in await self._claim(stream, [entry["message_id"]], self._idle_timeout):
                 if message[1]:
                     self._hold([(stream, [message])], entry["times_delivered"] + 1)
                 else:  # it was trimmed: Redis 6 leaves the entry pending
@@ -270,7 +241,7 @@ class StreamReader:
                 entry = StreamEntry(stream, self._group, message_id, self._database)
                 self.deliveries.hold(
                     fields[b"data"],
-                    partial(self._acknowledge, entry),
+                    partial(self._client.eval, _ACKNOWLEDGE, 1, stream, self._group, message_id),
                     entry,
                     _key(stream, message_id),
                     number + int(fields.get(_IN_VAIN, 0)),

@@ -101,6 +101,6 @@ _HARMLESS = {
 
 
 def _system(name: str) -> System:
-    module: Any = importlib.import_module(f"taskiq_flow.transport.{name}")
+    module: Any = importlib.import_module(f"taskiq_flow.transport.{name}_broker")
     system: System = module
     return system

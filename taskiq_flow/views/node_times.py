@@ -51,6 +51,16 @@ class NodeTimes:
         return self.queued
 
 
+def taken(times: NodeTimes) -> float:
+    """Seconds from the beginning of the first span to the end of the last one."""
+    return times.spans[-1].end - times.spans[0].start if times.spans else 0.0
+
+
+def count_text(times: NodeTimes) -> str:
+    """What stands behind the name of a mapped node: how many elements it has."""
+    return "" if times.elements is None else f" ×{times.elements}"
+
+
 def times_of(node: NodeView, view: RunView) -> NodeTimes:
     """The times of one of a view's nodes."""
     elements = None if node.elements is None else node.elements.known
@@ -71,9 +81,8 @@ def _spans(node: NodeView, view: RunView) -> Iterator[Span]:
     attempts = [*node.earlier]
     if node.sent_at is not None and ended_at is not None:
         attempts.append((node.sent_at, node.began_at, ended_at))
-    elif (
-        at is not None and ended_at is not None and ended_at > at
-    ):  # it was skipped, or needed no task
+    elif at is not None and ended_at is not None and ended_at > at:
+        # It was skipped, or needed no task.
         yield Span("waiting", at - view.started_at, ended_at - view.started_at, 0)
     first = node.attempts - len(attempts) + 1
     for attempt, (sent, told, ended) in enumerate(attempts, first):

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from taskiq_flow.events import Source
+from taskiq_flow.events import Outcome, Source
 from taskiq_flow.previews import LONGEST_TEXT, preview
 
 NodeState = Literal[
@@ -124,14 +124,21 @@ class NodeView:
         """Whether nothing more will become of it."""
         return self.state not in ("pending", "queued", "running", "interrupted")
 
-    def state_of_flight(self, *, is_gone: bool) -> NodeState | None:
-        """What its state becomes when its engine is gone, or is there again; ``None``: it stays."""
-        if is_gone:
-            return "interrupted" if self.state in ("queued", "running") else None
-        if self.state != "interrupted":
-            return None
-        is_sent = self.elements is None and self.began_at is None
-        return "queued" if is_sent else "running"
+    def note_engine(self, *, is_gone: bool) -> None:
+        """Its engine is gone, or has it again: it is interrupted if it is in flight, or was so.
+
+        So are the elements of a mapped node.
+        """
+        if self.elements is not None:
+            for record in self.elements.records.values():
+                before = record.state
+                record.note_engine(is_gone=is_gone)
+                self.elements.recount(before, record.state)
+        if is_gone and self.state in ("queued", "running"):
+            self.state = "interrupted"
+        elif not is_gone and self.state == "interrupted":
+            is_sent = self.elements is None and self.began_at is None
+            self.state = "queued" if is_sent else "running"
 
     def send(self, at: float, attempt: int) -> None:
         """An attempt is sent."""
@@ -164,6 +171,62 @@ class NodeView:
         since = self.sent_at if self.began_at is None else self.began_at
         if since is not None and self.state in ("queued", "running"):
             self.running += at - since
+
+    def end(self, state: NodeState, at: float) -> None:
+        """It has ended, with the attempt in flight if there is one."""
+        self.close(at)
+        self.state, self.ended_at = state, at
+
+    def move_element(self, record: NodeView, before: NodeState, at: float) -> None:
+        """An element of this mapped node is in flight now, in another state than before perhaps."""
+        if self.elements is None:
+            return
+        if self.sent_at is None:
+            self.sent_at = at
+        if self.began_at is None:
+            self.began_at = record.began_at
+        self.elements.records[record.name] = record
+        self.elements.recount(before, record.state)
+        self.elements.note_queue(at)
+
+    def end_element(self, record: NodeView, state: NodeState, at: float) -> None:
+        """An element of this mapped node has ended."""
+        if (elements := self.elements) is None:
+            return
+        elements.recount(record.state, state)
+        record.end(state, at)
+        elements.note_queue(at)
+        elements.records.pop(record.name, None)
+        if state == "failed" and elements.failed <= MOST_FAILURES:
+            elements.records[record.name] = record
+        self.waiting += record.waiting
+        self.queued += record.queued
+        self.running += record.running
+        self.redelivered = max(self.redelivered, record.redelivered)
+        elements.attempts += record.attempts
+        if record.attempts > 1:
+            elements.repeated += record.attempts - 1
+        elements.longest = max(elements.longest, record.running)
+        self.ended_at = at
+
+    def finish_elements(self, outcome: Outcome, at: float) -> None:
+        """The run has ended, and so has each element of this mapped node."""
+        if (elements := self.elements) is None:
+            return
+        for record in tuple(elements.records.values()):
+            if not record.is_ended:
+                self.end_element(record, "cancelled", at)
+        if self.is_ended:
+            return
+        # If the levels were not told, nothing tells whether more elements would have come.
+        are_known = elements.are_all_known or not elements.levels
+        is_left = not are_known or elements.cancelled or elements.ended < elements.known
+        if elements.failed and (outcome != "cancelled" or not is_left):
+            self.state = "failed"
+        elif outcome == "completed" or (elements.known and not is_left):
+            self.state = "completed"
+        elif elements.known:
+            self.state = "cancelled"
 
     def keep(self, source: Source, result: object) -> None:
         """It has completed. What is shown of its result is kept, and not the result."""
@@ -258,6 +321,11 @@ class ElementsView:
         """Count the elements in a state. ``pending`` ones are not counted."""
         if state != "pending":
             setattr(self, state, getattr(self, state) + by)
+
+    def recount(self, before: NodeState, now: NodeState) -> None:
+        """Count an element in another state."""
+        self.count(before, -1)
+        self.count(now, 1)
 
     def note_queue(self, at: float) -> None:
         """Elements may have been sent, have begun or have ended at this moment."""

@@ -17,25 +17,6 @@ PipelineState = Literal["PENDING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED"
 
 StepState = Literal["PENDING", "RUNNING", "COMPLETED", "FAILED", "SKIPPED", "CANCELLED"]
 
-_PIPELINE_STATES: Mapping[RunStatus, PipelineState] = {
-    "pending": "PENDING",
-    "running": "RUNNING",
-    "completed": "COMPLETED",
-    "failed": "FAILED",
-    "cancelled": "CANCELLED",
-    "interrupted": "RUNNING",  # there is no other word for what may be resumed
-}
-_STEP_STATES: Mapping[NodeState, StepState] = {
-    "pending": "PENDING",
-    "queued": "RUNNING",
-    "running": "RUNNING",
-    "completed": "COMPLETED",
-    "failed": "FAILED",
-    "skipped": "SKIPPED",
-    "cancelled": "CANCELLED",
-    "interrupted": "RUNNING",
-}
-
 
 class StepStatus(BaseModel):
     """What has become of a node of a run; a mapped node is one step.
@@ -145,7 +126,7 @@ def status_of(view: RunView) -> PipelineStatus:
     """What is stored of a run, by its view."""
     return PipelineStatus(
         pipeline_id=printable(view.run_id),
-        status=_PIPELINE_STATES[view.status],
+        status=_state(view.status),
         pipeline_type=view.kind,
         started_at=_moment(view, view.started_at),
         completed_at=_moment(view, view.ended_at),
@@ -154,6 +135,11 @@ def status_of(view: RunView) -> PipelineStatus:
         result=_result_of(view) if view.status == "completed" else None,
         error=_error_text(view.error),
     )
+
+
+def _state(state: RunStatus | NodeState) -> Any:
+    """The status of a run or a step. There is no other word for what may be resumed."""
+    return "RUNNING" if state in ("queued", "interrupted") else state.upper()
 
 
 def _step_of(node: NodeView, view: RunView) -> StepStatus:
@@ -165,7 +151,7 @@ def _step_of(node: NodeView, view: RunView) -> StepStatus:
         duration = (node.ended_at - sent_at) * 1000
     return StepStatus(
         step_name=printable(node.name),
-        status=_STEP_STATES[node.state],
+        status=_state(node.state),
         started_at=_moment(view, sent_at),
         completed_at=_moment(view, node.ended_at) if node.is_ended else None,
         duration_ms=duration,

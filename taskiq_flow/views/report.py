@@ -12,7 +12,7 @@ from typing import Literal, Self, TextIO
 from taskiq_flow.drawing.texts import cut
 from taskiq_flow.previews import one_line
 from taskiq_flow.views.critical_path import Stage, critical_path, stage_of
-from taskiq_flow.views.node_times import NodeTimes, times_of
+from taskiq_flow.views.node_times import NodeTimes, count_text, times_of
 from taskiq_flow.views.node_view import NodeView
 from taskiq_flow.views.run_view import RunView
 from taskiq_flow.views.timeline import svg_of
@@ -138,7 +138,7 @@ class RunReport:
 
     def _row(self, name: str, longest_name: float) -> tuple[str, ...]:
         times = self.nodes[name]
-        count = "" if times.elements is None else f" ×{times.elements}"
+        count = count_text(times)
         shown = cut(one_line(name), longest_name - len(count)) + count
         seconds = [f"{part:.3f}" for part in (times.waiting, times.queued, times.running)]
         mark = "*" if name in self.critical_path else ""

@@ -251,7 +251,7 @@ class RunView:
             return
         if "interrupted" in (self.status, status):
             for node in self.nodes.values():
-                self._note_engine(node, is_gone=status == "interrupted")
+                node.note_engine(is_gone=status == "interrupted")
         self.status = status
 
     # The run
@@ -305,9 +305,9 @@ class RunView:
         self._earlier = {}
         for node in self.nodes.values():
             if node.elements is not None:
-                self._finish_map(node, node.elements, event)
+                node.finish_elements(event.outcome, event.at)
             elif node.state in ("queued", "running"):
-                self._end(node, "cancelled", event.at)
+                node.end("cancelled", event.at)
         before, self._completed = self._completed, None
         if before is not None and event.outcome == "completed" and self._is_as(before):
             self.sessions, self.time, self.nodes = before.sessions, before.time, before.nodes
@@ -320,17 +320,6 @@ class RunView:
 
     def _missed(self, event: Gap) -> None:
         self.missed += event.missed
-
-    def _note_engine(self, node: NodeView, *, is_gone: bool) -> None:
-        """The engine of a node is gone, or has the node again: so have its elements in flight."""
-        if (elements := node.elements) is not None:
-            for record in elements.records.values():
-                if (state := record.state_of_flight(is_gone=is_gone)) is not None:
-                    elements.count(record.state, -1)
-                    elements.count(state, 1)
-                    record.state = state
-        if (state := node.state_of_flight(is_gone=is_gone)) is not None:
-            node.state = state
 
     # Nodes and elements
 
@@ -346,24 +335,15 @@ class RunView:
         node.begin(event.at, event.worker, event.attempt)
         self._moved(node, whole, before, event.at)
 
-    def _retried(self, event: NodeRetried) -> None:
+    def _sent_again(self, event: NodeRetried | NodeFellBack) -> None:
         node, whole = self._find(event)
-        before, ended_at = node.state, event.at - event.delay
+        before, delay = node.state, event.delay if isinstance(event, NodeRetried) else 0.0
         if node.sent_at is not None:
-            node.waiting += event.delay
+            node.waiting += delay
         elif whole is None:
             self._wait_since_ready(node, event.at)
         node.error = shown_error(event.error)
-        node.send_again(event.at, event.attempt, ended_at)
-        self._moved(node, whole, before, event.at)
-
-    def _fell_back(self, event: NodeFellBack) -> None:
-        node, whole = self._find(event)
-        before = node.state
-        if node.sent_at is None and whole is None:
-            self._wait_since_ready(node, event.at)
-        node.error = shown_error(event.error)
-        node.send_again(event.at, event.attempt, event.at)
+        node.send_again(event.at, event.attempt, event.at - delay)
         self._moved(node, whole, before, event.at)
 
     def _element_completed(self, event: NodeCompleted) -> None:
@@ -395,7 +375,7 @@ class RunView:
         whole = node if node is not None and is_outermost else self._map(name_of_map(name))
         if whole.elements is not None:
             whole.elements.tell(0 if is_outermost else depth_of(name), event.count)
-            self._update_map(whole, whole.elements, event.at)
+            self._update_map(whole, event.at)
 
     def _find(self, event: _OfNode) -> tuple[NodeView, NodeView | None]:
         """The node, or the element and the node to which it belongs."""
@@ -471,29 +451,20 @@ class RunView:
             node.waiting += at - ready_at
 
     def _moved(self, node: NodeView, whole: NodeView | None, before: NodeState, at: float) -> None:
-        """If it is an element, it is in flight now, in another state than before perhaps."""
-        if whole is None or whole.elements is None:
-            return
-        if whole.sent_at is None:
-            whole.sent_at = at
-        if whole.began_at is None:
-            whole.began_at = node.began_at
-        whole.elements.records[node.name] = node
-        whole.elements.count(before, -1)
-        whole.elements.count(node.state, 1)
-        whole.elements.note_queue(at)
-        self._update_map(whole, whole.elements, at)
+        if whole is not None:
+            whole.move_element(node, before, at)
+            self._update_map(whole, at)
 
     def _ended(
         self, node: NodeView, whole: NodeView | None, event: _Ends, state: NodeState
     ) -> None:
         """A node or an element has ended."""
-        if whole is None or whole.elements is None:
+        if whole is None:
             self._end_attempt(node, event.attempt, state, event.at)
         else:
             node.attempts = max(node.attempts, event.attempt)
-            self._end_element(whole, whole.elements, node, state, event.at)
-            self._update_map(whole, whole.elements, event.at)
+            whole.end_element(node, state, event.at)
+            self._update_map(whole, event.at)
 
     def _end_attempt(self, node: NodeView, attempt: int, state: NodeState, at: float) -> None:
         """A node has ended, with this attempt; it may have had none."""
@@ -501,37 +472,12 @@ class RunView:
             self._wait_since_ready(node, at)
         if attempt > node.attempts:  # noqa: PLR1730 - likewise
             node.attempts = attempt
-        node.close(at)
-        node.state, node.ended_at = state, at
+        node.end(state, at)
 
-    def _end(self, node: NodeView, state: NodeState, at: float) -> None:
-        node.close(at)
-        node.state, node.ended_at = state, at
-
-    def _end_element(
-        self, whole: NodeView, elements: ElementsView, node: NodeView, state: NodeState, at: float
-    ) -> None:
-        node.close(at)
-        elements.count(node.state, -1)
-        elements.count(state, 1)
-        elements.note_queue(at)
-        node.state, node.ended_at = state, at
-        elements.records.pop(node.name, None)
-        if state == "failed" and elements.failed <= MOST_FAILURES:
-            elements.records[node.name] = node
-        whole.waiting += node.waiting
-        whole.queued += node.queued
-        whole.running += node.running
-        whole.redelivered = max(whole.redelivered, node.redelivered)
-        elements.attempts += node.attempts
-        if node.attempts > 1:
-            elements.repeated += node.attempts - 1
-        elements.longest = max(elements.longest, node.running)
-        whole.ended_at = at
-
-    def _update_map(self, node: NodeView, elements: ElementsView, at: float) -> None:
+    def _update_map(self, node: NodeView, at: float) -> None:
         """Find the state of a mapped node, after something of an element was told."""
-        if node.is_ended:
+        elements = node.elements
+        if elements is None or node.is_ended:
             return
         if elements.are_all_known and elements.ended >= elements.known:
             node.ended_at = at
@@ -543,29 +489,12 @@ class RunView:
             node.ready_at = self._ready_at(node.name) if is_ready else at
             node.state = "running"
 
-    def _finish_map(self, node: NodeView, elements: ElementsView, event: RunFinished) -> None:
-        """The run has ended, and so have all elements."""
-        for record in tuple(elements.records.values()):
-            if not record.is_ended:
-                self._end_element(node, elements, record, "cancelled", event.at)
-        if node.is_ended:
-            return
-        # If the levels were not told, nothing tells whether more elements would have come.
-        are_known = elements.are_all_known or not elements.levels
-        is_left = not are_known or elements.cancelled or elements.ended < elements.known
-        if elements.failed and (event.outcome != "cancelled" or not is_left):
-            node.state = "failed"
-        elif event.outcome == "completed" or (elements.known and not is_left):
-            node.state = "completed"
-        elif elements.known:
-            node.state = "cancelled"
-
     _APPLY: ClassVar[Mapping[type, Callable[[RunView, Any], None]]] = {
         RunStarted: _started,
         NodeStarted: _element_sent,
         NodeBegan: _element_began,
-        NodeRetried: _retried,
-        NodeFellBack: _fell_back,
+        NodeRetried: _sent_again,
+        NodeFellBack: _sent_again,
         NodeCompleted: _element_completed,
         NodeFailed: _failed,
         NodeSkipped: _skipped,

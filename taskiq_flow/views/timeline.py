@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from taskiq_flow.drawing.texts import cut, isolated, text_element, title_element
 from taskiq_flow.drawing.theme import SIGNS, style_element
 from taskiq_flow.previews import duration, one_line
-from taskiq_flow.views.node_times import NodeTimes, Span
+from taskiq_flow.views.node_times import NodeTimes, Span, count_text, taken
 
 if TYPE_CHECKING:
     from taskiq_flow.views.report import RunReport
@@ -79,8 +79,7 @@ def _drawn(report: RunReport) -> list[str]:
     critical = set(report.critical_path)
 
     def took(name: str) -> tuple[bool, float]:
-        spans = report.nodes[name].spans
-        return name in critical, spans[-1].end - spans[0].start if spans else 0.0
+        return name in critical, taken(report.nodes[name])
 
     def began(name: str) -> tuple[float, int]:
         spans = report.nodes[name].spans
@@ -136,8 +135,7 @@ def _x(at: float, seconds: float) -> float:
 
 def _row(report: RunReport, name: str, y: int) -> Iterator[str]:
     times, is_critical = report.nodes[name], name in report.critical_path
-    shown = one_line(name)
-    count = "" if times.elements is None else f" ×{times.elements}"
+    shown, count = one_line(name), count_text(times)
     yield "<g>"
     yield title_element(_details(shown + count, times))
     label = cut(shown, _NAME_COLUMNS - len(count))
@@ -167,7 +165,7 @@ def _bar(span: Span, times: NodeTimes, seconds: float, y: int) -> str:
 
 def _state_text(times: NodeTimes) -> tuple[str, bool]:
     """What stands behind the bar, and whether it is bad."""
-    took = duration(times.spans[-1].end - times.spans[0].start) if times.spans else ""
+    took = duration(taken(times)) if times.spans else ""
     tries = f", {times.attempts} attempts" if times.attempts > max(1, times.elements or 1) else ""
     if times.state == "completed":
         return f"{took}{tries}", False

@@ -119,9 +119,10 @@ class Api:
         if status is not None and status not in get_args(RunState):
             choice = ", ".join(get_args(RunState))
             raise HTTPException(400, f"status is {status!r}; give one of {choice}")
-        limit = _number(query.get("limit", "100"), "limit")
-        if not 1 <= limit <= MOST_LISTED or limit % 1:
-            raise HTTPException(400, f"limit is {limit:g}; give a number from 1 to {MOST_LISTED}")
+        asked = query.get("limit", "100")
+        limit = _number(asked)
+        if limit is None or not 1 <= limit <= MOST_LISTED or limit % 1:
+            raise HTTPException(400, f"limit is {asked}; give a number from 1 to {MOST_LISTED}")
         found = await self._hub.reader.runs(
             status=cast("RunState | None", status),
             name=query.get("name"),
@@ -243,25 +244,20 @@ def _check_asked(query: QueryParams) -> None:
             raise HTTPException(400, f"{name} is given {count} times; give it once")
 
 
-def _number(text: str, name: str) -> float:
+def _number(text: str) -> float | None:
+    """The number that a text is, if it is one and finite."""
     try:
         number = float(text)
     except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise HTTPException(400, f"{name} is {text!r}; give a number")
-    return number
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _moment(text: str | None, name: str) -> float | datetime | None:
     """Seconds since 1970, a date, or how long ago: ``2h``."""
     if text is None:
         return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if math.isfinite(number):
+    if (number := _number(text)) is not None:
         return number
     try:
         return moment_of(text)

@@ -6,11 +6,10 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
@@ -33,15 +32,24 @@ from taskiq_flow.suggestions import suggests_keywords
 from taskiq_flow.web.api import Api, json_response
 from taskiq_flow.web.control import Control
 from taskiq_flow.web.graphs import Graphs
-from taskiq_flow.web.guard import HEADERS, LOCAL_HOSTS, Guard, token_of
+from taskiq_flow.web.guard import HEADERS, LOCAL_HOSTS, guard_of, token_of
 from taskiq_flow.web.hub import Hub
 from taskiq_flow.web.messages import message_of
 from taskiq_flow.web.runner import Runner
 from taskiq_flow.web.shown import Redact, Shown
 from taskiq_flow.web.socket import Socket
 
+T = TypeVar("T")
+
 UNNAMED = "unnamed"
 """The name by which a graph without a name is run."""
+
+_STATUSES = (
+    (RunNotFoundError, 404),
+    (RunLockedError, 409),
+    (JournalError, 503),
+    (ConfigurationError, 501),
+)
 
 STATIC = Path(__file__).parent / "static"
 
@@ -82,15 +90,15 @@ def runs_app(
     >>> [route.path for route in app.routes][:2]
     ['/api/v1/openapi.json', '/api/v1/about']
     """
-    if isinstance(allowed_hosts, str):
-        raise TypeError(f"allowed_hosts is {allowed_hosts!r}; give a list of names")
     if redact is not None and not callable(redact):
         raise TypeError(f"redact is {redact!r}; give a function of a node's name and a text")
     secret = token_of(token)
+    guard = guard_of(allowed_hosts, secret)
     known = _engines_by_name(source, engines)
     hub = Hub(_reader_of(source, makes_file=control and bool(known)), Shown(redact, values=values))
     graphs = Graphs(
-        {name: engine.options["dag"] for name, engine in known.items()} | _by_name(dags)
+        {name: engine.options["dag"] for name, engine in known.items()}
+        | _by_name("dags", dags, lambda dag: dag.name)
     )
     runner = Runner(hub.reader, known)
     api = Api(hub, graphs, runner, secret, control=control)
@@ -117,7 +125,7 @@ def runs_app(
             Route("/", _page),
             Mount("/static", _Static(directory=STATIC)),
         ],
-        middleware=[Middleware(Guard, hosts=allowed_hosts, token=secret)],
+        middleware=[guard],
         exception_handlers=HANDLERS,
         lifespan=lifespan,
     )
@@ -140,30 +148,26 @@ def _engines_by_name(
     source: object, engines: Mapping[str, ExecutionEngine] | Iterable[ExecutionEngine]
 ) -> dict[str, ExecutionEngine]:
     """The engines that run graphs. The one of ``source`` may have a graph without a name."""
-    if isinstance(engines, Mapping):
-        found = dict(engines)
-    else:
-        found = {}
-        for engine in engines:
-            if (name := engine.options["dag"].name) is None:
-                raise ValueError(
-                    f"the graph of {engine!r} has no name; give engines={{name: engine}}, or "
-                    "DAGBuilder(name)"
-                )
-            found[name] = engine
+    found = _by_name("engines", engines, lambda engine: engine.options["dag"].name)
     if isinstance(source, ExecutionEngine) and source not in found.values():
         found.setdefault(source.options["dag"].name or UNNAMED, source)
     return found
 
 
-def _by_name(dags: Mapping[str, DAG] | Iterable[DAG]) -> dict[str, DAG]:
-    if isinstance(dags, Mapping):
-        return dict(dags)
-    found: dict[str, DAG] = {}
-    for dag in dags:
-        if dag.name is None:
-            raise ValueError(f"{dag!r} has no name; give dags={{name: dag}}, or DAGBuilder(name)")
-        found[dag.name] = dag
+def _by_name(
+    argument: str, given: Mapping[str, T] | Iterable[T], name_of: Callable[[T], str | None]
+) -> dict[str, T]:
+    """Graphs, or engines of graphs, by the names that they were given with, or have."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    found: dict[str, T] = {}
+    for each in given:
+        if (name := name_of(each)) is None:
+            raise ValueError(
+                f"the graph of {each!r} has no name; give {argument}={{name: {argument[:-1]}}}, or "
+                "DAGBuilder(name)"
+            )
+        found[name] = each
     return found
 
 
@@ -199,22 +203,13 @@ async def _page(request: Request) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    text = error.detail if isinstance(error, HTTPException) else ""
-    headers = error.headers if isinstance(error, HTTPException) else None
-    return json_response({"error": {"type": "Refused", "message": text}}, status, headers)
+    told = error if isinstance(error, HTTPException) else HTTPException(500, "")
+    content = {"type": "Refused", "message": told.detail}
+    return json_response({"error": content}, told.status_code, told.headers)
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    status = 500
-    if isinstance(error, RunNotFoundError):
-        status = 404
-    elif isinstance(error, RunLockedError):
-        status = 409
-    elif isinstance(error, JournalError):
-        status = 503
-    elif isinstance(error, ConfigurationError):
-        status = 501
+    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
     content = {"type": type(error).__name__, "message": message_of(error)}
     return json_response({"error": content}, status)
 

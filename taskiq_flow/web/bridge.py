@@ -11,7 +11,6 @@ from secrets import token_hex
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
@@ -21,7 +20,7 @@ from taskiq_flow.listeners.hooks import HookManager
 from taskiq_flow.previews import preview, printable, shown_error
 from taskiq_flow.web.app import HANDLERS
 from taskiq_flow.web.frames import ALL, MOST_CHARACTERS, MOST_IN_FRAME, Frame, Line, encoded
-from taskiq_flow.web.guard import LOCAL_HOSTS, Guard, token_of
+from taskiq_flow.web.guard import LOCAL_HOSTS, guard_of, token_of
 from taskiq_flow.web.socket import Socket
 from taskiq_flow.web.window import FRAME_SECONDS, MOST_EVENTS
 
@@ -50,12 +49,8 @@ def setup_websocket_bridge(
     """
     if not isinstance(hooks, HookManager):
         raise TypeError(f"hooks is {hooks!r}; give a HookManager")
-    if isinstance(allowed_hosts, str):
-        raise TypeError(f"allowed_hosts is {allowed_hosts!r}; give a list of names")
+    guard = guard_of(allowed_hosts, token_of(token), needs_token=lambda _path: True)
     bridge = Bridge()
-    guard = Middleware(
-        Guard, hosts=allowed_hosts, token=token_of(token), needs_token=lambda _path: True
-    )
     app = Starlette(
         routes=[WebSocketRoute("/ws", bridge.serve, middleware=[guard])],
         exception_handlers=HANDLERS,

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 64 * 1024
@@ -150,6 +151,17 @@ class Guard:
         if token is not None and self._needs_token(path) and not token.admits(headers):
             return 401, "the token is missing or wrong; open the address that has #token="
         return None
+
+
+def guard_of(
+    allowed_hosts: Collection[str],
+    token: Token | None,
+    needs_token: Callable[[str], bool] = _is_of_runs,
+) -> Middleware:
+    """The guard of an application. Raises ``TypeError`` for one host in place of a list."""
+    if isinstance(allowed_hosts, str):
+        raise TypeError(f"allowed_hosts is {allowed_hosts!r}; give a list of names")
+    return Middleware(Guard, hosts=allowed_hosts, token=token, needs_token=needs_token)
 
 
 def _refuse_content(scope: Scope, headers: Headers) -> Refusal | None:

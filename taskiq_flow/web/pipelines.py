@@ -22,7 +22,7 @@ from taskiq_flow.views.pipeline_status import status_of
 from taskiq_flow.views.run_view import RunView
 from taskiq_flow.web.api import json_response, read_body
 from taskiq_flow.web.app import HANDLERS
-from taskiq_flow.web.guard import LOCAL_HOSTS, Guard, token_of
+from taskiq_flow.web.guard import LOCAL_HOSTS, guard_of, token_of
 
 Drawing = TypeVar("Drawing")
 
@@ -54,14 +54,7 @@ def create_visualization_api(
     ['/health', '/pipelines']
     """
     check_broker(broker)
-    if isinstance(allowed_hosts, str):
-        raise TypeError(f"allowed_hosts is {allowed_hosts!r}; give a list of names")
-    guard = Middleware(
-        Guard,
-        hosts=allowed_hosts,
-        token=token_of(token),
-        needs_token=lambda path: path != HEALTH,
-    )
+    guard = guard_of(allowed_hosts, token_of(token), needs_token=lambda path: path != HEALTH)
     return PipelinesApi(broker, app, guard, control=control, has_token=token is not None)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from taskiq_flow.drawing.theme import SIGNS
 from taskiq_flow.events import WIRE_VERSION
 from taskiq_flow.journal.summary import RunSummary
 from taskiq_flow.previews import of_the_users, printable
-from taskiq_flow.views.node_times import times_of
+from taskiq_flow.views.node_times import NodeTimes, times_of
 from taskiq_flow.views.node_view import ElementsView, NodeView
 from taskiq_flow.views.report import RunReport
 from taskiq_flow.views.run_view import RunView
@@ -62,14 +63,7 @@ def report_content(view: RunView, left: float | None = None) -> Content:
         "critical_path": [printable(name) for name in report.critical_path],
         "sentence": printable(report.sentence),
         "nodes": {
-            printable(name): {
-                "state": times.state,
-                "attempts": times.attempts,
-                "waiting": times.waiting,
-                "queued": times.queued,
-                "running": times.running,
-                "elements": times.elements,
-            }
+            printable(name): {"state": times.state, **_times(times), "elements": times.elements}
             for name, times in report.nodes.items()
         },
     }
@@ -134,10 +128,7 @@ def _node(node: NodeView, view: RunView) -> Content:
     content: Content = {
         "node": printable(node.name),
         "state": node.state,
-        "attempts": of_session.attempts,
-        "waiting": of_session.waiting,
-        "queued": of_session.queued,
-        "running": of_session.running,
+        **_times(of_session),
         "ready": _since(node.ready_at, view),
         "sent": _since(node.sent_at, view),
         "began": _since(node.began_at, view),
@@ -151,18 +142,16 @@ def _node(node: NodeView, view: RunView) -> Content:
     return content
 
 
+def _times(of: NodeTimes | NodeView) -> Content:
+    return {name: getattr(of, name) for name in ("attempts", "waiting", "queued", "running")}
+
+
 def _elements(elements: ElementsView) -> Content:
     return {
         "levels": elements.levels,
         "known": elements.known,
         "are_all_known": elements.are_all_known,
-        "queued": elements.queued,
-        "running": elements.running,
-        "completed": elements.completed,
-        "failed": elements.failed,
-        "skipped": elements.skipped,
-        "cancelled": elements.cancelled,
-        "interrupted": elements.interrupted,
+        **{state: getattr(elements, state) for state in SIGNS},
         "in_flight": {
             printable(name): record.state
             for name, record in elements.records.items()

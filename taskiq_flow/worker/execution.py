@@ -21,7 +21,13 @@ from taskiq_flow.dataflow.calling import calling_of
 from taskiq_flow.generators.driver import drive, drive_in_thread
 from taskiq_flow.processes.own_thread import in_own_thread, listed_in_own_thread
 from taskiq_flow.transport.deliveries import Delivery
-from taskiq_flow.transport.notice import AT_ONCE, BEGIN_LABEL, KEEP_LABEL, ReplyTo
+from taskiq_flow.transport.notice import (
+    BEGIN_LABEL,
+    KEEP_LABEL,
+    REQUEUE_COUNT,
+    TELL_AT_ONCE,
+    ReplyTo,
+)
 from taskiq_flow.values.call import Calling, Delivered, wrapping
 from taskiq_flow.values.listed import listed
 from taskiq_flow.values.wire import VALUES
@@ -41,10 +47,6 @@ class Refusal:
     """The error that a task raises instead of running. No message can carry one."""
 
     error: BaseException
-
-
-REQUEUE_COUNT = "X-Taskiq-requeue"
-"""The label in which taskiq's ``Context.requeue`` counts its calls."""
 
 
 class RevokedError(NoResultError):
@@ -77,7 +79,7 @@ class Execution:
         self.args, self.kwargs = list(message.args), dict(message.kwargs)  # as sent
         self.requeues = message.labels.get(REQUEUE_COUNT)
         self.tells_begin = BEGIN_LABEL in message.labels
-        self.tells_begin_at_once = message.labels.get(BEGIN_LABEL) == AT_ONCE
+        self.tells_begin_at_once = message.labels.get(BEGIN_LABEL) == TELL_AT_ONCE
         self._pid = os.getpid()
         self.function: Callable[..., Any] | None = None  # the task's, guarded
         self._has_entered = False
@@ -102,6 +104,11 @@ class Execution:
     def node_name(self) -> str:
         """The name of the task's node, taken from the task's id."""
         return self.task_id.removeprefix(f"{self.reply_to.run_id}:").rpartition(":")[0]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody takes the result of this execution: the task was revoked or sent again."""
+        return self.is_revoked or self.is_superseded
 
     def revoke(self) -> None:
         """Cancel the function if it runs, once; if it has not begun, prevent it from running."""

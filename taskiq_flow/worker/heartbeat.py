@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from functools import partial
 
 from taskiq_flow.reconnect import IsOutage, text_of
 from taskiq_flow.transport.deliveries import Deliveries, Delivery
@@ -53,7 +54,7 @@ class Heartbeat:
         self._executions = executions
         self._ask_engines = ask_engines
         self._name = name
-        self._workers_channel = workers_channel(prefix)
+        self._say_present = partial(notifier.publish, workers_channel(prefix), b"")
 
     async def run(self) -> None:
         """Renew the claims on held messages and send heartbeats, until cancelled."""
@@ -70,9 +71,6 @@ class Heartbeat:
                         logger.debug("the heartbeat was not sent: %s", text_of(error))
                     else:
                         logger.exception("the heartbeat failed")
-
-    async def _say_present(self) -> None:
-        await self._notifier.publish(self._workers_channel, b"")
 
     async def _send_heartbeat(self) -> None:
         """Name to each engine its tasks that are executed or held in this process."""

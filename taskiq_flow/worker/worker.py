@@ -22,6 +22,7 @@ from taskiq_flow.reconnect import IsOutage, retry_through_outage, text_of
 from taskiq_flow.transport.deliveries import Deliveries, Delivery
 from taskiq_flow.transport.notice import (
     LABEL,
+    REQUEUE_COUNT,
     Kind,
     Notice,
     ReplyTo,
@@ -37,7 +38,6 @@ from taskiq_flow.worker.absence import AbsentEngines
 from taskiq_flow.worker.arguments import Arguments
 from taskiq_flow.worker.execution import (
     REFUSAL,
-    REQUEUE_COUNT,
     Execution,
     Refusal,
     RevokedError,
@@ -159,9 +159,9 @@ class Worker:
             self._by_name[name].add(execution)
         executing.add_done_callback(partial(self._ended, execution))
         execution.function = self._guard(message.task_name)
-        channel = execution.reply_to.channel
+        channel, here = execution.reply_to.channel, [execution.task_id]
         if channel in self._revoked and await self._absent.is_back(
-            channel, partial(self._say_here, execution)
+            channel, lambda: self._reports.publish(execution, Notice.of_tasks(Kind.HERE, here))
         ):
             self._revoked.pop(channel, None)  # another task may have found out at the same time
         if not self._revoked.keys().isdisjoint(execution.names):
@@ -181,10 +181,6 @@ class Worker:
         # In place, as ``Context.requeue`` sends this very message.
         message.kwargs[VALUES] = Delivered.of(message.kwargs.get(VALUES) or {}, call)
         return message
-
-    async def _say_here(self, execution: Execution) -> None:
-        notice = Notice.of_tasks(Kind.HERE, [execution.task_id])
-        await self._reports.publish(execution, notice)
 
     async def _refusal_of(self, execution: Execution, delivery: Delivery) -> Exception | None:
         """Why a task is not executed whose message was delivered before. ``None`` if it is."""
@@ -245,8 +241,7 @@ class Worker:
 
     async def send_again(self, message: TaskiqMessage) -> TaskiqMessage:
         """Note that a task is sent again from within its own execution, and tell its engine."""
-        execution = current.get()
-        if execution is not None and execution.task_id == message.task_id:
+        if (execution := _execution_of(message.task_id)) is not None:
             execution.is_superseded = True
             message.args, message.kwargs = execution.args, execution.kwargs
             await execution.when_told()
@@ -255,18 +250,20 @@ class Worker:
 
     def note_error(self, message: TaskiqMessage, error: BaseException) -> None:
         """Note what the task itself raised: middlewares may replace the error of its result."""
-        if (execution := _execution_of(message)) is not None:
+        if (execution := _execution_of(message.task_id)) is not None:
             execution.raised = error
 
     async def end(self, message: TaskiqMessage, result: TaskiqResult[Any]) -> None:
         """Report a ``NoResultError``, for which taskiq saves no result."""
-        execution = _execution_of(message)
+        execution = _execution_of(message.task_id)
         if execution is None or not isinstance(result.error, NoResultError):
             return
         execution.is_reported = True
-        if execution.is_revoked or execution.is_superseded:
+        if execution.is_over:
             return
+        # A middleware has put the error in place of what the task raised, to send it again itself.
         is_left_to_others = not isinstance(execution.raised, NoResultError)
+        # ``Context.requeue`` has sent the task again, and ends it with this error.
         was_requeued = message.labels.get(REQUEUE_COUNT) != execution.requeues
         if is_left_to_others or was_requeued:
             await execution.when_told()
@@ -276,12 +273,11 @@ class Worker:
 
     async def _save(self, task_id: str, result: TaskiqResult[Any]) -> None:
         """Replaces the result backend's ``set_result``: save the result and tell the engine."""
-        execution = current.get()
-        if execution is None or execution.task_id != task_id:
+        if (execution := _execution_of(task_id)) is None:
             await self._reports.save_only(task_id, result)
             return
         execution.is_reported = True
-        if not (execution.is_revoked or execution.is_superseded):
+        if not execution.is_over:
             await self._reports.report(execution, result)
 
     def _ended(self, execution: Execution, executing: asyncio.Task[Any]) -> None:
@@ -371,15 +367,15 @@ class Worker:
         if channel != self._workers_channel:  # engines listen there only if they hear of no worker
             self._absent.note(channel)
 
-    def _revoke(self, run: str) -> None:
-        """Cancel the executions of a run or a task, and refuse those to come."""
+    def _revoke(self, name: str) -> None:
+        """Cancel the executions that have a name among ``Execution.names``, and refuse others."""
         now = asyncio.get_running_loop().time()
-        self._revoked.pop(run, None)
-        self._revoked[run] = now
+        self._revoked.pop(name, None)
+        self._revoked[name] = now
         for earliest in tuple(itertools.islice(self._revoked, 2)):  # more go than come
             if now - self._revoked[earliest] > REVOCATION_LIFE:
                 del self._revoked[earliest]
-        for execution in self._by_name.get(run, ()):
+        for execution in self._by_name.get(name, ()):
             execution.revoke()
 
     def _drop_tasks_of(self, channel: str) -> None:
@@ -400,9 +396,9 @@ class Worker:
         return task
 
 
-def _execution_of(message: TaskiqMessage) -> Execution | None:
+def _execution_of(task_id: str) -> Execution | None:
     execution = current.get()
-    return execution if execution is not None and execution.task_id == message.task_id else None
+    return execution if execution is not None and execution.task_id == task_id else None
 
 
 def _refused(message: TaskiqMessage, error: Exception) -> TaskiqMessage:

@@ -16,7 +16,7 @@ from typing import Self
 
 ROOT = Path(__file__).parents[2]
 
-SECONDS = 25
+SECONDS = 60
 """How long a command may take before it is killed, by SIGALRM."""
 
 WARNINGS = ("-W", "error", "-W", "default::UserWarning")

@@ -337,7 +337,6 @@ def filled(value: Any) -> bool:
     return True
 
 
-@pytest.mark.timeout(120)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(annotations, annotations, st.data())
 def test_what_pydantic_accepts_is_never_a_mismatch(

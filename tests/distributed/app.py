@@ -353,8 +353,8 @@ async def noted(path: str, name: str, seconds: float = 0.0, after: Any = None) -
     return name
 
 
-async def held(path: str, name: str) -> str:
-    """Write when it begins, and end once the test has written that it may."""
+async def held(path: str, name: str, seconds: float = 0.0) -> str:
+    """Write when it begins, and end once the test has written that it may, however long that is."""
     write(path, f"begin {name} {os.getpid()}")
     while not Path(f"{path}.released").exists():
         await asyncio.sleep(0.005)
@@ -371,6 +371,15 @@ def noted_in_thread(path: str, name: str, seconds: float = 0.0) -> str:
     """The same, in a thread."""
     write(path, f"begin {name} {os.getpid()}")
     threading.Event().wait(seconds)
+    write(path, f"end {name} {os.getpid()}")
+    return name
+
+
+def held_in_thread(path: str, name: str, seconds: float = 0.0) -> str:
+    """As ``held``, in a thread, and write when it ends."""
+    write(path, f"begin {name} {os.getpid()}")
+    while not Path(f"{path}.released").exists():
+        time.sleep(0.005)
     write(path, f"end {name} {os.getpid()}")
     return name
 
@@ -535,7 +544,7 @@ globals().update({kind.__name__: kind for kind in KNOWN if kind.__module__ == ki
 TASKS: list[Any] = [
     *(load, cut, joined, fail, behind, empty, point, shifted, double, total, echo, set_of),
     *(unstorable, nap, hold, noted, held, noted_in_thread, refuses_result, fails_at_first),
-    *(fails_once, succeeds_at_first, passes_on_requeued, deadly),
+    *(held_in_thread, fails_once, succeeds_at_first, passes_on_requeued, deadly),
     *(content, measure_content, measure_when_released),
     *(requeues_once, breaks_middleware, blob, two_blobs, measure, anything, fitted, in_pool),
     *(spoil, numbers, numbers_in_thread, various, runs_graph, keeps_gil),

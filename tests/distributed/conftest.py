@@ -23,28 +23,26 @@ from tests.servers.workers import Workers
 
 S = TypeVar("S", bound=Server)
 
-FOLDER = Path(__file__).parent
-
 APP = "tests.distributed.app:from_environment"
 
 AT_LENGTH = bool(os.environ.get("TASKIQ_FLOW_TESTS_AT_LENGTH"))
 """Whether tests last as long as what they are about, as ``scripts/production`` has them."""
 
+CONTRACT = "contract"
+"""The queues of workers that several modules share."""
+
 HOW_TO_INSTALL = "RabbitMQ is not installed; scripts/test does so where it may (apt-get)"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Any test may be the one that starts the servers and the workers, three files at a time."""
-    for item in items:
-        if FOLDER in item.path.parents and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(90))
-
-
 class Farm:
-    """The servers of a test session, and the workers that serve the contract's tests."""
+    """The servers of a test session, and the workers that serve its tests.
+
+    ``module``: that of the tests that run now, whose queues are no other module's.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.module = ""
         self._servers: list[Server] = []
         self._workers: dict[Settings, Workers] = {}
 
@@ -60,9 +58,10 @@ class Farm:
     def rabbitmq(self) -> RabbitServer:
         return self._started(RabbitServer(self.folder / "rabbitmq"))
 
-    def settings(self, kind: str, queue: str = "contract", **others: object) -> Settings:
+    def settings(self, kind: str, queue: str = CONTRACT, **others: object) -> Settings:
         """A broker of a kind at these servers, its workers with all that the tests need."""
-        settings = Settings(kind, queue=f"{queue}-{kind}")
+        own = "" if queue == CONTRACT else f"-{self.module}"
+        settings = Settings(kind, queue=f"{queue}-{kind}{own}")
         if kind == "nats":
             settings = replace(settings, nats=self.nats.url)
         elif kind != "in-memory":
@@ -72,7 +71,7 @@ class Farm:
         return replace(settings, **others)  # type: ignore[arg-type]
 
     def serve(self, settings: Settings, **options: Any) -> None:
-        """See to it that workers serve this broker until the session ends."""
+        """See to it that workers serve this broker until the module's tests have ended."""
         if settings.kind != "in-memory" and settings not in self._workers:
             workers = self.workers(settings, **options)
             workers.start()
@@ -80,18 +79,13 @@ class Farm:
 
     def workers(self, settings: Settings, **options: Any) -> Workers:
         """Workers of a broker, not started yet."""
-        folder = self.folder / f"workers-{settings.queue}"
-        return Workers(APP, folder=folder, env=settings.environment, **options)
+        options.setdefault("folder", self.folder / f"workers-{settings.queue}")
+        return Workers(APP, env=settings.environment, **options)
 
-    @contextlib.contextmanager
-    def working(self, settings: Settings, **options: Any) -> Iterator[Workers]:
-        """Workers of a broker that run inside the block."""
-        workers = self.workers(settings, **options)
-        workers.start()
-        try:
-            yield workers
-        finally:
-            workers.kill()
+    def dismiss(self) -> None:
+        """Stop the workers of the module's own queues."""
+        for settings in [each for each in self._workers if each.queue.endswith(self.module)]:
+            self._workers.pop(settings).kill()
 
     def close(self) -> None:
         """Stop everything."""
@@ -107,9 +101,17 @@ class Farm:
 
 
 @pytest.fixture(scope="session")
-def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
+def farm_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     with contextlib.closing(Farm(tmp_path_factory.mktemp("farm"))) as farm:
         yield farm
+
+
+@pytest.fixture(scope="module")
+def farm(farm_of_session: Farm, request: pytest.FixtureRequest) -> Iterator[Farm]:
+    """Servers, and workers that other modules have only where they are the contract's."""
+    farm_of_session.module = request.module.__name__.partition(".test_")[2]
+    yield farm_of_session
+    farm_of_session.dismiss()
 
 
 @pytest.fixture

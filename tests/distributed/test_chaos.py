@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.distributed.chaos import in_chaos, say
 
 SEED, GRAPHS = 20, 24
 
 
-@pytest.mark.timeout(120)
 async def test_every_run_ends_and_gives_what_it_should(tmp_path: Path) -> None:
     say(f"seed {SEED}")
     agent = await in_chaos(tmp_path, SEED, GRAPHS, workers=2, concurrency=4)

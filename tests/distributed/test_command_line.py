@@ -55,15 +55,13 @@ def test_a_signal_leaves_nothing_queued_and_the_run_is_resumed_with_workers(
     farm: Farm, commands: Commands, folder: Path
 ) -> None:
     env: dict[str, str | None] = {"BROKER": farm.redis.url, "TASKIQ_FLOW_JOURNAL": farm.redis.url}
-    workers = Workers(
+    with Workers(
         "tasks:broker",
         folder=folder / "workers",
         max_async_tasks=AT_ONCE,
         env={"BROKER": farm.redis.url, "PYTHONPATH": str(ROOT)},
         cwd=folder,
-    )
-    workers.start()
-    try:
+    ):
         numbers = f"numbers={NUMBERS}"
         arguments = ["run", "tasks:doubles", "-i", numbers, "--run-id", "r1", "--json-lines"]
         running = commands.start(*arguments, cwd=folder, env=env)
@@ -84,8 +82,6 @@ def test_a_signal_leaves_nothing_queued_and_the_run_is_resumed_with_workers(
         assert done.code == 0, done.errors
         (line,) = done.lines
         assert json.loads(line) == {"node": "double", "value": [2 * n for n in NUMBERS]}
-    finally:
-        workers.kill()
 
 
 def nothing_waits(client: Redis) -> bool:

@@ -30,7 +30,7 @@ from taskiq_flow.processes.name import process_name
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes
+from tests.distributed.watching import Notes, inputs, many
 from tests.recording import Recorder
 
 
@@ -117,8 +117,7 @@ async def test_a_wide_graph_loses_nothing(any_broker: AsyncBroker) -> None:
     builder = DAGBuilder().node(task(any_broker, app.double), name="n0", inputs=["start"])
     for number in range(1, 301):
         builder.node(task(any_broker, app.double), name=f"n{number}", inputs=["n0"])
-    inputs = [f"n{number}" for number in range(1, 301)]
-    builder.node(task(any_broker, app.total), inputs=inputs)
+    builder.node(task(any_broker, app.total), inputs=[f"n{number}" for number in range(1, 301)])
     results = await ExecutionEngine(any_broker, builder.build()).execute({"start": 1})
     assert results["total"] == 4 * 300
 
@@ -128,14 +127,10 @@ async def test_a_limit_is_reached_and_kept_and_nothing_is_dropped(
     any_broker: AsyncBroker, tmp_path: Path, limit: int
 ) -> None:
     recorder, notes = Recorder(), Notes(tmp_path)
-    builder = DAGBuilder()
-    for number in range(20):
-        keys = {"path": "path", "name": f"name {number}"}
-        builder.node(task(any_broker, app.held), name=f"n{number}", inputs=keys)
-    engine = ExecutionEngine(any_broker, builder.build(), limit, listeners=[recorder])
-    names = {f"name {number}": f"n{number}" for number in range(20)}
+    dag = many(any_broker, app.held, 20)
+    engine = ExecutionEngine(any_broker, dag, limit, listeners=[recorder])
     async with asyncio.TaskGroup() as group:
-        running = group.create_task(engine.execute({"path": str(notes.path), **names}))
+        running = group.create_task(engine.execute(inputs(notes, 20, 0.0)))
         await notes.until("begin", limit)  # none of them ends before all of these are there
         notes.release()
     assert len(running.result()) == 20
@@ -167,8 +162,8 @@ async def test_a_retry_middleware_has_one_outcome(
     recorder = Recorder()
     dag = DAGBuilder().node(task(any_broker, app.fails_at_first)).build()
     engine = ExecutionEngine(any_broker, dag, listeners=[recorder])
-    inputs = {"path": str(tmp_path / "attempts"), "times": times}
-    assert await engine.execute(inputs) == {"fails_at_first": times + 1}
+    given = {"path": str(tmp_path / "attempts"), "times": times}
+    assert await engine.execute(given) == {"fails_at_first": times + 1}
     assert [event.attempt for event in recorder.of(NodeRetried)] == list(range(2, times + 2))
 
 
@@ -179,8 +174,8 @@ async def test_an_attempt_that_taskiq_would_save_is_no_outcome(
     farm.serve(settings)
     async with started(settings) as broker:
         dag = DAGBuilder().node(task(broker, app.fails_at_first)).build()
-        inputs = {"path": str(tmp_path / "attempts"), "times": 2}
-        assert await ExecutionEngine(broker, dag).execute(inputs) == {"fails_at_first": 3}
+        given = {"path": str(tmp_path / "attempts"), "times": 2}
+        assert await ExecutionEngine(broker, dag).execute(given) == {"fails_at_first": 3}
 
 
 async def test_a_retry_middleware_that_gives_up_is_one_failure(

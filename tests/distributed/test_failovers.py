@@ -52,16 +52,12 @@ class Site(NamedTuple):
 @contextlib.contextmanager
 def cluster(kind: str, folder: Path, program: str | None = None) -> Iterator[Site]:
     """The node that is killed is the one at the URL, too."""
-    servers = ReplicatedCluster(folder, program=program)
-    try:
-        servers.start()
+    with ReplicatedCluster(folder, program=program) as servers:
         first = servers.masters[0]
         queue = next(f"tests {n}" for n in count() if key_slot(f"tests {n}".encode()) < 5000)
         addresses = ",".join(f"127.0.0.1:{node.port}" for node in servers.masters)
         journal = f"redis+cluster://{addresses}", f"{{{queue}}}:journal"
         yield Site(Settings(kind, redis=first.url, queue=queue), first, journal)
-    finally:
-        servers.kill()
 
 
 @contextlib.contextmanager
@@ -70,10 +66,7 @@ def sentinel(kind: str, folder: Path, program: str | None = None) -> Iterator[Si
     follows = ("--replicaof", "127.0.0.1", str(master.port), "--repl-diskless-sync-delay", "0")
     replica = RedisServer(folder / "replica", appendonly=False, arguments=follows, program=program)
     watches = RedisSentinel(folder / "sentinel", master)
-    servers = (master, replica, watches)
-    try:
-        for server in servers:
-            server.start()
+    with master, replica, watches:
         replica.wait_for_master()
         watches.wait_for_replica()
         gone = free_port()  # of a sentinel that is the first, and is not there
@@ -81,12 +74,8 @@ def sentinel(kind: str, folder: Path, program: str | None = None) -> Iterator[Si
         address = f"redis+sentinel://127.0.0.1:{gone},127.0.0.1:{watches.port}"
         journal = f"{address}/{watches.master_name}", "journal"
         yield Site(settings, master, journal, watches)
-    finally:
-        for server in servers:
-            server.kill()
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize(("kind", "program"), KINDS)
@@ -98,7 +87,7 @@ async def test_a_master_that_dies_for_good_is_succeeded(
     servers = cluster if "cluster" in kind else sentinel
     with (
         servers(kind, tmp_path, program) as site,
-        farm.working(site.settings, processes=2) as workers,
+        farm.workers(site.settings, processes=2) as workers,
     ):
         pids = workers.pids
         address, prefix = site.journal
@@ -112,7 +101,7 @@ async def test_a_master_that_dies_for_good_is_succeeded(
             await notes.until("begin", 8)
             values = {"path": str(notes.path), "name": "chain", "seconds": 0.5}
             short = asyncio.ensure_future(chain_of(broker, 6).execute(values))
-            await notes.until("begin", 12)
+            await notes.until("begin", 8 + 7)  # nothing is on its way to a worker or a replica
             site.master.kill()
             assert await run == {f"n{number}": f"n{number}" for number in range(4)}
             assert len(await short) == 12
@@ -124,7 +113,6 @@ async def test_a_master_that_dies_for_good_is_succeeded(
     gc.collect()  # so that it is this test where what taskiq's brokers leave open is found
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("kind", ["redis-sentinel-streams", "redis-sentinel-lists"])
@@ -132,7 +120,7 @@ async def test_a_master_that_dies_for_good_is_succeeded(
 async def test_a_master_that_hangs_is_succeeded(kind: str, farm: Farm, tmp_path: Path) -> None:
     """Its connections stay open, so that clients find out by their timeouts only."""
     notes = Notes(tmp_path)
-    with sentinel(kind, tmp_path) as site, farm.working(site.settings, processes=2) as workers:
+    with sentinel(kind, tmp_path) as site, farm.workers(site.settings, processes=2) as workers:
         pids = workers.pids
         async with started(site.settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 4), lost_after=20.0)
@@ -147,7 +135,6 @@ async def test_a_master_that_hangs_is_succeeded(kind: str, farm: Farm, tmp_path:
     gc.collect()
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("kind", ["redis-sentinel-streams", "redis-sentinel-lists"])
@@ -157,7 +144,7 @@ async def test_a_master_may_become_a_replica_of_its_replica(
 ) -> None:
     """It is alive, and accepts no writes any more."""
     notes = Notes(tmp_path)
-    with sentinel(kind, tmp_path) as site, farm.working(site.settings, processes=2) as workers:
+    with sentinel(kind, tmp_path) as site, farm.workers(site.settings, processes=2) as workers:
         pids = workers.pids
         async with started(site.settings) as broker:
             values = {"path": str(notes.path), "name": "chain", "seconds": 0.3}
@@ -177,13 +164,12 @@ async def test_a_master_may_become_a_replica_of_its_replica(
 @pytest.mark.skipif(not AT_LENGTH, reason="takes 20 seconds; scripts/production does it")
 async def test_the_slot_of_a_queue_may_move_to_another_node(farm: Farm, tmp_path: Path) -> None:
     """While workers wait for messages there, and hold some."""
-    notes, servers = Notes(tmp_path), ReplicatedCluster(tmp_path)
-    try:
-        servers.start()
+    notes = Notes(tmp_path)
+    with ReplicatedCluster(tmp_path) as servers:
         first, second, _ = servers.masters
         queue = next(f"tests {n}" for n in count() if key_slot(f"tests {n}".encode()) < 5000)
         settings = Settings("redis-cluster-streams", redis=first.url, queue=queue)
-        with farm.working(settings, processes=2) as workers:
+        with farm.workers(settings, processes=2) as workers:
             pids = workers.pids
             async with started(settings) as broker:
                 values = {"path": str(notes.path), "name": "chain", "seconds": 0.1}
@@ -193,5 +179,3 @@ async def test_the_slot_of_a_queue_may_move_to_another_node(farm: Farm, tmp_path
                 assert len(await run) == 40
             assert workers.pids == pids
         assert len(notes.of("begin")) == 40
-    finally:
-        servers.kill()

@@ -15,8 +15,6 @@ from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
 from tests.values.generated import batch, form
 
-pytestmark = pytest.mark.timeout(120)
-
 COUNT = 150
 
 

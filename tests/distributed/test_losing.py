@@ -24,19 +24,11 @@ from taskiq_flow.transport.redis_broker import backlog_of
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
-from tests.distributed.watching import (
-    Notes,
-    chain_of,
-    inputs,
-    left_over,
-    many,
-    purge,
-    until,
-    until_sent,
-)
+from tests.distributed.watching import Notes, chain_of, inputs, many, purge, until_empty, until_sent
 from tests.recording import Recorder
 from tests.servers.proxy import Proxy
 from tests.servers.redis import RedisServer
+from tests.waiting import until
 
 
 async def test_a_task_that_no_worker_knows(remote: AsyncBroker, remote_kind: str) -> None:
@@ -50,7 +42,7 @@ async def test_a_task_that_no_worker_knows(remote: AsyncBroker, remote_kind: str
     begin = loop.time()
     with pytest.raises(NodeFailedError) as caught:
         await engine.execute({"seconds": 60.0}, run_id=remote_kind)
-    assert loop.time() - begin < 10.0  # it takes some milliseconds
+    assert loop.time() - begin < 30.0  # and not its minute; it takes some milliseconds
     cause = caught.value.__cause__
     assert isinstance(cause, TaskLostError)
     assert cause.task_name == "unknown"
@@ -145,20 +137,22 @@ async def test_a_task_that_a_middleware_has_stopped_does_not_come_again(
     with pytest.raises(NodeFailedError):
         await ExecutionEngine(remote, dag).execute({"breaks": where})
     settings = farm.settings(remote_kind, retries=True, broken=True)
-    while await left_over(settings):  # it is acknowledged in a moment
-        await asyncio.sleep(0.05)
+    await until_empty(settings)
 
 
 async def test_a_killed_workers_task_comes_again_or_is_an_error(
     remote_kind: str, farm: Farm, notes: Notes
 ) -> None:
     settings = farm.settings(remote_kind, queue="killed", idle_timeout=2000)
-    with farm.working(settings) as workers:
+    with farm.workers(settings) as workers:
         async with started(settings) as broker:
-            engine = ExecutionEngine(broker, many(broker, app.noted, 1), lost_after=6.0)
-            reading = asyncio.ensure_future(_read(engine, inputs(notes, 1, 0.5)))
+            # A list has no redelivery; for the others, a worker in its place may take a while.
+            lost_after = 3.0 if remote_kind == "redis-lists" else 60.0
+            engine = ExecutionEngine(broker, many(broker, app.held, 1), lost_after=lost_after)
+            reading = asyncio.ensure_future(_read(engine, inputs(notes, 1, 0.0)))
             await notes.until("begin", 1)
             workers.kill_one()
+            notes.release()
             if remote_kind == "redis-lists":
                 with pytest.raises(NodeFailedError) as caught:
                     await reading
@@ -174,12 +168,13 @@ async def _read(engine: ExecutionEngine, values: dict[str, object]) -> list[tupl
 
 async def test_a_suspended_worker_is_waited_for(farm: Farm, notes: Notes) -> None:
     settings = farm.settings("redis-streams", queue="suspended", idle_timeout=60_000)
-    with farm.working(settings) as workers:
+    with farm.workers(settings) as workers:
         async with started(settings) as broker:
-            engine = ExecutionEngine(broker, many(broker, app.noted, 3), lost_after=10.0)
-            reading = asyncio.ensure_future(_read(engine, inputs(notes, 3, 0.3)))
+            engine = ExecutionEngine(broker, many(broker, app.held, 3), lost_after=10.0)
+            reading = asyncio.ensure_future(_read(engine, inputs(notes, 3, 0.0)))
             await notes.until("begin", 3)
             workers.suspend()
+            notes.release()
             await asyncio.sleep(2.0)  # not in the hope of anything: it is the length of the outage
             assert not reading.done()
             workers.resume()
@@ -224,14 +219,13 @@ async def test_a_result_that_expires_before_a_later_node_needs_it(kind: str, far
     assert "result_ex_time=" in said
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["redis-streams", "nats", NEEDS_RABBITMQ])
 async def test_a_task_of_no_engine_that_kills_its_worker_is_lost_too(
     kind: str, farm: Farm, tmp_path: Path
 ) -> None:
     settings = farm.settings(kind, queue="deadly-kiq", idle_timeout=600)
     notes = Notes(tmp_path)
-    with farm.working(settings, processes=2):
+    with farm.workers(settings, processes=2):
         async with started(settings) as broker:
             sent = await task(broker, app.deadly).kiq(str(notes.path), "deadly")
             result = await sent.wait_result(check_interval=0.1, timeout=50)
@@ -259,51 +253,39 @@ async def test_a_result_that_can_be_read_only_once_reaches_all_consumers(
 
 
 async def test_a_result_for_which_the_store_has_no_room(farm: Farm, tmp_path: Path) -> None:
-    server = RedisServer(tmp_path / "full", appendonly=False, maxmemory="8mb")
-    server.start()
-    settings = farm.settings("redis-streams", queue="full", redis=server.url, full_timeout=1.0)
-    workers = farm.workers(settings)
-    workers.start()
-    try:
-        async with started(settings) as broker:
-            dag = DAGBuilder().node(task(broker, app.blob)).build()
-            engine = ExecutionEngine(broker, dag)
-            with pytest.raises(NodeFailedError) as caught:
-                await engine.execute({"size": 20_000_000})
-            cause = caught.value.__cause__
-            assert isinstance(cause, ResultUnavailableError)
-            assert "the result of node 'blob' could not be stored" in str(cause)
-    finally:
-        workers.kill()
-        server.kill()
+    with RedisServer(tmp_path / "full", appendonly=False, maxmemory="8mb") as server:
+        settings = farm.settings("redis-streams", queue="full", redis=server.url, full_timeout=1.0)
+        with farm.workers(settings):
+            async with started(settings) as broker:
+                dag = DAGBuilder().node(task(broker, app.blob)).build()
+                engine = ExecutionEngine(broker, dag)
+                with pytest.raises(NodeFailedError) as caught:
+                    await engine.execute({"size": 20_000_000})
+                cause = caught.value.__cause__
+                assert isinstance(cause, ResultUnavailableError)
+                assert "the result of node 'blob' could not be stored" in str(cause)
 
 
 async def test_a_server_that_is_full_for_a_while_loses_nothing(
     farm: Farm, notes: Notes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither the results of tasks that end meanwhile nor the tasks that are to be sent."""
-    server = RedisServer(notes.path.parent / "full", appendonly=False)
-    server.start()
-    settings = farm.settings("redis-streams", queue="full", redis=server.url)
-    workers = farm.workers(settings)
-    workers.start()
-    try:
-        async with started(settings) as broker:
-            given = {"path": str(notes.path), "name": "x", "seconds": 0.2}
-            run = asyncio.ensure_future(chain_of(broker, 8).execute(given))
-            await notes.until("begin", 4)
-            with server.client() as client:
-                client.config_set("maxmemory", 1)
-                await until(
-                    lambda: "has no room" in workers.log() or "cannot be sent" in caplog.text,
-                    "it was full",
-                )
-                client.config_set("maxmemory", 0)
-            assert len(await run) == 16
-        assert len(notes.of("begin")) == 16
-    finally:
-        workers.kill()
-        server.kill()
+    with RedisServer(notes.path.parent / "full", appendonly=False) as server:
+        settings = farm.settings("redis-streams", queue="full", redis=server.url)
+        with farm.workers(settings) as workers:
+            async with started(settings) as broker:
+                given = {"path": str(notes.path), "name": "x", "seconds": 0.2}
+                run = asyncio.ensure_future(chain_of(broker, 8).execute(given))
+                await notes.until("begin", 4)
+                with server.client() as client:
+                    client.config_set("maxmemory", 1)
+                    await until(
+                        lambda: "has no room" in workers.log() or "cannot be sent" in caplog.text,
+                        "it was full",
+                    )
+                    client.config_set("maxmemory", 0)
+                assert len(await run) == 16
+            assert len(notes.of("begin")) == 16
 
 
 async def test_what_a_worker_has_fetched_is_given_back_at_once_when_it_is_told_to_stop(

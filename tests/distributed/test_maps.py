@@ -24,8 +24,6 @@ from taskiq_flow.events import Index
 from tests.distributed import app
 from tests.distributed.app import task
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def graph(broker: AsyncBroker) -> DAG:
     """numbers → doubled → twice, element by element; their sum; each of them added to that."""

@@ -31,7 +31,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.reconnect import retry_through_outage
 from taskiq_flow.transport.deliveries import Deliveries
-from taskiq_flow.transport.nats import GONE_AFTER, NatsNotifier, notifier_of
+from taskiq_flow.transport.nats import GONE_AFTER, NatsNotifier
 from taskiq_flow.transport.nats_acknowledged import remove_acknowledged
 from taskiq_flow.transport.nats_broker import (
     JetStreamListener,
@@ -39,30 +39,22 @@ from taskiq_flow.transport.nats_broker import (
     inventory_of,
     is_outage,
     kick_of,
+    notifier_of,
     steady,
     steady_results,
 )
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import (
-    LONGEST,
-    Notes,
-    check_cancelling,
-    inputs,
-    left_over,
-    many,
-    until,
-)
+from tests.distributed.watching import Notes, check_cancelling, inputs, many, until_empty
 from tests.servers.nats import NatsServer
+from tests.waiting import LONGEST, until
 
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    server = NatsServer(tmp_path)
-    server.start()
-    yield server
-    server.kill()
+    with NatsServer(tmp_path) as server:
+        yield server
 
 
 class Listening:
@@ -153,7 +145,7 @@ async def test_a_broker_listens_on(kind: Any, keep_data: bool, server: NatsServe
         reconnected.clear()
         server.kill()
         server.restart(keep_data=keep_data)
-        await asyncio.wait_for(reconnected.wait(), 10.0)
+        await asyncio.wait_for(reconnected.wait(), LONGEST)
     task.cancel()
     await asyncio.wait([task])
     await broker.shutdown()
@@ -166,6 +158,7 @@ async def test_acknowledged_messages_with_which_a_server_comes_back_are_removed(
     bodies = {b"%d" % number for number in range(50)}
     async with listening_to_a_work_queue(server, bodies) as listening:
         await until(lambda: listening.came == bodies, "all came")
+        await until(partial(are_acknowledged, listening.broker), "all are acknowledged")
     server.stop()  # which writes all
     shutil.rmtree(server.data / MESSAGES)
     shutil.copytree(server.folder / "copy", server.data / MESSAGES)
@@ -173,9 +166,7 @@ async def test_acknowledged_messages_with_which_a_server_comes_back_are_removed(
     assert "Restored 50 messages for stream '$G > a'" in server.process.log_since_start()
     async with listening_to_a_work_queue(server) as listening:
         await listening.hear(b"another")
-        async with asyncio.timeout(LONGEST):
-            while (await listening.broker.js.stream_info("a")).state.messages:
-                await asyncio.sleep(0.01)
+        await until(partial(has_messages, listening.broker, "a", 0), "the others are removed")
         assert listening.came == {b"another"}
 
 
@@ -204,16 +195,24 @@ async def test_messages_that_the_server_has_given_up_are_left_to_the_user(
     await broker.startup()
     await broker.js.publish("a", b"given up")
     await broker.consumer.fetch()
-    async with asyncio.timeout(LONGEST):
-        while (await broker.consumer.consumer_info()).num_ack_pending:
-            await asyncio.sleep(0.01)
-        await broker.js.publish("a", b"acknowledged")
-        (message,) = await broker.consumer.fetch()
-        await message.ack_sync()
-        assert (await broker.consumer.consumer_info()).ack_floor.stream_seq == 2
-        await remove_acknowledged(broker)
+    await until(partial(are_acknowledged, broker), "it is given up")
+    await broker.js.publish("a", b"acknowledged")
+    (message,) = await broker.consumer.fetch()
+    await message.ack_sync()
+    assert (await broker.consumer.consumer_info()).ack_floor.stream_seq == 2
+    await remove_acknowledged(broker)
     assert (await broker.js.stream_info("a")).state.messages == 1
     await broker.shutdown()
+
+
+async def are_acknowledged(broker: Any) -> bool:
+    """Whether the server waits for no acknowledgement."""
+    return not (await broker.consumer.consumer_info()).num_ack_pending
+
+
+async def has_messages(broker: Any, stream: str, count: int) -> bool:
+    state = (await broker.js.stream_info(stream)).state
+    return bool(state.messages == count)
 
 
 MESSAGES = "jetstream/$G/streams/a/msgs"
@@ -251,11 +250,10 @@ async def listening_to_a_work_queue(
     await broker.shutdown()
 
 
-@pytest.mark.timeout(60)
 async def test_a_task_that_kills_its_worker_is_lost(farm: Farm, tmp_path: Path) -> None:
     settings = farm.settings("nats", queue="deadly", idle_timeout=1500)
     notes = Notes(tmp_path)
-    with farm.working(settings, processes=2):
+    with farm.workers(settings, processes=2):
         async with started(settings) as broker:
             given = {"path": str(notes.path), "name 0": "deadly", "seconds": 0}
             with pytest.raises(NodeFailedError) as caught:
@@ -269,16 +267,12 @@ async def test_a_stream_that_is_full_is_waited_for(farm: Farm, tmp_path: Path) -
     stream = json.dumps({"max_msgs": 5, "discard": "new"})
     settings = farm.settings("nats", queue="narrow", idle_timeout=20_000, stream=stream)
     notes = Notes(tmp_path)
-    workers = farm.workers(settings)
     async with started(settings) as broker:
         engine = ExecutionEngine(broker, many(broker, app.noted, 30))
         run = asyncio.ensure_future(engine.execute(inputs(notes, 30, 0.0)))
-        await until_full(broker, settings.queue)
-        workers.start()
-        try:
+        await until(partial(has_messages, broker, settings.queue, 5), "the stream is full")
+        with farm.workers(settings):
             assert len(await run) == 30
-        finally:
-            workers.kill()
     assert len(notes.of("begin")) == 30
 
 
@@ -286,11 +280,9 @@ async def test_a_message_above_the_servers_limit_is_an_error_at_once(farm: Farm)
     """No worker is needed for that."""
     async with started(farm.settings("nats", queue="large")) as broker:
         dag = DAGBuilder().node(task(broker, app.measure)).build()
-        async with asyncio.timeout(20.0):
-            with pytest.raises(
-                NodeFailedError, match=r"pass_by=65536\), or raise the .*max_payload"
-            ):
-                await ExecutionEngine(broker, dag).execute({"blob": "x" * 2_000_000})
+        engine = ExecutionEngine(broker, dag, run_timeout=LONGEST)
+        with pytest.raises(NodeFailedError, match=r"pass_by=65536\), or raise the .*max_payload"):
+            await engine.execute({"blob": "x" * 2_000_000})
 
 
 async def test_results_that_the_server_has_lost_are_begun_anew_with_their_time_to_live(
@@ -312,20 +304,14 @@ async def test_results_that_the_server_has_lost_are_begun_anew_with_their_time_t
     assert (found.max_age, found.description) == (3600, "of the shop")
 
 
-async def until_full(broker: Any, stream: str) -> None:
-    while (await broker.js.stream_info(stream)).state.messages < 5:
-        await asyncio.sleep(0.01)
-
-
 async def test_nothing_of_tasks_is_left_in_a_work_queue(farm: Farm, tmp_path: Path) -> None:
     settings = farm.settings("nats", queue="nothing-left", idle_timeout=20_000)
     notes = Notes(tmp_path)
-    with farm.working(settings) as workers:
+    with farm.workers(settings) as workers:
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 50))
             await engine.execute(inputs(notes, 50, 0.0))
-            while await left_over(settings):
-                await asyncio.sleep(0.01)
+            await until_empty(settings)
             left = {item.name: item for item in await inventory_of(broker, "taskiq_flow")}
         assert left[settings.queue].count == 0
         assert left[f"{settings.queue} {settings.queue}"].count == 0
@@ -337,17 +323,15 @@ async def test_a_consumer_that_is_deleted_while_workers_wait_is_created_again(
 ) -> None:
     settings = farm.settings("nats", queue="deleted", idle_timeout=20_000)
     notes = Notes(tmp_path)
-    with farm.working(settings, processes=2) as workers:
+    with farm.workers(settings, processes=2) as workers:
         pids = workers.pids
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 10))
             await engine.execute(inputs(notes, 10, 0.0))
-            while await left_over(settings):  # what is not acknowledged would come again
-                await asyncio.sleep(0.01)
+            await until_empty(settings)  # what is not acknowledged would come again
             nats_broker: Any = broker
             await nats_broker.js.delete_consumer(settings.queue, settings.queue)
-            async with asyncio.timeout(15.0):
-                assert len(await engine.execute(inputs(notes, 10, 0.0))) == 10
+            assert len(await engine.execute(inputs(notes, 10, 0.0))) == 10
         assert workers.pids == pids
     assert len(notes.of("begin")) == 20
 
@@ -412,11 +396,9 @@ def confined_settings(server: NatsServer) -> Settings:
 
 
 async def test_a_user_confined_to_a_prefix_can_do_all(farm: Farm, tmp_path: Path) -> None:
-    server = confined_server(tmp_path)
-    server.start()
-    settings = confined_settings(server)
-    try:
-        with farm.working(settings):
+    with confined_server(tmp_path) as server:
+        settings = confined_settings(server)
+        with farm.workers(settings):
             async with started(settings) as broker:
                 notes = Notes(tmp_path)
                 dag = DAGBuilder().node(task(broker, app.blob)).node(task(broker, app.measure))
@@ -426,15 +408,11 @@ async def test_a_user_confined_to_a_prefix_can_do_all(farm: Farm, tmp_path: Path
                 await check_cancelling(engine, notes, 2)
                 assert len(await inventory_of(broker, "shop")) == 4
         assert "violation" not in (server.folder / "log").read_text("utf-8").lower()
-    finally:
-        server.kill()
 
 
 async def test_a_subject_that_a_user_may_not_use_is_named(tmp_path: Path) -> None:
-    server = confined_server(tmp_path, "shop_tasks")
-    server.start()
-    settings = confined_settings(server)
-    try:
+    with confined_server(tmp_path, "shop_tasks") as server:
+        settings = confined_settings(server)
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 1))
             with pytest.raises(NodeFailedError, match=r'publish to "shop_tasks"; give the user'):
@@ -445,20 +423,13 @@ async def test_a_subject_that_a_user_may_not_use_is_named(tmp_path: Path) -> Non
                 with pytest.raises(ConfigurationError, match=f'subscription to "other{number}"'):
                     await notifier.subscribe(f"other{number}", lambda _: None)
             await notifier.aclose()
-    finally:
-        server.kill()
 
 
 async def test_a_worker_that_may_not_fetch_tasks_says_so(tmp_path: Path) -> None:
-    server = confined_server(tmp_path, "$JS.API.CONSUMER.MSG.NEXT.shop_tasks.>")
-    server.start()
-    broker = app.broker_of(confined_settings(server))
-    listener = JetStreamListener(broker)
-    try:
-        await broker.startup()
-        async with aclosing(listener.listen()) as messages:
+    with confined_server(tmp_path, "$JS.API.CONSUMER.MSG.NEXT.shop_tasks.>") as server:
+        async with (
+            started(confined_settings(server)) as broker,
+            aclosing(JetStreamListener(broker).listen()) as messages,
+        ):
             with pytest.raises(ConfigurationError, match=r"consumer\.msg\.next\.shop_tasks"):
                 await anext(messages)
-    finally:
-        await broker.shutdown()
-        server.kill()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -21,6 +20,7 @@ from taskiq_flow import (
 )
 from tests.distributed.conftest import Farm
 from tests.servers.workers import Workers
+from tests.waiting import until
 
 pytest.importorskip("taskiq_redis")
 
@@ -35,10 +35,8 @@ def app(farm: Farm, tmp_path_factory: pytest.TempPathFactory) -> Any:
     module = importlib.reload(pipelined)
     env = {pipelined.REDIS: farm.redis.url}
     folder: Path = tmp_path_factory.mktemp("workers")
-    workers = Workers("tests.distributed.pipelined:broker", folder=folder, env=env)
-    workers.start()
-    yield module
-    workers.kill()
+    with Workers("tests.distributed.pipelined:broker", folder=folder, env=env):
+        yield module
     patch.undo()
 
 
@@ -110,19 +108,15 @@ async def test_results_of_workers_without_the_middleware_are_late_or_an_error(
 ) -> None:
     env = {started.REDIS: farm.redis.url}
     app = "tests.distributed.pipelined:of_bare_workers"
-    workers = Workers(app, folder=tmp_path, env=env)
-    workers.start()
-    broker = started.of_engines
-    await broker.startup()
-    pipeline = Pipeline(broker).call_next(broker.find_task("nap"))
-    engine = ExecutionEngine(**pipeline.engine.options | {"lost_after": 2.0})
-    try:
+    with Workers(app, folder=tmp_path, env=env):
+        broker = started.of_engines
+        await broker.startup()
+        pipeline = Pipeline(broker).call_next(broker.find_task("nap"))
+        engine = ExecutionEngine(**pipeline.engine.options | {"lost_after": 4.0})
         assert await engine.execute({"input": 0.1}) == {"nap": 0.1}
         with pytest.raises(NodeFailedError, match="the workers have no FlowMiddleware"):
-            await engine.execute({"input": 5.0})
-    finally:
+            await engine.execute({"input": 60.0})
         await broker.shutdown()
-        workers.kill()
 
 
 async def test_a_pipeline_is_a_task_that_a_worker_executes(started: Any) -> None:
@@ -149,10 +143,8 @@ async def test_jobs_are_in_the_source_of_the_user_and_run_on_workers(started: An
     assert jobs["every"].interval == timedelta(hours=1)
     assert jobs["at"].run_at == past
     async with scheduler:
-        async with asyncio.timeout(30):
-            while not (noted := await started.noted()):
-                await asyncio.sleep(0.05)
-    assert noted == ["sequential at 0"]
+        await until(started.noted, "a job was executed")
+    assert await started.noted() == ["sequential at 0"]
     await other.remove_job("cron")
     await other.remove_job("every")
     assert await other.list_jobs() == []

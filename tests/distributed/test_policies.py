@@ -25,7 +25,7 @@ from taskiq_flow import (
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, left_over
+from tests.distributed.watching import Notes, inputs, many, until_empty
 from tests.recording import Recorder
 
 
@@ -57,10 +57,10 @@ async def test_an_attempt_that_takes_too_long_is_cancelled_where_it_runs(
     any_broker: AsyncBroker, tmp_path: Path
 ) -> None:
     notes, recorder = Notes(tmp_path), Recorder()
-    inputs = {"path": str(notes.path), "name": "slow", "seconds": 60.0}
+    given = {"path": str(notes.path), "name": "slow", "seconds": 60.0}
     dag = DAGBuilder().node(task(any_broker, app.noted), timeout=0.3, fallback="none").build()
     engine = ExecutionEngine(any_broker, dag, listeners=[recorder])
-    assert await engine.execute(inputs) == {"noted": "none"}
+    assert await engine.execute(given) == {"noted": "none"}
     await notes.until("cancel", 1)
     (fell,) = recorder.of(NodeFellBack)
     assert isinstance(fell.error, NodeTimeoutError)
@@ -75,18 +75,13 @@ async def test_an_attempt_that_takes_too_long_is_cancelled_where_it_runs(
 async def test_time_in_the_queue_is_no_time_of_the_attempts(
     remote_kind: str, farm: Farm, tmp_path: Path, function: Any, limit: str
 ) -> None:
-    """One worker process for one task at a time: of three, two wait for longer than a timeout."""
+    """One worker process for one task at a time: of eight, the last waits beyond its timeout."""
     settings = farm.settings(remote_kind, f"one-{limit}")
     farm.serve(settings, **{limit: 1})
     notes = Notes(tmp_path)
     async with started(settings) as broker:
-        builder = DAGBuilder()
-        for number in range(3):
-            keys = {"path": "path", "name": f"name {number}", "seconds": "seconds"}
-            builder.node(task(broker, function), name=f"n{number}", inputs=keys, timeout=1.2)
-        names = {f"name {number}": f"n{number}" for number in range(3)}
-        inputs = {"path": str(notes.path), "seconds": 0.6, **names}
-        assert len(await ExecutionEngine(broker, builder.build()).execute(inputs)) == 3
+        engine = ExecutionEngine(broker, many(broker, function, 8), timeout=2.0)
+        assert len(await engine.execute(inputs(notes, 8, 0.3))) == 8
 
 
 async def test_a_task_that_waits_too_long_in_the_queue_is_not_executed(
@@ -99,19 +94,18 @@ async def test_a_task_that_waits_too_long_in_the_queue_is_not_executed(
     async with started(settings) as broker:
         held = DAGBuilder().node(task(broker, app.held)).build()
         waiting = DAGBuilder().node(task(broker, app.noted), queue_timeout=1.0).build()
-        inputs = {"path": str(notes.path), "name": "waiting", "seconds": 60.0}
+        given = {"path": str(notes.path), "name": "waiting", "seconds": 60.0}
         async with asyncio.TaskGroup() as group:
             group.create_task(
                 ExecutionEngine(broker, held).execute({"path": str(notes.path), "name": "held"})
             )
             await notes.until("begin", 1)
             with pytest.raises(NodeFailedError) as caught:
-                await ExecutionEngine(broker, waiting).execute(inputs)
+                await ExecutionEngine(broker, waiting).execute(given)
             assert isinstance(caught.value.__cause__, NodeTimeoutError)
             assert caught.value.__cause__.waited
             notes.release()
-    while await left_over(settings):
-        await asyncio.sleep(0.05)
+    await until_empty(settings)
     assert notes.of("begin")[1:] == notes.of("cancel")
     assert notes.of("end") == []
 
@@ -172,9 +166,9 @@ async def test_a_cached_result_is_taken_by_another_run(
 ) -> None:
     notes = Notes(tmp_path)
     dag = DAGBuilder().node(task(any_broker, app.noted), cache=Cache()).build()
-    inputs = {"path": str(notes.path), "name": "n", "seconds": 0.1}
+    given = {"path": str(notes.path), "name": "n", "seconds": 0.1}
     journal = MemoryJournal()
     engines = [ExecutionEngine(any_broker, dag, journal=journal) for _ in range(2)]
-    runs = [engine.execute(inputs) for engine in engines]
+    runs = [engine.execute(given) for engine in engines]
     assert await asyncio.gather(*runs) == [{"noted": "n"}] * 2
     assert notes.of("begin") == ["n"]

@@ -28,10 +28,11 @@ from taskiq_flow.completion import queue_warnings
 from tests.distributed import app
 from tests.distributed.app import KINDS, started, task
 from tests.distributed.conftest import HOW_TO_INSTALL, NEEDS_RABBITMQ, Farm
-from tests.distributed.watching import Notes, inputs, many, until
+from tests.distributed.watching import Notes, inputs, many
 from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.workers import Workers
+from tests.waiting import until
 
 REMOTE = [kind for kind in KINDS[1:] if kind != "rabbitmq" or RabbitServer.is_available()]
 
@@ -102,7 +103,7 @@ async def test_alive_is_told_of_more_tasks_than_a_message_has_room_for(
 ) -> None:
     """Core NATS hands a worker all tasks at once. One message takes a megabyte at the most."""
     settings = farm.settings("nats-core", queue="burst", nats=farm.nats.url, redis="")
-    with farm.working(settings, max_async_tasks=1):
+    with farm.workers(settings, max_async_tasks=1):
         async with started(settings) as broker:
             builder = DAGBuilder().node(task(broker, app.held), name="first")
             for number in range(300):
@@ -132,11 +133,11 @@ async def test_a_task_that_old_workers_do_not_know_reaches_a_new_one(farm: Farm)
                 replacing.append(asyncio.ensure_future(asyncio.to_thread(replace_workers)))
 
     def replace_workers() -> None:
-        stack.enter_context(farm.working(new))
+        stack.enter_context(farm.workers(new))
         leaving.kill()
 
     with contextlib.ExitStack() as stack:
-        leaving = stack.enter_context(farm.working(old))
+        leaving = stack.enter_context(farm.workers(old))
         async with started(new) as broker:
             dag = DAGBuilder().node(task(broker, app.double), retry=Retry(attempts=100, wait=0.1))
             engine = ExecutionEngine(broker, dag.build(), listeners=[Deploy()])
@@ -152,7 +153,7 @@ async def test_code_that_keeps_the_interpreter_lock_is_executed_once_in_another_
         "in-process": (app.keeps_gil_in_process, ()),
         "pool": (app.keeps_gil, ["--use-process-pool"]),
     }
-    sites = {way: farm.settings("redis-streams", queue=way, idle_timeout=1000) for way in ways}
+    sites = {way: farm.settings("redis-streams", queue=way, idle_timeout=2000) for way in ways}
 
     async def run(way: str) -> None:
         (tmp_path / way).mkdir()

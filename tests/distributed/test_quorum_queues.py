@@ -8,19 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError
-from taskiq_flow.transport.rabbitmq import notifier_at
+from taskiq_flow import ExecutionEngine, NodeFailedError
+from taskiq_flow.transport.rabbitmq_broker import notifier_at
 from tests.distributed import app
-from tests.distributed.app import started, task
+from tests.distributed.app import started
 from tests.distributed.conftest import AT_LENGTH, HOW_TO_INSTALL, Farm
 from tests.distributed.test_systems import check
-from tests.distributed.watching import Notes, inputs, left_over, many, until
+from tests.distributed.watching import Notes, inputs, many, until_empty
 from tests.servers.rabbitmq import RabbitServer
+from tests.waiting import until
 
-pytestmark = [
-    pytest.mark.timeout(90),
-    pytest.mark.skipif(not RabbitServer.is_available(), reason=HOW_TO_INSTALL),
-]
+pytestmark = pytest.mark.skipif(not RabbitServer.is_available(), reason=HOW_TO_INSTALL)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +45,7 @@ async def test_tasks_of_all_kinds_on_a_quorum_queue(
     )
     (tmp_path / "deadly").mkdir()
     deaths = Notes(tmp_path / "deadly")
-    with farm.working(settings):
+    with farm.workers(settings):
         async with started(settings) as broker:
             await check(broker, notes)
             long = ExecutionEngine(broker, many(broker, app.noted, 3), lost_after=30.0)
@@ -68,21 +66,15 @@ async def test_a_worker_that_reconnects_executes_as_many_at_once_as_before(
     settings = farm.settings(
         "rabbitmq", "again", rabbitmq=impatient.url, queue_type="quorum", qos=8
     )
-    with farm.working(settings, max_async_tasks=8):
+    with farm.workers(settings, max_async_tasks=8):
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 8), lost_after=30.0)
             run = asyncio.ensure_future(engine.execute(inputs(notes, 8, 1.0)))
             await notes.until("begin", 8)
             await asyncio.to_thread(impatient.control, "close_all_connections", "a test")
             await run
-            builder = DAGBuilder()
-            for number in range(24):
-                keys = {"path": "path", "name": f"name {number}"}
-                builder.node(task(broker, app.held), name=f"n{number}", inputs=keys)
-            engine = ExecutionEngine(broker, builder.build(), lost_after=30.0)
-            given = inputs(notes, 24, 0.0)
-            del given["seconds"]
-            run = asyncio.ensure_future(engine.execute(given))
+            engine = ExecutionEngine(broker, many(broker, app.held, 24), lost_after=30.0)
+            run = asyncio.ensure_future(engine.execute(inputs(notes, 24, 0.0)))
             await notes.until("begin", 8 + 8)
             notes.release()
             await run
@@ -103,9 +95,3 @@ async def test_revocations_outlive_the_starts_of_many_workers(impatient: RabbitS
         await listener.subscribe_to_revocations(revoked.append)
         await until(lambda: len(revoked) == number, "it was heard of")  # noqa: B023
         await listener.aclose()
-
-
-async def until_empty(settings: app.Settings) -> None:
-    async with asyncio.timeout(15.0):
-        while await left_over(settings):
-            await asyncio.sleep(0.1)

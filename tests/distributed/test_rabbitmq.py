@@ -24,27 +24,29 @@ from taskiq import BrokerMessage
 from taskiq_flow import DAGBuilder, ExecutionEngine, NodeFailedError
 from taskiq_flow.errors import ConfigurationError
 from taskiq_flow.reconnect import text_of
-from taskiq_flow.transport.rabbitmq import notifier_at
-from taskiq_flow.transport.rabbitmq_broker import count_of, inventory_of, is_outage, kick_of
+from taskiq_flow.transport.rabbitmq_broker import (
+    count_of,
+    inventory_of,
+    is_outage,
+    kick_of,
+    notifier_at,
+)
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
-from tests.distributed.conftest import APP, AT_LENGTH, HOW_TO_INSTALL, Farm
+from tests.distributed.conftest import AT_LENGTH, HOW_TO_INSTALL, Farm
 from tests.distributed.watching import (
     Notes,
     check_cancelling,
     inputs,
     left_over,
     many,
-    until,
+    until_empty,
     until_sent,
 )
 from tests.servers.rabbitmq import RabbitServer
-from tests.servers.workers import Workers
+from tests.waiting import LONGEST, until
 
-pytestmark = [
-    pytest.mark.timeout(90),
-    pytest.mark.skipif(not RabbitServer.is_available(), reason=HOW_TO_INSTALL),
-]
+pytestmark = pytest.mark.skipif(not RabbitServer.is_available(), reason=HOW_TO_INSTALL)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitServer
     """
     folder = tmp_path_factory.mktemp("impatient")
     server = RabbitServer(
-        folder, consumer_timeout=2000, channel_tick_interval=500, max_message_size=1_000_000
+        folder, consumer_timeout=4000, channel_tick_interval=500, max_message_size=1_000_000
     )
     server.start()
     yield server
@@ -74,10 +76,10 @@ async def test_a_task_longer_than_the_servers_limit_is_executed_once(
     settings = farm.settings(
         "rabbitmq", queue="long", rabbitmq=impatient.url, park_after=0.5, qos=100
     )
-    with farm.working(settings, processes=2):
+    with farm.workers(settings, processes=2):
         await run_of(settings, notes, 3, 7.0)
         assert len(notes.of("begin")) == len(notes.of("end")) == 3
-        assert await left_over(settings) == 0
+        await until_empty(settings)
     log = (impatient.folder / "log").read_text(encoding="utf-8")
     assert "timed out" not in log
 
@@ -89,16 +91,14 @@ async def test_a_message_above_the_servers_limit_is_an_error_at_once(
     settings = farm.settings("rabbitmq", queue="large", rabbitmq=impatient.url)
     async with started(settings) as broker:
         dag = DAGBuilder().node(task(broker, app.measure)).build()
-        async with asyncio.timeout(20.0):
-            with pytest.raises(
-                NodeFailedError, match=r"pass_by=65536\), or raise the .*message_size"
-            ):
-                await ExecutionEngine(broker, dag).execute({"blob": "x" * 2_000_000})
+        engine = ExecutionEngine(broker, dag, run_timeout=LONGEST)
+        with pytest.raises(NodeFailedError, match=r"pass_by=65536\), or raise the .*message_size"):
+            await engine.execute({"blob": "x" * 2_000_000})
 
 
 async def test_a_long_task_of_a_killed_worker_is_delivered_again(farm: Farm, notes: Notes) -> None:
     settings = farm.settings("rabbitmq", queue="parked", park_after=0.2)
-    with farm.working(settings) as workers:
+    with farm.workers(settings) as workers:
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 1), lost_after=30.0)
             run = asyncio.ensure_future(engine.execute(inputs(notes, 1, 3.0)))
@@ -117,7 +117,7 @@ async def test_a_task_that_kills_its_worker_is_lost_after_some_deliveries(
     settings = farm.settings("rabbitmq", queue="deadly")
     (tmp_path / "beside").mkdir()
     beside = Notes(tmp_path / "beside")
-    with farm.working(settings):
+    with farm.workers(settings):
         async with started(settings) as broker:
             good = ExecutionEngine(broker, many(broker, app.noted, 4), lost_after=60.0)
             others = asyncio.ensure_future(good.execute(inputs(beside, 4, 0.5)))
@@ -139,26 +139,17 @@ async def test_what_waits_beside_a_long_task_goes_to_an_idle_worker(
         for number in range(7):
             own = {"path": "path", "name": f"name {number}"}
             dag.node(task(broker, app.noted), name=f"n{number}", inputs=own)
-        with farm.working(settings, max_async_tasks=1):
+        with farm.workers(settings, max_async_tasks=1):
             engine = ExecutionEngine(broker, dag.build(), lost_after=30.0)
             names = {f"name {number}": f"n{number}" for number in range(7)}
             given = {"path": str(notes.path), "long": "held", **names}
             run = asyncio.ensure_future(engine.execute(given))
             await notes.until("begin", 1)
             await until_sent(engine)
-            second = Workers(
-                APP,
-                folder=farm.folder / "workers-fair-second",
-                env=settings.environment,
-                max_async_tasks=1,
-            )
-            second.start()
-            try:
+            with farm.workers(settings, folder=farm.folder / "second", max_async_tasks=1):
                 await notes.until("end", 7)
                 notes.release()
                 await run
-            finally:
-                second.kill()
     lines = notes.path.read_text(encoding="utf-8").splitlines()
     begun = {line.split()[1]: line.split()[2] for line in lines if line.startswith("begin")}
     assert begun.pop("held") not in begun.values()
@@ -170,14 +161,10 @@ async def test_a_queue_that_refuses_copies_takes_back_the_messages(
     """A queue with a limit on its length takes no copy while it is full."""
     limit = json.dumps({"x-max-length": 5, "x-overflow": "reject-publish"})
     settings = farm.settings("rabbitmq", queue="limited", queue_arguments=limit)
-    workers = farm.workers(settings, max_async_tasks=1)
-    workers.start()
-    try:
+    with farm.workers(settings, max_async_tasks=1):
         await run_of(settings, notes, 14, 0.4)
         assert len(notes.of("begin")) == 14
-        assert await left_over(settings) == 0
-    finally:
-        workers.kill()
+        await until_empty(settings)
 
 
 @pytest.mark.parametrize("seconds", [2.0, 8.0], ids=["told", "executing"])
@@ -186,16 +173,14 @@ async def test_a_message_that_returns_to_its_worker_is_not_executed_again(
 ) -> None:
     """The administrator closes the worker's connections, which are back within five seconds."""
     settings = farm.settings("rabbitmq", queue=f"returns-{seconds:g}")
-    with farm.working(settings):
+    with farm.workers(settings):
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 2), lost_after=30.0)
             run = asyncio.ensure_future(engine.execute(inputs(notes, 2, seconds)))
             await notes.until("begin", 2)
             await asyncio.to_thread(farm.rabbitmq.control, "close_all_connections", "a test")
             await run
-            async with asyncio.timeout(15.0):
-                while await left_over(settings):
-                    await asyncio.sleep(0.1)
+            await until_empty(settings)
     assert len(notes.of("begin")) == len(notes.of("end")) == 2
 
 
@@ -222,7 +207,7 @@ def test_refusals_for_good_are_no_outages(error: Exception, is_one: bool) -> Non
 async def test_a_wrong_password_is_an_error_at_once_and_not_shown(farm: Farm) -> None:
     url = farm.rabbitmq.url.replace("guest:guest", "guest:hush")
     with pytest.raises(ConfigurationError, match="Login was refused") as caught:
-        await asyncio.wait_for(notifier_at(url, "taskiq_flow").open(), 5.0)
+        await asyncio.wait_for(notifier_at(url, "taskiq_flow").open(), LONGEST)
     assert "hush" not in text_of(caught.value)
 
 
@@ -250,9 +235,9 @@ async def test_an_exchange_and_a_queue_that_are_gone_are_declared_anew(farm: Far
         async with await aio_pika.connect(farm.rabbitmq.url) as connection:
             channel = await connection.channel()
             await channel.exchange_delete(settings.queue)
-            await asyncio.wait_for(kick(message), 5.0)
+            await asyncio.wait_for(kick(message), LONGEST)
             await channel.queue_delete(settings.queue)
-            await asyncio.wait_for(kick(message), 5.0)
+            await asyncio.wait_for(kick(message), LONGEST)
             assert await left_over(settings) == 1
 
 
@@ -283,8 +268,8 @@ async def test_a_listener_whose_old_connection_is_not_missed_yet_listens_at_once
     for notifier in (other, *listeners):
         await notifier.open()
     for listener in listeners:  # the first stands for what the server has not missed yet
-        await asyncio.wait_for(listener.subscribe("channel", heard.append), 5.0)
-        await asyncio.wait_for(listener.subscribe_to_revocations(revoked.append), 5.0)
+        await asyncio.wait_for(listener.subscribe("channel", heard.append), LONGEST)
+        await asyncio.wait_for(listener.subscribe_to_revocations(revoked.append), LONGEST)
     await other.publish("channel", b"a")
     await other.revoke("run")
     await until(lambda: len(heard) == len(revoked) == 2, "both have heard")
@@ -311,7 +296,7 @@ async def test_many_workers_start_at_once_after_many_revocations(farm: Farm) -> 
         await notifiers[number].open()
         await notifiers[number].subscribe_to_revocations(heard[number].add)
 
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(LONGEST):
         await asyncio.gather(*(start(number) for number in range(1, len(notifiers))))
     await until(lambda: all(len(of) == count for of in heard[1:]), "all have heard of all")
     for notifier in notifiers:
@@ -363,14 +348,14 @@ async def test_a_user_confined_to_names_of_a_prefix_can_do_all(farm: Farm, notes
     settings = farm.settings(
         "rabbitmq", queue="confined", rabbitmq=url, prefix="confined_flow", park_after=0.2
     )
-    with farm.working(settings):
+    with farm.workers(settings):
         await run_of(settings, notes, 2, 1.5)
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 1), lost_after=30.0)
             await check_cancelling(engine, notes, 1, begun=3)
             left = await inventory_of(broker, settings.prefix)
     assert [(one.name, one.kind) for one in left] == [
-        ("confined-rabbitmq", "queue"),
+        (settings.queue, "queue"),
         ("confined_flow_revocations", "queue"),
         ("taskiq.dead_letter", "queue"),
     ]

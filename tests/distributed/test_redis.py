@@ -16,12 +16,17 @@ from taskiq import AckableMessage, BrokerMessage
 from taskiq_redis import ListQueueBroker, RedisStreamBroker
 
 from taskiq_flow.transport import redis, redis_connection, redis_subscription
-from taskiq_flow.transport.redis import notifier_at
-from taskiq_flow.transport.redis_broker import kick_of, steady, stream_reader_of
+from taskiq_flow.transport.redis_broker import (
+    kick_of,
+    notifier_at,
+    notifier_of,
+    steady,
+    stream_reader_of,
+)
 from taskiq_flow.transport.redis_replies import Replies
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import until
 from tests.servers.redis import RedisServer
+from tests.waiting import LONGEST, until
 
 _numbers = itertools.count()
 
@@ -32,7 +37,7 @@ async def client(farm: Farm) -> AsyncIterator[Redis]:
         yield client
 
 
-victims: list[asyncio.Task[Any]] = []
+victims: list[asyncio.Task[Any]] = []  # one at the most
 
 
 def cancel_at_read(command: bytes) -> None:
@@ -81,25 +86,20 @@ async def test_a_listener_ends_whenever_it_is_cancelled(
     goes_away: bool,
 ) -> None:
     monkeypatch.setattr(redis_connection, "Replies", CancellingReplies)
-    server = RedisServer(tmp_path / "redis", appendonly=False)
-    server.start()
-    broker = kind(server.url, queue_name="ends", connection_class=CancellingConnection)
-    try:
+    with RedisServer(tmp_path / "redis", appendonly=False) as server:
+        broker = kind(server.url, queue_name="ends", connection_class=CancellingConnection)
         await broker.startup()
         steady(broker)
         messages: Any = broker.listen()
         listening = asyncio.ensure_future(anext(messages))
-        victims.append(listening)
+        victims[:] = [listening]
         await until(listening.cancelling, "the listener was cancelled")
         if goes_away:
             server.kill()
-        done, _ = await asyncio.wait([listening], timeout=10.0)
+        done, _ = await asyncio.wait([listening], timeout=LONGEST)
         assert done
         await messages.aclose()
         await broker.shutdown()
-    finally:
-        victims.clear()
-        server.kill()
 
 
 async def test_a_stream_is_not_read_on_if_the_client_has_lost_a_cancellation(farm: Farm) -> None:
@@ -116,7 +116,7 @@ async def test_a_stream_is_not_read_on_if_the_client_has_lost_a_cancellation(far
         return await anext(messages)
 
     reading = asyncio.create_task(read())
-    done, _ = await asyncio.wait([reading], timeout=10.0)
+    done, _ = await asyncio.wait([reading], timeout=LONGEST)
     assert done
     assert reading.cancelled()
     await broker.shutdown()
@@ -147,10 +147,8 @@ async def test_messages_are_read_whatever_form_the_client_gives_them(
 
 
 async def test_a_broker_that_is_shut_down_leaves_no_connection(tmp_path: Path) -> None:
-    server = RedisServer(tmp_path / "redis", appendonly=False)
-    server.start()
-    broker = RedisStreamBroker(server.url, queue_name="ends")
-    try:
+    with RedisServer(tmp_path / "redis", appendonly=False) as server:
+        broker = RedisStreamBroker(server.url, queue_name="ends")
         async with Redis.from_url(server.url) as client:
             await broker.startup()
             for _ in range(2):  # two runs
@@ -159,11 +157,11 @@ async def test_a_broker_that_is_shut_down_leaves_no_connection(tmp_path: Path) -
             assert await client.xlen("ends") == 2
             assert len(await client.client_list()) == 3  # the broker's, its sender's, and this one
             await broker.shutdown()
-            async with asyncio.timeout(5.0):
-                while len(await client.client_list()) > 1:
-                    await asyncio.sleep(0.01)
-    finally:
-        server.kill()
+
+            async def is_alone() -> bool:
+                return len(await client.client_list()) == 1
+
+            await until(is_alone, "the broker has no connection")
 
 
 async def test_a_message_that_a_worker_holds_does_not_come_to_it_again(
@@ -293,14 +291,13 @@ async def test_revocations_are_bounded(
     await notifier.aclose()
 
 
-async def test_notices_that_are_published_at_once_share_a_connection(
-    farm: Farm, client: Redis
-) -> None:
-    broker = RedisStreamBroker(farm.redis.url, queue_name=f"notices-{next(_numbers)}")
-    notifier, heard = redis.notifier_of(broker, broker.queue_name), list[bytes]()
-    unheard: list[str] = []
-    notifier.on_unheard = unheard.append
-    try:
+async def test_notices_that_are_published_at_once_share_a_connection(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, appendonly=False) as server:
+        client = Redis.from_url(server.url)
+        broker = RedisStreamBroker(server.url, queue_name="notices")
+        notifier, heard = notifier_of(broker, broker.queue_name), list[bytes]()
+        unheard: list[str] = []
+        notifier.on_unheard = unheard.append
         await notifier.open()
         await notifier.subscribe("notices", heard.append)
         before = len(await client.client_list())
@@ -310,34 +307,28 @@ async def test_notices_that_are_published_at_once_share_a_connection(
         await until(lambda: len(heard) == 50, "all were heard")
         assert sorted(map(int, heard)) == list(range(50))
         assert unheard == ["nobody"]
-    finally:
         await notifier.aclose()
         await broker.shutdown()
+        await client.aclose()
 
 
 async def test_a_server_from_which_nothing_comes_is_asked_and_then_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(redis_subscription, "SILENCE", 0.5)
-    server = RedisServer(tmp_path, appendonly=False)
-    server.start()
-    notifier, heard = notifier_at(server.url, "silent"), list[bytes]()
-    try:
-        with server.client() as other:
-            await notifier.subscribe("notices", heard.append)
-            await until(lambda: _subscribed(other) >= 3, "it has asked twice")
-            other.publish("notices", "first")
-            await until(lambda: heard == [b"first"], "it has heard")
-            server.suspend()
-            await until(lambda: not notifier.is_listening, "it has given the server up")
-            server.resume()
-            await until(lambda: notifier.is_listening, "it listens again")
-            other.publish("notices", "second")
-            await until(lambda: heard == [b"first", b"second"], "it has heard again")
-    finally:
+    with RedisServer(tmp_path, appendonly=False) as server, server.client() as other:
+        notifier, heard = notifier_at(server.url, "silent"), list[bytes]()
+        await notifier.subscribe("notices", heard.append)
+        await until(lambda: _subscribed(other) >= 3, "it has asked twice")
+        other.publish("notices", "first")
+        await until(lambda: heard == [b"first"], "it has heard")
+        server.suspend()
+        await until(lambda: not notifier.is_listening, "it has given the server up")
         server.resume()
+        await until(lambda: notifier.is_listening, "it listens again")
+        other.publish("notices", "second")
+        await until(lambda: heard == [b"first", b"second"], "it has heard again")
         await notifier.aclose()
-        server.stop()
     assert "no word from the server for 1 s" in caplog.text
 
 

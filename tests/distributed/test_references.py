@@ -26,7 +26,8 @@ from taskiq_flow.values.results import failed
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import left_over, until
+from tests.distributed.watching import until_empty
+from tests.waiting import until
 
 SIZE = 100_000
 
@@ -177,8 +178,7 @@ async def test_what_is_executed_twice_keeps_its_first_outcome(
     async with app.redis_client(settings) as client:
         await client.xadd(settings.queue, {"data": sent[-1]})
     await until(lambda: len(path.read_text(encoding="utf-8").split()) == 2, "it was executed twice")
-    while await left_over(settings):  # the second outcome is dealt with
-        await asyncio.sleep(0.01)
+    await until_empty(settings)  # the second outcome is dealt with
     assert await handle.get() == 1
 
 
@@ -211,7 +211,6 @@ async def large(farm: Farm) -> AsyncIterator[AsyncBroker]:
         yield broker
 
 
-@pytest.mark.timeout(60)
 async def test_a_large_value_for_many_consumers_is_stored_once_in_small_messages(
     large: AsyncBroker, farm: Farm
 ) -> None:

@@ -18,23 +18,21 @@ from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import AT_LENGTH, NEEDS_RABBITMQ, Farm
 from tests.distributed.test_failovers import sentinel
-from tests.distributed.watching import Notes, chain_of, inputs, many, until
+from tests.distributed.watching import Notes, chain_of, inputs, many
 from tests.servers.redis import RedisServer, newest_program
+from tests.waiting import until
 
-pytestmark = [
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(not AT_LENGTH, reason="take some minutes; scripts/production does them"),
-]
+pytestmark = pytest.mark.skipif(
+    not AT_LENGTH, reason="take some minutes; scripts/production does them"
+)
 
 ON_REDIS = ["redis-streams", "redis-lists"]
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path / "redis", program=newest_program())
-    server.start()
-    yield server
-    server.kill()
+    with RedisServer(tmp_path / "redis", program=newest_program()) as server:
+        yield server
 
 
 async def let_no_client_in(client: Any) -> None:
@@ -68,7 +66,7 @@ async def test_it_is_survived(
     """By engine, workers and journal; each task is executed once, and no process ends."""
     settings = Settings(kind, redis=server.url, idle_timeout=20_000)
     notes = Notes(tmp_path)
-    with farm.working(settings, processes=2) as workers:
+    with farm.workers(settings, processes=2) as workers:
         pids = workers.pids
         async with started(settings) as broker, aclosing(RedisJournal(server.url)) as journal:
             engine = ExecutionEngine(broker, chain_of(broker, 8)._dag, journal=journal)
@@ -86,19 +84,15 @@ async def test_it_is_survived(
 async def test_a_server_without_the_command_config(farm: Farm, tmp_path: Path) -> None:
     """kue-scheduler 83, phpredis 609: hosted servers have no ``CONFIG``."""
     without = ("--rename-command", "CONFIG", "")
-    server = RedisServer(tmp_path / "redis", program=newest_program(), arguments=without)
-    server.start()
-    try:
+    with RedisServer(tmp_path / "redis", program=newest_program(), arguments=without) as server:
         settings = Settings("redis-streams", redis=server.url)
-        with farm.working(settings):
+        with farm.workers(settings):
             async with started(settings) as broker, aclosing(RedisJournal(server.url)) as journal:
                 builder = DAGBuilder().node(task(broker, app.blob))
                 builder.node(task(broker, app.measure), inputs={"blob": "blob"}, output="length")
                 engine = ExecutionEngine(broker, builder.build(), journal=journal)
                 assert (await engine.execute({"size": 2_000_000}))["length"] == 2_000_000
                 assert settings.queue in {left.name for left in await inventory(broker)}
-    finally:
-        server.kill()
 
 
 async def test_a_subscriber_that_the_server_closes_as_it_reads_too_slowly_loses_no_result(
@@ -106,7 +100,7 @@ async def test_a_subscriber_that_the_server_closes_as_it_reads_too_slowly_loses_
 ) -> None:
     """nautobot 2351, redis-py 1261: ``client-output-buffer-limit pubsub`` closed it."""
     settings = Settings("redis-streams", redis=server.url)
-    with server.client() as client, farm.working(settings, processes=2):
+    with server.client() as client, farm.workers(settings, processes=2):
         client.config_set("client-output-buffer-limit", "pubsub 64kb 64kb 1")
         async with started(settings) as broker:
             builder = DAGBuilder()
@@ -136,7 +130,7 @@ async def test_nothing_spins_after_a_failover(farm: Farm, tmp_path: Path) -> Non
     kind, notes = "redis-sentinel-streams", Notes(tmp_path)
     with (
         sentinel(kind, tmp_path, newest_program()) as site,
-        farm.working(site.settings, processes=2) as workers,
+        farm.workers(site.settings, processes=2) as workers,
     ):
         async with started(site.settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 4), lost_after=30.0)
@@ -155,7 +149,7 @@ async def test_nothing_spins_after_a_failover(farm: Farm, tmp_path: Path) -> Non
 async def test_idle_workers_ask_little(kind: str, farm: Farm, server: RedisServer) -> None:
     """activepieces 14297, Hangfire.Redis 102: thousands of commands a second for an empty queue."""
     settings = Settings(kind, redis=server.url, idle_timeout=10_000)
-    with server.client() as client, farm.working(settings, processes=2):
+    with server.client() as client, farm.workers(settings, processes=2):
         async with started(settings):
             before = client.info("stats")["total_commands_processed"]
             await asyncio.sleep(5.0)
@@ -169,7 +163,7 @@ async def test_a_retry_that_waits_outlives_a_restart_of_the_server(
 ) -> None:
     """dramatiq 527: a delayed message was executed hours later."""
     settings = Settings(kind, redis=server.url)
-    with farm.working(settings):
+    with farm.workers(settings):
         async with started(settings) as broker:
             dag = DAGBuilder().node(task(broker, app.fails_once), name="node").build()
             engine = ExecutionEngine(broker, dag, retry=Retry(wait=3.0))
@@ -189,7 +183,7 @@ async def test_a_queue_that_is_deleted_while_workers_consume_it(
 ) -> None:
     """wascally 117, php-amqplib 95: the server cancels the consumers, which waited for ever."""
     settings = farm.settings(kind, "deleted")
-    with farm.working(settings, processes=2) as workers:
+    with farm.workers(settings, processes=2) as workers:
         pids = workers.pids
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, 8), lost_after=30.0)
@@ -205,7 +199,7 @@ async def test_a_task_that_a_list_forgot_with_its_worker_is_sent_again_by_a_retr
     """celery 1789, rq 580: what a worker had popped from a list was gone with it."""
     settings = Settings("redis-lists", redis=server.url)
     notes = Notes(tmp_path)
-    with farm.working(settings, processes=2) as workers:
+    with farm.workers(settings, processes=2) as workers:
         async with started(settings) as broker:
             retry = Retry(on=(TaskLostError,))
             dag = many(broker, app.noted, 4)

@@ -12,7 +12,8 @@ from taskiq_flow import DAGBuilder, ExecutionEngine, NodeStarted, RunCancelledEr
 from taskiq_flow.engine import run_handle
 from tests.distributed import app
 from tests.distributed.app import task
-from tests.distributed.watching import Notes, inputs, many, until
+from tests.distributed.watching import Notes, inputs, many
+from tests.waiting import until
 
 LONG = 60.0
 

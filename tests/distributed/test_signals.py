@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections import Counter
@@ -14,9 +15,10 @@ from taskiq_flow import ExecutionEngine
 from tests.distributed import app
 from tests.distributed.app import KINDS, started
 from tests.distributed.conftest import AT_LENGTH, NEEDS_RABBITMQ, Farm
-from tests.distributed.watching import Notes, inputs, left_over, many
+from tests.distributed.watching import Notes, inputs, many, until_empty
 from tests.servers.process import process_info
 from tests.servers.workers import Workers
+from tests.waiting import until
 
 TASKS = 40
 
@@ -32,7 +34,7 @@ def stop_all_twice(workers: Workers) -> None:
     process = workers.process
     os.kill(process.pid, signal.SIGTERM)
     stops = "scheduled for shutdown"
-    process.wait_until(lambda: stops in process.log_since_start(), "the manager stops", 10.0)
+    process.wait_until(lambda: stops in process.log_since_start(), "the manager stops", 30.0)
     os.kill(process.pid, signal.SIGTERM)
 
 
@@ -60,13 +62,8 @@ async def test_signals_have_nothing_executed_twice_or_lost(
     """What the workers had begun ends, and what they had fetched is done by those that follow."""
     settings = farm.settings(kind, queue=f"signals-{send.__name__}", idle_timeout=60_000)
     first = farm.workers(settings, processes=2, max_async_tasks=4)
-    second = Workers(
-        "tests.distributed.app:from_environment",
-        folder=farm.folder / f"workers-{settings.queue}-second",
-        env=settings.environment,
-    )
-    first.start()
-    try:
+    second = farm.workers(settings, folder=farm.folder / "second")
+    with first, contextlib.ExitStack() as stack:
         async with started(settings) as broker:
             engine = ExecutionEngine(broker, many(broker, app.noted, TASKS), lost_after=20.0)
             run = asyncio.ensure_future(engine.execute(inputs(notes, TASKS, 0.5)))
@@ -74,18 +71,10 @@ async def test_signals_have_nothing_executed_twice_or_lost(
             pids = first.pids
             send(first)
             if send is stop_all_twice:
-                async with asyncio.timeout(20.0):
-                    while any(map(process_info, pids)):
-                        await asyncio.sleep(0.02)
-                await asyncio.to_thread(second.start)
-            async with asyncio.timeout(40.0):
-                assert len(await run) == TASKS
+                await until(lambda: not any(map(process_info, pids)), "they have ended")
+                stack.enter_context(second)
+            assert len(await run) == TASKS
         begun = Counter(notes.of("begin"))
         assert {name: times for name, times in begun.items() if times > 1} == {}
         assert len(begun) == len(notes.of("end")) == TASKS
-        async with asyncio.timeout(10.0):
-            while await left_over(settings):
-                await asyncio.sleep(0.05)
-    finally:
-        first.kill()
-        second.kill()
+        await until_empty(settings)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.distributed.soak import soak
 
 
-@pytest.mark.timeout(120)
 async def test_nothing_is_lost_while_workers_are_replaced_and_the_server_is_in_trouble(
     tmp_path: Path,
 ) -> None:

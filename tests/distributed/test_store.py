@@ -29,11 +29,10 @@ from taskiq_flow.values.codec import ValueCodec
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, until
+from tests.distributed.watching import Notes
 from tests.servers.s3 import S3Server
 from tests.values.kinds import KINDS
-
-pytestmark = pytest.mark.timeout(120)
+from tests.waiting import until
 
 SIZE = 2_000_000
 SMALL = 20_000
@@ -347,7 +346,7 @@ async def test_s3(farm: Farm, bucket: tuple[S3Server, Callable[[], list[str]]]) 
     """Of several parts each, stored once, removed at the end; a server that is away for a while."""
     server, names = bucket
     settings = farm.settings("redis-streams", queue="s3", store="s3://bucket/some/prefix")
-    with farm.working(settings):
+    with farm.workers(settings):
         async with started(settings) as broker:
             dag = consumers(broker, 3).build()
             size = 20_000_000

@@ -13,8 +13,9 @@ from taskiq_flow import DAGBuilder, ExecutionEngine, NodeBegan, Tracing
 from tests.distributed import app
 from tests.distributed.app import started, task
 from tests.distributed.conftest import Farm
-from tests.distributed.watching import Notes, until
+from tests.distributed.watching import Notes
 from tests.servers.workers import Workers
+from tests.waiting import until
 
 pytest.importorskip("opentelemetry.sdk")
 pytest.importorskip("opentelemetry.instrumentation")
@@ -50,7 +51,8 @@ async def test_the_span_of_a_worker_is_below_that_of_the_node_also_after_another
             await until(lambda: recorder.of(NodeBegan), "the engine heard that the task began")
             await notes.until("begin", 1)
             workers.kill_one()
-            await notes.until("begin", 2)  # on the worker in its place
+            await until(lambda: len(recorder.of(NodeBegan)) == 2, "and in the worker's place")
+            await notes.until("begin", 2)
             notes.release()
             await running
             node, run = spans.of("held"), spans.of("taskiq_flow.run")

@@ -28,8 +28,6 @@ from tests.distributed.conftest import NEEDS_RABBITMQ, Farm
 from tests.recording import Recorder
 from tests.values.kinds import KINDS, Point
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def text(value: Any) -> str:
     """What differs for values that differ in anything, their types included."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,7 @@ from taskiq import AsyncBroker
 from taskiq_flow import DAG, DAGBuilder, ExecutionEngine, RunCancelledError
 from tests.distributed import app
 from tests.distributed.app import Settings, started, task
-
-LONGEST = 15.0
-"""Seconds after which what a test waits for will not come any more."""
-
-
-async def until(condition: Callable[[], Any], what: str) -> float:
-    """Wait until something holds; the seconds that it took."""
-    loop = asyncio.get_running_loop()
-    begin = loop.time()
-    while not condition():
-        if loop.time() - begin > LONGEST:
-            raise AssertionError(f"after {LONGEST:g} s, still not so: {what}")
-        await asyncio.sleep(0.005)
-    return loop.time() - begin
+from tests.waiting import until
 
 
 async def until_sent(engine: ExecutionEngine) -> None:
@@ -102,6 +88,15 @@ def chain_of(broker: AsyncBroker, count: int) -> ExecutionEngine:
         builder.node(task(broker, app.noted), name=f"n{number}", inputs={**keys, **after})
         builder.node(task(broker, app.noted), name=f"m{number}", inputs=keys)
     return ExecutionEngine(broker, builder.build(), lost_after=30.0)
+
+
+async def until_empty(settings: Settings) -> None:
+    """Wait until a broker's queue is empty: workers acknowledge behind the result."""
+
+    async def is_empty() -> bool:
+        return not await left_over(settings)
+
+    await until(is_empty, f"nothing is left in {settings.queue}")
 
 
 async def left_over(settings: Settings) -> int:

@@ -35,8 +35,7 @@ from taskiq_flow import (
     RunReader,
     RunView,
 )
-from taskiq_flow.engine.run import OnError
-from taskiq_flow.engine.run_spec import Items
+from taskiq_flow.engine.run_spec import Items, OnError
 from taskiq_flow.generators.grant import ITEMS_LABEL, Grant
 from taskiq_flow.testing import LocalBroker, LocalNotices
 from tests.local_flow import with_flow

@@ -555,10 +555,8 @@ def test_a_sync_task_begins_when_it_has_a_thread() -> None:
     def work(number: int) -> int:
         running.append(number)
         if len(running) <= 4:
-            first_four.wait(10)
-        else:
-            time.sleep(0.01)
-        time.sleep(0.3)
+            first_four.wait(20)
+        time.sleep(0.55)
         return number
 
     async def main(**options: Any) -> dict[str, Any]:
@@ -571,8 +569,8 @@ def test_a_sync_task_begins_when_it_has_a_thread() -> None:
         engine = ExecutionEngine(InMemoryBroker(), builder.build(), on_error="collect")
         return await engine.execute()
 
-    assert asyncio.run(main(timeout=0.55)) == {f"n{number}": number for number in range(6)}
-    results = asyncio.run(main(queue_timeout=0.1))
+    assert asyncio.run(main(timeout=1.0)) == {f"n{number}": number for number in range(6)}
+    results = asyncio.run(main(queue_timeout=0.5))
     late = [result.error for result in results.values() if isinstance(result, NodeFailure)]
     assert len(late) == 2
     assert all(isinstance(error, NodeTimeoutError) and error.waited for error in late)

@@ -29,6 +29,7 @@ from taskiq_flow import (
     SqliteJournal,
     TaskiqFlowError,
 )
+from tests.waiting import until
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -165,8 +166,7 @@ class Child:
         """Have it begin the run of ``gated()``, and come to the gate."""
         self.tell("begin", notes=str(notes))
         assert [(await self.hear())[1] for _ in GATED[:2]] == ["first", "second"]
-        while "gate" not in noted(notes):
-            await asyncio.sleep(0.005)
+        await until(lambda: "gate" in noted(notes), "it has come to the gate")
 
     async def hear_all(self) -> list[tuple[str, Any]]:
         """The pairs that it says are those of a run which comes to its end."""

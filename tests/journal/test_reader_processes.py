@@ -7,6 +7,7 @@ from pathlib import Path
 
 from taskiq_flow import NodeCompleted, RunFinished, RunReader
 from tests.journal.processes import GATED, Child, open_gate
+from tests.waiting import LONGEST, until
 
 
 async def check_watching(place: str, notes: Path) -> None:
@@ -14,12 +15,15 @@ async def check_watching(place: str, notes: Path) -> None:
     reader = RunReader(place)
     with Child(place) as child:
         await child.begin(notes)
-        async with asyncio.timeout(20.0):  # events are written a moment after results
-            while (run := await reader.run("run")).completed < 2:
-                await asyncio.sleep(0.005)
+
+        async def both_are_written() -> bool:
+            return (await reader.run("run")).completed == 2
+
+        await until(both_are_written, "events are written a moment after results")
+        run = await reader.run("run")
         assert (run.status, run.pid, run.completed) == ("running", child.pid, 2)
         seen = []
-        async with asyncio.timeout(20.0):
+        async with asyncio.timeout(LONGEST):
             async for event in reader.events("run", follow=True):
                 seen.append(event)
                 if isinstance(event, NodeCompleted) and event.task_name == "second":
@@ -36,11 +40,10 @@ async def check_cancelling(place: str, notes: Path) -> None:
     reader = RunReader(place)
     with Child(place) as child:
         await child.begin(notes)
-        began = asyncio.get_running_loop().time()
         assert await reader.request("run", "cancel")
-        said = await child.hear()
+        async with asyncio.timeout(10.0):  # its engine looks more often than its lease lasts
+            said = await child.hear()
         assert said[:2] == ["error", "RunCancelledError"]
-        assert asyncio.get_running_loop().time() - began <= 3.0
         assert (await reader.run("run")).status == "cancelled"
         assert not await reader.request("run", "cancel")
         open_gate(notes)
@@ -52,7 +55,10 @@ async def check_cancelling(place: str, notes: Path) -> None:
 
 
 async def check_killing(place: str, notes: Path, seconds: float) -> None:
-    """Kill an engine, and see within some seconds that its run is interrupted."""
+    """Kill an engine, and see within some seconds that its run is interrupted.
+
+    The lease lasts for ten. Another process on the same machine does not wait for its end.
+    """
     reader = RunReader(place)
     with Child(place) as child:
         await child.begin(notes)
@@ -83,4 +89,4 @@ async def test_a_run_of_another_process_is_cancelled(tmp_path: Path) -> None:
 
 
 async def test_the_run_of_a_process_that_was_killed_is_interrupted_at_once(tmp_path: Path) -> None:
-    await check_killing(str(tmp_path / "runs.db"), tmp_path / "notes", 5.0)
+    await check_killing(str(tmp_path / "runs.db"), tmp_path / "notes", 9.0)

@@ -29,6 +29,7 @@ from taskiq_flow import (
 )
 from taskiq_flow.pipelines.jobs import NEVER, MemorySchedules
 from taskiq_flow.testing import LocalBroker, run_virtually
+from tests.waiting import until
 
 MOMENT = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
 
@@ -85,12 +86,6 @@ async def sent(scheduler: PipelineScheduler, job_id: str) -> None:
     await scheduler.on_ready(source, task)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_job_is_kept_as_it_was_scheduled(
     scheduler: PipelineScheduler, pipeline: Pipeline[Any], kind: str
@@ -128,10 +123,10 @@ async def test_a_job_that_is_sent_runs_the_pipeline_with_its_arguments(
     about: dict[str, Any] = {"args": [1, "b"], "kwargs": {"c": [3]}}
     job_id = await scheduler.schedule(pipeline, "* * * * *", **about)
     await sent(scheduler, job_id)
-    await until(lambda: ran == [((1, "b"), {"c": [3]})])
+    await until(lambda: ran == [((1, "b"), {"c": [3]})], "the jobs ran")
     await scheduler.modify_job(job_id, args=(2,), kwargs={})
     await sent(scheduler, job_id)
-    await until(lambda: len(ran) == 2)
+    await until(lambda: len(ran) == 2, "the jobs ran")
     assert ran[1] == ((2,), {})
 
 
@@ -147,10 +142,10 @@ async def test_the_run_has_the_pipeline_id_of_the_job(
     pipeline = Pipeline(broker, pipeline_id="own", listeners=[Ids()]).call_next(note)
     job_id = await scheduler.schedule(pipeline, "* * * * *", args=(1,), pipeline_id="nightly")
     await sent(scheduler, job_id)
-    await until(lambda: len(ids) == 5)
+    await until(lambda: len(ids) == 5, "the jobs ran")
     await scheduler.modify_job(job_id, pipeline_id=None)
     await sent(scheduler, job_id)
-    await until(lambda: len(ids) == 10)
+    await until(lambda: len(ids) == 10, "the jobs ran")
     assert ids == ["nightly"] * 5 + ["own"] * 5
 
 
@@ -381,7 +376,7 @@ async def test_a_job_that_is_too_late_is_left_out(
     await scheduler.schedule_at(pipeline, past, job_id="any", misfire_grace_time=None)
     for job_id in ("in time", "any"):
         await sent(scheduler, job_id)
-    await until(lambda: len(ran) == 2)
+    await until(lambda: len(ran) == 2, "the jobs ran")
     assert await scheduler.list_jobs() == []
 
 
@@ -396,7 +391,7 @@ async def test_jitter_waits_before_a_job_is_sent(
     await asyncio.wait([sending])
     await scheduler.modify_job(job_id, jitter=0.001)
     await sent(scheduler, job_id)
-    await until(lambda: len(ran) == 1)
+    await until(lambda: len(ran) == 1, "the jobs ran")
 
 
 @pytest.mark.parametrize("method", ["pause_job", "remove_job"])
@@ -425,7 +420,7 @@ async def test_a_scheduler_that_is_started_sends_what_is_due(
         await scheduler.pause_job("paused")
         with pytest.raises(PipelineError, match="has been started already"):
             await scheduler.start()
-        await until(lambda: len(ran) == 2)
+        await until(lambda: len(ran) == 2, "the jobs ran")
         assert sorted(args for args, _ in ran) == [("again",), ("once",)]
         assert await scheduler.get_job("once") is None
     await scheduler.start()
@@ -521,7 +516,7 @@ async def test_a_pipeline_may_shut_its_scheduler_down(in_place: bool, waits: boo
     await scheduler.schedule(Pipeline(broker).call_next(note), "* * * * *", job_id="other")
     job_id = await scheduler.schedule(stopping, "* * * * *", args=("it",))
     await asyncio.wait_for(asyncio.create_task(sent(scheduler, job_id)), 5)
-    await until(lambda: ran[-1:] == [(("it",), {})])
+    await until(lambda: ran[-1:] == [(("it",), {})], "the jobs ran")
     await broker.wait_all()
 
 
@@ -588,7 +583,7 @@ async def test_a_pipeline_is_a_task_that_labels_can_schedule(broker: InMemoryBro
     await source.startup()
     (stored,) = await source.get_schedules()
     await TaskiqScheduler(broker, [source]).on_ready(source, stored)
-    await until(lambda: ran == [((7,), {})])
+    await until(lambda: ran == [((7,), {})], "the jobs ran")
 
 
 async def test_the_task_of_a_pipeline_is_given_what_its_first_step_is_annotated_with(

@@ -32,8 +32,6 @@ class PostgresServer(Server):
     So what it has survives that it is killed, though no loss of power.
     """
 
-    start_timeout = 30.0
-
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._as_user: list[str] = []

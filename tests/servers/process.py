@@ -11,9 +11,10 @@ import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 POLL_INTERVAL = 0.02
 TAIL = 3000
@@ -23,7 +24,30 @@ class ProcessError(Exception):
     """A child process did not do what it was started for; says the end of its log."""
 
 
-class Process:
+class Started(ABC):
+    """What a ``with`` statement starts, and kills at its end."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End it with no chance to clean up."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+class Process(Started):
     """A program run in a process group of its own, which writes to a log file."""
 
     def __init__(

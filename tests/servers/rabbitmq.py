@@ -22,8 +22,6 @@ The variable names that of another release, with its ``rabbitmqctl`` beside it.
 class RabbitServer(Server):
     """A RabbitMQ node without plugins, with an epmd of its own."""
 
-    start_timeout = 60.0
-
     def __init__(
         self, folder: Path, *, joins: RabbitServer | None = None, **settings: int | str
     ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import redis
 
-from tests.servers.process import find_program, free_port
+from tests.servers.process import Started, find_program, free_port
 from tests.servers.server import Server
 
 SLOTS = 16384
@@ -180,7 +180,7 @@ class RedisSentinel(Server):
         return str(self.master.port).encode() in self._answer(question.encode())
 
 
-class ReplicatedCluster:
+class ReplicatedCluster(Started):
     """Three nodes with a third of the slots each, and a replica of each of them."""
 
     def __init__(self, folder: Path, *, program: str | None = None) -> None:

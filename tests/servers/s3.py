@@ -11,8 +11,6 @@ from tests.servers.server import Server
 class S3Server(Server):
     """An S3 server. ``environment`` has what its clients need."""
 
-    start_timeout = 30.0
-
     @classmethod
     def is_available(cls) -> bool:
         """Whether the server and its client are installed."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import shutil
 import socket
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.servers.process import Process, free_port
+from tests.servers.process import Process, Started, free_port
 
 
-class Server(ABC):
+class Server(Started):
     """A server on a port of its own, whose data and log are in a folder of its own."""
 
-    start_timeout = 15.0
+    start_timeout = 60.0
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

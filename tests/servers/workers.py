@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.servers.process import Process, children
+from tests.servers.process import Process, Started, children
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -17,10 +17,10 @@ LOG_FORMAT = "[%(asctime)s][%(process)d][%(name)s][%(levelname)s] %(message)s"
 LISTENING = re.compile(r"^\[[^]]*\]\[(\d+)\].* Listening started\.$", re.MULTILINE)
 
 
-class Workers:
+class Workers(Started):
     """A `taskiq worker`: a manager process, and child processes which it replaces if they die."""
 
-    start_timeout = 30.0
+    start_timeout = 60.0
 
     def __init__(
         self,

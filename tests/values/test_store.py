@@ -31,8 +31,6 @@ from taskiq_flow.values.results import arrived
 from taskiq_flow.values.store import CACHED_BYTES, StoredObject, ValueStore, folder_of
 from taskiq_flow.values.wire import Wire, stored_size
 
-pytestmark = pytest.mark.timeout(60)
-
 FOLDER = folder_of("a run")
 TEXT = bytes(range(256)) * 8_000
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from playwright.async_api import Browser, Page, async_playwright
+
+from tests.waiting import LONGEST, until
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -30,11 +31,9 @@ class Visit:
         for key in keys:
             await self.page.keyboard.press(key)
 
-    async def wait(self, expression: str, seconds: float = 10) -> None:
+    async def wait(self, expression: str, seconds: float = LONGEST) -> None:
         """Wait until an expression is true in the page, whose policy forbids it to evaluate any."""
-        async with asyncio.timeout(seconds):
-            while not await self.page.evaluate(expression):
-                await asyncio.sleep(0.02)
+        await until(lambda: self.page.evaluate(expression), expression, seconds)
 
     async def count(self, selector: str) -> int:
         return await self.page.locator(selector).count()

@@ -9,6 +9,7 @@ import httpx2
 import pytest
 from starlette.applications import Starlette
 
+from tests.waiting import LONGEST
 from tests.web.site import Serve, Site, serving
 
 
@@ -19,7 +20,9 @@ async def serve() -> AsyncIterator[Serve]:
 
         async def start(app: Starlette) -> Site:
             base = await stack.enter_async_context(serving(app))
-            client = await stack.enter_async_context(httpx2.AsyncClient(base_url=base))
+            client = await stack.enter_async_context(
+                httpx2.AsyncClient(base_url=base, timeout=LONGEST)
+            )
             return Site(base, client)
 
         yield start

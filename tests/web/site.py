@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from taskiq_flow import ExecutionEngine, Journal, RunReader
 from taskiq_flow.web.server import serve_async
 from tests.journal.nightly import graph
+from tests.waiting import LONGEST, until
 
 Content = dict[str, Any]
 
@@ -42,6 +43,14 @@ class Site:
         response = await self.client.get(path, **options)
         assert response.status_code == 200, response.text
         return response.json()
+
+    async def until_there(self, path: str) -> None:
+        """Wait until the path is answered."""
+
+        async def is_there() -> bool:
+            return (await self.get(path)).status_code == 200
+
+        await until(is_there, f"{path} is answered")
 
     async def post(self, path: str, content: object = None, **headers: str) -> httpx2.Response:
         return await self.client.post(path, json=content or {}, headers=headers)
@@ -77,7 +86,7 @@ async def log_of(journal: Journal, run_id: str) -> list[Content]:
 
 async def lines_of(site: Site, path: str, **options: Any) -> list[Content]:
     """The lines of a stream until it ends."""
-    async with site.client.stream("GET", path, timeout=10, **options) as response:
+    async with site.client.stream("GET", path, **options) as response:
         assert response.status_code == 200, response.status_code
         return [json.loads(line) async for line in response.aiter_lines() if line]
 
@@ -93,7 +102,7 @@ class Client:
         await self.connection.send(json.dumps(message))
 
     async def line(self) -> Any:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LONGEST):
             while not self._lines:
                 self._lines = str(await self.connection.recv()).splitlines()
         return json.loads(self._lines.pop(0))

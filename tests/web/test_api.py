@@ -357,9 +357,7 @@ async def test_a_run_in_progress_is_followed_to_its_end(serve: Serve, tmp_path: 
     engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
     site = await serve(runs_app(engine))
     handle = engine.start({"number": 1}, run_id="r1")
-    async with asyncio.timeout(5):
-        while (await site.get("/api/v1/runs/r1")).status_code != 200:
-            await asyncio.sleep(0.01)
+    await site.until_there("/api/v1/runs/r1")
     assert (await site.json("/api/v1/runs/r1"))["status"] == "running"
     reading = asyncio.create_task(lines_of(site, "/api/v1/runs/r1/events"))
     others = [asyncio.create_task(lines_of(site, "/api/v1/runs/r1/events")) for _ in range(3)]
@@ -373,7 +371,7 @@ async def test_a_run_in_progress_is_followed_to_its_end(serve: Serve, tmp_path: 
 
 async def test_the_list_of_runs_tells_what_changes(serve: Serve, journal: MemoryJournal) -> None:
     site = await serve(runs_app(journal))
-    async with site.client.stream("GET", "/api/v1/events", timeout=10) as response:
+    async with site.client.stream("GET", "/api/v1/events") as response:
         lines = response.aiter_lines()
         first = json.loads(await anext(lines))
         assert (first["type"], first["run"], first["status"]) == (

@@ -24,10 +24,11 @@ from taskiq_flow import (
     TrackingEventBroadcaster,
 )
 from taskiq_flow.web import bridge as bridge_module
-from taskiq_flow.web import create_visualization_api, setup_websocket_bridge
+from taskiq_flow.web import create_visualization_api, server, setup_websocket_bridge
 from taskiq_flow.web import serve as serve_forever
 from taskiq_flow.web import socket as socket_module
 from tests.journal.nightly import odd
+from tests.waiting import LONGEST
 from tests.web.site import Client, Content, Serve, connected, serving
 
 TOKEN = "a-token-that-nobody-guesses"
@@ -37,7 +38,7 @@ ENDS = ("pipeline_complete", "pipeline_error")
 async def run(listener: Any, number: int, pipeline_id: str) -> None:
     pipeline = Pipeline(InMemoryBroker(), pipeline_id=pipeline_id).with_hooks(listener)
     task = await pipeline.call_next(odd).call_next(hex).kiq(number)
-    await task.wait_result(timeout=10)
+    await task.wait_result(timeout=LONGEST)
 
 
 def step(pipeline_id: str, task_id: str) -> StepStartEvent:
@@ -191,7 +192,7 @@ async def test_a_client_that_takes_nothing_is_disconnected_and_others_are_not(
         stalled.connection.transport.pause_reading()
         for number in range(20):  # more than the buffers of the kernel take
             app.state.bridge.on_step_start(step("a", f"{number} " + "x" * 1_000_000))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LONGEST):
             await other.line()
             assert [(await other.line())["task_id"].split()[0] for _ in range(20)] == [
                 str(number) for number in range(20)
@@ -205,10 +206,13 @@ async def test_a_client_that_takes_nothing_is_disconnected_and_others_are_not(
         assert (await other.line())["task_id"] == "after"
 
 
-async def test_the_server_stops_while_clients_are_connected() -> None:
+async def test_the_server_stops_while_clients_are_connected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "_GRACEFUL_SECONDS", 60)  # after which they would be cut off
     app = setup_websocket_bridge(HookManager())
     async with AsyncExitStack() as stack:
-        async with asyncio.timeout(3), serving(app) as address:
+        async with asyncio.timeout(LONGEST), serving(app) as address:
             client = await stack.enter_async_context(connected(address))
             await subscribed(client, "*")
             app.state.bridge.on_step_start(step("a", "x"))

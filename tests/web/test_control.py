@@ -21,6 +21,7 @@ from taskiq_flow import (
     RunReader,
 )
 from taskiq_flow.web import runner, runs_app
+from tests.waiting import LONGEST, until
 from tests.web.site import Serve, Site, serving
 
 executed: list[str] = []
@@ -67,9 +68,14 @@ def engine_of(dag: DAG, journal: MemoryJournal | None = None) -> ExecutionEngine
 
 async def end_of(site: Site, run_id: str) -> Any:
     """A run once it has ended."""
-    async with asyncio.timeout(5):
-        while (run := await site.json(f"/api/v1/runs/{run_id}"))["status"] == "running":
-            await asyncio.sleep(0.01)
+    run: Any = None
+
+    async def has_ended() -> bool:
+        nonlocal run
+        run = await site.json(f"/api/v1/runs/{run_id}")
+        return bool(run["status"] != "running")
+
+    await until(has_ended, f"run {run_id} has ended")
     return run
 
 
@@ -273,7 +279,7 @@ async def test_a_run_that_is_begun_as_the_application_stops_ends_with_it(
         runs.begin(engine, lambda one: one.execute_async({"number": 1}, run_id="g"))
     )
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LONGEST):
         await runs.close()
     with pytest.raises(HTTPException, match="503: run 'g' was cancelled before it began"):
         await begins
@@ -300,9 +306,11 @@ async def test_runs_in_progress_are_bounded(
     assert (await site.post("/api/v1/runs", start)).status_code == 202
     assert (await site.post("/api/v1/runs", start)).status_code == 429
     gate.opened.set()
-    async with asyncio.timeout(5):
-        while (await site.post("/api/v1/runs", start)).status_code != 202:
-            await asyncio.sleep(0.01)
+
+    async def is_begun() -> bool:
+        return (await site.post("/api/v1/runs", start)).status_code == 202
+
+    await until(is_begun, "another run is begun")
 
 
 async def test_an_engine_whose_graph_has_no_name_needs_one() -> None:

@@ -34,7 +34,6 @@ CHECKS = (
 )
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("control", [(), ("--control",)], ids=["reading", "control"])
 def test_each_answer_is_described(control: tuple[str, ...], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.web.described", *control]

@@ -16,6 +16,7 @@ from websockets.typing import Origin
 from taskiq_flow import ConfigurationError, DAGBuilder, ExecutionEngine, MemoryJournal
 from taskiq_flow.web import guard, runs_app, server
 from taskiq_flow.web import serve as serve_forever
+from tests.waiting import LONGEST
 from tests.web.site import Serve, Site, run_example
 
 TOKEN = "a-token-that-nobody-guesses"
@@ -145,9 +146,7 @@ async def test_a_run_in_progress_is_cancelled(serve: Serve) -> None:
     engine = ExecutionEngine(InMemoryBroker(), dag, journal=MemoryJournal())
     handle = engine.start({"n": 1}, run_id="r1")
     site = await serve(runs_app(engine, control=True))
-    async with asyncio.timeout(5):
-        while (await site.get("/api/v1/runs/r1")).status_code != 200:
-            await asyncio.sleep(0.01)
+    await site.until_there("/api/v1/runs/r1")
     response = await site.post("/api/v1/runs/r1/cancel")
     assert (response.status_code, response.json()) == (202, {"requested": "cancel"})
     with contextlib.suppress(Exception):
@@ -201,7 +200,7 @@ async def test_slow_headers_end_the_connection(
     whole = b"GET /api/v1/about HTTP/1.1\r\nhost: localhost\r\n\r\n"
     for before, start in ((b"", b""), (b"", whole[:30]), (whole, whole[:30])):
         reader, writer = await asyncio.open_connection(*site.address)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LONGEST):
             if before:
                 writer.write(before)
                 await reader.readuntil(b"}")
@@ -224,16 +223,14 @@ async def test_connections_of_one_address_are_bounded(
         monkeypatch.setattr(guard, "MOST_CONNECTIONS", 2)
         assert (await site.get("/api/v1/runs")).status_code == 503
         monkeypatch.setattr(guard, "MOST_CONNECTIONS", 9)
-    async with asyncio.timeout(5):
-        while (await site.get("/api/v1/runs")).status_code != 200:
-            await asyncio.sleep(0.01)
+    await site.until_there("/api/v1/runs")
 
 
 SHOWING = ("runs/r1/events", "runs/r1", "runs/r1/nodes/long", "runs/r1/nodes/one")
 
 
 async def everything(site: Site) -> str:
-    texts = [(await site.get(f"/api/v1/{path}", timeout=5)).text for path in SHOWING]
+    texts = [(await site.get(f"/api/v1/{path}")).text for path in SHOWING]
     return "".join(texts)
 
 
@@ -282,7 +279,7 @@ async def test_items_of_failed_elements_are_redacted_as_values_are(
     site = await serve(runs_app(journal, **options))
     assert (await site.json("/api/v1/runs/m/nodes/read%5B0%5D"))["item"] == shown
     assert (await site.json("/api/v1/runs/m/nodes/read"))["listed"][0]["item"] == shown
-    assert ("secret" in (await site.get("/api/v1/runs/m/events", timeout=5)).text) == (not options)
+    assert ("secret" in (await site.get("/api/v1/runs/m/events")).text) == (not options)
 
 
 async def test_a_text_whose_redaction_fails_is_hidden(

@@ -9,10 +9,9 @@ import pytest
 
 from benchmarks import web
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read in /proc"),
-    pytest.mark.timeout(90),
-]
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the memory of a process is read in /proc"
+)
 
 
 async def test_nobody_who_watches_misses_an_event(

@@ -35,6 +35,7 @@ from taskiq_flow.web import runs_app
 from taskiq_flow.web.shown import Shown
 from taskiq_flow.web.snapshot import snapshot
 from tests.journal.nightly import graph
+from tests.waiting import until
 from tests.web.site import INPUTS, Serve, run_example
 from tests.web.written import Written
 
@@ -43,10 +44,7 @@ pytest.importorskip("pygraphviz")
 
 from tests.web.browser import CHROMIUM, Visit, browser, visit
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
-    pytest.mark.timeout(90),
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 HOSTILE = "<img src=x onerror='window.hit=1'>"
 DRAWN = "document.querySelectorAll('svg.graph .box').length > 0"
@@ -204,9 +202,7 @@ async def test_a_run_is_followed_and_stopped(serve: Serve) -> None:
     app = runs_app(engine, control=True)
     site = await serve(app)
     handle = engine.start({"n": 1}, run_id="r1")
-    async with asyncio.timeout(5):
-        while (await site.get("/api/v1/runs/r1")).status_code != 200:
-            await asyncio.sleep(0.01)
+    await site.until_there("/api/v1/runs/r1")
     async with browser() as chromium:
         seen = await visit(chromium)
         await seen.goto(f"{site.base}/?run=r1")
@@ -218,18 +214,14 @@ async def test_a_run_is_followed_and_stopped(serve: Serve) -> None:
             "Object.defineProperty(document, 'hidden', {value: true, configurable: true});"
             "document.dispatchEvent(new Event('visibilitychange'))"
         )
-        async with asyncio.timeout(5):
-            while app.state.hub._windows:  # nobody watches
-                await asyncio.sleep(0.01)
+        await until(lambda: not app.state.hub._windows, "nobody watches")
         asked = len(seen.requests)
         await seen.page.evaluate("fetch('api/v1/about').then(() => fetch('api/v1/about'))")
         assert len(seen.requests) == asked + 2
         await seen.page.evaluate(
             "delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))"
         )
-        async with asyncio.timeout(5):
-            while not app.state.hub._windows:
-                await asyncio.sleep(0.01)
+        await until(lambda: app.state.hub._windows, "the page watches again")
         assert await seen.page.get_by_role("button", name="Rerun…").count() == 0
         await seen.page.get_by_role("button", name="Stop").click()
         await seen.wait("document.querySelector('.top').textContent.includes('cancelled')")
@@ -469,9 +461,11 @@ async def test_a_run_is_begun_resumed_run_again_and_deleted(serve: Serve) -> Non
         await seen.wait("document.querySelector('.top').textContent.includes('failed')")
         assert "run=r1" in seen.page.url
         await button("button", name="Resume").click()
-        async with asyncio.timeout(5):
-            while (await RunReader(journal).view("r1")).sessions < 2:
-                await asyncio.sleep(0.01)
+
+        async def is_resumed() -> bool:
+            return (await RunReader(journal).view("r1")).sessions == 2
+
+        await until(is_resumed, "it was resumed")
         await seen.wait("document.querySelector('.top').textContent.includes('failed')")
         await seen.page.locator("li[role=option]", has_text="second").click()
         await button("button", name="Rerun from second…").click()

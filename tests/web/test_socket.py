@@ -105,9 +105,7 @@ async def test_a_run_is_cancelled_only_with_control(serve: Serve) -> None:
     engine = ExecutionEngine(InMemoryBroker(), dag, journal=journal)
     handle = engine.start({"n": 1}, run_id="r1")
     reading = await serve(runs_app(engine))
-    async with asyncio.timeout(5):
-        while (await reading.get("/api/v1/runs/r1")).status_code != 200:
-            await asyncio.sleep(0.01)
+    await reading.until_there("/api/v1/runs/r1")
     async with connected(reading.base) as client:
         await client.ask(op="cancel", run="r1")
         assert "read-only" in (await client.line())["message"]

@@ -25,8 +25,9 @@ from taskiq_flow import (
     RunStarted,
     SqliteJournal,
 )
-from taskiq_flow.web import runs_app, streams, window
+from taskiq_flow.web import runs_app, server, streams, window
 from taskiq_flow.web.server import serve_async
+from tests.waiting import LONGEST, until
 from tests.web.site import Content, Serve, Site, lines_of, log_of, run_example
 from tests.web.written import Written
 
@@ -42,7 +43,7 @@ async def read_sse(
 ) -> bool:
     """Read server-sent events, as an EventSource does. Returns whether there will be more."""
     headers: dict[str, Any] = dict(SSE) if last is None else {**SSE, "last-event-id": last}
-    async with site.client.stream("GET", path, headers=headers, timeout=10) as response:
+    async with site.client.stream("GET", path, headers=headers) as response:
         if response.status_code == 204:
             return False
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -124,15 +125,14 @@ async def test_who_is_behind_the_window_reads_the_journal(
     path = "/api/v1/runs/r1/events"
     watching = [asyncio.create_task(lines_of(site, path))]
     windows = app.state.hub._windows
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LONGEST):
         while "r1" not in windows or windows["r1"].floor < 100:
             await run.send(20)
             await asyncio.sleep(0.02)
         within = windows["r1"].floor + 3  # within a frame of the window
         for after in (5, within):
             watching.append(asyncio.create_task(lines_of(site, f"{path}?after={after}")))
-        while windows["r1"].watchers < len(watching):
-            await asyncio.sleep(0.01)
+        await until(lambda: windows["r1"].watchers == len(watching), "all watch")
     await run.send(5)
     await run.end()
     log = await log_of(journal, "r1")
@@ -164,16 +164,14 @@ async def test_a_client_that_takes_nothing_is_disconnected(
     site = await serve(app)
     with socket.create_connection(site.address) as stalled:
         stalled.sendall(b"GET /api/v1/runs/r1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        async with asyncio.timeout(10):
-            while not app.state.hub._windows:
-                await asyncio.sleep(0.01)
-            for _ in range(12):  # more than the buffers of the kernel take
-                await run.send(2_000, "x" * 400)
-            while app.state.hub._windows:  # nobody watches any more
-                await asyncio.sleep(0.02)
+        await until(lambda: app.state.hub._windows, "it watches")
+        for _ in range(12):  # more than the buffers of the kernel take
+            await run.send(2_000, "x" * 400)
+        await until(lambda: not app.state.hub._windows, "nobody watches any more")
 
 
-async def test_open_streams_end_when_the_server_stops() -> None:
+async def test_open_streams_end_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_GRACEFUL_SECONDS", 60)  # after which they would be ended
     journal = MemoryJournal()
     run = Written(journal)
     await run.begin()
@@ -188,7 +186,7 @@ async def test_open_streams_end_when_the_server_stops() -> None:
     other_writer.write(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await others.readuntil(b"run.summary")
     serving.cancel()
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(LONGEST):
         with contextlib.suppress(asyncio.CancelledError):
             await serving
         await reader.read()
@@ -200,7 +198,8 @@ async def test_open_streams_end_when_the_server_stops() -> None:
 SERVER = """
 import sys
 from taskiq_flow import MemoryJournal
-from taskiq_flow.web import runs_app, serve
+from taskiq_flow.web import runs_app, serve, server
+server._GRACEFUL_SECONDS = 60
 serve(runs_app(MemoryJournal()), port=0, on_ready=lambda address: print(address, flush=True))
 print("stopped")
 """
@@ -217,7 +216,7 @@ async def test_ctrl_c_stops_the_server_though_a_stream_is_open() -> None:
     writer.write(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await reader.readline()
     process.send_signal(signal.SIGINT)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LONGEST):
         assert await process.stdout.read() == b"stopped\n"
         assert await process.wait() == 0
     writer.close()
@@ -231,9 +230,7 @@ async def test_a_run_whose_engine_is_gone_is_interrupted_and_may_go_on(serve: Se
     site = await serve(app)
     assert (await site.json("/api/v1/runs/r1"))["status"] == "interrupted"
     watching = asyncio.create_task(lines_of(site, "/api/v1/runs/r1/events"))
-    async with asyncio.timeout(5):
-        while not app.state.hub._windows:
-            await asyncio.sleep(0.01)
+    await until(lambda: app.state.hub._windows, "it is watched")
     await run.end()  # another engine went on with it
     assert [event["type"] for event in await watching] == ["run.started", "run.ended"]
 
@@ -250,7 +247,7 @@ async def test_a_list_that_cannot_be_read_any_more_ends(
 async def test_the_head_of_a_stream_ends(serve: Serve) -> None:
     app = runs_app(MemoryJournal())
     site = await serve(app)
-    assert (await site.client.head("/api/v1/events", timeout=5)).status_code == 200
+    assert (await site.client.head("/api/v1/events")).status_code == 200
     await site.get("/api/v1/about")
     assert not app.state.hub.recent._watchers
 

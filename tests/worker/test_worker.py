@@ -33,6 +33,7 @@ from taskiq_flow.testing import LocalBroker, LocalFlowMiddleware, LocalNotices, 
 from taskiq_flow.transport.notice import Kind, Notice
 from tests.local_flow import with_flow
 from tests.recording import Recorder
+from tests.waiting import LONGEST, until
 
 pytestmark = pytest.mark.usefixtures("plain_task_ids")
 
@@ -72,7 +73,7 @@ class Site:
     async def working(self, pool: Executor | None = None) -> AsyncIterator[None]:
         async with self.broker.worker(pool=pool):
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(LONGEST):
                     yield
             finally:
                 self.release.set()
@@ -89,8 +90,10 @@ class Site:
         return {task for notice in await self.notices(kind) for task in notice.task_ids()}
 
     async def until_named_in(self, kind: Kind, task_id: str) -> None:
-        while task_id not in await self.named_in(kind):
-            await asyncio.sleep(0.01)
+        async def is_named() -> bool:
+            return task_id in await self.named_in(kind)
+
+        await until(is_named, f"{task_id} is told")
 
 
 @pytest.fixture
@@ -121,8 +124,7 @@ async def test_a_queue_timeout_covers_the_wait_for_a_thread(
     site = Site()
     async with site.working(one_thread):
         first = site.run("first")
-        while not site.begun:
-            await asyncio.sleep(0.01)
+        await until(lambda: site.begun, "the first has the thread")
         with pytest.raises(NodeFailedError) as caught:
             await site.run("second", queue_timeout=0.2)
         error = caught.value.__cause__
@@ -299,8 +301,7 @@ async def test_a_task_that_was_cancelled_on_purpose_is_no_error(
             engine.cancel()
         with pytest.raises((NodeFailedError, RunCancelledError)):
             await run
-        while not site.board.revoked:
-            await asyncio.sleep(0.01)
+        await until(lambda: site.board.revoked, "it is revoked")
     assert lines_of(caplog) == []
 
 

@@ -1,0 +1,104 @@
+"""Three maps in a chain over a list of only 64, where a barrier costs most.
+
+Each task sleeps for a log-normal time with a deviation of 0.5 (sigma), 32 at a time. The engine is
+held against the longer of two bounds (all that was slept divided by the limit, and the longest
+chain), against the same three maps one after the other, and against pipefunc where it is installed,
+whose maps take their functions to a pool of 32 threads, one item in each call.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from benchmarks.chained_maps import LIMIT, STAGES, Stage, by_engine
+from benchmarks.report import Check, Options, print_checks, print_table
+from taskiq_flow import MapReduce
+
+ITEMS = 64
+MOST_OVER_BOUND = 1.27
+MOST_OF_BARRIERS = 1 / 1.4
+MOST_OF_PIPEFUNC = 1 / 1.39
+
+
+async def with_barriers(stage: Stage) -> float:
+    """The seconds of the maps one after the other."""
+    start = time.perf_counter()
+    values: list[Any] = list(range(ITEMS))
+    for task in stage.tasks:
+        mapped = await MapReduce.map(stage.broker, task, values, max_parallel=LIMIT)
+        values = (await mapped.wait_result()).return_value
+    return time.perf_counter() - start
+
+
+def by_pipefunc(seconds: list[list[float]]) -> float | None:
+    """The seconds of pipefunc with a thread for each task that may run; None if not installed."""
+    try:
+        from pipefunc import PipeFunc, Pipeline  # noqa: PLC0415 - optional
+    except ModuleNotFoundError:
+        return None
+
+    def stage(number: int) -> Any:
+        def task(item: int) -> int:
+            time.sleep(seconds[number][item])
+            return item
+
+        name, before = f"s{number}", f"s{number - 1}" if number else "items"
+        return PipeFunc(task, name, renames={"item": before}, mapspec=f"{before}[i] -> {name}[i]")
+
+    pipeline = Pipeline([stage(number) for number in range(STAGES)])
+    with ThreadPoolExecutor(LIMIT) as threads:
+        start = time.perf_counter()
+        pipeline.map(
+            {"items": list(range(ITEMS))},
+            executor=threads,
+            chunksizes=1,
+            storage="dict",
+            scheduling_strategy="eager",
+            show_progress=False,
+        )
+        return time.perf_counter() - start
+
+
+async def run(options: Options) -> list[Check]:
+    """Medians of the ratios, for two lengths of tasks."""
+    rows, checks = [], []
+    for mean in (0.01, 0.05):
+        over_bound, barriers, pipefunc = [], [], []
+        for seed in range(5 if options.quick else 15):
+            chance = random.Random(seed)
+            mu = math.log(mean) - 0.125
+            seconds = [
+                [chance.lognormvariate(mu, 0.5) for _ in range(ITEMS)] for _ in range(STAGES)
+            ]
+            engine = Stage(seconds)
+            took = (await by_engine(engine, ITEMS)).seconds
+            over_bound.append(took / engine.bound(ITEMS))
+            barriers.append(took / await with_barriers(Stage(seconds)))
+            if (beside := by_pipefunc(seconds)) is not None:
+                pipefunc.append(took / beside)
+        what = f"{STAGES} x {ITEMS} elements of {mean * 1000:.0f} ms"
+        found = [statistics.median(over_bound), statistics.median(barriers)]
+        checks += [
+            Check(f"{what}: time over the bound", found[0], MOST_OVER_BOUND, "x"),
+            Check(f"{what}: time over three maps", found[1], MOST_OF_BARRIERS, "x"),
+        ]
+        row = [f"{mean * 1000:.0f} ms", *(f"{ratio:.2f}" for ratio in found)]
+        if pipefunc:
+            ratio = statistics.median(pipefunc)
+            checks.append(Check(f"{what}: time over pipefunc", ratio, MOST_OF_PIPEFUNC, "x"))
+            row.append(f"{ratio:.2f}")
+        else:
+            row.append("not installed")
+        rows.append(row)
+    print_table(
+        f"{STAGES} maps in a chain over {ITEMS} items, {LIMIT} at a time",
+        ("mean", "x bound", "x three maps", "x pipefunc"),
+        rows,
+    )
+    print_checks("Narrow", checks)
+    return checks
