@@ -217,12 +217,8 @@ def _wait_text(part: Literal["waiting", "queued"], who: str, view: RunView, *, i
 
 def _sums(stages: Sequence[Stage]) -> dict[str, float]:
     """How long these have waited, were queued and ran, and which part a redelivery took."""
-    return {
-        "waiting": sum(stage.waiting for stage in stages),
-        "queued": sum(stage.queued for stage in stages),
-        "running": sum(stage.running for stage in stages),
-        "redelivered": sum(stage.redelivered for stage in stages),
-    }
+    parts = (*_WAITS, "running", "redelivered")
+    return {part: sum(getattr(stage, part) for stage in stages) for part in parts}
 
 
 def _beside(path: Sequence[Stage], view: RunView) -> list[Stage]:
