@@ -43,6 +43,7 @@ from taskiq_flow.completion.in_memory_hooks import InMemoryHooks
 from taskiq_flow.testing import LocalBroker
 from tests.recording import AtOnce, Recorder
 from tests.virtual_clock import run_virtually, virtual_loop, virtually
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("plain_task_ids")
 
@@ -273,8 +274,7 @@ def test_a_sync_task_that_outlives_its_timeout_is_one_error_and_no_late_result()
         engine, recorder = engine_of(task, timeout=0.05, engine={"on_error": "collect"})
         pairs = [pair async for pair in engine.execute_async()]
         released.set()
-        while not ended.is_set():
-            await asyncio.sleep(0.001)
+        await until(ended.is_set, "the thread has ended")
         ((_, failure),) = pairs
         assert isinstance(failure.error, NodeTimeoutError)
         assert len(recorder.of(NodeFailed, NodeCompleted)) == 1
