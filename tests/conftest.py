@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from taskiq import InMemoryBroker
 
-from tests.scripts import Scripts
+from tests.commands import Scripts
 from tests.virtual_clock import start_tasks_eagerly
 
 FOLDER = Path(__file__).parent

@@ -32,7 +32,7 @@ from taskiq_flow import (
     RunCancelledError,
     RunFailedError,
 )
-from tests.scripts import ROOT
+from tests.commands import ROOT
 from tests.virtual_clock import run_virtually
 
 ROW = re.compile(r"^\| (?P<theirs>.+?) \| (?P<ours>.+) \|$", re.MULTILINE)

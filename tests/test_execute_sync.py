@@ -21,7 +21,7 @@ from taskiq_flow import (
     SqliteJournal,
 )
 from taskiq_flow.journal.protocol import Lease
-from tests.scripts import Scripts
+from tests.commands import Scripts
 
 
 def watched() -> tuple[InMemoryBroker, list[str]]:
@@ -172,7 +172,7 @@ print(engine.execute_sync({"n": 3}, run_id="r", resume=True))
 def test_a_script_resumes_what_it_has_begun_with_classes_of_its_own(
     tmp_path: Path, scripts: Scripts
 ) -> None:
-    assert "OSError" in scripts.run(SCRIPT, "fail", cwd=tmp_path).stderr
+    assert "OSError" in scripts.run(SCRIPT, "fail", cwd=tmp_path).errors
     resumed = scripts.output(SCRIPT, "go on", cwd=tmp_path)
     assert resumed == "{'load': Page(text='xxx'), 'size': 3}\n"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripts import ROOT
+from tests.commands import ROOT
 
 MOST_SECONDS = 60
 """Of CPU time. On a machine that does nothing else, two minutes by the clock are more than that."""

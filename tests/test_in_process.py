@@ -31,7 +31,7 @@ from taskiq_flow import (
 from taskiq_flow.processes import children
 from tests import plain_functions as plain
 from tests import process_functions as functions
-from tests.scripts import ROOT, Scripts
+from tests.commands import ROOT, Scripts
 from tests.servers.process import descendants, process_info
 from tests.waiting import until
 
@@ -71,6 +71,13 @@ async def test_a_call_runs_in_another_process() -> None:
 
 async def test_an_idle_process_is_used_again() -> None:
     assert await functions.pid() == await functions.pid()
+
+
+async def test_an_array_keeps_its_byte_order() -> None:
+    np = pytest.importorskip("numpy")
+    for array in (np.arange(6, dtype=">i2").reshape(2, 3).T, np.arange(6, dtype=">f8")[::2]):
+        given = await functions.give(array)
+        assert (given.dtype, given.tolist()) == (array.dtype, array.tolist())
 
 
 async def test_a_function_is_given_without_a_decorator(tmp_path: Path) -> None:
@@ -459,7 +466,7 @@ def test_the_main_script_does_not_run_again_for_a_function_of_a_module(tmp_path:
 def test_a_function_of_an_interactive_session_is_refused(scripts: Scripts) -> None:
     code = "from taskiq_flow import in_process\n@in_process\ndef f(): pass"
     done = scripts.run(code, cwd=ROOT)
-    assert "interactive session or by -c" in done.stderr
+    assert "interactive session or by -c" in done.errors
 
 
 def test_a_forked_process_has_processes_of_its_own(scripts: Scripts) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.suite import NAMES
-from tests.scripts import ROOT, Scripts
+from tests.commands import ROOT, Scripts
 
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"

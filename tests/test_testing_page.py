@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripts import ROOT, Scripts
+from tests.commands import ROOT, Scripts
 
 PAGE = ROOT / "docs" / "testing.md"
 

@@ -10,7 +10,7 @@ import pytest
 
 import taskiq_flow
 import taskiq_flow.testing
-from tests.scripts import ROOT
+from tests.commands import ROOT
 from website.check import faults
 from website.pages import Pages
 from website.reference import fenced, reference

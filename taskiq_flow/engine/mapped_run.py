@@ -8,7 +8,7 @@ from typing import Any
 
 from taskiq_flow.dataflow.element_plan import ElementPlan
 from taskiq_flow.dataflow.items import ItemsNode
-from taskiq_flow.dataflow.ready_set import COMPLETED, ReadySet
+from taskiq_flow.dataflow.ready_set import COMPLETED, Join, ReadySet
 from taskiq_flow.dispatch.encoding import RunnableNode
 from taskiq_flow.elements.element import Element
 from taskiq_flow.engine.mapped_lists import RUN_ENDED, is_missing
@@ -55,13 +55,15 @@ class MappedRun(Run):
         spec, plan = self._spec, self._plan
         edges: Any = plan
         no_tasks = dict.fromkeys((*plan.mapped, *plan.openings.values()))
+        # A mapped node starts whichever way its lists have ended: it ends behind other nodes too.
+        joins: dict[Any, Join] = {**spec.joins, **dict.fromkeys(plan.mapped, "ended")}
         return ReadySet.of_graph(
             dict.fromkeys((*spec.nodes, *no_tasks)),
             edges.predecessors,
             edges.successors,
             spec.priority,
             self._settings.max_parallel,
-            spec.joins,
+            joins,
             self._restored,
             no_tasks,
         )

@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from taskiq import AckableMessage
 
 from taskiq_flow.cleanup import was_cancelled
-from taskiq_flow.transport.deliveries import Deliveries, Delivery
+from taskiq_flow.transport.deliveries import SUSPECT, Deliveries, Delivery
 from taskiq_flow.transport.redis_connection import OwnConnection, patience_of
 from taskiq_flow.transport.redis_errors import is_without_group, naming
 
@@ -91,13 +91,14 @@ class StreamReader:
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
         """Messages, each for one worker."""
+        deliveries = self.deliveries
         try:
             while True:
                 if was_cancelled():  # and the client has lost it, not while it waited for messages
                     raise asyncio.CancelledError
                 self._hold(_entries(await self._read()))
                 began = time.monotonic()
-                while (following := self.deliveries.next(self._may_begin)) is not None:
+                while (following := deliveries.next(deliveries.may_begin)) is not None:
                     yield following[0]
                 took = time.monotonic() - began
                 # A worker that is busy fetches one at a time: others may be idle.
@@ -108,7 +109,7 @@ class StreamReader:
                     for stream in self._streams:
                         await self._take_over(stream)
                         await self._remove_consumers(stream)
-                    while (following := self.deliveries.next(self._may_begin)) is not None:
+                    while (following := deliveries.next(deliveries.may_begin)) is not None:
                         yield following[0]
         finally:
             await self.aclose()
@@ -195,10 +196,10 @@ class StreamReader:
         # A message that is held here is idle only if this process or the server was suspended.
         here = self.deliveries.keys()
         left = [entry for entry in pending if _key(stream, entry["message_id"]) not in here]
-        suspects = [entry for entry in left if entry["times_delivered"] >= _SUSPECT]
+        suspects = [entry for entry in left if entry["times_delivered"] >= SUSPECT]
         alone = [] if self._has_suspect() else suspects[:1]
         self._suspects_wait |= len(suspects) > len(alone)
-        for entry in [e for e in left if e["times_delivered"] < _SUSPECT] + alone:
+        for entry in [e for e in left if e["times_delivered"] < SUSPECT] + alone:
             # Those that have been idle for so long, unless another worker was faster.
             for message in await self._claim(stream, [entry["message_id"]], self._idle_timeout):
                 if message[1]:
@@ -213,14 +214,7 @@ class StreamReader:
         await self._answer(self._client.eval(_REMOVE_CONSUMER, 1, *arguments))
 
     def _has_suspect(self) -> bool:
-        return any(delivery.number > _SUSPECT for delivery in self.deliveries.redelivered())
-
-    def _may_begin(self, delivery: Delivery) -> bool:
-        """Whether a message may be executed now. One that is suspect waits for another to end."""
-        return delivery.number <= _SUSPECT or not any(
-            other.number > _SUSPECT and not self.deliveries.is_fetched(other)
-            for other in self.deliveries.redelivered()
-        )
+        return any(delivery.number > SUSPECT for delivery in self.deliveries.redelivered)
 
     async def _declare_groups(self) -> None:
         """Create the group, as the broker does, but from the stream's beginning."""
@@ -247,9 +241,6 @@ class StreamReader:
                     number + int(fields.get(_IN_VAIN, 0)),
                 )
 
-
-_SUSPECT = 2
-"""Deliveries without an end after which a message is executed alone."""
 
 _SHORT_WAIT = 200
 """Milliseconds to wait for new messages while one that is suspect waits for its turn."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import pytest
 
-from tests.cli.commands import Command, Commands, Done
+from tests.commands import Command, Commands, Done
 
 FLOWS = Path(__file__).parent / "flows.py"
 

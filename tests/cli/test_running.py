@@ -12,8 +12,8 @@ import pytest
 
 from taskiq_flow import NodeFailure, NodeSkipped, RunReader
 from taskiq_flow.cli.output import Results
-from tests.cli.commands import Command
 from tests.cli.conftest import Run, Start
+from tests.commands import Command
 
 JOURNAL = ("--journal", "runs.db")
 

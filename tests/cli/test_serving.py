@@ -12,8 +12,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.cli.commands import Command
 from tests.cli.conftest import Run, Start
+from tests.commands import Command
 
 SERVE = ("serve", "--journal", "runs.db", "--port", "0")
 

@@ -83,8 +83,8 @@ class Farm:
         return Workers(APP, env=settings.environment, **options)
 
     def dismiss(self) -> None:
-        """Stop the workers of the module's own queues."""
-        for settings in [each for each in self._workers if each.queue.endswith(self.module)]:
+        """Stop the workers that no other module's tests need."""
+        for settings in [each for each in self._workers if not each.queue.startswith(CONTRACT)]:
             self._workers.pop(settings).kill()
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from tests.cli.commands import ROOT, Commands
+from tests.commands import ROOT, Commands
 from tests.distributed.conftest import Farm
 from tests.servers.process import free_port
 from tests.servers.workers import Workers

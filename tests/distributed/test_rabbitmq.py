@@ -6,7 +6,6 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import aio_pika
@@ -108,25 +107,6 @@ async def test_a_long_task_of_a_killed_worker_is_delivered_again(farm: Farm, not
             await run
     assert len(notes.of("begin")) == 2
     assert len(notes.of("end")) == 1
-
-
-async def test_a_task_that_kills_its_worker_is_lost_after_some_deliveries(
-    farm: Farm, notes: Notes, tmp_path: Path
-) -> None:
-    """And those that were executed beside it are not."""
-    settings = farm.settings("rabbitmq", queue="deadly")
-    (tmp_path / "beside").mkdir()
-    beside = Notes(tmp_path / "beside")
-    with farm.workers(settings):
-        async with started(settings) as broker:
-            good = ExecutionEngine(broker, many(broker, app.noted, 4), lost_after=60.0)
-            others = asyncio.ensure_future(good.execute(inputs(beside, 4, 0.5)))
-            await until_sent(good)
-            engine = ExecutionEngine(broker, many(broker, app.deadly, 1), lost_after=60.0)
-            with pytest.raises(NodeFailedError, match="was delivered 3 times"):
-                await engine.execute(inputs(notes, 1, 0.0))
-            await others
-    assert len(notes.of("begin")) == 3
 
 
 async def test_what_waits_beside_a_long_task_goes_to_an_idle_worker(

@@ -26,7 +26,6 @@ from taskiq_flow import (
     NodeFailedError,
     PipelineTrackingManager,
     RunReader,
-    TaskLostError,
 )
 from taskiq_flow.journal.redis import RedisJournal
 from taskiq_flow.transport.redis_broker import inventory_of, notifier_of, stream_reader_of
@@ -173,27 +172,6 @@ async def test_workers_begin_streams_anew_that_the_server_has_lost(
             assert len(await engine.execute(inputs(notes, 10, 0.0))) == 10
         assert workers.pids == pids
     assert len(notes.of("begin")) == 12
-
-
-async def test_a_task_that_kills_its_worker_is_lost_and_those_beside_it_are_not(
-    farm: Farm, tmp_path: Path
-) -> None:
-    settings = farm.settings("redis-streams", queue="deadly", idle_timeout=600)
-    notes = Notes(tmp_path)
-    with farm.workers(settings, processes=2):
-        async with started(settings) as broker:
-            builder_of_many = many(broker, app.noted, 12)
-            deadly = many(broker, app.deadly, 1)
-            keys = inputs(notes, 12, 0.5)
-            innocent = asyncio.ensure_future(ExecutionEngine(broker, builder_of_many).execute(keys))
-            with pytest.raises(NodeFailedError) as caught:
-                await ExecutionEngine(broker, deadly).execute(
-                    {"path": str(notes.path), "name 0": "deadly", "seconds": 0}
-                )
-            assert isinstance(caught.value.__cause__, TaskLostError)
-            assert "was delivered 3 times" in str(caught.value.__cause__)
-            assert len(await innocent) == 12
-    assert notes.of("begin").count("deadly") == 3
 
 
 async def test_a_burst_of_heavy_tasks_is_shared(farm: Farm, tmp_path: Path) -> None:
@@ -455,12 +433,12 @@ async def test_what_is_given_back_keeps_the_number_of_its_deliveries(farm: Farm)
         await asyncio.sleep(0.05)  # the idle timeout
         reader = stream_reader_of(broker)
         await reader._take_over(settings.queue)
-        (delivery,) = reader.deliveries.redelivered()
+        (delivery,) = reader.deliveries.redelivered
         assert delivery.number == 2
         await reader.deliveries.give_back()
         reader._hold(await reader._read())
         await reader.aclose()
-        assert [again.number for again in reader.deliveries.redelivered()] == [2]
+        assert [again.number for again in reader.deliveries.redelivered] == [2]
         await client.delete(settings.queue)
 
 
@@ -476,7 +454,7 @@ async def test_messages_that_were_begun_in_vain_twice_are_taken_one_at_a_time(fa
         reader = stream_reader_of(broker)
         for expected in ([0, 3], [1], [2]):
             await reader._take_over(settings.queue)
-            held = [int(delivery.data) for delivery in reader.deliveries.redelivered()]
+            held = [int(delivery.data) for delivery in reader.deliveries.redelivered]
             assert sorted(held) == expected
             for _ in held:
                 following = reader.deliveries.next()
@@ -654,11 +632,11 @@ async def test_copies_that_are_suspect_are_executed_one_at_a_time(farm: Farm) ->
         reader._at_once = 10
         reader._hold(await reader._read())
         await reader.aclose()
-        first = reader.deliveries.next(reader._may_begin)
-        innocent = reader.deliveries.next(reader._may_begin)
+        first = reader.deliveries.next(reader.deliveries.may_begin)
+        innocent = reader.deliveries.next(reader.deliveries.may_begin)
         assert first is not None
         assert innocent is not None
-        assert reader.deliveries.next(reader._may_begin) is None
+        assert reader.deliveries.next(reader.deliveries.may_begin) is None
         await first[0].ack()  # type: ignore[misc]
-        assert reader.deliveries.next(reader._may_begin) is not None
+        assert reader.deliveries.next(reader.deliveries.may_begin) is not None
         await client.delete(settings.queue)

@@ -27,9 +27,9 @@ from taskiq_flow.drawing.layout import (
     lay_out,
 )
 from taskiq_flow.drawing.texts import width
+from tests.commands import ROOT
 from tests.dataflow.graphs import graph, node
 from tests.drawing.pictures import box_of, overlaps, share_through_boxes
-from tests.scripts import ROOT
 
 pytest.importorskip("pygraphviz")
 

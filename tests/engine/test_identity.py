@@ -14,6 +14,7 @@ from taskiq_flow.completion.safety_net import SILENCE
 from taskiq_flow.testing import LocalBroker, LocalNotices
 from tests.local_flow import with_flow
 from tests.virtual_clock import virtually
+from tests.waiting import until
 
 
 async def ids_of_tasks(run_id: str | None, broker: InMemoryBroker) -> list[str]:
@@ -46,9 +47,10 @@ async def test_a_thread_of_an_earlier_run_of_the_same_name_is_not_heard(
     broker: InMemoryBroker,
 ) -> None:
     first_may_end, second_may_end = threading.Event(), threading.Event()
-    first_has_ended = threading.Event()
+    first_has_begun, first_has_ended = threading.Event(), threading.Event()
 
     def work(number: int) -> int:
+        first_has_begun.set()
         (first_may_end if number == 1 else second_may_end).wait(10.0)
         if number == 1:
             first_has_ended.set()
@@ -56,7 +58,7 @@ async def test_a_thread_of_an_earlier_run_of_the_same_name_is_not_heard(
 
     engine = ExecutionEngine(broker, DAGBuilder().node(work).build())
     first = asyncio.ensure_future(engine.execute({"number": 1}, run_id="nightly"))
-    await asyncio.sleep(0.05)
+    await until(first_has_begun.is_set, "the thread is there")
     engine.cancel()
     with pytest.raises(RunCancelledError):
         await first

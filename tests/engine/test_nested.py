@@ -18,6 +18,8 @@ from taskiq_flow import (
     GraphError,
     InputError,
     Item,
+    NodeCompleted,
+    NodeFailed,
     NodeFailedError,
     NodeFailure,
     NodeSkipped,
@@ -26,6 +28,7 @@ from taskiq_flow import (
 )
 from tests.recording import Recorder
 from tests.virtual_clock import virtually
+from tests.waiting import until
 
 
 def links(page: str) -> list[str]:
@@ -294,11 +297,13 @@ async def test_nodes_over_a_list_that_never_came_to_be_are_skipped_once_each() -
 
 
 async def test_a_partial_list_is_given_to_a_node_that_waits_for_all_ends_only() -> None:
+    recorder = Recorder()
     builder = DAGBuilder().node(links, inputs=["pages"], map_over="pages")
     builder.node(fail_at("a2.1"), name="m", inputs=["links"], map_over={"links": 2})
 
     async def title(page: str) -> str:
-        await asyncio.sleep(0.05)  # "any" is decided when the list has ended already
+        # "any" is decided when the list has ended already: links[0], m[0][0] and m[0][1].
+        await until(lambda: len(recorder.of(NodeCompleted, NodeFailed)) == 3, "the list has ended")
         return page.title()
 
     def left(title: Any = "none", texts: Any = "none") -> list[Any]:
@@ -307,7 +312,8 @@ async def test_a_partial_list_is_given_to_a_node_that_waits_for_all_ends_only() 
     builder.node(title, inputs=["pages"], map_over="pages")
     inputs = {"title": "title", "texts": "m"}
     builder.node(left, name="any", inputs=inputs, map_over=["title", "m"], join="any")
-    results = await engine_of(builder, on_error="collect").execute({"pages": ["a2"]})
+    engine = engine_of(builder, on_error="collect", listeners=[recorder])
+    results = await engine.execute({"pages": ["a2"]})
     assert results["any"] == [["A2", "none"]]
 
 

@@ -46,6 +46,7 @@ from taskiq_flow.engine.run_spec import NO_SESSIONS, PLAIN_OPTIONS
 from taskiq_flow.testing import LocalBroker
 from tests.recording import AtOnce, Recorder
 from tests.virtual_clock import run_virtually, virtual_loop, virtually
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("plain_task_ids")
 
@@ -276,8 +277,7 @@ def test_a_sync_task_that_outlives_its_timeout_is_one_error_and_no_late_result()
         engine, recorder = engine_of(task, timeout=0.05, engine={"on_error": "collect"})
         pairs = [pair async for pair in engine.execute_async()]
         released.set()
-        while not ended.is_set():
-            await asyncio.sleep(0.001)
+        await until(ended.is_set, "the thread has ended")
         ((_, failure),) = pairs
         assert isinstance(failure.error, NodeTimeoutError)
         assert len(recorder.of(NodeFailed, NodeCompleted)) == 1

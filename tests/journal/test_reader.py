@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,6 +53,7 @@ from tests.journal.events_contract import line_of
 from tests.journal.nightly import graph, odd
 from tests.journal.processes import GATED, gated, open_gate
 from tests.recording import Recorder
+from tests.waiting import until
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -202,13 +204,16 @@ async def test_a_summary_says_how_far_a_run_is(journal: Journal) -> None:
     assert (await reader.run("again")).parent == "r"
 
 
+async def has_run(journal: Journal, run_id: str) -> bool:
+    return run_id in await journal.run_ids()
+
+
 async def test_a_run_is_followed_to_its_end(journal: Journal, tmp_path: Path) -> None:
     notes, reader = tmp_path / "notes", RunReader(journal)
     engine = ExecutionEngine(InMemoryBroker(), gated(), journal=journal)
     seen: list[Event] = []
-    async with asyncio.timeout(10.0), engine.start({"notes": str(notes)}, run_id="r") as run:
-        while "r" not in await journal.run_ids():
-            await asyncio.sleep(0.01)
+    async with engine.start({"notes": str(notes)}, run_id="r") as run:
+        await until(partial(has_run, journal, "r"), "it has begun")
         async for event in reader.events("r", follow=True):
             seen.append(event)
             if isinstance(event, NodeCompleted) and event.task_name == "second":
@@ -518,9 +523,7 @@ async def test_runs_are_deleted_by_age_and_number_unless_an_engine_has_them(
     reader, engine = RunReader(journal), engine_of(journal)
     held = ExecutionEngine(InMemoryBroker(), gated(), journal=journal)
     async with held.start({"notes": str(tmp_path / "notes")}, run_id="held") as run:
-        async with asyncio.timeout(10.0):
-            while "held" not in await journal.run_ids():
-                await asyncio.sleep(0.01)
+        await until(partial(has_run, journal, "held"), "it has begun")
         for number in range(5):
             await engine.execute(INPUTS, run_id=f"{number}")
         assert await reader.prune(older_than=timedelta(days=1)) == []

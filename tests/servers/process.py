@@ -231,14 +231,18 @@ _given_ports: set[int] = set()
 def free_port(second: int = 0) -> int:
     """Give a port nobody listens on, and never the same one twice.
 
+    Test processes that run side by side (pytest-xdist) get different ones: a port whose server has
+    yet to start, or is away for a while, is free for all to see.
+
     ``second``: how far above it a port lies that has to be as free.
 
     It lies below the range of which the system takes ports for outgoing connections. Else, while
     a server is away, a client that keeps trying to connect could get the server's port for its
     own end, be connected with itself, and keep the server from coming back.
     """
+    own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
     while True:
-        port = random.randrange(10_000, 32_000 - second)
+        port = random.randrange(10_000, 32_000 - second, 8) + own % 8
         ports = {port, port + second}
         if not ports & _given_ports and all(map(_is_free, ports)):
             _given_ports.update(ports)

@@ -14,7 +14,7 @@ from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.classes import Classes, classes_in
 from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.plain import is_plain
-from tests.scripts import ROOT, Scripts
+from tests.commands import ROOT, Scripts
 from tests.values.kinds import (
     KINDS,
     Access,

@@ -11,7 +11,7 @@ import pytest
 from taskiq_flow.errors import SerializationError
 from taskiq_flow.values.classes import Classes
 from taskiq_flow.values.codec import ValueCodec
-from tests.scripts import Scripts
+from tests.commands import Scripts
 from tests.values.kinds import Custom, GuardedError, Point  # noqa: F401 - only re-exported
 
 OPEN = Classes.imported()

@@ -30,6 +30,7 @@ from taskiq_flow.values.codec import ValueCodec
 from taskiq_flow.values.results import arrived
 from taskiq_flow.values.store import CACHED_BYTES, StoredObject, ValueStore, folder_of
 from taskiq_flow.values.wire import Wire, stored_size
+from tests.waiting import until
 
 FOLDER = folder_of("a run")
 TEXT = bytes(range(256)) * 8_000
@@ -283,8 +284,7 @@ async def test_a_store_that_is_away_is_waited_for(
     store = store_at(root)
 
     async def meanwhile(work: asyncio.Task[Any], problem: str) -> None:
-        while not any(problem in record.getMessage() for record in caplog.records):
-            await asyncio.sleep(0.01)
+        await until(lambda: problem in caplog.text, "it was told")
         assert not work.done()
         hidden.rename(root)
 

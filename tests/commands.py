@@ -1,4 +1,8 @@
-"""Commands in processes of their own, several at once, forked from one that has imported them."""
+"""Commands and scripts in processes of their own, several at once.
+
+To import the package takes longer than most of them take to run. So one interpreter does it, and
+each has a copy of that.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +12,22 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 SECONDS = 60
-"""How long a command may take before it is killed, by SIGALRM."""
-
-WARNINGS = ("-W", "error", "-W", "default::UserWarning")
-"""Those for users are shown by the commands."""
-
-SERVER = """
-from tests.cli.commands import next_command
-from taskiq_flow.cli.app import main
-import taskiq_flow.listeners.terminal, tests.cli.flows
-main(next_command())
-"""
+"""How long a process may take before it is killed, by SIGALRM."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a command has ended, and what it has written."""
+    """How a process has ended, and what it has written."""
 
     code: int
     output: str
@@ -44,17 +39,17 @@ class Done:
 
 
 class Command:
-    """A command that was started. ``files``: where it writes to, unless that is a terminal."""
+    """A process that was started. ``files``: where it writes to, unless that is elsewhere."""
 
-    def __init__(self, server: subprocess.Popen[str], pid: int, files: tuple[Path, Path]) -> None:
-        self._server = server
+    def __init__(self, commands: Commands, pid: int, files: tuple[Path, Path]) -> None:
+        self._commands = commands
         self.pid = pid
         self._files = files
 
     def wait(self) -> Done:
         """Wait until it has ended."""
-        code = _ask(self._server, {"wait": self.pid})
-        return Done(code, *(file.read_text("utf-8") for file in self._files if file.is_file()))
+        code = self._commands.ask({"wait": self.pid})
+        return Done(code, self.output, self.errors)
 
     @property
     def output(self) -> str:
@@ -79,14 +74,23 @@ class Command:
 
 
 class Commands:
-    """The process from which the commands are forked. A context; at its end nothing is left."""
+    """The interpreter that the processes are copies of. A context; at its end nothing is left."""
 
-    def __init__(self) -> None:
-        self._count = 0
+    WARNINGS: tuple[str, ...] = ("-W", "error", "-W", "default::UserWarning")
+    """Those for users are shown by the commands."""
+
+    SERVER = """
+from tests.commands import next_command
+from taskiq_flow.cli.app import main
+import taskiq_flow.listeners.terminal, tests.cli.flows
+main(next_command())
+"""
 
     def __enter__(self) -> Self:
+        self._count = 0
+        self._folder = tempfile.TemporaryDirectory()
         self._server = subprocess.Popen(  # noqa: S603 - this interpreter
-            [sys.executable, "-X", "utf8", *WARNINGS, "-c", SERVER],
+            [sys.executable, "-X", "utf8", *self.WARNINGS, "-c", self.SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -95,7 +99,8 @@ class Commands:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.communicate()
+        self._server.communicate()  # it ends when nobody asks it for more
+        self._folder.cleanup()
 
     def start(
         self,
@@ -107,40 +112,70 @@ class Commands:
         env: Mapping[str, str | None] | None = None,
         encoding: str = "utf-8",
     ) -> Command:
-        """Start a command. ``terminal``: the path of one that it has in place of its files."""
+        """Start a process. ``terminal``: the path of one that it has in place of its files."""
         self._count += 1
-        output, errors = (cwd / f"{name}-{self._count}" for name in ("output", "errors"))
+        folder = Path(self._folder.name)
+        output, errors = (folder / f"{name}-{self._count}" for name in ("output", "errors"))
         output.touch()
         errors.touch()
         files = [stdin, stdout or str(output), str(errors)]
-        pid = _ask(
-            self._server,
+        pid = self.ask(
             {
                 "arguments": arguments,
                 "cwd": str(cwd),
                 "files": [terminal] * 3 if terminal else files,
                 "env": env or {},
                 "encoding": encoding,
-            },
+            }
         )
-        return Command(self._server, pid, (output, errors))
+        return Command(self, pid, (output, errors))
 
     def run(self, *arguments: str, cwd: Path, stdin: str = os.devnull, **more: str) -> Done:
-        """Run a command to its end."""
+        """Run a process to its end."""
         return self.start(*arguments, cwd=cwd, stdin=stdin, **more).wait()  # type: ignore[arg-type]
 
+    def ask(self, request: Mapping[str, object]) -> int:
+        """What the interpreter answers."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        try:
+            self._server.stdin.write(json.dumps(request) + "\n")
+            self._server.stdin.flush()
+            return int(self._server.stdout.readline())
+        except BaseException:  # the test's time is up; the answer is not the next test's
+            self._server.kill()
+            self.__exit__()
+            self.__enter__()
+            raise
 
-def _ask(server: subprocess.Popen[str], request: Mapping[str, object]) -> int:
-    assert server.stdin is not None
-    assert server.stdout is not None
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
-    return int(server.stdout.readline())
+
+class Scripts(Commands):
+    """The first argument is a script, for ``__main__`` of ``python -X utf8 -W error -c``."""
+
+    WARNINGS = ("-W", "error")
+
+    SERVER = """
+import taskiq_flow
+del taskiq_flow
+exec(__import__("tests.commands").commands.next_script())
+"""
+
+    def output(self, code: str, *arguments: str, cwd: Path) -> str:
+        """What a script prints that must succeed."""
+        done = self.run(code, *arguments, cwd=cwd)
+        assert done.code == 0, done.errors
+        return done.output
+
+
+def next_script() -> str:
+    """In the server of scripts: the one that the copy executes, which sees its arguments."""
+    code, *sys.argv[1:] = next_command()
+    return code
 
 
 def next_command() -> list[str]:
     """In the server: serve until it is forked. Returns the arguments to the copy."""
-    gc.freeze()
+    gc.freeze()  # a copy that ends would collect, and so copy, all of the memory that it shares
     for line in sys.stdin:
         request = json.loads(line)
         if (waited := request.get("wait")) is not None:
